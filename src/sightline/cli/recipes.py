@@ -1,0 +1,26 @@
+"""`sightline recipes`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sightline.cli.output import print_json, table
+from sightline.config import recipes as shipped
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe's file, to start your own from.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the recipes, or print one."""
+    if name is not None:
+        if json:
+            print_json({"name": name, "settings": shipped.load(name)})
+        else:
+            typer.echo(shipped.text(name), nl=False)
+    elif json:
+        print_json({"recipes": [{"name": n, "about": shipped.about(n)} for n in shipped.names()]})
+    else:
+        table(["recipe", "what"], [[n, shipped.about(n)] for n in shipped.names()])

@@ -1,0 +1,66 @@
+"""`sightline train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sightline.cli.output import Display, console, escape, print_json
+from sightline.records import PartFigures, TrainResult
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(help="Folders of class folders, .zip or .tar of them, manifests, idx files, or names such as beans."),
+]
+
+
+def train(
+    data: Sources,
+    recipe: Annotated[str, typer.Option(help="A recipe; `sightline recipes` lists them.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="The run directory; default runs/<recipe>-<data>-<n>.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file laid on the recipe.")] = None,
+    set: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="One setting, as train.epochs=5.")] = None,  # noqa: A002
+    model: Annotated[str | None, typer.Option(help="A network; `sightline models` lists them.")] = None,
+    weights: Annotated[str | None, typer.Option(help="none, imagenet, auto, or a file.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Everything random derives from it.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Train a classifier on labelled pictures."""
+    from sightline import workflow
+    from sightline.report import summary
+
+    named = {"model.name": model, "model.weights": weights, "train.epochs": epochs, "seed": seed}
+    assignments = [f"{key}={value}" for key, value in named.items() if value is not None] + (set or [])
+    if no_cache:
+        assignments.append("data.cache=false")
+    with Display(quiet=json and not console(stderr=True).is_terminal) as display:
+        result = workflow.train(
+            data, recipe=recipe, config=config, set=assignments, out=out, force=force, watcher=display
+        )
+    if json:
+        print_json(summary.training(result))
+    else:
+        show(result)
+
+
+def show(result: TrainResult) -> None:
+    """Print the outcome of a training run."""
+    out = console()
+    for name, figures in (("validation", result.validation), ("test", result.test)):
+        if figures is not None:
+            out.print(f"{name:<11}{_line(figures)}")
+    out.print(
+        f"{result.model}, {result.parameters:,} parameters, {result.epochs} epochs in {result.seconds:.0f} s "
+        f"({result.images_per_second:,.0f} images/s)"
+    )
+    out.print(f"run        {escape(result.run)}")
+    out.print(f"figures    {escape(str(Path(result.run) / 'figures'))}")
+
+
+def _line(figures: PartFigures) -> str:
+    return f"accuracy {figures.accuracy:.4f} on {figures.count} pictures, loss {figures.loss:.4f}"

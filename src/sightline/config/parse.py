@@ -1,0 +1,181 @@
+"""Plain mappings into frozen dataclasses and back: types checked, ranges checked, unknown keys named."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from sightline.errors import ConfigError, MissingExtraError, suggest
+
+T = TypeVar("T")
+
+
+def setting(default: Any, doc: str, at_least: float | None = None, at_most: float | None = None) -> Any:
+    """Declare a dataclass field with its meaning (a phrase) and its closed range."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "at_least": at_least, "at_most": at_most})
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Build the dataclass `cls` from `values`; missing keys take their defaults.
+
+    Raises `ConfigError` naming the key for an unknown key, a wrong type or a value out of range.
+    """
+    hints = get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # every caller passes a dataclass
+    made = {}
+    for key, value in values.items():
+        path = f"{where}{key}"
+        if key not in fields:
+            raise ConfigError(f"There is no setting {path!r}.{suggest(key, fields)}")
+        made[key] = _convert(hints[key], value, path)
+        _check_range(made[key], fields[key].metadata, path)
+    return cls(**made)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return `config` as nested plain dicts and lists; unset (None) fields are left out."""
+    out: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            out[f.name] = to_dict(value)
+        elif isinstance(value, tuple):
+            out[f.name] = [to_dict(v) if dataclasses.is_dataclass(v) else v for v in value]
+        elif value is not None:
+            out[f.name] = value
+    return out
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raises `ConfigError` with the place of the mistake."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no configuration file {path}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} is not a readable TOML file: {error}.") from error
+
+
+def dump_toml(config: Any) -> str:
+    """Return `config` as TOML, complete, each setting under a comment that says what it means."""
+    try:
+        import tomlkit
+    except ModuleNotFoundError:
+        raise MissingExtraError("tomlkit", "train", "Writing a configuration") from None
+
+    def fill(table: Any, value: Any) -> Any:
+        for f in dataclasses.fields(value):
+            item = getattr(value, f.name)
+            doc = f.metadata.get("doc", "")
+            if dataclasses.is_dataclass(item):
+                table.add(f.name, fill(tomlkit.table(), item))
+            elif isinstance(item, tuple) and item and dataclasses.is_dataclass(item[0]):
+                array = tomlkit.aot()
+                for element in item:
+                    array.append(fill(tomlkit.table(), element))
+                table.add(f.name, array)
+            else:
+                if doc:
+                    table.add(tomlkit.comment(doc))
+                if item is None:
+                    table.add(tomlkit.comment(f"{f.name} is unset"))
+                else:
+                    table.add(f.name, list(item) if isinstance(item, tuple) else item)
+        return table
+
+    return tomlkit.dumps(fill(tomlkit.document(), config))
+
+
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `over` laid on it, table by table; lists and values are replaced whole."""
+    out = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
+            out[key] = merge(out[key], value)
+        else:
+            out[key] = value
+    return out
+
+
+def assign(values: dict[str, Any], expression: str) -> None:
+    """Apply ``"train.epochs=5"`` to the nested dict `values`, in place.
+
+    The right side is read as a TOML value, else as plain text; ``unset`` removes the key. A number in the path picks
+    an element of a list (``train.stages.0.epochs=5``).
+    """
+    path, equals, text = expression.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set expects KEY=VALUE such as train.epochs=5, not {expression!r}.")
+    target: Any = values
+    for key in keys[:-1]:
+        if isinstance(target, list):
+            target = _element(target, key, path)
+        else:
+            target = target.setdefault(key, {})
+        if not isinstance(target, dict | list):
+            raise ConfigError(f"There is no setting {path!r}: {key!r} holds a value, not a table.")
+    if isinstance(target, list):
+        raise ConfigError(f"There is no setting {path!r}: name a field of that entry, as in {path}.epochs.")
+    if text.strip() == "unset":
+        target.pop(keys[-1], None)
+    else:
+        target[keys[-1]] = _literal(text.strip())
+
+
+def _element(items: list[Any], key: str, path: str) -> Any:
+    if not key.isdigit() or int(key) >= len(items):
+        raise ConfigError(f"There is no setting {path!r}: {key!r} is none of the {len(items)} entries, counted from 0.")
+    return items[int(key)]
+
+
+def _literal(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, path)
+    if origin is Literal:
+        if value not in args or isinstance(value, bool) != isinstance(args[0], bool):
+            raise ConfigError(f"{path} cannot be {value!r}.{suggest(str(value), map(str, args))}")
+        return value
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"{path} expects a list, not {value!r}.")
+        return tuple(_convert(args[0], v, f"{path}.{i}") for i, v in enumerate(value))
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path} is a table of settings; set one of them, as in {path}.{_first_field(hint)}=...")
+        return from_dict(hint, value, f"{path}.")  # type: ignore[arg-type]  # a dataclass type, by the check above
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ConfigError(f"{path} expects {_KINDS[hint]}, not {value!r}.")
+    return value
+
+
+def _first_field(cls: Any) -> str:
+    return dataclasses.fields(cls)[0].name
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _check_range(value: Any, metadata: Mapping[str, Any], path: str) -> None:
+    low, high = metadata.get("at_least"), metadata.get("at_most")
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    if value != value or (low is not None and value < low) or (high is not None and value > high):  # noqa: PLR0124  # NaN
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ConfigError(f"{path} must be {bounds}, not {value}.")

@@ -1,0 +1,37 @@
+"""Recipes: named, commented, partial configurations that ship as TOML files."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import resources
+from typing import Any
+
+from sightline.errors import ConfigError, suggest
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all recipes, sorted."""
+    found = resources.files("sightline.recipes").iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in found if f.name.endswith(".toml")))
+
+
+def text(name: str) -> str:
+    """Return a recipe's file as it is; raises `ConfigError` with the nearest name."""
+    if name not in names():
+        raise ConfigError(f"There is no recipe {name!r}.{suggest(name, names())}")
+    return (resources.files("sightline.recipes") / f"{name}.toml").read_text(encoding="utf-8")
+
+
+def load(name: str) -> dict[str, Any]:
+    """Return a recipe's settings as nested dicts."""
+    return tomllib.loads(text(name)) | {"recipe": name}
+
+
+def about(name: str) -> str:
+    """Return the first sentence of the comment that opens a recipe's file."""
+    lines = []
+    for line in text(name).splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    return " ".join(lines).split(". ")[0].rstrip(".")

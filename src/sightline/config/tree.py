@@ -1,0 +1,170 @@
+"""The configuration tree: every setting of a run, with its default, its meaning and its range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sightline.config.parse import setting
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Where the pictures come from."""
+
+    sources: tuple[str, ...] = setting((), "folders, archives, manifests, idx files or named sets, in order")
+    cache: bool = setting(True, "keep decoded pixels on disk for the next run")
+
+
+@dataclass(frozen=True, slots=True)
+class SplitConfig:
+    """How pictures are divided where the source does not say."""
+
+    mode: Literal["hash", "stratified"] = setting(
+        "hash", "hash: by content, adding pictures never moves old ones; stratified: exact shares of each class"
+    )
+    validation: float = setting(0.15, "share for validation, of the training part where parts are given", 0, 0.9)
+    test: float | None = setting(
+        None, "share for the test; unset: 0.15, or none where the source states its parts", 0, 0.9
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PictureConfig:
+    """The picture contract: what every picture is turned into before the network sees it."""
+
+    height: int | None = setting(None, "pixels; unset: the model's own size, or the pictures' where small", 1, 4096)
+    width: int | None = setting(None, "pixels; unset: as height", 1, 4096)
+    channels: Literal[1, 3] | None = setting(None, "3 colour, 1 grey; unset: grey if all pictures are and the model may")
+    resize: Literal["stretch", "crop", "pad"] = setting(
+        "stretch", "stretch: whole picture, both sides to size; crop: centre only; pad: whole picture, bars added"
+    )
+    filter: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] = setting(
+        "bilinear", "resampling filter, antialiased"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which network."""
+
+    name: str = setting("auto", "a name that `sightline models` lists, or auto")
+    weights: str = setting("auto", "none, imagenet, a file's path, or auto: imagenet where the file lies here")
+    normalize: Literal["auto", "unit", "symmetric", "imagenet", "caffe", "raw", "standardize"] = setting(
+        "auto", "how pixels are scaled inside the graph; auto: the model's own; standardize: by the training part"
+    )
+    head: Literal["softmax", "sigmoid"] = setting("softmax", "sigmoid: one output unit, two classes only")
+    pooling: Literal["auto", "average", "max", "flatten"] = setting("auto", "from feature maps to a vector")
+    hidden: tuple[int, ...] | None = setting(None, "units of dense layers before the output; unset: the model's own")
+    dropout: float | None = setting(None, "rate beside the dense layers; unset: the model's own", 0, 0.99)
+    alpha: float | None = setting(None, "width multiplier, for models that have one; unset: the model's own", 0.01, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """Random changes of the training pictures, drawn anew for every picture and epoch."""
+
+    flip: bool = setting(False, "mirror left to right, half of the time")
+    flip_vertical: bool = setting(False, "mirror top to bottom, half of the time")
+    rotation: float = setting(0.0, "degrees, either way", 0, 180)
+    shift: float = setting(0.0, "share of height and width, either way", 0, 1)
+    zoom: float = setting(0.0, "0.2: between 0.8 and 1.2 times, each axis by itself", 0, 0.9)
+    shear: float = setting(0.0, "degrees, either way", 0, 60)
+    brightness: float = setting(0.0, "share of full white added or taken away", 0, 1)
+    contrast: float = setting(0.0, "0.2: between 0.8 and 1.2 times, around the picture's mean", 0, 1)
+    saturation: float = setting(0.0, "0.2: between 0.8 and 1.2 times, around each pixel's grey", 0, 1)
+    fill: Literal["nearest", "reflect", "constant"] = setting("nearest", "what shows beyond the border")
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerConfig:
+    """How weights follow their gradients."""
+
+    name: Literal["sgd", "rmsprop", "adam", "adamw", "nadam", "adagrad", "lion", "muon"] = setting(
+        "adam", "one of Keras' optimizers"
+    )
+    learning_rate: float = setting(1e-3, "before the schedule", 0)
+    momentum: float = setting(0.9, "for sgd only", 0, 0.9999)
+    nesterov: bool = setting(False, "for sgd only")
+    weight_decay: float = setting(0.0, "decoupled, per step times the rate", 0)
+    clip_norm: float = setting(0.0, "greatest global norm of the gradient; 0: no limit", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """How the learning rate moves, step by step."""
+
+    name: Literal["constant", "cosine", "exponential", "step"] = setting("constant", "its shape over the stage")
+    warmup: float = setting(0.0, "share of the steps over which the rate climbs linearly from zero", 0, 1)
+    factor: float = setting(0.1, "exponential and step: multiply by this ...", 0, 1)
+    every: int = setting(1000, "... every so many steps", 1)
+    staircase: bool = setting(False, "exponential: in jumps, not smoothly")
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyStopConfig:
+    """When to stop before the last epoch."""
+
+    monitor: Literal["val_loss", "val_accuracy", "loss", "accuracy"] = setting(
+        "val_loss", "the figure that decides which epoch was best, and when to stop"
+    )
+    patience: int = setting(0, "stop after so many epochs without a better figure; 0: never", 0)
+    min_delta: float = setting(0.0, "a change smaller than this is none", 0)
+    restore_best: bool = setting(True, "end with the best epoch's weights, not the last one's")
+
+
+@dataclass(frozen=True, slots=True)
+class StageConfig:
+    """One stage of training; an unset field takes the value of [train]."""
+
+    name: str = setting("stage", "shown while it runs")
+    thaw: int = setting(-1, "layers of the backbone's end that learn too; 0: the head alone, -1: the whole network", -1)
+    epochs: int | None = setting(None, "", 0)
+    learning_rate: float | None = setting(None, "", 0)
+    batch_size: int | None = setting(None, "", 1)
+    views: int = setting(
+        1, "with frozen layers: differently augmented copies of each picture whose features are kept", 1, 64
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How to train."""
+
+    epochs: int = setting(20, "passes over the training part", 0)
+    batch_size: int = setting(32, "pictures per step", 1)
+    loss: Literal["cross_entropy", "focal"] = setting("cross_entropy", "focal: hard pictures weigh more")
+    label_smoothing: float = setting(0.0, "share of each label spread over all classes", 0, 0.9)
+    class_weights: Literal["none", "balanced"] = setting("none", "balanced: rare classes weigh more, mean weight 1")
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = setting(
+        "float32", "arithmetic of the training step; the saved model is float32 always"
+    )
+    l2: float = setting(0.0, "weight penalty on kernels, added to the loss", 0)
+    tensorboard: bool = setting(True, "write event files")
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
+    stages: tuple[StageConfig, ...] = setting((), "in order; none: one stage over the whole network")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """What to compute on."""
+
+    backend: Literal["auto", "tensorflow", "jax", "torch"] = setting("auto", "Keras backend")
+    threads: int = setting(0, "threads for arithmetic and decoding; 0: one per core", 0, 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything that decides the outcome of a run."""
+
+    recipe: str = setting("auto", "the recipe that these settings started from")
+    seed: int = setting(0, "everything random derives from it", 0)
+    data: DataConfig = field(default_factory=DataConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    picture: PictureConfig = field(default_factory=PictureConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)

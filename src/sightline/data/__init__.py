@@ -1,0 +1,1 @@
+"""From files on disk to labelled uint8 pixels: index, cache, split, batches."""

@@ -1,0 +1,214 @@
+"""Decoded pixels on disk: each picture is decoded once, in threads, into one memory-mapped uint8 array.
+
+A cache is a folder named by the hash of the pictures' hashes and the picture contract, with ``pixels.npy``
+(uint8 [N, H, W, C]) and ``meta.json`` (checksums, and the reason of each picture that could not be decoded). It is
+built under another name and renamed when complete, so two runs may build the same one at once; whoever ends second
+takes the first one's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import OutputError, PictureError
+from sightline.preprocess import Preprocess
+from sightline.records import Progress, no_progress
+
+SCHEMA = 1
+CHUNK = 32  # pictures per decoding task and per checksum
+VERIFY_BYTES = 1 << 30  # caches up to this size are verified whole when reopened, larger ones by an even sample
+DEFAULT_LIMIT = 20 << 30
+
+Read = Callable[[int], bytes | NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Decoded pictures: `array` uint8 [N, H, W, C], `failed` the reason for each row that holds no picture."""
+
+    array: NDArray[np.uint8]
+    failed: dict[int, str]
+    hit: bool
+
+
+def folder() -> Path:
+    """Return ``$SIGHTLINE_CACHE``, or ``sightline`` in the user's cache folder."""
+    chosen = os.environ.get("SIGHTLINE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(base) if base else Path.home() / ".cache") / "sightline"
+
+
+def limit() -> int:
+    """Return the most bytes that all caches together may take: ``$SIGHTLINE_CACHE_LIMIT`` or 20 GiB."""
+    return int(os.environ.get("SIGHTLINE_CACHE_LIMIT") or DEFAULT_LIMIT)
+
+
+def key(hashes: Sequence[str], preprocess: Preprocess) -> str:
+    """Return the name of the cache for pictures with these hashes, in this order, under this contract."""
+    text = json.dumps([SCHEMA, preprocess.to_dict(), list(hashes)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def pixels(
+    hashes: Sequence[str],
+    read: Read,
+    preprocess: Preprocess,
+    *,
+    keep: bool = True,
+    progress: Progress = no_progress,
+    threads: int | None = None,
+) -> Pixels:
+    """Return the decoded pixels of pictures with these content hashes, from the cache or by decoding them.
+
+    `read(i)` gives the bytes or pixels of picture ``i``. With ``keep=False`` a temporary file is used, and gone at
+    exit. Raises `OutputError` if the cache folder cannot be written or its disk is full.
+    """
+    root = folder() if keep else Path(tempfile.gettempdir())
+    target = root / key(hashes, preprocess)
+    if keep:
+        found = _open(target, len(hashes), threads)
+        if found is not None:
+            return found
+    shape = (len(hashes), preprocess.height, preprocess.width, preprocess.channels)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f"{target.name}.part-", dir=root))
+    except OSError as error:
+        raise OutputError(_advice(root, error)) from error
+    try:
+        if keep:
+            _make_room(root, int(np.prod(shape)))
+        failed = _build(work, shape, read, preprocess, progress, threads)
+        if not keep:
+            array = np.load(work / "pixels.npy", mmap_mode="r")
+            return Pixels(array, failed, hit=False)  # the open map outlives its name, removed below
+        _publish(work, target)
+    except OSError as error:
+        raise OutputError(_advice(root, error)) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    array = np.load(target / "pixels.npy", mmap_mode="r")
+    return Pixels(array, failed, hit=False)
+
+
+def _advice(root: Path, error: OSError) -> str:
+    return (
+        f"The cache of decoded pictures in {root} cannot be written: {error.strerror or error}. "
+        "Free some space, name another folder in SIGHTLINE_CACHE, or use --no-cache."
+    )
+
+
+def _build(
+    work: Path,
+    shape: tuple[int, int, int, int],
+    read: Read,
+    preprocess: Preprocess,
+    progress: Progress,
+    threads: int | None,
+) -> dict[int, str]:
+    array = np.lib.format.open_memmap(work / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # a full disk must fail here, as an error, not later as a bus error in the map
+        with (work / "pixels.npy").open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, os.path.getsize(work / "pixels.npy"))
+    failed: dict[int, str] = {}
+
+    def decode(start: int) -> int:
+        stop = min(start + CHUNK, shape[0])
+        for i in range(start, stop):
+            try:
+                content = read(i)
+                array[i] = preprocess.fit(content) if isinstance(content, np.ndarray) else preprocess.decode(content)
+            except PictureError as error:
+                failed[i] = str(error)
+        return zlib.crc32(array[start:stop])
+
+    checks = []
+    starts = range(0, shape[0], CHUNK)
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        try:
+            for done, check in enumerate(pool.map(decode, starts), 1):
+                checks.append(check)
+                progress("decoding", min(done * CHUNK, shape[0]), shape[0])
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    array.flush()
+    meta = {"schema": SCHEMA, "shape": shape, "preprocess": preprocess.to_dict(), "checks": checks, "failed": failed}
+    (work / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    return failed
+
+
+def _publish(work: Path, target: Path) -> None:
+    try:
+        work.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        # another run finished the same cache first: use that one
+
+
+def _open(target: Path, count: int, threads: int | None) -> Pixels | None:
+    """Open a complete cache; None where there is none or where it does not match its checksums (it is removed)."""
+    try:
+        meta: dict[str, Any] = json.loads((target / "meta.json").read_text(encoding="utf-8"))
+        array: NDArray[np.uint8] = np.load(target / "pixels.npy", mmap_mode="r")
+    except (OSError, ValueError):
+        shutil.rmtree(target, ignore_errors=True)
+        return None
+    if array.dtype != np.uint8 or list(array.shape) != meta["shape"] or len(array) != count:
+        sound = False
+    else:
+        sound = _verify(array, meta["checks"], threads)
+    if not sound:
+        shutil.rmtree(target, ignore_errors=True)
+        return None
+    os.utime(target)  # marks it as used lately, for _make_room
+    return Pixels(array, {int(i): reason for i, reason in meta["failed"].items()}, hit=True)
+
+
+def _verify(array: NDArray[np.uint8], checks: Sequence[int], threads: int | None) -> bool:
+    every = max(1, -(-array.nbytes // VERIFY_BYTES))
+    chunks = range(0, len(checks), every)
+
+    def good(i: int) -> bool:
+        return zlib.crc32(array[i * CHUNK : (i + 1) * CHUNK]) == checks[i]
+
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        return all(pool.map(good, chunks))
+
+
+def _make_room(root: Path, needed: int) -> None:
+    """Remove the caches that were not used for the longest time until `needed` more bytes fit the limit."""
+    day = 86_400
+    caches = []
+    for entry in root.iterdir():
+        if not entry.is_dir() or entry.is_symlink():
+            continue
+        age = time.time() - entry.stat().st_mtime
+        if ".part-" in entry.name:
+            if age > day:  # left behind by a run that was killed
+                shutil.rmtree(entry, ignore_errors=True)
+        elif (entry / "pixels.npy").exists():
+            caches.append((age, (entry / "pixels.npy").stat().st_size, entry))
+    total = needed + sum(size for _, size, _ in caches)
+    for _, size, entry in sorted(caches, key=lambda c: -c[0]):
+        if total <= limit():
+            return
+        shutil.rmtree(entry, ignore_errors=True)
+        total -= size

@@ -1,0 +1,142 @@
+"""`Dataset`: an index, decoded and divided, with its class order fixed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.config import SplitConfig
+from sightline.data import cache
+from sightline.data.split import split
+from sightline.errors import DataError
+from sightline.preprocess import Preprocess
+from sightline.records import PARTS, Index, Part, Picture, Progress, Reject, Samples, no_progress
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Pictures ready to train on.
+
+    `pixels` is uint8 [M, H, W, C]; picture ``i`` of `pictures` is ``pixels[rows[i]]`` with class `labels[i]` and part
+    `parts[i]`. Identical files share a row.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    parts: tuple[Part, ...]
+    labels: NDArray[np.int32]
+    pixels: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    rejects: tuple[Reject, ...]
+    skipped: int
+    notes: tuple[str, ...]
+    cache_hit: bool
+
+    def part(self, name: Part) -> Samples:
+        """Return the pictures of one part, in the order of the index."""
+        at = np.array([i for i, part in enumerate(self.parts) if part == name], np.int64)
+        return Samples(self.pixels, self.rows[at], self.labels[at], tuple(self.pictures[i].path for i in at))
+
+    def counts(self) -> dict[Part, int]:
+        """Return how many pictures each part holds."""
+        counted = Counter(self.parts)
+        return {part: counted[part] for part in PARTS}
+
+
+def decode(
+    index: Index,
+    preprocess: Preprocess,
+    *,
+    keep: bool = True,
+    progress: Progress = no_progress,
+    threads: int | None = None,
+) -> tuple[cache.Pixels, NDArray[np.int64]]:
+    """Decode the pictures of an index, each content once; return the pixels and the row of each picture (int64 [N])."""
+    first: dict[str, int] = {}
+    for i, picture in enumerate(index.pictures):
+        first.setdefault(picture.sha256, i)
+    hashes = sorted(first)
+    row_of = {sha: row for row, sha in enumerate(hashes)}
+    found = cache.pixels(
+        hashes, lambda row: index.read(first[hashes[row]]), preprocess, keep=keep, progress=progress, threads=threads
+    )
+    return found, np.array([row_of[p.sha256] for p in index.pictures], np.int64)
+
+
+def assemble(
+    index: Index,
+    preprocess: Preprocess,
+    config: SplitConfig,
+    seed: int,
+    *,
+    keep: bool = True,
+    progress: Progress = no_progress,
+    threads: int | None = None,
+) -> Dataset:
+    """Decode, reject what cannot be decoded, fix the classes from the training part, divide.
+
+    Raises `DataError` for fewer than two classes, a class without any usable picture, a class outside the training
+    part that the training part does not know, or an empty training part.
+    """
+    check_classes(index)
+    pixels, rows = decode(index, preprocess, keep=keep, progress=progress, threads=threads)
+    good = [i for i in range(len(index.pictures)) if int(rows[i]) not in pixels.failed]
+    failed = [
+        Reject(p.path, pixels.failed[int(rows[i])], p.label)
+        for i, p in enumerate(index.pictures)
+        if int(rows[i]) in pixels.failed
+    ]
+    pictures = tuple(index.pictures[i] for i in good)
+    rejects = (*index.rejects, *failed)
+    classes = _classes(pictures, rejects, index.name)
+    number = {label: i for i, label in enumerate(classes)}
+    divided = split(pictures, config, seed)
+    return Dataset(
+        index.name,
+        classes,
+        pictures,
+        divided.parts,
+        np.array([number[p.label] for p in pictures], np.int32),
+        pixels.array,
+        rows[good],
+        rejects,
+        index.skipped,
+        divided.notes,
+        pixels.hit,
+    )
+
+
+def check_classes(index: Index) -> None:
+    """Raise `DataError` at once for what no decoding can mend: one class only, or a class of rejects only."""
+    _classes(index.pictures, index.rejects, index.name)
+
+
+def _classes(pictures: Sequence[Picture], rejects: Sequence[Reject], name: str) -> tuple[str, ...]:
+    classes = {p.label for p in pictures if p.part in (None, "train")}
+    if not classes:
+        raise DataError(f"{name} has no training pictures: expected a part train beside the others.")
+    for label, reject in {r.label: r for r in reversed(rejects) if r.label}.items():
+        if label not in classes and not any(p.label == label for p in pictures):
+            count = sum(r.label == label for r in rejects)
+            raise DataError(
+                f"No picture of class {label!r} in {name} can be used: {count} rejected, such as {reject.path} "
+                f"({reject.reason}). Replace them, or remove the folder if the class is not wanted."
+            )
+    for p in pictures:
+        if p.label not in classes:
+            raise DataError(
+                f"{p.path} is of class {p.label!r}, which the training part of {name} does not have "
+                f"(it has {', '.join(sorted(classes)[:8])}). Add training pictures of it, or remove it."
+            )
+    if len(classes) < 2:  # noqa: PLR2004
+        only = next(iter(classes))
+        raise DataError(
+            f"{name} holds one class only, {only!r}: a classifier needs at least two folders of pictures. If the class "
+            "folders lie deeper, name the folder right above them."
+        )
+    return tuple(sorted(classes))

@@ -1,0 +1,135 @@
+"""Data sets known by name: drawn (``beans``), bundled with scikit-learn (``digits``) or in Keras' local cache."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend
+from sightline.data import beans
+from sightline.data.layout import Entry, Listing, array_entries
+from sightline.data.stores import DrawnStore
+from sightline.errors import DataError, MissingExtraError
+from sightline.records import Part
+
+BEANS_COUNT, BEANS_SIZE = 1200, 224
+_BEANS = re.compile(r"beans(?::(\d+))?(?:@(\d+))?(?:#(\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class KerasSet:
+    """A data set of `keras.datasets`: its classes, and which file it wants where below ``KERAS_HOME``."""
+
+    classes: tuple[str, ...]
+    file: str
+    url: str
+
+
+_FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
+_CIFAR10 = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
+_CIFAR100 = (
+    "apple,aquarium_fish,baby,bear,beaver,bed,bee,beetle,bicycle,bottle,bowl,boy,bridge,bus,butterfly,camel,can,castle,"
+    "caterpillar,cattle,chair,chimpanzee,clock,cloud,cockroach,couch,crab,crocodile,cup,dinosaur,dolphin,elephant,"
+    "flatfish,forest,fox,girl,hamster,house,kangaroo,keyboard,lamp,lawn_mower,leopard,lion,lizard,lobster,man,"
+    "maple_tree,motorcycle,mountain,mouse,mushroom,oak_tree,orange,orchid,otter,palm_tree,pear,pickup_truck,pine_tree,"
+    "plain,plate,poppy,porcupine,possum,rabbit,raccoon,ray,road,rocket,rose,sea,seal,shark,shrew,skunk,skyscraper,"
+    "snail,snake,spider,squirrel,streetcar,sunflower,sweet_pepper,table,tank,telephone,television,tiger,tractor,train,"
+    "trout,tulip,turtle,wardrobe,whale,willow_tree,wolf,woman,worm"
+)
+
+KERAS_SETS = {
+    "mnist": KerasSet(
+        tuple("0123456789"),
+        "datasets/mnist.npz",
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
+    ),
+    "fashion_mnist": KerasSet(
+        tuple(_FASHION.split(",")),
+        "datasets/fashion-mnist/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz",
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+    ),
+    "cifar10": KerasSet(
+        tuple(_CIFAR10.split(",")),
+        "datasets/cifar-10-batches-py-target_archive",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    ),
+    "cifar100": KerasSet(
+        tuple(_CIFAR100.split(",")),
+        "datasets/cifar-100-python-target_archive",
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+    ),
+}
+
+NAMES = ("beans:COUNT@SIZE", "digits", *KERAS_SETS)
+
+
+def is_named(text: str) -> bool:
+    """Tell whether `text` names a data set.
+
+    >>> is_named("beans:400@96"), is_named("beans.zip")
+    (True, False)
+    """
+    return text == "digits" or text in KERAS_SETS or _BEANS.fullmatch(text) is not None
+
+
+def load(text: str) -> Listing:
+    """Return the pictures of the data set called `text`."""
+    if text == "digits":
+        return _digits()
+    if text in KERAS_SETS:
+        return _keras(text)
+    match = _BEANS.fullmatch(text)
+    assert match is not None, text
+    count, size, seed = (int(g) if g else None for g in match.groups())
+    return _beans(count or BEANS_COUNT, size or BEANS_SIZE, seed or 0)
+
+
+def _beans(count: int, size: int, seed: int) -> Listing:
+    beans.check(count, size)
+    source = hashlib.sha256(Path(beans.__file__).read_bytes()).hexdigest()
+
+    def draw(i: int) -> NDArray[np.uint8]:
+        return beans.draw(i, size, seed)
+
+    def identity(i: int) -> str:  # a picture is decided by the code that draws it and by these three numbers
+        return hashlib.sha256(f"{source} {seed} {i} {size}".encode()).hexdigest()
+
+    store = DrawnStore("beans", count, (size, size, 3), draw, identity)
+    return Listing([Entry(store, k, f"beans[{k}]", beans.CLASSES[int(k) % len(beans.CLASSES)]) for k in store.keys()])
+
+
+def _digits() -> Listing:
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError:
+        raise MissingExtraError("scikit-learn", "train", "The data set digits") from None
+    bunch = load_digits()  # 1,797 pictures 8x8, values 0 to 16
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    return Listing(array_entries(pixels, bunch.target, "digits"))
+
+
+def _keras(name: str) -> Listing:
+    backend.keras()
+    module: Any = importlib.import_module(f"keras.datasets.{name}")
+    load_data: Callable[[], Any] = module.load_data
+    known = KERAS_SETS[name]
+    try:
+        parts: tuple[tuple[Part, Any], ...] = tuple(zip(("train", "test"), load_data(), strict=True))
+    except Exception as error:
+        home = backend.keras_home()
+        raise DataError(
+            f"The data set {name} is not on this machine and could not be fetched ({error}). "
+            f"Download {known.url} elsewhere and put it at {home / known.file}."
+        ) from error
+    entries = []
+    for part, (pixels, labels) in parts:
+        entries += array_entries(np.ascontiguousarray(pixels), labels, f"{name}/{part}", part, known.classes)
+    return Listing(entries)

@@ -1,0 +1,145 @@
+"""`index`: look into a data source and list its readable pictures, with labels, hashes and rejects."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import preprocess
+from sightline.data import datasets, layout
+from sightline.data.layout import Entry, Listing
+from sightline.data.stores import DrawnStore, FolderStore, TarStore, ZipStore
+from sightline.errors import DataError, PictureError
+from sightline.records import Index, Picture, Progress, Reject, no_progress
+
+PICTURE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .jpx .jpf .j2c "
+    ".avif .heic .heif .tga .ico".split()
+)
+"""A file named so must be a picture: one that cannot be read is a reject. Other names are tried, then passed over."""
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+Source = str | Path
+
+
+def index(
+    sources: Source | Sequence[Source | Listing], progress: Progress = no_progress, threads: int | None = None
+) -> Index:
+    """List the pictures of one or several sources, reading every file once (its hash, its header; no pixels).
+
+    A source is a folder (of class folders, with or without train/validation/test above), a ``.zip`` or ``.tar`` of
+    one, a CSV or JSONL manifest, idx files or a folder of them, a named data set, or a `Listing` of arrays.
+
+    Raises `DataError` if a source is missing, holds no pictures, or mixes stated parts with none.
+    """
+    many = [sources] if isinstance(sources, str | Path) else list(sources)
+    if not many:
+        raise DataError("No pictures given: name a folder, an archive, a manifest or a data set such as beans.")
+    listings = [s if isinstance(s, Listing) else list_source(s, f"{_short(s)}/" if len(many) > 1 else "") for s in many]
+    entries = [e for listing in listings for e in listing.entries]
+    name = "+".join(dict.fromkeys(_short(s) for s in many))
+    stated = {e.part is not None for e in entries}
+    if len(stated) > 1:
+        whole = next(e.path for e in entries if e.part is None)
+        raise DataError(f"Some pictures are in train/, validation/ or test/, others, such as {whole}, are in none.")
+    found = _look_into(entries, progress, threads)
+    pictures = [(e, p) for e, p in zip(entries, found, strict=True) if isinstance(p, Picture)]
+    rejects = [r for listing in listings for r in listing.stray] + [r for r in found if isinstance(r, Reject)]
+    if not pictures:
+        raise DataError(_nothing_found(many, rejects))
+    kept = [e for e, _ in pictures]
+
+    def read(i: int) -> bytes | NDArray[np.uint8]:
+        return kept[i].store.read(kept[i].key)
+
+    skipped = sum(listing.skipped for listing in listings) + sum(f is None for f in found)
+    return Index(name, tuple(p for _, p in pictures), tuple(rejects), skipped, read)
+
+
+def _short(source: Source | Listing) -> str:
+    if isinstance(source, Listing):
+        return source.entries[0].store.name if source.entries else "arrays"
+    text = str(source)
+    return text if datasets.is_named(text) else Path(text).resolve().name
+
+
+def list_source(source: Source, prefix: str = "") -> Listing:
+    """List what a source given by path or name states, without opening any picture."""
+    text = str(source)
+    path = Path(text).expanduser()
+    if not path.exists():
+        if datasets.is_named(text):
+            return datasets.load(text)
+        known = ", ".join(datasets.NAMES)
+        raise DataError(f"There is no folder, file or data set {text!r}. Check the path; named data sets are {known}.")
+    if path.is_dir():
+        idx = sorted(p for p in path.iterdir() if p.is_file() and layout.is_idx(p))
+        return layout.idx_files(idx) if idx else layout.class_folders(FolderStore(path), prefix)
+    name = path.name.lower()
+    if name.endswith(".zip"):
+        return layout.class_folders(ZipStore(path), prefix)
+    if name.endswith(ARCHIVE_SUFFIXES):
+        return layout.class_folders(TarStore(path), prefix)
+    if path.suffix.lower() in {".csv", ".jsonl"}:
+        return layout.manifest(path)
+    if layout.is_idx(path):
+        return layout.idx_files([path])
+    raise DataError(
+        f"{path} is not a source of labelled pictures: expected a folder of class folders, a .zip or .tar of one, "
+        "a .csv or .jsonl manifest, or idx files."
+    )
+
+
+def _look_into(entries: Sequence[Entry], progress: Progress, threads: int | None) -> list[Picture | Reject | None]:
+    found: list[Picture | Reject | None] = []
+    step = 256  # entries per task: small enough for progress, large enough that handing out costs nothing
+    chunks = [entries[i : i + step] for i in range(0, len(entries), step)]
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        for part in pool.map(lambda chunk: [_look(e) for e in chunk], chunks):
+            found += part
+            progress("indexing", len(found), len(entries))
+    return found
+
+
+def _look(entry: Entry) -> Picture | Reject | None:
+    if isinstance(entry.store, DrawnStore):
+        height, width, channels = entry.store.shape
+        digest = entry.store.identity(entry.key)
+        return Picture(entry.path, digest, entry.label, entry.part, width, height, channels == 1, entry.extra)
+    try:
+        content = entry.store.read(entry.key)
+        if isinstance(content, np.ndarray):
+            return _array_picture(entry, content)
+        if not content:
+            raise PictureError("empty file")
+        header = preprocess.inspect(content)
+    except PictureError as error:
+        if PurePosixPath(entry.key).suffix.lower() not in PICTURE_SUFFIXES and not entry.extra:
+            return None
+        return Reject(entry.path, str(error), entry.label)
+    digest = hashlib.sha256(content).hexdigest()
+    grey = header.mode in {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
+    return Picture(
+        entry.path, digest, entry.label, entry.part, header.width, header.height, grey, entry.extra
+    )
+
+
+def _array_picture(entry: Entry, pixels: NDArray[np.uint8]) -> Picture:
+    digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+    grey = pixels.ndim == 2 or pixels.shape[-1] == 1  # noqa: PLR2004
+    return Picture(entry.path, digest, entry.label, entry.part, pixels.shape[1], pixels.shape[0], grey, entry.extra)
+
+
+def _nothing_found(sources: Sequence[Source | Listing], rejects: Sequence[Reject]) -> str:
+    where = ", ".join(map(str, sources))
+    if not rejects:
+        return f"No pictures in {where}: expected one folder per class with pictures inside, as in cat/1.jpg, dog/2.jpg."
+    first = rejects[0]
+    return f"None of the {len(rejects)} pictures in {where} can be used; the first, {first.path}: {first.reason}."

@@ -1,0 +1,233 @@
+"""From the paths in a folder or archive to classes and parts, and from a manifest or idx files to the same."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.data.stores import ArrayStore, FolderStore, Store
+from sightline.errors import DataError
+from sightline.records import Part, Reject
+
+PART_NAMES: Mapping[str, Part] = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file or array that should be a picture, not looked into yet."""
+
+    store: Store
+    key: str
+    path: str
+    label: str
+    part: Part | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a source lists: entries to look into, files that lie in no class, and a count of those passed over."""
+
+    entries: list[Entry]
+    stray: list[Reject] = field(default_factory=list)
+    skipped: int = 0
+
+
+def is_hidden(path: str) -> bool:
+    """Tell whether a path is hidden or a system's leaving (``.DS_Store``, ``__MACOSX/``, ``Thumbs.db``).
+
+    >>> is_hidden("cat/.DS_Store"), is_hidden("cat/1.jpg")
+    (True, False)
+    """
+    parts = PurePosixPath(path).parts
+    return any(p.startswith(".") or p == "__MACOSX" for p in parts) or parts[-1].lower() in {"thumbs.db", "desktop.ini"}
+
+
+def class_folders(store: Store, prefix: str = "") -> Listing:
+    """Read classes from folder names, parts from ``train/ validation|valid|val/ test/`` above them.
+
+    Folders that merely wrap the rest (``archive/dataset/train/...``) are looked through.
+    """
+    keys = [k for k in store.keys() if not is_hidden(k)]
+    skipped = len(store.keys()) - len(keys)
+    wrapper = _wrapper(keys)
+    inner = {k: PurePosixPath(k).parts[wrapper:] for k in keys}
+    has_parts = _has_parts(list(inner.values()), store.name)
+    entries, stray = [], []
+    for key, parts in inner.items():
+        level = 1 if has_parts else 0
+        if len(parts) < level + 2:  # a file beside the class folders
+            stray.append(Reject(prefix + key, "lies in no class folder"))
+            continue
+        part = PART_NAMES[parts[0].lower()] if has_parts else None
+        entries.append(Entry(store, key, prefix + key, parts[level], part))
+    return Listing(entries, stray, skipped)
+
+
+def _wrapper(keys: Sequence[str]) -> int:
+    """Return how many leading folders all paths share that are neither a part nor a class."""
+    paths = [PurePosixPath(k).parts for k in keys]
+    depth = 0
+    while paths:
+        deeper = [p for p in paths if len(p) > depth + 1]
+        first = {p[depth] for p in deeper}
+        if len(first) != 1 or first & set(PART_NAMES) or min(len(p) for p in deeper) < depth + 3:
+            break
+        depth += 1
+    return depth
+
+
+def _has_parts(paths: Sequence[tuple[str, ...]], name: str) -> bool:
+    tops: dict[str, int] = {}  # greatest depth below each top folder
+    for p in paths:
+        if len(p) > 1:
+            tops[p[0]] = max(tops.get(p[0], 0), len(p))
+    named = {t for t in tops if t.lower() in PART_NAMES and tops[t] > 2}  # noqa: PLR2004  # part/class/file
+    others = sorted(set(tops) - named)
+    if not named:
+        return False
+    if others and any(tops[t] > 2 for t in others):  # noqa: PLR2004
+        raise DataError(
+            f"{name} holds {', '.join(sorted(named))} beside {', '.join(others)}: expected only train, validation "
+            f"(or valid, val) and test there. Rename or move {others[0]!r}."
+        )
+    if others:
+        raise DataError(
+            f"{name} holds the part {sorted(named)[0]!r} beside {others[0]!r}, which has no class folders. "
+            "Move the pictures into class folders of a part."
+        )
+    return True
+
+
+def manifest(path: Path) -> Listing:
+    """Read a CSV (with a header) or JSON-lines manifest: ``path,label[,split]`` and any further columns.
+
+    Paths are relative to the manifest's folder.
+    """
+    store = FolderStore(path.parent)
+    entries = []
+    for line, row in _rows(path):
+        where = f"{path}, line {line}"
+        file, label, split = row.pop("path", ""), row.pop("label", ""), row.pop("split", "")
+        if not file or not label:
+            raise DataError(f"{where}: expected the columns path and label, both filled in.")
+        if split and split.lower() not in PART_NAMES:
+            raise DataError(f"{where}: split is {split!r}; expected train, validation or test.")
+        entries.append(Entry(store, file, file, label, PART_NAMES.get(split.lower()), row))
+    return Listing(entries)
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}.") from error
+    if path.suffix.lower() == ".csv":
+        reader = csv.DictReader(text.splitlines())
+        missing = {"path", "label"} - set(reader.fieldnames or ())
+        if missing:
+            raise DataError(f"{path} has no column {sorted(missing)[0]!r}; its first line should be path,label[,split].")
+        for row in reader:
+            yield reader.line_num, {k: (v or "") for k, v in row.items() if k is not None}
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            yield number, _json_row(path, number, line)
+
+
+def _json_row(path: Path, number: int, line: str) -> dict[str, str]:
+    try:
+        row: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {number}: not JSON ({error.msg}).") from error
+    if not isinstance(row, dict):
+        raise DataError(f'{path}, line {number}: expected an object such as {{"path": "1.jpg", "label": "cat"}}.')
+    return {str(k): "" if v is None else str(v) for k, v in row.items()}
+
+
+def is_idx(path: Path) -> bool:
+    """Tell whether a file name is that of idx pictures or labels, as MNIST ships (``...-idx3-ubyte[.gz]``)."""
+    return "-idx" in path.name or ".idx" in path.name
+
+
+def idx_files(paths: Sequence[Path]) -> Listing:
+    """Read idx pictures with their labels; ``t10k`` or ``test`` in a name makes the test part, ``train`` the training.
+
+    Classes are the label numbers, padded with zeros so that their order is that of the numbers.
+    """
+    entries: list[Entry] = []
+    images = [p for p in paths if "idx3" in p.name or "images" in p.name]
+    if not images:
+        raise DataError(f"{paths[0]} holds labels but no pictures; give the idx3 file beside it too.")
+    for path in images:
+        label_path = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+        if not label_path.exists() or label_path == path:
+            raise DataError(f"{path} has no labels: expected {label_path.name} beside it.")
+        pixels, labels = _read_idx(path, 3), _read_idx(label_path, 1)
+        if len(pixels) != len(labels):
+            raise DataError(f"{path} holds {len(pixels)} pictures but {label_path.name} {len(labels)} labels.")
+        part: Part | None = "train" if "train" in path.name else None
+        part = "test" if "t10k" in path.name or "test" in path.name else part
+        entries += array_entries(pixels, labels, path.name, part)
+    return Listing(entries)
+
+
+def array_entries(
+    pixels: NDArray[np.uint8],
+    labels: NDArray[Any],
+    name: str,
+    part: Part | None = None,
+    classes: Sequence[str] | None = None,
+) -> list[Entry]:
+    """Return entries of pictures in memory; `labels` are names, or integers that `classes` names."""
+    store = ArrayStore(pixels, name)
+    labels = np.asarray(labels).reshape(-1)
+    if len(labels) != len(pixels):
+        raise DataError(f"{name}: {len(pixels)} pictures but {len(labels)} labels.")
+    if labels.dtype.kind in "iu":
+        names = classes or _numbered(int(labels.max(initial=0)) + 1)
+        if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(names):
+            raise DataError(f"{name}: labels run from {labels.min()} to {labels.max()}, but there are {len(names)} classes.")
+        texts = [names[i] for i in labels.tolist()]
+    else:
+        texts = [str(x) for x in labels.tolist()]
+    return [Entry(store, str(i), f"{name}[{i}]", text, part) for i, text in enumerate(texts)]
+
+
+def _numbered(count: int) -> list[str]:
+    width = len(str(count - 1))
+    return [f"{i:0{width}}" for i in range(count)]
+
+
+def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """Read an idx file of unsigned bytes (format: Y. LeCun, "The MNIST database")."""
+    unsigned_byte = 0x08
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        zero, kind, rank = struct.unpack_from(">HBB", data)
+        shape = struct.unpack_from(f">{rank}I", data, 4)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise DataError(f"{path} cannot be read as an idx file: {error}.") from error
+    start = 4 + 4 * rank
+    if zero != 0 or kind != unsigned_byte or rank != dimensions or len(data) - start != math.prod(shape):
+        raise DataError(f"{path} is not an idx file of {dimensions}-dimensional bytes, or it is cut off.")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,194 @@
+"""Where the bytes of pictures come from: a folder, a zip, a tar, or arrays in memory.
+
+A store lists its files by relative path and reads one of them; reading is safe from several threads.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import shutil
+import tarfile
+import tempfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import DataError, PictureError
+
+MAX_FILE_BYTES = 1 << 30
+"""A single encoded picture larger than this (1 GiB) is refused: in an archive it is most likely a bomb."""
+
+
+class Store(Protocol):
+    """A set of files or arrays, each known by a key."""
+
+    name: str
+
+    def keys(self) -> Sequence[str]:
+        """Return the relative paths, with ``/`` between folders, sorted."""
+
+    def read(self, key: str) -> bytes | NDArray[np.uint8]:
+        """Return the content of one file; raises `PictureError` with the reason if it cannot be read."""
+
+
+class FolderStore:
+    """The files below a folder; links to folders are followed, once each."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.name = root.resolve().name
+
+    def keys(self) -> Sequence[str]:
+        seen: set[str] = set()
+        found: list[str] = []
+
+        def fail(error: OSError) -> None:
+            raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.")
+
+        for folder, subfolders, files in os.walk(self.root, followlinks=True, onerror=fail):
+            real = os.path.realpath(folder)
+            if real in seen:
+                subfolders.clear()
+                continue
+            seen.add(real)
+            relative = Path(folder).relative_to(self.root)
+            found += [(relative / f).as_posix() for f in files]
+        return sorted(found)
+
+    def read(self, key: str) -> bytes:
+        path = self.root / key
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise PictureError("too large: over 1 GiB")
+            return path.read_bytes()
+        except OSError as error:
+            raise PictureError(f"cannot be opened: {error.strerror}") from error
+
+
+class ZipStore:
+    """The members of a zip archive. Names that predate UTF-8 zips are tried as UTF-8, then as GBK."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f"{path} is not a readable zip archive: {error}.") from error
+        self._members = {_member_name(info): info for info in self._zip.infolist() if not info.is_dir()}
+
+    def keys(self) -> Sequence[str]:
+        return sorted(self._members)
+
+    def read(self, key: str) -> bytes:
+        info = self._members[key]
+        if info.file_size > MAX_FILE_BYTES:
+            raise PictureError("too large: over 1 GiB unpacked")
+        try:
+            return self._zip.read(info)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise PictureError(f"damaged in the archive: {error}") from error
+        except (RuntimeError, NotImplementedError, OSError) as error:  # encrypted; unknown method; the disk's own
+            raise PictureError(f"cannot be unpacked: {error}") from error
+
+
+def _member_name(info: zipfile.ZipInfo) -> str:
+    utf8_flag = 0x800
+    if info.flag_bits & utf8_flag or info.filename.isascii():
+        return info.filename
+    raw = info.filename.encode("cp437")
+    for encoding in ("utf-8", "gbk"):
+        try:
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return info.filename
+
+
+class TarStore:
+    """The members of a tar archive; a compressed one is first unpacked into an unnamed temporary file."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._lock = threading.Lock()
+        try:
+            self._file = _plain_tar(path)
+            with tarfile.open(fileobj=self._file, mode="r:") as tar:
+                self._members = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in tar if m.isreg()}
+        except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise DataError(f"{path} is not a readable tar archive: {error}.") from error
+
+    def keys(self) -> Sequence[str]:
+        return sorted(self._members)
+
+    def read(self, key: str) -> bytes:
+        offset, size = self._members[key]
+        if size > MAX_FILE_BYTES:
+            raise PictureError("too large: over 1 GiB")
+        with self._lock:
+            self._file.seek(offset)
+            data = self._file.read(size)
+        if len(data) < size:
+            raise PictureError("cut off: the archive ends before it")
+        return data
+
+
+def _plain_tar(path: Path) -> IO[bytes]:
+    openers = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+    with path.open("rb") as file:
+        opener = openers.get(file.read(2))
+    if opener is None:
+        return path.open("rb")
+    plain = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the store
+    with opener(path, "rb") as packed:
+        shutil.copyfileobj(packed, plain, 1 << 20)
+    plain.seek(0)
+    return plain
+
+
+class ArrayStore:
+    """Pictures in memory: uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3]; keys are their positions."""
+
+    def __init__(self, pixels: NDArray[np.uint8], name: str = "arrays") -> None:
+        self.name = name
+        self._pixels = pixels
+
+    def keys(self) -> Sequence[str]:
+        return [str(i) for i in range(len(self._pixels))]
+
+    def read(self, key: str) -> NDArray[np.uint8]:
+        return self._pixels[int(key)]
+
+
+class DrawnStore:
+    """Pictures made by a function when they are read; their hashes are known without drawing them."""
+
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        shape: tuple[int, int, int],
+        draw: Callable[[int], NDArray[np.uint8]],
+        identity: Callable[[int], str],
+    ) -> None:
+        self.name = name
+        self.shape = shape
+        self._count, self._draw, self._identity = count, draw, identity
+
+    def keys(self) -> Sequence[str]:
+        return [str(i) for i in range(self._count)]
+
+    def read(self, key: str) -> NDArray[np.uint8]:
+        return self._draw(int(key))
+
+    def identity(self, key: str) -> str:
+        """Return what stands for the SHA-256 of picture `key`."""
+        return self._identity(int(key))

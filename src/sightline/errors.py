@@ -1,0 +1,84 @@
+"""Every exception that Sightline raises on purpose.
+
+    SightlineError              exit code   meaning
+    |-- UsageError              2           a wrong option, setting or argument
+    |   `-- ConfigError         2           an unknown key or a value out of range in a configuration
+    |-- DataError               2           the pictures given cannot be used as they are
+    |   `-- PictureError        2           one picture cannot be read (carries the reason)
+    |-- ModelError              2           a model, its weights or a run cannot be built or loaded
+    |-- OutputError             2           a place to write to is missing, in use or not writable
+    |-- MissingExtraError       2           an optional package is not installed (names its install line)
+    |-- DivergedError           1           training met a loss that is not a number
+    `-- Interrupted             130         stopped by the user; what was done so far is kept
+
+A message says what happened, where, what was expected and what to do next, in one or two sentences.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SightlineError(Exception):
+    """Base of all errors that are the user's to mend; the command line prints it without a traceback."""
+
+    exit_code = 2
+
+
+class UsageError(SightlineError):
+    """A wrong option, setting or argument."""
+
+
+class ConfigError(UsageError):
+    """An unknown key, or a value of the wrong type or out of range, in a configuration."""
+
+
+class DataError(SightlineError):
+    """The pictures given cannot be used as they are."""
+
+
+class PictureError(DataError):
+    """One picture cannot be read; the message is the bare reason, without the path."""
+
+
+class ModelError(SightlineError):
+    """A model, its weights or a run cannot be built or loaded."""
+
+
+class OutputError(SightlineError):
+    """A place to write to is missing, in use or not writable."""
+
+
+class MissingExtraError(SightlineError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f'{purpose} needs the package {package!r}, which is not installed: pip install "sightline[{extra}]"'
+        )
+
+
+class DivergedError(SightlineError):
+    """Training met a loss that is not a number."""
+
+    exit_code = 1
+
+
+class Interrupted(SightlineError):
+    """Stopped by the user (Ctrl-C or SIGTERM); what was done so far is kept."""
+
+    exit_code = 130
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest valid name, else the list of valid names.
+
+    >>> suggest("epoch", ["epochs", "seed"])
+    " Did you mean 'epochs'?"
+    >>> suggest("zzz", ["b", "a"])
+    ' Valid names: a, b.'
+    """
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f" Did you mean {near[0]!r}?" if near else f" Valid names: {', '.join(names)}."

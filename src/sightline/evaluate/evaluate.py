@@ -1,0 +1,63 @@
+"""From probabilities and labels to an `Evaluation`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import metrics
+from sightline.data.loader import batches
+from sightline.predict.base import Predictor
+from sightline.records import Evaluation, Progress, Reject, Samples, no_progress
+
+
+def evaluate(
+    predictor: Predictor,
+    samples: Samples,
+    *,
+    rejects: Sequence[Reject] = (),
+    batch_size: int = 64,
+    progress: Progress = no_progress,
+) -> Evaluation:
+    """Run `predictor` over `samples` and compute its figures; `samples.labels` count in `predictor.classes`."""
+    started = time.perf_counter()
+    found: list[NDArray[np.float32]] = []
+    done = 0
+    for batch in batches(samples, batch_size):
+        found.append(predictor.probabilities(batch.pixels))
+        done += len(batch.labels)
+        progress("evaluating", done, len(samples))
+    probabilities = np.concatenate(found) if found else np.zeros((0, len(predictor.classes)), np.float32)
+    seconds = time.perf_counter() - started
+    return figures(predictor.classes, probabilities, samples, rejects=rejects, seconds=seconds)
+
+
+def figures(
+    classes: tuple[str, ...],
+    probabilities: NDArray[np.float32],
+    samples: Samples,
+    *,
+    rejects: Sequence[Reject] = (),
+    seconds: float = 0.0,
+) -> Evaluation:
+    """Compute the figures of `probabilities` float32 [N, K] against the labels of `samples`."""
+    answers = probabilities.argmax(1)
+    confusion = metrics.confusion_matrix(samples.labels, answers, len(classes))
+    hits, count = int(np.trace(confusion)), len(samples)
+    return Evaluation(
+        classes=classes,
+        accuracy=hits / count if count else 0.0,
+        accuracy_interval=metrics.wilson(hits, count),
+        loss=metrics.cross_entropy(probabilities, samples.labels),
+        count=count,
+        per_class=metrics.per_class(confusion, classes),
+        confusion=confusion,
+        rejects=tuple(rejects),
+        paths=samples.paths,
+        labels=samples.labels,
+        probabilities=probabilities,
+        seconds=seconds,
+    )

@@ -1,0 +1,1 @@
+"""The networks: a registry that is data, one file per family, and one builder."""

@@ -1,0 +1,186 @@
+"""Build a network of the registry: uint8 pictures in; probabilities, logits and features out."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sightline import backend
+from sightline.config import ModelConfig
+from sightline.errors import ModelError, UsageError
+from sightline.models import registry, weights
+from sightline.models.registry import Entry, Head, Normalize
+from sightline.randomness import derive
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns colour into grey
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that decides a network's graph.
+
+    `standard` is (mean, deviation) of the training pixels on the 0 to 255 scale, for ``normalize="standardize"``.
+    `weights` is the file that the backbone starts from, None for random weights.
+    """
+
+    config: ModelConfig
+    height: int
+    width: int
+    channels: int
+    classes: int
+    seed: int = 0
+    precision: str = "float32"
+    l2: float = 0.0
+    standard: tuple[float, float] | None = None
+    weights: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A built network.
+
+    `model` maps uint8 [N, H, W, C] to ``{"probabilities": [N, K], "logits": [N, K], "features": [N, F]}`` in float32.
+    `backbone` names the layers in front of the head, in order; `pretrained` tells whether they start from a file.
+    """
+
+    model: Any
+    backbone: tuple[str, ...]
+    pretrained: bool
+
+    @property
+    def logits(self) -> Any:
+        """The symbolic logits, float32 [N, K]."""
+        return self.model.output["logits"]
+
+
+def build(plan: Plan) -> Network:
+    """Build the network that `plan` describes, from scratch or with a pretrained backbone.
+
+    Raises `UsageError` for settings that the network cannot take, `ModelError` for weights that do not fit.
+    """
+    keras = backend.keras()
+    entry = registry.find(plan.config.name)
+    _check(plan, entry)
+    keras.utils.set_random_seed(derive(plan.seed, "weights") % 2**32)  # Keras' initializers take their seeds from it
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(plan.precision)
+    try:
+        inputs = keras.Input((plan.height, plan.width, plan.channels), dtype="uint8", name="pixels")
+        x = normalized(inputs, _scheme(plan, entry), plan.standard)
+        if plan.channels == 1 and plan.weights is not None:
+            x = keras.layers.Concatenate(name="grey_to_colour")([x, x, x])
+        start = x
+        x = _body(x, entry, plan.config)
+        backbone = keras.Model(start, x)
+        if plan.weights is not None:
+            weights.load(backbone, plan.weights, entry.name)
+        names = tuple(layer.name for layer in backbone.layers[1:])
+        outputs = _head(x, plan, _head_of(plan.config, entry))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    model = keras.Model(inputs, outputs, name=entry.name.replace("-", "_"))
+    if plan.l2:
+        _penalize(model, plan.l2)
+    return Network(model, names, plan.weights is not None)
+
+
+def _check(plan: Plan, entry: Entry) -> None:
+    smallest = entry.smallest
+    if min(plan.height, plan.width) < smallest:
+        raise UsageError(
+            f"{entry.name} needs pictures of at least {smallest}x{smallest} pixels, not {plan.height}x{plan.width}: "
+            f"set picture.height={smallest} or more."
+        )
+    if plan.config.head == "sigmoid" and plan.classes != 2:  # noqa: PLR2004
+        raise UsageError(f"model.head=sigmoid is for two classes; there are {plan.classes}. Use softmax.")
+    if plan.config.alpha is not None and entry.alpha is None:
+        raise UsageError(f"{entry.name} has no width multiplier: leave model.alpha unset.")
+
+
+def _scheme(plan: Plan, entry: Entry) -> Normalize:
+    return entry.normalize if plan.config.normalize == "auto" else plan.config.normalize
+
+
+def normalized(pixels: Any, scheme: Normalize, standard: tuple[float, float] | None) -> Any:
+    """Return the symbolic float32 of uint8 `pixels` under a scheme; channel order and scale live in the graph."""
+    keras = backend.keras()
+    channels = pixels.shape[-1]
+    scale: float | list[float] = 1.0
+    offset: float | list[float] = 0.0
+    if scheme == "caffe" and channels == 3:  # noqa: PLR2004
+        pixels = keras.ops.flip(pixels, axis=-1)
+    if scheme == "unit":
+        scale = 1 / 255
+    elif scheme == "symmetric":
+        scale, offset = 1 / 127.5, -1.0
+    elif scheme == "imagenet":
+        scale = [1 / (255 * s) for s in _channels(IMAGENET_STD, channels)]
+        offset = [-m / s for m, s in zip(_channels(IMAGENET_MEAN, channels), _channels(IMAGENET_STD, channels), strict=True)]
+    elif scheme == "caffe":
+        offset = [-m for m in (CAFFE_MEAN if channels == 3 else _channels(CAFFE_MEAN[::-1], channels))]  # noqa: PLR2004
+    elif scheme == "standardize":
+        if standard is None:
+            raise ModelError("normalize=standardize needs the mean and deviation of the training pixels.")
+        mean, deviation = standard
+        scale, offset = 1 / max(deviation, 1e-6), -mean / max(deviation, 1e-6)
+    return keras.layers.Rescaling(scale, offset, name="normalize", dtype="float32")(pixels)
+
+
+def _channels(values: Sequence[float], channels: int) -> Sequence[float]:
+    """Return a red, green, blue triple as it is, or as one grey value."""
+    return values if channels == 3 else [sum(v * w for v, w in zip(values, LUMA, strict=True))]  # noqa: PLR2004
+
+
+def _body(x: Any, entry: Entry, config: ModelConfig) -> Any:
+    module, function = entry.body.split(":")
+    body = getattr(importlib.import_module(f"sightline.models.{module}"), function)
+    if entry.alpha is None:
+        return body(x)
+    return body(x, alpha=entry.alpha if config.alpha is None else config.alpha)
+
+
+def _head_of(config: ModelConfig, entry: Entry) -> Head:
+    return Head(
+        entry.head.pooling if config.pooling == "auto" else config.pooling,
+        entry.head.hidden if config.hidden is None else config.hidden,
+        entry.head.dropout if config.dropout is None else config.dropout,
+    )
+
+
+def _head(x: Any, plan: Plan, head: Head) -> dict[str, Any]:
+    keras = backend.keras()
+    layers = keras.layers
+    pooling = {
+        "average": layers.GlobalAveragePooling2D,
+        "max": layers.GlobalMaxPooling2D,
+        "flatten": layers.Flatten,
+    }[head.pooling]
+    x = pooling(name="pool" if head.pooling != "flatten" else "flatten")(x)
+    for number, units in enumerate(head.hidden, 1):
+        x = layers.Dense(units, activation="relu", name=f"fc{number}")(x)
+        if head.dropout:
+            x = layers.Dropout(head.dropout, name=f"fc{number}_drop")(x)
+    features = layers.Activation("linear", name="features", dtype="float32")(x)
+    if head.dropout and not head.hidden:
+        x = layers.Dropout(head.dropout, name="head_drop")(x)
+    units = 1 if plan.config.head == "sigmoid" else plan.classes
+    logits = layers.Dense(units, name="predictions", dtype="float32")(x)
+    if units == 1:  # softmax of [0, z] is [1 - sigmoid(z), sigmoid(z)]
+        logits = layers.ZeroPadding1D((1, 0), name="two_classes")(layers.Reshape((1, 1), name="as_row")(logits))
+        logits = layers.Flatten(name="pair")(logits)
+    logits = layers.Rescaling(1.0, name="temperature", dtype="float32")(logits)
+    probabilities = layers.Softmax(name="probabilities", dtype="float32")(logits)
+    return {"probabilities": probabilities, "logits": logits, "features": features}
+
+
+def _penalize(model: Any, l2: float) -> None:
+    """Add an L2 penalty to each kernel, whatever family its layer came from."""
+    for variable in model.trainable_variables:
+        if variable.path.endswith("kernel"):
+            variable.regularizer = backend.keras().regularizers.L2(l2)

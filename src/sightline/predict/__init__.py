@@ -1,0 +1,1 @@
+"""From pictures to answers, whatever the model is stored as."""

@@ -1,0 +1,146 @@
+"""Pictures in, predictions out, in order; decoding runs ahead in threads while the model works."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.data.index import PICTURE_SUFFIXES
+from sightline.data.layout import is_hidden
+from sightline.errors import DataError, PictureError
+from sightline.predict.base import Predictor
+from sightline.preprocess import Preprocess, inspect
+from sightline.records import Candidate, Prediction
+
+BATCH = 32
+Decoded = NDArray[np.uint8] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture to predict: what to call it, and how to get its bytes or pixels."""
+
+    path: str
+    read: Callable[[], Any]
+
+
+def expand(arguments: Sequence[str | Path], stdin: Callable[[], bytes] | None = None) -> Iterator[Item]:
+    """Yield the pictures that files, folders (all pictures below, sorted), globs and ``-`` (`stdin`) stand for.
+
+    Standard input is one picture's bytes, or a list of paths, one a line. A path that does not exist is yielded all
+    the same and becomes an unreadable row; raises `DataError` for a folder without pictures or a glob without match.
+    """
+    for argument in arguments:
+        text = str(argument)
+        if text == "-" and stdin is not None:
+            yield from _from_stdin(stdin())
+        elif os.path.isdir(text):
+            yield from _from_folder(text)
+        elif not os.path.exists(text) and glob.has_magic(text):
+            found = sorted(glob.glob(text, recursive=True))
+            if not found:
+                raise DataError(f"No file matches {text!r}.")
+            yield from expand(found)
+        else:
+            yield _file(text)
+
+
+def peek(items: Iterator[Item]) -> list[Item]:
+    """Take the first item off `items` (none where it is empty), so that its errors show early."""
+    return list(islice(items, 1))
+
+
+def _file(path: str) -> Item:
+    def read() -> bytes:
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise PictureError(f"cannot be opened: {error.strerror}") from error
+
+    return Item(path, read)
+
+
+def _from_folder(folder: str) -> Iterator[Item]:
+    found = False
+    for root, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            path = os.path.join(root, name)
+            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not is_hidden(os.path.relpath(path, folder)):
+                found = True
+                yield _file(path)
+    if not found:
+        raise DataError(f"The folder {folder} holds no pictures.")
+
+
+def _from_stdin(data: bytes) -> Iterator[Item]:
+    try:
+        inspect(data)
+    except PictureError:
+        lines = data.decode("utf-8", "surrogateescape").splitlines()
+        yield from expand([line.strip() for line in lines if line.strip()])
+    else:
+        yield Item("-", lambda: data)
+
+
+def as_items(pictures: Iterable[Any]) -> Iterator[Item]:
+    """Yield items for paths, encoded bytes, uint8 arrays [H, W(, C)] or Pillow pictures, in any mixture."""
+    for number, picture in enumerate(pictures):
+        if isinstance(picture, str | Path):
+            yield from expand([picture])
+        else:
+            yield Item(f"[{number}]", lambda value=picture: value)  # type: ignore[misc]  # mypy cannot infer a default
+
+
+def predict(
+    predictor: Predictor, items: Iterable[Item], *, top: int = 5, batch_size: int = BATCH, threads: int | None = None
+) -> Iterator[Prediction]:
+    """Yield one `Prediction` for each item, in order; an unreadable picture becomes one with its `error`."""
+    workers = threads or os.cpu_count() or 1
+    queue: deque[tuple[str, Future[Decoded]]] = deque()
+    source = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+
+        def fill() -> None:
+            for item in islice(source, 3 * batch_size - len(queue)):  # at most three batches of pixels in memory
+                queue.append((item.path, pool.submit(_decode, predictor.preprocess, item)))
+
+        fill()
+        while queue:
+            batch = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
+            decoded = [(path, future.result()) for path, future in batch]
+            fill()
+            yield from _answer(predictor, decoded, top)
+
+
+def _decode(preprocess: Preprocess, item: Item) -> Decoded:
+    try:
+        content = item.read()
+        if isinstance(content, bytes | bytearray | memoryview):
+            return preprocess.decode(content)
+        return preprocess.fit(content)
+    except PictureError as error:
+        return str(error)
+
+
+def _answer(predictor: Predictor, decoded: Sequence[tuple[str, Decoded]], top: int) -> Iterator[Prediction]:
+    good = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
+    answers = iter(predictor.probabilities(np.stack(good)) if good else ())
+    for path, pixels in decoded:
+        if isinstance(pixels, str):
+            yield Prediction(path, error=pixels)
+            continue
+        row = next(answers)
+        best = np.argsort(-row, kind="stable")[:top]
+        candidates = tuple(Candidate(predictor.classes[i], float(row[i])) for i in best)
+        yield Prediction(path, candidates[0].label, candidates[0].probability, candidates)

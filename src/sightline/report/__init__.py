@@ -1,0 +1,1 @@
+"""Records to plain dicts, and dicts to pages, text and figures."""

@@ -1,0 +1,59 @@
+"""Records as plain dicts: the one place that decides which keys ``--json`` prints and files hold."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from sightline.records import Evaluation, PartFigures, Prediction, TrainResult
+
+
+def evaluation(value: Evaluation) -> dict[str, Any]:
+    """Return the figures of an evaluation, without its arrays."""
+    return {
+        "accuracy": value.accuracy,
+        "accuracy_interval": [value.accuracy_interval.low, value.accuracy_interval.high],
+        "loss": value.loss,
+        "count": value.count,
+        "classes": list(value.classes),
+        "per_class": [asdict(c) for c in value.per_class],
+        "confusion": value.confusion.tolist(),
+        "rejects": [{"path": r.path, "reason": r.reason} for r in value.rejects],
+        "seconds": value.seconds,
+    }
+
+
+def training(value: TrainResult) -> dict[str, Any]:
+    """Return the outcome of a training run."""
+
+    def part(figures: PartFigures | None) -> dict[str, Any] | None:
+        return None if figures is None else asdict(figures)
+
+    return {
+        "run": value.run,
+        "recipe": value.recipe,
+        "model": value.model,
+        "parameters": value.parameters,
+        "classes": list(value.classes),
+        "train": part(value.train),
+        "validation": part(value.validation),
+        "test": part(value.test),
+        "epochs": value.epochs,
+        "seconds": value.seconds,
+        "images_per_second": value.images_per_second,
+        "weights_sha256": value.weights_sha256,
+        "notes": list(value.notes),
+        **value.details,
+    }
+
+
+def prediction(value: Prediction) -> dict[str, Any]:
+    """Return one line of ``predict --json``."""
+    if value.error is not None:
+        return {"path": value.path, "error": value.error}
+    return {
+        "path": value.path,
+        "label": value.label,
+        "probability": value.probability,
+        "top": [asdict(c) for c in value.top],
+    }

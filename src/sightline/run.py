@@ -1,0 +1,224 @@
+"""`Run`: the only reader and writer of run directories.
+
+    run.json         schema, status, versions, seed, device, command, timings, final figures
+    config.toml      fully resolved configuration
+    data.jsonl       one line per picture (path, sha256, label, split), then one per reject (path, reason)
+    history.jsonl    one line per epoch; history.csv the same for spreadsheets
+    model.keras      best weights by the monitored figure, float32
+    model.json       classes and picture contract of model.keras
+    checkpoints/     the state of training, for resuming
+    eval/<split>/    metrics.json, predictions.npz
+    figures/*.png    curves, confusion
+    tensorboard/     event files
+
+Every file is written under a temporary name and renamed; ``run.json`` gets ``"status": "complete"`` last.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sightline.config import RunConfig, dump_toml, load_config
+from sightline.data.dataset import Dataset
+from sightline.errors import ModelError, OutputError, UsageError
+from sightline.preprocess import Preprocess
+from sightline.records import EpochRecord, Evaluation, Part
+from sightline.report import summary
+
+SCHEMA = 1
+Status = Literal["running", "complete", "interrupted", "failed"]
+
+
+class Run:
+    """One run directory, opened with `Run.create` or `Run.open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, *, force: bool = False) -> Run:
+        """Make a new run directory; raises `OutputError` if it exists (unless `force`) or cannot be written."""
+        check_writable(path, force=force)
+        try:
+            if force and path.exists():
+                shutil.rmtree(path)
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"The run directory {path} cannot be made: {error.strerror}. Name another with --out.") from error
+        run = cls(path)
+        run.update(schema=SCHEMA, status="running")
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open an existing run; raises `ModelError` if it is none, or one of an unknown schema."""
+        run = cls(path)
+        if not (path / "run.json").is_file():
+            raise ModelError(f"{path} is not a run: expected the folder that `sightline train` made, with its run.json.")
+        schema = run.info.get("schema")
+        if schema != SCHEMA:
+            raise ModelError(f"{path} has the schema {schema!r}; this version of Sightline reads {SCHEMA} only.")
+        return run
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The content of ``run.json``."""
+        path = self.path / "run.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} cannot be read: {error}.") from error
+        if not isinstance(found, dict):
+            raise ModelError(f"{path} holds no JSON object.")
+        return found
+
+    def update(self, **values: Any) -> None:
+        """Set keys of ``run.json``."""
+        old = self.info if (self.path / "run.json").exists() else {}
+        self._write_json("run.json", old | values)
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return load_config(self.path / "config.toml")
+
+    def write_config(self, config: RunConfig) -> None:
+        """Save the resolved configuration, commented."""
+        self._write("config.toml", dump_toml(config).encode())
+
+    def write_data(self, dataset: Dataset) -> None:
+        """Save what every picture was used for, and what was rejected and why."""
+        lines: list[Mapping[str, Any]] = [
+            {"path": p.path, "sha256": p.sha256, "label": p.label, "split": part}
+            for p, part in zip(dataset.pictures, dataset.parts, strict=True)
+        ]
+        lines += [{"path": r.path, "reason": r.reason} for r in dataset.rejects]
+        self._write("data.jsonl", _json_lines(lines))
+
+    def read_parts(self) -> dict[str, Part]:
+        """Return the part that each picture's content (its sha256) was used for."""
+        lines = (self.path / "data.jsonl").read_text(encoding="utf-8").splitlines()
+        return {row["sha256"]: row["split"] for row in map(json.loads, lines) if "split" in row}
+
+    def write_history(self, history: Sequence[EpochRecord]) -> None:
+        """Save the epochs so far as JSON lines and as CSV."""
+        rows = [asdict(r) for r in history]
+        self._write("history.jsonl", _json_lines(rows))
+        if rows:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            self._write("history.csv", text.getvalue().encode())
+
+    def read_history(self) -> tuple[EpochRecord, ...]:
+        """Return the epochs so far."""
+        path = self.path / "history.jsonl"
+        if not path.exists():
+            return ()
+        return tuple(EpochRecord(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+
+    def write_model(self, model: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
+        """Save a Keras model with its classes and picture contract."""
+        self._write_with("model.keras", lambda path: model.save(path))
+        self._write_json("model.json", {"classes": list(classes), "preprocess": preprocess.to_dict()})
+
+    @property
+    def has_model(self) -> bool:
+        """Whether any weights have been saved yet."""
+        return (self.path / "model.keras").is_file() and (self.path / "model.json").is_file()
+
+    def read_model_facts(self) -> tuple[tuple[str, ...], Preprocess]:
+        """Return the classes and the picture contract of ``model.keras``."""
+        try:
+            facts = json.loads((self.path / "model.json").read_text(encoding="utf-8"))
+            return tuple(facts["classes"]), Preprocess.from_dict(facts["preprocess"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{self.path / 'model.json'} cannot be read: {error}.") from error
+
+    def write_evaluation(self, split: str, evaluation: Evaluation) -> None:
+        """Save figures and probabilities of one split."""
+        self._write_json(f"eval/{split}/metrics.json", summary.evaluation(evaluation))
+
+        def save(path: Path) -> None:
+            np.savez(
+                path,
+                allow_pickle=False,
+                paths=np.array(evaluation.paths, dtype=np.str_),
+                labels=evaluation.labels,
+                probabilities=evaluation.probabilities,
+                classes=np.array(evaluation.classes, dtype=np.str_),
+            )
+
+        self._write_with(f"eval/{split}/predictions.npz", save)
+
+    def write_figure(self, name: str, png: bytes) -> Path:
+        """Save a picture under ``figures/``."""
+        return self._write(f"figures/{name}.png", png)
+
+    def _write_json(self, name: str, value: Any) -> None:
+        self._write(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def _write(self, name: str, data: bytes) -> Path:
+        return self._write_with(name, lambda path: path.write_bytes(data))
+
+    def _write_with(self, name: str, save: Callable[[Path], Any]) -> Path:
+        """Let `save` write a temporary file beside `name`, then rename it."""
+        path = self.path / name
+        aside = path.with_name(f".part-{os.getpid()}-{path.name}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(aside)
+            aside.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                aside.unlink()
+            raise OutputError(f"{path} cannot be written: {error.strerror or error}. Free some space or check its rights.") from error
+        return path
+
+
+def _json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def check_writable(path: Path, *, force: bool = False) -> None:
+    """Raise at once, before any work, what would stop a run from being written to `path` at its end."""
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file: name a folder that does not exist yet with --out.")
+    if path.exists() and any(path.iterdir()):
+        if not force:
+            raise OutputError(f"{path} exists already and is not empty: name another folder with --out, or use --force.")
+        if not (path / "run.json").is_file():
+            raise UsageError(f"{path} is not a run, so --force does not remove it: name another folder with --out.")
+    folder = path
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"Nothing can be written in {folder}: {error.strerror}. Name another place with --out.") from error
+
+
+def next_path(base: Path, stem: str) -> Path:
+    """Return ``base/stem-N`` for the smallest N from 1 on that does not exist.
+
+    >>> next_path(Path("no-such-folder"), "quick-beans").as_posix()
+    'no-such-folder/quick-beans-1'
+    """
+    number = 1
+    while (base / f"{stem}-{number}").exists():
+        number += 1
+    return base / f"{stem}-{number}"

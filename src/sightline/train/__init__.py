@@ -1,0 +1,1 @@
+"""Training: augmentation, schedules, stages, the loop and its checkpoints."""

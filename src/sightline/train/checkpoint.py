@@ -1,0 +1,88 @@
+"""Training state on disk: arrays and a JSON description, never pickled; hashed, written aside and renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import ModelError, OutputError
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """`arrays` holds weights and optimizer state by name, `state` the rest as JSON values (epoch, stage, ...)."""
+
+    arrays: Arrays
+    state: dict[str, Any]
+
+
+def variables(model: Any) -> Arrays:
+    """Return a copy of each variable of a Keras model under a name unique and the same in every process."""
+    return {f"{i:04d}:{v.path}": np.array(v.value) for i, v in enumerate(model.variables)}
+
+
+def restore(model: Any, arrays: Arrays) -> None:
+    """Set each variable of `model` from `variables` of an equal model."""
+    for i, variable in enumerate(model.variables):
+        variable.assign(arrays[f"{i:04d}:{variable.path}"])
+
+
+def write(folder: Path, number: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
+    """Write checkpoint `number`, then remove all but the last `keep`; the name carries the content's hash.
+
+    Raises `OutputError` if the disk is full or not writable; the checkpoints before stay as they are.
+    """
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, state=np.array(json.dumps(checkpoint.state)), **checkpoint.arrays)
+    data = buffer.getvalue()
+    path = folder / f"{number:05d}-{hashlib.sha256(data).hexdigest()[:16]}.npz"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(".part")
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"The checkpoint {path} cannot be written: {error.strerror}. Free some space; the one before is intact."
+        ) from error
+    for old in sorted(folder.glob("*.npz"))[:-keep]:
+        if old != path:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint whose content matches its hash, None where there is none."""
+    for path in sorted(folder.glob("*.npz"), reverse=True):
+        try:
+            return read(path)
+        except ModelError:
+            continue
+    return None
+
+
+def read(path: Path) -> Checkpoint:
+    """Read one checkpoint; raises `ModelError` if it is damaged."""
+    try:
+        data = path.read_bytes()
+        if not path.stem.endswith(hashlib.sha256(data).hexdigest()[:16]):
+            raise ModelError(f"The checkpoint {path} is damaged: its content does not match its hash.")
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The checkpoint {path} cannot be read: {error}.") from error
+    state = json.loads(str(arrays.pop("state")))
+    return Checkpoint(arrays, state)

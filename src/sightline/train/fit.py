@@ -1,0 +1,230 @@
+"""The training loop: stages, epochs, steps; best weights, early stopping, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import metrics
+from sightline.config import AugmentConfig, RunConfig, StageConfig, TrainConfig
+from sightline.data.loader import Batch, batches, epoch_order
+from sightline.errors import DivergedError, Interrupted
+from sightline.models.build import Network
+from sightline.randomness import derive
+from sightline.records import EpochRecord, Samples
+from sightline.train import augment, checkpoint, stages
+from sightline.train.checkpoint import Arrays, Checkpoint
+from sightline.train.interrupt import Stop, listening
+from sightline.train.optimizer import class_weights, label_shares, loss, optimizer
+from sightline.train.schedule import schedule
+from sightline.watch import Watcher
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The outcome of `fit`; the network's own weights are the best epoch's, or the last one's where so configured."""
+
+    history: tuple[EpochRecord, ...]
+    best: EpochRecord | None
+    images_per_second: float
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What changes while training runs."""
+
+    history: list[EpochRecord] = field(default_factory=list)
+    best: EpochRecord | None = None
+    best_arrays: Arrays = field(default_factory=dict)
+    since_best: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One stage, ready to run."""
+
+    config: RunConfig
+    stage: StageConfig
+    network: Network
+    learner: Any
+    train: Samples
+    validation: Samples
+    augment: AugmentConfig | None
+    rate: Callable[[int], float]
+    weights: NDArray[np.float32] | None
+    epochs: int
+    batch_size: int
+
+
+def fit(
+    network: Network,
+    train: Samples,
+    validation: Samples,
+    config: RunConfig,
+    watcher: Watcher,
+    *,
+    checkpoints: Path | None = None,
+    improved: Callable[[], None] = lambda: None,
+) -> Fitted:
+    """Train `network` in place on `train`, judged on `validation` (which may be empty) after every epoch.
+
+    `improved` is called whenever an epoch was the best so far, with its weights in the network. Raises `Interrupted`
+    after Ctrl-C or SIGTERM (a checkpoint is written first) and `DivergedError` at the first loss that is no number;
+    in both cases the network holds the best weights so far, where there are any.
+    """
+    state = _Progress()
+    with listening() as stop:
+        try:
+            for stage in config.train.stages or (StageConfig("training"),):
+                _run_stage(_prepare(network, train, validation, config, stage, watcher), state, watcher, stop, checkpoints, improved)
+        except (Interrupted, DivergedError):
+            if state.best_arrays:
+                checkpoint.restore(network.model, state.best_arrays)
+            raise
+    if config.train.early_stop.restore_best and state.best_arrays:
+        checkpoint.restore(network.model, state.best_arrays)
+    seconds = sum(r.seconds for r in state.history)
+    seen = sum(r.seconds * r.images_per_second for r in state.history)
+    return Fitted(tuple(state.history), state.best, seen / seconds if seconds else 0.0)
+
+
+def _prepare(
+    network: Network, train: Samples, validation: Samples, config: RunConfig, stage: StageConfig, watcher: Watcher
+) -> _Task:
+    made = stages.learner(network, stage)
+    changing: AugmentConfig | None = config.augment if augment.changes(config.augment) else None
+    classes = network.logits.shape[-1]
+    weights = class_weights(train.labels, classes, config.train.class_weights)
+    model = made.model
+    if made.frozen is not None:
+        seed = derive(config.seed, "views")
+        options: dict[str, Any] = {"seed": seed, "progress": watcher.progress}
+        train = stages.features(made.frozen, train, config.augment, views=stage.views, task="features", **options)
+        validation = stages.features(made.frozen, validation, config.augment, views=1, task="features (validation)", **options)
+        changing = None
+    elif changing is not None:
+        model = stages.with_augmentation(made.model, changing)
+    epochs = config.train.epochs if stage.epochs is None else stage.epochs
+    size = stage.batch_size or config.train.batch_size
+    base = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
+    steps = epochs * math.ceil(len(train) / size)
+    _compile(model, config.train, base)
+    rate = schedule(config.train.schedule, base, steps)
+    learner = stages.Learner(model, made.frozen)
+    return _Task(config, stage, network, (learner, made.model), train, validation, changing, rate, weights, epochs, size)
+
+
+def _compile(model: Any, config: TrainConfig, rate: float) -> None:
+    model.compile(optimizer=optimizer(config.optimizer, rate), loss=loss(config), metrics=["categorical_accuracy"])
+
+
+def _run_stage(
+    task: _Task,
+    state: _Progress,
+    watcher: Watcher,
+    stop: Stop,
+    checkpoints: Path | None,
+    improved: Callable[[], None],
+) -> None:
+    steps = math.ceil(len(task.train) / task.batch_size)
+    watcher.stage(task.stage.name, task.epochs, steps)
+    state.since_best = 0
+    stopping = task.config.train.early_stop
+    for epoch in range(task.epochs):
+        number = len(state.history) + 1
+        try:
+            record = _epoch(task, epoch, number, watcher, stop)
+        except Interrupted:
+            _save(task, state, checkpoints, number)
+            raise
+        state.history.append(record)
+        if _better(record, state.best, stopping.monitor, stopping.min_delta):
+            state.best, state.since_best = record, 0
+            state.best_arrays = checkpoint.variables(task.network.model)
+            improved()
+        else:
+            state.since_best += 1
+        watcher.epoch(record)
+        _save(task, state, checkpoints, number)
+        if stopping.patience and state.since_best >= stopping.patience:
+            return
+
+
+def _epoch(task: _Task, epoch: int, number: int, watcher: Watcher, stop: Stop) -> EpochRecord:
+    learner, model = task.learner
+    seed, count = task.config.seed, len(task.train)
+    order = epoch_order(count, seed, number)
+    drawn = None
+    if task.augment is not None:
+        drawn = augment.draw(task.augment, count, *task.train.pixels.shape[1:3], seed, number)
+    started, seen, total, hits, rate = time.perf_counter(), 0, 0.0, 0.0, 0.0
+    steps = math.ceil(count / task.batch_size)
+    for step, batch in enumerate(batches(task.train, task.batch_size, order)):
+        if stop.asked:
+            raise Interrupted(f"Stopped in epoch {number}, before step {step + 1} of {steps}.")
+        rate = task.rate(epoch * steps + step)
+        learner.model.optimizer.learning_rate = rate
+        value, accuracy = _step(task, learner.model, batch, drawn)
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"The loss is {value} at step {step + 1} of epoch {number}, learning rate {rate:g}, starting with "
+                f"{batch_path(task.train, batch)}. Lower train.optimizer.learning_rate."
+            )
+        n = len(batch.labels)
+        seen, total, hits = seen + n, total + value * n, hits + accuracy * n
+        watcher.step(number, step + 1, total / seen, hits / seen, seen / (time.perf_counter() - started))
+    seconds = time.perf_counter() - started
+    val_loss = val_accuracy = None
+    if len(task.validation):
+        logits = predict_logits(model, task.validation, max(task.batch_size, 32))
+        val_loss = metrics.cross_entropy_of_logits(logits, task.validation.labels)
+        val_accuracy = float(np.mean(logits.argmax(1) == task.validation.labels))
+    return EpochRecord(
+        number, task.stage.name, total / seen, hits / seen, val_loss, val_accuracy, rate, seconds, seen / seconds
+    )
+
+
+def batch_path(samples: Samples, batch: Batch) -> str:
+    """Return the path of the first picture of a batch."""
+    return samples.paths[int(batch.positions[0])]
+
+
+def _step(task: _Task, model: Any, batch: Batch, drawn: NDArray[np.float32] | None) -> tuple[float, float]:
+    inputs: Any = batch.pixels if drawn is None else [batch.pixels, drawn[batch.positions]]
+    shares = label_shares(batch.labels, task.network.logits.shape[-1], task.config.train.label_smoothing)
+    weights = None if task.weights is None else task.weights[batch.labels]
+    logs = model.train_on_batch(inputs, shares, sample_weight=weights, return_dict=True)
+    return float(logs["loss"]), float(logs["categorical_accuracy"])
+
+
+def predict_logits(model: Any, samples: Samples, batch_size: int) -> NDArray[np.float32]:
+    """Return the logits of a part: float32 [N, K]."""
+    parts = [np.asarray(model.predict_on_batch(b.pixels), np.float32) for b in batches(samples, batch_size)]
+    return np.concatenate(parts)
+
+
+def _better(record: EpochRecord, best: EpochRecord | None, monitor: str, min_delta: float) -> bool:
+    if best is None:
+        return True
+    new, old = getattr(record, monitor), getattr(best, monitor)
+    if new is None or old is None:  # no validation part: judge by training
+        new, old = record.loss, best.loss
+        monitor = "loss"
+    return bool(new < old - min_delta if monitor.endswith("loss") else new > old + min_delta)
+
+
+def _save(task: _Task, state: _Progress, folder: Path | None, epoch: int) -> None:
+    if folder is None:
+        return
+    learner, _ = task.learner
+    arrays = {f"model/{k}": v for k, v in checkpoint.variables(task.network.model).items()}
+    arrays |= {f"optimizer/{k}": v for k, v in checkpoint.variables(learner.model.optimizer).items()}
+    best = state.best.epoch if state.best else None
+    checkpoint.write(folder, epoch, Checkpoint(arrays, {"epoch": epoch, "stage": task.stage.name, "best_epoch": best}))

@@ -1,0 +1,39 @@
+"""TensorBoard event files, written without TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sightline.errors import MissingExtraError
+from sightline.records import EpochRecord
+
+
+class Events:
+    """Writes each epoch's figures under ``loss/``, ``accuracy/``, ``learning_rate`` and ``images_per_second``."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from tensorboard.summary import Writer
+        except ModuleNotFoundError:
+            raise MissingExtraError("tensorboard", "train", "train.tensorboard") from None
+        self._writer: Any = Writer(str(folder))
+
+    def write(self, record: EpochRecord) -> None:
+        """Add one epoch; figures that it does not have are left out."""
+        values = {
+            "loss/train": record.loss,
+            "loss/validation": record.val_loss,
+            "accuracy/train": record.accuracy,
+            "accuracy/validation": record.val_accuracy,
+            "learning_rate": record.learning_rate,
+            "images_per_second": record.images_per_second,
+        }
+        for tag, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(tag, value, record.epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._writer.close()

@@ -1,0 +1,83 @@
+"""What is left to choose once the pictures are known: the recipe, the network's width, the picture size."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, replace
+
+from sightline import backend
+from sightline.config import RunConfig
+from sightline.models import registry, weights
+from sightline.preprocess import Preprocess
+from sightline.records import Index
+
+SMALL = 64  # pictures up to this side gain nothing from a backbone made for 224
+FEW = 20  # fewer pictures per class than this: worth a warning
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A recipe and the reason for it, in words."""
+
+    recipe: str
+    why: str
+
+
+def recipe(index: Index) -> Choice:
+    """Choose between ``quick`` and ``transfer`` by picture size, number of pictures, weights at hand and device."""
+    side = median_side(index)
+    count = len(index.pictures)
+    classes = len({p.label for p in index.pictures})
+    what = f"{count} pictures of about {side} pixels in {classes} classes"
+    if side <= SMALL:
+        return Choice("quick", f"{what}: too small for a pretrained backbone, so a small network from scratch")
+    entry = registry.find("mobilenetv2")
+    alpha = weights.local_alpha(entry, entry.size)
+    if alpha is None:
+        why = f"{what}, no ImageNet weights on this machine: a small network from scratch (--recipe transfer fetches them)"
+        return Choice("quick", why)
+    where = "a GPU" if has_gpu() else "no GPU"
+    return Choice("transfer", f"{what}, {where}: MobileNetV2 (alpha {alpha}) with the ImageNet weights found here")
+
+
+def has_gpu() -> bool:
+    """Whether the backend computes on something other than the CPU."""
+    return any(not device.startswith("cpu") for device in backend.devices())
+
+
+def median_side(index: Index) -> int:
+    """Return the median, over the pictures, of the shorter side in pixels."""
+    return int(statistics.median(min(p.width, p.height) for p in index.pictures))
+
+
+def settle(config: RunConfig, index: Index) -> RunConfig:
+    """Return `config` with the picture size, the channels and the network's width decided."""
+    if config.model.name == "auto":
+        config = replace(config, model=replace(config.model, name="cifar10-deep"))
+    entry = registry.find(config.model.name)
+    pretrained = config.model.weights != "none" and entry.pretrained is not None
+    height = config.picture.height or config.picture.width
+    if height is None:
+        height = entry.size if entry.size > SMALL else min(max(median_side(index), entry.size), SMALL)
+    width = config.picture.width or height
+    alpha = config.model.alpha
+    if alpha is None and entry.alpha is not None:
+        local = weights.local_alpha(entry, height) if config.model.weights in ("auto", "imagenet") else None
+        alpha = local or entry.alpha
+    channels = config.picture.channels
+    if channels is None:
+        channels = 1 if all(p.grey for p in index.pictures) and not pretrained else 3
+    return replace(
+        config,
+        picture=replace(config.picture, height=height, width=width, channels=channels),
+        model=replace(config.model, alpha=alpha),
+    )
+
+
+def preprocess(config: RunConfig) -> Preprocess:
+    """Return the picture contract of a settled configuration."""
+    picture = config.picture
+    assert picture.height is not None
+    assert picture.width is not None
+    assert picture.channels is not None
+    return Preprocess(picture.height, picture.width, picture.channels, picture.resize, picture.filter)

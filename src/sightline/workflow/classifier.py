@@ -1,0 +1,141 @@
+"""`Classifier`: a trained model in Python, with the same names and results as the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sightline.data.dataset import decode
+from sightline.data.index import Source
+from sightline.data.index import index as make_index
+from sightline.data.layout import Listing
+from sightline.errors import DataError, ModelError, UsageError, suggest
+from sightline.evaluate.evaluate import evaluate
+from sightline.predict import stream
+from sightline.predict.base import Predictor
+from sightline.predict.keras import KerasPredictor
+from sightline.preprocess import Preprocess
+from sightline.records import PARTS, Evaluation, Part, Prediction, Progress, Reject, Samples, no_progress
+from sightline.run import Run
+
+Pictures = str | Path | bytes | NDArray[np.uint8] | Image.Image
+
+
+class Classifier:
+    """A loaded model that names pictures."""
+
+    def __init__(self, predictor: Predictor, run: Run | None = None) -> None:
+        self.predictor = predictor
+        self.run = run
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of all probabilities."""
+        return self.predictor.classes
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a picture becomes pixels."""
+        return self.predictor.preprocess
+
+    def predict(self, pictures: Pictures | Iterable[Pictures], *, top: int = 5) -> list[Prediction]:
+        """Return one `Prediction` for each picture, in order.
+
+        A picture is a path (a file, a folder or a glob), encoded bytes, a uint8 array [H, W(, C)] or a Pillow image. One
+        that cannot be read gives a prediction with `error` set and nothing else.
+        """
+        many = [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray | Image.Image) else pictures
+        return list(stream.predict(self.predictor, stream.as_items(many), top=min(top, len(self.classes))))
+
+    def evaluate(
+        self,
+        sources: Source | Listing | Sequence[Source | Listing] | None = None,
+        *,
+        split: Part | None = None,
+        cache: bool = True,
+        progress: Progress = no_progress,
+    ) -> Evaluation:
+        """Judge the model on labelled pictures.
+
+        Without `sources`: on the run's own pictures of `split` (default: test, else validation), divided as they were
+        in training. With `sources`: on their part `split`, or, if that is None, their test part where they state parts
+        and all pictures where they do not.
+        """
+        if sources is None:
+            samples, rejects = self._own(split, progress, cache=cache)
+        else:
+            samples, rejects = self._given(sources, split, progress, cache=cache)
+        return evaluate(self.predictor, samples, rejects=rejects, progress=progress)
+
+    def _own(self, split: Part | None, progress: Progress, *, cache: bool) -> tuple[Samples, Sequence[Reject]]:
+        if self.run is None:
+            raise DataError("This model does not know the pictures that it was trained on: name some to evaluate on.")
+        config = self.run.config
+        if not config.data.sources:
+            raise DataError("This model was trained on arrays, which the run does not keep: give pictures to evaluate.")
+        index = make_index(list(config.data.sources), progress)
+        stated = {sha: part for sha, part in self.run.read_parts().items()}
+        index = replace(index, pictures=tuple(replace(p, part=stated.get(p.sha256, p.part)) for p in index.pictures))
+        wanted = split or ("test" if "test" in stated.values() else "validation")
+        return self._samples(index, wanted, progress, cache=cache)
+
+    def _given(
+        self, sources: Any, split: Part | None, progress: Progress, *, cache: bool
+    ) -> tuple[Samples, Sequence[Reject]]:
+        index = make_index(sources, progress)
+        parts = {p.part for p in index.pictures}
+        wanted = split or ("test" if "test" in parts else None)
+        if wanted is None and parts != {None}:
+            raise DataError(f"{index.name} has no test part: choose one of its parts with --split.")
+        return self._samples(index, wanted, progress, cache=cache)
+
+    def _samples(
+        self, index: Any, wanted: Part | None, progress: Progress, *, cache: bool
+    ) -> tuple[Samples, Sequence[Reject]]:
+        keep = [i for i, p in enumerate(index.pictures) if wanted is None or p.part == wanted]
+        if not keep:
+            raise DataError(f"{index.name} has no pictures in its {wanted} part.")
+        read = index.read
+        chosen = replace(index, pictures=tuple(index.pictures[i] for i in keep), read=lambda i: read(keep[i]))
+        number = {label: i for i, label in enumerate(self.classes)}
+        for picture in chosen.pictures:
+            if picture.label not in number:
+                raise DataError(
+                    f"{picture.path} is of class {picture.label!r}, which the model does not know: "
+                    f"its classes are {', '.join(self.classes[:8])}."
+                )
+        pixels, rows = decode(chosen, self.preprocess, keep=cache, progress=progress)
+        good = [i for i in range(len(keep)) if int(rows[i]) not in pixels.failed]
+        bad = [
+            Reject(p.path, pixels.failed[int(rows[i])], p.label)
+            for i, p in enumerate(chosen.pictures)
+            if int(rows[i]) in pixels.failed
+        ]
+        labels = np.array([number[chosen.pictures[i].label] for i in good], np.int32)
+        paths = tuple(chosen.pictures[i].path for i in good)
+        return Samples(pixels.array, rows[good], labels, paths), (*index.rejects, *bad)
+
+
+def load(path: str | Path) -> Classifier:
+    """Load a run directory (complete, or interrupted with weights saved); raises `ModelError` if it cannot be used."""
+    run = Run.open(Path(path))
+    if not run.has_model:
+        raise ModelError(f"The run {path} has no weights yet: its status is {run.info.get('status')!r}.")
+    classes, preprocess = run.read_model_facts()
+    return Classifier(KerasPredictor.load(run.path / "model.keras", classes, preprocess), run)
+
+
+def part_name(text: str | None) -> Part | None:
+    """Return `text` as the name of a part; raises `UsageError` if it is none."""
+    if text is None:
+        return None
+    for part in PARTS:
+        if text == part:
+            return part
+    raise UsageError(f"There is no split {text!r}.{suggest(text, PARTS)}")

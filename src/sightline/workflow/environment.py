@@ -1,0 +1,50 @@
+"""What a run depended on: versions, backend, devices, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+from sightline import backend
+from sightline.data import cache
+
+PACKAGES = (
+    "sightline", "keras", "tensorflow-cpu", "tensorflow", "jax", "torch", "numpy", "pillow", "onnxruntime", "scikit-learn",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that matter, those installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, the backend and why it was taken, devices, cores, memory and cache folders."""
+    choice = backend.choose()
+    backend.keras()
+    return {
+        "backend": choice.name,
+        "why": choice.why,
+        "installed backends": list(backend.installed()),
+        "devices": list(backend.devices()),
+        "cores": os.cpu_count(),
+        "memory": _memory(),
+        "platform": platform.platform(),
+        "cache": f"{cache.folder()} (limit {cache.limit() / 2**30:.0f} GiB)",
+        "weights and data sets": str(backend.keras_home()),
+        "versions": versions(),
+    }
+
+
+def _memory() -> str:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return "unknown"
+    return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB"

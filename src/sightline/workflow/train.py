@@ -1,0 +1,249 @@
+"""`train`: from a source of pictures to a complete run directory."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sightline import backend
+from sightline.config import RunConfig, parse, recipes, resolve
+from sightline.data.dataset import Dataset, assemble, check_classes
+from sightline.data.index import Source
+from sightline.data.index import index as make_index
+from sightline.data.layout import Listing
+from sightline.errors import Interrupted, ModelError, UsageError
+from sightline.evaluate.evaluate import evaluate
+from sightline.models import build, registry, weights
+from sightline.models.build import Network, Plan
+from sightline.models.describe import parameters, weights_sha256
+from sightline.predict.keras import KerasPredictor
+from sightline.preprocess import Preprocess
+from sightline.records import PARTS, EpochRecord, Evaluation, Index, Part, PartFigures, TrainResult
+from sightline.report import figures, summary
+from sightline.run import Run, check_writable, next_path
+from sightline.train.fit import Fitted, fit
+from sightline.train.log import Events
+from sightline.workflow import choose, environment
+from sightline.watch import Tee, Watcher
+
+
+def train(
+    sources: Source | Listing | Sequence[Source | Listing],
+    *,
+    recipe: str = "auto",
+    config: Path | str | None = None,
+    set: Sequence[str] = (),  # noqa: A002  # the option's own name
+    out: Path | str | None = None,
+    force: bool = False,
+    watcher: Watcher | None = None,
+) -> TrainResult:
+    """Train a classifier on labelled pictures and leave a complete run directory.
+
+    `sources`: what `sightline.data.index.index` takes. `recipe` names a recipe; `config` a TOML file laid on it; `set`
+    holds ``KEY=VALUE`` assignments laid on both. `out` is the run directory, ``runs/<recipe>-<data>-<n>`` if None; it
+    must not exist, or be a run if `force`.
+
+    Raises `SightlineError`s, each with one clear sentence; before the first step nothing is left behind by them.
+    """
+    started = time.perf_counter()
+    watcher = watcher or Watcher()
+    layers = _layers(recipe, config, set)
+    given = resolve(*layers, assignments=set)  # mistakes in the settings show before any picture is read
+    if out is not None:
+        check_writable(Path(out), force=force)
+    index = make_index(sources, watcher.progress, given.device.threads or None)
+    check_classes(index)
+    if recipe == "auto":
+        backend.keras(given.device.backend)
+        chosen = choose.recipe(index)
+        watcher.say(f"{chosen.recipe}: {chosen.why}")
+        layers = [recipes.load(chosen.recipe), *layers]
+        given = resolve(*layers, {"recipe": "auto"}, assignments=set)
+    named = [str(s) for s in ([sources] if isinstance(sources, str | Path) else sources) if not isinstance(s, Listing)]
+    settled = choose.settle(replace(given, data=replace(given.data, sources=tuple(named))), index)
+    stem = f"{settled.recipe}-{''.join(c if c.isalnum() or c in '-_' else '-' for c in index.name)[:40]}"
+    path = Path(out) if out is not None else next_path(Path("runs"), stem)
+    check_writable(path, force=force)
+    return _Training(settled, index, path, force, watcher, started).go()
+
+
+def _layers(recipe: str, config: Path | str | None, assignments: Sequence[str]) -> list[dict[str, Any]]:
+    layers = [recipes.load(recipe)]
+    if config is not None:
+        layers.append(parse.read_toml(Path(config)))
+    return layers
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    config: RunConfig
+    index: Index
+    path: Path
+    force: bool
+    watcher: Watcher
+    started: float
+
+    def go(self) -> TrainResult:
+        config, watcher = self.config, self.watcher
+        preprocess = choose.preprocess(config)
+        data = assemble(
+            self.index, preprocess, config.split, config.seed,
+            keep=config.data.cache, progress=watcher.progress, threads=config.device.threads or None,
+        )  # fmt: skip
+        for note in _data_notes(data):
+            watcher.say(note)
+        backend.keras(config.device.backend)
+        backend.set_threads(config.device.threads)
+        plan = _plan(config, data)
+        network = build.build(plan)
+        run = Run.create(self.path, force=self.force)
+        try:
+            return self._in_run(run, data, plan, network, preprocess)
+        except BaseException as error:
+            _mark(run, error)
+            raise
+
+    def _in_run(self, run: Run, data: Dataset, plan: Plan, network: Network, preprocess: Preprocess) -> TrainResult:
+        config, watcher = self.config, self.watcher
+        run.update(command=sys.argv, seed=config.seed, **environment.environment())
+        run.write_config(config)
+        run.write_data(data)
+        events = Events(run.path / "tensorboard") if config.train.tensorboard else None
+        history: list[EpochRecord] = []
+
+        def save() -> None:
+            run.write_model(_float32(network, plan), data.classes, preprocess)
+
+        def on_epoch(record: EpochRecord) -> None:
+            history.append(record)
+            run.write_history(history)
+            if events:
+                events.write(record)
+
+        training, validation = data.part("train"), data.part("validation")
+        watching = Tee(watcher, on_epoch)
+        try:
+            fitted = fit(network, training, validation, config, watching, checkpoints=run.path / "checkpoints", improved=save)
+        except Interrupted as error:
+            if not run.has_model:
+                save()
+            raise Interrupted(f"{error} The run {run.path} keeps its last checkpoint and its best weights.") from None
+        finally:
+            if events:
+                events.close()
+        model = _float32(network, plan)
+        run.write_model(model, data.classes, preprocess)
+        found = self._judge(run, KerasPredictor(model, data.classes, preprocess), data)
+        if fitted.history:
+            run.write_figure("curves", figures.curves(fitted.history, f"{config.model.name} on {data.name}"))
+        return self._conclude(run, data, fitted, model, found)
+
+    def _judge(self, run: Run, predictor: KerasPredictor, data: Dataset) -> dict[Part, Evaluation]:
+        found: dict[Part, Evaluation] = {}
+        for part in PARTS[1:]:
+            samples = data.part(part)
+            if len(samples):
+                found[part] = evaluate(predictor, samples, progress=self.watcher.progress)
+                run.write_evaluation(part, found[part])
+        if found:
+            last = found.get("test") or found["validation"]
+            run.write_figure("confusion", figures.confusion(last, "test" if "test" in found else "validation"))
+        return found
+
+    def _conclude(
+        self, run: Run, data: Dataset, fitted: Fitted, model: Any, found: Mapping[Part, Evaluation]
+    ) -> TrainResult:
+        best = fitted.best
+
+        def part(name: Part) -> PartFigures | None:
+            return PartFigures(found[name].accuracy, found[name].loss, found[name].count) if name in found else None
+
+        result = TrainResult(
+            run=str(run.path),
+            model=self.config.model.name,
+            parameters=parameters(model),
+            classes=data.classes,
+            train=PartFigures(best.accuracy if best else 0.0, best.loss if best else 0.0, data.counts()["train"]),
+            validation=part("validation"),
+            test=part("test"),
+            epochs=len(fitted.history),
+            seconds=time.perf_counter() - self.started,
+            images_per_second=fitted.images_per_second,
+            weights_sha256=weights_sha256(model),
+            recipe=self.config.recipe,
+            notes=data.notes,
+            details={
+                "best_epoch": best.epoch if best else None,
+                "rejects": len(data.rejects),
+                "skipped": data.skipped,
+                "cache_hit": data.cache_hit,
+            },
+        )
+        shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+        run.update(status="complete", result=summary.training(result))
+        return result
+
+
+def _mark(run: Run, error: BaseException) -> None:
+    """Write into the run how it ended; where nothing was learned yet because of the user's input, remove it."""
+    if isinstance(error, KeyboardInterrupt | Interrupted):
+        run.update(status="interrupted", message=str(error) or "Interrupted.")
+    elif isinstance(error, UsageError | ModelError) and not run.has_model:
+        shutil.rmtree(run.path, ignore_errors=True)
+    else:
+        run.update(status="failed", message=f"{type(error).__name__}: {error}")
+
+
+def _data_notes(data: Dataset) -> list[str]:
+    counts = data.counts()
+    parts = ", ".join(f"{counts[p]} {p}" for p in PARTS)
+    notes = [f"{data.name}: {len(data.classes)} classes, {parts}"]
+    if data.rejects:
+        first = data.rejects[0]
+        notes.append(f"{len(data.rejects)} files rejected, such as {first.path}: {first.reason} (all are in data.jsonl)")
+    if data.skipped:
+        notes.append(f"{data.skipped} files passed over that are no pictures")
+    return [*notes, *data.notes]
+
+
+def _plan(config: RunConfig, data: Dataset) -> Plan:
+    height, width, channels = data.pixels.shape[1:]
+    entry = registry.find(config.model.name)
+    standard = None
+    if "standardize" in (config.model.normalize, entry.normalize):
+        standard = _mean_and_deviation(data)
+    file = weights.find(entry, config.model.weights, config.model.alpha, height, width)
+    return Plan(
+        config.model, height, width, channels, len(data.classes), config.seed,
+        config.train.precision, config.train.l2, standard, file,
+    )  # fmt: skip
+
+
+def _mean_and_deviation(data: Dataset) -> tuple[float, float]:
+    """Return one mean and one deviation over all training pixels, on the 0 to 255 scale, without copying them."""
+    samples = data.part("train")
+    total = squares = count = 0
+    for start in range(0, len(samples), 256):
+        histogram = np.bincount(samples.take(slice(start, start + 256)).ravel(), minlength=256)
+        values = np.arange(256)
+        total += int((histogram * values).sum())
+        squares += int((histogram * values**2).sum())
+        count += int(histogram.sum())
+    mean = total / count
+    return mean, float(np.sqrt(squares / count - mean**2))
+
+
+def _float32(network: Network, plan: Plan) -> Any:
+    """Return the network as a float32 model: itself, or a copy of one that trained in mixed precision."""
+    if plan.precision == "float32":
+        return network.model
+    copy = build.build(replace(plan, precision="float32", weights=None, l2=0.0)).model
+    copy.set_weights(network.model.get_weights())
+    return copy

@@ -1,0 +1,238 @@
+"""The rules that hold the code together: layers, module size, light imports, public names, clean files.
+
+The checkers are plain functions over a package root, so that the last tests can show them failing.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ROOT = REPOSITORY / "src" / "sightline"
+PACKAGE = "sightline"
+
+# A module imports from lower layers and from its own package only, never from a sibling package of its own layer.
+# `sightline/__init__.py` stands outside: it resolves the public names lazily and may name anything.
+LAYERS: dict[int, set[str]] = {
+    0: {"errors", "recipes", "records"},  # values without behaviour; recipes: TOML files only
+    1: {"backend", "config", "metrics", "preprocess", "randomness", "watch"},
+    2: {"data", "models"},
+    3: {"export"},
+    4: {"predict"},
+    5: {"explain", "train"},
+    6: {"evaluate"},
+    7: {"compress", "report"},
+    8: {"run"},
+    9: {"workflow"},
+    10: {"sweep"},
+    11: {"cli", "serve", "studio"},
+    12: {"__main__"},
+}
+LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
+
+LONGEST_MODULE = 400  # lines
+
+PUBLIC_NAMES = {
+    "Classifier",
+    "Evaluation",
+    "Prediction",
+    "TrainResult",
+    "__version__",
+    "evaluate",
+    "load",
+    "predict",
+    "train",
+}
+
+FRAMEWORKS = {"jax", "keras", "tensorflow", "torch"}
+
+# Absolute paths of one machine and hosts of package indexes; in brackets, so that this line does not match itself.
+FORBIDDEN = re.compile(rb"(?<![\w.-])[/]work/|pypi[.]org/simple|files[.]pythonhosted")
+
+
+def modules(root: Path) -> list[str]:
+    """Return the modules under `root` as sorted paths relative to it, such as ``"data/index.py"``."""
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+
+
+def imports(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the absolute dotted name of each import in `tree`, at any depth.
+
+    Counted are `import a.b`, `from a import b` (as ``a.b``), relative forms, and `import_module("a.b")`.
+    """
+    folder = [PACKAGE, *module.split("/")[:-1]]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((node.lineno, alias.name) for alias in names)
+            case ast.ImportFrom(names=names, module=source, level=level):
+                base = folder[: len(folder) - level + 1] if level else []
+                base = [*base, source] if source else base
+                yield from ((node.lineno, ".".join([*base, alias.name])) for alias in names)
+            case ast.Call(
+                func=ast.Name(id="import_module") | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str(name)), *_],
+            ):
+                yield node.lineno, name
+
+
+def layer_faults(root: Path, module: str) -> list[str]:
+    """Return what `module` does against the layer table, one line for each fault."""
+    own = module.split("/", maxsplit=1)[0].removesuffix(".py")
+    if own == "__init__":
+        return []
+    if own not in LAYER_OF:
+        return [f"{module}: {own!r} has no layer; add it to LAYERS in tests/test_architecture.py"]
+    faults = []
+    tree = ast.parse((root / module).read_bytes(), filename=module)
+    for line, name in imports(tree, module):
+        package, _, rest = name.partition(".")
+        target = rest.split(".", maxsplit=1)[0]
+        if package != PACKAGE or target in {own, "__version__"}:
+            continue
+        if target not in LAYER_OF:
+            faults.append(f"{module}:{line}: imports {name!r}; import from the module that defines the name")
+        elif LAYER_OF[target] >= LAYER_OF[own]:
+            faults.append(
+                f"{module}:{line}: {own} (layer {LAYER_OF[own]}) imports {target} (layer {LAYER_OF[target]});"
+                " only lower layers may be imported"
+            )
+    return faults
+
+
+@pytest.mark.parametrize("module", modules(ROOT))
+def test_imports_only_from_lower_layers(module: str) -> None:
+    faults = layer_faults(ROOT, module)
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("module", modules(ROOT))
+def test_module_is_short_enough_to_read(module: str) -> None:
+    lines = len((ROOT / module).read_bytes().splitlines())
+    assert lines <= LONGEST_MODULE, f"{module} has {lines} lines; split it by concept (limit {LONGEST_MODULE})"
+
+
+PROBE = """
+import sys
+import sightline
+if arguments := sys.argv[1:]:
+    from sightline.cli import main
+    sys.argv = ["sightline", *arguments]
+    try:
+        sys.exit(main())
+    except SystemExit as stop:
+        if stop.code:
+            raise
+print("modules:", *sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["models"], ["recipes"]], ids=lambda args: " ".join(args) or "-")
+def test_light_verbs_import_no_framework(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stderr.rpartition("modules:")[2].split())
+    assert PACKAGE in loaded
+    assert not loaded & FRAMEWORKS
+
+
+def test_public_names_are_pinned() -> None:
+    import sightline
+
+    assert set(sightline.__all__) == PUBLIC_NAMES
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC_NAMES))
+def test_public_name_resolves(name: str) -> None:
+    assert hasattr(importlib.import_module(PACKAGE), name)
+
+
+def test_version_is_the_installed_one() -> None:
+    import sightline
+
+    assert sightline.__version__ == importlib.metadata.version(PACKAGE)
+
+
+def test_no_file_names_one_machine_or_an_index() -> None:
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("not a git checkout, so git cannot list the files")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout.split("\0")
+    files = [path for name in listed if name and (path := REPOSITORY / name).is_file()]
+    assert Path(__file__).resolve() in files
+    assert [path.relative_to(REPOSITORY).as_posix() for path in files if FORBIDDEN.search(path.read_bytes())] == []
+
+
+# The rules must be able to fail.
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "fault"),
+    [
+        ("data/index.py", "from sightline.models import registry", "data (layer 2) imports models (layer 2)"),
+        ("data/index.py", "from ..models import registry", "data (layer 2) imports models (layer 2)"),
+        ("train/fit.py", "def f():\n    import sightline.explain.gradcam", "fit.py:2: train (layer 5) imports explain"),
+        ("metrics.py", "from . import config", "metrics (layer 1) imports config (layer 1)"),
+        ("metrics.py", "from sightline import data", "metrics (layer 1) imports data (layer 2)"),
+        ("run.py", "import importlib\nimportlib.import_module('sightline.cli')", "run (layer 8) imports cli"),
+        ("run.py", "from sightline import Classifier", "import from the module that defines the name"),
+        ("run.py", "import sightline", "import from the module that defines the name"),
+        ("helpers.py", "", "'helpers' has no layer; add it to LAYERS"),
+        ("helpers/text.py", "", "'helpers' has no layer; add it to LAYERS"),
+    ],
+    ids=range(10),
+)
+def test_a_layer_fault_is_found(tmp_path: Path, module: str, source: str, fault: str) -> None:
+    path = tmp_path / module
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(source, encoding="utf-8")
+    assert modules(tmp_path) == [module]
+    (found,) = layer_faults(tmp_path, module)
+    assert fault in found
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("data/index.py", "from sightline.data.split import split\nfrom . import audit\nfrom .split import split"),
+        ("data/index.py", "from sightline import errors, records\nfrom ..errors import DataError\nimport numpy.data"),
+        ("run.py", "from sightline import __version__"),
+        ("__init__.py", "from sightline.cli import main"),
+        ("__main__.py", "from sightline.cli import main"),
+    ],
+    ids=range(5),
+)
+def test_a_lawful_import_is_no_fault(tmp_path: Path, module: str, source: str) -> None:
+    path = tmp_path / module
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(source, encoding="utf-8")
+    assert layer_faults(tmp_path, module) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b"see /" + b"work/main", True),
+        (b"--index-url https://pypi." + b"org/simple", True),
+        (b"a/b/work/c and ../work/d", False),
+    ],
+    ids=["path", "index", "other"],
+)
+def test_forbidden_text_is_found(text: bytes, found: bool) -> None:
+    assert bool(FORBIDDEN.search(text)) is found
