@@ -67,10 +67,11 @@ class Index:
 class Samples:
     """Labelled pixels of one part: picture ``i`` is ``pixels[rows[i]]``, its class index ``labels[i]``.
 
-    `pixels` is uint8 [M, H, W, C] (usually memory-mapped), `rows` int64 [N], `labels` int32 [N].
+    `pixels` is uint8 [M, H, W, C] (usually memory-mapped), `rows` int64 [N], `labels` int32 [N]. Behind frozen layers,
+    float32 features stand in the pixels' place.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     rows: NDArray[np.int64]
     labels: NDArray[np.int32]
     paths: tuple[str, ...]
@@ -78,9 +79,13 @@ class Samples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, positions: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
-        """Return the pixels at `positions` of this part: uint8 [n, H, W, C], a copy."""
+    def take(self, positions: NDArray[np.int64] | slice) -> NDArray[Any]:
+        """Return the pixels at `positions` of this part: [n, H, W, C], a copy."""
         return self.pixels[self.rows[positions]]
+
+    def first(self, count: int) -> Samples:
+        """Return the first `count` pictures."""
+        return Samples(self.pixels, self.rows[:count], self.labels[:count], self.paths[:count])
 
 
 @dataclass(frozen=True, slots=True)

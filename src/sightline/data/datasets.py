@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import re
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,8 @@ def _keras(name: str) -> Listing:
     load_data: Callable[[], Any] = module.load_data
     known = KERAS_SETS[name]
     try:
-        parts: tuple[tuple[Part, Any], ...] = tuple(zip(("train", "test"), load_data(), strict=True))
+        with redirect_stdout(sys.stderr):  # Keras prints its progress where our results go
+            parts: tuple[tuple[Part, Any], ...] = tuple(zip(("train", "test"), load_data(), strict=True))
     except Exception as error:
         home = backend.keras_home()
         raise DataError(

@@ -37,7 +37,9 @@ class Pretrained:
 class Entry:
     """One network: `body` names its function ("module:function" below `sightline.models`), the rest its defaults.
 
-    `size` is the side in pixels that it was designed for, `smallest` the least that its strides allow.
+    `size` is the side in pixels that it was designed for, `smallest` the least that its strides allow. `sharp` is the
+    side to use with pretrained weights where the pictures are that large: a convolutional backbone names pictures better
+    at about 1.3 times the size it was trained at (Touvron et al., 2019, arXiv:1906.06423; measured in docs/transfer.md).
     """
 
     name: str
@@ -50,7 +52,7 @@ class Entry:
     head: Head
     pretrained: Pretrained | None = None
     alpha: float | None = None
-    grey: bool = True
+    sharp: int | None = None
 
 
 _APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
@@ -116,6 +118,7 @@ _ENTRIES = (
             sizes=(96, 128, 160, 192, 224),
         ),
         alpha=1.0,
+        sharp=288,
     ),
 )
 

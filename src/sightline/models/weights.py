@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,8 @@ def _fetch(entry: Entry, known: Pretrained, alpha: float | None, size: int) -> P
     keras: Any = backend.keras()
     home = backend.keras_home()
     try:
-        return Path(keras.utils.get_file(name, url, cache_dir=str(home), cache_subdir="models"))
+        with redirect_stdout(sys.stderr):  # Keras prints its progress where our results go
+            return Path(keras.utils.get_file(name, url, cache_dir=str(home), cache_subdir="models"))
     except Exception as error:
         raise ModelError(
             f"The ImageNet weights of {entry.name} are not on this machine and could not be fetched ({error}). "

@@ -6,18 +6,18 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import metrics
-from sightline.config import AugmentConfig, RunConfig, StageConfig, TrainConfig
+from sightline import backend, metrics
+from sightline.config import AugmentConfig, RunConfig, StageConfig
 from sightline.data.loader import Batch, batches, epoch_order
 from sightline.errors import DivergedError, Interrupted
 from sightline.models.build import Network
-from sightline.randomness import derive
 from sightline.records import EpochRecord, Samples
 from sightline.train import augment, checkpoint, stages
 from sightline.train.checkpoint import Arrays, Checkpoint
@@ -48,12 +48,13 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One stage, ready to run."""
+    """One stage, ready to run: `learner` is trained (it may augment first), `judge` gives logits of held-out samples."""
 
     config: RunConfig
     stage: StageConfig
     network: Network
     learner: Any
+    judge: Any
     train: Samples
     validation: Samples
     augment: AugmentConfig | None
@@ -80,10 +81,18 @@ def fit(
     in both cases the network holds the best weights so far, where there are any.
     """
     state = _Progress()
+    plan = config.train.stages or (StageConfig("training"),)
+    base: stages.Features | None = None
     with listening() as stop:
         try:
-            for stage in config.train.stages or (StageConfig("training"),):
-                _run_stage(_prepare(network, train, validation, config, stage, watcher), state, watcher, stop, checkpoints, improved)
+            for number, stage in enumerate(plan):
+                if stage.thaw < 0:
+                    base = None
+                elif base is None:
+                    group = list(takewhile(lambda following: following.thaw >= 0, plan[number:]))
+                    base = stages.extract(network, group, train, validation, config, watcher.progress)
+                task = _prepare(network, train, validation, base, config, stage)
+                _run_stage(task, state, watcher, stop, checkpoints, improved)
         except (Interrupted, DivergedError):
             if state.best_arrays:
                 checkpoint.restore(network.model, state.best_arrays)
@@ -96,33 +105,33 @@ def fit(
 
 
 def _prepare(
-    network: Network, train: Samples, validation: Samples, config: RunConfig, stage: StageConfig, watcher: Watcher
+    network: Network,
+    train: Samples,
+    validation: Samples,
+    base: stages.Features | None,
+    config: RunConfig,
+    stage: StageConfig,
 ) -> _Task:
-    made = stages.learner(network, stage)
-    changing: AugmentConfig | None = config.augment if augment.changes(config.augment) else None
-    classes = network.logits.shape[-1]
-    weights = class_weights(train.labels, classes, config.train.class_weights)
-    model = made.model
-    if made.frozen is not None:
-        seed = derive(config.seed, "views")
-        options: dict[str, Any] = {"seed": seed, "progress": watcher.progress}
-        train = stages.features(made.frozen, train, config.augment, views=stage.views, task="features", **options)
-        validation = stages.features(made.frozen, validation, config.augment, views=1, task="features (validation)", **options)
-        changing = None
-    elif changing is not None:
-        model = stages.with_augmentation(made.model, changing)
+    stages.freeze(network, stage)
+    changing: AugmentConfig | None = None
+    weights = class_weights(train.labels, network.logits.shape[-1], config.train.class_weights)
+    if base is None:
+        judge = learner = backend.keras().Model(network.model.input, network.logits)
+        if augment.changes(config.augment):
+            changing = config.augment
+            learner = stages.with_augmentation(judge, changing)
+    else:
+        features = stages.onward(network, base, stage)
+        judge = learner = backend.keras().Model(features.tensor, network.logits)
+        train, validation = features.train, features.validation
     epochs = config.train.epochs if stage.epochs is None else stage.epochs
     size = stage.batch_size or config.train.batch_size
-    base = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
-    steps = epochs * math.ceil(len(train) / size)
-    _compile(model, config.train, base)
-    rate = schedule(config.train.schedule, base, steps)
-    learner = stages.Learner(model, made.frozen)
-    return _Task(config, stage, network, (learner, made.model), train, validation, changing, rate, weights, epochs, size)
-
-
-def _compile(model: Any, config: TrainConfig, rate: float) -> None:
-    model.compile(optimizer=optimizer(config.optimizer, rate), loss=loss(config), metrics=["categorical_accuracy"])
+    start = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
+    rate = schedule(config.train.schedule, start, epochs * math.ceil(len(train) / size))
+    learner.compile(
+        optimizer=optimizer(config.train.optimizer, start), loss=loss(config.train), metrics=["categorical_accuracy"]
+    )
+    return _Task(config, stage, network, learner, judge, train, validation, changing, rate, weights, epochs, size)
 
 
 def _run_stage(
@@ -158,7 +167,6 @@ def _run_stage(
 
 
 def _epoch(task: _Task, epoch: int, number: int, watcher: Watcher, stop: Stop) -> EpochRecord:
-    learner, model = task.learner
     seed, count = task.config.seed, len(task.train)
     order = epoch_order(count, seed, number)
     drawn = None
@@ -170,12 +178,12 @@ def _epoch(task: _Task, epoch: int, number: int, watcher: Watcher, stop: Stop) -
         if stop.asked:
             raise Interrupted(f"Stopped in epoch {number}, before step {step + 1} of {steps}.")
         rate = task.rate(epoch * steps + step)
-        learner.model.optimizer.learning_rate = rate
-        value, accuracy = _step(task, learner.model, batch, drawn)
+        task.learner.optimizer.learning_rate = rate
+        value, accuracy = _step(task, batch, drawn)
         if not math.isfinite(value):
             raise DivergedError(
                 f"The loss is {value} at step {step + 1} of epoch {number}, learning rate {rate:g}, starting with "
-                f"{batch_path(task.train, batch)}. Lower train.optimizer.learning_rate."
+                f"{task.train.paths[int(batch.positions[0])]}. Lower train.optimizer.learning_rate."
             )
         n = len(batch.labels)
         seen, total, hits = seen + n, total + value * n, hits + accuracy * n
@@ -183,7 +191,7 @@ def _epoch(task: _Task, epoch: int, number: int, watcher: Watcher, stop: Stop) -
     seconds = time.perf_counter() - started
     val_loss = val_accuracy = None
     if len(task.validation):
-        logits = predict_logits(model, task.validation, max(task.batch_size, 32))
+        logits = predict_logits(task.judge, task.validation, max(task.batch_size, 32))
         val_loss = metrics.cross_entropy_of_logits(logits, task.validation.labels)
         val_accuracy = float(np.mean(logits.argmax(1) == task.validation.labels))
     return EpochRecord(
@@ -191,16 +199,11 @@ def _epoch(task: _Task, epoch: int, number: int, watcher: Watcher, stop: Stop) -
     )
 
 
-def batch_path(samples: Samples, batch: Batch) -> str:
-    """Return the path of the first picture of a batch."""
-    return samples.paths[int(batch.positions[0])]
-
-
-def _step(task: _Task, model: Any, batch: Batch, drawn: NDArray[np.float32] | None) -> tuple[float, float]:
+def _step(task: _Task, batch: Batch, drawn: NDArray[np.float32] | None) -> tuple[float, float]:
     inputs: Any = batch.pixels if drawn is None else [batch.pixels, drawn[batch.positions]]
     shares = label_shares(batch.labels, task.network.logits.shape[-1], task.config.train.label_smoothing)
     weights = None if task.weights is None else task.weights[batch.labels]
-    logs = model.train_on_batch(inputs, shares, sample_weight=weights, return_dict=True)
+    logs = task.learner.train_on_batch(inputs, shares, sample_weight=weights, return_dict=True)
     return float(logs["loss"]), float(logs["categorical_accuracy"])
 
 
@@ -223,8 +226,7 @@ def _better(record: EpochRecord, best: EpochRecord | None, monitor: str, min_del
 def _save(task: _Task, state: _Progress, folder: Path | None, epoch: int) -> None:
     if folder is None:
         return
-    learner, _ = task.learner
     arrays = {f"model/{k}": v for k, v in checkpoint.variables(task.network.model).items()}
-    arrays |= {f"optimizer/{k}": v for k, v in checkpoint.variables(learner.model.optimizer).items()}
+    arrays |= {f"optimizer/{k}": v for k, v in checkpoint.variables(task.learner.optimizer).items()}
     best = state.best.epoch if state.best else None
     checkpoint.write(folder, epoch, Checkpoint(arrays, {"epoch": epoch, "stage": task.stage.name, "best_epoch": best}))

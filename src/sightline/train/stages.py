@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,116 +12,160 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
-from sightline.config import AugmentConfig, StageConfig
+from sightline.config import AugmentConfig, RunConfig, StageConfig
 from sightline.errors import UsageError
 from sightline.models.build import Network
+from sightline.randomness import derive
 from sightline.records import Progress, Samples
 from sightline.train import augment
 
 
+IN_MEMORY = 1 << 29  # features beyond this many bytes go to a temporary file
+
+
 @dataclass(frozen=True, slots=True)
-class Learner:
-    """The part of a network that learns in a stage.
+class Features:
+    """What frozen layers made of both parts: float32 features in place of pixels.
 
-    `model` gives logits float32 [N, K] from what `frozen` gives (float32 features), or from uint8 pixels where
-    nothing is frozen (`frozen` is None).
+    `tensor` is where in the network they were taken; `train` holds `views` rows for each picture, view by view.
     """
 
-    model: Any
-    frozen: Any | None
+    tensor: Any
+    train: Samples
+    validation: Samples
+    views: int
 
 
-def learner(network: Network, stage: StageConfig) -> Learner:
-    """Freeze and thaw layers as the stage says, and cut the network where frozen layers end.
+def freeze(network: Network, stage: StageConfig) -> None:
+    """Let the layers learn that the stage thaws, and the head.
 
-    The cut is the last single tensor that all paths cross before the first layer that learns. Batch normalisation in
-    a pretrained backbone keeps its statistics, thawed or not.
+    Batch normalisation in a pretrained backbone keeps its statistics and its scale, thawed or not.
     """
-    keras = backend.keras()
+    normalization = backend.keras().layers.BatchNormalization
+    frozen = _frozen(network, stage)
+    for layer in network.model.layers:
+        keeps = network.pretrained and layer.name in network.backbone and isinstance(layer, normalization)
+        layer.trainable = layer.name not in frozen and not keeps
+
+
+def _frozen(network: Network, stage: StageConfig) -> frozenset[str]:
     names = network.backbone
     if stage.thaw > len(names):
         raise UsageError(f"Stage {stage.name!r} thaws {stage.thaw} layers, but the backbone has {len(names)}.")
-    thawed = set(names if stage.thaw < 0 else names[len(names) - stage.thaw :])
-    for layer in network.model.layers:
-        fixed_statistics = network.pretrained and isinstance(layer, keras.layers.BatchNormalization)
-        in_backbone = layer.name in names
-        layer.trainable = not in_backbone or (layer.name in thawed and not fixed_statistics)
-    inputs, logits = network.model.input, network.logits
-    cut = None if stage.thaw < 0 else _cut(network.model, logits, set(names) - thawed)
-    if cut is None:
-        return Learner(keras.Model(inputs, logits), None)
-    return Learner(keras.Model(cut, logits), keras.Model(inputs, cut))
+    return frozenset(() if stage.thaw < 0 else names[: len(names) - stage.thaw])
 
 
-def _cut(model: Any, logits: Any, frozen: set[str]) -> Any | None:
-    """Return the last tensor that alone feeds all that follows, before the first layer that learns or drops out."""
-    wanted = backend.keras().Model(model.input, logits)
-    operations = [op for depth in sorted(wanted._nodes_by_depth, reverse=True) for op in wanted._nodes_by_depth[depth]]  # noqa: SLF001  # Keras has no public walk over nodes
-    last_use: dict[int, int] = {}
-    for at, node in enumerate(operations):
-        for tensor in node.input_tensors:
-            last_use[id(tensor)] = at
-    last_use[id(logits)] = len(operations)
+def cut(network: Network, stage: StageConfig) -> Any | None:
+    """Return the last tensor that alone feeds all that follows, before the first layer that the stage lets learn.
+
+    None where nothing is frozen, or where what is frozen ends before the first such tensor.
+    """
+    frozen = _frozen(network, stage)
+    if not frozen:
+        return None
+    logits = backend.keras().Model(network.model.input, network.logits)
+    by_depth = logits._nodes_by_depth  # noqa: SLF001  # Keras has no public walk over the nodes of a graph
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    last_use = {id(tensor): at for at, node in enumerate(nodes) for tensor in node.input_tensors}
     live: dict[int, Any] = {}
-    cut = None
-    for at, node in enumerate(operations):
+    found = None
+    for at, node in enumerate(nodes):
         operation = node.operation
-        drops_out = operation.name not in frozen and hasattr(operation, "seed_generator")
-        if getattr(operation, "trainable_variables", None) or drops_out:
+        learns_or_drops = getattr(operation, "weights", None) or hasattr(operation, "seed_generator")
+        if operation.name not in frozen and learns_or_drops:
             break
         live |= {id(t): t for t in node.outputs}
         live = {key: t for key, t in live.items() if last_use.get(key, -1) > at}
         if len(live) == 1:
-            cut = next(iter(live.values()))
-    return None if cut is None or cut is wanted.inputs[0] else cut
+            found = next(iter(live.values()))
+    return None if found is network.model.inputs[0] else found
 
 
-def features(
-    frozen: Any,
-    samples: Samples,
-    config: AugmentConfig,
-    *,
-    views: int,
-    seed: int,
-    batch_size: int = 32,
+def extract(
+    network: Network,
+    group: Sequence[StageConfig],
+    train: Samples,
+    validation: Samples,
+    config: RunConfig,
     progress: Progress,
-    task: str = "features",
-) -> Samples:
-    """Run the frozen layers once over a part; the result is a part of float32 features, `views` rows a picture.
-
-    View 0 is the picture as it is; the others are augmented, each drawn as an epoch of its own.
-    """
-    count = len(samples)
-    out: NDArray[np.float32] = np.empty((count * views, *frozen.output.shape[1:]), np.float32)
-    changed = _changer(frozen, config) if views > 1 else None
+) -> Features | None:
+    """Run the layers that stay frozen through all stages of `group` once over both parts; None where there are none."""
+    tensor = cut(network, max(group, key=lambda stage: stage.thaw))
+    if tensor is None:
+        return None
+    frozen = backend.keras().Model(network.model.input, tensor)
+    views = max(stage.views for stage in group) if augment.changes(config.augment) else 1
     done = 0
-    for view in range(views):
-        drawn = augment.draw(config, count, *samples.pixels.shape[1:3], seed, -view) if view else None
-        for at in _slices(count, batch_size):
+    total = len(train) * views + len(validation)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("features of the frozen layers", done, total)
+
+    held_out = _run(frozen, validation, [None], config, advance)
+    return Features(tensor, _run(frozen, train, range(views), config, advance), held_out, views)
+
+
+def onward(network: Network, base: Features, stage: StageConfig) -> Features:
+    """Return the features where `stage` lets layers learn, computed from those of `base`, which lie before."""
+    tensor = cut(network, stage)
+    views = min(stage.views, base.views)
+    few = base.train.first(len(base.train) // base.views * views)
+    if tensor is None or tensor is base.tensor:
+        return Features(base.tensor, few, base.validation, views)
+    between = backend.keras().Model(base.tensor, tensor)
+    return Features(tensor, _through(between, few), _through(between, base.validation), views)
+
+
+def _through(model: Any, samples: Samples) -> Samples:
+    out = _space((len(samples), *model.output.shape[1:]))
+    for at in _slices(len(samples)):
+        out[at] = model.predict_on_batch(samples.take(at))
+    return _as_samples(out, samples.labels, samples.paths)
+
+
+def _run(
+    frozen: Any, samples: Samples, views: Sequence[int | None], config: RunConfig, advance: Callable[[int], None]
+) -> Samples:
+    """View 0 (or None) is the picture as it is; the others are augmented, each drawn as an epoch of its own."""
+    count = len(samples)
+    out = _space((count * len(views), *frozen.output.shape[1:]))
+    changed = with_augmentation(frozen, config.augment) if len(views) > 1 else None
+    for view in views:
+        drawn = None
+        if view:
+            drawn = augment.draw(config.augment, count, *samples.pixels.shape[1:3], derive(config.seed, "views"), view)
+        for at in _slices(count):
             pixels = samples.take(at)
             if drawn is None or changed is None:
                 found = frozen.predict_on_batch(pixels)
             else:
                 found = changed.predict_on_batch([pixels, drawn[at]])
-            out[view * count + at.start : view * count + at.stop] = found
-            done += at.stop - at.start
-            progress(task, done, count * views)
-    labels, paths = np.tile(samples.labels, views), samples.paths * views
-    return Samples(out, np.arange(count * views), labels, paths)  # type: ignore[arg-type]  # features in place of pixels
+            start = (view or 0) * count
+            out[start + at.start : start + at.stop] = found
+            advance(len(found))
+    return _as_samples(out, np.tile(samples.labels, len(views)), samples.paths * len(views))
 
 
-def _changer(model: Any, config: AugmentConfig) -> Any:
+def _space(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if 4 * math.prod(shape) <= IN_MEMORY:
+        return np.empty(shape, np.float32)
+    return np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape)  # noqa: SIM115  # the map keeps it
+
+
+def _as_samples(out: NDArray[np.float32], labels: NDArray[np.int32], paths: tuple[str, ...]) -> Samples:
+    return Samples(out, np.arange(len(out)), labels, paths)
+
+
+def with_augmentation(model: Any, config: AugmentConfig) -> Any:
+    """Return `model` fed with augmented pictures: inputs (uint8 pixels [N, H, W, C], drawn changes float32 [N, 10])."""
     keras = backend.keras()
     pixels = keras.Input(model.input.shape[1:], dtype="uint8")
     drawn = keras.Input((augment.COLUMNS,), dtype="float32")
     return keras.Model([pixels, drawn], model(augment.apply(config, pixels, drawn)))
 
 
-def _slices(count: int, size: int) -> Iterator[slice]:
+def _slices(count: int, size: int = 32) -> Iterator[slice]:
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
-
-
-def with_augmentation(model: Any, config: AugmentConfig) -> Any:
-    """Return `model` fed with augmented pictures: inputs (uint8 pixels [N, H, W, C], drawn changes [N, 10])."""
-    return _changer(model, config)

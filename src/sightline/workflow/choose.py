@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sightline import backend
 from sightline.config import RunConfig
 from sightline.models import registry, weights
+from sightline.models.registry import Entry
 from sightline.preprocess import Preprocess
 from sightline.records import Index
 
@@ -58,7 +59,7 @@ def settle(config: RunConfig, index: Index) -> RunConfig:
     pretrained = config.model.weights != "none" and entry.pretrained is not None
     height = config.picture.height or config.picture.width
     if height is None:
-        height = entry.size if entry.size > SMALL else min(max(median_side(index), entry.size), SMALL)
+        height = _side(entry, median_side(index), pretrained=pretrained)
     width = config.picture.width or height
     alpha = config.model.alpha
     if alpha is None and entry.alpha is not None:
@@ -72,6 +73,14 @@ def settle(config: RunConfig, index: Index) -> RunConfig:
         picture=replace(config.picture, height=height, width=width, channels=channels),
         model=replace(config.model, alpha=alpha),
     )
+
+
+def _side(entry: Entry, pictures: int, *, pretrained: bool) -> int:
+    if entry.size <= SMALL:
+        return min(max(pictures, entry.size), SMALL)
+    if pretrained and entry.sharp is not None and pictures >= entry.sharp:
+        return entry.sharp
+    return entry.size
 
 
 def preprocess(config: RunConfig) -> Preprocess:
