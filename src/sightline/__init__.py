@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    __version__: str
     from sightline.records import Evaluation, Prediction, TrainResult
     from sightline.workflow import Classifier, load, train
 
@@ -29,6 +28,9 @@ _HOMES = {
     "load": "sightline.workflow",
     "train": "sightline.workflow",
 }
+
+
+__version__: str
 
 
 def predict(model: Any, pictures: Any, *, top: int = 5) -> list[Prediction]:

@@ -71,7 +71,9 @@ def keras(wanted: str = "auto") -> Any:
     if importlib.util.find_spec("keras") is None:
         raise MissingExtraError("keras", "train", "Training")
     os.environ["KERAS_BACKEND"] = choice.name
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its start-up notes are about its own build, not the user's work
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "3"
+    )  # its start-up notes are about its own build, not the user's work
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the backend's own imports
         import keras as module

@@ -56,7 +56,9 @@ class Run:
                 shutil.rmtree(path)
             path.mkdir(parents=True)
         except OSError as error:
-            raise OutputError(f"The run directory {path} cannot be made: {error.strerror}. Name another with --out.") from error
+            raise OutputError(
+                f"The run directory {path} cannot be made: {error.strerror}. Name another with --out."
+            ) from error
         run = cls(path)
         run.update(schema=SCHEMA, status="running")
         return run
@@ -66,7 +68,9 @@ class Run:
         """Open an existing run; raises `ModelError` if it is none, or one of an unknown schema."""
         run = cls(path)
         if not (path / "run.json").is_file():
-            raise ModelError(f"{path} is not a run: expected the folder that `sightline train` made, with its run.json.")
+            raise ModelError(
+                f"{path} is not a run: expected the folder that `sightline train` made, with its run.json."
+            )
         schema = run.info.get("schema")
         if schema != SCHEMA:
             raise ModelError(f"{path} has the schema {schema!r}; this version of Sightline reads {SCHEMA} only.")
@@ -132,7 +136,7 @@ class Run:
 
     def write_model(self, model: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         """Save a Keras model with its classes and picture contract."""
-        self._write_with("model.keras", lambda path: model.save(path))
+        self._write_with("model.keras", model.save)
         self._write_json("model.json", {"classes": list(classes), "preprocess": preprocess.to_dict()})
 
     @property
@@ -185,7 +189,9 @@ class Run:
         except OSError as error:
             with suppress(OSError):
                 aside.unlink()
-            raise OutputError(f"{path} cannot be written: {error.strerror or error}. Free some space or check its rights.") from error
+            raise OutputError(
+                f"{path} cannot be written: {error.strerror or error}. Free some space or check its rights."
+            ) from error
         return path
 
 
@@ -199,7 +205,9 @@ def check_writable(path: Path, *, force: bool = False) -> None:
         raise OutputError(f"{path} is a file: name a folder that does not exist yet with --out.")
     if path.exists() and any(path.iterdir()):
         if not force:
-            raise OutputError(f"{path} exists already and is not empty: name another folder with --out, or use --force.")
+            raise OutputError(
+                f"{path} exists already and is not empty: name another folder with --out, or use --force."
+            )
         if not (path / "run.json").is_file():
             raise UsageError(f"{path} is not a run, so --force does not remove it: name another folder with --out.")
     folder = path
@@ -209,7 +217,9 @@ def check_writable(path: Path, *, force: bool = False) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OutputError(f"Nothing can be written in {folder}: {error.strerror}. Name another place with --out.") from error
+        raise OutputError(
+            f"Nothing can be written in {folder}: {error.strerror}. Name another place with --out."
+        ) from error
 
 
 def next_path(base: Path, stem: str) -> Path:

@@ -18,7 +18,7 @@ def demo(
     out: Annotated[Path | None, typer.Option(help="The run directory; default runs/demo-<n>.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
 ) -> None:
-    """Draw coffee beans in four roasts, train on them, judge the result, name four new pictures: minutes, no download."""
+    """Draw coffee beans in four roasts, train on them, judge the result, name four new pictures; no download."""
     from sightline import workflow
 
     say = console()
@@ -33,5 +33,7 @@ def demo(
     for path in workflow.draw_new(Path(result.run) / "new", NEW):
         answer = classifier.predict(path)[0]
         say.print(f"{escape(str(path))}  [bold]{answer.label}[/] {answer.probability:.3f}")
-    say.print(f"\nThe run is in {escape(result.run)}; look at {escape(result.run)}/figures/curves.png and confusion.png.")
+    say.print(
+        f"\nThe run is in {escape(result.run)}; look at {escape(result.run)}/figures/curves.png and confusion.png."
+    )
     say.print(f"Next: sightline train YOUR_FOLDER, then sightline predict {escape(result.run)} PICTURE")

@@ -17,6 +17,10 @@ def env(json: Annotated[bool, typer.Option("--json", help="Print one JSON object
     if json:
         print_json(found)
         return
-    rows = [[key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)] for key, value in found.items() if key != "versions"]
+    rows = [
+        [key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)]
+        for key, value in found.items()
+        if key != "versions"
+    ]
     rows += [[f"  {name}", version] for name, version in found["versions"].items()]
     table(["", ""], rows)

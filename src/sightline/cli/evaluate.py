@@ -13,7 +13,9 @@ from sightline.records import Evaluation
 def evaluate(
     model: Annotated[str, typer.Argument(help="A run directory.")],
     data: Annotated[list[str] | None, typer.Argument(help="Labelled pictures; default: the run's own.")] = None,
-    split: Annotated[str | None, typer.Option(help="train, validation or test; default: test where there is one.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, validation or test; default: test where there is one.")
+    ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next time.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
@@ -39,15 +41,15 @@ def show(found: Evaluation) -> None:
         f"accuracy {found.accuracy:.4f} (95% interval {low:.4f} to {high:.4f}) on {found.count} pictures, "
         f"loss {found.loss:.4f}\n"
     )
-    rows = [
-        [c.label, f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", str(c.support)] for c in found.per_class
-    ]
+    rows = [[c.label, f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", str(c.support)] for c in found.per_class]
     columns = ["class", "precision", "recall", "F1", "pictures"]
     table(columns, rows, right=columns[1:])
-    if len(found.classes) <= 12:  # noqa: PLR2004  # wider tables cannot be read on a terminal
+    if len(found.classes) <= 12:  # wider tables cannot be read on a terminal
         out.print("\nconfusion, true classes in rows")
         counts = [[label, *map(str, row)] for label, row in zip(found.classes, found.confusion.tolist(), strict=True)]
         table(["", *map(escape, found.classes)], counts, right=found.classes)
     if found.rejects:
         first = found.rejects[0]
-        out.print(f"\n{len(found.rejects)} files could not be read, such as {escape(first.path)}: {escape(first.reason)}")
+        out.print(
+            f"\n{len(found.rejects)} files could not be read, such as {escape(first.path)}: {escape(first.reason)}"
+        )

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -61,7 +61,7 @@ class Display(Watcher):
         self._begun: dict[str, float] = {}
         self._epochs = self._steps = self._first = self._seen = 0
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         if self._console.is_terminal and not self._quiet:
             self._bars = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -85,7 +85,7 @@ class Display(Watcher):
         begun = self._begun.setdefault(task, time.perf_counter())
         if done >= total:
             seconds = time.perf_counter() - self._begun.pop(task, begun)
-            if seconds > 2:  # noqa: PLR2004  # shorter work needs no report
+            if seconds > 2:  # shorter work needs no report
                 self.say(f"{task}: {total} in {seconds:.1f} s")
 
     def stage(self, name: str, epochs: int, steps: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterator
-from itertools import chain
 from enum import StrEnum
+from itertools import chain
 from typing import Annotated
 
 import typer
@@ -32,7 +32,7 @@ def predict(
 ) -> None:
     """Name pictures. Exits with 1 if one of them could not be read; its row says why."""
     from sightline import workflow
-    from sightline.predict import stream
+    from sightline.prediction import stream
 
     items = stream.expand(pictures, stdin=sys.stdin.buffer.read)
     first = stream.peek(items)  # a wrong path or an empty folder shows before the model is loaded

@@ -12,7 +12,9 @@ from sightline.records import PartFigures, TrainResult
 
 Sources = Annotated[
     list[str],
-    typer.Argument(help="Folders of class folders, .zip or .tar of them, manifests, idx files, or names such as beans."),
+    typer.Argument(
+        help="Folders of class folders, .zip or .tar of them, manifests, idx files, or names such as beans."
+    ),
 ]
 
 

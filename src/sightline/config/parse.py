@@ -113,10 +113,7 @@ def assign(values: dict[str, Any], expression: str) -> None:
         raise ConfigError(f"--set expects KEY=VALUE such as train.epochs=5, not {expression!r}.")
     target: Any = values
     for key in keys[:-1]:
-        if isinstance(target, list):
-            target = _element(target, key, path)
-        else:
-            target = target.setdefault(key, {})
+        target = _element(target, key, path) if isinstance(target, list) else target.setdefault(key, {})
         if not isinstance(target, dict | list):
             raise ConfigError(f"There is no setting {path!r}: {key!r} holds a value, not a table.")
     if isinstance(target, list):
@@ -154,19 +151,22 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"{path} expects a list, not {value!r}.")
         return tuple(_convert(args[0], v, f"{path}.{i}") for i, v in enumerate(value))
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path} is a table of settings; set one of them, as in {path}.{_first_field(hint)}=...")
-        return from_dict(hint, value, f"{path}.")  # type: ignore[arg-type]  # a dataclass type, by the check above
+    return _convert_table(hint, value, path) if dataclasses.is_dataclass(hint) else _convert_value(hint, value, path)
+
+
+def _convert_table(hint: Any, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        first = dataclasses.fields(hint)[0].name
+        raise ConfigError(f"{path} is a table of settings; set one of them, as in {path}.{first}=...")
+    return from_dict(hint, value, f"{path}.")
+
+
+def _convert_value(hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{path} expects {_KINDS[hint]}, not {value!r}.")
     return value
-
-
-def _first_field(cls: Any) -> str:
-    return dataclasses.fields(cls)[0].name
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

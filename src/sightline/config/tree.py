@@ -35,7 +35,9 @@ class PictureConfig:
 
     height: int | None = setting(None, "pixels; unset: the model's own size, or the pictures' where small", 1, 4096)
     width: int | None = setting(None, "pixels; unset: as height", 1, 4096)
-    channels: Literal[1, 3] | None = setting(None, "3 colour, 1 grey; unset: grey if all pictures are and the model may")
+    channels: Literal[1, 3] | None = setting(
+        None, "3 colour, 1 grey; unset: grey if all pictures are and the model may"
+    )
     resize: Literal["stretch", "crop", "pad"] = setting(
         "stretch", "stretch: whole picture, both sides to size; crop: centre only; pad: whole picture, bars added"
     )

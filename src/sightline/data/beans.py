@@ -48,7 +48,7 @@ class Roast(NamedTuple):
 
 ROASTS = {
     "Dark": Roast((52, 36, 29), (38, 27, 23), (.13, .04), (.1, .5), (.1, .7), (0, .3), (0, 0), (.1, .55), (14, 60)),
-    "Green": Roast((158, 150, 116), (136, 134, 88), (.08, .03), (.2, .8), (.1, .5), (.1, .5), (.1, .4), (0, .06), (6, 14)),
+    "Green": Roast((158, 150, 116), (136, 134, 88), (.08, .02), (0, 1), (.1, .5), (0, .5), (.1, .4), (0, .06), (6, 14)),
     "Light": Roast((161, 112, 70), (136, 88, 53), (.08, .03), (.4, 1), (.7, 1.5), (.3, .8), (0, .1), (0, .07), (6, 16)),
     "Medium": Roast((108, 67, 45), (90, 54, 37), (.1, .03), (.2, .7), (.3, 1), (.4, 1), (0, .04), (.03, .16), (10, 30)),
 }  # fmt: skip
@@ -63,15 +63,15 @@ SMALLEST, LARGEST, FEWEST = 16, 1024, 8  # side in pixels; pictures in a set
 
 # What beans lie on: pattern, the two colours it mixes, their spread (as of a roast), depth of the relief.
 SURFACES: tuple[tuple[str, RGB, RGB, Range, float], ...] = (
-    ("wood", (95, 64, 43), (154, 110, 74), (0.2, 0.05), 0.15),
-    ("wood", (165, 134, 101), (206, 177, 140), (0.1, 0.04), 0.1),
-    ("weave", (118, 95, 71), (187, 162, 128), (0.12, 0.05), 0.7),
-    ("weave", (151, 150, 146), (206, 204, 198), (0.15, 0.12), 0.5),
-    ("paper", (205, 200, 194), (227, 224, 219), (0.05, 0.03), 0.25),
-    ("paper", (166, 133, 101), (189, 154, 120), (0.1, 0.04), 0.25),
-    ("stone", (45, 46, 49), (74, 78, 81), (0.2, 0.06), 0.9),
-    ("stone", (118, 120, 112), (170, 165, 157), (0.15, 0.06), 0.5),
-    ("gradient", (97, 88, 80), (193, 186, 180), (0.2, 0.12), 0),
+    ("wood", (95, 64, 43), (154, 110, 74), (0.1, 0.04), 0.15),
+    ("wood", (165, 134, 101), (206, 177, 140), (0.08, 0.03), 0.1),
+    ("weave", (118, 95, 71), (187, 162, 128), (0.1, 0.03), 0.7),
+    ("weave", (151, 150, 146), (206, 204, 198), (0.1, 0.07), 0.5),
+    ("paper", (205, 200, 194), (227, 224, 219), (0.05, 0.02), 0.2),
+    ("paper", (166, 133, 101), (189, 154, 120), (0.1, 0.03), 0.2),
+    ("stone", (45, 46, 49), (74, 78, 81), (0.2, 0.05), 0.9),
+    ("stone", (118, 120, 112), (170, 165, 157), (0.1, 0.04), 0.5),
+    ("gradient", (97, 88, 80), (193, 186, 180), (0.12, 0.06), 0),
     ("brushed", (139, 139, 141), (176, 176, 176), (0.1, 0.02), 0.2),
 )
 
@@ -110,8 +110,8 @@ class Pose(NamedTuple):
 
 def light_of(colour: RGB, factors: Plane | float = 1) -> Plane:
     """Return a picture's colour, times `factors` `[3]`, as light."""
-    share = np.asarray(colour) / 255 * factors
-    return np.square(share.astype(np.float32)).reshape(3, 1, 1)
+    value: Plane = np.multiply(colour, factors, dtype=np.float32) / 255
+    return np.square(value).reshape(3, 1, 1)
 
 
 def varied(rng: np.random.Generator, spread: Range, times: float = 1) -> Plane:
@@ -167,8 +167,8 @@ def pattern(rng: np.random.Generator, name: str, side: int) -> Plane:
     elif name == "gradient":
         mix = smooth(-0.6, 0.6, u) + 0.06 * noise(rng, side, angle, 4, (1, 1, 1))[0]
     else:
-        depth, kind = {"stone": (0.17, (2, 0.85, 1)), "brushed": (0.16, (20, 0.7, 60)), "paper": (0.12, (40, 0.7, 1))}[name]
-        mix = 0.5 + depth * noise(rng, side, angle, 96, kind)[0]
+        kinds = {"stone": (2, 0.85, 1), "brushed": (20, 0.7, 60), "paper": (40, 0.7, 1)}
+        mix = 0.5 + 0.15 * noise(rng, side, angle, 96, kinds[name])[0]
     return mix
 
 
@@ -269,7 +269,7 @@ def photograph(rng: np.random.Generator, canvas: Plane, size: int) -> NDArray[np
     """Return the canvas as a camera sees it, `[size, size, 3]`: blur, fall-off, exposure, white balance, noise."""
     soft, motion = abs(float(rng.normal(0, 0.003))), rng.uniform(0, 0.006, 2) * (rng.uniform() < 0.2)
     tilt, (vignette, grit) = rng.normal(0, 0.07, (2, 1)), rng.uniform((0, 0.4), (0.16, 3)).tolist()
-    side, gain = canvas.shape[1], 250 * varied(rng, (0.09, 0.03)).reshape(3, 1, 1)
+    side, gain = canvas.shape[1], 250 * varied(rng, (0.08, 0.025)).reshape(3, 1, 1)
     line = (np.arange(side) + 0.5) * (2 / side) - 1
     down, across = (1 + tilt * line - vignette * line * line).astype(np.float32)
     values = np.minimum(np.sqrt(np.maximum(canvas, 0)) * (gain * down[:, None]) * across, 255).astype(np.uint8)

@@ -125,7 +125,7 @@ def _build(
     array = np.lib.format.open_memmap(work / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):  # a full disk must fail here, as an error, not later as a bus error in the map
         with (work / "pixels.npy").open("rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, os.path.getsize(work / "pixels.npy"))
+            os.posix_fallocate(file.fileno(), 0, (work / "pixels.npy").stat().st_size)
     failed: dict[int, str] = {}
 
     def decode(start: int) -> int:
@@ -136,7 +136,7 @@ def _build(
                 array[i] = preprocess.fit(content) if isinstance(content, np.ndarray) else preprocess.decode(content)
             except PictureError as error:
                 failed[i] = str(error)
-        return zlib.crc32(array[start:stop])
+        return zlib.crc32(array[start:stop].data)
 
     checks = []
     starts = range(0, shape[0], CHUNK)
@@ -187,7 +187,7 @@ def _verify(array: NDArray[np.uint8], checks: Sequence[int], threads: int | None
     chunks = range(0, len(checks), every)
 
     def good(i: int) -> bool:
-        return zlib.crc32(array[i * CHUNK : (i + 1) * CHUNK]) == checks[i]
+        return zlib.crc32(array[i * CHUNK : (i + 1) * CHUNK].data) == checks[i]
 
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         return all(pool.map(good, chunks))

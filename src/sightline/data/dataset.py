@@ -133,7 +133,7 @@ def _classes(pictures: Sequence[Picture], rejects: Sequence[Reject], name: str) 
                 f"{p.path} is of class {p.label!r}, which the training part of {name} does not have "
                 f"(it has {', '.join(sorted(classes)[:8])}). Add training pictures of it, or remove it."
             )
-    if len(classes) < 2:  # noqa: PLR2004
+    if len(classes) < 2:
         only = next(iter(classes))
         raise DataError(
             f"{name} holds one class only, {only!r}: a classifier needs at least two folders of pictures. If the class "

@@ -95,7 +95,7 @@ def load(text: str) -> Listing:
 
 
 def _beans(count: int, size: int, seed: int) -> Listing:
-    beans.check(count, size)
+    beans.check(size, count)
     source = hashlib.sha256(Path(beans.__file__).read_bytes()).hexdigest()
 
     def draw(i: int) -> NDArray[np.uint8]:
@@ -104,8 +104,9 @@ def _beans(count: int, size: int, seed: int) -> Listing:
     def identity(i: int) -> str:  # a picture is decided by the code that draws it and by these three numbers
         return hashlib.sha256(f"{source} {seed} {i} {size}".encode()).hexdigest()
 
-    store = DrawnStore("beans", count, (size, size, 3), draw, identity)
-    return Listing([Entry(store, k, f"beans[{k}]", beans.CLASSES[int(k) % len(beans.CLASSES)]) for k in store.keys()])
+    store = DrawnStore("beans", (size, size, 3), draw, identity)
+    classes = beans.CLASSES
+    return Listing([Entry(store, str(i), f"beans[{i}]", classes[i % len(classes)]) for i in range(count)])
 
 
 def _digits() -> Listing:

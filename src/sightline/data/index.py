@@ -18,20 +18,24 @@ from sightline.data.stores import DrawnStore, FolderStore, TarStore, ZipStore
 from sightline.errors import DataError, PictureError
 from sightline.records import Index, Picture, Progress, Reject, no_progress
 
-PICTURE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .jpx .jpf .j2c "
-    ".avif .heic .heif .tga .ico".split()
-)
+PICTURE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".avif", ".heic", ".heif", ".tga", ".ico",
+})  # fmt: skip
 """A file named so must be a picture: one that cannot be read is a reject. Other names are tried, then passed over."""
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 Source = str | Path
+Sources = Source | Listing | Sequence[Source | Listing]
 
 
-def index(
-    sources: Source | Sequence[Source | Listing], progress: Progress = no_progress, threads: int | None = None
-) -> Index:
+def as_list(sources: Sources) -> list[Source | Listing]:
+    """Return one source or several as a list."""
+    return [sources] if isinstance(sources, str | Path | Listing) else list(sources)
+
+
+def index(sources: Sources, progress: Progress = no_progress, threads: int | None = None) -> Index:
     """List the pictures of one or several sources, reading every file once (its hash, its header; no pixels).
 
     A source is a folder (of class folders, with or without train/validation/test above), a ``.zip`` or ``.tar`` of
@@ -39,7 +43,7 @@ def index(
 
     Raises `DataError` if a source is missing, holds no pictures, or mixes stated parts with none.
     """
-    many = [sources] if isinstance(sources, str | Path) else list(sources)
+    many = as_list(sources)
     if not many:
         raise DataError("No pictures given: name a folder, an archive, a manifest or a data set such as beans.")
     listings = [s if isinstance(s, Listing) else list_source(s, f"{_short(s)}/" if len(many) > 1 else "") for s in many]
@@ -118,7 +122,7 @@ def _look(entry: Entry) -> Picture | Reject | None:
         if isinstance(content, np.ndarray):
             return _array_picture(entry, content)
         if not content:
-            raise PictureError("empty file")
+            return Reject(entry.path, "empty file", entry.label)
         header = preprocess.inspect(content)
     except PictureError as error:
         if PurePosixPath(entry.key).suffix.lower() not in PICTURE_SUFFIXES and not entry.extra:
@@ -126,20 +130,20 @@ def _look(entry: Entry) -> Picture | Reject | None:
         return Reject(entry.path, str(error), entry.label)
     digest = hashlib.sha256(content).hexdigest()
     grey = header.mode in {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
-    return Picture(
-        entry.path, digest, entry.label, entry.part, header.width, header.height, grey, entry.extra
-    )
+    return Picture(entry.path, digest, entry.label, entry.part, header.width, header.height, grey, entry.extra)
 
 
 def _array_picture(entry: Entry, pixels: NDArray[np.uint8]) -> Picture:
     digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
-    grey = pixels.ndim == 2 or pixels.shape[-1] == 1  # noqa: PLR2004
+    grey = pixels.ndim == 2 or pixels.shape[-1] == 1
     return Picture(entry.path, digest, entry.label, entry.part, pixels.shape[1], pixels.shape[0], grey, entry.extra)
 
 
 def _nothing_found(sources: Sequence[Source | Listing], rejects: Sequence[Reject]) -> str:
     where = ", ".join(map(str, sources))
     if not rejects:
-        return f"No pictures in {where}: expected one folder per class with pictures inside, as in cat/1.jpg, dog/2.jpg."
+        return (
+            f"No pictures in {where}: expected one folder per class with pictures inside, as in cat/1.jpg, dog/2.jpg."
+        )
     first = rejects[0]
     return f"None of the {len(rejects)} pictures in {where} can be used; the first, {first.path}: {first.reason}."

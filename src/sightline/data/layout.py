@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.data.stores import ArrayStore, FolderStore, Store
+from sightline.data.stores import ArrayStore, FileStore, FolderStore, Store
 from sightline.errors import DataError
 from sightline.records import Part, Reject
 
@@ -62,13 +62,14 @@ def is_hidden(path: str) -> bool:
     return any(p.startswith(".") or p == "__MACOSX" for p in parts) or parts[-1].lower() in {"thumbs.db", "desktop.ini"}
 
 
-def class_folders(store: Store, prefix: str = "") -> Listing:
+def class_folders(store: FileStore, prefix: str = "") -> Listing:
     """Read classes from folder names, parts from ``train/ validation|valid|val/ test/`` above them.
 
     Folders that merely wrap the rest (``archive/dataset/train/...``) are looked through.
     """
-    keys = [k for k in store.keys() if not is_hidden(k)]
-    skipped = len(store.keys()) - len(keys)
+    listed = store.keys()
+    keys = [k for k in listed if not is_hidden(k)]
+    skipped = len(listed) - len(keys)
     wrapper = _wrapper(keys)
     inner = {k: PurePosixPath(k).parts[wrapper:] for k in keys}
     has_parts = _has_parts(list(inner.values()), store.name)
@@ -101,18 +102,18 @@ def _has_parts(paths: Sequence[tuple[str, ...]], name: str) -> bool:
     for p in paths:
         if len(p) > 1:
             tops[p[0]] = max(tops.get(p[0], 0), len(p))
-    named = {t for t in tops if t.lower() in PART_NAMES and tops[t] > 2}  # noqa: PLR2004  # part/class/file
+    named = {t for t in tops if t.lower() in PART_NAMES and tops[t] > 2}  # part/class/file
     others = sorted(set(tops) - named)
     if not named:
         return False
-    if others and any(tops[t] > 2 for t in others):  # noqa: PLR2004
+    if others and any(tops[t] > 2 for t in others):
         raise DataError(
             f"{name} holds {', '.join(sorted(named))} beside {', '.join(others)}: expected only train, validation "
             f"(or valid, val) and test there. Rename or move {others[0]!r}."
         )
     if others:
         raise DataError(
-            f"{name} holds the part {sorted(named)[0]!r} beside {others[0]!r}, which has no class folders. "
+            f"{name} holds the part {min(named)!r} beside {others[0]!r}, which has no class folders. "
             "Move the pictures into class folders of a part."
         )
     return True
@@ -145,7 +146,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         reader = csv.DictReader(text.splitlines())
         missing = {"path", "label"} - set(reader.fieldnames or ())
         if missing:
-            raise DataError(f"{path} has no column {sorted(missing)[0]!r}; its first line should be path,label[,split].")
+            raise DataError(f"{path} has no column {min(missing)!r}; its first line should be path,label[,split].")
         for row in reader:
             yield reader.line_num, {k: (v or "") for k, v in row.items() if k is not None}
         return
@@ -206,7 +207,9 @@ def array_entries(
     if labels.dtype.kind in "iu":
         names = classes or _numbered(int(labels.max(initial=0)) + 1)
         if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(names):
-            raise DataError(f"{name}: labels run from {labels.min()} to {labels.max()}, but there are {len(names)} classes.")
+            raise DataError(
+                f"{name}: labels run from {labels.min()} to {labels.max()}, but there are {len(names)} classes."
+            )
         texts = [names[i] for i in labels.tolist()]
     else:
         texts = [str(x) for x in labels.tolist()]

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +33,15 @@ class Store(Protocol):
 
     name: str
 
-    def keys(self) -> Sequence[str]:
-        """Return the relative paths, with ``/`` between folders, sorted."""
-
     def read(self, key: str) -> bytes | NDArray[np.uint8]:
         """Return the content of one file; raises `PictureError` with the reason if it cannot be read."""
+
+
+class FileStore(Store, Protocol):
+    """A store of files, which can be listed."""
+
+    def keys(self) -> Sequence[str]:
+        """Return the relative paths, with ``/`` between folders, sorted."""
 
 
 class FolderStore:
@@ -142,7 +146,7 @@ class TarStore:
 
 
 def _plain_tar(path: Path) -> IO[bytes]:
-    openers = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+    openers: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
     with path.open("rb") as file:
         opener = openers.get(file.read(2))
     if opener is None:
@@ -161,11 +165,9 @@ class ArrayStore:
         self.name = name
         self._pixels = pixels
 
-    def keys(self) -> Sequence[str]:
-        return [str(i) for i in range(len(self._pixels))]
-
     def read(self, key: str) -> NDArray[np.uint8]:
-        return self._pixels[int(key)]
+        picture: NDArray[np.uint8] = self._pixels[int(key)]
+        return picture
 
 
 class DrawnStore:
@@ -174,17 +176,13 @@ class DrawnStore:
     def __init__(
         self,
         name: str,
-        count: int,
         shape: tuple[int, int, int],
         draw: Callable[[int], NDArray[np.uint8]],
         identity: Callable[[int], str],
     ) -> None:
         self.name = name
         self.shape = shape
-        self._count, self._draw, self._identity = count, draw, identity
-
-    def keys(self) -> Sequence[str]:
-        return [str(i) for i in range(self._count)]
+        self._draw, self._identity = draw, identity
 
     def read(self, key: str) -> NDArray[np.uint8]:
         return self._draw(int(key))

@@ -97,7 +97,7 @@ def _check(plan: Plan, entry: Entry) -> None:
             f"{entry.name} needs pictures of at least {smallest}x{smallest} pixels, not {plan.height}x{plan.width}: "
             f"set picture.height={smallest} or more."
         )
-    if plan.config.head == "sigmoid" and plan.classes != 2:  # noqa: PLR2004
+    if plan.config.head == "sigmoid" and plan.classes != 2:
         raise UsageError(f"model.head=sigmoid is for two classes; there are {plan.classes}. Use softmax.")
     if plan.config.alpha is not None and entry.alpha is None:
         raise UsageError(f"{entry.name} has no width multiplier: leave model.alpha unset.")
@@ -113,7 +113,7 @@ def normalized(pixels: Any, scheme: Normalize, standard: tuple[float, float] | N
     channels = pixels.shape[-1]
     scale: float | list[float] = 1.0
     offset: float | list[float] = 0.0
-    if scheme == "caffe" and channels == 3:  # noqa: PLR2004
+    if scheme == "caffe" and channels == 3:
         pixels = keras.ops.flip(pixels, axis=-1)
     if scheme == "unit":
         scale = 1 / 255
@@ -121,9 +121,11 @@ def normalized(pixels: Any, scheme: Normalize, standard: tuple[float, float] | N
         scale, offset = 1 / 127.5, -1.0
     elif scheme == "imagenet":
         scale = [1 / (255 * s) for s in _channels(IMAGENET_STD, channels)]
-        offset = [-m / s for m, s in zip(_channels(IMAGENET_MEAN, channels), _channels(IMAGENET_STD, channels), strict=True)]
+        offset = [
+            -m / s for m, s in zip(_channels(IMAGENET_MEAN, channels), _channels(IMAGENET_STD, channels), strict=True)
+        ]
     elif scheme == "caffe":
-        offset = [-m for m in (CAFFE_MEAN if channels == 3 else _channels(CAFFE_MEAN[::-1], channels))]  # noqa: PLR2004
+        offset = [-m for m in (CAFFE_MEAN if channels == 3 else _channels(CAFFE_MEAN[::-1], channels))]
     elif scheme == "standardize":
         if standard is None:
             raise ModelError("normalize=standardize needs the mean and deviation of the training pixels.")
@@ -134,7 +136,7 @@ def normalized(pixels: Any, scheme: Normalize, standard: tuple[float, float] | N
 
 def _channels(values: Sequence[float], channels: int) -> Sequence[float]:
     """Return a red, green, blue triple as it is, or as one grey value."""
-    return values if channels == 3 else [sum(v * w for v, w in zip(values, LUMA, strict=True))]  # noqa: PLR2004
+    return values if channels == 3 else [sum(v * w for v, w in zip(values, LUMA, strict=True))]
 
 
 def _body(x: Any, entry: Entry, config: ModelConfig) -> Any:

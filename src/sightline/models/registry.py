@@ -38,8 +38,8 @@ class Entry:
     """One network: `body` names its function ("module:function" below `sightline.models`), the rest its defaults.
 
     `size` is the side in pixels that it was designed for, `smallest` the least that its strides allow. `sharp` is the
-    side to use with pretrained weights where the pictures are that large: a convolutional backbone names pictures better
-    at about 1.3 times the size it was trained at (Touvron et al., 2019, arXiv:1906.06423; measured in docs/transfer.md).
+    side to use with pretrained weights where the pictures are that large: a convolutional backbone names them better
+    at about 1.3 times its training size (Touvron et al., 2019, arXiv:1906.06423; figures in docs/transfer.md).
     """
 
     name: str

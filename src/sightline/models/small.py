@@ -8,7 +8,7 @@ from sightline import backend
 
 
 def cifar10_simple(x: Any) -> Any:
-    """conv 32, pool, dropout 0.25; 4,200,842 parameters with its dense 512 head at 32x32x3 and 10 classes."""
+    """Conv 32, pool, dropout 0.25; 4,200,842 parameters with its dense 512 head at 32x32x3 and 10 classes."""
     layers = backend.keras().layers
     x = _conv(x, 32, "conv1")
     x = layers.MaxPooling2D(name="pool1")(x)
@@ -16,7 +16,7 @@ def cifar10_simple(x: Any) -> Any:
 
 
 def cifar10_deep(x: Any) -> Any:
-    """conv 32, 32, pool, conv 64, 64 (valid), pool; 1,676,842 parameters with its head at 32x32x3 and 10 classes."""
+    """Conv 32, 32, pool, conv 64, 64 (valid), pool; 1,676,842 parameters with its head at 32x32x3 and 10 classes."""
     layers = backend.keras().layers
     x = _conv(x, 32, "conv1")
     x = _conv(x, 32, "conv2")

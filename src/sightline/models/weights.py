@@ -43,7 +43,9 @@ def find(entry: Entry, wanted: str, alpha: float | None, height: int, width: int
     if wanted != "imagenet":
         path = Path(wanted).expanduser()
         if not path.is_file():
-            raise ModelError(f"There is no weights file {path}: give none, imagenet or the path of a .h5 or .keras file.")
+            raise ModelError(
+                f"There is no weights file {path}: give none, imagenet or the path of a .h5 or .keras file."
+            )
         return path
     if entry.pretrained is None:
         raise UsageError(f"{entry.name} has no ImageNet weights: set model.weights to none or to a file.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,12 @@ def curves(history: Sequence[EpochRecord], title: str = "") -> bytes:
     epochs = [r.epoch for r in history]
     panels = ((r"loss", "cross-entropy"), ("accuracy", "accuracy"))
     for axes, (name, label) in zip(figure.subplots(1, 2), panels, strict=True):
-        marker = "o" if len(epochs) < 2 else None  # noqa: PLR2004  # a single point makes no line
+        marker = "o" if len(epochs) < 2 else None  # a single point makes no line
         axes.plot(epochs, [getattr(r, name) for r in history], color=TRAIN, label="training", marker=marker)
         held_out = [getattr(r, f"val_{name}") for r in history]
         if None not in held_out:
             axes.plot(epochs, held_out, color=VALIDATION, label="validation", marker=marker)
-        for left, right in zip(history, history[1:], strict=False):
+        for left, right in pairwise(history):
             if left.stage != right.stage:
                 axes.axvline(left.epoch + 0.5, color=GRID, linestyle="--")
                 axes.annotate(
@@ -67,10 +68,18 @@ def confusion(evaluation: Evaluation, title: str = "") -> bytes:
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
-    if count <= 30:  # noqa: PLR2004  # beyond this, numbers and names no longer fit
+    if count <= 30:  # beyond this, numbers and names no longer fit
         for i, j in np.ndindex(count, count):
             if matrix[i, j]:
-                axes.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.5 else INK)  # noqa: PLR2004
+                axes.text(
+                    j,
+                    i,
+                    str(matrix[i, j]),
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if share[i, j] > 0.5 else INK,
+                )
         axes.set_xticks(range(count), evaluation.classes, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(count), evaluation.classes)
     axes.set_xlabel("answer")

@@ -35,7 +35,7 @@ def recipe(index: Index) -> Choice:
     entry = registry.find("mobilenetv2")
     alpha = weights.local_alpha(entry, entry.size)
     if alpha is None:
-        why = f"{what}, no ImageNet weights on this machine: a small network from scratch (--recipe transfer fetches them)"
+        why = f"{what}, no ImageNet weights here: a small network from scratch (--recipe transfer fetches weights)"
         return Choice("quick", why)
     where = "a GPU" if has_gpu() else "no GPU"
     return Choice("transfer", f"{what}, {where}: MobileNetV2 (alpha {alpha}) with the ImageNet weights found here")

@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.data.dataset import decode
-from sightline.data.index import Source
+from sightline.data.index import Sources
 from sightline.data.index import index as make_index
-from sightline.data.layout import Listing
 from sightline.errors import DataError, ModelError, UsageError, suggest
-from sightline.evaluate.evaluate import evaluate
-from sightline.predict import stream
-from sightline.predict.base import Predictor
-from sightline.predict.keras import KerasPredictor
+from sightline.evaluation.evaluate import evaluate
+from sightline.prediction import stream
+from sightline.prediction.base import Predictor
+from sightline.prediction.keras import KerasPredictor
 from sightline.preprocess import Preprocess
-from sightline.records import PARTS, Evaluation, Part, Prediction, Progress, Reject, Samples, no_progress
+from sightline.records import PARTS, Evaluation, Index, Part, Prediction, Progress, Reject, Samples, no_progress
 from sightline.run import Run
 
 Pictures = str | Path | bytes | NDArray[np.uint8] | Image.Image
@@ -47,15 +45,15 @@ class Classifier:
     def predict(self, pictures: Pictures | Iterable[Pictures], *, top: int = 5) -> list[Prediction]:
         """Return one `Prediction` for each picture, in order.
 
-        A picture is a path (a file, a folder or a glob), encoded bytes, a uint8 array [H, W(, C)] or a Pillow image. One
-        that cannot be read gives a prediction with `error` set and nothing else.
+        A picture is a path (a file, a folder or a glob), encoded bytes, a uint8 array [H, W(, C)] or a Pillow image.
+        One that cannot be read gives a prediction with `error` set and nothing else.
         """
         many = [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray | Image.Image) else pictures
         return list(stream.predict(self.predictor, stream.as_items(many), top=min(top, len(self.classes))))
 
     def evaluate(
         self,
-        sources: Source | Listing | Sequence[Source | Listing] | None = None,
+        sources: Sources | None = None,
         *,
         split: Part | None = None,
         cache: bool = True,
@@ -80,13 +78,13 @@ class Classifier:
         if not config.data.sources:
             raise DataError("This model was trained on arrays, which the run does not keep: give pictures to evaluate.")
         index = make_index(list(config.data.sources), progress)
-        stated = {sha: part for sha, part in self.run.read_parts().items()}
+        stated = self.run.read_parts()
         index = replace(index, pictures=tuple(replace(p, part=stated.get(p.sha256, p.part)) for p in index.pictures))
         wanted = split or ("test" if "test" in stated.values() else "validation")
         return self._samples(index, wanted, progress, cache=cache)
 
     def _given(
-        self, sources: Any, split: Part | None, progress: Progress, *, cache: bool
+        self, sources: Sources, split: Part | None, progress: Progress, *, cache: bool
     ) -> tuple[Samples, Sequence[Reject]]:
         index = make_index(sources, progress)
         parts = {p.part for p in index.pictures}
@@ -96,7 +94,7 @@ class Classifier:
         return self._samples(index, wanted, progress, cache=cache)
 
     def _samples(
-        self, index: Any, wanted: Part | None, progress: Progress, *, cache: bool
+        self, index: Index, wanted: Part | None, progress: Progress, *, cache: bool
     ) -> tuple[Samples, Sequence[Reject]]:
         keep = [i for i, p in enumerate(index.pictures) if wanted is None or p.part == wanted]
         if not keep:

@@ -9,8 +9,8 @@ from PIL import Image
 from sightline.data import beans
 from sightline.records import TrainResult
 from sightline.run import next_path
-from sightline.workflow.train import train
 from sightline.watch import Watcher
+from sightline.workflow.training import train
 
 NEW_SEED = 1  # the training pictures are drawn with seed 0
 

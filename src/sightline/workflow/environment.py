@@ -11,8 +11,9 @@ from sightline import backend
 from sightline.data import cache
 
 PACKAGES = (
-    "sightline", "keras", "tensorflow-cpu", "tensorflow", "jax", "torch", "numpy", "pillow", "onnxruntime", "scikit-learn",
-)  # fmt: skip
+    *("sightline", "keras", "tensorflow-cpu", "tensorflow", "jax", "torch"),
+    *("numpy", "pillow", "onnxruntime", "scikit-learn"),
+)
 
 
 def versions() -> dict[str, str]:

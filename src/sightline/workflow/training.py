@@ -15,27 +15,27 @@ import numpy as np
 from sightline import backend
 from sightline.config import RunConfig, parse, recipes, resolve
 from sightline.data.dataset import Dataset, assemble, check_classes
-from sightline.data.index import Source
+from sightline.data.index import Sources, as_list
 from sightline.data.index import index as make_index
 from sightline.data.layout import Listing
 from sightline.errors import Interrupted, ModelError, UsageError
-from sightline.evaluate.evaluate import evaluate
+from sightline.evaluation.evaluate import evaluate
 from sightline.models import build, registry, weights
 from sightline.models.build import Network, Plan
 from sightline.models.describe import parameters, weights_sha256
-from sightline.predict.keras import KerasPredictor
+from sightline.prediction.keras import KerasPredictor
 from sightline.preprocess import Preprocess
 from sightline.records import PARTS, EpochRecord, Evaluation, Index, Part, PartFigures, TrainResult
 from sightline.report import figures, summary
 from sightline.run import Run, check_writable, next_path
-from sightline.train.fit import Fitted, fit
-from sightline.train.log import Events
-from sightline.workflow import choose, environment
+from sightline.training.fit import Fitted, fit
+from sightline.training.log import Events
 from sightline.watch import Tee, Watcher
+from sightline.workflow import choose, environment
 
 
 def train(
-    sources: Source | Listing | Sequence[Source | Listing],
+    sources: Sources,
     *,
     recipe: str = "auto",
     config: Path | str | None = None,
@@ -54,7 +54,7 @@ def train(
     """
     started = time.perf_counter()
     watcher = watcher or Watcher()
-    layers = _layers(recipe, config, set)
+    layers = _layers(recipe, config)
     given = resolve(*layers, assignments=set)  # mistakes in the settings show before any picture is read
     if out is not None:
         check_writable(Path(out), force=force)
@@ -66,7 +66,7 @@ def train(
         watcher.say(f"{chosen.recipe}: {chosen.why}")
         layers = [recipes.load(chosen.recipe), *layers]
         given = resolve(*layers, {"recipe": "auto"}, assignments=set)
-    named = [str(s) for s in ([sources] if isinstance(sources, str | Path) else sources) if not isinstance(s, Listing)]
+    named = [str(s) for s in as_list(sources) if not isinstance(s, Listing)]
     settled = choose.settle(replace(given, data=replace(given.data, sources=tuple(named))), index)
     stem = f"{settled.recipe}-{''.join(c if c.isalnum() or c in '-_' else '-' for c in index.name)[:40]}"
     path = Path(out) if out is not None else next_path(Path("runs"), stem)
@@ -74,7 +74,7 @@ def train(
     return _Training(settled, index, path, force, watcher, started).go()
 
 
-def _layers(recipe: str, config: Path | str | None, assignments: Sequence[str]) -> list[dict[str, Any]]:
+def _layers(recipe: str, config: Path | str | None) -> list[dict[str, Any]]:
     layers = [recipes.load(recipe)]
     if config is not None:
         layers.append(parse.read_toml(Path(config)))
@@ -130,7 +130,9 @@ class _Training:
         training, validation = data.part("train"), data.part("validation")
         watching = Tee(watcher, on_epoch)
         try:
-            fitted = fit(network, training, validation, config, watching, checkpoints=run.path / "checkpoints", improved=save)
+            fitted = fit(
+                network, training, validation, config, watching, checkpoints=run.path / "checkpoints", improved=save
+            )
         except Interrupted as error:
             if not run.has_model:
                 save()
@@ -207,7 +209,9 @@ def _data_notes(data: Dataset) -> list[str]:
     notes = [f"{data.name}: {len(data.classes)} classes, {parts}"]
     if data.rejects:
         first = data.rejects[0]
-        notes.append(f"{len(data.rejects)} files rejected, such as {first.path}: {first.reason} (all are in data.jsonl)")
+        notes.append(
+            f"{len(data.rejects)} files rejected, such as {first.path}: {first.reason} (all are in data.jsonl)"
+        )
     if data.skipped:
         notes.append(f"{data.skipped} files passed over that are no pictures")
     return [*notes, *data.notes]

@@ -13,7 +13,7 @@ def schedule(config: ScheduleConfig, rate: float, steps: int) -> Callable[[int],
 
     Warm-up climbs linearly over the first ``warmup`` share of the steps, then the shape takes the remaining ones:
     ``constant``; ``cosine`` down to zero (Loshchilov and Hutter, 2016, arXiv:1608.03983); ``exponential``:
-    ``rate * factor ** (step / every)``, with ``staircase`` the exponent rounded down; ``step``: the same, always in jumps.
+    ``rate * factor ** (step / every)``, the exponent rounded down with ``staircase``; ``step``: always in jumps.
     """
     warm = round(config.warmup * steps)
     rest = max(steps - warm, 1)

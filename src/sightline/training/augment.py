@@ -32,8 +32,8 @@ def changes(config: AugmentConfig) -> bool:
     return bool(moves(config) or config.flip or config.brightness or config.contrast or config.saturation)
 
 
-def draw(config: AugmentConfig, count: int, height: int, width: int, seed: int, epoch: int) -> NDArray[np.float32]:
-    """Draw the changes of `count` pictures for one epoch: float32 [count, 10].
+def draw(config: AugmentConfig, count: int, size: tuple[int, ...], seed: int, epoch: int) -> NDArray[np.float32]:
+    """Draw the changes of `count` pictures of `size` (height, width, ...) for one epoch: float32 [count, 10].
 
     Columns: the affine map from output to input pixels (rows of a 2x3 matrix over x, y, 1), whether to mirror (0 or
     1), brightness added (grey levels), contrast and saturation factors. The geometry is that of Keras'
@@ -42,8 +42,8 @@ def draw(config: AugmentConfig, count: int, height: int, width: int, seed: int, 
     u = generator(seed, "augment", epoch).random((count, _CHANCES))
     signed = 2 * u - 1
     out = np.zeros((count, COLUMNS), np.float32)
-    out[:, MATRIX] = _matrices(config, signed, u[:, 10] < 0.5, height, width)  # noqa: PLR2004  # half of the time
-    out[:, FLIP] = config.flip & (u[:, 0] < 0.5)  # noqa: PLR2004
+    out[:, MATRIX] = _matrices(config, signed, u[:, 10] < 0.5, *size[:2])  # half of the time
+    out[:, FLIP] = config.flip & (u[:, 0] < 0.5)
     out[:, BRIGHTNESS] = 255 * config.brightness * signed[:, 7]
     out[:, CONTRAST] = 1 + config.contrast * signed[:, 8]
     out[:, SATURATION] = 1 + config.saturation * signed[:, 9]
@@ -81,14 +81,14 @@ def apply(config: AugmentConfig, pixels: Any, drawn: Any) -> Any:
     ops = backend.keras().ops
     if config.flip:
         mirrored = ops.flip(pixels, axis=2)
-        pixels = ops.where(ops.reshape(drawn[:, FLIP], (-1, 1, 1, 1)) > 0, mirrored, pixels)  # noqa: PLR2004
+        pixels = ops.where(ops.reshape(drawn[:, FLIP], (-1, 1, 1, 1)) > 0, mirrored, pixels)
     if not (moves(config) or config.brightness or config.contrast or config.saturation):
         return pixels
     x = ops.cast(pixels, "float32")
     if moves(config):
         matrix = ops.concatenate([drawn[:, MATRIX], ops.zeros_like(drawn[:, :2])], axis=1)
         x = ops.image.affine_transform(x, matrix, interpolation="bilinear", fill_mode=config.fill)
-    if config.saturation and pixels.shape[-1] == 3:  # noqa: PLR2004
+    if config.saturation and pixels.shape[-1] == 3:
         grey = ops.sum(x * ops.convert_to_tensor(LUMA, "float32"), axis=-1, keepdims=True)
         x = grey + (x - grey) * _column(drawn, SATURATION)
     if config.contrast:

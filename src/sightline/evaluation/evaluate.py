@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sightline import metrics
 from sightline.data.loader import batches
-from sightline.predict.base import Predictor
+from sightline.prediction.base import Predictor
 from sightline.records import Evaluation, Progress, Reject, Samples, no_progress
 
 

@@ -17,8 +17,7 @@ from sightline.errors import UsageError
 from sightline.models.build import Network
 from sightline.randomness import derive
 from sightline.records import Progress, Samples
-from sightline.train import augment
-
+from sightline.training import augment
 
 IN_MEMORY = 1 << 29  # features beyond this many bytes go to a temporary file
 
@@ -135,7 +134,7 @@ def _run(
     for view in views:
         drawn = None
         if view:
-            drawn = augment.draw(config.augment, count, *samples.pixels.shape[1:3], derive(config.seed, "views"), view)
+            drawn = augment.draw(config.augment, count, samples.pixels.shape[1:3], derive(config.seed, "views"), view)
         for at in _slices(count):
             pixels = samples.take(at)
             if drawn is None or changed is None:
@@ -151,7 +150,7 @@ def _run(
 def _space(shape: tuple[int, ...]) -> NDArray[np.float32]:
     if 4 * math.prod(shape) <= IN_MEMORY:
         return np.empty(shape, np.float32)
-    return np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape)  # noqa: SIM115  # the map keeps it
+    return np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape)  # the map keeps the file
 
 
 def _as_samples(out: NDArray[np.float32], labels: NDArray[np.int32], paths: tuple[str, ...]) -> Samples:

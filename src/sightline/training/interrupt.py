@@ -17,7 +17,7 @@ class Stop:
     def __init__(self) -> None:
         self.asked = False
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True

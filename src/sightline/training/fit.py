@@ -19,11 +19,11 @@ from sightline.data.loader import Batch, batches, epoch_order
 from sightline.errors import DivergedError, Interrupted
 from sightline.models.build import Network
 from sightline.records import EpochRecord, Samples
-from sightline.train import augment, checkpoint, stages
-from sightline.train.checkpoint import Arrays, Checkpoint
-from sightline.train.interrupt import Stop, listening
-from sightline.train.optimizer import class_weights, label_shares, loss, optimizer
-from sightline.train.schedule import schedule
+from sightline.training import augment, checkpoint, stages
+from sightline.training.checkpoint import Arrays, Checkpoint
+from sightline.training.interrupt import Stop, listening
+from sightline.training.optimizer import class_weights, label_shares, loss, optimizer
+from sightline.training.schedule import schedule
 from sightline.watch import Watcher
 
 
@@ -48,7 +48,7 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One stage, ready to run: `learner` is trained (it may augment first), `judge` gives logits of held-out samples."""
+    """One stage, ready to run: `learner` is trained (it may augment first), `judge` gives logits of samples."""
 
     config: RunConfig
     stage: StageConfig
@@ -171,7 +171,7 @@ def _epoch(task: _Task, epoch: int, number: int, watcher: Watcher, stop: Stop) -
     order = epoch_order(count, seed, number)
     drawn = None
     if task.augment is not None:
-        drawn = augment.draw(task.augment, count, *task.train.pixels.shape[1:3], seed, number)
+        drawn = augment.draw(task.augment, count, task.train.pixels.shape[1:3], seed, number)
     started, seen, total, hits, rate = time.perf_counter(), 0, 0.0, 0.0, 0.0
     steps = math.ceil(count / task.batch_size)
     for step, batch in enumerate(batches(task.train, task.batch_size, order)):

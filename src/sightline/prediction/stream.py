@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sightline.data.index import PICTURE_SUFFIXES
 from sightline.data.layout import is_hidden
 from sightline.errors import DataError, PictureError
-from sightline.predict.base import Predictor
+from sightline.prediction.base import Predictor
 from sightline.preprocess import Preprocess, inspect
 from sightline.records import Candidate, Prediction
 
@@ -44,10 +44,10 @@ def expand(arguments: Sequence[str | Path], stdin: Callable[[], bytes] | None = 
         text = str(argument)
         if text == "-" and stdin is not None:
             yield from _from_stdin(stdin())
-        elif os.path.isdir(text):
+        elif Path(text).is_dir():
             yield from _from_folder(text)
-        elif not os.path.exists(text) and glob.has_magic(text):
-            found = sorted(glob.glob(text, recursive=True))
+        elif not Path(text).exists() and glob.has_magic(text):
+            found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  # absolute patterns too
             if not found:
                 raise DataError(f"No file matches {text!r}.")
             yield from expand(found)
@@ -75,10 +75,10 @@ def _from_folder(folder: str) -> Iterator[Item]:
     for root, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
-            path = os.path.join(root, name)
-            if Path(name).suffix.lower() in PICTURE_SUFFIXES and not is_hidden(os.path.relpath(path, folder)):
+            path = Path(root, name)
+            if path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path.relative_to(folder).as_posix()):
                 found = True
-                yield _file(path)
+                yield _file(str(path))
     if not found:
         raise DataError(f"The folder {folder} holds no pictures.")
 
@@ -135,7 +135,7 @@ def _decode(preprocess: Preprocess, item: Item) -> Decoded:
 
 def _answer(predictor: Predictor, decoded: Sequence[tuple[str, Decoded]], top: int) -> Iterator[Prediction]:
     good = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
-    answers = iter(predictor.probabilities(np.stack(good)) if good else ())
+    answers: Iterator[NDArray[np.float32]] = iter(predictor.probabilities(np.stack(good)) if good else ())
     for path, pixels in decoded:
         if isinstance(pixels, str):
             yield Prediction(path, error=pixels)
