@@ -24,7 +24,8 @@ def wilson(hits: int, count: int) -> Interval:
     scale = 1 + Z95**2 / count
     centre = (p + Z95**2 / (2 * count)) / scale
     half = Z95 / scale * math.sqrt(p * (1 - p) / count + Z95**2 / (4 * count**2))
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return Interval(low if hits else 0.0, high if hits < count else 1.0)  # exact where rounding would miss the end
 
 
 def cross_entropy(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
@@ -36,10 +37,13 @@ def cross_entropy(probabilities: NDArray[np.float32], labels: NDArray[np.int32])
 
 
 def cross_entropy_of_logits(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-    """Return the mean cross-entropy of softmax(logits), in nats, without clipping."""
+    """Return the mean cross-entropy of softmax(logits), in nats, without clipping; NaN for what is no number."""
+    if not len(labels):
+        return 0.0
     x = logits.astype(np.float64)
     top = x.max(1)
-    log_sum = top + np.log(np.exp(x - top[:, None]).sum(1))
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        log_sum = top + np.log(np.exp(x - top[:, None]).sum(1))
     return float((log_sum - x[np.arange(len(labels)), labels]).mean())
 
 

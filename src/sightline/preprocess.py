@@ -195,7 +195,7 @@ class Preprocess:
         if self.channels == 1 and image.mode != "L":
             image = image.convert("L")
         box, size = self._place(stored, orientation)
-        if size != image.size or box != (0, 0, *size):
+        if box != (0, 0, *size):
             image = image.resize(size, Image.Resampling[self.filter.upper()], box)
         if orientation in _TURNS:  # after resizing, when there are fewer pixels to move
             image = image.transpose(_TURNS[orientation])
@@ -295,5 +295,5 @@ def _from_values(values: NDArray[Any], ranges: tuple[int, ...]) -> Image.Image:
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     ends = next(((0.0, top) for top in ranges if low >= 0 and high <= top), (low, high))
-    levels = np.interp(np.where(np.isnan(values), low, values), ends, (0, 255)) + 0.5
-    return Image.fromarray(levels.astype(np.uint8))
+    rows = [(np.interp(np.where(np.isnan(row), low, row), ends, (0, 255)) + 0.5).astype(np.uint8) for row in values]
+    return Image.fromarray(np.stack(rows))  # row by row, since all in float64 takes much memory

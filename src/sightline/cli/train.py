@@ -40,7 +40,7 @@ def train(
     assignments = [f"{key}={value}" for key, value in named.items() if value is not None] + (set or [])
     if no_cache:
         assignments.append("data.cache=false")
-    with Display(quiet=json and not console(stderr=True).is_terminal) as display:
+    with Display() as display:
         result = workflow.train(
             data, recipe=recipe, config=config, set=assignments, out=out, force=force, watcher=display
         )

@@ -6,6 +6,7 @@ with the run.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def resolve(*layers: dict[str, Any], assignments: Iterable[str] = ()) -> RunConf
     """
     values: dict[str, Any] = {}
     for layer in layers:
-        values = parse.merge(values, layer)
+        values = parse.merge(values, copy.deepcopy(layer))  # assignments change what they reach
     for expression in assignments:
         parse.assign(values, expression)
     return parse.from_dict(RunConfig, values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raises `ConfigError` with the place of the mistake."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte order mark first
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration file {path}.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -67,13 +68,17 @@ def dump_toml(config: Any) -> str:
     except ModuleNotFoundError:
         raise MissingExtraError("tomlkit", "train", "Writing a configuration") from None
 
+    def is_table(item: Any) -> bool:
+        return dataclasses.is_dataclass(item[0] if isinstance(item, tuple) and item else item)
+
     def fill(table: Any, value: Any) -> Any:
-        for f in dataclasses.fields(value):
+        # A value that stood behind a table would belong to that table.
+        for f in sorted(dataclasses.fields(value), key=lambda f: is_table(getattr(value, f.name))):
             item = getattr(value, f.name)
             doc = f.metadata.get("doc", "")
             if dataclasses.is_dataclass(item):
                 table.add(f.name, fill(tomlkit.table(), item))
-            elif isinstance(item, tuple) and item and dataclasses.is_dataclass(item[0]):
+            elif is_table(item):
                 array = tomlkit.aot()
                 for element in item:
                     array.append(fill(tomlkit.table(), element))
@@ -144,7 +149,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             return None
         return _convert(next(a for a in args if a is not type(None)), value, path)
     if origin is Literal:
-        if value not in args or isinstance(value, bool) != isinstance(args[0], bool):
+        if value not in args or type(value) is not type(args[0]):  # 3.0 and True equal whole numbers
             raise ConfigError(f"{path} cannot be {value!r}.{suggest(str(value), map(str, args))}")
         return value
     if origin is tuple:
@@ -163,7 +168,7 @@ def _convert_table(hint: Any, value: Any, path: str) -> Any:
 
 def _convert_value(hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 1 << 1023 else math.inf
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{path} expects {_KINDS[hint]}, not {value!r}.")
     return value
@@ -174,8 +179,13 @@ _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 def _check_range(value: Any, metadata: Mapping[str, Any], path: str) -> None:
     low, high = metadata.get("at_least"), metadata.get("at_most")
+    if isinstance(value, tuple):
+        for i, item in enumerate(value):
+            _check_range(item, metadata, f"{path}.{i}")
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
-    if value != value or (low is not None and value < low) or (high is not None and value > high):  # noqa: PLR0124  # NaN
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path} must be a finite number, not {value}.")
+    if (low is not None and value < low) or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ConfigError(f"{path} must be {bounds}, not {value}.")

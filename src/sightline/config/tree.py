@@ -57,7 +57,7 @@ class ModelConfig:
     )
     head: Literal["softmax", "sigmoid"] = setting("softmax", "sigmoid: one output unit, two classes only")
     pooling: Literal["auto", "average", "max", "flatten"] = setting("auto", "from feature maps to a vector")
-    hidden: tuple[int, ...] | None = setting(None, "units of dense layers before the output; unset: the model's own")
+    hidden: tuple[int, ...] | None = setting(None, "units of dense layers before the output; unset: the model's own", 1)
     dropout: float | None = setting(None, "rate beside the dense layers; unset: the model's own", 0, 0.99)
     alpha: float | None = setting(None, "width multiplier, for models that have one; unset: the model's own", 0.01, 4)
 
@@ -121,9 +121,9 @@ class StageConfig:
 
     name: str = setting("stage", "shown while it runs")
     thaw: int = setting(-1, "layers of the backbone's end that learn too; 0: the head alone, -1: the whole network", -1)
-    epochs: int | None = setting(None, "", 0)
-    learning_rate: float | None = setting(None, "", 0)
-    batch_size: int | None = setting(None, "", 1)
+    epochs: int | None = setting(None, "passes over the training part; unset: train.epochs", 0)
+    learning_rate: float | None = setting(None, "before the schedule; unset: train.optimizer.learning_rate", 0)
+    batch_size: int | None = setting(None, "pictures per step; unset: train.batch_size", 1)
     views: int = setting(
         1, "with frozen layers: differently augmented copies of each picture whose features are kept", 1, 64
     )

@@ -54,7 +54,7 @@ ROASTS = {
 }  # fmt: skip
 CLASSES: tuple[str, ...] = tuple(ROASTS)
 SILVERSKIN, CHAFF = (203, 178, 147), (190, 152, 112)
-TEXTURES: tuple[Grain, ...] = ((2, 0.9, 1), (4, 0.95, 2.2), (3, 0.8, 2), (30, 1, 1))  # blotches, bumps, flakes, pores
+TEXTURES: tuple[Grain, ...] = ((2, 0.9, 1), (4, 0.9, 2), (30, 1, 1))  # of a bean: blotches, bumps, pores
 REACH = 1.15  # how far a bean is drawn, in its semi-axes
 SEMI_LENGTH = (0.43, 0.35, 0.31, 0.29, 0.27)  # of a bean, in frames, by the number of beans in the picture
 BEAN_SHARES = (0.44, 0.22, 0.15, 0.11, 0.08)  # how often there are one, two ... five
@@ -110,14 +110,14 @@ class Pose(NamedTuple):
 
 def light_of(colour: RGB, factors: Plane | float = 1) -> Plane:
     """Return a picture's colour, times `factors` `[3]`, as light."""
-    value: Plane = np.multiply(colour, factors, dtype=np.float32) / 255
-    return np.square(value).reshape(3, 1, 1)
+    value = np.asarray(colour, np.float32).reshape(3, 1, 1) / 255
+    return np.asarray((value * np.reshape(factors, (-1, 1, 1))) ** 2, np.float32)
 
 
 def varied(rng: np.random.Generator, spread: Range, times: float = 1) -> Plane:
     """Return the factors `[3]` by which a colour of that spread differs from its mean."""
     bright, *tint = np.clip(rng.standard_normal(4), -2, 2) * times
-    return np.exp(spread[0] * bright + spread[1] * np.array(tint)).astype(np.float32)
+    return np.asarray(np.exp(spread[0] * bright + spread[1] * np.array(tint)), np.float32)
 
 
 def smooth(low: Plane | float, high: Plane | float, plane: Plane) -> Plane:
@@ -221,8 +221,8 @@ def lay(rng: np.random.Generator, canvas: Plane, roast: Roast, factors: Plane, p
     size = 8 * math.ceil((REACH * pose.length * side + 1) / 4)  # a multiple of 8 transforms fast
     top, left = rows.start - round(pose.y * side) + size // 2, columns.start - round(pose.x * side) + size // 2
     texture = noise(rng, size, pose.angle, 40, *TEXTURES)
-    blotch, bumps, flakes, pores = texture[:, top : top + u.shape[0], left : left + u.shape[1]]
-    blotch, flakes = smooth(-1.5, 1.5, blotch), smooth(0, 0.8, flakes + 3.5 * share - 1.8) * min(0.7, 4 * share)
+    blotch, bumps, pores = texture[:, top : top + u.shape[0], left : left + u.shape[1]]
+    blotch, flakes = smooth(-1.5, 1.5, blotch), smooth(0, 0.8, bumps + 3.5 * share - 1.8) * min(0.7, 4 * share)
     square, height, groove = form(rng, u, v, 0.02 * (depth * bumps + 0.4 * flakes))
     down, across = np.gradient((height + 0.9 * pose.tip * u) * (pose.height * side))
     nz, lean = 1 / np.sqrt(1 + across * across + down * down), across * light.x + down * light.y
@@ -274,7 +274,7 @@ def photograph(rng: np.random.Generator, canvas: Plane, size: int) -> NDArray[np
     down, across = (1 + tilt * line - vignette * line * line).astype(np.float32)
     values = np.minimum(np.sqrt(np.maximum(canvas, 0)) * (gain * down[:, None]) * across, 255).astype(np.uint8)
     image = Image.merge("RGB", [Image.fromarray(band) for band in values])
-    image = image.filter(ImageFilter.GaussianBlur([(soft + m) * side for m in motion.tolist()]))
+    image = image.filter(ImageFilter.BoxBlur([1.6 * (soft + m) * side for m in motion.tolist()]))
     sharp = np.asarray(image.resize((size, size), Image.Resampling.BOX))
     bits = np.frombuffer(rng.bytes(2 * sharp.size), np.int8).reshape(2, *sharp.shape)
     grain = np.add(bits[0], bits[1], dtype=np.float32) * (grit / 104)  # triangular, of deviation `grit`

@@ -11,12 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import OutputError, PictureError
+from sightline.errors import OutputError, PictureError, UsageError
 from sightline.preprocess import Preprocess
 from sightline.records import Progress, no_progress
 
@@ -56,7 +58,10 @@ def folder() -> Path:
 
 def limit() -> int:
     """Return the most bytes that all caches together may take: ``$SIGHTLINE_CACHE_LIMIT`` or 20 GiB."""
-    return int(os.environ.get("SIGHTLINE_CACHE_LIMIT") or DEFAULT_LIMIT)
+    text = os.environ.get("SIGHTLINE_CACHE_LIMIT") or str(DEFAULT_LIMIT)
+    if not text.isdecimal():
+        raise UsageError(f"SIGHTLINE_CACHE_LIMIT is {text!r}: expected a number of bytes, such as {DEFAULT_LIMIT}.")
+    return int(text)
 
 
 def key(hashes: Sequence[str], preprocess: Preprocess) -> str:
@@ -90,7 +95,7 @@ def pixels(
         root.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f"{target.name}.part-", dir=root))
     except OSError as error:
-        raise OutputError(_advice(root, error)) from error
+        raise OutputError(_advice(root, error, keep=keep)) from error
     try:
         if keep:
             _make_room(root, int(np.prod(shape)))
@@ -100,17 +105,17 @@ def pixels(
             return Pixels(array, failed, hit=False)  # the open map outlives its name, removed below
         _publish(work, target)
     except OSError as error:
-        raise OutputError(_advice(root, error)) from error
+        raise OutputError(_advice(root, error, keep=keep)) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     array = np.load(target / "pixels.npy", mmap_mode="r")
     return Pixels(array, failed, hit=False)
 
 
-def _advice(root: Path, error: OSError) -> str:
+def _advice(root: Path, error: OSError, *, keep: bool) -> str:
+    way = "name another folder in SIGHTLINE_CACHE, or use --no-cache" if keep else "or name another folder in TMPDIR"
     return (
-        f"The cache of decoded pictures in {root} cannot be written: {error.strerror or error}. "
-        "Free some space, name another folder in SIGHTLINE_CACHE, or use --no-cache."
+        f"The cache of decoded pictures in {root} cannot be written: {error.strerror or error}. Free some space, {way}."
     )
 
 
@@ -165,21 +170,17 @@ def _publish(work: Path, target: Path) -> None:
 
 def _open(target: Path, count: int, threads: int | None) -> Pixels | None:
     """Open a complete cache; None where there is none or where it does not match its checksums (it is removed)."""
-    try:
+    with suppress(Exception):  # NumPy and json raise all kinds for a damaged file; any of them means to build it anew
         meta: dict[str, Any] = json.loads((target / "meta.json").read_text(encoding="utf-8"))
         array: NDArray[np.uint8] = np.load(target / "pixels.npy", mmap_mode="r")
-    except (OSError, ValueError):
-        shutil.rmtree(target, ignore_errors=True)
-        return None
-    if array.dtype != np.uint8 or list(array.shape) != meta["shape"] or len(array) != count:
-        sound = False
-    else:
-        sound = _verify(array, meta["checks"], threads)
-    if not sound:
-        shutil.rmtree(target, ignore_errors=True)
-        return None
-    os.utime(target)  # marks it as used lately, for _make_room
-    return Pixels(array, {int(i): reason for i, reason in meta["failed"].items()}, hit=True)
+        failed = {int(i): str(reason) for i, reason in meta["failed"].items()}
+        fits = array.dtype == np.uint8 and list(array.shape) == meta["shape"] and len(array) == count
+        if fits and _verify(array, meta["checks"], threads):
+            with suppress(OSError):  # a cache that can only be read serves all the same
+                os.utime(target)  # marks it as used lately, for _make_room
+            return Pixels(array, failed, hit=True)
+    shutil.rmtree(target, ignore_errors=True)
+    return None
 
 
 def _verify(array: NDArray[np.uint8], checks: Sequence[int], threads: int | None) -> bool:
@@ -190,25 +191,26 @@ def _verify(array: NDArray[np.uint8], checks: Sequence[int], threads: int | None
         return zlib.crc32(array[i * CHUNK : (i + 1) * CHUNK].data) == checks[i]
 
     with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        return all(pool.map(good, chunks))
+        return len(checks) == -(-len(array) // CHUNK) and all(pool.map(good, chunks))
 
 
 def _make_room(root: Path, needed: int) -> None:
     """Remove the caches that were not used for the longest time until `needed` more bytes fit the limit."""
-    day = 86_400
+    day, most = 86_400, limit()
     caches = []
     for entry in root.iterdir():
-        if not entry.is_dir() or entry.is_symlink():
+        name = re.fullmatch(r"[0-9a-f]{32}(\.part-.*)?", entry.name)  # nothing else here is ours to remove
+        if name is None or entry.is_symlink():
             continue
-        age = time.time() - entry.stat().st_mtime
-        if ".part-" in entry.name:
-            if age > day:  # left behind by a run that was killed
+        with suppress(OSError):  # another run has renamed or removed it meanwhile
+            age = time.time() - entry.stat().st_mtime
+            if name[1] is None:
+                caches.append((age, (entry / "pixels.npy").stat().st_size, entry))
+            elif age > day:  # left behind by a run that was killed
                 shutil.rmtree(entry, ignore_errors=True)
-        elif (entry / "pixels.npy").exists():
-            caches.append((age, (entry / "pixels.npy").stat().st_size, entry))
     total = needed + sum(size for _, size, _ in caches)
     for _, size, entry in sorted(caches, key=lambda c: -c[0]):
-        if total <= limit():
+        if total <= most:
             return
         shutil.rmtree(entry, ignore_errors=True)
         total -= size

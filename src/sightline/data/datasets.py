@@ -90,8 +90,8 @@ def load(text: str) -> Listing:
         return _keras(text)
     match = _BEANS.fullmatch(text)
     assert match is not None, text
-    count, size, seed = (int(g) if g else None for g in match.groups())
-    return _beans(count or BEANS_COUNT, size or BEANS_SIZE, seed or 0)
+    count, size, seed = match.groups()
+    return _beans(int(count or BEANS_COUNT), int(size or BEANS_SIZE), int(seed or 0))
 
 
 def _beans(count: int, size: int, seed: int) -> Listing:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,6 @@ from sightline.data.layout import Entry, Listing
 from sightline.data.stores import DrawnStore, FolderStore, TarStore, ZipStore
 from sightline.errors import DataError, PictureError
 from sightline.records import Index, Picture, Progress, Reject, no_progress
-
-PICTURE_SUFFIXES = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
-    ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".avif", ".heic", ".heif", ".tga", ".ico",
-})  # fmt: skip
-"""A file named so must be a picture: one that cannot be read is a reject. Other names are tried, then passed over."""
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -43,7 +37,7 @@ def index(sources: Sources, progress: Progress = no_progress, threads: int | Non
 
     Raises `DataError` if a source is missing, holds no pictures, or mixes stated parts with none.
     """
-    many = as_list(sources)
+    many = _without_idx_labels(as_list(sources))
     if not many:
         raise DataError("No pictures given: name a folder, an archive, a manifest or a data set such as beans.")
     listings = [s if isinstance(s, Listing) else list_source(s, f"{_short(s)}/" if len(many) > 1 else "") for s in many]
@@ -65,6 +59,13 @@ def index(sources: Sources, progress: Progress = no_progress, threads: int | Non
 
     skipped = sum(listing.skipped for listing in listings) + sum(f is None for f in found)
     return Index(name, tuple(p for _, p in pictures), tuple(rejects), skipped, read)
+
+
+def _without_idx_labels(sources: Sequence[Source | Listing]) -> list[Source | Listing]:
+    """Leave out idx labels given beside their pictures, which find them by name."""
+    paths = [Path(s) for s in sources if not isinstance(s, Listing) and layout.is_idx(Path(s))]
+    labels = {layout.idx_labels(p) for p in paths if layout.idx_labels(p) != p}
+    return [s for s in sources if isinstance(s, Listing) or Path(s) not in labels]
 
 
 def _short(source: Source | Listing) -> str:
@@ -121,11 +122,9 @@ def _look(entry: Entry) -> Picture | Reject | None:
         content = entry.store.read(entry.key)
         if isinstance(content, np.ndarray):
             return _array_picture(entry, content)
-        if not content:
-            return Reject(entry.path, "empty file", entry.label)
         header = preprocess.inspect(content)
     except PictureError as error:
-        if PurePosixPath(entry.key).suffix.lower() not in PICTURE_SUFFIXES and not entry.extra:
+        if not (entry.named or layout.is_picture_name(entry.key)):
             return None
         return Reject(entry.path, str(error), entry.label)
     digest = hashlib.sha256(content).hexdigest()
@@ -140,7 +139,7 @@ def _array_picture(entry: Entry, pixels: NDArray[np.uint8]) -> Picture:
 
 
 def _nothing_found(sources: Sequence[Source | Listing], rejects: Sequence[Reject]) -> str:
-    where = ", ".join(map(str, sources))
+    where = ", ".join(_short(s) if isinstance(s, Listing) else str(s) for s in sources)
     if not rejects:
         return (
             f"No pictures in {where}: expected one folder per class with pictures inside, as in cat/1.jpg, dog/2.jpg."

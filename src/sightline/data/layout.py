@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import math
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,10 +32,16 @@ PART_NAMES: Mapping[str, Part] = {
     "testing": "test",
 }
 
+PICTURE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".avif", ".heic", ".heif", ".tga", ".ico",
+})  # fmt: skip
+"""A file named so must be a picture: one that cannot be read is a reject. Other names are tried, then passed over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file or array that should be a picture, not looked into yet."""
+    """One file or array that should be a picture, not looked into yet; `named`: the source itself says that it is."""
 
     store: Store
     key: str
@@ -41,6 +49,7 @@ class Entry:
     label: str
     part: Part | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,39 +71,48 @@ def is_hidden(path: str) -> bool:
     return any(p.startswith(".") or p == "__MACOSX" for p in parts) or parts[-1].lower() in {"thumbs.db", "desktop.ini"}
 
 
+def is_picture_name(path: str) -> bool:
+    """Tell whether a file is named as a picture.
+
+    >>> is_picture_name("cat/1.JPG"), is_picture_name("README.md")
+    (True, False)
+    """
+    return PurePosixPath(path).suffix.lower() in PICTURE_SUFFIXES
+
+
 def class_folders(store: FileStore, prefix: str = "") -> Listing:
     """Read classes from folder names, parts from ``train/ validation|valid|val/ test/`` above them.
 
     Folders that merely wrap the rest (``archive/dataset/train/...``) are looked through.
     """
     listed = store.keys()
-    keys = [k for k in listed if not is_hidden(k)]
-    skipped = len(listed) - len(keys)
-    wrapper = _wrapper(keys)
-    inner = {k: PurePosixPath(k).parts[wrapper:] for k in keys}
-    has_parts = _has_parts(list(inner.values()), store.name)
+    paths = {k: PurePosixPath(k).parts for k in listed if not is_hidden(k)}
+    telling = [p for k, p in paths.items() if is_picture_name(k)] or list(paths.values())  # a README says nothing
+    wrapper = _wrapper(telling)
+    has_parts = _has_parts([p[len(wrapper) :] for p in telling], store.name)
+    level = 1 if has_parts else 0
     entries, stray = [], []
-    for key, parts in inner.items():
-        level = 1 if has_parts else 0
-        if len(parts) < level + 2:  # a file beside the class folders
+    for key, path in paths.items():
+        inner = path[len(wrapper) :] if path[: len(wrapper)] == wrapper else ()
+        if len(inner) >= level + 2 and (not has_parts or inner[0].lower() in PART_NAMES):
+            part = PART_NAMES[inner[0].lower()] if has_parts else None
+            entries.append(Entry(store, key, prefix + key, inner[level], part))
+        elif is_picture_name(key):
             stray.append(Reject(prefix + key, "lies in no class folder"))
-            continue
-        part = PART_NAMES[parts[0].lower()] if has_parts else None
-        entries.append(Entry(store, key, prefix + key, parts[level], part))
-    return Listing(entries, stray, skipped)
+    return Listing(entries, stray, len(listed) - len(entries) - len(stray))
 
 
-def _wrapper(keys: Sequence[str]) -> int:
-    """Return how many leading folders all paths share that are neither a part nor a class."""
-    paths = [PurePosixPath(k).parts for k in keys]
-    depth = 0
+def _wrapper(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the leading folders that all paths share and that are neither a part nor a class."""
+    wrapper: tuple[str, ...] = ()
     while paths:
+        depth = len(wrapper)
         deeper = [p for p in paths if len(p) > depth + 1]
         first = {p[depth] for p in deeper}
-        if len(first) != 1 or first & set(PART_NAMES) or min(len(p) for p in deeper) < depth + 3:
+        if len(first) != 1 or min(first).lower() in PART_NAMES or min(len(p) for p in deeper) < depth + 3:
             break
-        depth += 1
-    return depth
+        wrapper = (*wrapper, min(first))
+    return wrapper
 
 
 def _has_parts(paths: Sequence[tuple[str, ...]], name: str) -> bool:
@@ -133,7 +151,7 @@ def manifest(path: Path) -> Listing:
             raise DataError(f"{where}: expected the columns path and label, both filled in.")
         if split and split.lower() not in PART_NAMES:
             raise DataError(f"{where}: split is {split!r}; expected train, validation or test.")
-        entries.append(Entry(store, file, file, label, PART_NAMES.get(split.lower()), row))
+        entries.append(Entry(store, file, file, label, PART_NAMES.get(split.lower()), row, named=True))
     return Listing(entries)
 
 
@@ -143,14 +161,19 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as UTF-8 text: {error}.") from error
     if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(text.splitlines())
+        reader = csv.DictReader(io.StringIO(text, newline=""))
         missing = {"path", "label"} - set(reader.fieldnames or ())
         if missing:
             raise DataError(f"{path} has no column {min(missing)!r}; its first line should be path,label[,split].")
-        for row in reader:
-            yield reader.line_num, {k: (v or "") for k, v in row.items() if k is not None}
+        try:
+            for row in reader:
+                yield reader.line_num, {k: (v or "") for k, v in row.items() if k is not None}
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, line {reader.line_num}: not CSV ({error}). Is a quotation mark left open?"
+            ) from error
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold the other line ends of splitlines
         if line.strip():
             yield number, _json_row(path, number, line)
 
@@ -167,7 +190,16 @@ def _json_row(path: Path, number: int, line: str) -> dict[str, str]:
 
 def is_idx(path: Path) -> bool:
     """Tell whether a file name is that of idx pictures or labels, as MNIST ships (``...-idx3-ubyte[.gz]``)."""
-    return "-idx" in path.name or ".idx" in path.name
+    return re.search(r"[-.]idx[13]", path.name) is not None
+
+
+def idx_labels(pictures: Path) -> Path:
+    """Return where the labels of idx pictures are expected.
+
+    >>> idx_labels(Path("t10k-images-idx3-ubyte.gz")).name
+    't10k-labels-idx1-ubyte.gz'
+    """
+    return pictures.with_name(pictures.name.replace("images", "labels").replace("idx3", "idx1"))
 
 
 def idx_files(paths: Sequence[Path]) -> Listing:
@@ -180,7 +212,7 @@ def idx_files(paths: Sequence[Path]) -> Listing:
     if not images:
         raise DataError(f"{paths[0]} holds labels but no pictures; give the idx3 file beside it too.")
     for path in images:
-        label_path = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+        label_path = idx_labels(path)
         if not label_path.exists() or label_path == path:
             raise DataError(f"{path} has no labels: expected {label_path.name} beside it.")
         pixels, labels = _read_idx(path, 3), _read_idx(label_path, 1)
@@ -200,6 +232,10 @@ def array_entries(
     classes: Sequence[str] | None = None,
 ) -> list[Entry]:
     """Return entries of pictures in memory; `labels` are names, or integers that `classes` names."""
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[3:] not in ((), (1,), (3,), (4,)):
+        raise DataError(
+            f"{name}: pixels must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got {pixels.dtype} {list(pixels.shape)}."
+        )
     store = ArrayStore(pixels, name)
     labels = np.asarray(labels).reshape(-1)
     if len(labels) != len(pixels):

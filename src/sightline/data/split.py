@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sightline.config import SplitConfig
+from sightline.errors import ConfigError
 from sightline.randomness import derive
 from sightline.records import Part, Picture
 
@@ -27,6 +28,7 @@ def split(pictures: Sequence[Picture], config: SplitConfig, seed: int) -> Split:
     and adding pictures never moves old ones. With ``mode="stratified"`` the shares are exact in each class.
 
     The one correction: no class is left without training pictures, nor without validation pictures where it has two.
+    Raises `ConfigError` where the shares leave nothing to train on.
     """
     stated = any(p.part is not None for p in pictures)
     test_share = config.test if config.test is not None else (0.0 if stated else 0.15)
@@ -36,6 +38,11 @@ def split(pictures: Sequence[Picture], config: SplitConfig, seed: int) -> Split:
     if "test" in parts:
         test_share = 0.0
     validation_share = 0.0 if has_validation else config.validation
+    if validation_share + test_share >= 1:
+        raise ConfigError(
+            f"split.validation {validation_share:g} and split.test {test_share:g} leave no picture to train on: "
+            "their sum must stay below 1."
+        )
     position = {i: _position(seed, pictures[i].sha256) for i in free}
     groups = _by_class(pictures, free)
     if config.mode == "stratified":
@@ -78,21 +85,34 @@ def _cut_exactly(
 def _correct(
     groups: dict[str, list[int]], position: dict[int, float], parts: list[Part], *, want_validation: bool
 ) -> list[str]:
+    """Move what is missing; all copies of a picture move with it, whatever their class."""
     notes = []
+    copies: dict[float, list[int]] = defaultdict(list)
+    for i, at in position.items():
+        copies[at].append(i)
+    group_of = {i: members for members in groups.values() for i in members}
+
+    def move(picture: int, part: Part) -> None:
+        for i in copies[position[picture]]:
+            parts[i] = part
+
+    def needed(picture: int) -> bool:  # for training, by one of the classes that its copies bear
+        at = position[picture]
+        return not all(any(parts[j] == "train" and position[j] != at for j in group_of[i]) for i in copies[at])
+
     for label, members in groups.items():
-        order = sorted(members, key=lambda i: (position[i], i))
-        here = {part: [i for i in order if parts[i] == part] for part in ("train", "validation", "test")}
-        if not here["train"]:
-            moved = order[0]
-            here[parts[moved]].remove(moved)
-            parts[moved] = "train"
-            here["train"].append(moved)
+        if all(parts[i] != "train" for i in members):
+            move(min(members, key=position.__getitem__), "train")
             notes.append(f"class {label!r} had no training picture by chance: one was moved there")
-        if want_validation and not here["validation"]:
-            spare = here["train"][1:] or here["test"]
-            if spare:
-                parts[spare[-1] if spare is not here["test"] else spare[0]] = "validation"
-                notes.append(f"class {label!r} had no validation picture by chance: one was moved there")
-            else:
-                notes.append(f"class {label!r} has a single picture: none is left for validation")
+    for label, members in groups.items():
+        if not want_validation or any(parts[i] == "validation" for i in members):
+            continue
+        order = sorted(members, key=position.__getitem__)
+        trains, tests = ([i for i in order if parts[i] == part] for part in ("train", "test"))
+        spare = next((i for i in [*reversed(trains), *tests] if not needed(i)), None)
+        if spare is not None:
+            move(spare, "validation")
+            notes.append(f"class {label!r} had no validation picture by chance: one was moved there")
+        else:
+            notes.append(f"class {label!r} has no second, different picture: none is left for validation")
     return notes

@@ -9,13 +9,18 @@ import bz2
 import gzip
 import lzma
 import os
+import re
 import shutil
+import stat
+import struct
 import tarfile
 import tempfile
 import threading
+import weakref
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -59,6 +64,7 @@ class FolderStore:
             raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.")
 
         for folder, subfolders, files in os.walk(self.root, followlinks=True, onerror=fail):
+            subfolders.sort()  # which of two links to one folder is followed must not depend on the disk
             real = os.path.realpath(folder)
             if real in seen:
                 subfolders.clear()
@@ -71,11 +77,14 @@ class FolderStore:
     def read(self, key: str) -> bytes:
         path = self.root / key
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+                raise PictureError("not a regular file")
+            if found.st_size > MAX_FILE_BYTES:
                 raise PictureError("too large: over 1 GiB")
             return path.read_bytes()
-        except OSError as error:
-            raise PictureError(f"cannot be opened: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # ValueError: a manifest's path with a null character
+            raise PictureError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
 
 
 class ZipStore:
@@ -85,12 +94,12 @@ class ZipStore:
         self.name = path.name
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # damage shows in many ways
             raise DataError(f"{path} is not a readable zip archive: {error}.") from error
-        self._members = {_member_name(info): info for info in self._zip.infolist() if not info.is_dir()}
+        self._members = dict(zip(_names(self._zip.infolist()), self._zip.infolist(), strict=True))
 
     def keys(self) -> Sequence[str]:
-        return sorted(self._members)
+        return sorted(name for name in self._members if not name.endswith("/"))
 
     def read(self, key: str) -> bytes:
         info = self._members[key]
@@ -98,23 +107,31 @@ class ZipStore:
             raise PictureError("too large: over 1 GiB unpacked")
         try:
             return self._zip.read(info)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error) as error:
             raise PictureError(f"damaged in the archive: {error}") from error
         except (RuntimeError, NotImplementedError, OSError) as error:  # encrypted; unknown method; the disk's own
             raise PictureError(f"cannot be unpacked: {error}") from error
 
 
-def _member_name(info: zipfile.ZipInfo) -> str:
+def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
+    """Return the names; one encoding for all that state none, lest the pictures of one class get two names for it."""
+    raw = [_old_bytes(info) for info in members]
+    encoding = "cp437"
+    for candidate in ("gbk", "utf-8"):
+        with suppress(UnicodeDecodeError):
+            b"\n".join(raw).decode(candidate)
+            encoding = candidate
+    names = [r.decode(encoding) if r else info.filename for r, info in zip(raw, members, strict=True)]
+    return [name.replace("\\", "/") for name in names]  # some Windows programs write the wrong slash
+
+
+def _old_bytes(info: zipfile.ZipInfo) -> bytes:
+    """Return a name of unknown encoding; empty for one that is known to be Unicode."""
     utf8_flag = 0x800
-    if info.flag_bits & utf8_flag or info.filename.isascii():
-        return info.filename
-    raw = info.filename.encode("cp437")
-    for encoding in ("utf-8", "gbk"):
-        try:
-            return raw.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return info.filename
+    try:
+        return b"" if info.flag_bits & utf8_flag else info.filename.encode("cp437")
+    except UnicodeEncodeError:  # Python 3.12 has it from an extra field
+        return b""
 
 
 class TarStore:
@@ -125,8 +142,8 @@ class TarStore:
         self._lock = threading.Lock()
         try:
             self._file = _plain_tar(path)
-            with tarfile.open(fileobj=self._file, mode="r:") as tar:
-                self._members = {m.name.removeprefix("./"): (m.offset_data, m.size) for m in tar if m.isreg()}
+            weakref.finalize(self, self._file.close)
+            self._members = _tar_members(self._file)
         except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise DataError(f"{path} is not a readable tar archive: {error}.") from error
 
@@ -145,15 +162,40 @@ class TarStore:
         return data
 
 
+def _tar_members(file: IO[bytes]) -> dict[str, tuple[int, int]]:
+    """Return the offset and size of each file; a hard link stands for the file that it names."""
+    members: dict[str, tuple[int, int]] = {}
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for m in tar:
+            name, target = m.name.removeprefix("./"), m.linkname.removeprefix("./")
+            if m.isreg():
+                members[name] = m.offset_data, m.size
+            elif m.islnk() and target in members:
+                members[name] = members[target]
+        end = tar.offset
+    file.seek(end)
+    if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
+        raise tarfile.ReadError(f"damaged at byte {end}")
+    return members
+
+
 def _plain_tar(path: Path) -> IO[bytes]:
-    openers: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+    # As long as it takes: the first bytes of a plain tar are a file's name, which may well begin with BZh.
+    openers: dict[bytes, Callable[..., Any]] = {
+        rb"\x1f\x8b\x08": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open,
+    }  # fmt: skip
     with path.open("rb") as file:
-        opener = openers.get(file.read(2))
+        start = file.read(10)
+    opener = next((o for magic, o in openers.items() if re.match(magic, start)), None)
     if opener is None:
         return path.open("rb")
     plain = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the store
-    with opener(path, "rb") as packed:
-        shutil.copyfileobj(packed, plain, 1 << 20)
+    try:
+        with opener(path, "rb") as packed:
+            shutil.copyfileobj(packed, plain, 1 << 20)
+    except BaseException:
+        plain.close()
+        raise
     plain.seek(0)
     return plain
 

@@ -72,10 +72,10 @@ def build(plan: Plan) -> Network:
     keras.config.set_dtype_policy(plan.precision)
     try:
         inputs = keras.Input((plan.height, plan.width, plan.channels), dtype="uint8", name="pixels")
-        x = normalized(inputs, _scheme(plan, entry), plan.standard)
-        if plan.channels == 1 and plan.weights is not None:
+        x = inputs
+        if plan.channels == 1 and plan.weights is not None:  # before the scaling, which may differ between channels
             x = keras.layers.Concatenate(name="grey_to_colour")([x, x, x])
-        start = x
+        x = start = normalized(x, _scheme(plan, entry), plan.standard)
         x = _body(x, entry, plan.config)
         backbone = keras.Model(start, x)
         if plan.weights is not None:
@@ -174,8 +174,9 @@ def _head(x: Any, plan: Plan, head: Head) -> dict[str, Any]:
     units = 1 if plan.config.head == "sigmoid" else plan.classes
     logits = layers.Dense(units, name="predictions", dtype="float32")(x)
     if units == 1:  # softmax of [0, z] is [1 - sigmoid(z), sigmoid(z)]
-        logits = layers.ZeroPadding1D((1, 0), name="two_classes")(layers.Reshape((1, 1), name="as_row")(logits))
-        logits = layers.Flatten(name="pair")(logits)
+        row = layers.Reshape((1, 1), name="as_row", dtype="float32")(logits)
+        padded = layers.ZeroPadding1D((1, 0), name="two_classes", dtype="float32")(row)
+        logits = layers.Flatten(name="pair", dtype="float32")(padded)
     logits = layers.Rescaling(1.0, name="temperature", dtype="float32")(logits)
     probabilities = layers.Softmax(name="probabilities", dtype="float32")(logits)
     return {"probabilities": probabilities, "logits": logits, "features": features}

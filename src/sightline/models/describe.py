@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from sightline import backend
+
 
 def parameters(model: Any) -> int:
     """Return the number of weights of a Keras model, those that do not learn included, random streams not."""
@@ -18,7 +20,7 @@ def weights_sha256(model: Any) -> str:
     """Return the SHA-256 over path, dtype, shape and little-endian bytes of each of the model's weights, in order."""
     digest = hashlib.sha256()
     for variable in _weights(model):
-        value = np.asarray(variable.value)
+        value = backend.keras().ops.convert_to_numpy(variable)
         digest.update(f"{variable.path} {value.dtype.name} {value.shape}\n".encode())
         digest.update(np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()

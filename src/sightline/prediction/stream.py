@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.data.index import PICTURE_SUFFIXES
-from sightline.data.layout import is_hidden
+from sightline.data.layout import is_hidden, is_picture_name
 from sightline.errors import DataError, PictureError
 from sightline.prediction.base import Predictor
 from sightline.preprocess import Preprocess, inspect
@@ -76,7 +75,7 @@ def _from_folder(folder: str) -> Iterator[Item]:
         folders.sort()
         for name in sorted(files):
             path = Path(root, name)
-            if path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path.relative_to(folder).as_posix()):
+            if is_picture_name(name) and not is_hidden(path.relative_to(folder).as_posix()):
                 found = True
                 yield _file(str(path))
     if not found:
@@ -86,11 +85,14 @@ def _from_folder(folder: str) -> Iterator[Item]:
 def _from_stdin(data: bytes) -> Iterator[Item]:
     try:
         inspect(data)
+        picture = True
     except PictureError:
-        lines = data.decode("utf-8", "surrogateescape").splitlines()
-        yield from expand([line.strip() for line in lines if line.strip()])
-    else:
+        picture = b"\0" in data  # a damaged one: no path has this character
+    if picture:
         yield Item("-", lambda: data)
+    else:
+        lines = data.decode("utf-8", "surrogateescape").split("\n")
+        yield from expand([line.strip() for line in lines if line.strip()])
 
 
 def as_items(pictures: Iterable[Any]) -> Iterator[Item]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import backend
 from sightline.errors import ModelError, OutputError
 
 Arrays = dict[str, NDArray[Any]]
@@ -28,7 +29,8 @@ class Checkpoint:
 
 def variables(model: Any) -> Arrays:
     """Return a copy of each variable of a Keras model under a name unique and the same in every process."""
-    return {f"{i:04d}:{v.path}": np.array(v.value) for i, v in enumerate(model.variables)}
+    to_numpy = backend.keras().ops.convert_to_numpy
+    return {f"{i:04d}:{v.path}": np.array(to_numpy(v)) for i, v in enumerate(model.variables)}
 
 
 def restore(model: Any, arrays: Arrays) -> None:

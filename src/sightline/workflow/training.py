@@ -56,6 +56,8 @@ def train(
     watcher = watcher or Watcher()
     layers = _layers(recipe, config)
     given = resolve(*layers, assignments=set)  # mistakes in the settings show before any picture is read
+    if given.model.name != "auto":
+        registry.find(given.model.name)
     if out is not None:
         check_writable(Path(out), force=force)
     index = make_index(sources, watcher.progress, given.device.threads or None)
@@ -71,7 +73,11 @@ def train(
     stem = f"{settled.recipe}-{''.join(c if c.isalnum() or c in '-_' else '-' for c in index.name)[:40]}"
     path = Path(out) if out is not None else next_path(Path("runs"), stem)
     check_writable(path, force=force)
-    return _Training(settled, index, path, force, watcher, started).go()
+    picture, model = settled.picture, settled.model
+    start = weights.find(
+        registry.find(model.name), model.weights, model.alpha, picture.height or 0, picture.width or 0
+    )
+    return _Training(settled, index, path, force, watcher, start, started).go()
 
 
 def _layers(recipe: str, config: Path | str | None) -> list[dict[str, Any]]:
@@ -88,6 +94,7 @@ class _Training:
     path: Path
     force: bool
     watcher: Watcher
+    weights: Path | None
     started: float
 
     def go(self) -> TrainResult:
@@ -101,7 +108,7 @@ class _Training:
             watcher.say(note)
         backend.keras(config.device.backend)
         backend.set_threads(config.device.threads)
-        plan = _plan(config, data)
+        plan = _plan(config, data, self.weights)
         network = build.build(plan)
         run = Run.create(self.path, force=self.force)
         try:
@@ -217,16 +224,15 @@ def _data_notes(data: Dataset) -> list[str]:
     return [*notes, *data.notes]
 
 
-def _plan(config: RunConfig, data: Dataset) -> Plan:
+def _plan(config: RunConfig, data: Dataset, start: Path | None) -> Plan:
     height, width, channels = data.pixels.shape[1:]
     entry = registry.find(config.model.name)
     standard = None
     if "standardize" in (config.model.normalize, entry.normalize):
         standard = _mean_and_deviation(data)
-    file = weights.find(entry, config.model.weights, config.model.alpha, height, width)
     return Plan(
         config.model, height, width, channels, len(data.classes), config.seed,
-        config.train.precision, config.train.l2, standard, file,
+        config.train.precision, config.train.l2, standard, start,
     )  # fmt: skip
 
 

@@ -1,0 +1,46 @@
+"""The command line in this process, and one small run that many tests look at."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import COLOURS, Command, Outcome, draw_classes
+from sightline.cli import main
+
+
+@pytest.fixture
+def sightline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run ``sightline ARGUMENTS...`` here and return its exit code and what it printed."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["sightline", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of three classes that differ in colour, 40 pictures 32x32 each."""
+    return draw_classes(tmp_path_factory.mktemp("data") / "colours", COLOURS, 40)
+
+
+@pytest.fixture(scope="session")
+def trained(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run on `colours`, and what ``--json`` said of it."""
+    from sightline import train
+    from sightline.report import summary
+
+    path = tmp_path_factory.mktemp("runs") / "run"
+    assignments = ["model.name=cifar10-simple", "train.epochs=2"]
+    return path, summary.training(train(colours, recipe="quick", set=assignments, out=path))

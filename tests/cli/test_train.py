@@ -1,0 +1,268 @@
+"""Training as a user sees it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sightline as face
+from command import COLOURS, SMALL, Command, draw_classes
+from sightline.errors import SightlineError
+from sightline.training import checkpoint
+
+KEYS = {
+    "run", "model", "parameters", "classes", "train", "validation", "test",
+    "epochs", "seconds", "images_per_second", "weights_sha256",
+}  # fmt: skip
+
+
+def test_one_json_object_and_nothing_else(sightline: Command, colours: Path, tmp_path: Path) -> None:
+    found = sightline("train", colours, *SMALL, "--out", tmp_path / "r", "--json")
+    assert found.code == 0
+    assert found.out.count("\n") == 1
+    assert set(found.json) >= KEYS
+    assert found.json["classes"] == ["blue", "green", "red"]
+    assert found.json["epochs"] == 2
+    for part in ("train", "validation", "test"):
+        assert set(found.json[part]) == {"accuracy", "loss", "count"}
+    assert sum(found.json[part]["count"] for part in ("train", "validation", "test")) == 120
+    assert "epoch 2" in found.err
+
+
+def test_the_run_directory_is_complete(trained: tuple[Path, dict[str, Any]]) -> None:
+    path, result = trained
+    names = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
+    assert {
+        "run.json", "config.toml", "data.jsonl", "history.jsonl", "history.csv", "model.keras", "model.json",
+        "eval/test/metrics.json", "eval/test/predictions.npz", "eval/validation/metrics.json",
+        "figures/curves.png", "figures/confusion.png",
+    } <= names  # fmt: skip
+    assert not [n for n in names if ".part" in n]
+    info = json.loads((path / "run.json").read_text())
+    assert (info["status"], info["schema"]) == ("complete", 1)
+    assert info["result"]["weights_sha256"] == result["weights_sha256"]
+    lines = [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
+    with (path / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["val_loss"]) for r in rows] == [line["val_loss"] for line in lines]
+    assert len([json.loads(line) for line in (path / "data.jsonl").read_text().splitlines()]) == 120
+
+
+def test_event_files_can_be_read_by_tensorboard(trained: tuple[Path, dict[str, Any]]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained[0] / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()["tensors"]
+    assert {"loss/train", "loss/validation", "accuracy/train", "accuracy/validation", "learning_rate"} <= set(tags)
+    assert [e.step for e in events.Tensors("loss/train")] == [1, 2]
+
+
+def test_it_learns(sightline: Command, colours: Path, tmp_path: Path) -> None:
+    found = sightline("train", colours, *SMALL[:-1], "8", "--out", tmp_path / "r", "--json")
+    assert found.json["test"]["accuracy"] > 0.9
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    sightline: Command, colours: Path, tmp_path: Path
+) -> None:
+    augmented = ("--set", "augment.rotation=10", "--set", "augment.brightness=0.1")
+    shas = [
+        sightline("train", colours, *SMALL, *augmented, "--seed", seed, "--out", tmp_path / f"r{i}", "--json").json[
+            "weights_sha256"
+        ]
+        for i, seed in enumerate((1, 1, 2))
+    ]
+    assert shas[0] == shas[1] != shas[2]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train.precision=mixed_bfloat16"],
+        ["train.class_weights=balanced", "train.label_smoothing=0.1", "train.l2=0.0001"],
+        ["train.loss=focal", "train.optimizer.name=sgd", "train.schedule.name=step"],
+        ["split.mode=stratified", "split.test=0", "picture.channels=1"],
+        ["train.early_stop.patience=1", "train.early_stop.monitor=val_accuracy", "train.epochs=6"],
+    ],
+    ids=lambda settings: settings[0],
+)
+def test_settings_train_and_load(sightline: Command, colours: Path, tmp_path: Path, settings: list[str]) -> None:
+    options = [part for s in settings for part in ("--set", s)]
+    found = sightline("train", colours, *SMALL, *options, "--out", tmp_path / "r", "--json")
+    assert found.code == 0, found.err
+    model = face.load(tmp_path / "r")
+    assert {v.dtype for v in model.predictor.model.weights} == {"float32"}  # type: ignore[attr-defined]  # a Keras one
+    if "split.test=0" in settings:
+        assert found.json["test"] is None
+
+
+def test_two_stages_on_a_network_without_pretrained_weights(sightline: Command, colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "stages.toml").write_text(
+        '[[train.stages]]\nname = "head"\nthaw = 0\nepochs = 2\nviews = 2\n'
+        '[[train.stages]]\nname = "all"\nthaw = -1\nepochs = 1\n'
+    )
+    found = sightline("train", colours, *SMALL, "--config", tmp_path / "stages.toml", "--out", tmp_path / "r", "--json")
+    assert found.code == 0, found.err
+    history = [json.loads(line) for line in (tmp_path / "r" / "history.jsonl").read_text().splitlines()]
+    assert [h["stage"] for h in history] == ["head", "head", "all"]
+
+
+def test_no_cache_leaves_none(
+    sightline: Command, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "cache"))
+    assert sightline("train", colours, *SMALL, "--no-cache", "--out", tmp_path / "r").code == 0
+    assert not (tmp_path / "cache").exists()
+    assert sightline("train", colours, *SMALL, "--out", tmp_path / "s").code == 0
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def _one_class(folder: Path) -> None:
+    draw_classes(folder, {"cat": (9, 9, 9)}, 3)
+
+
+def _corrupt_class(folder: Path) -> None:
+    draw_classes(folder, {"cat": (9, 9, 9), "dog": (99, 9, 9)}, 3)
+    for path in (folder / "dog").iterdir():
+        path.write_bytes(b"\xff\xd8\xff no picture")
+
+
+def _unknown_in_test(folder: Path) -> None:
+    draw_classes(folder / "train", COLOURS, 4)
+    draw_classes(folder / "test", {**COLOURS, "pink": (255, 99, 99)}, 2)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "options", "words"),
+    [
+        (_one_class, (), ["one class only", "'cat'"]),
+        (Path.mkdir, (), ["No pictures in", "cat/1.jpg"]),
+        (None, (), ["There is no folder", "beans"]),
+        (_corrupt_class, (), ["class 'dog'", "3 rejected"]),
+        (_unknown_in_test, (), ["'pink'", "training part"]),
+        (_one_class, ("--set", "train.epoch=5"), ["train.epoch", "epochs"]),
+        (_one_class, ("--set", "train.epochs=many"), ["train.epochs", "whole number"]),
+        (_one_class, ("--set", "split.validation=2"), ["split.validation", "between"]),
+        (_one_class, ("--recipe", "qick"), ["'qick'", "quick"]),
+        (_one_class, ("--model", "vgg61"), ["'vgg61'", "vgg16"]),
+        (_one_class, ("--config", "no.toml"), ["no configuration file"]),
+    ],
+)
+def test_bad_input_gets_one_clear_message_and_leaves_nothing(
+    sightline: Command, tmp_path: Path, prepare: Any, options: tuple[str, ...], words: list[str]
+) -> None:
+    if prepare is not None:
+        prepare(tmp_path / "data")
+    found = sightline("train", tmp_path / "data", "--out", tmp_path / "run", "--recipe", "quick", *options)
+    assert found.code == 2
+    assert found.out == ""
+    for word in words:
+        assert word in found.err
+    assert "Traceback" not in found.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unwritable_output_is_refused_before_any_work(sightline: Command, colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run", "/proc/run"):
+        found = sightline("train", colours, *SMALL, "--out", out)
+        assert found.code == 2, out
+        assert "--out" in found.err
+        assert "decoding" not in found.err
+
+
+def test_a_run_is_not_overwritten_unless_forced(sightline: Command, colours: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    assert sightline("train", colours, *SMALL, "--out", out).code == 0
+    found = sightline("train", colours, *SMALL, "--out", out)
+    assert (found.code, "--force" in found.err) == (2, True)
+    assert sightline("train", colours, *SMALL, "--out", out, "--force").code == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    assert sightline("train", colours, *SMALL, "--out", tmp_path / "mine", "--force").code == 2
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_missing_weights_are_named_before_any_decoding(
+    sightline: Command, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    def offline(*arguments: object, **options: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr(keras.utils, "get_file", offline)
+    found = sightline("train", colours, "--recipe", "transfer", "--out", tmp_path / "r")
+    assert found.code == 2
+    assert "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5" in found.err
+    assert str(tmp_path / "keras" / "models") in found.err
+    assert "https://" in found.err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(sightline: Command, colours: Path, tmp_path: Path) -> None:
+    found = sightline("train", colours, *SMALL, "--set", "train.optimizer.learning_rate=1e30", "--out", tmp_path / "r")
+    assert found.code == 1
+    assert "learning rate" in found.err
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to one process on Windows")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_a_checkpoint_that_loads(colours: Path, tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "r"
+    command = [sys.executable, "-m", "sightline", "train", colours, *SMALL[:-1], "10000", "--out", out]
+    with subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("epoch 2"):
+                break
+        asked = time.monotonic()
+        process.send_signal(number)
+        rest = process.stderr.read()
+        assert process.wait(30) == 130
+        assert time.monotonic() - asked < 20
+    assert "checkpoint" in rest
+    assert str(out) in rest
+    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    last = checkpoint.latest(out / "checkpoints")
+    assert last is not None
+    assert last.state["epoch"] >= 2
+    assert face.load(out).predict(colours / "red")[0].error is None
+
+
+def test_python_says_what_the_command_says(trained: tuple[Path, dict[str, Any]], colours: Path) -> None:
+    model = face.load(trained[0])
+    found = model.evaluate()
+    saved = np.load(trained[0] / "eval" / "test" / "predictions.npz", allow_pickle=False)
+    np.testing.assert_array_equal(found.probabilities, saved["probabilities"])
+    assert found.accuracy == trained[1]["test"]["accuracy"]
+    with pytest.raises(SightlineError, match="test part"):
+        model.evaluate(colours, split="test")
+
+
+def test_arrays_in_memory_train(tmp_path: Path) -> None:
+    from sightline.data.layout import Listing, array_entries
+
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 80, (60, 28, 28), np.uint8)
+    labels = np.arange(60) % 2
+    pixels[labels == 1] += 120
+    source = Listing(array_entries(pixels, labels, "night-day", classes=["night", "day"]))
+    result = face.train(source, recipe="quick", set=["train.epochs=2"], out=tmp_path / "r")
+    assert result.classes == ("day", "night")
+    answers = face.predict(tmp_path / "r", [pixels[0], pixels[1]])
+    assert len(answers) == 2
+    assert {c.label for c in answers[0].top} == {"day", "night"}

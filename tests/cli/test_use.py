@@ -1,0 +1,161 @@
+"""Evaluating, predicting and listing as a user sees them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from command import Command
+
+
+@pytest.fixture
+def run(trained: tuple[Path, dict[str, Any]]) -> Path:
+    return trained[0]
+
+
+def test_predict_json_is_one_object_a_line_in_order(sightline: Command, run: Path, colours: Path) -> None:
+    found = sightline("predict", run, colours / "red", "--json")
+    assert found.code == 0
+    assert [line["path"] for line in found.lines] == [str(p) for p in sorted((colours / "red").iterdir())]
+    for line in found.lines:
+        assert set(line) == {"path", "label", "probability", "top"}
+        assert line["top"][0] == {"label": line["label"], "probability": line["probability"]}
+        assert sum(c["probability"] for c in line["top"]) == pytest.approx(1, abs=1e-5)
+    assert found.lines[0]["probability"] >= found.lines[0]["top"][1]["probability"]
+
+
+def test_an_unreadable_file_is_a_row_and_the_exit_code_says_so(
+    sightline: Command, run: Path, colours: Path, tmp_path: Path
+) -> None:
+    good = tmp_path / "good image 图.png"
+    shutil.copy(next((colours / "blue").iterdir()), good)
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"\xff\xd8\xff")
+    found = sightline("predict", run, good, bad, tmp_path / "none.png", good, "--json", "--top", "1")
+    assert found.code == 1
+    assert [set(line) for line in found.lines] == [
+        {"path", "label", "probability", "top"}, {"path", "error"}, {"path", "error"},
+        {"path", "label", "probability", "top"},
+    ]  # fmt: skip
+    assert len(found.lines[0]["top"]) == 1
+    assert found.lines[0] | {"path": ""} == found.lines[3] | {"path": ""}
+    table = sightline("predict", run, good, bad)
+    assert table.code == 1
+    assert "图.png" in table.out
+    rows = list(csv.DictReader(io.StringIO(sightline("predict", run, good, bad, "--format", "csv").out)))
+    assert rows[0]["label"] in {"blue", "green", "red"}
+    assert (rows[1]["label"], rows[1]["error"]) == ("", found.lines[1]["error"])
+
+
+def test_globs_and_standard_input(
+    sightline: Command, run: Path, colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern = colours / "*" / "*-00[12].png"
+    found = sightline("predict", run, pattern, "--json")
+    paths = [line["path"] for line in found.lines]
+    assert len(paths) == 6
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("\n".join(paths[::-1]).encode())))
+    listed = sightline("predict", run, "-", "--json")
+    assert [line["path"] for line in listed.lines] == paths[::-1]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(Path(paths[0]).read_bytes())))
+    piped = sightline("predict", run, "-", "--json")
+    assert (piped.lines[0]["path"], piped.lines[0]["label"]) == ("-", found.lines[0]["label"])
+    assert piped.lines[0]["probability"] == pytest.approx(found.lines[0]["probability"], abs=1e-5)  # another batch size
+    assert sightline("predict", run, colours / "none*.png").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("predict", "{tmp}", "x.png"), "not a run"),
+        (("predict", "{run}", "{tmp}"), "no pictures"),
+        (("evaluate", "{run}", "--split", "tset"), "test"),
+        (("evaluate", "{run}", "{tmp}"), "No pictures"),
+        (("recipes", "qick"), "quick"),
+    ],
+)
+def test_bad_use_is_explained(
+    sightline: Command, run: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    found = sightline(*[a.format(run=run, tmp=tmp_path) for a in arguments])
+    assert (found.code, found.out) == (2, "")
+    assert words in found.err
+
+
+def test_evaluate_json(sightline: Command, run: Path, colours: Path) -> None:
+    own = sightline("evaluate", run, "--json").json
+    assert {"accuracy", "accuracy_interval", "per_class", "confusion", "count", "rejects"} <= set(own)
+    low, high = own["accuracy_interval"]
+    assert 0 <= low <= own["accuracy"] <= high <= 1
+    assert sum(map(sum, own["confusion"])) == own["count"] == sum(c["support"] for c in own["per_class"])
+    every = sightline("evaluate", run, colours, "--json").json
+    assert every["count"] == 120
+    parts = [sightline("evaluate", run, "--split", part, "--json").json["count"] for part in ("train", "validation")]
+    assert sum(parts) + own["count"] == 120
+    shown = sightline("evaluate", run)
+    assert "95% interval" in shown.out
+    assert "precision" in shown.out
+
+
+def test_an_unknown_class_is_named(sightline: Command, run: Path, tmp_path: Path) -> None:
+    for label in ("red", "violet"):
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (40, 40), label).save(tmp_path / label / "1.png")
+    found = sightline("evaluate", run, tmp_path)
+    assert found.code == 2
+    assert "'violet'" in found.err
+
+
+def test_rejects_are_counted_not_fatal(sightline: Command, run: Path, colours: Path, tmp_path: Path) -> None:
+    shutil.copytree(colours, tmp_path / "data")
+    (tmp_path / "data" / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    found = sightline("evaluate", run, tmp_path / "data", "--json").json
+    assert found["count"] == 120
+    assert [r["path"] for r in found["rejects"]] == ["red/broken.png"]
+
+
+def test_lists(sightline: Command) -> None:
+    models = {m["name"] for m in sightline("models", "--json").json["models"]}
+    assert {"cifar10-simple", "cifar10-deep", "fashion-cnn", "vgg16", "mobilenetv2"} <= models
+    recipes = {r["name"] for r in sightline("recipes", "--json").json["recipes"]}
+    assert {"auto", "quick", "transfer"} <= recipes
+    assert "[model]" in sightline("recipes", "quick").out
+    env = sightline("env", "--json").json
+    assert env["backend"] in env["installed backends"]
+    assert env["why"]
+    assert {"python", "keras", "sightline"} <= set(env["versions"])
+
+
+def test_only_verbs_that_exist_are_listed(sightline: Command) -> None:
+    listed = sightline("--help").out
+    for verb in ("train", "evaluate", "predict", "models", "recipes", "env", "demo"):
+        assert verb in listed
+    for verb in ("export", "doctor", "serve", "studio"):
+        assert verb not in listed
+
+
+def test_a_closed_pipe_is_no_fault(run: Path, colours: Path) -> None:
+    command = f"'{sys.executable}' -m sightline predict '{run}' '{colours}' --json | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_every_odd_file_is_a_row(sightline: Command, run: Path, shared: Path) -> None:
+    odd = shared / "data" / "odd_images"
+    files = [p for p in odd.rglob("*") if p.is_file() and p.suffix not in {".csv", ".txt"}]
+    found = sightline("predict", run, *files, "--json")
+    assert found.code == 1
+    assert [line["path"] for line in found.lines] == list(map(str, files))
+    errors = [line["error"] for line in found.lines if "error" in line]
+    assert 0 < len(errors) < len(files) / 4
+    assert all(errors)

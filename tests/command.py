@@ -1,0 +1,47 @@
+"""A command line that runs in this process, and pictures drawn for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Command = Callable[..., Outcome]
+
+
+def draw_classes(folder: Path, classes: dict[str, tuple[int, int, int]], count: int, size: int = 32) -> Path:
+    """Draw `count` pictures of each class: its colour under noise."""
+    for number, (label, colour) in enumerate(classes.items()):
+        (folder / label).mkdir(parents=True)
+        for i in range(count):
+            noise = np.random.default_rng(1000 * number + i).normal(0, 40, (size, size, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{label}-{i:03}.png")
+    return folder
+
+
+COLOURS = {"blue": (60, 60, 200), "green": (60, 200, 60), "red": (200, 60, 60)}
+
+
+SMALL = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "2")

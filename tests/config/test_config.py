@@ -1,0 +1,422 @@
+"""The configuration tree: defaults, TOML both ways, layers, assignments, and what each mistake is answered."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import sys
+import tomllib
+import types
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sightline import config
+from sightline.config import RunConfig, StageConfig, parse, recipes, resolve, to_dict
+from sightline.errors import ConfigError, MissingExtraError
+from sightline.models.registry import ENTRIES
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)  # no half of a surrogate pair is text
+
+
+def values(hint: Any, low: float | None = None, high: float | None = None) -> st.SearchStrategy[Any]:
+    """Every value that a field of this type and range may take."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return st.none() | values(next(a for a in args if a is not type(None)), low, high)
+    if origin is Literal:
+        return st.sampled_from(args)
+    if origin is tuple:
+        return st.lists(values(args[0], low, high), max_size=3).map(tuple)
+    if dataclasses.is_dataclass(hint):
+        assert isinstance(hint, type)
+        return configs(hint)
+    plain: dict[Any, st.SearchStrategy[Any]] = {
+        bool: st.booleans(),
+        int: st.integers(None if low is None else int(low), None if high is None else int(high)),
+        float: st.floats(low, high, allow_nan=False, allow_infinity=False),
+        str: TEXT,
+    }
+    return plain[hint]
+
+
+def configs(cls: type[Any]) -> st.SearchStrategy[Any]:
+    hints = get_type_hints(cls)
+    parts = {
+        f.name: values(hints[f.name], f.metadata.get("at_least"), f.metadata.get("at_most"))
+        for f in dataclasses.fields(cls)
+    }
+    return st.builds(cls, **parts)
+
+
+def leaves(cls: type[Any], where: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
+    """Yield the path, the bare type and the field of each setting below `cls`; a list's entry is number 0."""
+    hints = get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        hint, path = hints[f.name], f"{where}{f.name}"
+        inner = [a for a in get_args(hint) if a not in (type(None), ...)]
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)
+            yield from leaves(hint, f"{path}.")
+        elif get_origin(hint) is tuple and dataclasses.is_dataclass(inner[0]):
+            assert isinstance(inner[0], type)
+            yield path, hint, f
+            yield from leaves(inner[0], f"{path}.0.")
+        else:
+            yield path, inner[0] if get_origin(hint) in (Union, types.UnionType) else hint, f
+
+
+LEAVES = {path: (hint, f) for path, hint, f in leaves(RunConfig)}
+NUMBERS = {path: f.metadata for path, (hint, f) in LEAVES.items() if hint in (int, float)}
+
+
+def at(path: str, value: Any) -> dict[str, Any]:
+    """Return the nested dict that holds `value` at `path`."""
+    for key in reversed(path.split(".")):
+        value = [value] if key == "0" else {key: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def got(made: Any, path: str) -> Any:
+    for key in path.split("."):
+        made = made[int(key)] if key.isdigit() else getattr(made, key)
+    return made
+
+
+def beyond(bound: float, hint: Any, direction: int) -> float:
+    return int(bound) + direction if hint is int else math.nextafter(bound, math.inf * direction)
+
+
+# Into and out of dicts and TOML
+
+
+def test_defaults_are_lawful_and_complete() -> None:
+    assert resolve(to_dict(RunConfig())) == resolve() == RunConfig()
+    assert len(LEAVES) > 60
+
+
+@given(configs(RunConfig))
+def test_toml_round_trip(made: RunConfig) -> None:
+    assert resolve(tomllib.loads(config.dump_toml(made))) == made
+    assert resolve(to_dict(made)) == made
+
+
+def test_toml_file_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "größe.toml"
+    made = resolve({"recipe": 'a "quoted"\nname', "data": {"sources": ["C:\\pictures", "ä ö"]}})
+    path.write_text(config.dump_toml(made), encoding="utf-8")
+    assert config.load_config(path) == made
+
+
+def test_dict_is_plain_and_leaves_out_what_is_unset() -> None:
+    plain = to_dict(resolve({"train": {"stages": [{"epochs": 2}]}, "model": {"hidden": [8, 4]}}))
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["train"]["stages"] == [{"name": "stage", "thaw": -1, "epochs": 2, "views": 1}]
+    assert plain["model"]["hidden"] == [8, 4]
+    assert "alpha" not in plain["model"]
+
+
+@pytest.mark.parametrize("stages", [[], [{}]], ids=["no stage", "one stage"])
+def test_dump_states_every_setting_under_its_meaning(stages: list[Any]) -> None:
+    """Each line of a setting stands in the table of its own, right below the phrase that explains it."""
+    lines = config.dump_toml(resolve({"train": {"stages": stages}})).splitlines()
+    seen, table, counts = set(), "", {"[[train.stages]]": -1}
+    for before, line in zip(["", *lines], lines, strict=False):
+        if line.startswith("["):
+            counts[line] = counts.get(line, 0) + 1
+            table = line.strip("[]") + (f".{counts[line]}" if line.startswith("[[") else "") + "."
+        elif found := re.match(r"(?:# (\w+) is unset|(\w+) = )", line):
+            path = table + (found[1] or found[2])
+            assert before == f"# {LEAVES[path][1].metadata['doc']}", path
+            seen.add(path)
+    expected = {path for path in LEAVES if path.startswith("train.stages.0.") <= bool(stages)}
+    assert seen == expected - ({"train.stages"} if stages else set())
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_every_setting_says_what_it_means(path: str) -> None:
+    doc = LEAVES[path][1].metadata["doc"]
+    assert len(doc) > 5
+    assert doc == doc.strip()
+    assert doc.endswith("...") or not doc.endswith(".")
+
+
+def test_configuration_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RunConfig().seed = 1  # type: ignore[misc]  # that it cannot is the point
+
+
+def test_dump_without_tomlkit_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tomlkit", None)
+    with pytest.raises(MissingExtraError, match=r"tomlkit.*sightline\[train\]"):
+        config.dump_toml(RunConfig())
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "hint"),
+    [
+        ({"train": {"epoch": 5}}, "train.epoch", "Did you mean 'epochs'?"),
+        ({"trian": {}}, "trian", "Did you mean 'train'?"),
+        ({"train": {"optimizer": {"lr": 1}}}, "train.optimizer.lr", "Valid names: clip_norm, learning_rate"),
+        ({"train": {"stages": [{}, {"thwa": 1}]}}, "train.stages.1.thwa", "Did you mean 'thaw'?"),
+        ({"zzz": 1}, "zzz", "Valid names: augment, data, device"),
+    ],
+    ids=["near", "table", "far", "in a list", "far at the top"],
+)
+def test_unknown_key_offers_the_nearest(given: dict[str, Any], path: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(given)
+    assert f"There is no setting {path!r}. {hint}" in str(caught.value)
+
+
+WRONG = {int: 1.5, float: "0.1", bool: 1, str: 7}
+
+
+@pytest.mark.parametrize("path", [p for p, (hint, _) in LEAVES.items() if hint in WRONG])
+def test_wrong_type_names_the_setting(path: str) -> None:
+    hint = LEAVES[path][0]
+    with pytest.raises(ConfigError, match=rf"^{re.escape(path)} expects .*, not {re.escape(repr(WRONG[hint]))}\.$"):
+        resolve(at(path, WRONG[hint]))
+
+
+@pytest.mark.parametrize("path", [p for p, (hint, _) in LEAVES.items() if hint in {int, float}])
+def test_true_is_no_number(path: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(path)):
+        resolve(at(path, True))
+
+
+@pytest.mark.parametrize("path", [p for p, (hint, _) in LEAVES.items() if get_origin(hint) is Literal])
+def test_choice_outside_the_list_names_the_choices(path: str) -> None:
+    choices = get_args(LEAVES[path][0])
+    with pytest.raises(ConfigError, match=rf"^{re.escape(path)} cannot be 'zzz'\. Valid names: ") as caught:
+        resolve(at(path, "zzz"))
+    assert all(str(choice) in str(caught.value) for choice in choices)
+
+
+@pytest.mark.parametrize("value", [2, 3.0, True, "3"], ids=repr)
+def test_channels_are_the_number_1_or_3(value: Any) -> None:
+    assert resolve(at("picture.channels", 3)).picture.channels == 3
+    with pytest.raises(ConfigError, match=r"picture\.channels cannot be"):
+        resolve(at("picture.channels", value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("data.sources", "pictures", "data.sources expects a list, not 'pictures'."),
+        ("model.hidden", 512, "model.hidden expects a list, not 512."),
+        ("model.hidden", [1, "x"], "model.hidden.1 expects a whole number, not 'x'."),
+        ("train.stages", {"0": {}}, "train.stages expects a list, not {'0': {}}."),
+        ("train.stages", [3], "train.stages.0 is a table of settings; set one of them, as in train.stages.0.name=..."),
+        ("train", 3, "train is a table of settings; set one of them, as in train.epochs=..."),
+    ],
+    ids=range(6),
+)
+def test_wrong_shape_is_told(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(at(path, value))
+    assert str(caught.value) == message
+
+
+def test_whole_number_is_a_number_too() -> None:
+    rate = resolve(at("train.optimizer.learning_rate", 1)).train.optimizer.learning_rate
+    assert rate == 1
+    assert isinstance(rate, float)
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_range_ends_are_lawful_and_nothing_beyond(path: str) -> None:
+    low, high, hint = NUMBERS[path]["at_least"], NUMBERS[path]["at_most"], LEAVES[path][0]
+    assert low is not None, "without a lower end a message cannot say what is expected"
+    assert got(resolve(at(path, hint(low))), path) == low
+    expected = f"at least {low}" if high is None else f"between {low} and {high}"
+    with pytest.raises(ConfigError, match=rf"^{re.escape(path)} must be {expected}, not "):
+        resolve(at(path, beyond(low, hint, -1)))
+    if high is None:
+        assert got(resolve(at(path, hint(10**6))), path) == 10**6
+    else:
+        assert got(resolve(at(path, hint(high))), path) == high
+        with pytest.raises(ConfigError, match=expected):
+            resolve(at(path, beyond(high, hint, 1)))
+
+
+@pytest.mark.parametrize("path", [p for p in NUMBERS if LEAVES[p][0] is float])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+def test_number_must_be_finite(path: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"^{re.escape(path)} must be .*, not -?(nan|inf)\.$"):
+        resolve(at(path, value))
+
+
+@pytest.mark.parametrize("value", [0, -5])
+def test_layer_without_units_is_refused(value: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^model\.hidden\.1 must be at least 1, not {value}\.$"):
+        resolve(at("model.hidden", [8, value]))
+
+
+def test_huge_whole_numbers_are_kept() -> None:
+    assert resolve(at("seed", 10**400)).seed == 10**400
+    with pytest.raises(ConfigError, match=r"train\.l2 must be"):
+        resolve(at("train.l2", 10**400))
+
+
+# Layers and assignments
+
+
+def test_later_layers_win_table_by_table() -> None:
+    made = resolve(
+        {"train": {"epochs": 1, "batch_size": 8}, "data": {"sources": ["a", "b"]}},
+        {"train": {"epochs": 2}, "data": {"sources": ["c"]}},
+        assignments=["train.epochs=3", "train.epochs=4"],
+    )
+    assert (made.train.epochs, made.train.batch_size, made.data.sources) == (4, 8, ("c",))
+    assert made.train.optimizer == RunConfig().train.optimizer
+
+
+def test_layers_stay_as_they_are() -> None:
+    layer = {"train": {"epochs": 1, "stages": [{"epochs": 2}]}}
+    made = resolve(layer, assignments=["train.epochs=5", "train.stages.0.epochs=6", "train.l2=unset"])
+    assert (made.train.epochs, made.train.stages[0].epochs) == (5, 6)
+    assert layer == {"train": {"epochs": 1, "stages": [{"epochs": 2}]}}
+
+
+@pytest.mark.parametrize(
+    ("expression", "path", "value"),
+    [
+        ("train.epochs=5", "train.epochs", 5),
+        (" train.epochs = 5 ", "train.epochs", 5),
+        ("train.optimizer.learning_rate=1e-4", "train.optimizer.learning_rate", 1e-4),
+        ("augment.flip=true", "augment.flip", True),
+        ("model.name=vgg16", "model.name", "vgg16"),
+        ('model.name="vgg16"', "model.name", "vgg16"),
+        ("model.weights=C:\\weights\\a=b.h5", "model.weights", "C:\\weights\\a=b.h5"),
+        ("model.weights=", "model.weights", ""),
+        ("model.hidden=[512, 10]", "model.hidden", (512, 10)),
+        ("data.sources=['a', \"b c\"]", "data.sources", ("a", "b c")),
+        ("train.stages=[{name='head', thaw=0}]", "train.stages", (StageConfig("head", 0),)),
+    ],
+    ids=range(11),
+)
+def test_assignment_reads_toml_or_else_text(expression: str, path: str, value: Any) -> None:
+    assert got(resolve(assignments=[expression]), path) == value
+
+
+def test_assignment_reaches_into_lists_and_unsets() -> None:
+    base = {"train": {"stages": [{"name": "a", "epochs": 1}, {"name": "b", "epochs": 2}]}, "model": {"alpha": 0.5}}
+    given = ["train.stages.1.epochs=7", "train.stages.0.epochs=unset", "model.alpha=unset", "model.dropout=unset"]
+    made = resolve(base, assignments=given)
+    assert made.train.stages == (StageConfig("a"), StageConfig("b", epochs=7))
+    assert made.model.alpha is None
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("train.epochs", "--set expects KEY=VALUE such as train.epochs=5, not 'train.epochs'."),
+        ("=5", "--set expects KEY=VALUE such as train.epochs=5, not '=5'."),
+        ("train..epochs=5", "--set expects KEY=VALUE such as train.epochs=5, not 'train..epochs=5'."),
+        ("seed.x=1", "There is no setting 'seed.x': 'seed' holds a value, not a table."),
+        ("train.stages.1.epochs=1", "There is no setting 'train.stages.1.epochs': '1' is none of the 1 entries"),
+        ("train.stages.x.epochs=1", "There is no setting 'train.stages.x.epochs': 'x' is none of the 1 entries"),
+        ("train.stages.0=1", "There is no setting 'train.stages.0': name a field of that entry, as in"),
+        ("train.epochs=many", "train.epochs expects a whole number, not 'many'."),
+        ("train.epoch=5", "There is no setting 'train.epoch'. Did you mean 'epochs'?"),
+    ],
+    ids=range(9),
+)
+def test_wrong_assignment_is_told(expression: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve({"seed": 1, "train": {"stages": [{}]}}, assignments=[expression])
+    assert message in str(caught.value)
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=30))
+def test_any_assignment_is_taken_or_refused_kindly(expression: str) -> None:
+    with suppress(ConfigError):  # and nothing else
+        assert isinstance(resolve(assignments=[expression]), RunConfig)
+
+
+# TOML files
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[train]\nepochs = \n", "line 2"),
+        (b"seed = 1\nseed = 2\n", "line 2"),
+        (b"name = '\xff'", "utf-8"),
+    ],
+    ids=["no value", "twice", "no UTF-8"],
+)
+def test_unreadable_toml_says_where(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=reason) as caught:
+        config.read_toml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"There is no configuration file .*absent\.toml\."):
+        config.read_toml(tmp_path / "absent.toml")
+    with pytest.raises(ConfigError, match="not a readable TOML file"):
+        config.read_toml(tmp_path)
+
+
+def test_toml_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "notepad.toml"
+    path.write_text("seed = 3\n", encoding="utf-8-sig")
+    assert config.load_config(path).seed == 3
+
+
+# Recipes
+
+
+def test_recipes_there_are() -> None:
+    assert {"auto", "quick", "transfer"} <= set(recipes.names())
+    assert list(recipes.names()) == sorted(recipes.names())
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipe_resolves_and_names_a_model(name: str) -> None:
+    made = resolve(recipes.load(name))
+    assert made.recipe == name
+    assert made.model.name in {*ENTRIES, "auto"}
+    assert made == resolve(tomllib.loads(config.dump_toml(made)))
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_recipe_says_what_it_is_about(name: str) -> None:
+    assert recipes.text(name).startswith("# ")
+    about = recipes.about(name)
+    assert 20 < len(about) < 120
+    assert about[0].isupper()
+    assert not about.endswith(".")
+    assert "#" not in about
+
+
+def test_about_is_the_first_sentence_of_the_opening_comment(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "# Trains at 0.5 of\n# the size. Then more.\n\n# not this\nseed = 1\n"
+    monkeypatch.setattr(recipes, "text", lambda name: text)
+    assert recipes.about("any") == "Trains at 0.5 of the size"
+
+
+def test_unknown_recipe_offers_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"There is no recipe 'transfr'. Did you mean 'transfer'\?"):
+        recipes.load("transfr")
+
+
+def test_merge_leaves_its_arguments() -> None:
+    base, over = {"a": {"b": 1}, "c": 2}, {"a": {"d": 3}, "c": {"e": 4}}
+    assert parse.merge(base, over) == {"a": {"b": 1, "d": 3}, "c": {"e": 4}}
+    assert (base, over) == ({"a": {"b": 1}, "c": 2}, {"a": {"d": 3}, "c": {"e": 4}})

@@ -1,0 +1,77 @@
+"""Fixtures for all tests; how pictures are drawn stands in `pictures.py`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from pictures import Hostile, PictureFolder, draw_classes, draw_hostile
+from sightline.data.layout import PART_NAMES
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's caches, weights and settings out of all tests, and the tests' out of the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIGHTLINE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        patch.delenv("SIGHTLINE_CACHE_LIMIT", raising=False)
+        yield
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder for one test alone."""
+    folder = tmp_path / "own cache"
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Hostile:
+    """A small folder of classes with every nuisance that real ones have; for reading only."""
+    return draw_hostile(tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> PictureFolder:
+    """A function that draws classes, easily told apart, into a new folder.
+
+    ``picture_folder({"cat": 8, "dog": 8}, size=32)``, or ``picture_folder({"train": {"cat": 8}, "test": {"cat": 2}})``.
+    """
+    numbers = itertools.count()
+
+    def draw(counts: Mapping[str, int] | Mapping[str, Mapping[str, int]], size: int = 16, kind: str = "png") -> Path:
+        root = tmp_path / f"pictures{next(numbers) or ''}"
+        if all(isinstance(value, int) for value in counts.values()):
+            draw_classes(root, cast("Mapping[str, int]", counts), size, kind)
+        else:
+            assert all(part.lower() in PART_NAMES for part in counts)
+            for number, (part, classes) in enumerate(cast("Mapping[str, Mapping[str, int]]", counts).items()):
+                draw_classes(root / part, classes, size, kind, start=10_000 * number)
+        return root
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data, which is no part of the project; skips where it is not present."""
+    folder = Path(os.environ.get("SIGHTLINE_SHARED") or Path(__file__).parents[2] / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real data at {folder}; SIGHTLINE_SHARED says where it is")
+    return folder
+
+
+@pytest.fixture
+def no_thread_left() -> Iterator[None]:
+    """Fail the test if a thread that it started still lives at its end."""
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before

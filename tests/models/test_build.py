@@ -1,0 +1,308 @@
+"""Every network of the registry keeps the contract: uint8 in; probabilities, logits and features out."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import NAMES, STANDARD, network, outputs, pictures, plan
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+
+from sightline import backend
+from sightline.errors import ModelError, UsageError
+from sightline.models.build import Plan, build, normalized
+from sightline.models.describe import parameters, weights_sha256
+from sightline.models.registry import ENTRIES, Normalize
+
+CHANNELS = (1, 3)
+SCHEMES: tuple[Normalize, ...] = ("unit", "symmetric", "imagenet", "caffe", "raw", "standardize")
+
+
+def backbone(model: Any) -> int:
+    """Return the number of parameters in front of the head."""
+    head = ("fc", "predictions")
+    return sum(layer.count_params() for layer in model.layers if not layer.name.startswith(head))
+
+
+# The contract
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(1, 1000), (3, 2)])
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_in_probabilities_out(name: str, channels: int, classes: int) -> None:
+    made = build(plan(name, channels=channels, classes=classes))
+    side = ENTRIES[name].smallest
+    assert made.model.input.dtype == "uint8"
+    assert made.model.input.shape == (None, side, side, channels)
+    out = outputs(made.model, pictures(3, side, channels))
+    assert set(out) == {"probabilities", "logits", "features"}
+    assert all(value.dtype == np.float32 and np.isfinite(value).all() for value in out.values())
+    assert out["probabilities"].shape == out["logits"].shape == (3, classes)
+    assert out["features"].shape == (3, made.model.output["features"].shape[-1])
+    np.testing.assert_allclose(out["probabilities"].sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(out["probabilities"], softmax(out["logits"], axis=1), atol=1e-6)
+    assert out["logits"].std(0).max() > 0, "the answer must depend on the picture"
+    assert made.logits.shape == (None, classes)
+    assert not made.pretrained
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_network_is_the_same_network(name: str, tmp_path: Path) -> None:
+    model, side = network(name).model, ENTRIES[name].smallest
+    model.save(tmp_path / "model.keras")
+    loaded = backend.keras().models.load_model(tmp_path / "model.keras", safe_mode=True, compile=False)
+    assert weights_sha256(loaded) == weights_sha256(model)
+    pixels = pictures(4, side)
+    before, after = outputs(model, pixels), outputs(loaded, pixels)
+    for key, value in before.items():
+        np.testing.assert_array_equal(after[key], value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_seed_decides_the_weights(name: str) -> None:
+    first = weights_sha256(network(name).model)
+    assert weights_sha256(build(plan(name, classes=3, seed=1)).model) != first
+    backend.keras().utils.set_random_seed(5)  # global state must not matter, nor what was built before
+    assert weights_sha256(build(plan(name, classes=3)).model) == first
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_backbone_names_the_layers_before_the_head(name: str) -> None:
+    made = network(name)
+    layers = [layer.name for layer in made.model.layers]
+    at = [layers.index(layer) for layer in made.backbone]
+    assert at == sorted(at)
+    assert layers[at[-1] + 1] in {"pool", "flatten"}
+    assert "normalize" not in made.backbone
+    assert "predictions" not in made.backbone
+    assert len(set(made.backbone)) == len(made.backbone) > 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_step_moves_every_weight_that_learns(name: str) -> None:
+    keras = backend.keras()
+    made = build(plan(name))
+    learner = keras.Model(made.model.input, made.logits)
+    learner.compile(
+        keras.optimizers.Adam(0.01), keras.losses.CategoricalCrossentropy(from_logits=True), run_eagerly=True
+    )
+    before = [keras.ops.convert_to_numpy(v).copy() for v in learner.trainable_variables]
+    learner.train_on_batch(pictures(8, ENTRIES[name].smallest), np.eye(2, dtype=np.float32)[[0, 1] * 4])
+    after = [keras.ops.convert_to_numpy(v) for v in learner.trainable_variables]
+    assert all(np.isfinite(value).all() for value in after)
+    still = [v.path for v, a, b in zip(learner.trainable_variables, before, after, strict=True) if (a == b).all()]
+    assert still == []
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "channels", "classes", "settings", "count"),
+    [
+        ("cifar10-simple", 32, 3, 10, {}, 4_200_842),
+        ("cifar10-deep", 32, 3, 10, {}, 1_676_842),
+        ("fashion-cnn", 28, 1, 10, {}, 435_306),
+        # Its dense layers see 1x1x512 in place of 7x7x512, everything else is as at 224.
+        ("vgg16", 32, 3, 1000, {"hidden": (4096, 4096)}, 138_357_544 - 48 * 512 * 4096),
+        pytest.param("vgg16", 224, 3, 1000, {"hidden": None}, 138_357_544, marks=pytest.mark.slow),  # 550 MB
+        pytest.param("vgg16", 224, 3, 4, {"hidden": None}, 134_276_932, marks=pytest.mark.slow),
+        ("mobilenetv2", 32, 3, 2, {}, 410_208 + 1280 * 2 + 2),
+        ("mobilenetv2", 32, 3, 1000, {"alpha": 1.0}, 3_538_984),
+    ],
+    ids=str,
+)
+def test_parameters_are_those_of_the_source(
+    name: str, side: int, channels: int, classes: int, settings: dict[str, Any], count: int
+) -> None:
+    made = build(plan(name, side=side, channels=channels, classes=classes, **settings))
+    assert parameters(made.model) == count == made.model.count_params()
+
+
+def test_backbones_are_those_of_the_papers() -> None:
+    assert backbone(network("vgg16").model) == 14_714_688
+    assert backbone(network("mobilenetv2").model) == 410_208
+
+
+# The head
+
+
+def test_sigmoid_head_is_one_unit_shown_as_two_classes() -> None:
+    made = build(plan("cifar10-deep", head="sigmoid"))
+    model = made.model
+    assert model.get_layer("predictions").units == 1
+    pixels = pictures(5, 8)
+    unit = backend.keras().Model(model.input, model.get_layer("predictions").output)
+    z = np.asarray(unit(pixels, training=False))
+    out = outputs(model, pixels)
+    p = expit(z.astype(np.float64))
+    np.testing.assert_allclose(out["probabilities"], np.concatenate([1 - p, p], 1), atol=1e-6)
+    np.testing.assert_allclose(out["logits"], np.concatenate([np.zeros_like(z), z], 1), atol=1e-6)
+    assert made.logits.shape == (None, 2)
+
+
+def test_sigmoid_head_survives_saving(tmp_path: Path) -> None:
+    model = build(plan("cifar10-deep", head="sigmoid")).model
+    model.save(tmp_path / "model.keras")
+    loaded = backend.keras().models.load_model(tmp_path / "model.keras", safe_mode=True)
+    pixels = pictures(5, 8)
+    np.testing.assert_array_equal(outputs(loaded, pixels)["probabilities"], outputs(model, pixels)["probabilities"])
+
+
+@pytest.mark.parametrize("head", ["softmax", "sigmoid"])
+def test_head_computes_in_float32_whatever_the_body_does(head: str) -> None:
+    keras = backend.keras()
+    before = keras.config.dtype_policy().name
+    model = build(plan("cifar10-deep", head=head, options={"precision": "mixed_bfloat16"})).model
+    assert keras.config.dtype_policy().name == before
+    names = [layer.name for layer in model.layers]
+    computed = {layer.name: layer.compute_dtype for layer in model.layers}
+    assert computed["conv1"] == computed["fc1"] == "bfloat16"
+    assert {computed[name] for name in names[names.index("predictions") :]} == {"float32"}
+    assert {v.dtype for v in model.variables if "seed" not in v.path} == {"float32"}
+    out = outputs(model, pictures(2, 8))
+    assert all(value.dtype == np.float32 for value in out.values())
+    np.testing.assert_allclose(out["probabilities"].sum(1), 1, atol=1e-6)
+
+
+def test_policy_is_put_back_after_a_failure() -> None:
+    keras = backend.keras()
+    before = keras.config.dtype_policy().name
+    with pytest.raises(ModelError):
+        build(
+            dataclasses.replace(plan("fashion-cnn", options={"precision": "mixed_bfloat16"}), standard=None),
+        )
+    assert keras.config.dtype_policy().name == before
+
+
+@pytest.mark.parametrize(("pooling", "features"), [("average", 128), ("max", 128), ("flatten", 9 * 128)])
+def test_pooling_decides_the_features(pooling: str, features: int) -> None:
+    made = build(plan("fashion-cnn", side=28, pooling=pooling, hidden=()))
+    assert made.model.output["features"].shape == (None, features)
+    maps = backend.keras().Model(made.model.input, made.model.get_layer("pool3").output)
+    pixels = pictures(2, 28)
+    found = np.asarray(maps(pixels, training=False))
+    reduced = {"average": found.mean((1, 2)), "max": found.max((1, 2)), "flatten": found.reshape(2, -1)}[pooling]
+    np.testing.assert_allclose(outputs(made.model, pixels)["features"], reduced, atol=1e-5)
+
+
+def test_head_has_the_layers_asked_for() -> None:
+    layers = [layer.name for layer in build(plan("fashion-cnn", hidden=(8, 4), dropout=0.3)).model.layers]
+    assert layers[layers.index("flatten") :][1:5] == ["fc1", "fc1_drop", "fc2", "fc2_drop"]
+    made = build(plan("cifar10-deep", hidden=(), dropout=0.0)).model
+    layers = [layer.name for layer in made.layers]
+    assert not any("drop" in name or name.startswith("fc") for name in layers[layers.index("flatten") :])
+    assert build(plan("fashion-cnn", hidden=(), dropout=0.7)).model.get_layer("head_drop").rate == 0.7
+    assert network("mobilenetv2").model.get_layer("head_drop").rate == ENTRIES["mobilenetv2"].head.dropout
+
+
+def test_l2_penalises_kernels_and_nothing_else() -> None:
+    keras = backend.keras()
+    assert network("mobilenetv2").model.losses == []
+    model = build(plan("mobilenetv2", options={"l2": 0.01})).model
+    kernels = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables if v.path.endswith("kernel")]
+    assert len(kernels) > 50
+    expected = 0.01 * sum(float((k.astype(np.float64) ** 2).sum()) for k in kernels)
+    assert sum(map(float, model.losses)) == pytest.approx(expected, rel=1e-4)
+
+
+# Normalisation
+
+
+def scaled(pixels: NDArray[np.uint8], scheme: str) -> NDArray[np.float32]:
+    channels = pixels.shape[-1]
+    inputs = backend.keras().Input(pixels.shape[1:], dtype="uint8")
+    model = backend.keras().Model(inputs, normalized(inputs, scheme, STANDARD))  # type: ignore[arg-type]
+    found = backend.keras().ops.convert_to_numpy(model(pixels))
+    assert found.dtype == np.float32
+    assert found.shape == (*pixels.shape[:-1], channels)
+    return np.asarray(found)
+
+
+def reference(pixels: NDArray[np.uint8], scheme: str) -> NDArray[np.float64]:
+    x = pixels.astype(np.float64)
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    caffe = np.array([103.939, 116.779, 123.68])
+    if pixels.shape[-1] == 1:
+        luma = np.array([0.299, 0.587, 0.114])
+        mean, deviation, caffe = mean @ luma, deviation @ luma, caffe @ luma[::-1]
+    match scheme:
+        case "unit":
+            x /= 255
+        case "symmetric":
+            x = x / 127.5 - 1
+        case "imagenet":
+            x = (x / 255 - mean) / deviation
+        case "caffe":
+            x = x[..., ::-1] - caffe
+        case "standardize":
+            x = (x - 120) / 60
+    return x
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_pixels_are_scaled_as_the_scheme_says(scheme: str, channels: int) -> None:
+    pixels = pictures(2, 9, channels)
+    pixels[0, 0, :2] = [[0], [255]]
+    np.testing.assert_allclose(scaled(pixels, scheme), reference(pixels, scheme), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("scheme", "mode"), [("caffe", "caffe"), ("imagenet", "torch"), ("symmetric", "tf")])
+def test_pixels_are_scaled_as_keras_does(scheme: str, mode: str) -> None:
+    pixels = pictures(2, 9)
+    theirs = backend.keras().applications.imagenet_utils.preprocess_input(pixels.astype(np.float32), mode=mode)
+    np.testing.assert_allclose(scaled(pixels, scheme), theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_setting_goes_before_the_networks_own_scheme(scheme: str) -> None:
+    made = build(plan("cifar10-simple", normalize=scheme))
+    pixels = pictures(2, 8)
+    model = backend.keras().Model(made.model.input, made.model.get_layer("normalize").output)
+    np.testing.assert_allclose(np.asarray(model(pixels)), reference(pixels, scheme), atol=2e-5, rtol=1e-5)
+
+
+def test_pixels_all_alike_do_not_divide_by_zero() -> None:
+    inputs = backend.keras().Input((2, 2, 1), dtype="uint8")
+    model = backend.keras().Model(inputs, normalized(inputs, "standardize", (7.0, 0.0)))
+    assert np.asarray(model(np.full((1, 2, 2, 1), 7, np.uint8))).max() == pytest.approx(0, abs=1e-3)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_too_small_pictures_are_refused(name: str) -> None:
+    smallest = ENTRIES[name].smallest
+    made = dataclasses.replace(plan(name), height=smallest - 1, width=300)
+    with pytest.raises(UsageError) as caught:
+        build(made)
+    assert str(caught.value) == (
+        f"{name} needs pictures of at least {smallest}x{smallest} pixels, not {smallest - 1}x300: "
+        f"set picture.height={smallest} or more."
+    )
+
+
+def test_sigmoid_is_for_two_classes() -> None:
+    with pytest.raises(UsageError, match=r"model\.head=sigmoid is for two classes; there are 3\. Use softmax\."):
+        build(plan("cifar10-simple", classes=3, head="sigmoid"))
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if ENTRIES[n].alpha is None])
+def test_width_multiplier_only_where_there_is_one(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"{name} has no width multiplier: leave model\.alpha unset\."):
+        build(plan(name, alpha=0.5))
+
+
+def test_unknown_network_offers_the_nearest() -> None:
+    made = plan("vgg16")
+    unknown = Plan(dataclasses.replace(made.config, name="vgg-16"), 32, 32, 3, 2)
+    with pytest.raises(UsageError, match=r"There is no model 'vgg-16'\. Did you mean 'vgg16'\?"):
+        build(unknown)
+
+
+def test_standardize_needs_the_pixels_figures() -> None:
+    with pytest.raises(ModelError, match="needs the mean and deviation of the training pixels"):
+        build(dataclasses.replace(plan("fashion-cnn"), standard=None))

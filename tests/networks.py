@@ -1,0 +1,51 @@
+"""Networks of the registry, small enough for tests."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.config import ModelConfig
+from sightline.models import registry
+from sightline.models.build import Network, Plan, build
+
+NAMES = tuple(registry.ENTRIES)
+QUICK: dict[str, dict[str, Any]] = {"vgg16": {"hidden": (16,)}, "mobilenetv2": {"alpha": 0.35}}
+STANDARD = (120.0, 60.0)  # for networks that normalise by the training pixels
+
+
+def plan(
+    name: str,
+    *,
+    side: int | None = None,
+    channels: int = 3,
+    classes: int = 2,
+    seed: int = 0,
+    options: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Plan:
+    """Return a plan for the smallest pictures that the network takes; `settings` are those of ``[model]``."""
+    side = side or registry.ENTRIES[name].smallest
+    config = ModelConfig(name=name, **(QUICK.get(name, {}) | settings))
+    return Plan(config, side, side, channels, classes, seed, standard=STANDARD, **(options or {}))
+
+
+@cache
+def network(name: str) -> Network:
+    """Return the network called `name`, for reading only."""
+    return build(plan(name, classes=3))
+
+
+def pictures(count: int, side: int, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, channels), np.uint8)
+
+
+def outputs(model: Any, pixels: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    """Call the model, not training, without compiling it; every output as an array."""
+    from sightline import backend
+
+    to_numpy = backend.keras().ops.convert_to_numpy
+    return {name: to_numpy(value) for name, value in model(pixels, training=False).items()}

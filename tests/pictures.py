@@ -1,0 +1,151 @@
+"""Pictures and sources for tests: quick ones whose classes are easily told apart, and a folder full of nuisances."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+COLOURS = ((210, 40, 40), (40, 60, 200), (40, 170, 60), (220, 200, 60), (150, 60, 170), (60, 190, 200))
+
+
+class PictureFolder(Protocol):
+    """Draws ``{class: count}`` or ``{part: {class: count}}`` into a new folder and returns it."""
+
+    def __call__(
+        self, counts: Mapping[str, int] | Mapping[str, Mapping[str, int]], size: int = 16, kind: str = "png"
+    ) -> Path: ...
+
+
+@dataclass(frozen=True)
+class Hostile:
+    """A folder of nuisances, and what must be made of each file in it (paths relative to `path`)."""
+
+    path: Path
+    pictures: Mapping[str, tuple[int, int]]  # width and height as displayed
+    unreadable: Mapping[str, str]  # reasons, by header
+    undecodable: Mapping[str, str]  # reasons, by pixels
+    stray: frozenset[str]
+    skipped: int
+    classes: tuple[str, ...]
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def pixels(number: int, colour: int = 0, width: int = 16, height: int | None = None) -> NDArray[np.uint8]:
+    """Picture `number` of a class: its colour, a gradient and noise; uint8 [height, width, 3], no two the same."""
+    rng = np.random.default_rng([number, colour])
+    noise = rng.integers(-25, 26, (height or width, width, 3)) + np.linspace(-20, 20, width)[:, None]
+    base = np.array(COLOURS[colour % len(COLOURS)]) * (0.8 if colour >= len(COLOURS) else 1)
+    return np.clip(base + noise, 0, 255).astype(np.uint8)
+
+
+def picture(number: int = 0, colour: int = 0, width: int = 16, height: int | None = None) -> Image.Image:
+    return Image.fromarray(pixels(number, colour, width, height))
+
+
+def png(number: int = 0, colour: int = 0, width: int = 16, height: int | None = None) -> bytes:
+    return encode(picture(number, colour, width, height))
+
+
+def write(root: Path, files: Mapping[str, bytes]) -> Path:
+    """Write files by their relative paths; return `root`."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def write_zip(path: Path, files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def write_tar(path: Path, files: Mapping[str, bytes], kind: str = "") -> Path:
+    """`kind`: "", "gz", "bz2" or "xz"."""
+    with tarfile.open(path, f"w:{kind}") as archive:  # type: ignore[call-overload]  # the mode is put together
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def draw_classes(root: Path, counts: Mapping[str, int], size: int, kind: str, start: int = 0) -> None:
+    for colour, (name, count) in enumerate(sorted(counts.items())):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(start, start + count):
+            picture(number, colour, size).save(root / name / f"{number}.{kind}")
+
+
+def draw_hostile(root: Path) -> Hostile:
+    """Draw about thirty small files in five classes."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    jpeg = encode(picture(1, 0, 40, 30), "JPEG")
+    sixteen = Image.fromarray(np.asarray(picture(2, 0).convert("L")).astype(np.uint16) * 257)
+    noisy = encode(Image.effect_noise((64, 64), 90), "JPEG", quality=95)
+    sound = {
+        "ant hill/1.jpg": (jpeg, (40, 30)),
+        "ant hill/copy of 1.jpg": (jpeg, (40, 30)),
+        "ant hill/turned.jpg": (encode(picture(3, 0, 40, 30), "JPEG", exif=exif), (30, 40)),
+        "ant hill/cmyk.jpg": (encode(picture(4, 0).convert("CMYK"), "JPEG"), (16, 16)),
+        "ant hill/deep.png": (encode(sixteen), (16, 16)),
+        "ant hill/palette.png": (encode(picture(5, 0).convert("P"), transparency=3), (16, 16)),
+        "ant hill/jpeg.png": (encode(picture(6, 0), "JPEG"), (16, 16)),
+        "ant hill/png.dat": (png(7, 0), (16, 16)),
+        "ant hill/nested/8.png": (png(8, 0), (16, 16)),
+        "Zebra/UPPER.JPG": (encode(picture(9, 1), "JPEG"), (16, 16)),
+        "Zebra/also an ant.jpg": (jpeg, (40, 30)),
+        "Zebra/10.gif": (encode(picture(10, 1), "GIF"), (16, 16)),
+        "Zebra/11.bmp": (encode(picture(11, 1), "BMP"), (16, 16)),
+        "Zebra/12.webp": (encode(picture(12, 1), "WEBP"), (16, 16)),
+        "single/only.png": (png(13, 2), (16, 16)),
+        "élan/ä ö.png": (png(14, 3), (16, 16)),
+        "élan/15.png": (png(15, 3, 5, 70), (5, 70)),
+        "猫/图片 1.png": (png(16, 4), (16, 16)),
+        "猫/图片 2.png": (png(17, 4), (16, 16)),
+    }
+    unreadable = {
+        "Zebra/empty.jpg": (b"", "empty file"),
+        "Zebra/header only.png": (png(18, 1)[:20], "truncated"),
+        "ant hill/text.jpeg": (b"I am no picture.", "not a picture"),
+        "猫/phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "format HEIC is not supported"),
+    }
+    undecodable = {"Zebra/half.jpg": (noisy[: len(noisy) // 2], "truncated")}
+    passed_over = {
+        "ant hill/Thumbs.db": b"thumbs",
+        "ant hill/.DS_Store": b"\0\0\0\1Bud1",
+        "ant hill/.hidden.jpg": jpeg,
+        "ant hill/notes.txt": b"remember the ants",
+        "ant hill/nothing.txt": b"",
+        "__MACOSX/ant hill/._1.jpg": b"\0\5\x16\7",
+        "README.md": b"# Ants and others",
+    }
+    for files in (sound, unreadable, undecodable):
+        write(root, {name: content for name, (content, _) in files.items()})
+    write(root, passed_over | {"cover.jpg": jpeg})
+    return Hostile(
+        root,
+        {name: size for name, (_, size) in sound.items()},
+        {name: reason for name, (_, reason) in unreadable.items()},
+        {name: reason for name, (_, reason) in undecodable.items()},
+        frozenset({"cover.jpg"}),
+        len(passed_over),
+        ("Zebra", "ant hill", "single", "élan", "猫"),
+    )

@@ -1,0 +1,158 @@
+"""Which backend is taken and why, and that nothing is imported to find out."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sightline import backend
+from sightline.backend import BACKENDS, Choice
+from sightline.errors import MissingExtraError, UsageError
+
+
+@pytest.fixture
+def no_keras(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """As in a fresh process: no Keras yet, no environment variable, all backends installed."""
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setenv("KERAS_BACKEND", "")  # so that what a test sets is taken back, also where it was unset
+    monkeypatch.delenv("KERAS_BACKEND")
+    monkeypatch.setattr(backend, "installed", lambda: BACKENDS)
+    return monkeypatch
+
+
+def pretend_loaded(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
+    spec = importlib.machinery.ModuleSpec("keras", None)
+    fake = SimpleNamespace(backend=SimpleNamespace(backend=lambda: name), __spec__=spec)
+    monkeypatch.setitem(sys.modules, "keras", fake)
+    return fake
+
+
+def test_first_installed_is_taken(no_keras: pytest.MonkeyPatch) -> None:
+    assert backend.choose() == Choice("tensorflow", "the fastest on a CPU of those installed")
+    no_keras.setattr(backend, "installed", lambda: ("jax", "torch"))
+    assert backend.choose().name == "jax"
+    no_keras.setattr(backend, "installed", lambda: ("torch",))
+    assert backend.choose() == Choice("torch", "the one installed")
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_setting_goes_before_environment_before_table(no_keras: pytest.MonkeyPatch, name: str) -> None:
+    no_keras.setenv("KERAS_BACKEND", name)
+    assert backend.choose() == Choice(name, "set by KERAS_BACKEND")
+    no_keras.setenv("KERAS_BACKEND", "")
+    assert backend.choose().name == "tensorflow"
+    no_keras.setenv("KERAS_BACKEND", "tensorflow" if name != "tensorflow" else "jax")
+    assert backend.choose(name) == Choice(name, "set by device.backend")
+
+
+def test_keras_in_use_decides(no_keras: pytest.MonkeyPatch) -> None:
+    pretend_loaded(no_keras, "jax")
+    no_keras.setenv("KERAS_BACKEND", "torch")
+    assert backend.choose() == backend.choose("jax") == Choice("jax", "in use already")
+    with pytest.raises(UsageError, match=r"Keras runs on jax already in this process; start a new one for torch\."):
+        backend.choose("torch")
+
+
+def test_none_installed_names_the_install_line(no_keras: pytest.MonkeyPatch) -> None:
+    no_keras.setattr(backend, "installed", tuple)
+    with pytest.raises(MissingExtraError, match=r'pip install "sightline\[train,tensorflow\]"'):
+        backend.choose()
+
+
+def test_missing_backend_says_who_asked_and_what_to_install(no_keras: pytest.MonkeyPatch) -> None:
+    no_keras.setattr(backend, "installed", lambda: ("tensorflow",))
+    with pytest.raises(MissingExtraError) as caught:
+        backend.choose("jax")
+    assert "set by device.backend" in str(caught.value)
+    assert 'pip install "sightline[train,jax]"' in str(caught.value)
+    no_keras.setenv("KERAS_BACKEND", "torch")
+    with pytest.raises(MissingExtraError, match=r"set by KERAS_BACKEND.*sightline\[train,torch\]"):
+        backend.choose()
+
+
+def test_unknown_backend_offers_the_nearest(no_keras: pytest.MonkeyPatch) -> None:
+    no_keras.setenv("KERAS_BACKEND", "tensorflw")
+    with pytest.raises(UsageError, match=r"'tensorflw' \(set by KERAS_BACKEND\)\. Did you mean 'tensorflow'\?"):
+        backend.choose()
+
+
+def test_installed_asks_for_each_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def find(name: str, package: str | None = None) -> importlib.machinery.ModuleSpec | None:
+        asked.append(name)
+        return None if name == "jax" else importlib.machinery.ModuleSpec(name, None)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    assert backend.installed() == ("tensorflow", "torch")
+    assert asked == list(BACKENDS)
+
+
+def test_choosing_imports_nothing() -> None:
+    code = (
+        "import sys; from sightline import backend; backend.choose();"
+        "print([m for m in ('keras', 'tensorflow', 'jax', 'torch') if m in sys.modules])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "[]"
+
+
+def test_keras_missing_names_the_extra(no_keras: pytest.MonkeyPatch) -> None:
+    no_keras.setattr(importlib.util, "find_spec", lambda name, package=None: None)
+    with pytest.raises(MissingExtraError, match=r"'keras'.*sightline\[train\]"):
+        backend.keras()
+
+
+def test_keras_in_use_is_handed_out_and_never_switched(no_keras: pytest.MonkeyPatch) -> None:
+    fake = pretend_loaded(no_keras, "jax")
+    assert backend.keras() is fake
+    assert backend.keras("jax") is fake
+    with pytest.raises(UsageError, match="Keras runs on jax already"):
+        backend.keras("tensorflow")
+
+
+def test_threads_are_handed_to_the_backend(no_keras: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, int]] = []
+    threading = SimpleNamespace(
+        set_intra_op_parallelism_threads=lambda n: calls.append(("intra", n)),
+        set_inter_op_parallelism_threads=lambda n: calls.append(("inter", n)),
+    )
+    fake = SimpleNamespace(config=SimpleNamespace(threading=threading))
+    no_keras.setattr(backend, "tensorflow", lambda: fake)
+    backend.set_threads(0)
+    assert calls == []
+    backend.set_threads(6)
+    assert calls == [("intra", 6), ("inter", 2)]
+    torch = SimpleNamespace(set_num_threads=lambda n: calls.append(("torch", n)))
+    no_keras.setitem(sys.modules, "torch", torch)
+    pretend_loaded(no_keras, "torch")
+    backend.set_threads(3)
+    assert calls[-1] == ("torch", 3)
+
+
+def test_threads_of_a_running_backend_stay() -> None:
+    keras = backend.keras()
+    keras.ops.add(1, 1)
+    backend.set_threads(1)  # no complaint
+
+
+def test_devices_name_the_processor() -> None:
+    assert any(device.startswith(("cpu", "gpu")) for device in backend.devices())
+
+
+def test_keras_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert backend.keras_home() == tmp_path
+    monkeypatch.setenv("KERAS_HOME", "~/nets")
+    assert backend.keras_home() == Path.home() / "nets"
+    monkeypatch.delenv("KERAS_HOME")
+    assert backend.keras_home() == Path.home() / ".keras"

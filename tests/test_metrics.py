@@ -1,0 +1,133 @@
+"""Figures against scikit-learn and SciPy, and at the edges where those give up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+
+from sightline import metrics
+from sightline.records import Interval
+
+NAMES = tuple("abcdefgh")
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[int, NDArray[np.int32], NDArray[np.int64]]:
+    """A number of classes, true labels and given answers, so that some classes may have neither."""
+    classes = draw(st.integers(2, len(NAMES)))
+    pairs = draw(st.lists(st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), max_size=60))
+    both = np.array(pairs, np.int64).reshape(-1, 2)
+    return classes, both[:, 0].astype(np.int32), both[:, 1]
+
+
+@given(answers())
+def test_confusion_matrix_is_scikit_learns(drawn: tuple[int, NDArray[np.int32], NDArray[np.int64]]) -> None:
+    classes, labels, given_answers = drawn
+    ours = metrics.confusion_matrix(labels, given_answers, classes)
+    assert ours.dtype == np.int64
+    assert ours.shape == (classes, classes)
+    assert ours.sum() == len(labels)
+    if len(labels):  # scikit-learn refuses none
+        np.testing.assert_array_equal(ours, confusion_matrix(labels, given_answers, labels=range(classes)))
+
+
+def test_confusion_matrix_has_the_truth_in_rows() -> None:
+    ours = metrics.confusion_matrix(np.array([0, 0, 1], np.int32), np.array([1, 1, 0], np.int64), 3)
+    assert ours.tolist() == [[0, 2, 0], [1, 0, 0], [0, 0, 0]]
+
+
+@given(answers())
+def test_figures_of_each_class_are_scikit_learns(drawn: tuple[int, NDArray[np.int32], NDArray[np.int64]]) -> None:
+    classes, labels, given_answers = drawn
+    ours = metrics.per_class(metrics.confusion_matrix(labels, given_answers, classes), NAMES[:classes])
+    assert tuple(figures.label for figures in ours) == NAMES[:classes]
+    if not len(labels):
+        assert all((f.precision, f.recall, f.f1, f.support) == (0, 0, 0, 0) for f in ours)
+        return
+    theirs = precision_recall_fscore_support(labels, given_answers, labels=range(classes), zero_division=0)
+    for i, figures in enumerate(ours):
+        found = (figures.precision, figures.recall, figures.f1, figures.support)
+        assert found == pytest.approx(tuple(column[i] for column in theirs))
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_is_scipys(counts: tuple[int, int]) -> None:
+    hits, count = counts
+    ours = metrics.wilson(hits, count)
+    theirs = binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert 0 <= ours.low <= hits / count <= ours.high <= 1
+
+
+def test_wilson_of_nothing_is_everything() -> None:
+    assert metrics.wilson(0, 0) == Interval(0.0, 1.0)
+
+
+@st.composite
+def scored(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Logits float32 [N, K] and labels, N of 1 to 20."""
+    count, classes = draw(st.integers(1, 20)), draw(st.integers(2, 6))
+    logits = draw(
+        st.lists(st.floats(-30, 30, width=32), min_size=count * classes, max_size=count * classes).map(
+            lambda v: np.array(v, np.float32).reshape(count, classes)
+        )
+    )
+    labels = draw(st.lists(st.integers(0, classes - 1), min_size=count, max_size=count))
+    return logits, np.array(labels, np.int32)
+
+
+@given(scored())
+def test_cross_entropy_of_logits_is_scipys(drawn: tuple[NDArray[np.float32], NDArray[np.int32]]) -> None:
+    logits, labels = drawn
+    expected = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean()
+    assert metrics.cross_entropy_of_logits(logits, labels) == pytest.approx(expected, abs=1e-9)
+
+
+@given(scored())
+def test_cross_entropy_is_scikit_learns(drawn: tuple[NDArray[np.float32], NDArray[np.int32]]) -> None:
+    logits, labels = drawn
+    exact = np.exp(log_softmax(logits.astype(np.float64) / 4, axis=1))  # no probability below 1e-7
+    expected = log_loss(labels, exact, labels=range(logits.shape[1]))
+    assert metrics.cross_entropy(exact.astype(np.float32), labels) == pytest.approx(expected, abs=1e-5)
+
+
+def test_cross_entropy_by_hand() -> None:
+    probabilities = np.array([[0.5, 0.5], [0.25, 0.75]], np.float32)
+    labels = np.array([0, 0], np.int32)
+    assert metrics.cross_entropy(probabilities, labels) == pytest.approx((math.log(2) + math.log(4)) / 2)
+
+
+def test_certain_and_wrong_is_bounded_for_probabilities_and_not_for_logits() -> None:
+    labels = np.array([0], np.int32)
+    assert metrics.cross_entropy(np.array([[0, 1]], np.float32), labels) == pytest.approx(-math.log(1e-7))
+    assert metrics.cross_entropy_of_logits(np.array([[0, 1000]], np.float32), labels) == 1000
+    assert metrics.cross_entropy_of_logits(np.array([[-1e38, 1e38]], np.float32), labels) == pytest.approx(2e38)
+
+
+ENTROPIES = [metrics.cross_entropy, metrics.cross_entropy_of_logits]
+
+
+@pytest.mark.parametrize("entropy", ENTROPIES)
+def test_entropy_of_no_picture_is_zero(
+    entropy: Callable[[NDArray[np.float32], NDArray[np.int32]], float],
+) -> None:
+    assert entropy(np.empty((0, 3), np.float32), np.empty(0, np.int32)) == 0.0
+
+
+@pytest.mark.parametrize("entropy", ENTROPIES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf], ids=str)
+def test_entropy_of_what_is_no_number_is_nan_and_no_warning(
+    entropy: Callable[[NDArray[np.float32], NDArray[np.int32]], float], bad: float
+) -> None:
+    scores = np.array([[0.5, 0.5], [bad, bad]], np.float32)
+    found = entropy(scores, np.array([0, 1], np.int32))
+    assert math.isnan(found) or (bad == math.inf and entropy is metrics.cross_entropy)
