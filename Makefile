@@ -7,12 +7,12 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
-CODE := $(wildcard src tests benchmarks)
+CODE := $(wildcard src tests benchmarks docs/*.py)
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench lock clean
+.PHONY: help setup demo test test-slow lint format docs bench lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -20,7 +20,7 @@ help: ## show this list
 
 setup: $(VENV)/installed ## create .venv from requirements.lock
 
-demo: $(VENV)/installed ## train, evaluate, export and predict on drawn pictures
+demo: $(VENV)/installed ## train, evaluate and predict on drawn pictures
 	@$(BIN)/sightline demo $(ARGS)
 
 test: $(VENV)/installed ## run the tests, less the slow ones
@@ -37,6 +37,9 @@ lint: $(VENV)/installed ## check style, format and types
 format: $(VENV)/installed ## format the code and mend what ruff can mend safely
 	@$(BIN)/ruff check --fix-only --quiet $(CODE)
 	@$(BIN)/ruff format $(CODE)
+
+docs: $(VENV)/installed ## write docs/reference.md from the code
+	@$(BIN)/python docs/generate.py
 
 bench: $(VENV)/installed ## run every benchmarks/bench_*.py
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -143,6 +144,11 @@ def test_threads_of_a_running_backend_stay() -> None:
     keras = backend.keras()
     keras.ops.add(1, 1)
     backend.set_threads(1)  # no complaint
+
+
+def test_tensorflow_does_not_advise_our_users() -> None:
+    backend.keras()
+    assert not logging.getLogger("tensorflow").isEnabledFor(logging.WARNING)
 
 
 def test_devices_name_the_processor() -> None:

@@ -7,6 +7,7 @@ bundle start at once.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
 import warnings
@@ -77,6 +78,7 @@ def keras(wanted: str = "auto") -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the backend's own imports
         import keras as module
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it advises against tracing once for each stage
     return module
 
 

@@ -49,12 +49,12 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, *, force: bool = False) -> Run:
-        """Make a new run directory; raises `OutputError` if it exists (unless `force`) or cannot be written."""
+        """Make a new run directory; raises `OutputError` if it holds files (unless `force`) or cannot be written."""
         check_writable(path, force=force)
         try:
             if force and path.exists():
                 shutil.rmtree(path)
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=path.is_dir())  # empty; else another run may just have taken the name
         except OSError as error:
             raise OutputError(
                 f"The run directory {path} cannot be made: {error.strerror}. Name another with --out."
@@ -113,8 +113,7 @@ class Run:
 
     def read_parts(self) -> dict[str, Part]:
         """Return the part that each picture's content (its sha256) was used for."""
-        lines = (self.path / "data.jsonl").read_text(encoding="utf-8").splitlines()
-        return {row["sha256"]: row["split"] for row in map(json.loads, lines) if "split" in row}
+        return {row["sha256"]: row["split"] for row in _read_lines(self.path / "data.jsonl") if "split" in row}
 
     def write_history(self, history: Sequence[EpochRecord]) -> None:
         """Save the epochs so far as JSON lines and as CSV."""
@@ -130,9 +129,7 @@ class Run:
     def read_history(self) -> tuple[EpochRecord, ...]:
         """Return the epochs so far."""
         path = self.path / "history.jsonl"
-        if not path.exists():
-            return ()
-        return tuple(EpochRecord(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+        return tuple(EpochRecord(**row) for row in _read_lines(path)) if path.exists() else ()
 
     def write_model(self, model: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         """Save a Keras model with its classes and picture contract."""
@@ -173,7 +170,7 @@ class Run:
         return self._write(f"figures/{name}.png", png)
 
     def _write_json(self, name: str, value: Any) -> None:
-        self._write(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+        self._write(name, _encoded(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
 
     def _write(self, name: str, data: bytes) -> Path:
         return self._write_with(name, lambda path: path.write_bytes(data))
@@ -187,16 +184,30 @@ class Run:
             save(aside)
             aside.replace(path)
         except OSError as error:
-            with suppress(OSError):
-                aside.unlink()
             raise OutputError(
                 f"{path} cannot be written: {error.strerror or error}. Free some space or check its rights."
             ) from error
+        finally:
+            with suppress(OSError):  # there no more, unless something went wrong
+                aside.unlink()
         return path
 
 
 def _json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    return _encoded("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # `splitlines` knows ends of lines that JSON does not
+        return [json.loads(line) for line in lines if line]
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}.") from error
+
+
+def _encoded(text: str) -> bytes:
+    """Return JSON as UTF-8; what a file name holds that is no text becomes an escape, which JSON reads back."""
+    return text.encode(errors="backslashreplace")
 
 
 def check_writable(path: Path, *, force: bool = False) -> None:

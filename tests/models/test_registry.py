@@ -9,8 +9,8 @@ import sys
 from typing import get_args
 
 import pytest
-from networks import NAMES
 
+from networks import NAMES
 from sightline.errors import UsageError
 from sightline.models import registry
 from sightline.models.registry import ENTRIES
@@ -49,6 +49,7 @@ def test_published_weights_have_a_file_and_its_address(name: str) -> None:
     assert ("{size}" in entry.pretrained.file) is bool(entry.pretrained.sizes)
     assert entry.alpha is None or entry.alpha in entry.pretrained.alphas
     assert not entry.pretrained.sizes or entry.size in entry.pretrained.sizes
+    assert all(size >= entry.smallest for size in entry.pretrained.sizes)
 
 
 def test_unknown_model_offers_the_nearest() -> None:

@@ -170,7 +170,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 yield reader.line_num, {k: (v or "") for k, v in row.items() if k is not None}
         except csv.Error as error:
             raise DataError(
-                f"{path}, line {reader.line_num}: not CSV ({error}). Is a quotation mark left open?"
+                f"{path}, line {reader.line_num + 1}: not CSV ({error}). Is a quotation mark left open?"
             ) from error
         return
     for number, line in enumerate(text.split("\n"), 1):  # JSON may hold the other line ends of splitlines
@@ -226,7 +226,7 @@ def idx_files(paths: Sequence[Path]) -> Listing:
 
 def array_entries(
     pixels: NDArray[np.uint8],
-    labels: NDArray[Any],
+    labels: NDArray[Any] | Sequence[Any],
     name: str,
     part: Part | None = None,
     classes: Sequence[str] | None = None,

@@ -80,7 +80,7 @@ def load(model: Any, path: Path, name: str) -> None:
     try:
         model.load_weights(str(path))
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error).splitlines()[0] if str(error) else type(error).__name__).rstrip(".")
         raise ModelError(
-            f"The weights in {path} do not fit {name}: {reason} Expected the layers of {name} without its top."
+            f"The weights in {path} do not fit {name}: {reason}. Expected the layers of {name} without its top."
         ) from error

@@ -114,7 +114,7 @@ def predict(
     with ThreadPoolExecutor(workers) as pool:
 
         def fill() -> None:
-            for item in islice(source, 3 * batch_size - len(queue)):  # at most three batches of pixels in memory
+            for item in islice(source, 3 * batch_size - len(queue)):  # at most three batches wait
                 queue.append((item.path, pool.submit(_decode, predictor.preprocess, item)))
 
         fill()

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from itertools import pairwise
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline.errors import MissingExtraError
 from sightline.records import EpochRecord, Evaluation
 
 TRAIN, VALIDATION = "#1f6feb", "#d9480f"
 INK, GRID = "#24292f", "#d0d7de"
+NAMED = 30  # classes; beyond, their names and counts no longer fit
+LONGEST = 28  # letters of a class name
+EAST_ASIAN = (
+    "Noto Sans CJK SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB",
+    "WenQuanYi Zen Hei", "Droid Sans Fallback", "SimHei", "Noto Sans CJK JP", "Yu Gothic", "Malgun Gothic",
+    "Arial Unicode MS",
+)  # fmt: skip
 
 
 def _figure(width: float, height: float) -> Any:
@@ -26,63 +37,107 @@ def _figure(width: float, height: float) -> Any:
 
 def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)  # a box stands in its place
+        figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.1)  # long names are never cut
     return buffer.getvalue()
+
+
+@cache
+def _families() -> list[str]:
+    """Return matplotlib's own font, which knows no Chinese, and those of this machine that do."""
+    from matplotlib import font_manager
+
+    here = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in EAST_ASIAN if name in here)]
+
+
+def _words(size: float = 10) -> dict[str, Any]:
+    """Return how words of the user's are written: a dollar sign starts no formula."""
+    return {"color": INK, "family": _families(), "fontsize": size, "parse_math": False}
 
 
 def curves(history: Sequence[EpochRecord], title: str = "") -> bytes:
     """Draw loss and accuracy of training and validation over the epochs, side by side."""
-    figure = _figure(9, 3.6)
+    figure = _figure(9, 3.9)
     epochs = [r.epoch for r in history]
-    panels = ((r"loss", "cross-entropy"), ("accuracy", "accuracy"))
-    for axes, (name, label) in zip(figure.subplots(1, 2), panels, strict=True):
-        marker = "o" if len(epochs) < 2 else None  # a single point makes no line
+    marker = "o" if len(epochs) < 8 else None  # a single point makes no line
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         axes.plot(epochs, [getattr(r, name) for r in history], color=TRAIN, label="training", marker=marker)
         held_out = [getattr(r, f"val_{name}") for r in history]
         if None not in held_out:
             axes.plot(epochs, held_out, color=VALIDATION, label="validation", marker=marker)
-        for left, right in pairwise(history):
-            if left.stage != right.stage:
-                axes.axvline(left.epoch + 0.5, color=GRID, linestyle="--")
-                axes.annotate(
-                    right.stage, (left.epoch + 0.5, 1), (3, -4), color=INK, fontsize=8,
-                    xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
-                )  # fmt: skip
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
+        _stages(axes, history)
+        axes.set_xlabel("epoch", color=INK)
+        axes.set_ylabel(name, color=INK)
+        axes.axhline(0, color="none")  # so that the highest loss keeps its distance from the top
+        axes.set_ylim(0, 1.02 if name == "accuracy" else None)
+        axes.set_xlim(min(epochs, default=1) - 0.5, max(epochs, default=1) + 0.5)
+        if marker:
+            axes.set_xticks(epochs)
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(color=GRID, linewidth=0.6)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     if title:
-        figure.suptitle(title, color=INK)
+        figure.suptitle(title, **_words(12))
     return _png(figure)
+
+
+def _stages(axes: Any, history: Sequence[EpochRecord]) -> None:
+    """Draw a line between stages, and each one's name above its epochs; nothing where there is but one."""
+    spans = [(name, [r.epoch for r in group]) for name, group in groupby(history, lambda r: r.stage)]
+    if len(spans) < 2:
+        return
+    for name, epochs in spans:
+        middle = (epochs[0] + epochs[-1]) / 2
+        axes.text(middle, 1.01, _short(name), ha="center", transform=axes.get_xaxis_transform(), **_words(8))
+    for _, epochs in spans[1:]:
+        axes.axvline(epochs[0] - 0.5, color=INK, linewidth=0.8, linestyle="--")
 
 
 def confusion(evaluation: Evaluation, title: str = "") -> bytes:
     """Draw the confusion matrix, shares of each true class in colour, counts as numbers (up to 30 classes)."""
     matrix = evaluation.confusion
     count = len(evaluation.classes)
-    side = float(np.clip(0.45 * count + 2.2, 3.6, 14))
-    figure = _figure(side + 0.8, side)
+    named = count <= NAMED
+    names = [_short(name) for name in evaluation.classes] if named else []
+    cell = float(np.clip(5 / count, 0.48, 0.9)) if named else 8 / count  # inches
+    room = 0.085 * max(map(_width, names), default=4)
+    level = room < 0.9 * cell
+    figure = _figure(cell * count + room + 1.6, cell * count + (0.2 if level else 0.75 * room + 0.1) + 0.9)
     axes = figure.subplots()
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
-    if count <= 30:  # beyond this, numbers and names no longer fit
-        for i, j in np.ndindex(count, count):
-            if matrix[i, j]:
-                axes.text(
-                    j,
-                    i,
-                    str(matrix[i, j]),
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white" if share[i, j] > 0.5 else INK,
-                )
-        axes.set_xticks(range(count), evaluation.classes, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(count), evaluation.classes)
-    axes.set_xlabel("answer")
-    axes.set_ylabel("truth")
-    axes.set_title(title, color=INK)
+    bar = figure.colorbar(image, cax=axes.inset_axes([1.03, 0, min(0.2 / (cell * count), 0.1), 1]))
+    bar.set_label("share of the true class", color=INK)
+    if named:
+        tilt = {} if level else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(count), names, **_words(), **tilt)
+        axes.set_yticks(range(count), names, **_words())
+        for (i, j), text in _numbers(matrix):
+            ink = "white" if share[i, j] > 0.5 else INK
+            axes.text(j, i, text, ha="center", va="center", fontsize=8 if count > 8 else 10, color=ink)
+    axes.set_xlabel("answer" if named else "answer (number of the class)", color=INK)
+    axes.set_ylabel("truth" if named else "truth (number of the class)", color=INK)
+    axes.set_title(title, **_words(12))
     return _png(figure)
+
+
+def _numbers(matrix: NDArray[np.int64]) -> Iterator[tuple[tuple[int, int], str]]:
+    """Yield the place and the count of each cell that is not empty; 12345 as 12k."""
+    for place in np.argwhere(matrix):
+        i, j = map(int, place)
+        value = int(matrix[i, j])
+        yield (i, j), str(value) if value < 10_000 else f"{value // 1000}k"
+
+
+def _short(name: str) -> str:
+    """Return `name` on one line, its middle left out where it is long: what differs stands at the ends mostly."""
+    name = " ".join(name.split())
+    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 + 1 :]}"
+
+
+def _width(name: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name)

@@ -61,19 +61,19 @@ def _matrices(
     zero, one = np.zeros(n), np.ones(n)
 
     def matrix(rows: list[list[NDArray[np.float64]]]) -> NDArray[np.float64]:
-        return np.stack([np.stack(row, -1) for row in rows], -2)  # [n, 3, 3] over (y, x, 1)
+        return np.stack([np.stack(row, -1) for row in rows], -2)  # [n, 3, 3] over (x, y, 1), as Keras has it
 
     cos, sin = np.cos(angle), np.sin(angle)
     rotate = matrix([[cos, -sin, zero], [sin, cos, zero], [zero, zero, one]])
-    move = matrix([[one, zero, shift_y], [zero, one, shift_x], [zero, zero, one]])
+    move = matrix([[one, zero, shift_x], [zero, one, shift_y], [zero, zero, one]])
     slant = matrix([[one, -np.sin(shear), zero], [zero, np.cos(shear), zero], [zero, zero, one]])
     mirror = np.where(upside & config.flip_vertical, -1.0, 1.0)
-    scale = matrix([[zoom_y * mirror, zero, zero], [zero, zoom_x, zero], [zero, zero, one]])
-    centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
-    there = np.array([[1, 0, centre_y], [0, 1, centre_x], [0, 0, 1]])
-    back = np.array([[1, 0, -centre_y], [0, 1, -centre_x], [0, 0, 1]])
-    m = there @ (rotate @ move @ slant @ scale) @ back
-    return np.stack([m[:, 1, 1], m[:, 1, 0], m[:, 1, 2], m[:, 0, 1], m[:, 0, 0], m[:, 0, 2]], -1)
+    scale = matrix([[zoom_x, zero, zero], [zero, zoom_y * mirror, zero], [zero, zero, one]])
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    there = np.array([[1, 0, centre_x], [0, 1, centre_y], [0, 0, 1]])
+    back = np.array([[1, 0, -centre_x], [0, 1, -centre_y], [0, 0, 1]])
+    whole: NDArray[np.float64] = there @ (rotate @ move @ slant @ scale) @ back
+    return whole[:, :2].reshape(n, 6)
 
 
 def apply(config: AugmentConfig, pixels: Any, drawn: Any) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,41 +29,49 @@ class Checkpoint:
 
 
 def variables(model: Any) -> Arrays:
-    """Return a copy of each variable of a Keras model under a name unique and the same in every process."""
+    """Return a copy of each variable of a Keras model under a name unique and the same in every process.
+
+    The path would not do: Keras numbers the seeds of random layers on through all networks of a process.
+    """
     to_numpy = backend.keras().ops.convert_to_numpy
-    return {f"{i:04d}:{v.path}": np.array(to_numpy(v)) for i, v in enumerate(model.variables)}
+    return {f"{i:04d}:{v.name}": np.array(to_numpy(v)) for i, v in enumerate(model.variables)}
 
 
 def restore(model: Any, arrays: Arrays) -> None:
     """Set each variable of `model` from `variables` of an equal model."""
     for i, variable in enumerate(model.variables):
-        variable.assign(arrays[f"{i:04d}:{variable.path}"])
+        variable.assign(arrays[f"{i:04d}:{variable.name}"])
 
 
 def write(folder: Path, number: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
     """Write checkpoint `number`, then remove all but the last `keep`; the name carries the content's hash.
 
-    Raises `OutputError` if the disk is full or not writable; the checkpoints before stay as they are.
+    Those of `number` and above that lie there already are of a time that is done over, and go too. Raises
+    `OutputError` if the disk is full or not writable; the checkpoints before stay as they are.
     """
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, state=np.array(json.dumps(checkpoint.state)), **checkpoint.arrays)
     data = buffer.getvalue()
     path = folder / f"{number:05d}-{hashlib.sha256(data).hexdigest()[:16]}.npz"
+    aside = path.with_suffix(".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".part")
         with aside.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
+        reason = error.strerror or error
         raise OutputError(
-            f"The checkpoint {path} cannot be written: {error.strerror}. Free some space; the one before is intact."
+            f"The checkpoint {path} cannot be written: {reason}. Free some space; the one before is intact."
         ) from error
-    for old in sorted(folder.glob("*.npz"))[:-keep]:
-        if old != path:
-            old.unlink(missing_ok=True)
+    before = sorted(old for old in folder.glob("*.npz") if old.name < path.name[:6])
+    kept = {path, *before[max(len(before) - keep + 1, 0) :]}
+    for old in {*folder.glob("*.npz"), *folder.glob("*.part")} - kept:
+        old.unlink(missing_ok=True)
     return path
 
 

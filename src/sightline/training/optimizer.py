@@ -15,8 +15,10 @@ def optimizer(config: OptimizerConfig, learning_rate: float) -> Any:
     """Return a new Keras optimizer; its rate is set before each step by the schedule."""
     keras = backend.keras()
     options: dict[str, Any] = {"learning_rate": learning_rate}
-    if config.weight_decay:
+    if config.weight_decay or config.name in {"adamw", "muon"}:  # these two decay by default
         options["weight_decay"] = config.weight_decay
+    if config.name == "muon":
+        options["adam_weight_decay"] = config.weight_decay  # of the weights that it leaves to Adam
     if config.clip_norm:
         options["global_clipnorm"] = config.clip_norm
     if config.name == "sgd":

@@ -150,7 +150,8 @@ def _run(
 def _space(shape: tuple[int, ...]) -> NDArray[np.float32]:
     if 4 * math.prod(shape) <= IN_MEMORY:
         return np.empty(shape, np.float32)
-    return np.memmap(tempfile.TemporaryFile(), np.float32, "w+", shape=shape)  # the map keeps the file
+    with tempfile.TemporaryFile() as file:  # nameless, and kept by the map
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def _as_samples(out: NDArray[np.float32], labels: NDArray[np.int32], paths: tuple[str, ...]) -> Samples:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sightline import backend
 from sightline.config import RunConfig
@@ -18,10 +19,11 @@ FEW = 20  # fewer pictures per class than this: worth a warning
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A recipe and the reason for it, in words."""
+    """A recipe, the reason for it in words, and settings laid on it."""
 
     recipe: str
     why: str
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def recipe(index: Index) -> Choice:
@@ -31,7 +33,10 @@ def recipe(index: Index) -> Choice:
     classes = len({p.label for p in index.pictures})
     what = f"{count} pictures of about {side} pixels in {classes} classes"
     if side <= SMALL:
-        return Choice("quick", f"{what}: too small for a pretrained backbone, so a small network from scratch")
+        why = f"{what}: too small for a pretrained backbone, so a small network from scratch"
+        if all(p.grey for p in index.pictures):  # most likely characters, which a mirror turns into others
+            return Choice("quick", f"{why}, without mirrored copies", {"augment": {"flip": False}})
+        return Choice("quick", why)
     entry = registry.find("mobilenetv2")
     alpha = weights.local_alpha(entry, entry.size)
     if alpha is None:

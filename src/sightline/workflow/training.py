@@ -66,7 +66,7 @@ def train(
         backend.keras(given.device.backend)
         chosen = choose.recipe(index)
         watcher.say(f"{chosen.recipe}: {chosen.why}")
-        layers = [recipes.load(chosen.recipe), *layers]
+        layers = [recipes.load(chosen.recipe), chosen.settings, *layers]
         given = resolve(*layers, {"recipe": "auto"}, assignments=set)
     named = [str(s) for s in as_list(sources) if not isinstance(s, Listing)]
     settled = choose.settle(replace(given, data=replace(given.data, sources=tuple(named))), index)
@@ -74,9 +74,7 @@ def train(
     path = Path(out) if out is not None else next_path(Path("runs"), stem)
     check_writable(path, force=force)
     picture, model = settled.picture, settled.model
-    start = weights.find(
-        registry.find(model.name), model.weights, model.alpha, picture.height or 0, picture.width or 0
-    )
+    start = weights.find(registry.find(model.name), model.weights, model.alpha, picture.height or 0, picture.width or 0)
     return _Training(settled, index, path, force, watcher, start, started).go()
 
 

@@ -1,0 +1,65 @@
+"""What every benchmark shares: variants timed in turn, each in a process of its own, and a table of medians."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("SIGHTLINE_SHARED") or REPOSITORY.parent / "shared")
+
+Variant = Callable[[], float]
+"""Does its work and returns its speed, in pictures per second."""
+
+
+def compare(title: str, variants: Mapping[str, Variant], rounds: int = 3) -> None:
+    """Run the variants in turn, `rounds` times, and print medians and their ratios to the first one.
+
+    Called with ``--one NAME`` (by itself, in a new process), it runs that variant once and prints its speed.
+    """
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--one", choices=list(variants), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(variants[options.one]()))
+        return
+    speeds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(options.rounds):
+        for name in variants:
+            command = [sys.executable, sys.argv[0], "--one", name]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            speeds[name].append(float(done.stdout.splitlines()[-1]))
+    _print(title, speeds)
+
+
+def _print(title: str, speeds: Mapping[str, list[float]]) -> None:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    print(f"{title}\n{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {os.cpu_count()} cores {_processor()}\n")
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    first = next(iter(medians))
+    print(f"| variant | pictures/s, median of {len(speeds[first])} | lowest to highest | {first}, times this |")
+    print("|---|---|---|---|")
+    for name, median in medians.items():
+        pairs = [ours / theirs for ours, theirs in zip(speeds[first], speeds[name], strict=True)]
+        low, high = min(speeds[name]), max(speeds[name])
+        print(f"| {name} | {median:,.0f} | {low:,.0f} to {high:,.0f} | {statistics.median(pairs):.2f} |")
+    print()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,456 @@
+"""Every kind of source becomes the same index; what cannot be used is counted with its reason."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pictures import Hostile, PictureFolder, encode, picture, pixels, png, write, write_tar, write_zip
+from sightline.data import datasets
+from sightline.data.index import index
+from sightline.data.layout import Listing, array_entries
+from sightline.data.stores import DrawnStore, FolderStore
+from sightline.errors import DataError
+from sightline.records import Index
+
+Source = Callable[[Path, Mapping[str, bytes]], Path]
+
+WHOLE = {
+    f"{label}/{i}.png": png(i, colour) for colour, label in enumerate(("dog", "Cat", "été", "猫")) for i in range(3)
+}
+PARTS = {
+    f"{part}/{label}/{i}.png": png(10 * i + len(part), colour)
+    for part in ("train", "validation", "test")
+    for colour, label in enumerate(("dog", "cat"))
+    for i in range(2)
+}
+
+
+def rows(files: Mapping[str, bytes]) -> list[dict[str, str]]:
+    paths = [PurePosixPath(name).parts for name in files]
+    return [
+        {"path": f"files/{'/'.join(p)}", "label": p[-2], "site": "x"} | ({"split": p[0]} if len(p) == 3 else {})
+        for p in paths
+    ]
+
+
+def as_folder(tmp: Path, files: Mapping[str, bytes]) -> Path:
+    return write(tmp / "folder", files)
+
+
+def as_zip(wrapper: str, tmp: Path, files: Mapping[str, bytes]) -> Path:
+    return write_zip(tmp / "pictures.zip", {wrapper + name: content for name, content in files.items()})
+
+
+def as_tar(end: str, tmp: Path, files: Mapping[str, bytes]) -> Path:
+    kind = {"tar": "", "tgz": "gz", "txz": "xz"}.get(end, end.rpartition(".")[2])
+    return write_tar(tmp / f"pictures.{end}", {f"./data/{name}": content for name, content in files.items()}, kind)
+
+
+def as_csv(tmp: Path, files: Mapping[str, bytes]) -> Path:
+    write(tmp / "files", files)
+    path, table = tmp / "list.csv", rows(files)
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    return path
+
+
+def as_jsonl(tmp: Path, files: Mapping[str, bytes]) -> Path:
+    write(tmp / "files", files)
+    path = tmp / "list.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows(files)), encoding="utf-8")
+    return path
+
+
+KINDS: dict[str, Source] = {
+    "folder": as_folder,
+    "zip": partial(as_zip, ""),
+    "wrapped zip": partial(as_zip, "archive/all pictures/"),
+    **{end: partial(as_tar, end) for end in ("tar", "tar.gz", "tgz", "tar.bz2", "tar.xz", "txz")},
+    "csv": as_csv,
+    "jsonl": as_jsonl,
+}
+
+
+def content(found: Index) -> Counter[tuple[str, str | None, str, int, int]]:
+    return Counter((p.label, p.part, p.sha256, p.width, p.height) for p in found.pictures)
+
+
+def fault(sources: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        index(sources)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("as_text", [False, True], ids=["path", "text"])
+@pytest.mark.parametrize("files", [WHOLE, PARTS], ids=["whole", "parts"])
+@pytest.mark.parametrize("source", KINDS.values(), ids=KINDS)
+def test_every_kind_of_source_is_the_same(
+    tmp_path: Path, source: Source, files: Mapping[str, bytes], as_text: bool
+) -> None:
+    path = source(tmp_path, files)
+    found = index(str(path) if as_text else path)
+    expected = Counter(
+        (p[-2], p[0] if len(p) == 3 else None, hashlib.sha256(data).hexdigest(), 16, 16)
+        for p, data in ((PurePosixPath(name).parts, data) for name, data in files.items())
+    )
+    assert content(found) == expected
+    assert found.name == path.name
+    assert (found.rejects, found.skipped) == ((), 0)
+    for i, p in enumerate(found.pictures):
+        data = found.read(i)
+        assert isinstance(data, bytes)
+        assert hashlib.sha256(data).hexdigest() == p.sha256
+
+
+@pytest.mark.parametrize("suffix", [".ZIP", ".Tar.GZ", ".CSV", ".JsonL"])
+def test_the_kind_of_a_file_is_told_in_any_case(tmp_path: Path, suffix: str) -> None:
+    source = {".ZIP": KINDS["zip"], ".Tar.GZ": KINDS["tar.gz"], ".CSV": as_csv, ".JsonL": as_jsonl}[suffix]
+    path = source(tmp_path, WHOLE)
+    assert len(index(path.rename(tmp_path / f"UPPER{suffix}")).pictures) == len(WHOLE)
+
+
+def test_manifests_keep_their_further_columns(tmp_path: Path) -> None:
+    assert {json.dumps(dict(p.extra)) for p in index(as_csv(tmp_path, WHOLE)).pictures} == {'{"site": "x"}'}
+
+
+def test_a_home_folder_may_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_folder(tmp_path, WHOLE)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert index("~/folder").name == "folder"
+
+
+# Nuisances.
+
+
+def test_a_hostile_folder_is_told_apart_file_by_file(hostile_folder: Hostile) -> None:
+    found = index(hostile_folder.path)
+    headed = {**hostile_folder.pictures, **dict.fromkeys(hostile_folder.undecodable, (64, 64))}
+    assert {p.path: (p.width, p.height) for p in found.pictures} == headed
+    assert all(p.label == p.path.split("/")[0] for p in found.pictures)
+    reasons = {**hostile_folder.unreadable, **dict.fromkeys(hostile_folder.stray, "lies in no class folder")}
+    assert {r.path: r.reason for r in found.rejects} == reasons
+    assert {r.label for r in found.rejects if r.path in hostile_folder.unreadable} == {"Zebra", "ant hill", "猫"}
+    assert found.skipped == hostile_folder.skipped
+    for p in found.pictures:
+        assert p.sha256 == hashlib.sha256((hostile_folder.path / p.path).read_bytes()).hexdigest()
+    by_path = {p.path: p for p in found.pictures}
+    assert by_path["ant hill/1.jpg"].sha256 == by_path["Zebra/also an ant.jpg"].sha256
+    assert {path for path, p in by_path.items() if p.grey} == {"ant hill/deep.png", "Zebra/half.jpg"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.xz"])
+def test_a_hostile_archive_is_no_worse(tmp_path: Path, hostile_folder: Hostile, kind: str) -> None:
+    store = FolderStore(hostile_folder.path)
+    keys = set(store.keys()) - hostile_folder.stray  # beside the classes inside a wrapper, it would make that a class
+    found = index(KINDS[kind](tmp_path, {key: store.read(key) for key in keys}))
+    assert content(found) == content(index(hostile_folder.path))
+    assert Counter(r.reason for r in found.rejects) == Counter(hostile_folder.unreadable.values())
+    assert found.skipped == hostile_folder.skipped
+
+
+def test_a_damaged_member_of_an_archive_is_one_reject(tmp_path: Path) -> None:
+    path = as_zip("", tmp_path, WHOLE)
+    data = bytearray(path.read_bytes())
+    data[60:200] = bytes(140)
+    path.write_bytes(data)
+    found = index(path)
+    (reject,) = found.rejects
+    assert reject.reason.startswith("damaged in the archive: ")
+    assert len(found.pictures) == len(WHOLE) - 1
+
+
+def test_encrypted_archives_say_so(tmp_path: Path) -> None:
+    path = as_zip("", tmp_path, WHOLE)
+    data = path.read_bytes()
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        pattern = re.escape(signature) + b"(" + b"." * (offset - 4) + b")."
+        data = re.sub(pattern, signature + rb"\1" + b"\x01", data, flags=re.DOTALL)
+    path.write_bytes(data)
+    assert re.search(r"None of the 12 pictures in .* can be used; .*encrypted", fault(path))
+
+
+@pytest.mark.parametrize("columns", ["path,label", "path,label,site"])
+@pytest.mark.parametrize("name", ["gone.png", "gone", "notes.txt"])
+def test_whatever_a_manifest_names_must_be_a_picture(tmp_path: Path, columns: str, name: str) -> None:
+    write(tmp_path, {"1.png": png(), "2.png": png(2), "notes.txt": b"no picture"})
+    (tmp_path / "list.csv").write_text(f"{columns}\n1.png,cat\n{name},cat\n2.png,dog\n", encoding="utf-8")
+    found = index(tmp_path / "list.csv")
+    reason = "not a picture" if name == "notes.txt" else "cannot be opened: No such file or directory"
+    assert [(r.path, r.reason, r.label) for r in found.rejects] == [(name, reason, "cat")]
+    assert (len(found.pictures), found.skipped) == (2, 0)
+
+
+def test_non_pictures_are_told_by_their_name_whatever_they_hold(tmp_path: Path) -> None:
+    text = b"a long enough text that is no picture at all"
+    files = {
+        "cat/a": png(1),
+        "cat/b.txt": png(2),
+        "cat/c.txt": text,
+        "cat/d": text,
+        "cat/e.log": b"",
+        "cat/f.TIF": text,
+    }
+    found = index(write(tmp_path, files | {"dog/1.png": png(3)}))
+    assert [p.path for p in found.pictures] == ["cat/a", "cat/b.txt", "dog/1.png"]
+    assert [(r.path, r.reason) for r in found.rejects] == [("cat/f.TIF", "not a picture")]
+    assert found.skipped == 3
+
+
+def test_file_names_that_are_no_utf_8_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "caf\udce9.png").write_bytes(png(1))
+    write(tmp_path, {"dog/1.png": png(2)})
+    assert index(tmp_path).pictures[0].path == "cat/caf\udce9.png"
+
+
+# Several sources.
+
+
+def test_archives_given_together_are_one_source(tmp_path: Path) -> None:
+    files = list(PARTS.items())
+    half = [f for f in files if f[0].startswith("train")]
+    paths = [
+        write_zip(tmp_path / "train-1.zip", dict(half[:2])),
+        write_tar(tmp_path / "train-2.tar.gz", {f"wrapped/{k}": v for k, v in half[2:]}, "gz"),
+        write(tmp_path / "rest", dict(f for f in files if f not in half)),
+    ]
+    found = index(paths)
+    assert content(found) == content(index(as_folder(tmp_path, PARTS)))
+    assert found.name == "train-1.zip+train-2.tar.gz+rest"
+    assert [p.path for p in found.pictures][:3] == [
+        "train-1.zip/train/dog/0.png",
+        "train-1.zip/train/dog/1.png",
+        "train-2.tar.gz/wrapped/train/cat/0.png",
+    ]
+    assert content(index(paths[::-1])) == content(found)
+    assert [found.read(i) for i in (0, 2)] == [PARTS["train/dog/0.png"], PARTS["train/cat/0.png"]]
+
+
+def test_parts_beside_none_are_refused(tmp_path: Path) -> None:
+    message = fault([write(tmp_path / "a", PARTS), write_zip(tmp_path / "b.zip", WHOLE)])
+    assert message.startswith("Some pictures are in train/, validation/ or test/, others, such as b.zip/")
+    assert message.endswith("/0.png, are in none.")
+
+
+# idx, arrays and names.
+
+
+def idx_folder(folder: Path, end: str = "") -> Path:
+    folder.mkdir()
+    for stem, count in (("train", 6), ("t10k", 2)):
+        images, labels = np.stack([pixels(i)[..., 0] for i in range(count)]), np.arange(count, dtype=np.uint8) % 2
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            data = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+            (folder / f"{stem}-{name}-ubyte{end}").write_bytes(gzip.compress(data) if end else data)
+    return folder
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_idx_files_may_be_given_in_any_way(tmp_path: Path, end: str) -> None:
+    folder = idx_folder(tmp_path / "mnist", end)
+    (folder / "LICENSE").write_text("MIT", encoding="utf-8")
+    names = [f"{stem}-images-idx3-ubyte{end}" for stem in ("t10k", "train")]
+    whole = index(folder)
+    assert whole.name == "mnist"
+    assert Counter(p.part for p in whole.pictures) == {"train": 6, "test": 2}
+    assert all(p.grey and (p.width, p.height) == (16, 16) for p in whole.pictures)
+    assert [p.label for p in whole.pictures] == ["0", "1", "0", "1", "0", "1", "0", "1"]
+    assert whole.pictures[0].path == f"{names[0]}[0]"
+    assert whole.pictures[0].sha256 == whole.pictures[2].sha256  # the same pixels in both parts
+    assert len({p.sha256 for p in whole.pictures}) == 6
+    np.testing.assert_array_equal(whole.read(7), pixels(5)[..., 0])
+    assert content(index([folder / name for name in names])) == content(whole)
+    both = [folder / f"train-{kind}-ubyte{end}" for kind in ("labels-idx1", "images-idx3")]
+    assert content(index(both)) == content(index(folder / names[1]))
+    assert len(index([str(p) for p in both]).pictures) == 6
+
+
+def test_idx_labels_alone_say_what_is_missing(tmp_path: Path) -> None:
+    assert "give the idx3 file beside it too" in fault(idx_folder(tmp_path / "mnist") / "train-labels-idx1-ubyte")
+
+
+def test_damaged_idx_files_are_refused(tmp_path: Path) -> None:
+    folder = idx_folder(tmp_path / "mnist", ".gz")
+    path = folder / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:50])
+    assert f"{path} cannot be read as an idx file" in fault(folder)
+
+
+def arrays(kind: str) -> Listing:
+    images = np.stack([pixels(i, i % 2) for i in range(6)])
+    images = {"colour": images, "grey": images[..., 0], "channel": images[..., :1]}[kind]
+    return Listing(array_entries(images, ["cat", "dog"] * 3, "mine"))
+
+
+@pytest.mark.parametrize(("kind", "grey"), [("colour", False), ("grey", True), ("channel", True)])
+def test_arrays_are_a_source(kind: str, grey: bool) -> None:
+    found = index(arrays(kind))
+    assert found.name == "mine"
+    assert [p.label for p in found.pictures] == ["cat", "dog"] * 3
+    assert {(p.width, p.height, p.grey) for p in found.pictures} == {(16, 16, grey)}
+    assert len({p.sha256 for p in found.pictures}) == 6
+    first = found.read(1)
+    assert isinstance(first, np.ndarray)
+    assert found.pictures[1].sha256 == hashlib.sha256(f"uint8{first.shape}".encode() + first.tobytes()).hexdigest()
+    assert index(arrays(kind)).pictures == found.pictures
+
+
+def test_a_folder_is_preferred_to_a_data_set_of_its_name(
+    tmp_path: Path, picture_folder: PictureFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture_folder({"cat": 1, "dog": 1}).rename(tmp_path / "digits")
+    assert len(index("digits").pictures) == 1797
+    monkeypatch.chdir(tmp_path)
+    assert {p.label for p in index("digits").pictures} == {"cat", "dog"}
+
+
+# What is said.
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([], "No pictures given: name a folder, an archive, a manifest or a data set such as beans."),
+        (
+            "no/such/folder",
+            "There is no folder, file or data set 'no/such/folder'. Check the path; named data sets are",
+        ),
+        ("bean:100@32", "There is no folder, file or data set 'bean:100@32'"),
+        ("", "No pictures in : expected"),
+    ],
+    ids=["none", "path", "name", "here"],
+)
+def test_a_missing_source_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: Any, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fault(source).startswith(message)
+
+
+def test_the_named_sets_are_listed_for_a_wrong_name() -> None:
+    assert all(name in fault("mnits") for name in datasets.NAMES)
+
+
+@pytest.mark.parametrize(
+    "files", [{}, {"cat/notes.txt": b"x" * 30}, {".git/HEAD": b"x"}], ids=["none", "text", "hidden"]
+)
+def test_a_folder_without_pictures_says_what_was_expected(tmp_path: Path, files: Mapping[str, bytes]) -> None:
+    message = (
+        f"No pictures in {write(tmp_path, files)}: expected one folder per class with pictures inside, as in cat/1"
+    )
+    assert fault(tmp_path).startswith(message)
+
+
+def test_pictures_without_class_folders_say_so(tmp_path: Path) -> None:
+    write(tmp_path, {"1.png": png(1), "2.png": png(2)})
+    assert fault(tmp_path) == (
+        f"None of the 2 pictures in {tmp_path} can be used; the first, 1.png: lies in no class folder."
+    )
+
+
+def test_only_unreadable_pictures_say_so(tmp_path: Path) -> None:
+    write(tmp_path, {"cat/1.png": b"", "dog/2.png": b"x"})
+    message = "None of the 2 pictures in .* can be used; the first, cat/1.png: empty file."
+    assert re.fullmatch(message, fault(tmp_path))
+
+
+def test_no_arrays_are_named_shortly() -> None:
+    assert fault(Listing([])).startswith("No pictures in arrays: ")
+
+
+@pytest.mark.parametrize("name", ["pictures.7z", "pictures.rar", "1.jpg", "README"])
+def test_other_files_are_refused_with_the_kinds_that_are_not(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(png())
+    message = fault(tmp_path / name)
+    assert f"{name} is not a source of labelled pictures" in message
+    assert ".zip or .tar" in message
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz"])
+def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"<html>404</html>" * 100)
+    assert re.search(r"a\.\w+ is not a readable (zip|tar) archive: ", fault(tmp_path / name))
+
+
+# How it works.
+
+
+def test_progress_reaches_the_total(tmp_path: Path) -> None:
+    calls: list[tuple[str, int, int]] = []
+    images = np.stack([pixels(0)] * 700)
+    index(Listing(array_entries(images, ["a"] * 700, "many")), lambda *call: calls.append(call))
+    assert calls == [("indexing", 256, 700), ("indexing", 512, 700), ("indexing", 700, 700)]
+
+
+@pytest.mark.usefixtures("no_thread_left")
+def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
+    files = {f"{'cat' if i % 3 else 'dog'}/{i}.png": png(i, width=2) for i in range(600)}
+    path = as_folder(tmp_path, files)
+    one, many = index(path, threads=1), index(path, threads=5)
+    assert one.pictures == many.pictures
+    assert [p.path for p in one.pictures] == sorted(files)
+
+
+def test_every_file_is_read_once_and_no_pixel_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hostile_folder: Hostile
+) -> None:
+    reads: list[str] = []
+    original = FolderStore.read
+
+    def read(self: FolderStore, key: str) -> bytes:
+        reads.append(key)
+        return original(self, key)
+
+    monkeypatch.setattr(FolderStore, "read", read)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("pixels were decoded"))
+    found = index(hostile_folder.path)
+    assert max(Counter(reads).values()) == 1
+    assert set(reads) >= {p.path for p in found.pictures}
+    assert not any(key.endswith((".DS_Store", "Thumbs.db")) for key in reads)
+
+
+def test_drawn_pictures_are_indexed_without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DrawnStore, "read", lambda self, key: pytest.fail("a picture was drawn"))
+    found = index("beans:40@32")
+    assert Counter(p.label for p in found.pictures) == {"Dark": 10, "Green": 10, "Light": 10, "Medium": 10}
+    assert {(p.width, p.height, p.grey) for p in found.pictures} == {(32, 32, False)}
+    assert len({p.sha256 for p in found.pictures}) == 40
+
+
+def test_grey_pictures_are_known_by_their_header(tmp_path: Path) -> None:
+    modes: Sequence[str] = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+    for mode in modes:
+        image = picture().convert("L").convert("I;16") if mode == "I;16" else picture().convert(mode)
+        write(tmp_path, {f"{'a' if mode < 'M' else 'b'}/{mode.replace(';', '')}.png": encode(image)})
+    grey = {PurePosixPath(p.path).stem: p.grey for p in index(tmp_path).pictures}
+    assert grey == {"1": True, "L": True, "LA": True, "P": False, "RGB": False, "RGBA": False, "I16": True}
+
+
+def test_real_flowers_hold_their_known_duplicates(shared: Path) -> None:
+    found = index(shared / "data" / "flowers5")
+    assert len(found.pictures) == 4317
+    copies: dict[str, set[str]] = {}
+    for p in found.pictures:
+        copies.setdefault(p.sha256, set()).add(p.label)
+    groups = [sha for sha, count in Counter(p.sha256 for p in found.pictures).items() if count > 1]
+    assert (len(groups), sum(len(copies[sha]) > 1 for sha in groups)) == (6, 4)
+
+
+def test_real_idx_files(shared: Path) -> None:
+    found = index(shared / "data" / "fashion_mnist_3615")
+    assert (len(found.pictures), {p.part for p in found.pictures}) == (3615, {"train"})
+    assert sorted({p.label for p in found.pictures}) == list("0123456789")
+    assert np.shape(found.read(0)) == (28, 28)

@@ -1,0 +1,235 @@
+"""Pretrained weights: found, loaded and answered as `keras.applications` does; else a sentence that helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from networks import NAMES, outputs, pictures, plan
+from sightline import backend
+from sightline.errors import ModelError, UsageError
+from sightline.models import weights
+from sightline.models.build import Network, build
+from sightline.models.describe import weights_sha256
+from sightline.models.registry import ENTRIES
+
+VGG16, MOBILENETV2, FASHION = ENTRIES["vgg16"], ENTRIES["mobilenetv2"], ENTRIES["fashion-cnn"]
+
+
+def write_official(model: Any, path: Path) -> None:
+    """Write weights in the layout of the files that Keras publishes: Keras 1's, layer by layer, by name."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
+        for layer in model.layers:
+            group = file.create_group(layer.name)
+            names = [f"{layer.name}/{v.name}:0" for v in layer.weights]
+            group.attrs["weight_names"] = [name.encode() for name in names]
+            for name, variable in zip(names, layer.weights, strict=True):
+                group[name] = backend.keras().ops.convert_to_numpy(variable)
+
+
+@pytest.fixture(scope="module")
+def vgg16(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """`keras.applications.VGG16` with random weights, and the file that holds them."""
+    keras = backend.keras()
+    keras.utils.set_random_seed(1)
+    model = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
+    for variable in model.weights:  # biases too must find their places
+        if variable.path.endswith("bias"):
+            variable.assign(keras.random.uniform(variable.shape, -1, 1))
+    path = tmp_path_factory.mktemp("weights") / "vgg16_notop.h5"
+    write_official(model, path)
+    return model, path
+
+
+@pytest.fixture(scope="module")
+def loaded(vgg16: tuple[Any, Path]) -> Network:
+    return build(plan("vgg16", options={"weights": vgg16[1]}))
+
+
+def features(network: Network) -> Any:
+    """Return the model from pixels to the backbone's feature maps."""
+    model = network.model
+    return backend.keras().Model(model.input, model.get_layer(network.backbone[-1]).output)
+
+
+# Loading
+
+
+def test_vgg16_answers_as_keras_does(vgg16: tuple[Any, Path], loaded: Network) -> None:
+    pixels = pictures(3, 32)
+    prepared = backend.keras().applications.vgg16.preprocess_input(pixels.astype(np.float32))
+    theirs = np.asarray(vgg16[0](prepared, training=False))
+    ours = np.asarray(features(loaded)(pixels, training=False))
+    assert ours.std() > 0.1
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
+    assert loaded.pretrained
+
+
+def test_grey_picture_is_seen_as_its_colour_copy(vgg16: tuple[Any, Path], loaded: Network) -> None:
+    grey = build(plan("vgg16", channels=1, options={"weights": vgg16[1]}))
+    pixels = pictures(3, 32, 1)
+    of_grey = np.asarray(features(grey)(pixels, training=False))
+    of_copy = np.asarray(features(loaded)(np.repeat(pixels, 3, axis=-1), training=False))
+    np.testing.assert_allclose(of_grey, of_copy, atol=1e-5 * np.abs(of_copy).max())
+    assert "grey_to_colour" not in grey.backbone
+
+
+def test_head_is_random_and_by_seed_whatever_the_backbone_starts_from(vgg16: tuple[Any, Path], loaded: Network) -> None:
+    again = build(plan("vgg16", options={"weights": vgg16[1]}))
+    assert weights_sha256(again.model) == weights_sha256(loaded.model)
+    other = build(plan("vgg16", seed=1, options={"weights": vgg16[1]}))
+    one, two = (np.asarray(n.model.get_layer("predictions").kernel) for n in (loaded, other))
+    assert not np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
+def test_other_files_of_keras_are_read_too(suffix: str, tmp_path: Path) -> None:
+    keras = backend.keras()
+    source = build(plan("fashion-cnn", seed=3))
+    backbone = keras.Model(
+        source.model.get_layer("normalize").output, source.model.get_layer(source.backbone[-1]).output
+    )
+    path = tmp_path / f"backbone{suffix}"
+    (backbone.save if suffix == ".keras" else backbone.save_weights)(path)
+    made = build(plan("fashion-cnn", options={"weights": path}))
+    pixels = pictures(2, 8)
+    np.testing.assert_array_equal(np.asarray(features(made)(pixels)), np.asarray(features(source)(pixels)))
+    assert not np.array_equal(outputs(made.model, pixels)["logits"], outputs(source.model, pixels)["logits"])
+
+
+def test_mobilenetv2_with_imagenet_weights_answers_as_keras_does(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(shared / "keras"))
+    path = weights.find(MOBILENETV2, "auto", 0.35, 224, 224)
+    if path is None:
+        pytest.skip(f"no MobileNetV2 weights below {shared / 'keras'}")
+    applications = backend.keras().applications
+    theirs = applications.MobileNetV2(weights=str(path), alpha=0.35, include_top=False, pooling="avg")
+    smooth = np.kron(pictures(3, 7), np.ones((1, 32, 32, 1))).astype(np.uint8)
+    prepared = applications.mobilenet_v2.preprocess_input(smooth.astype(np.float32))
+    made = build(plan("mobilenetv2", side=224, options={"weights": path}))
+    found = outputs(made.model, smooth)["features"]
+    np.testing.assert_allclose(found, np.asarray(theirs(prepared, training=False)), atol=1e-5)
+    assert found.std() > 0.1
+
+
+def test_file_of_another_network_does_not_fit(vgg16: tuple[Any, Path]) -> None:
+    with pytest.raises(ModelError, match=r"do not fit fashion-cnn: .*\. Expected the layers of fashion-cnn without"):
+        build(plan("fashion-cnn", options={"weights": vgg16[1]}))
+
+
+@pytest.mark.parametrize("name", ["noise.h5", "noise.weights.h5", "noise.keras", "noise.bin"])
+def test_file_that_is_none_is_told_in_one_line(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"no weights at all")
+    with pytest.raises(ModelError) as caught:
+        build(plan("fashion-cnn", options={"weights": path}))
+    message = str(caught.value)
+    assert message.startswith(f"The weights in {path} do not fit fashion-cnn: ")
+    assert message.endswith(". Expected the layers of fashion-cnn without its top.")
+    assert "\n" not in message
+
+
+# Finding
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty ``KERAS_HOME``."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    return tmp_path
+
+
+def put(home: Path, name: str) -> Path:
+    path = home / "models" / name
+    path.touch()
+    return path
+
+
+def test_weights_are_found_by_width_and_size(home: Path) -> None:
+    assert weights.local_file(MOBILENETV2, None, 224) is None
+    stem = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels"
+    small = put(home, f"{stem}_0.35_224_no_top.h5")
+    assert weights.local_file(MOBILENETV2, 0.35, 224) == small
+    assert weights.local_file(MOBILENETV2, None, 224) is None, "unset means 1.0"
+    whole = put(home, f"{stem}_1.0_96_no_top.h5")
+    assert weights.local_file(MOBILENETV2, None, 96) == whole
+    assert weights.local_file(MOBILENETV2, 1.0, 96) == whole
+    assert weights.local_file(MOBILENETV2, 0.35, 96) is None, "only of the side that it was trained for"
+    assert weights.local_file(MOBILENETV2, 0.35, 288) == small, "the largest, for sides that none was trained for"
+
+
+def test_widest_weights_at_hand(home: Path) -> None:
+    assert weights.local_alpha(MOBILENETV2, 224) is None
+    for alpha in (0.35, 0.75):
+        put(home, f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_224_no_top.h5")
+    assert weights.local_alpha(MOBILENETV2, 224) == 0.75
+    assert weights.local_alpha(FASHION, 28) is None
+
+
+def test_auto_takes_what_lies_here_and_fetches_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_fetch", lambda *_: pytest.fail("auto must not fetch"))
+    assert all(weights.find(ENTRIES[name], "auto", None, 224, 224) is None for name in NAMES)
+    path = put(home, "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5")
+    assert weights.find(VGG16, "auto", None, 64, 96) == path
+    assert weights.find(VGG16, "imagenet", None, 224, 224) == path
+    assert weights.find(VGG16, "none", None, 224, 224) is None
+
+
+def test_a_path_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.h5"
+    path.touch()
+    assert weights.find(VGG16, str(path), None, 224, 224) == path
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert weights.find(FASHION, "~/mine.h5", None, 28, 28) == path
+    with pytest.raises(ModelError, match=r"There is no weights file imagnet: give none, imagenet or the path"):
+        weights.find(VGG16, "imagnet", None, 224, 224)
+
+
+def test_network_without_published_weights(home: Path) -> None:
+    with pytest.raises(UsageError, match=r"fashion-cnn has no ImageNet weights: set model\.weights to none or to"):
+        weights.find(FASHION, "imagenet", None, 28, 28)
+
+
+def test_width_without_published_weights_names_the_others(home: Path) -> None:
+    with pytest.raises(UsageError, match=r"for alpha 0\.35, 0\.5, 0\.75, 1\.0, 1\.3, 1\.4 only, not 0\.4\."):
+        weights.find(MOBILENETV2, "imagenet", 0.4, 224, 224)
+
+
+def test_without_a_network_the_message_says_what_to_put_where(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*args: Any, **kwargs: Any) -> str:
+        raise OSError("URL fetch failure: [Errno -2] Name or service not known")
+
+    monkeypatch.setattr(backend.keras().utils, "get_file", no_network)
+    with pytest.raises(ModelError) as caught:
+        weights.find(MOBILENETV2, "imagenet", 0.5, 160, 160)
+    message = str(caught.value)
+    name = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.5_160_no_top.h5"
+    assert "The ImageNet weights of mobilenetv2 are not on this machine" in message
+    assert "Name or service not known" in message
+    assert f"https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/{name}" in message
+    assert str(home / "models" / name) in message
+
+
+def test_fetched_file_lands_where_the_next_run_looks(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fetch(name: str, origin: str, *, cache_dir: str, cache_subdir: str) -> str:
+        assert origin.endswith(name)
+        print("Downloading data")  # noqa: T201  # as Keras does
+        path = Path(cache_dir, cache_subdir, name)
+        path.write_bytes(b"weights")
+        return str(path)
+
+    monkeypatch.setattr(backend.keras().utils, "get_file", fetch)
+    path = weights.find(VGG16, "imagenet", None, 224, 224)
+    assert path == home / "models" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    monkeypatch.setattr(backend.keras().utils, "get_file", lambda *_: pytest.fail("it lies here already"))
+    assert weights.find(VGG16, "imagenet", None, 224, 224) == path
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,382 @@
+"""Pictures in, predictions out: in order, one row each, with bounded memory, whatever they are given as."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pictures import Hostile, encode, picture, pixels, png, write
+from sightline.errors import DataError, PictureError, UsageError
+from sightline.prediction import stream
+from sightline.prediction.base import FakePredictor
+from sightline.prediction.stream import Item, as_items, expand, peek, predict
+from sightline.preprocess import Preprocess
+from sightline.records import Candidate, Prediction
+
+pytestmark = pytest.mark.usefixtures("no_thread_left")
+
+CLASSES = ("black", "dark", "bright", "white")
+LEVELS = (10, 80, 150, 250)  # of grey, one for each class
+
+
+class Counting(FakePredictor):
+    """Remembers how many pictures it was given at once."""
+
+    def __init__(self) -> None:
+        super().__init__(CLASSES, Preprocess(4, 4))
+        self.batches: list[int] = []
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert pixels.dtype == np.uint8
+        assert pixels.shape[1:] == (4, 4, 3)
+        self.batches.append(len(pixels))
+        return super().probabilities(pixels)
+
+
+def grey(i: int) -> bytes:
+    return encode(Image.new("RGB", (6, 5), (LEVELS[i % 4],) * 3))
+
+
+def paths(items: Iterator[Item]) -> list[str]:
+    return [item.path for item in items]
+
+
+def no_stdin() -> NoReturn:
+    raise AssertionError("standard input was read")
+
+
+# What arguments stand for.
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of pictures and other files, which is the working directory."""
+    names = [
+        "b/2.PNG",
+        "b/10.jpg",
+        "a.jpg",
+        "b/c/3.webp",
+        "b/notes.txt",
+        "b/.hidden.jpg",
+        "b/.git/4.jpg",
+        "b/Thumbs.db",
+    ]
+    write(tmp_path, {name: grey(i) for i, name in enumerate([*names, "ü [1].png", "猫.png", "b/__MACOSX/5.jpg"])})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["a.jpg"], ["a.jpg"]),
+        (["猫.png", "a.jpg", "a.jpg"], ["猫.png", "a.jpg", "a.jpg"]),
+        (["b"], ["b/10.jpg", "b/2.PNG", "b/c/3.webp"]),
+        (["b/"], ["b/10.jpg", "b/2.PNG", "b/c/3.webp"]),
+        (["b/notes.txt"], ["b/notes.txt"]),  # named, so tried
+        (["*.png"], ["ü [1].png", "猫.png"]),
+        (["b/*.[jP]*"], ["b/10.jpg", "b/2.PNG"]),
+        (["**/*.webp"], ["b/c/3.webp"]),
+        (["b/?"], ["b/c/3.webp"]),  # a folder that matches
+        (["ü [1].png"], ["ü [1].png"]),  # it exists, so it is no pattern
+        (["gone.jpg", "a.jpg"], ["gone.jpg", "a.jpg"]),
+        ([Path("a.jpg")], ["a.jpg"]),
+        ([], []),
+    ],
+)
+def test_files_folders_and_patterns(arguments: list[str | Path], expected: list[str]) -> None:
+    assert paths(expand(arguments, no_stdin)) == expected
+
+
+def test_a_folder_is_walked_in_the_order_of_names(tmp_path: Path) -> None:
+    names = [f"{i * 7 % 20:02}/{j}.png" for i in range(20) for j in (2, 1)]
+    write(tmp_path, dict.fromkeys(names, b""))
+    assert paths(expand([tmp_path])) == [str(tmp_path / name) for name in sorted(names)]
+
+
+@pytest.mark.usefixtures("here")
+def test_hidden_folders_may_be_named() -> None:
+    assert paths(expand(["b/.git"])) == ["b/.git/4.jpg"]
+
+
+def test_absolute_patterns(here: Path) -> None:
+    assert paths(expand([f"{here}/a*"])) == [f"{here}/a.jpg"]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_pattern_without_match_and_a_folder_without_pictures_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"No file matches '\*\.gif'\."):
+        list(expand(["*.gif"]))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"The folder empty holds no pictures\."):
+        list(expand(["empty"]))
+
+
+@pytest.mark.usefixtures("here")
+def test_the_first_mistake_shows_before_anything_is_predicted() -> None:
+    with pytest.raises(DataError, match="No file matches"):
+        peek(expand(["*.gif", "a.jpg"]))
+    items = expand(["a.jpg", "b"])
+    assert paths(iter(peek(items))) == ["a.jpg"]
+    assert paths(items) == ["b/10.jpg", "b/2.PNG", "b/c/3.webp"]
+    assert peek(expand([])) == []
+
+
+# Standard input.
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"a.jpg\nb\n", ["a.jpg", "b/10.jpg", "b/2.PNG", "b/c/3.webp"]),
+        (b"  a.jpg\r\n\r\n\xe7\x8c\xab.png", ["a.jpg", "猫.png"]),
+        (b"gone.jpg\n-\n", ["gone.jpg", "-"]),
+        (b"*.png", ["ü [1].png", "猫.png"]),
+        (b"caf\xe9.jpg", ["caf\udce9.jpg"]),
+        ("a\u2028b.jpg".encode(), ["a\u2028b.jpg"]),
+        (b"", []),
+        (b"\n\n", []),
+    ],
+)
+def test_a_list_on_standard_input(data: bytes, expected: list[str]) -> None:
+    assert paths(expand(["-"], lambda: data)) == expected
+
+
+def test_a_picture_on_standard_input() -> None:
+    (item,) = expand(["-"], lambda: grey(2))
+    assert (item.path, item.read()) == ("-", grey(2))
+
+
+@pytest.mark.usefixtures("here")
+def test_standard_input_stands_among_other_arguments() -> None:
+    assert paths(expand(["猫.png", "-", "a.jpg"], lambda: grey(1))) == ["猫.png", "-", "a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(png()[:20], "truncated"), (b"\0\0\0\x18ftypheic\0\0\0\0", "format HEIC is not supported")],
+    ids=["truncated", "HEIC"],
+)
+def test_a_damaged_picture_on_standard_input_is_one_unreadable_row(data: bytes, reason: str) -> None:
+    assert list(predict(Counting(), expand(["-"], lambda: data))) == [Prediction("-", error=reason)]
+
+
+def test_without_standard_input_a_dash_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (answer,) = predict(Counting(), as_items(["-"]))
+    assert answer.error == "cannot be opened: No such file or directory"
+
+
+# Predictions.
+
+
+def test_a_prediction_names_the_best_classes_first() -> None:
+    (answer,) = predict(Counting(), as_items([grey(2)]), top=3)
+    assert (answer.path, answer.label, answer.error) == ("[0]", "bright", None)
+    assert answer.probability == pytest.approx(0.9)
+    assert [c.label for c in answer.top] == ["bright", "black", "dark"]  # equal ones in the order of the classes
+    assert answer.top[0] == Candidate("bright", answer.probability or 0)
+    assert answer.top[1].probability == pytest.approx(0.1 / 3)
+
+
+def test_classes_of_equal_probability_keep_their_order() -> None:
+    predictor = FakePredictor([f"{i:02}" for i in range(50)], Preprocess(4, 4))
+    (answer,) = predict(predictor, as_items([np.full((4, 4), 128, np.uint8)]), top=50)
+    assert [c.label for c in answer.top] == ["25", *(c for c in predictor.classes if c != "25")]
+
+
+@pytest.mark.parametrize(("top", "count"), [(1, 1), (4, 4), (99, 4)])
+def test_as_many_classes_as_asked_for(top: int, count: int) -> None:
+    (answer,) = predict(Counting(), as_items([grey(0)]), top=top)
+    assert len(answer.top) == count
+
+
+@pytest.mark.parametrize("threads", [1, 4, None])
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_rows_keep_the_order_of_the_pictures(tmp_path: Path, batch_size: int, threads: int | None) -> None:
+    write(tmp_path, {f"{i:03}.png": grey(i) if i % 5 else b"broken" for i in range(100)})
+    predictor = Counting()
+    answers = list(predict(predictor, expand([tmp_path]), batch_size=batch_size, threads=threads))
+    assert [Path(a.path).name for a in answers] == [f"{i:03}.png" for i in range(100)]
+    assert [a.label for a in answers] == [CLASSES[i % 4] if i % 5 else None for i in range(100)]
+    assert [a.error for a in answers] == [None if i % 5 else "not a picture" for i in range(100)]
+    assert sum(predictor.batches) == 80
+    assert max(predictor.batches) <= batch_size
+
+
+def test_what_cannot_be_read_is_a_row_with_the_reason(tmp_path: Path) -> None:
+    write(tmp_path, {"empty.jpg": b"", "text.jpg": b"I am no picture", "half.png": png()[:60], "fine.png": grey(3)})
+    (tmp_path / "folder.jpg").mkdir()
+    names = ["empty.jpg", "gone.jpg", "text.jpg", "fine.png", "half.png"]
+    answers = list(predict(Counting(), as_items([tmp_path / name for name in names])))
+    assert [a.error for a in answers] == [
+        "empty file",
+        "cannot be opened: No such file or directory",
+        "not a picture",
+        None,
+        "truncated",
+    ]
+    assert answers[3].label == "white"
+    assert all((a.label, a.probability, a.top) == (None, None, ()) for a in answers if a.error)
+
+
+def test_only_unreadable_pictures_never_reach_the_model() -> None:
+    predictor = Counting()
+    answers = list(predict(predictor, as_items([b"x"] * 40)))
+    assert [a.error for a in answers] == ["not a picture"] * 40
+    assert predictor.batches == []
+
+
+def test_nothing_gives_nothing() -> None:
+    assert list(predict(Counting(), [])) == []
+
+
+def test_a_hostile_folder_gets_a_row_for_each_file_named_as_a_picture(hostile_folder: Hostile) -> None:
+    answers = {
+        Path(a.path).relative_to(hostile_folder.path).as_posix(): a
+        for a in predict(Counting(), expand([hostile_folder.path]))
+    }
+    named = {name for name in hostile_folder.pictures if not name.endswith(".dat")}
+    bad = {**hostile_folder.unreadable, **hostile_folder.undecodable}
+    assert set(answers) == named | set(bad) | hostile_folder.stray
+    assert {name: a.error for name, a in answers.items() if a.error} == bad
+
+
+# From Python.
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (lambda: grey(2), "[0]"),
+        (lambda: bytearray(grey(2)), "[0]"),
+        (lambda: memoryview(grey(2)), "[0]"),
+        (lambda: np.full((9, 7, 3), 150, np.uint8), "[0]"),
+        (lambda: np.full((9, 7), 150, np.uint8), "[0]"),
+        (lambda: np.full((9, 7, 1), 150, np.uint8), "[0]"),
+        (lambda: np.full((9, 7, 4), (150, 150, 150, 255), np.uint8), "[0]"),
+        (lambda: Image.new("L", (9, 7), 150), "[0]"),
+        (lambda: Image.new("CMYK", (9, 7), (105, 105, 105, 0)), "[0]"),
+    ],
+    ids=["bytes", "bytearray", "memoryview", "RGB", "grey", "channel", "RGBA", "Pillow", "CMYK"],
+)
+def test_pictures_in_memory(given: Callable[[], Any], name: str) -> None:
+    (answer,) = predict(Counting(), as_items([given()]))
+    assert (answer.path, answer.label) == (name, "bright")
+
+
+def test_any_mixture_in_memory_and_on_disk(tmp_path: Path) -> None:
+    write(tmp_path, {"a/1.png": grey(0), "a/2.png": grey(1), "b.png": grey(2)})
+    mixed = [np.full((4, 4), 250, np.uint8), tmp_path / "a", str(tmp_path / "*.png"), picture(), b"broken"]
+    answers = list(predict(Counting(), as_items(iter(mixed))))
+    assert [Path(a.path).name for a in answers] == ["[0]", "1.png", "2.png", "b.png", "[3]", "[4]"]
+    assert [a.label for a in answers][:4] == ["white", "black", "dark", "bright"]
+    assert answers[5].error == "not a picture"
+
+
+def test_a_lazy_picture_of_pillow_that_is_damaged_is_one_row(tmp_path: Path) -> None:
+    noisy = encode(Image.effect_noise((64, 64), 90))
+    (tmp_path / "half.png").write_bytes(noisy[: len(noisy) // 2])
+    with Image.open(tmp_path / "half.png") as lazy:
+        (answer,) = predict(Counting(), as_items([lazy]))
+    assert answer.error == "truncated"
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3)), np.zeros((2, 4, 4, 3), np.uint8), None, 5])
+def test_what_is_no_picture_at_all_is_a_wrong_argument(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="pixels must be uint8"):
+        list(predict(Counting(), as_items([grey(0), wrong])))
+
+
+# Many pictures.
+
+
+class Source:
+    """Items without end, which remember how many were taken and how many are being read."""
+
+    def __init__(self, end: int = 10**9) -> None:
+        self.taken = self.reading = self.most = 0
+        self.end = end
+        self.lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Item]:
+        while self.taken < self.end:
+            self.taken += 1
+            yield Item(f"{self.taken}", self.read)
+
+    def read(self) -> NDArray[np.uint8]:
+        with self.lock:
+            self.reading += 1
+            self.most = max(self.most, self.reading)
+        result = pixels(1)
+        with self.lock:
+            self.reading -= 1
+        return result
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_no_more_than_four_batches_are_ahead_of_the_reader(batch_size: int) -> None:
+    source = Source()
+    for given_out, answer in enumerate(islice(predict(Counting(), source, batch_size=batch_size), 100), 1):
+        assert answer.path == str(given_out)
+        assert source.taken - given_out < 4 * batch_size
+    assert source.taken > 100  # it does run ahead
+
+
+def test_no_more_are_decoded_at_once_than_there_are_threads() -> None:
+    source = Source(200)
+    assert len(list(predict(Counting(), source, threads=3))) == 200
+    assert 1 <= source.most <= 3
+
+
+def test_nothing_is_opened_before_the_first_row_is_asked_for() -> None:
+    source = Source()
+    answers = predict(Counting(), source)
+    assert source.taken == 0
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]  # an iterator by its type, a generator in truth
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux to list open files")
+def test_files_are_closed_at_once(tmp_path: Path) -> None:
+    write(tmp_path, {f"{i}.png": grey(i) for i in range(50)})
+    answers = predict(Counting(), expand([tmp_path]), batch_size=4)
+    next(answers)
+    held = [p for p in Path("/proc/self/fd").iterdir() if p.exists() and str(p.resolve()).startswith(str(tmp_path))]
+    assert held == []
+    assert len(list(answers)) == 49
+
+
+def test_a_fault_of_the_model_ends_the_stream() -> None:
+    class Broken(Counting):
+        def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(predict(Broken(), Source(100)))
+
+
+def test_a_reader_may_refuse_with_its_own_reason() -> None:
+    def read() -> NoReturn:
+        raise PictureError("behind the moon")
+
+    assert list(stream.predict(Counting(), [Item("far", read)])) == [Prediction("far", error="behind the moon")]
+
+
+def test_the_fake_predictor_answers_by_brightness() -> None:
+    fake = FakePredictor(CLASSES, Preprocess(4, 4))
+    found = fake.probabilities(np.stack([np.full((4, 4, 3), level, np.uint8) for level in LEVELS]))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-6)
+    assert found.argmax(1).tolist() == [0, 1, 2, 3]
+    assert FakePredictor(["one"], Preprocess(4, 4)).probabilities(np.zeros((2, 4, 4, 3), np.uint8)).shape == (2, 1)

@@ -1,0 +1,241 @@
+"""Figures are pictures of what they are given: complete, in bounds and legible."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sightline.errors import MissingExtraError
+from sightline.records import EpochRecord, Evaluation, Interval
+from sightline.report import figures
+
+
+def history(epochs: int, stages: tuple[str, ...] = ("training",), validation: bool = True) -> list[EpochRecord]:
+    return [
+        EpochRecord(
+            epoch,
+            stages[(epoch - 1) * len(stages) // epochs],
+            loss=2.0 / epoch,
+            accuracy=1 - 0.8 / epoch,
+            val_loss=2.5 / epoch if validation else None,
+            val_accuracy=1 - 0.9 / epoch if validation else None,
+            learning_rate=1e-3,
+            seconds=1.0,
+            images_per_second=100.0,
+        )
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def evaluation(classes: int, name: str = "class {}", count: int = 100) -> Evaluation:
+    matrix = np.eye(classes, dtype=np.int64) * count + np.eye(classes, k=1, dtype=np.int64)
+    names = tuple(name.format(i) for i in range(classes))
+    nothing = np.zeros((0, classes), np.float32)
+    return Evaluation(
+        names, 0.9, Interval(0.8, 0.95), 0.4, int(matrix.sum()), (), matrix, (), (), np.zeros(0, np.int32), nothing, 1.0
+    )
+
+
+def opened(png: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(png)) as picture:
+        assert picture.format == "PNG"
+        picture.load()
+        assert len(picture.convert("L").getcolors() or []) > 10, "something must be drawn"
+        return picture
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The matplotlib figures that were drawn, newest last."""
+    found: list[Any] = []
+    png = figures._png
+
+    def keep(figure: Any) -> bytes:
+        found.append(figure)
+        return png(figure)
+
+    monkeypatch.setattr(figures, "_png", keep)
+    return found
+
+
+def texts(figure: Any) -> list[str]:
+    from matplotlib.text import Text
+
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+
+
+# Curves
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7, 8, 60])
+def test_curves_show_every_epoch(epochs: int, drawn: list[Any]) -> None:
+    given = history(epochs)
+    picture = opened(figures.curves(given, "quick on beans"))
+    assert 800 < picture.width < 1300
+    assert 350 < picture.height < 700
+    loss, accuracy = drawn[0].axes
+    for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
+        assert axes.get_ylabel() == name
+        assert axes.get_xlabel() == "epoch"
+        lines = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+        assert list(lines) == ["training", "validation"]
+        for label, prefix in (("training", ""), ("validation", "val_")):
+            np.testing.assert_array_equal(lines[label].get_xdata(), range(1, epochs + 1))
+            np.testing.assert_allclose(lines[label].get_ydata(), [getattr(r, prefix + name) for r in given])
+        low, high = axes.get_ylim()
+        assert low == 0
+        assert high > max(max(line.get_ydata()) for line in lines.values()) * 1.01
+        left, right = axes.get_xlim()
+        ticks = [tick for tick in axes.get_xticks() if left <= tick <= right]
+        assert ticks
+        assert all(tick == int(tick) and 1 <= tick <= epochs for tick in ticks)
+    assert accuracy.get_ylim() == (0, 1.02)
+    assert "quick on beans" in texts(drawn[0])
+
+
+def test_legend_covers_no_curve(drawn: list[Any]) -> None:
+    figures.curves(history(10))
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "validation"]
+    box = legend.get_window_extent()
+    assert all(not box.overlaps(axes.get_window_extent()) for axes in drawn[0].axes)
+
+
+def test_curves_without_validation_have_one_line(drawn: list[Any]) -> None:
+    opened(figures.curves(history(5, validation=False)))
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["training"]
+
+
+def test_one_epoch_is_a_point(drawn: list[Any]) -> None:
+    figures.curves(history(1))
+    assert all(line.get_marker() == "o" for line in drawn[0].axes[0].lines[:2])
+
+
+def test_stages_are_named_above_their_epochs(drawn: list[Any]) -> None:
+    figures.curves(history(20, ("head", "fine-tune")))
+    for axes in drawn[0].axes:
+        assert [(t.get_text(), t.get_position()[0]) for t in axes.texts] == [("head", 5.5), ("fine-tune", 15.5)]
+        dashed = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+        assert dashed == [10.5]
+        top = axes.get_window_extent().y1
+        assert all(text.get_window_extent().y0 >= top for text in axes.texts)
+
+
+def test_one_stage_needs_no_name(drawn: list[Any]) -> None:
+    figures.curves(history(20))
+    assert not drawn[0].axes[0].texts
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_curves_that_leave_the_numbers_are_drawn_as_far_as_they_go(bad: float) -> None:
+    given = history(6)
+    given[3] = dataclasses.replace(given[3], val_loss=bad, loss=bad)
+    opened(figures.curves(given))
+
+
+def test_no_epoch_at_all_is_no_failure() -> None:
+    opened(figures.curves([]))
+
+
+# Confusion
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 30])
+def test_confusion_shows_names_and_counts(classes: int, drawn: list[Any]) -> None:
+    given = evaluation(classes)
+    picture = opened(figures.confusion(given, "test"))
+    assert 300 < picture.width < 2200
+    assert 250 < picture.height < 2200
+    axes = drawn[0].axes[0]
+    names = list(given.classes)
+    assert [label.get_text() for label in axes.get_xticklabels()] == names
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("answer", "truth")
+    cells = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
+    assert cells == {(i, j): str(given.confusion[i, j]) for i, j in np.argwhere(given.confusion)}
+    np.testing.assert_allclose(axes.images[0].get_array(), given.confusion / given.confusion.sum(1, keepdims=True))
+    assert axes.images[0].get_clim() == (0, 1)
+    assert "test" in texts(drawn[0])
+
+
+@pytest.mark.parametrize("classes", [31, 200])
+def test_many_classes_are_numbered(classes: int, drawn: list[Any]) -> None:
+    picture = opened(figures.confusion(evaluation(classes)))
+    assert max(picture.size) < 1600
+    axes = drawn[0].axes[0]
+    assert not axes.texts
+    assert axes.get_xlabel() == "answer (number of the class)"
+    assert "class 3" not in texts(drawn[0])
+
+
+def extents(labels: list[Any]) -> list[Any]:
+    return [label.get_window_extent() for label in labels if label.get_text()]
+
+
+@pytest.mark.parametrize(
+    ("classes", "name"), [(2, "class {}"), (10, "class {}"), (12, "{}"), (30, "n{}"), (3, "a somewhat longer name {}")]
+)
+def test_labels_do_not_overlap(classes: int, name: str, drawn: list[Any]) -> None:
+    figures.confusion(evaluation(classes, name, 54_321))
+    axes = drawn[0].axes[0]
+    rows, counts = extents(axes.get_yticklabels()), extents(axes.texts)
+    columns = extents(axes.get_xticklabels()) if not axes.get_xticklabels()[0].get_rotation() else []
+    for boxes in (rows, counts, columns):
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_nothing_is_cut_at_the_border() -> None:
+    picture = opened(figures.confusion(evaluation(10, "a rather long name of a class, number {}"), "test"))
+    border = np.asarray(picture.convert("L"))
+    assert all((edge == 255).all() for edge in (border[0], border[-1], border[:, 0], border[:, -1]))
+
+
+def test_long_names_keep_both_ends(drawn: list[Any]) -> None:
+    figures.confusion(evaluation(2, "Phalaenopsis amabilis var. alba, plate number {}"))
+    names = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
+    assert names == ["Phalaenopsis a…late number 0", "Phalaenopsis a…late number 1"]
+
+
+def test_large_counts_are_written_short(drawn: list[Any]) -> None:
+    figures.confusion(evaluation(2, count=54_321))
+    assert sorted(text.get_text() for text in drawn[0].axes[0].texts) == ["1", "54k", "54k"]
+
+
+def test_counts_stand_out_from_their_cell(drawn: list[Any]) -> None:
+    figures.confusion(evaluation(4))
+    for text in drawn[0].axes[0].texts:
+        diagonal = text.get_position()[0] == text.get_position()[1]
+        assert (text.get_color() == "white") is diagonal
+
+
+def test_names_of_any_writing_are_no_formulas_and_no_warnings(drawn: list[Any]) -> None:
+    names = ("猫 图片", "$x_{$", "under $5 or $9", "\\frac", "two\nlines")
+    given = dataclasses.replace(evaluation(5), classes=names)
+    opened(figures.confusion(given, "豆 for $1 and $2"))
+    shown = [label.get_text() for label in drawn[0].axes[0].get_xticklabels()]
+    assert shown == ["猫 图片", "$x_{$", "under $5 or $9", "\\frac", "two lines"]
+    opened(figures.curves(history(4, ("$x_{$", "微调 $")), "$\\frac$ 豆"))
+
+
+def test_class_without_pictures_is_drawn() -> None:
+    given = evaluation(3)
+    given.confusion[1] = 0
+    opened(figures.confusion(given))
+
+
+def test_same_figures_same_bytes() -> None:
+    assert figures.curves(history(5), "x") == figures.curves(history(5), "x")
+    assert figures.confusion(evaluation(3)) == figures.confusion(evaluation(3))
+
+
+def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"matplotlib.*sightline\[train\]"):
+        figures.curves(history(2))

@@ -1,0 +1,105 @@
+"""The keys that ``--json`` and files hold: pinned, plain, complete."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from sightline.records import (
+    Candidate,
+    ClassFigures,
+    Evaluation,
+    Interval,
+    PartFigures,
+    Prediction,
+    Reject,
+    TrainResult,
+)
+from sightline.report import summary
+
+EVALUATION = Evaluation(
+    classes=("ä", "b"),
+    accuracy=0.75,
+    accuracy_interval=Interval(0.5, 0.9),
+    loss=0.5,
+    count=4,
+    per_class=(ClassFigures("ä", 1.0, 0.5, 2 / 3, 2), ClassFigures("b", 2 / 3, 1.0, 0.8, 2)),
+    confusion=np.array([[1, 1], [0, 2]]),
+    rejects=(Reject("x.png", "truncated", "b"),),
+    paths=("1", "2", "3", "4"),
+    labels=np.array([0, 0, 1, 1], np.int32),
+    probabilities=np.full((4, 2), 0.5, np.float32),
+    seconds=1.5,
+)
+
+TRAINED = TrainResult(
+    run="runs/1",
+    model="vgg16",
+    parameters=10,
+    classes=("a", "b"),
+    train=PartFigures(0.9, 0.2, 80),
+    validation=PartFigures(0.8, 0.3, 20),
+    test=None,
+    epochs=3,
+    seconds=2.5,
+    images_per_second=96.0,
+    weights_sha256="0" * 64,
+    recipe="quick",
+    notes=("a note",),
+    details={"backend": "jax"},
+)
+
+
+def test_evaluation_without_its_arrays() -> None:
+    found = summary.evaluation(EVALUATION)
+    assert json.loads(json.dumps(found)) == found == {
+        "accuracy": 0.75,
+        "accuracy_interval": [0.5, 0.9],
+        "loss": 0.5,
+        "count": 4,
+        "classes": ["ä", "b"],
+        "per_class": [
+            {"label": "ä", "precision": 1.0, "recall": 0.5, "f1": 2 / 3, "support": 2},
+            {"label": "b", "precision": 2 / 3, "recall": 1.0, "f1": 0.8, "support": 2},
+        ],
+        "confusion": [[1, 1], [0, 2]],
+        "rejects": [{"path": "x.png", "reason": "truncated"}],
+        "seconds": 1.5,
+    }  # fmt: skip
+
+
+def test_training_with_its_parts_and_details() -> None:
+    found = summary.training(TRAINED)
+    assert json.loads(json.dumps(found)) == found == {
+        "run": "runs/1",
+        "recipe": "quick",
+        "model": "vgg16",
+        "parameters": 10,
+        "classes": ["a", "b"],
+        "train": {"accuracy": 0.9, "loss": 0.2, "count": 80},
+        "validation": {"accuracy": 0.8, "loss": 0.3, "count": 20},
+        "test": None,
+        "epochs": 3,
+        "seconds": 2.5,
+        "images_per_second": 96.0,
+        "weights_sha256": "0" * 64,
+        "notes": ["a note"],
+        "backend": "jax",
+    }  # fmt: skip
+
+
+def test_every_field_of_a_training_is_told() -> None:
+    told = set(summary.training(TRAINED))
+    assert {f for f in TrainResult.__dataclass_fields__ if f != "details"} <= told
+
+
+def test_prediction_answers_or_says_why_not() -> None:
+    top = (Candidate("cat", 0.75), Candidate("dog", 0.25))
+    assert summary.prediction(Prediction("x.png", "cat", 0.75, top)) == {
+        "path": "x.png",
+        "label": "cat",
+        "probability": 0.75,
+        "top": [{"label": "cat", "probability": 0.75}, {"label": "dog", "probability": 0.25}],
+    }
+    assert summary.prediction(Prediction("x.png", error="truncated")) == {"path": "x.png", "error": "truncated"}

@@ -1,0 +1,36 @@
+"""Hypothesis strategies that several tests share: `from strategies import ...`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from sightline.records import Part, Picture
+
+
+def labelled(label: str, content: object, part: Part | None = None) -> Picture:
+    """A picture of nothing but a class and a content."""
+    sha256 = hashlib.sha256(f"{content}".encode()).hexdigest()
+    return Picture(f"{label}/{content}.png", sha256, label, part, 8, 8)
+
+
+def pictures(
+    *,
+    labels: Sequence[str] = ("ant", "bee", "cat", "dog"),
+    contents: int = 60,
+    parts: Sequence[Part | None] = (None,),
+    conflicts: bool = True,
+    min_size: int = 1,
+    max_size: int = 80,
+) -> SearchStrategy[list[Picture]]:
+    """Lists of pictures with copies among them; `conflicts`: copies may differ in their class."""
+
+    def make(drawn: tuple[str, int, Part | None]) -> Picture:
+        label, content, part = drawn
+        return labelled(label, content if conflicts else f"{label} {content}", part)
+
+    one = st.tuples(st.sampled_from(labels), st.integers(0, contents), st.sampled_from(parts)).map(make)
+    return st.lists(one, min_size=min_size, max_size=max_size)

@@ -1,0 +1,322 @@
+"""Run directories: made, read back, refused kindly, and never half written."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sightline.config import resolve
+from sightline.data.dataset import Dataset
+from sightline.errors import ModelError, OutputError, UsageError
+from sightline.preprocess import Preprocess
+from sightline.records import ClassFigures, EpochRecord, Evaluation, Interval, Picture, Reject
+from sightline.run import SCHEMA, Run, check_writable, next_path
+
+HISTORY = (
+    EpochRecord(1, "head", 1.5, 0.25, None, None, 1e-3, 2.0, 80.0),
+    EpochRecord(2, 'fine-tune, "slowly"', 0.1 + 0.2, 1 / 3, 0.4, 0.5, 5e-324, 2.0, 90.0),
+)
+
+EVALUATION = Evaluation(
+    ("ä", "b"), 0.75, Interval(0.5, 0.9), 0.5, 2, (ClassFigures("ä", 1.0, 0.5, 0.5, 2),), np.eye(2, dtype=np.int64),
+    (Reject("x.png", "truncated", "b"),), ("ä 1.png", "2.png"), np.array([0, 1], np.int32),
+    np.array([[0.5, 0.5], [0.25, 0.75]], np.float32), 1.5,
+)  # fmt: skip
+
+
+def files(path: Path) -> list[str]:
+    return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+
+
+def dataset(paths: tuple[str, ...] = ("a/1.png", "b/ö 2.png")) -> Dataset:
+    pictures = tuple(Picture(path, f"{i:064}", "ab"[i % 2], None, 4, 4) for i, path in enumerate(paths))
+    count = len(paths)
+    return Dataset(
+        "set", ("a", "b"), pictures, ("train", "validation") * (count // 2), np.arange(count, dtype=np.int32) % 2,
+        np.zeros((count, 4, 4, 3), np.uint8), np.arange(count), (Reject("b/bad.png", "truncated", "b"),), 3, (), False,
+    )  # fmt: skip
+
+
+class Model:
+    """Saves as Keras does, or fails as it may."""
+
+    def __init__(self, content: bytes = b"weights", error: BaseException | None = None) -> None:
+        self.content, self.error = content, error
+
+    def save(self, path: Path) -> None:
+        assert path.suffix == ".keras", "Keras decides by the name"
+        path.write_bytes(self.content)
+        if self.error:
+            raise self.error
+
+
+# Create and open
+
+
+def test_new_run_is_running_and_opens(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "deep" / "er" / "run")
+    assert files(run.path) == ["run.json"]
+    assert Run.open(run.path).info == {"schema": SCHEMA, "status": "running"}
+
+
+def test_empty_folder_may_become_a_run(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert Run.create(tmp_path / "run").info["status"] == "running"
+
+
+def test_name_that_another_run_takes_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sightline.run.check_writable", lambda path, force: None)
+    monkeypatch.setattr(Path, "is_dir", lambda self: False)  # as it was when looked at
+    (tmp_path / "run").mkdir()
+    with pytest.raises(OutputError, match=r"run cannot be made: File exists\. Name another with --out\."):
+        Run.create(tmp_path / "run")
+
+
+def test_existing_folder_is_refused(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    run.write_figure("curves", b"old")
+    with pytest.raises(OutputError, match=r"run exists already and is not empty: name another folder with --out, or"):
+        Run.create(run.path)
+    assert (run.path / "figures/curves.png").read_bytes() == b"old"
+
+
+def test_force_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    run.write_figure("curves", b"old")
+    again = Run.create(run.path, force=True)
+    assert files(again.path) == ["run.json"]
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "holiday.jpg").write_bytes(b"dear")
+    with pytest.raises(UsageError, match=r"photos is not a run, so --force does not remove it: name another folder"):
+        Run.create(photos, force=True)
+    assert (photos / "holiday.jpg").read_bytes() == b"dear"
+
+
+def test_force_over_nothing_makes_a_run(tmp_path: Path) -> None:
+    assert Run.create(tmp_path / "new", force=True).info["status"] == "running"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_is_no_place_for_a_run(tmp_path: Path, force: bool) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"notes")
+    for place in (path, path / "below"):
+        with pytest.raises(OutputError, match=r"is a file: name a folder|Nothing can be written in"):
+            Run.create(place, force=force)
+    assert path.read_bytes() == b"notes"
+
+
+def test_folder_that_takes_no_files_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: Any) -> None:
+        assert options["dir"] == tmp_path
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    message = r"Nothing can be written in .*: Permission denied\. Name another place with --out\."
+    with pytest.raises(OutputError, match=message):
+        check_writable(tmp_path / "not" / "yet" / "there")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_the_right_to_write(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OutputError, match="Nothing can be written in"):
+            check_writable(tmp_path / "run")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_checking_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "not" / "yet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_schema_is_refused_by_name(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    for schema in (SCHEMA + 1, None, "1"):
+        run.update(schema=schema)
+        with pytest.raises(ModelError) as caught:
+            Run.open(run.path)
+        expected = f"has the schema {schema!r}; this version of Sightline reads {SCHEMA} only."
+        assert expected in str(caught.value)
+
+
+def test_what_is_no_run_is_told(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ModelError, match=r"is not a run: expected the folder that `sightline train` made, with"):
+            Run.open(path)
+    for content in (b"{", b"\xff", b"[1]"):
+        (tmp_path / "run.json").write_bytes(content)
+        with pytest.raises(ModelError, match=r"run\.json (cannot be read|holds no JSON object)"):
+            Run.open(tmp_path)
+
+
+# What is written is read back
+
+
+def test_updates_add_up(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    run.update(status="complete", figures={"accuracy": 0.9}, name="ä")
+    run.update(figures={"loss": 1})
+    assert run.info == {"schema": SCHEMA, "status": "complete", "figures": {"loss": 1}, "name": "ä"}
+    assert "ä" in (run.path / "run.json").read_text(encoding="utf-8"), "legible for people"
+
+
+def test_configuration_comes_back(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    config = resolve({"train": {"stages": [{"name": "ä"}]}, "data": {"sources": ["C:\\bilder"]}})
+    run.write_config(config)
+    assert run.config == config
+    assert "# pictures per step" in (run.path / "config.toml").read_text(encoding="utf-8")
+
+
+def test_history_comes_back_and_the_table_says_the_same(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    assert run.read_history() == ()
+    run.write_history(HISTORY[:1])
+    run.write_history(HISTORY)
+    assert run.read_history() == HISTORY
+    with (run.path / "history.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [json.loads(line) for line in (run.path / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [list(row) for row in rows] == [list(line) for line in lines]
+    assert list(rows[0]) == [f.name for f in dataclasses.fields(EpochRecord)]
+    for row, line in zip(rows, lines, strict=True):
+        assert row == {key: "" if value is None else str(value) for key, value in line.items()}
+
+
+def test_history_of_no_epoch(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    run.write_history([])
+    assert run.read_history() == ()
+
+
+def test_pictures_and_rejects_are_listed(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    run.write_data(dataset())
+    lines = [json.loads(line) for line in (run.path / "data.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert lines == [
+        {"path": "a/1.png", "sha256": "0" * 64, "label": "a", "split": "train"},
+        {"path": "b/ö 2.png", "sha256": "0" * 63 + "1", "label": "b", "split": "validation"},
+        {"path": "b/bad.png", "reason": "truncated"},
+    ]
+    assert run.read_parts() == {"0" * 64: "train", "0" * 63 + "1": "validation"}
+
+
+def test_names_that_are_no_text_come_back(tmp_path: Path) -> None:
+    """A file name of an old Latin-1 disk, as `os.fsdecode` gives it."""
+    run = Run.create(tmp_path / "run")
+    odd = ("a/\udce9t\udce9.png", 'b/"\\\n\u2028.png')
+    run.write_data(dataset(odd))
+    lines = (run.path / "data.jsonl").read_text(encoding="utf-8").split("\n")
+    assert tuple(json.loads(line)["path"] for line in lines[:2]) == odd
+    run.update(odd=odd[0])
+    assert run.info["odd"] == odd[0]
+    assert len(run.read_parts()) == 2
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "history.jsonl"])
+def test_damaged_lines_are_told(tmp_path: Path, name: str) -> None:
+    run = Run.create(tmp_path / "run")
+    (run.path / name).write_bytes(b'{"path": "a.p')
+    with pytest.raises(ModelError, match=rf"{name} cannot be read"):
+        run.read_parts() if name.startswith("data") else run.read_history()
+    (run.path / name).unlink()
+    if name.startswith("data"):
+        with pytest.raises(ModelError, match=rf"{name} cannot be read"):
+            run.read_parts()
+
+
+def test_model_and_its_facts_come_back(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    assert not run.has_model
+    preprocess = Preprocess(height=32, width=48, channels=3)
+    run.write_model(Model(), ("ä", "b"), preprocess)
+    assert run.has_model
+    assert run.read_model_facts() == (("ä", "b"), preprocess)
+    assert (run.path / "model.keras").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"classes": 3}', b"[]", b"\xff"], ids=repr)
+def test_damaged_facts_are_told(tmp_path: Path, content: bytes) -> None:
+    run = Run.create(tmp_path / "run")
+    (run.path / "model.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.json cannot be read"):
+        run.read_model_facts()
+
+
+def test_evaluation_is_written_whole(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    run.write_evaluation("test", EVALUATION)
+    assert files(run.path / "eval") == ["test/metrics.json", "test/predictions.npz"]
+    figures = json.loads((run.path / "eval/test/metrics.json").read_text(encoding="utf-8"))
+    assert figures["accuracy"] == 0.75
+    with np.load(run.path / "eval/test/predictions.npz", allow_pickle=False) as found:
+        assert tuple(found["paths"]) == EVALUATION.paths
+        assert tuple(found["classes"]) == EVALUATION.classes
+        np.testing.assert_array_equal(found["labels"], EVALUATION.labels)
+        np.testing.assert_array_equal(found["probabilities"], EVALUATION.probabilities)
+
+
+# Writing is all or nothing
+
+
+def test_everything_is_written_aside_and_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.create(tmp_path / "run")
+    renamed: list[str] = []
+    replace = Path.replace
+
+    def spy(self: Path, target: Path) -> Path:
+        assert self.name.startswith(".part-")
+        renamed.append(target.relative_to(run.path).as_posix())
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", spy)
+    run.write_config(resolve())
+    run.write_data(dataset())
+    run.write_history(HISTORY)
+    run.write_model(Model(), ("a", "b"), Preprocess(height=32, width=32, channels=3))
+    run.write_evaluation("test", EVALUATION)
+    run.write_figure("curves", b"png")
+    run.update(status="complete")
+    assert sorted(renamed) == files(run.path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), ValueError("no such layer"), KeyboardInterrupt()],
+    ids=lambda error: type(error).__name__,
+)
+def test_failed_write_leaves_the_old_file_and_no_half_one(tmp_path: Path, error: BaseException) -> None:
+    run = Run.create(tmp_path / "run")
+    preprocess = Preprocess(height=32, width=32, channels=3)
+    run.write_model(Model(b"old"), ("a", "b"), preprocess)
+    before = files(run.path)
+    expected = OutputError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected) as caught:
+        run.write_model(Model(b"half", error), ("a", "b"), preprocess)
+    assert files(run.path) == before
+    assert (run.path / "model.keras").read_bytes() == b"old"
+    if isinstance(caught.value, OutputError):
+        assert "model.keras cannot be written: No space left on device. Free some space" in str(caught.value)
+
+
+def test_next_path_takes_the_first_free_number(tmp_path: Path) -> None:
+    assert next_path(tmp_path, "quick-beans") == tmp_path / "quick-beans-1"
+    (tmp_path / "quick-beans-1").mkdir()
+    (tmp_path / "quick-beans-3").mkdir()
+    (tmp_path / "quick-2").mkdir()
+    assert next_path(tmp_path, "quick-beans") == tmp_path / "quick-beans-2"
+    (tmp_path / "quick-beans-2").touch()
+    assert next_path(tmp_path, "quick-beans") == tmp_path / "quick-beans-4"

@@ -1,0 +1,158 @@
+"""Optimizers do what their settings say, losses and weights what NumPy says."""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.special import log_softmax, softmax
+
+from sightline import backend
+from sightline.config import OptimizerConfig, TrainConfig
+from sightline.training.optimizer import class_weights, label_shares, loss, optimizer
+
+NAMES = get_args(get_type_hints(OptimizerConfig)["name"])
+
+
+def stepped(
+    config: OptimizerConfig, rate: float, gradients: list[list[list[float]]], start: float = 1.0
+) -> NDArray[np.float32]:
+    """Return a 2x2 weight after one step for each gradient."""
+    keras = backend.keras()
+    weight = keras.Variable(np.full((2, 2), start, np.float32), name="kernel")
+    made = optimizer(config, rate)
+    for gradient in gradients:
+        made.apply([keras.ops.convert_to_tensor(gradient, "float32")], [weight])
+    return np.asarray(keras.ops.convert_to_numpy(weight))
+
+
+GRADIENT = [[1.0, -2.0], [0.5, 4.0]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_optimizer_goes_downhill(name: Any) -> None:
+    moved = stepped(OptimizerConfig(name), 0.01, [GRADIENT] * 3) - 1
+    assert (np.sign(moved) == -np.sign(GRADIENT)).all() or name == "muon"  # muon turns the whole matrix at once
+    assert (moved * GRADIENT).sum() < 0
+    assert np.isfinite(moved).all()
+    assert (stepped(OptimizerConfig(name), 0.0, [GRADIENT]) == 1).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weight_decay_is_what_is_set(name: Any) -> None:
+    """Without a gradient nothing moves but by decay: none is none, whatever Keras' default is."""
+    nothing = [[0.0, 0.0], [0.0, 0.0]]
+    assert stepped(OptimizerConfig(name, weight_decay=0.0), 0.5, [nothing])[0, 0] == pytest.approx(1, abs=1e-6)
+    decayed = stepped(OptimizerConfig(name, weight_decay=0.1), 0.5, [nothing])[0, 0]
+    assert decayed == pytest.approx(1 - 0.5 * 0.1, abs=1e-6)
+
+
+def test_decay_reaches_the_weights_that_muon_leaves_to_adam() -> None:
+    keras = backend.keras()
+    for decay, expected in [(0.0, 1.0), (0.1, 0.95)]:
+        bias = keras.Variable(np.ones(3, np.float32), name="bias")
+        optimizer(OptimizerConfig("muon", weight_decay=decay), 0.5).apply([keras.ops.zeros(3)], [bias])
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(bias), expected, atol=1e-6)
+
+
+def test_sgd_follows_its_momentum() -> None:
+    gradient = np.array(GRADIENT)
+    plain = stepped(OptimizerConfig("sgd", momentum=0.0), 0.1, [GRADIENT] * 2)
+    np.testing.assert_allclose(plain, 1 - 0.2 * gradient, atol=1e-6)
+    heavy = stepped(OptimizerConfig("sgd", momentum=0.9), 0.1, [GRADIENT] * 2)
+    np.testing.assert_allclose(heavy, 1 - 0.1 * gradient - 0.19 * gradient, atol=1e-6)
+    ahead = stepped(OptimizerConfig("sgd", momentum=0.9, nesterov=True), 0.1, [GRADIENT])
+    np.testing.assert_allclose(ahead, 1 - 0.19 * gradient, atol=1e-6)
+
+
+def test_gradient_is_clipped_as_a_whole() -> None:
+    clipped = stepped(OptimizerConfig("sgd", momentum=0.0, clip_norm=0.5), 1.0, [GRADIENT])
+    gradient = np.array(GRADIENT)
+    np.testing.assert_allclose(1 - clipped, 0.5 * gradient / np.linalg.norm(gradient), atol=1e-6)
+    free = stepped(OptimizerConfig("sgd", momentum=0.0, clip_norm=50), 1.0, [GRADIENT])
+    np.testing.assert_allclose(1 - free, gradient, atol=1e-6)
+
+
+# Losses
+
+SCORES = st.integers(2, 6).flatmap(
+    lambda classes: st.lists(
+        st.lists(st.floats(-8, 8, width=32), min_size=classes, max_size=classes), min_size=1, max_size=8
+    )
+)
+
+
+@given(SCORES, st.floats(0, 0.9), st.data())
+def test_cross_entropy_is_numpys(scores: list[list[float]], smoothing: float, data: st.DataObject) -> None:
+    logits = np.array(scores, np.float32)
+    labels = np.array([data.draw(st.integers(0, logits.shape[1] - 1)) for _ in logits], np.int32)
+    shares = label_shares(labels, logits.shape[1], smoothing)
+    expected = -(shares * log_softmax(logits.astype(np.float64), 1)).sum(1).mean()
+    assert float(loss(TrainConfig())(shares, logits)) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@given(SCORES, st.data())
+def test_focal_loss_is_numpys(scores: list[list[float]], data: st.DataObject) -> None:
+    """Lin et al., 2017, arXiv:1708.02002, with their alpha of 0.25 and gamma of 2."""
+    logits = np.array(scores, np.float32)
+    labels = np.array([data.draw(st.integers(0, logits.shape[1] - 1)) for _ in logits], np.int32)
+    p = softmax(logits.astype(np.float64), 1)[np.arange(len(labels)), labels]
+    expected = (0.25 * (1 - p) ** 2 * -np.log(p)).mean()
+    found = float(loss(TrainConfig(loss="focal"))(label_shares(labels, logits.shape[1], 0.0), logits))
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_sample_weights_count() -> None:
+    logits = np.array([[2, 0], [2, 0]], np.float32)
+    shares = label_shares(np.array([0, 1], np.int32), 2, 0.0)
+    each = -log_softmax(logits.astype(np.float64), 1)[[0, 1], [0, 1]]
+    found = float(loss(TrainConfig())(shares, logits, sample_weight=np.array([3, 1], np.float32)))
+    assert found == pytest.approx((3 * each[0] + each[1]) / 2, rel=1e-5)
+
+
+# Labels and classes
+
+LABELS = st.integers(2, 6).flatmap(
+    lambda classes: st.tuples(st.just(classes), st.lists(st.integers(0, classes - 1), min_size=1, max_size=60))
+)
+
+
+@given(LABELS, st.floats(0, 0.9))
+def test_label_shares_sum_to_one_and_favour_the_label(drawn: tuple[int, list[int]], smoothing: float) -> None:
+    classes, labels = drawn
+    shares = label_shares(np.array(labels, np.int32), classes, smoothing)
+    assert shares.dtype == np.float32
+    assert shares.shape == (len(labels), classes)
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-6)
+    np.testing.assert_array_equal(shares.argmax(1), labels)
+    others = np.delete(shares[0], labels[0])
+    np.testing.assert_allclose(others, smoothing / classes, atol=1e-7)
+
+
+def test_no_smoothing_is_one_hot() -> None:
+    assert label_shares(np.array([2, 0], np.int32), 3, 0.0).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+@given(LABELS)
+def test_balanced_weights_give_every_class_the_same_say(drawn: tuple[int, list[int]]) -> None:
+    classes, labels = drawn
+    weights = class_weights(np.array(labels, np.int32), classes, "balanced")
+    assert weights is not None
+    assert weights.dtype == np.float32
+    assert weights.shape == (classes,)
+    assert np.isfinite(weights).all()
+    say = [weights[label] * labels.count(label) for label in sorted(set(labels))]
+    np.testing.assert_allclose(say, say[0], rtol=1e-5)
+    if len(set(labels)) == classes:
+        assert weights[labels].mean() == pytest.approx(1, rel=1e-5)
+
+
+def test_equal_weights_are_none() -> None:
+    assert class_weights(np.array([0, 0, 1], np.int32), 2, "none") is None
+    balanced = class_weights(np.array([0, 0, 0, 1], np.int32), 2, "balanced")
+    assert balanced is not None
+    assert balanced.tolist() == pytest.approx([4 / 6, 2])
