@@ -10,7 +10,7 @@ import typer
 from sightline.cli import evaluate, train
 from sightline.cli.output import Display, console, escape
 
-PICTURES = "beans:800@64"
+PICTURES = "beans:600@64"
 NEW = 4
 
 
@@ -22,7 +22,7 @@ def demo(
     from sightline import workflow
 
     say = console()
-    say.print(f"[bold]1. Train[/] on {PICTURES}: 800 drawn pictures of coffee beans, four roasts")
+    say.print(f"[bold]1. Train[/] on {PICTURES}: 600 drawn pictures of coffee beans, four roasts")
     with Display() as display:
         result = workflow.demo_train(PICTURES, out=out, epochs=epochs, watcher=display)
     train.show(result)

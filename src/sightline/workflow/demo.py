@@ -18,7 +18,7 @@ NEW_SEED = 1  # the training pictures are drawn with seed 0
 def demo_train(pictures: str, *, out: Path | None, epochs: int | None, watcher: Watcher) -> TrainResult:
     """Train the ``quick`` recipe on drawn beans."""
     path = out or next_path(Path("runs"), "demo")
-    assignments = ["train.epochs=12"] if epochs is None else [f"train.epochs={epochs}"]
+    assignments = ["train.epochs=10"] if epochs is None else [f"train.epochs={epochs}"]
     return train(pictures, recipe="quick", set=assignments, out=path, watcher=watcher)
 
 
