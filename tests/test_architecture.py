@@ -187,7 +187,11 @@ def test_no_file_names_one_machine_or_an_index() -> None:
     [
         ("data/index.py", "from sightline.models import registry", "data (layer 2) imports models (layer 2)"),
         ("data/index.py", "from ..models import registry", "data (layer 2) imports models (layer 2)"),
-        ("training/fit.py", "def f():\n    import sightline.explanation.gradcam", "fit.py:2: training (layer 5) imports explanation"),
+        (
+            "training/fit.py",
+            "def f():\n    import sightline.explanation.gradcam",
+            "training (layer 5) imports explanation",
+        ),
         ("metrics.py", "from . import config", "metrics (layer 1) imports config (layer 1)"),
         ("metrics.py", "from sightline import data", "metrics (layer 1) imports data (layer 2)"),
         ("run.py", "import importlib\nimportlib.import_module('sightline.cli')", "run (layer 8) imports cli"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -42,6 +43,9 @@ def _options(
 
 def main() -> None:
     """Run the command line; exit codes are listed in `sightline.errors` (3: a fault of Sightline's own)."""
+    for stream in (sys.stdout, sys.stderr):  # a file name need not be valid UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except SightlineError as error:

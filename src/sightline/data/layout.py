@@ -9,6 +9,7 @@ import json
 import math
 import re
 import struct
+import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,7 +97,8 @@ def class_folders(store: FileStore, prefix: str = "") -> Listing:
         inner = path[len(wrapper) :] if path[: len(wrapper)] == wrapper else ()
         if len(inner) >= level + 2 and (not has_parts or inner[0].lower() in PART_NAMES):
             part = PART_NAMES[inner[0].lower()] if has_parts else None
-            entries.append(Entry(store, key, prefix + key, inner[level], part))
+            label = unicodedata.normalize("NFC", inner[level])  # macOS writes names apart that others write as one
+            entries.append(Entry(store, key, prefix + key, label, part))
         elif is_picture_name(key):
             stray.append(Reject(prefix + key, "lies in no class folder"))
     return Listing(entries, stray, len(listed) - len(entries) - len(stray))
