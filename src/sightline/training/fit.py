@@ -18,7 +18,7 @@ from sightline.config import AugmentConfig, RunConfig, StageConfig
 from sightline.data.loader import Batch, batches, epoch_order
 from sightline.errors import DivergedError, Interrupted
 from sightline.models.build import Network
-from sightline.records import EpochRecord, Samples
+from sightline.records import EpochRecord, Progress, Samples
 from sightline.training import augment, checkpoint, stages
 from sightline.training.checkpoint import Arrays, Checkpoint
 from sightline.training.interrupt import Stop, listening
@@ -37,7 +37,7 @@ class Fitted:
 
 
 @dataclass(slots=True)
-class _Progress:
+class _State:
     """What changes while training runs."""
 
     history: list[EpochRecord] = field(default_factory=list)
@@ -80,7 +80,7 @@ def fit(
     after Ctrl-C or SIGTERM (a checkpoint is written first) and `DivergedError` at the first loss that is no number;
     in both cases the network holds the best weights so far, where there are any.
     """
-    state = _Progress()
+    state = _State()
     plan = config.train.stages or (StageConfig("training"),)
     base: stages.Features | None = None
     with listening() as stop:
@@ -90,7 +90,7 @@ def fit(
                     base = None
                 elif base is None:
                     group = list(takewhile(lambda following: following.thaw >= 0, plan[number:]))
-                    base = stages.extract(network, group, train, validation, config, watcher.progress)
+                    base = stages.extract(network, group, train, validation, config, _stoppable(watcher, stop))
                 task = _prepare(network, train, validation, base, config, stage)
                 _run_stage(task, state, watcher, stop, checkpoints, improved)
         except (Interrupted, DivergedError):
@@ -102,6 +102,15 @@ def fit(
     seconds = sum(r.seconds for r in state.history)
     seen = sum(r.seconds * r.images_per_second for r in state.history)
     return Fitted(tuple(state.history), state.best, seen / seconds if seconds else 0.0)
+
+
+def _stoppable(watcher: Watcher, stop: Stop) -> Progress:
+    def progress(task: str, done: int, total: int) -> None:
+        watcher.progress(task, done, total)
+        if stop.asked:
+            raise Interrupted(f"Stopped while computing the {task}, {done} of {total}.")
+
+    return progress
 
 
 def _prepare(
@@ -136,7 +145,7 @@ def _prepare(
 
 def _run_stage(
     task: _Task,
-    state: _Progress,
+    state: _State,
     watcher: Watcher,
     stop: Stop,
     checkpoints: Path | None,
@@ -223,7 +232,7 @@ def _better(record: EpochRecord, best: EpochRecord | None, monitor: str, min_del
     return bool(new < old - min_delta if monitor.endswith("loss") else new > old + min_delta)
 
 
-def _save(task: _Task, state: _Progress, folder: Path | None, epoch: int) -> None:
+def _save(task: _Task, state: _State, folder: Path | None, epoch: int) -> None:
     if folder is None:
         return
     arrays = {f"model/{k}": v for k, v in checkpoint.variables(task.network.model).items()}
