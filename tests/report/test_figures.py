@@ -191,8 +191,9 @@ def test_labels_do_not_overlap(classes: int, name: str, drawn: list[Any]) -> Non
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
-def test_nothing_is_cut_at_the_border() -> None:
-    picture = opened(figures.confusion(evaluation(10, "a rather long name of a class, number {}"), "test"))
+@pytest.mark.parametrize(("classes", "name"), [(10, "a rather long name of a class, number {}"), (30, "class {}")])
+def test_nothing_is_cut_at_the_border(classes: int, name: str) -> None:
+    picture = opened(figures.confusion(evaluation(classes, name), "test"))
     border = np.asarray(picture.convert("L"))
     assert all((edge == 255).all() for edge in (border[0], border[-1], border[:, 0], border[:, -1]))
 

@@ -26,6 +26,8 @@ from sightline.training.optimizer import class_weights, label_shares, loss, opti
 from sightline.training.schedule import schedule
 from sightline.watch import Watcher
 
+SAVE_SECONDS = 20.0  # epochs on cached features take tenths of a second: saving each would take longer than training
+
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
@@ -44,6 +46,7 @@ class _State:
     best: EpochRecord | None = None
     best_arrays: Arrays = field(default_factory=dict)
     since_best: int = 0
+    saved: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +75,12 @@ def fit(
     watcher: Watcher,
     *,
     checkpoints: Path | None = None,
-    improved: Callable[[], None] = lambda: None,
 ) -> Fitted:
     """Train `network` in place on `train`, judged on `validation` (which may be empty) after every epoch.
 
-    `improved` is called whenever an epoch was the best so far, with its weights in the network. Raises `Interrupted`
-    after Ctrl-C or SIGTERM (a checkpoint is written first) and `DivergedError` at the first loss that is no number;
-    in both cases the network holds the best weights so far, where there are any.
+    The state of training is saved in `checkpoints` after an epoch, though not more often than every `SAVE_SECONDS`.
+    Raises `Interrupted` after Ctrl-C or SIGTERM (a checkpoint is written first) and `DivergedError` at the first loss
+    that is no number; in both cases the network holds the best weights so far, where there are any.
     """
     state = _State()
     plan = config.train.stages or (StageConfig("training"),)
@@ -92,7 +94,7 @@ def fit(
                     group = list(takewhile(lambda following: following.thaw >= 0, plan[number:]))
                     base = stages.extract(network, group, train, validation, config, _stoppable(watcher, stop))
                 task = _prepare(network, train, validation, base, config, stage)
-                _run_stage(task, state, watcher, stop, checkpoints, improved)
+                _run_stage(task, state, watcher, stop, checkpoints)
         except (Interrupted, DivergedError):
             if state.best_arrays:
                 checkpoint.restore(network.model, state.best_arrays)
@@ -149,7 +151,6 @@ def _run_stage(
     watcher: Watcher,
     stop: Stop,
     checkpoints: Path | None,
-    improved: Callable[[], None],
 ) -> None:
     steps = math.ceil(len(task.train) / task.batch_size)
     watcher.stage(task.stage.name, task.epochs, steps)
@@ -166,11 +167,11 @@ def _run_stage(
         if _better(record, state.best, stopping.monitor, stopping.min_delta):
             state.best, state.since_best = record, 0
             state.best_arrays = checkpoint.variables(task.network.model)
-            improved()
         else:
             state.since_best += 1
         watcher.epoch(record)
-        _save(task, state, checkpoints, number)
+        if time.monotonic() - state.saved >= SAVE_SECONDS:
+            _save(task, state, checkpoints, number)
         if stopping.patience and state.since_best >= stopping.patience:
             return
 
@@ -238,4 +239,5 @@ def _save(task: _Task, state: _State, folder: Path | None, epoch: int) -> None:
     arrays = {f"model/{k}": v for k, v in checkpoint.variables(task.network.model).items()}
     arrays |= {f"optimizer/{k}": v for k, v in checkpoint.variables(task.learner.optimizer).items()}
     best = state.best.epoch if state.best else None
+    state.saved = time.monotonic()
     checkpoint.write(folder, epoch, Checkpoint(arrays, {"epoch": epoch, "stage": task.stage.name, "best_epoch": best}))

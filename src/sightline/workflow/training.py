@@ -18,7 +18,7 @@ from sightline.data.dataset import Dataset, assemble, check_classes
 from sightline.data.index import Sources, as_list
 from sightline.data.index import index as make_index
 from sightline.data.layout import Listing
-from sightline.errors import Interrupted, ModelError, UsageError
+from sightline.errors import DivergedError, Interrupted, ModelError, UsageError
 from sightline.evaluation.evaluate import evaluate
 from sightline.models import build, registry, weights
 from sightline.models.build import Network, Plan
@@ -123,9 +123,6 @@ class _Training:
         events = Events(run.path / "tensorboard") if config.train.tensorboard else None
         history: list[EpochRecord] = []
 
-        def save() -> None:
-            run.write_model(_float32(network, plan), data.classes, preprocess)
-
         def on_epoch(record: EpochRecord) -> None:
             history.append(record)
             run.write_history(history)
@@ -135,13 +132,14 @@ class _Training:
         training, validation = data.part("train"), data.part("validation")
         watching = Tee(watcher, on_epoch)
         try:
-            fitted = fit(
-                network, training, validation, config, watching, checkpoints=run.path / "checkpoints", improved=save
-            )
+            fitted = fit(network, training, validation, config, watching, checkpoints=run.path / "checkpoints")
         except Interrupted as error:
-            if not run.has_model:
-                save()
+            run.write_model(_float32(network, plan), data.classes, preprocess)
             raise Interrupted(f"{error} The run {run.path} keeps its last checkpoint and its best weights.") from None
+        except DivergedError:
+            if history:  # the weights of the best epoch before
+                run.write_model(_float32(network, plan), data.classes, preprocess)
+            raise
         finally:
             if events:
                 events.close()
