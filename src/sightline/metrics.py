@@ -47,6 +47,17 @@ def cross_entropy_of_logits(logits: NDArray[np.float32], labels: NDArray[np.int3
     return float((log_sum - x[np.arange(len(labels)), labels]).mean())
 
 
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probabilities float32 [N, K] of logits [N, K].
+
+    >>> softmax(np.array([[0, 0]], np.float32)).tolist()
+    [[0.5, 0.5]]
+    """
+    raised: NDArray[np.float32] = np.exp(logits - logits.max(1, keepdims=True))
+    shares: NDArray[np.float32] = raised / raised.sum(1, keepdims=True)
+    return shares
+
+
 def confusion_matrix(labels: NDArray[np.int32], answers: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     """Return counts int64 [K, K]: true classes in rows, answers in columns."""
     flat = np.bincount(labels.astype(np.int64) * classes + answers, minlength=classes * classes)

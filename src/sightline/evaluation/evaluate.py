@@ -19,7 +19,7 @@ def evaluate(
     samples: Samples,
     *,
     rejects: Sequence[Reject] = (),
-    batch_size: int = 64,
+    batch_size: int = 32,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Run `predictor` over `samples` and compute its figures; `samples.labels` count in `predictor.classes`."""

@@ -31,11 +31,15 @@ SAVE_SECONDS = 20.0  # epochs on cached features take tenths of a second: saving
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The outcome of `fit`; the network's own weights are the best epoch's, or the last one's where so configured."""
+    """The outcome of `fit`; the network's own weights are the best epoch's, or the last one's where so configured.
+
+    `validation_logits` are those of these weights, float32 [N, K]; None where they are not at hand.
+    """
 
     history: tuple[EpochRecord, ...]
     best: EpochRecord | None
     images_per_second: float
+    validation_logits: NDArray[np.float32] | None
 
 
 @dataclass(slots=True)
@@ -45,6 +49,7 @@ class _State:
     history: list[EpochRecord] = field(default_factory=list)
     best: EpochRecord | None = None
     best_arrays: Arrays = field(default_factory=dict)
+    best_logits: NDArray[np.float32] | None = None
     since_best: int = 0
     saved: float = -math.inf
 
@@ -99,11 +104,13 @@ def fit(
             if state.best_arrays:
                 checkpoint.restore(network.model, state.best_arrays)
             raise
+    logits = None
     if config.train.early_stop.restore_best and state.best_arrays:
         checkpoint.restore(network.model, state.best_arrays)
+        logits = state.best_logits
     seconds = sum(r.seconds for r in state.history)
     seen = sum(r.seconds * r.images_per_second for r in state.history)
-    return Fitted(tuple(state.history), state.best, seen / seconds if seconds else 0.0)
+    return Fitted(tuple(state.history), state.best, seen / seconds if seconds else 0.0, logits)
 
 
 def _stoppable(watcher: Watcher, stop: Stop) -> Progress:
@@ -159,14 +166,14 @@ def _run_stage(
     for epoch in range(task.epochs):
         number = len(state.history) + 1
         try:
-            record = _epoch(task, epoch, number, watcher, stop)
+            record, logits = _epoch(task, epoch, number, watcher, stop)
         except Interrupted:
             _save(task, state, checkpoints, number)
             raise
         state.history.append(record)
         if _better(record, state.best, stopping.monitor, stopping.min_delta):
             state.best, state.since_best = record, 0
-            state.best_arrays = checkpoint.variables(task.network.model)
+            state.best_arrays, state.best_logits = checkpoint.variables(task.network.model), logits
         else:
             state.since_best += 1
         watcher.epoch(record)
@@ -176,7 +183,9 @@ def _run_stage(
             return
 
 
-def _epoch(task: _Task, epoch: int, number: int, watcher: Watcher, stop: Stop) -> EpochRecord:
+def _epoch(
+    task: _Task, epoch: int, number: int, watcher: Watcher, stop: Stop
+) -> tuple[EpochRecord, NDArray[np.float32] | None]:
     seed, count = task.config.seed, len(task.train)
     order = epoch_order(count, seed, number)
     drawn = None
@@ -199,14 +208,13 @@ def _epoch(task: _Task, epoch: int, number: int, watcher: Watcher, stop: Stop) -
         seen, total, hits = seen + n, total + value * n, hits + accuracy * n
         watcher.step(number, step + 1, total / seen, hits / seen, seen / (time.perf_counter() - started))
     seconds = time.perf_counter() - started
-    val_loss = val_accuracy = None
+    val_loss = val_accuracy = logits = None
     if len(task.validation):
         logits = predict_logits(task.judge, task.validation, max(task.batch_size, 32))
         val_loss = metrics.cross_entropy_of_logits(logits, task.validation.labels)
         val_accuracy = float(np.mean(logits.argmax(1) == task.validation.labels))
-    return EpochRecord(
-        number, task.stage.name, total / seen, hits / seen, val_loss, val_accuracy, rate, seconds, seen / seconds
-    )
+    figures = (total / seen, hits / seen, val_loss, val_accuracy)
+    return EpochRecord(number, task.stage.name, *figures, rate, seconds, seen / seconds), logits
 
 
 def _step(task: _Task, batch: Batch, drawn: NDArray[np.float32] | None) -> tuple[float, float]:

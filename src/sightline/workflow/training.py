@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline import backend
+from sightline import backend, metrics
 from sightline.config import RunConfig, parse, recipes, resolve
 from sightline.data.dataset import Dataset, assemble, check_classes
 from sightline.data.index import Sources, as_list
@@ -20,6 +20,7 @@ from sightline.data.index import index as make_index
 from sightline.data.layout import Listing
 from sightline.errors import DivergedError, Interrupted, ModelError, UsageError
 from sightline.evaluation.evaluate import evaluate
+from sightline.evaluation.evaluate import figures as evaluation_of
 from sightline.models import build, registry, weights
 from sightline.models.build import Network, Plan
 from sightline.models.describe import parameters, weights_sha256
@@ -145,18 +146,24 @@ class _Training:
                 events.close()
         model = _float32(network, plan)
         run.write_model(model, data.classes, preprocess)
-        found = self._judge(run, KerasPredictor(model, data.classes, preprocess), data)
+        found = self._judge(run, KerasPredictor(model, data.classes, preprocess), data, fitted)
         if fitted.history:
             run.write_figure("curves", figures.curves(fitted.history, f"{config.model.name} on {data.name}"))
         return self._conclude(run, data, fitted, model, found)
 
-    def _judge(self, run: Run, predictor: KerasPredictor, data: Dataset) -> dict[Part, Evaluation]:
+    def _judge(self, run: Run, predictor: KerasPredictor, data: Dataset, fitted: Fitted) -> dict[Part, Evaluation]:
+        """Evaluate on the validation part, by the logits that training left where it did, and on the test part."""
         found: dict[Part, Evaluation] = {}
         for part in PARTS[1:]:
             samples = data.part(part)
-            if len(samples):
+            if not len(samples):
+                continue
+            logits = fitted.validation_logits if self.config.train.precision == "float32" else None
+            if part == "validation" and logits is not None:
+                found[part] = evaluation_of(data.classes, metrics.softmax(logits), samples)
+            else:
                 found[part] = evaluate(predictor, samples, progress=self.watcher.progress)
-                run.write_evaluation(part, found[part])
+            run.write_evaluation(part, found[part])
         if found:
             last = found.get("test") or found["validation"]
             run.write_figure("confusion", figures.confusion(last, "test" if "test" in found else "validation"))
