@@ -350,11 +350,12 @@ def test_nothing_is_opened_before_the_first_row_is_asked_for() -> None:
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux to list open files")
 def test_files_are_closed_at_once(tmp_path: Path) -> None:
     write(tmp_path, {f"{i}.png": grey(i) for i in range(50)})
-    answers = predict(Counting(), expand([tmp_path]), batch_size=4)
+    answers = predict(Counting(), expand([tmp_path]), batch_size=4, threads=2)
     next(answers)
     held = [p for p in Path("/proc/self/fd").iterdir() if p.exists() and str(p.resolve()).startswith(str(tmp_path))]
-    assert held == []
-    assert len(list(answers)) == 49
+    rest = list(answers)
+    assert len(held) <= 2  # the threads that decode ahead may each be reading one just now
+    assert len(rest) == 49
 
 
 def test_a_fault_of_the_model_ends_the_stream() -> None:
