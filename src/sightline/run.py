@@ -6,7 +6,7 @@
     history.jsonl    one line per epoch; history.csv the same for spreadsheets
     model.keras      best weights by the monitored figure, float32
     model.json       classes and picture contract of model.keras
-    checkpoints/     the state of training, for resuming
+    checkpoints/     the state of training, until the run is complete
     eval/<split>/    metrics.json, predictions.npz
     figures/*.png    curves, confusion
     tensorboard/     event files
