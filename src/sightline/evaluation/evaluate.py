@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sightline import metrics
 from sightline.data.loader import batches
-from sightline.prediction.base import Predictor
+from sightline.prediction.base import Predictor, filled
 from sightline.records import Evaluation, Progress, Reject, Samples, no_progress
 
 
@@ -25,9 +25,9 @@ def evaluate(
     """Run `predictor` over `samples` and compute its figures; `samples.labels` count in `predictor.classes`."""
     started = time.perf_counter()
     found: list[NDArray[np.float32]] = []
-    done = 0
+    done, size = 0, min(batch_size, len(samples))
     for batch in batches(samples, batch_size):
-        found.append(predictor.probabilities(batch.pixels))
+        found.append(filled(predictor.probabilities, batch.pixels, size))
         done += len(batch.labels)
         progress("evaluating", done, len(samples))
     probabilities = np.concatenate(found) if found else np.zeros((0, len(predictor.classes)), np.float32)

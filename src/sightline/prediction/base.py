@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,18 @@ class Predictor(Protocol):
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 [N, K], rows summing to 1, for uint8 pixels [N, H, W, C]."""
+
+
+def filled(call: Callable[[Any], Any], rows: NDArray[Any], size: int) -> Any:
+    """Return ``call(rows)`` for at most `size` rows, made with exactly `size`: the last is repeated as needed.
+
+    A compiled model is compiled anew for each new number of rows, 1.2 s for MobileNetV2 on two cores: more than a whole
+    batch of 32 takes.
+    """
+    missing = size - len(rows)
+    if missing <= 0:
+        return call(rows)
+    return call(np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]))[: len(rows)]
 
 
 class FakePredictor:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sightline.data.layout import is_hidden, is_picture_name
 from sightline.errors import DataError, PictureError
-from sightline.prediction.base import Predictor
+from sightline.prediction.base import Predictor, filled
 from sightline.preprocess import Preprocess, inspect
 from sightline.records import Candidate, Prediction
 
@@ -118,11 +118,13 @@ def predict(
                 queue.append((item.path, pool.submit(_decode, predictor.preprocess, item)))
 
         fill()
+        largest = 0
         while queue:
             batch = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
             decoded = [(path, future.result()) for path, future in batch]
             fill()
-            yield from _answer(predictor, decoded, top)
+            largest = max(largest, len(batch))
+            yield from _answer(predictor, decoded, top, largest)
 
 
 def _decode(preprocess: Preprocess, item: Item) -> Decoded:
@@ -135,9 +137,9 @@ def _decode(preprocess: Preprocess, item: Item) -> Decoded:
         return str(error)
 
 
-def _answer(predictor: Predictor, decoded: Sequence[tuple[str, Decoded]], top: int) -> Iterator[Prediction]:
+def _answer(predictor: Predictor, decoded: Sequence[tuple[str, Decoded]], top: int, size: int) -> Iterator[Prediction]:
     good = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
-    answers: Iterator[NDArray[np.float32]] = iter(predictor.probabilities(np.stack(good)) if good else ())
+    answers: Iterator[NDArray[np.float32]] = iter(filled(predictor.probabilities, np.stack(good), size) if good else ())
     for path, pixels in decoded:
         if isinstance(pixels, str):
             yield Prediction(path, error=pixels)

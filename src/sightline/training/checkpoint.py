@@ -28,13 +28,19 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def variables(model: Any) -> Arrays:
-    """Return a copy of each variable of a Keras model under a name unique and the same in every process.
+def variables(model: Any, part: Any = None) -> Arrays:
+    """Return a copy of each variable of a Keras model, or of those in a `part` of it.
 
-    The path would not do: Keras numbers the seeds of random layers on through all networks of a process.
+    Each has a name unique and the same in every process. The path would not do: Keras numbers the seeds of random
+    layers on through all networks of a process.
     """
     to_numpy = backend.keras().ops.convert_to_numpy
-    return {f"{i:04d}:{v.name}": np.array(to_numpy(v)) for i, v in enumerate(model.variables)}
+    wanted = None if part is None else {id(v) for v in part.variables}
+    return {
+        f"{i:04d}:{v.name}": np.array(to_numpy(v))
+        for i, v in enumerate(model.variables)
+        if wanted is None or id(v) in wanted
+    }
 
 
 def restore(model: Any, arrays: Arrays) -> None:

@@ -15,10 +15,12 @@ from sightline import backend
 from sightline.config import AugmentConfig, RunConfig, StageConfig
 from sightline.errors import UsageError
 from sightline.models.build import Network
+from sightline.prediction.base import filled
 from sightline.randomness import derive
 from sightline.records import Progress, Samples
 from sightline.training import augment
 
+ROWS = 32  # pictures that go through the frozen layers at once
 IN_MEMORY = 1 << 29  # features beyond this many bytes go to a temporary file
 
 
@@ -26,10 +28,12 @@ IN_MEMORY = 1 << 29  # features beyond this many bytes go to a temporary file
 class Features:
     """What frozen layers made of both parts: float32 features in place of pixels.
 
-    `tensor` is where in the network they were taken; `train` holds `views` rows for each picture, view by view.
+    `tensor` is where in the network they were taken, `pieces` the models that lead there from pixels, one after the
+    other; `train` holds `views` rows for each picture, view by view.
     """
 
     tensor: Any
+    pieces: tuple[Any, ...]
     train: Samples
     validation: Samples
     views: int
@@ -103,7 +107,7 @@ def extract(
         progress("features of the frozen layers", done, total)
 
     held_out = _run(frozen, validation, [None], config, advance)
-    return Features(tensor, _run(frozen, train, range(views), config, advance), held_out, views)
+    return Features(tensor, (frozen,), _run(frozen, train, range(views), config, advance), held_out, views)
 
 
 def onward(network: Network, base: Features, stage: StageConfig) -> Features:
@@ -112,15 +116,16 @@ def onward(network: Network, base: Features, stage: StageConfig) -> Features:
     views = min(stage.views, base.views)
     few = base.train.first(len(base.train) // base.views * views)
     if tensor is None or tensor is base.tensor:
-        return Features(base.tensor, few, base.validation, views)
+        return Features(base.tensor, base.pieces, few, base.validation, views)
     between = backend.keras().Model(base.tensor, tensor)
-    return Features(tensor, _through(between, few), _through(between, base.validation), views)
+    pieces = (*base.pieces, between)
+    return Features(tensor, pieces, _through(between, few), _through(between, base.validation), views)
 
 
 def _through(model: Any, samples: Samples) -> Samples:
     out = _space((len(samples), *model.output.shape[1:]))
     for at in _slices(len(samples)):
-        out[at] = model.predict_on_batch(samples.take(at))
+        out[at] = filled(model.predict_on_batch, samples.take(at), ROWS)
     return _as_samples(out, samples.labels, samples.paths)
 
 
@@ -138,7 +143,7 @@ def _run(
         for at in _slices(count):
             pixels = samples.take(at)
             if drawn is None or changed is None:
-                found = frozen.predict_on_batch(pixels)
+                found = filled(frozen.predict_on_batch, pixels, ROWS)
             else:
                 found = changed.predict_on_batch([pixels, drawn[at]])
             start = (view or 0) * count
@@ -166,6 +171,6 @@ def with_augmentation(model: Any, config: AugmentConfig) -> Any:
     return keras.Model([pixels, drawn], model(augment.apply(config, pixels, drawn)))
 
 
-def _slices(count: int, size: int = 32) -> Iterator[slice]:
+def _slices(count: int, size: int = ROWS) -> Iterator[slice]:
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sightline import backend
 from sightline.data.dataset import decode
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
@@ -122,6 +123,7 @@ class Classifier:
 
 def load(path: str | Path) -> Classifier:
     """Load a run directory (complete, or interrupted with weights saved); raises `ModelError` if it cannot be used."""
+    backend.keep_freed_memory()
     run = Run.open(Path(path))
     if not run.has_model:
         raise ModelError(f"The run {path} has no weights yet: its status is {run.info.get('status')!r}.")

@@ -24,7 +24,8 @@ from sightline.evaluation.evaluate import figures as evaluation_of
 from sightline.models import build, registry, weights
 from sightline.models.build import Network, Plan
 from sightline.models.describe import parameters, weights_sha256
-from sightline.prediction.keras import KerasPredictor
+from sightline.prediction.base import Predictor
+from sightline.prediction.keras import KerasPredictor, PiecesPredictor
 from sightline.preprocess import Preprocess
 from sightline.records import PARTS, EpochRecord, Evaluation, Index, Part, PartFigures, TrainResult
 from sightline.report import figures, summary
@@ -54,6 +55,7 @@ def train(
     Raises `SightlineError`s, each with one clear sentence; before the first step nothing is left behind by them.
     """
     started = time.perf_counter()
+    backend.keep_freed_memory()
     watcher = watcher or Watcher()
     layers = _layers(recipe, config)
     given = resolve(*layers, assignments=set)  # mistakes in the settings show before any picture is read
@@ -146,12 +148,17 @@ class _Training:
                 events.close()
         model = _float32(network, plan)
         run.write_model(model, data.classes, preprocess)
-        found = self._judge(run, KerasPredictor(model, data.classes, preprocess), data, fitted)
+        predictor = (
+            PiecesPredictor(fitted.pieces, data.classes, preprocess)  # compiled already, unlike the whole
+            if config.train.precision == "float32"
+            else KerasPredictor(model, data.classes, preprocess)
+        )
+        found = self._judge(run, predictor, data, fitted)
         if fitted.history:
             run.write_figure("curves", figures.curves(fitted.history, f"{config.model.name} on {data.name}"))
         return self._conclude(run, data, fitted, model, found)
 
-    def _judge(self, run: Run, predictor: KerasPredictor, data: Dataset, fitted: Fitted) -> dict[Part, Evaluation]:
+    def _judge(self, run: Run, predictor: Predictor, data: Dataset, fitted: Fitted) -> dict[Part, Evaluation]:
         """Evaluate on the validation part, by the logits that training left where it did, and on the test part."""
         found: dict[Part, Evaluation] = {}
         for part in PARTS[1:]:
