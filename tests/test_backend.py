@@ -26,6 +26,8 @@ def no_keras(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setenv("KERAS_BACKEND", "")  # so that what a test sets is taken back, also where it was unset
     monkeypatch.delenv("KERAS_BACKEND")
     monkeypatch.setattr(backend, "installed", lambda: BACKENDS)
+    monkeypatch.setattr(backend, "_accelerated_jax", lambda: False)
+    monkeypatch.setattr(backend, "_reasons", {})
     return monkeypatch
 
 
@@ -119,6 +121,64 @@ def test_keras_in_use_is_handed_out_and_never_switched(no_keras: pytest.MonkeyPa
     assert backend.keras("jax") is fake
     with pytest.raises(UsageError, match="Keras runs on jax already"):
         backend.keras("tensorflow")
+
+
+def test_an_accelerated_jax_goes_first(no_keras: pytest.MonkeyPatch) -> None:
+    no_keras.setattr(backend, "_accelerated_jax", lambda: True)
+    assert backend.choose() == Choice("jax", "the fastest on the accelerator of this machine")
+    no_keras.setattr(backend, "installed", lambda: ("tensorflow",))
+    assert backend.choose().name == "tensorflow"
+
+
+FRESH = """
+import os, sys
+from sightline import backend
+backend.configure("auto", {gpus}, memory_growth={growth}, threads=0)
+print(backend.choose().why)
+print(os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["TF_FORCE_GPU_ALLOW_GROWTH"])
+print(sorted({{"sklearn", "matplotlib"}} & sys.modules.keys()))
+import sklearn, matplotlib
+"""
+
+
+@pytest.mark.parametrize(
+    ("gpus", "growth", "expected"),
+    [("[]", True, "-1 true"), ("[0, 2]", False, "0,2 false"), ("None", True, "None true")],
+)
+def test_a_fresh_start(gpus: str, growth: bool, expected: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("CUDA", "TF_", "XLA_", "KERAS_BACKEND"))}
+    code = FRESH.format(gpus=gpus, growth=growth)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    why, seen, imported = done.stdout.splitlines()
+    assert why in {"the one installed", "the fastest on a CPU of those installed"}, "not: in use already"
+    assert seen == expected
+    assert imported == "[]", "Keras should not have imported these, which take as long as Keras itself"
+    assert "oneDNN" not in done.stderr
+
+
+def test_gpus_of_a_running_backend_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend.keras()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    backend.configure("auto", [0], memory_growth=True, threads=0)
+    with pytest.raises(UsageError, match="begin a new process"):
+        backend.configure("auto", [1], memory_growth=True, threads=0)
+
+
+def test_what_a_failing_start_wrote_is_shown() -> None:
+    code = """
+import os
+from sightline import backend
+with backend._silent_start():
+    os.write(2, b"noise")
+try:
+    with backend._silent_start():
+        os.write(2, b"the reason")
+        raise ImportError
+except ImportError:
+    os.write(2, b" and on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stderr == b"the reason and on"
 
 
 def test_threads_are_handed_to_the_backend(no_keras: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,8 @@ def choose(wanted: str = "auto") -> Choice:
         choice = Choice(wanted, "set by device.backend")
     elif environment:
         choice = Choice(environment, "set by KERAS_BACKEND")
+    elif "jax" in here and _accelerated_jax():
+        choice = Choice("jax", "the fastest on the accelerator of this machine")
     elif here:
         choice = Choice(here[0], "the fastest on a CPU of those installed" if len(here) > 1 else "the one installed")
     else:
@@ -68,6 +70,32 @@ def choose(wanted: str = "auto") -> Choice:
     if choice.name not in here:
         raise MissingExtraError(choice.name, f"train,{choice.name}", f"The backend {choice.name} ({choice.why})")
     return choice
+
+
+def _accelerated_jax() -> bool:
+    """Tell whether JAX came with support for a GPU or TPU and an NVIDIA GPU or a TPU is here, without importing it."""
+    drivers = {"/dev/nvidia0": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "/dev/accel0": ("libtpu",)}
+    return any(
+        Path(device).exists() and any(importlib.util.find_spec(plugin) for plugin in plugins)
+        for device, plugins in drivers.items()
+    )
+
+
+def configure(wanted: str, gpus: Sequence[int] | None, *, memory_growth: bool, threads: int) -> None:
+    """Import Keras on the chosen backend, with the GPUs numbered `gpus` only (None: all, empty: none).
+
+    `memory_growth` takes a GPU's memory as it is needed, not all at the start; `threads` bounds those of the
+    arithmetic (0: the backend's default). Raises `UsageError` if Keras runs already and sees other GPUs.
+    """
+    if gpus is not None:
+        visible = ",".join(map(str, gpus)) or "-1"
+        if "keras" in sys.modules and os.environ.get("CUDA_VISIBLE_DEVICES") != visible:
+            raise UsageError("device.gpus can only be set before Keras starts: begin a new process for other GPUs.")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", str(memory_growth).lower())
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", str(not memory_growth).lower())
+    keras(wanted)
+    set_threads(threads)
 
 
 def keras(wanted: str = "auto") -> Any:
@@ -164,6 +192,20 @@ def set_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
+def threads() -> int:
+    """Return how many threads the backend's arithmetic uses within one operation."""
+    name = choose().name
+    if name == "tensorflow":
+        found = tensorflow().config.threading.get_intra_op_parallelism_threads()
+    elif name == "torch":
+        import torch
+
+        found = torch.get_num_threads()
+    else:
+        found = 0
+    return int(found) or os.cpu_count() or 1
+
+
 def tensorflow() -> ModuleType | Any:
     """Return TensorFlow; only where it is the backend."""
     keras()
@@ -174,6 +216,10 @@ def tensorflow() -> ModuleType | Any:
 
 def devices() -> tuple[str, ...]:
     """Return the devices that the chosen backend computes on, such as ``cpu:0`` or ``gpu:0``."""
+    if keras().backend.backend() == "torch":  # of which Keras keeps no list
+        import torch
+
+        return tuple(f"gpu:{i}" for i in range(torch.cuda.device_count())) or ("cpu:0",)
     return tuple(keras().distribution.list_devices())
 
 

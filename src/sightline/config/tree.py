@@ -154,6 +154,8 @@ class DeviceConfig:
     """What to compute on."""
 
     backend: Literal["auto", "tensorflow", "jax", "torch"] = setting("auto", "Keras backend")
+    gpus: tuple[int, ...] | None = setting(None, "numbers of the GPUs to use, as [0, 1]; []: none; unset: all", 0)
+    memory_growth: bool = setting(True, "take a GPU's memory as it is needed, not all at the start")
     threads: int = setting(0, "threads for arithmetic and decoding; 0: one per core", 0, 1024)
 
 

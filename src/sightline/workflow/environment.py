@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from sightline import backend
+from sightline.config import DeviceConfig
 from sightline.data import cache
 
 PACKAGES = (
@@ -29,13 +30,17 @@ def versions() -> dict[str, str]:
 
 def environment() -> dict[str, Any]:
     """Return versions, the backend and why it was taken, devices, cores, memory and cache folders."""
+    device = DeviceConfig()
+    backend.configure(device.backend, device.gpus, memory_growth=device.memory_growth, threads=device.threads)
     choice = backend.choose()
-    backend.keras()
     return {
         "backend": choice.name,
         "why": choice.why,
         "installed backends": list(backend.installed()),
         "devices": list(backend.devices()),
+        "GPUs to be seen": os.environ.get("CUDA_VISIBLE_DEVICES", "all"),
+        "GPU memory": "as needed" if os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH") == "true" else "all at the start",
+        "threads": backend.threads(),
         "cores": os.cpu_count(),
         "memory": _memory(),
         "platform": platform.platform(),

@@ -66,7 +66,7 @@ def train(
     index = make_index(sources, watcher.progress, given.device.threads or None)
     check_classes(index)
     if recipe == "auto":
-        backend.keras(given.device.backend)
+        _start(given)
         chosen = choose.recipe(index)
         watcher.say(f"{chosen.recipe}: {chosen.why}")
         layers = [recipes.load(chosen.recipe), chosen.settings, *layers]
@@ -76,9 +76,15 @@ def train(
     stem = f"{settled.recipe}-{''.join(c if c.isalnum() or c in '-_' else '-' for c in index.name)[:40]}"
     path = Path(out) if out is not None else next_path(Path("runs"), stem)
     check_writable(path, force=force)
+    _start(settled)
     picture, model = settled.picture, settled.model
     start = weights.find(registry.find(model.name), model.weights, model.alpha, picture.height or 0, picture.width or 0)
     return _Training(settled, index, path, force, watcher, start, started).go()
+
+
+def _start(config: RunConfig) -> None:
+    device = config.device
+    backend.configure(device.backend, device.gpus, memory_growth=device.memory_growth, threads=device.threads)
 
 
 def _layers(recipe: str, config: Path | str | None) -> list[dict[str, Any]]:
@@ -107,8 +113,6 @@ class _Training:
         )  # fmt: skip
         for note in _data_notes(data):
             watcher.say(note)
-        backend.keras(config.device.backend)
-        backend.set_threads(config.device.threads)
         plan = _plan(config, data, self.weights)
         network = build.build(plan)
         run = Run.create(self.path, force=self.force)
