@@ -33,7 +33,7 @@ from sightline.run import Run, check_writable, next_path
 from sightline.training.fit import Fitted, fit
 from sightline.training.log import Events
 from sightline.watch import Tee, Watcher
-from sightline.workflow import choose, environment
+from sightline.workflow import again, choose, environment
 
 
 def train(
@@ -50,7 +50,7 @@ def train(
 
     `sources`: what `sightline.data.index.index` takes. `recipe` names a recipe; `config` a TOML file laid on it; `set`
     holds ``KEY=VALUE`` assignments laid on both. `out` is the run directory, ``runs/<recipe>-<data>-<n>`` if None; it
-    must not exist, or be a run if `force`.
+    must not exist, or be a run: replaced if `force`, else complete with the same settings, and then only tested again.
 
     Raises `SightlineError`s, each with one clear sentence; before the first step nothing is left behind by them.
     """
@@ -61,7 +61,8 @@ def train(
     given = resolve(*layers, assignments=set)  # mistakes in the settings show before any picture is read
     if given.model.name != "auto":
         registry.find(given.model.name)
-    if out is not None:
+    tested_before = out is not None and not force and again.is_run(Path(out))
+    if out is not None and not tested_before:
         check_writable(Path(out), force=force)
     index = make_index(sources, watcher.progress, given.device.threads or None)
     check_classes(index)
@@ -75,8 +76,10 @@ def train(
     settled = choose.settle(replace(given, data=replace(given.data, sources=tuple(named))), index)
     stem = f"{settled.recipe}-{''.join(c if c.isalnum() or c in '-_' else '-' for c in index.name)[:40]}"
     path = Path(out) if out is not None else next_path(Path("runs"), stem)
-    check_writable(path, force=force)
     _start(settled)
+    if tested_before:
+        return again.tested(path, settled, index, watcher)
+    check_writable(path, force=force)
     picture, model = settled.picture, settled.model
     start = weights.find(registry.find(model.name), model.weights, model.alpha, picture.height or 0, picture.width or 0)
     return _Training(settled, index, path, force, watcher, start, started).go()

@@ -1,0 +1,89 @@
+"""`train` on a run directory that is there already: the same settings are tested again, others are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from sightline.config import RunConfig
+from sightline.errors import ModelError, OutputError
+from sightline.records import Index, Part, PartFigures, TrainResult
+from sightline.run import Run
+from sightline.watch import Watcher
+from sightline.workflow.classifier import load
+
+FREE = {"device.threads", "data.cache"}  # settings that do not decide what is learned
+
+
+def is_run(path: Path) -> bool:
+    """Tell whether `path` holds a run, of whatever status."""
+    return (path / "run.json").is_file()
+
+
+def tested(path: Path, config: RunConfig, index: Index, watcher: Watcher) -> TrainResult:
+    """Return the outcome of the complete run at `path`, its test part (else validation) evaluated once more.
+
+    Raises `OutputError` if the run is not complete, or was made with other settings or pictures than `config` and
+    `index`.
+    """
+    run = Run.open(path)
+    info = run.info
+    if info.get("status") != "complete":
+        raise OutputError(
+            f"{path} holds a run that is {info.get('status')}, not complete: "
+            "name another folder with --out, or train it anew with --force."
+        )
+    different = list(differences(run.config, config))
+    if different:
+        raise OutputError(
+            f"{path} holds a complete run with other settings ({'; '.join(different[:3])}): "
+            "name another folder with --out, or use --force."
+        )
+    if set(run.read_parts()) != {p.sha256 for p in index.pictures}:
+        raise OutputError(
+            f"{path} holds a complete run on other pictures than those now in {index.name}: "
+            "name another folder with --out, or use --force."
+        )
+    watcher.say(f"{path} is complete with these settings: nothing to train, its pictures are evaluated again")
+    result = _result(run, info["result"])
+    part: Part = "test" if result.test is not None else "validation"
+    found = load(path).evaluate(split=part, progress=watcher.progress)
+    run.write_evaluation(part, found)
+    figures = PartFigures(found.accuracy, found.loss, found.count)
+    return replace(result, test=figures) if part == "test" else replace(result, validation=figures)
+
+
+def differences(before: RunConfig, now: RunConfig) -> Iterator[str]:
+    """Yield, in words, each setting that decides what is learned and differs."""
+    old, new = _flat(asdict(before)), _flat(asdict(now))
+    for key in sorted(old.keys() | new.keys()):
+        if key not in FREE and old.get(key) != new.get(key):
+            yield f"{key} is {old.get(key)}, not {new.get(key)}"
+
+
+def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{above}{key}.")
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            for number, inner in enumerate(value):
+                found |= _flat(inner, f"{above}{key}.{number}.")
+        else:
+            found[f"{above}{key}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def _result(run: Run, saved: dict[str, Any]) -> TrainResult:
+    """Return the `TrainResult` that ``run.json`` keeps as `saved`; raises `ModelError` if it is not whole."""
+    rest = dict(saved)
+    try:
+        parts: dict[str, Any] = {name: rest.pop(name) for name in ("train", "validation", "test")}
+        values: dict[str, Any] = {f.name: rest.pop(f.name) for f in fields(TrainResult) if f.name in rest}
+        values |= {name: None if value is None else PartFigures(**value) for name, value in parts.items()}
+        values |= {"classes": tuple(values["classes"]), "notes": tuple(values["notes"]), "run": str(run.path)}
+        return TrainResult(**values, details=rest)
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{run.path / 'run.json'} holds no whole result: {error}.") from error

@@ -1,0 +1,104 @@
+"""`train` once, then test: what a run directory that is there already leads to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sightline
+from sightline.errors import OutputError
+from sightline.records import TrainResult
+from sightline.watch import Watcher
+
+QUICK = {"recipe": "quick", "set": ["train.epochs=1", "model.name=cifar10-simple"]}
+DATA = "beans:40@32"
+
+
+class Said(Watcher):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.stages = 0
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def stage(self, name: str, epochs: int, steps: int) -> None:
+        self.stages += 1
+
+
+def train(out: Path, watcher: Watcher | None = None, data: str = DATA, **options: Any) -> TrainResult:
+    return sightline.train(data, out=out, watcher=watcher, **(QUICK | options))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    path = tmp_path_factory.mktemp("runs") / "r"
+    return path, train(path)
+
+
+def test_same_settings_are_tested_not_trained(finished: tuple[Path, TrainResult]) -> None:
+    path, first = finished
+    weights = (path / "model.keras").read_bytes()
+    metrics = path / "eval" / "test" / "metrics.json"
+    metrics.unlink()
+    said = Said()
+    second = train(path, said)
+    assert said.stages == 0
+    assert any("nothing to train" in line for line in said.lines)
+    assert (path / "model.keras").read_bytes() == weights
+    assert second.test is not None
+    assert first.test is not None
+    assert second.test.accuracy == first.test.accuracy == json.loads(metrics.read_text())["accuracy"]
+    assert second.test.loss == pytest.approx(first.test.loss, abs=1e-5)
+    for name in ("weights_sha256", "classes", "parameters", "train", "validation", "epochs", "notes", "details"):
+        assert getattr(second, name) == getattr(first, name), name
+
+
+def test_threads_do_not_matter(finished: tuple[Path, TrainResult]) -> None:
+    said = Said()
+    train(finished[0], said, set=[*QUICK["set"], "device.threads=1"])
+    assert said.stages == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"set": ["train.epochs=2", "model.name=cifar10-simple"]}, r"train\.epochs is 1, not 2"),
+        ({"set": [*QUICK["set"], "seed=5"]}, r"seed is 0, not 5"),
+        ({"data": "beans:44@32"}, r"data\.sources is \['beans:40@32'\], not \['beans:44@32'\]"),
+    ],
+    ids=["epochs", "seed", "data"],
+)
+def test_other_settings_are_refused(finished: tuple[Path, TrainResult], options: dict[str, Any], reason: str) -> None:
+    before = (finished[0] / "run.json").read_bytes()
+    with pytest.raises(OutputError, match=reason) as caught:
+        train(finished[0], **options)
+    assert "--force" in str(caught.value)
+    assert (finished[0] / "run.json").read_bytes() == before
+
+
+def test_a_picture_less_is_another_set(tmp_path: Path) -> None:
+    from sightline.data import beans
+
+    data = tmp_path / "data"
+    beans.write(data, 40, 32)
+    train(tmp_path / "r", data=str(data))
+    next(data.rglob("*.png")).unlink()
+    with pytest.raises(OutputError, match="other pictures than those now in data"):
+        train(tmp_path / "r", data=str(data))
+
+
+def test_a_run_that_is_not_complete_is_refused_until_forced(finished: tuple[Path, TrainResult], tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    shutil.copytree(finished[0], path)
+    info = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(info | {"status": "interrupted"}))
+    with pytest.raises(OutputError, match="interrupted, not complete"):
+        train(path)
+    said = Said()
+    train(path, said, force=True)
+    assert said.stages == 1
