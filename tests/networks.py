@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from sightline.config import ModelConfig
@@ -13,7 +14,32 @@ from sightline.models import registry
 from sightline.models.build import Network, Plan, build
 
 NAMES = tuple(registry.ENTRIES)
-QUICK: dict[str, dict[str, Any]] = {"vgg16": {"hidden": (16,)}, "mobilenetv2": {"alpha": 0.35}}
+SLOW = {
+    "densenet121",
+    "efficientnetb0",
+    "efficientnetv2b0",
+    "convnext-tiny",
+    "inceptionv3",
+    "mobilenetv3-large",
+    "mobilenetv3-small",
+    "nasnetmobile",
+    "resnet50",
+    "se-resnet",
+    "vgg16-bn",
+    "vgg19",
+    "xception",
+}
+RUNS = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]  # to build and to run
+GRAPHS = [pytest.param(name, marks=pytest.mark.slow) if name == "nasnetmobile" else name for name in NAMES]
+QUICK: dict[str, dict[str, Any]] = {
+    "alexnet": {"hidden": (16,)},
+    "vgg16": {"hidden": (16,)},
+    "vgg19": {"hidden": (16,)},
+    "mobilenet": {"alpha": 0.25},
+    "mobilenetv2": {"alpha": 0.35},
+    "mobilenetv3-small": {"alpha": 0.75},
+    "mobilenetv3-large": {"alpha": 0.75},
+}
 STANDARD = (120.0, 60.0)  # for networks that normalise by the training pixels
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sightline.config import recipes
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -28,3 +30,10 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_recipe_of_a_tutorial_has_a_row() -> None:
+    page = (REPOSITORY / "docs" / "tutorials.md").read_text(encoding="utf-8")
+    rows = "".join(line for line in page.splitlines() if line.startswith("| `"))
+    missing = [name for name in recipes.names() if f"`{name}`" not in rows]
+    assert missing == ["auto", "quick", "transfer"], "our own recipes alone have none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from networks import NAMES, STANDARD, network, outputs, pictures, plan
+from networks import GRAPHS, NAMES, RUNS, STANDARD, network, outputs, pictures, plan
 from sightline import backend
+from sightline.config import ModelConfig, StageConfig
 from sightline.errors import ModelError, UsageError
-from sightline.models.build import Plan, build, normalized
+from sightline.models.build import Network, Plan, build, normalized, outline
 from sightline.models.describe import parameters, weights_sha256
 from sightline.models.registry import ENTRIES, Normalize
+from sightline.training.stages import cut
 
 CHANNELS = (1, 3)
 SCHEMES: tuple[Normalize, ...] = ("unit", "symmetric", "imagenet", "caffe", "raw", "standardize")
@@ -32,7 +35,7 @@ def backbone(model: Any) -> int:
 
 
 @pytest.mark.parametrize(("channels", "classes"), [(1, 1000), (3, 2)])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUNS)
 def test_pictures_in_probabilities_out(name: str, channels: int, classes: int) -> None:
     made = build(plan(name, channels=channels, classes=classes))
     side = ENTRIES[name].smallest
@@ -50,7 +53,7 @@ def test_pictures_in_probabilities_out(name: str, channels: int, classes: int) -
     assert not made.pretrained
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUNS)
 def test_saved_network_is_the_same_network(name: str, tmp_path: Path) -> None:
     model, side = network(name).model, ENTRIES[name].smallest
     model.save(tmp_path / "model.keras")
@@ -62,7 +65,7 @@ def test_saved_network_is_the_same_network(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(after[key], value)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUNS)
 def test_seed_decides_the_weights(name: str) -> None:
     first = weights_sha256(network(name).model)
     assert weights_sha256(build(plan(name, classes=3, seed=1)).model) != first
@@ -70,9 +73,14 @@ def test_seed_decides_the_weights(name: str) -> None:
     assert weights_sha256(build(plan(name, classes=3)).model) == first
 
 
-@pytest.mark.parametrize("name", NAMES)
+@cache
+def outlined(name: str) -> Network:
+    return outline(plan(name))
+
+
+@pytest.mark.parametrize("name", GRAPHS)
 def test_backbone_names_the_layers_before_the_head(name: str) -> None:
-    made = network(name)
+    made = outlined(name)
     layers = [layer.name for layer in made.model.layers]
     at = [layers.index(layer) for layer in made.backbone]
     assert at == sorted(at)
@@ -82,7 +90,34 @@ def test_backbone_names_the_layers_before_the_head(name: str) -> None:
     assert len(set(made.backbone)) == len(made.backbone) > 2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", GRAPHS)
+def test_frozen_backbone_ends_in_one_tensor(name: str) -> None:
+    made = outlined(name)
+    tensor = cut(made, StageConfig(thaw=0))
+    assert tensor is not None
+    first = "fc1" if "fc1" in [layer.name for layer in made.model.layers] else "predictions"
+    assert tensor.shape == (None, made.model.get_layer(first).kernel.shape[0]), "where the head starts to learn"
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_layers_are_public_ones_of_keras_and_flat(name: str) -> None:
+    layers = backend.keras().layers
+    made = outlined(name).model.layers
+    assert {type(layer) for layer in made if type(layer) is not getattr(layers, type(layer).__name__, None)} == set()
+    assert not any(hasattr(layer, "layers") for layer in made), "a nested layer could not be frozen by itself"
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_grey_pictures_and_a_thousand_classes(name: str) -> None:
+    made = outline(plan(name, channels=1, classes=1000))
+    assert made.model.input.shape[-1] == 1
+    assert made.logits.shape == (None, 1000)
+    pairs = zip(made.model.weights, outlined(name).model.weights, strict=True)
+    fewer = sum(len(grey.shape) == 4 and grey.shape[-2] != colour.shape[-2] for grey, colour in pairs)
+    assert fewer == 1, "the first convolution alone sees the channels"
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_one_step_moves_every_weight_that_learns(name: str) -> None:
     keras = backend.keras()
     made = build(plan(name))
@@ -104,19 +139,40 @@ def test_one_step_moves_every_weight_that_learns(name: str) -> None:
         ("cifar10-simple", 32, 3, 10, {}, 4_200_842),
         ("cifar10-deep", 32, 3, 10, {}, 1_676_842),
         ("fashion-cnn", 28, 1, 10, {}, 435_306),
-        # Its dense layers see 1x1x512 in place of 7x7x512, everything else is as at 224.
-        ("vgg16", 32, 3, 1000, {"hidden": (4096, 4096)}, 138_357_544 - 48 * 512 * 4096),
-        pytest.param("vgg16", 224, 3, 1000, {"hidden": None}, 138_357_544, marks=pytest.mark.slow),  # 550 MB
-        pytest.param("vgg16", 224, 3, 4, {"hidden": None}, 134_276_932, marks=pytest.mark.slow),
-        ("mobilenetv2", 32, 3, 1000, {"alpha": 1.0}, 3_538_984),
+        ("alexnet", 227, 3, 1000, {}, 60_965_224),
+        ("alexnet", 227, 3, 1000, {"groups": 2}, 60_965_224),
+        ("alexnet", 227, 3, 1000, {"groups": 1}, 62_378_344),
+        ("vgg16", 224, 3, 1000, {}, 138_357_544),
+        ("vgg16", 224, 3, 4, {}, 134_276_932),
+        ("vgg19", 224, 3, 1000, {}, 143_667_240),
+        ("resnet50", 224, 3, 1000, {}, 25_636_712),  # these as Keras and the papers' authors state them
+        ("xception", 299, 3, 1000, {}, 22_910_480),
+        ("inceptionv3", 299, 3, 1000, {}, 23_851_784),
+        ("densenet121", 224, 3, 1000, {}, 8_062_504),
+        ("mobilenet", 224, 3, 1000, {"alpha": 1.0}, 4_253_864),
+        ("mobilenetv2", 224, 3, 1000, {"alpha": 1.0}, 3_538_984),
+        ("efficientnetb0", 224, 3, 1000, {}, 5_330_571 - 7),  # Keras counts mean, variance and number of its pixels
+        ("efficientnetv2b0", 224, 3, 1000, {}, 7_200_312),
+        ("convnext-tiny", 224, 3, 1000, {}, 28_589_128),
+        pytest.param("nasnetmobile", 224, 3, 1000, {}, 5_326_716, marks=pytest.mark.slow),
+        ("squeezenet", 227, 3, 1000, {}, 1_235_496),
+        # ResNet-18's 11,689,512, two dense layers in each block, mean and variance of 4,800 normalised channels
+        ("se-resnet", 224, 3, 1000, {}, 11_689_512 + 2 * (580 + 2_184 + 8_464 + 33_312) + 2 * 4_800),
     ],
     ids=str,
 )
 def test_parameters_are_those_of_the_source(
     name: str, side: int, channels: int, classes: int, settings: dict[str, Any], count: int
 ) -> None:
-    made = build(plan(name, side=side, channels=channels, classes=classes, **settings))
-    assert parameters(made.model) == count == made.model.count_params()
+    made = outline(Plan(ModelConfig(name=name, **settings), side, side, channels, classes, standard=STANDARD))
+    assert made.model.count_params() == count
+
+
+def test_outline_has_the_same_weights_without_values() -> None:
+    first, made = network("mobilenetv2").model, outline(plan("mobilenetv2", classes=3))
+    assert [(v.path, v.shape) for v in made.model.weights] == [(v.path, v.shape) for v in first.weights]
+    build(plan("cifar10-simple"))  # initialises what was left without a value, were it not told otherwise
+    assert all(v._value is None for v in made.model.weights)
 
 
 def test_backbones_are_those_of_the_papers() -> None:
@@ -288,6 +344,12 @@ def test_too_small_pictures_are_refused(name: str) -> None:
 def test_sigmoid_is_for_two_classes() -> None:
     with pytest.raises(UsageError, match=r"model\.head=sigmoid is for two classes; there are 3\. Use softmax\."):
         build(plan("cifar10-simple", classes=3, head="sigmoid"))
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if ENTRIES[n].groups is None])
+def test_groups_only_where_there_are_some(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"{name} has no groups: leave model\.groups unset\."):
+        build(plan(name, groups=1))
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if ENTRIES[n].alpha is None])

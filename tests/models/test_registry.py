@@ -11,13 +11,54 @@ from typing import get_args
 import pytest
 
 from networks import NAMES
+from sightline import backend
 from sightline.errors import UsageError
-from sightline.models import registry
+from sightline.models import registry, weights
 from sightline.models.registry import ENTRIES
+from sightline.models.scopes import no_values
+
+APPLICATIONS = {
+    "vgg16": ("VGG16", 224),
+    "vgg19": ("VGG19", 224),
+    "resnet50": ("ResNet50", 224),
+    "xception": ("Xception", 299),
+    "inceptionv3": ("InceptionV3", 299),
+    "densenet121": ("DenseNet121", 224),
+    "mobilenet": ("MobileNet", 224),
+    "mobilenetv2": ("MobileNetV2", 224),
+    "mobilenetv3-small": ("MobileNetV3Small", 224),
+    "mobilenetv3-large": ("MobileNetV3Large", 224),
+    "efficientnetb0": ("EfficientNetB0", 224),
+    "efficientnetv2b0": ("EfficientNetV2B0", 224),
+    "convnext-tiny": ("ConvNeXtTiny", 224),
+    "nasnetmobile": ("NASNetMobile", 224),
+}
 
 
 def test_networks_there_are() -> None:
-    assert {"cifar10-simple", "cifar10-deep", "fashion-cnn", "vgg16", "mobilenetv2"} <= set(NAMES)
+    assert set(NAMES) == {
+        "alexnet",
+        "cifar10-deep",
+        "cifar10-simple",
+        "convnext-tiny",
+        "densenet121",
+        "efficientnetb0",
+        "efficientnetv2b0",
+        "fashion-cnn",
+        "inceptionv3",
+        "mobilenet",
+        "mobilenetv2",
+        "mobilenetv3-large",
+        "mobilenetv3-small",
+        "nasnetmobile",
+        "resnet50",
+        "se-resnet",
+        "squeezenet",
+        "vgg16",
+        "vgg16-bn",
+        "vgg19",
+        "xception",
+    }
     assert all(name == entry.name for name, entry in ENTRIES.items())
 
 
@@ -44,18 +85,50 @@ def test_published_weights_have_a_file_and_its_address(name: str) -> None:
     entry = ENTRIES[name]
     assert entry.pretrained is not None
     assert entry.pretrained.url.startswith("https://")
-    assert entry.pretrained.url.endswith(f"/{entry.pretrained.file}")
-    assert ("{alpha}" in entry.pretrained.file) is bool(entry.pretrained.alphas)
+    if name == "nasnetmobile":  # Keras keeps it under another name
+        assert entry.pretrained.url.endswith("/NASNet-mobile-no-top.h5")
+    else:
+        assert entry.pretrained.url.endswith(f"/{entry.pretrained.file}")
+    by_width = "{alpha}" in entry.pretrained.file or "{tenths}" in entry.pretrained.file
+    assert by_width is bool(entry.pretrained.alphas)
     assert ("{size}" in entry.pretrained.file) is bool(entry.pretrained.sizes)
     assert entry.alpha is None or entry.alpha in entry.pretrained.alphas
     assert not entry.pretrained.sizes or entry.size in entry.pretrained.sizes
     assert all(size >= entry.smallest for size in entry.pretrained.sizes)
 
 
+@pytest.mark.slow  # builds each
+def test_files_are_those_that_keras_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`keras.applications` itself says which file it would fetch, and from where."""
+    keras = backend.keras()
+    asked: list[tuple[str, str]] = []
+
+    class Asked(Exception):
+        pass
+
+    def get_file(name: str, origin: str, **options: object) -> str:
+        asked.append((name, origin))
+        raise Asked
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    for name, (function, side) in APPLICATIONS.items():
+        entry = ENTRIES[name]
+        with no_values(), pytest.raises(Asked):
+            getattr(keras.applications, function)(include_top=False, input_shape=(side, side, 3))
+        assert entry.pretrained is not None
+        assert weights._names(entry.pretrained, entry.alpha, side) == asked[-1]
+    for alpha in (0.25, 0.5, 0.75):
+        with no_values(), pytest.raises(Asked):
+            keras.applications.MobileNet(include_top=False, input_shape=(160, 160, 3), alpha=alpha)
+        known = ENTRIES["mobilenet"].pretrained
+        assert known is not None
+        assert weights._names(known, alpha, 160) == asked[-1]
+
+
 def test_unknown_model_offers_the_nearest() -> None:
-    with pytest.raises(UsageError, match=r"There is no model 'vgg61'\. Did you mean 'vgg16'\?"):
-        registry.find("vgg61")
-    with pytest.raises(UsageError, match=r"There is no model 'zzz'\. Valid names: cifar10-deep, "):
+    with pytest.raises(UsageError, match=r"There is no model 'squezenet'\. Did you mean 'squeezenet'\?"):
+        registry.find("squezenet")
+    with pytest.raises(UsageError, match=r"There is no model 'zzz'\. Valid names: alexnet, "):
         registry.find("zzz")
 
 

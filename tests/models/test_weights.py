@@ -16,6 +16,7 @@ from sightline.models import weights
 from sightline.models.build import Network, build
 from sightline.models.describe import weights_sha256
 from sightline.models.registry import ENTRIES
+from sightline.preprocess import Preprocess
 
 VGG16, MOBILENETV2, FASHION = ENTRIES["vgg16"], ENTRIES["mobilenetv2"], ENTRIES["fashion-cnn"]
 
@@ -115,6 +116,169 @@ def test_mobilenetv2_with_imagenet_weights_answers_as_keras_does(shared: Path, m
     found = outputs(made.model, smooth)["features"]
     np.testing.assert_allclose(found, np.asarray(theirs(prepared, training=False)), atol=1e-5)
     assert found.std() > 0.1
+
+
+APPLICATIONS = {
+    "vgg19": ("VGG19", "vgg19"),
+    "resnet50": ("ResNet50", "resnet"),
+    "xception": ("Xception", "xception"),
+    "inceptionv3": ("InceptionV3", "inception_v3"),
+    "densenet121": ("DenseNet121", "densenet"),
+    "mobilenet": ("MobileNet", "mobilenet"),
+    "mobilenetv3-small": ("MobileNetV3Small", "mobilenet_v3"),
+    "mobilenetv3-large": ("MobileNetV3Large", "mobilenet_v3"),
+    "efficientnetb0": ("EfficientNetB0", "efficientnet"),
+    "efficientnetv2b0": ("EfficientNetV2B0", "efficientnet_v2"),
+    "convnext-tiny": ("ConvNeXtTiny", "convnext"),
+    "nasnetmobile": ("NASNetMobile", "nasnet"),
+}
+
+
+def shake(model: Any) -> None:
+    """Give every weight a value of its own, so that none can stand in another's place unseen, and signal to all."""
+    keras, rng = backend.keras(), np.random.default_rng(0)
+    for variable in model.weights:
+        name, shape = variable.path.rsplit("/", 1)[-1], variable.shape
+        if name in {"bias", "beta", "moving_mean"}:
+            variable.assign(rng.normal(0, 0.1, shape))
+        elif name in {"gamma", "moving_variance"} and "layer_scale" not in variable.path:
+            variable.assign(rng.uniform(0.8, 1.2, shape))
+        elif len(shape) == 1:
+            variable.assign(rng.uniform(0.1, 0.3, shape))
+        elif len(shape) > 1:
+            variable.assign(keras.initializers.HeNormal(seed=int(rng.integers(1 << 30)))(shape))
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "mobilenet" else pytest.param(n, marks=pytest.mark.slow) for n in APPLICATIONS]
+)
+def test_published_layout_answers_as_keras_does(name: str, tmp_path: Path) -> None:
+    keras = backend.keras()
+    function, module = APPLICATIONS[name]
+    side = ENTRIES[name].smallest
+    theirs = getattr(keras.applications, function)(weights=None, include_top=False, input_shape=(side, side, 3))
+    shake(theirs)
+    norm = next((la for la in theirs.layers if isinstance(la, keras.layers.Normalization) and la.weights), None)
+    tail = theirs
+    pixels = pictures(2, side)
+    prepared = getattr(keras.applications, module).preprocess_input(pixels.astype(np.float32))
+    if norm is not None:  # EfficientNetB0's file holds the deviation where the variance belongs; they divide once more
+        deviation = np.array([0.229, 0.224, 0.225])
+        norm.adapt_mean.assign([0.485, 0.456, 0.406])
+        norm.adapt_variance.assign(deviation)
+        norm.finalize_state()
+        prepared = norm(prepared / 255) / np.sqrt(deviation)
+        tail = keras.Model(norm.output, theirs.output)
+    path = tmp_path / "notop.h5"
+    write_official(theirs, path)
+    expected = np.asarray(tail(prepared, training=False))
+    made = build(plan(name, options={"weights": path}, alpha=ENTRIES[name].alpha))
+    found = np.asarray(features(made)(pixels, training=False))
+    assert expected.std() > 1e-3
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+    assert made.pretrained
+    assert not made.top
+
+
+# With the top
+
+
+@pytest.fixture(scope="module")
+def with_top(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """`keras.applications.VGG16` with 1000 classes at 32x32, and the file that holds it."""
+    keras = backend.keras()
+    model = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3), classes=1000)
+    shake(model)
+    path = tmp_path_factory.mktemp("top") / "vgg16.h5"
+    write_official(model, path)
+    return model, path
+
+
+def check_top(theirs: Any, path: Path, side: int) -> None:
+    made = build(plan("vgg16", side=side, classes=1000, hidden=None, options={"weights": path}))
+    assert made.pretrained
+    assert made.top
+    pixels = pictures(2, side)
+    prepared = backend.keras().applications.vgg16.preprocess_input(pixels.astype(np.float32))
+    expected = np.asarray(theirs(prepared, training=False))
+    np.testing.assert_allclose(outputs(made.model, pixels)["probabilities"], expected, atol=1e-5)
+    assert expected.max() > 0.01, "not all alike"
+    narrow = backend.keras().Model(theirs.input, theirs.get_layer("fc2").output)
+    found, wanted = outputs(made.model, pixels)["features"], np.asarray(narrow(prepared, training=False))
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * wanted.max())
+
+
+def test_top_is_read_where_it_fits(with_top: tuple[Any, Path]) -> None:
+    check_top(*with_top, side=32)
+
+
+@pytest.mark.slow  # 550 MB
+def test_vgg16_at_its_own_size_answers_as_keras_does(tmp_path: Path) -> None:
+    keras = backend.keras()
+    model = keras.applications.VGG16(weights=None)
+    shake(model)
+    path = tmp_path / "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+    write_official(model, path)
+    again = keras.applications.VGG16(weights=str(path))
+    check_top(again, path, side=224)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"classes": 2, "hidden": (4096, 4096)}, {"hidden": (16,)}, {"side": 64, "hidden": (8,)}], ids=str
+)
+def test_top_is_left_out_where_it_does_not_fit(settings: dict[str, Any], with_top: tuple[Any, Path]) -> None:
+    made = build(plan("vgg16", **({"classes": 1000} | settings), options={"weights": with_top[1]}))
+    assert made.pretrained
+    assert not made.top
+    for name in ("block1_conv1", "block5_conv3"):
+        ours, theirs = made.model.get_layer(name), with_top[0].get_layer(name)
+        np.testing.assert_array_equal(np.asarray(ours.kernel), np.asarray(theirs.kernel))
+        np.testing.assert_array_equal(np.asarray(ours.bias), np.asarray(theirs.bias))
+    assert not np.asarray(made.model.get_layer("predictions").bias).any()
+
+
+def test_weights_from_a_file_are_not_drawn_over(vgg16: tuple[Any, Path]) -> None:
+    made = build(plan("vgg16", init="gaussian", options={"weights": vgg16[1]}))
+    ours, theirs = made.model.get_layer("block3_conv1"), vgg16[0].get_layer("block3_conv1")
+    np.testing.assert_array_equal(np.asarray(ours.kernel), np.asarray(theirs.kernel))
+    assert np.asarray(made.model.get_layer("fc1").kernel).std() == pytest.approx(0.01, rel=0.05)
+
+
+def test_array_that_lies_in_another_file_is_not_followed(vgg16: tuple[Any, Path], tmp_path: Path) -> None:
+    path = tmp_path / "linked.h5"
+    path.write_bytes(vgg16[1].read_bytes())
+    with h5py.File(path, "a") as file:
+        name = "block1_conv1/kernel:0"
+        del file["block1_conv1"][name]
+        file["block1_conv1"][name] = h5py.ExternalLink(str(vgg16[1]), f"block1_conv1/{name}")
+    with pytest.raises(ModelError, match="lies in another file"):
+        build(plan("vgg16", options={"weights": path}))
+
+
+# Real weights
+
+
+def test_squeezenets_features_tell_cats_from_dogs(shared: Path) -> None:
+    path = shared / "weights" / "squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    folder = shared / "data" / "cats_vs_dogs"
+    if not (path.is_file() and folder.is_dir()):
+        pytest.skip(f"no SqueezeNet weights at {path} or no pictures at {folder}")
+    model = build(plan("squeezenet", side=227, options={"weights": path})).model
+    rows, labels = [], []
+    for label, word in enumerate(("cat", "dog")):
+        found = sorted(p for p in folder.rglob("*.jpg") if p.parent.name.lower().startswith(word))[:100]
+        assert len(found) == 100
+        for start in range(0, 100, 25):
+            pixels = np.stack([Preprocess(227, 227, 3).decode(p.read_bytes()) for p in found[start : start + 25]])
+            rows.append(outputs(model, pixels)["features"])
+            labels += [label] * 25
+    x, y = np.concatenate(rows), np.array(labels)
+    train = np.arange(200) % 2 == 0
+    scaled = (x - x[train].mean(0)) / (x[train].std(0) + 1e-3)
+    design = np.c_[scaled, np.ones(200)]
+    kernel = design[train] @ design[train].T + 300 * np.eye(100)  # ridge, by its dual
+    weights_ = design[train].T @ np.linalg.solve(kernel, 2.0 * y[train] - 1)
+    assert ((design[~train] @ weights_ > 0) == y[~train]).mean() > 0.85
 
 
 def test_file_of_another_network_does_not_fit(vgg16: tuple[Any, Path]) -> None:

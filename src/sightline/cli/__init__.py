@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from sightline.cli import demo, env, evaluate, models, predict, recipes, train
+from sightline.cli import compare, demo, describe, env, evaluate, models, predict, recipes, show, sweep, train
 from sightline.cli.output import complain
 from sightline.errors import SightlineError
 
@@ -22,7 +22,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (demo.demo, train.train, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env):
+for verb in (
+    demo.demo, train.train, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env, sweep.sweep,
+    compare.compare, describe.describe, show.show,
+):  # fmt: skip
     app.command()(verb)
 
 

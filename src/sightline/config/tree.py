@@ -60,6 +60,10 @@ class ModelConfig:
     hidden: tuple[int, ...] | None = setting(None, "units of dense layers before the output; unset: the model's own", 1)
     dropout: float | None = setting(None, "rate beside the dense layers; unset: the model's own", 0, 0.99)
     alpha: float | None = setting(None, "width multiplier, for models that have one; unset: the model's own", 0.01, 4)
+    groups: Literal[1, 2] | None = setting(None, "of channels in alexnet's convolutions; unset: 2, as in the paper")
+    init: Literal["auto", "gaussian", "he", "glorot"] = setting(
+        "auto", "first weights; auto: the model's own; gaussian: N(0, 0.01); biases zero but for auto"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +76,33 @@ class AugmentConfig:
     shift: float = setting(0.0, "share of height and width, either way", 0, 1)
     zoom: float = setting(0.0, "0.2: between 0.8 and 1.2 times, each axis by itself", 0, 0.9)
     shear: float = setting(0.0, "degrees, either way", 0, 60)
+    crop: float = setting(0.0, "every side grows by this share, then the old size is cut out anywhere", 0, 0.5)
     brightness: float = setting(0.0, "share of full white added or taken away", 0, 1)
     contrast: float = setting(0.0, "0.2: between 0.8 and 1.2 times, around the picture's mean", 0, 1)
     saturation: float = setting(0.0, "0.2: between 0.8 and 1.2 times, around each pixel's grey", 0, 1)
+    hue: float = setting(0.0, "share of the colour circle, either way", 0, 0.5)
     fill: Literal["nearest", "reflect", "constant"] = setting("nearest", "what shows beyond the border")
+    erasing: float = setting(0.0, "chance that a rectangle turns into noise", 0, 1)
+    erasing_from: float = setting(0.02, "least share of the area erased", 0, 1)
+    erasing_to: float = setting(0.4, "greatest share of the area erased", 0, 1)
+    randaugment: int = setting(0, "RandAugment: so many operations, chosen anew for every picture; 0: none", 0, 8)
+    randaugment_magnitude: float = setting(9.0, "RandAugment: strength of its operations; 10 is the greatest", 0, 10)
+    mixup: float = setting(
+        0.0, "alpha: blends two pictures of a batch and their labels; 0: off; not on features of frozen layers", 0, 100
+    )
+    cutmix: float = setting(
+        0.0, "alpha: as mixup, by pasting a rectangle; with both, each picture takes one of them by chance", 0, 100
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
     """How weights follow their gradients."""
 
-    name: Literal["sgd", "rmsprop", "adam", "adamw", "nadam", "adagrad", "lion", "muon"] = setting(
-        "adam", "one of Keras' optimizers"
-    )
+    name: Literal[
+        "sgd", "rmsprop", "adam", "adamw", "nadam", "adamax", "adagrad", "adadelta", "adafactor", "lamb", "lion",
+        "ftrl", "muon",
+    ] = setting("adam", "one of Keras' optimizers; ftrl forgets the weights that it starts from")  # fmt: skip
     learning_rate: float = setting(1e-3, "before the schedule", 0)
     momentum: float = setting(0.9, "for sgd only", 0, 0.9999)
     nesterov: bool = setting(False, "for sgd only")
@@ -96,11 +114,24 @@ class OptimizerConfig:
 class ScheduleConfig:
     """How the learning rate moves, step by step."""
 
-    name: Literal["constant", "cosine", "exponential", "step"] = setting("constant", "its shape over the stage")
+    name: Literal["constant", "step", "exponential", "cosine", "one_cycle", "cyclical", "plateau"] = setting(
+        "constant", "its shape over the stage"
+    )
     warmup: float = setting(0.0, "share of the steps over which the rate climbs linearly from zero", 0, 1)
-    factor: float = setting(0.1, "exponential and step: multiply by this ...", 0, 1)
-    every: int = setting(1000, "... every so many steps", 1)
+    factor: float = setting(0.1, "exponential, step and plateau: multiply by this ...", 0, 1)
+    every: int = setting(1000, "... every so many steps; cyclical: steps from foot to top", 1)
     staircase: bool = setting(False, "exponential: in jumps, not smoothly")
+    floor: float | None = setting(
+        None, "share of the rate: where cosine and plateau end (unset: 0), foot of the cycles (unset: 0.1)", 0, 1
+    )
+    rise: float = setting(0.45, "one_cycle: share of the steps up, the same down; the rest falls to zero", 0.01, 0.5)
+    monitor: Literal["val_loss", "val_accuracy", "loss", "accuracy"] = setting("val_loss", "plateau: the figure")
+    compare: Literal["best", "previous"] = setting(
+        "best", "plateau: epochs count that are not better than the best so far, or that equal the one before"
+    )
+    patience: int = setting(5, "plateau: after so many such epochs in a row the rate falls", 1)
+    min_delta: float = setting(0.0, "plateau: a change not greater than this is none", 0)
+    cooldown: int = setting(0, "plateau: epochs after a fall that do not count", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +166,9 @@ class TrainConfig:
 
     epochs: int = setting(20, "passes over the training part", 0)
     batch_size: int = setting(32, "pictures per step", 1)
-    loss: Literal["cross_entropy", "focal"] = setting("cross_entropy", "focal: hard pictures weigh more")
+    loss: Literal["cross_entropy", "focal", "binary"] = setting(
+        "cross_entropy", "focal: hard pictures weigh more; binary: each class against the rest, on the softmax outputs"
+    )
     label_smoothing: float = setting(0.0, "share of each label spread over all classes", 0, 0.9)
     class_weights: Literal["none", "balanced"] = setting("none", "balanced: rare classes weigh more, mean weight 1")
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = setting(

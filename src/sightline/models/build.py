@@ -12,7 +12,9 @@ from sightline import backend
 from sightline.config import ModelConfig
 from sightline.errors import ModelError, UsageError
 from sightline.models import registry, weights
+from sightline.models.initial import initialize, is_kernel
 from sightline.models.registry import Entry, Head, Normalize
+from sightline.models.scopes import no_values, own_names
 from sightline.randomness import derive
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -46,12 +48,14 @@ class Network:
     """A built network.
 
     `model` maps uint8 [N, H, W, C] to ``{"probabilities": [N, K], "logits": [N, K], "features": [N, F]}`` in float32.
-    `backbone` names the layers in front of the head, in order; `pretrained` tells whether they start from a file.
+    `backbone` names the layers in front of the head, in order; `pretrained` tells whether they start from a file, `top`
+    whether the head does too (a published file with its top, for as many classes and the same picture size).
     """
 
     model: Any
     backbone: tuple[str, ...]
     pretrained: bool
+    top: bool = False
 
     @property
     def logits(self) -> Any:
@@ -64,30 +68,49 @@ def build(plan: Plan) -> Network:
 
     Raises `UsageError` for settings that the network cannot take, `ModelError` for weights that do not fit.
     """
-    keras = backend.keras()
     entry = registry.find(plan.config.name)
+    model, names = _graph(plan, entry)
+    backbone = [model.get_layer(name) for name in names]
+    init = entry.init if plan.config.init == "auto" else plan.config.init
+    if init != "auto":
+        ones = entry.ones if plan.config.init == "auto" else ()
+        initialize(model, init, derive(plan.seed, "weights"), skip=names if plan.weights else (), ones=ones)
+    top = False
+    if plan.weights is not None:
+        head = [layer for layer in model.layers[model.layers.index(backbone[-1]) :] if layer.name not in names]
+        top = weights.load(backbone, head, plan.weights, entry)
+    if plan.l2:
+        _penalize(model, plan.l2)
+    return Network(model, names, plan.weights is not None, top)
+
+
+def outline(plan: Plan) -> Network:
+    """Build the graph alone: layers, shapes and numbers of parameters, no values; it takes no memory and cannot run."""
+    entry = registry.find(plan.config.name)
+    with no_values():
+        return Network(*_graph(plan, entry), plan.weights is not None)
+
+
+def _graph(plan: Plan, entry: Entry) -> tuple[Any, tuple[str, ...]]:
+    """Return the model with weights drawn by seed, and the names of its backbone's layers."""
+    keras = backend.keras()
     _check(plan, entry)
     keras.utils.set_random_seed(derive(plan.seed, "weights") % 2**32)  # Keras' initializers take their seeds from it
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(plan.precision)
     try:
-        inputs = keras.Input((plan.height, plan.width, plan.channels), dtype="uint8", name="pixels")
-        x = inputs
-        if plan.channels == 1 and plan.weights is not None:  # before the scaling, which may differ between channels
-            x = keras.layers.Concatenate(name="grey_to_colour")([x, x, x])
-        x = start = normalized(x, _scheme(plan, entry), plan.standard)
-        x = _body(x, entry, plan.config)
-        backbone = keras.Model(start, x)
-        if plan.weights is not None:
-            weights.load(backbone, plan.weights, entry.name)
-        names = tuple(layer.name for layer in backbone.layers[1:])
-        outputs = _head(x, plan, _head_of(plan.config, entry))
+        with own_names():
+            inputs = keras.Input((plan.height, plan.width, plan.channels), dtype="uint8", name="pixels")
+            x = inputs
+            if plan.channels == 1 and plan.weights is not None:  # before the scaling, which differs between channels
+                x = keras.layers.Concatenate(name="grey_to_colour")([x, x, x])
+            x = start = normalized(x, _scheme(plan, entry), plan.standard)
+            x = _body(x, entry, plan.config)
+            names = tuple(layer.name for layer in keras.Model(start, x).layers[1:])
+            outputs = _head(x, plan, _head_of(plan.config, entry))
+            return keras.Model(inputs, outputs, name=entry.name.replace("-", "_")), names
     finally:
         keras.config.set_dtype_policy(policy)
-    model = keras.Model(inputs, outputs, name=entry.name.replace("-", "_"))
-    if plan.l2:
-        _penalize(model, plan.l2)
-    return Network(model, names, plan.weights is not None)
 
 
 def _check(plan: Plan, entry: Entry) -> None:
@@ -101,6 +124,8 @@ def _check(plan: Plan, entry: Entry) -> None:
         raise UsageError(f"model.head=sigmoid is for two classes; there are {plan.classes}. Use softmax.")
     if plan.config.alpha is not None and entry.alpha is None:
         raise UsageError(f"{entry.name} has no width multiplier: leave model.alpha unset.")
+    if plan.config.groups is not None and entry.groups is None:
+        raise UsageError(f"{entry.name} has no groups: leave model.groups unset.")
 
 
 def _scheme(plan: Plan, entry: Entry) -> Normalize:
@@ -142,9 +167,12 @@ def _channels(values: Sequence[float], channels: int) -> Sequence[float]:
 def _body(x: Any, entry: Entry, config: ModelConfig) -> Any:
     module, function = entry.body.split(":")
     body = getattr(importlib.import_module(f"sightline.models.{module}"), function)
-    if entry.alpha is None:
-        return body(x)
-    return body(x, alpha=entry.alpha if config.alpha is None else config.alpha)
+    options: dict[str, Any] = {}
+    if entry.alpha is not None:
+        options["alpha"] = entry.alpha if config.alpha is None else config.alpha
+    if entry.groups is not None:
+        options["groups"] = entry.groups if config.groups is None else config.groups
+    return body(x, **options)
 
 
 def _head_of(config: ModelConfig, entry: Entry) -> Head:
@@ -185,5 +213,5 @@ def _head(x: Any, plan: Plan, head: Head) -> dict[str, Any]:
 def _penalize(model: Any, l2: float) -> None:
     """Add an L2 penalty to each kernel, whatever family its layer came from."""
     for variable in model.trainable_variables:
-        if variable.path.endswith("kernel"):
+        if is_kernel(variable):
             variable.regularizer = backend.keras().regularizers.L2(l2)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sightline.errors import UsageError, suggest
 
 Normalize = Literal["unit", "symmetric", "imagenet", "caffe", "raw", "standardize"]
 Pooling = Literal["average", "max", "flatten"]
+Init = Literal["auto", "gaussian", "he", "glorot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +25,16 @@ class Head:
 class Pretrained:
     """ImageNet weights as Keras publishes them: a file below ``KERAS_HOME/models`` and its address.
 
-    ``{alpha}`` in `file` is the width multiplier, ``{size}`` the picture side that the weights were trained for.
+    ``{alpha}`` in `file` is the width multiplier (``{tenths}``: 1_0, 7_5, 5_0, 2_5), ``{size}`` the picture side that
+    the weights were trained for. `top`: the published top has the layers of our head, so that a file with it can fill
+    that too.
     """
 
     file: str
     url: str
     alphas: tuple[float, ...] = ()
     sizes: tuple[int, ...] = ()
+    top: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class Entry:
 
     `size` is the side in pixels that it was designed for, `smallest` the least that its strides allow. `sharp` is the
     side to use with pretrained weights where the pictures are that large: a convolutional backbone names them better
-    at about 1.3 times its training size (Touvron et al., 2019, arXiv:1906.06423; figures in docs/transfer.md).
+    at about 1.3 times its training size (Touvron et al., 2019, arXiv:1906.06423; figures in docs/transfer.md). `init`
+    is how its weights start, auto leaving that to the layers; `ones` names layers whose biases start at one, not zero.
     """
 
     name: str
@@ -52,10 +57,18 @@ class Entry:
     head: Head
     pretrained: Pretrained | None = None
     alpha: float | None = None
+    groups: int | None = None
     sharp: int | None = None
+    init: Init = "auto"
+    ones: tuple[str, ...] = ()
 
 
 _APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
+
+
+def _published(folder: str, file: str, *, top: bool = True, **choices: tuple[Any, ...]) -> Pretrained:
+    return Pretrained(file, f"{_APPLICATIONS}/{folder}/{file}", top=top, **choices)
+
 
 _ENTRIES = (
     Entry(
@@ -89,6 +102,19 @@ _ENTRIES = (
         head=Head("flatten", (128,)),
     ),
     Entry(
+        name="alexnet",
+        about="5 convolutions and 3 dense layers; the net that won ImageNet in 2012",
+        source="Krizhevsky, Sutskever and Hinton, 2012, ImageNet Classification with Deep CNNs",
+        body="alexnet:alexnet",
+        size=227,
+        smallest=67,
+        normalize="caffe",
+        head=Head("flatten", (4096, 4096), 0.5),
+        groups=2,
+        init="gaussian",
+        ones=("conv2", "conv4", "conv5", "fc1", "fc2"),
+    ),
+    Entry(
         name="vgg16",
         about="13 convolutions 3x3 and 3 dense layers; large, the classic backbone of the tutorials",
         source="Simonyan and Zisserman, 2014, arXiv:1409.1556",
@@ -97,10 +123,117 @@ _ENTRIES = (
         smallest=32,
         normalize="caffe",
         head=Head("flatten", (4096, 4096), 0.5),
+        pretrained=_published("vgg16", "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+    ),
+    Entry(
+        name="vgg19",
+        about="16 convolutions 3x3 and 3 dense layers; the deeper one of the same paper",
+        source="Simonyan and Zisserman, 2014, arXiv:1409.1556",
+        body="vgg:vgg19",
+        size=224,
+        smallest=32,
+        normalize="caffe",
+        head=Head("flatten", (4096, 4096), 0.5),
+        pretrained=_published("vgg19", "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+    ),
+    Entry(
+        name="vgg16-bn",
+        about="VGG16's convolutions, batch-normalised, with a small head; learns from scratch",
+        source="Simonyan and Zisserman, 2014; Ioffe and Szegedy, 2015, arXiv:1502.03167",
+        body="vgg:vgg16_bn",
+        size=224,
+        smallest=32,
+        normalize="imagenet",
+        head=Head("average", (512,), 0.5),
+        init="he",
+    ),
+    Entry(
+        name="resnet50",
+        about="residual blocks; the common measure of all others",
+        source="He et al., 2015, arXiv:1512.03385",
+        body="applications:resnet50",
+        size=224,
+        smallest=32,
+        normalize="caffe",
+        head=Head("average"),
+        pretrained=_published("resnet", "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+    ),
+    Entry(
+        name="se-resnet",
+        about="ResNet-18 whose blocks weigh their channels by squeeze and excitation",
+        source="Hu et al., 2017, arXiv:1709.01507",
+        body="seresnet:se_resnet18",
+        size=224,
+        smallest=32,
+        normalize="imagenet",
+        head=Head("average"),
+        init="he",
+    ),
+    Entry(
+        name="xception",
+        about="depthwise separable convolutions with residual connections",
+        source="Chollet, 2016, arXiv:1610.02357",
+        body="applications:xception",
+        size=299,
+        smallest=71,
+        normalize="symmetric",
+        head=Head("average", (), 0.5),
+        pretrained=_published("xception", "xception_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+    ),
+    Entry(
+        name="inceptionv3",
+        about="towers of factorised convolutions side by side",
+        source="Szegedy et al., 2015, arXiv:1512.00567",
+        body="applications:inceptionv3",
+        size=299,
+        smallest=75,
+        normalize="symmetric",
+        head=Head("average", (), 0.2),
+        pretrained=_published("inception_v3", "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+    ),
+    Entry(
+        name="densenet121",
+        about="each layer sees the maps of all before it; few parameters for its depth",
+        source="Huang et al., 2016, arXiv:1608.06993",
+        body="applications:densenet121",
+        size=224,
+        smallest=32,
+        normalize="imagenet",
+        head=Head("average"),
+        pretrained=_published("densenet", "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5"),
+    ),
+    Entry(
+        name="squeezenet",
+        about="fire modules, version 1.1; under 5 MB, the smallest with ImageNet weights",
+        source="Iandola et al., 2016, arXiv:1602.07360",
+        body="squeezenet:squeezenet",
+        size=227,
+        smallest=32,
+        normalize="caffe",
+        head=Head("average", (), 0.5),
         pretrained=Pretrained(
-            "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
-            f"{_APPLICATIONS}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            "squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5",
+            "https://github.com/rcmalli/keras-squeezenet/releases/download/v1.0/"
+            "squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5",
         ),
+    ),
+    Entry(
+        name="mobilenet",
+        about="depthwise separable convolutions throughout; the first for phones",
+        source="Howard et al., 2017, arXiv:1704.04861",
+        body="applications:mobilenet",
+        size=224,
+        smallest=32,
+        normalize="symmetric",
+        head=Head("average", (), 0.2),
+        pretrained=_published(
+            "mobilenet",
+            "mobilenet_{tenths}_{size}_tf_no_top.h5",
+            top=False,
+            alphas=(0.25, 0.5, 0.75, 1.0),
+            sizes=(128, 160, 192, 224),
+        ),
+        alpha=1.0,
     ),
     Entry(
         name="mobilenetv2",
@@ -111,14 +244,85 @@ _ENTRIES = (
         smallest=32,
         normalize="symmetric",
         head=Head("average", (), 0.2),
-        pretrained=Pretrained(
+        pretrained=_published(
+            "mobilenet_v2",
             "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{alpha}_{size}_no_top.h5",
-            f"{_APPLICATIONS}/mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{{alpha}}_{{size}}_no_top.h5",
             alphas=(0.35, 0.5, 0.75, 1.0, 1.3, 1.4),
             sizes=(96, 128, 160, 192, 224),
         ),
         alpha=1.0,
         sharp=288,
+    ),
+    *(
+        Entry(
+            name=f"mobilenetv3-{size}",
+            about=about,
+            source="Howard et al., 2019, arXiv:1905.02244",
+            body=f"applications:mobilenetv3_{size}",
+            size=224,
+            smallest=32,
+            normalize="symmetric",
+            head=Head("average", (), 0.2),
+            pretrained=_published(
+                "mobilenet_v3",
+                f"weights_mobilenet_v3_{size}_224_{{alpha}}_float_no_top_v2.h5",
+                top=False,
+                alphas=(0.75, 1.0),
+            ),
+            alpha=1.0,
+        )
+        for size, about in (
+            ("small", "found by search, with squeeze and excitation; for the weakest devices"),
+            ("large", "found by search, with squeeze and excitation; for phones"),
+        )
+    ),
+    Entry(
+        name="efficientnetb0",
+        about="depth, width and size in balance; accurate for its parameters",
+        source="Tan and Le, 2019, arXiv:1905.11946",
+        body="applications:efficientnetb0",
+        size=224,
+        smallest=32,
+        normalize="imagenet",
+        head=Head("average", (), 0.2),
+        pretrained=Pretrained(
+            "efficientnetb0_notop.h5",
+            "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5",
+            top=True,
+        ),
+    ),
+    Entry(
+        name="efficientnetv2b0",
+        about="EfficientNet with fused blocks in front; quicker to train",
+        source="Tan and Le, 2021, arXiv:2104.00298",
+        body="applications:efficientnetv2b0",
+        size=224,
+        smallest=32,
+        normalize="imagenet",
+        head=Head("average", (), 0.2),
+        pretrained=_published("efficientnet_v2", "efficientnetv2-b0_notop.h5"),
+    ),
+    Entry(
+        name="convnext-tiny",
+        about="a convolutional net built as transformers are; the most accurate here",
+        source="Liu et al., 2022, arXiv:2201.03545",
+        body="convnext:convnext_tiny",
+        size=224,
+        smallest=32,
+        normalize="imagenet",
+        head=Head("average"),
+        pretrained=_published("convnext", "convnext_tiny_notop.h5", top=False),
+    ),
+    Entry(
+        name="nasnetmobile",
+        about="cells found by search over architectures",
+        source="Zoph et al., 2017, arXiv:1707.07012",
+        body="applications:nasnetmobile",
+        size=224,
+        smallest=32,
+        normalize="symmetric",
+        head=Head("average", (), 0.5),
+        pretrained=Pretrained("nasnet_mobile_no_top.h5", f"{_APPLICATIONS}/nasnet/NASNet-mobile-no-top.h5", top=True),
     ),
 )
 

@@ -34,7 +34,10 @@ def signals(model: Any, pixels: NDArray[np.uint8]) -> list[Signal]:
     layers = [layer for layer in model.layers if layer.weights]
     outputs = {layer.name: layer.output for layer in layers}
     found = keras.Model(model.input, outputs).predict_on_batch(pixels)
-    return [_measure("pixels", pixels / np.float32(255)), *(_measure(layer.name, found[layer.name]) for layer in layers)]
+    return [
+        _measure("pixels", pixels / np.float32(255)),
+        *(_measure(layer.name, found[layer.name]) for layer in layers),
+    ]
 
 
 def _measure(name: str, values: NDArray[Any]) -> Signal:

@@ -6,17 +6,34 @@ from typing import Any
 
 from sightline import backend
 
+WIDTHS = (64, 128, 256, 512, 512)
+
 
 def vgg16(x: Any) -> Any:
     """The 13 convolutions of VGG16, in five blocks; layer names as `keras.applications` has them."""
-    return _blocks(x, ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)))
+    return _blocks(x, (2, 2, 3, 3, 3))
 
 
-def _blocks(x: Any, blocks: tuple[tuple[int, int], ...]) -> Any:
+def vgg19(x: Any) -> Any:
+    """The 16 convolutions of VGG19, in five blocks; layer names as `keras.applications` has them."""
+    return _blocks(x, (2, 2, 4, 4, 4))
+
+
+def vgg16_bn(x: Any) -> Any:
+    """VGG16 with batch normalisation (Ioffe and Szegedy, 2015) between each convolution and its ReLU."""
+    return _blocks(x, (2, 2, 3, 3, 3), normalized=True)
+
+
+def _blocks(x: Any, depths: tuple[int, ...], *, normalized: bool = False) -> Any:
     layers = backend.keras().layers
-    for number, (width, depth) in enumerate(blocks, 1):
+    for number, (width, depth) in enumerate(zip(WIDTHS, depths, strict=True), 1):
         for i in range(1, depth + 1):
             name = f"block{number}_conv{i}"
-            x = layers.Conv2D(width, 3, padding="same", activation="relu", name=name)(x)
+            if normalized:  # its shift takes the place of the convolution's bias
+                x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=name)(x)
+                x = layers.BatchNormalization(name=f"{name}_bn")(x)
+                x = layers.Activation("relu", name=f"{name}_relu")(x)
+            else:
+                x = layers.Conv2D(width, 3, padding="same", activation="relu", name=name)(x)
         x = layers.MaxPooling2D(name=f"block{number}_pool")(x)
     return x

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from sightline import backend
 from sightline.errors import ModelError, UsageError
+from sightline.models import published
 from sightline.models.registry import Entry, Pretrained
+
+TOP = 6  # arrays at most that a published top has: three dense layers
 
 
 def local_file(entry: Entry, alpha: float | None, size: int) -> Path | None:
@@ -71,16 +75,49 @@ def _fetch(entry: Entry, known: Pretrained, alpha: float | None, size: int) -> P
 
 
 def _names(known: Pretrained, alpha: float | None, size: int) -> tuple[str, str]:
-    fields = {"alpha": alpha, "size": size if size in known.sizes else max(known.sizes, default=0)}
+    tenths = "" if alpha is None else "1_0" if alpha == 1 else f"{10 * alpha:.1f}".replace(".", "_")
+    fields = {"alpha": alpha, "tenths": tenths, "size": size if size in known.sizes else max(known.sizes, default=0)}
     return known.file.format(**fields), known.url.format(**fields)
 
 
-def load(model: Any, path: Path, name: str) -> None:
-    """Load a weights file into `model` in place; raises `ModelError` if it does not fit."""
+def load(backbone: Sequence[Any], head: Sequence[Any], path: Path, entry: Entry) -> bool:
+    """Load a weights file into the layers of a network in place; return whether its head came from the file too.
+
+    A file in the layout that Keras publishes may end with the top, the layers for its own classes. They go into `head`
+    where that has the same shapes (the network's own head, as many classes, the same picture size) and are left out
+    otherwise. Raises `ModelError` if the rest does not fit.
+    """
     try:
-        model.load_weights(str(path))
+        stored = published.read(path)
+        if stored is not None:
+            return _fill(backbone, head if entry.pretrained and entry.pretrained.top else (), stored)
+        _as_model(backbone).load_weights(str(path))
     except Exception as error:
         reason = (str(error).splitlines()[0] if str(error) else type(error).__name__).rstrip(".")
         raise ModelError(
-            f"The weights in {path} do not fit {name}: {reason}. Expected the layers of {name} without its top."
+            f"The weights in {path} do not fit {entry.name}: {reason}. "
+            f"Expected the layers of {entry.name} without its top."
         ) from error
+    return False
+
+
+def _as_model(layers: Sequence[Any]) -> Any:
+    return backend.keras().Model(layers[0].input, layers[-1].output)
+
+
+def _fill(backbone: Sequence[Any], head: Sequence[Any], stored: list[tuple[str, list[published.Array]]]) -> bool:
+    if stored[0][0].startswith("normalization"):  # EfficientNetB0's: the mean and deviation that our graph has already
+        stored = stored[1:]
+    arrays = [array for _, arrays in stored for array in arrays]
+    wanted, further = published.variables(backbone), published.variables(head)
+    if not len(wanted) <= len(arrays) <= len(wanted) + TOP:
+        raise ValueError(f"the file holds {len(arrays)} arrays, the network {len(wanted)}")
+    rows = [(v, published.fitted(a, v.shape)) for v, a in zip(wanted, arrays, strict=False)]
+    for (variable, array), given in zip(rows, arrays, strict=False):
+        if array is None:
+            raise ValueError(f"{variable.path} is {tuple(variable.shape)}, in the file {given.shape}")
+    top = arrays[len(wanted) :]
+    whole = bool(top) and [a.shape for a in top] == [tuple(v.shape) for v in further]
+    for variable, array in [*rows, *(zip(further, top, strict=True) if whole else ())]:
+        variable.assign(array)
+    return whole

@@ -24,7 +24,7 @@ from sightline.training import augment, checkpoint, stages
 from sightline.training.checkpoint import Arrays, Checkpoint
 from sightline.training.interrupt import Stop, listening
 from sightline.training.optimizer import class_weights, label_shares, loss, optimizer
-from sightline.training.schedule import schedule
+from sightline.training.schedule import eased, schedule
 from sightline.watch import Watcher
 
 SAVE_SECONDS = 20.0  # epochs on cached features take tenths of a second: saving each would take longer than training
@@ -107,6 +107,8 @@ def fit(
                 elif base is None:
                     group = list(takewhile(lambda following: following.thaw >= 0, plan[number:]))
                     base = stages.extract(network, group, train, validation, config, _stoppable(watcher, stop))
+                    if base is not None and config.augment != augment.unmixed(config.augment):
+                        watcher.say(f"{stage.name}: features of frozen layers are not mixed (augment.mixup, cutmix)")
                 task = _prepare(network, train, validation, base, config, stage)
                 _run_stage(task, state, watcher, stop, checkpoints)
                 pieces = (*task.before, task.judge)
@@ -178,11 +180,12 @@ def _run_stage(
     watcher.stage(task.stage.name, task.epochs, steps)
     state.since_best = 0
     state.frozen_arrays = checkpoint.variables(task.network.model)  # copying them at each epoch's end took 0.1 s
-    stopping = task.config.train.early_stop
+    stopping, begun = task.config.train.early_stop, len(state.history)
     for epoch in range(task.epochs):
         number = len(state.history) + 1
+        ease = eased(task.config.train.schedule, state.history[begun:])
         try:
-            record, logits = _epoch(task, epoch, number, watcher, stop)
+            record, logits = _epoch(task, epoch, number, ease, watcher, stop)
         except Interrupted:
             _save(task, state, checkpoints, number)
             raise
@@ -201,7 +204,7 @@ def _run_stage(
 
 
 def _epoch(
-    task: _Task, epoch: int, number: int, watcher: Watcher, stop: Stop
+    task: _Task, epoch: int, number: int, ease: float, watcher: Watcher, stop: Stop
 ) -> tuple[EpochRecord, NDArray[np.float32] | None]:
     seed, count = task.config.seed, len(task.train)
     order = epoch_order(count, seed, number)
@@ -214,7 +217,7 @@ def _epoch(
     for step, batch in enumerate(batches(task.train, task.batch_size, order)):
         if stop.asked:
             raise Interrupted(f"Stopped in epoch {number}, before step {step + 1} of {steps}.")
-        rate = task.rate(epoch * steps + step)
+        rate = ease * task.rate(epoch * steps + step)
         task.learner.optimizer.learning_rate = rate
         n = min(task.batch_size, count - step * task.batch_size)
         value, accuracy = _step(task, batch, drawn, n)
@@ -245,6 +248,8 @@ def _step(task: _Task, batch: Batch, drawn: NDArray[np.float32] | None, real: in
     shares = label_shares(batch.labels, task.network.logits.shape[-1], task.config.train.label_smoothing)
     if task.weights is not None:
         shares *= task.weights[batch.labels, None]  # the loss is linear in them, and the accuracy stays unweighted
+    if drawn is not None:
+        shares = augment.mix_labels(shares, drawn[batch.positions])
     weights = np.zeros(len(shares), np.float32)
     weights[:real] = len(shares) / real
     logs = task.learner.train_on_batch(inputs, shares, sample_weight=weights, return_dict=True)

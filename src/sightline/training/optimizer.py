@@ -12,7 +12,11 @@ from sightline.config import OptimizerConfig, TrainConfig
 
 
 def optimizer(config: OptimizerConfig, learning_rate: float) -> Any:
-    """Return a new Keras optimizer; its rate is set before each step by the schedule."""
+    """Return a new Keras optimizer; its rate is set before each step by the schedule.
+
+    ``weight_decay`` is Keras': decoupled, ``rate * weight_decay`` of each weight is taken away in a step. Ftrl begins
+    from zero wherever it is set to begin: of no use for deep networks, and no rate of it may be zero.
+    """
     keras = backend.keras()
     options: dict[str, Any] = {"learning_rate": learning_rate}
     if config.weight_decay or config.name in {"adamw", "muon"}:  # these two decay by default
@@ -28,11 +32,36 @@ def optimizer(config: OptimizerConfig, learning_rate: float) -> Any:
 
 
 def loss(config: TrainConfig) -> Any:
-    """Return the Keras loss of logits float32 [N, K] against label shares float32 [N, K]."""
+    """Return the Keras loss of logits float32 [N, K] against label shares float32 [N, K].
+
+    All are linear in the shares, also where these sum to another number than 1: a weight of the class can lie in them.
+    (Keras' own softmax cross-entropy is not: TensorFlow's kernel for it takes shares for a distribution, and its
+    gradient is wrong where they are none.) Focal loss: Lin et al., 2017, arXiv:1708.02002, gamma 2, alpha 0.25.
+    """
     keras = backend.keras()
     if config.loss == "focal":
         return keras.losses.CategoricalFocalCrossentropy(from_logits=True)
-    return keras.losses.CategoricalCrossentropy(from_logits=True)
+    function = {"cross_entropy": _cross_entropy, "binary": _binary}[config.loss]
+
+    class OfShares(keras.losses.Loss):  # type: ignore[name-defined]  # Keras is imported late, so mypy knows no class
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            return function(y_true, y_pred)
+
+    return OfShares(name=config.loss)
+
+
+def _cross_entropy(shares: Any, logits: Any) -> Any:
+    ops = backend.keras().ops
+    return -ops.sum(shares * ops.log_softmax(logits, axis=-1), axis=-1)
+
+
+def _binary(shares: Any, logits: Any) -> Any:
+    """Return the mean over the classes of each softmax output's binary cross-entropy; for two, that of all outputs."""
+    keras = backend.keras()
+    ops, least = keras.ops, keras.config.epsilon()
+    p = ops.clip(ops.softmax(logits, axis=-1), least, 1 - least)
+    others = ops.sum(shares, axis=-1, keepdims=True) - shares
+    return -ops.mean(shares * ops.log(p) + others * ops.log(1 - p), axis=-1)
 
 
 def label_shares(labels: NDArray[np.int32], classes: int, smoothing: float) -> NDArray[np.float32]:

@@ -97,7 +97,7 @@ def extract(
     if tensor is None:
         return None
     frozen = backend.keras().Model(network.model.input, tensor)
-    views = max(stage.views for stage in group) if augment.changes(config.augment) else 1
+    views = max(stage.views for stage in group) if augment.changes(augment.unmixed(config.augment)) else 1
     done = 0
     total = len(train) * views + len(validation)
 
@@ -132,14 +132,17 @@ def _through(model: Any, samples: Samples) -> Samples:
 def _run(
     frozen: Any, samples: Samples, views: Sequence[int | None], config: RunConfig, advance: Callable[[int], None]
 ) -> Samples:
-    """View 0 (or None) is the picture as it is; the others are augmented, each drawn as an epoch of its own."""
-    count = len(samples)
+    """View 0 (or None) is the picture as it is; the others are augmented, each drawn as an epoch of its own.
+
+    They are not mixed with each other: one label goes with each.
+    """
+    count, changing = len(samples), augment.unmixed(config.augment)
     out = _space((count * len(views), *frozen.output.shape[1:]))
-    changed = with_augmentation(frozen, config.augment) if len(views) > 1 else None
+    changed = with_augmentation(frozen, changing) if len(views) > 1 else None
     for view in views:
         drawn = None
         if view:
-            drawn = augment.draw(config.augment, count, samples.pixels.shape[1:3], derive(config.seed, "views"), view)
+            drawn = augment.draw(changing, count, samples.pixels.shape[1:3], derive(config.seed, "views"), view)
         for at in _slices(count):
             pixels = samples.take(at)
             if drawn is None or changed is None:
@@ -164,10 +167,10 @@ def _as_samples(out: NDArray[np.float32], labels: NDArray[np.int32], paths: tupl
 
 
 def with_augmentation(model: Any, config: AugmentConfig) -> Any:
-    """Return `model` fed with augmented pictures: inputs (uint8 pixels [N, H, W, C], drawn changes float32 [N, 10])."""
+    """Return `model` fed with augmented pictures: inputs (uint8 pixels [N, H, W, C], drawn changes float32 [N, D])."""
     keras = backend.keras()
     pixels = keras.Input(model.input.shape[1:], dtype="uint8")
-    drawn = keras.Input((augment.COLUMNS,), dtype="float32")
+    drawn = keras.Input((augment.columns(config),), dtype="float32")
     return keras.Model([pixels, drawn], model(augment.apply(config, pixels, drawn)))
 
 

@@ -1,0 +1,75 @@
+"""`sightline compare`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sightline.cli.output import console, escape, print_json, table
+from sightline.errors import OutputError
+
+if TYPE_CHECKING:  # annotations only: what compares reads pictures' packages too
+    from sightline.workflow.compare import Row
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN ...", help="Two run directories or more.")],
+    figure: Annotated[Path | None, typer.Option(help="Draw loss and accuracy of all runs into this PNG.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Put several runs side by side: what was set differently, parameters, accuracy with its interval, seconds."""
+    from sightline.workflow.compare import compare as read
+
+    rows = read(runs)
+    if figure is not None:
+        draw(rows, figure)
+    if json:
+        found = [_plain(row) for row in rows]
+        print_json({"runs": found, "figure": None if figure is None else str(figure)})
+        return
+    show(rows)
+    if figure is not None:
+        console().print(f"\nfigure     {escape(str(figure))}")
+
+
+def draw(rows: tuple[Row, ...], path: Path) -> None:
+    """Save the curves of all runs as a PNG."""
+    from sightline.report.compare import curves
+
+    png = curves({row.name: row.history for row in rows})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}. Name another file with --figure.") from error
+
+
+def show(rows: tuple[Row, ...]) -> None:
+    """Print a line for each run."""
+    cells = []
+    for row in rows:
+        settings = "\n".join(f"{key}={_word(value)}" for key, value in row.settings.items()) or "the same"
+        name = row.name if row.status == "complete" else f"{row.name} ({row.status})"
+        parameters = "" if row.parameters is None else f"{row.parameters:,}"
+        cells.append([name, settings, parameters, *_figures(row), str(row.epochs), f"{row.seconds:.1f}"])
+    columns = ["run", "settings that differ", "parameters", "accuracy", "95% interval", "of", "epochs", "seconds"]
+    table(columns, cells, right=["parameters", "accuracy", "epochs", "seconds"])
+
+
+def _figures(row: Row) -> list[str]:
+    accuracy = "" if row.accuracy is None else f"{row.accuracy:.4f}"
+    ends = row.accuracy_interval
+    return [accuracy, "" if ends is None else f"{ends.low:.4f} to {ends.high:.4f}", row.part or ""]
+
+
+def _word(value: Any) -> str:
+    return "unset" if value is None else str(value)
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    ends = row.accuracy_interval
+    found = {key: value for key, value in asdict(row).items() if key != "history"}
+    return found | {"accuracy_interval": None if ends is None else [ends.low, ends.high]}

@@ -1,0 +1,90 @@
+"""`sightline describe`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sightline.cli.output import console, escape, print_json, table
+
+if TYPE_CHECKING:  # help must not wait for NumPy
+    from sightline.models.describe import Description, Layer
+
+WIDE = 165  # columns of a terminal that hold everything in one table
+
+
+def describe(
+    name: Annotated[str, typer.Argument(help="A recipe, a model or a run directory; of two alike, the recipe.")],
+    size: Annotated[str | None, typer.Option(metavar="HxWxC", help="Rows, columns and channels of pictures.")] = None,
+    classes: Annotated[int | None, typer.Option(help="How many classes.")] = None,
+    set: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="One setting, as model.alpha=0.5.")] = None,  # noqa: A002
+    diagram: Annotated[str | None, typer.Option(metavar="FILE", help="Draw the network into a .svg or .png.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw the learning rate over the steps into a .svg or .png.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to an epoch, for --schedule.")] = 100,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show a network's arithmetic: sizes, parameters, multiply-adds, receptive fields, memory, layer by layer."""
+    from sightline.workflow import describe as work
+
+    subject = work.find(name, set or [])
+    work.check(subject, schedule, diagram)
+    found = work.describe(subject, size=size, classes=classes)
+    if diagram:
+        work.draw(found, diagram)
+    if schedule:
+        work.draw_schedule(subject, schedule, steps)
+    if json:
+        print_json(found.to_dict())
+    else:
+        show(found)
+
+
+def show(found: Description) -> None:
+    """Print the arithmetic of a network, in two tables where one would not fit."""
+    out = console()
+    figures = ["multiply-adds", "field", "memory"]
+    numbers = [[f"{x.multiply_adds:,}" if x.multiply_adds else "", _sides(x), _memory(x.bytes)] for x in found.layers]
+    layers = [[x.name, _what(x), "x".join(map(str, x.output))] for x in found.layers]
+    sums = [[x.output_sum, x.parameters_sum] for x in found.layers]
+    if out.width >= WIDE:
+        rows = [[*a, *b, *c] for a, b, c in zip(layers, sums, numbers, strict=True)]
+        table(["layer", "what", "output", "output size", "parameters", *figures], rows, right=figures)
+    else:
+        counts = [f"{x.parameters:,}" if x.parameters else "" for x in found.layers]
+        rows = [[*a, n, *b] for a, n, b in zip(layers, counts, numbers, strict=True)]
+        table(["layer", "what", "output", "parameters", *figures], rows, right=["parameters", *figures])
+        out.print("\nthe sums")
+        rows = [[x.name, *worked] for x, worked in zip(found.layers, sums, strict=True) if any(worked)]
+        table(["layer", "output size", "parameters"], rows)
+    size = "x".join(map(str, found.size))
+    out.print(
+        f"\n{escape(found.name)}: {size} pictures, {found.classes:,} classes\n"
+        f"{found.parameters:,} parameters, {_memory(4 * found.parameters)} as float32\n"
+        f"{found.multiply_adds:,} multiply-adds in convolutions and dense layers for one picture, biases not counted\n"
+        f"{_memory(found.bytes)} of outputs for one picture\n"
+        "output size: (side - window + padding) / stride + 1; two paddings differ where an end gets one pixel more\n"
+        "field: rows (and columns, where they differ) of the picture that one value depends on, padding included"
+    )
+
+
+def _what(layer: Layer) -> str:
+    window = f" {layer.window[0]}x{layer.window[1]}" if layer.window else ""
+    stride = ""
+    if layer.strides and layer.strides != (1, 1):
+        stride = f" /{layer.strides[0]}" + (f"x{layer.strides[1]}" if layer.strides[0] != layer.strides[1] else "")
+    return f"{layer.kind}{window}{stride}" + (f", {layer.activation}" if layer.activation else "")
+
+
+def _sides(layer: Layer) -> str:
+    rows, columns = layer.receptive_field
+    return str(rows) if rows == columns else f"{rows}x{columns}"
+
+
+def _memory(count: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"

@@ -1,0 +1,81 @@
+"""`sightline sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sightline.cli.output import Display, console, escape, print_json, table
+from sightline.cli.train import Sources
+from sightline.errors import ModelError
+
+if TYPE_CHECKING:  # annotations only: the help must not wait for Optuna
+    from sightline.sweep import Sweep, Trial
+
+
+def sweep(
+    data: Sources,
+    space: Annotated[str, typer.Argument(metavar="SPACE", help="A TOML file of settings to try, or transfer-table.")],
+    out: Annotated[Path | None, typer.Option(help="The sweep's folder; default runs/<space>-<data>.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="How many there are to be in all.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A database, or journal:FILE, that several machines share; default study.db."),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next run.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Train once for each combination of settings (grid), or for good guesses (random, tpe), and rank the results.
+
+    The same command goes on where it was stopped; started several times at once, the processes share the work.
+    """
+    from sightline.sweep import as_dict
+    from sightline.sweep import sweep as search
+
+    with Display(quiet=json) as display:
+        found = search(data, space, out=out, trials=trials, storage=storage, cache=not no_cache, watcher=display)
+    if json:
+        print_json(as_dict(found))
+    else:
+        show(found)
+    failed = [t for t in found.trials if t.state == "failed"]
+    if found.best is None and failed:
+        raise ModelError(f"No trial was completed, and {len(failed)} failed; the first: {failed[0].reason}")
+
+
+def show(found: Sweep) -> None:
+    """Print the trials, best first, and where everything is."""
+    from sightline.report.compare import short_names
+
+    names = list(dict.fromkeys(name for trial in found.trials for name in trial.settings))
+    columns = ["trial", found.monitor, "95% interval", *short_names(names), "epochs", "seconds", "state"]
+    rows = [[*_left(t), *(_word(t.settings.get(name)) for name in names), *_right(t)] for t in found.trials]
+    table(columns, rows, right=["trial", found.monitor, "epochs", "seconds"])
+    out = console()
+    best = found.best
+    if best is not None:
+        settings = ", ".join(f"{name}={_word(value)}" for name, value in best.settings.items())
+        out.print(f"\nbest       trial {best.trial}, {escape(settings)}: {found.monitor} {best.value:.4f}")
+        out.print(f"run        {escape(str(best.run))}")
+    if found.importance is not None:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in found.importance.items())
+        out.print(f"decides    {escape(shares)} of the differences between trials")
+    out.print(f"results    {escape(str(Path(found.folder) / 'results.csv'))}, figures/")
+
+
+def _left(trial: Trial) -> list[str]:
+    ends = trial.accuracy_interval
+    value = "" if trial.value is None else f"{trial.value:.4f}"
+    return [str(trial.trial), value, "" if ends is None else f"{ends.low:.4f} to {ends.high:.4f}"]
+
+
+def _right(trial: Trial) -> list[str]:
+    seconds = "" if trial.seconds is None else f"{trial.seconds:.1f}"
+    state = trial.state if trial.reason is None else f"{trial.state}: {trial.reason}"
+    return ["" if trial.epochs is None else str(trial.epochs), seconds, state]
+
+
+def _word(value: object) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,144 @@
+"""The arithmetic of one layer, worked out as text: output size, parameters, multiply-adds.
+
+Sizes follow o = (w - k + 2p) / s + 1, rounded down, for a side of w pixels, a window of k, p pixels added at each end,
+and a stride of s (Dumoulin and Visin, 2016, arXiv:1603.07285). "same" padding, as TensorFlow defines it and Keras keeps
+it on every backend, gives o = w / s rounded up, and may need one pixel more at the end than at the start.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+KINDS = {
+    "Conv2D": "convolution",
+    "DepthwiseConv2D": "depthwise convolution",
+    "InputLayer": "input",
+    "ReLU": "relu",
+    "SeparableConv2D": "separable convolution",
+}
+CONVOLUTIONS = ("convolution", "depthwise convolution", "separable convolution")
+WINDOWED = (*CONVOLUTIONS, "average pooling", "max pooling")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What slides over the picture, each as (rows, columns); `span` is the size with the holes of dilation."""
+
+    size: tuple[int, int]
+    strides: tuple[int, int]
+    span: tuple[int, int]
+    padding: str
+
+
+def kind(operation: Any) -> str:
+    """Return what a Keras layer or operation is, in words: ``max pooling`` for `MaxPooling2D`."""
+    name = type(operation).__name__
+    if name == "Activation":
+        return str(operation.activation.__name__)
+    if name in KINDS:
+        return KINDS[name]
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", re.sub(r"[123]D$", "", name))
+    return " ".join(words).lower()
+
+
+def activation(operation: Any) -> str | None:
+    """Return the name of a layer's own activation function; None where it has none or it changes nothing."""
+    name = getattr(getattr(operation, "activation", None), "__name__", None)
+    return None if name in (None, "linear") or type(operation).__name__ == "Activation" else str(name)
+
+
+def window(operation: Any) -> Window | None:
+    """Return the window of a convolution or a pooling; None for everything else."""
+    if kind(operation) not in WINDOWED:
+        return None
+    size = tuple(operation.kernel_size) if hasattr(operation, "kernel_size") else tuple(operation.pool_size)
+    dilation = getattr(operation, "dilation_rate", (1, 1))
+    dilation = (dilation, dilation) if isinstance(dilation, int) else tuple(dilation)
+    span = tuple(d * (k - 1) + 1 for k, d in zip(size, dilation, strict=True))
+    strides = operation.strides
+    strides = (strides, strides) if isinstance(strides, int) else tuple(strides)
+    return Window(size, strides, span, operation.padding)
+
+
+def windowed(size: int, span: int, stride: int, padding: str) -> tuple[int, str]:
+    """Return how many places a window takes along a side of `size` pixels, and the formula that says so.
+
+    >>> windowed(224, 3, 1, "same")
+    (224, '(224 - 3 + 2·1) / 1 + 1 = 224')
+    >>> windowed(224, 3, 2, "same")
+    (112, '(224 - 3 + 0 + 1) / 2 + 1 = 112')
+    >>> windowed(28, 3, 2, "valid")
+    (13, '⌊(28 - 3 + 2·0) / 2⌋ + 1 = 13')
+    """
+    before = after = 0
+    if padding == "same":
+        needed = max((-(-size // stride) - 1) * stride + span - size, 0)
+        before, after = needed // 2, needed - needed // 2
+    free = size - span + before + after
+    places = free // stride + 1
+    padded = f"2·{before}" if before == after else f"{before} + {after}"
+    quotient = f"({size} - {span} + {padded}) / {stride}"
+    return places, f"{f'⌊{quotient}⌋' if free % stride else quotient} + 1 = {places}"
+
+
+def output_sum(operation: Any, inputs: Sequence[tuple[int, ...]], output: tuple[int, ...]) -> str:
+    """Return how the output's size follows from the inputs' (shapes without N); "" where it is the input's own."""
+    name, first = kind(operation), inputs[0] if inputs else ()
+    slide = window(operation)
+    if slide is not None:
+        sums = [windowed(first[i], slide.span[i], slide.strides[i], slide.padding)[1] for i in (0, 1)]
+    elif name in ("zero padding", "cropping") and len(first) == 3:
+        sign = "+" if name == "zero padding" else "-"
+        ends = (getattr(operation, "padding", None) or operation.cropping)[:2]
+        sums = [f"{first[i]} {sign} {a} {sign} {b} = {output[i]}" for i, (a, b) in enumerate(ends)]
+    elif name == "concatenate":
+        return f"{' + '.join(str(shape[-1]) for shape in inputs)} = {output[-1]}"
+    elif name == "flatten" and len(first) > 1:
+        return f"{_product(first)} = {output[0]:,}"
+    elif name.startswith("global") and len(first) == 3:
+        return f"{first[0]}·{first[1]} places into 1"
+    else:
+        return ""
+    return sums[0] if sums[0] == sums[1] else f"rows {sums[0]}; columns {sums[1]}"
+
+
+def parameters_sum(operation: Any, weights: Sequence[Any]) -> str:
+    """Return the sum of the sizes of `weights`, such as ``3·3·3·192 + 192 = 5,376``; "" where there are none.
+
+    A grouped convolution shows its input channels divided: ``5·5·(96/2)·256``.
+    """
+    shapes = [tuple(map(int, weight.shape)) for weight in weights]
+    if not shapes:
+        return ""
+    total = f"{sum(map(math.prod, shapes)):,}"
+    if len(set(shapes)) == 1 and len(shapes) > 1:
+        return f"{len(shapes)}·{_product(shapes[0])} = {total}"
+    terms = [_product(shape) for shape in shapes]
+    groups = getattr(operation, "groups", 1)
+    if kind(operation) == "convolution" and groups > 1:
+        rows, columns, each, out = shapes[0]
+        terms[0] = f"{rows}·{columns}·({each * groups}/{groups})·{out}"
+    text = " + ".join(terms)
+    return text if text.replace(",", "") == total.replace(",", "") else f"{text} = {total}"
+
+
+def multiply_adds(operation: Any, inputs: Sequence[tuple[int, ...]], output: tuple[int, ...]) -> int:
+    """Return the products that convolutions and dense layers add up for one picture, without biases.
+
+    Normalisation, pooling and what is done value by value count for nothing here, as is usual.
+    """
+    name = kind(operation)
+    if name == "dense":
+        return math.prod(output) * inputs[0][-1]
+    if name not in CONVOLUTIONS:
+        return 0
+    kernels: list[tuple[int, ...]] = [w.shape for w in operation.weights if "kernel" in w.name]  # two where separable
+    return math.prod(output[:2]) * sum(math.prod(shape) for shape in kernels)
+
+
+def _product(shape: Sequence[int]) -> str:
+    return "·".join(map(str, shape)) or "1"

@@ -1,0 +1,191 @@
+"""Figures of several runs: their curves overlaid, and what a sweep's parameters did."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sightline.records import EpochRecord
+from sightline.report.figures import GRID, INK, _figure, _png, _short, _words
+
+COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#0b7285", "#e67700", "#c2255c", "#495057")
+DASHES = ("-", "--", ":", "-.")  # a second round of the colours differs by its dashes
+WIDE = 50.0  # losses this many times apart are drawn on a logarithmic scale
+SPREAD = 0.25  # of the distance between two values: how far the lines of one value lie apart
+MOST_TICKS = 12  # values of one parameter; beyond, they are placed on a scale
+
+Value = bool | int | float | str
+
+
+def curves(histories: Mapping[str, Sequence[EpochRecord]], title: str = "") -> bytes:
+    """Draw loss and accuracy (rows) of training and validation (columns) over the epochs, a line for each run."""
+    figure = _figure(10, 6.4)
+    grid = figure.subplots(2, 2, sharex=True, sharey="row")
+    for row, name in zip(grid, ("loss", "accuracy"), strict=True):
+        for axes, part, prefix in zip(row, ("training", "validation"), ("", "val_"), strict=True):
+            for number, (run, history) in enumerate(histories.items()):
+                points = [(r.epoch, v) for r in history if (v := getattr(r, f"{prefix}{name}")) is not None]
+                axes.plot(*_columns(points), label=_short(run), **_style(number, points))
+            _dress(axes, f"{part} {name}")
+        _scale(row[0], name, histories)
+    last = max((r.epoch for history in histories.values() for r in history), default=1)
+    for axes in grid[1]:
+        axes.set_xlabel("epoch", color=INK)
+        axes.set_xlim(0.5, last + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    if last < 10:
+        grid[1, 0].set_xticks(range(1, last + 1))
+    _legend(figure, grid[0, 0])
+    if title:
+        figure.suptitle(title, **_words(12))
+    return _png(figure)
+
+
+def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _style(number: int, points: Sequence[Any]) -> dict[str, Any]:
+    marker = "o" if len(points) < 8 else None  # a single point makes no line
+    dashes = DASHES[number // len(COLOURS) % len(DASHES)]
+    colour = COLOURS[number % len(COLOURS)]
+    return {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3.5, "linewidth": 1.6}
+
+
+def _dress(axes: Any, title: str) -> None:
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _scale(axes: Any, name: str, histories: Mapping[str, Sequence[EpochRecord]]) -> None:
+    """Set the scale of a row: accuracy from 0 to 1; one run's huge loss must not flatten the others."""
+    if name == "accuracy":
+        axes.set_ylim(0, 1.02)
+        return
+    found = [v for history in histories.values() for r in history for v in (r.loss, r.val_loss) if v is not None]
+    if found and min(found) > 0 and max(found) > WIDE * float(np.median(found)):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    longest = max(map(len, labels), default=1)
+    columns = int(np.clip(100 // (longest + 8), 1, 4))
+    family = _words(9)
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    for text in legend.get_texts():
+        text.set(color=family["color"], family=family["family"], fontsize=9, parse_math=False)
+
+
+def short_names(names: Collection[str]) -> list[str]:
+    """Return the last word of each dotted name, or the whole where that would not tell them apart.
+
+    >>> short_names(["train.batch_size", "model.name", "train.optimizer.name"])
+    ['batch_size', 'model.name', 'train.optimizer.name']
+    """
+    last = [name.rpartition(".")[2] for name in names]
+    return [word if last.count(word) == 1 else name for word, name in zip(last, names, strict=True)]
+
+
+def parallel(
+    columns: Mapping[str, Sequence[Value]],
+    values: Sequence[float],
+    monitor: str,
+    *,
+    logarithmic: Collection[str] = (),
+    minimize: bool = False,
+    title: str = "",
+) -> bytes:
+    """Draw a line for each trial through its value of every parameter to its figure, coloured by that; the best thick.
+
+    `columns` holds, for each parameter, the values of all trials; `values` [N] their figures.
+    """
+    figure = _figure(max(6.0, 2.1 * (len(columns) + 1)), 4.6)
+    axes = figure.subplots()
+    heights = [
+        _place(axes, x, column, logarithmic=name in logarithmic) for x, (name, column) in enumerate(columns.items())
+    ]
+    low, high = min(values), max(values)
+    heights.append([_between(v, low, high) for v in values])
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0) if high > low else (0.5,):
+        _tick(axes, len(columns), share, f"{low + share * (high - low):.3g}" if high > low else f"{low:.3g}")
+    lines = np.array(heights).T  # [N, columns + 1]
+    best = (min if minimize else max)(range(len(values)), key=lambda i: values[i])
+    for i in sorted(range(len(values)), key=lambda i: (i == best, -values[i] if minimize else values[i])):
+        share = lines[i, -1]
+        axes.plot(lines[i], color=_shade(1 - share if minimize else share), linewidth=3.2 if i == best else 1.4)
+    for x in range(len(columns) + 1):
+        axes.axvline(x, color=INK, linewidth=0.9, zorder=3)
+    names = [_short(name) for name in short_names(columns)]
+    axes.set_xticks(range(len(names) + 1), [*names, monitor], **_words(9))
+    axes.set_yticks([])
+    axes.set_xlim(-0.15, len(columns) + 0.45)
+    axes.set_ylim(-0.1, 1.1)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_title(title, **_words(12))
+    return _png(figure)
+
+
+def _shade(share: float) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis_r"](0.05 + 0.9 * share)  # good ones dark: pale yellow is hard to see on white
+
+
+def _place(axes: Any, x: int, column: Sequence[Value], *, logarithmic: bool) -> list[float]:
+    """Label the axis at `x` and return the height of every value in it, 0 to 1."""
+    numbers = [v for v in column if isinstance(v, int | float) and not isinstance(v, bool)]
+    distinct = sorted(set(numbers)) if len(numbers) == len(column) else list(dict.fromkeys(column))
+    if len(distinct) > MOST_TICKS and len(numbers) == len(column):
+        scaled = np.log10(numbers) if logarithmic else np.array(numbers, float)
+        low, high = float(scaled.min()), float(scaled.max())
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+            at = low + share * (high - low)
+            _tick(axes, x, share, f"{10**at if logarithmic else at:.2g}")
+        return [_between(float(v), low, high) for v in scaled]
+    heights = {value: _between(i, 0, len(distinct) - 1) for i, value in enumerate(distinct)}
+    for value, height in heights.items():
+        _tick(axes, x, height, _short(f"{value:g}" if isinstance(value, float) else str(value)))
+    return _spread(column, heights)
+
+
+def _spread(column: Sequence[Value], heights: Mapping[Value, float]) -> list[float]:
+    """Return the heights of all values, those of one value a little apart so that its lines stay distinct."""
+    room = SPREAD / max(len(heights), 2)
+    members = {value: [i for i, v in enumerate(column) if v == value] for value in heights}
+    found = [heights[v] for v in column]
+    for group in members.values():
+        for rank, i in enumerate(group):
+            found[i] += room * (0.5 - rank / (len(group) - 1)) if len(group) > 1 else 0
+    return found
+
+
+def _tick(axes: Any, x: float, height: float, text: str) -> None:
+    box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+    axes.text(x + 0.03, height, text, va="center", zorder=4, bbox=box, **_words(8))
+
+
+def _between(value: float, low: float, high: float) -> float:
+    return (value - low) / (high - low) if high > low else 0.5
+
+
+def importance(shares: Mapping[str, float], monitor: str) -> bytes:
+    """Draw how much each parameter decides of the differences between trials, as bars."""
+    figure = _figure(7, 1.2 + 0.4 * len(shares))
+    axes = figure.subplots()
+    names = [_short(name) for name in short_names(shares)]
+    bars = axes.barh(range(len(shares)), list(shares.values()), color=COLOURS[0], height=0.6)
+    axes.bar_label(bars, [f"{share:.0%}" for share in shares.values()], padding=3, color=INK, fontsize=9)
+    axes.set_yticks(range(len(shares)), names, **_words(9))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.1)
+    axes.set_xlabel("share of the variance between trials (fANOVA)", color=INK)
+    axes.set_title(f"What decides {monitor}", **_words(11))
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)

@@ -1,0 +1,248 @@
+"""`sweep`: take trials from the study's queue, train each as an ordinary run, write down what came of it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sightline import metrics, workflow
+from sightline.data.index import Sources, as_list
+from sightline.data.layout import Listing
+from sightline.errors import DataError, Interrupted, MissingExtraError, OutputError, SightlineError, UsageError
+from sightline.records import EpochRecord, TrainResult
+from sightline.report import compare
+from sightline.run import Run
+from sightline.sweep import results
+from sightline.sweep import study as studies
+from sightline.sweep.parameters import Choices, Value, literal
+from sightline.sweep.results import Sweep
+from sightline.sweep.space import Space, read
+from sightline.watch import Watcher
+
+RECORD = "sweep.json"  # in the sweep's folder: the name of its study
+TABLE = "results.csv"
+
+
+class _Failed(Exception):
+    """A trial ended with an error that is the settings' fault, written down already."""
+
+
+class _Pruned(Interrupted):
+    """A trial was ended because others did better by then."""
+
+
+def sweep(
+    sources: Sources,
+    space: str | Path,
+    *,
+    out: Path | str | None = None,
+    trials: int | None = None,
+    storage: str | None = None,
+    cache: bool = True,
+    watcher: Watcher | None = None,
+) -> Sweep:
+    """Train once for each trial of a search space, and say which trial did best.
+
+    `sources`: what `workflow.train` takes. `space`: the file of a search space (see `sightline.sweep.space`) or the
+    name of one that ships. `out`: a folder, ``runs/<space>-<data>`` if None, that gets a run directory for each trial,
+    the table and the figures. `trials`: how many there are to be in all. `storage`: where the study is kept, shared by
+    several machines; ``study.db`` in the folder if None. The same call goes on where one before it was ended.
+
+    Raises `Interrupted` after Ctrl-C, and `SightlineError`s for what is wrong with the space, the storage or the
+    folder; what is wrong with one trial alone is written down with it.
+    """
+    studies.optuna()
+    given = read(space)
+    named = [str(s) for s in as_list(sources) if not isinstance(s, Listing)]
+    data = "+".join(Path(s).name or s for s in named) or "arrays"
+    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{given.name}-{data}"[:60])
+    folder = Path(out) if out is not None else Path("runs") / stem
+    prepare(folder, given, stem)
+    url = storage or f"sqlite:///{folder / 'study.db'}"
+    with studies.opened(given, stem, url) as study:
+        return _Search(given, study, sources, folder, cache, watcher or Watcher()).go(given.count(trials))
+
+
+def prepare(folder: Path, space: Space, name: str) -> None:
+    """Make the folder of the study `name`; raises `OutputError` if it holds something else or cannot be written."""
+    record = folder / RECORD
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file: name a folder with --out.")
+    if folder.exists() and any(folder.iterdir()) and not record.is_file():
+        raise OutputError(f"{folder} is not empty and holds no sweep ({RECORD}): name another folder with --out.")
+    begun = (folder / TABLE).is_file()
+    if begun and record.is_file() and (other := record.read_text(encoding="utf-8")) != (mine := _record(name)):
+        raise OutputError(f"{folder} holds the sweep {other.strip()}, not {mine.strip()}: name another with --out.")
+    _write(folder / "space.toml", space.text.encode())
+    _write(record, _record(name).encode())
+
+
+def _record(name: str) -> str:
+    return json.dumps({"study": name}) + "\n"
+
+
+def _write(path: Path, data: bytes) -> Path:
+    aside = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(data)
+        aside.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}. Free some space or name another place with --out."
+        ) from error
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    space: Space
+    study: Any
+    sources: Sources
+    folder: Path
+    cache: bool
+    watcher: Watcher
+
+    def go(self, count: int) -> Sweep:
+        package = studies.optuna()
+        seed = self.space.base().seed
+        self._report_start(count)
+        try:
+            while True:
+                studies.fill(self.study, self.space, count)
+                waiting = self.study.get_trials(deepcopy=False, states=(package.trial.TrialState.WAITING,))
+                if not any((studies.slot_of(trial) or count + 1) <= count for trial in waiting):
+                    break
+                try:
+                    self.study.optimize(lambda trial: self._try(trial, seed, count), n_trials=1, catch=(_Failed,))
+                except package.exceptions.UpdateFinishedTrialError:
+                    self.watcher.say("Another machine took this trial over, after too long without a sign of life.")
+                self._save()
+        except (KeyboardInterrupt, Interrupted):
+            studies.fill(self.study, self.space, count)
+            found = self._save()
+            done = sum(t.state not in {"waiting", "running"} for t in found.trials)
+            raise Interrupted(
+                f"Stopped after {done} of {count} trials, which are kept in {self.folder}: "
+                "the same command goes on from there."
+            ) from None
+        return self._finish(self._save())
+
+    def _report_start(self, count: int) -> None:
+        done = sum(t.state in {"complete", "pruned", "failed"} for t in self._now().trials)
+        kept = f", {done} of them done already" if done else ""
+        left_out = f" of the grid's {self.space.cells}" if self.space.cells not in {None, count} else ""
+        self.watcher.say(f"{self.space.name}: {count}{left_out} trials{kept}, in {self.folder}")
+
+    def _now(self) -> Sweep:
+        return results.collect(self.study, self.space, str(self.folder))
+
+    def _save(self) -> Sweep:
+        found = self._now()
+        _write(self.folder / TABLE, results.as_csv(found, self.space))
+        return found
+
+    def _try(self, trial: Any, seed: int, count: int) -> float:
+        """Run one trial and return its figure; raises `_Failed`, or Optuna's ``TrialPruned``."""
+        slot = studies.slot_of(trial) or 0
+        trial.set_user_attr("owner", f"{studies.HERE}:{os.getpid()}")
+        if studies.is_duplicate(self.study, trial):
+            raise _Failed
+        self.study.sampler = studies.sampler(self.space, seed, slot)
+        values = {p.name: studies.suggest(trial, p) for p in self.space.parameters}
+        path = self.folder / f"trial-{slot:04}"
+        trial.set_user_attr("run", str(path))
+        self.watcher.say(f"trial {slot} of {count}: {in_words(values)}")
+        watching = _Watching(self.watcher, trial, self.space, slot)
+        assignments = self.space.assignments(values) + ([] if self.cache else ["data.cache=false"])
+        try:
+            result = workflow.train(
+                self.sources, recipe=self.space.head.recipe, config=self.space.config, set=assignments, out=path,
+                force=(path / "run.json").is_file(), watcher=watching,
+            )  # fmt: skip
+            return self._keep(trial, result)
+        except Interrupted:
+            if not watching.verdict:
+                raise
+            Run.open(path).update(message=watching.verdict)
+            self.watcher.say(f"trial {slot}: {watching.verdict}")
+            trial.set_user_attr("facts", {"epochs": watching.epochs})
+            raise studies.optuna().TrialPruned(watching.verdict) from None
+        except SightlineError as error:
+            if not path.exists():  # `train` leaves nothing behind where nothing was learned
+                trial.set_user_attr("run", None)
+            if isinstance(error, DataError | MissingExtraError | OutputError) and self._now().best is None:
+                raise  # no trial could do better
+            trial.set_user_attr("reason", str(error))
+            self.watcher.say(f"trial {slot} failed: {error}")
+            raise _Failed from error
+        finally:
+            gc.collect()  # models hold themselves in circles; TensorFlow itself still keeps 0.1 GB of each training
+
+    def _keep(self, trial: Any, result: TrainResult) -> float:
+        part = result.validation
+        if part is None:
+            raise UsageError("There is no validation part to choose by: set split.validation above 0.")
+        interval = metrics.wilson(round(part.accuracy * part.count), part.count)
+        facts = {
+            "accuracy": part.accuracy, "accuracy_interval": [interval.low, interval.high], "loss": part.loss,
+            "parameters": result.parameters, "epochs": result.epochs, "seconds": result.seconds,
+        }  # fmt: skip
+        trial.set_user_attr("facts", facts)
+        value = part.loss if self.space.minimize else part.accuracy
+        self.watcher.say(f"trial {studies.slot_of(trial)}: {self.space.head.monitor} {value:.4f}")
+        return value
+
+    def _finish(self, found: Sweep) -> Sweep:
+        found = replace(found, importance=results.importance(self.study, self.space))
+        shown = [t for t in found.trials if t.value is not None]
+        if shown:
+            columns = {p.name: [t.settings[p.name] for t in shown] for p in self.space.parameters}
+            logarithmic = {p.name for p in self.space.parameters if not isinstance(p, Choices) and p.log}
+            png = compare.parallel(
+                columns, [t.value or 0.0 for t in shown], found.monitor,
+                logarithmic=logarithmic, minimize=self.space.minimize, title=found.study,
+            )  # fmt: skip
+            _write(self.folder / "figures" / "parallel.png", png)
+        if found.importance is not None:
+            _write(self.folder / "figures" / "importance.png", compare.importance(found.importance, found.monitor))
+        elsewhere = sum(t.state == "running" for t in found.trials)
+        if elsewhere:
+            self.watcher.say(f"Still running elsewhere: {elsewhere} trials; the same command shows them later.")
+        return found
+
+
+class _Watching(Watcher):
+    """Shows a line for each epoch and ends the trial where the study's pruner says so; `verdict` tells why."""
+
+    def __init__(self, inner: Watcher, trial: Any, space: Space, slot: int) -> None:
+        self._inner, self._trial, self._space, self._slot = inner, trial, space, slot
+        self.verdict, self.epochs = "", 0
+
+    def progress(self, task: str, done: int, total: int) -> None:
+        """Hand on slow work outside the training steps."""
+        self._inner.progress(task, done, total)
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Report the monitored figure; raises `Interrupted` where the trial is hopeless."""
+        self.epochs = record.epoch
+        value = getattr(record, self._space.monitored)
+        if value is None:  # no validation part, which is refused at the end
+            return
+        monitor = self._space.head.monitor
+        self._inner.say(f"trial {self._slot}, epoch {record.epoch}: loss {record.loss:.4f}, {monitor} {value:.4f}")
+        self._trial.report(value, record.epoch)
+        if self._trial.should_prune():
+            self.verdict = (
+                f"Pruned after epoch {record.epoch}: other trials had a better {monitor} than {value:.4f} by then."
+            )
+            raise _Pruned(self.verdict)
+
+
+def in_words(values: dict[str, Value]) -> str:
+    """Return the values of a trial on one line."""
+    return ", ".join(f"{name}={value if isinstance(value, str) else literal(value)}" for name, value in values.items())

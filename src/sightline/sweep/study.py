@@ -1,0 +1,205 @@
+"""The study behind a sweep: an Optuna study whose queue holds every trial from the start.
+
+Each trial that is to be has a slot, 1 to N, and waits in the storage, with its values (grid) or to be given some when
+it starts (random, tpe). Processes and machines take waiting trials one by one, which the storage does atomically; so
+no two run the same one, and none runs too many. A trial that died leaves its slot open, and the slot is queued anew.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sightline.errors import MissingExtraError, UsageError
+from sightline.randomness import derive
+from sightline.sweep.parameters import Choices, Parameter, Value
+from sightline.sweep.space import Space
+
+HEARTBEAT = 30  # seconds between signs of life; after ten of them missed, another machine takes the trial over
+HERE = socket.gethostname()
+
+
+def optuna() -> Any:
+    """Import Optuna, quietly: what its log says is said by us."""
+    try:
+        import optuna as package
+    except ModuleNotFoundError:
+        raise MissingExtraError("optuna", "sweep", "A sweep") from None
+    package.logging.set_verbosity(package.logging.CRITICAL)
+    return package
+
+
+@contextmanager
+def opened(space: Space, name: str, url: str) -> Iterator[Any]:
+    """Open the study called `name` in the storage at `url`, or make it; raises `UsageError` if it is another space's.
+
+    `url`: ``sqlite:///study.db`` or another database that SQLAlchemy knows, ``journal:FILE`` (a file on a network
+    drive), ``redis://HOST`` or ``grpc://HOST:PORT`` (Optuna's proxy).
+    """
+    package = optuna()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", package.exceptions.ExperimentalWarning)
+        try:
+            storage = _storage(package, url)
+            direction = "minimize" if space.minimize else "maximize"
+            study = package.create_study(
+                storage=storage,
+                study_name=name,
+                direction=direction,
+                pruner=_pruner(package, space),
+                load_if_exists=True,
+            )
+            meaning = study.user_attrs.get("space")
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UsageError(
+                f"The study cannot be kept in {_without_password(url)}: {reason.rstrip('.')}. Give a database such as "
+                "sqlite:///study.db or postgresql://USER@HOST/DATABASE, journal:FILE, redis://HOST or grpc://HOST:PORT."
+            ) from error
+        try:
+            if meaning is None:
+                study.set_user_attr("space", space.meaning())
+            elif meaning != space.meaning():
+                raise UsageError(
+                    f"The study {name} in {_without_password(url)} was made with other settings or values than "
+                    f"{space.name} has now: name another folder with --out."
+                )
+            yield study
+        finally:
+            storage.remove_session()
+            if hasattr(storage, "engine"):
+                storage.engine.dispose()
+
+
+def _storage(package: Any, url: str) -> Any:
+    scheme, _, rest = url.partition(":")
+    if scheme == "journal":
+        backend = package.storages.journal.JournalFileBackend(rest.removeprefix("//"))
+        return package.storages.JournalStorage(backend)
+    if scheme in {"redis", "rediss"}:
+        return package.storages.JournalStorage(package.storages.journal.JournalRedisBackend(url))
+    if scheme == "grpc":
+        host, _, port = rest.removeprefix("//").partition(":")
+        return package.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
+    options = {"connect_args": {"timeout": 60}} if scheme.startswith("sqlite") else {"pool_pre_ping": True}
+    return package.storages.RDBStorage(
+        url, engine_kwargs=options, heartbeat_interval=HEARTBEAT, grace_period=10 * HEARTBEAT
+    )
+
+
+def _without_password(url: str) -> str:
+    scheme, slashes, rest = url.partition("://")
+    login, at, place = rest.rpartition("@")
+    return f"{scheme}{slashes}{login.partition(':')[0]}{at}{place}"
+
+
+def _pruner(package: Any, space: Space) -> Any:
+    head = space.head
+    first = head.warmup + 1  # epochs are counted from 1
+    if head.pruner == "median":
+        return package.pruners.MedianPruner(n_startup_trials=head.startup, n_warmup_steps=first)
+    if head.pruner == "hyperband":
+        return package.pruners.HyperbandPruner(min_resource=first)
+    return package.pruners.NopPruner()
+
+
+def sampler(space: Space, seed: int, slot: int) -> Any:
+    """Return a sampler for one slot alone: one that went on would repeat itself after a restart."""
+    package = optuna()
+    number = derive(seed, "sweep", slot) % (1 << 32)
+    if space.head.sampler == "tpe":
+        return package.samplers.TPESampler(seed=number, multivariate=False)  # draws as late as the slot is known
+    return package.samplers.RandomSampler(seed=number)
+
+
+def suggest(trial: Any, parameter: Parameter) -> Value:
+    """Return the value of `parameter` in `trial`: the queued one, else one from the study's sampler."""
+    if isinstance(parameter, Choices):
+        found: Value = trial.suggest_categorical(parameter.name, list(parameter.values))
+    elif parameter.whole:
+        step = int(parameter.step or 1)
+        found = trial.suggest_int(parameter.name, int(parameter.low), int(parameter.high), step=step, log=parameter.log)
+    else:
+        found = trial.suggest_float(
+            parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log
+        )
+    return found
+
+
+def slot_of(trial: Any) -> int | None:
+    """Return the slot of a trial; None for one that is none of ours."""
+    slot: int | None = trial.user_attrs.get("slot")
+    return slot
+
+
+def fill(study: Any, space: Space, count: int) -> None:
+    """Queue every slot from 1 to `count` that has no trial: new ones, and those whose trial died."""
+    states = optuna().trial.TrialState
+    _bury(study)
+    taken: dict[int, Any] = {}
+    died: dict[int, Any] = {}
+    for trial in study.get_trials(deepcopy=False):
+        slot = slot_of(trial)
+        if slot is not None:
+            gone = trial.state == states.FAIL and "reason" not in trial.user_attrs
+            (died if gone else taken)[slot] = trial
+    cells = space.grid() if space.cells is not None else itertools.repeat({})
+    for slot, values in zip(range(1, count + 1), cells, strict=False):
+        if slot not in taken:
+            again = died[slot].params if slot in died else {}
+            study.enqueue_trial(again or values, user_attrs={"slot": slot})
+
+
+def _bury(study: Any) -> None:
+    """Mark running trials as failed whose process is gone: at once on this machine, by missing heartbeats elsewhere."""
+    package = optuna()
+    states = package.trial.TrialState
+    for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+        host, _, process = trial.user_attrs.get("owner", "").rpartition(":")
+        if host == HERE and not _alive(int(process)):
+            study.tell(trial.number, state=states.FAIL)
+    package.storages.fail_stale_trials(study)
+
+
+def _alive(process: int) -> bool:
+    if process == os.getpid():  # nothing runs here yet: an earlier process had the same number, as in containers
+        return False
+    if os.name != "posix":  # elsewhere, asking would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def is_duplicate(study: Any, trial: Any) -> bool:
+    """Tell whether an earlier trial has the same slot: two machines filled the queue at the same moment."""
+    states = optuna().trial.TrialState
+    found: dict[int | None, list[Any]] = defaultdict(list)
+    for other in study.get_trials(deepcopy=False):
+        if other.number < trial.number and not (other.state == states.FAIL and "reason" not in other.user_attrs):
+            found[slot_of(other)].append(other)
+    return slot_of(trial) is None or bool(found[slot_of(trial)])
+
+
+def by_slot(study: Any) -> dict[int, Any]:
+    """Return the one trial of each slot that counts: the earliest that did not die, else the latest."""
+    states = optuna().trial.TrialState
+    found: dict[int, Any] = {}
+    for trial in study.get_trials(deepcopy=False):
+        slot = slot_of(trial)
+        if slot is None:
+            continue
+        old = found.get(slot)
+        if old is None or (old.state == states.FAIL and "reason" not in old.user_attrs):
+            found[slot] = trial
+    return dict(sorted(found.items()))

@@ -1,0 +1,35 @@
+"""Changes of colour inside the compiled step; `x` is float32 [N, H, W, C] in grey levels, others [N, 1, 1, 1]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sightline import backend
+from sightline.models.build import LUMA
+
+
+def grey(x: Any) -> Any:
+    """Return the ITU-R 601-2 luma of each pixel: [N, H, W, 1]."""
+    ops = backend.keras().ops
+    return x if x.shape[-1] == 1 else ops.sum(x * ops.convert_to_tensor(LUMA, "float32"), axis=-1, keepdims=True)
+
+
+def turn_hue(x: Any, turn: Any) -> Any:
+    """Turn the hue of hexcone HSV by `turn` of the circle; grey pictures stay as they are."""
+    ops = backend.keras().ops
+    if x.shape[-1] != 3:
+        return x
+    hsv = ops.image.rgb_to_hsv(x / 255)
+    return 255 * ops.image.hsv_to_rgb(ops.concatenate([(hsv[..., :1] + turn) % 1.0, hsv[..., 1:]], axis=-1))
+
+
+def saturate(x: Any, factor: Any) -> Any:
+    """Scale each pixel's distance from its grey."""
+    base = grey(x)
+    return base + (x - base) * factor
+
+
+def contrast(x: Any, factor: Any) -> Any:
+    """Scale each value's distance from the picture's mean."""
+    mean = backend.keras().ops.mean(x, axis=(1, 2, 3), keepdims=True)
+    return mean + (x - mean) * factor

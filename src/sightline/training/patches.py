@@ -1,0 +1,60 @@
+"""Rectangles of a picture: which pixels lie inside, and random erasing (Zhong et al., 2017, arXiv:1708.04896)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend
+from sightline.config import AugmentConfig
+from sightline.randomness import generator
+
+Boxes = NDArray[np.float64]
+"""Whole pixels (top, left, bottom, right), the last two excluded: float64 [N, 4]."""
+
+ASPECT = 0.3  # a box's height is between 0.3 and 1 / 0.3 times its width, as in the paper
+
+
+def inside(boxes: Any, height: int, width: int) -> Any:
+    """Tell which pixels lie in each picture's box: bool [N, height, width, 1]."""
+    ops = backend.keras().ops
+    y, x = np.arange(height, dtype=np.float32)[None], np.arange(width, dtype=np.float32)[None]
+    rows = ops.logical_and(ops.less_equal(boxes[:, 0:1], y), ops.greater(boxes[:, 2:3], y))
+    columns = ops.logical_and(ops.less_equal(boxes[:, 1:2], x), ops.greater(boxes[:, 3:4], x))
+    return ops.logical_and(rows[:, :, None, None], columns[:, None, :, None])
+
+
+def erased(config: AugmentConfig, count: int, size: tuple[int, int], seed: int, epoch: int) -> NDArray[np.float64]:
+    """Draw what to erase of `count` pictures of `size` (height, width): float64 [count, 5], a box and a shade.
+
+    The box is empty where chance leaves the picture alone. Its area is uniform between the two shares, its aspect
+    log-uniform as far as it fits the picture (the paper draws again instead), its place uniform.
+    """
+    height, width = size
+    u = generator(seed, "augment", "erasing", epoch).random((count, 6))
+    area = height * width * (config.erasing_from + (config.erasing_to - config.erasing_from) * u[:, 1])
+    area = np.clip(area, 1, height * width)
+    low = np.clip(np.maximum(ASPECT, area / width**2), None, height**2 / area)
+    high = np.maximum(np.minimum(1 / ASPECT, height**2 / area), low)
+    aspect = low * (high / low) ** u[:, 2]
+    tall = np.clip(np.round(np.sqrt(area * aspect)), 1, height)
+    wide = np.clip(np.round(area / tall), 1, width)
+    top, left = np.floor(u[:, 3] * (height - tall + 1)), np.floor(u[:, 4] * (width - wide + 1))
+    drawn = np.stack([top, left, top + tall, left + wide, np.floor(256 * u[:, 5])], 1)
+    return np.where(u[:, :1] < config.erasing, drawn, 0.0)
+
+
+def erase(pixels: Any, drawn: Any) -> Any:
+    """Fill the box of each picture of uint8 `pixels` [N, H, W, C] with noise; `drawn` float32 [N, 5] as by `erased`.
+
+    The noise is one constant field, all its levels moved by the picture's own shade (modulo 256): uniform, different
+    for each picture and epoch, and no random numbers are drawn inside the step.
+    """
+    ops = backend.keras().ops
+    height, width, channels = pixels.shape[1:]
+    field = generator(0, "noise").integers(0, 256, (1, height, width, channels), np.int32)
+    shade = ops.reshape(ops.cast(drawn[:, 4], "int32"), (-1, 1, 1, 1))
+    noise = ops.cast(ops.add(shade, field) % 256, "uint8")
+    return ops.where(inside(drawn[:, :4], height, width), noise, pixels)

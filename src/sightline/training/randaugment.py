@@ -1,0 +1,99 @@
+"""RandAugment (Cubuk et al., 2019, arXiv:1909.13719): a few operations out of one list, all of one magnitude.
+
+Of the paper's fourteen operations these thirteen are computed, with the ranges of AutoAugment (greatest magnitude, 10):
+identity, auto-contrast, rotate (30 degrees), solarize (every level), colour, contrast, brightness and sharpness (0.9
+either way), posterize (down to 4 bits), shear x and y (0.3), translate x and y (0.45 of the side). Equalize is left
+out: it needs a histogram of every channel of every picture in every step.
+
+Beyond the border stands what `augment.fill` says (the paper: grey), and shears are about the centre.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend
+from sightline.config import AugmentConfig
+from sightline.randomness import generator
+from sightline.training.colour import grey
+from sightline.training.geometry import resample
+
+OPERATIONS = (
+    "identity", "auto_contrast", "rotate", "solarize", "colour", "posterize", "contrast", "brightness", "sharpness",
+    "shear_x", "shear_y", "translate_x", "translate_y",
+)  # fmt: skip
+_MOST = 8  # operations; uniform numbers are drawn for all of them, so that a longer chain begins like a shorter one
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # Pillow's, of which sharpness moves away
+
+
+def chains(config: AugmentConfig, count: int, seed: int, epoch: int) -> NDArray[np.float64]:
+    """Draw (number of an operation, signed strength in -1..1) again and again for each picture: [count, 2 * n]."""
+    u = generator(seed, "augment", "randaugment", epoch).random((count, _MOST, 2))[:, : config.randaugment]
+    strength = config.randaugment_magnitude / 10 * np.where(u[..., 1] < 0.5, -1, 1)
+    return np.stack([np.floor(len(OPERATIONS) * u[..., 0]), strength], -1).reshape(count, -1)
+
+
+def operate(config: AugmentConfig, x: Any, drawn: Any) -> Any:
+    """Apply the drawn chains to float32 `x` [N, H, W, C] in grey levels; returns whole levels within 0 to 255."""
+    ops = backend.keras().ops
+    for number in range(config.randaugment):
+        kind, strength = (ops.reshape(drawn[:, 2 * number + i], (-1, 1, 1, 1)) for i in (0, 1))
+        x = _one(ops.clip(ops.round(x), 0, 255), kind, strength, config.fill)
+    return ops.clip(ops.round(x), 0, 255)
+
+
+def _one(x: Any, kind: Any, strength: Any, fill: str) -> Any:
+    """Every operation is computed for every picture and the drawn one taken: a compiled step has one shape."""
+    ops = backend.keras().ops
+    least, most = ops.min(x, axis=(1, 2), keepdims=True), ops.max(x, axis=(1, 2), keepdims=True)
+    stretched = ops.where(most > least, (x - least) * 255 / ops.maximum(most - least, 1.0), x)
+    size = ops.abs(strength)
+    step = 2.0 ** ops.round(4 * size)
+    changed = {
+        "auto_contrast": stretched,
+        "solarize": ops.where(x < 256 * (1 - size), x, 255 - x),
+        "posterize": ops.floor(x / step) * step,
+        "colour": _away(x, grey(x), strength),
+        "contrast": _away(x, ops.round(ops.mean(grey(x), axis=(1, 2, 3), keepdims=True)), strength),
+        "brightness": x * (1 + 0.9 * strength),
+        "sharpness": _away(x, _smoothed(x), strength),
+    }
+    out = resample(x, _matrices(kind[:, 0, 0, 0], strength[:, 0, 0, 0], x.shape[1], x.shape[2]), fill)
+    for name, values in changed.items():
+        out = ops.where(ops.equal(kind, OPERATIONS.index(name)), values, out)
+    return out
+
+
+def _away(x: Any, base: Any, strength: Any) -> Any:
+    return base + (x - base) * (1 + 0.9 * strength)
+
+
+def _smoothed(x: Any) -> Any:
+    """Return `x` smoothed as by Pillow's SMOOTH, which leaves the border as it is."""
+    ops = backend.keras().ops
+    height, width, channels = x.shape[1:]
+    kernel = ops.convert_to_tensor(np.tile(_SMOOTH[:, :, None, None], (1, 1, channels, 1)))
+    inner = np.zeros((1, height, width, 1), bool)
+    inner[:, 1:-1, 1:-1] = True
+    smooth = ops.depthwise_conv(x, kernel, padding="same", data_format="channels_last")
+    return ops.where(ops.convert_to_tensor(inner), smooth, x)
+
+
+def _matrices(kind: Any, strength: Any, height: int, width: int) -> Any:
+    """Return the maps [N, 6] from output to input pixels; that of an operation that moves nothing is the identity."""
+    ops = backend.keras().ops
+
+    def amount(name: str, most: float) -> Any:
+        return ops.where(ops.equal(kind, OPERATIONS.index(name)), most * strength, ops.zeros_like(strength))
+
+    angle = amount("rotate", math.radians(30))
+    cos, sin = ops.cos(angle), ops.sin(angle)
+    along_x, along_y = amount("shear_x", 0.3) - sin, amount("shear_y", 0.3) + sin
+    x, y = (width - 1) / 2, (height - 1) / 2
+    from_x = amount("translate_x", 0.45 * width) + x - cos * x - along_x * y
+    from_y = amount("translate_y", 0.45 * height) + y - along_y * x - cos * y
+    return ops.stack([cos, along_x, from_x, along_y, cos, from_y], axis=1)

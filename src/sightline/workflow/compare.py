@@ -1,0 +1,142 @@
+"""`compare`: what several runs have in common is left out, what differs and what came of it stands side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sightline import metrics
+from sightline.config import RunConfig, to_dict
+from sightline.errors import UsageError
+from sightline.records import EpochRecord, Interval
+from sightline.run import Run
+
+ROUNDING = 1e-6  # an accuracy is a whole number of hits over a count, up to this
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run: `part` names the part that `accuracy` is of; `settings` are those that differ between the runs.
+
+    A run that was not completed has the validation figures of its best epoch, the seconds of its epochs, and None where
+    it has nothing.
+    """
+
+    name: str
+    run: str
+    status: str
+    settings: dict[str, Any]
+    model: str
+    parameters: int | None
+    part: str | None
+    accuracy: float | None
+    accuracy_interval: Interval | None
+    loss: float | None
+    epochs: int
+    seconds: float
+    history: tuple[EpochRecord, ...]
+
+
+def compare(paths: Sequence[str | Path]) -> tuple[Row, ...]:
+    """Read two runs or more, complete or not, and return a row for each, in the order given.
+
+    Raises `UsageError` for fewer than two runs or one given twice, `ModelError` for what is no run.
+    """
+    folders = [Path(p) for p in paths]
+    if len(folders) < 2:
+        raise UsageError("A comparison needs two runs or more: name their folders, as in sightline compare RUN RUN.")
+    places = [folder.resolve() for folder in folders]
+    for i, place in enumerate(places):
+        if place in places[:i]:
+            raise UsageError(f"{folders[i]} is given twice: name each run once.")
+    runs = [Run.open(folder) for folder in folders]
+    configs = [run.config for run in runs]
+    settings = _differing([settings_of(config) for config in configs])
+    rows = zip(_names(folders), runs, configs, settings, strict=True)
+    return tuple(_row(name, run, config, differing) for name, run, config, differing in rows)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Return the folders' last names, or as much of their paths as tells them apart."""
+    absolute = [folder.resolve().parts for folder in folders]
+    length = 1
+    while len({parts[-length:] for parts in absolute}) < len(absolute):
+        length += 1
+    return ["/".join(parts[-length:]) for parts in absolute]
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Return a configuration as one table of dotted keys; entries of lists of tables are numbered.
+
+    >>> settings_of(RunConfig())["train.optimizer.name"]
+    'adam'
+    """
+    found: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{path}.{key}" if path else key)
+        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            for number, inner in enumerate(value):
+                walk(inner, f"{path}.{number}")
+        else:
+            found[path] = value
+
+    walk(to_dict(config), "")
+    return found
+
+
+def _differing(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return of each table the entries that are not equal in all, None where a table has none."""
+    keys = dict.fromkeys(key for table in tables for key in table)
+    differ = [key for key in keys if any(table.get(key) != tables[0].get(key) for table in tables)]
+    return [{key: table.get(key) for key in differ} for table in tables]
+
+
+def _row(name: str, run: Run, config: RunConfig, settings: dict[str, Any]) -> Row:
+    info, history = run.info, run.read_history()
+    result = info.get("result") or {}
+    part = next((p for p in ("test", "validation") if result.get(p)), None)
+    figures = result[part] if part else {}
+    accuracy, loss, count = (figures.get(key) for key in ("accuracy", "loss", "count"))
+    if not result and (best := _best(history, config.train.early_stop.monitor)) is not None:
+        part, accuracy, loss, count = "validation", best.val_accuracy, best.val_loss, _count(run)
+    return Row(
+        name=name,
+        run=str(run.path),
+        status=str(info.get("status")),
+        settings=settings,
+        model=config.model.name,
+        parameters=result.get("parameters"),
+        part=part,
+        accuracy=accuracy,
+        accuracy_interval=_interval(accuracy, count),
+        loss=loss,
+        epochs=len(history),
+        seconds=result.get("seconds", sum(r.seconds for r in history)),
+        history=history,
+    )
+
+
+def _best(history: Sequence[EpochRecord], monitor: str) -> EpochRecord | None:
+    """Return the epoch whose weights the run kept; None if nothing was held out."""
+    judged = [r for r in history if r.val_accuracy is not None]
+    if not judged:
+        return None
+    return (min if monitor.endswith("loss") else max)(judged, key=lambda r: getattr(r, monitor))
+
+
+def _count(run: Run) -> int:
+    """Return how many different pictures the run held out for validation."""
+    return sum(part == "validation" for part in run.read_parts().values())
+
+
+def _interval(accuracy: float | None, count: int | None) -> Interval | None:
+    """Return the 95% interval; None where `count`, blind to identical pictures, does not fit the accuracy."""
+    if accuracy is None or not count:
+        return None
+    hits = accuracy * count
+    return metrics.wilson(round(hits), count) if abs(hits - round(hits)) < ROUNDING * count else None

@@ -1,0 +1,193 @@
+"""`show`: a labelled grid of a data set's pictures, as they are or as training would change them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from sightline import backend
+from sightline.config import RunConfig, recipes, resolve
+from sightline.data.index import Sources
+from sightline.data.index import index as make_index
+from sightline.errors import DataError, OutputError, PictureError, UsageError
+from sightline.models import registry
+from sightline.preprocess import Preprocess
+from sightline.randomness import generator
+from sightline.records import Index
+from sightline.report.grid import grid
+from sightline.training import augment, mixing
+from sightline.training.optimizer import label_shares
+from sightline.watch import Watcher
+from sightline.workflow import choose
+
+ACROSS = 5  # pictures in a row; augmented versions of each
+PICTURES, AUGMENTED = 10, 4  # shown unless said otherwise
+SIDE = 256  # pixels of the longer side, where a picture is larger
+MADE_BY = "Sightline"
+
+Found = tuple[NDArray[np.uint8], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Where the figure lies, all classes of the source, and how many of its pictures are shown."""
+
+    figure: str
+    classes: tuple[str, ...]
+    count: int
+
+
+def show(
+    sources: Sources,
+    *,
+    out: Path | str | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    augmented: bool = False,
+    recipe: str | None = None,
+    set: Sequence[str] = (),  # noqa: A002  # the option's own name
+    watcher: Watcher | None = None,
+) -> Shown:
+    """Draw `count` pictures of a source, spread over its classes, and save them as a PNG file.
+
+    With `augmented`: a row for each picture, itself and then as five epochs of training by `recipe` and `set` (as for
+    `train`) would see it. `out` is ``<name>-samples.png`` or ``<name>-augmented.png`` here if None; a file that
+    this function did not make is never replaced.
+    """
+    watcher = watcher or Watcher()
+    if not augmented and (recipe or set):
+        raise UsageError("A recipe and settings say how pictures are augmented: add --augment to see that.")
+    given = resolve(recipes.load(recipe or "auto"), assignments=set)  # mistakes in the settings show first
+    if given.model.name != "auto":
+        registry.find(given.model.name)
+    index = make_index(sources, watcher.progress, given.device.threads or None)
+    path = Path(out) if out is not None else Path(f"{_stem(index.name)}-{'augmented' if augmented else 'samples'}.png")
+    _check(path)
+    wanted = count or (AUGMENTED if augmented else PICTURES)
+    if augmented:
+        rows = _versions(index, _settled(index, given, set, recipe or "auto"), wanted, seed)
+    else:
+        pictures = _pictures(index, wanted, seed, None)
+        rows = [pictures[at : at + ACROSS] for at in range(0, len(pictures), ACROSS)]
+    _save(path, grid(rows))
+    classes = tuple(sorted({p.label for p in index.pictures}))
+    return Shown(str(path), classes, len(rows) if augmented else sum(map(len, rows)))
+
+
+def _settled(index: Index, given: RunConfig, assignments: Sequence[str], recipe: str) -> RunConfig:
+    """Return the settings that `train` would train with."""
+    if recipe == "auto":
+        backend.keras(given.device.backend)
+        chosen = choose.recipe(index)
+        given = resolve(recipes.load(chosen.recipe), chosen.settings, assignments=assignments)
+        recipe = chosen.recipe
+    if not augment.changes(given.augment):
+        raise UsageError(
+            f"The recipe {recipe} changes no pictures. Name another with --recipe, or say what to change, as in "
+            "--set augment.rotation=20."
+        )
+    return choose.settle(given, index)
+
+
+def _order(index: Index, count: int, seed: int, *, training: bool) -> Iterator[int]:
+    """Yield positions: a random picture of each class in turn, again and again; of more than `count` classes, some."""
+    labels: dict[str, list[int]] = {}
+    for i, picture in enumerate(index.pictures):
+        if not training or picture.part in (None, "train"):
+            labels.setdefault(picture.label, []).append(i)
+    names = sorted(labels)
+    if len(names) > count:
+        chosen = generator(seed, "show").permutation(len(names))[:count]
+        names = [names[k] for k in sorted(chosen)]
+    shuffled = {name: generator(seed, "show", name).permutation(labels[name]).tolist() for name in names}
+    for turn in range(max(map(len, shuffled.values()), default=0)):
+        yield from (places[turn] for places in shuffled.values() if turn < len(places))
+
+
+def _pictures(index: Index, count: int, seed: int, preprocess: Preprocess | None) -> list[Found]:
+    """Decode `count` pictures with their labels, by `preprocess` or in their own proportions; bad ones are left out."""
+    found: list[Found] = []
+    for i in _order(index, count, seed, training=preprocess is not None):
+        picture = index.pictures[i]
+        scale = min(1.0, SIDE / max(picture.width, picture.height))
+        height, width = (max(1, round(scale * side)) for side in (picture.height, picture.width))
+        how = preprocess or Preprocess(height, width, 1 if picture.grey else 3)
+        content = index.read(i)
+        try:
+            found.append((how.fit(content) if isinstance(content, np.ndarray) else how.decode(content), picture.label))
+        except PictureError:  # its header was fine, its pixels are not
+            continue
+        if len(found) == count:
+            return found
+    if not found:
+        raise DataError(f"No picture of {index.name} can be shown: none can be decoded, or no training part is there.")
+    return found
+
+
+def _versions(index: Index, config: RunConfig, count: int, seed: int) -> list[list[Found]]:
+    """Return each picture and what five epochs make of it, drawn and applied as in training."""
+    pictures = _pictures(index, count, seed, choose.preprocess(config))
+    pixels = np.stack([p for p, _ in pictures])
+    classes = sorted({label for _, label in pictures})
+    labels = np.array([classes.index(label) for _, label in pictures], np.int32)
+    shares = label_shares(labels, len(classes), 0.0)
+    to_numpy = backend.keras(config.device.backend).ops.convert_to_numpy
+    rows = [[picture] for picture in pictures]
+    for epoch in range(1, ACROSS + 1):
+        drawn = augment.draw(config.augment, len(pixels), pixels.shape[1:3], seed, epoch)
+        changed = to_numpy(augment.apply(config.augment, pixels, drawn))
+        mixed = augment.mix_labels(shares, drawn)
+        for row, version, share in zip(rows, changed, mixed, strict=True):
+            row.append((version, _shares(classes, share) if mixing.mixes(config.augment) else f"epoch {epoch}"))
+    return rows
+
+
+def _shares(classes: Sequence[str], shares: NDArray[np.float32]) -> str:
+    return "\n".join(f"{shares[k]:.2f} {classes[k]}" for k in np.argsort(-shares)[:2] if shares[k] >= 0.005)
+
+
+def _stem(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:40]
+
+
+def _check(path: Path) -> None:
+    """Raise before any work if `path` cannot take the figure."""
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"The figure is a PNG file: name it so, not {path}.")
+    if not path.parent.is_dir():
+        raise OutputError(f"There is no folder {path.parent} for the figure {path.name}: make it first.")
+    if path.exists() and not _is_ours(path):
+        raise OutputError(
+            f"{path} is there already and was not made by show: move it away, or name another with --out."
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == MADE_BY
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
+def _save(path: Path, png: bytes) -> None:
+    """Write the figure at once, signed so that `_is_ours` knows it again."""
+    signature = PngImagePlugin.PngInfo()
+    signature.add_text("Software", MADE_BY)
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.save(buffer, "PNG", pnginfo=signature)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(buffer.getvalue())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OutputError(f"The figure {path} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,547 @@
+"""A sweep as its user sees it: what is tried, what is kept, what happens after a stop."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from command import COLOURS, draw_classes
+from sightline import workflow
+from sightline.config import resolve
+from sightline.errors import DataError, Interrupted, MissingExtraError, ModelError, SightlineError, UsageError
+from sightline.records import EpochRecord, PartFigures, TrainResult
+from sightline.run import Run
+from sightline.sweep import Sweep, Trial, parameters, space, study, sweep
+from sightline.watch import Watcher
+
+TINY = """
+recipe = "quick"
+[settings]
+model.name = "cifar10-simple"
+model.hidden = [4]
+train.epochs = 3
+train.batch_size = 16
+train.tensorboard = false
+"""
+
+
+def parsed(text: str, name: str = "mine") -> space.Space:
+    return space.parse_space(text, name, Path())
+
+
+def png(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        picture.load()
+        assert len(picture.convert("L").getcolors() or []) > 10, "something must be drawn"
+        return picture.size
+
+
+# The search space.
+
+
+def test_a_grid_has_all_cells_in_the_order_of_its_file() -> None:
+    found = parsed(
+        "[space]\ntrain.epochs = [1, 2]\n[space.base]\na = { 'train.l2' = 0.5 }\nb = { model.name = 'vgg16' }"
+    )
+    assert found.cells == 4
+    assert list(found.grid()) == [
+        {"train.epochs": 1, "base": "a"},
+        {"train.epochs": 1, "base": "b"},
+        {"train.epochs": 2, "base": "a"},
+        {"train.epochs": 2, "base": "b"},
+    ]
+    assert resolve(assignments=found.assignments({"train.epochs": 2, "base": "a"})).train.l2 == 0.5
+    assert resolve(assignments=found.assignments({"train.epochs": 2, "base": "b"})).model.name == "vgg16"
+
+
+def test_the_count_is_the_grid_or_what_is_asked_for() -> None:
+    grid = parsed("[space]\nseed = [1, 2, 3]")
+    assert [grid.count(), grid.count(2), grid.count(9)] == [3, 2, 3]
+    drawn = parsed("sampler = 'random'\ntrials = 7\n[space]\nseed = [1, 2, 3]")
+    assert [drawn.count(), drawn.count(9)] == [7, 9]
+
+
+@settings(max_examples=30)
+@given(
+    st.recursive(
+        st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), max_size=9).filter(lambda t: t != "unset"),
+        lambda inner: st.lists(inner, max_size=3)
+        | st.dictionaries(st.text("ab 名\"'\\", min_size=1), inner, max_size=3),
+        max_leaves=6,
+    )
+)  # fmt: skip
+def test_a_value_survives_being_written_as_an_assignment(value: Any) -> None:
+    import tomllib
+
+    assert tomllib.loads(f"value = {parameters.literal(value)}")["value"] == value
+
+
+def test_unset_takes_a_setting_away() -> None:
+    found = parsed("[settings]\nmodel.alpha = 0.5\n[space]\nmodel.alpha = ['unset', 0.35]")
+    alphas = [resolve(assignments=found.assignments(cell)).model.alpha for cell in found.grid()]
+    assert alphas == [None, 0.35]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["nothing", "[space]"]),
+        ("[space]\nseed = 3", ["seed", "list"]),
+        ("[space]\nseed = [1, 1]", ["seed", "twice"]),
+        ("[space]\nseed = []", ["seed", "list"]),
+        ("[space]\nseed = {low = 1, high = 3}", ["seed", "grid", "random"]),
+        ("sampler='tpe'\n[space]\nseed = {low = 3, high = 3}", ["low < high"]),
+        ("sampler='tpe'\n[space]\nseed = {low = 3}", ["'high'"]),
+        ("sampler='tpe'\n[space]\nseed = {low = 3, high = 5, lag = true}", ["'lag'", "'log'"]),
+        ("sampler='tpe'\n[space]\nseed = {low = 0, high = 5, log = true}", ["above 0"]),
+        ("[space]\nrecipe = ['quick', 'transfer']", ["recipe", "base"]),
+        ("[space]\ntrian.epochs = [1]", ["'trian'", "'train'"]),
+        ("samplr = 'grid'\n[space]\nseed = [1]", ["samplr", "'sampler'"]),
+        ("sampler = 'gird'\n[space]\nseed = [1]", ["'gird'", "'grid'"]),
+        ("monitor = 'test.accuracy'\n[space]\nseed = [1]", ["test.accuracy", "validation.accuracy"]),
+    ],
+)
+def test_a_wrong_space_gets_one_clear_message(text: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        parsed(text)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[space]\ntrain.epoch = [1]", ["train.epoch", "epochs"]),
+        ("[space]\ntrain.epochs = [1, -1]", ["train.epochs", "at least 0"]),
+        ("[settings]\nmodel.nam = 'x'\n[space]\nseed = [1]", ["model.nam"]),
+        ("[space.base]\nfrozen = { 'train.stages.4.thaw' = 0 }", ["train.stages.4.thaw"]),
+        ("recipe = 'transfr'\n[space]\nseed = [1]", ["transfr", "transfer"]),
+        ("config = 'no.toml'\n[space]\nseed = [1]", ["no.toml"]),
+        ("[space\n", ["TOML"]),
+    ],
+)
+def test_wrong_settings_show_before_any_picture_is_read(tmp_path: Path, text: str, words: list[str]) -> None:
+    (tmp_path / "s.toml").write_text(text if "recipe" in text or "[space\n" in text else f'recipe = "transfer"\n{text}')
+    with pytest.raises(UsageError) as caught:
+        sweep("no such data", tmp_path / "s.toml", out=tmp_path / "o")
+    for word in words:
+        assert word in str(caught.value)
+    assert not (tmp_path / "o").exists()
+
+
+def test_spaces_that_ship_are_found_by_name_and_lawful() -> None:
+    assert "transfer-table" in space.names()
+    for name in space.names():
+        assert space.read(name).cells
+    with pytest.raises(UsageError, match="'transfer-table'"):
+        space.read("transfer-tabel")
+
+
+def test_the_tutorials_table_crosses_rate_base_and_start() -> None:
+    table = space.read("transfer-table")
+    seen = set()
+    for cell in table.grid():
+        config = table.base(cell)
+        (stage,) = config.train.stages
+        assert stage.learning_rate is None
+        seen.add((config.train.optimizer.learning_rate, stage.thaw, config.model.weights))
+    rates = {rate for rate, _, _ in seen}
+    assert {1e-2, 1e-3, 1e-5, 1e-7} <= rates
+    assert seen == {(rate, thaw, weights) for rate in rates for thaw in (0, -1) for weights in ("imagenet", "none")}
+
+
+# A real one.
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_classes(tmp_path_factory.mktemp("data") / "colours", COLOURS, 20)
+
+
+REAL = f"""
+monitor = "validation.loss"
+pruner = "median"
+startup = 1
+{TINY}
+[space]
+train.optimizer.learning_rate = [1e-2, 1e-9]
+model.head = ["softmax", "sigmoid"]
+"""
+
+
+@pytest.fixture(scope="module")
+def done(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep]:
+    """Four trials: one learns, one learns too slowly and is pruned, two cannot be (sigmoid with three classes)."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "mine.toml").write_text(REAL)
+    return folder / "out", sweep(colours, folder / "mine.toml", out=folder / "out")
+
+
+def test_each_trial_is_an_ordinary_run_with_its_settings(done: tuple[Path, Sweep]) -> None:
+    folder, found = done
+    best = found.best
+    assert best is not None
+    assert best.settings == {"train.optimizer.learning_rate": 1e-2, "model.head": "softmax"}
+    assert best.run == str(folder / "trial-0001")
+    run = Run.open(folder / "trial-0001")
+    assert run.info["status"] == "complete"
+    assert run.config.train.optimizer.learning_rate == 1e-2
+    assert run.config.train.epochs == 3
+    assert workflow.load(run.path).classes == tuple(COLOURS)
+
+
+def test_its_figures_are_the_runs_own(done: tuple[Path, Sweep]) -> None:
+    folder, found = done
+    best = found.best
+    assert best is not None
+    assert best.accuracy_interval is not None
+    own = json.loads((folder / "trial-0001" / "eval" / "validation" / "metrics.json").read_text())
+    assert best.value == best.loss == own["loss"]
+    assert best.accuracy == own["accuracy"]
+    assert [best.accuracy_interval.low, best.accuracy_interval.high] == own["accuracy_interval"]
+    info = Run.open(folder / "trial-0001").info["result"]
+    assert (best.parameters, best.epochs, best.seconds) == (info["parameters"], info["epochs"], info["seconds"])
+
+
+def test_a_hopeless_trial_is_pruned_and_its_run_says_so(done: tuple[Path, Sweep]) -> None:
+    folder, found = done
+    (pruned,) = [t for t in found.trials if t.state == "pruned"]
+    assert pruned.settings["train.optimizer.learning_rate"] == 1e-9
+    run = Run.open(folder / "trial-0003")
+    assert pruned.run == str(run.path)
+    assert run.info["status"] == "interrupted"
+    assert run.info["message"].startswith("Pruned after epoch 2: ")
+    history = run.read_history()
+    assert len(history) == pruned.epochs == 2, "it stopped before its last epoch, and not at once"
+    assert pruned.value == history[-1].val_loss
+    winner = Run.open(folder / "trial-0001").read_history()
+    assert pruned.value is not None
+    assert pruned.value > (winner[1].val_loss or 0)
+
+
+def test_a_failing_trial_tells_why_and_the_others_go_on(done: tuple[Path, Sweep]) -> None:
+    folder, found = done
+    failed = [t for t in found.trials if t.state == "failed"]
+    assert [t.trial for t in failed] == [2, 4]
+    for trial in failed:
+        assert trial.settings["model.head"] == "sigmoid"
+        assert "sigmoid" in (trial.reason or "")
+        assert trial.run is None
+        assert not (folder / f"trial-{trial.trial:04}").exists()
+
+
+def test_the_table_and_the_figures_are_written(done: tuple[Path, Sweep]) -> None:
+    folder, found = done
+    rows = list(csv.DictReader(io.StringIO((folder / "results.csv").read_text())))
+    assert [int(r["trial"]) for r in rows] == [1, 3, 2, 4] == [t.trial for t in found.trials]
+    assert [r["state"] for r in rows] == ["complete", "pruned", "failed", "failed"]
+    assert float(rows[0]["validation.loss"]) == found.trials[0].value
+    assert float(rows[0]["train.optimizer.learning_rate"]) == 1e-2
+    assert rows[2]["reason"] == found.trials[2].reason
+    assert min(png(folder / "figures" / "parallel.png")) > 300
+    assert found.importance is None, "one complete trial has nothing to differ from"
+    assert not (folder / "figures" / "importance.png").exists()
+    assert (folder / "space.toml").read_text() == REAL
+
+
+def test_the_same_call_again_trains_nothing(
+    done: tuple[Path, Sweep], colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("finished trials are not repeated, failed and pruned ones neither")
+
+    monkeypatch.setattr(workflow, "train", never)
+    assert sweep(colours, done[0].parent / "mine.toml", out=done[0]) == done[1]
+
+
+# What surrounds training, with a stand-in for it.
+
+
+class Trainer:
+    """Stands in for `workflow.train`: an epoch's figure follows from the learning rate; may be told to fail."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.paths: list[str] = []
+        self.seeds: list[int] = []
+        self.rates: list[float] = []
+        self.before: Callable[[int], None] = lambda call: None
+
+    def __call__(
+        self,
+        sources: Any,
+        *,
+        recipe: str,
+        config: Path | None,
+        set: list[str],  # noqa: A002  # as `workflow.train` calls it
+        out: Path,
+        force: bool,
+        watcher: Watcher,
+    ) -> TrainResult:
+        resolved = resolve(assignments=set)
+        run = Run.create(out, force=force)
+        self.calls += 1
+        self.before(self.calls)
+        self.paths.append(out.name)
+        self.seeds.append(resolved.seed)
+        self.rates.append(resolved.train.optimizer.learning_rate)
+        accuracy = round(100 / (1 + self.rates[-1])) / 100
+        for epoch in range(1, resolved.train.epochs + 1):
+            watcher.epoch(EpochRecord(epoch, "training", 1.0, 0.5, 1.0, accuracy, 0.1, 1.0, 1.0))
+        run.update(status="complete")
+        part = PartFigures(accuracy, 1.0, 100)
+        classes = ("a", "b")
+        return TrainResult(str(out), "m", 5, classes, part, part, None, resolved.train.epochs, 2.0, 1.0, "", recipe)
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    made = Trainer()
+    monkeypatch.setattr(workflow, "train", made)
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # 0.2 s for each trial, and no network to be rid of
+    return made
+
+
+Search = Callable[..., Sweep]
+
+
+@pytest.fixture
+def search(trainer: Trainer, tmp_path: Path) -> Search:
+    """Run the space of a text in a folder of its own, the same one unless told otherwise, in a quick storage."""
+
+    def run(text: str, **options: Any) -> Sweep:
+        (tmp_path / "s.toml").write_text(text)
+        options = {"out": tmp_path / "o", **options}
+        options.setdefault("storage", f"journal:{tmp_path / options['out'].name}.log")
+        return sweep("data", tmp_path / "s.toml", **options)
+
+    return run
+
+
+GRID = "[settings]\ntrain.epochs = 2\n[space]\ntrain.optimizer.learning_rate = [0.1, 0.2, 0.3]\nseed = [1, 2]"
+RANDOM = """
+sampler = "random"
+trials = 6
+[settings]
+seed = 5
+train.epochs = 1
+[space]
+train.optimizer.learning_rate = { low = 1e-4, high = 1.0, log = true }
+"""
+
+
+def values(found: Sweep) -> dict[int, Mapping[str, Any]]:
+    return {t.trial: t.settings for t in found.trials}
+
+
+def test_trials_are_ranked_and_the_importance_is_drawn(search: Search, tmp_path: Path) -> None:
+    found = search(GRID)
+    assert [t.trial for t in found.trials] == [1, 2, 3, 4, 5, 6], "by figure, and equal ones by number"
+    assert found.importance is not None
+    assert found.importance["train.optimizer.learning_rate"] > 0.9
+    assert png(tmp_path / "o" / "figures" / "importance.png")[0] > 400
+
+
+def test_a_loss_is_the_better_the_smaller(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = iter([0.3, 0.1, 0.2, 0.5, 0.4, 0.6])
+    train = workflow.train
+
+    def changed(*arguments: Any, **options: Any) -> TrainResult:
+        import dataclasses
+
+        found = train(*arguments, **options)
+        return dataclasses.replace(found, validation=PartFigures(0.5, next(figures), 100))
+
+    monkeypatch.setattr(workflow, "train", changed)
+    assert [t.value for t in search(f'monitor = "validation.loss"\n{GRID}').trials] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+class Killed(BaseException):
+    """What no handler sees, as SIGKILL."""
+
+
+@pytest.mark.parametrize(
+    ("text", "storage"), [(GRID, "sqlite"), (RANDOM, "journal")], ids=["grid in sqlite", "random in a journal"]
+)
+def test_a_trial_that_died_is_tried_again_and_no_other(
+    search: Search, trainer: Trainer, tmp_path: Path, text: str, storage: str
+) -> None:
+    url = f"{'sqlite:///' if storage == 'sqlite' else 'journal:'}{tmp_path / 'kept'}"
+    whole = values(search(text, out=tmp_path / "whole"))
+    trainer.calls = 0
+    trainer.paths.clear()
+
+    def die(call: int) -> None:
+        if call == 3:
+            raise Killed
+
+    trainer.before = die
+    with pytest.raises(Killed):
+        search(text, storage=url)
+    trainer.before = lambda call: None
+    found = search(text, storage=url)
+    assert trainer.paths == [f"trial-000{n}" for n in (1, 2, 4, 5, 6, 3)], "each once, the dead one after the queue"
+    assert {t.state for t in found.trials} == {"complete"}
+    assert values(found) == whole, "a stop changes nothing of what is tried"
+    assert len({str(v) for v in whole.values()}) == 6
+
+
+def test_an_interrupted_sweep_says_how_to_go_on(search: Search, trainer: Trainer) -> None:
+    def stop(call: int) -> None:
+        if call == 3:
+            raise Interrupted("Stopped in epoch 1.")
+
+    trainer.before = stop
+    with pytest.raises(Interrupted, match=r"2 of 6 trials.*the same command") as caught:
+        search(GRID)
+    assert caught.value.exit_code == 130
+    trainer.before = lambda call: None
+    assert {t.state for t in search(GRID).trials} == {"complete"}
+    assert sorted(trainer.paths) == [f"trial-000{n}" for n in range(1, 7)]
+
+
+def test_more_trials_may_be_asked_for_later(search: Search, trainer: Trainer) -> None:
+    first = search(RANDOM, trials=2)
+    assert len(first.trials) == 2
+    more = search(RANDOM)
+    assert len(more.trials) == len(set(trainer.rates)) == 6
+    assert values(first).items() <= values(more).items()
+
+
+def test_machines_share_the_work_of_one_study(search: Search, trainer: Trainer, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    search(GRID, storage=url, out=tmp_path / "first", trials=4)
+    found = search(GRID, storage=url, out=tmp_path / "second")
+    assert trainer.paths == [f"trial-000{n}" for n in range(1, 7)]
+    assert [Path(t.run or "").parent.name for t in found.trials] == ["first"] * 4 + ["second"] * 2
+    assert (tmp_path / "second" / "results.csv").read_text().count("\n") == 7
+
+
+def test_a_trial_running_elsewhere_is_left_alone(search: Search, trainer: Trainer, tmp_path: Path) -> None:
+    def die(call: int) -> None:
+        raise Killed
+
+    trainer.before = die
+    patch = pytest.MonkeyPatch()
+    patch.setattr(study, "HERE", "another-machine")
+    with pytest.raises(Killed):
+        search(GRID)
+    patch.undo()
+    trainer.before = lambda call: None
+    found = search(GRID)
+    assert trainer.paths == [f"trial-000{n}" for n in range(2, 7)]
+    assert [t.trial for t in found.trials if t.state == "running"] == [1]
+
+
+def test_values_follow_from_the_seed(search: Search, trainer: Trainer, tmp_path: Path) -> None:
+    first, again = (values(search(RANDOM, out=tmp_path / name)) for name in "ab")
+    other = values(search(RANDOM.replace("seed = 5", "seed = 6"), out=tmp_path / "c"))
+    assert first == again
+    assert first != other
+    assert all(1e-4 <= float(v["train.optimizer.learning_rate"]) <= 1 for v in first.values())
+    assert set(trainer.seeds[:12]) == {5}, "the trials differ in what is searched, not in their seed"
+
+
+def test_a_seed_in_the_space_is_a_setting_like_others(search: Search, trainer: Trainer) -> None:
+    search(GRID)
+    assert trainer.seeds == [1, 2] * 3
+
+
+def test_tpe_goes_where_figures_are_good(search: Search, trainer: Trainer) -> None:
+    text = RANDOM.replace('"random"', '"tpe"').replace("low = 1e-4, high = 1.0, log = true", "low = 0.0, high = 10.0")
+    found = search(text, trials=24)
+    early = sum(float(found.trials[i].settings["train.optimizer.learning_rate"]) for i in _slots(found, range(1, 11)))
+    late = sum(float(found.trials[i].settings["train.optimizer.learning_rate"]) for i in _slots(found, range(15, 25)))
+    assert late < early / 2
+
+
+def _slots(found: Sweep, wanted: range) -> list[int]:
+    return [i for i, t in enumerate(found.trials) if t.trial in wanted]
+
+
+def test_whole_numbers_stay_whole(search: Search) -> None:
+    text = (
+        'sampler = "random"\ntrials = 12\n[settings]\ntrain.epochs = 1\n[space]\nseed = { low = 2, high = 8, step = 3 }'
+    )
+    found = search(text)
+    assert {t.settings["seed"] for t in found.trials} == {2, 5, 8}
+    assert all(isinstance(t.settings["seed"], int) for t in found.trials)
+
+
+def test_hyperband_prunes_too(search: Search, trainer: Trainer) -> None:
+    text = "pruner = 'hyperband'\n[settings]\ntrain.epochs = 9\n[space]\ntrain.optimizer.learning_rate = "
+    found = search(text + str([round(0.01 * 1.3**i, 5) for i in range(16)]))
+    assert {t.state for t in found.trials} == {"complete", "pruned"}
+    assert found.best is not None
+    assert found.best.settings["train.optimizer.learning_rate"] == 0.01
+
+
+def test_a_folder_that_holds_something_else_is_refused(search: Search, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(SightlineError, match="--out"):
+        search(GRID, out=tmp_path / "mine")
+    search(GRID, out=tmp_path / "taken")
+    with pytest.raises(SightlineError, match="s-elsewhere"):
+        sweep("elsewhere", tmp_path / "s.toml", out=tmp_path / "taken")
+    with pytest.raises(SightlineError, match="is a file"):
+        search(GRID, out=tmp_path / "mine" / "thesis.txt")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_another_space_does_not_go_on_in_the_same_study(search: Search) -> None:
+    search(GRID)
+    with pytest.raises(UsageError, match=r"other settings or values.*--out"):
+        search(GRID.replace("0.3", "0.4"))
+    assert search(f"# a comment changes nothing\n{GRID}").best is not None
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nosuchsql://user:secret@host/db", "sqlite:////no/such/folder/study.db"])
+def test_a_storage_that_cannot_be_had_is_named_without_its_password(search: Search, url: str) -> None:
+    with pytest.raises(UsageError, match="journal:FILE") as caught:
+        search(GRID, storage=url)
+    assert url.replace(":secret", "") in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_what_no_trial_could_mend_ends_the_sweep(search: Search, trainer: Trainer) -> None:
+    def missing(call: int) -> None:
+        raise DataError("There is no folder data.")
+
+    trainer.before = missing
+    with pytest.raises(DataError, match="no folder"):
+        search(GRID)
+    trainer.before = lambda call: None
+    assert {t.state for t in search(GRID).trials} == {"complete"}, "nothing was held against the trials"
+
+
+def test_failures_are_kept_with_their_reason(search: Search, trainer: Trainer) -> None:
+    def missing(call: int) -> None:
+        if call == 2:
+            raise ModelError("There is no weights file.")
+
+    trainer.before = missing
+    found = search(GRID)
+    (failed,) = [t for t in found.trials if t.state == "failed"]
+    assert isinstance(failed, Trial)
+    assert (failed.trial, failed.reason) == (2, "There is no weights file.")
+    assert found.trials[-1] is failed
+
+
+def test_without_optuna_the_install_line_is_named(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "sightline\[sweep\]"'):
+        search(GRID)

@@ -1,0 +1,220 @@
+"""The training loop against plain Keras: filled steps, class weights, best weights, rates and mixed labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+from networks import pictures, plan
+from sightline import backend
+from sightline.config import (
+    AugmentConfig,
+    EarlyStopConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    StageConfig,
+    TrainConfig,
+)
+from sightline.data.loader import epoch_order
+from sightline.models.build import Network, build
+from sightline.models.describe import weights_sha256
+from sightline.records import EpochRecord, Samples
+from sightline.training import augment
+from sightline.training.fit import fit
+from sightline.training.optimizer import label_shares
+from sightline.watch import Watcher
+
+SGD = OptimizerConfig("sgd", learning_rate=0.1, momentum=0.0)
+
+
+def samples(labels: list[int], seed: int = 0, side: int = 8) -> Samples:
+    count = len(labels)
+    pixels = pictures(count, side, seed=seed)
+    return Samples(pixels, np.arange(count), np.array(labels, np.int32), tuple(f"{seed}-{i}" for i in range(count)))
+
+
+NONE = samples([])
+
+
+def simple(seed: int = 0) -> Network:
+    """A network without dropout and batch normalisation, on 8x8 pixels, of three classes."""
+    return build(plan("fashion-cnn", classes=3, seed=seed))
+
+
+def configured(augmenting: AugmentConfig | None = None, **train: Any) -> RunConfig:
+    settings: dict[str, Any] = {"optimizer": SGD, "epochs": 1, "batch_size": 8}
+    return RunConfig(augment=augmenting or AugmentConfig(), train=TrainConfig(**(settings | train)))
+
+
+def by_keras(given: Samples, weights: dict[int, float] | None = None) -> tuple[Network, float, float]:
+    """Take one step of plain Keras on all pictures; return the network, the loss and the accuracy before it."""
+    keras = backend.keras()
+    made = simple()
+    model = keras.Model(made.model.input, made.logits)
+    model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    pixels = given.take(slice(None))
+    accuracy = (model.predict_on_batch(pixels).argmax(1) == given.labels).mean()
+    loss = model.train_on_batch(pixels, given.labels, class_weight=weights)
+    return made, float(loss), float(accuracy)
+
+
+def assert_same_weights(one: Network, other: Network, start: Network) -> None:
+    for a, b, c in zip(one.model.get_weights(), other.model.get_weights(), start.model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+        assert (a != c).any(), "it must have learned"
+
+
+LABELS = [0, 1, 1, 2, 1]
+
+
+def test_a_filled_step_is_the_step_of_its_real_pictures() -> None:
+    given = samples(LABELS)
+    made = simple()
+    found = fit(made, given, NONE, configured(batch_size=8), Watcher())  # 5 real pictures and 3 that fill up
+    plain, loss, accuracy = by_keras(given)
+    (record,) = found.history
+    assert record.loss == pytest.approx(loss, abs=1e-6)
+    assert record.accuracy == pytest.approx(accuracy, abs=1e-6)
+    assert_same_weights(made, plain, simple())
+
+
+def test_filling_up_does_not_count_in_an_epoch_of_several_steps() -> None:
+    """13 pictures in steps of 8: the figures are the means over 13, the second step's weight is that of 5."""
+    given = samples([0, 1, 2] * 4 + [0])
+    still = OptimizerConfig("sgd", learning_rate=0.0, momentum=0.0)
+    made = simple()
+    (record,) = fit(made, given, NONE, configured(optimizer=still), Watcher()).history
+    logits = backend.keras().Model(made.model.input, made.logits).predict_on_batch(given.take(slice(None)))
+    assert record.loss == pytest.approx(-log_softmax(logits, 1)[np.arange(13), given.labels].mean(), abs=1e-6)
+    assert record.accuracy == pytest.approx((logits.argmax(1) == given.labels).mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [5, 8])
+def test_balanced_classes_are_keras_class_weights(batch_size: int) -> None:
+    given = samples(LABELS)
+    made = simple()
+    found = fit(made, given, NONE, configured(batch_size=batch_size, class_weights="balanced"), Watcher())
+    plain, loss, accuracy = by_keras(given, {0: 5 / 3, 1: 5 / 9, 2: 5 / 3})
+    (record,) = found.history
+    assert record.loss == pytest.approx(loss, abs=1e-6)
+    assert record.accuracy == pytest.approx(accuracy, abs=1e-6)
+    assert_same_weights(made, plain, simple())
+
+
+class Weights(Watcher):
+    """Keeps the hash of all weights at each epoch's end, and what was said."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.seen: dict[int, str] = {}
+        self.said: list[str] = []
+
+    def epoch(self, record: EpochRecord) -> None:
+        self.seen[record.epoch] = weights_sha256(self.network.model)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.mark.parametrize(
+    ("plans", "best", "restore"),
+    [
+        ([(0, 0.05), (-1, 30.0)], "first", True),  # the head alone, then all of it ruined
+        ([(-1, 0.01), (2, 0.01), (0, 1000.0)], "second", True),  # what was frozen then had learned before
+        ([(0, 0.05), (-1, 30.0)], "first", False),
+    ],
+    ids=range(3),
+)
+def test_best_weights_are_whole_whatever_was_frozen(plans: list[tuple[int, float]], best: str, restore: bool) -> None:
+    made = simple()
+    stages = tuple(
+        StageConfig(name, thaw=thaw, learning_rate=rate, epochs=2)
+        for name, (thaw, rate) in zip(("first", "second", "third"), plans, strict=False)
+    )
+    given = samples([0, 1, 2] * 8)
+    watcher = Weights(made)
+    config = configured(stages=stages, early_stop=EarlyStopConfig(restore_best=restore))
+    found = fit(made, given, given, config, watcher)  # judged on what it learns, so that learning is better
+    assert found.best is not None
+    assert found.best.stage == best
+    assert len(set(watcher.seen.values())) == 2 * len(plans)
+    assert weights_sha256(made.model) == watcher.seen[found.best.epoch if restore else 2 * len(plans)]
+
+
+# Rates
+
+
+def test_the_rate_falls_on_a_plateau_and_starts_anew_with_the_stage() -> None:
+    stuck = OptimizerConfig("sgd", learning_rate=1e-12, momentum=0.0)
+    schedule = ScheduleConfig(name="plateau", monitor="val_accuracy", compare="previous", patience=2, factor=0.1)
+    stages = (StageConfig("one", epochs=6), StageConfig("two", epochs=2, learning_rate=1e-11))
+    config = configured(optimizer=stuck, schedule=schedule, stages=stages)
+    found = fit(simple(), samples(LABELS), samples(LABELS, 1), config, Watcher())
+    rates = [record.learning_rate for record in found.history]
+    assert rates == pytest.approx([1e-12] * 3 + [1e-13] * 2 + [1e-14] + [1e-11] * 2)
+
+
+# Mixing
+
+
+def soft_cross_entropy(network: Network, pixels: NDArray[Any], shares: NDArray[np.float32]) -> NDArray[np.float64]:
+    logits = backend.keras().Model(network.model.input, network.logits).predict_on_batch(pixels)
+    return np.asarray(-(shares * log_softmax(logits.astype(np.float64), 1)).sum(1))
+
+
+@pytest.mark.parametrize(
+    "changing",
+    [AugmentConfig(mixup=1.0), AugmentConfig(cutmix=1.0, flip=True), AugmentConfig(mixup=0.5, cutmix=1.0)],
+    ids=["mixup", "cutmix", "both"],
+)
+def test_pixels_and_labels_are_mixed_alike(changing: AugmentConfig) -> None:
+    """The loss of an epoch at rate 0 is NumPy's; the first picture's partner is one that fills up the batch."""
+    still = OptimizerConfig("sgd", learning_rate=0.0, momentum=0.0)
+    config = configured(changing, optimizer=still, label_smoothing=0.1, class_weights="balanced")
+    given, made = samples(LABELS), simple()
+    (record,) = fit(made, given, NONE, config, Watcher()).history
+    order = np.resize(epoch_order(5, 0, 1), 8)
+    drawn = augment.draw(changing, 5, (8, 8), 0, 1)[order]
+    pixels = backend.keras().ops.convert_to_numpy(augment.apply(changing, given.take(order), drawn))
+    weights = np.array([5 / 3, 5 / 9, 5 / 3], np.float32)[given.labels[order], None]
+    shares = label_shares(given.labels[order], 3, 0.1) * weights
+    keep = drawn[:, augment.MIXED][:, :1]
+    mixed = keep * shares + (1 - keep) * shares[[7, 0, 1, 2, 3, 4, 5, 6]]
+    assert record.loss == pytest.approx(soft_cross_entropy(made, pixels, mixed)[:5].mean(), abs=1e-5)
+    assert record.loss != pytest.approx(soft_cross_entropy(made, pixels, shares)[:5].mean(), abs=1e-3)
+
+
+def test_features_of_frozen_layers_are_not_mixed_and_that_is_said() -> None:
+    changing = AugmentConfig(flip=True, mixup=1.0)
+    still = OptimizerConfig("sgd", learning_rate=0.0, momentum=0.0)
+    head = (StageConfig("head", thaw=0, views=2),)
+    given = samples(LABELS)
+    losses = []
+    for augmenting in (changing, AugmentConfig(flip=True)):
+        made = simple()
+        watcher = Weights(made)
+        found = fit(made, given, NONE, configured(augmenting, optimizer=still, stages=head), watcher)
+        losses.append(found.history[0].loss)
+        assert any("not mixed" in line for line in watcher.said) is (augmenting is changing)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.slow
+def test_training_with_everything_on_learns() -> None:
+    everything = AugmentConfig(
+        flip=True, rotation=10, shift=0.1, zoom=0.1, crop=0.1, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.05,
+        erasing=0.3, randaugment=1, mixup=0.2, cutmix=1.0,
+    )  # fmt: skip
+    colours = np.repeat(np.eye(3, dtype=np.uint8) * 255, 16, 0)[:, None, None]
+    pixels = np.ascontiguousarray(np.broadcast_to(colours, (48, 8, 8, 3)))
+    labels = np.repeat(np.arange(3, dtype=np.int32), 16)
+    given = Samples(pixels, np.arange(48), labels, tuple(map(str, range(48))))
+    config = configured(everything, epochs=12, optimizer=OptimizerConfig("adam", learning_rate=3e-3))
+    found = fit(simple(), given, given, config, Watcher())
+    assert found.best is not None
+    assert found.best.val_accuracy == 1
