@@ -420,3 +420,10 @@ def test_merge_leaves_its_arguments() -> None:
     base, over = {"a": {"b": 1}, "c": 2}, {"a": {"d": 3}, "c": {"e": 4}}
     assert parse.merge(base, over) == {"a": {"b": 1, "d": 3}, "c": {"e": 4}}
     assert (base, over) == ({"a": {"b": 1}, "c": 2}, {"a": {"d": 3}, "c": {"e": 4}})
+
+
+def test_a_field_of_a_stage_that_is_not_there_says_what_to_do() -> None:
+    with pytest.raises(ConfigError, match=r"these settings hold no stages yet\. .*\[\[train\.stages\]\]"):
+        resolve(assignments=["train.stages.0.epochs=5"])
+    found = resolve(recipes.load("transfer"), assignments=["train.stages.0.epochs=5"])
+    assert found.train.stages[0].epochs == 5

@@ -454,3 +454,7 @@ def test_real_idx_files(shared: Path) -> None:
     assert (len(found.pictures), {p.part for p in found.pictures}) == (3615, {"train"})
     assert sorted({p.label for p in found.pictures}) == list("0123456789")
     assert np.shape(found.read(0)) == (28, 28)
+
+
+def test_a_source_whose_name_is_no_text_is_refused_kindly() -> None:
+    assert fault("caf\udce9").startswith("The name 'caf\\udce9' is no text in UTF-8")

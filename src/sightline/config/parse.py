@@ -7,6 +7,7 @@ import math
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -117,7 +118,12 @@ def assign(values: dict[str, Any], expression: str) -> None:
     if not equals or not all(keys):
         raise ConfigError(f"--set expects KEY=VALUE such as train.epochs=5, not {expression!r}.")
     target: Any = values
-    for key in keys[:-1]:
+    for key, following in pairwise(keys):
+        if isinstance(target, dict) and key not in target and following.isdigit():
+            raise ConfigError(
+                f"There is no setting {path!r}: these settings hold no {key} yet. Take a recipe that does, or lay a "
+                f"file with [[{path.partition('.' + following)[0]}]] on this one with --config."
+            )
         target = _element(target, key, path) if isinstance(target, list) else target.setdefault(key, {})
         if not isinstance(target, dict | list):
             raise ConfigError(f"There is no setting {path!r}: {key!r} holds a value, not a table.")

@@ -29,6 +29,10 @@ def as_list(sources: Sources) -> list[Source | Listing]:
     return [sources] if isinstance(sources, str | Path | Listing) else list(sources)
 
 
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def index(sources: Sources, progress: Progress = no_progress, threads: int | None = None) -> Index:
     """List the pictures of one or several sources, reading every file once (its hash, its header; no pixels).
 
@@ -38,6 +42,12 @@ def index(sources: Sources, progress: Progress = no_progress, threads: int | Non
     Raises `DataError` if a source is missing, holds no pictures, or mixes stated parts with none.
     """
     many = _without_idx_labels(as_list(sources))
+    for source in many:
+        if not isinstance(source, Listing) and not _is_text(str(source)):
+            raise DataError(
+                f"The name {str(source)!r} is no text in UTF-8, so that no run could record where its pictures came "
+                "from: rename it."
+            )
     if not many:
         raise DataError("No pictures given: name a folder, an archive, a manifest or a data set such as beans.")
     listings = [s if isinstance(s, Listing) else list_source(s, f"{_short(s)}/" if len(many) > 1 else "") for s in many]
