@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sightline.records import EpochRecord
-from sightline.report import compare, figures
+from sightline.report import canvas, compare
 
 
 def history(epochs: int, loss: float = 2.0, validation: bool = True) -> list[EpochRecord]:
@@ -34,13 +34,13 @@ def history(epochs: int, loss: float = 2.0, validation: bool = True) -> list[Epo
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The matplotlib figures that were drawn, newest last."""
     found: list[Any] = []
-    png = figures._png
+    png = canvas.png
 
     def keep(figure: Any) -> bytes:
         found.append(figure)
         return png(figure)
 
-    monkeypatch.setattr(compare, "_png", keep)
+    monkeypatch.setattr(canvas, "png", keep)
     return found
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sightline.errors import MissingExtraError
 from sightline.records import EpochRecord, Evaluation, Interval
-from sightline.report import figures
+from sightline.report import canvas, figures
 
 
 def history(epochs: int, stages: tuple[str, ...] = ("training",), validation: bool = True) -> list[EpochRecord]:
@@ -55,13 +55,13 @@ def opened(png: bytes) -> Image.Image:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The matplotlib figures that were drawn, newest last."""
     found: list[Any] = []
-    png = figures._png
+    png = canvas.png
 
     def keep(figure: Any) -> bytes:
         found.append(figure)
         return png(figure)
 
-    monkeypatch.setattr(figures, "_png", keep)
+    monkeypatch.setattr(canvas, "png", keep)
     return found
 
 

@@ -10,8 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.report import figures
-from sightline.report import grid as module
+from sightline.report import canvas
 from sightline.report.grid import grid
 
 Pixels = NDArray[np.uint8]
@@ -21,12 +20,13 @@ Pixels = NDArray[np.uint8]
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The matplotlib figures that were drawn, newest last."""
     found: list[Any] = []
+    png = canvas.png
 
     def keep(figure: Any) -> bytes:
         found.append(figure)
-        return figures._png(figure)
+        return png(figure)
 
-    monkeypatch.setattr(module, "_png", keep)
+    monkeypatch.setattr(canvas, "png", keep)
     return found
 
 
@@ -82,9 +82,9 @@ def test_long_and_odd_names_are_drawn(drawn: list[Any]) -> None:
     assert shown.shape[1] < 1100
     titles = [axes.get_title() for axes in drawn[0].axes]
     assert titles[:2] == names[:2]
-    assert len(titles[2]) <= figures.LONGEST + 1
+    assert len(titles[2]) <= canvas.LONGEST + 1
     assert not drawn[0].axes[1].title.get_parse_math()
-    assert drawn[0].axes[0].title.get_fontfamily() == figures._families()
+    assert drawn[0].axes[0].title.get_fontfamily() == canvas.families()
 
 
 def test_words_on_two_lines_cover_no_picture(drawn: list[Any]) -> None:

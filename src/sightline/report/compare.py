@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from sightline.records import EpochRecord
-from sightline.report.figures import GRID, INK, _figure, _png, _short, _words
+from sightline.report import canvas
+from sightline.report.canvas import GRID, INK
 
 COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#0b7285", "#e67700", "#c2255c", "#495057")
 DASHES = ("-", "--", ":", "-.")  # a second round of the colours differs by its dashes
@@ -21,13 +22,13 @@ Value = bool | int | float | str
 
 def curves(histories: Mapping[str, Sequence[EpochRecord]], title: str = "") -> bytes:
     """Draw loss and accuracy (rows) of training and validation (columns) over the epochs, a line for each run."""
-    figure = _figure(10, 6.4)
+    figure = canvas.blank(10, 6.4)
     grid = figure.subplots(2, 2, sharex=True, sharey="row")
     for row, name in zip(grid, ("loss", "accuracy"), strict=True):
         for axes, part, prefix in zip(row, ("training", "validation"), ("", "val_"), strict=True):
             for number, (run, history) in enumerate(histories.items()):
                 points = [(r.epoch, v) for r in history if (v := getattr(r, f"{prefix}{name}")) is not None]
-                axes.plot(*_columns(points), label=_short(run), **_style(number, points))
+                axes.plot(*_columns(points), label=canvas.short(run), **_style(number, points))
             _dress(axes, f"{part} {name}")
         _scale(row[0], name, histories)
     last = max((r.epoch for history in histories.values() for r in history), default=1)
@@ -39,8 +40,8 @@ def curves(histories: Mapping[str, Sequence[EpochRecord]], title: str = "") -> b
         grid[1, 0].set_xticks(range(1, last + 1))
     _legend(figure, grid[0, 0])
     if title:
-        figure.suptitle(title, **_words(12))
-    return _png(figure)
+        figure.suptitle(title, **canvas.words(12))
+    return canvas.png(figure)
 
 
 def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
@@ -76,7 +77,7 @@ def _legend(figure: Any, axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels), default=1)
     columns = int(np.clip(100 // (longest + 8), 1, 4))
-    family = _words(9)
+    family = canvas.words(9)
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     for text in legend.get_texts():
         text.set(color=family["color"], family=family["family"], fontsize=9, parse_math=False)
@@ -105,7 +106,7 @@ def parallel(
 
     `columns` holds, for each parameter, the values of all trials; `values` [N] their figures.
     """
-    figure = _figure(max(6.0, 2.1 * (len(columns) + 1)), 4.6)
+    figure = canvas.blank(max(6.0, 2.1 * (len(columns) + 1)), 4.6)
     axes = figure.subplots()
     heights = [
         _place(axes, x, column, logarithmic=name in logarithmic) for x, (name, column) in enumerate(columns.items())
@@ -121,15 +122,15 @@ def parallel(
         axes.plot(lines[i], color=_shade(1 - share if minimize else share), linewidth=3.2 if i == best else 1.4)
     for x in range(len(columns) + 1):
         axes.axvline(x, color=INK, linewidth=0.9, zorder=3)
-    names = [_short(name) for name in short_names(columns)]
-    axes.set_xticks(range(len(names) + 1), [*names, monitor], **_words(9))
+    names = [canvas.short(name) for name in short_names(columns)]
+    axes.set_xticks(range(len(names) + 1), [*names, monitor], **canvas.words(9))
     axes.set_yticks([])
     axes.set_xlim(-0.15, len(columns) + 0.45)
     axes.set_ylim(-0.1, 1.1)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    axes.set_title(title, **_words(12))
-    return _png(figure)
+    axes.set_title(title, **canvas.words(12))
+    return canvas.png(figure)
 
 
 def _shade(share: float) -> Any:
@@ -151,7 +152,7 @@ def _place(axes: Any, x: int, column: Sequence[Value], *, logarithmic: bool) -> 
         return [_between(float(v), low, high) for v in scaled]
     heights = {value: _between(i, 0, len(distinct) - 1) for i, value in enumerate(distinct)}
     for value, height in heights.items():
-        _tick(axes, x, height, _short(f"{value:g}" if isinstance(value, float) else str(value)))
+        _tick(axes, x, height, canvas.short(f"{value:g}" if isinstance(value, float) else str(value)))
     return _spread(column, heights)
 
 
@@ -168,7 +169,7 @@ def _spread(column: Sequence[Value], heights: Mapping[Value, float]) -> list[flo
 
 def _tick(axes: Any, x: float, height: float, text: str) -> None:
     box = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-    axes.text(x + 0.03, height, text, va="center", zorder=4, bbox=box, **_words(8))
+    axes.text(x + 0.03, height, text, va="center", zorder=4, bbox=box, **canvas.words(8))
 
 
 def _between(value: float, low: float, high: float) -> float:
@@ -177,15 +178,15 @@ def _between(value: float, low: float, high: float) -> float:
 
 def importance(shares: Mapping[str, float], monitor: str) -> bytes:
     """Draw how much each parameter decides of the differences between trials, as bars."""
-    figure = _figure(7, 1.2 + 0.4 * len(shares))
+    figure = canvas.blank(7, 1.2 + 0.4 * len(shares))
     axes = figure.subplots()
-    names = [_short(name) for name in short_names(shares)]
+    names = [canvas.short(name) for name in short_names(shares)]
     bars = axes.barh(range(len(shares)), list(shares.values()), color=COLOURS[0], height=0.6)
     axes.bar_label(bars, [f"{share:.0%}" for share in shares.values()], padding=3, color=INK, fontsize=9)
-    axes.set_yticks(range(len(shares)), names, **_words(9))
+    axes.set_yticks(range(len(shares)), names, **canvas.words(9))
     axes.invert_yaxis()
     axes.set_xlim(0, 1.1)
     axes.set_xlabel("share of the variance between trials (fANOVA)", color=INK)
-    axes.set_title(f"What decides {monitor}", **_words(11))
+    axes.set_title(f"What decides {monitor}", **canvas.words(11))
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return canvas.png(figure)

@@ -15,8 +15,9 @@ from typing import Any
 
 from sightline.errors import UsageError
 from sightline.models.describe import Description
+from sightline.report import canvas
 from sightline.report.blocks import ACTIVATIONS, NORMALIZATIONS, Group, Unit, groups, plain
-from sightline.report.figures import INK, _families, _figure, _words
+from sightline.report.canvas import INK
 
 MISSING = r"Glyph \d+ .* missing from font"
 FORMATS = ("png", "svg")
@@ -55,12 +56,12 @@ def architecture(description: Description, format: str = "png") -> bytes:
     tops = [max(_half(group, largest) for group in row) for row in rows]
     bottoms = [max(_half(group, largest) + LINE * (len(_label(group)) + 0.8) for group in row) for row in rows]
     height = 0.5 + sum(tops) + sum(bottoms) + 0.1 + 0.24 * len(lines)
-    figure = _figure(width, height)
+    figure = canvas.blank(width, height)
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.axis("off")
-    axes.text(width / 2, height - 0.22, title, ha="center", va="center", fontweight="bold", **_words(10))
+    axes.text(width / 2, height - 0.22, title, ha="center", va="center", fontweight="bold", **canvas.words(10))
     y = height - 0.5
     for row, top, bottom in zip(rows, tops, bottoms, strict=True):
         _draw_row(axes, row, largest, (width - sum(_cell(group, largest) for group in row)) / 2, y - top)
@@ -198,7 +199,7 @@ def _text_width(text: str, size: float, weight: str = "normal") -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    font = FontProperties(family=_families(), size=size, weight=weight)
+    font = FontProperties(family=canvas.families(), size=size, weight=weight)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", MISSING, UserWarning)
         return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
@@ -226,7 +227,7 @@ def _draw_row(axes: Any, row: Sequence[Group], largest: int, x: float, y: float)
             end = at + depth / 2
         below = y - _half(group, largest) - LINE * 0.8
         for text, size, weight in _label(group):
-            axes.text(x + cell / 2, below, text, ha="center", va="center", fontweight=weight, **_words(size))
+            axes.text(x + cell / 2, below, text, ha="center", va="center", fontweight=weight, **canvas.words(size))
             below -= LINE
         x += cell
 
@@ -335,5 +336,5 @@ def _draw_legend(axes: Any, line: Sequence[tuple[str, str]], width: float, y: fl
     for colour, text in line:
         edge = _shade(colour, -0.45)
         axes.add_patch(Rectangle((x, y - 0.06), 0.2, 0.12, facecolor=colour, edgecolor=edge, linewidth=0.5))
-        axes.text(x + 0.27, y, text, ha="left", va="center", **_words(SMALL))
+        axes.text(x + 0.27, y, text, ha="left", va="center", **canvas.words(SMALL))
         x += _swatch(text)

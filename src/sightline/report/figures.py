@@ -2,64 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import unicodedata
-import warnings
 from collections.abc import Iterator, Sequence
-from functools import cache
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import MissingExtraError
 from sightline.records import EpochRecord, Evaluation
+from sightline.report import canvas
+from sightline.report.canvas import GRID, INK, TRAIN, VALIDATION
 
-TRAIN, VALIDATION = "#1f6feb", "#d9480f"
-INK, GRID = "#24292f", "#d0d7de"
 NAMED = 30  # classes; beyond, their names and counts no longer fit
-LONGEST = 28  # letters of a class name
-EAST_ASIAN = (
-    "Noto Sans CJK SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB",
-    "WenQuanYi Zen Hei", "Droid Sans Fallback", "SimHei", "Noto Sans CJK JP", "Yu Gothic", "Malgun Gothic",
-    "Arial Unicode MS",
-)  # fmt: skip
-
-
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("matplotlib", "train", "Drawing figures") from None
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")  # no pyplot: no screen, no global state
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)  # a box stands in its place
-        figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.1)  # long names are never cut
-    return buffer.getvalue()
-
-
-@cache
-def _families() -> list[str]:
-    """Return matplotlib's own font, which knows no Chinese, and those of this machine that do."""
-    from matplotlib import font_manager
-
-    here = set(font_manager.get_font_names())
-    return ["DejaVu Sans", *(name for name in EAST_ASIAN if name in here)]
-
-
-def _words(size: float = 10) -> dict[str, Any]:
-    """Return how words of the user's are written: a dollar sign starts no formula."""
-    return {"color": INK, "family": _families(), "fontsize": size, "parse_math": False}
 
 
 def curves(history: Sequence[EpochRecord], title: str = "") -> bytes:
     """Draw loss and accuracy of training and validation over the epochs, side by side."""
-    figure = _figure(9, 3.9)
+    figure = canvas.blank(9, 3.9)
     epochs = [r.epoch for r in history]
     marker = "o" if len(epochs) < 8 else None  # a single point makes no line
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -81,8 +41,8 @@ def curves(history: Sequence[EpochRecord], title: str = "") -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     if title:
-        figure.suptitle(title, **_words(12))
-    return _png(figure)
+        figure.suptitle(title, **canvas.words(12))
+    return canvas.png(figure)
 
 
 def _stages(axes: Any, history: Sequence[EpochRecord]) -> None:
@@ -92,7 +52,9 @@ def _stages(axes: Any, history: Sequence[EpochRecord]) -> None:
         return
     for name, epochs in spans:
         middle = (epochs[0] + epochs[-1]) / 2
-        axes.text(middle, 1.01, _short(name), ha="center", transform=axes.get_xaxis_transform(), **_words(8))
+        axes.text(
+            middle, 1.01, canvas.short(name), ha="center", transform=axes.get_xaxis_transform(), **canvas.words(8)
+        )
     for _, epochs in spans[1:]:
         axes.axvline(epochs[0] - 0.5, color=INK, linewidth=0.8, linestyle="--")
 
@@ -102,11 +64,11 @@ def confusion(evaluation: Evaluation, title: str = "") -> bytes:
     matrix = evaluation.confusion
     count = len(evaluation.classes)
     named = count <= NAMED
-    names = [_short(name) for name in evaluation.classes] if named else []
+    names = [canvas.short(name) for name in evaluation.classes] if named else []
     cell = float(np.clip(5 / count, 0.48, 0.9)) if named else 8 / count  # inches
     room = 0.085 * max(map(_width, names), default=4)
     level = room < 0.9 * cell
-    figure = _figure(cell * count + room + 1.6, cell * count + (0.2 if level else 0.75 * room + 0.1) + 0.9)
+    figure = canvas.blank(cell * count + room + 1.6, cell * count + (0.2 if level else 0.75 * room + 0.1) + 0.9)
     axes = figure.subplots()
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -114,15 +76,15 @@ def confusion(evaluation: Evaluation, title: str = "") -> bytes:
     bar.set_label("share of the true class", color=INK)
     if named:
         tilt = {} if level else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        axes.set_xticks(range(count), names, **_words(), **tilt)
-        axes.set_yticks(range(count), names, **_words())
+        axes.set_xticks(range(count), names, **canvas.words(), **tilt)
+        axes.set_yticks(range(count), names, **canvas.words())
         for (i, j), text in _numbers(matrix):
             ink = "white" if share[i, j] > 0.5 else INK
             axes.text(j, i, text, ha="center", va="center", fontsize=8 if count > 8 else 10, color=ink)
     axes.set_xlabel("answer" if named else "answer (number of the class)", color=INK)
     axes.set_ylabel("truth" if named else "truth (number of the class)", color=INK)
-    axes.set_title(title, **_words(12))
-    return _png(figure)
+    axes.set_title(title, **canvas.words(12))
+    return canvas.png(figure)
 
 
 def _numbers(matrix: NDArray[np.int64]) -> Iterator[tuple[tuple[int, int], str]]:
@@ -131,12 +93,6 @@ def _numbers(matrix: NDArray[np.int64]) -> Iterator[tuple[tuple[int, int], str]]
         i, j = map(int, place)
         value = int(matrix[i, j])
         yield (i, j), str(value) if value < 10_000 else f"{value // 1000}k"
-
-
-def _short(name: str) -> str:
-    """Return `name` on one line, its middle left out where it is long: what differs stands at the ends mostly."""
-    name = " ".join(name.split())
-    return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 + 1 :]}"
 
 
 def _width(name: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.report.figures import _figure, _png, _short, _words
+from sightline.report import canvas
 
 CELL = 1.9  # inches
 SMALL = 96  # pixels; below, each stands out as a square
@@ -21,7 +21,7 @@ def grid(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], title: str = "
     """
     columns = max(map(len, rows))
     words = any(text for row in rows for _, text in row)
-    figure = _figure(CELL * columns, (CELL + 0.3 * words) * len(rows) + 0.4 * bool(title))
+    figure = canvas.blank(CELL * columns, (CELL + 0.3 * words) * len(rows) + 0.4 * bool(title))
     for axes, (pixels, text) in _cells(figure.subplots(len(rows), columns, squeeze=False), rows):
         shown = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
         axes.imshow(
@@ -29,10 +29,10 @@ def grid(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], title: str = "
         )
         axes.set_box_aspect(1)
         _frame(axes, pixels.shape[0], pixels.shape[1])
-        axes.set_title("\n".join(map(_short, text.split("\n"))), pad=4, **_words(9))
+        axes.set_title("\n".join(map(canvas.short, text.split("\n"))), pad=4, **canvas.words(9))
     if title:
-        figure.suptitle(title, **_words(11))
-    return _png(figure)
+        figure.suptitle(title, **canvas.words(11))
+    return canvas.png(figure)
 
 
 def _cells(places: Any, rows: Sequence[Sequence[Any]]) -> Any:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from sightline.config import RunConfig, StageConfig
+from sightline.report import canvas
+from sightline.report.canvas import GRID, INK, TRAIN
 from sightline.report.diagram import saved
-from sightline.report.figures import GRID, INK, TRAIN, _figure, _short, _words
 from sightline.training.schedule import schedule
 
 POINTS = 4000  # more steps than this are drawn at so many of them
@@ -36,7 +37,7 @@ def planned(config: RunConfig, steps: int) -> list[Planned]:
 
 def rates(stages: Sequence[Planned], steps: int, title: str = "", format: str = "png") -> bytes:
     """Draw the learning rate over all steps, stage after stage, with a second axis in epochs of `steps` steps."""
-    figure = _figure(7.5, 3.6)
+    figure = canvas.blank(7.5, 3.6)
     axes = figure.subplots()
     start = 0
     bounds = [0]
@@ -47,8 +48,8 @@ def rates(stages: Sequence[Planned], steps: int, title: str = "", format: str = 
         bounds.append(start)
     if len(stages) > 1:
         for stage, (left, right) in zip(stages, pairwise(bounds), strict=True):
-            axes.text((left + right) / 2, 1.02, _short(stage.name), ha="center",
-                      transform=axes.get_xaxis_transform(), **_words(9))  # fmt: skip
+            axes.text((left + right) / 2, 1.02, canvas.short(stage.name), ha="center",
+                      transform=axes.get_xaxis_transform(), **canvas.words(9))  # fmt: skip
         for bound in bounds[1:-1]:
             axes.axvline(bound, color=INK, linewidth=0.8, linestyle="--")
     axes.set_xlim(0, max(start, 1))
@@ -61,7 +62,7 @@ def rates(stages: Sequence[Planned], steps: int, title: str = "", format: str = 
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if title:
-        figure.suptitle(title, **_words(11))
+        figure.suptitle(title, **canvas.words(11))
     return saved(figure, format)
 
 
