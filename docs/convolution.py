@@ -19,7 +19,8 @@ import sightline
 from sightline import backend
 from sightline.data import beans
 from sightline.models.arithmetic import windowed
-from sightline.report.figures import INK, VALIDATION, _figure, _words
+from sightline.report import canvas
+from sightline.report.canvas import INK, VALIDATION
 
 PAGE = Path(__file__).with_name("convolution.md")
 IMAGES = Path(__file__).with_name("images")
@@ -123,7 +124,7 @@ def draw(
     if mark:
         i, j, side = mark
         axes.add_patch(Rectangle((j - 0.5, i - 0.5), side, side, fill=False, edgecolor=VALIDATION, linewidth=2.5))
-    axes.set_title(title, **_words(9))
+    axes.set_title(title, **canvas.words(9))
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -138,18 +139,18 @@ def figures() -> None:
     """Draw the figures that need no training."""
     pixels = picture()
     plain = convolve(pixels, WINDOW)
-    figure = _figure(9.5, 3.9)
+    figure = canvas.blank(9.5, 3.9)
     left, middle, right = figure.subplots(1, 3, width_ratios=(9, 3.4, 7))
     draw(left, pixels, "picture, 9×9", (*PLACE, 3))
     draw(middle, WINDOW, "window, 3×3", colours="RdBu")
     draw(right, plain, "result, 7×7", (*PLACE, 1), "RdBu")
     save(figure, "convolution-window")
-    figure = _figure(9.5, 3.9)
+    figure = canvas.blank(9.5, 3.9)
     left, right = figure.subplots(1, 2, width_ratios=(7, 9))
     draw(left, convolve(pixels, WINDOW, (2, 1)), "stride 2 down, 1 across: 4×7", colours="RdBu")
     draw(right, convolve(pixels, WINDOW, padding=1), "stride 1, padding 1: 9×9", colours="RdBu")
     save(figure, "convolution-strides")
-    figure = _figure(9.5, 3.6)
+    figure = canvas.blank(9.5, 3.6)
     left, middle, right = figure.subplots(1, 3, width_ratios=(9, 6, 6))
     draw(left, pixels, "picture, 9×9")
     draw(middle, pool(pixels, 3, "max"), "max pooling 3×3")
@@ -186,21 +187,21 @@ def trained() -> str:
 
 def draw_maps(pixels: NDArray[np.uint8], maps: list[NDArray[np.float32]]) -> None:
     """Draw the picture and, of each layer, the maps whose values differ most from place to place."""
-    figure = _figure(9, 1.45 * len(maps) + 0.3)
+    figure = canvas.blank(9, 1.45 * len(maps) + 0.3)
     panels = figure.subplots(len(maps), MAPS + 1)
     for row, name, out in zip(panels, LAYERS, maps, strict=True):
         strongest = np.argsort(-out.std((0, 1)))[:MAPS]
         for axes in row:
             axes.axis("off")
         row[0].text(0.5, 0.5, f"{name}\n{out.shape[0]}×{out.shape[1]}×{out.shape[2]}", ha="center", va="center",
-                    **_words(9))  # fmt: skip
+                    **canvas.words(9))  # fmt: skip
         for axes, number in zip(row[1:], strongest, strict=True):
             axes.imshow(out[:, :, number], cmap="viridis", interpolation="nearest")
-            axes.set_title(f"map {number}", pad=2, **_words(7))
+            axes.set_title(f"map {number}", pad=2, **canvas.words(7))
     panels[0][0].clear()
     panels[0][0].axis("off")
     panels[0][0].imshow(Image.fromarray(pixels))
-    panels[0][0].set_title(f"picture, beside it {LAYERS[0]}", pad=2, **_words(6))
+    panels[0][0].set_title(f"picture, beside it {LAYERS[0]}", pad=2, **canvas.words(6))
     save(figure, "convolution-maps")
 
 
