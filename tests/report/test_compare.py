@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sightline.records import EpochRecord
-from sightline.report import canvas, compare
+from sightline.report import compare
 
 
 def history(epochs: int, loss: float = 2.0, validation: bool = True) -> list[EpochRecord]:
@@ -28,20 +28,6 @@ def history(epochs: int, loss: float = 2.0, validation: bool = True) -> list[Epo
         )
         for epoch in range(1, epochs + 1)
     ]
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The matplotlib figures that were drawn, newest last."""
-    found: list[Any] = []
-    png = canvas.png
-
-    def keep(figure: Any) -> bytes:
-        found.append(figure)
-        return png(figure)
-
-    monkeypatch.setattr(canvas, "png", keep)
-    return found
 
 
 def opened(png: bytes) -> Image.Image:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sightline.errors import MissingExtraError
 from sightline.records import EpochRecord, Evaluation, Interval
-from sightline.report import canvas, figures
+from sightline.report import figures
 
 
 def history(epochs: int, stages: tuple[str, ...] = ("training",), validation: bool = True) -> list[EpochRecord]:
@@ -49,20 +49,6 @@ def opened(png: bytes) -> Image.Image:
         picture.load()
         assert len(picture.convert("L").getcolors() or []) > 10, "something must be drawn"
         return picture
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The matplotlib figures that were drawn, newest last."""
-    found: list[Any] = []
-    png = canvas.png
-
-    def keep(figure: Any) -> bytes:
-        found.append(figure)
-        return png(figure)
-
-    monkeypatch.setattr(canvas, "png", keep)
-    return found
 
 
 def texts(figure: Any) -> list[str]:

@@ -16,20 +16,6 @@ from sightline.report.grid import grid
 Pixels = NDArray[np.uint8]
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The matplotlib figures that were drawn, newest last."""
-    found: list[Any] = []
-    png = canvas.png
-
-    def keep(figure: Any) -> bytes:
-        found.append(figure)
-        return png(figure)
-
-    monkeypatch.setattr(canvas, "png", keep)
-    return found
-
-
 def plain(level: int, height: int = 40, width: int = 40, channels: int = 3) -> Pixels:
     return np.full((height, width, channels), level, np.uint8)
 
