@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from sightline.records import Index, Part, PartFigures, TrainResult
 from sightline.run import Run
 from sightline.watch import Watcher
 from sightline.workflow.classifier import load
+from sightline.workflow.compare import settings_of
 
 FREE = {"device.threads", "data.cache"}  # settings that do not decide what is learned
 
@@ -57,23 +58,10 @@ def tested(path: Path, config: RunConfig, index: Index, watcher: Watcher) -> Tra
 
 def differences(before: RunConfig, now: RunConfig) -> Iterator[str]:
     """Yield, in words, each setting that decides what is learned and differs."""
-    old, new = _flat(asdict(before)), _flat(asdict(now))
+    old, new = settings_of(before), settings_of(now)
     for key in sorted(old.keys() | new.keys()):
         if key not in FREE and old.get(key) != new.get(key):
             yield f"{key} is {old.get(key)}, not {new.get(key)}"
-
-
-def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{above}{key}.")
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
-            for number, inner in enumerate(value):
-                found |= _flat(inner, f"{above}{key}.{number}.")
-        else:
-            found[f"{above}{key}"] = list(value) if isinstance(value, tuple) else value
-    return found
 
 
 def _result(run: Run, saved: dict[str, Any]) -> TrainResult:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sightline import backend
-from sightline.config import RunConfig
+from sightline.config import RunConfig, recipes, resolve
 from sightline.models import registry, weights
 from sightline.models.registry import Entry
 from sightline.preprocess import Preprocess
@@ -44,6 +45,11 @@ def recipe(index: Index) -> Choice:
         return Choice("quick", why)
     where = "a GPU" if has_gpu() else "no GPU"
     return Choice("transfer", f"{what}, {where}: MobileNetV2 (alpha {alpha}) with the ImageNet weights found here")
+
+
+def laid_on(choice: Choice, layers: Sequence[dict[str, Any]], assignments: Sequence[str]) -> RunConfig:
+    """Return the settings of the chosen recipe under the user's own, still called ``auto``."""
+    return resolve(recipes.load(choice.recipe), choice.settings, *layers, {"recipe": "auto"}, assignments=assignments)
 
 
 def has_gpu() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib import metadata
 from typing import Any
 
@@ -28,10 +29,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def start(device: DeviceConfig) -> None:
+    """Import Keras on the backend and the devices that the settings name."""
+    backend.configure(device.backend, device.gpus, memory_growth=device.memory_growth, threads=device.threads)
+
+
 def environment() -> dict[str, Any]:
     """Return versions, the backend and why it was taken, devices, cores, memory and cache folders."""
-    device = DeviceConfig()
-    backend.configure(device.backend, device.gpus, memory_growth=device.memory_growth, threads=device.threads)
+    if "keras" not in sys.modules:
+        start(DeviceConfig())
     choice = backend.choose()
     return {
         "backend": choice.name,

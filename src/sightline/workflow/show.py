@@ -25,7 +25,7 @@ from sightline.report.grid import grid
 from sightline.training import augment, mixing
 from sightline.training.optimizer import label_shares
 from sightline.watch import Watcher
-from sightline.workflow import choose
+from sightline.workflow import choose, environment
 
 ACROSS = 5  # pictures in a row; augmented versions of each
 PICTURES, AUGMENTED = 10, 4  # shown unless said otherwise
@@ -84,10 +84,9 @@ def show(
 def _settled(index: Index, given: RunConfig, assignments: Sequence[str], recipe: str) -> RunConfig:
     """Return the settings that `train` would train with."""
     if recipe == "auto":
-        backend.keras(given.device.backend)
+        environment.start(given.device)
         chosen = choose.recipe(index)
-        given = resolve(recipes.load(chosen.recipe), chosen.settings, assignments=assignments)
-        recipe = chosen.recipe
+        given, recipe = choose.laid_on(chosen, [], assignments), chosen.recipe
     if not augment.changes(given.augment):
         raise UsageError(
             f"The recipe {recipe} changes no pictures. Name another with --recipe, or say what to change, as in "

@@ -67,27 +67,21 @@ def train(
     index = make_index(sources, watcher.progress, given.device.threads or None)
     check_classes(index)
     if recipe == "auto":
-        _start(given)
+        environment.start(given.device)
         chosen = choose.recipe(index)
         watcher.say(f"{chosen.recipe}: {chosen.why}")
-        layers = [recipes.load(chosen.recipe), chosen.settings, *layers]
-        given = resolve(*layers, {"recipe": "auto"}, assignments=set)
+        given = choose.laid_on(chosen, layers, set)
     named = [str(s) for s in as_list(sources) if not isinstance(s, Listing)]
     settled = choose.settle(replace(given, data=replace(given.data, sources=tuple(named))), index)
     stem = f"{settled.recipe}-{''.join(c if c.isalnum() or c in '-_' else '-' for c in index.name)[:40]}"
     path = Path(out) if out is not None else next_path(Path("runs"), stem)
-    _start(settled)
+    environment.start(settled.device)
     if tested_before:
         return again.tested(path, settled, index, watcher)
     check_writable(path, force=force)
     picture, model = settled.picture, settled.model
     start = weights.find(registry.find(model.name), model.weights, model.alpha, picture.height or 0, picture.width or 0)
     return _Training(settled, index, path, force, watcher, start, started).go()
-
-
-def _start(config: RunConfig) -> None:
-    device = config.device
-    backend.configure(device.backend, device.gpus, memory_growth=device.memory_growth, threads=device.threads)
 
 
 def _layers(recipe: str, config: Path | str | None) -> list[dict[str, Any]]:
