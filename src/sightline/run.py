@@ -19,17 +19,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from sightline import files
 from sightline.config import RunConfig, dump_toml, load_config
 from sightline.data.dataset import Dataset
 from sightline.errors import ModelError, OutputError, UsageError
@@ -173,24 +172,10 @@ class Run:
         self._write(name, _encoded(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
 
     def _write(self, name: str, data: bytes) -> Path:
-        return self._write_with(name, lambda path: path.write_bytes(data))
+        return files.write(self.path / name, data)
 
     def _write_with(self, name: str, save: Callable[[Path], Any]) -> Path:
-        """Let `save` write a temporary file beside `name`, then rename it."""
-        path = self.path / name
-        aside = path.with_name(f".part-{os.getpid()}-{path.name}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save(aside)
-            aside.replace(path)
-        except OSError as error:
-            raise OutputError(
-                f"{path} cannot be written: {error.strerror or error}. Free some space or check its rights."
-            ) from error
-        finally:
-            with suppress(OSError):  # there no more, unless something went wrong
-                aside.unlink()
-        return path
+        return files.write(self.path / name, save)
 
 
 def _json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sightline import files
 from sightline.cli.output import console, escape, print_json, table
-from sightline.errors import OutputError
 
 if TYPE_CHECKING:  # annotations only: what compares reads pictures' packages too
     from sightline.workflow.compare import Row
@@ -39,12 +39,7 @@ def draw(rows: tuple[Row, ...], path: Path) -> None:
     """Save the curves of all runs as a PNG."""
     from sightline.report.compare import curves
 
-    png = curves({row.name: row.history for row in rows})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}. Name another file with --figure.") from error
+    files.write(path, curves({row.name: row.history for row in rows}), "Name another file with --figure.")
 
 
 def show(rows: tuple[Row, ...]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sightline import metrics, workflow
+from sightline import files, metrics, workflow
 from sightline.data.index import Sources, as_list
 from sightline.data.layout import Listing
 from sightline.errors import DataError, Interrupted, MissingExtraError, OutputError, SightlineError, UsageError
@@ -77,25 +77,12 @@ def prepare(folder: Path, space: Space, name: str) -> None:
     begun = (folder / TABLE).is_file()
     if begun and record.is_file() and (other := record.read_text(encoding="utf-8")) != (mine := _record(name)):
         raise OutputError(f"{folder} holds the sweep {other.strip()}, not {mine.strip()}: name another with --out.")
-    _write(folder / "space.toml", space.text.encode())
-    _write(record, _record(name).encode())
+    files.write(folder / "space.toml", space.text.encode())
+    files.write(record, _record(name).encode())
 
 
 def _record(name: str) -> str:
     return json.dumps({"study": name}) + "\n"
-
-
-def _write(path: Path, data: bytes) -> Path:
-    aside = path.with_name(f".part-{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(data)
-        aside.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror or error}. Free some space or name another place with --out."
-        ) from error
-    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +130,7 @@ class _Search:
 
     def _save(self) -> Sweep:
         found = self._now()
-        _write(self.folder / TABLE, results.as_csv(found, self.space))
+        files.write(self.folder / TABLE, results.as_csv(found, self.space))
         return found
 
     def _try(self, trial: Any, seed: int, count: int) -> float:
@@ -207,9 +194,9 @@ class _Search:
                 columns, [t.value or 0.0 for t in shown], found.monitor,
                 logarithmic=logarithmic, minimize=self.space.minimize, title=found.study,
             )  # fmt: skip
-            _write(self.folder / "figures" / "parallel.png", png)
+            files.write(self.folder / "figures" / "parallel.png", png)
         if found.importance is not None:
-            _write(self.folder / "figures" / "importance.png", compare.importance(found.importance, found.monitor))
+            files.write(self.folder / "figures" / "importance.png", compare.importance(found.importance, found.monitor))
         elsewhere = sum(t.state == "running" for t in found.trials)
         if elsewhere:
             self.watcher.say(f"Still running elsewhere: {elsewhere} trials; the same command shows them later.")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sightline import files
 from sightline.config import ModelConfig, RunConfig, recipes, resolve
 from sightline.errors import OutputError, UsageError, suggest
 from sightline.models import registry
@@ -99,7 +100,7 @@ def _size(config: RunConfig, side: int, given: str | None) -> tuple[int, int, in
 
 def draw(description: Description, path: str) -> None:
     """Draw a network into `path`, whose suffix is ``.png`` or ``.svg``."""
-    _write(path, diagram.architecture(description, diagram.format_of(path)))
+    files.write(Path(path), diagram.architecture(description, diagram.format_of(path)))
 
 
 def draw_schedule(subject: Subject, path: str, steps: int) -> None:
@@ -110,7 +111,7 @@ def draw_schedule(subject: Subject, path: str, steps: int) -> None:
     title = f"{subject.name}: {schedule.name.replace('_', ' ')}"
     if schedule.name == "plateau":  # when it falls, only training tells
         title += f", times {schedule.factor:g} whenever {schedule.monitor} stalls"
-    _write(path, schedules.rates(stages, steps, title, diagram.format_of(path)))
+    files.write(Path(path), schedules.rates(stages, steps, title, diagram.format_of(path)))
 
 
 def check(subject: Subject, schedule: str | None = None, drawing: str | None = None) -> None:
@@ -118,14 +119,9 @@ def check(subject: Subject, schedule: str | None = None, drawing: str | None = N
     for path in (schedule, drawing):
         if path is not None:
             diagram.format_of(path)
+            if not Path(path).parent.is_dir():
+                raise OutputError(f"{path} cannot be written: there is no such folder. Name another place.")
     if schedule is not None and not subject.trains:
         raise UsageError(f"{subject.name} is a model, which has no learning rate: give --schedule a recipe or a run.")
     if schedule is not None and not schedules.planned(subject.config, 1):
         raise UsageError(f"{subject.name} trains for no epoch: there is no learning rate to draw.")
-
-
-def _write(path: str, data: bytes) -> None:
-    try:
-        Path(path).write_bytes(data)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}. Name another place.") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from sightline import backend
+from sightline import backend, files
 from sightline.config import RunConfig, recipes, resolve
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
@@ -68,7 +67,11 @@ def show(
     if given.model.name != "auto":
         registry.find(given.model.name)
     index = make_index(sources, watcher.progress, given.device.threads or None)
-    path = Path(out) if out is not None else Path(f"{_stem(index.name)}-{'augmented' if augmented else 'samples'}.png")
+    path = (
+        Path(out)
+        if out is not None
+        else Path(f"{files.stem(index.name)}-{'augmented' if augmented else 'samples'}.png")
+    )
     _check(path)
     wanted = count or (AUGMENTED if augmented else PICTURES)
     if augmented:
@@ -152,10 +155,6 @@ def _shares(classes: Sequence[str], shares: NDArray[np.float32]) -> str:
     return "\n".join(f"{shares[k]:.2f} {classes[k]}" for k in np.argsort(-shares)[:2] if shares[k] >= 0.005)
 
 
-def _stem(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:40]
-
-
 def _check(path: Path) -> None:
     """Raise before any work if `path` cannot take the figure."""
     if path.suffix.lower() != ".png":
@@ -183,10 +182,4 @@ def _save(path: Path, png: bytes) -> None:
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
         image.save(buffer, "PNG", pnginfo=signature)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(buffer.getvalue())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutputError(f"The figure {path} cannot be written: {error.strerror}.") from error
+    files.write(path, buffer.getvalue())

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline import backend, metrics
+from sightline import backend, files, metrics
 from sightline.config import RunConfig, parse, recipes, resolve
 from sightline.data.dataset import Dataset, assemble, check_classes
 from sightline.data.index import Sources, as_list
@@ -73,7 +73,7 @@ def train(
         given = choose.laid_on(chosen, layers, set)
     named = [str(s) for s in as_list(sources) if not isinstance(s, Listing)]
     settled = choose.settle(replace(given, data=replace(given.data, sources=tuple(named))), index)
-    stem = f"{settled.recipe}-{''.join(c if c.isalnum() or c in '-_' else '-' for c in index.name)[:40]}"
+    stem = f"{settled.recipe}-{files.stem(index.name)}"
     path = Path(out) if out is not None else next_path(Path("runs"), stem)
     environment.start(settled.device)
     if tested_before:

@@ -1,0 +1,43 @@
+"""Files that are whole or not there: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sightline.errors import OutputError
+
+
+def write(
+    path: Path, content: bytes | Callable[[Path], Any], advice: str = "Free some space or check its rights."
+) -> Path:
+    """Write bytes to `path`, or let a function write a file there, and return `path`; folders are made as needed.
+
+    Raises `OutputError`, which ends with `advice`, and leaves what was at `path` as it is.
+    """
+    aside = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            aside.write_bytes(content)
+        else:
+            content(aside)
+        aside.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}. {advice}") from error
+    finally:
+        with suppress(OSError):  # there no more, unless something went wrong
+            aside.unlink()
+    return path
+
+
+def stem(name: str) -> str:
+    """Return `name` as the start of a file's name: other than letters, digits, - and _ become -, at most 40.
+
+    >>> stem("flowers 5.zip")
+    'flowers-5-zip'
+    """
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:40]
