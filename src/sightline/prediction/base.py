@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.preprocess import Preprocess
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """All that a network says of N pictures: `probabilities` and `logits` float32 [N, K], `features` float32 [N, F].
+
+    `probabilities` are the softmax of `logits`, which are after the division by the temperature; `features` are what
+    the last dense layer sees.
+    """
+
+    probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32]
 
 
 class Predictor(Protocol):
@@ -24,6 +38,9 @@ class Predictor(Protocol):
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 [N, K], rows summing to 1, for uint8 pixels [N, H, W, C]."""
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
 
 
 def filled(call: Callable[[Any], Any], rows: NDArray[Any], size: int) -> Any:
@@ -52,3 +69,8 @@ class FakePredictor:
         out = np.full((len(pixels), count), 0.1 / max(count - 1, 1), np.float32)
         out[np.arange(len(pixels)), number] = 0.9
         return out
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return the probabilities, their logarithms, and each channel's mean brightness in [0, 1] as features."""
+        found = self.probabilities(pixels)
+        return Outputs(found, np.log(found), pixels.mean((1, 2), dtype=np.float32) / 255)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sightline import backend, metrics
 from sightline.errors import ModelError
+from sightline.prediction.base import Outputs
 from sightline.preprocess import Preprocess
 
 
@@ -37,7 +38,13 @@ class KerasPredictor:
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
-        return np.asarray(self.model.predict_on_batch(pixels)["probabilities"], np.float32)
+        return self.outputs(pixels).probabilities
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
+        found = self.model.predict_on_batch(pixels)
+        names = ("probabilities", "logits", "features")
+        return Outputs(*(np.asarray(found[name], np.float32) for name in names))
 
 
 class PiecesPredictor:

@@ -24,7 +24,6 @@ from sightline.evaluation.evaluate import figures as evaluation_of
 from sightline.models import build, registry, weights
 from sightline.models.build import Network, Plan
 from sightline.models.describe import parameters, weights_sha256
-from sightline.prediction.base import Predictor
 from sightline.prediction.keras import KerasPredictor, PiecesPredictor
 from sightline.preprocess import Preprocess
 from sightline.records import PARTS, EpochRecord, Evaluation, Index, Part, PartFigures, TrainResult
@@ -149,7 +148,7 @@ class _Training:
                 events.close()
         model = _float32(network, plan)
         run.write_model(model, data.classes, preprocess)
-        predictor = (
+        predictor: Any = (
             PiecesPredictor(fitted.pieces, data.classes, preprocess)  # compiled already, unlike the whole
             if config.train.precision == "float32"
             else KerasPredictor(model, data.classes, preprocess)
@@ -159,7 +158,7 @@ class _Training:
             run.write_figure("curves", figures.curves(fitted.history, f"{config.model.name} on {data.name}"))
         return self._conclude(run, data, fitted, model, found)
 
-    def _judge(self, run: Run, predictor: Predictor, data: Dataset, fitted: Fitted) -> dict[Part, Evaluation]:
+    def _judge(self, run: Run, predictor: Any, data: Dataset, fitted: Fitted) -> dict[Part, Evaluation]:
         """Evaluate on the validation part, by the logits that training left where it did, and on the test part."""
         found: dict[Part, Evaluation] = {}
         for part in PARTS[1:]:
