@@ -20,8 +20,20 @@ from sightline.prediction import stream
 from sightline.prediction.base import Predictor
 from sightline.prediction.keras import KerasPredictor
 from sightline.preprocess import Preprocess
-from sightline.records import PARTS, Evaluation, Index, Part, Prediction, Progress, Reject, Samples, no_progress
+from sightline.records import (
+    PARTS,
+    Evaluation,
+    Explanation,
+    Index,
+    Part,
+    Prediction,
+    Progress,
+    Reject,
+    Samples,
+    no_progress,
+)
 from sightline.run import Run
+from sightline.workflow.explain import explain
 
 Pictures = str | Path | bytes | NDArray[np.uint8] | Image.Image
 
@@ -49,8 +61,27 @@ class Classifier:
         A picture is a path (a file, a folder or a glob), encoded bytes, a uint8 array [H, W(, C)] or a Pillow image.
         One that cannot be read gives a prediction with `error` set and nothing else.
         """
-        many = [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray | Image.Image) else pictures
-        return list(stream.predict(self.predictor, stream.as_items(many), top=min(top, len(self.classes))))
+        return list(stream.predict(self.predictor, stream.as_items(_many(pictures)), top=min(top, len(self.classes))))
+
+    def explain(
+        self,
+        pictures: Pictures | Iterable[Pictures],
+        *,
+        method: str | None = None,
+        label: str | None = None,
+        out: str | Path | None = None,
+        seed: int = 0,
+        progress: Progress = no_progress,
+    ) -> list[Explanation]:
+        """Return which parts of each picture speak for class `label`, or for its predicted one; see `workflow.explain`.
+
+        `method` is gradcam, gradcam++, occlusion or rise; with `out`, a folder, a figure of each is written there.
+        """
+        items = list(stream.as_items(_many(pictures)))
+        folder = None if out is None else Path(out)
+        return list(
+            explain(self.predictor, items, method=method, label=label, out=folder, seed=seed, progress=progress)
+        )
 
     def evaluate(
         self,
@@ -119,6 +150,10 @@ class Classifier:
         labels = np.array([number[chosen.pictures[i].label] for i in good], np.int32)
         paths = tuple(chosen.pictures[i].path for i in good)
         return Samples(pixels.array, rows[good], labels, paths), (*index.rejects, *bad)
+
+
+def _many(pictures: Pictures | Iterable[Pictures]) -> Iterable[Pictures]:
+    return [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray | Image.Image) else pictures
 
 
 def load(path: str | Path) -> Classifier:
