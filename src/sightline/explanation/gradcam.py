@@ -2,6 +2,11 @@
 
 Grad-CAM: Selvaraju et al., 2017, arXiv:1610.02391. Grad-CAM++: Chattopadhay et al., 2018, arXiv:1710.11063, with the
 exponential of the logit as the score, which is what its closed form stands for.
+
+Both give a map one weight for the whole picture, its slopes averaged over all places. Behind a flatten a map means
+something else at each place, and the average nothing: networks trained on pictures whose corner is their class got
+maps of zeros. There each place keeps its own weight: HiResCAM, Draelos and Carin, 2020, arXiv:2011.08891, which is
+Grad-CAM itself behind average pooling and one dense layer.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ class GradCam:
         keras = backend.keras()
         maps = target(model)
         self.model = model
+        self._flat = any(layer.name == "flatten" for layer in model.layers)
         self._sigmoid = any(layer.name == "two_classes" for layer in model.layers)
         self._gradient = gradient(keras.Model(model.input, maps), keras.Model(maps, model.output["logits"]))
 
@@ -48,7 +54,7 @@ class GradCam:
             at = np.arange(start, min(start + BATCH, len(pixels)))
             found = filled(lambda rows: np.stack(self._gradient(pixels[rows], weights[rows]), 1), at, size)
             for i, (maps, slopes) in zip(at, found, strict=True):
-                out[i] = resized(combined(maps, slopes, plus=plus), *pixels.shape[1:3])
+                out[i] = resized(combined(maps, slopes, plus=plus, flat=self._flat), *pixels.shape[1:3])
             progress("Grad-CAM", int(at[-1]) + 1, len(pixels))
         return out
 
@@ -61,17 +67,19 @@ class GradCam:
         return 2 * chosen - 1 if self._sigmoid else chosen
 
 
-def combined(maps: NDArray[np.float32], slopes: NDArray[np.float32], *, plus: bool) -> NDArray[np.float32]:
-    """Return the heat [h, w], at least 0, that feature maps [h, w, F] and the score's gradients for them make.
+def combined(maps: NDArray[np.float32], slopes: NDArray[np.float32], *, plus: bool, flat: bool) -> NDArray[np.float32]:
+    """Return the heat [h, w], at least 0, that feature maps [h, w, F] and the score's slopes for them make.
 
-    With `plus`, what is negative in the maps counts as 0 in the weights: Grad-CAM++ was derived for maps behind a ReLU.
+    With `flat`, for a head that flattens, each place has its own weights. With `plus`, what is negative in the maps
+    counts as 0 in the weights: Grad-CAM++ was derived for maps behind a ReLU.
     """
+    weights = slopes
     if plus:  # where the slope g is above 0, alpha * g = g^2 * g / (2 * g^2 + sum(maps) * g^3)
         rising = np.maximum(slopes, 0)
-        weights = (rising / (2 + np.maximum(maps, 0).sum((0, 1)) * rising)).sum((0, 1))
-    else:
-        weights = slopes.mean((0, 1))
-    heat: NDArray[np.float32] = maps @ weights
+        weights = rising / (2 + np.maximum(maps, 0).sum((0, 1)) * rising)
+    if not flat:
+        weights = weights.mean((0, 1), keepdims=True)
+    heat: NDArray[np.float32] = (maps * weights).sum(-1)
     return np.maximum(heat, 0)
 
 

@@ -175,8 +175,9 @@ class _Figures:
         encoded = isinstance(one.content, bytes | bytearray | memoryview)
         picture = original.decode(one.content) if encoded else original.fit(one.content)
         laid = heat_map.onto(found.heat, preprocess, width, height)
+        seen, _ = preprocess.placement(width, height)
         hottest = found.region and _scaled(found.region, width / one.width, height / one.height)
-        signed.save(path, explained(picture, laid, hottest, _title(found), _verdict(found)))
+        signed.save(path, explained(picture, laid, hottest, _title(found), _verdict(found), seen))
         return replace(found, figure=str(path))
 
     def _name(self, found: Explanation) -> str:
