@@ -43,13 +43,13 @@ def draw(count: int, corner: str = "top right", seed: int = 0) -> tuple[NDArray[
 def predictor(name: str = "cifar10-deep", corner: str = "top right", **settings: Any) -> KerasPredictor:
     """Return a network of the registry that learned `corner`; for reading only."""
     made = build(plan(name, side=SIDE, classes=3, **({"dropout": 0.0} | settings)))
-    pixels, labels = draw(384, corner)
+    pixels, labels = draw(288, corner)
     model = made.model
     import keras
 
     logits = keras.Model(model.input, made.logits)
-    logits.compile(keras.optimizers.Adam(2e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    for epoch in range(8):
+    logits.compile(keras.optimizers.Adam(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    for epoch in range(6):
         order = np.random.default_rng(epoch).permutation(len(pixels))
         for start in range(0, len(pixels), 32):
             logits.train_on_batch(pixels[order[start : start + 32]], labels[order[start : start + 32]])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pictures import encode
 from sightline.explanation.heat import normalized, onto, region, resized
@@ -27,7 +27,7 @@ def test_heat_comes_back_to_where_it_was(resize: Resize, width: int, height: int
     preprocess = Preprocess(48, 40, 1, resize)
     x, y = 0.55 * width, 0.4 * height
     seen = preprocess.fit(spot(width, height, x, y))
-    laid = onto(normalized(seen[..., 0]), preprocess, width, height)
+    laid = onto(normalized(seen[..., 0].astype(np.float32)), preprocess, width, height)
     assert laid.shape == (height, width)
     row, column = np.unravel_index(laid.argmax(), laid.shape)
     tolerance = 0.5 + 1.5 * max(width / 40, height / 48)
@@ -103,9 +103,7 @@ def test_a_turned_file_has_its_heat_where_it_is_seen(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     preprocess = Preprocess(40, 40, 3, "crop")
-    heat = normalized(preprocess.decode(encode(stored, exif=exif))[..., 0])
-    from PIL import ImageOps
-
+    heat = normalized(preprocess.decode(encode(stored, exif=exif))[..., 0].astype(np.float32))
     stored.getexif()[0x0112] = orientation
     seen = ImageOps.exif_transpose(stored)
     laid = onto(heat, preprocess, *seen.size)
