@@ -122,6 +122,7 @@ def test_from_python(trained: Trained, half: Path) -> None:
     assert of_file.heat.dtype == np.float32
     assert (of_file.figure, of_array.path) == (None, "[1]")
     alone = model.explain(half, label="green", method="gradcam++")[0].heat
+    assert alone is not None
     np.testing.assert_allclose(alone, of_file.heat, atol=1e-4)
 
 
