@@ -8,6 +8,8 @@
     model.json       classes and picture contract of model.keras
     checkpoints/     the state of training, until the run is complete
     eval/<split>/    metrics.json, predictions.npz
+    thresholds.json  when to answer, once `evaluate --target-precision` or `--coverage` fitted it
+    labels.jsonl     pictures whose labels are probably wrong, worst first, once `evaluate --labels` looked for them
     figures/*.png    curves, confusion
     tensorboard/     event files
 
@@ -33,7 +35,7 @@ from sightline.config import RunConfig, dump_toml, load_config
 from sightline.data.dataset import Dataset
 from sightline.errors import ModelError, OutputError, UsageError
 from sightline.preprocess import Preprocess
-from sightline.records import EpochRecord, Evaluation, Part
+from sightline.records import EpochRecord, Evaluation, Part, Predictions, Thresholds
 from sightline.report import summary
 
 SCHEMA = 1
@@ -148,9 +150,9 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{self.path / 'model.json'} cannot be read: {error}.") from error
 
-    def write_evaluation(self, split: str, evaluation: Evaluation) -> None:
-        """Save figures and probabilities of one split."""
-        self._write_json(f"eval/{split}/metrics.json", summary.evaluation(evaluation))
+    def write_evaluation(self, split: str, evaluation: Evaluation, more: Mapping[str, Any] | None = None) -> None:
+        """Save figures and probabilities of one split; `more` goes into its ``metrics.json``."""
+        self._write_json(f"eval/{split}/metrics.json", summary.evaluation(evaluation) | dict(more or {}))
 
         def save(path: Path) -> None:
             np.savez(
@@ -163,6 +165,40 @@ class Run:
             )
 
         self._write_with(f"eval/{split}/predictions.npz", save)
+
+    def read_predictions(self, split: str) -> Predictions | None:
+        """Return what the model said of the pictures of one split; None if it was not evaluated on it."""
+        path = self.path / "eval" / split / "predictions.npz"
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                return Predictions(
+                    tuple(found["paths"].tolist()), found["labels"], found["probabilities"],
+                    tuple(found["classes"].tolist()),
+                )  # fmt: skip
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{path} cannot be read: {error}; evaluate the run again.") from error
+
+    def write_thresholds(self, thresholds: Thresholds) -> None:
+        """Save when to answer."""
+        self._write_json("thresholds.json", thresholds.to_dict())
+
+    def read_thresholds(self) -> Thresholds | None:
+        """Return when to answer; None if that was never fitted."""
+        path = self.path / "thresholds.json"
+        if not path.is_file():
+            return None
+        try:
+            return Thresholds.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{path} cannot be read: {error}; fit it again with `sightline evaluate --target-precision`."
+            ) from error
+
+    def write_suspects(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Save pictures whose labels are probably wrong, worst first."""
+        self._write("labels.jsonl", _json_lines(lines))
 
     def write_figure(self, name: str, png: bytes) -> Path:
         """Save a picture under ``figures/``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from sightline.prediction import stream
 from sightline.prediction.base import Predictor
 from sightline.prediction.keras import KerasPredictor
 from sightline.preprocess import Preprocess
-from sightline.records import PARTS, Evaluation, Index, Part, Prediction, Progress, Reject, Samples, no_progress
+from sightline.records import (
+    PARTS, Evaluation, Index, Labelled, Part, Prediction, Progress, Reject, Samples, Thresholds, no_progress,
+)  # fmt: skip
 from sightline.run import Run
 
 Pictures = str | Path | bytes | NDArray[np.uint8] | Image.Image
@@ -50,7 +52,8 @@ class Classifier:
         One that cannot be read gives a prediction with `error` set and nothing else.
         """
         many = [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray | Image.Image) else pictures
-        return list(stream.predict(self.predictor, stream.as_items(many), top=min(top, len(self.classes))))
+        items = stream.as_items(many)
+        return list(stream.predict(self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds))
 
     def evaluate(
         self,
@@ -66,13 +69,28 @@ class Classifier:
         in training. With `sources`: on their part `split`, or, if that is None, their test part where they state parts
         and all pictures where they do not.
         """
-        if sources is None:
-            samples, rejects = self._own(split, progress, cache=cache)
-        else:
-            samples, rejects = self._given(sources, split, progress, cache=cache)
-        return evaluate(self.predictor, samples, rejects=rejects, progress=progress)
+        found = self.labelled(sources, split=split, cache=cache, progress=progress)
+        return evaluate(self.predictor, found.samples, rejects=found.rejects, progress=progress)
 
-    def _own(self, split: Part | None, progress: Progress, *, cache: bool) -> tuple[Samples, Sequence[Reject]]:
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """When to answer, once that was fitted."""
+        return None if self.run is None else self.run.read_thresholds()
+
+    def labelled(
+        self,
+        sources: Sources | None = None,
+        *,
+        split: Part | None = None,
+        cache: bool = True,
+        progress: Progress = no_progress,
+    ) -> Labelled:
+        """Return the pictures that `evaluate` judges the model on."""
+        if sources is None:
+            return self._own(split, progress, cache=cache)
+        return self._given(sources, split, progress, cache=cache)
+
+    def _own(self, split: Part | None, progress: Progress, *, cache: bool) -> Labelled:
         if self.run is None:
             raise DataError("This model does not know the pictures that it was trained on: name some to evaluate on.")
         config = self.run.config
@@ -84,9 +102,7 @@ class Classifier:
         wanted = split or ("test" if "test" in stated.values() else "validation")
         return self._samples(index, wanted, progress, cache=cache)
 
-    def _given(
-        self, sources: Sources, split: Part | None, progress: Progress, *, cache: bool
-    ) -> tuple[Samples, Sequence[Reject]]:
+    def _given(self, sources: Sources, split: Part | None, progress: Progress, *, cache: bool) -> Labelled:
         index = make_index(sources, progress)
         parts = {p.part for p in index.pictures}
         wanted = split or ("test" if "test" in parts else None)
@@ -94,9 +110,7 @@ class Classifier:
             raise DataError(f"{index.name} has no test part: choose one of its parts with --split.")
         return self._samples(index, wanted, progress, cache=cache)
 
-    def _samples(
-        self, index: Index, wanted: Part | None, progress: Progress, *, cache: bool
-    ) -> tuple[Samples, Sequence[Reject]]:
+    def _samples(self, index: Index, wanted: Part | None, progress: Progress, *, cache: bool) -> Labelled:
         keep = [i for i, p in enumerate(index.pictures) if wanted is None or p.part == wanted]
         if not keep:
             raise DataError(f"{index.name} has no pictures in its {wanted} part.")
@@ -117,8 +131,9 @@ class Classifier:
             if int(rows[i]) in pixels.failed
         ]
         labels = np.array([number[chosen.pictures[i].label] for i in good], np.int32)
-        paths = tuple(chosen.pictures[i].path for i in good)
-        return Samples(pixels.array, rows[good], labels, paths), (*index.rejects, *bad)
+        pictures = tuple(chosen.pictures[i] for i in good)
+        samples = Samples(pixels.array, rows[good], labels, tuple(p.path for p in pictures))
+        return Labelled(samples, pictures, (*index.rejects, *bad))
 
 
 def load(path: str | Path) -> Classifier:
