@@ -90,7 +90,7 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Pictures to judge a model on: `samples`, the `pictures` that they are of (in their order), and what was left out."""
+    """Pictures to judge a model on: `samples`, their `pictures` (in the same order), what was left out."""
 
     samples: Samples
     pictures: tuple[Picture, ...]

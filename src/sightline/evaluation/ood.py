@@ -1,8 +1,9 @@
 """How strange a picture is: the energy of its logits, and its distance from the training pictures' features.
 
 The distance is Mahalanobis', to the nearest class mean with one covariance for all (Lee et al., 2018,
-arXiv:1807.03888), shrunk by Ledoit and Wolf's rule (2004), as features are often more than pictures. It was preferred to the distance from
-the k-th neighbour, which must keep every training picture's features. Neither knows the strange pictures beforehand.
+arXiv:1807.03888), shrunk by Ledoit and Wolf's rule (2004), as features are often more than pictures. It was preferred
+to the distance from the k-th neighbour, which must keep every training picture's features. Neither score knows the
+strange pictures beforehand.
 """
 
 from __future__ import annotations

@@ -63,10 +63,9 @@ def _one(
 ) -> Decision:
     names = None if held is None else tuple(classes[j] for j in np.argsort(-row, kind="stable") if held[j])
     size = 0 if names is None else len(names)
+    sure = size == 1 and at.target_precision is None  # a target that no confidence reaches is answered by no class
     if at.confidence is not None:
         sure = float(row.max()) >= at.confidence
-    else:
-        sure = size == 1 and at.target_precision is None  # a target that no confidence reaches is answered by no class
     if not np.isfinite(row).all() or (at.ood_limit is not None and not strange <= at.ood_limit):
         return Decision("abstain", names, strange)
     if sure:

@@ -21,7 +21,17 @@ from sightline.prediction.base import Predictor
 from sightline.prediction.keras import KerasPredictor
 from sightline.preprocess import Preprocess
 from sightline.records import (
-    PARTS, Evaluation, Index, Labelled, Part, Prediction, Progress, Reject, Samples, Thresholds, no_progress,
+    PARTS,
+    Evaluation,
+    Index,
+    Labelled,
+    Part,
+    Prediction,
+    Progress,
+    Reject,
+    Samples,
+    Thresholds,
+    no_progress,
 )  # fmt: skip
 from sightline.run import Run
 
