@@ -25,9 +25,7 @@ def drawings(value: Judgement, samples: Samples) -> dict[str, bytes]:
         "reliability": reliability(value.calibration, value.part),
         "risk-coverage": risk_coverage(value.curve, value.part),
         "confusion": figures.confusion(value.evaluation, value.part),
-        "confusion-shares": figures.confusion(
-            value.evaluation, f"{value.part}, shares of each true class", shares=True
-        ),
+        "confusion-shares": figures.confusion(value.evaluation, f"{value.part}, % of each true class", shares=True),
     }
     if value.mistakes.wrong:
         found["mistakes"] = thumbnails(value.mistakes.wrong, samples, "The surest wrong answers")

@@ -16,13 +16,16 @@ from sightline.data.index import index as make_index
 from sightline.errors import DataError
 from sightline.evaluation import abstain, judgement, labels, slices
 from sightline.evaluation.evaluate import figures
-from sightline.evaluation.judgement import Judgement, Said, listen
+from sightline.evaluation.judgement import Judgement, Said, Wanted, listen
 from sightline.evaluation.labels import Suspect
 from sightline.evaluation.mistakes import mistakes
+from sightline.evaluation.ood import Strangers
 from sightline.records import PARTS, Labelled, Part, Picture, Progress, Samples, no_progress
 from sightline.report import judged as drawings
 from sightline.report import judgement as report
 from sightline.workflow.classifier import Classifier
+
+NOTHING = Wanted()
 
 
 def judge(
@@ -30,17 +33,14 @@ def judge(
     sources: Sources | None = None,
     *,
     split: Part | None = None,
-    target_precision: float | None = None,
-    coverage: float | None = None,
-    guard: bool = False,
+    wanted: Wanted = NOTHING,
     strange: Sources | None = None,
     cache: bool = True,
     progress: Progress = no_progress,
 ) -> Judgement:
     """Judge a classifier as `Classifier.evaluate` does, and say how far to trust it.
 
-    `target_precision` and `coverage` fit thresholds on the validation part, which the run then keeps; what they come to
-    is judged on the other pictures. `strange` are pictures of something else. Where the run's own pictures were judged,
+    `wanted` thresholds are fitted on the validation part, and the run keeps them; what they come to is judged on the other pictures. `strange` are pictures of something else. Where the run's own pictures were judged,
     figures and drawings are written into it.
 
     Raises `DataError` where thresholds are asked for and no validation pictures are at hand.
@@ -50,15 +50,13 @@ def judge(
     part = (split or _part_of(classifier, found)) if sources is None else "given"
     held_out = said if part == "validation" else _said(classifier, "validation", progress, cache=cache)
     thresholds, threshold = classifier.thresholds, None
-    if target_precision is not None or coverage is not None:
+    if wanted:
         if held_out is None:
             raise DataError(
                 "Thresholds are fitted on validation pictures, and the model has none at hand: name its run, and keep "
                 "its pictures where they were."
             )
-        thresholds, threshold = judgement.fit_thresholds(
-            held_out, target_precision, coverage, guard=guard, old=thresholds
-        )
+        thresholds, threshold = judgement.fit_thresholds(held_out, wanted, thresholds)
     evaluation = figures(classifier.classes, said.outputs.probabilities, found.samples, rejects=found.rejects)
     sure, right = evaluation.probabilities.max(1), evaluation.probabilities.argmax(1) == evaluation.labels
     result = Judgement(
@@ -75,7 +73,7 @@ def judge(
     )
     if strange is not None:
         result = replace(result, strangers=_strangers(classifier, said, result, strange, progress, cache=cache))
-    _write(classifier, result, found, fitted=target_precision is not None or coverage is not None)
+    _write(classifier, result, found, fitted=bool(wanted))
     return result
 
 
@@ -95,7 +93,7 @@ def _said(classifier: Classifier, part: Part, progress: Progress, *, cache: bool
 
 def _strangers(
     classifier: Classifier, said: Said, result: Judgement, sources: Sources, progress: Progress, *, cache: bool
-) -> judgement.Strangers:
+) -> Strangers:
     """Read pictures whose labels, if any, mean nothing here, and compare."""
     index = make_index(sources, progress)
     pixels, rows = decode(index, classifier.preprocess, keep=cache, progress=progress)
