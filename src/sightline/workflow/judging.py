@@ -20,12 +20,14 @@ from sightline.evaluation.judgement import Judgement, Said, Wanted, listen
 from sightline.evaluation.labels import Suspect
 from sightline.evaluation.mistakes import mistakes
 from sightline.evaluation.ood import Strangers
+from sightline.randomness import generator
 from sightline.records import PARTS, Labelled, Part, Picture, Progress, Samples, no_progress
 from sightline.report import judged as drawings
 from sightline.report import judgement as report
 from sightline.workflow.classifier import Classifier
 
 NOTHING = Wanted()
+STRANGERS = 1000  # pictures; an AUROC of so many is known to about 0.01
 
 
 def judge(
@@ -40,8 +42,9 @@ def judge(
 ) -> Judgement:
     """Judge a classifier as `Classifier.evaluate` does, and say how far to trust it.
 
-    `wanted` thresholds are fitted on the validation part, and the run keeps them; what they come to is judged on the other pictures. `strange` are pictures of something else. Where the run's own pictures were judged,
-    figures and drawings are written into it.
+    `wanted` thresholds are fitted on the validation part, and the run keeps them; what they come to is judged on the
+    other pictures. `strange` are pictures of something else, of which at most a thousand are looked at. Where the run's
+    own pictures were judged, figures and drawings are written into it.
 
     Raises `DataError` where thresholds are asked for and no validation pictures are at hand.
     """
@@ -96,6 +99,12 @@ def _strangers(
 ) -> Strangers:
     """Read pictures whose labels, if any, mean nothing here, and compare."""
     index = make_index(sources, progress)
+    if len(index.pictures) > STRANGERS:
+        chosen = np.sort(generator(0, "strangers").permutation(len(index.pictures))[:STRANGERS]).tolist()
+        read = index.read
+        index = replace(
+            index, pictures=tuple(index.pictures[i] for i in chosen), read=lambda at: read(chosen[at])
+        )  # fmt: skip
     pixels, rows = decode(index, classifier.preprocess, keep=cache, progress=progress)
     rows = np.array([row for row in rows.tolist() if row not in pixels.failed], np.int64)
     samples = Samples(pixels.array, rows, np.zeros(len(rows), np.int32), ("",) * len(rows))
