@@ -172,7 +172,7 @@ class Thresholds:
 
     `confidence`: answer where the greatest probability is at least this; it kept `target_precision` on `count`
     validation pictures, of which it answered `share_answered`. `quantile`: a class is in the set where its score
-    (`conformal`: "aps" or "lac") is at most this, so that the set holds the truth with a chance of `coverage`.
+    (`conformal`) is at most this, so that the set holds the truth with a chance of `coverage`.
     `ood_limit`: a picture whose `ood` score ("energy") is above this is like none of the training pictures.
     """
 
@@ -182,7 +182,7 @@ class Thresholds:
     share_answered: float | None = None
     coverage: float | None = None
     quantile: float | None = None
-    conformal: Literal["aps", "lac"] = "aps"
+    conformal: Literal["lac"] = "lac"
     ood: Literal["energy"] = "energy"
     ood_limit: float | None = None
 
@@ -197,7 +197,7 @@ class Thresholds:
         if unknown or "count" not in values:
             raise ValueError(f"unknown or missing fields {sorted(unknown) or ['count']}")
         for name, value in values.items():
-            words = {"conformal": ("aps", "lac"), "ood": ("energy",)}.get(name)
+            words = {"conformal": ("lac",), "ood": ("energy",)}.get(name)
             number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
             if (value not in words) if words else not number:
                 raise ValueError(f"{name} cannot be {value!r}")

@@ -32,7 +32,7 @@ def drawn(count: int, classes: int, seed: int = 0, right: float = 1.5) -> Scored
 
 
 @given(st.integers(2, 8), st.integers(10, 80), st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_figures_are_scikit_learns(classes: int, count: int, seed: int) -> None:
     p, labels = drawn(count, classes, seed)
     p = np.round(p, 1) + np.float32(0.01)  # equal scores
@@ -83,11 +83,11 @@ def test_a_bootstrap_interval_is_about_the_normal_one() -> None:
 def test_ninety_five_in_a_hundred_intervals_hold_the_truth() -> None:
     rng = np.random.default_rng(0)
     held = 0
-    for seed in range(200):
+    for seed in range(80):
         ends = bootstrap.ends(bootstrap.means(rng.exponential(size=(100, 1)), seed, "coverage")[:, 0])
         assert ends is not None
         held += ends.low <= 1 <= ends.high
-    assert 175 <= held <= 200  # of a skewed mean, percentiles fall short of 190 a little
+    assert 68 <= held <= 80  # of a skewed mean, percentiles fall short of 76 a little
 
 
 def test_one_class_one_picture_and_none() -> None:
@@ -101,7 +101,7 @@ def test_one_class_one_picture_and_none() -> None:
 
 
 def test_one_picture_of_each_class_and_a_thousand_classes() -> None:
-    for count, classes in ((4, 4), (1000, 1000), (2000, 1000)):
+    for count, classes in ((4, 4), (1000, 1000)):
         found = scores(*drawn(count, classes))
         assert set(NAMES) <= set(found)
         assert all(f.value is not None and np.isfinite(f.value) for f in found.values())

@@ -29,11 +29,10 @@ class Coverage:
     interval: Interval
     size: float
     single: float
-    empty: float
     count: int
 
 
-def fit(probabilities: NDArray[np.float32], labels: NDArray[np.int32], coverage: float, name: str = "aps") -> float:
+def fit(probabilities: NDArray[np.float32], labels: NDArray[np.int32], coverage: float) -> float:
     """Return the score up to which classes are in the set: the ceil((N + 1) coverage)-th smallest of true classes.
 
     2, which takes in all classes, where N pictures are too few for the coverage. Raises `UsageError` for a coverage
@@ -43,17 +42,15 @@ def fit(probabilities: NDArray[np.float32], labels: NDArray[np.int32], coverage:
         raise UsageError(f"The coverage must lie between 0 and 1, such as 0.9; got {coverage}.")
     if not len(labels):
         raise DataError("There are no validation pictures to fit prediction sets on: keep some for validation.")
-    scores = np.sort(conformity(probabilities, name)[np.arange(len(labels)), labels])
+    scores = np.sort(conformity(probabilities)[np.arange(len(labels)), labels])
     rank = math.ceil((len(labels) + 1) * coverage - 1e-9)
     return float(scores[rank - 1]) if rank <= len(labels) else EVERY
 
 
-def judge(
-    probabilities: NDArray[np.float32], labels: NDArray[np.int32], quantile: float, coverage: float, name: str = "aps"
-) -> Coverage:
+def judge(probabilities: NDArray[np.float32], labels: NDArray[np.int32], quantile: float, coverage: float) -> Coverage:
     """Return how the sets do on other pictures."""
-    held = sets(probabilities, quantile, name)
+    held = sets(probabilities, quantile)
     hits, count = int(held[np.arange(len(labels)), labels].sum()), len(labels)
     sizes = held.sum(1)
-    size, single, empty = (float(v.mean()) if count else 0.0 for v in (sizes, sizes == 1, sizes == 0))
-    return Coverage(coverage, hits / max(count, 1), metrics.wilson(hits, count), size, single, empty, count)
+    size, single = (float(v.mean()) if count else 0.0 for v in (sizes, sizes == 1))
+    return Coverage(coverage, hits / max(count, 1), metrics.wilson(hits, count), size, single, count)

@@ -131,7 +131,7 @@ def fit_thresholds(held_out: Said, wanted: Wanted, old: Thresholds | None) -> tu
             new, target_precision=target, confidence=found.confidence, share_answered=found.share_answered
         )  # fmt: skip
     if coverage is not None:
-        quantile = conformal.fit(p, held_out.labels, coverage, new.conformal)
+        quantile = conformal.fit(p, held_out.labels, coverage)
         new = replace(new, coverage=coverage, quantile=quantile)
     return new, found
 
@@ -153,7 +153,7 @@ def covered(judged: Said, thresholds: Thresholds) -> Coverage | None:
     if thresholds.quantile is None or thresholds.coverage is None:
         return None
     p = judged.outputs.probabilities
-    return conformal.judge(p, judged.labels, thresholds.quantile, thresholds.coverage, thresholds.conformal)
+    return conformal.judge(p, judged.labels, thresholds.quantile, thresholds.coverage)
 
 
 def strangers(judged: Said, strange: Outputs, training: Said | None, name: str, at: Thresholds | None) -> Strangers:

@@ -18,26 +18,21 @@ def energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return found
 
 
-def conformity(probabilities: NDArray[np.float32], name: str = "aps") -> NDArray[np.float64]:
+def conformity(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return each class's conformal score, float64 [N, K]: the higher, the less it fits.
 
-    "aps": the probability of all classes that are more probable, and half of its own (Romano et al., 2020,
-    arXiv:2006.02544, with the half in the place of a random share, so that one picture has one answer). "lac": one less
-    its probability (Sadinle et al., 2019, arXiv:1609.00451).
+    One less its probability ("lac": Sadinle et al., 2019, arXiv:1609.00451), but 0 for the most probable class, so that
+    no set is ever empty. Adaptive scores, which add up the probabilities of all classes that are more probable (Romano
+    et al., 2020), leave the surest pictures with empty sets wherever a classifier is right more often than is asked.
     """
-    p = probabilities.astype(np.float64)
-    if name == "lac":
-        return 1 - p
-    order = np.argsort(-p, axis=1, kind="stable")
-    sorted_p = np.take_along_axis(p, order, 1)
-    found = np.empty_like(p)
-    np.put_along_axis(found, order, np.cumsum(sorted_p, 1) - sorted_p / 2, 1)
+    found = 1 - probabilities.astype(np.float64)
+    found[np.arange(len(found)), probabilities.argmax(1)] = 0
     return found
 
 
-def sets(probabilities: NDArray[np.float32], quantile: float, name: str = "aps") -> NDArray[np.bool_]:
+def sets(probabilities: NDArray[np.float32], quantile: float) -> NDArray[np.bool_]:
     """Return bool [N, K]: which classes the conformal set of each picture holds."""
-    found: NDArray[np.bool_] = conformity(probabilities, name) <= quantile
+    found: NDArray[np.bool_] = conformity(probabilities) <= quantile
     return found
 
 
@@ -51,7 +46,7 @@ def decide(
     classes but not all; else "abstain". Sets list the most probable class first.
     """
     strange = energy(logits)
-    held = None if thresholds.quantile is None else sets(probabilities, thresholds.quantile, thresholds.conformal)
+    held = None if thresholds.quantile is None else sets(probabilities, thresholds.quantile)
     return [
         _one(row, None if held is None else held[i], float(strange[i]), classes, thresholds)
         for i, row in enumerate(probabilities)
