@@ -53,7 +53,8 @@ class Index:
     """What a data source holds, before any pixel is decoded.
 
     `read(i)` returns the encoded bytes of picture `i`, or its pixels (uint8 HWC) where the source is an array.
-    `skipped` counts files that are no pictures (``Thumbs.db``, notes, hidden files).
+    `skipped` counts files that are no pictures (``Thumbs.db``, notes, hidden files); `others` names them. `empty` names
+    the class folders that hold neither pictures nor rejects, `unexpected` the folders beside train, validation and test.
     """
 
     name: str
@@ -61,6 +62,9 @@ class Index:
     rejects: tuple[Reject, ...]
     skipped: int
     read: Callable[[int], bytes | NDArray[np.uint8]] = field(repr=False, compare=False)
+    others: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,32 +50,63 @@ def _waves() -> tuple[NDArray[np.float32], list[int], list[int]]:
 def groups(hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return, int64 [N], the first member of the group that each picture belongs to (itself, if it is alone).
 
-    `thumbs` is uint8 [N, 16, 16]. Groups are connected: who is like a member belongs to them.
+    `thumbs` is uint8 [N, 16, 16]. Groups are connected: who is like a member belongs to them. The nearest hashes are
+    compared first, and no more than `budget` allows: where all pictures are much alike (digits, garments cut out), the
+    hash says little, and only hashes that differ in fewer bits count.
     """
     root = np.arange(len(hashes))
-    first = np.unique(hashes, return_index=True, return_inverse=True)
-    leaders = first[1][first[2]]  # equal hashes are compared with the first of them alone: they may be very many
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    leaders = first[inverse]  # equal hashes are compared with the first of them alone: they may be very many
     rest = np.flatnonzero(leaders != root)
-    unlike = _join(root, thumbs, (leaders[rest], rest))
-    entries = np.sort(np.concatenate([first[1], unlike]))
-    for a, b in candidates(hashes[entries]):
-        _join(root, thumbs, (entries[a], entries[b]))
-    return _settled(root)
+    entries = np.sort(np.concatenate([first, _join(root, thumbs, leaders[rest], rest)]))
+    near = _nearest(hashes[entries], 50 * budget(len(hashes)))
+    left = budget(len(hashes))
+    for a, b in near:
+        _settle(root)
+        one, other = entries[a], entries[b]
+        apart = root[one] != root[other]
+        if np.count_nonzero(apart) > left:
+            break
+        left -= np.count_nonzero(apart)
+        _join(root, thumbs, one[apart], other[apart])
+    _settle(root)
+    return root
 
 
-def _join(root: NDArray[np.int64], thumbs: NDArray[np.uint8], pairs: Pairs) -> NDArray[np.int64]:
+def budget(count: int) -> int:
+    """Return how many pairs of `count` pictures may be compared by their thumbs."""
+    return max(5000, count)
+
+
+def _nearest(hashes: NDArray[np.uint64], most: int) -> list[Pairs]:
+    """Return the candidates of distance 0, of distance 1 and so on: up to `RADIUS`, and `most` pairs in all."""
+    found: list[list[Pairs]] = [[] for _ in range(RADIUS + 1)]
+    counts = np.zeros(RADIUS + 1, np.int64)
+    for a, b in candidates(hashes):
+        distance = np.bitwise_count(hashes[a] ^ hashes[b])
+        for d in np.unique(distance).tolist():
+            if d < len(found):
+                at = distance == d
+                found[d].append((a[at], b[at]))
+                counts[d] += np.count_nonzero(at)
+        while counts[: len(found)].sum() > most:
+            found.pop()
+    return [(np.concatenate([a for a, _ in at]), np.concatenate([b for _, b in at])) for at in found if at]
+
+
+def _join(
+    root: NDArray[np.int64], thumbs: NDArray[np.uint8], one: NDArray[np.int64], other: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Unite in `root` the pairs that are alike, and return the second of those that are not."""
-    unlike: list[NDArray[np.int64]] = []
-    for start in range(0, len(pairs[0]), BATCH):
-        a, b = (side[start : start + BATCH] for side in pairs)
-        apart = np.array([_find(root, i) != _find(root, j) for i, j in zip(a.tolist(), b.tolist(), strict=True)], bool)
-        a, b = a[apart], b[apart]
+    unlike = [np.empty(0, np.int64)]
+    for start in range(0, len(one), BATCH):
+        a, b = one[start : start + BATCH], other[start : start + BATCH]
         alike = correlation(thumbs[a], thumbs[b]) >= SAME
         for i, j in zip(a[alike].tolist(), b[alike].tolist(), strict=True):
-            one, other = sorted((_find(root, i), _find(root, j)))
-            root[other] = one
+            low, high = sorted((_find(root, i), _find(root, j)))
+            root[high] = low
         unlike.append(b[~alike])
-    return np.concatenate(unlike) if unlike else np.empty(0, np.int64)
+    return np.concatenate(unlike)
 
 
 def _find(root: NDArray[np.int64], i: int) -> int:
@@ -85,10 +116,10 @@ def _find(root: NDArray[np.int64], i: int) -> int:
     return i
 
 
-def _settled(root: NDArray[np.int64]) -> NDArray[np.int64]:
+def _settle(root: NDArray[np.int64]) -> None:
+    """Let every entry of a forest int64 [N] name the root of its tree, in place."""
     while not np.array_equal(root[root], root):
-        root = root[root]
-    return root
+        root[:] = root[root]
 
 
 def candidates(hashes: NDArray[np.uint64], radius: int = RADIUS, few: int = FEW) -> Iterator[Pairs]:
@@ -145,8 +176,8 @@ def correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float3
 
 def _views(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return each thumb as it is and cropped in many ways, without its coarse light and dark: [N, V, 256], norm 1."""
-    flat = thumbs.reshape(len(thumbs), -1).astype(np.float32)
-    views = (flat @ _crops()).reshape(len(thumbs), -1, THUMB * THUMB)
+    flat = thumbs.reshape(-1, THUMB * THUMB).astype(np.float32)
+    views = (flat @ _crops()).reshape(len(thumbs), _crops().shape[1] // THUMB**2, THUMB**2)
     views -= views.mean(2, keepdims=True)
     norms = np.linalg.norm(views, axis=2, keepdims=True)
     normed: NDArray[np.float32] = views / np.maximum(norms, 1e-3)
