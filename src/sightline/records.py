@@ -54,7 +54,7 @@ class Index:
 
     `read(i)` returns the encoded bytes of picture `i`, or its pixels (uint8 HWC) where the source is an array.
     `skipped` counts files that are no pictures (``Thumbs.db``, notes, hidden files); `others` names them. `empty` names
-    the class folders that hold neither pictures nor rejects, `unexpected` the folders beside train, validation and test.
+    the class folders without pictures or rejects, `unexpected` the folders beside train, validation and test.
     """
 
     name: str

@@ -64,10 +64,10 @@ def groups(hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8]) -> NDArray[np.
     for a, b in near:
         _settle(root)
         one, other = entries[a], entries[b]
-        apart = root[one] != root[other]
-        if np.count_nonzero(apart) > left:
+        apart = np.flatnonzero(root[one] != root[other])
+        left -= len(apart)
+        if left < 0:
             break
-        left -= np.count_nonzero(apart)
         _join(root, thumbs, one[apart], other[apart])
     _settle(root)
     return root
@@ -199,10 +199,12 @@ def _crops() -> NDArray[np.float32]:
 def _window(scale: float, offset: float) -> NDArray[np.float64]:
     """Return the map [16, 16] that cuts out `scale` of a side, `offset` (0..1) of the way along, by interpolation."""
     centres = offset * THUMB * (1 - scale) + (np.arange(THUMB) + 0.5) * scale - 0.5
-    return np.maximum(0, 1 - np.abs(centres.clip(0, THUMB - 1)[:, None] - np.arange(THUMB)))
+    weights: NDArray[np.float64] = np.maximum(0, 1 - np.abs(centres.clip(0, THUMB - 1)[:, None] - np.arange(THUMB)))
+    return weights
 
 
 def _mean_of(width: int) -> NDArray[np.float64]:
     """Return the map [16, 16] that takes a running mean, repeating the values at the ends."""
     taken = (np.arange(THUMB)[:, None] + np.arange(width) - width // 2).clip(0, THUMB - 1)
-    return (taken[:, :, None] == np.arange(THUMB)).mean(1)
+    weights: NDArray[np.float64] = (taken[:, :, None] == np.arange(THUMB)).mean(1)
+    return weights

@@ -41,8 +41,8 @@ def index(
     A source is a folder (of class folders, with or without train/validation/test above), a ``.zip`` or ``.tar`` of
     one, a CSV or JSONL manifest, idx files or a folder of them, a named data set, or a `Listing` of arrays.
 
-    Raises `DataError` if a source is missing, holds no pictures, or mixes stated parts with none; and for folders beside
-    train, validation and test, unless it is `lenient`: then it names them and passes over what they hold.
+    Raises `DataError` if a source is missing, holds no pictures, or mixes stated parts with none; and for folders
+    beside train, validation and test, unless it is `lenient`: then it names them and passes over what they hold.
     """
     many = _without_idx_labels(as_list(sources))
     for source in many:

@@ -101,9 +101,7 @@ def is_picture_name(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in PICTURE_SUFFIXES
 
 
-def class_folders(
-    store: FileStore, prefix: str = "", folders: Sequence[str] = (), *, lenient: bool = False
-) -> Listing:
+def class_folders(store: FileStore, prefix: str = "", folders: Sequence[str] = (), *, lenient: bool = False) -> Listing:
     """Read classes from folder names, parts from ``train/ validation|valid|val/ test/`` above them.
 
     Folders that merely wrap the rest (``archive/dataset/train/...``) are looked through. `folders` are those known,

@@ -124,7 +124,7 @@ def tiny(image: Image.Image) -> NDArray[np.uint8]:
 
 def _halved(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return thumbs uint8 [N, 16, 16] of pictures uint8 [N, 32, 32]."""
-    half = small.reshape(len(small), hashes.THUMB, 2, hashes.THUMB, 2).mean((2, 4))
+    half: NDArray[np.float64] = small.reshape(len(small), hashes.THUMB, 2, hashes.THUMB, 2).mean((2, 4))
     return (half + 0.5).astype(np.uint8)
 
 
@@ -136,8 +136,8 @@ def fingerprints(small: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[
 def blur(grey: NDArray[np.uint8]) -> float:
     """Return how blurred a grey picture uint8 [H, W] is, 0..1, whatever its contrast; 0 for one too small to tell.
 
-    What a further blur takes away from the differences of neighbours, along the axis where it takes least
-    (F. Crete et al., "The Blur Effect: Perception and Estimation with a New No-reference Perceptual Blur Metric", 2007).
+    It is the share of the differences of neighbours that a further blur leaves, on the axis where it leaves most
+    (F. Crete et al., "The Blur Effect: Perception and Estimation with a New No-reference Perceptual Blur Metric").
     """
     if min(grey.shape) < SIDE:
         return 0.0
