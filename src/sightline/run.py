@@ -3,6 +3,7 @@
     run.json         schema, status, versions, seed, device, command, timings, final figures
     config.toml      fully resolved configuration
     data.jsonl       one line per picture (path, sha256, label, split), then one per reject (path, reason)
+    patch.jsonl      a copy of the corrections that were applied to the data, if there were any
     history.jsonl    one line per epoch; history.csv the same for spreadsheets
     model.keras      best weights by the monitored figure, float32
     model.json       classes and picture contract of model.keras
@@ -109,6 +110,21 @@ class Run:
         ]
         lines += [{"path": r.path, "reason": r.reason} for r in dataset.rejects]
         self._write("data.jsonl", _json_lines(lines))
+
+    def write_patch(self, source: str) -> None:
+        """Keep a copy of the patch at `source`; nothing if it is empty."""
+        if source:
+            self._write("patch.jsonl", Path(source).read_bytes())
+
+    @property
+    def patch(self) -> Path | None:
+        """The copy of the patch that was applied to the data; None without one."""
+        path = self.path / "patch.jsonl"
+        return path if path.is_file() else None
+
+    def read_labels(self) -> set[tuple[str, str]]:
+        """Return the content (its sha256) of each picture with its class."""
+        return {(row["sha256"], row["label"]) for row in _read_lines(self.path / "data.jsonl") if "split" in row}
 
     def read_parts(self) -> dict[str, Part]:
         """Return the part that each picture's content (its sha256) was used for."""

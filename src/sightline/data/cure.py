@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from sightline.data import names
-from sightline.data.copies import Copies, Group, conflicting, leaking, leaking_near
+from sightline.data.copies import Copies, conflicting, leaking, leaking_near
+from sightline.data.finding import Group
 from sightline.data.patch import Correction, correction
 from sightline.data.survey import Survey
 from sightline.records import PARTS, Index, Picture

@@ -67,5 +67,4 @@ def grouped(
     paths = tuple(tuple(p.path for p in group) for group in groups)
     labels = tuple(tuple(p.label for p in group) for group in groups)
     count = len(groups)
-    said = what
     return [Finding(kind, severity, count, what, advice, groups=paths, labels=labels, identical=identical)]

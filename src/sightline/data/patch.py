@@ -63,7 +63,7 @@ def read(path: Path) -> list[tuple[int, Correction]]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The patch {path} cannot be read as UTF-8 text: {error}.") from error
     lines = enumerate(text.split("\n"), 1)
-    return [(number, _parsed(line, f"{path}, line {number}")) for number, line in lines if line.strip()]
+    return [(number, _parsed(line, f"The patch {path}, line {number}")) for number, line in lines if line.strip()]
 
 
 def _parsed(line: str, where: str) -> Correction:
@@ -76,7 +76,7 @@ def _parsed(line: str, where: str) -> Correction:
     wrong = [k for k in KEYS if not isinstance(row.get(k), str)] + sorted(set(row) - {*KEYS, "to"})
     if wrong:
         raise DataError(
-            f"{where}: {wrong[0]!r} is missing, unknown or no text; expected action, path, sha256, label, to and reason."
+            f"{where}: {wrong[0]!r} is missing, unknown or no text; the keys are action, path, sha256, label, to, reason."
         )
     action, to = row["action"], row.get("to")
     if action not in get_args(Action):
@@ -122,6 +122,11 @@ def apply(index: Index, corrections: Sequence[tuple[int, Correction]], where: st
     return replace(index, pictures=pictures, read=lambda i: old(keep[i]))
 
 
+def corrected(index: Index, path: Path | None) -> Index:
+    """Return `index` as corrected by the patch file at `path`; as it is without one."""
+    return index if path is None else apply(index, read(path), f"The patch {path}")
+
+
 def _mismatch(fix: Correction, shas: dict[str, str], index: Index, found: int | None) -> str:
     if found is not None:
         return f"{fix.path} is of class {index.pictures[found].label!r}, not {fix.label!r}"
@@ -136,7 +141,5 @@ def _corrected(picture: Picture | None, fix: Correction, where: str) -> Picture 
     if fix.action == "relabel":
         return replace(picture, label=str(fix.to))
     if picture.part is None:
-        raise DataError(
-            f"{where} moves {fix.path} to {fix.to}, but this source states no parts: delete the line, the split decides."
-        )
+        raise DataError(f"{where} moves {fix.path} to {fix.to}, but this source states no parts: delete the line.")
     return replace(picture, part=cast("Part", fix.to))

@@ -14,6 +14,7 @@ from sightline import backend
 from sightline.data.dataset import decode
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
+from sightline.data.patch import corrected
 from sightline.errors import DataError, ModelError, UsageError, suggest
 from sightline.evaluation.evaluate import evaluate
 from sightline.prediction import stream
@@ -78,7 +79,7 @@ class Classifier:
         config = self.run.config
         if not config.data.sources:
             raise DataError("This model was trained on arrays, which the run does not keep: give pictures to evaluate.")
-        index = make_index(list(config.data.sources), progress)
+        index = corrected(make_index(list(config.data.sources), progress), self.run.patch)
         stated = self.run.read_parts()
         index = replace(index, pictures=tuple(replace(p, part=stated.get(p.sha256, p.part)) for p in index.pictures))
         wanted = split or ("test" if "test" in stated.values() else "validation")

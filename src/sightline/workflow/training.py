@@ -32,7 +32,7 @@ from sightline.run import Run, check_writable, next_path
 from sightline.training.fit import Fitted, fit
 from sightline.training.log import Events
 from sightline.watch import Tee, Watcher
-from sightline.workflow import again, choose, environment
+from sightline.workflow import again, check, choose, environment
 
 
 def train(
@@ -63,7 +63,7 @@ def train(
     tested_before = out is not None and not force and again.is_run(Path(out))
     if out is not None and not tested_before:
         check_writable(Path(out), force=force)
-    index = make_index(sources, watcher.progress, given.device.threads or None)
+    index = check.before(make_index(sources, watcher.progress, given.device.threads or None), given, watcher)
     check_classes(index)
     if recipe == "auto":
         environment.start(given.device)
@@ -107,7 +107,7 @@ class _Training:
             self.index, preprocess, config.split, config.seed,
             keep=config.data.cache, progress=watcher.progress, threads=config.device.threads or None,
         )  # fmt: skip
-        for note in _data_notes(data):
+        for note in [*_data_notes(data), *check.near(data, config)]:
             watcher.say(note)
         plan = _plan(config, data, self.weights)
         network = build.build(plan)
@@ -123,6 +123,7 @@ class _Training:
         run.update(command=sys.argv, seed=config.seed, **environment.environment())
         run.write_config(config)
         run.write_data(data)
+        run.write_patch(config.data.patch)
         events = Events(run.path / "tensorboard") if config.train.tensorboard else None
         history: list[EpochRecord] = []
 
