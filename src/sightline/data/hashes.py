@@ -24,6 +24,7 @@ SAME = 0.87  # least correlation of two thumbs of the same picture
 BANDS, BITS = 4, 16
 FEW = 3000  # up to so many hashes, comparing all pairs is faster than bands
 CHUNK = 1 << 21  # candidates looked at together
+ROUNDS = 4  # pictures of one hash that others of that hash are compared with
 BATCH = 256  # candidates verified together: about 10 MB
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -55,10 +56,7 @@ def groups(hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8]) -> NDArray[np.
     hash says little, and only hashes that differ in fewer bits count.
     """
     root = np.arange(len(hashes))
-    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    leaders = first[inverse]  # equal hashes are compared with the first of them alone: they may be very many
-    rest = np.flatnonzero(leaders != root)
-    entries = np.sort(np.concatenate([first, _join(root, thumbs, leaders[rest], rest)]))
+    entries = _leaders(root, hashes, thumbs)
     near = _nearest(hashes[entries], 50 * budget(len(hashes)))
     left = budget(len(hashes))
     for a, b in near:
@@ -71,6 +69,18 @@ def groups(hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8]) -> NDArray[np.
         _join(root, thumbs, one[apart], other[apart])
     _settle(root)
     return root
+
+
+def _leaders(root: NDArray[np.int64], hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Unite pictures of equal hashes, which may be very many, with the first of them that is alike; return the rest."""
+    left = np.arange(len(hashes))
+    alone = [np.empty(0, np.int64)]
+    for _ in range(ROUNDS):
+        _, first, inverse = np.unique(hashes[left], return_index=True, return_inverse=True)
+        alone.append(left[first])
+        others = np.flatnonzero(first[inverse] != np.arange(len(left)))
+        left = _join(root, thumbs, left[first[inverse[others]]], left[others])
+    return np.sort(np.concatenate([*alone, left]))
 
 
 def budget(count: int) -> int:

@@ -55,6 +55,9 @@ def _part_meant(picture: Picture) -> str | None:
 
 
 def _nearest_part(name: str) -> str | None:
+    for part in PART_NAMES:
+        if sorted(part) == sorted(name.lower()):  # letters swapped
+            return part
     close = difflib.get_close_matches(name.lower(), PART_NAMES, n=1, cutoff=0.8)
     return close[0] if close else None
 
@@ -85,16 +88,16 @@ def _balance(counts: Counter[str]) -> list[Finding]:
     found = listed(
         "small-classes", "warning", f"classes have fewer than {SMALL} training pictures",
         "Too few to split and to judge: gather more, or merge classes.",
-        *_columns([(label, f"pictures") for label, n in sorted(counts.items()) if n < SMALL]),
+        *_columns([(label, f"{n} pictures") for label, n in sorted(counts.items()) if n < SMALL]),
     )  # fmt: skip
     if len(counts) < 2:
         return found
     (most, many), (least, few) = counts.most_common()[0], min(counts.items(), key=lambda at: (at[1], at[0]))
     if many < IMBALANCE * few:
         return found
-    ordered = [(label, f"pictures") for label, n in sorted(counts.items(), key=lambda at: (-at[1], at[0]))]
+    ordered = [(label, f"{n} pictures") for label, n in sorted(counts.items(), key=lambda at: (-at[1], at[0]))]
     names, reasons = _columns(ordered)
-    what = f"class {most!r} has {many} training pictures, {least!r} {few}: {many / few:.3g} times as many"
+    what = f"classes, unevenly filled: {most!r} has {many} training pictures, {least!r} only {few}"
     advice = "Judge by the figures of each class; consider --set train.class_weights=balanced, or gather rare ones."
     return [*found, Finding("class-imbalance", "warning", len(names), what, advice, names, reasons)]
 

@@ -76,7 +76,7 @@ def _parsed(line: str, where: str) -> Correction:
     wrong = [k for k in KEYS if not isinstance(row.get(k), str)] + sorted(set(row) - {*KEYS, "to"})
     if wrong:
         raise DataError(
-            f"{where}: {wrong[0]!r} is missing, unknown or no text; the keys are action, path, sha256, label, to, reason."
+            f"{where}: {wrong[0]!r} is missing, unknown or no text; keys are action, path, sha256, label, to, reason."
         )
     action, to = row["action"], row.get("to")
     if action not in get_args(Action):

@@ -34,6 +34,7 @@ def findings(index: Index, survey: Survey) -> list[Finding]:
     pairs = [(p, survey.looks[p.sha256]) for p in index.pictures]
     bad = [(r.path, r.reason) for r in index.rejects if r.reason != STRAY]
     bad += [(p.path, look.error) for p, look in pairs if look.error]
+    bad.sort()
     stray = [r.path for r in index.rejects if r.reason == STRAY]
     seen = [(p, look) for p, look in pairs if not look.error]
     files = [(p, look.header) for p, look in seen if look.header is not None]
