@@ -91,16 +91,13 @@ def test_the_page_stands_alone(sightline: Command, sick: Path, tmp_path: Path) -
     assert "http" not in text
 
 
-def test_corrections_are_applied_by_train_and_kept_with_the_run(
-    sightline: Command, sick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_corrections_are_applied_by_train_and_kept_with_the_run(sightline: Command, sick: Path, tmp_path: Path) -> None:
     before = {p: p.read_bytes() for p in sick.rglob("*.*")}
     done = sightline("doctor", sick, "--fix", tmp_path / "fix.jsonl", "--json")
     assert done.json["corrections"] == 3
     assert {p: p.read_bytes() for p in sick.rglob("*.*")} == before
-    assert {f["kind"] for f in sightline("doctor", sick, "--patch", tmp_path / "fix.jsonl", "--json").json["findings"]} == {
-        "unreadable", "near-duplicates",
-    }  # fmt: skip
+    mended = sightline("doctor", sick, "--patch", tmp_path / "fix.jsonl", "--json").json["findings"]
+    assert {f["kind"] for f in mended} == {"unreadable", "near-duplicates"}
     out = tmp_path / "run"
     done = sightline("train", sick, *SMALL, "--patch", tmp_path / "fix.jsonl", "--out", out, "--json")
     assert done.code == 0, done.err

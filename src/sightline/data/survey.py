@@ -141,13 +141,14 @@ def blur(grey: NDArray[np.uint8]) -> float:
     """
     if min(grey.shape) < SIDE:
         return 0.0
-    values = grey.astype(np.float32)
     found = []
-    for turned in (values, values.T):
-        sums = np.cumsum(turned, axis=0)
-        blurred = (sums[WINDOW:] - sums[:-WINDOW]) / WINDOW
-        sharp = np.abs(np.diff(turned[WINDOW // 2 + 1 : len(turned) - WINDOW // 2], axis=0))
-        lost = np.maximum(sharp - np.abs(np.diff(blurred, axis=0)), 0)
+    for lines in (grey[::2].T, grey[:, ::2]):  # every other line is enough
+        values = np.ascontiguousarray(lines, np.float32)  # differences run along the first axis
+        steps = np.diff(values, axis=0)
+        # The difference of two neighbouring means of WINDOW values is that of the values at their ends.
+        left = np.abs(values[WINDOW:] - values[:-WINDOW])
+        left /= WINDOW
+        sharp = np.abs(steps[WINDOW // 2 : WINDOW // 2 + len(left)])
         total = float(sharp.sum())
-        found.append(1 - float(lost.sum()) / total if total else 0.0)
+        found.append(float(np.minimum(sharp, left).sum()) / total if total else 0.0)
     return max(found)
