@@ -9,6 +9,7 @@
     model.json       classes and picture contract of model.keras
     checkpoints/     the state of training, until the run is complete
     eval/<split>/    metrics.json, predictions.npz
+    bundle/          what ships: see `prediction.bundle`
     figures/*.png    curves, confusion
     tensorboard/     event files
 
@@ -33,6 +34,8 @@ from sightline import files
 from sightline.config import RunConfig, dump_toml, load_config
 from sightline.data.dataset import Dataset
 from sightline.errors import ModelError, OutputError, UsageError
+from sightline.prediction import bundle
+from sightline.prediction.bundle import Bundle
 from sightline.preprocess import Preprocess
 from sightline.records import EpochRecord, Evaluation, Part
 from sightline.report import summary
@@ -163,6 +166,16 @@ class Run:
             return tuple(facts["classes"]), Preprocess.from_dict(facts["preprocess"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{self.path / 'model.json'} cannot be read: {error}.") from error
+
+    @property
+    def bundle(self) -> Path | None:
+        """The folder of the bundle, None where there is none, or one of other weights than the run's."""
+        folder = self.path / "bundle"
+        return folder if (folder / "manifest.json").is_file() and self.info.get("status") == "complete" else None
+
+    def write_bundle(self, made: Bundle) -> None:
+        """Save the bundle, in place of the one that is there."""
+        bundle.write(made, self.path / "bundle")
 
     def write_evaluation(self, split: str, evaluation: Evaluation) -> None:
         """Save figures and probabilities of one split."""
