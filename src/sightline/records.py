@@ -53,7 +53,8 @@ class Index:
     """What a data source holds, before any pixel is decoded.
 
     `read(i)` returns the encoded bytes of picture `i`, or its pixels (uint8 HWC) where the source is an array.
-    `skipped` counts files that are no pictures (``Thumbs.db``, notes, hidden files).
+    `skipped` counts files that are no pictures (``Thumbs.db``, notes, hidden files); `others` names them. `empty` names
+    the class folders without pictures or rejects, `unexpected` the folders beside train, validation and test.
     """
 
     name: str
@@ -61,6 +62,9 @@ class Index:
     rejects: tuple[Reject, ...]
     skipped: int
     read: Callable[[int], bytes | NDArray[np.uint8]] = field(repr=False, compare=False)
+    others: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,11 @@ class Samples:
     def first(self, count: int) -> Samples:
         """Return the first `count` pictures."""
         return Samples(self.pixels, self.rows[:count], self.labels[:count], self.paths[:count])
+
+    def at(self, positions: NDArray[np.int64]) -> Samples:
+        """Return the pictures at `positions`, in that order."""
+        paths = tuple(self.paths[i] for i in positions)
+        return Samples(self.pixels, self.rows[positions], self.labels[positions], paths)
 
 
 @dataclass(frozen=True, slots=True)

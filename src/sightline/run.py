@@ -3,6 +3,7 @@
     run.json         schema, status, versions, seed, device, command, timings, final figures
     config.toml      fully resolved configuration
     data.jsonl       one line per picture (path, sha256, label, split), then one per reject (path, reason)
+    patch.jsonl      a copy of the corrections that were applied to the data, if there were any
     history.jsonl    one line per epoch; history.csv the same for spreadsheets
     model.keras      best weights by the monitored figure, float32
     model.json       classes and picture contract of model.keras
@@ -10,6 +11,7 @@
     eval/<split>/    metrics.json, predictions.npz
     thresholds.json  when to answer, once `evaluate --target-precision` or `--coverage` fitted it
     labels.jsonl     pictures whose labels are probably wrong, worst first, once `evaluate --labels` looked for them
+    bundle/          what ships: see `prediction.bundle`
     figures/*.png    curves, confusion
     tensorboard/     event files
 
@@ -34,6 +36,8 @@ from sightline import files
 from sightline.config import RunConfig, dump_toml, load_config
 from sightline.data.dataset import Dataset
 from sightline.errors import ModelError, OutputError, UsageError
+from sightline.prediction import bundle
+from sightline.prediction.bundle import Bundle
 from sightline.preprocess import Preprocess
 from sightline.records import EpochRecord, Evaluation, Part, Predictions, Thresholds
 from sightline.report import summary
@@ -112,6 +116,21 @@ class Run:
         lines += [{"path": r.path, "reason": r.reason} for r in dataset.rejects]
         self._write("data.jsonl", _json_lines(lines))
 
+    def write_patch(self, source: str) -> None:
+        """Keep a copy of the patch at `source`; nothing if it is empty."""
+        if source:
+            self._write("patch.jsonl", Path(source).read_bytes())
+
+    @property
+    def patch(self) -> Path | None:
+        """The copy of the patch that was applied to the data; None without one."""
+        path = self.path / "patch.jsonl"
+        return path if path.is_file() else None
+
+    def read_labels(self) -> set[tuple[str, str]]:
+        """Return the content (its sha256) of each picture with its class."""
+        return {(row["sha256"], row["label"]) for row in _read_lines(self.path / "data.jsonl") if "split" in row}
+
     def read_parts(self) -> dict[str, Part]:
         """Return the part that each picture's content (its sha256) was used for."""
         return {row["sha256"]: row["split"] for row in _read_lines(self.path / "data.jsonl") if "split" in row}
@@ -149,6 +168,16 @@ class Run:
             return tuple(facts["classes"]), Preprocess.from_dict(facts["preprocess"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{self.path / 'model.json'} cannot be read: {error}.") from error
+
+    @property
+    def bundle(self) -> Path | None:
+        """The folder of the bundle, None where there is none, or one of other weights than the run's."""
+        folder = self.path / "bundle"
+        return folder if (folder / "manifest.json").is_file() and self.info.get("status") == "complete" else None
+
+    def write_bundle(self, made: Bundle) -> None:
+        """Save the bundle, in place of the one that is there."""
+        bundle.write(made, self.path / "bundle")
 
     def write_evaluation(self, split: str, evaluation: Evaluation, more: Mapping[str, Any] | None = None) -> None:
         """Save figures and probabilities of one split; `more` goes into its ``metrics.json``."""
