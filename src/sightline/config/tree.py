@@ -14,6 +14,7 @@ class DataConfig:
 
     sources: tuple[str, ...] = setting((), "folders, archives, manifests, idx files or named sets, in order")
     cache: bool = setting(True, "keep decoded pixels on disk for the next run")
+    patch: str = setting("", "a file of corrections, as `sightline doctor --fix` writes; empty: none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class SplitConfig:
     validation: float = setting(0.15, "share for validation, of the training part where parts are given", 0, 0.9)
     test: float | None = setting(
         None, "share for the test; unset: 0.15, or none where the source states its parts", 0, 0.9
+    )
+    group: Literal["none", "near"] = setting(
+        "none", "near: near duplicates lie on one side; every picture is looked at once more to find them"
     )
 
 
@@ -193,6 +197,15 @@ class DeviceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BundleConfig:
+    """What the run's bundle holds besides the model."""
+
+    golden: int = setting(
+        4, "pictures of the validation part that travel along, as a check of every copy; 0: none", 0, 100
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """Everything that decides the outcome of a run."""
 
@@ -205,3 +218,4 @@ class RunConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
+    bundle: BundleConfig = field(default_factory=BundleConfig)

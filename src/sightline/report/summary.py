@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from sightline.records import Evaluation, Explanation, PartFigures, Prediction, TrainResult
+from sightline import metrics
+from sightline.records import Evaluation, Explanation, Figure, Interval, PartFigures, Prediction, TrainResult
 
 
 def evaluation(value: Evaluation) -> dict[str, Any]:
@@ -20,7 +21,22 @@ def evaluation(value: Evaluation) -> dict[str, Any]:
         "confusion": value.confusion.tolist(),
         "rejects": [{"path": r.path, "reason": r.reason} for r in value.rejects],
         "seconds": value.seconds,
+        "figures": {name: figure(f) for name, f in value.figures.items()},
+        "worst_pairs": [
+            {"label": value.classes[i], "answer": value.classes[j], "count": count}
+            for i, j, count in metrics.worst_pairs(value.confusion)
+        ],
     }
+
+
+def figure(value: Figure) -> dict[str, Any]:
+    """Return a figure: its value, its interval as [low, high], each None where there is none, and why (`note`)."""
+    return {"value": value.value, "interval": interval(value.interval), "note": value.note}
+
+
+def interval(value: Interval | None) -> list[float] | None:
+    """Return an interval as [low, high]."""
+    return None if value is None else [value.low, value.high]
 
 
 def training(value: TrainResult) -> dict[str, Any]:
@@ -56,6 +72,7 @@ def prediction(value: Prediction) -> dict[str, Any]:
         "label": value.label,
         "probability": value.probability,
         "top": [asdict(c) for c in value.top],
+        **({} if value.decision is None else asdict(value.decision)),
     }
 
 

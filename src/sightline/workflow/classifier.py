@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,36 +15,43 @@ from sightline import backend
 from sightline.data.dataset import decode
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
+from sightline.data.patch import corrected
 from sightline.errors import DataError, ModelError, UsageError, suggest
 from sightline.evaluation.evaluate import evaluate
-from sightline.prediction import stream
+from sightline.prediction import bundle, stream
 from sightline.prediction.base import Predictor
 from sightline.prediction.keras import KerasPredictor
+from sightline.prediction.manifest import Manifest
 from sightline.preprocess import Preprocess
 from sightline.records import (
     PARTS,
     Evaluation,
     Explanation,
     Index,
+    Labelled,
     Part,
     Prediction,
     Progress,
     Reject,
     Samples,
+    Thresholds,
     no_progress,
-)
+)  # fmt: skip
 from sightline.run import Run
 from sightline.workflow.explain import explain
 
+Engine = Literal["onnx", "keras"]
 Pictures = str | Path | bytes | NDArray[np.uint8] | Image.Image
 
 
 class Classifier:
     """A loaded model that names pictures."""
 
-    def __init__(self, predictor: Predictor, run: Run | None = None) -> None:
+    def __init__(self, predictor: Predictor, run: Run | None = None, manifest: Manifest | None = None) -> None:
         self.predictor = predictor
         self.run = run
+        self.manifest = manifest
+        self._keras: Predictor | None = None  # beside an exported one, once gradients were asked for
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -61,7 +69,8 @@ class Classifier:
         A picture is a path (a file, a folder or a glob), encoded bytes, a uint8 array [H, W(, C)] or a Pillow image.
         One that cannot be read gives a prediction with `error` set and nothing else.
         """
-        return list(stream.predict(self.predictor, stream.as_items(_many(pictures)), top=min(top, len(self.classes))))
+        items = stream.as_items(_many(pictures))
+        return list(stream.predict(self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds))
 
     def explain(
         self,
@@ -80,8 +89,17 @@ class Classifier:
         items = list(stream.as_items(_many(pictures)))
         folder = None if out is None else Path(out)
         return list(
-            explain(self.predictor, items, method=method, label=label, out=folder, seed=seed, progress=progress)
+            explain(self.explainer(method), items, method=method, label=label, out=folder, seed=seed, progress=progress)
         )
+
+    def explainer(self, method: str | None) -> Predictor:
+        """Return the predictor to explain with: for Grad-CAM the run's Keras model, if there is a run."""
+        gradients = method is None or method.startswith("gradcam")
+        if self.run is None or not gradients or isinstance(self.predictor, KerasPredictor):
+            return self.predictor
+        if self._keras is None:
+            self._keras = load(self.run.path, engine="keras").predictor
+        return self._keras
 
     def evaluate(
         self,
@@ -97,27 +115,43 @@ class Classifier:
         in training. With `sources`: on their part `split`, or, if that is None, their test part where they state parts
         and all pictures where they do not.
         """
-        if sources is None:
-            samples, rejects = self._own(split, progress, cache=cache)
-        else:
-            samples, rejects = self._given(sources, split, progress, cache=cache)
-        return evaluate(self.predictor, samples, rejects=rejects, progress=progress)
+        found = self.labelled(sources, split=split, cache=cache, progress=progress)
+        return evaluate(self.predictor, found.samples, rejects=found.rejects, progress=progress)
 
-    def _own(self, split: Part | None, progress: Progress, *, cache: bool) -> tuple[Samples, Sequence[Reject]]:
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """When to answer, once that was fitted: the run's, else the bundle's."""
+        if self.run is not None:
+            return self.run.read_thresholds()
+        kept = None if self.manifest is None else self.manifest.thresholds
+        return Thresholds.from_dict(kept) if kept else None
+
+    def labelled(
+        self,
+        sources: Sources | None = None,
+        *,
+        split: Part | None = None,
+        cache: bool = True,
+        progress: Progress = no_progress,
+    ) -> Labelled:
+        """Return the pictures that `evaluate` judges the model on."""
+        if sources is None:
+            return self._own(split, progress, cache=cache)
+        return self._given(sources, split, progress, cache=cache)
+
+    def _own(self, split: Part | None, progress: Progress, *, cache: bool) -> Labelled:
         if self.run is None:
             raise DataError("This model does not know the pictures that it was trained on: name some to evaluate on.")
         config = self.run.config
         if not config.data.sources:
             raise DataError("This model was trained on arrays, which the run does not keep: give pictures to evaluate.")
-        index = make_index(list(config.data.sources), progress)
+        index = corrected(make_index(list(config.data.sources), progress), self.run.patch)
         stated = self.run.read_parts()
         index = replace(index, pictures=tuple(replace(p, part=stated.get(p.sha256, p.part)) for p in index.pictures))
         wanted = split or ("test" if "test" in stated.values() else "validation")
         return self._samples(index, wanted, progress, cache=cache)
 
-    def _given(
-        self, sources: Sources, split: Part | None, progress: Progress, *, cache: bool
-    ) -> tuple[Samples, Sequence[Reject]]:
+    def _given(self, sources: Sources, split: Part | None, progress: Progress, *, cache: bool) -> Labelled:
         index = make_index(sources, progress)
         parts = {p.part for p in index.pictures}
         wanted = split or ("test" if "test" in parts else None)
@@ -125,9 +159,7 @@ class Classifier:
             raise DataError(f"{index.name} has no test part: choose one of its parts with --split.")
         return self._samples(index, wanted, progress, cache=cache)
 
-    def _samples(
-        self, index: Index, wanted: Part | None, progress: Progress, *, cache: bool
-    ) -> tuple[Samples, Sequence[Reject]]:
+    def _samples(self, index: Index, wanted: Part | None, progress: Progress, *, cache: bool) -> Labelled:
         keep = [i for i, p in enumerate(index.pictures) if wanted is None or p.part == wanted]
         if not keep:
             raise DataError(f"{index.name} has no pictures in its {wanted} part.")
@@ -148,18 +180,38 @@ class Classifier:
             if int(rows[i]) in pixels.failed
         ]
         labels = np.array([number[chosen.pictures[i].label] for i in good], np.int32)
-        paths = tuple(chosen.pictures[i].path for i in good)
-        return Samples(pixels.array, rows[good], labels, paths), (*index.rejects, *bad)
+        pictures = tuple(chosen.pictures[i] for i in good)
+        samples = Samples(pixels.array, rows[good], labels, tuple(p.path for p in pictures))
+        return Labelled(samples, pictures, (*index.rejects, *bad))
 
 
 def _many(pictures: Pictures | Iterable[Pictures]) -> Iterable[Pictures]:
     return [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray | Image.Image) else pictures
 
 
-def load(path: str | Path) -> Classifier:
-    """Load a run directory (complete, or interrupted with weights saved); raises `ModelError` if it cannot be used."""
+def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
+    """Load a run directory, a bundle, its ``.zip`` or its ``.onnx`` file; raises `ModelError` if it cannot be used.
+
+    A complete run answers through its bundle, in ONNX Runtime; through its Keras model where it has no bundle (it was
+    interrupted), or where `engine` is "keras", as gradients need it.
+    """
+    path = Path(path)
+    if bundle.is_bundle(path):
+        found, predictor = bundle.load(path)
+        if engine == "keras":
+            raise ModelError(f"{path} holds no Keras model: name the run that it was made in.")
+        return Classifier(predictor, manifest=found.manifest)
+    if not (path / "run.json").is_file():
+        what = "no run and no bundle" if path.exists() else "not there"
+        raise ModelError(
+            f"The model {path} is {what}: expected the folder that `sightline train` made, a bundle (a folder with "
+            "manifest.json, or its .zip), or an .onnx file of it."
+        )
+    run = Run.open(path)
+    if engine == "onnx" and run.bundle is not None:
+        found, predictor = bundle.load(run.bundle)
+        return Classifier(predictor, run, found.manifest)
     backend.keep_freed_memory()
-    run = Run.open(Path(path))
     if not run.has_model:
         raise ModelError(f"The run {path} has no weights yet: its status is {run.info.get('status')!r}.")
     classes, preprocess = run.read_model_facts()

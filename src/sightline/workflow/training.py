@@ -12,19 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from sightline import backend, files, metrics
+from sightline import backend, files
 from sightline.config import RunConfig, parse, recipes, resolve
 from sightline.data.dataset import Dataset, assemble, check_classes
 from sightline.data.index import Sources, as_list
 from sightline.data.index import index as make_index
 from sightline.data.layout import Listing
 from sightline.errors import DivergedError, Interrupted, ModelError, UsageError
-from sightline.evaluation.evaluate import evaluate
-from sightline.evaluation.evaluate import figures as evaluation_of
 from sightline.models import build, registry, weights
 from sightline.models.build import Network, Plan
 from sightline.models.describe import parameters, weights_sha256
-from sightline.prediction.keras import KerasPredictor, PiecesPredictor
+from sightline.prediction.keras import KerasPredictor
 from sightline.preprocess import Preprocess
 from sightline.records import PARTS, EpochRecord, Evaluation, Index, Part, PartFigures, TrainResult
 from sightline.report import figures, summary
@@ -32,7 +30,7 @@ from sightline.run import Run, check_writable, next_path
 from sightline.training.fit import Fitted, fit
 from sightline.training.log import Events
 from sightline.watch import Tee, Watcher
-from sightline.workflow import again, choose, environment
+from sightline.workflow import again, check, choose, environment, ship
 
 
 def train(
@@ -63,7 +61,7 @@ def train(
     tested_before = out is not None and not force and again.is_run(Path(out))
     if out is not None and not tested_before:
         check_writable(Path(out), force=force)
-    index = make_index(sources, watcher.progress, given.device.threads or None)
+    index = check.before(make_index(sources, watcher.progress, given.device.threads or None), given, watcher)
     check_classes(index)
     if recipe == "auto":
         environment.start(given.device)
@@ -107,7 +105,7 @@ class _Training:
             self.index, preprocess, config.split, config.seed,
             keep=config.data.cache, progress=watcher.progress, threads=config.device.threads or None,
         )  # fmt: skip
-        for note in _data_notes(data):
+        for note in [*_data_notes(data), *check.near(data, config)]:
             watcher.say(note)
         plan = _plan(config, data, self.weights)
         network = build.build(plan)
@@ -123,6 +121,7 @@ class _Training:
         run.update(command=sys.argv, seed=config.seed, **environment.environment())
         run.write_config(config)
         run.write_data(data)
+        run.write_patch(config.data.patch)
         events = Events(run.path / "tensorboard") if config.train.tensorboard else None
         history: list[EpochRecord] = []
 
@@ -148,29 +147,39 @@ class _Training:
                 events.close()
         model = _float32(network, plan)
         run.write_model(model, data.classes, preprocess)
-        predictor: Any = (
-            PiecesPredictor(fitted.pieces, data.classes, preprocess)  # compiled already, unlike the whole
-            if config.train.precision == "float32"
-            else KerasPredictor(model, data.classes, preprocess)
-        )
-        found = self._judge(run, predictor, data, fitted)
+        found = self._ship(run, model, data, fitted, preprocess)
         if fitted.history:
             run.write_figure("curves", figures.curves(fitted.history, f"{config.model.name} on {data.name}"))
         return self._conclude(run, data, fitted, model, found)
 
-    def _judge(self, run: Run, predictor: Any, data: Dataset, fitted: Fitted) -> dict[Part, Evaluation]:
-        """Evaluate on the validation part, by the logits that training left where it did, and on the test part."""
-        found: dict[Part, Evaluation] = {}
-        for part in PARTS[1:]:
-            samples = data.part(part)
-            if not len(samples):
-                continue
-            logits = fitted.validation_logits if self.config.train.precision == "float32" else None
-            if part == "validation" and logits is not None:
-                found[part] = evaluation_of(data.classes, metrics.softmax(logits), samples)
-            else:
-                found[part] = evaluate(predictor, samples, progress=self.watcher.progress)
-            run.write_evaluation(part, found[part])
+    def _ship(
+        self, run: Run, model: Any, data: Dataset, fitted: Fitted, preprocess: Preprocess
+    ) -> dict[Part, Evaluation]:
+        """Export the model, judge the exported file on the parts that it did not learn from, write the bundle.
+
+        A file that does not answer as the model does is not written; the model itself is judged then.
+        """
+        config, watcher = self.config, self.watcher
+        graph, predictor = ship.export(model, data.classes, preprocess, config.device.threads)
+        found = ship.judge(predictor, data, watcher.progress)
+        logits = fitted.validation_logits if config.train.precision == "float32" else None
+        agreement = ship.compare(model, predictor, data, logits, found)
+        if ship.agrees(agreement):
+            run.write_bundle(
+                ship.pack(
+                    model, graph, predictor, data, self.index, config.bundle.golden,
+                    model=config.model.name, recipe=config.recipe, figures=ship.figures_of(found),
+                    parity=agreement.to_dict(),
+                )
+            )  # fmt: skip
+        else:
+            watcher.say(
+                "No bundle was written: the exported file differs from the model by up to "
+                f"{agreement.greatest_difference:.2g} and names {agreement.top1_agreement:.1%} of the pictures alike."
+            )
+            found = ship.judge(KerasPredictor(model, data.classes, preprocess), data, watcher.progress)
+        for part, evaluation in found.items():
+            run.write_evaluation(part, evaluation)
         if found:
             last = found.get("test") or found["validation"]
             run.write_figure("confusion", figures.confusion(last, "test" if "test" in found else "validation"))
