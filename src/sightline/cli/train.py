@@ -29,6 +29,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
     seed: Annotated[int | None, typer.Option(help="Everything random derives from it.")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next run.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Refuse operations that cannot be repeated bit for bit.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
@@ -40,6 +43,8 @@ def train(
     assignments = [f"{key}={value}" for key, value in named.items() if value is not None] + (set or [])
     if no_cache:
         assignments.append("data.cache=false")
+    if deterministic:
+        assignments.append("device.deterministic=true")
     with Display() as display:
         result = workflow.train(
             data, recipe=recipe, config=config, set=assignments, out=out, force=force, watcher=display
