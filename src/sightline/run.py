@@ -51,8 +51,11 @@ class Run:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, *, force: bool = False) -> Run:
-        """Make a new run directory; raises `OutputError` if it holds files (unless `force`) or cannot be written."""
+    def create(cls, path: Path, *, force: bool = False, **facts: Any) -> Run:
+        """Make a new run directory, `facts` in its ``run.json`` from the first moment.
+
+        Raises `OutputError` if it holds files (unless `force`) or cannot be written.
+        """
         check_writable(path, force=force)
         try:
             if force and path.exists():
@@ -63,7 +66,7 @@ class Run:
                 f"The run directory {path} cannot be made: {error.strerror}. Name another with --out."
             ) from error
         run = cls(path)
-        run.update(schema=SCHEMA, status="running")
+        run.update(schema=SCHEMA, status="running", **facts)
         return run
 
     @classmethod

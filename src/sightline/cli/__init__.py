@@ -9,7 +9,20 @@ import traceback
 
 import typer
 
-from sightline.cli import compare, demo, describe, env, evaluate, models, predict, recipes, resume, show, sweep, train
+from sightline.cli import (
+    compare,
+    demo,
+    describe,
+    env,
+    evaluate,
+    models,
+    predict,
+    recipes,
+    resume,
+    show,
+    sweep,
+    train,
+)  # fmt: skip
 from sightline.cli.output import complain
 from sightline.errors import SightlineError
 
@@ -23,8 +36,8 @@ app = typer.Typer(
 )
 
 for verb in (
-    demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env, sweep.sweep,
-    compare.compare, describe.describe, show.show,
+    demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env,
+    sweep.sweep, compare.compare, describe.describe, show.show,
 ):  # fmt: skip
     app.command()(verb)
 

@@ -38,7 +38,11 @@ def tested(path: Path, config: RunConfig, index: Index, watcher: Watcher) -> Tra
     info = run.info
     if info.get("status") != "complete":
         other = next(differences(run.config, config), None) if run.has_config else None
-        way = f"it has other settings ({other}), so name" if other else f"`sightline resume {path}` goes on with it; or name"
+        way = (
+            f"it has other settings ({other}), so name"
+            if other
+            else f"`sightline resume {path}` goes on with it; or name"
+        )
         raise OutputError(
             f"{path} holds a run that is {info.get('status')}, not complete: {way} another folder with --out, "
             "or train anew with --force."

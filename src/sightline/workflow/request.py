@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -48,18 +47,17 @@ class Request:
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
         """Undo `to_dict`; raises `ModelError` if `values` are of something else."""
         try:
-            made = cls(**values)
-        except TypeError as error:
+            lists = {name: tuple(values[name]) for name in ("sources", "layers", "assignments")}
+            return cls(**{**values, **lists})
+        except (KeyError, TypeError) as error:
             raise ModelError(f"The run's request cannot be read: {error}. Train anew with --force.") from error
-        several = {"sources": tuple(made.sources), "layers": tuple(made.layers)}
-        return replace(made, **several, assignments=tuple(made.assignments))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
         return asdict(self)
 
     def settings(self) -> RunConfig:
-        """Return the settings as far as they were given; raises `ConfigError` and, for an unknown model, `UsageError`."""
+        """Return the settings as far as they were given; raises `UsageError` for wrong ones or an unknown model."""
         given = resolve(*self.layers, assignments=self.assignments)
         if given.model.name != "auto":
             registry.find(given.model.name)
@@ -74,11 +72,8 @@ class Request:
             return sources
         if self.arrays:
             raise DataError("This run was begun with arrays, which it does not keep: give them again, from Python.")
-        return [text if os.path.exists(text) else self._there(text) for text in self.sources]
-
-    def _there(self, text: str) -> str:
-        path = Path(self.folder, text)
-        return str(path) if path.exists() else text
+        there = [Path(self.folder, text) for text in self.sources]
+        return [str(path) if path.exists() else text for path, text in zip(there, self.sources, strict=True)]
 
 
 def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunConfig, Index]:

@@ -73,9 +73,8 @@ def train(
             start_weights(settled[0])
             stem = f"{settled[0].recipe}-{files.stem(settled[1].name)}"
             place = place or next_path(Path("runs"), stem)
-        run = Run.create(place, force=force)
+        run = Run.create(place, force=force, request=request.to_dict())
         with run.held(), marked(run, new=True):
-            run.update(request=request.to_dict())
             return Training(*(settled or settle(sources, request, watcher)), run, watcher, started).go()
 
 

@@ -48,9 +48,7 @@ def resume(path: Path | str, sources: Sources | None = None, *, watcher: Watcher
             return _go_on(run, info, sources, watcher, started)
 
 
-def _go_on(
-    run: Run, info: dict[str, Any], sources: Sources | None, watcher: Watcher, started: float
-) -> TrainResult:
+def _go_on(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Watcher, started: float) -> TrainResult:
     run.tidy()
     run.update(status="running", resumed=info.get("resumed", 0) + 1)
     _compare_versions(info, watcher)
