@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,26 +100,123 @@ def outcome(made: Network, found: Fitted) -> tuple[str, list[tuple[Any, ...]], A
     return weights_sha256(made.model), rows, None if logits is None else logits.tobytes()
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_cut_off_anywhere_it_ends_the_same(kind: str, tmp_path: Path) -> None:
+EVERY = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("kind", "stride"),
+    [("plain", 6), ("staged", 7), pytest.param("plain", 1, marks=EVERY), pytest.param("staged", 1, marks=EVERY)],
+)
+def test_cut_off_anywhere_it_ends_the_same(kind: str, stride: int, tmp_path: Path) -> None:
     name, config = CONFIGS[kind]
     watcher = Killer()
     made = network(name)
     expected = outcome(made, fit(made, TRAIN, VALIDATION, config, watcher))
     assert len({row[2] for row in expected[1]}) == len(expected[1]), "it must have learned"
-    for at in range(1, watcher.places + 1, 1 if kind == "plain" else 3):
+    for at in range(3, watcher.places + 1, stride):
         folder = tmp_path / str(at)
-        for cut in (at, 4):  # twice, the second time soon after going on
-            made = network(name, seed=0)
+        for cut in (at, 4, -1):  # twice, the second time soon after going on
             saved = checkpoint.latest(folder)
-            try:
+            made = network(name, seed=1 if saved else 0)  # all first weights come from the checkpoint, if there is one
+            with suppress(Killed):
                 found = fit(made, TRAIN, VALIDATION, config, Killer(cut), checkpoints=folder, saved=saved)
-            except Killed:
-                continue
-            break
-        else:
-            made = network(name, seed=1)  # whose first weights all come from the checkpoint, but where there is none
-            saved = checkpoint.latest(folder)
-            made = made if saved else network(name)
-            found = fit(made, TRAIN, VALIDATION, config, Watcher(), checkpoints=folder, saved=saved)
-        assert outcome(made, found) == expected, f"cut off at place {at} of {watcher.places}"
+                assert outcome(made, found) == expected, f"cut off at place {at} of {watcher.places}"
+
+
+def test_all_that_changes_is_in_the_checkpoint(tmp_path: Path) -> None:
+    """Also Keras' seeds of dropout, and of the best weights what differs from the present ones only."""
+    made = network("cifar10-deep")
+    fit(made, TRAIN, VALIDATION, PLAIN, Watcher(), checkpoints=tmp_path)
+    saved = checkpoint.latest(tmp_path)
+    assert saved is not None
+    assert {name.split("/")[0] for name in saved.arrays} >= {"model", "optimizer", "best_logits"}
+    seeds = [name for name in saved.arrays if "seed_generator_state" in name and name.startswith("model/")]
+    assert len(seeds) == sum(type(layer).__name__ == "Dropout" for layer in made.model.layers) > 0
+    assert len(saved.state["history"]) >= 2  # the state after the last epoch need not be saved: it is soon done over
+    state, _ = unpack(saved, made)
+    assert state.best is not None
+    same = pack(State(history=state.history, best=state.best, best_arrays=checkpoint.variables(made.model)), made, None)
+    assert not [name for name in same.arrays if name.startswith("best/")]
+    with pytest.raises(ModelError, match="does not fit the network"):
+        unpack(saved, network("fashion-cnn"))
+
+
+class Asker(Killer):
+    """Sends itself a signal at a place, as a cluster's pre-emption would."""
+
+    def _here(self) -> None:
+        self.places += 1
+        if self.places == self.at:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("at", [2, 9, 17])
+def test_a_signal_saves_a_checkpoint_of_the_last_step(at: int, tmp_path: Path) -> None:
+    """In the features of the first stage (before which there is nothing to save), in its steps, at an epoch's end."""
+    config = dataclasses.replace(STAGED, train=dataclasses.replace(STAGED.train, checkpoint_steps=0))
+    made = network("cifar10-deep")
+    expected = outcome(made, fit(made, TRAIN, VALIDATION, config, Watcher()))
+    made = network("cifar10-deep")
+    with pytest.raises(Interrupted, match="Stopped"):
+        fit(made, TRAIN, VALIDATION, config, Asker(at), checkpoints=tmp_path)
+    saved = checkpoint.latest(tmp_path)
+    assert (saved is None) is (at == 2)
+    made = network("cifar10-deep")
+    assert outcome(made, fit(made, TRAIN, VALIDATION, config, Watcher(), saved=saved)) == expected
+
+
+def test_checkpoints_cost_no_more_than_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is ours: a save takes 2 s, so that the next one waits 100 s unless it was asked for."""
+    now = [0.0]
+    monkeypatch.setattr("sightline.training.state.time.monotonic", lambda: now[0])
+    written: list[float] = []
+
+    def write(*_: Any) -> None:
+        written.append(now[0])
+        now[0] += 2
+
+    monkeypatch.setattr("sightline.training.state.checkpoint.write", write)
+    saver = Saver(tmp_path, TrainConfig(checkpoint_minutes=1.0))
+
+    def made() -> checkpoint.Checkpoint:
+        return checkpoint.Checkpoint({}, {})
+
+    for _ in range(300):
+        now[0] += 1
+        saver.after_step(made)
+    assert written == [60, 162, 264]
+    now[0] = 300
+    saver.after_epoch(made)
+    assert len(written) == 3
+    now[0] = 366
+    saver.after_epoch(made)
+    assert written[3:] == [366]
+    stepping = Saver(tmp_path, TrainConfig(checkpoint_minutes=0.0, checkpoint_steps=5))
+    for _ in range(12):
+        stepping.after_step(made)
+    assert len(written) == 6
+
+
+def test_a_loss_that_is_no_number_names_step_rate_and_files() -> None:
+    config = RunConfig(train=TrainConfig(batch_size=8, optimizer=OptimizerConfig("sgd", 1e30)))
+    with pytest.raises(
+        DivergedError, match=r"step \d of epoch 1, learning rate 1e\+30, in the batch of \d+\.png,"
+    ) as caught:
+        fit(network("fashion-cnn"), TRAIN, VALIDATION, config, Watcher())
+    assert set(caught.value.batch) <= set(TRAIN.paths)
+    assert 1 <= len(caught.value.batch) <= 8
+
+
+@pytest.mark.parametrize(
+    ("thaws", "shared"),
+    [
+        ((0, 2, -1, 0), [(0, 2), (0, 2), (), (0,)]),
+        ((-1,), [()]),
+        ((99, 0), [(), (0,)]),  # all of the backbone learns at first: nothing is before it
+    ],
+)
+def test_features_are_shared_by_the_same_stages_wherever_training_goes_on(thaws: Any, shared: Any) -> None:
+    made = network("cifar10-deep")
+    plans = tuple(StageConfig(f"{n}", thaw=min(thaw, len(made.backbone))) for n, thaw in enumerate(thaws))
+    found = [tuple(stage.thaw for stage in stages.group(made, plans, n)) for n in range(len(plans))]
+    assert found == shared
