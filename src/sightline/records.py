@@ -87,6 +87,11 @@ class Samples:
         """Return the first `count` pictures."""
         return Samples(self.pixels, self.rows[:count], self.labels[:count], self.paths[:count])
 
+    def at(self, positions: NDArray[np.int64]) -> Samples:
+        """Return the pictures at `positions`, in that order."""
+        paths = tuple(self.paths[i] for i in positions)
+        return Samples(self.pixels, self.rows[positions], self.labels[positions], paths)
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:

@@ -9,6 +9,7 @@
     checkpoints/     the state of training, until the run is complete
     lock             held by the process that writes the run
     eval/<split>/    metrics.json, predictions.npz
+    bundle/          what ships: see `prediction.bundle`
     figures/*.png    curves, confusion
     tensorboard/     event files
 
@@ -35,6 +36,8 @@ from sightline import files, locks
 from sightline.config import RunConfig, dump_toml, load_config
 from sightline.data.dataset import Dataset
 from sightline.errors import ModelError, OutputError, UsageError
+from sightline.prediction import bundle
+from sightline.prediction.bundle import Bundle
 from sightline.preprocess import Preprocess
 from sightline.records import EpochRecord, Evaluation, Part
 from sightline.report import summary
@@ -91,8 +94,11 @@ class Run:
 
     def tidy(self) -> None:
         """Remove what a killed process left half written; only while the run is held."""
-        for path in self.path.rglob(".part-*"):
-            path.unlink(missing_ok=True)
+        for path in list(self.path.rglob(".part-*")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     @property
     def checkpoints(self) -> Path:
@@ -183,6 +189,16 @@ class Run:
             return tuple(facts["classes"]), Preprocess.from_dict(facts["preprocess"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{self.path / 'model.json'} cannot be read: {error}.") from error
+
+    @property
+    def bundle(self) -> Path | None:
+        """The folder of the bundle, None where there is none, or one of other weights than the run's."""
+        folder = self.path / "bundle"
+        return folder if (folder / "manifest.json").is_file() and self.info.get("status") == "complete" else None
+
+    def write_bundle(self, made: Bundle) -> None:
+        """Save the bundle, in place of the one that is there."""
+        bundle.write(made, self.path / "bundle")
 
     def write_evaluation(self, split: str, evaluation: Evaluation) -> None:
         """Save figures and probabilities of one split."""

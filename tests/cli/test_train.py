@@ -101,7 +101,7 @@ def test_settings_train_and_load(sightline: Command, colours: Path, tmp_path: Pa
     options = [part for s in settings for part in ("--set", s)]
     found = sightline("train", colours, *SMALL, *options, "--out", tmp_path / "r", "--json")
     assert found.code == 0, found.err
-    model = face.load(tmp_path / "r")
+    model = face.load(tmp_path / "r", engine="keras")
     assert {v.dtype for v in model.predictor.model.weights} == {"float32"}  # type: ignore[attr-defined]  # a Keras one
     if "split.test=0" in settings:
         assert found.json["test"] is None

@@ -76,7 +76,7 @@ def test_globs_and_standard_input(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("predict", "{tmp}", "x.png"), "not a run"),
+        (("predict", "{tmp}", "x.png"), "no run and no bundle"),
         (("predict", "{run}", "{tmp}"), "no pictures"),
         (("evaluate", "{run}", "--split", "tset"), "test"),
         (("evaluate", "{run}", "{tmp}"), "No pictures"),

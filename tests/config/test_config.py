@@ -170,7 +170,7 @@ def test_dump_without_tomlkit_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
         ({"trian": {}}, "trian", "Did you mean 'train'?"),
         ({"train": {"optimizer": {"lr": 1}}}, "train.optimizer.lr", "Valid names: clip_norm, learning_rate"),
         ({"train": {"stages": [{}, {"thwa": 1}]}}, "train.stages.1.thwa", "Did you mean 'thaw'?"),
-        ({"zzz": 1}, "zzz", "Valid names: augment, data, device"),
+        ({"zzz": 1}, "zzz", "Valid names: augment, bundle, data, device"),
     ],
     ids=["near", "table", "far", "in a list", "far at the top"],
 )

@@ -15,6 +15,7 @@ from sightline.config import parse
 from sightline.config.parse import dump_toml, read_toml, to_dict
 from sightline.config.tree import (
     AugmentConfig,
+    BundleConfig,
     DataConfig,
     DeviceConfig,
     EarlyStopConfig,
@@ -30,6 +31,7 @@ from sightline.config.tree import (
 
 __all__ = [
     "AugmentConfig",
+    "BundleConfig",
     "DataConfig",
     "DeviceConfig",
     "EarlyStopConfig",

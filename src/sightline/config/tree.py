@@ -201,6 +201,15 @@ class DeviceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BundleConfig:
+    """What the run's bundle holds besides the model."""
+
+    golden: int = setting(
+        4, "pictures of the validation part that travel along, as a check of every copy; 0: none", 0, 100
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """Everything that decides the outcome of a run."""
 
@@ -213,3 +222,4 @@ class RunConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
+    bundle: BundleConfig = field(default_factory=BundleConfig)

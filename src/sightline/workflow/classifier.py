@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +17,25 @@ from sightline.data.index import Sources
 from sightline.data.index import index as make_index
 from sightline.errors import DataError, ModelError, UsageError, suggest
 from sightline.evaluation.evaluate import evaluate
-from sightline.prediction import stream
+from sightline.prediction import bundle, stream
 from sightline.prediction.base import Predictor
 from sightline.prediction.keras import KerasPredictor
+from sightline.prediction.manifest import Manifest
 from sightline.preprocess import Preprocess
 from sightline.records import PARTS, Evaluation, Index, Part, Prediction, Progress, Reject, Samples, no_progress
 from sightline.run import Run
 
+Engine = Literal["onnx", "keras"]
 Pictures = str | Path | bytes | NDArray[np.uint8] | Image.Image
 
 
 class Classifier:
     """A loaded model that names pictures."""
 
-    def __init__(self, predictor: Predictor, run: Run | None = None) -> None:
+    def __init__(self, predictor: Predictor, run: Run | None = None, manifest: Manifest | None = None) -> None:
         self.predictor = predictor
         self.run = run
+        self.manifest = manifest
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -121,10 +125,29 @@ class Classifier:
         return Samples(pixels.array, rows[good], labels, paths), (*index.rejects, *bad)
 
 
-def load(path: str | Path) -> Classifier:
-    """Load a run directory (complete, or interrupted with weights saved); raises `ModelError` if it cannot be used."""
+def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
+    """Load a run directory, a bundle, its ``.zip`` or its ``.onnx`` file; raises `ModelError` if it cannot be used.
+
+    A complete run answers through its bundle, in ONNX Runtime; through its Keras model where it has no bundle (it was
+    interrupted), or where `engine` is "keras", as gradients need it.
+    """
+    path = Path(path)
+    if bundle.is_bundle(path):
+        found, predictor = bundle.load(path)
+        if engine == "keras":
+            raise ModelError(f"{path} holds no Keras model: name the run that it was made in.")
+        return Classifier(predictor, manifest=found.manifest)
+    if not (path / "run.json").is_file():
+        what = "no run and no bundle" if path.exists() else "not there"
+        raise ModelError(
+            f"The model {path} is {what}: expected the folder that `sightline train` made, a bundle (a folder with "
+            "manifest.json, or its .zip), or an .onnx file of it."
+        )
+    run = Run.open(path)
+    if engine == "onnx" and run.bundle is not None:
+        found, predictor = bundle.load(run.bundle)
+        return Classifier(predictor, run, found.manifest)
     backend.keep_freed_memory()
-    run = Run.open(Path(path))
     if not run.has_model:
         raise ModelError(f"The run {path} has no weights yet: its status is {run.info.get('status')!r}.")
     classes, preprocess = run.read_model_facts()

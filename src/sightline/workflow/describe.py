@@ -65,7 +65,7 @@ def describe(subject: Subject, *, size: str | None = None, classes: int | None =
             raise UsageError(
                 f"{subject.name} is a run, which has its size and classes: leave --size and --classes out."
             )
-        predictor = load(subject.run).predictor
+        predictor = load(subject.run, engine="keras").predictor
         assert isinstance(predictor, KerasPredictor)
         return describe_model(predictor.model, subject.name)
     config = subject.config

@@ -12,17 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from sightline import backend, files, metrics
+from sightline import backend, files
 from sightline.config import RunConfig
 from sightline.data.dataset import Dataset, assemble
 from sightline.data.index import Sources
 from sightline.errors import DivergedError, Interrupted
-from sightline.evaluation.evaluate import evaluate
-from sightline.evaluation.evaluate import figures as evaluation_of
 from sightline.models import build, registry
 from sightline.models.build import Network, Plan
 from sightline.models.describe import parameters, weights_sha256
-from sightline.prediction.keras import KerasPredictor, PiecesPredictor
+from sightline.prediction.keras import KerasPredictor
 from sightline.preprocess import Preprocess
 from sightline.records import PARTS, EpochRecord, Evaluation, Index, Part, PartFigures, TrainResult
 from sightline.report import figures, summary
@@ -32,7 +30,7 @@ from sightline.training.fit import Fitted, fit
 from sightline.training.log import Events
 from sightline.training.state import records
 from sightline.watch import Tee, Watcher
-from sightline.workflow import again, choose, environment
+from sightline.workflow import again, choose, environment, ship
 from sightline.workflow.ending import marked
 from sightline.workflow.request import Request, decided, settle, start_weights
 
@@ -144,29 +142,39 @@ class Training:
                 events.close()
         model = _float32(network, plan)
         run.write_model(model, data.classes, preprocess)
-        predictor: Any = (
-            PiecesPredictor(fitted.pieces, data.classes, preprocess)  # compiled already, unlike the whole
-            if config.train.precision == "float32"
-            else KerasPredictor(model, data.classes, preprocess)
-        )
-        found = self._judge(run, predictor, data, fitted)
+        found = self._ship(run, model, data, fitted, preprocess)
         if fitted.history:
             run.write_figure("curves", figures.curves(fitted.history, f"{config.model.name} on {data.name}"))
         return self._conclude(run, data, fitted, model, found)
 
-    def _judge(self, run: Run, predictor: Any, data: Dataset, fitted: Fitted) -> dict[Part, Evaluation]:
-        """Evaluate on the validation part, by the logits that training left where it did, and on the test part."""
-        found: dict[Part, Evaluation] = {}
-        for part in PARTS[1:]:
-            samples = data.part(part)
-            if not len(samples):
-                continue
-            logits = fitted.validation_logits if self.config.train.precision == "float32" else None
-            if part == "validation" and logits is not None:
-                found[part] = evaluation_of(data.classes, metrics.softmax(logits), samples)
-            else:
-                found[part] = evaluate(predictor, samples, progress=self.watcher.progress)
-            run.write_evaluation(part, found[part])
+    def _ship(
+        self, run: Run, model: Any, data: Dataset, fitted: Fitted, preprocess: Preprocess
+    ) -> dict[Part, Evaluation]:
+        """Export the model, judge the exported file on the parts that it did not learn from, write the bundle.
+
+        A file that does not answer as the model does is not written; the model itself is judged then.
+        """
+        config, watcher = self.config, self.watcher
+        graph, predictor = ship.export(model, data.classes, preprocess, config.device.threads)
+        found = ship.judge(predictor, data, watcher.progress)
+        logits = fitted.validation_logits if config.train.precision == "float32" else None
+        agreement = ship.compare(model, predictor, data, logits, found)
+        if ship.agrees(agreement):
+            run.write_bundle(
+                ship.pack(
+                    model, graph, predictor, data, self.index, config.bundle.golden,
+                    model=config.model.name, recipe=config.recipe, figures=ship.figures_of(found),
+                    parity=agreement.to_dict(),
+                )
+            )  # fmt: skip
+        else:
+            watcher.say(
+                "No bundle was written: the exported file differs from the model by up to "
+                f"{agreement.greatest_difference:.2g} and names {agreement.top1_agreement:.1%} of the pictures alike."
+            )
+            found = ship.judge(KerasPredictor(model, data.classes, preprocess), data, watcher.progress)
+        for part, evaluation in found.items():
+            run.write_evaluation(part, evaluation)
         if found:
             last = found.get("test") or found["validation"]
             run.write_figure("confusion", figures.confusion(last, "test" if "test" in found else "validation"))

@@ -1,0 +1,1 @@
+"""A Keras model as a file that other runtimes read."""

@@ -1,0 +1,63 @@
+"""An ONNX graph in the making: values that know their layout, nodes, and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Layout = Literal["nhwc", "nchw"]  # of values with four axes; all others are "nhwc"
+_TO: dict[Layout, list[int]] = {"nchw": [0, 3, 1, 2], "nhwc": [0, 2, 3, 1]}
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value of the graph under each layout that it was asked for in; `shape` is Keras' own, without the batch."""
+
+    names: dict[Layout, str]
+    shape: tuple[int, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """The layout that it was made in."""
+        return next(iter(self.names))
+
+
+@dataclass(slots=True)
+class Graph:
+    """Nodes and weights in order; `helper` is the `onnx` package's own, which makes the protocol buffers."""
+
+    helper: Any
+    nodes: list[Any] = field(default_factory=list)
+    weights: dict[str, NDArray[Any]] = field(default_factory=dict)
+    opset: int = 17
+
+    def value(self, name: str, shape: Sequence[int], layout: Layout = "nhwc") -> Value:
+        """Return the value called `name`; `layout` counts where there are four axes with the batch."""
+        return Value({layout if len(shape) == 3 else "nhwc": name}, tuple(shape))
+
+    def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """Add a node with one output and return the output's name, which is that of the node."""
+        self.nodes.append(self.helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def weight(self, name: str, array: Any) -> str:
+        """Add a constant and return its name."""
+        self.weights[name] = np.ascontiguousarray(array)
+        return name
+
+    def scalar(self, name: str, number: float) -> str:
+        """Add a float32 constant and return its name."""
+        return self.weight(name, np.float32(number))
+
+    def read(self, value: Value, layout: Layout = "nhwc") -> str:
+        """Return the name of `value` in a layout; a transposition is added the first time that it is needed."""
+        if len(value.shape) != 3:
+            return value.names["nhwc"]
+        if layout not in value.names:
+            name = f"{value.names[value.layout]}:{layout}"
+            value.names[layout] = self.node("Transpose", [value.names[value.layout]], name, perm=_TO[layout])
+        return value.names[layout]

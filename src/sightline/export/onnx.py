@@ -1,0 +1,111 @@
+"""A network as ONNX: uint8 pixels [N, H, W, C] in; probabilities, logits and features out, for any N.
+
+Written from Keras' graph, not by tracing a backend: the file is the same whichever backend trained, takes a tenth of
+the time (MobileNetV2: benchmarks/README.md) and has one operation for each layer, under the layer's own name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sightline import backend
+from sightline.errors import MissingExtraError
+from sightline.export import operations
+from sightline.export.graph import Graph, Value
+
+OUTPUTS = ("probabilities", "logits", "features")
+OPSET = 17
+IR_VERSION = 8  # what opset 17 came with: old readers accept the file
+
+
+def convert(model: Any) -> bytes:
+    """Return the ONNX file of a Keras model with one input and the outputs of `models.build.Network`.
+
+    Weights are float32. Raises `ModelError` for a layer that is not known here, `MissingExtraError` without `onnx`.
+    """
+    onnx = _onnx()
+    graph = Graph(onnx.helper)
+    pixels = model.inputs[0]
+    start = graph.value("pixels", pixels.shape[1:])
+    as_float = graph.node("Cast", ["pixels"], "pixels:float", to=onnx.TensorProto.FLOAT)
+    known: dict[int, Value] = {id(pixels): graph.value(as_float, pixels.shape[1:])}
+    for node in _nodes(model):
+        _write(graph, node, known)
+    outputs = []
+    for name in OUTPUTS:
+        value = known[id(model.output[name])]
+        graph.node("Identity", [graph.read(value)], name)
+        outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *value.shape]))
+    given = onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["N", *start.shape])
+    weights = [onnx.numpy_helper.from_array(array, name) for name, array in graph.weights.items()]
+    made = onnx.helper.make_graph(graph.nodes, model.name, [given], outputs, weights)
+    file = onnx.helper.make_model(
+        made, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="sightline"
+    )
+    onnx.checker.check_model(file)
+    return bytes(file.SerializeToString())
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+        import onnx.checker
+        import onnx.helper
+        import onnx.numpy_helper
+    except ModuleNotFoundError:
+        raise MissingExtraError("onnx", "train", "Writing an ONNX file") from None
+    return onnx
+
+
+def _nodes(model: Any) -> list[Any]:
+    """Return the calls of layers and operations, each after those that it needs."""
+    by_depth = model._nodes_by_depth  # noqa: SLF001  # Keras has no public walk over the nodes of a graph
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
+
+
+def _write(graph: Graph, node: Any, known: dict[int, Value]) -> None:
+    operation = node.operation
+    arguments = backend.keras().tree.map_structure(lambda x: known.get(id(x), x), node.arguments.args)
+    name = node.outputs[0].name if len(operation._inbound_nodes) > 1 else operation.name  # noqa: SLF001
+    name = f"{name}:value" if name in OUTPUTS else name
+    if type(operation).__name__ == "Split":
+        parts = operations.split(graph, arguments[0], len(node.outputs), name)
+        known.update({id(tensor): part for tensor, part in zip(node.outputs, parts, strict=True)})
+    else:
+        known[id(node.outputs[0])] = operations.emit(graph, operation, arguments, name)
+
+
+def narrowed(data: bytes, precision: str) -> bytes:
+    """Return an ONNX file whose larger weights are stored as float16 or bfloat16 and computed with as float32.
+
+    About half as many bytes; the arithmetic and its speed stay, since a runtime widens the weights once, on loading.
+    """
+    onnx = _onnx()
+    kind = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16}[precision]
+    file = onnx.load_model_from_string(data)
+    kept, casts = [], []
+    for weight in file.graph.initializer:
+        if weight.data_type != onnx.TensorProto.FLOAT or np.prod(weight.dims) < 256:
+            kept.append(weight)
+            continue
+        array = onnx.numpy_helper.to_array(weight)
+        small = onnx.helper.make_tensor(
+            f"{weight.name}:{precision}", kind, weight.dims, _bits(array, precision), raw=True
+        )
+        kept.append(small)
+        casts.append(onnx.helper.make_node("Cast", [small.name], [weight.name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *file.graph.node]
+    del file.graph.initializer[:], file.graph.node[:]
+    file.graph.initializer.extend(kept)
+    file.graph.node.extend(nodes)
+    return bytes(file.SerializeToString())
+
+
+def _bits(array: Any, precision: str) -> bytes:
+    if precision == "float16":
+        return bytes(array.astype("<f2").tobytes())
+    whole = np.ascontiguousarray(array, "<f4").view(np.uint32).astype(np.uint64)
+    rounded = (whole + 0x7FFF + ((whole >> 16) & 1)) >> 16  # to nearest, ties to even
+    return bytes(rounded.astype("<u2").tobytes())

@@ -1,0 +1,233 @@
+"""The bundle: a model that anyone can check and use without a training framework.
+
+    manifest.json    what `Manifest` holds, and the sha256 of every other file
+    model.onnx       with a copy of the manifest, less the hashes of files, in its metadata
+    golden/          a few encoded pictures whose pixels and probabilities the manifest knows
+    README.md        the model card, where one was written
+
+A directory, a zip of it (with or without a folder around it), or ``model.onnx`` alone. Loading verifies every hash,
+that both copies of the manifest are equal, and that the golden examples still give their pixels and probabilities.
+Files are read, never extracted; nothing in them is unpickled or run but the operations of `onnxfile.OPERATIONS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import ModelError, OutputError, PictureError
+from sightline.prediction import onnxfile
+from sightline.prediction.manifest import GOLDEN_FILE, Manifest
+from sightline.prediction.onnx import OnnxPredictor
+
+MODEL, MANIFEST, CARD = "model.onnx", "manifest.json", "README.md"
+KEY = "sightline"  # of the metadata
+LARGEST = 4 << 30  # bytes of all files of a zip, unpacked
+LARGEST_MANIFEST = 64 << 20
+DENSEST = 200  # times that a zip may grow
+TOLERANCE = {"float32": 1e-3, "float16": 1e-3, "bfloat16": 1e-3, "int8": 0.1}
+"""Greatest difference of a golden probability: other processors add in another order; int8 also rounds otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle in memory: `files` holds golden examples and the card by name; empty for a lone ``.onnx``."""
+
+    manifest: Manifest
+    model: bytes
+    files: Mapping[str, bytes]
+
+    def predictor(self, threads: int = 0) -> OnnxPredictor:
+        """Return the model, ready to predict."""
+        return OnnxPredictor(self.model, self.manifest.classes, self.manifest.preprocess, threads)
+
+
+def make(manifest: Manifest, graph: bytes, files: Mapping[str, bytes]) -> Bundle:
+    """Put a bundle together: the manifest goes into the metadata of the ONNX file `graph`."""
+    whole = replace(manifest, graph_sha256=onnxfile.graph_sha256(graph))
+    return Bundle(whole, onnxfile.with_metadata(graph, {KEY: whole.to_json()}), dict(files))
+
+
+def write(bundle: Bundle, folder: Path) -> None:
+    """Write a bundle as a directory, whole or not at all; one that is there is replaced. Raises `OutputError`."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent) as aside:
+            made = Path(aside, "bundle")
+            for name, content in _files(bundle).items():
+                path = made / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            if folder.exists():
+                folder.rename(Path(aside, "old"))
+            made.rename(folder)
+    except OSError as error:
+        raise OutputError(f"The bundle {folder} cannot be written: {error.strerror or error}.") from error
+
+
+def pack(bundle: Bundle, file: Any) -> None:
+    """Write a bundle as a zip, the same bytes for the same bundle, to a path or an open file."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in _files(bundle).items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+
+
+def _files(bundle: Bundle) -> dict[str, bytes]:
+    files = {MODEL: bundle.model, **bundle.files}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    values = bundle.manifest.to_dict() | {"files": hashes}
+    text = json.dumps(values, ensure_ascii=False, sort_keys=True, indent=1, allow_nan=False) + "\n"
+    return {MANIFEST: text.encode(), **files}
+
+
+def is_bundle(path: Path) -> bool:
+    """Tell whether `path` looks like a bundle: a directory with a manifest, a ``.zip`` or an ``.onnx`` file."""
+    return (path / MANIFEST).is_file() or (path.suffix.lower() in {".zip", ".onnx"} and path.is_file())
+
+
+def load(path: Path, threads: int = 0) -> tuple[Bundle, OnnxPredictor]:
+    """Read a bundle, check all that can be checked, and return it with its predictor; raises `ModelError`."""
+    try:
+        bundle = _read(path)
+        onnxfile.check_graph(bundle.model)
+        predictor = bundle.predictor(threads)
+        check_golden(bundle, predictor)
+    except ModelError as error:
+        text = str(error).rstrip(".")
+        raise ModelError(f"The model {path} cannot be used: {text}. Make it anew with `sightline export`.") from error
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise ModelError(f"The model {path} cannot be read: {error}.") from error
+    return bundle, predictor
+
+
+def pixels_sha256(pixels: NDArray[np.uint8]) -> str:
+    """Return the hash of a decoded picture uint8 [H, W, C], rows from the top."""
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def check_golden(bundle: Bundle, predictor: OnnxPredictor) -> None:
+    """Raise `ModelError` if a golden example of `bundle` does not give its pixels and probabilities any more."""
+    golden = [g for g in bundle.manifest.golden if g.file in bundle.files]
+    if not golden:
+        return
+    pixels = []
+    for example in golden:
+        try:
+            pixels.append(bundle.manifest.preprocess.decode(bundle.files[example.file]))
+        except PictureError as error:
+            raise ModelError(f"the golden example {example.file} cannot be read: {error}") from error
+        if pixels_sha256(pixels[-1]) != example.pixels_sha256:
+            raise ModelError(
+                f"{example.file} gives other pixels here than where the model was made: its preprocessing was changed, "
+                "or this Pillow decodes otherwise"
+            )
+    found = predictor.probabilities(np.stack(pixels))
+    difference = np.abs(found - np.array([g.probabilities for g in golden])).max()
+    if not difference <= TOLERANCE.get(bundle.manifest.precision, 1e-3):  # NaN is caught too
+        raise ModelError(f"its golden examples give probabilities {difference:.2g} away from the recorded ones")
+
+
+def _read(path: Path) -> Bundle:
+    if path.is_dir():
+        return _checked(_folder_reader(path))
+    if path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            return _checked(_zip_reader(archive))
+    return _lone(path.read_bytes())
+
+
+def _lone(model: bytes) -> Bundle:
+    manifest = _metadata(model)
+    return Bundle(manifest, model, {})
+
+
+def _metadata(model: bytes) -> Manifest:
+    """Return the manifest inside an ONNX file, whose graph must be the one that it was written for."""
+    text = onnxfile.metadata(model).get(KEY)
+    if text is None:
+        raise ModelError("it was not made by Sightline: its metadata hold no manifest")
+    manifest = Manifest.from_dict(_json(text.encode(), "its metadata"))
+    if manifest.graph_sha256 != onnxfile.graph_sha256(model):
+        raise ModelError("its weights or layers are not those that its metadata were written for")
+    return manifest
+
+
+def _checked(read: Callable[[str], bytes]) -> Bundle:
+    values = _json(read(MANIFEST), MANIFEST)
+    hashes = values.pop("files", None) if isinstance(values, dict) else None
+    if not isinstance(hashes, dict) or MODEL not in hashes:
+        raise ModelError(f"{MANIFEST} names no files, or not {MODEL}")
+    manifest = Manifest.from_dict(values)
+    files = {}
+    for name, expected in hashes.items():
+        if name not in {MODEL, CARD} and not GOLDEN_FILE.fullmatch(name):
+            raise ModelError(f"{MANIFEST} names {name!r}, which is no file of a bundle")
+        files[name] = read(name)
+        if hashlib.sha256(files[name]).hexdigest() != expected:
+            raise ModelError(f"{name} was changed: its hash is not the one in {MANIFEST}")
+    if missing := [g.file for g in manifest.golden if g.file not in files]:
+        raise ModelError(f"{MANIFEST} names no hash of {missing[0]}")
+    model = files.pop(MODEL)
+    if _metadata(model) != manifest:
+        raise ModelError(f"{MANIFEST} and the copy of it inside {MODEL} differ: one of them was changed")
+    return Bundle(manifest, model, files)
+
+
+def _folder_reader(folder: Path) -> Callable[[str], bytes]:
+    def read(name: str) -> bytes:
+        path = folder / name
+        for part in (path, *path.parents):
+            if part == folder:
+                break
+            if part.is_symlink():
+                raise ModelError(f"{name} is a link, which a bundle does not hold")
+        if not path.is_file():
+            raise ModelError(f"{name} is missing")
+        if name == MANIFEST and path.stat().st_size > LARGEST_MANIFEST:
+            raise ModelError(f"{name} is larger than {LARGEST_MANIFEST >> 20} MB")
+        return path.read_bytes()
+
+    return read
+
+
+def _zip_reader(archive: zipfile.ZipFile) -> Callable[[str], bytes]:
+    entries = {info.filename: info for info in archive.infolist()}
+    if sum(info.file_size for info in entries.values()) > LARGEST:
+        raise ModelError(f"it unpacks to more than {LARGEST >> 30} GB")
+    roots = [name.removesuffix(MANIFEST) for name in entries if name == MANIFEST or name.endswith("/" + MANIFEST)]
+    if len(roots) != 1:
+        raise ModelError(f"it holds {len(roots)} files {MANIFEST}, expected one")
+
+    def read(name: str) -> bytes:
+        info = entries.get(roots[0] + name)
+        if info is None:
+            raise ModelError(f"{name} is missing")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise ModelError(f"{name} is a link, which a bundle does not hold")
+        limit = LARGEST_MANIFEST if name == MANIFEST else LARGEST
+        if info.file_size > min(limit, max(info.compress_size, 1 << 16) * DENSEST):
+            raise ModelError(f"{name} unpacks to {info.file_size} bytes, which is too much to be true")
+        with archive.open(info) as file:
+            data = file.read(info.file_size + 1)
+        if len(data) != info.file_size:
+            raise ModelError(f"{name} is not as long as the zip says")
+        return data
+
+    return read
+
+
+def _json(text: bytes, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{name} is no JSON: {error}") from error

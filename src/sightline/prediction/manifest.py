@@ -1,0 +1,105 @@
+"""What a bundle says of itself: classes, picture contract, figures, golden examples. A value, kept as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from sightline.errors import ModelError
+from sightline.preprocess import Preprocess
+
+SCHEMA = 1
+MOST_CLASSES = 100_000
+_HASH = re.compile(r"[0-9a-f]{64}")
+GOLDEN_FILE = re.compile(r"golden/[0-9]{1,4}\.[a-z0-9]{1,8}")
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """A picture whose answer is known.
+
+    `file` is its name in the bundle, `label` its true class; `pixels_sha256` (of its decoded pixels, uint8 HWC) and
+    `probabilities` [K] are what it gave where the bundle was made.
+    """
+
+    file: str
+    label: str
+    pixels_sha256: str
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything that a model needs to be used, and to be trusted, besides its weights.
+
+    `temperature` divides the logits, inside the graph already. `figures` holds the figures of each part, `thresholds`
+    when to abstain, `parity` how far the file is from the model that was trained, `lineage` the steps that made it out
+    of another model.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    recipe: str = ""
+    precision: str = "float32"
+    parameters: int = 0
+    weights_sha256: str = ""
+    temperature: float = 1.0
+    data: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    thresholds: Mapping[str, Any] | None = None
+    parity: Mapping[str, Any] | None = None
+    lineage: tuple[Mapping[str, Any], ...] = ()
+    golden: tuple[Golden, ...] = ()
+    graph_sha256: str = ""
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.classes) <= MOST_CLASSES:
+            raise ModelError(f"the manifest has {len(self.classes)} classes, expected 1 to {MOST_CLASSES}")
+        if len(set(self.classes)) < len(self.classes) or {type(c) for c in self.classes} != {str} or "" in self.classes:
+            raise ModelError("the manifest's classes are not names that differ")
+        if type(self.temperature) is not float or not 0 < self.temperature < math.inf:
+            raise ModelError(f"the manifest's temperature is {self.temperature!r}, expected a number above 0")
+        for golden in self.golden:
+            whole = len(golden.probabilities) == len(self.classes) and _HASH.fullmatch(golden.pixels_sha256)
+            if not whole or not GOLDEN_FILE.fullmatch(golden.file) or golden.label not in self.classes:
+                raise ModelError(f"the manifest's golden example {golden.file!r} is not whole")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values, with the schema number."""
+        values = {"schema": SCHEMA} | {f.name: getattr(self, f.name) for f in fields(self)}
+        values["classes"] = list(self.classes)
+        values["preprocess"] = self.preprocess.to_dict()
+        values["golden"] = [asdict(g) | {"probabilities": list(g.probabilities)} for g in self.golden]
+        values["lineage"] = list(self.lineage)
+        return values
+
+    def to_json(self) -> str:
+        """Return it as text, the same for the same values."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Manifest:
+        """Rebuild from `to_dict`; raises `ModelError` for another schema and for missing, unknown or wrong values."""
+        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+            schema = values.get("schema") if isinstance(values, dict) else None
+            raise ModelError(f"the manifest has the schema {schema!r}; this version of Sightline reads {SCHEMA} only")
+        rest = {key: value for key, value in values.items() if key != "schema"}
+        expected = {f.name for f in fields(cls)}
+        if set(rest) != expected:
+            raise ModelError(f"the manifest lacks {sorted(expected - set(rest))} or has {sorted(set(rest) - expected)}")
+        try:
+            rest["preprocess"] = Preprocess.from_dict(rest["preprocess"])
+            rest["classes"] = tuple(rest["classes"])
+            rest["lineage"] = tuple(rest["lineage"])
+            rest["golden"] = tuple(
+                Golden(**(g | {"probabilities": tuple(float(p) for p in g["probabilities"])})) for g in rest["golden"]
+            )
+            return cls(**rest)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"the manifest is not whole: {error}") from error

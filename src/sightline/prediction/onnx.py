@@ -1,0 +1,57 @@
+"""An ONNX file as a `Predictor`, through ONNX Runtime: what ships."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import ModelError
+from sightline.prediction.base import Outputs
+from sightline.preprocess import Preprocess
+
+NAMES = ("probabilities", "logits", "features")
+
+
+class OnnxPredictor:
+    """Predicts with the bytes of an ONNX file whose input is uint8 pixels [N, H, W, C]."""
+
+    def __init__(self, model: bytes, classes: Sequence[str], preprocess: Preprocess, threads: int = 0) -> None:
+        """`threads` 0: one for each core. Raises `ModelError` for a file that cannot be run, or does not fit."""
+        import onnxruntime
+
+        self.classes = tuple(classes)
+        self.preprocess = preprocess
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ModelError(f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
+        self._check()
+
+    def _check(self) -> None:
+        size = self.preprocess
+        inputs = [(i.name, i.type, i.shape[1:]) for i in self._session.get_inputs()]
+        expected = [("pixels", "tensor(uint8)", [size.height, size.width, size.channels])]
+        outputs = {o.name: o.shape for o in self._session.get_outputs()}
+        if inputs != expected:
+            raise ModelError(f"its input is {inputs}, where its preprocessing makes {expected}")
+        if set(outputs) != set(NAMES) or outputs["probabilities"][1:] != [len(self.classes)]:
+            raise ModelError(f"its outputs are {outputs}, which do not fit its {len(self.classes)} classes")
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
+        found: NDArray[np.float32] = self._run(["probabilities"], pixels)[0]
+        return found
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
+        return Outputs(*self._run(NAMES, pixels))
+
+    def _run(self, names: Sequence[str], pixels: NDArray[np.uint8]) -> list[Any]:
+        return list(self._session.run(list(names), {"pixels": np.ascontiguousarray(pixels)}))

@@ -1,0 +1,100 @@
+"""How far one stored form of a model is from another: the same pictures through both."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import metrics
+from sightline.prediction.base import Predictor, filled
+from sightline.records import Interval, Progress, Samples, no_progress
+
+ROWS = 32
+CALLS = 30  # for the latencies
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What two forms of a model may differ by: probability, and the share of pictures with the same first class."""
+
+    difference: float = 1e-4
+    agreement: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """Differences over `count` pictures; `accuracy_change` is the second form's less the first's, None without labels.
+
+    `accuracy_interval` is 95%, of the paired difference. Latencies in milliseconds at batch 1, throughput in pictures a
+    second at batch 32, both of the second form, None where they were not taken; `bytes` is the size of its file.
+    """
+
+    count: int
+    greatest_difference: float
+    mean_difference: float
+    top1_agreement: float
+    accuracy_change: float | None = None
+    accuracy_interval: Interval | None = None
+    bytes: int = 0
+    latency_median: float | None = None
+    latency_p99: float | None = None
+    throughput: float | None = None
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """Whether both forms agree; NaN does not."""
+        return self.greatest_difference <= tolerance.difference and self.top1_agreement >= tolerance.agreement
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+
+def compare(
+    first: NDArray[np.float32], second: NDArray[np.float32], labels: NDArray[np.int32] | None = None, size: int = 0
+) -> Parity:
+    """Compare probabilities float32 [N, K] of the same pictures; `labels` int32 [N] where they are known."""
+    gaps = np.abs(first.astype(np.float64) - second)
+    same = first.argmax(1) == second.argmax(1)
+    change = interval = None
+    if labels is not None and len(labels):
+        gain = (second.argmax(1) == labels).astype(float) - (first.argmax(1) == labels)
+        change = float(gain.mean())
+        half = metrics.Z95 * float(gain.std()) / len(gain) ** 0.5
+        interval = Interval(change - half, change + half)
+    return Parity(
+        len(first), float(gaps.max(initial=0)), float(gaps.mean()) if gaps.size else 0.0,
+        float(same.mean()) if len(same) else 1.0, change, interval, size,
+    )  # fmt: skip
+
+
+def probabilities(
+    predictor: Predictor, samples: Samples, *, task: str = "comparing", progress: Progress = no_progress
+) -> NDArray[np.float32]:
+    """Return float32 [N, K] of all `samples`."""
+    found = []
+    size = min(ROWS, len(samples))
+    for start in range(0, len(samples), ROWS):
+        found.append(filled(predictor.probabilities, samples.take(slice(start, start + ROWS)), size))
+        progress(task, min(start + ROWS, len(samples)), len(samples))
+    return np.concatenate(found) if found else np.zeros((0, len(predictor.classes)), np.float32)
+
+
+def speed(predictor: Predictor, pixels: NDArray[np.uint8], calls: int = CALLS) -> tuple[float, float, float]:
+    """Return the median and the 99th percentile of milliseconds at batch 1, and pictures a second at batch 32."""
+    one = pixels[:1]
+    many = np.resize(pixels, (ROWS, *pixels.shape[1:]))
+    for batch in (one, many):
+        predictor.probabilities(batch)
+    single = [_seconds(predictor, one) for _ in range(calls)]
+    batched = sorted(_seconds(predictor, many) for _ in range(max(calls // 10, 3)))
+    return float(np.median(single)) * 1e3, float(np.percentile(single, 99)) * 1e3, ROWS / batched[len(batched) // 2]
+
+
+def _seconds(predictor: Predictor, pixels: NDArray[np.uint8]) -> float:
+    started = time.perf_counter()
+    predictor.probabilities(pixels)
+    return time.perf_counter() - started

@@ -1,0 +1,122 @@
+"""From a trained Keras model to the bundle that ships; the run's figures are those of the shipped file itself."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sightline import metrics
+from sightline.data.dataset import Dataset
+from sightline.evaluation.evaluate import evaluate
+from sightline.export import onnx
+from sightline.models.describe import parameters, weights_sha256
+from sightline.prediction import bundle, parity
+from sightline.prediction.base import Predictor
+from sightline.prediction.bundle import Bundle
+from sightline.prediction.keras import KerasPredictor
+from sightline.prediction.manifest import Golden, Manifest
+from sightline.prediction.onnx import OnnxPredictor
+from sightline.prediction.parity import Parity, Tolerance
+from sightline.preprocess import Preprocess, inspect
+from sightline.records import PARTS, Evaluation, Index, Part, Progress, no_progress
+from sightline.report import summary
+
+SAMPLE = 256  # pictures that the Keras model is asked for again where training did not leave its answers
+CANDIDATES = 8  # files of a class among which the smallest become golden examples
+
+
+def export(
+    model: Any, classes: tuple[str, ...], preprocess: Preprocess, threads: int = 0
+) -> tuple[bytes, OnnxPredictor]:
+    """Return a trained Keras model as an ONNX file, and that file's predictor."""
+    graph = onnx.convert(model)
+    return graph, OnnxPredictor(graph, classes, preprocess, threads)
+
+
+def judge(predictor: Predictor, data: Dataset, progress: Progress = no_progress) -> dict[Part, Evaluation]:
+    """Evaluate on the validation and the test part, those that hold pictures."""
+    parts = {part: data.part(part) for part in PARTS[1:]}
+    return {part: evaluate(predictor, samples, progress=progress) for part, samples in parts.items() if len(samples)}
+
+
+def compare(
+    model: Any, predictor: OnnxPredictor, data: Dataset, logits: Any, found: Mapping[Part, Evaluation]
+) -> Parity:
+    """Compare a Keras model with its exported form on the validation part (without one, the training part).
+
+    `logits` float32 [N, K] are the model's of the validation part, where training left them: then nothing is computed
+    anew but `found`; else up to `SAMPLE` pictures, spread over the part, go through both.
+    """
+    if logits is not None and "validation" in found:
+        return parity.compare(metrics.softmax(logits), found["validation"].probabilities, found["validation"].labels)
+    whole = data.part("validation" if "validation" in found else "train")
+    some = whole.at(np.linspace(0, len(whole) - 1, min(SAMPLE, len(whole))).astype(np.int64))
+    trained = KerasPredictor(model, predictor.classes, predictor.preprocess)
+    return parity.compare(parity.probabilities(trained, some), parity.probabilities(predictor, some), some.labels)
+
+
+def agrees(found: Parity) -> bool:
+    """Whether an exported file answers as the trained model does, within the tolerance for float32."""
+    return found.within(Tolerance())
+
+
+def pack(
+    trained: Any, graph: bytes, predictor: OnnxPredictor, data: Dataset, index: Index, golden: int, **facts: Any
+) -> Bundle:
+    """Put the bundle together; `facts` are the other fields of its `Manifest`, `golden` the number of examples."""
+    examples, files = _examples(data, index, predictor, golden)
+    manifest = Manifest(
+        classes=predictor.classes,
+        preprocess=predictor.preprocess,
+        parameters=parameters(trained),
+        weights_sha256=weights_sha256(trained),
+        data={"name": data.name, "counts": dict(data.counts())},
+        golden=examples,
+        version=metadata.version("sightline"),
+        **facts,
+    )
+    return bundle.make(manifest, graph, files)
+
+
+def figures_of(found: Mapping[Part, Evaluation]) -> dict[str, Any]:
+    """Return the figures of each part as the manifest keeps them."""
+    keys = ("accuracy", "accuracy_interval", "loss", "count")
+    return {part: {key: summary.evaluation(value)[key] for key in keys} for part, value in found.items()}
+
+
+def _examples(
+    data: Dataset, index: Index, predictor: OnnxPredictor, count: int
+) -> tuple[tuple[Golden, ...], dict[str, bytes]]:
+    """Choose from the validation part (else the training part) the smallest file of each class, then the next ones."""
+    number = {p.sha256: i for i, p in enumerate(index.pictures)}
+    part: Part = "validation" if "validation" in data.parts else "train"
+    by_class: dict[int, list[tuple[int, bytes]]] = {}
+    for i in map(int, np.flatnonzero(np.array(data.parts) == part)):
+        label = int(data.labels[i])
+        known = by_class.get(label, [])
+        if len(known) < CANDIDATES and (known or len(by_class) < count):
+            by_class[label] = [*known, (i, _encoded(index.read(number[data.pictures[i].sha256])))]
+    ranked = [sorted(found, key=lambda pair: len(pair[1])) for _, found in sorted(by_class.items())]
+    turns = [found[turn] for turn in range(CANDIDATES) for found in ranked if turn < len(found)][:count]
+    examples, files = [], {}
+    for at, (i, encoded) in enumerate(turns):
+        pixels = predictor.preprocess.decode(encoded)
+        name = f"golden/{at}.{inspect(encoded).format.lower()}"
+        files[name] = encoded
+        answer = tuple(float(p) for p in predictor.probabilities(pixels[None])[0])
+        examples.append(Golden(name, data.pictures[i].label, bundle.pixels_sha256(pixels), answer))
+    return tuple(examples), files
+
+
+def _encoded(content: Any) -> bytes:
+    """Return a picture's encoded bytes; pixels in memory become a PNG."""
+    if isinstance(content, bytes | bytearray | memoryview):
+        return bytes(content)
+    file = io.BytesIO()
+    Image.fromarray(content[..., 0] if content.shape[2:] == (1,) else content).save(file, "PNG")
+    return file.getvalue()
