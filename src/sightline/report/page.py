@@ -38,10 +38,8 @@ def headline(found: Mapping[str, Any], part: str) -> list[str]:
     """Return what ``metrics.json`` of a part says, in plain sentences, the most important first."""
     low, high = found["accuracy_interval"]
     kept = "validation pictures, which also chose the weights" if part == "validation" else "pictures it never saw"
-    lines = [
-        f"Right on {percent(found['accuracy'])} of {found['count']} {kept} (95% interval {percent(low)} to "
-        f"{percent(high)})."
-    ]
+    right = f"Right on {percent(found['accuracy'])} of {found['count']} {kept}"
+    lines = [f"{right} (95% interval {percent(low)} to {percent(high)})."]
     pairs = found["mistakes"]["pairs"]
     if pairs:
         worst = pairs[0]
