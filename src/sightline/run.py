@@ -3,12 +3,15 @@
     run.json         schema, status, versions, seed, device, command, timings, final figures
     config.toml      fully resolved configuration
     data.jsonl       one line per picture (path, sha256, label, split), then one per reject (path, reason)
+    patch.jsonl      a copy of the corrections that were applied to the data, if there were any
     history.jsonl    one line per epoch; history.csv the same for spreadsheets
     model.keras      best weights by the monitored figure, float32
     model.json       classes and picture contract of model.keras
     checkpoints/     the state of training, until the run is complete
     lock             held by the process that writes the run
     eval/<split>/    metrics.json, predictions.npz
+    thresholds.json  when to answer, once `evaluate --target-precision` or `--coverage` fitted it
+    labels.jsonl     pictures whose labels are probably wrong, worst first, once `evaluate --labels` looked for them
     bundle/          what ships: see `prediction.bundle`
     figures/*.png    curves, confusion
     tensorboard/     event files
@@ -39,7 +42,7 @@ from sightline.errors import ModelError, OutputError, UsageError
 from sightline.prediction import bundle
 from sightline.prediction.bundle import Bundle
 from sightline.preprocess import Preprocess
-from sightline.records import EpochRecord, Evaluation, Part
+from sightline.records import EpochRecord, Evaluation, Part, Predictions, Thresholds
 from sightline.report import summary
 
 SCHEMA = 1
@@ -145,6 +148,21 @@ class Run:
         lines += [{"path": r.path, "reason": r.reason} for r in dataset.rejects]
         self._write("data.jsonl", _json_lines(lines))
 
+    def write_patch(self, source: str) -> None:
+        """Keep a copy of the patch at `source`; nothing if it is empty."""
+        if source:
+            self._write("patch.jsonl", Path(source).read_bytes())
+
+    @property
+    def patch(self) -> Path | None:
+        """The copy of the patch that was applied to the data; None without one."""
+        path = self.path / "patch.jsonl"
+        return path if path.is_file() else None
+
+    def read_labels(self) -> set[tuple[str, str]]:
+        """Return the content (its sha256) of each picture with its class."""
+        return {(row["sha256"], row["label"]) for row in _read_lines(self.path / "data.jsonl") if "split" in row}
+
     def read_parts(self) -> dict[str, Part]:
         """Return the part that each picture's content (its sha256) was used for."""
         return {row["sha256"]: row["split"] for row in _read_lines(self.path / "data.jsonl") if "split" in row}
@@ -200,9 +218,9 @@ class Run:
         """Save the bundle, in place of the one that is there."""
         bundle.write(made, self.path / "bundle")
 
-    def write_evaluation(self, split: str, evaluation: Evaluation) -> None:
-        """Save figures and probabilities of one split."""
-        self._write_json(f"eval/{split}/metrics.json", summary.evaluation(evaluation))
+    def write_evaluation(self, split: str, evaluation: Evaluation, more: Mapping[str, Any] | None = None) -> None:
+        """Save figures and probabilities of one split; `more` goes into its ``metrics.json``."""
+        self._write_json(f"eval/{split}/metrics.json", summary.evaluation(evaluation) | dict(more or {}))
 
         def save(path: Path) -> None:
             np.savez(
@@ -215,6 +233,40 @@ class Run:
             )
 
         self._write_with(f"eval/{split}/predictions.npz", save)
+
+    def read_predictions(self, split: str) -> Predictions | None:
+        """Return what the model said of the pictures of one split; None if it was not evaluated on it."""
+        path = self.path / "eval" / split / "predictions.npz"
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                return Predictions(
+                    tuple(found["paths"].tolist()), found["labels"], found["probabilities"],
+                    tuple(found["classes"].tolist()),
+                )  # fmt: skip
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{path} cannot be read: {error}; evaluate the run again.") from error
+
+    def write_thresholds(self, thresholds: Thresholds) -> None:
+        """Save when to answer."""
+        self._write_json("thresholds.json", thresholds.to_dict())
+
+    def read_thresholds(self) -> Thresholds | None:
+        """Return when to answer; None if that was never fitted."""
+        path = self.path / "thresholds.json"
+        if not path.is_file():
+            return None
+        try:
+            return Thresholds.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{path} cannot be read: {error}; fit it again with `sightline evaluate --target-precision`."
+            ) from error
+
+    def write_suspects(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Save pictures whose labels are probably wrong, worst first."""
+        self._write("labels.jsonl", _json_lines(lines))
 
     def write_figure(self, name: str, png: bytes) -> Path:
         """Save a picture under ``figures/``."""

@@ -13,8 +13,10 @@ from sightline.cli import (
     compare,
     demo,
     describe,
+    doctor,
     env,
     evaluate,
+    explain,
     models,
     predict,
     recipes,
@@ -22,7 +24,7 @@ from sightline.cli import (
     show,
     sweep,
     train,
-)  # fmt: skip
+)
 from sightline.cli.output import complain
 from sightline.errors import SightlineError
 
@@ -37,7 +39,7 @@ app = typer.Typer(
 
 for verb in (
     demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env,
-    sweep.sweep, compare.compare, describe.describe, show.show,
+    sweep.sweep, compare.compare, describe.describe, show.show, doctor.doctor, explain.explain,
 ):  # fmt: skip
     app.command()(verb)
 

@@ -14,6 +14,7 @@ class DataConfig:
 
     sources: tuple[str, ...] = setting((), "folders, archives, manifests, idx files or named sets, in order")
     cache: bool = setting(True, "keep decoded pixels on disk for the next run")
+    patch: str = setting("", "a file of corrections, as `sightline doctor --fix` writes; empty: none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class SplitConfig:
     validation: float = setting(0.15, "share for validation, of the training part where parts are given", 0, 0.9)
     test: float | None = setting(
         None, "share for the test; unset: 0.15, or none where the source states its parts", 0, 0.9
+    )
+    group: Literal["none", "near"] = setting(
+        "none", "near: near duplicates lie on one side; every picture is looked at once more to find them"
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sightline.config import SplitConfig
 from sightline.data import cache
 from sightline.data.split import split
+from sightline.data.survey import survey
 from sightline.errors import DataError
 from sightline.preprocess import Preprocess
 from sightline.records import PARTS, Index, Part, Picture, Progress, Reject, Samples, no_progress
@@ -80,6 +81,8 @@ def assemble(
 ) -> Dataset:
     """Decode, reject what cannot be decoded, fix the classes from the training part, divide.
 
+    With ``split.group = "near"`` every picture is looked at once more, to find near duplicates.
+
     Raises `DataError` for fewer than two classes, a class without any usable picture, a class outside the training
     part that the training part does not know, or an empty training part.
     """
@@ -95,7 +98,8 @@ def assemble(
     rejects = (*index.rejects, *failed)
     classes = _classes(pictures, rejects, index.name)
     number = {label: i for i, label in enumerate(classes)}
-    divided = split(pictures, config, seed)
+    near = survey(index, progress, threads).near if config.group == "near" else None
+    divided = split(pictures, config, seed, near)
     return Dataset(
         index.name,
         classes,

@@ -53,7 +53,7 @@ def tested(path: Path, config: RunConfig, index: Index, watcher: Watcher) -> Tra
             f"{path} holds a complete run with other settings ({'; '.join(different[:3])}): "
             "name another folder with --out, or use --force."
         )
-    if set(run.read_parts()) != {p.sha256 for p in index.pictures}:
+    if run.read_labels() != {(p.sha256, p.label) for p in index.pictures}:
         raise OutputError(
             f"{path} holds a complete run on other pictures than those now in {index.name}: "
             "name another folder with --out, or use --force."

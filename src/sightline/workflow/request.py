@@ -16,7 +16,7 @@ from sightline.errors import DataError, ModelError
 from sightline.models import registry, weights
 from sightline.records import Index
 from sightline.watch import Watcher
-from sightline.workflow import choose, environment
+from sightline.workflow import check, choose, environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Request:
 def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunConfig, Index]:
     """Index the pictures, start the backend and decide all that the request leaves open but for `record`'s part."""
     given = request.settings()
-    index = make_index(sources, watcher.progress, given.device.threads or None)
+    index = check.before(make_index(sources, watcher.progress, given.device.threads or None), given, watcher)
     check_classes(index)
     if request.recipe == "auto":
         environment.start(given.device)

@@ -11,6 +11,7 @@ from sightline import backend
 from sightline.data.dataset import check_classes
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
+from sightline.data.patch import corrected
 from sightline.errors import ModelError
 from sightline.records import TrainResult
 from sightline.run import Run
@@ -56,7 +57,8 @@ def _go_on(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Wat
     if run.has_config:
         config = run.config
         environment.start(config.device)
-        index = make_index(request.again(sources), watcher.progress, config.device.threads or None)
+        found = make_index(request.again(sources), watcher.progress, config.device.threads or None)
+        index = corrected(found, run.patch)
         check_classes(index)
     else:
         config, index = settle(request.again(sources), request, watcher)

@@ -30,7 +30,7 @@ from sightline.training.fit import Fitted, fit
 from sightline.training.log import Events
 from sightline.training.state import records
 from sightline.watch import Tee, Watcher
-from sightline.workflow import again, choose, environment, ship
+from sightline.workflow import again, check, choose, environment, ship
 from sightline.workflow.ending import marked
 from sightline.workflow.request import Request, decided, settle, start_weights
 
@@ -93,6 +93,7 @@ class Training:
         if not run.has_config:
             config = decided(config, start)
             run.update(command=sys.argv, seed=config.seed, **environment.environment())
+            run.write_patch(config.data.patch)
             run.write_config(config)
         preprocess = choose.preprocess(config)
         data = assemble(
@@ -100,7 +101,7 @@ class Training:
             keep=config.data.cache, progress=watcher.progress, threads=config.device.threads or None,
         )  # fmt: skip
         again.check_pictures(run, data)
-        for note in _data_notes(data):
+        for note in [*_data_notes(data), *check.near(data, config)]:
             watcher.say(note)
         plan = _plan(config, data, start)
         network = build.build(plan)
