@@ -9,7 +9,22 @@ import traceback
 
 import typer
 
-from sightline.cli import compare, demo, describe, doctor, env, evaluate, models, predict, recipes, show, sweep, train
+from sightline.cli import (
+    compare,
+    demo,
+    describe,
+    doctor,
+    env,
+    evaluate,
+    explain,
+    models,
+    predict,
+    recipes,
+    resume,
+    show,
+    sweep,
+    train,
+)
 from sightline.cli.output import complain
 from sightline.errors import SightlineError
 
@@ -23,8 +38,8 @@ app = typer.Typer(
 )
 
 for verb in (
-    demo.demo, train.train, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env, sweep.sweep,
-    compare.compare, describe.describe, show.show, doctor.doctor,
+    demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env,
+    sweep.sweep, compare.compare, describe.describe, show.show, doctor.doctor, explain.explain,
 ):  # fmt: skip
     app.command()(verb)
 

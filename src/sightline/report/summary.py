@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sightline import metrics
-from sightline.records import Evaluation, Figure, Interval, PartFigures, Prediction, TrainResult
+from sightline.records import Evaluation, Explanation, Figure, Interval, PartFigures, Prediction, TrainResult
 
 
 def evaluation(value: Evaluation) -> dict[str, Any]:
@@ -73,4 +73,21 @@ def prediction(value: Prediction) -> dict[str, Any]:
         "probability": value.probability,
         "top": [asdict(c) for c in value.top],
         **({} if value.decision is None else asdict(value.decision)),
+    }
+
+
+def explanation(value: Explanation) -> dict[str, Any]:
+    """Return one line of ``explain --json``; `region` is [left, top, right, bottom] in pixels of the picture."""
+    if value.error is not None:
+        return {"path": value.path, "method": value.method, "error": value.error}
+    region = value.region
+    return {
+        "path": value.path,
+        "label": value.label,
+        "probability": value.probability,
+        "method": value.method,
+        "figure": value.figure,
+        "region": None if region is None else [region.left, region.top, region.right, region.bottom],
+        "share": None if region is None else region.share,
+        "check": None if value.check is None else asdict(value.check),
     }

@@ -26,6 +26,7 @@ from sightline.preprocess import Preprocess
 from sightline.records import (
     PARTS,
     Evaluation,
+    Explanation,
     Index,
     Labelled,
     Part,
@@ -35,8 +36,9 @@ from sightline.records import (
     Samples,
     Thresholds,
     no_progress,
-)  # fmt: skip
+)
 from sightline.run import Run
+from sightline.workflow.explain import explain
 
 Engine = Literal["onnx", "keras"]
 Pictures = str | Path | bytes | NDArray[np.uint8] | Image.Image
@@ -66,9 +68,36 @@ class Classifier:
         A picture is a path (a file, a folder or a glob), encoded bytes, a uint8 array [H, W(, C)] or a Pillow image.
         One that cannot be read gives a prediction with `error` set and nothing else.
         """
-        many = [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray | Image.Image) else pictures
-        items = stream.as_items(many)
+        items = stream.as_items(_many(pictures))
         return list(stream.predict(self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds))
+
+    def explain(
+        self,
+        pictures: Pictures | Iterable[Pictures],
+        *,
+        method: str | None = None,
+        label: str | None = None,
+        out: str | Path | None = None,
+        seed: int = 0,
+        progress: Progress = no_progress,
+    ) -> list[Explanation]:
+        """Return which parts of each picture speak for class `label`, or for its predicted one; see `workflow.explain`.
+
+        `method` is gradcam, gradcam++, occlusion or rise; with `out`, a folder, a figure of each is written there.
+        """
+        items = list(stream.as_items(_many(pictures)))
+        folder = None if out is None else Path(out)
+        return list(
+            explain(
+                self.explained_by(method), items, method=method, label=label, out=folder, seed=seed, progress=progress
+            )
+        )
+
+    def explained_by(self, method: str | None) -> Predictor:
+        """Return the form of the model that a method of explanation needs: Keras' own for gradients, if there is one."""
+        if self.run is None or method in {"occlusion", "rise"} or isinstance(self.predictor, KerasPredictor):
+            return self.predictor
+        return _trained(self.run)
 
     def evaluate(
         self,
@@ -177,10 +206,17 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
         found, predictor = bundle.load(run.bundle)
         return Classifier(predictor, run, found.manifest)
     backend.keep_freed_memory()
+    return Classifier(_trained(run), run)
+
+
+def _trained(run: Run) -> KerasPredictor:
     if not run.has_model:
-        raise ModelError(f"The run {path} has no weights yet: its status is {run.info.get('status')!r}.")
-    classes, preprocess = run.read_model_facts()
-    return Classifier(KerasPredictor.load(run.path / "model.keras", classes, preprocess), run)
+        raise ModelError(f"The run {run.path} has no weights yet: its status is {run.info.get('status')!r}.")
+    return KerasPredictor.load(run.path / "model.keras", *run.read_model_facts())
+
+
+def _many(pictures: Pictures | Iterable[Pictures]) -> Iterable[Pictures]:
+    return [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray | Image.Image) else pictures
 
 
 def part_name(text: str | None) -> Part | None:
