@@ -20,6 +20,7 @@ from sightline.cli import (
     models,
     predict,
     recipes,
+    report,
     resume,
     show,
     sweep,
@@ -40,6 +41,7 @@ app = typer.Typer(
 for verb in (
     demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env,
     sweep.sweep, compare.compare, describe.describe, show.show, doctor.doctor, explain.explain,
+    report.report,
 ):  # fmt: skip
     app.command()(verb)
 
