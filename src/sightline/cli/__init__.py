@@ -20,6 +20,8 @@ from sightline.cli import (
     models,
     predict,
     recipes,
+    report,
+    resume,
     show,
     sweep,
     train,
@@ -37,8 +39,9 @@ app = typer.Typer(
 )
 
 for verb in (
-    demo.demo, train.train, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env, sweep.sweep,
-    compare.compare, describe.describe, show.show, doctor.doctor, explain.explain,
+    demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env,
+    sweep.sweep, compare.compare, describe.describe, show.show, doctor.doctor, explain.explain,
+    report.report,
 ):  # fmt: skip
     app.command()(verb)
 

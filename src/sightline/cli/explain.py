@@ -13,7 +13,7 @@ from sightline.records import Explanation
 
 
 def explain(
-    model: Annotated[str, typer.Argument(help="A run; with occlusion or rise a bundle or an .onnx file too.")],
+    model: Annotated[str, typer.Argument(help="A run directory.")],
     pictures: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
     method: Annotated[
         str | None, typer.Option(help="gradcam, gradcam++, occlusion or rise; default gradcam, where it is possible.")
@@ -34,7 +34,7 @@ def explain(
     items = list(stream.expand(pictures, stdin=sys.stdin.buffer.read))
     failed = False
     with Display(quiet=json) as display:
-        predictor = workflow.load(model).explainer(method)
+        predictor = workflow.load(model).explained_by(method)
         for found in find(predictor, items, method=method, label=label, out=out, seed=seed, progress=display.progress):
             failed |= found.error is not None
             if json:

@@ -33,6 +33,9 @@ def train(
         str | None, typer.Option(metavar="PATCH.jsonl", help="Corrections of the data, as doctor --fix writes.")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next run.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Refuse operations that cannot be repeated bit for bit.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
@@ -46,6 +49,8 @@ def train(
         assignments.append(f"data.patch={dumps(patch)}")  # quoted, lest a file called 7 were taken for a number
     if no_cache:
         assignments.append("data.cache=false")
+    if deterministic:
+        assignments.append("device.deterministic=true")
     with Display() as display:
         result = workflow.train(
             data, recipe=recipe, config=config, set=assignments, out=out, force=force, watcher=display

@@ -36,7 +36,7 @@ from sightline.records import (
     Samples,
     Thresholds,
     no_progress,
-)  # fmt: skip
+)
 from sightline.run import Run
 from sightline.workflow.explain import explain
 
@@ -51,7 +51,7 @@ class Classifier:
         self.predictor = predictor
         self.run = run
         self.manifest = manifest
-        self._keras: Predictor | None = None  # beside an exported one, once gradients were asked for
+        self._trained: KerasPredictor | None = None  # beside an exported one, once gradients were asked for
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -88,18 +88,16 @@ class Classifier:
         """
         items = list(stream.as_items(_many(pictures)))
         folder = None if out is None else Path(out)
-        return list(
-            explain(self.explainer(method), items, method=method, label=label, out=folder, seed=seed, progress=progress)
-        )
+        by = self.explained_by(method)
+        return list(explain(by, items, method=method, label=label, out=folder, seed=seed, progress=progress))
 
-    def explainer(self, method: str | None) -> Predictor:
-        """Return the predictor to explain with: for Grad-CAM the run's Keras model, if there is a run."""
-        gradients = method is None or method.startswith("gradcam")
-        if self.run is None or not gradients or isinstance(self.predictor, KerasPredictor):
+    def explained_by(self, method: str | None) -> Predictor:
+        """Return the model as a method of explanation needs it: Keras' own for gradients, where there is one."""
+        if self.run is None or method in {"occlusion", "rise"} or isinstance(self.predictor, KerasPredictor):
             return self.predictor
-        if self._keras is None:
-            self._keras = load(self.run.path, engine="keras").predictor
-        return self._keras
+        if self._trained is None:
+            self._trained = _trained(self.run)
+        return self._trained
 
     def evaluate(
         self,
@@ -185,10 +183,6 @@ class Classifier:
         return Labelled(samples, pictures, (*index.rejects, *bad))
 
 
-def _many(pictures: Pictures | Iterable[Pictures]) -> Iterable[Pictures]:
-    return [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray | Image.Image) else pictures
-
-
 def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
     """Load a run directory, a bundle, its ``.zip`` or its ``.onnx`` file; raises `ModelError` if it cannot be used.
 
@@ -212,10 +206,17 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
         found, predictor = bundle.load(run.bundle)
         return Classifier(predictor, run, found.manifest)
     backend.keep_freed_memory()
+    return Classifier(_trained(run), run)
+
+
+def _trained(run: Run) -> KerasPredictor:
     if not run.has_model:
-        raise ModelError(f"The run {path} has no weights yet: its status is {run.info.get('status')!r}.")
-    classes, preprocess = run.read_model_facts()
-    return Classifier(KerasPredictor.load(run.path / "model.keras", classes, preprocess), run)
+        raise ModelError(f"The run {run.path} has no weights yet: its status is {run.info.get('status')!r}.")
+    return KerasPredictor.load(run.path / "model.keras", *run.read_model_facts())
+
+
+def _many(pictures: Pictures | Iterable[Pictures]) -> Iterable[Pictures]:
+    return [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray | Image.Image) else pictures
 
 
 def part_name(text: str | None) -> Part | None:
