@@ -172,7 +172,9 @@ def trace(model: Any) -> Channels:
     used = Counter(id(node.operation) for node in calls)
     for node in calls:
         if getattr(node.operation, "weights", None) and used[id(node.operation)] > 1:
-            raise ModelError(f"The layer {node.operation.name} is used more than once: such a network cannot be slimmed.")
+            raise ModelError(
+                f"The layer {node.operation.name} is used more than once: such a network cannot be slimmed."
+            )
         tracer.follow(node)
     tracer.keep(tracer.known[id(model.output["logits"])], tracer.known[id(model.output["probabilities"])])
     roots = np.array([tracer.find(slot) for slot in range(len(tracer.parent))])
