@@ -26,7 +26,7 @@ def compress(
         str, typer.Option(help="What to try, with commas between.")
     ] = "rightsize,slim,distill,int8,float16",
     epochs: Annotated[
-        int | None, typer.Option(min=0, help="Of each recovery; default: a quarter of the run's, 2 to 10.")
+        int | None, typer.Option(min=0, help="Of each recovery; default: about a quarter of the run's.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
@@ -65,10 +65,10 @@ def show(found: Compression) -> None:
     if found.best is None:
         out.print(f"No candidate meets the budget. Nearest: {escape(found.nearest.name)}: {'; '.join(found.misses)}.")
     else:
-        best = found.best
+        best, quicker = found.best, large.latency / max(found.best.latency, 1e-9)
         out.print(
             f"best       {escape(best.name)}: {large.parameters / best.parameters:.1f} times fewer parameters, "
-            f"{large.bytes / best.bytes:.1f} times fewer bytes, {large.latency / max(best.latency, 1e-9):.1f} times as quick"
+            f"{large.bytes / best.bytes:.1f} times fewer bytes, {quicker:.1f} times as quick"
         )
     if found.judgement is not None:
         said = found.judgement
@@ -76,7 +76,8 @@ def show(found: Compression) -> None:
         out.print(
             f"{said.part:<11}{said.small:.4f} against {said.large:.4f} on {said.count} pictures, difference "
             f"{100 * said.difference:+.2f} points (95% interval {100 * said.interval.low:+.2f} to "
-            f"{100 * said.interval.high:+.2f}), {said.lost} lost and {said.won} won, McNemar p = {said.p_value:.3g}: {verdict}"
+            f"{100 * said.interval.high:+.2f}), {said.lost} lost and {said.won} won, McNemar p = {said.p_value:.3g}: "
+            f"{verdict}"
         )
     out.print(f"bundles    {escape(str(found.out / 'candidates'))}")
     if found.best is not None:

@@ -83,7 +83,7 @@ class Channels:
 
     def sums(self, slots: Slots, values: NDArray[Any]) -> NDArray[np.float64]:
         """Return, for each group, the sum of the `values` of its slots: float64 [G]."""
-        return np.bincount(self.group[slots], values, self.count)
+        return np.bincount(self.group[slots], values.astype(np.float64), self.count).astype(np.float64)
 
     def producers(self) -> Iterator[Part]:
         """Yield the layers that make channels of their own."""
@@ -127,24 +127,21 @@ class _Tracer:
         width = shapes[0][-1]
         if kind in _NEW and getattr(node.operation, "groups", 1) == 1 and _multiplier(node.operation) == 1:
             return [self.new(width)]
-        if kind in _SAME and len(inputs) == 1 and len(inputs[0]) == width:
-            return [inputs[0]]
-        if kind == "Rescaling" and np.ndim(node.operation.scale) == np.ndim(node.operation.offset) == 0:
-            return [inputs[0]]
+        if _hands_on(node, inputs[0]):
+            return [inputs[0] if kind != "Flatten" else np.tile(inputs[0], width // len(inputs[0]))]
         if kind in {"Add", "Multiply"}:
             return [self.merged(inputs)]
         if kind == "Concatenate" and node.operation.axis in (-1, len(shapes[0])):
             return [np.concatenate(inputs)]
-        if kind == "Flatten":
-            return [np.tile(inputs[0], width // len(inputs[0]))]
-        if kind == "Reshape" and math.prod(node.input_tensors[0].shape[1:]) == width == len(inputs[0]):
-            return [inputs[0]]
         if kind == "Split" and all(shape == shapes[0] for shape in shapes) and width * len(shapes) == len(inputs[0]):
             parts = np.split(inputs[0], len(shapes))
             for part in parts[1:]:  # so that as many are left in each
                 self.tie(parts[0], part)
             return list(parts)
-        fresh = [self.new(shape[-1]) for shape in shapes]
+        return self.sealed(inputs, [shape[-1] for shape in shapes])
+
+    def sealed(self, inputs: list[Slots], widths: list[int]) -> list[Slots]:
+        fresh = [self.new(width) for width in widths]
         self.keep(*inputs, *fresh)
         return fresh
 
@@ -156,6 +153,16 @@ class _Tracer:
             else:  # one of them is spread over the channels of the other
                 self.keep(*inputs)
         return next(slots for slots in inputs if len(slots) == width)
+
+
+def _hands_on(node: Any, slots: Slots) -> bool:
+    """Whether each value of the output is made of one channel of the only input."""
+    kind, width = type(node.operation).__name__, node.outputs[0].shape[-1]
+    if kind == "Rescaling":
+        return bool(np.ndim(node.operation.scale) == np.ndim(node.operation.offset) == 0)
+    if kind == "Reshape":
+        return bool(math.prod(node.input_tensors[0].shape[1:]) == width == len(slots))
+    return kind == "Flatten" or (kind in _SAME and len(node.input_tensors) == 1 and len(slots) == width)
 
 
 def _multiplier(layer: Any) -> int:
@@ -172,9 +179,7 @@ def trace(model: Any) -> Channels:
     used = Counter(id(node.operation) for node in calls)
     for node in calls:
         if getattr(node.operation, "weights", None) and used[id(node.operation)] > 1:
-            raise ModelError(
-                f"The layer {node.operation.name} is used more than once: such a network cannot be slimmed."
-            )
+            raise ModelError(f"The layer {node.operation.name} is used more than once: it cannot be slimmed.")
         tracer.follow(node)
     tracer.keep(tracer.known[id(model.output["logits"])], tracer.known[id(model.output["probabilities"])])
     roots = np.array([tracer.find(slot) for slot in range(len(tracer.parent))])

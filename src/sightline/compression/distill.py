@@ -108,6 +108,7 @@ def distill(
     learner.compile(optimizer(config.train.optimizer, rates), loss(config.train), metrics=["categorical_accuracy"])
     best: tuple[float, float] | None = None
     arrays: checkpoint.Arrays = {}
+    now = 0.0
     watcher.stage("distillation", config.train.epochs, steps)
     with listening() as stop:
         for epoch in range(1, config.train.epochs + 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,9 @@ from sightline.watch import Watcher
 
 BATCHES = 16  # that Taylor scores are averaged over
 HEAD_EPOCHS = 12  # of a new head on the features of frozen layers: tenths of a second each
-HEAD_RATE = 1e-3
+HEAD_STEPS = 300  # at least, where there are few pictures
+HEAD_BATCH = 32
+HEAD_RATE = 3e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,10 @@ class Trainer:
 
     def head(self, network: Network) -> None:
         """Train the head of `network` alone, on features that the other layers compute once."""
-        stage = StageConfig("new head", thaw=0, epochs=HEAD_EPOCHS, learning_rate=HEAD_RATE)
-        config = self._settings(HEAD_EPOCHS, HEAD_RATE, (stage,))
+        size = min(self.config.train.batch_size, HEAD_BATCH)
+        epochs = min(max(HEAD_EPOCHS, math.ceil(HEAD_STEPS * size / len(self.train))), 5 * HEAD_EPOCHS)
+        stage = StageConfig("new head", thaw=0, epochs=epochs, learning_rate=HEAD_RATE, batch_size=size)
+        config = self._settings(epochs, HEAD_RATE, (stage,))
         adam = replace(config.train.optimizer, name="adam")
         config = replace(config, train=replace(config.train, optimizer=adam))
         fit(network, self.train, self.validation, config, self.watcher)

@@ -1,4 +1,4 @@
-"""Right-sizing: global pooling in place of a flattened head, whose dense layers hold most of a classic net's weights."""
+"""Right-sizing: global pooling in place of a flattened head, which holds most of a classic net's weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHRINK = 8  # hidden layers that stay are divided by this
 
 
 def heads(config: ModelConfig) -> list[ModelConfig]:
-    """Return smaller heads for a network that flattens its maps or has hidden layers, smallest first; none otherwise."""
+    """Return smaller heads, smallest first; none for a network that neither flattens its maps nor has hidden layers."""
     entry = registry.find(config.name)
     pooling = entry.head.pooling if config.pooling == "auto" else config.pooling
     hidden = entry.head.hidden if config.hidden is None else config.hidden

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ class Search:
         return min(fit, key=lambda c: (c.bytes, c.parameters, c.latency), default=None)
 
     def nearest(self) -> tuple[Candidate, list[str]]:
-        """Return the candidate that misses least, by the worst share that a limit is exceeded by, and what it misses."""
+        """Return the candidate whose worst miss is least, as a share of the limit, and what it misses."""
         large = self.candidates[0].accuracy
         ranked = min((c for c in self.candidates if not c.failed), key=self._excess)
         return ranked, self.budget.misses(ranked, large)
@@ -143,7 +144,7 @@ class Search:
         for number, config in enumerate(rightsize.heads(self.subject.config), 1):
             name = "rightsize" if number == 1 else f"rightsize-{number}"
             step = {"step": "rightsize", "pooling": config.pooling, "hidden": list(config.hidden or ())}
-            found = self._attempt(name, large, step, lambda config=config: self._new_head(config))  # type: ignore[misc]
+            found = self._attempt(name, large, step, partial(self._new_head, config))
             if self._good(found):
                 self._forms(found)
                 return found
@@ -162,8 +163,7 @@ class Search:
         for number in range(1, ROUNDS + 1):
             by = "scale" if number == 1 else "taylor"
             step = {"step": "slim", "round": number, "importance": by, "cut": cut}
-            make = lambda base=base, by=by, cut=cut: self._cut(base, by, cut)  # noqa: E731
-            found = self._attempt(f"slim-{number}", base, step, make)
+            found = self._attempt(f"slim-{number}", base, step, partial(self._cut, base, by, cut))
             if self._good(found) and found.parameters < base.parameters:
                 base = found
                 self._forms(found)
@@ -195,8 +195,7 @@ class Search:
             if parameters(student.model) >= base.parameters:
                 continue
             step = {"step": "distill", "student": name, "pretrained": start is not None}
-            make = lambda student=student: self._taught(student)  # noqa: E731
-            found = self._attempt(f"distill-{name}", self.candidates[0], step, make)
+            found = self._attempt(f"distill-{name}", self.candidates[0], step, partial(self._taught, student))
             if self._good(found):
                 self._forms(found)
 
@@ -316,7 +315,7 @@ class Search:
 
 
 def students(size: tuple[int, ...]) -> list[tuple[str, ModelConfig]]:
-    """Return the networks of the registry that are small enough to be taught, smallest first, for pictures of `size`."""
+    """Return networks of the registry that are worth teaching, smallest first, for pictures of `size`."""
     if min(size) <= 64:
         return [("cifar10-deep", ModelConfig("cifar10-deep", weights="none", pooling="average", hidden=()))]
     return [

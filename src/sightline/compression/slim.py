@@ -143,16 +143,16 @@ def _first_order(found: Channels, recorder: Any) -> Scores:
 
 
 def _recorder() -> Any:
-    """Return a Keras optimizer that keeps the last gradients and changes no weight: they are had on every backend so."""
+    """Return a Keras optimizer that keeps the last gradients and changes no weight; it works on every backend."""
     keras = backend.keras()
 
-    class Recorder(keras.optimizers.Optimizer):  # type: ignore[misc,name-defined]  # Keras is imported late
+    class Recorder(keras.optimizers.Optimizer):  # type: ignore[name-defined]  # Keras is imported late
         def build(self, variables: Any) -> None:
             super().build(variables)
             self._places = {id(v): number for number, v in enumerate(variables)}
             self._last = [self.add_variable_from_reference(v, name="gradient") for v in variables]
 
-        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:  # noqa: ARG002  # Keras names it
             self.assign(self._last[self._get_variable_index(variable)], gradient)
 
         def gradient(self, variable: Any) -> NDArray[np.float32] | None:

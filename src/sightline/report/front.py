@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from sightline.report import canvas
 from sightline.report.canvas import GRID, INK, TRAIN, VALIDATION
 
+FAINT = "#8c959f"
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -24,13 +26,15 @@ class Point:
 def front(points: Sequence[Point], floor: float, title: str = "") -> bytes:
     """Draw candidates over the size of their files and over their latency; `floor` is the accuracy asked for."""
     figure = canvas.blank(11, 4.6)
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     panels = (("size of the file (MB)", "bytes", 1e6), ("latency at batch 1 (ms)", "latency", 1.0))
     for axes, (label, field, scale) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         for beaten in (True, False):
             some = [p for p in points if p.front != beaten]
             axes.scatter(
                 [getattr(p, field) / scale for p in some], [p.accuracy for p in some],
-                color=GRID if beaten else TRAIN, s=34, label="beaten by another" if beaten else "on the front", zorder=3,
+                color=FAINT if beaten else TRAIN, s=34, label=("on the front", "beaten by another")[beaten], zorder=3,
             )  # fmt: skip
         chosen = [p for p in points if p.best]
         axes.scatter(
@@ -40,6 +44,9 @@ def front(points: Sequence[Point], floor: float, title: str = "") -> bytes:
         _name(axes, points, field, scale)
         axes.axhline(floor, color=INK, linewidth=0.8, linestyle="--", label="accuracy asked for")
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.12, y=0.15)
         axes.set_xlabel(label, color=INK)
         axes.grid(color=GRID, linewidth=0.6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline import backend, files
+from sightline import files
 from sightline.compression import distill, judge
 from sightline.compression.judge import Judgement
 from sightline.compression.recovery import Trainer
@@ -33,6 +34,8 @@ from sightline.run import Run
 from sightline.watch import Watcher
 from sightline.workflow import environment, ship
 from sightline.workflow.classifier import load
+
+STEPS = 100  # of a recovery, where the number of its epochs is not given
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ def compress(
 
     `data`: other labelled pictures than the run's own; a picture that the run knows keeps its part. `out`: the search's
     folder, ``<run>/compressed`` if None; a search that was stopped goes on there. `epochs`: of each recovery; None: a
-    quarter of the run's, 2 to 10. Raises `SightlineError`s, each with one clear sentence.
+    quarter of the run's, more where there are few pictures, 2 to 20. Raises `SightlineError`s, each with one clear sentence.
     """
     watcher, budget = watcher or Watcher(), budget or Budget()
     chosen = _means(means)
@@ -94,7 +97,7 @@ def compress(
     predictor = load(run.path, engine="keras").predictor
     assert isinstance(predictor, KerasPredictor)
     dataset, index = _pictures(run, config, predictor, data, watcher)
-    recovery = min(max(round(config.train.epochs / 4), 2), 10) if epochs is None else epochs
+    recovery = _epochs(config, dataset) if epochs is None else epochs
     sha256 = weights_sha256(predictor.model)
     path = Path(out) if out is not None else run.path / "compressed"
     key = {
@@ -107,6 +110,12 @@ def compress(
     found = Search(subject, trainer, store, budget, chosen, watcher)
     found.go()
     return _concluded(found, store, dataset, watcher)
+
+
+def _epochs(config: RunConfig, data: Dataset) -> int:
+    """A quarter of the run's epochs, more where there are few pictures: `STEPS` steps, if 20 epochs have as many."""
+    steps = math.ceil(data.counts()["train"] / config.train.batch_size)
+    return min(max(round(config.train.epochs / 4), math.ceil(STEPS / steps), 2), 20)
 
 
 def _means(means: Sequence[str]) -> tuple[str, ...]:
