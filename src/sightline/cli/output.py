@@ -94,7 +94,8 @@ class Display(Watcher):
 
     def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
         if self._bars is not None:
-            done = (epoch - 1 - self._first) * self._steps + step
+            first = self._first if epoch > self._first else 0  # of several trainings, each counts from 1
+            done = (epoch - 1 - first) * self._steps + step
             figures = f"epoch {epoch}  {images_per_second:,.0f} images/s  loss {loss:.3f}  accuracy {accuracy:.3f}"
             self._advance("training", done, self._epochs * self._steps, figures)
 

@@ -146,10 +146,13 @@ def _learner(judge: Any, taught: Teacher) -> Any:
         pixels = augment.apply(taught.augment, pixels, inputs[1])
     inputs.append(keras.Input(taught.logits.shape[2:], dtype="float32", name="answers"))
     answers = keras.layers.Identity(name="cached")(inputs[-1])
+    # Its default, the name "kl_divergence", would be taken of the bare logits (Keras 3.15): only an instance of the
+    # loss is given probabilities, and the factor of the squared temperature.
+    softened = keras.distillation.LogitsDistillation(temperature=TEMPERATURE, loss=keras.losses.KLDivergence())
     return keras.distillation.Distiller(
         teacher=keras.Model(inputs, answers),
         student=keras.Model(inputs, judge(pixels)),
-        distillation_losses=keras.distillation.LogitsDistillation(temperature=TEMPERATURE),
+        distillation_losses=softened,
         student_loss_weight=LABELS,
     )
 

@@ -29,7 +29,7 @@ from sightline.data.dataset import Dataset
 from sightline.errors import DivergedError
 from sightline.export import onnx, quantize
 from sightline.models import registry, weights
-from sightline.models.build import Network, Plan, build
+from sightline.models.build import Network, Plan, build, outline
 from sightline.models.describe import describe, parameters
 from sightline.prediction import parity
 from sightline.prediction.bundle import Bundle
@@ -191,15 +191,15 @@ class Search:
             entry = registry.find(name)
             start = weights.local_file(entry, config.alpha, height if height == width else 0)
             plan = Plan(config, height, width, depth, len(self.subject.classes), self.subject.seed, weights=start)
-            student = build(plan)
-            if parameters(student.model) >= base.parameters:
+            if parameters(outline(plan).model) >= base.parameters:
                 continue
             step = {"step": "distill", "student": name, "pretrained": start is not None}
-            found = self._attempt(f"distill-{name}", self.candidates[0], step, partial(self._taught, student))
+            found = self._attempt(f"distill-{name}", self.candidates[0], step, partial(self._taught, plan))
             if self._good(found):
                 self._forms(found)
 
-    def _taught(self, student: Network) -> Any:
+    def _taught(self, plan: Plan) -> Any:
+        student = build(plan)
         if student.pretrained:
             self.trainer.head(student)
         self.trainer.recover(student, times=STUDENT_TIMES, rate=STUDENT_RATE / (10 if student.pretrained else 1))

@@ -87,7 +87,7 @@ def compress(
 
     `data`: other labelled pictures than the run's own; a picture that the run knows keeps its part. `out`: the search's
     folder, ``<run>/compressed`` if None; a search that was stopped goes on there. `epochs`: of each recovery; None: a
-    quarter of the run's, more where there are few pictures, 2 to 20. Raises `SightlineError`s, each with one clear sentence.
+    quarter of the run's, more where there are few pictures, 2 to 20. Raises `SightlineError`s.
     """
     watcher, budget = watcher or Watcher(), budget or Budget()
     chosen = _means(means)
