@@ -76,7 +76,9 @@ def test_json_is_the_front_and_the_chosen_one(found: tuple[Path, str], trained: 
 
 def test_every_candidate_is_a_bundle_with_its_lineage(found: tuple[Path, str], colours: Path) -> None:
     out, _ = found
-    for folder in (out / "candidates").iterdir():
+    folders = list((out / "candidates").iterdir())
+    assert len(folders) >= 5
+    for folder in folders:
         record = json.loads((folder / "record.json").read_text())
         made, predictor = bundle.load(folder / "bundle")
         assert made.manifest.precision == record["precision"]
@@ -85,9 +87,10 @@ def test_every_candidate_is_a_bundle_with_its_lineage(found: tuple[Path, str], c
         assert made.manifest.parameters == record["parameters"]
         assert len(made.model) == record["bytes"]
         assert predictor.classes == ("blue", "green", "red")
-    predictions = load(out / "best").predict(colours / "red")
+    classifier = load(out / "best")
+    predictions = classifier.predict(colours / "red")
     assert np.mean([p.label == "red" for p in predictions]) > 0.5
-    keras = KerasPredictor.load(out / "best.keras", predictor.classes, predictor.preprocess)
+    keras = KerasPredictor.load(out / "best.keras", classifier.classes, classifier.preprocess)
     assert keras.model.count_params() == json.loads((out / "front.json").read_text())["candidates"][3]["parameters"]
 
 

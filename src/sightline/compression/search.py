@@ -36,12 +36,14 @@ from sightline.prediction.bundle import Bundle
 from sightline.prediction.onnx import OnnxPredictor
 from sightline.preprocess import Preprocess
 from sightline.records import Samples
+from sightline.training import checkpoint
 from sightline.watch import Watcher
 
 MEANS = ("rightsize", "slim", "distill", "int8", "float16")
 CUT = 0.5  # share of the network that a round takes away
 FAILURES = 3  # rounds that may fail, each with half the cut of the one before
 ROUNDS = 16
+TRIES, HEAD_TRIES = 2, 3  # recoveries of a slimmed network, and of one with a new head, until it is good enough
 STUDENT_TIMES = 3  # a student starts from little or nothing, and takes so many times the epochs of a recovery
 STUDENT_RATE = 1e-3
 CALIBRATION = 128  # training pictures
@@ -155,8 +157,21 @@ class Search:
         trained = Network(network.model, network.backbone, self.trainer.pretrained)
         self.trainer.head(trained)
         if self._accuracy_of(network.model) < self._floor():
-            self.trainer.recover(trained)
+            self._recover(trained, HEAD_TRIES)
         return network.model
+
+    def _recover(self, network: Network, tries: int) -> None:
+        """Train until `network` is good enough, at most `tries` recoveries, each from the best state so far."""
+        best, arrays = -1.0, checkpoint.variables(network.model)
+        for _ in range(tries if self.trainer.epochs else 0):
+            self.trainer.recover(network)
+            accuracy = self._accuracy_of(network.model)
+            if accuracy > best:
+                best, arrays = accuracy, checkpoint.variables(network.model)
+            else:
+                checkpoint.restore(network.model, arrays)
+            if best >= self._floor():
+                return
 
     def _slimmed(self, base: Candidate) -> Candidate:
         cut, failures = CUT, 0
@@ -180,7 +195,7 @@ class Search:
         taylor = by == "taylor"
         scores = self.trainer.taylor(model, found) if taylor else slim.by_scale(found)
         small = slim.slimmed(model, found, slim.choose(found, scores, 1 - cut, weigh=taylor))
-        self.trainer.recover(self.trainer.network(small))
+        self._recover(self.trainer.network(small), TRIES)
         return small
 
     def _students(self, base: Candidate) -> None:
