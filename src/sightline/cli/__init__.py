@@ -11,6 +11,7 @@ import typer
 
 from sightline.cli import (
     compare,
+    compress,
     demo,
     describe,
     doctor,
@@ -39,9 +40,9 @@ app = typer.Typer(
 )
 
 for verb in (
-    demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env,
-    sweep.sweep, compare.compare, describe.describe, show.show, doctor.doctor, explain.explain,
-    report.report,
+    demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, report.report, explain.explain,
+    doctor.doctor, compress.compress, sweep.sweep, compare.compare, describe.describe, show.show, models.models,
+    recipes.recipes, env.env,
 ):  # fmt: skip
     app.command()(verb)
 
