@@ -9,7 +9,7 @@ import traceback
 
 import typer
 
-from sightline.cli import compare, demo, describe, env, evaluate, models, predict, recipes, show, sweep, train
+from sightline.cli import compare, demo, describe, env, evaluate, export, models, predict, recipes, show, sweep, train
 from sightline.cli.output import complain
 from sightline.errors import SightlineError
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 for verb in (
     demo.demo, train.train, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env, sweep.sweep,
-    compare.compare, describe.describe, show.show,
+    compare.compare, describe.describe, show.show, export.export,
 ):  # fmt: skip
     app.command()(verb)
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from sightline.errors import ModelError, OutputError, PictureError
 from sightline.prediction import onnxfile
+from sightline.prediction.base import Predictor
 from sightline.prediction.manifest import GOLDEN_FILE, Manifest
 from sightline.prediction.onnx import OnnxPredictor
 
@@ -115,7 +116,7 @@ def pixels_sha256(pixels: NDArray[np.uint8]) -> str:
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
-def check_golden(bundle: Bundle, predictor: OnnxPredictor) -> None:
+def check_golden(bundle: Bundle, predictor: Predictor) -> None:
     """Raise `ModelError` if a golden example of `bundle` does not give its pixels and probabilities any more."""
     golden = [g for g in bundle.manifest.golden if g.file in bundle.files]
     if not golden:

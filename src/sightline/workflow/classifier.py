@@ -70,11 +70,21 @@ class Classifier:
         in training. With `sources`: on their part `split`, or, if that is None, their test part where they state parts
         and all pictures where they do not.
         """
-        if sources is None:
-            samples, rejects = self._own(split, progress, cache=cache)
-        else:
-            samples, rejects = self._given(sources, split, progress, cache=cache)
+        samples, rejects = self.samples(sources, split=split, cache=cache, progress=progress)
         return evaluate(self.predictor, samples, rejects=rejects, progress=progress)
+
+    def samples(
+        self,
+        sources: Sources | None = None,
+        *,
+        split: Part | None = None,
+        cache: bool = True,
+        progress: Progress = no_progress,
+    ) -> tuple[Samples, Sequence[Reject]]:
+        """Return the labelled pixels that `evaluate` would judge on, and what could not be read."""
+        if sources is None:
+            return self._own(split, progress, cache=cache)
+        return self._given(sources, split, progress, cache=cache)
 
     def _own(self, split: Part | None, progress: Progress, *, cache: bool) -> tuple[Samples, Sequence[Reject]]:
         if self.run is None:
