@@ -139,15 +139,14 @@ def faults(row: Row) -> list[str]:
 def table(found: list[Row]) -> str:
     """Return the rows as Markdown."""
     lines = [
-        "| network | side | least range of a logit | format | greatest difference | top-1 agreement | with red and blue "
-        "swapped |",
+        "| network | side | range of a logit | format | greatest difference | top-1 agreement | red and blue swapped |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in found:
-        lines.append(
-            f"| `{row.name}` | {row.side} | {row.spread:.1f} | {row.format} | {row.found.greatest_difference:.1e} | "
-            f"{row.found.top1_agreement:.3f} | {row.swapped.greatest_difference:.1e} |"
-        )
+    lines.extend(
+        f"| `{row.name}` | {row.side} | {row.spread:.1f} | {row.format} | {row.found.greatest_difference:.1e} | "
+        f"{row.found.top1_agreement:.3f} | {row.swapped.greatest_difference:.1e} |"
+        for row in found
+    )
     return "\n".join(lines)
 
 

@@ -9,7 +9,21 @@ import traceback
 
 import typer
 
-from sightline.cli import compare, demo, describe, env, evaluate, export, models, predict, recipes, show, sweep, train
+from sightline.cli import (
+    card,
+    compare,
+    demo,
+    describe,
+    env,
+    evaluate,
+    export,
+    models,
+    predict,
+    recipes,
+    show,
+    sweep,
+    train,
+)
 from sightline.cli.output import complain
 from sightline.errors import SightlineError
 
@@ -24,7 +38,7 @@ app = typer.Typer(
 
 for verb in (
     demo.demo, train.train, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env, sweep.sweep,
-    compare.compare, describe.describe, show.show, export.export,
+    compare.compare, describe.describe, show.show, export.export, card.card,
 ):  # fmt: skip
     app.command()(verb)
 
