@@ -15,7 +15,9 @@ if TYPE_CHECKING:  # help must not wait for NumPy
 
 def export(
     model: Annotated[str, typer.Argument(help="A run; or a bundle, its .zip or .onnx file (then with --parity).")],
-    form: Annotated[str, typer.Option("--format", help="onnx, bundle, openvino, litert or saved_model.")] = "onnx",
+    form: Annotated[
+        str, typer.Option("--format", help="onnx, bundle, openvino, litert, saved_model or vectors.")
+    ] = "onnx",
     precision: Annotated[str, typer.Option(help="float32, bfloat16, float16 or int8.")] = "float32",
     out: Annotated[Path | None, typer.Option(help="A folder, or .onnx or .zip; default RUN/exports/<format>.")] = None,
     parity: Annotated[
@@ -27,9 +29,17 @@ def export(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Write a model in another format, load it back and score it; exits with 1 if it answers otherwise."""
-    from sightline.workflow.export import export as run
+    """Write a model in another format, load it back and score it; exits with 1 if it answers otherwise.
 
+    vectors: golden pictures with their decoded pixels, for those who decode pictures in another language.
+    """
+    from sightline.workflow.export import export as run
+    from sightline.workflow.vectors import vectors
+
+    if form == "vectors":
+        path = str(vectors(model, out))
+        print_json({"path": path}) if json else console().print(f"written    {escape(path)}")
+        return
     with Display(quiet=json) as display:
         done = run(
             model, form, precision=precision, out=out, data=parity or None, tolerance=tolerance,

@@ -54,33 +54,38 @@ def _header(manifest: Manifest) -> str:
 def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
     size = manifest.preprocess
     colour = "grey" if size.channels == 1 else "RGB"
-    out = [
+    return [
         f"# {manifest.model} on {_plain(manifest.data.get('name', 'unknown'))}",
-        f"An image classifier with {len(manifest.classes)} classes and {manifest.parameters:,} parameters, made with "
-        f"Sightline {manifest.version}, recipe `{manifest.recipe}`. The weights are stored as {manifest.precision}.",
+        (
+            f"An image classifier with {len(manifest.classes)} classes and {manifest.parameters:,} parameters, made with "
+            f"Sightline {manifest.version}, recipe `{manifest.recipe}`. The weights are stored as {manifest.precision}."
+        ),
         "## Classes",
         "\n".join(f"{number}. {_plain(label)}" for number, label in enumerate(manifest.classes)),
         "## Intended use and limits",
-        f"It names pictures like those that it was trained on as one of the {len(manifest.classes)} classes above, and "
-        "it always names one of them, also for a picture of something else. The figures below hold for pictures from "
-        "the same source; light, camera, background or subjects that differ may cost accuracy. Its probabilities are "
-        f"{'divided by the temperature that calibration found' if manifest.temperature != 1 else 'not calibrated'}.",
+        (
+            f"It names pictures like those that it was trained on as one of the {len(manifest.classes)} classes above, and "
+            "it always names one of them, also for a picture of something else. The figures below hold for pictures from "
+            "the same source; light, camera, background or subjects that differ may cost accuracy. Its probabilities are "
+            f"{'divided by the temperature that calibration found' if manifest.temperature != 1 else 'not calibrated'}."
+        ),
         "What was it made for, and what must it not decide? *To be written by whoever publishes it.*",
         "## Figures",
         *_figures(manifest, figures),
         "## Training data",
         *_data(manifest, run),
         "## Preprocessing",
-        f"uint8 {colour} pixels, {size.height} high and {size.width} wide, `resize={size.resize}` with the filter "
-        f"`{size.filter}`, antialiased. Scaling, mean and channel order are inside `model.onnx`. `golden/` holds "
-        "pictures whose pixels and probabilities `manifest.json` states.",
+        (
+            f"uint8 {colour} pixels, {size.height} high and {size.width} wide, `resize={size.resize}` with the filter "
+            f"`{size.filter}`, antialiased. Scaling, mean and channel order are inside `model.onnx`. `golden/` holds "
+            "pictures whose pixels and probabilities `manifest.json` states."
+        ),
         "## How to use it",
         "```sh\nsightline predict . picture.jpg\n```",
         '```python\nimport sightline\n\nprint(sightline.load(".").predict("picture.jpg")[0].label)\n```',
         "## How it was made",
         _environment(manifest, run),
     ]
-    return out
 
 
 def _figures(manifest: Manifest, figures: Sequence[str]) -> list[str]:
@@ -116,8 +121,7 @@ def _environment(manifest: Manifest, run: Mapping[str, Any]) -> str:
         f"- {versions}",
         f"- weights `{manifest.weights_sha256}`, graph `{manifest.graph_sha256}`",
     ]
-    for step in manifest.lineage:
-        lines.append("- " + ", ".join(f"{key}: {_plain(value)}" for key, value in step.items()))
+    lines += ["- " + ", ".join(f"{key}: {_plain(value)}" for key, value in s.items()) for s in manifest.lineage]
     return "\n".join(lines)
 
 
