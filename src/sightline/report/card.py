@@ -52,21 +52,21 @@ def _header(manifest: Manifest) -> str:
 
 
 def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
-    size = manifest.preprocess
+    size, count = manifest.preprocess, len(manifest.classes)
     colour = "grey" if size.channels == 1 else "RGB"
     return [
         f"# {manifest.model} on {_plain(manifest.data.get('name', 'unknown'))}",
         (
-            f"An image classifier with {len(manifest.classes)} classes and {manifest.parameters:,} parameters, made with "
-            f"Sightline {manifest.version}, recipe `{manifest.recipe}`. The weights are stored as {manifest.precision}."
+            f"An image classifier with {count} classes and {manifest.parameters:,} parameters, made with Sightline "
+            f"{manifest.version}, recipe `{manifest.recipe}`. The weights are stored as {manifest.precision}."
         ),
         "## Classes",
         "\n".join(f"{number}. {_plain(label)}" for number, label in enumerate(manifest.classes)),
         "## Intended use and limits",
         (
-            f"It names pictures like those that it was trained on as one of the {len(manifest.classes)} classes above, and "
-            "it always names one of them, also for a picture of something else. The figures below hold for pictures from "
-            "the same source; light, camera, background or subjects that differ may cost accuracy. Its probabilities are "
+            f"It names pictures like those that it was trained on as one of the {count} classes above, and it always "
+            "names one of them, also for a picture of something else. The figures below hold for pictures from the "
+            "same source; light, camera, background or subjects that differ may cost accuracy. Its probabilities are "
             f"{'divided by the temperature that calibration found' if manifest.temperature != 1 else 'not calibrated'}."
         ),
         "What was it made for, and what must it not decide? *To be written by whoever publishes it.*",
