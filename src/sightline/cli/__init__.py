@@ -14,12 +14,16 @@ from sightline.cli import (
     compare,
     demo,
     describe,
+    doctor,
     env,
     evaluate,
+    explain,
     export,
     models,
     predict,
     recipes,
+    report,
+    resume,
     show,
     sweep,
     train,
@@ -37,8 +41,9 @@ app = typer.Typer(
 )
 
 for verb in (
-    demo.demo, train.train, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env, sweep.sweep,
-    compare.compare, describe.describe, show.show, export.export, card.card,
+    demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env,
+    sweep.sweep, compare.compare, describe.describe, show.show, doctor.doctor, explain.explain,
+    report.report, export.export, card.card,
 ):  # fmt: skip
     app.command()(verb)
 

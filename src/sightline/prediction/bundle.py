@@ -18,7 +18,8 @@ import re
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,11 @@ def make(manifest: Manifest, graph: bytes, files: Mapping[str, bytes]) -> Bundle
     return Bundle(whole, onnxfile.with_metadata(graph, {KEY: whole.to_json()}), dict(files))
 
 
+def restated(bundle: Bundle, **changes: Any) -> Bundle:
+    """Return a bundle of the same graph and files with other fields of its manifest."""
+    return make(replace(bundle.manifest, **changes), bundle.model, bundle.files)
+
+
 def write(bundle: Bundle, folder: Path) -> None:
     """Write a bundle as a directory, whole or not at all; one that is there is replaced. Raises `OutputError`."""
     try:
@@ -100,17 +106,30 @@ def is_bundle(path: Path) -> bool:
 
 def load(path: Path, threads: int = 0) -> tuple[Bundle, OnnxPredictor]:
     """Read a bundle, check all that can be checked, and return it with its predictor; raises `ModelError`."""
-    try:
+    with _explained(path):
         bundle = _read(path)
         onnxfile.check_graph(bundle.model)
         predictor = bundle.predictor(threads)
         check_golden(bundle, predictor)
+    return bundle, predictor
+
+
+def read(path: Path) -> Bundle:
+    """Read a bundle and check its hashes, but do not run it; raises `ModelError`."""
+    with _explained(path):
+        return _read(path)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Name the model in whatever its content raises."""
+    try:
+        yield
     except ModelError as error:
         text = str(error).rstrip(".")
         raise ModelError(f"The model {path} cannot be used: {text}. Make it anew with `sightline export`.") from error
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise ModelError(f"The model {path} cannot be read: {error}.") from error
-    return bundle, predictor
 
 
 def pixels_sha256(pixels: NDArray[np.uint8]) -> str:

@@ -179,7 +179,7 @@ def _pictures(source: _Source, data: Sources | None, watcher: Watcher) -> tuple[
     if data is None and source.classifier.run is None:
         raise UsageError("A bundle does not know the pictures that it was made from: name some with --parity.")
     split: Part | None = "validation" if data is None else None
-    samples, _ = source.classifier.samples(data, split=split, progress=watcher.progress)
+    samples = source.classifier.labelled(data, split=split, progress=watcher.progress).samples
     return samples, "the validation part" if data is None else "the pictures given"
 
 
@@ -234,7 +234,7 @@ class _Export:
         known = self.samples
         run = self.source.classifier.run
         if run is not None and run.config.data.sources:
-            known, _ = self.source.classifier.samples(split="train", progress=self.watcher.progress)
+            known = self.source.classifier.labelled(split="train", progress=self.watcher.progress).samples
         return known.take(np.linspace(0, len(known) - 1, min(CALIBRATION, len(known))).astype(np.int64))
 
     def _predictor(self, graph: bytes) -> Predictor:
