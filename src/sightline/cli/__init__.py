@@ -10,6 +10,7 @@ import traceback
 import typer
 
 from sightline.cli import (
+    card,
     compare,
     compress,
     demo,
@@ -18,6 +19,7 @@ from sightline.cli import (
     env,
     evaluate,
     explain,
+    export,
     models,
     predict,
     recipes,
@@ -41,8 +43,8 @@ app = typer.Typer(
 
 for verb in (
     demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, report.report, explain.explain,
-    doctor.doctor, compress.compress, sweep.sweep, compare.compare, describe.describe, show.show, models.models,
-    recipes.recipes, env.env,
+    doctor.doctor, export.export, compress.compress, card.card, sweep.sweep, compare.compare, describe.describe,
+    show.show, models.models, recipes.recipes, env.env,
 ):  # fmt: skip
     app.command()(verb)
 

@@ -3,7 +3,7 @@
     manifest.json    what `Manifest` holds, and the sha256 of every other file
     model.onnx       with a copy of the manifest, less the hashes of files, in its metadata
     golden/          a few encoded pictures whose pixels and probabilities the manifest knows
-    README.md        the model card, where one was written
+    README.md        the model card, where one was written, and its pictures in figures/
 
 A directory, a zip of it (with or without a folder around it), or ``model.onnx`` alone. Loading verifies every hash,
 that both copies of the manifest are equal, and that the golden examples still give their pixels and probabilities.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 import tempfile
 import zipfile
@@ -28,11 +29,13 @@ from numpy.typing import NDArray
 
 from sightline.errors import ModelError, OutputError, PictureError
 from sightline.prediction import onnxfile
+from sightline.prediction.base import Predictor
 from sightline.prediction.manifest import GOLDEN_FILE, Manifest
 from sightline.prediction.onnx import OnnxPredictor
 
 MODEL, MANIFEST, CARD = "model.onnx", "manifest.json", "README.md"
 KEY = "sightline"  # of the metadata
+_FIGURE = re.compile(r"figures/[a-z0-9-]{1,40}\.png")
 LARGEST = 4 << 30  # bytes of all files of a zip, unpacked
 LARGEST_MANIFEST = 64 << 20
 DENSEST = 200  # times that a zip may grow
@@ -134,7 +137,7 @@ def pixels_sha256(pixels: NDArray[np.uint8]) -> str:
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
-def check_golden(bundle: Bundle, predictor: OnnxPredictor) -> None:
+def check_golden(bundle: Bundle, predictor: Predictor) -> None:
     """Raise `ModelError` if a golden example of `bundle` does not give its pixels and probabilities any more."""
     golden = [g for g in bundle.manifest.golden if g.file in bundle.files]
     if not golden:
@@ -189,7 +192,7 @@ def _checked(read: Callable[[str], bytes]) -> Bundle:
     manifest = Manifest.from_dict(values)
     files = {}
     for name, expected in hashes.items():
-        if name not in {MODEL, CARD} and not GOLDEN_FILE.fullmatch(name):
+        if name not in {MODEL, CARD} and not GOLDEN_FILE.fullmatch(name) and not _FIGURE.fullmatch(name):
             raise ModelError(f"{MANIFEST} names {name!r}, which is no file of a bundle")
         files[name] = read(name)
         if hashlib.sha256(files[name]).hexdigest() != expected:
