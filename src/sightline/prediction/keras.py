@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend, metrics
+from sightline import backend
 from sightline.errors import ModelError
 from sightline.prediction.base import Outputs
 from sightline.preprocess import Preprocess
@@ -45,22 +45,6 @@ class KerasPredictor:
         found = self.model.predict_on_batch(pixels)
         names = ("probabilities", "logits", "features")
         return Outputs(*(np.asarray(found[name], np.float32) for name in names))
-
-
-class PiecesPredictor:
-    """Predicts with a network in the pieces that training has compiled already: from pixels, one by one, to logits."""
-
-    def __init__(self, pieces: Sequence[Any], classes: Sequence[str], preprocess: Preprocess) -> None:
-        self.pieces = tuple(pieces)
-        self.classes = tuple(classes)
-        self.preprocess = preprocess
-
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
-        found: Any = pixels
-        for piece in self.pieces:
-            found = piece.predict_on_batch(found)
-        return metrics.softmax(found)
 
 
 def _first_line(error: Exception) -> str:

@@ -32,30 +32,24 @@ from sightline.watch import Watcher
 class Fitted:
     """The outcome of `fit`; the network's own weights are the best epoch's, or the last one's where so configured.
 
-    `pieces` are compiled models that lead, one after the other, from pixels to logits. `validation_logits` are those of
-    the network's weights, float32 [N, K]; None where they are not at hand.
+    `validation_logits` are those of the network's weights, float32 [N, K]; None where they are not at hand.
     """
 
     history: tuple[EpochRecord, ...]
     best: EpochRecord | None
     images_per_second: float
-    pieces: tuple[Any, ...]
     validation_logits: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One stage, ready to run: `learner` is trained (it may augment first), `judge` gives logits of samples.
-
-    `before` are the models that make its samples out of pixels, where it trains on features.
-    """
+    """One stage, ready to run: `learner` is trained (it may augment first), `judge` gives logits of samples."""
 
     config: RunConfig
     stage: StageConfig
     network: Network
     learner: Any
     judge: Any
-    before: tuple[Any, ...]
     train: Samples
     validation: Samples
     augment: AugmentConfig | None
@@ -86,7 +80,6 @@ def fit(
     saver = Saver(checkpoints, config.train, saved.state["serial"] if saved else 0)
     plan = config.train.stages or (StageConfig("training"),)
     source = _Source(network, train, validation, config, plan)
-    pieces: tuple[Any, ...] = ()
     with listening() as stop:
         try:
             for number in range(state.stage, len(plan)):
@@ -100,7 +93,6 @@ def fit(
                     checkpoint.restore(task.learner.optimizer, optimizer_arrays)
                     optimizer_arrays = {}
                 _run_stage(task, state, watcher, stop, saver)
-                pieces = (*task.before, task.judge)
         except (Interrupted, DivergedError):
             if state.best_arrays:
                 checkpoint.restore(network.model, state.best_arrays)
@@ -111,7 +103,7 @@ def fit(
         logits = state.best_logits
     seconds = sum(r.seconds for r in state.history)
     seen = sum(r.seconds * r.images_per_second for r in state.history)
-    return Fitted(tuple(state.history), state.best, seen / seconds if seconds else 0.0, pieces, logits)
+    return Fitted(tuple(state.history), state.best, seen / seconds if seconds else 0.0, logits)
 
 
 def _stoppable(watcher: Watcher, stop: Stop) -> Progress:
@@ -163,7 +155,6 @@ def _prepare(
 ) -> _Task:
     stages.freeze(network, stage)
     changing: AugmentConfig | None = None
-    before: tuple[Any, ...] = ()
     weights = class_weights(train.labels, network.logits.shape[-1], config.train.class_weights)
     if features is None:
         judge = learner = backend.keras().Model(network.model.input, network.logits)
@@ -172,7 +163,7 @@ def _prepare(
             learner = stages.with_augmentation(judge, changing)
     else:
         judge = learner = backend.keras().Model(features.tensor, network.logits)
-        train, validation, before = features.train, features.validation, features.pieces
+        train, validation = features.train, features.validation
     epochs = config.train.epochs if stage.epochs is None else stage.epochs
     size = stage.batch_size or config.train.batch_size
     start = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
@@ -183,9 +174,7 @@ def _prepare(
         weighted_metrics=["categorical_accuracy"],
     )
     learner.optimizer.build(learner.trainable_variables)  # so that a checkpoint can be put into it
-    return _Task(
-        config, stage, network, learner, judge, before, train, validation, changing, rate, weights, epochs, size
-    )
+    return _Task(config, stage, network, learner, judge, train, validation, changing, rate, weights, epochs, size)
 
 
 def _run_stage(task: _Task, state: State, watcher: Watcher, stop: Stop, saver: Saver) -> None:

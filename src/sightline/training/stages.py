@@ -29,12 +29,10 @@ IN_MEMORY = 1 << 29  # features beyond this many bytes go to a temporary file
 class Features:
     """What frozen layers made of both parts: float32 features in place of pixels.
 
-    `tensor` is where in the network they were taken, `pieces` the models that lead there from pixels, one after the
-    other; `train` holds `views` rows for each picture, view by view.
+    `tensor` is where in the network they were taken; `train` holds `views` rows for each picture, view by view.
     """
 
     tensor: Any
-    pieces: tuple[Any, ...]
     train: Samples
     validation: Samples
     views: int
@@ -126,7 +124,7 @@ def extract(
         progress("features of the frozen layers", done, total)
 
     held_out = _run(frozen, validation, [None], config, advance)
-    return Features(tensor, (frozen,), _run(frozen, train, range(views), config, advance), held_out, views)
+    return Features(tensor, _run(frozen, train, range(views), config, advance), held_out, views)
 
 
 def onward(network: Network, base: Features, stage: StageConfig, progress: Progress = no_progress) -> Features:
@@ -135,9 +133,8 @@ def onward(network: Network, base: Features, stage: StageConfig, progress: Progr
     views = min(stage.views, base.views)
     few = base.train.first(len(base.train) // base.views * views)
     if tensor is None or tensor is base.tensor:
-        return Features(base.tensor, base.pieces, few, base.validation, views)
+        return Features(base.tensor, few, base.validation, views)
     between = backend.keras().Model(base.tensor, tensor)
-    pieces = (*base.pieces, between)
     done, total = 0, len(few) + len(base.validation)
 
     def advance(count: int) -> None:
@@ -146,7 +143,7 @@ def onward(network: Network, base: Features, stage: StageConfig, progress: Progr
         progress("features of the layers frozen now", done, total)
 
     held_out = _through(between, base.validation, advance)
-    return Features(tensor, pieces, _through(between, few, advance), held_out, views)
+    return Features(tensor, _through(between, few, advance), held_out, views)
 
 
 def _through(model: Any, samples: Samples, advance: Callable[[int], None]) -> Samples:
