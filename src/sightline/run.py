@@ -13,7 +13,8 @@
     thresholds.json  when to answer, once `evaluate --target-precision` or `--coverage` fitted it
     labels.jsonl     pictures whose labels are probably wrong, worst first, once `evaluate --labels` looked for them
     bundle/          what ships: see `prediction.bundle`
-    figures/*.png    curves, confusion
+    figures/*.png    curves, confusion, reliability, risk-coverage, and what `evaluate` adds
+    report.html      one self-contained page
     tensorboard/     event files
 
 Every file is written under a temporary name and renamed; ``run.json`` gets ``"status": "complete"`` when all else is
@@ -214,6 +215,10 @@ class Run:
         folder = self.path / "bundle"
         return folder if (folder / "manifest.json").is_file() and self.info.get("status") == "complete" else None
 
+    def restate_bundle(self, **changes: Any) -> None:
+        """Change what the bundle says of itself (fields of its `Manifest`); its graph stays."""
+        bundle.write(bundle.restated(bundle.read(self.path / "bundle"), **changes), self.path / "bundle")
+
     def write_bundle(self, made: Bundle) -> None:
         """Save the bundle, in place of the one that is there."""
         bundle.write(made, self.path / "bundle")
@@ -263,6 +268,25 @@ class Run:
             raise ModelError(
                 f"{path} cannot be read: {error}; fit it again with `sightline evaluate --target-precision`."
             ) from error
+
+    def read_suspects(self) -> list[dict[str, Any]]:
+        """Return pictures whose labels are probably wrong, worst first; none where nobody looked for them."""
+        path = self.path / "labels.jsonl"
+        return _read_lines(path) if path.is_file() else []
+
+    def read_figure(self, name: str) -> bytes | None:
+        """Return a picture under ``figures/``, None where it was not drawn."""
+        path = self.path / "figures" / f"{name}.png"
+        return path.read_bytes() if path.is_file() else None
+
+    @property
+    def config_text(self) -> str:
+        """The resolved configuration as it stands in the run, comments included."""
+        return (self.path / "config.toml").read_text(encoding="utf-8")
+
+    def write_report(self, html: str) -> Path:
+        """Save the page."""
+        return self._write("report.html", html.encode(errors="backslashreplace"))
 
     def write_suspects(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Save pictures whose labels are probably wrong, worst first."""

@@ -126,6 +126,20 @@ def test_from_python(trained: Trained, half: Path) -> None:
     np.testing.assert_allclose(alone, of_file.heat, atol=1e-4)
 
 
+def test_from_a_bundle_alone_there_is_no_grad_cam(
+    sightline: Command, trained: Trained, half: Path, tmp_path: Path
+) -> None:
+    bundle = trained[0] / "bundle"
+    refused = sightline("explain", bundle, half, "--method", "gradcam", "--out", tmp_path / "out")
+    assert (refused.code, refused.out) == (2, "")
+    assert "name the run that it came from, or use --method occlusion or rise." in refused.err
+    arguments = (half, "--class", "green", "--out", tmp_path / "out", "--json")
+    of_bundle = sightline("explain", bundle, *arguments).json
+    of_run = sightline("explain", trained[0], *arguments, "--method", "occlusion").json
+    assert of_bundle == of_run
+    assert of_bundle["method"] == "occlusion"
+
+
 class Broken(FakePredictor):
     def probabilities(self, pixels: Any) -> Any:
         return np.where(pixels.mean((1, 2, 3))[:, None] > 128, np.nan, super().probabilities(pixels))

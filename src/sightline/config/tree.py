@@ -211,6 +211,7 @@ class BundleConfig:
     golden: int = setting(
         4, "pictures of the validation part that travel along, as a check of every copy; 0: none", 0, 100
     )
+    calibrate: bool = setting(True, "divide the logits by a temperature fitted on the validation part, if it is enough")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from sightline.data.split import split
 from sightline.data.survey import survey
 from sightline.errors import DataError
 from sightline.preprocess import Preprocess
-from sightline.records import PARTS, Index, Part, Picture, Progress, Reject, Samples, no_progress
+from sightline.records import PARTS, Index, Labelled, Part, Picture, Progress, Reject, Samples, no_progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,11 @@ class Dataset:
         """Return the pictures of one part, in the order of the index."""
         at = np.array([i for i, part in enumerate(self.parts) if part == name], np.int64)
         return Samples(self.pixels, self.rows[at], self.labels[at], tuple(self.pictures[i].path for i in at))
+
+    def labelled(self, name: Part) -> Labelled:
+        """Return one part with its pictures, to judge a model on."""
+        pictures = tuple(p for p, part in zip(self.pictures, self.parts, strict=True) if part == name)
+        return Labelled(self.part(name), pictures, ())
 
     def counts(self) -> dict[Part, int]:
         """Return how many pictures each part holds."""

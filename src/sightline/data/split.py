@@ -51,7 +51,8 @@ def split(pictures: Sequence[Picture], config: SplitConfig, seed: int, near: Map
     groups = _by_class(pictures, free)
     if config.mode == "stratified":
         for members in groups.values():
-            _cut_exactly(members, position, parts, validation_share, test_share)
+            order = sorted(members, key=lambda i: (position[i], pictures[i].sha256, i))  # a group shares a position
+            _cut_exactly(order, parts, validation_share, test_share)
         if near is not None:
             _gather(pictures, leader, parts)
     else:
@@ -78,10 +79,7 @@ def _by_class(pictures: Sequence[Picture], members: Sequence[int]) -> dict[str, 
     return dict(sorted(groups.items()))
 
 
-def _cut_exactly(
-    members: list[int], position: dict[int, float], parts: list[Part], validation: float, test: float
-) -> None:
-    order = sorted(members, key=lambda i: (position[i], i))
+def _cut_exactly(order: list[int], parts: list[Part], validation: float, test: float) -> None:
     tests, validations = round(len(order) * test), round(len(order) * validation)
     trains = max(len(order) - tests - validations, 0)
     for rank, i in enumerate(order):

@@ -6,6 +6,7 @@ the time (MobileNetV2: benchmarks/README.md) and has one operation for each laye
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,16 @@ def convert(model: Any) -> bytes:
 
     Weights are float32. Raises `ModelError` for a layer that is not known here, `MissingExtraError` without `onnx`.
     """
-    onnx = _onnx()
+    onnx = package()
     graph = Graph(onnx.helper)
     pixels = model.inputs[0]
     start = graph.value("pixels", pixels.shape[1:])
     as_float = graph.node("Cast", ["pixels"], "pixels:float", to=onnx.TensorProto.FLOAT)
     known: dict[int, Value] = {id(pixels): graph.value(as_float, pixels.shape[1:])}
-    for node in _nodes(model):
-        _write(graph, node, known)
+    nodes = _nodes(model)
+    calls = Counter(id(node.operation) for node in nodes)
+    for node in nodes:
+        _write(graph, node, known, shared=calls[id(node.operation)] > 1)
     outputs = []
     for name in OUTPUTS:
         value = known[id(model.output[name])]
@@ -48,12 +51,14 @@ def convert(model: Any) -> bytes:
     return bytes(file.SerializeToString())
 
 
-def _onnx() -> Any:
+def package() -> Any:
+    """Return the package `onnx`; raises `MissingExtraError` without it."""
     try:
         import onnx
         import onnx.checker
         import onnx.helper
         import onnx.numpy_helper
+        import onnx.shape_inference
     except ModuleNotFoundError:
         raise MissingExtraError("onnx", "train", "Writing an ONNX file") from None
     return onnx
@@ -65,10 +70,11 @@ def _nodes(model: Any) -> list[Any]:
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
 
 
-def _write(graph: Graph, node: Any, known: dict[int, Value]) -> None:
+def _write(graph: Graph, node: Any, known: dict[int, Value], *, shared: bool) -> None:
+    """Write one call; an operation that is `shared` between several lends its name to none of them."""
     operation = node.operation
     arguments = backend.keras().tree.map_structure(lambda x: known.get(id(x), x), node.arguments.args)
-    name = node.outputs[0].name if len(operation._inbound_nodes) > 1 else operation.name  # noqa: SLF001
+    name = node.outputs[0].name if shared else operation.name
     name = f"{name}:value" if name in OUTPUTS else name
     if type(operation).__name__ == "Split":
         parts = operations.split(graph, arguments[0], len(node.outputs), name)
@@ -82,7 +88,7 @@ def narrowed(data: bytes, precision: str) -> bytes:
 
     About half as many bytes; the arithmetic and its speed stay, since a runtime widens the weights once, on loading.
     """
-    onnx = _onnx()
+    onnx = package()
     kind = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16}[precision]
     file = onnx.load_model_from_string(data)
     kept, casts = [], []

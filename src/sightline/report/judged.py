@@ -19,12 +19,18 @@ from sightline.report.grid import grid
 ACROSS = 4  # thumbnails in a row
 
 
-def drawings(value: Judgement, samples: Samples) -> dict[str, bytes]:
-    """Draw all figures of a judgement of `samples`."""
-    found = {
+def main(value: Judgement) -> dict[str, bytes]:
+    """Draw the figures that every run has."""
+    return {
         "reliability": reliability(value.calibration, value.part),
         "risk-coverage": risk_coverage(value.curve, value.part),
         "confusion": figures.confusion(value.evaluation, value.part),
+    }
+
+
+def drawings(value: Judgement, samples: Samples) -> dict[str, bytes]:
+    """Draw all figures of a judgement of `samples`."""
+    found = main(value) | {
         "confusion-shares": figures.confusion(value.evaluation, f"{value.part}, % of each true class", shares=True),
     }
     if value.mistakes.wrong:

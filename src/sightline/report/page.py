@@ -44,7 +44,7 @@ def headline(found: Mapping[str, Any], part: str) -> list[str]:
     if pairs:
         worst = pairs[0]
         lines.append(
-            f"Most often it calls {worst['label']} {worst['answer']}: {worst['count']} times, "
+            f"Most often it takes {worst['label']} for {worst['answer']}: {worst['count']} times, "
             f"{percent(worst['share'])} of that class."
         )
     elif found["count"]:

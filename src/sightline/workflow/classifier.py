@@ -51,6 +51,7 @@ class Classifier:
         self.predictor = predictor
         self.run = run
         self.manifest = manifest
+        self._trained: KerasPredictor | None = None  # beside an exported one, once gradients were asked for
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -87,17 +88,16 @@ class Classifier:
         """
         items = list(stream.as_items(_many(pictures)))
         folder = None if out is None else Path(out)
-        return list(
-            explain(
-                self.explained_by(method), items, method=method, label=label, out=folder, seed=seed, progress=progress
-            )
-        )
+        by = self.explained_by(method)
+        return list(explain(by, items, method=method, label=label, out=folder, seed=seed, progress=progress))
 
     def explained_by(self, method: str | None) -> Predictor:
-        """Return the form of the model that a method of explanation needs: Keras' own for gradients, if there is one."""
+        """Return the model as a method of explanation needs it: Keras' own for gradients, where there is one."""
         if self.run is None or method in {"occlusion", "rise"} or isinstance(self.predictor, KerasPredictor):
             return self.predictor
-        return _trained(self.run)
+        if self._trained is None:
+            self._trained = _trained(self.run)
+        return self._trained
 
     def evaluate(
         self,

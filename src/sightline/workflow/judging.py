@@ -21,7 +21,7 @@ from sightline.evaluation.labels import Suspect
 from sightline.evaluation.mistakes import mistakes
 from sightline.evaluation.ood import Strangers
 from sightline.randomness import generator
-from sightline.records import PARTS, Labelled, Part, Picture, Progress, Samples, no_progress
+from sightline.records import PARTS, Labelled, Part, Picture, Progress, Samples, Thresholds, no_progress
 from sightline.report import judged as drawings
 from sightline.report import judgement as report
 from sightline.workflow.classifier import Classifier
@@ -60,9 +60,26 @@ def judge(
                 "its pictures where they were."
             )
         thresholds, threshold = judgement.fit_thresholds(held_out, wanted, thresholds)
-    evaluation = figures(classifier.classes, said.outputs.probabilities, found.samples, rejects=found.rejects)
+    result = judged(classifier.classes, said, found, part, held_out, thresholds)
+    result = replace(result, threshold=threshold)
+    if strange is not None:
+        result = replace(result, strangers=_strangers(classifier, said, result, strange, progress, cache=cache))
+    _write(classifier, result, found, fitted=bool(wanted))
+    return result
+
+
+def judged(
+    classes: tuple[str, ...],
+    said: Said,
+    found: Labelled,
+    part: str,
+    held_out: Said | None,
+    thresholds: Thresholds | None = None,
+) -> Judgement:
+    """Put together what follows from all that a network `said` of the pictures `found` and of the validation part."""
+    evaluation = figures(classes, said.outputs.probabilities, found.samples, rejects=found.rejects)
     sure, right = evaluation.probabilities.max(1), evaluation.probabilities.argmax(1) == evaluation.labels
-    result = Judgement(
+    return Judgement(
         evaluation=evaluation,
         part=part,
         calibration=judgement.calibrate(said, held_out),
@@ -70,14 +87,9 @@ def judge(
         mistakes=mistakes(evaluation),
         slices=slices.slices(slices.properties(found.samples, found.pictures), right),
         thresholds=thresholds,
-        threshold=threshold,
-        answered=None if thresholds is None else judgement.answered(said, classifier.classes, thresholds),
+        answered=None if thresholds is None else judgement.answered(said, classes, thresholds),
         coverage=None if thresholds is None else judgement.covered(said, thresholds),
     )
-    if strange is not None:
-        result = replace(result, strangers=_strangers(classifier, said, result, strange, progress, cache=cache))
-    _write(classifier, result, found, fitted=bool(wanted))
-    return result
 
 
 def _part_of(classifier: Classifier, found: Labelled) -> str:
@@ -119,6 +131,8 @@ def _write(classifier: Classifier, result: Judgement, found: Labelled, *, fitted
         return
     if fitted and result.thresholds is not None:
         run.write_thresholds(result.thresholds)
+        if run.bundle is not None:
+            run.restate_bundle(thresholds=result.thresholds.to_dict())
     if result.part == "given":
         return
     run.write_evaluation(result.part, result.evaluation, report.judgement(result))

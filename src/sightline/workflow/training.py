@@ -17,20 +17,22 @@ from sightline.config import RunConfig
 from sightline.data.dataset import Dataset, assemble
 from sightline.data.index import Sources
 from sightline.errors import DivergedError, Interrupted
+from sightline.evaluation.judgement import Judgement, Said
 from sightline.models import build, registry
 from sightline.models.build import Network, Plan
 from sightline.models.describe import parameters, weights_sha256
 from sightline.prediction.keras import KerasPredictor
 from sightline.preprocess import Preprocess
-from sightline.records import PARTS, EpochRecord, Evaluation, Index, Part, PartFigures, TrainResult
-from sightline.report import figures, summary
+from sightline.records import PARTS, EpochRecord, Evaluation, Index, Labelled, Part, PartFigures, TrainResult
+from sightline.report import figures, judgement, summary
+from sightline.report import judged as drawings
 from sightline.run import Run, check_writable, next_path
 from sightline.training import checkpoint, interrupt
 from sightline.training.fit import Fitted, fit
 from sightline.training.log import Events
 from sightline.training.state import records
 from sightline.watch import Tee, Watcher
-from sightline.workflow import again, check, choose, environment, ship
+from sightline.workflow import again, check, choose, environment, judging, reporting, ship
 from sightline.workflow.ending import leave, marked
 from sightline.workflow.request import Request, decided, settle, start_weights
 
@@ -77,6 +79,16 @@ def train(
 
 
 @dataclass(frozen=True, slots=True)
+class _Shipped:
+    """A trained model as it ships, its figures by part, and the judgement of the `last` part, whose are `labelled`."""
+
+    model: Any
+    found: Mapping[Part, Evaluation]
+    last: Judgement | None
+    labelled: Labelled
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """A run under way, held by this process: settled settings, the pictures, and where it is written."""
 
@@ -92,7 +104,9 @@ class Training:
         config = self.config
         if not run.has_config:
             config = decided(config, start)
-            run.update(command=sys.argv, seed=config.seed, **environment.environment())
+            run.update(
+                command=sys.argv, seed=config.seed, findings=reporting.findings(self.index), **environment.environment()
+            )
             run.write_patch(config.data.patch)
             run.write_config(config)
         preprocess = choose.preprocess(config)
@@ -142,50 +156,57 @@ class Training:
         finally:
             if events:
                 events.close()
-        model = _float32(network, plan)
-        run.write_model(model, data.classes, preprocess)
-        found = self._ship(run, model, data, fitted, preprocess)
+        found = self._ship(_float32(network, plan), data, fitted, preprocess)
         if fitted.history:
             run.write_figure("curves", figures.curves(fitted.history, f"{config.model.name} on {data.name}"))
-        return self._conclude(run, data, fitted, model, found)
+        result = self._conclude(data, fitted, found)
+        reporting.write(run, found.last, found.labelled, KerasPredictor(found.model, data.classes, preprocess))
+        return result
 
-    def _ship(
-        self, run: Run, model: Any, data: Dataset, fitted: Fitted, preprocess: Preprocess
-    ) -> dict[Part, Evaluation]:
-        """Export the model, judge the exported file on the parts that it did not learn from, write the bundle.
+    def _ship(self, model: Any, data: Dataset, fitted: Fitted, preprocess: Preprocess) -> _Shipped:
+        """Calibrate, export, judge the exported file on the parts that it did not learn from, write the bundle.
 
         A file that does not answer as the model does is not written; the model itself is judged then.
         """
-        config, watcher = self.config, self.watcher
+        config, watcher, run = self.config, self.watcher, self.run
+        logits = ship.logits_of(model, data, fitted.validation_logits if config.train.precision == "float32" else None)
+        temperature = None
+        if config.bundle.calibrate:
+            temperature = ship.calibrate(model, logits, data.part("validation").labels)
+        value = temperature.value if temperature else 1.0
+        run.write_model(model, data.classes, preprocess)
         graph, predictor = ship.export(model, data.classes, preprocess, config.device.threads)
-        found = ship.judge(predictor, data, watcher.progress)
-        logits = fitted.validation_logits if config.train.precision == "float32" else None
-        agreement = ship.compare(model, predictor, data, logits, found)
-        if ship.agrees(agreement):
-            run.write_bundle(
-                ship.pack(
-                    model, graph, predictor, data, self.index, config.bundle.golden,
-                    model=config.model.name, recipe=config.recipe, figures=ship.figures_of(found),
-                    parity=agreement.to_dict(),
-                )
-            )  # fmt: skip
-        else:
+        heard = ship.hear(predictor, data, watcher.progress)
+        agreement = ship.compare(model, predictor, data, logits / np.float32(value), heard)
+        if not ship.agrees(agreement):
             watcher.say(
                 "No bundle was written: the exported file differs from the model by up to "
                 f"{agreement.greatest_difference:.2g} and names {agreement.top1_agreement:.1%} of the pictures alike."
             )
-            found = ship.judge(KerasPredictor(model, data.classes, preprocess), data, watcher.progress)
-        for part, evaluation in found.items():
-            run.write_evaluation(part, evaluation)
-        if found:
-            last = found.get("test") or found["validation"]
-            run.write_figure("confusion", figures.confusion(last, "test" if "test" in found else "validation"))
+            heard = ship.hear(KerasPredictor(model, data.classes, preprocess), data, watcher.progress)
+        judged = {part: self._judge(part, heard, data) for part in heard}
+        if ship.agrees(agreement):
+            run.write_bundle(
+                ship.pack(
+                    model, graph, predictor, data, self.index, config.bundle.golden,
+                    model=config.model.name, recipe=config.recipe, temperature=value, parity=agreement.to_dict(),
+                    figures=ship.figures_of({part: found.evaluation for part, found in judged.items()}),
+                )
+            )  # fmt: skip
+        last = judged.get("test") or judged.get("validation")
+        labelled = data.labelled("test" if "test" in judged else "validation")
+        if last is not None:
+            for name, png in drawings.main(last).items():
+                run.write_figure(name, png)
+        return _Shipped(model, {part: found.evaluation for part, found in judged.items()}, last, labelled)
+
+    def _judge(self, part: Part, heard: Mapping[Part, Said], data: Dataset) -> Judgement:
+        found = judging.judged(data.classes, heard[part], data.labelled(part), part, heard.get("validation"))
+        self.run.write_evaluation(part, found.evaluation, judgement.judgement(found))
         return found
 
-    def _conclude(
-        self, run: Run, data: Dataset, fitted: Fitted, model: Any, found: Mapping[Part, Evaluation]
-    ) -> TrainResult:
-        best = fitted.best
+    def _conclude(self, data: Dataset, fitted: Fitted, shipped: _Shipped) -> TrainResult:
+        best, run, model, found = fitted.best, self.run, shipped.model, shipped.found
 
         def part(name: Part) -> PartFigures | None:
             return PartFigures(found[name].accuracy, found[name].loss, found[name].count) if name in found else None

@@ -1,0 +1,179 @@
+"""Distillation (Hinton et al., 2015, arXiv:1503.02531) through `keras.distillation`, from logits computed once.
+
+`keras.distillation.Distiller` asks its teacher at every step. Here the teacher's answers are cached, and enter as one
+more input: the model that the distiller takes for the teacher hands that input through. So its losses are used as they
+are, and a step costs no more than the student's own.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend, files, metrics
+from sightline.config import AugmentConfig, RunConfig, StageConfig
+from sightline.data.loader import batches, epoch_order
+from sightline.errors import DivergedError, Interrupted
+from sightline.models.build import Network
+from sightline.prediction.base import filled
+from sightline.randomness import derive
+from sightline.records import EpochRecord, Progress, Samples
+from sightline.training import augment, checkpoint, stages
+from sightline.training.fit import predict_logits
+from sightline.training.interrupt import listening
+from sightline.training.optimizer import label_shares, loss, optimizer
+from sightline.training.schedule import schedule
+from sightline.watch import Watcher
+
+TEMPERATURE = 4.0
+LABELS = 0.3  # share of the loss that is against the labels, the rest against the teacher
+VIEWS = 4  # differently changed copies of each picture that the teacher has answered for
+ROWS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """What the large model says of each training picture, and of each changed copy of it.
+
+    `logits` is float32 [V, N, K]. `drawn` float32 [V, N, D] are the changes that `augment` makes of it, None where
+    pictures are not changed. Student and teacher see the same changes.
+    """
+
+    logits: NDArray[np.float32]
+    drawn: NDArray[np.float32] | None
+    augment: AugmentConfig
+
+
+def teacher(model: Any, train: Samples, config: RunConfig, path: Path, progress: Progress) -> Teacher:
+    """Ask `model` for its logits of all training pictures, `VIEWS` times each where they are augmented; once only.
+
+    The answers are kept in the file `path`, and taken from there the next time. Pictures are not mixed with others.
+    """
+    changing = augment.unmixed(config.augment)
+    views = VIEWS if augment.changes(changing) else 1
+    drawn = None
+    if views > 1:
+        seed, size = derive(config.seed, "lessons"), train.pixels.shape[1:3]
+        drawn = np.stack([augment.draw(changing, len(train), size, seed, view) for view in range(views)])
+    if path.is_file():
+        logits = np.load(path, allow_pickle=False)
+        if logits.shape[:2] == (views, len(train)):
+            return Teacher(logits, drawn, changing)
+    asked = backend.keras().Model(model.input, model.output["logits"])
+    asked = asked if drawn is None else stages.with_augmentation(asked, changing)
+    logits = np.stack([_ask(asked, train, drawn, view, views, progress) for view in range(views)])
+    files.write(path, lambda aside: _save(aside, logits))
+    return Teacher(logits, drawn, changing)
+
+
+def _save(path: Path, array: NDArray[np.float32]) -> None:
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def _ask(
+    model: Any, train: Samples, drawn: NDArray[np.float32] | None, view: int, views: int, progress: Progress
+) -> NDArray[np.float32]:
+    found = []
+    for batch in batches(train, ROWS):
+        if drawn is None:
+            found.append(filled(model.predict_on_batch, batch.pixels, ROWS))
+        else:
+            found.append(model.predict_on_batch([batch.pixels, drawn[view][batch.positions]]))
+        progress("the teacher's answers", view * len(train) + sum(map(len, found)), views * len(train))
+    return np.concatenate(found)
+
+
+def distill(
+    network: Network, taught: Teacher, train: Samples, validation: Samples, config: RunConfig, watcher: Watcher
+) -> None:
+    """Train `network` in place on labels and on the teacher's logits; it ends with its best epoch's weights.
+
+    Epochs, batch size, optimizer, rate and schedule are those of ``config.train``. Best is the highest accuracy on
+    `validation`, then the lowest loss. Raises `Interrupted` and `DivergedError` as `training.fit.fit` does.
+    """
+    stages.freeze(network, StageConfig("distillation"))
+    judge = backend.keras().Model(network.model.input, network.logits)
+    steps = math.ceil(len(train) / config.train.batch_size)
+    rates = config.train.optimizer.learning_rate
+    rate = schedule(config.train.schedule, rates, config.train.epochs * steps)
+    learner = _learner(judge, taught)
+    learner.compile(optimizer(config.train.optimizer, rates), loss(config.train), metrics=["categorical_accuracy"])
+    best: tuple[float, float] | None = None
+    arrays: checkpoint.Arrays = {}
+    now = 0.0
+    watcher.stage("distillation", config.train.epochs, steps)
+    with listening() as stop:
+        for epoch in range(1, config.train.epochs + 1):
+            started = time.perf_counter()
+            order = np.resize(epoch_order(len(train), config.seed, epoch), steps * config.train.batch_size)
+            seen: list[tuple[float, float]] = []
+            for batch in batches(train, config.train.batch_size, order):
+                if stop.asked:
+                    raise Interrupted(f"Stopped in epoch {epoch} of a distillation; the candidates before are kept.")
+                learner.optimizer.learning_rate = now = rate((epoch - 1) * steps + len(seen))
+                shares = label_shares(batch.labels, taught.logits.shape[-1], config.train.label_smoothing)
+                given = _inputs(taught, (epoch - 1) % len(taught.logits), batch.positions, batch.pixels)
+                logs = learner.train_on_batch(given, shares, return_dict=True)
+                seen.append((float(logs["loss"]), float(logs["categorical_accuracy"])))
+                if not math.isfinite(seen[-1][0]):
+                    raise DivergedError(f"The loss is {seen[-1][0]} in epoch {epoch} of a distillation, rate {now:g}.")
+                mean = np.mean(seen, axis=0)
+                speed = len(seen) * len(batch.labels) / (time.perf_counter() - started)
+                watcher.step(epoch, len(seen), float(mean[0]), float(mean[1]), speed)
+            record = _record(epoch, seen, judge, validation, now, started, len(train))
+            watcher.epoch(record)
+            figures = (record.val_accuracy or 0.0, -(record.val_loss or 0.0))
+            if best is None or figures > best:
+                best, arrays = figures, checkpoint.variables(network.model)
+    if arrays:
+        checkpoint.restore(network.model, arrays)
+
+
+def _learner(judge: Any, taught: Teacher) -> Any:
+    keras = backend.keras()
+    inputs = [keras.Input(judge.input.shape[1:], dtype="uint8", name="pixels")]
+    pixels = inputs[0]
+    if taught.drawn is not None:
+        inputs.append(keras.Input(taught.drawn.shape[2:], dtype="float32", name="drawn"))
+        pixels = augment.apply(taught.augment, pixels, inputs[1])
+    inputs.append(keras.Input(taught.logits.shape[2:], dtype="float32", name="answers"))
+    answers = keras.layers.Identity(name="cached")(inputs[-1])
+    # Its default, the name "kl_divergence", would be taken of the bare logits (Keras 3.15): only an instance of the
+    # loss is given probabilities, and the factor of the squared temperature.
+    softened = keras.distillation.LogitsDistillation(temperature=TEMPERATURE, loss=keras.losses.KLDivergence())
+    return keras.distillation.Distiller(
+        teacher=keras.Model(inputs, answers),
+        student=keras.Model(inputs, judge(pixels)),
+        distillation_losses=softened,
+        student_loss_weight=LABELS,
+    )
+
+
+def _inputs(taught: Teacher, view: int, positions: NDArray[np.int64], pixels: NDArray[np.uint8]) -> list[Any]:
+    changes = [] if taught.drawn is None else [taught.drawn[view][positions]]
+    return [pixels, *changes, taught.logits[view][positions]]
+
+
+def _record(
+    epoch: int,
+    seen: Sequence[tuple[float, float]],
+    judge: Any,
+    validation: Samples,
+    rate: float,
+    started: float,
+    count: int,
+) -> EpochRecord:
+    seconds = time.perf_counter() - started
+    value, accuracy = map(float, np.mean(seen, axis=0))
+    logits = predict_logits(judge, validation, ROWS)
+    held_out = metrics.cross_entropy_of_logits(logits, validation.labels)
+    right = float(np.mean(logits.argmax(1) == validation.labels))
+    return EpochRecord(epoch, "distillation", value, accuracy, held_out, right, rate, seconds, count / seconds)

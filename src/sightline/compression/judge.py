@@ -1,0 +1,69 @@
+"""Whether the small model is worse than the large one on the same pictures, and by how much."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.metrics import Z95
+from sightline.records import Interval
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Large against small on `count` pictures; `lost` were right before and wrong after, `won` the other way round.
+
+    `difference` is small less large, `interval` its 95% interval, `p_value` that of McNemar's exact test.
+    """
+
+    part: str
+    count: int
+    large: float
+    small: float
+    lost: int
+    won: int
+    difference: float
+    interval: Interval
+    p_value: float
+
+    @property
+    def worse(self) -> bool:
+        """Whether the test can tell that the small model is worse, at 5%."""
+        return self.p_value < LEVEL and self.lost > self.won
+
+
+def judge(large: NDArray[np.bool_], small: NDArray[np.bool_], part: str) -> Judgement:
+    """Compare two models by which pictures they named rightly: bool [N] each, in the same order, N above 0."""
+    count, lost, won = len(large), int((large & ~small).sum()), int((~large & small).sum())
+    difference = (won - lost) / count
+    return Judgement(
+        part, count, float(large.mean()), float(small.mean()), lost, won, difference,
+        paired_interval(lost, won, count), mcnemar(lost, won),
+    )  # fmt: skip
+
+
+def mcnemar(lost: int, won: int) -> float:
+    """Return the two-sided exact p-value (McNemar, 1947): both kinds of disagreement are equally likely.
+
+    >>> mcnemar(5, 0), mcnemar(3, 3), mcnemar(0, 0)
+    (0.0625, 1.0, 1.0)
+    """
+    count = lost + won
+    tail = sum(math.comb(count, k) for k in range(min(lost, won) + 1))
+    return min(1.0, float(2 * tail / 2**count)) if count else 1.0
+
+
+def paired_interval(lost: int, won: int, count: int) -> Interval:
+    """Return the 95% interval of a difference of paired shares, by Wald's formula with 0.5 added to each of four cells.
+
+    Agresti and Min, 2005, Statistics in Medicine 24:729-740. Without any disagreement it still has a width.
+    """
+    n, b, c = count + 2, lost + 0.5, won + 0.5
+    centre = (c - b) / n
+    half = Z95 * math.sqrt(b + c - (c - b) ** 2 / n) / n
+    return Interval(max(centre - half, -1.0), min(centre + half, 1.0))

@@ -1,0 +1,50 @@
+"""Right-sizing: global pooling in place of a flattened head, which holds most of a classic net's weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sightline.config import ModelConfig
+from sightline.models import registry
+from sightline.models.build import Network, Plan, build
+
+SHRINK = 8  # hidden layers that stay are divided by this
+
+
+def heads(config: ModelConfig) -> list[ModelConfig]:
+    """Return smaller heads, smallest first; none for a network that neither flattens its maps nor has hidden layers."""
+    entry = registry.find(config.name)
+    pooling = entry.head.pooling if config.pooling == "auto" else config.pooling
+    hidden = entry.head.hidden if config.hidden is None else config.hidden
+    if pooling != "flatten" and not hidden:
+        return []
+    to = "average" if pooling == "flatten" else pooling
+    found = [replace(config, pooling=to, hidden=())]
+    if hidden:
+        found.append(replace(config, pooling=to, hidden=(max(min(hidden) // SHRINK, 8),)))
+    return found
+
+
+def rebuilt(model: Any, config: ModelConfig, seed: int) -> Network:
+    """Return the network of `config` with the backbone's weights of `model` and a new head.
+
+    `model` must be one that `models.build.build` made of the same settings but for pooling and hidden layers.
+    """
+    height, width, channels = model.input.shape[1:]
+    classes = model.output["logits"].shape[-1]
+    plan = Plan(config, height, width, channels, classes, seed, standard=_standard(model))
+    network = build(plan)
+    for name in network.backbone:
+        network.model.get_layer(name).set_weights(model.get_layer(name).get_weights())
+    return network
+
+
+def _standard(model: Any) -> tuple[float, float] | None:
+    """Return the mean and deviation that the pixels are normalised by, from the layer that does it."""
+    layer = model.get_layer("normalize")
+    if np.ndim(layer.scale) or np.ndim(layer.offset):
+        return None
+    return -float(layer.offset) / float(layer.scale), 1 / float(layer.scale)

@@ -1,0 +1,347 @@
+"""The search for a smaller model that is no worse: cheap means first, each candidate kept as soon as it is made.
+
+1. The large model as float16 weights and in int8: no training.
+2. Right-sizing: a smaller head; the head alone learns first, the whole network only where that is not enough.
+3. Slimming in rounds from the smallest that is good enough; a round that fails is tried again with half the cut.
+4. Distillation into a smaller network of the registry, where there is one.
+
+Each that is good enough, not below the large model's accuracy on the validation part by more than `Budget.max_drop`,
+is written in every precision asked for. Every decision follows from records, so the same search takes the same way
+again, past what it has made already.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from sightline import backend
+from sightline.compression import channels, rightsize, slim
+from sightline.compression.recovery import Trainer
+from sightline.compression.store import Candidate, Store
+from sightline.config import ModelConfig
+from sightline.data.dataset import Dataset
+from sightline.errors import DivergedError
+from sightline.export import onnx, quantize
+from sightline.models import registry, weights
+from sightline.models.build import Network, Plan, build, outline
+from sightline.models.describe import describe, parameters
+from sightline.prediction import parity
+from sightline.prediction.bundle import Bundle
+from sightline.prediction.onnx import OnnxPredictor
+from sightline.preprocess import Preprocess
+from sightline.records import Samples
+from sightline.training import checkpoint
+from sightline.watch import Watcher
+
+MEANS = ("rightsize", "slim", "distill", "int8", "float16")
+CUT = 0.5  # share of the network that a round takes away
+FAILURES = 3  # rounds that may fail, each with half the cut of the one before
+ROUNDS = 16
+TRIES, HEAD_TRIES = 2, 3  # recoveries of a slimmed network, and of one with a new head, until it is good enough
+STUDENT_TIMES = 3  # a student starts from little or nothing, and takes so many times the epochs of a recovery
+STUDENT_RATE = 1e-3
+CALIBRATION = 128  # training pictures
+SECONDS = 2.0  # of latency measurement for each candidate
+
+Pack = Callable[[Any, bytes, OnnxPredictor, Mapping[str, Any]], Bundle]
+"""Called with the Keras model, its ONNX file, that file's predictor and further fields of the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What is asked for; None: no limit. `max_drop` is a share (0.01: one point), `max_latency` milliseconds."""
+
+    max_drop: float = 0.0
+    max_bytes: int | None = None
+    max_latency: float | None = None
+    max_parameters: int | None = None
+
+    def misses(self, found: Candidate, large: float) -> list[str]:
+        """Return, in words, each limit that a candidate misses and by how much; `large` is the accuracy to keep."""
+        rows: list[tuple[str, float, float | None, str, float]] = [
+            ("size", found.bytes, self.max_bytes, "MB", 1e6),
+            ("latency", found.latency, self.max_latency, "ms", 1),
+            ("parameters", found.parameters, self.max_parameters, "", 1),
+        ]
+        out = []
+        if found.accuracy < large - self.max_drop - 1e-9:
+            out.append(f"accuracy {100 * (large - found.accuracy):.2f} points below, {100 * self.max_drop:g} allowed")
+        for name, value, most, unit, scale in rows:
+            if most is not None and value > most:
+                figures = f"{value / scale:,.6g} {unit}".strip(), f"{most / scale:,.6g} {unit}".strip()
+                out.append(f"{name} {figures[0]}, {figures[1]} allowed")
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is to be made smaller: a Keras model, how it was configured, its pictures, how it is packed."""
+
+    model: Any
+    config: ModelConfig
+    seed: int
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    data: Dataset
+    threads: int
+    lineage: Mapping[str, Any]
+    pack: Pack
+
+
+class Search:
+    """One search; `candidates` fills up as it goes."""
+
+    def __init__(
+        self, subject: Subject, trainer: Trainer, store: Store, budget: Budget, means: Sequence[str], watcher: Watcher
+    ) -> None:
+        self.subject, self.trainer, self.store, self.budget = subject, trainer, store, budget
+        self.means, self.watcher = frozenset(means), watcher
+        self.candidates: list[Candidate] = []
+        self._models: dict[str, Any] = {"large": subject.model}
+        self._validation = subject.data.part("validation")
+
+    def go(self) -> tuple[Candidate, ...]:
+        """Make all candidates, or read them where they are; the first is the large model itself."""
+        large = self._attempt("large", None, self.subject.lineage, lambda: self.subject.model)
+        if large.failed:
+            raise DivergedError(f"The large model cannot be used: {large.failed}.")
+        self._forms(large)
+        base = self._rightsized(large) if "rightsize" in self.means else large
+        if "slim" in self.means:
+            base = self._slimmed(base)
+        if "distill" in self.means:
+            self._students(base)
+        return tuple(self.candidates)
+
+    def best(self) -> Candidate | None:
+        """Return the smallest file that meets the budget."""
+        large = self.candidates[0].accuracy
+        fit = [c for c in self.candidates if not c.failed and not self.budget.misses(c, large)]
+        return min(fit, key=lambda c: (c.bytes, c.parameters, c.latency), default=None)
+
+    def nearest(self) -> tuple[Candidate, list[str]]:
+        """Return the candidate whose worst miss is least, as a share of the limit, and what it misses."""
+        large = self.candidates[0].accuracy
+        ranked = min((c for c in self.candidates if not c.failed), key=self._excess)
+        return ranked, self.budget.misses(ranked, large)
+
+    def _excess(self, found: Candidate) -> float:
+        budget, large = self.budget, self.candidates[0].accuracy
+        limits = (
+            (found.bytes, budget.max_bytes), (found.latency, budget.max_latency),
+            (found.parameters, budget.max_parameters),
+        )  # fmt: skip
+        excess = [value / max(most, 1e-9) - 1 for value, most in limits if most is not None]
+        return max([*excess, 10 * (large - found.accuracy - budget.max_drop), 0.0])  # 10 points weigh as twice the size
+
+    # ---- means ---------------------------------------------------------------------------------------------------
+
+    def _rightsized(self, large: Candidate) -> Candidate:
+        for number, config in enumerate(rightsize.heads(self.subject.config), 1):
+            name = "rightsize" if number == 1 else f"rightsize-{number}"
+            step = {"step": "rightsize", "pooling": config.pooling, "hidden": list(config.hidden or ())}
+            found = self._attempt(name, large, step, partial(self._new_head, config))
+            if self._good(found):
+                self._forms(found)
+                return found
+        return large
+
+    def _new_head(self, config: ModelConfig) -> Any:
+        network = rightsize.rebuilt(self.subject.model, config, self.subject.seed)
+        trained = Network(network.model, network.backbone, self.trainer.pretrained)
+        self.trainer.head(trained)
+        if self._accuracy_of(network.model) < self._floor():
+            self._recover(trained, HEAD_TRIES)
+        return network.model
+
+    def _recover(self, network: Network, tries: int) -> None:
+        """Train until `network` is good enough, at most `tries` recoveries, each from the best state so far."""
+        best, arrays = -1.0, checkpoint.variables(network.model)
+        for _ in range(tries if self.trainer.epochs else 0):
+            self.trainer.recover(network)
+            accuracy = self._accuracy_of(network.model)
+            if accuracy > best:
+                best, arrays = accuracy, checkpoint.variables(network.model)
+            else:
+                checkpoint.restore(network.model, arrays)
+            if best >= self._floor():
+                return
+
+    def _slimmed(self, base: Candidate) -> Candidate:
+        cut, failures = CUT, 0
+        for number in range(1, ROUNDS + 1):
+            by = "scale" if number == 1 else "taylor"
+            step = {"step": "slim", "round": number, "importance": by, "cut": cut}
+            found = self._attempt(f"slim-{number}", base, step, partial(self._cut, base, by, cut))
+            if self._good(found) and found.parameters < base.parameters:
+                base = found
+                self._forms(found)
+                continue
+            failures += 1
+            cut /= 2
+            if failures == FAILURES or found.parameters == base.parameters:
+                break
+        return base
+
+    def _cut(self, base: Candidate, by: str, cut: float) -> Any:
+        model = self._model(base.name)
+        found = channels.trace(model)
+        taylor = by == "taylor"
+        scores = self.trainer.taylor(model, found) if taylor else slim.by_scale(found)
+        small = slim.slimmed(model, found, slim.choose(found, scores, 1 - cut, weigh=taylor))
+        self._recover(self.trainer.network(small), TRIES)
+        return small
+
+    def _students(self, base: Candidate) -> None:
+        for name, config in students(self._validation.pixels.shape[1:3]):
+            if name == self.subject.config.name:
+                continue
+            height, width, depth = self._validation.pixels.shape[1:]
+            entry = registry.find(name)
+            start = weights.local_file(entry, config.alpha, height if height == width else 0)
+            plan = Plan(config, height, width, depth, len(self.subject.classes), self.subject.seed, weights=start)
+            if parameters(outline(plan).model) >= base.parameters:
+                continue
+            step = {"step": "distill", "student": name, "pretrained": start is not None}
+            found = self._attempt(f"distill-{name}", self.candidates[0], step, partial(self._taught, plan))
+            if self._good(found):
+                self._forms(found)
+
+    def _taught(self, plan: Plan) -> Any:
+        student = build(plan)
+        if student.pretrained:
+            self.trainer.head(student)
+        self.trainer.recover(student, times=STUDENT_TIMES, rate=STUDENT_RATE / (10 if student.pretrained else 1))
+        return student.model
+
+    # ---- candidates ----------------------------------------------------------------------------------------------
+
+    def _floor(self) -> float:
+        return self.candidates[0].accuracy - self.budget.max_drop - 1e-9
+
+    def _good(self, found: Candidate) -> bool:
+        return not found.failed and found.accuracy >= self._floor()
+
+    def _model(self, name: str) -> Any:
+        """Return the Keras model of a candidate; one is held at a time besides the large one."""
+        if name not in self._models:
+            path = self.store.folder(name) / "model.keras"
+            loaded = backend.keras().saving.load_model(path, compile=False, safe_mode=True)
+            self._models = {"large": self.subject.model, name: loaded}
+        return self._models[name]
+
+    def _attempt(
+        self, name: str, parent: Candidate | None, step: Mapping[str, Any], make: Callable[[], Any]
+    ) -> Candidate:
+        """Make a float32 candidate, or read it where it is."""
+        found = self.store.get(name)
+        if found is None:
+            started = time.perf_counter()
+            lineage = (*(parent.lineage if parent else ()), step)
+            self.watcher.say(f"{name}: {_words(step)}")
+            try:
+                model = make()
+            except DivergedError as error:
+                found = Candidate(name, parent.name if parent else None, "float32", lineage, failed=str(error))
+                self.store.put(found, None)
+            else:
+                self._models = {"large": self.subject.model, name: model}
+                found = self._keep(name, parent, "float32", lineage, model, onnx.convert(model), started)
+        return self._add(found)
+
+    def _add(self, found: Candidate) -> Candidate:
+        self.candidates.append(found)
+        self.watcher.say(
+            f"{found.name}: {found.failed}" if found.failed else
+            f"{found.name}: accuracy {found.accuracy:.4f}, {found.parameters:,} parameters, "
+            f"{found.bytes / 1e6:.2f} MB, {found.latency:.2f} ms"
+        )  # fmt: skip
+        return found
+
+    def _forms(self, base: Candidate) -> None:
+        """Write a candidate that is good enough in the other precisions."""
+        for precision, make in (("float16", self._narrowed), ("int8", self._integers)):
+            if precision not in self.means:
+                continue
+            name = f"{base.name}-{precision}"
+            found = self.store.get(name)
+            if found is None:
+                started = time.perf_counter()
+                graph, step = make(onnx.convert(self._model(base.name)))
+                lineage = (*base.lineage, {"step": precision, **step})
+                found = self._keep(name, base, precision, lineage, self._model(base.name), graph, started)
+            self._add(found)
+
+    def _narrowed(self, graph: bytes) -> tuple[bytes, dict[str, Any]]:
+        return onnx.narrowed(graph, "float16"), {"weights only": True}
+
+    def _integers(self, graph: bytes) -> tuple[bytes, dict[str, Any]]:
+        train = self.subject.data.part("train")
+        some = _spread(train, CALIBRATION)
+        batches = [some.take(slice(start, start + 32)) for start in range(0, len(some), 32)]
+        calibration = quantize.calibrate(graph, batches, self.watcher.progress)
+        file, keep, _ = calibration.until(
+            lambda file: self._accuracy(self._predictor(file)) >= self._floor(), batches[0], self.watcher.progress
+        )
+        return file, {"calibrated on": len(some), "left in float": list(keep)}
+
+    def _keep(
+        self, name: str, parent: Candidate | None, precision: str, lineage: tuple[Mapping[str, Any], ...],
+        model: Any, graph: bytes, started: float,
+    ) -> Candidate:  # fmt: skip
+        """Measure a file, write its bundle and its record."""
+        predictor = self._predictor(graph)
+        answers = parity.probabilities(predictor, self._validation, task="validation", progress=self.watcher.progress)
+        accuracy = float(np.mean(answers.argmax(1) == self._validation.labels))
+        pixels = self._validation.take(slice(0, 32))
+        one = parity.speed(predictor, pixels, 3)[0] / 1e3
+        calls = int(np.clip(SECONDS / max(one, 1e-6), 10, 200))
+        median, p99, throughput = parity.speed(predictor, pixels, calls)
+        facts = {
+            "precision": precision,
+            "lineage": lineage,
+            "figures": {"validation": {"accuracy": accuracy, "count": len(answers)}},
+        }
+        made = self.subject.pack(model, graph, predictor, facts)
+        found = Candidate(
+            name, parent.name if parent else None, precision, lineage, accuracy, len(answers), parameters(model),
+            len(made.model), describe(model, name).multiply_adds, median, p99, throughput,
+            time.perf_counter() - started,
+        )  # fmt: skip
+        own = precision == "float32" and name != "large"
+        self.store.put(found, made, model.save if own else None)
+        return found
+
+    def _predictor(self, graph: bytes) -> OnnxPredictor:
+        return OnnxPredictor(graph, self.subject.classes, self.subject.preprocess, self.subject.threads)
+
+    def _accuracy(self, predictor: OnnxPredictor) -> float:
+        answers = parity.probabilities(predictor, self._validation)
+        return float(np.mean(answers.argmax(1) == self._validation.labels))
+
+    def _accuracy_of(self, model: Any) -> float:
+        return self._accuracy(self._predictor(onnx.convert(model)))
+
+
+def students(size: tuple[int, ...]) -> list[tuple[str, ModelConfig]]:
+    """Return networks of the registry that are worth teaching, smallest first, for pictures of `size`."""
+    if min(size) <= 64:
+        return [("cifar10-deep", ModelConfig("cifar10-deep", weights="none", pooling="average", hidden=()))]
+    return [
+        ("mobilenetv2", ModelConfig("mobilenetv2", alpha=0.35)),
+        ("squeezenet", ModelConfig("squeezenet")),
+    ]
+
+
+def _spread(samples: Samples, count: int) -> Samples:
+    return samples.at(np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(np.int64))
+
+
+def _words(step: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in step.items())

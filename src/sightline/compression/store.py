@@ -1,0 +1,132 @@
+"""Candidates on disk: one folder each, its record written last, so that a search that was killed goes on.
+
+<out>/search.json               what is searched: another model or other settings need another folder
+<out>/teacher.npy               the large model's answers, for distillation
+<out>/candidates/<name>/        record.json, bundle/, and model.keras where its weights are its own
+<out>/best/                     the bundle that was chosen, and its model.keras
+<out>/front.json, front.png     every candidate, and which of them no other beats
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sightline import files
+from sightline.errors import ModelError, OutputError
+from sightline.prediction import bundle
+from sightline.prediction.bundle import Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One model of the search and what was measured of it.
+
+    `accuracy` is on the validation part, `count` pictures; `bytes` of its ONNX file; `latency` and `latency_p99` in
+    milliseconds at batch 1, `throughput` in pictures a second at batch 32, in ONNX Runtime. `parent` is the candidate
+    whose weights it has or started from, `lineage` the steps that lead to it. `failed` says why there is no model.
+    """
+
+    name: str
+    parent: str | None
+    precision: str
+    lineage: tuple[Mapping[str, Any], ...]
+    accuracy: float = 0.0
+    count: int = 0
+    parameters: int = 0
+    bytes: int = 0
+    multiply_adds: int = 0
+    latency: float = 0.0
+    latency_p99: float = 0.0
+    throughput: float = 0.0
+    seconds: float = 0.0
+    failed: str = ""
+
+
+class Store:
+    """The folder of a search."""
+
+    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+        """Open or make it; raises `OutputError` where it holds something else than the search that `key` describes."""
+        self.path = path
+        file = path / "search.json"
+        if file.is_file():
+            known = _read(file)
+            if differing := sorted(k for k in {*known, *key} if known.get(k) != key.get(k)):
+                raise OutputError(
+                    f"{path} holds a search with another {differing[0]} ({known.get(differing[0])!r}, now "
+                    f"{key.get(differing[0])!r}): name another folder with --out."
+                )
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise OutputError(f"{path} exists already and holds no search: name another folder with --out.")
+        else:
+            files.write(file, _json(key))
+
+    def folder(self, name: str) -> Path:
+        """Return the folder of a candidate."""
+        return self.path / "candidates" / name
+
+    def get(self, name: str) -> Candidate | None:
+        """Return a candidate that was finished, None if it was not."""
+        file = self.folder(name) / "record.json"
+        if not file.is_file():
+            return None
+        values = _read(file)
+        try:
+            values["lineage"] = tuple(values["lineage"])
+            return Candidate(**{f.name: values[f.name] for f in fields(Candidate)})
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{file} is not whole: {error}. Remove its folder, and it is made anew.") from error
+
+    def put(self, found: Candidate, made: Bundle | None, save: Callable[[Path], Any] | None = None) -> None:
+        """Keep a candidate; `save` writes its Keras model."""
+        folder = self.folder(found.name)
+        if made is not None:
+            bundle.write(made, folder / "bundle")
+        if save is not None:
+            files.write(folder / "model.keras", save)
+        files.write(folder / "record.json", _json(asdict(found)))
+
+    def choose(self, found: Candidate, weights: str) -> Path:
+        """Copy a candidate to ``best``, with the ``model.keras`` of the candidate `weights`; what was there goes."""
+        best = self.path / "best"
+        shutil.rmtree(best, ignore_errors=True)
+        source = self.folder(found.name) / "bundle"
+        try:
+            shutil.copytree(source, best)
+            if (model := self.folder(weights) / "model.keras").is_file():
+                shutil.copyfile(model, self.path / "best.keras")
+        except OSError as error:
+            raise OutputError(f"{best} cannot be written: {error.strerror or error}. Free some space.") from error
+        return best
+
+
+def front(candidates: Iterable[Candidate]) -> tuple[str, ...]:
+    """Return the names of those that no other beats: as accurate, as small and as quick, and better in one of these."""
+    all_ = [c for c in candidates if not c.failed]
+
+    def worth(c: Candidate) -> tuple[float, float, float]:
+        return c.accuracy, -c.bytes, -c.latency
+
+    def beaten(c: Candidate) -> bool:
+        return any(worth(o) != worth(c) and all(a >= b for a, b in zip(worth(o), worth(c), strict=True)) for o in all_)
+
+    return tuple(c.name for c in all_ if not beaten(c))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {error}. Remove it, and it is made anew.") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{file} holds no JSON object. Remove it, and it is made anew.")
+    return found
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()

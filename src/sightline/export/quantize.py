@@ -1,0 +1,239 @@
+"""Static int8 of an exported ONNX file: the arithmetic of its layers in 8 bits, weights per output channel.
+
+By ONNX Runtime's own quantizer, as pairs of QuantizeLinear and DequantizeLinear that every runtime can read. In float
+stay: what turns uint8 pixels into normalised ones, the last dense layer, whatever comes after it, and what is asked
+for. Activations are uint8 with a zero point, weights int8 without one (Jacob et al., 2018, arXiv:1712.05877).
+
+Weights take 7 of their 8 bits: on x86 processors without VNNI two products of 8 by 8 bits overflow the 16 bits that
+they are added in, and the file would answer otherwise there than elsewhere.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import DataError
+from sightline.export.onnx import package
+from sightline.records import Progress, no_progress
+
+LAYERS = ("Conv", "Gemm", "MatMul")  # those with weights
+OPERATIONS = (
+    *LAYERS,
+    *("Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Pad", "Relu", "Reshape", "Split"),
+    *("Transpose", "Flatten", "Mul", "Sigmoid"),
+)
+
+
+def quantized(graph: bytes, pixels: Iterable[NDArray[np.uint8]], *, keep: Sequence[str] = ()) -> bytes:
+    """Return the ONNX file `graph` in int8, ranges taken from batches of uint8 `pixels` [N, H, W, C].
+
+    `keep` names layers (nodes of the file, which are called as in Keras) to leave in float. Raises `DataError` without
+    pictures, `MissingExtraError` without `onnx`.
+    """
+    return calibrate(graph, pixels).quantized(keep)
+
+
+def sensitivities(
+    graph: bytes, pixels: Sequence[NDArray[np.uint8]], progress: Progress = no_progress
+) -> dict[str, float]:
+    """Return how much each layer hurts; see `Calibration.sensitivities`."""
+    return calibrate(graph, pixels).sensitivities(np.concatenate(pixels), progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A float graph with the range of each of its values; quantised as often as wanted without measuring again.
+
+    `layers` are the names of those that can be quantised, in order; `outer` the nodes that never are.
+    """
+
+    model: Any
+    ranges: Any
+    layers: tuple[str, ...]
+    outer: tuple[str, ...]
+
+    def quantized(self, keep: Sequence[str] = ()) -> bytes:
+        """Return the file in int8, the layers `keep` left in float."""
+        from onnxruntime.quantization import QDQQuantizer, QuantType
+
+        with _quiet():
+            quantizer = QDQQuantizer(
+                copy.deepcopy(self.model), True, True, QuantType.QInt8, QuantType.QUInt8, self.ranges, [],  # noqa: FBT003
+                [*self.outer, *keep], list(OPERATIONS), {},
+            )  # fmt: skip
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        _hold(quantizer.model.model, keep)
+        return _finished(quantizer.model.model)
+
+    def sensitivities(self, pixels: NDArray[np.uint8], progress: Progress = no_progress) -> dict[str, float]:
+        """Return how much each layer hurts: the logits' change with it alone in int8, as a share of their spread.
+
+        Root of the mean square over `pixels` uint8 [N, H, W, C], divided by the standard deviation of the float logits.
+        """
+        truth = _logits(self.model.SerializeToString(), pixels)
+        spread = max(float(truth.std()), 1e-12)
+        found = {}
+        for done, name in enumerate(self.layers, 1):
+            file = self.quantized([other for other in self.layers if other != name])
+            found[name] = float(np.sqrt(np.mean((_logits(file, pixels) - truth) ** 2))) / spread
+            progress("judging layers in int8", done, len(self.layers))
+        return found
+
+    def until(
+        self, accept: Callable[[bytes], bool], pixels: NDArray[np.uint8], progress: Progress = no_progress
+    ) -> tuple[bytes, tuple[str, ...], bool]:
+        """Leave the layers that hurt most in float, 1, 2, 4, ... of them up to half, until `accept` likes the file.
+
+        Return the file, the layers left in float, and whether it was accepted.
+        """
+        keep: tuple[str, ...] = ()
+        file = self.quantized()
+        if accept(file):
+            return file, keep, True
+        ranking = worst(self.sensitivities(pixels, progress))
+        count = 1
+        while count <= max(1, len(ranking) // 2):
+            keep = ranking[:count]
+            file = self.quantized(keep)
+            if accept(file):
+                return file, keep, True
+            count *= 2
+        return file, keep, False
+
+
+def worst(found: Mapping[str, float]) -> tuple[str, ...]:
+    """Return the layers of `sensitivities`, those that hurt most first."""
+    return tuple(sorted(found, key=lambda name: -found[name]))
+
+
+def calibrate(graph: bytes, pixels: Iterable[NDArray[np.uint8]], progress: Progress = no_progress) -> Calibration:
+    """Prepare the ONNX file `graph` and take the range of each value from batches of uint8 `pixels` [N, H, W, C]."""
+    onnx = package()
+    from onnxruntime.quantization import CalibrationDataReader, create_calibrator
+
+    batches = list(pixels)
+    if not batches:
+        raise DataError("Quantising needs pictures to take the ranges of values from, and there are none.")
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # has no types
+        def __init__(self) -> None:
+            self.done = 0
+
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            progress("calibrating", self.done, len(batches))
+            self.done += 1
+            return {"pixels": batches[self.done - 1]} if self.done <= len(batches) else None
+
+    with _quiet(), tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+        model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(_folded(graph, Path(folder))))
+        layers, outer = _inner(model)
+        prepared = Path(folder, "prepared.onnx")
+        onnx.save_model(model, prepared)
+        calibrator = create_calibrator(prepared, list(OPERATIONS), Path(folder, "augmented.onnx").as_posix())
+        calibrator.collect_data(Reader())
+        ranges = calibrator.compute_data()
+        del calibrator
+    return Calibration(model, ranges, layers, outer)
+
+
+def _folded(graph: bytes, folder: Path) -> bytes:
+    """Return the file with batch normalisation inside the convolutions and constants worked out, by ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folder / "folded.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return (folder / "folded.onnx").read_bytes()
+
+
+def _inner(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the layers between normalisation and the last dense layer, and of the nodes outside."""
+    weights = {w.name for w in model.graph.initializer}
+    nodes = list(model.graph.node)
+    after = {"pixels"}  # values that no layer with weights has touched
+    outer = []
+    for node in nodes:
+        if node.op_type not in LAYERS and all(name in after or name in weights for name in node.input):
+            after.update(node.output)
+            outer.append(node.name)
+    from_end: set[str] = {"probabilities", "logits"}
+    for node in reversed(nodes):
+        if from_end & set(node.output):
+            outer.append(node.name)
+            if node.op_type not in LAYERS:
+                from_end.update(node.input)
+    inside = [n.name for n in nodes if n.op_type in LAYERS and n.name not in outer and weights & set(n.input)]
+    return tuple(inside), tuple(dict.fromkeys(outer))
+
+
+def _hold(model: Any, keep: Sequence[str]) -> None:
+    """See that ONNX Runtime computes the layers `keep` in float.
+
+    From version 1.21 on it quantises on loading, and for the whole tensor at once, whatever float layer stands between
+    DequantizeLinear and QuantizeLinear (https://github.com/microsoft/onnxruntime/pull/22969), even with Relu or Clip
+    behind it. A Max that changes nothing in front of QuantizeLinear prevents that.
+    """
+    onnx = package()
+    maker = {output: node for node in model.graph.node for output in node.output}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            before = maker.get(node.input[0])
+            while before is not None and before.op_type in {"Relu", "Clip"}:
+                before = maker.get(before.input[0])
+            if before is not None and before.name in keep:
+                held = f"{node.input[0]}:held"
+                nodes.append(onnx.helper.make_node("Max", [node.input[0], "lowest"], [held], name=held))
+                node.input[0] = held
+        nodes.append(node)
+    if len(nodes) > len(model.graph.node):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.finfo(np.float32).min, "lowest"))
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+
+
+def _finished(model: Any) -> bytes:
+    """Return the file without domains that nothing in it uses."""
+    onnx = package()
+    used = {node.domain for node in model.graph.node}
+    opsets = [opset for opset in model.opset_import if opset.domain in used]
+    del model.opset_import[:], model.metadata_props[:]
+    model.opset_import.extend(opsets)
+    model.producer_name, model.producer_version = "sightline", ""
+    del model.graph.value_info[:]
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def _logits(file: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    parts = [pixels[start : start + 32] for start in range(0, len(pixels), 32)]
+    return np.concatenate([session.run(["logits"], {"pixels": part})[0] for part in parts]).astype(np.float64)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what ONNX Runtime's quantizer logs of each node."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

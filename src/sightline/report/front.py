@@ -1,0 +1,69 @@
+"""The figure of a search: accuracy against size and against latency, and which candidates no other beats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sightline.report import canvas
+from sightline.report.canvas import GRID, INK, TRAIN, VALIDATION
+
+FAINT = "#8c959f"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One candidate: accuracy in [0, 1], `bytes` of its file, `latency` in milliseconds, whether it is on the front."""
+
+    name: str
+    accuracy: float
+    bytes: int
+    latency: float
+    front: bool
+    best: bool = False
+
+
+def front(points: Sequence[Point], floor: float, title: str = "") -> bytes:
+    """Draw candidates over the size of their files and over their latency; `floor` is the accuracy asked for."""
+    figure = canvas.blank(11, 4.6)
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    panels = (("size of the file (MB)", "bytes", 1e6), ("latency at batch 1 (ms)", "latency", 1.0))
+    for axes, (label, field, scale) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        for beaten in (True, False):
+            some = [p for p in points if p.front != beaten]
+            axes.scatter(
+                [getattr(p, field) / scale for p in some], [p.accuracy for p in some],
+                color=FAINT if beaten else TRAIN, s=34, label=("on the front", "beaten by another")[beaten], zorder=3,
+            )  # fmt: skip
+        chosen = [p for p in points if p.best]
+        axes.scatter(
+            [getattr(p, field) / scale for p in chosen], [p.accuracy for p in chosen], s=130, facecolors="none",
+            edgecolors=VALIDATION, linewidths=1.8, label="chosen", zorder=4,
+        )  # fmt: skip
+        _name(axes, points, field, scale)
+        axes.axhline(floor, color=INK, linewidth=0.8, linestyle="--", label="accuracy asked for")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.12, y=0.15)
+        axes.set_xlabel(label, color=INK)
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("accuracy on the validation part", color=INK)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    if title:
+        figure.suptitle(title, **canvas.words(12))
+    return canvas.png(figure)
+
+
+def _name(axes: object, points: Sequence[Point], field: str, scale: float) -> None:
+    """Write the names of the front's points, in turn above and below, so that neighbours do not cover each other."""
+    named = sorted((p for p in points if p.front or p.best), key=lambda p: float(getattr(p, field)))
+    for number, point in enumerate(named):
+        level = (10, -14, 22, -26)[number % 4]
+        axes.annotate(  # type: ignore[attr-defined]
+            canvas.short(point.name), (getattr(point, field) / scale, point.accuracy), xytext=(0, level),
+            textcoords="offset points", ha="center", **canvas.words(7),
+        )  # fmt: skip

@@ -1,0 +1,187 @@
+"""Making a run smaller as a user does it: a budget, a front, a bundle for each candidate, and going on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command import Command
+from sightline import load
+from sightline.compression import search
+from sightline.compression.store import Candidate, front
+from sightline.prediction import bundle
+from sightline.prediction.keras import KerasPredictor
+
+Trained = tuple[Path, dict[str, Any]]
+CHEAP = ("--means", "rightsize,int8,float16", "--epochs", "1")
+
+
+@pytest.fixture(scope="module")
+def found(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A search that was killed in the middle, and then started again; its folder, and what the second one printed."""
+    out = tmp_path_factory.mktemp("searches") / "out"
+    command = [sys.executable, "-m", "sightline", "compress", str(trained[0]), "--out", str(out), "--json", *CHEAP]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        record = out / "candidates" / "large-float16" / "record.json"
+        until = time.monotonic() + 300
+        while not record.is_file() and first.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert record.is_file()
+    assert not (out / "front.json").exists()
+    (out / "candidates" / "rightsize" / "bundle").mkdir(parents=True, exist_ok=True)  # as one killed later leaves it
+    kept = record.stat().st_mtime_ns
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert record.stat().st_mtime_ns == kept, "what was finished was made anew"
+    return out, done.stdout
+
+
+def test_json_is_the_front_and_the_chosen_one(found: tuple[Path, str], trained: Trained) -> None:
+    out, printed = found
+    told = json.loads(printed)
+    assert told == json.loads((out / "front.json").read_text())
+    rows = {c["name"]: c for c in told["candidates"]}
+    assert set(rows) >= {"large", "large-int8", "large-float16", "rightsize", "rightsize-int8"}
+    large, best = rows["large"], rows[told["best"]]
+    assert large["parameters"] == trained[1]["parameters"]
+    assert large["accuracy"] == pytest.approx(trained[1]["validation"]["accuracy"])
+    assert best["accuracy"] >= large["accuracy"]
+    assert best["bytes"] == min(r["bytes"] for r in rows.values() if r["accuracy"] >= large["accuracy"])
+    assert rows["rightsize"]["parameters"] < large["parameters"] / 100
+    assert rows["large-int8"]["bytes"] < large["bytes"] / 3
+    assert rows["large-float16"]["bytes"] < large["bytes"] / 1.9
+    said = told["judgement"]
+    assert said["part"] == "test"
+    assert said["count"] == trained[1]["test"]["count"]
+    assert said["interval"]["low"] <= said["difference"] <= said["interval"]["high"]
+    assert told["reached"] is (not said["worse"])
+    with Image.open(out / "front.png") as picture:
+        assert min(picture.size) > 400
+
+
+def test_every_candidate_is_a_bundle_with_its_lineage(found: tuple[Path, str], colours: Path) -> None:
+    out, _ = found
+    folders = list((out / "candidates").iterdir())
+    assert len(folders) >= 5
+    for folder in folders:
+        record = json.loads((folder / "record.json").read_text())
+        made, predictor = bundle.load(folder / "bundle")
+        assert made.manifest.precision == record["precision"]
+        assert [dict(step) for step in made.manifest.lineage] == record["lineage"]
+        assert made.manifest.lineage[0]["step"] == "train"
+        assert made.manifest.parameters == record["parameters"]
+        assert len(made.model) == record["bytes"]
+        assert predictor.classes == ("blue", "green", "red")
+    classifier = load(out / "best")
+    predictions = classifier.predict(colours / "red")
+    assert np.mean([p.label == "red" for p in predictions]) > 0.5
+    keras = KerasPredictor.load(out / "best.keras", classifier.classes, classifier.preprocess)
+    assert keras.model.count_params() == json.loads((out / "front.json").read_text())["candidates"][3]["parameters"]
+
+
+def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
+    sightline: Command, found: tuple[Path, str], trained: Trained
+) -> None:
+    out, _ = found
+    before = {p: p.stat().st_mtime_ns for p in out.glob("candidates/*/record.json")}
+    shown = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-size", "10MB", "--max-params", "100000")
+    assert shown.code == 0
+    for word in ("times fewer parameters", "95% interval", "McNemar p =", "rightsize"):
+        assert word in shown.out
+    hopeless = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-size", "1KB")
+    assert hopeless.code == 1
+    assert "No candidate meets the budget" in hopeless.out
+    assert "0.001 MB allowed" in hopeless.out
+    told = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-latency", "0.0001ms", "--json")
+    assert (told.code, told.json["best"], told.json["reached"]) == (1, None, False)
+    assert "latency" in told.json["misses"][0]
+    assert {p: p.stat().st_mtime_ns for p in out.glob("candidates/*/record.json")} == before
+
+
+def test_bad_use_gets_one_clear_message(
+    sightline: Command, found: tuple[Path, str], trained: Trained, tmp_path: Path
+) -> None:
+    run, (out, _) = trained[0], found
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    Image.new("RGB", (32, 32)).save(_made(tmp_path / "other" / "violet") / "1.png")
+    Image.new("RGB", (32, 32), "red").save(_made(tmp_path / "other" / "red") / "1.png")
+    for arguments, words in (
+        ((run, "--means", "slimm"), "Did you mean 'slim'?"),
+        ((run, "--max-size", "two"), "is no size"),
+        ((run, "--max-latency", "5 min"), "is no time"),
+        ((tmp_path,), "is not a run"),
+        ((run, "--out", out, "--epochs", "7"), "another epochs"),
+        ((run, "--out", tmp_path / "full"), "holds no search"),
+        ((run, "--data", tmp_path / "other", "--out", tmp_path / "new"), "must be the same"),
+    ):
+        outcome = sightline("compress", *arguments)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert words in outcome.err
+        assert "Traceback" not in outcome.err
+    assert not (tmp_path / "new").exists()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("means", ["slim", pytest.param("slim,distill", marks=pytest.mark.slow)])
+def test_slimming_in_rounds(
+    sightline: Command, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, means: str
+) -> None:
+    monkeypatch.setattr(search, "ROUNDS", 2)
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    told = sightline("compress", run, "--means", means, "--epochs", "1", "--max-drop", "100", "--json").json
+    rows = {c["name"]: c for c in told["candidates"]}
+    assert [step["step"] for step in rows["slim-2"]["lineage"]] == ["train", "slim", "slim"]
+    assert [step.get("importance") for step in rows["slim-2"]["lineage"]] == [None, "scale", "taylor"]
+    assert rows["slim-2"]["parameters"] < rows["slim-1"]["parameters"] < rows["large"]["parameters"]
+    assert rows["slim-2"]["multiply_adds"] < rows["slim-1"]["multiply_adds"] < rows["large"]["multiply_adds"]
+    assert (run / "compressed" / "teacher.npy").is_file() is ("distill" in means)
+    if "distill" in means:
+        assert rows["distill-cifar10-deep"]["lineage"][-1]["student"] == "cifar10-deep"
+
+
+def test_the_front_is_what_no_other_beats() -> None:
+    def made(name: str, accuracy: float, size: int, latency: float, failed: str = "") -> Candidate:
+        return Candidate(name, None, "float32", (), accuracy, bytes=size, latency=latency, failed=failed)
+
+    rows = [
+        made("large", 0.9, 100, 5), made("same", 0.9, 100, 5), made("quick", 0.8, 100, 1), made("small", 0.8, 10, 2),
+        made("beaten", 0.8, 11, 2), made("none", 1.0, 0, 0, failed="diverged"),
+    ]  # fmt: skip
+    assert front(rows) == ("large", "same", "quick", "small")
+
+
+@pytest.mark.slow
+def test_a_chain_of_convolutions_is_twenty_times_smaller_without_loss(sightline: Command, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trained = sightline(
+        "train", "beans:480@48", "--recipe", "quick", "--model", "fashion-cnn", "--epochs", "20", "--out", run
+    )
+    assert trained.code == 0
+    told = sightline("compress", run, "--epochs", "8", "--max-drop", "2", "--json")
+    assert told.code == 0
+    rows = {c["name"]: c for c in told.json["candidates"]}
+    best, large = rows[told.json["best"]], rows["large"]
+    assert large["parameters"] > 20 * best["parameters"]
+    assert large["bytes"] > 20 * best["bytes"]
+    assert not told.json["judgement"]["worse"]

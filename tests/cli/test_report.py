@@ -1,0 +1,87 @@
+"""The report of a run, as a user meets it: a page that stands alone and says what the run found."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import Command
+from sightline.report import page
+
+
+class Links(HTMLParser):
+    """Collects all that a page would load, and whether its tags close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.images = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in {"src", "href"} and value is not None:
+                self.images += value.startswith("data:image/")
+                if not value.startswith(("data:", "#")):
+                    self.loaded.append(value)
+
+
+@pytest.fixture
+def run(trained: tuple[Path, dict[str, Any]]) -> Path:
+    return trained[0]
+
+
+def test_every_run_has_a_page_that_needs_no_network(run: Path, trained: tuple[Path, dict[str, Any]]) -> None:
+    text = (run / "report.html").read_text("utf-8")
+    links = Links()
+    links.feed(text)
+    assert links.loaded == []
+    assert links.images >= 4
+    assert "@import" not in text
+    assert "url(" not in text
+    assert len(text) < 5_000_000
+    accuracy = trained[1]["test"]["accuracy"]
+    assert f"Right on {100 * accuracy:.1f}% of {trained[1]['test']['count']} pictures it never saw" in text
+    assert "sightline report" in text
+    for label in ("blue", "green", "red"):
+        assert f"<td>{label}</td>" in text
+
+
+def test_report_writes_the_page_anew(sightline: Command, run: Path) -> None:
+    before = (run / "report.html").read_text("utf-8")
+    (run / "report.html").unlink()
+    found = sightline("report", run, "--json")
+    assert found.code == 0, found.err
+    assert found.json == {"report": str(run / "report.html")}
+    after = (run / "report.html").read_text("utf-8")
+    headline = re.compile(r'<p class="lead">(.*?)</p>')
+    assert headline.findall(before) == headline.findall(after)
+
+
+def test_no_report_of_what_is_no_run(sightline: Command, run: Path, tmp_path: Path) -> None:
+    found = sightline("report", tmp_path)
+    assert (found.code, found.out) == (2, "")
+    assert "not a run" in found.err
+
+
+def test_thresholds_reach_page_bundle_and_answers(sightline: Command, colours: Path, tmp_path: Path) -> None:
+    run = tmp_path / "r"
+    options = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "4")
+    assert sightline("train", colours, *options, "--out", run).code == 0
+    before = (run / "bundle" / "model.onnx").read_bytes()
+    found = sightline("evaluate", run, "--coverage", "0.9")
+    assert found.code == 0, found.err
+    manifest = json.loads((run / "bundle" / "manifest.json").read_text("utf-8"))
+    assert manifest["thresholds"]["coverage"] == 0.9
+    assert (run / "bundle" / "model.onnx").read_bytes() != before  # the copy inside
+    (line,) = sightline("predict", run / "bundle", next((colours / "red").iterdir()), "--json").lines
+    assert line["decision"] in {"class", "set", "abstain"}
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.5, "50.0%"), (None, "unknown"), (1.0, "100.0%")])
+def test_shares_are_written_as_people_read_them(value: float | None, text: str) -> None:
+    assert page.percent(value) == text

@@ -1,0 +1,39 @@
+"""Large against small, against an independent library and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from sightline.compression.judge import judge, mcnemar, paired_interval
+
+
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_mcnemar_is_the_binomial_test_of_the_disagreements(lost: int, won: int) -> None:
+    expected = binomtest(lost, lost + won).pvalue if lost + won else 1.0
+    assert mcnemar(lost, won) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_judgement_counts_pairs() -> None:
+    large = np.array([True] * 90 + [False] * 10)
+    small = large.copy()
+    small[:12], small[90:92] = False, True
+    found = judge(large, small, "test")
+    assert (found.lost, found.won, found.count) == (12, 2, 100)
+    assert (found.large, found.small) == (0.9, 0.8)
+    assert found.difference == pytest.approx(-0.1)
+    assert found.interval.low < -0.1 < found.interval.high < 0
+    assert found.worse
+    assert not judge(small, large, "test").worse
+    assert not judge(large, large, "test").worse
+
+
+def test_the_interval_by_hand() -> None:
+    """Agresti and Min: (0.5 + 2 - 0.5 - 12) / 102 = -0.098, and 1.96 * sqrt(15 - 100 / 102) / 102 = 0.0719."""
+    found = paired_interval(12, 2, 100)
+    assert (found.low, found.high) == pytest.approx((-0.09804 - 0.07194, -0.09804 + 0.07194), abs=2e-5)
+    nothing = paired_interval(0, 0, 100)
+    assert -0.03 < nothing.low < 0 < nothing.high < 0.03

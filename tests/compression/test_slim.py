@@ -1,0 +1,222 @@
+"""Channels are really removed, and what is left answers as before where they did nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from networks import RUNS, outputs, pictures, plan
+from sightline import backend
+from sightline.compression import channels, slim
+from sightline.compression.channels import Channels
+from sightline.errors import ModelError
+from sightline.export import onnx
+from sightline.models import registry
+from sightline.models.build import build
+from sightline.models.describe import describe, parameters
+
+Mask = NDArray[np.bool_]
+
+
+def lively(name: str, **settings: Any) -> Any:
+    """A network whose logits depend on the picture: He kernels, and batch norms that are not the identity."""
+    return alive(build(plan(name, classes=3, **settings)).model)
+
+
+def alive(model: Any, seed: int = 0) -> Any:
+    draw = np.random.default_rng(seed)
+    for variable in model.weights:
+        shape = tuple(variable.shape)
+        if len(shape) > 1:
+            fan = np.prod(shape[:2]) if shape[-1] == 1 else np.prod(shape[:-1])
+            variable.assign(draw.normal(0, np.sqrt(2 / fan), shape))
+        elif variable.name == "moving_variance":
+            variable.assign(draw.uniform(0.5, 2, shape))
+        else:
+            variable.assign((variable.name == "gamma") + draw.normal(0, 0.2, shape))
+    return model
+
+
+def residual(seed: int = 0) -> Any:
+    """A small net with every tie: an addition, a depthwise convolution, a gate, batch norms, a concatenation."""
+    keras = backend.keras()
+    layers = keras.layers
+    pixels = keras.Input((8, 8, 3), dtype="uint8", name="pixels")
+    x = layers.Conv2D(12, 3, padding="same", use_bias=False, name="stem")(layers.Rescaling(1 / 255)(pixels))
+    x = start = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 1, use_bias=False, name="wide")(x)))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)))
+    gate = layers.Dense(16, "sigmoid", name="gate")(layers.GlobalAveragePooling2D(keepdims=True)(x))
+    x = layers.BatchNormalization()(layers.Conv2D(12, 1, use_bias=False, name="narrow")(layers.Multiply()([x, gate])))
+    x = layers.Add()([start, x])
+    x = layers.Concatenate()([x, layers.BatchNormalization()(layers.Conv2D(6, 3, padding="same", name="side")(x))])
+    features = layers.Activation("linear", name="features")(layers.GlobalAveragePooling2D()(x))
+    logits = layers.Dense(3, name="logits")(features)
+    named = {"logits": logits, "probabilities": layers.Softmax()(logits), "features": features}
+    return alive(keras.Model(pixels, named), seed)
+
+
+def some(found: Channels, seed: int, share: float = 0.5) -> Mask:
+    """Groups drawn by chance, though not all of any layer."""
+    drawn = np.random.default_rng(seed).random(found.count) < share
+    for part in found.producers():
+        drawn[np.unique(found.group[part.outputs[0]])[:2]] = False
+    removed: Mask = drawn & ~found.kept
+    return removed
+
+
+def silence(found: Channels, removed: Mask) -> None:
+    """Zero all that makes the channels of the groups `removed`."""
+    for part in found.parts:
+        for weight, axes in part.weights():
+            array = slim._array(weight).copy()
+            for axis, slots in enumerate(axes):
+                if slots is part.outputs[0] and weight.name not in {"moving_mean", "moving_variance"}:
+                    np.moveaxis(array, axis, 0)[removed[found.group[slots]]] = 0
+            weight.assign(array)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_without_silent_channels_the_answers_are_the_same(name: str) -> None:
+    model = lively(name)
+    found = channels.trace(model)
+    removed = some(found, 1)
+    assert removed.any()
+    silence(found, removed)
+    small = slim.slimmed(model, found, removed)
+    shades = np.array([0.1, 0.5, 1]).reshape(3, 1, 1, 1)  # means over a deep net's maps hardly depend on mere noise
+    pixels = (pictures(3, registry.ENTRIES[name].smallest) * shades).astype(np.uint8)
+    before, after = outputs(model, pixels), outputs(small, pixels)
+    scale = np.abs(before["logits"]).max()
+    assert np.ptp(before["logits"], axis=0).max() > 1e-3 * scale, "else the answer does not depend on the picture"
+    np.testing.assert_allclose(after["logits"], before["logits"], atol=1e-5 * max(scale, 1), rtol=1e-4)
+    np.testing.assert_allclose(after["probabilities"], before["probabilities"], atol=1e-5)
+    assert parameters(small) < 0.8 * parameters(model)
+    assert describe(small, name).multiply_adds < describe(model, name).multiply_adds
+    assert onnx.convert(small)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1000), share=st.floats(0.05, 0.95))
+def test_any_groups_can_go(seed: int, share: float) -> None:
+    model = residual(seed)
+    found = channels.trace(model)
+    removed = some(found, seed, share)
+    silence(found, removed)
+    pixels = pictures(2, 8, seed=seed)
+    after = outputs(slim.slimmed(model, found, removed), pixels)["logits"]
+    np.testing.assert_allclose(after, outputs(model, pixels)["logits"], atol=1e-5)
+
+
+def test_a_channel_that_works_is_missed() -> None:
+    """The comparison above can fail."""
+    model = lively("cifar10-deep")
+    found = channels.trace(model)
+    small = slim.slimmed(model, found, some(found, 1))
+    pixels = pictures(2, 8)
+    assert np.abs(outputs(small, pixels)["logits"] - outputs(model, pixels)["logits"]).max() > 1e-2
+
+
+def test_the_size_is_known_before_anything_is_built() -> None:
+    model = residual()
+    found = channels.trace(model)
+    removed = some(found, 3)
+    small = slim.slimmed(model, found, removed)
+    assert channels.sized(found, np.zeros(found.count, bool)) == (
+        parameters(model), describe(model, "").multiply_adds,
+    )  # fmt: skip
+    assert channels.sized(found, removed) == (parameters(small), describe(small, "").multiply_adds)
+
+
+def test_groups_of_a_residual_net_reach_through_the_additions() -> None:
+    keras = backend.keras()
+    pixels = keras.Input((8, 8, 3), dtype="uint8", name="pixels")
+    x = keras.layers.Rescaling(1 / 255)(pixels)
+    stem = keras.layers.Conv2D(4, 3, padding="same", name="stem")(x)
+    inner = keras.layers.Conv2D(6, 3, padding="same", name="inner")(stem)
+    back = keras.layers.Conv2D(4, 3, padding="same", name="back")(inner)
+    x = keras.layers.Flatten()(keras.layers.Add()([stem, back]))
+    logits = keras.layers.Dense(2, name="logits")(x)
+    model = keras.Model(pixels, {"logits": logits, "probabilities": keras.layers.Softmax()(logits), "features": x})
+    found = channels.trace(model)
+    outputs_of = {part.layer.name: found.group[part.outputs[0]] for part in found.producers()}
+    assert outputs_of["stem"].tolist() == outputs_of["back"].tolist()
+    assert not set(outputs_of["stem"]) & set(outputs_of["inner"])
+    assert (~found.kept).sum() == 4 + 6
+    dense = next(part for part in found.parts if part.layer.name == "logits")
+    assert found.group[dense.inputs[0]].tolist() == outputs_of["stem"].tolist() * 64
+
+
+def test_a_layer_used_twice_is_refused() -> None:
+    keras = backend.keras()
+    pixels = keras.Input((8, 8, 3), dtype="uint8", name="pixels")
+    layer = keras.layers.Conv2D(3, 3, padding="same", name="twice")
+    x = keras.layers.GlobalAveragePooling2D()(layer(layer(keras.layers.Rescaling(1 / 255)(pixels))))
+    with pytest.raises(ModelError, match="twice is used more than once"):
+        channels.trace(keras.Model(pixels, {"logits": x, "probabilities": x, "features": x}))
+
+
+def test_the_least_scale_goes_first_and_every_layer_keeps_some() -> None:
+    model = residual()
+    found = channels.trace(model)
+    weak = some(found, 5, 0.3)
+    for part in found.parts:
+        if part.kind == "BatchNormalization":
+            part.layer.gamma.assign(np.where(weak[found.group[part.outputs[0]]], 1e-3, 1.0))
+    scores = slim.by_scale(found)
+    assert scores[weak].max() < scores[~weak & ~found.kept].min()
+    removed = slim.choose(found, scores, 0.9, weigh=False)
+    assert removed.any()
+    assert weak[removed].all()
+    least = slim.choose(found, scores, 0.0, weigh=False)
+    small = slim.slimmed(model, found, least)
+    assert min(part.node.outputs[0].shape[-1] for part in channels.trace(small).producers()) == slim.FEWEST
+    assert not slim.choose(found, scores, 1.0, weigh=False).any()
+
+
+def test_taylor_scores_are_the_squared_first_order_change() -> None:
+    """Against gradients taken by hand: logits z = x W + b, cross-entropy, dz = p - y."""
+    keras = backend.keras()
+    pixels = keras.Input((2, 2, 1), dtype="uint8", name="pixels")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(pixels))
+    hidden = keras.layers.Dense(5, name="hidden", bias_initializer="normal")(x)
+    logits = keras.layers.Dense(3, name="last")(hidden)
+    model = keras.Model(pixels, {"logits": logits, "probabilities": keras.layers.Softmax()(logits), "features": x})
+    found = channels.trace(model)
+    given, labels = pictures(6, 2, 1), np.eye(3, dtype=np.float32)[[0, 1, 2, 2, 1, 0]]
+    learner = keras.Model(model.input, model.output["logits"])
+    kept = [slim._array(v).copy() for v in model.variables]
+
+    def step(optimizer: Any) -> int:
+        learner.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
+        learner.train_on_batch(given, labels)
+        return 0
+
+    scores = slim.by_taylor(model, found, step)
+    flat = given.reshape(6, 4) / 255
+    (w1, b1), (w2, _) = [[slim._array(v) for v in model.get_layer(n).weights] for n in ("hidden", "last")]
+    h = flat @ w1 + b1
+    z = h @ w2
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    dh = (p - labels) / 6 @ w2.T
+    expected = (w1 * (flat.T @ dh)).sum(0) + b1 * dh.sum(0)
+    group = next(found.group[part.outputs[0]] for part in found.parts if part.layer.name == "hidden")
+    np.testing.assert_allclose(scores[group], expected**2, rtol=1e-3, atol=1e-9)
+    assert all((slim._array(v) == old).all() for v, old in zip(model.variables, kept, strict=True))
+
+
+def test_a_slimmed_network_loads_in_safe_mode(tmp_path: Any) -> None:
+    model = lively("alexnet")
+    found = channels.trace(model)
+    small = slim.slimmed(model, found, slim.choose(found, slim.by_scale(found), 0.6, weigh=True))
+    small.save(tmp_path / "small.keras")
+    loaded = backend.keras().saving.load_model(tmp_path / "small.keras", compile=False, safe_mode=True)
+    pixels = pictures(2, registry.ENTRIES["alexnet"].smallest)
+    np.testing.assert_array_equal(outputs(loaded, pixels)["logits"], outputs(small, pixels)["logits"])
+    again = channels.trace(loaded)
+    assert slim.choose(again, slim.by_scale(again), 0.5, weigh=True).any()

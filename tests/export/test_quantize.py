@@ -1,0 +1,152 @@
+"""int8 files: what is in them, what stays in float, and that ONNX Runtime keeps it there."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from networks import pictures
+from sightline import backend
+from sightline.errors import DataError
+from sightline.export import quantize
+from sightline.export.onnx import convert
+from sightline.export.quantize import Calibration
+from sightline.prediction import onnxfile
+from sightline.prediction.onnx import OnnxPredictor
+from sightline.preprocess import Preprocess
+
+
+@cache
+def graph() -> bytes:
+    """A residual block of MobileNetV2 with batch normalisation in use, as an ONNX file."""
+    keras = backend.keras()
+    layers, he = keras.layers, keras.initializers.HeNormal
+    inputs = keras.Input((16, 16, 3), dtype="uint8", name="pixels")
+    first = x = layers.Rescaling(1 / 127.5, -1.0, name="normalize")(inputs)
+    for name, layer in (
+        ("stem", layers.Conv2D(8, 3, 2, "same", use_bias=False, kernel_initializer=he(1), name="stem")),
+        ("depthwise", layers.DepthwiseConv2D(3, padding="same", depthwise_initializer=he(2), name="depthwise")),
+    ):
+        x = layers.BatchNormalization(momentum=0.0, name=f"{name}_bn")(layer(x))
+        x = layers.ReLU(6.0, name=f"{name}_relu")(x)
+        first = x if name == "stem" else first
+    short = layers.Conv2D(8, 1, kernel_initializer=he(3), name="project")(x)
+    x = layers.Add(name="sum")([first, short])
+    x = layers.Activation("linear", name="features")(layers.GlobalAveragePooling2D(name="pool")(x))
+    logits = layers.Dense(3, kernel_initializer=keras.initializers.RandomNormal(0, 4, seed=4), name="predictions")(x)
+    outputs = {"probabilities": layers.Softmax(name="probabilities")(logits), "logits": logits, "features": x}
+    model = keras.Model(inputs, outputs)
+    model(pictures(64, 16), training=True)  # fills the statistics of batch normalisation
+    wide = model.get_layer("depthwise").kernel  # channels of very different sizes, as depthwise layers have
+    wide.assign(wide.numpy() * np.logspace(-2, 1, 8)[None, None, :, None])
+    normal = model.get_layer("depthwise_bn")
+    normal.moving_variance.assign(np.logspace(-4, 2, 8))
+    normal.gamma.assign(np.full(8, 0.3))  # nothing reaches 6: only then the runtime takes the limit away
+    return convert(model)
+
+
+@cache
+def calibration() -> Calibration:
+    return quantize.calibrate(graph(), [pictures(8, 16, seed=seed) for seed in range(2)])
+
+
+def logits(file: bytes) -> NDArray[np.float32]:
+    predictor = OnnxPredictor(file, ("a", "b", "c"), Preprocess(16, 16))
+    return predictor.outputs(pictures(16, 16, seed=9)).logits
+
+
+def as_run(file: bytes, folder: Path) -> dict[str, str]:
+    """Return the operation that ONNX Runtime makes of each node, by its name."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return {node.name: node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node}
+
+
+def test_the_file_is_ours_and_near_the_float_one(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        file = quantize.quantized(graph(), [pictures(8, 16)])
+    assert not caplog.records, "the quantizer's log is held back"
+    onnxfile.check_graph(file)
+    assert {n.domain for n in onnx.load_from_string(file).graph.node} == {""}
+    truth = logits(graph())
+    assert not np.array_equal(logits(file), truth)
+    assert np.abs(logits(file) - truth).max() < 0.1 * np.abs(truth).max()
+
+
+def test_normalisation_and_the_last_layer_stay_in_float() -> None:
+    kinds = {n.name: n for n in onnx.load_from_string(calibration().quantized()).graph.node}
+    weights = {w.name: w.data_type for w in onnx.load_from_string(calibration().quantized()).graph.initializer}
+    assert weights[kinds["predictions"].input[1]] == onnx.TensorProto.FLOAT
+    assert kinds["normalize:scaled"].input[0] == "pixels:float"
+    assert calibration().layers == ("stem", "depthwise", "project")
+
+
+def test_weights_have_a_scale_for_each_channel_and_seven_bits() -> None:
+    for weight in onnx.load_from_string(calibration().quantized()).graph.initializer:
+        if weight.data_type == onnx.TensorProto.INT8 and len(weight.dims) == 4:
+            array = onnx.numpy_helper.to_array(weight)
+            assert np.abs(array.astype(int)).max() <= 64
+            assert (np.abs(array.astype(int)).reshape(len(array), -1).max(1) >= 62).all(), (
+                "each channel fills its range"
+            )
+
+
+def test_layers_left_in_float_are_computed_in_float_by_the_runtime(tmp_path: Path) -> None:
+    """ONNX Runtime would quantise them again, and worse, on loading."""
+    layer = "depthwise"
+    kept = calibration().quantized([layer])
+    model = onnx.load_from_string(kept)
+    (node,) = [n for n in model.graph.node if n.name == layer]
+    (weight,) = [w for w in model.graph.initializer if w.name == node.input[1]]
+    assert weight.data_type == onnx.TensorProto.FLOAT
+    plain = onnx.load_from_string(kept)
+    (held,) = [n for n in plain.graph.node if n.op_type == "Max"]  # what holds the layer in float
+    for n in plain.graph.node:
+        if held.output[0] in n.input:
+            n.input[0] = held.input[0]
+    plain.graph.node.remove(held)
+    assert as_run(plain.SerializeToString(), tmp_path)[layer] == "QLinearConv", "else the Max is of no use any more"
+    assert as_run(kept, tmp_path)[layer] != "QLinearConv"
+    assert as_run(kept, tmp_path)["stem"] == "QLinearConv"
+
+
+def test_sensitivities_name_every_layer_and_the_hurt_one() -> None:
+    model = onnx.load_from_string(graph())
+    spoilt = "project"
+    for weight in model.graph.initializer:
+        if weight.name == f"{spoilt}:kernel":
+            array = onnx.numpy_helper.to_array(weight).copy()
+            array[:, 0] *= 1000  # one weight takes the whole range of its channel: the others round to nothing
+            weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+    calls = []
+    found = quantize.sensitivities(model.SerializeToString(), [pictures(8, 16)], lambda *call: calls.append(call))
+    assert set(found) == set(calibration().layers)
+    assert all(value >= 0 for value in found.values())
+    assert quantize.worst(found)[0] == max(found, key=lambda name: found[name])
+    assert calls[-1][1:] == (len(found), len(found))
+
+
+def test_layers_are_left_in_float_until_the_file_is_accepted() -> None:
+    small = calibration().quantized()
+    file, keep, accepted = calibration().until(lambda file: file != small, pictures(4, 16))
+    assert accepted
+    assert len(keep) == 1
+    assert file != small
+    _, keep, accepted = calibration().until(lambda _: False, pictures(4, 16))
+    assert not accepted
+    assert len(keep) <= len(calibration().layers) // 2
+
+
+def test_no_pictures_is_an_error() -> None:
+    with pytest.raises(DataError, match="needs pictures"):
+        quantize.quantized(graph(), [])
