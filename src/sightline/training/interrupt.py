@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -56,6 +57,30 @@ def at_once() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def leaving(last: Callable[[], str]) -> Iterator[None]:
+    """Let SIGTERM end the process with 130 while the block runs, after the `last` words, whose return value is shown.
+
+    For stages deep in native code, where nothing is left to tidy up: an exception raised in a Python function that such
+    code has called may end in a segmentation fault, as was seen within the export. `listening` may stand within.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        try:
+            os.write(2, f"error: {last()}\n".encode())  # no lock that the interrupted code may hold
+        finally:
+            os._exit(Interrupted.exit_code)
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     finally:

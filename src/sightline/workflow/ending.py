@@ -42,6 +42,14 @@ def marked(run: Run, *, new: bool) -> Iterator[None]:
         raise error from None if isinstance(error, Interrupted) else caught
 
 
+def leave(run: Run) -> str:
+    """Write into `run` that it was stopped, and return what the user is told."""
+    stopped = Interrupted(f"Stopped. `sightline resume {run.path}` goes on from there.")
+    with suppress(OutputError):
+        run.update(**_facts(stopped))
+    return str(stopped)
+
+
 def _facts(error: BaseException) -> dict[str, object]:
     if isinstance(error, Interrupted):
         return {"status": "interrupted", "message": str(error)}

@@ -33,7 +33,7 @@ from sightline.training.log import Events
 from sightline.training.state import records
 from sightline.watch import Tee, Watcher
 from sightline.workflow import again, check, choose, environment, judging, reporting, ship
-from sightline.workflow.ending import marked
+from sightline.workflow.ending import leave, marked
 from sightline.workflow.request import Request, decided, settle, start_weights
 
 
@@ -117,9 +117,10 @@ class Training:
         again.check_pictures(run, data)
         for note in [*_data_notes(data), *check.near(data, config)]:
             watcher.say(note)
-        plan = _plan(config, data, start)
-        network = build.build(plan)
-        return replace(self, config=config)._in_run(run, data, plan, network, preprocess)  # noqa: SLF001  # itself
+        with interrupt.leaving(lambda: leave(run)):
+            plan = _plan(config, data, start)
+            network = build.build(plan)
+            return replace(self, config=config)._in_run(run, data, plan, network, preprocess)  # noqa: SLF001  # itself
 
     def _in_run(self, run: Run, data: Dataset, plan: Plan, network: Network, preprocess: Preprocess) -> TrainResult:
         config, watcher = self.config, self.watcher
