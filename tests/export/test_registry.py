@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_onnx_answers_as_keras_does(name: str, folder: Path) -> None:
     side = registry.ENTRIES[name].smallest
     pixels: NDArray[np.uint8] = script().pictures(folder, side, 16)
-    model: Any = script().lively(name, pixels)
+    model: Any = script().lively(name, pixels, 1.2)
     preprocess = Preprocess(side, side)
     truth = KerasPredictor(model, script().CLASSES, preprocess).outputs(pixels)
     assert np.ptp(truth.logits, axis=0).min() >= 1, "weights that do not answer to the picture prove nothing"
