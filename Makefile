@@ -12,7 +12,7 @@ BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format docs bench lock clean
+.PHONY: help setup demo test test-slow lint format docs parity bench lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -40,6 +40,9 @@ format: $(VENV)/installed ## format the code and mend what ruff can mend safely
 
 docs: $(VENV)/installed ## write docs/reference.md from the code
 	@$(BIN)/python docs/generate.py
+
+parity: $(VENV)/installed ## export every network in every format installed here and write the table of docs/export.md
+	@$(BIN)/python docs/parity.py $(ARGS)
 
 bench: $(VENV)/installed ## run every benchmarks/bench_*.py
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done

@@ -60,6 +60,18 @@ def png(number: int = 0, colour: int = 0, width: int = 16, height: int | None = 
     return encode(picture(number, colour, width, height))
 
 
+def scene(number: int, width: int = 160, height: int = 140) -> Image.Image:
+    """A picture of smooth shapes and some grain, unlike any other: what photographs are like to a hash."""
+    rng = np.random.default_rng(number)
+    coarse = Image.fromarray(rng.integers(40, 216, (7, 8, 3), dtype=np.uint8)).resize((width, height), 3)
+    grain = rng.integers(-20, 21, (height, width, 1))
+    return Image.fromarray(np.clip(np.asarray(coarse) + grain, 0, 255).astype(np.uint8))
+
+
+def jpeg(number: int, **options: Any) -> bytes:
+    return encode(scene(number), "JPEG", **options)
+
+
 def write(root: Path, files: Mapping[str, bytes]) -> Path:
     """Write files by their relative paths; return `root`."""
     for name, content in files.items():

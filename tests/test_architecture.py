@@ -24,7 +24,7 @@ PACKAGE = "sightline"
 # `sightline/__init__.py` stands outside: it resolves the public names lazily and may name anything.
 LAYERS: dict[int, set[str]] = {
     0: {"errors", "recipes", "records"},  # values without behaviour; recipes: TOML files only
-    1: {"backend", "config", "files", "metrics", "preprocess", "randomness", "watch"},
+    1: {"backend", "config", "files", "locks", "metrics", "preprocess", "randomness", "watch"},
     2: {"data", "models"},
     3: {"export"},
     4: {"prediction"},

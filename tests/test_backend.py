@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sightline import backend
@@ -189,10 +190,8 @@ def test_threads_are_handed_to_the_backend(no_keras: pytest.MonkeyPatch) -> None
     )
     fake = SimpleNamespace(config=SimpleNamespace(threading=threading))
     no_keras.setattr(backend, "tensorflow", lambda: fake)
-    backend.set_threads(0)
-    assert calls == []
     backend.set_threads(6)
-    assert calls == [("intra", 6), ("inter", 2)]
+    assert calls == [("intra", 6), ("inter", 6)]
     torch = SimpleNamespace(set_num_threads=lambda n: calls.append(("torch", n)))
     no_keras.setitem(sys.modules, "torch", torch)
     pretend_loaded(no_keras, "torch")
@@ -204,6 +203,26 @@ def test_threads_of_a_running_backend_stay() -> None:
     keras = backend.keras()
     keras.ops.add(1, 1)
     backend.set_threads(1)  # no complaint
+
+
+def test_the_number_of_threads_is_that_of_the_cores_unless_set() -> None:
+    code = "from sightline import backend; backend.configure('tensorflow', None, memory_growth=True, threads=%d); "
+    code += "print(backend.threads(), backend.tensorflow().config.threading.get_intra_op_parallelism_threads())"
+    done = subprocess.run([sys.executable, "-c", code % 0], capture_output=True, check=True, text=True)
+    assert done.stdout.split() == [str(backend.cores())] * 2
+
+
+def test_lack_of_memory_is_known_from_other_errors() -> None:
+    tf = backend.tensorflow()
+    with pytest.raises(tf.errors.ResourceExhaustedError) as huge:
+        tf.zeros([1 << 45])
+    assert backend.ran_out_of_memory(huge.value)
+    with pytest.raises(MemoryError) as larger:
+        np.ones(1 << 48)
+    assert backend.ran_out_of_memory(larger.value)
+    with pytest.raises(tf.errors.InvalidArgumentError) as other:
+        tf.matmul([[1.0]], [[1.0, 2.0], [1.0, 2.0]])
+    assert not backend.ran_out_of_memory(other.value)
 
 
 def test_tensorflow_does_not_advise_our_users() -> None:

@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args
 
-from sightline.errors import MissingExtraError, UsageError, suggest
+from sightline.errors import MissingExtraError, SightlineError, UsageError, suggest
 
-BACKENDS = ("tensorflow", "jax", "torch")
+Backend = Literal["tensorflow", "jax", "torch"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 """In order of preference on a CPU, by measurement (see docs/architecture.md)."""
 
 
@@ -81,11 +82,14 @@ def _accelerated_jax() -> bool:
     )
 
 
-def configure(wanted: str, gpus: Sequence[int] | None, *, memory_growth: bool, threads: int) -> None:
+def configure(
+    wanted: str, gpus: Sequence[int] | None, *, memory_growth: bool, threads: int, deterministic: bool = False
+) -> None:
     """Import Keras on the chosen backend, with the GPUs numbered `gpus` only (None: all, empty: none).
 
-    `memory_growth` takes a GPU's memory as it is needed, not all at the start; `threads` bounds those of the
-    arithmetic (0: the backend's default). Raises `UsageError` if Keras runs already and sees other GPUs.
+    `memory_growth` takes a GPU's memory as it is needed, not all at the start; `threads` sets the number of those of
+    the arithmetic (0: one per core); `deterministic` refuses operations whose result changes from call to call. Raises
+    `UsageError` if Keras runs already and sees other GPUs.
     """
     if gpus is not None:
         visible = ",".join(map(str, gpus)) or "-1"
@@ -94,8 +98,38 @@ def configure(wanted: str, gpus: Sequence[int] | None, *, memory_growth: bool, t
         os.environ["CUDA_VISIBLE_DEVICES"] = visible
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", str(memory_growth).lower())
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", str(not memory_growth).lower())
+    if deterministic:
+        _announce_determinism()
     keras(wanted)
-    set_threads(threads)
+    set_threads(threads or cores())
+    if deterministic:
+        _demand_determinism()
+
+
+def _announce_determinism() -> None:
+    """Set what JAX and CUDA's libraries read when they start."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_gpu_deterministic_ops" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _demand_determinism() -> None:
+    """Have the backend raise an error for each operation that it cannot repeat bit for bit, for this whole process."""
+    name = choose().name
+    if name == "tensorflow":
+        tensorflow().config.experimental.enable_op_determinism()
+    elif name == "torch":
+        import torch
+
+        torch.use_deterministic_algorithms(mode=True)
+        torch.backends.cudnn.benchmark = False
+
+
+def name() -> Backend:
+    """Return the backend in use, or the one that would be."""
+    found: Backend = next(b for b in BACKENDS if b == choose().name)
+    return found
 
 
 def keras(wanted: str = "auto") -> Any:
@@ -177,16 +211,25 @@ def keep_freed_memory() -> None:
         mallopt(arena_max, 1)
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def set_threads(count: int) -> None:
-    """Bound the threads of the arithmetic; only before the first computation. 0 leaves the backend's default."""
-    if count and choose().name == "tensorflow":
+    """Set the number of threads of the arithmetic; only before the first computation, and not for JAX.
+
+    Always set, because the order in which large sums are added up depends on it: left to the backend it would be that
+    of the cores at hand, and a run resumed on fewer would end with other weights.
+    """
+    if choose().name == "tensorflow":
         tf = tensorflow()
         try:
             tf.config.threading.set_intra_op_parallelism_threads(count)
-            tf.config.threading.set_inter_op_parallelism_threads(min(count, 2))
+            tf.config.threading.set_inter_op_parallelism_threads(count)
         except RuntimeError:  # already running: a second run in one process keeps the first one's threads
             return
-    elif count and choose().name == "torch":
+    elif choose().name == "torch":
         import torch
 
         torch.set_num_threads(count)
@@ -203,7 +246,22 @@ def threads() -> int:
         found = torch.get_num_threads()
     else:
         found = 0
-    return int(found) or os.cpu_count() or 1
+    return int(found) or cores()
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of NumPy or of a backend means that memory was short; imports no backend."""
+    if isinstance(error, MemoryError):
+        return True
+    name = type(error).__name__  # tensorflow, torch; jax and its runtime
+    return name in {"ResourceExhaustedError", "OutOfMemoryError"} or (
+        name in {"XlaRuntimeError", "JaxRuntimeError"} and "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
+def cannot_repeat(error: BaseException) -> bool:
+    """Tell whether a backend raised `error` because `configure` was to have it deterministic."""
+    return isinstance(error, Exception) and "determinis" in str(error) and not isinstance(error, SightlineError)
 
 
 def tensorflow() -> ModuleType | Any:

@@ -7,6 +7,7 @@
     |   `-- PictureError        2           one picture cannot be read (carries the reason)
     |-- ModelError              2           a model, its weights or a run cannot be built or loaded
     |-- OutputError             2           a place to write to is missing, in use or not writable
+    |-- OutOfMemory             2           the memory is too small for what the settings ask for
     |-- MissingExtraError       2           an optional package is not installed (names its install line)
     |-- DivergedError           1           training met a loss that is not a number
     `-- Interrupted             130         stopped by the user; what was done so far is kept
@@ -50,6 +51,10 @@ class OutputError(SightlineError):
     """A place to write to is missing, in use or not writable."""
 
 
+class OutOfMemory(SightlineError):
+    """The memory of the machine or of its device is too small for what the settings ask for."""
+
+
 class MissingExtraError(SightlineError):
     """An optional package is not installed."""
 
@@ -60,9 +65,13 @@ class MissingExtraError(SightlineError):
 
 
 class DivergedError(SightlineError):
-    """Training met a loss that is not a number."""
+    """Training met a loss that is not a number; `batch` holds the paths of the pictures of that step."""
 
     exit_code = 1
+
+    def __init__(self, message: str, batch: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.batch = batch
 
 
 class Interrupted(SightlineError):

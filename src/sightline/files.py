@@ -34,6 +34,26 @@ def write(
     return path
 
 
+def sync(folder: Path) -> None:
+    """Have the names in `folder` written to the disk, as `os.fsync` does for content; no-op where it cannot be done."""
+    if os.name == "nt":  # a folder cannot be opened there, and names are kept by the file system's own journal
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def reserve(number: int, size: int) -> None:
+    """Take `size` bytes of the disk for the open file `number`, where the system can.
+
+    A full disk is then an `OSError` here, not a bus error in a memory map later.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(number, 0, size)
+
+
 def stem(name: str) -> str:
     """Return `name` as the start of a file's name: other than letters, digits, - and _ become -, at most 40.
 

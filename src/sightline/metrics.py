@@ -12,8 +12,8 @@ from sightline.records import ClassFigures, Interval
 Z95 = 1.959963984540054  # the standard normal's 97.5% point
 
 
-def wilson(hits: int, count: int) -> Interval:
-    """Return Wilson's 95% score interval of a proportion (Wilson, 1927, JASA 22:209-212).
+def wilson(hits: int, count: int, z: float = Z95) -> Interval:
+    """Return Wilson's score interval of a proportion (Wilson, 1927, JASA 22:209-212), of 95% unless `z` says otherwise.
 
     >>> wilson(9, 10)
     Interval(low=0.5958..., high=0.9821...)
@@ -21,9 +21,9 @@ def wilson(hits: int, count: int) -> Interval:
     if count == 0:
         return Interval(0.0, 1.0)
     p = hits / count
-    scale = 1 + Z95**2 / count
-    centre = (p + Z95**2 / (2 * count)) / scale
-    half = Z95 / scale * math.sqrt(p * (1 - p) / count + Z95**2 / (4 * count**2))
+    scale = 1 + z**2 / count
+    centre = (p + z**2 / (2 * count)) / scale
+    half = z / scale * math.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
     low, high = max(0.0, centre - half), min(1.0, centre + half)
     return Interval(low if hits else 0.0, high if hits < count else 1.0)  # exact where rounding would miss the end
 
@@ -75,3 +75,65 @@ def per_class(confusion: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[C
         ClassFigures(label, float(precision[i]), float(recall[i]), float(f1[i]), int(there[i]))
         for i, label in enumerate(classes)
     )
+
+
+def top_k(probabilities: NDArray[np.float32], labels: NDArray[np.int32], k: int) -> NDArray[np.bool_]:
+    """Return bool [N]: whether the true class is among the `k` most probable; the first of equal ones wins."""
+    true = probabilities[np.arange(len(labels)), labels][:, None]
+    number = np.arange(probabilities.shape[1])
+    ahead = (probabilities > true) | ((probabilities == true) & (number < labels[:, None]))
+    found: NDArray[np.bool_] = ahead.sum(1) < k
+    return found
+
+
+def brier(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return each picture's squared error summed over the classes, float64 [N] in [0, 2] (Brier, 1950, MWR 78:1-3)."""
+    p = probabilities.astype(np.float64)
+    true = p[np.arange(len(labels)), labels]
+    squares: NDArray[np.float64] = np.maximum((p**2).sum(1) - 2 * true + 1, 0)
+    return squares
+
+
+def ranking(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return AUROC and average precision of `scores` [N] for several weightings of the pictures, [R] each.
+
+    `weights` [R, N] say how often each picture counts. Equal scores count as half an order (AUROC), or as one threshold
+    (average precision, the step-wise sum, as scikit-learn's). NaN where there is nothing on one side.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # the last of each run of equal scores
+    w, right = weights[:, order], positive[order]
+    hits = np.cumsum(w * right, 1)[:, ends]
+    passed = np.cumsum(w * ~right, 1)[:, ends]
+    new_hits = np.diff(hits, axis=1, prepend=0.0)
+    new_passed = np.diff(passed, axis=1, prepend=0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        area = 1 - ((passed - new_passed / 2) * new_hits).sum(1) / (hits[:, -1] * passed[:, -1])
+        precision = np.where(hits + passed > 0, hits / (hits + passed), 0.0)
+        average = (precision * new_hits).sum(1) / hits[:, -1]
+    return area, average
+
+
+def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Return the chance that a positive scores above a negative one; NaN without either.
+
+    >>> auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+    0.75
+    """
+    if not len(scores):
+        return math.nan
+    return float(ranking(scores, positive, np.ones((1, len(scores))))[0][0])
+
+
+def worst_pairs(confusion: NDArray[np.int64], most: int = 5) -> list[tuple[int, int, int]]:
+    """Return (truth, answer, count) of the commonest mistakes, commonest first.
+
+    >>> worst_pairs(np.array([[5, 2], [3, 9]]))
+    [(1, 0, 3), (0, 1, 2)]
+    """
+    off = confusion - np.diag(np.diagonal(confusion))
+    places = np.argsort(-off, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(place), len(confusion)) for place in places]
+    return [(i, j, int(off[i, j])) for i, j in pairs if off[i, j]]

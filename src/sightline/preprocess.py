@@ -49,6 +49,7 @@ LARGE_PIXELS = 8_000_000  # pictures above this decode one at a time, so that me
 Resize = Literal["stretch", "crop", "pad"]
 Filter = Literal["bilinear", "bicubic", "lanczos", "box", "nearest"]
 Size: TypeAlias = tuple[float, float]  # width, height, in pixels
+Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 
 # Pillow's readers are called directly: Image.open adds a limit on pixels which is global, and warns before it refuses.
 FORMATS: dict[str, tuple[bytes, Callable[[IO[bytes]], ImageFile.ImageFile]]] = {
@@ -160,7 +161,16 @@ class Preprocess:
         except UsageError as error:
             raise ModelError(f"preprocess: {error}") from error
 
-    def _place(self, size: Size, orientation: int) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
+    def placement(self, width: int, height: int) -> tuple[Box, Box]:
+        """Return the box that is kept of a picture of this size, as displayed, and the box of the result that it fills.
+
+        Both are (left, top, right, bottom) in pixels.
+        """
+        kept, (w, h) = self._place((width, height), 1)
+        left, top = (self.width - w) // 2, (self.height - h) // 2
+        return kept, (left, top, left + w, top + h)
+
+    def _place(self, size: Size, orientation: int) -> tuple[Box, tuple[int, int]]:
         """Return the box of the stored picture to keep and the (width, height) to bring it to, before it is turned."""
         (w, h), (tw, th) = size, ((self.width, self.height) if orientation < 5 else (self.height, self.width))
         if self.resize == "crop":

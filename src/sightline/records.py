@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
@@ -53,7 +53,8 @@ class Index:
     """What a data source holds, before any pixel is decoded.
 
     `read(i)` returns the encoded bytes of picture `i`, or its pixels (uint8 HWC) where the source is an array.
-    `skipped` counts files that are no pictures (``Thumbs.db``, notes, hidden files).
+    `skipped` counts files that are no pictures (``Thumbs.db``, notes, hidden files); `others` names them. `empty` names
+    the class folders without pictures or rejects, `unexpected` the folders beside train, validation and test.
     """
 
     name: str
@@ -61,6 +62,9 @@ class Index:
     rejects: tuple[Reject, ...]
     skipped: int
     read: Callable[[int], bytes | NDArray[np.uint8]] = field(repr=False, compare=False)
+    others: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,15 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
+class Labelled:
+    """Pictures to judge a model on: `samples`, their `pictures` (in the same order), what was left out."""
+
+    samples: Samples
+    pictures: tuple[Picture, ...]
+    rejects: tuple[Reject, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Interval:
     """A 95% confidence interval, both ends in the unit of its figure."""
 
@@ -113,10 +126,20 @@ class ClassFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure with its 95% interval; either is None where it cannot be computed, and `note` says why."""
+
+    value: float | None
+    interval: Interval | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What a classifier scored on labelled pictures.
 
-    `confusion` is int64 [K, K], true classes in rows; `probabilities` float32 [N, K]; `labels` int32 [N].
+    `confusion` is int64 [K, K], true classes in rows; `probabilities` float32 [N, K]; `labels` int32 [N]. `figures`
+    holds all others by name, such as ``macro_f1`` and ``auroc``; see `sightline.evaluation.scores`.
     """
 
     classes: tuple[str, ...]
@@ -131,6 +154,17 @@ class Evaluation:
     labels: NDArray[np.int32]
     probabilities: NDArray[np.float32]
     seconds: float
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a model said of labelled pictures: `labels` int32 [N], `probabilities` float32 [N, K] of `classes`."""
+
+    paths: tuple[str, ...]
+    labels: NDArray[np.int32]
+    probabilities: NDArray[np.float32]
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +176,118 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Thresholds:
+    """When to answer, fitted on the validation part and stored beside the model; None for what was not asked for.
+
+    `confidence`: answer where the greatest probability is at least this; it kept `target_precision` on `count`
+    validation pictures, of which it answered `share_answered`. `quantile`: a class is in the set where its score
+    (`conformal`) is at most this, so that the set holds the truth with a chance of `coverage`.
+    `ood_limit`: a picture whose `ood` score ("energy") is above this is like none of the training pictures.
+    """
+
+    count: int
+    target_precision: float | None = None
+    confidence: float | None = None
+    share_answered: float | None = None
+    coverage: float | None = None
+    quantile: float | None = None
+    conformal: Literal["lac"] = "lac"
+    ood: Literal["energy"] = "energy"
+    ood_limit: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Thresholds:
+        """Return what `to_dict` gave; raises `ValueError` for unknown fields and for what is no number."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown or "count" not in values:
+            raise ValueError(f"unknown or missing fields {sorted(unknown) or ['count']}")
+        for name, value in values.items():
+            words = {"conformal": ("lac",), "ood": ("energy",)}.get(name)
+            number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+            if (value not in words) if words else not number:
+                raise ValueError(f"{name} cannot be {value!r}")
+        return cls(**values)
+
+
+Choice = Literal["class", "set", "abstain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do with an answer: trust the class, hand on a set of classes, or say nothing."""
+
+    decision: Choice
+    set: tuple[str, ...] | None
+    ood_score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """The answer for one picture, or the reason why there is none (`error`).
 
-    `top` holds the most probable classes, best first; `label` and `probability` repeat the first of them.
+    `top` holds the most probable classes, best first; `label` and `probability` repeat the first of them. `decision` is
+    None unless the model has `Thresholds`.
     """
 
     path: str
     label: str | None = None
     probability: float | None = None
     top: tuple[Candidate, ...] = ()
+    error: str | None = None
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Where a heat map is hottest: a box in the picture's own pixels, as displayed, right and bottom exclusive.
+
+    `share` in [0, 1] is how much of the picture's heat lies inside.
+    """
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeatCheck:
+    """Whether a heat map shows what the classifier goes by: what hiding its hottest part does to the class.
+
+    `hidden` is the share of the picture that was hidden, in [0, 1]; `fall` is how far the probability fell, and
+    `random_fall` how far on average when the same shape was hidden in `places` other places; `beaten` is the share of
+    those that made it fall less.
+    """
+
+    hidden: float
+    fall: float
+    random_fall: float
+    beaten: float
+    places: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Which parts of one picture speak for class `label`, or the reason why there is no answer (`error`).
+
+    `heat` is float32 [height, width] in [0, 1], as large as the pixels that the model sees; its greatest value is 1,
+    unless nothing speaks for the class: then it is 0 everywhere, and `region` and `check` are None. `figure` is the
+    path of the PNG file, where one was asked for.
+    """
+
+    path: str
+    method: str
+    label: str | None = None
+    probability: float | None = None
+    heat: NDArray[np.float32] | None = None
+    region: Region | None = None
+    check: HeatCheck | None = None
+    figure: str | None = None
     error: str | None = None
 
 

@@ -3,16 +3,22 @@
     run.json         schema, status, versions, seed, device, command, timings, final figures
     config.toml      fully resolved configuration
     data.jsonl       one line per picture (path, sha256, label, split), then one per reject (path, reason)
+    patch.jsonl      a copy of the corrections that were applied to the data, if there were any
     history.jsonl    one line per epoch; history.csv the same for spreadsheets
     model.keras      best weights by the monitored figure, float32
     model.json       classes and picture contract of model.keras
     checkpoints/     the state of training, until the run is complete
+    lock             held by the process that writes the run
     eval/<split>/    metrics.json, predictions.npz
+    thresholds.json  when to answer, once `evaluate --target-precision` or `--coverage` fitted it
+    labels.jsonl     pictures whose labels are probably wrong, worst first, once `evaluate --labels` looked for them
     bundle/          what ships: see `prediction.bundle`
-    figures/*.png    curves, confusion
+    figures/*.png    curves, confusion, reliability, risk-coverage, and what `evaluate` adds
+    report.html      one self-contained page
     tensorboard/     event files
 
-Every file is written under a temporary name and renamed; ``run.json`` gets ``"status": "complete"`` last.
+Every file is written under a temporary name and renamed; ``run.json`` gets ``"status": "complete"`` when all else is
+there. Without ``config.toml``, ``run.json`` holds what was asked for (`request`), from which it will be decided.
 """
 
 from __future__ import annotations
@@ -22,24 +28,26 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from sightline import files
+from sightline import files, locks
 from sightline.config import RunConfig, dump_toml, load_config
 from sightline.data.dataset import Dataset
 from sightline.errors import ModelError, OutputError, UsageError
 from sightline.prediction import bundle
 from sightline.prediction.bundle import Bundle
 from sightline.preprocess import Preprocess
-from sightline.records import EpochRecord, Evaluation, Part
+from sightline.records import EpochRecord, Evaluation, Part, Predictions, Thresholds
 from sightline.report import summary
 
 SCHEMA = 1
+LOCK = "lock"
 Status = Literal["running", "complete", "interrupted", "failed"]
 
 
@@ -50,8 +58,11 @@ class Run:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, *, force: bool = False) -> Run:
-        """Make a new run directory; raises `OutputError` if it holds files (unless `force`) or cannot be written."""
+    def create(cls, path: Path, *, force: bool = False, **facts: Any) -> Run:
+        """Make a new run directory, `facts` in its ``run.json`` from the first moment.
+
+        Raises `OutputError` if it holds files (unless `force`) or cannot be written.
+        """
         check_writable(path, force=force)
         try:
             if force and path.exists():
@@ -62,7 +73,7 @@ class Run:
                 f"The run directory {path} cannot be made: {error.strerror}. Name another with --out."
             ) from error
         run = cls(path)
-        run.update(schema=SCHEMA, status="running")
+        run.update(schema=SCHEMA, status="running", **facts)
         return run
 
     @classmethod
@@ -71,12 +82,32 @@ class Run:
         run = cls(path)
         if not (path / "run.json").is_file():
             raise ModelError(
-                f"{path} is not a run: expected the folder that `sightline train` made, with its run.json."
+                f"{path} is not a run: expected the folder that `sightline train` made, with its run.json. If that was "
+                "stopped before it could write anything, start it again."
             )
         schema = run.info.get("schema")
         if schema != SCHEMA:
             raise ModelError(f"{path} has the schema {schema!r}; this version of Sightline reads {SCHEMA} only.")
         return run
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing the run; raises `OutputError` if one does already."""
+        with locks.held(self.path / LOCK, f"The run {self.path}"):
+            yield
+
+    def tidy(self) -> None:
+        """Remove what a killed process left half written; only while the run is held."""
+        for path in list(self.path.rglob(".part-*")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the state of training."""
+        return self.path / "checkpoints"
 
     @property
     def info(self) -> dict[str, Any]:
@@ -96,6 +127,11 @@ class Run:
         self._write_json("run.json", old | values)
 
     @property
+    def has_config(self) -> bool:
+        """Whether all settings have been decided."""
+        return (self.path / "config.toml").is_file()
+
+    @property
     def config(self) -> RunConfig:
         """The resolved configuration."""
         return load_config(self.path / "config.toml")
@@ -113,9 +149,31 @@ class Run:
         lines += [{"path": r.path, "reason": r.reason} for r in dataset.rejects]
         self._write("data.jsonl", _json_lines(lines))
 
+    def write_patch(self, source: str) -> None:
+        """Keep a copy of the patch at `source`; nothing if it is empty."""
+        if source:
+            self._write("patch.jsonl", Path(source).read_bytes())
+
+    @property
+    def patch(self) -> Path | None:
+        """The copy of the patch that was applied to the data; None without one."""
+        path = self.path / "patch.jsonl"
+        return path if path.is_file() else None
+
+    def read_labels(self) -> set[tuple[str, str]]:
+        """Return the content (its sha256) of each picture with its class."""
+        return {(row["sha256"], row["label"]) for row in _read_lines(self.path / "data.jsonl") if "split" in row}
+
     def read_parts(self) -> dict[str, Part]:
         """Return the part that each picture's content (its sha256) was used for."""
         return {row["sha256"]: row["split"] for row in _read_lines(self.path / "data.jsonl") if "split" in row}
+
+    def read_pictures(self) -> list[tuple[str, str, Part]] | None:
+        """Return the sha256, the label and the part of each picture used; None before they were written."""
+        path = self.path / "data.jsonl"
+        if not path.is_file():
+            return None
+        return [(row["sha256"], row["label"], row["split"]) for row in _read_lines(path) if "split" in row]
 
     def write_history(self, history: Sequence[EpochRecord]) -> None:
         """Save the epochs so far as JSON lines and as CSV."""
@@ -157,13 +215,17 @@ class Run:
         folder = self.path / "bundle"
         return folder if (folder / "manifest.json").is_file() and self.info.get("status") == "complete" else None
 
+    def restate_bundle(self, **changes: Any) -> None:
+        """Change what the bundle says of itself (fields of its `Manifest`); its graph stays."""
+        bundle.write(bundle.restated(bundle.read(self.path / "bundle"), **changes), self.path / "bundle")
+
     def write_bundle(self, made: Bundle) -> None:
         """Save the bundle, in place of the one that is there."""
         bundle.write(made, self.path / "bundle")
 
-    def write_evaluation(self, split: str, evaluation: Evaluation) -> None:
-        """Save figures and probabilities of one split."""
-        self._write_json(f"eval/{split}/metrics.json", summary.evaluation(evaluation))
+    def write_evaluation(self, split: str, evaluation: Evaluation, more: Mapping[str, Any] | None = None) -> None:
+        """Save figures and probabilities of one split; `more` goes into its ``metrics.json``."""
+        self._write_json(f"eval/{split}/metrics.json", summary.evaluation(evaluation) | dict(more or {}))
 
         def save(path: Path) -> None:
             np.savez(
@@ -176,6 +238,59 @@ class Run:
             )
 
         self._write_with(f"eval/{split}/predictions.npz", save)
+
+    def read_predictions(self, split: str) -> Predictions | None:
+        """Return what the model said of the pictures of one split; None if it was not evaluated on it."""
+        path = self.path / "eval" / split / "predictions.npz"
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                return Predictions(
+                    tuple(found["paths"].tolist()), found["labels"], found["probabilities"],
+                    tuple(found["classes"].tolist()),
+                )  # fmt: skip
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{path} cannot be read: {error}; evaluate the run again.") from error
+
+    def write_thresholds(self, thresholds: Thresholds) -> None:
+        """Save when to answer."""
+        self._write_json("thresholds.json", thresholds.to_dict())
+
+    def read_thresholds(self) -> Thresholds | None:
+        """Return when to answer; None if that was never fitted."""
+        path = self.path / "thresholds.json"
+        if not path.is_file():
+            return None
+        try:
+            return Thresholds.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{path} cannot be read: {error}; fit it again with `sightline evaluate --target-precision`."
+            ) from error
+
+    def read_suspects(self) -> list[dict[str, Any]]:
+        """Return pictures whose labels are probably wrong, worst first; none where nobody looked for them."""
+        path = self.path / "labels.jsonl"
+        return _read_lines(path) if path.is_file() else []
+
+    def read_figure(self, name: str) -> bytes | None:
+        """Return a picture under ``figures/``, None where it was not drawn."""
+        path = self.path / "figures" / f"{name}.png"
+        return path.read_bytes() if path.is_file() else None
+
+    @property
+    def config_text(self) -> str:
+        """The resolved configuration as it stands in the run, comments included."""
+        return (self.path / "config.toml").read_text(encoding="utf-8")
+
+    def write_report(self, html: str) -> Path:
+        """Save the page."""
+        return self._write("report.html", html.encode(errors="backslashreplace"))
+
+    def write_suspects(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Save pictures whose labels are probably wrong, worst first."""
+        self._write("labels.jsonl", _json_lines(lines))
 
     def write_figure(self, name: str, png: bytes) -> Path:
         """Save a picture under ``figures/``."""
@@ -212,13 +327,15 @@ def check_writable(path: Path, *, force: bool = False) -> None:
     """Raise at once, before any work, what would stop a run from being written to `path` at its end."""
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file: name a folder that does not exist yet with --out.")
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and any(p.name != LOCK and not p.name.startswith(".part-") for p in path.iterdir()):
         if not force:
             raise OutputError(
                 f"{path} exists already and is not empty: name another folder with --out, or use --force."
             )
         if not (path / "run.json").is_file():
             raise UsageError(f"{path} is not a run, so --force does not remove it: name another folder with --out.")
+        with Run(path).held():  # not under the hands of the process that writes it
+            pass
     folder = path
     while not folder.exists():
         folder = folder.parent

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -82,6 +83,33 @@ def test_runs_of_one_name_are_told_apart(sightline: Command, trained: Trained, t
     rows = sightline("compare", tmp_path / "a" / "run", tmp_path / "b" / "run", "--json").json["runs"]
     assert [row["name"] for row in rows] == ["a/run", "b/run"]
     assert [row["settings"] for row in rows] == [{}, {}]
+
+
+def test_the_verdict_is_by_the_same_pictures(sightline: Command, trained: Trained, tmp_path: Path) -> None:
+    for name in ("good", "bad"):
+        shutil.copytree(trained[0], tmp_path / name)
+        file = tmp_path / name / "eval" / "test" / "predictions.npz"
+        with np.load(file) as kept:
+            arrays = dict(kept)
+        right = np.eye(3, dtype=np.float32)[arrays["labels"]]
+        np.savez(file, **arrays | {"probabilities": right if name == "good" else 1 - right})
+    found = sightline("compare", tmp_path / "bad", tmp_path / "good", trained[0], "--json")
+    first, _ = found.json["contests"]
+    assert (first["verdict"], first["difference"], first["part"]) == ("better", 1.0, "test")
+    assert first["p_value"] < 0.001
+    assert first["count"] == trained[1]["test"]["count"]
+    shown = sightline("compare", tmp_path / "good", tmp_path / "bad").out
+    assert "bad against good: worse." in shown
+    shutil.copytree(trained[0], tmp_path / "twin")
+    assert "cannot tell" in sightline("compare", trained[0], tmp_path / "twin").out
+
+
+def test_runs_judged_on_nothing_in_common_cannot_be_told_apart(
+    sightline: Command, trained: Trained, interrupted: Path
+) -> None:
+    (only,) = sightline("compare", trained[0], interrupted, "--json").json["contests"]
+    assert only["verdict"] == "cannot tell"
+    assert "evaluate both" in only["note"]
 
 
 def test_bad_use_gets_one_clear_message(sightline: Command, trained: Trained, tmp_path: Path) -> None:

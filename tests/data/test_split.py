@@ -239,3 +239,50 @@ def test_real_flowers_keep_their_copies_together(shared: Path) -> None:
     assert len(sides) < len(many)
     assert all(len(side) == 1 for side in sides.values())
     assert shares(found)["train"] == pytest.approx(0.7, abs=0.03)
+
+
+# Near duplicates kept together.
+
+GROUPS = st.integers(1, 6)
+
+
+def paired(many: Sequence[Picture], size: int) -> dict[str, str]:
+    """Groups of `size` contents each, named by the smallest; whatever their class."""
+    hashes = sorted({p.sha256 for p in many})
+    chunks = [hashes[at : at + size] for at in range(0, len(hashes), size)]
+    return {sha: min(chunk) for chunk in chunks for sha in chunk}
+
+
+@settings(deadline=None, max_examples=150)
+@given(pictures(contents=40), SEEDS, st.sampled_from(MODES), GROUPS)
+def test_near_duplicates_lie_on_one_side_in_either_mode(
+    many: list[Picture], seed: int, mode: Literal["hash", "stratified"], size: int
+) -> None:
+    near = paired(many, size)
+    found = split(many, SplitConfig(mode=mode, group="near"), seed, near)
+    sides: dict[str, set[Part]] = defaultdict(set)
+    for p, part in zip(many, found.parts, strict=True):
+        sides[near[p.sha256]].add(part)
+    assert all(len(side) == 1 for side in sides.values())
+    counts = by_class(many, found.parts)
+    assert all(c["train"] for c in counts.values())
+
+
+def test_the_smallest_content_decides_for_its_group() -> None:
+    near = paired(MANY, 3)
+    alone = dict(zip((p.sha256 for p in MANY), divided(MANY).parts, strict=True))
+    found = split(MANY, SplitConfig(group="near"), 0, near)
+    assert all(part == alone[near[p.sha256]] for p, part in zip(MANY, found.parts, strict=True))
+
+
+@settings(deadline=None, max_examples=60)
+@given(pictures(), SEEDS, st.randoms())
+def test_the_order_decides_nothing_for_groups(many: list[Picture], seed: int, chance: random.Random) -> None:
+    near, order = paired(many, 2), list(range(len(many)))
+    chance.shuffle(order)
+    config = SplitConfig(mode="stratified", group="near")
+    parts = split(many, config, seed, near).parts
+    shuffled = split([many[i] for i in order], config, seed, near).parts
+    assert Counter((many[i].label, many[i].sha256, parts[i]) for i in order) == Counter(
+        (many[i].label, many[i].sha256, part) for i, part in zip(order, shuffled, strict=True)
+    )

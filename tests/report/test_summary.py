@@ -10,6 +10,7 @@ from sightline.records import (
     Candidate,
     ClassFigures,
     Evaluation,
+    Figure,
     Interval,
     PartFigures,
     Prediction,
@@ -31,6 +32,7 @@ EVALUATION = Evaluation(
     labels=np.array([0, 0, 1, 1], np.int32),
     probabilities=np.full((4, 2), 0.5, np.float32),
     seconds=1.5,
+    figures={"auroc": Figure(0.75, Interval(0.5, 1.0))},
 )
 
 TRAINED = TrainResult(
@@ -66,6 +68,8 @@ def test_evaluation_without_its_arrays() -> None:
         "confusion": [[1, 1], [0, 2]],
         "rejects": [{"path": "x.png", "reason": "truncated"}],
         "seconds": 1.5,
+        "figures": {"auroc": {"value": 0.75, "interval": [0.5, 1.0], "note": ""}},
+        "worst_pairs": [{"label": "ä", "answer": "b", "count": 1}],
     }  # fmt: skip
 
 

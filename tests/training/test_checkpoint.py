@@ -135,14 +135,16 @@ def test_two_are_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["00013", "00014", "00015"]
 
 
-def test_newest_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("numbers", [(9, 10), (99_999, 100_000)])
+def test_newest_is_found(tmp_path: Path, numbers: tuple[int, int]) -> None:
     assert checkpoint.latest(tmp_path) is None
     assert checkpoint.latest(tmp_path / "absent") is None
-    for number in (9, 10):
+    for number in numbers:
         checkpoint.write(tmp_path, number, some(number))
     found = checkpoint.latest(tmp_path)
     assert found is not None
-    assert found.state == {"epoch": 10}
+    assert found.state == {"epoch": numbers[1]}
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("value", range(6))
@@ -168,9 +170,11 @@ def test_damaged_file_falls_back_to_the_one_before(tmp_path: Path, damage: str) 
         last.mkdir()  # cannot be read as a file
     with pytest.raises(ModelError, match=r"is damaged|cannot be read"):
         checkpoint.read(last)
-    found = checkpoint.latest(tmp_path)
+    said: list[str] = []
+    found = checkpoint.latest(tmp_path, said.append)
     assert found is not None
     assert found.state == {"epoch": 1}
+    assert [last.name in line and line.endswith("Going on from the one before.") for line in said] == [True]
     if damage != "gone":
         first.write_bytes(b"damaged too")
         assert checkpoint.latest(tmp_path) is None
@@ -185,7 +189,7 @@ def test_full_disk_keeps_what_there_is(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match=r"00003-.*No space left on device\. Free some space; the one before is"):
+    with pytest.raises(OutputError, match=r"00003 .*No space left on device\. Free some space; the one before is"):
         checkpoint.write(tmp_path, 3, some(3))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

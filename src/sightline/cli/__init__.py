@@ -9,7 +9,26 @@ import traceback
 
 import typer
 
-from sightline.cli import compare, compress, demo, describe, env, evaluate, models, predict, recipes, show, sweep, train
+from sightline.cli import (
+    card,
+    compare,
+    compress,
+    demo,
+    describe,
+    doctor,
+    env,
+    evaluate,
+    explain,
+    export,
+    models,
+    predict,
+    recipes,
+    report,
+    resume,
+    show,
+    sweep,
+    train,
+)
 from sightline.cli.output import complain
 from sightline.errors import SightlineError
 
@@ -23,8 +42,9 @@ app = typer.Typer(
 )
 
 for verb in (
-    demo.demo, train.train, evaluate.evaluate, predict.predict, models.models, recipes.recipes, env.env, sweep.sweep,
-    compare.compare, compress.compress, describe.describe, show.show,
+    demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, report.report, explain.explain,
+    doctor.doctor, export.export, compress.compress, card.card, sweep.sweep, compare.compare, describe.describe,
+    show.show, models.models, recipes.recipes, env.env,
 ):  # fmt: skip
     app.command()(verb)
 

@@ -12,7 +12,7 @@ from sightline import files
 from sightline.cli.output import console, escape, print_json, table
 
 if TYPE_CHECKING:  # annotations only: what compares reads pictures' packages too
-    from sightline.workflow.compare import Row
+    from sightline.workflow.compare import Against, Row
 
 
 def compare(
@@ -22,15 +22,20 @@ def compare(
 ) -> None:
     """Put several runs side by side: what was set differently, parameters, accuracy with its interval, seconds."""
     from sightline.workflow.compare import compare as read
+    from sightline.workflow.compare import contests
 
     rows = read(runs)
+    found = contests(rows)
     if figure is not None:
         draw(rows, figure)
     if json:
-        found = [_plain(row) for row in rows]
-        print_json({"runs": found, "figure": None if figure is None else str(figure)})
+        plain = [_plain(row) for row in rows]
+        against = [_contest(one) for one in found]
+        print_json({"runs": plain, "contests": against, "figure": None if figure is None else str(figure)})
         return
     show(rows)
+    for one in found:
+        console().print(f"\n{escape(_sentence(one))}")
     if figure is not None:
         console().print(f"\nfigure     {escape(str(figure))}")
 
@@ -68,3 +73,28 @@ def _plain(row: Row) -> dict[str, Any]:
     ends = row.accuracy_interval
     found = {key: value for key, value in asdict(row).items() if key != "history"}
     return found | {"accuracy_interval": None if ends is None else [ends.low, ends.high]}
+
+
+def _contest(one: Against) -> dict[str, Any]:
+    found: dict[str, Any] = {"first": one.first, "second": one.name, "part": one.part, "note": one.note}
+    c = one.contest
+    if c is None:
+        return found | {"verdict": "cannot tell"}
+    ends = None if c.interval is None else [c.interval.low, c.interval.high]
+    return found | {
+        "verdict": c.verdict, "count": c.count, "first_accuracy": c.first, "second_accuracy": c.second,
+        "difference": c.difference, "difference_interval": ends, "only_first": c.only_first,
+        "only_second": c.only_second, "p_value": c.p_value,
+    }  # fmt: skip
+
+
+def _sentence(one: Against) -> str:
+    c = one.contest
+    if c is None:
+        return f"{one.name} against {one.first}: cannot tell, as {one.note}."
+    ends = "" if c.interval is None else f" ({c.interval.low:+.4f} to {c.interval.high:+.4f})"
+    note = f"; {one.note}" if one.note else ""
+    return (
+        f"{one.name} against {one.first}: {c.verdict}. Accuracy {c.difference:+.4f}{ends} on {c.count} {one.part} "
+        f"pictures; right alone on {c.only_second} and {c.only_first}, McNemar's exact p = {c.p_value:.3g}{note}."
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sightline.cli import judged
 from sightline.cli.output import Display, console, escape, print_json, table
-from sightline.records import Evaluation
+from sightline.records import Evaluation, Figure
 
 
 def evaluate(
@@ -16,31 +18,69 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="train, validation or test; default: test where there is one.")
     ] = None,
+    target_precision: Annotated[
+        float | None, typer.Option(help="Answer only where validation pictures were right this often, such as 0.99.")
+    ] = None,
+    guard: Annotated[
+        bool, typer.Option("--guard", help="Hold the target precision on new pictures too, with a chance of 95%.")
+    ] = False,
+    coverage: Annotated[
+        float | None, typer.Option(help="Answer with sets of classes that hold the truth this often, such as 0.9.")
+    ] = None,
+    ood: Annotated[
+        str | None, typer.Option(help="Pictures of something else: how well are they told from these?")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="PATCH", help="Look for wrong labels, and write corrections to this file.")
+    ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next time.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
-    """Judge a classifier on labelled pictures: accuracy with its interval, figures per class, confusion."""
+    """Judge a classifier: figures with intervals, calibration, when to abstain, mistakes, wrong labels.
+
+    Exits with 1 if no confidence reaches the target precision.
+    """
     from sightline import workflow
-    from sightline.report import summary
+    from sightline.evaluation.judgement import Wanted
+    from sightline.report import judgement, summary
+    from sightline.workflow.judging import check_labels, judge
 
     with Display(quiet=json) as display:
-        classifier = workflow.load(model)
         part = workflow.part_name(split)
-        found = classifier.evaluate(data or None, split=part, cache=not no_cache, progress=display.progress)
+        classifier = workflow.load(model)
+        wanted = Wanted(target_precision, coverage, guard)
+        found = judge(
+            classifier, data or None, split=part, wanted=wanted, strange=ood, cache=not no_cache,
+            progress=display.progress,
+        )  # fmt: skip
+        suspects = None
+        if labels is not None:
+            suspects = check_labels(classifier, labels, cache=not no_cache, progress=display.progress)
     if json:
-        print_json(summary.evaluation(found))
+        wrong = None if suspects is None else [s.to_patch() for s in suspects]
+        print_json(summary.evaluation(found.evaluation) | judgement.judgement(found) | {"labels": wrong})
     else:
-        show(found)
+        show(found.evaluation)
+        judged.show(found)
+        if suspects is not None:
+            judged.show_suspects(suspects, str(labels))
+    if found.threshold is not None and found.threshold.confidence is None:
+        raise typer.Exit(1)
 
 
 def show(found: Evaluation) -> None:
     """Print the figures of an evaluation."""
+    from sightline import metrics
+
     out = console()
     low, high = found.accuracy_interval.low, found.accuracy_interval.high
     out.print(
         f"accuracy {found.accuracy:.4f} (95% interval {low:.4f} to {high:.4f}) on {found.count} pictures, "
         f"loss {found.loss:.4f}\n"
     )
+    others = [[name.replace("_", " "), *_words(f)] for name, f in found.figures.items() if name != "top_1"]
+    table(["figure", "value", "95% interval"], others)
+    out.print()
     rows = [[c.label, f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", str(c.support)] for c in found.per_class]
     columns = ["class", "precision", "recall", "F1", "pictures"]
     table(columns, rows, right=columns[1:])
@@ -48,8 +88,17 @@ def show(found: Evaluation) -> None:
         out.print("\nconfusion, true classes in rows")
         counts = [[label, *map(str, row)] for label, row in zip(found.classes, found.confusion.tolist(), strict=True)]
         table(["", *map(escape, found.classes)], counts, right=found.classes)
+    if pairs := metrics.worst_pairs(found.confusion, 3):
+        named = [f"{found.classes[i]} called {found.classes[j]} ({count})" for i, j, count in pairs]
+        out.print(f"\nmost confused: {escape(', '.join(named))}")
     if found.rejects:
         first = found.rejects[0]
         out.print(
             f"\n{len(found.rejects)} files could not be read, such as {escape(first.path)}: {escape(first.reason)}"
         )
+
+
+def _words(figure: Figure) -> list[str]:
+    ends = figure.interval
+    value = "" if figure.value is None else f"{figure.value:.4f}"
+    return [value, f"{ends.low:.4f} to {ends.high:.4f}" if ends else figure.note]

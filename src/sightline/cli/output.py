@@ -94,6 +94,8 @@ class Display(Watcher):
 
     def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
         if self._bars is not None:
+            if self._seen < epoch - 1:  # a resumed run: the epochs before were not seen here
+                self._seen = self._first = epoch - 1
             first = self._first if epoch > self._first else 0  # of several trainings, each counts from 1
             done = (epoch - 1 - first) * self._steps + step
             figures = f"epoch {epoch}  {images_per_second:,.0f} images/s  loss {loss:.3f}  accuracy {accuracy:.3f}"

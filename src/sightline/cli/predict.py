@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli.output import console, escape, print_json
-from sightline.records import Prediction
+from sightline.records import Decision, Prediction
 
 
 class Form(StrEnum):
@@ -37,7 +37,8 @@ def predict(
     items = stream.expand(pictures, stdin=sys.stdin.buffer.read)
     first = stream.peek(items)  # a wrong path or an empty folder shows before the model is loaded
     classifier = workflow.load(model)
-    found = stream.predict(classifier.predictor, chain(first, items), top=min(top, len(classifier.classes)))
+    best = min(top, len(classifier.classes))
+    found = stream.predict(classifier.predictor, chain(first, items), top=best, thresholds=classifier.thresholds)
     printer = {Form.table: _table, Form.csv: _csv, Form.jsonl: _jsonl}[Form.jsonl if json else form]
     if printer(found):
         raise typer.Exit(1)
@@ -75,5 +76,10 @@ def _table(found: Iterator[Prediction]) -> int:
             out.print(f"{name}  [red]{escape(p.error)}[/]")
             continue
         others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top[1:])
-        out.print(f"{name}  [bold]{escape(str(p.label))}[/] {p.probability:.3f}  [dim]{escape(others)}[/]")
+        decision = "" if p.decision is None or p.decision.decision == "class" else f"  {_words(p.decision)}"
+        out.print(f"{name}  [bold]{escape(str(p.label))}[/] {p.probability:.3f}  [dim]{escape(others)}[/]{decision}")
     return errors
+
+
+def _words(decision: Decision) -> str:
+    return f"one of {escape(', '.join(decision.set or ()))}" if decision.decision == "set" else "do not trust it"

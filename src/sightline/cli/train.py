@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,13 @@ def train(
     weights: Annotated[str | None, typer.Option(help="none, imagenet, auto, or a file.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
     seed: Annotated[int | None, typer.Option(help="Everything random derives from it.")] = None,
+    patch: Annotated[
+        str | None, typer.Option(metavar="PATCH.jsonl", help="Corrections of the data, as doctor --fix writes.")
+    ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next run.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Refuse operations that cannot be repeated bit for bit.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
@@ -38,8 +45,12 @@ def train(
 
     named = {"model.name": model, "model.weights": weights, "train.epochs": epochs, "seed": seed}
     assignments = [f"{key}={value}" for key, value in named.items() if value is not None] + (set or [])
+    if patch is not None:
+        assignments.append(f"data.patch={dumps(patch)}")  # quoted, lest a file called 7 were taken for a number
     if no_cache:
         assignments.append("data.cache=false")
+    if deterministic:
+        assignments.append("device.deterministic=true")
     with Display() as display:
         result = workflow.train(
             data, recipe=recipe, config=config, set=assignments, out=out, force=force, watcher=display

@@ -14,6 +14,7 @@ class DataConfig:
 
     sources: tuple[str, ...] = setting((), "folders, archives, manifests, idx files or named sets, in order")
     cache: bool = setting(True, "keep decoded pixels on disk for the next run")
+    patch: str = setting("", "a file of corrections, as `sightline doctor --fix` writes; empty: none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class SplitConfig:
     validation: float = setting(0.15, "share for validation, of the training part where parts are given", 0, 0.9)
     test: float | None = setting(
         None, "share for the test; unset: 0.15, or none where the source states its parts", 0, 0.9
+    )
+    group: Literal["none", "near"] = setting(
+        "none", "near: near duplicates lie on one side; every picture is looked at once more to find them"
     )
 
 
@@ -176,6 +180,11 @@ class TrainConfig:
     )
     l2: float = setting(0.0, "weight penalty on kernels, added to the loss", 0)
     tensorboard: bool = setting(True, "write event files")
+    checkpoint_minutes: float = setting(
+        1.0, "save the state of training within an epoch too, after so many minutes; 0: at ends of epochs only", 0
+    )
+    checkpoint_steps: int = setting(0, "and after every so many steps, whatever that costs; 0: never", 0)
+    checkpoint_keep: int = setting(2, "so many checkpoints are kept; a damaged one gives way to the one before", 1, 99)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
@@ -190,6 +199,9 @@ class DeviceConfig:
     gpus: tuple[int, ...] | None = setting(None, "numbers of the GPUs to use, as [0, 1]; []: none; unset: all", 0)
     memory_growth: bool = setting(True, "take a GPU's memory as it is needed, not all at the start")
     threads: int = setting(0, "threads for arithmetic and decoding; 0: one per core", 0, 1024)
+    deterministic: bool = setting(
+        False, "refuse operations whose result changes from call to call; a CPU has none, a GPU is slower without"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +211,7 @@ class BundleConfig:
     golden: int = setting(
         4, "pictures of the validation part that travel along, as a check of every copy; 0: none", 0, 100
     )
+    calibrate: bool = setting(True, "divide the logits by a temperature fitted on the validation part, if it is enough")
 
 
 @dataclass(frozen=True, slots=True)

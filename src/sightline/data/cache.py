@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import files
 from sightline.errors import OutputError, PictureError, UsageError
 from sightline.preprocess import Preprocess
 from sightline.records import Progress, no_progress
@@ -128,9 +129,8 @@ def _build(
     threads: int | None,
 ) -> dict[int, str]:
     array = np.lib.format.open_memmap(work / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
-    if hasattr(os, "posix_fallocate"):  # a full disk must fail here, as an error, not later as a bus error in the map
-        with (work / "pixels.npy").open("rb+") as file:
-            os.posix_fallocate(file.fileno(), 0, (work / "pixels.npy").stat().st_size)
+    with (work / "pixels.npy").open("rb+") as file:
+        files.reserve(file.fileno(), (work / "pixels.npy").stat().st_size)
     failed: dict[int, str] = {}
 
     def decode(start: int) -> int:

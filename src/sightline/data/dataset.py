@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from sightline.config import SplitConfig
 from sightline.data import cache
 from sightline.data.split import split
+from sightline.data.survey import survey
 from sightline.errors import DataError
 from sightline.preprocess import Preprocess
-from sightline.records import PARTS, Index, Part, Picture, Progress, Reject, Samples, no_progress
+from sightline.records import PARTS, Index, Labelled, Part, Picture, Progress, Reject, Samples, no_progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Dataset:
         """Return the pictures of one part, in the order of the index."""
         at = np.array([i for i, part in enumerate(self.parts) if part == name], np.int64)
         return Samples(self.pixels, self.rows[at], self.labels[at], tuple(self.pictures[i].path for i in at))
+
+    def labelled(self, name: Part) -> Labelled:
+        """Return one part with its pictures, to judge a model on."""
+        pictures = tuple(p for p, part in zip(self.pictures, self.parts, strict=True) if part == name)
+        return Labelled(self.part(name), pictures, ())
 
     def counts(self) -> dict[Part, int]:
         """Return how many pictures each part holds."""
@@ -80,6 +86,8 @@ def assemble(
 ) -> Dataset:
     """Decode, reject what cannot be decoded, fix the classes from the training part, divide.
 
+    With ``split.group = "near"`` every picture is looked at once more, to find near duplicates.
+
     Raises `DataError` for fewer than two classes, a class without any usable picture, a class outside the training
     part that the training part does not know, or an empty training part.
     """
@@ -95,7 +103,8 @@ def assemble(
     rejects = (*index.rejects, *failed)
     classes = _classes(pictures, rejects, index.name)
     number = {label: i for i, label in enumerate(classes)}
-    divided = split(pictures, config, seed)
+    near = survey(index, progress, threads).near if config.group == "near" else None
+    divided = split(pictures, config, seed, near)
     return Dataset(
         index.name,
         classes,

@@ -33,13 +33,16 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def index(sources: Sources, progress: Progress = no_progress, threads: int | None = None) -> Index:
+def index(
+    sources: Sources, progress: Progress = no_progress, threads: int | None = None, *, lenient: bool = False
+) -> Index:
     """List the pictures of one or several sources, reading every file once (its hash, its header; no pixels).
 
     A source is a folder (of class folders, with or without train/validation/test above), a ``.zip`` or ``.tar`` of
     one, a CSV or JSONL manifest, idx files or a folder of them, a named data set, or a `Listing` of arrays.
 
-    Raises `DataError` if a source is missing, holds no pictures, or mixes stated parts with none.
+    Raises `DataError` if a source is missing, holds no pictures, or mixes stated parts with none; and for folders
+    beside train, validation and test, unless it is `lenient`: then it names them and passes over what they hold.
     """
     many = _without_idx_labels(as_list(sources))
     for source in many:
@@ -50,7 +53,10 @@ def index(sources: Sources, progress: Progress = no_progress, threads: int | Non
             )
     if not many:
         raise DataError("No pictures given: name a folder, an archive, a manifest or a data set such as beans.")
-    listings = [s if isinstance(s, Listing) else list_source(s, f"{_short(s)}/" if len(many) > 1 else "") for s in many]
+    listings = [
+        s if isinstance(s, Listing) else list_source(s, f"{_short(s)}/" if len(many) > 1 else "", lenient=lenient)
+        for s in many
+    ]
     entries = [e for listing in listings for e in listing.entries]
     name = "+".join(dict.fromkeys(_short(s) for s in many))
     stated = {e.part is not None for e in entries}
@@ -67,8 +73,15 @@ def index(sources: Sources, progress: Progress = no_progress, threads: int | Non
     def read(i: int) -> bytes | NDArray[np.uint8]:
         return kept[i].store.read(kept[i].key)
 
-    skipped = sum(listing.skipped for listing in listings) + sum(f is None for f in found)
-    return Index(name, tuple(p for _, p in pictures), tuple(rejects), skipped, read)
+    others = [path for listing in listings for path in listing.passed_over]
+    others += [e.path for e, f in zip(entries, found, strict=True) if f is None]
+    held = {(e.label, e.part) for e, f in zip(entries, found, strict=True) if f is not None}
+    empty = [c.path for listing in listings for c in listing.classes if (c.label, c.part) not in held]
+    unexpected = [folder for listing in listings for folder in listing.unexpected]
+    return Index(
+        name, tuple(p for _, p in pictures), tuple(rejects), len(others), read,
+        tuple(sorted(others)), tuple(sorted(empty)), tuple(unexpected),
+    )  # fmt: skip
 
 
 def _without_idx_labels(sources: Sequence[Source | Listing]) -> list[Source | Listing]:
@@ -85,7 +98,7 @@ def _short(source: Source | Listing) -> str:
     return text if datasets.is_named(text) else Path(text).resolve().name
 
 
-def list_source(source: Source, prefix: str = "") -> Listing:
+def list_source(source: Source, prefix: str = "", *, lenient: bool = False) -> Listing:
     """List what a source given by path or name states, without opening any picture."""
     text = str(source)
     path = Path(text).expanduser()
@@ -96,12 +109,12 @@ def list_source(source: Source, prefix: str = "") -> Listing:
         raise DataError(f"There is no folder, file or data set {text!r}. Check the path; named data sets are {known}.")
     if path.is_dir():
         idx = sorted(p for p in path.iterdir() if p.is_file() and layout.is_idx(p))
-        return layout.idx_files(idx) if idx else layout.class_folders(FolderStore(path), prefix)
+        return layout.idx_files(idx) if idx else _class_folders(FolderStore(path), prefix, lenient=lenient)
     name = path.name.lower()
     if name.endswith(".zip"):
-        return layout.class_folders(ZipStore(path), prefix)
+        return _class_folders(ZipStore(path), prefix, lenient=lenient)
     if name.endswith(ARCHIVE_SUFFIXES):
-        return layout.class_folders(TarStore(path), prefix)
+        return _class_folders(TarStore(path), prefix, lenient=lenient)
     if path.suffix.lower() in {".csv", ".jsonl"}:
         return layout.manifest(path)
     if layout.is_idx(path):
@@ -110,6 +123,10 @@ def list_source(source: Source, prefix: str = "") -> Listing:
         f"{path} is not a source of labelled pictures: expected a folder of class folders, a .zip or .tar of one, "
         "a .csv or .jsonl manifest, or idx files."
     )
+
+
+def _class_folders(store: FolderStore | ZipStore | TarStore, prefix: str, *, lenient: bool) -> Listing:
+    return layout.class_folders(store, prefix, store.folders(), lenient=lenient)
 
 
 def _look_into(entries: Sequence[Entry], progress: Progress, threads: int | None) -> list[Picture | Reject | None]:

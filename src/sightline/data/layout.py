@@ -54,12 +54,32 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassFolder:
+    """A folder that names a class, whether it holds pictures or not."""
+
+    path: str
+    label: str
+    part: Part | None
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
-    """What a source lists: entries to look into, files that lie in no class, and a count of those passed over."""
+    """What a source lists: entries to look into, files that lie in no class, and those passed over.
+
+    `classes` are its class folders, one for each part that has it; `unexpected` the folders beside its parts that are
+    neither train, validation nor test, the files in which are passed over.
+    """
 
     entries: list[Entry]
     stray: list[Reject] = field(default_factory=list)
-    skipped: int = 0
+    passed_over: list[str] = field(default_factory=list)
+    classes: list[ClassFolder] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+    @property
+    def skipped(self) -> int:
+        """How many files were passed over."""
+        return len(self.passed_over)
 
 
 def is_hidden(path: str) -> bool:
@@ -81,27 +101,42 @@ def is_picture_name(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in PICTURE_SUFFIXES
 
 
-def class_folders(store: FileStore, prefix: str = "") -> Listing:
+def class_folders(store: FileStore, prefix: str = "", folders: Sequence[str] = (), *, lenient: bool = False) -> Listing:
     """Read classes from folder names, parts from ``train/ validation|valid|val/ test/`` above them.
 
-    Folders that merely wrap the rest (``archive/dataset/train/...``) are looked through.
+    Folders that merely wrap the rest (``archive/dataset/train/...``) are looked through. `folders` are those known,
+    empty ones too. Raises `DataError` for folders beside the parts, unless it is `lenient`.
     """
     listed = store.keys()
     paths = {k: PurePosixPath(k).parts for k in listed if not is_hidden(k)}
     telling = [p for k, p in paths.items() if is_picture_name(k)] or list(paths.values())  # a README says nothing
     wrapper = _wrapper(telling)
-    has_parts = _has_parts([p[len(wrapper) :] for p in telling], store.name)
+    has_parts, unexpected = _parts([p[len(wrapper) :] for p in telling])
+    if unexpected and not lenient:
+        raise DataError(_unexpected_fault(store.name, has_parts, unexpected))
     level = 1 if has_parts else 0
     entries, stray = [], []
+    classes: dict[tuple[str, ...], ClassFolder] = {}
+
+    def meet(inner: tuple[str, ...]) -> ClassFolder:
+        part = PART_NAMES[inner[0].lower()] if has_parts else None
+        label = unicodedata.normalize("NFC", inner[level])  # macOS writes names apart that others write as one
+        return classes.setdefault(inner[: level + 1], ClassFolder(prefix + "/".join(inner[: level + 1]), label, part))
+
     for key, path in paths.items():
         inner = path[len(wrapper) :] if path[: len(wrapper)] == wrapper else ()
         if len(inner) >= level + 2 and (not has_parts or inner[0].lower() in PART_NAMES):
-            part = PART_NAMES[inner[0].lower()] if has_parts else None
-            label = unicodedata.normalize("NFC", inner[level])  # macOS writes names apart that others write as one
-            entries.append(Entry(store, key, prefix + key, label, part))
+            folder = meet(inner)
+            entries.append(Entry(store, key, prefix + key, folder.label, folder.part))
         elif is_picture_name(key):
             stray.append(Reject(prefix + key, "lies in no class folder"))
-    return Listing(entries, stray, len(listed) - len(entries) - len(stray))
+    for path in (PurePosixPath(f).parts for f in folders if not is_hidden(f)):
+        inner = path[len(wrapper) :] if path[: len(wrapper)] == wrapper else ()
+        if len(inner) == level + 1 and (not has_parts or inner[0].lower() in PART_NAMES):
+            meet(inner)
+    taken = {e.path for e in entries} | {r.path for r in stray}
+    others = [prefix + key for key in listed if prefix + key not in taken]
+    return Listing(entries, stray, others, list(classes.values()), sorted(unexpected))
 
 
 def _wrapper(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -117,26 +152,28 @@ def _wrapper(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     return wrapper
 
 
-def _has_parts(paths: Sequence[tuple[str, ...]], name: str) -> bool:
-    tops: dict[str, int] = {}  # greatest depth below each top folder
+def _parts(paths: Sequence[tuple[str, ...]]) -> tuple[list[str], dict[str, int]]:
+    """Return the top folders that are parts, and the others beside them with the greatest depth below each."""
+    tops: dict[str, int] = {}
     for p in paths:
         if len(p) > 1:
             tops[p[0]] = max(tops.get(p[0], 0), len(p))
-    named = {t for t in tops if t.lower() in PART_NAMES and tops[t] > 2}  # part/class/file
-    others = sorted(set(tops) - named)
-    if not named:
-        return False
-    if others and any(tops[t] > 2 for t in others):
-        raise DataError(
-            f"{name} holds {', '.join(sorted(named))} beside {', '.join(others)}: expected only train, validation "
-            f"(or valid, val) and test there. Rename or move {others[0]!r}."
+    named = sorted(t for t in tops if t.lower() in PART_NAMES and tops[t] > 2)  # part/class/file
+    return named, {t: depth for t, depth in tops.items() if t not in named} if named else {}
+
+
+def _unexpected_fault(name: str, parts: Sequence[str], others: Mapping[str, int]) -> str:
+    """Say what is wrong with folders beside the parts."""
+    first = min(others)
+    if any(depth > 2 for depth in others.values()):
+        return (
+            f"{name} holds {', '.join(parts)} beside {', '.join(sorted(others))}: expected only train, validation "
+            f"(or valid, val) and test there. Rename or move {first!r}."
         )
-    if others:
-        raise DataError(
-            f"{name} holds the part {min(named)!r} beside {others[0]!r}, which has no class folders. "
-            "Move the pictures into class folders of a part."
-        )
-    return True
+    return (
+        f"{name} holds the part {parts[0]!r} beside {first!r}, which has no class folders. "
+        "Move the pictures into class folders of a part."
+    )
 
 
 def manifest(path: Path) -> Listing:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sightline.config import SplitConfig
 from sightline.errors import ConfigError
 from sightline.randomness import derive
-from sightline.records import Part, Picture
+from sightline.records import PARTS, Part, Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,15 @@ class Split:
     notes: tuple[str, ...]
 
 
-def split(pictures: Sequence[Picture], config: SplitConfig, seed: int) -> Split:
+def split(pictures: Sequence[Picture], config: SplitConfig, seed: int, near: Mapping[str, str] | None = None) -> Split:
     """Divide pictures into train, validation and test.
 
     Parts that the source states are kept; without a validation part, a share of the training part becomes it. With
     ``mode="hash"`` a picture's part depends on its content and the seed alone: identical pictures lie on one side,
     and adding pictures never moves old ones. With ``mode="stratified"`` the shares are exact in each class.
+
+    `near` names, for each content, the smallest one in its group of near duplicates: the part of that one is the part
+    of the whole group, in either mode; the shares of the stratified mode are then exact but for that.
 
     The one correction: no class is left without training pictures, nor without validation pictures where it has two.
     Raises `ConfigError` where the shares leave nothing to train on.
@@ -43,11 +46,15 @@ def split(pictures: Sequence[Picture], config: SplitConfig, seed: int) -> Split:
             f"split.validation {validation_share:g} and split.test {test_share:g} leave no picture to train on: "
             "their sum must stay below 1."
         )
-    position = {i: _position(seed, pictures[i].sha256) for i in free}
+    leader = {i: (near or {}).get(pictures[i].sha256, pictures[i].sha256) for i in free}
+    position = {i: _position(seed, leader[i]) for i in free}
     groups = _by_class(pictures, free)
     if config.mode == "stratified":
         for members in groups.values():
-            _cut_exactly(members, position, parts, validation_share, test_share)
+            order = sorted(members, key=lambda i: (position[i], pictures[i].sha256, i))  # a group shares a position
+            _cut_exactly(order, parts, validation_share, test_share)
+        if near is not None:
+            _gather(pictures, leader, parts)
     else:
         for i in free:
             parts[i] = _part_at(position[i], validation_share, test_share)
@@ -72,14 +79,22 @@ def _by_class(pictures: Sequence[Picture], members: Sequence[int]) -> dict[str, 
     return dict(sorted(groups.items()))
 
 
-def _cut_exactly(
-    members: list[int], position: dict[int, float], parts: list[Part], validation: float, test: float
-) -> None:
-    order = sorted(members, key=lambda i: (position[i], i))
+def _cut_exactly(order: list[int], parts: list[Part], validation: float, test: float) -> None:
     tests, validations = round(len(order) * test), round(len(order) * validation)
     trains = max(len(order) - tests - validations, 0)
     for rank, i in enumerate(order):
         parts[i] = "train" if rank < trains else "validation" if rank < trains + validations else "test"
+
+
+def _gather(pictures: Sequence[Picture], leader: Mapping[int, str], parts: list[Part]) -> None:
+    """Give every group one part: that of its least content, of whose copies the first by class decides."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, name in leader.items():
+        groups[name].append(i)
+    for members in groups.values():
+        first = min(members, key=lambda i: (pictures[i].sha256, pictures[i].label, PARTS.index(parts[i])))
+        for i in members:
+            parts[i] = parts[first]
 
 
 def _correct(

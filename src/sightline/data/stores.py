@@ -19,7 +19,7 @@ import threading
 import weakref
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -57,8 +57,15 @@ class FolderStore:
         self.name = root.resolve().name
 
     def keys(self) -> Sequence[str]:
+        return sorted((folder / f).as_posix() for folder, files in self._walk() for f in files)
+
+    def folders(self) -> Sequence[str]:
+        """Return the relative paths of the folders, empty ones too, sorted."""
+        return sorted(folder.as_posix() for folder, _ in self._walk() if folder.parts)
+
+    def _walk(self) -> Iterator[tuple[Path, list[str]]]:
+        """Yield each folder, relative to the root, with the names of its files."""
         seen: set[str] = set()
-        found: list[str] = []
 
         def fail(error: OSError) -> None:
             raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.")
@@ -70,9 +77,7 @@ class FolderStore:
                 subfolders.clear()
                 continue
             seen.add(real)
-            relative = Path(folder).relative_to(self.root)
-            found += [(relative / f).as_posix() for f in files]
-        return sorted(found)
+            yield Path(folder).relative_to(self.root), files
 
     def read(self, key: str) -> bytes:
         path = self.root / key
@@ -100,6 +105,10 @@ class ZipStore:
 
     def keys(self) -> Sequence[str]:
         return sorted(name for name in self._members if not name.endswith("/"))
+
+    def folders(self) -> Sequence[str]:
+        """Return the paths of the folders that have a member of their own, as empty ones do, sorted."""
+        return sorted(name.rstrip("/") for name in self._members if name.endswith("/"))
 
     def read(self, key: str) -> bytes:
         info = self._members[key]
@@ -143,12 +152,16 @@ class TarStore:
         try:
             self._file = _plain_tar(path)
             weakref.finalize(self, self._file.close)
-            self._members = _tar_members(self._file)
+            self._members, self._folders = _tar_members(self._file)
         except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise DataError(f"{path} is not a readable tar archive: {error}.") from error
 
     def keys(self) -> Sequence[str]:
         return sorted(self._members)
+
+    def folders(self) -> Sequence[str]:
+        """Return the paths of the folders that have a member of their own, as empty ones do, sorted."""
+        return sorted(self._folders)
 
     def read(self, key: str) -> bytes:
         offset, size = self._members[key]
@@ -162,9 +175,10 @@ class TarStore:
         return data
 
 
-def _tar_members(file: IO[bytes]) -> dict[str, tuple[int, int]]:
-    """Return the offset and size of each file; a hard link stands for the file that it names."""
+def _tar_members(file: IO[bytes]) -> tuple[dict[str, tuple[int, int]], list[str]]:
+    """Return the offset and size of each file, and the folders; a hard link stands for the file that it names."""
     members: dict[str, tuple[int, int]] = {}
+    folders: list[str] = []
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for m in tar:
             name, target = m.name.removeprefix("./"), m.linkname.removeprefix("./")
@@ -172,11 +186,13 @@ def _tar_members(file: IO[bytes]) -> dict[str, tuple[int, int]]:
                 members[name] = m.offset_data, m.size
             elif m.islnk() and target in members:
                 members[name] = members[target]
+            elif m.isdir() and name not in {"", "."}:
+                folders.append(name.rstrip("/"))
         end = tar.offset
     file.seek(end)
     if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
         raise tarfile.ReadError(f"damaged at byte {end}")
-    return members
+    return members, folders
 
 
 def _plain_tar(path: Path) -> IO[bytes]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sightline import metrics
 from sightline.data.loader import batches
+from sightline.evaluation import scores
 from sightline.prediction.base import Predictor, filled
 from sightline.records import Evaluation, Progress, Reject, Samples, no_progress
 
@@ -43,7 +44,11 @@ def figures(
     rejects: Sequence[Reject] = (),
     seconds: float = 0.0,
 ) -> Evaluation:
-    """Compute the figures of `probabilities` float32 [N, K] against the labels of `samples`."""
+    """Compute the figures of `probabilities` float32 [N, K] against the labels of `samples`.
+
+    Raises `DataError` for probabilities that are no numbers.
+    """
+    scores.check(probabilities, samples.paths)
     answers = probabilities.argmax(1)
     confusion = metrics.confusion_matrix(samples.labels, answers, len(classes))
     hits, count = int(np.trace(confusion)), len(samples)
@@ -60,4 +65,5 @@ def figures(
         labels=samples.labels,
         probabilities=probabilities,
         seconds=seconds,
+        figures=scores.scores(probabilities, samples.labels),
     )

@@ -3,7 +3,7 @@
     manifest.json    what `Manifest` holds, and the sha256 of every other file
     model.onnx       with a copy of the manifest, less the hashes of files, in its metadata
     golden/          a few encoded pictures whose pixels and probabilities the manifest knows
-    README.md        the model card, where one was written
+    README.md        the model card, where one was written, and its pictures in figures/
 
 A directory, a zip of it (with or without a folder around it), or ``model.onnx`` alone. Loading verifies every hash,
 that both copies of the manifest are equal, and that the golden examples still give their pixels and probabilities.
@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,13 @@ from numpy.typing import NDArray
 
 from sightline.errors import ModelError, OutputError, PictureError
 from sightline.prediction import onnxfile
+from sightline.prediction.base import Predictor
 from sightline.prediction.manifest import GOLDEN_FILE, Manifest
 from sightline.prediction.onnx import OnnxPredictor
 
 MODEL, MANIFEST, CARD = "model.onnx", "manifest.json", "README.md"
 KEY = "sightline"  # of the metadata
+_FIGURE = re.compile(r"figures/[a-z0-9-]{1,40}\.png")
 LARGEST = 4 << 30  # bytes of all files of a zip, unpacked
 LARGEST_MANIFEST = 64 << 20
 DENSEST = 200  # times that a zip may grow
@@ -56,6 +60,11 @@ def make(manifest: Manifest, graph: bytes, files: Mapping[str, bytes]) -> Bundle
     """Put a bundle together: the manifest goes into the metadata of the ONNX file `graph`."""
     whole = replace(manifest, graph_sha256=onnxfile.graph_sha256(graph))
     return Bundle(whole, onnxfile.with_metadata(graph, {KEY: whole.to_json()}), dict(files))
+
+
+def restated(bundle: Bundle, **changes: Any) -> Bundle:
+    """Return a bundle of the same graph and files with other fields of its manifest."""
+    return make(replace(bundle.manifest, **changes), bundle.model, bundle.files)
 
 
 def write(bundle: Bundle, folder: Path) -> None:
@@ -97,17 +106,30 @@ def is_bundle(path: Path) -> bool:
 
 def load(path: Path, threads: int = 0) -> tuple[Bundle, OnnxPredictor]:
     """Read a bundle, check all that can be checked, and return it with its predictor; raises `ModelError`."""
-    try:
+    with _explained(path):
         bundle = _read(path)
         onnxfile.check_graph(bundle.model)
         predictor = bundle.predictor(threads)
         check_golden(bundle, predictor)
+    return bundle, predictor
+
+
+def read(path: Path) -> Bundle:
+    """Read a bundle and check its hashes, but do not run it; raises `ModelError`."""
+    with _explained(path):
+        return _read(path)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Name the model in whatever its content raises."""
+    try:
+        yield
     except ModelError as error:
         text = str(error).rstrip(".")
         raise ModelError(f"The model {path} cannot be used: {text}. Make it anew with `sightline export`.") from error
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise ModelError(f"The model {path} cannot be read: {error}.") from error
-    return bundle, predictor
 
 
 def pixels_sha256(pixels: NDArray[np.uint8]) -> str:
@@ -115,7 +137,7 @@ def pixels_sha256(pixels: NDArray[np.uint8]) -> str:
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
-def check_golden(bundle: Bundle, predictor: OnnxPredictor) -> None:
+def check_golden(bundle: Bundle, predictor: Predictor) -> None:
     """Raise `ModelError` if a golden example of `bundle` does not give its pixels and probabilities any more."""
     golden = [g for g in bundle.manifest.golden if g.file in bundle.files]
     if not golden:
@@ -170,7 +192,7 @@ def _checked(read: Callable[[str], bytes]) -> Bundle:
     manifest = Manifest.from_dict(values)
     files = {}
     for name, expected in hashes.items():
-        if name not in {MODEL, CARD} and not GOLDEN_FILE.fullmatch(name):
+        if name not in {MODEL, CARD} and not GOLDEN_FILE.fullmatch(name) and not _FIGURE.fullmatch(name):
             raise ModelError(f"{MANIFEST} names {name!r}, which is no file of a bundle")
         files[name] = read(name)
         if hashlib.sha256(files[name]).hexdigest() != expected:

@@ -66,9 +66,7 @@ def check_graph(data: bytes) -> None:
         node = {n: data[x:y] for n, x, y in _fields(data, a, b) if n in {_OP_TYPE, _DOMAIN}}
         name, domain = _text(node.get(_OP_TYPE, b"")), _text(node.get(_DOMAIN, b""))
         if domain not in {"", "ai.onnx"} or name not in OPERATIONS:
-            raise ModelError(
-                f"the graph has the operation {domain}{':' if domain else ''}{name}, which none of ours has"
-            )
+            raise ModelError(f"the graph has the operation {name!r} of {domain or 'ONNX'}, which none of ours has")
     if b"\x0a\x08location\x12" in data:  # the first entry of a weight's "external data"
         raise ModelError("the graph keeps weights in other files, which none of ours does")
 

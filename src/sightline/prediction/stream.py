@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from sightline.data.layout import is_hidden, is_picture_name
 from sightline.errors import DataError, PictureError
 from sightline.prediction.base import Predictor, filled
+from sightline.prediction.decide import decide
 from sightline.preprocess import Preprocess, inspect
-from sightline.records import Candidate, Prediction
+from sightline.records import Candidate, Decision, Prediction, Thresholds
 
 BATCH = 32
 Decoded = NDArray[np.uint8] | str
@@ -105,9 +106,18 @@ def as_items(pictures: Iterable[Any]) -> Iterator[Item]:
 
 
 def predict(
-    predictor: Predictor, items: Iterable[Item], *, top: int = 5, batch_size: int = BATCH, threads: int | None = None
+    predictor: Predictor,
+    items: Iterable[Item],
+    *,
+    top: int = 5,
+    batch_size: int = BATCH,
+    threads: int | None = None,
+    thresholds: Thresholds | None = None,
 ) -> Iterator[Prediction]:
-    """Yield one `Prediction` for each item, in order; an unreadable picture becomes one with its `error`."""
+    """Yield one `Prediction` for each item, in order; an unreadable picture becomes one with its `error`.
+
+    With `thresholds`, each answer comes with a `Decision`.
+    """
     workers = threads or os.cpu_count() or 1
     queue: deque[tuple[str, Future[Decoded]]] = deque()
     source = iter(items)
@@ -124,7 +134,7 @@ def predict(
             decoded = [(path, future.result()) for path, future in batch]
             fill()
             largest = max(largest, len(batch))
-            yield from _answer(predictor, decoded, top, largest)
+            yield from _answer(predictor, decoded, top, largest, thresholds)
 
 
 def _decode(preprocess: Preprocess, item: Item) -> Decoded:
@@ -137,14 +147,36 @@ def _decode(preprocess: Preprocess, item: Item) -> Decoded:
         return str(error)
 
 
-def _answer(predictor: Predictor, decoded: Sequence[tuple[str, Decoded]], top: int, size: int) -> Iterator[Prediction]:
+def _answer(
+    predictor: Predictor,
+    decoded: Sequence[tuple[str, Decoded]],
+    top: int,
+    size: int,
+    thresholds: Thresholds | None,
+) -> Iterator[Prediction]:
     good = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
-    answers: Iterator[NDArray[np.float32]] = iter(filled(predictor.probabilities, np.stack(good), size) if good else ())
+    answers = iter(_answers(predictor, np.stack(good), size, thresholds) if good else ())
     for path, pixels in decoded:
         if isinstance(pixels, str):
             yield Prediction(path, error=pixels)
             continue
-        row = next(answers)
+        row, decision = next(answers)
         best = np.argsort(-row, kind="stable")[:top]
         candidates = tuple(Candidate(predictor.classes[i], float(row[i])) for i in best)
-        yield Prediction(path, candidates[0].label, candidates[0].probability, candidates)
+        yield Prediction(path, candidates[0].label, candidates[0].probability, candidates, decision=decision)
+
+
+def _answers(
+    predictor: Predictor, pixels: NDArray[np.uint8], size: int, thresholds: Thresholds | None
+) -> list[tuple[NDArray[np.float32], Decision | None]]:
+    """Return the probabilities [K] of each picture, and what to make of them."""
+    if thresholds is None:
+        return [(row, None) for row in filled(predictor.probabilities, pixels, size)]
+
+    def both(rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        found = predictor.outputs(rows)
+        return np.stack([found.probabilities, found.logits], 1)
+
+    found = filled(both, pixels, size)  # [N, 2, K]
+    decisions = decide(found[:, 0], found[:, 1], predictor.classes, thresholds)
+    return list(zip(found[:, 0], decisions, strict=True))

@@ -59,8 +59,11 @@ def _stages(axes: Any, history: Sequence[EpochRecord]) -> None:
         axes.axvline(epochs[0] - 0.5, color=INK, linewidth=0.8, linestyle="--")
 
 
-def confusion(evaluation: Evaluation, title: str = "") -> bytes:
-    """Draw the confusion matrix, shares of each true class in colour, counts as numbers (up to 30 classes)."""
+def confusion(evaluation: Evaluation, title: str = "", *, shares: bool = False) -> bytes:
+    """Draw the confusion matrix, shares of each true class in colour, counts as numbers (up to 30 classes).
+
+    With `shares`, the numbers are percentages of the true class.
+    """
     matrix = evaluation.confusion
     count = len(evaluation.classes)
     named = count <= NAMED
@@ -78,7 +81,8 @@ def confusion(evaluation: Evaluation, title: str = "") -> bytes:
         tilt = {} if level else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         axes.set_xticks(range(count), names, **canvas.words(), **tilt)
         axes.set_yticks(range(count), names, **canvas.words())
-        for (i, j), text in _numbers(matrix):
+        for (i, j), counted in _numbers(matrix):
+            text = f"{100 * share[i, j]:.0f}" if shares else counted
             ink = "white" if share[i, j] > 0.5 else INK
             axes.text(j, i, text, ha="center", va="center", fontsize=8 if count > 8 else 10, color=ink)
     axes.set_xlabel("answer" if named else "answer (number of the class)", color=INK)

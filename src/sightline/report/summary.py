@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from sightline.records import Evaluation, PartFigures, Prediction, TrainResult
+from sightline import metrics
+from sightline.records import Evaluation, Explanation, Figure, Interval, PartFigures, Prediction, TrainResult
 
 
 def evaluation(value: Evaluation) -> dict[str, Any]:
@@ -20,7 +21,22 @@ def evaluation(value: Evaluation) -> dict[str, Any]:
         "confusion": value.confusion.tolist(),
         "rejects": [{"path": r.path, "reason": r.reason} for r in value.rejects],
         "seconds": value.seconds,
+        "figures": {name: figure(f) for name, f in value.figures.items()},
+        "worst_pairs": [
+            {"label": value.classes[i], "answer": value.classes[j], "count": count}
+            for i, j, count in metrics.worst_pairs(value.confusion)
+        ],
     }
+
+
+def figure(value: Figure) -> dict[str, Any]:
+    """Return a figure: its value, its interval as [low, high], each None where there is none, and why (`note`)."""
+    return {"value": value.value, "interval": interval(value.interval), "note": value.note}
+
+
+def interval(value: Interval | None) -> list[float] | None:
+    """Return an interval as [low, high]."""
+    return None if value is None else [value.low, value.high]
 
 
 def training(value: TrainResult) -> dict[str, Any]:
@@ -56,4 +72,22 @@ def prediction(value: Prediction) -> dict[str, Any]:
         "label": value.label,
         "probability": value.probability,
         "top": [asdict(c) for c in value.top],
+        **({} if value.decision is None else asdict(value.decision)),
+    }
+
+
+def explanation(value: Explanation) -> dict[str, Any]:
+    """Return one line of ``explain --json``; `region` is [left, top, right, bottom] in pixels of the picture."""
+    if value.error is not None:
+        return {"path": value.path, "method": value.method, "error": value.error}
+    region = value.region
+    return {
+        "path": value.path,
+        "label": value.label,
+        "probability": value.probability,
+        "method": value.method,
+        "figure": value.figure,
+        "region": None if region is None else [region.left, region.top, region.right, region.bottom],
+        "share": None if region is None else region.share,
+        "check": None if value.check is None else asdict(value.check),
     }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend
+from sightline import backend, files
 from sightline.errors import ModelError, OutputError
 
 Arrays = dict[str, NDArray[Any]]
@@ -44,9 +44,12 @@ def variables(model: Any, part: Any = None) -> Arrays:
 
 
 def restore(model: Any, arrays: Arrays) -> None:
-    """Set each variable of `model` from `variables` of an equal model."""
+    """Set each variable of `model` from `variables` of an equal model; raises `ModelError` if it is none."""
     for i, variable in enumerate(model.variables):
-        variable.assign(arrays[f"{i:04d}:{variable.name}"])
+        name = f"{i:04d}:{variable.name}"
+        if name not in arrays or arrays[name].shape != tuple(variable.shape):
+            raise ModelError(f"The checkpoint does not fit the network: it has no {name} of shape {variable.shape}.")
+        variable.assign(arrays[name])
 
 
 def write(folder: Path, number: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
@@ -55,50 +58,66 @@ def write(folder: Path, number: int, checkpoint: Checkpoint, keep: int = 2) -> P
     Those of `number` and above that lie there already are of a time that is done over, and go too. Raises
     `OutputError` if the disk is full or not writable; the checkpoints before stay as they are.
     """
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, state=np.array(json.dumps(checkpoint.state)), **checkpoint.arrays)
-    data = buffer.getvalue()
-    path = folder / f"{number:05d}-{hashlib.sha256(data).hexdigest()[:16]}.npz"
-    aside = path.with_suffix(".part")
+    aside = folder / f"{number:05d}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
-            file.write(data)
+        with aside.open("w+b") as file:
+            np.savez(file, allow_pickle=False, state=np.array(json.dumps(checkpoint.state)), **checkpoint.arrays)
             file.flush()
             os.fsync(file.fileno())
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        path = folder / f"{number:05d}-{digest[:16]}.npz"
         aside.replace(path)
+        files.sync(folder)
     except OSError as error:
-        with suppress(OSError):
-            aside.unlink()
         reason = error.strerror or error
         raise OutputError(
-            f"The checkpoint {path} cannot be written: {reason}. Free some space; the one before is intact."
+            f"The checkpoint {folder / aside.stem} cannot be written: {reason}. "
+            "Free some space; the one before is intact."
         ) from error
-    before = sorted(old for old in folder.glob("*.npz") if old.name < path.name[:6])
-    kept = {path, *before[max(len(before) - keep + 1, 0) :]}
+    finally:
+        with suppress(OSError):  # there no more, unless something went wrong
+            aside.unlink()
+    before = [old for old in _newest_first(folder) if _number(old) < number]
+    kept = {path, *before[: keep - 1]}
     for old in {*folder.glob("*.npz"), *folder.glob("*.part")} - kept:
         old.unlink(missing_ok=True)
     return path
 
 
-def latest(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint whose content matches its hash, None where there is none."""
-    for path in sorted(folder.glob("*.npz"), reverse=True):
+def latest(folder: Path, say: Callable[[str], None] | None = None) -> Checkpoint | None:
+    """Return the newest checkpoint whose content matches its hash; None where there is none.
+
+    What is wrong with newer ones is said through `say`.
+    """
+    for path in _newest_first(folder):
         try:
             return read(path)
-        except ModelError:
-            continue
+        except ModelError as error:
+            if say is not None:
+                say(f"{error} Going on from the one before.")
     return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*-*.npz"), key=_number, reverse=True)
+
+
+def _number(path: Path) -> int:
+    head = path.name.partition("-")[0]
+    return int(head) if head.isdecimal() else -1
 
 
 def read(path: Path) -> Checkpoint:
     """Read one checkpoint; raises `ModelError` if it is damaged."""
     try:
-        data = path.read_bytes()
-        if not path.stem.endswith(hashlib.sha256(data).hexdigest()[:16]):
-            raise ModelError(f"The checkpoint {path} is damaged: its content does not match its hash.")
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as file:
+            if not path.stem.endswith(hashlib.file_digest(file, "sha256").hexdigest()[:16]):
+                raise ModelError(f"The checkpoint {path} is damaged: its content does not match its hash.")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError) as error:
         raise ModelError(f"The checkpoint {path} cannot be read: {error}.") from error
     state = json.loads(str(arrays.pop("state")))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import takewhile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ from sightline.models.build import Network
 from sightline.prediction.base import filled
 from sightline.records import EpochRecord, Progress, Samples
 from sightline.training import augment, checkpoint, stages
-from sightline.training.checkpoint import Arrays, Checkpoint
+from sightline.training.checkpoint import Checkpoint
 from sightline.training.interrupt import Stop, listening
 from sightline.training.optimizer import class_weights, label_shares, loss, optimizer
 from sightline.training.schedule import eased, schedule
+from sightline.training.state import Saver, State, pack, unpack
 from sightline.watch import Watcher
-
-SAVE_SECONDS = 20.0  # epochs on cached features take tenths of a second: saving each would take longer than training
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +41,6 @@ class Fitted:
     images_per_second: float
     pieces: tuple[Any, ...]
     validation_logits: NDArray[np.float32] | None
-
-
-@dataclass(slots=True)
-class _State:
-    """What changes while training runs."""
-
-    history: list[EpochRecord] = field(default_factory=list)
-    best: EpochRecord | None = None
-    frozen_arrays: Arrays = field(default_factory=dict)
-    best_arrays: Arrays = field(default_factory=dict)
-    best_logits: NDArray[np.float32] | None = None
-    since_best: int = 0
-    saved: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,29 +73,33 @@ def fit(
     watcher: Watcher,
     *,
     checkpoints: Path | None = None,
+    saved: Checkpoint | None = None,
 ) -> Fitted:
     """Train `network` in place on `train`, judged on `validation` (which may be empty) after every epoch.
 
-    The state of training is saved in `checkpoints` after an epoch, though not more often than every `SAVE_SECONDS`.
-    Raises `Interrupted` after Ctrl-C or SIGTERM (a checkpoint is written first) and `DivergedError` at the first loss
-    that is no number; in both cases the network holds the best weights so far, where there are any.
+    The state of training is saved in `checkpoints` as ``[train]`` says; `saved` is the checkpoint to go on from, to the
+    same weights, bit for bit, as without the break. Raises `Interrupted` after Ctrl-C or SIGTERM (a checkpoint is
+    written first) and `DivergedError` at the first loss that is no number; in both cases the network holds the best
+    weights so far, where there are any.
     """
-    state = _State()
+    state, optimizer_arrays = unpack(saved, network) if saved else (State(), {})
+    saver = Saver(checkpoints, config.train, saved.state["serial"] if saved else 0)
     plan = config.train.stages or (StageConfig("training"),)
-    base: stages.Features | None = None
+    source = _Source(network, train, validation, config, plan)
     pieces: tuple[Any, ...] = ()
     with listening() as stop:
         try:
-            for number, stage in enumerate(plan):
-                if stage.thaw < 0:
-                    base = None
-                elif base is None:
-                    group = list(takewhile(lambda following: following.thaw >= 0, plan[number:]))
-                    base = stages.extract(network, group, train, validation, config, _stoppable(watcher, stop))
-                    if base is not None and config.augment != augment.unmixed(config.augment):
-                        watcher.say(f"{stage.name}: features of frozen layers are not mixed (augment.mixup, cutmix)")
-                task = _prepare(network, train, validation, base, config, stage)
-                _run_stage(task, state, watcher, stop, checkpoints)
+            for number in range(state.stage, len(plan)):
+                try:
+                    task = source.task(number, _stoppable(watcher, stop), watcher)
+                except Interrupted:
+                    if state.stage and state.untouched:  # else the checkpoint that there is tells as much, or more
+                        saver.save(pack(state, network, None))
+                    raise
+                if optimizer_arrays:
+                    checkpoint.restore(task.learner.optimizer, optimizer_arrays)
+                    optimizer_arrays = {}
+                _run_stage(task, state, watcher, stop, saver)
                 pieces = (*task.before, task.judge)
         except (Interrupted, DivergedError):
             if state.best_arrays:
@@ -128,17 +117,47 @@ def fit(
 def _stoppable(watcher: Watcher, stop: Stop) -> Progress:
     def progress(task: str, done: int, total: int) -> None:
         watcher.progress(task, done, total)
-        if stop.asked:
-            raise Interrupted(f"Stopped while computing the {task}, {done} of {total}.")
+        stop.check(f"while computing the {task}, {done} of {total}")
 
     return progress
+
+
+class _Source:
+    """Makes each stage's task, and the features of frozen layers that stages share."""
+
+    def __init__(
+        self,
+        network: Network,
+        train: Samples,
+        validation: Samples,
+        config: RunConfig,
+        plan: Sequence[StageConfig],
+    ) -> None:
+        self._parts = (network, train, validation)
+        self._config, self._plan = config, plan
+        self._sharing: tuple[StageConfig, ...] = ()
+        self._base: stages.Features | None = None
+
+    def task(self, number: int, progress: Progress, watcher: Watcher) -> _Task:
+        """Return stage `number`, ready to run; the network's weights are those at its beginning, or later ones."""
+        network, train, validation = self._parts
+        stage = self._plan[number]
+        sharing = stages.group(network, self._plan, number)
+        if sharing != self._sharing or self._base is None:
+            self._sharing, self._base = sharing, None
+            if sharing:
+                self._base = stages.extract(network, sharing, train, validation, self._config, progress)
+                if self._config.augment != augment.unmixed(self._config.augment):
+                    watcher.say(f"{stage.name}: features of frozen layers are not mixed (augment.mixup, cutmix)")
+        features = stages.onward(network, self._base, stage, progress) if self._base else None
+        return _prepare(network, train, validation, features, self._config, stage)
 
 
 def _prepare(
     network: Network,
     train: Samples,
     validation: Samples,
-    base: stages.Features | None,
+    features: stages.Features | None,
     config: RunConfig,
     stage: StageConfig,
 ) -> _Task:
@@ -146,13 +165,12 @@ def _prepare(
     changing: AugmentConfig | None = None
     before: tuple[Any, ...] = ()
     weights = class_weights(train.labels, network.logits.shape[-1], config.train.class_weights)
-    if base is None:
+    if features is None:
         judge = learner = backend.keras().Model(network.model.input, network.logits)
         if augment.changes(config.augment):
             changing = config.augment
             learner = stages.with_augmentation(judge, changing)
     else:
-        features = stages.onward(network, base, stage)
         judge = learner = backend.keras().Model(features.tensor, network.logits)
         train, validation, before = features.train, features.validation, features.pieces
     epochs = config.train.epochs if stage.epochs is None else stage.epochs
@@ -164,78 +182,91 @@ def _prepare(
         loss=loss(config.train),
         weighted_metrics=["categorical_accuracy"],
     )
+    learner.optimizer.build(learner.trainable_variables)  # so that a checkpoint can be put into it
     return _Task(
         config, stage, network, learner, judge, before, train, validation, changing, rate, weights, epochs, size
     )
 
 
-def _run_stage(
-    task: _Task,
-    state: _State,
-    watcher: Watcher,
-    stop: Stop,
-    checkpoints: Path | None,
-) -> None:
+def _run_stage(task: _Task, state: State, watcher: Watcher, stop: Stop, saver: Saver) -> None:
+    """Run what is left of a stage."""
+
+    def packed() -> Checkpoint:
+        return pack(state, task.network, task.learner.optimizer)
+
     steps = math.ceil(len(task.train) / task.batch_size)
     watcher.stage(task.stage.name, task.epochs, steps)
-    state.since_best = 0
-    state.frozen_arrays = checkpoint.variables(task.network.model)  # copying them at each epoch's end took 0.1 s
-    stopping, begun = task.config.train.early_stop, len(state.history)
-    for epoch in range(task.epochs):
-        number = len(state.history) + 1
-        ease = eased(task.config.train.schedule, state.history[begun:])
+    frozen = checkpoint.variables(task.network.model)  # copying them at each epoch's end took 0.1 s
+    stopping = task.config.train.early_stop
+    while state.epoch < task.epochs and not (stopping.patience and state.since_best >= stopping.patience):
+        ease = eased(task.config.train.schedule, state.history[state.begun :])
         try:
-            record, logits = _epoch(task, epoch, number, ease, watcher, stop)
+            record, logits = _epoch(task, state, ease, watcher, stop, lambda: saver.after_step(packed))
         except Interrupted:
-            _save(task, state, checkpoints, number)
+            saver.save(packed())
             raise
-        state.history.append(record)
+        state.end_epoch(record)
         if _better(record, state.best, stopping.monitor, stopping.min_delta):
             state.best, state.since_best = record, 0
-            state.best_arrays = state.frozen_arrays | checkpoint.variables(task.network.model, task.judge)
+            state.best_arrays = frozen | checkpoint.variables(task.network.model, task.judge)
             state.best_logits = logits
         else:
             state.since_best += 1
         watcher.epoch(record)
-        if time.monotonic() - state.saved >= SAVE_SECONDS:
-            _save(task, state, checkpoints, number)
-        if stopping.patience and state.since_best >= stopping.patience:
-            return
+        saver.after_epoch(packed)
+    if stop.asked:
+        saver.save(packed())
+        stop.check(f"after epoch {len(state.history)}")
+    state.end_stage()
 
 
 def _epoch(
-    task: _Task, epoch: int, number: int, ease: float, watcher: Watcher, stop: Stop
+    task: _Task, state: State, ease: float, watcher: Watcher, stop: Stop, after_step: Callable[[], None]
 ) -> tuple[EpochRecord, NDArray[np.float32] | None]:
-    seed, count = task.config.seed, len(task.train)
+    """Take the steps of an epoch that are left, then judge the weights."""
+    seed, count, number = task.config.seed, len(task.train), state.number
     order = epoch_order(count, seed, number)
     drawn = None
     if task.augment is not None:
         drawn = augment.draw(task.augment, count, task.train.pixels.shape[1:3], seed, number)
-    started, seen, total, hits, rate = time.perf_counter(), 0, 0.0, 0.0, 0.0
+    started = time.perf_counter() - state.seconds
     steps = math.ceil(count / task.batch_size)
     order = np.resize(order, steps * task.batch_size)  # the last step is filled up from the beginning, at weight 0
-    for step, batch in enumerate(batches(task.train, task.batch_size, order)):
-        if stop.asked:
-            raise Interrupted(f"Stopped in epoch {number}, before step {step + 1} of {steps}.")
-        rate = ease * task.rate(epoch * steps + step)
-        task.learner.optimizer.learning_rate = rate
+    for batch in batches(task.train, task.batch_size, order, state.step):
+        step = state.step
+        stop.check(f"in epoch {number}, before step {step + 1} of {steps}")
+        rate = task.learner.optimizer.learning_rate = ease * task.rate(state.epoch * steps + step)
         n = min(task.batch_size, count - step * task.batch_size)
         value, accuracy = _step(task, batch, drawn, n)
         if not math.isfinite(value):
-            raise DivergedError(
-                f"The loss is {value} at step {step + 1} of epoch {number}, learning rate {rate:g}, starting with "
-                f"{task.train.paths[int(batch.positions[0])]}. Lower train.optimizer.learning_rate."
-            )
-        seen, total, hits = seen + n, total + value * n, hits + accuracy * n
-        watcher.step(number, step + 1, total / seen, hits / seen, seen / (time.perf_counter() - started))
-    seconds = time.perf_counter() - started
+            raise _diverged(value, task, batch.positions[:n], f"step {step + 1} of epoch {number}", rate)
+        state.add(n, value, accuracy)
+        state.seconds = time.perf_counter() - started
+        watcher.step(number, step + 1, state.total / state.seen, state.hits / state.seen, state.seen / state.seconds)
+        after_step()
+    rate = ease * task.rate(state.epoch * steps + steps - 1)
     val_loss = val_accuracy = logits = None
     if len(task.validation):
-        logits = predict_logits(task.judge, task.validation, max(task.batch_size, 32))
+
+        def check() -> None:
+            stop.check(f"while judging epoch {number}")
+
+        logits = predict_logits(task.judge, task.validation, max(task.batch_size, 32), check)
         val_loss = metrics.cross_entropy_of_logits(logits, task.validation.labels)
         val_accuracy = float(np.mean(logits.argmax(1) == task.validation.labels))
-    figures = (total / seen, hits / seen, val_loss, val_accuracy)
-    return EpochRecord(number, task.stage.name, *figures, rate, seconds, seen / seconds), logits
+    figures = (state.total / state.seen, state.hits / state.seen, val_loss, val_accuracy)
+    speed = state.seen / state.seconds
+    return EpochRecord(number, task.stage.name, *figures, rate, state.seconds, speed), logits
+
+
+def _diverged(value: float, task: _Task, positions: NDArray[np.int64], where: str, rate: float) -> DivergedError:
+    paths = tuple(task.train.paths[int(i)] for i in positions)
+    named = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    return DivergedError(
+        f"The loss is {value} at {where}, learning rate {rate:g}, in the batch of {named}. "
+        "Lower train.optimizer.learning_rate.",
+        paths,
+    )
 
 
 def _step(task: _Task, batch: Batch, drawn: NDArray[np.float32] | None, real: int) -> tuple[float, float]:
@@ -256,10 +287,16 @@ def _step(task: _Task, batch: Batch, drawn: NDArray[np.float32] | None, real: in
     return float(logs["loss"]), float(logs["categorical_accuracy"])
 
 
-def predict_logits(model: Any, samples: Samples, batch_size: int) -> NDArray[np.float32]:
-    """Return the logits of a part: float32 [N, K]."""
+def predict_logits(
+    model: Any, samples: Samples, batch_size: int, check: Callable[[], None] = lambda: None
+) -> NDArray[np.float32]:
+    """Return the logits of a part: float32 [N, K]; `check` is called before each batch."""
     size = min(batch_size, len(samples))
-    return np.concatenate([filled(model.predict_on_batch, b.pixels, size) for b in batches(samples, size)])
+    found = []
+    for batch in batches(samples, size):
+        check()
+        found.append(filled(model.predict_on_batch, batch.pixels, size))
+    return np.concatenate(found)
 
 
 def _better(record: EpochRecord, best: EpochRecord | None, monitor: str, min_delta: float) -> bool:
@@ -270,13 +307,3 @@ def _better(record: EpochRecord, best: EpochRecord | None, monitor: str, min_del
         new, old = record.loss, best.loss
         monitor = "loss"
     return bool(new < old - min_delta if monitor.endswith("loss") else new > old + min_delta)
-
-
-def _save(task: _Task, state: _State, folder: Path | None, epoch: int) -> None:
-    if folder is None:
-        return
-    arrays = {f"model/{k}": v for k, v in checkpoint.variables(task.network.model).items()}
-    arrays |= {f"optimizer/{k}": v for k, v in checkpoint.variables(task.learner.optimizer).items()}
-    best = state.best.epoch if state.best else None
-    state.saved = time.monotonic()
-    checkpoint.write(folder, epoch, Checkpoint(arrays, {"epoch": epoch, "stage": task.stage.name, "best_epoch": best}))

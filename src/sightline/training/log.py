@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import MissingExtraError
+from sightline.errors import MissingExtraError, OutputError
 from sightline.records import EpochRecord
 
 
@@ -17,6 +17,7 @@ class Events:
             from tensorboard.summary import Writer
         except ModuleNotFoundError:
             raise MissingExtraError("tensorboard", "train", "train.tensorboard") from None
+        self._folder = folder
         self._writer: Any = Writer(str(folder))
 
     def write(self, record: EpochRecord) -> None:
@@ -29,10 +30,15 @@ class Events:
             "learning_rate": record.learning_rate,
             "images_per_second": record.images_per_second,
         }
-        for tag, value in values.items():
-            if value is not None:
-                self._writer.add_scalar(tag, value, record.epoch)
-        self._writer.flush()
+        try:
+            for tag, value in values.items():
+                if value is not None:
+                    self._writer.add_scalar(tag, value, record.epoch)
+            self._writer.flush()
+        except OSError as error:
+            raise OutputError(
+                f"The event file in {self._folder} cannot be written: {error.strerror or error}. Free some space."
+            ) from error
 
     def close(self) -> None:
         """Flush and close the file."""

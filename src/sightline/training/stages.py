@@ -6,18 +6,19 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend
+from sightline import backend, files
 from sightline.config import AugmentConfig, RunConfig, StageConfig
-from sightline.errors import UsageError
+from sightline.errors import OutputError, UsageError
 from sightline.models.build import Network
 from sightline.prediction.base import filled
 from sightline.randomness import derive
-from sightline.records import Progress, Samples
+from sightline.records import Progress, Samples, no_progress
 from sightline.training import augment
 
 ROWS = 32  # pictures that go through the frozen layers at once
@@ -84,20 +85,38 @@ def cut(network: Network, stage: StageConfig) -> Any | None:
     return None if found is network.model.inputs[0] else found
 
 
+def group(network: Network, plan: Sequence[StageConfig], number: int) -> tuple[StageConfig, ...]:
+    """Return the stages that share the features computed for stage `number` of `plan`, the first to use them first.
+
+    Those are it and its neighbours with frozen layers, from the first on behind which features can be taken. Empty
+    where stage `number` trains on pixels.
+    """
+    if plan[number].thaw < 0:
+        return ()
+    first = number
+    while first and plan[first - 1].thaw >= 0:
+        first -= 1
+    following = tuple(takewhile(lambda stage: stage.thaw >= 0, plan[first:]))
+    for skipped in range(number - first + 1):
+        if cut(network, max(following[skipped:], key=lambda stage: stage.thaw)) is not None:
+            return following[skipped:]
+    return ()
+
+
 def extract(
     network: Network,
-    group: Sequence[StageConfig],
+    sharing: Sequence[StageConfig],
     train: Samples,
     validation: Samples,
     config: RunConfig,
     progress: Progress,
 ) -> Features | None:
-    """Run the layers that stay frozen through all stages of `group` once over both parts; None where there are none."""
-    tensor = cut(network, max(group, key=lambda stage: stage.thaw))
+    """Run the layers that stay frozen through all of `sharing` once over both parts; None where there are none."""
+    tensor = cut(network, max(sharing, key=lambda stage: stage.thaw))
     if tensor is None:
         return None
     frozen = backend.keras().Model(network.model.input, tensor)
-    views = max(stage.views for stage in group) if augment.changes(augment.unmixed(config.augment)) else 1
+    views = max(stage.views for stage in sharing) if augment.changes(augment.unmixed(config.augment)) else 1
     done = 0
     total = len(train) * views + len(validation)
 
@@ -110,7 +129,7 @@ def extract(
     return Features(tensor, (frozen,), _run(frozen, train, range(views), config, advance), held_out, views)
 
 
-def onward(network: Network, base: Features, stage: StageConfig) -> Features:
+def onward(network: Network, base: Features, stage: StageConfig, progress: Progress = no_progress) -> Features:
     """Return the features where `stage` lets layers learn, computed from those of `base`, which lie before."""
     tensor = cut(network, stage)
     views = min(stage.views, base.views)
@@ -119,13 +138,22 @@ def onward(network: Network, base: Features, stage: StageConfig) -> Features:
         return Features(base.tensor, base.pieces, few, base.validation, views)
     between = backend.keras().Model(base.tensor, tensor)
     pieces = (*base.pieces, between)
-    return Features(tensor, pieces, _through(between, few), _through(between, base.validation), views)
+    done, total = 0, len(few) + len(base.validation)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("features of the layers frozen now", done, total)
+
+    held_out = _through(between, base.validation, advance)
+    return Features(tensor, pieces, _through(between, few, advance), held_out, views)
 
 
-def _through(model: Any, samples: Samples) -> Samples:
+def _through(model: Any, samples: Samples, advance: Callable[[int], None]) -> Samples:
     out = _space((len(samples), *model.output.shape[1:]))
     for at in _slices(len(samples)):
         out[at] = filled(model.predict_on_batch, samples.take(at), ROWS)
+        advance(at.stop - at.start)
     return _as_samples(out, samples.labels, samples.paths)
 
 
@@ -156,10 +184,18 @@ def _run(
 
 
 def _space(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    if 4 * math.prod(shape) <= IN_MEMORY:
+    size = 4 * math.prod(shape)
+    if size <= IN_MEMORY:
         return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile() as file:  # nameless, and kept by the map
-        return np.memmap(file, np.float32, "w+", shape=shape)
+    try:
+        with tempfile.TemporaryFile() as file:  # nameless, and kept by the map
+            files.reserve(file.fileno(), size)
+            return np.memmap(file, np.float32, "r+", shape=shape)
+    except OSError as error:
+        raise OutputError(
+            f"The features of the frozen layers take {size / 2**30:.1f} GiB in {tempfile.gettempdir()} and cannot be "
+            f"written: {error.strerror or error}. Free some space, or name another folder in TMPDIR."
+        ) from error
 
 
 def _as_samples(out: NDArray[np.float32], labels: NDArray[np.int32], paths: tuple[str, ...]) -> Samples:

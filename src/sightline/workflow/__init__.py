@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sightline.workflow.classifier import Classifier, load, part_name
 from sightline.workflow.demo import demo_train, draw_new
+from sightline.workflow.resumption import resume
 from sightline.workflow.training import train
 
-__all__ = ["Classifier", "demo_train", "draw_new", "load", "part_name", "train"]
+__all__ = ["Classifier", "demo_train", "draw_new", "load", "part_name", "resume", "train"]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from sightline.config import RunConfig
-from sightline.errors import ModelError, OutputError
+from sightline.data.dataset import Dataset
+from sightline.errors import DataError, ModelError, OutputError
 from sightline.records import Index, Part, PartFigures, TrainResult
 from sightline.run import Run
 from sightline.watch import Watcher
 from sightline.workflow.classifier import load
 from sightline.workflow.compare import settings_of
 
-FREE = {"device.threads", "data.cache"}  # settings that do not decide what is learned
+FREE = {  # settings that do not decide what is learned
+    *("device.threads", "device.deterministic", "data.cache"),
+    *("train.checkpoint_minutes", "train.checkpoint_steps", "train.checkpoint_keep"),
+}
+CHOSEN = {"device.backend", "model.weights"}  # auto, which is asked for, agrees with whatever was chosen
 
 
 def is_run(path: Path) -> bool:
@@ -32,9 +37,15 @@ def tested(path: Path, config: RunConfig, index: Index, watcher: Watcher) -> Tra
     run = Run.open(path)
     info = run.info
     if info.get("status") != "complete":
+        other = next(differences(run.config, config), None) if run.has_config else None
+        way = (
+            f"it has other settings ({other}), so name"
+            if other
+            else f"`sightline resume {path}` goes on with it; or name"
+        )
         raise OutputError(
-            f"{path} holds a run that is {info.get('status')}, not complete: "
-            "name another folder with --out, or train it anew with --force."
+            f"{path} holds a run that is {info.get('status')}, not complete: {way} another folder with --out, "
+            "or train anew with --force."
         )
     different = list(differences(run.config, config))
     if different:
@@ -42,29 +53,42 @@ def tested(path: Path, config: RunConfig, index: Index, watcher: Watcher) -> Tra
             f"{path} holds a complete run with other settings ({'; '.join(different[:3])}): "
             "name another folder with --out, or use --force."
         )
-    if set(run.read_parts()) != {p.sha256 for p in index.pictures}:
+    if run.read_labels() != {(p.sha256, p.label) for p in index.pictures}:
         raise OutputError(
             f"{path} holds a complete run on other pictures than those now in {index.name}: "
             "name another folder with --out, or use --force."
         )
     watcher.say(f"{path} is complete with these settings: nothing to train, its pictures are evaluated again")
-    result = _result(run, info["result"])
-    part: Part = "test" if result.test is not None else "validation"
+    before = result(run, info["result"])
+    part: Part = "test" if before.test is not None else "validation"
     found = load(path).evaluate(split=part, progress=watcher.progress)
     run.write_evaluation(part, found)
     figures = PartFigures(found.accuracy, found.loss, found.count)
-    return replace(result, test=figures) if part == "test" else replace(result, validation=figures)
+    return replace(before, test=figures) if part == "test" else replace(before, validation=figures)
+
+
+def check_pictures(run: Run, data: Dataset) -> None:
+    """Raise `DataError` if the run was begun with other pictures, labels or parts than those of `data`."""
+    before = run.read_pictures()
+    now = [(p.sha256, p.label, part) for p, part in zip(data.pictures, data.parts, strict=True)]
+    if before is None or before == now:
+        return
+    missing, new = len(set(before) - set(now)), len(set(now) - set(before))
+    raise DataError(
+        f"The pictures of {data.name} are not those that the run {run.path} was begun with ({missing} of {len(before)} "
+        f"are missing or changed, {new} are new): put them back as they were, or train anew with --force."
+    )
 
 
 def differences(before: RunConfig, now: RunConfig) -> Iterator[str]:
     """Yield, in words, each setting that decides what is learned and differs."""
     old, new = settings_of(before), settings_of(now)
     for key in sorted(old.keys() | new.keys()):
-        if key not in FREE and old.get(key) != new.get(key):
+        if key not in FREE and old.get(key) != new.get(key) and not (key in CHOSEN and new.get(key) == "auto"):
             yield f"{key} is {old.get(key)}, not {new.get(key)}"
 
 
-def _result(run: Run, saved: dict[str, Any]) -> TrainResult:
+def result(run: Run, saved: Mapping[str, Any]) -> TrainResult:
     """Return the `TrainResult` that ``run.json`` keeps as `saved`; raises `ModelError` if it is not whole."""
     rest = dict(saved)
     try:

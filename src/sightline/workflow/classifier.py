@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from sightline import backend
 from sightline.data.dataset import decode
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
+from sightline.data.patch import corrected
 from sightline.errors import DataError, ModelError, UsageError, suggest
 from sightline.evaluation.evaluate import evaluate
 from sightline.prediction import bundle, stream
@@ -22,8 +23,22 @@ from sightline.prediction.base import Predictor
 from sightline.prediction.keras import KerasPredictor
 from sightline.prediction.manifest import Manifest
 from sightline.preprocess import Preprocess
-from sightline.records import PARTS, Evaluation, Index, Part, Prediction, Progress, Reject, Samples, no_progress
+from sightline.records import (
+    PARTS,
+    Evaluation,
+    Explanation,
+    Index,
+    Labelled,
+    Part,
+    Prediction,
+    Progress,
+    Reject,
+    Samples,
+    Thresholds,
+    no_progress,
+)
 from sightline.run import Run
+from sightline.workflow.explain import explain
 
 Engine = Literal["onnx", "keras"]
 Pictures = str | Path | bytes | NDArray[np.uint8] | Image.Image
@@ -36,6 +51,7 @@ class Classifier:
         self.predictor = predictor
         self.run = run
         self.manifest = manifest
+        self._trained: KerasPredictor | None = None  # beside an exported one, once gradients were asked for
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -53,8 +69,35 @@ class Classifier:
         A picture is a path (a file, a folder or a glob), encoded bytes, a uint8 array [H, W(, C)] or a Pillow image.
         One that cannot be read gives a prediction with `error` set and nothing else.
         """
-        many = [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray | Image.Image) else pictures
-        return list(stream.predict(self.predictor, stream.as_items(many), top=min(top, len(self.classes))))
+        items = stream.as_items(_many(pictures))
+        return list(stream.predict(self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds))
+
+    def explain(
+        self,
+        pictures: Pictures | Iterable[Pictures],
+        *,
+        method: str | None = None,
+        label: str | None = None,
+        out: str | Path | None = None,
+        seed: int = 0,
+        progress: Progress = no_progress,
+    ) -> list[Explanation]:
+        """Return which parts of each picture speak for class `label`, or for its predicted one; see `workflow.explain`.
+
+        `method` is gradcam, gradcam++, occlusion or rise; with `out`, a folder, a figure of each is written there.
+        """
+        items = list(stream.as_items(_many(pictures)))
+        folder = None if out is None else Path(out)
+        by = self.explained_by(method)
+        return list(explain(by, items, method=method, label=label, out=folder, seed=seed, progress=progress))
+
+    def explained_by(self, method: str | None) -> Predictor:
+        """Return the model as a method of explanation needs it: Keras' own for gradients, where there is one."""
+        if self.run is None or method in {"occlusion", "rise"} or isinstance(self.predictor, KerasPredictor):
+            return self.predictor
+        if self._trained is None:
+            self._trained = _trained(self.run)
+        return self._trained
 
     def evaluate(
         self,
@@ -70,27 +113,43 @@ class Classifier:
         in training. With `sources`: on their part `split`, or, if that is None, their test part where they state parts
         and all pictures where they do not.
         """
-        if sources is None:
-            samples, rejects = self._own(split, progress, cache=cache)
-        else:
-            samples, rejects = self._given(sources, split, progress, cache=cache)
-        return evaluate(self.predictor, samples, rejects=rejects, progress=progress)
+        found = self.labelled(sources, split=split, cache=cache, progress=progress)
+        return evaluate(self.predictor, found.samples, rejects=found.rejects, progress=progress)
 
-    def _own(self, split: Part | None, progress: Progress, *, cache: bool) -> tuple[Samples, Sequence[Reject]]:
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """When to answer, once that was fitted: the run's, else the bundle's."""
+        if self.run is not None:
+            return self.run.read_thresholds()
+        kept = None if self.manifest is None else self.manifest.thresholds
+        return Thresholds.from_dict(kept) if kept else None
+
+    def labelled(
+        self,
+        sources: Sources | None = None,
+        *,
+        split: Part | None = None,
+        cache: bool = True,
+        progress: Progress = no_progress,
+    ) -> Labelled:
+        """Return the pictures that `evaluate` judges the model on."""
+        if sources is None:
+            return self._own(split, progress, cache=cache)
+        return self._given(sources, split, progress, cache=cache)
+
+    def _own(self, split: Part | None, progress: Progress, *, cache: bool) -> Labelled:
         if self.run is None:
             raise DataError("This model does not know the pictures that it was trained on: name some to evaluate on.")
         config = self.run.config
         if not config.data.sources:
             raise DataError("This model was trained on arrays, which the run does not keep: give pictures to evaluate.")
-        index = make_index(list(config.data.sources), progress)
+        index = corrected(make_index(list(config.data.sources), progress), self.run.patch)
         stated = self.run.read_parts()
         index = replace(index, pictures=tuple(replace(p, part=stated.get(p.sha256, p.part)) for p in index.pictures))
         wanted = split or ("test" if "test" in stated.values() else "validation")
         return self._samples(index, wanted, progress, cache=cache)
 
-    def _given(
-        self, sources: Sources, split: Part | None, progress: Progress, *, cache: bool
-    ) -> tuple[Samples, Sequence[Reject]]:
+    def _given(self, sources: Sources, split: Part | None, progress: Progress, *, cache: bool) -> Labelled:
         index = make_index(sources, progress)
         parts = {p.part for p in index.pictures}
         wanted = split or ("test" if "test" in parts else None)
@@ -98,9 +157,7 @@ class Classifier:
             raise DataError(f"{index.name} has no test part: choose one of its parts with --split.")
         return self._samples(index, wanted, progress, cache=cache)
 
-    def _samples(
-        self, index: Index, wanted: Part | None, progress: Progress, *, cache: bool
-    ) -> tuple[Samples, Sequence[Reject]]:
+    def _samples(self, index: Index, wanted: Part | None, progress: Progress, *, cache: bool) -> Labelled:
         keep = [i for i, p in enumerate(index.pictures) if wanted is None or p.part == wanted]
         if not keep:
             raise DataError(f"{index.name} has no pictures in its {wanted} part.")
@@ -121,8 +178,9 @@ class Classifier:
             if int(rows[i]) in pixels.failed
         ]
         labels = np.array([number[chosen.pictures[i].label] for i in good], np.int32)
-        paths = tuple(chosen.pictures[i].path for i in good)
-        return Samples(pixels.array, rows[good], labels, paths), (*index.rejects, *bad)
+        pictures = tuple(chosen.pictures[i] for i in good)
+        samples = Samples(pixels.array, rows[good], labels, tuple(p.path for p in pictures))
+        return Labelled(samples, pictures, (*index.rejects, *bad))
 
 
 def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
@@ -148,10 +206,17 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
         found, predictor = bundle.load(run.bundle)
         return Classifier(predictor, run, found.manifest)
     backend.keep_freed_memory()
+    return Classifier(_trained(run), run)
+
+
+def _trained(run: Run) -> KerasPredictor:
     if not run.has_model:
-        raise ModelError(f"The run {path} has no weights yet: its status is {run.info.get('status')!r}.")
-    classes, preprocess = run.read_model_facts()
-    return Classifier(KerasPredictor.load(run.path / "model.keras", classes, preprocess), run)
+        raise ModelError(f"The run {run.path} has no weights yet: its status is {run.info.get('status')!r}.")
+    return KerasPredictor.load(run.path / "model.keras", *run.read_model_facts())
+
+
+def _many(pictures: Pictures | Iterable[Pictures]) -> Iterable[Pictures]:
+    return [pictures] if isinstance(pictures, str | Path | bytes | np.ndarray | Image.Image) else pictures
 
 
 def part_name(text: str | None) -> Part | None:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sightline import metrics
 from sightline.config import RunConfig, to_dict
 from sightline.errors import UsageError
-from sightline.records import EpochRecord, Interval
+from sightline.evaluation import paired
+from sightline.evaluation.paired import Contest
+from sightline.records import EpochRecord, Interval, Predictions
 from sightline.run import Run
 
 ROUNDING = 1e-6  # an accuracy is a whole number of hits over a count, up to this
@@ -37,6 +41,52 @@ class Row:
     epochs: int
     seconds: float
     history: tuple[EpochRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """How the run called `name` did against the first run, `first`; `contest` is None, and `note` says why.
+
+    `part` is the part of both that was judged; the pictures are those of one path and one label in both.
+    """
+
+    first: str
+    name: str
+    part: str | None
+    contest: Contest | None
+    note: str
+
+
+def contests(rows: Sequence[Row]) -> tuple[Against, ...]:
+    """Put each run but the first against the first, on the test pictures that both were judged on, else validation.
+
+    The verdicts share a chance of 5% of one false one among all.
+    """
+    first, *others = rows
+    return tuple(_against(first, other, len(others)) for other in others)
+
+
+def _against(first: Row, other: Row, tests: int) -> Against:
+    runs = Run(Path(first.run)), Run(Path(other.run))
+    for part in ("test", "validation"):
+        one, two = (run.read_predictions(part) for run in runs)
+        if one is None or two is None:
+            continue
+        a, b = _right(one), _right(two)
+        common = [key for key in a if key in b]
+        if not common:
+            return Against(first.name, other.name, part, None, f"no picture of their {part} parts is the same")
+        pair = [np.array([right[key] for key in common]) for right in (a, b)]
+        note = "" if len(common) == len(a) == len(b) else f"only {len(common)} pictures are in both {part} parts"
+        return Against(first.name, other.name, part, paired.contest(pair[0], pair[1], tests=tests), note)
+    return Against(first.name, other.name, None, None, "they were not both judged on one part: evaluate both first")
+
+
+def _right(found: Predictions) -> dict[tuple[str, str], bool]:
+    """Return whether each picture, by path and true class, was named rightly."""
+    right = found.probabilities.argmax(1) == found.labels
+    truth = [found.classes[i] for i in found.labels]
+    return dict(zip(zip(found.paths, truth, strict=True), right.tolist(), strict=True))
 
 
 def compare(paths: Sequence[str | Path]) -> tuple[Row, ...]:

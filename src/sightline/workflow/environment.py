@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -31,7 +32,15 @@ def versions() -> dict[str, str]:
 
 def start(device: DeviceConfig) -> None:
     """Import Keras on the backend and the devices that the settings name."""
-    backend.configure(device.backend, device.gpus, memory_growth=device.memory_growth, threads=device.threads)
+    backend.configure(
+        device.backend, device.gpus, memory_growth=device.memory_growth, threads=device.threads,
+        deterministic=device.deterministic,
+    )  # fmt: skip
+
+
+def decided(device: DeviceConfig) -> DeviceConfig:
+    """Return `device` with the backend and the number of threads that are in use, once it was started."""
+    return replace(device, backend=backend.name(), threads=backend.threads())
 
 
 def environment() -> dict[str, Any]:

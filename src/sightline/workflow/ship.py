@@ -8,11 +8,13 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from sightline import metrics
 from sightline.data.dataset import Dataset
-from sightline.evaluation.evaluate import evaluate
+from sightline.evaluation.calibration import Temperature, fit_temperature
+from sightline.evaluation.judgement import Said, listen
 from sightline.export import onnx
 from sightline.models.describe import parameters, weights_sha256
 from sightline.prediction import bundle, parity
@@ -26,7 +28,7 @@ from sightline.preprocess import Preprocess, inspect
 from sightline.records import PARTS, Evaluation, Index, Part, Progress, no_progress
 from sightline.report import summary
 
-SAMPLE = 256  # pictures that the Keras model is asked for again where training did not leave its answers
+SAMPLE = 256  # training pictures to compare both forms on, where there is no validation part
 CANDIDATES = 8  # files of a class among which the smallest become golden examples
 
 
@@ -38,23 +40,48 @@ def export(
     return graph, OnnxPredictor(graph, classes, preprocess, threads)
 
 
-def judge(predictor: Predictor, data: Dataset, progress: Progress = no_progress) -> dict[Part, Evaluation]:
-    """Evaluate on the validation and the test part, those that hold pictures."""
-    parts = {part: data.part(part) for part in PARTS[1:]}
-    return {part: evaluate(predictor, samples, progress=progress) for part, samples in parts.items() if len(samples)}
+def calibrate(model: Any, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> Temperature | None:
+    """Set the temperature in a Keras model's graph to the one that validation pictures ask for, and return it.
 
-
-def compare(
-    model: Any, predictor: OnnxPredictor, data: Dataset, logits: Any, found: Mapping[Part, Evaluation]
-) -> Parity:
-    """Compare a Keras model with its exported form on the validation part (without one, the training part).
-
-    `logits` float32 [N, K] are the model's of the validation part, where training left them: then nothing is computed
-    anew but `found`; else up to `SAMPLE` pictures, spread over the part, go through both.
+    `logits` float32 [N, K] are the model's own, at temperature 1. None, and nothing changed, where there are too few
+    pictures or mistakes for the temperature to mean anything.
     """
-    if logits is not None and "validation" in found:
-        return parity.compare(metrics.softmax(logits), found["validation"].probabilities, found["validation"].labels)
-    whole = data.part("validation" if "validation" in found else "train")
+    if not len(labels):
+        return None
+    found = fit_temperature(logits, labels)
+    if found.note:
+        return None
+    model.get_layer("temperature").scale = 1 / found.value
+    return found
+
+
+def logits_of(model: Any, data: Dataset, fitted: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Return the logits float32 [N, K] of the validation part: those that training left, else computed anew."""
+    if fitted is not None:
+        return fitted
+    trained = KerasPredictor(model, data.classes, Preprocess())  # pixels are there already
+    return listen(trained, data.part("validation")).outputs.logits
+
+
+def hear(predictor: Predictor, data: Dataset, progress: Progress = no_progress) -> dict[Part, Said]:
+    """Return all that a model says of the validation and the test part, those that hold pictures."""
+    parts = {part: data.part(part) for part in PARTS[1:]}
+    return {
+        part: listen(predictor, samples, progress, f"evaluating ({part})")
+        for part, samples in parts.items()
+        if len(samples)
+    }
+
+
+def compare(model: Any, predictor: OnnxPredictor, data: Dataset, logits: Any, heard: Mapping[Part, Said]) -> Parity:
+    """Compare a Keras model with its exported form on the validation part, of which `logits` are the model's.
+
+    Without that part, up to `SAMPLE` training pictures go through both.
+    """
+    if "validation" in heard:
+        said = heard["validation"]
+        return parity.compare(metrics.softmax(logits), said.outputs.probabilities, said.labels)
+    whole = data.part("train")
     some = whole.at(np.linspace(0, len(whole) - 1, min(SAMPLE, len(whole))).astype(np.int64))
     trained = KerasPredictor(model, predictor.classes, predictor.preprocess)
     return parity.compare(parity.probabilities(trained, some), parity.probabilities(predictor, some), some.labels)

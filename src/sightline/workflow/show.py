@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
 
 from sightline import backend, files
 from sightline.config import RunConfig, recipes, resolve
@@ -24,12 +22,11 @@ from sightline.report.grid import grid
 from sightline.training import augment, mixing
 from sightline.training.optimizer import label_shares
 from sightline.watch import Watcher
-from sightline.workflow import choose, environment
+from sightline.workflow import choose, environment, signed
 
 ACROSS = 5  # pictures in a row; augmented versions of each
 PICTURES, AUGMENTED = 10, 4  # shown unless said otherwise
 SIDE = 256  # pixels of the longer side, where a picture is larger
-MADE_BY = "Sightline"
 
 Found = tuple[NDArray[np.uint8], str]
 
@@ -79,7 +76,7 @@ def show(
     else:
         pictures = _pictures(index, wanted, seed, None)
         rows = [pictures[at : at + ACROSS] for at in range(0, len(pictures), ACROSS)]
-    _save(path, grid(rows))
+    signed.save(path, grid(rows))
     classes = tuple(sorted({p.label for p in index.pictures}))
     return Shown(str(path), classes, len(rows) if augmented else sum(map(len, rows)))
 
@@ -161,25 +158,7 @@ def _check(path: Path) -> None:
         raise UsageError(f"The figure is a PNG file: name it so, not {path}.")
     if not path.parent.is_dir():
         raise OutputError(f"There is no folder {path.parent} for the figure {path.name}: make it first.")
-    if path.exists() and not _is_ours(path):
+    if path.exists() and not signed.is_ours(path):
         raise OutputError(
             f"{path} is there already and was not made by show: move it away, or name another with --out."
         )
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            return image.info.get("Software") == MADE_BY
-    except (OSError, SyntaxError, ValueError):
-        return False
-
-
-def _save(path: Path, png: bytes) -> None:
-    """Write the figure at once, signed so that `_is_ours` knows it again."""
-    signature = PngImagePlugin.PngInfo()
-    signature.add_text("Software", MADE_BY)
-    buffer = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as image:
-        image.save(buffer, "PNG", pnginfo=signature)
-    files.write(path, buffer.getvalue())

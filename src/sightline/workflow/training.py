@@ -13,24 +13,28 @@ from typing import Any
 import numpy as np
 
 from sightline import backend, files
-from sightline.config import RunConfig, parse, recipes, resolve
-from sightline.data.dataset import Dataset, assemble, check_classes
-from sightline.data.index import Sources, as_list
-from sightline.data.index import index as make_index
-from sightline.data.layout import Listing
-from sightline.errors import DivergedError, Interrupted, ModelError, UsageError
-from sightline.models import build, registry, weights
+from sightline.config import RunConfig
+from sightline.data.dataset import Dataset, assemble
+from sightline.data.index import Sources
+from sightline.errors import DivergedError, Interrupted
+from sightline.evaluation.judgement import Judgement, Said
+from sightline.models import build, registry
 from sightline.models.build import Network, Plan
 from sightline.models.describe import parameters, weights_sha256
 from sightline.prediction.keras import KerasPredictor
 from sightline.preprocess import Preprocess
-from sightline.records import PARTS, EpochRecord, Evaluation, Index, Part, PartFigures, TrainResult
-from sightline.report import figures, summary
+from sightline.records import PARTS, EpochRecord, Evaluation, Index, Labelled, Part, PartFigures, TrainResult
+from sightline.report import figures, judgement, summary
+from sightline.report import judged as drawings
 from sightline.run import Run, check_writable, next_path
+from sightline.training import checkpoint, interrupt
 from sightline.training.fit import Fitted, fit
 from sightline.training.log import Events
+from sightline.training.state import records
 from sightline.watch import Tee, Watcher
-from sightline.workflow import again, choose, environment, ship
+from sightline.workflow import again, check, choose, environment, judging, reporting, ship
+from sightline.workflow.ending import marked
+from sightline.workflow.request import Request, decided, settle, start_weights
 
 
 def train(
@@ -54,75 +58,78 @@ def train(
     started = time.perf_counter()
     backend.keep_freed_memory()
     watcher = watcher or Watcher()
-    layers = _layers(recipe, config)
-    given = resolve(*layers, assignments=set)  # mistakes in the settings show before any picture is read
-    if given.model.name != "auto":
-        registry.find(given.model.name)
-    tested_before = out is not None and not force and again.is_run(Path(out))
-    if out is not None and not tested_before:
-        check_writable(Path(out), force=force)
-    index = make_index(sources, watcher.progress, given.device.threads or None)
-    check_classes(index)
-    if recipe == "auto":
-        environment.start(given.device)
-        chosen = choose.recipe(index)
-        watcher.say(f"{chosen.recipe}: {chosen.why}")
-        given = choose.laid_on(chosen, layers, set)
-    named = [str(s) for s in as_list(sources) if not isinstance(s, Listing)]
-    settled = choose.settle(replace(given, data=replace(given.data, sources=tuple(named))), index)
-    stem = f"{settled.recipe}-{files.stem(index.name)}"
-    path = Path(out) if out is not None else next_path(Path("runs"), stem)
-    environment.start(settled.device)
-    if tested_before:
-        return again.tested(path, settled, index, watcher)
-    check_writable(path, force=force)
-    picture, model = settled.picture, settled.model
-    start = weights.find(registry.find(model.name), model.weights, model.alpha, picture.height or 0, picture.width or 0)
-    return _Training(settled, index, path, force, watcher, start, started).go()
-
-
-def _layers(recipe: str, config: Path | str | None) -> list[dict[str, Any]]:
-    layers = [recipes.load(recipe)]
-    if config is not None:
-        layers.append(parse.read_toml(Path(config)))
-    return layers
+    request = Request.of(sources, recipe, config, set)
+    request.settings()  # mistakes in the settings show before any picture is read
+    place = Path(out) if out is not None else None
+    with interrupt.at_once():
+        if place is not None and again.is_run(place) and not force:
+            with Run.open(place).held():
+                return again.tested(place, *settle(sources, request, watcher), watcher)
+        if place is not None:
+            check_writable(place, force=force)
+        settled = None
+        if place is None or again.is_run(place):  # the run that is there goes only when the new one may begin
+            settled = settle(sources, request, watcher)
+            start_weights(settled[0])
+            stem = f"{settled[0].recipe}-{files.stem(settled[1].name)}"
+            place = place or next_path(Path("runs"), stem)
+        run = Run.create(place, force=force, request=request.to_dict())
+        with run.held(), marked(run, new=True):
+            return Training(*(settled or settle(sources, request, watcher)), run, watcher, started).go()
 
 
 @dataclass(frozen=True, slots=True)
-class _Training:
+class _Shipped:
+    """A trained model as it ships, its figures by part, and the judgement of the `last` part, whose are `labelled`."""
+
+    model: Any
+    found: Mapping[Part, Evaluation]
+    last: Judgement | None
+    labelled: Labelled
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A run under way, held by this process: settled settings, the pictures, and where it is written."""
+
     config: RunConfig
     index: Index
-    path: Path
-    force: bool
+    run: Run
     watcher: Watcher
-    weights: Path | None
     started: float
 
     def go(self) -> TrainResult:
-        config, watcher = self.config, self.watcher
+        """Decode, build, train from the last checkpoint if there is one, evaluate."""
+        watcher, run, start = self.watcher, self.run, start_weights(self.config)
+        config = self.config
+        if not run.has_config:
+            config = decided(config, start)
+            run.update(
+                command=sys.argv, seed=config.seed, findings=reporting.findings(self.index), **environment.environment()
+            )
+            run.write_patch(config.data.patch)
+            run.write_config(config)
         preprocess = choose.preprocess(config)
         data = assemble(
             self.index, preprocess, config.split, config.seed,
             keep=config.data.cache, progress=watcher.progress, threads=config.device.threads or None,
         )  # fmt: skip
-        for note in _data_notes(data):
+        again.check_pictures(run, data)
+        for note in [*_data_notes(data), *check.near(data, config)]:
             watcher.say(note)
-        plan = _plan(config, data, self.weights)
+        plan = _plan(config, data, start)
         network = build.build(plan)
-        run = Run.create(self.path, force=self.force)
-        try:
-            return self._in_run(run, data, plan, network, preprocess)
-        except BaseException as error:
-            _mark(run, error)
-            raise
+        return replace(self, config=config)._in_run(run, data, plan, network, preprocess)  # noqa: SLF001  # itself
 
     def _in_run(self, run: Run, data: Dataset, plan: Plan, network: Network, preprocess: Preprocess) -> TrainResult:
         config, watcher = self.config, self.watcher
-        run.update(command=sys.argv, seed=config.seed, **environment.environment())
-        run.write_config(config)
         run.write_data(data)
+        saved = checkpoint.latest(run.checkpoints, watcher.say)
+        history = list(records(saved))
+        run.write_history(history)
+        if saved:
+            watcher.say(f"going on after {len(history)} epochs and {saved.state['step']} steps of the next")
         events = Events(run.path / "tensorboard") if config.train.tensorboard else None
-        history: list[EpochRecord] = []
 
         def on_epoch(record: EpochRecord) -> None:
             history.append(record)
@@ -133,10 +140,14 @@ class _Training:
         training, validation = data.part("train"), data.part("validation")
         watching = Tee(watcher, on_epoch)
         try:
-            fitted = fit(network, training, validation, config, watching, checkpoints=run.path / "checkpoints")
+            fitted = fit(network, training, validation, config, watching, checkpoints=run.checkpoints, saved=saved)
         except Interrupted as error:
-            run.write_model(_float32(network, plan), data.classes, preprocess)
-            raise Interrupted(f"{error} The run {run.path} keeps its last checkpoint and its best weights.") from None
+            if history:
+                run.write_model(_float32(network, plan), data.classes, preprocess)
+            raise Interrupted(
+                f"{error} The run keeps its last checkpoint and its best weights: "
+                f"`sightline resume {run.path}` goes on from there."
+            ) from None
         except DivergedError:
             if history:  # the weights of the best epoch before
                 run.write_model(_float32(network, plan), data.classes, preprocess)
@@ -144,50 +155,57 @@ class _Training:
         finally:
             if events:
                 events.close()
-        model = _float32(network, plan)
-        run.write_model(model, data.classes, preprocess)
-        found = self._ship(run, model, data, fitted, preprocess)
+        found = self._ship(_float32(network, plan), data, fitted, preprocess)
         if fitted.history:
             run.write_figure("curves", figures.curves(fitted.history, f"{config.model.name} on {data.name}"))
-        return self._conclude(run, data, fitted, model, found)
+        result = self._conclude(data, fitted, found)
+        reporting.write(run, found.last, found.labelled, KerasPredictor(found.model, data.classes, preprocess))
+        return result
 
-    def _ship(
-        self, run: Run, model: Any, data: Dataset, fitted: Fitted, preprocess: Preprocess
-    ) -> dict[Part, Evaluation]:
-        """Export the model, judge the exported file on the parts that it did not learn from, write the bundle.
+    def _ship(self, model: Any, data: Dataset, fitted: Fitted, preprocess: Preprocess) -> _Shipped:
+        """Calibrate, export, judge the exported file on the parts that it did not learn from, write the bundle.
 
         A file that does not answer as the model does is not written; the model itself is judged then.
         """
-        config, watcher = self.config, self.watcher
+        config, watcher, run = self.config, self.watcher, self.run
+        logits = ship.logits_of(model, data, fitted.validation_logits if config.train.precision == "float32" else None)
+        temperature = None
+        if config.bundle.calibrate:
+            temperature = ship.calibrate(model, logits, data.part("validation").labels)
+        value = temperature.value if temperature else 1.0
+        run.write_model(model, data.classes, preprocess)
         graph, predictor = ship.export(model, data.classes, preprocess, config.device.threads)
-        found = ship.judge(predictor, data, watcher.progress)
-        logits = fitted.validation_logits if config.train.precision == "float32" else None
-        agreement = ship.compare(model, predictor, data, logits, found)
-        if ship.agrees(agreement):
-            run.write_bundle(
-                ship.pack(
-                    model, graph, predictor, data, self.index, config.bundle.golden,
-                    model=config.model.name, recipe=config.recipe, figures=ship.figures_of(found),
-                    parity=agreement.to_dict(),
-                )
-            )  # fmt: skip
-        else:
+        heard = ship.hear(predictor, data, watcher.progress)
+        agreement = ship.compare(model, predictor, data, logits / np.float32(value), heard)
+        if not ship.agrees(agreement):
             watcher.say(
                 "No bundle was written: the exported file differs from the model by up to "
                 f"{agreement.greatest_difference:.2g} and names {agreement.top1_agreement:.1%} of the pictures alike."
             )
-            found = ship.judge(KerasPredictor(model, data.classes, preprocess), data, watcher.progress)
-        for part, evaluation in found.items():
-            run.write_evaluation(part, evaluation)
-        if found:
-            last = found.get("test") or found["validation"]
-            run.write_figure("confusion", figures.confusion(last, "test" if "test" in found else "validation"))
+            heard = ship.hear(KerasPredictor(model, data.classes, preprocess), data, watcher.progress)
+        judged = {part: self._judge(part, heard, data) for part in heard}
+        if ship.agrees(agreement):
+            run.write_bundle(
+                ship.pack(
+                    model, graph, predictor, data, self.index, config.bundle.golden,
+                    model=config.model.name, recipe=config.recipe, temperature=value, parity=agreement.to_dict(),
+                    figures=ship.figures_of({part: found.evaluation for part, found in judged.items()}),
+                )
+            )  # fmt: skip
+        last = judged.get("test") or judged.get("validation")
+        labelled = data.labelled("test" if "test" in judged else "validation")
+        if last is not None:
+            for name, png in drawings.main(last).items():
+                run.write_figure(name, png)
+        return _Shipped(model, {part: found.evaluation for part, found in judged.items()}, last, labelled)
+
+    def _judge(self, part: Part, heard: Mapping[Part, Said], data: Dataset) -> Judgement:
+        found = judging.judged(data.classes, heard[part], data.labelled(part), part, heard.get("validation"))
+        self.run.write_evaluation(part, found.evaluation, judgement.judgement(found))
         return found
 
-    def _conclude(
-        self, run: Run, data: Dataset, fitted: Fitted, model: Any, found: Mapping[Part, Evaluation]
-    ) -> TrainResult:
-        best = fitted.best
+    def _conclude(self, data: Dataset, fitted: Fitted, shipped: _Shipped) -> TrainResult:
+        best, run, model, found = fitted.best, self.run, shipped.model, shipped.found
 
         def part(name: Part) -> PartFigures | None:
             return PartFigures(found[name].accuracy, found[name].loss, found[name].count) if name in found else None
@@ -213,19 +231,9 @@ class _Training:
                 "cache_hit": data.cache_hit,
             },
         )
-        shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
         run.update(status="complete", result=summary.training(result))
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
         return result
-
-
-def _mark(run: Run, error: BaseException) -> None:
-    """Write into the run how it ended; where nothing was learned yet because of the user's input, remove it."""
-    if isinstance(error, KeyboardInterrupt | Interrupted):
-        run.update(status="interrupted", message=str(error) or "Interrupted.")
-    elif isinstance(error, UsageError | ModelError) and not run.has_model:
-        shutil.rmtree(run.path, ignore_errors=True)
-    else:
-        run.update(status="failed", message=f"{type(error).__name__}: {error}")
 
 
 def _data_notes(data: Dataset) -> list[str]:

@@ -1,0 +1,78 @@
+"""The doctor on photographs, beside decoding them alone: what the hashes, the measures and the grouping cost."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from measure import SHARED, compare
+
+SIZE = 128  # what the doctor decodes to
+FOLDER = SHARED / "data" / "cats_vs_dogs"
+
+
+def _warm() -> int:
+    """Read all files once, so that none comes from the disk; return how many there are."""
+    return sum(bool(path.read_bytes()) for path in sorted(FOLDER.rglob("*.jpg")))
+
+
+def doctor() -> float:
+    """Index, look at every picture, group and judge, as `sightline doctor` does before it prints."""
+    from sightline.data.audit import audit
+    from sightline.data.index import index
+
+    count = _warm()
+    started = time.perf_counter()
+    audit(index(FOLDER))
+    return count / (time.perf_counter() - started)
+
+
+def decode() -> float:
+    """Read and decode every picture to grey at the doctor's size, in one thread per core, and keep nothing."""
+    from sightline.preprocess import Preprocess
+
+    _warm()
+    paths = sorted(FOLDER.rglob("*.jpg"))
+    how = Preprocess(SIZE, SIZE, 1)
+    started = time.perf_counter()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda path: how.decode(path.read_bytes()).shape, paths))
+    return len(paths) / (time.perf_counter() - started)
+
+
+def train_decode() -> float:
+    """Decode into the cache at 224x224, as training does."""
+    from sightline.data.cache import pixels
+    from sightline.preprocess import Preprocess
+
+    _warm()
+    paths = sorted(FOLDER.rglob("*.jpg"))
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SIGHTLINE_CACHE"] = folder
+        started = time.perf_counter()
+        pixels([str(p) for p in paths], lambda i: paths[i].read_bytes(), Preprocess(224, 224))
+        return len(paths) / (time.perf_counter() - started)
+
+
+def grouping() -> float:
+    """Group 100,000 random hashes; its figure is hashes per second."""
+    import numpy as np
+
+    from sightline.data.hashes import groups
+
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, 100_000, dtype=np.uint64)
+    thumbs = rng.integers(0, 256, (100_000, 16, 16), dtype=np.uint8)
+    started = time.perf_counter()
+    groups(hashes, thumbs)
+    return 100_000 / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    compare(
+        "The doctor on 840 JPEG photographs",
+        {"doctor": doctor, "decoding alone": decode, "decoding for training": train_decode,
+         "grouping 100,000 hashes (hashes/s)": grouping},
+    )  # fmt: skip

@@ -1,0 +1,178 @@
+"""Write the table of docs/export.md: every network of the registry in every format that is installed here.
+
+    python docs/parity.py [NAME...] [--pictures FOLDER] [--dry]
+
+Random weights prove nothing: a deep network hardly answers to the picture then. `lively` draws weights that keep the
+signal, fits the statistics of normalisation to real pictures and scales the last layer, so that logits vary over the
+pictures. Each format is then compared with Keras on those pictures, and once more with red and blue swapped in the
+pixels that it gets: a check that does not fail then is worth nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend
+from sightline.config import ModelConfig
+from sightline.errors import MissingExtraError
+from sightline.export import onnx, openvino, tensorflow
+from sightline.models import registry
+from sightline.models.build import Plan, build
+from sightline.prediction import parity
+from sightline.prediction.base import Predictor
+from sightline.prediction.keras import KerasPredictor
+from sightline.prediction.litert import LiteRtPredictor
+from sightline.prediction.onnx import OnnxPredictor
+from sightline.prediction.openvino import OpenVinoPredictor
+from sightline.prediction.parity import Parity, Tolerance
+from sightline.prediction.saved_model import SavedModelPredictor
+from sightline.preprocess import Preprocess
+
+PAGE = Path(__file__).with_name("export.md")
+BEGIN, END = "<!-- parity: begin -->", "<!-- parity: end -->"
+CLASSES = ("daisy", "dandelion", "rose", "sunflower", "tulip")
+SPREAD = 4.0  # the range over the pictures of the logit that varies least
+COUNT = 40  # pictures
+HIDDEN = {"alexnet": 64, "vgg16": 64, "vgg19": 64}  # 4096 in the papers; 500 MB prove no more
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network in one format; `spread` is the least range of a logit, `swapped` with red and blue swapped."""
+
+    name: str
+    side: int
+    format: str
+    spread: float
+    found: Parity
+    swapped: Parity
+
+
+def pictures(folder: Path, side: int, count: int = COUNT) -> NDArray[np.uint8]:
+    """Return uint8 [count, side, side, 3]: pictures spread over all below `folder`."""
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, count).astype(int)]
+    preprocess = Preprocess(side, side, resize="crop")
+    return np.stack([preprocess.decode(path.read_bytes()) for path in chosen])
+
+
+def lively(name: str, pixels: NDArray[np.uint8], spread: float = SPREAD) -> Any:
+    """Return the network `name` as a Keras model whose logits each vary by at least `spread` over `pixels`.
+
+    Kernels after He et al. (2015, arXiv:1502.01852), batch normalisation with the statistics of the pictures.
+    """
+    entry = registry.find(name)
+    options: dict[str, Any] = {"hidden": (HIDDEN[name],)} if name in HIDDEN else {}
+    side = pixels.shape[1]
+    plan = Plan(ModelConfig(name=name, init="he", **options), side, side, 3, len(CLASSES), 1, standard=(110.0, 65.0))
+    model = build(plan).model
+    del entry
+    keras = backend.keras()
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.EinsumDense):  # scales of residual branches, which start at next to nothing
+            layer.kernel.assign(np.full(layer.kernel.shape, 0.5, np.float32))
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.5
+    for _ in range(8):
+        model(pixels, training=True)
+    last = model.get_layer("predictions")
+    logits = KerasPredictor(model, CLASSES, Preprocess(side, side)).outputs(pixels).logits
+    last.kernel.assign(np.asarray(last.kernel) * (spread * 1.05 / np.ptp(logits, axis=0)))
+    middle = KerasPredictor(model, CLASSES, Preprocess(side, side)).outputs(pixels).logits.mean(0)
+    last.bias.assign(np.asarray(last.bias) - middle)  # else one class may win everywhere
+    return model
+
+
+def forms(model: Any, preprocess: Preprocess) -> Iterator[tuple[str, Predictor]]:
+    """Yield the predictor of each format whose packages are here."""
+    graph = onnx.convert(model)
+    yield "onnx", OnnxPredictor(graph, CLASSES, preprocess)
+    others: dict[str, tuple[Callable[[Path], None], Any]] = {
+        "openvino": (lambda folder: openvino.convert(graph, folder), OpenVinoPredictor),
+        "litert": (lambda folder: tensorflow.litert(model, folder), LiteRtPredictor),
+        "saved_model": (lambda folder: tensorflow.saved_model(model, folder), SavedModelPredictor),
+    }
+    for name, (write, reader) in others.items():
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                write(Path(folder))
+            except MissingExtraError:
+                continue
+            yield name, reader(Path(folder), CLASSES, preprocess)
+
+
+def rows(name: str, folder: Path) -> Iterator[Row]:
+    """Yield a row for each format of one network, on pictures of the smallest sensible side."""
+    side = max(registry.find(name).smallest, 64 if registry.find(name).size > 64 else 32)
+    pixels = pictures(folder, side)
+    model = lively(name, pixels)
+    preprocess = Preprocess(side, side)
+    truth = KerasPredictor(model, CLASSES, preprocess).outputs(pixels)
+    spread = float(np.ptp(truth.logits, axis=0).min())
+    for form, predictor in forms(model, preprocess):
+        found = parity.compare(truth.probabilities, predictor.probabilities(pixels))
+        swapped = parity.compare(truth.probabilities, predictor.probabilities(pixels[..., ::-1]))
+        yield Row(name, side, form, spread, found, swapped)
+
+
+def faults(row: Row) -> list[str]:
+    """Return what is wrong with a row: too great a difference, dull logits, or a swap that nothing noticed."""
+    found = []
+    if not row.found.within(Tolerance()):
+        found.append(f"differs by {row.found.greatest_difference:.2g}")
+    if row.spread < 1:
+        found.append(f"logits vary by {row.spread:.2g} only")
+    if row.swapped.within(Tolerance()):
+        found.append("red and blue swapped was not noticed")
+    return [f"{row.name} as {row.format}: {text}" for text in found]
+
+
+def table(found: list[Row]) -> str:
+    """Return the rows as Markdown."""
+    lines = [
+        "| network | side | range of a logit | format | greatest difference | top-1 agreement | red and blue swapped |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines.extend(
+        f"| `{row.name}` | {row.side} | {row.spread:.1f} | {row.format} | {row.found.greatest_difference:.1e} | "
+        f"{row.found.top1_agreement:.3f} | {row.swapped.greatest_difference:.1e} |"
+        for row in found
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Compute the table and write it between the page's markers; exits with 1 if a row is at fault."""
+    shared = Path(os.environ.get("SIGHTLINE_SHARED") or Path(__file__).parents[2] / "shared")
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("names", nargs="*", default=list(registry.ENTRIES), metavar="NAME")
+    parser.add_argument("--pictures", type=Path, default=shared / "data" / "flowers5")
+    parser.add_argument("--dry", action="store_true", help="print the table and leave the page as it is")
+    given = parser.parse_args()
+    found: list[Row] = []
+    for name in given.names:
+        for row in rows(name, given.pictures):
+            found.append(row)
+            print(table([row]).splitlines()[-1], *faults(row), flush=True)  # noqa: T201  # progress
+        backend.keras().utils.clear_session()
+    if not given.dry:
+        text = PAGE.read_text(encoding="utf-8")
+        before, rest = text.split(BEGIN)
+        after = rest.split(END)[1]
+        PAGE.write_text(f"{before}{BEGIN}\n{table(found)}\n{END}{after}", encoding="utf-8")
+    wrong = [text for row in found for text in faults(row)]
+    if wrong:
+        raise SystemExit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    main()

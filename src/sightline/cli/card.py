@@ -1,0 +1,25 @@
+"""`sightline card`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sightline.cli.output import console, escape, print_json
+
+
+def card(
+    run: Annotated[str, typer.Argument(help="A run directory.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write a model card (Hugging Face's format) into a run's bundle, and print it."""
+    from sightline.workflow.card import card as write
+
+    text, path = write(run)
+    if json:
+        print_json({"path": str(path), "card": text})
+        return
+    sys.stdout.write(text)
+    console(stderr=True).print(f"written    {escape(str(path))}")

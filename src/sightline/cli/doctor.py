@@ -1,0 +1,73 @@
+"""`sightline doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sightline.cli.output import Display, console, escape, print_json, table
+from sightline.cli.train import Sources
+
+if TYPE_CHECKING:  # annotations only: help must not wait for NumPy
+    from sightline.data.finding import Finding
+    from sightline.workflow.doctor import Checkup
+
+EXAMPLES = 2  # of each finding, on the terminal
+
+
+def doctor(
+    data: Sources,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with thumbnails.")] = None,
+    fix: Annotated[
+        Path | None, typer.Option(metavar="PATCH.jsonl", help="Write proposed corrections, for train --patch.")
+    ] = None,
+    patch: Annotated[Path | None, typer.Option(metavar="PATCH.jsonl", help="Apply these corrections first.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if there are errors.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print all findings as one JSON object.")] = False,
+) -> None:
+    """Say what is wrong with the pictures before time is spent on them; nothing of theirs is ever changed."""
+    from sightline.workflow.doctor import doctor as look
+
+    with Display(quiet=json) as display:
+        found = look(data, html=html, fix=fix, patch=patch, watcher=display)
+    if json:
+        files = {"html": found.html, "patch": found.patch, "corrections": found.corrections}
+        print_json(found.audit.to_dict() | files)
+    else:
+        show(found)
+    if strict and found.audit.errors:
+        raise typer.Exit(1)
+
+
+def show(found: Checkup) -> None:
+    """Print the findings as a table, and what to do about each."""
+    out = console()
+    audit = found.audit
+    findings = audit.findings
+    out.print(escape(f"{audit.name}: {audit.count} pictures in {len(audit.classes)} classes"))
+    if findings:
+        rows = [[f.severity, f.kind, str(f.count), f.what, _examples(f)] for f in findings]
+        table(["severity", "kind", "count", "what", "such as"], rows, right=["count"])
+        out.print()
+        for finding in findings:
+            out.print(escape(f"{finding.kind}: {finding.advice}"))
+    else:
+        out.print("nothing found")
+    for name, path in (("page", found.html), ("patch", found.patch)):
+        if path is not None:
+            count = f" ({found.corrections} corrections: `train --patch` applies them)" if name == "patch" else ""
+            out.print(f"{name:<11}{escape(path)}{count}")
+
+
+def _examples(finding: Finding) -> str:
+    """Return the first groups, or the first paths with their reasons, a line for each."""
+    if finding.groups:
+        lines = [", ".join(group[:3]) + (", ..." if len(group) > 3 else "") for group in finding.groups]
+    elif finding.reasons:
+        lines = [f"{path}: {reason}" for path, reason in zip(finding.paths, finding.reasons, strict=True)]
+    else:
+        lines = list(finding.paths)
+    more = [f"and {len(lines) - EXAMPLES} more"] if len(lines) > EXAMPLES else []
+    return "\n".join([*lines[:EXAMPLES], *more])

@@ -1,0 +1,63 @@
+"""`sightline explain`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sightline.cli.output import Display, console, escape, print_json
+from sightline.records import Explanation
+
+
+def explain(
+    model: Annotated[str, typer.Argument(help="A run directory.")],
+    pictures: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
+    method: Annotated[
+        str | None, typer.Option(help="gradcam, gradcam++, occlusion or rise; default gradcam, where it is possible.")
+    ] = None,
+    label: Annotated[str | None, typer.Option("--class", help="The class to explain; default: the predicted.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for the figures, one PNG file for each picture.")] = Path(
+        "explanations"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Of the random masks and places.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each picture.")] = False,
+) -> None:
+    """Show which parts of pictures speak for a class. Exits with 1 if one of them could not be read."""
+    from sightline import workflow
+    from sightline.prediction import stream
+    from sightline.report import summary
+    from sightline.workflow.explain import explain as find
+
+    items = list(stream.expand(pictures, stdin=sys.stdin.buffer.read))
+    failed = False
+    with Display(quiet=json) as display:
+        predictor = workflow.load(model).explained_by(method)
+        for found in find(predictor, items, method=method, label=label, out=out, seed=seed, progress=display.progress):
+            failed |= found.error is not None
+            if json:
+                print_json(summary.explanation(found))
+            else:
+                _show(found)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _show(found: Explanation) -> None:
+    out = console()
+    if found.error is not None:
+        out.print(f"{escape(found.path)}  [red]{escape(found.error)}[/]")
+        return
+    out.print(f"{escape(found.path)}  [bold]{escape(str(found.label))}[/] {found.probability:.3f}")
+    r, check, p = found.region, found.check, found.probability
+    if r is None or check is None or p is None:
+        out.print("  nothing in the picture speaks for this class")
+    else:
+        out.print(
+            f"  hottest from ({r.left}, {r.top}) to ({r.right}, {r.bottom}), {r.share:.0%} of the heat\n"
+            f"  {p - check.fall:.3f} with its hottest {check.hidden:.0%} hidden, "
+            f"{p - check.random_fall:.3f} on average with the same shape hidden elsewhere"
+        )
+    out.print(f"  [dim]{escape(str(found.figure))}[/]")

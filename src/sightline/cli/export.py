@@ -1,0 +1,80 @@
+"""`sightline export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sightline.cli.output import Display, complain, console, escape, print_json, table
+
+if TYPE_CHECKING:  # help must not wait for NumPy
+    from sightline.workflow.export import Exported
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A run; or a bundle, its .zip or .onnx file (then with --parity).")],
+    form: Annotated[
+        str, typer.Option("--format", help="onnx, bundle, openvino, litert, saved_model or vectors.")
+    ] = "onnx",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16 or int8.")] = "float32",
+    out: Annotated[Path | None, typer.Option(help="A folder, or .onnx or .zip; default RUN/exports/<format>.")] = None,
+    parity: Annotated[
+        list[str] | None, typer.Option(metavar="DATA", help="Labelled pictures to score; default: validation part.")
+    ] = None,
+    tolerance: Annotated[float | None, typer.Option(min=0, help="Greatest difference of a probability.")] = None,
+    agreement: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least share of pictures named as the model names them.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Write a model in another format, load it back and score it; exits with 1 if it answers otherwise.
+
+    vectors: golden pictures with their decoded pixels, for those who decode pictures in another language.
+    """
+    from sightline.workflow.export import export as run
+    from sightline.workflow.vectors import vectors
+
+    if form == "vectors":
+        path = str(vectors(model, out))
+        print_json({"path": path}) if json else console().print(f"written    {escape(path)}")
+        return
+    with Display(quiet=json) as display:
+        done = run(
+            model, form, precision=precision, out=out, data=parity or None, tolerance=tolerance,
+            agreement=agreement, watcher=display,
+        )  # fmt: skip
+    if json:
+        print_json(done.to_dict())
+    else:
+        _show(done)
+    if not done.accepted:
+        complain(
+            f"The {done.format} file differs from the model by more than --tolerance {done.tolerance.difference:g} or "
+            f"agrees on less than --agreement {done.tolerance.agreement:g}, so it was not put in place."
+        )
+        raise typer.Exit(1)
+
+
+def _show(done: Exported) -> None:
+    found, limits = done.parity, done.tolerance
+    change = "unknown" if found.accuracy_change is None else f"{100 * found.accuracy_change:+.2f} points"
+    if found.accuracy_interval is not None:
+        low, high = 100 * found.accuracy_interval.low, 100 * found.accuracy_interval.high
+        change += f" (95% interval {low:+.2f} to {high:+.2f})"
+    rows = [
+        ["greatest difference", f"{found.greatest_difference:.2g} (at most {limits.difference:g})"],
+        ["mean difference", f"{found.mean_difference:.2g}"],
+        ["top-1 agreement", f"{found.top1_agreement:.4f} (at least {limits.agreement:g})"],
+        ["accuracy change", change],
+        ["size", f"{found.bytes / 1e6:.2f} MB"],
+        ["latency, one picture", f"{found.latency_median:.2f} ms median, {found.latency_p99:.2f} ms 99th percentile"],
+        ["throughput, 32 at a time", f"{found.throughput:,.0f} pictures/s"],
+    ]
+    table([f"{done.format} {done.precision}", f"{found.count} pictures of {done.pictures}"], rows)
+    out = console()
+    if done.kept:
+        out.print(f"left in float: {escape(', '.join(done.kept))}")
+    if done.path is not None:
+        out.print(f"written    {escape(done.path)}")

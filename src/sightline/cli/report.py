@@ -1,0 +1,25 @@
+"""`sightline report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sightline.cli.output import Display, console, escape, print_json
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the page's path as one JSON object.")] = False,
+) -> None:
+    """Judge a run again and write its report: one HTML page that needs no network."""
+    from sightline.workflow import reporting
+
+    with Display(quiet=json) as display:
+        path = reporting.make(run, progress=display.progress)
+    if json:
+        print_json({"report": str(path)})
+    else:
+        console().print(escape(str(path)))

@@ -1,0 +1,28 @@
+"""`sightline resume`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sightline.cli.output import Display, print_json
+from sightline.cli.train import show
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="A run directory that is not complete.")],
+    data: Annotated[list[str] | None, typer.Argument(help="The same pictures, if they lie elsewhere now.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Go on with a run that was stopped, killed or out of disk, to the weights that it would have had."""
+    from sightline import workflow
+    from sightline.report import summary
+
+    with Display() as display:
+        result = workflow.resume(run, data or None, watcher=display)
+    if json:
+        print_json(summary.training(result))
+    else:
+        show(result)

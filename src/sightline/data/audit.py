@@ -1,0 +1,57 @@
+"""What is wrong with the pictures of a source, before any time is spent on training with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from sightline.data import copies, names, quality
+from sightline.data.copies import Copies
+from sightline.data.finding import SEVERITIES, Finding
+from sightline.data.survey import Survey, survey
+from sightline.records import Index, Progress, no_progress
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The findings on a source, errors first, and how many pictures each class has."""
+
+    name: str
+    count: int
+    classes: dict[str, int]
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> int:
+        """How many of the findings are errors."""
+        return sum(f.severity == "error" for f in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all as JSON values."""
+        return {
+            "name": self.name,
+            "count": self.count,
+            "classes": self.classes,
+            "errors": self.errors,
+            "findings": [f.to_dict() for f in self.findings],
+        }
+
+
+def audit(index: Index, progress: Progress = no_progress, threads: int | None = None) -> tuple[Audit, Copies, Survey]:
+    """Look at every picture of `index` and return the findings, with the copies and looks they come from."""
+    seen = survey(index, progress, threads)
+    sound = [p for p in index.pictures if not seen.looks[p.sha256].error]
+    found = copies.find(sound, seen.near)
+    return _audit(index, [*copies.findings(found), *quality.findings(index, seen), *names.findings(index)]), found, seen
+
+
+def brief(index: Index) -> Audit:
+    """Return the findings that cost no look at any picture: those on names, balance and identical files."""
+    return _audit(index, [*copies.findings(copies.find(index.pictures)), *names.findings(index)])
+
+
+def _audit(index: Index, findings: list[Finding]) -> Audit:
+    classes = dict(sorted(Counter(p.label for p in index.pictures).items()))
+    ordered = sorted(findings, key=lambda f: SEVERITIES.index(f.severity))
+    return Audit(index.name, len(index.pictures), classes, tuple(ordered))

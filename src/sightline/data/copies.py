@@ -1,0 +1,88 @@
+"""Findings on pictures that show the same: identical files and near duplicates, in one class, across classes, parts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sightline.data.finding import Finding, Group, grouped
+from sightline.records import Picture
+
+GROUP_NEAR = "Train with --set split.group=near, which keeps such pictures on one side of the split."
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Groups of identical files, and groups of near duplicates, each with two contents or more."""
+
+    identical: tuple[Group, ...]
+    near: tuple[Group, ...] = ()
+
+
+def find(pictures: Sequence[Picture], near: Mapping[str, str] | None = None) -> Copies:
+    """Return the groups among `pictures`; `near` names each content's group, by the smallest sha256 in it."""
+    same = [group for group in _by(pictures, lambda p: p.sha256) if len(group) > 1]
+    alike: list[Group] = []
+    if near:
+        alike = [g for g in _by(pictures, lambda p: near.get(p.sha256, p.sha256)) if len({p.sha256 for p in g}) > 1]
+    return Copies(tuple(same), tuple(alike))
+
+
+def _by(pictures: Iterable[Picture], key: Callable[[Picture], str]) -> list[Group]:
+    groups: dict[str, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        groups[key(picture)].append(picture)
+    return [tuple(group) for group in groups.values()]
+
+
+def conflicting(group: Group) -> bool:
+    """Whether the pictures of a group bear different classes."""
+    return len({p.label for p in group}) > 1
+
+
+def leaking(group: Group) -> bool:
+    """Whether identical pictures lie in different parts that the source states."""
+    return len({p.part for p in group}) > 1
+
+
+def leaking_near(group: Group) -> bool:
+    """Whether different contents of a near group lie in different parts, beyond what identical files say already."""
+    parts = {(p.sha256, p.part) for p in group}
+    return any(a != b and pa != pb for a, pa in parts for b, pb in parts)
+
+
+def findings(copies: Copies) -> list[Finding]:
+    """Return the findings on groups of copies."""
+    same, near = copies.identical, copies.near
+    leaks, near_leaks = [g for g in same if leaking(g)], [g for g in near if leaking_near(g)]
+    return [
+        *grouped(
+            "conflicting-duplicates", "error", "groups of identical files bear different classes",
+            "At most one class can be right: look at them, then relabel or drop the wrong ones (--fix proposes it).",
+            [g for g in same if conflicting(g)],
+        ),
+        *grouped(
+            "split-leakage", "error" if leaks else "warning",
+            f"groups lie in more than one part ({len(leaks)} of identical files, {len(near_leaks)} of near "
+            "duplicates)",
+            "Pictures seen in training make validation and test figures too good: keep each group in one part "
+            "(--fix drops the identical training copies and moves near duplicates to the training part).",
+            [*leaks, *near_leaks], identical=len(leaks),
+        ),
+        *grouped(
+            "duplicates", "warning", "groups of identical files within a class",
+            "They count more than once: keep one of each (--fix drops the others). The split keeps them on one side.",
+            [g for g in same if not conflicting(g) and not leaking(g)],
+        ),
+        *grouped(
+            "conflicting-near-duplicates", "warning", "groups of near duplicates bear different classes",
+            f"Look at them: either a class is wrong, or the difference is a small detail. {GROUP_NEAR}",
+            [g for g in near if conflicting(g)],
+        ),
+        *grouped(
+            "near-duplicates", "warning", "groups of near duplicates within a class",
+            f"Chance may put one in training and its twin in the test. {GROUP_NEAR}",
+            [g for g in near if not conflicting(g) and not leaking_near(g)],
+        ),
+    ]  # fmt: skip

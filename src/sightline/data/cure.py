@@ -1,0 +1,75 @@
+"""The corrections that a doctor would propose: few, and only where the pictures themselves say what is right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from sightline.data import names
+from sightline.data.copies import Copies, conflicting, leaking, leaking_near
+from sightline.data.finding import Group
+from sightline.data.patch import Correction, correction
+from sightline.data.survey import Survey
+from sightline.records import PARTS, Index, Picture
+
+
+def propose(index: Index, copies: Copies, survey: Survey) -> list[Correction]:
+    """Return corrections, at most one drop, or one relabel and one move, for each picture, in the order of the index.
+
+    Identical files with conflicting classes: the class of the majority, else all dropped. Identical files in several
+    parts: only those in the last part (test before validation before training) stay. Identical files within a class:
+    one stays. Near duplicates across parts: all move to the training part. Pictures that show nothing are dropped. Of
+    classes whose names differ only in writing, the smaller take the name of the largest.
+    """
+    found: dict[tuple[str, str], Correction] = {}  # by path and action: the first reason stands
+    for fix in (
+        *(c for group in copies.identical for c in _of_copies(group)),
+        *(correction("drop", p, "shows nothing") for p in index.pictures if survey.looks[p.sha256].blank),
+        *_names(index),
+        *(c for group in copies.near if leaking_near(group) for c in _gathered(group)),
+    ):
+        if (fix.path, "drop") not in found:
+            found.setdefault((fix.path, fix.action), fix)
+    dropped = {path for path, action in found if action == "drop"}
+    order = {p.path: i for i, p in enumerate(index.pictures)}
+    kept = [c for (path, action), c in found.items() if action == "drop" or path not in dropped]
+    return sorted(kept, key=lambda c: (order[c.path], c.action))
+
+
+def _of_copies(group: Group) -> Iterator[Correction]:
+    label = group[0].label
+    if conflicting(group):
+        (label, most), *others = Counter(p.label for p in group).most_common()
+        if others[0][1] == most:
+            rivals = ", ".join(sorted({p.label for p in group}))
+            yield from (correction("drop", p, f"identical files are of the classes {rivals}") for p in group)
+            return
+    last = max(PARTS.index(p.part) if p.part else 0 for p in group)
+    stays = next((p for p in group if _rank(p) == last and p.label == label), None)
+    stays = stays or next(p for p in group if _rank(p) == last)
+    for p in group:
+        if p is stays:
+            if p.label != label:
+                yield correction("relabel", p, f"most of its {len(group)} identical files are of this class", label)
+        else:
+            where = f" in the {stays.part} part" if leaking(group) and p.part != stays.part else ""
+            yield correction("drop", p, f"identical to {stays.path}{where}")
+
+
+def _rank(picture: Picture) -> int:
+    return PARTS.index(picture.part) if picture.part else 0
+
+
+def _names(index: Index) -> Iterator[Correction]:
+    counts = Counter(p.label for p in index.pictures)
+    for group in names.similar(index):
+        largest = max(group, key=lambda label: (counts[label], label))
+        for p in index.pictures:
+            if p.label in group and p.label != largest:
+                yield correction("relabel", p, "the two names differ only in how they are written", largest)
+
+
+def _gathered(group: Group) -> Iterator[Correction]:
+    for p in group:
+        if p.part not in (None, "train"):
+            yield correction("move", p, f"a near duplicate of {next(o.path for o in group if o is not p)}", "train")

@@ -1,0 +1,220 @@
+"""Perceptual hashes of pictures, and the groups of those that show the same: resized, recompressed, slightly cropped.
+
+A hash is the signs of the 64 lowest frequencies of a picture's cosine transform (C. Zauner, "Implementation and
+Benchmarking of Perceptual Image Hash Functions", 2010, there with 8x8 coefficients and a threshold at their median).
+Pictures whose hashes differ in few bits are candidates. They are found by bands: of two hashes that differ in at most
+`RADIUS` bits, one of four bands of 16 bits differs in at most a fourth of them (as in M. Norouzi et al., "Fast Search
+in Hamming Space with Multi-Index Hashing", 2012). A candidate counts when small versions of both pictures, one of them
+shifted and scaled as a slight crop would, correlate. `docs/doctor.md` has the measurements behind the constants.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIDE = 32  # of the grey picture that is hashed
+THUMB = 16  # of the grey picture that verifies
+RADIUS = 14  # bits of 64 in which hashes of the same picture may differ
+SAME = 0.87  # least correlation of two thumbs of the same picture
+BANDS, BITS = 4, 16
+FEW = 3000  # up to so many hashes, comparing all pairs is faster than bands
+CHUNK = 1 << 21  # candidates looked at together
+ROUNDS = 4  # pictures of one hash that others of that hash are compared with
+BATCH = 256  # candidates verified together: about 10 MB
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def perceptual(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the hashes, uint64 [N], of grey pictures uint8 [N, 32, 32]."""
+    waves, rows, columns = _waves()
+    spectrum = waves @ grey.astype(np.float32) @ waves.T
+    bits = spectrum[:, rows, columns] > 0  # [N, 64]
+    packed = np.ascontiguousarray(np.packbits(bits, axis=1, bitorder="little"))
+    return packed.view("<u8")[:, 0].astype(np.uint64)
+
+
+@functools.cache
+def _waves() -> tuple[NDArray[np.float32], list[int], list[int]]:
+    """Return the cosines [K, 32], and the row and column of the 64 coefficients of least frequency but the mean."""
+    most = 12
+    waves = np.cos(np.pi * (2 * np.arange(SIDE) + 1) * np.arange(most)[:, None] / (2 * SIDE)).astype(np.float32)
+    order = sorted(itertools.product(range(most), repeat=2), key=lambda at: (at[0] ** 2 + at[1] ** 2, at))[1:65]
+    return waves, [row for row, _ in order], [column for _, column in order]
+
+
+def groups(hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return, int64 [N], the first member of the group that each picture belongs to (itself, if it is alone).
+
+    `thumbs` is uint8 [N, 16, 16]. Groups are connected: who is like a member belongs to them. The nearest hashes are
+    compared first, and no more than `budget` allows: where all pictures are much alike (digits, garments cut out), the
+    hash says little, and only hashes that differ in fewer bits count.
+    """
+    root = np.arange(len(hashes))
+    entries = _leaders(root, hashes, thumbs)
+    near = _nearest(hashes[entries], 50 * budget(len(hashes)))
+    left = budget(len(hashes))
+    for a, b in near:
+        _settle(root)
+        one, other = entries[a], entries[b]
+        apart = np.flatnonzero(root[one] != root[other])
+        left -= len(apart)
+        if left < 0:
+            break
+        _join(root, thumbs, one[apart], other[apart])
+    _settle(root)
+    return root
+
+
+def _leaders(root: NDArray[np.int64], hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Unite pictures of equal hashes, which may be very many, with the first of them that is alike; return the rest."""
+    left = np.arange(len(hashes))
+    alone = [np.empty(0, np.int64)]
+    for _ in range(ROUNDS):
+        _, first, inverse = np.unique(hashes[left], return_index=True, return_inverse=True)
+        alone.append(left[first])
+        others = np.flatnonzero(first[inverse] != np.arange(len(left)))
+        left = _join(root, thumbs, left[first[inverse[others]]], left[others])
+    return np.sort(np.concatenate([*alone, left]))
+
+
+def budget(count: int) -> int:
+    """Return how many pairs of `count` pictures may be compared by their thumbs."""
+    return max(5000, count)
+
+
+def _nearest(hashes: NDArray[np.uint64], most: int) -> list[Pairs]:
+    """Return the candidates of distance 0, of distance 1 and so on: up to `RADIUS`, and `most` pairs in all."""
+    found: list[list[Pairs]] = [[] for _ in range(RADIUS + 1)]
+    counts = np.zeros(RADIUS + 1, np.int64)
+    for a, b in candidates(hashes):
+        distance = np.bitwise_count(hashes[a] ^ hashes[b])
+        for d in np.unique(distance).tolist():
+            if d < len(found):
+                at = distance == d
+                found[d].append((a[at], b[at]))
+                counts[d] += np.count_nonzero(at)
+        while counts[: len(found)].sum() > most:
+            found.pop()
+    return [(np.concatenate([a for a, _ in at]), np.concatenate([b for _, b in at])) for at in found if at]
+
+
+def _join(
+    root: NDArray[np.int64], thumbs: NDArray[np.uint8], one: NDArray[np.int64], other: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Unite in `root` the pairs that are alike, and return the second of those that are not."""
+    unlike = [np.empty(0, np.int64)]
+    for start in range(0, len(one), BATCH):
+        a, b = one[start : start + BATCH], other[start : start + BATCH]
+        alike = correlation(thumbs[a], thumbs[b]) >= SAME
+        for i, j in zip(a[alike].tolist(), b[alike].tolist(), strict=True):
+            low, high = sorted((_find(root, i), _find(root, j)))
+            root[high] = low
+        unlike.append(b[~alike])
+    return np.concatenate(unlike)
+
+
+def _find(root: NDArray[np.int64], i: int) -> int:
+    while root[i] != i:
+        root[i] = root[root[i]]
+        i = int(root[i])
+    return i
+
+
+def _settle(root: NDArray[np.int64]) -> None:
+    """Let every entry of a forest int64 [N] name the root of its tree, in place."""
+    while not np.array_equal(root[root], root):
+        root[:] = root[root]
+
+
+def candidates(hashes: NDArray[np.uint64], radius: int = RADIUS, few: int = FEW) -> Iterator[Pairs]:
+    """Yield all pairs (i, j), each once, of hashes (uint64 [N]) that differ in at most `radius` bits."""
+    if len(hashes) <= few:
+        rows, columns = np.triu_indices(len(hashes), 1)
+        near = np.bitwise_count(hashes[rows] ^ hashes[columns]) <= radius
+        yield rows[near], columns[near]
+        return
+    reach = radius // BANDS
+    bands = [((hashes >> np.uint64(BITS * k)) & np.uint64(2**BITS - 1)).astype(np.int64) for k in range(BANDS)]
+    masks = [m for m in range(2**BITS) if m.bit_count() <= reach]
+    for k, band in enumerate(bands):
+        order = np.argsort(band, kind="stable")
+        sorted_band, sorted_hashes = band[order], hashes[order]
+        starts = np.searchsorted(sorted_band, np.arange(2**BITS + 1))
+        for mask in masks:
+            for i, j in _in_buckets(sorted_band, starts, mask):
+                near = np.bitwise_count(sorted_hashes[i] ^ sorted_hashes[j]) <= radius
+                a, b = order[i[near]], order[j[near]]
+                for earlier in bands[:k]:  # a pair is given by the first band that has it
+                    new = np.bitwise_count(earlier[a] ^ earlier[b]) > reach
+                    a, b = a[new], b[new]
+                if len(a):
+                    yield np.minimum(a, b), np.maximum(a, b)
+
+
+def _in_buckets(band: NDArray[np.int64], starts: NDArray[np.int64], mask: int) -> Iterator[Pairs]:
+    """Yield the pairs of places in the sorted `band` whose values differ by exactly `mask`, in chunks."""
+    places = np.arange(len(band)) if mask == 0 else np.flatnonzero(band < band ^ mask)
+    begin = places + 1 if mask == 0 else starts[band[places] ^ mask]
+    counts = starts[(band[places] ^ mask) + 1] - begin
+    some = counts > 0
+    places, begin, counts = places[some], begin[some], counts[some]
+    ends = np.cumsum(counts)
+    at = 0
+    while at < len(places):  # one place at least, whatever its count
+        done = ends[at - 1] if at else 0
+        to = max(at + 1, int(np.searchsorted(ends, done + CHUNK, side="right")))
+        number = counts[at:to]
+        offset = np.arange(int(number.sum())) - np.repeat(ends[at:to] - number - done, number)
+        yield np.repeat(places[at:to], number), np.repeat(begin[at:to], number) + offset
+        at = to
+
+
+def correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return, float32 [N] in -1..1, how well thumbs uint8 [N, 16, 16] correlate, one of the two slightly cropped."""
+    views_a, views_b = _views(a), _views(b)  # [N, V, 256]
+    forth = np.einsum("nvd,nd->nv", views_a, views_b[:, 0]).max(1, initial=-1)
+    back = np.einsum("nvd,nd->nv", views_b, views_a[:, 0]).max(1, initial=-1)
+    found: NDArray[np.float32] = np.maximum(forth, back)
+    return found
+
+
+def _views(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return each thumb as it is and cropped in many ways, without its coarse light and dark: [N, V, 256], norm 1."""
+    flat = thumbs.reshape(-1, THUMB * THUMB).astype(np.float32)
+    views = (flat @ _crops()).reshape(len(thumbs), _crops().shape[1] // THUMB**2, THUMB**2)
+    views -= views.mean(2, keepdims=True)
+    norms = np.linalg.norm(views, axis=2, keepdims=True)
+    normed: NDArray[np.float32] = views / np.maximum(norms, 1e-3)
+    return normed
+
+
+@functools.cache
+def _crops() -> NDArray[np.float32]:
+    """Return the linear map from a thumb to all its views: float32 [256, V * 256]."""
+    maps = []
+    corners = [(0.95, y, x) for y in (0, 0.5, 1) for x in (0, 0.5, 1)]
+    for scale, y, x in [(1.0, 0.0, 0.0), *corners, *[(0.9, y, x) for _, y, x in corners]]:
+        rows, columns = _window(scale, y), _window(scale, x)
+        blur = np.kron(_mean_of(5) @ rows, _mean_of(5) @ columns)
+        maps.append(np.kron(rows, columns) - blur)
+    return np.concatenate([m.T for m in maps], axis=1).astype(np.float32)
+
+
+def _window(scale: float, offset: float) -> NDArray[np.float64]:
+    """Return the map [16, 16] that cuts out `scale` of a side, `offset` (0..1) of the way along, by interpolation."""
+    centres = offset * THUMB * (1 - scale) + (np.arange(THUMB) + 0.5) * scale - 0.5
+    weights: NDArray[np.float64] = np.maximum(0, 1 - np.abs(centres.clip(0, THUMB - 1)[:, None] - np.arange(THUMB)))
+    return weights
+
+
+def _mean_of(width: int) -> NDArray[np.float64]:
+    """Return the map [16, 16] that takes a running mean, repeating the values at the ends."""
+    taken = (np.arange(THUMB)[:, None] + np.arange(width) - width // 2).clip(0, THUMB - 1)
+    weights: NDArray[np.float64] = (taken[:, :, None] == np.arange(THUMB)).mean(1)
+    return weights

@@ -1,0 +1,146 @@
+"""Findings on classes, folders and parts: balance, what is missing, and names that mislead."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from sightline.data.finding import Finding, listed
+from sightline.data.layout import PART_NAMES
+from sightline.records import PARTS, Index, Picture
+
+IMBALANCE = 3.0  # times as many pictures in the largest class as in the smallest
+SMALL = 20  # pictures: with 15% for validation and for test, three each
+
+
+def findings(index: Index) -> list[Finding]:
+    """Return the findings that need no more than the names in an index."""
+    counts = Counter(p.label for p in index.pictures if p.part in (None, "train"))
+    return [
+        *_folders(index),
+        *_missing(index.pictures, counts),
+        *_balance(counts),
+        *_similar(index),
+        *_numeric(sorted(counts)),
+    ]
+
+
+def _folders(index: Index) -> list[Finding]:
+    suspects = sorted({(p.label, near) for p in index.pictures if p.part is None and (near := _part_meant(p))})
+    stated = {p.part for p in index.pictures} != {None}
+    misread = [] if stated else suspects
+    names = [*index.unexpected, *(label for label, _ in misread)]
+    reasons = [_meant(PurePosixPath(name).name) for name in index.unexpected]
+    reasons += [f"read as a class: is it meant to be {near!r}?" for _, near in misread]
+    return [
+        *listed(
+            "unexpected-folder", "error", "folders are neither train, validation nor test, or only nearly so",
+            "Rename them to train, validation (or valid, val) or test, or move them away: `train` refuses them, or "
+            "takes them for classes.", names, reasons,
+        ),
+        *listed(
+            "empty-classes", "warning", "class folders hold no picture",
+            "Add pictures, or remove the folder: as it stands, the class does not exist.", index.empty,
+        ),
+    ]  # fmt: skip
+
+
+def _part_meant(picture: Picture) -> str | None:
+    """Return the part that a class is named nearly as, if class folders seem to lie below it."""
+    deep = len(PurePosixPath(picture.path).parts) - len(PurePosixPath(picture.label).parts) >= 2
+    return _nearest_part(picture.label) if deep else None
+
+
+def _nearest_part(name: str) -> str | None:
+    for part in PART_NAMES:
+        if sorted(part) == sorted(name.lower()):  # letters swapped
+            return part
+    close = difflib.get_close_matches(name.lower(), PART_NAMES, n=1, cutoff=0.8)
+    return close[0] if close else None
+
+
+def _meant(name: str) -> str:
+    near = _nearest_part(name)
+    return f"is it meant to be {near!r}?" if near else "lies beside the parts"
+
+
+def _missing(pictures: Sequence[Picture], counts: Counter[str]) -> list[Finding]:
+    held: dict[str, set[str]] = defaultdict(set)
+    for p in pictures:
+        if p.part is not None:
+            held[p.part].add(p.label)
+    parts = [part for part in PARTS if part in held]
+    unknown = sorted({label for labels in held.values() for label in labels} - set(counts)) if held else []
+    lacking = [(label, part) for part in parts for label in sorted(set(counts) - held[part])]
+    names = [*unknown, *(label for label, _ in lacking)]
+    reasons = [*("not in the training part" for _ in unknown), *(f"not in the {part} part" for _, part in lacking)]
+    return listed(
+        "missing-classes", "error" if unknown else "warning", "classes are missing from a part",
+        "A class that is not trained cannot be told, and one that is not tested is not judged: add pictures of it to "
+        "that part, or remove it from the others.", names, reasons,
+    )  # fmt: skip
+
+
+def _balance(counts: Counter[str]) -> list[Finding]:
+    found = listed(
+        "small-classes", "warning", f"classes have fewer than {SMALL} training pictures",
+        "Too few to split and to judge: gather more, or merge classes.",
+        *_columns([(label, f"{n} pictures") for label, n in sorted(counts.items()) if n < SMALL]),
+    )  # fmt: skip
+    if len(counts) < 2:
+        return found
+    (most, many), (least, few) = counts.most_common()[0], min(counts.items(), key=lambda at: (at[1], at[0]))
+    if many < IMBALANCE * few:
+        return found
+    ordered = [(label, f"{n} pictures") for label, n in sorted(counts.items(), key=lambda at: (-at[1], at[0]))]
+    names, reasons = _columns(ordered)
+    what = f"classes, unevenly filled: {most!r} has {many} training pictures, {least!r} only {few}"
+    advice = "Judge by the figures of each class; consider --set train.class_weights=balanced, or gather rare ones."
+    return [*found, Finding("class-imbalance", "warning", len(names), what, advice, names, reasons)]
+
+
+def _columns(rows: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(name for name, _ in rows), tuple(reason for _, reason in rows)
+
+
+def alike(label: str) -> str:
+    """Return what is left of a class name without case, spaces, dashes, underscores and forms of one letter.
+
+    >>> alike("Coffee_Bean ") == alike("coffee bean")
+    True
+    """
+    return "".join(c for c in unicodedata.normalize("NFKC", label).casefold() if not c.isspace() and c not in "-_")
+
+
+def similar(index: Index) -> list[list[str]]:
+    """Return groups of class names that differ only in case, spaces, dashes or underscores."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for p in index.pictures:
+        groups[alike(p.label)].add(p.label)
+    return [sorted(names) for _, names in sorted(groups.items()) if len(names) > 1]
+
+
+def _similar(index: Index) -> list[Finding]:
+    groups = similar(index)
+    names = [name for group in groups for name in group]
+    reasons = [f"beside {', '.join(repr(o) for o in group if o != name)}" for group in groups for name in group]
+    return listed(
+        "similar-class-names", "warning", "class names differ only in case, spaces, dashes or underscores",
+        "If they mean the same, give them one name (--fix relabels the smaller class).", names, reasons,
+    )  # fmt: skip
+
+
+def _numeric(classes: Sequence[str]) -> list[Finding]:
+    if not classes or not all(c.isdecimal() for c in classes):
+        return []
+    by_number = sorted(classes, key=lambda c: (int(c), c))
+    if by_number == list(classes):
+        return []
+    order = ", ".join(classes[:4])
+    return listed(
+        "numeric-class-names", "note", f"the class names are numbers whose order is that of text: {order}, ...",
+        "An index in a class list is not the number. Pad with zeros (02, 10) if programs are to count on it.", classes,
+    )  # fmt: skip

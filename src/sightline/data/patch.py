@@ -1,0 +1,145 @@
+"""Corrections of a data source in a file of their own, so that no picture is ever moved, renamed or removed.
+
+One JSON object on each line, with the keys
+
+    action  drop, relabel or move
+    path    as the index names the picture
+    sha256  of its content: a picture that has changed since is not corrected
+    label   the class that it bears now
+    to      relabel: the class that it should bear; move: train, validation or test; drop: not there
+    reason  for people
+
+A line is taken back by deleting it. Empty lines are passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from sightline import files
+from sightline.errors import DataError
+from sightline.records import PARTS, Index, Part, Picture
+
+Action = Literal["drop", "relabel", "move"]
+KEYS = ("action", "path", "sha256", "label", "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """One line of a patch: what to do with the picture of this path, content and class."""
+
+    action: Action
+    path: str
+    sha256: str
+    label: str
+    to: str | None
+    reason: str
+
+    @property
+    def line(self) -> str:
+        """The line without its end."""
+        return json.dumps({k: v for k, v in asdict(self).items() if v is not None}, ensure_ascii=False)
+
+
+def correction(action: Action, picture: Picture, reason: str, to: str | None = None) -> Correction:
+    """Return a correction of `picture` as it is now."""
+    return Correction(action, picture.path, picture.sha256, picture.label, to, reason)
+
+
+def write(path: Path, corrections: Iterable[Correction]) -> Path:
+    """Write a patch file; raises `OutputError`."""
+    text = "".join(c.line + "\n" for c in corrections)
+    return files.write(path, text.encode(errors="backslashreplace"), "Name another file with --fix.")
+
+
+def read(path: Path) -> list[tuple[int, Correction]]:
+    """Return the line numbers and corrections of a patch file; raises `DataError` naming the first malformed line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The patch {path} cannot be read as UTF-8 text: {error}.") from error
+    lines = enumerate(text.split("\n"), 1)
+    return [(number, _parsed(line, f"The patch {path}, line {number}")) for number, line in lines if line.strip()]
+
+
+def _parsed(line: str, where: str) -> Correction:
+    try:
+        row: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error.msg}); mend the line or delete it.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected an object with the keys action, path, sha256, label, to and reason.")
+    wrong = [k for k in KEYS if not isinstance(row.get(k), str)] + sorted(set(row) - {*KEYS, "to"})
+    if wrong:
+        raise DataError(
+            f"{where}: {wrong[0]!r} is missing, unknown or no text; keys are action, path, sha256, label, to, reason."
+        )
+    action, to = row["action"], row.get("to")
+    if action not in get_args(Action):
+        raise DataError(f"{where}: action is {action!r}; expected drop, relabel or move.")
+    if action == "drop" and to is not None:
+        raise DataError(f"{where}: a picture that is dropped goes nowhere: remove 'to', or say relabel or move.")
+    if action == "move" and to not in PARTS:
+        raise DataError(f"{where}: 'to' is {to!r}; a picture is moved to train, validation or test.")
+    if action == "relabel" and (not isinstance(to, str) or not to):
+        raise DataError(f"{where}: 'to' is {to!r}; expected the class that the picture should bear.")
+    return Correction(cast("Action", action), row["path"], row["sha256"], row["label"], to, row["reason"])
+
+
+def apply(index: Index, corrections: Sequence[tuple[int, Correction]], where: str) -> Index:
+    """Return `index` as corrected; `where` names the patch in messages.
+
+    Raises `DataError` for a line that matches no picture, for a second line of the same kind on one picture, for a move
+    where the source states no parts, and if no picture is left.
+    """
+    place = {(p.path, p.sha256): i for i, p in enumerate(index.pictures)}
+    shas = {p.path: p.sha256 for p in index.pictures}
+    changed: dict[int, Picture | None] = dict(enumerate(index.pictures))
+    done: dict[tuple[int, str], int] = {}
+    for number, fix in corrections:
+        i = place.get((fix.path, fix.sha256))
+        if i is None or index.pictures[i].label != fix.label:
+            raise DataError(
+                f"{where}, line {number} matches nothing: {_mismatch(fix, shas, index, i)}; delete the line."
+            )
+        for action in ("drop", fix.action) if fix.action != "drop" else get_args(Action):
+            if (i, action) in done:
+                raise DataError(
+                    f"{where}, line {number} corrects {fix.path}, which line {done[i, action]} does already: "
+                    "delete one of the two."
+                )
+        done[i, fix.action] = number
+        changed[i] = _corrected(changed[i], fix, f"{where}, line {number}")
+    keep = [i for i, picture in changed.items() if picture is not None]
+    if not keep:
+        raise DataError(f"{where} drops every picture of {index.name}: take some lines back by deleting them.")
+    old = index.read
+    pictures = tuple(cast("Picture", changed[i]) for i in keep)
+    return replace(index, pictures=pictures, read=lambda i: old(keep[i]))
+
+
+def corrected(index: Index, path: Path | None) -> Index:
+    """Return `index` as corrected by the patch file at `path`; as it is without one."""
+    return index if path is None else apply(index, read(path), f"The patch {path}")
+
+
+def _mismatch(fix: Correction, shas: dict[str, str], index: Index, found: int | None) -> str:
+    if found is not None:
+        return f"{fix.path} is of class {index.pictures[found].label!r}, not {fix.label!r}"
+    if fix.path in shas:
+        return f"{fix.path} has another content than when the line was written"
+    return f"there is no picture {fix.path} in {index.name}"
+
+
+def _corrected(picture: Picture | None, fix: Correction, where: str) -> Picture | None:
+    if picture is None or fix.action == "drop":
+        return None
+    if fix.action == "relabel":
+        return replace(picture, label=str(fix.to))
+    if picture.part is None:
+        raise DataError(f"{where} moves {fix.path} to {fix.to}, but this source states no parts: delete the line.")
+    return replace(picture, part=cast("Part", fix.to))

@@ -1,0 +1,149 @@
+"""Findings on single pictures: files that are not what they seem, odd formats and sizes, darkness, blur."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+
+from sightline.data.finding import Finding, listed
+from sightline.data.survey import Look, Survey
+from sightline.preprocess import Header
+from sightline.records import Index, Picture
+
+STRAY = "lies in no class folder"
+SUFFIXES = {
+    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "MPO": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
+    "PNG": {".png", ".apng"}, "WEBP": {".webp"}, "GIF": {".gif"}, "BMP": {".bmp", ".dib"}, "TIFF": {".tif", ".tiff"},
+    "PPM": {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}, "JPEG2000": {".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"},
+    "AVIF": {".avif", ".avifs", ".heif"},
+}  # fmt: skip
+ODD_MODES = {
+    "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "LAB", "HSV": "HSV", "F": "floating point", "I": "32-bit",
+    "RGBA": "alpha", "LA": "alpha", "PA": "alpha", "La": "alpha", "RGBa": "alpha", "RGBX": "four channels",
+}  # fmt: skip
+DARK, BRIGHT = 48, 215  # grey levels: nearly all is darker, or lighter, than this
+BLURRED = 0.77  # of `survey.blur`; docs/doctor.md says how it was chosen
+TINY = 16  # pixels
+SMALLER, LARGER = 4, 8  # times than the median side
+ASPECT = 3.0  # long side over short side, and more than this times the median's half
+
+
+def findings(index: Index, survey: Survey) -> list[Finding]:
+    """Return the findings on single files and pictures."""
+    pairs = [(p, survey.looks[p.sha256]) for p in index.pictures]
+    bad = [(r.path, r.reason) for r in index.rejects if r.reason != STRAY]
+    bad += [(p.path, look.error) for p, look in pairs if look.error]
+    bad.sort()
+    stray = [r.path for r in index.rejects if r.reason == STRAY]
+    seen = [(p, look) for p, look in pairs if not look.error]
+    files = [(p, look.header) for p, look in seen if look.header is not None]
+    return [
+        *listed(
+            "unreadable", "error", "files cannot be read", "Replace them or remove them; training leaves them out.",
+            [path for path, _ in bad], [reason for _, reason in bad],
+        ),
+        *listed(
+            "stray-pictures", "warning", "pictures lie in no class folder",
+            "Move them into the folder of their class; training leaves them out.", stray,
+        ),
+        *listed(
+            "not-pictures", "note", "files are no pictures", "Nothing to do: they are passed over.", index.others
+        ),
+        *_files(files),
+        *_sizes([p for p, _ in seen]),
+        *_levels(seen),
+    ]  # fmt: skip
+
+
+def _files(files: Sequence[tuple[Picture, Header]]) -> list[Finding]:
+    def told(say: Callable[[Picture, Header], str | None]) -> tuple[list[str], list[str]]:
+        found = [(p.path, said) for p, header in files if (said := say(p, header))]
+        return [path for path, _ in found], [said for _, said in found]
+
+    turned = told(lambda _, h: f"orientation {h.orientation}" if h.orientation != 1 else None)
+    share = len(turned[0]) / max(1, len(files))
+    return [
+        *listed(
+            "wrong-extension", "warning", "files are named as another format than they hold",
+            "Sightline goes by the content; rename them for programs that go by the name.", *told(_extension),
+        ),
+        *listed(
+            "exif-rotated", "note", f"pictures ({share:.0%}) are stored turned, with an orientation to undo it",
+            "Sightline turns them; a program that ignores the tag sees them lying. Keep it in mind elsewhere.", *turned,
+        ),
+        *listed(
+            "odd-modes", "note", "pictures are not plain 8-bit colour or grey",
+            "They are converted (docs/data.md says how): make sure that no class is stored otherwise than the others.",
+            *told(lambda _, h: _mode(h.mode)),
+        ),
+        *listed(
+            "animated", "note", "files hold several frames",
+            "Only the first one is used: save the frames apart if they matter.",
+            *told(lambda _, h: f"{h.frames} frames" if h.frames > 1 else None),
+        ),
+    ]  # fmt: skip
+
+
+def _extension(picture: Picture, header: Header) -> str | None:
+    suffix = PurePosixPath(picture.path).suffix.lower()
+    right = SUFFIXES.get(header.format)
+    return f"holds {header.format}" if right is not None and suffix not in right else None
+
+
+def _mode(mode: str) -> str | None:
+    return "16-bit" if mode.startswith("I;16") else ODD_MODES.get(mode)
+
+
+def _sizes(pictures: Sequence[Picture]) -> list[Finding]:
+    if not pictures:
+        return []
+    side = statistics.median(min(p.width, p.height) for p in pictures)
+    shape = statistics.median(_aspect(p) for p in pictures)
+    sizes = [p for p in pictures if _extreme(min(p.width, p.height), side) or max(p.width, p.height) > LARGER * side]
+    aspects = [p for p in pictures if _aspect(p) > max(ASPECT, ASPECT / 2 * shape)]
+    return [
+        *listed(
+            "extreme-size", "warning", f"pictures are far smaller or larger than the median of {side:g} pixels",
+            "Small ones show little once enlarged: look whether they belong here.",
+            [p.path for p in sizes], [f"{p.width}x{p.height}" for p in sizes],
+        ),
+        *listed(
+            "extreme-aspect", "warning", f"pictures are more than {ASPECT:g} times as long as wide",
+            "Stretching distorts them: crop them, or train with --set picture.resize=pad.",
+            [p.path for p in aspects], [f"{p.width}x{p.height}" for p in aspects],
+        ),
+    ]  # fmt: skip
+
+
+def _extreme(side: int, median: float) -> bool:
+    return side < median / SMALLER or (side < TINY <= median)
+
+
+def _aspect(picture: Picture) -> float:
+    return max(picture.width, picture.height) / max(1, min(picture.width, picture.height))
+
+
+def _levels(seen: Sequence[tuple[Picture, Look]]) -> list[Finding]:
+    blank = [p.path for p, look in seen if look.blank]
+    rest = [(p.path, look) for p, look in seen if not look.blank]
+    blurred = [(path, f"blur {look.blur:.2f}") for path, look in rest if look.blur >= BLURRED]
+    look_at = "Look at them: keep them only if pictures in use will be like that."
+    return [
+        *listed(
+            "blank", "warning", "pictures show nothing: one even tone",
+            "They teach nothing but their class's share: drop them (--fix proposes it).", blank,
+        ),
+        *listed(
+            "dark", "warning", "pictures are very dark", look_at,
+            [path for path, look in rest if look.levels[3] < DARK],
+        ),
+        *listed(
+            "bright", "warning", "pictures are very bright", look_at,
+            [path for path, look in rest if look.levels[1] > BRIGHT],
+        ),
+        *listed(
+            "blurred", "warning", "pictures are blurred, even when seen small", look_at,
+            [path for path, _ in blurred], [said for _, said in blurred],
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,57 @@
+"""Percentile bootstrap: figures of the pictures drawn again, with replacement (Efron, 1979)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.randomness import generator
+from sightline.records import Interval
+
+RESAMPLES = 2000
+FEWEST = 200  # resamples; below, the ends of a 95% interval rest on a handful of them
+BUDGET = 20_000_000  # pictures drawn in all: a second or so
+CHUNK = 1_000_000  # numbers held at once
+
+
+def resamples(count: int, work: int = 1) -> int:
+    """Return how many resamples of `count` pictures with `work` steps for each are affordable; 0 for fewer than 200.
+
+    >>> resamples(10_000), resamples(10_000, 10), resamples(10_000, 1000)
+    (2000, 200, 0)
+    """
+    affordable = min(RESAMPLES, BUDGET // max(count * work, 1))
+    return affordable if affordable >= FEWEST else 0
+
+
+def weights(count: int, number: int, seed: int, name: str) -> Iterator[NDArray[np.float64]]:
+    """Yield `number` draws of `count` pictures in bulk, as how often each was drawn: float64 [r, count]."""
+    step = max(1, CHUNK // max(count, 1))
+    rng = generator(seed, "bootstrap", name)
+    for start in range(0, number, step):
+        rows = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(min(step, number - start))]
+        yield np.array(rows, np.float64)
+
+
+def means(values: NDArray[np.float64], seed: int, name: str) -> NDArray[np.float64]:
+    """Return the means [R, M] of resampled rows of `values` [N, M]."""
+    count = len(values)
+    return np.concatenate([w @ values for w in weights(count, resamples(count) or FEWEST, seed, name)]) / count
+
+
+def cells(counts: NDArray[np.int64], seed: int, name: str) -> NDArray[np.int64]:
+    """Return resampled counts int64 [R, M] of `counts` [M]: drawing pictures again is drawing from a multinomial."""
+    total = int(counts.sum())
+    number = resamples(total) or FEWEST
+    return generator(seed, "bootstrap", name).multinomial(total, counts / total, number)
+
+
+def ends(found: NDArray[np.float64]) -> Interval | None:
+    """Return the 2.5% and 97.5% points of resampled figures; None where too few are numbers."""
+    good = found[np.isfinite(found)]
+    if len(good) < max(FEWEST, len(found) // 2):
+        return None
+    low, high = np.percentile(good, [2.5, 97.5])
+    return Interval(float(low), float(high))

@@ -1,0 +1,168 @@
+"""All that is said of a classifier besides its figures, from what the network said of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import metrics
+from sightline.data.loader import batches
+from sightline.errors import DataError
+from sightline.evaluation import abstain, calibration, conformal, ood
+from sightline.evaluation.abstain import Curve, Threshold
+from sightline.evaluation.calibration import Bin, Temperature
+from sightline.evaluation.conformal import Coverage
+from sightline.evaluation.mistakes import Mistakes
+from sightline.evaluation.ood import Strangers
+from sightline.evaluation.slices import Slice
+from sightline.prediction.base import Outputs, Predictor, filled
+from sightline.prediction.decide import decide, energy
+from sightline.records import Evaluation, Interval, Progress, Samples, Thresholds, no_progress
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a network said of labelled pictures: `outputs` of N, `labels` int32 [N]."""
+
+    outputs: Outputs
+    labels: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What thresholds are to be fitted for; see `abstain.threshold_for` and `conformal.fit`."""
+
+    target_precision: float | None = None
+    coverage: float | None = None
+    guard: bool = False
+
+    def __bool__(self) -> bool:
+        return self.target_precision is not None or self.coverage is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """ECE and reliability of the judged pictures, as served and after the temperature that validation pictures gave."""
+
+    ece: float
+    bins: tuple[Bin, ...]
+    temperature: Temperature | None
+    ece_after: float | None
+    bins_after: tuple[Bin, ...]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What decisions by `thresholds` come to on the judged pictures: shares of each kind, and right classes."""
+
+    classes: float
+    sets: float
+    abstained: float
+    precision: float | None
+    interval: Interval | None
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """An evaluation of `part` and all that goes with it; None for what was not asked for or cannot be."""
+
+    evaluation: Evaluation
+    part: str
+    calibration: Calibration
+    curve: Curve
+    mistakes: Mistakes
+    slices: tuple[Slice, ...]
+    thresholds: Thresholds | None = None
+    threshold: Threshold | None = None
+    answered: Answered | None = None
+    coverage: Coverage | None = None
+    strangers: Strangers | None = None
+
+
+def listen(predictor: Predictor, samples: Samples, progress: Progress = no_progress, task: str = "evaluating") -> Said:
+    """Ask the network for everything that it says of `samples`."""
+    size, done = min(32, len(samples)), 0
+    found: list[tuple[NDArray[np.float32], ...]] = []
+
+    def packed(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        said = predictor.outputs(pixels)
+        return np.concatenate([said.probabilities, said.logits, said.features], 1)
+
+    for batch in batches(samples, size):
+        rows = filled(packed, batch.pixels, size)
+        found.append(tuple(np.split(rows, [len(predictor.classes), 2 * len(predictor.classes)], 1)))
+        done += len(batch.labels)
+        progress(task, done, len(samples))
+    if not found:
+        raise DataError("There are no pictures to judge the model on.")
+    return Said(Outputs(*(np.concatenate(part) for part in zip(*found, strict=True))), samples.labels)
+
+
+def calibrate(judged: Said, held_out: Said | None) -> Calibration:
+    """Judge confidence, and what one temperature, fitted on `held_out`, would make of it."""
+    p, labels = judged.outputs.probabilities, judged.labels
+    before = calibration.ece(p, labels), calibration.reliability(p, labels)
+    if held_out is None:
+        note = "No validation pictures are at hand to fit a temperature on."
+        return Calibration(*before, None, None, (), note)
+    fitted = calibration.fit_temperature(held_out.outputs.logits, held_out.labels)
+    cooled = metrics.softmax(judged.outputs.logits / np.float32(fitted.value))
+    note = fitted.note
+    if len(labels) < calibration.ENOUGH:
+        note = note or f"ECE of {len(labels)} pictures is mostly chance: it takes {calibration.ENOUGH} or more."
+    after = calibration.ece(cooled, labels), calibration.reliability(cooled, labels)
+    return Calibration(*before, fitted, *after, note)
+
+
+def fit_thresholds(held_out: Said, wanted: Wanted, old: Thresholds | None) -> tuple[Thresholds, Threshold | None]:
+    """Fit what is asked for on validation pictures; what is not stays as in `old`."""
+    p = held_out.outputs.probabilities
+    new = replace(old or Thresholds(0), count=len(p), ood_limit=ood.limit(energy(held_out.outputs.logits)))
+    found = None
+    target, coverage = wanted.target_precision, wanted.coverage
+    if target is not None:
+        found = abstain.threshold_for(p.max(1), p.argmax(1) == held_out.labels, target, guard=wanted.guard)
+        new = replace(
+            new, target_precision=target, confidence=found.confidence, share_answered=found.share_answered
+        )  # fmt: skip
+    if coverage is not None:
+        quantile = conformal.fit(p, held_out.labels, coverage)
+        new = replace(new, coverage=coverage, quantile=quantile)
+    return new, found
+
+
+def answered(judged: Said, classes: Sequence[str], thresholds: Thresholds) -> Answered:
+    """Apply the thresholds to the judged pictures, as predicting does."""
+    p = judged.outputs.probabilities
+    made = np.array([d.decision for d in decide(p, judged.outputs.logits, classes, thresholds)])
+    sure = made == "class"
+    hits, count = int((p.argmax(1) == judged.labels)[sure].sum()), int(sure.sum())
+    return Answered(
+        float(sure.mean()), float((made == "set").mean()), float((made == "abstain").mean()),
+        hits / count if count else None, metrics.wilson(hits, count) if count else None, len(p),
+    )  # fmt: skip
+
+
+def covered(judged: Said, thresholds: Thresholds) -> Coverage | None:
+    """Judge the prediction sets, where there are any."""
+    if thresholds.quantile is None or thresholds.coverage is None:
+        return None
+    p = judged.outputs.probabilities
+    return conformal.judge(p, judged.labels, thresholds.quantile, thresholds.coverage)
+
+
+def strangers(judged: Said, strange: Outputs, training: Said | None, name: str, at: Thresholds | None) -> Strangers:
+    """Say how well strange pictures are told from the judged ones; the distance needs the training pictures."""
+    own, other = energy(judged.outputs.logits), energy(strange.logits)
+    by_distance = None
+    if training is not None:
+        distance = ood.fit_distance(training.outputs.features, training.labels)
+        by_distance = ood.auroc(distance(judged.outputs.features), distance(strange.features))
+    flagged = None if at is None or at.ood_limit is None else float((other > at.ood_limit).mean())
+    note = "" if training is not None else "The distance in feature space needs the training pictures."
+    return Strangers(name, ood.auroc(own, other), by_distance, len(own), len(other), flagged, note)

@@ -1,0 +1,107 @@
+"""Wrong labels, found by confident learning on what the network's features say of pictures that were left out.
+
+A strongly regularised multinomial logistic regression learns from frozen features of all folds but one and names the
+pictures of that one; it cannot memorise single labels. Which labels are off follows Northcutt et al. (2021, JAIR 70,
+arXiv:1911.00068), by their library, cleanlab.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import DataError, MissingExtraError
+from sightline.randomness import derive
+from sightline.records import Picture, Progress, no_progress
+
+FOLDS = 5
+STRENGTH = 0.001  # C; on 600 photographs of cats and dogs with 5% wrong labels, 0.001 found 0.90 of them, 0.1 0.78
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A picture whose label is probably wrong: `quality` in [0, 1], lower is worse; `probability` is that of `to`."""
+
+    path: str
+    sha256: str
+    label: str
+    to: str
+    quality: float
+    probability: float
+
+    def to_patch(self) -> dict[str, Any]:
+        """Return one line of a patch."""
+        reason = f"looks like {self.to} ({self.probability:.2f}) to a classifier that was not told its label"
+        return {
+            "action": "relabel", "path": self.path, "sha256": self.sha256, "label": self.label, "to": self.to,
+            "reason": reason,
+        }  # fmt: skip
+
+
+def out_of_fold(
+    features: NDArray[np.float32],
+    labels: NDArray[np.int32],
+    classes: int,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> NDArray[np.float64]:
+    """Return probabilities [N, K] of each picture by a head that did not see it; `features` float32 [N, F].
+
+    Raises `DataError` for a class of fewer than two pictures or fewer than two classes.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    if classes < 2 or counts.min() < 2:
+        raise DataError(
+            f"Finding wrong labels needs at least two classes with two pictures each; class number {counts.argmin()} "
+            f"has {counts.min()}: add pictures."
+        )
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedKFold
+    except ModuleNotFoundError:
+        raise MissingExtraError("scikit-learn", "train", "Finding wrong labels") from None
+    folds = min(FOLDS, int(counts.min()))
+    x = features.astype(np.float64)
+    found = np.zeros((len(labels), classes))
+    splits = StratifiedKFold(folds, shuffle=True, random_state=derive(seed, "labels") % 2**32)
+    for done, (kept, left) in enumerate(splits.split(x, labels), 1):
+        mean, deviation = x[kept].mean(0), x[kept].std(0)
+        deviation = np.where(deviation > 0, deviation, 1.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a head that is nearly there ranks as well
+            head = LogisticRegression(C=STRENGTH, max_iter=200).fit((x[kept] - mean) / deviation, labels[kept])
+        found[left] = head.predict_proba((x[left] - mean) / deviation)
+        progress("checking labels", done, folds)
+    return found
+
+
+def suspects(
+    pictures: Sequence[Picture], labels: NDArray[np.int32], probabilities: NDArray[np.float64], classes: Sequence[str]
+) -> tuple[Suspect, ...]:
+    """Return the pictures whose labels are probably wrong, worst first; `probabilities` [N, K] are out of fold.
+
+    Raises `MissingExtraError` without cleanlab.
+    """
+    try:
+        from cleanlab.filter import find_label_issues
+        from cleanlab.rank import get_label_quality_scores
+    except ModuleNotFoundError:
+        raise MissingExtraError("cleanlab", "labels", "Finding wrong labels") from None
+    given = labels.astype(np.int64)
+    order = find_label_issues(given, probabilities, return_indices_ranked_by="normalized_margin", n_jobs=1)
+    quality = get_label_quality_scores(given, probabilities, method="normalized_margin")
+    found = []
+    for i in map(int, order):
+        to = int(probabilities[i].argmax())
+        if to != given[i]:
+            p = pictures[i]
+            found.append(
+                Suspect(p.path, p.sha256, p.label, classes[to], float(quality[i]), float(probabilities[i, to]))
+            )
+    return tuple(found)

@@ -1,0 +1,58 @@
+"""Two classifiers on the same pictures: is one better? McNemar's exact test, and a paired bootstrap for how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.evaluation import bootstrap
+from sightline.evaluation.abstain import at_most
+from sightline.records import Interval
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """How the second of two classifiers did against the first on `count` pictures that both were judged on.
+
+    `only_first` and `only_second` were right where the other was wrong; `difference` is second less first accuracy;
+    `verdict` is of the second: "better", "worse" or "cannot tell".
+    """
+
+    count: int
+    first: float
+    second: float
+    only_first: int
+    only_second: int
+    p_value: float
+    difference: float
+    interval: Interval | None
+    verdict: str
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the two-sided exact p-value (McNemar, 1947): both kinds of disagreement equally likely.
+
+    >>> mcnemar(0, 5), mcnemar(3, 3)
+    (0.0625, 1.0)
+    """
+    count = only_first + only_second
+    return min(1.0, 2 * at_most(min(only_first, only_second), count, 0.5)) if count else 1.0
+
+
+def contest(first: NDArray[np.bool_], second: NDArray[np.bool_], *, tests: int = 1, seed: int = 0) -> Contest:
+    """Compare two classifiers by which pictures they named rightly, bool [N] each, in the same order.
+
+    `tests` comparisons of a family share the chance of 5% of one false verdict (Bonferroni).
+    """
+    count = len(first)
+    lost, won = int((first & ~second).sum()), int((~first & second).sum())
+    p = mcnemar(lost, won)
+    gaps = second.astype(np.float64) - first
+    interval = bootstrap.ends(bootstrap.means(gaps[:, None], seed, "paired")[:, 0]) if count > 1 else None
+    verdict = "cannot tell" if p * tests >= LEVEL else "better" if won > lost else "worse"
+    shares = (float(first.mean()), float(second.mean()), float(gaps.mean())) if count else (0.0, 0.0, 0.0)
+    return Contest(count, shares[0], shares[1], lost, won, p, shares[2], interval, verdict)

@@ -1,0 +1,125 @@
+"""Every figure of probabilities against labels, each with its 95% interval.
+
+Proportions (``top_1``, ``top_5``) have Wilson's interval, all others a seeded percentile bootstrap. Means over classes
+leave out those that the pictures do not hold; AUROC and average precision are one class against the rest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import metrics
+from sightline.errors import DataError
+from sightline.evaluation import bootstrap
+from sightline.records import Figure
+
+AVERAGES = tuple(f"{how}_{what}" for how in ("macro", "weighted") for what in ("precision", "recall", "f1"))
+RANKINGS = ("auroc", "average_precision")
+NAMES = ("log_loss", "brier", *AVERAGES, *RANKINGS)
+
+
+def check(probabilities: NDArray[np.float32], paths: tuple[str, ...] = ()) -> None:
+    """Raise `DataError` for the first picture whose probabilities are no numbers in [0, 1] that sum to 1."""
+    wrong = ~np.isfinite(probabilities).all(1)
+    wrong |= (probabilities < -1e-5).any(1) | (np.abs(probabilities.sum(1) - 1) > 1e-2)
+    if wrong.any():
+        at = int(wrong.argmax())
+        name = paths[at] if at < len(paths) else f"picture {at}"
+        raise DataError(
+            f"The model's probabilities for {int(wrong.sum())} of {len(wrong)} pictures are no numbers between 0 and 1 "
+            f"that sum to 1, first for {name}: its weights are damaged or training diverged; train it again."
+        )
+
+
+def scores(probabilities: NDArray[np.float32], labels: NDArray[np.int32], seed: int = 0) -> dict[str, Figure]:
+    """Return all figures by name, of float32 [N, K] against int32 [N]; those that cannot be computed have a note."""
+    count, classes = probabilities.shape
+    tops = [f"top_{k}" for k in ((1, 5) if classes > 5 else (1,))]
+    if not count:
+        return {name: Figure(None, note="there are no pictures") for name in (*tops, *NAMES)}
+    found = {}
+    for k, name in zip((1, 5), tops, strict=False):
+        hits = int(metrics.top_k(probabilities, labels, k).sum())
+        found[name] = Figure(hits / count, metrics.wilson(hits, count))
+    true = probabilities[np.arange(count), labels].astype(np.float64)
+    columns = np.stack([-np.log(np.clip(true, 1e-7, 1.0)), metrics.brier(probabilities, labels)], 1)
+    drawn = bootstrap.means(columns, seed, "means")
+    for name, values, means in zip(("log_loss", "brier"), columns.T, drawn.T, strict=True):
+        found[name] = Figure(float(values.mean()), bootstrap.ends(means) if count > 1 else None, _few(count))
+    return found | _averages(probabilities.argmax(1), labels, classes, seed) | _rankings(probabilities, labels, seed)
+
+
+def _few(count: int) -> str:
+    return "one picture has no interval" if count < 2 else ""
+
+
+def averages(true: NDArray[np.int64], given: NDArray[np.int64], hits: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the `AVERAGES` [R, 6] of counts [R, K]: pictures of, answers of and hits in each class."""
+    table = np.stack([hits / np.maximum(given, 1), hits / np.maximum(true, 1), 2 * hits / np.maximum(given + true, 1)])
+    macro = (table * (true > 0)).sum(2) / np.maximum((true > 0).sum(1), 1)  # [3, R]
+    weighted = (table * true).sum(2) / np.maximum(true.sum(1), 1)
+    return np.concatenate([macro, weighted]).T
+
+
+def _averages(answers: NDArray[np.int64], labels: NDArray[np.int32], classes: int, seed: int) -> dict[str, Figure]:
+    found, counts = np.unique(labels.astype(np.int64) * classes + answers, return_counts=True)
+    true, given = found // classes, found % classes
+
+    def of(counted: NDArray[np.int64]) -> NDArray[np.float64]:  # [R, cells] -> [R, 6]
+        there, answered = (_grouped(counted, by, classes) for by in (true, given))
+        return averages(there, answered, _grouped(counted * (true == given), true, classes))
+
+    values = of(counts[None])[0]
+    if len(labels) < 2:
+        return {name: Figure(float(v), note=_few(1)) for name, v in zip(AVERAGES, values, strict=True)}
+    drawn = bootstrap.cells(counts, seed, "averages")
+    redrawn = np.concatenate([of(part) for part in np.array_split(drawn, 1 + len(drawn) * classes // bootstrap.CHUNK)])
+    return {n: Figure(float(v), bootstrap.ends(d)) for n, v, d in zip(AVERAGES, values, redrawn.T, strict=True)}
+
+
+def _grouped(counted: NDArray[np.int64], by: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
+    """Sum the columns of `counted` [R, M] that have the same number in `by` [M]: [R, groups]."""
+    order = np.argsort(by, kind="stable")
+    firsts = np.flatnonzero(np.diff(by[order], prepend=-1))
+    out = np.zeros((len(counted), groups), np.int64)
+    out[:, by[order][firsts]] = np.add.reduceat(counted[:, order], firsts, axis=1)
+    return out
+
+
+def _rankings(probabilities: NDArray[np.float32], labels: NDArray[np.int32], seed: int) -> dict[str, Figure]:
+    """Return AUROC and average precision; of two classes, AUROC is that of either and counted once."""
+    count, classes = probabilities.shape
+    there = [k for k in range(classes) if 0 < (labels == k).sum() < count]
+    if not there:
+        return {name: Figure(None, note="all pictures are of one class") for name in RANKINGS}
+    one = np.ones((1, count))
+    values = np.mean([_both(probabilities, labels, k, one) for k in there], axis=0)[:, 0]
+    number = bootstrap.resamples(count, len(there))
+    if not number:
+        note = f"no interval: {len(there)} classes of {count} pictures would take too long"
+        return {name: Figure(float(v), note=note) for name, v in zip(RANKINGS, values, strict=True)}
+    drawn = np.concatenate([
+        _mean([_both(probabilities, labels, k, w) for k in there])
+        for w in bootstrap.weights(count, number, seed, "ranking")
+    ], axis=1)  # fmt: skip
+    found = {}
+    for name, value, row in zip(RANKINGS, values, drawn, strict=True):
+        ends = bootstrap.ends(row)
+        found[name] = Figure(float(value), ends, "" if ends else "no interval: too few pictures of each class")
+    return found
+
+
+def _both(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int32], k: int, w: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    return np.array(metrics.ranking(probabilities[:, k].astype(np.float64), labels == k, w))
+
+
+def _mean(found: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the mean over classes, of those that a resample holds."""
+    stacked = np.array(found)  # [classes, 2, R]
+    good = np.isfinite(stacked)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(good, stacked, 0).sum(0) / good.sum(0)
+    return mean

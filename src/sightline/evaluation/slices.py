@@ -1,0 +1,129 @@
+"""Accuracy by what pictures are like: the kinds of pictures that a classifier is reliably worse at, by name."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import metrics
+from sightline.records import Interval, Picture, Samples
+
+FEWEST = 10  # pictures in a slice and in the rest
+QUARTERS = 4
+CHUNK = 256  # pictures whose pixels are held at once
+MOST_VALUES = 20  # of a column that is no number
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The `count` pictures of which `name` is true, and the `rest`; `worse` if reliably so after correction.
+
+    `interval` is that of the accuracy (Wilson, 95%); `gap` is slice less rest, its ends corrected for the number of
+    slices looked at.
+    """
+
+    name: str
+    count: int
+    accuracy: float
+    interval: Interval
+    rest: float
+    gap: Interval
+    worse: bool
+
+
+def properties(samples: Samples, pictures: Sequence[Picture]) -> dict[str, list[Any]]:
+    """Return a value for each picture: size, aspect ratio, brightness, sharpness, and each extra manifest column.
+
+    Size is the square root of width times height in pixels, aspect is width by height, both as displayed. Brightness
+    (0 to 255) is the mean, sharpness the variance of the Laplacian, of the grey pixels that the model sees.
+    """
+    found: dict[str, list[Any]] = {
+        "size": [math.sqrt(p.width * p.height) for p in pictures],
+        "aspect ratio": [p.width / max(p.height, 1) for p in pictures],
+        "brightness": [],
+        "sharpness": [],
+    }
+    for start in range(0, len(samples), CHUNK):
+        grey = samples.take(slice(start, start + CHUNK)).mean(3, dtype=np.float32)
+        found["brightness"] += grey.mean((1, 2)).tolist()
+        if min(grey.shape[1:]) >= 3:
+            middle = grey[:, 1:-1, 1:-1]
+            around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+            found["sharpness"] += (around - 4 * middle).var((1, 2)).tolist()
+    if len(found["sharpness"]) < len(pictures):
+        del found["sharpness"]
+    for column in sorted({key for p in pictures for key in p.extra}):
+        found[column] = [p.extra.get(column, "") for p in pictures]
+    return found
+
+
+def members(name: str, values: Sequence[Any]) -> dict[str, NDArray[np.bool_]]:
+    """Return the slices of one property, bool [N] each: a quarter of the numbers, or one value of words.
+
+    >>> list(members("size", [1.0, 2, 3, 4]))
+    ['size up to 1.75', 'size 1.75 to 2.5', 'size 2.5 to 3.25', 'size above 3.25']
+    """
+    numbers = _numbers(values)
+    if numbers is None:
+        words = Counter(map(str, values)).most_common(MOST_VALUES)
+        texts = np.array([str(v) for v in values], dtype=np.str_)
+        return (
+            {f"{name} {word}" if word else f"{name} unset": texts == word for word, _ in words}
+            if len(words) > 1
+            else {}
+        )
+    cuts = sorted(set(np.quantile(numbers, np.arange(1, QUARTERS) / QUARTERS).tolist()) - {float(numbers.max())})
+    if not cuts:
+        return {}
+    ends = [-math.inf, *cuts, math.inf]
+    found = {}
+    for low, high in pairwise(ends):
+        words_of = (
+            f"up to {high:.4g}"
+            if low == -math.inf
+            else f"above {low:.4g}"
+            if high == math.inf
+            else f"{low:.4g} to {high:.4g}"
+        )
+        found[f"{name} {words_of}"] = (numbers > low) & (numbers <= high)
+    return found
+
+
+def _numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
+    try:
+        found = np.array([float(v) for v in values])
+    except ValueError:
+        return None
+    return found if len(found) and np.isfinite(found).all() else None
+
+
+def slices(values: Mapping[str, Sequence[Any]], correct: NDArray[np.bool_]) -> tuple[Slice, ...]:
+    """Return all slices of at least ten pictures, the worst gap first; `correct` bool [N].
+
+    The gap between slice and rest has Newcombe's interval from two of Wilson's (1998, Statist. Med. 17:873, method 10),
+    at 95% for all slices together (Bonferroni).
+    """
+    groups = {key: at for name, column in values.items() for key, at in members(name, column).items()}
+    groups = {k: at for k, at in groups.items() if FEWEST <= at.sum() <= len(at) - FEWEST}
+    z = NormalDist().inv_cdf(1 - 0.025 / max(len(groups), 1))
+    found = [_slice(name, correct[at], correct[~at], z) for name, at in groups.items()]
+    return tuple(sorted(found, key=lambda s: s.accuracy - s.rest))
+
+
+def _slice(name: str, inside: NDArray[np.bool_], outside: NDArray[np.bool_], z: float) -> Slice:
+    hits, count, others, rest = int(inside.sum()), len(inside), int(outside.sum()), len(outside)
+    p, q = hits / count, others / rest
+    a, b = metrics.wilson(hits, count, z), metrics.wilson(others, rest, z)
+    gap = Interval(
+        p - q - math.hypot(p - a.low, b.high - q),
+        p - q + math.hypot(a.high - p, q - b.low),
+    )
+    return Slice(name, count, p, metrics.wilson(hits, count), q, gap, gap.high < 0)

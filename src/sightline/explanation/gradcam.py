@@ -1,0 +1,103 @@
+"""Grad-CAM and Grad-CAM++: the last feature maps, weighted by how much each raises the score of a class.
+
+Grad-CAM: Selvaraju et al., 2017, arXiv:1610.02391. Grad-CAM++: Chattopadhay et al., 2018, arXiv:1710.11063, with the
+exponential of the logit as the score, which is what its closed form stands for.
+
+Both give a map one weight for the whole picture, its slopes averaged over all places. Behind a flatten a map means
+something else at each place, and the average nothing: networks trained on pictures whose corner is their class got
+maps of zeros. There each place keeps its own weight: HiResCAM, Draelos and Carin, 2020, arXiv:2011.08891, which is
+Grad-CAM itself behind average pooling and one dense layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend
+from sightline.errors import ModelError
+from sightline.explanation.gradient import gradient
+from sightline.explanation.heat import resized
+from sightline.prediction.base import filled
+from sightline.records import Progress, no_progress
+
+BATCH = 32
+HEADS = ("pool", "flatten")  # the names of the first layer of a head, in models/build.py
+
+
+class GradCam:
+    """Grad-CAM of one Keras model; its function is compiled once and may be used for any number of pictures."""
+
+    def __init__(self, model: Any) -> None:
+        keras = backend.keras()
+        maps = target(model)
+        self.model = model
+        self._flat = any(layer.name == "flatten" for layer in model.layers)
+        self._sigmoid = any(layer.name == "two_classes" for layer in model.layers)
+        self._gradient = gradient(keras.Model(model.input, maps), keras.Model(maps, model.output["logits"]))
+
+    def heat(
+        self,
+        pixels: NDArray[np.uint8],
+        numbers: NDArray[np.int64],
+        *,
+        plus: bool = False,
+        progress: Progress = no_progress,
+    ) -> NDArray[np.float32]:
+        """Return float32 [N, H, W], at least 0, of uint8 `pixels` [N, H, W, C] for the classes `numbers` [N]."""
+        weights = self.score(numbers)
+        size = min(BATCH, len(pixels))
+        out = np.zeros(pixels.shape[:3], np.float32)
+        for start in range(0, len(pixels), BATCH):
+            at = np.arange(start, min(start + BATCH, len(pixels)))
+            found = filled(lambda rows: np.stack(self._gradient(pixels[rows], weights[rows]), 1), at, size)
+            for i, (maps, slopes) in zip(at, found, strict=True):
+                out[i] = resized(combined(maps, slopes, plus=plus, flat=self._flat), *pixels.shape[1:3])
+            progress("Grad-CAM", int(at[-1]) + 1, len(pixels))
+        return out
+
+    def score(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the weights [N, K] whose product with the logits is the score of each picture's class: its logit.
+
+        Behind a sigmoid the first class's logit is 0 by definition, so that the score is the difference of both.
+        """
+        chosen = np.eye(self.model.output["logits"].shape[-1], dtype=np.float32)[numbers]
+        return 2 * chosen - 1 if self._sigmoid else chosen
+
+
+def combined(maps: NDArray[np.float32], slopes: NDArray[np.float32], *, plus: bool, flat: bool) -> NDArray[np.float32]:
+    """Return the heat [h, w], at least 0, that feature maps [h, w, F] and the score's slopes for them make.
+
+    With `flat`, for a head that flattens, each place has its own weights. With `plus`, what is negative in the maps
+    counts as 0 in the weights: Grad-CAM++ was derived for maps behind a ReLU.
+    """
+    weights = slopes
+    if plus:  # where the slope g is above 0, alpha * g = g^2 * g / (2 * g^2 + sum(maps) * g^3)
+        rising = np.maximum(slopes, 0)
+        weights = rising / (2 + np.maximum(maps, 0).sum((0, 1)) * rising)
+    if not flat:
+        weights = weights.mean((0, 1), keepdims=True)
+    heat: NDArray[np.float32] = (maps * weights).sum(-1)
+    return np.maximum(heat, 0)
+
+
+def target(model: Any) -> Any:
+    """Return the symbolic feature maps [N, h, w, F] in front of the head; raises `ModelError` where there are none.
+
+    Max pooling and dropout right in front of the head are left behind: VGG's maps are 14x14 there instead of 7x7, as
+    in the paper.
+    """
+    head = next((layer for layer in model.layers if layer.name in HEADS), None)
+    if head is None or len(head.input.shape) != 4:
+        raise ModelError(
+            "Grad-CAM needs a network with feature maps in front of a layer called pool or flatten, as all networks of "
+            "`sightline models` have: use --method occlusion or rise."
+        )
+    layers = backend.keras().layers
+    maker = {id(layer.output): layer for layer in model.layers}
+    maps = head.input
+    while isinstance(before := maker.get(id(maps)), layers.MaxPooling2D | layers.Dropout):
+        maps = before.input
+    return maps

@@ -1,0 +1,75 @@
+"""Heat maps: brought to [0, 1], laid where they belong on the original picture, and their hottest region."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sightline.preprocess import Preprocess
+from sightline.records import Region
+
+HOT = 0.5  # of the greatest heat: what the region of highest heat holds
+
+
+def normalized(heat: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return maps [..., H, W] as float32 in [0, 1]: what speaks against the class is 0, each map's greatest value 1.
+
+    A map without anything above 0 becomes 0 everywhere.
+    """
+    positive = np.maximum(np.nan_to_num(heat.astype(np.float64), nan=0.0, posinf=0.0), 0)
+    greatest = positive.max((-2, -1), keepdims=True)
+    return (positive / np.where(greatest > 0, greatest, 1)).astype(np.float32)
+
+
+def resized(heat: NDArray[np.floating], height: int, width: int) -> NDArray[np.float32]:
+    """Bring one map [h, w] to [height, width], interpolated linearly between the centres of its cells."""
+    image = Image.fromarray(np.ascontiguousarray(heat, np.float32))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), np.float32)
+
+
+def onto(heat: NDArray[np.float32], preprocess: Preprocess, width: int, height: int) -> NDArray[np.float32]:
+    """Lay a map of the pixels that the model saw on the original, [height, width] as displayed.
+
+    What a crop cut off is 0; what fell on the bars around a padded picture is left out.
+    """
+    kept, filled = preprocess.placement(width, height)
+    across, down = (filled[2] - filled[0]) / (kept[2] - kept[0]), (filled[3] - filled[1]) / (kept[3] - kept[1])
+    numbers = [int(edge) for edge in filled]
+    inner = Image.fromarray(np.ascontiguousarray(heat[numbers[1] : numbers[3], numbers[0] : numbers[2]]))
+    affine = (across, 0.0, -kept[0] * across, 0.0, down, -kept[1] * down)
+    laid = inner.transform((width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(laid, np.float32), 0, 1)
+
+
+def region(heat: NDArray[np.float32]) -> Region | None:
+    """Return the box around all that hangs together with the hottest pixel and has at least half of its heat.
+
+    `heat` is [H, W] on the original picture; None where it is 0 everywhere. A connected part above a share of the
+    greatest value makes a usable box: Zhou et al., 2016, arXiv:1512.04150.
+    """
+    total = float(heat.sum(dtype=np.float64))
+    if total <= 0:
+        return None
+    step = max(1, math.ceil(max(heat.shape) / 256))  # coarse enough to be quick on a large picture
+    coarse = heat[::step, ::step]
+    if coarse.max() <= 0:
+        step, coarse = 1, heat
+    top, bottom, left, right = (step * edge for edge in _around(coarse, coarse >= HOT * coarse.max()))
+    bottom, right = min(bottom, heat.shape[0]), min(right, heat.shape[1])
+    share = float(heat[top:bottom, left:right].sum(dtype=np.float64)) / total
+    return Region(left, top, right, bottom, min(share, 1.0))
+
+
+def _around(heat: NDArray[np.float32], hot: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Return (top, bottom, left, right) of the part of `hot` that holds the hottest pixel, by growing it in `hot`."""
+    part = np.zeros_like(hot)
+    part[np.unravel_index(np.argmax(heat), heat.shape)] = True
+    count = 0
+    while count != (count := int(part.sum())):
+        wide = np.pad(part, 1)
+        part = hot & (part | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:])
+    rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1

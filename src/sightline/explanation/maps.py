@@ -1,0 +1,73 @@
+"""Heat maps by any method, of any predictor."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import UsageError, suggest
+from sightline.explanation import occlusion, rise
+from sightline.explanation.gradcam import GradCam
+from sightline.explanation.heat import normalized
+from sightline.prediction.base import Predictor
+from sightline.prediction.keras import KerasPredictor
+from sightline.records import Progress, no_progress
+
+Method = Literal["gradcam", "gradcam++", "occlusion", "rise"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+_compiled: weakref.WeakKeyDictionary[Any, GradCam] = weakref.WeakKeyDictionary()  # by predictor
+
+
+def method_for(name: str | None, predictor: Predictor) -> Method:
+    """Return `name` as a method that `predictor` allows; None: Grad-CAM where there are gradients, else occlusion.
+
+    Raises `UsageError` for a method that does not exist or that needs a Keras model.
+    """
+    keras = isinstance(predictor, KerasPredictor)
+    if name is None:
+        return "gradcam" if keras else "occlusion"
+    for method in METHODS:
+        if name == method:
+            if method.startswith("gradcam") and not keras:
+                raise UsageError(
+                    "Grad-CAM needs gradients, which an exported model does not have: name the run that it came from, "
+                    "or use --method occlusion or rise."
+                )
+            return method
+    raise UsageError(f"There is no method {name!r}.{suggest(name, METHODS)}")
+
+
+def heat_maps(
+    predictor: Predictor,
+    pixels: NDArray[np.uint8],
+    numbers: NDArray[np.int64],
+    method: Method,
+    *,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> NDArray[np.float32]:
+    """Return float32 [N, H, W] in [0, 1]: what in `pixels` [N, H, W, C] speaks for each one's class `numbers` [N]."""
+    if not len(pixels):
+        return np.zeros(pixels.shape[:3], np.float32)
+    if method in {"gradcam", "gradcam++"}:
+        assert isinstance(predictor, KerasPredictor)
+        if predictor not in _compiled:
+            _compiled[predictor] = GradCam(predictor.model)
+        return normalized(_compiled[predictor].heat(pixels, numbers, plus=method == "gradcam++", progress=progress))
+    each = occlusion.evaluations(*pixels.shape[1:3]) if method == "occlusion" else rise.MASKS
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(method, done, each * len(pixels))
+
+    if method == "occlusion":
+        found = [occlusion.heat(predictor, p, int(k), advance) for p, k in zip(pixels, numbers, strict=True)]
+    else:
+        found = [rise.heat(predictor, p, int(k), seed, advance) for p, k in zip(pixels, numbers, strict=True)]
+    return normalized(np.stack(found))

@@ -1,0 +1,55 @@
+"""Occlusion: how much the score of a class falls while a rectangle slides over the picture.
+
+Zeiler and Fergus, 2014, arXiv:1311.2901. The rectangle has the picture's mean colour; the score is the log-odds of the
+class, which still moves where the probability is 1.0000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.explanation.hide import log_odds, scores
+from sightline.prediction.base import Predictor
+
+SQUARE = 1 / 6  # of the picture's side
+POSITIONS = 11  # along each side: neighbours overlap by half
+
+
+def evaluations(height: int, width: int) -> int:
+    """Return how many times the model is asked for one picture of this size."""
+    return 1 + len(_slices(height)) * len(_slices(width))
+
+
+def heat(
+    predictor: Predictor, pixels: NDArray[np.uint8], number: int, advance: Callable[[int], None]
+) -> NDArray[np.float64]:
+    """Return [H, W]: for each pixel of the picture [H, W, C], the mean fall of the score of class `number` under it.
+
+    A rectangle that raises the score by hiding something counts as 0.
+    """
+    height, width = pixels.shape[:2]
+    places = [(rows, columns) for rows in _slices(height) for columns in _slices(width)]
+
+    def masks() -> Iterator[NDArray[np.float32]]:
+        yield np.ones((height, width), np.float32)  # the whole picture
+        for place in places:
+            mask = np.ones((height, width), np.float32)
+            mask[place] = 0
+            yield mask
+
+    found = np.concatenate([values for _, values in scores(predictor, pixels, masks(), log_odds(number), advance)])
+    total, covered = np.zeros((height, width)), np.zeros((height, width))
+    for place, value in zip(places, found[1:], strict=True):
+        total[place] += max(found[0] - value, 0)
+        covered[place] += 1
+    return total / covered
+
+
+def _slices(side: int) -> list[slice]:
+    """Return where the rectangle stands along one side, the first at its start and the last at its end."""
+    length = max(1, -(-side // round(1 / SQUARE)))
+    starts = sorted({round(start) for start in np.linspace(0, side - length, POSITIONS)})
+    return [slice(start, start + length) for start in starts]

@@ -1,0 +1,31 @@
+"""An exported ONNX file as OpenVINO's own format: ``model.xml`` and ``model.bin``."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from sightline.errors import MissingExtraError
+
+NAME = "model.xml"
+
+
+def convert(graph: bytes, folder: Path, *, half: bool = False, manifest: str = "") -> None:
+    """Write the ONNX file `graph` into `folder`; `half` stores its weights as float16.
+
+    `manifest` is kept inside, as the runtime information ``sightline``. Raises `MissingExtraError`.
+    """
+    openvino = package()
+    model = openvino.convert_model(io.BytesIO(graph))
+    model.set_rt_info(manifest, ["sightline"])
+    openvino.save_model(model, folder / NAME, compress_to_fp16=half)
+
+
+def package() -> Any:
+    """Return the package `openvino`; raises `MissingExtraError` without it."""
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        raise MissingExtraError("openvino", "export", "The format openvino") from None
+    return openvino

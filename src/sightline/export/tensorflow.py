@@ -1,0 +1,40 @@
+"""A Keras model as TensorFlow's formats, by Keras' own export: a SavedModel folder, or one file for LiteRT."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from sightline import backend
+from sightline.errors import MissingExtraError, UsageError
+
+SAVED_MODEL, LITERT = "saved_model", "model.tflite"
+
+
+def saved_model(model: Any, folder: Path) -> None:
+    """Write `model` as ``saved_model/`` in `folder`; raises `UsageError` unless TensorFlow is the backend."""
+    _write(model, folder / SAVED_MODEL, "tf_saved_model")
+
+
+def litert(model: Any, folder: Path) -> None:
+    """Write `model` as ``model.tflite`` in `folder`; raises `UsageError`, and `MissingExtraError` without LiteRT."""
+    try:
+        import ai_edge_litert  # noqa: F401  # it will read the file; better to miss it before the work
+    except ModuleNotFoundError:
+        raise MissingExtraError("ai-edge-litert", "export", "The format litert") from None
+    _write(model, folder / LITERT, "litert")
+
+
+def _write(model: Any, path: Path, kind: str) -> None:
+    if backend.keras().backend.backend() != "tensorflow":
+        raise UsageError(f"Writing {path.name} needs TensorFlow as the backend: run it with KERAS_BACKEND=tensorflow.")
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TensorFlow on its own converter
+            model.export(str(path), format=kind, verbose=False)
+    finally:
+        logging.disable(before)

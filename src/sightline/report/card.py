@@ -1,0 +1,133 @@
+"""A model card: Markdown under a YAML header, as Hugging Face reads it (https://huggingface.co/docs/hub/model-cards).
+
+Only facts that the bundle and the run hold; what a person has to add stands as a question.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sightline.prediction.manifest import Manifest
+
+NAMES = {"accuracy": "Accuracy", "loss": "Cross-entropy"}
+
+
+def card(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
+    """Return the card of a bundle; `run` is the content of ``run.json``, `figures` names PNG files in the bundle."""
+    return "\n\n".join([_header(manifest), *_body(manifest, run, figures)]) + "\n"
+
+
+def _header(manifest: Manifest) -> str:
+    """Return the YAML between its two lines; each value is JSON, which YAML contains."""
+    data = str(manifest.data.get("name", "unknown"))
+    values = {
+        "license": "other",
+        "library_name": "sightline",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "onnx", "sightline", manifest.model],
+        "datasets": [data],
+        "metrics": ["accuracy"],
+        "model-index": [
+            {
+                "name": manifest.model,
+                "results": [
+                    {
+                        "task": {"type": "image-classification", "name": "Image classification"},
+                        "dataset": {"name": data, "type": data, "split": part},
+                        "metrics": [
+                            {"type": key, "name": NAMES[key], "value": found[key]} for key in NAMES if key in found
+                        ],
+                    }
+                    for part, found in manifest.figures.items()
+                ],
+            }
+        ],
+    }
+    if not manifest.figures:  # Hugging Face refuses an index without results
+        del values["model-index"]
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
+    size, count = manifest.preprocess, len(manifest.classes)
+    colour = "grey" if size.channels == 1 else "RGB"
+    return [
+        f"# {manifest.model} on {_plain(manifest.data.get('name', 'unknown'))}",
+        (
+            f"An image classifier with {count} classes and {manifest.parameters:,} parameters, made with Sightline "
+            f"{manifest.version}, recipe `{manifest.recipe}`. The weights are stored as {manifest.precision}."
+        ),
+        "## Classes",
+        "\n".join(f"{number}. {_plain(label)}" for number, label in enumerate(manifest.classes)),
+        "## Intended use and limits",
+        (
+            f"It names pictures like those that it was trained on as one of the {count} classes above, and it always "
+            "names one of them, also for a picture of something else. The figures below hold for pictures from the "
+            "same source; light, camera, background or subjects that differ may cost accuracy. Its probabilities are "
+            f"{'divided by the temperature that calibration found' if manifest.temperature != 1 else 'not calibrated'}."
+        ),
+        "What was it made for, and what must it not decide? *To be written by whoever publishes it.*",
+        "## Figures",
+        *_figures(manifest, figures),
+        "## Training data",
+        *_data(manifest, run),
+        "## Preprocessing",
+        (
+            f"uint8 {colour} pixels, {size.height} high and {size.width} wide, `resize={size.resize}` with the filter "
+            f"`{size.filter}`, antialiased. Scaling, mean and channel order are inside `model.onnx`. `golden/` holds "
+            "pictures whose pixels and probabilities `manifest.json` states."
+        ),
+        "## How to use it",
+        "```sh\nsightline predict . picture.jpg\n```",
+        '```python\nimport sightline\n\nprint(sightline.load(".").predict("picture.jpg")[0].label)\n```',
+        "## How it was made",
+        _environment(manifest, run),
+    ]
+
+
+def _figures(manifest: Manifest, figures: Sequence[str]) -> list[str]:
+    if not manifest.figures:
+        return ["None were taken of this file."]
+    lines = ["| part | pictures | accuracy | 95% interval | cross-entropy |", "|---|---|---|---|---|"]
+    for part, found in manifest.figures.items():
+        low, high = found["accuracy_interval"]
+        lines.append(
+            f"| {part} | {found['count']} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | {found['loss']:.4f} |"
+        )
+    out = ["\n".join(lines)]
+    if manifest.parity is not None:
+        out.append(
+            f"On {manifest.parity['count']} pictures the file's probabilities differ from the trained model's by at "
+            f"most {manifest.parity['greatest_difference']:.1e}; both name {manifest.parity['top1_agreement']:.2%} of "
+            "them alike."
+        )
+    return out + [f"![{name.split('/')[-1].removesuffix('.png')}]({name})" for name in figures]
+
+
+def _data(manifest: Manifest, run: Mapping[str, Any]) -> list[str]:
+    counts = manifest.data.get("counts", {})
+    lines = ["| part | pictures |", "|---|---|", *[f"| {part} | {count} |" for part, count in counts.items()]]
+    notes = run.get("result", {}).get("notes", [])
+    return ["\n".join(lines), *(["\n".join(f"- {_plain(note)}" for note in notes)] if notes else [])]
+
+
+def _environment(manifest: Manifest, run: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())
+    lines = [
+        f"- seed {run.get('seed', 'unknown')}, backend {run.get('backend', 'unknown')}, {run.get('platform', '')}",
+        f"- {versions}",
+        f"- weights `{manifest.weights_sha256}`, graph `{manifest.graph_sha256}`",
+    ]
+    lines += ["- " + ", ".join(f"{key}: {_plain(value)}" for key, value in s.items()) for s in manifest.lineage]
+    return "\n".join(lines)
+
+
+def _plain(text: Any) -> str:
+    """Return `text` with what Markdown and HTML would take as their own made harmless, on one line."""
+    out = " ".join(str(text).split())
+    for sign in "\\`*_[]<>|#":
+        out = out.replace(sign, f"\\{sign}" if sign != "<" else "&lt;")
+    return out

@@ -1,0 +1,44 @@
+"""The doctor's page: findings with thumbnails in one file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from importlib import resources
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sightline.data.audit import Audit
+
+SHOWN = 12  # groups, or pictures, of a finding
+MEMBERS = 6  # pictures of a group
+MOST = 3 << 20  # bytes of thumbnails: with base64, below 5 MB in all
+
+
+def thumbnail(pixels: NDArray[np.uint8]) -> bytes:
+    """Return pixels uint8 [H, W, 3] as a small WebP file."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "WEBP", quality=70)
+    return stream.getvalue()
+
+
+def html(audit: Audit, thumbnails: Mapping[str, bytes]) -> str:
+    """Return the page; `thumbnails` holds WebP files by the path of the picture."""
+    import jinja2
+
+    images: dict[str, str] = {}
+    room = MOST
+    for path, data in thumbnails.items():
+        room -= len(data)
+        if room < 0:
+            break
+        images[path] = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    text = resources.files(__package__).joinpath("doctor.html.j2").read_text(encoding="utf-8")
+    most = max(audit.classes.values(), default=1)
+    return environment.from_string(text).render(
+        audit=audit, images=images, shown=SHOWN, members=MEMBERS, most=most, rows=[f.to_dict() for f in audit.findings]
+    )

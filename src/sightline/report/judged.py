@@ -1,0 +1,90 @@
+"""Figures of a judgement: reliability, risk against coverage, confusion, mistakes; PNG bytes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sightline.evaluation.abstain import Curve
+from sightline.evaluation.calibration import BINS, Bin
+from sightline.evaluation.judgement import Calibration, Judgement
+from sightline.evaluation.mistakes import Answer
+from sightline.records import Samples
+from sightline.report import canvas, figures
+from sightline.report.canvas import GRID, INK, TRAIN, VALIDATION
+from sightline.report.grid import grid
+
+ACROSS = 4  # thumbnails in a row
+
+
+def main(value: Judgement) -> dict[str, bytes]:
+    """Draw the figures that every run has."""
+    return {
+        "reliability": reliability(value.calibration, value.part),
+        "risk-coverage": risk_coverage(value.curve, value.part),
+        "confusion": figures.confusion(value.evaluation, value.part),
+    }
+
+
+def drawings(value: Judgement, samples: Samples) -> dict[str, bytes]:
+    """Draw all figures of a judgement of `samples`."""
+    found = main(value) | {
+        "confusion-shares": figures.confusion(value.evaluation, f"{value.part}, % of each true class", shares=True),
+    }
+    if value.mistakes.wrong:
+        found["mistakes"] = thumbnails(value.mistakes.wrong, samples, "The surest wrong answers")
+        pairs = [a for pair in value.mistakes.pairs for a in pair.examples]
+        found["mistakes-by-pair"] = thumbnails(pairs, samples, "Wrong answers by pair of classes")
+    if value.mistakes.unsure:
+        found["least-sure"] = thumbnails(value.mistakes.unsure, samples, "The least sure right answers")
+    return found
+
+
+def thumbnails(answers: Sequence[Answer], samples: Samples, title: str) -> bytes:
+    """Draw pictures as the model sees them, with truth and answer above each."""
+    cells = [(samples.take(np.array([a.at]))[0], f"{a.label}\ncalled {a.answer}, {a.probability:.2f}") for a in answers]
+    return grid([cells[i : i + ACROSS] for i in range(0, len(cells), ACROSS)], title)
+
+
+def reliability(value: Calibration, title: str = "") -> bytes:
+    """Draw accuracy against confidence, before and after the temperature; bars below say how many pictures."""
+    sides: list[tuple[str, Sequence[Bin], float]] = [("as served", value.bins, value.ece)]
+    if value.temperature is not None and value.ece_after is not None:
+        sides.append((f"at temperature {value.temperature.value:.2f}", value.bins_after, value.ece_after))
+    figure = canvas.blank(4.4 * len(sides) + 0.3, 5.2)
+    grid_of = figure.subplots(2, len(sides), height_ratios=[4, 1], sharex=True, squeeze=False)
+    for (upper, lower), (name, bins, ece) in zip(grid_of.T, sides, strict=True):
+        middles = [(b.low + b.high) / 2 for b in bins]
+        upper.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--")
+        upper.bar(middles, [b.accuracy for b in bins], width=0.9 / BINS, color=TRAIN, label="right")
+        upper.plot(
+            [b.confidence for b in bins], [b.accuracy for b in bins], "o", color=VALIDATION, markersize=4, label="mean"
+        )
+        upper.set_title(f"{name}: ECE {ece:.3f}", fontsize=10, color=INK)
+        upper.set_ylim(0, 1.02)
+        upper.set_ylabel("share that is right", color=INK)
+        lower.bar(middles, [b.count for b in bins], width=0.9 / BINS, color=GRID)
+        lower.set_xlabel("confidence", color=INK)
+        lower.set_ylabel("pictures", color=INK)
+        lower.set_xlim(0, 1)
+        for axes in (upper, lower):
+            axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"Reliability, {title}" if title else "Reliability", **canvas.words(12))
+    return canvas.png(figure)
+
+
+def risk_coverage(curve: Curve, title: str = "") -> bytes:
+    """Draw the share of wrong answers against the share of pictures answered, surest first."""
+    figure = canvas.blank(5.6, 4)
+    axes: Any = figure.subplots()
+    axes.step(curve.coverage, curve.risk, where="pre", color=TRAIN)
+    axes.set_xlabel("share of pictures answered, surest first", color=INK)
+    axes.set_ylabel("share of these that is wrong", color=INK)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, max(0.02, 1.08 * float(curve.risk.max())))
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"{title}: area {curve.aurc:.4f}", **canvas.words(11))
+    return canvas.png(figure)

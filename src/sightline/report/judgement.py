@@ -1,0 +1,78 @@
+"""A judgement as a plain dict: what ``evaluate --json`` and ``metrics.json`` hold besides the figures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from sightline.evaluation.abstain import Threshold
+from sightline.evaluation.calibration import Bin
+from sightline.evaluation.conformal import Coverage
+from sightline.evaluation.judgement import Answered, Calibration, Judgement
+from sightline.evaluation.mistakes import Answer, Mistakes
+from sightline.evaluation.slices import Slice
+from sightline.report.summary import interval
+
+POINTS = 101  # of the risk-coverage curve
+
+
+def judgement(value: Judgement) -> dict[str, Any]:
+    """Return all but the evaluation's own figures, as JSON values."""
+    return {
+        "part": value.part,
+        "calibration": _calibration(value.calibration),
+        "risk_coverage": _curve(value),
+        "thresholds": None if value.thresholds is None else value.thresholds.to_dict(),
+        "threshold": None if value.threshold is None else _threshold(value.threshold),
+        "answered": None if value.answered is None else _answered(value.answered),
+        "coverage": None if value.coverage is None else _coverage(value.coverage),
+        "strangers": None if value.strangers is None else asdict(value.strangers),
+        "mistakes": _mistakes(value.mistakes),
+        "slices": [_slice(s) for s in value.slices],
+    }
+
+
+def _calibration(value: Calibration) -> dict[str, Any]:
+    bins: dict[str, list[Bin]] = {"bins": list(value.bins), "bins_after": list(value.bins_after)}
+    return {
+        "ece": value.ece,
+        "ece_after": value.ece_after,
+        "temperature": None if value.temperature is None else asdict(value.temperature),
+        **{name: [asdict(b) for b in found] for name, found in bins.items()},
+        "note": value.note,
+    }
+
+
+def _curve(value: Judgement) -> dict[str, Any]:
+    at = np.unique(np.linspace(0, len(value.curve.risk) - 1, POINTS).astype(int))
+    return {
+        "aurc": value.curve.aurc,
+        "coverage": value.curve.coverage[at].tolist(),
+        "risk": value.curve.risk[at].tolist(),
+    }
+
+
+def _threshold(value: Threshold) -> dict[str, Any]:
+    return asdict(value) | {"interval": interval(value.interval)}
+
+
+def _answered(value: Answered) -> dict[str, Any]:
+    return asdict(value) | {"interval": interval(value.interval)}
+
+
+def _coverage(value: Coverage) -> dict[str, Any]:
+    return asdict(value) | {"interval": interval(value.interval)}
+
+
+def _mistakes(value: Mistakes) -> dict[str, Any]:
+    def answers(found: tuple[Answer, ...]) -> list[dict[str, Any]]:
+        return [{key: v for key, v in asdict(a).items() if key != "at"} for a in found]
+
+    pairs = [asdict(p) | {"examples": answers(p.examples)} for p in value.pairs]
+    return {"wrong": answers(value.wrong), "unsure": answers(value.unsure), "pairs": pairs}
+
+
+def _slice(value: Slice) -> dict[str, Any]:
+    return asdict(value) | {"interval": interval(value.interval), "gap": interval(value.gap)}

@@ -1,0 +1,87 @@
+"""The report of a run as one HTML file that needs no network: values in, text out."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SIDE = 192  # greatest side of a picture in the page, in pixels
+
+
+def html(report: Mapping[str, Any]) -> str:
+    """Return the page of what `workflow.reporting` puts together."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = percent
+    text = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(text).render(**report)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a share as people read it.
+
+    >>> percent(0.9634)
+    '96.3%'
+    """
+    return "unknown" if value is None else f"{100 * value:.{digits}f}%"
+
+
+def headline(found: Mapping[str, Any], part: str) -> list[str]:
+    """Return what ``metrics.json`` of a part says, in plain sentences, the most important first."""
+    low, high = found["accuracy_interval"]
+    kept = "validation pictures, which also chose the weights" if part == "validation" else "pictures it never saw"
+    right = f"Right on {percent(found['accuracy'])} of {found['count']} {kept}"
+    lines = [f"{right} (95% interval {percent(low)} to {percent(high)})."]
+    pairs = found["mistakes"]["pairs"]
+    if pairs:
+        worst = pairs[0]
+        lines.append(
+            f"Most often it takes {worst['label']} for {worst['answer']}: {worst['count']} times, "
+            f"{percent(worst['share'])} of that class."
+        )
+    elif found["count"]:
+        lines.append("It made no mistake on these pictures; more of them would say more.")
+    if best := _answers_at(found["risk_coverage"], 0.01):
+        lines.append(f"It answers {percent(best)} of the pictures, the surest ones, at 99% precision or better.")
+    calibration = found["calibration"]
+    lines.append(
+        f"Its probabilities are off by {percent(calibration['ece'])} on average (expected calibration error)."
+        + (f" {calibration['note']}" if calibration["note"] else "")
+    )
+    return lines
+
+
+def _answers_at(curve: Mapping[str, Any], risk: float) -> float | None:
+    """Return the greatest share of pictures, surest first, of which at most `risk` are wrong; None where there is none.
+
+    Read from the pictures judged, so it is a description, not a promise: thresholds come from `evaluate`.
+    """
+    fits = [c for c, r in zip(curve["coverage"], curve["risk"], strict=True) if r <= risk]
+    return max(fits) if fits else None
+
+
+def picture(pixels: NDArray[np.uint8]) -> str:
+    """Return uint8 [H, W, C] as a data URI, at most `SIDE` on a side."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+    image.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    image.save(file, "WEBP", quality=80)
+    return uri(file.getvalue(), "webp")
+
+
+def uri(data: bytes, kind: str = "png") -> str:
+    """Return a picture file as a data URI."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def rows(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the figures of each class, the worst first."""
+    return sorted(classes, key=lambda c: (c["f1"], c["label"]))

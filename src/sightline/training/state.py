@@ -1,0 +1,164 @@
+"""Where training stands: all that changes while it runs, to a checkpoint and back, and when one is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.config import TrainConfig
+from sightline.errors import ModelError
+from sightline.models.build import Network
+from sightline.records import EpochRecord
+from sightline.training import checkpoint
+from sightline.training.checkpoint import Arrays, Checkpoint
+
+DEAR = 50  # a checkpoint that was not asked for waits until this many times its own duration has passed: 2%
+
+
+@dataclass(slots=True)
+class State:
+    """The position in the plan, the sums of the epoch under way, the epochs done, and the best of them.
+
+    `stage`, `epoch` and `step` count what is done: stages, epochs of the stage, steps of the epoch. `seen` pictures of
+    the epoch had the summed loss `total` and `hits` right answers in `seconds`. `begun` epochs lie before the stage.
+    There are no other streams of chance to keep: our own derive from the seed and the epoch by name, and those of
+    Keras' random layers are variables of the network.
+    """
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    seen: int = 0
+    total: float = 0.0
+    hits: float = 0.0
+    seconds: float = 0.0
+    begun: int = 0
+    since_best: int = 0
+    history: list[EpochRecord] = field(default_factory=list)
+    best: EpochRecord | None = None
+    best_arrays: Arrays = field(default_factory=dict)
+    best_logits: NDArray[np.float32] | None = None
+
+    @property
+    def number(self) -> int:
+        """The number of the epoch under way, from 1 on over all stages."""
+        return len(self.history) + 1
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the stage has not taken a step yet."""
+        return not (self.epoch or self.step)
+
+    def add(self, count: int, loss: float, accuracy: float) -> None:
+        """Count a step over `count` pictures with these means."""
+        self.step += 1
+        self.seen, self.total, self.hits = self.seen + count, self.total + loss * count, self.hits + accuracy * count
+
+    def end_epoch(self, record: EpochRecord) -> None:
+        """Count an epoch."""
+        self.history.append(record)
+        self.epoch += 1
+        self._begin_epoch()
+
+    def end_stage(self) -> None:
+        """Count a stage, whether all its epochs ran or it was stopped early."""
+        self.stage, self.epoch, self.begun, self.since_best = self.stage + 1, 0, len(self.history), 0
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self.step, self.seen, self.total, self.hits, self.seconds = 0, 0, 0.0, 0.0, 0.0
+
+
+_PLAIN = ("stage", "epoch", "step", "seen", "total", "hits", "seconds", "begun", "since_best")
+
+
+def pack(state: State, network: Network, optimizer: Any | None) -> Checkpoint:
+    """Return everything that training goes on from; `optimizer` is None where the next stage will make a new one.
+
+    Of the best weights only those are kept that differ from the present ones.
+    """
+    present = checkpoint.variables(network.model)
+    arrays = {f"model/{name}": array for name, array in present.items()}
+    for name, array in state.best_arrays.items():
+        if not np.array_equal(array, present[name]):
+            arrays[f"best/{name}"] = array
+    if optimizer is not None:
+        arrays |= {f"optimizer/{name}": array for name, array in checkpoint.variables(optimizer).items()}
+    if state.best_logits is not None:
+        arrays["best_logits"] = state.best_logits
+    facts: dict[str, Any] = {name: getattr(state, name) for name in _PLAIN}
+    facts["history"] = [asdict(record) for record in state.history]
+    facts["best"] = state.best.epoch if state.best else None
+    return Checkpoint(arrays, facts)
+
+
+def unpack(found: Checkpoint, network: Network) -> tuple[State, Arrays]:
+    """Set the network's weights from a checkpoint; return the state and the optimizer's arrays.
+
+    These are empty at the beginning of a stage. Raises `ModelError` if the checkpoint is that of another network.
+    """
+    model = _below("model/", found.arrays)
+    checkpoint.restore(network.model, model)
+    state = State(**{name: found.state[name] for name in _PLAIN})
+    state.history = list(records(found))
+    number = found.state["best"]
+    if number is not None:
+        state.best = state.history[number - 1]
+        state.best_arrays = model | _below("best/", found.arrays)
+        state.best_logits = found.arrays.get("best_logits")
+    return state, _below("optimizer/", found.arrays)
+
+
+def records(found: Checkpoint | None) -> tuple[EpochRecord, ...]:
+    """Return the epochs that were done at a checkpoint."""
+    try:
+        return tuple(EpochRecord(**record) for record in found.state["history"]) if found else ()
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"The checkpoint is of another version of Sightline: {error}. Train anew.") from error
+
+
+def _below(prefix: str, arrays: Arrays) -> Arrays:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+class Saver:
+    """Writes checkpoints into `folder` (none where it is None), as often as the settings say and 2% of the time allows.
+
+    `serial` is the number of the last checkpoint written before, if training was resumed from one.
+    """
+
+    def __init__(self, folder: Path | None, config: TrainConfig, serial: int = 0) -> None:
+        self._folder, self._config, self._serial = folder, config, serial
+        self._saved = time.monotonic()
+        self._cost = 0.0
+        self._steps = 0
+
+    def after_step(self, make: Callable[[], Checkpoint]) -> None:
+        """Save what `make` returns if it is time to, a step being done."""
+        self._steps += 1
+        every, minutes = self._config.checkpoint_steps, self._config.checkpoint_minutes
+        passed = time.monotonic() - self._saved
+        if (every and self._steps >= every) or (minutes and passed >= max(60 * minutes, DEAR * self._cost)):
+            self.save(make())
+
+    def after_epoch(self, make: Callable[[], Checkpoint]) -> None:
+        """Save what `make` returns if it is time to, an epoch being done."""
+        if time.monotonic() - self._saved >= DEAR * self._cost:
+            self.save(make())
+
+    def save(self, found: Checkpoint) -> None:
+        """Write a checkpoint now."""
+        if self._folder is None:
+            return
+        begun = time.monotonic()
+        self._serial += 1
+        found.state["serial"] = self._serial
+        checkpoint.write(self._folder, self._serial, found, self._config.checkpoint_keep)
+        self._saved, self._steps = time.monotonic(), 0
+        self._cost = self._saved - begun

@@ -1,0 +1,27 @@
+"""`card`: a model card written into a run's bundle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from sightline.errors import ModelError
+from sightline.prediction import bundle
+from sightline.report import card as report
+from sightline.run import Run
+
+
+def card(path: str | Path) -> tuple[str, Path]:
+    """Write the model card of a run, with its confusion matrix, into its bundle; return the text and its place.
+
+    Raises `ModelError` for what is no run, or one without a bundle.
+    """
+    run = Run.open(Path(path))
+    if run.bundle is None:
+        raise ModelError(f"The run {path} has no bundle for a card to go into: its training must be complete.")
+    found, _ = bundle.load(run.bundle)
+    figure = run.path / "figures" / "confusion.png"
+    figures = {"figures/confusion.png": figure.read_bytes()} if figure.is_file() else {}
+    text = report.card(found.manifest, run.info, tuple(figures))
+    run.write_bundle(replace(found, files={**found.files, **figures, bundle.CARD: text.encode()}))
+    return text, run.bundle / bundle.CARD

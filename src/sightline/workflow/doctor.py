@@ -1,0 +1,84 @@
+"""`doctor`: say what is wrong with the pictures of a source, and propose corrections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sightline import files
+from sightline.data import cure
+from sightline.data import patch as patches
+from sightline.data.audit import Audit, audit
+from sightline.data.finding import Finding
+from sightline.data.index import Sources
+from sightline.data.index import index as make_index
+from sightline.errors import PictureError
+from sightline.preprocess import Preprocess
+from sightline.records import Index
+from sightline.report import doctor as page
+from sightline.watch import Watcher
+
+SIDE = 96  # pixels of a thumbnail
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """What the doctor found, and the files that were asked for."""
+
+    audit: Audit
+    html: str | None = None
+    patch: str | None = None
+    corrections: int = 0
+
+
+def doctor(
+    sources: Sources,
+    *,
+    html: Path | str | None = None,
+    fix: Path | str | None = None,
+    patch: Path | str | None = None,
+    threads: int | None = None,
+    watcher: Watcher | None = None,
+) -> Checkup:
+    """Look at every picture of `sources` once and return the findings.
+
+    `html` names a page to write, with thumbnails; `fix` a patch file of proposed corrections, which `train --patch`
+    applies; `patch` one that is applied first. The pictures themselves are never touched. Raises `DataError` for a
+    source without any picture, and `OutputError` for files that cannot be written.
+    """
+    watcher = watcher or Watcher()
+    index = make_index(sources, watcher.progress, threads, lenient=True)
+    index = patches.corrected(index, None if patch is None else Path(patch))
+    found, copies, seen = audit(index, watcher.progress, threads)
+    result = Checkup(found)
+    if fix is not None:
+        proposed = cure.propose(index, copies, seen)
+        patches.write(Path(fix), proposed)
+        result = replace(result, patch=str(fix), corrections=len(proposed))
+    if html is not None:
+        text = page.html(found, _thumbnails(index, found.findings))
+        files.write(Path(html), text.encode(errors="backslashreplace"), "Name another file with --html.")
+        result = replace(result, html=str(html))
+    return result
+
+
+def _thumbnails(index: Index, findings: Sequence[Finding]) -> dict[str, bytes]:
+    """Return WebP thumbnails of the pictures that the page shows, by path; without those that cannot be decoded."""
+    wanted = {path for f in findings for group in f.groups[: page.SHOWN] for path in group[: page.MEMBERS]}
+    wanted |= {path for f in findings for path in f.paths[: page.SHOWN]}
+    made: dict[str, bytes] = {}
+    for i, picture in enumerate(index.pictures):
+        if picture.path in wanted:
+            scale = min(1.0, SIDE / max(picture.width, picture.height))
+            height, width = (max(1, round(scale * side)) for side in (picture.height, picture.width))
+            how = Preprocess(height, width)
+            content = index.read(i)
+            try:
+                pixels = how.fit(content) if isinstance(content, np.ndarray) else how.decode(content)
+            except PictureError:
+                continue
+            made[picture.path] = page.thumbnail(pixels)
+    return made

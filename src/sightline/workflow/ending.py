@@ -1,0 +1,80 @@
+"""How a run ends that does not end well: what is written into it, what is left of it, what the user is told."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from sightline import backend
+from sightline.errors import (
+    DataError,
+    DivergedError,
+    Interrupted,
+    MissingExtraError,
+    ModelError,
+    OutOfMemory,
+    OutputError,
+    UsageError,
+)
+from sightline.run import Run
+
+INPUT = (DataError, MissingExtraError, ModelError, UsageError)  # the user's to mend; nothing was done yet
+
+
+@contextmanager
+def marked(run: Run, *, new: bool) -> Iterator[None]:
+    """Write into `run` how the block ended if it failed, and raise the error in the user's words.
+
+    A `new` run is removed where the input is at fault and nothing was learned yet.
+    """
+    try:
+        yield
+    except BaseException as caught:
+        error = _in_words(caught, run)
+        if new and isinstance(error, INPUT) and not (run.has_model or run.checkpoints.exists()):
+            shutil.rmtree(run.path, ignore_errors=True)
+        else:
+            with suppress(OutputError):  # the disk may be full, which then is the error already
+                run.update(**_facts(error))
+        if error is caught:
+            raise
+        raise error from None if isinstance(error, Interrupted) else caught
+
+
+def _facts(error: BaseException) -> dict[str, object]:
+    if isinstance(error, Interrupted):
+        return {"status": "interrupted", "message": str(error)}
+    facts: dict[str, object] = {"status": "failed", "message": f"{type(error).__name__}: {error}"}
+    if isinstance(error, DivergedError):
+        facts["batch"] = list(error.batch)
+    return facts
+
+
+def _in_words(error: BaseException, run: Run) -> BaseException:
+    further = f"`sightline resume {run.path}` goes on from there."
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(f"Stopped. {further}")
+    if type(error) is Interrupted and str(run.path) not in str(error):
+        return Interrupted(f"{error} {further}")
+    if isinstance(error, OutputError):
+        return OutputError(f"{error} Then `sightline resume {run.path}` goes on.")
+    if backend.ran_out_of_memory(error):
+        settings = run.config if run.has_config else None
+        now = f", now {settings.train.batch_size}" if settings else ""
+        height = f", now {settings.picture.height}" if settings else ""
+        return OutOfMemory(
+            f"The memory is too small for a step of these settings: train anew with --force and a lower "
+            f"train.batch_size{now}, or picture.height{height} ({_first_line(error)})."
+        )
+    if run.has_config and run.config.device.deterministic and backend.cannot_repeat(error):
+        return UsageError(
+            f"An operation of this network cannot be repeated bit for bit on this device ({_first_line(error)}): "
+            "train on a CPU (device.gpus=[]), or without --deterministic."
+        )
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().split("\n", maxsplit=1)[0]
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

@@ -1,0 +1,316 @@
+"""`export`: a model in another format or precision, put in place only if it answers as the model does."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sightline import files
+from sightline.data.index import Sources
+from sightline.errors import ModelError, OutputError, UsageError, suggest
+from sightline.export import onnx, openvino, quantize, tensorflow
+from sightline.models.describe import parameters, weights_sha256
+from sightline.prediction import bundle, exported, parity
+from sightline.prediction.base import Predictor
+from sightline.prediction.bundle import Bundle
+from sightline.prediction.keras import KerasPredictor
+from sightline.prediction.manifest import Golden, Manifest
+from sightline.prediction.parity import Parity, Tolerance
+from sightline.records import Part, Samples
+from sightline.watch import Watcher
+from sightline.workflow.classifier import Classifier, load
+
+Format = Literal["onnx", "bundle", "openvino", "litert", "saved_model"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "onnx": ("float32", "bfloat16", "float16", "int8"),
+    "bundle": ("float32", "bfloat16", "float16", "int8"),
+    "openvino": ("float32", "float16", "int8"),
+    "litert": ("float32",),
+    "saved_model": ("float32",),
+}
+"""What each format can be written in. Keras writes the last two, and in float32 only."""
+
+TOLERANCES: dict[str, Tolerance] = {
+    "float32": Tolerance(),
+    "float16": Tolerance(0.05, 0.99),
+    "bfloat16": Tolerance(0.1, 0.98),
+    "int8": Tolerance(0.5, 0.97),
+}
+"""What a file may differ from the model by: float32 adds in another order, the others round weights or all values."""
+
+CALIBRATION = 256  # pictures that the ranges for int8 are taken from, and on which layers are chosen to stay in float
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was exported: `path` is None where it was beyond the tolerance, so that nothing was put in place.
+
+    `kept` names layers left in float by int8; `pictures` says which pictures were scored.
+    """
+
+    path: str | None
+    format: str
+    precision: str
+    pictures: str
+    parity: Parity
+    tolerance: Tolerance
+    kept: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the file answers as the model does."""
+        return self.path is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "path": self.path,
+            "format": self.format,
+            "precision": self.precision,
+            "accepted": self.accepted,
+            "pictures": self.pictures,
+            "parity": self.parity.to_dict(),
+            "tolerance": {"difference": self.tolerance.difference, "agreement": self.tolerance.agreement},
+            "kept_in_float": list(self.kept),
+        }
+
+
+def export(
+    model: str | Path,
+    form: str = "onnx",
+    *,
+    precision: str = "float32",
+    out: str | Path | None = None,
+    data: Sources | None = None,
+    tolerance: float | None = None,
+    agreement: float | None = None,
+    watcher: Watcher | None = None,
+) -> Exported:
+    """Write a model in another format, load it back in that format's own runtime and score it against the model.
+
+    `model` is a run (whose Keras model is the truth) or a bundle. `data` are labelled pictures to score, by default the
+    run's validation part. Beyond the tolerance nothing is put in place. Raises `UsageError`, `ModelError`, `DataError`,
+    `OutputError` and `MissingExtraError`.
+    """
+    watcher = watcher or Watcher()
+    _check(form, precision)
+    limits = TOLERANCES[precision]
+    if tolerance is not None or agreement is not None:
+        limits = Tolerance(
+            limits.difference if tolerance is None else tolerance, limits.agreement if agreement is None else agreement
+        )
+    source = _source(Path(model))
+    target = _target(source, form, precision, out)
+    samples, which = _pictures(source, data, watcher)
+    return _Export(source, form, precision, target, samples, which, limits, watcher).go()
+
+
+def _check(form: str, precision: str) -> None:
+    if form not in PRECISIONS:
+        raise UsageError(f"There is no format {form!r}.{suggest(form, PRECISIONS)}")
+    if precision not in PRECISIONS[form]:
+        able = ", ".join(PRECISIONS[form])
+        raise UsageError(
+            f"The format {form} cannot be written in {precision!r}: choose one of {able}, or --format onnx."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A model to export: its float32 ONNX graph, its manifest, golden examples, and the predictor that is the truth."""
+
+    classifier: Classifier
+    truth: Predictor
+    manifest: Manifest
+    graph: bytes
+    golden: Mapping[str, bytes]
+
+
+def _source(path: Path) -> _Source:
+    classifier = load(path)
+    run = classifier.run
+    if run is None:
+        found, alone = bundle.load(path)
+        return _Source(classifier, alone, found.manifest, found.model, found.files)
+    keras = load(path, engine="keras")
+    if run.bundle is None:
+        predictor = keras.predictor
+        assert isinstance(predictor, KerasPredictor)
+        facts = Manifest(
+            run.config.model.name, keras.classes, keras.preprocess, run.config.recipe,
+            parameters=parameters(predictor.model), weights_sha256=weights_sha256(predictor.model),
+        )  # fmt: skip
+        return _Source(classifier, predictor, facts, onnx.convert(predictor.model), {})
+    found, _ = bundle.load(run.bundle)
+    facts = found.manifest
+    if (facts.classes, facts.preprocess) != (keras.classes, keras.preprocess):
+        raise ModelError(
+            f"The bundle of {path} has other classes or another preprocessing than its model.json: one of them was "
+            "changed. Train again, or restore the file that was changed."
+        )
+    golden = {name: content for name, content in found.files.items() if name.startswith("golden/")}
+    return _Source(classifier, keras.predictor, facts, found.model, golden)
+
+
+def _target(source: _Source, form: str, precision: str, out: str | Path | None) -> Path:
+    if out is not None:
+        target = Path(out)
+        if form == "bundle" and target.suffix.lower() != ".zip":
+            raise UsageError(f"A bundle is a zip: --out {target} should end with .zip, or say --format onnx.")
+        if form not in {"onnx", "bundle"} and target.suffix:
+            raise UsageError(f"The format {form} is a folder: --out {target} should have no ending.")
+        if target.is_dir() and any(target.iterdir()) and not (target / bundle.MANIFEST).is_file():
+            raise OutputError(f"{target} holds other files: name a folder of its own with --out.")
+        return target
+    if source.classifier.run is None:
+        raise UsageError("A bundle has no place of its own for exports: name one with --out.")
+    name = form if precision == "float32" else f"{form}-{precision}"
+    return source.classifier.run.path / "exports" / (f"{name}.zip" if form == "bundle" else name)
+
+
+def _pictures(source: _Source, data: Sources | None, watcher: Watcher) -> tuple[Samples, str]:
+    if data is None and source.classifier.run is None:
+        raise UsageError("A bundle does not know the pictures that it was made from: name some with --parity.")
+    split: Part | None = "validation" if data is None else None
+    samples = source.classifier.labelled(data, split=split, progress=watcher.progress).samples
+    return samples, "the validation part" if data is None else "the pictures given"
+
+
+@dataclass(frozen=True, slots=True)
+class _Export:
+    source: _Source
+    form: str
+    precision: str
+    target: Path
+    samples: Samples
+    pictures: str
+    tolerance: Tolerance
+    watcher: Watcher
+
+    def go(self) -> Exported:
+        truth = parity.probabilities(
+            self.source.truth, self.samples, task="asking the model", progress=self.watcher.progress
+        )
+        graph, kept = self._graph(truth) if self.form in {"onnx", "bundle", "openvino"} else (b"", ())
+        manifest = self._manifest(kept)
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".part-", dir=self.target.parent) as aside:
+                finish = self._bundle if self.form in {"onnx", "bundle"} else self._folder
+                found, accepted = finish(Path(aside), graph, manifest, truth)
+        except OSError as error:
+            raise OutputError(f"{self.target} cannot be written: {error.strerror or error}.") from error
+        path = str(self.target) if accepted else None
+        return Exported(path, self.form, self.precision, self.pictures, found, self.tolerance, kept)
+
+    def _graph(self, truth: Any) -> tuple[bytes, tuple[str, ...]]:
+        """Return the ONNX file in the precision, and the layers that int8 left in float."""
+        if self.precision == "float32" or (self.precision == "float16" and self.form == "openvino"):
+            return self.source.graph, ()
+        if self.precision != "int8":
+            return onnx.narrowed(self.source.graph, self.precision), ()
+        ranges = self._calibration()
+        batches = [ranges[start : start + 32] for start in range(0, len(ranges), 32)]
+        calibration = quantize.calibrate(self.source.graph, batches, self.watcher.progress)
+        some = self.samples.first(CALIBRATION)
+
+        def accept(file: bytes) -> bool:
+            predictor = self._predictor(file)
+            found = parity.probabilities(predictor, some, task="judging int8", progress=self.watcher.progress)
+            return parity.compare(truth[: len(some)], found).within(self.tolerance)
+
+        file, kept, _ = calibration.until(accept, ranges[:32], self.watcher.progress)
+        return file, kept
+
+    def _calibration(self) -> Any:
+        """Return up to `CALIBRATION` pictures, of the run's training part where there is a run."""
+        known = self.samples
+        run = self.source.classifier.run
+        if run is not None and run.config.data.sources:
+            known = self.source.classifier.labelled(split="train", progress=self.watcher.progress).samples
+        return known.take(np.linspace(0, len(known) - 1, min(CALIBRATION, len(known))).astype(np.int64))
+
+    def _predictor(self, graph: bytes) -> Predictor:
+        return Bundle(self.source.manifest, graph, {}).predictor()
+
+    def _manifest(self, kept: tuple[str, ...]) -> Manifest:
+        """Return the manifest; figures of the model itself hold for float32 only."""
+        old = self.source.manifest
+        step = {"step": "export", "format": self.form, "precision": self.precision, "from": old.graph_sha256}
+        return replace(
+            old,
+            precision=self.precision,
+            figures=old.figures if self.precision == "float32" else {},
+            lineage=(*old.lineage, step | ({"kept_in_float": list(kept)} if kept else {})),
+        )
+
+    def _golden(self, manifest: Manifest, predictor: Predictor) -> Manifest:
+        """Return the manifest with the golden examples' answers as this file gives them."""
+        examples: list[Golden] = []
+        for example in manifest.golden:
+            pixels = manifest.preprocess.decode(self.source.golden[example.file])
+            answer = predictor.probabilities(pixels[None])[0]
+            examples.append(replace(example, probabilities=tuple(float(p) for p in answer)))
+        return replace(manifest, golden=tuple(examples) if self.source.golden else ())
+
+    def _bundle(self, aside: Path, graph: bytes, manifest: Manifest, truth: Any) -> tuple[Parity, bool]:
+        predictor = self._predictor(graph)
+        first = bundle.make(self._golden(manifest, predictor), graph, self.source.golden)
+        bundle.write(first, aside / "made")
+        loaded, again = bundle.load(aside / "made")
+        found = self._compare(truth, again, len(loaded.model))
+        if not found.within(self.tolerance):
+            return found, False
+        made = bundle.make(replace(loaded.manifest, parity=found.to_dict()), graph, loaded.files)
+        self._put(made)
+        return found, True
+
+    def _put(self, made: Bundle) -> None:
+        ending = self.target.suffix.lower()
+        if ending == ".onnx":
+            files.write(self.target, made.model)
+        elif ending == ".zip":
+            packed = io.BytesIO()
+            bundle.pack(made, packed)
+            files.write(self.target, packed.getvalue())
+        else:
+            bundle.write(made, self.target)
+
+    def _folder(self, aside: Path, graph: bytes, manifest: Manifest, truth: Any) -> tuple[Parity, bool]:
+        made = aside / "made"
+        made.mkdir()
+        self._writer(graph, manifest)(made)
+        size = exported.size(made)
+        manifest = self._golden(manifest, exported.read(made, self.form, manifest))
+        exported.seal(made, self.form, manifest, self.source.golden)
+        _, predictor = exported.load(made)
+        found = self._compare(truth, predictor, size)
+        if not found.within(self.tolerance):
+            return found, False
+        exported.seal(made, self.form, replace(manifest, parity=found.to_dict()), {})
+        exported.place(made, self.target)
+        return found, True
+
+    def _writer(self, graph: bytes, manifest: Manifest) -> Callable[[Path], None]:
+        if self.form == "openvino":
+            half = self.precision == "float16"
+            return lambda folder: openvino.convert(graph, folder, half=half, manifest=manifest.to_json())
+        truth = self.source.truth
+        if not isinstance(truth, KerasPredictor):
+            raise ModelError(f"The format {self.form} is written from the Keras model: name the run, not its bundle.")
+        write = tensorflow.litert if self.form == "litert" else tensorflow.saved_model
+        return lambda folder: write(truth.model, folder)
+
+    def _compare(self, truth: Any, predictor: Predictor, size: int) -> Parity:
+        watch = self.watcher.progress
+        answers = parity.probabilities(predictor, self.samples, task=f"asking the {self.form} file", progress=watch)
+        found = parity.compare(truth, answers, self.samples.labels, size)
+        median, p99, throughput = parity.speed(predictor, self.samples.take(slice(0, parity.ROWS)))
+        return replace(found, latency_median=median, latency_p99=p99, throughput=throughput)

@@ -1,0 +1,176 @@
+"""`judge`: figures, calibration, when to abstain, strangers, mistakes and slices; and `check_labels`."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sightline import files
+from sightline.data.dataset import decode
+from sightline.data.index import Sources
+from sightline.data.index import index as make_index
+from sightline.errors import DataError
+from sightline.evaluation import abstain, judgement, labels, slices
+from sightline.evaluation.evaluate import figures
+from sightline.evaluation.judgement import Judgement, Said, Wanted, listen
+from sightline.evaluation.labels import Suspect
+from sightline.evaluation.mistakes import mistakes
+from sightline.evaluation.ood import Strangers
+from sightline.randomness import generator
+from sightline.records import PARTS, Labelled, Part, Picture, Progress, Samples, Thresholds, no_progress
+from sightline.report import judged as drawings
+from sightline.report import judgement as report
+from sightline.workflow.classifier import Classifier
+
+NOTHING = Wanted()
+STRANGERS = 1000  # pictures; an AUROC of so many is known to about 0.01
+
+
+def judge(
+    classifier: Classifier,
+    sources: Sources | None = None,
+    *,
+    split: Part | None = None,
+    wanted: Wanted = NOTHING,
+    strange: Sources | None = None,
+    cache: bool = True,
+    progress: Progress = no_progress,
+) -> Judgement:
+    """Judge a classifier as `Classifier.evaluate` does, and say how far to trust it.
+
+    `wanted` thresholds are fitted on the validation part, and the run keeps them; what they come to is judged on the
+    other pictures. `strange` are pictures of something else, of which at most a thousand are looked at. Where the run's
+    own pictures were judged, figures and drawings are written into it.
+
+    Raises `DataError` where thresholds are asked for and no validation pictures are at hand.
+    """
+    found = classifier.labelled(sources, split=split, cache=cache, progress=progress)
+    said = listen(classifier.predictor, found.samples, progress)
+    part = (split or _part_of(classifier, found)) if sources is None else "given"
+    held_out = said if part == "validation" else _said(classifier, "validation", progress, cache=cache)
+    thresholds, threshold = classifier.thresholds, None
+    if wanted:
+        if held_out is None:
+            raise DataError(
+                "Thresholds are fitted on validation pictures, and the model has none at hand: name its run, and keep "
+                "its pictures where they were."
+            )
+        thresholds, threshold = judgement.fit_thresholds(held_out, wanted, thresholds)
+    result = judged(classifier.classes, said, found, part, held_out, thresholds)
+    result = replace(result, threshold=threshold)
+    if strange is not None:
+        result = replace(result, strangers=_strangers(classifier, said, result, strange, progress, cache=cache))
+    _write(classifier, result, found, fitted=bool(wanted))
+    return result
+
+
+def judged(
+    classes: tuple[str, ...],
+    said: Said,
+    found: Labelled,
+    part: str,
+    held_out: Said | None,
+    thresholds: Thresholds | None = None,
+) -> Judgement:
+    """Put together what follows from all that a network `said` of the pictures `found` and of the validation part."""
+    evaluation = figures(classes, said.outputs.probabilities, found.samples, rejects=found.rejects)
+    sure, right = evaluation.probabilities.max(1), evaluation.probabilities.argmax(1) == evaluation.labels
+    return Judgement(
+        evaluation=evaluation,
+        part=part,
+        calibration=judgement.calibrate(said, held_out),
+        curve=abstain.risk_coverage(sure, right),
+        mistakes=mistakes(evaluation),
+        slices=slices.slices(slices.properties(found.samples, found.pictures), right),
+        thresholds=thresholds,
+        answered=None if thresholds is None else judgement.answered(said, classes, thresholds),
+        coverage=None if thresholds is None else judgement.covered(said, thresholds),
+    )
+
+
+def _part_of(classifier: Classifier, found: Labelled) -> str:
+    assert classifier.run is not None
+    return classifier.run.read_parts().get(found.pictures[0].sha256, found.pictures[0].part or "test")
+
+
+def _said(classifier: Classifier, part: Part, progress: Progress, *, cache: bool) -> Said | None:
+    """Return what the model says of one of the run's own parts; None where it or its pictures are not there."""
+    try:
+        samples = classifier.labelled(split=part, cache=cache, progress=progress).samples
+    except DataError:
+        return None
+    return listen(classifier.predictor, samples, progress, f"the {part} part") if len(samples) else None
+
+
+def _strangers(
+    classifier: Classifier, said: Said, result: Judgement, sources: Sources, progress: Progress, *, cache: bool
+) -> Strangers:
+    """Read pictures whose labels, if any, mean nothing here, and compare."""
+    index = make_index(sources, progress)
+    if len(index.pictures) > STRANGERS:
+        chosen = np.sort(generator(0, "strangers").permutation(len(index.pictures))[:STRANGERS]).tolist()
+        read = index.read
+        index = replace(
+            index, pictures=tuple(index.pictures[i] for i in chosen), read=lambda at: read(chosen[at])
+        )  # fmt: skip
+    pixels, rows = decode(index, classifier.preprocess, keep=cache, progress=progress)
+    rows = np.array([row for row in rows.tolist() if row not in pixels.failed], np.int64)
+    samples = Samples(pixels.array, rows, np.zeros(len(rows), np.int32), ("",) * len(rows))
+    other = listen(classifier.predictor, samples, progress, "strangers").outputs
+    training = _said(classifier, "train", progress, cache=cache)
+    return judgement.strangers(said, other, training, index.name, result.thresholds)
+
+
+def _write(classifier: Classifier, result: Judgement, found: Labelled, *, fitted: bool) -> None:
+    run = classifier.run
+    if run is None:
+        return
+    if fitted and result.thresholds is not None:
+        run.write_thresholds(result.thresholds)
+        if run.bundle is not None:
+            run.restate_bundle(thresholds=result.thresholds.to_dict())
+    if result.part == "given":
+        return
+    run.write_evaluation(result.part, result.evaluation, report.judgement(result))
+    for name, png in drawings.drawings(result, found.samples).items():
+        run.write_figure(name, png)
+
+
+def check_labels(
+    classifier: Classifier, patch: Path, *, cache: bool = True, progress: Progress = no_progress
+) -> tuple[Suspect, ...]:
+    """Look for wrong labels in all of the run's own pictures, by features of the network and heads that were not told.
+
+    Writes a patch with a line for each (JSON lines: action, path, sha256, label, to, reason), worst first, and the same
+    list into the run. Raises `DataError` where the run's pictures are not there.
+    """
+    pictures: list[Picture] = []
+    said: list[Said] = []
+    for part in PARTS:
+        if not _holds(classifier, part):
+            continue
+        found = classifier.labelled(split=part, cache=cache, progress=progress)
+        pictures += found.pictures
+        said.append(listen(classifier.predictor, found.samples, progress, f"the {part} part"))
+    features = np.concatenate([s.outputs.features for s in said])
+    given = np.concatenate([s.labels for s in said])
+    seed = 0 if classifier.run is None else classifier.run.config.seed
+    probabilities = labels.out_of_fold(features, given, len(classifier.classes), seed, progress)
+    suspects = labels.suspects(pictures, given, probabilities, classifier.classes)
+    lines = [s.to_patch() for s in suspects]
+    text = io.StringIO()
+    for line in lines:
+        text.write(json.dumps(line, ensure_ascii=False) + "\n")
+    files.write(patch, text.getvalue().encode(errors="backslashreplace"), "Name another file with --labels.")
+    if classifier.run is not None:
+        classifier.run.write_suspects(lines)
+    return suspects
+
+
+def _holds(classifier: Classifier, part: Part) -> bool:
+    """Whether the run has pictures in a part; without a run, reading them says what is wrong."""
+    return classifier.run is None or part in classifier.run.read_parts().values()

@@ -1,0 +1,149 @@
+"""The page of a run: gathered from its files and from what was found of its pictures, then written as report.html."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.data.audit import brief
+from sightline.errors import ModelError
+from sightline.evaluation.judgement import Judgement
+from sightline.evaluation.mistakes import Answer
+from sightline.explanation.maps import heat_maps
+from sightline.prediction.keras import KerasPredictor
+from sightline.records import Index, Labelled, Progress, no_progress
+from sightline.report import judgement as report
+from sightline.report import page, summary
+from sightline.report.heat import overlay
+from sightline.run import Run
+from sightline.workflow.classifier import load
+from sightline.workflow.judging import judge
+
+MOST = 8  # mistakes, each with a heat map
+CLASSES, SLICES, SUSPECTS = 40, 8, 20  # rows of tables
+PLOTS = ("curves", "confusion", "reliability", "risk-coverage")
+
+
+def make(path: Path, *, progress: Progress = no_progress) -> Path:
+    """Judge a complete run on its own pictures again and write its report; return the page's path.
+
+    Raises `ModelError` for what is no complete run, `DataError` where its pictures are gone.
+    """
+    run = Run.open(path)
+    if run.info.get("status") != "complete":
+        raise ModelError(
+            f"{path} is {run.info.get('status')}, not complete: finish it with `sightline resume {path}` first."
+        )
+    classifier = load(path)
+    judged = judge(classifier, progress=progress)
+    part = judged.part if judged.part in {"test", "validation"} else "test"
+    labelled = classifier.labelled(split="validation" if part == "validation" else "test", progress=progress)
+    trained = load(path, engine="keras").predictor
+    assert isinstance(trained, KerasPredictor)
+    return write(run, judged, labelled, trained)
+
+
+def write(run: Run, judged: Judgement | None, labelled: Labelled, trained: KerasPredictor) -> Path:
+    """Write the report of `run` from what was `judged` of the pictures `labelled`; `trained` gives the heat maps."""
+    return run.write_report(page.html(gather(run, judged, labelled, trained)))
+
+
+def gather(run: Run, judged: Judgement | None, labelled: Labelled, trained: KerasPredictor) -> dict[str, Any]:
+    """Return what the page shows, as plain values; without judged pictures it says that there were none."""
+    info, config = run.info, run.config
+    result = info.get("result", {})
+    values: dict[str, Any] = {
+        "title": f"{config.model.name} on {Path(config.data.sources[0]).name if config.data.sources else 'arrays'}",
+        "headline": ["No pictures were kept to judge it on: set split.validation or split.test above 0."],
+        "run": str(run.path),
+        "facts": _facts(result, judged),
+        "findings": info.get("findings", []),
+        "plots": [(name, page.uri(png)) for name in PLOTS if (png := run.read_figure(name)) is not None],
+        "classes": [], "hidden": 0, "slices": [], "mistakes": [], "heated": "", "thresholds": "",
+        "suspects": run.read_suspects()[:SUSPECTS],
+        "commands": _commands(run, info),
+        "config": run.config_text,
+        "environment": [(k, str(v)) for k, v in info.items() if k in {"backend", "devices", "threads", "platform"}]
+        + sorted((k, str(v)) for k, v in info.get("versions", {}).items()),
+    }  # fmt: skip
+    if judged is not None:
+        found = summary.evaluation(judged.evaluation) | report.judgement(judged)
+        worst = page.rows(found["per_class"])
+        values |= {
+            "headline": page.headline(found, judged.part),
+            "classes": worst[:CLASSES],
+            "hidden": max(len(worst) - CLASSES, 0),
+            "slices": [s for s in found["slices"] if s["worse"]][:SLICES],
+            "thresholds": _thresholds(judged),
+        }
+        values |= _mistakes(judged.mistakes.wrong[:MOST], judged, labelled, trained)
+    return values
+
+
+def findings(index: Index) -> list[dict[str, Any]]:
+    """Return what names, balance and identical files tell, for ``run.json``: kind, severity, count, advice."""
+    keep = ("kind", "severity", "count", "advice")
+    return [{key: f.to_dict()[key] for key in keep} for f in brief(index).findings]
+
+
+def _facts(result: dict[str, Any], judged: Judgement | None) -> list[tuple[str, str]]:
+    facts = [
+        ("network", f"{result.get('model')}, {result.get('parameters', 0):,} parameters"),
+        ("recipe", str(result.get("recipe"))),
+        (
+            "trained",
+            f"{result.get('epochs')} epochs in {result.get('seconds', 0):.0f} s, best: {result.get('best_epoch')}",
+        ),
+        ("pictures", f"{(result.get('train') or {}).get('count', 0)} to learn from"),
+    ]
+    if judged is not None:
+        shown = {"macro_f1": "macro F1", "auroc": "AUROC", "brier": "Brier score"}
+        for key, name in shown.items():
+            figure = judged.evaluation.figures.get(key)
+            if figure is not None and figure.value is not None:
+                between = f" ({figure.interval.low:.3f} to {figure.interval.high:.3f})" if figure.interval else ""
+                facts.append((name, f"{figure.value:.3f}{between}"))
+    return facts
+
+
+def _thresholds(judged: Judgement) -> str:
+    if judged.thresholds is None or judged.answered is None or judged.thresholds.confidence is None:
+        return ""
+    answered = judged.answered
+    return (
+        f"It answers where it is at least {page.percent(judged.thresholds.confidence)} sure: "
+        f"{page.percent(answered.classes)} of these pictures, {page.percent(answered.precision)} of them rightly."
+    )
+
+
+def _mistakes(
+    wrong: tuple[Answer, ...], judged: Judgement, labelled: Labelled, trained: KerasPredictor
+) -> dict[str, Any]:
+    """Return the surest wrong answers with their pictures as the model saw them, and the heat that spoke for them."""
+    if not wrong:
+        return {}
+    pixels = labelled.samples.take(np.array([a.at for a in wrong]))
+    numbers = np.array([judged.evaluation.classes.index(a.answer) for a in wrong])
+    heats = heat_maps(trained, pixels, numbers, "gradcam")
+    rows = [
+        {"label": a.label, "answer": a.answer, "probability": a.probability, "path": a.path,
+         "image": page.picture(picture), "heat": page.picture(overlay(_coloured(picture), heat))}
+        for a, picture, heat in zip(wrong, pixels, heats, strict=True)
+    ]  # fmt: skip
+    return {"mistakes": rows, "heated": "Grad-CAM"}
+
+
+def _coloured(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def _commands(run: Run, info: dict[str, Any]) -> str:
+    command = info.get("command", [])
+    words = ["sightline", *command[1:]] if command else []
+    lines = [" ".join(shlex.quote(w) for w in words)] if words[1:2] == ["train"] else []
+    place = shlex.quote(str(run.path))
+    return "\n".join([*lines, f"sightline evaluate {place}", f"sightline report {place}"])

@@ -1,0 +1,106 @@
+"""What was asked of `train`, kept in the run until all that it leaves open is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sightline.config import RunConfig, parse, recipes, resolve
+from sightline.data.dataset import check_classes
+from sightline.data.index import Sources, as_list
+from sightline.data.index import index as make_index
+from sightline.data.layout import Listing
+from sightline.errors import DataError, ModelError
+from sightline.models import registry, weights
+from sightline.records import Index
+from sightline.watch import Watcher
+from sightline.workflow import check, choose, environment
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The arguments of `train` that decide the outcome; `layers` are the contents of the recipe and of the file.
+
+    `sources` leaves arrays in memory out, of which there were some if `arrays`; `folder` is where relative paths begin.
+    """
+
+    sources: tuple[str, ...]
+    arrays: bool
+    folder: str
+    recipe: str
+    layers: tuple[dict[str, Any], ...]
+    assignments: tuple[str, ...]
+
+    @classmethod
+    def of(cls, sources: Sources, recipe: str, config: Path | str | None, assignments: Sequence[str]) -> Request:
+        """Read what the arguments name; raises `ConfigError`."""
+        layers = [recipes.load(recipe)]
+        if config is not None:
+            layers.append(parse.read_toml(Path(config)))
+        named = tuple(str(s) for s in as_list(sources) if not isinstance(s, Listing))
+        arrays = len(named) < len(as_list(sources))
+        return cls(named, arrays, str(Path.cwd()), recipe, tuple(layers), tuple(assignments))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Request:
+        """Undo `to_dict`; raises `ModelError` if `values` are of something else."""
+        try:
+            lists = {name: tuple(values[name]) for name in ("sources", "layers", "assignments")}
+            return cls(**{**values, **lists})
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"The run's request cannot be read: {error}. Train anew with --force.") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return asdict(self)
+
+    def settings(self) -> RunConfig:
+        """Return the settings as far as they were given; raises `UsageError` for wrong ones or an unknown model."""
+        given = resolve(*self.layers, assignments=self.assignments)
+        if given.model.name != "auto":
+            registry.find(given.model.name)
+        return given
+
+    def again(self, sources: Sources | None) -> Sources:
+        """Return the sources to read once more: `sources` if given, else those of the request.
+
+        Raises `DataError` where the request held arrays, which nothing keeps.
+        """
+        if sources is not None:
+            return sources
+        if self.arrays:
+            raise DataError("This run was begun with arrays, which it does not keep: give them again, from Python.")
+        there = [Path(self.folder, text) for text in self.sources]
+        return [str(path) if path.exists() else text for path, text in zip(there, self.sources, strict=True)]
+
+
+def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunConfig, Index]:
+    """Index the pictures, start the backend and decide all that the request leaves open but for `record`'s part."""
+    given = request.settings()
+    index = check.before(make_index(sources, watcher.progress, given.device.threads or None), given, watcher)
+    check_classes(index)
+    if request.recipe == "auto":
+        environment.start(given.device)
+        chosen = choose.recipe(index)
+        watcher.say(f"{chosen.recipe}: {chosen.why}")
+        given = choose.laid_on(chosen, request.layers, request.assignments)
+    settled = choose.settle(replace(given, data=replace(given.data, sources=request.sources)), index)
+    environment.start(settled.device)
+    return settled, index
+
+
+def start_weights(config: RunConfig) -> Path | None:
+    """Return the file that the network starts from, None for random weights; raises `ModelError` if it is missing."""
+    model, picture = config.model, config.picture
+    entry = registry.find(model.name)
+    return weights.find(entry, model.weights, model.alpha, picture.height or 0, picture.width or 0)
+
+
+def decided(config: RunConfig, start: Path | None) -> RunConfig:
+    """Return `config` with what this machine decided: the backend, the threads, whether there are weights."""
+    found = config.model.weights
+    if found == "auto":
+        found = "none" if start is None else "imagenet"
+    return replace(config, model=replace(config.model, weights=found), device=environment.decided(config.device))

@@ -1,0 +1,72 @@
+"""`resume`: a run that was stopped, however, goes on to the weights that it would have had."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from sightline import backend
+from sightline.data.dataset import check_classes
+from sightline.data.index import Sources
+from sightline.data.index import index as make_index
+from sightline.data.patch import corrected
+from sightline.errors import ModelError
+from sightline.records import TrainResult
+from sightline.run import Run
+from sightline.training import interrupt
+from sightline.watch import Watcher
+from sightline.workflow import again, environment
+from sightline.workflow.ending import marked
+from sightline.workflow.request import Request, settle
+from sightline.workflow.training import Training
+
+
+def resume(path: Path | str, sources: Sources | None = None, *, watcher: Watcher | None = None) -> TrainResult:
+    """Go on with the run at `path` from its last checkpoint, with the settings and choices that it was begun with.
+
+    It ends with the weights, bit for bit, of a run that was never stopped, on the same machine with the same versions.
+    A complete run is left as it is, and its result returned. `sources`: the same pictures at another place, or the
+    arrays that it was begun with.
+
+    Raises `ModelError` if `path` holds no run, `OutputError` if another process is at it, `DataError` if the pictures
+    are no longer the same, and what `train` raises.
+    """
+    started = time.perf_counter()
+    backend.keep_freed_memory()
+    watcher = watcher or Watcher()
+    run = Run.open(Path(path))
+    with interrupt.at_once(), run.held():
+        info = run.info
+        if info.get("status") == "complete":
+            watcher.say(f"{run.path} is complete: there is nothing left to do")
+            shutil.rmtree(run.checkpoints, ignore_errors=True)
+            return again.result(run, info["result"])
+        if "request" not in info:
+            raise ModelError(f"{run.path} does not say what was asked for: train anew with --force.")
+        with marked(run, new=False):
+            return _go_on(run, info, sources, watcher, started)
+
+
+def _go_on(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Watcher, started: float) -> TrainResult:
+    run.tidy()
+    run.update(status="running", resumed=info.get("resumed", 0) + 1)
+    _compare_versions(info, watcher)
+    request = Request.from_dict(info["request"])
+    if run.has_config:
+        config = run.config
+        environment.start(config.device)
+        found = make_index(request.again(sources), watcher.progress, config.device.threads or None)
+        index = corrected(found, run.patch)
+        check_classes(index)
+    else:
+        config, index = settle(request.again(sources), request, watcher)
+    return Training(config, index, run, watcher, started).go()
+
+
+def _compare_versions(info: dict[str, Any], watcher: Watcher) -> None:
+    before, now = info.get("versions", {}), environment.versions()
+    changed = [f"{name} {before[name]} then, {now.get(name)} now" for name in before if before[name] != now.get(name)]
+    if changed:
+        watcher.say(f"Other versions than at the beginning ({', '.join(changed)}): the weights may differ in last bits")

@@ -1,0 +1,62 @@
+"""Test vectors: golden examples with their decoded pixels, for whoever decodes pictures in another language."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sightline.errors import ModelError, OutputError, UsageError
+from sightline.prediction import bundle, exported
+from sightline.workflow.classifier import load
+
+
+def vectors(model: str | Path, out: str | Path | None = None) -> Path:
+    """Write ``vectors.json``, the golden pictures, ``pixels/`` and ``model.onnx`` into a folder, and return it.
+
+    `model` is a run or a bundle with golden examples; `out` is ``RUN/exports/vectors`` by default. Raises `ModelError`,
+    `UsageError` and `OutputError`.
+    """
+    classifier = load(model)
+    run = classifier.run
+    place = Path(model) if run is None else run.bundle
+    if place is None:
+        raise ModelError(f"The run {model} has no bundle to take examples from: its training must be complete.")
+    if run is None and out is None:
+        raise UsageError("A bundle has no place of its own for exports: name one with --out.")
+    target = Path(out) if out is not None else Path(model) / "exports" / "vectors"
+    if target.exists() and not (target / "vectors.json").is_file():
+        raise OutputError(f"{target} holds something else: name a folder of its own with --out.")
+    found, _ = bundle.load(place)
+    if not found.files:
+        raise ModelError(f"{place} holds no golden examples: name the run, its bundle's folder or its .zip.")
+    manifest, files, examples = found.manifest, {bundle.MODEL: found.model}, []
+    for golden in manifest.golden:
+        pixels = manifest.preprocess.decode(found.files[golden.file])
+        name = f"pixels/{Path(golden.file).stem}.bin"
+        files |= {golden.file: found.files[golden.file], name: pixels.tobytes()}
+        examples.append(_example(golden, pixels) | {"pixels": name})
+    content = {"classes": list(manifest.classes), "preprocess": manifest.preprocess.to_dict(), "examples": examples}
+    files["vectors.json"] = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
+    with tempfile.TemporaryDirectory(prefix="sightline-") as aside:
+        made = Path(aside, "vectors")
+        for name, data in files.items():
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            (made / name).write_bytes(data)
+        exported.place(made, target)
+    return target
+
+
+def _example(golden: Any, pixels: Any) -> dict[str, Any]:
+    return {
+        "file": golden.file,
+        "label": golden.label,
+        "shape": list(pixels.shape),
+        "sha256": golden.pixels_sha256,
+        "first": pixels.ravel()[:24].tolist(),
+        "mean": [float(m) for m in pixels.mean((0, 1), dtype=np.float64)],
+        "probabilities": list(golden.probabilities),
+    }

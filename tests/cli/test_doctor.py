@@ -1,0 +1,143 @@
+"""`sightline doctor`, and what `train` does with its corrections and advice, as a user sees it."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from command import SMALL, Command
+from pictures import encode, jpeg, scene, write
+from sightline.config import SplitConfig
+from sightline.data.dataset import assemble
+from sightline.data.index import index
+from sightline.preprocess import Preprocess
+
+CLEAN = {f"{label}/{i}.jpg": jpeg(100 * k + i) for k, label in enumerate(("cat", "dog")) for i in range(24)}
+SICK = CLEAN | {
+    "dog/twin.jpg": CLEAN["cat/3.jpg"],
+    "cat/copy.jpg": CLEAN["cat/5.jpg"],
+    "cat/<b>odd</b>.jpg": b"no picture",
+    **{f"cat/near {i}.jpg": encode(scene(i).resize((100, 90)), "JPEG") for i in range(6, 16)},
+}
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("data") / "clean", CLEAN)
+
+
+@pytest.fixture(scope="module")
+def sick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("data") / "sick", SICK)
+
+
+def test_json_is_one_object_with_all_findings(sightline: Command, sick: Path) -> None:
+    done = sightline("doctor", sick, "--json")
+    assert (done.code, done.out.count("\n"), done.err) == (0, 1, "")
+    assert (done.json["count"], done.json["classes"]) == (len(SICK) - 1, {"cat": 35, "dog": 25})
+    found = {f["kind"]: f for f in done.json["findings"]}
+    assert set(found) == {"conflicting-duplicates", "unreadable", "duplicates", "near-duplicates"}
+    assert sorted(found["conflicting-duplicates"]["groups"][0]) == ["cat/3.jpg", "dog/twin.jpg"]
+    assert found["near-duplicates"]["count"] == 10
+    assert done.json["errors"] == 2
+
+
+def test_the_table_says_what_and_what_to_do(sightline: Command, sick: Path) -> None:
+    done = sightline("doctor", sick)
+    assert done.code == 0
+    assert re.search(r"error +conflicting-duplicates +1 +groups of identical files bear different classes", done.out)
+    assert "cat/<b>odd</b>.jpg: not a picture" in done.out
+    assert "split.group=near" in done.out
+
+
+def test_strict_fails_on_errors_alone(sightline: Command, sick: Path, clean: Path) -> None:
+    assert sightline("doctor", sick, "--strict", "--json").code == 1
+    done = sightline("doctor", clean, "--strict")
+    assert (done.code, done.out) == (0, "clean: 48 pictures in 2 classes\nnothing found\n")
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for key, value in attrs if key in {"src", "href"}]
+        self.open.append(tag)
+        if tag in {"meta", "img", "link"}:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone(sightline: Command, sick: Path, tmp_path: Path) -> None:
+    done = sightline("doctor", sick, "--html", tmp_path / "page.html")
+    assert f"page       {tmp_path / 'page.html'}" in done.out
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert all(link.startswith(("data:image/webp;base64,", "#")) for link in page.links)
+    assert sum(link.startswith("data:") for link in page.links) >= 24
+    assert "<b>odd" not in text
+    assert "&lt;b&gt;odd" in text
+    assert len(text) < 5_000_000
+    assert "http" not in text
+
+
+def test_corrections_are_applied_by_train_and_kept_with_the_run(sightline: Command, sick: Path, tmp_path: Path) -> None:
+    before = {p: p.read_bytes() for p in sick.rglob("*.*")}
+    done = sightline("doctor", sick, "--fix", tmp_path / "fix.jsonl", "--json")
+    assert done.json["corrections"] == 3
+    assert {p: p.read_bytes() for p in sick.rglob("*.*")} == before
+    mended = sightline("doctor", sick, "--patch", tmp_path / "fix.jsonl", "--json").json["findings"]
+    assert {f["kind"] for f in mended} == {"unreadable", "near-duplicates"}
+    out = tmp_path / "run"
+    done = sightline("train", sick, *SMALL, "--patch", tmp_path / "fix.jsonl", "--out", out, "--json")
+    assert done.code == 0, done.err
+    assert f"{tmp_path / 'fix.jsonl'}: 3 corrections applied; to take one back, delete its line" in done.err
+    assert "conflicting-duplicates" not in done.err
+    assert (out / "patch.jsonl").read_bytes() == (tmp_path / "fix.jsonl").read_bytes()
+    used = {json.loads(row)["path"] for row in (out / "data.jsonl").read_text(encoding="utf-8").splitlines()}
+    assert not used & {"dog/twin.jpg", "cat/3.jpg", "cat/copy.jpg"}
+    (tmp_path / "fix.jsonl").unlink()  # the run has its own copy
+    assert sightline("evaluate", out, "--json").code == 0
+
+
+def test_a_patch_that_does_not_fit_stops_train_before_any_work(sightline: Command, clean: Path, tmp_path: Path) -> None:
+    row = {"action": "drop", "path": "cat/99.jpg", "sha256": "0", "label": "cat", "reason": "gone"}
+    (tmp_path / "7").write_text(json.dumps(row), encoding="utf-8")
+    done = sightline("train", clean, *SMALL, "--patch", tmp_path / "7", "--out", tmp_path / "run")
+    assert done.code == 2
+    assert "line 1 matches nothing: there is no picture cat/99.jpg in clean; delete the line." in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_says_briefly_what_is_wrong_and_recommends_groups(
+    sightline: Command, sick: Path, clean: Path, tmp_path: Path
+) -> None:
+    done = sightline("train", sick, *SMALL, "--set", "train.epochs=0", "--out", tmp_path / "run")
+    assert "error: conflicting-duplicates: 1 groups of identical files bear different classes" in done.err
+    assert "`sightline doctor` names them all and says what to do" in done.err
+    assert re.search(r"\d+ groups of near duplicates lie on two sides of the split: --set split.group=near", done.err)
+    grouped = ("--set", "train.epochs=0", "--set", "split.group=near")
+    done = sightline("train", sick, *SMALL, *grouped, "--out", tmp_path / "near")
+    assert "near duplicates lie on two sides" not in done.err
+    done = sightline("train", clean, *SMALL, "--set", "train.epochs=0", "--out", tmp_path / "clean")
+    assert "doctor" not in done.err
+
+
+def test_groups_lie_on_one_side(sick: Path) -> None:
+    def sides(group: str) -> int:
+        found = assemble(index(sick), Preprocess(16, 16), SplitConfig(group=group), 0, keep=False)  # type: ignore[arg-type]
+        part = dict(zip((p.path for p in found.pictures), found.parts, strict=True))
+        return sum(part[f"cat/{i}.jpg"] != part[f"cat/near {i}.jpg"] for i in range(6, 16))
+
+    assert sides("none") > 0
+    assert sides("near") == 0

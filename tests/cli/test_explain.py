@@ -1,0 +1,155 @@
+"""`sightline explain` from the user's side, and the same from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sightline as library
+from command import Command
+from sightline.errors import UsageError
+from sightline.prediction.base import FakePredictor
+from sightline.preprocess import Preprocess
+from sightline.workflow import Classifier
+
+Trained = tuple[Path, dict[str, Any]]
+GREEN = np.array((60, 200, 60))
+
+
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    """A picture 600x400, red on its left, with a green right third, that a camera held upright has turned."""
+    pixels = np.random.default_rng(0).normal((200, 60, 60), 40, (400, 600, 3))
+    pixels[:, 400:] += GREEN - (200, 60, 60)
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be seen turned to the right: the green third is at the bottom, 400x600
+    path = tmp_path / "half.jpg"
+    image.save(path, exif=exif)
+    return path
+
+
+def test_one_line_and_one_figure_for_each_picture(
+    sightline: Command, trained: Trained, half: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "why" / "here"
+    done = sightline("explain", trained[0], half, "--class", "green", "--method", "occlusion", "--out", out, "--json")
+    assert (done.code, done.err) == (0, "")
+    (found,) = done.lines
+    assert list(found) == ["path", "label", "probability", "method", "figure", "region", "share", "check"]
+    assert (found["path"], found["label"], found["method"]) == (str(half), "green", "occlusion")
+    left, top, right, bottom = found["region"]
+    assert 0 <= left < right <= 400
+    assert 350 <= top < bottom <= 600, "the green third of the picture as it is seen"
+    assert 0 < found["share"] <= 1
+    assert set(found["check"]) == {"hidden", "fall", "random_fall", "beaten", "places"}
+    assert found["check"]["hidden"] == pytest.approx(0.2, abs=0.001)
+    with Image.open(found["figure"]) as figure:
+        assert figure.width >= 2 * 400
+        assert figure.height >= 600
+    assert [p.name for p in out.iterdir()] == ["half-green-occlusion.png"]
+
+
+def test_a_picture_that_cannot_be_read_is_a_line_and_exit_code_1(
+    sightline: Command, trained: Trained, half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    done = sightline("explain", trained[0], "bad.jpg", half, "gone.png", "--json")
+    assert done.code == 1
+    bad, good, gone = done.lines
+    assert bad == {"path": "bad.jpg", "method": "gradcam", "error": "not a picture"}
+    assert gone["error"] == "cannot be opened: No such file or directory"
+    assert good["method"] == "gradcam"
+    assert Path(good["figure"]).parent == Path("explanations")
+    text = sightline("explain", trained[0], "bad.jpg", half)
+    assert text.code == 1
+    assert "not a picture" in text.out
+    assert "with the same shape hidden elsewhere" in text.out or "nothing in the picture" in text.out
+
+
+def test_pictures_of_the_same_name_have_figures_of_their_own(
+    sightline: Command, trained: Trained, half: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "half.jpg").write_bytes(half.read_bytes())
+    arguments = ("explain", trained[0], half, other, "--class", "red", "--out", tmp_path / "out", "--json")
+    names = ["half-red-gradcam.png", "half-red-gradcam-2.png"]
+    for _ in range(2):  # our own figures are drawn anew
+        assert [Path(line["figure"]).name for line in sightline(*arguments).lines] == names
+    (tmp_path / "out" / names[0]).write_bytes(half.read_bytes())
+    refused = sightline(*arguments)
+    assert refused.code == 2
+    assert "was not made by explain: name another folder with --out." in refused.err
+    assert (tmp_path / "out" / names[0]).read_bytes() == half.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--class", "gren"), "The model knows no class 'gren'. Did you mean 'green'?"),
+        (("--method", "gradcamm"), "There is no method 'gradcamm'. Did you mean 'gradcam'?"),
+        (("--out", "half.jpg"), "The folder half.jpg for the figures cannot be made"),
+    ],
+    ids=["class", "method", "out"],
+)
+def test_mistakes_are_one_sentence(
+    sightline: Command,
+    trained: Trained,
+    half: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(half.parent)
+    done = sightline("explain", trained[0], half, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+
+
+def test_from_python(trained: Trained, half: Path) -> None:
+    model = library.load(trained[0])
+    with Image.open(half) as image:
+        pixels = np.asarray(image)
+    of_file, of_array = model.explain([half, pixels], label="green", method="gradcam++")
+    assert of_file.heat is not None
+    assert of_file.heat.shape == (32, 32)
+    assert of_file.heat.dtype == np.float32
+    assert (of_file.figure, of_array.path) == (None, "[1]")
+    alone = model.explain(half, label="green", method="gradcam++")[0].heat
+    assert alone is not None
+    np.testing.assert_allclose(alone, of_file.heat, atol=1e-4)
+
+
+def test_from_a_bundle_alone_there_is_no_grad_cam(
+    sightline: Command, trained: Trained, half: Path, tmp_path: Path
+) -> None:
+    bundle = trained[0] / "bundle"
+    refused = sightline("explain", bundle, half, "--method", "gradcam", "--out", tmp_path / "out")
+    assert (refused.code, refused.out) == (2, "")
+    assert "name the run that it came from, or use --method occlusion or rise." in refused.err
+    arguments = (half, "--class", "green", "--out", tmp_path / "out", "--json")
+    of_bundle = sightline("explain", bundle, *arguments).json
+    of_run = sightline("explain", trained[0], *arguments, "--method", "occlusion").json
+    assert of_bundle == of_run
+    assert of_bundle["method"] == "occlusion"
+
+
+class Broken(FakePredictor):
+    def probabilities(self, pixels: Any) -> Any:
+        return np.where(pixels.mean((1, 2, 3))[:, None] > 128, np.nan, super().probabilities(pixels))
+
+
+def test_an_exported_model_and_answers_that_are_no_numbers() -> None:
+    model = Classifier(Broken(("black", "white"), Preprocess(6, 6)))
+    with pytest.raises(UsageError, match="Grad-CAM needs gradients, which an exported model does not have"):
+        model.explain(np.zeros((6, 6, 3), np.uint8), method="gradcam")
+    dark, bright = model.explain([np.full((6, 6), level, np.uint8) for level in (10, 250)])
+    assert (dark.method, dark.label, dark.error) == ("occlusion", "black", None)
+    assert (dark.region, dark.check) == (None, None), "hiding parts of a picture of one colour changes nothing"
+    assert bright.error == "the model's answer is not a number"

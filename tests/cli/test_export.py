@@ -1,0 +1,251 @@
+"""`sightline export` as a user sees it, and the faults that it and loading must catch."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from command import Command
+from sightline.errors import ModelError
+from sightline.prediction import bundle, exported
+from sightline.prediction.manifest import Manifest
+from sightline.workflow import load
+
+
+@pytest.fixture
+def run(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """A copy of the run, to be changed as a test likes."""
+    return Path(shutil.copytree(trained[0], tmp_path / "run"))
+
+
+def test_onnx_is_a_bundle_with_its_parity_inside(sightline: Command, run: Path, colours: Path) -> None:
+    done = sightline("export", run)
+    assert done.code == 0
+    assert "top-1 agreement" in done.out
+    found, _ = bundle.load(run / "exports" / "onnx")
+    assert found.manifest.parity is not None
+    assert found.manifest.parity["greatest_difference"] <= 1e-4
+    assert found.manifest.parity["top1_agreement"] == 1
+    assert found.manifest.parity["throughput"] > 0
+    assert found.manifest.lineage[-1]["step"] == "export"
+    same = sightline("predict", run / "exports" / "onnx", colours / "red", "--json").lines
+    assert [s["label"] for s in same] == [
+        s["label"] for s in sightline("predict", run, colours / "red", "--json").lines
+    ]
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
+def test_smaller_precisions(sightline: Command, run: Path, precision: str) -> None:
+    limits = ("--tolerance", 1, "--agreement", 0.5)  # a net that has hardly learned yet
+    done = sightline("export", run, "--precision", precision, "--json", *limits)
+    assert done.code == 0
+    assert done.json["accepted"]
+    assert done.json["path"] == str(run / "exports" / f"onnx-{precision}")
+    size = (run / "bundle" / "model.onnx").stat().st_size
+    assert 0 < done.json["parity"]["bytes"] < 0.6 * size
+    assert set(done.json["parity"]) >= {"accuracy_interval", "latency_median", "latency_p99", "mean_difference"}
+    found, _ = bundle.load(Path(done.json["path"]))
+    assert found.manifest.precision == precision
+    assert found.manifest.figures == {}, "those of the run are of another file"
+
+
+def test_zip_lone_file_and_a_bundle_as_the_model(sightline: Command, run: Path, colours: Path, tmp_path: Path) -> None:
+    assert sightline("export", run, "--format", "bundle").code == 0
+    packed = run / "exports" / "bundle.zip"
+    lone = tmp_path / "lone.onnx"
+    assert sightline("export", packed, "--out", lone).code == 2, "a bundle does not know its pictures"
+    assert sightline("export", packed, "--out", lone, "--parity", colours).code == 0
+    assert load(lone).classes == ("blue", "green", "red")
+    assert sightline("export", lone, "--parity", colours).code == 2, "no place for it"
+
+
+def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: Path) -> None:
+    place = run / "exports" / "onnx-bfloat16"
+    done = sightline("export", run, "--precision", "bfloat16", "--tolerance", "0", "--json")
+    assert done.code == 1
+    assert done.json["path"] is None
+    assert not done.json["accepted"]
+    assert done.json["parity"]["greatest_difference"] > 0
+    assert "--tolerance" in done.err
+    assert not place.exists()
+    assert list(place.parent.iterdir()) == [], "nor anything beside it"
+    assert sightline("export", run, "--precision", "bfloat16", "--tolerance", "1", "--agreement", "0").code == 0
+    before = (place / "model.onnx").read_bytes()
+    assert sightline("export", run, "--precision", "bfloat16", "--tolerance", "0").code == 1
+    assert (place / "model.onnx").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--format", "onx"), "Did you mean 'onnx'"),
+        (("--precision", "int4"), "float32, bfloat16, float16, int8"),
+        (("--format", "litert", "--precision", "int8"), "litert cannot be written in 'int8'"),
+        (("--format", "bundle", "--out", "there"), ".zip"),
+        (("--format", "saved_model", "--out", "there.onnx"), "folder"),
+    ],
+    ids=range(5),
+)
+def test_what_cannot_be_done_is_said(sightline: Command, run: Path, arguments: tuple[str, ...], text: str) -> None:
+    done = sightline("export", run, *arguments)
+    assert done.code == 2
+    assert text in " ".join(done.err.split())
+
+
+@pytest.mark.parametrize(("form", "package"), [("openvino", "openvino"), ("litert", "ai-edge-litert")])
+def test_a_missing_package_names_its_install_line(sightline: Command, run: Path, form: str, package: str) -> None:
+    if importlib.util.find_spec(package.replace("-", "_")):
+        pytest.skip(f"{package} is installed")
+    done = sightline("export", run, "--format", form)
+    assert done.code == 2
+    assert package in done.err
+    assert 'pip install "sightline[export]"' in done.err
+
+
+@pytest.mark.parametrize(("form", "package"), [("openvino", "openvino"), ("litert", "ai_edge_litert")])
+def test_formats_of_other_packages(sightline: Command, run: Path, form: str, package: str) -> None:
+    pytest.importorskip(package)
+    done = sightline("export", run, "--format", form, "--json")
+    assert done.code == 0
+    check_folder(Path(done.json["path"]), run)
+
+
+def test_saved_model(sightline: Command, run: Path) -> None:
+    done = sightline("export", run, "--format", "saved_model", "--json")
+    assert done.code == 0
+    check_folder(Path(done.json["path"]), run)
+
+
+def check_folder(folder: Path, run: Path) -> None:
+    """A folder loads and answers as the run does; with any file of it or any line of its manifest changed, not."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    manifest, predictor = exported.load(folder)
+    truth = load(run).predictor.outputs(pixels)
+    found = predictor.outputs(pixels)
+    assert manifest.parity is not None
+    np.testing.assert_allclose(found.probabilities, truth.probabilities, atol=1e-5)
+    np.testing.assert_allclose(found.features, truth.features, rtol=1e-3, atol=1e-4)
+    for path in [p for p in folder.rglob("*") if p.is_file()]:
+        before = path.read_bytes()
+        path.write_bytes(flipped(before))
+        with pytest.raises(ModelError, match="export"):
+            exported.load(folder)
+        path.write_bytes(before)
+    text = (folder / "manifest.json").read_text(encoding="utf-8")
+    for old, new in (('"resize": "stretch"', '"resize": "pad"'), ("green", "red")):
+        changed = swap(text, old, new) if old == "green" else text.replace(old, new)
+        assert changed != text
+        (folder / "manifest.json").write_text(changed, encoding="utf-8")
+        with pytest.raises(ModelError, match="was changed"):
+            exported.load(folder)
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    exported.load(folder)
+
+
+def flipped(data: bytes, place: float = 0.5) -> bytes:
+    at = int(len(data) * place)
+    return data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :]
+
+
+def swap(text: str, one: str, other: str) -> str:
+    return text.replace(one, "\0").replace(other, one).replace("\0", other)
+
+
+def in_manifest(change: Callable[[str], str]) -> Callable[[Path], None]:
+    def spoil(run: Path) -> None:
+        path = run / "bundle" / "manifest.json"
+        text = path.read_text(encoding="utf-8")
+        assert change(text) != text
+        path.write_text(change(text), encoding="utf-8")
+
+    return spoil
+
+
+def in_both(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    """Change the manifest, the copy inside the file and every hash, as one would who knows how bundles are made."""
+
+    def spoil(run: Path) -> None:
+        found, _ = bundle.load(run / "bundle")
+        values = found.manifest.to_dict()
+        change(values)
+        manifest = Manifest.from_dict(values)
+        bundle.write(bundle.make(manifest, found.model, found.files), run / "bundle")
+
+    return spoil
+
+
+def in_model(run: Path) -> None:
+    path = run / "bundle" / "model.onnx"
+    path.write_bytes(flipped(path.read_bytes()))
+
+
+def swap_channels(run: Path) -> None:
+    """A file that is whole by every hash, and takes blue for red."""
+    found, _ = bundle.load(run / "bundle")
+    model = onnx.load_from_string(found.model)
+    for weight in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(weight)
+        if array.ndim == 4 and array.shape[1] == 3:
+            weight.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(array[:, ::-1]), weight.name))
+    values = found.manifest.to_dict() | {"golden": []}  # else loading finds it already
+    made = bundle.make(Manifest.from_dict(values), model.SerializeToString(), {})
+    bundle.write(made, run / "bundle")
+
+
+FAULTS: dict[str, tuple[Callable[[Path], None], int]] = {
+    "preprocessing": (in_manifest(lambda text: text.replace('"filter": "bilinear"', '"filter": "nearest"')), 2),
+    "preprocessing, everywhere": (in_both(lambda v: v["preprocess"].update(resize="pad", height=31)), 2),
+    "classes": (in_manifest(lambda text: swap(text, '"green"', '"red"')), 2),
+    "classes, everywhere": (in_both(lambda v: v.update(classes=["blue", "red", "green"])), 2),
+    "weight": (in_model, 2),
+    "channels": (swap_channels, 1),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_caught(sightline: Command, run: Path, fault: str) -> None:
+    spoil, code = FAULTS[fault]
+    spoil(run)
+    done = sightline("export", run, "--json")
+    assert done.code == code, done.out + done.err
+    assert not (run / "exports" / "onnx").exists()
+
+
+@pytest.mark.parametrize("place", np.linspace(0.02, 0.98, 12).round(2).tolist())
+def test_one_flipped_bit_anywhere_in_the_file_is_caught(run: Path, place: float) -> None:
+    path = run / "bundle" / "model.onnx"
+    path.write_bytes(flipped(path.read_bytes(), place))
+    with pytest.raises(ModelError):
+        bundle.load(run / "bundle")
+    with pytest.raises(ModelError):
+        bundle.load(path)  # alone, without the hashes of the folder
+
+
+def test_vectors_hold_what_a_decoder_needs(sightline: Command, run: Path) -> None:
+    done = sightline("export", run, "--format", "vectors", "--json")
+    assert done.code == 0
+    folder = Path(done.json["path"])
+    content = json.loads((folder / "vectors.json").read_text(encoding="utf-8"))
+    classifier = load(folder / "model.onnx")
+    assert content["classes"] == list(classifier.classes)
+    assert content["examples"]
+    for example in content["examples"]:
+        raw = np.frombuffer((folder / example["pixels"]).read_bytes(), np.uint8).reshape(example["shape"])
+        again = classifier.preprocess.decode((folder / example["file"]).read_bytes())
+        np.testing.assert_array_equal(raw, again)
+        assert bundle.pixels_sha256(raw) == example["sha256"]
+        assert raw.ravel()[:24].tolist() == example["first"]
+        np.testing.assert_allclose(raw.mean((0, 1)), example["mean"])
+        np.testing.assert_allclose(
+            classifier.predictor.probabilities(raw[None])[0], example["probabilities"], atol=1e-5
+        )
+    assert sightline("export", run, "--format", "vectors").code == 0, "made anew"
+    assert sightline("export", run / "bundle" / "model.onnx", "--format", "vectors", "--out", folder).code == 2

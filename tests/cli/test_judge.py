@@ -1,0 +1,137 @@
+"""Judging and its thresholds as a user sees them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command import Command
+
+
+@pytest.fixture
+def run(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """A copy, as judging writes into it."""
+    return Path(shutil.copytree(trained[0], tmp_path / "run"))
+
+
+def test_all_is_printed_kept_and_drawn(sightline: Command, run: Path, tmp_path: Path) -> None:
+    strange = tmp_path / "strange" / "noise"
+    strange.mkdir(parents=True)
+    for i in range(8):
+        noise = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(noise).save(strange / f"{i}.png")
+    arguments = ("evaluate", run, "--target-precision", "0.7", "--coverage", "0.8", "--ood", tmp_path / "strange")
+    found = sightline(*arguments, "--json")
+    assert found.code == 0
+    told = found.json
+    kept = json.loads((run / "eval" / "test" / "metrics.json").read_text())
+    assert {key: value for key, value in told.items() if key != "labels"} == kept
+    assert {"auroc", "macro_f1", "brier", "log_loss", "average_precision"} <= set(told["figures"])
+    assert told["calibration"]["temperature"]["count"] > 0
+    assert told["calibration"]["note"], "so few pictures mean nothing"
+    assert told["coverage"]["wanted"] == 0.8
+    assert told["strangers"]["strangers"] == 8
+    assert 0 <= told["strangers"]["energy"] <= 1
+    assert 0 <= told["strangers"]["distance"] <= 1
+    thresholds = json.loads((run / "thresholds.json").read_text())
+    assert thresholds == told["thresholds"]
+    assert thresholds["target_precision"] == 0.7
+    figures = {path.stem for path in (run / "figures").iterdir()}
+    assert {"reliability", "risk-coverage", "confusion", "confusion-shares"} <= figures
+    shown = sightline("evaluate", run)
+    for word in ("auroc", "calibration: ECE", "risk-coverage", "hands on a set"):
+        assert word in shown.out
+
+
+def test_decisions_follow_and_a_later_call_keeps_what_it_does_not_ask_for(
+    sightline: Command, run: Path, colours: Path
+) -> None:
+    before = sightline("predict", run, colours / "red", "--json").lines
+    assert "decision" not in before[0]
+    assert sightline("evaluate", run, "--coverage", "0.8").code == 0
+    assert sightline("evaluate", run, "--target-precision", "0.5").code == 0
+    assert json.loads((run / "thresholds.json").read_text())["coverage"] == 0.8
+    after = sightline("predict", run, colours / "red", "--json").lines
+    for line, old in zip(after, before, strict=True):
+        assert line["label"] == old["label"]
+        assert line["probability"] == pytest.approx(old["probability"], abs=1e-6)
+        assert line["decision"] in {"class", "set", "abstain"}
+        assert set(line["set"]) <= {"red", "green", "blue"}
+        assert line["ood_score"] < 100
+    assert "red" in sightline("predict", run, colours / "red").out
+
+
+def test_a_target_out_of_reach_exits_with_1_and_names_no_class(sightline: Command, run: Path, colours: Path) -> None:
+    found = sightline("evaluate", run, "--target-precision", "0.99", "--guard", "--json")
+    assert found.code == 1
+    assert found.json["threshold"]["confidence"] is None
+    assert "No confidence reaches it" in found.json["threshold"]["note"]
+    lines = sightline("predict", run, colours / "red", "--json").lines
+    assert {line["decision"] for line in lines} == {"abstain"}
+
+
+@pytest.mark.parametrize("option", ["--target-precision", "--coverage"])
+def test_shares_lie_between_0_and_1(sightline: Command, run: Path, option: str) -> None:
+    found = sightline("evaluate", run, option, "99")
+    assert (found.code, found.out) == (2, "")
+    assert "between 0 and 1" in found.err
+    assert not (run / "thresholds.json").exists()
+
+
+def test_damaged_thresholds_say_how_to_mend_them(sightline: Command, run: Path, colours: Path) -> None:
+    (run / "thresholds.json").write_text('{"count": "many"}')
+    found = sightline("predict", run, colours / "red")
+    assert found.code == 2
+    assert "--target-precision" in found.err
+
+
+def test_pictures_of_one_class_and_one_picture(sightline: Command, run: Path, colours: Path, tmp_path: Path) -> None:
+    shutil.copytree(colours / "red", tmp_path / "data" / "red")
+    one = sightline("evaluate", run, tmp_path / "data", "--json").json
+    assert one["figures"]["auroc"] == {"value": None, "interval": None, "note": "all pictures are of one class"}
+    for path in sorted((tmp_path / "data" / "red").iterdir())[1:]:
+        path.unlink()
+    assert sightline("evaluate", run, tmp_path / "data", "--json").json["count"] == 1
+    assert json.loads((run / "eval" / "test" / "metrics.json").read_text())["count"] > 1, "others leave it alone"
+
+
+def test_wrong_labels_without_the_extra(
+    sightline: Command, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
+    found = sightline("evaluate", run, "--labels", tmp_path / "patch.jsonl")
+    assert found.code == 2
+    assert "sightline[labels]" in found.err
+    assert not (tmp_path / "patch.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_planted_labels_of_cats_and_dogs_are_listed_first(
+    sightline: Command, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cleanlab", reason="the extra labels is not installed")
+    monkeypatch.setenv("KERAS_HOME", str(shared / "keras"))
+    data = tmp_path / "data"
+    shutil.copytree(shared / "data" / "cats_vs_dogs" / "train", data, copy_function=shutil.copyfile)
+    rng = np.random.default_rng(0)
+    planted = set()
+    for label, other in (("cat", "dog"), ("dog", "cat")):
+        for path in rng.choice(sorted((data / label).glob("*")), 15, replace=False):
+            planted.add(f"{other}/planted-{label}-{path.name}")
+    for name in planted:
+        other, _, rest = name.partition("/planted-")
+        label, _, file = rest.partition("-")
+        shutil.move(data / label / file, data / other / f"planted-{label}-{file}")
+    run, patch = tmp_path / "run", tmp_path / "patch.jsonl"
+    assert sightline("train", data, "--recipe", "transfer", "--out", run, "--json").code == 0
+    assert sightline("evaluate", run, "--labels", patch, "--json").code == 0
+    listed = [json.loads(line)["path"] for line in patch.read_text().splitlines()]
+    assert len(planted & set(listed[:30])) >= 18  # 60% of 30, among the first 5% of 600

@@ -1,0 +1,253 @@
+"""Every kind of finding: planted, it is found; a clean folder has none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageFilter
+
+from pictures import Hostile, encode, jpeg, png, scene, write
+from sightline.data.audit import Audit, audit, brief
+from sightline.data.finding import Finding
+from sightline.data.index import index
+from sightline.data.layout import Listing, array_entries
+from sightline.data.survey import blur, survey
+
+
+def clean(parts: tuple[str, ...] = ("",), count: int = 21) -> dict[str, bytes]:
+    names = [f"{part}{label}/{i}.jpg" for part in parts for label in ("cat", "dog") for i in range(count)]
+    return {name: jpeg(i) for i, name in enumerate(names)}
+
+
+PLAIN, PARTS = clean(), clean(("train/", "test/"))
+
+
+def examined(root: Path, files: Mapping[str, bytes]) -> Audit:
+    return audit(index(write(root, files), lenient=True))[0]
+
+
+def kinds(found: Audit) -> dict[str, Finding]:
+    assert len({f.kind for f in found.findings}) == len(found.findings)
+    return {f.kind: f for f in found.findings}
+
+
+@pytest.mark.parametrize("files", [PLAIN, PARTS], ids=["plain", "parts"])
+def test_a_clean_folder_has_no_findings(tmp_path: Path, files: Mapping[str, bytes]) -> None:
+    found = examined(tmp_path, files)
+    assert found.findings == ()
+    assert (found.count, found.classes, found.errors) == (
+        len(files),
+        {"cat": len(files) // 2, "dog": len(files) // 2},
+        0,
+    )
+    assert brief(index(tmp_path)).findings == ()
+
+
+exif = Image.Exif()
+exif[ExifTags.Base.Orientation] = 6
+FRAMES = [scene(900), scene(901)]
+GIF = encode(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:])
+RESIZED = encode(scene(0).resize((110, 96)), "JPEG", quality=60)
+CROPPED = encode(scene(0).crop((4, 3, 156, 136)), "JPEG")
+DEEP = encode(Image.fromarray(np.asarray(scene(902).convert("L")).astype(np.uint16) * 257))
+TEST0 = PARTS["test/dog/0.jpg"]
+
+PLANTS: dict[str, tuple[str, dict[str, bytes], Mapping[str, bytes], tuple[str, ...] | int]] = {
+    # kind: severity, what is planted, on which clean folder, paths or the number of groups
+    "unreadable": (
+        "error", {"cat/half.jpg": PLAIN["cat/0.jpg"][:900], "dog/x.png": b""}, PLAIN, ("cat/half.jpg", "dog/x.png"),
+    ),
+    "stray-pictures": ("warning", {"cover.jpg": jpeg(905)}, PLAIN, ("cover.jpg",)),
+    "wrong-extension": ("warning", {"cat/a.png": jpeg(906), "cat/a.dat": jpeg(907)}, PLAIN, ("cat/a.dat", "cat/a.png")),
+    "not-pictures": ("note", {"cat/notes.txt": b"remember", ".DS_Store": b"x"}, PLAIN, (".DS_Store", "cat/notes.txt")),
+    "exif-rotated": ("note", {"cat/turned.jpg": jpeg(908, exif=exif)}, PLAIN, ("cat/turned.jpg",)),
+    "odd-modes": (
+        "note", {"cat/cmyk.jpg": encode(scene(909).convert("CMYK"), "JPEG"), "cat/deep.png": DEEP,
+                 "cat/glass.png": encode(scene(910).convert("RGBA"))}, PLAIN,
+        ("cat/cmyk.jpg", "cat/deep.png", "cat/glass.png"),
+    ),
+    "animated": ("note", {"cat/moving.gif": GIF}, PLAIN, ("cat/moving.gif",)),
+    "extreme-size": (
+        "warning", {"cat/stamp.png": encode(scene(911, 30, 28)), "cat/wall.png": encode(scene(912, 1300, 1200))}, PLAIN,
+        ("cat/stamp.png", "cat/wall.png"),
+    ),
+    "extreme-aspect": ("warning", {"cat/strip.png": encode(scene(913, 500, 130))}, PLAIN, ("cat/strip.png",)),
+    "dark": ("warning", {"cat/night.png": encode(scene(914).point(lambda v: v // 6))}, PLAIN, ("cat/night.png",)),
+    "bright": ("warning", {"cat/snow.png": encode(scene(915).point(lambda v: 220 + v // 8))}, PLAIN, ("cat/snow.png",)),
+    "blurred": (
+        "warning", {"cat/fog.png": encode(scene(916).filter(ImageFilter.GaussianBlur(8)))}, PLAIN, ("cat/fog.png",),
+    ),
+    "blank": ("warning", {"cat/wall.png": encode(Image.new("RGB", (150, 150), "grey"))}, PLAIN, ("cat/wall.png",)),
+    "duplicates": ("warning", {"cat/copy.jpg": PLAIN["cat/3.jpg"]}, PLAIN, 1),
+    "conflicting-duplicates": ("error", {"dog/copy.jpg": PLAIN["cat/3.jpg"]}, PLAIN, 1),
+    "near-duplicates": ("warning", {"cat/small.jpg": RESIZED, "cat/cut.jpg": CROPPED}, PLAIN, 1),
+    "conflicting-near-duplicates": ("warning", {"dog/small.jpg": RESIZED}, PLAIN, 1),
+    "split-leakage": ("error", {"train/dog/copy.jpg": TEST0, "test/cat/small.jpg": RESIZED}, PARTS, 2),
+    "class-imbalance": ("warning", {f"cat/more{i}.jpg": jpeg(1000 + i) for i in range(50)}, PLAIN, ("cat", "dog")),
+    "small-classes": ("warning", {"emu/1.jpg": jpeg(920)}, PLAIN, ("emu",)),
+    "missing-classes": (
+        "warning", {f"train/emu/{i}.jpg": jpeg(1100 + i) for i in range(21)}, PARTS, ("emu",),
+    ),
+    "similar-class-names": (
+        "warning", {f"Cat /{i}.jpg": jpeg(1200 + i) for i in range(21)}, PLAIN, ("Cat ", "cat"),
+    ),
+    "unexpected-folder": ("error", {"vaild/cat/1.jpg": jpeg(921)}, PARTS, ("vaild",)),
+    "numeric-class-names": (
+        "note", {f"{n}/{i}.jpg": jpeg(2000 + 100 * n + i) for n in (2, 10) for i in range(21)}, {}, ("10", "2"),
+    ),
+}  # fmt: skip
+TOGETHER = {
+    "class-imbalance": {"small-classes"}, "small-classes": {"class-imbalance"}, "unexpected-folder": {"stray-pictures"},
+    "extreme-size": {"blurred"},  # an enlarged picture is
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PLANTS)
+def test_what_is_planted_is_found_and_nothing_else(tmp_path: Path, kind: str) -> None:
+    severity, planted, onto, expected = PLANTS[kind]
+    found = kinds(examined(tmp_path, {**onto, **planted}))
+    assert set(found) - {kind} <= TOGETHER.get(kind, set())
+    finding = found[kind]
+    assert finding.severity == severity
+    assert finding.advice.endswith((".", ")"))
+    told = finding.to_dict()
+    assert set(told) <= {
+        "kind",
+        "severity",
+        "count",
+        "what",
+        "advice",
+        "paths",
+        "reasons",
+        "groups",
+        "labels",
+        "identical",
+    }
+    if isinstance(expected, int):
+        assert finding.count == len(told["groups"]) == expected
+        assert {path for group in told["groups"] for path in group} >= set(planted)
+        assert [len(g) for g in told["labels"]] == [len(g) for g in told["groups"]]
+    else:
+        assert finding.count == len(told["paths"])
+        assert finding.paths == expected
+
+
+def test_identical_leaks_come_first_and_are_counted(tmp_path: Path) -> None:
+    files = {**PARTS, "train/cat/a copy.jpg": TEST0, "test/cat/a small one.jpg": RESIZED}
+    leak = kinds(examined(tmp_path, files))["split-leakage"]
+    assert leak.identical == 1
+    assert set(leak.groups[0]) == {"train/cat/a copy.jpg", "test/dog/0.jpg"}
+    only_near = kinds(examined(tmp_path / "near", {**PARTS, "test/cat/small.jpg": RESIZED}))["split-leakage"]
+    assert (only_near.severity, only_near.identical) == ("warning", 0)
+
+
+def test_a_class_that_is_not_trained_is_an_error(tmp_path: Path) -> None:
+    found = kinds(examined(tmp_path, {**PARTS, "test/emu/1.jpg": jpeg(930)}))["missing-classes"]
+    assert (found.severity, found.paths, found.reasons) == ("error", ("emu",), ("not in the training part",))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+@pytest.mark.parametrize("held", [None, "notes.txt"])
+@pytest.mark.parametrize("parts", [False, True])
+def test_empty_class_folders_do_not_vanish(tmp_path: Path, kind: str, held: str | None, parts: bool) -> None:
+    where = "train/emu" if parts else "emu"
+    root = write(tmp_path / "pictures", PARTS if parts else PLAIN)
+    (root / where).mkdir()
+    if held:
+        (root / where / held).write_text("no pictures yet", encoding="utf-8")
+    source = root if kind == "folder" else Path(shutil.make_archive(str(tmp_path / "packed"), kind, root))
+    (found,) = [f for f in brief(index(source)).findings if f.kind == "empty-classes"]
+    assert found.paths == (where,)
+
+
+def test_class_folders_named_nearly_as_parts_are_suspected(tmp_path: Path) -> None:
+    files = {name.replace("train/", "trian/").replace("test/", "tset/"): data for name, data in PARTS.items()}
+    found = kinds(examined(tmp_path, files))["unexpected-folder"]
+    assert found.paths == ("trian", "tset")
+    assert found.reasons[0] == "read as a class: is it meant to be 'train'?"
+
+
+def test_a_hostile_folder_is_told_in_full(hostile_folder: Hostile) -> None:
+    found = kinds(audit(index(hostile_folder.path))[0])
+    assert set(found["unreadable"].paths) == set(hostile_folder.unreadable) | set(hostile_folder.undecodable)
+    assert found["stray-pictures"].paths == tuple(hostile_folder.stray)
+    assert found["not-pictures"].count == hostile_folder.skipped
+    assert found["conflicting-duplicates"].labels == (("Zebra", "ant hill", "ant hill"),)
+    assert set(found["wrong-extension"].paths) == {"ant hill/jpeg.png", "ant hill/png.dat"}
+    assert found["exif-rotated"].paths == ("ant hill/turned.jpg",)
+    assert {"odd-modes", "extreme-aspect", "small-classes", "class-imbalance"} <= set(found)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_smallest_sources_are_examined(tmp_path: Path, count: int) -> None:
+    found = examined(tmp_path, {f"{i}/1.png": png(i) for i in range(count)})
+    assert found.count == count
+    assert set(kinds(found)) <= {"small-classes", "numeric-class-names"}
+
+
+def test_a_thousand_classes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (1000, 8, 8), dtype=np.uint8)
+    source = Listing(array_entries(images, list(range(1000)), "many"))
+    assert kinds(audit(index(source))[0])["small-classes"].count == 1000
+
+
+def test_blur_rises_with_blur_and_knows_no_contrast() -> None:
+    grey = scene(940).convert("L").resize((128, 128))
+    values = [blur(np.asarray(grey.filter(ImageFilter.GaussianBlur(r)))) for r in (0, 0.7, 1.4, 2.1)]
+    assert values == sorted(values)
+    assert 0 <= values[0] < 0.6
+    assert 0.77 < values[-1] <= 1
+    faint = np.asarray(grey).astype(float) / 2 + 60
+    assert blur(faint.round().astype(np.uint8)) == pytest.approx(values[0], abs=0.02)
+    assert blur(np.zeros((128, 128), np.uint8)) == 0
+    assert blur(np.zeros((20, 128), np.uint8)) == 0  # too small to tell
+
+
+def test_each_content_is_looked_at_once_with_progress(tmp_path: Path) -> None:
+    calls: list[tuple[str, int, int]] = []
+    files = {**PLAIN, "cat/copy.jpg": PLAIN["cat/0.jpg"]}
+    found = survey(index(write(tmp_path, files)), lambda *call: calls.append(call), threads=2)
+    assert calls[-1] == ("looking", len(PLAIN), len(PLAIN))
+    assert len(found.looks) == len(PLAIN)
+
+
+def copied(source: Path, target: Path, keep: Callable[[Path], bool] = lambda _: True) -> Path:
+    shutil.copytree(source, target, ignore=lambda folder, names: [n for n in names if not keep(Path(folder) / n)])
+    return target
+
+
+@pytest.mark.slow
+def test_faults_planted_in_real_photographs(shared: Path, tmp_path: Path) -> None:
+    root = copied(shared / "data" / "cats_vs_dogs", tmp_path / "pets")
+    trains, tests = (sorted((root / part).rglob("*.jpg")) for part in ("train", "test"))
+    for i, path in enumerate(trains[:400:20]):
+        shutil.copy(path, root / "test" / path.parent.name / f"planted{i}.jpg")
+    corrupt = trains[405:600:20]
+    for path in corrupt:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    found = kinds(audit(index(root))[0])
+    assert found["split-leakage"].identical == 20
+    assert all("planted" in "".join(group) for group in found["split-leakage"].groups[:20])
+    assert sorted(found["unreadable"].paths) == sorted(p.relative_to(root).as_posix() for p in corrupt)
+    assert len(corrupt) == 10
+    assert len(tests) == 240
+
+
+@pytest.mark.slow
+def test_real_flowers_name_their_conflicts(shared: Path) -> None:
+    found = kinds(audit(index(shared / "data" / "flowers5"))[0])
+    assert found["conflicting-duplicates"].count == 4
+    assert set(found["conflicting-duplicates"].labels) == {("rose", "tulip")}
+    assert found["duplicates"].count == 2
+    assert 25 <= found["near-duplicates"].count <= 45
+
+
+def test_odd_real_files_are_examined(shared: Path) -> None:
+    found = kinds(audit(index(shared / "data" / "odd_images"))[0])
+    assert {"unreadable", "exif-rotated", "odd-modes", "animated", "blank"} <= set(found)
+    assert all(f"exif_orientation/Landscape_{i}.jpg" in found["exif-rotated"].paths for i in range(2, 9))

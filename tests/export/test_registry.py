@@ -1,0 +1,60 @@
+"""Every network of the registry as ONNX answers as Keras does, on weights that answer to the picture."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from networks import RUNS
+from pictures import draw_classes
+from sightline.export import onnx
+from sightline.models import registry
+from sightline.prediction import parity
+from sightline.prediction.keras import KerasPredictor
+from sightline.prediction.onnx import OnnxPredictor
+from sightline.prediction.parity import Tolerance
+from sightline.preprocess import Preprocess
+
+
+@functools.cache
+def script() -> ModuleType:
+    """The script behind `make parity`."""
+    spec = importlib.util.spec_from_file_location("parity_table", Path(__file__).parents[2] / "docs" / "parity.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for their annotations
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pictures")
+    draw_classes(root, dict.fromkeys(("a", "b", "c", "d"), 4), 96, "png")
+    return root
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_onnx_answers_as_keras_does(name: str, folder: Path) -> None:
+    side = registry.ENTRIES[name].smallest
+    pixels: NDArray[np.uint8] = script().pictures(folder, side, 16)
+    model: Any = script().lively(name, pixels)
+    preprocess = Preprocess(side, side)
+    truth = KerasPredictor(model, script().CLASSES, preprocess).outputs(pixels)
+    assert np.ptp(truth.logits, axis=0).min() >= 1, "weights that do not answer to the picture prove nothing"
+    predictor = OnnxPredictor(onnx.convert(model), script().CLASSES, preprocess)
+    found = predictor.outputs(pixels)
+    assert parity.compare(truth.probabilities, found.probabilities).within(Tolerance(1e-4, 0.93))
+    np.testing.assert_allclose(found.logits, truth.logits, atol=2e-3)
+    np.testing.assert_allclose(found.features, truth.features, rtol=1e-2, atol=1e-3 * np.abs(truth.features).max())
+    swapped = predictor.probabilities(np.ascontiguousarray(pixels[..., ::-1]))
+    assert not parity.compare(truth.probabilities, swapped).within(Tolerance(1e-4, 0.93)), "the check must notice"

@@ -1,0 +1,112 @@
+"""A bundle in ONNX Runtime Web, in headless Chromium, on its golden examples."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import queue
+import shutil
+import subprocess
+import tarfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import COLOURS, draw_classes
+from sightline import train
+from sightline.workflow.vectors import vectors
+
+pytestmark = pytest.mark.slow
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PAGE = Path(__file__).parents[2] / "docs" / "web" / "index.html"
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+    }
+    answers: queue.Queue[Any]
+
+    def do_POST(self) -> None:
+        self.answers.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page, the runtime as npm packs it, and the vectors of a small run."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [npm, "pack", "--silent", "onnxruntime-web"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"npm cannot fetch onnxruntime-web: {done.stderr.strip()[-200:]}")
+    (packed,) = folder.glob("*.tgz")
+    with tarfile.open(packed) as archive:
+        archive.extractall(folder, filter="data")
+    packed.unlink()
+    pictures = draw_classes(folder / "pictures", COLOURS, 20)
+    run = folder / "run"
+    train(pictures, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=run)
+    made = vectors(run, folder / "vectors")
+    shutil.copy(PAGE, made)
+    shutil.move(folder / "package" / "dist", made / "dist")
+    return made
+
+
+def visit(folder: Path, profile: Path) -> Any:
+    """Open the page in headless Chromium and return what it posts."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+    Handler.answers = queue.Queue()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's own refuses root
+        options = ["--headless=new", "--disable-gpu", f"--user-data-dir={profile}", "--remote-debugging-port=0"]
+        process = subprocess.Popen(
+            [browser, *options, *sandbox, f"http://127.0.0.1:{server.server_address[1]}/index.html"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            return Handler.answers.get(timeout=120)
+        finally:
+            process.terminate()
+            process.wait(30)
+            server.shutdown()
+
+
+def test_golden_examples_have_their_probabilities(site: Path, tmp_path: Path) -> None:
+    answers = visit(site, tmp_path / "profile")
+    assert "error" not in answers, answers
+    examples = json.loads((site / "vectors.json").read_text())["examples"]
+    assert [a["file"] for a in answers["answers"]] == [e["file"] for e in examples]
+    for answer in answers["answers"]:
+        assert answer["same_pixels"]
+        assert answer["difference"] < 1e-3
+        assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_swapped_channels_are_noticed(site: Path, tmp_path: Path) -> None:
+    swapped = tmp_path / "swapped"
+    shutil.copytree(site, swapped)
+    for path in (swapped / "pixels").iterdir():
+        data = bytearray(path.read_bytes())
+        data[0::3], data[2::3] = data[2::3], data[0::3]
+        path.write_bytes(data)
+    answers = visit(swapped, tmp_path / "profile")["answers"]
+    assert not any(a["same_pixels"] for a in answers)
+    assert max(a["difference"] for a in answers) > 1e-3

@@ -1,0 +1,286 @@
+"""A bundle that answers, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from networks import pictures, plan
+from sightline.errors import ModelError, OutputError
+from sightline.export import onnx
+from sightline.models.build import build
+from sightline.prediction import bundle, onnxfile
+from sightline.prediction.bundle import Bundle
+from sightline.prediction.manifest import Golden, Manifest
+from sightline.prediction.onnx import OnnxPredictor
+from sightline.preprocess import Preprocess
+
+CLASSES = ("ant", "bee", "猫")
+PREPROCESS = Preprocess(8, 8, 3)
+
+
+def png(seed: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pictures(1, 20, seed=seed)[0]).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    return onnx.convert(build(plan("cifar10-simple", side=8, classes=3, hidden=(8,))).model)
+
+
+@pytest.fixture(scope="module")
+def made(graph: bytes) -> Bundle:
+    predictor = OnnxPredictor(graph, CLASSES, PREPROCESS)
+    files, golden = {}, []
+    for i in range(2):
+        files[f"golden/{i}.png"] = png(i)
+        pixels = PREPROCESS.decode(png(i))
+        answer = tuple(map(float, predictor.probabilities(pixels[None])[0]))
+        golden.append(Golden(f"golden/{i}.png", CLASSES[i], bundle.pixels_sha256(pixels), answer))
+    manifest = Manifest(
+        "cifar10-simple", CLASSES, PREPROCESS, golden=tuple(golden), figures={"test": {"accuracy": 0.5}}
+    )
+    return bundle.make(manifest, graph, files)
+
+
+@pytest.fixture
+def folder(made: Bundle, tmp_path: Path) -> Path:
+    bundle.write(made, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_a_folder_its_zip_and_the_file_alone_are_the_same_model(made: Bundle, folder: Path, tmp_path: Path) -> None:
+    bundle.pack(made, tmp_path / "b.zip")
+    with zipfile.ZipFile(tmp_path / "around.zip", "w", zipfile.ZIP_DEFLATED) as archive:  # as a user packs a folder
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, Path("my model", path.relative_to(folder)))
+    (tmp_path / "lone.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    pixels = pictures(5, 8)
+    expected = made.predictor().probabilities(pixels)
+    for path in (folder, tmp_path / "b.zip", tmp_path / "around.zip", tmp_path / "lone.onnx"):
+        assert bundle.is_bundle(path)
+        found, predictor = bundle.load(path)
+        assert found.manifest == made.manifest
+        assert np.array_equal(predictor.probabilities(pixels), expected)
+
+
+def test_writing_replaces_the_bundle_that_is_there_and_leaves_nothing_else(made: Bundle, folder: Path) -> None:
+    (folder / "old").write_text("")
+    bundle.write(replace(made, files={}, manifest=replace(made.manifest, golden=())), folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "model.onnx"]
+    assert [p.name for p in folder.parent.iterdir()] == ["bundle"]
+
+
+def test_a_place_that_cannot_be_written_is_named(made: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        bundle.write(made, tmp_path / "file" / "bundle")
+
+
+def test_the_same_bundle_gives_the_same_bytes(made: Bundle) -> None:
+    first, second = io.BytesIO(), io.BytesIO()
+    bundle.pack(made, first)
+    bundle.pack(made, second)
+    assert first.getvalue() == second.getvalue()
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
+    return found
+
+
+def change(folder: Path, **values: Any) -> None:
+    (folder / "manifest.json").write_text(json.dumps(manifest_of(folder) | values), encoding="utf-8")
+
+
+def flip_weight(folder: Path) -> None:
+    data = bytearray((folder / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1  # within the dense kernel
+    (folder / "model.onnx").write_bytes(data)
+
+
+def swap_classes(folder: Path) -> None:
+    names = manifest_of(folder)["classes"]
+    change(folder, classes=[names[1], names[0], *names[2:]])
+
+
+def link(folder: Path) -> None:
+    (folder / "model.onnx").rename(folder.parent / "elsewhere.onnx")
+    (folder / "model.onnx").symlink_to(folder.parent / "elsewhere.onnx")
+
+
+def link_folder(folder: Path) -> None:
+    (folder / "golden").rename(folder.parent / "golden")
+    (folder / "golden").symlink_to(folder.parent / "golden")
+
+
+def outside(folder: Path) -> None:
+    (folder.parent / "secret").write_text("x")
+    change(folder, files=manifest_of(folder)["files"] | {"../secret": "0" * 64})
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "preprocessing changed": (lambda f: change(f, preprocess=Preprocess(8, 8, 3, "pad").to_dict()), "differ"),
+    "two classes swapped": (swap_classes, "differ"),
+    "a class renamed": (lambda f: change(f, classes=["ant", "bee", "dog"]), "differ"),
+    "one bit of a weight": (flip_weight, "model.onnx was changed"),
+    "a golden picture exchanged": (lambda f: (f / "golden/0.png").write_bytes(png(9)), r"golden/0\.png was changed"),
+    "no model": (lambda f: (f / "model.onnx").unlink(), "model.onnx is missing"),
+    "no golden picture": (lambda f: (f / "golden/1.png").unlink(), r"golden/1\.png is missing"),
+    "truncated": (lambda f: (f / "model.onnx").write_bytes((f / "model.onnx").read_bytes()[:999]), "was changed"),
+    "other schema": (lambda f: change(f, schema=99), "schema 99"),
+    "unknown key": (lambda f: change(f, extra=1), "extra"),
+    "no hash": (lambda f: change(f, files={"model.onnx": manifest_of(f)["files"]["model.onnx"]}), "no hash of golden"),
+    "no files": (lambda f: change(f, files={}), "names no files"),
+    "a path that leaves": (outside, "is no file of a bundle"),
+    "a link": (link, "is a link"),
+    "a linked folder": (link_folder, "is a link"),
+    "no JSON": (lambda f: (f / "manifest.json").write_text("{"), "is no JSON"),
+    "deep JSON": (lambda f: (f / "manifest.json").write_text("[" * 100_000), "is no JSON|no manifest|schema"),
+    "a list": (lambda f: (f / "manifest.json").write_text("[]"), "names no files"),
+    "no classes": (lambda f: change(f, classes=[]), "0 classes"),
+    "absurd classes": (lambda f: change(f, classes=[str(i) for i in range(100_001)]), "100001 classes"),
+    "twice the same class": (lambda f: change(f, classes=["a", "a", "b"]), "not names that differ"),
+    "classes of numbers": (lambda f: change(f, classes=[1, 2, 3]), "not names that differ"),
+    "absurd temperature": (lambda f: change(f, temperature=0.0), "temperature"),
+    "not a number": (lambda f: change(f, temperature=float("nan")), "temperature"),
+    "absurd size": (lambda f: change(f, preprocess=PREPROCESS.to_dict() | {"height": 10**9}), "height"),
+    "wrong types": (lambda f: change(f, golden=[1]), "not whole"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_refused_with_its_reason(folder: Path, fault: str) -> None:
+    break_it, reason = FAULTS[fault]
+    break_it(folder)
+    before = sorted(folder.parent.iterdir())
+    with pytest.raises(ModelError, match=reason) as caught:
+        bundle.load(folder)
+    assert str(folder) in str(caught.value)
+    assert sorted(folder.parent.iterdir()) == before
+
+
+def test_a_fault_made_with_care_is_caught_by_the_golden_examples(graph: bytes, made: Bundle, tmp_path: Path) -> None:
+    """Both copies of the manifest changed alike, and all hashes made anew."""
+    changed = bundle.make(replace(made.manifest, preprocess=Preprocess(8, 8, 3, "crop", "nearest")), graph, made.files)
+    bundle.write(changed, tmp_path / "b")
+    with pytest.raises(ModelError, match="gives other pixels"):
+        bundle.load(tmp_path / "b")
+    other = onnx.convert(build(plan("cifar10-simple", side=8, classes=3, hidden=(8,), seed=1)).model)
+    bundle.write(bundle.make(made.manifest, other, made.files), tmp_path / "b")
+    with pytest.raises(ModelError, match="golden examples give probabilities"):
+        bundle.load(tmp_path / "b")
+
+
+def zipped(path: Path, entries: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_zip_that_would_unpack_without_end_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = zipped(tmp_path / "bomb.zip", contents(folder) | {"model.onnx": bytes(64 << 20)})
+    with pytest.raises(ModelError, match="too much to be true"):
+        bundle.load(path)
+
+
+def test_a_link_in_a_zip_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "link.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents(folder).items():
+            info = zipfile.ZipInfo(name)
+            if name == "model.onnx":
+                info.external_attr = (stat.S_IFLNK | 0o777) << 16
+                content = b"/etc/passwd"  # noqa: PLW2901
+            archive.writestr(info, content)
+    with pytest.raises(ModelError, match="is a link"):
+        bundle.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"x" * 100], ids=["empty", "start", "other"])
+def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.zip").write_bytes(content)
+    with pytest.raises(ModelError, match="cannot be read"):
+        bundle.load(tmp_path / "m.zip")
+
+
+def test_a_zip_without_a_manifest_or_with_two_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds 0 files"):
+        bundle.load(zipped(tmp_path / "a.zip", {"x": b""}))
+    with pytest.raises(ModelError, match="holds 2 files"):
+        bundle.load(zipped(tmp_path / "b.zip", {"manifest.json": b"", "a/manifest.json": b""}))
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 100, 5000, -1])
+def test_a_lone_file_cut_short_is_refused(made: Bundle, tmp_path: Path, size: int) -> None:
+    (tmp_path / "m.onnx").write_bytes(made.model[:size])
+    with pytest.raises(ModelError, match=r"m\.onnx cannot be used"):
+        bundle.load(tmp_path / "m.onnx")
+
+
+def test_one_changed_bit_of_a_lone_file_is_found_wherever_it_lies(made: Bundle, tmp_path: Path) -> None:
+    for at in np.random.default_rng(0).integers(0, len(made.model), 40):
+        data = bytearray(made.model)
+        data[at] ^= 1 << int(at % 8)
+        (tmp_path / "m.onnx").write_bytes(data)
+        try:
+            found, _ = bundle.load(tmp_path / "m.onnx")
+        except ModelError:
+            continue
+        assert onnxfile.graph_sha256(bytes(data)) == made.manifest.graph_sha256  # it lies in what is no weight,
+        assert found.manifest != made.manifest or at < 64  # and is seen in the manifest, or in the producer's name
+
+
+def test_a_foreign_file_is_refused(graph: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(onnxfile.with_metadata(graph, {"maker": "another"}))
+    with pytest.raises(ModelError, match="not made by Sightline"):
+        bundle.load(tmp_path / "m.onnx")
+
+
+def test_operations_that_none_of_ours_has_are_refused(graph: bytes, made: Bundle, tmp_path: Path) -> None:
+    import onnx as library
+
+    file = library.load_model_from_string(graph)
+    file.graph.node.append(library.helper.make_node("Loop", ["a"], ["b"], name="endless"))
+    odd = bundle.make(made.manifest, file.SerializeToString(), made.files)
+    bundle.write(odd, tmp_path / "b")
+    with pytest.raises(ModelError, match="the operation 'Loop' of ONNX"):
+        bundle.load(tmp_path / "b")
+
+
+def test_weights_in_other_files_are_refused(graph: bytes, made: Bundle, tmp_path: Path) -> None:
+    import onnx as library
+
+    file = library.load_model_from_string(graph)
+    library.external_data_helper.set_external_data(file.graph.initializer[0], "../secret")
+    odd = bundle.make(made.manifest, file.SerializeToString(), made.files)
+    bundle.write(odd, tmp_path / "b")
+    with pytest.raises(ModelError, match="weights in other files"):
+        bundle.load(tmp_path / "b")
+
+
+def test_a_graph_that_does_not_fit_its_manifest_is_refused(graph: bytes, made: Bundle, tmp_path: Path) -> None:
+    for changes, reason in (
+        ({"classes": ("ant", "bee"), "golden": ()}, "do not fit its 2 classes"),
+        ({"preprocess": Preprocess(9, 8, 3), "golden": ()}, "where its preprocessing makes"),
+    ):
+        bundle.write(bundle.make(replace(made.manifest, **changes), graph, {}), tmp_path / "b")
+        with pytest.raises(ModelError, match=reason):
+            bundle.load(tmp_path / "b")

@@ -1,0 +1,53 @@
+"""Reading an ONNX file's outside, checked against the `onnx` package."""
+
+from __future__ import annotations
+
+import hashlib
+
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sightline.errors import ModelError
+from sightline.prediction import onnxfile
+
+
+def file(metadata: dict[str, str]) -> onnx.ModelProto:
+    """A small file with the fields in the order in which protocol buffers write them."""
+    node = onnx.helper.make_node("Identity", ["a"], ["b"])
+    value = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N"]) for n in "ab"]
+    made = onnx.helper.make_model(onnx.helper.make_graph([node], "g", value[:1], value[1:]), producer_name="t")
+    onnx.helper.set_model_props(made, metadata)
+    return made
+
+
+@given(st.dictionaries(st.text(), st.text(), max_size=4), st.dictionaries(st.text(), st.text(max_size=300), max_size=4))
+def test_metadata_are_read_and_replaced_as_the_library_does(old: dict[str, str], new: dict[str, str]) -> None:
+    made = file(old)
+    data = made.SerializeToString()
+    assert onnxfile.metadata(data) == old
+    changed = onnxfile.with_metadata(data, new)
+    assert onnxfile.metadata(changed) == new
+    parsed = onnx.load_model_from_string(changed)
+    assert {p.key: p.value for p in parsed.metadata_props} == new
+    assert parsed.graph == made.graph
+    assert onnxfile.graph_sha256(changed) == onnxfile.graph_sha256(data)
+    assert onnxfile.graph_sha256(data) == hashlib.sha256(made.graph.SerializeToString()).hexdigest()
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_raise_anything_but_a_model_error(data: bytes) -> None:
+    for read in (onnxfile.metadata, onnxfile.graph_sha256, onnxfile.check_graph):
+        try:
+            read(data)
+        except ModelError:
+            continue
+
+
+def test_our_operations_pass_and_others_do_not() -> None:
+    made = file({})
+    onnxfile.check_graph(made.SerializeToString())
+    made.graph.node[0].domain = "com.example"
+    with pytest.raises(ModelError, match=r"'Identity' of com\.example"):
+        onnxfile.check_graph(made.SerializeToString())
