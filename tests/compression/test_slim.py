@@ -85,7 +85,7 @@ def silence(found: Channels, removed: Mask) -> None:
 def test_without_silent_channels_the_answers_are_the_same(name: str) -> None:
     model = lively(name)
     found = channels.trace(model)
-    removed = some(found, 1)
+    removed = some(found, 1, 0.2)  # each layer of a deep net loses as much of the signal
     assert removed.any()
     silence(found, removed)
     small = slim.slimmed(model, found, removed)
@@ -96,7 +96,7 @@ def test_without_silent_channels_the_answers_are_the_same(name: str) -> None:
     assert np.ptp(before["logits"], axis=0).max() > 1e-3 * scale, "else the answer does not depend on the picture"
     np.testing.assert_allclose(after["logits"], before["logits"], atol=1e-5 * max(scale, 1), rtol=1e-4)
     np.testing.assert_allclose(after["probabilities"], before["probabilities"], atol=1e-5)
-    assert parameters(small) < 0.8 * parameters(model)
+    assert parameters(small) < 0.9 * parameters(model)
     assert describe(small, name).multiply_adds < describe(model, name).multiply_adds
     assert onnx.convert(small)
 
