@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.evaluation.paired import LEVEL, mcnemar
 from sightline.metrics import Z95
 from sightline.records import Interval
-
-LEVEL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +44,6 @@ def judge(large: NDArray[np.bool_], small: NDArray[np.bool_], part: str) -> Judg
         part, count, float(large.mean()), float(small.mean()), lost, won, difference,
         paired_interval(lost, won, count), mcnemar(lost, won),
     )  # fmt: skip
-
-
-def mcnemar(lost: int, won: int) -> float:
-    """Return the two-sided exact p-value (McNemar, 1947): both kinds of disagreement are equally likely.
-
-    >>> mcnemar(5, 0), mcnemar(3, 3), mcnemar(0, 0)
-    (0.0625, 1.0, 1.0)
-    """
-    count = lost + won
-    tail = sum(math.comb(count, k) for k in range(min(lost, won) + 1))
-    return min(1.0, float(2 * tail / 2**count)) if count else 1.0
 
 
 def paired_interval(lost: int, won: int, count: int) -> Interval:
