@@ -69,6 +69,15 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, 
     return Found()
 
 
+def test_killed_while_training_and_while_evaluating(untouched: Any, tmp_path: Path) -> None:
+    where = place(tmp_path)
+    assert run(where, train("scratch", where), MOMENTS["second epoch"]).killed
+    assert run(where, resume(where), MOMENTS["evaluation"]).killed
+    assert weights(run(where, resume(where))) == untouched["scratch"][0]
+    assert history(where) == untouched["scratch"][1]
+
+
+@pytest.mark.slow
 def test_killed_at_four_moments_on_one_core_at_last(untouched: Any, tmp_path: Path) -> None:
     """While indexing, while training, on one core while training further, and while evaluating."""
     where = place(tmp_path)
@@ -270,14 +279,10 @@ def test_too_little_memory_names_what_to_lower(
     assert "Traceback" not in found.err
 
 
-@pytest.mark.parametrize("threads", [1, pytest.param(4, marks=pytest.mark.slow)])
-def test_loading_threads_and_the_demand_for_determinism_change_no_bit(
-    untouched: Any, tmp_path: Path, threads: int
-) -> None:
+def test_the_demand_for_determinism_changes_no_bit(untouched: Any, tmp_path: Path) -> None:
     where = place(tmp_path)
-    loading = f"import os; os.cpu_count = lambda: {threads}; "  # of the pools that decode, not of the arithmetic
-    found = run(where, (*train("staged", where), "--deterministic"), before=loading)
-    assert weights(found) == untouched["staged"][0]
+    found = run(where, (*train("scratch", where), "--deterministic"))
+    assert weights(found) == untouched["scratch"][0]
     assert "deterministic = true" in (where.run / "config.toml").read_text()
 
 

@@ -137,7 +137,7 @@ def test_binary_is_kerass_on_the_softmax_outputs(scores: list[list[float]], smoo
     found = float(loss(TrainConfig(loss="binary"))(shares, logits))
     assert found == pytest.approx(two_sided(logits, shares).mean(), rel=1e-3, abs=1e-5)
     theirs = float(keras.losses.BinaryCrossentropy()(shares, softmax(logits, 1)))
-    assert found == pytest.approx(theirs, rel=1e-3, abs=1e-5)
+    assert found == pytest.approx(theirs, rel=1e-3, abs=1e-4)  # theirs takes 1 - p of a rounded p
     if logits.shape[1] == 2:  # then one output says what the other does
         assert found == pytest.approx(float(loss(TrainConfig())(shares, logits)), rel=1e-3, abs=1e-5)
 
