@@ -93,8 +93,9 @@ def test_without_silent_channels_the_answers_are_the_same(name: str) -> None:
     pixels = np.where(pictures(3, registry.ENTRIES[name].smallest) < 64, 255, colours).astype(np.uint8)
     before, after = outputs(model, pixels), outputs(small, pixels)
     scale = np.abs(before["logits"]).max()
-    assert np.ptp(before["logits"], axis=0).max() > 1e-3 * scale, "else the answer does not depend on the picture"
-    np.testing.assert_allclose(after["logits"], before["logits"], atol=1e-5 * max(scale, 1), rtol=1e-4)
+    spread = np.ptp(before["logits"], axis=0).max()  # small behind dozens of layers of which each lost a fifth
+    assert spread > 1e-5 * scale, "else the answer does not depend on the picture"
+    np.testing.assert_allclose(after["logits"], before["logits"], atol=min(1e-5 * max(scale, 1), 0.02 * spread), rtol=0)
     np.testing.assert_allclose(after["probabilities"], before["probabilities"], atol=1e-5)
     assert parameters(small) < 0.9 * parameters(model)
     assert describe(small, name).multiply_adds < describe(model, name).multiply_adds
