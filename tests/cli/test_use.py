@@ -139,7 +139,7 @@ def test_only_verbs_that_exist_are_listed(sightline: Command) -> None:
     listed = sightline("--help").out
     for verb in ("train", "evaluate", "predict", "models", "recipes", "env", "demo", "doctor", "explain"):
         assert verb in listed
-    for verb in ("export", "serve", "studio"):
+    for verb in ("serve", "studio"):
         assert verb not in listed
 
 
