@@ -51,6 +51,16 @@ def test_every_run_has_a_page_that_needs_no_network(run: Path, trained: tuple[Pa
         assert f"<td>{label}</td>" in text
 
 
+def test_without_pictures_to_judge_it_on_a_run_still_ends(sightline: Command, colours: Path, tmp_path: Path) -> None:
+    options = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1")
+    nothing = ("--set", "split.mode=stratified", "--set", "split.validation=0", "--set", "split.test=0")
+    found = sightline("train", colours, *options, *nothing, "--out", tmp_path / "r", "--json")
+    assert found.code == 0, found.err
+    assert (found.json["validation"], found.json["test"]) == (None, None)
+    assert "No pictures were kept to judge it on" in (tmp_path / "r" / "report.html").read_text("utf-8")
+    assert (tmp_path / "r" / "bundle" / "manifest.json").is_file()
+
+
 def test_report_writes_the_page_anew(sightline: Command, run: Path) -> None:
     before = (run / "report.html").read_text("utf-8")
     (run / "report.html").unlink()

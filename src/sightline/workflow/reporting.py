@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +45,24 @@ def make(path: Path, *, progress: Progress = no_progress) -> Path:
     labelled = classifier.labelled(split="validation" if part == "validation" else "test", progress=progress)
     trained = load(path, engine="keras").predictor
     assert isinstance(trained, KerasPredictor)
-    return write(run, judged, labelled, trained)
+    return write(run, run.info["result"], judged, labelled, trained)
 
 
-def write(run: Run, judged: Judgement | None, labelled: Labelled, trained: KerasPredictor) -> Path:
-    """Write the report of `run` from what was `judged` of the pictures `labelled`; `trained` gives the heat maps."""
-    return run.write_report(page.html(gather(run, judged, labelled, trained)))
+def write(
+    run: Run, result: Mapping[str, Any], judged: Judgement | None, labelled: Labelled, trained: KerasPredictor
+) -> Path:
+    """Write the report of `run`, whose outcome is `result` (as ``train --json`` prints it).
+
+    `judged` is what was found of the pictures `labelled`, None where there are none; `trained` gives the heat maps.
+    """
+    return run.write_report(page.html(_gathered(run, result, judged, labelled, trained)))
 
 
-def gather(run: Run, judged: Judgement | None, labelled: Labelled, trained: KerasPredictor) -> dict[str, Any]:
+def _gathered(
+    run: Run, result: Mapping[str, Any], judged: Judgement | None, labelled: Labelled, trained: KerasPredictor
+) -> dict[str, Any]:
     """Return what the page shows, as plain values; without judged pictures it says that there were none."""
     info, config = run.info, run.config
-    result = info.get("result", {})
     values: dict[str, Any] = {
         "title": f"{config.model.name} on {Path(config.data.sources[0]).name if config.data.sources else 'arrays'}",
         "headline": ["No pictures were kept to judge it on: set split.validation or split.test above 0."],
@@ -90,7 +97,7 @@ def findings(index: Index) -> list[dict[str, Any]]:
     return [{key: f.to_dict()[key] for key in keep} for f in brief(index).findings]
 
 
-def _facts(result: dict[str, Any], judged: Judgement | None) -> list[tuple[str, str]]:
+def _facts(result: Mapping[str, Any], judged: Judgement | None) -> list[tuple[str, str]]:
     facts = [
         ("network", f"{result.get('model')}, {result.get('parameters', 0):,} parameters"),
         ("recipe", str(result.get("recipe"))),

@@ -57,10 +57,13 @@ def calibrate(model: Any, logits: NDArray[np.float32], labels: NDArray[np.int32]
 
 def logits_of(model: Any, data: Dataset, fitted: NDArray[np.float32] | None) -> NDArray[np.float32]:
     """Return the logits float32 [N, K] of the validation part: those that training left, else computed anew."""
+    samples = data.part("validation")
     if fitted is not None:
         return fitted
+    if not len(samples):
+        return np.zeros((0, len(data.classes)), np.float32)
     trained = KerasPredictor(model, data.classes, Preprocess())  # pixels are there already
-    return listen(trained, data.part("validation")).outputs.logits
+    return listen(trained, samples).outputs.logits
 
 
 def hear(predictor: Predictor, data: Dataset, progress: Progress = no_progress) -> dict[Part, Said]:

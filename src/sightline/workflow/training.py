@@ -159,8 +159,11 @@ class Training:
         found = self._ship(_float32(network, plan), data, fitted, preprocess)
         if fitted.history:
             run.write_figure("curves", figures.curves(fitted.history, f"{config.model.name} on {data.name}"))
-        result = self._conclude(data, fitted, found)
-        reporting.write(run, found.last, found.labelled, KerasPredictor(found.model, data.classes, preprocess))
+        result = self._result(data, fitted, found)
+        trained = KerasPredictor(found.model, data.classes, preprocess)
+        reporting.write(run, summary.training(result), found.last, found.labelled, trained)
+        run.update(status="complete", result=summary.training(result))
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
         return result
 
     def _ship(self, model: Any, data: Dataset, fitted: Fitted, preprocess: Preprocess) -> _Shipped:
@@ -205,14 +208,14 @@ class Training:
         self.run.write_evaluation(part, found.evaluation, judgement.judgement(found))
         return found
 
-    def _conclude(self, data: Dataset, fitted: Fitted, shipped: _Shipped) -> TrainResult:
-        best, run, model, found = fitted.best, self.run, shipped.model, shipped.found
+    def _result(self, data: Dataset, fitted: Fitted, shipped: _Shipped) -> TrainResult:
+        best, model, found = fitted.best, shipped.model, shipped.found
 
         def part(name: Part) -> PartFigures | None:
             return PartFigures(found[name].accuracy, found[name].loss, found[name].count) if name in found else None
 
-        result = TrainResult(
-            run=str(run.path),
+        return TrainResult(
+            run=str(self.run.path),
             model=self.config.model.name,
             parameters=parameters(model),
             classes=data.classes,
@@ -232,9 +235,6 @@ class Training:
                 "cache_hit": data.cache_hit,
             },
         )
-        run.update(status="complete", result=summary.training(result))
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
-        return result
 
 
 def _data_notes(data: Dataset) -> list[str]:
