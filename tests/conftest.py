@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from hypothesis import settings
 
 from pictures import Hostile, PictureFolder, draw_classes, draw_hostile
 from sightline.data.layout import PART_NAMES
+
+settings.register_profile("sightline", deadline=None)  # a busy machine is no fault
+settings.load_profile("sightline")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -281,6 +281,11 @@ def devices() -> tuple[str, ...]:
     return tuple(keras().distribution.list_devices())
 
 
+def accelerated() -> bool:
+    """Whether the backend computes on something other than the CPU."""
+    return any(not device.startswith("cpu") for device in devices())
+
+
 def keras_home() -> Path:
     """Return the folder in which Keras keeps data sets and weights: ``$KERAS_HOME`` or ``~/.keras``."""
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser()

@@ -45,6 +45,7 @@ def test_networks_there_are() -> None:
         "efficientnetb0",
         "efficientnetv2b0",
         "fashion-cnn",
+        "fast-small",
         "inceptionv3",
         "mobilenet",
         "mobilenetv2",

@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.5, "erasing": 1.0, "randaugment": 2, "mixup": 1.0,
     "cutmix": 1.0,
 }  # fmt: skip
-OTHERS = {"fill", "erasing_from", "erasing_to", "randaugment_magnitude"}  # they say how, not whether
+OTHERS = {"fill", "flip_alternate", "erasing_from", "erasing_to", "randaugment_magnitude"}  # they say how, not whether
 UNIT = st.floats(0, 1)
 
 
@@ -114,6 +114,14 @@ def test_drawn_values_stay_in_their_ranges(
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
     moved = np.hypot(*(matrix[:, :, :2] @ centre + matrix[:, :, 2] - centre).T)
     assert moved.max() <= config.shift * np.hypot(height, width) + 1e-3
+
+
+def test_alternating_mirrors_show_each_picture_both_ways_in_two_epochs() -> None:
+    config = AugmentConfig(flip=True, flip_alternate=True)
+    one, two, three = (augment.draw(config, 100, (8, 8), 5, epoch)[:, augment.FLIP] for epoch in (1, 2, 3))
+    np.testing.assert_array_equal(one + two, 1)
+    np.testing.assert_array_equal(one, three)
+    assert 20 < one.sum() < 80, "which way comes first differs from picture to picture"
 
 
 def test_each_range_is_used_to_both_ends() -> None:

@@ -48,7 +48,7 @@ PLAIN = RunConfig(
 STAGED = RunConfig(
     augment=AugmentConfig(flip=True),
     train=TrainConfig(
-        batch_size=8, checkpoint_steps=1, optimizer=OptimizerConfig("sgd", 0.01, momentum=0.9),
+        batch_size=8, checkpoint_steps=1, optimizer=OptimizerConfig("sgd", 0.01, momentum=0.9), average=0.8,
         early_stop=EarlyStopConfig(patience=1, monitor="val_loss"),
         schedule=ScheduleConfig("one_cycle"),
         stages=(

@@ -271,10 +271,10 @@ def test_stages_that_follow_go_on_from_the_same_features() -> None:
     base = extract(made, [head, deep], train, config)
     assert base.tensor is stages.cut(made, deep)
     assert base.views == 3
-    same = stages.onward(made, base, deep)
+    same = stages.onward(made, base, deep, config)
     assert same.tensor is base.tensor
     assert len(same.train) == 120
-    further = stages.onward(made, base, head)
+    further = stages.onward(made, base, head, config)
     direct = extract(made, [head], train, config)
     assert further.tensor is direct.tensor
     assert further.views == direct.views == 2

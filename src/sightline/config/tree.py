@@ -75,6 +75,7 @@ class AugmentConfig:
     """Random changes of the training pictures, drawn anew for every picture and epoch."""
 
     flip: bool = setting(False, "mirror left to right, half of the time")
+    flip_alternate: bool = setting(False, "with flip: every other epoch, not by chance; which comes first is drawn")
     flip_vertical: bool = setting(False, "mirror top to bottom, half of the time")
     rotation: float = setting(0.0, "degrees, either way", 0, 180)
     shift: float = setting(0.0, "share of height and width, either way", 0, 1)
@@ -175,10 +176,18 @@ class TrainConfig:
     )
     label_smoothing: float = setting(0.0, "share of each label spread over all classes", 0, 0.9)
     class_weights: Literal["none", "balanced"] = setting("none", "balanced: rare classes weigh more, mean weight 1")
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = setting(
-        "float32", "arithmetic of the training step; the saved model is float32 always"
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = setting(
+        "float32",
+        "arithmetic of the training step; the saved model is float32 always; auto: bfloat16 where it is measured to be "
+        "faster here, once for each network and machine",
     )
     l2: float = setting(0.0, "weight penalty on kernels, added to the loss", 0)
+    average: float = setting(
+        0.0,
+        "judge and keep the weights' moving average, of which this share stays in each step; 0: none",
+        0,
+        0.99999,
+    )
     tensorboard: bool = setting(True, "write event files")
     checkpoint_minutes: float = setting(
         1.0, "save the state of training within an epoch too, after so many minutes; 0: at ends of epochs only", 0
@@ -198,6 +207,9 @@ class DeviceConfig:
     backend: Literal["auto", "tensorflow", "jax", "torch"] = setting("auto", "Keras backend")
     gpus: tuple[int, ...] | None = setting(None, "numbers of the GPUs to use, as [0, 1]; []: none; unset: all", 0)
     memory_growth: bool = setting(True, "take a GPU's memory as it is needed, not all at the start")
+    engine: Literal["auto", "onnxruntime", "keras"] = setting(
+        "auto", "what computes features of frozen layers; auto: ONNX Runtime on a CPU, Keras elsewhere"
+    )
     threads: int = setting(0, "threads for arithmetic and decoding; 0: one per core", 0, 1024)
     deterministic: bool = setting(
         False, "refuse operations whose result changes from call to call; a CPU has none, a GPU is slower without"

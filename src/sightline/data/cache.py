@@ -99,12 +99,12 @@ def pixels(
         raise OutputError(_advice(root, error, keep=keep)) from error
     try:
         if keep:
-            _make_room(root, int(np.prod(shape)))
+            make_room(root, int(np.prod(shape)))
         failed = _build(work, shape, read, preprocess, progress, threads)
         if not keep:
             array = np.load(work / "pixels.npy", mmap_mode="r")
             return Pixels(array, failed, hit=False)  # the open map outlives its name, removed below
-        _publish(work, target)
+        publish(work, target)
     except OSError as error:
         raise OutputError(_advice(root, error, keep=keep)) from error
     finally:
@@ -159,7 +159,8 @@ def _build(
     return failed
 
 
-def _publish(work: Path, target: Path) -> None:
+def publish(work: Path, target: Path) -> None:
+    """Give the complete cache `work` its name, unless another run was first with the same."""
     try:
         work.rename(target)
     except OSError:
@@ -175,15 +176,16 @@ def _open(target: Path, count: int, threads: int | None) -> Pixels | None:
         array: NDArray[np.uint8] = np.lib.format.open_memmap(target / "pixels.npy", mode="r")
         failed = {int(i): str(reason) for i, reason in meta["failed"].items()}
         fits = array.dtype == np.uint8 and list(array.shape) == meta["shape"] and len(array) == count
-        if fits and _verify(array, meta["checks"], threads):
+        if fits and verified(array, meta["checks"], threads):
             with suppress(OSError):  # a cache that can only be read serves all the same
-                os.utime(target)  # marks it as used lately, for _make_room
+                os.utime(target)  # marks it as used lately, for make_room
             return Pixels(array, failed, hit=True)
     shutil.rmtree(target, ignore_errors=True)
     return None
 
 
-def _verify(array: NDArray[np.uint8], checks: Sequence[int], threads: int | None) -> bool:
+def verified(array: NDArray[Any], checks: Sequence[int], threads: int | None) -> bool:
+    """Tell whether the `CHUNK` rows behind each of `checks` have that checksum; of large arrays an even sample."""
     every = max(1, -(-array.nbytes // VERIFY_BYTES))
     chunks = range(0, len(checks), every)
 
@@ -194,7 +196,7 @@ def _verify(array: NDArray[np.uint8], checks: Sequence[int], threads: int | None
         return len(checks) == -(-len(array) // CHUNK) and all(pool.map(good, chunks))
 
 
-def _make_room(root: Path, needed: int) -> None:
+def make_room(root: Path, needed: int) -> None:
     """Remove the caches that were not used for the longest time until `needed` more bytes fit the limit."""
     day, most = 86_400, limit()
     caches = []
@@ -205,7 +207,7 @@ def _make_room(root: Path, needed: int) -> None:
         with suppress(OSError):  # another run has renamed or removed it meanwhile
             age = time.time() - entry.stat().st_mtime
             if name[1] is None:
-                caches.append((age, (entry / "pixels.npy").stat().st_size, entry))
+                caches.append((age, sum(file.stat().st_size for file in entry.glob("*.npy")), entry))
             elif age > day:  # left behind by a run that was killed
                 shutil.rmtree(entry, ignore_errors=True)
     total = needed + sum(size for _, size, _ in caches)

@@ -7,6 +7,7 @@ the time (MobileNetV2: benchmarks/README.md) and has one operation for each laye
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,24 +27,37 @@ def convert(model: Any) -> bytes:
 
     Weights are float32. Raises `ModelError` for a layer that is not known here, `MissingExtraError` without `onnx`.
     """
+    return _file(model, {name: model.output[name] for name in OUTPUTS})
+
+
+def convert_layers(model: Any) -> bytes:
+    """Return some layers of a network, with one input and one output called ``out``, as `convert` returns the whole.
+
+    The input, uint8 or float32, is called ``pixels`` here too.
+    """
+    return _file(model, {"out": model.output})
+
+
+def _file(model: Any, outputs: Mapping[str, Any]) -> bytes:
     onnx = package()
     graph = Graph(onnx.helper)
     pixels = model.inputs[0]
-    start = graph.value("pixels", pixels.shape[1:])
-    as_float = graph.node("Cast", ["pixels"], "pixels:float", to=onnx.TensorProto.FLOAT)
-    known: dict[int, Value] = {id(pixels): graph.value(as_float, pixels.shape[1:])}
+    whole = pixels.dtype == "uint8"
+    start = graph.node("Cast", ["pixels"], "pixels:float", to=onnx.TensorProto.FLOAT) if whole else "pixels"
+    known: dict[int, Value] = {id(pixels): graph.value(start, pixels.shape[1:])}
     nodes = _nodes(model)
     calls = Counter(id(node.operation) for node in nodes)
     for node in nodes:
         _write(graph, node, known, shared=calls[id(node.operation)] > 1)
-    outputs = []
-    for name in OUTPUTS:
-        value = known[id(model.output[name])]
+    results = []
+    for name, tensor in outputs.items():
+        value = known[id(tensor)]
         graph.node("Identity", [graph.read(value)], name)
-        outputs.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *value.shape]))
-    given = onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["N", *start.shape])
+        results.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", *value.shape]))
+    kind = onnx.TensorProto.UINT8 if whole else onnx.TensorProto.FLOAT
+    given = onnx.helper.make_tensor_value_info("pixels", kind, ["N", *pixels.shape[1:]])
     weights = [onnx.numpy_helper.from_array(array, name) for name, array in graph.weights.items()]
-    made = onnx.helper.make_graph(graph.nodes, model.name, [given], outputs, weights)
+    made = onnx.helper.make_graph(graph.nodes, model.name, [given], results, weights)
     file = onnx.helper.make_model(
         made, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="sightline"
     )

@@ -38,5 +38,24 @@ def fashion_cnn(x: Any) -> Any:
     return x
 
 
+def fast_small(x: Any) -> Any:
+    """A whitening 2x2 convolution, then three blocks of two batch-normalised convolutions; 571,832 parameters in all.
+
+    After the nets of the CIFAR-10 speed records (Jordan, 2024, arXiv:2404.00498), with ReLU and the last two blocks
+    half as wide: what two processor cores can train in minutes. The first layer is to begin as the principal directions
+    of the training pictures' patches and their opposites (`whitening.whiten`): eight filters for each colour channel.
+    """
+    layers = backend.keras().layers
+    x = layers.Conv2D(8 * x.shape[-1], 2, activation="relu", name="whiten")(x)
+    for block, width in enumerate((64, 128, 128), 1):
+        for half in "ab":
+            x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{block}{half}")(x)
+            if half == "a":
+                x = layers.MaxPooling2D(name=f"pool{block}")(x)
+            x = layers.BatchNormalization(momentum=0.6, scale=False, name=f"conv{block}{half}_bn")(x)
+            x = layers.Activation("relu", name=f"conv{block}{half}_relu")(x)
+    return x
+
+
 def _conv(x: Any, width: int, name: str, padding: str = "same") -> Any:
     return backend.keras().layers.Conv2D(width, 3, padding=padding, activation="relu", name=name)(x)

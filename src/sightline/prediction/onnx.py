@@ -16,22 +16,30 @@ from sightline.preprocess import Preprocess
 NAMES = ("probabilities", "logits", "features")
 
 
+def session(model: bytes, threads: int = 0) -> Any:
+    """Return ONNX Runtime's session of a file on the CPU; `threads` 0: one for each core.
+
+    Raises `ModelError` for a file that cannot be run.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
+
+
 class OnnxPredictor:
     """Predicts with the bytes of an ONNX file whose input is uint8 pixels [N, H, W, C]."""
 
     def __init__(self, model: bytes, classes: Sequence[str], preprocess: Preprocess, threads: int = 0) -> None:
         """`threads` 0: one for each core. Raises `ModelError` for a file that cannot be run, or does not fit."""
-        import onnxruntime
-
         self.classes = tuple(classes)
         self.preprocess = preprocess
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
-        options.log_severity_level = 4
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ModelError(f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
+        self._session = session(model, threads)
         self._check()
 
     def _check(self) -> None:

@@ -55,7 +55,7 @@ def draw(config: AugmentConfig, count: int, size: tuple[int, ...], seed: int, ep
     u = generator(seed, "augment", epoch).random((count, _CHANCES))
     signed = 2 * u - 1
     place = (size[0], size[1])
-    mirrored, upside = config.flip & (u[:, 0] < 0.5), config.flip_vertical & (u[:, 10] < 0.5)
+    mirrored, upside = _mirrored(config, u[:, 0], seed, epoch), config.flip_vertical & (u[:, 10] < 0.5)
     out = np.zeros((count, columns(config)), np.float32)
     out[:, [0, 4]] = 1
     if moves(config):
@@ -73,6 +73,17 @@ def draw(config: AugmentConfig, count: int, size: tuple[int, ...], seed: int, ep
         out[:, MIXED] = mixing.mixtures(config, count, place, seed, epoch)
     out[:, CHAIN] = randaugment.chains(config, count, seed, epoch) if config.randaugment else 0
     return out
+
+
+def _mirrored(config: AugmentConfig, chance: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.bool_]:
+    """Tell which pictures are mirrored left to right; `chance` is uniform in [0, 1), float64 [N].
+
+    Alternating, a picture is seen both ways in any two epochs that follow each other (Jordan, 2024, arXiv:2404.00498).
+    """
+    if config.flip and config.flip_alternate:
+        first = generator(seed, "augment", "flip").random(len(chance)) < 0.5
+        return np.asarray(first ^ bool(epoch % 2))
+    return np.asarray(config.flip & (chance < 0.5))
 
 
 def apply(config: AugmentConfig, pixels: Any, drawn: Any) -> Any:

@@ -20,6 +20,7 @@ from sightline.models.build import Network
 from sightline.prediction.base import filled
 from sightline.records import EpochRecord, Progress, Samples
 from sightline.training import augment, checkpoint, stages
+from sightline.training.average import averaged, settle
 from sightline.training.checkpoint import Checkpoint
 from sightline.training.interrupt import Stop, listening
 from sightline.training.optimizer import class_weights, label_shares, loss, optimizer
@@ -141,7 +142,7 @@ class _Source:
                 self._base = stages.extract(network, sharing, train, validation, self._config, progress)
                 if self._config.augment != augment.unmixed(self._config.augment):
                     watcher.say(f"{stage.name}: features of frozen layers are not mixed (augment.mixup, cutmix)")
-        features = stages.onward(network, self._base, stage, progress) if self._base else None
+        features = stages.onward(network, self._base, stage, self._config, progress) if self._base else None
         return _prepare(network, train, validation, features, self._config, stage)
 
 
@@ -169,7 +170,7 @@ def _prepare(
     start = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
     rate = schedule(config.train.schedule, start, epochs * math.ceil(len(train) / size))
     learner.compile(
-        optimizer=optimizer(config.train.optimizer, start),
+        optimizer=optimizer(config.train.optimizer, start, config.train.average),
         loss=loss(config.train),
         weighted_metrics=["categorical_accuracy"],
     )
@@ -197,7 +198,8 @@ def _run_stage(task: _Task, state: State, watcher: Watcher, stop: Stop, saver: S
         state.end_epoch(record)
         if _better(record, state.best, stopping.monitor, stopping.min_delta):
             state.best, state.since_best = record, 0
-            state.best_arrays = frozen | checkpoint.variables(task.network.model, task.judge)
+            with averaged(task.learner):
+                state.best_arrays = frozen | checkpoint.variables(task.network.model, task.judge)
             state.best_logits = logits
         else:
             state.since_best += 1
@@ -206,6 +208,7 @@ def _run_stage(task: _Task, state: State, watcher: Watcher, stop: Stop, saver: S
     if stop.asked:
         saver.save(packed())
         stop.check(f"after epoch {len(state.history)}")
+    settle(task.learner)
     state.end_stage()
 
 
@@ -240,7 +243,8 @@ def _epoch(
         def check() -> None:
             stop.check(f"while judging epoch {number}")
 
-        logits = predict_logits(task.judge, task.validation, max(task.batch_size, 32), check)
+        with averaged(task.learner):
+            logits = predict_logits(task.judge, task.validation, max(task.batch_size, 32), check)
         val_loss = metrics.cross_entropy_of_logits(logits, task.validation.labels)
         val_accuracy = float(np.mean(logits.argmax(1) == task.validation.labels))
     figures = (state.total / state.seen, state.hits / state.seen, val_loss, val_accuracy)

@@ -11,8 +11,10 @@ from sightline import backend
 from sightline.config import OptimizerConfig, TrainConfig
 
 
-def optimizer(config: OptimizerConfig, learning_rate: float) -> Any:
+def optimizer(config: OptimizerConfig, learning_rate: float, average: float = 0.0) -> Any:
     """Return a new Keras optimizer; its rate is set before each step by the schedule.
+
+    It keeps a moving average of the weights where `average`, the share of itself that stays in each step, is not 0.
 
     ``weight_decay`` is Keras': decoupled, ``rate * weight_decay`` of each weight is taken away in a step. Ftrl begins
     from zero wherever it is set to begin: of no use for deep networks, and no rate of it may be zero.
@@ -23,6 +25,8 @@ def optimizer(config: OptimizerConfig, learning_rate: float) -> Any:
         options["weight_decay"] = config.weight_decay
     if config.name == "muon":
         options["adam_weight_decay"] = config.weight_decay  # of the weights that it leaves to Adam
+    if average:
+        options |= {"use_ema": True, "ema_momentum": average}
     if config.clip_norm:
         options["global_clipnorm"] = config.clip_norm
     if config.name == "sgd":

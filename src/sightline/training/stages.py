@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from sightline import backend, files
 from sightline.config import AugmentConfig, RunConfig, StageConfig
+from sightline.data import features
 from sightline.errors import OutputError, UsageError
 from sightline.models.build import Network
-from sightline.prediction.base import filled
+from sightline.prediction.layers import ROWS, SAMPLE, Layers, layers
 from sightline.randomness import derive
 from sightline.records import Progress, Samples, no_progress
 from sightline.training import augment
 
-ROWS = 32  # pictures that go through the frozen layers at once
 IN_MEMORY = 1 << 29  # features beyond this many bytes go to a temporary file
 
 
@@ -113,7 +113,11 @@ def extract(
     tensor = cut(network, max(sharing, key=lambda stage: stage.thaw))
     if tensor is None:
         return None
-    frozen = backend.keras().Model(network.model.input, tensor)
+    device = config.device
+    frozen = layers(
+        backend.keras().Model(network.model.input, tensor), train.take(slice(0, SAMPLE)), device.engine, device.threads
+    )
+    shape = tuple(tensor.shape[1:])
     views = max(stage.views for stage in sharing) if augment.changes(augment.unmixed(config.augment)) else 1
     done = 0
     total = len(train) * views + len(validation)
@@ -123,18 +127,24 @@ def extract(
         done += count
         progress("features of the frozen layers", done, total)
 
-    held_out = _run(frozen, validation, [None], config, advance)
-    return Features(tensor, _run(frozen, train, range(views), config, advance), held_out, views)
+    held_out = _run(frozen, shape, validation, 1, config, advance)
+    return Features(tensor, _run(frozen, shape, train, views, config, advance), held_out, views)
 
 
-def onward(network: Network, base: Features, stage: StageConfig, progress: Progress = no_progress) -> Features:
+def onward(
+    network: Network, base: Features, stage: StageConfig, config: RunConfig, progress: Progress = no_progress
+) -> Features:
     """Return the features where `stage` lets layers learn, computed from those of `base`, which lie before."""
     tensor = cut(network, stage)
     views = min(stage.views, base.views)
     few = base.train.first(len(base.train) // base.views * views)
     if tensor is None or tensor is base.tensor:
         return Features(base.tensor, few, base.validation, views)
-    between = backend.keras().Model(base.tensor, tensor)
+    between = layers(
+        backend.keras().Model(base.tensor, tensor), few.take(slice(0, SAMPLE)), config.device.engine,
+        config.device.threads,
+    )  # fmt: skip
+    shape = tuple(tensor.shape[1:])
     done, total = 0, len(few) + len(base.validation)
 
     def advance(count: int) -> None:
@@ -142,42 +152,62 @@ def onward(network: Network, base: Features, stage: StageConfig, progress: Progr
         done += count
         progress("features of the layers frozen now", done, total)
 
-    held_out = _through(between, base.validation, advance)
-    return Features(tensor, _through(between, few, advance), held_out, views)
+    held_out = _through(between, shape, base.validation, advance)
+    return Features(tensor, _through(between, shape, few, advance), held_out, views)
 
 
-def _through(model: Any, samples: Samples, advance: Callable[[int], None]) -> Samples:
-    out = _space((len(samples), *model.output.shape[1:]))
+def _through(between: Layers, shape: tuple[int, ...], samples: Samples, advance: Callable[[int], None]) -> Samples:
+    out = _space((len(samples), *shape))
     for at in _slices(len(samples)):
-        out[at] = filled(model.predict_on_batch, samples.take(at), ROWS)
+        out[at] = between.run(samples.take(at))
         advance(at.stop - at.start)
     return _as_samples(out, samples.labels, samples.paths)
 
 
 def _run(
-    frozen: Any, samples: Samples, views: Sequence[int | None], config: RunConfig, advance: Callable[[int], None]
+    frozen: Layers,
+    shape: tuple[int, ...],
+    samples: Samples,
+    views: int,
+    config: RunConfig,
+    advance: Callable[[int], None],
 ) -> Samples:
-    """View 0 (or None) is the picture as it is; the others are augmented, each drawn as an epoch of its own.
+    """Return the features of `views` copies of each picture, from the cache where they were kept.
 
-    They are not mixed with each other: one label goes with each.
+    Copy 0 is the picture as it is; the others are augmented, each drawn as an epoch of its own. They are not mixed with
+    each other: one label goes with each.
     """
-    count, changing = len(samples), augment.unmixed(config.augment)
-    out = _space((count * len(views), *frozen.output.shape[1:]))
-    changed = with_augmentation(frozen, changing) if len(views) > 1 else None
-    for view in views:
+    changing = augment.unmixed(config.augment) if views > 1 else None
+    name = None
+    if config.data.cache and frozen.made_by is not None and len(samples):
+        drawn_by = (repr(changing), config.seed) if changing else ()
+        name = features.key(samples, *frozen.made_by, views, *drawn_by)
+        kept = features.load(name, config.device.threads or None)
+        if kept is not None:
+            advance(len(kept))
+            return _as_samples(kept, np.tile(samples.labels, views), samples.paths * views)
+    out = _space((len(samples) * views, *shape))
+    changed = _augmented(samples, changing) if changing else None
+    for view in range(views):
         drawn = None
-        if view:
-            drawn = augment.draw(changing, count, samples.pixels.shape[1:3], derive(config.seed, "views"), view)
-        for at in _slices(count):
+        if view and changing:
+            drawn = augment.draw(changing, len(samples), samples.pixels.shape[1:3], derive(config.seed, "views"), view)
+        for at in _slices(len(samples)):
             pixels = samples.take(at)
-            if drawn is None or changed is None:
-                found = filled(frozen.predict_on_batch, pixels, ROWS)
-            else:
-                found = changed.predict_on_batch([pixels, drawn[at]])
-            start = (view or 0) * count
-            out[start + at.start : start + at.stop] = found
-            advance(len(found))
-    return _as_samples(out, np.tile(samples.labels, len(views)), samples.paths * len(views))
+            if drawn is not None and changed is not None:
+                pixels = changed.predict_on_batch([pixels, drawn[at]])
+            start = view * len(samples)
+            out[start + at.start : start + at.stop] = frozen.run(pixels)
+            advance(len(pixels))
+    if name is not None:
+        features.save(name, out)
+    return _as_samples(out, np.tile(samples.labels, views), samples.paths * views)
+
+
+def _augmented(samples: Samples, config: AugmentConfig) -> Any:
+    """Return a model of augmentation alone."""
+    pixels, drawn = _augmentable(samples.pixels.shape[1:], config)
+    return backend.keras().Model([pixels, drawn], augment.apply(config, pixels, drawn))
 
 
 def _space(shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -201,10 +231,13 @@ def _as_samples(out: NDArray[np.float32], labels: NDArray[np.int32], paths: tupl
 
 def with_augmentation(model: Any, config: AugmentConfig) -> Any:
     """Return `model` fed with augmented pictures: inputs (uint8 pixels [N, H, W, C], drawn changes float32 [N, D])."""
+    pixels, drawn = _augmentable(model.input.shape[1:], config)
+    return backend.keras().Model([pixels, drawn], model(augment.apply(config, pixels, drawn)))
+
+
+def _augmentable(shape: tuple[int, ...], config: AugmentConfig) -> tuple[Any, Any]:
     keras = backend.keras()
-    pixels = keras.Input(model.input.shape[1:], dtype="uint8")
-    drawn = keras.Input((augment.columns(config),), dtype="float32")
-    return keras.Model([pixels, drawn], model(augment.apply(config, pixels, drawn)))
+    return keras.Input(shape, dtype="uint8"), keras.Input((augment.columns(config),), dtype="float32")
 
 
 def _slices(count: int, size: int = ROWS) -> Iterator[slice]:

@@ -20,7 +20,12 @@ FREE = {  # settings that do not decide what is learned
     *("device.threads", "device.deterministic", "data.cache"),
     *("train.checkpoint_minutes", "train.checkpoint_steps", "train.checkpoint_keep"),
 }
-CHOSEN = {"device.backend", "model.weights"}  # auto, which is asked for, agrees with whatever was chosen
+CHOSEN = {
+    "device.backend",
+    "device.engine",
+    "model.weights",
+    "train.precision",
+}  # auto, which is asked for, agrees with whatever was chosen
 
 
 def is_run(path: Path) -> bool:

@@ -43,18 +43,13 @@ def recipe(index: Index) -> Choice:
     if alpha is None:
         why = f"{what}, no ImageNet weights here: a small network from scratch (--recipe transfer fetches weights)"
         return Choice("quick", why)
-    where = "a GPU" if has_gpu() else "no GPU"
+    where = "a GPU" if backend.accelerated() else "no GPU"
     return Choice("transfer", f"{what}, {where}: MobileNetV2 (alpha {alpha}) with the ImageNet weights found here")
 
 
 def laid_on(choice: Choice, layers: Sequence[dict[str, Any]], assignments: Sequence[str]) -> RunConfig:
     """Return the settings of the chosen recipe under the user's own, still called ``auto``."""
     return resolve(recipes.load(choice.recipe), choice.settings, *layers, {"recipe": "auto"}, assignments=assignments)
-
-
-def has_gpu() -> bool:
-    """Whether the backend computes on something other than the CPU."""
-    return any(not device.startswith("cpu") for device in backend.devices())
 
 
 def median_side(index: Index) -> int:

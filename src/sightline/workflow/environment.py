@@ -39,8 +39,11 @@ def start(device: DeviceConfig) -> None:
 
 
 def decided(device: DeviceConfig) -> DeviceConfig:
-    """Return `device` with the backend and the number of threads that are in use, once it was started."""
-    return replace(device, backend=backend.name(), threads=backend.threads())
+    """Return `device` with the backend and the threads that are in use, and the engine that goes with them."""
+    engine = device.engine
+    if engine == "auto":
+        engine = "keras" if backend.accelerated() else "onnxruntime"
+    return replace(device, backend=backend.name(), threads=backend.threads(), engine=engine)
 
 
 def environment() -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sightline.data.dataset import Dataset, assemble
 from sightline.data.index import Sources
 from sightline.errors import DivergedError, Interrupted
 from sightline.evaluation.judgement import Judgement, Said
-from sightline.models import build, registry
+from sightline.models import build, registry, whitening
 from sightline.models.build import Network, Plan
 from sightline.models.describe import parameters, weights_sha256
 from sightline.prediction.keras import KerasPredictor
@@ -27,7 +27,7 @@ from sightline.records import PARTS, EpochRecord, Evaluation, Index, Labelled, P
 from sightline.report import figures, judgement, summary
 from sightline.report import judged as drawings
 from sightline.run import Run, check_writable, next_path
-from sightline.training import checkpoint, interrupt
+from sightline.training import checkpoint, interrupt, precision
 from sightline.training.fit import Fitted, fit
 from sightline.training.log import Events
 from sightline.training.state import records
@@ -103,7 +103,7 @@ class Training:
         watcher, run, start = self.watcher, self.run, start_weights(self.config)
         config = self.config
         if not run.has_config:
-            config = decided(config, start)
+            config = self._precise(decided(config, start))
             run.update(
                 command=sys.argv, seed=config.seed, findings=reporting.findings(self.index), **environment.environment()
             )
@@ -119,8 +119,18 @@ class Training:
             watcher.say(note)
         with interrupt.leaving(lambda: leave(run)):
             plan = _plan(config, data, start)
-            network = build.build(plan)
+            network = _built(plan, data)
             return replace(self, config=config)._in_run(run, data, plan, network, preprocess)  # noqa: SLF001  # itself
+
+    def _precise(self, config: RunConfig) -> RunConfig:
+        """Return `config` with the precision decided."""
+        if config.train.precision != "auto":
+            return config
+        size, classes = choose.preprocess(config), len({p.label for p in self.index.pictures})
+        plan = Plan(config.model, size.height, size.width, size.channels, classes, standard=(127.5, 64.0))
+        found = precision.decide(plan, config, len(self.index.pictures))
+        self.watcher.say(f"precision {found.precision}: {found.why}")
+        return replace(config, train=replace(config.train, precision=found.precision))
 
     def _in_run(self, run: Run, data: Dataset, plan: Plan, network: Network, preprocess: Preprocess) -> TrainResult:
         config, watcher = self.config, self.watcher
@@ -261,6 +271,16 @@ def _plan(config: RunConfig, data: Dataset, start: Path | None) -> Plan:
         config.model, height, width, channels, len(data.classes), config.seed,
         config.train.precision, config.train.l2, standard, start,
     )  # fmt: skip
+
+
+def _built(plan: Plan, data: Dataset) -> Network:
+    network = build.build(plan)
+    layer = registry.find(plan.config.name).whitened
+    if layer and plan.weights is None:
+        train = data.part("train")
+        some = np.linspace(0, len(train) - 1, min(len(train), whitening.PICTURES)).astype(np.int64)
+        whitening.whiten(network.model, layer, train.take(some))
+    return network
 
 
 def _mean_and_deviation(data: Dataset) -> tuple[float, float]:

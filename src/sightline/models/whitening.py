@@ -1,0 +1,34 @@
+"""A first convolution that starts from the pictures' own patches: what leaves it is uncorrelated, of variance one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend
+
+PICTURES = 1000  # are enough to tell the covariance of patches of 2x2
+FLOOR = 5e-4  # added to each variance: directions that hardly vary are not blown up (Jordan, 2024)
+
+
+def whiten(model: Any, name: str, pixels: NDArray[np.uint8]) -> None:
+    """Set the convolution called `name` to the principal directions of the patches that it sees, and their opposites.
+
+    `pixels` are uint8 [N, H, W, C]; the layer has twice as many filters as a patch has values, and sees pixels that
+    were only normalised. Each direction is divided by the deviation along it; biases are zero. Coates and Ng,
+    2012, Learning Feature Representations with K-Means, section 2.2; as a first layer: Page, 2019, How to Train Your
+    ResNet, part 8.
+    """
+    keras = backend.keras()
+    layer = model.get_layer(name)
+    seen = np.asarray(keras.Model(model.input, layer.input).predict_on_batch(pixels), np.float64)
+    height, width, channels = layer.kernel.shape[:3]
+    patches = np.lib.stride_tricks.sliding_window_view(seen, (height, width), axis=(1, 2))  # [N, H', W', C, h, w]
+    rows = np.moveaxis(patches, 3, -1).reshape(-1, height * width * channels)
+    covariance = np.einsum("ni,nj->ij", rows, rows, optimize=False) / len(rows)  # by one thread: the same bits anywhere
+    values, vectors = np.linalg.eigh(covariance)
+    directions = (vectors / np.sqrt(values + FLOOR)).reshape(height, width, channels, -1)
+    layer.kernel.assign(np.concatenate([directions, -directions], axis=-1).astype(np.float32))
+    layer.bias.assign(np.zeros(layer.bias.shape, np.float32))
