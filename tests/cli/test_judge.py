@@ -77,6 +77,61 @@ def test_a_target_out_of_reach_exits_with_1_and_names_no_class(sightline: Comman
     assert {line["decision"] for line in lines} == {"abstain"}
 
 
+@pytest.fixture
+def parts(colours: Path, tmp_path: Path) -> Path:
+    """Pictures with a validation and a test part."""
+    for path in sorted(colours.rglob("*.png")):
+        part = "validation" if int(path.stem[-3:]) % 2 else "test"
+        (tmp_path / "parts" / part / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "parts" / part / path.parent.name)
+    return tmp_path / "parts"
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "onnx"])
+def test_a_model_without_its_run_is_fitted_on_the_validation_part_of_what_is_given(
+    sightline: Command, run: Path, parts: Path, tmp_path: Path, form: str
+) -> None:
+    model = Path(shutil.copytree(run / "bundle", tmp_path / "model"))
+    if form == "zip":
+        model = Path(shutil.make_archive(str(tmp_path / "model"), "zip", tmp_path, "model"))
+    elif form == "onnx":
+        model = model / "model.onnx"
+    before = sightline("predict", model, parts / "test", "--json").lines
+    assert "decision" not in before[0]
+    found = sightline("evaluate", model, parts, "--target-precision", "0.5", "--coverage", "0.8", "--json")
+    assert found.code == 0, found.err
+    assert found.json["thresholds"]["count"] == found.json["count"] == 60
+    after = sightline("predict", model, parts / "test", "--json").lines
+    for line, old in zip(after, before, strict=True):
+        assert {key: line[key] for key in old} == old
+        assert line["decision"] in {"class", "set", "abstain"}
+        assert set(line["set"]) <= {"red", "green", "blue"}
+    answered = sum(line["decision"] == "class" for line in after) / len(after)
+    assert answered == pytest.approx(found.json["answered"]["classes"])
+    again = sightline("evaluate", model, parts, "--split", "validation", "--json").json
+    assert again["thresholds"] == found.json["thresholds"], "kept, and still to be read"
+
+
+def test_without_a_validation_part_or_beside_its_run_nothing_is_fitted(
+    sightline: Command, run: Path, colours: Path, parts: Path, tmp_path: Path
+) -> None:
+    lone = Path(shutil.copy(run / "bundle" / "model.onnx", tmp_path / "lone.onnx"))
+    content = lone.read_bytes()
+    found = sightline("evaluate", lone, colours, "--coverage", "0.8")
+    assert (found.code, found.out) == (2, "")
+    assert "give pictures with a part of that name (folders validation/ and test/)" in found.err
+    assert lone.read_bytes() == content
+    found = sightline("evaluate", run / "bundle" / "model.onnx", parts, "--coverage", "0.8")
+    assert (found.code, found.out) == (2, "")
+    assert f"belongs to the run {run} and follows its thresholds: evaluate the run" in found.err
+    kept = Path(shutil.copytree(run / "bundle", tmp_path / "model"))
+    (kept / "mine.txt").write_text("do not lose me")
+    found = sightline("evaluate", kept, parts, "--coverage", "0.8")
+    assert found.code == 2
+    assert "holds mine.txt, which is no part of the bundle: move it away first." in found.err
+    assert (kept / "mine.txt").read_text() == "do not lose me"
+
+
 @pytest.mark.parametrize("option", ["--target-precision", "--coverage"])
 def test_shares_lie_between_0_and_1(sightline: Command, run: Path, option: str) -> None:
     found = sightline("evaluate", run, option, "99")
