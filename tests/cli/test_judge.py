@@ -13,6 +13,12 @@ import pytest
 from PIL import Image
 
 from command import Command
+from sightline.errors import DataError
+from sightline.evaluation.judgement import Wanted
+from sightline.prediction.base import FakePredictor, Outputs
+from sightline.preprocess import Preprocess
+from sightline.workflow import Classifier
+from sightline.workflow.judging import judge
 
 
 @pytest.fixture
@@ -130,6 +136,21 @@ def test_without_a_validation_part_or_beside_its_run_nothing_is_fitted(
     assert found.code == 2
     assert "holds mine.txt, which is no part of the bundle: move it away first." in found.err
     assert (kept / "mine.txt").read_text() == "do not lose me"
+
+
+class Mute(FakePredictor):
+    def outputs(self, pixels: Any) -> Outputs:
+        said = super().outputs(pixels)
+        return Outputs(*(np.full_like(part, np.nan) for part in (said.probabilities, said.logits, said.features)))
+
+
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted(0.9, 0.9)], ids=["figures", "thresholds"])
+def test_a_model_that_says_no_numbers_is_refused_by_name_of_the_first_picture(parts: Path, wanted: Wanted) -> None:
+    model = Classifier(Mute(("blue", "green", "red"), Preprocess(8, 8)))
+    with pytest.raises(
+        DataError, match=r"for 60 of 60 pictures are no numbers .* first for test/blue/.*train it again"
+    ):
+        judge(model, parts, wanted=wanted)
 
 
 @pytest.mark.parametrize("option", ["--target-precision", "--coverage"])

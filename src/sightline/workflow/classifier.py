@@ -192,7 +192,9 @@ class Classifier:
     def _samples(self, index: Index, wanted: Part | None, progress: Progress, *, cache: bool) -> Labelled:
         keep = [i for i, p in enumerate(index.pictures) if wanted is None or p.part == wanted]
         if not keep:
-            raise DataError(f"{index.name} has no pictures in its {wanted} part.")
+            raise DataError(
+                f"{index.name} has no pictures in its {wanted} part: name other pictures, or another part with --split."
+            )
         read = index.read
         chosen = replace(index, pictures=tuple(index.pictures[i] for i in keep), read=lambda i: read(keep[i]))
         number = {label: i for i, label in enumerate(self.classes)}
