@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import FrozenInstanceError
@@ -30,7 +31,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from sightline import preprocess
 from sightline.errors import ModelError, PictureError, UsageError
-from sightline.preprocess import Header, Preprocess, inspect
+from sightline.preprocess import Header, Preprocess, glance, inspect
 
 FILTERS = ("bilinear", "bicubic", "lanczos", "box", "nearest")
 TURNS = dict(enumerate(preprocess._TURNS.values(), start=2))
@@ -525,10 +526,14 @@ def test_a_truncated_file_is_refused_or_complete(name: str) -> None:
         np.testing.assert_array_equal(pixels, whole)
 
 
+def looked(data: bytes | bytearray, side: int = 8) -> NDArray[np.uint8]:
+    return glance(data, side)[1]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300), st.sampled_from([b"", *(data[:12] for data in SAMPLES.values())]))
 def test_random_bytes_only_ever_raise_picture_error(noise: bytes, start: bytes) -> None:
-    for read in (Preprocess(8, 8).decode, inspect):
+    for read in (Preprocess(8, 8).decode, inspect, looked):
         with suppress(PictureError):
             read(start + noise)
 
@@ -542,7 +547,7 @@ def test_damaged_files_only_ever_raise_picture_error(name: str, changes: list[tu
     data = bytearray(SAMPLES[name])
     for place, value in changes:
         data[int(place * min(len(data), 400))] = value  # mostly in the header, where it hurts
-    for read in (Preprocess(8, 8).decode, inspect):
+    for read in (Preprocess(8, 8).decode, inspect, looked):
         with suppress(PictureError):
             read(data)
 
@@ -696,6 +701,29 @@ def test_every_odd_picture_is_decoded_or_refused_as_indexed(odd: Path) -> None:
         if not sound:
             wrong.append(row)
     assert not wrong
+
+
+def test_a_glance_sees_what_decoding_sees(odd: Path) -> None:
+    def slowly(data: bytes, side: int) -> tuple[Header, NDArray[np.uint8]]:
+        header = inspect(data)
+        return header, Preprocess(min(header.height, side), min(header.width, side), 1).decode(data)[..., 0]
+
+    def tried(how: Callable[[bytes, int], tuple[Header, NDArray[np.uint8]]], data: bytes) -> Any:
+        try:
+            return how(data, 128)
+        except PictureError as error:
+            return str(error)
+
+    contents = [path.read_bytes() for path in sorted(odd.rglob("*.*"))]
+    contents += [data[: len(data) * 9 // 10] for data in contents[::7]]
+    for data in contents:
+        found = tried(glance, data), tried(slowly, data)
+        if isinstance(found[1], str):
+            assert found[0] == found[1]
+        else:
+            (header, pixels), (expected, whole) = found
+            assert (header, pixels.shape) == (expected, whole.shape)
+            assert np.abs(pixels.astype(int) - whole).mean() < 3
 
 
 @pytest.mark.parametrize("series", ["Landscape", "Portrait"])

@@ -104,15 +104,23 @@ def ranking(
     """
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # the last of each run of equal scores
-    w, right = weights[:, order], positive[order]
-    hits = np.cumsum(w * right, 1)[:, ends]
-    passed = np.cumsum(w * ~right, 1)[:, ends]
-    new_hits = np.diff(hits, axis=1, prepend=0.0)
-    new_passed = np.diff(passed, axis=1, prepend=0.0)
+    begins = np.append(0, ends[:-1] + 1)
+    at = np.flatnonzero(positive[order])
+    if not len(at):
+        return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
+    held, firsts = np.unique(np.searchsorted(ends, at), return_index=True)  # the runs that hold a positive
+    w = weights[:, order]
+    seen = np.cumsum(w, 1)  # [R, N]
+    hits = np.cumsum(w[:, at], 1)[:, np.append(firsts[1:], len(at)) - 1]
+    new, upto = np.diff(hits, axis=1, prepend=0.0), seen[:, ends[held]]
+    passed = upto - hits
+    if (ends[held] > begins[held]).any():  # half of those with equal scores were passed
+        passed = (passed + seen[:, begins[held]] - w[:, begins[held]] - (hits - new)) / 2
+    count = new.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        area = 1 - ((passed - new_passed / 2) * new_hits).sum(1) / (hits[:, -1] * passed[:, -1])
-        precision = np.where(hits + passed > 0, hits / (hits + passed), 0.0)
-        average = (precision * new_hits).sum(1) / hits[:, -1]
+        area = 1 - np.einsum("rn,rn->r", passed, new) / (count * (seen[:, -1] - count))
+        precision = np.divide(hits, upto, out=np.zeros_like(hits), where=upto > 0)
+        average = np.einsum("rn,rn->r", precision, new) / count
     return area, average
 
 

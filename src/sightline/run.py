@@ -217,7 +217,7 @@ class Run:
 
     def restate_bundle(self, **changes: Any) -> None:
         """Change what the bundle says of itself (fields of its `Manifest`); its graph stays."""
-        bundle.write(bundle.restated(bundle.read(self.path / "bundle"), **changes), self.path / "bundle")
+        bundle.restate(self.path / "bundle", **changes)
 
     def write_bundle(self, made: Bundle) -> None:
         """Save the bundle, in place of the one that is there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,10 @@ def test_from_a_bundle_alone_there_is_no_grad_cam(
     of_run = sightline("explain", trained[0], *arguments, "--method", "occlusion").json
     assert of_bundle == of_run
     assert of_bundle["method"] == "occlusion"
+    lone = shutil.copy(bundle / "model.onnx", tmp_path / "lone.onnx")
+    told = sightline("explain", lone, half, "--out", tmp_path / "out")
+    assert "an exported model has no gradients: by occlusion, not Grad-CAM" in told.err
+    assert "gradients" not in sightline("explain", lone, half, "--method", "rise", "--out", tmp_path / "out").err
 
 
 class Broken(FakePredictor):

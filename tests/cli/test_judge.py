@@ -13,6 +13,12 @@ import pytest
 from PIL import Image
 
 from command import Command
+from sightline.errors import DataError
+from sightline.evaluation.judgement import Wanted
+from sightline.prediction.base import FakePredictor, Outputs
+from sightline.preprocess import Preprocess
+from sightline.workflow import Classifier
+from sightline.workflow.judging import judge
 
 
 @pytest.fixture
@@ -75,6 +81,76 @@ def test_a_target_out_of_reach_exits_with_1_and_names_no_class(sightline: Comman
     assert "No confidence reaches it" in found.json["threshold"]["note"]
     lines = sightline("predict", run, colours / "red", "--json").lines
     assert {line["decision"] for line in lines} == {"abstain"}
+
+
+@pytest.fixture
+def parts(colours: Path, tmp_path: Path) -> Path:
+    """Pictures with a validation and a test part."""
+    for path in sorted(colours.rglob("*.png")):
+        part = "validation" if int(path.stem[-3:]) % 2 else "test"
+        (tmp_path / "parts" / part / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "parts" / part / path.parent.name)
+    return tmp_path / "parts"
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "onnx"])
+def test_a_model_without_its_run_is_fitted_on_the_validation_part_of_what_is_given(
+    sightline: Command, run: Path, parts: Path, tmp_path: Path, form: str
+) -> None:
+    model = Path(shutil.copytree(run / "bundle", tmp_path / "model"))
+    if form == "zip":
+        model = Path(shutil.make_archive(str(tmp_path / "model"), "zip", tmp_path, "model"))
+    elif form == "onnx":
+        model = model / "model.onnx"
+    before = sightline("predict", model, parts / "test", "--json").lines
+    assert "decision" not in before[0]
+    found = sightline("evaluate", model, parts, "--target-precision", "0.5", "--coverage", "0.8", "--json")
+    assert found.code == 0, found.err
+    assert found.json["thresholds"]["count"] == found.json["count"] == 60
+    after = sightline("predict", model, parts / "test", "--json").lines
+    for line, old in zip(after, before, strict=True):
+        assert {key: line[key] for key in old} == old
+        assert line["decision"] in {"class", "set", "abstain"}
+        assert set(line["set"]) <= {"red", "green", "blue"}
+    answered = sum(line["decision"] == "class" for line in after) / len(after)
+    assert answered == pytest.approx(found.json["answered"]["classes"])
+    again = sightline("evaluate", model, parts, "--split", "validation", "--json").json
+    assert again["thresholds"] == found.json["thresholds"], "kept, and still to be read"
+
+
+def test_without_a_validation_part_or_beside_its_run_nothing_is_fitted(
+    sightline: Command, run: Path, colours: Path, parts: Path, tmp_path: Path
+) -> None:
+    lone = Path(shutil.copy(run / "bundle" / "model.onnx", tmp_path / "lone.onnx"))
+    content = lone.read_bytes()
+    found = sightline("evaluate", lone, colours, "--coverage", "0.8")
+    assert (found.code, found.out) == (2, "")
+    assert "give pictures with a part of that name (folders validation/ and test/)" in found.err
+    assert lone.read_bytes() == content
+    found = sightline("evaluate", run / "bundle" / "model.onnx", parts, "--coverage", "0.8")
+    assert (found.code, found.out) == (2, "")
+    assert f"belongs to the run {run} and follows its thresholds: evaluate the run" in found.err
+    kept = Path(shutil.copytree(run / "bundle", tmp_path / "model"))
+    (kept / "mine.txt").write_text("do not lose me")
+    found = sightline("evaluate", kept, parts, "--coverage", "0.8")
+    assert found.code == 2
+    assert "holds mine.txt, which is no part of the bundle: move it away first." in found.err
+    assert (kept / "mine.txt").read_text() == "do not lose me"
+
+
+class Mute(FakePredictor):
+    def outputs(self, pixels: Any) -> Outputs:
+        said = super().outputs(pixels)
+        return Outputs(*(np.full_like(part, np.nan) for part in (said.probabilities, said.logits, said.features)))
+
+
+@pytest.mark.parametrize("wanted", [Wanted(), Wanted(0.9, 0.9)], ids=["figures", "thresholds"])
+def test_a_model_that_says_no_numbers_is_refused_by_name_of_the_first_picture(parts: Path, wanted: Wanted) -> None:
+    model = Classifier(Mute(("blue", "green", "red"), Preprocess(8, 8)))
+    with pytest.raises(
+        DataError, match=r"for 60 of 60 pictures are no numbers .* first for test/blue/.*train it again"
+    ):
+        judge(model, parts, wanted=wanted)
 
 
 @pytest.mark.parametrize("option", ["--target-precision", "--coverage"])

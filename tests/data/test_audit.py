@@ -145,6 +145,12 @@ def test_identical_leaks_come_first_and_are_counted(tmp_path: Path) -> None:
     assert (only_near.severity, only_near.identical) == ("warning", 0)
 
 
+def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
+    found = kinds(examined(tmp_path, {f"cat/{i}.jpg": jpeg(i) for i in range(21)}))
+    assert {kind: f.paths for kind, f in found.items()} == {"one-class": ("cat",)}
+    assert found["one-class"].severity == "error"
+
+
 def test_a_class_that_is_not_trained_is_an_error(tmp_path: Path) -> None:
     found = kinds(examined(tmp_path, {**PARTS, "test/emu/1.jpg": jpeg(930)}))["missing-classes"]
     assert (found.severity, found.paths, found.reasons) == ("error", ("emu",), ("not in the training part",))
@@ -186,7 +192,7 @@ def test_a_hostile_folder_is_told_in_full(hostile_folder: Hostile) -> None:
 def test_the_smallest_sources_are_examined(tmp_path: Path, count: int) -> None:
     found = examined(tmp_path, {f"{i}/1.png": png(i) for i in range(count)})
     assert found.count == count
-    assert set(kinds(found)) <= {"small-classes", "numeric-class-names"}
+    assert set(kinds(found)) == {"small-classes", *(["one-class"] if count == 1 else [])}
 
 
 def test_a_thousand_classes(tmp_path: Path) -> None:

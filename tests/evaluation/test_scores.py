@@ -48,6 +48,30 @@ def test_figures_are_scikit_learns(classes: int, count: int, seed: int) -> None:
             assert found[f"{how}_{name}"].value == pytest.approx(value)
 
 
+@given(st.integers(2, 60), st.integers(0, 999))
+@settings(max_examples=25, deadline=None)
+def test_redrawn_rankings_are_scikit_learns_with_weights(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values, positive = rng.integers(0, 12, count) / 4, rng.random(count) < 0.4  # many are equal
+    drawn = rng.multinomial(count, np.full(count, 1 / count), 5).astype(float)
+    for area, average, w in zip(*metrics.ranking(values, positive, drawn), drawn, strict=True):
+        if w[positive].sum() and w[~positive].sum():
+            assert area == pytest.approx(roc_auc_score(positive, values, sample_weight=w))
+            assert average == pytest.approx(average_precision_score(positive, values, sample_weight=w))
+        else:
+            assert np.isnan(area)
+
+
+def test_cells_drawn_as_a_multinomial_and_by_pictures_spread_alike() -> None:
+    few, many = np.array([300, 100]), np.array([6, 2] * 50)  # the second is drawn picture by picture
+    for counts in (few, many):
+        found = bootstrap.cells(counts, 0, "test")
+        assert found.shape == (bootstrap.RESAMPLES, len(counts))
+        assert (found.sum(1) == 400).all()
+        deviation = found[:, ::2].sum(1).std()
+        assert deviation == pytest.approx(np.sqrt(400 * 0.75 * 0.25), rel=0.1)
+
+
 def test_top_k_is_scikit_learns() -> None:
     p, labels = drawn(300, 10, right=0.5)
     for k in (1, 3, 5):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # annotations only: help must not wait for NumPy
     from sightline.data.finding import Finding
     from sightline.workflow.doctor import Checkup
 
-EXAMPLES = 2  # of each finding, on the terminal
+EXAMPLES, OF_ERRORS = 2, 5  # of each finding, on the terminal
 
 
 def doctor(
@@ -69,5 +69,6 @@ def _examples(finding: Finding) -> str:
         lines = [f"{path}: {reason}" for path, reason in zip(finding.paths, finding.reasons, strict=True)]
     else:
         lines = list(finding.paths)
-    more = [f"and {len(lines) - EXAMPLES} more"] if len(lines) > EXAMPLES else []
-    return "\n".join([*lines[:EXAMPLES], *more])
+    most = OF_ERRORS if finding.severity == "error" else EXAMPLES
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return "\n".join([*lines[:most], *more])

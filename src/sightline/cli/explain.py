@@ -27,6 +27,7 @@ def explain(
 ) -> None:
     """Show which parts of pictures speak for a class. Exits with 1 if one of them could not be read."""
     from sightline import workflow
+    from sightline.explanation.maps import method_for
     from sightline.prediction import stream
     from sightline.report import summary
     from sightline.workflow.explain import explain as find
@@ -35,6 +36,8 @@ def explain(
     failed = False
     with Display(quiet=json) as display:
         predictor = workflow.load(model).explained_by(method)
+        if method is None and method_for(None, predictor) == "occlusion":
+            display.say("an exported model has no gradients: by occlusion, not Grad-CAM (--method rise works as well)")
         for found in find(predictor, items, method=method, label=label, out=out, seed=seed, progress=display.progress):
             failed |= found.error is not None
             if json:

@@ -4,8 +4,9 @@ A hash is the signs of the 64 lowest frequencies of a picture's cosine transform
 Benchmarking of Perceptual Image Hash Functions", 2010, there with 8x8 coefficients and a threshold at their median).
 Pictures whose hashes differ in few bits are candidates. They are found by bands: of two hashes that differ in at most
 `RADIUS` bits, one of four bands of 16 bits differs in at most a fourth of them (as in M. Norouzi et al., "Fast Search
-in Hamming Space with Multi-Index Hashing", 2012). A candidate counts when small versions of both pictures, one of them
-shifted and scaled as a slight crop would, correlate. `docs/doctor.md` has the measurements behind the constants.
+in Hamming Space with Multi-Index Hashing", 2012; for 14 bits: the first band in at most 2, or another in at most 3). A
+candidate counts when small versions of both pictures, one of them shifted and scaled as a slight crop would, correlate.
+`docs/doctor.md` has the measurements behind the constants.
 """
 
 from __future__ import annotations
@@ -139,10 +140,10 @@ def candidates(hashes: NDArray[np.uint64], radius: int = RADIUS, few: int = FEW)
         near = np.bitwise_count(hashes[rows] ^ hashes[columns]) <= radius
         yield rows[near], columns[near]
         return
-    reach = radius // BANDS
     bands = [((hashes >> np.uint64(BITS * k)) & np.uint64(2**BITS - 1)).astype(np.int64) for k in range(BANDS)]
-    masks = [m for m in range(2**BITS) if m.bit_count() <= reach]
+    reaches = [(radius + 1 + k) // BANDS - 1 for k in range(BANDS)]  # were all exceeded, so would the radius be
     for k, band in enumerate(bands):
+        masks = [m for m in range(2**BITS) if m.bit_count() <= reaches[k]]
         order = np.argsort(band, kind="stable")
         sorted_band, sorted_hashes = band[order], hashes[order]
         starts = np.searchsorted(sorted_band, np.arange(2**BITS + 1))
@@ -150,7 +151,9 @@ def candidates(hashes: NDArray[np.uint64], radius: int = RADIUS, few: int = FEW)
             for i, j in _in_buckets(sorted_band, starts, mask):
                 near = np.bitwise_count(sorted_hashes[i] ^ sorted_hashes[j]) <= radius
                 a, b = order[i[near]], order[j[near]]
-                for earlier in bands[:k]:  # a pair is given by the first band that has it
+                for earlier, reach in zip(
+                    bands[:k], reaches[:k], strict=True
+                ):  # the first band that has a pair gives it
                     new = np.bitwise_count(earlier[a] ^ earlier[b]) > reach
                     a, b = a[new], b[new]
                 if len(a):
@@ -186,24 +189,30 @@ def correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float3
 
 def _views(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return each thumb as it is and cropped in many ways, without its coarse light and dark: [N, V, 256], norm 1."""
-    flat = thumbs.reshape(-1, THUMB * THUMB).astype(np.float32)
-    views = (flat @ _crops()).reshape(len(thumbs), _crops().shape[1] // THUMB**2, THUMB**2)
+    grey = thumbs.astype(np.float32)
+    views = np.concatenate([_cut(grey, sharp) - _cut(grey, blurred) for sharp, blurred in _crops()], axis=1)
     views -= views.mean(2, keepdims=True)
     norms = np.linalg.norm(views, axis=2, keepdims=True)
     normed: NDArray[np.float32] = views / np.maximum(norms, 1e-3)
     return normed
 
 
+def _cut(grey: NDArray[np.float32], windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Apply each of K windows [K, 16, 16] to the rows and each to the columns of [N, 16, 16]: [N, K * K, 256]."""
+    across = grey @ windows.reshape(-1, THUMB).T  # [N, 16, K * 16]
+    both = windows.reshape(-1, THUMB) @ across  # [N, K * 16, K * 16]
+    apart = both.reshape(len(grey), len(windows), THUMB, len(windows), THUMB).swapaxes(2, 3)
+    return apart.reshape(len(grey), len(windows) ** 2, THUMB**2)
+
+
 @functools.cache
-def _crops() -> NDArray[np.float32]:
-    """Return the linear map from a thumb to all its views: float32 [256, V * 256]."""
-    maps = []
-    corners = [(0.95, y, x) for y in (0, 0.5, 1) for x in (0, 0.5, 1)]
-    for scale, y, x in [(1.0, 0.0, 0.0), *corners, *[(0.9, y, x) for _, y, x in corners]]:
-        rows, columns = _window(scale, y), _window(scale, x)
-        blur = np.kron(_mean_of(5) @ rows, _mean_of(5) @ columns)
-        maps.append(np.kron(rows, columns) - blur)
-    return np.concatenate([m.T for m in maps], axis=1).astype(np.float32)
+def _crops() -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Return the windows along a side, float32 [K, 16, 16], for each scale: as they are, and blurred after that."""
+    found = []
+    for scale, offsets in ((1.0, (0.0,)), (0.95, (0.0, 0.5, 1.0)), (0.9, (0.0, 0.5, 1.0))):
+        windows = np.stack([_window(scale, offset) for offset in offsets])
+        found.append((windows.astype(np.float32), (_mean_of(5) @ windows).astype(np.float32)))
+    return found
 
 
 def _window(scale: float, offset: float) -> NDArray[np.float64]:

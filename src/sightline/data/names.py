@@ -21,6 +21,7 @@ def findings(index: Index) -> list[Finding]:
     counts = Counter(p.label for p in index.pictures if p.part in (None, "train"))
     return [
         *_folders(index),
+        *_alone(sorted({p.label for p in index.pictures})),
         *_missing(index.pictures, counts),
         *_balance(counts),
         *_similar(index),
@@ -46,6 +47,14 @@ def _folders(index: Index) -> list[Finding]:
             "Add pictures, or remove the folder: as it stands, the class does not exist.", index.empty,
         ),
     ]  # fmt: skip
+
+
+def _alone(classes: Sequence[str]) -> list[Finding]:
+    return listed(
+        "one-class", "error", "class only, and a classifier needs at least two",
+        "Add a folder of another class; if the class folders lie deeper, name the folder right above them.",
+        classes if len(classes) == 1 else (),
+    )  # fmt: skip
 
 
 def _part_meant(picture: Picture) -> str | None:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import files
 from sightline.errors import ModelError, OutputError, PictureError
 from sightline.prediction import onnxfile
 from sightline.prediction.base import Predictor
@@ -56,15 +57,47 @@ class Bundle:
         return OnnxPredictor(self.model, self.manifest.classes, self.manifest.preprocess, threads)
 
 
-def make(manifest: Manifest, graph: bytes, files: Mapping[str, bytes]) -> Bundle:
-    """Put a bundle together: the manifest goes into the metadata of the ONNX file `graph`."""
+def make(manifest: Manifest, graph: bytes, contents: Mapping[str, bytes]) -> Bundle:
+    """Put a bundle together: the manifest goes into the metadata of the ONNX file `graph`; `contents` are by name."""
     whole = replace(manifest, graph_sha256=onnxfile.graph_sha256(graph))
-    return Bundle(whole, onnxfile.with_metadata(graph, {KEY: whole.to_json()}), dict(files))
+    return Bundle(whole, onnxfile.with_metadata(graph, {KEY: whole.to_json()}), dict(contents))
 
 
 def restated(bundle: Bundle, **changes: Any) -> Bundle:
     """Return a bundle of the same graph and files with other fields of its manifest."""
     return make(replace(bundle.manifest, **changes), bundle.model, bundle.files)
+
+
+def restate(path: Path, **changes: Any) -> None:
+    """Change what the bundle at `path` (a folder, a ``.zip`` or an ``.onnx`` file) says of itself; its graph stays.
+
+    It is replaced whole or not at all. Raises `ModelError` if it cannot be read, `OutputError` if it cannot be written
+    or holds anything else, which would be lost.
+    """
+    old = read(path)
+    if more := _others(path, old):
+        raise OutputError(f"{path} holds {more[0]}, which is no part of the bundle: move it away first.")
+    made = restated(old, **changes)
+    if path.is_dir():
+        write(made, path)
+    elif path.suffix.lower() == ".zip":
+        files.write(path, lambda aside: pack(made, aside))
+    else:
+        files.write(path, made.model)
+
+
+def _others(path: Path, bundle: Bundle) -> list[str]:
+    """Return the names in a folder or zip that the bundle does not know."""
+    if path.is_dir():
+        names = [p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()]
+    elif path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+        root = next(name.removesuffix(MANIFEST) for name in names if name.endswith(MANIFEST))
+        names = [name.removeprefix(root) for name in names]
+    else:
+        return []
+    return sorted(set(names) - {MODEL, MANIFEST, *bundle.files})
 
 
 def write(bundle: Bundle, folder: Path) -> None:
@@ -92,11 +125,11 @@ def pack(bundle: Bundle, file: Any) -> None:
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:
-    files = {MODEL: bundle.model, **bundle.files}
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    contents = {MODEL: bundle.model, **bundle.files}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
     values = bundle.manifest.to_dict() | {"files": hashes}
     text = json.dumps(values, ensure_ascii=False, sort_keys=True, indent=1, allow_nan=False) + "\n"
-    return {MANIFEST: text.encode(), **files}
+    return {MANIFEST: text.encode(), **contents}
 
 
 def is_bundle(path: Path) -> bool:
@@ -190,19 +223,19 @@ def _checked(read: Callable[[str], bytes]) -> Bundle:
     if not isinstance(hashes, dict) or MODEL not in hashes:
         raise ModelError(f"{MANIFEST} names no files, or not {MODEL}")
     manifest = Manifest.from_dict(values)
-    files = {}
+    contents = {}
     for name, expected in hashes.items():
         if name not in {MODEL, CARD} and not GOLDEN_FILE.fullmatch(name) and not _FIGURE.fullmatch(name):
             raise ModelError(f"{MANIFEST} names {name!r}, which is no file of a bundle")
-        files[name] = read(name)
-        if hashlib.sha256(files[name]).hexdigest() != expected:
+        contents[name] = read(name)
+        if hashlib.sha256(contents[name]).hexdigest() != expected:
             raise ModelError(f"{name} was changed: its hash is not the one in {MANIFEST}")
-    if missing := [g.file for g in manifest.golden if g.file not in files]:
+    if missing := [g.file for g in manifest.golden if g.file not in contents]:
         raise ModelError(f"{MANIFEST} names no hash of {missing[0]}")
-    model = files.pop(MODEL)
+    model = contents.pop(MODEL)
     if _metadata(model) != manifest:
         raise ModelError(f"{MANIFEST} and the copy of it inside {MODEL} differ: one of them was changed")
-    return Bundle(manifest, model, files)
+    return Bundle(manifest, model, contents)
 
 
 def _folder_reader(folder: Path) -> Callable[[str], bytes]:

@@ -47,10 +47,17 @@ Pictures = str | Path | bytes | NDArray[np.uint8] | Image.Image
 class Classifier:
     """A loaded model that names pictures."""
 
-    def __init__(self, predictor: Predictor, run: Run | None = None, manifest: Manifest | None = None) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        run: Run | None = None,
+        manifest: Manifest | None = None,
+        path: Path | None = None,
+    ) -> None:
         self.predictor = predictor
         self.run = run
         self.manifest = manifest
+        self.path = path
         self._trained: KerasPredictor | None = None  # beside an exported one, once gradients were asked for
 
     @property
@@ -116,6 +123,31 @@ class Classifier:
         found = self.labelled(sources, split=split, cache=cache, progress=progress)
         return evaluate(self.predictor, found.samples, rejects=found.rejects, progress=progress)
 
+    def keep(self, thresholds: Thresholds) -> None:
+        """Write when to answer into the run and its bundle, or into the bundle, zip or file that has no run.
+
+        Raises `UsageError` for a run's own bundle, which would then say otherwise than its run.
+        """
+        if self.run is not None:
+            self.run.write_thresholds(thresholds)
+            if self.run.bundle is not None:
+                self.run.restate_bundle(thresholds=thresholds.to_dict())
+        elif self.path is not None and self.manifest is not None:
+            self.check_keeping()
+            bundle.restate(self.path, thresholds=thresholds.to_dict())
+            self.manifest = replace(self.manifest, thresholds=thresholds.to_dict())
+
+    def check_keeping(self) -> None:
+        """Raise `UsageError` where thresholds cannot be kept; see `keep`."""
+        if self.run is not None or self.path is None:
+            return
+        folder = self.path.resolve() if self.path.is_dir() else self.path.resolve().parent
+        if folder.name == "bundle" and (folder.parent / "run.json").is_file():
+            raise UsageError(
+                f"{self.path} belongs to the run {folder.parent} and follows its thresholds: evaluate the run, or a "
+                "copy of the bundle."
+            )
+
     @property
     def thresholds(self) -> Thresholds | None:
         """When to answer, once that was fitted: the run's, else the bundle's."""
@@ -160,7 +192,9 @@ class Classifier:
     def _samples(self, index: Index, wanted: Part | None, progress: Progress, *, cache: bool) -> Labelled:
         keep = [i for i, p in enumerate(index.pictures) if wanted is None or p.part == wanted]
         if not keep:
-            raise DataError(f"{index.name} has no pictures in its {wanted} part.")
+            raise DataError(
+                f"{index.name} has no pictures in its {wanted} part: name other pictures, or another part with --split."
+            )
         read = index.read
         chosen = replace(index, pictures=tuple(index.pictures[i] for i in keep), read=lambda i: read(keep[i]))
         number = {label: i for i, label in enumerate(self.classes)}
@@ -194,7 +228,7 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
         found, predictor = bundle.load(path)
         if engine == "keras":
             raise ModelError(f"{path} holds no Keras model: name the run that it was made in.")
-        return Classifier(predictor, manifest=found.manifest)
+        return Classifier(predictor, manifest=found.manifest, path=path)
     if not (path / "run.json").is_file():
         what = "no run and no bundle" if path.exists() else "not there"
         raise ModelError(
@@ -204,9 +238,9 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
     run = Run.open(path)
     if engine == "onnx" and run.bundle is not None:
         found, predictor = bundle.load(run.bundle)
-        return Classifier(predictor, run, found.manifest)
+        return Classifier(predictor, run, found.manifest, path)
     backend.keep_freed_memory()
-    return Classifier(_trained(run), run)
+    return Classifier(_trained(run), run, path=path)
 
 
 def _trained(run: Run) -> KerasPredictor:

@@ -42,23 +42,27 @@ def judge(
 ) -> Judgement:
     """Judge a classifier as `Classifier.evaluate` does, and say how far to trust it.
 
-    `wanted` thresholds are fitted on the validation part, and the run keeps them; what they come to is judged on the
-    other pictures. `strange` are pictures of something else, of which at most a thousand are looked at. Where the run's
-    own pictures were judged, figures and drawings are written into it.
+    `wanted` thresholds are fitted on the validation part: the run's own or, for a bundle, zip or file, which has no
+    pictures, that of `sources`. The run, or the bundle, zip or file itself, keeps them; what they come to is judged on
+    the other pictures. `strange` are pictures of something else, of which at most a thousand are looked at. Where the
+    run's own pictures were judged, figures and drawings are written into it.
 
-    Raises `DataError` where thresholds are asked for and no validation pictures are at hand.
+    Raises `DataError` where thresholds are asked for and no validation pictures are at hand, `UsageError` where they
+    cannot be kept (see `Classifier.keep`).
     """
+    if wanted:
+        classifier.check_keeping()
     found = classifier.labelled(sources, split=split, cache=cache, progress=progress)
     said = listen(classifier.predictor, found.samples, progress)
     part = (split or _part_of(classifier, found)) if sources is None else "given"
-    held_out = said if part == "validation" else _said(classifier, "validation", progress, cache=cache)
+    # A run has validation pictures of its own; those of a bundle are the validation part of what is given.
+    own = sources if classifier.run is None else None
+    fits = part == "validation" or (classifier.run is None and split == "validation")
+    held_out = said if fits else _said(classifier, "validation", progress, own, cache=cache)
     thresholds, threshold = classifier.thresholds, None
     if wanted:
         if held_out is None:
-            raise DataError(
-                "Thresholds are fitted on validation pictures, and the model has none at hand: name its run, and keep "
-                "its pictures where they were."
-            )
+            raise DataError(_nothing_held_out(classifier))
         thresholds, threshold = judgement.fit_thresholds(held_out, wanted, thresholds)
     result = judged(classifier.classes, said, found, part, held_out, thresholds)
     result = replace(result, threshold=threshold)
@@ -97,10 +101,24 @@ def _part_of(classifier: Classifier, found: Labelled) -> str:
     return classifier.run.read_parts().get(found.pictures[0].sha256, found.pictures[0].part or "test")
 
 
-def _said(classifier: Classifier, part: Part, progress: Progress, *, cache: bool) -> Said | None:
-    """Return what the model says of one of the run's own parts; None where it or its pictures are not there."""
+def _nothing_held_out(classifier: Classifier) -> str:
+    if classifier.run is None:
+        return (
+            "Thresholds are fitted on validation pictures, and a model without its run has none: give pictures with a "
+            "part of that name (folders validation/ and test/), none of which it was trained on."
+        )
+    return (
+        "Thresholds are fitted on validation pictures, and the run has none at hand: keep its pictures where they "
+        "were, and some of them for validation (split.validation above 0)."
+    )
+
+
+def _said(
+    classifier: Classifier, part: Part, progress: Progress, sources: Sources | None = None, *, cache: bool
+) -> Said | None:
+    """Return what the model says of one of the run's own parts, or of `sources`; None where that is not there."""
     try:
-        samples = classifier.labelled(split=part, cache=cache, progress=progress).samples
+        samples = classifier.labelled(sources, split=part, cache=cache, progress=progress).samples
     except DataError:
         return None
     return listen(classifier.predictor, samples, progress, f"the {part} part") if len(samples) else None
@@ -126,14 +144,10 @@ def _strangers(
 
 
 def _write(classifier: Classifier, result: Judgement, found: Labelled, *, fitted: bool) -> None:
-    run = classifier.run
-    if run is None:
-        return
     if fitted and result.thresholds is not None:
-        run.write_thresholds(result.thresholds)
-        if run.bundle is not None:
-            run.restate_bundle(thresholds=result.thresholds.to_dict())
-    if result.part == "given":
+        classifier.keep(result.thresholds)
+    run = classifier.run
+    if run is None or result.part == "given":
         return
     run.write_evaluation(result.part, result.evaluation, report.judgement(result))
     for name, png in drawings.drawings(result, found.samples).items():

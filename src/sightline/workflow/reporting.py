@@ -26,7 +26,7 @@ from sightline.workflow.judging import judge
 
 MOST = 8  # mistakes, each with a heat map
 CLASSES, SLICES, SUSPECTS = 40, 8, 20  # rows of tables
-PLOTS = ("curves", "confusion", "reliability", "risk-coverage")
+PLOTS = ("curves", "confusion", "risk-coverage", "reliability")  # the second and third stand side by side
 
 
 def make(path: Path, *, progress: Progress = no_progress) -> Path:
