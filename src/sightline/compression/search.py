@@ -161,16 +161,20 @@ class Search:
         return network.model
 
     def _recover(self, network: Network, tries: int) -> None:
-        """Train until `network` is good enough, at most `tries` recoveries, each from the best state so far."""
-        best, arrays = -1.0, checkpoint.variables(network.model)
-        for _ in range(tries if self.trainer.epochs else 0):
+        """Train until `network` is good enough, at most `tries` recoveries, each from the best state so far.
+
+        None is begun where even gains as large as the last one would not be enough: recoveries cost the most time.
+        """
+        best, arrays = self._accuracy_of(network.model), checkpoint.variables(network.model)
+        for left in reversed(range(tries if self.trainer.epochs else 0)):
+            before = best
             self.trainer.recover(network)
             accuracy = self._accuracy_of(network.model)
             if accuracy > best:
                 best, arrays = accuracy, checkpoint.variables(network.model)
             else:
                 checkpoint.restore(network.model, arrays)
-            if best >= self._floor():
+            if best >= self._floor() or best + left * (best - before) < self._floor():
                 return
 
     def _slimmed(self, base: Candidate) -> Candidate:
