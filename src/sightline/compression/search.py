@@ -2,7 +2,8 @@
 
 1. The large model as float16 weights and in int8: no training.
 2. Right-sizing: a smaller head; the head alone learns first, the whole network only where that is not enough.
-3. Slimming in rounds from the smallest that is good enough; a round that fails is tried again with half the cut.
+3. Slimming in rounds from the smallest that is good enough; a round that fails is tried again with half the cut, after
+   the first, by scales, with Taylor's terms and the same cut.
 4. Distillation into a smaller network of the registry, where there is one.
 
 Each that is good enough, not below the large model's accuracy on the validation part by more than `Budget.max_drop`,
@@ -178,19 +179,19 @@ class Search:
                 return
 
     def _slimmed(self, base: Candidate) -> Candidate:
-        cut, failures = CUT, 0
+        cut, failures, by = CUT, 0, "scale"
         for number in range(1, ROUNDS + 1):
-            by = "scale" if number == 1 else "taylor"
             step = {"step": "slim", "round": number, "importance": by, "cut": cut}
             found = self._attempt(f"slim-{number}", base, step, partial(self._cut, base, by, cut))
             if self._good(found) and found.parameters < base.parameters:
                 base = found
                 self._forms(found)
-                continue
-            failures += 1
-            cut /= 2
-            if failures == FAILURES or found.parameters == base.parameters:
-                break
+            elif by == "taylor":
+                failures += 1
+                cut /= 2
+                if failures == FAILURES or found.parameters == base.parameters:
+                    break
+            by = "taylor"  # also where scales have failed: first-order terms may do with the same cut
         return base
 
     def _cut(self, base: Candidate, by: str, cut: float) -> Any:
