@@ -53,8 +53,12 @@ def _print(title: str, speeds: Mapping[str, list[float]]) -> None:
     for name, median in medians.items():
         pairs = [ours / theirs for ours, theirs in zip(speeds[first], speeds[name], strict=True)]
         low, high = min(speeds[name]), max(speeds[name])
-        print(f"| {name} | {median:,.0f} | {low:,.0f} to {high:,.0f} | {statistics.median(pairs):.2f} |")
+        print(f"| {name} | {_speed(median)} | {_speed(low)} to {_speed(high)} | {statistics.median(pairs):.2f} |")
     print()
+
+
+def _speed(value: float) -> str:
+    return f"{value:,.0f}" if value >= 20 else f"{value:.2f}"
 
 
 def _processor() -> str:

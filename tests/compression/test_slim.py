@@ -221,3 +221,18 @@ def test_a_slimmed_network_loads_in_safe_mode(tmp_path: Any) -> None:
     np.testing.assert_array_equal(outputs(loaded, pixels)["logits"], outputs(small, pixels)["logits"])
     again = channels.trace(loaded)
     assert slim.choose(again, slim.by_scale(again), 0.5, weigh=True).any()
+
+
+def test_a_narrower_layer_drops_less() -> None:
+    keras = backend.keras()
+    layers = keras.layers
+    pixels = keras.Input((8, 8, 3), dtype="uint8", name="pixels")
+    x = layers.GlobalAveragePooling2D(name="pool")(layers.Conv2D(8, 3, name="wide")(pixels))
+    x = layers.Activation("linear", name="features")(layers.Dropout(0.4, name="drop")(x))
+    logits = layers.Dense(2, name="predictions")(x)
+    outputs = {"probabilities": layers.Softmax(name="probabilities")(logits), "logits": logits, "features": x}
+    model = keras.Model(pixels, outputs)
+    found = channels.trace(model)
+    removed = np.zeros(found.count, bool)
+    removed[np.flatnonzero(~found.kept)[:6]] = True
+    assert slim.slimmed(model, found, removed).get_layer("drop").rate == pytest.approx(0.4 * 2 / 8)

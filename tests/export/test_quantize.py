@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from networks import pictures
 from sightline import backend
 from sightline.errors import DataError
-from sightline.export import quantize
+from sightline.export import integers, quantize
 from sightline.export.onnx import convert
 from sightline.export.quantize import Calibration
 from sightline.prediction import onnxfile
@@ -83,22 +84,98 @@ def test_the_file_is_ours_and_near_the_float_one(caplog: pytest.LogCaptureFixtur
     assert np.abs(logits(file) - truth).max() < 0.1 * np.abs(truth).max()
 
 
-def test_normalisation_and_the_last_layer_stay_in_float() -> None:
-    kinds = {n.name: n for n in onnx.load_from_string(calibration().quantized()).graph.node}
-    weights = {w.name: w.data_type for w in onnx.load_from_string(calibration().quantized()).graph.initializer}
+def test_the_last_layer_stays_in_float() -> None:
+    model = onnx.load_from_string(calibration().quantized())
+    kinds = {n.name: n for n in model.graph.node}
+    weights = {w.name: w.data_type for w in model.graph.initializer}
     assert weights[kinds["predictions"].input[1]] == onnx.TensorProto.FLOAT
-    assert kinds["normalize:scaled"].input[0] == "pixels:float"
     assert calibration().layers == ("stem", "depthwise", "project")
 
 
-def test_weights_have_a_scale_for_each_channel_and_seven_bits() -> None:
-    for weight in onnx.load_from_string(calibration().quantized()).graph.initializer:
-        if weight.data_type == onnx.TensorProto.INT8 and len(weight.dims) == 4:
-            array = onnx.numpy_helper.to_array(weight)
-            assert np.abs(array.astype(int)).max() <= 64
-            assert (np.abs(array.astype(int)).reshape(len(array), -1).max(1) >= 62).all(), (
-                "each channel fills its range"
-            )
+def test_the_first_layer_takes_pixels_as_they_are_and_means_the_same() -> None:
+    (reader,) = [n for n in onnx.load_from_string(calibration().quantized()).graph.node if "pixels" in n.input]
+    assert (reader.op_type, reader.name) == ("Transpose", "normalize:nchw")
+    model = onnx.load_from_string(calibration().quantized(["stem"]))
+    (reader,) = [n for n in model.graph.node if "pixels" in n.input]
+    assert reader.op_type == "Cast", "a first layer in float needs pixels in float"
+
+
+def changed(model: onnx.ModelProto, name: str, array: NDArray[np.float32]) -> onnx.ModelProto:
+    new = copy.deepcopy(model)
+    (weight,) = [w for w in new.graph.initializer if w.name == name]
+    weight.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+    return new
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "possible"),
+    [
+        (1 / 127.5, -1.0, True), (1 / 255, 0.0, True), (1 / 60, -118.3 / 60, True), (1 / 60, 2.0, False),
+        (-1.0, 1.0, False),
+    ],
+)  # fmt: skip
+def test_one_mean_and_one_deviation_within_the_range_of_pixels_can_be_taken_over(
+    scale: float, offset: float, possible: bool
+) -> None:
+    model = changed(calibration().model, "normalize:scale", np.array(scale))
+    found = integers.pixels(changed(model, "normalize:offset", np.array(offset)))
+    assert (found is not None) == possible
+    if found is not None:
+        assert abs(found.zero + offset / scale) <= 0.5 + 1e-6
+        assert (200 - found.zero) * found.scale + found.rest == pytest.approx(200 * scale + offset, abs=1e-6)
+
+
+def test_a_mean_for_each_channel_is_normalised_in_float() -> None:
+    model = changed(calibration().model, "normalize:offset", np.array([-1.0, -0.9, -0.8]))
+    assert integers.pixels(model) is None
+
+
+def integer_weights(file: bytes) -> dict[str, NDArray[np.int64]]:
+    model = onnx.load_from_string(file)
+    return {
+        w.name: onnx.numpy_helper.to_array(w).astype(int)
+        for w in model.graph.initializer
+        if w.data_type == onnx.TensorProto.INT8 and len(w.dims) == 4
+    }
+
+
+def test_no_neighbours_overflow_sixteen_bits_and_each_channel_fills_its_range() -> None:
+    found = integer_weights(calibration().quantized())
+    assert len(found) == 3
+    for name, array in found.items():
+        rows = array.reshape(len(array), -1)
+        if "depthwise" in name:  # added up in 32 bits: all of 8 bits
+            assert (np.abs(rows).max(1) == 127).all()
+            continue
+        across = array.transpose(0, 2, 3, 1).reshape(len(array), -1)
+        sums = np.concatenate([r[:, 1:] + r[:, :-1] for r in (rows, across) if r.shape[1] > 1], 1)
+        same = np.concatenate([r[:, 1:] * r[:, :-1] > 0 for r in (rows, across) if r.shape[1] > 1], 1)
+        assert 255 * np.abs(sums * same).max() <= 32767
+        full = np.maximum(np.abs(rows).max(1), np.abs(sums * same).max(1))
+        assert (full >= 125).all(), "no channel is coarser than it must be"
+
+
+def test_biases_take_back_what_rounding_weights_adds_on_average() -> None:
+    """Weights of less than half a step: rounding them is a large error, all of one sign, as beside an outlier."""
+    keras = backend.keras()
+    layers = keras.layers
+    pixels = keras.Input((8, 8, 3), dtype="uint8", name="pixels")
+    x = layers.Rescaling(1 / 255, 0.0, name="normalize")(pixels)
+    kernel = np.full((1, 1, 3, 6), 0.4 / 127, np.float32)
+    kernel[0, 0, 0] = -1  # one step is 1/127: the others round to nothing
+    x = layers.Conv2D(6, 1, name="wide", kernel_initializer=lambda *_, **__: kernel)(x)
+    x = layers.Conv2D(4, 3, name="mix", kernel_initializer=keras.initializers.HeNormal(3))(layers.ReLU(name="relu")(x))
+    x = layers.Activation("linear", name="features")(layers.GlobalAveragePooling2D(name="pool")(x))
+    logits = layers.Dense(3, name="predictions", kernel_initializer=keras.initializers.HeNormal(5))(x)
+    outputs = {"probabilities": layers.Softmax(name="probabilities")(logits), "logits": logits, "features": x}
+    found = quantize.calibrate(convert(keras.Model(pixels, outputs)), [pictures(32, 8)])
+    (node,) = [n for n in found.model.graph.node if n.name == "wide"]
+    read = found.means[node.input[0]]
+    assert read == pytest.approx((pictures(32, 8) / 255).mean((0, 1, 2)), abs=1e-5)
+    model = copy.deepcopy(found.model)
+    integers.correct(model, ["wide"], found.steps, found.means)
+    shift = integers.weights(model)[node.input[2]] - integers.weights(found.model)[node.input[2]]
+    assert shift == pytest.approx(np.full(6, 0.4 / 127 * (read[1] + read[2])), rel=1e-3)
 
 
 def test_layers_left_in_float_are_computed_in_float_by_the_runtime(tmp_path: Path) -> None:

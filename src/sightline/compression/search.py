@@ -2,7 +2,8 @@
 
 1. The large model as float16 weights and in int8: no training.
 2. Right-sizing: a smaller head; the head alone learns first, the whole network only where that is not enough.
-3. Slimming in rounds from the smallest that is good enough; a round that fails is tried again with half the cut.
+3. Slimming in rounds from the smallest that is good enough; a round that fails is tried again with half the cut, after
+   the first, by scales, with Taylor's terms and the same cut.
 4. Distillation into a smaller network of the registry, where there is one.
 
 Each that is good enough, not below the large model's accuracy on the validation part by more than `Budget.max_drop`,
@@ -161,32 +162,36 @@ class Search:
         return network.model
 
     def _recover(self, network: Network, tries: int) -> None:
-        """Train until `network` is good enough, at most `tries` recoveries, each from the best state so far."""
-        best, arrays = -1.0, checkpoint.variables(network.model)
-        for _ in range(tries if self.trainer.epochs else 0):
+        """Train until `network` is good enough, at most `tries` recoveries, each from the best state so far.
+
+        None is begun where even gains as large as the last one would not be enough: recoveries cost the most time.
+        """
+        best, arrays = self._accuracy_of(network.model), checkpoint.variables(network.model)
+        for left in reversed(range(tries if self.trainer.epochs else 0)):
+            before = best
             self.trainer.recover(network)
             accuracy = self._accuracy_of(network.model)
             if accuracy > best:
                 best, arrays = accuracy, checkpoint.variables(network.model)
             else:
                 checkpoint.restore(network.model, arrays)
-            if best >= self._floor():
+            if best >= self._floor() or best + left * (best - before) < self._floor():
                 return
 
     def _slimmed(self, base: Candidate) -> Candidate:
-        cut, failures = CUT, 0
+        cut, failures, by = CUT, 0, "scale"
         for number in range(1, ROUNDS + 1):
-            by = "scale" if number == 1 else "taylor"
             step = {"step": "slim", "round": number, "importance": by, "cut": cut}
             found = self._attempt(f"slim-{number}", base, step, partial(self._cut, base, by, cut))
             if self._good(found) and found.parameters < base.parameters:
                 base = found
                 self._forms(found)
-                continue
-            failures += 1
-            cut /= 2
-            if failures == FAILURES or found.parameters == base.parameters:
-                break
+            elif by == "taylor":
+                failures += 1
+                cut /= 2
+                if failures == FAILURES or found.parameters == base.parameters:
+                    break
+            by = "taylor"  # also where scales have failed: first-order terms may do with the same cut
         return base
 
     def _cut(self, base: Candidate, by: str, cut: float) -> Any:

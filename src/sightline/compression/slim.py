@@ -20,6 +20,7 @@ from sightline.models.scopes import own_names
 
 FEWEST = 2  # channels that each layer keeps at least
 _WIDTH = {"Conv2D": "filters", "SeparableConv2D": "filters", "Dense": "units"}
+_DROPS = {"Dropout", "SpatialDropout2D"}
 
 Scores = NDArray[np.float64]
 """One number for each group, float64 [G]: the smaller, the sooner it goes."""
@@ -55,6 +56,8 @@ def _copy(part: Part, left: NDArray[np.bool_]) -> Any:
     config = part.layer.get_config()
     if part.kind in _WIDTH:
         config[_WIDTH[part.kind]] = int(left[part.outputs[0]].sum())
+    elif part.kind in _DROPS:  # as much dropout as before would hold a narrower layer back (arXiv:1506.02626)
+        config["rate"] *= float(left[part.outputs[0]].mean())
     elif part.kind == "Reshape":
         config["target_shape"] = (*config["target_shape"][:-1], _reshaped(part, config["target_shape"][-1], left))
     return type(part.layer).from_config(config)

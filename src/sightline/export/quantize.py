@@ -1,11 +1,9 @@
 """Static int8 of an exported ONNX file: the arithmetic of its layers in 8 bits, weights per output channel.
 
 By ONNX Runtime's own quantizer, as pairs of QuantizeLinear and DequantizeLinear that every runtime can read. In float
-stay: what turns uint8 pixels into normalised ones, the last dense layer, whatever comes after it, and what is asked
-for. Activations are uint8 with a zero point, weights int8 without one (Jacob et al., 2018, arXiv:1712.05877).
-
-Weights take 7 of their 8 bits: on x86 processors without VNNI two products of 8 by 8 bits overflow the 16 bits that
-they are added in, and the file would answer otherwise there than elsewhere.
+stay: the last dense layer, whatever comes after it, what is asked for, and what normalises pixels where the first layer
+cannot take them as they are. Activations are uint8 with a zero point, weights int8 without one (Jacob et al., 2018,
+arXiv:1712.05877); their scales, and what else `integers` does, make up for the rounding.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import DataError
+from sightline.export import integers
 from sightline.export.onnx import package
 from sightline.records import Progress, no_progress
 
@@ -54,27 +53,44 @@ def sensitivities(
 class Calibration:
     """A float graph with the range of each of its values; quantised as often as wanted without measuring again.
 
-    `layers` are the names of those that can be quantised, in order; `outer` the nodes that never are.
+    `layers` are the names of those that can be quantised, in order; `outer` the nodes that never are; `means` those of
+    the channels that each layer reads, `steps` the scales of its weights.
     """
 
     model: Any
     ranges: Any
     layers: tuple[str, ...]
     outer: tuple[str, ...]
+    means: integers.Arrays
+    steps: integers.Arrays
 
     def quantized(self, keep: Sequence[str] = ()) -> bytes:
         """Return the file in int8, the layers `keep` left in float."""
         from onnxruntime.quantization import QDQQuantizer, QuantType
 
+        model, small = copy.deepcopy(self.model), [name for name in self.layers if name not in keep]
+        integers.correct(model, small, self.steps, self.means)
+        scales = integers.overrides(model, self.steps)
+        direct = integers.pixels(model)
+        if direct is not None and direct.layer in small:
+            direct.prepare(model)
+            scales[direct.value] = [
+                {"scale": np.array(direct.scale, np.float32), "zero_point": np.array(direct.zero, np.uint8)}
+            ]
+        else:
+            direct = None
         with _quiet():
             quantizer = QDQQuantizer(
-                copy.deepcopy(self.model), True, True, QuantType.QInt8, QuantType.QUInt8, self.ranges, [],  # noqa: FBT003
-                [*self.outer, *keep], list(OPERATIONS), {},
+                model, True, False, QuantType.QInt8, QuantType.QUInt8, self.ranges, [],  # noqa: FBT003
+                [*self.outer, *keep], list(OPERATIONS), {"TensorQuantOverrides": scales},
             )  # fmt: skip
             quantizer.quantize_model()
             quantizer.model.topological_sort()
-        _hold(quantizer.model.model, keep)
-        return _finished(quantizer.model.model)
+        found = quantizer.model.model
+        if direct is not None:
+            direct.connect(found)
+        _hold(found, keep)
+        return _finished(found)
 
     def sensitivities(self, pixels: NDArray[np.uint8], progress: Progress = no_progress) -> dict[str, float]:
         """Return how much each layer hurts: the logits' change with it alone in int8, as a share of their spread.
@@ -144,7 +160,9 @@ def calibrate(graph: bytes, pixels: Iterable[NDArray[np.uint8]], progress: Progr
         calibrator.collect_data(Reader())
         ranges = calibrator.compute_data()
         del calibrator
-    return Calibration(model, ranges, layers, outer)
+    return Calibration(
+        model, ranges, layers, outer, integers.means(model, layers, batches), integers.scales(model, layers)
+    )
 
 
 def _folded(graph: bytes, folder: Path) -> bytes:
@@ -206,8 +224,12 @@ def _hold(model: Any, keep: Sequence[str]) -> None:
 
 
 def _finished(model: Any) -> bytes:
-    """Return the file without domains that nothing in it uses."""
+    """Return the file without domains and weights that nothing in it uses."""
     onnx = package()
+    read = {name for node in model.graph.node for name in node.input}
+    weights = [w for w in model.graph.initializer if w.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(weights)
     used = {node.domain for node in model.graph.node}
     opsets = [opset for opset in model.opset_import if opset.domain in used]
     del model.opset_import[:], model.metadata_props[:]

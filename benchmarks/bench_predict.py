@@ -1,0 +1,120 @@
+"""`predict` over a folder and over decoded pictures, beside the bare ONNX Runtime loop on the same pixels."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import trained
+from measure import compare
+
+ROWS = 32
+TIMES = 3  # over all pictures: more than a second each
+
+
+def photographs() -> list[Path]:
+    """Return the 840 photographs, about 500x400 pixels, read once so that all are in memory."""
+    paths = sorted(trained.PICTURES.rglob("*.jpg"))
+    for path in paths:
+        path.read_bytes()
+    return paths
+
+
+def loaded() -> tuple[Any, list[Path]]:
+    """Return the model, warm, and the photographs."""
+    import numpy as np
+
+    from sightline.prediction import bundle
+
+    _, predictor = bundle.load(trained.bundle())
+    how = predictor.preprocess
+    predictor.probabilities(np.zeros((ROWS, how.height, how.width, how.channels), np.uint8))
+    return predictor, photographs()
+
+
+def decoded(predictor: Any, paths: list[Path]) -> Any:
+    """Decode in one thread per core; uint8 [N, H, W, C]."""
+    import numpy as np
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(lambda path: predictor.preprocess.decode(path.read_bytes()), paths)))
+
+
+def loop(session: Any, pixels: Any) -> Any:
+    """Run the bare session over the pixels."""
+    import numpy as np
+
+    starts = range(0, len(pixels), ROWS)
+    return np.concatenate([session.run(["probabilities"], {"pixels": pixels[i : i + ROWS]})[0] for i in starts])
+
+
+def bare() -> float:
+    """The loop that anybody would write, on pixels decoded before; it must give what `predict` gives."""
+    import numpy as np
+    import onnxruntime
+
+    from sightline.prediction import stream
+
+    predictor, paths = loaded()
+    pixels = decoded(predictor, paths)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(trained.bundle() / "model.onnx", options, providers=["CPUExecutionProvider"])
+    answers = loop(session, pixels)
+    best = [p.top[0].probability for p in stream.predict(predictor, stream.as_items(iter(pixels)))]
+    assert np.allclose(answers.max(1), best, atol=1e-5)
+    started = time.perf_counter()
+    for _ in range(TIMES):
+        loop(session, pixels)
+    return TIMES * len(pixels) / (time.perf_counter() - started)
+
+
+def predict_decoded() -> float:
+    """`predict` on the same pixels."""
+    from sightline.prediction import stream
+
+    predictor, paths = loaded()
+    pixels = decoded(predictor, paths)
+    started = time.perf_counter()
+    for _ in range(TIMES):
+        count = sum(1 for _ in stream.predict(predictor, stream.as_items(iter(pixels))))
+        assert count == len(pixels)
+    return TIMES * len(pixels) / (time.perf_counter() - started)
+
+
+def predict_folder() -> float:
+    """`predict` over the folder: decoding and inference at the same time."""
+    from sightline.prediction import stream
+
+    predictor, paths = loaded()
+    started = time.perf_counter()
+    items: Iterator[stream.Item] = stream.expand([trained.PICTURES])
+    count = sum(1 for _ in stream.predict(predictor, items))
+    assert count >= len(paths)
+    return count / (time.perf_counter() - started)
+
+
+def one_after_the_other() -> float:
+    """Decode all pictures in threads, then run the bare loop: what overlapping has to beat."""
+    import onnxruntime
+
+    predictor, paths = loaded()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(trained.bundle() / "model.onnx", options, providers=["CPUExecutionProvider"])
+    started = time.perf_counter()
+    loop(session, decoded(predictor, paths))
+    return len(paths) / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    with trained.run():
+        compare(
+            "Predicting 840 JPEG photographs, MobileNetV2 0.35 in float32",
+            {"predict, decoded": predict_decoded, "bare loop, decoded": bare, "predict, folder": predict_folder,
+             "decoding, then the bare loop": one_after_the_other},
+        )  # fmt: skip
