@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -19,7 +20,7 @@ from sightline.models.build import Network
 from sightline.prediction.base import filled
 from sightline.randomness import derive
 from sightline.records import Progress, Samples, no_progress
-from sightline.training import augment
+from sightline.training import augment, devices
 
 ROWS = 32  # pictures that go through the frozen layers at once
 IN_MEMORY = 1 << 29  # features beyond this many bytes go to a temporary file
@@ -149,7 +150,7 @@ def onward(network: Network, base: Features, stage: StageConfig, progress: Progr
 def _through(model: Any, samples: Samples, advance: Callable[[int], None]) -> Samples:
     out = _space((len(samples), *model.output.shape[1:]))
     for at in _slices(len(samples)):
-        out[at] = filled(model.predict_on_batch, samples.take(at), ROWS)
+        out[at] = filled(partial(devices.predict_on_batch, model), samples.take(at), ROWS)
         advance(at.stop - at.start)
     return _as_samples(out, samples.labels, samples.paths)
 
@@ -171,9 +172,9 @@ def _run(
         for at in _slices(count):
             pixels = samples.take(at)
             if drawn is None or changed is None:
-                found = filled(frozen.predict_on_batch, pixels, ROWS)
+                found = filled(partial(devices.predict_on_batch, frozen), pixels, ROWS)
             else:
-                found = changed.predict_on_batch([pixels, drawn[at]])
+                found = devices.predict_on_batch(changed, [pixels, drawn[at]])
             start = (view or 0) * count
             out[start + at.start : start + at.stop] = found
             advance(len(found))
