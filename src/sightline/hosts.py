@@ -142,6 +142,13 @@ def joined() -> bool:
     return jax is not None and bool(jax.distributed.is_initialized()) and jax.process_count() > 1
 
 
+def lost(error: BaseException) -> bool:
+    """Tell whether JAX raised `error` because another host is not there any more."""
+    text = str(error).lower()
+    signs = ("gloo", "connection", "socket", "nccl", "coordination", "heartbeat", "peer", "unavailable")
+    return type(error).__name__ in {"JaxRuntimeError", "XlaRuntimeError"} and any(sign in text for sign in signs)
+
+
 def first(values: NDArray[Any]) -> NDArray[Any]:
     """Return host 0's `values`; every host must call it, with an array of the same shape and type."""
     if not joined():
@@ -172,7 +179,7 @@ def agreement() -> Callable[[bool], bool]:
         return bool
     skip, calls, since = 0, 0, time.monotonic()
 
-    def any_host(wants: bool) -> bool:
+    def any_host(wants: bool, /) -> bool:  # noqa: FBT001  # the one thing that it is told
         nonlocal skip, calls, since
         calls += 1
         if calls <= skip:

@@ -33,7 +33,7 @@ class Spread:
 
     def scope(self) -> AbstractContextManager[Any]:
         """Within it, networks are built and trained on all the devices."""
-        return nullcontext() if self.made is None else self.made.scope()  # type: ignore[no-any-return]
+        return nullcontext() if self.made is None else self.made.scope()
 
 
 def settled(device: DeviceConfig, processes: int = 1) -> DeviceConfig:
@@ -271,7 +271,7 @@ def _of_each_host(count: int) -> list[Any]:
 def _alike(count: int) -> bool:
     import jax
 
-    return len(_of_each_host(count)) == count * jax.process_count()
+    return len(_of_each_host(count)) == count * int(jax.process_count())
 
 
 def _leaves(inputs: Any) -> list[Any]:
