@@ -22,9 +22,7 @@ Sources = Annotated[
 
 Hosts = Annotated[
     str | None,
-    typer.Option(
-        metavar="N|auto", help="Processes that train together, each started so; auto: the cluster's."
-    ),
+    typer.Option(metavar="N|auto", help="Processes that train together, each started so; auto: the cluster's."),
 ]
 Coordinator = Annotated[str | None, typer.Option(metavar="ADDRESS:PORT", help="Where host 0 waits for the others.")]
 Rank = Annotated[int | None, typer.Option(help="Which of the hosts this is, from 0.")]

@@ -1,7 +1,7 @@
 """Several hosts at one run: host 0 decides and writes, the others learn what it decided and train along.
 
-They meet three times before the first step: over the settings, the pictures, and the checkpoint to go on from. What goes
-wrong on one host until then is told to all, and each ends with a sentence; later, JAX ends those that are left.
+They meet three times before the first step: over the settings, the pictures, and the checkpoint to go on from. What
+goes wrong on one host until then is told to all, and each ends with a sentence; later, JAX ends those that are left.
 """
 
 from __future__ import annotations
