@@ -25,7 +25,7 @@ from sightline.data.dataset import Dataset, assemble, check_classes
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
 from sightline.data.patch import corrected
-from sightline.errors import HostError, Interrupted, SightlineError, UsageError
+from sightline.errors import DataError, HostError, Interrupted, SightlineError, UsageError
 from sightline.hosts import ALONE, Hosts, Team
 from sightline.models import build
 from sightline.models.describe import parameters, weights_sha256
@@ -53,7 +53,7 @@ class Meeting:
         for rank, fact in enumerate(found):
             if "error" in fact:
                 self.over = True
-                kind = Interrupted if fact["stopped"] else HostError
+                kind = Interrupted if fact["stopped"] else DataError
                 raise kind(f"Host {rank}: {fact['error']}")
         return found
 
@@ -75,7 +75,7 @@ class Meeting:
         return self._meet()[0]
 
     def compare(self, data: Dataset, start: Path | None) -> None:
-        """Raise `HostError` on all hosts if the pictures, or the weights to start from, differ between them."""
+        """Raise `DataError` on all hosts if the pictures, or the weights to start from, differ between them."""
         if self.team.count == 1:
             return
         pictures = [(p.sha256, p.label, part) for p, part in zip(data.pictures, data.parts, strict=True)]
@@ -85,12 +85,12 @@ class Meeting:
         for rank, fact in enumerate(found):
             if fact["data"] != digest or fact["data"] != found[0]["data"]:
                 other = rank or next(r for r, f in enumerate(found) if f["data"] != found[0]["data"])
-                raise HostError(
+                raise DataError(
                     f"Host {other} holds other pictures than host 0 ({found[other]['count']} there, "
                     f"{found[0]['count']} here, by content, label and order): give every host the same data."
                 )
             if fact["weights"] != found[0]["weights"]:
-                raise HostError(f"Host {rank} starts from another weights file than host 0: give every host the same.")
+                raise DataError(f"Host {rank} starts from another weights file than host 0: give every host the same.")
 
     def share(self, saved: Checkpoint | None) -> Checkpoint | None:
         """Return the checkpoint that host 0 goes on from, for all."""
@@ -136,7 +136,7 @@ def meeting(wanted: Hosts | None, device: DeviceConfig, watcher: Watcher) -> Ite
     found = Meeting(hosts.join(wanted))
     try:
         yield found
-        found.tell(HostError("there was nothing to train."))
+        found.tell(DataError("there was nothing to train."))
     except (Exception, KeyboardInterrupt) as error:
         found.tell(error)
         raise
