@@ -8,9 +8,11 @@ or one for each.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,15 +127,29 @@ def join(hosts: Hosts) -> Team:
         )
     keras = backend.keras()
     keras.utils.set_random_seed(0)  # else Keras' own start spends a collective on agreeing on one
+    import jax
+
     try:
-        keras.distribution.initialize(hosts.address, hosts.count, hosts.rank)
+        with _news_to_stderr():
+            keras.distribution.initialize(hosts.address, hosts.count, hosts.rank)
+            return Team(jax.process_index(), jax.process_count())
     except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(
             f"The hosts did not find each other ({str(error).splitlines()[0]}): {EXPECTED}, the same on every host."
         ) from error
-    import jax
 
-    return Team(jax.process_index(), jax.process_count())
+
+@contextmanager
+def _news_to_stderr() -> Iterator[None]:
+    """Let what native code prints go to standard error: gloo says on standard output that it is connected."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def joined() -> bool:
@@ -143,10 +159,17 @@ def joined() -> bool:
 
 
 def lost(error: BaseException) -> bool:
-    """Tell whether JAX raised `error` because another host is not there any more."""
-    text = str(error).lower()
-    signs = ("gloo", "connection", "socket", "nccl", "coordination", "heartbeat", "peer", "unavailable")
-    return type(error).__name__ in {"JaxRuntimeError", "XlaRuntimeError"} and any(sign in text for sign in signs)
+    """Tell whether JAX raised `error`, of whatever class, because another host is not there any more."""
+    signs = (
+        "gloo ",
+        "nccl",
+        "connection reset",
+        "connection closed",
+        "coordination service",
+        "heartbeat",
+        "unavailable:",
+    )
+    return joined() and any(sign in str(error).lower() for sign in signs)
 
 
 def first(values: NDArray[Any]) -> NDArray[Any]:
