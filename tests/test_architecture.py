@@ -25,7 +25,7 @@ PACKAGE = "sightline"
 LAYERS: dict[int, set[str]] = {
     0: {"errors", "recipes", "records"},  # values without behaviour; recipes: TOML files only
     1: {"backend", "config", "files", "locks", "metrics", "preprocess", "randomness", "watch"},
-    2: {"data", "models"},
+    2: {"data", "hosts", "models"},
     3: {"export"},
     4: {"prediction"},
     5: {"explanation", "training"},

@@ -71,4 +71,10 @@ def test_the_installation_is_small(alone: Path) -> None:
     size = sum(p.stat().st_size for p in site.rglob("*") if p.is_file() and not ours & set(p.parts))
     assert size < MEGABYTES * 10**6, f"{size / 10**6:.0f} MB"
     listed = subprocess.run([str(alone), "-m", "pip", "list", "--format=json"], capture_output=True, check=True)
-    assert not {p["name"] for p in json.loads(listed.stdout)} & {"keras", "tensorflow", "onnx", "matplotlib", "pydantic"}
+    assert not {p["name"] for p in json.loads(listed.stdout)} & {
+        "keras",
+        "tensorflow",
+        "onnx",
+        "matplotlib",
+        "pydantic",
+    }

@@ -8,6 +8,7 @@
     |-- ModelError              2           a model, its weights or a run cannot be built or loaded
     |-- OutputError             2           a place to write to is missing, in use or not writable
     |-- OutOfMemory             2           the memory is too small for what the settings ask for
+    |-- HostError               2           one of several hosts that train together was lost
     |-- MissingExtraError       2           an optional package is not installed (names its install line)
     |-- DivergedError           1           training met a loss that is not a number
     `-- Interrupted             130         stopped by the user; what was done so far is kept
@@ -53,6 +54,10 @@ class OutputError(SightlineError):
 
 class OutOfMemory(SightlineError):
     """The memory of the machine or of its device is too small for what the settings ask for."""
+
+
+class HostError(SightlineError):
+    """One of several hosts that train together ended, or cannot be reached any more."""
 
 
 class MissingExtraError(SightlineError):

@@ -30,7 +30,7 @@ from sightline.cli import (
     train,
 )
 from sightline.cli.output import complain
-from sightline.errors import SightlineError
+from sightline.errors import HostError, SightlineError
 
 app = typer.Typer(
     name="sightline",
@@ -73,6 +73,8 @@ def main() -> None:
         app()
     except SightlineError as error:
         complain(str(error))
+        if isinstance(error, HostError):  # at exit JAX would wait 100 s for the lost host, then abort
+            os._exit(error.exit_code)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

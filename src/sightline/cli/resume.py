@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sightline.cli.output import Display, print_json
-from sightline.cli.train import show
+from sightline.cli.train import Coordinator, Hosts, Rank, show
 
 
 def resume(
     run: Annotated[Path, typer.Argument(help="A run directory that is not complete.")],
     data: Annotated[list[str] | None, typer.Argument(help="The same pictures, if they lie elsewhere now.")] = None,
+    hosts: Hosts = None,
+    coordinator: Coordinator = None,
+    rank: Rank = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Go on with a run that was stopped, killed or out of disk, to the weights that it would have had."""
     from sightline import workflow
+    from sightline.hosts import wanted
     from sightline.report import summary
 
     with Display() as display:
-        result = workflow.resume(run, data or None, watcher=display)
+        result = workflow.resume(run, data or None, hosts=wanted(hosts, coordinator, rank, os.environ), watcher=display)
     if json:
         print_json(summary.training(result))
-    else:
+    elif result.run:
         show(result)

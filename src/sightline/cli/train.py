@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from json import dumps
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,14 @@ Sources = Annotated[
         help="Folders of class folders, .zip or .tar of them, manifests, idx files, or names such as beans."
     ),
 ]
+
+
+Hosts = Annotated[
+    str | None,
+    typer.Option(metavar="N|auto", help="Processes that train together, each started so; auto: the cluster's."),
+]
+Coordinator = Annotated[str | None, typer.Option(metavar="ADDRESS:PORT", help="Where host 0 waits for the others.")]
+Rank = Annotated[int | None, typer.Option(help="Which of the hosts this is, from 0.")]
 
 
 def train(
@@ -36,14 +45,23 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Refuse operations that cannot be repeated bit for bit.")
     ] = False,
+    devices: Annotated[
+        str | None, typer.Option(metavar="N|all", help="Devices of this host that share each step; default 1.")
+    ] = None,
+    hosts: Hosts = None,
+    coordinator: Coordinator = None,
+    rank: Rank = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Train a classifier on labelled pictures."""
     from sightline import workflow
+    from sightline.hosts import wanted
     from sightline.report import summary
 
     named = {"model.name": model, "model.weights": weights, "train.epochs": epochs, "seed": seed}
+    if devices is not None:
+        named["device.count"] = "0" if devices == "all" else devices
     assignments = [f"{key}={value}" for key, value in named.items() if value is not None] + (set or [])
     if patch is not None:
         assignments.append(f"data.patch={dumps(patch)}")  # quoted, lest a file called 7 were taken for a number
@@ -53,11 +71,12 @@ def train(
         assignments.append("device.deterministic=true")
     with Display() as display:
         result = workflow.train(
-            data, recipe=recipe, config=config, set=assignments, out=out, force=force, watcher=display
-        )
+            data, recipe=recipe, config=config, set=assignments, out=out, force=force, watcher=display,
+            hosts=wanted(hosts, coordinator, rank, os.environ),
+        )  # fmt: skip
     if json:
         print_json(summary.training(result))
-    else:
+    elif result.run:  # which is host 0's alone
         show(result)
 
 

@@ -206,6 +206,13 @@ class DeviceConfig:
 
     backend: Literal["auto", "tensorflow", "jax", "torch"] = setting("auto", "Keras backend")
     gpus: tuple[int, ...] | None = setting(None, "numbers of the GPUs to use, as [0, 1]; []: none; unset: all", 0)
+    count: int = setting(1, "devices of each host that share each step; 0: all that are there", 0)
+    scaling: Literal["none", "linear", "sqrt"] = setting(
+        "none",
+        "none: the devices divide train.batch_size among them; linear, sqrt: each takes as much, and the rate is "
+        "multiplied by their number or its root",
+    )
+    hosts: int = setting(1, "processes that share each step; kept here by `train --hosts`, never set", 1)
     memory_growth: bool = setting(True, "take a GPU's memory as it is needed, not all at the start")
     engine: Literal["auto", "onnxruntime", "keras"] = setting(
         "auto", "what computes features of frozen layers; auto: ONNX Runtime on a CPU, Keras elsewhere"

@@ -31,19 +31,24 @@ class Layers:
     made_by: tuple[bytes | str | int, ...] | None
 
 
-def layers(model: Any, sample: NDArray[Any], engine: str, threads: int) -> Layers:
+def layers(
+    model: Any, sample: NDArray[Any], engine: str, threads: int, by_keras: Callable[[NDArray[Any]], Any] | None = None
+) -> Layers:
     """Return the Keras `model`, which has one input and one output, as a function.
 
-    `engine` "keras" leaves it to Keras; otherwise ONNX Runtime computes, if it knows each layer and its answers to
+    `engine` "keras" leaves it to Keras, which means to `by_keras` of `ROWS` rows, by default the model's own
+    `predict_on_batch`; otherwise ONNX Runtime computes, if it knows each layer and its answers to
     `sample`, some rows to be fed, are those of Keras. The choice never depends on time, so that a resumed run takes it
     again.
     """
+    call = by_keras or model.predict_on_batch
+    plain = Layers(lambda rows: filled(call, rows, ROWS), None)
     if engine != "keras" and len(sample):
         try:
             file = onnx.convert_layers(model)
             through = session(file, threads)
         except (MissingExtraError, ModelError):
-            return _by_keras(model)
+            return plain
 
         def run(rows: NDArray[Any]) -> NDArray[np.float32]:
             found: NDArray[np.float32] = through.run(["out"], {"pixels": np.ascontiguousarray(rows)})[0]
@@ -51,14 +56,10 @@ def layers(model: Any, sample: NDArray[Any], engine: str, threads: int) -> Layer
 
         if agree(model, run, sample[:SAMPLE]):
             return Layers(run, (file, "onnxruntime", metadata.version("onnxruntime"), threads))
-    return _by_keras(model)
+    return plain
 
 
 def agree(model: Any, run: Callable[[NDArray[Any]], NDArray[np.float32]], rows: NDArray[Any]) -> bool:
     """Tell whether `run` answers to `rows` as the Keras `model` does."""
     expected = np.asarray(model(rows, training=False), np.float32)
     return bool(np.abs(run(rows) - expected).max() <= TOLERANCE * max(float(np.abs(expected).max()), 1e-6))
-
-
-def _by_keras(model: Any) -> Layers:
-    return Layers(lambda rows: filled(model.predict_on_batch, rows, ROWS), None)

@@ -6,20 +6,21 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend, metrics
+from sightline import backend, hosts, metrics
 from sightline.config import AugmentConfig, RunConfig, StageConfig
-from sightline.data.loader import Batch, batches, epoch_order
+from sightline.data.loader import batches, epoch_order
 from sightline.errors import DivergedError, Interrupted
 from sightline.models.build import Network
 from sightline.prediction.base import filled
 from sightline.records import EpochRecord, Progress, Samples
-from sightline.training import augment, checkpoint, stages
+from sightline.training import augment, checkpoint, devices, stages
 from sightline.training.average import averaged, settle
 from sightline.training.checkpoint import Checkpoint
 from sightline.training.interrupt import Stop, listening
@@ -58,6 +59,7 @@ class _Task:
     weights: NDArray[np.float32] | None
     epochs: int
     batch_size: int
+    step: devices.Step
 
 
 def fit(
@@ -81,7 +83,7 @@ def fit(
     saver = Saver(checkpoints, config.train, saved.state["serial"] if saved else 0)
     plan = config.train.stages or (StageConfig("training"),)
     source = _Source(network, train, validation, config, plan)
-    with listening() as stop:
+    with listening(hosts.agreement()) as stop:
         try:
             for number in range(state.stage, len(plan)):
                 try:
@@ -168,6 +170,7 @@ def _prepare(
     epochs = config.train.epochs if stage.epochs is None else stage.epochs
     size = stage.batch_size or config.train.batch_size
     start = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
+    size, start = devices.scaled(config.device, size, start)
     rate = schedule(config.train.schedule, start, epochs * math.ceil(len(train) / size))
     learner.compile(
         optimizer=optimizer(config.train.optimizer, start, config.train.average),
@@ -175,7 +178,8 @@ def _prepare(
         weighted_metrics=["categorical_accuracy"],
     )
     learner.optimizer.build(learner.trainable_variables)  # so that a checkpoint can be put into it
-    return _Task(config, stage, network, learner, judge, train, validation, changing, rate, weights, epochs, size)
+    step = devices.stepper(learner)
+    return _Task(config, stage, network, learner, judge, train, validation, changing, rate, weights, epochs, size, step)
 
 
 def _run_stage(task: _Task, state: State, watcher: Watcher, stop: Stop, saver: Saver) -> None:
@@ -205,7 +209,7 @@ def _run_stage(task: _Task, state: State, watcher: Watcher, stop: Stop, saver: S
             state.since_best += 1
         watcher.epoch(record)
         saver.after_epoch(packed)
-    if stop.asked:
+    if stop.due:
         saver.save(packed())
         stop.check(f"after epoch {len(state.history)}")
     settle(task.learner)
@@ -224,14 +228,16 @@ def _epoch(
     started = time.perf_counter() - state.seconds
     steps = math.ceil(count / task.batch_size)
     order = np.resize(order, steps * task.batch_size)  # the last step is filled up from the beginning, at weight 0
-    for batch in batches(task.train, task.batch_size, order, state.step):
+    rows = order.reshape(steps, task.batch_size)
+    own = devices.share(task.batch_size)
+    for batch in batches(task.train, own.stop - own.start, rows[:, own].ravel(), state.step):
         step = state.step
         stop.check(f"in epoch {number}, before step {step + 1} of {steps}")
         rate = task.learner.optimizer.learning_rate = ease * task.rate(state.epoch * steps + step)
         n = min(task.batch_size, count - step * task.batch_size)
-        value, accuracy = _step(task, batch, drawn, n)
+        value, accuracy = _step(task, batch.pixels, rows[step], drawn, n)
         if not math.isfinite(value):
-            raise _diverged(value, task, batch.positions[:n], f"step {step + 1} of epoch {number}", rate)
+            raise _diverged(value, task, rows[step][:n], f"step {step + 1} of epoch {number}", rate)
         state.add(n, value, accuracy)
         state.seconds = time.perf_counter() - started
         watcher.step(number, step + 1, state.total / state.seen, state.hits / state.seen, state.seen / state.seconds)
@@ -247,6 +253,7 @@ def _epoch(
             logits = predict_logits(task.judge, task.validation, max(task.batch_size, 32), check)
         val_loss = metrics.cross_entropy_of_logits(logits, task.validation.labels)
         val_accuracy = float(np.mean(logits.argmax(1) == task.validation.labels))
+        val_loss, val_accuracy = hosts.first(np.array([val_loss, val_accuracy])).tolist()  # decides on all alike
     figures = (state.total / state.seen, state.hits / state.seen, val_loss, val_accuracy)
     speed = state.seen / state.seconds
     return EpochRecord(number, task.stage.name, *figures, rate, state.seconds, speed), logits
@@ -262,21 +269,27 @@ def _diverged(value: float, task: _Task, positions: NDArray[np.int64], where: st
     )
 
 
-def _step(task: _Task, batch: Batch, drawn: NDArray[np.float32] | None, real: int) -> tuple[float, float]:
+def _step(
+    task: _Task, pixels: NDArray[Any], rows: NDArray[np.int64], drawn: NDArray[np.float32] | None, real: int
+) -> tuple[float, float]:
     """Take one step and return the mean loss and accuracy of the `real` first pictures of the batch.
+
+    `rows` int64 [n] are the positions of the whole batch, `pixels` those that this host loads of it.
 
     The others only fill it up: a step of another size would be compiled anew, 12 s for the whole MobileNetV2 on two
     cores. They weigh 0 in loss and gradient; only layers that normalize over the batch see them.
     """
-    inputs: Any = batch.pixels if drawn is None else [batch.pixels, drawn[batch.positions]]
-    shares = label_shares(batch.labels, task.network.logits.shape[-1], task.config.train.label_smoothing)
+    labels, own = task.train.labels[rows], devices.share(len(rows))
+    inputs: Any = pixels if drawn is None else [pixels, drawn[rows[own]]]
+    shares = label_shares(labels, task.network.logits.shape[-1], task.config.train.label_smoothing)
     if task.weights is not None:
-        shares *= task.weights[batch.labels, None]  # the loss is linear in them, and the accuracy stays unweighted
+        shares *= task.weights[labels, None]  # the loss is linear in them, and the accuracy stays unweighted
     if drawn is not None:
-        shares = augment.mix_labels(shares, drawn[batch.positions])
+        split = (np.split(values, devices.parts()) for values in (shares, drawn[rows]))
+        shares = np.concatenate([augment.mix_labels(*part) for part in zip(*split, strict=True)])
     weights = np.zeros(len(shares), np.float32)
     weights[:real] = len(shares) / real
-    logs = task.learner.train_on_batch(inputs, shares, sample_weight=weights, return_dict=True)
+    logs = task.step(inputs, shares[own], weights[own])
     return float(logs["loss"]), float(logs["categorical_accuracy"])
 
 
@@ -288,7 +301,7 @@ def predict_logits(
     found = []
     for batch in batches(samples, size):
         check()
-        found.append(filled(model.predict_on_batch, batch.pixels, size))
+        found.append(filled(partial(devices.predict_on_batch, model), batch.pixels, size))
     return np.concatenate(found)
 
 

@@ -15,14 +15,25 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Becomes true when the user asked to stop; a second request interrupts at once."""
+    """Becomes true when the user asked to stop; a second request interrupts at once.
 
-    def __init__(self) -> None:
+    `agreed` tells of what one host was asked whether any was (`hosts.agreement`), so that all stop at the same step.
+    """
+
+    def __init__(self, agreed: Callable[[bool], bool] = bool) -> None:
         self.asked = False
+        self._agreed = agreed
+        self._due = False
+
+    @property
+    def due(self) -> bool:
+        """Whether it is to stop now; several hosts must look at it equally often."""
+        self._due = self._due or self._agreed(self.asked)
+        return self._due
 
     def check(self, where: str) -> None:
         """Raise `Interrupted` if the user asked to stop; `where` goes into its message."""
-        if self.asked:
+        if self.due:
             raise Interrupted(f"Stopped {where}.")
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
@@ -32,9 +43,9 @@ class Stop:
 
 
 @contextmanager
-def listening() -> Iterator[Stop]:
-    """Catch the signals while the block runs; outside the main thread nothing is caught."""
-    stop = Stop()
+def listening(agreed: Callable[[bool], bool] = bool) -> Iterator[Stop]:
+    """Catch the signals while the block runs; outside the main thread nothing is caught. `agreed`: see `Stop`."""
+    stop = Stop(agreed)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

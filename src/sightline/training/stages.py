@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -20,7 +21,7 @@ from sightline.models.build import Network
 from sightline.prediction.layers import ROWS, SAMPLE, Layers, layers
 from sightline.randomness import derive
 from sightline.records import Progress, Samples, no_progress
-from sightline.training import augment
+from sightline.training import augment, devices
 
 IN_MEMORY = 1 << 29  # features beyond this many bytes go to a temporary file
 
@@ -113,10 +114,7 @@ def extract(
     tensor = cut(network, max(sharing, key=lambda stage: stage.thaw))
     if tensor is None:
         return None
-    device = config.device
-    frozen = layers(
-        backend.keras().Model(network.model.input, tensor), train.take(slice(0, SAMPLE)), device.engine, device.threads
-    )
+    frozen = _layers(network.model.input, tensor, train, config)
     shape = tuple(tensor.shape[1:])
     views = max(stage.views for stage in sharing) if augment.changes(augment.unmixed(config.augment)) else 1
     done = 0
@@ -140,10 +138,7 @@ def onward(
     few = base.train.first(len(base.train) // base.views * views)
     if tensor is None or tensor is base.tensor:
         return Features(base.tensor, few, base.validation, views)
-    between = layers(
-        backend.keras().Model(base.tensor, tensor), few.take(slice(0, SAMPLE)), config.device.engine,
-        config.device.threads,
-    )  # fmt: skip
+    between = _layers(base.tensor, tensor, few, config)
     shape = tuple(tensor.shape[1:])
     done, total = 0, len(few) + len(base.validation)
 
@@ -154,6 +149,13 @@ def onward(
 
     held_out = _through(between, shape, base.validation, advance)
     return Features(tensor, _through(between, shape, few, advance), held_out, views)
+
+
+def _layers(start: Any, end: Any, samples: Samples, config: RunConfig) -> Layers:
+    """Return what lies between two tensors as a function of rows such as those of `samples`."""
+    model, device = backend.keras().Model(start, end), config.device
+    by_keras = partial(devices.predict_on_batch, model)
+    return layers(model, samples.take(slice(0, SAMPLE)), device.engine, device.threads, by_keras)
 
 
 def _through(between: Layers, shape: tuple[int, ...], samples: Samples, advance: Callable[[int], None]) -> Samples:
@@ -195,7 +197,7 @@ def _run(
         for at in _slices(len(samples)):
             pixels = samples.take(at)
             if drawn is not None and changed is not None:
-                pixels = changed.predict_on_batch([pixels, drawn[at]])
+                pixels = devices.predict_on_batch(changed, [pixels, drawn[at]])
             start = view * len(samples)
             out[start + at.start : start + at.stop] = frozen.run(pixels)
             advance(len(pixels))

@@ -141,6 +141,8 @@ class Saver:
 
     def after_step(self, make: Callable[[], Checkpoint]) -> None:
         """Save what `make` returns if it is time to, a step being done."""
+        if self._folder is None:
+            return
         self._steps += 1
         every, minutes = self._config.checkpoint_steps, self._config.checkpoint_minutes
         passed = time.monotonic() - self._saved
@@ -149,7 +151,7 @@ class Saver:
 
     def after_epoch(self, make: Callable[[], Checkpoint]) -> None:
         """Save what `make` returns if it is time to, an epoch being done."""
-        if time.monotonic() - self._saved >= DEAR * self._cost:
+        if self._folder is not None and time.monotonic() - self._saved >= DEAR * self._cost:
             self.save(make())
 
     def save(self, found: Checkpoint) -> None:

@@ -20,12 +20,8 @@ FREE = {  # settings that do not decide what is learned
     *("device.threads", "device.deterministic", "data.cache"),
     *("train.checkpoint_minutes", "train.checkpoint_steps", "train.checkpoint_keep"),
 }
-CHOSEN = {
-    "device.backend",
-    "device.engine",
-    "model.weights",
-    "train.precision",
-}  # auto, which is asked for, agrees with whatever was chosen
+SPREAD = {"device.count", "device.hosts"}  # where the rate does not follow them
+CHOSEN = {"device.backend", "device.engine", "model.weights", "train.precision"}  # auto agrees with what was chosen
 
 
 def is_run(path: Path) -> bool:
@@ -88,8 +84,9 @@ def check_pictures(run: Run, data: Dataset) -> None:
 def differences(before: RunConfig, now: RunConfig) -> Iterator[str]:
     """Yield, in words, each setting that decides what is learned and differs."""
     old, new = settings_of(before), settings_of(now)
+    free = FREE | SPREAD if now.device.scaling == "none" else FREE
     for key in sorted(old.keys() | new.keys()):
-        if key not in FREE and old.get(key) != new.get(key) and not (key in CHOSEN and new.get(key) == "auto"):
+        if key not in free and old.get(key) != new.get(key) and not (key in CHOSEN and new.get(key) == "auto"):
             yield f"{key} is {old.get(key)}, not {new.get(key)}"
 
 

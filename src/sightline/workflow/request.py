@@ -15,6 +15,7 @@ from sightline.data.layout import Listing
 from sightline.errors import DataError, ModelError
 from sightline.models import registry, weights
 from sightline.records import Index
+from sightline.training import devices
 from sightline.watch import Watcher
 from sightline.workflow import check, choose, environment
 
@@ -98,9 +99,10 @@ def start_weights(config: RunConfig) -> Path | None:
     return weights.find(entry, model.weights, model.alpha, picture.height or 0, picture.width or 0)
 
 
-def decided(config: RunConfig, start: Path | None) -> RunConfig:
-    """Return `config` with what this machine decided: the backend, the threads, whether there are weights."""
+def decided(config: RunConfig, start: Path | None, processes: int = 1) -> RunConfig:
+    """Return `config` with what this machine decided: backend, threads, devices, hosts, whether there are weights."""
     found = config.model.weights
     if found == "auto":
         found = "none" if start is None else "imagenet"
-    return replace(config, model=replace(config.model, weights=found), device=environment.decided(config.device))
+    device = devices.settled(environment.decided(config.device), processes)
+    return replace(config, model=replace(config.model, weights=found), device=device)

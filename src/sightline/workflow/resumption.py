@@ -8,27 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from sightline import backend
+from sightline.config import DeviceConfig, RunConfig
 from sightline.data.dataset import check_classes
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
 from sightline.data.patch import corrected
 from sightline.errors import ModelError
-from sightline.records import TrainResult
+from sightline.hosts import Hosts
+from sightline.records import Index, TrainResult
 from sightline.run import Run
 from sightline.training import interrupt
 from sightline.watch import Watcher
-from sightline.workflow import again, environment
+from sightline.workflow import again, environment, together
 from sightline.workflow.ending import marked
 from sightline.workflow.request import Request, settle
+from sightline.workflow.together import Meeting
 from sightline.workflow.training import Training
 
 
-def resume(path: Path | str, sources: Sources | None = None, *, watcher: Watcher | None = None) -> TrainResult:
+def resume(
+    path: Path | str, sources: Sources | None = None, *, hosts: Hosts | None = None, watcher: Watcher | None = None
+) -> TrainResult:
     """Go on with the run at `path` from its last checkpoint, with the settings and choices that it was begun with.
 
     It ends with the weights, bit for bit, of a run that was never stopped, on the same machine with the same versions.
     A complete run is left as it is, and its result returned. `sources`: the same pictures at another place, or the
-    arrays that it was begun with.
+    arrays that it was begun with. `hosts`: as many as it was begun with, see `train`; the run lies on host 0.
 
     Raises `ModelError` if `path` holds no run, `OutputError` if another process is at it, `DataError` if the pictures
     are no longer the same, and what `train` raises.
@@ -36,8 +41,18 @@ def resume(path: Path | str, sources: Sources | None = None, *, watcher: Watcher
     started = time.perf_counter()
     backend.keep_freed_memory()
     watcher = watcher or Watcher()
-    run = Run.open(Path(path))
-    with interrupt.at_once(), run.held():
+    begun = DeviceConfig()
+    if hosts is None or again.is_run(Path(path)):  # it need not be there on hosts other than 0
+        run = Run.open(Path(path))
+        begun = run.config.device if run.has_config else begun
+    with interrupt.at_once(), together.meeting(hosts, begun, watcher) as meeting:
+        if meeting.team.rank:
+            return together.follow(meeting, sources, started)
+        return _lead(Run.open(Path(path)), sources, watcher, started, meeting)
+
+
+def _lead(run: Run, sources: Sources | None, watcher: Watcher, started: float, meeting: Meeting) -> TrainResult:
+    with run.held():
         info = run.info
         if info.get("status") == "complete":
             watcher.say(f"{run.path} is complete: there is nothing left to do")
@@ -46,10 +61,10 @@ def resume(path: Path | str, sources: Sources | None = None, *, watcher: Watcher
         if "request" not in info:
             raise ModelError(f"{run.path} does not say what was asked for: train anew with --force.")
         with marked(run, new=False):
-            return _go_on(run, info, sources, watcher, started)
+            return Training(*_begun(run, info, sources, watcher), run, watcher, started, meeting).go()
 
 
-def _go_on(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Watcher, started: float) -> TrainResult:
+def _begun(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Watcher) -> tuple[RunConfig, Index]:
     run.tidy()
     run.update(status="running", resumed=info.get("resumed", 0) + 1)
     _compare_versions(info, watcher)
@@ -62,7 +77,7 @@ def _go_on(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Wat
         check_classes(index)
     else:
         config, index = settle(request.again(sources), request, watcher)
-    return Training(config, index, run, watcher, started).go()
+    return config, index
 
 
 def _compare_versions(info: dict[str, Any], watcher: Watcher) -> None:

@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from sightline.data.dataset import Dataset, assemble
 from sightline.data.index import Sources
 from sightline.errors import DivergedError, Interrupted
 from sightline.evaluation.judgement import Judgement, Said
-from sightline.models import build, registry, whitening
-from sightline.models.build import Network, Plan
+from sightline.hosts import Hosts
+from sightline.models.build import Plan
 from sightline.models.describe import parameters, weights_sha256
 from sightline.prediction.keras import KerasPredictor
 from sightline.preprocess import Preprocess
@@ -27,14 +27,15 @@ from sightline.records import PARTS, EpochRecord, Evaluation, Index, Labelled, P
 from sightline.report import figures, judgement, summary
 from sightline.report import judged as drawings
 from sightline.run import Run, check_writable, next_path
-from sightline.training import checkpoint, interrupt, precision
+from sightline.training import checkpoint, devices, interrupt
 from sightline.training.fit import Fitted, fit
 from sightline.training.log import Events
 from sightline.training.state import records
 from sightline.watch import Tee, Watcher
-from sightline.workflow import again, check, choose, environment, judging, reporting, ship
+from sightline.workflow import again, check, choose, environment, judging, networks, reporting, ship, together
 from sightline.workflow.ending import leave, marked
 from sightline.workflow.request import Request, decided, settle, start_weights
+from sightline.workflow.together import Meeting
 
 
 def train(
@@ -45,6 +46,7 @@ def train(
     set: Sequence[str] = (),  # noqa: A002  # the option's own name
     out: Path | str | None = None,
     force: bool = False,
+    hosts: Hosts | None = None,
     watcher: Watcher | None = None,
 ) -> TrainResult:
     """Train a classifier on labelled pictures and leave a complete run directory.
@@ -52,16 +54,20 @@ def train(
     `sources`: what `sightline.data.index.index` takes. `recipe` names a recipe; `config` a TOML file laid on it; `set`
     holds ``KEY=VALUE`` assignments laid on both. `out` is the run directory, ``runs/<recipe>-<data>-<n>`` if None; it
     must not exist, or be a run: replaced if `force`, else complete with the same settings, and then only tested again.
+    `hosts`: the processes that train together, each of which calls this with the same arguments; only host 0 writes,
+    and the others' result has no figures but those of training.
 
     Raises `SightlineError`s, each with one clear sentence; before the first step nothing is left behind by them.
     """
     started = time.perf_counter()
     backend.keep_freed_memory()
     watcher = watcher or Watcher()
-    request = Request.of(sources, recipe, config, set)
-    request.settings()  # mistakes in the settings show before any picture is read
+    request = together.on_jax(Request.of(sources, recipe, config, set), hosts)
+    given = request.settings()  # mistakes in the settings show before any picture is read
     place = Path(out) if out is not None else None
-    with interrupt.at_once():
+    with interrupt.at_once(), together.meeting(hosts, given.device, watcher) as meeting:
+        if meeting.team.rank:
+            return together.follow(meeting, sources, started)
         if place is not None and again.is_run(place) and not force:
             with Run.open(place).held():
                 return again.tested(place, *settle(sources, request, watcher), watcher)
@@ -75,7 +81,7 @@ def train(
             place = place or next_path(Path("runs"), stem)
         run = Run.create(place, force=force, request=request.to_dict())
         with run.held(), marked(run, new=True):
-            return Training(*(settled or settle(sources, request, watcher)), run, watcher, started).go()
+            return Training(*(settled or settle(sources, request, watcher)), run, watcher, started, meeting).go()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +103,21 @@ class Training:
     run: Run
     watcher: Watcher
     started: float
+    meeting: Meeting = field(default_factory=Meeting)
 
     def go(self) -> TrainResult:
         """Decode, build, train from the last checkpoint if there is one, evaluate."""
         watcher, run, start = self.watcher, self.run, start_weights(self.config)
         config = self.config
         if not run.has_config:
-            config = self._precise(decided(config, start))
+            config = networks.precise(decided(config, start, self.meeting.team.count), self.index, watcher)
             run.update(
                 command=sys.argv, seed=config.seed, findings=reporting.findings(self.index), **environment.environment()
             )
             run.write_patch(config.data.patch)
             run.write_config(config)
+        together.check(self.meeting.team, config)
+        self.meeting.send_settings(config, run.info["request"], run.patch)
         preprocess = choose.preprocess(config)
         data = assemble(
             self.index, preprocess, config.split, config.seed,
@@ -118,21 +127,10 @@ class Training:
         for note in [*_data_notes(data), *check.near(data, config)]:
             watcher.say(note)
         with interrupt.leaving(lambda: leave(run)):
-            plan = _plan(config, data, start)
-            network = _built(plan, data)
-            return replace(self, config=config)._in_run(run, data, plan, network, preprocess)  # noqa: SLF001  # itself
+            plan = networks.plan(config, data, start)
+            return replace(self, config=config)._in_run(run, data, plan, preprocess)  # noqa: SLF001  # itself
 
-    def _precise(self, config: RunConfig) -> RunConfig:
-        """Return `config` with the precision decided."""
-        if config.train.precision != "auto":
-            return config
-        size, classes = choose.preprocess(config), len({p.label for p in self.index.pictures})
-        plan = Plan(config.model, size.height, size.width, size.channels, classes, standard=(127.5, 64.0))
-        found = precision.decide(plan, config, len(self.index.pictures))
-        self.watcher.say(f"precision {found.precision}: {found.why}")
-        return replace(config, train=replace(config.train, precision=found.precision))
-
-    def _in_run(self, run: Run, data: Dataset, plan: Plan, network: Network, preprocess: Preprocess) -> TrainResult:
+    def _in_run(self, run: Run, data: Dataset, plan: Plan, preprocess: Preprocess) -> TrainResult:
         config, watcher = self.config, self.watcher
         run.write_data(data)
         saved = checkpoint.latest(run.checkpoints, watcher.say)
@@ -148,25 +146,30 @@ class Training:
             if events:
                 events.write(record)
 
-        training, validation = data.part("train"), data.part("validation")
-        watching = Tee(watcher, on_epoch)
+        self.meeting.compare(data, plan.weights)
+        saved = self.meeting.share(saved)
+        spread = devices.spread(config.device)
+        with spread.scope():
+            network = networks.built(plan, data)
+        parts = data.part("train"), data.part("validation")
         try:
-            fitted = fit(network, training, validation, config, watching, checkpoints=run.checkpoints, saved=saved)
+            with spread.scope(), self.meeting.apart():
+                fitted = fit(network, *parts, config, Tee(watcher, on_epoch), checkpoints=run.checkpoints, saved=saved)
         except Interrupted as error:
             if history:
-                run.write_model(_float32(network, plan), data.classes, preprocess)
+                run.write_model(networks.alone(network, plan, spread), data.classes, preprocess)
             raise Interrupted(
                 f"{error} The run keeps its last checkpoint and its best weights: "
                 f"`sightline resume {run.path}` goes on from there."
             ) from None
         except DivergedError:
             if history:  # the weights of the best epoch before
-                run.write_model(_float32(network, plan), data.classes, preprocess)
+                run.write_model(networks.alone(network, plan, spread), data.classes, preprocess)
             raise
         finally:
             if events:
                 events.close()
-        found = self._ship(_float32(network, plan), data, fitted, preprocess)
+        found = self._ship(networks.alone(network, plan, spread), data, fitted, preprocess)
         if fitted.history:
             run.write_figure("curves", figures.curves(fitted.history, f"{config.model.name} on {data.name}"))
         result = self._result(data, fitted, found)
@@ -259,48 +262,3 @@ def _data_notes(data: Dataset) -> list[str]:
     if data.skipped:
         notes.append(f"{data.skipped} files passed over that are no pictures")
     return [*notes, *data.notes]
-
-
-def _plan(config: RunConfig, data: Dataset, start: Path | None) -> Plan:
-    height, width, channels = data.pixels.shape[1:]
-    entry = registry.find(config.model.name)
-    standard = None
-    if "standardize" in (config.model.normalize, entry.normalize):
-        standard = _mean_and_deviation(data)
-    return Plan(
-        config.model, height, width, channels, len(data.classes), config.seed,
-        config.train.precision, config.train.l2, standard, start,
-    )  # fmt: skip
-
-
-def _built(plan: Plan, data: Dataset) -> Network:
-    network = build.build(plan)
-    layer = registry.find(plan.config.name).whitened
-    if layer and plan.weights is None:
-        train = data.part("train")
-        some = np.linspace(0, len(train) - 1, min(len(train), whitening.PICTURES)).astype(np.int64)
-        whitening.whiten(network.model, layer, train.take(some))
-    return network
-
-
-def _mean_and_deviation(data: Dataset) -> tuple[float, float]:
-    """Return one mean and one deviation over all training pixels, on the 0 to 255 scale, without copying them."""
-    samples = data.part("train")
-    total = squares = count = 0
-    for start in range(0, len(samples), 256):
-        histogram = np.bincount(samples.take(slice(start, start + 256)).ravel(), minlength=256)
-        values = np.arange(256)
-        total += int((histogram * values).sum())
-        squares += int((histogram * values**2).sum())
-        count += int(histogram.sum())
-    mean = total / count
-    return mean, float(np.sqrt(squares / count - mean**2))
-
-
-def _float32(network: Network, plan: Plan) -> Any:
-    """Return the network as a float32 model: itself, or a copy of one that trained in mixed precision."""
-    if plan.precision == "float32":
-        return network.model
-    copy = build.build(replace(plan, precision="float32", weights=None, l2=0.0)).model
-    copy.set_weights(network.model.get_weights())
-    return copy

@@ -1,0 +1,77 @@
+"""From a settled configuration and its data to the network that trains, and from that to the one that is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sightline.config import RunConfig
+from sightline.data.dataset import Dataset
+from sightline.models import build, registry, whitening
+from sightline.models.build import Network, Plan
+from sightline.records import Index
+from sightline.training import precision
+from sightline.training.devices import Spread
+from sightline.watch import Watcher
+from sightline.workflow import choose
+
+
+def plan(config: RunConfig, data: Dataset, start: Path | None) -> Plan:
+    """Return what decides the network's graph; `start` is the file that it starts from, None for random weights."""
+    height, width, channels = data.pixels.shape[1:]
+    entry = registry.find(config.model.name)
+    standard = None
+    if "standardize" in (config.model.normalize, entry.normalize):
+        standard = _mean_and_deviation(data)
+    return Plan(
+        config.model, height, width, channels, len(data.classes), config.seed,
+        config.train.precision, config.train.l2, standard, start,
+    )  # fmt: skip
+
+
+def _mean_and_deviation(data: Dataset) -> tuple[float, float]:
+    """Return one mean and one deviation over all training pixels, on the 0 to 255 scale, without copying them."""
+    samples = data.part("train")
+    total = squares = count = 0
+    for start in range(0, len(samples), 256):
+        histogram = np.bincount(samples.take(slice(start, start + 256)).ravel(), minlength=256)
+        values = np.arange(256)
+        total += int((histogram * values).sum())
+        squares += int((histogram * values**2).sum())
+        count += int(histogram.sum())
+    mean = total / count
+    return mean, float(np.sqrt(squares / count - mean**2))
+
+
+def built(made: Plan, data: Dataset) -> Network:
+    """Return the network, its first layer whitened by the training pictures where it is of that kind."""
+    network = build.build(made)
+    layer = registry.find(made.config.name).whitened
+    if layer and made.weights is None:
+        train = data.part("train")
+        some = np.linspace(0, len(train) - 1, min(len(train), whitening.PICTURES)).astype(np.int64)
+        whitening.whiten(network.model, layer, train.take(some))
+    return network
+
+
+def precise(config: RunConfig, index: Index, watcher: Watcher) -> RunConfig:
+    """Return `config` with the precision decided, where it is to be measured; what was found is said."""
+    if config.train.precision != "auto":
+        return config
+    size, classes = choose.preprocess(config), len({p.label for p in index.pictures})
+    made = Plan(config.model, size.height, size.width, size.channels, classes, standard=(127.5, 64.0))
+    found = precision.decide(made, config, len(index.pictures))
+    watcher.say(f"precision {found.precision}: {found.why}")
+    return replace(config, train=replace(config.train, precision=found.precision))
+
+
+def alone(network: Network, made: Plan, spread: Spread) -> Any:
+    """Return the network as a float32 model on one device: itself, or a copy where it trained otherwise."""
+    if made.precision == "float32" and spread.made is None:
+        return network.model
+    copy = build.build(replace(made, precision="float32", l2=0.0)).model
+    copy.set_weights(network.model.get_weights())
+    return copy

@@ -1,0 +1,133 @@
+"""Training on one and on several devices in a process of its own, since a backend's devices are fixed when it starts.
+
+`main` is run by `python spreading.py OUT NETWORK DEVICES [ADDRESS COUNT RANK]`; what it leaves in OUT, `read` returns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend, hosts
+from sightline.config import AugmentConfig, DeviceConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig
+from sightline.models.build import Network
+from sightline.records import Samples
+from sightline.training import devices
+from sightline.training.fit import fit
+from sightline.watch import Watcher
+
+EPOCHS, BATCH = 3, 8
+TRAINING, VALIDATION = 100, 21  # 13 steps an epoch, the last of 4 pictures: one device of two has none
+TWO = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Weights and figures at the end."""
+
+    weights: list[NDArray[Any]]
+    history: list[dict[str, Any]]
+
+    def distance(self, other: Trained) -> float:
+        """The greatest difference of any weight, statistics of batch normalisation among them."""
+        return max(float(np.abs(a - b).max()) for a, b in zip(self.weights, other.weights, strict=True))
+
+
+def network(name: str) -> Network:
+    keras = backend.keras()
+    keras.utils.set_random_seed(1)
+    layers = keras.layers
+    pixels = keras.Input((12, 12, 3), dtype="uint8")
+    x = layers.Rescaling(1 / 127.5, -1.0)(pixels)
+    for width in (8, 16):
+        x = layers.Conv2D(width, 3, strides=2, padding="same")(x)
+        if name != "plain":
+            x = layers.BatchNormalization(momentum=0.9)(x)
+        x = layers.ReLU()(x)
+    x = layers.Flatten()(x)
+    if name == "dropout":
+        x = layers.Dropout(0.3)(x)
+    logits = layers.Dense(4)(x)
+    outputs = {"probabilities": layers.Softmax()(logits), "logits": logits, "features": x}
+    return Network(keras.Model(pixels, outputs), (), pretrained=False)
+
+
+def samples(count: int, seed: int) -> Samples:
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 4, count).astype(np.int32)
+    pixels = np.clip(draw.normal(60 + 40 * labels[:, None, None, None], 50, (count, 12, 12, 3)), 0, 255)
+    return Samples(pixels.astype(np.uint8), np.arange(count), labels, tuple(f"{seed}-{i}" for i in range(count)))
+
+
+def train(name: str, device: DeviceConfig, processes: int = 1, **settings: Any) -> tuple[Network, list[Any]]:
+    config = RunConfig(
+        augment=AugmentConfig(flip=True, mixup=0.2 if name == "mixed" else 0.0),
+        train=TrainConfig(
+            epochs=EPOCHS, batch_size=BATCH, optimizer=OptimizerConfig("sgd", learning_rate=0.05),
+            schedule=ScheduleConfig("cosine"), **settings,
+        ),
+        device=devices.settled(device, processes),
+    )  # fmt: skip
+    spread = devices.spread(config.device)
+    with spread.scope():
+        made = network(name)
+        fitted = fit(made, samples(TRAINING, 0), samples(VALIDATION, 1), config, Watcher())
+    return made, [vars_of(record) for record in fitted.history]
+
+
+def vars_of(record: Any) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
+
+
+def main(out: str, name: str, count: str, *others: str) -> None:
+    backend.configure("auto", None, memory_growth=True, threads=1)
+    team = hosts.ALONE
+    if others:
+        team = hosts.join(hosts.Hosts(others[0], int(others[1]), int(others[2])))
+    elif backend.name() == "tensorflow":
+        tf = backend.tensorflow()
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    made, history = train(name, replace(DeviceConfig(), count=int(count)), team.count)
+    weights = [np.asarray(w, np.float64) for w in made.model.get_weights()]
+    np.savez(
+        out, allow_pickle=False, history=np.array(json.dumps(history)), **{f"w{i}": w for i, w in enumerate(weights)}
+    )
+    team.leave()
+
+
+def start(out: Path, kind: str, name: str, count: int, *others: str) -> subprocess.Popen[str]:
+    environment = (
+        os.environ | {"KERAS_BACKEND": kind, "PYTHONPATH": os.pathsep.join(sys.path)} | ({} if others else TWO)
+    )
+    return subprocess.Popen(
+        [sys.executable, __file__, str(out), name, str(count), *others],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def read(out: Path, process: subprocess.Popen[str]) -> Trained:
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said[-3000:]
+    with np.load(out, allow_pickle=False) as found:
+        history = json.loads(str(found["history"]))
+        return Trained([found[f"w{i}"] for i in range(len(found.files) - 1)], history)
+
+
+def free_address() -> str:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
