@@ -1,13 +1,8 @@
-"""Training the Fashion-MNIST net: our loop beside the tutorial's plain Keras script, on the same arrays."""
+"""Training the Fashion-MNIST net: our loop beside plain Keras and plain PyTorch, on the same arrays."""
 
 from __future__ import annotations
 
-from measure import compare
-
-import training
+from training import Task, run
 
 if __name__ == "__main__":
-    compare(
-        "Training fashion-cnn, 32x32x1, batch 128, float32, no augmentation, images/s of the second epoch",
-        {"sightline": lambda: training.ours("fashion-cnn", 1), "keras fit": lambda: training.plain("fashion-cnn", 1)},
-    )
+    run(Task("fashion-cnn", 32, 1, 5_120, 128))

@@ -1,70 +1,105 @@
-"""One training benchmark, done our way and the tutorials' way: the same net, arrays, batch, optimizer and epochs."""
+"""One training benchmark in several ways: same net, arrays, batch, optimizer and epochs; speed of the last epoch."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import plain_torch
+from measure import Variant, compare
 
-COUNT, VALIDATION, BATCH, CLASSES = 5_120, 512, 128, 10
 EPOCHS = 2  # the first one compiles
 
 
-def arrays(channels: int) -> tuple[Any, Any]:
-    """Return uint8 pictures [N, 32, 32, C] and labels [N]; what they show does not change the speed."""
-    rng = np.random.default_rng(0)
-    count = COUNT + VALIDATION
-    return rng.integers(0, 256, (count, 32, 32, channels), np.uint8), rng.integers(0, CLASSES, count)
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A network of the registry under `settings`, `count` random pictures of `side`, in batches."""
+
+    name: str
+    side: int
+    channels: int
+    count: int
+    batch: int
+    classes: int = 10
+    settings: tuple[str, ...] = ()
+
+    def arrays(self) -> tuple[Any, Any]:
+        """Return uint8 pictures [N, side, side, C] and labels [N]; what they show does not change the speed."""
+        rng = np.random.default_rng(0)
+        shape = (self.count, self.side, self.side, self.channels)
+        return rng.integers(0, 256, shape, np.uint8), np.arange(self.count) % self.classes
 
 
-def ours(name: str, channels: int) -> float:
-    """Train with Sightline's loop; return the second epoch's images/s, validation not counted."""
+def run(task: Task) -> None:
+    """Compare all ways on a task; those of PyTorch only where it is installed."""
+    variants: dict[str, Variant] = {
+        "sightline": partial(ours, task, "auto"),
+        "sightline, float32": partial(ours, task, "float32"),
+        "Keras fit": partial(keras_fit, task),
+    }
+    if plain_torch.installed():
+        for name, bfloat16 in (("PyTorch, float32", False), ("PyTorch, bfloat16", True)):
+            variants[name] = partial(by_torch, task, bfloat16=bfloat16)
+    size = f"{task.side}x{task.side}x{task.channels}"
+    compare(f"Training {task.name}, {size}, batch {task.batch}, images/s of the second epoch", variants)
+
+
+def ours(task: Task, precision: str) -> float:
+    """Train with Sightline's loop, in the precision that ``train.precision`` gives."""
+    from dataclasses import replace
+
+    from sightline import backend
     from sightline.config import resolve
     from sightline.models.build import Plan, build
     from sightline.records import Samples
+    from sightline.training import precision as precisions
     from sightline.training.fit import fit
     from sightline.watch import Watcher
 
-    x, y = arrays(channels)
-    assignments = [f"train.epochs={EPOCHS}", f"train.batch_size={BATCH}", f"model.name={name}", "model.normalize=unit"]
-    config = resolve(assignments=assignments)
-    network = build(Plan(config.model, 32, 32, channels, CLASSES))
+    x, y = task.arrays()
+    assignments = [f"train.epochs={EPOCHS}", f"train.batch_size={task.batch}", f"model.name={task.name}"]
+    config = resolve(assignments=[*assignments, "model.normalize=unit", *task.settings])
+    backend.keras()
+    backend.set_threads(backend.cores())
+    plan = Plan(config.model, task.side, task.side, task.channels, task.classes)
+    if precision == "auto":
+        found = precisions.decide(plan, config, 1_000_000)
+        precision = found.precision
+        print(f"precision {found.precision}: {found.why}")
+    network = build(replace(plan, precision=precision))
     every = Samples(x, np.arange(len(x)), y.astype(np.int32), tuple(map(str, range(len(x)))))
-    train = every.first(COUNT)
-    held_out = Samples(x, every.rows[COUNT:], every.labels[COUNT:], every.paths[COUNT:])
-    return fit(network, train, held_out, config, Watcher()).history[-1].images_per_second
+    return fit(network, every, every.first(0), config, Watcher()).history[-1].images_per_second
 
 
-def plain(name: str, channels: int) -> float:
+def keras_fit(task: Task) -> float:
     """Train as the tutorials do: float32 arrays divided by 255, one-hot labels, `compile`, `fit`."""
     import keras
 
-    x, y = arrays(channels)
-    pixels, labels = x.astype("float32") / 255, keras.utils.to_categorical(y, CLASSES)
-    model = NETS[name](channels)
+    x, y = task.arrays()
+    pixels, labels = x.astype("float32") / 255, keras.utils.to_categorical(y, task.classes)
+    model = NETS[task.name](task)
     model.compile(optimizer="adam", loss="categorical_crossentropy", metrics=["accuracy"])
     started: list[float] = []
-    ended: list[float] = []
-    watch = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda *_: started.append(time.perf_counter()),
-        on_test_begin=lambda *_: ended.append(time.perf_counter()),
-    )
-    held_out = (pixels[COUNT:], labels[COUNT:])
-    model.fit(
-        pixels[:COUNT], labels[:COUNT], batch_size=BATCH, epochs=EPOCHS, verbose=0, validation_data=held_out,
-        callbacks=[watch],
-    )  # fmt: skip
-    return COUNT / (ended[-1] - started[-1])
+    watch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: started.append(time.perf_counter()))
+    model.fit(pixels, labels, batch_size=task.batch, epochs=EPOCHS, verbose=0, callbacks=[watch])
+    return task.count / (time.perf_counter() - started[-1])
 
 
-def deep(channels: int) -> Any:
+def by_torch(task: Task, *, bfloat16: bool) -> float:
+    """Train with a plain PyTorch loop."""
+    return plain_torch.speed(task.name, *task.arrays(), task.batch, bfloat16=bfloat16, epochs=EPOCHS)
+
+
+def deep(task: Task) -> Any:
     """The deep net of the CIFAR-10 tutorial, as its script has it."""
     from keras import Input, Sequential, layers
 
     return Sequential(
         [
-            Input((32, 32, channels)),
+            Input((task.side, task.side, task.channels)),
             layers.Conv2D(32, 3, padding="same", activation="relu"),
             layers.Conv2D(32, 3, padding="same", activation="relu"),
             layers.MaxPooling2D(),
@@ -76,23 +111,37 @@ def deep(channels: int) -> Any:
             layers.Flatten(),
             layers.Dense(512, activation="relu"),
             layers.Dropout(0.5),
-            layers.Dense(CLASSES, activation="softmax"),
+            layers.Dense(task.classes, activation="softmax"),
         ]
     )
 
 
-def fashion(channels: int) -> Any:
+def fashion(task: Task) -> Any:
     """The net of the Fashion-MNIST tutorial, as its script has it."""
     from keras import Input, Sequential, layers
 
-    model = Sequential([Input((32, 32, channels))])
+    model = Sequential([Input((task.side, task.side, task.channels))])
     for width in (32, 64, 128):
         model.add(layers.Conv2D(width, 3, padding="same", activation="relu"))
         model.add(layers.Conv2D(width, 3, padding="same", activation="relu"))
         model.add(layers.MaxPooling2D())
-    for layer in (layers.Flatten(), layers.Dense(128, activation="relu"), layers.Dense(CLASSES, activation="softmax")):
+    layers_of_head = (
+        layers.Flatten(),
+        layers.Dense(128, activation="relu"),
+        layers.Dense(task.classes, activation="softmax"),
+    )
+    for layer in layers_of_head:
         model.add(layer)
     return model
 
 
-NETS = {"cifar10-deep": deep, "fashion-cnn": fashion}
+def application(task: Task) -> Any:
+    """A network of `keras.applications` without its top, average pooling, one dense layer; everything learns."""
+    import keras
+
+    kind = {"vgg16": keras.applications.VGG16, "mobilenetv2": keras.applications.MobileNetV2}[task.name]
+    base = kind(input_shape=(task.side, task.side, task.channels), include_top=False, weights=None, pooling="avg")
+    return keras.Sequential([base, keras.layers.Dense(task.classes, activation="softmax")])
+
+
+NETS = {"cifar10-deep": deep, "fashion-cnn": fashion, "vgg16": application, "mobilenetv2": application}

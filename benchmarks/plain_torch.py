@@ -1,0 +1,120 @@
+"""A careful plain PyTorch loop: channels last, float32 or bfloat16 autocast, fused where PyTorch offers it."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from typing import Any
+
+import numpy as np
+
+
+def installed() -> bool:
+    """Tell whether PyTorch is here: ``pip install torch``; it is none of Sightline's requirements."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def speed(name: str, pixels: Any, labels: Any, batch: int, *, bfloat16: bool, epochs: int) -> float:
+    """Train the net on uint8 pixels [N, H, W, C], divided by 255; return the last epoch's images/s."""
+    import torch
+    from torch.nn import functional
+
+    torch.manual_seed(0)
+    channels, side, classes = pixels.shape[-1], pixels.shape[1], int(labels.max()) + 1
+    model = NETS[name](channels, side, classes).to(memory_format=torch.channels_last)
+    x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).to(memory_format=torch.channels_last)
+    y = torch.from_numpy(labels.astype(np.int64))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, foreach=True)
+    model.train()
+    seconds = 0.0
+    for _ in range(epochs):
+        order = torch.randperm(len(x))
+        started = time.perf_counter()
+        for start in range(0, len(x), batch):
+            at = order[start : start + batch]
+            given = (x[at].float() / 255).contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = functional.cross_entropy(model(given), y[at])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        seconds = time.perf_counter() - started
+    return len(x) / seconds
+
+
+def _conv(into: int, out: int, padding: int = 1) -> list[Any]:
+    from torch import nn
+
+    return [nn.Conv2d(into, out, 3, padding=padding), nn.ReLU(inplace=True)]
+
+
+def deep(channels: int, side: int, classes: int) -> Any:
+    """The deep net of the CIFAR-10 tutorial."""
+    from torch import nn
+
+    flat = 64 * ((side // 2 - 2) // 2) ** 2
+    return nn.Sequential(
+        *_conv(channels, 32), *_conv(32, 32), nn.MaxPool2d(2), nn.Dropout(0.25), *_conv(32, 64), *_conv(64, 64, 0),
+        nn.MaxPool2d(2), nn.Dropout(0.25), nn.Flatten(), nn.Linear(flat, 512), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(512, classes),
+    )  # fmt: skip
+
+
+def fashion(channels: int, side: int, classes: int) -> Any:
+    """The net of the Fashion-MNIST tutorial."""
+    from torch import nn
+
+    layers, into = [], channels
+    for width in (32, 64, 128):
+        layers += [*_conv(into, width), *_conv(width, width), nn.MaxPool2d(2)]
+        into = width
+    flat = into * (side // 8) ** 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, 128), nn.ReLU(), nn.Linear(128, classes))
+
+
+def vgg16(channels: int, side: int, classes: int) -> Any:
+    """VGG16's convolutions, average pooling and one dense layer, as fine-tuning has it."""
+    from torch import nn
+
+    layers, into = [], channels
+    for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(depth):
+            layers += _conv(into, width)
+            into = width
+        layers.append(nn.MaxPool2d(2))
+    assert side >= 32
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(into, classes))
+
+
+def mobilenetv2(channels: int, side: int, classes: int) -> Any:
+    """MobileNetV2 at width 1 (Sandler et al., 2018, table 2), average pooling and one dense layer."""
+    from torch import nn
+
+    class Block(nn.Module):  # type: ignore[misc]  # PyTorch is not in the lock, so mypy knows no class
+        def __init__(self, into: int, out: int, stride: int, factor: int) -> None:
+            super().__init__()
+            wide = into * factor
+            layers: list[Any] = []
+            if factor > 1:
+                layers += [nn.Conv2d(into, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6(inplace=True)]
+            layers += [nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), nn.BatchNorm2d(wide)]
+            layers += [nn.ReLU6(inplace=True), nn.Conv2d(wide, out, 1, bias=False), nn.BatchNorm2d(out)]
+            self.body, self.adds = nn.Sequential(*layers), stride == 1 and into == out
+
+        def forward(self, x: Any) -> Any:
+            return x + self.body(x) if self.adds else self.body(x)
+
+    layers: list[Any] = [nn.Conv2d(channels, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6(inplace=True)]
+    into = 32
+    for factor, out, count, stride in (
+        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+    ):  # fmt: skip
+        for number in range(count):
+            layers.append(Block(into, out, stride if number == 0 else 1, factor))
+            into = out
+    layers += [nn.Conv2d(into, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6(inplace=True)]
+    assert side >= 32
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, classes))
+
+
+NETS = {"cifar10-deep": deep, "fashion-cnn": fashion, "vgg16": vgg16, "mobilenetv2": mobilenetv2}
