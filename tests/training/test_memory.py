@@ -1,0 +1,60 @@
+"""Memory while training: it does not grow with the epochs, and pictures on disk stay on disk."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sightline import backend
+from sightline.config import AugmentConfig, EarlyStopConfig, RunConfig, TrainConfig
+from sightline.models.build import Network
+from sightline.records import EpochRecord, Samples
+from sightline.training.fit import fit
+from sightline.watch import Watcher
+
+MB = 1 << 20
+SIDE = 64
+
+
+def resident(kind: str) -> int:
+    """Return bytes of this process that are in memory: ``RssAnon`` its own, ``RssFile`` those of mapped files."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{kind}:"):
+            return int(line.split()[1]) * 1024
+    pytest.skip(f"this system does not say {kind}")
+
+
+class Weighing(Watcher):
+    def __init__(self) -> None:
+        self.own: list[int] = []
+
+    def epoch(self, record: EpochRecord) -> None:
+        self.own.append(resident("RssAnon"))
+
+
+def quick() -> Network:
+    """A network that does next to nothing, so that many pictures go by."""
+    keras = backend.keras()
+    pixels = keras.Input((SIDE, SIDE, 3), dtype="uint8")
+    features = keras.layers.Flatten()(keras.layers.AveragePooling2D(16)(keras.layers.Rescaling(1 / 255)(pixels)))
+    logits = keras.layers.Dense(3)(features)
+    outputs = {"probabilities": keras.layers.Softmax()(logits), "logits": logits, "features": features}
+    return Network(keras.Model(pixels, outputs), (), pretrained=False)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_it_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
+    """Each epoch reads pictures of 12 MB from the disk: held on to, those of eight epochs would be 100 MB."""
+    count = 1000
+    pixels = np.lib.format.open_memmap(tmp_path / "pixels.npy", mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3))
+    pixels[:] = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
+    labels = (np.arange(count) % 3).astype(np.int32)
+    every = Samples(pixels, np.arange(count), labels, tuple(map(str, range(count))))
+    train = TrainConfig(epochs=10, batch_size=100, early_stop=EarlyStopConfig(restore_best=False))
+    watcher = Weighing()
+    fit(quick(), every, every.first(500), RunConfig(train=train, augment=AugmentConfig(flip=True)), watcher)
+    second, tenth = watcher.own[1], watcher.own[9]
+    assert tenth - second < 30 * MB, f"in MB after each epoch: {[n // MB for n in watcher.own]}"
