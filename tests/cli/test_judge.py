@@ -38,7 +38,7 @@ def test_all_is_printed_kept_and_drawn(sightline: Command, run: Path, tmp_path: 
     assert found.code == 0
     told = found.json
     kept = json.loads((run / "eval" / "test" / "metrics.json").read_text())
-    assert {key: value for key, value in told.items() if key != "labels"} == kept
+    assert {key: value for key, value in told.items() if key not in {"labels", "views"}} == kept
     assert {"auroc", "macro_f1", "brier", "log_loss", "average_precision"} <= set(told["figures"])
     assert told["calibration"]["temperature"]["count"] > 0
     assert told["calibration"]["note"], "so few pictures mean nothing"
@@ -54,6 +54,18 @@ def test_all_is_printed_kept_and_drawn(sightline: Command, run: Path, tmp_path: 
     shown = sightline("evaluate", run)
     for word in ("auroc", "calibration: ECE", "risk-coverage", "hands on a set"):
         assert word in shown.out
+
+
+def test_two_views_are_said_and_not_kept(sightline: Command, run: Path) -> None:
+    kept = (run / "eval" / "test" / "metrics.json").read_bytes()
+    one, two = sightline("evaluate", run, "--json").json, sightline("evaluate", run, "--mirror", "--json").json
+    assert (one["views"], two["views"]) == (1, 2)
+    assert one["loss"] != two["loss"]
+    assert "mean over two views" in sightline("evaluate", run, "--mirror").out
+    assert json.loads((run / "eval" / "test" / "metrics.json").read_text())["loss"] == json.loads(kept)["loss"]
+    refused = sightline("evaluate", run, "--mirror", "--coverage", "0.9")
+    assert refused.code == 2
+    assert "--mirror judges only" in refused.err
 
 
 def test_decisions_follow_and_a_later_call_keeps_what_it_does_not_ask_for(

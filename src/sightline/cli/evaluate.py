@@ -9,6 +9,7 @@ import typer
 
 from sightline.cli import judged
 from sightline.cli.output import Display, console, escape, print_json, table
+from sightline.errors import UsageError
 from sightline.records import Evaluation, Figure
 
 
@@ -33,6 +34,9 @@ def evaluate(
     labels: Annotated[
         Path | None, typer.Option(metavar="PATCH", help="Look for wrong labels, and write corrections to this file.")
     ] = None,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Judge the mean over each picture and its mirror image: twice the work.")
+    ] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next time.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
@@ -45,9 +49,13 @@ def evaluate(
     from sightline.report import judgement, summary
     from sightline.workflow.judging import check_labels, judge
 
+    if mirror and (target_precision is not None or coverage is not None or labels is not None):
+        raise UsageError("--mirror judges only: thresholds and labels are found from single pictures, so leave it out.")
     with Display(quiet=json) as display:
         part = workflow.part_name(split)
         classifier = workflow.load(model)
+        if mirror:
+            classifier = classifier.mirrored()
         wanted = Wanted(target_precision, coverage, guard)
         found = judge(
             classifier, data or None, split=part, wanted=wanted, strange=ood, cache=not no_cache,
@@ -58,8 +66,12 @@ def evaluate(
             suspects = check_labels(classifier, labels, cache=not no_cache, progress=display.progress)
     if json:
         wrong = None if suspects is None else [s.to_patch() for s in suspects]
-        print_json(summary.evaluation(found.evaluation) | judgement.judgement(found) | {"labels": wrong})
+        print_json(
+            summary.evaluation(found.evaluation) | judgement.judgement(found) | {"labels": wrong, "views": 1 + mirror}
+        )
     else:
+        if mirror:
+            console().print("mean over two views of each picture, itself and its mirror image")
         show(found.evaluation)
         judged.show(found)
         if suspects is not None:

@@ -22,6 +22,7 @@ from sightline.prediction import bundle, stream
 from sightline.prediction.base import Predictor
 from sightline.prediction.keras import KerasPredictor
 from sightline.prediction.manifest import Manifest
+from sightline.prediction.views import Mirrored
 from sightline.preprocess import Preprocess
 from sightline.records import (
     PARTS,
@@ -69,6 +70,10 @@ class Classifier:
     def preprocess(self) -> Preprocess:
         """How a picture becomes pixels."""
         return self.predictor.preprocess
+
+    def mirrored(self) -> Classifier:
+        """Return a classifier that answers with the mean over each picture and its mirror image, at twice the work."""
+        return Classifier(Mirrored(self.predictor), self.run, self.manifest, self.path)
 
     def predict(self, pictures: Pictures | Iterable[Pictures], *, top: int = 5) -> list[Prediction]:
         """Return one `Prediction` for each picture, in order.

@@ -20,6 +20,7 @@ from sightline.evaluation.judgement import Judgement, Said, Wanted, listen
 from sightline.evaluation.labels import Suspect
 from sightline.evaluation.mistakes import mistakes
 from sightline.evaluation.ood import Strangers
+from sightline.prediction.views import Mirrored
 from sightline.randomness import generator
 from sightline.records import PARTS, Labelled, Part, Picture, Progress, Samples, Thresholds, no_progress
 from sightline.report import judged as drawings
@@ -147,7 +148,7 @@ def _write(classifier: Classifier, result: Judgement, found: Labelled, *, fitted
     if fitted and result.thresholds is not None:
         classifier.keep(result.thresholds)
     run = classifier.run
-    if run is None or result.part == "given":
+    if run is None or result.part == "given" or isinstance(classifier.predictor, Mirrored):
         return
     run.write_evaluation(result.part, result.evaluation, report.judgement(result))
     for name, png in drawings.drawings(result, found.samples).items():

@@ -1,0 +1,40 @@
+"""Two views of each picture, itself and its mirror image, answered together: twice the work."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import metrics
+from sightline.prediction.base import Outputs, Predictor
+from sightline.preprocess import Preprocess
+
+
+class Mirrored:
+    """Answers with the mean of the logits of a picture and of its mirror image, left to right."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of the probabilities."""
+        return self.predictor.classes
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a picture becomes pixels."""
+        return self.predictor.preprocess
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
+        return self.outputs(pixels).probabilities
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return probabilities, mean logits and mean features for uint8 pixels [N, H, W, C]."""
+        one = self.predictor.outputs(pixels)
+        other = self.predictor.outputs(np.ascontiguousarray(pixels[:, :, ::-1]))
+        half = np.float32(0.5)
+        logits: NDArray[np.float32] = half * (one.logits + other.logits)
+        features: NDArray[np.float32] = half * (one.features + other.features)
+        return Outputs(metrics.softmax(logits).astype(np.float32), logits, features)
