@@ -39,7 +39,7 @@ def fashion_cnn(x: Any) -> Any:
 
 
 def fast_small(x: Any) -> Any:
-    """A whitening 2x2 convolution, then three blocks of two batch-normalised convolutions; 570,306 parameters at 10 classes.
+    """A whitening 2x2 convolution, then three blocks of two batch-normalised ones; 570,306 parameters at 10 classes.
 
     After the nets of the CIFAR-10 speed records (Jordan, 2024, arXiv:2404.00498), with ReLU and the last two blocks
     half as wide: what two processor cores can train in minutes. The first layer is to begin as the principal directions
