@@ -58,7 +58,7 @@ def _check(device: DeviceConfig) -> None:
             "PyTorch cannot train on several devices here, since Keras has no distribution for it: use "
             "--devices 1, or another backend (device.backend=jax or tensorflow)."
         )
-    if device.hosts > 1 and count < len(here) and not _alike(count):
+    if device.hosts > 1 and not _alike(count):
         raise UsageError(f"Not every host has {count} devices: use --devices with the smallest number that one has.")
 
 
