@@ -7,6 +7,7 @@ or one for each.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import sys
@@ -132,7 +133,9 @@ def join(hosts: Hosts) -> Team:
     try:
         with _news_to_stderr():
             keras.distribution.initialize(hosts.address, hosts.count, hosts.rank)
-            return Team(jax.process_index(), jax.process_count())
+            team = Team(jax.process_index(), jax.process_count())
+            team.gather("")  # the first time they really speak to each other
+            return team
     except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(
             f"The hosts did not find each other ({str(error).splitlines()[0]}): {EXPECTED}, the same on every host."
@@ -148,6 +151,8 @@ def _news_to_stderr() -> Iterator[None]:
     try:
         yield
     finally:
+        if sys.platform != "win32":
+            ctypes.CDLL(None).fflush(None)  # its buffer, which is not Python's
         os.dup2(kept, 1)
         os.close(kept)
 

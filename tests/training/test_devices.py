@@ -69,6 +69,15 @@ def test_two_processes_end_with_the_weights_of_one(name: str, tmp_path: Path) ->
 def test_more_devices_than_there_are_are_refused() -> None:
     with pytest.raises(UsageError, match=r"device.count is 64, but there is only .* here: use --devices"):
         devices.settled(DeviceConfig(count=64))
+    with pytest.raises(UsageError, match=r"A run is resumed on as many"):
+        devices.spread(DeviceConfig(count=64))
+
+
+def test_pytorch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_here", lambda: ["gpu:0", "gpu:1"])
+    monkeypatch.setattr(backend, "name", lambda: "torch")
+    with pytest.raises(UsageError, match="PyTorch cannot train on several devices here"):
+        devices.settled(DeviceConfig(count=0))
 
 
 def test_all_devices_are_counted_and_written_down() -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from pictures import PictureFolder
+from sightline import backend
 from sightline.errors import UsageError
-from sightline.hosts import Hosts, wanted
+from sightline.hosts import Hosts, join, wanted
 from spreading import free_address
 
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
@@ -131,6 +132,12 @@ def test_a_host_that_is_killed_ends_the_other(picture_folder: PictureFolder, tmp
     assert "Another host ended or cannot be reached" in errors
     assert any((tmp_path / "0/r/checkpoints").glob("*.npz"))
     pair[1].end()
+
+
+def test_several_hosts_without_jax_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "name", lambda: "tensorflow")
+    with pytest.raises(UsageError, match="on JAX only, not on tensorflow"):
+        join(Hosts("127.0.0.1:1", 2, 0))
 
 
 def test_what_the_options_say() -> None:

@@ -41,27 +41,32 @@ def settled(device: DeviceConfig, processes: int = 1) -> DeviceConfig:
 
     Raises `UsageError` if there are not so many, or if the backend cannot spread a step.
     """
-    here = _here()
-    count = device.count or len(here)
+    found = replace(device, count=device.count or len(_here()), hosts=processes)
+    _check(found)
+    return found
+
+
+def _check(device: DeviceConfig) -> None:
+    here, count = _here(), device.count
     if count > len(here):
         raise UsageError(
             f"device.count is {count}, but there is only {', '.join(here)} here: use --devices {len(here)}, or all. "
             "(A run is resumed on as many as it was begun on; device.count in its config.toml says how many.)"
         )
-    if count * processes > 1 and backend.name() == "torch":
+    if count * device.hosts > 1 and backend.name() == "torch":
         raise UsageError(
             "PyTorch cannot train on several devices here, since Keras has no distribution for it: use "
             "--devices 1, or another backend (device.backend=jax or tensorflow)."
         )
-    if processes > 1 and count < len(here) and not _alike(count):
+    if device.hosts > 1 and not _alike(count):
         raise UsageError(f"Not every host has {count} devices: use --devices with the smallest number that one has.")
-    return replace(device, count=count, hosts=processes)
 
 
 def spread(device: DeviceConfig) -> Spread:
-    """Return what spreads networks over the devices that settings (`settled`) name."""
+    """Return what spreads networks over the devices that settings (`settled`) name; raises as `settled` does."""
     if device.count * device.hosts == 1:
         return Spread()
+    _check(device)
     if backend.name() == "jax":
         keras = backend.keras()
         names = [f"{d.platform}:{d.id}" for d in _of_each_host(device.count)]
