@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from networks import outputs, pictures, plan
 from sightline import backend
@@ -16,6 +17,7 @@ from sightline.config import AugmentConfig, RunConfig
 from sightline.metrics import softmax
 from sightline.models.build import build
 from sightline.records import Samples, no_progress
+from sightline.training import augment
 from sightline.watch import Watcher
 
 SIDE = 8
@@ -37,12 +39,21 @@ def settings(**train: Any) -> RunConfig:
     return replace(config, train=replace(config.train, **train))
 
 
+def still(answers: NDArray[np.float32]) -> distill.Teacher:
+    """A teacher of these answers, float32 [1, N, K], for pictures as they are."""
+    drawn = augment.draw(AugmentConfig(), answers.shape[1], (SIDE, SIDE), 0, 0)
+    return distill.Teacher(answers, drawn[None], AugmentConfig())
+
+
 def test_answers_are_the_models_and_are_kept(tmp_path: Path) -> None:
     large, train = model(1).model, samples(10)
     taught = distill.teacher(large, train, settings(), tmp_path / "answers.npy", no_progress)
-    assert taught.drawn is None
-    assert taught.logits.shape == (1, 10, 3)
-    np.testing.assert_allclose(taught.logits[0], outputs(large, train.pixels)["logits"], atol=1e-5)
+    assert taught.logits.shape == (distill.VIEWS, 10, 3)
+    assert taught.augment == AugmentConfig(shift=distill.SHIFT), "a run that changes nothing: moved a little"
+    for view in range(distill.VIEWS):
+        moved = slim._array(augment.apply(taught.augment, train.pixels, taught.drawn[view]))
+        assert (moved != train.pixels).any()
+        np.testing.assert_allclose(taught.logits[view], outputs(large, moved)["logits"], atol=1e-4)
     again = distill.teacher(None, train, settings(), tmp_path / "answers.npy", no_progress)
     np.testing.assert_array_equal(again.logits, taught.logits)
 
@@ -52,7 +63,6 @@ def test_teacher_and_student_see_the_same_changes(tmp_path: Path) -> None:
     config = replace(settings(), augment=AugmentConfig(flip=True, mixup=0.2))
     taught = distill.teacher(large, train, config, tmp_path / "answers.npy", no_progress)
     assert taught.logits.shape == (distill.VIEWS, 6, 3)
-    assert taught.drawn is not None
     assert taught.augment.mixup == 0
     for view in range(distill.VIEWS):
         mirrored = taught.drawn[view][:, 6] > 0
@@ -65,11 +75,11 @@ def test_the_loss_is_that_of_labels_and_of_the_teachers_softened_answers() -> No
     student.get_layer("drop1").rate = 0
     judge = backend.keras().Model(student.input, student.output["logits"])
     answers = np.random.default_rng(0).normal(0, 3, (1, 5, 3)).astype(np.float32)
-    learner = distill._learner(judge, distill.Teacher(answers, None, AugmentConfig()))
+    learner = distill._learner(judge, still(answers))
     keras = backend.keras()
     learner.compile(keras.optimizers.SGD(0.0), keras.losses.CategoricalCrossentropy(from_logits=True))
     shares = np.eye(3, dtype=np.float32)[train.labels]
-    found = learner.train_on_batch([train.pixels, answers[0]], shares, return_dict=True)
+    found = learner.train_on_batch([train.pixels, still(answers).drawn[0], answers[0]], shares, return_dict=True)
     logits = outputs(student, train.pixels)["logits"]
     hard = -(shares * np.log(softmax(logits))).sum(1).mean()
     t = distill.TEMPERATURE
@@ -87,7 +97,7 @@ def test_a_student_learns_what_only_the_teacher_says() -> None:
     student = model(3)
     config = settings(epochs=40, batch_size=20)
     config = replace(config, train=replace(config.train, optimizer=replace(config.train.optimizer, learning_rate=0.03)))
-    distill.distill(student, distill.Teacher(answers, None, AugmentConfig()), wrong, train, config, Watcher())
+    distill.distill(student, still(answers), wrong, train, config, Watcher())
     right = outputs(student.model, train.pixels)["logits"].argmax(1) == train.labels
     assert right.mean() > 0.8
 
@@ -96,7 +106,7 @@ def test_the_best_epoch_is_kept() -> None:
     train = samples(12)
     student = model(4)
     before = [slim._array(v).copy() for v in student.model.variables]
-    taught = distill.Teacher(np.zeros((1, 12, 3), np.float32), None, AugmentConfig())
+    taught = still(np.zeros((1, 12, 3), np.float32))
     seen: list[float] = []
 
     class Listener(Watcher):

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from networks import RUNS
+from networks import RUNS, pictures, plan
 from pictures import draw_classes
-from sightline.export import onnx
+from sightline.export import onnx, quantize
 from sightline.models import registry
-from sightline.prediction import parity
+from sightline.models.build import build
+from sightline.prediction import onnxfile, parity
 from sightline.prediction.keras import KerasPredictor
 from sightline.prediction.onnx import OnnxPredictor
 from sightline.prediction.parity import Tolerance
@@ -58,3 +59,25 @@ def test_onnx_answers_as_keras_does(name: str, folder: Path) -> None:
     np.testing.assert_allclose(found.features, truth.features, rtol=1e-2, atol=1e-3 * np.abs(truth.features).max())
     swapped = predictor.probabilities(np.ascontiguousarray(pixels[..., ::-1]))
     assert not parity.compare(truth.probabilities, swapped).within(Tolerance(1e-4, 0.93)), "the check must notice"
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "alexnet" else pytest.param(n, marks=pytest.mark.slow) for n in registry.ENTRIES]
+)
+def test_int8_is_near_and_made_of_our_operations(name: str) -> None:
+    """AlexNet is the one whose names of layers look like those that the quantizer gives.
+
+    Freshly drawn weights, since those of the test above answer to rounding as well as to the picture.
+    """
+    side = registry.ENTRIES[name].smallest
+    graph, ranges, pixels = (
+        onnx.convert(build(plan(name, side=side)).model),
+        pictures(8, side),
+        pictures(16, side, seed=3),
+    )
+    file = quantize.quantized(graph, [ranges])
+    onnxfile.check_graph(file)
+    classes = tuple("abcdefghij"[: plan(name).classes])
+    truth, found = (OnnxPredictor(f, classes, Preprocess(side, side)).outputs(pixels) for f in (graph, file))
+    error = np.sqrt(np.mean((found.features - truth.features) ** 2)) / truth.features.std()
+    assert 0 < error < 0.2, f"{error:.3f} of the features' spread"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from sightline.config import AugmentConfig, RunConfig, StageConfig
 from sightline.data.loader import batches, epoch_order
 from sightline.errors import DivergedError, Interrupted
 from sightline.models.build import Network
-from sightline.prediction.base import filled
 from sightline.randomness import derive
 from sightline.records import EpochRecord, Progress, Samples
 from sightline.training import augment, checkpoint, stages
@@ -35,6 +34,7 @@ from sightline.watch import Watcher
 TEMPERATURE = 4.0
 LABELS = 0.3  # share of the loss that is against the labels, the rest against the teacher
 VIEWS = 4  # differently changed copies of each picture that the teacher has answered for
+SHIFT = 0.1  # where the run changes nothing: little enough that any picture still shows the same
 ROWS = 32
 
 
@@ -42,32 +42,32 @@ ROWS = 32
 class Teacher:
     """What the large model says of each training picture, and of each changed copy of it.
 
-    `logits` is float32 [V, N, K]. `drawn` float32 [V, N, D] are the changes that `augment` makes of it, None where
-    pictures are not changed. Student and teacher see the same changes.
+    `logits` is float32 [V, N, K]. `drawn` float32 [V, N, D] are the changes that `augment` makes of it. Student and
+    teacher see the same changes.
     """
 
     logits: NDArray[np.float32]
-    drawn: NDArray[np.float32] | None
+    drawn: NDArray[np.float32]
     augment: AugmentConfig
 
 
 def teacher(model: Any, train: Samples, config: RunConfig, path: Path, progress: Progress) -> Teacher:
-    """Ask `model` for its logits of all training pictures, `VIEWS` times each where they are augmented; once only.
+    """Ask `model` for its logits of `VIEWS` changed copies of all training pictures; once only.
 
-    The answers are kept in the file `path`, and taken from there the next time. Pictures are not mixed with others.
+    They are changed as the run changed them, or moved by up to `SHIFT` where it did not: what a teacher says of more
+    pictures than it has learned by heart is worth more (Beyer et al., 2022, arXiv:2106.05237). The answers are kept in
+    the file `path`, and taken from there the next time. Pictures are not mixed with others.
     """
-    changing = augment.unmixed(config.augment)
-    views = VIEWS if augment.changes(changing) else 1
-    drawn = None
-    if views > 1:
-        seed, size = derive(config.seed, "lessons"), train.pixels.shape[1:3]
-        drawn = np.stack([augment.draw(changing, len(train), size, seed, view) for view in range(views)])
+    changing, views = augment.unmixed(config.augment), VIEWS
+    if not augment.changes(changing):
+        changing = replace(changing, shift=SHIFT)
+    seed, size = derive(config.seed, "lessons"), train.pixels.shape[1:3]
+    drawn = np.stack([augment.draw(changing, len(train), size, seed, view) for view in range(views)])
     if path.is_file():
         logits = np.load(path, allow_pickle=False)
         if logits.shape[:2] == (views, len(train)):
             return Teacher(logits, drawn, changing)
-    asked = backend.keras().Model(model.input, model.output["logits"])
-    asked = asked if drawn is None else stages.with_augmentation(asked, changing)
+    asked = stages.with_augmentation(backend.keras().Model(model.input, model.output["logits"]), changing)
     logits = np.stack([_ask(asked, train, drawn, view, views, progress) for view in range(views)])
     files.write(path, lambda aside: _save(aside, logits))
     return Teacher(logits, drawn, changing)
@@ -79,14 +79,11 @@ def _save(path: Path, array: NDArray[np.float32]) -> None:
 
 
 def _ask(
-    model: Any, train: Samples, drawn: NDArray[np.float32] | None, view: int, views: int, progress: Progress
+    model: Any, train: Samples, drawn: NDArray[np.float32], view: int, views: int, progress: Progress
 ) -> NDArray[np.float32]:
     found = []
     for batch in batches(train, ROWS):
-        if drawn is None:
-            found.append(filled(model.predict_on_batch, batch.pixels, ROWS))
-        else:
-            found.append(model.predict_on_batch([batch.pixels, drawn[view][batch.positions]]))
+        found.append(model.predict_on_batch([batch.pixels, drawn[view][batch.positions]]))
         progress("the teacher's answers", view * len(train) + sum(map(len, found)), views * len(train))
     return np.concatenate(found)
 
@@ -139,12 +136,12 @@ def distill(
 
 def _learner(judge: Any, taught: Teacher) -> Any:
     keras = backend.keras()
-    inputs = [keras.Input(judge.input.shape[1:], dtype="uint8", name="pixels")]
-    pixels = inputs[0]
-    if taught.drawn is not None:
-        inputs.append(keras.Input(taught.drawn.shape[2:], dtype="float32", name="drawn"))
-        pixels = augment.apply(taught.augment, pixels, inputs[1])
-    inputs.append(keras.Input(taught.logits.shape[2:], dtype="float32", name="answers"))
+    inputs = [
+        keras.Input(judge.input.shape[1:], dtype="uint8", name="pixels"),
+        keras.Input(taught.drawn.shape[2:], dtype="float32", name="drawn"),
+        keras.Input(taught.logits.shape[2:], dtype="float32", name="answers"),
+    ]
+    pixels = augment.apply(taught.augment, inputs[0], inputs[1])
     answers = keras.layers.Identity(name="cached")(inputs[-1])
     # Its default, the name "kl_divergence", would be taken of the bare logits (Keras 3.15): only an instance of the
     # loss is given probabilities, and the factor of the squared temperature.
@@ -158,8 +155,7 @@ def _learner(judge: Any, taught: Teacher) -> Any:
 
 
 def _inputs(taught: Teacher, view: int, positions: NDArray[np.int64], pixels: NDArray[np.uint8]) -> list[Any]:
-    changes = [] if taught.drawn is None else [taught.drawn[view][positions]]
-    return [pixels, *changes, taught.logits[view][positions]]
+    return [pixels, taught.drawn[view][positions], taught.logits[view][positions]]
 
 
 def _record(

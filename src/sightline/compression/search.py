@@ -44,7 +44,7 @@ MEANS = ("rightsize", "slim", "distill", "int8", "float16")
 CUT = 0.5  # share of the network that a round takes away
 FAILURES = 3  # rounds that may fail, each with half the cut of the one before
 ROUNDS = 16
-TRIES, HEAD_TRIES = 2, 3  # recoveries of a slimmed network, and of one with a new head, until it is good enough
+TRIES = 4  # recoveries of a changed network until it is good enough, where its gains let hope for it
 STUDENT_TIMES = 3  # a student starts from little or nothing, and takes so many times the epochs of a recovery
 STUDENT_RATE = 1e-3
 CALIBRATION = 128  # training pictures
@@ -158,16 +158,16 @@ class Search:
         trained = Network(network.model, network.backbone, self.trainer.pretrained)
         self.trainer.head(trained)
         if self._accuracy_of(network.model) < self._floor():
-            self._recover(trained, HEAD_TRIES)
+            self._recover(trained)
         return network.model
 
-    def _recover(self, network: Network, tries: int) -> None:
-        """Train until `network` is good enough, at most `tries` recoveries, each from the best state so far.
+    def _recover(self, network: Network) -> None:
+        """Train until `network` is good enough, at most `TRIES` recoveries, each from the best state so far.
 
         None is begun where even gains as large as the last one would not be enough: recoveries cost the most time.
         """
         best, arrays = self._accuracy_of(network.model), checkpoint.variables(network.model)
-        for left in reversed(range(tries if self.trainer.epochs else 0)):
+        for left in reversed(range(TRIES if self.trainer.epochs else 0)):
             before = best
             self.trainer.recover(network)
             accuracy = self._accuracy_of(network.model)
@@ -200,7 +200,7 @@ class Search:
         taylor = by == "taylor"
         scores = self.trainer.taylor(model, found) if taylor else slim.by_scale(found)
         small = slim.slimmed(model, found, slim.choose(found, scores, 1 - cut, weigh=taylor))
-        self._recover(self.trainer.network(small), TRIES)
+        self._recover(self.trainer.network(small))
         return small
 
     def _students(self, base: Candidate) -> None:

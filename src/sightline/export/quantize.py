@@ -153,6 +153,7 @@ def calibrate(graph: bytes, pixels: Iterable[NDArray[np.uint8]], progress: Progr
 
     with _quiet(), tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(_folded(graph, Path(folder))))
+        _rename(model)
         layers, outer = _inner(model)
         prepared = Path(folder, "prepared.onnx")
         onnx.save_model(model, prepared)
@@ -175,6 +176,19 @@ def _folded(graph: bytes, folder: Path) -> bytes:
     options.log_severity_level = 4
     onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     return (folder / "folded.onnx").read_bytes()
+
+
+def _rename(model: Any) -> None:
+    """Rename values called as the quantizer will call what it adds: AlexNet has layers "norm1" and "norm1_scale"."""
+    ends = ("_scale", "_zero_point", "_quantized")
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for at, name in enumerate(names):
+                if name.endswith(ends):
+                    names[at] = f"{name}:value"
+    for weight in (*model.graph.initializer, *model.graph.value_info):
+        if weight.name.endswith(ends):
+            weight.name += ":value"
 
 
 def _inner(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -35,7 +35,10 @@ from sightline.prediction.manifest import GOLDEN_FILE, Manifest
 from sightline.prediction.onnx import OnnxPredictor
 
 MODEL, MANIFEST, CARD = "model.onnx", "manifest.json", "README.md"
-KEY = "sightline"  # of the metadata
+KEY, HASH = (
+    "sightline",
+    "sightline.sha256",
+)  # of the metadata: the manifest, and its hash, so that a lone file knows too
 _FIGURE = re.compile(r"figures/[a-z0-9-]{1,40}\.png")
 LARGEST = 4 << 30  # bytes of all files of a zip, unpacked
 LARGEST_MANIFEST = 64 << 20
@@ -60,7 +63,8 @@ class Bundle:
 def make(manifest: Manifest, graph: bytes, contents: Mapping[str, bytes]) -> Bundle:
     """Put a bundle together: the manifest goes into the metadata of the ONNX file `graph`; `contents` are by name."""
     whole = replace(manifest, graph_sha256=onnxfile.graph_sha256(graph))
-    return Bundle(whole, onnxfile.with_metadata(graph, {KEY: whole.to_json()}), dict(contents))
+    text = whole.to_json()
+    return Bundle(whole, onnxfile.with_metadata(graph, {KEY: text, HASH: _sha256(text.encode())}), dict(contents))
 
 
 def restated(bundle: Bundle, **changes: Any) -> Bundle:
@@ -126,10 +130,14 @@ def pack(bundle: Bundle, file: Any) -> None:
 
 def _files(bundle: Bundle) -> dict[str, bytes]:
     contents = {MODEL: bundle.model, **bundle.files}
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
+    hashes = {name: _sha256(content) for name, content in sorted(contents.items())}
     values = bundle.manifest.to_dict() | {"files": hashes}
     text = json.dumps(values, ensure_ascii=False, sort_keys=True, indent=1, allow_nan=False) + "\n"
     return {MANIFEST: text.encode(), **contents}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def is_bundle(path: Path) -> bool:
@@ -208,9 +216,12 @@ def _lone(model: bytes) -> Bundle:
 
 def _metadata(model: bytes) -> Manifest:
     """Return the manifest inside an ONNX file, whose graph must be the one that it was written for."""
-    text = onnxfile.metadata(model).get(KEY)
+    found = onnxfile.metadata(model)
+    text = found.get(KEY)
     if text is None:
         raise ModelError("it was not made by Sightline: its metadata hold no manifest")
+    if found.get(HASH) != _sha256(text.encode()):
+        raise ModelError("the manifest in its metadata was changed: its hash is not the one beside it")
     manifest = Manifest.from_dict(_json(text.encode(), "its metadata"))
     if manifest.graph_sha256 != onnxfile.graph_sha256(model):
         raise ModelError("its weights or layers are not those that its metadata were written for")

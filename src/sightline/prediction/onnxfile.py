@@ -19,9 +19,9 @@ _OP_TYPE, _DOMAIN = 4, 7  # of NodeProto
 OPERATIONS = frozenset(
     {
         "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div",
-        "Erf", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSwish", "Identity",
-        "LayerNormalization", "MatMul", "Max", "MaxPool", "Mul", "Pad", "Pow", "QuantizeLinear", "Relu", "Reshape",
-        "Sigmoid", "Slice", "Softmax", "Split", "Tanh", "Transpose",
+        "Erf", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish",
+        "Identity", "LayerNormalization", "MatMul", "Max", "MaxPool", "Mul", "Pad", "Pow", "QuantizeLinear", "Relu",
+        "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Tanh", "Transpose",
     }
 )  # fmt: skip
 """What our own files are made of. Nothing else is loaded: no loops, no functions, no operations of other makers."""
