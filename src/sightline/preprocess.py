@@ -155,6 +155,8 @@ class Preprocess:
             shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
             if dtype != np.uint8 or 0 in shape or len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
                 raise UsageError(f"pixels must be uint8 [H, W] or [H, W, 1, 3 or 4], got {dtype} {list(shape)}")
+            if shape == (self.height, self.width, self.channels):  # nothing to do, and Pillow would copy it twice
+                return np.array(image)
             image = Image.fromarray(np.ascontiguousarray(image[..., 0] if shape[2:] == (1,) else image))
         with _reading():
             return self._fit(image, image.size)
