@@ -7,6 +7,7 @@ nothing here.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from functools import partial
 from typing import Any
@@ -53,7 +54,7 @@ def ours(name: str, settings: tuple[str, ...]) -> float:
     network = build(Plan(config.model, SIDE, SIDE, 3, len(classes), weights=start))
     fitted = fit(network, train, test, config, Watcher())
     seconds = time.perf_counter() - started
-    print(f"test accuracy of the last epoch {fitted.history[-1].val_accuracy:.4f}")
+    print(f"{name}: test accuracy of the last epoch {fitted.history[-1].val_accuracy:.4f}", file=sys.stderr)
     return len(train) * EPOCHS / seconds
 
 
@@ -85,7 +86,7 @@ def script(name: str) -> float:
         validation_data=(before(held_out[0].astype("float32")), held_out[1]),
     )  # fmt: skip
     seconds = time.perf_counter() - started
-    print(f"test accuracy of the last epoch {history.history['val_accuracy'][-1]:.4f}")
+    print(f"{name}, the script: {history.history['val_accuracy'][-1]:.4f}", file=sys.stderr)
     return len(x) * EPOCHS / seconds
 
 

@@ -23,21 +23,23 @@ Variant = Callable[[], float]
 def compare(title: str, variants: Mapping[str, Variant], rounds: int = 3) -> None:
     """Run the variants in turn, `rounds` times, and print medians and their ratios to the first one.
 
-    Called with ``--one NAME`` (by itself, in a new process), it runs that variant once and prints its speed.
+    ``--only TEXT`` leaves out the variants whose names do not hold it. Called with ``--one NAME`` (by itself, in a new
+    process), it runs that variant once and prints its speed.
     """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--only", default="", metavar="TEXT", help="run the variants whose names hold TEXT")
     parser.add_argument("--one", choices=list(variants), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(variants[options.one]()))
         return
-    speeds: dict[str, list[float]] = {name: [] for name in variants}
+    speeds: dict[str, list[float]] = {name: [] for name in variants if options.only in name}
     for _ in range(options.rounds):
-        for name in variants:
+        for name, found in speeds.items():
             command = [sys.executable, sys.argv[0], "--one", name]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            speeds[name].append(float(done.stdout.splitlines()[-1]))
+            found.append(float(done.stdout.splitlines()[-1]))
     _print(title, speeds)
 
 

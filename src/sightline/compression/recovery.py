@@ -14,6 +14,7 @@ from sightline.compression.distill import Teacher, distill
 from sightline.config import EarlyStopConfig, RunConfig, ScheduleConfig, StageConfig
 from sightline.data.loader import batches, epoch_order
 from sightline.models.build import Network
+from sightline.models.kernels import quicken
 from sightline.randomness import derive
 from sightline.records import Samples
 from sightline.training.fit import fit
@@ -56,6 +57,7 @@ class Trainer:
 
     def network(self, model: Any) -> Network:
         """Return `model`, a changed form of the network that was trained, ready to train."""
+        quicken(model)
         names = {layer.name for layer in model.layers}
         return Network(model, tuple(name for name in self.backbone if name in names), self.pretrained)
 

@@ -100,10 +100,11 @@ def pixels(
     try:
         if keep:
             make_room(root, int(np.prod(shape)))
-        failed = _build(work, shape, read, preprocess, progress, threads)
+        failed, checks = _build(work, shape, read, preprocess, progress, threads)
         if not keep:
             array = np.load(work / "pixels.npy", mmap_mode="r")
             return Pixels(array, failed, hit=False)  # the open map outlives its name, removed below
+        _seal(work, shape, preprocess, failed, checks)
         publish(work, target)
     except OSError as error:
         raise OutputError(_advice(root, error, keep=keep)) from error
@@ -127,21 +128,30 @@ def _build(
     preprocess: Preprocess,
     progress: Progress,
     threads: int | None,
-) -> dict[int, str]:
-    array = np.lib.format.open_memmap(work / "pixels.npy", mode="w+", dtype=np.uint8, shape=shape)
-    with (work / "pixels.npy").open("rb+") as file:
-        files.reserve(file.fileno(), (work / "pixels.npy").stat().st_size)
-    failed: dict[int, str] = {}
+) -> tuple[dict[int, str], list[int]]:
+    """Decode into a file; return why pictures failed, by number, and the checksum of each task's pictures.
 
-    def decode(start: int) -> int:
-        stop = min(start + CHUNK, shape[0])
-        for i in range(start, stop):
-            try:
-                content = read(i)
-                array[i] = preprocess.fit(content) if isinstance(content, np.ndarray) else preprocess.decode(content)
-            except PictureError as error:
-                failed[i] = str(error)
-        return zlib.crc32(array[start:stop].data)
+    Written as any file, not through a map, whose pages the system hands out one by one: 5% of the time here.
+    """
+    place = work / "pixels.npy"
+    start = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=shape).offset  # the header's length
+    with place.open("rb+") as file:
+        files.reserve(file.fileno(), place.stat().st_size)
+    failed: dict[int, str] = {}
+    black = np.zeros(shape[1:], np.uint8)
+
+    def decode(first: int) -> int:
+        check = 0
+        with place.open("rb+") as file:
+            file.seek(start + first * black.nbytes)
+            for i in range(first, min(first + CHUNK, shape[0])):
+                try:
+                    picture = _decoded(read(i), preprocess)
+                except PictureError as error:
+                    failed[i], picture = str(error), black
+                file.write(picture.data)
+                check = zlib.crc32(picture.data, check)
+        return check
 
     checks = []
     starts = range(0, shape[0], CHUNK)
@@ -153,10 +163,21 @@ def _build(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    array.flush()
+    return failed, checks
+
+
+def _decoded(content: bytes | NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
+    return preprocess.fit(content) if isinstance(content, np.ndarray) else preprocess.decode(content)
+
+
+def _seal(
+    work: Path, shape: tuple[int, ...], preprocess: Preprocess, failed: dict[int, str], checks: list[int]
+) -> None:
+    """Bring the pixels to the disk, a tenth of the time of decoding them, then say what they are."""
+    with (work / "pixels.npy").open("rb+") as file:
+        os.fsync(file.fileno())
     meta = {"schema": SCHEMA, "shape": shape, "preprocess": preprocess.to_dict(), "checks": checks, "failed": failed}
     (work / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-    return failed
 
 
 def publish(work: Path, target: Path) -> None:

@@ -13,6 +13,7 @@ from sightline.config import ModelConfig
 from sightline.errors import ModelError, UsageError
 from sightline.models import registry, weights
 from sightline.models.initial import initialize, is_kernel
+from sightline.models.kernels import quicken
 from sightline.models.registry import Entry, Head, Normalize
 from sightline.models.scopes import no_values, own_names
 from sightline.randomness import derive
@@ -81,6 +82,7 @@ def build(plan: Plan) -> Network:
         top = weights.load(backbone, head, plan.weights, entry)
     if plan.l2:
         _penalize(model, plan.l2)
+    quicken(model)
     return Network(model, names, plan.weights is not None, top)
 
 
