@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from sightline.compression.judge import judge, paired_interval
+from sightline.compression.judge import SLACK, judge, no_worse, paired_interval
 
 
 @given(st.integers(0, 200), st.integers(0, 200))
@@ -38,3 +38,26 @@ def test_the_interval_by_hand() -> None:
     assert (found.low, found.high) == pytest.approx((-0.09804 - 0.07194, -0.09804 + 0.07194), abs=2e-5)
     nothing = paired_interval(0, 0, 100)
     assert -0.03 < nothing.low < 0 < nothing.high < 0.03
+
+
+def test_no_loss_is_one_that_nobody_can_tell_and_that_is_small_for_sure() -> None:
+    assert no_worse(5, 5, 50)
+    assert not no_worse(6, 5, 50)  # two points, which chance hides among 50 pictures
+    assert no_worse(310, 300, 10_000)
+    assert not no_worse(330, 280, 10_000)  # told from chance
+    assert not no_worse(3_050, 2_980, 10_000)  # not told, but a loss of more than a point is not ruled out
+
+
+@given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 20_000), st.floats(0, 0.05))
+def test_a_stated_drop_is_meant_literally_and_none_means_the_test(
+    lost: int, won: int, others: int, drop: float
+) -> None:
+    count = lost + won + others + 1
+    stands = no_worse(lost, won, count, drop)
+    if lost <= won:
+        assert stands
+    elif drop > 0:
+        assert stands == ((lost - won) / count <= drop + 1e-9)
+    else:
+        told = binomtest(lost, lost + won).pvalue < 0.05
+        assert stands == (not told and paired_interval(lost, won, count).low >= -SLACK)

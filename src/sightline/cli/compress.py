@@ -18,7 +18,9 @@ def compress(
     model: Annotated[Path, typer.Argument(help="A run directory.")],
     data: Annotated[list[str] | None, typer.Option(help="Labelled pictures; default: the run's own.")] = None,
     out: Annotated[Path | None, typer.Option(help="The search's folder; default <MODEL>/compressed.")] = None,
-    max_drop: Annotated[float, typer.Option(min=0, help="Points of accuracy that may be lost on validation.")] = 0.0,
+    max_drop: Annotated[
+        float, typer.Option(min=0, help="Points of accuracy that validation may lose; 0: none that a test can tell.")
+    ] = 0.0,
     max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Of the ONNX file, as 2MB.")] = None,
     max_latency: Annotated[str | None, typer.Option(metavar="TIME", help="Median at batch 1, as 5ms.")] = None,
     max_params: Annotated[int | None, typer.Option(min=1, help="Weights of the network.")] = None,

@@ -12,6 +12,8 @@ from sightline.evaluation.paired import LEVEL, mcnemar
 from sightline.metrics import Z95
 from sightline.records import Interval
 
+SLACK = 0.01  # what is called no loss may at most be such a loss, by its 95% interval
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -44,6 +46,18 @@ def judge(large: NDArray[np.bool_], small: NDArray[np.bool_], part: str) -> Judg
         part, count, float(large.mean()), float(small.mean()), lost, won, difference,
         paired_interval(lost, won, count), mcnemar(lost, won),
     )  # fmt: skip
+
+
+def no_worse(lost: int, won: int, count: int, max_drop: float = 0.0) -> bool:
+    """Whether a small model stands, by the pictures of `count` that it lost and won against the large one.
+
+    It does if its accuracy is not below by more than `max_drop`. If that is 0, it also does where McNemar's test cannot
+    tell that it is worse and the 95% interval of the difference rules out a loss of more than `SLACK`: some thousands
+    of pictures. With few, chance could hide any loss, and only an accuracy that is not below will do.
+    """
+    if (won - lost) / count >= -max_drop - 1e-9:
+        return True
+    return max_drop == 0 and mcnemar(lost, won) >= LEVEL and paired_interval(lost, won, count).low >= -SLACK
 
 
 def paired_interval(lost: int, won: int, count: int) -> Interval:

@@ -6,7 +6,7 @@
    the first, by scales, with Taylor's terms and the same cut.
 4. Distillation into a smaller network of the registry, where there is one.
 
-Each that is good enough, not below the large model's accuracy on the validation part by more than `Budget.max_drop`,
+Each that is good enough, on the validation part no worse than the large model by `Budget.max_drop` (`judge.no_worse`),
 is written in every precision asked for. Every decision follows from records, so the same search takes the same way
 again, past what it has made already.
 """
@@ -20,9 +20,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sightline import backend
 from sightline.compression import channels, rightsize, slim
+from sightline.compression.judge import no_worse
 from sightline.compression.recovery import Trainer
 from sightline.compression.store import Candidate, Store
 from sightline.config import ModelConfig
@@ -56,7 +58,10 @@ Pack = Callable[[Any, bytes, OnnxPredictor, Mapping[str, Any]], Bundle]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What is asked for; None: no limit. `max_drop` is a share (0.01: one point), `max_latency` milliseconds."""
+    """What is asked for; None: no limit. `max_drop` is a share (0.01: one point), `max_latency` milliseconds.
+
+    A drop of 0 means that no loss can be told: see `judge.no_worse`.
+    """
 
     max_drop: float = 0.0
     max_bytes: int | None = None
@@ -71,7 +76,7 @@ class Budget:
             ("parameters", found.parameters, self.max_parameters, "", 1),
         ]
         out = []
-        if found.accuracy < large - self.max_drop - 1e-9:
+        if not no_worse(found.lost, found.won, found.count, self.max_drop):
             out.append(f"accuracy {100 * (large - found.accuracy):.2f} points below, {100 * self.max_drop:g} allowed")
         for name, value, most, unit, scale in rows:
             if most is not None and value > most:
@@ -106,6 +111,7 @@ class Search:
         self.candidates: list[Candidate] = []
         self._models: dict[str, Any] = {"large": subject.model}
         self._validation = subject.data.part("validation")
+        self._of_large: NDArray[np.bool_] | None = None
 
     def go(self) -> tuple[Candidate, ...]:
         """Make all candidates, or read them where they are; the first is the large model itself."""
@@ -139,7 +145,8 @@ class Search:
             (found.parameters, budget.max_parameters),
         )  # fmt: skip
         excess = [value / max(most, 1e-9) - 1 for value, most in limits if most is not None]
-        return max([*excess, 10 * (large - found.accuracy - budget.max_drop), 0.0])  # 10 points weigh as twice the size
+        drop = 0.0 if self._good(found) else large - found.accuracy - budget.max_drop
+        return max([*excess, 10 * drop, 0.0])  # 10 points weigh as twice the size
 
     # ---- means ---------------------------------------------------------------------------------------------------
 
@@ -157,7 +164,7 @@ class Search:
         network = rightsize.rebuilt(self.subject.model, config, self.subject.seed)
         trained = Network(network.model, network.backbone, self.trainer.pretrained)
         self.trainer.head(trained)
-        if self._accuracy_of(network.model) < self._floor():
+        if not self._stands(self._answers_of(network.model)):
             self._recover(trained)
         return network.model
 
@@ -166,16 +173,17 @@ class Search:
 
         None is begun where even gains as large as the last one would not be enough: recoveries cost the most time.
         """
-        best, arrays = self._accuracy_of(network.model), checkpoint.variables(network.model)
+        right, arrays = self._answers_of(network.model), checkpoint.variables(network.model)
+        floor = self.candidates[0].accuracy - self.budget.max_drop - 1e-9
         for left in reversed(range(TRIES if self.trainer.epochs else 0)):
-            before = best
+            before = best = float(right.mean())
             self.trainer.recover(network)
-            accuracy = self._accuracy_of(network.model)
-            if accuracy > best:
-                best, arrays = accuracy, checkpoint.variables(network.model)
+            found = self._answers_of(network.model)
+            if found.mean() > best:
+                best, right, arrays = float(found.mean()), found, checkpoint.variables(network.model)
             else:
                 checkpoint.restore(network.model, arrays)
-            if best >= self._floor() or best + left * (best - before) < self._floor():
+            if self._stands(right) or best + left * (best - before) < floor:
                 return
 
     def _slimmed(self, base: Candidate) -> Candidate:
@@ -227,11 +235,17 @@ class Search:
 
     # ---- candidates ----------------------------------------------------------------------------------------------
 
-    def _floor(self) -> float:
-        return self.candidates[0].accuracy - self.budget.max_drop - 1e-9
-
     def _good(self, found: Candidate) -> bool:
-        return not found.failed and found.accuracy >= self._floor()
+        return not found.failed and no_worse(found.lost, found.won, found.count, self.budget.max_drop)
+
+    def _stands(self, right: NDArray[np.bool_]) -> bool:
+        return no_worse(*self._lost_and_won(right), len(right), self.budget.max_drop)
+
+    def _lost_and_won(self, right: NDArray[np.bool_]) -> tuple[int, int]:
+        """Count the validation pictures that only the large model, and that only the other names rightly."""
+        if self._of_large is None:
+            self._of_large = self._answers_of(self.subject.model)
+        return int((self._of_large & ~right).sum()), int((~self._of_large & right).sum())
 
     def _model(self, name: str) -> Any:
         """Return the Keras model of a candidate; one is held at a time besides the large one."""
@@ -292,7 +306,7 @@ class Search:
         batches = [some.take(slice(start, start + 32)) for start in range(0, len(some), 32)]
         calibration = quantize.calibrate(graph, batches, self.watcher.progress)
         file, keep, _ = calibration.until(
-            lambda file: self._accuracy(self._predictor(file)) >= self._floor(), batches[0], self.watcher.progress
+            lambda file: self._stands(self._answers(self._predictor(file))), batches[0], self.watcher.progress
         )
         return file, {"calibrated on": len(some), "left in float": list(keep)}
 
@@ -303,7 +317,10 @@ class Search:
         """Measure a file, write its bundle and its record."""
         predictor = self._predictor(graph)
         answers = parity.probabilities(predictor, self._validation, task="validation", progress=self.watcher.progress)
-        accuracy = float(np.mean(answers.argmax(1) == self._validation.labels))
+        right = np.equal(answers.argmax(1), self._validation.labels)
+        if name == "large":
+            self._of_large = right
+        accuracy = float(right.mean())
         pixels = self._validation.take(slice(0, 32))
         one = parity.speed(predictor, pixels, 3)[0] / 1e3
         calls = int(np.clip(SECONDS / max(one, 1e-6), 10, 200))
@@ -315,9 +332,9 @@ class Search:
         }
         made = self.subject.pack(model, graph, predictor, facts)
         found = Candidate(
-            name, parent.name if parent else None, precision, lineage, accuracy, len(answers), parameters(model),
-            len(made.model), describe(model, name).multiply_adds, median, p99, throughput,
-            time.perf_counter() - started,
+            name, parent.name if parent else None, precision, lineage, accuracy, len(right),
+            *self._lost_and_won(right), parameters(model), len(made.model), describe(model, name).multiply_adds,
+            median, p99, throughput, time.perf_counter() - started,
         )  # fmt: skip
         own = precision == "float32" and name != "large"
         self.store.put(found, made, model.save if own else None)
@@ -326,12 +343,14 @@ class Search:
     def _predictor(self, graph: bytes) -> OnnxPredictor:
         return OnnxPredictor(graph, self.subject.classes, self.subject.preprocess, self.subject.threads)
 
-    def _accuracy(self, predictor: OnnxPredictor) -> float:
+    def _answers(self, predictor: OnnxPredictor) -> NDArray[np.bool_]:
+        """Tell of each validation picture whether it is named rightly."""
         answers = parity.probabilities(predictor, self._validation)
-        return float(np.mean(answers.argmax(1) == self._validation.labels))
+        right: NDArray[np.bool_] = np.equal(answers.argmax(1), self._validation.labels)
+        return right
 
-    def _accuracy_of(self, model: Any) -> float:
-        return self._accuracy(self._predictor(onnx.convert(model)))
+    def _answers_of(self, model: Any) -> NDArray[np.bool_]:
+        return self._answers(self._predictor(onnx.convert(model)))
 
 
 def students(size: tuple[int, ...]) -> list[tuple[str, ModelConfig]]:

@@ -26,7 +26,8 @@ from sightline.prediction.bundle import Bundle
 class Candidate:
     """One model of the search and what was measured of it.
 
-    `accuracy` is on the validation part, `count` pictures; `bytes` of its ONNX file; `latency` and `latency_p99` in
+    `accuracy` is on the validation part, `count` pictures, of which it lost and won `lost` and `won` against the large
+    model; `bytes` of its ONNX file; `latency` and `latency_p99` in
     milliseconds at batch 1, `throughput` in pictures a second at batch 32, in ONNX Runtime. `parent` is the candidate
     whose weights it has or started from, `lineage` the steps that lead to it. `failed` says why there is no model.
     """
@@ -37,6 +38,8 @@ class Candidate:
     lineage: tuple[Mapping[str, Any], ...]
     accuracy: float = 0.0
     count: int = 0
+    lost: int = 0
+    won: int = 0
     parameters: int = 0
     bytes: int = 0
     multiply_adds: int = 0

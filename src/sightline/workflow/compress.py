@@ -102,7 +102,7 @@ def compress(
     path = Path(out) if out is not None else run.path / "compressed"
     key = {
         "weights_sha256": sha256, "data": dataset.name, "pictures": len(dataset.pictures), "means": list(chosen),
-        "epochs": recovery, "max_drop": budget.max_drop,
+        "epochs": recovery, "max_drop": budget.max_drop, "slack": judge.SLACK,
     }  # fmt: skip
     store = Store(path, key)
     trainer = _trainer(config, predictor, dataset, chosen, recovery, path, watcher)
