@@ -64,7 +64,7 @@ def _gathered(
     """Return what the page shows, as plain values; without judged pictures it says that there were none."""
     info, config = run.info, run.config
     values: dict[str, Any] = {
-        "title": f"{config.model.name} on {Path(config.data.sources[0]).name if config.data.sources else 'arrays'}",
+        "title": f"{config.model.name} on {'+'.join(Path(s).name for s in config.data.sources) or 'arrays'}",
         "headline": ["No pictures were kept to judge it on: set split.validation or split.test above 0."],
         "run": str(run.path),
         "facts": _facts(result, judged),
