@@ -76,7 +76,7 @@ def silence(found: Channels, removed: Mask) -> None:
         for weight, axes in part.weights():
             array = slim._array(weight).copy()
             for axis, slots in enumerate(axes):
-                if slots is part.outputs[0] and weight.name not in {"moving_mean", "moving_variance"}:
+                if slots is part.outputs[0] and weight.name != "moving_variance":  # the mean, where there is no scale
                     np.moveaxis(array, axis, 0)[removed[found.group[slots]]] = 0
             weight.assign(array)
 
