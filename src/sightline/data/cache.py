@@ -131,7 +131,7 @@ def _build(
 ) -> tuple[dict[int, str], list[int]]:
     """Decode into a file; return why pictures failed, by number, and the checksum of each task's pictures.
 
-    Written as any file, not through a map, whose pages the system hands out one by one: 5% of the time here.
+    Written as any file, not through a map, whose pages the system hands out one by one: some percent of the time.
     """
     place = work / "pixels.npy"
     start = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=shape).offset  # the header's length
@@ -173,7 +173,7 @@ def _decoded(content: bytes | NDArray[np.uint8], preprocess: Preprocess) -> NDAr
 def _seal(
     work: Path, shape: tuple[int, ...], preprocess: Preprocess, failed: dict[int, str], checks: list[int]
 ) -> None:
-    """Bring the pixels to the disk, a tenth of the time of decoding them, then say what they are."""
+    """Bring the pixels to the disk, up to a tenth of the time of decoding them, then say what they are."""
     with (work / "pixels.npy").open("rb+") as file:
         os.fsync(file.fileno())
     meta = {"schema": SCHEMA, "shape": shape, "preprocess": preprocess.to_dict(), "checks": checks, "failed": failed}

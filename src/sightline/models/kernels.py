@@ -16,8 +16,8 @@ def quicken(model: Any) -> None:
 
     *Batch normalisation* over the channels of a feature map becomes one operation forward and one backward, in the
     precision of what it is given. Keras makes a dozen of it, each of which reads the whole map, and turns bfloat16 into
-    float32 first. *Strided depthwise convolutions* stay in float32 among bfloat16 layers: oneDNN has no good backward
-    pass for them, and two of four took as long as all other convolutions together.
+    float32 first. *Strided depthwise convolutions* stay in float32 among bfloat16 layers: oneDNN's backward pass of
+    those is slow, and the four of MobileNetV2 took a quarter of a step.
     """
     if backend.name() != "tensorflow":
         return
