@@ -294,15 +294,16 @@ class Resident(Watcher):
     def epoch(self, record):
         pages = int(open("/proc/self/statm").read().split()[1])
         print(pages * os.sysconf("SC_PAGE_SIZE"), flush=True)
-sightline.train("beans:200@32", recipe="quick", out=sys.argv[1], watcher=Resident(),
-    set=["model.name=cifar10-simple", "train.epochs=10", "augment.rotation=5", "train.early_stop.patience=0"])
+sightline.train("beans:100@32", recipe="quick", out=sys.argv[1], watcher=Resident(),
+    set=["model.name=cifar10-simple", "train.epochs=20", "augment.rotation=5", "train.early_stop.patience=0"])
 """
 
 
 def test_resident_memory_does_not_grow(tmp_path: Path) -> None:
-    """From the second epoch to the tenth: less than two copies of the weights (17 MB each), once and for all.
+    """From the second to the twentieth epoch: a leak of a copy of the weights (17 MB) in each would be over 150 MB.
 
-    The C library's heap was seen to grow by 8 to 15 MB in that time, while checkpoints are packed, and to stay there.
+    While a checkpoint is packed, two copies come and go, and the C library's heap keeps some of it at times: an epoch
+    is not held against another, but the least of the last five against the most of the five after the first.
     """
     if not sys.platform.startswith("linux"):
         pytest.skip("resident memory is read from /proc")
@@ -310,5 +311,5 @@ def test_resident_memory_does_not_grow(tmp_path: Path) -> None:
         [sys.executable, "-c", MEMORY, str(tmp_path / "r")], capture_output=True, text=True, check=True
     )
     sizes = [int(line) / 2**20 for line in done.stdout.split()]
-    assert len(sizes) == 10
-    assert sizes[9] - sizes[1] < 34, sizes
+    assert len(sizes) == 20
+    assert min(sizes[15:]) - max(sizes[1:6]) < 40, sizes
