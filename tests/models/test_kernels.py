@@ -9,8 +9,10 @@ import pytest
 
 from networks import pictures, plan
 from sightline import backend
+from sightline.config import OptimizerConfig
 from sightline.models.build import build
-from sightline.models.kernels import quicken
+from sightline.models.kernels import quicken, quicken_adam
+from sightline.training.optimizer import optimizer as made
 
 TENSORFLOW = pytest.mark.skipif(backend.name() != "tensorflow", reason="TensorFlow's kernels")
 SHAPE = (4, 6, 5, 3)
@@ -83,3 +85,62 @@ def test_strided_depthwise_convolutions_alone_stay_in_float32() -> None:
     probabilities = model.predict_on_batch(pictures(2, 32))["probabilities"]
     assert probabilities.dtype == np.float32
     assert np.isfinite(probabilities).all()
+
+
+def stepped(optimizer: Any) -> tuple[list[Any], bool]:
+    """Return weights and state after five steps, and whether a step's graph has Adam in one operation."""
+    keras, tf = backend.keras(), backend.tensorflow()
+    rng = np.random.default_rng(1)
+    weights = [keras.Variable(rng.normal(size=shape).astype("float32")) for shape in ((3, 3, 2, 4), (4,))]
+    optimizer.build(weights)
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def step(*gradients: Any) -> None:
+        optimizer.apply(gradients)
+
+    gradients: list[Any] = []
+    for turn in range(5):
+        optimizer.learning_rate.assign(0.01 * (turn + 1))
+        gradients = [tf.constant(rng.normal(size=weight.shape), "float32") for weight in weights]
+        step(*gradients)
+    graph = step.get_concrete_function(*gradients).graph
+    kinds = {operation.type for operation in graph.get_operations()}
+    kinds |= {node.op for function in graph.as_graph_def().library.function for node in function.node_def}
+    return [value.numpy() for value in (*weights, *optimizer.variables)], "ResourceApplyAdam" in kinds
+
+
+@TENSORFLOW
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Adam", {}),
+        ("Adam", {"beta_1": 0.7, "beta_2": 0.95, "epsilon": 0.1}),
+        ("Adam", {"use_ema": True, "ema_momentum": 0.5, "global_clipnorm": 1.0}),
+        ("AdamW", {"weight_decay": 0.1}),
+    ],
+    ids=str,
+)
+def test_adam_in_one_operation_is_that_of_keras(name: str, options: dict[str, Any]) -> None:
+    """Weights, moments, counts and averages, with a rate that changes from step to step."""
+    kind = getattr(backend.keras().optimizers, name)
+    quick = kind(**options)
+    quicken_adam(quick)
+    values, one = stepped(quick)
+    plain, other = stepped(kind(**options))
+    assert one
+    assert not other
+    for found, expected in zip(values, plain, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@TENSORFLOW
+def test_amsgrad_is_left_to_keras() -> None:
+    optimizer = backend.keras().optimizers.Adam(amsgrad=True)
+    quicken_adam(optimizer)
+    assert not stepped(optimizer)[1]
+
+
+@TENSORFLOW
+@pytest.mark.parametrize(("name", "one"), [("adam", True), ("adamw", True), ("rmsprop", False)])
+def test_training_makes_the_steps_of_adam_in_one_operation(name: Any, one: bool) -> None:
+    assert stepped(made(OptimizerConfig(name=name), 0.01))[1] == one

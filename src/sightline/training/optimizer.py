@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sightline import backend
 from sightline.config import OptimizerConfig, TrainConfig
+from sightline.models.kernels import quicken_adam
 
 
 def optimizer(config: OptimizerConfig, learning_rate: float, average: float = 0.0) -> Any:
@@ -32,7 +33,10 @@ def optimizer(config: OptimizerConfig, learning_rate: float, average: float = 0.
     if config.name == "sgd":
         options |= {"momentum": config.momentum, "nesterov": config.nesterov}
     kinds = {"sgd": "SGD", "rmsprop": "RMSprop", "adamw": "AdamW"}
-    return getattr(keras.optimizers, kinds.get(config.name, config.name.capitalize()))(**options)
+    made = getattr(keras.optimizers, kinds.get(config.name, config.name.capitalize()))(**options)
+    if config.name in {"adam", "adamw"}:
+        quicken_adam(made)
+    return made
 
 
 def loss(config: TrainConfig) -> Any:

@@ -28,7 +28,7 @@ Precision = Literal["float32", "mixed_bfloat16"]
 MARGIN = 1.1  # bfloat16 must be so many times as fast
 STEPS = 200  # a shorter training is not worth the measurement, which takes some seconds
 ROUNDS = 4
-KERNELS = 2  # raised with each change of `models.kernels`: what was measured before no longer holds
+KERNELS = 3  # raised with each change of `models.kernels`: what was measured before no longer holds
 PIXELS = 1 << 20  # of a batch, at most: large pictures are measured in small batches
 
 
