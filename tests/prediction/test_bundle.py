@@ -161,6 +161,20 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("precision", ["x"]), ("thresholds", 5), ("thresholds", {"x": 1}), ("figures", [1]), ("data", 3),
+        ("parity", "x"), ("model", 7), ("recipe", {}), ("parameters", "many"), ("parameters", True),
+        ("weights_sha256", None), ("version", 1), ("lineage", ["x"]),
+    ],
+)  # fmt: skip
+def test_a_field_of_another_kind_is_refused_by_name(folder: Path, name: str, value: Any) -> None:
+    change(folder, **{name: value})
+    with pytest.raises(ModelError, match=f"manifest's {name}"):
+        bundle.load(folder)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_refused_with_its_reason(folder: Path, fault: str) -> None:
     break_it, reason = FAULTS[fault]
@@ -214,10 +228,29 @@ def test_a_link_in_a_zip_is_refused(folder: Path, tmp_path: Path) -> None:
         bundle.load(path)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_with_a_wrong_byte_is_refused_or_gives_the_same(
+    folder: Path, made: Bundle, tmp_path: Path, method: int
+) -> None:
+    """Half of the bytes are taken from the zip's directory, where each means something."""
+    whole = zipped(tmp_path / "whole.zip", contents(folder), method).read_bytes()
+    rng, refused = np.random.default_rng(method), 0
+    for turn in range(300):
+        data = bytearray(whole)
+        at = rng.integers(len(data) - 400 if turn % 2 else 0, len(data))
+        data[at] ^= rng.integers(1, 256)
+        (tmp_path / "m.zip").write_bytes(data)
+        try:
+            assert bundle.read(tmp_path / "m.zip") == made
+        except ModelError:
+            refused += 1
+    assert refused > 150
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\3\4", b"x" * 100], ids=["empty", "start", "other"])
 def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.zip").write_bytes(content)
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match="no zip, or a damaged one"):
         bundle.load(tmp_path / "m.zip")
 
 
@@ -279,14 +312,88 @@ def test_operations_that_none_of_ours_has_are_refused(graph: bytes, made: Bundle
         bundle.load(tmp_path / "b")
 
 
-def test_weights_in_other_files_are_refused(graph: bytes, made: Bundle, tmp_path: Path) -> None:
+def weight_elsewhere(file: Any) -> None:
+    import onnx as library
+
+    library.external_data_helper.set_external_data(file.graph.initializer[0], "../secret")
+
+
+def weight_elsewhere_by_another_spelling(file: Any) -> None:
+    """The value before its key, so that no search for the bytes of "location" and a path finds them."""
+    weight = file.graph.initializer[0]
+    weight.data_location = 1
+    entry = weight.external_data.add()
+    entry.MergeFromString(b"\x12\x09../secret" + b"\x0a\x88\x00location")
+
+
+def function(file: Any) -> None:
+    import onnx as library
+
+    node = library.helper.make_node("Loop", ["x"], ["y"])
+    file.functions.append(library.helper.make_function("", "Erf", ["x"], ["y"], [node], file.opset_import))
+
+
+def graph_within(file: Any) -> None:
+    import onnx as library
+
+    file.graph.node[0].attribute.append(
+        library.helper.make_attribute("body", library.helper.make_graph([], "g", [], []))
+    )
+
+
+def sparse_weight(file: Any) -> None:
+    file.graph.sparse_initializer.add()
+
+
+@pytest.mark.parametrize(
+    ("change_it", "reason"),
+    [
+        (weight_elsewhere, "weights in other files"),
+        (weight_elsewhere_by_another_spelling, "weights in other files"),
+        (function, "the part 25 of an ONNX file"),
+        (graph_within, "a graph of its own"),
+        (sparse_weight, "its graph has the part 15"),
+    ],
+)
+def test_what_only_foreign_graphs_hold_is_refused(
+    graph: bytes, made: Bundle, tmp_path: Path, change_it: Callable[[Any], None], reason: str
+) -> None:
     import onnx as library
 
     file = library.load_model_from_string(graph)
-    library.external_data_helper.set_external_data(file.graph.initializer[0], "../secret")
-    odd = bundle.make(made.manifest, file.SerializeToString(), made.files)
-    bundle.write(odd, tmp_path / "b")
-    with pytest.raises(ModelError, match="weights in other files"):
+    change_it(file)
+    bundle.write(bundle.make(made.manifest, file.SerializeToString(), made.files), tmp_path / "b")
+    with pytest.raises(ModelError, match=reason):
+        bundle.load(tmp_path / "b")
+
+
+def field(number: int, kind: int, value: bytes) -> bytes:
+    """A field of a protocol buffer, at most 127 bytes long."""
+    return bytes([number << 3 | kind]) + (bytes([len(value)]) if kind == 2 else b"") + value
+
+
+def test_what_readers_would_merge_or_pass_over_is_refused(made: Bundle, tmp_path: Path) -> None:
+    """A second graph, which is merged with the first; a wrong kind of name behind the true one; too large a number."""
+    loop = field(1, 2, field(4, 2, b"Loop"))
+    hidden = field(1, 2, field(4, 2, b"Loop") + field(4, 5, b"Relu"))
+    huge = b"\xba\x80\x80\x80\x10" + bytes([len(loop)]) + loop  # 7, and a bit beyond the 32 of a key
+    for more, reason in ((field(7, 2, loop), "2 graphs"), (field(7, 2, hidden), "2 graphs"), (huge, "no ONNX file")):
+        (tmp_path / "m.onnx").write_bytes(made.model + more)
+        with pytest.raises(ModelError, match=reason):
+            bundle.load(tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="no ONNX file"):
+        onnxfile.check_graph(field(7, 2, hidden))
+
+
+def test_a_graph_that_fails_when_it_is_run_is_refused(graph: bytes, made: Bundle, tmp_path: Path) -> None:
+    import onnx as library
+
+    file = library.load_model_from_string(graph)
+    file.graph.initializer.append(library.numpy_helper.from_array(np.array([7, 8, 8, 3]), "seven"))
+    file.graph.node[0].input[0] = "reshaped"
+    file.graph.node.insert(0, library.helper.make_node("Reshape", ["pixels", "seven"], ["reshaped"]))
+    bundle.write(bundle.make(made.manifest, file.SerializeToString(), made.files), tmp_path / "b")
+    with pytest.raises(ModelError, match="cannot run the model on 2 pictures"):
         bundle.load(tmp_path / "b")
 
 
@@ -298,3 +405,13 @@ def test_a_graph_that_does_not_fit_its_manifest_is_refused(graph: bytes, made: B
         bundle.write(bundle.make(replace(made.manifest, **changes), graph, {}), tmp_path / "b")
         with pytest.raises(ModelError, match=reason):
             bundle.load(tmp_path / "b")
+
+
+def test_a_graph_of_a_fixed_number_of_pictures_is_refused(graph: bytes, made: Bundle, tmp_path: Path) -> None:
+    import onnx as library
+
+    file = library.load_model_from_string(graph)
+    file.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    bundle.write(bundle.make(made.manifest, file.SerializeToString(), made.files), tmp_path / "b")
+    with pytest.raises(ModelError, match="2 pictures at a time"):
+        bundle.load(tmp_path / "b")

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import re
 import stat
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,6 +46,11 @@ _FIGURE = re.compile(r"figures/[a-z0-9-]{1,40}\.png")
 LARGEST = 4 << 30  # bytes of all files of a zip, unpacked
 LARGEST_MANIFEST = 64 << 20
 DENSEST = 200  # times that a zip may grow
+DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, OverflowError,
+    RuntimeError, ValueError,
+)  # fmt: skip
+"""What `zipfile` was seen to raise, or may, for a file with wrong bytes in it."""
 TOLERANCE = {"float32": 1e-3, "float16": 1e-3, "bfloat16": 1e-3, "int8": 0.1}
 """Greatest difference of a golden probability: other processors add in another order; int8 also rounds otherwise."""
 
@@ -169,7 +177,7 @@ def _explained(path: Path) -> Iterator[None]:
     except ModelError as error:
         text = str(error).rstrip(".")
         raise ModelError(f"The model {path} cannot be used: {text}. Make it anew with `sightline export`.") from error
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except OSError as error:
         raise ModelError(f"The model {path} cannot be read: {error}.") from error
 
 
@@ -204,8 +212,11 @@ def _read(path: Path) -> Bundle:
     if path.is_dir():
         return _checked(_folder_reader(path))
     if path.suffix.lower() == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            return _checked(_zip_reader(archive))
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return _checked(_zip_reader(archive))
+        except DAMAGED as error:
+            raise ModelError(f"it is no zip, or a damaged one: {error}") from error
     return _lone(path.read_bytes())
 
 

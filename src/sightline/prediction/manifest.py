@@ -11,10 +11,15 @@ from typing import Any
 
 from sightline.errors import ModelError
 from sightline.preprocess import Preprocess
+from sightline.records import Thresholds
 
 SCHEMA = 1
 MOST_CLASSES = 100_000
 _HASH = re.compile(r"[0-9a-f]{64}")
+_KINDS: dict[str, Any] = {
+    "model": str, "recipe": str, "precision": str, "parameters": int, "weights_sha256": str, "data": Mapping,
+    "figures": Mapping, "thresholds": Mapping | None, "parity": Mapping | None, "graph_sha256": str, "version": str,
+}  # fmt: skip
 GOLDEN_FILE = re.compile(r"golden/[0-9]{1,4}\.[a-z0-9]{1,8}")
 
 
@@ -59,6 +64,15 @@ class Manifest:
     version: str = ""
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            if not isinstance(getattr(self, name), kind) or isinstance(getattr(self, name), bool):
+                raise ModelError(f"the manifest's {name} is {getattr(self, name)!r}, which is of another kind")
+        if not all(isinstance(step, Mapping) for step in self.lineage):
+            raise ModelError("the manifest's lineage is not made of steps")
+        try:
+            Thresholds.from_dict(self.thresholds or {"count": 0})
+        except ValueError as error:
+            raise ModelError(f"the manifest's thresholds are not whole: {error}") from error
         if not 1 <= len(self.classes) <= MOST_CLASSES:
             raise ModelError(f"the manifest has {len(self.classes)} classes, expected 1 to {MOST_CLASSES}")
         if len(set(self.classes)) < len(self.classes) or {type(c) for c in self.classes} != {str} or "" in self.classes:

@@ -47,13 +47,16 @@ class OnnxPredictor:
         inputs = [(i.name, i.type, i.shape[1:]) for i in self._session.get_inputs()]
         expected = [("pixels", "tensor(uint8)", [size.height, size.width, size.channels])]
         outputs = {o.name: o.shape for o in self._session.get_outputs()}
+        batch = next((i.shape[0] for i in self._session.get_inputs() if i.shape), None)
         if inputs != expected:
             raise ModelError(f"its input is {inputs}, where its preprocessing makes {expected}")
         if set(outputs) != set(NAMES) or outputs["probabilities"][1:] != [len(self.classes)]:
             raise ModelError(f"its outputs are {outputs}, which do not fit its {len(self.classes)} classes")
+        if isinstance(batch, int):
+            raise ModelError(f"it takes {batch} pictures at a time and no other number")
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
+        """Return float32 [N, K] for uint8 pixels [N, H, W, C]; raises `ModelError` if the graph fails on them."""
         found: NDArray[np.float32] = self._run(["probabilities"], pixels)[0]
         return found
 
@@ -62,4 +65,8 @@ class OnnxPredictor:
         return Outputs(*self._run(NAMES, pixels))
 
     def _run(self, names: Sequence[str], pixels: NDArray[np.uint8]) -> list[Any]:
-        return list(self._session.run(list(names), {"pixels": np.ascontiguousarray(pixels)}))
+        try:
+            return list(self._session.run(list(names), {"pixels": np.ascontiguousarray(pixels)}))
+        except Exception as error:  # of a dozen kinds, all made in C++
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"ONNX Runtime cannot run the model on {len(pixels)} pictures: {reason}") from error

@@ -13,8 +13,14 @@ from collections.abc import Iterator, Mapping
 from sightline.errors import ModelError
 
 _GRAPH, _METADATA = 7, 14  # of ModelProto
-_NODE = 1  # of GraphProto
-_OP_TYPE, _DOMAIN = 4, 7  # of NodeProto
+_MODEL_FIELDS = frozenset({1, 2, 3, 4, 5, 6, _GRAPH, 8, _METADATA})  # no functions, no training
+_NODE, _WEIGHT = 1, 5  # of GraphProto
+_GRAPH_FIELDS = frozenset({_NODE, 2, _WEIGHT, 10, 11, 12, 13, 14, 16})  # no sparse weights
+_OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # of NodeProto
+_TENSOR, _TENSORS = 5, 10  # of AttributeProto
+_SUBGRAPHS = frozenset({6, 11, 22, 23})  # and sparse tensors
+_ELSEWHERE = frozenset({13, 14})  # of TensorProto: where its data lie, if not in it
+_BYTES = 2  # the kind of a field that has a length: text, message, packed numbers
 
 OPERATIONS = frozenset(
     {
@@ -30,9 +36,9 @@ OPERATIONS = frozenset(
 def metadata(data: bytes) -> dict[str, str]:
     """Return the metadata of an ONNX file; raises `ModelError` if it is none, or ends too early."""
     found = {}
-    for number, start, end in _fields(data, 0, len(data)):
-        if number == _METADATA:
-            entry = {n: data[a:b] for n, a, b in _fields(data, start, end)}
+    for number, kind, start, end in _fields(data, 0, len(data)):
+        if number == _METADATA and kind == _BYTES:
+            entry = {n: data[a:b] for n, k, a, b in _fields(data, start, end) if k == _BYTES}
             found[_text(entry.get(1, b""))] = _text(entry.get(2, b""))
     return found
 
@@ -40,11 +46,10 @@ def metadata(data: bytes) -> dict[str, str]:
 def with_metadata(data: bytes, values: Mapping[str, str]) -> bytes:
     """Return the file with `values` as its whole metadata; every other byte stays."""
     parts, last = [], 0
-    for number, start, end in _fields(data, 0, len(data)):
+    for number, _, _, end in _fields(data, 0, len(data)):
         if number != _METADATA:
             parts.append(data[last:end])
         last = end
-        del start
     for key, value in values.items():
         entry = _field(1, key.encode()) + _field(2, value.encode())
         parts.append(_field(_METADATA, entry))
@@ -58,32 +63,65 @@ def graph_sha256(data: bytes) -> str:
 
 
 def check_graph(data: bytes) -> None:
-    """Raise `ModelError` if the graph holds an operation that is not ours, or keeps weights in other files."""
-    start, end = _graph(data)
-    for number, a, b in _fields(data, start, end):
-        if number != _NODE:
-            continue
-        node = {n: data[x:y] for n, x, y in _fields(data, a, b) if n in {_OP_TYPE, _DOMAIN}}
-        name, domain = _text(node.get(_OP_TYPE, b"")), _text(node.get(_DOMAIN, b""))
-        if domain not in {"", "ai.onnx"} or name not in OPERATIONS:
-            raise ModelError(f"the graph has the operation {name!r} of {domain or 'ONNX'}, which none of ours has")
-    if b"\x0a\x08location\x12" in data:  # the first entry of a weight's "external data"
+    """Raise `ModelError` if the file holds an operation that is not ours, or keeps weights in other files.
+
+    Readers of protocol buffers pass over what they do not know and merge what comes twice, so that the same bytes can
+    mean different things to two of them. Here every field must be one of ours, and of its own kind.
+    """
+    for number, _, _, _ in _fields(data, 0, len(data)):
+        if number not in _MODEL_FIELDS:
+            raise ModelError(f"it has the part {number} of an ONNX file, which none of ours has")
+    for number, kind, start, end in _fields(data, *_graph(data)):
+        if number not in _GRAPH_FIELDS or kind != _BYTES:
+            raise ModelError(f"its graph has the part {number}, which none of ours has")
+        if number == _NODE:
+            _check_node(data, start, end)
+        elif number == _WEIGHT:
+            _check_tensor(data, start, end)
+
+
+def _check_node(data: bytes, start: int, end: int) -> None:
+    name = domain = ""
+    for number, kind, a, b in _fields(data, start, end):
+        if kind != _BYTES:
+            raise ModelError("it is no ONNX file")
+        if number == _OP_TYPE:
+            name = _text(data[a:b])
+        elif number == _DOMAIN:
+            domain = _text(data[a:b])
+        elif number == _ATTRIBUTE:
+            _check_attribute(data, a, b)
+    if domain not in {"", "ai.onnx"} or name not in OPERATIONS:
+        raise ModelError(f"the graph has the operation {name!r} of {domain or 'ONNX'}, which none of ours has")
+
+
+def _check_attribute(data: bytes, start: int, end: int) -> None:
+    for number, kind, a, b in _fields(data, start, end):
+        if number in _SUBGRAPHS:
+            raise ModelError("an operation has a graph of its own, which none of ours has")
+        if number in {_TENSOR, _TENSORS} and kind == _BYTES:
+            _check_tensor(data, a, b)
+
+
+def _check_tensor(data: bytes, start: int, end: int) -> None:
+    if any(number in _ELSEWHERE for number, _, _, _ in _fields(data, start, end)):
         raise ModelError("the graph keeps weights in other files, which none of ours does")
 
 
 def _graph(data: bytes) -> tuple[int, int]:
-    for number, start, end in _fields(data, 0, len(data)):
-        if number == _GRAPH:
-            return start, end
-    raise ModelError("it holds no graph")
+    """Return where the graph lies; one alone, since two would be merged where the file is run."""
+    found = [(kind, start, end) for number, kind, start, end in _fields(data, 0, len(data)) if number == _GRAPH]
+    if len(found) != 1 or found[0][0] != _BYTES:
+        raise ModelError(f"it holds {len(found) or 'no'} graph{'s' if len(found) > 1 else ''}, expected one")
+    return found[0][1:]
 
 
-def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (number, start, end) of the value of each field; numbers that are no messages are passed over."""
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (number, kind, start, end) of the value of each field."""
     while at < end:
         key, at = _varint(data, at, end)
         kind = key & 7
-        if kind == 2:
+        if kind == _BYTES:
             length, at = _varint(data, at, end)
         elif kind == 0:
             _, after = _varint(data, at, end)
@@ -92,9 +130,11 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
             length = 8 if kind == 1 else 4
         else:
             raise ModelError("it is no ONNX file")
+        if key >> 32:  # other readers would drop the upper bits, and see another number
+            raise ModelError("it is no ONNX file")
         if length > end - at:
             raise ModelError("it ends too early")
-        yield key >> 3, at, at + length
+        yield key >> 3, kind, at, at + length
         at += length
 
 
