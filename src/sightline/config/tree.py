@@ -184,7 +184,8 @@ class TrainConfig:
     l2: float = setting(0.0, "weight penalty on kernels, added to the loss", 0)
     average: float = setting(
         0.0,
-        "judge and keep the weights' moving average, of which this share stays in each step; 0: none",
+        "judge and keep the weights' moving average, of which this share stays in each step (less in short stages: it "
+        "spans a tenth of the steps at most); 0: none",
         0,
         0.99999,
     )

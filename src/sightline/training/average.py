@@ -12,6 +12,20 @@ from typing import Any
 
 from sightline import backend
 
+SPAN = 10  # the average reaches back over this part of a stage's steps at most
+
+
+def share(asked: float, steps: int) -> float:
+    """Return how much of the average stays in each of `steps` steps, `asked` or less; 0: no average.
+
+    An average over as many steps as there are is that of a network that has learned nothing yet: 960 pictures of 64x64
+    in batches of 256, 48 steps and 0.98, ended at a validation accuracy of 0.29 in place of 0.93.
+
+    >>> share(0.98, 2000), round(share(0.98, 48), 3), share(0.98, 9)
+    (0.98, 0.792, 0.0)
+    """
+    return min(asked, max(0.0, 1 - SPAN / max(steps, 1)))
+
 
 @contextmanager
 def averaged(learner: Any) -> Iterator[None]:

@@ -21,7 +21,7 @@ from sightline.models.build import Network
 from sightline.prediction.base import filled
 from sightline.records import EpochRecord, Progress, Samples
 from sightline.training import augment, checkpoint, devices, stages
-from sightline.training.average import averaged, settle
+from sightline.training.average import averaged, settle, share
 from sightline.training.checkpoint import Checkpoint
 from sightline.training.interrupt import Stop, listening
 from sightline.training.optimizer import class_weights, label_shares, loss, optimizer
@@ -171,9 +171,10 @@ def _prepare(
     size = stage.batch_size or config.train.batch_size
     start = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
     size, start = devices.scaled(config.device, size, start)
-    rate = schedule(config.train.schedule, start, epochs * math.ceil(len(train) / size))
+    steps = epochs * math.ceil(len(train) / size)
+    rate = schedule(config.train.schedule, start, steps)
     learner.compile(
-        optimizer=optimizer(config.train.optimizer, start, config.train.average),
+        optimizer=optimizer(config.train.optimizer, start, share(config.train.average, steps)),
         loss=loss(config.train),
         weighted_metrics=["categorical_accuracy"],
     )
