@@ -51,16 +51,17 @@ def test_a_bundle_predicts_where_only_the_wheel_is_installed(alone: Path, tmp_pa
 
     colours = draw_classes(tmp_path / "colours", COLOURS, 20)
     run = tmp_path / "run"
-    settings = ["model.name=mobilenetv2", "model.alpha=0.35", "picture.height=96", "train.epochs=1"]
+    settings = ["model.name=mobilenetv2", "model.alpha=1.0", "picture.height=224", "train.epochs=1"]
     train(colours, recipe="quick", set=settings, out=run)
-    picture = next((colours / "red").iterdir())
+    pictures = colours / "red"
     done = subprocess.run(
-        [str(alone), "-c", PEAK, "predict", str(run / "bundle"), str(picture), "--json"],
+        [str(alone), "-c", PEAK, "predict", str(run / "bundle"), str(pictures), "--json"],
         capture_output=True, text=True, check=False, cwd=tmp_path, env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (expected,) = predict(run, picture)
-    assert json.loads(done.stdout)["probability"] == pytest.approx(expected.probability, abs=1e-6)
+    found = [json.loads(line)["probability"] for line in done.stdout.splitlines()]
+    assert found == pytest.approx([answer.probability for answer in predict(run, pictures)], abs=1e-6)
+    assert len(found) == 20
     assert int(done.stderr.split()[-1]) < 300 * 1024  # kB of memory at its peak
 
 

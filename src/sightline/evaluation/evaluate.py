@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sightline import metrics
 from sightline.data.loader import batches
 from sightline.evaluation import scores
-from sightline.prediction.base import Predictor, filled
+from sightline.prediction.base import Predictor, filled, suitable_batch_size
 from sightline.records import Evaluation, Progress, Reject, Samples, no_progress
 
 
@@ -20,16 +20,17 @@ def evaluate(
     samples: Samples,
     *,
     rejects: Sequence[Reject] = (),
-    batch_size: int = 32,
+    batch_size: int | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
     """Run `predictor` over `samples` and compute its figures; `samples.labels` count in `predictor.classes`."""
     started = time.perf_counter()
     found: list[NDArray[np.float32]] = []
-    done, size = 0, min(batch_size, len(samples))
-    for batch in batches(samples, batch_size):
-        found.append(filled(predictor.probabilities, batch.pixels, size))
-        done += len(batch.labels)
+    rows = batch_size or suitable_batch_size(predictor.preprocess)
+    done, size = 0, min(rows, len(samples))
+    for taken in batches(samples, rows):
+        found.append(filled(predictor.probabilities, taken.pixels, size))
+        done += len(taken.labels)
         progress("evaluating", done, len(samples))
     probabilities = np.concatenate(found) if found else np.zeros((0, len(predictor.classes)), np.float32)
     seconds = time.perf_counter() - started

@@ -8,9 +8,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.prediction.base import Outputs, Predictor, filled
-
-BATCH = 32
+from sightline.prediction.base import Outputs, Predictor, filled, suitable_batch_size
 
 
 def hidden(pixels: NDArray[np.uint8], masks: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -32,10 +30,10 @@ def scores(
 
     The predictor always sees batches of one size. `advance` is called with the number of masks in each.
     """
-    source = iter(masks)
-    while batch := list(islice(source, BATCH)):
+    source, size = iter(masks), suitable_batch_size(predictor.preprocess)
+    while batch := list(islice(source, size)):
         stacked = np.stack(batch).astype(np.float32)
-        found = filled(lambda rows: score(predictor.outputs(rows)), hidden(pixels, stacked), BATCH)
+        found = filled(lambda rows: score(predictor.outputs(rows)), hidden(pixels, stacked), size)
         advance(len(batch))
         yield stacked, np.asarray(found, np.float64)
 

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 
 from sightline.data.layout import is_hidden, is_picture_name
 from sightline.errors import DataError, PictureError
-from sightline.prediction.base import Predictor, filled
+from sightline.prediction.base import Predictor, filled, suitable_batch_size
 from sightline.prediction.decide import decide
 from sightline.preprocess import Preprocess, inspect
 from sightline.records import Candidate, Decision, Prediction, Thresholds
 
-BATCH = 32
 Decoded = NDArray[np.uint8] | str
 
 
@@ -110,30 +109,32 @@ def predict(
     items: Iterable[Item],
     *,
     top: int = 5,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     threads: int | None = None,
     thresholds: Thresholds | None = None,
 ) -> Iterator[Prediction]:
     """Yield one `Prediction` for each item, in order; an unreadable picture becomes one with its `error`.
 
-    With `thresholds`, each answer comes with a `Decision`.
+    `batch_size` pictures go through the model at once; None: as many as suit their size. With `thresholds`, each
+    answer comes with a `Decision`.
     """
+    size = batch_size or suitable_batch_size(predictor.preprocess)
     workers = threads or os.cpu_count() or 1
     queue: deque[tuple[str, Future[Decoded]]] = deque()
     source = iter(items)
     with ThreadPoolExecutor(workers) as pool:
 
         def fill() -> None:
-            for item in islice(source, 3 * batch_size - len(queue)):  # at most three batches wait
+            for item in islice(source, 3 * size - len(queue)):  # at most three batches wait
                 queue.append((item.path, pool.submit(_decode, predictor.preprocess, item)))
 
         fill()
         largest = 0
         while queue:
-            batch = [queue.popleft() for _ in range(min(batch_size, len(queue)))]
-            decoded = [(path, future.result()) for path, future in batch]
+            taken = [queue.popleft() for _ in range(min(size, len(queue)))]
+            decoded = [(path, future.result()) for path, future in taken]
             fill()
-            largest = max(largest, len(batch))
+            largest = max(largest, len(taken))
             yield from _answer(predictor, decoded, top, largest, thresholds)
 
 

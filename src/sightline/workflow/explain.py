@@ -16,8 +16,8 @@ from sightline.errors import OutputError, PictureError, UsageError, suggest
 from sightline.explanation import heat as heat_map
 from sightline.explanation.check import check
 from sightline.explanation.maps import Method, heat_maps, method_for
-from sightline.prediction.base import Predictor, filled
-from sightline.prediction.stream import BATCH, Item
+from sightline.prediction.base import Predictor, filled, suitable_batch_size
+from sightline.prediction.stream import Item
 from sightline.preprocess import Preprocess, inspect
 from sightline.records import Explanation, Progress, Region, no_progress
 from sightline.report.heat import explained
@@ -69,9 +69,9 @@ def _explained(
     seed: int,
     progress: Progress,
 ) -> Iterator[Explanation]:
-    last = ("", 0)
-    for start in range(0, len(items), BATCH):
-        found = [_read(predictor.preprocess, item) for item in items[start : start + BATCH]]
+    last, size = ("", 0), suitable_batch_size(predictor.preprocess)
+    for start in range(0, len(items), size):
+        found = [_read(predictor.preprocess, item) for item in items[start : start + size]]
         good = [one for one in found if not isinstance(one, str)]
 
         def advance(task: str, done: int, total: int, *, start: int = start, count: int = len(good)) -> None:
@@ -82,7 +82,7 @@ def _explained(
                 progress(task, start * each + done, last[1])
 
         answers = iter(_answers(predictor, good, method, label, seed, advance) if good else ())
-        for item, one in zip(items[start : start + BATCH], found, strict=False):
+        for item, one in zip(items[start : start + size], found, strict=False):
             if isinstance(one, str):
                 yield Explanation(item.path, method, error=one)
             else:
@@ -113,7 +113,7 @@ def _answers(
 ) -> Iterator[Explanation]:
     """Yield what is to be said of each readable picture, still without its path and figure."""
     pixels = np.stack([one.pixels for one in good])
-    found = filled(predictor.probabilities, pixels, min(BATCH, len(pixels)))
+    found = filled(predictor.probabilities, pixels, min(suitable_batch_size(predictor.preprocess), len(pixels)))
     sure = np.isfinite(found).all(1)
     best = np.where(sure, np.nan_to_num(found).argmax(1), 0)
     numbers = best if label is None else np.full(len(pixels), predictor.classes.index(label))
