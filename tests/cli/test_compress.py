@@ -113,6 +113,34 @@ def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
     assert {p: p.stat().st_mtime_ns for p in out.glob("candidates/*/record.json")} == before
 
 
+def test_the_test_part_is_asked_once_about_each_that_is_chosen(
+    sightline: Command, found: tuple[Path, str], trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, printed = found
+    told = json.loads(printed)
+    kept = json.loads((out / "judgements.json").read_text())
+    assert kept[told["best"]]["p_value"] == told["judgement"]["p_value"]
+    monkeypatch.setattr("sightline.workflow.compress._judged", None)  # whoever calls it fails
+    assert sightline("compress", trained[0], "--out", out, *CHEAP, "--json").json["judgement"] == told["judgement"]
+
+
+def test_a_candidate_says_its_own_temperature_and_can_be_exported(
+    sightline: Command, found: tuple[Path, str], colours: Path, tmp_path: Path
+) -> None:
+    """Its Keras model lies beside its bundle, for the formats that Keras writes."""
+    folder = found[0] / "candidates" / "rightsize"
+    made = bundle.read(folder / "bundle").manifest
+    keras = KerasPredictor.load(folder / "model.keras", made.classes, made.preprocess)
+    assert made.temperature == pytest.approx(1 / keras.model.get_layer("temperature").scale)
+    arguments = ("--format", "saved_model", "--parity", colours, "--json")
+    done = sightline("export", folder / "bundle", *arguments, "--out", tmp_path / "saved")
+    assert (done.code, done.json["accepted"]) == (0, True)
+    copied = shutil.copytree(folder / "bundle", tmp_path / "alone")
+    refused = sightline("export", copied, *arguments, "--out", tmp_path / "other")
+    assert refused.code == 2
+    assert "with its model.keras beside it" in refused.err
+
+
 def test_bad_use_gets_one_clear_message(
     sightline: Command, found: tuple[Path, str], trained: Trained, tmp_path: Path
 ) -> None:
@@ -156,8 +184,11 @@ def test_slimming_in_rounds(
     assert rows["slim-2"]["parameters"] < rows["slim-1"]["parameters"] < rows["large"]["parameters"]
     assert rows["slim-2"]["multiply_adds"] < rows["slim-1"]["multiply_adds"] < rows["large"]["multiply_adds"]
     assert (run / "compressed" / "teacher.npy").is_file() is ("distill" in means)
+    told_of = {name: bundle.read(run / "compressed" / "candidates" / name / "bundle").manifest for name in rows}
+    assert told_of["slim-1"].model == trained[1]["model"]
     if "distill" in means:
         assert rows["distill-cifar10-deep"]["lineage"][-1]["student"] == "cifar10-deep"
+        assert told_of["distill-cifar10-deep"].model == "cifar10-deep"
 
 
 def test_the_front_is_what_no_other_beats() -> None:

@@ -12,7 +12,10 @@ from sightline.report.front import Point, front
 
 @pytest.mark.parametrize("count", [1, 12])
 def test_any_number_of_candidates_can_be_drawn(count: int) -> None:
-    points = [Point(f"slim-{i}-int8", 1 - i / 50, 10**7 // 2**i, 8 / 1.5**i, i % 3 > 0, i == 4) for i in range(count)]
+    points = [
+        Point(f"slim-{i}-int8", 1 - i / 50, 10**7 // 2**i, 8 / 1.5**i, 2**20 >> i, 2**24 >> i, i % 3 > 0, i == 4)
+        for i in range(count)
+    ]
     with Image.open(io.BytesIO(front(points, 0.9, "A run"))) as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 400

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,11 @@ class Judgement:
     difference: float
     interval: Interval
     p_value: float
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Judgement:
+        """Return what `dataclasses.asdict` gave; raises `KeyError` and `TypeError` for what did not come from it."""
+        return cls(**{**values, "interval": Interval(**values["interval"])})
 
     @property
     def worse(self) -> bool:

@@ -54,6 +54,8 @@ SECONDS = 2.0  # of latency measurement for each candidate
 
 Pack = Callable[[Any, bytes, OnnxPredictor, Mapping[str, Any]], Bundle]
 """Called with the Keras model, its ONNX file, that file's predictor and further fields of the manifest."""
+Calibrate = Callable[[Any, NDArray[np.float32], NDArray[np.int32]], Any]
+"""Called with a Keras model of temperature 1, its logits of the validation part [N, K] and the labels there [N]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is to be made smaller: a Keras model, how it was configured, its pictures, how it is packed."""
+    """What is to be made smaller: a Keras model, how it was configured, its pictures, how it is packed.
+
+    `calibrate` sets the temperature of each candidate's own weights; None where the run has none.
+    """
 
     model: Any
     config: ModelConfig
@@ -98,6 +103,7 @@ class Subject:
     threads: int
     lineage: Mapping[str, Any]
     pack: Pack
+    calibrate: Calibrate | None
 
 
 class Search:
@@ -271,8 +277,18 @@ class Search:
                 self.store.put(found, None)
             else:
                 self._models = {"large": self.subject.model, name: model}
-                found = self._keep(name, parent, "float32", lineage, model, onnx.convert(model), started)
+                graph = onnx.convert(model) if parent is None else self._calibrated(model)
+                found = self._keep(name, parent, "float32", lineage, model, graph, started)
         return self._add(found)
+
+    def _calibrated(self, model: Any) -> bytes:
+        """Fit the temperature of a new model anew; return its ONNX file."""
+        if self.subject.calibrate is None:
+            return onnx.convert(model)
+        model.get_layer("temperature").scale = 1.0
+        logits = parity.logits(self._predictor(onnx.convert(model)), self._validation)
+        self.subject.calibrate(model, logits, self._validation.labels)
+        return onnx.convert(model)
 
     def _add(self, found: Candidate) -> Candidate:
         self.candidates.append(found)
@@ -326,6 +342,8 @@ class Search:
         calls = int(np.clip(SECONDS / max(one, 1e-6), 10, 200))
         median, p99, throughput = parity.speed(predictor, pixels, calls)
         facts = {
+            "model": next((str(step["student"]) for step in lineage if "student" in step), self.subject.config.name),
+            "temperature": 1 / float(model.get_layer("temperature").scale),
             "precision": precision,
             "lineage": lineage,
             "figures": {"validation": {"accuracy": accuracy, "count": len(answers)}},

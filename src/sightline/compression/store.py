@@ -4,6 +4,7 @@
 <out>/teacher.npy               the large model's answers, for distillation
 <out>/candidates/<name>/        record.json, bundle/, and model.keras where its weights are its own
 <out>/best/                     the bundle that was chosen, and its model.keras
+<out>/judgements.json           what the test part said of those that were chosen
 <out>/front.json, front.png     every candidate, and which of them no other beats
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline import files
+from sightline.compression.judge import Judgement
 from sightline.errors import ModelError, OutputError
 from sightline.prediction import bundle
 from sightline.prediction.bundle import Bundle
@@ -94,6 +96,18 @@ class Store:
             files.write(folder / "model.keras", save)
         files.write(folder / "record.json", _json(asdict(found)))
 
+    def judgements(self) -> dict[str, Judgement]:
+        """Return what the test part has said of candidates so far, by name."""
+        file = self.path / "judgements.json"
+        try:
+            return {name: Judgement.from_dict(value) for name, value in _read(file).items()} if file.is_file() else {}
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{file} is not whole: {error}. Remove it, and the test part is asked again.") from error
+
+    def keep_judgements(self, found: Mapping[str, Judgement]) -> None:
+        """Keep what `judgements` returns."""
+        files.write(self.path / "judgements.json", _json({name: asdict(value) for name, value in found.items()}))
+
     def choose(self, found: Candidate, weights: str) -> Path:
         """Copy a candidate to ``best``, with the ``model.keras`` of the candidate `weights`; what was there goes."""
         best = self.path / "best"
@@ -109,11 +123,11 @@ class Store:
 
 
 def front(candidates: Iterable[Candidate]) -> tuple[str, ...]:
-    """Return the names of those that no other beats: as accurate, as small and as quick, and better in one of these."""
+    """Return the names of those that no other beats in everything: accuracy, size, weights, arithmetic and latency."""
     all_ = [c for c in candidates if not c.failed]
 
-    def worth(c: Candidate) -> tuple[float, float, float]:
-        return c.accuracy, -c.bytes, -c.latency
+    def worth(c: Candidate) -> tuple[float, ...]:
+        return c.accuracy, -c.bytes, -c.latency, -c.parameters, -c.multiply_adds
 
     def beaten(c: Candidate) -> bool:
         return any(worth(o) != worth(c) and all(a >= b for a, b in zip(worth(o), worth(c), strict=True)) for o in all_)

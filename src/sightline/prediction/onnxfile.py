@@ -19,7 +19,7 @@ _GRAPH_FIELDS = frozenset({_NODE, 2, _WEIGHT, 10, 11, 12, 13, 14, 16})  # no spa
 _OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # of NodeProto
 _TENSOR, _TENSORS = 5, 10  # of AttributeProto
 _SUBGRAPHS = frozenset({6, 11, 22, 23})  # and sparse tensors
-_ELSEWHERE = frozenset({13, 14})  # of TensorProto: where its data lie, if not in it
+_ELSEWHERE, _LOCATION = 13, 14  # of TensorProto: where its data lie, and whether they lie there: 0 for no
 _BYTES = 2  # the kind of a field that has a length: text, message, packed numbers
 
 OPERATIONS = frozenset(
@@ -104,8 +104,9 @@ def _check_attribute(data: bytes, start: int, end: int) -> None:
 
 
 def _check_tensor(data: bytes, start: int, end: int) -> None:
-    if any(number in _ELSEWHERE for number, _, _, _ in _fields(data, start, end)):
-        raise ModelError("the graph keeps weights in other files, which none of ours does")
+    for number, _, a, b in _fields(data, start, end):
+        if number == _ELSEWHERE or (number == _LOCATION and data[a:b] != b"\0"):
+            raise ModelError("the graph keeps weights in other files, which none of ours does")
 
 
 def _graph(data: bytes) -> tuple[int, int]:

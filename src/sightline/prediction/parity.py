@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import metrics
-from sightline.prediction.base import Predictor, filled
+from sightline.prediction.base import Predictor, filled, suitable_batch_size
 from sightline.records import Interval, Progress, Samples, no_progress
 
 ROWS = 32
@@ -75,11 +76,22 @@ def probabilities(
     predictor: Predictor, samples: Samples, *, task: str = "comparing", progress: Progress = no_progress
 ) -> NDArray[np.float32]:
     """Return float32 [N, K] of all `samples`."""
-    found = []
-    size = min(ROWS, len(samples))
-    for start in range(0, len(samples), ROWS):
-        found.append(filled(predictor.probabilities, samples.take(slice(start, start + ROWS)), size))
-        progress(task, min(start + ROWS, len(samples)), len(samples))
+    return _answers(predictor, predictor.probabilities, samples, task, progress)
+
+
+def logits(predictor: Predictor, samples: Samples) -> NDArray[np.float32]:
+    """Return float32 [N, K] of all `samples`."""
+    return _answers(predictor, lambda rows: predictor.outputs(rows).logits, samples, "", no_progress)
+
+
+def _answers(
+    predictor: Predictor, ask: Callable[[Any], Any], samples: Samples, task: str, progress: Progress
+) -> NDArray[np.float32]:
+    found, rows = [], suitable_batch_size(predictor.preprocess)
+    size = min(rows, len(samples))
+    for start in range(0, len(samples), rows):
+        found.append(filled(ask, samples.take(slice(start, start + rows)), size))
+        progress(task, min(start + rows, len(samples)), len(samples))
     return np.concatenate(found) if found else np.zeros((0, len(predictor.classes)), np.float32)
 
 

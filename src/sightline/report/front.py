@@ -1,4 +1,4 @@
-"""The figure of a search: accuracy against size and against latency, and which candidates no other beats."""
+"""The figure of a search: accuracy against size, latency, weights and arithmetic, and whom no other beats."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ class Point:
     accuracy: float
     bytes: int
     latency: float
+    parameters: int
+    multiply_adds: int
     front: bool
     best: bool = False
 
 
 def front(points: Sequence[Point], floor: float, title: str = "") -> bytes:
-    """Draw candidates over the size of their files and over their latency; `floor` is the accuracy asked for."""
-    figure = canvas.blank(11, 4.6)
+    """Draw candidates over each of the four things that should be small; `floor` is the accuracy asked for."""
+    figure = canvas.blank(11, 8.4)
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    panels = (("size of the file (MB)", "bytes", 1e6), ("latency at batch 1 (ms)", "latency", 1.0))
-    for axes, (label, field, scale) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+    panels = (
+        ("size of the file (MB)", "bytes", 1e6), ("latency at batch 1 (ms)", "latency", 1.0),
+        ("parameters (thousands)", "parameters", 1e3), ("multiply-adds (millions)", "multiply_adds", 1e6),
+    )  # fmt: skip
+    for axes, (label, field, scale) in zip(figure.subplots(2, 2, sharey=True).flat, panels, strict=True):
         for beaten in (True, False):
             some = [p for p in points if p.front != beaten]
             axes.scatter(
@@ -51,7 +56,8 @@ def front(points: Sequence[Point], floor: float, title: str = "") -> bytes:
         axes.set_xlabel(label, color=INK)
         axes.grid(color=GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("accuracy on the validation part", color=INK)
+    for axes in figure.axes[::2]:
+        axes.set_ylabel("accuracy on the validation part", color=INK)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     if title:
         figure.suptitle(title, **canvas.words(12))

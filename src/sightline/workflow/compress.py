@@ -181,7 +181,6 @@ def _subject(
             data,
             index,
             config.bundle.golden,
-            model=config.model.name,
             recipe=config.recipe,
             **facts,
         )
@@ -198,6 +197,7 @@ def _subject(
         config.device.threads,
         step,
         pack,
+        ship.calibrate if config.bundle.calibrate else None,
     )
 
 
@@ -206,11 +206,25 @@ def _concluded(found: Search, store: Store, data: Dataset, watcher: Watcher) -> 
     nearest, misses = found.nearest()
     judgement = None
     if best is not None:
-        judgement = _judged(store, best, data, watcher)
+        judgement = _judgement(store, best, data, watcher)
         store.choose(best, best.name if best.precision == "float32" else best.parent or "")
     result = Compression(store.path, candidates, front(candidates), best, judgement, nearest, tuple(misses))
     _write(result, candidates[0].accuracy - found.budget.max_drop)
     return result
+
+
+def _judgement(store: Store, best: Candidate, data: Dataset, watcher: Watcher) -> Judgement:
+    """Return the comparison of the chosen model with the large one, made once for each that is ever chosen."""
+    known = store.judgements()
+    if best.name not in known:
+        if known:
+            watcher.say(
+                f"The test part was asked about {', '.join(known)} already, under another budget: the more often it is "
+                "asked, the kinder its answer to the one that is kept."
+            )
+        known[best.name] = _judged(store, best, data, watcher)
+        store.keep_judgements(known)
+    return known[best.name]
 
 
 def _judged(store: Store, best: Candidate, data: Dataset, watcher: Watcher) -> Judgement:
@@ -232,7 +246,16 @@ def _write(result: Compression, floor: float) -> None:
     files.write(result.out / "front.json", text.encode())
     best = result.best.name if result.best else None
     points = [
-        drawing.Point(c.name, c.accuracy, c.bytes, c.latency, c.name in result.front, c.name == best)
+        drawing.Point(
+            c.name,
+            c.accuracy,
+            c.bytes,
+            c.latency,
+            c.parameters,
+            c.multiply_adds,
+            front=c.name in result.front,
+            best=c.name == best,
+        )
         for c in result.candidates
         if not c.failed
     ]

@@ -138,7 +138,7 @@ def _source(path: Path) -> _Source:
     run = classifier.run
     if run is None:
         found, alone = bundle.load(path)
-        return _Source(classifier, alone, found.manifest, found.model, found.files)
+        return _Source(classifier, _beside(path, found.manifest) or alone, found.manifest, found.model, found.files)
     keras = load(path, engine="keras")
     if run.bundle is None:
         predictor = keras.predictor
@@ -157,6 +157,16 @@ def _source(path: Path) -> _Source:
         )
     golden = {name: content for name, content in found.files.items() if name.startswith("golden/")}
     return _Source(classifier, keras.predictor, facts, found.model, golden)
+
+
+def _beside(path: Path, manifest: Manifest) -> KerasPredictor | None:
+    """Return the Keras model of a bundle that `compress` made, which lies beside it; None where there is none."""
+    for file in (path.with_name("model.keras"), path.with_name(f"{path.name}.keras")):
+        if path.is_dir() and manifest.precision == "float32" and file.is_file():
+            found = KerasPredictor.load(file, manifest.classes, manifest.preprocess)
+            if weights_sha256(found.model) == manifest.weights_sha256:
+                return found
+    return None
 
 
 def _target(source: _Source, form: str, precision: str, out: str | Path | None) -> Path:
@@ -304,7 +314,10 @@ class _Export:
             return lambda folder: openvino.convert(graph, folder, half=half, manifest=manifest.to_json())
         truth = self.source.truth
         if not isinstance(truth, KerasPredictor):
-            raise ModelError(f"The format {self.form} is written from the Keras model: name the run, not its bundle.")
+            raise ModelError(
+                f"The format {self.form} is written from the Keras model: name the run, not its bundle, or a bundle in "
+                "float32 of `sightline compress`, with its model.keras beside it."
+            )
         write = tensorflow.litert if self.form == "litert" else tensorflow.saved_model
         return lambda folder: write(truth.model, folder)
 
