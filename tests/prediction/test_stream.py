@@ -334,6 +334,25 @@ def test_no_more_than_four_batches_are_ahead_of_the_reader(batch_size: int) -> N
     assert source.taken > 100  # it does run ahead
 
 
+def test_the_next_batch_is_decoded_while_the_model_works() -> None:
+    """The model waits, in its first batch, for a picture of the second to be read: one after the other, none would be."""
+    second, overlapped = threading.Event(), []
+
+    class Waiting(Counting):
+        def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            overlapped.append(second.wait(timeout=30))
+            return super().probabilities(pixels)
+
+    def read(number: int) -> NDArray[np.uint8]:
+        if number >= 4:
+            second.set()
+        return pixels(1)
+
+    items = (Item(str(i), lambda i=i: read(i)) for i in range(8))  # type: ignore[misc]  # mypy cannot infer a default
+    assert len(list(predict(Waiting(), items, batch_size=4))) == 8
+    assert overlapped == [True, True]
+
+
 def test_no_more_are_decoded_at_once_than_there_are_threads() -> None:
     source = Source(200)
     assert len(list(predict(Counting(), source, threads=3))) == 200
