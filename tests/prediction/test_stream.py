@@ -335,7 +335,7 @@ def test_no_more_than_four_batches_are_ahead_of_the_reader(batch_size: int) -> N
 
 
 def test_the_next_batch_is_decoded_while_the_model_works() -> None:
-    """The model waits, in its first batch, for a picture of the second to be read: one after the other, none would be."""
+    """The model waits, in its first batch, for a picture of the second: one after the other, none would be read."""
     second, overlapped = threading.Event(), []
 
     class Waiting(Counting):

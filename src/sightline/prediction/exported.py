@@ -1,7 +1,7 @@
 """A folder of a format other than the bundle's: the files, golden examples, and ``manifest.json`` beside them.
 
 The manifest is the bundle's, with the format's name, the sha256 of every other file, and its own; OpenVINO's file holds
-a copy. Loading verifies all of them and the golden examples.
+a copy for whoever finds it alone. Loading verifies every hash and the golden examples.
 """
 
 from __future__ import annotations
