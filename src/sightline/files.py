@@ -16,13 +16,18 @@ def write(
 ) -> Path:
     """Write bytes to `path`, or let a function write a file there, and return `path`; folders are made as needed.
 
+    Bytes are on the disk before the name is: a machine that is switched off leaves the old file or the new one. (Of a
+    file that a function writes, only that no killed process leaves half of it.)
     Raises `OutputError`, which ends with `advice`, and leaves what was at `path` as it is.
     """
     aside = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
-            aside.write_bytes(content)
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
         else:
             content(aside)
         aside.replace(path)

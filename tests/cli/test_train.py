@@ -216,7 +216,10 @@ def test_a_loss_that_is_no_number_stops_the_run(sightline: Command, colours: Pat
     found = sightline("train", colours, *SMALL, "--set", "train.optimizer.learning_rate=1e30", "--out", tmp_path / "r")
     assert found.code == 1
     assert "learning rate" in found.err
-    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "failed"
+    told = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert told["status"] == "failed"
+    assert told["batch"], "the pictures of the step"
+    assert all((colours / path).is_file() or Path(path).is_file() for path in told["batch"])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to one process on Windows")

@@ -175,6 +175,10 @@ def test_damaged_file_falls_back_to_the_one_before(tmp_path: Path, damage: str) 
     assert found is not None
     assert found.state == {"epoch": 1}
     assert [last.name in line and line.endswith("Going on from the one before.") for line in said] == [True]
+    first.write_bytes(b"")
+    said.clear()
+    assert checkpoint.latest(tmp_path, said.append) is None
+    assert said[-1].endswith("None is left.")
     if damage != "gone":
         first.write_bytes(b"damaged too")
         assert checkpoint.latest(tmp_path) is None

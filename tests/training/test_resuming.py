@@ -207,6 +207,14 @@ def test_a_loss_that_is_no_number_names_step_rate_and_files() -> None:
     assert 1 <= len(caught.value.batch) <= 8
 
 
+def test_a_validation_loss_that_is_no_number_is_nobodys_best() -> None:
+    """The last step of an epoch may be the one that blows up: no step comes after it to tell."""
+    train = TrainConfig(epochs=1, batch_size=len(TRAIN), optimizer=OptimizerConfig("sgd", 1e38))
+    with pytest.raises(DivergedError, match="at the end of epoch 1, on validation") as caught:
+        fit(network("fashion-cnn"), TRAIN, VALIDATION, RunConfig(train=train), Watcher())
+    assert set(caught.value.batch) == set(TRAIN.paths)
+
+
 @pytest.mark.parametrize(
     ("thaws", "shared"),
     [

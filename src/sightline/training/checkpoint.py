@@ -91,12 +91,13 @@ def latest(folder: Path, say: Callable[[str], None] | None = None) -> Checkpoint
 
     What is wrong with newer ones is said through `say`.
     """
-    for path in _newest_first(folder):
+    paths = _newest_first(folder)
+    for path in paths:
         try:
             return read(path)
         except ModelError as error:
             if say is not None:
-                say(f"{error} Going on from the one before.")
+                say(f"{error} " + ("None is left." if path == paths[-1] else "Going on from the one before."))
     return None
 
 

@@ -255,6 +255,9 @@ def _epoch(
         val_loss = metrics.cross_entropy_of_logits(logits, task.validation.labels)
         val_accuracy = float(np.mean(logits.argmax(1) == task.validation.labels))
         val_loss, val_accuracy = hosts.first(np.array([val_loss, val_accuracy])).tolist()  # decides on all alike
+        if not math.isfinite(val_loss):  # its last step blew up, and no batch comes after it to tell
+            last = rows[-1][: count - (steps - 1) * task.batch_size]
+            raise _diverged(val_loss, task, last, f"the end of epoch {number}, on validation", rate)
     figures = (state.total / state.seen, state.hits / state.seen, val_loss, val_accuracy)
     speed = state.seen / state.seconds
     return EpochRecord(number, task.stage.name, *figures, rate, state.seconds, speed), logits
