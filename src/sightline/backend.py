@@ -10,11 +10,12 @@ import ctypes
 import importlib.util
 import logging
 import os
+import platform
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -214,6 +215,15 @@ def keep_freed_memory() -> None:
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> list[str]:
+    """Return the processor's name and abilities, which decide how sums are grouped."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if found := sorted({line for line in lines if line.startswith(("model name", "flags"))}):
+            return found
+    return [platform.processor(), platform.machine()]
 
 
 def set_threads(count: int) -> None:

@@ -312,3 +312,25 @@ def test_resident_memory_does_not_grow(tmp_path: Path) -> None:
     sizes = [int(line) / 2**20 for line in done.stdout.split()]
     assert len(sizes) == 20
     assert min(sizes[15:]) - max(sizes[1:6]) < 40, sizes
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_another_machine_is_said_and_refused_to_a_deterministic_run(
+    sightline: Command, tmp_path: Path, *, deterministic: bool
+) -> None:
+    where = place(tmp_path)
+    demand = ("--deterministic",) if deterministic else ()
+    assert run(where, (*train("scratch", where), *demand), MOMENTS["second epoch"]).killed
+    file = where.run / "run.json"
+    facts = json.loads(file.read_text())
+    assert facts["processor"]
+    file.write_text(json.dumps(facts | {"processor": "Z80", "versions": facts["versions"] | {"keras": "1.0"}}))
+    found = sightline("resume", where.run)
+    assert "keras 1.0 then" in found.err
+    assert "processor Z80 then" in found.err
+    if deterministic:
+        assert found.code == 2
+        assert "set device.deterministic = false" in found.err
+        assert json.loads(file.read_text())["status"] == "running", "nothing was touched"
+    else:
+        assert found.code == 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -70,18 +69,10 @@ def _remembered(place: Path) -> float | None:
 def _key(plan: Plan, config: RunConfig) -> str:
     shape = replace(plan, seed=0, precision="float32", standard=None, weights=None)
     facts = [
-        _processor(), backend.name(), backend.keras().__version__, backend.threads(), backend.devices(),
+        backend.processor(), backend.name(), backend.keras().__version__, backend.threads(), backend.devices(),
         repr(shape), config.train.batch_size, config.train.optimizer.name, KERNELS,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
-def _processor() -> list[str]:
-    """Return the processor's name and abilities."""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return sorted({line for line in lines if line.startswith(("model name", "flags"))})
-    return [platform.processor(), platform.machine()]
 
 
 def _measure(plan: Plan, config: RunConfig) -> float:

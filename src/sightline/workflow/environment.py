@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
@@ -28,6 +29,13 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def processor() -> str:
+    """Return the processor's name, and a short hash of its name and abilities."""
+    facts = backend.processor()
+    name = facts[-1].partition(":")[2].strip() or facts[0]
+    return f"{name} ({hashlib.sha256(repr(facts).encode()).hexdigest()[:8]})"
 
 
 def start(device: DeviceConfig) -> None:
@@ -60,6 +68,7 @@ def environment() -> dict[str, Any]:
         "GPU memory": "as needed" if os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH") == "true" else "all at the start",
         "threads": backend.threads(),
         "cores": os.cpu_count(),
+        "processor": processor(),
         "memory": _memory(),
         "platform": platform.platform(),
         "cache": f"{cache.folder()} (limit {cache.limit() / 2**30:.0f} GiB)",

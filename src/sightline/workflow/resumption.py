@@ -13,7 +13,7 @@ from sightline.data.dataset import check_classes
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
 from sightline.data.patch import corrected
-from sightline.errors import ModelError
+from sightline.errors import ModelError, UsageError
 from sightline.hosts import Hosts
 from sightline.records import Index, TrainResult
 from sightline.run import Run
@@ -60,6 +60,8 @@ def _lead(run: Run, sources: Sources | None, watcher: Watcher, started: float, m
             return again.result(run, info["result"])
         if "request" not in info:
             raise ModelError(f"{run.path} does not say what was asked for: train anew with --force.")
+        if run.has_config:
+            _compare_machines(info, run, watcher)
         with marked(run, new=False):
             return Training(*_begun(run, info, sources, watcher), run, watcher, started, meeting).go()
 
@@ -67,7 +69,6 @@ def _lead(run: Run, sources: Sources | None, watcher: Watcher, started: float, m
 def _begun(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Watcher) -> tuple[RunConfig, Index]:
     run.tidy()
     run.update(status="running", resumed=info.get("resumed", 0) + 1)
-    _compare_versions(info, watcher)
     request = Request.from_dict(info["request"])
     if run.has_config:
         config = run.config
@@ -80,8 +81,16 @@ def _begun(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Wat
     return config, index
 
 
-def _compare_versions(info: dict[str, Any], watcher: Watcher) -> None:
-    before, now = info.get("versions", {}), environment.versions()
+def _compare_machines(info: dict[str, Any], run: Run, watcher: Watcher) -> None:
+    """Say where versions or the processor are others than at the beginning; refuse them to a deterministic run."""
+    before = {**info.get("versions", {}), **({"processor": info["processor"]} if "processor" in info else {})}
+    now = {**environment.versions(), "processor": environment.processor()}
     changed = [f"{name} {before[name]} then, {now.get(name)} now" for name in before if before[name] != now.get(name)]
-    if changed:
-        watcher.say(f"Other versions than at the beginning ({', '.join(changed)}): the weights may differ in last bits")
+    if not changed:
+        return
+    if run.config.device.deterministic:
+        raise UsageError(
+            f"The weights could differ in last bits ({', '.join(changed)}), and the run is to be deterministic: resume "
+            f"it where it began, or set device.deterministic = false in {run.path / 'config.toml'}."
+        )
+    watcher.say(f"Other than at the beginning: {', '.join(changed)}. The weights may differ in last bits.")
