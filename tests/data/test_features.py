@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,3 +72,49 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch
     monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "file"))
     features.save("0" * 32, VALUES)
     assert features.load("0" * 32) is None
+
+
+def partly(name: str, array: Any, upto: int) -> int:
+    """Compute rows 10 by 10 as one that is stopped behind row `upto`; return how many were known at its start."""
+    with suppress(KeyboardInterrupt), features.begun(name, array) as (known, keep):
+        for start in range(known, len(array), 10):
+            if start == upto:
+                raise KeyboardInterrupt
+            array[start : start + 10] = start
+            keep(start, min(start + 10, len(array)))
+    return known
+
+
+def test_rows_that_were_computed_are_not_computed_again(own_cache: Path) -> None:
+    name = "0" * 32
+    assert partly(name, np.zeros((35, 2, 3), np.float32), upto=20) == 0
+    assert partly(name, np.zeros((35, 2, 3), np.float32), upto=30) == 20
+    last = np.zeros((35, 2, 3), np.float32)
+    assert partly(name, last, upto=99) == 30
+    assert last[:, 1, 2].tolist() == [row // 10 * 10 for row in range(35)]
+    assert not list(own_cache.iterdir()), "what is done leaves nothing"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other"])
+def test_rows_that_were_not_written_whole_are_computed_again(own_cache: Path, damage: str) -> None:
+    name = "0" * 32
+    partly(name, np.zeros((35, 2, 3), np.float32), upto=20)
+    (file,) = own_cache.rglob("rows")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes({"cut": bytes(data[:-1]), "flipped": bytes(data), "other": b"\xff" * 500}[damage])
+    last = np.zeros((35, 2, 3), np.float32)
+    assert partly(name, last, upto=99) == (0 if damage == "other" else 10)
+    assert last[:, 0, 0].tolist() == [row // 10 * 10 for row in range(35)]
+
+
+def test_two_that_compute_the_same_do_not_mix(own_cache: Path) -> None:
+    name, first, second = "0" * 32, np.zeros((20, 1), np.float32), np.ones((20, 1), np.float32)
+    with features.begun(name, first) as (_, keep):
+        keep(0, 10)
+        with features.begun(name, second) as (known, also):
+            assert known == 0
+            also(0, 20)
+        with features.begun(None, second) as (known, also):
+            also(0, 20)
+    assert not list(own_cache.iterdir())

@@ -219,6 +219,39 @@ def extract(
     return found
 
 
+def test_features_that_were_begun_go_on_where_they_stopped(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the third batch of 32: the second attempt computes the last two of four, and both are the same."""
+    made, train = network("fashion-cnn"), samples(100, 8)
+    group, config = [StageConfig(thaw=0)], RunConfig()
+    computed: list[int] = []
+    plain = stages.layers  # type: ignore[attr-defined]  # imported there
+
+    def counting(*arguments: Any) -> Any:
+        found = plain(*arguments)
+
+        def run(rows: Array) -> Array:
+            computed.append(len(rows))
+            return found.run(rows)
+
+        return dataclasses.replace(found, run=run)
+
+    def stop(_task: str, done: int, _total: int) -> None:
+        if done == 5 + 2 * 32:  # behind the validation part
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "layers", counting)
+    with pytest.raises(KeyboardInterrupt):
+        extract(made, group, train, config, progress=stop)
+    assert computed == [5, 32, 32]
+    again = extract(made, group, train, config)
+    assert computed == [5, 32, 32, 32, 4], "the validation part was kept whole"
+    assert not list(own_cache.glob("*.part*"))
+    whole = extract(made, group, train, dataclasses.replace(config, data=dataclasses.replace(config.data, cache=False)))
+    assert again is not None
+    assert whole is not None
+    np.testing.assert_array_equal(again.train.pixels, whole.train.pixels)
+
+
 def test_features_are_what_the_frozen_layers_answer() -> None:
     made, train = network("cifar10-deep"), samples(70, 8)  # more than one batch of 32
     found = extract(made, [StageConfig(thaw=0, views=1)], train, RunConfig())

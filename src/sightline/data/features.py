@@ -1,7 +1,8 @@
 """What frozen layers made of pictures, kept on disk beside the decoded pixels: a second run need not compute it again.
 
-A folder of the cache named by the hash of all that made the features, with ``features.npy`` and ``meta.json``. It is
-only a convenience: where it cannot be written, nothing is said and nothing is kept.
+A folder of the cache named by the hash of all that made the features, with ``features.npy`` and ``meta.json``. While
+they are computed, ``<name>.part-begun/rows`` grows, so that a run that is killed goes on where it was. Both are only
+a convenience: where they cannot be written, nothing is said and nothing is kept.
 """
 
 from __future__ import annotations
@@ -10,18 +11,23 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import tempfile
 import zlib
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import locks
 from sightline.data import cache
+from sightline.errors import OutputError
 from sightline.records import Samples
 
+_HEAD = struct.Struct("<QI")  # of some rows: the number of the one behind them, and their checksum
 SHARE = 4  # features may take this part of the cache's limit
 
 
@@ -47,6 +53,63 @@ def load(name: str, threads: int | None = None) -> NDArray[np.float32] | None:
             return array
     shutil.rmtree(target, ignore_errors=True)
     return None
+
+
+@contextmanager
+def begun(name: str | None, array: NDArray[np.float32]) -> Iterator[tuple[int, Callable[[int, int], None]]]:
+    """Keep the rows of `array` as they are computed; for the block that computes them, and saves them at its end.
+
+    Gives how many of the first rows are there already, put into `array`, and a function to be called with the start and
+    the end of those that were computed next. Nothing is kept for the name None, for what is too large for the cache,
+    and while another process computes the same.
+    """
+    with ExitStack() as stack:
+        file = _opened(name, stack) if name is not None and array.nbytes * SHARE <= cache.limit() else None
+        if file is None:
+            yield 0, lambda _start, _stop: None
+            return
+
+        def keep(start: int, stop: int) -> None:
+            rows = np.ascontiguousarray(array[start:stop])
+            with suppress(OSError, ValueError):  # once it cannot be written it is closed, and no more is kept
+                try:
+                    file.write(_HEAD.pack(stop, zlib.crc32(rows.data)))
+                    file.write(rows.data)
+                    file.flush()
+                    os.utime(Path(file.name).parent)  # it is not one that was left behind
+                except OSError:
+                    file.close()
+
+        yield _restored(file, array), keep
+    shutil.rmtree(Path(file.name).parent, ignore_errors=True)
+
+
+def _opened(name: str, stack: ExitStack) -> IO[bytes] | None:
+    work = cache.folder() / f"{name}.part-begun"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(locks.held(work / "lock", str(work)))
+        (work / "rows").touch()
+        return stack.enter_context((work / "rows").open("r+b"))
+    except (OSError, OutputError):
+        return None
+
+
+def _restored(file: IO[bytes], array: NDArray[np.float32]) -> int:
+    """Read the rows that were written whole into `array`, cut off what follows, and return their number."""
+    done = end = 0
+    while len(head := file.read(_HEAD.size)) == _HEAD.size:
+        stop, check = _HEAD.unpack(head)
+        if not done < stop <= len(array):
+            break
+        data = file.read(array[done:stop].nbytes)
+        if len(data) != array[done:stop].nbytes or zlib.crc32(data) != check:
+            break
+        array[done:stop] = np.frombuffer(data, np.float32).reshape(array[done:stop].shape)
+        done, end = stop, file.tell()
+    file.seek(end)
+    file.truncate()
+    return done
 
 
 def save(name: str, array: NDArray[np.float32]) -> None:

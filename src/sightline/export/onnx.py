@@ -57,7 +57,7 @@ def _file(model: Any, outputs: Mapping[str, Any]) -> bytes:
     kind = onnx.TensorProto.UINT8 if whole else onnx.TensorProto.FLOAT
     given = onnx.helper.make_tensor_value_info("pixels", kind, ["N", *pixels.shape[1:]])
     weights = [onnx.numpy_helper.from_array(array, name) for name, array in graph.weights.items()]
-    made = onnx.helper.make_graph(graph.nodes, model.name, [given], results, weights)
+    made = onnx.helper.make_graph(graph.nodes, "network", [given], results, weights)
     file = onnx.helper.make_model(
         made, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="sightline"
     )

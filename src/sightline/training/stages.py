@@ -190,19 +190,24 @@ def _run(
             return _as_samples(kept, np.tile(samples.labels, views), samples.paths * views)
     out = _space((len(samples) * views, *shape))
     changed = _augmented(samples, changing) if changing else None
-    for view in range(views):
-        drawn = None
-        if view and changing:
-            drawn = augment.draw(changing, len(samples), samples.pixels.shape[1:3], derive(config.seed, "views"), view)
-        for at in _slices(len(samples)):
-            pixels = samples.take(at)
-            if drawn is not None and changed is not None:
-                pixels = devices.predict_on_batch(changed, [pixels, drawn[at]])
-            start = view * len(samples)
-            out[start + at.start : start + at.stop] = frozen.run(pixels)
-            advance(len(pixels))
-    if name is not None:
-        features.save(name, out)
+    with features.begun(name, out) as (known, keep):
+        for view in range(views):
+            drawn = None
+            if view and changing:
+                drawn = augment.draw(
+                    changing, len(samples), samples.pixels.shape[1:3], derive(config.seed, "views"), view
+                )
+            for at in _slices(len(samples)):
+                start, stop = (view * len(samples) + row for row in (at.start, at.stop))
+                if stop > known:
+                    pixels = samples.take(at)
+                    if drawn is not None and changed is not None:
+                        pixels = devices.predict_on_batch(changed, [pixels, drawn[at]])
+                    out[start:stop] = frozen.run(pixels)
+                    keep(start, stop)
+                advance(stop - start)
+        if name is not None:
+            features.save(name, out)
     return _as_samples(out, np.tile(samples.labels, views), samples.paths * views)
 
 
