@@ -46,6 +46,21 @@ def quick() -> Network:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_pictures_on_disk_stay_there(tmp_path: Path) -> None:
+    """An epoch over 2 GB of pictures, of which the file system holds nothing but their number: 100 MB are used."""
+    count = 2_000 * MB // (SIDE * SIDE * 3)
+    pixels = np.lib.format.open_memmap(tmp_path / "pixels.npy", mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3))
+    labels = (np.arange(count) % 3).astype(np.int32)
+    every = Samples(pixels, np.arange(count), labels, tuple(map(str, range(count))))
+    train = TrainConfig(epochs=1, batch_size=1000, early_stop=EarlyStopConfig(restore_best=False))
+    network, watcher = quick(), Weighing()
+    fit(network, every.first(2000), every.first(1000), RunConfig(train=train), watcher)  # what the backend itself takes
+    fit(network, every, every.first(1000), RunConfig(train=train), watcher)
+    before, after = watcher.own
+    assert after - before < 100 * MB, f"{before // MB} MB before, {after // MB} MB after"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_it_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
     """Each epoch reads pictures of 12 MB from the disk: held on to, those of eight epochs would be 100 MB."""
     count = 1000
