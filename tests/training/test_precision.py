@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from networks import plan
+from networks import pictures, plan
 from sightline.config import RunConfig, StageConfig, TrainConfig
+from sightline.export import onnx
+from sightline.models.build import build
 from sightline.training import precision
 
 PLAN = plan("cifar10-simple", side=8)
@@ -57,3 +60,23 @@ def test_another_network_is_measured_by_itself(own_cache: Path, monkeypatch: pyt
 def test_nothing_is_measured_where_it_hardly_matters(train: TrainConfig, own_cache: Path) -> None:
     assert precision.decide(PLAN, RunConfig(train=train), 4).precision == "float32"
     assert not own_cache.exists()
+
+
+@pytest.mark.parametrize("name", ["cifar10-deep", "mobilenetv2", "resnet50"])
+def test_a_float32_network_computes_in_bfloat16_for_a_while(name: str) -> None:
+    """In the block it is a network that was built for bfloat16; behind it, what it was."""
+    made = plan(name)
+    model, other = build(made).model, build(replace(made, precision="mixed_bfloat16")).model
+    other.set_weights(model.get_weights())
+    pixels = pictures(4, made.height)
+    before, file = np.asarray(model(pixels)["logits"]), onnx.convert(model)
+    with precision.lowered(model, "mixed_bfloat16"):
+        low = model(pixels)["logits"]
+        assert {layer.name: layer.compute_dtype for layer in model.layers} == {
+            layer.name: layer.compute_dtype for layer in other.layers
+        }
+    np.testing.assert_allclose(np.asarray(low), np.asarray(other(pixels)["logits"]), atol=0.05)
+    assert np.abs(np.asarray(low) - before).max() > 0
+    np.testing.assert_array_equal(np.asarray(model(pixels)["logits"]), before)
+    assert onnx.convert(model) == file
+    assert not any(layer.dtype_policy.name != "float32" for layer in model.layers)

@@ -19,6 +19,7 @@ from sightline.randomness import derive
 from sightline.records import Samples
 from sightline.training.fit import fit
 from sightline.training.optimizer import label_shares, loss
+from sightline.training.precision import lowered
 from sightline.watch import Watcher
 
 BATCHES = 16  # that Taylor scores are averaged over
@@ -66,10 +67,12 @@ class Trainer:
         config = self._settings(times * self.epochs, self.rate if rate is None else rate)
         if not config.train.epochs:
             return
-        if self.teacher is not None:
-            distill(network, self.teacher(), self.train, self.validation, config, self.watcher)
-        else:
-            fit(network, self.train, self.validation, config, self.watcher)
+        teacher = None if self.teacher is None else self.teacher()
+        with lowered(network.model, self.config.train.precision):
+            if teacher is not None:
+                distill(network, teacher, self.train, self.validation, config, self.watcher)
+            else:
+                fit(network, self.train, self.validation, config, self.watcher)
 
     def head(self, network: Network) -> None:
         """Train the head of `network` alone, on features that the other layers compute once."""

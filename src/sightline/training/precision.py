@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +59,33 @@ def decide(plan: Plan, config: RunConfig, pictures: int) -> Decision:
             files.write(place, json.dumps({"gain": gain}).encode())
     found: Precision = "mixed_bfloat16" if gain >= MARGIN else "float32"
     return Decision(found, f"bfloat16 is {gain:.2f} times as fast here ({'measured before' if known else 'measured'})")
+
+
+@contextmanager
+def lowered(model: Any, precision: str) -> Iterator[None]:
+    """Let a float32 `model` compute in bfloat16 while the block runs, where `precision` is "mixed_bfloat16".
+
+    As `models.build.build` has it, pixels are normalised and logits made in float32; so are strided depthwise
+    convolutions (see `models.kernels.quicken`). The block must compile what it runs.
+    """
+    if precision != "mixed_bfloat16":
+        yield
+        return
+    ends = {"normalize", "features", "predictions", "as_row", "two_classes", "pair", "temperature", "probabilities"}
+    depthwise = backend.keras().layers.DepthwiseConv2D
+    layers = [
+        layer
+        for layer in model._flatten_layers(include_self=False)  # noqa: SLF001  # the only walk that enters nested models
+        if layer.name not in ends and not (isinstance(layer, depthwise) and max(layer.strides) > 1)
+    ]
+    policies = [layer.dtype_policy for layer in layers]
+    try:
+        for layer in layers:
+            layer.dtype_policy = precision
+        yield
+    finally:
+        for layer, policy in zip(layers, policies, strict=True):
+            layer.dtype_policy = policy
 
 
 def _remembered(place: Path) -> float | None:
