@@ -32,7 +32,7 @@ def front(points: Sequence[Point], floor: float, title: str = "") -> bytes:
 
     panels = (
         ("size of the file (MB)", "bytes", 1e6), ("latency at batch 1 (ms)", "latency", 1.0),
-        ("parameters (thousands)", "parameters", 1e3), ("multiply-adds (millions)", "multiply_adds", 1e6),
+        ("parameters (millions)", "parameters", 1e6), ("multiply-adds (millions)", "multiply_adds", 1e6),
     )  # fmt: skip
     for axes, (label, field, scale) in zip(figure.subplots(2, 2, sharey=True).flat, panels, strict=True):
         for beaten in (True, False):
@@ -49,10 +49,12 @@ def front(points: Sequence[Point], floor: float, title: str = "") -> bytes:
         _name(axes, points, field, scale)
         axes.axhline(floor, color=INK, linewidth=0.8, linestyle="--", label="accuracy asked for")
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        values = [getattr(p, field) for p in points]
+        wide = max(values) > 100 * min(values)  # there, more labels than those of the decades would run together
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(x=0.12, y=0.15)
+        axes.margins(x=0.18, y=0.15)
         axes.set_xlabel(label, color=INK)
         axes.grid(color=GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
@@ -65,8 +67,9 @@ def front(points: Sequence[Point], floor: float, title: str = "") -> bytes:
 
 
 def _name(axes: object, points: Sequence[Point], field: str, scale: float) -> None:
-    """Write the names of the front's points, in turn above and below, so that neighbours do not cover each other."""
-    named = sorted((p for p in points if p.front or p.best), key=lambda p: float(getattr(p, field)))
+    """Name the front's points and the largest, in turn above and below, so that neighbours do not cover each other."""
+    largest = max(points, key=lambda p: p.bytes)
+    named = sorted((p for p in points if p.front or p.best or p is largest), key=lambda p: float(getattr(p, field)))
     for number, point in enumerate(named):
         level = (10, -14, 22, -26)[number % 4]
         axes.annotate(  # type: ignore[attr-defined]
