@@ -162,6 +162,14 @@ def parse_space(text: str, name: str, folder: Path) -> Space:
     """Return the space written in `text`; what it names by path is looked for in `folder`."""
     values = tomllib.loads(text)
     settings, space = values.pop("settings", {}), values.pop("space", {})
+    sections = {field.name for field in dataclasses.fields(RunConfig)} - {"recipe"}
+    if outside := [
+        key for key, value in values.items() if key.partition(".")[0] in sections or isinstance(value, dict)
+    ]:
+        raise ConfigError(
+            f"{name}: {outside[0]!r} stands outside the tables: put a setting that is the same in all trials under "
+            "[settings], one that varies under [space]."
+        )
     head = parse.from_dict(Head, values, f"{name}: ")
     for key, table in (("settings", settings), ("space", space)):
         if not isinstance(table, dict):
