@@ -63,8 +63,10 @@ class Trainer:
         return Network(model, tuple(name for name in self.backbone if name in names), self.pretrained)
 
     def recover(self, network: Network, *, times: int = 1, rate: float | None = None) -> None:
-        """Train the whole `network` in place, `times` the usual number of epochs."""
+        """Train the whole `network` in place, `times` the usual number of epochs; with a `rate` of its own, by Adam."""
         config = self._settings(times * self.epochs, self.rate if rate is None else rate)
+        if rate is not None:
+            config = _by_adam(config)
         if not config.train.epochs:
             return
         teacher = None if self.teacher is None else self.teacher()
@@ -79,9 +81,7 @@ class Trainer:
         size = min(self.config.train.batch_size, HEAD_BATCH)
         epochs = min(max(HEAD_EPOCHS, math.ceil(HEAD_STEPS * size / len(self.train))), 5 * HEAD_EPOCHS)
         stage = StageConfig("new head", thaw=0, epochs=epochs, learning_rate=HEAD_RATE, batch_size=size)
-        config = self._settings(epochs, HEAD_RATE, (stage,))
-        adam = replace(config.train.optimizer, name="adam")
-        config = replace(config, train=replace(config.train, optimizer=adam))
+        config = _by_adam(self._settings(epochs, HEAD_RATE, (stage,)))
         fit(network, self.train, self.validation, config, self.watcher)
 
     def taylor(self, model: Any, found: Channels) -> slim.Scores:
@@ -120,3 +120,7 @@ class Trainer:
             early_stop=EarlyStopConfig("val_accuracy" if len(self.validation) else "accuracy"),
         )
         return replace(self.config, train=train)
+
+
+def _by_adam(config: RunConfig) -> RunConfig:
+    return replace(config, train=replace(config.train, optimizer=replace(config.train.optimizer, name="adam")))

@@ -31,7 +31,7 @@ from sightline.config import ModelConfig
 from sightline.data.dataset import Dataset
 from sightline.errors import DivergedError
 from sightline.export import onnx, quantize
-from sightline.models import registry, weights
+from sightline.models import registry, weights, whitening
 from sightline.models.build import Network, Plan, build, outline
 from sightline.models.describe import describe, parameters
 from sightline.prediction import parity
@@ -219,7 +219,7 @@ class Search:
 
     def _students(self, base: Candidate) -> None:
         for name, config in students(self._validation.pixels.shape[1:3]):
-            if name == self.subject.config.name:
+            if (name, config.alpha) == (self.subject.config.name, self.subject.config.alpha):
                 continue
             height, width, depth = self._validation.pixels.shape[1:]
             entry = registry.find(name)
@@ -234,6 +234,8 @@ class Search:
 
     def _taught(self, plan: Plan) -> Any:
         student = build(plan)
+        if plan.weights is None:
+            whitening.begin(student.model, registry.find(plan.config.name).whitened, self.subject.data.part("train"))
         if student.pretrained:
             self.trainer.head(student)
         self.trainer.recover(student, times=STUDENT_TIMES, rate=STUDENT_RATE / (10 if student.pretrained else 1))
@@ -374,7 +376,9 @@ class Search:
 def students(size: tuple[int, ...]) -> list[tuple[str, ModelConfig]]:
     """Return networks of the registry that are worth teaching, smallest first, for pictures of `size`."""
     if min(size) <= 64:
-        return [("cifar10-deep", ModelConfig("cifar10-deep", weights="none", pooling="average", hidden=()))]
+        deep = ("cifar10-deep", ModelConfig("cifar10-deep", weights="none", pooling="average", hidden=()))
+        fast = ("fast-small", ModelConfig("fast-small", weights="none", alpha=0.5))
+        return [deep, fast] if min(size) >= registry.find("fast-small").smallest else [deep]
     return [
         ("mobilenetv2", ModelConfig("mobilenetv2", alpha=0.35)),
         ("squeezenet", ModelConfig("squeezenet")),

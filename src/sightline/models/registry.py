@@ -112,6 +112,7 @@ _ENTRIES = (
         smallest=16,
         normalize="imagenet",
         head=Head("max"),
+        alpha=1.0,
         whitened="whiten",
     ),
     Entry(

@@ -38,16 +38,18 @@ def fashion_cnn(x: Any) -> Any:
     return x
 
 
-def fast_small(x: Any) -> Any:
+def fast_small(x: Any, alpha: float) -> Any:
     """A whitening 2x2 convolution, then three blocks of two batch-normalised ones; 570,946 parameters at 10 classes.
 
     After the nets of the CIFAR-10 speed records (Jordan, 2024, arXiv:2404.00498), with ReLU and the last two blocks
     half as wide: what two processor cores can train in minutes. The first layer is to begin as the principal directions
     of the training pictures' patches and their opposites (`whitening.whiten`): eight filters for each colour channel.
+    `alpha` scales the width of the others.
     """
     layers = backend.keras().layers
     x = layers.Conv2D(8 * x.shape[-1], 2, activation="relu", name="whiten")(x)
-    for block, width in enumerate((64, 128, 128), 1):
+    for block, full in enumerate((64, 128, 128), 1):
+        width = max(round(alpha * full), 1)
         for half in "ab":
             x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{block}{half}")(x)
             if half == "a":

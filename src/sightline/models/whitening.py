@@ -8,9 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
+from sightline.records import Samples
 
 PICTURES = 1000  # are enough to tell the covariance of patches of 2x2
 FLOOR = 5e-4  # added to each variance: directions that hardly vary are not blown up (Jordan, 2024)
+
+
+def begin(model: Any, name: str | None, train: Samples) -> None:
+    """Whiten the layer called `name`, if a network has one, by training pictures spread over all."""
+    if name is not None:
+        some = np.linspace(0, len(train) - 1, min(len(train), PICTURES)).astype(np.int64)
+        whiten(model, name, train.take(some))
 
 
 def whiten(model: Any, name: str, pixels: NDArray[np.uint8]) -> None:

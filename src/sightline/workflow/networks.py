@@ -49,11 +49,8 @@ def _mean_and_deviation(data: Dataset) -> tuple[float, float]:
 def built(made: Plan, data: Dataset) -> Network:
     """Return the network, its first layer whitened by the training pictures where it is of that kind."""
     network = build.build(made)
-    layer = registry.find(made.config.name).whitened
-    if layer and made.weights is None:
-        train = data.part("train")
-        some = np.linspace(0, len(train) - 1, min(len(train), whitening.PICTURES)).astype(np.int64)
-        whitening.whiten(network.model, layer, train.take(some))
+    if made.weights is None:
+        whitening.begin(network.model, registry.find(made.config.name).whitened, data.part("train"))
     return network
 
 
