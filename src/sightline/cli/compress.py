@@ -63,7 +63,7 @@ def show(found: Compression) -> None:
     table(columns, rows, right=columns[2:])
     out = console()
     large = found.candidates[0]
-    out.print("\n* no other is as accurate, as small and as quick; accuracy on validation, milliseconds at batch 1")
+    out.print("\n* no other beats it in all of this; accuracy on validation, milliseconds at batch 1")
     if found.best is None:
         out.print(f"No candidate meets the budget. Nearest: {escape(found.nearest.name)}: {'; '.join(found.misses)}.")
     else:
@@ -74,7 +74,9 @@ def show(found: Compression) -> None:
         )
     if found.judgement is not None:
         said = found.judgement
-        verdict = "worse than the large model" if said.worse else "no loss that the test can tell"
+        verdict = "no loss that the test can tell"
+        if said.worse:
+            verdict = "worse than the large model" + (", by no more than was allowed" if found.reached else "")
         out.print(
             f"{said.part:<11}{said.small:.4f} against {said.large:.4f} on {said.count} pictures, difference "
             f"{100 * said.difference:+.2f} points (95% interval {100 * said.interval.low:+.2f} to "

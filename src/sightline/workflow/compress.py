@@ -43,7 +43,8 @@ class Compression:
     """The outcome of a search; `candidates` begins with the large model, `front` names those that no other beats.
 
     `best` is the smallest that meets the budget, None where none does: `nearest` and `misses` then say how near it
-    came. `judgement` compares `best` with the large model on pictures that the search has not seen.
+    came. `judgement` compares `best` with the large model on pictures that the search has not seen, of which a share of
+    `max_drop` may be lost.
     """
 
     out: Path
@@ -53,11 +54,14 @@ class Compression:
     judgement: Judgement | None
     nearest: Candidate
     misses: tuple[str, ...]
+    max_drop: float = 0.0
 
     @property
     def reached(self) -> bool:
-        """Whether the budget was met, and the test cannot tell the small model to be worse than the large one."""
-        return self.best is not None and self.judgement is not None and not self.judgement.worse
+        """Whether the budget was met, on the test too: no loss that it can tell, or none beyond `max_drop`."""
+        if self.best is None or self.judgement is None:
+            return False
+        return not self.judgement.worse or self.judgement.difference >= -self.max_drop - 1e-9
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--json`` prints and ``front.json`` keeps."""
@@ -208,8 +212,9 @@ def _concluded(found: Search, store: Store, data: Dataset, watcher: Watcher) -> 
     if best is not None:
         judgement = _judgement(store, best, data, watcher)
         store.choose(best, best.name if best.precision == "float32" else best.parent or "")
-    result = Compression(store.path, candidates, front(candidates), best, judgement, nearest, tuple(misses))
-    _write(result, candidates[0].accuracy - found.budget.max_drop)
+    drop = found.budget.max_drop
+    result = Compression(store.path, candidates, front(candidates), best, judgement, nearest, tuple(misses), drop)
+    _write(result, candidates[0].accuracy - drop)
     return result
 
 
