@@ -34,8 +34,9 @@ LAYERS: dict[int, set[str]] = {
     8: {"run"},
     9: {"workflow"},
     10: {"sweep"},
-    11: {"cli", "serve", "studio"},
-    12: {"__main__"},
+    11: {"serve", "studio"},
+    12: {"cli"},
+    13: {"__main__"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 

@@ -25,6 +25,7 @@ from sightline.cli import (
     recipes,
     report,
     resume,
+    serve,
     show,
     sweep,
     train,
@@ -43,8 +44,8 @@ app = typer.Typer(
 
 for verb in (
     demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, report.report, explain.explain,
-    doctor.doctor, export.export, compress.compress, card.card, sweep.sweep, compare.compare, describe.describe,
-    show.show, models.models, recipes.recipes, env.env,
+    doctor.doctor, export.export, compress.compress, card.card, serve.serve, sweep.sweep, compare.compare,
+    describe.describe, show.show, models.models, recipes.recipes, env.env,
 ):  # fmt: skip
     app.command()(verb)
 

@@ -1,0 +1,21 @@
+"""`sightline serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sightline.cli.output import console, escape
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip, or its .onnx file.")],
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    largest: Annotated[int, typer.Option(min=1, metavar="MB", help="The largest picture taken.")] = 32,
+) -> None:
+    """Answer pictures over HTTP, as predict answers files, until Ctrl-C or SIGTERM."""
+    from sightline.serve.server import serve as run
+
+    run(model, host, port, largest=largest * 10**6, say=lambda address: console().print(escape(address)))

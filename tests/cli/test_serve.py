@@ -1,0 +1,130 @@
+"""The server as a client meets it: a process of its own, requests over a socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from command import Command
+from sightline import predict
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
+
+class Server:
+    def __init__(self, *arguments: object) -> None:
+        command = [sys.executable, "-m", "sightline", "serve", *map(str, arguments), "--port", "0"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+
+    def ask(self, path: str, body: bytes | None = None, kind: str = "image/png") -> tuple[int, Any]:
+        request = urllib.request.Request(self.address + path, body, {"Content-Type": kind})  # noqa: S310  # our own
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.stop(signal.SIGKILL)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        self.process.send_signal(number)
+        _, err = self.process.communicate(timeout=30)
+        return self.process.returncode, err
+
+
+@pytest.fixture(scope="module")
+def server(trained: tuple[Path, Any]) -> Iterator[Server]:
+    with Server(trained[0], "--largest", "1") as made:
+        yield made
+        code, err = made.stop()
+        assert code in (0, -signal.SIGTERM)
+        assert "Traceback" not in err
+
+
+def test_it_says_what_it_is(server: Server, trained: tuple[Path, Any]) -> None:
+    assert server.ask("/health") == (200, {"status": "ok"})
+    code, facts = server.ask("/model")
+    assert code == 200
+    assert facts["classes"] == ["blue", "green", "red"]
+    assert facts["weights_sha256"] == trained[1]["weights_sha256"]
+
+
+def test_its_answers_are_those_of_predict(server: Server, trained: tuple[Path, Any], colours: Path) -> None:
+    """Many at once, so that they share batches."""
+    paths = sorted(colours.rglob("*.png"))[::3]
+    expected = predict(trained[0], paths)
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda path: server.ask("/predict?top=2", path.read_bytes()), paths))
+    for (code, answer), one in zip(found, expected, strict=True):
+        assert code == 200
+        assert answer["label"] == one.label
+        assert answer["probability"] == pytest.approx(one.probability, abs=1e-6)
+        assert [c["label"] for c in answer["top"]] == [c.label for c in one.top[:2]]
+        assert "path" not in answer
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "code", "words"),
+    [
+        ("/predict", b"no picture", "image/png", 400, "cannot be read"),
+        ("/predict", b"", "image/png", 400, "no body"),
+        ("/predict?top=0", b"x", "image/png", 400, "1 to 3"),
+        ("/predict?top=two", b"x", "image/png", 400, "'two'"),
+        ("/predict", bytes(1_000_001), "image/png", 413, "1000000 bytes"),
+        ("/predict", b"--x--", "multipart/form-data; boundary=x", 415, "--data-binary"),
+        ("/predict", None, "image/png", 405, "Method Not Allowed"),
+        ("/elsewhere", None, "image/png", 404, "Not Found"),
+    ],
+)
+def test_what_is_wrong_is_told(server: Server, path: str, body: bytes | None, kind: str, code: int, words: str) -> None:
+    found, answer = server.ask(path, body, kind)
+    assert found == code
+    assert words in answer["error"]
+    assert server.ask("/health")[0] == 200
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("form", ["bundle", "zip", "onnx"])
+def test_a_bundle_is_served_in_every_form_until_a_signal(
+    sightline: Command, trained: tuple[Path, Any], colours: Path, tmp_path: Path, form: str
+) -> None:
+    model = trained[0] / "bundle"
+    if form == "zip":
+        model = tmp_path / "m.zip"
+        assert sightline("export", trained[0], "--format", "bundle", "--out", model).code == 0
+    if form == "onnx":
+        model = trained[0] / "bundle" / "model.onnx"
+    picture = next((colours / "red").iterdir())
+    with Server(model) as made:
+        assert made.ask("/predict", picture.read_bytes())[0] == 200
+        assert made.stop(signal.SIGINT)[0] == 0
+
+
+def test_bad_use_gets_one_clear_message(sightline: Command, trained: tuple[Path, Any], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        found = sightline("serve", trained[0], "--port", taken.getsockname()[1])
+        assert (found.code, found.out) == (2, "")
+        assert "cannot be listened at" in found.err
+    assert "not there" in sightline("serve", tmp_path / "none").err
