@@ -83,6 +83,13 @@ def test_its_answers_are_those_of_predict(server: Server, trained: tuple[Path, A
         assert "path" not in answer
 
 
+def test_what_the_body_is_said_to_be_does_not_matter(server: Server, colours: Path) -> None:
+    """`curl --data-binary` calls it a form."""
+    picture = next((colours / "red").iterdir()).read_bytes()
+    for kind in ("application/x-www-form-urlencoded", "application/octet-stream", "text/plain"):
+        assert server.ask("/predict", picture, kind)[0] == 200
+
+
 @pytest.mark.parametrize(
     ("path", "body", "kind", "code", "words"),
     [

@@ -38,8 +38,8 @@ def application(classifier: Classifier, *, largest: int) -> Starlette:
 
     async def predict(request: Request) -> JSONResponse:
         top = _top(request, len(classifier.classes))
-        if request.headers.get("content-type", "").startswith(("multipart/", "application/x-www-form-urlencoded")):
-            curl = f"curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' {request.url.replace(query='')}"
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            curl = f"curl --data-binary @photo.jpg {request.url.replace(query='')}"
             raise HTTPException(415, f"Send the picture's bytes as the body, not as a form: {curl}")
         if batcher.busy:
             raise HTTPException(503, "Too many pictures wait: try again in a moment.", {"Retry-After": "1"})
