@@ -103,12 +103,15 @@ def test_killed_at_any_moment(untouched: Any, tmp_path: Path, kind: str, at: str
     chance = random.Random(f"{kind} {at}")  # noqa: S311  # moments, not secrets
     moment = MOMENTS[at] if isinstance(at, str) else after(chance.uniform(1, 14))
     first = run(where, train(kind, where), moment)
-    if not where.run.exists() or not first.killed:
-        pytest.skip("killed before there was a run, or not before it was done")
-    run(where, resume(where), after(chance.uniform(4, 10)))
+    if not where.run.exists():
+        pytest.skip("killed before there was a run")
+    if first.killed:
+        run(where, resume(where), after(chance.uniform(4, 10)))
     last = run(where, resume(where), pinned=chance.random() < 0.5)
     assert weights(last) == untouched[kind][0]
     assert history(where) == untouched[kind][1]
+    if not first.killed:
+        pytest.skip("its weights are right, but it was done before the moment came")
 
 
 @pytest.mark.parametrize(

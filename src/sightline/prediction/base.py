@@ -51,7 +51,7 @@ def suitable_batch_size(preprocess: Preprocess) -> int:
     """Return how many pictures to give a predictor at once: 8 of 224x224, 128 of 32x32.
 
     On two cores ONNX Runtime names 106 and 102 pictures/s of 224x224 with MobileNetV2 in batches of 8 and of 32, but
-    holds 200 and 520 MB; 2,103 and 3,325 of 32x32 with `cifar10-deep` in batches of 8 and of 128.
+    holds 220 and 520 MB; 2,103 and 3,325 of 32x32 with `cifar10-deep` in batches of 8 and of 128.
     """
     return max(1, min(MOST, PIXELS // (preprocess.height * preprocess.width)))
 
