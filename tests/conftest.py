@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from pictures import Hostile, PictureFolder, draw_classes, draw_hostile
-from sightline.data.layout import PART_NAMES
+from sightline.data.sources.filenames import PART_NAMES
 
 settings.register_profile("sightline", deadline=None)  # a busy machine is no fault
 settings.load_profile("sightline")

@@ -12,7 +12,8 @@ from PIL import Image
 from command import COLOURS, Command, draw_classes
 from sightline import backend
 from sightline.config import AugmentConfig
-from sightline.data.layout import Listing, array_entries
+from sightline.data.sources.arrays import array_entries
+from sightline.data.sources.listing import Listing
 from sightline.errors import UsageError
 from sightline.report.grid import grid
 from sightline.training import augment

@@ -258,7 +258,8 @@ def test_python_says_what_the_command_says(trained: tuple[Path, dict[str, Any]],
 
 
 def test_arrays_in_memory_train(tmp_path: Path) -> None:
-    from sightline.data.layout import Listing, array_entries
+    from sightline.data.sources.arrays import array_entries
+    from sightline.data.sources.listing import Listing
 
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 80, (60, 28, 28), np.uint8)

@@ -14,7 +14,8 @@ from pictures import Hostile, encode, jpeg, png, scene, write
 from sightline.data.audit import Audit, audit, brief
 from sightline.data.finding import Finding
 from sightline.data.index import index
-from sightline.data.layout import Listing, array_entries
+from sightline.data.sources.arrays import array_entries
+from sightline.data.sources.listing import Listing
 from sightline.data.survey import blur, survey
 
 

@@ -15,7 +15,8 @@ from sightline.config import SplitConfig
 from sightline.data import dataset
 from sightline.data.dataset import Dataset, assemble, check_classes
 from sightline.data.index import index
-from sightline.data.layout import Listing, array_entries
+from sightline.data.sources.arrays import array_entries
+from sightline.data.sources.listing import Listing
 from sightline.errors import DataError
 from sightline.preprocess import Preprocess
 from sightline.records import PARTS

@@ -20,7 +20,8 @@ import pytest
 from pictures import Hostile, PictureFolder, encode, picture, pixels, png, write, write_tar, write_zip
 from sightline.data import datasets
 from sightline.data.index import index
-from sightline.data.layout import Listing, array_entries
+from sightline.data.sources.arrays import array_entries
+from sightline.data.sources.listing import Listing
 from sightline.data.stores import DrawnStore, FolderStore
 from sightline.errors import DataError
 from sightline.records import Index

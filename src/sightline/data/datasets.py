@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from sightline import backend
 from sightline.data import beans
-from sightline.data.layout import Entry, Listing, array_entries
+from sightline.data.sources.arrays import array_entries
+from sightline.data.sources.listing import Entry, Listing
 from sightline.data.stores import DrawnStore
 from sightline.errors import DataError, MissingExtraError
 from sightline.records import Part

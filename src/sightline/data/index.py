@@ -12,8 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import preprocess
-from sightline.data import datasets, layout
-from sightline.data.layout import Entry, Listing
+from sightline.data import datasets
+from sightline.data.sources.filenames import is_picture_name
+from sightline.data.sources.folder import class_folders
+from sightline.data.sources.idx import idx_files, idx_labels, is_idx
+from sightline.data.sources.listing import Entry, Listing
+from sightline.data.sources.manifest import manifest
 from sightline.data.stores import DrawnStore, FolderStore, TarStore, ZipStore
 from sightline.errors import DataError, PictureError
 from sightline.records import Index, Picture, Progress, Reject, no_progress
@@ -86,8 +90,8 @@ def index(
 
 def _without_idx_labels(sources: Sequence[Source | Listing]) -> list[Source | Listing]:
     """Leave out idx labels given beside their pictures, which find them by name."""
-    paths = [Path(s) for s in sources if not isinstance(s, Listing) and layout.is_idx(Path(s))]
-    labels = {layout.idx_labels(p) for p in paths if layout.idx_labels(p) != p}
+    paths = [Path(s) for s in sources if not isinstance(s, Listing) and is_idx(Path(s))]
+    labels = {idx_labels(p) for p in paths if idx_labels(p) != p}
     return [s for s in sources if isinstance(s, Listing) or Path(s) not in labels]
 
 
@@ -108,17 +112,17 @@ def list_source(source: Source, prefix: str = "", *, lenient: bool = False) -> L
         known = ", ".join(datasets.NAMES)
         raise DataError(f"There is no folder, file or data set {text!r}. Check the path; named data sets are {known}.")
     if path.is_dir():
-        idx = sorted(p for p in path.iterdir() if p.is_file() and layout.is_idx(p))
-        return layout.idx_files(idx) if idx else _class_folders(FolderStore(path), prefix, lenient=lenient)
+        files = sorted(p for p in path.iterdir() if p.is_file() and is_idx(p))
+        return idx_files(files) if files else _class_folders(FolderStore(path), prefix, lenient=lenient)
     name = path.name.lower()
     if name.endswith(".zip"):
         return _class_folders(ZipStore(path), prefix, lenient=lenient)
     if name.endswith(ARCHIVE_SUFFIXES):
         return _class_folders(TarStore(path), prefix, lenient=lenient)
     if path.suffix.lower() in {".csv", ".jsonl"}:
-        return layout.manifest(path)
-    if layout.is_idx(path):
-        return layout.idx_files([path])
+        return manifest(path)
+    if is_idx(path):
+        return idx_files([path])
     raise DataError(
         f"{path} is not a source of labelled pictures: expected a folder of class folders, a .zip or .tar of one, "
         "a .csv or .jsonl manifest, or idx files."
@@ -126,7 +130,7 @@ def list_source(source: Source, prefix: str = "", *, lenient: bool = False) -> L
 
 
 def _class_folders(store: FolderStore | ZipStore | TarStore, prefix: str, *, lenient: bool) -> Listing:
-    return layout.class_folders(store, prefix, store.folders(), lenient=lenient)
+    return class_folders(store, prefix, store.folders(), lenient=lenient)
 
 
 def _look_into(entries: Sequence[Entry], progress: Progress, threads: int | None) -> list[Picture | Reject | None]:
@@ -151,7 +155,7 @@ def _look(entry: Entry) -> Picture | Reject | None:
             return _array_picture(entry, content)
         header = preprocess.inspect(content)
     except PictureError as error:
-        if not (entry.named or layout.is_picture_name(entry.key)):
+        if not (entry.named or is_picture_name(entry.key)):
             return None
         return Reject(entry.path, str(error), entry.label)
     digest = hashlib.sha256(content).hexdigest()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from sightline.data.finding import Finding, listed
-from sightline.data.layout import PART_NAMES
+from sightline.data.sources.filenames import PART_NAMES
 from sightline.records import PARTS, Index, Picture
 
 IMBALANCE = 3.0  # times as many pictures in the largest class as in the smallest

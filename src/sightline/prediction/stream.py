@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.data.layout import is_hidden, is_picture_name
+from sightline.data.sources.filenames import is_hidden, is_picture_name
 from sightline.errors import DataError, PictureError
 from sightline.prediction.base import Predictor, filled, suitable_batch_size
 from sightline.prediction.decide import decide

@@ -11,7 +11,7 @@ from typing import Any
 
 from sightline import files, metrics, workflow
 from sightline.data.index import Sources, as_list
-from sightline.data.layout import Listing
+from sightline.data.sources.listing import Listing
 from sightline.errors import DataError, Interrupted, MissingExtraError, OutputError, SightlineError, UsageError
 from sightline.records import EpochRecord, TrainResult
 from sightline.report import compare

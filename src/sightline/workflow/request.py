@@ -11,7 +11,7 @@ from sightline.config import RunConfig, parse, recipes, resolve
 from sightline.data.dataset import check_classes
 from sightline.data.index import Sources, as_list
 from sightline.data.index import index as make_index
-from sightline.data.layout import Listing
+from sightline.data.sources.listing import Listing
 from sightline.errors import DataError, ModelError
 from sightline.models import registry, weights
 from sightline.records import Index

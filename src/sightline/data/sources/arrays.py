@@ -1,0 +1,47 @@
+"""Images in memory with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.data.sources.listing import Entry
+from sightline.data.stores import ArrayStore
+from sightline.errors import DataError
+from sightline.records import Part
+
+
+def array_entries(
+    pixels: NDArray[np.uint8],
+    labels: NDArray[Any] | Sequence[Any],
+    name: str,
+    part: Part | None = None,
+    classes: Sequence[str] | None = None,
+) -> list[Entry]:
+    """Return entries of pictures in memory; `labels` are names, or integers that `classes` names."""
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[3:] not in ((), (1,), (3,), (4,)):
+        raise DataError(
+            f"{name}: pixels must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got {pixels.dtype} {list(pixels.shape)}."
+        )
+    store = ArrayStore(pixels, name)
+    labels = np.asarray(labels).reshape(-1)
+    if len(labels) != len(pixels):
+        raise DataError(f"{name}: {len(pixels)} pictures but {len(labels)} labels.")
+    if labels.dtype.kind in "iu":
+        names = classes or _numbered(int(labels.max(initial=0)) + 1)
+        if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(names):
+            raise DataError(
+                f"{name}: labels run from {labels.min()} to {labels.max()}, but there are {len(names)} classes."
+            )
+        texts = [names[i] for i in labels.tolist()]
+    else:
+        texts = [str(x) for x in labels.tolist()]
+    return [Entry(store, str(i), f"{name}[{i}]", text, part) for i, text in enumerate(texts)]
+
+
+def _numbered(count: int) -> list[str]:
+    width = len(str(count - 1))
+    return [f"{i:0{width}}" for i in range(count)]

@@ -1,0 +1,56 @@
+"""Images in memory: their labels, and what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sightline.data.sources.arrays import array_entries
+from sightline.errors import DataError
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [
+        ([1, 0, 1], None, ["1", "0", "1"]),
+        ([[1], [0], [10]], None, ["01", "00", "10"]),
+        (np.array([1, 0, 1], np.uint8), ["cat", "dog"], ["dog", "cat", "dog"]),
+        (["cat", "dog", "猫"], None, ["cat", "dog", "猫"]),
+    ],
+    ids=["numbers", "columns", "named", "names"],
+)
+def test_labels_of_arrays(labels: Any, classes: Sequence[str] | None, expected: list[str]) -> None:
+    entries = array_entries(np.zeros((3, 4, 4), np.uint8), labels, "mine", "test", classes)
+    assert [e.label for e in entries] == expected
+    assert [e.path for e in entries] == ["mine[0]", "mine[1]", "mine[2]"]
+    assert {e.part for e in entries} == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "classes", "message"),
+    [
+        (np.zeros((3, 4, 4), np.uint8), [0, 1], None, "mine: 3 pictures but 2 labels."),
+        (np.zeros((2, 4, 4), np.uint8), [0, 2], ["a", "b"], "mine: labels run from 0 to 2, but there are 2 classes."),
+        (np.zeros((2, 4, 4), np.uint8), [-1, 1], None, "mine: labels run from -1 to 1"),
+        (
+            np.zeros((2, 4, 4)),
+            [0, 1],
+            None,
+            "mine: pixels must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got float64",
+        ),
+        (np.zeros((2, 64), np.uint8), [0, 1], None, "got uint8 [2, 64]."),
+        (np.zeros((2, 3, 8, 8), np.uint8), [0, 1], None, "got uint8 [2, 3, 8, 8]."),
+    ],
+    ids=["count", "high", "low", "floats", "flat", "channels first"],
+)
+def test_arrays_that_do_not_fit_are_refused(pixels: Any, labels: Any, classes: Any, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        array_entries(pixels, labels, "mine", classes=classes)
+    assert message in str(caught.value)
+
+
+def test_no_arrays_are_no_entries() -> None:
+    assert array_entries(np.zeros((0, 4, 4), np.uint8), np.zeros(0, int), "none") == []
