@@ -24,7 +24,7 @@ PACKAGE = "sightline"
 # `sightline/__init__.py` stands outside: it resolves the public names lazily and may name anything.
 LAYERS: dict[int, set[str]] = {
     0: {"errors", "recipes", "records"},  # values without behaviour; recipes: TOML files only
-    1: {"backend", "config", "files", "locks", "metrics", "preprocess", "randomness", "watch"},
+    1: {"backend", "config", "files", "intervals", "jsonio", "locks", "metrics", "preprocess", "randomness", "watch"},
     2: {"data", "hosts", "models"},
     3: {"export"},
     4: {"prediction"},
@@ -39,6 +39,8 @@ LAYERS: dict[int, set[str]] = {
     13: {"__main__"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
+
+JSON_WRITER = "jsonio.py"
 
 LONGEST_MODULE = 400  # lines
 
@@ -114,6 +116,25 @@ def layer_faults(root: Path, module: str) -> list[str]:
 def test_imports_only_from_lower_layers(module: str) -> None:
     faults = layer_faults(ROOT, module)
     assert not faults, "\n".join(faults)
+
+
+def json_faults(root: Path, module: str) -> list[str]:
+    """Return each use of Python's own JSON writer, which writes NaN, outside of `JSON_WRITER`."""
+    if module == JSON_WRITER:
+        return []
+    faults = []
+    for node in ast.walk(ast.parse((root / module).read_bytes(), filename=module)):
+        match node:
+            case ast.Attribute(value=ast.Name(id="json"), attr="dumps" | "dump"):
+                faults.append(f"{module}:{node.lineno}: writes JSON that may hold NaN; use sightline.jsonio.dumps")
+            case ast.ImportFrom(module="json", names=names) if {n.name for n in names} & {"dumps", "dump"}:
+                faults.append(f"{module}:{node.lineno}: writes JSON that may hold NaN; use sightline.jsonio.dumps")
+    return faults
+
+
+@pytest.mark.parametrize("module", modules(ROOT))
+def test_json_never_holds_nan(module: str) -> None:
+    assert not (faults := json_faults(ROOT, module)), "\n".join(faults)
 
 
 @pytest.mark.parametrize("module", modules(ROOT))
@@ -228,6 +249,14 @@ def test_a_lawful_import_is_no_fault(tmp_path: Path, module: str, source: str) -
     path.parent.mkdir(exist_ok=True)
     path.write_text(source, encoding="utf-8")
     assert layer_faults(tmp_path, module) == []
+
+
+@pytest.mark.parametrize("source", ["import json\njson.dumps(1)", "from json import dump", "f = json.dump"])
+def test_another_json_writer_is_found(tmp_path: Path, source: str) -> None:
+    (tmp_path / "run.py").write_text(source, encoding="utf-8")
+    assert len(json_faults(tmp_path, "run.py")) == 1
+    (tmp_path / "run.py").write_text("import json\njson.loads('1')", encoding="utf-8")
+    assert json_faults(tmp_path, "run.py") == []
 
 
 @pytest.mark.parametrize(

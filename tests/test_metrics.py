@@ -11,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import log_softmax
-from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
 from sightline import metrics
-from sightline.records import Interval
 
 NAMES = tuple("abcdefgh")
 
@@ -57,19 +55,6 @@ def test_figures_of_each_class_are_scikit_learns(drawn: tuple[int, NDArray[np.in
     for i, figures in enumerate(ours):
         found = (figures.precision, figures.recall, figures.f1, figures.support)
         assert found == pytest.approx(tuple(column[i] for column in theirs))
-
-
-@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_is_scipys(counts: tuple[int, int]) -> None:
-    hits, count = counts
-    ours = metrics.wilson(hits, count)
-    theirs = binomtest(hits, count).proportion_ci(0.95, method="wilson")
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
-    assert 0 <= ours.low <= hits / count <= ours.high <= 1
-
-
-def test_wilson_of_nothing_is_everything() -> None:
-    assert metrics.wilson(0, 0) == Interval(0.0, 1.0)
 
 
 @st.composite
@@ -131,3 +116,14 @@ def test_entropy_of_what_is_no_number_is_nan_and_no_warning(
     scores = np.array([[0.5, 0.5], [bad, bad]], np.float32)
     found = entropy(scores, np.array([0, 1], np.int32))
     assert math.isnan(found) or (bad == math.inf and entropy is metrics.cross_entropy)
+
+
+def test_a_perfect_model_has_a_loss_of_zero_not_of_minus_zero() -> None:
+    certain, labels = np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32)
+    losses = [
+        metrics.cross_entropy(certain, labels),
+        metrics.cross_entropy_of_logits(100 * certain, labels),
+        metrics.not_negative(-1e-9),
+    ]
+    assert [f"{loss:.4f}" for loss in losses] == ["0.0000"] * 3
+    assert metrics.not_negative(-0.5) == -0.5, "a negative loss is a fault to be seen"

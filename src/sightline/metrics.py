@@ -7,25 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.records import ClassFigures, Interval
-
-Z95 = 1.959963984540054  # the standard normal's 97.5% point
-
-
-def wilson(hits: int, count: int, z: float = Z95) -> Interval:
-    """Return Wilson's score interval of a proportion (Wilson, 1927, JASA 22:209-212), of 95% unless `z` says otherwise.
-
-    >>> wilson(9, 10)
-    Interval(low=0.5958..., high=0.9821...)
-    """
-    if count == 0:
-        return Interval(0.0, 1.0)
-    p = hits / count
-    scale = 1 + z**2 / count
-    centre = (p + z**2 / (2 * count)) / scale
-    half = z / scale * math.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return Interval(low if hits else 0.0, high if hits < count else 1.0)  # exact where rounding would miss the end
+from sightline.records import ClassFigures
 
 
 def cross_entropy(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
@@ -33,7 +15,12 @@ def cross_entropy(probabilities: NDArray[np.float32], labels: NDArray[np.int32])
     if not len(labels):
         return 0.0
     true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.clip(true, 1e-7, 1.0)).mean())
+    return float(negative_log(true).mean())
+
+
+def negative_log(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return -log p in nats, p clipped to 1e-7 from below; of p = 1 it is 0, not the -0 that NumPy would give."""
+    return -np.log(np.clip(probabilities, 1e-7, 1.0)) + 0.0
 
 
 def cross_entropy_of_logits(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
@@ -44,7 +31,16 @@ def cross_entropy_of_logits(logits: NDArray[np.float32], labels: NDArray[np.int3
     top = x.max(1)
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         log_sum = top + np.log(np.exp(x - top[:, None]).sum(1))
-    return float((log_sum - x[np.arange(len(labels)), labels]).mean())
+    return not_negative(float((log_sum - x[np.arange(len(labels)), labels]).mean()))
+
+
+def not_negative(loss: float) -> float:
+    """Return a loss that cannot be below 0 without what rounding put there: -0.0 and -1e-9 are 0, NaN stays.
+
+    >>> not_negative(-0.0), not_negative(0.5), not_negative(math.nan)
+    (0.0, 0.5, nan)
+    """
+    return 0.0 if -1e-6 < loss <= 0 else loss
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

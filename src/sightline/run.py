@@ -36,7 +36,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sightline import files, locks
+from sightline import files, jsonio, locks
 from sightline.config import RunConfig, dump_toml, load_config
 from sightline.data.dataset import Dataset
 from sightline.errors import ModelError, OutputError, UsageError
@@ -297,7 +297,7 @@ class Run:
         return self._write(f"figures/{name}.png", png)
 
     def _write_json(self, name: str, value: Any) -> None:
-        self._write(name, _encoded(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
+        self._write(name, _encoded(jsonio.dumps(value, indent=2) + "\n"))
 
     def _write(self, name: str, data: bytes) -> Path:
         return files.write(self.path / name, data)
@@ -307,7 +307,7 @@ class Run:
 
 
 def _json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    return _encoded("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return _encoded("".join(jsonio.dumps(row) + "\n" for row in rows))
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

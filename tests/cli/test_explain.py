@@ -157,4 +157,4 @@ def test_an_exported_model_and_answers_that_are_no_numbers() -> None:
     dark, bright = model.explain([np.full((6, 6), level, np.uint8) for level in (10, 250)])
     assert (dark.method, dark.label, dark.error) == ("occlusion", "black", None)
     assert (dark.region, dark.check) == (None, None), "hiding parts of a picture of one colour changes nothing"
-    assert bright.error == "the model's answer is not a number"
+    assert bright.error == "the model's answer is not a finite number"

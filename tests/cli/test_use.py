@@ -11,10 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from command import Command
+from sightline.prediction import bundle
+from sightline.prediction.onnx import OnnxPredictor
 
 
 @pytest.fixture
@@ -54,6 +57,24 @@ def test_an_unreadable_file_is_a_row_and_the_exit_code_says_so(
     rows = list(csv.DictReader(io.StringIO(sightline("predict", run, good, bad, "--format", "csv").out)))
     assert rows[0]["label"] in {"blue", "green", "red"}
     assert (rows[1]["label"], rows[1]["error"]) == ("", found.lines[1]["error"])
+
+
+def test_an_answer_that_is_not_a_number_is_a_row_and_the_exit_code_says_so(
+    sightline: Command, run: Path, colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bad(self: OnnxPredictor, pixels: Any) -> Any:
+        return np.full((len(pixels), len(self.classes)), np.nan, np.float32)
+
+    path = next((colours / "blue").iterdir())
+    monkeypatch.setattr(OnnxPredictor, "probabilities", bad)
+    monkeypatch.setattr(bundle, "check_golden", lambda *_: None)  # which refuses such a model at load
+    reason = "the model's answer is not a finite number"
+    found = sightline("predict", run, path, "--json")
+    assert (found.code, found.lines) == (1, [{"path": str(path), "error": reason}])
+    for form in ("table", "csv"):
+        found = sightline("predict", run, path, "--format", form)
+        assert found.code == 1
+        assert reason in found.out
 
 
 def test_globs_and_standard_input(

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
-from scipy.stats import binom
 
 from sightline import metrics
 from sightline.errors import DataError, UsageError
@@ -115,11 +114,6 @@ def test_a_guard_takes_299_pictures_for_99_percent() -> None:
     for wrong in (0.0, 1.0, -1.0, 1.5):
         with pytest.raises(UsageError, match="between 0 and 1"):
             abstain.threshold_for(sure, np.ones(299, bool), wrong)
-
-
-@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.01, 0.99))
-def test_the_binomial_is_scipys(counts: tuple[int, int], share: float) -> None:
-    assert abstain.at_most(*counts, share) == pytest.approx(binom.cdf(*counts, share), abs=1e-9)
 
 
 def test_sets_hold_the_truth_as_often_as_stated_over_many_splits() -> None:

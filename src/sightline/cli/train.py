@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sightline import jsonio
 from sightline.cli.output import Display, console, escape, print_json
 from sightline.records import PartFigures, TrainResult
 
@@ -64,7 +64,7 @@ def train(
         named["device.count"] = "0" if devices == "all" else devices
     assignments = [f"{key}={value}" for key, value in named.items() if value is not None] + (set or [])
     if patch is not None:
-        assignments.append(f"data.patch={dumps(patch)}")  # quoted, lest a file called 7 were taken for a number
+        assignments.append(f"data.patch={jsonio.dumps(patch)}")  # quoted, lest a file called 7 were taken for a number
     if no_cache:
         assignments.append("data.cache=false")
     if deterministic:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.evaluation.paired import LEVEL, mcnemar
-from sightline.metrics import Z95
+from sightline.intervals import paired_difference
 from sightline.records import Interval
 
 SLACK = 0.01  # what is called no loss may at most be such a loss, by its 95% interval
@@ -51,7 +50,7 @@ def judge(large: NDArray[np.bool_], small: NDArray[np.bool_], part: str) -> Judg
     difference = (won - lost) / count
     return Judgement(
         part, count, float(large.mean()), float(small.mean()), lost, won, difference,
-        paired_interval(lost, won, count), mcnemar(lost, won),
+        paired_difference(lost, won, count), mcnemar(lost, won),
     )  # fmt: skip
 
 
@@ -64,15 +63,4 @@ def no_worse(lost: int, won: int, count: int, max_drop: float = 0.0) -> bool:
     """
     if (won - lost) / count >= -max_drop - 1e-9:
         return True
-    return max_drop == 0 and mcnemar(lost, won) >= LEVEL and paired_interval(lost, won, count).low >= -SLACK
-
-
-def paired_interval(lost: int, won: int, count: int) -> Interval:
-    """Return the 95% interval of a difference of paired shares, by Wald's formula with 0.5 added to each of four cells.
-
-    Agresti and Min, 2005, Statistics in Medicine 24:729-740. Without any disagreement it still has a width.
-    """
-    n, b, c = count + 2, lost + 0.5, won + 0.5
-    centre = (c - b) / n
-    half = Z95 * math.sqrt(b + c - (c - b) ** 2 / n) / n
-    return Interval(max(centre - half, -1.0), min(centre + half, 1.0))
+    return max_drop == 0 and mcnemar(lost, won) >= LEVEL and paired_difference(lost, won, count).low >= -SLACK

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sightline import files
+from sightline import files, jsonio
 from sightline.compression.judge import Judgement
 from sightline.errors import ModelError, OutputError
 from sightline.prediction import bundle
@@ -146,4 +146,4 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _json(value: Any) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
+    return (jsonio.dumps(value, indent=1) + "\n").encode()

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import files
+from sightline import files, jsonio
 from sightline.errors import OutputError, PictureError, UsageError
 from sightline.preprocess import Preprocess
 from sightline.records import Progress, no_progress
@@ -67,7 +67,7 @@ def limit() -> int:
 
 def key(hashes: Sequence[str], preprocess: Preprocess) -> str:
     """Return the name of the cache for pictures with these hashes, in this order, under this contract."""
-    text = json.dumps([SCHEMA, preprocess.to_dict(), list(hashes)], sort_keys=True)
+    text = jsonio.dumps([SCHEMA, preprocess.to_dict(), list(hashes)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -177,7 +177,7 @@ def _seal(
     with (work / "pixels.npy").open("rb+") as file:
         os.fsync(file.fileno())
     meta = {"schema": SCHEMA, "shape": shape, "preprocess": preprocess.to_dict(), "checks": checks, "failed": failed}
-    (work / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    (work / "meta.json").write_text(jsonio.dumps(meta, ensure_ascii=True), encoding="utf-8")
 
 
 def publish(work: Path, target: Path) -> None:

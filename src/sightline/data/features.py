@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import locks
+from sightline import jsonio, locks
 from sightline.data import cache
 from sightline.errors import OutputError
 from sightline.records import Samples
@@ -125,7 +125,7 @@ def save(name: str, array: NDArray[np.float32]) -> None:
         np.save(work / "features.npy", array, allow_pickle=False)
         starts = range(0, len(array), cache.CHUNK)
         meta: dict[str, Any] = {"checks": [zlib.crc32(array[at : at + cache.CHUNK].data) for at in starts]}
-        (work / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+        (work / "meta.json").write_text(jsonio.dumps(meta, ensure_ascii=True), encoding="utf-8")
         cache.publish(work, root / name)
     if work is not None:
         shutil.rmtree(work, ignore_errors=True)

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from sightline import files
+from sightline import files, jsonio
 from sightline.errors import DataError
 from sightline.records import PARTS, Index, Part, Picture
 
@@ -42,7 +42,7 @@ class Correction:
     @property
     def line(self) -> str:
         """The line without its end."""
-        return json.dumps({k: v for k, v in asdict(self).items() if v is not None}, ensure_ascii=False)
+        return jsonio.dumps({k: v for k, v in asdict(self).items() if v is not None})
 
 
 def correction(action: Action, picture: Picture, reason: str, to: str | None = None) -> Correction:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import metrics
+from sightline import intervals
 from sightline.errors import UsageError
 from sightline.records import Interval
 
@@ -56,19 +56,6 @@ def risk_coverage(confidences: NDArray[np.float32], correct: NDArray[np.bool_]) 
     return Curve(np.arange(1, count + 1) / max(count, 1), risk, float(risk.mean()) if count else math.nan)
 
 
-def at_most(misses: int, count: int, share: float) -> float:
-    """Return the chance of at most `misses` among `count` when each has the chance `share` (binomial).
-
-    >>> round(at_most(0, 299, 0.01), 3), round(at_most(1, 2, 0.5), 3)
-    (0.05, 0.75)
-    """
-    if misses >= count or share <= 0:
-        return 1.0
-    log_choose = [math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in range(misses + 1)]
-    terms = [c + k * math.log(share) + (count - k) * math.log1p(-share) for k, c in enumerate(log_choose)]
-    return min(1.0, math.fsum(map(math.exp, terms)))
-
-
 def threshold_for(
     confidences: NDArray[np.float32], correct: NDArray[np.bool_], target_precision: float, *, guard: bool = False
 ) -> Threshold:
@@ -98,7 +85,7 @@ def threshold_for(
         note = "No confidence reaches it" + (" with certainty" if guard else "") + f" on {count} validation pictures."
         return Threshold(target_precision, None, None, None, 0.0, 0, count, note)
     kept, right = int(answered[best]), int(hits[ends[best]])
-    interval = metrics.wilson(right, kept)
+    interval = intervals.wilson(right, kept)
     note = ""
     if not guard and interval.low < target_precision:
         note = (
@@ -111,9 +98,9 @@ def threshold_for(
 def _guarded(answered: NDArray[np.int64], hits: NDArray[np.int64], target: float) -> int | None:
     best = None
     for i, (count, right) in enumerate(zip(answered.tolist(), hits.tolist(), strict=True)):
-        if at_most(0, count, 1 - target) > CHANCE:
+        if intervals.at_most(0, count, 1 - target) > CHANCE:
             continue  # not even with no mistake
-        if at_most(count - right, count, 1 - target) > CHANCE:
+        if intervals.at_most(count - right, count, 1 - target) > CHANCE:
             break
         best = i
     return best

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import metrics
+from sightline import intervals
 from sightline.errors import DataError, UsageError
 from sightline.prediction.decide import conformity, sets
 from sightline.records import Interval
@@ -53,4 +53,4 @@ def judge(probabilities: NDArray[np.float32], labels: NDArray[np.int32], quantil
     hits, count = int(held[np.arange(len(labels)), labels].sum()), len(labels)
     sizes = held.sum(1)
     size, single = (float(v.mean()) if count else 0.0 for v in (sizes, sizes == 1))
-    return Coverage(coverage, hits / max(count, 1), metrics.wilson(hits, count), size, single, count)
+    return Coverage(coverage, hits / max(count, 1), intervals.wilson(hits, count), size, single, count)

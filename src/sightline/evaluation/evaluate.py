@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import metrics
+from sightline import intervals, metrics
 from sightline.data.loader import batches
 from sightline.evaluation import scores
 from sightline.prediction.base import Predictor, filled, suitable_batch_size
@@ -56,7 +56,7 @@ def figures(
     return Evaluation(
         classes=classes,
         accuracy=hits / count if count else 0.0,
-        accuracy_interval=metrics.wilson(hits, count),
+        accuracy_interval=intervals.wilson(hits, count),
         loss=metrics.cross_entropy(probabilities, samples.labels),
         count=count,
         per_class=metrics.per_class(confusion, classes),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import metrics
+from sightline import intervals, metrics
 from sightline.data.loader import batches
 from sightline.errors import DataError
 from sightline.evaluation import abstain, calibration, conformal, ood
@@ -144,7 +144,7 @@ def answered(judged: Said, classes: Sequence[str], thresholds: Thresholds) -> An
     hits, count = int((p.argmax(1) == judged.labels)[sure].sum()), int(sure.sum())
     return Answered(
         float(sure.mean()), float((made == "set").mean()), float((made == "abstain").mean()),
-        hits / count if count else None, metrics.wilson(hits, count) if count else None, len(p),
+        hits / count if count else None, intervals.wilson(hits, count) if count else None, len(p),
     )  # fmt: skip
 
 

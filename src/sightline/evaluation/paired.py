@@ -1,4 +1,4 @@
-"""Two classifiers on the same pictures: is one better? McNemar's exact test, and a paired bootstrap for how much."""
+"""Two classifiers on the same images: is one better? McNemar's exact test, and Tango's interval for how much."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.evaluation import bootstrap
-from sightline.evaluation.abstain import at_most
+from sightline import intervals
 from sightline.records import Interval
 
 LEVEL = 0.05
@@ -40,10 +39,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
     (0.0625, 1.0)
     """
     count = only_first + only_second
-    return min(1.0, 2 * at_most(min(only_first, only_second), count, 0.5)) if count else 1.0
+    return min(1.0, 2 * intervals.at_most(min(only_first, only_second), count, 0.5)) if count else 1.0
 
 
-def contest(first: NDArray[np.bool_], second: NDArray[np.bool_], *, tests: int = 1, seed: int = 0) -> Contest:
+def contest(first: NDArray[np.bool_], second: NDArray[np.bool_], *, tests: int = 1) -> Contest:
     """Compare two classifiers by which pictures they named rightly, bool [N] each, in the same order.
 
     `tests` comparisons of a family share the chance of 5% of one false verdict (Bonferroni).
@@ -51,8 +50,7 @@ def contest(first: NDArray[np.bool_], second: NDArray[np.bool_], *, tests: int =
     count = len(first)
     lost, won = int((first & ~second).sum()), int((~first & second).sum())
     p = mcnemar(lost, won)
-    gaps = second.astype(np.float64) - first
-    interval = bootstrap.ends(bootstrap.means(gaps[:, None], seed, "paired")[:, 0]) if count > 1 else None
+    interval = intervals.paired_difference(lost, won, count) if count else None
     verdict = "cannot tell" if p * tests >= LEVEL else "better" if won > lost else "worse"
-    shares = (float(first.mean()), float(second.mean()), float(gaps.mean())) if count else (0.0, 0.0, 0.0)
+    shares = (float(first.mean()), float(second.mean()), (won - lost) / count) if count else (0.0, 0.0, 0.0)
     return Contest(count, shares[0], shares[1], lost, won, p, shares[2], interval, verdict)

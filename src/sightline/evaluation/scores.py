@@ -1,7 +1,8 @@
-"""Every figure of probabilities against labels, each with its 95% interval.
+"""Every metric of probabilities against labels, each with its 95% interval.
 
-Proportions (``top_1``, ``top_5``) have Wilson's interval, all others a seeded percentile bootstrap. Means over classes
-leave out those that the pictures do not hold; AUROC and average precision are one class against the rest.
+Proportions (``top_1``, ``top_5``, and ``weighted_recall``, which is accuracy) have Wilson's interval, all others a
+seeded percentile bootstrap. Means over classes leave out those that the images do not hold; AUROC and average precision
+are one class against the rest.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import metrics
+from sightline import intervals, metrics
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap
 from sightline.records import Figure
@@ -41,9 +42,9 @@ def scores(probabilities: NDArray[np.float32], labels: NDArray[np.int32], seed: 
     found = {}
     for k, name in zip((1, 5), tops, strict=False):
         hits = int(metrics.top_k(probabilities, labels, k).sum())
-        found[name] = Figure(hits / count, metrics.wilson(hits, count))
+        found[name] = Figure(hits / count, intervals.wilson(hits, count))
     true = probabilities[np.arange(count), labels].astype(np.float64)
-    columns = np.stack([-np.log(np.clip(true, 1e-7, 1.0)), metrics.brier(probabilities, labels)], 1)
+    columns = np.stack([metrics.negative_log(true), metrics.brier(probabilities, labels)], 1)
     drawn = bootstrap.means(columns, seed, "means")
     for name, values, means in zip(("log_loss", "brier"), columns.T, drawn.T, strict=True):
         found[name] = Figure(float(values.mean()), bootstrap.ends(means) if count > 1 else None, _few(count))
@@ -71,11 +72,15 @@ def _averages(answers: NDArray[np.int64], labels: NDArray[np.int32], classes: in
         return averages(there, answered, _grouped(counted * (true == given), true, classes))
 
     values = of(counts[None])[0]
+    right = intervals.wilson(int((answers == labels).sum()), len(labels))  # weighted recall is accuracy: one number
     if len(labels) < 2:
-        return {name: Figure(float(v), note=_few(1)) for name, v in zip(AVERAGES, values, strict=True)}
+        alone = {name: Figure(float(v), note=_few(1)) for name, v in zip(AVERAGES, values, strict=True)}
+        return alone | {"weighted_recall": Figure(alone["weighted_recall"].value, right)}
     drawn = bootstrap.cells(counts, seed, "averages")
     redrawn = np.concatenate([of(part) for part in np.array_split(drawn, 1 + len(drawn) * classes // bootstrap.CHUNK)])
-    return {n: Figure(float(v), bootstrap.ends(d)) for n, v, d in zip(AVERAGES, values, redrawn.T, strict=True)}
+    ends = {name: bootstrap.ends(row) for name, row in zip(AVERAGES, redrawn.T, strict=True)}
+    ends["weighted_recall"] = right
+    return {name: Figure(float(v), ends[name]) for name, v in zip(AVERAGES, values, strict=True)}
 
 
 def _grouped(counted: NDArray[np.int64], by: NDArray[np.int64], groups: int) -> NDArray[np.int64]:

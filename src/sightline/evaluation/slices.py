@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import metrics
+from sightline import intervals
 from sightline.records import Interval, Picture, Samples
 
 FEWEST = 10  # pictures in a slice and in the rest
@@ -108,8 +108,8 @@ def _numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
 def slices(values: Mapping[str, Sequence[Any]], correct: NDArray[np.bool_]) -> tuple[Slice, ...]:
     """Return all slices of at least ten pictures, the worst gap first; `correct` bool [N].
 
-    The gap between slice and rest has Newcombe's interval from two of Wilson's (1998, Statist. Med. 17:873, method 10),
-    at 95% for all slices together (Bonferroni).
+    The gap between slice and rest has Newcombe's interval (`intervals.difference`), at 95% for all slices together
+    (Bonferroni).
     """
     groups = {key: at for name, column in values.items() for key, at in members(name, column).items()}
     groups = {k: at for k, at in groups.items() if FEWEST <= at.sum() <= len(at) - FEWEST}
@@ -121,9 +121,5 @@ def slices(values: Mapping[str, Sequence[Any]], correct: NDArray[np.bool_]) -> t
 def _slice(name: str, inside: NDArray[np.bool_], outside: NDArray[np.bool_], z: float) -> Slice:
     hits, count, others, rest = int(inside.sum()), len(inside), int(outside.sum()), len(outside)
     p, q = hits / count, others / rest
-    a, b = metrics.wilson(hits, count, z), metrics.wilson(others, rest, z)
-    gap = Interval(
-        p - q - math.hypot(p - a.low, b.high - q),
-        p - q + math.hypot(a.high - p, q - b.low),
-    )
-    return Slice(name, count, p, metrics.wilson(hits, count), q, gap, gap.high < 0)
+    gap = intervals.difference(hits, count, others, rest, z)
+    return Slice(name, count, p, intervals.wilson(hits, count), q, gap, gap.high < 0)

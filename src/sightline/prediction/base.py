@@ -9,7 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.errors import ModelError
 from sightline.preprocess import Preprocess
+from sightline.randomness import generator
+
+NOT_FINITE = "the model's answer is not a finite number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,23 @@ def filled(call: Callable[[Any], Any], rows: NDArray[Any], size: int) -> Any:
     if missing <= 0:
         return call(rows)
     return call(np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]))[: len(rows)]
+
+
+def check_finite(ask: Callable[[NDArray[np.uint8]], Outputs], preprocess: Preprocess) -> None:
+    """Raise `ModelError` if `ask` answers a random image with NaN or infinity; `preprocess` says how large it is.
+
+    Reference examples show that a model still is what it was; one that never gave a number has none, and a file alone
+    carries none.
+    """
+    shape = (1, preprocess.height, preprocess.width, preprocess.channels)
+    answer = ask(generator(0, "check", "image").integers(0, 256, shape, np.uint8))
+    for name in ("probabilities", "logits", "features"):
+        values = getattr(answer, name)
+        if not np.isfinite(values).all():
+            raise ModelError(
+                f"for a random image, {int((~np.isfinite(values)).sum())} of its {values.size} {name} are NaN or "
+                "infinite, so its weights are damaged or its training diverged"
+            )
 
 
 class FakePredictor:

@@ -30,10 +30,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import files
+from sightline import files, jsonio
 from sightline.errors import ModelError, OutputError, PictureError
 from sightline.prediction import onnxfile
-from sightline.prediction.base import Predictor
+from sightline.prediction.base import Predictor, check_finite
 from sightline.prediction.manifest import GOLDEN_FILE, Manifest
 from sightline.prediction.onnx import OnnxPredictor
 
@@ -140,7 +140,7 @@ def _files(bundle: Bundle) -> dict[str, bytes]:
     contents = {MODEL: bundle.model, **bundle.files}
     hashes = {name: _sha256(content) for name, content in sorted(contents.items())}
     values = bundle.manifest.to_dict() | {"files": hashes}
-    text = json.dumps(values, ensure_ascii=False, sort_keys=True, indent=1, allow_nan=False) + "\n"
+    text = jsonio.dumps(values, sort_keys=True, indent=1) + "\n"
     return {MANIFEST: text.encode(), **contents}
 
 
@@ -160,6 +160,7 @@ def load(path: Path, threads: int = 0) -> tuple[Bundle, OnnxPredictor]:
         onnxfile.check_graph(bundle.model)
         predictor = bundle.predictor(threads)
         check_golden(bundle, predictor)
+        check_finite(predictor.outputs, predictor.preprocess)
     return bundle, predictor
 
 
@@ -203,8 +204,10 @@ def check_golden(bundle: Bundle, predictor: Predictor) -> None:
                 "or this Pillow decodes otherwise"
             )
     found = predictor.probabilities(np.stack(pixels))
+    if not np.isfinite(found).all():
+        raise ModelError("its reference examples give probabilities that are NaN or infinite: its weights are damaged")
     difference = np.abs(found - np.array([g.probabilities for g in golden])).max()
-    if not difference <= TOLERANCE.get(bundle.manifest.precision, 1e-3):  # NaN is caught too
+    if not difference <= TOLERANCE.get(bundle.manifest.precision, 1e-3):  # a recorded NaN is caught too
         raise ModelError(f"its golden examples give probabilities {difference:.2g} away from the recorded ones")
 
 

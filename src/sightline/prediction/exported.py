@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sightline import jsonio
 from sightline.errors import ModelError, OutputError
 from sightline.prediction import bundle
-from sightline.prediction.base import Predictor
+from sightline.prediction.base import Predictor, check_finite
 from sightline.prediction.bundle import MANIFEST, Bundle
 from sightline.prediction.manifest import Manifest
 
@@ -30,7 +31,7 @@ def seal(folder: Path, form: str, manifest: Manifest, files: Mapping[str, bytes]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     values = manifest.to_dict() | {"format": form, "files": _hashes(folder)}
-    text = json.dumps(values | {"manifest_sha256": _own(values)}, ensure_ascii=False, sort_keys=True, indent=1)
+    text = jsonio.dumps(values | {"manifest_sha256": _own(values)}, sort_keys=True, indent=1)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
@@ -61,6 +62,7 @@ def _load(folder: Path, threads: int) -> tuple[Manifest, Predictor]:
     predictor = read(folder, form, manifest, threads)
     golden = {g.file: (folder / g.file).read_bytes() for g in manifest.golden}
     bundle.check_golden(Bundle(manifest, b"", golden), predictor)
+    check_finite(predictor.outputs, predictor.preprocess)
     return manifest, predictor
 
 
@@ -110,4 +112,4 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _own(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(jsonio.dumps(values, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sightline import backend
 from sightline.errors import ModelError
-from sightline.prediction.base import Outputs
+from sightline.prediction.base import Outputs, check_finite
 from sightline.preprocess import Preprocess
 
 
@@ -25,7 +25,10 @@ class KerasPredictor:
 
     @classmethod
     def load(cls, path: Path, classes: Sequence[str], preprocess: Preprocess) -> KerasPredictor:
-        """Load a ``.keras`` file in safe mode; raises `ModelError` if it cannot be loaded or does not fit `classes`."""
+        """Load a ``.keras`` file in safe mode.
+
+        Raises `ModelError` if it cannot be loaded, does not fit `classes` or answers a random image with NaN.
+        """
         keras = backend.keras()
         try:
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -34,7 +37,12 @@ class KerasPredictor:
             raise ModelError(f"The model {path} cannot be loaded: {_first_line(error)}") from error
         if units != len(classes):
             raise ModelError(f"The model {path} has {units} outputs for {len(classes)} classes: it is not this run's.")
-        return cls(model, classes, preprocess)
+        loaded = cls(model, classes, preprocess)
+        try:
+            check_finite(loaded.outputs_uncompiled, preprocess)
+        except ModelError as error:
+            raise ModelError(f"The model {path} cannot be used: {error}. Train it again.") from error
+        return loaded
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
@@ -42,9 +50,17 @@ class KerasPredictor:
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
-        found = self.model.predict_on_batch(pixels)
-        names = ("probabilities", "logits", "features")
-        return Outputs(*(np.asarray(found[name], np.float32) for name in names))
+        return _outputs(self.model.predict_on_batch(pixels))
+
+    def outputs_uncompiled(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return what `outputs` does without compiling the model for so many rows: quicker where it is called once."""
+        answer = self.model(pixels, training=False)
+        to_numpy = backend.keras().ops.convert_to_numpy
+        return _outputs({name: to_numpy(value) for name, value in answer.items()})
+
+
+def _outputs(answer: Mapping[str, Any]) -> Outputs:
+    return Outputs(*(np.asarray(answer[name], np.float32) for name in ("probabilities", "logits", "features")))
 
 
 def _first_line(error: Exception) -> str:

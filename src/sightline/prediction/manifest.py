@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from sightline import jsonio
 from sightline.errors import ModelError
 from sightline.preprocess import Preprocess
 from sightline.records import Thresholds
@@ -95,7 +95,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return it as text, the same for the same values."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True, indent=1, allow_nan=False)
+        return jsonio.dumps(self.to_dict(), sort_keys=True, indent=1)
 
     @classmethod
     def from_dict(cls, values: Any) -> Manifest:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import metrics
+from sightline import intervals
 from sightline.prediction.base import Predictor, filled, suitable_batch_size
 from sightline.records import Interval, Progress, Samples, no_progress
 
@@ -62,10 +62,10 @@ def compare(
     same = first.argmax(1) == second.argmax(1)
     change = interval = None
     if labels is not None and len(labels):
-        gain = (second.argmax(1) == labels).astype(float) - (first.argmax(1) == labels)
-        change = float(gain.mean())
-        half = metrics.Z95 * float(gain.std()) / len(gain) ** 0.5
-        interval = Interval(change - half, change + half)
+        before, after = first.argmax(1) == labels, second.argmax(1) == labels
+        lost, won = int((before & ~after).sum()), int((after & ~before).sum())
+        change = (won - lost) / len(labels)
+        interval = intervals.paired_difference(lost, won, len(labels))
     return Parity(
         len(first), float(gaps.max(initial=0)), float(gaps.mean()) if gaps.size else 0.0,
         float(same.mean()) if len(same) else 1.0, change, interval, size,

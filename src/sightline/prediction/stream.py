@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sightline.data.sources.filenames import is_hidden, is_picture_name
 from sightline.errors import DataError, PictureError
-from sightline.prediction.base import Predictor, filled, suitable_batch_size
+from sightline.prediction.base import NOT_FINITE, Predictor, filled, suitable_batch_size
 from sightline.prediction.decide import decide
 from sightline.preprocess import Preprocess, inspect
 from sightline.records import Candidate, Decision, Prediction, Thresholds
@@ -113,7 +113,9 @@ def predict(
     threads: int | None = None,
     thresholds: Thresholds | None = None,
 ) -> Iterator[Prediction]:
-    """Yield one `Prediction` for each item, in order; an unreadable picture becomes one with its `error`.
+    """Yield one `Prediction` for each item, in order; its `error` says why an image has no answer.
+
+    That is so where the image cannot be read and where the model answers with NaN or infinity.
 
     `batch_size` pictures go through the model at once; None: as many as suit their size. With `thresholds`, each
     answer comes with a `Decision`.
@@ -162,6 +164,9 @@ def _answer(
             yield Prediction(path, error=pixels)
             continue
         row, decision = next(answers)
+        if not np.isfinite(row).all():
+            yield Prediction(path, error=NOT_FINITE)
+            continue
         best = np.argsort(-row, kind="stable")[:top]
         candidates = tuple(Candidate(predictor.classes[i], float(row[i])) for i in best)
         yield Prediction(path, candidates[0].label, candidates[0].probability, candidates, decision=decision)

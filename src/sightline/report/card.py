@@ -5,10 +5,10 @@ Only facts that the bundle and the run hold; what a person has to add stands as 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sightline import jsonio
 from sightline.prediction.manifest import Manifest
 
 NAMES = {"accuracy": "Accuracy", "loss": "Cross-entropy"}
@@ -47,7 +47,7 @@ def _header(manifest: Manifest) -> str:
     }
     if not manifest.figures:  # Hugging Face refuses an index without results
         del values["model-index"]
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    lines = [f"{key}: {jsonio.dumps(value)}" for key, value in values.items()]
     return "\n".join(["---", *lines, "---"])
 
 

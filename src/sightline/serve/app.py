@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from sightline.errors import SightlineError
+from sightline.prediction.base import NOT_FINITE
 from sightline.report import summary
 from sightline.serve.batcher import Batcher
 from sightline.workflow import Classifier
@@ -44,6 +45,8 @@ def application(classifier: Classifier, *, largest: int) -> Starlette:
         if batcher.busy:
             raise HTTPException(503, "Too many pictures wait: try again in a moment.", {"Retry-After": "1"})
         answer = await batcher.predict(await _body(request, largest))
+        if answer.error == NOT_FINITE:
+            raise HTTPException(500, f"There is no prediction: {answer.error}.")
         if answer.error is not None:
             raise HTTPException(400, f"The picture cannot be read: {answer.error}.")
         found = summary.prediction(answer)

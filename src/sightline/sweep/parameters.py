@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sightline import jsonio
 from sightline.config import RunConfig
 from sightline.errors import ConfigError, suggest
 
@@ -145,9 +145,9 @@ def literal(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {literal(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{jsonio.dumps(key)} = {literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(literal, value)) + "]"
     if isinstance(value, str):
-        return value if value == "unset" else json.dumps(value, ensure_ascii=False)
+        return value if value == "unset" else jsonio.dumps(value)
     return repr(value)

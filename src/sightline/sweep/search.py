@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sightline import files, metrics, workflow
+from sightline import files, intervals, jsonio, workflow
 from sightline.data.index import Sources, as_list
 from sightline.data.sources.listing import Listing
 from sightline.errors import DataError, Interrupted, MissingExtraError, OutputError, SightlineError, UsageError
@@ -82,7 +81,7 @@ def prepare(folder: Path, space: Space, name: str) -> None:
 
 
 def _record(name: str) -> str:
-    return json.dumps({"study": name}) + "\n"
+    return jsonio.dumps({"study": name}, ensure_ascii=True) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +173,7 @@ class _Search:
         part = result.validation
         if part is None:
             raise UsageError("There is no validation part to choose by: set split.validation above 0.")
-        interval = metrics.wilson(round(part.accuracy * part.count), part.count)
+        interval = intervals.wilson(round(part.accuracy * part.count), part.count)
         facts = {
             "accuracy": part.accuracy, "accuracy_interval": [interval.low, interval.high], "loss": part.loss,
             "parameters": result.parameters, "epochs": result.epochs, "seconds": result.seconds,

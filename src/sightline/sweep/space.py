@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+from sightline import jsonio
 from sightline.config import RunConfig, parse, recipes, resolve
 from sightline.config.parse import setting
 from sightline.errors import ConfigError, UsageError, suggest
@@ -123,7 +123,7 @@ class Space:
         ranges = [dataclasses.asdict(p) | {"values": list(p.probes)} for p in self.parameters]
         choices = [[p.settings(v) for v in p.probes] for p in self.parameters]
         head = [self.head.recipe, self.head.sampler, self.head.monitor]
-        return json.dumps([head, layer, self.settings, ranges, choices], default=str)
+        return jsonio.dumps([head, layer, self.settings, ranges, choices], default=str, ensure_ascii=True)
 
 
 def read(given: str | Path) -> Space:

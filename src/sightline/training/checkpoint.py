@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend, files
+from sightline import backend, files, jsonio
 from sightline.errors import ModelError, OutputError
 
 Arrays = dict[str, NDArray[Any]]
@@ -62,7 +62,12 @@ def write(folder: Path, number: int, checkpoint: Checkpoint, keep: int = 2) -> P
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with aside.open("w+b") as file:
-            np.savez(file, allow_pickle=False, state=np.array(json.dumps(checkpoint.state)), **checkpoint.arrays)
+            np.savez(
+                file,
+                allow_pickle=False,
+                state=np.array(jsonio.dumps(checkpoint.state, ensure_ascii=True)),
+                **checkpoint.arrays,
+            )
             file.flush()
             os.fsync(file.fileno())
             file.seek(0)

@@ -294,7 +294,7 @@ def _step(
     weights = np.zeros(len(shares), np.float32)
     weights[:real] = len(shares) / real
     logs = task.step(inputs, shares[own], weights[own])
-    return float(logs["loss"]), float(logs["categorical_accuracy"])
+    return metrics.not_negative(float(logs["loss"])), float(logs["categorical_accuracy"])
 
 
 def predict_logits(

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sightline import backend, files
+from sightline import backend, files, jsonio
 from sightline.config import RunConfig
 from sightline.data import cache
 from sightline.errors import OutputError
@@ -56,7 +56,7 @@ def decide(plan: Plan, config: RunConfig, pictures: int) -> Decision:
     if gain is None:
         gain = _measure(plan, config)
         with suppress(OutputError):  # a folder that cannot be written: measured again next time
-            files.write(place, json.dumps({"gain": gain}).encode())
+            files.write(place, jsonio.dumps({"gain": gain}).encode())
     found: Precision = "mixed_bfloat16" if gain >= MARGIN else "float32"
     return Decision(found, f"bfloat16 is {gain:.2f} times as fast here ({'measured before' if known else 'measured'})")
 
@@ -100,7 +100,7 @@ def _key(plan: Plan, config: RunConfig) -> str:
         backend.processor(), backend.name(), backend.keras().__version__, backend.threads(), backend.devices(),
         repr(shape), config.train.batch_size, config.train.optimizer.name, KERNELS,
     ]  # fmt: skip
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    return hashlib.sha256(jsonio.dumps(facts).encode()).hexdigest()[:16]
 
 
 def _measure(plan: Plan, config: RunConfig) -> float:

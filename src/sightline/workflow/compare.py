@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline import metrics
+from sightline import intervals
 from sightline.config import RunConfig, to_dict
 from sightline.errors import UsageError
 from sightline.evaluation import paired
@@ -189,4 +189,4 @@ def _interval(accuracy: float | None, count: int | None) -> Interval | None:
     if accuracy is None or not count:
         return None
     hits = accuracy * count
-    return metrics.wilson(round(hits), count) if abs(hits - round(hits)) < ROUNDING * count else None
+    return intervals.wilson(round(hits), count) if abs(hits - round(hits)) < ROUNDING * count else None

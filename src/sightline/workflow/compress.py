@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline import files
+from sightline import files, jsonio
 from sightline.compression import distill, judge
 from sightline.compression.judge import Judgement
 from sightline.compression.recovery import Trainer
@@ -247,7 +246,7 @@ def _judged(store: Store, best: Candidate, data: Dataset, watcher: Watcher) -> J
 
 
 def _write(result: Compression, floor: float) -> None:
-    text = json.dumps(result.to_dict(), ensure_ascii=False, indent=1) + "\n"
+    text = jsonio.dumps(result.to_dict(), indent=1) + "\n"
     files.write(result.out / "front.json", text.encode())
     best = result.best.name if result.best else None
     points = [

@@ -16,7 +16,7 @@ from sightline.errors import OutputError, PictureError, UsageError, suggest
 from sightline.explanation import heat as heat_map
 from sightline.explanation.check import check
 from sightline.explanation.maps import Method, heat_maps, method_for
-from sightline.prediction.base import Predictor, filled, suitable_batch_size
+from sightline.prediction.base import NOT_FINITE, Predictor, filled, suitable_batch_size
 from sightline.prediction.stream import Item
 from sightline.preprocess import Preprocess, inspect
 from sightline.records import Explanation, Progress, Region, no_progress
@@ -120,7 +120,7 @@ def _answers(
     maps = heat_maps(predictor, pixels, numbers, method, seed=seed, progress=progress)
     for one, row, number, fine, heat in zip(good, found, numbers.tolist(), sure, maps, strict=True):
         if not fine:
-            yield Explanation("", method, error="the model's answer is not a number")
+            yield Explanation("", method, error=NOT_FINITE)
             continue
         width, height = _shown(one)
         hottest = heat_map.region(heat_map.onto(heat, predictor.preprocess, width, height))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from sightline import files
+from sightline import files, jsonio
 from sightline.data.dataset import decode
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
@@ -179,7 +178,7 @@ def check_labels(
     lines = [s.to_patch() for s in suspects]
     text = io.StringIO()
     for line in lines:
-        text.write(json.dumps(line, ensure_ascii=False) + "\n")
+        text.write(jsonio.dumps(line) + "\n")
     files.write(patch, text.getvalue().encode(errors="backslashreplace"), "Name another file with --labels.")
     if classifier.run is not None:
         classifier.run.write_suspects(lines)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline import hosts
+from sightline import hosts, jsonio
 from sightline.config import DeviceConfig, RunConfig, resolve, to_dict
 from sightline.data.dataset import Dataset, assemble, check_classes
 from sightline.data.index import Sources
@@ -48,7 +48,9 @@ class Meeting:
         """Hand in `facts` and return those of all; raises what a host hands in as an error."""
         if self.team.count == 1:
             return [facts]
-        found: list[dict[str, Any]] = [json.loads(text) for text in self.team.gather(json.dumps(facts))]
+        found: list[dict[str, Any]] = [
+            json.loads(text) for text in self.team.gather(jsonio.dumps(facts, ensure_ascii=True))
+        ]
         for rank, fact in enumerate(found):
             if "error" in fact:
                 self.over = True
@@ -62,7 +64,7 @@ class Meeting:
             self.over = True
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
             text = str(error) if isinstance(error, SightlineError) else f"{type(error).__name__}: {error}"
-            self.team.gather(json.dumps({"error": text, "stopped": stopped}))
+            self.team.gather(jsonio.dumps({"error": text, "stopped": stopped}, ensure_ascii=True))
 
     def send_settings(self, config: RunConfig, request: dict[str, Any], patch: Path | None) -> None:
         """Tell the other hosts what was asked for and decided; for host 0."""
@@ -78,7 +80,7 @@ class Meeting:
         if self.team.count == 1:
             return
         pictures = [(p.sha256, p.label, part) for p, part in zip(data.pictures, data.parts, strict=True)]
-        digest = hashlib.sha256(json.dumps([pictures, data.classes]).encode()).hexdigest()
+        digest = hashlib.sha256(jsonio.dumps([pictures, data.classes], ensure_ascii=True).encode()).hexdigest()
         weights = hashlib.sha256(start.read_bytes()).hexdigest() if start else None
         found = self._meet(data=digest, weights=weights, count=len(pictures))
         for rank, fact in enumerate(found):
@@ -97,7 +99,9 @@ class Meeting:
             return saved
         file = io.BytesIO()
         if saved is not None:
-            np.savez(file, allow_pickle=False, state=np.array(json.dumps(saved.state)), **saved.arrays)
+            np.savez(
+                file, allow_pickle=False, state=np.array(jsonio.dumps(saved.state, ensure_ascii=True)), **saved.arrays
+            )
         content = self.team.broadcast(file.getvalue())
         if not content or self.team.rank == 0:
             return saved

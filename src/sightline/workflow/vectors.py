@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sightline import jsonio
 from sightline.errors import ModelError, OutputError, UsageError
 from sightline.prediction import bundle, exported
 from sightline.workflow.classifier import load
@@ -40,7 +40,7 @@ def vectors(model: str | Path, out: str | Path | None = None) -> Path:
         files |= {golden.file: found.files[golden.file], name: pixels.tobytes()}
         examples.append(_example(golden, pixels) | {"pixels": name})
     content = {"classes": list(manifest.classes), "preprocess": manifest.preprocess.to_dict(), "examples": examples}
-    files["vectors.json"] = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
+    files["vectors.json"] = (jsonio.dumps(content, indent=1) + "\n").encode()
     with tempfile.TemporaryDirectory(prefix="sightline-") as aside:
         made = Path(aside, "vectors")
         for name, data in files.items():

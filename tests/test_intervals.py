@@ -1,0 +1,129 @@
+"""Intervals against SciPy, against published examples and against the definition that they are computed by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from scipy.stats import binom, binomtest
+
+from sightline import intervals
+from sightline.compression.judge import judge
+from sightline.evaluation.paired import contest
+from sightline.evaluation.scores import scores
+from sightline.prediction import parity
+from sightline.records import Interval
+
+Counts = tuple[int, int]
+proportions = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_is_scipys(counts: Counts) -> None:
+    hits, count = counts
+    ours = intervals.wilson(hits, count)
+    theirs = binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert 0 <= ours.low <= hits / count <= ours.high <= 1
+
+
+def test_wilson_of_nothing_is_everything() -> None:
+    assert intervals.wilson(0, 0) == Interval(0.0, 1.0)
+    assert intervals.difference(0, 0, 3, 5) == intervals.paired_difference(0, 0, 0) == Interval(-1.0, 1.0)
+
+
+@given(proportions)
+def test_the_lower_bound_is_scipys(counts: Counts) -> None:
+    hits, count = counts
+    theirs = binomtest(hits, count, alternative="greater").proportion_ci(0.95, method="exact")
+    assert intervals.lower_bound(hits, count) == pytest.approx(theirs.low, abs=1e-9)
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.0, 1.0))
+def test_the_binomial_is_scipys(counts: Counts, fraction: float) -> None:
+    assert intervals.at_most(*counts, fraction) == pytest.approx(binom.cdf(*counts, fraction), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("counts", "low", "high"),
+    [
+        ((56, 70, 48, 80), 0.0524, 0.3339),  # Newcombe, 1998, table II, method 10, columns a to h
+        ((9, 10, 3, 10), 0.1705, 0.8090),
+        ((6, 7, 2, 7), 0.0582, 0.8062),
+        ((5, 56, 0, 29), -0.0381, 0.1926),
+        ((0, 10, 0, 20), -0.1611, 0.2775),
+        ((10, 10, 0, 10), 0.6075, 1.0),
+    ],
+)
+def test_differences_are_newcombes(counts: tuple[int, int, int, int], low: float, high: float) -> None:
+    found = intervals.difference(*counts)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_a_paired_difference_is_the_published_one() -> None:
+    """Airway reactivity of 21 children before and after a transplant, in Fagerland, Lydersen and Laake (2014)."""
+    found = intervals.paired_difference(7, 1, 21)
+    assert (found.low, found.high) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 500))
+def test_the_ends_of_a_paired_difference_are_where_the_score_test_turns(lost: int, won: int, same: int) -> None:
+    """By the definition: at each end, the constrained likelihood's most likely point gives a statistic of 1.96."""
+    count = lost + won + same
+    assume(same > 0)
+    found = intervals.paired_difference(lost, won, count)
+    estimate = (won - lost) / count
+    assert found.low < estimate < found.high
+    for delta in (found.low, found.high):
+        low, high = max(0.0, -delta), (1 - delta) / 2
+
+        def unlikely(p: float, delta: float = delta) -> float:
+            cells = [p, p + delta, 1 - 2 * p - delta]
+            return -float(
+                sum(n * np.log(max(c, 1e-300)) for n, c in zip((lost, won, same), cells, strict=True) if n)
+            )  # fmt: skip
+
+        p = minimize_scalar(unlikely, bounds=(low, high), method="bounded", options={"xatol": 1e-12}).x
+        statistic = (estimate - delta) / np.sqrt((2 * p + delta - delta**2) / count)
+        assert abs(statistic) == pytest.approx(intervals.Z95, abs=5e-3)
+
+
+def test_models_that_never_differ_have_an_interval_with_a_width() -> None:
+    found = intervals.paired_difference(0, 0, 100)
+    assert -0.04 < found.low < 0 < found.high < 0.04
+    assert intervals.paired_difference(5, 0, 5).low == -1
+    assert intervals.paired_difference(0, 5, 5).high == 1
+
+
+def test_ninety_five_in_a_hundred_paired_intervals_hold_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for lost, won, _ in rng.multinomial(60, (0.05, 0.12, 0.83), 2000):
+        found = intervals.paired_difference(int(lost), int(won), 60)
+        held += found.low <= 0.07 <= found.high
+    assert 0.94 <= held / 2000 <= 0.97
+
+
+def test_one_difference_has_one_interval_wherever_it_is_stated() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 200).astype(np.int32)
+    first, second = (rng.dirichlet(np.ones(3), 200).astype(np.float32) for _ in range(2))
+    first[np.arange(200), labels] += 0.3
+    second[np.arange(200), labels] += 0.4
+    right = first.argmax(1) == labels, second.argmax(1) == labels
+    assert (right[0] != right[1]).sum() > 0
+    exported = parity.compare(first, second, labels).accuracy_interval
+    compared = contest(*right).interval
+    compressed = judge(*right, "test").interval
+    assert exported == compared == compressed
+
+
+def test_accuracy_and_weighted_recall_have_one_interval() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 300):
+        labels = rng.integers(0, 4, count).astype(np.int32)
+        found = scores(rng.dirichlet(np.ones(4), count).astype(np.float32), labels)
+        assert found["weighted_recall"].value == pytest.approx(found["top_1"].value)
+        assert found["weighted_recall"].interval == found["top_1"].interval
