@@ -245,3 +245,32 @@ def test_decoding_takes_each_content_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(decoded.array) == 3
     assert rows[0] == rows[3] == rows[6]
     assert rows[9] == rows[1]
+
+
+@pytest.mark.parametrize("change", ["rewritten", "cut short", "removed"])
+def test_a_file_that_changes_after_indexing_is_an_error_and_leaves_nothing_in_the_cache(
+    tmp_path: Path, own_cache: Path, change: str
+) -> None:
+    contents = {f"{label}/{i}.png": png(i, colour) for colour, label in enumerate(("cat", "dog")) for i in range(4)}
+    folder = write(tmp_path / "images", contents)
+    found = index(folder)
+    victim = folder / "dog/2.png"
+    if change == "removed":
+        victim.unlink()
+    else:
+        victim.write_bytes(png(99, 3) if change == "rewritten" else contents["dog/2.png"][:60])
+    with pytest.raises(DataError, match=r"^dog/2\.png changed while the images were being read.*: wait until nothing"):
+        dataset.decode(found, SMALL)
+    assert list(own_cache.iterdir()) == []
+    write(folder, contents)
+    decoded, rows = dataset.decode(index(folder), SMALL)
+    assert decoded.failed == {}
+    np.testing.assert_array_equal(decoded.array[rows[6]], SMALL.decode(contents["dog/2.png"]))
+
+
+def test_arrays_that_change_after_indexing_are_an_error() -> None:
+    images = np.stack([pixels(i) for i in range(4)])
+    found = index(Listing(array_entries(images, [0, 1, 0, 1], "mine", classes=["a", "b"])))
+    images[2, 0, 0] ^= 255
+    with pytest.raises(DataError, match="changed while the images were being read"):
+        dataset.decode(found, SMALL)

@@ -72,10 +72,9 @@ def index(
     rejects = [r for listing in listings for r in listing.stray] + [r for r in found if isinstance(r, Reject)]
     if not pictures:
         raise DataError(_nothing_found(many, rejects))
-    kept = [e for e, _ in pictures]
 
     def read(i: int) -> bytes | NDArray[np.uint8]:
-        return kept[i].store.read(kept[i].key)
+        return _read_again(*pictures[i])
 
     others = [path for listing in listings for path in listing.passed_over]
     others += [e.path for e, f in zip(entries, found, strict=True) if f is None]
@@ -158,15 +157,42 @@ def _look(entry: Entry) -> Picture | Reject | None:
         if not (entry.named or is_picture_name(entry.key)):
             return None
         return Reject(entry.path, str(error), entry.label)
-    digest = hashlib.sha256(content).hexdigest()
+    digest = _hash(content)
     grey = header.mode in {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
     return Picture(entry.path, digest, entry.label, entry.part, header.width, header.height, grey, entry.extra)
 
 
 def _array_picture(entry: Entry, pixels: NDArray[np.uint8]) -> Picture:
-    digest = hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+    digest = _hash(pixels)
     grey = pixels.ndim == 2 or pixels.shape[-1] == 1
     return Picture(entry.path, digest, entry.label, entry.part, pixels.shape[1], pixels.shape[0], grey, entry.extra)
+
+
+def _hash(content: bytes | NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of encoded bytes, or of the dtype, shape and values of pixels."""
+    if isinstance(content, np.ndarray):
+        return hashlib.sha256(f"{content.dtype}{content.shape}".encode() + content.tobytes()).hexdigest()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_again(entry: Entry, picture: Picture) -> bytes | NDArray[np.uint8]:
+    """Return the content that was indexed; raises `DataError` if it is no longer the same.
+
+    Pixels, features and splits are kept under the hash from the index: other bytes would be kept there for good.
+    """
+    try:
+        content = entry.store.read(entry.key)
+    except PictureError as error:  # it could be read while indexing
+        raise DataError(_changed(entry.path, f" ({error})")) from error
+    if not isinstance(entry.store, DrawnStore) and _hash(content) != picture.sha256:
+        raise DataError(_changed(entry.path))
+    return content
+
+
+def _changed(path: str, reason: str = "") -> str:
+    return (
+        f"{path} changed while the images were being read{reason}: wait until nothing writes to them, then run again."
+    )
 
 
 def _nothing_found(sources: Sequence[Source | Listing], rejects: Sequence[Reject]) -> str:
