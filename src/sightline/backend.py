@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-from sightline.errors import MissingExtraError, SightlineError, UsageError, suggest
+from sightline.errors import MissingExtraError, SightlineError, UsageError, check_installed, suggest
 
 Backend = Literal["tensorflow", "jax", "torch"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -139,8 +139,7 @@ def keras(wanted: str = "auto") -> Any:
     if loaded is not None and wanted == "auto":
         return loaded
     choice = choose(wanted)
-    if importlib.util.find_spec("keras") is None:
-        raise MissingExtraError("keras", "train", "Training")
+    check_installed("keras", purpose="Training")
     os.environ["KERAS_BACKEND"] = choice.name
     keep_freed_memory()
     # Off by default without AVX-512, where it makes training 1.8 times faster too (benchmarks/README.md).

@@ -19,7 +19,10 @@ A message says what happened, where, what was expected and what to do next, in o
 from __future__ import annotations
 
 import difflib
+import importlib
+import importlib.util
 from collections.abc import Iterable
+from typing import Any
 
 
 class SightlineError(Exception):
@@ -67,6 +70,7 @@ class MissingExtraError(SightlineError):
         super().__init__(
             f'{purpose} needs the package {package!r}, which is not installed: pip install "sightline[{extra}]"'
         )
+        self.package = package
 
 
 class DivergedError(SightlineError):
@@ -96,3 +100,45 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=1)
     return f" Did you mean {near[0]!r}?" if near else f" Valid names: {', '.join(names)}."
+
+
+EXTRAS = {
+    "ai_edge_litert": ("ai-edge-litert", "export"),
+    "cleanlab": ("cleanlab", "labels"),
+    "keras": ("keras", "train"),
+    "matplotlib": ("matplotlib", "train"),
+    "onnx": ("onnx", "train"),
+    "openvino": ("openvino", "export"),
+    "optuna": ("optuna", "sweep"),
+    "sklearn": ("scikit-learn", "train"),
+    "starlette": ("starlette", "serve"),
+    "tensorboard": ("tensorboard", "train"),
+    "tensorflow": ("tensorflow", "tensorflow"),
+    "tomlkit": ("tomlkit", "train"),
+    "uvicorn": ("uvicorn", "serve"),
+}
+"""Of each optional package, by the name that it is imported under: its name on PyPI, and the extra that brings it."""
+
+
+def require(module: str, purpose: str) -> Any:
+    """Import `module`, such as ``"sklearn.datasets"``, and return it.
+
+    Raises `MissingExtraError`, whose message starts with `purpose`, if its package or one that it needs is missing.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        absent = (error.name or package).partition(".")[0]
+        name, extra = EXTRAS[package]
+        raise MissingExtraError(name if absent == package else absent, extra, purpose) from error
+
+
+def check_installed(*packages: str, purpose: str) -> None:
+    """Raise `MissingExtraError` if one of `packages` is not installed; imports none, so it costs nothing to ask first.
+
+    >>> check_installed("optuna", purpose="A sweep")
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(*EXTRAS[package], purpose)

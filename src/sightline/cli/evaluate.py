@@ -45,12 +45,15 @@ def evaluate(
     Exits with 1 if no confidence reaches the target precision.
     """
     from sightline import workflow
+    from sightline.evaluation import labels as label_issues
     from sightline.evaluation.judgement import Wanted
     from sightline.report import judgement, summary
     from sightline.workflow.judging import check_labels, judge
 
     if mirror and (target_precision is not None or coverage is not None or labels is not None):
         raise UsageError("--mirror judges only: thresholds and labels are found from single pictures, so leave it out.")
+    if labels is not None:
+        label_issues.check_packages()  # before the evaluation, not after it
     with Display(quiet=json) as display:
         part = workflow.part_name(split)
         classifier = workflow.load(model)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from sightline.errors import ConfigError, MissingExtraError, suggest
+from sightline.errors import ConfigError, require, suggest
 
 T = TypeVar("T")
 
@@ -64,10 +64,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def dump_toml(config: Any) -> str:
     """Return `config` as TOML, complete, each setting under a comment that says what it means."""
-    try:
-        import tomlkit
-    except ModuleNotFoundError:
-        raise MissingExtraError("tomlkit", "train", "Writing a configuration") from None
+    tomlkit = require("tomlkit", "Writing a configuration")
 
     def is_table(item: Any) -> bool:
         return dataclasses.is_dataclass(item[0] if isinstance(item, tuple) and item else item)
@@ -93,7 +90,7 @@ def dump_toml(config: Any) -> str:
                     table.add(f.name, list(item) if isinstance(item, tuple) else item)
         return table
 
-    return tomlkit.dumps(fill(tomlkit.document(), config))
+    return str(tomlkit.dumps(fill(tomlkit.document(), config)))
 
 
 def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from sightline.data import beans
 from sightline.data.sources.arrays import array_entries
 from sightline.data.sources.listing import Entry, Listing
 from sightline.data.stores import DrawnStore
-from sightline.errors import DataError, MissingExtraError
+from sightline.errors import DataError, require
 from sightline.records import Part
 
 BEANS_COUNT, BEANS_SIZE = 1200, 224
@@ -111,11 +111,7 @@ def _beans(count: int, size: int, seed: int) -> Listing:
 
 
 def _digits() -> Listing:
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError:
-        raise MissingExtraError("scikit-learn", "train", "The data set digits") from None
-    bunch = load_digits()  # 1,797 pictures 8x8, values 0 to 16
+    bunch = require("sklearn.datasets", "The data set digits").load_digits()  # 1,797 pictures 8x8, values 0 to 16
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     return Listing(array_entries(pixels, bunch.target, "digits"))
 

@@ -15,14 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import DataError, MissingExtraError
+from sightline.errors import DataError, check_installed, require
 from sightline.randomness import derive
 from sightline.records import Picture, Progress, no_progress
 
+PURPOSE = "Finding wrong labels"
 FOLDS = 5
 # C. On 600 photographs of cats and dogs with 5% wrong labels 0.001 found 0.90 of them, 0.1 found 0.78; by features of a
 # network that had learned from the right labels, so the first of these flatters.
 STRENGTH = 0.001
+
+
+def check_packages() -> None:
+    """Raise `MissingExtraError` where a package that looking for wrong labels needs is not installed."""
+    check_installed("sklearn", "cleanlab", purpose=PURPOSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +68,19 @@ def out_of_fold(
             f"Finding wrong labels needs at least two classes with two pictures each; class number {counts.argmin()} "
             f"has {counts.min()}: add pictures."
         )
-    try:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import StratifiedKFold
-    except ModuleNotFoundError:
-        raise MissingExtraError("scikit-learn", "train", "Finding wrong labels") from None
+    heads = require("sklearn.linear_model", PURPOSE)
+    selection = require("sklearn.model_selection", PURPOSE)
+    slow = require("sklearn.exceptions", PURPOSE).ConvergenceWarning
     folds = min(FOLDS, int(counts.min()))
     x = features.astype(np.float64)
     found = np.zeros((len(labels), classes))
-    splits = StratifiedKFold(folds, shuffle=True, random_state=derive(seed, "labels") % 2**32)
+    splits = selection.StratifiedKFold(folds, shuffle=True, random_state=derive(seed, "labels") % 2**32)
     for done, (kept, left) in enumerate(splits.split(x, labels), 1):
         mean, deviation = x[kept].mean(0), x[kept].std(0)
         deviation = np.where(deviation > 0, deviation, 1.0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a head that is nearly there ranks as well
-            head = LogisticRegression(C=STRENGTH, max_iter=200).fit((x[kept] - mean) / deviation, labels[kept])
+            warnings.simplefilter("ignore", slow)  # a head that is nearly there ranks as well
+            head = heads.LogisticRegression(C=STRENGTH, max_iter=200).fit((x[kept] - mean) / deviation, labels[kept])
         found[left] = head.predict_proba((x[left] - mean) / deviation)
         progress("checking labels", done, folds)
     return found
@@ -90,11 +93,8 @@ def suspects(
 
     Raises `MissingExtraError` without cleanlab.
     """
-    try:
-        from cleanlab.filter import find_label_issues
-        from cleanlab.rank import get_label_quality_scores
-    except ModuleNotFoundError:
-        raise MissingExtraError("cleanlab", "labels", "Finding wrong labels") from None
+    find_label_issues = require("cleanlab.filter", PURPOSE).find_label_issues
+    get_label_quality_scores = require("cleanlab.rank", PURPOSE).get_label_quality_scores
     given = labels.astype(np.int64)
     order = find_label_issues(given, probabilities, return_indices_ranked_by="normalized_margin", n_jobs=1)
     quality = get_label_quality_scores(given, probabilities, method="normalized_margin")

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import metrics
-from sightline.errors import MissingExtraError
+from sightline.errors import check_installed, require
 
+PURPOSE = "The distance in feature space"
 KEPT = 0.99  # of the validation pictures lie below the limit
 
 
@@ -47,17 +48,19 @@ class Strangers:
     note: str = ""
 
 
+def check_packages() -> None:
+    """Raise `MissingExtraError` if what `fit_distance` needs is not installed."""
+    check_installed("sklearn", purpose=PURPOSE)
+
+
 def fit_distance(features: NDArray[np.float32], labels: NDArray[np.int32]) -> Distance:
     """Fit on the training pictures' features [N, F]; raises `MissingExtraError` without scikit-learn."""
-    try:
-        from sklearn.covariance import ledoit_wolf
-    except ModuleNotFoundError:
-        raise MissingExtraError("scikit-learn", "train", "The distance in feature space") from None
+    covariances = require("sklearn.covariance", PURPOSE)
     x = features.astype(np.float64)
     present = np.unique(labels)
     means = np.stack([x[labels == k].mean(0) for k in present])
     residuals = x - means[np.searchsorted(present, labels)]
-    covariance, _ = ledoit_wolf(residuals, assume_centered=True)
+    covariance, _ = covariances.ledoit_wolf(residuals, assume_centered=True)
     values, vectors = np.linalg.eigh(covariance)
     floor = max(float(values.max()) * 1e-6, 1e-12)  # features that never differ
     whiten = vectors / np.sqrt(np.maximum(values, floor))

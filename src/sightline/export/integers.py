@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import runtimes
 from sightline.export.onnx import package
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -56,14 +57,13 @@ def scales(model: Any, layers: Sequence[str]) -> Arrays:
 
 def overrides(model: Any, steps: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Return the scales of weights as ONNX Runtime's quantizer wants to be told them."""
-    from onnxruntime.quantization import QuantType
-
+    int8 = runtimes.onnx_runtime("onnxruntime.quantization").QuantType.QInt8
     found: dict[str, list[dict[str, Any]]] = {}
     for node in model.graph.node:
         if len(node.input) > 1 and node.input[1] in steps:
             axis = 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
             rows = [{"scale": step, "zero_point": np.int8(0)} for step in steps[node.input[1]]]
-            rows[0] |= {"quant_type": QuantType.QInt8, "axis": axis}
+            rows[0] |= {"quant_type": int8, "axis": axis}
             found[node.input[1]] = rows
     return found
 
@@ -82,8 +82,7 @@ def _scale(kernel: NDArray[np.float32], *, alone: bool) -> NDArray[np.float32]:
 def means(model: Any, layers: Sequence[str], batches: Iterable[NDArray[np.uint8]]) -> Arrays:
     """Return the mean of each channel of what each convolution and dense layer of `layers` reads: float32 [I]."""
     onnx = package()
-    import onnxruntime
-
+    onnxruntime = runtimes.onnx_runtime()
     probe = copy.deepcopy(model)
     del probe.graph.output[:]
     sources = {n.input[0]: n.op_type for n in model.graph.node if n.name in layers and n.op_type in {"Conv", "Gemm"}}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sightline import backend
-from sightline.errors import MissingExtraError
+from sightline.errors import require
 from sightline.export import operations
 from sightline.export.graph import Graph, Value
 
@@ -67,15 +67,9 @@ def _file(model: Any, outputs: Mapping[str, Any]) -> bytes:
 
 def package() -> Any:
     """Return the package `onnx`; raises `MissingExtraError` without it."""
-    try:
-        import onnx
-        import onnx.checker
-        import onnx.helper
-        import onnx.numpy_helper
-        import onnx.shape_inference
-    except ModuleNotFoundError:
-        raise MissingExtraError("onnx", "train", "Writing an ONNX file") from None
-    return onnx
+    for part in ("checker", "helper", "numpy_helper", "shape_inference"):
+        require(f"onnx.{part}", "Writing an ONNX file")
+    return require("onnx", "Writing an ONNX file")
 
 
 def _nodes(model: Any) -> list[Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
-from sightline.errors import MissingExtraError
+from sightline import runtimes
 
 NAME = "model.xml"
 
@@ -16,16 +15,7 @@ def convert(graph: bytes, folder: Path, *, half: bool = False, manifest: str = "
 
     `manifest` is kept inside, as the runtime information ``sightline``. Raises `MissingExtraError`.
     """
-    openvino = package()
+    openvino = runtimes.openvino()
     model = openvino.convert_model(io.BytesIO(graph))
     model.set_rt_info(manifest, ["sightline"])
     openvino.save_model(model, folder / NAME, compress_to_fp16=half)
-
-
-def package() -> Any:
-    """Return the package `openvino`; raises `MissingExtraError` without it."""
-    try:
-        import openvino
-    except ModuleNotFoundError:
-        raise MissingExtraError("openvino", "export", "The format openvino") from None
-    return openvino

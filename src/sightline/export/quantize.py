@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import runtimes
 from sightline.errors import DataError
 from sightline.export import integers
 from sightline.export.onnx import package
@@ -66,8 +67,7 @@ class Calibration:
 
     def quantized(self, keep: Sequence[str] = ()) -> bytes:
         """Return the file in int8, the layers `keep` left in float."""
-        from onnxruntime.quantization import QDQQuantizer, QuantType
-
+        ort = runtimes.onnx_runtime("onnxruntime.quantization")
         model, small = copy.deepcopy(self.model), [name for name in self.layers if name not in keep]
         integers.correct(model, small, self.steps, self.means)
         scales = integers.overrides(model, self.steps)
@@ -80,8 +80,8 @@ class Calibration:
         else:
             direct = None
         with _quiet():
-            quantizer = QDQQuantizer(
-                model, True, False, QuantType.QInt8, QuantType.QUInt8, self.ranges, [],  # noqa: FBT003
+            quantizer = ort.QDQQuantizer(
+                model, True, False, ort.QuantType.QInt8, ort.QuantType.QUInt8, self.ranges, [],  # noqa: FBT003
                 [*self.outer, *keep], list(OPERATIONS), {"TensorQuantOverrides": scales},
             )  # fmt: skip
             quantizer.quantize_model()
@@ -136,13 +136,12 @@ def worst(found: Mapping[str, float]) -> tuple[str, ...]:
 def calibrate(graph: bytes, pixels: Iterable[NDArray[np.uint8]], progress: Progress = no_progress) -> Calibration:
     """Prepare the ONNX file `graph` and take the range of each value from batches of uint8 `pixels` [N, H, W, C]."""
     onnx = package()
-    from onnxruntime.quantization import CalibrationDataReader, create_calibrator
-
+    ort = runtimes.onnx_runtime("onnxruntime.quantization")
     batches = list(pixels)
     if not batches:
         raise DataError("Quantising needs pictures to take the ranges of values from, and there are none.")
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # has no types
+    class Reader(ort.CalibrationDataReader):  # type: ignore[misc,name-defined]  # has no types
         def __init__(self) -> None:
             self.done = 0
 
@@ -157,7 +156,7 @@ def calibrate(graph: bytes, pixels: Iterable[NDArray[np.uint8]], progress: Progr
         layers, outer = _inner(model)
         prepared = Path(folder, "prepared.onnx")
         onnx.save_model(model, prepared)
-        calibrator = create_calibrator(prepared, list(OPERATIONS), Path(folder, "augmented.onnx").as_posix())
+        calibrator = ort.create_calibrator(prepared, list(OPERATIONS), Path(folder, "augmented.onnx").as_posix())
         calibrator.collect_data(Reader())
         ranges = calibrator.compute_data()
         del calibrator
@@ -168,8 +167,7 @@ def calibrate(graph: bytes, pixels: Iterable[NDArray[np.uint8]], progress: Progr
 
 def _folded(graph: bytes, folder: Path) -> bytes:
     """Return the file with batch normalisation inside the convolutions and constants worked out, by ONNX Runtime."""
-    import onnxruntime
-
+    onnxruntime = runtimes.onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(folder / "folded.onnx")
@@ -255,8 +253,7 @@ def _finished(model: Any) -> bytes:
 
 
 def _logits(file: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    import onnxruntime
-
+    onnxruntime = runtimes.onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

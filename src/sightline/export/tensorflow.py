@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline import backend
-from sightline.errors import MissingExtraError, UsageError
+from sightline.errors import UsageError
 
 SAVED_MODEL, LITERT = "saved_model", "model.tflite"
 
@@ -19,11 +19,7 @@ def saved_model(model: Any, folder: Path) -> None:
 
 
 def litert(model: Any, folder: Path) -> None:
-    """Write `model` as ``model.tflite`` in `folder`; raises `UsageError`, and `MissingExtraError` without LiteRT."""
-    try:
-        import ai_edge_litert  # noqa: F401  # it will read the file; better to miss it before the work
-    except ModuleNotFoundError:
-        raise MissingExtraError("ai-edge-litert", "export", "The format litert") from None
+    """Write `model` as ``model.tflite`` in `folder`; raises `UsageError` unless TensorFlow is the backend."""
     _write(model, folder / LITERT, "litert")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import MissingExtraError, ModelError
+from sightline.errors import ModelError, require
 from sightline.export.tensorflow import LITERT
 from sightline.prediction.base import Outputs
 from sightline.preprocess import Preprocess
@@ -22,12 +22,9 @@ class LiteRtPredictor:
         """`threads` 0: one for each core. Raises `ModelError` for a file that cannot be run."""
         self.classes = tuple(classes)
         self.preprocess = preprocess
+        litert = require("ai_edge_litert.interpreter", "The format litert")
         try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ModuleNotFoundError:
-            raise MissingExtraError("ai-edge-litert", "export", "The format litert") from None
-        try:
-            interpreter = Interpreter(str(folder / LITERT), num_threads=threads or os.cpu_count() or 1)
+            interpreter = litert.Interpreter(str(folder / LITERT), num_threads=threads or os.cpu_count() or 1)
             self._run = interpreter.get_signature_runner()
         except Exception as error:
             raise ModelError(f"LiteRT cannot load it: {str(error).strip().splitlines()[0]}") from error

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import runtimes
 from sightline.errors import ModelError
 from sightline.prediction.base import Outputs
 from sightline.preprocess import Preprocess
@@ -21,8 +22,7 @@ def session(model: bytes, threads: int = 0) -> Any:
 
     Raises `ModelError` for a file that cannot be run.
     """
-    import onnxruntime
-
+    onnxruntime = runtimes.onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or os.cpu_count() or 1
     options.log_severity_level = 4

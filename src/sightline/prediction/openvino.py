@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import runtimes
 from sightline.errors import ModelError
-from sightline.export.openvino import NAME, package
+from sightline.export.openvino import NAME
 from sightline.prediction.base import Outputs
 from sightline.preprocess import Preprocess
 
@@ -23,7 +24,7 @@ class OpenVinoPredictor:
         """`threads` 0: as OpenVINO thinks best. Raises `ModelError` for files that cannot be run."""
         self.classes = tuple(classes)
         self.preprocess = preprocess
-        openvino = package()
+        openvino = runtimes.openvino()
         settings = {"INFERENCE_PRECISION_HINT": "f32"} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
         try:
             core = openvino.Core()

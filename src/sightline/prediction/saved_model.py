@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import MissingExtraError, ModelError
+from sightline.errors import ModelError, require
 from sightline.export.tensorflow import SAVED_MODEL
 from sightline.prediction.base import Outputs
 from sightline.preprocess import Preprocess
@@ -22,10 +22,7 @@ class SavedModelPredictor:
         del threads
         self.classes = tuple(classes)
         self.preprocess = preprocess
-        try:
-            import tensorflow as tf
-        except ModuleNotFoundError:
-            raise MissingExtraError("tensorflow", "tensorflow", "The format saved_model") from None
+        tf = require("tensorflow", "The format saved_model")
         try:
             self._module = tf.saved_model.load(str(folder / SAVED_MODEL))  # holds the variables that the call needs
             self._call = self._module.signatures["serving_default"]

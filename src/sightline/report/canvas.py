@@ -7,7 +7,7 @@ import warnings
 from functools import cache
 from typing import Any
 
-from sightline.errors import MissingExtraError
+from sightline.errors import require
 
 TRAIN, VALIDATION = "#1f6feb", "#d9480f"
 INK, GRID = "#24292f", "#d0d7de"
@@ -21,11 +21,9 @@ EAST_ASIAN = (
 
 def blank(width: float, height: float) -> Any:
     """Return an empty matplotlib figure, in inches; raises `MissingExtraError` without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("matplotlib", "train", "Drawing figures") from None
-    return Figure(figsize=(width, height), dpi=120, layout="constrained")  # no pyplot: no screen, no global state
+    figures = require("matplotlib.figure", "Drawing figures")
+    # Without pyplot: no screen, no global state.
+    return figures.Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
 def png(figure: Any) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sightline import workflow
-from sightline.errors import MissingExtraError, UsageError
+from sightline.errors import UsageError, require
 
 
 def serve(
@@ -20,12 +20,10 @@ def serve(
     a model that cannot be used, `UsageError` for a place that cannot be listened at, `MissingExtraError` without the
     packages of the extra.
     """
-    try:
-        import uvicorn
+    require("starlette", "Serving")
+    uvicorn = require("uvicorn", "Serving")
+    from sightline.serve.app import application
 
-        from sightline.serve.app import application
-    except ImportError as error:
-        raise MissingExtraError(str(error.name), "serve", "Serving") from error
     classifier = workflow.load(model)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as place:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sightline.errors import MissingExtraError, UsageError
+from sightline.errors import UsageError, require
 from sightline.randomness import derive
 from sightline.sweep.parameters import Choices, Parameter, Value
 from sightline.sweep.space import Space
@@ -27,10 +27,7 @@ HERE = socket.gethostname()
 
 def optuna() -> Any:
     """Import Optuna, quietly: what its log says is said by us."""
-    try:
-        import optuna as package
-    except ModuleNotFoundError:
-        raise MissingExtraError("optuna", "sweep", "A sweep") from None
+    package = require("optuna", "A sweep")
     package.logging.set_verbosity(package.logging.CRITICAL)
     return package
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import MissingExtraError, OutputError
+from sightline.errors import OutputError, require
 from sightline.records import EpochRecord
 
 
@@ -13,12 +13,8 @@ class Events:
     """Writes each epoch's figures under ``loss/``, ``accuracy/``, ``learning_rate`` and ``images_per_second``."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from tensorboard.summary import Writer
-        except ModuleNotFoundError:
-            raise MissingExtraError("tensorboard", "train", "train.tensorboard") from None
         self._folder = folder
-        self._writer: Any = Writer(str(folder))
+        self._writer: Any = require("tensorboard.summary", "train.tensorboard").Writer(str(folder))
 
     def write(self, record: EpochRecord) -> None:
         """Add one epoch; figures that it does not have are left out."""

@@ -96,6 +96,7 @@ def compress(
     chosen = _means(means)
     run = Run.open(Path(model))
     config = run.config
+    environment.check_packages(config)
     environment.start(config.device)
     predictor = load(run.path, engine="keras").predictor
     assert isinstance(predictor, KerasPredictor)

@@ -11,8 +11,9 @@ from importlib import metadata
 from typing import Any
 
 from sightline import backend
-from sightline.config import DeviceConfig
+from sightline.config import DeviceConfig, RunConfig
 from sightline.data import cache
+from sightline.errors import check_installed
 
 PACKAGES = (
     *("sightline", "keras", "tensorflow-cpu", "tensorflow", "jax", "torch"),
@@ -44,6 +45,13 @@ def start(device: DeviceConfig) -> None:
         device.backend, device.gpus, memory_growth=device.memory_growth, threads=device.threads,
         deterministic=device.deterministic,
     )  # fmt: skip
+
+
+def check_packages(config: RunConfig) -> None:
+    """Raise `MissingExtraError` now, not at the end, where a package that a training needs is not installed."""
+    check_installed("keras", "matplotlib", "onnx", "tomlkit", purpose="Training")
+    if config.train.tensorboard:
+        check_installed("tensorboard", purpose="train.tensorboard")
 
 
 def decided(device: DeviceConfig) -> DeviceConfig:

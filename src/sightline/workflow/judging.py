@@ -13,7 +13,7 @@ from sightline.data.dataset import decode
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
 from sightline.errors import DataError
-from sightline.evaluation import abstain, judgement, labels, slices
+from sightline.evaluation import abstain, judgement, labels, ood, slices
 from sightline.evaluation.evaluate import figures
 from sightline.evaluation.judgement import Judgement, Said, Wanted, listen
 from sightline.evaluation.labels import Suspect
@@ -52,6 +52,8 @@ def judge(
     """
     if wanted:
         classifier.check_keeping()
+    if strange is not None and classifier.run is not None:  # it may know its training pictures
+        ood.check_packages()
     found = classifier.labelled(sources, split=split, cache=cache, progress=progress)
     said = listen(classifier.predictor, found.samples, progress)
     part = (split or _part_of(classifier, found)) if sources is None else "given"

@@ -80,6 +80,7 @@ class Request:
 def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunConfig, Index]:
     """Index the pictures, start the backend and decide all that the request leaves open but for `record`'s part."""
     given = request.settings()
+    environment.check_packages(given)
     index = check.before(make_index(sources, watcher.progress, given.device.threads or None), given, watcher)
     check_classes(index)
     if request.recipe == "auto":

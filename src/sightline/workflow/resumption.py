@@ -72,6 +72,7 @@ def _begun(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Wat
     request = Request.from_dict(info["request"])
     if run.has_config:
         config = run.config
+        environment.check_packages(config)
         environment.start(config.device)
         found = make_index(request.again(sources), watcher.progress, config.device.threads or None)
         index = corrected(found, run.patch)
