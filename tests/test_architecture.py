@@ -24,7 +24,19 @@ PACKAGE = "sightline"
 # `sightline/__init__.py` stands outside: it resolves the public names lazily and may name anything.
 LAYERS: dict[int, set[str]] = {
     0: {"errors", "recipes", "records"},  # values without behaviour; recipes: TOML files only
-    1: {"backend", "config", "files", "intervals", "jsonio", "locks", "metrics", "preprocess", "randomness", "watch"},
+    1: {
+        "backend",
+        "config",
+        "files",
+        "intervals",
+        "jsonio",
+        "locks",
+        "metrics",
+        "preprocess",
+        "randomness",
+        "runtimes",
+        "watch",
+    },
     2: {"data", "hosts", "models"},
     3: {"export"},
     4: {"prediction"},

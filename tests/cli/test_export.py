@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ from sightline.errors import ModelError
 from sightline.prediction import bundle, exported
 from sightline.prediction.manifest import Manifest
 from sightline.workflow import load
+
+
+def flat(text: str) -> str:
+    """Return `text` on one line."""
+    return " ".join(text.split())
 
 
 @pytest.fixture
@@ -74,7 +79,12 @@ def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: P
     assert done.json["path"] is None
     assert not done.json["accepted"]
     assert done.json["parity"]["greatest_difference"] > 0
-    assert "--tolerance" in done.err
+    difference = done.json["parity"]["greatest_difference"]
+    assert f"the greatest difference of a probability is {difference:.4g}, above the limit of 0 (--tol" in flat(
+        done.err
+    )
+    assert "agreement" not in done.err, "which was not missed"
+    assert [reason in flat(done.err) for reason in done.json["reasons"]] == [True]
     assert not place.exists()
     assert list(place.parent.iterdir()) == [], "nor anything beside it"
     assert sightline("export", run, "--precision", "bfloat16", "--tolerance", "1", "--agreement", "0").code == 0
@@ -100,14 +110,25 @@ def test_what_cannot_be_done_is_said(sightline: Command, run: Path, arguments: t
     assert text in " ".join(done.err.split())
 
 
-@pytest.mark.parametrize(("form", "package"), [("openvino", "openvino"), ("litert", "ai-edge-litert")])
-def test_a_missing_package_names_its_install_line(sightline: Command, run: Path, form: str, package: str) -> None:
-    if importlib.util.find_spec(package.replace("-", "_")):
-        pytest.skip(f"{package} is installed")
-    done = sightline("export", run, "--format", form)
+@pytest.mark.parametrize(
+    ("arguments", "package", "extra"),
+    [
+        (("--format", "openvino"), "openvino", "export"),
+        (("--format", "litert"), "ai_edge_litert", "export"),
+        (("--format", "saved_model"), "tensorflow", "tensorflow"),
+        (("--precision", "int8"), "onnx", "train"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_missing_package_is_named_before_any_work(
+    sightline: Command, arguments: tuple[str, ...], package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the model is even loaded: there is none."""
+    monkeypatch.setitem(sys.modules, package, None)
+    done = sightline("export", "nowhere", *arguments)
     assert done.code == 2
-    assert package in done.err
-    assert 'pip install "sightline[export]"' in done.err
+    assert f"'{package.replace('_', '-')}', which is not installed" in done.err
+    assert f'pip install "sightline[{extra}]"' in done.err
 
 
 @pytest.mark.parametrize(("form", "package"), [("openvino", "openvino"), ("litert", "ai_edge_litert")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,17 @@ def test_an_answer_that_is_not_a_number_is_a_row_and_the_exit_code_says_so(
         found = sightline("predict", run, path, "--format", form)
         assert found.code == 1
         assert reason in found.out
+
+
+def test_predict_writes_nothing_into_the_home_folder(run: Path, colours: Path, tmp_path: Path) -> None:
+    """ONNX Runtime would write a device id there, and a database of events for its telemetry host."""
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORT_", "SIGHTLINE_"))}
+    command = [sys.executable, "-m", "sightline", "predict", str(run), str(colours / "red"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=kept | {"HOME": str(home)})
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 40), done.stderr
+    assert list(home.rglob("*")) == []
 
 
 def test_globs_and_standard_input(

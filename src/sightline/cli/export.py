@@ -51,8 +51,8 @@ def export(
         _show(done)
     if not done.accepted:
         complain(
-            f"The {done.format} file differs from the model by more than --tolerance {done.tolerance.difference:g} or "
-            f"agrees on less than --agreement {done.tolerance.agreement:g}, so it was not put in place."
+            f"The {done.format} file in {done.precision} was not put in place: on {done.parity.count} images "
+            f"{' and '.join(done.reasons)}."
         )
         raise typer.Exit(1)
 

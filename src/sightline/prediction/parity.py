@@ -47,7 +47,22 @@ class Parity:
 
     def within(self, tolerance: Tolerance) -> bool:
         """Whether both forms agree; NaN does not."""
-        return self.greatest_difference <= tolerance.difference and self.top1_agreement >= tolerance.agreement
+        return not self.reasons(tolerance)
+
+    def reasons(self, tolerance: Tolerance) -> tuple[str, ...]:
+        """Return why the forms do not agree: a clause for each limit that is missed, with both numbers."""
+        missed = []
+        if not self.greatest_difference <= tolerance.difference:
+            missed.append(
+                f"the greatest difference of a probability is {self.greatest_difference:.4g}, above the limit of "
+                f"{tolerance.difference:g} (--tolerance)"
+            )
+        if not self.top1_agreement >= tolerance.agreement:
+            missed.append(
+                f"the top-1 agreement is {self.top1_agreement:.4g}, below the limit of {tolerance.agreement:g} "
+                "(--agreement)"
+            )
+        return tuple(missed)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""

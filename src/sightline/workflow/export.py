@@ -13,7 +13,7 @@ import numpy as np
 
 from sightline import files
 from sightline.data.index import Sources
-from sightline.errors import ModelError, OutputError, UsageError, suggest
+from sightline.errors import ModelError, OutputError, UsageError, check_installed, suggest
 from sightline.export import onnx, openvino, quantize, tensorflow
 from sightline.models.describe import parameters, weights_sha256
 from sightline.prediction import bundle, exported, parity
@@ -36,6 +36,12 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
     "saved_model": ("float32",),
 }
 """What each format can be written in. Keras writes the last two, and in float32 only."""
+
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "onnx": (), "bundle": (), "openvino": ("openvino",), "litert": ("ai_edge_litert", "tensorflow"),
+    "saved_model": ("tensorflow",),
+}  # fmt: skip
+"""What each format needs to be written and read, in float32."""
 
 TOLERANCES: dict[str, Tolerance] = {
     "float32": Tolerance(),
@@ -64,6 +70,11 @@ class Exported:
     kept: tuple[str, ...] = ()
 
     @property
+    def reasons(self) -> tuple[str, ...]:
+        """Which limits the file missed, each with both numbers; empty for one that was put in place."""
+        return self.parity.reasons(self.tolerance)
+
+    @property
     def accepted(self) -> bool:
         """Whether the file answers as the model does."""
         return self.path is not None
@@ -78,6 +89,7 @@ class Exported:
             "pictures": self.pictures,
             "parity": self.parity.to_dict(),
             "tolerance": {"difference": self.tolerance.difference, "agreement": self.tolerance.agreement},
+            "reasons": list(self.reasons),
             "kept_in_float": list(self.kept),
         }
 
@@ -120,6 +132,9 @@ def _check(form: str, precision: str) -> None:
         raise UsageError(
             f"The format {form} cannot be written in {precision!r}: choose one of {able}, or --format onnx."
         )
+    if precision != "float32":
+        check_installed("onnx", purpose=f"Writing {precision}")
+    check_installed(*PACKAGES[form], purpose=f"The format {form}")
 
 
 @dataclass(frozen=True, slots=True)

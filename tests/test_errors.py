@@ -1,0 +1,48 @@
+"""Optional packages: how one that is missing is named, before the work that needs it begins."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from sightline.errors import EXTRAS, MissingExtraError, check_installed, require
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed `optuna` that needs a package which is missing."""
+    (tmp_path / "optuna.py").write_text("import not_here_at_all", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "optuna", raising=False)
+
+
+def test_require_imports_submodules_and_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    monkeypatch.setitem(EXTRAS, "numpy", ("numpy", "train"))
+    assert require("numpy.linalg", "Counting") is np.linalg
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    message = "Counting needs the package 'scikit-learn', which is not installed: pip install \"sightline[train]\""
+    with pytest.raises(MissingExtraError) as caught:
+        require("sklearn.datasets", "Counting")
+    assert str(caught.value) == message
+    with pytest.raises(MissingExtraError) as caught:
+        check_installed("numpy", "sklearn", purpose="Counting")
+    assert str(caught.value) == message
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_missing_package_of_a_package_is_named_itself() -> None:
+    with pytest.raises(MissingExtraError, match=r"'not_here_at_all'.*sweep"):
+        require("optuna", "A sweep")
+
+
+def test_each_optional_package_is_in_the_extra_that_is_named() -> None:
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for package, extra in EXTRAS.values():
+        assert any(line.startswith(package) for line in extras["optional-dependencies"][extra]), package
