@@ -87,10 +87,10 @@ def test_decisions_follow_and_a_later_call_keeps_what_it_does_not_ask_for(
 
 
 def test_a_target_out_of_reach_exits_with_1_and_names_no_class(sightline: Command, run: Path, colours: Path) -> None:
-    found = sightline("evaluate", run, "--target-precision", "0.99", "--guard", "--json")
+    found = sightline("evaluate", run, "--target-precision", "0.99", "--json")
     assert found.code == 1
     assert found.json["threshold"]["confidence"] is None
-    assert "No confidence reaches it" in found.json["threshold"]["note"]
+    assert "No confidence is shown to reach it" in found.json["threshold"]["note"]
     lines = sightline("predict", run, colours / "red", "--json").lines
     assert {line["decision"] for line in lines} == {"abstain"}
 

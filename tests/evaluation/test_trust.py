@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 
-from sightline import metrics
+from sightline import intervals, metrics
 from sightline.errors import DataError, UsageError
 from sightline.evaluation import abstain, calibration, conformal, ood
 from sightline.prediction.decide import conformity, decide, energy, sets
@@ -81,7 +81,7 @@ def test_risk_and_coverage_by_hand() -> None:
 def test_the_threshold_is_the_smallest_that_reaches_the_target(pairs: list[tuple[int, bool]], target: float) -> None:
     confidence = np.array([c / 20 for c, _ in pairs], np.float32)
     correct = np.array([r for _, r in pairs])
-    found = abstain.threshold_for(confidence, correct, target)
+    found = abstain.threshold_for(confidence, correct, target, conservative=False)
     reaching = [t for t in np.unique(confidence) if correct[confidence >= t].mean() >= target - 1e-9]
     if not reaching:
         assert found.confidence is None
@@ -91,29 +91,66 @@ def test_the_threshold_is_the_smallest_that_reaches_the_target(pairs: list[tuple
     assert found.answered == (confidence >= found.confidence).sum()
 
 
-def test_the_guard_keeps_its_promise_where_the_plain_threshold_does_not() -> None:
-    def falls_short(*, guard: bool) -> float:
+def test_a_conservative_threshold_keeps_its_promise_where_the_plain_one_does_not() -> None:
+    def falls_short(*, conservative: bool) -> float:
         missed = 0
         for seed in range(200):
             rng = np.random.default_rng(seed)
             confidence = rng.random(400).astype(np.float32)
             correct = rng.random(400) < 0.6 + 0.4 * confidence
-            at = abstain.threshold_for(confidence, correct, 0.9, guard=guard).confidence
+            at = abstain.threshold_for(confidence, correct, 0.9, conservative=conservative).confidence
             if at is not None:
                 missed += 0.6 + 0.4 * (at + 1) / 2 < 0.9  # the true precision above it
         return missed / 200
 
-    assert falls_short(guard=True) <= 0.09  # 0.05 and chance
-    assert falls_short(guard=False) > 0.3
+    assert falls_short(conservative=True) <= 0.09  # 0.05 and chance
+    assert falls_short(conservative=False) > 0.3
 
 
-def test_a_guard_takes_299_pictures_for_99_percent() -> None:
+def test_it_takes_299_images_to_show_99_percent() -> None:
     sure = np.linspace(0.5, 1, 299, dtype=np.float32)
-    assert abstain.threshold_for(sure, np.ones(299, bool), 0.99, guard=True).share_answered == 1
-    assert abstain.threshold_for(sure[1:], np.ones(298, bool), 0.99, guard=True).confidence is None
+    assert abstain.threshold_for(sure, np.ones(299, bool), 0.99).share_answered == 1
+    assert abstain.threshold_for(sure[1:], np.ones(298, bool), 0.99).confidence is None
     for wrong in (0.0, 1.0, -1.0, 1.5):
         with pytest.raises(UsageError, match="between 0 and 1"):
             abstain.threshold_for(sure, np.ones(299, bool), wrong)
+
+
+def test_being_conservative_says_what_it_costs() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.random(800).astype(np.float32)
+    correct = rng.random(800) < 0.6 + 0.4 * confidence
+    plain = abstain.threshold_for(confidence, correct, 0.9, conservative=False)
+    found = abstain.threshold_for(confidence, correct, 0.9)
+    assert found.lower_bound is not None
+    assert found.lower_bound >= 0.9 > intervals.lower_bound(round(plain.share_answered * 720), 800)
+    assert found.given_up == pytest.approx(plain.share_answered - found.share_answered)
+    assert found.given_up > 0
+    assert (plain.given_up, plain.conservative, found.conservative) == (0, False, True)
+    few = abstain.threshold_for(confidence[:20], np.ones(20, bool), 0.99)
+    assert (few.confidence, few.given_up) == (None, 1)
+    assert "it takes 299 answered without a mistake" in few.note
+    assert "--no-conservative would answer 100.0% of them" in few.note
+
+
+def test_a_threshold_is_chosen_on_validation_and_met_only_by_its_lower_bound() -> None:
+    sure = np.linspace(0.5, 1, 400, dtype=np.float32)
+    right = np.ones(400, bool)
+    few = abstain.select((sure, right), (sure[-100:], right[-100:]))
+    assert few.threshold.target == 0.99
+    assert few.reached is not None
+    assert (few.reached.precision, few.reached.met) == (1, False), "100 images cannot show 99%"
+    assert few.reached.lower_bound == pytest.approx(0.05 ** (1 / 100))
+    enough = abstain.select((sure, right), (np.repeat(sure, 2), np.repeat(right, 2)))
+    assert enough.reached is not None
+    assert enough.reached.met
+    worse = abstain.select((sure, right), (sure, np.arange(400) % 4 > 0))
+    assert worse.reached is not None
+    assert (worse.reached.precision, worse.reached.met) == (0.75, False)
+    nothing = abstain.select((sure[:20], right[:20]), (sure, right))
+    assert (nothing.threshold.target, nothing.threshold.confidence, nothing.reached) == (0.9, None, None)
+    medium = abstain.select((sure[:100], right[:100]), (sure, right))
+    assert medium.threshold.target == 0.95
 
 
 def test_sets_hold_the_truth_as_often_as_stated_over_many_splits() -> None:

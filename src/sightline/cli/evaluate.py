@@ -20,11 +20,16 @@ def evaluate(
         str | None, typer.Option(help="train, validation or test; default: test where there is one.")
     ] = None,
     target_precision: Annotated[
-        float | None, typer.Option(help="Answer only where validation pictures were right this often, such as 0.99.")
+        float | None,
+        typer.Option(help="Answer only above a confidence with this precision on validation, such as 0.99."),
     ] = None,
-    guard: Annotated[
-        bool, typer.Option("--guard", help="Hold the target precision on new pictures too, with a chance of 95%.")
-    ] = False,
+    conservative: Annotated[
+        bool,
+        typer.Option(
+            "--conservative/--no-conservative",
+            help="Choose thresholds that reach their target on new images too, with 95% confidence.",
+        ),
+    ] = True,
     coverage: Annotated[
         float | None, typer.Option(help="Answer with sets of classes that hold the truth this often, such as 0.9.")
     ] = None,
@@ -59,7 +64,7 @@ def evaluate(
         classifier = workflow.load(model)
         if mirror:
             classifier = classifier.mirrored()
-        wanted = Wanted(target_precision, coverage, guard)
+        wanted = Wanted(target_precision, coverage, conservative)
         found = judge(
             classifier, data or None, split=part, wanted=wanted, strange=ood, cache=not no_cache,
             progress=display.progress,

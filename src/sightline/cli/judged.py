@@ -52,8 +52,10 @@ def _abstaining(found: Judgement) -> Iterator[str]:
     elif t is not None:
         yield (
             f"  precision {t.target:g}: confidence {t.confidence:.4f} answers {t.share_answered:.1%} of {t.count} "
-            f"validation pictures with precision {t.precision:.4f}"
+            f"validation images with precision {t.precision:.4f} (at least {t.lower_bound:.4f} with 95% confidence)"
         )
+        if t.given_up:
+            yield f"  being conservative costs {t.given_up:.1%} of them; --no-conservative answers these too"
         if t.note:
             yield f"  {t.note}"
     a = found.answered
@@ -62,9 +64,14 @@ def _abstaining(found: Judgement) -> Iterator[str]:
         if a.precision is not None and a.interval is not None:
             right = f", right on {a.precision:.4f} ({a.interval.low:.4f} to {a.interval.high:.4f}) of these"
         yield (
-            f"  on these {a.count} pictures: names {a.classes:.1%}{right}; hands on a set for {a.sets:.1%}, "
+            f"  on these {a.count} images: names {a.classes:.1%}{right}; hands on a set for {a.sets:.1%}, "
             f"abstains on {a.abstained:.1%}"
         )
+        if a.target is not None and a.met is not None:
+            shown = "nothing" if a.lower_bound is None else f"{a.lower_bound:.4f} or more with 95% confidence"
+            yield f"  target {a.target:g} {'met' if a.met else 'not shown to be met'}: they show {shown}"
+        elif a.target is not None:
+            yield "  these images also chose the threshold: evaluate others to see what it really reaches"
     s = found.coverage
     if s is not None:
         yield (

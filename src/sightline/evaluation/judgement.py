@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import intervals, metrics
+from sightline import metrics
 from sightline.data.loader import batches
 from sightline.errors import DataError
 from sightline.evaluation import abstain, calibration, conformal, ood
-from sightline.evaluation.abstain import Curve, Threshold
+from sightline.evaluation.abstain import Curve, Selective, Threshold
 from sightline.evaluation.calibration import Bin, Temperature
 from sightline.evaluation.conformal import Coverage
 from sightline.evaluation.mistakes import Mistakes
@@ -37,7 +37,7 @@ class Wanted:
 
     target_precision: float | None = None
     coverage: float | None = None
-    guard: bool = False
+    conservative: bool = True
 
     def __bool__(self) -> bool:
         return self.target_precision is not None or self.coverage is not None
@@ -57,7 +57,11 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What decisions by `thresholds` come to on the judged pictures: shares of each kind, and right classes."""
+    """What decisions by `thresholds` come to on the judged images: fractions of each kind, and right classes.
+
+    `lower_bound` is the exact one-sided 95% bound of the precision, `met` whether it reaches the `target` precision;
+    None where there is no target, or where the thresholds were fitted on these images.
+    """
 
     classes: float
     sets: float
@@ -65,6 +69,9 @@ class Answered:
     precision: float | None
     interval: Interval | None
     count: int
+    target: float | None = None
+    lower_bound: float | None = None
+    met: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,7 @@ class Judgement:
     slices: tuple[Slice, ...]
     thresholds: Thresholds | None = None
     threshold: Threshold | None = None
+    selective: Selective | None = None
     answered: Answered | None = None
     coverage: Coverage | None = None
     strangers: Strangers | None = None
@@ -126,7 +134,9 @@ def fit_thresholds(held_out: Said, wanted: Wanted, old: Thresholds | None) -> tu
     found = None
     target, coverage = wanted.target_precision, wanted.coverage
     if target is not None:
-        found = abstain.threshold_for(p.max(1), p.argmax(1) == held_out.labels, target, guard=wanted.guard)
+        found = abstain.threshold_for(
+            p.max(1), p.argmax(1) == held_out.labels, target, conservative=wanted.conservative
+        )
         new = replace(
             new, target_precision=target, confidence=found.confidence, share_answered=found.share_answered
         )  # fmt: skip
@@ -136,16 +146,28 @@ def fit_thresholds(held_out: Said, wanted: Wanted, old: Thresholds | None) -> tu
     return new, found
 
 
-def answered(judged: Said, classes: Sequence[str], thresholds: Thresholds) -> Answered:
-    """Apply the thresholds to the judged pictures, as predicting does."""
+def answered(judged: Said, classes: Sequence[str], thresholds: Thresholds, *, fitted: bool = False) -> Answered:
+    """Apply the thresholds to the judged images, as predicting does; `fitted`: they were chosen on these images."""
     p = judged.outputs.probabilities
     made = np.array([d.decision for d in decide(p, judged.outputs.logits, classes, thresholds)])
-    sure = made == "class"
-    hits, count = int((p.argmax(1) == judged.labels)[sure].sum()), int(sure.sum())
+    target = thresholds.target_precision
+    done = abstain.reached(made == "class", p.argmax(1) == judged.labels, target)
     return Answered(
-        float(sure.mean()), float((made == "set").mean()), float((made == "abstain").mean()),
-        hits / count if count else None, intervals.wilson(hits, count) if count else None, len(p),
+        done.coverage, float((made == "set").mean()), float((made == "abstain").mean()), done.precision, done.interval,
+        len(p), target, done.lower_bound, None if fitted or target is None else done.met,
     )  # fmt: skip
+
+
+def select(judged: Said, held_out: Said | None) -> Selective | None:
+    """Choose a confidence on validation images and try it on the judged ones; None where these are the same or few."""
+    if held_out is None or held_out is judged:
+        return None
+
+    def sure_and_right(of: Said) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        p = of.outputs.probabilities
+        return p.max(1), p.argmax(1) == of.labels
+
+    return abstain.select(sure_and_right(held_out), sure_and_right(judged))
 
 
 def covered(judged: Said, thresholds: Thresholds) -> Coverage | None:

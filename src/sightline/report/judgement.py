@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline.evaluation.abstain import Threshold
+from sightline.evaluation.abstain import Selective, Threshold
 from sightline.evaluation.calibration import Bin
 from sightline.evaluation.conformal import Coverage
 from sightline.evaluation.judgement import Answered, Calibration, Judgement
@@ -26,6 +26,7 @@ def judgement(value: Judgement) -> dict[str, Any]:
         "risk_coverage": _curve(value),
         "thresholds": None if value.thresholds is None else value.thresholds.to_dict(),
         "threshold": None if value.threshold is None else _threshold(value.threshold),
+        "selective": None if value.selective is None else _selective(value.selective),
         "answered": None if value.answered is None else _answered(value.answered),
         "coverage": None if value.coverage is None else _coverage(value.coverage),
         "strangers": None if value.strangers is None else asdict(value.strangers),
@@ -56,6 +57,14 @@ def _curve(value: Judgement) -> dict[str, Any]:
 
 def _threshold(value: Threshold) -> dict[str, Any]:
     return asdict(value) | {"interval": interval(value.interval)}
+
+
+def _selective(value: Selective) -> dict[str, Any]:
+    done = value.reached
+    return {
+        "threshold": _threshold(value.threshold),
+        "reached": None if done is None else asdict(done) | {"interval": interval(done.interval)},
+    }
 
 
 def _answered(value: Answered) -> dict[str, Any]:

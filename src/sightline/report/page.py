@@ -49,8 +49,8 @@ def headline(found: Mapping[str, Any], part: str) -> list[str]:
         )
     elif found["count"]:
         lines.append("It made no mistake on these pictures; more of them would say more.")
-    if best := _answers_at(found["risk_coverage"], 0.01):
-        lines.append(f"It answers {percent(best)} of the pictures, the surest ones, at 99% precision or better.")
+    if answering := _answering(found["selective"]):
+        lines.append(answering)
     calibration = found["calibration"]
     lines.append(
         f"Its probabilities are off by {percent(calibration['ece'])} on average (expected calibration error)."
@@ -59,13 +59,29 @@ def headline(found: Mapping[str, Any], part: str) -> list[str]:
     return lines
 
 
-def _answers_at(curve: Mapping[str, Any], risk: float) -> float | None:
-    """Return the greatest share of pictures, surest first, of which at most `risk` are wrong; None where there is none.
-
-    Read from the pictures judged, so it is a description, not a promise: thresholds come from `evaluate`.
-    """
-    fits = [c for c, r in zip(curve["coverage"], curve["risk"], strict=True) if r <= risk]
-    return max(fits) if fits else None
+def _answering(selective: Mapping[str, Any] | None) -> str:
+    """Return what answering above a confidence from validation reached on the other images; "" if there are none."""
+    if selective is None:
+        return ""
+    threshold, reached = selective["threshold"], selective["reached"]
+    target = percent(threshold["target"], 0)
+    if reached is None:
+        return (
+            f"The {threshold['count']} validation images are too few, or too often misclassified, to choose a "
+            f"confidence above which {target} of the answers are right."
+        )
+    line = (
+        f"Where it is at least {percent(threshold['confidence'])} sure (chosen on validation for a precision of "
+        f"{target}), it answers {percent(reached['coverage'])} of these images"
+    )
+    if reached["precision"] is None:
+        return f"{line}."
+    low, high = reached["interval"]
+    verdict = "the target is met" if reached["met"] else f"these images do not show {target} for certain"
+    return (
+        f"{line}, {percent(reached['precision'])} of them correctly (95% interval {percent(low)} to {percent(high)}; "
+        f"at least {percent(reached['lower_bound'])} with 95% confidence): {verdict}."
+    )
 
 
 def picture(pixels: NDArray[np.uint8]) -> str:

@@ -93,7 +93,8 @@ def judged(
         mistakes=mistakes(evaluation),
         slices=slices.slices(slices.properties(found.samples, found.pictures), right),
         thresholds=thresholds,
-        answered=None if thresholds is None else judgement.answered(said, classes, thresholds),
+        selective=judgement.select(said, held_out),
+        answered=None if thresholds is None else judgement.answered(said, classes, thresholds, fitted=held_out is said),
         coverage=None if thresholds is None else judgement.covered(said, thresholds),
     )
 

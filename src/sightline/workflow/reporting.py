@@ -121,9 +121,18 @@ def _thresholds(judged: Judgement) -> str:
     if judged.thresholds is None or judged.answered is None or judged.thresholds.confidence is None:
         return ""
     answered = judged.answered
-    return (
+    line = (
         f"It answers where it is at least {page.percent(judged.thresholds.confidence)} sure: "
-        f"{page.percent(answered.classes)} of these pictures, {page.percent(answered.precision)} of them rightly."
+        f"{page.percent(answered.classes)} of these images"
+    )
+    if answered.precision is None or answered.interval is None or answered.target is None:
+        return f"{line}."
+    ends, target = answered.interval, page.percent(answered.target)
+    met = "is met" if answered.met else "is not shown to be met"
+    return (
+        f"{line}, {page.percent(answered.precision)} of them correctly (95% interval {page.percent(ends.low)} to "
+        f"{page.percent(ends.high)}). The target of {target} {met}: the precision is at least "
+        f"{page.percent(answered.lower_bound)} with 95% confidence."
     )
 
 
