@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,13 @@ def test_pictures_and_rejects_are_listed(tmp_path: Path) -> None:
         {"path": "b/bad.png", "reason": "truncated"},
     ]
     assert run.read_parts() == {"0" * 64: "train", "0" * 63 + "1": "validation"}
+
+
+def test_groups_stand_in_the_rows_where_there_are_groups(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    run.write_data(replace(dataset(), groups=("patient 1", "patient 2")))
+    lines = [json.loads(line) for line in (run.path / "data.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row.get("group") for row in lines] == ["patient 1", "patient 2", None]
 
 
 def test_names_that_are_no_text_come_back(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
     run.json         schema, status, versions, seed, device, command, timings, final figures
     config.toml      fully resolved configuration
-    data.jsonl       one line per picture (path, sha256, label, split), then one per reject (path, reason)
+    data.jsonl       one line per picture (path, sha256, label, split, group if any), one per reject
     patch.jsonl      a copy of the corrections that were applied to the data, if there were any
     history.jsonl    one line per epoch; history.csv the same for spreadsheets
     model.keras      best weights by the monitored figure, float32
@@ -141,10 +141,11 @@ class Run:
         self._write("config.toml", dump_toml(config).encode())
 
     def write_data(self, dataset: Dataset) -> None:
-        """Save what every picture was used for, and what was rejected and why."""
+        """Save what every image was used for, its group where there are groups, and what was rejected and why."""
+        groups = dataset.groups or ("",) * len(dataset.pictures)
         lines: list[Mapping[str, Any]] = [
-            {"path": p.path, "sha256": p.sha256, "label": p.label, "split": part}
-            for p, part in zip(dataset.pictures, dataset.parts, strict=True)
+            {"path": p.path, "sha256": p.sha256, "label": p.label, "split": part, **({"group": group} if group else {})}
+            for p, part, group in zip(dataset.pictures, dataset.parts, groups, strict=True)
         ]
         lines += [{"path": r.path, "reason": r.reason} for r in dataset.rejects]
         self._write("data.jsonl", _json_lines(lines))

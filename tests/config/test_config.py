@@ -26,6 +26,12 @@ from sightline.models.registry import ENTRIES
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)  # no half of a surrogate pair is text
 
 
+CHECKED = {  # values of settings with a rule of their own, by field
+    "group": st.sampled_from(["none", "near", "folder", r"pattern:(?P<group>\w+)_"])
+    | TEXT.filter(str.strip).map(lambda column: f"column:{column}")
+}
+
+
 def values(hint: Any, low: float | None = None, high: float | None = None) -> st.SearchStrategy[Any]:
     """Every value that a field of this type and range may take."""
     origin, args = get_origin(hint), get_args(hint)
@@ -50,7 +56,9 @@ def values(hint: Any, low: float | None = None, high: float | None = None) -> st
 def configs(cls: type[Any]) -> st.SearchStrategy[Any]:
     hints = get_type_hints(cls)
     parts = {
-        f.name: values(hints[f.name], f.metadata.get("at_least"), f.metadata.get("at_most"))
+        f.name: CHECKED[f.name]
+        if f.metadata.get("check")
+        else values(hints[f.name], f.metadata.get("at_least"), f.metadata.get("at_most"))
         for f in dataclasses.fields(cls)
     }
     return st.builds(cls, **parts)

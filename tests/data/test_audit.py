@@ -97,6 +97,11 @@ PLANTS: dict[str, tuple[str, dict[str, bytes], Mapping[str, bytes], tuple[str, .
         "warning", {f"Cat /{i}.jpg": jpeg(1200 + i) for i in range(21)}, PLAIN, ("Cat ", "cat"),
     ),
     "unexpected-folder": ("error", {"vaild/cat/1.jpg": jpeg(921)}, PARTS, ("vaild",)),
+    "group-candidates": (
+        "warning", {f"{'cat' if n % 2 else 'dog'}/patient{n}_{i:03}.jpg": jpeg(3000 + 10 * n + i)
+                    for n in range(12) for i in range(4)}, {},
+        (r"split.group=pattern:([^/]+?)([ ._-]+\d+)?\.\w+$",),
+    ),
     "numeric-class-names": (
         "note", {f"{n}/{i}.jpg": jpeg(2000 + 100 * n + i) for n in (2, 10) for i in range(21)}, {}, ("10", "2"),
     ),

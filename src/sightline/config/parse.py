@@ -6,7 +6,7 @@ import dataclasses
 import math
 import tomllib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -16,9 +16,19 @@ from sightline.errors import ConfigError, require, suggest
 T = TypeVar("T")
 
 
-def setting(default: Any, doc: str, at_least: float | None = None, at_most: float | None = None) -> Any:
-    """Declare a dataclass field with its meaning (a phrase) and its closed range."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "at_least": at_least, "at_most": at_most})
+def setting(
+    default: Any,
+    doc: str,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    check: Callable[[Any, str], object] | None = None,
+) -> Any:
+    """Declare a dataclass field with its meaning (a phrase) and its closed range.
+
+    `check` is called with a value and the setting's name, and raises `ConfigError` for a value that cannot be.
+    """
+    metadata = {"doc": doc, "at_least": at_least, "at_most": at_most, "check": check}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -35,6 +45,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             raise ConfigError(f"There is no setting {path!r}.{suggest(key, fields)}")
         made[key] = _convert(hints[key], value, path)
         _check_range(made[key], fields[key].metadata, path)
+        if check := fields[key].metadata.get("check"):
+            check(made[key], path)
     return cls(**made)
 
 

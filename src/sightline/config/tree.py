@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sightline.config.groups import group_rule
 from sightline.config.parse import setting
 
 
@@ -22,14 +23,19 @@ class SplitConfig:
     """How pictures are divided where the source does not say."""
 
     mode: Literal["hash", "stratified"] = setting(
-        "hash", "hash: by content, adding pictures never moves old ones; stratified: exact shares of each class"
+        "hash",
+        "hash: by content, so that adding images moves almost none; stratified: exact fractions of each class; in both "
+        "a class of 3 images or more is in every split",
     )
-    validation: float = setting(0.15, "share for validation, of the training part where parts are given", 0, 0.9)
+    validation: float = setting(0.15, "fraction for validation, of the training split where splits are stated", 0, 0.9)
     test: float | None = setting(
-        None, "share for the test; unset: 0.15, or none where the source states its parts", 0, 0.9
+        None, "fraction for the test; unset: 0.15, or none where the source states its splits", 0, 0.9
     )
-    group: Literal["none", "near"] = setting(
-        "none", "near: near duplicates lie on one side; every picture is looked at once more to find them"
+    group: str = setting(
+        "none",
+        "what stays on one side: none, near (near duplicates; looks at every image once more), folder (below the "
+        "class), column:NAME (of a manifest), pattern:REGEX (on the path; its first group, or that named group)",
+        check=group_rule,
     )
 
 

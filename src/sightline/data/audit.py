@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from sightline.data import copies, names, quality
+from sightline.data import candidates, copies, names, quality
 from sightline.data.copies import Copies
 from sightline.data.finding import SEVERITIES, Finding
 from sightline.data.survey import Survey, survey
@@ -43,12 +43,15 @@ def audit(index: Index, progress: Progress = no_progress, threads: int | None = 
     seen = survey(index, progress, threads)
     sound = [p for p in index.pictures if not seen.looks[p.sha256].error]
     found = copies.find(sound, seen.near)
-    return _audit(index, [*copies.findings(found), *quality.findings(index, seen), *names.findings(index)]), found, seen
+    some = [*copies.findings(found), *quality.findings(index, seen)]
+    return _audit(index, [*some, *names.findings(index), *candidates.findings(index)]), found, seen
 
 
 def brief(index: Index) -> Audit:
     """Return the findings that cost no look at any picture: those on names, balance and identical files."""
-    return _audit(index, [*copies.findings(copies.find(index.pictures)), *names.findings(index)])
+    return _audit(
+        index, [*copies.findings(copies.find(index.pictures)), *names.findings(index), *candidates.findings(index)]
+    )
 
 
 def _audit(index: Index, findings: list[Finding]) -> Audit:

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.config import SplitConfig
+from sightline.config.groups import group_rule
 from sightline.data import cache
+from sightline.data.grouping import groups
 from sightline.data.split import split
 from sightline.data.survey import survey
 from sightline.errors import DataError
@@ -23,7 +25,8 @@ class Dataset:
     """Pictures ready to train on.
 
     `pixels` is uint8 [M, H, W, C]; picture ``i`` of `pictures` is ``pixels[rows[i]]`` with class `labels[i]` and part
-    `parts[i]`. Identical files share a row.
+    `parts[i]`. Identical files share a row. `groups` names the group of each image, which stays on one side of the
+    split (its sha256 where it is in none); empty without ``split.group``.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Dataset:
     skipped: int
     notes: tuple[str, ...]
     cache_hit: bool
+    groups: tuple[str, ...] = ()
 
     def part(self, name: Part) -> Samples:
         """Return the pictures of one part, in the order of the index."""
@@ -86,10 +90,11 @@ def assemble(
 ) -> Dataset:
     """Decode, reject what cannot be decoded, fix the classes from the training part, divide.
 
-    With ``split.group = "near"`` every picture is looked at once more, to find near duplicates.
+    With ``split.group = "near"`` every image is looked at once more, to find near duplicates.
 
-    Raises `DataError` for fewer than two classes, a class without any usable picture, a class outside the training
-    part that the training part does not know, or an empty training part.
+    Raises `ConfigError` for a ``split.group`` that does not fit, and `DataError` for fewer than two classes, a class
+    without any usable picture, a class outside the training part that the training part does not know, or an empty
+    training part.
     """
     check_classes(index)
     pixels, rows = decode(index, preprocess, keep=keep, progress=progress, threads=threads)
@@ -103,8 +108,9 @@ def assemble(
     rejects = (*index.rejects, *failed)
     classes = _classes(pictures, rejects, index.name)
     number = {label: i for i, label in enumerate(classes)}
-    near = survey(index, progress, threads).near if config.group == "near" else None
-    divided = split(pictures, config, seed, near)
+    rule = group_rule(config.group)
+    near = survey(index, progress, threads).near if rule.kind == "near" else None
+    divided = split(pictures, config, seed, groups(pictures, rule, near))
     return Dataset(
         index.name,
         classes,
@@ -117,6 +123,7 @@ def assemble(
         index.skipped,
         divided.notes,
         pixels.hit,
+        () if rule.kind == "none" else divided.groups,
     )
 
 

@@ -1,9 +1,20 @@
-"""Which picture trains, which validates, which tests."""
+"""Which image trains, which validates, which tests.
+
+Images that must stay together (identical files, and those of one group) are one unit. A unit's position, a number in
+[0, 1) hashed from the seed and its name, is compared with the fractions: so its split depends on nothing else. The only
+exceptions are units that chance would have left a class without.
+
+No rule that looks at one unit alone can also promise a small class a place in every split, so a promise of both has a
+price, and this is the least: while chance leaves a split without a class, one unit of that class is lent to it. A class
+lends at most one unit to each split that lacks it; adding images can change which unit that is, or end the loan, and
+moves nothing else. A class of N units lacks a split of fraction f with probability (1 - f) ** N: 4% for 20 units
+and 15%, 0.00001% for 100. Once chance has filled every split of a class, none of its units ever moves again.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sightline.config import SplitConfig
@@ -11,59 +22,113 @@ from sightline.errors import ConfigError
 from sightline.randomness import derive
 from sightline.records import PARTS, Part, Picture
 
+SHOWN = 3  # classes that a note names
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One part per picture, in their order, and what had to be corrected, in words."""
+    """One split per image, in their order, and what a user should know about it, in words.
+
+    `groups` names what each image was kept together with: its group, or its sha256 without one. `unvalidated` and
+    `untested` are the classes without an image in that split, empty where there is no such split. `across` names the
+    groups with images in several splits, as only splits that the source states can have.
+    """
 
     parts: tuple[Part, ...]
     notes: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    unvalidated: tuple[str, ...] = ()
+    untested: tuple[str, ...] = ()
+    across: tuple[str, ...] = ()
 
 
-def split(pictures: Sequence[Picture], config: SplitConfig, seed: int, near: Mapping[str, str] | None = None) -> Split:
-    """Divide pictures into train, validation and test.
+@dataclass(slots=True)
+class _Unit:
+    """Images (their places) that stay together; `classes` are those of its images that may be moved."""
 
-    Parts that the source states are kept; without a validation part, a share of the training part becomes it. With
-    ``mode="hash"`` a picture's part depends on its content and the seed alone: identical pictures lie on one side,
-    and adding pictures never moves old ones. With ``mode="stratified"`` the shares are exact in each class.
+    name: str
+    position: float
+    members: list[int]
+    classes: Counter[str]
+    part: Part = "train"
 
-    `near` names, for each content, the smallest one in its group of near duplicates: the part of that one is the part
-    of the whole group, in either mode; the shares of the stratified mode are then exact but for that.
 
-    The one correction: no class is left without training pictures, nor without validation pictures where it has two.
-    Raises `ConfigError` where the shares leave nothing to train on.
+def split(pictures: Sequence[Picture], config: SplitConfig, seed: int, groups: Sequence[str] | None = None) -> Split:
+    """Divide images into train, validation and test.
+
+    Splits that the source states are kept; without a stated validation split, a fraction of the training split becomes
+    it. `groups` names the group of each image ("": in none). Images of one group, and images of identical content
+    whatever their class, lie on one side; nothing but stated splits can part them.
+
+    With ``mode="hash"`` a unit's split depends on its name and the seed alone; with ``mode="stratified"`` the fractions
+    are exact in each class (as far as groups allow), and adding images may move any other. In both, a class with as
+    many units as there are splits (3: train, validation, test) has one in each, a class of two trains and validates,
+    and every class trains. What adding images may move in ``mode="hash"`` is stated at the top of this file. Where
+    units bear several classes, only the last of these promises is certain.
+
+    Raises `ConfigError` where the fractions leave nothing to train on.
     """
-    stated = any(p.part is not None for p in pictures)
-    test_share = config.test if config.test is not None else (0.0 if stated else 0.15)
+    validation, test = _fractions(pictures, config)
     parts: list[Part] = [p.part or "train" for p in pictures]
-    has_validation = "validation" in parts
-    free = [i for i, part in enumerate(parts) if part == "train"]
-    if "test" in parts:
-        test_share = 0.0
-    validation_share = 0.0 if has_validation else config.validation
-    if validation_share + test_share >= 1:
+    names = _unit_names(pictures, groups)
+    units = _units(pictures, parts, names, seed)
+    if config.mode == "stratified":
+        for members in _by_home(units).values():
+            _cut_exactly(members, validation, test)
+    else:
+        for unit in units:
+            unit.part = _part_at(unit.position, validation, test)
+    wanted = tuple(part for part, fraction in zip(PARTS, (1.0, validation, test), strict=True) if fraction)
+    moved = _cover(units, wanted, seed)
+    for unit in units:
+        for i in unit.members:
+            parts[i] = unit.part
+    return _result(pictures, parts, names, groups, _notes_on(units, moved, wanted, grouped=groups is not None))
+
+
+def _fractions(pictures: Sequence[Picture], config: SplitConfig) -> tuple[float, float]:
+    """Return the fractions of the training images that validation and test take."""
+    stated = {p.part for p in pictures} - {None}
+    test = config.test if config.test is not None else (0.0 if stated else 0.15)
+    test = 0.0 if "test" in stated else test
+    validation = 0.0 if "validation" in stated else config.validation
+    if validation + test >= 1:
         raise ConfigError(
-            f"split.validation {validation_share:g} and split.test {test_share:g} leave no picture to train on: "
+            f"split.validation {validation:g} and split.test {test:g} leave no image to train on: "
             "their sum must stay below 1."
         )
-    leader = {i: (near or {}).get(pictures[i].sha256, pictures[i].sha256) for i in free}
-    position = {i: _position(seed, leader[i]) for i in free}
-    groups = _by_class(pictures, free)
-    if config.mode == "stratified":
-        for members in groups.values():
-            order = sorted(members, key=lambda i: (position[i], pictures[i].sha256, i))  # a group shares a position
-            _cut_exactly(order, parts, validation_share, test_share)
-        if near is not None:
-            _gather(pictures, leader, parts)
-    else:
-        for i in free:
-            parts[i] = _part_at(position[i], validation_share, test_share)
-    notes = _correct(groups, position, parts, want_validation=validation_share > 0)
-    return Split(tuple(parts), tuple(notes))
+    return validation, test
 
 
-def _position(seed: int, sha256: str) -> float:
-    return float(derive(seed, "split", sha256)) / 2.0**64
+def _unit_names(pictures: Sequence[Picture], groups: Sequence[str] | None) -> list[str]:
+    """Return the name of each image's unit: the least of the groups that identical files tie together, else sha256."""
+    if groups is None:
+        return [p.sha256 for p in pictures]
+    root: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while root.setdefault(name, name) != name:
+            root[name] = name = root[root[name]]
+        return name
+
+    tied: dict[str, str] = {}  # by content: a group that has it
+    for p, group in zip(pictures, groups, strict=True):
+        if group:
+            low, high = sorted((find(group), find(tied.setdefault(p.sha256, group))))
+            root[high] = low
+    return [find(tied[p.sha256]) if p.sha256 in tied else p.sha256 for p in pictures]
+
+
+def _units(pictures: Sequence[Picture], parts: Sequence[Part], names: Sequence[str], seed: int) -> list[_Unit]:
+    """Return the units of the images that no stated split holds, by position."""
+    units: dict[str, _Unit] = {}
+    for i, (p, part, name) in enumerate(zip(pictures, parts, names, strict=True)):
+        if part == "train":
+            if name not in units:
+                units[name] = _Unit(name, float(derive(seed, "split", name)) / 2.0**64, [], Counter())
+            units[name].members.append(i)
+            units[name].classes[p.label] += 1
+    return sorted(units.values(), key=lambda unit: (unit.position, unit.name))
 
 
 def _part_at(position: float, validation: float, test: float) -> Part:
@@ -72,62 +137,124 @@ def _part_at(position: float, validation: float, test: float) -> Part:
     return "validation" if position < 1 - test else "test"
 
 
-def _by_class(pictures: Sequence[Picture], members: Sequence[int]) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = defaultdict(list)
-    for i in members:
-        groups[pictures[i].label].append(i)
-    return dict(sorted(groups.items()))
+def _by_home(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
+    """Return the units by the class that most of their images bear."""
+    homes: dict[str, list[_Unit]] = defaultdict(list)
+    for unit in units:
+        homes[min(unit.classes, key=lambda label: (-unit.classes[label], label))].append(unit)
+    return homes
 
 
-def _cut_exactly(order: list[int], parts: list[Part], validation: float, test: float) -> None:
-    tests, validations = round(len(order) * test), round(len(order) * validation)
-    trains = max(len(order) - tests - validations, 0)
-    for rank, i in enumerate(order):
-        parts[i] = "train" if rank < trains else "validation" if rank < trains + validations else "test"
+def _cut_exactly(units: Sequence[_Unit], validation: float, test: float) -> None:
+    """Cut units, in their order, where the images are nearest to the fractions."""
+    count = sum(len(unit.members) for unit in units)
+    tests, validations = round(count * test), round(count * validation)
+    trains = max(count - tests - validations, 0)
+    done = 0
+    for unit in units:
+        middle = done + len(unit.members) / 2
+        unit.part = "train" if middle < trains else "validation" if middle < trains + validations else "test"
+        done += len(unit.members)
 
 
-def _gather(pictures: Sequence[Picture], leader: Mapping[int, str], parts: list[Part]) -> None:
-    """Give every group one part: that of its least content, of whose copies the first by class decides."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for i, name in leader.items():
-        groups[name].append(i)
-    for members in groups.values():
-        first = min(members, key=lambda i: (pictures[i].sha256, pictures[i].label, PARTS.index(parts[i])))
-        for i in members:
-            parts[i] = parts[first]
+def _required(units: int, wanted: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Return the splits that a class of so many units must be in: all, or the first that it can fill."""
+    return wanted[:units]
 
 
-def _correct(
-    groups: dict[str, list[int]], position: dict[int, float], parts: list[Part], *, want_validation: bool
+def _by_class(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
+    classes: dict[str, list[_Unit]] = defaultdict(list)
+    for unit in units:
+        for label in unit.classes:
+            classes[label].append(unit)
+    return dict(sorted(classes.items()))
+
+
+def _cover(units: Sequence[_Unit], wanted: tuple[Part, ...], seed: int) -> list[tuple[str, _Unit]]:
+    """Lend units to the splits that lack a class; return the classes helped with the unit that each lent.
+
+    Training comes first, and no loan takes the last unit of another class from a split that this class must be in.
+    """
+    classes = _by_class(units)
+    required = {label: _required(len(members), wanted) for label, members in classes.items()}
+    counts = {label: Counter(unit.part for unit in members) for label, members in classes.items()}
+    moved = []
+
+    def spare(unit: _Unit) -> bool:
+        return all(unit.part not in required[label] or counts[label][unit.part] > 1 for label in unit.classes)
+
+    for target in wanted:
+        for label, members in classes.items():
+            if target not in required[label] or counts[label][target]:
+                continue
+            lenders = [unit for unit in members if spare(unit)] or (members if target == "train" else [])
+            if not lenders:
+                continue
+            unit = _lent(lenders, target, counts[label], seed)
+            for own in unit.classes:
+                counts[own][unit.part] -= 1
+                counts[own][target] += 1
+            unit.part = target
+            moved.append((label, unit))
+    return moved
+
+
+def _lent(lenders: Sequence[_Unit], target: Part, counts: Mapping[Part, int], seed: int) -> _Unit:
+    """Return the unit to lend: from the fullest split, drawn by a hash, so that a newcomer seldom takes its place."""
+    fullest = max(dict.fromkeys(unit.part for unit in lenders), key=lambda part: (counts[part], -PARTS.index(part)))
+    some = [unit for unit in lenders if unit.part == fullest]
+    return min(some, key=lambda unit: (derive(seed, "split", target, unit.name), unit.name))
+
+
+def _notes_on(
+    units: Sequence[_Unit], moved: Sequence[tuple[str, _Unit]], wanted: tuple[Part, ...], *, grouped: bool
 ) -> list[str]:
-    """Move what is missing; all copies of a picture move with it, whatever their class."""
+    what = "group" if grouped else "image"
     notes = []
-    copies: dict[float, list[int]] = defaultdict(list)
-    for i, at in position.items():
-        copies[at].append(i)
-    group_of = {i: members for members in groups.values() for i in members}
-
-    def move(picture: int, part: Part) -> None:
-        for i in copies[position[picture]]:
-            parts[i] = part
-
-    def needed(picture: int) -> bool:  # for training, by one of the classes that its copies bear
-        at = position[picture]
-        return not all(any(parts[j] == "train" and position[j] != at for j in group_of[i]) for i in copies[at])
-
-    for label, members in groups.items():
-        if all(parts[i] != "train" for i in members):
-            move(min(members, key=position.__getitem__), "train")
-            notes.append(f"class {label!r} had no training picture by chance: one was moved there")
-    for label, members in groups.items():
-        if not want_validation or any(parts[i] == "validation" for i in members):
-            continue
-        order = sorted(members, key=position.__getitem__)
-        trains, tests = ([i for i in order if parts[i] == part] for part in ("train", "test"))
-        spare = next((i for i in [*reversed(trains), *tests] if not needed(i)), None)
-        if spare is not None:
-            move(spare, "validation")
-            notes.append(f"class {label!r} had no validation picture by chance: one was moved there")
-        else:
-            notes.append(f"class {label!r} has no second, different picture: none is left for validation")
+    helped = sorted({label for label, _ in moved})
+    if helped:
+        count = len({unit.name for _, unit in moved})
+        were = f"{count:,} {what}s were" if count > 1 else f"one {what} was"
+        notes.append(f"chance would have left {_listed(helped)} out of a split: {were} moved to prevent it")
+    few = [label for label, members in _by_class(units).items() if len(members) < len(wanted)]
+    if few:
+        verb = "have" if len(few) > 1 else "has"
+        notes.append(f"{_listed(few)} {verb} fewer than {len(wanted)} different {what}s, too few for every split")
     return notes
+
+
+def _listed(labels: Sequence[str]) -> str:
+    if len(labels) == 1:
+        return f"class {labels[0]!r}"
+    return f"{len(labels):,} classes (such as {', '.join(map(repr, labels[:SHOWN]))})"
+
+
+def _result(
+    pictures: Sequence[Picture],
+    parts: Sequence[Part],
+    names: Sequence[str],
+    groups: Sequence[str] | None,
+    notes: list[str],
+) -> Split:
+    held: dict[Part, set[str]] = {part: set() for part in PARTS}
+    sides: dict[str, dict[Part, str]] = defaultdict(dict)
+    for p, part, name in zip(pictures, parts, names, strict=True):
+        held[part].add(p.label)
+        sides[name].setdefault(part, p.path)
+    classes = set().union(*held.values())
+    lacking = {part: tuple(sorted(classes - held[part])) if held[part] else () for part in PARTS}
+    across = [] if groups is None else sorted(name for name, side in sides.items() if len(side) > 1)
+    for part in sorted({p.part for p in pictures if p.part} - {"train"}, key=PARTS.index):
+        if lacking[part]:
+            verb = "have" if len(lacking[part]) > 1 else "has"
+            notes.append(f"{_listed(lacking[part])} {verb} no image in the {part} split that the source states")
+    if across:
+        count = f"{len(across):,} groups lie" if len(across) > 1 else "one group lies"
+        example = " and ".join(list(sides[across[0]].values())[:2])
+        notes.append(
+            f"{count} in more than one of the splits that the source states, such as that of {example}: the stated "
+            "splits are kept, so results on them may be too good"
+        )
+    return Split(
+        tuple(parts), tuple(notes), tuple(names), lacking["validation"], lacking["test"], tuple(across),
+    )  # fmt: skip

@@ -29,7 +29,8 @@ def before(index: Index, config: RunConfig, watcher: Watcher) -> Index:
         corrections = patch.read(path)
         index = patch.apply(index, corrections, f"The patch {path}")
         watcher.say(f"{path}: {len(corrections)} corrections applied; to take one back, delete its line")
-    found = [f for f in brief(index).findings if f.severity != "note"]
+    settled = set() if config.split.group == "none" else {"group-candidates"}
+    found = [f for f in brief(index).findings if f.severity != "note" and f.kind not in settled]
     for finding in found[:LINES]:
         watcher.say(f"{finding.severity}: {finding.kind}: {finding.count} {finding.what}")
     if found:

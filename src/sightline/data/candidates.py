@@ -1,0 +1,113 @@
+"""Candidates for groups: what names, folders and columns say about images of one patient, scene, video or specimen."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from sightline.config.groups import group_rule
+from sightline.data.finding import Finding, listed
+from sightline.data.grouping import folder_below_class, groups
+from sightline.errors import ConfigError
+from sightline.records import Index, Picture
+
+RUNNING = re.compile(r"[^/]*\d[^/]*[ ._-]\d+\.\w+$")  # a name that holds a number, then a number of its own
+RUNNING_SETTING = r"pattern:([^/]+?)([ ._-]+\d+)?\.\w+$"
+AUGMENTED = re.compile(r"([^/]+)\.rf\.\w+\.\w+$")  # what Roboflow's copies are called
+AUGMENTED_SETTING = r"pattern:([^/]+?)(\.rf\.\w+)?\.\w+$"
+TELLING = re.compile(
+    r"patient|subject|person|participant|individual|animal|case|study|scene|video|clip|sequence|series|session|visit|"
+    r"specimen|sample|slide|plate|well|donor|group|site|location|camera|burst",
+    re.IGNORECASE,
+)
+NAMED = 0.9  # of the images must be named so
+TOGETHER = 0.5  # of the images must share their group with another
+LARGEST = 0.5  # of the images at most lie in one group
+FEWEST = 3  # groups that the median class must have: one for each split
+MOST = 50  # images in a group on average, in columns whose name tells nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A setting of ``split.group``, and the groups that it would make (as sizes by name)."""
+
+    setting: str
+    sizes: dict[str, int]
+    across: int
+
+    @property
+    def reason(self) -> str:
+        """What the setting would keep together, in words."""
+        shared = [size for size in self.sizes.values() if size > 1]
+        words = f"{len(self.sizes):,} groups of up to {max(shared)} images"
+        return words + (f", {self.across:,} of them in more than one stated split" if self.across else "")
+
+
+def candidates(pictures: Sequence[Picture]) -> list[Candidate]:
+    """Return the settings that would keep images together that seem to belong together, surest first."""
+    some = []
+    for setting in _settings(pictures):
+        try:
+            names = groups(pictures, group_rule(setting)) or []
+        except ConfigError:  # it does not fit every image
+            continue
+        if _plausible(pictures, names):
+            some.append(Candidate(setting, dict(Counter(filter(None, names))), _across(pictures, names)))
+    return some
+
+
+def findings(index: Index) -> list[Finding]:
+    """Return the finding that images seem to come in groups."""
+    some = candidates(index.pictures)
+    return listed(
+        "group-candidates", "warning", "settings would keep images together that seem to belong together",
+        "Images of one patient, scene, video or specimen on two sides of the split make results too good. If these are "
+        "such, train with --set " + (f"'split.group={some[0].setting}'" if some else "") + ".",
+        [f"split.group={candidate.setting}" for candidate in some], [candidate.reason for candidate in some],
+    )  # fmt: skip
+
+
+def _settings(pictures: Sequence[Picture]) -> Iterator[str]:
+    """Yield the settings worth a try."""
+    for column in {name: None for p in pictures for name in p.extra}:
+        sizes = Counter(filter(None, (p.extra.get(column, "").strip() for p in pictures)))
+        many = len(sizes) >= len(pictures) / MOST and not all(_is_number(name) for name in sizes)
+        if TELLING.search(column) or many:
+            yield f"column:{column}"
+    if any(len(PurePosixPath(folder_below_class(p)).parts) < len(PurePosixPath(p.path).parts) - 1 for p in pictures):
+        yield "folder"  # as some lie in a folder named as their class
+    if sum(AUGMENTED.search(p.path) is not None for p in pictures) >= TOGETHER * len(pictures):
+        yield AUGMENTED_SETTING
+    elif sum(RUNNING.search(p.path) is not None for p in pictures) >= NAMED * len(pictures):
+        yield RUNNING_SETTING
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _plausible(pictures: Sequence[Picture], names: Sequence[str]) -> bool:
+    """Tell whether most images share their group with others, and most classes have groups enough to be split."""
+    sizes = Counter(filter(None, names))
+    shared = sum(size for size in sizes.values() if size > 1)
+    if not sizes or shared < TOGETHER * len(pictures) or max(sizes.values()) > LARGEST * len(pictures):
+        return False
+    by_class: dict[str, set[str]] = defaultdict(set)
+    for p, name in zip(pictures, names, strict=True):
+        by_class[p.label].add(name)
+    return sorted(len(some - {""}) for some in by_class.values())[len(by_class) // 2] >= FEWEST
+
+
+def _across(pictures: Sequence[Picture], names: Sequence[str]) -> int:
+    sides: dict[str, set[str | None]] = defaultdict(set)
+    for p, name in zip(pictures, names, strict=True):
+        if name:
+            sides[name].add(p.part)
+    return sum(len(parts) > 1 for parts in sides.values())
