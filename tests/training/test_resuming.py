@@ -200,7 +200,8 @@ def test_checkpoints_cost_no_more_than_they_may(tmp_path: Path, monkeypatch: pyt
 def test_a_loss_that_is_no_number_names_step_rate_and_files() -> None:
     config = RunConfig(train=TrainConfig(batch_size=8, optimizer=OptimizerConfig("sgd", 1e30)))
     with pytest.raises(
-        DivergedError, match=r"step \d of epoch 1, learning rate 1e\+30, in the batch of \d+\.png,"
+        DivergedError,
+        match=r"diverged: the loss is nan at step \d of epoch 1, learning rate 1e\+30, in the batch of \d+\.png,",
     ) as caught:
         fit(network("fashion-cnn"), TRAIN, VALIDATION, config, Watcher())
     assert set(caught.value.batch) <= set(TRAIN.paths)
@@ -209,7 +210,7 @@ def test_a_loss_that_is_no_number_names_step_rate_and_files() -> None:
 
 def test_a_validation_loss_that_is_no_number_is_nobodys_best() -> None:
     """The last step of an epoch may be the one that blows up: no step comes after it to tell."""
-    train = TrainConfig(epochs=1, batch_size=len(TRAIN), optimizer=OptimizerConfig("sgd", 1e38))
+    train = TrainConfig(epochs=1, batch_size=len(TRAIN), optimizer=OptimizerConfig("sgd", 1e38))  # one step
     with pytest.raises(DivergedError, match="at the end of epoch 1, on validation") as caught:
         fit(network("fashion-cnn"), TRAIN, VALIDATION, RunConfig(train=train), Watcher())
     assert set(caught.value.batch) == set(TRAIN.paths)

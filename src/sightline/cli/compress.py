@@ -28,7 +28,10 @@ def compress(
         str, typer.Option(help="What to try, with commas between.")
     ] = "rightsize,slim,distill,int8,float16",
     epochs: Annotated[
-        int | None, typer.Option(min=0, help="Of each recovery; default: about a quarter of the run's.")
+        int | None,
+        typer.Option(
+            min=0, help="Of each recovery, up to 3 times as many for a new network; default: a quarter of the run's."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:

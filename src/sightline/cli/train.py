@@ -36,7 +36,10 @@ def train(
     set: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="One setting, as train.epochs=5.")] = None,  # noqa: A002
     model: Annotated[str | None, typer.Option(help="A network; `sightline models` lists them.")] = None,
     weights: Annotated[str | None, typer.Option(help="none, imagenet, auto, or a file.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training pictures.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the training images in all; the stages of a recipe share them.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
     seed: Annotated[int | None, typer.Option(help="Everything random derives from it.")] = None,
     patch: Annotated[
         str | None, typer.Option(metavar="PATCH.jsonl", help="Corrections of the data, as doctor --fix writes.")
@@ -59,7 +62,7 @@ def train(
     from sightline.hosts import wanted
     from sightline.report import summary
 
-    named = {"model.name": model, "model.weights": weights, "train.epochs": epochs, "seed": seed}
+    named = {"model.name": model, "model.weights": weights}
     if devices is not None:
         named["device.count"] = "0" if devices == "all" else devices
     assignments = [f"{key}={value}" for key, value in named.items() if value is not None] + (set or [])
@@ -71,8 +74,8 @@ def train(
         assignments.append("device.deterministic=true")
     with Display() as display:
         result = workflow.train(
-            data, recipe=recipe, config=config, set=assignments, out=out, force=force, watcher=display,
-            hosts=wanted(hosts, coordinator, rank, os.environ),
+            data, recipe=recipe, config=config, set=assignments, epochs=epochs, batch_size=batch_size, seed=seed,
+            out=out, force=force, watcher=display, hosts=wanted(hosts, coordinator, rank, os.environ),
         )  # fmt: skip
     if json:
         print_json(summary.training(result))

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from sightline import backend, files, metrics
 from sightline.config import AugmentConfig, RunConfig, StageConfig
 from sightline.data.loader import batches, epoch_order
-from sightline.errors import DivergedError, Interrupted
+from sightline.errors import Interrupted
 from sightline.models.build import Network
 from sightline.randomness import derive
 from sightline.records import EpochRecord, Progress, Samples
-from sightline.training import augment, checkpoint, stages
+from sightline.training import augment, checkpoint, devices, stages
+from sightline.training.divergence import Limit
 from sightline.training.fit import predict_logits
 from sightline.training.interrupt import listening
 from sightline.training.optimizer import label_shares, loss, optimizer
@@ -98,7 +99,8 @@ def distill(
     """
     stages.freeze(network, StageConfig("distillation"))
     judge = backend.keras().Model(network.model.input, network.logits)
-    steps = math.ceil(len(train) / config.train.batch_size)
+    limit, size = Limit.of(network), devices.at_most(config.train.batch_size, len(train))
+    steps = math.ceil(len(train) / size)
     rates = config.train.optimizer.learning_rate
     rate = schedule(config.train.schedule, rates, config.train.epochs * steps)
     learner = _learner(judge, taught)
@@ -110,9 +112,9 @@ def distill(
     with listening() as stop:
         for epoch in range(1, config.train.epochs + 1):
             started = time.perf_counter()
-            order = np.resize(epoch_order(len(train), config.seed, epoch), steps * config.train.batch_size)
+            order = np.resize(epoch_order(len(train), config.seed, epoch), steps * size)
             seen: list[tuple[float, float]] = []
-            for batch in batches(train, config.train.batch_size, order):
+            for batch in batches(train, size, order):
                 if stop.asked:
                     raise Interrupted(f"Stopped in epoch {epoch} of a distillation; the candidates before are kept.")
                 learner.optimizer.learning_rate = now = rate((epoch - 1) * steps + len(seen))
@@ -120,8 +122,8 @@ def distill(
                 given = _inputs(taught, (epoch - 1) % len(taught.logits), batch.positions, batch.pixels)
                 logs = learner.train_on_batch(given, shares, return_dict=True)
                 seen.append((float(logs["loss"]), float(logs["categorical_accuracy"])))
-                if not math.isfinite(seen[-1][0]):
-                    raise DivergedError(f"The loss is {seen[-1][0]} in epoch {epoch} of a distillation, rate {now:g}.")
+                if limit.exceeded(seen[-1][0]):
+                    raise limit.error(seen[-1][0], f"epoch {epoch} of a distillation", now)
                 mean = np.mean(seen, axis=0)
                 speed = len(seen) * len(batch.labels) / (time.perf_counter() - started)
                 watcher.step(epoch, len(seen), float(mean[0]), float(mean[1]), speed)

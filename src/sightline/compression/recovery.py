@@ -24,6 +24,7 @@ from sightline.watch import Watcher
 
 BATCHES = 16  # that Taylor scores are averaged over
 HEAD_EPOCHS = 12  # of a new head on the features of frozen layers: tenths of a second each
+NEW_TIMES = 3  # what starts from little or nothing takes at most so many times the epochs of a recovery
 HEAD_STEPS = 300  # at least, where there are few pictures
 HEAD_BATCH = 32
 HEAD_RATE = 3e-3
@@ -78,15 +79,16 @@ class Trainer:
 
     def head(self, network: Network) -> None:
         """Train the head of `network` alone, on features that the other layers compute once."""
-        size = min(self.config.train.batch_size, HEAD_BATCH)
-        epochs = min(max(HEAD_EPOCHS, math.ceil(HEAD_STEPS * size / len(self.train))), 5 * HEAD_EPOCHS)
+        size = min(self.config.train.batch_size, HEAD_BATCH, len(self.train))
+        epochs = max(HEAD_EPOCHS, math.ceil(HEAD_STEPS * size / len(self.train)))
+        epochs = min(epochs, 5 * HEAD_EPOCHS, NEW_TIMES * self.epochs)
         stage = StageConfig("new head", thaw=0, epochs=epochs, learning_rate=HEAD_RATE, batch_size=size)
         config = _by_adam(self._settings(epochs, HEAD_RATE, (stage,)))
         fit(network, self.train, self.validation, config, self.watcher)
 
     def taylor(self, model: Any, found: Channels) -> slim.Scores:
         """Return the Taylor scores of `model` over some batches of training pictures."""
-        size, classes = self.config.train.batch_size, model.output["logits"].shape[-1]
+        size, classes = min(self.config.train.batch_size, len(self.train)), model.output["logits"].shape[-1]
         order = epoch_order(len(self.train), derive(self.config.seed, "taylor"), 0)
         some = list(batches(self.train, size, order[: max(len(order) // size, 1) * size][: BATCHES * size]))
         frozen = [layer for layer in model.layers if not layer.trainable]

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.compression import channels, rightsize, slim
 from sightline.compression.judge import no_worse
-from sightline.compression.recovery import Trainer
+from sightline.compression.recovery import NEW_TIMES, Trainer
 from sightline.compression.store import Candidate, Store
 from sightline.config import ModelConfig
 from sightline.data.dataset import Dataset
@@ -47,7 +47,6 @@ CUT = 0.5  # share of the network that a round takes away
 FAILURES = 3  # rounds that may fail, each with half the cut of the one before
 ROUNDS = 16
 TRIES = 4  # recoveries of a changed network until it is good enough, where its gains let hope for it
-STUDENT_TIMES = 3  # a student starts from little or nothing, and takes so many times the epochs of a recovery
 STUDENT_RATE = 1e-3
 CALIBRATION = 128  # training pictures
 SECONDS = 2.0  # of latency measurement for each candidate
@@ -238,7 +237,7 @@ class Search:
             whitening.begin(student.model, registry.find(plan.config.name).whitened, self.subject.data.part("train"))
         if student.pretrained:
             self.trainer.head(student)
-        self.trainer.recover(student, times=STUDENT_TIMES, rate=STUDENT_RATE / (10 if student.pretrained else 1))
+        self.trainer.recover(student, times=NEW_TIMES, rate=STUDENT_RATE / (10 if student.pretrained else 1))
         return student.model
 
     # ---- candidates ----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -109,17 +110,28 @@ class Store:
         files.write(self.path / "judgements.json", _json({name: asdict(value) for name, value in found.items()}))
 
     def choose(self, found: Candidate, weights: str) -> Path:
-        """Copy a candidate to ``best``, with the ``model.keras`` of the candidate `weights`; what was there goes."""
+        """Copy a candidate to ``best``, with the ``model.keras`` of the candidate `weights`; what was there goes.
+
+        Where `weights` has no file of its own, being the large model, there is no ``best.keras``.
+        """
+        self.choose_none()
         best = self.path / "best"
-        shutil.rmtree(best, ignore_errors=True)
-        source = self.folder(found.name) / "bundle"
+        aside = self.path / f".part-{os.getpid()}-best"
         try:
-            shutil.copytree(source, best)
+            shutil.copytree(self.folder(found.name) / "bundle", aside)
+            aside.rename(best)
             if (model := self.folder(weights) / "model.keras").is_file():
-                shutil.copyfile(model, self.path / "best.keras")
+                files.write(self.path / "best.keras", lambda path: shutil.copyfile(model, path))
         except OSError as error:
             raise OutputError(f"{best} cannot be written: {error.strerror or error}. Free some space.") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
         return best
+
+    def choose_none(self) -> None:
+        """Remove what was chosen under another budget."""
+        shutil.rmtree(self.path / "best", ignore_errors=True)
+        (self.path / "best.keras").unlink(missing_ok=True)
 
 
 def front(candidates: Iterable[Candidate]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """`RunConfig`, the complete configuration of a run, and the ways into and out of it.
 
 Sources, weakest first: the defaults, a recipe, a TOML file, ``KEY=VALUE`` assignments. The resolved result is saved
-with the run.
+with the run. A ``train.epochs`` that is laid on the stages of the first layer, the recipe, scales them
+(`epochs.share`); stages that the user wrote are left as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sightline.config import parse
+from sightline.config import epochs, parse
 from sightline.config.parse import dump_toml, read_toml, to_dict
 from sightline.config.tree import (
     AugmentConfig,
@@ -60,9 +61,20 @@ def resolve(*layers: dict[str, Any], assignments: Iterable[str] = ()) -> RunConf
     values: dict[str, Any] = {}
     for layer in layers:
         values = parse.merge(values, copy.deepcopy(layer))  # assignments change what they reach
+    assignments = list(assignments)
     for expression in assignments:
         parse.assign(values, expression)
+    over = [_names(layer.get("train")) for layer in layers[1:]]
+    over.append({text.partition("=")[0].strip().removeprefix("train.") for text in assignments})
+    if any("epochs" in names for names in over) and not any("stages" in names for names in over):
+        stages = [name.split(".") for name in over[-1] if name.startswith("stages.")]
+        fixed = {int(keys[1]) for keys in stages if keys[1].isdigit() and keys[2:] == ["epochs"]}
+        epochs.share(values["train"], fixed)
     return parse.from_dict(RunConfig, values)
+
+
+def _names(table: Any) -> set[str]:
+    return set(table) if isinstance(table, dict) else set()
 
 
 def load_config(path: Path) -> RunConfig:

@@ -175,8 +175,10 @@ class StageConfig:
 class TrainConfig:
     """How to train."""
 
-    epochs: int = setting(20, "passes over the training part", 0)
-    batch_size: int = setting(32, "pictures per step", 1)
+    epochs: int = setting(
+        20, "passes over the training images in all; laid on a recipe with stages, it scales theirs", 0
+    )
+    batch_size: int = setting(32, "images per step; no more than there are training images", 1)
     loss: Literal["cross_entropy", "focal", "binary"] = setting(
         "cross_entropy", "focal: hard pictures weigh more; binary: each class against the rest, on the softmax outputs"
     )

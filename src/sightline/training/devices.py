@@ -101,6 +101,15 @@ def scaled(config: DeviceConfig, size: int, rate: float) -> tuple[int, float]:
     return size, rate
 
 
+def at_most(size: int, count: int) -> int:
+    """Return the batch size for `count` images: `size`, or as few above `count` as the devices divide evenly.
+
+    Images beyond `count` would only fill up the batch, at weight 0, and cost as much as others.
+    """
+    each = replicas()
+    return min(size, -(-max(count, 1) // each) * each)
+
+
 def share(size: int) -> slice:
     """Return the rows of each batch of `size` that this host loads."""
     if not hosts.joined() or _distribution() is None:

@@ -23,6 +23,7 @@ from sightline.records import EpochRecord, Progress, Samples
 from sightline.training import augment, checkpoint, devices, stages
 from sightline.training.average import averaged, settle, share
 from sightline.training.checkpoint import Checkpoint
+from sightline.training.divergence import Limit
 from sightline.training.interrupt import Stop, listening
 from sightline.training.optimizer import class_weights, label_shares, loss, optimizer
 from sightline.training.schedule import eased, schedule
@@ -60,6 +61,7 @@ class _Task:
     epochs: int
     batch_size: int
     step: devices.Step
+    limit: Limit
 
 
 def fit(
@@ -76,13 +78,14 @@ def fit(
 
     The state of training is saved in `checkpoints` as ``[train]`` says; `saved` is the checkpoint to go on from, to the
     same weights, bit for bit, as without the break. Raises `Interrupted` after Ctrl-C or SIGTERM (a checkpoint is
-    written first) and `DivergedError` at the first loss that is no number; in both cases the network holds the best
-    weights so far, where there are any.
+    written first) and `DivergedError` at the first loss that is no number or beyond `divergence.Limit`; in both cases
+    the network holds the best weights so far, where there are any.
     """
+    limit = Limit.of(network)
     state, optimizer_arrays = unpack(saved, network) if saved else (State(), {})
     saver = Saver(checkpoints, config.train, saved.state["serial"] if saved else 0)
     plan = config.train.stages or (StageConfig("training"),)
-    source = _Source(network, train, validation, config, plan)
+    source = _Source(network, train, validation, config, plan, limit)
     with listening(hosts.agreement()) as stop:
         try:
             for number in range(state.stage, len(plan)):
@@ -127,9 +130,10 @@ class _Source:
         validation: Samples,
         config: RunConfig,
         plan: Sequence[StageConfig],
+        limit: Limit,
     ) -> None:
         self._parts = (network, train, validation)
-        self._config, self._plan = config, plan
+        self._config, self._plan, self._limit = config, plan, limit
         self._sharing: tuple[StageConfig, ...] = ()
         self._base: stages.Features | None = None
 
@@ -145,7 +149,10 @@ class _Source:
                 if self._config.augment != augment.unmixed(self._config.augment):
                     watcher.say(f"{stage.name}: features of frozen layers are not mixed (augment.mixup, cutmix)")
         features = stages.onward(network, self._base, stage, self._config, progress) if self._base else None
-        return _prepare(network, train, validation, features, self._config, stage)
+        task = _prepare(network, train, validation, features, self._config, stage, self._limit)
+        if task.batch_size < (asked := stage.batch_size or self._config.train.batch_size):
+            watcher.say(f"{stage.name}: the batch size is {task.batch_size}, not {asked}: there are no more images")
+        return task
 
 
 def _prepare(
@@ -155,6 +162,7 @@ def _prepare(
     features: stages.Features | None,
     config: RunConfig,
     stage: StageConfig,
+    limit: Limit,
 ) -> _Task:
     stages.freeze(network, stage)
     changing: AugmentConfig | None = None
@@ -171,6 +179,7 @@ def _prepare(
     size = stage.batch_size or config.train.batch_size
     start = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
     size, start = devices.scaled(config.device, size, start)
+    size = devices.at_most(size, len(train))
     steps = epochs * math.ceil(len(train) / size)
     rate = schedule(config.train.schedule, start, steps)
     learner.compile(
@@ -180,7 +189,9 @@ def _prepare(
     )
     learner.optimizer.build(learner.trainable_variables)  # so that a checkpoint can be put into it
     step = devices.stepper(learner)
-    return _Task(config, stage, network, learner, judge, train, validation, changing, rate, weights, epochs, size, step)
+    return _Task(
+        config, stage, network, learner, judge, train, validation, changing, rate, weights, epochs, size, step, limit
+    )
 
 
 def _run_stage(task: _Task, state: State, watcher: Watcher, stop: Stop, saver: Saver) -> None:
@@ -237,8 +248,9 @@ def _epoch(
         rate = task.learner.optimizer.learning_rate = ease * task.rate(state.epoch * steps + step)
         n = min(task.batch_size, count - step * task.batch_size)
         value, accuracy = _step(task, batch.pixels, rows[step], drawn, n)
-        if not math.isfinite(value):
-            raise _diverged(value, task, rows[step][:n], f"step {step + 1} of epoch {number}", rate)
+        if task.limit.exceeded(value):
+            where = f"step {step + 1} of epoch {number}"
+            raise task.limit.error(value, where, rate, _paths(task, rows[step][:n]))
         state.add(n, value, accuracy)
         state.seconds = time.perf_counter() - started
         watcher.step(number, step + 1, state.total / state.seen, state.hits / state.seen, state.seen / state.seconds)
@@ -255,22 +267,16 @@ def _epoch(
         val_loss = metrics.cross_entropy_of_logits(logits, task.validation.labels)
         val_accuracy = float(np.mean(logits.argmax(1) == task.validation.labels))
         val_loss, val_accuracy = hosts.first(np.array([val_loss, val_accuracy])).tolist()  # decides on all alike
-        if not math.isfinite(val_loss):  # its last step blew up, and no batch comes after it to tell
-            last = rows[-1][: count - (steps - 1) * task.batch_size]
-            raise _diverged(val_loss, task, last, f"the end of epoch {number}, on validation", rate)
+        if task.limit.exceeded(val_loss):  # its last step blew up, and no batch comes after it to tell
+            last = _paths(task, rows[-1][: count - (steps - 1) * task.batch_size])
+            raise task.limit.error(val_loss, f"the end of epoch {number}, on validation", rate, last)
     figures = (state.total / state.seen, state.hits / state.seen, val_loss, val_accuracy)
     speed = state.seen / state.seconds
     return EpochRecord(number, task.stage.name, *figures, rate, state.seconds, speed), logits
 
 
-def _diverged(value: float, task: _Task, positions: NDArray[np.int64], where: str, rate: float) -> DivergedError:
-    paths = tuple(task.train.paths[int(i)] for i in positions)
-    named = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-    return DivergedError(
-        f"The loss is {value} at {where}, learning rate {rate:g}, in the batch of {named}. "
-        "Lower train.optimizer.learning_rate.",
-        paths,
-    )
+def _paths(task: _Task, positions: NDArray[np.int64]) -> tuple[str, ...]:
+    return tuple(task.train.paths[int(i)] for i in positions)
 
 
 def _step(

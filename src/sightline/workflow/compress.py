@@ -14,7 +14,7 @@ import numpy as np
 from sightline import files, jsonio
 from sightline.compression import distill, judge
 from sightline.compression.judge import Judgement
-from sightline.compression.recovery import Trainer
+from sightline.compression.recovery import NEW_TIMES, Trainer
 from sightline.compression.search import MEANS, Budget, Search, Subject
 from sightline.compression.store import Candidate, Store, front
 from sightline.config import RunConfig
@@ -89,8 +89,9 @@ def compress(
     """Search for the smallest form of the run `model` that meets `budget`.
 
     `data`: other labelled pictures than the run's own; a picture that the run knows keeps its part. `out`: the search's
-    folder, ``<run>/compressed`` if None; a search that was stopped goes on there. `epochs`: of each recovery; None: a
-    quarter of the run's, more where there are few pictures, 2 to 20. Raises `SightlineError`s.
+    folder, ``<run>/compressed`` if None; a search that was stopped goes on there. `epochs`: of each recovery, at most
+    three times as many for a new head or a student; None: a quarter of those of all of the run's stages, more where
+    there are few images, 2 to 20. Raises `SightlineError`s.
     """
     watcher, budget = watcher or Watcher(), budget or Budget()
     chosen = _means(means)
@@ -102,6 +103,7 @@ def compress(
     assert isinstance(predictor, KerasPredictor)
     dataset, index = _pictures(run, config, predictor, data, watcher)
     recovery = _epochs(config, dataset) if epochs is None else epochs
+    watcher.say(f"epochs: {recovery} for each recovery, at most {NEW_TIMES * recovery} for a new head or a student")
     sha256 = weights_sha256(predictor.model)
     path = Path(out) if out is not None else run.path / "compressed"
     key = {
@@ -118,8 +120,10 @@ def compress(
 
 def _epochs(config: RunConfig, data: Dataset) -> int:
     """A quarter of the run's epochs, more where there are few pictures: `STEPS` steps, if 20 epochs have as many."""
-    steps = math.ceil(data.counts()["train"] / config.train.batch_size)
-    return min(max(round(config.train.epochs / 4), math.ceil(STEPS / steps), 2), 20)
+    train = config.train
+    steps = math.ceil(data.counts()["train"] / train.batch_size)
+    planned = [train.epochs if stage.epochs is None else stage.epochs for stage in train.stages] or [train.epochs]
+    return min(max(round(sum(planned) / 4), math.ceil(STEPS / steps), 2), 20)
 
 
 def _means(means: Sequence[str]) -> tuple[str, ...]:
@@ -212,6 +216,8 @@ def _concluded(found: Search, store: Store, data: Dataset, watcher: Watcher) -> 
     if best is not None:
         judgement = _judgement(store, best, data, watcher)
         store.choose(best, best.name if best.precision == "float32" else best.parent or "")
+    else:
+        store.choose_none()
     drop = found.budget.max_drop
     result = Compression(store.path, candidates, front(candidates), best, judgement, nearest, tuple(misses), drop)
     _write(result, candidates[0].accuracy - drop)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sightline.config import RunConfig, parse, recipes, resolve
+from sightline.config import RunConfig, epochs, parse, recipes, resolve
 from sightline.data.dataset import check_classes
 from sightline.data.index import Sources, as_list
 from sightline.data.index import index as make_index
@@ -64,6 +64,29 @@ class Request:
             registry.find(given.model.name)
         return given
 
+    def sets(self, key: str) -> bool:
+        """Tell whether the user, not the recipe, set the dotted `key`."""
+        if any(text.partition("=")[0].strip() == key for text in self.assignments):
+            return True
+        *tables, name = key.split(".")
+        for layer in self.layers[1:]:
+            table: Any = layer
+            for part in tables:
+                table = table.get(part, {}) if isinstance(table, dict) else {}
+            if isinstance(table, dict) and name in table:
+                return True
+        return False
+
+    def notes(self, config: RunConfig) -> Iterator[str]:
+        """Yield what became of settings in `config` that the user made for all stages, and stages have of their own."""
+        train = config.train
+        if train.stages and self.sets("train.epochs"):
+            yield f"train.epochs is {train.epochs}, and the stages have {epochs.describe(train)}"
+        for key, name in (("train.optimizer.learning_rate", "learning_rate"), ("train.batch_size", "batch_size")):
+            own = [getattr(stage, name) is not None for stage in train.stages]
+            if own and all(own) and self.sets(key):
+                yield f"{key} has no effect: every stage has its own; set train.stages.0.{name} and so on"
+
     def again(self, sources: Sources | None) -> Sources:
         """Return the sources to read once more: `sources` if given, else those of the request.
 
@@ -88,6 +111,8 @@ def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunCon
         chosen = choose.recipe(index)
         watcher.say(f"{chosen.recipe}: {chosen.why}")
         given = choose.laid_on(chosen, request.layers, request.assignments)
+    for note in request.notes(given):
+        watcher.say(note)
     settled = choose.settle(replace(given, data=replace(given.data, sources=request.sources)), index)
     environment.start(settled.device)
     return settled, index

@@ -38,12 +38,15 @@ from sightline.workflow.request import Request, decided, settle, start_weights
 from sightline.workflow.together import Meeting
 
 
-def train(
+def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
     sources: Sources,
     *,
     recipe: str = "auto",
     config: Path | str | None = None,
     set: Sequence[str] = (),  # noqa: A002  # the option's own name
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
     out: Path | str | None = None,
     force: bool = False,
     hosts: Hosts | None = None,
@@ -52,17 +55,20 @@ def train(
     """Train a classifier on labelled pictures and leave a complete run directory.
 
     `sources`: what `sightline.data.index.index` takes. `recipe` names a recipe; `config` a TOML file laid on it; `set`
-    holds ``KEY=VALUE`` assignments laid on both. `out` is the run directory, ``runs/<recipe>-<data>-<n>`` if None; it
-    must not exist, or be a run: replaced if `force`, else complete with the same settings, and then only tested again.
-    `hosts`: the processes that train together, each of which calls this with the same arguments; only host 0 writes,
-    and the others' result has no figures but those of training.
+    holds ``KEY=VALUE`` assignments laid on both, and wins over `epochs` (in all: a recipe's stages are scaled to that
+    total), `batch_size` and `seed`, which are short for some. `out` is the run directory,
+    ``runs/<recipe>-<data>-<n>`` if None; it must not exist, or be a run: replaced if `force`, else complete with the
+    same settings, and then only tested again. `hosts`: the processes that train together, each of which calls this with
+    the same arguments; only host 0 writes, and the others' result has no figures but those of training.
 
     Raises `SightlineError`s, each with one clear sentence; before the first step nothing is left behind by them.
     """
     started = time.perf_counter()
     backend.keep_freed_memory()
     watcher = watcher or Watcher()
-    request = together.on_jax(Request.of(sources, recipe, config, set), hosts)
+    named = {"train.epochs": epochs, "train.batch_size": batch_size, "seed": seed}
+    assignments = [*(f"{key}={value}" for key, value in named.items() if value is not None), *set]
+    request = together.on_jax(Request.of(sources, recipe, config, assignments), hosts)
     given = request.settings()  # mistakes in the settings show before any picture is read
     place = Path(out) if out is not None else None
     with interrupt.at_once(), together.meeting(hosts, given.device, watcher) as meeting:

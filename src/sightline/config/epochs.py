@@ -1,0 +1,54 @@
+"""``train.epochs`` over the stages of a recipe: they share the total that the user asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sightline.config.tree import TrainConfig
+
+
+def share(train: Any, fixed: Collection[int] = ()) -> None:
+    """Scale the epochs of the stages in the table [train], in place, so that they sum to its ``epochs``.
+
+    The `fixed` ones keep theirs, and so do stages that state none: these take ``train.epochs`` each. Proportions are
+    kept as far as whole epochs can, but a stage that had an epoch keeps one. What is no table, list or whole number is
+    left for the check that names it.
+
+    >>> table = {"epochs": 7, "stages": [{"epochs": 12}, {"epochs": 2}]}
+    >>> share(table)
+    >>> table["stages"]
+    [{'epochs': 6}, {'epochs': 1}]
+    """
+    if not isinstance(train, dict) or not isinstance(train.get("stages"), list):
+        return
+    stages: list[Any] = train["stages"]
+    total: Any = train.get("epochs")
+    stated = {at: stage["epochs"] for at, stage in enumerate(stages) if isinstance(stage, dict) and "epochs" in stage}
+    if not _whole(total) or not all(map(_whole, stated.values())):
+        return
+    left = max(total - sum(epochs for at, epochs in stated.items() if at in fixed), 0)
+    free = {at: epochs for at, epochs in stated.items() if at not in fixed and epochs}
+    if not free:
+        return
+    exact = {at: left * epochs / sum(free.values()) for at, epochs in free.items()}
+    found = dict.fromkeys(free, min(total, 1))  # a total of 0 means that nothing is trained
+    for _ in range(left - sum(found.values())):
+        found[max(found, key=lambda at: exact[at] - found[at])] += 1
+    for at, epochs in found.items():
+        stages[at]["epochs"] = epochs
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def describe(train: TrainConfig) -> str:
+    """Return in words how many epochs each stage has.
+
+    >>> from sightline.config import StageConfig
+    >>> describe(TrainConfig(stages=(StageConfig("head", epochs=5), StageConfig("fine-tune", epochs=1))))
+    '6 epochs: head 5, fine-tune 1'
+    """
+    each = [(stage.name, train.epochs if stage.epochs is None else stage.epochs) for stage in train.stages]
+    return f"{sum(n for _, n in each)} epochs: {', '.join(f'{name} {n}' for name, n in each)}"
