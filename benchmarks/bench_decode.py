@@ -26,11 +26,12 @@ def photographs() -> list[Path]:
 
 def ours(*, keep: bool) -> float:
     """Decode in one thread per core, as `sightline train` does: into the cache on disk, or as with ``--no-cache``."""
-    from sightline import backend
+    from sightline import backend, process
     from sightline.data.cache import pixels
     from sightline.preprocess import Preprocess
 
     paths = photographs()
+    process.claim()
     backend.keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SIGHTLINE_CACHE"] = folder

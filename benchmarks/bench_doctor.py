@@ -13,6 +13,8 @@ from pathlib import Path
 
 from measure import SHARED, compare
 
+from sightline import process
+
 SIZE = 128  # what the doctor decodes to
 FOLDER = SHARED / "data" / "cats_vs_dogs"
 clock = time.process_time if os.environ.get("SIGHTLINE_CPU") else time.perf_counter
@@ -47,7 +49,7 @@ def pillow() -> float:
             return image.size
 
     started = clock()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(process.cores()) as pool:
         list(pool.map(load, paths))
     return len(paths) / (clock() - started)
 
@@ -60,7 +62,7 @@ def decode() -> float:
     paths = sorted(FOLDER.rglob("*.jpg"))
     how = Preprocess(SIZE, SIZE, 1)
     started = clock()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(process.cores()) as pool:
         list(pool.map(lambda path: how.decode(path.read_bytes()).shape, paths))
     return len(paths) / (clock() - started)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,8 @@ from typing import Any
 
 import trained
 from measure import compare
+
+from sightline import process
 
 ROWS = 32
 TIMES = 3  # over all pictures: more than a second each
@@ -40,7 +41,7 @@ def decoded(predictor: Any, paths: list[Path]) -> Any:
     """Decode in one thread per core; uint8 [N, H, W, C]."""
     import numpy as np
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(process.cores()) as pool:
         return np.stack(list(pool.map(lambda path: predictor.preprocess.decode(path.read_bytes()), paths)))
 
 

@@ -34,7 +34,7 @@ def ours(name: str, settings: tuple[str, ...]) -> float:
     """Train with Sightline's stages: the frozen layers run once over each picture."""
     from pathlib import Path
 
-    from sightline import backend
+    from sightline import backend, process
     from sightline.config import resolve
     from sightline.models import registry, weights
     from sightline.models.build import Plan, build
@@ -43,7 +43,7 @@ def ours(name: str, settings: tuple[str, ...]) -> float:
 
     train, test, classes, _ = pictures()
     backend.keras()
-    backend.set_threads(backend.cores())
+    backend.set_threads(process.cores())
     assignments = [f"model.name={name}", f"train.batch_size={BATCH}", "data.cache=false", *settings]
     stage = {"train": {"stages": [{"name": "head", "thaw": 0, "epochs": EPOCHS, "learning_rate": 1e-3}]}}
     config = resolve(stage, assignments=assignments)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sightline import process
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SIGHTLINE_SHARED") or REPOSITORY.parent / "shared")
 
@@ -47,7 +49,7 @@ def _print(title: str, speeds: Mapping[str, list[float]]) -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     ).stdout.strip()
-    print(f"{title}\n{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {os.cpu_count()} cores {_processor()}\n")
+    print(f"{title}\n{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {process.cores()} cores {_processor()}\n")
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     first = next(iter(medians))
     print(f"| variant | pictures/s, median of {len(speeds[first])} | lowest to highest | {first}, times this |")

@@ -51,7 +51,7 @@ def ours(task: Task, precision: str) -> float:
     """Train with Sightline's loop, in the precision that ``train.precision`` gives."""
     from dataclasses import replace
 
-    from sightline import backend
+    from sightline import backend, process
     from sightline.config import resolve
     from sightline.models.build import Plan, build
     from sightline.records import Samples
@@ -63,7 +63,7 @@ def ours(task: Task, precision: str) -> float:
     assignments = [f"train.epochs={EPOCHS}", f"train.batch_size={task.batch}", f"model.name={task.name}"]
     config = resolve(assignments=[*assignments, "model.normalize=unit", *task.settings])
     backend.keras()
-    backend.set_threads(backend.cores())
+    backend.set_threads(process.cores())
     plan = Plan(config.model, task.side, task.side, task.channels, task.classes)
     if precision == "auto":
         found = precisions.decide(plan, config, 1_000_000)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightline import backend
+from sightline import backend, process
 from sightline.backend import BACKENDS, Choice
 from sightline.errors import MissingExtraError, UsageError
 
@@ -209,7 +209,7 @@ def test_the_number_of_threads_is_that_of_the_cores_unless_set() -> None:
     code = "from sightline import backend; backend.configure('tensorflow', None, memory_growth=True, threads=%d); "
     code += "print(backend.threads(), backend.tensorflow().config.threading.get_intra_op_parallelism_threads())"
     done = subprocess.run([sys.executable, "-c", code % 0], capture_output=True, check=True, text=True)
-    assert done.stdout.split() == [str(backend.cores())] * 2
+    assert done.stdout.split() == [str(process.cores())] * 2
 
 
 def test_lack_of_memory_is_known_from_other_errors() -> None:

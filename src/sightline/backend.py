@@ -6,7 +6,6 @@ bundle start at once.
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import logging
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
+from sightline import process
 from sightline.errors import MissingExtraError, SightlineError, UsageError, check_installed, suggest
 
 Backend = Literal["tensorflow", "jax", "torch"]
@@ -35,6 +35,8 @@ class Choice:
     name: str
     why: str
 
+
+_PLUGINS = {"/dev/nvidia0": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "/dev/accel0": ("libtpu",)}  # JAX's, by device
 
 _reasons: dict[str, str] = {}  # why the backend in use was taken, once it is
 
@@ -76,10 +78,9 @@ def choose(wanted: str = "auto") -> Choice:
 
 def _accelerated_jax() -> bool:
     """Tell whether JAX came with support for a GPU or TPU and an NVIDIA GPU or a TPU is here, without importing it."""
-    drivers = {"/dev/nvidia0": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "/dev/accel0": ("libtpu",)}
     return any(
         Path(device).exists() and any(importlib.util.find_spec(plugin) for plugin in plugins)
-        for device, plugins in drivers.items()
+        for device, plugins in _PLUGINS.items()
     )
 
 
@@ -102,7 +103,7 @@ def configure(
     if deterministic:
         _announce_determinism()
     keras(wanted)
-    set_threads(threads or cores())
+    set_threads(threads or process.cores())
     if deterministic:
         _demand_determinism()
 
@@ -141,7 +142,7 @@ def keras(wanted: str = "auto") -> Any:
     choice = choose(wanted)
     check_installed("keras", purpose="Training")
     os.environ["KERAS_BACKEND"] = choice.name
-    keep_freed_memory()
+    keep_freed_memory(choice.name)
     # Off by default without AVX-512, where it makes training 1.8 times faster too (benchmarks/README.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -193,27 +194,14 @@ def _hidden(*packages: str) -> Iterator[None]:
                 sys.modules.pop(name, None)
 
 
-def keep_freed_memory() -> None:
-    """Let glibc hand freed blocks out again instead of returning them to the system, where the C library is glibc.
+def keep_freed_memory(wanted: str = "auto") -> None:
+    """Do as `process.keep_freed_memory` where the backend will be TensorFlow, on a CPU; imports no backend.
 
-    To be called before the first thread starts: each thread gets an arena of its own, and blocks above 64 MiB, such as
-    a batch's activations, fit no arena but the first; they are mapped, zeroed by the kernel and unmapped again in each
-    step. With it, frozen MobileNetV2 features took 6.3 and 8.8 s where they took 10.5 and 15.1 s. The numbers are those
-    of <malloc.h>.
+    JAX and PyTorch compile and compute in threads of their own, which one arena makes queue.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_max, arena_max = -1, -4, -8
-        mallopt(trim_threshold, 1 << 30)
-        mallopt(mmap_max, 0)
-        mallopt(arena_max, 1)
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(SightlineError):  # no backend is installed, or an unknown one is wanted: told where it is needed
+        if choose(wanted).name == "tensorflow" and not any(Path(device).exists() for device in _PLUGINS):
+            process.keep_freed_memory()
 
 
 def processor() -> list[str]:
@@ -255,7 +243,27 @@ def threads() -> int:
         found = torch.get_num_threads()
     else:
         found = 0
-    return int(found) or cores()
+    return int(found) or process.cores()
+
+
+def assign(variable: Any, value: Any) -> None:
+    """Set a Keras variable to a copy of `value`, an array or another variable of the same shape.
+
+    JAX's arrays cannot change, so Keras lets the variable hold the very buffer that it is given, NumPy's too. A
+    compiled step is given the buffers of all variables for good: of two that hold the same one, the other is left with
+    a deleted array.
+    """
+    if name() == "jax":
+        import jax
+
+        value = jax.numpy.array(keras().ops.convert_to_tensor(value, dtype=variable.dtype), copy=True)
+    variable.assign(value)
+
+
+def assign_all(variables: Sequence[Any], values: Sequence[Any]) -> None:
+    """Set each of `variables` to a copy of the value at its place; see `assign`."""
+    for variable, value in zip(variables, values, strict=True):
+        assign(variable, value)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -73,6 +73,20 @@ def test_more_devices_than_there_are_are_refused() -> None:
         devices.spread(DeviceConfig(count=64))
 
 
+@pytest.mark.parametrize("seen", [["cpu:0"], ["gpu:0"]])
+def test_gpus_that_are_not_there_are_refused(seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_here", lambda: seen)
+    for decide in (devices.settled, devices.spread):  # a new run, a resumed one
+        with pytest.raises(UsageError, match=r"device.gpus is \[0, 1\], but \w+ sees (no GPU|only 1 of them) here"):
+            decide(DeviceConfig(gpus=(0, 1)))
+
+
+def test_gpus_that_are_there_and_none_at_all_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert devices.settled(DeviceConfig(gpus=())).gpus == ()
+    monkeypatch.setattr(devices, "_here", lambda: ["gpu:0", "gpu:1"])
+    assert devices.settled(DeviceConfig(gpus=(2, 3))).gpus == (2, 3)
+
+
 def test_pytorch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_here", lambda: ["gpu:0", "gpu:1"])
     monkeypatch.setattr(backend, "name", lambda: "torch")

@@ -7,9 +7,23 @@ import threading
 
 import pytest
 
-from sightline.training.interrupt import listening
+from sightline import process
+from sightline.training.interrupt import at_once, leaving, listening
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.fixture(autouse=True)
+def _claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the command line's own process."""
+    monkeypatch.setattr(process, "_claimed", True)
+
+
+def test_a_library_sets_no_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_claimed", False)
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with at_once(), leaving(str), listening():
+        assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -9,6 +9,7 @@ import traceback
 
 import typer
 
+from sightline import process
 from sightline.cli import (
     card,
     compare,
@@ -67,6 +68,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; exit codes are listed in `sightline.errors` (3: a fault of Sightline's own)."""
+    process.claim()
     for stream in (sys.stdout, sys.stderr):  # a file name need not be valid UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sightline import backend
 from sightline.config import ModelConfig
 from sightline.models import registry
 from sightline.models.build import Network, Plan, build
@@ -38,7 +39,7 @@ def rebuilt(model: Any, config: ModelConfig, seed: int) -> Network:
     plan = Plan(config, height, width, channels, classes, seed, standard=_standard(model))
     network = build(plan)
     for name in network.backbone:
-        network.model.get_layer(name).set_weights(model.get_layer(name).get_weights())
+        backend.assign_all(network.model.get_layer(name).weights, model.get_layer(name).weights)
     return network
 
 

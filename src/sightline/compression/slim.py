@@ -75,7 +75,7 @@ def _fill(part: Part, layer: Any, left: NDArray[np.bool_]) -> None:
         for axis, slots in enumerate(known.get(old.name, ())):
             if slots is not None:
                 array = np.compress(left[slots], array, axis)
-        new.assign(array)
+        backend.assign(new, array)
 
 
 def _array(variable: Any) -> NDArray[np.float32]:
@@ -126,8 +126,7 @@ def by_taylor(model: Any, found: Channels, step: Callable[[Any], int]) -> Scores
         more = step(recorder)
         total += _first_order(found, recorder) ** 2
         count += 1
-    for variable, value in zip(model.variables, before, strict=True):
-        variable.assign(value)
+    backend.assign_all(model.variables, before)
     return total / count
 
 

@@ -13,7 +13,6 @@ and a canvas ``float32 [3, side, side]``, both in light: 0..1, the square of a p
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from sightline import process
 from sightline.errors import OutputError, UsageError
 from sightline.randomness import generator
 
@@ -320,7 +320,7 @@ def draw_all(
     def fill(index: int) -> None:
         pictures[index] = draw(index, size, seed)
 
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads or process.cores()) as pool:
         for done, _ in enumerate(pool.map(fill, range(count)), start=1):
             if progress is not None:
                 progress(done, count)
@@ -344,7 +344,7 @@ def write(folder: str | Path, count: int = 1200, size: int = 224, seed: int = 0,
     try:
         for name in CLASSES:
             Path(folder, name).mkdir(parents=True)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(process.cores()) as pool:
             list(pool.map(save, range(count)))
     except OSError as error:
         raise OutputError(f"cannot write beans to {folder}: {error}; name a new folder.") from error

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import files, jsonio
+from sightline import files, jsonio, process
 from sightline.errors import OutputError, PictureError, UsageError
 from sightline.preprocess import Preprocess
 from sightline.records import Progress, no_progress
@@ -155,7 +155,7 @@ def _build(
 
     checks = []
     starts = range(0, shape[0], CHUNK)
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or process.cores()) as pool:
         try:
             for done, check in enumerate(pool.map(decode, starts), 1):
                 checks.append(check)
@@ -213,7 +213,7 @@ def verified(array: NDArray[Any], checks: Sequence[int], threads: int | None) ->
     def good(i: int) -> bool:
         return zlib.crc32(array[i * CHUNK : (i + 1) * CHUNK].data) == checks[i]
 
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or process.cores()) as pool:
         return len(checks) == -(-len(array) // CHUNK) and all(pool.map(good, chunks))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import preprocess
+from sightline import preprocess, process
 from sightline.data import datasets
 from sightline.data.sources.filenames import is_picture_name
 from sightline.data.sources.folder import class_folders
@@ -136,7 +135,7 @@ def _look_into(entries: Sequence[Entry], progress: Progress, threads: int | None
     found: list[Picture | Reject | None] = []
     step = 256  # entries per task: small enough for progress, large enough that handing out costs nothing
     chunks = [entries[i : i + step] for i in range(0, len(entries), step)]
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or process.cores()) as pool:
         for part in pool.map(lambda chunk: [_look(e) for e in chunk], chunks):
             found += part
             progress("indexing", len(found), len(entries))

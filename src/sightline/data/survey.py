@@ -5,7 +5,6 @@ Each content is decoded once, to at most 128x128 grey pixels; nothing larger is 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline import preprocess
+from sightline import preprocess, process
 from sightline.data import hashes
 from sightline.data.cache import Read
 from sightline.errors import PictureError
@@ -76,7 +75,7 @@ def survey(index: Index, progress: Progress = no_progress, threads: int | None =
         small = np.stack([tiny for _, tiny in found])
         return [look for look, _ in found], *fingerprints(small)
 
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(threads or process.cores()) as pool:
         try:
             for some, hashed, halved in pool.map(chunk, starts):
                 looks += some

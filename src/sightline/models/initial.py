@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection
 from typing import Any, Literal
 
+import numpy as np
+
 from sightline import backend
 from sightline.randomness import derive
 
@@ -25,10 +27,11 @@ def initialize(model: Any, init: Init, seed: int, skip: Collection[str] = (), on
             continue
         for variable in layer.weights:
             if is_kernel(variable):
-                variable.assign(_drawn(variable, _is_depthwise(layer, variable), init, derive(seed, variable.path)))
+                drawn = _drawn(variable, _is_depthwise(layer, variable), init, derive(seed, variable.path))
+                backend.assign(variable, drawn)
             elif variable.path.endswith("bias"):
                 one = layer.name.partition("_")[0] in ones
-                variable.assign(backend.keras().ops.full(variable.shape, float(one), variable.dtype))
+                backend.assign(variable, np.full(tuple(variable.shape), float(one)))
 
 
 def is_kernel(variable: Any) -> bool:

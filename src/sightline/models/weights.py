@@ -119,5 +119,5 @@ def _fill(backbone: Sequence[Any], head: Sequence[Any], stored: list[tuple[str, 
     top = arrays[len(wanted) :]
     whole = bool(top) and [a.shape for a in top] == [tuple(v.shape) for v in further]
     for variable, array in [*rows, *(zip(further, top, strict=True) if whole else ())]:
-        variable.assign(array)
+        backend.assign(variable, array)
     return whole

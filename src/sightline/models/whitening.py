@@ -38,5 +38,5 @@ def whiten(model: Any, name: str, pixels: NDArray[np.uint8]) -> None:
     covariance = np.einsum("ni,nj->ij", rows, rows, optimize=False) / len(rows)  # by one thread: the same bits anywhere
     values, vectors = np.linalg.eigh(covariance)
     directions = (vectors / np.sqrt(values + FLOOR)).reshape(height, width, channels, -1)
-    layer.kernel.assign(np.concatenate([directions, -directions], axis=-1).astype(np.float32))
-    layer.bias.assign(np.zeros(layer.bias.shape, np.float32))
+    backend.assign(layer.kernel, np.concatenate([directions, -directions], axis=-1).astype(np.float32))
+    backend.assign(layer.bias, np.zeros(layer.bias.shape, np.float32))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import process
 from sightline.errors import ModelError, require
 from sightline.export.tensorflow import LITERT
 from sightline.prediction.base import Outputs
@@ -24,7 +24,7 @@ class LiteRtPredictor:
         self.preprocess = preprocess
         litert = require("ai_edge_litert.interpreter", "The format litert")
         try:
-            interpreter = litert.Interpreter(str(folder / LITERT), num_threads=threads or os.cpu_count() or 1)
+            interpreter = litert.Interpreter(str(folder / LITERT), num_threads=threads or process.cores())
             self._run = interpreter.get_signature_runner()
         except Exception as error:
             raise ModelError(f"LiteRT cannot load it: {str(error).strip().splitlines()[0]}") from error

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import runtimes
+from sightline import process, runtimes
 from sightline.errors import ModelError
 from sightline.prediction.base import Outputs
 from sightline.preprocess import Preprocess
@@ -24,7 +23,7 @@ def session(model: bytes, threads: int = 0) -> Any:
     """
     onnxruntime = runtimes.onnx_runtime()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.intra_op_num_threads = threads or process.cores()
     options.log_severity_level = 4
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import process
 from sightline.data.sources.filenames import is_hidden, is_picture_name
 from sightline.errors import DataError, PictureError
 from sightline.prediction.base import NOT_FINITE, Predictor, filled, suitable_batch_size
@@ -121,7 +122,7 @@ def predict(
     answer comes with a `Decision`.
     """
     size = batch_size or suitable_batch_size(predictor.preprocess)
-    workers = threads or os.cpu_count() or 1
+    workers = threads or process.cores()
     queue: deque[tuple[str, Future[Decoded]]] = deque()
     source = iter(items)
     with ThreadPoolExecutor(workers) as pool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import process
 from sightline.errors import PictureError
 from sightline.prediction import stream
 from sightline.prediction.base import suitable_batch_size
@@ -33,7 +33,7 @@ class Batcher:
         self._thresholds = classifier.thresholds
         self._size = suitable_batch_size(classifier.preprocess)
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(BATCHES * self._size)
-        self._decoders = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
+        self._decoders = ThreadPoolExecutor(process.cores(), "decode")
         self._model = ThreadPoolExecutor(1, "model")
 
     @property

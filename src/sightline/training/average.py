@@ -41,13 +41,13 @@ def averaged(learner: Any) -> Iterator[None]:
         yield
     finally:
         for (weight, _), array in zip(pairs, kept, strict=True):
-            weight.assign(array)
+            backend.assign(weight, array)
 
 
 def settle(learner: Any) -> None:
     """Let the average take the place of the weights, where there is one."""
     for weight, average in _pairs(learner):
-        weight.assign(average)
+        backend.assign(weight, average)
 
 
 def _pairs(learner: Any) -> list[tuple[Any, Any]]:

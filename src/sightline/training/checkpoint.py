@@ -49,7 +49,7 @@ def restore(model: Any, arrays: Arrays) -> None:
         name = f"{i:04d}:{variable.name}"
         if name not in arrays or arrays[name].shape != tuple(variable.shape):
             raise ModelError(f"The checkpoint does not fit the network: it has no {name} of shape {variable.shape}.")
-        variable.assign(arrays[name])
+        backend.assign(variable, arrays[name])
 
 
 def write(folder: Path, number: int, checkpoint: Checkpoint, keep: int = 2) -> Path:

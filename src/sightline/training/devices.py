@@ -41,9 +41,21 @@ def settled(device: DeviceConfig, processes: int = 1) -> DeviceConfig:
 
     Raises `UsageError` if there are not so many, or if the backend cannot spread a step.
     """
+    _check_gpus(device)
     found = replace(device, count=device.count or len(_here()), hosts=processes)
     _check(found)
     return found
+
+
+def _check_gpus(device: DeviceConfig) -> None:
+    """Raise `UsageError` if the settings name GPUs that the backend does not see: it would train on the CPU."""
+    here = [name for name in _here() if not name.startswith(("cpu", "tpu"))]
+    if device.gpus and len(here) < len(device.gpus):
+        seen = f"only {len(here)} of them" if here else "no GPU"
+        raise UsageError(
+            f"device.gpus is {list(device.gpus)}, but {backend.name()} sees {seen} here: leave it unset to train on "
+            f"{_here()[0]}, or check the GPU's driver and that {backend.name()} is installed in its build for GPUs."
+        )
 
 
 def _check(device: DeviceConfig) -> None:
@@ -64,6 +76,7 @@ def _check(device: DeviceConfig) -> None:
 
 def spread(device: DeviceConfig) -> Spread:
     """Return what spreads networks over the devices that settings (`settled`) name; raises as `settled` does."""
+    _check_gpus(device)
     if device.count * device.hosts == 1:
         return Spread()
     _check(device)

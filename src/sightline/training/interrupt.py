@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM: between two steps of training, never inside one; elsewhere at once."""
+"""Ctrl-C and SIGTERM: between two steps of training, never inside one; elsewhere at once.
+
+Handlers are set in the command line's own process alone (`process.claim`). A program that calls Sightline keeps its
+own: there Ctrl-C raises `KeyboardInterrupt` at once, and the run is resumed from its last checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from sightline import process
 from sightline.errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -42,11 +47,16 @@ class Stop:
         self.asked = True
 
 
+def _ours() -> bool:
+    """Tell whether handlers may be set: in the command line's process, and there in the main thread alone."""
+    return process.claimed() and threading.current_thread() is threading.main_thread()
+
+
 @contextmanager
 def listening(agreed: Callable[[bool], bool] = bool) -> Iterator[Stop]:
-    """Catch the signals while the block runs; outside the main thread nothing is caught. `agreed`: see `Stop`."""
+    """Catch the signals while the block runs, where they are ours to catch. `agreed`: see `Stop`."""
     stop = Stop(agreed)
-    if threading.current_thread() is not threading.main_thread():
+    if not _ours():
         yield stop
         return
     before = {s: signal.signal(s, stop._handle) for s in _SIGNALS}  # noqa: SLF001
@@ -60,7 +70,7 @@ def listening(agreed: Callable[[bool], bool] = bool) -> Iterator[Stop]:
 @contextmanager
 def at_once() -> Iterator[None]:
     """Let SIGTERM raise `KeyboardInterrupt` while the block runs, as Ctrl-C does; `listening` may stand within."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _ours():
         yield
         return
 
@@ -81,7 +91,7 @@ def leaving(last: Callable[[], str]) -> Iterator[None]:
     For stages deep in native code, where nothing is left to tidy up: an exception raised in a Python function that such
     code has called may end in a segmentation fault, as was seen within the export. `listening` may stand within.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not _ours():
         yield
         return
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sightline import process
 from sightline.config import RunConfig
 from sightline.data import patch
 from sightline.data.audit import brief
@@ -44,7 +44,7 @@ def near(data: Dataset, config: RunConfig) -> Iterator[str]:
     rows = np.unique(data.rows)
     if config.split.group != "none" or len(rows) > MOST or len(rows) == 0:
         return
-    with ThreadPoolExecutor(config.device.threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(config.device.threads or process.cores()) as pool:
         small = np.stack(list(pool.map(lambda row: tiny(_image(data, int(row))), rows)))
     telling = np.ptp(small.reshape(len(small), -1), axis=1) > 0
     if not telling.any():

@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
-from sightline import backend
+from sightline import backend, process
 from sightline.config import DeviceConfig, RunConfig
 from sightline.data import cache
 from sightline.errors import check_installed
@@ -75,7 +75,7 @@ def environment() -> dict[str, Any]:
         "GPUs to be seen": os.environ.get("CUDA_VISIBLE_DEVICES", "all"),
         "GPU memory": "as needed" if os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH") == "true" else "all at the start",
         "threads": backend.threads(),
-        "cores": os.cpu_count(),
+        "cores": process.cores(),
         "processor": processor(),
         "memory": _memory(),
         "platform": platform.platform(),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sightline import backend
 from sightline.config import RunConfig
 from sightline.data.dataset import Dataset
 from sightline.models import build, registry, whitening
@@ -70,5 +71,5 @@ def alone(network: Network, made: Plan, spread: Spread) -> Any:
     if made.precision == "float32" and spread.made is None:
         return network.model
     copy = build.build(replace(made, precision="float32", l2=0.0)).model
-    copy.set_weights(network.model.get_weights())
+    backend.assign_all(copy.weights, network.model.get_weights())
     return copy

@@ -39,12 +39,12 @@ def resume(
     are no longer the same, and what `train` raises.
     """
     started = time.perf_counter()
-    backend.keep_freed_memory()
     watcher = watcher or Watcher()
     begun = DeviceConfig()
     if hosts is None or again.is_run(Path(path)):  # it need not be there on hosts other than 0
         run = Run.open(Path(path))
         begun = run.config.device if run.has_config else begun
+    backend.keep_freed_memory(begun.backend)  # before the first thread
     with interrupt.at_once(), together.meeting(hosts, begun, watcher) as meeting:
         if meeting.team.rank:
             return together.follow(meeting, sources, started)

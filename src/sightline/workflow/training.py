@@ -64,12 +64,12 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
     Raises `SightlineError`s, each with one clear sentence; before the first step nothing is left behind by them.
     """
     started = time.perf_counter()
-    backend.keep_freed_memory()
     watcher = watcher or Watcher()
     named = {"train.epochs": epochs, "train.batch_size": batch_size, "seed": seed}
     assignments = [*(f"{key}={value}" for key, value in named.items() if value is not None), *set]
     request = together.on_jax(Request.of(sources, recipe, config, assignments), hosts)
     given = request.settings()  # mistakes in the settings show before any picture is read
+    backend.keep_freed_memory(given.device.backend)  # before the first thread
     place = Path(out) if out is not None else None
     with interrupt.at_once(), together.meeting(hosts, given.device, watcher) as meeting:
         if meeting.team.rank:

@@ -1,0 +1,111 @@
+"""What belongs to a whole process is set in the command line's own alone."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sightline import backend, process
+
+
+@pytest.fixture
+def mallopt(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The calls of glibc's ``mallopt``, none of which is carried out, in a process claimed by the command line."""
+    calls: list[tuple[int, int]] = []
+
+    class Library:
+        def __init__(self, name: str | None) -> None:
+            self.mallopt = lambda what, value: calls.append((what, value))
+
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    monkeypatch.setattr(process, "_claimed", True)
+    monkeypatch.setattr(process, "cores", lambda: 2)
+    monkeypatch.setattr(backend, "choose", lambda wanted="auto": backend.Choice("tensorflow", "a test"))
+    monkeypatch.setattr(backend, "_PLUGINS", {})
+    return calls
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_the_command_line_keeps_freed_memory_on_few_cores(mallopt: list[tuple[int, int]]) -> None:
+    backend.keep_freed_memory()
+    assert (-8, 1) in mallopt, "one arena"
+
+
+@pytest.mark.parametrize("case", ["a library", "many cores", "jax", "torch", "a GPU"])
+def test_memory_is_left_alone_elsewhere(
+    case: str, mallopt: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if case == "a library":
+        monkeypatch.setattr(process, "_claimed", False)
+    elif case == "many cores":
+        monkeypatch.setattr(process, "cores", lambda: process.FEW_CORES + 1)
+    elif case == "a GPU":
+        monkeypatch.setattr(backend, "_PLUGINS", {str(tmp_path): ()})
+    else:
+        monkeypatch.setattr(backend, "choose", lambda wanted="auto": backend.Choice(case, "a test"))
+    backend.keep_freed_memory()
+    assert mallopt == []
+
+
+LIBRARY = """
+import signal, sys
+def mine(number, frame): raise SystemExit(f"mine: {number}")
+signal.signal(signal.SIGTERM, mine)
+import sightline
+from sightline.watch import Watcher
+class Stopping(Watcher):
+    def step(self, epoch, step, *_):
+        if (epoch, step) == (2, 1):
+            signal.raise_signal(getattr(signal, sys.argv[1]))
+sightline.train("beans:60@16", recipe="quick", out="run", watcher=Stopping(),
+    set=["model.name=cifar10-simple", "train.epochs=3", "train.checkpoint_steps=1"])
+"""
+
+
+def _train(folder: Path, number: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", LIBRARY, number], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_ctrl_c_in_a_library_call_leaves_a_run_to_resume(tmp_path: Path) -> None:
+    """Python's own handler raises at once; the run says so, and goes on to the weights that it would have had."""
+    done = _train(tmp_path, "SIGINT")
+    assert "sightline.errors.Interrupted: Stopped. `sightline resume run` goes on from there." in done.stderr
+    resumed = subprocess.run(
+        [sys.executable, "-m", "sightline", "resume", "run", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on after" in resumed.stderr, "from the last checkpoint"
+
+
+def test_a_library_call_keeps_the_callers_handlers(tmp_path: Path) -> None:
+    done = _train(tmp_path, "SIGTERM")
+    assert done.stderr.strip().endswith(f"mine: {int(signal.SIGTERM)}"), done.stderr
+
+
+def test_cores_are_those_of_the_affinity() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    code += "from sightline import process; print(process.cores())"
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system has no affinity")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "1\n"
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("100000 100000", 1), ("max 100000", 64), ("250000 100000", 3)])
+def test_cores_are_no_more_than_the_quota(
+    quota: str, expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(process, "CGROUPS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    if not Path("/proc/self/cgroup").is_file():
+        pytest.skip("this system has no cgroups")
+    assert process.cores() == expected
