@@ -27,14 +27,12 @@ from sightline.errors import SightlineError
 from sightline.export import onnx, openvino, tensorflow
 from sightline.models import registry
 from sightline.models.build import Plan, build
-from sightline.prediction import parity
+from sightline.prediction import exported, parity
 from sightline.prediction.base import Predictor
 from sightline.prediction.keras import KerasPredictor
-from sightline.prediction.litert import LiteRtPredictor
+from sightline.prediction.manifest import Manifest
 from sightline.prediction.onnx import OnnxPredictor
-from sightline.prediction.openvino import OpenVinoPredictor
 from sightline.prediction.parity import Parity, Tolerance
-from sightline.prediction.saved_model import SavedModelPredictor
 from sightline.preprocess import Preprocess
 
 PAGE = Path(__file__).with_name("export.md")
@@ -94,15 +92,15 @@ def forms(model: Any, preprocess: Preprocess) -> Iterator[tuple[str, Predictor]]
     """Yield the predictor of each format; raises `MissingExtraError` where a package is not here."""
     graph = onnx.convert(model)
     yield "onnx", OnnxPredictor(graph, CLASSES, preprocess)
-    others: dict[str, tuple[Callable[[Path], None], Any]] = {
-        "openvino": (lambda folder: openvino.convert(graph, folder), OpenVinoPredictor),
-        "litert": (lambda folder: tensorflow.litert(model, folder), LiteRtPredictor),
-        "saved_model": (lambda folder: tensorflow.saved_model(model, folder), SavedModelPredictor),
+    others: dict[str, Callable[[Path], None]] = {
+        "openvino": lambda folder: openvino.convert(graph, folder),
+        "litert": lambda folder: tensorflow.litert(model, folder),
+        "saved_model": lambda folder: tensorflow.saved_model(model, folder),
     }
-    for name, (write, reader) in others.items():
+    for name, write in others.items():
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder))
-            yield name, reader(Path(folder), CLASSES, preprocess)
+            yield name, exported.read(Path(folder), name, Manifest("", CLASSES, preprocess))
 
 
 def rows(name: str, folder: Path) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from sightline.records import Evaluation, Figure
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip, or its .onnx file.")],
+    model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")],
     data: Annotated[list[str] | None, typer.Argument(help="Labelled pictures; default: the run's own.")] = None,
     split: Annotated[
         str | None, typer.Option(help="train, validation or test; default: test where there is one.")

@@ -13,7 +13,7 @@ from sightline.records import Explanation
 
 
 def explain(
-    model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip, or its .onnx file.")],
+    model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")],
     pictures: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
     method: Annotated[
         str | None, typer.Option(help="gradcam, gradcam++, occlusion or rise; default gradcam, where it is possible.")

@@ -24,7 +24,7 @@ class Form(StrEnum):
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip, or its .onnx file.")],
+    model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")],
     pictures: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
     top: Annotated[int, typer.Option(min=1, help="So many classes for each picture.")] = 5,
     form: Annotated[Form, typer.Option("--format", help="table, csv or jsonl.")] = Form.table,

@@ -10,7 +10,7 @@ from sightline.cli.output import console, escape
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip, or its .onnx file.")],
+    model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")],
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     largest: Annotated[int, typer.Option(min=1, metavar="MB", help="The largest picture taken.")] = 32,

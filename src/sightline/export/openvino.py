@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sightline import runtimes
 
-NAME = "model.xml"
+NAME, WEIGHTS = "model.xml", "model.bin"
 
 
 def convert(graph: bytes, folder: Path, *, half: bool = False, manifest: str = "") -> None:

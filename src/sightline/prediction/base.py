@@ -47,6 +47,18 @@ class Predictor(Protocol):
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
 
 
+class Portable:
+    """A predictor that can be copied and pickled although the session of its runtime cannot.
+
+    What the session is opened from goes into the copy; the session, which a subclass opens in the cached property
+    `_session`, is opened anew when the copy is first asked. Like any pickle, one of a model may run what its maker put
+    into it: unpickle only what you trust.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_session"}
+
+
 PIXELS = 8 * 224 * 224  # of the pictures in a batch: what lies between layers is a hundred times as large
 MOST = 128
 

@@ -10,12 +10,15 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sightline import jsonio
+from sightline import files, jsonio
 from sightline.errors import ModelError, OutputError
+from sightline.export import openvino, tensorflow
 from sightline.prediction import bundle
 from sightline.prediction.base import Predictor, check_finite
 from sightline.prediction.bundle import MANIFEST, Bundle
@@ -24,50 +27,96 @@ from sightline.prediction.manifest import Manifest
 FORMATS = ("openvino", "litert", "saved_model")
 
 
-def seal(folder: Path, form: str, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    """Add golden examples (`files`) and the manifest to a folder that holds the model's files in the format `form`."""
-    for name, content in files.items():
+def seal(folder: Path, form: str, manifest: Manifest, examples: Mapping[str, bytes]) -> None:
+    """Add reference examples and the manifest to a folder that holds the model's files in the format `form`."""
+    for name, content in examples.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    values = manifest.to_dict() | {"format": form, "files": _hashes(folder)}
+    (folder / MANIFEST).write_bytes(_sealed(manifest, form, _contents(folder)))
+
+
+def _sealed(manifest: Manifest, form: str, contents: Mapping[str, bytes]) -> bytes:
+    """Return ``manifest.json``: with the format, the hash of every other file, and its own."""
+    values = manifest.to_dict() | {"format": form, "files": _hashes(contents)}
     text = jsonio.dumps(values | {"manifest_sha256": _own(values)}, sort_keys=True, indent=1)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return f"{text}\n".encode()
+
+
+def find(path: Path) -> Path | None:
+    """Return the exported folder that `path` is, or whose model it is (its ``model.tflite``); None if it is neither."""
+    for folder in (path, path.parent):
+        if _format(folder) in FORMATS:
+            known = path == folder or path.name in {openvino.NAME, tensorflow.LITERT, tensorflow.SAVED_MODEL}
+            return folder if known else None
+    return None
+
+
+def _format(folder: Path) -> Any:
+    """Return the format that the manifest of a folder names; None where there is no such manifest."""
+    try:
+        values = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return values.get("format") if isinstance(values, dict) else None
 
 
 def load(folder: Path, threads: int = 0) -> tuple[Manifest, Predictor]:
     """Check all that can be checked of a folder and return its manifest and predictor; raises `ModelError`."""
+    with _explained(folder):
+        manifest, form, contents = _read(folder)
+        predictor = _predictor(form, contents, manifest, threads)
+        bundle.check_golden(Bundle(manifest, b"", contents), predictor)
+        check_finite(predictor.outputs, predictor.preprocess)
+    return manifest, predictor
+
+
+def read(folder: Path, form: str, manifest: Manifest, threads: int = 0) -> Predictor:
+    """Load the files of a folder in the runtime of their format, without any check."""
+    return _predictor(form, _contents(folder), manifest, threads)
+
+
+def restate(folder: Path, **changes: Any) -> None:
+    """Change what a folder's manifest says of the model, whose files stay; raises `ModelError` if it cannot be read."""
+    with _explained(folder):
+        manifest, form, contents = _read(folder)
+    files.write(folder / MANIFEST, _sealed(replace(manifest, **changes), form, contents))
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Name the folder in whatever its content raises."""
     try:
-        return _load(folder, threads)
+        yield
     except ModelError as error:
         text = str(error).rstrip(".")
-        raise ModelError(
-            f"The export {folder} cannot be used: {text}. Make it anew with `sightline export`."
-        ) from error
+        raise ModelError(f"The export {folder} cannot be used: {text}. Export it again.") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"The export {folder} cannot be read: {error}.") from error
+        raise ModelError(f"The export {folder} cannot be read: {error}. Export it again.") from error
 
 
-def _load(folder: Path, threads: int) -> tuple[Manifest, Predictor]:
+def _read(folder: Path) -> tuple[Manifest, str, dict[str, bytes]]:
+    """Return the manifest, the format and the files of a folder, their hashes checked.
+
+    The files are read once: what was hashed is what runs.
+    """
     values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     if not isinstance(values, dict) or values.get("format") not in FORMATS:
         raise ModelError(f"{MANIFEST} names none of the formats {', '.join(FORMATS)}")
     if values.pop("manifest_sha256", None) != _own(values):
         raise ModelError(f"{MANIFEST} was changed: its hash is not the one that it holds")
     form, hashes = values.pop("format"), values.pop("files")
-    found = _hashes(folder)
-    if different := sorted(name for name in hashes.keys() | found.keys() if hashes.get(name) != found.get(name)):
+    contents = _contents(folder)
+    here = _hashes(contents)
+    if different := sorted(name for name in hashes.keys() | here.keys() if hashes.get(name) != here.get(name)):
         raise ModelError(f"{different[0]} was changed, added or removed: its hash is not the one in {MANIFEST}")
     manifest = Manifest.from_dict(values)
-    predictor = read(folder, form, manifest, threads)
-    golden = {g.file: (folder / g.file).read_bytes() for g in manifest.golden}
-    bundle.check_golden(Bundle(manifest, b"", golden), predictor)
-    check_finite(predictor.outputs, predictor.preprocess)
-    return manifest, predictor
+    if missing := [example.file for example in manifest.golden if example.file not in contents]:
+        raise ModelError(f"{missing[0]} is missing")
+    return manifest, form, contents
 
 
-def read(folder: Path, form: str, manifest: Manifest, threads: int = 0) -> Predictor:
-    """Load the files of a folder in the runtime of their format, without any check."""
+def _predictor(form: str, contents: Mapping[str, bytes], manifest: Manifest, threads: int) -> Predictor:
     from sightline.prediction.litert import LiteRtPredictor
     from sightline.prediction.openvino import OpenVinoPredictor
     from sightline.prediction.saved_model import SavedModelPredictor
@@ -77,7 +126,10 @@ def read(folder: Path, form: str, manifest: Manifest, threads: int = 0) -> Predi
         "litert": LiteRtPredictor,
         "saved_model": SavedModelPredictor,
     }
-    predictor: Predictor = kinds[form](folder, manifest.classes, manifest.preprocess, threads)
+    try:
+        predictor: Predictor = kinds[form](contents, manifest.classes, manifest.preprocess, threads)
+    except KeyError as error:
+        raise ModelError(f"{error.args[0]} is missing") from error
     return predictor
 
 
@@ -100,15 +152,20 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    found = {}
+def _contents(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder but the manifest, by name; raises `ModelError` for a link."""
+    contents = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise ModelError(f"{name} is a link, which an export does not hold")
         if path.is_file() and name != MANIFEST:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            contents[name] = path.read_bytes()
+    return contents
+
+
+def _hashes(contents: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
 
 def _own(values: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,28 @@ from sightline.preprocess import Preprocess
 
 
 class KerasPredictor:
-    """Predicts with a Keras model that maps uint8 pixels to a dict with ``probabilities``."""
+    """Predicts with a Keras model that maps uint8 pixels to a dict with ``probabilities``.
+
+    A copy or pickle holds the model as a ``.keras`` file, read in safe mode when the copy is first asked.
+    """
 
     def __init__(self, model: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
-        self.model = model
+        self._model = model
+        self._file: bytes | None = None
         self.classes = tuple(classes)
         self.preprocess = preprocess
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_model": None, "_file": self._file or _saved(self._model)}
+
+    @property
+    def model(self) -> Any:
+        """The Keras model."""
+        if self._model is None:
+            assert self._file is not None
+            self._model = _opened(self._file)
+            self._file = None  # no longer needed: the model can be saved again
+        return self._model
 
     @classmethod
     def load(cls, path: Path, classes: Sequence[str], preprocess: Preprocess) -> KerasPredictor:
@@ -57,6 +74,20 @@ class KerasPredictor:
         answer = self.model(pixels, training=False)
         to_numpy = backend.keras().ops.convert_to_numpy
         return _outputs({name: to_numpy(value) for name, value in answer.items()})
+
+
+def _saved(model: Any) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+        path = Path(folder, "model.keras")
+        model.save(path)
+        return path.read_bytes()
+
+
+def _opened(file: bytes) -> Any:
+    with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+        path = Path(folder, "model.keras")
+        path.write_bytes(file)
+        return backend.keras().saving.load_model(path, compile=False, safe_mode=True)
 
 
 def _outputs(answer: Mapping[str, Any]) -> Outputs:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,21 +13,33 @@ from numpy.typing import NDArray
 from sightline import process
 from sightline.errors import ModelError, require
 from sightline.export.tensorflow import LITERT
-from sightline.prediction.base import Outputs
+from sightline.prediction.base import Outputs, Portable
 from sightline.preprocess import Preprocess
 
 
-class LiteRtPredictor:
-    """Predicts with the file of a folder, on the CPU."""
+class LiteRtPredictor(Portable):
+    """Predicts with an exported model, on the CPU."""
 
-    def __init__(self, folder: Path, classes: Sequence[str], preprocess: Preprocess, threads: int = 0) -> None:
-        """`threads` 0: one for each core. Raises `ModelError` for a file that cannot be run."""
+    def __init__(
+        self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: Preprocess, threads: int = 0
+    ) -> None:
+        """`files` holds ``model.tflite``; `threads` 0: one for each core.
+
+        Raises `ModelError` for a file that cannot be run.
+        """
         self.classes = tuple(classes)
         self.preprocess = preprocess
+        self._threads = threads
+        self._file = files[LITERT]
+        _ = self._session  # so that its errors show now
+
+    @cached_property
+    def _session(self) -> tuple[Any, threading.Lock]:
         litert = require("ai_edge_litert.interpreter", "The format litert")
+        threads = self._threads or process.cores()
         try:
-            interpreter = litert.Interpreter(str(folder / LITERT), num_threads=threads or process.cores())
-            self._run = interpreter.get_signature_runner()
+            interpreter = litert.Interpreter(model_content=self._file, num_threads=threads)
+            return interpreter.get_signature_runner(), threading.Lock()
         except Exception as error:
             raise ModelError(f"LiteRT cannot load it: {str(error).strip().splitlines()[0]}") from error
 
@@ -35,5 +49,7 @@ class LiteRtPredictor:
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
-        found = self._run(pixels=np.ascontiguousarray(pixels))
-        return Outputs(*(np.array(found[name], np.float32) for name in ("probabilities", "logits", "features")))
+        run, lock = self._session
+        with lock:  # an interpreter has one set of tensors
+            answer = run(pixels=np.ascontiguousarray(pixels))
+            return Outputs(*(np.array(answer[name], np.float32) for name in ("probabilities", "logits", "features")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from sightline import process, runtimes
 from sightline.errors import ModelError
-from sightline.prediction.base import Outputs
+from sightline.prediction import onnxfile
+from sightline.prediction.base import Outputs, Portable
 from sightline.preprocess import Preprocess
 
 NAMES = ("probabilities", "logits", "features")
@@ -31,22 +33,33 @@ def session(model: bytes, threads: int = 0) -> Any:
         raise ModelError(f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
 
 
-class OnnxPredictor:
+class OnnxPredictor(Portable):
     """Predicts with the bytes of an ONNX file whose input is uint8 pixels [N, H, W, C]."""
 
     def __init__(self, model: bytes, classes: Sequence[str], preprocess: Preprocess, threads: int = 0) -> None:
         """`threads` 0: one for each core. Raises `ModelError` for a file that cannot be run, or does not fit."""
         self.classes = tuple(classes)
         self.preprocess = preprocess
-        self._session = session(model, threads)
-        self._check()
+        self._threads = threads
+        self._model = model  # ONNX Runtime's session holds the same bytes, so that this takes no memory
+        _ = self._session  # so that its errors show now
 
-    def _check(self) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        onnxfile.check_graph(self._model)  # as whoever loads the file does
+
+    @cached_property
+    def _session(self) -> Any:
+        opened = session(self._model, self._threads)
+        self._check(opened)
+        return opened
+
+    def _check(self, opened: Any) -> None:
         size = self.preprocess
-        inputs = [(i.name, i.type, i.shape[1:]) for i in self._session.get_inputs()]
+        inputs = [(i.name, i.type, i.shape[1:]) for i in opened.get_inputs()]
         expected = [("pixels", "tensor(uint8)", [size.height, size.width, size.channels])]
-        outputs = {o.name: o.shape for o in self._session.get_outputs()}
-        batch = next((i.shape[0] for i in self._session.get_inputs() if i.shape), None)
+        outputs = {o.name: o.shape for o in opened.get_outputs()}
+        batch = next((i.shape[0] for i in opened.get_inputs() if i.shape), None)
         if inputs != expected:
             raise ModelError(f"its input is {inputs}, where its preprocessing makes {expected}")
         if set(outputs) != set(NAMES) or outputs["probabilities"][1:] != [len(self.classes)]:

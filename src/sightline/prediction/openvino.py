@@ -1,37 +1,49 @@
-"""OpenVINO's ``model.xml`` as a `Predictor`."""
+"""OpenVINO's ``model.xml`` and ``model.bin`` as a `Predictor`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline import runtimes
 from sightline.errors import ModelError
-from sightline.export.openvino import NAME
-from sightline.prediction.base import Outputs
+from sightline.export.openvino import NAME, WEIGHTS
+from sightline.prediction.base import Outputs, Portable
 from sightline.preprocess import Preprocess
 
 NAMES = ("probabilities", "logits", "features")
 
 
-class OpenVinoPredictor:
-    """Predicts with the files of a folder, on the CPU, in float32 arithmetic where the file leaves the choice."""
+class OpenVinoPredictor(Portable):
+    """Predicts with an exported model, on the CPU, in float32 arithmetic where the file leaves the choice."""
 
-    def __init__(self, folder: Path, classes: Sequence[str], preprocess: Preprocess, threads: int = 0) -> None:
-        """`threads` 0: as OpenVINO thinks best. Raises `ModelError` for files that cannot be run."""
+    def __init__(
+        self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: Preprocess, threads: int = 0
+    ) -> None:
+        """`files` holds ``model.xml`` and ``model.bin``; `threads` 0: as OpenVINO thinks best.
+
+        Raises `ModelError` for files that cannot be run.
+        """
         self.classes = tuple(classes)
         self.preprocess = preprocess
+        self._threads = threads
+        self._graph, self._weights = files[NAME], files[WEIGHTS]
+        _ = self._session  # so that its errors show now
+
+    @cached_property
+    def _session(self) -> tuple[Any, list[Any], threading.Lock]:
         openvino = runtimes.openvino()
-        settings = {"INFERENCE_PRECISION_HINT": "f32"} | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+        threads = {"INFERENCE_NUM_THREADS": self._threads} if self._threads else {}
         try:
             core = openvino.Core()
-            model = core.read_model(folder / NAME)
-            self.manifest = str(model.get_rt_info("sightline").astype(str)) if model.has_rt_info("sightline") else ""
-            self._compiled = core.compile_model(model, "CPU", settings)
-            self._places = [self._compiled.output(name) for name in NAMES]
+            model = core.read_model(self._graph, self._weights)
+            compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **threads})
+            return compiled, [compiled.output(name) for name in NAMES], threading.Lock()
         except Exception as error:
             raise ModelError(f"OpenVINO cannot load it: {str(error).strip().splitlines()[0]}") from error
 
@@ -41,5 +53,7 @@ class OpenVinoPredictor:
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
-        found = self._compiled(np.ascontiguousarray(pixels))
-        return Outputs(*(np.array(found[place], np.float32) for place in self._places))
+        compiled, places, lock = self._session
+        with lock:  # all calls share one request
+            answer = compiled(np.ascontiguousarray(pixels))
+            return Outputs(*(np.array(answer[place], np.float32) for place in places))

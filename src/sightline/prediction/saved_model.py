@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import ModelError, require
 from sightline.export.tensorflow import SAVED_MODEL
-from sightline.prediction.base import Outputs
+from sightline.prediction.base import Outputs, Portable
 from sightline.preprocess import Preprocess
 
 
-class SavedModelPredictor:
-    """Predicts with the ``saved_model/`` of a folder, through its signature ``serving_default``."""
+class SavedModelPredictor(Portable):
+    """Predicts with an exported model, through its signature ``serving_default``."""
 
-    def __init__(self, folder: Path, classes: Sequence[str], preprocess: Preprocess, threads: int = 0) -> None:
-        """`threads` is TensorFlow's own affair. Raises `ModelError` for a folder that cannot be run."""
+    def __init__(
+        self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: Preprocess, threads: int = 0
+    ) -> None:
+        """`files` holds all below ``saved_model/``; `threads` is TensorFlow's own affair.
+
+        Raises `ModelError` for files that cannot be run.
+        """
         del threads
         self.classes = tuple(classes)
         self.preprocess = preprocess
+        self._files = {name: content for name, content in files.items() if name.startswith(f"{SAVED_MODEL}/")}
+        _ = self._session  # so that its errors show now
+
+    @cached_property
+    def _session(self) -> tuple[Any, Any]:
+        """The module, which holds the variables that the call needs, and the call."""
         tf = require("tensorflow", "The format saved_model")
         try:
-            self._module = tf.saved_model.load(str(folder / SAVED_MODEL))  # holds the variables that the call needs
-            self._call = self._module.signatures["serving_default"]
-            self._tensor = tf.constant
+            with tempfile.TemporaryDirectory(prefix="sightline-") as folder:  # TensorFlow reads no bytes
+                for name, content in self._files.items():
+                    path = Path(folder, name)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content)
+                module = tf.saved_model.load(str(Path(folder, SAVED_MODEL)))
+            return module, module.signatures["serving_default"]
         except Exception as error:
             raise ModelError(f"TensorFlow cannot load it: {str(error).strip().splitlines()[0]}") from error
 
@@ -36,5 +54,7 @@ class SavedModelPredictor:
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
-        found = self._call(pixels=self._tensor(np.ascontiguousarray(pixels)))
-        return Outputs(*(np.array(found[name], np.float32) for name in ("probabilities", "logits", "features")))
+        tf = require("tensorflow", "The format saved_model")
+        _, call = self._session
+        answer = call(pixels=tf.constant(np.ascontiguousarray(pixels)))
+        return Outputs(*(np.array(answer[name], np.float32) for name in ("probabilities", "logits", "features")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from sightline.data.index import index as make_index
 from sightline.data.patch import corrected
 from sightline.errors import DataError, ModelError, UsageError, suggest
 from sightline.evaluation.evaluate import evaluate
-from sightline.prediction import bundle, stream
+from sightline.prediction import bundle, exported, stream
 from sightline.prediction.base import Predictor
 from sightline.prediction.keras import KerasPredictor
 from sightline.prediction.manifest import Manifest
@@ -59,7 +59,17 @@ class Classifier:
         self.run = run
         self.manifest = manifest
         self.path = path
+        self._kept: Thresholds | None = None  # of the run that a copy was made from
         self._trained: KerasPredictor | None = None  # beside an exported one, once gradients were asked for
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds: it answers alike in any process, whatever folder that works in.
+
+        The run is named by its absolute path, its thresholds go along for a place where it is not.
+        """
+        run = None if self.run is None else Run(self.run.path.absolute())
+        path = None if self.path is None else self.path.absolute()
+        return self.__dict__ | {"run": run, "path": path, "_trained": None, "_kept": self.thresholds}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -139,7 +149,8 @@ class Classifier:
                 self.run.restate_bundle(thresholds=thresholds.to_dict())
         elif self.path is not None and self.manifest is not None:
             self.check_keeping()
-            bundle.restate(self.path, thresholds=thresholds.to_dict())
+            restate = bundle.restate if exported.find(self.path) is None else exported.restate
+            restate(self.path, thresholds=thresholds.to_dict())
             self.manifest = replace(self.manifest, thresholds=thresholds.to_dict())
 
     def check_keeping(self) -> None:
@@ -157,7 +168,7 @@ class Classifier:
     def thresholds(self) -> Thresholds | None:
         """When to answer, once that was fitted: the run's, else the bundle's."""
         if self.run is not None:
-            return self.run.read_thresholds()
+            return self.run.read_thresholds() if self.run.path.is_dir() else self._kept
         kept = None if self.manifest is None else self.manifest.thresholds
         return Thresholds.from_dict(kept) if kept else None
 
@@ -223,12 +234,20 @@ class Classifier:
 
 
 def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
-    """Load a run directory, a bundle, its ``.zip`` or its ``.onnx`` file; raises `ModelError` if it cannot be used.
+    """Load a run, a bundle, its ``.zip`` or ``.onnx`` file, or the folder of another format that `export` wrote.
+
+    All that can be checked is checked; raises `ModelError` if the model cannot be used, `MissingExtraError` without the
+    runtime of its format. A SavedModel is a program of TensorFlow's: load only your own.
 
     A complete run answers through its bundle, in ONNX Runtime; through its Keras model where it has no bundle (it was
     interrupted), or where `engine` is "keras", as gradients need it.
     """
     path = Path(path)
+    if (folder := exported.find(path)) is not None:
+        if engine == "keras":
+            raise ModelError(f"{folder} holds no Keras model: name the run that it was exported from.")
+        manifest, runner = exported.load(folder)
+        return Classifier(runner, manifest=manifest, path=folder)
     if bundle.is_bundle(path):
         found, predictor = bundle.load(path)
         if engine == "keras":
@@ -238,7 +257,7 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
         what = "no run and no bundle" if path.exists() else "not there"
         raise ModelError(
             f"The model {path} is {what}: expected the folder that `sightline train` made, a bundle (a folder with "
-            "manifest.json, or its .zip), or an .onnx file of it."
+            "manifest.json, or its .zip), its .onnx file, or a folder that `sightline export` made."
         )
     run = Run.open(path)
     if engine == "onnx" and run.bundle is not None:

@@ -152,6 +152,8 @@ def _source(path: Path) -> _Source:
     classifier = load(path)
     run = classifier.run
     if run is None:
+        if exported.find(path) is not None:
+            raise UsageError(f"{path} is an export already and cannot be written in another format: name its run.")
         found, alone = bundle.load(path)
         return _Source(classifier, _beside(path, found.manifest) or alone, found.manifest, found.model, found.files)
     keras = load(path, engine="keras")

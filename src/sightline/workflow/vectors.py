@@ -22,6 +22,8 @@ def vectors(model: str | Path, out: str | Path | None = None) -> Path:
     """
     classifier = load(model)
     run = classifier.run
+    if exported.find(Path(model)) is not None:
+        raise UsageError(f"{model} is an export in a format other than ONNX: name its run.")
     place = Path(model) if run is None else run.bundle
     if place is None:
         raise ModelError(f"The run {model} has no bundle to take examples from: its training must be complete.")

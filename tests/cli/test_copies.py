@@ -1,0 +1,171 @@
+"""A loaded model can be copied, pickled and sent to other processes, whatever it is stored as."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import pickle
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from command import Command
+from sightline import Classifier, load
+from sightline.errors import ModelError
+from sightline.prediction import bundle, exported
+from sightline.records import Thresholds
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+
+
+def unpickled(data: bytes) -> Any:
+    return pickle.loads(data)  # noqa: S301  # made here
+
+
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "pickle": lambda model: unpickled(pickle.dumps(model)),
+    "deepcopy": copy.deepcopy,
+    "copy": copy.copy,
+    "twice": lambda model: copy.deepcopy(unpickled(pickle.dumps(model))),
+}
+
+
+@pytest.fixture(scope="module")
+def stored(trained: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from the name of a form to a model stored in it."""
+    from sightline.workflow.export import export
+
+    folder = tmp_path_factory.mktemp("stored")
+    run = Path(shutil.copytree(trained[0], folder / "run"))
+
+    def form(name: str) -> Path:
+        if name in {"openvino", "litert"}:
+            pytest.importorskip({"openvino": "openvino", "litert": "ai_edge_litert"}[name])
+        if name in exported.FORMATS and not (folder / name).exists():
+            export(run, name, out=folder / name)
+        if name == "zip" and not (folder / "b.zip").exists():
+            bundle.pack(bundle.read(run / "bundle"), folder / "b.zip")
+        places = {"bundle": run / "bundle", "zip": folder / "b.zip", "file": run / "bundle" / "model.onnx"}
+        return places.get(name, folder / name)
+
+    return form
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("form", ["run", "bundle", "zip", "file", "mirrored", "keras", *exported.FORMATS])
+def test_a_copy_answers_bit_for_bit(stored: Callable[[str], Path], form: str, way: str) -> None:
+    if form == "mirrored":
+        model = load(stored("run")).mirrored()
+    else:
+        model = load(stored("run"), engine="keras") if form == "keras" else load(stored(form))
+    other = WAYS[way](model)
+    assert isinstance(other, Classifier)
+    assert (other.classes, other.preprocess, other.manifest) == (model.classes, model.preprocess, model.manifest)
+    one, two = model.predictor.outputs(PIXELS), other.predictor.outputs(PIXELS)
+    for name in ("probabilities", "logits", "features"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert model.predict(list(PIXELS)) == other.predict(list(PIXELS))
+
+
+@pytest.mark.parametrize("form", ["run", "saved_model"])
+def test_a_copy_needs_no_file_of_the_model(
+    stored: Callable[[str], Path], form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of a run answers where the run is not, by the thresholds that the run had."""
+    place = Path(shutil.copytree(stored(form), tmp_path / "model"))
+    monkeypatch.chdir(tmp_path)
+    model = load("model")
+    if model.run is not None:
+        model.run.write_thresholds(Thresholds(confidence=0.4, target_precision=0.9, count=10))
+    answers = model.predict(list(PIXELS))
+    data = pickle.dumps(model)
+    monkeypatch.chdir("/")
+    if model.run is not None:
+        assert unpickled(data).run.info == model.run.__class__(place).info, "found from any working directory"
+    shutil.rmtree(place)
+    assert unpickled(data).predict(list(PIXELS)) == answers
+    assert (answers[0].decision is not None) == (form == "run")
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["run", *(pytest.param(name, marks=pytest.mark.slow) for name in ("keras", "saved_model"))],  # TensorFlow, twice
+)
+def test_new_processes_answer_alike(stored: Callable[[str], Path], form: str, colours: Path) -> None:
+    model = load(stored("run"), engine="keras") if form == "keras" else load(stored(form))
+    paths = [str(path) for path in sorted((colours / "red").iterdir())[:4]]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        answers = list(pool.map(model.predict, [paths, paths[::-1]]))
+    assert answers[0] == model.predict(paths)
+    assert answers[1] == model.predict(paths[::-1])
+
+
+@pytest.mark.parametrize("form", ["run", *exported.FORMATS])
+def test_threads_may_share_a_copy(stored: Callable[[str], Path], form: str) -> None:
+    """Each waits for the others to be ready, so that the copy is opened and asked by all at once."""
+    model = load(stored(form))
+    shared, ready = copy.deepcopy(model).predictor, threading.Barrier(4)
+
+    def ask(number: int) -> Any:
+        ready.wait()
+        return [shared.probabilities(np.roll(PIXELS, number, axis=1)) for _ in range(20)]
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(ask, range(4)))
+    for number, several in enumerate(answers):
+        expected = model.predictor.probabilities(np.roll(PIXELS, number, axis=1))
+        for answer in several:
+            np.testing.assert_array_equal(answer, expected)
+
+
+def test_what_comes_out_of_a_pickle_is_checked_as_a_file_is(stored: Callable[[str], Path]) -> None:
+    """A graph with operations that are not ours is refused from a pickle too."""
+    model = load(stored("bundle"))
+    data = pickle.dumps(model)
+    assert data.count(b"Softmax") >= 1
+    with pytest.raises(ModelError, match="Softmix"):
+        unpickled(data.replace(b"Softmax", b"Softmix"))
+
+
+def test_thresholds_of_an_export_are_kept(stored: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(stored("saved_model"), tmp_path / "model"))
+    model = load(folder)
+    assert model.thresholds is None
+    wanted = Thresholds(confidence=0.5, target_precision=0.9, count=10)
+    model.keep(wanted)
+    again = load(folder)
+    assert again.thresholds == model.thresholds == wanted
+    assert replace(again.manifest, thresholds=None) == load(stored("saved_model")).manifest  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("form", exported.FORMATS)
+def test_every_command_takes_an_export(
+    sightline: Command, stored: Callable[[str], Path], form: str, colours: Path, tmp_path: Path
+) -> None:
+    folder, run = stored(form), stored("run")
+    pictures = sorted((colours / "red").iterdir())[:3]
+    answers = sightline("predict", folder, *pictures, "--json")
+    assert answers.code == 0
+    for one, two in zip(answers.lines, sightline("predict", run, *pictures, "--json").lines, strict=True):
+        assert (one["path"], one["label"]) == (two["path"], two["label"])
+        assert one["probability"] == pytest.approx(two["probability"], abs=1e-4)
+    judged = sightline("evaluate", folder, colours, "--json").json
+    assert judged["accuracy"] == sightline("evaluate", run, colours, "--json").json["accuracy"]
+    told = sightline("explain", folder, pictures[0], "--out", tmp_path / "figures", "--json")
+    assert told.code == 0
+    assert told.lines[0]["method"] == "occlusion"
+    assert Path(told.lines[0]["figure"]).is_file()
+    model = {"openvino": "model.xml", "litert": "model.tflite", "saved_model": "saved_model"}[form]
+    assert sightline("predict", folder / model, pictures[0]).code == 0, "its model stands for the folder"
+    again = sightline("export", folder, "--out", tmp_path / "x", "--parity", colours)
+    assert again.code == 2
+    assert "name its run" in " ".join(again.err.split())
+    with pytest.raises(ModelError, match="holds no Keras model"):
+        load(folder, engine="keras")
