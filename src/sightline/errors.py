@@ -4,7 +4,8 @@
     |-- UsageError              2           a wrong option, setting or argument
     |   `-- ConfigError         2           an unknown key or a value out of range in a configuration
     |-- DataError               2           the pictures given cannot be used as they are
-    |   `-- PictureError        2           one picture cannot be read (carries the reason)
+    |   |-- PictureError        2           one picture cannot be read (carries the reason)
+    |   `-- MissingImagesError  2           images that a run was trained with are no longer as they were
     |-- ModelError              2           a model, its weights or a run cannot be built or loaded
     |-- OutputError             2           a place to write to is missing, in use or not writable
     |-- OutOfMemory             2           the memory is too small for what the settings ask for
@@ -45,6 +46,10 @@ class DataError(SightlineError):
 
 class PictureError(DataError):
     """One picture cannot be read; the message is the bare reason, without the path."""
+
+
+class MissingImagesError(DataError):
+    """Images that a run was trained, validated or tested with are missing or changed."""
 
 
 class ModelError(SightlineError):

@@ -48,6 +48,18 @@ def held(path: Path, what: str) -> Iterator[None]:
         yield
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file at `path`; one that is not there is not held."""
+    try:
+        with path.open("r+b") as file:
+            _lock(file)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def _owner(path: Path) -> str:
     text = path.read_bytes()[:20]
     return f" ({text.decode()})" if text.isdigit() else ""

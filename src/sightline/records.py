@@ -98,12 +98,49 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """Images of a run's own split, `total` in all, that are not as they were: `changed` are there, the others gone."""
+
+    images: tuple[str, ...]
+    changed: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Images from elsewhere that the model was trained or validated on, as paths: the same files, and near duplicates.
+
+    They are part of the evaluation if `included`, else left out. `identical` is None where the model does not know its
+    training images, `near` where no near duplicates were looked for.
+    """
+
+    identical: tuple[str, ...] | None
+    near: tuple[str, ...] | None
+    included: bool
+
+    @property
+    def count(self) -> int:
+        """How many images that is, as far as it is known."""
+        return len(self.identical or ()) + len(self.near or ())
+
+
+@dataclass(frozen=True, slots=True)
 class Labelled:
-    """Pictures to judge a model on: `samples`, their `pictures` (in the same order), what was left out."""
+    """Images to evaluate on: `samples`, their `pictures` (in the same order), unreadable ones in `rejects`.
+
+    `split` names the run's own split that they are; None for images from elsewhere, of which `overlap` tells. `missing`
+    are those of the split that are not there; `added` is how many came to the run's sources since, which are in no
+    split. `leaked` names, by content, those that are in an earlier split too, as "identical" or "near".
+    """
 
     samples: Samples
     pictures: tuple[Picture, ...]
     rejects: tuple[Reject, ...]
+    split: Part | None = None
+    missing: Missing | None = None
+    added: int = 0
+    overlap: Overlap | None = None
+    leaked: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +176,8 @@ class Evaluation:
     """What a classifier scored on labelled pictures.
 
     `confusion` is int64 [K, K], true classes in rows; `probabilities` float32 [N, K]; `labels` int32 [N]. `figures`
-    holds all others by name, such as ``macro_f1`` and ``auroc``; see `sightline.evaluation.scores`.
+    holds all others by name, such as ``macro_f1`` and ``auroc``; see `sightline.evaluation.scores`. `leaked` and what
+    follows say what the images have to do with those of the run, see `Labelled`.
     """
 
     classes: tuple[str, ...]
@@ -155,6 +193,23 @@ class Evaluation:
     probabilities: NDArray[np.float32]
     seconds: float
     figures: Mapping[str, Figure] = field(default_factory=dict)
+    leaked: Leaked | None = None
+    missing: Missing | None = None
+    added: int = 0
+    overlap: Overlap | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leaked:
+    """Evaluated images that are in an earlier split too: how many as the same file, how many as near duplicates.
+
+    `without` is the evaluation of the others, None where there are none.
+    """
+
+    identical: int
+    near: int
+    paths: tuple[str, ...]
+    without: Evaluation | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
     run.json         schema, status, versions, seed, device, command, timings, final figures
     config.toml      fully resolved configuration
     data.jsonl       one line per picture (path, sha256, label, split, group if any), one per reject
+    leakage.jsonl    one line per group of images that lie in several splits, identical files or near duplicates
+    small.npz        training and validation images at 32x32 gray pixels, to find near duplicates of them elsewhere
     patch.jsonl      a copy of the corrections that were applied to the data, if there were any
     history.jsonl    one line per epoch; history.csv the same for spreadsheets
     model.keras      best weights by the monitored figure, float32
@@ -39,11 +41,13 @@ import numpy as np
 from sightline import files, jsonio, locks
 from sightline.config import RunConfig, dump_toml, load_config
 from sightline.data.dataset import Dataset
+from sightline.data.leakage import Leak, SmallImages
+from sightline.data.membership import ImageRow
 from sightline.errors import ModelError, OutputError, UsageError
 from sightline.prediction import bundle
 from sightline.prediction.bundle import Bundle
 from sightline.preprocess import Preprocess
-from sightline.records import EpochRecord, Evaluation, Part, Predictions, Thresholds
+from sightline.records import EpochRecord, Evaluation, Predictions, Thresholds
 from sightline.report import summary
 
 SCHEMA = 1
@@ -127,6 +131,11 @@ class Run:
         self._write_json("run.json", old | values)
 
     @property
+    def is_held(self) -> bool:
+        """Whether a process is writing the run now."""
+        return locks.is_held(self.path / LOCK)
+
+    @property
     def has_config(self) -> bool:
         """Whether all settings have been decided."""
         return (self.path / "config.toml").is_file()
@@ -143,9 +152,9 @@ class Run:
     def write_data(self, dataset: Dataset) -> None:
         """Save what every image was used for, its group where there are groups, and what was rejected and why."""
         groups = dataset.groups or ("",) * len(dataset.pictures)
+        used = zip(dataset.pictures, dataset.parts, groups, strict=True)
         lines: list[Mapping[str, Any]] = [
-            {"path": p.path, "sha256": p.sha256, "label": p.label, "split": part, **({"group": group} if group else {})}
-            for p, part, group in zip(dataset.pictures, dataset.parts, groups, strict=True)
+            ImageRow(p.path, p.sha256, p.label, part, group).to_dict() for p, part, group in used
         ]
         lines += [{"path": r.path, "reason": r.reason} for r in dataset.rejects]
         self._write("data.jsonl", _json_lines(lines))
@@ -161,20 +170,40 @@ class Run:
         path = self.path / "patch.jsonl"
         return path if path.is_file() else None
 
-    def read_labels(self) -> set[tuple[str, str]]:
-        """Return the content (its sha256) of each picture with its class."""
-        return {(row["sha256"], row["label"]) for row in _read_lines(self.path / "data.jsonl") if "split" in row}
-
-    def read_parts(self) -> dict[str, Part]:
-        """Return the part that each picture's content (its sha256) was used for."""
-        return {row["sha256"]: row["split"] for row in _read_lines(self.path / "data.jsonl") if "split" in row}
-
-    def read_pictures(self) -> list[tuple[str, str, Part]] | None:
-        """Return the sha256, the label and the part of each picture used; None before they were written."""
+    def read_data(self) -> tuple[ImageRow, ...] | None:
+        """Return the images that the run used, in the order of ``data.jsonl``; None before they were written."""
         path = self.path / "data.jsonl"
         if not path.is_file():
             return None
-        return [(row["sha256"], row["label"], row["split"]) for row in _read_lines(path) if "split" in row]
+        try:
+            return tuple(ImageRow.from_dict(row) for row in _read_lines(path) if "split" in row)
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{path} cannot be read: {error} is missing in a line.") from error
+
+    def read_rejected(self) -> set[str]:
+        """Return the paths of the files that could not be used."""
+        path = self.path / "data.jsonl"
+        return {row["path"] for row in _read_lines(path) if "reason" in row} if path.is_file() else set()
+
+    def write_leakage(self, leaks: Sequence[Leak], small: SmallImages | None) -> None:
+        """Save what lies in several splits, and the small images that it was found by."""
+        self._write("leakage.jsonl", _json_lines([leak.to_dict() for leak in leaks]))
+        if small is None:
+            return
+        self._write_with("small.npz", small.save)
+
+    def read_leaks(self) -> tuple[Leak, ...]:
+        """Return the groups of images that lie in several splits; none where nobody looked for them."""
+        path = self.path / "leakage.jsonl"
+        try:
+            return tuple(Leak.from_dict(row) for row in _read_lines(path)) if path.is_file() else ()
+        except (KeyError, TypeError) as error:
+            raise ModelError(f"{path} cannot be read: {error} is missing in a line.") from error
+
+    def read_small_images(self) -> SmallImages | None:
+        """Return small versions of training and validation images; None where none were kept (there are too many)."""
+        path = self.path / "small.npz"
+        return SmallImages.load(path) if path.is_file() else None
 
     def write_history(self, history: Sequence[EpochRecord]) -> None:
         """Save the epochs so far as JSON lines and as CSV."""

@@ -62,7 +62,8 @@ def show(rows: tuple[Row, ...]) -> None:
 def _figures(row: Row) -> list[str]:
     accuracy = "" if row.accuracy is None else f"{row.accuracy:.4f}"
     ends = row.accuracy_interval
-    return [accuracy, "" if ends is None else f"{ends.low:.4f} to {ends.high:.4f}", row.part or ""]
+    of = f"{row.part} ({row.leaked} leaked)" if row.part and row.leaked else row.part or ""
+    return [accuracy, "" if ends is None else f"{ends.low:.4f} to {ends.high:.4f}", of]
 
 
 def _word(value: Any) -> str:

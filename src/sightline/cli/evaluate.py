@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli import judged
+from sightline.cli.cautions import cautions
 from sightline.cli.output import Display, console, escape, print_json, table
 from sightline.errors import UsageError
 from sightline.records import Evaluation, Figure
@@ -42,6 +43,12 @@ def evaluate(
     mirror: Annotated[
         bool, typer.Option("--mirror", help="Judge the mean over each picture and its mirror image: twice the work.")
     ] = False,
+    include_training: Annotated[
+        bool, typer.Option("--include-training", help="Take in images that the model was trained or validated on.")
+    ] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Evaluate what is left of the run's images; the run keeps its own.")
+    ] = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next time.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
@@ -53,7 +60,7 @@ def evaluate(
     from sightline.evaluation import labels as label_issues
     from sightline.evaluation.judgement import Wanted
     from sightline.report import judgement, summary
-    from sightline.workflow.judging import check_labels, judge
+    from sightline.workflow.judging import Admit, check_labels, judge
 
     if mirror and (target_precision is not None or coverage is not None or labels is not None):
         raise UsageError("--mirror judges only: thresholds and labels are found from single pictures, so leave it out.")
@@ -66,12 +73,14 @@ def evaluate(
             classifier = classifier.mirrored()
         wanted = Wanted(target_precision, coverage, conservative)
         found = judge(
-            classifier, data or None, split=part, wanted=wanted, strange=ood, cache=not no_cache,
-            progress=display.progress,
+            classifier, data or None, split=part, wanted=wanted, strange=ood,
+            admit=Admit(include_training, allow_missing), cache=not no_cache, progress=display.progress,
         )  # fmt: skip
         suspects = None
         if labels is not None:
-            suspects = check_labels(classifier, labels, cache=not no_cache, progress=display.progress)
+            suspects = check_labels(
+                classifier, labels, allow_missing=allow_missing, cache=not no_cache, progress=display.progress
+            )  # fmt: skip
     if json:
         wrong = None if suspects is None else [s.to_patch() for s in suspects]
         print_json(
@@ -96,8 +105,11 @@ def show(found: Evaluation) -> None:
     low, high = found.accuracy_interval.low, found.accuracy_interval.high
     out.print(
         f"accuracy {found.accuracy:.4f} (95% interval {low:.4f} to {high:.4f}) on {found.count} pictures, "
-        f"loss {found.loss:.4f}\n"
+        f"loss {found.loss:.4f}"
     )
+    for line in cautions(found):
+        out.print(escape(line))
+    out.print()
     others = [[name.replace("_", " "), *_words(f)] for name, f in found.figures.items() if name != "top_1"]
     table(["figure", "value", "95% interval"], others)
     out.print()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -89,6 +90,8 @@ def show(result: TrainResult) -> None:
     for name, figures in (("validation", result.validation), ("test", result.test)):
         if figures is not None:
             out.print(f"{name:<11}{_line(figures)}")
+            if leaked := (result.details.get("leaked") or {}).get(name):
+                out.print(f"{'':<11}{_without(leaked)}")
     out.print(
         f"{result.model}, {result.parameters:,} parameters, {result.epochs} epochs in {result.seconds:.0f} s "
         f"({result.images_per_second:,.0f} images/s)"
@@ -99,3 +102,9 @@ def show(result: TrainResult) -> None:
 
 def _line(figures: PartFigures) -> str:
     return f"accuracy {figures.accuracy:.4f} on {figures.count} pictures, loss {figures.loss:.4f}"
+
+
+def _without(leaked: Mapping[str, Any]) -> str:
+    others = leaked["without"]
+    rest = f"accuracy {others['accuracy']:.4f} on the {others['count']} others" if others else "there are no others"
+    return f"{leaked['count']} of them are in an earlier split too: {rest}"

@@ -50,7 +50,7 @@ class Dataset:
     def labelled(self, name: Part) -> Labelled:
         """Return one part with its pictures, to judge a model on."""
         pictures = tuple(p for p, part in zip(self.pictures, self.parts, strict=True) if part == name)
-        return Labelled(self.part(name), pictures, ())
+        return Labelled(self.part(name), pictures, (), name)
 
     def counts(self) -> dict[Part, int]:
         """Return how many pictures each part holds."""

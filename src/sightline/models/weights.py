@@ -33,6 +33,10 @@ def local_alpha(entry: Entry, size: int) -> float | None:
     return max(here, default=None)
 
 
+WORDS = frozenset({"none", "auto", "imagenet"})
+"""What the setting ``model.weights`` may be besides the path of a file."""
+
+
 def find(entry: Entry, wanted: str, alpha: float | None, height: int, width: int) -> Path | None:
     """Return the file of the weights that the setting `wanted` asks for; None for random ones.
 

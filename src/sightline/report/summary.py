@@ -6,7 +6,18 @@ from dataclasses import asdict
 from typing import Any
 
 from sightline import metrics
-from sightline.records import Evaluation, Explanation, Figure, Interval, PartFigures, Prediction, TrainResult
+from sightline.records import (
+    Evaluation,
+    Explanation,
+    Figure,
+    Interval,
+    Leaked,
+    Missing,
+    Overlap,
+    PartFigures,
+    Prediction,
+    TrainResult,
+)
 
 
 def evaluation(value: Evaluation) -> dict[str, Any]:
@@ -26,6 +37,52 @@ def evaluation(value: Evaluation) -> dict[str, Any]:
             {"label": value.classes[i], "answer": value.classes[j], "count": count}
             for i, j, count in metrics.worst_pairs(value.confusion)
         ],
+        "leaked": leaked(value.leaked),
+        "missing": missing(value.missing),
+        "added": value.added,
+        "training_images": overlap(value.overlap),
+    }
+
+
+def leaked(value: Leaked | None) -> dict[str, Any] | None:
+    """Return which evaluated images are in an earlier split too, and the figures without them."""
+    if value is None:
+        return None
+    counts = {"count": len(value.paths), "identical": value.identical, "near": value.near, "images": list(value.paths)}
+    other = value.without
+    if other is None:
+        return counts | {"without": None}
+    without = {
+        "count": other.count,
+        "accuracy": other.accuracy,
+        "accuracy_interval": interval(other.accuracy_interval),
+        "loss": other.loss,
+        "figures": {name: figure(f) for name, f in other.figures.items()},
+    }
+    return counts | {"without": without}
+
+
+def missing(value: Missing | None) -> dict[str, Any] | None:
+    """Return how many of a run's own images were not evaluated since they are no longer as they were."""
+    if value is None:
+        return None
+    return {
+        "count": len(value.images),
+        "changed": value.changed,
+        "total": value.total,
+        "images": list(value.images),
+    }
+
+
+def overlap(value: Overlap | None) -> dict[str, Any] | None:
+    """Return how many images from elsewhere the model was trained or validated on; None for a count not known."""
+    if value is None:
+        return None
+    return {
+        "included": value.included,
+        "identical": None if value.identical is None else len(value.identical),
+        "near": None if value.near is None else len(value.near),
+        "images": [*(value.identical or ()), *(value.near or ())],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 from sightline.config import RunConfig
 from sightline.data.dataset import Dataset
+from sightline.data.membership import difference
 from sightline.errors import DataError, ModelError, OutputError
 from sightline.records import Index, Part, PartFigures, TrainResult
 from sightline.run import Run
 from sightline.watch import Watcher
+from sightline.workflow import judging
 from sightline.workflow.classifier import load
 from sightline.workflow.compare import settings_of
 
@@ -48,36 +51,44 @@ def tested(path: Path, config: RunConfig, index: Index, watcher: Watcher) -> Tra
             f"{path} holds a run that is {info.get('status')}, not complete: {way} another folder with --out, "
             "or train anew with --force."
         )
-    different = list(differences(run.config, config))
+    other_settings = list(differences(run.config, config))
+    if other_settings:
+        raise OutputError(
+            f"{path} holds a complete run with other settings ({'; '.join(other_settings[:3])}): "
+            "name another folder with --out, or use --force."
+        )
+    known = run.read_rejected()
+    kept = [i for i, p in enumerate(index.pictures) if p.path not in known]
+    different = difference(run.read_data() or (), replace(index, pictures=tuple(index.pictures[i] for i in kept)))
     if different:
         raise OutputError(
-            f"{path} holds a complete run with other settings ({'; '.join(different[:3])}): "
+            f"{path} holds a complete run on other images than those now in {index.name} ({different}): "
             "name another folder with --out, or use --force."
         )
-    if run.read_labels() != {(p.sha256, p.label) for p in index.pictures}:
-        raise OutputError(
-            f"{path} holds a complete run on other pictures than those now in {index.name}: "
-            "name another folder with --out, or use --force."
-        )
-    watcher.say(f"{path} is complete with these settings: nothing to train, its pictures are evaluated again")
+    watcher.say(f"{path} is complete with these settings: nothing to train, its images are evaluated again")
     before = result(run, info["result"])
     part: Part = "test" if before.test is not None else "validation"
-    found = load(path).evaluate(split=part, progress=watcher.progress)
-    run.write_evaluation(part, found)
+    found = judging.judge(load(path), split=part, progress=watcher.progress).evaluation
     figures = PartFigures(found.accuracy, found.loss, found.count)
     return replace(before, test=figures) if part == "test" else replace(before, validation=figures)
 
 
 def check_pictures(run: Run, data: Dataset) -> None:
     """Raise `DataError` if the run was begun with other pictures, labels or parts than those of `data`."""
-    before = run.read_pictures()
+    before = run.read_data()
     now = [(p.sha256, p.label, part) for p, part in zip(data.pictures, data.parts, strict=True)]
-    if before is None or before == now:
+    if before is None:
         return
-    missing, new = len(set(before) - set(now)), len(set(now) - set(before))
+    was = [(row.sha256, row.label, row.split) for row in before]
+    if was == now:
+        return
+    missing, new = Counter(was) - Counter(now), Counter(now) - Counter(was)
+    what = f"{missing.total()} of {len(was)} are missing or changed, {new.total()} are new"
+    if not missing and not new:
+        what = "files were renamed, so that they come in another order"
     raise DataError(
-        f"The pictures of {data.name} are not those that the run {run.path} was begun with ({missing} of {len(before)} "
-        f"are missing or changed, {new} are new): put them back as they were, or train anew with --force."
+        f"The images of {data.name} are not those that the run {run.path} was begun with ({what}): "
+        "put them back as they were, or train anew with --force."
     )
 
 

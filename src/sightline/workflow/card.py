@@ -9,6 +9,7 @@ from sightline.errors import ModelError
 from sightline.prediction import bundle
 from sightline.report import card as report
 from sightline.run import Run
+from sightline.workflow.ending import no_bundle
 
 
 def card(path: str | Path) -> tuple[str, Path]:
@@ -18,7 +19,7 @@ def card(path: str | Path) -> tuple[str, Path]:
     """
     run = Run.open(Path(path))
     if run.bundle is None:
-        raise ModelError(f"The run {path} has no bundle for a card to go into: its training must be complete.")
+        raise ModelError(f"The run {path} has no bundle for a card to go into: {no_bundle(run)}.")
     found, _ = bundle.load(run.bundle)
     figure = run.path / "figures" / "confusion.png"
     figures = {"figures/confusion.png": figure.read_bytes()} if figure.is_file() else {}

@@ -13,11 +13,12 @@ from PIL import Image
 
 from sightline import backend
 from sightline.data.dataset import decode
-from sightline.data.index import Sources
+from sightline.data.index import Sources, as_list
 from sightline.data.index import index as make_index
-from sightline.data.patch import corrected
+from sightline.data.leakage import leaked_contents
 from sightline.errors import DataError, ModelError, UsageError, suggest
 from sightline.evaluation.evaluate import evaluate
+from sightline.evaluation.leaked import noted
 from sightline.prediction import bundle, exported, stream
 from sightline.prediction.base import Predictor
 from sightline.prediction.keras import KerasPredictor
@@ -39,6 +40,8 @@ from sightline.records import (
     no_progress,
 )
 from sightline.run import Run
+from sightline.workflow import images
+from sightline.workflow.ending import unfinished
 from sightline.workflow.explain import explain
 
 Engine = Literal["onnx", "keras"]
@@ -126,17 +129,24 @@ class Classifier:
         sources: Sources | None = None,
         *,
         split: Part | None = None,
+        include_training: bool = False,
+        allow_missing: bool = False,
         cache: bool = True,
         progress: Progress = no_progress,
     ) -> Evaluation:
-        """Judge the model on labelled pictures.
+        """Evaluate the model on labelled images.
 
-        Without `sources`: on the run's own pictures of `split` (default: test, else validation), divided as they were
-        in training. With `sources`: on their part `split`, or, if that is None, their test part where they state parts
-        and all pictures where they do not.
+        Without `sources`: on the run's own images of `split` (default: test, else validation), split as they were in
+        training. Where some are missing or changed, that raises `MissingImagesError`, or evaluates what is left if
+        `allow_missing`. With `sources`: on their split `split`, or, if that is None, their test split where they state
+        splits and all images where they do not. Images that the model was trained or validated on, and near duplicates
+        of them, are left out, as far as the model knows them, unless `include_training`.
         """
-        found = self.labelled(sources, split=split, cache=cache, progress=progress)
-        return evaluate(self.predictor, found.samples, rejects=found.rejects, progress=progress)
+        found = self.labelled(
+            sources, split=split, include_training=include_training, allow_missing=allow_missing, cache=cache,
+            progress=progress,
+        )  # fmt: skip
+        return noted(evaluate(self.predictor, found.samples, rejects=found.rejects, progress=progress), found)
 
     def keep(self, thresholds: Thresholds) -> None:
         """Write when to answer into the run and its bundle, or into the bundle, zip or file that has no run.
@@ -177,25 +187,42 @@ class Classifier:
         sources: Sources | None = None,
         *,
         split: Part | None = None,
+        include_training: bool = False,
+        allow_missing: bool = False,
         cache: bool = True,
         progress: Progress = no_progress,
     ) -> Labelled:
-        """Return the pictures that `evaluate` judges the model on."""
+        """Return the images that `evaluate` evaluates the model on."""
         if sources is None:
-            return self._own(split, progress, cache=cache)
-        return self._given(sources, split, progress, cache=cache)
+            return self._own(split, progress, cache=cache, allow_missing=allow_missing)
+        found = self._given(sources, split, progress, cache=cache)
+        known = images.known(self.home)
+        return images.set_apart(found, known, "+".join(map(str, as_list(sources))), include=include_training)
 
-    def _own(self, split: Part | None, progress: Progress, *, cache: bool) -> Labelled:
+    @property
+    def home(self) -> Run | None:
+        """The run that the model is from, also for a bundle or an export that lies in its folder; None for others."""
+        if self.run is not None or self.path is None or self.manifest is None:
+            return self.run
+        return images.home(self.path, self.manifest)
+
+    def _own(self, split: Part | None, progress: Progress, *, cache: bool, allow_missing: bool) -> Labelled:
         if self.run is None:
-            raise DataError("This model does not know the pictures that it was trained on: name some to evaluate on.")
-        config = self.run.config
-        if not config.data.sources:
-            raise DataError("This model was trained on arrays, which the run does not keep: give pictures to evaluate.")
-        index = corrected(make_index(list(config.data.sources), progress), self.run.patch)
-        stated = self.run.read_parts()
-        index = replace(index, pictures=tuple(replace(p, part=stated.get(p.sha256, p.part)) for p in index.pictures))
-        wanted = split or ("test" if "test" in stated.values() else "validation")
-        return self._samples(index, wanted, progress, cache=cache)
+            raise DataError("This model does not know the images that it was trained on: name some to evaluate on.")
+        matched = images.find(self.run, progress)
+        splits = {row.split for row in (*matched.rows, *matched.missing, *matched.changed)}
+        wanted = split or ("test" if "test" in splits else "validation")
+        own = matched.only(wanted)
+        if not own.rows:
+            images.check_complete(self.run, own, f"{wanted} images", ", or name images to evaluate on")
+        elif not allow_missing:
+            others = f"; `sightline evaluate {self.run.path} --allow-missing` evaluates the others"
+            images.check_complete(self.run, own, f"{wanted} images", others)
+        found = self._samples(own.index, wanted, progress, cache=cache)
+        leaked = leaked_contents(self.run.read_leaks(), wanted)
+        return replace(
+            found, split=wanted, missing=images.missing(own), leaked=leaked, added=len(matched.others)
+        )  # fmt: skip
 
     def _given(self, sources: Sources, split: Part | None, progress: Progress, *, cache: bool) -> Labelled:
         index = make_index(sources, progress)
@@ -269,7 +296,7 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
 
 def _trained(run: Run) -> KerasPredictor:
     if not run.has_model:
-        raise ModelError(f"The run {run.path} has no weights yet: its status is {run.info.get('status')!r}.")
+        raise ModelError(f"The run {run.path} has no weights yet: {unfinished(run)}.")
     return KerasPredictor.load(run.path / "model.keras", *run.read_model_facts())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from sightline.evaluation.paired import Contest
 from sightline.records import EpochRecord, Interval, Predictions
 from sightline.run import Run
 
+Right = dict[tuple[str, str, int], bool]
 ROUNDING = 1e-6  # an accuracy is a whole number of hits over a count, up to this
 
 
@@ -24,6 +26,7 @@ ROUNDING = 1e-6  # an accuracy is a whole number of hits over a count, up to thi
 class Row:
     """One run: `part` names the part that `accuracy` is of; `settings` are those that differ between the runs.
 
+    `leaked` counts the images of that part that are in an earlier split too.
     A run that was not completed has the validation figures of its best epoch, the seconds of its epochs, and None where
     it has nothing.
     """
@@ -41,13 +44,14 @@ class Row:
     epochs: int
     seconds: float
     history: tuple[EpochRecord, ...]
+    leaked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Against:
     """How the run called `name` did against the first run, `first`; `contest` is None, and `note` says why.
 
-    `part` is the part of both that was judged; the pictures are those of one path and one label in both.
+    `part` is the part of both that was judged; the images are those of one content and one class in both.
     """
 
     first: str
@@ -72,7 +76,7 @@ def _against(first: Row, other: Row, tests: int) -> Against:
         one, two = (run.read_predictions(part) for run in runs)
         if one is None or two is None:
             continue
-        a, b = _right(one), _right(two)
+        a, b = _right(runs, part, (one, two))
         common = [key for key in a if key in b]
         if not common:
             return Against(first.name, other.name, part, None, f"no picture of their {part} parts is the same")
@@ -82,11 +86,36 @@ def _against(first: Row, other: Row, tests: int) -> Against:
     return Against(first.name, other.name, None, None, "they were not both judged on one part: evaluate both first")
 
 
-def _right(found: Predictions) -> dict[tuple[str, str], bool]:
-    """Return whether each picture, by path and true class, was named rightly."""
-    right = found.probabilities.argmax(1) == found.labels
+def _right(runs: tuple[Run, Run], part: str, found: tuple[Predictions, Predictions]) -> tuple[Right, Right]:
+    """Return whether each image was classified rightly, by its content and true class, or by its path and class.
+
+    The path counts where a run does not know the contents of its predictions. Of an image that is there twice, the
+    first is compared with the first, the second with the second.
+    """
+    contents = [_contents(run, part, one) for run, one in zip(runs, found, strict=True)]
+    known = all(names is not None for names in contents)
+    first, second = (
+        _numbered(names if known and names is not None else one.paths, one)
+        for names, one in zip(contents, found, strict=True)
+    )
+    return first, second
+
+
+def _contents(run: Run, part: str, found: Predictions) -> list[str] | None:
+    rows = [row for row in run.read_data() or () if row.split == part]
     truth = [found.classes[i] for i in found.labels]
-    return dict(zip(zip(found.paths, truth, strict=True), right.tolist(), strict=True))
+    return [row.sha256 for row in rows] if [row.label for row in rows] == truth else None
+
+
+def _numbered(names: Sequence[str], found: Predictions) -> Right:
+    right = (found.probabilities.argmax(1) == found.labels).tolist()
+    seen: Counter[tuple[str, str]] = Counter()
+    answers: Right = {}
+    for name, label, hit in zip(names, found.labels, right, strict=True):
+        key = name, found.classes[label]
+        answers[*key, seen[key]] = hit
+        seen[key] += 1
+    return answers
 
 
 def compare(paths: Sequence[str | Path]) -> tuple[Row, ...]:
@@ -168,6 +197,7 @@ def _row(name: str, run: Run, config: RunConfig, settings: dict[str, Any]) -> Ro
         epochs=len(history),
         seconds=result.get("seconds", sum(r.seconds for r in history)),
         history=history,
+        leaked=((result.get("leaked") or {}).get(part) or {}).get("count", 0),
     )
 
 
@@ -180,12 +210,12 @@ def _best(history: Sequence[EpochRecord], monitor: str) -> EpochRecord | None:
 
 
 def _count(run: Run) -> int:
-    """Return how many different pictures the run held out for validation."""
-    return sum(part == "validation" for part in run.read_parts().values())
+    """Return how many images the run held out for validation."""
+    return sum(row.split == "validation" for row in run.read_data() or ())
 
 
 def _interval(accuracy: float | None, count: int | None) -> Interval | None:
-    """Return the 95% interval; None where `count`, blind to identical pictures, does not fit the accuracy."""
+    """Return the 95% interval; None where the accuracy is no share of `count` images."""
     if accuracy is None or not count:
         return None
     hits = accuracy * count

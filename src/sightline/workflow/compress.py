@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from sightline.records import Index, Part
 from sightline.report import front as drawing
 from sightline.run import Run
 from sightline.watch import Watcher
-from sightline.workflow import environment, ship
+from sightline.workflow import environment, images, ship
 from sightline.workflow.classifier import load
 
 STEPS = 100  # of a recovery, where the number of its epochs is not given
@@ -136,11 +136,7 @@ def _means(means: Sequence[str]) -> tuple[str, ...]:
 def _pictures(
     run: Run, config: RunConfig, predictor: KerasPredictor, data: Sources | None, watcher: Watcher
 ) -> tuple[Dataset, Index]:
-    if data is None and not config.data.sources:
-        raise DataError("This model was trained on arrays, which the run does not keep: name pictures with --data.")
-    index = make_index(list(config.data.sources) if data is None else data, watcher.progress)
-    stated = run.read_parts()
-    index = replace(index, pictures=tuple(replace(p, part=stated.get(p.sha256, p.part)) for p in index.pictures))
+    index = _index(run, data, watcher)
     dataset = assemble(
         index, predictor.preprocess, config.split, config.seed, keep=config.data.cache, progress=watcher.progress,
         threads=config.device.threads or None,
@@ -156,6 +152,19 @@ def _pictures(
             "split.validation above 0, or name pictures with --data."
         )
     return dataset, index
+
+
+def _index(run: Run, data: Sources | None, watcher: Watcher) -> Index:
+    """Return the run's own images, or others, among which the run's own keep their splits."""
+    if data is None:
+        own = images.find(run, watcher.progress)
+        images.check_complete(run, own, "images", ", or name others with --data")
+        return own.index
+    index = images.placed(run.read_data() or (), make_index(data, watcher.progress))
+    known = {row.sha256 for row in run.read_data() or ()}
+    count = sum(p.sha256 in known for p in index.pictures)
+    watcher.say(f"{count} of {len(index.pictures)} images of {index.name} are the run's own and keep their splits")
+    return index
 
 
 def _trainer(

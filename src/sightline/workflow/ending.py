@@ -50,6 +50,24 @@ def leave(run: Run) -> str:
     return str(stopped)
 
 
+def unfinished(run: Run) -> str:
+    """Return why a run that is not complete lacks what a complete one has, and what to do, as the end of a sentence."""
+    if run.is_held:
+        return "it is still training; wait until it ends"
+    status = run.info.get("status")
+    return f"its training stopped early (status {status!r}); `sightline resume {run.path}` goes on with it"
+
+
+def no_bundle(run: Run) -> str:
+    """Return why a run has no bundle, and what to do, as the end of a sentence."""
+    info = run.info
+    if info.get("status") != "complete":
+        return unfinished(run)
+    if "no_bundle" in info:
+        return f"{info['no_bundle']}; `sightline export {run.path}` with a greater --tolerance writes a file"
+    return f"its folder {run.path / 'bundle'} was removed; `sightline export {run.path}` writes a new file"
+
+
 def _facts(error: BaseException) -> dict[str, object]:
     if isinstance(error, Interrupted):
         return {"status": "interrupted", "message": str(error)}

@@ -22,7 +22,7 @@ from sightline.prediction.bundle import Bundle
 from sightline.prediction.keras import KerasPredictor
 from sightline.prediction.manifest import Golden, Manifest
 from sightline.prediction.parity import Parity, Tolerance
-from sightline.records import Part, Samples
+from sightline.records import Samples
 from sightline.watch import Watcher
 from sightline.workflow.classifier import Classifier, load
 
@@ -205,9 +205,12 @@ def _target(source: _Source, form: str, precision: str, out: str | Path | None) 
 def _pictures(source: _Source, data: Sources | None, watcher: Watcher) -> tuple[Samples, str]:
     if data is None and source.classifier.run is None:
         raise UsageError("A bundle does not know the pictures that it was made from: name some with --parity.")
-    split: Part | None = "validation" if data is None else None
-    samples = source.classifier.labelled(data, split=split, progress=watcher.progress).samples
-    return samples, "the validation part" if data is None else "the pictures given"
+    if data is None:
+        return source.classifier.labelled(split="validation", progress=watcher.progress).samples, "the validation part"
+    # A file is compared with its model, which training images serve as well for; only an accuracy would mislead.
+    found = source.classifier.labelled(data, include_training=True, progress=watcher.progress)
+    seen = 0 if found.overlap is None else found.overlap.count
+    return found.samples, "the pictures given" + f" ({seen} are training or validation images)" * bool(seen)
 
 
 @dataclass(frozen=True, slots=True)

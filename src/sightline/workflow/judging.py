@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ from sightline import files, jsonio
 from sightline.data.dataset import decode
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
-from sightline.errors import DataError
+from sightline.errors import DataError, MissingImagesError
 from sightline.evaluation import abstain, judgement, labels, ood, slices
 from sightline.evaluation.evaluate import figures
 from sightline.evaluation.judgement import Judgement, Said, Wanted, listen
 from sightline.evaluation.labels import Suspect
+from sightline.evaluation.leaked import noted
 from sightline.evaluation.mistakes import mistakes
 from sightline.evaluation.ood import Strangers
 from sightline.prediction.views import Mirrored
@@ -26,7 +27,16 @@ from sightline.report import judged as drawings
 from sightline.report import judgement as report
 from sightline.workflow.classifier import Classifier
 
-NOTHING = Wanted()
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """What an evaluation takes that it refuses otherwise: `training` images among others, or a split with `missing`."""
+
+    training: bool = False
+    missing: bool = False
+
+
+NOTHING, STRICT = Wanted(), Admit()
 STRANGERS = 1000  # pictures; an AUROC of so many is known to about 0.01
 
 
@@ -37,30 +47,36 @@ def judge(
     split: Part | None = None,
     wanted: Wanted = NOTHING,
     strange: Sources | None = None,
+    admit: Admit = STRICT,
     cache: bool = True,
     progress: Progress = no_progress,
 ) -> Judgement:
     """Judge a classifier as `Classifier.evaluate` does, and say how far to trust it.
 
-    `wanted` thresholds are fitted on the validation part: the run's own or, for a bundle, zip or file, which has no
-    pictures, that of `sources`. The run, or the bundle, zip or file itself, keeps them; what they come to is judged on
-    the other pictures. `strange` are pictures of something else, of which at most a thousand are looked at. Where the
-    run's own pictures were judged, figures and drawings are written into it.
+    `wanted` thresholds are fitted on the validation split: the run's own or, for a bundle, zip or file, which has no
+    images, that of `sources`. The run, or the bundle, zip or file itself, keeps them; what they come to is judged on
+    the other images. `strange` are images of something else, of which at most a thousand are looked at. Where the
+    run's own images were judged, all of them, figures and drawings are written into it.
 
-    Raises `DataError` where thresholds are asked for and no validation pictures are at hand, `UsageError` where they
+    Raises `DataError` where thresholds are asked for and no validation images are at hand, `MissingImagesError` where
+    some of the run's own that it takes are missing and `admit` does not allow it, and `UsageError` where thresholds
     cannot be kept (see `Classifier.keep`).
     """
     if wanted:
         classifier.check_keeping()
     if strange is not None and classifier.run is not None:  # it may know its training pictures
         ood.check_packages()
-    found = classifier.labelled(sources, split=split, cache=cache, progress=progress)
+    reader = _Reader(classifier, progress, cache=cache, allow_missing=admit.missing)
+    found = classifier.labelled(
+        sources, split=split, include_training=admit.training, allow_missing=admit.missing, cache=cache,
+        progress=progress,
+    )  # fmt: skip
     said = listen(classifier.predictor, found.samples, progress)
-    part = (split or _part_of(classifier, found)) if sources is None else "given"
-    # A run has validation pictures of its own; those of a bundle are the validation part of what is given.
+    part = found.split or "given"
+    # A run has validation images of its own; those of a bundle are the validation split of what is given.
     own = sources if classifier.run is None else None
     fits = part == "validation" or (classifier.run is None and split == "validation")
-    held_out = said if fits else _said(classifier, "validation", progress, own, cache=cache)
+    held_out = said if fits else reader.listen("validation", own, strict=bool(wanted) or sources is None)
     thresholds, threshold = classifier.thresholds, None
     if wanted:
         if held_out is None:
@@ -69,7 +85,7 @@ def judge(
     result = judged(classifier.classes, said, found, part, held_out, thresholds)
     result = replace(result, threshold=threshold)
     if strange is not None:
-        result = replace(result, strangers=_strangers(classifier, said, result, strange, progress, cache=cache))
+        result = replace(result, strangers=_strangers(reader, said, result, strange))
     _write(classifier, result, found, fitted=bool(wanted))
     return result
 
@@ -83,7 +99,9 @@ def judged(
     thresholds: Thresholds | None = None,
 ) -> Judgement:
     """Put together what follows from all that a network `said` of the pictures `found` and of the validation part."""
-    evaluation = figures(classes, said.outputs.probabilities, found.samples, rejects=found.rejects)
+    evaluation = noted(
+        figures(classes, said.outputs.probabilities, found.samples, rejects=found.rejects), found
+    )  # fmt: skip
     sure, right = evaluation.probabilities.max(1), evaluation.probabilities.argmax(1) == evaluation.labels
     return Judgement(
         evaluation=evaluation,
@@ -99,11 +117,6 @@ def judged(
     )
 
 
-def _part_of(classifier: Classifier, found: Labelled) -> str:
-    assert classifier.run is not None
-    return classifier.run.read_parts().get(found.pictures[0].sha256, found.pictures[0].part or "test")
-
-
 def _nothing_held_out(classifier: Classifier) -> str:
     if classifier.run is None:
         return (
@@ -116,61 +129,83 @@ def _nothing_held_out(classifier: Classifier) -> str:
     )
 
 
-def _said(
-    classifier: Classifier, part: Part, progress: Progress, sources: Sources | None = None, *, cache: bool
-) -> Said | None:
-    """Return what the model says of one of the run's own parts, or of `sources`; None where that is not there."""
-    try:
-        samples = classifier.labelled(sources, split=part, cache=cache, progress=progress).samples
-    except DataError:
-        return None
-    return listen(classifier.predictor, samples, progress, f"the {part} part") if len(samples) else None
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Asks a classifier about further images than those that are judged."""
+
+    classifier: Classifier
+    progress: Progress
+    cache: bool
+    allow_missing: bool
+
+    def listen(self, split: Part, sources: Sources | None = None, *, strict: bool = False) -> Said | None:
+        """Return what the model says of one of the run's own splits, or of `sources`; None where that is not there.
+
+        `strict`: some of the images missing is an error, not the same as none of them there.
+        """
+        try:
+            samples = self.classifier.labelled(
+                sources, split=split, allow_missing=self.allow_missing, cache=self.cache, progress=self.progress
+            ).samples
+        except MissingImagesError:
+            if strict and not self.allow_missing:
+                raise
+            return None
+        except DataError:
+            return None
+        return listen(self.classifier.predictor, samples, self.progress, f"the {split} split") if len(samples) else None
 
 
-def _strangers(
-    classifier: Classifier, said: Said, result: Judgement, sources: Sources, progress: Progress, *, cache: bool
-) -> Strangers:
-    """Read pictures whose labels, if any, mean nothing here, and compare."""
-    index = make_index(sources, progress)
+def _strangers(reader: _Reader, said: Said, result: Judgement, sources: Sources) -> Strangers:
+    """Read images whose labels, if any, mean nothing here, and compare."""
+    index = make_index(sources, reader.progress)
     if len(index.pictures) > STRANGERS:
         chosen = np.sort(generator(0, "strangers").permutation(len(index.pictures))[:STRANGERS]).tolist()
         read = index.read
         index = replace(
             index, pictures=tuple(index.pictures[i] for i in chosen), read=lambda at: read(chosen[at])
         )  # fmt: skip
-    pixels, rows = decode(index, classifier.preprocess, keep=cache, progress=progress)
+    predictor = reader.classifier.predictor
+    pixels, rows = decode(index, predictor.preprocess, keep=reader.cache, progress=reader.progress)
     rows = np.array([row for row in rows.tolist() if row not in pixels.failed], np.int64)
     samples = Samples(pixels.array, rows, np.zeros(len(rows), np.int32), ("",) * len(rows))
-    other = listen(classifier.predictor, samples, progress, "strangers").outputs
-    training = _said(classifier, "train", progress, cache=cache)
-    return judgement.strangers(said, other, training, index.name, result.thresholds)
+    other = listen(predictor, samples, reader.progress, "strangers").outputs
+    return judgement.strangers(said, other, reader.listen("train"), index.name, result.thresholds)
 
 
 def _write(classifier: Classifier, result: Judgement, found: Labelled, *, fitted: bool) -> None:
     if fitted and result.thresholds is not None:
         classifier.keep(result.thresholds)
     run = classifier.run
-    if run is None or result.part == "given" or isinstance(classifier.predictor, Mirrored):
+    if run is None or found.split is None or found.missing is not None or isinstance(classifier.predictor, Mirrored):
         return
-    run.write_evaluation(result.part, result.evaluation, report.judgement(result))
+    run.write_evaluation(found.split, result.evaluation, report.judgement(result))
     for name, png in drawings.drawings(result, found.samples).items():
         run.write_figure(name, png)
 
 
 def check_labels(
-    classifier: Classifier, patch: Path, *, cache: bool = True, progress: Progress = no_progress
+    classifier: Classifier,
+    patch: Path,
+    *,
+    allow_missing: bool = False,
+    cache: bool = True,
+    progress: Progress = no_progress,
 ) -> tuple[Suspect, ...]:
     """Look for wrong labels in all of the run's own pictures, by features of the network and heads that were not told.
 
     Writes a patch with a line for each (JSON lines: action, path, sha256, label, to, reason), worst first, and the same
-    list into the run. Raises `DataError` where the run's pictures are not there.
+    list into the run, unless images are missing. Raises `DataError` where the run's images are not there,
+    `MissingImagesError` where some are missing, unless `allow_missing`.
     """
     pictures: list[Picture] = []
     said: list[Said] = []
+    complete = True
     for part in PARTS:
         if not _holds(classifier, part):
             continue
-        found = classifier.labelled(split=part, cache=cache, progress=progress)
+        found = classifier.labelled(split=part, allow_missing=allow_missing, cache=cache, progress=progress)
+        complete &= found.missing is None
         pictures += found.pictures
         said.append(listen(classifier.predictor, found.samples, progress, f"the {part} part"))
     features = np.concatenate([s.outputs.features for s in said])
@@ -183,11 +218,12 @@ def check_labels(
     for line in lines:
         text.write(jsonio.dumps(line) + "\n")
     files.write(patch, text.getvalue().encode(errors="backslashreplace"), "Name another file with --labels.")
-    if classifier.run is not None:
+    if classifier.run is not None and complete:
         classifier.run.write_suspects(lines)
     return suspects
 
 
 def _holds(classifier: Classifier, part: Part) -> bool:
-    """Whether the run has pictures in a part; without a run, reading them says what is wrong."""
-    return classifier.run is None or part in classifier.run.read_parts().values()
+    """Whether the run has images in a split; without a run, reading them says what is wrong."""
+    rows = None if classifier.run is None else classifier.run.read_data()
+    return rows is None or any(row.split == part for row in rows)

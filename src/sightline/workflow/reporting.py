@@ -11,21 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.data.audit import brief
+from sightline.data.leakage import Leak
 from sightline.errors import ModelError
 from sightline.evaluation.judgement import Judgement
 from sightline.evaluation.mistakes import Answer
 from sightline.explanation.maps import heat_maps
 from sightline.prediction.keras import KerasPredictor
-from sightline.records import Index, Labelled, Progress, no_progress
+from sightline.records import PARTS, Index, Labelled, Progress, no_progress
 from sightline.report import judgement as report
 from sightline.report import page, summary
 from sightline.report.heat import overlay
 from sightline.run import Run
 from sightline.workflow.classifier import load
+from sightline.workflow.ending import unfinished
 from sightline.workflow.judging import judge
 
 MOST = 8  # mistakes, each with a heat map
-CLASSES, SLICES, SUSPECTS = 40, 8, 20  # rows of tables
+CLASSES, SLICES, SUSPECTS, LEAKS = 40, 8, 20, 20  # rows of tables
 PLOTS = ("curves", "confusion", "risk-coverage", "reliability")  # the second and third stand side by side
 
 
@@ -36,13 +38,10 @@ def make(path: Path, *, progress: Progress = no_progress) -> Path:
     """
     run = Run.open(path)
     if run.info.get("status") != "complete":
-        raise ModelError(
-            f"{path} is {run.info.get('status')}, not complete: finish it with `sightline resume {path}` first."
-        )
+        raise ModelError(f"The run {path} has nothing to report yet: {unfinished(run)}.")
     classifier = load(path)
     judged = judge(classifier, progress=progress)
-    part = judged.part if judged.part in {"test", "validation"} else "test"
-    labelled = classifier.labelled(split="validation" if part == "validation" else "test", progress=progress)
+    labelled = classifier.labelled(split="validation" if judged.part == "validation" else "test", progress=progress)
     trained = load(path, engine="keras").predictor
     assert isinstance(trained, KerasPredictor)
     return write(run, run.info["result"], judged, labelled, trained)
@@ -62,7 +61,7 @@ def _gathered(
     run: Run, result: Mapping[str, Any], judged: Judgement | None, labelled: Labelled, trained: KerasPredictor
 ) -> dict[str, Any]:
     """Return what the page shows, as plain values; without judged pictures it says that there were none."""
-    info, config = run.info, run.config
+    info, config, leaks = run.info, run.config, run.read_leaks()
     values: dict[str, Any] = {
         "title": f"{config.model.name} on {'+'.join(Path(s).name for s in config.data.sources) or 'arrays'}",
         "headline": ["No pictures were kept to judge it on: set split.validation or split.test above 0."],
@@ -72,6 +71,8 @@ def _gathered(
         "plots": [(name, page.uri(png)) for name in PLOTS if (png := run.read_figure(name)) is not None],
         "classes": [], "hidden": 0, "slices": [], "mistakes": [], "heated": "", "thresholds": "",
         "suspects": run.read_suspects()[:SUSPECTS],
+        "leaks": [_leak(leak) for leak in leaks[:LEAKS]],
+        "hidden_leaks": max(len(leaks) - LEAKS, 0),
         "commands": _commands(run, info),
         "config": run.config_text,
         "environment": [(k, str(v)) for k, v in info.items() if k in {"backend", "devices", "threads", "platform"}]
@@ -81,7 +82,7 @@ def _gathered(
         found = summary.evaluation(judged.evaluation) | report.judgement(judged)
         worst = page.rows(found["per_class"])
         values |= {
-            "headline": page.headline(found, judged.part),
+            "headline": _with_leaks(page.headline(found, judged.part), found["leaked"]),
             "classes": worst[:CLASSES],
             "hidden": max(len(worst) - CLASSES, 0),
             "slices": [s for s in found["slices"] if s["worse"]][:SLICES],
@@ -89,6 +90,31 @@ def _gathered(
         }
         values |= _mistakes(judged.mistakes.wrong[:MOST], judged, labelled, trained)
     return values
+
+
+def _with_leaks(headline: list[str], leaked: Mapping[str, Any] | None) -> list[str]:
+    """Put behind the first sentence what it would be without images that are in an earlier split too."""
+    if leaked is None:
+        return headline
+    which = f"{leaked['identical']} identical, {leaked['near']} near duplicates"
+    line = f"{leaked['count']} of these images are in an earlier split too ({which})"
+    others = leaked["without"]
+    if others is None:
+        return [headline[0], f"{line}; there are no others.", *headline[1:]]
+    low, high = others["accuracy_interval"]
+    right = f"right on {page.percent(others['accuracy'])} of the {others['count']} others"
+    return [
+        headline[0],
+        f"{line}; {right} (95% interval {page.percent(low)} to {page.percent(high)}).",
+        *headline[1:],
+    ]
+
+
+def _leak(leak: Leak) -> dict[str, Any]:
+    """Return the paths of a group by split, and what it is."""
+    paths = {part: [row.path for row in leak.images if row.split == part] for part in PARTS}
+    kind = "identical" if leak.kind == "identical" else "near duplicates"
+    return {"kind": kind, "splits": [(part, names) for part, names in paths.items() if names]}
 
 
 def findings(index: Index) -> list[dict[str, Any]]:

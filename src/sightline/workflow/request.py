@@ -96,13 +96,28 @@ class Request:
             return sources
         if self.arrays:
             raise DataError("This run was begun with arrays, which it does not keep: give them again, from Python.")
-        there = [Path(self.folder, text) for text in self.sources]
-        return [str(path) if path.exists() else text for path, text in zip(there, self.sources, strict=True)]
+        return self.reached()
+
+    def reached(self) -> list[str]:
+        """Return the sources that have a name, as they are reached from here."""
+        return [self._reach(text) for text in self.sources]
+
+    def anchored(self, config: RunConfig) -> RunConfig:
+        """Return settings of this request with their files as they are reached from here."""
+        data = replace(config.data, patch=config.data.patch and self._reach(config.data.patch))
+        start = config.model.weights
+        model = config.model if start in weights.WORDS else replace(config.model, weights=self._reach(start))
+        return replace(config, data=data, model=model)
+
+    def _reach(self, text: str) -> str:
+        """Return a path, relative to where the request was made, as it is reached from here; a name as it is."""
+        there = Path(self.folder, text)
+        return str(there) if Path(self.folder) != Path.cwd() and there.exists() else text
 
 
 def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunConfig, Index]:
     """Index the pictures, start the backend and decide all that the request leaves open but for `record`'s part."""
-    given = request.settings()
+    given = request.anchored(request.settings())
     environment.check_packages(given)
     index = check.before(make_index(sources, watcher.progress, given.device.threads or None), given, watcher)
     check_classes(index)
@@ -110,7 +125,7 @@ def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunCon
         environment.start(given.device)
         chosen = choose.recipe(index)
         watcher.say(f"{chosen.recipe}: {chosen.why}")
-        given = choose.laid_on(chosen, request.layers, request.assignments)
+        given = request.anchored(choose.laid_on(chosen, request.layers, request.assignments))
     for note in request.notes(given):
         watcher.say(note)
     settled = choose.settle(replace(given, data=replace(given.data, sources=request.sources)), index)

@@ -71,7 +71,7 @@ def _begun(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Wat
     run.update(status="running", resumed=info.get("resumed", 0) + 1)
     request = Request.from_dict(info["request"])
     if run.has_config:
-        config = run.config
+        config = request.anchored(run.config)
         environment.check_packages(config)
         environment.start(config.device)
         found = make_index(request.again(sources), watcher.progress, config.device.threads or None)

@@ -14,6 +14,7 @@ import numpy as np
 
 from sightline import backend, files
 from sightline.config import RunConfig
+from sightline.data import leakage
 from sightline.data.dataset import Dataset, assemble
 from sightline.data.index import Sources
 from sightline.errors import DivergedError, Interrupted
@@ -130,15 +131,18 @@ class Training:
             keep=config.data.cache, progress=watcher.progress, threads=config.device.threads or None,
         )  # fmt: skip
         again.check_pictures(run, data)
-        for note in [*_data_notes(data), *check.near(data, config)]:
+        small = leakage.small_images(data.pixels, data.rows, [p.sha256 for p in data.pictures], config.device.threads)
+        leaks = leakage.find_leaks(data, None if small is None else small.groups())
+        for note in [*_data_notes(data), *check.leakage(leaks, data, config)]:
             watcher.say(note)
         with interrupt.leaving(lambda: leave(run)):
             plan = networks.plan(config, data, start)
+            run.write_data(data)
+            run.write_leakage(leaks, small and small.only(leakage.held(data)))
             return replace(self, config=config)._in_run(run, data, plan, preprocess)  # noqa: SLF001  # itself
 
     def _in_run(self, run: Run, data: Dataset, plan: Plan, preprocess: Preprocess) -> TrainResult:
         config, watcher = self.config, self.watcher
-        run.write_data(data)
         saved = checkpoint.latest(run.checkpoints, watcher.say)
         history = list(records(saved))
         run.write_history(history)
@@ -201,10 +205,12 @@ class Training:
         heard = ship.hear(predictor, data, watcher.progress)
         agreement = ship.compare(model, predictor, data, logits / np.float32(value), heard)
         if not ship.agrees(agreement):
-            watcher.say(
-                "No bundle was written: the exported file differs from the model by up to "
-                f"{agreement.greatest_difference:.2g} and names {agreement.top1_agreement:.1%} of the pictures alike."
+            reason = (
+                f"the exported file differs from the model by up to {agreement.greatest_difference:.2g} and "
+                f"classifies {agreement.top1_agreement:.1%} of the images alike"
             )
+            run.update(no_bundle=reason)
+            watcher.say(f"No bundle was written: {reason}.")
             heard = ship.hear(KerasPredictor(model, data.classes, preprocess), data, watcher.progress)
         judged = {part: self._judge(part, heard, data) for part in heard}
         if ship.agrees(agreement):
@@ -216,16 +222,19 @@ class Training:
                 )
             )  # fmt: skip
         last = judged.get("test") or judged.get("validation")
-        labelled = data.labelled("test" if "test" in judged else "validation")
+        labelled = self._labelled("test" if "test" in judged else "validation", data)
         if last is not None:
             for name, png in drawings.main(last).items():
                 run.write_figure(name, png)
         return _Shipped(model, {part: found.evaluation for part, found in judged.items()}, last, labelled)
 
     def _judge(self, part: Part, heard: Mapping[Part, Said], data: Dataset) -> Judgement:
-        found = judging.judged(data.classes, heard[part], data.labelled(part), part, heard.get("validation"))
+        found = judging.judged(data.classes, heard[part], self._labelled(part, data), part, heard.get("validation"))
         self.run.write_evaluation(part, found.evaluation, judgement.judgement(found))
         return found
+
+    def _labelled(self, part: Part, data: Dataset) -> Labelled:
+        return replace(data.labelled(part), leaked=leakage.leaked_contents(self.run.read_leaks(), part))
 
     def _result(self, data: Dataset, fitted: Fitted, shipped: _Shipped) -> TrainResult:
         best, model, found = fitted.best, shipped.model, shipped.found
@@ -252,6 +261,7 @@ class Training:
                 "rejects": len(data.rejects),
                 "skipped": data.skipped,
                 "cache_hit": data.cache_hit,
+                "leaked": {name: summary.leaked(value.leaked) for name, value in found.items()},
             },
         )
 

@@ -12,6 +12,7 @@ from sightline import jsonio
 from sightline.errors import ModelError, OutputError, UsageError
 from sightline.prediction import bundle, exported
 from sightline.workflow.classifier import load
+from sightline.workflow.ending import no_bundle
 
 
 def vectors(model: str | Path, out: str | Path | None = None) -> Path:
@@ -24,9 +25,11 @@ def vectors(model: str | Path, out: str | Path | None = None) -> Path:
     run = classifier.run
     if exported.find(Path(model)) is not None:
         raise UsageError(f"{model} is an export in a format other than ONNX: name its run.")
-    place = Path(model) if run is None else run.bundle
-    if place is None:
-        raise ModelError(f"The run {model} has no bundle to take examples from: its training must be complete.")
+    place = Path(model)
+    if run is not None:
+        if run.bundle is None:
+            raise ModelError(f"The run {model} has no bundle to take examples from: {no_bundle(run)}.")
+        place = run.bundle
     if run is None and out is None:
         raise UsageError("A bundle has no place of its own for exports: name one with --out.")
     target = Path(out) if out is not None else Path(model) / "exports" / "vectors"

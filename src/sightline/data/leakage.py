@@ -1,0 +1,163 @@
+"""Images that show the same in several splits, found once by `train` and kept in the run.
+
+Near duplicates are compared by 32x32 gray pixels of what the network sees (see `data.hashes`). A run keeps these small
+images of its training and validation splits, so that images from elsewhere can be compared with them later.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sightline import process
+from sightline.data import copies, hashes
+from sightline.data.dataset import Dataset
+from sightline.data.membership import ImageRow
+from sightline.data.survey import by_name, fingerprints, tiny
+from sightline.errors import ModelError
+from sightline.records import PARTS, Part
+
+MOST = 20_000  # images among which near duplicates are looked for: a few seconds
+
+Kind = Literal["identical", "near"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Images in more than one split that are the same file (identical) or show the same (near)."""
+
+    kind: Kind
+    images: tuple[ImageRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"kind": self.kind, "images": [row.to_dict() for row in self.images]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Leak:
+        """Undo `to_dict`; raises `KeyError` for missing values."""
+        return cls(values["kind"], tuple(ImageRow.from_dict(row) for row in values["images"]))
+
+
+@dataclass(frozen=True, slots=True)
+class SmallImages:
+    """Small versions of images to find near duplicates by: `pixels` uint8 [N, 32, 32], contents `sha256`, sorted.
+
+    Images of a single gray level, which say nothing, are left out.
+    """
+
+    sha256: tuple[str, ...]
+    pixels: NDArray[np.uint8]
+
+    def save(self, path: Path) -> None:
+        """Write them into a file."""
+        np.savez_compressed(path, allow_pickle=False, sha256=np.array(self.sha256, np.str_), pixels=self.pixels)
+
+    @classmethod
+    def load(cls, path: Path) -> SmallImages:
+        """Read what `save` wrote; raises `ModelError`."""
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                return cls(tuple(kept["sha256"].tolist()), kept["pixels"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ModelError(
+                f"{path} cannot be read: {error}. Delete it, and near duplicates of training images are not looked for."
+            ) from error
+
+    def only(self, contents: set[str]) -> SmallImages:
+        """Return those with these contents."""
+        at = [i for i, sha in enumerate(self.sha256) if sha in contents]
+        return SmallImages(tuple(self.sha256[i] for i in at), self.pixels[at])
+
+    def union(self, other: SmallImages) -> SmallImages:
+        """Return those of both, each content once."""
+        rows = dict(zip(other.sha256, other.pixels, strict=True)) | dict(zip(self.sha256, self.pixels, strict=True))
+        contents = sorted(rows)
+        return _stacked(contents, [rows[sha] for sha in contents])
+
+    def groups(self) -> dict[str, str]:
+        """Return the smallest content in the near-duplicate group of each content."""
+        return by_name(self.sha256, *fingerprints(self.pixels)) if self.sha256 else {}
+
+
+def small_images(
+    pixels: NDArray[np.uint8], rows: NDArray[np.int64], contents: Sequence[str], threads: int | None = None
+) -> SmallImages | None:
+    """Shrink images, each content once; None where there are more than `MOST`.
+
+    Image i is ``pixels[rows[i]]`` (uint8 [M, H, W, C]) with the content ``contents[i]``.
+    """
+    row_of = dict(zip(contents, rows.tolist(), strict=True))
+    if len(row_of) > MOST:
+        return None
+    names = sorted(row_of)
+    with ThreadPoolExecutor(threads or process.cores()) as pool:
+        small = list(pool.map(lambda sha: tiny(_image(pixels[row_of[sha]])), names))
+    telling = [i for i, image in enumerate(small) if np.ptp(image) > 0]
+    return _stacked([names[i] for i in telling], [small[i] for i in telling])
+
+
+def _stacked(contents: Sequence[str], small: Sequence[NDArray[np.uint8]]) -> SmallImages:
+    empty = np.zeros((0, hashes.SIDE, hashes.SIDE), np.uint8)
+    return SmallImages(tuple(contents), np.stack(small) if len(small) else empty)
+
+
+def _image(pixels: NDArray[np.uint8]) -> Image.Image:
+    whole = np.asarray(pixels)
+    return Image.fromarray(whole[..., 0] if whole.shape[-1] == 1 else whole)
+
+
+def find_leaks(data: Dataset, near: Mapping[str, str] | None = None) -> tuple[Leak, ...]:
+    """Return the groups that lie in several splits of `data`, identical files first.
+
+    `near` names each content's group of near duplicates, as `SmallImages.groups` does.
+    """
+    pictures = [replace(p, part=part) for p, part in zip(data.pictures, data.parts, strict=True)]
+    found = copies.find(pictures, near)
+    leaks = [("identical", g) for g in found.identical if copies.leaking(g)]
+    leaks += [("near", g) for g in found.near if copies.leaking_near(g)]
+    return tuple(
+        Leak("identical" if kind == "identical" else "near", tuple(_row(p) for p in group)) for kind, group in leaks
+    )
+
+
+def _row(picture: Any) -> ImageRow:
+    return ImageRow(picture.path, picture.sha256, picture.label, picture.part)
+
+
+def held(data: Dataset) -> set[str]:
+    """Return the contents that a model of `data` is trained or validated on."""
+    return {p.sha256 for p, part in zip(data.pictures, data.parts, strict=True) if part != "test"}
+
+
+def leaked_contents(leaks: Sequence[Leak], split: Part) -> dict[str, Kind]:
+    """Return the contents of a split that the splits before it hold too: training for validation, both for test."""
+    before = PARTS[: PARTS.index(split)]
+    known: dict[str, Kind] = {}
+    for leak in leaks:
+        seen = {row.sha256 for row in leak.images if row.split in before}
+        for row in leak.images:
+            if row.split != split:
+                continue
+            if row.sha256 in seen:
+                known[row.sha256] = "identical"
+            elif seen:
+                known.setdefault(row.sha256, "near")
+    return known
+
+
+def near_contents(known: SmallImages, new: SmallImages) -> set[str]:
+    """Return the contents of `new` that are near duplicates of another content in `known`."""
+    group = known.union(new).groups()
+    held: dict[str, set[str]] = {}
+    for sha in known.sha256:
+        held.setdefault(group[sha], set()).add(sha)
+    return {sha for sha in new.sha256 if held.get(group[sha], set()) - {sha}}

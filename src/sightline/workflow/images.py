@@ -1,0 +1,151 @@
+"""The images of a run: where they are, whether they are still the same, and which others they are among."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sightline.data import datasets, patch
+from sightline.data.index import index as make_index
+from sightline.data.leakage import SmallImages, near_contents, small_images
+from sightline.data.membership import ImageRow, Matched, match
+from sightline.errors import DataError, MissingImagesError
+from sightline.prediction.manifest import Manifest
+from sightline.records import Index, Labelled, Missing, Overlap, Part, Progress, no_progress
+from sightline.run import Run
+from sightline.workflow.request import Request
+
+NAMES = 3  # images that a message names
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a model was trained and validated on: contents, and small images where they were kept."""
+
+    contents: frozenset[str]
+    small: SmallImages | None
+
+
+def sources(run: Run) -> list[str]:
+    """Return where the images of a run are, as seen from here: relative paths begin where it was trained.
+
+    Raises `DataError` for arrays, which a run does not keep, and for a source that is gone.
+    """
+    values = run.info.get("request")
+    request = None if values is None else Request.from_dict(values)
+    names = list(run.config.data.sources) if request is None else request.reached()
+    if not names or (request is not None and request.arrays):
+        raise DataError("This model was trained on arrays, which the run does not keep: name images to evaluate on.")
+    for name in names:
+        if not Path(name).expanduser().exists() and not datasets.is_named(name):
+            raise DataError(
+                f"The images of the run {run.path} are no longer at {name}: put them back, or name other images."
+            )
+    return names
+
+
+def find(run: Run, progress: Progress = no_progress, threads: int | None = None) -> Matched:
+    """Compare the sources of a run with the images that it recorded, and return those that are there."""
+    rows = run.read_data()
+    if rows is None:
+        raise DataError(
+            f"The run {run.path} was stopped before it had read its images: `sightline resume {run.path}` goes on."
+        )
+    index = make_index(sources(run), progress, threads)
+    corrections = [] if run.patch is None else [fix for _, fix in patch.read(run.patch)]
+    relabeled = {(fix.path, fix.sha256): fix.label for fix in corrections if fix.action == "relabel"}
+    dropped = {(fix.path, fix.sha256) for fix in corrections if fix.action == "drop"}
+    found = match(rows, index, relabeled)
+    rejected = run.read_rejected()
+    others = [p for p in found.others if p.path not in rejected and (p.path, p.sha256) not in dropped]
+    return replace(found, others=tuple(others))
+
+
+def check_complete(run: Run, matched: Matched, what: str, advice: str = "") -> None:
+    """Raise `MissingImagesError` unless all recorded images are there; `what` names them; `advice` ends the message."""
+    if matched.complete:
+        return
+    missing, changed = len(matched.missing), len(matched.changed)
+    total = len(matched.rows) + missing + changed
+    kinds = [f"{missing} are missing"] * bool(missing) + [f"{changed} changed since training"] * bool(changed)
+    first = [row.path for row in (*matched.missing, *matched.changed)][:NAMES]
+    raise MissingImagesError(
+        f"Of the {total} {what} of the run {run.path}, {' and '.join(kinds)}, such as {', '.join(first)}: "
+        f"put them back as they were{advice}."
+    )
+
+
+def missing(matched: Matched) -> Missing | None:
+    """Return what is not there of one split; None for nothing."""
+    lost = (*matched.missing, *matched.changed)
+    if not lost:
+        return None
+    return Missing(tuple(row.path for row in lost), len(matched.changed), len(matched.rows) + len(lost))
+
+
+def home(path: Path, manifest: Manifest) -> Run | None:
+    """Return the run in whose folder a bundle or an export of its weights lies; None where it lies elsewhere."""
+    weights = {manifest.weights_sha256, *(str(step.get("weights_sha256")) for step in manifest.lineage)}
+    for folder in path.resolve().parents:
+        if (folder / "run.json").is_file():
+            run = Run(folder)
+            return run if (run.info.get("result") or {}).get("weights_sha256") in weights else None
+    return None
+
+
+def known(run: Run | None) -> Known | None:
+    """Return what a run's model was trained and validated on; None where that is not known."""
+    rows = None if run is None else run.read_data()
+    if run is None or rows is None:
+        return None
+    return Known(frozenset(row.sha256 for row in rows if row.split != "test"), run.read_small_images())
+
+
+def set_apart(labelled: Labelled, known: Known | None, name: str, *, include: bool) -> Labelled:
+    """Leave images out that a model was trained or validated on, or near duplicates of them; or `include` them.
+
+    Raises `DataError` where none of the images of `name` is left.
+    """
+    if known is None:
+        return replace(labelled, overlap=Overlap(None, None, include))
+    pictures = labelled.pictures
+    identical = {i for i, p in enumerate(pictures) if p.sha256 in known.contents}
+    near = _near(labelled, known, [i for i in range(len(pictures)) if i not in identical])
+    paths = [tuple(pictures[i].path for i in sorted(at)) for at in (identical, near or ())]
+    overlap = Overlap(paths[0], None if near is None else paths[1], include)
+    if include or not overlap.count:
+        return replace(labelled, overlap=overlap)
+    keep = np.array([i for i in range(len(pictures)) if i not in identical and i not in (near or ())], np.int64)
+    if not len(keep):
+        raise DataError(
+            f"The model was trained or validated on all {len(pictures)} images of {name}, or on near duplicates of "
+            "them: name other images, or take these in with --include-training."
+        )
+    kept = tuple(pictures[i] for i in keep)
+    return replace(labelled, samples=labelled.samples.at(keep), pictures=kept, overlap=overlap)
+
+
+def _near(labelled: Labelled, known: Known, at: Sequence[int]) -> set[int] | None:
+    """Return which of the images `at` are near duplicates of known ones; None where they cannot be compared."""
+    contents = [labelled.pictures[i].sha256 for i in at]
+    rows = labelled.samples.rows[np.array(at, np.int64)]
+    small = None if known.small is None else small_images(labelled.samples.pixels, rows, contents)
+    if known.small is None or small is None:
+        return None
+    near = near_contents(known.small, small)
+    return {i for i, sha in zip(at, contents, strict=True) if sha in near}
+
+
+def placed(rows: Sequence[ImageRow], index: Index) -> Index:
+    """Return images from elsewhere in the splits that a run had them in, by content; the others as they are.
+
+    What the run trained on stays in training, even if it had a copy of it in another split.
+    """
+    split_of: dict[str, Part] = {}
+    for split in ("test", "validation", "train"):  # the last one counts
+        split_of |= {row.sha256: row.split for row in rows if row.split == split}
+    pictures = tuple(replace(p, part=split_of.get(p.sha256, p.part)) for p in index.pictures)
+    return replace(index, pictures=pictures)

@@ -1,0 +1,95 @@
+"""Images in several splits: found once, kept, and told apart as the same file or as near duplicates."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pictures import encode, scene
+from sightline.config import SplitConfig
+from sightline.data import leakage
+from sightline.data.dataset import Dataset, assemble
+from sightline.data.index import index
+from sightline.data.leakage import Leak, SmallImages, find_leaks, leaked_contents, near_contents, small_images
+from sightline.errors import ModelError
+from sightline.preprocess import Preprocess
+
+TRAIN, TEST = ("train", "test")
+
+
+def small(data: Dataset) -> SmallImages:
+    found = small_images(data.pixels, data.rows, [p.sha256 for p in data.pictures])
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    """Ten scenes of two classes, with one file in training and test, and a smaller copy of another in test."""
+    files = {f"train/{'ab'[i % 2]}/{i}.png": encode(scene(i)) for i in range(8)}
+    files |= {f"test/{'ab'[i % 2]}/{i}.png": encode(scene(i)) for i in (8, 9)}
+    files["test/a/copy.png"] = files["train/a/0.png"]
+    files["test/b/smaller.jpg"] = encode(scene(1).resize((100, 88)), "JPEG", quality=80)
+    for name, content in files.items():
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return assemble(index(tmp_path / "data"), Preprocess(48, 48), SplitConfig(validation=0.0), 0, keep=False)
+
+
+def test_the_same_file_and_near_duplicates_in_two_splits(data: Dataset) -> None:
+    leaks = find_leaks(data, small(data).groups())
+    assert [(leak.kind, {row.path for row in leak.images}) for leak in leaks] == [
+        ("identical", {"train/a/0.png", "test/a/copy.png"}),
+        ("near", {"train/b/1.png", "test/b/smaller.jpg"}),
+    ]
+    sha = {p.path: p.sha256 for p in data.pictures}
+    assert leaked_contents(leaks, "test") == {sha["test/a/copy.png"]: "identical", sha["test/b/smaller.jpg"]: "near"}
+    assert leaked_contents(leaks, "validation") == {}
+    assert [leak.kind for leak in find_leaks(data)] == ["identical"]
+
+
+def test_validation_leaks_from_training_only(data: Dataset) -> None:
+    parts = tuple("validation" if part == "train" else part for part in data.parts)
+    leaks = find_leaks(replace(data, parts=parts), small(data).groups())  # type: ignore[arg-type]
+    assert leaked_contents(leaks, "validation") == {}
+    assert len(leaked_contents(leaks, "test")) == 2
+
+
+def test_nothing_in_two_splits_is_no_leak(data: Dataset) -> None:
+    assert find_leaks(replace(data, parts=("train",) * len(data.parts)), small(data).groups()) == ()
+
+
+def test_leaks_come_back(data: Dataset) -> None:
+    leaks = find_leaks(data, small(data).groups())
+    assert tuple(Leak.from_dict(json.loads(json.dumps(leak.to_dict()))) for leak in leaks) == leaks
+
+
+def test_small_images_come_back_and_find_near_duplicates_elsewhere(data: Dataset, tmp_path: Path) -> None:
+    sha = {p.path: p.sha256 for p in data.pictures}
+    whole = small(data)
+    known = whole.only({p.sha256 for p, part in zip(data.pictures, data.parts, strict=True) if part == "train"})
+    known.save(tmp_path / "small.npz")
+    kept = SmallImages.load(tmp_path / "small.npz")
+    assert kept.sha256 == known.sha256
+    assert near_contents(kept, whole) == {sha["test/b/smaller.jpg"]}, "identical ones are not near"
+    none = kept.only(set())
+    assert near_contents(none, whole) == set()
+    assert near_contents(kept, none) == set()
+    (tmp_path / "small.npz").write_bytes(b"PK")
+    with pytest.raises(ModelError, match=r"small\.npz cannot be read: .* Delete it"):
+        SmallImages.load(tmp_path / "small.npz")
+
+
+def test_blank_images_say_nothing_and_too_many_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.zeros((2, 8, 8, 1), np.uint8)
+    pixels[1, 0, 0] = 255
+    found = small_images(pixels, np.arange(2), ["blank", "dot"])
+    assert found is not None
+    assert found.sha256 == ("dot",)
+    monkeypatch.setattr(leakage, "MOST", 1)
+    assert small_images(pixels, np.arange(2), ["blank", "dot"]) is None

@@ -1,0 +1,175 @@
+"""The images of a run: found again from anywhere, compared with what was recorded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pictures import png, write
+from sightline.config import RunConfig, SplitConfig
+from sightline.data import patch
+from sightline.data.dataset import Dataset, assemble
+from sightline.data.index import index
+from sightline.errors import DataError, MissingImagesError
+from sightline.prediction.manifest import Manifest
+from sightline.preprocess import Preprocess
+from sightline.records import Part
+from sightline.run import Run
+from sightline.watch import Watcher
+from sightline.workflow import again, compress, images
+from sightline.workflow.request import Request
+
+FILES = {f"{split}/{label}/{i}.png": png(i, c) for split, i in (("train", 0), ("train", 1), ("test", 2))
+         for c, label in enumerate(("cat", "dog"))}  # fmt: skip
+
+
+def record(folder: Path, source: str, *, corrections: str = "") -> Run:
+    """A run on `source`, a path below `folder`, as training there leaves it before its first epoch."""
+    run = Run.create(folder / "run", request=Request((source,), False, str(folder), "quick", (), ()).to_dict())
+    config = replace(RunConfig(), data=replace(RunConfig().data, sources=(source,)))
+    run.write_config(config)
+    run.write_patch(corrections)
+    run.write_data(dataset(folder / source, run.patch))
+    return run
+
+
+def dataset(source: Path, corrections: Path | None = None) -> Dataset:
+    found = patch.corrected(index(source), corrections)
+    return assemble(found, Preprocess(8, 8), SplitConfig(validation=0.0), 0, keep=False)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Four training images and four test images, of which two are training images too."""
+    copies = {f"test/{label}/copy.png": FILES[f"train/{label}/0.png"] for label in ("cat", "dog")}
+    write(tmp_path / "data", FILES | copies)
+    return record(tmp_path, "data")
+
+
+def test_relative_sources_are_found_from_anywhere(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert images.sources(run) == [str(tmp_path / "data")]
+    assert images.find(run).complete
+    monkeypatch.chdir(tmp_path)
+    assert images.sources(run) == ["data"], "as it was called there"
+
+
+def test_sources_that_are_gone_are_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"The images of the run .*run are no longer at data: put them back, or name"):
+        images.find(run)
+
+
+def test_arrays_are_not_kept(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", request=Request((), True, str(tmp_path), "quick", (), ()).to_dict())
+    run.write_config(RunConfig())
+    with pytest.raises(DataError, match="trained on arrays, which the run does not keep"):
+        images.sources(run)
+
+
+@pytest.mark.parametrize("file", ["none", "imagenet", "weights.h5"])
+def test_files_in_settings_are_reached_from_elsewhere(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (file, "patch.jsonl"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "elsewhere").mkdir()
+    request = Request((), False, str(tmp_path), "quick", (), (f"model.weights={file}", "data.patch=patch.jsonl"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    settings = request.anchored(request.settings())
+    assert settings.data.patch == str(tmp_path / "patch.jsonl")
+    assert settings.model.weights == (str(tmp_path / file) if "." in file else file)
+    monkeypatch.chdir(tmp_path)
+    assert request.anchored(request.settings()) == request.settings()
+
+
+def test_each_split_is_what_it_was(run: Run) -> None:
+    found = images.find(run)
+    assert [row.split for row in found.rows].count("test") == 4
+    assert sorted(p.path for p in found.only("test").index.pictures) == [
+        "test/cat/2.png", "test/cat/copy.png", "test/dog/2.png", "test/dog/copy.png",
+    ]  # fmt: skip
+
+
+def test_a_search_for_smaller_models_has_the_run_s_own_splits(run: Run, tmp_path: Path) -> None:
+    own = compress._index(run, None, Watcher())
+    assert sum(p.part == "test" for p in own.pictures) == 4
+    (tmp_path / "data" / "train" / "cat" / "0.png").unlink()
+    with pytest.raises(MissingImagesError, match=r"Of the 8 images .* 1 are missing, such as train/cat/0\.png: put"):
+        compress._index(run, None, Watcher())
+
+
+def test_other_images_keep_their_splits_and_what_was_trained_on_stays_in_training(run: Run, tmp_path: Path) -> None:
+    other = write(tmp_path / "other", {f"{i}/{Path(n).parts[1]}-{Path(n).name}": c for i, (n, c) in
+                  enumerate(FILES.items())} | {"0/new.png": png(9)})  # fmt: skip
+    said: list[str] = []
+
+    class Listener(Watcher):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    found = compress._index(run, str(other), Listener())
+    split = {p.sha256: p.part for p in found.pictures}
+    by_content: dict[str, set[Part]] = {}
+    for row in run.read_data() or ():
+        by_content.setdefault(row.sha256, set()).add(row.split)
+    for sha, splits in by_content.items():
+        assert split[sha] == ("train" if "train" in splits else "test")
+    assert said == ["6 of 7 images of other are the run's own and keep their splits"]
+
+
+def test_corrections_of_the_run_hold(tmp_path: Path) -> None:
+    write(tmp_path / "data", FILES)
+    sha = {p.path: p.sha256 for p in index(tmp_path / "data").pictures}
+    fixes = [
+        {"action": "relabel", "path": "train/cat/0.png", "to": "dog"},
+        {"action": "drop", "path": "train/dog/1.png"},
+        {"action": "move", "path": "train/cat/1.png", "to": "test"},
+    ]
+    lines = [f | {"sha256": sha[f["path"]], "label": f["path"].split("/")[1], "reason": ""} for f in fixes]
+    (tmp_path / "fix.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    # One of each class is left in training, which the relabelled image sees to.
+    write(tmp_path / "data", {"train/cat/3.png": png(3)})
+    run = record(tmp_path, "data", corrections=str(tmp_path / "fix.jsonl"))
+    found = images.find(run)
+    assert found.complete
+    assert found.others == (), "what was dropped is not new"
+    assert {p.path: p.label for p in found.index.pictures}["train/cat/0.png"] == "dog"
+    assert {p.path: p.part for p in found.index.pictures}["train/cat/1.png"] == "test"
+    (tmp_path / "data" / "train" / "cat" / "0.png").unlink()
+    assert [row.path for row in images.find(run).missing] == ["train/cat/0.png"], "not a complaint about the patch"
+
+
+def test_files_that_were_rejected_are_not_new(tmp_path: Path) -> None:
+    write(tmp_path / "data", FILES | {"train/cat/broken.png": png(5)[:200]})
+    run = record(tmp_path, "data")
+    assert run.read_rejected() == {"train/cat/broken.png"}
+    found = images.find(run)
+    assert (found.complete, found.others) == (True, ())
+
+
+def test_going_on_counts_copies_too(run: Run, tmp_path: Path) -> None:
+    data = dataset(tmp_path / "data")
+    again.check_pictures(run, data)
+    (tmp_path / "data" / "test" / "cat" / "copy.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 8 are missing or changed, 0 are new"):
+        again.check_pictures(run, dataset(tmp_path / "data"))
+    turned = replace(data, pictures=data.pictures[::-1], parts=data.parts[::-1])
+    with pytest.raises(DataError, match=r"files were renamed, so that they come in another order"):
+        again.check_pictures(run, turned)
+
+
+def test_a_bundle_knows_the_run_in_whose_folder_it_lies(run: Run, tmp_path: Path) -> None:
+    run.update(result={"weights_sha256": "w"})
+    own = Manifest("m", ("a", "b"), Preprocess(8, 8), weights_sha256="w")
+    smaller = replace(own, weights_sha256="s", lineage=({"step": "train", "weights_sha256": "w"},))
+    for place, manifest in ((run.path / "bundle", own), (run.path / "compressed" / "best" / "bundle", smaller)):
+        home = images.home(place, manifest)
+        assert home is not None
+        assert home.path == run.path
+    assert images.home(run.path / "bundle", replace(own, weights_sha256="other")) is None
+    assert images.home(tmp_path / "bundle", own) is None
