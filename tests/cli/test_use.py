@@ -106,10 +106,107 @@ def test_globs_and_standard_input(
     assert sightline("predict", run, colours / "none*.png").code == 2
 
 
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    return path
+
+
+def test_csv_has_the_top_classes_and_all_probabilities(
+    sightline: Command, run: Path, colours: Path, broken: Path
+) -> None:
+    picture = next((colours / "red").iterdir())
+    lines = sightline("predict", run, picture, broken, "--json", "--top", 9).lines
+    printed = sightline("predict", run, picture, broken, "--format", "csv", "--top", 2, "--probabilities")
+    assert printed.code == 1
+    row, bad = csv.DictReader(io.StringIO(printed.out))
+    ranked = [(c["label"], f"{c['probability']:.6f}") for c in lines[0]["top"]]
+    assert [(row["label"], row["probability"]), (row["label_2"], row["probability_2"])] == ranked[:2]
+    assert {c["label"]: float(row[f"probability:{c['label']}"]) for c in lines[0]["top"]} == {
+        c["label"]: pytest.approx(c["probability"], rel=1e-6) for c in lines[0]["top"]
+    }
+    assert "label_3" not in row
+    assert (bad["path"], bad["error"]) == (str(broken), lines[1]["error"])
+    whole = sightline("predict", run, picture, "--json", "--top", 1, "--probabilities").lines[0]
+    assert len(whole["top"]) == 1
+    assert list(whole["probabilities"]) == ["blue", "green", "red"]
+    shown = sightline("predict", run, picture, "--probabilities", "--top", 1).out
+    assert all(label in shown for label in ("blue", "green", "red"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("out.csv", ()), ("deep/out.jsonl", ()), ("out.txt", ("--format", "csv")), ("out.ndjson", ("--json",))],
+)
+def test_out_writes_what_would_be_printed(
+    sightline: Command, run: Path, colours: Path, broken: Path, tmp_path: Path, name: str, options: tuple[str, ...]
+) -> None:
+    place = tmp_path / name
+    arguments = ("predict", run, colours / "red", broken, *options)
+    written = sightline(*arguments, "--out", place)
+    assert (written.code, written.out) == (1, ""), "one image has no answer"
+    assert "41 images, 1 of them without an answer" in " ".join(written.err.split())
+    form = "jsonl" if name.endswith((".ndjson", ".jsonl")) else "csv"
+    assert place.read_text(encoding="utf-8") == sightline("predict", run, colours / "red", broken, "--format", form).out
+    assert sightline("predict", run, colours / "blue", *options, "--out", place).code == 0, "a result is replaced"
+    assert "blue-000" in place.read_text(encoding="utf-8")
+    assert [p.name for p in place.parent.iterdir() if p.name.startswith(".part-")] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("labels.csv", (), "exists and is not a result of predict"),
+        ("out.xlsx", (), "should end with .csv or .jsonl"),
+        ("out.csv", ("--format", "table"), "redirect the table"),
+        ("out.csv", ("--json", "--format", "csv"), "contradict"),
+        ("folder.csv", (), "is a folder"),
+        ("labels.csv/out.csv", (), "labels.csv"),
+    ],
+)
+def test_out_refuses_what_it_would_spoil(
+    sightline: Command, run: Path, colours: Path, tmp_path: Path, name: str, options: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\nx.png,cat\n", encoding="utf-8")
+    done = sightline("predict", run, colours / "red", *options, "--out", tmp_path / name)
+    assert done.code == 2
+    assert words in " ".join(done.err.split())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.csv", "labels.csv"]
+    assert labels.read_text(encoding="utf-8") == "path,label\nx.png,cat\n"
+
+
+def test_out_that_fails_on_the_way_leaves_what_was_there(
+    sightline: Command, run: Path, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sightline.errors import ModelError
+    from sightline.prediction import stream
+
+    place = tmp_path / "out.csv"
+    assert sightline("predict", run, colours / "red", "--out", place).code == 0
+    before = place.read_bytes()
+    answers = stream.predict
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        yield from list(answers(*arguments, **options))[:3]
+        raise ModelError("It stopped.")
+
+    monkeypatch.setattr(stream, "predict", fails)
+    assert sightline("predict", run, colours / "blue", "--out", place).code == 2
+    assert place.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [place]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("predict", "{tmp}", "x.png"), "no run and no bundle"),
+        (("predict", "{tmp}", "x.png"), "is not a model: expected a run"),
+        (("predict", "{tmp}/none", "x.png"), "There is no model"),
+        (("predict", "{run}/..", "x.png"), "holds some: name"),
+        (("predict", "{run}/model.keras", "x.png"), "is a file of the model"),
+        (("evaluate", "{picture}", "{run}"), "the model comes first, then the images"),
         (("predict", "{run}", "{tmp}"), "no pictures"),
         (("evaluate", "{run}", "--split", "tset"), "test"),
         (("evaluate", "{run}", "{tmp}"), "No pictures"),
@@ -117,9 +214,10 @@ def test_globs_and_standard_input(
     ],
 )
 def test_bad_use_is_explained(
-    sightline: Command, run: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+    sightline: Command, run: Path, colours: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
-    found = sightline(*[a.format(run=run, tmp=tmp_path) for a in arguments])
+    picture = next((colours / "red").iterdir())
+    found = sightline(*[a.format(run=run, tmp=tmp_path, picture=picture) for a in arguments])
     assert (found.code, found.out) == (2, "")
     assert words in found.err
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import csv
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from itertools import chain
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import console, escape, print_json
+from sightline.cli.output import console, escape
+from sightline.errors import OutputError, UsageError
 from sightline.records import Decision, Prediction
+
+if TYPE_CHECKING:  # help must not wait for NumPy
+    from sightline.report.predictions import Layout, TextFile
+
+TOP = 5  # classes in a table and in JSON lines; CSV has one by default
 
 
 class Form(StrEnum):
@@ -26,60 +33,128 @@ class Form(StrEnum):
 def predict(
     model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")],
     pictures: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
-    top: Annotated[int, typer.Option(min=1, help="So many classes for each picture.")] = 5,
-    form: Annotated[Form, typer.Option("--format", help="table, csv or jsonl.")] = Form.table,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Number of most probable classes per image; default: 5, in CSV 1.")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Every class's probability: in CSV, one column per class.")
+    ] = False,
+    form: Annotated[
+        Form | None, typer.Option("--format", help="table, csv or jsonl; default: as --out ends, else table.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write to this .csv or .jsonl file, not to the terminal.")] = None,
 ) -> None:
-    """Name pictures. Exits with 1 if one of them could not be read; its row says why."""
+    """Classify images. Exits with 1 if an image could not be read; its row says why."""
     from sightline import workflow
     from sightline.prediction import stream
+    from sightline.report.predictions import Layout
 
+    chosen = _form(form, out, json=json)
+    if out is not None:
+        _check_place(out)
     items = stream.expand(pictures, stdin=sys.stdin.buffer.read)
     first = stream.peek(items)  # a wrong path or an empty folder shows before the model is loaded
     classifier = workflow.load(model)
-    best = min(top, len(classifier.classes))
-    found = stream.predict(classifier.predictor, chain(first, items), top=best, thresholds=classifier.thresholds)
-    printer = {Form.table: _table, Form.csv: _csv, Form.jsonl: _jsonl}[Form.jsonl if json else form]
-    if printer(found):
+    count, thresholds = len(classifier.classes), classifier.thresholds
+    shown = min(count, top or (1 if chosen == Form.csv else TOP))
+    layout = Layout(shown, classifier.classes if probabilities else (), thresholds is not None)
+    asked = count if probabilities else shown
+    predictions = stream.predict(classifier.predictor, chain(first, items), top=asked, thresholds=thresholds)
+    if chosen == Form.table:
+        failed = _count_errors(_table(predictions))[1]
+    elif out is None:
+        failed = _count_errors(_rows(chosen)(predictions, layout, sys.stdout))[1]
+    else:
+        failed = _write(predictions, layout, chosen, out)
+    if failed:
         raise typer.Exit(1)
 
 
-def _jsonl(found: Iterator[Prediction]) -> int:
-    from sightline.report import summary
+def _form(form: Form | None, out: Path | None, *, json: bool) -> Form:
+    """Return the format that the options ask for; raises `UsageError` where they contradict each other."""
+    if json and form not in {None, Form.jsonl}:
+        raise UsageError(f"--json and --format {form} contradict each other: give one of them.")
+    form = Form.jsonl if json else form
+    if out is None:
+        return form or Form.table
+    if form == Form.table:
+        raise UsageError("--out writes CSV or JSON lines: give --format csv or jsonl, or redirect the table with `>`.")
+    if form is not None:
+        return form
+    by_suffix = {".csv": Form.csv, ".jsonl": Form.jsonl, ".ndjson": Form.jsonl}
+    if out.suffix.lower() not in by_suffix:
+        raise UsageError(f"--out {out} should end with .csv or .jsonl, or give --format csv or jsonl as well.")
+    return by_suffix[out.suffix.lower()]
 
-    errors = 0
-    for prediction in found:
+
+def _check_place(out: Path) -> None:
+    """Raise `OutputError` where `out` is something that `predict` did not write."""
+    from sightline.report import predictions
+
+    if out.is_dir():
+        raise OutputError(f"{out} is a folder: name a file in it with --out.")
+    try:
+        with out.open("rb") as file:
+            ours = predictions.is_result(file.read(100))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"{out} cannot be read: {error.strerror}. Name another file with --out.") from error
+    if not ours:
+        raise OutputError(f"{out} exists and is not a result of predict: name another file with --out.")
+
+
+def _rows(form: Form) -> Callable[[Iterator[Prediction], Layout, TextFile], Iterator[Prediction]]:
+    from sightline.report import predictions
+
+    return predictions.write_csv if form == Form.csv else predictions.write_jsonl
+
+
+def _count_errors(predictions: Iterator[Prediction]) -> tuple[int, int]:
+    """Return the number of predictions and of those without an answer."""
+    total = errors = 0
+    for prediction in predictions:
+        total += 1
         errors += prediction.error is not None
-        print_json(summary.prediction(prediction))
+    return total, errors
+
+
+def _write(predictions: Iterator[Prediction], layout: Layout, form: Form, out: Path) -> int:
+    """Write all predictions to `out`, whole or not at all; return the number of those without an answer."""
+    from sightline import files
+
+    total = errors = 0
+
+    def fill(aside: Path) -> None:
+        nonlocal total, errors
+        with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            total, errors = _count_errors(_rows(form)(predictions, layout, file))
+            os.fsync(file.fileno())
+
+    files.write(out, fill)
+    unread = f", {errors} of them without an answer" if errors else ""
+    console(stderr=True).print(f"{total} images{unread}: {escape(str(out))}")
     return errors
 
 
-def _csv(found: Iterator[Prediction]) -> int:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "label", "probability", "error"])
-    errors = 0
-    for p in found:
-        errors += p.error is not None
-        writer.writerow([p.path, p.label or "", "" if p.probability is None else f"{p.probability:.6f}", p.error or ""])
-    return errors
-
-
-def _table(found: Iterator[Prediction]) -> int:
+def _table(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
     """Print a row as soon as it is known; the width of the path column follows from what came so far."""
     out = console()
-    errors, width = 0, 12
-    for p in found:
+    width = 12
+    for p in predictions:
         width = max(width, len(p.path))
         name = escape(f"{p.path:<{width}}")
         if p.error is not None:
-            errors += 1
             out.print(f"{name}  [red]{escape(p.error)}[/]")
-            continue
-        others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top[1:])
-        decision = "" if p.decision is None or p.decision.decision == "class" else f"  {_words(p.decision)}"
-        out.print(f"{name}  [bold]{escape(str(p.label))}[/] {p.probability:.3f}  [dim]{escape(others)}[/]{decision}")
-    return errors
+        else:
+            others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top[1:])
+            decision = "" if p.decision is None or p.decision.decision == "class" else f"  {_words(p.decision)}"
+            out.print(
+                f"{name}  [bold]{escape(str(p.label))}[/] {p.probability:.3f}  [dim]{escape(others)}[/]{decision}"
+            )
+        yield p
 
 
 def _words(decision: Decision) -> str:
-    return f"one of {escape(', '.join(decision.set or ()))}" if decision.decision == "set" else "do not trust it"
+    return f"one of {escape(', '.join(decision.set or ()))}" if decision.decision == "set" else "abstain"

@@ -40,7 +40,7 @@ from sightline.records import (
     no_progress,
 )
 from sightline.run import Run
-from sightline.workflow import images
+from sightline.workflow import images, unknown
 from sightline.workflow.ending import unfinished
 from sightline.workflow.explain import explain
 
@@ -281,11 +281,7 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
             raise ModelError(f"{path} holds no Keras model: name the run that it was made in.")
         return Classifier(predictor, manifest=found.manifest, path=path)
     if not (path / "run.json").is_file():
-        what = "no run and no bundle" if path.exists() else "not there"
-        raise ModelError(
-            f"The model {path} is {what}: expected the folder that `sightline train` made, a bundle (a folder with "
-            "manifest.json, or its .zip), its .onnx file, or a folder that `sightline export` made."
-        )
+        raise ModelError(unknown.reason(path))
     run = Run.open(path)
     if engine == "onnx" and run.bundle is not None:
         found, predictor = bundle.load(run.bundle)

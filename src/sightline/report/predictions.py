@@ -1,0 +1,98 @@
+"""Predictions as rows of CSV and as JSON lines, one at a time, as they come."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sightline import jsonio
+from sightline.records import Prediction
+from sightline.report import summary
+
+HEADER = ("path", "label", "probability")  # of every CSV file, first
+
+
+class TextFile(Protocol):
+    """What rows are written to: a file, or standard output."""
+
+    def write(self, text: str, /) -> int:
+        """Write a row."""
+
+    def flush(self) -> None:
+        """Hand on what was written, so that a reader sees each row when it is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What each row holds: the `top` most probable classes; `classes`, which get a probability each (none: empty).
+
+    With `decisions`, what to make of the answer, for a model that has thresholds.
+    """
+
+    top: int = 1
+    classes: tuple[str, ...] = ()
+    decisions: bool = False
+
+    def columns(self) -> list[str]:
+        """Return the header of the CSV file."""
+        more = [name for number in range(2, self.top + 1) for name in (f"label_{number}", f"probability_{number}")]
+        decided = ["decision", "set", "ood_score"] if self.decisions else []
+        return [*HEADER, *more, *decided, *(f"probability:{label}" for label in self.classes), "error"]
+
+    def cells(self, prediction: Prediction) -> list[str]:
+        """Return a row of the CSV file; an image without an answer has its path and the reason."""
+        if prediction.error is not None:
+            return [prediction.path, *[""] * (len(self.columns()) - 2), prediction.error]
+        ranked = [cell for c in prediction.top[: self.top] for cell in (c.label, f"{c.probability:.6f}")]
+        decided: list[str] = []
+        if self.decisions and prediction.decision is not None:
+            choice = prediction.decision
+            labels = "" if choice.set is None else jsonio.dumps(list(choice.set))
+            decided = [choice.decision, labels, f"{choice.ood_score:.6g}"]
+        return [prediction.path, *ranked, *decided, *(f"{p:.7g}" for p in self._probabilities(prediction)), ""]
+
+    def line(self, prediction: Prediction) -> str:
+        """Return a row as JSON."""
+        values = summary.prediction(prediction)
+        if prediction.error is None:
+            values["top"] = values["top"][: self.top]
+            if self.classes:
+                values["probabilities"] = dict(zip(self.classes, self._probabilities(prediction), strict=True))
+        return jsonio.dumps(values)
+
+    def _probabilities(self, prediction: Prediction) -> list[float]:
+        by_label = {c.label: c.probability for c in prediction.top}
+        return [by_label[label] for label in self.classes]
+
+
+def write_csv(predictions: Iterable[Prediction], layout: Layout, file: TextFile) -> Iterator[Prediction]:
+    """Write a header and a row for each prediction, and yield each once its row is written."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(layout.columns())
+    return _each(predictions, lambda prediction: writer.writerow(layout.cells(prediction)), file)
+
+
+def write_jsonl(predictions: Iterable[Prediction], layout: Layout, file: TextFile) -> Iterator[Prediction]:
+    """Write a JSON object on a line for each prediction, and yield each once its line is written."""
+    return _each(predictions, lambda prediction: file.write(layout.line(prediction) + "\n"), file)
+
+
+def _each(
+    predictions: Iterable[Prediction], write: Callable[[Prediction], object], file: TextFile
+) -> Iterator[Prediction]:
+    for prediction in predictions:
+        write(prediction)
+        file.flush()
+        yield prediction
+
+
+def is_result(start: bytes) -> bool:
+    """Tell whether a file that starts with `start` was written here; an empty one may as well have been.
+
+    >>> is_result(b"path,label,probability,error"), is_result(b"path,label"), is_result(b'{"path": "a.png", "label"')
+    (True, False, True)
+    """
+    known: Sequence[bytes] = (",".join(HEADER).encode() + b",", b'{"path": ')
+    return not start or start.startswith(tuple(known))

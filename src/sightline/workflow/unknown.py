@@ -1,0 +1,43 @@
+"""Why a path is not a model: what people give in place of one, and what they meant."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from sightline.data.sources.filenames import is_picture_name
+from sightline.prediction import bundle, exported
+
+KINDS = (
+    "a run (the folder that `sightline train` made), a bundle (a folder, .zip or .onnx file), or a folder that "
+    "`sightline export` made"
+)
+SHOWN = 5  # models of a folder that are named
+
+
+def reason(path: Path) -> str:
+    """Return the message for a path that is not a model: what it is, and what to give in its place."""
+    if not path.exists():
+        return f"There is no model {path}: expected {KINDS}."
+    if path.is_dir():
+        models = _models_in(path)
+        if models:
+            more = f" (and {len(models) - SHOWN} more)" if len(models) > SHOWN else ""
+            return f"{path} is not a model but holds some: name {' or '.join(map(str, islice(models, SHOWN)))}{more}."
+        return f"{path} is not a model: expected {KINDS}."
+    if _is_model(path.parent):
+        return f"{path} is a file of the model {path.parent}: name that folder."
+    if is_picture_name(path.name):
+        return f"{path} is an image, not a model: the model comes first, then the images."
+    return f"{path} is not a model: expected {KINDS}."
+
+
+def _models_in(folder: Path) -> list[Path]:
+    try:
+        return [path for path in sorted(folder.iterdir()) if _is_model(path)]
+    except OSError:  # a folder that may not be listed
+        return []
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "run.json").is_file() or bundle.is_bundle(path) or exported.find(path) == path
