@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from pictures import Hostile, PictureFolder, draw_classes, draw_hostile
-from sightline.data.sources.filenames import PART_NAMES
+from sightline.data.sources.splits import SPLIT_NAMES
 
 settings.register_profile("sightline", deadline=None)  # a busy machine is no fault
 settings.load_profile("sightline")
@@ -56,7 +56,7 @@ def picture_folder(tmp_path: Path) -> PictureFolder:
         if all(isinstance(value, int) for value in counts.values()):
             draw_classes(root, cast("Mapping[str, int]", counts), size, kind)
         else:
-            assert all(part.lower() in PART_NAMES for part in counts)
+            assert all(part.lower() in SPLIT_NAMES for part in counts)
             for number, (part, classes) in enumerate(cast("Mapping[str, Mapping[str, int]]", counts).items()):
                 draw_classes(root / part, classes, size, kind, start=10_000 * number)
         return root

@@ -147,3 +147,12 @@ def check_installed(*packages: str, purpose: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(*EXTRAS[package], purpose)
+
+
+def plural(count: int, noun: str, many: str = "") -> str:
+    """Return ``"1 image"``, ``"2 images"``, with thousands apart; `many` is the plural where an s does not make it.
+
+    >>> plural(1, "image"), plural(1200, "image"), plural(2, "class", "classes")
+    ('1 image', '1,200 images', '2 classes')
+    """
+    return f"{count:,} {noun if count == 1 else many or noun + 's'}"

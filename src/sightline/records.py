@@ -49,12 +49,22 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
+class Remark:
+    """What was noticed while a source was listed: the `kind` of finding that it becomes, where, and why."""
+
+    kind: str
+    path: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Index:
     """What a data source holds, before any pixel is decoded.
 
     `read(i)` returns the encoded bytes of picture `i`, or its pixels (uint8 HWC) where the source is an array.
     `skipped` counts files that are no pictures (``Thumbs.db``, notes, hidden files); `others` names them. `empty` names
-    the class folders without pictures or rejects, `unexpected` the folders beside train, validation and test.
+    the class folders without pictures or rejects. `remarks` say what was noticed in listing the source: how it was
+    read where that is not obvious, and what was left out.
     """
 
     name: str
@@ -64,7 +74,7 @@ class Index:
     read: Callable[[int], bytes | NDArray[np.uint8]] = field(repr=False, compare=False)
     others: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

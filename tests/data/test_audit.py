@@ -60,7 +60,7 @@ TEST0 = PARTS["test/dog/0.jpg"]
 PLANTS: dict[str, tuple[str, dict[str, bytes], Mapping[str, bytes], tuple[str, ...] | int]] = {
     # kind: severity, what is planted, on which clean folder, paths or the number of groups
     "unreadable": (
-        "error", {"cat/half.jpg": PLAIN["cat/0.jpg"][:900], "dog/x.png": b""}, PLAIN, ("cat/half.jpg", "dog/x.png"),
+        "warning", {"cat/half.jpg": PLAIN["cat/0.jpg"][:900], "dog/x.png": b""}, PLAIN, ("cat/half.jpg", "dog/x.png"),
     ),
     "stray-pictures": ("warning", {"cover.jpg": jpeg(905)}, PLAIN, ("cover.jpg",)),
     "wrong-extension": ("warning", {"cat/a.png": jpeg(906), "cat/a.dat": jpeg(907)}, PLAIN, ("cat/a.dat", "cat/a.png")),
@@ -178,9 +178,10 @@ def test_empty_class_folders_do_not_vanish(tmp_path: Path, kind: str, held: str 
 
 def test_class_folders_named_nearly_as_parts_are_suspected(tmp_path: Path) -> None:
     files = {name.replace("train/", "trian/").replace("test/", "tset/"): data for name, data in PARTS.items()}
-    found = kinds(examined(tmp_path, files))["unexpected-folder"]
-    assert found.paths == ("trian", "tset")
-    assert found.reasons[0] == "read as a class: is it meant to be 'train'?"
+    found = kinds(examined(tmp_path, files))["split-folders"]
+    assert (found.severity, found.paths) == ("error", ("trian", "tset"))
+    assert found.reasons == ("is it meant to be 'train'?", "is it meant to be 'test'?")
+    assert "--allow split-folders takes them for classes" in found.advice
 
 
 def test_a_hostile_folder_is_told_in_full(hostile_folder: Hostile) -> None:

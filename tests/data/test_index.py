@@ -191,7 +191,7 @@ def test_whatever_a_manifest_names_must_be_a_picture(tmp_path: Path, columns: st
     write(tmp_path, {"1.png": png(), "2.png": png(2), "notes.txt": b"no picture"})
     (tmp_path / "list.csv").write_text(f"{columns}\n1.png,cat\n{name},cat\n2.png,dog\n", encoding="utf-8")
     found = index(tmp_path / "list.csv")
-    reason = "not a picture" if name == "notes.txt" else "cannot be opened: No such file or directory"
+    reason = "not a picture" if name == "notes.txt" else f"the file is missing (line 3 of {tmp_path / 'list.csv'})"
     assert [(r.path, r.reason, r.label) for r in found.rejects] == [(name, reason, "cat")]
     assert (len(found.pictures), found.skipped) == (2, 0)
 
@@ -376,7 +376,7 @@ def test_no_arrays_are_named_shortly() -> None:
 def test_other_files_are_refused_with_the_kinds_that_are_not(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(png())
     message = fault(tmp_path / name)
-    assert f"{name} is not a source of labelled pictures" in message
+    assert f"{name} is not a source of labeled images" in message
     assert ".zip or .tar" in message
 
 

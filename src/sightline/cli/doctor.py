@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import Display, console, escape, print_json, table
-from sightline.cli.train import Sources
+from sightline.cli.sources import Allow, Column, Read, Sources, reading
 
 if TYPE_CHECKING:  # annotations only: help must not wait for NumPy
     from sightline.data.finding import Finding
@@ -24,6 +24,9 @@ def doctor(
         Path | None, typer.Option(metavar="PATCH.jsonl", help="Write proposed corrections, for train --patch.")
     ] = None,
     patch: Annotated[Path | None, typer.Option(metavar="PATCH.jsonl", help="Apply these corrections first.")] = None,
+    column: Column = None,
+    allow: Allow = None,
+    set: Read = None,  # noqa: A002  # the option's own name
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if there are errors.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print all findings as one JSON object.")] = False,
 ) -> None:
@@ -31,7 +34,7 @@ def doctor(
     from sightline.workflow.doctor import doctor as look
 
     with Display(quiet=json) as display:
-        found = look(data, html=html, fix=fix, patch=patch, watcher=display)
+        found = look(data, html=html, fix=fix, patch=patch, options=reading(column, allow, set), watcher=display)
     if json:
         files = {"html": found.html, "patch": found.patch, "corrections": found.corrections}
         print_json(found.audit.to_dict() | files)

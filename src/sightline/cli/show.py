@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli.output import Display, console, escape, print_json
-from sightline.cli.train import Sources
+from sightline.cli.sources import Column, Sources, data_assignments
 
 
 def show(
@@ -18,8 +18,12 @@ def show(
     augment: Annotated[bool, typer.Option("--augment", help="Each picture, and five versions of it.")] = False,
     recipe: Annotated[str | None, typer.Option(help="With --augment: the recipe whose changes to show.")] = None,
     set: Annotated[  # noqa: A002
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="With --augment: one setting, as augment.rotation=20.")
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="One setting, as data.class_level=2; with --augment, augment.rotation=20."
+        ),
     ] = None,
+    column: Column = None,
     count: Annotated[int | None, typer.Option(min=1, max=100, help="So many pictures; default 10, or 4.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another one shows other pictures.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -29,8 +33,9 @@ def show(
 
     with Display(quiet=json) as display:
         shown = draw(
-            data, out=out, count=count, seed=seed, augmented=augment, recipe=recipe, set=set or (), watcher=display
-        )
+            data, out=out, count=count, seed=seed, augmented=augment, recipe=recipe,
+            set=[*(set or ()), *data_assignments(column)], watcher=display,
+        )  # fmt: skip
     if json:
         print_json(asdict(shown))
     else:

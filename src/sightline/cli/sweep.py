@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import Display, console, escape, print_json, table
-from sightline.cli.train import Sources
+from sightline.cli.sources import Allow, Column, Read, Sources, data_assignments, reading
 from sightline.errors import ModelError
 
 if TYPE_CHECKING:  # annotations only: the help must not wait for Optuna
@@ -24,6 +24,9 @@ def sweep(
         str | None,
         typer.Option(metavar="URL", help="A database, or journal:FILE, that several machines share; default study.db."),
     ] = None,
+    column: Column = None,
+    allow: Allow = None,
+    set: Read = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next run.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
@@ -35,7 +38,11 @@ def sweep(
     from sightline.sweep import sweep as search
 
     with Display(quiet=json) as display:
-        found = search(data, space, out=out, trials=trials, storage=storage, cache=not no_cache, watcher=display)
+        reading(column, allow, set)  # a mistake shows before any work
+        found = search(
+            data, space, out=out, trials=trials, storage=storage, cache=not no_cache, watcher=display,
+            set=[*(set or ()), *data_assignments(column, allow)],
+        )  # fmt: skip
     if json:
         print_json(as_dict(found))
     else:

@@ -11,15 +11,8 @@ import typer
 
 from sightline import jsonio
 from sightline.cli.output import Display, console, escape, print_json
+from sightline.cli.sources import Allow, Column, Sources, data_assignments
 from sightline.records import PartFigures, TrainResult
-
-Sources = Annotated[
-    list[str],
-    typer.Argument(
-        help="Folders of class folders, .zip or .tar of them, manifests, idx files, or names such as beans."
-    ),
-]
-
 
 Hosts = Annotated[
     str | None,
@@ -45,6 +38,8 @@ def train(
     patch: Annotated[
         str | None, typer.Option(metavar="PATCH.jsonl", help="Corrections of the data, as doctor --fix writes.")
     ] = None,
+    column: Column = None,
+    allow: Allow = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next run.")] = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="Refuse operations that cannot be repeated bit for bit.")
@@ -69,6 +64,7 @@ def train(
     assignments = [f"{key}={value}" for key, value in named.items() if value is not None] + (set or [])
     if patch is not None:
         assignments.append(f"data.patch={jsonio.dumps(patch)}")  # quoted, lest a file called 7 were taken for a number
+    assignments += data_assignments(column, allow)
     if no_cache:
         assignments.append("data.cache=false")
     if deterministic:

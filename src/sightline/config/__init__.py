@@ -17,6 +17,7 @@ from sightline.config.parse import dump_toml, read_toml, to_dict
 from sightline.config.tree import (
     AugmentConfig,
     BundleConfig,
+    ColumnsConfig,
     DataConfig,
     DeviceConfig,
     EarlyStopConfig,
@@ -33,6 +34,7 @@ from sightline.config.tree import (
 __all__ = [
     "AugmentConfig",
     "BundleConfig",
+    "ColumnsConfig",
     "DataConfig",
     "DeviceConfig",
     "EarlyStopConfig",

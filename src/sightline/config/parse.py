@@ -162,7 +162,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        return _convert(next(a for a in args if a is not type(None)), value, path)
+        return _convert_union([a for a in args if a is not type(None)], value, path)
     if origin is Literal:
         if value not in args or type(value) is not type(args[0]):  # 3.0 and True equal whole numbers
             raise ConfigError(f"{path} cannot be {value!r}.{suggest(str(value), map(str, args))}")
@@ -172,6 +172,19 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             raise ConfigError(f"{path} expects a list, not {value!r}.")
         return tuple(_convert(args[0], v, f"{path}.{i}") for i, v in enumerate(value))
     return _convert_table(hint, value, path) if dataclasses.is_dataclass(hint) else _convert_value(hint, value, path)
+
+
+def _convert_union(hints: Sequence[Any], value: Any, path: str) -> Any:
+    """Convert by the first of `hints` that takes the value."""
+    if len(hints) == 1:
+        return _convert(hints[0], value, path)
+    for hint in hints:
+        try:
+            return _convert(hint, value, path)
+        except ConfigError:
+            continue
+    kinds = [" or ".join(map(str, get_args(h))) if get_origin(h) is Literal else _KINDS[h] for h in hints]
+    raise ConfigError(f"{path} expects {' or '.join(kinds)}, not {value!r}.")
 
 
 def _convert_table(hint: Any, value: Any, path: str) -> Any:

@@ -10,12 +10,36 @@ from sightline.config.parse import setting
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnsConfig:
+    """Which column of a manifest says what; an empty one is recognized by its name."""
+
+    path: str = setting("", "the image file: a column's name, or its number from 1 where there is no header")
+    label: str = setting("", "the class")
+    split: str = setting("", "train, validation or test")
+
+
+@dataclass(frozen=True, slots=True)
 class DataConfig:
-    """Where the pictures come from."""
+    """Where the images come from, and how their source is read."""
 
     sources: tuple[str, ...] = setting((), "folders, archives, manifests, idx files or named sets, in order")
     cache: bool = setting(True, "keep decoded pixels on disk for the next run")
     patch: str = setting("", "a file of corrections, as `sightline doctor --fix` writes; empty: none")
+    class_level: int | Literal["leaf"] | None = setting(
+        None,
+        "the level of folders that names the classes: 1 for the uppermost below the splits, 2 for those inside them, "
+        "leaf for the folder that holds the image; unset: 1, and nested folders are reported",
+        1,
+    )
+    label_pattern: str = setting(
+        "",
+        "a regular expression with a group (?P<label>...) that finds the class in a file name, or in the path below "
+        "the source if the pattern holds a /; empty: classes are folders",
+    )
+    labels: str = setting("", "a table (.csv, .tsv, .json) with the labels of a folder of images; empty: none")
+    root: str = setting("", "the folder that a manifest's paths start from; empty: the manifest's own")
+    allow: tuple[str, ...] = setting((), "errors in the data that do not stop training, by their kind in `doctor`")
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
 
 
 @dataclass(frozen=True, slots=True)

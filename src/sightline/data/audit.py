@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sightline.data import candidates, copies, names, quality
+from sightline.data import candidates, copies, names, quality, remarks
 from sightline.data.copies import Copies
-from sightline.data.finding import SEVERITIES, Finding
+from sightline.data.finding import ALLOWABLE, SEVERITIES, Finding
 from sightline.data.survey import Survey, survey
 from sightline.records import Index, Progress, no_progress
 
@@ -43,18 +43,29 @@ def audit(index: Index, progress: Progress = no_progress, threads: int | None = 
     seen = survey(index, progress, threads)
     sound = [p for p in index.pictures if not seen.looks[p.sha256].error]
     found = copies.find(sound, seen.near)
-    some = [*copies.findings(found), *quality.findings(index, seen)]
-    return _audit(index, [*some, *names.findings(index), *candidates.findings(index)]), found, seen
+    findings = [*_of_names(index), *copies.findings(found, index.pictures), *quality.findings(index, seen)]
+    return _audit(index, findings), found, seen
 
 
 def brief(index: Index) -> Audit:
     """Return the findings that cost no look at any picture: those on names, balance and identical files."""
-    return _audit(
-        index, [*copies.findings(copies.find(index.pictures)), *names.findings(index), *candidates.findings(index)]
-    )
+    return _audit(index, [*_of_names(index), *copies.findings(copies.find(index.pictures), index.pictures)])
+
+
+def _of_names(index: Index) -> list[Finding]:
+    return [*remarks.findings(index), *names.findings(index), *candidates.findings(index)]
+
+
+def _allowable(finding: Finding) -> Finding:
+    """Return a finding that stops `train` with how to go on all the same in its advice."""
+    if finding.severity != "error" or finding.kind not in ALLOWABLE:
+        return finding
+    allowing = f" `train` stops here; --allow {finding.kind} {ALLOWABLE[finding.kind]}."
+    return replace(finding, advice=finding.advice + allowing)
 
 
 def _audit(index: Index, findings: list[Finding]) -> Audit:
     classes = dict(sorted(Counter(p.label for p in index.pictures).items()))
+    findings = [_allowable(f) for f in findings]
     ordered = sorted(findings, key=lambda f: SEVERITIES.index(f.severity))
     return Audit(index.name, len(index.pictures), classes, tuple(ordered))

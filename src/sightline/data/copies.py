@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from sightline.data.finding import Finding, Group, grouped
 from sightline.records import Picture
 
+TOLERATED = 0.01
+"""Fraction of the images (for leaks, of a held-out split) up to which conflicts and leaks are warnings."""
+
 GROUP_NEAR = "Train with --set split.group=near, which keeps such pictures on one side of the split."
 
 
@@ -52,18 +55,35 @@ def leaking_near(group: Group) -> bool:
     return any(a != b and pa != pb for a, pa in parts for b, pb in parts)
 
 
-def findings(copies: Copies) -> list[Finding]:
-    """Return the findings on groups of copies."""
+def _fraction(groups: Sequence[Group], pictures: Sequence[Picture]) -> float:
+    return sum(map(len, groups)) / max(1, len(pictures))
+
+
+def _leaked(leaks: Sequence[Group], pictures: Sequence[Picture]) -> float:
+    """Return the fraction of leaked images in that held-out split that has most of them."""
+    splits = ("validation", "test")
+    counts = {split: sum(p.part == split for p in pictures) for split in splits}
+    leaked = {split: sum(p.part == split for group in leaks for p in group) for split in splits}
+    return max(leaked[split] / max(1, counts[split]) for split in splits)
+
+
+def findings(copies: Copies, pictures: Sequence[Picture]) -> list[Finding]:
+    """Return the findings on groups of copies among `pictures`.
+
+    Conflicting classes and leaks are errors above `TOLERATED`: what is rarer cannot move a metric by more than that.
+    """
     same, near = copies.identical, copies.near
+    conflicts = [g for g in same if conflicting(g)]
     leaks, near_leaks = [g for g in same if leaking(g)], [g for g in near if leaking_near(g)]
     return [
         *grouped(
-            "conflicting-duplicates", "error", "groups of identical files bear different classes",
+            "conflicting-duplicates", "error" if _fraction(conflicts, pictures) > TOLERATED else "warning",
+            "groups of identical files bear different classes",
             "At most one class can be right: look at them, then relabel or drop the wrong ones (--fix proposes it).",
-            [g for g in same if conflicting(g)],
+            conflicts,
         ),
         *grouped(
-            "split-leakage", "error" if leaks else "warning",
+            "split-leakage", "error" if _leaked(leaks, pictures) > TOLERATED else "warning",
             f"groups lie in more than one part ({len(leaks)} of identical files, {len(near_leaks)} of near "
             "duplicates)",
             "Pictures seen in training make validation and test figures too good: keep each group in one part "

@@ -11,6 +11,14 @@ from sightline.records import Picture
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
+ALLOWABLE = {
+    "split-folders": "takes them for classes",
+    "unexpected-folder": "leaves them out",
+    "conflicting-duplicates": "keeps them as they are",
+    "split-leakage": "keeps them as they are",
+}
+"""Kinds of errors that stop `train` and that ``--allow`` lets pass, and what it does then."""
+
 Group = tuple[Picture, ...]
 
 

@@ -11,16 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import preprocess, process
+from sightline.config import DataConfig
 from sightline.data import datasets
 from sightline.data.sources.filenames import is_picture_name
-from sightline.data.sources.folder import class_folders
+from sightline.data.sources.folder import class_folders, is_flat
 from sightline.data.sources.idx import idx_files, idx_labels, is_idx
 from sightline.data.sources.listing import Entry, Listing
-from sightline.data.sources.manifest import manifest
+from sightline.data.sources.manifest import Finder, is_table, label_by_table, labels_beside, manifest, read_labels
 from sightline.data.stores import DrawnStore, FolderStore, TarStore, ZipStore
 from sightline.errors import DataError, PictureError
 from sightline.records import Index, Picture, Progress, Reject, no_progress
 
+DEFAULTS = DataConfig()
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 Source = str | Path
@@ -37,14 +39,20 @@ def _is_text(name: str) -> bool:
 
 
 def index(
-    sources: Sources, progress: Progress = no_progress, threads: int | None = None, *, lenient: bool = False
+    sources: Sources,
+    progress: Progress = no_progress,
+    threads: int | None = None,
+    *,
+    options: DataConfig = DEFAULTS,
+    lenient: bool = False,
 ) -> Index:
-    """List the pictures of one or several sources, reading every file once (its hash, its header; no pixels).
+    """List the images of one or several sources, reading every file once (its hash, its header; no pixels).
 
     A source is a folder (of class folders, with or without train/validation/test above), a ``.zip`` or ``.tar`` of
-    one, a CSV or JSONL manifest, idx files or a folder of them, a named data set, or a `Listing` of arrays.
+    one, a manifest (CSV, JSON), idx files or a folder of them, a named data set, or a `Listing` of arrays. `options`
+    say how it is read where that is not plain: see ``[data]`` in docs/reference.md.
 
-    Raises `DataError` if a source is missing, holds no pictures, or mixes stated parts with none; and for folders
+    Raises `DataError` if a source is missing, holds no images, or mixes stated splits with none; and for folders
     beside train, validation and test, unless it is `lenient`: then it names them and passes over what they hold.
     """
     many = _without_idx_labels(as_list(sources))
@@ -57,7 +65,9 @@ def index(
     if not many:
         raise DataError("No pictures given: name a folder, an archive, a manifest or a data set such as beans.")
     listings = [
-        s if isinstance(s, Listing) else list_source(s, f"{_short(s)}/" if len(many) > 1 else "", lenient=lenient)
+        s
+        if isinstance(s, Listing)
+        else list_source(s, f"{_short(s)}/" if len(many) > 1 else "", options, lenient=lenient)
         for s in many
     ]
     entries = [e for listing in listings for e in listing.entries]
@@ -79,10 +89,10 @@ def index(
     others += [e.path for e, f in zip(entries, found, strict=True) if f is None]
     held = {(e.label, e.part) for e, f in zip(entries, found, strict=True) if f is not None}
     empty = [c.path for listing in listings for c in listing.classes if (c.label, c.part) not in held]
-    unexpected = [folder for listing in listings for folder in listing.unexpected]
+    remarks = [remark for listing in listings for remark in listing.remarks]
     return Index(
         name, tuple(p for _, p in pictures), tuple(rejects), len(others), read,
-        tuple(sorted(others)), tuple(sorted(empty)), tuple(unexpected),
+        tuple(sorted(others)), tuple(sorted(empty)), tuple(remarks),
     )  # fmt: skip
 
 
@@ -100,7 +110,7 @@ def _short(source: Source | Listing) -> str:
     return text if datasets.is_named(text) else Path(text).resolve().name
 
 
-def list_source(source: Source, prefix: str = "", *, lenient: bool = False) -> Listing:
+def list_source(source: Source, prefix: str = "", options: DataConfig = DEFAULTS, *, lenient: bool = False) -> Listing:
     """List what a source given by path or name states, without opening any picture."""
     text = str(source)
     path = Path(text).expanduser()
@@ -111,24 +121,44 @@ def list_source(source: Source, prefix: str = "", *, lenient: bool = False) -> L
         raise DataError(f"There is no folder, file or data set {text!r}. Check the path; named data sets are {known}.")
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.is_file() and is_idx(p))
-        return idx_files(files) if files else _class_folders(FolderStore(path), prefix, lenient=lenient)
+        return idx_files(files) if files else _list_files(FolderStore(path), prefix, options, path, lenient=lenient)
     name = path.name.lower()
     if name.endswith(".zip"):
-        return _class_folders(ZipStore(path), prefix, lenient=lenient)
+        return _list_files(ZipStore(path), prefix, options, lenient=lenient)
     if name.endswith(ARCHIVE_SUFFIXES):
-        return _class_folders(TarStore(path), prefix, lenient=lenient)
-    if path.suffix.lower() in {".csv", ".jsonl"}:
-        return manifest(path)
+        return _list_files(TarStore(path), prefix, options, lenient=lenient)
+    if is_table(path):
+        return manifest(path, options)
     if is_idx(path):
         return idx_files([path])
     raise DataError(
-        f"{path} is not a source of labelled pictures: expected a folder of class folders, a .zip or .tar of one, "
-        "a .csv or .jsonl manifest, or idx files."
+        f"{path} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of one, "
+        "a manifest (.csv, .tsv, .json, .jsonl), or idx files."
     )
 
 
-def _class_folders(store: FolderStore | ZipStore | TarStore, prefix: str, *, lenient: bool) -> Listing:
-    return class_folders(store, prefix, store.folders(), lenient=lenient)
+def _list_files(
+    store: FolderStore | ZipStore | TarStore,
+    prefix: str,
+    options: DataConfig,
+    folder: Path | None = None,
+    *,
+    lenient: bool,
+) -> Listing:
+    """List a folder or archive, labeled by a table, by file names or by folders."""
+    if options.labels:
+        return read_labels(_labels_file(options.labels, folder), store, options, prefix)
+    if not options.label_pattern and options.class_level is None and is_flat(store):
+        table = labels_beside(store, folder)
+        if table is not None:
+            return label_by_table(*table, Finder(store), options, prefix, whole=True)
+    return class_folders(store, prefix, store.folders(), options, lenient=lenient)
+
+
+def _labels_file(text: str, folder: Path | None) -> Path:
+    """Return the file of ``data.labels``: as it is named, else in the source's folder."""
+    path = Path(text).expanduser()
+    return folder / path if folder is not None and not path.exists() else path
 
 
 def _look_into(entries: Sequence[Entry], progress: Progress, threads: int | None) -> list[Picture | Reject | None]:

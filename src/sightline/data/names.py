@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 from sightline.data.finding import Finding, listed
-from sightline.data.sources.filenames import PART_NAMES
 from sightline.records import PARTS, Index, Picture
 
 IMBALANCE = 3.0  # times as many pictures in the largest class as in the smallest
@@ -20,7 +17,7 @@ def findings(index: Index) -> list[Finding]:
     """Return the findings that need no more than the names in an index."""
     counts = Counter(p.label for p in index.pictures if p.part in (None, "train"))
     return [
-        *_folders(index),
+        *_empty(index),
         *_alone(sorted({p.label for p in index.pictures})),
         *_missing(index.pictures, counts),
         *_balance(counts),
@@ -29,24 +26,12 @@ def findings(index: Index) -> list[Finding]:
     ]
 
 
-def _folders(index: Index) -> list[Finding]:
-    suspects = sorted({(p.label, near) for p in index.pictures if p.part is None and (near := _part_meant(p))})
-    stated = {p.part for p in index.pictures} != {None}
-    misread = [] if stated else suspects
-    names = [*index.unexpected, *(label for label, _ in misread)]
-    reasons = [_meant(PurePosixPath(name).name) for name in index.unexpected]
-    reasons += [f"read as a class: is it meant to be {near!r}?" for _, near in misread]
-    return [
-        *listed(
-            "unexpected-folder", "error", "folders are neither train, validation nor test, or only nearly so",
-            "Rename them to train, validation (or valid, val) or test, or move them away: `train` refuses them, or "
-            "takes them for classes.", names, reasons,
-        ),
-        *listed(
-            "empty-classes", "warning", "class folders hold no picture",
-            "Add pictures, or remove the folder: as it stands, the class does not exist.", index.empty,
-        ),
-    ]  # fmt: skip
+def _empty(index: Index) -> list[Finding]:
+    return listed(
+        "empty-classes", "warning",
+        "class folder holds no image" if len(index.empty) == 1 else "class folders hold no image",
+        "Add images, or remove the folder: as it stands, the class does not exist.", index.empty,
+    )  # fmt: skip
 
 
 def _alone(classes: Sequence[str]) -> list[Finding]:
@@ -55,25 +40,6 @@ def _alone(classes: Sequence[str]) -> list[Finding]:
         "Add a folder of another class; if the class folders lie deeper, name the folder right above them.",
         classes if len(classes) == 1 else (),
     )  # fmt: skip
-
-
-def _part_meant(picture: Picture) -> str | None:
-    """Return the part that a class is named nearly as, if class folders seem to lie below it."""
-    deep = len(PurePosixPath(picture.path).parts) - len(PurePosixPath(picture.label).parts) >= 2
-    return _nearest_part(picture.label) if deep else None
-
-
-def _nearest_part(name: str) -> str | None:
-    for part in PART_NAMES:
-        if sorted(part) == sorted(name.lower()):  # letters swapped
-            return part
-    close = difflib.get_close_matches(name.lower(), PART_NAMES, n=1, cutoff=0.8)
-    return close[0] if close else None
-
-
-def _meant(name: str) -> str:
-    near = _nearest_part(name)
-    return f"is it meant to be {near!r}?" if near else "lies beside the parts"
 
 
 def _missing(pictures: Sequence[Picture], counts: Counter[str]) -> list[Finding]:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from sightline.data.finding import Finding, listed
+from sightline.data.sources.folder import STRAY
 from sightline.data.survey import Look, Survey
 from sightline.preprocess import Header
 from sightline.records import Index, Picture
 
-STRAY = "lies in no class folder"
 SUFFIXES = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "MPO": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
     "PNG": {".png", ".apng"}, "WEBP": {".webp"}, "GIF": {".gif"}, "BMP": {".bmp", ".dib"}, "TIFF": {".tif", ".tiff"},
@@ -32,7 +32,8 @@ ASPECT = 3.0  # long side over short side, and more than this times the median's
 def findings(index: Index, survey: Survey) -> list[Finding]:
     """Return the findings on single files and pictures."""
     pairs = [(p, survey.looks[p.sha256]) for p in index.pictures]
-    bad = [(r.path, r.reason) for r in index.rejects if r.reason != STRAY]
+    named = {r.path for r in index.remarks}  # said under their own kinds
+    bad = [(r.path, r.reason) for r in index.rejects if r.reason != STRAY and r.path not in named]
     bad += [(p.path, look.error) for p, look in pairs if look.error]
     bad.sort()
     stray = [r.path for r in index.rejects if r.reason == STRAY]
@@ -40,7 +41,7 @@ def findings(index: Index, survey: Survey) -> list[Finding]:
     files = [(p, look.header) for p, look in seen if look.header is not None]
     return [
         *listed(
-            "unreadable", "error", "files cannot be read", "Replace them or remove them; training leaves them out.",
+            "unreadable", "warning", "files cannot be read", "Replace them or remove them; training leaves them out.",
             [path for path, _ in bad], [reason for _, reason in bad],
         ),
         *listed(

@@ -48,6 +48,9 @@ class FileStore(Store, Protocol):
     def keys(self) -> Sequence[str]:
         """Return the relative paths, with ``/`` between folders, sorted."""
 
+    def holds(self, key: str) -> bool:
+        """Tell whether there is a file of this relative path."""
+
 
 class FolderStore:
     """The files below a folder; links to folders are followed, once each."""
@@ -62,6 +65,12 @@ class FolderStore:
     def folders(self) -> Sequence[str]:
         """Return the relative paths of the folders, empty ones too, sorted."""
         return sorted(folder.as_posix() for folder, _ in self._walk() if folder.parts)
+
+    def holds(self, key: str) -> bool:
+        try:
+            return (self.root / key).is_file()
+        except (OSError, ValueError):  # too long a name; a null character
+            return False
 
     def _walk(self) -> Iterator[tuple[Path, list[str]]]:
         """Yield each folder, relative to the root, with the names of its files."""
@@ -109,6 +118,9 @@ class ZipStore:
     def folders(self) -> Sequence[str]:
         """Return the paths of the folders that have a member of their own, as empty ones do, sorted."""
         return sorted(name.rstrip("/") for name in self._members if name.endswith("/"))
+
+    def holds(self, key: str) -> bool:
+        return key in self._members and not key.endswith("/")
 
     def read(self, key: str) -> bytes:
         info = self._members[key]
@@ -162,6 +174,9 @@ class TarStore:
     def folders(self) -> Sequence[str]:
         """Return the paths of the folders that have a member of their own, as empty ones do, sorted."""
         return sorted(self._folders)
+
+    def holds(self, key: str) -> bool:
+        return key in self._members
 
     def read(self, key: str) -> bytes:
         offset, size = self._members[key]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def sweep(
     trials: int | None = None,
     storage: str | None = None,
     cache: bool = True,
+    set: Sequence[str] = (),  # noqa: A002  # the option's own name
     watcher: Watcher | None = None,
 ) -> Sweep:
     """Train once for each trial of a search space, and say which trial did best.
@@ -49,7 +51,8 @@ def sweep(
     `sources`: what `workflow.train` takes. `space`: the file of a search space (see `sightline.sweep.space`) or the
     name of one that ships. `out`: a folder, ``runs/<space>-<data>`` if None, that gets a run directory for each trial,
     the table and the figures. `trials`: how many there are to be in all. `storage`: where the study is kept, shared by
-    several machines; ``study.db`` in the folder if None. The same call goes on where one before it was ended.
+    several machines; ``study.db`` in the folder if None. `set`: settings of every trial, as ``data.class_level=2``.
+    The same call goes on where one before it was ended.
 
     Raises `Interrupted` after Ctrl-C, and `SightlineError`s for what is wrong with the space, the storage or the
     folder; what is wrong with one trial alone is written down with it.
@@ -63,7 +66,7 @@ def sweep(
     prepare(folder, given, stem)
     url = storage or f"sqlite:///{folder / 'study.db'}"
     with studies.opened(given, stem, url) as study:
-        return _Search(given, study, sources, folder, cache, watcher or Watcher()).go(given.count(trials))
+        return _Search(given, study, sources, folder, cache, tuple(set), watcher or Watcher()).go(given.count(trials))
 
 
 def prepare(folder: Path, space: Space, name: str) -> None:
@@ -91,6 +94,7 @@ class _Search:
     sources: Sources
     folder: Path
     cache: bool
+    settings: tuple[str, ...]
     watcher: Watcher
 
     def go(self, count: int) -> Sweep:
@@ -144,7 +148,7 @@ class _Search:
         trial.set_user_attr("run", str(path))
         self.watcher.say(f"trial {slot} of {count}: {in_words(values)}")
         watching = _Watching(self.watcher, trial, self.space, slot)
-        assignments = self.space.assignments(values) + ([] if self.cache else ["data.cache=false"])
+        assignments = [*self.space.assignments(values), *self.settings, *([] if self.cache else ["data.cache=false"])]
         try:
             result = workflow.train(
                 self.sources, recipe=self.space.head.recipe, config=self.space.config, set=assignments, out=path,

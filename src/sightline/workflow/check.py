@@ -6,31 +6,68 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sightline.config import RunConfig
-from sightline.data import patch
+from sightline.data import patch, remarks
 from sightline.data.audit import brief
 from sightline.data.dataset import Dataset
+from sightline.data.finding import ALLOWABLE, Finding
 from sightline.data.leakage import Leak
+from sightline.errors import ConfigError, DataError, plural, suggest
 from sightline.records import Index
 from sightline.watch import Watcher
 
 LINES = 5  # of findings; the rest is counted
+EXAMPLES = 3  # places named in a line
 
 
 def before(index: Index, config: RunConfig, watcher: Watcher) -> Index:
-    """Return `index` as corrected by ``data.patch``, and say what is wrong with it, in a few lines."""
+    """Return `index` as corrected by ``data.patch``, and say what is wrong with it, in a few lines.
+
+    Raises `DataError` for findings that are errors and that ``data.allow`` does not name.
+    """
     if config.data.patch:
         path = Path(config.data.patch)
         corrections = patch.read(path)
         index = patch.apply(index, corrections, f"The patch {path}")
         watcher.say(f"{path}: {len(corrections)} corrections applied; to take one back, delete its line")
+    findings = brief(index).findings
     settled = set() if config.split.group == "none" else {"group-candidates"}
-    found = [f for f in brief(index).findings if f.severity != "note" and f.kind not in settled]
-    for finding in found[:LINES]:
-        watcher.say(f"{finding.severity}: {finding.kind}: {finding.count} {finding.what}")
-    if found:
-        more = f"{len(found) - LINES} more findings; " if len(found) > LINES else ""
-        watcher.say(f"{more}`sightline doctor` names them all and says what to do")
+    telling = [f for f in findings if f.severity != "note" or f.kind in remarks.ALWAYS_SHOWN]
+    shown = [f for f in telling if f.kind not in settled]
+    for finding in shown[:LINES]:
+        watcher.say(f"{finding.severity}: {finding.kind}: {finding.count:,} {finding.what}{_examples(finding)}")
+    if shown:
+        more = f"{plural(len(shown) - LINES, 'more finding')}; " if len(shown) > LINES else ""
+        watcher.say(f"{more}`sightline doctor` lists them all and says what to do")
+    refuse_errors(findings, config.data.allow)
     return index
+
+
+def refuse_errors(findings: Sequence[Finding], allow: Sequence[str]) -> None:
+    """Raise `DataError` for the first finding that is an error, unless its kind is in `allow`.
+
+    Raises `ConfigError` for a kind in `allow` that is none.
+    """
+    for kind in allow:
+        if kind not in ALLOWABLE:
+            raise ConfigError(f"data.allow: there is no kind of error {kind!r} to allow.{suggest(kind, ALLOWABLE)}")
+    errors = [f for f in findings if f.severity == "error" and f.kind in ALLOWABLE and f.kind not in allow]
+    if not errors:
+        return
+    first = errors[0]
+    others = f" ({plural(len(errors) - 1, 'more error')} after it.)" if len(errors) > 1 else ""
+    raise DataError(f"{first.kind}: {first.count:,} {first.what}{_examples(first)}. {first.advice}{others}")
+
+
+def _examples(finding: Finding) -> str:
+    """Return the first places of a finding with their reasons, in brackets."""
+    if finding.groups:
+        places = [" = ".join(group[:2]) for group in finding.groups]
+    elif finding.reasons:
+        places = [f"{path}: {why}" if why else path for path, why in zip(finding.paths, finding.reasons, strict=True)]
+    else:
+        places = list(finding.paths)
+    more = "; ..." if len(places) > EXAMPLES else ""
+    return f" ({'; '.join(places[:EXAMPLES])}{more})" if places else ""
 
 
 def leakage(leaks: Sequence[Leak], data: Dataset, config: RunConfig) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sightline import files
+from sightline.config import DataConfig
 from sightline.data import cure
 from sightline.data import patch as patches
 from sightline.data.audit import Audit, audit
@@ -21,6 +22,7 @@ from sightline.records import Index
 from sightline.report import doctor as page
 from sightline.watch import Watcher
 
+DEFAULTS = DataConfig()
 SIDE = 96  # pixels of a thumbnail
 
 
@@ -40,17 +42,19 @@ def doctor(
     html: Path | str | None = None,
     fix: Path | str | None = None,
     patch: Path | str | None = None,
+    options: DataConfig = DEFAULTS,
     threads: int | None = None,
     watcher: Watcher | None = None,
 ) -> Checkup:
     """Look at every picture of `sources` once and return the findings.
 
     `html` names a page to write, with thumbnails; `fix` a patch file of proposed corrections, which `train --patch`
-    applies; `patch` one that is applied first. The pictures themselves are never touched. Raises `DataError` for a
-    source without any picture, and `OutputError` for files that cannot be written.
+    applies; `patch` one that is applied first; `options` say how the sources are read. The
+    images themselves are never touched. Raises `DataError` for a source without any image, and `OutputError` for files
+    that cannot be written.
     """
     watcher = watcher or Watcher()
-    index = make_index(sources, watcher.progress, threads, lenient=True)
+    index = make_index(sources, watcher.progress, threads, options=options, lenient=True)
     index = patches.corrected(index, None if patch is None else Path(patch))
     found, copies, seen = audit(index, watcher.progress, threads)
     result = Checkup(found)

@@ -54,7 +54,9 @@ def find(run: Run, progress: Progress = no_progress, threads: int | None = None)
         raise DataError(
             f"The run {run.path} was stopped before it had read its images: `sightline resume {run.path}` goes on."
         )
-    index = make_index(sources(run), progress, threads)
+    config, request = run.config, run.info.get("request")
+    options = config.data if request is None else Request.from_dict(request).anchored(config).data
+    index = make_index(sources(run), progress, threads, options=options)
     corrections = [] if run.patch is None else [fix for _, fix in patch.read(run.patch)]
     relabeled = {(fix.path, fix.sha256): fix.label for fix in corrections if fix.action == "relabel"}
     dropped = {(fix.path, fix.sha256) for fix in corrections if fix.action == "drop"}

@@ -104,7 +104,10 @@ class Request:
 
     def anchored(self, config: RunConfig) -> RunConfig:
         """Return settings of this request with their files as they are reached from here."""
-        data = replace(config.data, patch=config.data.patch and self._reach(config.data.patch))
+        patch, labels, root = (
+            text and self._reach(text) for text in (config.data.patch, config.data.labels, config.data.root)
+        )
+        data = replace(config.data, patch=patch, labels=labels, root=root)
         start = config.model.weights
         model = config.model if start in weights.WORDS else replace(config.model, weights=self._reach(start))
         return replace(config, data=data, model=model)
@@ -119,7 +122,8 @@ def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunCon
     """Index the pictures, start the backend and decide all that the request leaves open but for `record`'s part."""
     given = request.anchored(request.settings())
     environment.check_packages(given)
-    index = check.before(make_index(sources, watcher.progress, given.device.threads or None), given, watcher)
+    threads = given.device.threads or None
+    index = check.before(make_index(sources, watcher.progress, threads, options=given.data), given, watcher)
     check_classes(index)
     if request.recipe == "auto":
         environment.start(given.device)

@@ -74,8 +74,9 @@ def _begun(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Wat
         config = request.anchored(run.config)
         environment.check_packages(config)
         environment.start(config.device)
-        found = make_index(request.again(sources), watcher.progress, config.device.threads or None)
-        index = corrected(found, run.patch)
+        threads = config.device.threads or None
+        index = make_index(request.again(sources), watcher.progress, threads, options=config.data)
+        index = corrected(index, run.patch)
         check_classes(index)
     else:
         config, index = settle(request.again(sources), request, watcher)

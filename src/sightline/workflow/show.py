@@ -58,12 +58,12 @@ def show(
     this function did not make is never replaced.
     """
     watcher = watcher or Watcher()
-    if not augmented and (recipe or set):
+    if not augmented and (recipe or any(not text.startswith("data.") for text in set)):
         raise UsageError("A recipe and settings say how pictures are augmented: add --augment to see that.")
     given = resolve(recipes.load(recipe or "auto"), assignments=set)  # mistakes in the settings show first
     if given.model.name != "auto":
         registry.find(given.model.name)
-    index = make_index(sources, watcher.progress, given.device.threads or None)
+    index = make_index(sources, watcher.progress, given.device.threads or None, options=given.data)
     path = (
         Path(out)
         if out is not None

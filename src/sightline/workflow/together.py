@@ -162,11 +162,10 @@ def check(team: Team, config: RunConfig) -> None:
 
 def follow(meeting: Meeting, sources: Sources | None, started: float) -> TrainResult:
     """Train along with host 0, writing nothing; `sources` as there, None for those that the run was begun with."""
-    index = make_index(sources) if sources is not None else None
     told = meeting.hear_settings()
     config = resolve(told["config"])
-    if index is None:
-        index = make_index(Request.from_dict(told["request"]).again(None))
+    again = Request.from_dict(told["request"]).again(None) if sources is None else sources
+    index = make_index(again, options=config.data)
     index = _corrected(index, told["patch"])
     check_classes(index)
     start = start_weights(config)

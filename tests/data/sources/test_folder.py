@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sightline.config import DataConfig
 from sightline.data.sources.filenames import is_hidden
 from sightline.data.sources.folder import class_folders
 from sightline.data.sources.listing import Listing
-from sightline.errors import DataError
+from sightline.errors import ConfigError, DataError
 
 
 class Names:
@@ -25,12 +27,19 @@ class Names:
     def keys(self) -> Sequence[str]:
         return self._keys
 
+    def holds(self, key: str) -> bool:
+        return key in self._keys
+
     def read(self, key: str) -> bytes:
         raise AssertionError(f"{key} was opened only to list it")
 
 
 def told(listing: Listing) -> dict[str, tuple[str, str | None]]:
     return {e.path: (e.label, e.part) for e in listing.entries}
+
+
+def remarks(listing: Listing) -> list[tuple[str, str, str]]:
+    return [(r.kind, r.path, r.reason) for r in listing.remarks]
 
 
 def fault(*keys: str) -> str:
@@ -138,14 +147,197 @@ def test_the_prefix_stands_before_paths_only() -> None:
 
 
 def test_parts_beside_other_folders_are_refused() -> None:
-    message = fault("train/cat/1.jpg", "test/cat/2.jpg", "extra/cat/3.jpg")
+    keys = ("train/cat/1.jpg", "test/cat/2.jpg", "extra/cat/3.jpg")
+    message = fault(*keys)
     assert message.startswith("archive.zip holds test, train beside extra: ")
-    assert "Rename or move 'extra'." in message
-    message = fault("train/cat/1.jpg", "test/2.jpg")  # a test without labels, as competitions give
-    assert "holds the part 'train' beside 'test', which has no class folders" in message
+    assert "Rename or move 'extra'" in message
+    assert "--allow unexpected-folder" in message
+    assert "'vaild' (is it meant to be 'valid'?)" in fault(*keys, "vaild/cat/4.jpg")
+    listing = class_folders(Names(keys), options=DataConfig(allow=("unexpected-folder",)))
+    assert told(listing) == {"train/cat/1.jpg": ("cat", "train"), "test/cat/2.jpg": ("cat", "test")}
+    assert remarks(listing) == [("unexpected-folder", "extra", "lies beside the splits")]
+    listing = class_folders(Names(keys), options=DataConfig(allow=("split-folders",)))
+    assert {label for label, _ in told(listing).values()} == {"train", "test", "extra"}
 
 
-SEGMENTS = st.sampled_from(["train", "Test", "val", "cat", "dog", "猫", ".git", "__MACOSX", "a b"])
+PAIRS = [
+    ("training_set", "test_set"), ("training_set", "validation_set"), ("seg_train", "seg_test"),
+    ("Train", "Validation"), ("TRAIN", "VAL"), ("train-images", "test-images"), ("train images", "dev images"),
+    ("trainset", "testset"), ("segtrain", "segtest"), ("imagesTrain", "imagesTest"), ("train1", "test1"),
+    ("Training Data", "Testing Data"), ("train", "eval"), ("01_train", "02_valid"),
+]  # fmt: skip
+
+
+def split_of(folder: str) -> str:
+    return "validation" if re.search("val(id|$)|VAL|dev|Valid", folder) and "eval" not in folder else "test"
+
+
+@pytest.mark.parametrize("inside", ["{}/", "{}/{}/", "{}/images/"], ids=["plain", "nested", "images"])
+@pytest.mark.parametrize(("train", "other"), PAIRS)
+def test_splits_are_known_by_their_usual_names(train: str, other: str, inside: str) -> None:
+    first, second = (inside.format(folder, folder) for folder in (train, other))
+    names = [f"{first}cat/1.jpg", f"{first}dog/2.jpg", f"{second}cat/3.jpg", f"{second}dog/4.jpg"]
+    listing = class_folders(Names(names))
+    splits = dict.fromkeys(names[:2], "train") | dict.fromkeys(names[2:], split_of(other))
+    assert told(listing) == {name: (name.split("/")[-2], splits[name]) for name in names}
+    assert listing.remarks == []
+
+
+def test_eval_validates_beside_a_test() -> None:
+    listing = class_folders(Names([f"{split}/{label}/1.jpg" for split in ("train", "eval", "test") for label in "ab"]))
+    assert [e.part for e in listing.entries] == ["validation"] * 2 + ["test"] * 2 + ["train"] * 2
+
+
+@pytest.mark.parametrize(
+    "folders", [("strain", "contest"), ("trainer", "tester 2"), ("test", "control"), ("train_station", "airport")]
+)
+@pytest.mark.parametrize("deeper", ["", "a/"], ids=["flat", "deeper"])
+def test_classes_that_sound_like_splits_stay_classes(folders: tuple[str, str], deeper: str) -> None:
+    names = [f"{folder}/{deeper}{i}.jpg" for folder in folders for i in range(3)]
+    listing = class_folders(Names(names))
+    assert {(e.label, e.part) for e in listing.entries} == {(folder, None) for folder in folders}
+    assert listing.remarks == []
+
+
+@pytest.mark.parametrize(("train", "other"), PAIRS)
+def test_splits_without_labels_are_not_taken_for_two_classes_unasked(train: str, other: str) -> None:
+    keys = [f"{train}/1.png", f"{train}/2.png", f"{other}/3.png"]
+    listing = class_folders(Names(keys))
+    assert [r[:2] for r in remarks(listing)] == [("split-folders", top) for top in sorted((train, other))]
+    allowed = class_folders(Names(keys), options=DataConfig(allow=("split-folders",)))
+    assert {e.label for e in allowed.entries} == {train, other}
+    assert allowed.remarks == []
+
+
+def test_folders_that_hold_the_same_folders_look_like_splits() -> None:
+    keys = [f"{top}/{label}/{i}.jpg" for top in ("part one", "part two") for label in ("cat", "dog") for i in (1, 2)]
+    assert remarks(class_folders(Names(keys))) == [
+        ("split-folders", top, "holds cat, dog, as the others do") for top in ("part one", "part two")
+    ]
+    for level, labels in ((1, {"part one", "part two"}), (2, {"cat", "dog"}), ("leaf", {"cat", "dog"})):
+        listing = class_folders(Names(keys), options=DataConfig(class_level=level))  # type: ignore[arg-type]
+        assert ({e.label for e in listing.entries}, listing.remarks) == (labels, [])
+
+
+def test_images_without_labels_beside_a_labeled_train_are_left_out_and_counted() -> None:
+    keys = ["seg_train/seg_train/sea/1.jpg", "seg_train/seg_train/street/2.jpg", "seg_test/seg_test/sea/3.jpg"]
+    left_out = ["seg_pred/seg_pred/4.jpg", "seg_pred/seg_pred/5.jpg"]
+    listing = class_folders(Names([*keys, *left_out, "seg_pred/notes.txt"]))
+    assert told(listing) == dict(zip(keys, [("sea", "train"), ("street", "train"), ("sea", "test")], strict=True))
+    assert (listing.unlabeled, listing.passed_over, listing.stray) == (left_out, ["seg_pred/notes.txt"], [])
+    assert remarks(listing) == [("unlabeled", "seg_pred", "2 images")]
+    listing = class_folders(Names(["train/cat/1.jpg", "train/dog/2.jpg", "test/3.jpg"]), prefix="a.zip/")
+    assert listing.unlabeled == ["a.zip/test/3.jpg"]
+    assert remarks(listing) == [("unlabeled", "a.zip/test", "1 image")]
+
+
+def test_splits_inside_each_class() -> None:
+    keys = [f"{label}/{split}/1.jpg" for label in ("cat", "dog") for split in ("Train", "test")]
+    listing = class_folders(Names(keys))
+    assert told(listing) == {k: (k.split("/")[0], k.split("/")[1].lower()) for k in keys}
+    assert listing.remarks == []
+
+
+# Levels of classes.
+
+NESTED = ["animal/cat/1.jpg", "animal/dog/2.jpg", "plant/tree/oak/3.jpg", "plant/moss/4.jpg", "plant/moss/5.jpg"]
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_the_level_of_the_classes_can_be_said(split: str) -> None:
+    keys = [split + key for key in NESTED]
+    listing = class_folders(Names(keys))
+    assert [e.label for e in listing.entries] == ["animal", "animal", "plant", "plant", "plant"]
+    assert remarks(listing) == [
+        ("nested-classes", f"{split}animal", "one class, holds the folders cat, dog"),
+        ("nested-classes", f"{split}plant", "one class, holds the folders moss, tree"),
+    ]
+    leaf = class_folders(Names(keys), options=DataConfig(class_level="leaf"))
+    assert [e.label for e in leaf.entries] == ["cat", "dog", "moss", "moss", "oak"]
+    second = class_folders(Names(keys), options=DataConfig(class_level=2))
+    assert [e.label for e in second.entries] == ["cat", "dog", "moss", "moss", "tree"]
+    third = class_folders(Names(keys), options=DataConfig(class_level=3))
+    assert [e.label for e in third.entries] == ["oak"]
+    assert {r.reason for r in third.stray} == {"lies above level 3 of the class folders"}
+    assert [listing.remarks for listing in (leaf, second, third)] == [[], [], []]
+
+
+# Labels in file names.
+
+
+@pytest.mark.parametrize("folder", ["", "pets/", "pets/all/"])
+@pytest.mark.parametrize("name", ["{}.{}.jpg", "{}_{:03}.jpg", "{}-{}.JPG", "{} ({}).jpg", "{} {}.png"])
+def test_names_that_say_classes_unmistakably_are_taken(name: str, folder: str) -> None:
+    labels = ("cat", "great_pyrenees", "猫")
+    keys = [folder + name.format(label, i) for label in labels for i in range(3)]
+    listing = class_folders(Names([*keys, "README.md"]))
+    assert {e.label for e in listing.entries} == set(labels)
+    assert [(r.kind, r.path) for r in listing.remarks] == [("labels-from-names", label) for label in labels]
+    assert (listing.stray, listing.passed_over) == ([], ["README.md"])
+
+
+def test_kaggle_gives_flat_splits_with_labels_in_names_of_the_first() -> None:
+    train = [f"train/{label}.{i}.png" for label in ("cat", "dog") for i in range(3)]
+    listing = class_folders(Names([*train, "test/0.png", "test/1.png"]))
+    assert told(listing) == {key: (key[6:9], "train") for key in train}
+    assert remarks(listing)[0] == ("unlabeled", "test", "2 images")
+    assert listing.unlabeled == ["test/0.png", "test/1.png"]
+    both = class_folders(Names([*train, "val/cat.9.png", "val/dog.9.png"]))
+    assert {e.part for e in both.entries} == {"train", "validation"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["IMG_0001.jpg", "IMG_0002.jpg", "DSC_0001.jpg", "DSC_0002.jpg"],
+        ["patient1_1.jpg", "patient1_2.jpg", "patient2_1.jpg", "patient2_2.jpg"],
+        ["train_1.jpg", "train_2.jpg", "test_1.jpg", "test_2.jpg"],
+        ["cat.1.jpg", "cat.2.jpg", "dog.1.jpg"],
+        ["cat.1.jpg", "cat.2.jpg", "dog.1.jpg", "dog.2.jpg", "cover.jpg"],
+        ["cat.1.jpg", "cat.2.jpg"],
+        ["1.jpg", "2.jpg"],
+    ],
+    ids=["cameras", "patients", "splits", "single", "other", "one class", "numbers"],
+)
+def test_names_that_may_say_something_else_are_not_taken(names: list[str]) -> None:
+    listing = class_folders(Names(names))
+    assert listing.entries == []
+    assert [r.reason for r in listing.stray] == ["lies in no class folder"] * len(names)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "labels"),
+    [
+        (r"^(?P<label>[a-z]+)", ["cat", "dog", "dog"]),
+        (r"(?P<label>[a-z]+)_\d+\.jpg$", ["cat", "dog", "dog"]),
+        (r"/(?P<label>[^/]+)/[^/]+$", ["a", "a", "b"]),
+    ],
+    ids=["begins", "ends", "path"],
+)
+def test_a_pattern_finds_the_label(pattern: str, labels: list[str]) -> None:
+    keys = ["x/a/cat_1.jpg", "x/a/dog_2.jpg", "x/b/dog_3.jpg"]
+    listing = class_folders(Names(keys), options=DataConfig(label_pattern=pattern))
+    assert [e.label for e in listing.entries] == labels
+    assert {r.kind for r in listing.remarks} == {"labels-from-names"}
+
+
+def test_a_pattern_says_what_it_does_not_find() -> None:
+    options = DataConfig(label_pattern=r"(?P<label>[a-z]+)_")
+    listing = class_folders(Names(["cat_1.jpg", "2.jpg", "train.txt"]), options=options)
+    assert [e.path for e in listing.entries] == ["cat_1.jpg"]
+    assert [(r.path, r.reason) for r in listing.stray] == [("2.jpg", "has no label in its name")]
+    with pytest.raises(
+        DataError, match=r"finds no label in the 2 images of archive.zip, the first of which is a/1.jpg"
+    ):
+        class_folders(Names(["a/1.jpg", "b/2.jpg"]), options=options)
+    for wrong, message in (("(", "is not a regular expression"), ("[a-z]+", "has no group named label")):
+        with pytest.raises(ConfigError, match=message):
+            class_folders(Names(["cat_1.jpg"]), options=DataConfig(label_pattern=wrong))
+
+
+SEGMENTS = st.sampled_from(
+    ["train", "Test", "val", "seg_test", "images", "cat", "dog", "猫", ".git", "__MACOSX", "a b"]
+)
 FILE_NAMES = st.sampled_from(["1.jpg", "2.PNG", "README.md", "Thumbs.db", "3"])
 PATHS = st.tuples(st.lists(SEGMENTS, max_size=4), FILE_NAMES).map(lambda t: "/".join([*t[0], t[1]]))
 
@@ -157,6 +349,6 @@ def test_every_file_is_accounted_for(keys: list[str]) -> None:
         listing = class_folders(Names(keys))
     except DataError:
         return
-    assert len(listing.entries) + len(listing.stray) + listing.skipped == len(keys)
+    assert len(listing.entries) + len(listing.stray) + len(listing.unlabeled) + listing.skipped == len(keys)
     assert all(e.label in e.path.split("/")[:-1] for e in listing.entries)
     assert not any(is_hidden(e.path) for e in listing.entries)

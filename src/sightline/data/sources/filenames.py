@@ -1,21 +1,8 @@
-"""What the name of a file or folder says: hidden, an image, a split."""
+"""What the name of a file or folder says: hidden, or an image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import PurePosixPath
-
-from sightline.records import Part
-
-PART_NAMES: Mapping[str, Part] = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
-    "testing": "test",
-}
 
 PICTURE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm",

@@ -1,88 +1,194 @@
-"""Classes and splits from the names of folders."""
+"""Classes and splits from the names of folders and files, in a folder or an archive."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from sightline.data.sources.filenames import PART_NAMES, is_hidden, is_picture_name
+from sightline.config import DataConfig
+from sightline.data.sources.file_labels import compile_pattern, label_of_name, say_classes
+from sightline.data.sources.filenames import is_hidden, is_picture_name
 from sightline.data.sources.listing import ClassFolder, Entry, Listing
+from sightline.data.sources.splits import nearest_split
+from sightline.data.sources.tree import SPLIT_FOLDERS, Path, Tree, read_tree
 from sightline.data.stores import FileStore
-from sightline.errors import DataError
-from sightline.records import Reject
+from sightline.errors import DataError, plural
+from sightline.records import Part, Reject, Remark
+
+STRAY = "lies in no class folder"
+UNEXPECTED_FOLDER = "unexpected-folder"
+DEFAULTS = DataConfig()
+Label = Callable[[str], str | None]
 
 
-def class_folders(store: FileStore, prefix: str = "", folders: Sequence[str] = (), *, lenient: bool = False) -> Listing:
-    """Read classes from folder names, parts from ``train/ validation|valid|val/ test/`` above them.
+def class_folders(
+    store: FileStore,
+    prefix: str = "",
+    folders: Sequence[str] = (),
+    options: DataConfig = DEFAULTS,
+    *,
+    lenient: bool = False,
+) -> Listing:
+    """Read classes from folder names, splits from ``train/``, ``validation/``, ``test/`` and their kind above them.
 
     Folders that merely wrap the rest (``archive/dataset/train/...``) are looked through. `folders` are those known,
-    empty ones too. Raises `DataError` for folders beside the parts, unless it is `lenient`.
+    empty ones too. Where there are no class folders, classes are read from file names if these say them unmistakably.
+    Raises `DataError` for folders beside the splits, unless it is `lenient` or they are allowed.
     """
-    listed = store.keys()
-    paths = {k: PurePosixPath(k).parts for k in listed if not is_hidden(k)}
+    paths = visible(store)
     telling = [p for k, p in paths.items() if is_picture_name(k)] or list(paths.values())  # a README says nothing
-    wrapper = _wrapper(telling)
-    has_parts, unexpected = _parts([p[len(wrapper) :] for p in telling])
-    if unexpected and not lenient:
-        raise DataError(_unexpected_fault(store.name, has_parts, unexpected))
-    level = 1 if has_parts else 0
-    entries, stray = [], []
-    classes: dict[tuple[str, ...], ClassFolder] = {}
+    if options.label_pattern:
+        return by_name(store, prefix, telling, compile_pattern(options.label_pattern))
+    as_classes, level = SPLIT_FOLDERS in options.allow, options.class_level
+    tree = read_tree(telling, as_classes=as_classes, level=level is not None)
+    if tree.flat and level is None and (names := _names_that_say_classes(telling)):
+        return by_name(store, prefix, telling, label_of_name, names)
+    remarks = [*tree.remarks, *_left_out(tree, paths, prefix)]
+    if tree.unexpected and not (lenient or UNEXPECTED_FOLDER in options.allow):
+        raise DataError(_unexpected_fault(store.name, tree))
+    remarks += [Remark(UNEXPECTED_FOLDER, prefix + top, _meant(top)) for top in sorted(tree.unexpected)]
+    listing = _list(store, prefix, tree, folders, level)
+    if level is None and not any(r.kind == SPLIT_FOLDERS for r in remarks):
+        remarks += _nested(tree, telling, prefix)
+    listing.remarks.extend(remarks)
+    return listing
 
-    def meet(inner: tuple[str, ...]) -> ClassFolder:
-        part = PART_NAMES[inner[0].lower()] if has_parts else None
-        label = unicodedata.normalize("NFC", inner[level])  # macOS writes names apart that others write as one
-        return classes.setdefault(inner[: level + 1], ClassFolder(prefix + "/".join(inner[: level + 1]), label, part))
 
-    for key, path in paths.items():
-        inner = path[len(wrapper) :] if path[: len(wrapper)] == wrapper else ()
-        if len(inner) >= level + 2 and (not has_parts or inner[0].lower() in PART_NAMES):
-            folder = meet(inner)
-            entries.append(Entry(store, key, prefix + key, folder.label, folder.part))
+def is_flat(store: FileStore) -> bool:
+    """Tell whether the images of a store lie in no class folders, so that labels must come from elsewhere."""
+    paths = visible(store)
+    return read_tree([p for k, p in paths.items() if is_picture_name(k)] or list(paths.values())).flat
+
+
+def visible(store: FileStore) -> dict[str, Path]:
+    """Return the folders and name of each file that is not hidden, by its key."""
+    keys = store.keys()
+    return {key: PurePosixPath(key).parts for key in keys if not is_hidden(key)}
+
+
+def _list(store: FileStore, prefix: str, tree: Tree, folders: Sequence[str], level: int | str | None) -> Listing:
+    """Return the entries, the class folders and all that is neither."""
+    listing = Listing([])
+    classes: dict[tuple[Part | None, str], ClassFolder] = {}
+    depth = 1 if level in (None, "leaf") else int(level or 1)
+
+    def class_of(path: Path, *, is_folder: bool = False) -> ClassFolder | None:
+        placed = tree.place((*path, "") if is_folder else path)
+        if placed is None:
+            return None
+        split, below = placed
+        at = len(below) - 2 if level == "leaf" else depth - 1
+        if at < 0 or len(below) < at + 2 or (is_folder and len(below) != at + 2):
+            return None
+        label = unicodedata.normalize("NFC", below[at])  # macOS writes names apart that others write as one
+        folder = path[: len(path) - len(below) + at + 1 + is_folder]
+        return classes.setdefault((split, "/".join(folder)), ClassFolder(prefix + "/".join(folder), label, split))
+
+    for key, path in visible(store).items():
+        if (found := class_of(path)) is not None:
+            listing.entries.append(Entry(store, key, prefix + key, found.label, found.part))
         elif is_picture_name(key):
-            stray.append(Reject(prefix + key, "lies in no class folder"))
-    for path in (PurePosixPath(f).parts for f in folders if not is_hidden(f)):
-        inner = path[len(wrapper) :] if path[: len(wrapper)] == wrapper else ()
-        if len(inner) == level + 1 and (not has_parts or inner[0].lower() in PART_NAMES):
-            meet(inner)
-    taken = {e.path for e in entries} | {r.path for r in stray}
-    others = [prefix + key for key in listed if prefix + key not in taken]
-    return Listing(entries, stray, others, list(classes.values()), sorted(unexpected))
+            if tree.is_unlabeled(path):
+                listing.unlabeled.append(prefix + key)
+            else:
+                reason = STRAY if depth == 1 else f"lies above level {depth} of the class folders"
+                listing.stray.append(Reject(prefix + key, reason))
+    for folder in folders:
+        if not is_hidden(folder) and level != "leaf":
+            class_of(PurePosixPath(folder).parts, is_folder=True)
+    _pass_over_rest(listing, store, prefix)
+    listing.classes.extend(classes.values())
+    return listing
 
 
-def _wrapper(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the leading folders that all paths share and that are neither a part nor a class."""
-    wrapper: tuple[str, ...] = ()
-    while paths:
-        depth = len(wrapper)
-        deeper = [p for p in paths if len(p) > depth + 1]
-        first = {p[depth] for p in deeper}
-        if len(first) != 1 or min(first).lower() in PART_NAMES or min(len(p) for p in deeper) < depth + 3:
-            break
-        wrapper = (*wrapper, min(first))
-    return wrapper
+def _pass_over_rest(listing: Listing, store: FileStore, prefix: str) -> None:
+    taken = {e.path for e in listing.entries} | {r.path for r in listing.stray} | set(listing.unlabeled)
+    keys = store.keys()
+    listing.passed_over.extend(prefix + key for key in keys if prefix + key not in taken)
 
 
-def _parts(paths: Sequence[tuple[str, ...]]) -> tuple[list[str], dict[str, int]]:
-    """Return the top folders that are parts, and the others beside them with the greatest depth below each."""
-    tops: dict[str, int] = {}
-    for p in paths:
-        if len(p) > 1:
-            tops[p[0]] = max(tops.get(p[0], 0), len(p))
-    named = sorted(t for t in tops if t.lower() in PART_NAMES and tops[t] > 2)  # part/class/file
-    return named, {t: depth for t, depth in tops.items() if t not in named} if named else {}
+def by_name(
+    store: FileStore, prefix: str, telling: Sequence[Path], label: Label, unasked: Sequence[str] = ()
+) -> Listing:
+    """Return a listing whose labels are found in the names; `unasked` are the classes where nobody asked for it.
 
-
-def _unexpected_fault(name: str, parts: Sequence[str], others: Mapping[str, int]) -> str:
-    """Say what is wrong with folders beside the parts."""
-    first = min(others)
-    if any(depth > 2 for depth in others.values()):
-        return (
-            f"{name} holds {', '.join(parts)} beside {', '.join(sorted(others))}: expected only train, validation "
-            f"(or valid, val) and test there. Rename or move {first!r}."
+    A split none of whose images has a label is left out.
+    """
+    tree = read_tree(telling, by_folder=False)
+    listing = Listing([])
+    unlabeled: dict[Part | None, list[str]] = defaultdict(list)
+    for key, path in visible(store).items():
+        placed = tree.place(path)
+        text = label(key) if is_picture_name(key) or not unasked else None
+        if placed is not None and text and (not unasked or text in unasked):
+            listing.entries.append(Entry(store, key, prefix + key, text, placed[0]))
+        elif is_picture_name(key):
+            unlabeled[placed[0] if placed else None].append(prefix + key)
+    if not listing.entries and telling:
+        raise DataError(
+            f"data.label_pattern finds no label in the {plural(len(telling), 'image')} of {store.name}, the first of "
+            f"which is {'/'.join(min(telling))}: it is searched in the file name, or in the path if it holds a /."
         )
+    labeled = {e.part for e in listing.entries}
+    for split, keys in unlabeled.items():
+        if split in {None, "train", *labeled}:
+            listing.stray.extend(Reject(key, "has no label in its name") for key in keys)
+        else:
+            listing.unlabeled.extend(keys)
+            folder = "/".join(PurePosixPath(keys[0].removeprefix(prefix)).parts[: len(tree.wrapper) + 1])
+            listing.remarks.append(Remark("unlabeled", prefix + folder, plural(len(keys), "image")))
+    _pass_over_rest(listing, store, prefix)
+    counts: dict[str, str] = {}
+    for e in listing.entries:
+        counts.setdefault(e.label, e.path)
+    listing.remarks.extend(Remark("labels-from-names", c, f"such as {path}") for c, path in sorted(counts.items()))
+    return listing
+
+
+def _names_that_say_classes(telling: Sequence[Path]) -> list[str]:
+    """Return the classes that the names of the training images, else of all, say unmistakably; none if they do not."""
+    tree = read_tree(telling, by_folder=False)
+    placed = [("/".join(p), at[0]) for p in telling if (at := tree.place(p)) is not None]
+    train = [path for path, split in placed if split in (None, "train")]
+    return sorted({label_of_name(path) or "" for path in train}) if say_classes(train) else []
+
+
+def _left_out(tree: Tree, paths: Mapping[str, Path], prefix: str) -> Iterator[Remark]:
+    depth = len(tree.wrapper)
+    for top in sorted(tree.unlabeled):
+        count = sum(tree.is_unlabeled(p) and p[depth] == top and is_picture_name(key) for key, p in paths.items())
+        yield Remark("unlabeled", prefix + "/".join((*tree.wrapper, top)), plural(count, "image"))
+
+
+def _nested(tree: Tree, telling: Sequence[Path], prefix: str) -> Iterator[Remark]:
+    """Yield the class folders whose images lie in several folders inside, all of them."""
+    held: dict[Path, set[str]] = defaultdict(set)
+    for path in telling:
+        placed = tree.place(path)
+        if placed is not None and len(placed[1]) > 1:
+            below = placed[1]
+            folder = path[: len(path) - len(below) + 1]
+            held[folder].add(below[1] if len(below) > 2 else "")
+    for folder, names in sorted(held.items()):
+        if len(names) > 1 and "" not in names:
+            some = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+            yield Remark("nested-classes", prefix + "/".join(folder), f"one class, holds the folders {some}")
+
+
+def _unexpected_fault(name: str, tree: Tree) -> str:
+    """Say what is wrong with folders beside the splits."""
+    others = sorted(tree.unexpected)
+    splits = ", ".join(sorted(set(tree.splits) - tree.unlabeled))
+    meant = [f"{top!r} ({_meant(top)})" for top in others if nearest_split(top)]
     return (
-        f"{name} holds the part {parts[0]!r} beside {first!r}, which has no class folders. "
-        "Move the pictures into class folders of a part."
+        f"{name} holds {splits} beside {', '.join(others)}: expected only splits (train, validation, test) there. "
+        f"Rename or move {meant[0] if meant else repr(others[0])}; or leave such folders out with "
+        f"--allow {UNEXPECTED_FOLDER}, or take all of these folders for classes with --allow {SPLIT_FOLDERS}."
     )
+
+
+def _meant(name: str) -> str:
+    near = nearest_split(PurePosixPath(name).name)
+    return f"is it meant to be {near!r}?" if near else "lies beside the splits"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sightline.data.stores import Store
-from sightline.records import Part, Reject
+from sightline.records import Part, Reject, Remark
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,18 @@ class ClassFolder:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a source lists: entries to look into, files that lie in no class, and those passed over.
+    """What a source lists: entries to look into, files that cannot be used, and those passed over.
 
-    `classes` are its class folders, one for each part that has it; `unexpected` the folders beside its parts that are
-    neither train, validation nor test, the files in which are passed over.
+    `classes` are its class folders, one for each split that has it; `unlabeled` the images without a label, as those of
+    a test folder without class folders, which are left out; `remarks` what is to be said of the source.
     """
 
     entries: list[Entry]
     stray: list[Reject] = field(default_factory=list)
     passed_over: list[str] = field(default_factory=list)
     classes: list[ClassFolder] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
+    unlabeled: list[str] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
 
     @property
     def skipped(self) -> int:

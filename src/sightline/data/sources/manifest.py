@@ -1,66 +1,273 @@
-"""Labels and splits from a table: CSV or JSON lines."""
+"""Labels and splits from a table: a manifest by itself, or one beside a folder of images."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from sightline.data.sources.filenames import PART_NAMES
+from sightline.config import DataConfig
+from sightline.data.sources.columns import KNOWN, Columns, choose_columns
+from sightline.data.sources.file_labels import tidy
+from sightline.data.sources.filenames import PICTURE_SUFFIXES, is_hidden, is_picture_name
 from sightline.data.sources.listing import Entry, Listing
-from sightline.data.stores import FolderStore
-from sightline.errors import DataError
+from sightline.data.sources.splits import read_split, split_name
+from sightline.data.sources.table import SUFFIXES, Row, Table, read_table
+from sightline.data.stores import FileStore, FolderStore
+from sightline.errors import DataError, plural
+from sightline.records import Part, Reject, Remark
+
+DEFAULTS = DataConfig()
+_PLURALS = {"labels", "tags", "classes", "categories"}
 
 
-def manifest(path: Path) -> Listing:
-    """Read a CSV (with a header) or JSON-lines manifest: ``path,label[,split]`` and any further columns.
+def is_table(path: Path) -> bool:
+    """Tell whether a file is named as a table."""
+    return path.name.lower().endswith(SUFFIXES)
 
-    Paths are relative to the manifest's folder.
+
+def manifest(path: Path, options: DataConfig = DEFAULTS) -> Listing:
+    """Read a manifest: a table with a column of image files, one of labels, and perhaps one of splits.
+
+    Paths are relative to ``data.root``, else to the manifest's folder. Rows without a label, or whose file is missing,
+    are left out and listed. Raises `DataError` for a table that cannot be understood, says several labels of an image,
+    or none of whose files is there.
     """
-    store = FolderStore(path.parent)
-    entries = []
-    for line, row in _rows(path):
-        where = f"{path}, line {line}"
-        file, label, split = row.pop("path", ""), row.pop("label", ""), row.pop("split", "")
-        if not file or not label:
-            raise DataError(f"{where}: expected the columns path and label, both filled in.")
-        if split and split.lower() not in PART_NAMES:
-            raise DataError(f"{where}: split is {split!r}; expected train, validation or test.")
-        entries.append(Entry(store, file, file, label, PART_NAMES.get(split.lower()), row, named=True))
-    return Listing(entries)
+    root = Path(options.root).expanduser() if options.root else path.parent
+    if not root.is_dir():
+        raise DataError(f"data.root {options.root!r} is no folder: name the one that the paths of {path} start from.")
+    return label_by_table(_content(path), str(path), Finder(FolderStore(root)), options)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def labels_beside(store: FileStore, folder: Path | None) -> tuple[bytes, str] | None:
+    """Return the content and name of a table of labels for the images in `store`: inside it, or beside the `folder`.
+
+    That is the table that has columns for image and label, and names the most of the images; None if none does.
+    """
+    keys = store.keys()
+    inside = [k for k in keys if k.lower().endswith(SUFFIXES) and not is_hidden(k) and k.count("/") < 2]
+    tables: list[tuple[bytes, str]] = []
+    for key in inside:
+        content = store.read(key)
+        if isinstance(content, bytes):
+            tables.append((content, f"{store.name}/{key}"))
+    if folder is not None:
+        stems = {folder.resolve().name.lower(), "labels"}
+        beside = sorted(p for p in folder.resolve().parent.iterdir() if is_table(p) and p.stem.lower() in stems)
+        tables += [(_content(path), str(path)) for path in beside]
+    finder = Finder(store)
+    ranked = [(_labeled(content, name, finder), (content, name)) for content, name in tables]
+    count, best = max(ranked, key=lambda at: at[0], default=(0, None))
+    return best if count else None
+
+
+def _labeled(content: bytes, name: str, finder: Finder) -> int:
+    """Return of how many images a table has a label."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as UTF-8 text: {error}.") from error
-    if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        missing = {"path", "label"} - set(reader.fieldnames or ())
-        if missing:
-            raise DataError(f"{path} has no column {min(missing)!r}; its first line should be path,label[,split].")
-        try:
-            for row in reader:
-                yield reader.line_num, {k: (v or "") for k, v in row.items() if k is not None}
-        except csv.Error as error:
-            raise DataError(
-                f"{path}, line {reader.line_num + 1}: not CSV ({error}). Is a quotation mark left open?"
-            ) from error
+        table, columns = _understood(content, name, finder, DEFAULTS)
+    except DataError:
+        return 0
+    return sum(finder.find(row.text(columns.path)) is not None for row in table.rows)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+@dataclass(slots=True)
+class Finder:
+    """Finds the file of `store` that a cell means: without an extension, with backslashes, in a folder further down."""
+
+    store: FileStore
+    _names: dict[str, str | None] = field(default_factory=dict)
+
+    def find(self, text: str) -> str | None:
+        """Return the key of the file, None if there is none or more than one."""
+        if not text or text in {".", ".."}:
+            return None
+        for name in dict.fromkeys((text, PureWindowsPath(text).as_posix() if "\\" in text else text)):
+            if self.store.holds(name):
+                return name
+            key = self._all().get(name.removeprefix("./").casefold())
+            if key is not None:
+                return key
+        return None
+
+    def _all(self) -> dict[str, str | None]:
+        """Return the files by every shorter name that only one of them has; listed when the first is looked for."""
+        if not self._names:
+            self._names[""] = None
+            keys = self.store.keys()
+            for key in keys:
+                if is_hidden(key) or key.lower().endswith(SUFFIXES):
+                    continue
+                path = PurePosixPath(key)
+                names = {key, path.name}
+                if path.suffix.lower() in PICTURE_SUFFIXES:
+                    names |= {str(path.with_suffix("")), path.stem}
+                for name in names:
+                    folded = name.casefold()
+                    self._names[folded] = None if self._names.get(folded, key) != key else key
+        return self._names
+
+    def is_file(self, text: str) -> bool:
+        """Tell whether a cell names an image."""
+        return is_picture_name(text) or self.find(text) is not None
+
+
+def _understood(content: bytes, name: str, finder: Finder, options: DataConfig) -> tuple[Table, Columns]:
+    asked = {options.columns.path, options.columns.label, options.columns.split} - {""}
+    table = read_table(content, name, KNOWN | {a for a in asked if not a.isdigit()}, finder.is_file)
+    return table, choose_columns(table, options.columns, finder.is_file)
+
+
+def label_by_table(
+    content: bytes, name: str, finder: Finder, options: DataConfig = DEFAULTS, prefix: str = "", *, whole: bool = False
+) -> Listing:
+    """List the images that a table names, with its labels, in the store of `finder`.
+
+    `whole`: the store is the source, so that its images without a label are listed too, and a folder such as ``train``
+    says the split where the table does not.
+    """
+    table, columns = _understood(content, name, finder, options)
+    _refuse_multiple(table, columns)
+    listing = Listing([])
+    strip_zero = _all_whole(row.text(columns.label) for row in table.rows) if columns.label else False
+    roles = {columns.path, columns.label, columns.split, *columns.one_hot}
+    keys: dict[str, int] = {}
+    for row in table.rows:
+        text, label = row.text(columns.path), _one(columns.label_of(row))
+        key = finder.find(text)
+        shown = prefix + (text if key == text or key is None else key)
+        where = f"line {row.line}"
+        if strip_zero:
+            label = label.partition(".")[0]
+        if not label or not text:
+            listing.remarks.append(Remark("empty-labels", shown or where, where))
+            listing.stray.append(
+                Reject(shown or where, f"{where} of {table.name} states no {'label' if text else 'file'}")
+            )
+        elif key is None:
+            listing.remarks.append(Remark("missing-files", shown, where))
+            listing.stray.append(Reject(shown, f"the file is missing ({where} of {table.name})", label))
+        else:
+            split = _split(row, columns, table) or (_folder_split(key) if whole and not columns.split else None)
+            extra = {c: row.text(c) for c in row.cells if c not in roles}
+            listing.entries.append(Entry(finder.store, key, shown, label, split, extra, named=True))
+            keys[key] = row.line
+    if not listing.entries:
+        raise DataError(_nothing(table, columns, listing, finder))
+    if whole:
+        _rest(listing, finder.store, prefix, keys)
+        listing.remarks.append(
+            Remark("labels-from-table", table.name, f"column {columns.label}" if columns.label else "")
+        )
+    return listing
+
+
+def _one(label: str | tuple[str, ...]) -> str:
+    return tidy(label) if isinstance(label, str) else tidy(label[0]) if label else ""
+
+
+def _all_whole(labels: Iterable[str]) -> bool:
+    """Tell whether all labels are whole numbers, some of which a program wrote as 1.0."""
+    texts = {text for text in labels if text}
+    numbers = [text.removeprefix("-").partition(".") for text in texts]
+    whole = all(head.isdecimal() and not tail.strip("0") for head, _, tail in numbers)
+    return bool(numbers) and whole and any(dot and tail for _, dot, tail in numbers)
+
+
+def _split(row: Row, columns: Columns, table: Table) -> Part | None:
+    text = row.text(columns.split) if columns.split else ""
+    if not text:
+        return None
+    split = read_split(text)
+    if split is None:
+        raise DataError(
+            f"{table.name}, line {row.line}: split is {text!r}; expected train, validation or test. If this column "
+            "says something else, name another with --column split=NAME."
+        )
+    return split
+
+
+def _folder_split(key: str) -> Part | None:
+    for folder in PurePosixPath(key).parts[:-1]:
+        name = split_name(folder)
+        if name is not None and name.certain:
+            return name.split
+    return None
+
+
+def _rest(listing: Listing, store: FileStore, prefix: str, labeled: dict[str, int]) -> None:
+    """Add the images of the store that the table says nothing of, by folder, and pass over the rest."""
+    folders: dict[str, list[str]] = defaultdict(list)
+    keys = store.keys()
+    for key in keys:
+        if key in labeled:
+            continue
+        if is_picture_name(key) and not is_hidden(key):
+            folders[str(PurePosixPath(key).parent)].append(prefix + key)
+        else:
+            listing.passed_over.append(prefix + key)
+    for folder, paths in sorted(folders.items()):
+        listing.unlabeled.extend(paths)
+        listing.remarks.append(Remark("unlabeled", prefix + folder, plural(len(paths), "image")))
+
+
+def _refuse_multiple(table: Table, columns: Columns) -> None:
+    """Raise `DataError` where images have several labels: in a list, in one cell, or in several columns of 0 and 1."""
+    for row in table.rows:
+        label = columns.label_of(row)
+        if isinstance(label, tuple) and len(label) > 1:
+            raise DataError(_multiple(table, row, columns, ", ".join(label)))
+    if columns.one_hot:
         return
-    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold the other line ends of splitlines
-        if line.strip():
-            yield number, _json_row(path, number, line)
+    cells = [row.text(columns.label) for row in table.rows]
+    for separator in ";|,":
+        several = [row for row, cell in zip(table.rows, cells, strict=True) if separator in cell]
+        if several and _says_several(cells, separator, columns.label):
+            raise DataError(_multiple(table, several[0], columns, several[0].text(columns.label)))
 
 
-def _json_row(path: Path, number: int, line: str) -> dict[str, str]:
-    try:
-        row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {number}: not JSON ({error.msg}).") from error
-    if not isinstance(row, dict):
-        raise DataError(f'{path}, line {number}: expected an object such as {{"path": "1.jpg", "label": "cat"}}.')
-    return {str(k): "" if v is None else str(v) for k, v in row.items()}
+def _says_several(cells: Sequence[str], separator: str, column: str) -> bool:
+    """Tell whether cells hold several labels: the same ones come again in other company."""
+    distinct = {cell for cell in cells if cell}
+    joined = {cell for cell in distinct if separator in cell}
+    parts = {part.strip() for cell in joined for part in cell.split(separator)} - {""}
+    if len(parts | (distinct - joined)) < len(distinct):
+        return True
+    return separator != "," and (bool(parts & distinct) or column.strip().lower() in _PLURALS)
+
+
+def _multiple(table: Table, row: Row, columns: Columns, labels: str) -> str:
+    where = f"column {columns.label!r} gives" if columns.label else "the columns of 0 and 1 give"
+    return (
+        f"{table.name}, line {row.line}: {where} {row.text(columns.path)} several labels ({labels}). Several "
+        "labels per image (multi-label classification) are not supported yet: give one class per image, or name "
+        "another column with --column label=NAME."
+    )
+
+
+def _nothing(table: Table, columns: Columns, listing: Listing, finder: Finder) -> str:
+    missing = [r for r in listing.remarks if r.kind == "missing-files"]
+    if not missing:
+        rows = plural(len(table.rows), "row")
+        return (
+            f"{table.name} has {rows}, and no label in column {columns.label!r}: name another with --column label=NAME."
+        )
+    store = finder.store
+    where = store.root if isinstance(store, FolderStore) else store.name
+    return (
+        f"None of the {plural(len(missing), 'file')} that {table.name} lists in column {columns.path!r} is there: "
+        f"looked for {missing[0].path} below {where}. Name the folder that the paths start from with --set "
+        "data.root=FOLDER, or the column of the files with --column path=NAME."
+    )
+
+
+def read_labels(path: Path, store: FileStore, options: DataConfig, prefix: str) -> Listing:
+    """Label the images in `store` by the table at `path`; raises `DataError` as `manifest` does."""
+    return label_by_table(_content(path), str(path), Finder(store), options, prefix, whole=True)

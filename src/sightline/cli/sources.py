@@ -1,0 +1,62 @@
+"""Options of every command that reads labeled images: what they are, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sightline import jsonio
+from sightline.errors import UsageError, suggest
+
+if TYPE_CHECKING:  # annotations only
+    from sightline.config import DataConfig
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        help="Folders of class folders, .zip or .tar of them, manifests, idx files, or names such as beans."
+    ),
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ROLE=NAME", help="A manifest's column for path, label or split, as label=breed; repeatable."),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KIND", help="An error in the data, as doctor calls it, that does not stop; repeatable."),
+]
+Read = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="How the images are read, as data.class_level=2; repeatable."),
+]
+
+ROLES = ("path", "label", "split")
+
+
+def data_assignments(column: Sequence[str] | None = None, allow: Sequence[str] | None = None) -> list[str]:
+    """Return the ``KEY=VALUE`` settings that ``--column`` and ``--allow`` stand for; raises `UsageError`."""
+    assignments = []
+    for text in column or ():
+        role, equals, name = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--column expects ROLE=NAME such as label=breed, not {text!r}.")
+        if role not in ROLES:
+            raise UsageError(f"--column: there is no role {role!r}.{suggest(role, ROLES)}")
+        assignments.append(f"data.columns.{role}={jsonio.dumps(name)}")  # quoted, lest column 2 were a number
+    if allow:
+        assignments.append(f"data.allow={jsonio.dumps(list(allow))}")
+    return assignments
+
+
+def reading(
+    column: Sequence[str] | None, allow: Sequence[str] | None = None, settings: Sequence[str] | None = None
+) -> DataConfig:
+    """Return how images are read, for a command that has no other settings; raises `UsageError`."""
+    from sightline.config import resolve
+
+    for text in settings or ():
+        if not text.startswith("data."):
+            raise UsageError(f"--set says only how the images are read here, as data.class_level=2, not {text!r}.")
+    return resolve(assignments=[*(settings or ()), *data_assignments(column, allow)]).data

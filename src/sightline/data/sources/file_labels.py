@@ -1,0 +1,76 @@
+"""Labels from the names of files: ``cat.0.jpg``, ``cat_001.jpg``, or whatever a pattern says."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+
+from sightline.data.sources.splits import split_name
+from sightline.errors import ConfigError
+
+_NUMBERED = re.compile(r"(?P<label>[^\W\d_].*?)(?:[._\-\s]+\d+|\s*\(\d+\))")  # cat.0, great_pyrenees_12, cat (3)
+_GENERIC = {
+    "img", "image", "images", "dsc", "dscn", "dscf", "photo", "pic", "picture", "frame", "scan", "screenshot", "file",
+    "foto", "mvi", "pxl", "p", "capture", "snap", "export", "page", "untitled", "sample",
+}  # fmt: skip
+FEWEST = 2  # images of each class, for names to be taken as labels unasked
+
+
+def compile_pattern(text: str) -> Callable[[str], str | None]:
+    r"""Return a function from a path below the source to the label that ``data.label_pattern`` finds in it.
+
+    A pattern without a ``/`` is searched in the file name. Raises `ConfigError` for what is no regular expression or
+    has no group ``label``.
+
+    >>> compile_pattern(r"(?P<label>\w+)\.\d+")("train/cat.0.jpg")
+    'cat'
+    """
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise ConfigError(f"data.label_pattern is not a regular expression: {error}, in {text!r}.") from error
+    if "label" not in pattern.groupindex:
+        raise ConfigError(
+            f"data.label_pattern {text!r} has no group named label: write (?P<label>...) around the class, as in "
+            r"(?P<label>[a-z]+)\.\d+"
+        )
+
+    def label(path: str) -> str | None:
+        match = pattern.search(path if "/" in text else PurePosixPath(path).name)
+        return tidy(match["label"]) or None if match and match["label"] else None
+
+    return label
+
+
+def tidy(label: str) -> str:
+    """Return a label without spaces around it, in the composed form of its letters (NFC)."""
+    return unicodedata.normalize("NFC", label).strip()
+
+
+def label_of_name(path: str) -> str | None:
+    """Return what stands before the running number in a file name, or None.
+
+    >>> label_of_name("cat.0.jpg"), label_of_name("great_pyrenees_12.jpg"), label_of_name("0001.jpg")
+    ('cat', 'great_pyrenees', None)
+    """
+    match = _NUMBERED.fullmatch(PurePosixPath(path).stem)
+    return tidy(match["label"]) if match else None
+
+
+def say_classes(paths: Sequence[str]) -> bool:
+    """Tell whether the names of all these files unmistakably begin with a class and end in a running number.
+
+    Not so where one does not, for fewer than two classes or two images of one, for what cameras and programs write
+    (``IMG_0001``), for splits, and for names that differ in a number alone (``patient1_3``, ``patient2_7``).
+    """
+    labels = [label_of_name(path) for path in paths]
+    counts = Counter(label for label in labels if label is not None)
+    if counts.total() < len(paths) or len(counts) < 2 or min(counts.values()) < FEWEST:
+        return False
+    words = {label: {w for w in re.split(r"[\W\d_]+", label.casefold()) if w} for label in counts}
+    if any(some & _GENERIC for some in words.values()) or any(split_name(label) is not None for label in counts):
+        return False
+    return len({re.sub(r"\d+", "", label) for label in counts}) == len(counts)

@@ -1,0 +1,108 @@
+"""Which folders are splits: by the usual names, however they are written."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from sightline.records import Part
+
+SPLIT_NAMES: Mapping[str, Part] = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+_EVALUATION = {"eval", "evaluation"}  # beside a test split, these validate
+_LONGEST_FIRST = sorted(SPLIT_NAMES, key=len, reverse=True)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitName:
+    """A name that says a split: the `word` that does, and the `rest` of the name.
+
+    `certain` if the word stands apart from the rest (``seg_train``), not run together with it (``trainset``, but
+    ``strain`` too); `exact` if there is no rest.
+    """
+
+    split: Part
+    word: str
+    rest: str
+    certain: bool
+
+    @property
+    def exact(self) -> bool:
+        """Whether the name is the word and nothing else."""
+        return not self.rest
+
+
+def split_name(name: str) -> SplitName | None:
+    """Return the split that a name says, or None.
+
+    >>> split_name("seg_train").split, split_name("TestSet").split, split_name("bus")
+    ('train', 'test', None)
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=\d)", " ", name)
+    words = [word for word in re.split(r"[\W_]+", spaced.casefold()) if word]
+    matches = [word for word in words if word in SPLIT_NAMES]
+    if matches:
+        if len({SPLIT_NAMES[word] for word in matches}) > 1:
+            return None
+        rest = "".join(word for word in words if word != matches[0])
+        return SplitName(SPLIT_NAMES[matches[0]], matches[0], rest, certain=True)
+    joined = "".join(words)
+    for word in _LONGEST_FIRST:
+        if joined.startswith(word) or joined.endswith(word):
+            rest = joined.removeprefix(word) if joined.startswith(word) else joined.removesuffix(word)
+            return SplitName(SPLIT_NAMES[word], word, rest, certain=False)
+    return None
+
+
+def splits_among(names: Collection[str]) -> dict[str, SplitName]:
+    """Return what those of `names` say that say a split.
+
+    A word run together with a rest counts only beside a name of another split with the same rest: ``trainset`` and
+    ``testset`` do, ``strain`` and ``contest`` do not. ``eval`` is the test split, or validation beside a test split.
+    """
+    candidates = {name: split for name in names if (split := split_name(name)) is not None}
+    rests = {(s.rest, s.split) for s in candidates.values()}
+    result = {
+        name: s for name, s in candidates.items()
+        if s.certain or any(rest == s.rest and split != s.split for rest, split in rests)
+    }  # fmt: skip
+    if any(s.split == "test" and s.word not in _EVALUATION for s in result.values()):
+        for name, s in result.items():
+            if s.word in _EVALUATION:
+                result[name] = SplitName("validation", s.word, s.rest, s.certain)
+    return result
+
+
+def read_split(text: str) -> Part | None:
+    """Return the split that a cell of a table states, or None.
+
+    >>> read_split("Train"), read_split("PrivateTest"), read_split("3")
+    ('train', 'test', None)
+    """
+    name = split_name(text)
+    return name.split if name is not None and name.certain else None
+
+
+def nearest_split(name: str) -> str | None:
+    """Return the split name that `name` seems to be a slip of, or None.
+
+    >>> nearest_split("vaild"), nearest_split("bus")
+    ('valid', None)
+    """
+    for word in SPLIT_NAMES:
+        if sorted(word) == sorted(name.lower()):  # letters swapped
+            return word
+    close = difflib.get_close_matches(name.lower(), SPLIT_NAMES, n=1, cutoff=0.8)
+    return close[0] if close else None

@@ -1,0 +1,190 @@
+"""Tables as people write them: CSV with any separator, tab-separated, JSON lines, JSON lists, COCO."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sightline.data.sources.text import decode_text
+from sightline.errors import DataError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+"""Files that are read as tables."""
+
+IsFile = Callable[[str], bool]
+
+_SEPARATORS = (",", ";", "\t", "|")
+_LOOKED_AT = 50  # lines, to tell the separator
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: its line (or place in a list), and its cells; a list in JSON stays one."""
+
+    line: int
+    cells: Mapping[str, str | tuple[str, ...]]
+
+    def text(self, column: str) -> str:
+        """Return the cell in `column` as text; empty where there is none."""
+        cell = self.cells.get(column, "")
+        return cell if isinstance(cell, str) else ";".join(cell)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of the file `name`; without a header (`headed`) the columns are called by their numbers from 1."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    headed: bool = True
+
+
+def read_table(data: bytes, name: str, known: Collection[str], is_file: IsFile) -> Table:
+    """Read the table in `data`, of the file `name`; a first row with one of the `known` columns is a header.
+
+    `known` are names as `fold` leaves them; `is_file(text)` tells whether a cell names an image, which no header does.
+    Raises `DataError` for what is no table.
+    """
+    try:
+        text = decode_text(data)
+    except ValueError as error:
+        raise DataError(f"{name} cannot be read as text: {error}. Save it as UTF-8.") from error
+    lower = name.lower()
+    if lower.endswith(".json") or (lower.endswith((".jsonl", ".ndjson")) and text.lstrip()[:1] == "["):
+        return _read_json(text, name)
+    if lower.endswith((".jsonl", ".ndjson")):
+        return _table(_json_lines(text, name), name)
+    return _read_csv(text, name, known, is_file)
+
+
+def fold(column: str) -> str:
+    """Return a column's name without case, spaces, dashes and underscores.
+
+    >>> fold(" Image_ID ")
+    'imageid'
+    """
+    return "".join(c for c in column.casefold() if c.isalnum())
+
+
+def _read_csv(text: str, name: str, known: Collection[str], is_file: IsFile) -> Table:
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    first = next((i for i, line in enumerate(lines) if line.strip()), 0)
+    bare = lines[first].lstrip().lstrip("#")
+    if {fold(cell) for cell in bare.split(_separator([bare], name))} & set(known):  # a header may be a comment
+        lines[first] = bare
+    lines = ["" if line.lstrip().startswith("#") else line for line in lines]  # numbers of lines stay
+    separator = _separator([line for line in lines if line.strip()][:_LOOKED_AT], name)
+    reader = csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator, skipinitialspace=True)
+    rows: list[tuple[int, list[str]]] = []
+    try:
+        rows.extend((reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells))
+    except csv.Error as error:
+        raise DataError(
+            f"{name}, line {rows[-1][0] + 1 if rows else 1}: not CSV ({error}). Is a quotation mark left open?"
+        ) from error
+    if not rows:
+        raise DataError(f"{name} holds no rows; its first line should be path,label[,split].")
+    headed = _is_header(rows[0][1], known, is_file)
+    columns = rows[0][1] if headed else [str(i + 1) for i in range(max(len(cells) for _, cells in rows))]
+    body = rows[1:] if headed else rows
+    filled = ((line, [*cells, *[""] * (len(columns) - len(cells))]) for line, cells in body)
+    kept = tuple(Row(line, dict(zip(columns, cells, strict=False))) for line, cells in filled)
+    return Table(name, tuple(columns), kept, headed)
+
+
+def _separator(lines: Sequence[str], name: str) -> str:
+    """Return the character that splits the first line, and then most of the lines into as many cells."""
+    best, score = "\t" if name.lower().endswith(".tsv") else ",", (0.0, 0)
+    for separator in _SEPARATORS:
+        try:
+            counts = [len(cells) for cells in csv.reader(lines, delimiter=separator, skipinitialspace=True)]
+        except csv.Error:  # said with its line when all is read
+            continue
+        if counts and counts[0] > 1:
+            rank = (sum(count == counts[0] for count in counts) / len(counts), counts[0])
+            if rank > score:
+                best, score = separator, rank
+    return best
+
+
+def _is_header(cells: Sequence[str], known: Collection[str], is_file: IsFile) -> bool:
+    if {fold(cell) for cell in cells} & set(known):
+        return True
+    return not any(is_file(cell) for cell in cells)
+
+
+def _json_lines(text: str, name: str) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold the other line ends of splitlines
+        if line.strip():
+            try:
+                value: Any = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{name}, line {number}: not JSON ({error.msg}).") from error
+            yield _row(value, number, f"{name}, line {number}")
+
+
+def _read_json(text: str, name: str) -> Table:
+    try:
+        value: Any = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":  # lines of JSON, called .json
+            return _table(_json_lines(text, name), name)
+        raise DataError(f"{name}, line {error.lineno}: not JSON ({error.msg}).") from error
+    if isinstance(value, dict) and {"images", "annotations"} <= set(value):
+        return _table(_coco(value, name), name)
+    if isinstance(value, dict) and value and all(isinstance(v, str | int) for v in value.values()):
+        value = [{"path": path, "label": label} for path, label in value.items()]
+    if not isinstance(value, list):
+        raise DataError(
+            f'{name}: expected a list of objects such as {{"path": "1.jpg", "label": "cat"}}, or a COCO file with '
+            "images, annotations and categories."
+        )
+    return _table([_row(row, i, f"{name}, entry {i}") for i, row in enumerate(value, 1)], name)
+
+
+def _row(value: Any, number: int, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(f'{where}: expected an object such as {{"path": "1.jpg", "label": "cat"}}.')
+    return Row(number, {str(k).strip(): _cell(v) for k, v in value.items()})
+
+
+def _cell(value: Any) -> str | tuple[str, ...]:
+    if isinstance(value, list):
+        return tuple(str(_cell(v)) for v in value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _table(rows: Iterator[Row] | Sequence[Row], name: str) -> Table:
+    kept = tuple(rows)
+    columns = tuple(dict.fromkeys(column for row in kept for column in row.cells))
+    return Table(name, columns, kept)
+
+
+def _coco(value: Mapping[str, Any], name: str) -> Iterator[Row]:
+    """Yield a row for each image of a COCO file, with the names of its categories.
+
+    The format is that of T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context"; boxes are not looked at.
+    """
+    try:
+        names = {c["id"]: str(c["name"]) for c in value.get("categories", [])}
+        labels: dict[Any, list[str]] = {}
+        for annotation in value["annotations"]:
+            label = names.get(annotation["category_id"], str(annotation["category_id"]))
+            labels.setdefault(annotation["image_id"], []).append(label)
+        images = [(image["id"], str(image["file_name"])) for image in value["images"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{name} looks like a COCO file, but {error} is missing in it or not what it should be."
+        ) from error
+    for number, (key, file) in enumerate(images, 1):
+        yield Row(number, {"path": file, "label": tuple(dict.fromkeys(labels.get(key, ())))})

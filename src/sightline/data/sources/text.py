@@ -1,0 +1,48 @@
+"""Text in the encodings that people's tables and lists come in."""
+
+from __future__ import annotations
+
+import codecs
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does, so it is tried first
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def has_mark(data: bytes) -> bool:
+    """Tell whether bytes begin with a byte order mark, as no image does."""
+    return any(data.startswith(mark) for mark, _ in _MARKS)
+
+
+def decode_text(data: bytes) -> str:
+    """Return the text of bytes in UTF-8, UTF-16, UTF-32 or GBK (GB18030), without its byte order mark.
+
+    GBK is taken only where Chinese characters stand together, as in words: a single accented letter of Latin-1 between
+    plain ones passes for GBK too. Raises `ValueError` for what is none of these.
+    """
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return data.decode(encoding)
+    if b"\0" in data[:1000]:
+        little = data[1:1000:2].count(0) > data[:1000:2].count(0)  # the upper bytes of plain letters are zero
+        return data.decode("utf-16-le" if little else "utf-16-be")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        if _is_gbk(data):
+            return data.decode("gb18030")
+        raise ValueError(f"it is neither UTF-8, UTF-16 nor GBK ({error})") from error
+
+
+def _is_gbk(data: bytes) -> bool:
+    try:
+        text = data.decode("gb18030")
+    except UnicodeDecodeError:
+        return False
+    wide = [character for character in text if character > "\x7f"]
+    high = sum(byte >= 0x80 for byte in data)
+    return high >= 1.7 * len(wide)  # of Chinese text nearly all second bytes are high, of a mistaken letter none is
