@@ -49,7 +49,7 @@ def test_json_is_one_object_with_all_findings(sightline: Command, sick: Path) ->
 def test_the_table_says_what_and_what_to_do(sightline: Command, sick: Path) -> None:
     done = sightline("doctor", sick)
     assert done.code == 0
-    assert re.search(r"error +conflicting-duplicates +1 +groups of identical files bear different classes", done.out)
+    assert re.search(r"error +conflicting-duplicates +1 +group of identical files bears different classes", done.out)
     assert "cat/<b>odd</b>.jpg: not a picture" in done.out
     assert "split.group=near" in done.out
 
@@ -57,7 +57,7 @@ def test_the_table_says_what_and_what_to_do(sightline: Command, sick: Path) -> N
 def test_strict_fails_on_errors_alone(sightline: Command, sick: Path, clean: Path) -> None:
     assert sightline("doctor", sick, "--strict", "--json").code == 1
     done = sightline("doctor", clean, "--strict")
-    assert (done.code, done.out) == (0, "clean: 48 pictures in 2 classes\nnothing found\n")
+    assert (done.code, done.out) == (0, "clean: 48 images in 2 classes\nnothing found\n")
 
 
 class Page(HTMLParser):

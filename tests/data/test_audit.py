@@ -17,6 +17,8 @@ from sightline.data.index import index
 from sightline.data.sources.arrays import array_entries
 from sightline.data.sources.listing import Listing
 from sightline.data.survey import blur, survey
+from sightline.errors import ConfigError, DataError
+from sightline.workflow import check
 
 
 def clean(parts: tuple[str, ...] = ("",), count: int = 21) -> dict[str, bytes]:
@@ -159,7 +161,7 @@ def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
 
 def test_a_class_that_is_not_trained_is_an_error(tmp_path: Path) -> None:
     found = kinds(examined(tmp_path, {**PARTS, "test/emu/1.jpg": jpeg(930)}))["missing-classes"]
-    assert (found.severity, found.paths, found.reasons) == ("error", ("emu",), ("not in the training part",))
+    assert (found.severity, found.paths, found.reasons) == ("error", ("emu",), ("not in the training split",))
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
@@ -264,3 +266,40 @@ def test_odd_real_files_are_examined(shared: Path) -> None:
     found = kinds(audit(index(shared / "data" / "odd_images"))[0])
     assert {"unreadable", "exif-rotated", "odd-modes", "animated", "blank"} <= set(found)
     assert all(f"exif_orientation/Landscape_{i}.jpg" in found["exif-rotated"].paths for i in range(2, 9))
+
+
+@pytest.mark.parametrize(("count", "severity"), [(99, "error"), (201, "warning")])
+def test_conflicts_are_errors_above_one_percent_of_the_images(count: int, severity: str) -> None:
+    values = np.arange(count, dtype=np.uint8)[:, None, None] + np.zeros((count, 4, 4), np.uint8)
+    values[1] = values[0]
+    labels = np.arange(count) % 2
+    (finding,) = [f for f in brief(index(Listing(array_entries(values, labels, "mine")))).findings if f.groups]
+    assert (finding.kind, finding.severity) == ("conflicting-duplicates", severity)
+    assert ("--allow conflicting-duplicates" in finding.advice) == (severity == "error")
+
+
+@pytest.mark.parametrize(("tests", "severity"), [(50, "error"), (150, "warning")])
+def test_leaks_are_errors_above_one_percent_of_the_held_out_split(tests: int, severity: str) -> None:
+    values = np.arange(250, dtype=np.uint8)[:, None, None] + np.zeros((250, 4, 4), np.uint8)
+    train = array_entries(values[:100], np.arange(100) % 2, "train", "train")
+    values[100] = values[0]
+    test = array_entries(values[100 : 100 + tests], np.arange(tests) % 2, "test", "test")
+    (finding,) = [f for f in brief(index(Listing([*train, *test]))).findings if f.groups]
+    assert (finding.kind, finding.severity, finding.identical) == ("split-leakage", severity, 1)
+
+
+def test_what_stops_training_is_what_the_doctor_calls_an_error(tmp_path: Path) -> None:
+    flat = index(write(tmp_path, {f"{split}/{i}.jpg": jpeg(i) for split in ("train", "test") for i in range(2)}))
+    with pytest.raises(DataError, match=r"^split-folders: 2 folders are read as classes but look like splits \(test: "):
+        check.refuse_errors(brief(flat).findings, ())
+    with pytest.raises(DataError, match=r"--allow conflicting-duplicates keeps them as they are"):
+        check.refuse_errors(brief(flat).findings, ("split-folders",))
+    check.refuse_errors(brief(flat).findings, ("split-folders", "conflicting-duplicates"))
+    with pytest.raises(ConfigError, match=r"no kind of error 'split-folder' to allow. Did you mean 'split-folders'"):
+        check.refuse_errors((), ("split-folder",))
+
+
+def test_real_flowers_hold_no_error(shared: Path) -> None:
+    found = brief(index(shared / "data" / "flowers5"))
+    kinds = {f.kind: f.severity for f in found.findings}
+    assert (found.errors, kinds["conflicting-duplicates"]) == (0, "warning")

@@ -9,6 +9,7 @@ import typer
 
 from sightline.cli.output import Display, console, escape, print_json, table
 from sightline.cli.sources import Allow, Column, Read, Sources, reading
+from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: help must not wait for NumPy
     from sightline.data.finding import Finding
@@ -49,7 +50,9 @@ def show(found: Checkup) -> None:
     out = console()
     audit = found.audit
     findings = audit.findings
-    out.print(escape(f"{audit.name}: {audit.count} pictures in {len(audit.classes)} classes"))
+    out.print(
+        escape(f"{audit.name}: {plural(audit.count, 'image')} in {plural(len(audit.classes), 'class', 'classes')}")
+    )
     if findings:
         rows = [[f.severity, f.kind, str(f.count), f.what, _examples(f)] for f in findings]
         table(["severity", "kind", "count", "what", "such as"], rows, right=["count"])
@@ -60,7 +63,9 @@ def show(found: Checkup) -> None:
         out.print("nothing found")
     for name, path in (("page", found.html), ("patch", found.patch)):
         if path is not None:
-            count = f" ({found.corrections} corrections: `train --patch` applies them)" if name == "patch" else ""
+            count = (
+                f" ({plural(found.corrections, 'correction')}: `train --patch` applies them)" if name == "patch" else ""
+            )
             out.print(f"{name:<11}{escape(path)}{count}")
 
 

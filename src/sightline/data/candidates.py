@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from sightline.config.groups import group_rule
 from sightline.data.finding import Finding, listed
 from sightline.data.grouping import folder_below_class, groups
-from sightline.errors import ConfigError
+from sightline.errors import ConfigError, plural
 from sightline.records import Index, Picture
 
 RUNNING = re.compile(r"[^/]*\d[^/]*[ ._-]\d+\.\w+$")  # a name that holds a number, then a number of its own
@@ -42,7 +42,7 @@ class Candidate:
     def reason(self) -> str:
         """What the setting would keep together, in words."""
         shared = [size for size in self.sizes.values() if size > 1]
-        words = f"{len(self.sizes):,} groups of up to {max(shared)} images"
+        words = f"{plural(len(self.sizes), 'group')} of up to {max(shared)} images"
         return words + (f", {self.across:,} of them in more than one stated split" if self.across else "")
 
 
@@ -63,7 +63,9 @@ def findings(index: Index) -> list[Finding]:
     """Return the finding that images seem to come in groups."""
     some = candidates(index.pictures)
     return listed(
-        "group-candidates", "warning", "settings would keep images together that seem to belong together",
+        "group-candidates", "warning",
+        ("setting would keep images together that seem to belong together",
+         "settings would keep images together that seem to belong together"),
         "Images of one patient, scene, video or specimen on two sides of the split make results too good. If these are "
         "such, train with --set " + (f"'split.group={some[0].setting}'" if some else "") + ".",
         [f"split.group={candidate.setting}" for candidate in some], [candidate.reason for candidate in some],

@@ -75,33 +75,36 @@ def findings(copies: Copies, pictures: Sequence[Picture]) -> list[Finding]:
     same, near = copies.identical, copies.near
     conflicts = [g for g in same if conflicting(g)]
     leaks, near_leaks = [g for g in same if leaking(g)], [g for g in near if leaking_near(g)]
+    shares = f"{len(leaks):,} of identical files, {len(near_leaks):,} of near duplicates"
     return [
         *grouped(
             "conflicting-duplicates", "error" if _fraction(conflicts, pictures) > TOLERATED else "warning",
-            "groups of identical files bear different classes",
+            ("group of identical files bears different classes", "groups of identical files bear different classes"),
             "At most one class can be right: look at them, then relabel or drop the wrong ones (--fix proposes it).",
             conflicts,
         ),
         *grouped(
             "split-leakage", "error" if _leaked(leaks, pictures) > TOLERATED else "warning",
-            f"groups lie in more than one part ({len(leaks)} of identical files, {len(near_leaks)} of near "
-            "duplicates)",
-            "Pictures seen in training make validation and test figures too good: keep each group in one part "
-            "(--fix drops the identical training copies and moves near duplicates to the training part).",
+            (f"group lies in more than one split ({shares})", f"groups lie in more than one split ({shares})"),
+            "Images seen in training make validation and test metrics too good: keep each group in one split "
+            "(--fix drops the identical training copies and moves near duplicates to the training split).",
             [*leaks, *near_leaks], identical=len(leaks),
         ),
         *grouped(
-            "duplicates", "warning", "groups of identical files within a class",
+            "duplicates", "warning",
+            ("group of identical files within a class", "groups of identical files within a class"),
             "They count more than once: keep one of each (--fix drops the others). The split keeps them on one side.",
             [g for g in same if not conflicting(g) and not leaking(g)],
         ),
         *grouped(
-            "conflicting-near-duplicates", "warning", "groups of near duplicates bear different classes",
+            "conflicting-near-duplicates", "warning",
+            ("group of near duplicates bears different classes", "groups of near duplicates bear different classes"),
             f"Look at them: either a class is wrong, or the difference is a small detail. {GROUP_NEAR}",
             [g for g in near if conflicting(g)],
         ),
         *grouped(
-            "near-duplicates", "warning", "groups of near duplicates within a class",
+            "near-duplicates", "warning",
+            ("group of near duplicates within a class", "groups of near duplicates within a class"),
             f"Chance may put one in training and its twin in the test. {GROUP_NEAR}",
             [g for g in near if not conflicting(g) and not leaking_near(g)],
         ),

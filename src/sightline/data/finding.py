@@ -56,18 +56,31 @@ class Finding:
         return found | {"advice": self.advice}
 
 
+What = str | tuple[str, str]
+"""What the counted ones are or do; of one and of several where the words differ."""
+
+
+def in_number(what: What, count: int) -> str:
+    """Return the words for `count` of them.
+
+    >>> in_number(("file is empty", "files are empty"), 2)
+    'files are empty'
+    """
+    return what if isinstance(what, str) else what[count != 1]
+
+
 def listed(
-    kind: str, severity: Severity, what: str, advice: str, paths: Sequence[str], reasons: Sequence[str] = ()
+    kind: str, severity: Severity, what: What, advice: str, paths: Sequence[str], reasons: Sequence[str] = ()
 ) -> list[Finding]:
     """Return a finding on pictures, classes or folders; none if there are none."""
     if not paths:
         return []
     count = len(paths)
-    return [Finding(kind, severity, count, what, advice, tuple(paths), tuple(reasons))]
+    return [Finding(kind, severity, count, in_number(what, count), advice, tuple(paths), tuple(reasons))]
 
 
 def grouped(
-    kind: str, severity: Severity, what: str, advice: str, groups: Sequence[Group], identical: int | None = None
+    kind: str, severity: Severity, what: What, advice: str, groups: Sequence[Group], identical: int | None = None
 ) -> list[Finding]:
     """Return a finding on groups of pictures; none if there are none."""
     if not groups:
@@ -75,4 +88,5 @@ def grouped(
     paths = tuple(tuple(p.path for p in group) for group in groups)
     labels = tuple(tuple(p.label for p in group) for group in groups)
     count = len(groups)
+    what = in_number(what, count)
     return [Finding(kind, severity, count, what, advice, groups=paths, labels=labels, identical=identical)]

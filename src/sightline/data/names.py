@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from sightline.data.finding import Finding, listed
+from sightline.errors import plural
 from sightline.records import PARTS, Index, Picture
 
 IMBALANCE = 3.0  # times as many pictures in the largest class as in the smallest
@@ -29,7 +30,7 @@ def findings(index: Index) -> list[Finding]:
 def _empty(index: Index) -> list[Finding]:
     return listed(
         "empty-classes", "warning",
-        "class folder holds no image" if len(index.empty) == 1 else "class folders hold no image",
+        ("class folder holds no image", "class folders hold no image"),
         "Add images, or remove the folder: as it stands, the class does not exist.", index.empty,
     )  # fmt: skip
 
@@ -51,29 +52,31 @@ def _missing(pictures: Sequence[Picture], counts: Counter[str]) -> list[Finding]
     unknown = sorted({label for labels in held.values() for label in labels} - set(counts)) if held else []
     lacking = [(label, part) for part in parts for label in sorted(set(counts) - held[part])]
     names = [*unknown, *(label for label, _ in lacking)]
-    reasons = [*("not in the training part" for _ in unknown), *(f"not in the {part} part" for _, part in lacking)]
+    reasons = [*("not in the training split" for _ in unknown), *(f"not in the {part} split" for _, part in lacking)]
     return listed(
-        "missing-classes", "error" if unknown else "warning", "classes are missing from a part",
-        "A class that is not trained cannot be told, and one that is not tested is not judged: add pictures of it to "
-        "that part, or remove it from the others.", names, reasons,
+        "missing-classes", "error" if unknown else "warning",
+        ("class is missing from a split", "classes are missing from a split"),
+        "A class that is not trained cannot be predicted, and one that is not tested is not evaluated: add images of "
+        "it to that split, or remove it from the others.", names, reasons,
     )  # fmt: skip
 
 
 def _balance(counts: Counter[str]) -> list[Finding]:
     found = listed(
-        "small-classes", "warning", f"classes have fewer than {SMALL} training pictures",
-        "Too few to split and to judge: gather more, or merge classes.",
-        *_columns([(label, f"{n} pictures") for label, n in sorted(counts.items()) if n < SMALL]),
+        "small-classes", "warning",
+        (f"class has fewer than {SMALL} training images", f"classes have fewer than {SMALL} training images"),
+        "Too few to split and to evaluate: gather more, or merge classes.",
+        *_columns([(label, plural(n, "image")) for label, n in sorted(counts.items()) if n < SMALL]),
     )  # fmt: skip
     if len(counts) < 2:
         return found
     (most, many), (least, few) = counts.most_common()[0], min(counts.items(), key=lambda at: (at[1], at[0]))
     if many < IMBALANCE * few:
         return found
-    ordered = [(label, f"{n} pictures") for label, n in sorted(counts.items(), key=lambda at: (-at[1], at[0]))]
+    ordered = [(label, plural(n, "image")) for label, n in sorted(counts.items(), key=lambda at: (-at[1], at[0]))]
     names, reasons = _columns(ordered)
-    what = f"classes, unevenly filled: {most!r} has {many} training pictures, {least!r} only {few}"
-    advice = "Judge by the figures of each class; consider --set train.class_weights=balanced, or gather rare ones."
+    what = f"classes of uneven size: {most!r} has {plural(many, 'training image')}, {least!r} only {few:,}"
+    advice = "Look at the metrics of each class; consider --set train.class_weights=balanced, or gather rare ones."
     return [*found, Finding("class-imbalance", "warning", len(names), what, advice, names, reasons)]
 
 

@@ -41,15 +41,17 @@ def findings(index: Index, survey: Survey) -> list[Finding]:
     files = [(p, look.header) for p, look in seen if look.header is not None]
     return [
         *listed(
-            "unreadable", "warning", "files cannot be read", "Replace them or remove them; training leaves them out.",
+            "unreadable", "warning", ("file cannot be read", "files cannot be read"),
+            "Replace them or remove them; training leaves them out.",
             [path for path, _ in bad], [reason for _, reason in bad],
         ),
         *listed(
-            "stray-pictures", "warning", "pictures lie in no class folder",
+            "stray-pictures", "warning", ("image lies in no class folder", "images lie in no class folder"),
             "Move them into the folder of their class; training leaves them out.", stray,
         ),
         *listed(
-            "not-pictures", "note", "files are no pictures", "Nothing to do: they are passed over.", index.others
+            "not-pictures", "note", ("file is no image", "files are no images"),
+            "Nothing to do: they are passed over.", index.others,
         ),
         *_files(files),
         *_sizes([p for p, _ in seen]),
@@ -66,20 +68,24 @@ def _files(files: Sequence[tuple[Picture, Header]]) -> list[Finding]:
     share = len(turned[0]) / max(1, len(files))
     return [
         *listed(
-            "wrong-extension", "warning", "files are named as another format than they hold",
+            "wrong-extension", "warning",
+            ("file is named as another format than it holds", "files are named as another format than they hold"),
             "Sightline goes by the content; rename them for programs that go by the name.", *told(_extension),
         ),
         *listed(
-            "exif-rotated", "note", f"pictures ({share:.0%}) are stored turned, with an orientation to undo it",
+            "exif-rotated", "note",
+            (f"image ({share:.0%}) is stored turned, with an orientation to undo it",
+             f"images ({share:.0%}) are stored turned, with an orientation to undo it"),
             "Sightline turns them; a program that ignores the tag sees them lying. Keep it in mind elsewhere.", *turned,
         ),
         *listed(
-            "odd-modes", "note", "pictures are not plain 8-bit colour or grey",
+            "odd-modes", "note",
+            ("image is not plain 8-bit color or grayscale", "images are not plain 8-bit color or grayscale"),
             "They are converted (docs/data.md says how): make sure that no class is stored otherwise than the others.",
             *told(lambda _, h: _mode(h.mode)),
         ),
         *listed(
-            "animated", "note", "files hold several frames",
+            "animated", "note", ("file holds several frames", "files hold several frames"),
             "Only the first one is used: save the frames apart if they matter.",
             *told(lambda _, h: f"{h.frames} frames" if h.frames > 1 else None),
         ),
@@ -105,12 +111,16 @@ def _sizes(pictures: Sequence[Picture]) -> list[Finding]:
     aspects = [p for p in pictures if _aspect(p) > max(ASPECT, ASPECT / 2 * shape)]
     return [
         *listed(
-            "extreme-size", "warning", f"pictures are far smaller or larger than the median of {side:g} pixels",
+            "extreme-size", "warning",
+            (f"image is far smaller or larger than the median of {side:g} pixels",
+             f"images are far smaller or larger than the median of {side:g} pixels"),
             "Small ones show little once enlarged: look whether they belong here.",
             [p.path for p in sizes], [f"{p.width}x{p.height}" for p in sizes],
         ),
         *listed(
-            "extreme-aspect", "warning", f"pictures are more than {ASPECT:g} times as long as wide",
+            "extreme-aspect", "warning",
+            (f"image is more than {ASPECT:g} times as long as wide",
+             f"images are more than {ASPECT:g} times as long as wide"),
             "Stretching distorts them: crop them, or train with --set picture.resize=pad.",
             [p.path for p in aspects], [f"{p.width}x{p.height}" for p in aspects],
         ),
@@ -132,19 +142,20 @@ def _levels(seen: Sequence[tuple[Picture, Look]]) -> list[Finding]:
     look_at = "Look at them: keep them only if pictures in use will be like that."
     return [
         *listed(
-            "blank", "warning", "pictures show nothing: one even tone",
+            "blank", "warning", ("image shows nothing: one even tone", "images show nothing: one even tone"),
             "They teach nothing but their class's share: drop them (--fix proposes it).", blank,
         ),
         *listed(
-            "dark", "warning", "pictures are very dark", look_at,
+            "dark", "warning", ("image is very dark", "images are very dark"), look_at,
             [path for path, look in rest if look.levels[3] < DARK],
         ),
         *listed(
-            "bright", "warning", "pictures are very bright", look_at,
+            "bright", "warning", ("image is very bright", "images are very bright"), look_at,
             [path for path, look in rest if look.levels[1] > BRIGHT],
         ),
         *listed(
-            "blurred", "warning", "pictures are blurred, even when seen small", look_at,
+            "blurred", "warning",
+            ("image is blurred, even when seen small", "images are blurred, even when seen small"), look_at,
             [path for path, _ in blurred], [said for _, said in blurred],
         ),
     ]  # fmt: skip

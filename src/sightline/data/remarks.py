@@ -82,7 +82,6 @@ def findings(index: Index) -> list[Finding]:
     result = []
     for kind, wording in WORDINGS.items():
         remarks = [r for r in index.remarks if r.kind == kind]
-        what = wording.one if len(remarks) == 1 else wording.many
         paths, reasons = [r.path for r in remarks], [r.reason for r in remarks]
-        result += listed(kind, wording.severity, what, wording.advice, paths, reasons)
+        result += listed(kind, wording.severity, (wording.one, wording.many), wording.advice, paths, reasons)
     return result

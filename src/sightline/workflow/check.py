@@ -28,7 +28,8 @@ def before(index: Index, config: RunConfig, watcher: Watcher) -> Index:
         path = Path(config.data.patch)
         corrections = patch.read(path)
         index = patch.apply(index, corrections, f"The patch {path}")
-        watcher.say(f"{path}: {len(corrections)} corrections applied; to take one back, delete its line")
+        applied = plural(len(corrections), "correction")
+        watcher.say(f"{path}: {applied} applied; to take one back, delete its line")
     findings = brief(index).findings
     settled = set() if config.split.group == "none" else {"group-candidates"}
     telling = [f for f in findings if f.severity != "note" or f.kind in remarks.ALWAYS_SHOWN]
