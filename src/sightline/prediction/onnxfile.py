@@ -36,17 +36,17 @@ OPERATIONS = frozenset(
 def metadata(data: bytes) -> dict[str, str]:
     """Return the metadata of an ONNX file; raises `ModelError` if it is none, or ends too early."""
     found = {}
-    for number, kind, start, end in _fields(data, 0, len(data)):
+    for number, kind, start, end in fields(data, 0, len(data)):
         if number == _METADATA and kind == _BYTES:
-            entry = {n: data[a:b] for n, k, a, b in _fields(data, start, end) if k == _BYTES}
-            found[_text(entry.get(1, b""))] = _text(entry.get(2, b""))
+            entry = {n: data[a:b] for n, k, a, b in fields(data, start, end) if k == _BYTES}
+            found[text(entry.get(1, b""))] = text(entry.get(2, b""))
     return found
 
 
 def with_metadata(data: bytes, values: Mapping[str, str]) -> bytes:
     """Return the file with `values` as its whole metadata; every other byte stays."""
     parts, last = [], 0
-    for number, _, _, end in _fields(data, 0, len(data)):
+    for number, _, _, end in fields(data, 0, len(data)):
         if number != _METADATA:
             parts.append(data[last:end])
         last = end
@@ -68,10 +68,10 @@ def check_graph(data: bytes) -> None:
     Readers of protocol buffers pass over what they do not know and merge what comes twice, so that the same bytes can
     mean different things to two of them. Here every field must be one of ours, and of its own kind.
     """
-    for number, _, _, _ in _fields(data, 0, len(data)):
+    for number, _, _, _ in fields(data, 0, len(data)):
         if number not in _MODEL_FIELDS:
             raise ModelError(f"it has the part {number} of an ONNX file, which none of ours has")
-    for number, kind, start, end in _fields(data, *_graph(data)):
+    for number, kind, start, end in fields(data, *_graph(data)):
         if number not in _GRAPH_FIELDS or kind != _BYTES:
             raise ModelError(f"its graph has the part {number}, which none of ours has")
         if number == _NODE:
@@ -82,13 +82,13 @@ def check_graph(data: bytes) -> None:
 
 def _check_node(data: bytes, start: int, end: int) -> None:
     name = domain = ""
-    for number, kind, a, b in _fields(data, start, end):
+    for number, kind, a, b in fields(data, start, end):
         if kind != _BYTES:
             raise ModelError("it is no ONNX file")
         if number == _OP_TYPE:
-            name = _text(data[a:b])
+            name = text(data[a:b])
         elif number == _DOMAIN:
-            domain = _text(data[a:b])
+            domain = text(data[a:b])
         elif number == _ATTRIBUTE:
             _check_attribute(data, a, b)
     if domain not in {"", "ai.onnx"} or name not in OPERATIONS:
@@ -96,7 +96,7 @@ def _check_node(data: bytes, start: int, end: int) -> None:
 
 
 def _check_attribute(data: bytes, start: int, end: int) -> None:
-    for number, kind, a, b in _fields(data, start, end):
+    for number, kind, a, b in fields(data, start, end):
         if number in _SUBGRAPHS:
             raise ModelError("an operation has a graph of its own, which none of ours has")
         if number in {_TENSOR, _TENSORS} and kind == _BYTES:
@@ -104,28 +104,28 @@ def _check_attribute(data: bytes, start: int, end: int) -> None:
 
 
 def _check_tensor(data: bytes, start: int, end: int) -> None:
-    for number, _, a, b in _fields(data, start, end):
+    for number, _, a, b in fields(data, start, end):
         if number == _ELSEWHERE or (number == _LOCATION and data[a:b] != b"\0"):
             raise ModelError("the graph keeps weights in other files, which none of ours does")
 
 
 def _graph(data: bytes) -> tuple[int, int]:
     """Return where the graph lies; one alone, since two would be merged where the file is run."""
-    found = [(kind, start, end) for number, kind, start, end in _fields(data, 0, len(data)) if number == _GRAPH]
+    found = [(kind, start, end) for number, kind, start, end in fields(data, 0, len(data)) if number == _GRAPH]
     if len(found) != 1 or found[0][0] != _BYTES:
         raise ModelError(f"it holds {len(found) or 'no'} graph{'s' if len(found) > 1 else ''}, expected one")
     return found[0][1:]
 
 
-def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield (number, kind, start, end) of the value of each field."""
     while at < end:
-        key, at = _varint(data, at, end)
+        key, at = varint(data, at, end)
         kind = key & 7
         if kind == _BYTES:
-            length, at = _varint(data, at, end)
+            length, at = varint(data, at, end)
         elif kind == 0:
-            _, after = _varint(data, at, end)
+            _, after = varint(data, at, end)
             length = after - at
         elif kind in {1, 5}:
             length = 8 if kind == 1 else 4
@@ -139,7 +139,7 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int
         at += length
 
 
-def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     value = shift = 0
     while at < end and shift < 64:
         byte = data[at]
@@ -163,7 +163,7 @@ def _number(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _text(value: bytes) -> str:
+def text(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
