@@ -18,9 +18,11 @@ from pictures import draw_classes
 from sightline.export import onnx, quantize
 from sightline.models import registry
 from sightline.models.build import build
-from sightline.prediction import onnxfile, parity
+from sightline.prediction import parity
 from sightline.prediction.keras import KerasPredictor
 from sightline.prediction.onnx import OnnxPredictor
+from sightline.prediction.onnx_graph import parse
+from sightline.prediction.onnx_limits import check_limits
 from sightline.prediction.parity import Tolerance
 from sightline.preprocess import Preprocess
 
@@ -52,7 +54,9 @@ def test_onnx_answers_as_keras_does(name: str, folder: Path) -> None:
     preprocess = Preprocess(side, side)
     truth = KerasPredictor(model, script().CLASSES, preprocess).outputs(pixels)
     assert np.ptp(truth.logits, axis=0).min() >= 1, "weights that do not answer to the picture prove nothing"
-    predictor = OnnxPredictor(onnx.convert(model), script().CLASSES, preprocess)
+    file = onnx.convert(model)
+    check_limits(parse(file), 16)
+    predictor = OnnxPredictor(file, script().CLASSES, preprocess)
     found = predictor.outputs(pixels)
     assert parity.compare(truth.probabilities, found.probabilities).within(Tolerance(1e-4, 0.93))
     np.testing.assert_allclose(found.logits, truth.logits, atol=2e-3)
@@ -76,7 +80,7 @@ def test_int8_is_near_and_made_of_our_operations(name: str) -> None:
         pictures(16, side, seed=3),
     )
     file = quantize.quantized(graph, [ranges])
-    onnxfile.check_graph(file)
+    check_limits(parse(file), 1)
     classes = tuple("abcdefghij"[: plan(name).classes])
     truth, found = (OnnxPredictor(f, classes, Preprocess(side, side)).outputs(pixels) for f in (graph, file))
     error = np.sqrt(np.mean((found.features - truth.features) ** 2)) / truth.features.std()

@@ -33,9 +33,11 @@ from numpy.typing import NDArray
 from sightline import files, jsonio
 from sightline.errors import ModelError, OutputError, PictureError
 from sightline.prediction import onnxfile
-from sightline.prediction.base import Predictor, check_finite
+from sightline.prediction.base import Predictor, check_finite, suitable_batch_size
 from sightline.prediction.manifest import GOLDEN_FILE, Manifest
 from sightline.prediction.onnx import OnnxPredictor
+from sightline.prediction.onnx_graph import parse
+from sightline.prediction.onnx_limits import check_limits
 
 MODEL, MANIFEST, CARD = "model.onnx", "manifest.json", "README.md"
 KEY, HASH = (
@@ -157,7 +159,7 @@ def load(path: Path, threads: int = 0) -> tuple[Bundle, OnnxPredictor]:
     """Read a bundle, check all that can be checked, and return it with its predictor; raises `ModelError`."""
     with _explained(path):
         bundle = _read(path)
-        onnxfile.check_graph(bundle.model)
+        check_limits(parse(bundle.model), suitable_batch_size(bundle.manifest.preprocess))
         predictor = bundle.predictor(threads)
         check_golden(bundle, predictor)
         check_finite(predictor.outputs, predictor.preprocess)

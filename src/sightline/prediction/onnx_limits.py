@@ -145,7 +145,11 @@ def _walk(graph: OnnxGraph, batch: int, scale: float) -> None:
     types |= weights
     last = {name: at for at, node in enumerate(graph.nodes) for name in node.inputs}
     last |= dict.fromkeys(graph.outputs, len(graph.nodes))
-    constant, kept, most_kept = set(weights), 0, MEMORY * scale + _WEIGHT_GROWTH * sum(t.bytes for t in weights.values())
+    constant, kept, most_kept = (
+        set(weights),
+        0,
+        MEMORY * scale + _WEIGHT_GROWTH * sum(t.bytes for t in weights.values()),
+    )
     live, cost = {name: types[name].bytes for name in graph.inputs}, 0.0
     for at, node in enumerate(graph.nodes):
         inferred = _infer(graph, types, node)
@@ -237,7 +241,9 @@ def _stretched(call: Call, one: Shape, other: Shape) -> Shape:
 
 
 def _clip(call: Call) -> Inferred:
-    call.check(all(t.shape in {(), (1,)} and t.kind == call.types[0].kind for t in call.types[1:]), "has limits that are lists")
+    call.check(
+        all(t.shape in {(), (1,)} and t.kind == call.types[0].kind for t in call.types[1:]), "has limits that are lists"
+    )
     return _made(call, call.first, 10)
 
 
@@ -271,7 +277,9 @@ def _normalize(count: int, axis: int) -> Rule:
     def rule(call: Call) -> Inferred:
         call.check(len(call.first) >= 2, "reads a value without channels")
         expected = TensorType(FLOAT, (call.first[axis],))
-        call.check(all(t == expected for t in call.types[1:]) and len(call.types) == count + 1, "has lists that do not fit")
+        call.check(
+            all(t == expected for t in call.types[1:]) and len(call.types) == count + 1, "has lists that do not fit"
+        )
         return _made(call, call.first, 30)
 
     return rule

@@ -1,0 +1,277 @@
+"""ONNX files for tests of the checks on models: small ones, hostile ones, and drawn ones of allowed operations.
+
+Run as a script it is the child that loads files: it reads lengths and bytes from standard input, loads each file in a
+process of its own, and writes one JSON line each: how that process ended, its seconds, and its peak memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from sightline.errors import ModelError
+from sightline.prediction import onnx as runtime
+from sightline.prediction.onnx_graph import parse
+from sightline.prediction.onnx_limits import check_limits
+
+SECONDS = 10
+SIDE = 8
+FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+node = onnx.helper.make_node
+
+
+def numbers(name: str, *values: int) -> onnx.TensorProto:
+    """A weight of integers, as shapes and paddings are."""
+    return onnx.numpy_helper.from_array(np.array(values, np.int64), name)
+
+
+def floats(name: str, *shape: int) -> onnx.TensorProto:
+    """A weight of small numbers."""
+    return onnx.numpy_helper.from_array(np.full(shape, 0.01, np.float32), name)
+
+
+def file(
+    nodes: Sequence[onnx.NodeProto],
+    weights: Sequence[onnx.TensorProto] = (),
+    output: str = "y",
+    *,
+    side: int = SIDE,
+    opset: int = 17,
+) -> bytes:
+    """A file whose input is uint8 `pixels` [N, side, side, 3], cast to ``x``, and whose output has any shape."""
+    pixels = onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["N", side, side, 3])
+    result = onnx.helper.make_tensor_value_info(output, FLOAT, ["N", 1])
+    start = node("Cast", ["pixels"], ["x"], to=FLOAT)
+    graph = onnx.helper.make_graph([start, *nodes], "g", [pixels], [result], list(weights))
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    return bytes(made.SerializeToString())
+
+
+def doubled(times: int, start: str) -> bytes:
+    """``Concat(x, x)`` again and again, then one element of it."""
+    names = [start, *(f"d{i}" for i in range(times))]
+    nodes = [node("Concat", [a, a], [b], axis=1) for a, b in zip(names, names[1:], strict=False)]
+    cut = node("Slice", [names[-1], "zero", "one", "axis"], ["y"])
+    weights = [numbers("zero", 0), numbers("one", 1), numbers("axis", 1), floats("w", 1, 1)]
+    return file([*nodes, cut], weights)
+
+
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "constants doubled 28 times": lambda: doubled(28, "w"),
+    "constants doubled 27 times": lambda: doubled(27, "w"),
+    "values doubled 24 times": lambda: doubled(24, "x"),
+    "padding of 2e9": lambda: file(
+        [node("Pad", ["x", "pads"], ["y"])], [numbers("pads", 0, 0, 0, 0, 0, 2_000_000_000, 0, 0)]
+    ),
+    "padding of 60000 on two sides": lambda: file(
+        [node("Pad", ["x", "pads"], ["y"])], [numbers("pads", 0, 0, 0, 0, 0, 60_000, 60_000, 0)]
+    ),
+    "200 products of 6000x6000": lambda: file(
+        [
+            node("Pad", ["w", "pads"], ["p0"]),
+            *(node("MatMul", [f"p{i}", f"p{i}"], [f"p{i + 1}"]) for i in range(200)),
+            node("Identity", ["p200"], ["y"]),
+        ],
+        [floats("w", 1, 1), numbers("pads", 0, 0, 5999, 5999)],
+    ),
+    "a window of 60000 over paddings": lambda: file(
+        [node("MaxPool", ["x"], ["y"], kernel_shape=[60_000, 60_000], pads=[59_999] * 4)]
+    ),
+    "strides of zero": lambda: file([node("MaxPool", ["x"], ["y"], kernel_shape=[1, 1], strides=[0, 0])]),
+    "a shape of zero": lambda: file([node("Reshape", ["x", "shape"], ["y"])], [numbers("shape", 0, 0)]),
+    "a shape that depends on the image": lambda: file(
+        [node("Identity", ["w"], ["shape"]), node("Reshape", ["x", "shape"], ["y"])], [numbers("w", -1, 3)]
+    ),
+    "channels in zero groups": lambda: file(
+        [node("Conv", ["x", "k"], ["y"], group=0, kernel_shape=[1, 1])], [floats("k", 4, SIDE, 1, 1)]
+    ),
+    "rows that are not there": lambda: file([node("Gather", ["x", "rows"], ["y"], axis=1)], [numbers("rows", 10**12)]),
+    "another set of operators": lambda: file([node("Relu", ["x"], ["y"])], opset=13),
+    "a value made twice": lambda: file([node("Relu", ["x"], ["y"]), node("Relu", ["y"], ["y"])]),
+    "a loop": lambda: file([node("Relu", ["b"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])]),
+    "an unknown attribute": lambda: file([node("Relu", ["x"], ["y"], alpha=1.0)]),
+    "20000 operations": lambda: file(
+        [node("Relu", ["x" if i == 0 else f"r{i}"], [f"r{i + 1}"]) for i in range(20_000)], output="r20000"
+    ),
+}
+
+
+def drawn(seed: int) -> bytes:
+    """A graph of up to 40 allowed operations on values that mostly fit, with a few numbers that are far off."""
+    rng = random.Random(seed)  # noqa: S311  # no secret
+    weights: list[onnx.TensorProto] = []
+    nodes: list[onnx.NodeProto] = []
+    shapes: dict[str, tuple[int, ...]] = {"x": (1, SIDE, SIDE, 3)}
+
+    def odd(number: int) -> int:
+        return rng.choice([0, -1, 2, 3, 100, 5000, 1 << 16, 1 << 31, 1 << 40]) if rng.random() < 0.04 else number
+
+    def weight(*shape: int) -> str:
+        weights.append(floats(f"w{len(weights)}", *shape))
+        return weights[-1].name
+
+    def ints(*values: int) -> str:
+        weights.append(numbers(f"w{len(weights)}", *(odd(v) for v in values)))
+        return weights[-1].name
+
+    for step in range(rng.randint(1, 40)):
+        name, shape = rng.choice(list(shapes.items())[-4:])
+        op = rng.choice(list(_DRAWN))
+        out = f"v{step}"
+        built = _DRAWN[op](rng, name, shape, weight, ints, odd)
+        if built is None:
+            continue
+        inputs, attributes, after = built
+        nodes.append(node(op, inputs, [out], **attributes))
+        shapes[out] = after
+        if np.prod(np.maximum(after, 1), dtype=float) > 1e14:
+            break
+    return file(nodes, weights, output=nodes[-1].output[0] if nodes else "x")
+
+
+def _same(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    return [name], {}, shape
+
+
+def _self(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    other = rng.choice(["itself", "a number", "a number for each column"])
+    if other == "itself" or shape[-1] > 1 << 16:
+        return [name, name], {}, shape
+    return [name, weight() if other == "a number" else weight(shape[-1])], {}, shape
+
+
+def _concat(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    axis, times = rng.randrange(len(shape)), rng.choice([2, 2, 4, 16])
+    return [name] * times, {"axis": axis}, tuple(n * times if i == axis else n for i, n in enumerate(shape))
+
+
+def _pad(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    pads = [rng.choice([0, 0, 1, 200]) for _ in range(2 * len(shape))]
+    return [name, ints(*pads)], {}, tuple(n + pads[i] + pads[i + len(shape)] for i, n in enumerate(shape))
+
+
+def _conv(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    if len(shape) != 4:
+        return None
+    side, stride, many = rng.choice([1, 3]), rng.choice([1, 1, 2]), rng.choice([1, 8, 64])
+    if min(shape[2:]) < side or shape[1] > 512:
+        return None
+    attributes = {"kernel_shape": [side, side], "strides": [odd(stride), stride], "pads": [0, odd(0), 0, 0]}
+    after = (shape[0], many, *((n - side) // stride + 1 for n in shape[2:]))
+    return [name, weight(many, shape[1], side, side)], attributes, after
+
+
+def _pool(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    if len(shape) != 4 or min(shape[2:]) < 2:
+        return None
+    attributes = {"kernel_shape": [odd(2), 2], "strides": [2, odd(2)], "pads": [odd(0), 0, 0, 0]}
+    return [name], attributes, (*shape[:2], *((n - 2) // 2 + 1 for n in shape[2:]))
+
+
+def _all(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    return ([name], {}, (*shape[:2], 1, 1)) if len(shape) == 4 else None
+
+
+def _matmul(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    if len(shape) < 2 or shape[-1] > 1 << 10:
+        return None
+    width = rng.choice([1, 64, 512])
+    return [name, weight(shape[-1], odd(width) % 4096 or 1)], {}, (*shape[:-1], width)
+
+
+def _transpose(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    order = rng.sample(range(len(shape)), len(shape))
+    return [name], {"perm": order}, tuple(shape[i] for i in order)
+
+
+def _reshape(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    elements = int(np.prod(shape))
+    wanted = rng.choice([(1, elements), (shape[0], elements // shape[0]), (*shape, 1), (1, 1, 1, elements)])
+    return [name, ints(*wanted)], {}, wanted
+
+
+def _flatten(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    return [name], {"axis": odd(1)}, (shape[0], int(np.prod(shape[1:])))
+
+
+def _slice(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    axis = rng.randrange(len(shape))
+    end = max(1, shape[axis] // 2)
+    return [name, ints(0), ints(end), ints(axis)], {}, tuple(end if i == axis else n for i, n in enumerate(shape))
+
+
+def _gather(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    axis = rng.randrange(len(shape))
+    rows = [rng.randrange(min(shape[axis], 1 << 20)) for _ in range(rng.choice([1, 3, 60]))]
+    after = tuple(len(rows) if i == axis else n for i, n in enumerate(shape))
+    return [name, ints(*rows)], {"axis": axis}, after
+
+
+_DRAWN: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Identity", "Clip"), _same),
+    **dict.fromkeys(("Add", "Mul", "Div", "Max", "Pow"), _self),
+    "Softmax": _same, "Concat": _concat, "Pad": _pad, "Conv": _conv, "MaxPool": _pool, "AveragePool": _pool,
+    "GlobalAveragePool": _all, "GlobalMaxPool": _all, "MatMul": _matmul, "Transpose": _transpose,
+    "Reshape": _reshape, "Flatten": _flatten, "Slice": _slice, "Gather": _gather,
+}  # fmt: skip
+
+
+def load_and_run(data: bytes, batch: int = 1) -> list[Any]:
+    """Do what loading a model from a stranger does with its graph; raises `ModelError`."""
+    graph = parse(data)
+    check_limits(graph, batch)
+    session = runtime.session(data, 2)
+    pixels = np.zeros((batch, *graph.inputs["pixels"].shape[1:]), np.uint8)
+    try:
+        return list(session.run(None, {"pixels": pixels}))
+    except Exception as error:  # of a dozen kinds, all made in C++
+        raise ModelError(str(error)) from error
+
+
+def _child(data: bytes) -> None:
+    code = 0
+    try:
+        load_and_run(data)
+    except ModelError:
+        code = 2
+    except BaseException:  # noqa: BLE001  # reported by the code
+        code = 3
+    os._exit(code)
+
+
+def main() -> None:
+    """Load each file of standard input in a process of its own."""
+    runtime.session(file([node("Relu", ["x"], ["y"])]))  # the libraries are there before the first fork
+    stream = sys.stdin.buffer
+    while header := stream.read(8):
+        data = stream.read(struct.unpack("<Q", header)[0])
+        started = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(4 * SECONDS)
+            _child(data)
+        _, status, usage = os.wait4(child, 0)
+        ended = {
+            "code": os.waitstatus_to_exitcode(status),
+            "seconds": time.monotonic() - started,
+            "cpu": usage.ru_utime + usage.ru_stime,
+            "bytes": usage.ru_maxrss * 1024,
+            "before": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        sys.stdout.write(json.dumps(ended) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
