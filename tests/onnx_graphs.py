@@ -6,6 +6,7 @@ process of its own, and writes one JSON line each: how that process ended, its s
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -61,7 +62,7 @@ def file(
 def doubled(times: int, start: str) -> bytes:
     """``Concat(x, x)`` again and again, then one element of it."""
     names = [start, *(f"d{i}" for i in range(times))]
-    nodes = [node("Concat", [a, a], [b], axis=1) for a, b in zip(names, names[1:], strict=False)]
+    nodes = [node("Concat", [a, a], [b], axis=1) for a, b in itertools.pairwise(names)]
     cut = node("Slice", [names[-1], "zero", "one", "axis"], ["y"])
     weights = [numbers("zero", 0), numbers("one", 1), numbers("axis", 1), floats("w", 1, 1)]
     return file([*nodes, cut], weights)

@@ -142,7 +142,7 @@ def test_thresholds_of_an_export_are_kept(stored: Callable[[str], Path], tmp_pat
     model.keep(wanted)
     again = load(folder)
     assert again.thresholds == model.thresholds == wanted
-    assert replace(again.manifest, thresholds=None) == load(stored("saved_model")).manifest  # type: ignore[type-var]
+    assert replace(again.manifest, thresholds=None) == load(stored("saved_model")).manifest
 
 
 @pytest.mark.parametrize("form", exported.FORMATS)

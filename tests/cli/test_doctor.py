@@ -140,7 +140,7 @@ def test_train_says_briefly_what_is_wrong_and_recommends_groups(
 
 def test_groups_lie_on_one_side(sick: Path) -> None:
     def sides(group: str) -> int:
-        found = assemble(index(sick), Preprocess(16, 16), SplitConfig(group=group), 0, keep=False)  # type: ignore[arg-type]
+        found = assemble(index(sick), Preprocess(16, 16), SplitConfig(group=group), 0, keep=False)
         part = dict(zip((p.path for p in found.pictures), found.parts, strict=True))
         return sum(part[f"cat/{i}.jpg"] != part[f"cat/near {i}.jpg"] for i in range(6, 16))
 

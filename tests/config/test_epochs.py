@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ def test_the_total_is_met_and_no_stage_is_lost(before: list[int], total: int) ->
             assert abs(new - old * total / max(sum(before), 1)) < 1, "in proportion"
 
 
-def stages_of(*layers: dict[str, object], assignments: tuple[str, ...] = ()) -> list[int | None]:
+def stages_of(*layers: dict[str, Any], assignments: tuple[str, ...] = ()) -> list[int | None]:
     return [stage.epochs for stage in resolve(recipes.load("transfer"), *layers, assignments=assignments).train.stages]
 
 

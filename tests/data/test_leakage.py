@@ -17,6 +17,7 @@ from sightline.data.index import index
 from sightline.data.leakage import Leak, SmallImages, find_leaks, leaked_contents, near_contents, small_images
 from sightline.errors import ModelError
 from sightline.preprocess import Preprocess
+from sightline.records import Part
 
 TRAIN, TEST = ("train", "test")
 
@@ -54,14 +55,15 @@ def test_the_same_file_and_near_duplicates_in_two_splits(data: Dataset) -> None:
 
 
 def test_validation_leaks_from_training_only(data: Dataset) -> None:
-    parts = tuple("validation" if part == "train" else part for part in data.parts)
-    leaks = find_leaks(replace(data, parts=parts), small(data).groups())  # type: ignore[arg-type]
+    parts: tuple[Part, ...] = tuple("validation" if part == "train" else part for part in data.parts)
+    leaks = find_leaks(replace(data, parts=parts), small(data).groups())
     assert leaked_contents(leaks, "validation") == {}
     assert len(leaked_contents(leaks, "test")) == 2
 
 
 def test_nothing_in_two_splits_is_no_leak(data: Dataset) -> None:
-    assert find_leaks(replace(data, parts=("train",) * len(data.parts)), small(data).groups()) == ()
+    parts: tuple[Part, ...] = ("train",) * len(data.parts)
+    assert find_leaks(replace(data, parts=parts), small(data).groups()) == ()
 
 
 def test_leaks_come_back(data: Dataset) -> None:

@@ -236,7 +236,8 @@ def test_every_class_is_in_as_many_splits_as_it_has_images(
     different = {label: len({p.sha256 for p in many if p.label == label}) for label in counts}
     for label, held in counts.items():
         assert set(wanted[: different[label]]) <= set(held)
-    for part, named in (("validation", found.unvalidated), ("test", found.untested)):
+    pairs: list[tuple[Part, tuple[str, ...]]] = [("validation", found.unvalidated), ("test", found.untested)]
+    for part, named in pairs:
         lacking = {label for label, held in counts.items() if not held[part]}
         assert set(named) == (lacking if part in found.parts else set())
     few = [label for label in counts if different[label] < len(wanted)]

@@ -117,7 +117,7 @@ def test_ninety_five_in_a_hundred_intervals_hold_the_truth() -> None:
 def test_a_perfect_model_has_no_loss_of_minus_zero() -> None:
     found = scores(np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32))["log_loss"]
     assert found.interval is not None
-    assert [f"{v:.4f}" for v in (found.value, found.interval.low, found.interval.high)] == ["0.0000"] * 3  # type: ignore[str-format]
+    assert [f"{v:.4f}" for v in (found.value, found.interval.low, found.interval.high)] == ["0.0000"] * 3
 
 
 def test_one_class_one_picture_and_none() -> None:

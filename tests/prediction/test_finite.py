@@ -113,7 +113,7 @@ def test_features_count_too() -> None:
     class Loud(FakePredictor):
         def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
             told = super().outputs(pixels)
-            return Outputs(told.probabilities, told.logits, told.features / 0)
+            return Outputs(told.probabilities, told.logits, np.full_like(told.features, np.inf))
 
     with (
         np.errstate(divide="ignore"),

@@ -233,14 +233,14 @@ def test_training_with_everything_on_learns() -> None:
 def test_a_batch_larger_than_the_data_is_the_data() -> None:
     """It must not be filled up: every image beyond costs as much as a real one, in time and memory."""
     given = samples(LABELS)
-    outcomes = []
+    outcomes, watchers = [], []
     for size in (5, 500):
         made = simple()
-        watcher = Weights(made)
+        watchers.append(watcher := Weights(made))
         found = fit(made, given, given, configured(batch_size=size, epochs=2), watcher)
         outcomes.append((weights_sha256(made.model), [(r.loss, r.val_loss) for r in found.history]))
     assert outcomes[0] == outcomes[1]
-    assert watcher.said == ["training: the batch size is 5, not 500: there are no more images"]
+    assert watchers[-1].said == ["training: the batch size is 5, not 500: there are no more images"]
 
 
 def test_a_clamped_batch_is_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:

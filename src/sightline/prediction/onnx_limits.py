@@ -172,8 +172,8 @@ def _walk(graph: OnnxGraph, batch: int, scale: float) -> None:
         raise ModelError(f"nothing makes its output {min(missing)!r}")
     if batch == 1 and cost > COST * scale:
         raise ModelError(
-            f"it takes {cost:.2g} multiply-adds for one image, more than {COST * scale:.2g}; for a model that you trust, "
-            f"raise the limit with {VARIABLE}=4"
+            f"it takes {cost:.2g} multiply-adds for one image, more than {COST * scale:.2g}; for a model that you "
+            f"trust, raise the limit with {VARIABLE}=4"
         )
 
 
@@ -201,8 +201,8 @@ def _infer(graph: OnnxGraph, types: Mapping[str, TensorType], node: Node) -> Inf
     inferred = operation.rule(call)
     fresh = len(set(node.outputs)) == len(node.outputs) == len(inferred.outputs) and not set(node.outputs) & set(types)
     call.check(fresh and "" not in node.outputs, "writes a value that is there already, or none")
-    for value in inferred.outputs:
-        call.check(all(1 <= n < 1 << 40 for n in value.shape), f"makes a value of shape {list(value.shape)}")
+    for output in inferred.outputs:
+        call.check(all(1 <= n < 1 << 40 for n in output.shape), f"makes a value of shape {list(output.shape)}")
     return inferred
 
 

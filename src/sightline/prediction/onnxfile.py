@@ -140,6 +140,7 @@ def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]
 
 
 def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """Return the number of variable length at `at`, and where it ends."""
     value = shift = 0
     while at < end and shift < 64:
         byte = data[at]
@@ -164,6 +165,7 @@ def _number(value: int) -> bytes:
 
 
 def text(value: bytes) -> str:
+    """Return bytes as UTF-8 text."""
     try:
         return value.decode()
     except UnicodeDecodeError as error:
