@@ -62,7 +62,7 @@ def test_validation_leaks_from_training_only(data: Dataset) -> None:
 
 
 def test_nothing_in_two_splits_is_no_leak(data: Dataset) -> None:
-    parts: tuple[Part, ...] = ("train",) * len(data.parts)
+    parts: tuple[Part, ...] = tuple("train" for _ in data.parts)
     assert find_leaks(replace(data, parts=parts), small(data).groups()) == ()
 
 
