@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import onnx_graphs
 from sightline.errors import ModelError
 from sightline.prediction import onnx as runtime
-from sightline.prediction import onnx_limits, onnxfile
+from sightline.prediction import onnx_limits, onnx_shapes, onnxfile
 from sightline.prediction.onnx_graph import OnnxGraph, TensorType, parse
 from sightline.prediction.onnx_limits import check_limits
 
@@ -28,7 +28,7 @@ GIB = 1 << 30
 
 
 def test_there_is_a_rule_for_each_operation_that_a_file_may_hold() -> None:
-    assert set(onnx_limits.OPERATIONS) == onnxfile.OPERATIONS
+    assert set(onnx_shapes.OPERATIONS) == onnxfile.OPERATIONS
 
 
 @pytest.mark.parametrize("name", onnx_graphs.HOSTILE)
@@ -84,7 +84,7 @@ def inferred(graph: OnnxGraph) -> dict[str, TensorType]:
     types = {name: TensorType(t.kind, (1, *t.shape[1:])) for name, t in graph.inputs.items()}
     types |= {name: weight.type for name, weight in graph.weights.items()}
     for node in graph.nodes:
-        made = onnx_limits._infer(graph, types, node).outputs
+        made = onnx_shapes.infer(graph, types, node).outputs
         types |= dict(zip(node.outputs, made, strict=True))
     return types
 
