@@ -212,6 +212,14 @@ def test_non_pictures_are_told_by_their_name_whatever_they_hold(tmp_path: Path) 
     assert found.skipped == 3
 
 
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_class_names_that_are_no_utf_8_are_refused_at_once(tmp_path: Path, kind: str) -> None:
+    source = KINDS[kind](tmp_path, {"caf\udce9/1.png": png(1), "dog/2.png": png(2)})
+    message = fault(source)
+    assert message.startswith("The class name 'caf\\udce9', of ")
+    assert message.endswith("is no text in UTF-8, so that no model could state it: rename the folder.")
+
+
 def test_file_names_that_are_no_utf_8_are_kept(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "caf\udce9.png").write_bytes(png(1))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pictures import Hostile, encode, picture, pixels, png, write
+from sightline.data.index import index
 from sightline.errors import DataError, PictureError, UsageError
 from sightline.prediction import stream
 from sightline.prediction.base import FakePredictor
@@ -81,8 +82,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (["a.jpg"], ["a.jpg"]),
         (["猫.png", "a.jpg", "a.jpg"], ["猫.png", "a.jpg", "a.jpg"]),
-        (["b"], ["b/10.jpg", "b/2.PNG", "b/c/3.webp"]),
-        (["b/"], ["b/10.jpg", "b/2.PNG", "b/c/3.webp"]),
+        (["b"], ["b/10.jpg", "b/2.PNG", "b/c/3.webp", "b/notes.txt"]),  # it holds an image, whatever its name
+        (["b/"], ["b/10.jpg", "b/2.PNG", "b/c/3.webp", "b/notes.txt"]),
         (["b/notes.txt"], ["b/notes.txt"]),  # named, so tried
         (["*.png"], ["ü [1].png", "猫.png"]),
         (["b/*.[jP]*"], ["b/10.jpg", "b/2.PNG"]),
@@ -104,6 +105,26 @@ def test_a_folder_is_walked_in_the_order_of_names(tmp_path: Path) -> None:
     assert paths(expand([tmp_path])) == [str(tmp_path / name) for name in sorted(names)]
 
 
+def test_a_folder_is_walked_as_an_index_walks_it(tmp_path: Path) -> None:
+    write(
+        tmp_path / "elsewhere", {"cat/0001": grey(1), "cat/2.jpg": grey(2), "cat/3.txt": b"no image at all, but text"}
+    )
+    write(tmp_path / "here", {"dog/4.png": grey(3)})
+    (tmp_path / "here" / "linked").symlink_to(tmp_path / "elsewhere" / "cat")
+    (tmp_path / "here" / "dog" / "round").symlink_to(tmp_path / "here")
+    expected = ["dog/4.png", "linked/0001", "linked/2.jpg"]
+    assert paths(expand([tmp_path / "here"])) == [str(tmp_path / "here" / name) for name in expected]
+    assert [p.path for p in index(tmp_path / "here").pictures] == expected
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_list_on_standard_input_may_be_in_any_usual_encoding(encoding: str, end: str) -> None:
+    data = end.join(["猫.png", "a.jpg", ""]).encode(encoding)
+    assert paths(expand(["-"], lambda: data)) == ["猫.png", "a.jpg"]
+
+
 @pytest.mark.usefixtures("here")
 def test_hidden_folders_may_be_named() -> None:
     assert paths(expand(["b/.git"])) == ["b/.git/4.jpg"]
@@ -118,7 +139,7 @@ def test_a_pattern_without_match_and_a_folder_without_pictures_are_named(tmp_pat
     with pytest.raises(DataError, match=r"No file matches '\*\.gif'\."):
         list(expand(["*.gif"]))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"The folder empty holds no pictures\."):
+    with pytest.raises(DataError, match=r"The folder empty holds no images\."):
         list(expand(["empty"]))
 
 
@@ -128,7 +149,7 @@ def test_the_first_mistake_shows_before_anything_is_predicted() -> None:
         peek(expand(["*.gif", "a.jpg"]))
     items = expand(["a.jpg", "b"])
     assert paths(iter(peek(items))) == ["a.jpg"]
-    assert paths(items) == ["b/10.jpg", "b/2.PNG", "b/c/3.webp"]
+    assert paths(items) == ["b/10.jpg", "b/2.PNG", "b/c/3.webp", "b/notes.txt"]
     assert peek(expand([])) == []
 
 
@@ -139,7 +160,7 @@ def test_the_first_mistake_shows_before_anything_is_predicted() -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"a.jpg\nb\n", ["a.jpg", "b/10.jpg", "b/2.PNG", "b/c/3.webp"]),
+        (b"a.jpg\nb\n", ["a.jpg", "b/10.jpg", "b/2.PNG", "b/c/3.webp", "b/notes.txt"]),
         (b"  a.jpg\r\n\r\n\xe7\x8c\xab.png", ["a.jpg", "猫.png"]),
         (b"gone.jpg\n-\n", ["gone.jpg", "-"]),
         (b"*.png", ["ü [1].png", "猫.png"]),
@@ -242,14 +263,13 @@ def test_nothing_gives_nothing() -> None:
     assert list(predict(Counting(), [])) == []
 
 
-def test_a_hostile_folder_gets_a_row_for_each_file_named_as_a_picture(hostile_folder: Hostile) -> None:
+def test_a_hostile_folder_gets_a_row_for_each_image_and_each_file_named_so(hostile_folder: Hostile) -> None:
     answers = {
         Path(a.path).relative_to(hostile_folder.path).as_posix(): a
         for a in predict(Counting(), expand([hostile_folder.path]))
     }
-    named = {name for name in hostile_folder.pictures if not name.endswith(".dat")}
     bad = {**hostile_folder.unreadable, **hostile_folder.undecodable}
-    assert set(answers) == named | set(bad) | hostile_folder.stray
+    assert set(answers) == set(hostile_folder.pictures) | set(bad) | hostile_folder.stray
     assert {name: a.error for name, a in answers.items() if a.error} == bad
 
 

@@ -72,6 +72,7 @@ def index(
     ]
     entries = [e for listing in listings for e in listing.entries]
     name = "+".join(dict.fromkeys(_short(s) for s in many))
+    _check_labels(entries)
     stated = {e.part is not None for e in entries}
     if len(stated) > 1:
         whole = next(e.path for e in entries if e.part is None)
@@ -94,6 +95,16 @@ def index(
         name, tuple(p for _, p in pictures), tuple(rejects), len(others), read,
         tuple(sorted(others)), tuple(sorted(empty)), tuple(remarks),
     )  # fmt: skip
+
+
+def _check_labels(entries: Sequence[Entry]) -> None:
+    """Raise `DataError` for a class whose name is no text: no bundle could hold it."""
+    for label, path in {e.label: e.path for e in reversed(entries)}.items():
+        if not _is_text(label):
+            raise DataError(
+                f"The class name {label!r}, of {path!r}, is no text in UTF-8, so that no model could state it: rename "
+                "the folder."
+            )
 
 
 def _without_idx_labels(sources: Sequence[Source | Listing]) -> list[Source | Listing]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import glob
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from sightline import process
 from sightline.data.sources.filenames import is_hidden, is_picture_name
+from sightline.data.sources.text import decode_text, has_mark
+from sightline.data.stores import FolderStore
 from sightline.errors import DataError, PictureError
 from sightline.prediction.base import NOT_FINITE, Predictor, filled, suitable_batch_size
 from sightline.prediction.decide import decide
@@ -71,29 +73,46 @@ def _file(path: str) -> Item:
 
 
 def _from_folder(folder: str) -> Iterator[Item]:
-    found = False
-    for root, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(root, name)
-            if is_picture_name(name) and not is_hidden(path.relative_to(folder).as_posix()):
-                found = True
-                yield _file(str(path))
-    if not found:
-        raise DataError(f"The folder {folder} holds no pictures.")
+    """Yield the images below a folder as an index finds them: links followed, other names tried by their content."""
+    store = FolderStore(Path(folder))
+    empty = True
+    for key in store.keys():  # noqa: SIM118  # not a dict
+        if is_hidden(key) or not (is_picture_name(key) or _is_image(store, key)):
+            continue
+        empty = False
+        yield Item(str(Path(folder, key)), partial(store.read, key))
+    if empty:
+        raise DataError(f"The folder {folder} holds no images.")
+
+
+def _is_image(store: FolderStore, key: str) -> bool:
+    try:
+        inspect(store.read(key))
+    except PictureError:
+        return False
+    return True
 
 
 def _from_stdin(data: bytes) -> Iterator[Item]:
     try:
         inspect(data)
-        picture = True
+        image = True
     except PictureError:
-        picture = b"\0" in data  # a damaged one: no path has this character
-    if picture:
+        image = b"\0" in data and not has_mark(data)  # a damaged one: no path holds this character but in UTF-16
+    if image:
         yield Item("-", lambda: data)
     else:
-        lines = data.decode("utf-8", "surrogateescape").split("\n")
-        yield from expand([line.strip() for line in lines if line.strip()])
+        yield from expand([line.strip() for line in _list(data).split("\n") if line.strip()])
+
+
+def _list(data: bytes) -> str:
+    """Return a list of paths as text: in the encoding that its byte order mark says, else as paths are encoded here."""
+    if has_mark(data):
+        try:
+            return decode_text(data)
+        except ValueError as error:
+            raise DataError(f"The list on standard input cannot be read as text: {error}. Save it as UTF-8.") from error
+    return data.decode("utf-8", "surrogateescape")
 
 
 def as_items(pictures: Iterable[Any]) -> Iterator[Item]:

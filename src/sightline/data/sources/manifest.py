@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -54,8 +55,9 @@ def labels_beside(store: FileStore, folder: Path | None) -> tuple[bytes, str] | 
             tables.append((content, f"{store.name}/{key}"))
     if folder is not None:
         stems = {folder.resolve().name.lower(), "labels"}
-        beside = sorted(p for p in folder.resolve().parent.iterdir() if is_table(p) and p.stem.lower() in stems)
-        tables += [(_content(path), str(path)) for path in beside]
+        with suppress(OSError):  # the folder above need not be readable
+            beside = sorted(p for p in folder.resolve().parent.iterdir() if is_table(p) and p.stem.lower() in stems)
+            tables += [(path.read_bytes(), str(path)) for path in beside]
     finder = Finder(store)
     ranked = [(_labeled(content, name, finder), (content, name)) for content, name in tables]
     count, best = max(ranked, key=lambda at: at[0], default=(0, None))
