@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import log_softmax
-from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, log_loss
 
 from sightline import metrics
 
@@ -41,20 +41,6 @@ def test_confusion_matrix_is_scikit_learns(drawn: tuple[int, NDArray[np.int32], 
 def test_confusion_matrix_has_the_truth_in_rows() -> None:
     ours = metrics.confusion_matrix(np.array([0, 0, 1], np.int32), np.array([1, 1, 0], np.int64), 3)
     assert ours.tolist() == [[0, 2, 0], [1, 0, 0], [0, 0, 0]]
-
-
-@given(answers())
-def test_figures_of_each_class_are_scikit_learns(drawn: tuple[int, NDArray[np.int32], NDArray[np.int64]]) -> None:
-    classes, labels, given_answers = drawn
-    ours = metrics.per_class(metrics.confusion_matrix(labels, given_answers, classes), NAMES[:classes])
-    assert tuple(figures.label for figures in ours) == NAMES[:classes]
-    if not len(labels):
-        assert all((f.precision, f.recall, f.f1, f.support) == (0, 0, 0, 0) for f in ours)
-        return
-    theirs = precision_recall_fscore_support(labels, given_answers, labels=range(classes), zero_division=0)
-    for i, figures in enumerate(ours):
-        found = (figures.precision, figures.recall, figures.f1, figures.support)
-        assert found == pytest.approx(tuple(column[i] for column in theirs))
 
 
 @st.composite

@@ -7,8 +7,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.records import ClassFigures
-
 
 def cross_entropy(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
     """Return the mean of -log p(true class), in nats; p is clipped to 1e-7 from below."""
@@ -58,19 +56,6 @@ def confusion_matrix(labels: NDArray[np.int32], answers: NDArray[np.int64], clas
     """Return counts int64 [K, K]: true classes in rows, answers in columns."""
     flat = np.bincount(labels.astype(np.int64) * classes + answers, minlength=classes * classes)
     return flat.reshape(classes, classes).astype(np.int64)
-
-
-def per_class(confusion: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[ClassFigures, ...]:
-    """Return precision, recall, F1 and support of each class; 0 where a figure has nothing to divide by."""
-    hits = np.diagonal(confusion).astype(float)
-    answered, there = confusion.sum(0), confusion.sum(1)
-    precision = hits / np.maximum(answered, 1)
-    recall = hits / np.maximum(there, 1)
-    f1 = 2 * hits / np.maximum(answered + there, 1)
-    return tuple(
-        ClassFigures(label, float(precision[i]), float(recall[i]), float(f1[i]), int(there[i]))
-        for i, label in enumerate(classes)
-    )
 
 
 def top_k(probabilities: NDArray[np.float32], labels: NDArray[np.int32], k: int) -> NDArray[np.bool_]:

@@ -163,22 +163,32 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class ClassFigures:
-    """Figures of one class; a figure that cannot be computed (nothing predicted, nothing there) is 0."""
+    """Metrics of one class of `support` images, with Wilson's 95% intervals.
+
+    None where a metric is not defined: precision where the class was never predicted, recall and F1 where there is no
+    image of it, so that it is not tested.
+    """
 
     label: str
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
     support: int
+    precision_interval: Interval | None = None
+    recall_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One figure with its 95% interval; either is None where it cannot be computed, and `note` says why."""
+    """One metric with its 95% interval; either is None where it cannot be computed, and `note` says why.
+
+    A mean over classes is over `classes` of them: those that the images hold.
+    """
 
     value: float | None
     interval: Interval | None = None
     note: str = ""
+    classes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +217,11 @@ class Evaluation:
     missing: Missing | None = None
     added: int = 0
     overlap: Overlap | None = None
+
+    @property
+    def untested(self) -> tuple[str, ...]:
+        """The classes of which no image was evaluated: nothing is known about them."""
+        return tuple(c.label for c in self.per_class if not c.support)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,56 +319,6 @@ class Prediction:
     top: tuple[Candidate, ...] = ()
     error: str | None = None
     decision: Decision | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Where a heat map is hottest: a box in the picture's own pixels, as displayed, right and bottom exclusive.
-
-    `share` in [0, 1] is how much of the picture's heat lies inside.
-    """
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class HeatCheck:
-    """Whether a heat map shows what the classifier goes by: what hiding its hottest part does to the class.
-
-    `hidden` is the share of the picture that was hidden, in [0, 1]; `fall` is how far the probability fell, and
-    `random_fall` how far on average when the same shape was hidden in `places` other places; `beaten` is the share of
-    those that made it fall less.
-    """
-
-    hidden: float
-    fall: float
-    random_fall: float
-    beaten: float
-    places: int
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Which parts of one picture speak for class `label`, or the reason why there is no answer (`error`).
-
-    `heat` is float32 [height, width] in [0, 1], as large as the pixels that the model sees; its greatest value is 1,
-    unless nothing speaks for the class: then it is 0 everywhere, and `region` and `check` are None. `figure` is the
-    path of the PNG file, where one was asked for.
-    """
-
-    path: str
-    method: str
-    label: str | None = None
-    probability: float | None = None
-    heat: NDArray[np.float32] | None = None
-    region: Region | None = None
-    check: HeatCheck | None = None
-    figure: str | None = None
-    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

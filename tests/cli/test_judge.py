@@ -184,7 +184,9 @@ def test_pictures_of_one_class_and_one_picture(sightline: Command, run: Path, co
     shutil.copytree(colours / "red", tmp_path / "data" / "red")
     arguments = ("evaluate", run, tmp_path / "data", "--include-training", "--json")
     one = sightline(*arguments).json
-    assert one["figures"]["auroc"] == {"value": None, "interval": None, "note": "all pictures are of one class"}
+    assert one["figures"]["auroc"] == {
+        "value": None, "interval": None, "note": "all images are of one class", "classes": 0,
+    }  # fmt: skip
     for path in sorted((tmp_path / "data" / "red").iterdir())[1:]:
         path.unlink()
     assert sightline(*arguments).json["count"] == 1

@@ -92,6 +92,6 @@ def test_thresholds_reach_page_bundle_and_answers(sightline: Command, colours: P
     assert line["decision"] in {"class", "set", "abstain"}
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.5, "50.0%"), (None, "unknown"), (1.0, "100.0%")])
+@pytest.mark.parametrize(("value", "text"), [(0.5, "50.0%"), (None, "not defined"), (1.0, "100.0%")])
 def test_shares_are_written_as_people_read_them(value: float | None, text: str) -> None:
     assert page.percent(value) == text

@@ -14,10 +14,10 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from sightline import metrics
+from sightline import intervals, metrics
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap
-from sightline.evaluation.scores import NAMES, check, scores
+from sightline.evaluation.scores import NAMES, check, per_class, scores
 
 Scored = tuple[NDArray[np.float32], NDArray[np.int32]]
 
@@ -72,6 +72,52 @@ def test_cells_drawn_as_a_multinomial_and_by_pictures_spread_alike() -> None:
         assert deviation == pytest.approx(np.sqrt(400 * 0.75 * 0.25), rel=0.1)
 
 
+@given(st.integers(2, 8), st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=60))
+def test_metrics_of_each_class_are_scikit_learns_and_none_where_they_are_not_defined(
+    classes: int, pairs: list[tuple[int, int]]
+) -> None:
+    both = np.array(pairs, np.int64).reshape(-1, 2) % classes
+    labels, answers = both[:, 0].astype(np.int32), both[:, 1]
+    names = tuple("abcdefgh"[:classes])
+    ours = per_class(metrics.confusion_matrix(labels, answers, classes), names)
+    assert tuple(c.label for c in ours) == names
+    if not pairs:
+        assert all((c.precision, c.recall, c.f1, c.support) == (None, None, None, 0) for c in ours)
+        return
+    theirs = precision_recall_fscore_support(labels, answers, labels=range(classes), zero_division=0)
+    for i, c in enumerate(ours):
+        found = (c.precision or 0, c.recall or 0, c.f1 or 0, c.support)
+        assert found == pytest.approx(tuple(column[i] for column in theirs))
+        true, predicted = labels == i, answers == i
+        hits, support, count = (int(at.sum()) for at in (true & predicted, true, predicted))
+        assert (c.recall is None, c.f1 is None, c.precision is None) == (not support, not support, not count)
+        assert c.recall_interval == (intervals.wilson(hits, support) if support else None)
+        assert c.precision_interval == (intervals.wilson(hits, count) if count else None)
+
+
+def test_means_over_classes_say_how_many_they_cover() -> None:
+    p, labels = drawn(60, 5)
+    held = labels < 3
+    found = scores(p[held], labels[held])
+    covered = {name: figure.classes for name, figure in found.items() if figure.classes is not None}
+    assert covered == dict.fromkeys(["macro_precision", "macro_recall", "macro_f1", "auroc", "average_precision"], 3)
+
+
+def test_a_perfect_score_has_no_interval_without_a_width() -> None:
+    sure = np.eye(3, dtype=np.float32)[np.arange(45) % 3]
+    found = scores(sure, (np.arange(45) % 3).astype(np.int32))
+    for name in ("macro_f1", "macro_recall", "auroc", "average_precision"):
+        assert (found[name].value, found[name].interval) == (1, None)
+        assert found[name].note == "no interval: the same in every resample"
+    assert found["weighted_recall"].interval == intervals.wilson(45, 45)
+
+
+def test_the_average_precision_of_two_classes_says_what_it_is() -> None:
+    found = scores(*drawn(80, 2))["average_precision"]
+    assert (found.note, found.classes) == ("mean of both classes", 2)
+    assert scores(*drawn(80, 3))["average_precision"].note == ""
+
+
 def test_top_k_is_scikit_learns() -> None:
     p, labels = drawn(300, 10, right=0.5)
     for k in (1, 3, 5):
@@ -116,17 +162,16 @@ def test_ninety_five_in_a_hundred_intervals_hold_the_truth() -> None:
 
 def test_a_perfect_model_has_no_loss_of_minus_zero() -> None:
     found = scores(np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32))["log_loss"]
-    assert found.interval is not None
-    assert [f"{v:.4f}" for v in (found.value, found.interval.low, found.interval.high)] == ["0.0000"] * 3
+    assert f"{found.value:.4f}" == "0.0000"
 
 
 def test_one_class_one_picture_and_none() -> None:
     p = np.full((5, 2), 0.5, np.float32)
     found = scores(p, np.zeros(5, np.int32))
-    assert (found["auroc"].value, found["auroc"].note) == (None, "all pictures are of one class")
+    assert (found["auroc"].value, found["auroc"].note) == (None, "all images are of one class")
     one = scores(p[:1], np.zeros(1, np.int32))
     assert one["log_loss"].interval is None
-    assert one["log_loss"].note == "one picture has no interval"
+    assert one["log_loss"].note == "one image has no interval"
     assert all(f.value is None and f.note for f in scores(p[:0], np.zeros(0, np.int32)).values())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.records import Region
+from sightline.explanation.result import Region
 from sightline.report.heat import explained, overlay
 
 

@@ -25,14 +25,17 @@ EVALUATION = Evaluation(
     accuracy_interval=Interval(0.5, 0.9),
     loss=0.5,
     count=4,
-    per_class=(ClassFigures("ä", 1.0, 0.5, 2 / 3, 2), ClassFigures("b", 2 / 3, 1.0, 0.8, 2)),
+    per_class=(
+        ClassFigures("ä", 1.0, 0.5, 2 / 3, 4, Interval(0.2, 1.0), Interval(0.1, 0.9)),
+        ClassFigures("b", None, None, None, 0),
+    ),
     confusion=np.array([[1, 1], [0, 2]]),
     rejects=(Reject("x.png", "truncated", "b"),),
     paths=("1", "2", "3", "4"),
     labels=np.array([0, 0, 1, 1], np.int32),
     probabilities=np.full((4, 2), 0.5, np.float32),
     seconds=1.5,
-    figures={"auroc": Figure(0.75, Interval(0.5, 1.0))},
+    figures={"auroc": Figure(0.75, Interval(0.5, 1.0)), "macro_f1": Figure(2 / 3, None, "few", 1)},
 )
 
 TRAINED = TrainResult(
@@ -62,14 +65,28 @@ def test_evaluation_without_its_arrays() -> None:
         "count": 4,
         "classes": ["ä", "b"],
         "per_class": [
-            {"label": "ä", "precision": 1.0, "recall": 0.5, "f1": 2 / 3, "support": 2},
-            {"label": "b", "precision": 2 / 3, "recall": 1.0, "f1": 0.8, "support": 2},
+            {
+                "label": "ä", "precision": 1.0, "precision_interval": [0.2, 1.0], "recall": 0.5,
+                "recall_interval": [0.1, 0.9], "f1": 2 / 3, "support": 4,
+            },
+            {
+                "label": "b", "precision": None, "precision_interval": None, "recall": None, "recall_interval": None,
+                "f1": None, "support": 0,
+            },
         ],
+        "untested_classes": ["b"],
         "confusion": [[1, 1], [0, 2]],
         "rejects": [{"path": "x.png", "reason": "truncated"}],
         "seconds": 1.5,
-        "figures": {"auroc": {"value": 0.75, "interval": [0.5, 1.0], "note": ""}},
+        "figures": {
+            "auroc": {"value": 0.75, "interval": [0.5, 1.0], "note": ""},
+            "macro_f1": {"value": 2 / 3, "interval": None, "note": "few", "classes": 1},
+        },
         "worst_pairs": [{"label": "ä", "answer": "b", "count": 1}],
+        "leaked": None,
+        "missing": None,
+        "added": 0,
+        "training_images": None,
     }  # fmt: skip
 
 

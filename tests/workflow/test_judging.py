@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
+import pytest
 
 from sightline import metrics
-from sightline.evaluation.judgement import Judgement, Said
+from sightline.errors import DataError, UsageError
+from sightline.evaluation.judgement import Judgement, Said, Wanted, check
 from sightline.prediction.base import Outputs
 from sightline.records import Labelled, Picture, Samples
 from sightline.report import judgement as report
@@ -78,3 +81,88 @@ def test_the_headline_states_what_a_threshold_of_validation_reached_on_test() ->
     )
     assert "these images do not show 99% for certain" in line
     assert "the target is met" in headline(concluded(answers(labels, []), validation))
+
+
+def test_a_class_without_an_image_is_named_wherever_metrics_are() -> None:
+    """300 good ones and no defect in the test split: right on all of them, and nothing is known of defects."""
+    value = concluded(answers([1] * 45, []), None)
+    found = told(value)
+    assert found["untested_classes"] == ["defect"]
+    assert found["per_class"][0] == {
+        "label": "defect", "precision": None, "precision_interval": None, "recall": None, "recall_interval": None,
+        "f1": None, "support": 0,
+    }  # fmt: skip
+    assert (found["figures"]["macro_f1"]["value"], found["figures"]["macro_f1"]["classes"]) == (1, 1)
+    lead = page.headline(found, "test")[0]
+    assert lead.startswith("Right on 100.0% of 45")
+    assert lead.endswith("1 of 2 classes has no image in the test split and is not tested: 'defect'.")
+    assert [row["label"] for row in page.rows(found["per_class"])] == ["ok"]
+    assert found["binary"]["sensitivity"]["value"] is None
+
+
+def test_many_classes_without_images_are_summed_up_in_a_sentence() -> None:
+    classes = tuple(f"class {i:04}" for i in range(1000))
+    found = told(concluded(answers([0, 1, 1, 2], [0], classes), None, classes))
+    lead = page.headline(found, "test")[0]
+    assert "997 of 1,000 classes have no image in the test split and are not tested: 'class 0003', " in lead
+    assert lead.endswith("'class 0005' and 994 more.")
+    assert len(found["untested_classes"]) == 997, "JSON has them all"
+
+
+def test_a_test_split_that_differs_from_validation_is_a_warning() -> None:
+    """The case of given splits of another source: 0.972 on validation, 0.8125 on test."""
+    validation = answers([0, 1] * 250, list(range(486, 500)))
+    test = answers([0, 1] * 312, list(range(507, 624)))
+    found = told(concluded(test, validation))
+    assert found["validation"]["accuracy"] == 0.972
+    assert found["accuracy"] == 0.8125
+    assert found["validation"]["accuracy_differs"]
+    line = headline(concluded(test, validation))
+    assert "The test split differs from the validation split by more than chance: accuracy -15.9 points (95%" in line
+    assert "look at how the splits were made" in line
+    alike = told(concluded(answers([0, 1] * 250, list(range(484, 500))), validation))
+    assert not alike["validation"]["accuracy_differs"]
+    assert "more than chance" not in headline(concluded(answers([0, 1] * 250, list(range(484, 500))), validation))
+    assert told(concluded(test, None))["validation"] is None
+    assert told(concluded(validation, validation))["validation"] is None
+
+
+def test_rates_of_two_classes_come_from_validation() -> None:
+    wanted = Wanted(positive="ok", sensitivity=0.9, specificity=0.8)
+    validation, test = answers([0, 1] * 200, list(range(380, 400))), answers([0, 1] * 150, list(range(270, 300)))
+    found = told(concluded(test, validation, wanted=wanted))["binary"]
+    assert (found["positive"], found["rule"], found["positives"]) == ("ok", "as asked for", 150)
+    assert [(p["rate"], p["target"], p["count"]) for p in found["operating_points"]] == [
+        ("sensitivity", 0.9, 400), ("specificity", 0.8, 400),
+    ]  # fmt: skip
+    for point in found["operating_points"]:
+        assert point["reached"][point["rate"]]["interval"] is not None
+        assert isinstance(point["met"], bool)
+    same = told(concluded(validation, validation, wanted=wanted))["binary"]["operating_points"][0]
+    assert (same["reached"], same["met"]) == (None, None), "what chose it cannot judge it"
+    with pytest.raises(DataError, match="chosen on validation images, and there are none"):
+        concluded(test, None, wanted=wanted)
+
+
+def test_what_does_not_fit_the_classes_is_refused() -> None:
+    three = ("a", "b", "c")
+    with pytest.raises(UsageError, match=r"A target specificity needs two classes, .* the model has 3"):
+        check(Wanted(specificity=0.9), three)
+    with pytest.raises(UsageError, match="only two classes have a positive one"):
+        check(Wanted(positive="a"), three)
+    with pytest.raises(UsageError, match="The target sensitivity must lie between 0 and 1"):
+        check(Wanted(sensitivity=95), OK)
+    assert told(concluded(answers([0, 1, 2], [], three), None, three))["binary"] is None
+
+
+def test_curves_in_json_are_short_and_keep_their_ends() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 3000).astype(np.int32)
+    logits = rng.normal(0, 1, (3000, 2)).astype(np.float32)
+    logits[np.arange(3000), labels] += 1
+    test = Said(Outputs(metrics.softmax(logits), logits, np.zeros((3000, 3), np.float32)), labels)
+    roc = told(concluded(test, None))["binary"]["roc"]
+    assert len(roc["sensitivity"]) == len(roc["threshold"]) == 501
+    assert (roc["false_positive_rate"][0], roc["sensitivity"][0], roc["threshold"][0]) == (0, 0, None)
+    assert (roc["false_positive_rate"][-1], roc["sensitivity"][-1]) == (1, 1)
+    json.dumps(told(concluded(test, None)), allow_nan=False)

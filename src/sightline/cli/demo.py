@@ -28,7 +28,7 @@ def demo(
     train.show(result)
     say.print("\n[bold]2. Evaluate[/] on the pictures held back for the test")
     classifier = workflow.load(result.run)
-    evaluate.show(classifier.evaluate())
+    evaluate.show(classifier.evaluate(), "test", "sightline evaluate --json prints all")
     say.print("\n[bold]3. Predict[/] four new pictures")
     for path in workflow.draw_new(Path(result.run) / "new", NEW):
         answer = classifier.predict(path)[0]

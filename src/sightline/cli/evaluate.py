@@ -9,9 +9,9 @@ import typer
 
 from sightline.cli import judged
 from sightline.cli.cautions import cautions
-from sightline.cli.output import Display, console, escape, print_json, table
+from sightline.cli.output import LONGEST, Display, console, escape, print_json, table
 from sightline.errors import UsageError
-from sightline.records import Evaluation, Figure
+from sightline.records import ClassFigures, Evaluation, Figure, Interval
 
 
 def evaluate(
@@ -31,6 +31,16 @@ def evaluate(
             help="Choose thresholds that reach their target on new images too, with 95% confidence.",
         ),
     ] = True,
+    positive: Annotated[
+        str | None, typer.Option(metavar="CLASS", help="Of two classes, the one to be detected, such as defect.")
+    ] = None,
+    target_sensitivity: Annotated[
+        float | None,
+        typer.Option(help="Choose on validation a threshold with this sensitivity, such as 0.95."),
+    ] = None,
+    target_specificity: Annotated[
+        float | None, typer.Option(help="Choose on validation a threshold with this specificity, such as 0.95.")
+    ] = None,
     coverage: Annotated[
         float | None, typer.Option(help="Answer with sets of classes that hold the truth this often, such as 0.9.")
     ] = None,
@@ -54,7 +64,7 @@ def evaluate(
 ) -> None:
     """Judge a classifier: figures with intervals, calibration, when to abstain, mistakes, wrong labels.
 
-    Exits with 1 if no confidence reaches the target precision.
+    Exits with 1 if no threshold reaches a target precision, sensitivity or specificity.
     """
     from sightline import workflow
     from sightline.evaluation import labels as label_issues
@@ -71,7 +81,9 @@ def evaluate(
         classifier = workflow.load(model)
         if mirror:
             classifier = classifier.mirrored()
-        wanted = Wanted(target_precision, coverage, conservative)
+        wanted = Wanted(
+            target_precision, coverage, conservative, positive or "", target_sensitivity, target_specificity
+        )
         found = judge(
             classifier, data or None, split=part, wanted=wanted, strange=ood,
             admit=Admit(include_training, allow_missing), cache=not no_cache, progress=display.progress,
@@ -89,33 +101,42 @@ def evaluate(
     else:
         if mirror:
             console().print("mean over two views of each picture, itself and its mirror image")
-        show(found.evaluation)
+        kept = found.part != "given" and found.evaluation.missing is None and not mirror
+        file = str(classifier.run.path / "eval" / found.part / "metrics.json") if kept and classifier.run else ""
+        show(found.evaluation, found.part, f"all are in {file}" if file else "--json prints all")
         judged.show(found)
         if suspects is not None:
             judged.show_suspects(suspects, str(labels))
-    if found.threshold is not None and found.threshold.confidence is None:
+    points = () if found.binary is None else found.binary.operating_points
+    if (found.threshold and found.threshold.confidence is None) or any(p.threshold is None for p in points):
         raise typer.Exit(1)
 
 
-def show(found: Evaluation) -> None:
-    """Print the figures of an evaluation."""
+def show(found: Evaluation, part: str, rest: str) -> None:
+    """Print the metrics of an evaluation; `rest` says where the rows are that a long table leaves out."""
     from sightline import metrics
+    from sightline.report import sentences
 
     out = console()
     low, high = found.accuracy_interval.low, found.accuracy_interval.high
     out.print(
-        f"accuracy {found.accuracy:.4f} (95% interval {low:.4f} to {high:.4f}) on {found.count} pictures, "
+        f"accuracy {found.accuracy:.4f} (95% interval {low:.4f} to {high:.4f}) on {found.count} images, "
         f"loss {found.loss:.4f}"
     )
+    if missing := sentences.untested(found.untested, len(found.classes), sentences.split_name(part)):
+        out.print(escape(missing))
     for line in cautions(found):
         out.print(escape(line))
     out.print()
-    others = [[name.replace("_", " "), *_words(f)] for name, f in found.figures.items() if name != "top_1"]
-    table(["figure", "value", "95% interval"], others)
+    others = [[name.replace("_", " "), *_words(f, len(found.classes))] for name, f in found.figures.items()]
+    table(["metric", "value", "95% interval", ""], others[1:])  # the first is accuracy
     out.print()
-    rows = [[c.label, f"{c.precision:.3f}", f"{c.recall:.3f}", f"{c.f1:.3f}", str(c.support)] for c in found.per_class]
-    columns = ["class", "precision", "recall", "F1", "pictures"]
-    table(columns, rows, right=columns[1:])
+    tested = [c for c in found.per_class if c.support]
+    columns = ["class", "precision", "95% interval", "recall", "95% interval", "F1", "images"]
+    if len(tested) > LONGEST:
+        out.print("classes, the lowest F1 first")
+        tested.sort(key=lambda c: (c.f1 or 0.0, c.label))
+    table(columns, [_row(c) for c in tested], right=["precision", "recall", "F1", "images"], rest=rest)
     if len(found.classes) <= 12:  # wider tables cannot be read on a terminal
         out.print("\nconfusion, true classes in rows")
         counts = [[label, *map(str, row)] for label, row in zip(found.classes, found.confusion.tolist(), strict=True)]
@@ -130,7 +151,22 @@ def show(found: Evaluation) -> None:
         )
 
 
-def _words(figure: Figure) -> list[str]:
-    ends = figure.interval
+def _row(c: ClassFigures) -> list[str]:
+    precision, recall = _ends(c.precision_interval, 3), _ends(c.recall_interval, 3)
+    return [c.label, _number(c.precision), precision, _number(c.recall), recall, _number(c.f1), str(c.support)]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _ends(ends: Interval | None, digits: int) -> str:
+    return "" if ends is None else f"{ends.low:.{digits}f} to {ends.high:.{digits}f}"
+
+
+def _words(figure: Figure, classes: int) -> list[str]:
     value = "" if figure.value is None else f"{figure.value:.4f}"
-    return [value, f"{ends.low:.4f} to {ends.high:.4f}" if ends else figure.note]
+    notes = [figure.note] if figure.note else []
+    if figure.classes is not None and 0 < figure.classes < classes:
+        notes.append(f"over {figure.classes:,} of {classes:,} classes")
+    return [value, _ends(figure.interval, 4), "; ".join(notes)]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli.output import Display, console, escape, print_json
-from sightline.records import Explanation
+from sightline.explanation.result import Explanation
 
 
 def explain(

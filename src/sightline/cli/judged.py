@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from sightline.cli.output import console, escape, table
 
 if TYPE_CHECKING:  # annotations only: what judges reads pictures' packages too
+    from sightline.evaluation.binary import OperatingPoint
     from sightline.evaluation.judgement import Judgement
     from sightline.evaluation.labels import Suspect
+    from sightline.records import Figure
 
 FIRST = 5  # of a list; all are in the JSON
 
@@ -18,7 +20,8 @@ def show(found: Judgement) -> None:
     """Print a judgement in a few lines."""
     out = console()
     out.print()
-    for line in (*_calibration(found), *_abstaining(found), *_strangers(found), *_slices(found)):
+    _detection(found)
+    for line in (*_calibration(found), *_beside(found), *_abstaining(found), *_strangers(found), *_slices(found)):
         out.print(escape(line))
     if wrong := found.mistakes.wrong[:FIRST]:
         out.print("\nthe surest mistakes")
@@ -34,10 +37,69 @@ def show_suspects(suspects: Sequence[Suspect], patch: str) -> None:
     table(["picture", "label", "looks like"], rows)
 
 
+def _detection(found: Judgement) -> None:
+    """Print the detection of the positive one of two classes, and what chosen thresholds come to."""
+    b = found.binary
+    if b is None:
+        return
+    out = console()
+    out.print(
+        f"detection of {escape(repr(b.positive))} ({escape(b.rule)}) among {b.positives} positive and {b.negatives} "
+        "negative images"
+    )
+    names = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
+    figures = [(name, getattr(b.rates, key)) for key, name in names.items()]
+    figures.append((f"average precision of {b.positive!r}", b.average_precision))
+    table(["metric", "value", "95% interval", ""], [[name, *_words(f)] for name, f in figures])
+    for point in b.operating_points:
+        for line in _operating_point(point, b.positive):
+            out.print(escape(line))
+    out.print()
+
+
+def _words(figure: Figure) -> list[str]:
+    ends = figure.interval
+    value = "" if figure.value is None else f"{figure.value:.4f}"
+    return [value, "" if ends is None else f"{ends.low:.4f} to {ends.high:.4f}", figure.note]
+
+
+def _operating_point(point: OperatingPoint, positive: str) -> Iterator[str]:
+    if point.threshold is None:
+        yield f"{point.rate} {point.target:g}: {point.note}"
+        return
+    yield (
+        f"{point.rate} {point.target:g}: predict {positive!r} where its probability is at least {point.threshold:.4f} "
+        f"(chosen on {point.count} validation images)"
+    )
+    if point.reached is None:
+        yield "  these images also chose the threshold: evaluate others to see what it really reaches"
+        return
+    rates = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
+    words = [(name, _words(getattr(point.reached, key))) for key, name in rates.items()]
+    yield "  on these images: " + ", ".join(f"{name} {v or 'not defined'} ({ends})" for name, (v, ends, _) in words)
+    shown = "nothing" if point.lower_bound is None else f"{point.lower_bound:.4f} or more with 95% confidence"
+    yield f"  target {'met' if point.met else 'not shown to be met'}: they show a {point.rate} of {shown}"
+
+
+def _beside(found: Judgement) -> Iterator[str]:
+    s = found.shift
+    if s is None:
+        return
+    yield (
+        f"validation: accuracy {s.accuracy:.4f} on {s.count} images, here {100 * s.accuracy_difference:+.2f} points "
+        f"(95% interval {100 * s.interval.low:+.2f} to {100 * s.interval.high:+.2f}); ECE {s.ece:.4f}, here "
+        f"{s.ece_difference:+.4f} (p = {s.ece_p_value:.2g})"
+    )
+    from sightline.report import judgement, sentences
+
+    if warning := sentences.shift(judgement.judgement(found)["validation"], found.part):
+        yield f"warning: {warning}"
+
+
 def _calibration(found: Judgement) -> Iterator[str]:
     c = found.calibration
     after = ""
-    if c.temperature is not None and c.ece_after is not None:
+    if c.temperature is not None and c.ece_after is not None and not c.unchanged:
         after = f"; {c.ece_after:.4f} at temperature {c.temperature.value:.3f}, fitted on validation"
     yield f"calibration: ECE {c.ece:.4f} as served{after}"
     if c.note:

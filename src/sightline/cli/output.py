@@ -15,6 +15,8 @@ from sightline import jsonio
 from sightline.records import EpochRecord
 from sightline.watch import Watcher
 
+LONGEST = 40  # rows of a table, where it is cut
+
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console that honours NO_COLOR and breaks no lines where nobody watches."""
@@ -40,14 +42,23 @@ def escape(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """Print a table to standard output; the columns named in `right` are flushed right."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = (), *, rest: str = "") -> None:
+    """Print a table to standard output; the columns named in `right` are flushed right.
+
+    A long one is cut and ends with where the rest is: `rest`, such as a file that holds every row. Where there is no
+    such place, it is cut on a terminal alone, and printed in full into a pipe or a file.
+    """
+    out = console()
+    cut = len(rows) > LONGEST + LONGEST // 10 and (out.is_terminal or bool(rest))
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
+    for row in rows[:LONGEST] if cut else rows:
         made.add_row(*[escape(cell) for cell in row])
-    console().print(made)
+    out.print(made)
+    if cut:
+        where = rest or "add --json or send the output to a file to see all"
+        out.print(f"... and {len(rows) - LONGEST:,} more of {len(rows):,}: {escape(where)}")
 
 
 class Display(Watcher):

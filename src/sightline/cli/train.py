@@ -82,12 +82,17 @@ def train(
 
 def show(result: TrainResult) -> None:
     """Print the outcome of a training run."""
+    from sightline.report import sentences
+
     out = console()
     for name, figures in (("validation", result.validation), ("test", result.test)):
         if figures is not None:
             out.print(f"{name:<11}{_line(figures)}")
             if leaked := (result.details.get("leaked") or {}).get(name):
                 out.print(f"{'':<11}{_without(leaked)}")
+            names = result.details.get("untested_classes", {}).get(name, [])
+            if missing := sentences.untested(names, len(result.classes), f"the {name} split"):
+                out.print(f"           {escape(missing)}")
     out.print(
         f"{result.model}, {result.parameters:,} parameters, {result.epochs} epochs in {result.seconds:.0f} s "
         f"({result.images_per_second:,.0f} images/s)"
@@ -97,7 +102,7 @@ def show(result: TrainResult) -> None:
 
 
 def _line(figures: PartFigures) -> str:
-    return f"accuracy {figures.accuracy:.4f} on {figures.count} pictures, loss {figures.loss:.4f}"
+    return f"accuracy {figures.accuracy:.4f} on {figures.count} images, loss {figures.loss:.4f}"
 
 
 def _without(leaked: Mapping[str, Any]) -> str:

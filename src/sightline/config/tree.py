@@ -267,6 +267,15 @@ class BundleConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """What the evaluation is of."""
+
+    positive: str = setting(
+        "", "of two classes, the one to be detected; empty: by its name (defect, positive, ...), else the second class"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """Everything that decides the outcome of a run."""
 
@@ -280,3 +289,4 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
     bundle: BundleConfig = field(default_factory=BundleConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

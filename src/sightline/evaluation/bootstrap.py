@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.randomness import generator
-from sightline.records import Interval
+from sightline.records import Figure, Interval
 
 RESAMPLES = 2000
 PER_CELL = 8  # pictures: drawing fewer one by one is faster than a binomial number for their cell
@@ -62,3 +62,15 @@ def ends(found: NDArray[np.float64]) -> Interval | None:
         return None
     low, high = np.percentile(good, [2.5, 97.5])
     return Interval(float(low), float(high))
+
+
+def figure(value: float, drawn: NDArray[np.float64], classes: int | None = None, note: str = "") -> Figure:
+    """Return a metric with the interval of its resampled values [R], or with the reason why it has none.
+
+    A perfect model is perfect in every resample: an interval without a width would claim what the images do not show.
+    """
+    good = drawn[np.isfinite(drawn)]
+    if len(good) and good.min() == good.max():
+        return Figure(value, None, "no interval: the same in every resample", classes)
+    found = ends(drawn)
+    return Figure(value, found, note if found else "no interval: too few images of each class", classes)

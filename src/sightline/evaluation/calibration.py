@@ -53,12 +53,17 @@ def reliability(probabilities: NDArray[np.float32], labels: NDArray[np.int32], b
         return ()
     confidence = probabilities.max(1).astype(np.float64)
     right = probabilities.argmax(1) == labels
-    number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    number = bin_of(confidence, bins)
     return tuple(
         Bin(i / bins, (i + 1) / bins, int(at.sum()), float(confidence[at].mean()), float(right[at].mean()))
         for i in range(bins)
         if (at := number == i).any()
     )
+
+
+def bin_of(confidence: NDArray[np.float64], bins: int = BINS) -> NDArray[np.int64]:
+    """Return the number of the bin of each confidence, int64 [N]; bins are open below and closed above."""
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
 def ece(probabilities: NDArray[np.float32], labels: NDArray[np.int32], bins: int = BINS) -> float:

@@ -59,7 +59,7 @@ def figures(
         accuracy_interval=intervals.wilson(hits, count),
         loss=metrics.cross_entropy(probabilities, samples.labels),
         count=count,
-        per_class=metrics.per_class(confusion, classes),
+        per_class=scores.per_class(confusion, classes),
         confusion=confusion,
         rejects=tuple(rejects),
         paths=samples.paths,

@@ -10,17 +10,21 @@ from numpy.typing import NDArray
 
 from sightline import metrics
 from sightline.data.loader import batches
-from sightline.errors import DataError
-from sightline.evaluation import abstain, calibration, conformal, ood
+from sightline.errors import DataError, UsageError
+from sightline.evaluation import abstain, binary, calibration, conformal, ood, shift
 from sightline.evaluation.abstain import Curve, Selective, Threshold
+from sightline.evaluation.binary import Binary, Rate
 from sightline.evaluation.calibration import Bin, Temperature
 from sightline.evaluation.conformal import Coverage
 from sightline.evaluation.mistakes import Mistakes
 from sightline.evaluation.ood import Strangers
+from sightline.evaluation.shift import Shift
 from sightline.evaluation.slices import Slice
 from sightline.prediction.base import Outputs, Predictor, filled
 from sightline.prediction.decide import decide, energy
 from sightline.records import Evaluation, Interval, Progress, Samples, Thresholds, no_progress
+
+SAME = 0.005  # temperatures this near to 1 print as 1.00 and change no probability that anybody sees
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +37,27 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What thresholds are to be fitted for; see `abstain.threshold_for` and `conformal.fit`."""
+    """What thresholds are chosen for; see `abstain.threshold_for`, `conformal.fit` and `binary.operating_point`.
+
+    `positive` names the positive one of two classes, "": see `binary.positive_class`.
+    """
 
     target_precision: float | None = None
     coverage: float | None = None
     conservative: bool = True
+    positive: str = ""
+    sensitivity: float | None = None
+    specificity: float | None = None
 
     def __bool__(self) -> bool:
+        """Whether anything is to be kept beside the model."""
         return self.target_precision is not None or self.coverage is not None
+
+    @property
+    def rates(self) -> dict[Rate, float]:
+        """The targets of two classes' detection, by rate."""
+        targets: dict[Rate, float | None] = {"sensitivity": self.sensitivity, "specificity": self.specificity}
+        return {rate: target for rate, target in targets.items() if target is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +70,11 @@ class Calibration:
     ece_after: float | None
     bins_after: tuple[Bin, ...]
     note: str
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the temperature is 1 to two places: what is served divides by it already, or need not."""
+        return self.temperature is not None and abs(self.temperature.value - 1) < SAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +112,8 @@ class Judgement:
     answered: Answered | None = None
     coverage: Coverage | None = None
     strangers: Strangers | None = None
+    binary: Binary | None = None
+    shift: Shift | None = None
 
 
 def listen(predictor: Predictor, samples: Samples, progress: Progress = no_progress, task: str = "evaluating") -> Said:
@@ -168,6 +192,49 @@ def select(judged: Said, held_out: Said | None) -> Selective | None:
         return p.max(1), p.argmax(1) == of.labels
 
     return abstain.select(sure_and_right(held_out), sure_and_right(judged))
+
+
+def check(wanted: Wanted, classes: Sequence[str]) -> None:
+    """Raise `UsageError` where what is wanted does not fit the classes, or a target is outside 0 to 1."""
+    binary.check_positive(classes, wanted.positive)
+    for rate, target in wanted.rates.items():
+        if len(classes) != 2:
+            raise UsageError(f"A target {rate} needs two classes, one of them positive; the model has {len(classes)}.")
+        if not 0 < target < 1:
+            raise UsageError(f"The target {rate} must lie between 0 and 1, such as 0.95; got {target}.")
+
+
+def detect(evaluation: Evaluation, judged: Said, held_out: Said | None, wanted: Wanted) -> Binary | None:
+    """Evaluate two classes as a detection of the positive one; None for another number of classes.
+
+    Thresholds for wanted rates are chosen on `held_out` images; raises `DataError` where there are none.
+    """
+    classes = evaluation.classes
+    if len(classes) != 2:
+        return None
+    p, truth = evaluation.probabilities, evaluation.labels
+    found = binary.evaluate(p, truth, classes, evaluation.figures["auroc"], wanted.positive)
+    if not wanted.rates:
+        return found
+    if held_out is None:
+        raise DataError("Thresholds are chosen on validation images, and there are none at hand.")
+    k = classes.index(found.positive)
+    scores, own = ((of.outputs.probabilities[:, k].astype(np.float64), of.labels == k) for of in (held_out, judged))
+    points = [
+        binary.operating_point(*scores, rate, target, conservative=wanted.conservative)
+        for rate, target in wanted.rates.items()
+    ]
+    if held_out is not judged:
+        points = [binary.tried(point, *own) for point in points]
+    return replace(found, operating_points=tuple(points))
+
+
+def beside(judged: Said, held_out: Said | None) -> Shift | None:
+    """Compare the judged images with the validation ones; None where these are the same or not at hand."""
+    if held_out is None or held_out is judged:
+        return None
+    first, second = ((of.outputs.probabilities, of.labels) for of in (held_out, judged))
+    return shift.compare(first, second)
 
 
 def covered(judged: Said, thresholds: Thresholds) -> Coverage | None:

@@ -7,16 +7,19 @@ are one class against the rest.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline import intervals, metrics
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap
-from sightline.records import Figure
+from sightline.records import ClassFigures, Figure
 
 AVERAGES = tuple(f"{how}_{what}" for how in ("macro", "weighted") for what in ("precision", "recall", "f1"))
 RANKINGS = ("auroc", "average_precision")
+ONE = "one image has no interval"
 NAMES = ("log_loss", "brier", *AVERAGES, *RANKINGS)
 
 
@@ -47,12 +50,29 @@ def scores(probabilities: NDArray[np.float32], labels: NDArray[np.int32], seed: 
     columns = np.stack([metrics.negative_log(true), metrics.brier(probabilities, labels)], 1)
     drawn = bootstrap.means(columns, seed, "means")
     for name, values, means in zip(("log_loss", "brier"), columns.T, drawn.T, strict=True):
-        found[name] = Figure(float(values.mean()), bootstrap.ends(means) if count > 1 else None, _few(count))
+        value = float(values.mean())
+        found[name] = bootstrap.figure(value, means) if count > 1 else Figure(value, note=ONE)
     return found | _averages(probabilities.argmax(1), labels, classes, seed) | _rankings(probabilities, labels, seed)
 
 
-def _few(count: int) -> str:
-    return "one picture has no interval" if count < 2 else ""
+def per_class(confusion: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[ClassFigures, ...]:
+    """Return precision, recall, F1 and support of each class, from counts [K, K] with true classes in rows."""
+    counts = zip(
+        classes, *(v.tolist() for v in (np.diagonal(confusion), confusion.sum(0), confusion.sum(1))), strict=True
+    )
+    return tuple(_of_class(*row) for row in counts)
+
+
+def _of_class(label: str, hits: int, predicted: int, support: int) -> ClassFigures:
+    return ClassFigures(
+        label,
+        hits / predicted if predicted else None,
+        hits / support if support else None,
+        2 * hits / (predicted + support) if support else None,
+        support,
+        intervals.wilson(hits, predicted) if predicted else None,
+        intervals.wilson(hits, support) if support else None,
+    )
 
 
 def averages(true: NDArray[np.int64], given: NDArray[np.int64], hits: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -71,16 +91,16 @@ def _averages(answers: NDArray[np.int64], labels: NDArray[np.int32], classes: in
         there, answered = (_grouped(counted, by, classes) for by in (true, given))
         return averages(there, answered, _grouped(counted * (true == given), true, classes))
 
-    values = of(counts[None])[0]
-    right = intervals.wilson(int((answers == labels).sum()), len(labels))  # weighted recall is accuracy: one number
+    values = dict(zip(AVERAGES, of(counts[None])[0].tolist(), strict=True))
+    covered = {name: len(np.unique(labels)) if name.startswith("macro") else None for name in AVERAGES}
+    accuracy = intervals.wilson(int((answers == labels).sum()), len(labels))
+    same = {"weighted_recall": Figure(values["weighted_recall"], accuracy)}  # it is accuracy: one number, one interval
     if len(labels) < 2:
-        alone = {name: Figure(float(v), note=_few(1)) for name, v in zip(AVERAGES, values, strict=True)}
-        return alone | {"weighted_recall": Figure(alone["weighted_recall"].value, right)}
+        return {name: Figure(v, None, ONE, covered[name]) for name, v in values.items()} | same
     drawn = bootstrap.cells(counts, seed, "averages")
     redrawn = np.concatenate([of(part) for part in np.array_split(drawn, 1 + len(drawn) * classes // bootstrap.CHUNK)])
-    ends = {name: bootstrap.ends(row) for name, row in zip(AVERAGES, redrawn.T, strict=True)}
-    ends["weighted_recall"] = right
-    return {name: Figure(float(v), ends[name]) for name, v in zip(AVERAGES, values, strict=True)}
+    rows = dict(zip(AVERAGES, redrawn.T, strict=True))
+    return {name: bootstrap.figure(v, rows[name], covered[name]) for name, v in values.items()} | same
 
 
 def _grouped(counted: NDArray[np.int64], by: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
@@ -97,22 +117,21 @@ def _rankings(probabilities: NDArray[np.float32], labels: NDArray[np.int32], see
     count, classes = probabilities.shape
     there = [k for k in range(classes) if 0 < (labels == k).sum() < count]
     if not there:
-        return {name: Figure(None, note="all pictures are of one class") for name in RANKINGS}
+        return {name: Figure(None, note="all images are of one class", classes=0) for name in RANKINGS}
     one = np.ones((1, count))
     values = np.mean([_both(probabilities, labels, k, one) for k in there], axis=0)[:, 0]
     number = bootstrap.resamples(count, len(there))
     if not number:
-        note = f"no interval: {len(there)} classes of {count} pictures would take too long"
-        return {name: Figure(float(v), note=note) for name, v in zip(RANKINGS, values, strict=True)}
+        note = f"no interval: {len(there)} classes of {count} images would take too long"
+        return {name: Figure(float(v), None, note, len(there)) for name, v in zip(RANKINGS, values, strict=True)}
     drawn = np.concatenate([
         _mean([_both(probabilities, labels, k, w) for k in there])
         for w in bootstrap.weights(count, number, seed, "ranking")
     ], axis=1)  # fmt: skip
-    found = {}
-    for name, value, row in zip(RANKINGS, values, drawn, strict=True):
-        ends = bootstrap.ends(row)
-        found[name] = Figure(float(value), ends, "" if ends else "no interval: too few pictures of each class")
-    return found
+    auroc, average = (bootstrap.figure(float(v), row, len(there)) for v, row in zip(values, drawn, strict=True))
+    if classes == len(there) == 2 and not average.note:
+        average = replace(average, note="mean of both classes")
+    return {"auroc": auroc, "average_precision": average}
 
 
 def _both(

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.explanation.hide import probability, scores
+from sightline.explanation.result import HeatCheck
 from sightline.prediction.base import Predictor
 from sightline.randomness import generator
-from sightline.records import HeatCheck
 
 HOTTEST = 0.2  # of the pixels
 PLACES = 31  # with the hottest part itself, one batch

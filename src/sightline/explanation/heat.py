@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sightline.explanation.result import Region
 from sightline.preprocess import Preprocess
-from sightline.records import Region
 
 HOT = 0.5  # of the greatest heat: what the region of highest heat holds
 

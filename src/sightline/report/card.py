@@ -10,6 +10,7 @@ from typing import Any
 
 from sightline import jsonio
 from sightline.prediction.manifest import Manifest
+from sightline.report import sentences
 
 NAMES = {"accuracy": "Accuracy", "loss": "Cross-entropy"}
 
@@ -98,6 +99,10 @@ def _figures(manifest: Manifest, figures: Sequence[str]) -> list[str]:
             f"| {part} | {found['count']} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | {found['loss']:.4f} |"
         )
     out = ["\n".join(lines)]
+    for part, found in manifest.figures.items():
+        names = found.get("untested_classes", [])
+        if missing := sentences.untested(names, len(manifest.classes), f"the {part} split"):
+            out.append(_plain(missing))
     if manifest.parity is not None:
         out.append(
             f"On {manifest.parity['count']} pictures the file's probabilities differ from the trained model's by at "

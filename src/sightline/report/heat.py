@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.explanation.result import Region
 from sightline.preprocess import Box
-from sightline.records import Region
 from sightline.report import canvas
 
 DPI = 120  # that of `canvas`

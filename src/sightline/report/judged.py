@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sightline.evaluation.abstain import Curve
+from sightline.evaluation.binary import Binary
 from sightline.evaluation.calibration import BINS, Bin
 from sightline.evaluation.judgement import Calibration, Judgement
 from sightline.evaluation.mistakes import Answer
@@ -21,11 +22,14 @@ ACROSS = 4  # thumbnails in a row
 
 def main(value: Judgement) -> dict[str, bytes]:
     """Draw the figures that every run has."""
-    return {
+    found = {
         "reliability": reliability(value.calibration, value.part),
         "risk-coverage": risk_coverage(value.curve, value.part),
         "confusion": figures.confusion(value.evaluation, value.part),
     }
+    if value.binary is not None and value.binary.positives and value.binary.negatives:
+        found["roc-precision-recall"] = detection(value.binary, value.part)
+    return found
 
 
 def drawings(value: Judgement, samples: Samples) -> dict[str, bytes]:
@@ -51,7 +55,7 @@ def thumbnails(answers: Sequence[Answer], samples: Samples, title: str) -> bytes
 def reliability(value: Calibration, title: str = "") -> bytes:
     """Draw accuracy against confidence, before and after the temperature; bars below say how many pictures."""
     sides: list[tuple[str, Sequence[Bin], float]] = [("as served", value.bins, value.ece)]
-    if value.temperature is not None and value.ece_after is not None:
+    if value.temperature is not None and value.ece_after is not None and not value.unchanged:
         sides.append((f"at temperature {value.temperature.value:.2f}", value.bins_after, value.ece_after))
     figure = canvas.blank(4.4 * len(sides) + 0.3, 5.2)
     grid_of = figure.subplots(2, len(sides), height_ratios=[4, 1], sharex=True, squeeze=False)
@@ -72,6 +76,42 @@ def reliability(value: Calibration, title: str = "") -> bytes:
         for axes in (upper, lower):
             axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"Reliability, {title}" if title else "Reliability", **canvas.words(12))
+    return canvas.png(figure)
+
+
+def detection(value: Binary, title: str = "") -> bytes:
+    """Draw the ROC and the precision-recall curve of two classes, chance beside them, and the thresholds in use."""
+    figure = canvas.blank(9, 4.4)
+    fraction = value.positives / (value.positives + value.negatives)
+    left, right = figure.subplots(1, 2)
+    left.plot(value.roc.x, value.roc.y, color=TRAIN, drawstyle="steps-post")
+    left.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--", label="chance")
+    right.plot(value.precision_recall.x, value.precision_recall.y, color=TRAIN, drawstyle="steps-pre")
+    right.axhline(fraction, color=INK, linewidth=0.8, linestyle="--", label="chance")
+    marks = [("more probable class", value.rates, "o", INK)]
+    marks += [
+        (f"{p.rate} {p.target:g} on validation", p.reached, "s^"[i % 2], VALIDATION)
+        for i, p in enumerate(value.operating_points) if p.reached is not None
+    ]  # fmt: skip
+    for name, rates, marker, color in marks:
+        sensitivity, specificity = rates.sensitivity.value or 0.0, rates.specificity.value or 0.0
+        left.plot(1 - specificity, sensitivity, marker, color=color, label=name, linestyle="none")
+        if rates.ppv.value is not None:
+            right.plot(sensitivity, rates.ppv.value, marker, color=color, linestyle="none")
+    area, average = value.auroc.value, value.average_precision.value
+    for axes, x, y, name in (
+        (left, "1 - specificity", "sensitivity", f"ROC: area {area:.4f}"),
+        (right, "sensitivity (recall)", "precision (PPV)", f"precision-recall: average precision {average:.4f}"),
+    ):
+        axes.set_xlabel(x, color=INK)
+        axes.set_ylabel(y, color=INK)
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(name, fontsize=10, color=INK)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(f"Detection of {canvas.short(value.positive)}{', ' * bool(title)}{title}", **canvas.words(12))
     return canvas.png(figure)
 
 

@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 
 from sightline.evaluation.abstain import Selective, Threshold
+from sightline.evaluation.binary import Binary, OperatingPoint, Rates
+from sightline.evaluation.binary import Curve as DetectionCurve
 from sightline.evaluation.calibration import Bin
 from sightline.evaluation.conformal import Coverage
 from sightline.evaluation.judgement import Answered, Calibration, Judgement
 from sightline.evaluation.mistakes import Answer, Mistakes
+from sightline.evaluation.shift import Shift
 from sightline.evaluation.slices import Slice
-from sightline.report.summary import interval
+from sightline.report.summary import figure, interval
 
 POINTS = 101  # of the risk-coverage curve
+CURVE = 501  # of the ROC and the precision-recall curve
 
 
 def judgement(value: Judgement) -> dict[str, Any]:
@@ -30,6 +34,8 @@ def judgement(value: Judgement) -> dict[str, Any]:
         "answered": None if value.answered is None else _answered(value.answered),
         "coverage": None if value.coverage is None else _coverage(value.coverage),
         "strangers": None if value.strangers is None else asdict(value.strangers),
+        "binary": None if value.binary is None else _binary(value.binary),
+        "validation": None if value.shift is None else _shift(value.shift),
         "mistakes": _mistakes(value.mistakes),
         "slices": [_slice(s) for s in value.slices],
     }
@@ -73,6 +79,54 @@ def _answered(value: Answered) -> dict[str, Any]:
 
 def _coverage(value: Coverage) -> dict[str, Any]:
     return asdict(value) | {"interval": interval(value.interval)}
+
+
+def _binary(value: Binary) -> dict[str, Any]:
+    return {
+        "positive": value.positive,
+        "negative": value.negative,
+        "rule": value.rule,
+        "positives": value.positives,
+        "negatives": value.negatives,
+        **_rates(value.rates),
+        "auroc": figure(value.auroc),
+        "average_precision": figure(value.average_precision),
+        "roc": _points(value.roc, "false_positive_rate", "sensitivity"),
+        "precision_recall": _points(value.precision_recall, "recall", "precision"),
+        "operating_points": [_operating_point(p) for p in value.operating_points],
+    }
+
+
+def _rates(value: Rates) -> dict[str, Any]:
+    rates = {name: figure(getattr(value, name)) for name in ("sensitivity", "specificity", "ppv", "npv")}
+    return {"threshold": value.threshold} | rates
+
+
+def _points(value: DetectionCurve, x: str, y: str) -> dict[str, Any]:
+    """Return at most `CURVE` points of a curve, both ends among them; a threshold above all scores is null."""
+    at = np.unique(np.linspace(0, len(value.x) - 1, CURVE).astype(int)) if len(value.x) else np.zeros(0, int)
+    thresholds = [t if np.isfinite(t) else None for t in value.threshold[at].tolist()]
+    return {x: value.x[at].tolist(), y: value.y[at].tolist(), "threshold": thresholds}
+
+
+def _operating_point(value: OperatingPoint) -> dict[str, Any]:
+    return asdict(value) | {"reached": None if value.reached is None else _rates(value.reached)}
+
+
+def _shift(value: Shift) -> dict[str, Any]:
+    return {
+        "count": value.count,
+        "accuracy": value.accuracy,
+        "accuracy_interval": interval(value.accuracy_interval),
+        "loss": value.loss,
+        "ece": value.ece,
+        "accuracy_difference": value.accuracy_difference,
+        "accuracy_difference_interval": interval(value.interval),
+        "accuracy_differs": value.accuracy_differs,
+        "ece_difference": value.ece_difference,
+        "ece_p_value": value.ece_p_value,
+        "ece_differs": value.ece_differs,
+    }
 
 
 def _mistakes(value: Mistakes) -> dict[str, Any]:

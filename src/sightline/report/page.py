@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sightline.report import sentences
+
 SIDE = 192  # greatest side of a picture in the page, in pixels
 
 
@@ -20,7 +22,7 @@ def html(report: Mapping[str, Any]) -> str:
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = percent
+    environment.filters |= {"percent": percent, "between": between}
     text = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(text).render(**report)
 
@@ -31,7 +33,7 @@ def percent(value: float | None, digits: int = 1) -> str:
     >>> percent(0.9634)
     '96.3%'
     """
-    return "unknown" if value is None else f"{100 * value:.{digits}f}%"
+    return "not defined" if value is None else f"{100 * value:.{digits}f}%"
 
 
 def headline(found: Mapping[str, Any], part: str) -> list[str]:
@@ -39,7 +41,10 @@ def headline(found: Mapping[str, Any], part: str) -> list[str]:
     low, high = found["accuracy_interval"]
     kept = "validation pictures, which also chose the weights" if part == "validation" else "pictures it never saw"
     right = f"Right on {percent(found['accuracy'])} of {found['count']} {kept}"
-    lines = [f"{right} (95% interval {percent(low)} to {percent(high)})."]
+    missing = sentences.untested(found["untested_classes"], len(found["classes"]), sentences.split_name(part))
+    lines = [f"{right} (95% interval {percent(low)} to {percent(high)}).{' ' * bool(missing)}{missing}"]
+    if warning := sentences.shift(found["validation"], part):
+        lines.append(warning)
     pairs = found["mistakes"]["pairs"]
     if pairs:
         worst = pairs[0]
@@ -99,5 +104,14 @@ def uri(data: bytes, kind: str = "png") -> str:
 
 
 def rows(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the figures of each class, the worst first."""
-    return sorted(classes, key=lambda c: (c["f1"], c["label"]))
+    """Return the metrics of each class that was tested, the worst first."""
+    return sorted((c for c in classes if c["support"]), key=lambda c: (c["f1"], c["label"]))
+
+
+def between(ends: Sequence[float] | None) -> str:
+    """Return an interval of a proportion as people read it; "" where there is none.
+
+    >>> between([0.9, 0.965])
+    '90.0 to 96.5%'
+    """
+    return "" if ends is None else f"{100 * ends[0]:.1f} to {percent(ends[1])}"

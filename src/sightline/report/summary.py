@@ -6,9 +6,10 @@ from dataclasses import asdict
 from typing import Any
 
 from sightline import metrics
+from sightline.explanation.result import Explanation
 from sightline.records import (
+    ClassFigures,
     Evaluation,
-    Explanation,
     Figure,
     Interval,
     Leaked,
@@ -28,7 +29,8 @@ def evaluation(value: Evaluation) -> dict[str, Any]:
         "loss": value.loss,
         "count": value.count,
         "classes": list(value.classes),
-        "per_class": [asdict(c) for c in value.per_class],
+        "untested_classes": list(value.untested),
+        "per_class": [_of_class(c) for c in value.per_class],
         "confusion": value.confusion.tolist(),
         "rejects": [{"path": r.path, "reason": r.reason} for r in value.rejects],
         "seconds": value.seconds,
@@ -86,9 +88,25 @@ def overlap(value: Overlap | None) -> dict[str, Any] | None:
     }
 
 
+def _of_class(value: ClassFigures) -> dict[str, Any]:
+    return {
+        "label": value.label,
+        "precision": value.precision,
+        "precision_interval": interval(value.precision_interval),
+        "recall": value.recall,
+        "recall_interval": interval(value.recall_interval),
+        "f1": value.f1,
+        "support": value.support,
+    }
+
+
 def figure(value: Figure) -> dict[str, Any]:
-    """Return a figure: its value, its interval as [low, high], each None where there is none, and why (`note`)."""
-    return {"value": value.value, "interval": interval(value.interval), "note": value.note}
+    """Return a metric: its value, its interval as [low, high], each None where there is none, and why (`note`).
+
+    `classes` is how many classes a mean over classes covers.
+    """
+    found = {"value": value.value, "interval": interval(value.interval), "note": value.note}
+    return found if value.classes is None else found | {"classes": value.classes}
 
 
 def interval(value: Interval | None) -> list[float] | None:

@@ -20,6 +20,7 @@ from sightline.workflow.classifier import load
 from sightline.workflow.compare import settings_of
 
 FREE = {  # settings that do not decide what is learned
+    "evaluation.positive",
     *("device.threads", "device.deterministic", "data.cache"),
     *("train.checkpoint_minutes", "train.checkpoint_steps", "train.checkpoint_keep"),
 }

@@ -19,6 +19,7 @@ from sightline.data.leakage import leaked_contents
 from sightline.errors import DataError, ModelError, UsageError, suggest
 from sightline.evaluation.evaluate import evaluate
 from sightline.evaluation.leaked import noted
+from sightline.explanation.result import Explanation
 from sightline.prediction import bundle, exported, stream
 from sightline.prediction.base import Predictor
 from sightline.prediction.keras import KerasPredictor
@@ -28,7 +29,6 @@ from sightline.preprocess import Preprocess
 from sightline.records import (
     PARTS,
     Evaluation,
-    Explanation,
     Index,
     Labelled,
     Part,

@@ -197,8 +197,7 @@ def _subject(
             small,
             data,
             index,
-            config.bundle.golden,
-            recipe=config.recipe,
+            config,
             **facts,
         )
 

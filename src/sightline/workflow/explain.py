@@ -16,10 +16,11 @@ from sightline.errors import OutputError, PictureError, UsageError, suggest
 from sightline.explanation import heat as heat_map
 from sightline.explanation.check import check
 from sightline.explanation.maps import Method, heat_maps, method_for
+from sightline.explanation.result import Explanation, Region
 from sightline.prediction.base import NOT_FINITE, Predictor, filled, suitable_batch_size
 from sightline.prediction.stream import Item
 from sightline.preprocess import Preprocess, inspect
-from sightline.records import Explanation, Progress, Region, no_progress
+from sightline.records import Progress, no_progress
 from sightline.report.heat import explained
 from sightline.workflow import signed
 

@@ -62,6 +62,8 @@ def judge(
     some of the run's own that it takes are missing and `admit` does not allow it, and `UsageError` where thresholds
     cannot be kept (see `Classifier.keep`).
     """
+    wanted = replace(wanted, positive=wanted.positive or _positive(classifier))
+    judgement.check(wanted, classifier.classes)
     if wanted:
         classifier.check_keeping()
     if strange is not None and classifier.run is not None:  # it may know its training pictures
@@ -82,7 +84,7 @@ def judge(
         if held_out is None:
             raise DataError(_nothing_held_out(classifier))
         thresholds, threshold = judgement.fit_thresholds(held_out, wanted, thresholds)
-    result = judged(classifier.classes, said, found, part, held_out, thresholds)
+    result = judged(classifier.classes, said, found, part, held_out, thresholds, wanted)
     result = replace(result, threshold=threshold)
     if strange is not None:
         result = replace(result, strangers=_strangers(reader, said, result, strange))
@@ -97,6 +99,7 @@ def judged(
     part: str,
     held_out: Said | None,
     thresholds: Thresholds | None = None,
+    wanted: Wanted = NOTHING,
 ) -> Judgement:
     """Put together what follows from all that a network `said` of the pictures `found` and of the validation part."""
     evaluation = noted(
@@ -114,7 +117,16 @@ def judged(
         selective=judgement.select(said, held_out),
         answered=None if thresholds is None else judgement.answered(said, classes, thresholds, fitted=held_out is said),
         coverage=None if thresholds is None else judgement.covered(said, thresholds),
+        binary=judgement.detect(evaluation, said, held_out, wanted),
+        shift=judgement.beside(said, held_out),
     )
+
+
+def _positive(classifier: Classifier) -> str:
+    """Return the positive class that the run was configured with, or the bundle made with; "" where there is none."""
+    if classifier.run is not None:
+        return classifier.run.config.evaluation.positive
+    return "" if classifier.manifest is None else str(classifier.manifest.data.get("positive", ""))
 
 
 def _nothing_held_out(classifier: Classifier) -> str:

@@ -19,7 +19,7 @@ from sightline.explanation.maps import heat_maps
 from sightline.prediction.keras import KerasPredictor
 from sightline.records import PARTS, Index, Labelled, Progress, no_progress
 from sightline.report import judgement as report
-from sightline.report import page, summary
+from sightline.report import page, sentences, summary
 from sightline.report.heat import overlay
 from sightline.run import Run
 from sightline.workflow.classifier import load
@@ -28,7 +28,7 @@ from sightline.workflow.judging import judge
 
 MOST = 8  # mistakes, each with a heat map
 CLASSES, SLICES, SUSPECTS, LEAKS = 40, 8, 20, 20  # rows of tables
-PLOTS = ("curves", "confusion", "risk-coverage", "reliability")  # the second and third stand side by side
+PLOTS = ("curves", "confusion", "risk-coverage", "reliability", "roc-precision-recall")  # 2 and 3 stand side by side
 
 
 def make(path: Path, *, progress: Progress = no_progress) -> Path:
@@ -70,6 +70,7 @@ def _gathered(
         "findings": info.get("findings", []),
         "plots": [(name, page.uri(png)) for name in PLOTS if (png := run.read_figure(name)) is not None],
         "classes": [], "hidden": 0, "slices": [], "mistakes": [], "heated": "", "thresholds": "",
+        "classes_file": "", "untested": "", "validation": None, "detection": None, "part": "",
         "suspects": run.read_suspects()[:SUSPECTS],
         "leaks": [_leak(leak) for leak in leaks[:LEAKS]],
         "hidden_leaks": max(len(leaks) - LEAKS, 0),
@@ -85,6 +86,13 @@ def _gathered(
             "headline": _with_leaks(page.headline(found, judged.part), found["leaked"]),
             "classes": worst[:CLASSES],
             "hidden": max(len(worst) - CLASSES, 0),
+            "classes_file": f"eval/{judged.part}/metrics.json",
+            "untested": sentences.untested(
+                found["untested_classes"], len(found["classes"]), sentences.split_name(judged.part)
+            ),
+            "validation": _beside(found),
+            "detection": found["binary"],
+            "part": judged.part,
             "slices": [s for s in found["slices"] if s["worse"]][:SLICES],
             "thresholds": _thresholds(judged),
         }
@@ -141,6 +149,26 @@ def _facts(result: Mapping[str, Any], judged: Judgement | None) -> list[tuple[st
                 between = f" ({figure.interval.low:.3f} to {figure.interval.high:.3f})" if figure.interval else ""
                 facts.append((name, f"{figure.value:.3f}{between}"))
     return facts
+
+
+def _beside(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]] | None:
+    """Return rows of a metric: its name, on validation, on the evaluated images, and the difference."""
+    v = found["validation"]
+    if v is None:
+        return None
+    low, high = (100 * end for end in v["accuracy_difference_interval"])
+    chance = f"p = {v['ece_p_value']:.2g}"
+    after = page.percent(found["accuracy"]), found["calibration"]["ece"]
+    return [
+        ("images", str(v["count"]), str(found["count"]), ""),
+        (
+            "accuracy", f"{page.percent(v['accuracy'])} ({page.between(v['accuracy_interval'])})",
+            f"{after[0]} ({page.between(found['accuracy_interval'])})",
+            f"{100 * v['accuracy_difference']:+.1f} points ({low:+.1f} to {high:+.1f})",
+        ),
+        ("calibration error", f"{v['ece']:.3f}", f"{after[1]:.3f}", f"{v['ece_difference']:+.3f} ({chance})"),
+        ("cross-entropy", f"{v['loss']:.4f}", f"{found['loss']:.4f}", ""),
+    ]  # fmt: skip
 
 
 def _thresholds(judged: Judgement) -> str:

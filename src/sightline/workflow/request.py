@@ -13,6 +13,7 @@ from sightline.data.index import Sources, as_list
 from sightline.data.index import index as make_index
 from sightline.data.sources.listing import Listing
 from sightline.errors import DataError, ModelError
+from sightline.evaluation.binary import check_positive
 from sightline.models import registry, weights
 from sightline.records import Index
 from sightline.training import devices
@@ -125,6 +126,7 @@ def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunCon
     threads = given.device.threads or None
     index = check.before(make_index(sources, watcher.progress, threads, options=given.data), given, watcher)
     check_classes(index)
+    check_positive(sorted({picture.label for picture in index.pictures}), given.evaluation.positive)
     if request.recipe == "auto":
         environment.start(given.device)
         chosen = choose.recipe(index)

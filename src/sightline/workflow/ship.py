@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sightline import metrics
+from sightline.config import RunConfig
 from sightline.data.dataset import Dataset
 from sightline.evaluation.calibration import Temperature, fit_temperature
 from sightline.evaluation.judgement import Said, listen
@@ -96,18 +97,26 @@ def agrees(found: Parity) -> bool:
 
 
 def pack(
-    trained: Any, graph: bytes, predictor: OnnxPredictor, data: Dataset, index: Index, golden: int, **facts: Any
+    trained: Any,
+    graph: bytes,
+    predictor: OnnxPredictor,
+    data: Dataset,
+    index: Index,
+    config: RunConfig,
+    **facts: Any,
 ) -> Bundle:
-    """Put the bundle together; `facts` are the other fields of its `Manifest`, `golden` the number of examples."""
-    examples, files = _examples(data, index, predictor, golden)
+    """Put the bundle of a run configured as `config` together; `facts` are the other fields of its `Manifest`."""
+    positive = {"positive": config.evaluation.positive} if config.evaluation.positive else {}
+    examples, files = _examples(data, index, predictor, config.bundle.golden)
     manifest = Manifest(
         classes=predictor.classes,
         preprocess=predictor.preprocess,
         parameters=parameters(trained),
         weights_sha256=weights_sha256(trained),
-        data={"name": data.name, "counts": dict(data.counts())},
+        data={"name": data.name, "counts": dict(data.counts())} | positive,
         golden=examples,
         version=metadata.version("sightline"),
+        recipe=config.recipe,
         **facts,
     )
     return bundle.make(manifest, graph, files)
@@ -115,7 +124,7 @@ def pack(
 
 def figures_of(found: Mapping[Part, Evaluation]) -> dict[str, Any]:
     """Return the figures of each part as the manifest keeps them."""
-    keys = ("accuracy", "accuracy_interval", "loss", "count")
+    keys = ("accuracy", "accuracy_interval", "loss", "count", "untested_classes")
     return {part: {key: summary.evaluation(value)[key] for key in keys} for part, value in found.items()}
 
 

@@ -18,7 +18,7 @@ from sightline.data import leakage
 from sightline.data.dataset import Dataset, assemble
 from sightline.data.index import Sources
 from sightline.errors import DivergedError, Interrupted
-from sightline.evaluation.judgement import Judgement, Said
+from sightline.evaluation.judgement import Judgement, Said, Wanted
 from sightline.hosts import Hosts
 from sightline.models.build import Plan
 from sightline.models.describe import parameters, weights_sha256
@@ -216,8 +216,8 @@ class Training:
         if ship.agrees(agreement):
             run.write_bundle(
                 ship.pack(
-                    model, graph, predictor, data, self.index, config.bundle.golden,
-                    model=config.model.name, recipe=config.recipe, temperature=value, parity=agreement.to_dict(),
+                    model, graph, predictor, data, self.index, config,
+                    model=config.model.name, temperature=value, parity=agreement.to_dict(),
                     figures=ship.figures_of({part: found.evaluation for part, found in judged.items()}),
                 )
             )  # fmt: skip
@@ -229,7 +229,10 @@ class Training:
         return _Shipped(model, {part: found.evaluation for part, found in judged.items()}, last, labelled)
 
     def _judge(self, part: Part, heard: Mapping[Part, Said], data: Dataset) -> Judgement:
-        found = judging.judged(data.classes, heard[part], self._labelled(part, data), part, heard.get("validation"))
+        found = judging.judged(
+            data.classes, heard[part], self._labelled(part, data), part, heard.get("validation"),
+            wanted=Wanted(positive=self.config.evaluation.positive),
+        )  # fmt: skip
         self.run.write_evaluation(part, found.evaluation, judgement.judgement(found))
         return found
 
@@ -262,6 +265,7 @@ class Training:
                 "skipped": data.skipped,
                 "cache_hit": data.cache_hit,
                 "leaked": {name: summary.leaked(value.leaked) for name, value in found.items()},
+                "untested_classes": {name: list(evaluation.untested) for name, evaluation in found.items()},
             },
         )
 

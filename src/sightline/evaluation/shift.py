@@ -1,0 +1,96 @@
+"""Validation beside test: do the two splits differ by more than chance?
+
+Thresholds, the temperature and the choice of an epoch come from validation. Where the evaluated images are not drawn as
+those were, nothing of that carries over, and the first place where it shows is here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import intervals, metrics
+from sightline.evaluation import calibration
+from sightline.evaluation.bootstrap import BUDGET
+from sightline.randomness import generator
+from sightline.records import Interval
+
+LEVEL = 0.05
+PERMUTATIONS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Metrics of `count` validation images, and what the evaluated ones have in addition.
+
+    `accuracy_difference` is evaluated less validation accuracy, with its 95% `interval` (Newcombe); `ece_difference` is
+    the same of the ECE, and `ece_p_value` the chance of one as large between two splits that are drawn alike.
+    """
+
+    count: int
+    accuracy: float
+    accuracy_interval: Interval
+    loss: float
+    ece: float
+    accuracy_difference: float
+    interval: Interval
+    ece_difference: float
+    ece_p_value: float
+
+    @property
+    def accuracy_differs(self) -> bool:
+        """Whether accuracy differs by more than chance, at 5%."""
+        return not self.interval.low <= 0 <= self.interval.high
+
+    @property
+    def ece_differs(self) -> bool:
+        """Whether the calibration error differs by more than chance, at 5%."""
+        return self.ece_p_value < LEVEL
+
+
+def compare(
+    validation: tuple[NDArray[np.float32], NDArray[np.int32]],
+    evaluated: tuple[NDArray[np.float32], NDArray[np.int32]],
+    seed: int = 0,
+) -> Shift:
+    """Compare probabilities float32 [N, K] and labels int32 [N] of validation with those of the evaluated images."""
+    (p, labels), (q, truth) = validation, evaluated
+    right, other = int((p.argmax(1) == labels).sum()), int((q.argmax(1) == truth).sum())
+    before, after = calibration.ece(p, labels), calibration.ece(q, truth)
+    return Shift(
+        len(p), right / len(p), intervals.wilson(right, len(p)), metrics.cross_entropy(p, labels), before,
+        other / len(q) - right / len(p), intervals.difference(other, len(q), right, len(p)),
+        after - before, _permuted(validation, evaluated, abs(after - before), seed),
+    )  # fmt: skip
+
+
+def _permuted(
+    validation: tuple[NDArray[np.float32], NDArray[np.int32]],
+    evaluated: tuple[NDArray[np.float32], NDArray[np.int32]],
+    difference: float,
+    seed: int,
+) -> float:
+    """Return the p-value of a difference of ECEs: how often a random division into two such splits has one as large.
+
+    The ECE of few images is too high by itself, the more the fewer they are. A permutation keeps both counts, and so it
+    takes that for what it is; a bootstrap of each ECE would not.
+    """
+    bins, gaps = (np.concatenate(v) for v in zip(_gaps(*validation), _gaps(*evaluated), strict=True))
+    first, second = len(validation[1]), len(evaluated[1])
+    total = np.bincount(bins, gaps, calibration.BINS)
+    number = max(200, min(PERMUTATIONS, BUDGET // len(bins)))
+    rng, beyond = generator(seed, "permutation", "ece"), 0
+    for _ in range(number):
+        at = rng.permutation(len(bins))[:first]
+        own = np.bincount(bins[at], gaps[at], calibration.BINS)
+        drawn = np.abs(total - own).sum() / second - np.abs(own).sum() / first
+        beyond += bool(abs(drawn) >= difference - 1e-12)
+    return (beyond + 1) / (number + 1)
+
+
+def _gaps(p: NDArray[np.float32], labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the bin of each image and whether it is right less its confidence, whose sums by bin give the ECE."""
+    confidence = p.max(1).astype(np.float64)
+    return calibration.bin_of(confidence), (p.argmax(1) == labels) - confidence

@@ -1,0 +1,174 @@
+"""Two classes as a detection: against scikit-learn and SciPy, by hand, and what a chosen threshold promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_curve, roc_curve
+
+from sightline import intervals
+from sightline.errors import UsageError
+from sightline.evaluation import binary
+from sightline.evaluation.binary import operating_point, positive_class, rates_at, tried
+from sightline.evaluation.scores import per_class, scores
+
+CLASSES = ("defect", "ok")
+
+Scores, Truth = NDArray[np.float64], NDArray[np.bool_]
+
+
+def drawn(count: int, seed: int = 0, fraction: float = 0.3) -> tuple[Scores, Truth]:
+    """Scores in [0, 1] and truth of a detector that is often right."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random(count) < fraction
+    return 1 / (1 + np.exp(-rng.normal(2 * truth - 1, 1))), truth
+
+
+@pytest.mark.parametrize(
+    ("classes", "positive"),
+    [
+        (("defect", "ok"), "defect"),
+        (("NORMAL", "PNEUMONIA"), "PNEUMONIA"),
+        (("0", "1"), "1"),
+        (("no", "yes"), "yes"),
+        (("crack", "no_crack"), "crack"),
+        (("not_ok", "ok"), "not_ok"),
+        (("Parasitized", "Uninfected"), "Parasitized"),
+        (("bent pin", "good"), "bent pin"),
+        (("cat", "dog"), "dog"),
+        (("cat 1", "dog 2"), "dog 2"),
+        (("bad", "faulty"), "faulty"),
+        (("猫", "狗"), "狗"),
+    ],
+)
+def test_the_positive_class_is_found_by_name_else_it_is_the_second(classes: tuple[str, str], positive: str) -> None:
+    assert positive_class(classes)[0] == positive
+    assert positive_class(classes, classes[0]) == (classes[0], "as asked for")
+
+
+def test_a_positive_class_that_there_is_not_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"no class 'defct' to be the positive one\..*'defect'"):
+        positive_class(CLASSES, "defct")
+    with pytest.raises(UsageError, match="there are 3 classes: only two classes have a positive one"):
+        binary.check_positive(("a", "b", "c"), "a")
+    binary.check_positive(("a", "b", "c"), "")
+
+
+def evaluated(count: int = 200, seed: int = 0, positive: str = "") -> tuple[binary.Binary, Scores, Truth]:
+    score, truth = drawn(count, seed)
+    p = np.stack([score, 1 - score], 1).astype(np.float32)
+    labels = np.where(truth, 0, 1).astype(np.int32)
+    return binary.evaluate(p, labels, CLASSES, scores(p, labels)["auroc"], positive), p[:, 0].astype(float), truth
+
+
+def test_rates_are_those_of_the_confusion_matrix_with_wilsons_intervals() -> None:
+    found, score, truth = evaluated()
+    (tn, fp), (fn, tp) = confusion_matrix(truth, score >= 0.5).tolist()
+    for figure, hits, count in (
+        (found.rates.sensitivity, tp, tp + fn), (found.rates.specificity, tn, tn + fp),
+        (found.rates.ppv, tp, tp + fp), (found.rates.npv, tn, tn + fn),
+    ):  # fmt: skip
+        assert figure.value == hits / count
+        assert figure.interval == intervals.wilson(hits, count)
+    assert (found.positives, found.negatives) == (int(truth.sum()), int((~truth).sum()))
+    other, _, _ = evaluated(positive="ok")
+    assert (other.positive, other.rates.sensitivity.value) == ("ok", found.rates.specificity.value)
+    of_class = per_class(np.array([[tp, fn], [fp, tn]]), CLASSES)[0]
+    assert (of_class.recall_interval, of_class.precision_interval) == (
+        found.rates.sensitivity.interval, found.rates.ppv.interval,
+    )  # fmt: skip
+
+
+def test_average_precision_is_that_of_the_positive_class() -> None:
+    found, score, truth = evaluated()
+    assert found.average_precision.value == pytest.approx(average_precision_score(truth, score))
+    assert found.average_precision.interval is not None
+    assert found.average_precision.interval.low < found.average_precision.value < found.average_precision.interval.high  # type: ignore[operator]
+    other, _, _ = evaluated(positive="ok")
+    assert other.average_precision.value == pytest.approx(average_precision_score(~truth, 1 - score))
+    assert other.auroc == found.auroc, "the area under the ROC curve is that of either class"
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=2, max_size=60))
+def test_curves_are_scikit_learns(pairs: list[tuple[int, bool]]) -> None:
+    score, truth = np.array([s / 8 for s, _ in pairs]), np.array([t for _, t in pairs])
+    if truth.all() or not truth.any():
+        return
+    roc, precision_recall = binary.curves(score, truth)
+    x, y, at = roc_curve(truth, score, drop_intermediate=False)
+    for ours, theirs in ((roc.x, x), (roc.y, y), (roc.threshold, at)):
+        np.testing.assert_allclose(ours, theirs)
+    precision, recall, at = precision_recall_curve(truth, score)
+    np.testing.assert_allclose(precision_recall.x[::-1], recall[:-1])
+    np.testing.assert_allclose(precision_recall.y[::-1], precision[:-1])
+    np.testing.assert_allclose(precision_recall.threshold[::-1], at)
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_images_of_one_class_leave_the_other_rate_undefined(truth: bool) -> None:
+    labels = np.full(5, 0 if truth else 1, np.int32)
+    p = np.tile(np.array([[0.9, 0.1]], np.float32), (5, 1))
+    found = binary.evaluate(p, labels, CLASSES, scores(p, labels)["auroc"])
+    undefined = found.rates.specificity if truth else found.rates.sensitivity
+    assert (undefined.value, undefined.interval) == (None, None)
+    assert undefined.note.startswith("no image of the")
+    assert found.rates.npv.note == "the negative class was never predicted"
+    assert found.average_precision.value is None
+
+
+# Operating points.
+
+
+@pytest.mark.parametrize("rate", ["sensitivity", "specificity"])
+@given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=80), st.floats(0.05, 0.95))
+def test_without_a_margin_it_is_the_threshold_that_gives_away_least(
+    rate: binary.Rate, pairs: list[tuple[int, bool]], target: float
+) -> None:
+    score, truth = np.array([s / 20 for s, _ in pairs]), np.array([t for _, t in pairs])
+    point = operating_point(score, truth, rate, target, conservative=False)
+    if not (truth if rate == "sensitivity" else ~truth).any():
+        assert point.threshold is None
+        return
+    assert point.threshold is not None
+    value = getattr(rates_at(score, truth, point.threshold), rate).value
+    assert value >= target - 1e-9
+    stricter = np.unique(score)[np.unique(score) > point.threshold] if rate == "sensitivity" else []
+    assert all((score[truth] >= t).mean() < target - 1e-9 for t in stricter)
+    if rate == "specificity":
+        lower = np.nextafter(point.threshold, -np.inf)
+        assert rates_at(score, truth, lower).specificity.value < target - 1e-9 or point.threshold <= score.min()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("rate", ["sensitivity", "specificity"])
+def test_a_conservative_threshold_falls_short_once_in_twenty(rate: binary.Rate) -> None:
+    from scipy.stats import norm
+
+    def short(*, conservative: bool) -> float:
+        missed = 0
+        for seed in range(300):
+            point = operating_point(*drawn(300, seed, 0.5), rate, 0.9, conservative=conservative)
+            assert point.threshold is not None
+            at = np.log(point.threshold / (1 - point.threshold))
+            missed += (norm.sf(at - 1) if rate == "sensitivity" else norm.cdf(at + 1)) < 0.9  # the true rate
+        return missed / 300
+
+    assert short(conservative=True) <= 0.085  # 0.05 and chance
+    assert short(conservative=False) > 0.3
+
+
+def test_a_target_is_met_on_test_by_its_lower_bound_alone() -> None:
+    score, truth = drawn(4000)
+    point = operating_point(score, truth, "sensitivity", 0.9)
+    sure, positive = np.ones(4000), np.ones(4000, bool)
+    few, many = (tried(point, sure[:n], positive[:n]) for n in (20, 4000))
+    for found in (few, many):
+        assert found.reached is not None
+        assert found.reached.sensitivity.value == 1
+    assert (few.met, many.met) == (False, True), "20 images cannot show 90%"
+    nothing = operating_point(score[:20], truth[:20], "sensitivity", 0.99)
+    assert nothing.threshold is None
+    assert "No threshold is shown to reach it by the" in nothing.note
+    assert tried(nothing, score, truth) == nothing
