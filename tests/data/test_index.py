@@ -334,7 +334,7 @@ def test_a_folder_is_preferred_to_a_data_set_of_its_name(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ([], "No pictures given: name a folder, an archive, a manifest or a data set such as beans."),
+        ([], "No images given: name a folder, an archive, a manifest or a data set such as beans."),
         (
             "no/such/folder",
             "There is no folder, file or data set 'no/such/folder'. Check the path; named data sets are",

@@ -10,6 +10,7 @@ import typer
 from sightline.cli import judged
 from sightline.cli.cautions import cautions
 from sightline.cli.output import LONGEST, Display, console, escape, print_json, table
+from sightline.cli.sources import Column, Read, listed
 from sightline.errors import UsageError
 from sightline.records import ClassFigures, Evaluation, Figure, Interval
 
@@ -59,6 +60,8 @@ def evaluate(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Evaluate what is left of the run's images; the run keeps its own.")
     ] = False,
+    column: Column = None,
+    set: Read = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next time.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
 ) -> None:
@@ -85,7 +88,7 @@ def evaluate(
             target_precision, coverage, conservative, positive or "", target_sensitivity, target_specificity
         )
         found = judge(
-            classifier, data or None, split=part, wanted=wanted, strange=ood,
+            classifier, listed(data, column, set), split=part, wanted=wanted, strange=ood,
             admit=Admit(include_training, allow_missing), cache=not no_cache, progress=display.progress,
         )  # fmt: skip
         suspects = None

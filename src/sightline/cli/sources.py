@@ -12,6 +12,7 @@ from sightline.errors import UsageError, suggest
 
 if TYPE_CHECKING:  # annotations only
     from sightline.config import DataConfig
+    from sightline.data.sources.listing import Listing
 
 Sources = Annotated[
     list[str],
@@ -48,6 +49,19 @@ def data_assignments(column: Sequence[str] | None = None, allow: Sequence[str] |
     if allow:
         assignments.append(f"data.allow={jsonio.dumps(list(allow))}")
     return assignments
+
+
+def listed(
+    data: Sequence[str] | None, column: Sequence[str] | None, settings: Sequence[str] | None
+) -> list[str] | list[Listing] | None:
+    """Return sources, listed as ``--column`` and ``--set`` say where there are any; raises `UsageError`."""
+    if not (column or settings):
+        return list(data) if data else None
+    if not data:
+        raise UsageError("--column and --set say how the named images are read: name some, or leave these out.")
+    from sightline.data.index import list_sources
+
+    return list_sources(list(data), reading(column, None, settings))
 
 
 def reading(

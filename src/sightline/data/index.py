@@ -56,20 +56,7 @@ def index(
     beside train, validation and test, unless it is `lenient`: then it names them and passes over what they hold.
     """
     many = _without_idx_labels(as_list(sources))
-    for source in many:
-        if not isinstance(source, Listing) and not _is_text(str(source)):
-            raise DataError(
-                f"The name {str(source)!r} is no text in UTF-8, so that no run could record where its pictures came "
-                "from: rename it."
-            )
-    if not many:
-        raise DataError("No pictures given: name a folder, an archive, a manifest or a data set such as beans.")
-    listings = [
-        s
-        if isinstance(s, Listing)
-        else list_source(s, f"{_short(s)}/" if len(many) > 1 else "", options, lenient=lenient)
-        for s in many
-    ]
+    listings = list_sources(many, options, lenient=lenient)
     entries = [e for listing in listings for e in listing.entries]
     name = "+".join(dict.fromkeys(_short(s) for s in many))
     _check_labels(entries)
@@ -105,6 +92,33 @@ def _check_labels(entries: Sequence[Entry]) -> None:
                 f"The class name {label!r}, of {path!r}, is no text in UTF-8, so that no model could state it: rename "
                 "the folder."
             )
+
+
+def list_sources(sources: Sources, options: DataConfig = DEFAULTS, *, lenient: bool = False) -> list[Listing]:
+    """List what each source states, read as `options` say; the listings are sources themselves.
+
+    So `evaluate` and its like take them, where a source is read in its own way. Raises `DataError` as `index` does.
+    """
+    many = _without_idx_labels(as_list(sources))
+    for source in many:
+        if not isinstance(source, Listing) and not _is_text(str(source)):
+            raise DataError(
+                f"The name {str(source)!r} is no text in UTF-8, so that no run could record where its images came "
+                "from: rename it."
+            )
+    if not many:
+        raise DataError("No images given: name a folder, an archive, a manifest or a data set such as beans.")
+    return [
+        s
+        if isinstance(s, Listing)
+        else list_source(s, f"{_short(s)}/" if len(many) > 1 else "", options, lenient=lenient)
+        for s in many
+    ]
+
+
+def name_sources(sources: Sources) -> str:
+    """Return sources as a message names them: by the path that they were named by."""
+    return "+".join(_short(s) if isinstance(s, Listing) else str(s) for s in as_list(sources))
 
 
 def _without_idx_labels(sources: Sequence[Source | Listing]) -> list[Source | Listing]:

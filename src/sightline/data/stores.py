@@ -53,18 +53,27 @@ class FileStore(Store, Protocol):
 
 
 class FolderStore:
-    """The files below a folder; links to folders are followed, once each."""
+    """The files below a folder, as they are when it is first listed; links to folders are followed, once each."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.name = root.resolve().name
+        self._listed: tuple[list[str], list[str]] | None = None
 
     def keys(self) -> Sequence[str]:
-        return sorted((folder / f).as_posix() for folder, files in self._walk() for f in files)
+        return self._list()[0]
 
     def folders(self) -> Sequence[str]:
         """Return the relative paths of the folders, empty ones too, sorted."""
-        return sorted(folder.as_posix() for folder, _ in self._walk() if folder.parts)
+        return self._list()[1]
+
+    def _list(self) -> tuple[list[str], list[str]]:
+        """Return the files and the folders; walked once, as that takes long over a network."""
+        if self._listed is None:
+            walked = list(self._walk())
+            files = sorted((folder / f).as_posix() for folder, names in walked for f in names)
+            self._listed = files, sorted(folder.as_posix() for folder, _ in walked if folder.parts)
+        return self._listed
 
     def holds(self, key: str) -> bool:
         try:

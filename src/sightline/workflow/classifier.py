@@ -13,7 +13,7 @@ from PIL import Image
 
 from sightline import backend
 from sightline.data.dataset import decode
-from sightline.data.index import Sources, as_list
+from sightline.data.index import Sources, name_sources
 from sightline.data.index import index as make_index
 from sightline.data.leakage import leaked_contents
 from sightline.errors import DataError, ModelError, UsageError, suggest
@@ -197,7 +197,7 @@ class Classifier:
             return self._own(split, progress, cache=cache, allow_missing=allow_missing)
         found = self._given(sources, split, progress, cache=cache)
         known = images.known(self.home)
-        return images.set_apart(found, known, "+".join(map(str, as_list(sources))), include=include_training)
+        return images.set_apart(found, known, name_sources(sources), include=include_training)
 
     @property
     def home(self) -> Run | None:

@@ -1,0 +1,122 @@
+"""How sources are read, as a user says it: the same options for every command that reads images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from command import SMALL, Command
+from pictures import png, write
+from sightline.run import Run
+
+NAMES = ("cat", "dog")
+
+
+SPACE = """
+recipe = "quick"
+[settings]
+model.name = "cifar10-simple"
+train.epochs = 1
+[space]
+seed = [1]
+"""
+
+
+def flat(root: Path, train: str = "train", test: str = "test") -> Path:
+    """Two folders named as splits, of images whose names say nothing."""
+    return write(root, {f"{split}/{i}.png": png(i, k) for k, split in enumerate((train, test)) for i in range(22)})
+
+
+def listed(root: Path, name: str = "list.csv", first: int = 0) -> Path:
+    """A manifest with columns of its own names, and its images."""
+    images = {f"{label}-{i}": (i, label) for i in range(first, first + 24) for label in NAMES}
+    write(root, {f"{name}.png": png(i, NAMES.index(label)) for name, (i, label) in images.items()})
+    lines = ["Bild;Art;Rest", *(f"{name};{label};{i % 5}" for name, (i, label) in images.items())]
+    (root / name).write_text("\n".join(lines), encoding="utf-16")
+    return root / name
+
+
+COLUMNS = ("--column", "path=Bild", "--column", "label=Art")
+
+
+def test_folders_that_look_like_splits_stop_training_and_are_named(sightline: Command, tmp_path: Path) -> None:
+    source, out = flat(tmp_path / "data", "training_set", "test_set"), tmp_path / "run"
+    done = sightline("train", source, *SMALL, "--out", out)
+    assert (done.code, out.exists()) == (2, False)
+    last = done.err.strip().splitlines()[-1]
+    assert last.startswith(
+        "error: split-folders: 2 folders are read as classes but look like splits (test_set: named as the test split; "
+        "training_set: named as the train split). For splits"
+    )
+    assert last.endswith("`train` stops here; --allow split-folders takes them for classes.")
+    assert sightline("train", source, *SMALL, "--out", out, "--allow", "split-folder").code == 2
+    doctor = sightline("doctor", source, "--strict", "--json")
+    assert (doctor.code, doctor.json["findings"][0]["kind"]) == (1, "split-folders")
+    assert sightline("doctor", source, "--strict", "--allow", "split-folders").code == 0
+
+
+def test_what_is_allowed_stays_allowed_when_a_run_goes_on(sightline: Command, tmp_path: Path) -> None:
+    source, out = flat(tmp_path / "data"), tmp_path / "run"
+    done = sightline(
+        "train", source, *SMALL, "--set", "train.epochs=0", "--out", out,
+        "--allow", "split-folders", "--allow", "conflicting-duplicates",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert Run.open(out).config.data.allow == ("split-folders", "conflicting-duplicates")
+    info = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    info["status"] = "interrupted"
+    (out / "run.json").write_text(json.dumps(info), encoding="utf-8")
+    (out / "config.toml").unlink()  # as where it was killed before anything was decided
+    assert sightline("resume", out).code == 0
+    assert sorted(Run.open(out).read_model_facts()[0]) == ["test", "train"]
+
+
+def test_columns_of_a_manifest_are_named_for_every_command(
+    sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = listed(tmp_path / "data")
+    done = sightline("doctor", source)
+    assert (done.code, "its columns are Bild, Art, Rest" in done.err) == (2, True)
+    assert sightline("doctor", source, *COLUMNS, "--json").json["classes"] == {"cat": 24, "dog": 24}
+    shown = sightline("show", source, *COLUMNS, "--out", tmp_path / "grid.png", "--json")
+    assert shown.json["classes"] == ["cat", "dog"]
+    out = tmp_path / "run"
+    done = sightline("train", source, *SMALL, "--set", "train.epochs=0", *COLUMNS, "--out", out, "--json")
+    assert done.code == 0, done.err
+    assert sightline("evaluate", out, "--json").json["count"] == done.json["test"]["count"]
+    other = listed(tmp_path / "other", first=100)
+    assert sightline("evaluate", out, other, *COLUMNS, "--json").json["count"] == 48
+    assert "its columns are Bild, Art, Rest" in sightline("evaluate", out, other).err
+    assert "name some, or leave these out" in sightline("evaluate", out, *COLUMNS).err
+
+
+def test_a_sweep_reads_its_images_as_it_is_told(sightline: Command, tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "data",
+        {f"{top}/{label}/{i}.png": png(i, k) for top in "ab" for k, label in enumerate(NAMES) for i in range(8)},
+    )
+    space = tmp_path / "space.toml"
+    space.write_text(SPACE, encoding="utf-8")
+    done = sightline("sweep", source, space, "--out", tmp_path / "sweep", "--set", "data.class_level=2", "--json")
+    assert done.code == 0, done.err
+    assert sorted(Run.open(tmp_path / "sweep" / "trial-0001").read_model_facts()[0]) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--column", "label"], "--column expects ROLE=NAME such as label=breed, not 'label'."),
+        (["--column", "lable=x"], "--column: there is no role 'lable'. Did you mean 'label'?"),
+        (["--set", "train.epochs=2"], "--set says only how the images are read here, as data.class_level=2"),
+        (["--set", "data.class_level=top"], "data.class_level expects a whole number or leaf, not 'top'."),
+        (["--set", "data.class_level=0"], "data.class_level must be at least 1, not 0."),
+    ],
+)
+def test_mistakes_in_how_images_are_read_are_told(
+    sightline: Command, tmp_path: Path, arguments: Sequence[str], message: str
+) -> None:
+    done = sightline("doctor", flat(tmp_path), *arguments)
+    assert (done.code, message in done.err) == (2, True), done.err
