@@ -347,7 +347,10 @@ class PartFigures:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The outcome of one training run; its fields are those of ``train --json``."""
+    """The outcome of one training run; its fields are those of ``train --json``.
+
+    `bundle` is the path of the bundle, None where none was written: `bundle_reason` then says why.
+    """
 
     run: str
     model: str
@@ -362,4 +365,6 @@ class TrainResult:
     weights_sha256: str
     recipe: str
     notes: tuple[str, ...] = ()
+    bundle: str | None = None
+    bundle_reason: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)

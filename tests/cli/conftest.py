@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from command import COLOURS, Command, Outcome, draw_classes
+from sightline import process
 from sightline.cli import main
 
 
@@ -17,6 +18,7 @@ def sightline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     """Run ``sightline ARGUMENTS...`` here and return its exit code and what it printed."""
 
     def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(process, "_claimed", False)  # `main` claims it, and the tests get it back
         monkeypatch.setattr(sys, "argv", ["sightline", *map(str, arguments)])
         capsys.readouterr()
         code = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from sightline.prediction.parity import Parity, Tolerance, compare
 
@@ -34,3 +35,34 @@ def test_compare_counts_what_differs() -> None:
     parity = compare(first, second, np.array([0, 0], np.int32))
     assert parity.greatest_difference == pytest.approx(0.2)
     assert (parity.top1_agreement, parity.accuracy_change) == (0.5, -0.5)
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    powers = np.exp(logits)
+    probabilities: NDArray[np.float64] = powers / powers.sum(1, keepdims=True)
+    return probabilities
+
+
+def test_ties_do_not_count_against_a_file() -> None:
+    """A thousand classes with nearly equal logits: what comes first is decided by the last bits."""
+    logits = np.random.default_rng(0).normal(0, 1e-9, (1000, 1000))
+    first, second = (softmax(logits + noise) for noise in (0, 1e-9 * np.eye(1000)[::-1]))
+    assert (first.argmax(1) != second.argmax(1)).any(), "else nothing is tied"
+    found = compare(first, second)
+    assert found.greatest_difference < 1e-11
+    assert found.within(Tolerance())
+
+
+@pytest.mark.parametrize(("lead", "agreement"), [(0.5e-4, 1.0), (1.5e-4, 0.5)])
+def test_a_lead_beyond_the_tolerance_counts(lead: float, agreement: float) -> None:
+    first = np.array([[0.9, 0.1], [0.5 + lead / 2, 0.5 - lead / 2]])
+    assert compare(first, np.array([[0.9, 0.1], [0.4999, 0.5001]])).top1_agreement == agreement
+
+
+def test_another_answer_is_refused_where_all_probabilities_are_small() -> None:
+    """Of a thousand classes none is above 0.002: each difference is below the tolerance, and the classes are others."""
+    first = softmax(np.random.default_rng(0).normal(0, 0.02, (50, 1000)))
+    found = compare(first, first[:, ::-1])
+    assert found.greatest_difference < Tolerance().difference * 2
+    assert found.top1_agreement < 0.2
+    assert not found.within(Tolerance(0.01))

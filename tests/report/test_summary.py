@@ -52,6 +52,7 @@ TRAINED = TrainResult(
     weights_sha256="0" * 64,
     recipe="quick",
     notes=("a note",),
+    bundle="runs/1/bundle",
     details={"backend": "jax"},
 )
 
@@ -94,6 +95,8 @@ def test_training_with_its_parts_and_details() -> None:
     found = summary.training(TRAINED)
     assert json.loads(json.dumps(found)) == found == {
         "run": "runs/1",
+        "bundle": "runs/1/bundle",
+        "bundle_reason": None,
         "recipe": "quick",
         "model": "vgg16",
         "parameters": 10,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli.output import Display, print_json
-from sightline.cli.train import Coordinator, Hosts, Rank, show
+from sightline.cli.train import Coordinator, Hosts, Rank, check_bundle, show
 
 
 def resume(
@@ -31,3 +31,4 @@ def resume(
         print_json(summary.training(result))
     elif result.run:
         show(result)
+    check_bundle(result)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sightline import jsonio
-from sightline.cli.output import Display, console, escape, print_json
+from sightline.cli.output import Display, complain, console, escape, print_json
 from sightline.cli.sources import Allow, Column, Sources, data_assignments
 from sightline.records import PartFigures, TrainResult
 
@@ -78,6 +78,15 @@ def train(
         print_json(summary.training(result))
     elif result.run:  # which is host 0's alone
         show(result)
+    check_bundle(result)
+
+
+def check_bundle(result: TrainResult) -> None:
+    """Exit with 1 where a run has no bundle, and say why."""
+    if result.run and result.bundle is None:
+        way = f"`sightline export {result.run} --format bundle` with a greater --tolerance writes a file"
+        complain(f"{result.run} has no bundle: {result.bundle_reason}. {way}.")
+        raise typer.Exit(1)
 
 
 def show(result: TrainResult) -> None:

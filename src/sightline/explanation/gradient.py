@@ -19,10 +19,16 @@ def gradient(front: Any, back: Any) -> Gradient:
 
     It gives the feature maps ``front(pixels)``, float32 [N, h, w, F], and the gradient of ``sum(weights *
     back(maps))``, of the same shape: each picture's score is its own weighted sum of logits. Layers run as in
-    inference. The models' weights are read at each call.
+    inference, in full float32. The models' weights are read at each call.
     """
     makers = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
-    return makers[str(backend.keras().backend.backend())](front, back)
+    compiled = makers[backend.name()](front, back)
+
+    def call(pixels: NDArray[np.uint8], weights: NDArray[np.float32]) -> Arrays:
+        with backend.full_precision():
+            return compiled(pixels, weights)
+
+    return call
 
 
 def _tensorflow(front: Any, back: Any) -> Gradient:

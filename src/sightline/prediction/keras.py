@@ -17,7 +17,7 @@ from sightline.preprocess import Preprocess
 
 
 class KerasPredictor:
-    """Predicts with a Keras model that maps uint8 pixels to a dict with ``probabilities``.
+    """Predicts with a Keras model that maps uint8 pixels to a dict with ``probabilities``, in full float32.
 
     A copy or pickle holds the model as a ``.keras`` file, read in safe mode when the copy is first asked.
     """
@@ -25,11 +25,12 @@ class KerasPredictor:
     def __init__(self, model: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         self._model = model
         self._file: bytes | None = None
+        self._compiled: Any = None  # the same layers; the model may have been compiled in lower precision
         self.classes = tuple(classes)
         self.preprocess = preprocess
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_model": None, "_file": self._file or _saved(self._model)}
+        return self.__dict__ | {"_model": None, "_compiled": None, "_file": self._file or _saved(self._model)}
 
     @property
     def model(self) -> Any:
@@ -67,11 +68,15 @@ class KerasPredictor:
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
-        return _outputs(self.model.predict_on_batch(pixels))
+        with backend.full_precision():
+            if self._compiled is None:
+                self._compiled = backend.keras().Model(self.model.input, self.model.output)
+            return _outputs(self._compiled.predict_on_batch(pixels))
 
     def outputs_uncompiled(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return what `outputs` does without compiling the model for so many rows: quicker where it is called once."""
-        answer = self.model(pixels, training=False)
+        with backend.full_precision():
+            answer = self.model(pixels, training=False)
         to_numpy = backend.keras().ops.convert_to_numpy
         return _outputs({name: to_numpy(value) for name, value in answer.items()})
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import backend
 from sightline.errors import MissingExtraError, ModelError
 from sightline.export import onnx
 from sightline.prediction.base import filled
@@ -61,5 +62,6 @@ def layers(
 
 def agree(model: Any, run: Callable[[NDArray[Any]], NDArray[np.float32]], rows: NDArray[Any]) -> bool:
     """Tell whether `run` answers to `rows` as the Keras `model` does."""
-    expected = np.asarray(model(rows, training=False), np.float32)
+    with backend.full_precision():
+        expected = backend.keras().ops.convert_to_numpy(model(rows, training=False)).astype(np.float32)
     return bool(np.abs(run(rows) - expected).max() <= TOLERANCE * max(float(np.abs(expected).max()), 1e-6))

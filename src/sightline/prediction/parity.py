@@ -16,11 +16,16 @@ from sightline.records import Interval, Progress, Samples, no_progress
 
 ROWS = 32
 CALLS = 30  # for the latencies
+TIE = 1e-4  # a lead of the first class over the second that float32 may turn round: its tolerance, see `Tolerance`
+NEAR = 1e-3  # of the first class's probability: less still, where a thousand classes have a thousandth each
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What two forms of a model may differ by: probability, and the share of pictures with the same first class."""
+    """What two forms of a model may differ by: probability, and the fraction of images with the same first class.
+
+    Images whose first two classes are tied (see `compare`) do not count in the latter.
+    """
 
     difference: float = 1e-4
     agreement: float = 1.0
@@ -28,10 +33,11 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Differences over `count` pictures; `accuracy_change` is the second form's less the first's, None without labels.
+    """Differences over `count` images, `top1_agreement` over those without a tie (see `compare`).
 
-    `accuracy_interval` is 95%, of the paired difference. Latencies in milliseconds at batch 1, throughput in pictures a
-    second at batch 32, both of the second form, None where they were not taken; `bytes` is the size of its file.
+    `accuracy_change` is the second form's less the first's, None without labels; `accuracy_interval` is 95%, of the
+    paired difference. Latencies in milliseconds at batch 1, throughput in images a second at batch 32, both of the
+    second form, None where they were not taken; `bytes` is the size of its file.
     """
 
     count: int
@@ -70,11 +76,18 @@ class Parity:
 
 
 def compare(
-    first: NDArray[np.float32], second: NDArray[np.float32], labels: NDArray[np.int32] | None = None, size: int = 0
+    first: NDArray[np.floating[Any]],
+    second: NDArray[np.floating[Any]],
+    labels: NDArray[np.int32] | None = None,
+    size: int = 0,
 ) -> Parity:
-    """Compare probabilities float32 [N, K] of the same pictures; `labels` int32 [N] where they are known."""
+    """Compare probabilities [N, K] of the same images; `labels` int32 [N] where they are known.
+
+    An image is tied where the first form's two most probable classes are no further apart than `TIE`, or than `NEAR`
+    of the greater where that is less: adding up in another order may then change which comes first.
+    """
     gaps = np.abs(first.astype(np.float64) - second)
-    same = first.argmax(1) == second.argmax(1)
+    same = (first.argmax(1) == second.argmax(1))[~_tied(first)]
     change = interval = None
     if labels is not None and len(labels):
         before, after = first.argmax(1) == labels, second.argmax(1) == labels
@@ -85,6 +98,14 @@ def compare(
         len(first), float(gaps.max(initial=0)), float(gaps.mean()) if gaps.size else 0.0,
         float(same.mean()) if len(same) else 1.0, change, interval, size,
     )  # fmt: skip
+
+
+def _tied(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    if probabilities.shape[1] < 2:
+        return np.zeros(len(probabilities), bool)
+    second, first = np.partition(probabilities.astype(np.float64), -2, axis=1)[:, -2:].T
+    tied: NDArray[np.bool_] = first - second <= np.minimum(TIE, NEAR * first)
+    return tied
 
 
 def probabilities(

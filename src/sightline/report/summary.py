@@ -122,6 +122,8 @@ def training(value: TrainResult) -> dict[str, Any]:
 
     return {
         "run": value.run,
+        "bundle": value.bundle,
+        "bundle_reason": value.bundle_reason,
         "recipe": value.recipe,
         "model": value.model,
         "parameters": value.parameters,

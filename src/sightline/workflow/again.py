@@ -110,6 +110,7 @@ def result(run: Run, saved: Mapping[str, Any]) -> TrainResult:
         values: dict[str, Any] = {f.name: rest.pop(f.name) for f in fields(TrainResult) if f.name in rest}
         values |= {name: None if value is None else PartFigures(**value) for name, value in parts.items()}
         values |= {"classes": tuple(values["classes"]), "notes": tuple(values["notes"]), "run": str(run.path)}
+        values["bundle"] = None if run.bundle is None else str(run.bundle)
         return TrainResult(**values, details=rest)
     except (KeyError, TypeError) as error:
         raise ModelError(f"{run.path / 'run.json'} holds no whole result: {error}.") from error

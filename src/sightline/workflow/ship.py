@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline import metrics
+from sightline import backend, metrics
 from sightline.config import RunConfig
 from sightline.data.dataset import Dataset
 from sightline.evaluation.calibration import Temperature, fit_temperature
@@ -56,10 +56,13 @@ def calibrate(model: Any, logits: NDArray[np.float32], labels: NDArray[np.int32]
     return found
 
 
-def logits_of(model: Any, data: Dataset, fitted: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """Return the logits float32 [N, K] of the validation part: those that training left, else computed anew."""
+def logits_of(model: Any, data: Dataset, fitted: NDArray[np.float32] | None, precision: str) -> NDArray[np.float32]:
+    """Return the logits float32 [N, K] of the validation split in full float32, at temperature 1.
+
+    Those that training left (`fitted`) are so where it ran in float32 on a CPU; elsewhere they are computed anew.
+    """
     samples = data.part("validation")
-    if fitted is not None:
+    if fitted is not None and precision == "float32" and not backend.accelerated():
         return fitted
     if not len(samples):
         return np.zeros((0, len(data.classes)), np.float32)
@@ -91,9 +94,12 @@ def compare(model: Any, predictor: OnnxPredictor, data: Dataset, logits: Any, he
     return parity.compare(parity.probabilities(trained, some), parity.probabilities(predictor, some), some.labels)
 
 
-def agrees(found: Parity) -> bool:
-    """Whether an exported file answers as the trained model does, within the tolerance for float32."""
-    return found.within(Tolerance())
+def refusal(found: Parity) -> str | None:
+    """Return why no bundle is written: the exported file does not answer as the trained model does in float32."""
+    reasons = found.reasons(Tolerance())
+    if not reasons:
+        return None
+    return f"the exported file answers otherwise than the model: on {found.count} images {' and '.join(reasons)}"
 
 
 def pack(

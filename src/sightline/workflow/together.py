@@ -195,6 +195,7 @@ def follow(meeting: Meeting, sources: Sources | None, started: float) -> TrainRe
         weights_sha256=weights_sha256(model),
         recipe=config.recipe,
         notes=data.notes,
+        bundle_reason="host 0 writes it",
         details={"host": meeting.team.rank},
     )
 

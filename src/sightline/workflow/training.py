@@ -93,12 +93,16 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
 
 @dataclass(frozen=True, slots=True)
 class _Shipped:
-    """A trained model as it ships, its figures by part, and the judgement of the `last` part, whose are `labelled`."""
+    """A trained model as it ships, its figures by part, and the judgement of the `last` part, whose are `labelled`.
+
+    `refusal` says why there is no bundle, None where there is one.
+    """
 
     model: Any
     found: Mapping[Part, Evaluation]
     last: Judgement | None
     labelled: Labelled
+    refusal: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +199,7 @@ class Training:
         A file that does not answer as the model does is not written; the model itself is judged then.
         """
         config, watcher, run = self.config, self.watcher, self.run
-        logits = ship.logits_of(model, data, fitted.validation_logits if config.train.precision == "float32" else None)
+        logits = ship.logits_of(model, data, fitted.validation_logits, config.train.precision)
         temperature = None
         if config.bundle.calibrate:
             temperature = ship.calibrate(model, logits, data.part("validation").labels)
@@ -204,16 +208,13 @@ class Training:
         graph, predictor = ship.export(model, data.classes, preprocess, config.device.threads)
         heard = ship.hear(predictor, data, watcher.progress)
         agreement = ship.compare(model, predictor, data, logits / np.float32(value), heard)
-        if not ship.agrees(agreement):
-            reason = (
-                f"the exported file differs from the model by up to {agreement.greatest_difference:.2g} and "
-                f"classifies {agreement.top1_agreement:.1%} of the images alike"
-            )
-            run.update(no_bundle=reason)
-            watcher.say(f"No bundle was written: {reason}.")
+        refusal = ship.refusal(agreement)
+        if refusal is not None:
+            run.update(no_bundle=refusal)
+            watcher.say(f"No bundle is written: {refusal}.")
             heard = ship.hear(KerasPredictor(model, data.classes, preprocess), data, watcher.progress)
         judged = {part: self._judge(part, heard, data) for part in heard}
-        if ship.agrees(agreement):
+        if refusal is None:
             run.write_bundle(
                 ship.pack(
                     model, graph, predictor, data, self.index, config,
@@ -226,7 +227,7 @@ class Training:
         if last is not None:
             for name, png in drawings.main(last).items():
                 run.write_figure(name, png)
-        return _Shipped(model, {part: found.evaluation for part, found in judged.items()}, last, labelled)
+        return _Shipped(model, {part: found.evaluation for part, found in judged.items()}, last, labelled, refusal)
 
     def _judge(self, part: Part, heard: Mapping[Part, Said], data: Dataset) -> Judgement:
         found = judging.judged(
@@ -259,6 +260,8 @@ class Training:
             weights_sha256=weights_sha256(model),
             recipe=self.config.recipe,
             notes=data.notes,
+            bundle=None if shipped.refusal else str(self.run.path / "bundle"),
+            bundle_reason=shipped.refusal,
             details={
                 "best_epoch": best.epoch if best else None,
                 "rejects": len(data.rejects),

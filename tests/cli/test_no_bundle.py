@@ -1,0 +1,73 @@
+"""A run whose exported file was refused: `train` says so with its exit code, and the other commands cope with it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command import Command
+from reduced import emulate
+from sightline import backend, train
+from sightline.data import beans
+
+SETTINGS = ("model.name=cifar10-simple", "train.epochs=4", "bundle.calibrate=false")
+TRAIN = ("train", "beans:90@16", "--recipe", "quick", *(word for text in SETTINGS for word in ("--set", text)))
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a device that computes in TF32, compared in TF32 as well."""
+    run = tmp_path_factory.mktemp("refused") / "run"
+    with pytest.MonkeyPatch.context() as gpu:
+        emulate(gpu)
+        gpu.setattr(backend, "full_precision", nullcontext)
+        result = train("beans:90@16", recipe="quick", set=SETTINGS, out=run)
+    assert result.bundle is None
+    assert "the greatest difference of a probability is" in str(result.bundle_reason)
+    return run
+
+
+def test_train_says_why(refused: Path, sightline: Command) -> None:
+    reasons = []
+    for arguments in (TRAIN, ("resume", refused)):  # both find it complete
+        done = sightline(*arguments, *(["--out", refused] if arguments is TRAIN else []), "--json")
+        assert done.code == 1
+        assert done.json["bundle"] is None
+        reasons.append(done.json["bundle_reason"])
+        assert f"error: {refused} has no bundle: {reasons[-1]}." in done.err
+    assert reasons[0] == reasons[1]
+    assert reasons[0].startswith("the exported file answers otherwise than the model: on 18 images")
+
+
+def test_a_device_of_reduced_precision_ships(sightline: Command, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as gpu:
+        emulate(gpu)
+        done = sightline(*TRAIN, "--out", tmp_path / "run", "--json")
+    assert done.code == 0, done.err
+    assert done.json["bundle"] == str(tmp_path / "run" / "bundle")
+    assert done.json["bundle_reason"] is None
+
+
+def test_the_model_itself_predicts_and_is_evaluated(refused: Path, sightline: Command, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    assert sightline("predict", refused, tmp_path / "a.png", "--json").json["label"] in beans.CLASSES
+    assert sightline("evaluate", refused, "--json").json["count"] > 0
+
+
+def test_a_card_has_no_place_and_says_the_reason(refused: Path, sightline: Command) -> None:
+    done = sightline("card", refused)
+    assert done.code == 2
+    assert "has no bundle for a card to go into: the exported file answers otherwise" in done.err
+
+
+def test_a_limit_of_ones_own_exports_it(refused: Path, sightline: Command, tmp_path: Path) -> None:
+    done = sightline(
+        "export", refused, "--format", "bundle", "--tolerance", "0.01", "--out", tmp_path / "b.zip", "--json"
+    )
+    assert done.code == 0, done.err
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    assert sightline("predict", tmp_path / "b.zip", tmp_path / "a.png").code == 0

@@ -1,0 +1,64 @@
+"""What a GPU does to float32 by default, on a CPU: factors of products are rounded to 10 bits of mantissa (TF32).
+
+The switches are the backends' own, and are read when a layer is traced, as XLA reads them: a function that was compiled
+in reduced precision stays so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sightline import backend
+
+BITS = 10  # of TF32; float32 has 23
+
+
+def is_reduced() -> bool:
+    """Tell whether the backend would compute products of float32 in TF32, if this were a GPU."""
+    if backend.name() == "jax":
+        import jax
+
+        return bool(jax.config.jax_default_matmul_precision != "highest")
+    if backend.name() == "torch":
+        import torch
+
+        return bool(torch.backends.cudnn.allow_tf32)
+    return bool(backend.tensorflow().config.experimental.tensor_float_32_execution_enabled())
+
+
+def rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return float32 `values` with a mantissa of `BITS` bits."""
+    drop = 23 - BITS
+    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64) + (1 << (drop - 1))
+    return (bits & (0xFFFFFFFF << drop)).astype(np.uint32).view(np.float32)
+
+
+def _rounded(tensor: Any) -> Any:
+    """As `rounded`, within a graph and with a gradient: what is added and taken away again (Dekker, 1971)."""
+    ops = backend.keras().ops
+    large = ops.stop_gradient(tensor * float(2 ** (23 - BITS) + 1))
+    return tensor + ops.stop_gradient(large - (large - tensor) - tensor)
+
+
+def emulate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let convolutions and dense layers compute as on a GPU, and the backend say that it has one."""
+    from keras.src.layers.convolutional.base_conv import BaseConv
+
+    ops = backend.keras().ops
+    monkeypatch.setattr(backend, "accelerated", lambda: True)
+    convolve, multiply = BaseConv.convolution_op, ops.matmul
+
+    def convolution_op(self: Any, inputs: Any, kernel: Any) -> Any:
+        if is_reduced():
+            inputs, kernel = _rounded(inputs), _rounded(ops.convert_to_tensor(kernel))
+        return convolve(self, inputs, kernel)
+
+    def matmul(a: Any, b: Any) -> Any:
+        return multiply(*(_rounded(ops.convert_to_tensor(x)) for x in (a, b))) if is_reduced() else multiply(a, b)
+
+    monkeypatch.setattr(BaseConv, "convolution_op", convolution_op)
+    monkeypatch.setattr("keras.src.layers.core.dense.ops.matmul", matmul)
