@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import tarfile
 import zipfile
@@ -14,6 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+NO_HEIF = "HEIC images need the package pillow-heif: pip install 'sightline[heif]'"
+EMPTY_HEIF = b"\0\0\0\x18ftypheic\0\0\0\0"  # names its format, and that is all
+EMPTY_HEIF_REASON = (
+    "cannot be decoded: Invalid input: Unspecified: File size too small."
+    if importlib.util.find_spec("pillow_heif")
+    else NO_HEIF
+)
 COLOURS = ((210, 40, 40), (40, 60, 200), (40, 170, 60), (220, 200, 60), (150, 60, 170), (60, 190, 200))
 
 
@@ -137,7 +145,7 @@ def draw_hostile(root: Path) -> Hostile:
         "Zebra/empty.jpg": (b"", "empty file"),
         "Zebra/header only.png": (png(18, 1)[:20], "truncated"),
         "ant hill/text.jpeg": (b"I am no picture.", "not a picture"),
-        "猫/phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "format HEIC is not supported"),
+        "猫/phone.heic": (EMPTY_HEIF, EMPTY_HEIF_REASON),
     }
     undecodable = {"Zebra/half.jpg": (noisy[: len(noisy) // 2], "truncated")}
     passed_over = {

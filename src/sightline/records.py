@@ -25,8 +25,8 @@ def no_progress(task: str, done: int, total: int) -> None:
 class Picture:
     """One readable picture of a data source.
 
-    `path` is what a person would recognise it by; `sha256` is over the encoded bytes (for arrays: over dtype, shape
-    and pixels); `part` is the part that the source itself states, if any; `width` and `height` are as displayed.
+    `path` is what a person would recognise it by; `sha256` is over the encoded bytes (of arrays: dtype, shape, pixels);
+    `part` is what the source states, if any; `width` and `height` are as displayed. `deep`: over 8 bits per sample.
     """
 
     path: str
@@ -37,6 +37,8 @@ class Picture:
     height: int
     grey: bool = False
     extra: Mapping[str, str] = field(default_factory=dict)
+    deep: bool = False
+    stated_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,7 @@ class Index:
 
     `read(i)` returns the encoded bytes of picture `i`, or its pixels (uint8 HWC) where the source is an array.
     `skipped` counts files that are no pictures (``Thumbs.db``, notes, hidden files); `others` names them. `empty` names
-    the class folders without pictures or rejects. `remarks` say what was noticed in listing the source: how it was
-    read where that is not obvious, and what was left out.
+    the class folders without pictures or rejects. `remarks`: how the source was read, what was left out.
     """
 
     name: str
@@ -81,8 +82,7 @@ class Index:
 class Samples:
     """Labelled pixels of one part: picture ``i`` is ``pixels[rows[i]]``, its class index ``labels[i]``.
 
-    `pixels` is uint8 [M, H, W, C] (usually memory-mapped), `rows` int64 [N], `labels` int32 [N]. Behind frozen layers,
-    float32 features stand in the pixels' place.
+    `pixels` is uint8 [M, H, W, C] (mapped) or, behind frozen layers, float32 features; `rows` int64, `labels` int32.
     """
 
     pixels: NDArray[Any]

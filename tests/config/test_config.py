@@ -36,9 +36,12 @@ def values(hint: Any, low: float | None = None, high: float | None = None) -> st
     """Every value that a field of this type and range may take."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return st.none() | values(next(a for a in args if a is not type(None)), low, high)
+        return st.one_of([st.none() if a is type(None) else values(a, low, high) for a in args])
     if origin is Literal:
         return st.sampled_from(args)
+    if origin is tuple and args[-1] is not ...:  # a range: the smaller number first
+        ends = values(args[0], low, high)
+        return st.lists(ends, min_size=len(args), max_size=len(args), unique=True).map(lambda v: tuple(sorted(v)))
     if origin is tuple:
         return st.lists(values(args[0], low, high), max_size=3).map(tuple)
     if dataclasses.is_dataclass(hint):
@@ -82,6 +85,8 @@ def leaves(cls: type[Any], where: str = "") -> Iterator[tuple[str, Any, dataclas
 
 
 LEAVES = {path: (hint, f) for path, hint, f in leaves(RunConfig)}
+LISTS = {"picture.range"}  # names or a list
+CHOICES = [p for p, (hint, _) in LEAVES.items() if get_origin(hint) is Literal and p not in LISTS]
 NUMBERS = {path: f.metadata for path, (hint, f) in LEAVES.items() if hint in (int, float)}
 
 
@@ -204,7 +209,7 @@ def test_true_is_no_number(path: str) -> None:
         resolve(at(path, True))
 
 
-@pytest.mark.parametrize("path", [p for p, (hint, _) in LEAVES.items() if get_origin(hint) is Literal])
+@pytest.mark.parametrize("path", CHOICES)
 def test_choice_outside_the_list_names_the_choices(path: str) -> None:
     choices = get_args(LEAVES[path][0])
     with pytest.raises(ConfigError, match=rf"^{re.escape(path)} cannot be 'zzz'\. Valid names: ") as caught:
@@ -435,3 +440,29 @@ def test_a_field_of_a_stage_that_is_not_there_says_what_to_do() -> None:
         resolve(assignments=["train.stages.0.epochs=5"])
     found = resolve(recipes.load("transfer"), assignments=["train.stages.0.epochs=5"])
     assert found.train.stages[0].epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("auto", "auto"), ("full", "full"), ("[0, 4095]", (0.0, 4095.0)), ("[-1024.5, 3071]", (-1024.5, 3071.0))],
+)
+def test_a_setting_of_several_kinds_takes_each(text: str, value: Any) -> None:
+    made = resolve(assignments=[f"picture.range={text}"])
+    assert made.picture.range == value
+    assert resolve(tomllib.loads(config.dump_toml(made))) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ful", "picture.range expects auto or full or a list, not 'ful'"),
+        ("7", "picture.range expects auto or full or a list, not 7"),
+        ("[1, 2, 3]", "picture.range expects a list of 2 values, not"),
+        ("[5, 5]", r"picture.range must be \[low, high\] with low < high, not \[5.0, 5.0\]"),
+        ("[0, nan]", "picture.range.1 must be a finite number"),
+        ("['a', 2]", "picture.range.0 expects a number"),
+    ],
+)
+def test_a_wrong_range_of_values_is_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve(assignments=[f"picture.range={text}"])

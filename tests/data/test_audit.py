@@ -56,6 +56,7 @@ FRAMES = [scene(900), scene(901)]
 GIF = encode(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:])
 RESIZED = encode(scene(0).resize((110, 96)), "JPEG", quality=60)
 CROPPED = encode(scene(0).crop((4, 3, 156, 136)), "JPEG")
+PAGES = encode(scene(903), "TIFF", save_all=True, append_images=[scene(904)])
 DEEP = encode(Image.fromarray(np.asarray(scene(902).convert("L")).astype(np.uint16) * 257))
 TEST0 = PARTS["test/dog/0.jpg"]
 
@@ -69,10 +70,12 @@ PLANTS: dict[str, tuple[str, dict[str, bytes], Mapping[str, bytes], tuple[str, .
     "not-pictures": ("note", {"cat/notes.txt": b"remember", ".DS_Store": b"x"}, PLAIN, (".DS_Store", "cat/notes.txt")),
     "exif-rotated": ("note", {"cat/turned.jpg": jpeg(908, exif=exif)}, PLAIN, ("cat/turned.jpg",)),
     "odd-modes": (
-        "note", {"cat/cmyk.jpg": encode(scene(909).convert("CMYK"), "JPEG"), "cat/deep.png": DEEP,
+        "note", {"cat/cmyk.jpg": encode(scene(909).convert("CMYK"), "JPEG"),
                  "cat/glass.png": encode(scene(910).convert("RGBA"))}, PLAIN,
-        ("cat/cmyk.jpg", "cat/deep.png", "cat/glass.png"),
+        ("cat/cmyk.jpg", "cat/glass.png"),
     ),
+    "high-bit-depth": ("note", {"cat/deep.png": DEEP}, PLAIN, ("cat/deep.png",)),
+    "multi-page": ("warning", {"cat/pages.tif": PAGES}, PLAIN, ("cat/pages.tif",)),
     "animated": ("note", {"cat/moving.gif": GIF}, PLAIN, ("cat/moving.gif",)),
     "extreme-size": (
         "warning", {"cat/stamp.png": encode(scene(911, 30, 28)), "cat/wall.png": encode(scene(912, 1300, 1200))}, PLAIN,

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pictures import Hostile, encode, picture, pixels, png, write
+from pictures import EMPTY_HEIF, EMPTY_HEIF_REASON, Hostile, encode, picture, pixels, png, write
 from sightline.data.index import index
 from sightline.errors import DataError, PictureError, UsageError
 from sightline.prediction import stream
@@ -186,7 +186,7 @@ def test_standard_input_stands_among_other_arguments() -> None:
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(png()[:20], "truncated"), (b"\0\0\0\x18ftypheic\0\0\0\0", "format HEIC is not supported")],
+    [(png()[:20], "truncated"), (EMPTY_HEIF, EMPTY_HEIF_REASON)],
     ids=["truncated", "HEIC"],
 )
 def test_a_damaged_picture_on_standard_input_is_one_unreadable_row(data: bytes, reason: str) -> None:

@@ -35,7 +35,10 @@ def doctor(
     from sightline.workflow.doctor import doctor as look
 
     with Display(quiet=json) as display:
-        found = look(data, html=html, fix=fix, patch=patch, options=reading(column, allow, set), watcher=display)
+        settings = reading(column, allow, set, ("data.", "picture."))
+        found = look(
+            data, html=html, fix=fix, patch=patch, options=settings.data, picture=settings.picture, watcher=display
+        )
     if json:
         files = {"html": found.html, "patch": found.patch, "corrections": found.corrections}
         print_json(found.audit.to_dict() | files)

@@ -11,7 +11,7 @@ from sightline import jsonio
 from sightline.errors import UsageError, suggest
 
 if TYPE_CHECKING:  # annotations only
-    from sightline.config import DataConfig
+    from sightline.config import RunConfig
     from sightline.data.sources.listing import Listing
 
 Sources = Annotated[
@@ -30,7 +30,9 @@ Allow = Annotated[
 ]
 Read = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="How the images are read, as data.class_level=2; repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="How images are read, as data.class_level=2, picture.page=2; repeatable."
+    ),
 ]
 
 ROLES = ("path", "label", "split")
@@ -61,16 +63,19 @@ def listed(
         raise UsageError("--column and --set say how the named images are read: name some, or leave these out.")
     from sightline.data.index import list_sources
 
-    return list_sources(list(data), reading(column, None, settings))
+    return list_sources(list(data), reading(column, None, settings).data)
 
 
 def reading(
-    column: Sequence[str] | None, allow: Sequence[str] | None = None, settings: Sequence[str] | None = None
-) -> DataConfig:
-    """Return how images are read, for a command that has no other settings; raises `UsageError`."""
+    column: Sequence[str] | None,
+    allow: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
+    tables: tuple[str, ...] = ("data.",),
+) -> RunConfig:
+    """Return the settings for a command that takes those of `tables` alone; raises `UsageError`."""
     from sightline.config import resolve
 
     for text in settings or ():
-        if not text.startswith("data."):
+        if not text.startswith(tables):
             raise UsageError(f"--set says only how the images are read here, as data.class_level=2, not {text!r}.")
-    return resolve(assignments=[*(settings or ()), *data_assignments(column, allow)]).data
+    return resolve(assignments=[*(settings or ()), *data_assignments(column, allow)])

@@ -170,20 +170,23 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"{path} expects a list, not {value!r}.")
+        if args[-1] is not ... and len(value) != len(args):
+            raise ConfigError(f"{path} expects a list of {len(args)} values, not {value!r}.")
         return tuple(_convert(args[0], v, f"{path}.{i}") for i, v in enumerate(value))
     return _convert_table(hint, value, path) if dataclasses.is_dataclass(hint) else _convert_value(hint, value, path)
 
 
 def _convert_union(hints: Sequence[Any], value: Any, path: str) -> Any:
-    """Convert by the first of `hints` that takes the value."""
-    if len(hints) == 1:
-        return _convert(hints[0], value, path)
+    """Convert by the first of `hints` that takes the value, a list by the one for lists."""
+    lists = [h for h in hints if get_origin(h) is tuple and isinstance(value, list | tuple)]
+    if len(lists or hints) == 1:
+        return _convert((lists or hints)[0], value, path)
     for hint in hints:
         try:
             return _convert(hint, value, path)
         except ConfigError:
             continue
-    kinds = [" or ".join(map(str, get_args(h))) if get_origin(h) is Literal else _KINDS[h] for h in hints]
+    kinds = [" or ".join(map(str, get_args(h))) if get_origin(h) is Literal else _KINDS.get(h, "a list") for h in hints]
     raise ConfigError(f"{path} expects {' or '.join(kinds)}, not {value!r}.")
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from sightline.config.groups import group_rule
 from sightline.config.parse import setting
+from sightline.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,17 @@ class PictureConfig:
     filter: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] = setting(
         "bilinear", "resampling filter, antialiased"
     )
+    range: Literal["auto", "full"] | tuple[float, float] = setting(
+        "auto",
+        "[low, high]: the values that become black and white in images of more than 8 bits per sample; auto: by their "
+        "tags, else by the training images' values; full: by the type alone",
+    )
+    page: int = setting(1, "page of multi-page TIFF files, frame of animated files", 1, 1_000_000)
+    max_megapixels: int = setting(50, "larger images are rejected; a JPEG is measured as it is decoded", 1, 4000)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.range, str) and not self.range[0] < self.range[1]:
+            raise ConfigError(f"picture.range must be [low, high] with low < high, not {list(self.range)}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from typing import Any
 from sightline.data import candidates, copies, names, quality, remarks
 from sightline.data.copies import Copies
 from sightline.data.finding import ALLOWABLE, SEVERITIES, Finding
+from sightline.data.sample_range import NO_RANGE, SampleRange
 from sightline.data.survey import Survey, survey
+from sightline.preprocess import Preprocess
 from sightline.records import Index, Progress, no_progress
 
 
@@ -38,12 +40,21 @@ class Audit:
         }
 
 
-def audit(index: Index, progress: Progress = no_progress, threads: int | None = None) -> tuple[Audit, Copies, Survey]:
-    """Look at every picture of `index` and return the findings, with the copies and looks they come from."""
-    seen = survey(index, progress, threads)
+def audit(
+    index: Index,
+    progress: Progress = no_progress,
+    threads: int | None = None,
+    values: SampleRange = NO_RANGE,
+    how: Preprocess | None = None,
+) -> tuple[Audit, Copies, Survey]:
+    """Look at every image of `index` and return the findings, with the copies and looks they come from.
+
+    `how` says which page is read and in which range; `values` is where the range comes from.
+    """
+    seen = survey(index, progress, threads, how)
     sound = [p for p in index.pictures if not seen.looks[p.sha256].error]
     found = copies.find(sound, seen.near)
-    findings = [*_of_names(index), *copies.findings(found, index.pictures), *quality.findings(index, seen)]
+    findings = [*_of_names(index), *copies.findings(found, index.pictures), *quality.findings(index, seen, values)]
     return _audit(index, findings), found, seen
 
 

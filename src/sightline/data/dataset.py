@@ -109,7 +109,7 @@ def assemble(
     classes = _classes(pictures, rejects, index.name)
     number = {label: i for i, label in enumerate(classes)}
     rule = group_rule(config.group)
-    near = survey(index, progress, threads).near if rule.kind == "near" else None
+    near = survey(index, progress, threads, preprocess).near if rule.kind == "near" else None
     divided = split(pictures, config, seed, groups(pictures, rule, near))
     return Dataset(
         index.name,

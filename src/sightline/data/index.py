@@ -213,7 +213,10 @@ def _look(entry: Entry) -> Picture | Reject | None:
         return Reject(entry.path, str(error), entry.label)
     digest = _hash(content)
     grey = header.mode in {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
-    return Picture(entry.path, digest, entry.label, entry.part, header.width, header.height, grey, entry.extra)
+    return Picture(
+        entry.path, digest, entry.label, entry.part, header.width, header.height, grey, entry.extra, header.deep,
+        header.stated,
+    )  # fmt: skip
 
 
 def _array_picture(entry: Entry, pixels: NDArray[np.uint8]) -> Picture:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from sightline.data.finding import Finding, listed
+from sightline.data.sample_range import NO_RANGE, SampleRange
 from sightline.data.sources.folder import STRAY
 from sightline.data.survey import Look, Survey
 from sightline.preprocess import Header
@@ -16,12 +17,13 @@ SUFFIXES = {
     "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"}, "MPO": {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"},
     "PNG": {".png", ".apng"}, "WEBP": {".webp"}, "GIF": {".gif"}, "BMP": {".bmp", ".dib"}, "TIFF": {".tif", ".tiff"},
     "PPM": {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"}, "JPEG2000": {".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"},
-    "AVIF": {".avif", ".avifs", ".heif"},
+    "AVIF": {".avif", ".avifs", ".heif"}, "HEIF": {".heic", ".heif", ".hif", ".heics", ".heifs"},
 }  # fmt: skip
 ODD_MODES = {
-    "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "LAB", "HSV": "HSV", "F": "floating point", "I": "32-bit",
+    "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "LAB", "HSV": "HSV",
     "RGBA": "alpha", "LA": "alpha", "PA": "alpha", "La": "alpha", "RGBa": "alpha", "RGBX": "four channels",
 }  # fmt: skip
+_PAGES = "the first, or the one in --set picture.page=N. Save them apart if they matter."
 DARK, BRIGHT = 48, 215  # grey levels: nearly all is darker, or lighter, than this
 BLURRED = 0.77  # of `survey.blur`; docs/doctor.md says how it was chosen
 TINY = 16  # pixels
@@ -29,8 +31,8 @@ SMALLER, LARGER = 4, 8  # times than the median side
 ASPECT = 3.0  # long side over short side, and more than this times the median's half
 
 
-def findings(index: Index, survey: Survey) -> list[Finding]:
-    """Return the findings on single files and pictures."""
+def findings(index: Index, survey: Survey, values: SampleRange = NO_RANGE) -> list[Finding]:
+    """Return the findings on single files and images; `values`: the range in which those of over 8 bits are read."""
     pairs = [(p, survey.looks[p.sha256]) for p in index.pictures]
     named = {r.path for r in index.remarks}  # said under their own kinds
     bad = [(r.path, r.reason) for r in index.rejects if r.reason != STRAY and r.path not in named]
@@ -54,6 +56,7 @@ def findings(index: Index, survey: Survey) -> list[Finding]:
             "Nothing to do: they are passed over.", index.others,
         ),
         *_files(files),
+        *_deep(seen, values),
         *_sizes([p for p, _ in seen]),
         *_levels(seen),
     ]  # fmt: skip
@@ -79,27 +82,40 @@ def _files(files: Sequence[tuple[Picture, Header]]) -> list[Finding]:
             "Sightline turns them; a program that ignores the tag sees them lying. Keep it in mind elsewhere.", *turned,
         ),
         *listed(
-            "odd-modes", "note",
-            ("image is not plain 8-bit color or grayscale", "images are not plain 8-bit color or grayscale"),
+            "odd-modes", "note", ("image is not plain color or grayscale", "images are not plain color or grayscale"),
             "They are converted (docs/data.md says how): make sure that no class is stored otherwise than the others.",
-            *told(lambda _, h: _mode(h.mode)),
+            *told(lambda _, h: ODD_MODES.get(h.mode)),
         ),
         *listed(
             "animated", "note", ("file holds several frames", "files hold several frames"),
-            "Only the first one is used: save the frames apart if they matter.",
-            *told(lambda _, h: f"{h.frames} frames" if h.frames > 1 else None),
+            f"One frame of each is used: {_PAGES}",
+            *told(lambda _, h: f"{h.frames} frames" if h.frames > 1 and h.format != "TIFF" else None),
+        ),
+        *listed(
+            "multi-page", "warning", ("TIFF file holds several pages", "TIFF files hold several pages"),
+            f"One page of each is used: {_PAGES}",
+            *told(lambda _, h: f"{h.frames} pages" if h.frames > 1 and h.format == "TIFF" else None),
         ),
     ]  # fmt: skip
+
+
+def _deep(seen: Sequence[tuple[Picture, Look]], values: SampleRange) -> list[Finding]:
+    kinds = {"F": "floating point", "I": "32-bit"}
+    found = [(p.path, kinds.get(look.header.mode, "16-bit")) for p, look in seen if p.deep and look.header is not None]
+    more = f"more than 8 bits per sample, {values.text}"
+    return listed(
+        "high-bit-depth", "note",
+        (f"image has {more}", f"images have {more}"),
+        "Values beyond that range are clipped. Training stores the range with the model; to change it: "
+        "--set picture.range=[LOW,HIGH].",
+        [path for path, _ in found], [kind for _, kind in found],
+    )  # fmt: skip
 
 
 def _extension(picture: Picture, header: Header) -> str | None:
     suffix = PurePosixPath(picture.path).suffix.lower()
     right = SUFFIXES.get(header.format)
     return f"holds {header.format}" if right is not None and suffix not in right else None
-
-
-def _mode(mode: str) -> str | None:
-    return "16-bit" if mode.startswith("I;16") else ODD_MODES.get(mode)
 
 
 def _sizes(pictures: Sequence[Picture]) -> list[Finding]:

@@ -58,8 +58,14 @@ class Survey:
     near: dict[str, str]
 
 
-def survey(index: Index, progress: Progress = no_progress, threads: int | None = None) -> Survey:
-    """Look at every picture of `index`, each content once, in threads."""
+def survey(
+    index: Index,
+    progress: Progress = no_progress,
+    threads: int | None = None,
+    how: Preprocess | None = None,
+) -> Survey:
+    """Look at every image of `index`, each content once, in threads; `how` has the page and the range that count."""
+    how = how or Preprocess()
     first: dict[str, int] = {}
     for i, picture in enumerate(index.pictures):
         first.setdefault(picture.sha256, i)
@@ -71,7 +77,7 @@ def survey(index: Index, progress: Progress = no_progress, threads: int | None =
 
     def chunk(start: int) -> tuple[list[Look], NDArray[np.uint64], NDArray[np.uint8]]:
         some = contents[start : start + CHUNK]
-        found = [_look(index.read, first[sha]) for sha in some]
+        found = [_look(index.read, first[sha], how) for sha in some]
         small = np.stack([tiny for _, tiny in found])
         return [look for look, _ in found], *fingerprints(small)
 
@@ -98,16 +104,16 @@ def by_name(names: Sequence[str], prints: NDArray[np.uint64], thumbs: NDArray[np
     return {name: names[leader] for name, leader in zip(names, hashes.groups(prints, thumbs).tolist(), strict=True)}
 
 
-def _look(read: Read, i: int) -> tuple[Look, NDArray[np.uint8]]:
+def _look(read: Read, i: int, how: Preprocess) -> tuple[Look, NDArray[np.uint8]]:
     """Return the look at picture `i` and its 32x32 grey pixels."""
     header = None
     try:
         content = read(i)
         if isinstance(content, np.ndarray):
             height, width = content.shape[:2]
-            grey = Preprocess(min(height, SIDE), min(width, SIDE), 1).fit(content)[..., 0]
+            grey = how.sized(min(height, SIDE), min(width, SIDE), 1).fit(content)[..., 0]
         else:
-            header, grey = preprocess.glance(content, SIDE)
+            header, grey = preprocess.glance(content, SIDE, how)
     except PictureError as error:
         return Look(None, error=str(error)), np.zeros((hashes.SIDE, hashes.SIDE), np.uint8)
     image = Image.fromarray(grey)

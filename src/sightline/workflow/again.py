@@ -25,7 +25,9 @@ FREE = {  # settings that do not decide what is learned
     *("train.checkpoint_minutes", "train.checkpoint_steps", "train.checkpoint_keep"),
 }
 SPREAD = {"device.count", "device.hosts"}  # where the rate does not follow them
-CHOSEN = {"device.backend", "device.engine", "model.weights", "train.precision"}  # auto agrees with what was chosen
+CHOSEN = {  # auto agrees with what was chosen
+    *("device.backend", "device.engine", "model.weights", "picture.range", "train.precision"),
+}
 
 
 def is_run(path: Path) -> bool:

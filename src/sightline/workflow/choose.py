@@ -8,11 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sightline import backend
-from sightline.config import RunConfig, recipes, resolve
+from sightline.config import PictureConfig, RunConfig, recipes, resolve
+from sightline.config.groups import group_rule
+from sightline.data.grouping import groups
+from sightline.data.sample_range import SampleRange, resolve_range
+from sightline.data.split import split
 from sightline.models import registry, weights
 from sightline.models.registry import Entry
 from sightline.preprocess import Preprocess
-from sightline.records import Index
+from sightline.records import Index, Progress, no_progress
+from sightline.watch import Watcher
 
 SMALL = 64  # pictures up to this side gain nothing from a backbone made for 224
 FEW = 20  # fewer pictures per class than this: worth a warning
@@ -89,10 +94,52 @@ def _side(entry: Entry, pictures: int, *, pretrained: bool) -> int:
     return entry.size
 
 
+def with_range(config: RunConfig, index: Index, watcher: Watcher) -> RunConfig:
+    """Return `config` with the range of sample values decided, by the images that train; see `resolve_range`.
+
+    The split is that of `data.split`, but near duplicates are not kept together: they are found in pixels, which need
+    the range.
+    """
+    picture = config.picture
+    if picture.range != "auto":
+        return config
+    training: list[int] = []
+    if any(p.deep for p in index.pictures):
+        rule = group_rule(config.split.group)
+        together = None if rule.kind == "near" else groups(index.pictures, rule)
+        parts = split(index.pictures, config.split, config.seed, together).parts
+        training = [i for i, part in enumerate(parts) if part == "train"]
+    threads = config.device.threads or None
+    found = resolve_range(index, training, picture.range, _reading(picture), watcher.progress, threads)
+    if training:
+        watcher.say(f"{sum(p.deep for p in index.pictures)} images have more than 8 bits per sample, {found.text}")
+    return replace(config, picture=replace(picture, range=found.limits or "full"))
+
+
+def for_a_look(
+    picture: PictureConfig, index: Index, progress: Progress = no_progress, threads: int | None = None
+) -> tuple[Preprocess, SampleRange]:
+    """Return how images are read where nothing is trained: the range is decided by all that could be training images.
+
+    The size is that of a default `Preprocess`, to be replaced by `Preprocess.sized`.
+    """
+    training = [i for i, p in enumerate(index.pictures) if p.part in (None, "train")]
+    found = resolve_range(index, training, picture.range, _reading(picture), progress, threads)
+    return replace(_reading(picture), range=found.limits), found
+
+
+def _reading(picture: PictureConfig) -> Preprocess:
+    return Preprocess(page=picture.page, max_megapixels=picture.max_megapixels)
+
+
 def preprocess(config: RunConfig) -> Preprocess:
-    """Return the picture contract of a settled configuration."""
+    """Return the preprocessing spec of a settled configuration; without a range where that is not decided yet."""
     picture = config.picture
     assert picture.height is not None
     assert picture.width is not None
     assert picture.channels is not None
-    return Preprocess(picture.height, picture.width, picture.channels, picture.resize, picture.filter)
+    limits = None if isinstance(picture.range, str) else picture.range
+    return Preprocess(
+        picture.height, picture.width, picture.channels, picture.resize, picture.filter, limits, picture.page,
+        picture.max_megapixels,
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sightline import files
-from sightline.config import DataConfig
+from sightline.config import DataConfig, PictureConfig
 from sightline.data import cure
 from sightline.data import patch as patches
 from sightline.data.audit import Audit, audit
@@ -21,8 +21,9 @@ from sightline.preprocess import Preprocess
 from sightline.records import Index
 from sightline.report import doctor as page
 from sightline.watch import Watcher
+from sightline.workflow import choose
 
-DEFAULTS = DataConfig()
+DEFAULTS, HOW = DataConfig(), PictureConfig()
 SIDE = 96  # pixels of a thumbnail
 
 
@@ -43,33 +44,35 @@ def doctor(
     fix: Path | str | None = None,
     patch: Path | str | None = None,
     options: DataConfig = DEFAULTS,
+    picture: PictureConfig = HOW,
     threads: int | None = None,
     watcher: Watcher | None = None,
 ) -> Checkup:
     """Look at every picture of `sources` once and return the findings.
 
     `html` names a page to write, with thumbnails; `fix` a patch file of proposed corrections, which `train --patch`
-    applies; `patch` one that is applied first; `options` say how the sources are read. The
+    applies; `patch` one that is applied first; `options` say how the sources are read, `picture` how each image is. The
     images themselves are never touched. Raises `DataError` for a source without any image, and `OutputError` for files
     that cannot be written.
     """
     watcher = watcher or Watcher()
     index = make_index(sources, watcher.progress, threads, options=options, lenient=True)
     index = patches.corrected(index, None if patch is None else Path(patch))
-    found, copies, seen = audit(index, watcher.progress, threads)
+    how, values = choose.for_a_look(picture, index, watcher.progress, threads)
+    found, copies, seen = audit(index, watcher.progress, threads, values, how)
     result = Checkup(found)
     if fix is not None:
         proposed = cure.propose(index, copies, seen)
         patches.write(Path(fix), proposed)
         result = replace(result, patch=str(fix), corrections=len(proposed))
     if html is not None:
-        text = page.html(found, _thumbnails(index, found.findings))
+        text = page.html(found, _thumbnails(index, found.findings, how))
         files.write(Path(html), text.encode(errors="backslashreplace"), "Name another file with --html.")
         result = replace(result, html=str(html))
     return result
 
 
-def _thumbnails(index: Index, findings: Sequence[Finding]) -> dict[str, bytes]:
+def _thumbnails(index: Index, findings: Sequence[Finding], reading: Preprocess) -> dict[str, bytes]:
     """Return WebP thumbnails of the pictures that the page shows, by path; without those that cannot be decoded."""
     wanted = {path for f in findings for group in f.groups[: page.SHOWN] for path in group[: page.MEMBERS]}
     wanted |= {path for f in findings for path in f.paths[: page.SHOWN]}
@@ -78,7 +81,7 @@ def _thumbnails(index: Index, findings: Sequence[Finding]) -> dict[str, bytes]:
         if picture.path in wanted:
             scale = min(1.0, SIDE / max(picture.width, picture.height))
             height, width = (max(1, round(scale * side)) for side in (picture.height, picture.width))
-            how = Preprocess(height, width)
+            how = reading.sized(height, width)
             content = index.read(i)
             try:
                 pixels = how.fit(content) if isinstance(content, np.ndarray) else how.decode(content)

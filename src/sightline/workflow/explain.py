@@ -97,7 +97,7 @@ def _read(preprocess: Preprocess, item: Item) -> _Read | str:
     try:
         content = item.read()
         if isinstance(content, bytes | bytearray | memoryview):
-            header = inspect(content)
+            header = inspect(content, preprocess.page)
             return _Read(content, header.width, header.height, preprocess.decode(content))
         pixels = preprocess.fit(content)
         if isinstance(content, Image.Image):
@@ -172,7 +172,7 @@ class _Figures:
         if path.exists() and not signed.is_ours(path):
             raise OutputError(f"{path} is there already and was not made by explain: name another folder with --out.")
         width, height = _shown(one)
-        original = Preprocess(height, width)
+        original = preprocess.sized(height, width)
         encoded = isinstance(one.content, bytes | bytearray | memoryview)
         picture = original.decode(one.content) if encoded else original.fit(one.content)
         laid = heat_map.onto(found.heat, preprocess, width, height)

@@ -151,8 +151,10 @@ def _examples(
     examples, files = [], {}
     for at, (i, encoded) in enumerate(turns):
         pixels = predictor.preprocess.decode(encoded)
-        name = f"golden/{at}.{inspect(encoded).format.lower()}"
-        files[name] = encoded
+        # A bundle must load where pillow-heif is not installed: a PNG of the pixels decodes to them.
+        stored = _encoded(pixels) if inspect(encoded).format == "HEIF" else encoded
+        name = f"golden/{at}.{inspect(stored).format.lower()}"
+        files[name] = stored
         answer = tuple(float(p) for p in predictor.probabilities(pixels[None])[0])
         examples.append(Golden(name, data.pictures[i].label, bundle.pixels_sha256(pixels), answer))
     return tuple(examples), files

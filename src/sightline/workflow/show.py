@@ -58,8 +58,8 @@ def show(
     this function did not make is never replaced.
     """
     watcher = watcher or Watcher()
-    if not augmented and (recipe or any(not text.startswith("data.") for text in set)):
-        raise UsageError("A recipe and settings say how pictures are augmented: add --augment to see that.")
+    if not augmented and (recipe or any(not text.startswith(("data.", "picture.")) for text in set)):
+        raise UsageError("A recipe and settings say how images are augmented: add --augment to see that.")
     given = resolve(recipes.load(recipe or "auto"), assignments=set)  # mistakes in the settings show first
     if given.model.name != "auto":
         registry.find(given.model.name)
@@ -72,9 +72,11 @@ def show(
     _check(path)
     wanted = count or (AUGMENTED if augmented else PICTURES)
     if augmented:
-        rows = _versions(index, _settled(index, given, set, recipe or "auto"), wanted, seed)
+        settled = choose.with_range(_settled(index, given, set, recipe or "auto"), index, watcher)
+        rows = _versions(index, settled, wanted, seed)
     else:
-        pictures = _pictures(index, wanted, seed, None)
+        how, _ = choose.for_a_look(given.picture, index, watcher.progress, given.device.threads or None)
+        pictures = _pictures(index, wanted, seed, how, training=False)
         rows = [pictures[at : at + ACROSS] for at in range(0, len(pictures), ACROSS)]
     signed.save(path, grid(rows))
     classes = tuple(sorted({p.label for p in index.pictures}))
@@ -110,14 +112,17 @@ def _order(index: Index, count: int, seed: int, *, training: bool) -> Iterator[i
         yield from (places[turn] for places in shuffled.values() if turn < len(places))
 
 
-def _pictures(index: Index, count: int, seed: int, preprocess: Preprocess | None) -> list[Found]:
-    """Decode `count` pictures with their labels, by `preprocess` or in their own proportions; bad ones are left out."""
+def _pictures(index: Index, count: int, seed: int, preprocess: Preprocess, *, training: bool) -> list[Found]:
+    """Decode `count` images with their labels, those of training as they train, others in their own proportions.
+
+    Bad ones are left out.
+    """
     found: list[Found] = []
-    for i in _order(index, count, seed, training=preprocess is not None):
+    for i in _order(index, count, seed, training=training):
         picture = index.pictures[i]
         scale = min(1.0, SIDE / max(picture.width, picture.height))
         height, width = (max(1, round(scale * side)) for side in (picture.height, picture.width))
-        how = preprocess or Preprocess(height, width, 1 if picture.grey else 3)
+        how = preprocess if training else preprocess.sized(height, width, 1 if picture.grey else 3)
         content = index.read(i)
         try:
             found.append((how.fit(content) if isinstance(content, np.ndarray) else how.decode(content), picture.label))
@@ -132,7 +137,7 @@ def _pictures(index: Index, count: int, seed: int, preprocess: Preprocess | None
 
 def _versions(index: Index, config: RunConfig, count: int, seed: int) -> list[list[Found]]:
     """Return each picture and what five epochs make of it, drawn and applied as in training."""
-    pictures = _pictures(index, count, seed, choose.preprocess(config))
+    pictures = _pictures(index, count, seed, choose.preprocess(config), training=True)
     pixels = np.stack([p for p, _ in pictures])
     classes = sorted({label for _, label in pictures})
     labels = np.array([classes.index(label) for _, label in pictures], np.int32)

@@ -121,7 +121,8 @@ class Training:
         watcher, run, start = self.watcher, self.run, start_weights(self.config)
         config = self.config
         if not run.has_config:
-            config = networks.precise(decided(config, start, self.meeting.team.count), self.index, watcher)
+            config = choose.with_range(decided(config, start, self.meeting.team.count), self.index, watcher)
+            config = networks.precise(config, self.index, watcher)
             run.update(
                 command=sys.argv, seed=config.seed, findings=reporting.findings(self.index), **environment.environment()
             )

@@ -1,0 +1,258 @@
+"""Encoded bytes -> an opened Pillow image and what its header says of it; no pixels are decoded here."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+from PIL import ExifTags, Image, ImageFile, features
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from sightline.errors import PictureError
+
+Data = bytes | bytearray | memoryview
+Range = tuple[float, float]  # of sample values: low, high
+
+
+def _heif(file: IO[bytes]) -> ImageFile.ImageFile:
+    try:
+        from pillow_heif import HeifImageFile  # turns the image as its own tags say, and takes back EXIF's orientation
+    except ImportError:
+        raise PictureError("HEIC images need the package pillow-heif: pip install 'sightline[heif]'") from None
+    return cast("ImageFile.ImageFile", HeifImageFile(file))
+
+
+def _avif(file: IO[bytes]) -> ImageFile.ImageFile:
+    if not features.check("avif"):
+        raise PictureError("AVIF images need a Pillow that was built with AVIF: pip install --upgrade pillow")
+    return AvifImageFile(file)
+
+
+# Pillow's readers are called directly: Image.open adds a limit on pixels which is global, and warns before it refuses.
+FORMATS: dict[str, tuple[bytes, Callable[[IO[bytes]], ImageFile.ImageFile]]] = {
+    "JPEG": (rb"\xff\xd8\xff", JpegImageFile),  # MPO too: its first image
+    "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),
+    "WEBP": (rb"RIFF....WEBP", WebPImageFile),
+    "GIF": (rb"GIF8[79]a", GifImageFile),
+    "BMP": (rb"BM", BmpImageFile),
+    "TIFF": (rb"II[*+]\0|MM\0[*+]", TiffImageFile),
+    "PPM": (rb"P[1-6f]\s", PpmImageFile),  # PBM and PGM too
+    "JPEG2000": (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", Jpeg2KImageFile),
+    # A major brand of mif1 or msf1 leaves open what is inside: the compatible brands, next in the file, say it.
+    "AVIF": (rb"....ftyp(avi[fs]|m[is]f1.{4}(....){0,12}?avi[fs])", _avif),
+    "HEIF": (rb"....ftyp(hei[cxms]|hev[cxms]|m[is]f1)", _heif),
+}
+_REFUSED = (
+    rb"(?P<JXL>\xff\x0a|....JXL )|(?P<PSD>8BPS)|(?P<ICO>\0\0\x01\0)|(?P<DDS>DDS )"
+    rb"|(?P<EPS>%!PS|\xc5\xd0\xd3\xc6)|(?P<PDF>%PDF)|(?P<SVG><svg|<\?xml)|(?P<WMF>\xd7\xcd\xc6)"
+)
+_SIGNATURE = 72  # bytes that tell the format
+_NATIVE, _OTHER = ("L", "B") if sys.byteorder == "little" else ("B", "L")
+# Of 16-bit color Pillow unpacks the high bytes; read as of the other byte order, it unpacks the low ones.
+_LOW_BYTES = {
+    f"{mode};16{order}": f"{mode};16{low}"
+    for mode in ("RGB", "RGBA", "RGBX")
+    for order, low in (("L", "B"), ("B", "L"), ("N", _OTHER))
+}
+_BITS, _SAMPLE_FORMAT, _PLANES = 258, 339, 284  # TIFF's tags BitsPerSample, SampleFormat, PlanarConfiguration
+_LOWS, _HIGHS = (340, 280), (341, 281)  # SMinSampleValue before MinSampleValue; SMaxSampleValue before MaxSampleValue
+_SIGNED, _APART = 2, 2  # values of SampleFormat and PlanarConfiguration
+_TURNED = frozenset(range(2, 9))  # values of the Orientation tag that ask for a turn or a flip
+_THREAD = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an image file says of itself; width and height in pixels, as displayed (after `orientation`, 1..8).
+
+    `deep`: its samples have more than 8 bits. `stated`: the range of values that its tags give them, where that is less
+    than their type holds.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    frames: int
+    orientation: int
+    deep: bool = False
+    stated: Range | None = None
+
+
+def open_image(data: Data, page: int = 1) -> ImageFile.ImageFile:
+    """Open page (or frame) `page` of an encoded image, counted from 1, without decoding it. For use in `reading`."""
+    start = bytes(data[:_SIGNATURE])
+    for name, (magic, reader) in FORMATS.items():
+        if re.match(magic, start, re.DOTALL):
+            if name == "JPEG2000" and b"\xff\xd9" not in bytes(data):  # OpenJPEG may fill in what is missing
+                raise PictureError("truncated")
+            return _turn_to(page, reader(io.BytesIO(data)))
+    refused = re.match(_REFUSED, start, re.DOTALL)
+    unknown = "not a picture" if start else "empty file"
+    raise PictureError(f"format {refused.lastgroup} is not supported" if refused else unknown)
+
+
+def _turn_to(page: int, image: ImageFile.ImageFile) -> ImageFile.ImageFile:
+    if page > 1:
+        pages = int(getattr(image, "n_frames", 1))
+        if page > pages:
+            raise PictureError(f"has no page {page}, only {pages}")
+        image.seek(page - 1)
+    if isinstance(image, TiffImageFile) and len(_raw_mode(image)) == 1 and _bits(image) > 8 and _planes_apart(image):
+        raise PictureError("16-bit color in uncompressed separate planes, which Pillow misreads: save it interleaved")
+    return image
+
+
+def read_header(image: ImageFile.ImageFile, data: Data) -> Header:
+    """Return what an opened image says of itself; counting its frames may leave it at a damaged one."""
+    turn = orientation(image)
+    turned = turn >= 5 and not isinstance(image, TiffImageFile)  # its size is as displayed
+    size = image.size[::-1] if turned else image.size
+    deep = is_deep(image)
+    stated = _stated(image, data) if deep else None
+    frames = 1
+    with suppress(Exception):  # a later frame is damaged: it may never be used
+        frames = int(getattr(image, "n_frames", 1))
+    return Header(str(image.format), image.mode, *size, frames, turn, deep, stated)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the value of the Orientation tag, 1..8; 1 where there is none."""
+    with suppress(Exception):  # corrupt EXIF is no reason to lose an image
+        # PNG's own getexif loads the pixels, since it may stand behind them: there, `inspect` does not see it.
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+        return cast("int", value) if value in _TURNED else 1
+    return 1
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Tell whether samples have more than 8 bits, of an image in memory or of one that is opened and not yet loaded."""
+    return image.mode == "F" or image.mode.startswith("I") or is_deep_color(image)
+
+
+def is_deep_color(image: Image.Image) -> bool:
+    """Tell whether an opened file holds 16-bit color, of which Pillow decodes the high bytes."""
+    return ";16" in _raw_mode(image) and image.mode in {"RGB", "RGBA"}
+
+
+def open_low_bytes(data: Data, page: int, image: ImageFile.ImageFile) -> ImageFile.ImageFile | None:
+    """Open the low bytes of the 16-bit color file of which `image` has the high ones; None where Pillow cannot."""
+    raw = _LOW_BYTES.get(_raw_mode(image))
+    if raw is None or _planes_apart(image):
+        return None
+    low = open_image(data, page)
+    low.tile = [t._replace(args=raw if isinstance(t.args, str) else (raw, *cast("Any", t.args)[1:])) for t in low.tile]
+    return low
+
+
+def one_scan(image: JpegImageFile) -> bool:
+    """Whether libjpeg can decode line by line; if not, it holds the whole unscaled image, whatever the scale."""
+    stream = cast("io.BytesIO", image.fp)  # behind the first scan's header: count, 2 bytes per component, 3 bytes
+    count = stream.getvalue()[stream.tell() - 4 - 2 * image.layers]
+    return "progressive" not in image.info and count == image.layers
+
+
+def _raw_mode(image: Image.Image) -> str:
+    tiles = getattr(image, "tile", None)
+    args = tiles[0].args if tiles else ""
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
+
+
+def _tags(image: Image.Image) -> Any:
+    return image.tag_v2 if isinstance(image, TiffImageFile) else {}
+
+
+def _planes_apart(image: Image.Image) -> bool:
+    return bool(_tags(image).get(_PLANES) == _APART)
+
+
+def _bits(image: Image.Image) -> float:
+    return max(_numbers(_tags(image).get(_BITS)), default=8.0)
+
+
+def _stated(image: ImageFile.ImageFile, data: Data) -> Range | None:
+    """Return the range that tags state: TIFF's (S)Min- and (S)MaxSampleValue or an odd BitsPerSample, PNG's sBIT."""
+    with suppress(Exception):  # damaged tags state nothing
+        if isinstance(image, PngImageFile):
+            bits = _significant_bits(bytes(data[:4096]))
+            return (0.0, 2.0**bits - 1) if 8 < bits < 16 else None
+        if isinstance(image, TiffImageFile):
+            return _stated_by_tiff(image)
+    return None
+
+
+def _stated_by_tiff(image: TiffImageFile) -> Range | None:
+    bits, tags = _bits(image), _tags(image)
+    signed = _numbers(tags.get(_SAMPLE_FORMAT))[:1] == [_SIGNED]
+    top = 2.0 ** (bits - signed) - 1
+    low, high = (_numbers(tags.get(exact)) or _numbers(tags.get(short)) for exact, short in (_LOWS, _HIGHS))
+    least, most = min(low, default=0.0), max(high, default=top)
+    if least < most < top:
+        return least, most
+    return (0.0, top) if 8 < bits < 16 else None
+
+
+def _numbers(value: Any) -> list[float]:
+    return [float(v) for v in (value if isinstance(value, tuple) else () if value is None else (value,))]
+
+
+def _significant_bits(data: bytes) -> int:
+    """Return the most bits that a PNG's sBIT chunk states for a channel; 0 without that chunk before the pixels."""
+    at = 8
+    while at + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        if name == b"sBIT":
+            return max(data[at + 8 : at + 8 + length], default=0)
+        if name == b"IDAT":
+            break
+        at += 12 + length
+    return 0
+
+
+class _ThisThread(type):
+    def __subclasscheck__(cls, _other: type) -> bool:
+        return getattr(_THREAD, "reading", False)
+
+
+class _Hushed(Warning, metaclass=_ThisThread):
+    """The category of every warning in a thread that is inside `reading`."""
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turn whatever Pillow raises for bad data into PictureError, and keep its warnings quiet.
+
+    warnings.catch_warnings swaps a global list, so that threads leave each other's filters behind; one filter that
+    asks for the thread does not. What libjpeg and libtiff write to standard error themselves cannot be held back.
+    """
+    if not warnings.filters or warnings.filters[0][2] is not _Hushed:
+        warnings.simplefilter("ignore", _Hushed)
+    _THREAD.reading = True
+    try:
+        yield
+    except PictureError:
+        raise
+    except Exception as error:  # OSError, SyntaxError, KeyError, zlib.error, MemoryError...: Pillow promises no fewer
+        text = str(error) if " " in str(error) else repr(error)
+        signs = re.search("truncat|not enough image data|reached eof|end of file|only got", text, re.IGNORECASE)
+        ended = signs or {EOFError, IndexError, struct.error} & {type(error), type(error.__cause__)}
+        raise PictureError("truncated" if ended else f"cannot be decoded: {text[:100]}") from error
+    finally:
+        _THREAD.reading = False
