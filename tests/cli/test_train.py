@@ -147,7 +147,7 @@ def _unknown_in_test(folder: Path) -> None:
     ("prepare", "options", "words"),
     [
         (_one_class, (), ["one class only", "'cat'"]),
-        (Path.mkdir, (), ["No pictures in", "cat/1.jpg"]),
+        (Path.mkdir, (), ["No images in", "cat/1.jpg"]),
         (None, (), ["There is no folder", "beans"]),
         (_corrupt_class, (), ["class 'dog'", "3 rejected"]),
         (_unknown_in_test, (), ["'pink'", "training part"]),

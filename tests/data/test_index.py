@@ -182,7 +182,7 @@ def test_encrypted_archives_say_so(tmp_path: Path) -> None:
         pattern = re.escape(signature) + b"(" + b"." * (offset - 4) + b")."
         data = re.sub(pattern, signature + rb"\1" + b"\x01", data, flags=re.DOTALL)
     path.write_bytes(data)
-    assert re.search(r"None of the 12 pictures in .* can be used; .*encrypted", fault(path))
+    assert re.search(r"None of the 12 images in .* can be used; .*encrypted", fault(path))
 
 
 @pytest.mark.parametrize("columns", ["path,label", "path,label,site"])
@@ -252,8 +252,8 @@ def test_archives_given_together_are_one_source(tmp_path: Path) -> None:
 
 def test_parts_beside_none_are_refused(tmp_path: Path) -> None:
     message = fault([write(tmp_path / "a", PARTS), write_zip(tmp_path / "b.zip", WHOLE)])
-    assert message.startswith("Some pictures are in train/, validation/ or test/, others, such as b.zip/")
-    assert message.endswith("/0.png, are in none.")
+    assert message.startswith("Some images are in a split (train, validation or test), others, such as b.zip/")
+    assert message.endswith("/0.png, are in none: put every image into one, or none.")
 
 
 # idx, arrays and names.
@@ -340,7 +340,7 @@ def test_a_folder_is_preferred_to_a_data_set_of_its_name(
             "There is no folder, file or data set 'no/such/folder'. Check the path; named data sets are",
         ),
         ("bean:100@32", "There is no folder, file or data set 'bean:100@32'"),
-        ("", "No pictures in : expected"),
+        ("", "No images in : expected"),
     ],
     ids=["none", "path", "name", "here"],
 )
@@ -357,27 +357,33 @@ def test_the_named_sets_are_listed_for_a_wrong_name() -> None:
     "files", [{}, {"cat/notes.txt": b"x" * 30}, {".git/HEAD": b"x"}], ids=["none", "text", "hidden"]
 )
 def test_a_folder_without_pictures_says_what_was_expected(tmp_path: Path, files: Mapping[str, bytes]) -> None:
-    message = (
-        f"No pictures in {write(tmp_path, files)}: expected one folder per class with pictures inside, as in cat/1"
-    )
+    message = f"No images in {write(tmp_path, files)}: expected one folder per class with images inside, as in cat/1"
     assert fault(tmp_path).startswith(message)
 
 
 def test_pictures_without_class_folders_say_so(tmp_path: Path) -> None:
     write(tmp_path, {"1.png": png(1), "2.png": png(2)})
-    assert fault(tmp_path) == (
-        f"None of the 2 pictures in {tmp_path} can be used; the first, 1.png: lies in no class folder."
+    message = fault(tmp_path)
+    assert message.startswith(
+        f"None of the 2 images in {tmp_path} can be used; the first, 1.png: lies in no class folder."
     )
+    assert "data.label_pattern" in message
+    assert "data.labels" in message
+
+
+def test_a_folder_of_archives_says_to_name_those(tmp_path: Path) -> None:
+    write_zip(tmp_path / "train-1.zip", WHOLE)
+    assert fault(tmp_path).endswith(" It holds archives, such as train-1.zip: name those.")
 
 
 def test_only_unreadable_pictures_say_so(tmp_path: Path) -> None:
     write(tmp_path, {"cat/1.png": b"", "dog/2.png": b"x"})
-    message = "None of the 2 pictures in .* can be used; the first, cat/1.png: empty file."
+    message = "None of the 2 images in .* can be used; the first, cat/1.png: empty file."
     assert re.fullmatch(message, fault(tmp_path))
 
 
 def test_no_arrays_are_named_shortly() -> None:
-    assert fault(Listing([])).startswith("No pictures in arrays: ")
+    assert fault(Listing([])).startswith("No images in arrays: ")
 
 
 @pytest.mark.parametrize("name", ["pictures.7z", "pictures.rar", "1.jpg", "README"])

@@ -14,12 +14,12 @@ from sightline import preprocess, process
 from sightline.config import DataConfig
 from sightline.data import datasets
 from sightline.data.sources.filenames import is_picture_name
-from sightline.data.sources.folder import class_folders, is_flat
+from sightline.data.sources.folder import STRAY, class_folders, is_flat
 from sightline.data.sources.idx import idx_files, idx_labels, is_idx
 from sightline.data.sources.listing import Entry, Listing
 from sightline.data.sources.manifest import Finder, is_table, label_by_table, labels_beside, manifest, read_labels
 from sightline.data.stores import DrawnStore, FolderStore, TarStore, ZipStore
-from sightline.errors import DataError, PictureError
+from sightline.errors import DataError, PictureError, plural
 from sightline.records import Index, Picture, Progress, Reject, no_progress
 
 DEFAULTS = DataConfig()
@@ -63,18 +63,21 @@ def index(
     stated = {e.part is not None for e in entries}
     if len(stated) > 1:
         whole = next(e.path for e in entries if e.part is None)
-        raise DataError(f"Some pictures are in train/, validation/ or test/, others, such as {whole}, are in none.")
+        raise DataError(
+            f"Some images are in a split (train, validation or test), others, such as {whole}, are in none: put every "
+            "image into one, or none."
+        )
     found = _look_into(entries, progress, threads)
     pictures = [(e, p) for e, p in zip(entries, found, strict=True) if isinstance(p, Picture)]
     rejects = [r for listing in listings for r in listing.stray] + [r for r in found if isinstance(r, Reject)]
+    others = [path for listing in listings for path in listing.passed_over]
+    others += [e.path for e, f in zip(entries, found, strict=True) if f is None]
     if not pictures:
-        raise DataError(_nothing_found(many, rejects))
+        raise DataError(_nothing_found(many, rejects, others))
 
     def read(i: int) -> bytes | NDArray[np.uint8]:
         return _read_again(*pictures[i])
 
-    others = [path for listing in listings for path in listing.passed_over]
-    others += [e.path for e, f in zip(entries, found, strict=True) if f is None]
     held = {(e.label, e.part) for e, f in zip(entries, found, strict=True) if f is not None}
     empty = [c.path for listing in listings for c in listing.classes if (c.label, c.part) not in held]
     remarks = [remark for listing in listings for remark in listing.remarks]
@@ -252,11 +255,22 @@ def _changed(path: str, reason: str = "") -> str:
     )
 
 
-def _nothing_found(sources: Sequence[Source | Listing], rejects: Sequence[Reject]) -> str:
-    where = ", ".join(_short(s) if isinstance(s, Listing) else str(s) for s in sources)
+def _nothing_found(sources: Sequence[Source | Listing], rejects: Sequence[Reject], others: Sequence[str]) -> str:
+    where = name_sources(list(sources))
     if not rejects:
+        archives = [path for path in others if path.lower().endswith(ARCHIVE_SUFFIXES)]
+        held = f" It holds archives, such as {archives[0]}: name those." if archives else ""
         return (
-            f"No pictures in {where}: expected one folder per class with pictures inside, as in cat/1.jpg, dog/2.jpg."
+            f"No images in {where}: expected one folder per class with images inside, as in cat/1.jpg, dog/2.jpg.{held}"
         )
     first = rejects[0]
-    return f"None of the {len(rejects)} pictures in {where} can be used; the first, {first.path}: {first.reason}."
+    advice = ""
+    if all(reject.reason == STRAY for reject in rejects):
+        advice = (
+            " Sort the images into a folder for each class; or say where their labels are: in the file names with "
+            "--set data.label_pattern=..., or in a table with --set data.labels=FILE."
+        )
+    return (
+        f"None of the {plural(len(rejects), 'image')} in {where} can be used; the first, {first.path}: {first.reason}."
+        f"{advice}"
+    )

@@ -167,6 +167,16 @@ def test_backslashes_and_names_without_extension(tmp_path: Path) -> None:
     assert "no folder" in fault(path, DataConfig(root=str(tmp_path / "gone")))
 
 
+@pytest.mark.parametrize("root", ["/home/somebody/data/", "C:\\Users\\me\\data\\"])
+def test_absolute_paths_of_another_machine_are_found_by_their_ends(tmp_path: Path, root: str) -> None:
+    path = table(
+        tmp_path, f"path,label\n{root}a/1.jpg,cat\n{root}2.jpg,dog\n{root}3.jpg,dog\n", files=["a/1.jpg", "2.jpg"]
+    )
+    listing = manifest(path)
+    assert told(listing) == {"a/1.jpg": ("cat", None), "2.jpg": ("dog", None)}
+    assert [kind for kind, *_ in remarks(listing)] == ["missing-files"]
+
+
 def test_a_name_that_two_files_bear_is_missing_rather_than_guessed(tmp_path: Path) -> None:
     path = table(tmp_path, "id,label\n1,cat\n2,dog\n", files=["a/1.jpg", "b/1.jpg", "b/2.jpg"])
     listing = manifest(path)

@@ -97,7 +97,15 @@ class Finder:
             key = self._all().get(name.removeprefix("./").casefold())
             if key is not None:
                 return key
-        return None
+        return self._at_home_elsewhere(text)
+
+    def _at_home_elsewhere(self, text: str) -> str | None:
+        """Return the file that an absolute path of another machine ends in."""
+        path = PureWindowsPath(text)  # takes both kinds of slashes
+        if not path.root:
+            return None
+        ends = ("/".join(path.parts[at:]) for at in range(1, len(path.parts)))
+        return next((end for end in ends if self.store.holds(end)), None)
 
     def _all(self) -> dict[str, str | None]:
         """Return the files by every shorter name that only one of them has; listed when the first is looked for."""
