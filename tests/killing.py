@@ -46,7 +46,7 @@ MOMENTS: dict[str, Moment] = {
     "features": lambda place, _: place.has("data.jsonl"),
     "first epoch": lambda place, _: place.has("tensorboard/*"),
     "second epoch": lambda place, _: place.epochs() >= 1,
-    "writing a checkpoint": lambda place, _: place.has("checkpoints/*.part"),
+    "writing a checkpoint": lambda place, _: place.has("checkpoints/.part-*"),
     "later": lambda place, _: place.epochs() >= 3,
     "evaluation": lambda place, _: place.has("model.keras"),
     "conclusion": lambda place, _: place.has("figures/confusion.png"),

@@ -30,7 +30,6 @@ LAYERS: dict[int, set[str]] = {
         "files",
         "intervals",
         "jsonio",
-        "locks",
         "metrics",
         "preprocess",
         "randomness",

@@ -1,30 +1,63 @@
-"""Files that are whole or not there: written under a temporary name, then renamed."""
+"""Files that are whole or not there: written under a temporary name, then renamed; nothing is written through a link.
+
+And locks, which the operating system takes back when a process ends, however it ends.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import secrets
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sightline.errors import OutputError
 
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[bytes]) -> None:
+        file.seek(1 << 30)  # beyond the content, which others may then read
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: IO[bytes]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+_LONGEST = 20  # digits of a process id
+# Windows has none of the first three, and no pipes with names in folders.
+_PRIVATE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+
 
 def write(
-    path: Path, content: bytes | Callable[[Path], Any], advice: str = "Free some space or check its rights."
+    path: Path,
+    content: bytes | Callable[[Path], Any],
+    advice: str = "Free some space or check its rights.",
+    *,
+    root: Path | None = None,
 ) -> Path:
     """Write bytes to `path`, or let a function write a file there, and return `path`; folders are made as needed.
 
     Bytes are on the disk before the name is: a machine that is switched off leaves the old file or the new one. (Of a
-    file that a function writes, only that no killed process leaves half of it.)
+    file that a function writes, only that no killed process leaves half of it.) A link at `path` is replaced, not
+    followed; one among the folders between `root` and `path` is refused, so that a folder from a stranger cannot
+    lead out of itself.
     Raises `OutputError`, which ends with `advice`, and leaves what was at `path` as it is.
     """
-    aside = path.with_name(f".part-{os.getpid()}-{path.name}")
+    if root is not None:
+        refuse_links(root, path.parent)
+    aside = temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
-            with aside.open("wb") as file:
+            with create(aside) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -37,6 +70,90 @@ def write(
         with suppress(OSError):  # there no more, unless something went wrong
             aside.unlink()
     return path
+
+
+def temporary(path: Path) -> Path:
+    """Return a name beside `path` to write under, which nobody can guess; a killed process may leave it there.
+
+    It ends as `path` does, as some writers choose a format by that.
+    """
+    return path.with_name(f".part-{secrets.token_hex(8)}{path.suffix[:16]}")
+
+
+def create(path: Path) -> IO[bytes]:
+    """Open a new file for writing and reading; raises `FileExistsError` if anything, even a dead link, has the name."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _PRIVATE, 0o666), "w+b")
+
+
+def open_own(path: Path, *, new: bool) -> IO[bytes]:
+    """Open a file that is changed in place, and made if `new`; raises `OSError` for a link or anything but a file.
+
+    A file with a second name is refused too: whoever gave it that name may have it changed under the other.
+    """
+    file = os.fdopen(os.open(path, os.O_RDWR | (os.O_CREAT if new else 0) | _PRIVATE, 0o666), "r+b")
+    state = os.fstat(file.fileno())
+    if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
+        file.close()
+        raise OSError(errno.EINVAL, "not a file of its own", str(path))
+    return file
+
+
+def refuse_links(root: Path, folder: Path) -> None:
+    """Raise `OutputError` if `folder`, or a folder between it and `root`, is a link; `root` itself may be one."""
+    for part in (folder, *folder.parents):
+        if part == root:
+            return
+        if part.is_symlink():
+            raise OutputError(
+                f"{part} is a link to {part.readlink()}, and nothing is written through links: replace it by a folder."
+            )
+
+
+@contextmanager
+def lock(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file at `path` while the block runs; the file stays, the lock does not.
+
+    Raises `OutputError` at once, naming `what`, if another process (or another block of this one) holds it.
+    """
+    try:
+        file = open_own(path, new=True)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.EINVAL}:
+            raise OutputError(
+                f"{path} is a link or no ordinary file, so nothing is written there: remove it."
+            ) from error
+        raise OutputError(f"{path} cannot be written: {error.strerror}. Check the rights of the folder.") from error
+    with file:
+        try:
+            _lock(file)
+        except OSError:
+            raise OutputError(
+                f"{what} is in use by another process{_owner(path)}: wait until it ends, or stop it."
+            ) from None
+        if (content := file.read(_LONGEST + 1)) and not (content.isdigit() and len(content) <= _LONGEST):
+            raise OutputError(f"{path} is not a lock file, so it stays as it is: move it away.")
+        file.seek(0)
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock file at `path`; one that is not there is not held."""
+    try:
+        with open_own(path, new=False) as file:
+            _lock(file)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _owner(path: Path) -> str:
+    text = path.read_bytes()[:20]
+    return f" ({text.decode()})" if text.isdigit() else ""
 
 
 def sync(folder: Path) -> None:

@@ -38,7 +38,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sightline import files, jsonio, locks
+from sightline import files, jsonio
 from sightline.config import RunConfig, dump_toml, load_config
 from sightline.data.dataset import Dataset
 from sightline.data.leakage import Leak, SmallImages
@@ -97,7 +97,7 @@ class Run:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from writing the run; raises `OutputError` if one does already."""
-        with locks.held(self.path / LOCK, f"The run {self.path}"):
+        with files.lock(self.path / LOCK, f"The run {self.path}"):
             yield
 
     def tidy(self) -> None:
@@ -133,7 +133,7 @@ class Run:
     @property
     def is_held(self) -> bool:
         """Whether a process is writing the run now."""
-        return locks.is_held(self.path / LOCK)
+        return files.is_locked(self.path / LOCK)
 
     @property
     def has_config(self) -> bool:
@@ -330,10 +330,10 @@ class Run:
         self._write(name, _encoded(jsonio.dumps(value, indent=2) + "\n"))
 
     def _write(self, name: str, data: bytes) -> Path:
-        return files.write(self.path / name, data)
+        return files.write(self.path / name, data, root=self.path)
 
     def _write_with(self, name: str, save: Callable[[Path], Any]) -> Path:
-        return files.write(self.path / name, save)
+        return files.write(self.path / name, save, root=self.path)
 
 
 def _json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:

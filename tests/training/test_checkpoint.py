@@ -205,6 +205,6 @@ def test_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_half_written_goes(tmp_path: Path) -> None:
-    (tmp_path / "00001-0123456789abcdef.part").write_bytes(b"half")
+    (tmp_path / ".part-0123456789abcdef.tmp").write_bytes(b"half")
     checkpoint.write(tmp_path, 1, some(1))
     assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -116,7 +115,7 @@ class Store:
         """
         self.choose_none()
         best = self.path / "best"
-        aside = self.path / f".part-{os.getpid()}-best"
+        aside = files.temporary(best)
         try:
             shutil.copytree(self.folder(found.name) / "bundle", aside)
             aside.rename(best)

@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import jsonio, locks
+from sightline import files, jsonio
 from sightline.data import cache
 from sightline.errors import OutputError
 from sightline.records import Samples
@@ -88,7 +88,7 @@ def _opened(name: str, stack: ExitStack) -> IO[bytes] | None:
     work = cache.folder() / f"{name}.part-begun"
     try:
         work.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(locks.held(work / "lock", str(work)))
+        stack.enter_context(files.lock(work / "lock", str(work)))
         (work / "rows").touch()
         return stack.enter_context((work / "rows").open("r+b"))
     except (OSError, OutputError):

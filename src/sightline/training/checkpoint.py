@@ -58,10 +58,11 @@ def write(folder: Path, number: int, checkpoint: Checkpoint, keep: int = 2) -> P
     Those of `number` and above that lie there already are of a time that is done over, and go too. Raises
     `OutputError` if the disk is full or not writable; the checkpoints before stay as they are.
     """
-    aside = folder / f"{number:05d}.part"
+    files.refuse_links(folder.parent, folder)
+    aside = files.temporary(folder / f"{number:05d}.tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with aside.open("w+b") as file:
+        with files.create(aside) as file:
             np.savez(
                 file,
                 allow_pickle=False,
@@ -78,7 +79,7 @@ def write(folder: Path, number: int, checkpoint: Checkpoint, keep: int = 2) -> P
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(
-            f"The checkpoint {folder / aside.stem} cannot be written: {reason}. "
+            f"The checkpoint {folder / f'{number:05d}'} cannot be written: {reason}. "
             "Free some space; the one before is intact."
         ) from error
     finally:
@@ -86,7 +87,7 @@ def write(folder: Path, number: int, checkpoint: Checkpoint, keep: int = 2) -> P
             aside.unlink()
     before = [old for old in _newest_first(folder) if _number(old) < number]
     kept = {path, *before[: keep - 1]}
-    for old in {*folder.glob("*.npz"), *folder.glob("*.part")} - kept:
+    for old in {*folder.glob("*.npz"), *folder.glob(".part-*")} - kept:
         old.unlink(missing_ok=True)
     return path
 

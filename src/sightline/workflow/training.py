@@ -153,6 +153,7 @@ class Training:
         run.write_history(history)
         if saved:
             watcher.say(f"going on after {len(history)} epochs and {saved.state['step']} steps of the next")
+        files.refuse_links(run.path, run.path / "tensorboard")
         events = Events(run.path / "tensorboard") if config.train.tensorboard else None
 
         def on_epoch(record: EpochRecord) -> None:

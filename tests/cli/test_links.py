@@ -1,0 +1,106 @@
+"""A run folder from a stranger: whatever in it is a link, nothing outside it is ever written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import SMALL, Command
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need rights of their own on Windows")
+
+# Every verb that writes into the run that it is given.
+VERBS: dict[str, tuple[object, ...]] = {
+    "resume": ("resume", "RUN"),
+    "train": ("train", "DATA", *SMALL, "--out", "RUN"),
+    "train anew": ("train", "DATA", *SMALL, "--out", "RUN", "--force"),
+    "evaluate": ("evaluate", "RUN", "--target-precision", "0.6"),
+    "report": ("report", "RUN"),
+    "card": ("card", "RUN"),
+    "predict": ("predict", "RUN", "DATA"),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with every file that one may hold, as if it had been killed at its end: its checkpoints are there."""
+    from sightline import train
+    from sightline.run import Run
+    from sightline.training import checkpoint
+
+    path = tmp_path_factory.mktemp("stopped") / "run"
+    train(colours, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=path)
+    run = Run.open(path)
+    checkpoint.write(run.checkpoints, 1, checkpoint.Checkpoint({}, {}))
+    return path
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """The hash of every file below a folder."""
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def held_by_links(run: Path, stash: Path, *, folders: bool) -> None:
+    """Move each file of a run (or each folder) aside and leave a link to it."""
+    stash.mkdir()
+    places = [p for p in run.iterdir() if p.is_dir()] if folders else [p for p in run.rglob("*") if p.is_file()]
+    for number, place in enumerate(places):
+        victim = stash / f"{number}-{place.name}"
+        shutil.move(place, victim)
+        place.symlink_to(victim)
+
+
+def words(verb: str, run: Path, data: Path) -> Iterator[object]:
+    names = {"RUN": run, "DATA": data}
+    yield from (names.get(word, word) if isinstance(word, str) else word for word in VERBS[verb])
+
+
+@pytest.mark.parametrize("folders", [False, True], ids=["files", "folders"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_writes_through_a_link(
+    verb: str, folders: bool, stopped: Path, colours: Path, tmp_path: Path, sightline: Command
+) -> None:
+    run, stash = tmp_path / "run", tmp_path / "stash"
+    shutil.copytree(stopped, run)
+    held_by_links(run, stash, folders=folders)
+    before = tree(stash), tree(colours)
+    done = sightline(*words(verb, run, colours))
+    assert done.code in {0, 1, 2}, done.err
+    assert (tree(stash), tree(colours)) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["resume", "evaluate", "train"])
+def test_no_verb_writes_through_one_link(
+    verb: str, stopped: Path, colours: Path, tmp_path: Path, sightline: Command
+) -> None:
+    """One link alone: no other one stops the verb before it comes to this one."""
+    for number, name in enumerate(sorted(p.relative_to(stopped).as_posix() for p in stopped.rglob("*"))):
+        run, stash = tmp_path / f"run{number}", tmp_path / f"stash{number}"
+        shutil.copytree(stopped, run)
+        stash.mkdir()
+        shutil.move(run / name, stash / "victim")
+        (run / name).symlink_to(stash / "victim")
+        before = tree(stash)
+        done = sightline(*words(verb, run, colours))
+        assert done.code in {0, 1, 2}, (name, done.err)
+        assert tree(stash) == before, name
+        shutil.rmtree(run)
+
+
+def test_resume_says_that_the_lock_is_a_link(stopped: Path, tmp_path: Path, sightline: Command) -> None:
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    shutil.copytree(stopped, run)
+    victim.write_text("precious", encoding="utf-8")
+    (run / "lock").unlink()
+    (run / "lock").symlink_to(victim)
+    done: Any = sightline("resume", run)
+    assert done.code == 2
+    assert "lock is a link or no ordinary file, so nothing is written there: remove it." in " ".join(done.err.split())
+    assert victim.read_text(encoding="utf-8") == "precious"

@@ -1,0 +1,90 @@
+"""Files that are whole or not there, never written through a link; and locks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sightline import files
+from sightline.errors import OutputError
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need rights of their own on Windows")
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    path = tmp_path / "victim"
+    path.write_bytes(b"1234 what must stay")
+    return path
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path, victim: Path) -> None:
+    place = tmp_path / "run" / "run.json"
+    place.parent.mkdir()
+    place.symlink_to(victim)
+    files.write(place, b"new", root=place.parent)
+    assert (place.read_bytes(), place.is_symlink()) == (b"new", False)
+    assert victim.read_bytes() == b"1234 what must stay"
+
+
+def test_a_folder_that_is_a_link_is_refused_below_the_root_only(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run = tmp_path / "run"
+    run.symlink_to(elsewhere)  # the root may be one: the user named it
+    files.write(run / "eval" / "test" / "metrics.json", b"{}", root=run)
+    assert (elsewhere / "eval" / "test" / "metrics.json").read_bytes() == b"{}"
+    (run / "figures").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match=r"figures is a link to .*: replace it by a folder"):
+        files.write(run / "figures" / "deep" / "a.png", b"", root=run)
+    assert not (tmp_path / "deep").exists()
+
+
+def test_temporary_names_cannot_be_guessed_and_keep_the_ending(tmp_path: Path) -> None:
+    names = {files.temporary(tmp_path / "model.keras").name for _ in range(100)}
+    assert len(names) == 100
+    assert all(name.startswith(".part-") and name.endswith(".keras") for name in names)
+
+
+def test_a_new_file_is_new(tmp_path: Path, victim: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere")
+    for taken in (victim, link):
+        with pytest.raises(FileExistsError):
+            files.create(taken)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "second name", "pipe", "folder", "content"])
+def test_a_lock_that_is_none_is_left_alone(tmp_path: Path, victim: Path, kind: str) -> None:
+    lock = tmp_path / "run" / "lock"
+    lock.parent.mkdir()
+    if kind == "link":
+        lock.symlink_to(victim)
+    elif kind == "second name":
+        os.link(victim, lock)
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    elif kind == "folder":
+        lock.mkdir()
+    else:
+        lock.write_bytes(victim.read_bytes())
+    with pytest.raises(OutputError, match="lock"), files.lock(lock, "The run"):
+        pass
+    assert victim.read_bytes() == b"1234 what must stay"
+    if kind == "content":
+        assert lock.read_bytes() == victim.read_bytes()
+
+
+def test_a_lock_holds_says_who_and_is_taken_again(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with files.lock(lock, "The run"):
+        assert files.is_locked(lock)
+        with pytest.raises(OutputError, match=rf"The run is in use by another process \({os.getpid()}\)"):  # noqa: SIM117  # the first must fail
+            with files.lock(lock, "The run"):
+                pass
+    assert not files.is_locked(lock)
+    with files.lock(lock, "The run"):
+        assert lock.read_bytes() == str(os.getpid()).encode()
