@@ -12,6 +12,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedRandom
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,7 +81,7 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".part-{secrets.token_hex(8)}{path.suffix[:16]}")
 
 
-def create(path: Path) -> IO[bytes]:
+def create(path: Path) -> BufferedRandom:
     """Open a new file for writing and reading; raises `FileExistsError` if anything, even a dead link, has the name."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _PRIVATE, 0o666), "w+b")
 
