@@ -148,6 +148,8 @@ def _strangers(found: Judgement) -> Iterator[str]:
         return
     distance = "" if s.distance is None else f", by distance of features {s.distance:.4f}"
     yield f"strangers: {s.strangers} pictures of {s.name} told from {s.count}: AUROC by energy {s.energy:.4f}{distance}"
+    if s.note:
+        yield f"  {s.note}"
     if s.flagged is not None:
         yield f"  the energy limit flags {s.flagged:.1%} of them"
 

@@ -54,14 +54,23 @@ def leaked(value: Leaked | None) -> dict[str, Any] | None:
     other = value.without
     if other is None:
         return counts | {"without": None}
-    without = {
-        "count": other.count,
-        "accuracy": other.accuracy,
-        "accuracy_interval": interval(other.accuracy_interval),
-        "loss": other.loss,
-        "figures": {name: figure(f) for name, f in other.figures.items()},
+    return counts | {"without": headline(other) | {"figures": {n: figure(f) for n, f in other.figures.items()}}}
+
+
+def headline(value: Evaluation) -> dict[str, Any]:
+    """Return the few metrics of an evaluation that a run and a bundle keep of each split."""
+    metrics_of = {
+        "accuracy": value.accuracy,
+        "accuracy_interval": interval(value.accuracy_interval),
+        "loss": value.loss,
+        "count": value.count,
+        "untested_classes": list(value.untested),
     }
-    return counts | {"without": without}
+    if value.leaked is None:
+        return metrics_of
+    leaked, other = value.leaked, value.leaked.without
+    counts = {"count": len(leaked.paths), "identical": leaked.identical, "near": leaked.near}
+    return metrics_of | {"leaked": counts | {"without": None if other is None else headline(other)}}
 
 
 def missing(value: Missing | None) -> dict[str, Any] | None:

@@ -41,8 +41,9 @@ def sources(run: Run) -> list[str]:
         raise DataError("This model was trained on arrays, which the run does not keep: name images to evaluate on.")
     for name in names:
         if not Path(name).expanduser().exists() and not datasets.is_named(name):
+            place = name if request is None else Path(request.folder, name)
             raise DataError(
-                f"The images of the run {run.path} are no longer at {name}: put them back, or name other images."
+                f"The images of the run {run.path} are no longer at {place}: put them back, or name other images."
             )
     return names
 

@@ -169,20 +169,27 @@ class _Reader:
 
 
 def _strangers(reader: _Reader, said: Said, result: Judgement, sources: Sources) -> Strangers:
-    """Read images whose labels, if any, mean nothing here, and compare."""
+    """Read images whose labels, if any, mean nothing here, and compare; the run's own among them are left out."""
     index = make_index(sources, reader.progress)
-    if len(index.pictures) > STRANGERS:
-        chosen = np.sort(generator(0, "strangers").permutation(len(index.pictures))[:STRANGERS]).tolist()
-        read = index.read
-        index = replace(
-            index, pictures=tuple(index.pictures[i] for i in chosen), read=lambda at: read(chosen[at])
-        )  # fmt: skip
+    run = reader.classifier.home
+    own = set() if run is None else {row.sha256 for row in run.read_data() or ()}
+    chosen = [i for i, picture in enumerate(index.pictures) if picture.sha256 not in own]
+    if not chosen:
+        raise DataError(f"All {len(index.pictures)} images of {index.name} are the run's own: name others with --ood.")
+    note = f"{len(index.pictures) - len(chosen)} of the run's own images among them were left out."
+    note = "" if len(chosen) == len(index.pictures) else note
+    if len(chosen) > STRANGERS:
+        at = np.sort(generator(0, "strangers").permutation(len(chosen))[:STRANGERS]).tolist()
+        chosen = [chosen[i] for i in at]
+    read = index.read
+    index = replace(index, pictures=tuple(index.pictures[i] for i in chosen), read=lambda at: read(chosen[at]))
     predictor = reader.classifier.predictor
     pixels, rows = decode(index, predictor.preprocess, keep=reader.cache, progress=reader.progress)
     rows = np.array([row for row in rows.tolist() if row not in pixels.failed], np.int64)
     samples = Samples(pixels.array, rows, np.zeros(len(rows), np.int32), ("",) * len(rows))
     other = listen(predictor, samples, reader.progress, "strangers").outputs
-    return judgement.strangers(said, other, reader.listen("train"), index.name, result.thresholds)
+    found = judgement.strangers(said, other, reader.listen("train"), index.name, result.thresholds)
+    return replace(found, note=" ".join(filter(None, (found.note, note))))
 
 
 def _write(classifier: Classifier, result: Judgement, found: Labelled, *, fitted: bool) -> None:

@@ -130,8 +130,7 @@ def pack(
 
 def figures_of(found: Mapping[Part, Evaluation]) -> dict[str, Any]:
     """Return the figures of each part as the manifest keeps them."""
-    keys = ("accuracy", "accuracy_interval", "loss", "count", "untested_classes")
-    return {part: {key: summary.evaluation(value)[key] for key in keys} for part, value in found.items()}
+    return {part: summary.headline(value) for part, value in found.items()}
 
 
 def _examples(

@@ -269,7 +269,7 @@ class Training:
                 "rejects": len(data.rejects),
                 "skipped": data.skipped,
                 "cache_hit": data.cache_hit,
-                "leaked": {name: summary.leaked(value.leaked) for name, value in found.items()},
+                "leaked": {name: summary.headline(value).get("leaked") for name, value in found.items()},
                 "untested_classes": {name: list(evaluation.untested) for name, evaluation in found.items()},
             },
         )

@@ -1,0 +1,421 @@
+"""Which images a run is evaluated on: all of its own, from wherever, and no others that it was trained on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sightline as face
+from command import Command
+from pictures import encode, scene
+from sightline.errors import DataError, Interrupted, MissingImagesError
+from sightline.records import EpochRecord
+from sightline.run import Run
+from sightline.watch import Watcher
+
+TINT = {"blue": (0.5, 0.6, 1.0), "red": (1.0, 0.6, 0.5)}
+SETTINGS = ["model.name=cifar10-simple", "train.epochs=1", "picture.height=32", "split.validation=0.25"]
+
+
+def draw(number: int, label: str) -> Image.Image:
+    """A scene unlike any other, in the tint of its class."""
+    pixels = np.asarray(scene(number, 80, 70)) * np.array(TINT[label])
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``data`` and ``run``, trained in it on the relative path ``data``.
+
+    Each class has 24 images in train/, of which the first are validation images too, and 6 of its own in test/. There,
+    "copy.png" is a training file too, and "smaller.jpg" a smaller copy of one.
+    """
+    folder = tmp_path_factory.mktemp("project")
+    for c, label in enumerate(TINT):
+        for i in range(24):
+            write(folder / "data" / "train" / label / f"{i:02}.png", encode(draw(100 * c + i, label)))
+        for i in range(24, 30):
+            write(folder / "data" / "test" / label / f"{i}.png", encode(draw(100 * c + i, label)))
+        test = folder / "data" / "test" / label
+        shutil.copy(folder / "data" / "train" / label / "03.png", test / "copy.png")
+        write(test / "smaller.jpg", encode(draw(100 * c + 5, label).resize((60, 52)), "JPEG", quality=85))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        face.train("data", recipe="quick", set=SETTINGS, out="run")
+    return folder
+
+
+@pytest.fixture
+def copied(project: Path, tmp_path: Path) -> Path:
+    """A project of one's own, to spoil."""
+    folder = Path(shutil.copytree(project, tmp_path / "project"))
+    run = Run(folder / "run")
+    run.update(request=run.info["request"] | {"folder": str(folder)})
+    return folder
+
+
+@pytest.fixture
+def everything(project: Path, tmp_path: Path) -> Path:
+    """All images of the project in class folders, without splits."""
+    for path in sorted((project / "data").rglob("*.*")):
+        label, name = path.parent.name, f"{path.parents[1].name}-{path.name}"
+        write(tmp_path / "all" / label / name, path.read_bytes())
+    return tmp_path / "all"
+
+
+def kept(run: Path) -> dict[str, bytes]:
+    """All files of a run."""
+    return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file() and p.name != "lock"}
+
+
+# Its own images
+
+
+def test_every_command_gives_one_figure_for_a_file_in_two_splits(sightline: Command, copied: Path) -> None:
+    run = copied / "run"
+    trained = json.loads((run / "run.json").read_text())["result"]["test"]
+    assert trained["count"] == 16
+    metrics = run / "eval" / "test" / "metrics.json"
+    first = json.loads(metrics.read_text())
+    evaluated = sightline("evaluate", run, "--json").json
+    assert sightline("report", run).code == 0
+    reported = json.loads(metrics.read_text())
+    shutil.copytree(run, copied / "twin")
+    compared = sightline("compare", run, copied / "twin", "--json").json
+    python = face.load(run).evaluate()
+    for found in (first, evaluated, reported, compared["runs"][0]):
+        assert found["accuracy"] == trained["accuracy"] == python.accuracy
+    assert first["count"] == evaluated["count"] == reported["count"] == python.count == 16
+    assert compared["contests"][0]["count"] == 16
+    assert compared["runs"][0]["leaked"] == 4
+    assert "test (4 leaked)" in sightline("compare", run, copied / "twin").out
+
+
+def test_leaked_test_images_are_reported_beside_the_figure(sightline: Command, project: Path) -> None:
+    run = project / "run"
+    found = sightline("evaluate", run, "--json").json
+    leaked = found["leaked"]
+    names = {f"test/{label}/{name}" for label in TINT for name in ("copy.png", "smaller.jpg")}
+    assert (leaked["count"], leaked["identical"], leaked["near"], set(leaked["images"])) == (4, 2, 2, names)
+    with np.load(run / "eval" / "test" / "predictions.npz") as saved:
+        others = [i for i, path in enumerate(saved["paths"]) if path not in names]
+        right = (saved["probabilities"].argmax(1) == saved["labels"])[others]
+    assert leaked["without"]["count"] == len(right) == 12
+    assert leaked["without"]["accuracy"] == pytest.approx(right.mean())
+    assert "macro_f1" in leaked["without"]["figures"]
+    trained = json.loads((run / "run.json").read_text())["result"]
+    brief = trained["leaked"]["test"]
+    assert brief["without"]["accuracy"] == leaked["without"]["accuracy"]
+    assert {key: brief[key] for key in ("count", "identical", "near")} == {"count": 4, "identical": 2, "near": 2}
+    card = sightline("card", run).out
+    assert "4 of the test images are in an earlier split too (2 identical, 2 near duplicates); accuracy" in card
+    shown = sightline("evaluate", run).out
+    assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates); accuracy" in shown
+    page = (run / "report.html").read_text("utf-8")
+    assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates); right on" in page
+    assert "Images in several splits" in page
+    for name in (*names, "train/red/03.png", "train/blue/05.png"):
+        assert name in page
+
+
+def test_training_says_what_the_test_is_without_them(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sightline.cli.train import show
+    from sightline.workflow.again import result
+
+    run = Run(project / "run")
+    show(result(run, run.info["result"]))
+    assert "4 of them are in an earlier split too: accuracy" in capsys.readouterr().out
+
+
+def test_near_duplicates_are_kept_with_the_run_and_not_found_again(
+    sightline: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [json.loads(line) for line in (copied / "run" / "leakage.jsonl").read_text().splitlines()]
+    groups = {(row["kind"], *sorted(image["path"] for image in row["images"])) for row in rows}
+    near = {("near", f"test/{label}/smaller.jpg", f"train/{label}/05.png") for label in TINT}
+    assert groups == near | {("identical", f"test/{label}/copy.png", f"train/{label}/03.png") for label in TINT}
+    assert {image["split"] for row in rows for image in row["images"]} >= {"train", "test"}
+    monkeypatch.setattr("sightline.data.leakage.find_leaks", None)
+    monkeypatch.setattr("sightline.data.survey.by_name", None)
+    assert sightline("report", copied / "run").code == 0
+    assert "smaller.jpg" in (copied / "run" / "report.html").read_text("utf-8")
+
+
+def test_every_command_finds_the_images_from_another_folder(
+    sightline: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnx")
+    monkeypatch.chdir(copied.parent)
+    run = Path("project", "run")
+    image = Path("project", "data", "test", "red", "24.png")
+    for arguments in (
+        ("evaluate", run), ("evaluate", run, "--split", "train"), ("report", run), ("resume", run), ("card", run),
+        ("compare", run, copied / "run" / ".." / ".." / "twin"),
+        ("explain", run, image, "--method", "occlusion", "--out", "out"), ("export", run),
+    ):  # fmt: skip
+        if arguments[0] == "compare":
+            shutil.copytree(run, "twin")
+        found = sightline(*arguments)
+        assert found.code == 0, (arguments, found.err)
+
+
+class Impatient(Watcher):
+    def epoch(self, record: EpochRecord) -> None:
+        raise Interrupted("Enough.")
+
+
+def test_a_run_begun_in_another_folder_is_resumed(
+    sightline: Command, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(project / "data", tmp_path / "data")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fix.jsonl").write_text("")
+    with pytest.raises(Interrupted):
+        face.train(
+            "data", recipe="quick", set=[*SETTINGS, "train.epochs=2", "data.patch=fix.jsonl"], out="run",
+            watcher=Impatient(),
+        )  # fmt: skip
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = sightline("resume", tmp_path / "run", "--json")
+    assert found.code == 0, found.err
+    assert (found.json["epochs"], found.json["test"]["count"]) == (2, 16)
+
+
+# Images that are gone
+
+
+@pytest.fixture
+def spoiled(copied: Path) -> Path:
+    """A project of whose 16 test images 4 were deleted, and 2 saved anew."""
+    test = copied / "data" / "test"
+    for name in ("24.png", "25.png"):
+        for label in TINT:
+            (test / label / name).unlink()
+            with Image.open(test / label / "26.png") as image:
+                image.load()
+            image.save(test / label / "26.png", compress_level=1)
+    return copied
+
+
+def test_missing_test_images_are_refused_and_nothing_is_overwritten(sightline: Command, spoiled: Path) -> None:
+    run = spoiled / "run"
+    before = kept(run)
+    for arguments in (("evaluate", run), ("report", run), ("evaluate", run, "--labels", spoiled / "patch.jsonl")):
+        found = sightline(*arguments, *(["--json"] if arguments[0] == "evaluate" else []))
+        assert (found.code, found.out) == (2, "")
+        assert (
+            f"Of the 16 test images of the run {run}, 4 are missing and 2 changed since training, such as "
+            "test/blue/24.png, test/blue/25.png, test/red/24.png: put them back as they were"
+        ) in found.err
+        assert "--allow-missing" in found.err
+        assert kept(run) == before
+    with pytest.raises(MissingImagesError, match="4 are missing and 2 changed"):
+        face.load(run).evaluate()
+
+
+def test_what_is_left_is_evaluated_if_asked_for_and_said(sightline: Command, spoiled: Path) -> None:
+    run = spoiled / "run"
+    before = kept(run)
+    found = sightline("evaluate", run, "--allow-missing", "--json").json
+    assert found["count"] == 10
+    assert (found["missing"]["count"], found["missing"]["changed"], found["missing"]["total"]) == (6, 2, 16)
+    assert found["leaked"]["count"] == 4
+    assert kept(run) == before
+    shown = sightline("evaluate", run, "--allow-missing").out
+    assert "6 of the 16 images of this split are not evaluated: 4 missing, 2 changed since training" in shown
+    assert face.load(run).evaluate(allow_missing=True).missing is not None
+
+
+def test_none_left_is_an_error_all_the_same(sightline: Command, copied: Path) -> None:
+    for path in (copied / "data" / "test").rglob("*.*"):
+        path.unlink()
+    for more in ((), ("--allow-missing",)):
+        found = sightline("evaluate", copied / "run", *more)
+        assert found.code == 2
+        assert "16 are missing, such as test/" in found.err
+    (copied / "data").rename(copied / "moved")
+    found = sightline("evaluate", copied / "run")
+    assert found.code == 2
+    assert f"The images of the run {copied / 'run'} are no longer at {copied / 'data'}: put them back" in found.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--split", "validation"), ("--coverage", "0.8"), ("--target-precision", "0.5")],
+    ids=["calibration", "split", "coverage", "precision"],
+)
+def test_missing_validation_images_are_refused_wherever_they_count(
+    sightline: Command, copied: Path, arguments: tuple[str, ...]
+) -> None:
+    run = copied / "run"
+    rows = [row for row in Run(run).read_data() or () if row.split == "validation"]
+    (copied / "data" / rows[0].path).unlink()
+    before = kept(run)
+    found = sightline("evaluate", run, *arguments)
+    assert (found.code, found.out) == (2, "")
+    assert f"Of the {len(rows)} validation images of the run {run}, 1 are missing, such as {rows[0].path}" in found.err
+    assert kept(run) == before
+    left = sightline("evaluate", run, *arguments, "--allow-missing", "--json")
+    assert left.json["count"] == (len(rows) - 1 if "validation" in arguments else 16)
+
+
+def test_missing_training_images_stop_only_what_reads_them(
+    sightline: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = next(row for row in Run(copied / "run").read_data() or () if row.split == "train")
+    (copied / "data" / row.path).unlink()
+    assert sightline("evaluate", copied / "run").code == 0
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    for arguments in (("evaluate", copied / "run", "--labels", copied / "p.jsonl"), ("compress", copied / "run")):
+        found = sightline(*arguments)
+        if "sightline[labels]" in found.err:  # said before the images are read
+            continue
+        assert found.code == 2
+        assert f"1 are missing, such as {row.path}" in found.err
+
+
+def test_images_that_came_since_are_in_no_split_and_said(sightline: Command, copied: Path) -> None:
+    write(copied / "data" / "test" / "red" / "new.png", encode(draw(77, "red")))
+    found = sightline("evaluate", copied / "run", "--json").json
+    assert (found["count"], found["added"]) == (16, 1)
+    assert "1 images were added since training and belong to no split" in sightline("evaluate", copied / "run").out
+
+
+# Images from elsewhere
+
+
+def test_training_images_among_others_are_left_out_and_counted(
+    sightline: Command, project: Path, everything: Path
+) -> None:
+    run = project / "run"
+    before = kept(run)
+    found = sightline("evaluate", run, everything, "--json").json
+    assert found["count"] == 12, "the test images but the four that leaked"
+    told = found["training_images"]
+    assert (told["included"], told["identical"], told["near"]) == (False, 50, 2)
+    own = sightline("evaluate", run, "--json").json["leaked"]["without"]
+    assert (found["accuracy"], found["count"]) == (own["accuracy"], own["count"])
+    shown = sightline("evaluate", run, everything).out
+    assert (
+        "52 images that the model was trained or validated on were left out (50 identical, 2 near duplicates); "
+        "--include-training takes them in"
+    ) in shown
+    assert set(kept(run)) == set(before)
+
+
+def test_they_are_taken_in_if_asked_for_and_labelled(sightline: Command, project: Path, everything: Path) -> None:
+    found = sightline("evaluate", project / "run", everything, "--include-training", "--json").json
+    assert found["count"] == 64
+    told = found["training_images"]
+    assert (told["included"], told["identical"], told["near"], len(told["images"])) == (True, 50, 2, 52)
+    shown = sightline("evaluate", project / "run", everything, "--include-training").out
+    assert "TRAINING IMAGES INCLUDED: 52 images that the model was trained or validated on" in shown
+    python = face.evaluate(project / "run", str(everything), include_training=True)
+    assert python.count == 64
+    assert python.overlap is not None
+    assert python.overlap.count == 52
+
+
+def test_nothing_but_training_images_is_refused(sightline: Command, project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / "data" / "train", tmp_path / "only")
+    found = sightline("evaluate", project / "run", tmp_path / "only", "--json")
+    assert (found.code, found.out) == (2, "")
+    assert "was trained or validated on all 48 images of" in found.err
+    assert "--include-training" in found.err
+    assert "Traceback" not in found.err
+    with pytest.raises(DataError, match="all 48 images"):
+        face.load(project / "run").evaluate(str(tmp_path / "only"))
+
+
+def test_new_images_are_evaluated_without_a_remark(sightline: Command, project: Path, tmp_path: Path) -> None:
+    for c, label in enumerate(TINT):
+        for i in range(50, 54):
+            write(tmp_path / "new" / label / f"{i}.png", encode(draw(100 * c + i, label)))
+    found = sightline("evaluate", project / "run", tmp_path / "new", "--json").json
+    assert (found["count"], found["leaked"], found["missing"]) == (8, None, None)
+    assert found["training_images"] == {"included": False, "identical": 0, "near": 0, "images": []}
+    assert "training" not in sightline("evaluate", project / "run", tmp_path / "new").out.split("figure")[0].lower()
+
+
+def test_the_run_s_own_images_are_no_strangers(sightline: Command, project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project / "data" / "test" / "red", tmp_path / "strange" / "a")
+    found = sightline("evaluate", project / "run", "--ood", tmp_path / "strange")
+    if "sightline[labels]" in found.err:
+        pytest.skip("scikit-learn is not installed")
+    assert found.code == 2
+    assert "All 8 images of strange are the run's own: name others with --ood." in found.err
+    write(tmp_path / "strange" / "b" / "noise.png", encode(scene(999)))
+    found = sightline("evaluate", project / "run", "--ood", tmp_path / "strange")
+    assert found.code == 0, found.err
+    assert "1 pictures of strange" in found.out
+    assert "8 of the run's own images among them were left out." in found.out
+
+
+def test_a_bundle_knows_as_much_as_its_place_tells(
+    sightline: Command, project: Path, everything: Path, tmp_path: Path
+) -> None:
+    inside = sightline("evaluate", project / "run" / "bundle", everything, "--json").json
+    assert (inside["count"], inside["training_images"]["identical"]) == (12, 50)
+    alone = Path(shutil.copytree(project / "run" / "bundle", tmp_path / "alone"))
+    found = sightline("evaluate", alone, everything, "--json").json
+    assert found["count"] == 64
+    assert found["training_images"] == {"included": False, "identical": None, "near": None, "images": []}
+    assert "does not know its training images" in sightline("evaluate", alone, everything).out
+
+
+def test_an_export_is_compared_on_them_and_says_so(
+    sightline: Command, project: Path, everything: Path, tmp_path: Path
+) -> None:
+    done = sightline("export", project / "run", "--parity", everything, "--out", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    assert done.json["pictures"] == "the pictures given (52 are training or validation images)"
+
+
+# Runs that are not complete
+
+
+@pytest.fixture
+def killed(tmp_path: Path, project: Path) -> Run:
+    """A run that was killed in its first epoch."""
+    run = Run(Path(shutil.copytree(project / "run", tmp_path / "killed")))
+    for name in ("model.keras", "model.json", "report.html"):
+        (run.path / name).unlink()
+    run.update(status="running")
+    return run
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "report", "card"])
+def test_a_killed_run_names_resume(sightline: Command, killed: Run, verb: str) -> None:
+    found = sightline(verb, killed.path)
+    assert (found.code, found.out) == (2, "")
+    assert f"its training stopped early (status 'running'); `sightline resume {killed.path}` goes on" in found.err
+    with killed.held():
+        found = sightline(verb, killed.path)
+    assert found.code == 2
+    assert "it is still training; wait until it ends" in found.err
+
+
+def test_a_card_says_truly_why_there_is_no_bundle(sightline: Command, copied: Path) -> None:
+    run = Run(copied / "run")
+    shutil.rmtree(run.path / "bundle")
+    for verb in (("card", run.path), ("export", run.path, "--format", "vectors")):
+        found = sightline(*verb)
+        assert found.code == 2
+        assert f"its folder {run.path / 'bundle'} was removed" in found.err
+    run.update(no_bundle="the exported file differs from the model by up to 0.5")
+    found = sightline("card", run.path)
+    assert "has no bundle for a card to go into: the exported file differs from the model by up to 0.5" in found.err
+    assert "must be complete" not in found.err
