@@ -49,7 +49,7 @@ def test_the_temperature_is_the_one_that_was_put_in(heat: float) -> None:
 
 def test_a_temperature_of_too_few_says_so_and_of_none_is_refused() -> None:
     logits, labels = drawn(50)
-    assert "50 pictures" in calibration.fit_temperature(logits, labels).note
+    assert "50 images" in calibration.fit_temperature(logits, labels).note
     sure = np.eye(3, dtype=np.float32)[[0, 1, 2] * 100]
     assert "bound" in calibration.fit_temperature(sure, np.array([0, 1, 2] * 100, np.int32)).note
     with pytest.raises(DataError, match="no pictures"):

@@ -393,7 +393,7 @@ def test_a_graph_that_fails_when_it_is_run_is_refused(graph: bytes, made: Bundle
     file.graph.node[0].input[0] = "reshaped"
     file.graph.node.insert(0, library.helper.make_node("Reshape", ["pixels", "seven"], ["reshaped"]))
     bundle.write(bundle.make(made.manifest, file.SerializeToString(), made.files), tmp_path / "b")
-    with pytest.raises(ModelError, match="cannot run the model on 2 pictures"):
+    with pytest.raises(ModelError, match="cannot run the model on 2 images"):
         bundle.load(tmp_path / "b")
 
 
@@ -413,5 +413,5 @@ def test_a_graph_of_a_fixed_number_of_pictures_is_refused(graph: bytes, made: Bu
     file = library.load_model_from_string(graph)
     file.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     bundle.write(bundle.make(made.manifest, file.SerializeToString(), made.files), tmp_path / "b")
-    with pytest.raises(ModelError, match="2 pictures at a time"):
+    with pytest.raises(ModelError, match="2 images at a time"):
         bundle.load(tmp_path / "b")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import Display, console, escape, print_json, table
+from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: the help must not wait for NumPy
     from sightline.compression.store import Candidate
@@ -81,7 +82,7 @@ def show(found: Compression) -> None:
         if said.worse:
             verdict = "worse than the large model" + (", by no more than was allowed" if found.reached else "")
         out.print(
-            f"{said.part:<11}{said.small:.4f} against {said.large:.4f} on {said.count} pictures, difference "
+            f"{said.part:<11}{said.small:.4f} against {said.large:.4f} on {plural(said.count, 'image')}, difference "
             f"{100 * said.difference:+.2f} points (95% interval {100 * said.interval.low:+.2f} to "
             f"{100 * said.interval.high:+.2f}), {said.lost} lost and {said.won} won, McNemar p = {said.p_value:.3g}: "
             f"{verdict}"

@@ -11,7 +11,7 @@ from sightline.cli import judged
 from sightline.cli.cautions import cautions
 from sightline.cli.output import LONGEST, Display, console, escape, print_json, table
 from sightline.cli.sources import Column, Read, listed
-from sightline.errors import UsageError
+from sightline.errors import UsageError, plural
 from sightline.records import ClassFigures, Evaluation, Figure, Interval
 
 
@@ -123,7 +123,7 @@ def show(found: Evaluation, part: str, rest: str) -> None:
     out = console()
     low, high = found.accuracy_interval.low, found.accuracy_interval.high
     out.print(
-        f"accuracy {found.accuracy:.4f} (95% interval {low:.4f} to {high:.4f}) on {found.count} images, "
+        f"accuracy {found.accuracy:.4f} (95% interval {low:.4f} to {high:.4f}) on {plural(found.count, 'image')}, "
         f"loss {found.loss:.4f}"
     )
     if missing := sentences.untested(found.untested, len(found.classes), sentences.split_name(part)):
@@ -150,7 +150,8 @@ def show(found: Evaluation, part: str, rest: str) -> None:
     if found.rejects:
         first = found.rejects[0]
         out.print(
-            f"\n{len(found.rejects)} files could not be read, such as {escape(first.path)}: {escape(first.reason)}"
+            f"\n{plural(len(found.rejects), 'file')} could not be read, such as {escape(first.path)}: "
+            f"{escape(first.reason)}"
         )
 
 

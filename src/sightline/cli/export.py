@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import Display, complain, console, escape, print_json, table
+from sightline.errors import plural
 
 if TYPE_CHECKING:  # help must not wait for NumPy
     from sightline.workflow.export import Exported
@@ -51,7 +52,7 @@ def export(
         _show(done)
     if not done.accepted:
         complain(
-            f"The {done.format} file in {done.precision} was not put in place: on {done.parity.count} images "
+            f"The {done.format} file in {done.precision} was not put in place: on {plural(done.parity.count, 'image')} "
             f"{' and '.join(done.reasons)}."
         )
         raise typer.Exit(1)
@@ -72,7 +73,7 @@ def _show(done: Exported) -> None:
         ["latency, one picture", f"{found.latency_median:.2f} ms median, {found.latency_p99:.2f} ms 99th percentile"],
         ["throughput, 32 at a time", f"{found.throughput:,.0f} pictures/s"],
     ]
-    table([f"{done.format} {done.precision}", f"{found.count} pictures of {done.pictures}"], rows)
+    table([f"{done.format} {done.precision}", f"{plural(found.count, 'image')} of {done.pictures}"], rows)
     out = console()
     if done.kept:
         out.print(f"left in float: {escape(', '.join(done.kept))}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sightline.cli.output import console, escape, table
+from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: what judges reads pictures' packages too
     from sightline.evaluation.binary import OperatingPoint
@@ -32,7 +33,10 @@ def show(found: Judgement) -> None:
 def show_suspects(suspects: Sequence[Suspect], patch: str) -> None:
     """Print the worst labels, and where all are."""
     out = console()
-    out.print(f"\n{len(suspects)} labels look wrong, worst first; corrections are proposed in {escape(patch)}")
+    out.print(
+        f"\n{plural(len(suspects), 'label')} {'looks' if len(suspects) == 1 else 'look'} wrong, worst first; "
+        f"corrections are proposed in {escape(patch)}"
+    )
     rows = [[s.path, s.label, f"{s.to} {s.probability:.2f}"] for s in suspects[:FIRST]]
     table(["picture", "label", "looks like"], rows)
 
@@ -69,7 +73,7 @@ def _operating_point(point: OperatingPoint, positive: str) -> Iterator[str]:
         return
     yield (
         f"{point.rate} {point.target:g}: predict {positive!r} where its probability is at least {point.threshold:.4f} "
-        f"(chosen on {point.count} validation images)"
+        f"(chosen on {plural(point.count, 'validation image')})"
     )
     if point.reached is None:
         yield "  these images also chose the threshold: evaluate others to see what it really reaches"
@@ -86,7 +90,8 @@ def _beside(found: Judgement) -> Iterator[str]:
     if s is None:
         return
     yield (
-        f"validation: accuracy {s.accuracy:.4f} on {s.count} images, here {100 * s.accuracy_difference:+.2f} points "
+        f"validation: accuracy {s.accuracy:.4f} on {plural(s.count, 'image')}, here "
+        f"{100 * s.accuracy_difference:+.2f} points "
         f"(95% interval {100 * s.interval.low:+.2f} to {100 * s.interval.high:+.2f}); ECE {s.ece:.4f}, here "
         f"{s.ece_difference:+.4f} (p = {s.ece_p_value:.2g})"
     )
@@ -126,7 +131,7 @@ def _abstaining(found: Judgement) -> Iterator[str]:
         if a.precision is not None and a.interval is not None:
             right = f", right on {a.precision:.4f} ({a.interval.low:.4f} to {a.interval.high:.4f}) of these"
         yield (
-            f"  on these {a.count} images: names {a.classes:.1%}{right}; hands on a set for {a.sets:.1%}, "
+            f"  on these {plural(a.count, 'image')}: names {a.classes:.1%}{right}; hands on a set for {a.sets:.1%}, "
             f"abstains on {a.abstained:.1%}"
         )
         if a.target is not None and a.met is not None:
@@ -147,7 +152,8 @@ def _strangers(found: Judgement) -> Iterator[str]:
     if s is None:
         return
     distance = "" if s.distance is None else f", by distance of features {s.distance:.4f}"
-    yield f"strangers: {s.strangers} pictures of {s.name} told from {s.count}: AUROC by energy {s.energy:.4f}{distance}"
+    images = f"{plural(s.strangers, 'image')} of {s.name}"
+    yield f"strangers: {images} told from {s.count}: AUROC by energy {s.energy:.4f}{distance}"
     if s.note:
         yield f"  {s.note}"
     if s.flagged is not None:
@@ -161,5 +167,5 @@ def _slices(found: Judgement) -> Iterator[str]:
     for s in worse:
         yield (
             f"reliably worse: {s.name}: accuracy {s.accuracy:.4f} ({s.interval.low:.4f} to {s.interval.high:.4f}) on "
-            f"{s.count} pictures, {s.rest:.4f} on the rest"
+            f"{plural(s.count, 'image')}, {s.rest:.4f} on the rest"
         )

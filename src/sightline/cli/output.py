@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from sightline import jsonio
+from sightline.errors import plural
 from sightline.records import EpochRecord
 from sightline.watch import Watcher
 
@@ -101,7 +102,7 @@ class Display(Watcher):
 
     def stage(self, name: str, epochs: int, steps: int) -> None:
         self._epochs, self._steps, self._first = epochs, steps, self._seen
-        self.say(f"{name}: {epochs} epochs of {steps} steps")
+        self.say(f"{name}: {plural(epochs, 'epoch')} of {plural(steps, 'step')}")
 
     def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
         if self._bars is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import console, escape
-from sightline.errors import OutputError, UsageError
+from sightline.errors import OutputError, UsageError, plural
 from sightline.records import Decision, Prediction
 
 if TYPE_CHECKING:  # help must not wait for NumPy
@@ -134,7 +134,7 @@ def _write(predictions: Iterator[Prediction], layout: Layout, form: Form, out: P
 
     files.write(out, fill)
     unread = f", {errors} of them without an answer" if errors else ""
-    console(stderr=True).print(f"{total} images{unread}: {escape(str(out))}")
+    console(stderr=True).print(f"{plural(total, 'image')}{unread}: {escape(str(out))}")
     return errors
 
 

@@ -12,6 +12,7 @@ import typer
 from sightline import jsonio
 from sightline.cli.output import Display, complain, console, escape, print_json
 from sightline.cli.sources import Allow, Column, Sources, data_assignments
+from sightline.errors import plural
 from sightline.records import PartFigures, TrainResult
 
 Hosts = Annotated[
@@ -103,7 +104,7 @@ def show(result: TrainResult) -> None:
             if missing := sentences.untested(names, len(result.classes), f"the {name} split"):
                 out.print(f"           {escape(missing)}")
     out.print(
-        f"{result.model}, {result.parameters:,} parameters, {result.epochs} epochs in {result.seconds:.0f} s "
+        f"{result.model}, {result.parameters:,} parameters, {plural(result.epochs, 'epoch')} in {result.seconds:.0f} s "
         f"({result.images_per_second:,.0f} images/s)"
     )
     out.print(f"run        {escape(result.run)}")
@@ -111,7 +112,7 @@ def show(result: TrainResult) -> None:
 
 
 def _line(figures: PartFigures) -> str:
-    return f"accuracy {figures.accuracy:.4f} on {figures.count} images, loss {figures.loss:.4f}"
+    return f"accuracy {figures.accuracy:.4f} on {plural(figures.count, 'image')}, loss {figures.loss:.4f}"
 
 
 def _without(leaked: Mapping[str, Any]) -> str:

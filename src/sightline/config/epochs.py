@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from sightline.config.tree import TrainConfig
+from sightline.errors import plural
 
 
 def share(train: Any, fixed: Collection[int] = ()) -> None:
@@ -51,4 +52,4 @@ def describe(train: TrainConfig) -> str:
     '6 epochs: head 5, fine-tune 1'
     """
     each = [(stage.name, train.epochs if stage.epochs is None else stage.epochs) for stage in train.stages]
-    return f"{sum(n for _, n in each)} epochs: {', '.join(f'{name} {n}' for name, n in each)}"
+    return f"{plural(sum(n for _, n in each), 'epoch')}: {', '.join(f'{name} {n}' for name, n in each)}"

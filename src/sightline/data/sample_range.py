@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import process
-from sightline.errors import PictureError
+from sightline.errors import PictureError, plural
 from sightline.preprocess import Preprocess
 from sightline.records import Index, Progress, no_progress
 
@@ -116,7 +116,7 @@ def _decide(values: list[NDArray[Any]], stated: list[tuple[float, float] | None]
     low, high = (float(f"{v:.6g}") for v in (low, high)) if floats else (float(np.floor(low)), float(np.ceil(high)))
     if low >= high:
         return SampleRange(None, "all values are equal")
-    images = f"{len(values)} training images"
+    images = plural(len(values), "training image")
     top = next((t for t in FULL if high <= t and (floats or t > 1)), None)
     if low >= 0 and top is not None and high - low >= FILLED * top:
         return SampleRange((0.0, float(top)), f"{images} use at least half of it")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import intervals
-from sightline.errors import UsageError
+from sightline.errors import UsageError, plural
 from sightline.records import Interval
 
 USUAL = (0.99, 0.95, 0.9)  # target precisions that a new run is tried at, the strictest first
@@ -138,11 +138,10 @@ def threshold_for(
 
 def _unreachable(target: float, count: int, without: float, *, conservative: bool) -> str:
     if not conservative:
-        return f"No confidence reaches it on {count} validation images."
+        return f"No confidence reaches it on {plural(count, 'validation image')}."
     least = math.ceil(math.log(intervals.LEVEL) / math.log(target))
-    note = (
-        f"No confidence is shown to reach it by {count} validation images; it takes {least} answered without a mistake."
-    )
+    images = plural(count, "validation image")
+    note = f"No confidence is shown to reach it by {images}; it takes {least} answered without a mistake."
     if without:
         note += f" --no-conservative would answer {without:.1%} of them, and fall short on new images every other time."
     return note

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import intervals, metrics
-from sightline.errors import UsageError, suggest
+from sightline.errors import UsageError, plural, suggest
 from sightline.evaluation import bootstrap
 from sightline.records import Figure
 
@@ -209,7 +209,7 @@ def operating_point(
     own = np.sort(score[truth] if positive else score[~truth])
     misses = _misses(len(own), target, conservative=conservative)
     if misses is None:
-        note = f"No threshold is shown to reach it by the {len(own)} validation images of that class."
+        note = f"No threshold is shown to reach it by the {plural(len(own), 'validation image')} of that class."
         return OperatingPoint(rate, target, None, len(score), conservative, note)
     threshold = own[misses] if positive else np.nextafter(own[::-1][misses], np.inf)
     return OperatingPoint(rate, target, float(threshold), len(score), conservative)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import metrics
-from sightline.errors import DataError
+from sightline.errors import DataError, plural
 
 BINS = 15
 ENOUGH = 200  # pictures; with fewer, chance alone (the square root of 0.9 * 0.1 / 200: 0.02) is as large as usual ECEs
@@ -114,7 +114,7 @@ def _note(count: int, mistakes: int, value: float) -> str:
         return f"The temperature ran into its bound ({value:.3g}): the pictures do not decide it, so do not use it."
     if count < ENOUGH or mistakes < MISTAKES:
         return (
-            f"With {count} pictures, {mistakes} of them named wrongly, calibration is mostly chance: it takes "
+            f"With {plural(count, 'image')}, {mistakes} of them named wrongly, calibration is mostly chance: it takes "
             f"{ENOUGH} pictures and {MISTAKES} mistakes or more to mean anything."
         )
     return ""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sightline import metrics
 from sightline.data.loader import batches
-from sightline.errors import DataError, UsageError
+from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import abstain, binary, calibration, conformal, ood, shift
 from sightline.evaluation.abstain import Curve, Selective, Threshold
 from sightline.evaluation.binary import Binary, Rate
@@ -146,7 +146,7 @@ def calibrate(judged: Said, held_out: Said | None) -> Calibration:
     cooled = metrics.softmax(judged.outputs.logits / np.float32(fitted.value))
     note = fitted.note
     if len(labels) < calibration.ENOUGH:
-        note = note or f"ECE of {len(labels)} pictures is mostly chance: it takes {calibration.ENOUGH} or more."
+        note = note or f"ECE of {plural(len(labels), 'image')} is mostly chance: it takes {calibration.ENOUGH} or more."
     after = calibration.ece(cooled, labels), calibration.reliability(cooled, labels)
     return Calibration(*before, fitted, *after, note)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import process, runtimes
-from sightline.errors import ModelError
+from sightline.errors import ModelError, plural
 from sightline.prediction import onnxfile
 from sightline.prediction.base import Outputs, Portable
 from sightline.preprocess import Preprocess
@@ -65,7 +65,7 @@ class OnnxPredictor(Portable):
         if set(outputs) != set(NAMES) or outputs["probabilities"][1:] != [len(self.classes)]:
             raise ModelError(f"its outputs are {outputs}, which do not fit its {len(self.classes)} classes")
         if isinstance(batch, int):
-            raise ModelError(f"it takes {batch} pictures at a time and no other number")
+            raise ModelError(f"it takes {plural(batch, 'image')} at a time and no other number")
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 [N, K] for uint8 pixels [N, H, W, C]; raises `ModelError` if the graph fails on them."""
@@ -81,4 +81,6 @@ class OnnxPredictor(Portable):
             return list(self._session.run(list(names), {"pixels": np.ascontiguousarray(pixels)}))
         except Exception as error:  # of a dozen kinds, all made in C++
             reason = str(error).splitlines()[0]
-            raise ModelError(f"ONNX Runtime cannot run the model on {len(pixels)} pictures: {reason}") from error
+            raise ModelError(
+                f"ONNX Runtime cannot run the model on {plural(len(pixels), 'image')}: {reason}"
+            ) from error

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sightline import jsonio
+from sightline.errors import plural
 from sightline.prediction.manifest import Manifest
 from sightline.report import sentences
 
@@ -105,9 +106,9 @@ def _figures(manifest: Manifest, figures: Sequence[str]) -> list[str]:
             out.append(_plain(missing))
     if manifest.parity is not None:
         out.append(
-            f"On {manifest.parity['count']} pictures the file's probabilities differ from the trained model's by at "
-            f"most {manifest.parity['greatest_difference']:.1e}; both name {manifest.parity['top1_agreement']:.2%} of "
-            "them alike."
+            f"On {plural(manifest.parity['count'], 'image')} the file's probabilities differ from the trained model's "
+            f"by at most {manifest.parity['greatest_difference']:.1e}; both name "
+            f"{manifest.parity['top1_agreement']:.2%} of them alike."
         )
     return out + [f"![{name.split('/')[-1].removesuffix('.png')}]({name})" for name in figures]
 

@@ -12,7 +12,7 @@ from typing import Any
 from sightline import files, intervals, jsonio, workflow
 from sightline.data.index import Sources, as_list
 from sightline.data.sources.listing import Listing
-from sightline.errors import DataError, Interrupted, MissingExtraError, OutputError, SightlineError, UsageError
+from sightline.errors import DataError, Interrupted, MissingExtraError, OutputError, SightlineError, UsageError, plural
 from sightline.records import EpochRecord, TrainResult
 from sightline.report import compare
 from sightline.run import Run
@@ -117,7 +117,7 @@ class _Search:
             found = self._save()
             done = sum(t.state not in {"waiting", "running"} for t in found.trials)
             raise Interrupted(
-                f"Stopped after {done} of {count} trials, which are kept in {self.folder}: "
+                f"Stopped after {done} of {plural(count, 'trial')}, which are kept in {self.folder}: "
                 "the same command goes on from there."
             ) from None
         return self._finish(self._save())

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sightline import backend, hosts
 from sightline.config import DeviceConfig
-from sightline.errors import UsageError
+from sightline.errors import UsageError, plural
 
 Step = Callable[[Any, NDArray[np.float32], NDArray[np.float32]], Mapping[str, Any]]
 """(inputs, label shares [n, K], weights [n]) of what this host loads of a batch, to the whole batch's mean figures."""
@@ -71,7 +71,9 @@ def _check(device: DeviceConfig) -> None:
             "--devices 1, or another backend (device.backend=jax or tensorflow)."
         )
     if device.hosts > 1 and not _alike(count):
-        raise UsageError(f"Not every host has {count} devices: use --devices with the smallest number that one has.")
+        raise UsageError(
+            f"Not every host has {plural(count, 'device')}: use --devices with the smallest number that one has."
+        )
 
 
 def spread(device: DeviceConfig) -> Spread:
@@ -108,8 +110,8 @@ def scaled(config: DeviceConfig, size: int, rate: float) -> tuple[int, float]:
         return size * count, rate * (count if config.scaling == "linear" else count**0.5)
     if size % count:
         raise UsageError(
-            f"A batch of {size} cannot be divided evenly among {count} devices: set train.batch_size (and that of each "
-            f"stage) to a multiple of {count}, such as {-(-size // count) * count}."
+            f"A batch of {size} cannot be divided evenly among {plural(count, 'device')}: set train.batch_size (and "
+            f"that of each stage) to a multiple of {count}, such as {-(-size // count) * count}."
         )
     return size, rate
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sightline import backend, files
 from sightline.config import AugmentConfig, RunConfig, StageConfig
 from sightline.data import features
-from sightline.errors import OutputError, UsageError
+from sightline.errors import OutputError, UsageError, plural
 from sightline.models.build import Network
 from sightline.prediction.layers import ROWS, SAMPLE, Layers, layers
 from sightline.randomness import derive
@@ -54,7 +54,9 @@ def freeze(network: Network, stage: StageConfig) -> None:
 def _frozen(network: Network, stage: StageConfig) -> frozenset[str]:
     names = network.backbone
     if stage.thaw > len(names):
-        raise UsageError(f"Stage {stage.name!r} thaws {stage.thaw} layers, but the backbone has {len(names)}.")
+        raise UsageError(
+            f"Stage {stage.name!r} thaws {plural(stage.thaw, 'layer')}, but the backbone has {len(names)}."
+        )
     return frozenset(() if stage.thaw < 0 else names[: len(names) - stage.thaw])
 
 

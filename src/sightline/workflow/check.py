@@ -77,4 +77,5 @@ def leakage(leaks: Sequence[Leak], data: Dataset, config: RunConfig) -> Iterator
     if count:
         free = config.split.group == "none" and all(p.part is None for p in data.pictures)
         advice = "; --set split.group=near keeps each of them in one split" if free else ""
-        yield f"{count} groups of near duplicates lie in several splits (leakage.jsonl names them){advice}"
+        lie = "lies" if count == 1 else "lie"
+        yield f"{plural(count, 'group')} of near duplicates {lie} in several splits (leakage.jsonl lists them){advice}"

@@ -13,6 +13,7 @@ from sightline.config.groups import group_rule
 from sightline.data.grouping import groups
 from sightline.data.sample_range import SampleRange, resolve_range
 from sightline.data.split import split
+from sightline.errors import plural
 from sightline.models import registry, weights
 from sightline.models.registry import Entry
 from sightline.preprocess import Preprocess
@@ -37,7 +38,7 @@ def recipe(index: Index) -> Choice:
     side = median_side(index)
     count = len(index.pictures)
     classes = len({p.label for p in index.pictures})
-    what = f"{count} pictures of about {side} pixels in {classes} classes"
+    what = f"{plural(count, 'image')} of about {side} pixels in {plural(classes, 'class', 'classes')}"
     if side <= SMALL:
         why = f"{what}: too small for a pretrained backbone, so a small network from scratch"
         if all(p.grey for p in index.pictures):  # most likely characters, which a mirror turns into others

@@ -21,7 +21,7 @@ from sightline.config import RunConfig
 from sightline.data.dataset import Dataset, assemble
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
-from sightline.errors import DataError, UsageError, suggest
+from sightline.errors import DataError, UsageError, plural, suggest
 from sightline.models.build import Plan, outline
 from sightline.models.describe import weights_sha256
 from sightline.prediction import bundle, parity
@@ -163,7 +163,9 @@ def _index(run: Run, data: Sources | None, watcher: Watcher) -> Index:
     index = images.placed(run.read_data() or (), make_index(data, watcher.progress))
     known = {row.sha256 for row in run.read_data() or ()}
     count = sum(p.sha256 in known for p in index.pictures)
-    watcher.say(f"{count} of {len(index.pictures)} images of {index.name} are the run's own and keep their splits")
+    watcher.say(
+        f"{count} of {plural(len(index.pictures), 'image')} of {index.name} are the run's own and keep their splits"
+    )
     return index
 
 

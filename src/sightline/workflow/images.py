@@ -12,7 +12,7 @@ from sightline.data import datasets, patch
 from sightline.data.index import index as make_index
 from sightline.data.leakage import SmallImages, near_contents, small_images
 from sightline.data.membership import ImageRow, Matched, match
-from sightline.errors import DataError, MissingImagesError
+from sightline.errors import DataError, MissingImagesError, plural
 from sightline.prediction.manifest import Manifest
 from sightline.records import Index, Labelled, Missing, Overlap, Part, Progress, no_progress
 from sightline.run import Run
@@ -124,8 +124,8 @@ def set_apart(labelled: Labelled, known: Known | None, name: str, *, include: bo
     keep = np.array([i for i in range(len(pictures)) if i not in identical and i not in (near or ())], np.int64)
     if not len(keep):
         raise DataError(
-            f"The model was trained or validated on all {len(pictures)} images of {name}, or on near duplicates of "
-            "them: name other images, or take these in with --include-training."
+            f"The model was trained or validated on all {plural(len(pictures), 'image')} of {name}, or on near "
+            "duplicates of them: name other images, or take these in with --include-training."
         )
     kept = tuple(pictures[i] for i in keep)
     return replace(labelled, samples=labelled.samples.at(keep), pictures=kept, overlap=overlap)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sightline.data.audit import brief
 from sightline.data.leakage import Leak
-from sightline.errors import ModelError
+from sightline.errors import ModelError, plural
 from sightline.evaluation.judgement import Judgement
 from sightline.evaluation.mistakes import Answer
 from sightline.explanation.maps import heat_maps
@@ -132,12 +132,13 @@ def findings(index: Index) -> list[dict[str, Any]]:
 
 
 def _facts(result: Mapping[str, Any], judged: Judgement | None) -> list[tuple[str, str]]:
+    best = result.get("best_epoch")
     facts = [
         ("network", f"{result.get('model')}, {result.get('parameters', 0):,} parameters"),
         ("recipe", str(result.get("recipe"))),
         (
             "trained",
-            f"{result.get('epochs')} epochs in {result.get('seconds', 0):.0f} s, best: {result.get('best_epoch')}",
+            f"{plural(result.get('epochs') or 0, 'epoch')} in {result.get('seconds', 0):.0f} s, best: {best}",
         ),
         ("pictures", f"{(result.get('train') or {}).get('count', 0)} to learn from"),
     ]

@@ -25,7 +25,7 @@ from sightline.data.dataset import Dataset, assemble, check_classes
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
 from sightline.data.patch import corrected
-from sightline.errors import DataError, HostError, Interrupted, SightlineError, UsageError
+from sightline.errors import DataError, HostError, Interrupted, SightlineError, UsageError, plural
 from sightline.hosts import ALONE, Hosts, Team
 from sightline.models.describe import parameters, weights_sha256
 from sightline.records import Index, PartFigures, TrainResult
@@ -156,7 +156,8 @@ def check(team: Team, config: RunConfig) -> None:
     """Raise `UsageError` if a run goes on with another number of hosts than it was begun with."""
     if team.count != config.device.hosts:
         raise UsageError(
-            f"This run was begun on {config.device.hosts} hosts, not on {team.count}: start it on as many (--hosts)."
+            f"This run was begun on {plural(config.device.hosts, 'host')}, not on {team.count}: start it on as many "
+            "(--hosts)."
         )
 
 

@@ -17,7 +17,7 @@ from sightline.config import RunConfig
 from sightline.data import leakage
 from sightline.data.dataset import Dataset, assemble
 from sightline.data.index import Sources
-from sightline.errors import DivergedError, Interrupted
+from sightline.errors import DivergedError, Interrupted, plural
 from sightline.evaluation.judgement import Judgement, Said, Wanted
 from sightline.hosts import Hosts
 from sightline.models.build import Plan
@@ -152,7 +152,9 @@ class Training:
         history = list(records(saved))
         run.write_history(history)
         if saved:
-            watcher.say(f"going on after {len(history)} epochs and {saved.state['step']} steps of the next")
+            watcher.say(
+                f"going on after {plural(len(history), 'epoch')} and {plural(saved.state['step'], 'step')} of the next"
+            )
         files.refuse_links(run.path, run.path / "tensorboard")
         events = Events(run.path / "tensorboard") if config.train.tensorboard else None
 
@@ -278,12 +280,13 @@ class Training:
 def _data_notes(data: Dataset) -> list[str]:
     counts = data.counts()
     parts = ", ".join(f"{counts[p]} {p}" for p in PARTS)
-    notes = [f"{data.name}: {len(data.classes)} classes, {parts}"]
+    notes = [f"{data.name}: {plural(len(data.classes), 'class', 'classes')}, {parts}"]
     if data.rejects:
         first = data.rejects[0]
         notes.append(
-            f"{len(data.rejects)} files rejected, such as {first.path}: {first.reason} (all are in data.jsonl)"
+            f"{plural(len(data.rejects), 'file')} rejected, such as {first.path}: {first.reason} "
+            "(all are in data.jsonl)"
         )
     if data.skipped:
-        notes.append(f"{data.skipped} files passed over that are no pictures")
+        notes.append(f"{plural(data.skipped, 'file')} passed over that are no images")
     return [*notes, *data.notes]

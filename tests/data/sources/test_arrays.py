@@ -32,7 +32,7 @@ def test_labels_of_arrays(labels: Any, classes: Sequence[str] | None, expected: 
 @pytest.mark.parametrize(
     ("pixels", "labels", "classes", "message"),
     [
-        (np.zeros((3, 4, 4), np.uint8), [0, 1], None, "mine: 3 pictures but 2 labels."),
+        (np.zeros((3, 4, 4), np.uint8), [0, 1], None, "mine: 3 images but 2 labels."),
         (np.zeros((2, 4, 4), np.uint8), [0, 2], ["a", "b"], "mine: labels run from 0 to 2, but there are 2 classes."),
         (np.zeros((2, 4, 4), np.uint8), [-1, 1], None, "mine: labels run from -1 to 1"),
         (

@@ -74,7 +74,7 @@ def test_idx_pictures_without_labels_are_refused(tmp_path: Path) -> None:
 def test_idx_counts_that_differ_are_named(tmp_path: Path) -> None:
     pictures, labels = idx_pair(tmp_path)
     labels.write_bytes(idx(np.zeros(11, np.uint8)))
-    with pytest.raises(DataError, match=r"holds 12 pictures but train-labels-idx1-ubyte 11 labels"):
+    with pytest.raises(DataError, match=r"holds 12 images but train-labels-idx1-ubyte 11 labels"):
         idx_files([pictures])
 
 

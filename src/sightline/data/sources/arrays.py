@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sightline.data.sources.listing import Entry
 from sightline.data.stores import ArrayStore
-from sightline.errors import DataError
+from sightline.errors import DataError, plural
 from sightline.records import Part
 
 
@@ -29,7 +29,7 @@ def array_entries(
     store = ArrayStore(pixels, name)
     labels = np.asarray(labels).reshape(-1)
     if len(labels) != len(pixels):
-        raise DataError(f"{name}: {len(pixels)} pictures but {len(labels)} labels.")
+        raise DataError(f"{name}: {plural(len(pixels), 'image')} but {plural(len(labels), 'label')}.")
     if labels.dtype.kind in "iu":
         names = classes or _numbered(int(labels.max(initial=0)) + 1)
         if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(names):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sightline.data.sources.arrays import array_entries
 from sightline.data.sources.listing import Entry, Listing
-from sightline.errors import DataError
+from sightline.errors import DataError, plural
 from sightline.records import Part
 
 
@@ -48,7 +48,9 @@ def idx_files(paths: Sequence[Path]) -> Listing:
             raise DataError(f"{path} has no labels: expected {label_path.name} beside it.")
         pixels, labels = _read_idx(path, 3), _read_idx(label_path, 1)
         if len(pixels) != len(labels):
-            raise DataError(f"{path} holds {len(pixels)} pictures but {label_path.name} {len(labels)} labels.")
+            raise DataError(
+                f"{path} holds {plural(len(pixels), 'image')} but {label_path.name} {plural(len(labels), 'label')}."
+            )
         part: Part | None = "train" if "train" in path.name else None
         part = "test" if "t10k" in path.name or "test" in path.name else part
         entries += array_entries(pixels, labels, path.name, part)
