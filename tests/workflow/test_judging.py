@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from sightline import metrics
+from sightline.cli import evaluate
+from sightline.cli import judged as evaluate_judged
 from sightline.errors import DataError, UsageError
 from sightline.evaluation.judgement import Judgement, Said, Wanted, check
 from sightline.prediction.base import Outputs
@@ -107,6 +109,20 @@ def test_many_classes_without_images_are_summed_up_in_a_sentence() -> None:
     assert "997 of 1,000 classes have no image in the test split and are not tested: 'class 0003', " in lead
     assert lead.endswith("'class 0005' and 994 more.")
     assert len(found["untested_classes"]) == 997, "JSON has them all"
+
+
+def test_a_thousand_classes_are_not_a_thousand_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = tuple(f"class {i:04}" for i in range(1000))
+    value = concluded(answers(list(range(900)), [3, 4], classes), None, classes)
+    evaluate.show(value.evaluation, "test", "all are in eval/test/metrics.json")
+    evaluate_judged.show(value)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 80
+    assert "... and 860 more of 900: all are in eval/test/metrics.json" in lines
+    assert "100 of 1,000 classes have no image in the test split and are not tested: 'class 0900', " in lines[1]
+    assert "over 900 of 1,000 classes" in next(line for line in lines if line.startswith("macro f1"))
+    assert [line.split()[1] for line in lines if line.startswith("class 0")][:2] == ["0003", "0004"], "the worst first"
+    assert len(told(value)["per_class"]) == 1000
 
 
 def test_a_test_split_that_differs_from_validation_is_a_warning() -> None:

@@ -129,8 +129,8 @@ def _rankings(probabilities: NDArray[np.float32], labels: NDArray[np.int32], see
         for w in bootstrap.weights(count, number, seed, "ranking")
     ], axis=1)  # fmt: skip
     auroc, average = (bootstrap.figure(float(v), row, len(there)) for v, row in zip(values, drawn, strict=True))
-    if classes == len(there) == 2 and not average.note:
-        average = replace(average, note="mean of both classes")
+    if classes == len(there) == 2:
+        average = replace(average, note="; ".join(["mean of both classes", *filter(None, [average.note])]))
     return {"auroc": auroc, "average_precision": average}
 
 

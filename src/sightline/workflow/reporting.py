@@ -148,7 +148,9 @@ def _facts(result: Mapping[str, Any], judged: Judgement | None) -> list[tuple[st
             figure = judged.evaluation.figures.get(key)
             if figure is not None and figure.value is not None:
                 between = f" ({figure.interval.low:.3f} to {figure.interval.high:.3f})" if figure.interval else ""
-                facts.append((name, f"{figure.value:.3f}{between}"))
+                total = len(judged.evaluation.classes)
+                few = f", over {figure.classes} of {total} classes" if (figure.classes or total) < total else ""
+                facts.append((name, f"{figure.value:.3f}{between}{few}"))
     return facts
 
 

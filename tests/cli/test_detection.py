@@ -1,0 +1,119 @@
+"""Two classes as a user sees them: the positive class from train to bundle, rates and thresholds, untested classes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import Command, draw_classes
+
+CLASSES = {"good": (90, 120, 90), "dent": (150, 100, 100)}
+OPTIONS = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "3")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train, validation and test folders of two classes, 60 images each."""
+    root = draw_classes(tmp_path_factory.mktemp("data") / "parts", CLASSES, 90, 16)
+    for path in sorted(root.rglob("*.png")):
+        part = ("train", "validation", "test")[int(path.stem[-3:]) % 3]
+        (root / part / path.parent.name).mkdir(parents=True, exist_ok=True)
+        path.rename(root / part / path.parent.name / path.name)
+    for label in CLASSES:
+        (root / label).rmdir()
+    return root
+
+
+@pytest.fixture(scope="module")
+def fitted(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose positive class is set, against the rule by names."""
+    from sightline import train
+
+    path = tmp_path_factory.mktemp("runs") / "run"
+    assignments = ["model.name=cifar10-simple", "train.epochs=3", "evaluation.positive=good"]
+    train(parts, recipe="quick", set=assignments, out=path)
+    return path
+
+
+@pytest.fixture
+def run(fitted: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(fitted, tmp_path / "run"))
+
+
+def metrics_of(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "eval" / "test" / "metrics.json").read_text("utf-8"))
+    return found
+
+
+def test_the_positive_class_goes_from_the_settings_into_run_report_and_bundle(
+    sightline: Command, run: Path, parts: Path, tmp_path: Path
+) -> None:
+    kept = metrics_of(run)["binary"]
+    assert (kept["positive"], kept["rule"], kept["positives"]) == ("good", "as asked for", 30)
+    page = (run / "report.html").read_text("utf-8")
+    assert "Detection of good" in page
+    assert 'alt="roc-precision-recall"' in page
+    assert "Validation beside test" in page
+    lone = shutil.copy(run / "bundle" / "model.onnx", tmp_path / "lone.onnx")
+    for model in (run, run / "bundle", lone):
+        arguments = () if model == run else (parts,)
+        assert sightline("evaluate", model, *arguments, "--json").json["binary"]["positive"] == "good"
+    other = sightline("evaluate", run, "--positive", "dent", "--json").json["binary"]
+    assert (other["positive"], other["sensitivity"]) == ("dent", kept["specificity"])
+
+
+def test_thresholds_for_rates_are_chosen_on_validation_and_stated_on_test(sightline: Command, run: Path) -> None:
+    arguments = ("evaluate", run, "--positive", "dent", "--target-sensitivity", "0.6", "--target-specificity", "0.6")
+    found = sightline(*arguments, "--json")
+    assert found.code == 0, found.err
+    points = found.json["binary"]["operating_points"]
+    assert [(p["rate"], p["target"], p["count"], p["conservative"]) for p in points] == [
+        ("sensitivity", 0.6, 60, True), ("specificity", 0.6, 60, True),
+    ]  # fmt: skip
+    assert all(len(p["reached"][p["rate"]]["interval"]) == 2 for p in points)
+    assert metrics_of(run)["binary"] == found.json["binary"]
+    nothing = sightline("evaluate", run, "--target-sensitivity", "0.99", "--target-specificity", "0.6")
+    assert nothing.code == 1
+    assert "No threshold is shown to reach it by the 30 validation images of that class" in nothing.out
+    assert "predict 'good' where its probability is at least" in nothing.out
+    assert "PPV" in nothing.out
+    assert "mean of both classes" in nothing.out
+    assert "average precision of 'good'" in nothing.out
+
+
+def test_a_wrong_positive_class_is_refused_at_once(sightline: Command, run: Path, parts: Path, tmp_path: Path) -> None:
+    found = sightline("train", parts, *OPTIONS, "--set", "evaluation.positive=godo", "--out", tmp_path / "r")
+    assert (found.code, found.out) == (2, "")
+    assert "no class 'godo' to be the positive one. Did you mean 'good'" in found.err
+    assert not (tmp_path / "r").exists()
+    found = sightline("evaluate", run, "--positive", "bad")
+    assert (found.code, found.out) == (2, "")
+    assert "no class 'bad' to be the positive one" in found.err
+
+
+def test_rates_need_two_classes(sightline: Command, trained: tuple[Path, dict[str, Any]]) -> None:
+    found = sightline("evaluate", trained[0], "--target-specificity", "0.9")
+    assert (found.code, found.out) == (2, "")
+    assert "A target specificity needs two classes, one of them positive; the model has 3." in found.err
+
+
+def test_a_class_without_a_test_image_is_named_by_train_and_report_and_card(sightline: Command, tmp_path: Path) -> None:
+    data = draw_classes(tmp_path / "rare", {"ok": (90, 120, 90)}, 40, 16)
+    draw_classes(tmp_path / "few", {"defect": (150, 100, 100)}, 1, 16)
+    shutil.move(tmp_path / "few" / "defect", data / "defect")
+    found = sightline("train", data, *OPTIONS, "--out", tmp_path / "r")
+    assert found.code == 0, found.err
+    sentence = "1 of 2 classes has no image in the test split and is not tested: 'defect'."
+    assert sentence in found.out
+    assert metrics_of(tmp_path / "r")["untested_classes"] == ["defect"]
+    info = json.loads((tmp_path / "r" / "run.json").read_text("utf-8"))["result"]
+    assert info["untested_classes"]["test"] == ["defect"]
+    assert sentence.replace("'", "&#39;") in (tmp_path / "r" / "report.html").read_text("utf-8")
+    assert sentence in sightline("evaluate", tmp_path / "r").out
+    assert sightline("card", tmp_path / "r").code == 0
+    card = (tmp_path / "r" / "bundle" / "README.md").read_text("utf-8")
+    assert "1 of 2 classes has no image in the test split" in card
