@@ -4,15 +4,21 @@
 PYTHON ?= python3
 ARGS ?=
 
+# PyTorch's build for CPUs: no hash, since each index that has it has files of its own. Where pip's own index has only
+# the build for GPUs (Linux, x86-64), name a wheel: `make TORCH=PATH test-backends`.
+TORCH ?= torch==2.13.0
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+BACKENDS := .venv-backends
+ON_BACKENDS := $(BACKENDS)/bin/python
 CODE := $(wildcard src tests benchmarks docs/*.py)
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format docs parity bench lock clean
+.PHONY: help setup demo test test-slow test-backends lint format docs parity bench lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -28,6 +34,12 @@ test: $(VENV)/installed ## run the tests, less the slow ones
 
 test-slow: $(VENV)/installed ## run the slow tests only
 	@$(BIN)/pytest -m slow $(ARGS)
+
+test-backends: $(VENV)/installed $(BACKENDS)/installed ## run the tests of backends and formats on JAX, PyTorch and TensorFlow
+	@for backend in jax torch; do echo "== $$backend"; \
+		KERAS_BACKEND=$$backend $(ON_BACKENDS) -m pytest -m "backends and not slow" $(ARGS) || exit; done
+	@echo "== formats and other backends, from TensorFlow"
+	@$(ON_BACKENDS) -m pytest -m "installed and not slow" $(ARGS)
 
 lint: $(VENV)/installed ## check style, format and types
 	@$(BIN)/ruff check $(CODE)
@@ -54,9 +66,15 @@ lock: $(VENV)/installed ## bring requirements.lock up to pyproject.toml; ARGS=--
 		$(ARGS) --output-file $(VENV)/new.lock pyproject.toml
 	@if cmp -s $(VENV)/new.lock requirements.lock; then echo "requirements.lock is up to date"; else \
 		mv $(VENV)/new.lock requirements.lock; echo "requirements.lock is new; the next make rebuilds $(VENV)"; fi
+	@cp requirements-backends.lock $(VENV)/new.lock
+	@$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --generate-hashes --python-version 3.11 \
+		--extra jax --extra export --group torch --constraint requirements.lock --custom-compile-command "make lock" \
+		$$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock) \
+		$(ARGS) --output-file $(VENV)/new.lock pyproject.toml
+	@mv $(VENV)/new.lock requirements-backends.lock
 
 clean: ## remove .venv, caches and builds; runs/ stays
-	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) $(BACKENDS) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Two stamps: a changed lock rebuilds .venv (minutes), a changed pyproject.toml only installs the project (seconds).
@@ -72,3 +90,14 @@ $(VENV)/installed: $(VENV)/locked pyproject.toml
 	@$(PIP) install --no-build-isolation --no-deps -e .
 	@touch $@
 	@echo "$(VENV) is ready: $(BIN)/sightline --help"
+
+# On top of $(VENV), which it sees through a .pth file: only what the lock for backends adds lies in it.
+$(BACKENDS)/installed: $(VENV)/locked requirements-backends.lock
+	@echo "Creating $(BACKENDS) from requirements-backends.lock and $(TORCH) (about a minute, once) ..."
+	@$(BIN)/python -m venv --clear $(BACKENDS)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(ON_BACKENDS) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth"
+	@$(ON_BACKENDS) -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r requirements-backends.lock
+	@$(ON_BACKENDS) -m pip --disable-pip-version-check -qq install --no-deps "$(TORCH)"
+	@$(ON_BACKENDS) -c 'import torch' || { echo "$(TORCH) is not a build for CPUs: make TORCH=WHEEL test-backends"; exit 1; }
+	@touch $@

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from pictures import Hostile, PictureFolder, draw_classes, draw_hostile
+from sightline import process
 from sightline.data.sources.splits import SPLIT_NAMES
 
 settings.register_profile("sightline", deadline=None)  # a busy machine is no fault
@@ -71,6 +72,12 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no real data at {folder}; SIGHTLINE_SHARED says where it is")
     return folder
+
+
+@pytest.fixture
+def claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the command line's own process, which handles signals."""
+    monkeypatch.setattr(process, "_claimed", True)
 
 
 @pytest.fixture

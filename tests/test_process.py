@@ -74,6 +74,7 @@ def _train(folder: Path, number: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.backends
 def test_ctrl_c_in_a_library_call_leaves_a_run_to_resume(tmp_path: Path) -> None:
     """Python's own handler raises at once; the run says so, and goes on to the weights that it would have had."""
     done = _train(tmp_path, "SIGINT")

@@ -131,6 +131,7 @@ def test_a_missing_package_is_named_before_any_work(
     assert f'pip install "sightline[{extra}]"' in done.err
 
 
+@pytest.mark.installed
 @pytest.mark.parametrize(("form", "package"), [("openvino", "openvino"), ("litert", "ai_edge_litert")])
 def test_formats_of_other_packages(sightline: Command, run: Path, form: str, package: str) -> None:
     pytest.importorskip(package)

@@ -43,6 +43,7 @@ def test_train_says_why(refused: Path, sightline: Command) -> None:
     assert reasons[0].startswith("the exported file answers otherwise than the model: on 18 images")
 
 
+@pytest.mark.backends
 def test_a_device_of_reduced_precision_ships(sightline: Command, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as gpu:
         emulate(gpu)

@@ -46,7 +46,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("name", RUNS)
+ON_EACH_BACKEND = ("cifar10-simple", "fast-small", "squeezenet")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(run, marks=pytest.mark.backends) if run in ON_EACH_BACKEND else run for run in RUNS]
+)
 def test_onnx_answers_as_keras_does(name: str, folder: Path) -> None:
     side = registry.ENTRIES[name].smallest
     pixels: NDArray[np.uint8] = script().pictures(folder, side, 16)

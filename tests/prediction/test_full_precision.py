@@ -22,6 +22,8 @@ from sightline.prediction.onnx import OnnxPredictor
 from sightline.prediction.parity import Tolerance
 from sightline.preprocess import Preprocess
 
+pytestmark = pytest.mark.backends
+
 CLASSES = ("a", "b", "c")
 PIXELS = pictures(16, 12)
 

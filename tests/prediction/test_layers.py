@@ -32,6 +32,7 @@ def test_frozen_layers_of_each_network_run_elsewhere_alike(name: str) -> None:
     np.testing.assert_allclose(found.run(pixels), expected, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.backends
 def test_layers_between_two_cuts_take_features() -> None:
     made = network("fashion-cnn")
     first, second = (stages.cut(made, StageConfig(thaw=thaw)) for thaw in (5, 0))
@@ -43,6 +44,7 @@ def test_layers_between_two_cuts_take_features() -> None:
     np.testing.assert_allclose(found.run(features), between.predict_on_batch(features), atol=1e-5)
 
 
+@pytest.mark.backends
 def test_keras_on_demand() -> None:
     model, pixels = frozen("fashion-cnn"), pictures(3, 8)
     found = layers(model, pixels, "keras", 1)

@@ -17,6 +17,8 @@ from sightline.training.fit import Fitted, fit
 from sightline.training.optimizer import optimizer
 from sightline.watch import Watcher
 
+pytestmark = pytest.mark.backends
+
 SHARE = 0.7
 
 

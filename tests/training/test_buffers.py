@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from networks import pictures, plan
 from sightline import backend
@@ -29,6 +30,8 @@ from sightline.training.optimizer import optimizer
 from sightline.training.state import State, pack, unpack
 from sightline.watch import Watcher
 from sightline.workflow import networks
+
+pytestmark = pytest.mark.backends
 
 PIXELS, SHARES = pictures(4, 8), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
 

@@ -54,6 +54,7 @@ def test_arrays_and_state_come_back(made: dict[str, Any]) -> None:
         np.testing.assert_array_equal(found.arrays[name], array)
 
 
+@pytest.mark.backends
 def test_network_and_optimizer_come_back(tmp_path: Path) -> None:
     keras = backend.keras()
     made = build(plan("cifar10-deep"))

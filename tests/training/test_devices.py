@@ -25,7 +25,7 @@ def needs(kind: str) -> None:
 CASES = [
     ("tensorflow", "normalised"),
     pytest.param("tensorflow", "plain", marks=pytest.mark.slow),
-    ("jax", "normalised"),
+    pytest.param("jax", "normalised", marks=pytest.mark.installed),
     pytest.param("jax", "plain", marks=pytest.mark.slow),
     pytest.param("jax", "dropout", marks=pytest.mark.slow),  # a mask is drawn for the whole batch
     pytest.param("jax", "mixed", marks=pytest.mark.slow),  # partners are found across devices
@@ -66,6 +66,7 @@ def test_two_processes_end_with_the_weights_of_one(name: str, tmp_path: Path) ->
     assert both[0].history == both[1].history
 
 
+@pytest.mark.backends
 def test_more_devices_than_there_are_are_refused() -> None:
     with pytest.raises(UsageError, match=r"device.count is 64, but there is only .* here: use --devices"):
         devices.settled(DeviceConfig(count=64))
@@ -73,6 +74,7 @@ def test_more_devices_than_there_are_are_refused() -> None:
         devices.spread(DeviceConfig(count=64))
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("seen", [["cpu:0"], ["gpu:0"]])
 def test_gpus_that_are_not_there_are_refused(seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_here", lambda: seen)
@@ -94,10 +96,12 @@ def test_pytorch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         devices.settled(DeviceConfig(count=0))
 
 
+@pytest.mark.backends
 def test_all_devices_are_counted_and_written_down() -> None:
     assert devices.settled(DeviceConfig(count=0)).count == len(backend.devices())
 
 
+@pytest.mark.backends
 def test_without_a_distribution_a_batch_is_whole() -> None:
     assert devices.scaled(DeviceConfig(scaling="linear"), 30, 0.1) == (30, 0.1)
     assert devices.share(30) == slice(0, 30)

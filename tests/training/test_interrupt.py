@@ -13,10 +13,7 @@ from sightline.training.interrupt import at_once, leaving, listening
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
-@pytest.fixture(autouse=True)
-def _claimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the command line's own process."""
-    monkeypatch.setattr(process, "_claimed", True)
+pytestmark = pytest.mark.usefixtures("claimed")
 
 
 def test_a_library_sets_no_handler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,7 @@ def test_weight_decay_is_what_is_set(name: Any) -> None:
     assert decayed == pytest.approx(1 - 0.5 * 0.1, abs=1e-6)
 
 
+@pytest.mark.backends
 def test_decay_reaches_the_weights_that_muon_leaves_to_adam() -> None:
     keras = backend.keras()
     for decay, expected in [(0.0, 1.0), (0.1, 0.95)]:
@@ -71,6 +72,7 @@ def test_every_name_is_an_optimizer_of_keras() -> None:
     assert kinds == {name for name in dir(keras.optimizers) if name[0].isupper()} - others
 
 
+@pytest.mark.backends
 def test_sgd_follows_its_momentum() -> None:
     gradient = np.array(GRADIENT)
     plain = stepped(OptimizerConfig("sgd", momentum=0.0), 0.1, [GRADIENT] * 2)
@@ -81,6 +83,7 @@ def test_sgd_follows_its_momentum() -> None:
     np.testing.assert_allclose(ahead, 1 - 0.19 * gradient, atol=1e-6)
 
 
+@pytest.mark.backends
 def test_gradient_is_clipped_as_a_whole() -> None:
     clipped = stepped(OptimizerConfig("sgd", momentum=0.0, clip_norm=0.5), 1.0, [GRADIENT])
     gradient = np.array(GRADIENT)
@@ -142,6 +145,7 @@ def test_binary_is_kerass_on_the_softmax_outputs(scores: list[list[float]], smoo
         assert found == pytest.approx(float(loss(TrainConfig())(shares, logits)), rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("name", ["cross_entropy", "focal", "binary"])
 def test_a_weight_in_the_shares_scales_loss_and_gradient(name: Any) -> None:
     """Not so with Keras' own softmax cross-entropy on TensorFlow: its gradient took the shares for a distribution."""
@@ -173,6 +177,7 @@ def test_a_weight_in_the_shares_scales_loss_and_gradient(name: Any) -> None:
         np.testing.assert_allclose(plain, (softmax(logits, 1) - shares) / 2, atol=1e-6)
 
 
+@pytest.mark.backends
 def test_sample_weights_count() -> None:
     logits = np.array([[2, 0], [2, 0]], np.float32)
     shares = label_shares(np.array([0, 1], np.int32), 2, 0.0)

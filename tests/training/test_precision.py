@@ -62,6 +62,7 @@ def test_nothing_is_measured_where_it_hardly_matters(train: TrainConfig, own_cac
     assert not own_cache.exists()
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize("name", ["cifar10-deep", "mobilenetv2", "resnet50"])
 def test_a_float32_network_computes_in_bfloat16_for_a_while(name: str) -> None:
     """In the block it is a network that was built for bfloat16; behind it, what it was."""

@@ -123,6 +123,7 @@ def test_cut_off_anywhere_it_ends_the_same(kind: str, stride: int, tmp_path: Pat
                 assert outcome(made, found) == expected, f"cut off at place {at} of {watcher.places}"
 
 
+@pytest.mark.backends
 def test_all_that_changes_is_in_the_checkpoint(tmp_path: Path) -> None:
     """Also Keras' seeds of dropout, and of the best weights what differs from the present ones only."""
     made = network("cifar10-deep")
@@ -150,7 +151,8 @@ class Asker(Killer):
             signal.raise_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("at", [2, 9, 17])
+@pytest.mark.usefixtures("claimed")
+@pytest.mark.parametrize("at", [2, pytest.param(9, marks=pytest.mark.backends), 17])
 def test_a_signal_saves_a_checkpoint_of_the_last_step(at: int, tmp_path: Path) -> None:
     """In the features of the first stage (before which there is nothing to save), in its steps, at an epoch's end."""
     config = dataclasses.replace(STAGED, train=dataclasses.replace(STAGED.train, checkpoint_steps=0))

@@ -139,6 +139,7 @@ def changed(model: Any, inputs: Array, classes: int) -> set[str]:
 HEAD = {"fc1", "predictions"}
 
 
+@pytest.mark.backends
 @pytest.mark.parametrize(
     ("thaw", "learns"),
     [
@@ -195,6 +196,7 @@ def test_pretrained_batch_normalisation_never_moves(mobilenet: Network, thaw: in
     assert not learns & normalizations(mobilenet)
 
 
+@pytest.mark.backends
 def test_batch_normalisation_from_scratch_learns() -> None:
     made = network("mobilenetv2")
     stages.freeze(made, StageConfig(thaw=-1))
@@ -252,6 +254,7 @@ def test_features_that_were_begun_go_on_where_they_stopped(own_cache: Path, monk
     np.testing.assert_array_equal(again.train.pixels, whole.train.pixels)
 
 
+@pytest.mark.backends
 def test_features_are_what_the_frozen_layers_answer() -> None:
     made, train = network("cifar10-deep"), samples(70, 8)  # more than one batch of 32
     found = extract(made, [StageConfig(thaw=0, views=1)], train, RunConfig())
