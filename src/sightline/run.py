@@ -9,7 +9,7 @@
     history.jsonl    one line per epoch; history.csv the same for spreadsheets
     model.keras      best weights by the monitored figure, float32
     model.json       classes and picture contract of model.keras
-    checkpoints/     the state of training, until the run is complete
+    checkpoints/     the state of training; of a complete run the last one, unless train.keep_state is false
     lock             held by the process that writes the run
     eval/<split>/    metrics.json, predictions.npz
     thresholds.json  when to answer, once `evaluate --target-precision` or `--coverage` fitted it
@@ -125,10 +125,10 @@ class Run:
             raise ModelError(f"{path} holds no JSON object.")
         return found
 
-    def update(self, **values: Any) -> None:
-        """Set keys of ``run.json``."""
+    def update(self, *, drop: Sequence[str] = (), **values: Any) -> None:
+        """Set keys of ``run.json``, and remove those to `drop`."""
         old = self.info if (self.path / "run.json").exists() else {}
-        self._write_json("run.json", old | values)
+        self._write_json("run.json", {key: value for key, value in old.items() if key not in drop} | values)
 
     @property
     def is_held(self) -> bool:
@@ -313,6 +313,28 @@ class Run:
     def config_text(self) -> str:
         """The resolved configuration as it stands in the run, comments included."""
         return (self.path / "config.toml").read_text(encoding="utf-8")
+
+    def write_figures(self, made: Mapping[str, bytes], *, keep: Sequence[str] = ("curves",)) -> None:
+        """Save what was drawn of an evaluation; of another one before, nothing but what to `keep` is left."""
+        for name, png in made.items():
+            self.write_figure(name, png)
+        for old in (self.path / "figures").glob("*.png"):
+            if old.stem not in {*made, *keep}:
+                old.unlink(missing_ok=True)
+
+    def clear_outcome(self) -> None:
+        """Remove what was made of other weights than those that are to be evaluated now, if the run had some before.
+
+        What the user made of them, exports and searches, gets another name.
+        """
+        self.update(drop=("message", "batch", "no_bundle"))
+        for name in ("eval", "figures", "bundle"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("report.html", "thresholds.json", "labels.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+        for name in ("exports", "compressed"):
+            if (self.path / name).exists():
+                (self.path / name).rename(next_path(self.path, f"{name}-old"))
 
     def write_report(self, html: str) -> Path:
         """Save the page."""

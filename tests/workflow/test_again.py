@@ -68,10 +68,11 @@ def test_threads_do_not_matter(finished: tuple[Path, TrainResult]) -> None:
     ("options", "reason"),
     [
         ({"set": ["train.epochs=2", "model.name=cifar10-simple"]}, r"train\.epochs is 1, not 2"),
+        ({"set": ["train.epochs=3", "model.name=cifar10-simple"]}, r"sightline resume .*r --epochs 3` extends it"),
         ({"set": [*QUICK["set"], "seed=5"]}, r"seed is 0, not 5"),
         ({"data": "beans:44@32"}, r"data\.sources is \['beans:40@32'\], not \['beans:44@32'\]"),
     ],
-    ids=["epochs", "seed", "data"],
+    ids=["epochs", "more epochs", "seed", "data"],
 )
 def test_other_settings_are_refused(finished: tuple[Path, TrainResult], options: dict[str, Any], reason: str) -> None:
     before = (finished[0] / "run.json").read_bytes()

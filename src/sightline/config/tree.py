@@ -239,6 +239,11 @@ class TrainConfig:
     )
     checkpoint_steps: int = setting(0, "and after every so many steps, whatever that costs; 0: never", 0)
     checkpoint_keep: int = setting(2, "so many checkpoints are kept; a damaged one gives way to the one before", 1, 99)
+    keep_state: bool = setting(
+        True,
+        "keep the state of training of a complete run, which `resume --epochs` goes on from: two to four times the "
+        "weights, by the optimizer",
+    )
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)

@@ -148,7 +148,8 @@ class _Search:
         trial.set_user_attr("run", str(path))
         self.watcher.say(f"trial {slot} of {count}: {in_words(values)}")
         watching = _Watching(self.watcher, trial, self.space, slot)
-        assignments = [*self.space.assignments(values), *self.settings, *([] if self.cache else ["data.cache=false"])]
+        assignments = ["train.keep_state=false", *self.space.assignments(values)]  # of many, few are ever extended
+        assignments += [*self.settings, *([] if self.cache else ["data.cache=false"])]
         try:
             result = workflow.train(
                 self.sources, recipe=self.space.head.recipe, config=self.space.config, set=assignments, out=path,

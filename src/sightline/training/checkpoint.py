@@ -107,6 +107,14 @@ def latest(folder: Path, say: Callable[[str], None] | None = None) -> Checkpoint
     return None
 
 
+def keep_newest(folder: Path) -> int:
+    """Remove all but the newest checkpoint of a training that is done; return the bytes that it takes."""
+    paths = _newest_first(folder)
+    for old in [*paths[1:], *folder.glob("*.part")]:
+        old.unlink(missing_ok=True)
+    return paths[0].stat().st_size if paths else 0
+
+
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("*-*.npz"), key=_number, reverse=True)
 

@@ -98,7 +98,7 @@ def fit(
                 if optimizer_arrays:
                     checkpoint.restore(task.learner.optimizer, optimizer_arrays)
                     optimizer_arrays = {}
-                _run_stage(task, state, watcher, stop, saver)
+                _run_stage(task, state, watcher, stop, saver, last=number == len(plan) - 1)
         except (Interrupted, DivergedError):
             if state.best_arrays:
                 checkpoint.restore(network.model, state.best_arrays)
@@ -194,8 +194,8 @@ def _prepare(
     )
 
 
-def _run_stage(task: _Task, state: State, watcher: Watcher, stop: Stop, saver: Saver) -> None:
-    """Run what is left of a stage."""
+def _run_stage(task: _Task, state: State, watcher: Watcher, stop: Stop, saver: Saver, *, last: bool) -> None:
+    """Run what is left of a stage; the `last` one leaves a checkpoint from which it can be extended."""
 
     def packed() -> Checkpoint:
         return pack(state, task.network, task.learner.optimizer)
@@ -224,6 +224,8 @@ def _run_stage(task: _Task, state: State, watcher: Watcher, stop: Stop, saver: S
     if stop.due:
         saver.save(packed())
         stop.check(f"after epoch {len(state.history)}")
+    if last:
+        saver.after_all(packed)
     settle(task.learner)
     state.end_stage()
 

@@ -138,11 +138,13 @@ class Saver:
         self._saved = time.monotonic()
         self._cost = 0.0
         self._steps = 0
+        self._saved_all = bool(serial)
 
     def after_step(self, make: Callable[[], Checkpoint]) -> None:
         """Save what `make` returns if it is time to, a step being done."""
         if self._folder is None:
             return
+        self._saved_all = False
         self._steps += 1
         every, minutes = self._config.checkpoint_steps, self._config.checkpoint_minutes
         passed = time.monotonic() - self._saved
@@ -152,6 +154,13 @@ class Saver:
     def after_epoch(self, make: Callable[[], Checkpoint]) -> None:
         """Save what `make` returns if it is time to, an epoch being done."""
         if self._folder is not None and time.monotonic() - self._saved >= DEAR * self._cost:
+            self.save(make())
+        else:
+            self._saved_all = False
+
+    def after_all(self, make: Callable[[], Checkpoint]) -> None:
+        """Save what `make` returns, all stages being done, so that they can be extended; not if that was asked away."""
+        if self._folder is not None and self._config.keep_state and not self._saved_all:
             self.save(make())
 
     def save(self, found: Checkpoint) -> None:
@@ -164,3 +173,4 @@ class Saver:
         checkpoint.write(self._folder, self._serial, found, self._config.checkpoint_keep)
         self._saved, self._steps = time.monotonic(), 0
         self._cost = self._saved - begun
+        self._saved_all = True

@@ -22,7 +22,7 @@ from sightline.workflow.compare import settings_of
 FREE = {  # settings that do not decide what is learned
     "evaluation.positive",
     *("device.threads", "device.deterministic", "data.cache"),
-    *("train.checkpoint_minutes", "train.checkpoint_steps", "train.checkpoint_keep"),
+    *("train.checkpoint_minutes", "train.checkpoint_steps", "train.checkpoint_keep", "train.keep_state"),
 }
 SPREAD = {"device.count", "device.hosts"}  # where the rate does not follow them
 CHOSEN = {  # auto agrees with what was chosen
@@ -56,8 +56,11 @@ def tested(path: Path, config: RunConfig, index: Index, watcher: Watcher) -> Tra
         )
     other_settings = list(differences(run.config, config))
     if other_settings:
+        more = config.train.epochs > len(run.read_history())
+        longer = more and all(text.startswith("train.epochs ") for text in other_settings)
+        extend = f"`sightline resume {path} --epochs {config.train.epochs}` extends it; or " if longer else ""
         raise OutputError(
-            f"{path} holds a complete run with other settings ({'; '.join(other_settings[:3])}): "
+            f"{path} holds a complete run with other settings ({'; '.join(other_settings[:3])}): {extend}"
             "name another folder with --out, or use --force."
         )
     known = run.read_rejected()

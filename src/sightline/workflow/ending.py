@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from sightline import backend
 from sightline.errors import (
@@ -68,10 +69,10 @@ def no_bundle(run: Run) -> str:
     return f"its folder {run.path / 'bundle'} was removed; `sightline export {run.path}` writes a new file"
 
 
-def _facts(error: BaseException) -> dict[str, object]:
+def _facts(error: BaseException) -> dict[str, Any]:
     if isinstance(error, Interrupted):
         return {"status": "interrupted", "message": str(error)}
-    facts: dict[str, object] = {"status": "failed", "message": f"{type(error).__name__}: {error}"}
+    facts: dict[str, Any] = {"status": "failed", "message": f"{type(error).__name__}: {error}"}
     if isinstance(error, DivergedError):
         facts["batch"] = list(error.batch)
     return facts

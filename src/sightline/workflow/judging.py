@@ -199,8 +199,7 @@ def _write(classifier: Classifier, result: Judgement, found: Labelled, *, fitted
     if run is None or found.split is None or found.missing is not None or isinstance(classifier.predictor, Mirrored):
         return
     run.write_evaluation(found.split, result.evaluation, report.judgement(result))
-    for name, png in drawings.drawings(result, found.samples).items():
-        run.write_figure(name, png)
+    run.write_figures(drawings.drawings(result, found.samples))
 
 
 def check_labels(

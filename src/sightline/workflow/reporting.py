@@ -219,4 +219,5 @@ def _commands(run: Run, info: dict[str, Any]) -> str:
     words = ["sightline", *command[1:]] if command else []
     lines = [" ".join(shlex.quote(w) for w in words)] if words[1:2] == ["train"] else []
     place = shlex.quote(str(run.path))
+    lines += [f"sightline resume {place} --epochs {entry['to']}" for entry in info.get("extended", [])]
     return "\n".join([*lines, f"sightline evaluate {place}", f"sightline report {place}"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -19,24 +18,35 @@ from sightline.records import Index, TrainResult
 from sightline.run import Run
 from sightline.training import interrupt
 from sightline.watch import Watcher
-from sightline.workflow import again, environment, together
-from sightline.workflow.ending import marked
+from sightline.workflow import again, environment, extension, together
+from sightline.workflow.ending import INPUT, marked
 from sightline.workflow.request import Request, settle
 from sightline.workflow.together import Meeting
 from sightline.workflow.training import Training
 
 
 def resume(
-    path: Path | str, sources: Sources | None = None, *, hosts: Hosts | None = None, watcher: Watcher | None = None
+    path: Path | str,
+    sources: Sources | None = None,
+    *,
+    epochs: int | None = None,
+    hosts: Hosts | None = None,
+    watcher: Watcher | None = None,
 ) -> TrainResult:
     """Go on with the run at `path` from its last checkpoint, with the settings and choices that it was begun with.
 
     It ends with the weights, bit for bit, of a run that was never stopped, on the same machine with the same versions.
-    A complete run is left as it is, and its result returned. `sources`: the same pictures at another place, or the
-    arrays that it was begun with. `hosts`: as many as it was begun with, see `train`; the run lies on host 0.
+    A complete run is left as it is, and its result returned, unless more `epochs` are asked for than it has: then its
+    last stage goes on to so many in all, with the optimizer's state and all streams of chance as they were left. A
+    schedule is restated over the whole of that stage; what a run of that many epochs from the start has in common with
+    this one, it shares bit for bit. What was made of the weights before (figures, thresholds, the bundle) is made anew.
 
-    Raises `ModelError` if `path` holds no run, `OutputError` if another process is at it, `DataError` if the pictures
-    are no longer the same, and what `train` raises.
+    `sources`: the same images at another place, or the arrays that it was begun with. `hosts`: as many as it was begun
+    with, see `train`; the run lies on host 0.
+
+    Raises `ModelError` if `path` holds no run, or one to extend whose state of training was not kept, `UsageError` if
+    one to extend has more epochs already or is not complete, `OutputError` if another process is at it, `DataError` if
+    the images are no longer the same, and what `train` raises.
     """
     started = time.perf_counter()
     watcher = watcher or Watcher()
@@ -48,22 +58,30 @@ def resume(
     with interrupt.at_once(), together.meeting(hosts, begun, watcher) as meeting:
         if meeting.team.rank:
             return together.follow(meeting, sources, started)
-        return _lead(Run.open(Path(path)), sources, watcher, started, meeting)
+        run = Run.open(Path(path))
+        with run.held():
+            if epochs is not None:
+                extension.begin(run, epochs, watcher)
+            return _lead(run, sources, watcher, started, meeting)
 
 
 def _lead(run: Run, sources: Sources | None, watcher: Watcher, started: float, meeting: Meeting) -> TrainResult:
-    with run.held():
-        info = run.info
-        if info.get("status") == "complete":
-            watcher.say(f"{run.path} is complete: there is nothing left to do")
-            shutil.rmtree(run.checkpoints, ignore_errors=True)
-            return again.result(run, info["result"])
-        if "request" not in info:
-            raise ModelError(f"{run.path} does not say what was asked for: train anew with --force.")
+    """Go on with a run that is held."""
+    info = run.info
+    if info.get("status") == "complete":
+        watcher.say(f"{run.path} is complete: there is nothing left to do")
+        extension.conclude(run, keep=run.config.train.keep_state, watcher=watcher)
+        return again.result(run, info["result"])
+    if "request" not in info:
+        raise ModelError(f"{run.path} does not say what was asked for: train anew with --force.")
+    try:
         if run.has_config:
             _compare_machines(info, run, watcher)
         with marked(run, new=False):
             return Training(*_begun(run, info, sources, watcher), run, watcher, started, meeting).go()
+    except INPUT:
+        extension.withdraw(run)
+        raise
 
 
 def _begun(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Watcher) -> tuple[RunConfig, Index]:
@@ -71,6 +89,7 @@ def _begun(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Wat
     run.update(status="running", resumed=info.get("resumed", 0) + 1)
     request = Request.from_dict(info["request"])
     if run.has_config:
+        extension.apply(run)
         config = request.anchored(run.config)
         environment.check_packages(config)
         environment.start(config.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,18 @@ from sightline.training.fit import Fitted, fit
 from sightline.training.log import Events
 from sightline.training.state import records
 from sightline.watch import Tee, Watcher
-from sightline.workflow import again, check, choose, environment, judging, networks, reporting, ship, together
+from sightline.workflow import (
+    again,
+    check,
+    choose,
+    environment,
+    extension,
+    judging,
+    networks,
+    reporting,
+    ship,
+    together,
+)
 from sightline.workflow.ending import leave, marked
 from sightline.workflow.request import Request, decided, settle, start_weights
 from sightline.workflow.together import Meeting
@@ -148,7 +158,7 @@ class Training:
 
     def _in_run(self, run: Run, data: Dataset, plan: Plan, preprocess: Preprocess) -> TrainResult:
         config, watcher = self.config, self.watcher
-        saved = checkpoint.latest(run.checkpoints, watcher.say)
+        saved = extension.reopened(checkpoint.latest(run.checkpoints, watcher.say), run.info)
         history = list(records(saved))
         run.write_history(history)
         if saved:
@@ -187,6 +197,7 @@ class Training:
         finally:
             if events:
                 events.close()
+        run.clear_outcome()
         found = self._ship(networks.alone(network, plan, spread), data, fitted, preprocess)
         if fitted.history:
             run.write_figure("curves", figures.curves(fitted.history, f"{config.model.name} on {data.name}"))
@@ -194,7 +205,7 @@ class Training:
         trained = KerasPredictor(found.model, data.classes, preprocess)
         reporting.write(run, summary.training(result), found.last, found.labelled, trained)
         run.update(status="complete", result=summary.training(result))
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        extension.conclude(run, keep=config.train.keep_state, watcher=watcher)
         return result
 
     def _ship(self, model: Any, data: Dataset, fitted: Fitted, preprocess: Preprocess) -> _Shipped:
@@ -229,8 +240,7 @@ class Training:
         last = judged.get("test") or judged.get("validation")
         labelled = self._labelled("test" if "test" in judged else "validation", data)
         if last is not None:
-            for name, png in drawings.main(last).items():
-                run.write_figure(name, png)
+            run.write_figures(drawings.main(last))
         return _Shipped(model, {part: found.evaluation for part, found in judged.items()}, last, labelled, refusal)
 
     def _judge(self, part: Part, heard: Mapping[Part, Said], data: Dataset) -> Judgement:

@@ -1,0 +1,181 @@
+"""A complete run that goes on to more epochs: with its optimizer, to the weights of a run that had them from the start."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from command import COLOURS, draw_classes
+from sightline import load, workflow
+from sightline.errors import DataError, Interrupted, ModelError, UsageError
+from sightline.records import EpochRecord, TrainResult
+from sightline.run import Run
+from sightline.training import checkpoint
+from sightline.training.schedule import schedule
+from sightline.watch import Watcher
+
+TINY = [
+    *("model.name=cifar10-deep", "model.hidden=[4]", "picture.height=16", "train.batch_size=16", "seed=3"),
+    *("train.tensorboard=false", "train.schedule.name=constant", "train.schedule.warmup=0", "bundle.golden=1"),
+]
+
+
+class Listener(Watcher):
+    """Keeps what is said, and ends the process, so to speak, after epoch `at`."""
+
+    def __init__(self, at: int = -1) -> None:
+        self.at = at
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def epoch(self, record: EpochRecord) -> None:
+        if record.epoch == self.at:
+            raise Interrupted("Stopped by the test.")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_classes(tmp_path_factory.mktemp("extension") / "data", COLOURS, 12, size=16)
+
+
+def trained(data: Path, out: Path, *more: str, epochs: int) -> TrainResult:
+    return workflow.train(data, recipe="quick", set=[*TINY, *more], epochs=epochs, out=out)
+
+
+@pytest.fixture(scope="module")
+def begun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run of two epochs, to be copied."""
+    out = tmp_path_factory.mktemp("begun") / "r"
+    trained(data, out, epochs=2)
+    return out
+
+
+@pytest.fixture
+def short(begun: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(begun, tmp_path / "short"))
+
+
+@pytest.fixture(scope="module")
+def long(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    """A run of four epochs in one go."""
+    out = tmp_path_factory.mktemp("long") / "r"
+    return out, trained(data, out, epochs=4)
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    free = {"seconds", "images_per_second"}
+    found = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in free} for row in found]
+
+
+def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, TrainResult]) -> None:
+    """Augmentation, dropout, order, Adam's moments and the best epoch included; and all that was made of it is new."""
+    kept = list((short / "checkpoints").glob("*.npz"))
+    assert len(kept) == 1
+    before = load(short).predict(np.zeros((16, 16, 3), np.uint8))[0].top[0].probability
+    (short / "figures" / "mistakes.png").write_bytes(b"of the weights before")
+    (short / "thresholds.json").write_text("{}")
+    (short / "exports").mkdir()
+    listener = Listener()
+    found = workflow.resume(short, epochs=4, watcher=listener)
+    assert found.epochs == 4
+    assert found.weights_sha256 == long[1].weights_sha256
+    assert rows(short) == rows(long[0])
+    assert listener.said[0].endswith("goes on from epoch 2 to 4: the stage 'training' had 2 epochs and has 4 now")
+    run = Run.open(short)
+    assert run.info["status"] == "complete"
+    assert run.info["result"]["epochs"] == run.config.train.epochs == 4
+    assert "--epochs 4" in (short / "report.html").read_text()
+    assert load(short).predict(np.zeros((16, 16, 3), np.uint8))[0].top[0].probability != before
+    assert not (short / "thresholds.json").exists()
+    assert not (short / "figures" / "mistakes.png").exists()
+    assert not (short / "exports").exists()
+    assert (short / "exports-old-1").is_dir(), "what the user made is kept, under a name that says so"
+    assert workflow.resume(short, epochs=4).weights_sha256 == found.weights_sha256, (
+        "as many as there are: nothing to do"
+    )
+
+
+def test_stopped_on_the_way_it_goes_on_without_being_told_again(short: Path, long: tuple[Path, TrainResult]) -> None:
+    with pytest.raises(Interrupted, match="Stopped by the test"):
+        workflow.resume(short, epochs=4, watcher=Listener(at=3))
+    assert load(short).run is not None, "the best weights so far serve meanwhile"
+    with pytest.raises(UsageError, match="only a complete run can be extended"):
+        workflow.resume(short, epochs=9)
+    assert workflow.resume(short).weights_sha256 == long[1].weights_sha256
+    assert rows(short) == rows(long[0])
+
+
+def test_killed_before_its_first_step_it_is_under_way(short: Path, long: tuple[Path, TrainResult]) -> None:
+    """All that is written by then is one entry of run.json."""
+    from sightline.workflow import extension
+
+    extension.begin(Run.open(short), 4, Watcher())
+    extension.begin(Run.open(short), 4, Watcher())  # the same command again changes nothing
+    assert len(Run.open(short).info["extended"]) == 1
+    assert Run.open(short).config.train.epochs == 2
+    assert workflow.resume(short, epochs=4).weights_sha256 == long[1].weights_sha256
+
+
+def test_twice_is_as_good_as_once(short: Path, long: tuple[Path, TrainResult]) -> None:
+    workflow.resume(short, epochs=3)
+    assert workflow.resume(short, epochs=4).weights_sha256 == long[1].weights_sha256
+    assert [entry["to"] for entry in Run.open(short).info["extended"]] == [3, 4]
+
+
+def test_what_cannot_be_extended_says_why_and_stays(short: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="trained for 2 epochs already"):
+        workflow.resume(short, epochs=1)
+    with pytest.raises(DataError):
+        workflow.resume(short, tmp_path / "nowhere", epochs=4)
+    run = Run.open(short)
+    assert (run.info["status"], run.config.train.epochs) == ("complete", 2), "images that are not there cost nothing"
+    assert "extended" not in run.info
+    assert run.bundle is not None
+    shutil.rmtree(short / "checkpoints")
+    with pytest.raises(ModelError, match=r"state of its training is not in .*checkpoints"):
+        workflow.resume(short, epochs=4)
+    assert load(short).run is not None
+    assert workflow.resume(short).epochs == 2
+
+
+def test_the_state_can_be_left_out(data: Path, tmp_path: Path) -> None:
+    trained(data, tmp_path / "r", "train.keep_state=false", epochs=1)
+    assert not (tmp_path / "r" / "checkpoints").exists()
+
+
+def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: Path) -> None:
+    """Two stages, the last on a cosine and ended early: it goes on where the longer cosine is at that epoch."""
+    (tmp_path / "stages.toml").write_text(
+        '[train.schedule]\nname = "cosine"\n[train.early_stop]\npatience = 1\nmin_delta = 99\n'
+        '[[train.stages]]\nname = "head"\nthaw = 0\nepochs = 1\n[[train.stages]]\nname = "all"\nepochs = 4\n'
+    )
+    out = tmp_path / "r"
+    options: Any = {"recipe": "quick", "config": tmp_path / "stages.toml", "out": out}
+    first = workflow.train(data, set=[text for text in TINY if "schedule" not in text], **options)
+    assert first.epochs == 2, "the first epoch of the last stage gains nothing that counts"
+    before = rows(out)
+    listener = Listener()
+    found = workflow.resume(out, epochs=4, watcher=listener)
+    assert listener.said[0].endswith(
+        "the stage 'all' had 4 epochs and has 3 now; the cosine schedule is restated over all of them"
+    )
+    assert found.epochs == 3, "one more epoch without a gain, then early stopping again"
+    after = rows(out)
+    assert after[:2] == before
+    config = Run.open(out).config
+    assert [stage.epochs for stage in config.train.stages] == [1, 3]
+    saved = checkpoint.latest(out / "checkpoints")
+    assert saved is not None
+    assert (saved.state["stage"], saved.state["epoch"]) == (1, 2)
+    each = math.ceil(found.train.count / 16)
+    rate = schedule(config.train.schedule, config.train.optimizer.learning_rate, 3 * each)
+    assert after[2]["learning_rate"] == pytest.approx(rate(2 * each - 1))
