@@ -328,3 +328,30 @@ def test_next_path_takes_the_first_free_number(tmp_path: Path) -> None:
     assert next_path(tmp_path, "quick-beans") == tmp_path / "quick-beans-2"
     (tmp_path / "quick-beans-2").touch()
     assert next_path(tmp_path, "quick-beans") == tmp_path / "quick-beans-4"
+
+
+def test_figures_of_another_evaluation_do_not_stay(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "r")
+    run.write_figure("curves", b"of training")
+    run.write_figures({"confusion": b"1", "mistakes": b"1"})
+    run.write_figures({"confusion": b"2"})
+    assert {path.stem: path.read_bytes() for path in (run.path / "figures").iterdir()} == {
+        "curves": b"of training",
+        "confusion": b"2",
+    }
+
+
+def test_the_outcome_of_other_weights_goes_and_what_the_user_made_of_them_is_renamed(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "r", no_bundle="a reason", seed=1)
+    gone = ("eval/test/metrics.json", "figures/curves.png", "bundle/manifest.json", "thresholds.json", "labels.jsonl")
+    kept = ("history.jsonl", "data.jsonl", "model.keras", "checkpoints/1.npz")
+    for name in (*gone, *kept, "exports/onnx/model.onnx", "compressed/search.json", "exports-old-1/x"):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text("before")
+    run.clear_outcome()
+    run.clear_outcome()  # by a run that was killed here
+    left = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
+    renamed = {"exports-old-2/onnx/model.onnx", "compressed-old-1/search.json", "exports-old-1/x"}
+    assert left == {*kept, *renamed, "run.json"}
+    assert run.info["seed"] == 1
+    assert "no_bundle" not in run.info

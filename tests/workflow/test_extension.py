@@ -1,4 +1,4 @@
-"""A complete run that goes on to more epochs: with its optimizer, to the weights of a run that had them from the start."""
+"""A complete run that goes on to more epochs, to the weights of a run that had them from the start."""
 
 from __future__ import annotations
 
@@ -125,6 +125,7 @@ def test_killed_before_its_first_step_it_is_under_way(short: Path, long: tuple[P
     assert workflow.resume(short, epochs=4).weights_sha256 == long[1].weights_sha256
 
 
+@pytest.mark.slow
 def test_twice_is_as_good_as_once(short: Path, long: tuple[Path, TrainResult]) -> None:
     workflow.resume(short, epochs=3)
     assert workflow.resume(short, epochs=4).weights_sha256 == long[1].weights_sha256
