@@ -157,7 +157,7 @@ class Run:
             ImageRow(p.path, p.sha256, p.label, part, group).to_dict() for p, part, group in used
         ]
         lines += [{"path": r.path, "reason": r.reason} for r in dataset.rejects]
-        self._write("data.jsonl", _json_lines(lines))
+        self._write("data.jsonl", jsonio.dump_lines(lines))
 
     def write_patch(self, source: str) -> None:
         """Keep a copy of the patch at `source`; nothing if it is empty."""
@@ -176,18 +176,18 @@ class Run:
         if not path.is_file():
             return None
         try:
-            return tuple(ImageRow.from_dict(row) for row in _read_lines(path) if "split" in row)
+            return tuple(ImageRow.from_dict(row) for row in jsonio.read_lines(path) if "split" in row)
         except (KeyError, TypeError) as error:
             raise ModelError(f"{path} cannot be read: {error} is missing in a line.") from error
 
     def read_rejected(self) -> set[str]:
         """Return the paths of the files that could not be used."""
         path = self.path / "data.jsonl"
-        return {row["path"] for row in _read_lines(path) if "reason" in row} if path.is_file() else set()
+        return {row["path"] for row in jsonio.read_lines(path) if "reason" in row} if path.is_file() else set()
 
     def write_leakage(self, leaks: Sequence[Leak], small: SmallImages | None) -> None:
         """Save what lies in several splits, and the small images that it was found by."""
-        self._write("leakage.jsonl", _json_lines([leak.to_dict() for leak in leaks]))
+        self._write("leakage.jsonl", jsonio.dump_lines([leak.to_dict() for leak in leaks]))
         if small is None:
             return
         self._write_with("small.npz", small.save)
@@ -196,7 +196,7 @@ class Run:
         """Return the groups of images that lie in several splits; none where nobody looked for them."""
         path = self.path / "leakage.jsonl"
         try:
-            return tuple(Leak.from_dict(row) for row in _read_lines(path)) if path.is_file() else ()
+            return tuple(Leak.from_dict(row) for row in jsonio.read_lines(path)) if path.is_file() else ()
         except (KeyError, TypeError) as error:
             raise ModelError(f"{path} cannot be read: {error} is missing in a line.") from error
 
@@ -208,7 +208,7 @@ class Run:
     def write_history(self, history: Sequence[EpochRecord]) -> None:
         """Save the epochs so far as JSON lines and as CSV."""
         rows = [asdict(r) for r in history]
-        self._write("history.jsonl", _json_lines(rows))
+        self._write("history.jsonl", jsonio.dump_lines(rows))
         if rows:
             text = io.StringIO()
             writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -219,7 +219,7 @@ class Run:
     def read_history(self) -> tuple[EpochRecord, ...]:
         """Return the epochs so far."""
         path = self.path / "history.jsonl"
-        return tuple(EpochRecord(**row) for row in _read_lines(path)) if path.exists() else ()
+        return tuple(EpochRecord(**row) for row in jsonio.read_lines(path)) if path.exists() else ()
 
     def write_model(self, model: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         """Save a Keras model with its classes and picture contract."""
@@ -302,7 +302,7 @@ class Run:
     def read_suspects(self) -> list[dict[str, Any]]:
         """Return pictures whose labels are probably wrong, worst first; none where nobody looked for them."""
         path = self.path / "labels.jsonl"
-        return _read_lines(path) if path.is_file() else []
+        return jsonio.read_lines(path) if path.is_file() else []
 
     def read_figure(self, name: str) -> bytes | None:
         """Return a picture under ``figures/``, None where it was not drawn."""
@@ -342,37 +342,20 @@ class Run:
 
     def write_suspects(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Save pictures whose labels are probably wrong, worst first."""
-        self._write("labels.jsonl", _json_lines(lines))
+        self._write("labels.jsonl", jsonio.dump_lines(lines))
 
     def write_figure(self, name: str, png: bytes) -> Path:
         """Save a picture under ``figures/``."""
         return self._write(f"figures/{name}.png", png)
 
     def _write_json(self, name: str, value: Any) -> None:
-        self._write(name, _encoded(jsonio.dumps(value, indent=2) + "\n"))
+        self._write(name, jsonio.encoded(jsonio.dumps(value, indent=2) + "\n"))
 
     def _write(self, name: str, data: bytes) -> Path:
         return files.write(self.path / name, data, root=self.path)
 
     def _write_with(self, name: str, save: Callable[[Path], Any]) -> Path:
         return files.write(self.path / name, save, root=self.path)
-
-
-def _json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    return _encoded("".join(jsonio.dumps(row) + "\n" for row in rows))
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # `splitlines` knows ends of lines that JSON does not
-        return [json.loads(line) for line in lines if line]
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.") from error
-
-
-def _encoded(text: str) -> bytes:
-    """Return JSON as UTF-8; what a file name holds that is no text becomes an escape, which JSON reads back."""
-    return text.encode(errors="backslashreplace")
 
 
 def check_writable(path: Path, *, force: bool = False) -> None:
