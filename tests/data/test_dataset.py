@@ -185,7 +185,7 @@ def test_the_order_of_archives_does_not_matter(tmp_path: Path) -> None:
 
 def test_one_class_is_too_few(picture_folder: PictureFolder) -> None:
     message = fault(picture_folder({"cat": 3}))
-    assert message.startswith("pictures holds one class only, 'cat': a classifier needs at least two folders")
+    assert message.startswith("pictures holds one class only, 'cat': a classifier needs at least two.")
     assert "name the folder right above them" in message
 
 
@@ -204,8 +204,8 @@ def test_a_class_of_nothing_but_damage_is_named(tmp_path: Path, content: bytes, 
     files = {f"{part}{label}/{i}.png": png(i, c) for c, label in enumerate(("cat", "dog")) for i in range(3)}
     write(tmp_path, files | {f"{part}eel/{i}.jpg": content for i in range(2)})
     assert fault(tmp_path) == (
-        f"No picture of class 'eel' in {tmp_path.name} can be used: 2 rejected, such as {part}eel/0.jpg ({reason}). "
-        "Replace them, or remove the folder if the class is not wanted."
+        f"No image of class 'eel' in {tmp_path.name} can be used: 2 rejected, such as {part}eel/0.jpg ({reason}). "
+        "Restore or replace them; if the class is not wanted, remove its folder or rows."
     )
 
 
@@ -220,14 +220,14 @@ def test_one_sound_picture_saves_a_class(tmp_path: Path) -> None:
 def test_a_class_that_training_does_not_know_is_named(picture_folder: PictureFolder, part: str) -> None:
     message = fault(picture_folder({"train": {"cat": 2, "dog": 2}, part: {"cat": 1, "eel": 1}}))
     assert message == (
-        f"{part}/eel/10000.png is of class 'eel', which the training part of pictures does not have (it has cat, dog). "
-        "Add training pictures of it, or remove it."
+        f"{part}/eel/10000.png is of class 'eel', which the training split of pictures does not have (it has cat, dog). "
+        "Add training images of it, or remove it."
     )
 
 
 def test_no_training_part_is_told(picture_folder: PictureFolder) -> None:
     message = fault(picture_folder({"val": {"cat": 2, "dog": 2}, "test": {"cat": 1, "dog": 1}}))
-    assert message == "pictures has no training pictures: expected a part train beside the others."
+    assert message == "pictures has no training images: expected a train split beside the others."
 
 
 def test_decoding_takes_each_content_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,9 @@ def doctor(
     column: Column = None,
     allow: Allow = None,
     set: Read = None,  # noqa: A002  # the option's own name
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if there are errors.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if there are errors that --allow does not name.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print all findings as one JSON object.")] = False,
 ) -> None:
     """Say what is wrong with the pictures before time is spent on them; nothing of theirs is ever changed."""
@@ -44,7 +46,7 @@ def doctor(
         print_json(found.audit.to_dict() | files)
     else:
         show(found)
-    if strict and found.audit.errors:
+    if strict and any(f.severity == "error" and f.kind not in (allow or ()) for f in found.audit.findings):
         raise typer.Exit(1)
 
 

@@ -135,24 +135,24 @@ def check_classes(index: Index) -> None:
 def _classes(pictures: Sequence[Picture], rejects: Sequence[Reject], name: str) -> tuple[str, ...]:
     classes = {p.label for p in pictures if p.part in (None, "train")}
     if not classes:
-        raise DataError(f"{name} has no training pictures: expected a part train beside the others.")
+        raise DataError(f"{name} has no training images: expected a train split beside the others.")
     for label, reject in {r.label: r for r in reversed(rejects) if r.label}.items():
         if label not in classes and not any(p.label == label for p in pictures):
             count = sum(r.label == label for r in rejects)
             raise DataError(
-                f"No picture of class {label!r} in {name} can be used: {count} rejected, such as {reject.path} "
-                f"({reject.reason}). Replace them, or remove the folder if the class is not wanted."
+                f"No image of class {label!r} in {name} can be used: {count} rejected, such as {reject.path} "
+                f"({reject.reason}). Restore or replace them; if the class is not wanted, remove its folder or rows."
             )
     for p in pictures:
         if p.label not in classes:
             raise DataError(
-                f"{p.path} is of class {p.label!r}, which the training part of {name} does not have "
-                f"(it has {', '.join(sorted(classes)[:8])}). Add training pictures of it, or remove it."
+                f"{p.path} is of class {p.label!r}, which the training split of {name} does not have "
+                f"(it has {', '.join(sorted(classes)[:8])}). Add training images of it, or remove it."
             )
     if len(classes) < 2:
         only = next(iter(classes))
         raise DataError(
-            f"{name} holds one class only, {only!r}: a classifier needs at least two folders of pictures. If the class "
-            "folders lie deeper, name the folder right above them."
+            f"{name} holds one class only, {only!r}: a classifier needs at least two. If the class folders lie deeper, "
+            "name the folder right above them, or say --set data.class_level=2."
         )
     return tuple(sorted(classes))

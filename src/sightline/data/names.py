@@ -38,7 +38,8 @@ def _empty(index: Index) -> list[Finding]:
 def _alone(classes: Sequence[str]) -> list[Finding]:
     return listed(
         "one-class", "error", "class only, and a classifier needs at least two",
-        "Add a folder of another class; if the class folders lie deeper, name the folder right above them.",
+        "Add images of another class; if class folders lie deeper, name the folder right above them, or say "
+        "--set data.class_level=2.",
         classes if len(classes) == 1 else (),
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ from sightline.records import Index
 from sightline.report import doctor as page
 from sightline.watch import Watcher
 from sightline.workflow import choose
+from sightline.workflow.check import refuse_errors
 
 DEFAULTS, HOW = DataConfig(), PictureConfig()
 SIDE = 96  # pixels of a thumbnail
@@ -56,6 +57,7 @@ def doctor(
     that cannot be written.
     """
     watcher = watcher or Watcher()
+    refuse_errors((), options.allow)  # a kind that there is none of
     index = make_index(sources, watcher.progress, threads, options=options, lenient=True)
     index = patches.corrected(index, None if patch is None else Path(patch))
     how, values = choose.for_a_look(picture, index, watcher.progress, threads)
