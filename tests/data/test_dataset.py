@@ -220,8 +220,8 @@ def test_one_sound_picture_saves_a_class(tmp_path: Path) -> None:
 def test_a_class_that_training_does_not_know_is_named(picture_folder: PictureFolder, part: str) -> None:
     message = fault(picture_folder({"train": {"cat": 2, "dog": 2}, part: {"cat": 1, "eel": 1}}))
     assert message == (
-        f"{part}/eel/10000.png is of class 'eel', which the training split of pictures does not have (it has cat, dog). "
-        "Add training images of it, or remove it."
+        f"{part}/eel/10000.png is of class 'eel', which the training split of pictures does not have (it has cat, "
+        "dog). Add training images of it, or remove it."
     )
 
 
