@@ -95,13 +95,17 @@ def narrowed(data: bytes, precision: str) -> bytes:
     """Return an ONNX file whose larger weights are stored as float16 or bfloat16 and computed with as float32.
 
     About half as many bytes; the arithmetic and its speed stay, since a runtime widens the weights once, on loading.
+    bfloat16 leaves depthwise kernels in float32: each of their outputs sums up few products, so that the rounding of 8
+    bits does not average out. They are 5% of the weights of MobileNetV2 0.35 and made two thirds of its error.
     """
     onnx = package()
     kind = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16}[precision]
     file = onnx.load_model_from_string(data)
     kept, casts = [], []
     for weight in file.graph.initializer:
-        if weight.data_type != onnx.TensorProto.FLOAT or np.prod(weight.dims) < 256:
+        depthwise = len(weight.dims) == 4 and weight.dims[1] == 1  # [outputs, inputs of each, height, width]
+        coarse = depthwise and precision == "bfloat16"
+        if weight.data_type != onnx.TensorProto.FLOAT or np.prod(weight.dims) < 256 or coarse:
             kept.append(weight)
             continue
         array = onnx.numpy_helper.to_array(weight)
