@@ -83,7 +83,8 @@ def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: P
     assert f"the greatest difference of a probability is {difference:.4g}, above the limit of 0 (--tol" in flat(
         done.err
     )
-    assert "agreement" not in done.err, "which was not missed"
+    assert "(--agreement)" not in done.err, "which was not missed"
+    assert "more images with --parity" in flat(done.err)
     assert [reason in flat(done.err) for reason in done.json["reasons"]] == [True]
     assert not place.exists()
     assert list(place.parent.iterdir()) == [], "nor anything beside it"

@@ -53,7 +53,7 @@ def export(
     if not done.accepted:
         complain(
             f"The {done.format} file in {done.precision} was not put in place: on {plural(done.parity.count, 'image')} "
-            f"{' and '.join(done.reasons)}."
+            f"{' and '.join(done.reasons)}. Set another limit, or compare on more images with --parity."
         )
         raise typer.Exit(1)
 

@@ -45,11 +45,18 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 
 TOLERANCES: dict[str, Tolerance] = {
     "float32": Tolerance(),
-    "float16": Tolerance(0.05, 0.99),
-    "bfloat16": Tolerance(0.1, 0.98),
+    "float16": Tolerance(0.05, 0.98),
+    "bfloat16": Tolerance(0.1, 0.97),
     "int8": Tolerance(0.5, 0.97),
 }
-"""What a file may differ from the model by: float32 adds in another order, the others round weights or all values."""
+"""What a file may differ from the model by.
+
+float32 only adds in another order. A weight in float16 has 11 significant bits and is off by at most 0.02%, one in
+bfloat16 has 8 and is off by at most 0.2%. The greatest differences seen on photographs were 0.013 and 0.061, the lowest
+agreements 0.997 and 0.987 (docs/export.md); a faulty file, such as one with red and blue swapped, differs by 0.28 and
+more. The agreements leave room for small validation splits, on which a single near tie is a hundredth. int8 rounds all
+values too, and may leave layers in float to get there.
+"""
 
 CALIBRATION = 256  # pictures that the ranges for int8 are taken from, and on which layers are chosen to stay in float
 
