@@ -150,7 +150,7 @@ def _unknown_in_test(folder: Path) -> None:
         (Path.mkdir, (), ["No images in", "cat/1.jpg"]),
         (None, (), ["There is no folder", "beans"]),
         (_corrupt_class, (), ["class 'dog'", "3 rejected"]),
-        (_unknown_in_test, (), ["'pink'", "training part"]),
+        (_unknown_in_test, (), ["'pink'", "training split"]),
         (_one_class, ("--set", "train.epoch=5"), ["train.epoch", "epochs"]),
         (_one_class, ("--set", "train.epochs=many"), ["train.epochs", "whole number"]),
         (_one_class, ("--set", "split.validation=2"), ["split.validation", "between"]),

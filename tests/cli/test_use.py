@@ -207,7 +207,7 @@ def test_out_that_fails_on_the_way_leaves_what_was_there(
         (("predict", "{run}/..", "x.png"), "holds some: name"),
         (("predict", "{run}/model.keras", "x.png"), "is a file of the model"),
         (("evaluate", "{picture}", "{run}"), "the model comes first, then the images"),
-        (("predict", "{run}", "{tmp}"), "no pictures"),
+        (("predict", "{run}", "{tmp}"), "no images"),
         (("evaluate", "{run}", "--split", "tset"), "test"),
         (("evaluate", "{run}", "{tmp}"), "No pictures"),
         (("recipes", "qick"), "quick"),

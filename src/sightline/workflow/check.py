@@ -8,7 +8,7 @@ from pathlib import Path
 from sightline.config import RunConfig
 from sightline.data import patch, remarks
 from sightline.data.audit import brief
-from sightline.data.dataset import Dataset
+from sightline.data.dataset import Dataset, check_classes
 from sightline.data.finding import ALLOWABLE, Finding
 from sightline.data.leakage import Leak
 from sightline.errors import ConfigError, DataError, plural, suggest
@@ -22,7 +22,7 @@ EXAMPLES = 3  # places named in a line
 def before(index: Index, config: RunConfig, watcher: Watcher) -> Index:
     """Return `index` as corrected by ``data.patch``, and say what is wrong with it, in a few lines.
 
-    Raises `DataError` for findings that are errors and that ``data.allow`` does not name.
+    Raises `DataError` where no classes can be learned, and for errors that ``data.allow`` does not name.
     """
     if config.data.patch:
         path = Path(config.data.patch)
@@ -39,6 +39,7 @@ def before(index: Index, config: RunConfig, watcher: Watcher) -> Index:
     if shown:
         more = f"{plural(len(shown) - LINES, 'more finding')}; " if len(shown) > LINES else ""
         watcher.say(f"{more}`sightline doctor` lists them all and says what to do")
+    check_classes(index)  # what no --allow can mend comes first
     refuse_errors(findings, config.data.allow)
     return index
 

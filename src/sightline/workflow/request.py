@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sightline.config import RunConfig, epochs, parse, recipes, resolve
-from sightline.data.dataset import check_classes
 from sightline.data.index import Sources, as_list
 from sightline.data.index import index as make_index
 from sightline.data.sources.listing import Listing
@@ -125,7 +124,6 @@ def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunCon
     environment.check_packages(given)
     threads = given.device.threads or None
     index = check.before(make_index(sources, watcher.progress, threads, options=given.data), given, watcher)
-    check_classes(index)
     check_positive(sorted({picture.label for picture in index.pictures}), given.evaluation.positive)
     if request.recipe == "auto":
         environment.start(given.device)
