@@ -85,13 +85,13 @@ def grouping() -> float:
     """Group 100,000 random hashes; its figure is hashes per second."""
     import numpy as np
 
-    from sightline.data.hashes import groups
+    from sightline.data.near import groups
 
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, 100_000, dtype=np.uint64)
-    thumbs = rng.integers(0, 256, (100_000, 16, 16), dtype=np.uint8)
+    small = rng.integers(0, 256, (100_000, 32, 32), dtype=np.uint8)
     started = clock()
-    groups(hashes, thumbs)
+    groups(hashes, small)
     return 100_000 / (clock() - started)
 
 

@@ -267,7 +267,7 @@ def test_a_split_without_a_class_is_lent_one_image_and_it_is_said(part: Part) ->
     moved = [now for was, now in zip(plain, found.parts, strict=False) if was != now]
     assert part not in plain
     assert moved == [part]
-    assert found.notes == ("chance would have left class 'ant' out of a split: one image was moved to prevent it",)
+    assert found.notes == ("chance would have left class 'ant' out of a split: 1 image was moved to prevent it",)
 
 
 def test_a_class_of_one_trains_and_says_so() -> None:
@@ -393,7 +393,7 @@ def test_groups_do_not_move_stated_splits_but_are_reported(mode: Literal["hash",
     assert found.across == ("patient 0",)
     assert found.notes == (
         (
-            "one group lies in more than one of the splits that the source states, such as that of ant/0.png and "
+            "1 group lies in more than one of the splits that the source states, such as that of ant/0.png and "
             "ant/80.png: the stated splits are kept, so results on them may be too good"
         ),
     )

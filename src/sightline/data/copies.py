@@ -12,7 +12,7 @@ from sightline.records import Picture
 TOLERATED = 0.01
 """Fraction of the images (for leaks, of a held-out split) up to which conflicts and leaks are warnings."""
 
-GROUP_NEAR = "Train with --set split.group=near, which keeps such pictures on one side of the split."
+GROUP_NEAR = "Train with --set split.group=near, which keeps such images on one side of the split."
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,10 @@ def findings(copies: Copies, pictures: Sequence[Picture]) -> list[Finding]:
     same, near = copies.identical, copies.near
     conflicts = [g for g in same if conflicting(g)]
     leaks, near_leaks = [g for g in same if leaking(g)], [g for g in near if leaking_near(g)]
+    if all(p.part != "validation" for p in pictures):
+        alone, keep = "Chance may put one in training and its twin in the test.", f" {GROUP_NEAR}"
+    else:  # every split is stated: the setting would have no effect
+        alone, keep = "They count more than once, in one of the splits that the source states.", ""
     shares = f"{len(leaks):,} of identical files, {len(near_leaks):,} of near duplicates"
     return [
         *grouped(
@@ -87,7 +91,7 @@ def findings(copies: Copies, pictures: Sequence[Picture]) -> list[Finding]:
             "split-leakage", "error" if _leaked(leaks, pictures) > TOLERATED else "warning",
             (f"group lies in more than one split ({shares})", f"groups lie in more than one split ({shares})"),
             "Images seen in training make validation and test metrics too good: keep each group in one split "
-            "(--fix drops the identical training copies and moves near duplicates to the training split).",
+            "(--fix drops the training copies and leaves the test split as it is).",
             [*leaks, *near_leaks], identical=len(leaks),
         ),
         *grouped(
@@ -99,13 +103,13 @@ def findings(copies: Copies, pictures: Sequence[Picture]) -> list[Finding]:
         *grouped(
             "conflicting-near-duplicates", "warning",
             ("group of near duplicates bears different classes", "groups of near duplicates bear different classes"),
-            f"Look at them: either a class is wrong, or the difference is a small detail. {GROUP_NEAR}",
+            f"Look at them: either a class is wrong, or the difference is a small detail.{keep}",
             [g for g in near if conflicting(g)],
         ),
         *grouped(
             "near-duplicates", "warning",
             ("group of near duplicates within a class", "groups of near duplicates within a class"),
-            f"Chance may put one in training and its twin in the test. {GROUP_NEAR}",
+            f"{alone}{keep}",
             [g for g in near if not conflicting(g) and not leaking_near(g)],
         ),
     ]  # fmt: skip

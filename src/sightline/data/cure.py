@@ -17,16 +17,17 @@ def propose(index: Index, copies: Copies, survey: Survey) -> list[Correction]:
     """Return corrections, at most one drop, or one relabel and one move, for each picture, in the order of the index.
 
     Identical files with conflicting classes: the class of the majority, else all dropped. Identical files in several
-    parts: only those in the last part (test before validation before training) stay. Identical files within a class:
-    one stays. Near duplicates across parts: all move to the training part. Pictures that show nothing are dropped. Of
-    classes whose names differ only in writing, the smaller take the name of the largest.
+    splits: only those in the last split (test before validation before training) stay. Identical files within a class:
+    one stays. Near duplicates across splits: those in the last split stay, as nothing is ever moved out of a test split
+    that the source states. Images that show nothing are dropped. Of classes whose names differ only in writing, the
+    smaller take the name of the largest.
     """
     found: dict[tuple[str, str], Correction] = {}  # by path and action: the first reason stands
     for fix in (
         *(c for group in copies.identical for c in _of_copies(group)),
         *(correction("drop", p, "shows nothing") for p in index.pictures if survey.looks[p.sha256].blank),
         *_names(index),
-        *(c for group in copies.near if leaking_near(group) for c in _gathered(group)),
+        *(c for group in copies.near if leaking_near(group) for c in _of_near(group)),
     ):
         if (fix.path, "drop") not in found:
             found.setdefault((fix.path, fix.action), fix)
@@ -52,7 +53,7 @@ def _of_copies(group: Group) -> Iterator[Correction]:
             if p.label != label:
                 yield correction("relabel", p, f"most of its {len(group)} identical files are of this class", label)
         else:
-            where = f" in the {stays.part} part" if leaking(group) and p.part != stays.part else ""
+            where = f" in the {stays.part} split" if leaking(group) and p.part != stays.part else ""
             yield correction("drop", p, f"identical to {stays.path}{where}")
 
 
@@ -69,7 +70,9 @@ def _names(index: Index) -> Iterator[Correction]:
                 yield correction("relabel", p, "the two names differ only in how they are written", largest)
 
 
-def _gathered(group: Group) -> Iterator[Correction]:
+def _of_near(group: Group) -> Iterator[Correction]:
+    last = max(map(_rank, group))
     for p in group:
-        if p.part not in (None, "train"):
-            yield correction("move", p, f"a near duplicate of {next(o.path for o in group if o is not p)}", "train")
+        stays = next((o for o in group if _rank(o) == last and o.sha256 != p.sha256), None)
+        if _rank(p) < last and stays is not None:
+            yield correction("drop", p, f"a near duplicate of {stays.path} in the {stays.part} split")

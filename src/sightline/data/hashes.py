@@ -1,12 +1,12 @@
-"""Perceptual hashes of pictures, and the groups of those that show the same: resized, recompressed, slightly cropped.
+"""Perceptual hashes of images, pairs of nearby hashes, and how well small thumbnails correlate.
 
 A hash is the signs of the 64 lowest frequencies of a picture's cosine transform (C. Zauner, "Implementation and
 Benchmarking of Perceptual Image Hash Functions", 2010, there with 8x8 coefficients and a threshold at their median).
 Pictures whose hashes differ in few bits are candidates. They are found by bands: of two hashes that differ in at most
 `RADIUS` bits, one of four bands of 16 bits differs in at most a fourth of them (as in M. Norouzi et al., "Fast Search
 in Hamming Space with Multi-Index Hashing", 2012; for 14 bits: the first band in at most 2, or another in at most 3). A
-candidate counts when small versions of both pictures, one of them shifted and scaled as a slight crop would, correlate.
-`docs/doctor.md` has the measurements behind the constants.
+candidate is worth a second look (`near`) when small versions of both, one of them shifted and scaled as a slight crop
+would be, correlate. `docs/doctor.md` has the measurements behind the constants.
 """
 
 from __future__ import annotations
@@ -18,26 +18,33 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-SIDE = 32  # of the grey picture that is hashed
-THUMB = 16  # of the grey picture that verifies
+SIDE = 32  # of the gray picture that is hashed
+THUMB = 16  # of the gray picture that verifies
 RADIUS = 14  # bits of 64 in which hashes of the same picture may differ
-SAME = 0.87  # least correlation of two thumbs of the same picture
 BANDS, BITS = 4, 16
 FEW = 3000  # up to so many hashes, comparing all pairs is faster than bands
 CHUNK = 1 << 21  # candidates looked at together
-ROUNDS = 4  # pictures of one hash that others of that hash are compared with
-BATCH = 256  # candidates verified together: about 10 MB
+SLICE = 2048  # images hashed together: about 10 MB
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-def perceptual(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return the hashes, uint64 [N], of grey pictures uint8 [N, 32, 32]."""
+def perceptual(gray: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the hashes, uint64 [N], of gray images uint8 [N, 32, 32]."""
     waves, rows, columns = _waves()
-    spectrum = waves @ grey.astype(np.float32) @ waves.T
-    bits = spectrum[:, rows, columns] > 0  # [N, 64]
-    packed = np.ascontiguousarray(np.packbits(bits, axis=1, bitorder="little"))
-    return packed.view("<u8")[:, 0].astype(np.uint64)
+    hashed = [np.empty(0, np.uint64)]
+    for start in range(0, len(gray), SLICE):
+        spectrum = waves @ gray[start : start + SLICE].astype(np.float32) @ waves.T
+        bits = spectrum[:, rows, columns] > 0  # [n, 64]
+        packed = np.ascontiguousarray(np.packbits(bits, axis=1, bitorder="little"))
+        hashed.append(packed.view("<u8")[:, 0].astype(np.uint64))
+    return np.concatenate(hashed)
+
+
+def halved(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return thumbs uint8 [N, 16, 16] of gray images uint8 [N, 32, 32]."""
+    half: NDArray[np.float64] = gray.reshape(len(gray), THUMB, 2, THUMB, 2).mean((2, 4))
+    return (half + 0.5).astype(np.uint8)
 
 
 @functools.cache
@@ -47,90 +54,6 @@ def _waves() -> tuple[NDArray[np.float32], list[int], list[int]]:
     waves = np.cos(np.pi * (2 * np.arange(SIDE) + 1) * np.arange(most)[:, None] / (2 * SIDE)).astype(np.float32)
     order = sorted(itertools.product(range(most), repeat=2), key=lambda at: (at[0] ** 2 + at[1] ** 2, at))[1:65]
     return waves, [row for row, _ in order], [column for _, column in order]
-
-
-def groups(hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return, int64 [N], the first member of the group that each picture belongs to (itself, if it is alone).
-
-    `thumbs` is uint8 [N, 16, 16]. Groups are connected: who is like a member belongs to them. The nearest hashes are
-    compared first, and no more than `budget` allows: where all pictures are much alike (digits, garments cut out), the
-    hash says little, and only hashes that differ in fewer bits count.
-    """
-    root = np.arange(len(hashes))
-    entries = _leaders(root, hashes, thumbs)
-    near = _nearest(hashes[entries], 50 * budget(len(hashes)))
-    left = budget(len(hashes))
-    for a, b in near:
-        _settle(root)
-        one, other = entries[a], entries[b]
-        apart = np.flatnonzero(root[one] != root[other])
-        left -= len(apart)
-        if left < 0:
-            break
-        _join(root, thumbs, one[apart], other[apart])
-    _settle(root)
-    return root
-
-
-def _leaders(root: NDArray[np.int64], hashes: NDArray[np.uint64], thumbs: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Unite pictures of equal hashes, which may be very many, with the first of them that is alike; return the rest."""
-    left = np.arange(len(hashes))
-    alone = [np.empty(0, np.int64)]
-    for _ in range(ROUNDS):
-        _, first, inverse = np.unique(hashes[left], return_index=True, return_inverse=True)
-        alone.append(left[first])
-        others = np.flatnonzero(first[inverse] != np.arange(len(left)))
-        left = _join(root, thumbs, left[first[inverse[others]]], left[others])
-    return np.sort(np.concatenate([*alone, left]))
-
-
-def budget(count: int) -> int:
-    """Return how many pairs of `count` pictures may be compared by their thumbs."""
-    return max(5000, count)
-
-
-def _nearest(hashes: NDArray[np.uint64], most: int) -> list[Pairs]:
-    """Return the candidates of distance 0, of distance 1 and so on: up to `RADIUS`, and `most` pairs in all."""
-    found: list[list[Pairs]] = [[] for _ in range(RADIUS + 1)]
-    counts = np.zeros(RADIUS + 1, np.int64)
-    for a, b in candidates(hashes):
-        distance = np.bitwise_count(hashes[a] ^ hashes[b])
-        for d in np.unique(distance).tolist():
-            if d < len(found):
-                at = distance == d
-                found[d].append((a[at], b[at]))
-                counts[d] += np.count_nonzero(at)
-        while counts[: len(found)].sum() > most:
-            found.pop()
-    return [(np.concatenate([a for a, _ in at]), np.concatenate([b for _, b in at])) for at in found if at]
-
-
-def _join(
-    root: NDArray[np.int64], thumbs: NDArray[np.uint8], one: NDArray[np.int64], other: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Unite in `root` the pairs that are alike, and return the second of those that are not."""
-    unlike = [np.empty(0, np.int64)]
-    for start in range(0, len(one), BATCH):
-        a, b = one[start : start + BATCH], other[start : start + BATCH]
-        alike = correlation(thumbs[a], thumbs[b]) >= SAME
-        for i, j in zip(a[alike].tolist(), b[alike].tolist(), strict=True):
-            low, high = sorted((_find(root, i), _find(root, j)))
-            root[high] = low
-        unlike.append(b[~alike])
-    return np.concatenate(unlike)
-
-
-def _find(root: NDArray[np.int64], i: int) -> int:
-    while root[i] != i:
-        root[i] = root[root[i]]
-        i = int(root[i])
-    return i
-
-
-def _settle(root: NDArray[np.int64]) -> None:
-    """Let every entry of a forest int64 [N] name the root of its tree, in place."""
-    while not np.array_equal(root[root], root):
-        root[:] = root[root]
 
 
 def candidates(hashes: NDArray[np.uint64], radius: int = RADIUS, few: int = FEW) -> Iterator[Pairs]:
@@ -189,20 +112,20 @@ def correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float3
 
 def _views(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return each thumb as it is and cropped in many ways, without its coarse light and dark: [N, V, 256], norm 1."""
-    grey = thumbs.astype(np.float32)
-    views = np.concatenate([_cut(grey, sharp) - _cut(grey, blurred) for sharp, blurred in _crops()], axis=1)
+    gray = thumbs.astype(np.float32)
+    views = np.concatenate([_cut(gray, sharp) - _cut(gray, blurred) for sharp, blurred in _crops()], axis=1)
     views -= views.mean(2, keepdims=True)
     norms = np.linalg.norm(views, axis=2, keepdims=True)
     normed: NDArray[np.float32] = views / np.maximum(norms, 1e-3)
     return normed
 
 
-def _cut(grey: NDArray[np.float32], windows: NDArray[np.float32]) -> NDArray[np.float32]:
+def _cut(gray: NDArray[np.float32], windows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Apply each of K windows [K, 16, 16] to the rows and each to the columns of [N, 16, 16]: [N, K * K, 256]."""
-    across = grey @ windows.reshape(-1, THUMB).T  # [N, 16, K * 16]
+    across = gray @ windows.reshape(-1, THUMB).T  # [N, 16, K * 16]
     both = windows.reshape(-1, THUMB) @ across  # [N, K * 16, K * 16]
-    apart = both.reshape(len(grey), len(windows), THUMB, len(windows), THUMB).swapaxes(2, 3)
-    return apart.reshape(len(grey), len(windows) ** 2, THUMB**2)
+    apart = both.reshape(len(gray), len(windows), THUMB, len(windows), THUMB).swapaxes(2, 3)
+    return apart.reshape(len(gray), len(windows) ** 2, THUMB**2)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Images that show the same in several splits, found once by `train` and kept in the run.
 
-Near duplicates are compared by 32x32 gray pixels of what the network sees (see `data.hashes`). A run keeps these small
+Near duplicates are compared by 32x32 gray pixels of what the network sees (see `data.near`). A run keeps these small
 images of its training and validation splits, so that images from elsewhere can be compared with them later.
 """
 
@@ -21,7 +21,7 @@ from sightline import process
 from sightline.data import copies, hashes
 from sightline.data.dataset import Dataset
 from sightline.data.membership import ImageRow
-from sightline.data.survey import by_name, fingerprints, tiny
+from sightline.data.survey import by_name, tiny
 from sightline.errors import ModelError
 from sightline.records import PARTS, Part
 
@@ -85,7 +85,7 @@ class SmallImages:
 
     def groups(self) -> dict[str, str]:
         """Return the smallest content in the near-duplicate group of each content."""
-        return by_name(self.sha256, *fingerprints(self.pixels)) if self.sha256 else {}
+        return by_name(self.sha256, self.pixels) if self.sha256 else {}
 
 
 def small_images(

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sightline.config import SplitConfig
-from sightline.errors import ConfigError
+from sightline.errors import ConfigError, plural
 from sightline.randomness import derive
 from sightline.records import PARTS, Part, Picture
 
@@ -214,7 +214,7 @@ def _notes_on(
     helped = sorted({label for label, _ in moved})
     if helped:
         count = len({unit.name for _, unit in moved})
-        were = f"{count:,} {what}s were" if count > 1 else f"one {what} was"
+        were = plural(count, f"{what} was", f"{what}s were")
         notes.append(f"chance would have left {_listed(helped)} out of a split: {were} moved to prevent it")
     few = [label for label, members in _by_class(units).items() if len(members) < len(wanted)]
     if few:
@@ -249,7 +249,7 @@ def _result(
             verb = "have" if len(lacking[part]) > 1 else "has"
             notes.append(f"{_listed(lacking[part])} {verb} no image in the {part} split that the source states")
     if across:
-        count = f"{len(across):,} groups lie" if len(across) > 1 else "one group lies"
+        count = plural(len(across), "group lies", "groups lie")
         example = " and ".join(list(sides[across[0]].values())[:2])
         notes.append(
             f"{count} in more than one of the splits that the source states, such as that of {example}: the stated "

@@ -1,6 +1,6 @@
 """One look at every picture of a source: what its file says of itself, how bright and sharp it is, what it resembles.
 
-Each content is decoded once, to at most 128x128 grey pixels; nothing larger is kept than 16x16 of them.
+Each content is decoded once, to at most 128x128 gray pixels; nothing larger is kept than 32x32 of them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from PIL import Image
 from sightline import preprocess, process
 from sightline.data import hashes
 from sightline.data.cache import Read
+from sightline.data.near import groups
 from sightline.errors import PictureError
 from sightline.preprocess import Header, Preprocess
 from sightline.records import Index, Progress, no_progress
@@ -71,22 +72,17 @@ def survey(
         first.setdefault(picture.sha256, i)
     contents = sorted(first)
     looks: list[Look] = []
-    prints: list[NDArray[np.uint64]] = []
-    thumbs: list[NDArray[np.uint8]] = []
+    small: list[NDArray[np.uint8]] = []
     starts = range(0, len(contents), CHUNK)
 
-    def chunk(start: int) -> tuple[list[Look], NDArray[np.uint64], NDArray[np.uint8]]:
-        some = contents[start : start + CHUNK]
-        found = [_look(index.read, first[sha], how) for sha in some]
-        small = np.stack([tiny for _, tiny in found])
-        return [look for look, _ in found], *fingerprints(small)
+    def chunk(start: int) -> list[tuple[Look, NDArray[np.uint8]]]:
+        return [_look(index.read, first[sha], how) for sha in contents[start : start + CHUNK]]
 
     with ThreadPoolExecutor(threads or process.cores()) as pool:
         try:
-            for some, hashed, halved in pool.map(chunk, starts):
-                looks += some
-                prints.append(hashed)
-                thumbs.append(halved)
+            for some in pool.map(chunk, starts):
+                looks += [look for look, _ in some]
+                small.append(np.stack([tiny for _, tiny in some]))
                 progress("looking", len(looks), len(contents))
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -94,14 +90,17 @@ def survey(
     telling = np.array([i for i, look in enumerate(looks) if not look.error and not look.blank], np.int64)
     near = dict(zip(contents, contents, strict=True))
     if len(telling):
-        names = [contents[i] for i in telling]
-        near |= by_name(names, np.concatenate(prints)[telling], np.concatenate(thumbs)[telling])
+        near |= by_name([contents[i] for i in telling], np.concatenate(small)[telling])
     return Survey(dict(zip(contents, looks, strict=True)), near)
 
 
-def by_name(names: Sequence[str], prints: NDArray[np.uint64], thumbs: NDArray[np.uint8]) -> dict[str, str]:
-    """Return the smallest name in the near-duplicate group of each of the sorted `names`."""
-    return {name: names[leader] for name, leader in zip(names, hashes.groups(prints, thumbs).tolist(), strict=True)}
+def by_name(names: Sequence[str], small: NDArray[np.uint8]) -> dict[str, str]:
+    """Return the smallest name in the near-duplicate group of each of the sorted `names`.
+
+    `small` are their gray images, uint8 [N, 32, 32], as `tiny` makes them.
+    """
+    leaders = groups(hashes.perceptual(small), small)
+    return {name: names[leader] for name, leader in zip(names, leaders.tolist(), strict=True)}
 
 
 def _look(read: Read, i: int, how: Preprocess) -> tuple[Look, NDArray[np.uint8]]:
@@ -123,19 +122,8 @@ def _look(read: Read, i: int, how: Preprocess) -> tuple[Look, NDArray[np.uint8]]
 
 
 def tiny(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the 32x32 grey pixels that are hashed."""
+    """Return the 32x32 gray pixels that near duplicates are found by."""
     return np.asarray(image.convert("L").resize((hashes.SIDE, hashes.SIDE), Image.Resampling.BILINEAR))
-
-
-def _halved(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return thumbs uint8 [N, 16, 16] of pictures uint8 [N, 32, 32]."""
-    half: NDArray[np.float64] = small.reshape(len(small), hashes.THUMB, 2, hashes.THUMB, 2).mean((2, 4))
-    return (half + 0.5).astype(np.uint8)
-
-
-def fingerprints(small: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
-    """Return the hashes and thumbs of pictures uint8 [N, 32, 32]."""
-    return hashes.perceptual(small), _halved(small)
 
 
 def blur(grey: NDArray[np.uint8]) -> float:

@@ -74,9 +74,17 @@ def _examples(finding: Finding) -> str:
 
 def leakage(leaks: Sequence[Leak], data: Dataset, config: RunConfig) -> Iterator[str]:
     """Yield a line if near duplicates lie in several splits, with an advice only where it has an effect."""
-    count = sum(leak.kind == "near" for leak in leaks)
-    if count:
-        free = config.split.group == "none" and all(p.part is None for p in data.pictures)
-        advice = "; --set split.group=near keeps each of them in one split" if free else ""
-        lie = "lies" if count == 1 else "lie"
-        yield f"{plural(count, 'group')} of near duplicates {lie} in several splits (leakage.jsonl lists them){advice}"
+    near = [leak for leak in leaks if leak.kind == "near"]
+    if not near:
+        return
+    stated = {p.path: p.part for p in data.pictures}
+    free = [{row.split for row in leak.images if stated.get(row.path) in (None, "train")} for leak in near]
+    if config.split.group == "none" and any(len(splits) > 1 for splits in free):
+        advice = "; --set split.group=near keeps each of them in one split"
+        advice += " where the source states none" if any(len(splits) < 2 for splits in free) else ""
+    elif any(stated.values()):
+        advice = "; `sightline doctor --fix` proposes the training images to drop"
+    else:
+        advice = ""
+    many = plural(len(near), "group of near duplicates lies", "groups of near duplicates lie")
+    yield f"{many} in several splits (leakage.jsonl lists them){advice}"

@@ -1,0 +1,54 @@
+"""What `train` says of near duplicates in several splits: the advice is one that has an effect."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sightline.config import RunConfig, SplitConfig
+from sightline.data.dataset import Dataset
+from sightline.data.leakage import Leak
+from sightline.data.membership import ImageRow
+from sightline.records import Part, Picture
+from sightline.workflow import check
+
+STATED: dict[str, Part] = {"a": "train", "b": "train", "c": "test"}
+
+
+def told(splits: dict[str, Part], stated: dict[str, Part] | None, *pairs: str, group: str = "none") -> list[str]:
+    """The lines for near duplicates among the images a, b and c, which lie in `splits`."""
+    pictures = tuple(Picture(p, p, "ant", stated and stated[p], 8, 8) for p in splits)
+    data = Dataset(
+        "x", ("ant", "bee"), pictures, tuple(splits.values()), np.zeros(3, np.int32), np.zeros((3, 8, 8, 3), np.uint8),
+        np.arange(3), (), 0, (), cache_hit=False,
+    )  # fmt: skip
+    leaks = [Leak("near", tuple(ImageRow(p, p, "ant", splits[p]) for p in pair)) for pair in pairs]
+    return list(check.leakage(leaks, data, RunConfig(split=SplitConfig(group=group))))
+
+
+CUT: dict[str, Part] = {"a": "train", "b": "validation", "c": "test"}
+KEEP = "--set split.group=near keeps each of them in one split"
+DROP = "`sightline doctor --fix` proposes the training images to drop"
+
+
+@pytest.mark.parametrize(
+    ("stated", "pairs", "group", "advice"),
+    [
+        (None, ["ab"], "none", f"; {KEEP}"),
+        (None, ["ab"], "column:patient", ""),
+        (STATED, ["ab"], "none", f"; {KEEP}"),
+        (STATED, ["ac"], "none", f"; {DROP}"),
+        (STATED, ["ac"], "near", f"; {DROP}"),
+        (STATED, ["ab", "ac"], "none", f"; {KEEP} where the source states none"),
+    ],
+)
+def test_the_advice_is_one_that_helps(
+    stated: dict[str, Part] | None, pairs: list[str], group: str, advice: str
+) -> None:
+    (line,) = told(CUT, stated, *pairs, group=group)
+    many = "1 group of near duplicates lies" if len(pairs) == 1 else "2 groups of near duplicates lie"
+    assert line == f"{many} in several splits (leakage.jsonl lists them){advice}"
+
+
+def test_nothing_is_said_without_near_duplicates() -> None:
+    assert told(CUT, None) == []
