@@ -33,7 +33,8 @@ def test_the_training_copy_of_a_test_image_is_dropped_and_nothing_is_moved() -> 
 
 
 def test_of_three_splits_the_last_keeps_its_images() -> None:
-    many = [labelled("ant", i, part) for i, part in enumerate(("train", "train", "validation", "test", "test"))]
+    splits: tuple[Part, ...] = ("train", "train", "validation", "test", "test")
+    many = [labelled("ant", i, part) for i, part in enumerate(splits)]
     assert [(action, path) for action, path, _ in proposed(many, alike(*many))] == [
         ("drop", "ant/0.png"), ("drop", "ant/1.png"), ("drop", "ant/2.png"),
     ]  # fmt: skip

@@ -17,7 +17,7 @@ STATED: dict[str, Part] = {"a": "train", "b": "train", "c": "test"}
 
 def told(splits: dict[str, Part], stated: dict[str, Part] | None, *pairs: str, group: str = "none") -> list[str]:
     """The lines for near duplicates among the images a, b and c, which lie in `splits`."""
-    pictures = tuple(Picture(p, p, "ant", stated and stated[p], 8, 8) for p in splits)
+    pictures = tuple(Picture(p, p, "ant", stated[p] if stated else None, 8, 8) for p in splits)
     data = Dataset(
         "x", ("ant", "bee"), pictures, tuple(splits.values()), np.zeros(3, np.int32), np.zeros((3, 8, 8, 3), np.uint8),
         np.arange(3), (), 0, (), cache_hit=False,
