@@ -14,10 +14,11 @@ from sightline import preprocess, process
 from sightline.config import DataConfig
 from sightline.data import datasets
 from sightline.data.sources.filenames import is_picture_name
+from sightline.data.sources.finder import Finder
 from sightline.data.sources.folder import STRAY, class_folders, is_flat
 from sightline.data.sources.idx import idx_files, idx_labels, is_idx
 from sightline.data.sources.listing import Entry, Listing
-from sightline.data.sources.manifest import Finder, is_table, label_by_table, labels_beside, manifest, read_labels
+from sightline.data.sources.manifest import is_table, label_by_table, labels_beside, manifest, read_labels
 from sightline.data.stores import DrawnStore, FolderStore, TarStore, ZipStore
 from sightline.errors import DataError, PictureError, plural
 from sightline.records import Index, Picture, Progress, Reject, no_progress

@@ -64,6 +64,12 @@ WORDINGS = {
         "rows name files that are missing, and are left out",
         "Restore the files or remove the rows; if they lie in another folder, --set data.root=FOLDER.",
     ),
+    "conflicting-rows": Wording(
+        "warning",
+        "row gives a file another label than a row before it, and is left out",
+        "rows give files another label than rows before them, and are left out",
+        "Keep the row with the right label.",
+    ),
     "empty-labels": Wording(
         "warning",
         "row states no label, and is left out",

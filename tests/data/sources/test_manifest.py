@@ -102,6 +102,11 @@ def test_of_several_columns_the_one_that_names_files_is_taken(tmp_path: Path) ->
     assert told(manifest(table(tmp_path, text))) == BOTH
 
 
+def test_a_column_that_holds_files_is_taken_whatever_its_name(tmp_path: Path) -> None:
+    assert told(manifest(table(tmp_path, "Nr,Foto,label\n1,1.jpg,cat\n2,2.jpg,dog\n"))) == BOTH
+    assert told(manifest(table(tmp_path, "id,Foto,label\n17,1.jpg,cat\n18,2.jpg,dog\n"))) == BOTH
+
+
 def test_columns_can_be_named(tmp_path: Path) -> None:
     text = "Bild;Art;Teil;label\n1.jpg;cat;train;x\n2.jpg;dog;test;x\n"
     options = DataConfig(columns=ColumnsConfig(path="bild", label="Art", split="Teil"))
@@ -305,6 +310,17 @@ def test_several_labels_in_a_cell_are_refused(tmp_path: Path, text: str) -> None
     message = fault(table(tmp_path, text))
     assert "list.csv, line 2: column" in message
     assert "Several labels per image (multi-label classification) are not supported yet" in message
+
+
+def test_rows_that_differ_on_a_file(tmp_path: Path) -> None:
+    files = [f"{i}.jpg" for i in range(120)]
+    rows = [f"{file},{'cat' if i % 2 else 'dog'}" for i, file in enumerate(files)]
+    listing = manifest(table(tmp_path, "\n".join(["path,label", *rows, rows[3], "5.jpg,dog"]), files=files))
+    assert len(listing.entries) == 120
+    assert remarks(listing) == [("conflicting-rows", "5.jpg", "line 123")]
+    assert listing.stray[0].reason == f"line 123 of {tmp_path / 'list.csv'} states another label than line 7"
+    message = fault(table(tmp_path, "\n".join(["path,label", *rows, "5.jpg,dog", "7.jpg,dog"])))
+    assert "line 122: a row before it gives 5.jpg another label; 2 rows in all are so. Several labels per" in message
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from sightline.config import ColumnsConfig
 from sightline.data.sources.splits import read_split
-from sightline.data.sources.table import Row, Table, fold
+from sightline.data.sources.table import IsFile, Row, Table, fold
 from sightline.errors import DataError
 
 _NAMES: Mapping[str, tuple[str, ...]] = {  # as `fold` leaves them, the most telling first
@@ -41,35 +41,41 @@ class Columns:
         return row.cells.get(self.label, "")
 
 
-def choose_columns(table: Table, options: ColumnsConfig, is_file: Callable[[str], bool]) -> Columns:
+def choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Columns:
     """Return which column plays which role: as `options` say, else by their names, else by what they hold.
 
     Raises `DataError`, naming the columns, where there is no column for the image or the label.
     """
-    chosen = {f.name: _asked(table, f.name, getattr(options, f.name)) for f in fields(ColumnsConfig)}
+    asked = {f.name: _asked(table, f.name, getattr(options, f.name)) for f in fields(ColumnsConfig)}
+    path = asked["path"] or _path_column(table, is_file, set(asked.values()))
+    if not path:
+        raise DataError(_missing(table, "path"))
+    split = asked["split"] or _split_column(table, {path, asked["label"]})
+    label = asked["label"] or _label_column(table, {path, split})
+    if label:
+        return Columns(path, label, split)
+    one_hot = tuple(c for c in table.columns if c not in {path, split} and _is_one_hot(table, c))
+    if len(one_hot) < 2:
+        raise DataError(_missing(table, "label"))
+    return Columns(path, "", split, one_hot)
+
+
+def _path_column(table: Table, is_file: IsFile, taken: Collection[str]) -> str:
+    named = _by_name(table, "path", taken)
     rows = table.rows[:_SAMPLE]
-    if not chosen["path"]:
-        candidates = _by_name(table, "path", chosen.values())
-        if len(candidates) < 2:
-            candidates = candidates or _holding(table, is_file, chosen.values())
-        chosen["path"] = next((c for c in candidates if any(is_file(r.text(c)) for r in rows)), "") or _first(
-            candidates
-        )
-    if not chosen["split"]:
-        free = [c for c in table.columns if c not in chosen.values()]
-        candidates = _by_name(table, "split", chosen.values()) if table.headed else free
-        chosen["split"] = _first([c for c in candidates if _is_split(table, c)])
-    if chosen["path"] and not chosen["label"]:
-        free = [c for c in table.columns if c not in chosen.values()]
-        candidates = _by_name(table, "label", chosen.values()) if table.headed or len(free) > 1 else free
-        chosen["label"] = _first(candidates)
-    one_hot: tuple[str, ...] = ()
-    if chosen["path"] and not chosen["label"]:
-        one_hot = tuple(c for c in table.columns if c not in chosen.values() and _is_one_hot(table, c))
-    for role in ("path", "label"):
-        if not chosen[role] and not (role == "label" and len(one_hot) > 1):
-            raise DataError(_missing(table, role))
-    return Columns(chosen["path"], chosen["label"], chosen["split"], one_hot if not chosen["label"] else ())
+    held = [c for c in table.columns if c not in taken and 2 * sum(is_file(r.text(c)) for r in rows) > len(rows)]
+    telling = [c for c in [*named, *held] if any(is_file(r.text(c)) for r in rows)]
+    return _first([*telling, *named])
+
+
+def _split_column(table: Table, taken: Collection[str]) -> str:
+    free = [c for c in table.columns if c not in taken]
+    return _first([c for c in (_by_name(table, "split", taken) if table.headed else free) if _is_split(table, c)])
+
+
+def _label_column(table: Table, taken: Collection[str]) -> str:
+    free = [c for c in table.columns if c not in taken]
+    return _first(_by_name(table, "label", taken) if table.headed or len(free) > 1 else free)
 
 
 def _asked(table: Table, role: str, name: str) -> str:
@@ -81,17 +87,9 @@ def _asked(table: Table, role: str, name: str) -> str:
     raise DataError(f"{table.name} has no column {name!r} for data.columns.{role}: {_seen(table)}.")
 
 
-def _by_name(table: Table, role: str, taken: Iterable[str]) -> list[str]:
-    used = set(taken)
+def _by_name(table: Table, role: str, taken: Collection[str]) -> list[str]:
     folded = {fold(column): column for column in reversed(table.columns)}
-    return [folded[name] for name in _NAMES[role] if name in folded and folded[name] not in used]
-
-
-def _holding(table: Table, is_file: Callable[[str], bool], taken: Iterable[str]) -> list[str]:
-    """Return the columns most of whose cells name image files, the one with the most first."""
-    rows, used = table.rows[:_SAMPLE], set(taken)
-    counts = {c: sum(is_file(row.text(c)) for row in rows) for c in table.columns if c not in used}
-    return sorted((c for c, count in counts.items() if 2 * count > len(rows)), key=lambda c: -counts[c])
+    return [folded[name] for name in _NAMES[role] if name in folded and folded[name] not in taken]
 
 
 def _first(names: Sequence[str]) -> str:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from sightline.config import DataConfig
 from sightline.data.sources.columns import KNOWN, Columns, choose_columns
 from sightline.data.sources.file_labels import tidy
-from sightline.data.sources.filenames import PICTURE_SUFFIXES, is_hidden, is_picture_name
+from sightline.data.sources.filenames import is_hidden, is_picture_name
+from sightline.data.sources.finder import Finder
 from sightline.data.sources.listing import Entry, Listing
 from sightline.data.sources.splits import read_split, split_name
-from sightline.data.sources.table import SUFFIXES, Row, Table, read_table
+from sightline.data.sources.table import SUFFIXES, Row, Table, fold, read_table
 from sightline.data.stores import FileStore, FolderStore
 from sightline.errors import DataError, plural
 from sightline.records import Part, Reject, Remark
 
 DEFAULTS = DataConfig()
+CONFLICTS = 0.01  # of the files: rows with another label that are mistakes, not several labels per image
 _PLURALS = {"labels", "tags", "classes", "categories"}
+_SEVERAL = (
+    "Several labels per image (multi-label classification) are not supported yet: give one class per image, or name "
+    "another column with --column label=NAME."
+)
 
 
 def is_table(path: Path) -> bool:
@@ -80,58 +86,9 @@ def _content(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-@dataclass(slots=True)
-class Finder:
-    """Finds the file of `store` that a cell means: without an extension, with backslashes, in a folder further down."""
-
-    store: FileStore
-    _names: dict[str, str | None] = field(default_factory=dict)
-
-    def find(self, text: str) -> str | None:
-        """Return the key of the file, None if there is none or more than one."""
-        if not text or text in {".", ".."}:
-            return None
-        for name in dict.fromkeys((text, PureWindowsPath(text).as_posix() if "\\" in text else text)):
-            if self.store.holds(name):
-                return name
-            key = self._all().get(name.removeprefix("./").casefold())
-            if key is not None:
-                return key
-        return self._at_home_elsewhere(text)
-
-    def _at_home_elsewhere(self, text: str) -> str | None:
-        """Return the file that an absolute path of another machine ends in."""
-        path = PureWindowsPath(text)  # takes both kinds of slashes
-        if not path.root:
-            return None
-        ends = ("/".join(path.parts[at:]) for at in range(1, len(path.parts)))
-        return next((end for end in ends if self.store.holds(end)), None)
-
-    def _all(self) -> dict[str, str | None]:
-        """Return the files by every shorter name that only one of them has; listed when the first is looked for."""
-        if not self._names:
-            self._names[""] = None
-            keys = self.store.keys()
-            for key in keys:
-                if is_hidden(key) or key.lower().endswith(SUFFIXES):
-                    continue
-                path = PurePosixPath(key)
-                names = {key, path.name}
-                if path.suffix.lower() in PICTURE_SUFFIXES:
-                    names |= {str(path.with_suffix("")), path.stem}
-                for name in names:
-                    folded = name.casefold()
-                    self._names[folded] = None if self._names.get(folded, key) != key else key
-        return self._names
-
-    def is_file(self, text: str) -> bool:
-        """Tell whether a cell names an image."""
-        return is_picture_name(text) or self.find(text) is not None
-
-
 def _understood(content: bytes, name: str, finder: Finder, options: DataConfig) -> tuple[Table, Columns]:
-    asked = {options.columns.path, options.columns.label, options.columns.split} - {""}
-    table = read_table(content, name, KNOWN | {a for a in asked if not a.isdigit()}, finder.is_file)
+    asked = {fold(name) for name in (options.columns.path, options.columns.label, options.columns.split)}
+    table = read_table(content, name, KNOWN | {a for a in asked if not a.isdigit()} - {""}, finder.is_file)
     return table, choose_columns(table, options.columns, finder.is_file)
 
 
@@ -145,38 +102,76 @@ def label_by_table(
     """
     table, columns = _understood(content, name, finder, options)
     _refuse_multiple(table, columns)
-    listing = Listing([])
-    strip_zero = _all_whole(row.text(columns.label) for row in table.rows) if columns.label else False
-    roles = {columns.path, columns.label, columns.split, *columns.one_hot}
-    keys: dict[str, int] = {}
-    for row in table.rows:
-        text, label = row.text(columns.path), _one(columns.label_of(row))
-        key = finder.find(text)
-        shown = prefix + (text if key == text or key is None else key)
-        where = f"line {row.line}"
-        if strip_zero:
-            label = label.partition(".")[0]
-        if not label or not text:
-            listing.remarks.append(Remark("empty-labels", shown or where, where))
-            listing.stray.append(
-                Reject(shown or where, f"{where} of {table.name} states no {'label' if text else 'file'}")
-            )
-        elif key is None:
-            listing.remarks.append(Remark("missing-files", shown, where))
-            listing.stray.append(Reject(shown, f"the file is missing ({where} of {table.name})", label))
-        else:
-            split = _split(row, columns, table) or (_folder_split(key) if whole and not columns.split else None)
-            extra = {c: row.text(c) for c in row.cells if c not in roles}
-            listing.entries.append(Entry(finder.store, key, shown, label, split, extra, named=True))
-            keys[key] = row.line
+    rows = _Rows(table, columns, finder, prefix, by_folder=whole and not columns.split)
+    listing = rows.to_listing()
     if not listing.entries:
         raise DataError(_nothing(table, columns, listing, finder))
     if whole:
-        _rest(listing, finder.store, prefix, keys)
-        listing.remarks.append(
-            Remark("labels-from-table", table.name, f"column {columns.label}" if columns.label else "")
-        )
+        _rest(listing, finder.store, prefix, {e.key for e in listing.entries})
+        listing.remarks.append(Remark("labels-from-table", name, f"column {columns.label}" if columns.label else ""))
     return listing
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a table on their way into a listing; `by_folder`: folders state the splits."""
+
+    table: Table
+    columns: Columns
+    finder: Finder
+    prefix: str
+    by_folder: bool
+
+    def to_listing(self) -> Listing:
+        """Return an entry for each file; raises `DataError` where many files have rows with different labels."""
+        listing = Listing([])
+        numbers = _all_whole(row.text(self.columns.label) for row in self.table.rows) if self.columns.label else False
+        first: dict[str, tuple[int, str]] = {}
+        for row in self.table.rows:
+            label = _one(self.columns.label_of(row))
+            label = label.partition(".")[0] if numbers else label
+            key = self.finder.find(row.text(self.columns.path))
+            fault = self._fault(row, label, key, first)
+            if fault:
+                kind, reason = fault
+                shown = self._shown(row, key) or f"line {row.line}"
+                listing.remarks.append(Remark(kind, shown, f"line {row.line}"))
+                listing.stray.append(Reject(shown, reason, label if kind == "missing-files" else ""))
+            elif key is not None and key not in first:  # the same row again says nothing new
+                listing.entries.append(self._entry(row, label, key))
+                first[key] = row.line, label
+        conflicts = [r for r in listing.remarks if r.kind == "conflicting-rows"]
+        if len(conflicts) > CONFLICTS * len(first):
+            raise DataError(
+                f"{self.table.name}, {conflicts[0].reason}: a row before it gives {conflicts[0].path} another label; "
+                f"{plural(len(conflicts), 'row')} in all are so. {_SEVERAL}"
+            )
+        return listing
+
+    def _fault(
+        self, row: Row, label: str, key: str | None, first: dict[str, tuple[int, str]]
+    ) -> tuple[str, str] | None:
+        """Return the kind and reason why a row is left out."""
+        where = f"line {row.line} of {self.table.name}"
+        if not label:
+            return "empty-labels", f"{where} states no label"
+        if not row.text(self.columns.path):
+            return "empty-labels", f"{where} states no file"
+        if key is None:
+            return "missing-files", f"the file is missing ({where})"
+        line, other = first.get(key, (0, label))
+        return None if other == label else ("conflicting-rows", f"{where} states another label than line {line}")
+
+    def _shown(self, row: Row, key: str | None) -> str:
+        text = row.text(self.columns.path)
+        return self.prefix + (key or text) if text else ""
+
+    def _entry(self, row: Row, label: str, key: str) -> Entry:
+        columns = self.columns
+        roles = {columns.path, columns.label, columns.split, *columns.one_hot}
+        split = _folder_split(key) if self.by_folder else _split(row, columns, self.table)
+        extra = {c: row.text(c) for c in row.cells if c not in roles}
+        return Entry(self.finder.store, key, self._shown(row, key), label, split, extra, named=True)
 
 
 def _one(label: str | tuple[str, ...]) -> str:
@@ -212,7 +207,7 @@ def _folder_split(key: str) -> Part | None:
     return None
 
 
-def _rest(listing: Listing, store: FileStore, prefix: str, labeled: dict[str, int]) -> None:
+def _rest(listing: Listing, store: FileStore, prefix: str, labeled: Collection[str]) -> None:
     """Add the images of the store that the table says nothing of, by folder, and pass over the rest."""
     folders: dict[str, list[str]] = defaultdict(list)
     keys = store.keys()
@@ -255,11 +250,7 @@ def _says_several(cells: Sequence[str], separator: str, column: str) -> bool:
 
 def _multiple(table: Table, row: Row, columns: Columns, labels: str) -> str:
     where = f"column {columns.label!r} gives" if columns.label else "the columns of 0 and 1 give"
-    return (
-        f"{table.name}, line {row.line}: {where} {row.text(columns.path)} several labels ({labels}). Several "
-        "labels per image (multi-label classification) are not supported yet: give one class per image, or name "
-        "another column with --column label=NAME."
-    )
+    return f"{table.name}, line {row.line}: {where} {row.text(columns.path)} several labels ({labels}). {_SEVERAL}"
 
 
 def _nothing(table: Table, columns: Columns, listing: Listing, finder: Finder) -> str:
