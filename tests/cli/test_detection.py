@@ -117,3 +117,13 @@ def test_a_class_without_a_test_image_is_named_by_train_and_report_and_card(sigh
     assert sightline("card", tmp_path / "r").code == 0
     card = (tmp_path / "r" / "bundle" / "README.md").read_text("utf-8")
     assert "1 of 2 classes has no image in the test split" in card
+
+
+def test_another_positive_class_needs_no_training(sightline: Command, run: Path, parts: Path) -> None:
+    weights = (run / "model.keras").read_bytes()
+    arguments = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "3", "--set", "evaluation.positive=dent")
+    found = sightline("train", parts, *arguments, "--out", run)
+    assert found.code == 0, found.err
+    assert "nothing to train" in found.err
+    assert (run / "model.keras").read_bytes() == weights
+    assert metrics_of(run)["binary"]["positive"] == "dent"

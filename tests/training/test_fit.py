@@ -262,3 +262,14 @@ def test_a_clamped_batch_is_what_is_computed(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(devices, "replicas", lambda: 4)
     fit(simple(), samples(LABELS), NONE, configured(batch_size=64), Watcher())
     assert seen == [5, 8], "four devices divide it evenly"
+
+
+def test_a_loss_of_minus_zero_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network that is certain and right, Keras returns -0.0, which would be printed as -0.0000."""
+
+    def stepper(model: Any) -> devices.Step:
+        return lambda inputs, shares, weights: {"loss": -0.0, "categorical_accuracy": 1.0}
+
+    monkeypatch.setattr(devices, "stepper", stepper)
+    (record,) = fit(simple(), samples(LABELS), NONE, configured(), Watcher()).history
+    assert f"{record.loss:.4f}" == "0.0000"

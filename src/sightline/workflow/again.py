@@ -12,6 +12,7 @@ from sightline.config import RunConfig
 from sightline.data.dataset import Dataset
 from sightline.data.membership import difference
 from sightline.errors import DataError, ModelError, OutputError
+from sightline.evaluation.judgement import Wanted
 from sightline.records import Index, Part, PartFigures, TrainResult
 from sightline.run import Run
 from sightline.watch import Watcher
@@ -74,7 +75,8 @@ def tested(path: Path, config: RunConfig, index: Index, watcher: Watcher) -> Tra
     watcher.say(f"{path} is complete with these settings: nothing to train, its images are evaluated again")
     before = result(run, info["result"])
     part: Part = "test" if before.test is not None else "validation"
-    found = judging.judge(load(path), split=part, progress=watcher.progress).evaluation
+    wanted = Wanted(positive=config.evaluation.positive)
+    found = judging.judge(load(path), split=part, wanted=wanted, progress=watcher.progress).evaluation
     figures = PartFigures(found.accuracy, found.loss, found.count)
     return replace(before, test=figures) if part == "test" else replace(before, validation=figures)
 
