@@ -12,7 +12,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from io import BufferedRandom
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -96,6 +96,18 @@ def open_own(path: Path, *, new: bool) -> IO[bytes]:
     if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
         file.close()
         raise OSError(errno.EINVAL, "not a file of its own", str(path))
+    return file
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading, following links; raises `OSError` at once for a pipe, a device or a folder.
+
+    What was opened is looked at, not the name, which may stand for something else by then.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | (_PRIVATE & ~getattr(os, "O_NOFOLLOW", 0))), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     return file
 
 

@@ -22,7 +22,7 @@ from sightline.data import datasets
 from sightline.data.index import index
 from sightline.data.sources.arrays import array_entries
 from sightline.data.sources.listing import Listing
-from sightline.data.stores import DrawnStore, FolderStore
+from sightline.data.stores import Check, DrawnStore, FolderStore
 from sightline.errors import DataError
 from sightline.records import Index
 
@@ -425,9 +425,9 @@ def test_every_file_is_read_once_and_no_pixel_decoded(
     reads: list[str] = []
     original = FolderStore.read
 
-    def read(self: FolderStore, key: str) -> bytes:
+    def read(self: FolderStore, key: str, check: Check) -> bytes:
         reads.append(key)
-        return original(self, key)
+        return original(self, key, check)
 
     monkeypatch.setattr(FolderStore, "read", read)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("pixels were decoded"))

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pictures import pixels, write, write_tar, write_zip
-from sightline.data import stores
-from sightline.data.stores import ArrayStore, DrawnStore, FileStore, FolderStore, TarStore, ZipStore
+from sightline.config import LimitsConfig
+from sightline.data.archives import TarStore, ZipStore, _names
+from sightline.data.stores import ArrayStore, DrawnStore, FileStore, FolderStore
 from sightline.errors import DataError, PictureError
 
 FILES = {"cat/1.png": b"one" * 400, "cat/nested/2.png": b"", "dög/ü 3.png": os.urandom(3000), "README": b"hello"}
@@ -121,9 +122,9 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
     [
         ("gone.png", "cannot be opened: No such file or directory"),
         ("link.png", "cannot be opened: No such file or directory"),
-        ("folder", "not a regular file"),
-        ("pipe.png", "not a regular file"),  # reading it would wait for ever
-        ("huge.png", "too large: over 1 GiB"),
+        ("folder", "cannot be opened: Is a directory"),
+        ("pipe.png", "cannot be opened: not a regular file"),  # reading it would wait for ever
+        ("huge.png", "too large: 256 MiB, limit 256 (data.limits.file_mb)"),
         ("a\0b.png", "cannot be opened: embedded null byte"),
     ],
 )
@@ -132,7 +133,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, key: str, why: str)
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     with (tmp_path / "huge.png").open("wb") as file:
-        file.truncate(stores.MAX_FILE_BYTES + 1)
+        file.truncate((256 << 20) + 1)
     assert reason(FolderStore(tmp_path), key) == why
 
 
@@ -166,7 +167,7 @@ def test_zip_names_with_the_flag_are_taken_as_they_are(tmp_path: Path) -> None:
 
 def test_a_zip_name_that_python_took_from_an_extra_field_is_unicode_already() -> None:
     info = zipfile.ZipInfo("猫/1.jpg")  # as Python 3.12 reads it; no flag is set
-    assert stores._names([info]) == ["猫/1.jpg"]
+    assert _names([info]) == ["猫/1.jpg"]
 
 
 def test_zip_folders_are_no_files_and_backslashes_part_folders(tmp_path: Path) -> None:
@@ -189,8 +190,13 @@ def test_an_unknown_packing_method_is_named(tmp_path: Path) -> None:
 
 def test_a_bomb_is_refused_by_its_stated_size(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip", {"cat/1.jpg": bytes(100_000)})
-    store = ZipStore(patched(path, (CENTRAL, 24, struct.pack("<I", stores.MAX_FILE_BYTES + 1))))
-    assert reason(store, "cat/1.jpg") == "too large: over 1 GiB unpacked"
+    patched(path, (CENTRAL, 24, struct.pack("<I", 1 << 30)))
+    with pytest.raises(
+        DataError, match=r"a\.zip unpacks to more than 100 times its \d+ bytes.*data\.limits\.archive_ratio"
+    ):
+        ZipStore(path)
+    store = ZipStore(path, LimitsConfig(archive_ratio=1e9))
+    assert reason(store, "cat/1.jpg") == "too large: 1,024 MiB, limit 256 (data.limits.file_mb)"
 
 
 def test_a_bomb_that_states_less_is_not_unpacked_beyond_that(tmp_path: Path) -> None:
@@ -259,11 +265,11 @@ def test_a_tar_that_shrinks_while_in_use_says_so(tmp_path: Path) -> None:
     assert reason(store, "cat/1.jpg") == "cut off: the archive ends before it"
 
 
-def test_a_huge_member_of_a_tar_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = TarStore(write_tar(tmp_path / "a.tar", {"cat/1.jpg": bytes(101), "cat/2.jpg": bytes(100)}))
-    monkeypatch.setattr(stores, "MAX_FILE_BYTES", 100)
-    assert reason(store, "cat/1.jpg") == "too large: over 1 GiB"
-    assert store.read("cat/2.jpg") == bytes(100)
+def test_a_huge_member_of_a_tar_is_refused(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", {"cat/1.jpg": bytes((1 << 20) + 1), "cat/2.jpg": bytes(1 << 20)})
+    store = TarStore(path, LimitsConfig(file_mb=1))
+    assert reason(store, "cat/1.jpg") == "too large: 1 MiB, limit 1 (data.limits.file_mb)"
+    assert store.read("cat/2.jpg") == bytes(1 << 20)
 
 
 # Damage of any kind.

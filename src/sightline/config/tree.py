@@ -20,6 +20,16 @@ class ColumnsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """What a source may take, so that a file made to do harm cannot take all memory, disk or time."""
+
+    file_mb: float = setting(256.0, "MiB of one encoded image", 0.001)
+    archive_members: int = setting(2_000_000, "files and folders of one archive", 1)
+    archive_gb: float = setting(500.0, "GiB that one archive unpacks to", 0.001)
+    archive_ratio: float = setting(100.0, "times its own size that an archive unpacks to, beyond the first 256 MiB", 1)
+
+
+@dataclass(frozen=True, slots=True)
 class DataConfig:
     """Where the images come from, and how their source is read."""
 
@@ -41,6 +51,7 @@ class DataConfig:
     root: str = setting("", "the folder that a manifest's paths start from; empty: the manifest's own")
     allow: tuple[str, ...] = setting((), "errors in the data that do not stop training, by their kind in `doctor`")
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 
 @dataclass(frozen=True, slots=True)

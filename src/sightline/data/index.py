@@ -5,23 +5,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline import preprocess, process
-from sightline.config import DataConfig
+from sightline.config import DataConfig, LimitsConfig
 from sightline.data import datasets
+from sightline.data.archives import TarStore, ZipStore
 from sightline.data.sources.filenames import is_picture_name
 from sightline.data.sources.finder import Finder
 from sightline.data.sources.folder import STRAY, class_folders, is_flat
 from sightline.data.sources.idx import idx_files, idx_labels, is_idx
 from sightline.data.sources.listing import Entry, Listing
 from sightline.data.sources.manifest import is_table, label_by_table, labels_beside, manifest, read_labels
-from sightline.data.stores import DrawnStore, FolderStore, TarStore, ZipStore
+from sightline.data.stores import DrawnStore, FolderStore
 from sightline.errors import DataError, PictureError, plural
-from sightline.records import Index, Picture, Progress, Reject, no_progress
+from sightline.records import Index, Picture, Progress, Reject, Remark, no_progress
 
 DEFAULTS = DataConfig()
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -148,22 +150,28 @@ def list_source(source: Source, prefix: str = "", options: DataConfig = DEFAULTS
             return datasets.load(text)
         known = ", ".join(datasets.NAMES)
         raise DataError(f"There is no folder, file or data set {text!r}. Check the path; named data sets are {known}.")
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.is_file() and is_idx(p))
-        return idx_files(files) if files else _list_files(FolderStore(path), prefix, options, path, lenient=lenient)
-    name = path.name.lower()
-    if name.endswith(".zip"):
-        return _list_files(ZipStore(path), prefix, options, lenient=lenient)
-    if name.endswith(ARCHIVE_SUFFIXES):
-        return _list_files(TarStore(path), prefix, options, lenient=lenient)
+    if path.is_dir() and (files := sorted(p for p in path.iterdir() if p.is_file() and is_idx(p))):
+        return idx_files(files, options.limits)
+    if (store := _open_store(path, options.limits)) is not None:
+        return _list_files(store, prefix, options, path if path.is_dir() else None, lenient=lenient)
     if is_table(path):
         return manifest(path, options)
     if is_idx(path):
-        return idx_files([path])
+        return idx_files([path], options.limits)
     raise DataError(
         f"{path} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of one, "
         "a manifest (.csv, .tsv, .json, .jsonl), or idx files."
     )
+
+
+def _open_store(path: Path, limits: LimitsConfig) -> FolderStore | ZipStore | TarStore | None:
+    """Return the files of a folder or an archive; None for anything else."""
+    name = path.name.lower()
+    if path.is_dir():
+        return FolderStore(path, limits)
+    if name.endswith(".zip"):
+        return ZipStore(path, limits)
+    return TarStore(path, limits) if name.endswith(ARCHIVE_SUFFIXES) else None
 
 
 def _list_files(
@@ -181,7 +189,9 @@ def _list_files(
         table = labels_beside(store, folder)
         if table is not None:
             return label_by_table(*table, Finder(store), options, prefix, whole=True)
-    return class_folders(store, prefix, store.folders(), options, lenient=lenient)
+    listing = class_folders(store, prefix, store.folders(), options, lenient=lenient)
+    remarks = [Remark("repeated-members", prefix + name, "kept under names of their own") for name in store.repeated]
+    return replace(listing, remarks=[*listing.remarks, *remarks])
 
 
 def _labels_file(text: str, folder: Path | None) -> Path:
@@ -207,7 +217,7 @@ def _look(entry: Entry) -> Picture | Reject | None:
         digest = entry.store.identity(entry.key)
         return Picture(entry.path, digest, entry.label, entry.part, width, height, channels == 1, entry.extra)
     try:
-        content = entry.store.read(entry.key)
+        content = entry.store.read(entry.key, preprocess.find_format)
         if isinstance(content, np.ndarray):
             return _array_picture(entry, content)
         header = preprocess.inspect(content)

@@ -19,6 +19,12 @@ class Wording:
 
 
 WORDINGS = {
+    "repeated-members": Wording(
+        "warning",
+        "name stands in an archive more than once",
+        "names stand in an archive more than once",
+        "All of them are used, the second as `name (2)`. If one is an update of the other, pack the archive anew.",
+    ),
     "split-folders": Wording(
         "error",
         "folder is read as a class but looks like a split",

@@ -1,36 +1,30 @@
-"""Where the bytes of pictures come from: a folder, a zip, a tar, or arrays in memory.
+"""Where the bytes of images come from: a folder, or arrays in memory; archives are in `archives`.
 
 A store lists its files by relative path and reads one of them; reading is safe from several threads.
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import os
-import re
-import shutil
-import stat
-import struct
-import tarfile
-import tempfile
-import threading
-import weakref
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.config import LimitsConfig
 from sightline.errors import DataError, PictureError
+from sightline.files import open_regular
 
-MAX_FILE_BYTES = 1 << 30
-"""A single encoded picture larger than this (1 GiB) is refused: in an archive it is most likely a bomb."""
+LIMITS = LimitsConfig()
+START = 128  # bytes that tell what a file is
+Check = Callable[[bytes], object]
+"""Is given the first bytes of a file before the others are read; raises `PictureError` to have them left unread."""
+
+
+def unchecked(_start: bytes) -> None:
+    """Let any file be read."""
 
 
 class Store(Protocol):
@@ -38,7 +32,7 @@ class Store(Protocol):
 
     name: str
 
-    def read(self, key: str) -> bytes | NDArray[np.uint8]:
+    def read(self, key: str, check: Check = unchecked) -> bytes | NDArray[np.uint8]:
         """Return the content of one file; raises `PictureError` with the reason if it cannot be read."""
 
 
@@ -55,8 +49,11 @@ class FileStore(Store, Protocol):
 class FolderStore:
     """The files below a folder, as they are when it is first listed; links to folders are followed, once each."""
 
-    def __init__(self, root: Path) -> None:
+    repeated: tuple[str, ...] = ()
+
+    def __init__(self, root: Path, limits: LimitsConfig = LIMITS) -> None:
         self.root = root
+        self._limits = limits
         self.name = root.resolve().name
         self._listed: tuple[list[str], list[str]] | None = None
 
@@ -97,147 +94,34 @@ class FolderStore:
             seen.add(real)
             yield Path(folder).relative_to(self.root), files
 
-    def read(self, key: str) -> bytes:
-        path = self.root / key
-        try:
-            found = path.stat()
-            if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
-                raise PictureError("not a regular file")
-            if found.st_size > MAX_FILE_BYTES:
-                raise PictureError("too large: over 1 GiB")
-            return path.read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: a manifest's path with a null character
-            raise PictureError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    def read(self, key: str, check: Check = unchecked) -> bytes:
+        return read_file(self.root / key, self._limits, check)
 
 
-class ZipStore:
-    """The members of a zip archive. Names that predate UTF-8 zips are tried as UTF-8, then as GBK."""
+def read_file(path: Path, limits: LimitsConfig = LIMITS, check: Check = unchecked) -> bytes:
+    """Return the content of a file that may come from anywhere; raises `PictureError` with the reason if it cannot be.
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # damage shows in many ways
-            raise DataError(f"{path} is not a readable zip archive: {error}.") from error
-        self._members = dict(zip(_names(self._zip.infolist()), self._zip.infolist(), strict=True))
-
-    def keys(self) -> Sequence[str]:
-        return sorted(name for name in self._members if not name.endswith("/"))
-
-    def folders(self) -> Sequence[str]:
-        """Return the paths of the folders that have a member of their own, as empty ones do, sorted."""
-        return sorted(name.rstrip("/") for name in self._members if name.endswith("/"))
-
-    def holds(self, key: str) -> bool:
-        return key in self._members and not key.endswith("/")
-
-    def read(self, key: str) -> bytes:
-        info = self._members[key]
-        if info.file_size > MAX_FILE_BYTES:
-            raise PictureError("too large: over 1 GiB unpacked")
-        try:
-            return self._zip.read(info)
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error) as error:
-            raise PictureError(f"damaged in the archive: {error}") from error
-        except (RuntimeError, NotImplementedError, OSError) as error:  # encrypted; unknown method; the disk's own
-            raise PictureError(f"cannot be unpacked: {error}") from error
-
-
-def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """Return the names; one encoding for all that state none, lest the pictures of one class get two names for it."""
-    raw = [_old_bytes(info) for info in members]
-    encoding = "cp437"
-    for candidate in ("gbk", "utf-8"):
-        with suppress(UnicodeDecodeError):
-            b"\n".join(raw).decode(candidate)
-            encoding = candidate
-    names = [r.decode(encoding) if r else info.filename for r, info in zip(raw, members, strict=True)]
-    return [name.replace("\\", "/") for name in names]  # some Windows programs write the wrong slash
-
-
-def _old_bytes(info: zipfile.ZipInfo) -> bytes:
-    """Return a name of unknown encoding; empty for one that is known to be Unicode."""
-    utf8_flag = 0x800
+    Devices and pipes, which may never end, and files above ``data.limits.file_mb`` are refused.
+    """
+    most = int(limits.file_mb * 2**20)
     try:
-        return b"" if info.flag_bits & utf8_flag else info.filename.encode("cp437")
-    except UnicodeEncodeError:  # Python 3.12 has it from an extra field
-        return b""
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(START) if size else b""  # a file of /proc has content, and a size of 0
+            check(start)
+            check_file_size(size, limits)
+            data = start + file.read(most + 1) if size else b""
+    except (OSError, ValueError) as error:  # ValueError: a manifest's path with a null character
+        raise PictureError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > most:
+        raise PictureError(f"grows while it is read, beyond {limits.file_mb:g} MiB (data.limits.file_mb)")
+    return data
 
 
-class TarStore:
-    """The members of a tar archive; a compressed one is first unpacked into an unnamed temporary file."""
-
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        self._lock = threading.Lock()
-        try:
-            self._file = _plain_tar(path)
-            weakref.finalize(self, self._file.close)
-            self._members, self._folders = _tar_members(self._file)
-        except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise DataError(f"{path} is not a readable tar archive: {error}.") from error
-
-    def keys(self) -> Sequence[str]:
-        return sorted(self._members)
-
-    def folders(self) -> Sequence[str]:
-        """Return the paths of the folders that have a member of their own, as empty ones do, sorted."""
-        return sorted(self._folders)
-
-    def holds(self, key: str) -> bool:
-        return key in self._members
-
-    def read(self, key: str) -> bytes:
-        offset, size = self._members[key]
-        if size > MAX_FILE_BYTES:
-            raise PictureError("too large: over 1 GiB")
-        with self._lock:
-            self._file.seek(offset)
-            data = self._file.read(size)
-        if len(data) < size:
-            raise PictureError("cut off: the archive ends before it")
-        return data
-
-
-def _tar_members(file: IO[bytes]) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """Return the offset and size of each file, and the folders; a hard link stands for the file that it names."""
-    members: dict[str, tuple[int, int]] = {}
-    folders: list[str] = []
-    with tarfile.open(fileobj=file, mode="r:") as tar:
-        for m in tar:
-            name, target = m.name.removeprefix("./"), m.linkname.removeprefix("./")
-            if m.isreg():
-                members[name] = m.offset_data, m.size
-            elif m.islnk() and target in members:
-                members[name] = members[target]
-            elif m.isdir() and name not in {"", "."}:
-                folders.append(name.rstrip("/"))
-        end = tar.offset
-    file.seek(end)
-    if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
-        raise tarfile.ReadError(f"damaged at byte {end}")
-    return members, folders
-
-
-def _plain_tar(path: Path) -> IO[bytes]:
-    # As long as it takes: the first bytes of a plain tar are a file's name, which may well begin with BZh.
-    openers: dict[bytes, Callable[..., Any]] = {
-        rb"\x1f\x8b\x08": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open,
-    }  # fmt: skip
-    with path.open("rb") as file:
-        start = file.read(10)
-    opener = next((o for magic, o in openers.items() if re.match(magic, start)), None)
-    if opener is None:
-        return path.open("rb")
-    plain = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the store
-    try:
-        with opener(path, "rb") as packed:
-            shutil.copyfileobj(packed, plain, 1 << 20)
-    except BaseException:
-        plain.close()
-        raise
-    plain.seek(0)
-    return plain
+def check_file_size(size: int, limits: LimitsConfig) -> None:
+    """Raise `PictureError` for a file that is larger than one image may be."""
+    if size > limits.file_mb * 2**20:
+        raise PictureError(f"too large: {size / 2**20:,.0f} MiB, limit {limits.file_mb:g} (data.limits.file_mb)")
 
 
 class ArrayStore:
@@ -247,7 +131,7 @@ class ArrayStore:
         self.name = name
         self._pixels = pixels
 
-    def read(self, key: str) -> NDArray[np.uint8]:
+    def read(self, key: str, check: Check = unchecked) -> NDArray[np.uint8]:  # noqa: ARG002  # there are no bytes
         picture: NDArray[np.uint8] = self._pixels[int(key)]
         return picture
 
@@ -266,7 +150,7 @@ class DrawnStore:
         self.shape = shape
         self._draw, self._identity = draw, identity
 
-    def read(self, key: str) -> NDArray[np.uint8]:
+    def read(self, key: str, check: Check = unchecked) -> NDArray[np.uint8]:  # noqa: ARG002  # there are no bytes
         return self._draw(int(key))
 
     def identity(self, key: str) -> str:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from sightline import process
 from sightline.data.sources.filenames import is_hidden, is_picture_name
 from sightline.data.sources.text import decode_text, has_mark
-from sightline.data.stores import FolderStore
+from sightline.data.stores import FolderStore, read_file
 from sightline.errors import DataError, PictureError
 from sightline.prediction.base import NOT_FINITE, Predictor, filled, suitable_batch_size
 from sightline.prediction.decide import decide
-from sightline.preprocess import Preprocess, inspect
+from sightline.preprocess import Preprocess, find_format, inspect
 from sightline.records import Candidate, Decision, Prediction, Thresholds
 
 Decoded = NDArray[np.uint8] | str
@@ -63,13 +63,7 @@ def peek(items: Iterator[Item]) -> list[Item]:
 
 
 def _file(path: str) -> Item:
-    def read() -> bytes:
-        try:
-            return Path(path).read_bytes()
-        except OSError as error:
-            raise PictureError(f"cannot be opened: {error.strerror}") from error
-
-    return Item(path, read)
+    return Item(path, partial(read_file, Path(path), check=find_format))
 
 
 def _from_folder(folder: str) -> Iterator[Item]:
@@ -80,14 +74,14 @@ def _from_folder(folder: str) -> Iterator[Item]:
         if is_hidden(key) or not (is_picture_name(key) or _is_image(store, key)):
             continue
         empty = False
-        yield Item(str(Path(folder, key)), partial(store.read, key))
+        yield Item(str(Path(folder, key)), partial(store.read, key, find_format))
     if empty:
         raise DataError(f"The folder {folder} holds no images.")
 
 
 def _is_image(store: FolderStore, key: str) -> bool:
     try:
-        inspect(store.read(key))
+        inspect(store.read(key, find_format))
     except PictureError:
         return False
     return True

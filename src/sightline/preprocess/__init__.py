@@ -20,7 +20,7 @@ same pixels everywhere. All here is thread-safe. `SCHEMA` numbers these rules:
 - An image of more than `max_megapixels` in memory is refused.
 """
 
-from sightline.preprocess.formats import FORMATS, Header
+from sightline.preprocess.formats import FORMATS, Header, find_format
 from sightline.preprocess.spec import SCHEMA, Box, Preprocess, Resize, glance, inspect
 
-__all__ = ["FORMATS", "SCHEMA", "Box", "Header", "Preprocess", "Resize", "glance", "inspect"]
+__all__ = ["FORMATS", "SCHEMA", "Box", "Header", "Preprocess", "Resize", "find_format", "glance", "inspect"]

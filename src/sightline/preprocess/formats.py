@@ -97,12 +97,17 @@ class Header:
 
 def open_image(data: Data, page: int = 1) -> ImageFile.ImageFile:
     """Open page (or frame) `page` of an encoded image, counted from 1, without decoding it. For use in `reading`."""
-    start = bytes(data[:_SIGNATURE])
-    for name, (magic, reader) in FORMATS.items():
+    name = find_format(bytes(data[:_SIGNATURE]))
+    if name == "JPEG2000" and b"\xff\xd9" not in bytes(data):  # OpenJPEG may fill in what is missing
+        raise PictureError("truncated")
+    return _turn_to(page, FORMATS[name][1](io.BytesIO(data)))
+
+
+def find_format(start: bytes) -> str:
+    """Return the name in `FORMATS` of the format that a file's first bytes show; raises PictureError for others."""
+    for name, (magic, _) in FORMATS.items():
         if re.match(magic, start, re.DOTALL):
-            if name == "JPEG2000" and b"\xff\xd9" not in bytes(data):  # OpenJPEG may fill in what is missing
-                raise PictureError("truncated")
-            return _turn_to(page, reader(io.BytesIO(data)))
+            return name
     refused = re.match(_REFUSED, start, re.DOTALL)
     unknown = "not a picture" if start else "empty file"
     raise PictureError(f"format {refused.lastgroup} is not supported" if refused else unknown)

@@ -13,6 +13,7 @@ from sightline.config import DataConfig
 from sightline.data.sources.filenames import is_hidden
 from sightline.data.sources.folder import class_folders
 from sightline.data.sources.listing import Listing
+from sightline.data.stores import Check, unchecked
 from sightline.errors import ConfigError, DataError
 
 
@@ -30,7 +31,7 @@ class Names:
     def holds(self, key: str) -> bool:
         return key in self._keys
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, check: Check = unchecked) -> bytes:
         raise AssertionError(f"{key} was opened only to list it")
 
 

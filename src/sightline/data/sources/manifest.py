@@ -16,8 +16,8 @@ from sightline.data.sources.finder import Finder
 from sightline.data.sources.listing import Entry, Listing
 from sightline.data.sources.splits import read_split, split_name
 from sightline.data.sources.table import SUFFIXES, Row, Table, fold, read_table
-from sightline.data.stores import FileStore, FolderStore
-from sightline.errors import DataError, plural
+from sightline.data.stores import FileStore, FolderStore, read_file
+from sightline.errors import DataError, PictureError, plural
 from sightline.records import Part, Reject, Remark
 
 DEFAULTS = DataConfig()
@@ -81,9 +81,9 @@ def _labeled(content: bytes, name: str, finder: Finder) -> int:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        return read_file(path)
+    except PictureError as error:
+        raise DataError(f"{path} cannot be read: {error}.") from error
 
 
 def _understood(content: bytes, name: str, finder: Finder, options: DataConfig) -> tuple[Table, Columns]:

@@ -1,0 +1,246 @@
+"""Images in a zip or tar archive: read one by one, never extracted by name, and within a budget.
+
+An archive of a few kilobytes can unpack to terabytes, or list millions of members; so what it may take in all is
+limited before anything of it is read (`LimitsConfig`). Members of the same name are all kept: the second is called
+``cat/1 (2).jpg``.
+"""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import gzip
+import lzma
+import re
+import stat
+import struct
+import tarfile
+import tempfile
+import threading
+import weakref
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, TypeVar
+
+from sightline.config import LimitsConfig
+from sightline.data.stores import START, Check, check_file_size, unchecked
+from sightline.errors import DataError, PictureError
+
+LIMITS = LimitsConfig()
+Member = TypeVar("Member")
+_ALWAYS = 256 << 20  # bytes that any archive may unpack to, however small it is: a blank image shrinks a thousandfold
+_HEADER = 1 << 20  # bytes of a tar's extended header, which holds a name; a reader takes it into memory whole
+
+
+class ZipStore:
+    """The members of a zip archive. Names that predate UTF-8 zips are tried as UTF-8, then as GBK."""
+
+    def __init__(self, path: Path, limits: LimitsConfig = LIMITS) -> None:
+        self.name = path.name
+        self._limits = limits
+        try:
+            _check_regular(path)
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # damage shows in many ways
+            raise DataError(f"{path} is not a readable zip archive: {error}.") from error
+        infos = self._zip.infolist()
+        check_count(path, len(infos), limits)
+        check_size(path, sum(info.file_size for info in infos), limits)
+        self._members, self.repeated = tell_apart(zip(_names(infos), infos, strict=True))
+
+    def keys(self) -> Sequence[str]:
+        """Return the paths of the files, sorted."""
+        return sorted(name for name in self._members if not name.endswith("/"))
+
+    def folders(self) -> Sequence[str]:
+        """Return the paths of the folders that have a member of their own, as empty ones do, sorted."""
+        return sorted(name.rstrip("/") for name in self._members if name.endswith("/"))
+
+    def holds(self, key: str) -> bool:
+        """Tell whether there is a file of this path."""
+        return key in self._members and not key.endswith("/")
+
+    def read(self, key: str, check: Check = unchecked) -> bytes:
+        """Return the content of a file; `check` sees its start first."""
+        info = self._members[key]
+        try:
+            with self._zip.open(info) as file:
+                start = file.read(START)
+                check(start)
+                check_file_size(info.file_size, self._limits)
+                return start + file.read()
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error) as error:
+            raise PictureError(f"damaged in the archive: {error}") from error
+        except (RuntimeError, NotImplementedError, OSError) as error:  # encrypted; unknown method; the disk's own
+            raise PictureError(f"cannot be unpacked: {error}") from error
+
+
+class TarStore:
+    """The members of a tar archive; a compressed one is first unpacked into an unnamed temporary file."""
+
+    def __init__(self, path: Path, limits: LimitsConfig = LIMITS) -> None:
+        self.name = path.name
+        self._limits = limits
+        self._lock = threading.Lock()
+        try:
+            self._file = _plain_tar(path, limits)
+            weakref.finalize(self, self._file.close)
+            members, self._folders = _tar_members(self._file, path, limits)
+        except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:
+            raise DataError(f"{path} is not a readable tar archive: {error}.") from error
+        self._members, self.repeated = tell_apart(members)
+
+    def keys(self) -> Sequence[str]:
+        """Return the paths of the files, sorted."""
+        return sorted(self._members)
+
+    def folders(self) -> Sequence[str]:
+        """Return the paths of the folders that have a member of their own, as empty ones do, sorted."""
+        return sorted(self._folders)
+
+    def holds(self, key: str) -> bool:
+        """Tell whether there is a file of this path."""
+        return key in self._members
+
+    def read(self, key: str, check: Check = unchecked) -> bytes:
+        """Return the content of a file; `check` sees its start first."""
+        offset, size = self._members[key]
+        with self._lock:
+            self._file.seek(offset)
+            check(self._file.read(min(size, START)))
+            check_file_size(size, self._limits)
+            self._file.seek(offset)
+            data = self._file.read(size)
+        if len(data) < size:
+            raise PictureError("cut off: the archive ends before it")
+        return data
+
+
+def tell_apart(members: Iterable[tuple[str, Member]]) -> tuple[dict[str, Member], tuple[str, ...]]:
+    """Return members by name, each under a name of its own, and the names that came more than once."""
+    kept: dict[str, Member] = {}
+    repeated: dict[str, int] = {}
+    for name, member in members:
+        key = name
+        while key in kept:
+            if name.endswith("/"):  # a folder stated twice is one folder
+                break
+            repeated[name] = repeated.get(name, 1) + 1
+            at = PurePosixPath(name)
+            key = str(at.with_name(f"{at.stem} ({repeated[name]}){at.suffix}"))
+        kept[key] = member
+    return kept, tuple(repeated)
+
+
+def check_count(path: Path, count: int, limits: LimitsConfig) -> None:
+    """Raise `DataError` for an archive of too many members."""
+    if count > limits.archive_members:
+        raise DataError(
+            f"{path} holds more than {limits.archive_members:,} members: pack fewer into it, or raise "
+            "data.limits.archive_members if you trust it."
+        )
+
+
+def check_size(path: Path, size: int, limits: LimitsConfig) -> None:
+    """Raise `DataError` for an archive that unpacks to too many bytes, in all or for its own size."""
+    if size > limits.archive_gb * 2**30:
+        raise DataError(
+            f"{path} unpacks to more than {limits.archive_gb:g} GiB: pack fewer images into it, or raise "
+            "data.limits.archive_gb if you trust it."
+        )
+    packed = path.stat().st_size
+    if size > max(_ALWAYS, limits.archive_ratio * packed):
+        raise DataError(
+            f"{path} unpacks to more than {limits.archive_ratio:g} times its {packed:,} bytes, which images hardly do: "
+            "it may be a decompression bomb. Raise data.limits.archive_ratio if you trust it."
+        )
+
+
+def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
+    """Return the names; one encoding for all that state none, lest the images of one class get two names for it."""
+    raw = [_old_bytes(info) for info in members]
+    encoding = "cp437"
+    for candidate in ("gbk", "utf-8"):
+        with suppress(UnicodeDecodeError):
+            b"\n".join(raw).decode(candidate)
+            encoding = candidate
+    names = [r.decode(encoding) if r else info.filename for r, info in zip(raw, members, strict=True)]
+    return [name.replace("\\", "/") for name in names]  # some Windows programs write the wrong slash
+
+
+def _old_bytes(info: zipfile.ZipInfo) -> bytes:
+    """Return a name of unknown encoding; empty for one that is known to be Unicode."""
+    utf8_flag = 0x800
+    try:
+        return b"" if info.flag_bits & utf8_flag else info.filename.encode("cp437")
+    except UnicodeEncodeError:  # Python 3.12 has it from an extra field
+        return b""
+
+
+def _check_regular(path: Path) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+        raise OSError(errno.EINVAL, "not a regular file")
+
+
+class _Headers:
+    """A tar file as `tarfile` may read it: headers alone, which are short; contents it only seeks over."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > _HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes at byte {self.tell():,}")
+        return self._file.read(size)
+
+
+def _tar_members(
+    file: IO[bytes], path: Path, limits: LimitsConfig
+) -> tuple[list[tuple[str, tuple[int, int]]], list[str]]:
+    """Return the name, offset and size of each file, and the folders; a hard link stands for the file that it names."""
+    members: list[tuple[str, tuple[int, int]]] = []
+    places: dict[str, tuple[int, int]] = {}
+    folders: list[str] = []
+    with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]  # all that it calls
+        while (m := tar.next()) is not None:
+            tar.members = []  # else each header is kept, with a copy of what the archive says of all
+            name, target = m.name.removeprefix("./"), m.linkname.removeprefix("./")
+            if m.isreg() or (m.islnk() and target in places):
+                places[name] = (m.offset_data, m.size) if m.isreg() else places[target]
+                members.append((name, places[name]))
+            elif m.isdir() and name not in {"", "."}:
+                folders.append(name.rstrip("/"))
+            check_count(path, len(members) + len(folders), limits)
+        end = tar.offset
+    file.seek(end)
+    if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
+        raise tarfile.ReadError(f"damaged at byte {end}")
+    return members, folders
+
+
+def _plain_tar(path: Path, limits: LimitsConfig) -> IO[bytes]:
+    # As long as it takes: the first bytes of a plain tar are a file's name, which may well begin with BZh.
+    openers: dict[bytes, Callable[..., Any]] = {
+        rb"\x1f\x8b\x08": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open,
+    }  # fmt: skip
+    _check_regular(path)
+    with path.open("rb") as file:
+        start = file.read(10)
+    opener = next((o for magic, o in openers.items() if re.match(magic, start)), None)
+    if opener is None:
+        return path.open("rb")
+    plain = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the store
+    try:
+        with opener(path, "rb") as packed:
+            while chunk := packed.read(1 << 20):
+                plain.write(chunk)
+                check_size(path, plain.tell(), limits)
+    except BaseException:
+        plain.close()
+        raise
+    plain.seek(0)
+    return plain

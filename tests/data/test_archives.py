@@ -1,0 +1,173 @@
+"""Archives made to do harm: what they may take in all is limited before anything of them is read."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pictures import encode, pixels, write_tar, write_zip
+from sightline.config import DataConfig, LimitsConfig
+from sightline.data.archives import TarStore, ZipStore, tell_apart
+from sightline.data.audit import brief
+from sightline.data.index import index
+from sightline.errors import DataError, PictureError
+from sightline.preprocess import find_format
+
+MIB = 1 << 20
+
+
+def image(number: int) -> bytes:
+    return encode(Image.fromarray(pixels(number)))
+
+
+def a_bomb(path: Path, size: int) -> Path:
+    """A zip of one member of zeros."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("cat/1.png", "w") as file:
+        for _ in range(size // MIB):
+            file.write(bytes(MIB))
+    return path
+
+
+def extended_header(size: int) -> bytes:
+    """The beginning of a tar whose first member has an extended header (PAX) of `size` bytes."""
+    info = tarfile.TarInfo("././@PaxHeader")
+    info.type, info.size = tarfile.XHDTYPE, size
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_a_zip_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path) -> None:
+    path = a_bomb(tmp_path / "bomb.zip", 300 * MIB)
+    with pytest.raises(DataError, match=r"unpacks to more than 100 times its .* bytes.*decompression bomb"):
+        ZipStore(path)
+    assert ZipStore(path, LimitsConfig(archive_ratio=2000)).keys() == ["cat/1.png"]
+    with pytest.raises(DataError, match=r"unpacks to more than 0\.1 GiB.*data\.limits\.archive_gb"):
+        ZipStore(path, LimitsConfig(archive_ratio=2000, archive_gb=0.1))
+
+
+def test_a_small_archive_of_blank_images_is_no_bomb(tmp_path: Path) -> None:
+    assert ZipStore(a_bomb(tmp_path / "blank.zip", 200 * MIB)).keys() == ["cat/1.png"]
+
+
+def test_a_compressed_tar_is_unpacked_no_further_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.tar.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(extended_header(2 << 30))
+        for _ in range(300):
+            file.write(bytes(MIB))
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    with pytest.raises(DataError, match="unpacks to more than 100 times"):
+        TarStore(path)
+    assert list(place.iterdir()) == []
+
+
+def test_a_header_of_a_tar_is_short(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(extended_header(2 * MIB) + bytes(2 * MIB + 1024))
+    with pytest.raises(DataError, match=r"not a readable tar archive: a header of 2,097,152 bytes at byte 512"):
+        TarStore(path)
+
+
+def test_a_chain_of_headers_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes((extended_header(512) + b"11 path=ab\n".ljust(512, b"\0")) * 5000 + bytes(1024))
+    with pytest.raises(DataError, match="not a readable tar archive"):
+        TarStore(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_members_are_counted(tmp_path: Path, kind: str) -> None:
+    files = {f"cat/{i}.png": b"" for i in range(11)}
+    few = LimitsConfig(archive_members=10)
+    path = write_zip(tmp_path / "a.zip", files) if kind == "zip" else write_tar(tmp_path / "a.tar", files)
+    store = ZipStore if kind == "zip" else TarStore
+    with pytest.raises(DataError, match=r"holds more than 10 members.*data\.limits\.archive_members"):
+        store(path, few)
+
+
+def test_what_is_no_image_is_not_read_beyond_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+    plain = zipfile.ZipExtFile.read
+
+    def counting(self: zipfile.ZipExtFile, n: int | None = -1) -> bytes:
+        nonlocal read
+        data = plain(self, n)
+        read += len(data)
+        return data
+
+    store = ZipStore(a_bomb(tmp_path / "a.zip", 100 * MIB))
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", counting)
+    with pytest.raises(PictureError, match="not a picture"):
+        store.read("cat/1.png", find_format)
+    assert 0 < read < 1000
+
+
+def archive_of(kind: str, path: Path, members: list[tuple[str, bytes]]) -> Path:
+    """An archive that holds members in this order, of the same name too."""
+    if kind == "zip":
+        with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+            warnings.filterwarnings("ignore", "Duplicate name")
+            for name, data in members:
+                archive.writestr(name, data)
+    else:
+        with tarfile.open(path, "w") as packed:
+            for name, data in members:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                packed.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_members_of_the_same_name_are_all_there_and_told(tmp_path: Path, kind: str) -> None:
+    one, two, three, dog = (image(number) for number in range(4))
+    members = [("cat/1.png", one), ("cat/1.png", two), ("cat/1 (2).png", three), ("dog/1.png", dog)]
+    path = archive_of(kind, tmp_path / f"a.{kind}", members)
+    whole = index(path)
+    assert sorted(p.path for p in whole.pictures) == ["cat/1 (2) (2).png", "cat/1 (2).png", "cat/1.png", "dog/1.png"]
+    assert len({p.sha256 for p in whole.pictures}) == 4
+    (finding,) = [f for f in brief(whole).findings if f.kind == "repeated-members"]
+    assert (finding.severity, finding.count) == ("warning", 2)
+
+
+def test_a_folder_stated_twice_is_one() -> None:
+    assert tell_apart([("cat/", 1), ("cat/", 2), ("a", 3)]) == ({"cat/": 2, "a": 3}, ())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "train-images-idx3-ubyte", "a.csv"])
+def test_a_pipe_is_no_source(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"")
+    with pytest.raises(DataError, match="not a regular file"):
+        index(tmp_path / name)
+
+
+def test_a_packed_idx_file_is_unpacked_no_further_than_its_header_says(tmp_path: Path) -> None:
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    header = bytes([0, 0, 8, 3]) + (1).to_bytes(4, "big") + (28).to_bytes(4, "big") * 2
+    path.write_bytes(gzip.compress(header + bytes(50 * MIB)))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(
+        gzip.compress(bytes([0, 0, 8, 1]) + (1).to_bytes(4, "big") + b"\0")
+    )
+    with pytest.raises(DataError, match="not an idx file of 3-dimensional bytes, or it is cut off"):
+        index(path)
+    huge = bytes([0, 0, 8, 3]) + (1 << 31).to_bytes(4, "big") + (1 << 10).to_bytes(4, "big") * 2
+    path.write_bytes(gzip.compress(huge))
+    with pytest.raises(DataError, match="unpacks to more than"):
+        index(path)
+
+
+def test_the_limits_are_settings_of_the_source(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.zip", {"cat/1.png": image(1), "dog/1.png": image(2)})
+    with pytest.raises(DataError, match="more than 1 members"):
+        index(path, options=DataConfig(limits=LimitsConfig(archive_members=1)))
