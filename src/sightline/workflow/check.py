@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sightline.config import RunConfig
+from sightline.config.groups import group_rule
 from sightline.data import patch, remarks
 from sightline.data.audit import brief
 from sightline.data.dataset import Dataset, check_classes
 from sightline.data.finding import ALLOWABLE, Finding
+from sightline.data.grouping import groups
 from sightline.data.leakage import Leak
 from sightline.errors import ConfigError, DataError, plural, suggest
 from sightline.records import Index
@@ -30,6 +32,7 @@ def before(index: Index, config: RunConfig, watcher: Watcher) -> Index:
         index = patch.apply(index, corrections, f"The patch {path}")
         applied = plural(len(corrections), "correction")
         watcher.say(f"{path}: {applied} applied; to take one back, delete its line")
+    groups(index.pictures, group_rule(config.split.group))  # what does not fit is refused before any work
     findings = brief(index).findings
     settled = set() if config.split.group == "none" else {"group-candidates"}
     telling = [f for f in findings if f.severity != "note" or f.kind in remarks.ALWAYS_SHOWN]
