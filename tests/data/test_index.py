@@ -250,6 +250,30 @@ def test_archives_given_together_are_one_source(tmp_path: Path) -> None:
     assert [found.read(i) for i in (0, 2)] == [PARTS["train/dog/0.png"], PARTS["train/cat/0.png"]]
 
 
+@pytest.mark.parametrize("names", [("train.zip", "test.zip"), ("Training_Set.ZIP", "my test set.zip")])
+def test_sources_named_as_splits_are_splits(tmp_path: Path, names: tuple[str, str]) -> None:
+    paths = [
+        write_zip(tmp_path / name, {f"{c}/{i}.png": png(i + 9 * k) for c in "ab" for i in range(2)})
+        for k, name in enumerate(names)
+    ]
+    assert [p.part for p in index(paths).pictures] == ["train"] * 4 + ["test"] * 4
+    assert {p.part for p in index(paths[:1]).pictures} == {None}
+    other = write_zip(tmp_path / "more.zip", {"a/1.png": png(77)})
+    assert {p.part for p in index([*paths, other]).pictures} == {None}
+
+
+def test_a_source_of_test_images_without_labels_is_left_out(tmp_path: Path) -> None:
+    train = {f"{label}.{i}.png": png(i) for label in ("cat", "dog") for i in range(2)}
+    paths = [
+        write_zip(tmp_path / "train.zip", train),
+        write_zip(tmp_path / "test1.zip", {"1.png": png(8), "2.png": png(9)}),
+    ]
+    found = index(paths)
+    assert {(p.label, p.part) for p in found.pictures} == {("cat", "train"), ("dog", "train")}
+    assert [(r.path, r.reason) for r in found.remarks if r.kind == "unlabeled"] == [("test1.zip", "2 images")]
+    assert found.rejects == ()
+
+
 def test_parts_beside_none_are_refused(tmp_path: Path) -> None:
     message = fault([write(tmp_path / "a", PARTS), write_zip(tmp_path / "b.zip", WHOLE)])
     assert message.startswith("Some images are in a split (train, validation or test), others, such as b.zip/")

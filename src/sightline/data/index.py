@@ -21,6 +21,7 @@ from sightline.data.sources.folder import STRAY, class_folders, is_flat
 from sightline.data.sources.idx import idx_files, idx_labels, is_idx
 from sightline.data.sources.listing import Entry, Listing
 from sightline.data.sources.manifest import is_table, label_by_table, labels_beside, manifest, read_labels
+from sightline.data.sources.splits import split_by_source_names
 from sightline.data.stores import DrawnStore, FolderStore
 from sightline.errors import DataError, PictureError, plural
 from sightline.records import Index, Picture, Progress, Reject, Remark, no_progress
@@ -114,12 +115,13 @@ def list_sources(sources: Sources, options: DataConfig = DEFAULTS, *, lenient: b
             )
     if not many:
         raise DataError("No images given: name a folder, an archive, a manifest or a data set such as beans.")
-    return [
+    listings = [
         s
         if isinstance(s, Listing)
         else list_source(s, f"{_short(s)}/" if len(many) > 1 else "", options, lenient=lenient)
         for s in many
     ]
+    return split_by_source_names([_short(s) for s in many], listings)
 
 
 def name_sources(sources: Sources) -> str:

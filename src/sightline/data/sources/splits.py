@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from sightline.records import Part
+from sightline.data.sources.listing import Listing
+from sightline.errors import plural
+from sightline.records import Part, Remark
 
 SPLIT_NAMES: Mapping[str, Part] = {
     "train": "train",
@@ -22,6 +24,7 @@ SPLIT_NAMES: Mapping[str, Part] = {
     "evaluation": "test",
 }
 _EVALUATION = {"eval", "evaluation"}  # beside a test split, these validate
+_ENDS = re.compile(r"(\.(zip|tar|gz|bz2|xz|tgz|tbz2|txz|csv|tsv|json|jsonl))+$")
 _LONGEST_FIRST = sorted(SPLIT_NAMES, key=len, reverse=True)
 
 
@@ -83,6 +86,31 @@ def splits_among(names: Collection[str]) -> dict[str, SplitName]:
             if s.word in _EVALUATION:
                 result[name] = SplitName("validation", s.word, s.rest, s.certain)
     return result
+
+
+def split_by_source_names(names: Sequence[str], listings: list[Listing]) -> list[Listing]:
+    """Return listings as splits where all sources are named as such (``train.zip test.zip``) and state none inside.
+
+    What a source but the training one holds without labels is left out, as it is in a folder.
+    """
+    stems = [_ENDS.sub("", name.lower()) for name in names]
+    splits = splits_among(stems)
+    unlike = len(splits) == len(names) and len({s.split for s in splits.values()}) > 1
+    if not unlike or any(e.part is not None for listing in listings for e in listing.entries):
+        return listings
+    return [
+        _as_split(name, splits[stem].split, listing) for name, stem, listing in zip(names, stems, listings, strict=True)
+    ]
+
+
+def _as_split(name: str, split: Part, listing: Listing) -> Listing:
+    entries = [replace(e, part=split) for e in listing.entries]
+    classes = [replace(c, part=split) for c in listing.classes]
+    if entries or split == "train":
+        return replace(listing, entries=entries, classes=classes)
+    unlabeled = [r.path for r in listing.stray]
+    remark = Remark("unlabeled", name, plural(len(unlabeled), "image"))
+    return replace(listing, stray=[], unlabeled=unlabeled, remarks=[remark])
 
 
 def read_split(text: str) -> Part | None:
