@@ -134,10 +134,10 @@ def _abstaining(found: Judgement) -> Iterator[str]:
             f"  on these {plural(a.count, 'image')}: names {a.classes:.1%}{right}; hands on a set for {a.sets:.1%}, "
             f"abstains on {a.abstained:.1%}"
         )
-        if a.target is not None and a.met is not None:
-            shown = "nothing" if a.lower_bound is None else f"{a.lower_bound:.4f} or more with 95% confidence"
+        if a.met is not None and a.lower_bound is not None:
+            shown = f"{a.lower_bound:.4f} or more with 95% confidence"
             yield f"  target {a.target:g} {'met' if a.met else 'not shown to be met'}: they show {shown}"
-        elif a.target is not None:
+        elif a.target is not None and a.lower_bound is not None:
             yield "  these images also chose the threshold: evaluate others to see what it really reaches"
     s = found.coverage
     if s is not None:

@@ -140,8 +140,8 @@ def _unreachable(target: float, count: int, without: float, *, conservative: boo
     if not conservative:
         return f"No confidence reaches it on {plural(count, 'validation image')}."
     least = math.ceil(math.log(intervals.LEVEL) / math.log(target))
-    images = plural(count, "validation image")
-    note = f"No confidence is shown to reach it by {images}; it takes {least} answered without a mistake."
+    more = f"; it takes {least} answered without a mistake" if count < least else ""
+    note = f"No confidence is shown to reach it by {count} validation images{more}."
     if without:
         note += f" --no-conservative would answer {without:.1%} of them, and fall short on new images every other time."
     return note
