@@ -302,6 +302,12 @@ def test_what_stops_training_is_what_the_doctor_calls_an_error(tmp_path: Path) -
         check.refuse_errors((), ("split-folder",))
 
 
+def test_real_scenes_with_masks_are_no_two_classes(shared: Path) -> None:
+    found = brief(index(shared / "data" / "camvid")).findings[0]
+    assert (found.kind, found.severity, found.paths[:2]) == ("mask-folders", "error", ("train/images", "train/masks"))
+    assert "Semantic segmentation is not supported." in found.advice
+
+
 def test_real_flowers_hold_no_error(shared: Path) -> None:
     found = brief(index(shared / "data" / "flowers5"))
     kinds = {f.kind: f.severity for f in found.findings}

@@ -14,6 +14,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 ALLOWABLE = {
     "split-folders": "takes them for classes",
     "unexpected-folder": "leaves them out",
+    "mask-folders": "takes them for classes",
     "conflicting-duplicates": "keeps them as they are",
     "split-leakage": "keeps them as they are",
 }

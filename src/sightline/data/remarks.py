@@ -39,6 +39,13 @@ WORDINGS = {
         "folders beside the splits are none of them",
         "Rename them to train, validation or test, or move them away.",
     ),
+    "mask-folders": Wording(
+        "error",
+        "folder holds images or their masks, not a class",
+        "folders hold images or their masks, not classes",
+        "Semantic segmentation is not supported. To classify the images, sort them into class folders, or give a table "
+        "of labels for the folder of images.",
+    ),
     "unlabeled": Wording(
         "warning",
         "folder holds images without labels, which are left out",

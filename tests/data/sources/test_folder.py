@@ -239,6 +239,22 @@ def test_splits_inside_each_class() -> None:
     assert listing.remarks == []
 
 
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_images_and_their_masks_are_no_two_classes(split: str) -> None:
+    keys = [f"{split}{folder}/{i}.png" for folder in ("Images", "masks") for i in range(2)]
+    assert [r[:2] for r in remarks(class_folders(Names(keys)))] == [
+        ("mask-folders", f"{split}Images"), ("mask-folders", f"{split}masks"),
+    ]  # fmt: skip
+    assert class_folders(Names(keys), options=DataConfig(allow=("mask-folders",))).remarks == []
+    assert class_folders(Names(["masks/1.jpg", "hats/2.jpg"])).remarks == []
+
+
+def test_a_labeled_training_split_beside_a_flat_validation() -> None:
+    listing = class_folders(Names(["Train/cat/1.jpg", "Train/dog/2.jpg", "Validation/3.jpg", "Validation/4.jpg"]))
+    assert {(e.label, e.part) for e in listing.entries} == {("cat", "train"), ("dog", "train")}
+    assert remarks(listing) == [("unlabeled", "Validation", "2 images")]
+
+
 # Levels of classes.
 
 NESTED = ["animal/cat/1.jpg", "animal/dog/2.jpg", "plant/tree/oak/3.jpg", "plant/moss/4.jpg", "plant/moss/5.jpg"]

@@ -19,6 +19,9 @@ from sightline.records import Part, Reject, Remark
 
 STRAY = "lies in no class folder"
 UNEXPECTED_FOLDER = "unexpected-folder"
+MASK_FOLDERS = "mask-folders"
+_IMAGES = {"images", "image", "imgs", "img", "jpegimages", "rgb"}
+_MASKS = {"masks", "mask", "labels", "label", "annotations", "annotation", "segmentations", "gt", "groundtruth"}
 DEFAULTS = DataConfig()
 Label = Callable[[str], str | None]
 
@@ -52,7 +55,7 @@ def class_folders(
     listing = _list(store, prefix, tree, folders, level)
     if level is None and not any(r.kind == SPLIT_FOLDERS for r in remarks):
         remarks += _nested(tree, telling, prefix)
-    listing.remarks.extend(remarks)
+    listing.remarks.extend([*remarks, *([] if MASK_FOLDERS in options.allow else _masks(listing))])
     return listing
 
 
@@ -175,6 +178,13 @@ def _nested(tree: Tree, telling: Sequence[Path], prefix: str) -> Iterator[Remark
         if len(names) > 1 and "" not in names:
             some = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
             yield Remark("nested-classes", prefix + "/".join(folder), f"one class, holds the folders {some}")
+
+
+def _masks(listing: Listing) -> Iterator[Remark]:
+    """Yield the class folders of a data set for segmentation: images and their masks are no classes."""
+    labels = {c.label.casefold() for c in listing.classes}
+    if labels & _IMAGES and labels & _MASKS and labels <= _IMAGES | _MASKS:
+        yield from (Remark(MASK_FOLDERS, c.path, f"read as the class {c.label!r}") for c in listing.classes)
 
 
 def _unexpected_fault(name: str, tree: Tree) -> str:
