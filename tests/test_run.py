@@ -21,6 +21,7 @@ from sightline.data.membership import ImageRow
 from sightline.errors import ModelError, OutputError, UsageError
 from sightline.preprocess import Preprocess
 from sightline.records import ClassFigures, EpochRecord, Evaluation, Interval, Picture, Reject
+from sightline.report.canvas import Drawing
 from sightline.run import SCHEMA, Run, check_writable, next_path
 
 HISTORY = (
@@ -85,7 +86,7 @@ def test_name_that_another_run_takes_meanwhile_is_refused(tmp_path: Path, monkey
 
 def test_existing_folder_is_refused(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run")
-    run.write_figure("curves", b"old")
+    run.write_figure("curves", Drawing(b"old"))
     with pytest.raises(OutputError, match=r"run exists already and is not empty: name another folder with --out, or"):
         Run.create(run.path)
     assert (run.path / "figures/curves.png").read_bytes() == b"old"
@@ -93,7 +94,7 @@ def test_existing_folder_is_refused(tmp_path: Path) -> None:
 
 def test_force_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run")
-    run.write_figure("curves", b"old")
+    run.write_figure("curves", Drawing(b"old"))
     again = Run.create(run.path, force=True)
     assert files(again.path) == ["run.json"]
     photos = tmp_path / "photos"
@@ -296,7 +297,7 @@ def test_everything_is_written_aside_and_renamed(tmp_path: Path, monkeypatch: py
     run.write_history(HISTORY)
     run.write_model(Model(), ("a", "b"), Preprocess(height=32, width=32, channels=3))
     run.write_evaluation("test", EVALUATION)
-    run.write_figure("curves", b"png")
+    run.write_figure("curves", Drawing(b"png", b"svg"))
     run.update(status="complete")
     assert sorted(renamed) == files(run.path)
 
@@ -332,13 +333,17 @@ def test_next_path_takes_the_first_free_number(tmp_path: Path) -> None:
 
 def test_figures_of_another_evaluation_do_not_stay(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "r")
-    run.write_figure("curves", b"of training")
-    run.write_figures({"confusion": b"1", "mistakes": b"1"})
-    run.write_figures({"confusion": b"2"})
-    assert {path.stem: path.read_bytes() for path in (run.path / "figures").iterdir()} == {
-        "curves": b"of training",
-        "confusion": b"2",
+    run.write_figure("curves", Drawing(b"of training", b"in words"))
+    run.write_figures({"confusion": Drawing(b"1", b"one"), "mistakes": Drawing(b"1", b"one")})
+    run.write_figures({"confusion": Drawing(b"2")})
+    assert {path.name: path.read_bytes() for path in (run.path / "figures").iterdir()} == {
+        "curves.png": b"of training",
+        "curves.svg": b"in words",
+        "confusion.png": b"2",
     }
+    assert run.read_figure("curves") == Drawing(b"of training", b"in words")
+    assert run.read_figure("confusion") == Drawing(b"2")
+    assert run.read_figure("mistakes") is None
 
 
 def test_the_outcome_of_other_weights_goes_and_what_the_user_made_of_them_is_renamed(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@
     thresholds.json  when to answer, once `evaluate --target-precision` or `--coverage` fitted it
     labels.jsonl     pictures whose labels are probably wrong, worst first, once `evaluate --labels` looked for them
     bundle/          what ships: see `prediction.bundle`
-    figures/*.png    curves, confusion, reliability, risk-coverage, and what `evaluate` adds
+    figures/         curves, confusion, reliability, risk-coverage, what `evaluate` adds; *.png, *.svg for the page
     report.html      one self-contained page
     tensorboard/     event files
 
@@ -49,6 +49,7 @@ from sightline.prediction.bundle import Bundle
 from sightline.preprocess import Preprocess
 from sightline.records import EpochRecord, Evaluation, Predictions, Thresholds
 from sightline.report import summary
+from sightline.report.canvas import Drawing
 
 SCHEMA = 1
 LOCK = "lock"
@@ -304,21 +305,21 @@ class Run:
         path = self.path / "labels.jsonl"
         return jsonio.read_lines(path) if path.is_file() else []
 
-    def read_figure(self, name: str) -> bytes | None:
-        """Return a picture under ``figures/``, None where it was not drawn."""
-        path = self.path / "figures" / f"{name}.png"
-        return path.read_bytes() if path.is_file() else None
+    def read_figure(self, name: str) -> Drawing | None:
+        """Return a figure under ``figures/``, None where it was not drawn."""
+        png, svg = (self.path / "figures" / f"{name}.{kind}" for kind in ("png", "svg"))
+        return Drawing(png.read_bytes(), svg.read_bytes() if svg.is_file() else None) if png.is_file() else None
 
     @property
     def config_text(self) -> str:
         """The resolved configuration as it stands in the run, comments included."""
         return (self.path / "config.toml").read_text(encoding="utf-8")
 
-    def write_figures(self, made: Mapping[str, bytes], *, keep: Sequence[str] = ("curves",)) -> None:
+    def write_figures(self, made: Mapping[str, Drawing], *, keep: Sequence[str] = ("curves",)) -> None:
         """Save what was drawn of an evaluation; of another one before, nothing but what to `keep` is left."""
-        for name, png in made.items():
-            self.write_figure(name, png)
-        for old in (self.path / "figures").glob("*.png"):
+        for name, drawn in made.items():
+            self.write_figure(name, drawn)
+        for old in (self.path / "figures").glob("*.*"):
             if old.stem not in {*made, *keep}:
                 old.unlink(missing_ok=True)
 
@@ -344,9 +345,12 @@ class Run:
         """Save pictures whose labels are probably wrong, worst first."""
         self._write("labels.jsonl", jsonio.dump_lines(lines))
 
-    def write_figure(self, name: str, png: bytes) -> Path:
-        """Save a picture under ``figures/``."""
-        return self._write(f"figures/{name}.png", png)
+    def write_figure(self, name: str, drawn: Drawing) -> None:
+        """Save a figure under ``figures/``, as PNG and, where it is that too, as SVG."""
+        (self.path / "figures" / f"{name}.svg").unlink(missing_ok=True)  # the two are of one figure at all times
+        self._write(f"figures/{name}.png", drawn.png)
+        if drawn.svg is not None:
+            self._write(f"figures/{name}.svg", drawn.svg)
 
     def _write_json(self, name: str, value: Any) -> None:
         self._write(name, jsonio.encoded(jsonio.dumps(value, indent=2) + "\n"))

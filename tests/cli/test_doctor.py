@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from command import SMALL, Command
+from command import SMALL, Command, draw_classes
 from pictures import encode, jpeg, scene, write
 from sightline.config import SplitConfig
 from sightline.data.dataset import assemble
@@ -146,3 +146,15 @@ def test_groups_lie_on_one_side(sick: Path) -> None:
 
     assert sides("none") > 0
     assert sides("near") == 0
+
+
+def test_class_names_that_no_font_draws_are_named(
+    sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = draw_classes(tmp_path / "data", {"\U0010fffd": (9, 9, 9), "cat": (200, 9, 9)}, 21)  # in no font at all
+    found = {f["kind"]: f for f in sightline("doctor", data, "--json").json["findings"]}
+    assert found["names-without-font"]["severity"] == "note"
+    assert found["names-without-font"]["paths"] == ["\U0010fffd"]
+    assert "install a font that has them" in found["names-without-font"]["advice"]
+    monkeypatch.setattr("sightline.report.fonts.by_script", lambda: {"Chinese": "none", "emoji": "Symbola"})
+    assert sightline("env", "--json").json["fonts in figures"] == "Chinese: none; emoji: Symbola"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -49,6 +50,47 @@ def test_every_run_has_a_page_that_needs_no_network(run: Path, trained: tuple[Pa
     assert "sightline report" in text
     for label in ("blue", "green", "red"):
         assert f"<td>{label}</td>" in text
+
+
+class Tables(HTMLParser):
+    """Collects the classes of the boxes around each table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes: list[str] = []
+        self.around: list[set[str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "div":
+            self.boxes.append(dict(attrs).get("class") or "")
+        elif tag == "table":
+            self.around.append(set(self.boxes))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "div":
+            self.boxes.pop()
+
+
+def test_the_page_fits_a_phone(run: Path) -> None:
+    text = (run / "report.html").read_text("utf-8")
+    tables = Tables()
+    tables.feed(text)
+    assert len(tables.around) >= 4
+    assert all("wide" in boxes for boxes in tables.around)
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert re.search(r"\.wide \{[^}]*overflow-x: auto", style)  # a wide table moves inside its box
+    assert re.search(r"\.plot img \{[^}]*width: 100%", style)  # a figure shrinks with the page
+    assert not re.search(r"img \{[^}]*min-width", style)
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+
+
+def test_words_in_figures_are_text_for_the_browser_to_draw(run: Path) -> None:
+    text = (run / "report.html").read_text("utf-8")
+    figures = [base64.b64decode(f).decode() for f in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text)]
+    assert len(figures) >= 3
+    assert all("<text" in figure for figure in figures)
+    assert any(">green</text>" in figure for figure in figures)  # a class
+    assert {p.stem for p in (run / "figures").glob("*.svg")} <= {p.stem for p in (run / "figures").glob("*.png")}
 
 
 def test_without_pictures_to_judge_it_on_a_run_still_ends(sightline: Command, colours: Path, tmp_path: Path) -> None:

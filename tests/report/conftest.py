@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,13 +12,16 @@ from sightline.report import canvas
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The matplotlib figures that were made into PNG bytes, newest last."""
+    """The matplotlib figures that were made into bytes, newest last."""
     found: list[Any] = []
-    png = canvas.png
 
-    def keep(figure: Any) -> bytes:
-        found.append(figure)
-        return png(figure)
+    def keeping(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def keep(figure: Any) -> Any:
+            found.append(figure)
+            return make(figure)
 
-    monkeypatch.setattr(canvas, "png", keep)
+        return keep
+
+    for name in ("png", "drawing"):
+        monkeypatch.setattr(canvas, name, keeping(getattr(canvas, name)))
     return found

@@ -15,6 +15,7 @@ from PIL import Image
 from sightline.errors import MissingExtraError
 from sightline.records import EpochRecord, Evaluation, Interval
 from sightline.report import figures
+from sightline.report.canvas import Drawing
 
 
 def history(epochs: int, stages: tuple[str, ...] = ("training",), validation: bool = True) -> list[EpochRecord]:
@@ -43,8 +44,8 @@ def evaluation(classes: int, name: str = "class {}", count: int = 100) -> Evalua
     )
 
 
-def opened(png: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(png)) as picture:
+def opened(drawn: Drawing) -> Image.Image:
+    with Image.open(io.BytesIO(drawn.png)) as picture:
         assert picture.format == "PNG"
         picture.load()
         assert len(picture.convert("L").getcolors() or []) > 10, "something must be drawn"

@@ -59,7 +59,7 @@ def test_roc_and_precision_recall_are_drawn_with_what_is_in_use(drawn: list[Any]
     found = binary.evaluate(p, labels, ("defect", "ok"), scores(p, labels)["auroc"])
     point = binary.operating_point(p[:, 0].astype(float), labels == 0, "sensitivity", 0.9)
     tried = binary.tried(point, p[:, 0].astype(float), labels == 0)
-    assert judged.detection(replace(found, operating_points=(tried,)), "test").startswith(b"\x89PNG")
+    assert judged.detection(replace(found, operating_points=(tried,)), "test").png.startswith(b"\x89PNG")
     left, right = drawn[0].axes
     curve = left.get_lines()[0]
     np.testing.assert_array_equal(curve.get_xdata(), found.roc.x)

@@ -11,9 +11,10 @@ from sightline.cli.output import print_json, table
 
 def env(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Show versions, devices, memory and caches, and which backend is used and why."""
-    from sightline.workflow.environment import environment
+    from sightline.workflow.environment import environment, fonts_by_script
 
     found = environment()
+    found["fonts in figures"] = fonts_by_script()
     if json:
         print_json(found)
         return

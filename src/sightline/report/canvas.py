@@ -1,22 +1,30 @@
-"""What all figures share: an empty figure without a screen, its PNG bytes, colours, and how words are written."""
+"""What all figures share: an empty figure without a screen, its PNG and SVG bytes, colors, how words are written."""
 
 from __future__ import annotations
 
 import io
-import warnings
-from functools import cache
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
+from xml.sax.saxutils import escape
 
 from sightline.errors import require
+from sightline.report import fonts
 
 TRAIN, VALIDATION = "#1f6feb", "#d9480f"
 INK, GRID = "#24292f", "#d0d7de"
 LONGEST = 28  # letters of a class name
-EAST_ASIAN = (
-    "Noto Sans CJK SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB",
-    "WenQuanYi Zen Hei", "Droid Sans Fallback", "SimHei", "Noto Sans CJK JP", "Yu Gothic", "Malgun Gothic",
-    "Arial Unicode MS",
-)  # fmt: skip
+MARGIN = 0.1  # inches
+LARGEST_SVG = 1_000_000  # bytes; with more points than that, the PNG is the smaller one
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure as a file of pixels, and as one whose words are text, for a browser to draw with its own fonts."""
+
+    png: bytes
+    svg: bytes | None = None
 
 
 def blank(width: float, height: float) -> Any:
@@ -28,25 +36,131 @@ def blank(width: float, height: float) -> Any:
 
 def png(figure: Any) -> bytes:
     """Return the figure as the bytes of a PNG file, large enough for every word in it."""
+    lost = _choose_fonts(figure)
+    return _png(figure, _lay_out(figure, lost), lost)
+
+
+def drawing(figure: Any) -> Drawing:
+    """Return the figure as PNG, and as SVG unless that is very large; the same bytes for the same figure."""
+    lost = _choose_fonts(figure)
+    box = _lay_out(figure, lost)
+    pixels, vector = _png(figure, box, lost), _svg(figure, box, lost)
+    return Drawing(pixels, vector if len(vector) <= LARGEST_SVG else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """Words with characters that no font here draws: the labels of an axis, or one text (`axis` is None)."""
+
+    texts: list[Any]
+    words: list[str]
+    characters: frozenset[str]
+    axis: Any = None
+
+    def write(self, sign: Callable[[str], str]) -> None:
+        """Write `sign` of each character that no font draws in its place, nothing for marks without a width."""
+        signs = {ord(c): "" if fonts.is_mark(c) else sign(c) for c in self.characters}
+        self._set([word.translate(signs) for word in self.words])
+
+    def restore(self) -> None:
+        """Write the words as they are."""
+        self._set(self.words)
+
+    def _set(self, words: list[str]) -> None:
+        if self.axis is None:
+            self.texts[0].set_text(words[0])
+            return
+        from matplotlib.ticker import FixedFormatter
+
+        self.axis.set_major_formatter(FixedFormatter(words))  # an axis writes its labels whenever it is drawn
+
+
+def _choose_fonts(figure: Any) -> list[_Lost]:
+    """Give each text the fonts that it needs; return those with characters that no font here draws."""
+    from matplotlib.axis import Axis
+    from matplotlib.text import Text
+
+    found: list[_Lost] = []
+    ticks: set[Any] = set()
+    for axis in figure.findobj(Axis):
+        labels = axis.get_ticklabels()
+        ticks.update(labels)
+        if lost := frozenset().union(*map(_choose_font, labels)):
+            found.append(_Lost(labels, [label.get_text() for label in labels], lost, axis))
+    others = [(text, _choose_font(text)) for text in figure.findobj(Text) if text not in ticks]
+    return found + [_Lost([text], [text.get_text()], lost) for text, lost in others if lost]
+
+
+def _choose_font(text: Any) -> frozenset[str]:
+    """Give a text the fonts that it needs; return the characters that none of them has."""
+    characters = fonts.foreign(text.get_text())
+    if characters:
+        text.set_fontfamily(fonts.families(characters))
+    return fonts.lost(characters)
+
+
+def _as_wide(character: str) -> str:
+    """Return what matplotlib's own font has of about the same width."""
+    return "\N{EM DASH}" if fonts.is_wide(character) else "n"
+
+
+def _lay_out(figure: Any, lost: Sequence[_Lost]) -> Any:
+    """Place everything for good; return the box around it. Long names are never cut."""
+    for words in lost:
+        words.write(_as_wide)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure.get_tightbbox().padded(MARGIN)
+
+
+def _png(figure: Any, box: Any, lost: Sequence[_Lost]) -> bytes:
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)  # a box stands in its place
-        figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.1)  # long names are never cut
+    for words in lost:
+        words.write(lambda _: "\N{WHITE SQUARE}")
+    figure.savefig(buffer, format="png", bbox_inches=box)
+    for words in lost:
+        words.restore()
     return buffer.getvalue()
 
 
-@cache
-def families() -> list[str]:
-    """Return matplotlib's own font, which knows no Chinese, and those of this machine that do."""
-    from matplotlib import font_manager
+def _svg(figure: Any, box: Any, lost: Sequence[_Lost]) -> bytes:
+    """Draw with what is as wide as the words, then put the words in: matplotlib would measure boxes in their place."""
+    import matplotlib as mpl
 
-    here = set(font_manager.get_font_names())
-    return ["DejaVu Sans", *(name for name in EAST_ASIAN if name in here)]
+    buffer = io.StringIO()
+    for number, words in enumerate(lost):
+        words.write(_as_wide)
+        for at, text in enumerate(words.texts):
+            text.set_gid(f"words-{number}-{at}")
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sightline"}):
+        figure.savefig(buffer, format="svg", bbox_inches=box, metadata={"Date": None})
+    svg = buffer.getvalue()
+    for number, words in enumerate(lost):
+        words.restore()
+        for at, word in enumerate(words.words):
+            svg = _put(svg, f"words-{number}-{at}", word)
+    own = f"'{fonts.OWN}'"
+    return svg.replace(own, f"{own}, Verdana, sans-serif").encode()  # Verdana is as wide
+
+
+def _put(svg: str, name: str, word: str) -> str:
+    """Write `word`, line by line, into the group `name` of an SVG file."""
+    lines = iter(word.split("\n"))
+
+    def group(found: re.Match[str]) -> str:
+        return re.sub(r"(<text[^>]*>)[^<]*", lambda text: text[1] + escape(next(lines, "")), found[0])
+
+    return re.sub(rf'<g id="{name}">.*?</g>', group, svg, flags=re.DOTALL)
+
+
+def families(text: str = "") -> list[str]:
+    """Return the fonts with which `text` is drawn."""
+    return fonts.families(fonts.foreign(text))
 
 
 def words(size: float = 10) -> dict[str, Any]:
     """Return how words of the user's are written: a dollar sign starts no formula."""
-    return {"color": INK, "family": families(), "fontsize": size, "parse_math": False}
+    return {"color": INK, "family": [fonts.OWN], "fontsize": size, "parse_math": False}
 
 
 def short(name: str) -> str:

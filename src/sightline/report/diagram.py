@@ -199,7 +199,7 @@ def _text_width(text: str, size: float, weight: str = "normal") -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    font = FontProperties(family=canvas.families(), size=size, weight=weight)
+    font = FontProperties(family=canvas.families(text), size=size, weight=weight)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", MISSING, UserWarning)
         return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72

@@ -1,4 +1,4 @@
-"""Figures of a run, drawn off screen and returned as PNG bytes."""
+"""Figures of a run, drawn off screen."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from sightline.records import EpochRecord, Evaluation
 from sightline.report import canvas
-from sightline.report.canvas import GRID, INK, TRAIN, VALIDATION
+from sightline.report.canvas import GRID, INK, TRAIN, VALIDATION, Drawing
 
 NAMED = 30  # classes; beyond, their names and counts no longer fit
 
 
-def curves(history: Sequence[EpochRecord], title: str = "") -> bytes:
+def curves(history: Sequence[EpochRecord], title: str = "") -> Drawing:
     """Draw loss and accuracy of training and validation over the epochs, side by side."""
     figure = canvas.blank(9, 3.9)
     epochs = [r.epoch for r in history]
@@ -42,7 +42,7 @@ def curves(history: Sequence[EpochRecord], title: str = "") -> bytes:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     if title:
         figure.suptitle(title, **canvas.words(12))
-    return canvas.png(figure)
+    return canvas.drawing(figure)
 
 
 def _stages(axes: Any, history: Sequence[EpochRecord]) -> None:
@@ -59,7 +59,7 @@ def _stages(axes: Any, history: Sequence[EpochRecord]) -> None:
         axes.axvline(epochs[0] - 0.5, color=INK, linewidth=0.8, linestyle="--")
 
 
-def confusion(evaluation: Evaluation, title: str = "", *, shares: bool = False) -> bytes:
+def confusion(evaluation: Evaluation, title: str = "", *, shares: bool = False) -> Drawing:
     """Draw the confusion matrix, shares of each true class in colour, counts as numbers (up to 30 classes).
 
     With `shares`, the numbers are percentages of the true class.
@@ -88,7 +88,7 @@ def confusion(evaluation: Evaluation, title: str = "", *, shares: bool = False) 
     axes.set_xlabel("answer" if named else "answer (number of the class)", color=INK)
     axes.set_ylabel("truth" if named else "truth (number of the class)", color=INK)
     axes.set_title(title, **canvas.words(12))
-    return canvas.png(figure)
+    return canvas.drawing(figure)
 
 
 def _numbers(matrix: NDArray[np.int64]) -> Iterator[tuple[tuple[int, int], str]]:

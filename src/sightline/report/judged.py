@@ -1,4 +1,4 @@
-"""Figures of a judgement: reliability, risk against coverage, confusion, mistakes; PNG bytes by name."""
+"""Figures of a judgement: reliability, risk against coverage, confusion, mistakes; by name."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sightline.evaluation.judgement import Calibration, Judgement
 from sightline.evaluation.mistakes import Answer
 from sightline.records import Samples
 from sightline.report import canvas, figures
-from sightline.report.canvas import GRID, INK, TRAIN, VALIDATION
+from sightline.report.canvas import GRID, INK, TRAIN, VALIDATION, Drawing
 from sightline.report.grid import grid
 
 ACROSS = 4  # thumbnails in a row
 
 
-def main(value: Judgement) -> dict[str, bytes]:
+def main(value: Judgement) -> dict[str, Drawing]:
     """Draw the figures that every run has."""
     found = {
         "reliability": reliability(value.calibration, value.part),
@@ -32,7 +32,7 @@ def main(value: Judgement) -> dict[str, bytes]:
     return found
 
 
-def drawings(value: Judgement, samples: Samples) -> dict[str, bytes]:
+def drawings(value: Judgement, samples: Samples) -> dict[str, Drawing]:
     """Draw all figures of a judgement of `samples`."""
     found = main(value) | {
         "confusion-shares": figures.confusion(value.evaluation, f"{value.part}, % of each true class", shares=True),
@@ -46,13 +46,13 @@ def drawings(value: Judgement, samples: Samples) -> dict[str, bytes]:
     return found
 
 
-def thumbnails(answers: Sequence[Answer], samples: Samples, title: str) -> bytes:
+def thumbnails(answers: Sequence[Answer], samples: Samples, title: str) -> Drawing:
     """Draw pictures as the model sees them, with truth and answer above each."""
     cells = [(samples.take(np.array([a.at]))[0], f"{a.label}\ncalled {a.answer}, {a.probability:.2f}") for a in answers]
-    return grid([cells[i : i + ACROSS] for i in range(0, len(cells), ACROSS)], title)
+    return Drawing(grid([cells[i : i + ACROSS] for i in range(0, len(cells), ACROSS)], title))
 
 
-def reliability(value: Calibration, title: str = "") -> bytes:
+def reliability(value: Calibration, title: str = "") -> Drawing:
     """Draw accuracy against confidence, before and after the temperature; bars below say how many pictures."""
     sides: list[tuple[str, Sequence[Bin], float]] = [("as served", value.bins, value.ece)]
     if value.temperature is not None and value.ece_after is not None and not value.unchanged:
@@ -76,10 +76,10 @@ def reliability(value: Calibration, title: str = "") -> bytes:
         for axes in (upper, lower):
             axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"Reliability, {title}" if title else "Reliability", **canvas.words(12))
-    return canvas.png(figure)
+    return canvas.drawing(figure)
 
 
-def detection(value: Binary, title: str = "") -> bytes:
+def detection(value: Binary, title: str = "") -> Drawing:
     """Draw the ROC and the precision-recall curve of two classes, chance beside them, and the thresholds in use."""
     figure = canvas.blank(9, 4.4)
     fraction = value.positives / (value.positives + value.negatives)
@@ -112,10 +112,10 @@ def detection(value: Binary, title: str = "") -> bytes:
         axes.set_title(name, fontsize=10, color=INK)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(f"Detection of {canvas.short(value.positive)}{', ' * bool(title)}{title}", **canvas.words(12))
-    return canvas.png(figure)
+    return canvas.drawing(figure)
 
 
-def risk_coverage(curve: Curve, title: str = "") -> bytes:
+def risk_coverage(curve: Curve, title: str = "") -> Drawing:
     """Draw the share of wrong answers against the share of pictures answered, surest first."""
     figure = canvas.blank(5.6, 4)
     axes: Any = figure.subplots()
@@ -127,4 +127,4 @@ def risk_coverage(curve: Curve, title: str = "") -> bytes:
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"{title}: area {curve.aurc:.4f}", **canvas.words(11))
-    return canvas.png(figure)
+    return canvas.drawing(figure)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.report import sentences
+from sightline.report.canvas import Drawing
 
 SIDE = 192  # greatest side of a picture in the page, in pixels
 
@@ -96,6 +97,11 @@ def picture(pixels: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     image.save(file, "WEBP", quality=80)
     return uri(file.getvalue(), "webp")
+
+
+def figure(drawn: Drawing) -> str:
+    """Return a figure as a data URI: its words are text, so that the browser draws them with its own fonts."""
+    return uri(drawn.png) if drawn.svg is None else uri(drawn.svg, "svg+xml")
 
 
 def uri(data: bytes, kind: str = "png") -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from sightline.config import DataConfig, PictureConfig
 from sightline.data import cure
 from sightline.data import patch as patches
 from sightline.data.audit import Audit, audit
-from sightline.data.finding import Finding
+from sightline.data.finding import Finding, listed
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
 from sightline.errors import PictureError
 from sightline.preprocess import Preprocess
 from sightline.records import Index
 from sightline.report import doctor as page
+from sightline.report import fonts
 from sightline.watch import Watcher
 from sightline.workflow import choose
 from sightline.workflow.check import refuse_errors
@@ -62,6 +64,7 @@ def doctor(
     index = patches.corrected(index, None if patch is None else Path(patch))
     how, values = choose.for_a_look(picture, index, watcher.progress, threads)
     found, copies, seen = audit(index, watcher.progress, threads, values, how)
+    found = replace(found, findings=(*found.findings, *_without_font(found.classes)))
     result = Checkup(found)
     if fix is not None:
         proposed = cure.propose(index, copies, seen)
@@ -72,6 +75,19 @@ def doctor(
         files.write(Path(html), text.encode(errors="backslashreplace"), "Name another file with --html.")
         result = replace(result, html=str(html))
     return result
+
+
+def _without_font(classes: Iterable[str]) -> list[Finding]:
+    """Return a finding on class names that figures cannot show here; none where no figures can be drawn at all."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return []
+    no_font = "characters that no installed font draws"
+    return listed(
+        "names-without-font", "note",
+        (f"class name has {no_font}", f"class names have {no_font}"),
+        f"Figures show boxes in their place; report.html uses the reader's fonts. To draw them, {fonts.HOW}.",
+        fonts.undrawable(classes),
+    )  # fmt: skip
 
 
 def _thumbnails(index: Index, findings: Sequence[Finding], reading: Preprocess) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import platform
 import sys
@@ -14,6 +15,7 @@ from sightline import backend, process
 from sightline.config import DeviceConfig, RunConfig
 from sightline.data import cache
 from sightline.errors import check_installed
+from sightline.report import fonts
 
 PACKAGES = (
     *("sightline", "keras", "tensorflow-cpu", "tensorflow", "jax", "torch"),
@@ -83,6 +85,13 @@ def environment() -> dict[str, Any]:
         "weights and data sets": str(backend.keras_home()),
         "versions": versions(),
     }
+
+
+def fonts_by_script() -> str:
+    """Return in words which fonts draw class names in figures."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return "matplotlib is not installed"
+    return "; ".join(f"{script}: {font}" for script, font in fonts.by_script().items())
 
 
 def _memory() -> str:

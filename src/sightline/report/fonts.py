@@ -1,0 +1,128 @@
+"""Which installed fonts draw which characters, so that class names in any script are drawn where a font can.
+
+matplotlib takes each character from the first of a text's fonts that has it. Its own font knows Latin, Greek, Cyrillic
+and Arabic letters and many signs, but no Chinese, Japanese or Korean and few emoji.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+OWN = "DejaVu Sans"  # comes with matplotlib
+PREFERRED = (  # of several fonts with the same characters
+    "Noto Sans CJK SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB",
+    "WenQuanYi Zen Hei", "Droid Sans Fallback", "SimHei", "Noto Sans CJK JP", "Yu Gothic", "Malgun Gothic",
+    "Arial Unicode MS",
+)  # fmt: skip
+REGULAR = (400, "normal", "regular", "book")  # for another weight matplotlib would complain
+PASSED_OVER = ("Last Resort", "Color Emoji")  # boxes for every character; pictures, which matplotlib cannot draw
+HOW = "install a font that has them, as `apt install fonts-noto-cjk fonts-symbola` does on Debian and Ubuntu"
+
+
+def foreign(text: str) -> frozenset[str]:
+    """Return the characters of `text` that matplotlib's own font lacks, line ends apart."""
+    return frozenset(c for c in set(text) - {"\n"} if not _has(OWN, c))
+
+
+def families(characters: frozenset[str]) -> list[str]:
+    """Return matplotlib's own font and those that are needed besides for `characters`."""
+    return [OWN, *_others(characters)]
+
+
+def lost(characters: frozenset[str]) -> frozenset[str]:
+    """Return those of the `characters` that no installed font draws."""
+    fonts = families(characters)
+    return frozenset(c for c in characters if not any(_has(font, c) for font in fonts))
+
+
+def undrawable(texts: Iterable[str]) -> list[str]:
+    """Return those of `texts` with characters that no installed font draws; marks without a width are none."""
+    return [text for text in texts if any(not is_mark(c) for c in lost(foreign(text)))]
+
+
+def by_script() -> dict[str, str]:
+    """Return the font that draws each of some scripts, "none" where no installed one does."""
+    found = {}
+    for script, sample in {"Chinese": "猫", "Japanese": "ね", "Korean": "묘", "emoji": "🐈"}.items():
+        found[script] = next((f for f in reversed(families(foreign(sample))) if _has(f, sample)), "none")
+    return found
+
+
+def is_mark(character: str) -> bool:
+    """Tell whether a character has no width of its own: joiners, variation selectors, accents."""
+    return unicodedata.category(character) in {"Cf", "Mn", "Me"}
+
+
+def is_wide(character: str) -> bool:
+    """Tell whether a character is as wide as it is high: Chinese, Japanese, Korean and most emoji."""
+    return unicodedata.east_asian_width(character) in {"W", "F"}
+
+
+@cache
+def _others(characters: frozenset[str]) -> tuple[str, ...]:
+    """Return the fonts, each with one of `characters` that those before lack."""
+    chosen, open_ = _cover(characters)
+    if any(not is_mark(c) for c in open_) and _newly_installed():
+        _installed.cache_clear()
+        chosen, _ = _cover(characters)
+    return tuple(chosen)
+
+
+def _cover(characters: frozenset[str]) -> tuple[list[str], set[str]]:
+    chosen, open_ = [], set(characters)
+    for name in _installed() if characters else ():
+        if here := {c for c in open_ if _has(name, c)}:
+            chosen.append(name)
+            open_ -= here
+        if not open_:
+            break
+    return chosen, open_
+
+
+@cache
+def _newly_installed() -> int:
+    """Tell matplotlib, which keeps a list, of the fonts that were installed since; return how many there are."""
+    from matplotlib import font_manager
+
+    known = {entry.fname for entry in font_manager.fontManager.ttflist}
+    added = 0
+    for path in sorted(set(font_manager.findSystemFonts()) - known):
+        with suppress(Exception):  # FreeType refuses some, each in its own way
+            font_manager.fontManager.addfont(path)
+            added += 1
+    return added
+
+
+@cache
+def _installed() -> dict[str, str]:
+    """Return the file of each other upright font of regular weight by its family, the preferred ones first."""
+    from matplotlib import font_manager
+
+    files = {
+        entry.name: entry.fname
+        for entry in reversed(font_manager.fontManager.ttflist)  # as matplotlib does, the first of several
+        if entry.style == "normal" and entry.weight in REGULAR and not any(part in entry.name for part in PASSED_OVER)
+    }
+    first = [name for name in (OWN, *PREFERRED) if name in files]
+    return {name: files[name] for name in (*first, *sorted(files.keys() - set(first)))}
+
+
+def _has(family: str, character: str) -> bool:
+    font = _font(family)
+    return font is not None and font.get_char_index(ord(character)) != 0
+
+
+@cache
+def _font(family: str) -> Any:
+    """Return the font of a family; None for one that matplotlib cannot draw with."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        font = FT2Font(_installed()[family])
+    except (RuntimeError, OSError):  # removed since matplotlib listed it, or damaged
+        return None
+    return font if font.scalable else None
