@@ -169,10 +169,10 @@ def test_what_a_failing_start_wrote_is_shown() -> None:
     code = """
 import os
 from sightline import backend
-with backend._silent_start():
+with backend.hushed_stderr():
     os.write(2, b"noise")
 try:
-    with backend._silent_start():
+    with backend.hushed_stderr():
         os.write(2, b"the reason")
         raise ImportError
 except ImportError:

@@ -146,7 +146,7 @@ def keras(wanted: str = "auto") -> Any:
     # Off by default without AVX-512, where it makes training 1.8 times faster too (benchmarks/README.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _hidden("sklearn", "matplotlib"), _silent_start(), warnings.catch_warnings():
+    with _hidden("sklearn", "matplotlib"), hushed_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the backend's own imports
         import keras as module
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it advises against tracing once for each stage
@@ -155,7 +155,7 @@ def keras(wanted: str = "auto") -> Any:
 
 
 @contextmanager
-def _silent_start() -> Iterator[None]:
+def hushed_stderr() -> Iterator[None]:
     """Hold back what is written to standard error, and show it only if what runs inside fails.
 
     TensorFlow's C++ code writes notes about its own build while it starts, whatever the log level.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import process
+from sightline import backend, process
 from sightline.errors import ModelError, require
 from sightline.export.tensorflow import LITERT
 from sightline.prediction.base import Outputs, Portable
@@ -38,8 +38,9 @@ class LiteRtPredictor(Portable):
         litert = require("ai_edge_litert.interpreter", "The format litert")
         threads = self._threads or process.cores()
         try:
-            interpreter = litert.Interpreter(model_content=self._file, num_threads=threads)
-            return interpreter.get_signature_runner(), threading.Lock()
+            with backend.hushed_stderr():  # C++ code notes which delegate it created
+                interpreter = litert.Interpreter(model_content=self._file, num_threads=threads)
+                return interpreter.get_signature_runner(), threading.Lock()
         except Exception as error:
             raise ModelError(f"LiteRT cannot load it: {str(error).strip().splitlines()[0]}") from error
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
-from sightline.errors import require
+from sightline.errors import check_installed, require
 from sightline.report import fonts
 
+PURPOSE = "Drawing figures"
 TRAIN, VALIDATION = "#1f6feb", "#d9480f"
 INK, GRID = "#24292f", "#d0d7de"
 LONGEST = 28  # letters of a class name
@@ -27,9 +28,14 @@ class Drawing:
     svg: bytes | None = None
 
 
+def check_packages() -> None:
+    """Raise `MissingExtraError` if what `blank` needs is not installed; to be asked before what will be drawn."""
+    check_installed("matplotlib", purpose=PURPOSE)
+
+
 def blank(width: float, height: float) -> Any:
     """Return an empty matplotlib figure, in inches; raises `MissingExtraError` without matplotlib."""
-    figures = require("matplotlib.figure", "Drawing figures")
+    figures = require("matplotlib.figure", PURPOSE)
     # Without pyplot: no screen, no global state.
     return figures.Figure(figsize=(width, height), dpi=120, layout="constrained")
 

@@ -23,6 +23,7 @@ from sightline.evaluation.ood import Strangers
 from sightline.prediction.views import Mirrored
 from sightline.randomness import generator
 from sightline.records import PARTS, Labelled, Part, Picture, Progress, Samples, Thresholds, no_progress
+from sightline.report import canvas
 from sightline.report import judged as drawings
 from sightline.report import judgement as report
 from sightline.workflow.classifier import Classifier
@@ -68,6 +69,8 @@ def judge(
         classifier.check_keeping()
     if strange is not None and classifier.run is not None:  # it may know its training pictures
         ood.check_packages()
+    if classifier.run is not None and sources is None:  # its figures are drawn anew
+        canvas.check_packages()
     reader = _Reader(classifier, progress, cache=cache, allow_missing=admit.missing)
     found = classifier.labelled(
         sources, split=split, include_training=admit.training, allow_missing=admit.missing, cache=cache,

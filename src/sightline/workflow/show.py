@@ -18,6 +18,7 @@ from sightline.models import registry
 from sightline.preprocess import Preprocess
 from sightline.randomness import generator
 from sightline.records import Index
+from sightline.report import canvas
 from sightline.report.grid import grid
 from sightline.training import augment, mixing
 from sightline.training.optimizer import label_shares
@@ -63,6 +64,7 @@ def show(
     given = resolve(recipes.load(recipe or "auto"), assignments=set)  # mistakes in the settings show first
     if given.model.name != "auto":
         registry.find(given.model.name)
+    canvas.check_packages()
     index = make_index(sources, watcher.progress, given.device.threads or None, options=given.data)
     path = (
         Path(out)

@@ -1,0 +1,59 @@
+"""Verbs name an optional package that is missing before their work, not after it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from command import Command
+
+WORK = (
+    "sightline.workflow.training.assemble", "sightline.workflow.compress.load", "sightline.workflow.judging._Reader",
+    "sightline.workflow.show._pictures", "sightline.sweep.search.prepare",
+)  # fmt: skip
+"""With each of these the work of a verb begins."""
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test where a verb begins to work."""
+
+    def work(*_arguments: Any, **_options: Any) -> Any:
+        pytest.fail("work was begun")
+
+    for name in WORK:
+        monkeypatch.setattr(name, work)
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize(
+    ("arguments", "package", "brought"),
+    [
+        ("train {data} --recipe quick --out {tmp}/new", "onnx", ("onnx", "train")),
+        ("train {data} --recipe quick --out {tmp}/new", "matplotlib", ("matplotlib", "train")),
+        ("train {data} --recipe quick --out {tmp}/new", "tomlkit", ("tomlkit", "train")),
+        ("train {data} --out {tmp}/new --set train.tensorboard=true", "tensorboard", ("tensorboard", "train")),
+        ("compress {run} --out {tmp}/new", "onnx", ("onnx", "train")),
+        ("evaluate {run}", "matplotlib", ("matplotlib", "train")),
+        ("evaluate {run} --labels {tmp}/new", "cleanlab", ("cleanlab", "labels")),
+        ("evaluate {run} --ood {data}", "sklearn", ("scikit-learn", "train")),
+        ("report {run}", "matplotlib", ("matplotlib", "train")),
+        ("show {data} --out {tmp}/new.png", "matplotlib", ("matplotlib", "train")),
+        ("serve {run}", "uvicorn", ("uvicorn", "serve")),
+        ("sweep {data} transfer-table --out {tmp}/new", "optuna", ("optuna", "sweep")),
+    ],
+    ids=lambda value: value.split()[0] if isinstance(value, str) else None,
+)
+def test_a_missing_package_is_named_before_the_work(
+    sightline: Command, trained: tuple[Path, dict[str, Any]], colours: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, arguments: str, package: str, brought: tuple[str, str],
+) -> None:  # fmt: skip
+    name, extra = brought
+    monkeypatch.setitem(sys.modules, package, None)
+    done = sightline(*(word.format(data=colours, run=trained[0], tmp=tmp_path) for word in arguments.split()))
+    assert done.code == 2, done.err
+    assert f"needs the package '{name}', which is not installed: pip install \"sightline[{extra}]\"" in done.err
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
