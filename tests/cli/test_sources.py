@@ -11,6 +11,7 @@ import pytest
 from command import SMALL, Command
 from pictures import png, write
 from sightline.run import Run
+from sightline.workflow.request import Request
 
 NAMES = ("cat", "dog")
 
@@ -120,3 +121,16 @@ def test_mistakes_in_how_images_are_read_are_told(
 ) -> None:
     done = sightline("doctor", flat(tmp_path), *arguments)
     assert (done.code, message in done.err) == (2, True), done.err
+
+
+def test_files_that_settings_name_are_reached_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "here", {"labels.csv": b"id,label\n", "images/1.png": png()})
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    request = Request.of("images", "quick", None, ["data.labels=labels.csv", "data.root=images"])
+    assert request.anchored(request.settings()).data.labels == "labels.csv"
+    monkeypatch.chdir(tmp_path / "there")
+    data = request.anchored(request.settings()).data
+    assert (data.labels, data.root) == (str(tmp_path / "here" / "labels.csv"), str(tmp_path / "here" / "images"))

@@ -11,6 +11,7 @@ import pytest
 from PIL import ExifTags, Image, ImageFilter
 
 from pictures import Hostile, encode, jpeg, png, scene, write
+from sightline.config import DataConfig
 from sightline.data.audit import Audit, audit, brief
 from sightline.data.finding import Finding
 from sightline.data.index import index
@@ -279,6 +280,16 @@ def test_conflicts_are_errors_above_one_percent_of_the_images(count: int, severi
     (finding,) = [f for f in brief(index(Listing(array_entries(values, labels, "mine")))).findings if f.groups]
     assert (finding.kind, finding.severity) == ("conflicting-duplicates", severity)
     assert ("--allow conflicting-duplicates" in finding.advice) == (severity == "error")
+
+
+def test_images_without_a_class_are_not_called_unreadable(tmp_path: Path) -> None:
+    root = write(tmp_path, {**{f"a/{name}": data for name, data in PLAIN.items()}, "b/1.jpg": jpeg(990)})
+    found = kinds(audit(index(root, options=DataConfig(class_level=2)))[0])
+    assert set(found) == {"stray-pictures"}
+    assert (found["stray-pictures"].paths, found["stray-pictures"].reasons) == (
+        ("b/1.jpg",),
+        ("lies above the level of the class folders",),
+    )
 
 
 @pytest.mark.parametrize(("tests", "severity"), [(50, "error"), (150, "warning")])

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from sightline.data.finding import Finding, listed
 from sightline.data.sample_range import NO_RANGE, SampleRange
-from sightline.data.sources.folder import STRAY
+from sightline.data.sources.folder import CLASSLESS
 from sightline.data.survey import Look, Survey
 from sightline.preprocess import Header
 from sightline.records import Index, Picture
@@ -34,11 +34,11 @@ ASPECT = 3.0  # long side over short side, and more than this times the median's
 def findings(index: Index, survey: Survey, values: SampleRange = NO_RANGE) -> list[Finding]:
     """Return the findings on single files and images; `values`: the range in which those of over 8 bits are read."""
     pairs = [(p, survey.looks[p.sha256]) for p in index.pictures]
-    named = {r.path for r in index.remarks}  # said under their own kinds
-    bad = [(r.path, r.reason) for r in index.rejects if r.reason != STRAY and r.path not in named]
+    told = {r.path for r in index.remarks}  # under their own kinds
+    classless = [r for r in index.rejects if r.reason in CLASSLESS]
+    bad = [(r.path, r.reason) for r in index.rejects if r.reason not in CLASSLESS and r.path not in told]
     bad += [(p.path, look.error) for p, look in pairs if look.error]
     bad.sort()
-    stray = [r.path for r in index.rejects if r.reason == STRAY]
     seen = [(p, look) for p, look in pairs if not look.error]
     files = [(p, look.header) for p, look in seen if look.header is not None]
     return [
@@ -48,8 +48,9 @@ def findings(index: Index, survey: Survey, values: SampleRange = NO_RANGE) -> li
             [path for path, _ in bad], [reason for _, reason in bad],
         ),
         *listed(
-            "stray-pictures", "warning", ("image lies in no class folder", "images lie in no class folder"),
-            "Move them into the folder of their class; training leaves them out.", stray,
+            "stray-pictures", "warning", ("image has no class", "images have no class"),
+            "Move or rename them as the others are; training leaves them out.",
+            [r.path for r in classless], [r.reason for r in classless],
         ),
         *listed(
             "not-pictures", "note", ("file is no image", "files are no images"),

@@ -275,7 +275,7 @@ def test_the_level_of_the_classes_can_be_said(split: str) -> None:
     assert [e.label for e in second.entries] == ["cat", "dog", "moss", "moss", "tree"]
     third = class_folders(Names(keys), options=DataConfig(class_level=3))
     assert [e.label for e in third.entries] == ["oak"]
-    assert {r.reason for r in third.stray} == {"lies above level 3 of the class folders"}
+    assert {r.reason for r in third.stray} == {"lies above the level of the class folders"}
     assert [listing.remarks for listing in (leaf, second, third)] == [[], [], []]
 
 

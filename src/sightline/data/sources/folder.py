@@ -17,7 +17,10 @@ from sightline.data.stores import FileStore
 from sightline.errors import DataError, plural
 from sightline.records import Part, Reject, Remark
 
-STRAY = "lies in no class folder"
+STRAY, SHALLOW = "lies in no class folder", "lies above the level of the class folders"
+NAMELESS = "has no label in its name"
+CLASSLESS = frozenset({STRAY, SHALLOW, NAMELESS})
+"""Reasons of rejects that can be read, but have no class."""
 UNEXPECTED_FOLDER = "unexpected-folder"
 MASK_FOLDERS = "mask-folders"
 _IMAGES = {"images", "image", "imgs", "img", "jpegimages", "rgb"}
@@ -90,14 +93,13 @@ def _list(store: FileStore, prefix: str, tree: Tree, folders: Sequence[str], lev
         return classes.setdefault((split, "/".join(folder)), ClassFolder(prefix + "/".join(folder), label, split))
 
     for key, path in visible(store).items():
-        if (found := class_of(path)) is not None:
-            listing.entries.append(Entry(store, key, prefix + key, found.label, found.part))
+        if (own := class_of(path)) is not None:
+            listing.entries.append(Entry(store, key, prefix + key, own.label, own.part))
         elif is_picture_name(key):
             if tree.is_unlabeled(path):
                 listing.unlabeled.append(prefix + key)
             else:
-                reason = STRAY if depth == 1 else f"lies above level {depth} of the class folders"
-                listing.stray.append(Reject(prefix + key, reason))
+                listing.stray.append(Reject(prefix + key, STRAY if depth == 1 else SHALLOW))
     for folder in folders:
         if not is_hidden(folder) and level != "leaf":
             class_of(PurePosixPath(folder).parts, is_folder=True)
@@ -137,7 +139,7 @@ def by_name(
     labeled = {e.part for e in listing.entries}
     for split, keys in unlabeled.items():
         if split in {None, "train", *labeled}:
-            listing.stray.extend(Reject(key, "has no label in its name") for key in keys)
+            listing.stray.extend(Reject(key, NAMELESS) for key in keys)
         else:
             listing.unlabeled.extend(keys)
             folder = "/".join(PurePosixPath(keys[0].removeprefix(prefix)).parts[: len(tree.wrapper) + 1])
