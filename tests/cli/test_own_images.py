@@ -126,11 +126,12 @@ def test_leaked_test_images_are_reported_beside_the_figure(sightline: Command, p
     assert brief["without"]["accuracy"] == leaked["without"]["accuracy"]
     assert {key: brief[key] for key in ("count", "identical", "near")} == {"count": 4, "identical": 2, "near": 2}
     card = sightline("card", run).out
-    assert "4 of the test images are in an earlier split too (2 identical, 2 near duplicates); accuracy" in card
+    assert "4 of the test images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in card
     shown = sightline("evaluate", run).out
-    assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates); accuracy" in shown
+    assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in shown
     page = (run / "report.html").read_text("utf-8")
-    assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates); right on" in page
+    assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in page
+    assert "of 16 test images, not all of them new to it" in page
     assert "Images in several splits" in page
     for name in (*names, "train/red/03.png", "train/blue/05.png"):
         assert name in page
@@ -142,7 +143,8 @@ def test_training_says_what_the_test_is_without_them(project: Path, capsys: pyte
 
     run = Run(project / "run")
     show(result(run, run.info["result"]))
-    assert "4 of them are in an earlier split too: accuracy" in capsys.readouterr().out
+    line = "4 of these images are in an earlier split too (2 identical, 2 near duplicates): accuracy"
+    assert line in capsys.readouterr().out
 
 
 def test_near_duplicates_are_kept_with_the_run_and_not_found_again(
@@ -241,7 +243,7 @@ def test_what_is_left_is_evaluated_if_asked_for_and_said(sightline: Command, spo
     assert found["leaked"]["count"] == 4
     assert kept(run) == before
     shown = sightline("evaluate", run, "--allow-missing").out
-    assert "6 of the 16 images of this split are not evaluated: 4 missing, 2 changed since training" in shown
+    assert "6 of the 16 images of this split are not evaluated: 4 missing, 2 changed." in shown
     assert face.load(run).evaluate(allow_missing=True).missing is not None
 
 
@@ -272,7 +274,7 @@ def test_missing_validation_images_are_refused_wherever_they_count(
     before = kept(run)
     found = sightline("evaluate", run, *arguments)
     assert (found.code, found.out) == (2, "")
-    assert f"Of the {len(rows)} validation images of the run {run}, 1 are missing, such as {rows[0].path}" in found.err
+    assert f"Of the {len(rows)} validation images of the run {run}, 1 is missing, such as {rows[0].path}" in found.err
     assert kept(run) == before
     left = sightline("evaluate", run, *arguments, "--allow-missing", "--json")
     assert left.json["count"] == (len(rows) - 1 if "validation" in arguments else 16)
@@ -290,14 +292,15 @@ def test_missing_training_images_stop_only_what_reads_them(
         if "sightline[labels]" in found.err:  # said before the images are read
             continue
         assert found.code == 2
-        assert f"1 are missing, such as {row.path}" in found.err
+        assert f"1 is missing, such as {row.path}" in found.err
 
 
 def test_images_that_came_since_are_in_no_split_and_said(sightline: Command, copied: Path) -> None:
     write(copied / "data" / "test" / "red" / "new.png", encode(draw(77, "red")))
     found = sightline("evaluate", copied / "run", "--json").json
     assert (found["count"], found["added"]) == (16, 1)
-    assert "1 images were added since training and belong to no split" in sightline("evaluate", copied / "run").out
+    line = "1 image was added since training and is in no split: name its folder to evaluate on it."
+    assert line in sightline("evaluate", copied / "run").out
 
 
 # Images from elsewhere
@@ -366,7 +369,7 @@ def test_the_run_s_own_images_are_no_strangers(sightline: Command, project: Path
     write(tmp_path / "strange" / "b" / "noise.png", encode(scene(999)))
     found = sightline("evaluate", project / "run", "--ood", tmp_path / "strange")
     assert found.code == 0, found.err
-    assert "1 pictures of strange" in found.out
+    assert "1 image of strange" in found.out
     assert "8 of the run's own images among them were left out." in found.out
 
 

@@ -99,7 +99,7 @@ def test_a_search_for_smaller_models_has_the_run_s_own_splits(run: Run, tmp_path
     own = compress._index(run, None, Watcher())
     assert sum(p.part == "test" for p in own.pictures) == 4
     (tmp_path / "data" / "train" / "cat" / "0.png").unlink()
-    with pytest.raises(MissingImagesError, match=r"Of the 8 images .* 1 are missing, such as train/cat/0\.png: put"):
+    with pytest.raises(MissingImagesError, match=r"Of the 8 images .* 1 is missing, such as train/cat/0\.png: put"):
         compress._index(run, None, Watcher())
 
 

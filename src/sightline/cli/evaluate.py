@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from sightline.cli import judged
-from sightline.cli.cautions import cautions
 from sightline.cli.output import LONGEST, Display, console, escape, print_json, table
 from sightline.cli.sources import Column, Read, listed
 from sightline.errors import UsageError, plural
@@ -118,7 +117,7 @@ def evaluate(
 def show(found: Evaluation, part: str, rest: str) -> None:
     """Print the metrics of an evaluation; `rest` says where the rows are that a long table leaves out."""
     from sightline import metrics
-    from sightline.report import sentences
+    from sightline.report import sentences, summary
 
     out = console()
     low, high = found.accuracy_interval.low, found.accuracy_interval.high
@@ -128,7 +127,7 @@ def show(found: Evaluation, part: str, rest: str) -> None:
     )
     if missing := sentences.untested(found.untested, len(found.classes), sentences.split_name(part)):
         out.print(escape(missing))
-    for line in cautions(found):
+    for line in sentences.cautions(summary.evaluation(found)):
         out.print(escape(line))
     out.print()
     others = [[name.replace("_", " "), *_words(f, len(found.classes))] for name, f in found.figures.items()]

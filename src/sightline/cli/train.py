@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -98,8 +97,8 @@ def show(result: TrainResult) -> None:
     for name, figures in (("validation", result.validation), ("test", result.test)):
         if figures is not None:
             out.print(f"{name:<11}{_line(figures)}")
-            if leaked := (result.details.get("leaked") or {}).get(name):
-                out.print(f"{'':<11}{_without(leaked)}")
+            if leaked := sentences.leaked(result.details.get("leaked", {}).get(name)):
+                out.print(f"           {escape(leaked)}")
             names = result.details.get("untested_classes", {}).get(name, [])
             if missing := sentences.untested(names, len(result.classes), f"the {name} split"):
                 out.print(f"           {escape(missing)}")
@@ -113,9 +112,3 @@ def show(result: TrainResult) -> None:
 
 def _line(figures: PartFigures) -> str:
     return f"accuracy {figures.accuracy:.4f} on {plural(figures.count, 'image')}, loss {figures.loss:.4f}"
-
-
-def _without(leaked: Mapping[str, Any]) -> str:
-    others = leaked["without"]
-    rest = f"accuracy {others['accuracy']:.4f} on the {others['count']} others" if others else "there are no others"
-    return f"{leaked['count']} of them are in an earlier split too: {rest}"

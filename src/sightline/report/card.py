@@ -5,7 +5,7 @@ Only facts that the bundle and the run hold; what a person has to add stands as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sightline import jsonio
@@ -99,11 +99,13 @@ def _figures(manifest: Manifest, figures: Sequence[str]) -> list[str]:
         lines.append(
             f"| {part} | {found['count']} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | {found['loss']:.4f} |"
         )
-    out = ["\n".join(lines), *_leaked(manifest)]
+    out = ["\n".join(lines)]
     for part, found in manifest.figures.items():
         names = found.get("untested_classes", [])
         if missing := sentences.untested(names, len(manifest.classes), f"the {part} split"):
             out.append(_plain(missing))
+        if leaked := sentences.leaked(found.get("leaked"), f"the {part} images"):
+            out.append(leaked)
     if manifest.parity is not None:
         out.append(
             f"On {plural(manifest.parity['count'], 'image')} the file's probabilities differ from the trained model's "
@@ -111,20 +113,6 @@ def _figures(manifest: Manifest, figures: Sequence[str]) -> list[str]:
             f"{manifest.parity['top1_agreement']:.2%} of them alike."
         )
     return out + [f"![{name.split('/')[-1].removesuffix('.png')}]({name})" for name in figures]
-
-
-def _leaked(manifest: Manifest) -> Iterator[str]:
-    """Yield what the figures of a split would be without images that an earlier split holds too."""
-    for part, found in manifest.figures.items():
-        leaked = found.get("leaked")
-        if not leaked:
-            continue
-        others = leaked["without"]
-        rest = f"accuracy {others['accuracy']:.4f} on the {others['count']} others" if others else "there are no others"
-        yield (
-            f"{leaked['count']} of the {part} images are in an earlier split too ({leaked['identical']} identical, "
-            f"{leaked['near']} near duplicates); {rest}."
-        )
 
 
 def _data(manifest: Manifest, run: Mapping[str, Any]) -> list[str]:

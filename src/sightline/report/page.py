@@ -41,11 +41,13 @@ def headline(found: Mapping[str, Any], part: str) -> list[str]:
     """Return what ``metrics.json`` of a part says, in plain sentences, the most important first."""
     low, high = found["accuracy_interval"]
     kept = "validation pictures, which also chose the weights" if part == "validation" else "pictures it never saw"
+    if found["leaked"] is not None and part != "validation":
+        kept = "test images, not all of them new to it"
     right = f"Right on {percent(found['accuracy'])} of {found['count']} {kept}"
     missing = sentences.untested(found["untested_classes"], len(found["classes"]), sentences.split_name(part))
     lines = [f"{right} (95% interval {percent(low)} to {percent(high)}).{' ' * bool(missing)}{missing}"]
-    if warning := sentences.shift(found["validation"], part):
-        lines.append(warning)
+    warnings = sentences.leaked(found["leaked"], number=percent), sentences.shift(found["validation"], part)
+    lines += filter(None, warnings)
     pairs = found["mistakes"]["pairs"]
     if pairs:
         worst = pairs[0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from sightline.errors import plural
 
 NAMED = 3  # classes; the others are counted
 
@@ -54,3 +56,95 @@ def shift(value: Mapping[str, Any] | None, part: str) -> str:
         f"{name} from the validation split by more than chance: {', '.join(found)}. They are not drawn alike, so "
         "thresholds and calibration from validation may not hold: look at how the splits were made."
     )
+
+
+def leaked(
+    value: Mapping[str, Any] | None, images: str = "these images", number: Callable[[float], str] = "{:.4f}".format
+) -> str:
+    """Return how many of `images` an earlier split holds too, and the accuracy without them; "" where there are none.
+
+    >>> others = {"accuracy": 0.5, "accuracy_interval": [0.2, 0.8], "count": 8}
+    >>> leaked({"count": 1, "identical": 1, "near": 0, "without": others})
+    '1 of these images is in an earlier split too (identical): accuracy 0.5000 (0.2000 to 0.8000) on the 8 others.'
+    """
+    if value is None:
+        return ""
+    verb = "is" if value["count"] == 1 else "are"
+    start = f"{value['count']:,} of {images} {verb} in an earlier split too ({_kinds(value)})"
+    others = value["without"]
+    if others is None:
+        return f"{start}; there are no others."
+    low, high = map(number, others["accuracy_interval"])
+    return f"{start}: accuracy {number(others['accuracy'])} ({low} to {high}) on the {others['count']:,} others."
+
+
+def missing(value: Mapping[str, Any] | None) -> str:
+    """Return how many of a run's own images were not evaluated; "" where all were.
+
+    >>> missing({"count": 3, "changed": 1, "total": 10})
+    '3 of the 10 images of this split are not evaluated: 2 missing, 1 changed. The run keeps its metrics.'
+    """
+    if value is None:
+        return ""
+    verb = "is" if value["count"] == 1 else "are"
+    return (
+        f"{value['count']:,} of the {value['total']:,} images of this split {verb} not evaluated: "
+        f"{value['count'] - value['changed']:,} missing, {value['changed']:,} changed. "
+        "The run keeps its metrics."
+    )
+
+
+def training_images(value: Mapping[str, Any] | None) -> str:
+    """Return how many images from elsewhere the model was trained or validated on; "" where none, as far as is known.
+
+    >>> training_images({"included": False, "identical": 2, "near": 1})
+    '3 images that the model was trained or validated on were left out (2 identical, 1 near duplicate); \
+--include-training takes them in.'
+    """
+    if value is None:
+        return ""
+    if value["identical"] is None:
+        return "This model does not know its training images: none of them could be left out."
+    unknown = "" if value["near"] is not None else "There are too many images to look for near duplicates."
+    count = value["identical"] + (value["near"] or 0)
+    if not count:
+        return unknown
+    what = f"{plural(count, 'image')} that the model was trained or validated on"
+    verb = "was" if count == 1 else "were"
+    line = f"{what} {verb} left out ({_kinds(value)}); --include-training takes them in."
+    if value["included"]:
+        line = f"TRAINING IMAGES INCLUDED: {what} ({_kinds(value)}). New images will not give these metrics."
+    return f"{line} {unknown}".rstrip()
+
+
+def added(count: int) -> str:
+    """Return how many images came to a run's sources since it was trained; "" for none.
+
+    >>> added(1)
+    '1 image was added since training and is in no split: name its folder to evaluate on it.'
+    """
+    if not count:
+        return ""
+    verbs = ("was", "is", "its", "it") if count == 1 else ("were", "are", "their", "them")
+    return (
+        f"{plural(count, 'image')} {verbs[0]} added since training and {verbs[1]} in no split: name {verbs[2]} folder "
+        f"to evaluate on {verbs[3]}."
+    )
+
+
+def cautions(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield each reason, in what ``metrics.json`` says of the images, to read a metric with care."""
+    lines = (
+        training_images(found["training_images"]),
+        missing(found["missing"]),
+        added(found["added"]),
+        leaked(found["leaked"]),
+    )
+    yield from filter(None, lines)
+
+
+def _kinds(value: Mapping[str, Any]) -> str:
+    identical, near = value["identical"], value["near"]
+    if not near:
+        return "identical"
+    return f"{identical:,} identical, {plural(near, 'near duplicate')}" if identical else "near duplicates"

@@ -73,7 +73,8 @@ def check_complete(run: Run, matched: Matched, what: str, advice: str = "") -> N
         return
     missing, changed = len(matched.missing), len(matched.changed)
     total = len(matched.rows) + missing + changed
-    kinds = [f"{missing} are missing"] * bool(missing) + [f"{changed} changed since training"] * bool(changed)
+    kinds = [f"{missing} {'is' if missing == 1 else 'are'} missing"] if missing else []
+    kinds += [f"{changed} changed since training"] if changed else []
     first = [row.path for row in (*matched.missing, *matched.changed)][:NAMES]
     raise MissingImagesError(
         f"Of the {total} {what} of the run {run.path}, {' and '.join(kinds)}, such as {', '.join(first)}: "

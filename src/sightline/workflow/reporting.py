@@ -83,7 +83,7 @@ def _gathered(
         found = summary.evaluation(judged.evaluation) | report.judgement(judged)
         worst = page.rows(found["per_class"])
         values |= {
-            "headline": _with_leaks(page.headline(found, judged.part), found["leaked"]),
+            "headline": page.headline(found, judged.part),
             "classes": worst[:CLASSES],
             "hidden": max(len(worst) - CLASSES, 0),
             "classes_file": f"eval/{judged.part}/metrics.json",
@@ -98,24 +98,6 @@ def _gathered(
         }
         values |= _mistakes(judged.mistakes.wrong[:MOST], judged, labelled, trained)
     return values
-
-
-def _with_leaks(headline: list[str], leaked: Mapping[str, Any] | None) -> list[str]:
-    """Put behind the first sentence what it would be without images that are in an earlier split too."""
-    if leaked is None:
-        return headline
-    which = f"{leaked['identical']} identical, {leaked['near']} near duplicates"
-    line = f"{leaked['count']} of these images are in an earlier split too ({which})"
-    others = leaked["without"]
-    if others is None:
-        return [headline[0], f"{line}; there are no others.", *headline[1:]]
-    low, high = others["accuracy_interval"]
-    right = f"right on {page.percent(others['accuracy'])} of the {others['count']} others"
-    return [
-        headline[0],
-        f"{line}; {right} (95% interval {page.percent(low)} to {page.percent(high)}).",
-        *headline[1:],
-    ]
 
 
 def _leak(leak: Leak) -> dict[str, Any]:
