@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.data.audit import Audit
+from sightline.errors import plural
 
 SHOWN = 12  # groups, or pictures, of a finding
 MEMBERS = 6  # pictures of a group
@@ -40,5 +41,11 @@ def html(audit: Audit, thumbnails: Mapping[str, bytes]) -> str:
     text = resources.files(__package__).joinpath("doctor.html.j2").read_text(encoding="utf-8")
     most = max(audit.classes.values(), default=1)
     return environment.from_string(text).render(
-        audit=audit, images=images, shown=SHOWN, members=MEMBERS, most=most, rows=[f.to_dict() for f in audit.findings]
+        audit=audit,
+        plural=plural,
+        images=images,
+        shown=SHOWN,
+        members=MEMBERS,
+        most=most,
+        rows=[f.to_dict() for f in audit.findings],
     )
