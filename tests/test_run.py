@@ -333,15 +333,16 @@ def test_next_path_takes_the_first_free_number(tmp_path: Path) -> None:
 
 def test_figures_of_another_evaluation_do_not_stay(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "r")
-    run.write_figure("curves", Drawing(b"of training", b"in words"))
+    run.write_figure("curves", Drawing(b"of training", b"in words", b"on a phone"))
     run.write_figures({"confusion": Drawing(b"1", b"one"), "mistakes": Drawing(b"1", b"one")})
     run.write_figures({"confusion": Drawing(b"2")})
     assert {path.name: path.read_bytes() for path in (run.path / "figures").iterdir()} == {
         "curves.png": b"of training",
         "curves.svg": b"in words",
+        "curves.narrow.svg": b"on a phone",
         "confusion.png": b"2",
     }
-    assert run.read_figure("curves") == Drawing(b"of training", b"in words")
+    assert run.read_figure("curves") == Drawing(b"of training", b"in words", b"on a phone")
     assert run.read_figure("confusion") == Drawing(b"2")
     assert run.read_figure("mistakes") is None
 

@@ -307,8 +307,9 @@ class Run:
 
     def read_figure(self, name: str) -> Drawing | None:
         """Return a figure under ``figures/``, None where it was not drawn."""
-        png, svg = (self.path / "figures" / f"{name}.{kind}" for kind in ("png", "svg"))
-        return Drawing(png.read_bytes(), svg.read_bytes() if svg.is_file() else None) if png.is_file() else None
+        paths = [self.path / "figures" / f"{name}.{kind}" for kind in ("png", "svg", "narrow.svg")]
+        png, *others = (path.read_bytes() if path.is_file() else None for path in paths)
+        return None if png is None else Drawing(png, *others)
 
     @property
     def config_text(self) -> str:
@@ -320,7 +321,7 @@ class Run:
         for name, drawn in made.items():
             self.write_figure(name, drawn)
         for old in (self.path / "figures").glob("*.*"):
-            if old.stem not in {*made, *keep}:
+            if old.name.partition(".")[0] not in {*made, *keep}:
                 old.unlink(missing_ok=True)
 
     def clear_outcome(self) -> None:
@@ -347,10 +348,10 @@ class Run:
 
     def write_figure(self, name: str, drawn: Drawing) -> None:
         """Save a figure under ``figures/``, as PNG and, where it is that too, as SVG."""
-        (self.path / "figures" / f"{name}.svg").unlink(missing_ok=True)  # the two are of one figure at all times
-        self._write(f"figures/{name}.png", drawn.png)
-        if drawn.svg is not None:
-            self._write(f"figures/{name}.svg", drawn.svg)
+        for kind, content in {"png": drawn.png, "svg": drawn.svg, "narrow.svg": drawn.narrow}.items():
+            (self.path / "figures" / f"{name}.{kind}").unlink(missing_ok=True)  # all are of one figure at all times
+            if content is not None:
+                self._write(f"figures/{name}.{kind}", content)
 
     def _write_json(self, name: str, value: Any) -> None:
         self._write(name, jsonio.encoded(jsonio.dumps(value, indent=2) + "\n"))

@@ -22,10 +22,14 @@ LARGEST_SVG = 1_000_000  # bytes; with more points than that, the PNG is the sma
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure as a file of pixels, and as one whose words are text, for a browser to draw with its own fonts."""
+    """A figure as a file of pixels, and as one whose words are text, for a browser to draw with its own fonts.
+
+    `narrow`: the same with its panels below each other, for a phone; None where there is one panel.
+    """
 
     png: bytes
     svg: bytes | None = None
+    narrow: bytes | None = None
 
 
 def check_packages() -> None:
@@ -51,7 +55,29 @@ def drawing(figure: Any) -> Drawing:
     lost = _choose_fonts(figure)
     box = _lay_out(figure, lost)
     pixels, vector = _png(figure, box, lost), _svg(figure, box, lost)
-    return Drawing(pixels, vector if len(vector) <= LARGEST_SVG else None)
+    if len(vector) > LARGEST_SVG:
+        return Drawing(pixels)
+    return Drawing(pixels, vector, _svg(figure, _lay_out(figure, lost), lost) if _stack(figure) else None)
+
+
+def _stack(figure: Any) -> bool:
+    """Put the panels of a figure below each other, those of a column together; False where there is one column."""
+    from matplotlib.gridspec import GridSpec
+
+    panels = [(axes, axes.get_subplotspec()) for axes in figure.axes if axes.get_subplotspec() is not None]
+    rows, columns = panels[0][1].get_gridspec().get_geometry() if panels else (1, 1)
+    if columns == 1:
+        return False
+    ratios = (panels[0][1].get_gridspec().get_height_ratios() or [1] * rows) * columns
+    below = GridSpec(rows * columns, 1, figure=figure, height_ratios=ratios)
+    for axes, spec in panels:
+        axes.set_subplotspec(below[spec.colspan.start * rows + spec.rowspan.start])
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width / columns, height * columns)
+    for legend in figure.legends:
+        legend.set_ncols(1)
+    figure.set_layout_engine("constrained")
+    return True
 
 
 @dataclass(frozen=True, slots=True)

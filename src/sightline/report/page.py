@@ -101,9 +101,13 @@ def picture(pixels: NDArray[np.uint8]) -> str:
     return uri(file.getvalue(), "webp")
 
 
-def figure(drawn: Drawing) -> str:
-    """Return a figure as a data URI: its words are text, so that the browser draws them with its own fonts."""
-    return uri(drawn.png) if drawn.svg is None else uri(drawn.svg, "svg+xml")
+def figure(drawn: Drawing) -> tuple[str, str]:
+    """Return a figure as data URIs, for a wide and for a narrow page ("": as the wide one).
+
+    Its words are text where it is SVG, so that the browser draws them with its own fonts.
+    """
+    wide = uri(drawn.png) if drawn.svg is None else uri(drawn.svg, "svg+xml")
+    return wide, "" if drawn.narrow is None else uri(drawn.narrow, "svg+xml")
 
 
 def uri(data: bytes, kind: str = "png") -> str:

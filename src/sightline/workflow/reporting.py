@@ -68,7 +68,7 @@ def _gathered(
         "run": str(run.path),
         "facts": _facts(result, judged),
         "findings": info.get("findings", []),
-        "plots": [(name, page.figure(drawn)) for name in PLOTS if (drawn := run.read_figure(name)) is not None],
+        "plots": [(name, *page.figure(drawn)) for name in PLOTS if (drawn := run.read_figure(name)) is not None],
         "classes": [], "hidden": 0, "slices": [], "mistakes": [], "heated": "", "thresholds": "",
         "classes_file": "", "untested": "", "validation": None, "detection": None, "part": "",
         "suspects": run.read_suspects()[:SUSPECTS],
