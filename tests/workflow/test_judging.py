@@ -12,11 +12,12 @@ from sightline import metrics
 from sightline.cli import evaluate
 from sightline.cli import judged as evaluate_judged
 from sightline.errors import DataError, UsageError
-from sightline.evaluation.judgement import Judgement, Said, Wanted, check
+from sightline.evaluation.judgement import Judgement, Said, Wanted, check, fit_thresholds
 from sightline.prediction.base import Outputs
 from sightline.records import Labelled, Picture, Samples
 from sightline.report import judgement as report
 from sightline.report import page, summary
+from sightline.workflow import reporting
 from sightline.workflow.judging import judged
 
 OK = ("defect", "ok")
@@ -68,6 +69,20 @@ def test_the_headline_promises_nothing_that_was_chosen_on_the_test_images_themse
     )
     assert "precision" not in headline(concluded(test, None))
     assert "precision" not in headline(concluded(test, test)), "validation judged on itself says nothing"
+
+
+def test_the_report_says_whether_a_target_is_met_and_by_which_images() -> None:
+    validation, test = answers([0, 1] * 200, []), answers([0, 1] * 200, [10, 50])
+    thresholds, _ = fit_thresholds(validation, Wanted(target_precision=0.98), None)
+    strict, _ = fit_thresholds(validation, Wanted(target_precision=0.99), None)
+    met = reporting._thresholds(concluded(test, validation, thresholds=thresholds))
+    assert "99.5% of them correctly (95% interval 98.2% to 99.9%). The target of 98.0% is met" in met
+    short = reporting._thresholds(concluded(test, validation, thresholds=strict))
+    assert "The target of 99.0% is not shown to be met: the precision is at least 98.4% with 95% confidence." in short
+    same = concluded(validation, validation, thresholds=thresholds)
+    assert same.answered is not None
+    assert same.answered.met is None
+    assert "These images also chose the confidence" in reporting._thresholds(same)
 
 
 def test_the_headline_states_what_a_threshold_of_validation_reached_on_test() -> None:

@@ -136,24 +136,23 @@ def _facts(result: Mapping[str, Any], judged: Judgement | None) -> list[tuple[st
     return facts
 
 
-def _beside(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]] | None:
-    """Return rows of a metric: its name, on validation, on the evaluated images, and the difference."""
+def _beside(found: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]] | None:
+    """Return rows of a metric: its name, then on validation, on the evaluated images and the difference.
+
+    Each of the three is a value and its interval.
+    """
     v = found["validation"]
     if v is None:
         return None
     low, high = (100 * end for end in v["accuracy_difference_interval"])
-    chance = f"p = {v['ece_p_value']:.2g}"
-    after = page.percent(found["accuracy"]), found["calibration"]["ece"]
+    accuracies = [(page.percent(m["accuracy"]), page.between(m["accuracy_interval"])) for m in (v, found)]
+    errors = [(f"{ece:.3f}", "") for ece in (v["ece"], found["calibration"]["ece"])]
     return [
-        ("images", str(v["count"]), str(found["count"]), ""),
-        (
-            "accuracy", f"{page.percent(v['accuracy'])} ({page.between(v['accuracy_interval'])})",
-            f"{after[0]} ({page.between(found['accuracy_interval'])})",
-            f"{100 * v['accuracy_difference']:+.1f} points ({low:+.1f} to {high:+.1f})",
-        ),
-        ("calibration error", f"{v['ece']:.3f}", f"{after[1]:.3f}", f"{v['ece_difference']:+.3f} ({chance})"),
-        ("cross-entropy", f"{v['loss']:.4f}", f"{found['loss']:.4f}", ""),
-    ]  # fmt: skip
+        ("images", [(str(v["count"]), ""), (str(found["count"]), ""), ("", "")]),
+        ("accuracy", [*accuracies, (f"{100 * v['accuracy_difference']:+.1f} points", f"{low:+.1f} to {high:+.1f}")]),
+        ("calibration error", [*errors, (f"{v['ece_difference']:+.3f}", f"p = {v['ece_p_value']:.2g}")]),
+        ("cross-entropy", [(f"{v['loss']:.4f}", ""), (f"{found['loss']:.4f}", ""), ("", "")]),
+    ]
 
 
 def _thresholds(judged: Judgement) -> str:
@@ -167,12 +166,15 @@ def _thresholds(judged: Judgement) -> str:
     if answered.precision is None or answered.interval is None or answered.target is None:
         return f"{line}."
     ends, target = answered.interval, page.percent(answered.target)
-    met = "is met" if answered.met else "is not shown to be met"
-    return (
-        f"{line}, {page.percent(answered.precision)} of them correctly (95% interval {page.percent(ends.low)} to "
-        f"{page.percent(ends.high)}). The target of {target} {met}: the precision is at least "
-        f"{page.percent(answered.lower_bound)} with 95% confidence."
+    line += (
+        f", {page.percent(answered.precision)} of them correctly (95% interval {page.percent(ends.low)} to "
+        f"{page.percent(ends.high)})."
     )
+    if answered.met is None:
+        return f"{line} These images also chose the confidence, so new ones will do worse."
+    met = "is met" if answered.met else "is not shown to be met"
+    bound = page.percent(answered.lower_bound)
+    return f"{line} The target of {target} {met}: the precision is at least {bound} with 95% confidence."
 
 
 def _mistakes(
