@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pictures import png, write
@@ -150,6 +152,25 @@ def test_files_that_were_rejected_are_not_new(tmp_path: Path) -> None:
     assert run.read_rejected() == {"train/cat/broken.png"}
     found = images.find(run)
     assert (found.complete, found.others) == (True, ())
+
+
+def test_arrays_in_idx_files_are_found_by_their_number(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
+    pixels[5] = pixels[0]  # the same image, under another number
+    for split, count in (("train", 4), ("t10k", 2)):
+        some = pixels[:4] if split == "train" else pixels[4:]
+        header = struct.pack(">4I", 0x803, count, 8, 8), struct.pack(">2I", 0x801, count)
+        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(header[0] + some.tobytes())
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(header[1] + bytes(i % 2 for i in range(count)))
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for path in tmp_path.glob("*ubyte"):
+        path.rename(folder / path.name)
+    run = record(tmp_path, "idx")
+    found = images.find(run)
+    assert found.complete
+    assert [row.path for row in found.only("test").rows] == ["t10k-images-idx3-ubyte[0]", "t10k-images-idx3-ubyte[1]"]
+    assert np.array_equal(found.only("test").index.read(1), pixels[5])
 
 
 def test_going_on_counts_copies_too(run: Run, tmp_path: Path) -> None:
