@@ -45,7 +45,7 @@ def budget(count: int) -> int:
 
 def looks(count: int) -> int:
     """Return how many pairs of `count` images may get a second look, besides those drawn to learn the level."""
-    return max(1000, count // 4)
+    return min(max(1000, count // 4), 4000)
 
 
 def groups(prints: NDArray[np.uint64], small: NDArray[np.uint8]) -> Indices:
