@@ -91,12 +91,9 @@ def open_own(path: Path, *, new: bool) -> IO[bytes]:
 
     A file with a second name is refused too: whoever gave it that name may have it changed under the other.
     """
-    file = os.fdopen(os.open(path, os.O_RDWR | (os.O_CREAT if new else 0) | _PRIVATE, 0o666), "r+b")
-    state = os.fstat(file.fileno())
-    if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
-        file.close()
-        raise OSError(errno.EINVAL, "not a file of its own", str(path))
-    return file
+    number = os.open(path, os.O_RDWR | (os.O_CREAT if new else 0) | _PRIVATE, 0o666)
+    _check(number, path, names=1)
+    return os.fdopen(number, "r+b")
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -104,11 +101,17 @@ def open_regular(path: Path) -> BufferedReader:
 
     What was opened is looked at, not the name, which may stand for something else by then.
     """
-    file = os.fdopen(os.open(path, os.O_RDONLY | (_PRIVATE & ~getattr(os, "O_NOFOLLOW", 0))), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    number = os.open(path, os.O_RDONLY | (_PRIVATE & ~getattr(os, "O_NOFOLLOW", 0)))
+    _check(number, path, names=None)
+    return os.fdopen(number, "rb")
+
+
+def _check(number: int, path: Path, names: int | None) -> None:
+    """Close the open file and raise `OSError` unless it is a regular one, of at most so many names."""
+    state = os.fstat(number)
+    if not stat.S_ISREG(state.st_mode) or (names is not None and state.st_nlink > names):
+        os.close(number)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return file
 
 
 def refuse_links(root: Path, folder: Path) -> None:

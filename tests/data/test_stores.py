@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
     [
         ("gone.png", "cannot be opened: No such file or directory"),
         ("link.png", "cannot be opened: No such file or directory"),
-        ("folder", "cannot be opened: Is a directory"),
+        ("folder", "cannot be opened: not a regular file"),
         ("pipe.png", "cannot be opened: not a regular file"),  # reading it would wait for ever
         ("huge.png", "too large: 256 MiB, limit 256 (data.limits.file_mb)"),
         ("a\0b.png", "cannot be opened: embedded null byte"),
