@@ -25,6 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from sightline.errors import PictureError
+from sightline.preprocess import guards
 
 Data = bytes | bytearray | memoryview
 Range = tuple[float, float]  # of sample values: low, high
@@ -97,10 +98,13 @@ class Header:
 
 def open_image(data: Data, page: int = 1) -> ImageFile.ImageFile:
     """Open page (or frame) `page` of an encoded image, counted from 1, without decoding it. For use in `reading`."""
-    name = find_format(bytes(data[:_SIGNATURE]))
-    if name == "JPEG2000" and b"\xff\xd9" not in bytes(data):  # OpenJPEG may fill in what is missing
+    name, content = find_format(bytes(data[:_SIGNATURE])), bytes(data)  # bytes are not copied by that
+    if name == "JPEG2000" and b"\xff\xd9" not in content:  # OpenJPEG may fill in what is missing
         raise PictureError("truncated")
-    return _turn_to(page, FORMATS[name][1](io.BytesIO(data)))
+    guards.check_structure(name, content)
+    image = _turn_to(page, FORMATS[name][1](io.BytesIO(content)), content)
+    guards.check_sides(*image.size)
+    return image
 
 
 def find_format(start: bytes) -> str:
@@ -113,10 +117,11 @@ def find_format(start: bytes) -> str:
     raise PictureError(f"format {refused.lastgroup} is not supported" if refused else unknown)
 
 
-def _turn_to(page: int, image: ImageFile.ImageFile) -> ImageFile.ImageFile:
+def _turn_to(page: int, image: ImageFile.ImageFile, data: bytes) -> ImageFile.ImageFile:
     if page > 1:
-        pages = int(getattr(image, "n_frames", 1))
-        if page > pages:
+        if isinstance(image, TiffImageFile):
+            guards.check_tiff_page(data, page)
+        elif page > (pages := _count_frames(image, data)):
             raise PictureError(f"has no page {page}, only {pages}")
         image.seek(page - 1)
     if isinstance(image, TiffImageFile) and len(_raw_mode(image)) == 1 and _bits(image) > 8 and _planes_apart(image):
@@ -125,16 +130,22 @@ def _turn_to(page: int, image: ImageFile.ImageFile) -> ImageFile.ImageFile:
 
 
 def read_header(image: ImageFile.ImageFile, data: Data) -> Header:
-    """Return what an opened image says of itself; counting its frames may leave it at a damaged one."""
+    """Return what an opened image says of itself."""
     turn = orientation(image)
     turned = turn >= 5 and not isinstance(image, TiffImageFile)  # its size is as displayed
     size = image.size[::-1] if turned else image.size
     deep = is_deep(image)
     stated = _stated(image, data) if deep else None
-    frames = 1
+    return Header(str(image.format), image.mode, *size, _count_frames(image, bytes(data)), turn, deep, stated)
+
+
+def _count_frames(image: ImageFile.ImageFile, data: bytes) -> int:
+    """Return how many frames or pages there are; Pillow decodes one after the other to count those of GIF and TIFF."""
+    if isinstance(image, GifImageFile | TiffImageFile):
+        return guards.check_structure(str(image.format), data) or 1
     with suppress(Exception):  # a later frame is damaged: it may never be used
-        frames = int(getattr(image, "n_frames", 1))
-    return Header(str(image.format), image.mode, *size, frames, turn, deep, stated)
+        return int(getattr(image, "n_frames", 1))
+    return 1
 
 
 def orientation(image: Image.Image) -> int:

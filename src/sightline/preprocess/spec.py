@@ -54,8 +54,6 @@ def glance(data: Data, side: int, how: Preprocess | None = None) -> tuple[Header
     with reading():
         image = formats.open_image(data, how.page)
         header = formats.read_header(image, data)
-        if not isinstance(image, JpegImageFile):
-            image = formats.open_image(data, how.page)  # counting frames may have left it at a damaged one
         height, width = min(header.height, side), min(header.width, side)
         return header, how.sized(height, width, 1).of(image, data, least=1, mode="L")[..., 0]
 

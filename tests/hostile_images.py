@@ -1,0 +1,217 @@
+"""Image files made to keep a decoder busy, or to fill the memory; each is under 64 MB.
+
+Run as a script it is the child that decodes them: it reads a name a line from standard input, decodes that file in a
+process of its own with 1 GiB more address space than it starts with, and writes one JSON line.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import struct
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SECONDS, GIB = 5, 1 << 30
+Entry = tuple[int, int, int, int]  # tag, type, count, value
+
+
+def saved(size: tuple[int, int], kind: str, mode: str = "L", color: object = 128, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, size, color).save(stream, kind, **options)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def many_scans(side: int, scans: int) -> bytes:
+    """A progressive JPEG whose last scan, one of refinement, comes again and again."""
+    data = saved((side, side), "JPEG", "L", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    end = data.rindex(b"\xff\xd9")
+    return data[:end] + data[start:end] * scans + data[end:]
+
+
+def with_segments(count: int, segment: bytes) -> bytes:
+    data = saved((64, 64), "JPEG")
+    return data[:2] + segment * count + data[2:]
+
+
+def app1(size: int) -> bytes:
+    return b"\xff\xe1" + struct.pack(">H", size) + b"Exif\0\0".ljust(size - 2, b"\0")
+
+
+def png(width: int, height: int, chunks: Iterable[tuple[bytes, bytes]] = (), pixels: bytes | None = None) -> bytes:
+    """A gray PNG; without `pixels`, zeros."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    if pixels is None:
+        packer = zlib.compressobj(9)
+        line = bytes((width + 1) * max(1, (1 << 20) // (width + 1)))
+        total, parts = (width + 1) * height, []
+        while total > 0:
+            parts.append(packer.compress(line[: min(total, len(line))]))
+            total -= len(line)
+        pixels = b"".join([*parts, packer.flush()])
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"".join([
+        b"\x89PNG\r\n\x1a\n", header, *(chunk(*c) for c in chunks), chunk(b"IDAT", pixels), chunk(b"IEND", b""),
+    ])  # fmt: skip
+
+
+def tiff(*directories: list[Entry], more: bytes = b"") -> bytes:
+    """A TIFF of directories, one after the other; `more` follows them, from `after(directories)` on."""
+    data, at = [struct.pack("<2sHI", b"II", 42, 8)], 8
+    for number, entries in enumerate(directories):
+        size = 2 + 12 * len(entries) + 4
+        following = at + size if number + 1 < len(directories) else 0
+        data.append(struct.pack("<H", len(entries)))
+        data += [struct.pack("<HHII", *entry) for entry in entries]
+        data.append(struct.pack("<I", following))
+        at += size
+    return b"".join([*data, more])
+
+
+def gray(
+    width: int, height: int, strips: int = 1, rows: int | None = None, at: int = 8, counts: int = 0
+) -> list[Entry]:
+    """The tags of an uncompressed gray image, whose strips lie at `at`, or are listed there."""
+    return [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, strips, at),
+        (277, 3, 1, 1), (278, 4, 1, height if rows is None else rows), (279, 4, strips, counts or width * height),
+    ]  # fmt: skip
+
+
+def tiled(width: int, height: int, compression: int) -> bytes:
+    tags = [
+        (256, 4, 1, 10), (257, 4, 1, 10), (258, 3, 1, 8), (259, 3, 1, compression), (262, 3, 1, 1), (277, 3, 1, 1),
+        (322, 4, 1, width), (323, 4, 1, height), (324, 4, 1, 200), (325, 4, 1, 1000),
+    ]  # fmt: skip
+    return tiff(tags, more=zlib.compress(bytes(4096)).ljust(2000, b"\0"))
+
+
+def chained(count: int) -> bytes:
+    return tiff(*[gray(4, 4)] * count)
+
+
+def million_strips() -> bytes:
+    count = 1_000_000
+    return tiff(gray(1, count, count, 1, 122, 122), more=struct.pack("<I", 8) * count)
+
+
+def gif(frames: int, comment: bytes = b"") -> bytes:
+    """Frames of one pixel."""
+    data = saved((1, 1), "GIF")
+    start = data.index(b"\x2c")
+    return data[:start] + comment + data[start:-1] * frames + data[-1:]
+
+
+def jp2_boxes(count: int) -> bytes:
+    data = saved((64, 64), "JPEG2000")
+    at = data.index(b"jp2h") - 4
+    return data[:at] + struct.pack(">I4s", 8, b"free") * count + data[at:]
+
+
+def bmp_runs(width: int, height: int) -> bytes:
+    """A BMP in runs of one pixel each, which Pillow decodes in Python."""
+    line = b"\x01\x80" * width + b"\0\0"
+    body = line * height + b"\0\1"
+    palette = b"".join(bytes([i, i, i, 0]) for i in range(256))
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(body), 1, 1, 256, 0)
+    start = 14 + len(header) + len(palette)
+    return struct.pack("<2sIHHI", b"BM", start + len(body), 0, 0, start) + header + palette + body
+
+
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "JPEG of 2000 scans": lambda: many_scans(2800, 2000),
+    "JPEG of 290 scans": lambda: many_scans(2800, 290),
+    "JPEG of 12 scans, 49 megapixels": lambda: many_scans(7000, 2),
+    "JPEG of 300 EXIF segments": lambda: with_segments(300, app1(65_000)),
+    "JPEG of 900 EXIF segments": lambda: with_segments(900, app1(65_000)),
+    "JPEG of a million comments": lambda: with_segments(1_000_000, b"\xff\xfe\0\2"),
+    "JPEG of 60 MB of padding": lambda: with_segments(60_000_000, b"\xff"),
+    "TIFF of huge tiles": lambda: tiled(46_000, 46_000, 8),
+    "TIFF of huge uncompressed tiles": lambda: tiled(46_000, 46_000, 1),
+    "TIFF of long tiles": lambda: tiled(16, 1 << 26, 8),
+    "TIFF of 20000 directories": lambda: chained(20_000),
+    "TIFF of 400000 directories": lambda: chained(400_000),
+    "TIFF whose directories are a ring": lambda: tiff(gray(4, 4))[:-4] + struct.pack("<I", 8),
+    "TIFF of a million strips": million_strips,
+    "GIF of 500000 frames": lambda: gif(500_000),
+    "GIF of 60 MB of comment": lambda: gif(1, b"\x21\xfe" + (b"\xff" + b"a" * 255) * 230_000 + b"\0"),
+    "PNG of 1x49000000": lambda: png(1, 49_000_000),
+    "PNG of 49000000x1": lambda: png(49_000_000, 1),
+    "PNG of 7000x7000": lambda: png(7000, 7000),
+    "PNG of 65535x740": lambda: png(65_535, 740),
+    "PNG of 740x65535": lambda: png(740, 65_535),
+    "PNG of a million chunks": lambda: png(8, 8, [(b"abCd", b"")] * 1_000_000),
+    "PNG of a million pixel chunks": lambda: png(8, 8, [(b"IDAT", b"")] * 1_000_000),
+    "PNG of 60 MB of text": lambda: png(8, 8, [(b"zTXt", b"a\0\0" + zlib.compress(bytes(60 << 20)))] * 100),
+    "PPM of 5 MB of comment": lambda: b"P5 #" + b"a" * 5_000_000 + b"\n4 4 255 " + bytes(16),
+    "PPM of 5 MB of blanks": lambda: b"P5" + b" " * 5_000_000 + b"4 4 255 " + bytes(16),
+    "PPM of 60 MB of text": lambda: b"P2 5000 6000 255 " + b"1 " * 30_000_000,
+    "PPM of 8 MB of text": lambda: b"P2 2000 2000 255 " + b"1 " * 4_000_000,
+    "JPEG 2000 of a million boxes": lambda: jp2_boxes(1_000_000),
+    "BMP of 60 MB in runs": lambda: bmp_runs(5000, 6000),
+    "BMP of 8 MB in runs": lambda: bmp_runs(2000, 2000),
+}
+"""Files by what they are; some are decoded, and must be so in time."""
+
+
+def decode(path: Path) -> str:
+    """Do with a file what every verb does: read it, look at its header, decode it; return "" or why not."""
+    from sightline.data.stores import read_file
+    from sightline.errors import PictureError
+    from sightline.preprocess import Preprocess, find_format, glance, inspect
+
+    try:
+        data = read_file(path, check=find_format)
+        inspect(data)
+        glance(data, 256)
+        Preprocess(224, 224).decode(data)
+    except PictureError as error:
+        return str(error)
+    return ""
+
+
+def address_space() -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmSize:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def main() -> None:
+    """Decode each file of standard input in a process of its own."""
+    first = Path(sys.argv[1]) / "first.png"
+    first.write_bytes(saved((8, 8), "PNG"))
+    decode(first)  # the libraries are there before the first fork
+    np.zeros(1).sum()
+    for line in sys.stdin:
+        reader, writer = os.pipe()
+        started, child = time.monotonic(), os.fork()
+        if child == 0:
+            resource.setrlimit(resource.RLIMIT_AS, (address_space() + GIB, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+            os.write(writer, decode(Path(line.rstrip("\n"))).encode()[:1000])
+            os._exit(0)
+        os.close(writer)
+        _, status, usage = os.wait4(child, 0)
+        reason = os.read(reader, 1000).decode()
+        os.close(reader)
+        ended = {"code": os.waitstatus_to_exitcode(status), "reason": reason, "bytes": usage.ru_maxrss * 1024}
+        cpu = usage.ru_utime + usage.ru_stime
+        sys.stdout.write(json.dumps(ended | {"cpu": cpu, "seconds": time.monotonic() - started}) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
