@@ -104,6 +104,8 @@ def test_a_sweep_reads_its_images_as_it_is_told(sightline: Command, tmp_path: Pa
     done = sightline("sweep", source, space, "--out", tmp_path / "sweep", "--set", "data.class_level=2", "--json")
     assert done.code == 0, done.err
     assert sorted(Run.open(tmp_path / "sweep" / "trial-0001").read_model_facts()[0]) == ["cat", "dog"]
+    again = sightline("sweep", source, space, "--out", tmp_path / "sweep")
+    assert (again.code, "data.class_level=2" in again.err) == (2, True)  # trials that read it otherwise do not compare
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from sightline.sweep.results import Sweep
 from sightline.sweep.space import Space, read
 from sightline.watch import Watcher
 
-RECORD = "sweep.json"  # in the sweep's folder: the name of its study
+RECORD = "sweep.json"  # in the sweep's folder: the name of its study, and the settings of all its trials
 TABLE = "results.csv"
 
 
@@ -63,28 +63,36 @@ def sweep(
     data = "+".join(Path(s).name or s for s in named) or "arrays"
     stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{given.name}-{data}"[:60])
     folder = Path(out) if out is not None else Path("runs") / stem
-    prepare(folder, given, stem)
+    prepare(folder, given, stem, set)
     url = storage or f"sqlite:///{folder / 'study.db'}"
     with studies.opened(given, stem, url) as study:
         return _Search(given, study, sources, folder, cache, tuple(set), watcher or Watcher()).go(given.count(trials))
 
 
-def prepare(folder: Path, space: Space, name: str) -> None:
-    """Make the folder of the study `name`; raises `OutputError` if it holds something else or cannot be written."""
+def prepare(folder: Path, space: Space, name: str, settings: Sequence[str] = ()) -> None:
+    """Make the folder of the study `name` with `settings` for all its trials.
+
+    Raises `OutputError` if it holds something else or cannot be written.
+    """
     record = folder / RECORD
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file: name a folder with --out.")
     if folder.exists() and any(folder.iterdir()) and not record.is_file():
         raise OutputError(f"{folder} is not empty and holds no sweep ({RECORD}): name another folder with --out.")
     begun = (folder / TABLE).is_file()
-    if begun and record.is_file() and (other := record.read_text(encoding="utf-8")) != (mine := _record(name)):
+    if (
+        begun
+        and record.is_file()
+        and (other := record.read_text(encoding="utf-8")) != (mine := _record(name, settings))
+    ):
         raise OutputError(f"{folder} holds the sweep {other.strip()}, not {mine.strip()}: name another with --out.")
     files.write(folder / "space.toml", space.text.encode())
-    files.write(record, _record(name).encode())
+    files.write(record, mine.encode())
 
 
-def _record(name: str) -> str:
-    return jsonio.dumps({"study": name}, ensure_ascii=True) + "\n"
+def _record(name: str, settings: Sequence[str]) -> str:
+    kept = {"settings": list(settings)} if settings else {}
+    return jsonio.dumps({"study": name, **kept}, ensure_ascii=True) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
