@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from sightline import process
-from sightline.errors import MissingExtraError, SightlineError, UsageError, check_installed, suggest
+from sightline.errors import MissingExtraError, SightlineError, UsageError, check_installed, require, suggest
 
 Backend = Literal["tensorflow", "jax", "torch"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -143,9 +143,7 @@ def keras(wanted: str = "auto") -> Any:
     check_installed("keras", purpose="Training")
     os.environ["KERAS_BACKEND"] = choice.name
     keep_freed_memory(choice.name)
-    # Off by default without AVX-512, where it makes training 1.8 times faster too (benchmarks/README.md).
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _prepare_tensorflow()
     with _hidden("sklearn", "matplotlib"), hushed_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the backend's own imports
         import keras as module
@@ -350,6 +348,26 @@ def tensorflow() -> ModuleType | Any:
     import tensorflow as tf
 
     return tf
+
+
+def tensorflow_alone(purpose: str) -> Any:
+    """Import TensorFlow quietly and without Keras, whatever Keras' backend is.
+
+    Raises `MissingExtraError`, whose message starts with `purpose`, if it is not installed.
+    """
+    if "tensorflow" not in sys.modules:
+        _prepare_tensorflow()
+        with hushed_stderr(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside its own imports
+            require("tensorflow", purpose)
+    return require("tensorflow", purpose)
+
+
+def _prepare_tensorflow() -> None:
+    """Set what TensorFlow reads from the environment when it is imported."""
+    # Off by default without AVX-512, where it makes training 1.8 times faster too (benchmarks/README.md).
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def devices() -> tuple[str, ...]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -169,3 +172,14 @@ def test_every_command_takes_an_export(
     assert "name its run" in " ".join(again.err.split())
     with pytest.raises(ModelError, match="holds no Keras model"):
         load(folder, engine="keras")
+
+
+@pytest.mark.parametrize("form", ["run", "litert", "openvino", pytest.param("saved_model", marks=pytest.mark.slow)])
+def test_nothing_but_the_answers_is_printed(stored: Callable[[str], Path], form: str, colours: Path) -> None:
+    """The runtimes would note, in C++, what they were built with."""
+    picture = next((colours / "red").iterdir())
+    command = [sys.executable, "-m", "sightline", "predict", str(stored(form)), str(picture), "--json"]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TF_", "KERAS_BACKEND"))}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=kept)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1

@@ -40,6 +40,7 @@ class LiteRtPredictor(Portable):
         try:
             with backend.hushed_stderr():  # C++ code notes which delegate it created
                 interpreter = litert.Interpreter(model_content=self._file, num_threads=threads)
+                interpreter.allocate_tensors()
                 return interpreter.get_signature_runner(), threading.Lock()
         except Exception as error:
             raise ModelError(f"LiteRT cannot load it: {str(error).strip().splitlines()[0]}") from error

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import ModelError, require
+from sightline import backend
+from sightline.errors import ModelError
 from sightline.export.tensorflow import SAVED_MODEL
 from sightline.prediction.base import Outputs, Portable
 from sightline.preprocess import Preprocess
@@ -36,7 +37,7 @@ class SavedModelPredictor(Portable):
     @cached_property
     def _session(self) -> tuple[Any, Any]:
         """The module, which holds the variables that the call needs, and the call."""
-        tf = require("tensorflow", "The format saved_model")
+        tf = backend.tensorflow_alone("The format saved_model")
         try:
             with tempfile.TemporaryDirectory(prefix="sightline-") as folder:  # TensorFlow reads no bytes
                 for name, content in self._files.items():
@@ -54,7 +55,7 @@ class SavedModelPredictor(Portable):
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
-        tf = require("tensorflow", "The format saved_model")
+        tf = backend.tensorflow_alone("The format saved_model")
         _, call = self._session
         answer = call(pixels=tf.constant(np.ascontiguousarray(pixels)))
         return Outputs(*(np.array(answer[name], np.float32) for name in ("probabilities", "logits", "features")))
