@@ -270,6 +270,21 @@ def test_a_split_without_a_class_is_lent_one_image_and_it_is_said(part: Part) ->
     assert found.notes == ("chance would have left class 'ant' out of a split: 1 image was moved to prevent it",)
 
 
+def test_classes_that_cannot_all_be_in_every_split_are_named() -> None:
+    """Seven images in seven classes, each in three, as the points and lines of the Fano plane: no split suits all."""
+    lines = ("012", "034", "056", "135", "146", "236", "245")
+    many = [labelled(f"line {line}", point) for line in lines for point in line]
+    for seed in range(10):
+        found = divided(many, seed)
+        counts = by_class(many, found.parts)
+        lacking = sorted(label for label, held in counts.items() if len(held) < 3)
+        assert lacking
+        assert all(held["train"] for held in counts.values())
+        assert set(lacking) == {*found.untested, *found.unvalidated}
+        assert "not in every split: other classes need the shared images" in found.notes[-1]
+        assert repr(lacking[0]) in found.notes[-1]
+
+
 def test_a_class_of_one_trains_and_says_so() -> None:
     found = divided([labelled("single", 0), *MANY])
     assert found.parts[0] == "train"

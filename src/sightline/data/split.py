@@ -216,10 +216,16 @@ def _notes_on(
         count = len({unit.name for _, unit in moved})
         were = plural(count, f"{what} was", f"{what}s were")
         notes.append(f"chance would have left {_listed(helped)} out of a split: {were} moved to prevent it")
-    few = [label for label, members in _by_class(units).items() if len(members) < len(wanted)]
+    classes = _by_class(units)
+    few = [label for label, members in classes.items() if len(members) < len(wanted)]
+    tied = [label for label, members in classes.items() if len({unit.part for unit in members}) < len(wanted)]
+    tied = [label for label in tied if label not in few]
     if few:
         verb = "have" if len(few) > 1 else "has"
         notes.append(f"{_listed(few)} {verb} fewer than {len(wanted)} different {what}s, too few for every split")
+    if tied:
+        verb = "are" if len(tied) > 1 else "is"
+        notes.append(f"{_listed(tied)} {verb} not in every split: other classes need the shared {what}s")
     return notes
 
 
