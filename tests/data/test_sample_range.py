@@ -47,11 +47,11 @@ def resolved(tmp_path: Path, contents: dict[str, bytes], wanted: Any = "auto", t
 @pytest.mark.parametrize(
     ("contents", "limits", "how"),
     [
-        (files(png_16), (0, 4095), "12 training images use at least half of it"),
+        (files(png_16), (0, 4095), "at least half of it is used by 12 images"),
         (files(png_16, high=250), (0, 255), "at least half"),
         (files(png_16, high=1000), (0, 1023), "at least half"),
         (files(png_16, high=60000), (0, 65535), "at least half"),
-        (files(png_16, low=1000, high=1400), (1000, 1400), "0.1 and 99.9 percentiles of 12 training images"),
+        (files(png_16, low=1000, high=1400), (1000, 1400), "0.1 and 99.9 percentiles of 12 images"),
         (files(lambda v: png_16(v, 12), high=1400), (0, 4095), "as their tags state"),
         (files(lambda v: png_16(v * 16, 12)), (0, 65535), "at least half"),  # as PNG has it: scaled to all 16 bits
         (files(lambda v: tiff(v, {281: 3000, 280: 500}), low=600, high=2900), (500, 3000), "tags"),

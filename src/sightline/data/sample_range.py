@@ -116,8 +116,8 @@ def _decide(values: list[NDArray[Any]], stated: list[tuple[float, float] | None]
     low, high = (float(f"{v:.6g}") for v in (low, high)) if floats else (float(np.floor(low)), float(np.ceil(high)))
     if low >= high:
         return SampleRange(None, "all values are equal")
-    images = plural(len(values), "training image")
+    images = plural(len(values), "image")
     top = next((t for t in FULL if high <= t and (floats or t > 1)), None)
     if low >= 0 and top is not None and high - low >= FILLED * top:
-        return SampleRange((0.0, float(top)), f"{images} use at least half of it")
+        return SampleRange((0.0, float(top)), f"at least half of it is used by {images}")
     return SampleRange((low, high), f"the {TAIL:g} and {100 - TAIL:g} percentiles of {images}")
