@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -107,7 +108,8 @@ def compress(
     sha256 = weights_sha256(predictor.model)
     path = Path(out) if out is not None else run.path / "compressed"
     key = {
-        "weights_sha256": sha256, "data": dataset.name, "pictures": len(dataset.pictures), "means": list(chosen),
+        "weights_sha256": sha256, "data": dataset.name, "pictures": len(dataset.pictures), "content": _content(dataset),
+        "means": list(chosen),
         "epochs": recovery, "max_drop": budget.max_drop, "slack": judge.SLACK,
     }  # fmt: skip
     store = Store(path, key)
@@ -116,6 +118,12 @@ def compress(
     found = Search(subject, trainer, store, budget, chosen, watcher)
     found.go()
     return _concluded(found, store, dataset, watcher)
+
+
+def _content(data: Dataset) -> str:
+    """Return a hash of the images with labels and splits: what is kept of a search is of these alone."""
+    rows = [(p.sha256, p.label, part) for p, part in zip(data.pictures, data.parts, strict=True)]
+    return hashlib.sha256(jsonio.dumps(rows).encode()).hexdigest()[:16]
 
 
 def _epochs(config: RunConfig, data: Dataset) -> int:
