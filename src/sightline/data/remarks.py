@@ -39,6 +39,12 @@ WORDINGS = {
         "folders beside the splits are none of them",
         "Rename them to train, validation or test, or move them away.",
     ),
+    "split-named-class": Wording(
+        "warning",
+        "class folder is named as a split",
+        "class folders are named as splits",
+        "If it is a split, sort its images into class folders, or move it out of the folder of classes.",
+    ),
     "mask-folders": Wording(
         "error",
         "folder holds images or their masks, not a class",

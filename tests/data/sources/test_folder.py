@@ -197,7 +197,16 @@ def test_classes_that_sound_like_splits_stay_classes(folders: tuple[str, str], d
     names = [f"{folder}/{deeper}{i}.jpg" for folder in folders for i in range(3)]
     listing = class_folders(Names(names))
     assert {(e.label, e.part) for e in listing.entries} == {(folder, None) for folder in folders}
-    assert listing.remarks == []
+    warned = [("split-named-class", "test", "read as a class, named as the test split")] if "test" in folders else []
+    assert remarks(listing) == warned
+
+
+def test_doubtful_folders_are_named_by_their_whole_path() -> None:
+    keys = ["data/train/1.png", "data/test/2.png"]
+    assert [r.path for r in class_folders(Names(keys), prefix="a.zip/").remarks] == [
+        "a.zip/data/test",
+        "a.zip/data/train",
+    ]
 
 
 @pytest.mark.parametrize(("train", "other"), PAIRS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from sightline.config import DataConfig
@@ -51,10 +52,11 @@ def class_folders(
     tree = read_tree(telling, as_classes=as_classes, level=level is not None)
     if tree.flat and level is None and (names := _names_that_say_classes(telling)):
         return by_name(store, prefix, telling, label_of_name, names)
-    remarks = [*tree.remarks, *_left_out(tree, paths, prefix)]
+    above = prefix + "".join(f"{folder}/" for folder in tree.wrapper)
+    remarks = [*(replace(r, path=above + r.path) for r in tree.remarks), *_left_out(tree, paths, prefix)]
     if tree.unexpected and not (lenient or UNEXPECTED_FOLDER in options.allow):
         raise DataError(_unexpected_fault(store.name, tree))
-    remarks += [Remark(UNEXPECTED_FOLDER, prefix + top, _meant(top)) for top in sorted(tree.unexpected)]
+    remarks += [Remark(UNEXPECTED_FOLDER, above + top, _meant(top)) for top in sorted(tree.unexpected)]
     listing = _list(store, prefix, tree, folders, level)
     if level is None and not any(r.kind == SPLIT_FOLDERS for r in remarks):
         remarks += _nested(tree, telling, prefix)

@@ -15,6 +15,9 @@ Path = tuple[str, ...]
 SPLIT_FOLDERS = "split-folders"
 """Kind of the finding that folders read as classes look like splits, and of what `--allow` takes for classes."""
 
+SPLIT_CLASS = "split-named-class"
+"""Kind of the finding that one folder among classes is named as a split, as a class may be."""
+
 WRAPPERS = {"images", "image", "imgs", "img", "data", "dataset", "pictures", "photos", "jpg", "jpeg", "png"}
 """Folders below a split that say nothing where they are alone."""
 
@@ -168,12 +171,15 @@ def _suspect(
     """Return what class folders look like splits: by their names, or because they hold the same folders."""
     if len({s.split for s in names.values()}) > 1 and (len(names) == len(tops) or "train" in _splits(names)):
         return [Remark(SPLIT_FOLDERS, top, f"named as the {names[top].split} split") for top in sorted(names)]
+    alone = [
+        Remark(SPLIT_CLASS, t, f"read as a class, named as the {n.split} split") for t, n in names.items() if n.exact
+    ]
     if level or len(tops) < 2 or any(len(p) == 1 for rest in tops.values() for p in rest):
-        return []
+        return alone
     folded = [{child.casefold() for child in held} for held in children.values()]
     common = set.intersection(*folded)
     if len(common) < 2 or 2 * len(common) < len(set.union(*folded)):
-        return []
+        return alone
     shown = ", ".join(sorted(common)[:3]) + (", ..." if len(common) > 3 else "")
 
     def reason(top: str) -> str:
