@@ -58,9 +58,10 @@ def test_same_settings_are_tested_not_trained(finished: tuple[Path, TrainResult]
         assert getattr(second, name) == getattr(first, name), name
 
 
-def test_threads_do_not_matter(finished: tuple[Path, TrainResult]) -> None:
+@pytest.mark.parametrize("setting", ["device.threads=1", 'data.allow=["split-leakage"]'])
+def test_what_decides_nothing_does_not_matter(finished: tuple[Path, TrainResult], setting: str) -> None:
     said = Said()
-    train(finished[0], said, set=[*QUICK["set"], "device.threads=1"])
+    train(finished[0], said, set=[*QUICK["set"], setting])
     assert said.stages == 0
 
 

@@ -22,7 +22,7 @@ from sightline.workflow.compare import settings_of
 
 FREE = {  # settings that do not decide what is learned
     "evaluation.positive",
-    *("device.threads", "device.deterministic", "data.cache"),
+    *("device.threads", "device.deterministic", "data.cache", "data.allow"),
     *("train.checkpoint_minutes", "train.checkpoint_steps", "train.checkpoint_keep", "train.keep_state"),
 }
 SPREAD = {"device.count", "device.hosts"}  # where the rate does not follow them
