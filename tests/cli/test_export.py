@@ -133,6 +133,25 @@ def test_a_missing_package_is_named_before_any_work(
 
 
 @pytest.mark.installed
+@pytest.mark.parametrize("form", ["litert", "saved_model"])
+def test_formats_of_keras_need_a_keras_model_on_tensorflow(
+    sightline: Command, run: Path, colours: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before the model is asked, which takes long."""
+    monkeypatch.setattr("sightline.workflow.export.PACKAGES", dict.fromkeys(exported.FORMATS, ()))
+    monkeypatch.setattr("sightline.workflow.export._pictures", None)
+    out = ("--out", tmp_path / "x", "--parity", colours)
+    alone = run / "bundle" / "model.onnx"
+    done = sightline("export", alone, "--format", form, *out)
+    assert done.code == 2
+    assert f"{form} is written from a Keras model, which {alone} does not hold" in flat(done.err)
+    monkeypatch.setattr("sightline.backend.name", lambda: "jax")
+    done = sightline("export", "nowhere", "--format", form, *out)
+    assert done.code == 2
+    assert "needs the backend TensorFlow, not jax" in flat(done.err)
+    assert list(tmp_path.glob("x")) == []
+
+
 @pytest.mark.parametrize(("form", "package"), [("openvino", "openvino"), ("litert", "ai_edge_litert")])
 def test_formats_of_other_packages(sightline: Command, run: Path, form: str, package: str) -> None:
     pytest.importorskip(package)

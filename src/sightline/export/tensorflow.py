@@ -23,9 +23,14 @@ def litert(model: Any, folder: Path) -> None:
     _write(model, folder / LITERT, "litert")
 
 
+def check_backend(form: str) -> None:
+    """Raise `UsageError` unless Keras runs on TensorFlow, or will; imports nothing."""
+    if (name := backend.name()) != "tensorflow":
+        raise UsageError(f"The format {form} needs the backend TensorFlow, not {name}: set KERAS_BACKEND=tensorflow.")
+
+
 def _write(model: Any, path: Path, kind: str) -> None:
-    if backend.keras().backend.backend() != "tensorflow":
-        raise UsageError(f"Writing {path.name} needs TensorFlow as the backend: run it with KERAS_BACKEND=tensorflow.")
+    check_backend(path.name)
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

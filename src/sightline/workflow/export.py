@@ -35,7 +35,9 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
     "litert": ("float32",),
     "saved_model": ("float32",),
 }
-"""What each format can be written in. Keras writes the last two, and in float32 only."""
+"""What each format can be written in."""
+
+BY_KERAS = frozenset({"litert", "saved_model"})  # written from a Keras model on TensorFlow, in float32 only
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "onnx": (), "bundle": (), "openvino": ("openvino",), "litert": ("ai_edge_litert", "tensorflow"),
@@ -126,6 +128,11 @@ def export(
             limits.difference if tolerance is None else tolerance, limits.agreement if agreement is None else agreement
         )
     source = _source(Path(model))
+    if form in BY_KERAS and not isinstance(source.truth, KerasPredictor):
+        raise ModelError(
+            f"The format {form} is written from a Keras model, which {model} does not hold: name the run, or a float32 "
+            "bundle of `sightline compress` with its model.keras beside it."
+        )
     target = _target(source, form, precision, out)
     samples, which = _pictures(source, data, watcher)
     return _Export(source, form, precision, target, samples, which, limits, watcher).go()
@@ -142,6 +149,8 @@ def _check(form: str, precision: str) -> None:
     if precision != "float32":
         check_installed("onnx", purpose=f"Writing {precision}")
     check_installed(*PACKAGES[form], purpose=f"The format {form}")
+    if form in BY_KERAS:
+        tensorflow.check_backend(form)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,21 +206,21 @@ def _target(source: _Source, form: str, precision: str, out: str | Path | None) 
     if out is not None:
         target = Path(out)
         if form == "bundle" and target.suffix.lower() != ".zip":
-            raise UsageError(f"A bundle is a zip: --out {target} should end with .zip, or say --format onnx.")
+            raise UsageError(f"A bundle is a zip: end --out {target} with .zip, or give --format onnx.")
         if form not in {"onnx", "bundle"} and target.suffix:
-            raise UsageError(f"The format {form} is a folder: --out {target} should have no ending.")
+            raise UsageError(f"The format {form} is a folder: give --out {target} without a suffix.")
         if target.is_dir() and any(target.iterdir()) and not (target / bundle.MANIFEST).is_file():
-            raise OutputError(f"{target} holds other files: name a folder of its own with --out.")
+            raise OutputError(f"{target} holds files that are not an export: name another folder with --out.")
         return target
     if source.classifier.run is None:
-        raise UsageError("A bundle has no place of its own for exports: name one with --out.")
+        raise UsageError("Only a run has a folder for its exports: name one with --out.")
     name = form if precision == "float32" else f"{form}-{precision}"
     return source.classifier.run.path / "exports" / (f"{name}.zip" if form == "bundle" else name)
 
 
 def _pictures(source: _Source, data: Sources | None, watcher: Watcher) -> tuple[Samples, str]:
     if data is None and source.classifier.run is None:
-        raise UsageError("A bundle does not know the pictures that it was made from: name some with --parity.")
+        raise UsageError("Only a run knows the images to compare on: name labeled images with --parity.")
     if data is None:
         return source.classifier.labelled(split="validation", progress=watcher.progress).samples, "the validation part"
     # A file is compared with its model, which training images serve as well for; only an accuracy would mislead.
@@ -340,11 +349,7 @@ class _Export:
             half = self.precision == "float16"
             return lambda folder: openvino.convert(graph, folder, half=half, manifest=manifest.to_json())
         truth = self.source.truth
-        if not isinstance(truth, KerasPredictor):
-            raise ModelError(
-                f"The format {self.form} is written from the Keras model: name the run, not its bundle, or a bundle in "
-                "float32 of `sightline compress`, with its model.keras beside it."
-            )
+        assert isinstance(truth, KerasPredictor)  # as `export` made sure
         write = tensorflow.litert if self.form == "litert" else tensorflow.saved_model
         return lambda folder: write(truth.model, folder)
 
