@@ -128,7 +128,7 @@ def test_train_says_briefly_what_is_wrong_and_recommends_groups(
     allow = ("--allow", "conflicting-duplicates")
     done = sightline("train", sick, *SMALL, "--set", "train.epochs=0", *allow, "--out", tmp_path / "run")
     assert done.code == 0
-    assert "error: conflicting-duplicates: 1 group of identical files" in done.err
+    assert "allowed error: conflicting-duplicates: 1 group of identical files" in done.err
     assert "`sightline doctor` lists them all and says what to do" in done.err
     assert re.search(r"\d+ groups? of near duplicates lies? in several splits .*; --set split.group=near", done.err)
     grouped = ("--set", "train.epochs=0", "--set", "split.group=near", *allow)

@@ -38,7 +38,10 @@ def before(index: Index, config: RunConfig, watcher: Watcher) -> Index:
     telling = [f for f in findings if f.severity != "note" or f.kind in remarks.ALWAYS_SHOWN]
     shown = [f for f in telling if f.kind not in settled]
     for finding in shown[:LINES]:
-        watcher.say(f"{finding.severity}: {finding.kind}: {finding.count:,} {finding.what}{_examples(finding)}")
+        allowed = "allowed " if finding.severity == "error" and finding.kind in config.data.allow else ""
+        watcher.say(
+            f"{allowed}{finding.severity}: {finding.kind}: {finding.count:,} {finding.what}{_examples(finding)}"
+        )
     if shown:
         more = f"{plural(len(shown) - LINES, 'more finding')}; " if len(shown) > LINES else ""
         watcher.say(f"{more}`sightline doctor` lists them all and says what to do")
