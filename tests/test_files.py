@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sightline import files
@@ -88,3 +91,41 @@ def test_a_lock_holds_says_who_and_is_taken_again(tmp_path: Path) -> None:
     assert not files.is_locked(lock)
     with files.lock(lock, "The run"):
         assert lock.read_bytes() == str(os.getpid()).encode()
+
+
+# Arrays
+
+
+def test_arrays_come_back_and_a_packed_file_is_refused(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain.npz", tmp_path / "packed.npz"
+    np.savez(plain, a=np.arange(5), b=np.zeros((2, 3), np.float32))
+    np.savez_compressed(packed, a=np.zeros(1 << 22))
+    with plain.open("rb") as file:
+        assert {name: array.shape for name, array in files.load_arrays(file).items()} == {"a": (5,), "b": (2, 3)}
+    with packed.open("rb") as file:
+        with pytest.raises(ValueError, match=r"its arrays take 33,554,\d+ bytes, more than 1 times"):
+            files.load_arrays(file)
+        assert files.load_arrays(file, 10_000)["a"].shape == (1 << 22,)
+
+
+def test_an_array_that_claims_more_than_its_file_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": (1 << 40,)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", stream.getvalue() + bytes(100))
+    with path.open("rb") as file, pytest.raises(ValueError, match=r"damaged|EOF"):
+        files.load_arrays(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\3\4" + bytes(40), bytes(100)])
+def test_what_is_no_array_file_is_a_value_error(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"no \.npz file, or a damaged one"):
+        files.load_arrays(io.BytesIO(content))
+
+
+def test_an_object_is_not_unpickled(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.array([{}], object))
+    with path.open("rb") as file, pytest.raises(ValueError, match="allow_pickle=False"):
+        files.load_arrays(file)

@@ -9,14 +9,19 @@ import errno
 import os
 import secrets
 import stat
+import struct
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from sightline.errors import OutputError
+
+if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
+    from numpy.typing import NDArray
 
 if sys.platform == "win32":
     import msvcrt
@@ -112,6 +117,27 @@ def _check(number: int, path: Path, names: int | None) -> None:
     if not stat.S_ISREG(state.st_mode) or (names is not None and state.st_nlink > names):
         os.close(number)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def load_arrays(file: IO[bytes], ratio: float = 1) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an ``.npz`` file that takes at most `ratio` times its size; raises `ValueError` otherwise.
+
+    A packed file of some megabytes may hold arrays of as many gigabytes: those that are written plainly have the ratio
+    1. Nothing is unpickled.
+    """
+    import numpy as np
+
+    try:
+        with zipfile.ZipFile(file) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+        end = file.seek(0, os.SEEK_END)
+        if size > ratio * end:
+            raise ValueError(f"its arrays take {size:,} bytes, more than {ratio:g} times the {end:,} of the file")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (zipfile.BadZipFile, EOFError, KeyError, RuntimeError, MemoryError, struct.error) as error:
+        raise ValueError(f"it is no .npz file, or a damaged one: {error}") from error
 
 
 def refuse_links(root: Path, folder: Path) -> None:

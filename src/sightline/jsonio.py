@@ -1,4 +1,7 @@
-"""JSON as the standard has it: the one place where values become text, so that no file or answer ever holds NaN."""
+"""JSON as the standard has it: the one place where values become text, and text from anywhere becomes values.
+
+No file or answer of ours ever holds NaN, and none that does, or that is made to harm, is taken.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import ModelError
+from sightline.files import open_regular
+
+MOST = 64 << 20  # bytes of one value: a manifest of 100,000 classes has 10
 
 
 def dumps(value: Any, **options: Any) -> str:
@@ -32,13 +38,73 @@ def dump_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return encoded("".join(dumps(row) + "\n" for row in rows))
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file of JSON lines; raises `ModelError` if it cannot be read."""
+def loads(text: str | bytes) -> Any:
+    """Return the value of JSON text that may come from anywhere; raises `ValueError`, and nothing else.
+
+    Refused beyond what the grammar refuses: numbers that are not finite, integers of more than 64 bits, and a nesting
+    too deep for the parser.
+
+    >>> loads('{"loss": null}')
+    {'loss': None}
+    >>> loads('{"loss": 1e999}')
+    Traceback (most recent call last):
+        ...
+    ValueError: 1e999 is not a finite number
+    """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # `splitlines` knows ends of lines that JSON does not
-        return [json.loads(line) for line in lines if line]
+        return json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read(path: Path, most: int = MOST) -> dict[str, Any]:
+    """Return the object in a JSON file; raises `ModelError`, naming the file, if it is none of at most `most` bytes."""
+    try:
+        with open_regular(path) as file:
+            text = file.read(most + 1)
+        value = loads(text) if len(text) <= most else None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} cannot be read: expected a JSON object of at most {most >> 20} MiB.")
+    return value
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file of JSON lines; raises `ModelError`, naming file and line, if it cannot be read."""
+    rows: list[dict[str, Any]] = []
+    try:
+        with open_regular(path) as file:
+            for number, line in enumerate(file, 1):
+                row = loads(line) if len(line) <= MOST and line.strip() else {} if not line.strip() else None
+                if not isinstance(row, dict):
+                    raise ModelError(f"{path} cannot be read: line {number} is no JSON object.")
+                rows += [row] if row else []
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: line {len(rows) + 1}: {error}.") from error
+    return rows
+
+
+def is_text(name: str) -> bool:
+    r"""Tell whether a string can be written as UTF-8: JSON may hold halves of characters, and so may file names.
+
+    >>> is_text("caf\u00e9"), is_text("\udcff")
+    (True, False)
+    """
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is not a finite number")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or not -(1 << 63) <= int(text) < 1 << 64:
+        raise ValueError(f"{text[:40]} is too large an integer")
+    return int(text)
 
 
 def encoded(text: str) -> bytes:

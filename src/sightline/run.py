@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -117,14 +116,7 @@ class Run:
     @property
     def info(self) -> dict[str, Any]:
         """The content of ``run.json``."""
-        path = self.path / "run.json"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path} cannot be read: {error}.") from error
-        if not isinstance(found, dict):
-            raise ModelError(f"{path} holds no JSON object.")
-        return found
+        return jsonio.read(self.path / "run.json")
 
     def update(self, *, drop: Sequence[str] = (), **values: Any) -> None:
         """Set keys of ``run.json``, and remove those to `drop`."""
@@ -235,9 +227,9 @@ class Run:
     def read_model_facts(self) -> tuple[tuple[str, ...], Preprocess]:
         """Return the classes and the picture contract of ``model.keras``."""
         try:
-            facts = json.loads((self.path / "model.json").read_text(encoding="utf-8"))
+            facts = jsonio.read(self.path / "model.json")
             return tuple(facts["classes"]), Preprocess.from_dict(facts["preprocess"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{self.path / 'model.json'} cannot be read: {error}.") from error
 
     @property
@@ -276,11 +268,12 @@ class Run:
         if not path.is_file():
             return None
         try:
-            with np.load(path, allow_pickle=False) as found:
-                return Predictions(
-                    tuple(found["paths"].tolist()), found["labels"], found["probabilities"],
-                    tuple(found["classes"].tolist()),
-                )  # fmt: skip
+            with files.open_regular(path) as file:
+                arrays = files.load_arrays(file)
+            return Predictions(
+                tuple(arrays["paths"].tolist()), arrays["labels"], arrays["probabilities"],
+                tuple(arrays["classes"].tolist()),
+            )  # fmt: skip
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{path} cannot be read: {error}; evaluate the run again.") from error
 
@@ -294,8 +287,8 @@ class Run:
         if not path.is_file():
             return None
         try:
-            return Thresholds.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            return Thresholds.from_dict(jsonio.read(path))
+        except (ValueError, TypeError, AttributeError) as error:
             raise ModelError(
                 f"{path} cannot be read: {error}; fit it again with `sightline evaluate --target-precision`."
             ) from error

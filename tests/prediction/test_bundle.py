@@ -155,7 +155,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "twice the same class": (lambda f: change(f, classes=["a", "a", "b"]), "not names that differ"),
     "classes of numbers": (lambda f: change(f, classes=[1, 2, 3]), "not names that differ"),
     "absurd temperature": (lambda f: change(f, temperature=0.0), "temperature"),
-    "not a number": (lambda f: change(f, temperature=float("nan")), "temperature"),
+    "not a number": (lambda f: change(f, temperature=float("nan")), "NaN is not a finite number"),
+    "a metric that is none": (lambda f: change(f, figures={"test": {"loss": float("inf")}}), "not a finite number"),
+    "half a character": (lambda f: change(f, classes=["a", "b", "\udcff"]), "not names that differ"),
+    "an integer of 400 digits": (lambda f: change(f, parameters=10**400), "too large an integer"),
+    "a probability of 400 digits": (lambda f: change(f, temperature=10**400), "too large an integer"),
     "absurd size": (lambda f: change(f, preprocess=PREPROCESS.to_dict() | {"height": 10**9}), "height"),
     "wrong types": (lambda f: change(f, golden=[1]), "not whole"),
 }
@@ -393,7 +397,7 @@ def test_a_graph_that_fails_when_it_is_run_is_refused(graph: bytes, made: Bundle
     file.graph.node[0].input[0] = "reshaped"
     file.graph.node.insert(0, library.helper.make_node("Reshape", ["pixels", "seven"], ["reshaped"]))
     bundle.write(bundle.make(made.manifest, file.SerializeToString(), made.files), tmp_path / "b")
-    with pytest.raises(ModelError, match="cannot run the model on 2 images"):
+    with pytest.raises(ModelError, match=r"makes \[7, 8, 8, 3\] of the shape \[1, 8, 8, 3\]"):
         bundle.load(tmp_path / "b")
 
 

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -148,12 +147,9 @@ def front(candidates: Iterable[Candidate]) -> tuple[str, ...]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read: {error}. Remove it, and it is made anew.") from error
-    if not isinstance(found, dict):
-        raise ModelError(f"{file} holds no JSON object. Remove it, and it is made anew.")
-    return found
+        return jsonio.read(file)
+    except ModelError as error:
+        raise ModelError(f"{error} Remove it, and it is made anew.") from error
 
 
 def _json(value: Any) -> bytes:

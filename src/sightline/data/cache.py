@@ -9,7 +9,6 @@ takes the first one's.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -193,7 +192,7 @@ def publish(work: Path, target: Path) -> None:
 def _open(target: Path, count: int, threads: int | None) -> Pixels | None:
     """Open a complete cache; None where there is none or where it does not match its checksums (it is removed)."""
     with suppress(Exception):  # NumPy and json raise all kinds for a damaged file; any of them means to build it anew
-        meta: dict[str, Any] = json.loads((target / "meta.json").read_text(encoding="utf-8"))
+        meta: dict[str, Any] = jsonio.loads((target / "meta.json").read_text(encoding="utf-8"))
         array: NDArray[np.uint8] = np.lib.format.open_memmap(target / "pixels.npy", mode="r")
         failed = {int(i): str(reason) for i, reason in meta["failed"].items()}
         fits = array.dtype == np.uint8 and list(array.shape) == meta["shape"] and len(array) == count

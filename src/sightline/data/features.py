@@ -8,7 +8,6 @@ a convenience: where they cannot be written, nothing is said and nothing is kept
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import struct
@@ -45,7 +44,7 @@ def load(name: str, threads: int | None = None) -> NDArray[np.float32] | None:
     """Return the features kept under `name`, mapped from the disk; None where there are none or they are damaged."""
     target = cache.folder() / name
     with suppress(Exception):  # whatever is wrong with the files means to compute the features anew
-        checks: list[int] = json.loads((target / "meta.json").read_text(encoding="utf-8"))["checks"]
+        checks: list[int] = jsonio.loads((target / "meta.json").read_text(encoding="utf-8"))["checks"]
         array: NDArray[np.float32] = np.load(target / "features.npy", mmap_mode="r", allow_pickle=False)
         if array.dtype == np.float32 and cache.verified(array, checks, threads):
             with suppress(OSError):  # a cache that can only be read serves all the same

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import preprocess, process
+from sightline import jsonio, preprocess, process
 from sightline.config import DataConfig, LimitsConfig
 from sightline.data import datasets
 from sightline.data.archives import TarStore, ZipStore
@@ -36,10 +36,6 @@ Sources = Source | Listing | Sequence[Source | Listing]
 def as_list(sources: Sources) -> list[Source | Listing]:
     """Return one source or several as a list."""
     return [sources] if isinstance(sources, str | Path | Listing) else list(sources)
-
-
-def _is_text(name: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def index(
@@ -94,7 +90,7 @@ def index(
 def _check_labels(entries: Sequence[Entry]) -> None:
     """Raise `DataError` for a class whose name is no text: no bundle could hold it."""
     for label, path in {e.label: e.path for e in reversed(entries)}.items():
-        if not _is_text(label):
+        if not jsonio.is_text(label):
             raise DataError(
                 f"The class name {label!r}, of {path!r}, is no text in UTF-8, so that no model could state it: rename "
                 "the folder."
@@ -108,7 +104,7 @@ def list_sources(sources: Sources, options: DataConfig = DEFAULTS, *, lenient: b
     """
     many = _without_idx_labels(as_list(sources))
     for source in many:
-        if not isinstance(source, Listing) and not _is_text(str(source)):
+        if not isinstance(source, Listing) and not jsonio.is_text(str(source)):
             raise DataError(
                 f"The name {str(source)!r} is no text in UTF-8, so that no run could record where its images came "
                 "from: rename it."

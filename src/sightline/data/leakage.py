@@ -6,7 +6,6 @@ images of its training and validation splits, so that images from elsewhere can 
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline import process
+from sightline import files, process
 from sightline.data import copies, hashes
 from sightline.data.dataset import Dataset
 from sightline.data.membership import ImageRow
@@ -25,6 +24,7 @@ from sightline.data.survey import by_name, tiny
 from sightline.errors import ModelError
 from sightline.records import PARTS, Part
 
+_PACKED = 1000  # times that small images may have shrunk: blank ones do
 MOST = 20_000  # images among which near duplicates are looked for: a few seconds
 
 Kind = Literal["identical", "near"]
@@ -65,9 +65,10 @@ class SmallImages:
     def load(cls, path: Path) -> SmallImages:
         """Read what `save` wrote; raises `ModelError`."""
         try:
-            with np.load(path, allow_pickle=False) as kept:
-                return cls(tuple(kept["sha256"].tolist()), kept["pixels"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            with files.open_regular(path) as file:
+                kept = files.load_arrays(file, _PACKED)
+            return cls(tuple(kept["sha256"].tolist()), kept["pixels"])
+        except (OSError, ValueError, KeyError) as error:
             raise ModelError(
                 f"{path} cannot be read: {error}. Delete it, and near duplicates of training images are not looked for."
             ) from error

@@ -14,7 +14,6 @@ A line is taken back by deleting it. Empty lines are passed over.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -68,9 +67,9 @@ def read(path: Path) -> list[tuple[int, Correction]]:
 
 def _parsed(line: str, where: str) -> Correction:
     try:
-        row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg}); mend the line or delete it.") from error
+        row: Any = jsonio.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({getattr(error, 'msg', error)}); mend the line or delete it.") from error
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected an object with the keys action, path, sha256, label, to and reason.")
     wrong = [k for k in KEYS if not isinstance(row.get(k), str)] + sorted(set(row) - {*KEYS, "to"})

@@ -13,7 +13,6 @@ Files are read, never extracted; nothing in them is unpickled or run but the ope
 from __future__ import annotations
 
 import hashlib
-import json
 import lzma
 import re
 import stat
@@ -310,6 +309,6 @@ def _zip_reader(archive: zipfile.ZipFile) -> Callable[[str], bytes]:
 
 def _json(text: bytes, name: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return jsonio.loads(text)
+    except ValueError as error:
         raise ModelError(f"{name} is no JSON: {error}") from error

@@ -7,7 +7,6 @@ a copy for whoever finds it alone. Loading verifies every hash and the golden ex
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -55,10 +54,9 @@ def find(path: Path) -> Path | None:
 def _format(folder: Path) -> Any:
     """Return the format that the manifest of a folder names; None where there is no such manifest."""
     try:
-        values = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return jsonio.read(folder / MANIFEST).get("format")
+    except ModelError:
         return None
-    return values.get("format") if isinstance(values, dict) else None
 
 
 def load(folder: Path, threads: int = 0) -> tuple[Manifest, Predictor]:
@@ -100,8 +98,8 @@ def _read(folder: Path) -> tuple[Manifest, str, dict[str, bytes]]:
 
     The files are read once: what was hashed is what runs.
     """
-    values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    if not isinstance(values, dict) or values.get("format") not in FORMATS:
+    values = jsonio.read(folder / MANIFEST)
+    if values.get("format") not in FORMATS:
         raise ModelError(f"{MANIFEST} names none of the formats {', '.join(FORMATS)}")
     if values.pop("manifest_sha256", None) != _own(values):
         raise ModelError(f"{MANIFEST} was changed: its hash is not the one that it holds")

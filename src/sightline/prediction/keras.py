@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.errors import ModelError
 from sightline.prediction.base import Outputs, check_finite
+from sightline.prediction.keras_file import check_file
 from sightline.preprocess import Preprocess
 
 
@@ -47,6 +48,7 @@ class KerasPredictor:
 
         Raises `ModelError` if it cannot be loaded, does not fit `classes` or answers a random image with NaN.
         """
+        check_file(path)
         keras = backend.keras()
         try:
             model = keras.saving.load_model(path, compile=False, safe_mode=True)

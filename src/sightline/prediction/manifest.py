@@ -23,6 +23,10 @@ _KINDS: dict[str, Any] = {
 GOLDEN_FILE = re.compile(r"golden/[0-9]{1,4}\.[a-z0-9]{1,8}")
 
 
+def _is_name(value: Any) -> bool:
+    return type(value) is str and value != "" and jsonio.is_text(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Golden:
     """A picture whose answer is known.
@@ -75,7 +79,7 @@ class Manifest:
             raise ModelError(f"the manifest's thresholds are not whole: {error}") from error
         if not 1 <= len(self.classes) <= MOST_CLASSES:
             raise ModelError(f"the manifest has {len(self.classes)} classes, expected 1 to {MOST_CLASSES}")
-        if len(set(self.classes)) < len(self.classes) or {type(c) for c in self.classes} != {str} or "" in self.classes:
+        if len(set(self.classes)) < len(self.classes) or not all(map(_is_name, self.classes)):
             raise ModelError("the manifest's classes are not names that differ")
         if type(self.temperature) is not float or not 0 < self.temperature < math.inf:
             raise ModelError(f"the manifest's temperature is {self.temperature!r}, expected a number above 0")

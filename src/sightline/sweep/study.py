@@ -37,7 +37,8 @@ def opened(space: Space, name: str, url: str) -> Iterator[Any]:
     """Open the study called `name` in the storage at `url`, or make it; raises `UsageError` if it is another space's.
 
     `url`: ``sqlite:///study.db`` or another database that SQLAlchemy knows, ``journal:FILE`` (a file on a network
-    drive), ``redis://HOST`` or ``grpc://HOST:PORT`` (Optuna's proxy).
+    drive) or ``grpc://HOST:PORT`` (Optuna's proxy). Not Redis: Optuna unpickles what lies there, so that whoever can
+    write to it can run code here.
     """
     package = optuna()
     with warnings.catch_warnings():
@@ -57,7 +58,7 @@ def opened(space: Space, name: str, url: str) -> Iterator[Any]:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(
                 f"The study cannot be kept in {_without_password(url)}: {reason.rstrip('.')}. Give a database such as "
-                "sqlite:///study.db or postgresql://USER@HOST/DATABASE, journal:FILE, redis://HOST or grpc://HOST:PORT."
+                "sqlite:///study.db or postgresql://USER@HOST/DATABASE, journal:FILE or grpc://HOST:PORT."
             ) from error
         try:
             if meaning is None:
@@ -80,7 +81,7 @@ def _storage(package: Any, url: str) -> Any:
         backend = package.storages.journal.JournalFileBackend(rest.removeprefix("//"))
         return package.storages.JournalStorage(backend)
     if scheme in {"redis", "rediss"}:
-        return package.storages.JournalStorage(package.storages.journal.JournalRedisBackend(url))
+        raise ValueError("Optuna unpickles what lies in Redis, so that whoever can write there could run code here")
     if scheme == "grpc":
         host, _, port = rest.removeprefix("//").partition(":")
         return package.storages.GrpcStorageProxy(host=host, port=int(port or 13000))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -127,13 +126,14 @@ def _number(path: Path) -> int:
 def read(path: Path) -> Checkpoint:
     """Read one checkpoint; raises `ModelError` if it is damaged."""
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) as file:
             if not path.stem.endswith(hashlib.file_digest(file, "sha256").hexdigest()[:16]):
                 raise ModelError(f"The checkpoint {path} is damaged: its content does not match its hash.")
             file.seek(0)
-            with np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            arrays = files.load_arrays(file)
+        state = jsonio.loads(str(arrays.pop("state", "")))
     except (OSError, ValueError) as error:
         raise ModelError(f"The checkpoint {path} cannot be read: {error}.") from error
-    state = json.loads(str(arrays.pop("state")))
+    if not isinstance(state, dict):
+        raise ModelError(f"The checkpoint {path} cannot be read: its state is no JSON object.")
     return Checkpoint(arrays, state)

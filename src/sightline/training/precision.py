@@ -7,7 +7,6 @@ MobileNetV2 there, and slows everything elsewhere: no rule but the clock tells.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -90,7 +89,7 @@ def lowered(model: Any, precision: str) -> Iterator[None]:
 
 def _remembered(place: Path) -> float | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return float(json.loads(place.read_text(encoding="utf-8"))["gain"])
+        return float(jsonio.loads(place.read_text(encoding="utf-8"))["gain"])
     return None
 
 

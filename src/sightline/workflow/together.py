@@ -107,7 +107,7 @@ class Meeting:
             return saved
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        return Checkpoint(arrays, json.loads(str(arrays.pop("state"))))
+        return Checkpoint(arrays, jsonio.loads(str(arrays.pop("state"))))
 
     @contextmanager
     def apart(self) -> Iterator[None]:

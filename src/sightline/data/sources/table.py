@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sightline import jsonio
 from sightline.data.sources.text import decode_text
 from sightline.errors import DataError
 
@@ -123,19 +124,21 @@ def _json_lines(text: str, name: str) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):  # JSON may hold the other line ends of splitlines
         if line.strip():
             try:
-                value: Any = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{name}, line {number}: not JSON ({error.msg}).") from error
+                value: Any = jsonio.loads(line)
+            except ValueError as error:
+                raise DataError(f"{name}, line {number}: not JSON ({getattr(error, 'msg', error)}).") from error
             yield _row(value, number, f"{name}, line {number}")
 
 
 def _read_json(text: str, name: str) -> Table:
     try:
-        value: Any = json.loads(text)
+        value: Any = jsonio.loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # lines of JSON, called .json
             return _table(_json_lines(text, name), name)
         raise DataError(f"{name}, line {error.lineno}: not JSON ({error.msg}).") from error
+    except ValueError as error:
+        raise DataError(f"{name}: not JSON ({error}).") from error
     if isinstance(value, dict) and {"images", "annotations"} <= set(value):
         return _table(_coco(value, name), name)
     if isinstance(value, dict) and value and all(isinstance(v, str | int) for v in value.values()):

@@ -1,0 +1,101 @@
+"""What a ``.keras`` file may take, checked before Keras reads it.
+
+It is a zip of two JSON files and one HDF5 file, as large as what it holds: Keras packs none of them. One from a
+stranger may be packed, and unpack to all memory: JSON of spaces, or weights of a shape that no network here has.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+from sightline import files
+from sightline.errors import ModelError
+
+NAMES = {"config.json": 64 << 20, "metadata.json": 1 << 20, "model.weights.h5": 16 << 30}
+"""The members of a file, and the most bytes of each."""
+_ITEMS = 100_000  # groups and arrays
+_ROOM = 1 << 20  # bytes that a file may unpack to, whatever its size
+
+
+def check_file(path: Path) -> None:
+    """Raise `ModelError` for a ``.keras`` file that unpacks to more than it can hold, or holds anything else."""
+    try:
+        with files.open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                most = NAMES.get(info.filename)
+                if most is None:
+                    raise ModelError(f"The model {path} holds {info.filename!r}, which none of ours does.")
+                if info.file_size > min(most, max(_ROOM, info.compress_size)):
+                    raise ModelError(
+                        f"The model {path} cannot be used: {info.filename} unpacks from {info.compress_size:,} "
+                        f"bytes to {info.file_size:,}. Train it again."
+                    )
+            weights = archive.getinfo("model.weights.h5")
+            size = _weights_size(_stream(file, archive, weights), path)
+    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ModelError(f"The model {path} cannot be loaded: {error}. Train it again.") from error
+    if size > weights.file_size:
+        raise ModelError(f"The model {path} cannot be used: its weights take {size:,} bytes, more than the file holds.")
+
+
+class _Window(io.RawIOBase):
+    """A part of an open file, as a file: weights need not be read to be looked at."""
+
+    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._start + self._at)
+        data = self._file.read(min(len(buffer), max(self._size - self._at, 0)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _stream(file: IO[bytes], archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
+    """Return a member of a zip as a file: where it lies if it is not packed, else in memory, as it is small then."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        return io.BytesIO(archive.read(info))
+    file.seek(info.header_offset + 26)
+    name, extra = struct.unpack("<HH", file.read(4))
+    return _Window(file, info.header_offset + 30 + name + extra, info.file_size)
+
+
+def _weights_size(content: Any, path: Path) -> int:
+    """Return how many bytes the arrays in an HDF5 file take; raises `ModelError` for links, which lead elsewhere."""
+    import h5py  # Keras needs it
+
+    total = 0
+    seen: set[int | None] = set()
+    with h5py.File(content) as file:
+        groups = [file]
+        while groups:
+            group = groups.pop()
+            for name in group:
+                item = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+                address = None if item is None else h5py.h5o.get_info(item.id).addr
+                if address in seen or len(seen) > _ITEMS:  # a second name makes a ring, or counts twice
+                    raise ModelError(f"The model {path} cannot be used: its weights hold {name!r} twice, or too many.")
+                seen.add(address)
+                if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
+                    total += item.nbytes
+                elif isinstance(item, h5py.Group):
+                    groups.append(item)
+                else:
+                    raise ModelError(f"The model {path} cannot be used: {name!r} in its weights leads elsewhere.")
+    return total
