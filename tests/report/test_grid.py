@@ -70,7 +70,7 @@ def test_long_and_odd_names_are_drawn(drawn: list[Any]) -> None:
     assert titles[:2] == names[:2]
     assert len(titles[2]) <= canvas.LONGEST + 1
     assert not drawn[0].axes[1].title.get_parse_math()
-    assert drawn[0].axes[0].title.get_fontfamily() == canvas.families()
+    assert drawn[0].axes[0].title.get_fontfamily() == canvas.families(names[0])
 
 
 def test_words_on_two_lines_cover_no_picture(drawn: list[Any]) -> None:
