@@ -160,7 +160,8 @@ def test_every_command_takes_an_export(
         assert (one["path"], one["label"]) == (two["path"], two["label"])
         assert one["probability"] == pytest.approx(two["probability"], abs=1e-4)
     judged = sightline("evaluate", folder, colours, "--json").json
-    assert judged["accuracy"] == sightline("evaluate", run, colours, "--json").json["accuracy"]
+    assert judged["count"] == 120
+    assert judged["accuracy"] == sightline("evaluate", run, colours, "--include-training", "--json").json["accuracy"]
     told = sightline("explain", folder, pictures[0], "--out", tmp_path / "figures", "--json")
     assert told.code == 0
     assert told.lines[0]["method"] == "occlusion"

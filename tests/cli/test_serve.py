@@ -134,4 +134,4 @@ def test_bad_use_gets_one_clear_message(sightline: Command, trained: tuple[Path,
         found = sightline("serve", trained[0], "--port", taken.getsockname()[1])
         assert (found.code, found.out) == (2, "")
         assert "cannot be listened at" in found.err
-    assert "not there" in sightline("serve", tmp_path / "none").err
+    assert "There is no model" in sightline("serve", tmp_path / "none").err

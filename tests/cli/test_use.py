@@ -209,7 +209,7 @@ def test_out_that_fails_on_the_way_leaves_what_was_there(
         (("evaluate", "{picture}", "{run}"), "the model comes first, then the images"),
         (("predict", "{run}", "{tmp}"), "no images"),
         (("evaluate", "{run}", "--split", "tset"), "test"),
-        (("evaluate", "{run}", "{tmp}"), "No pictures"),
+        (("evaluate", "{run}", "{tmp}"), "No images"),
         (("recipes", "qick"), "quick"),
     ],
 )
@@ -228,7 +228,7 @@ def test_evaluate_json(sightline: Command, run: Path, colours: Path) -> None:
     low, high = own["accuracy_interval"]
     assert 0 <= low <= own["accuracy"] <= high <= 1
     assert sum(map(sum, own["confusion"])) == own["count"] == sum(c["support"] for c in own["per_class"])
-    every = sightline("evaluate", run, colours, "--json").json
+    every = sightline("evaluate", run, colours, "--include-training", "--json").json
     assert every["count"] == 120
     parts = [sightline("evaluate", run, "--split", part, "--json").json["count"] for part in ("train", "validation")]
     assert sum(parts) + own["count"] == 120
@@ -249,7 +249,7 @@ def test_an_unknown_class_is_named(sightline: Command, run: Path, tmp_path: Path
 def test_rejects_are_counted_not_fatal(sightline: Command, run: Path, colours: Path, tmp_path: Path) -> None:
     shutil.copytree(colours, tmp_path / "data")
     (tmp_path / "data" / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    found = sightline("evaluate", run, tmp_path / "data", "--json").json
+    found = sightline("evaluate", run, tmp_path / "data", "--include-training", "--json").json
     assert found["count"] == 120
     assert [r["path"] for r in found["rejects"]] == ["red/broken.png"]
 
