@@ -17,8 +17,6 @@ from sightline.training.fit import Fitted, fit
 from sightline.training.optimizer import optimizer
 from sightline.watch import Watcher
 
-pytestmark = pytest.mark.backends
-
 SHARE = 0.7
 
 
@@ -54,7 +52,7 @@ def by_hand(epochs: int) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("best", [True, False])
+@pytest.mark.parametrize("best", [pytest.param(True, marks=pytest.mark.backends), False])
 def test_a_run_ends_with_the_average(best: bool) -> None:
     network, fitted = trained(SHARE, best=best)
     epochs = 1 + int(np.argmin([r.val_loss or 0.0 for r in fitted.history])) if best else 12
@@ -72,6 +70,7 @@ def test_the_average_is_what_is_judged_and_steps_go_on_from_the_weights() -> Non
     np.testing.assert_allclose(logits, fitted.validation_logits, atol=1e-5)
 
 
+@pytest.mark.backends
 def test_the_weights_come_back_bit_for_bit() -> None:
     keras = backend.keras()
     network = build(plan("fashion-cnn", classes=3))

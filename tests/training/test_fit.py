@@ -154,7 +154,6 @@ def test_best_weights_are_whole_whatever_was_frozen(plans: list[tuple[int, float
 # Rates
 
 
-@pytest.mark.backends
 def test_the_rate_falls_on_a_plateau_and_starts_anew_with_the_stage() -> None:
     stuck = OptimizerConfig("sgd", learning_rate=1e-12, momentum=0.0)
     schedule = ScheduleConfig(name="plateau", monitor="val_accuracy", compare="previous", patience=2, factor=0.1)
@@ -173,7 +172,6 @@ def soft_cross_entropy(network: Network, pixels: NDArray[Any], shares: NDArray[n
     return np.asarray(-(shares * log_softmax(logits.astype(np.float64), 1)).sum(1))
 
 
-@pytest.mark.backends
 @pytest.mark.parametrize(
     "changing",
     [AugmentConfig(mixup=1.0), AugmentConfig(cutmix=1.0, flip=True), AugmentConfig(mixup=0.5, cutmix=1.0)],

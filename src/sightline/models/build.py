@@ -83,6 +83,7 @@ def build(plan: Plan) -> Network:
     if plan.l2:
         _penalize(model, plan.l2)
     quicken(model)
+    _seed_dropout(model)
     return Network(model, names, plan.weights is not None, top)
 
 
@@ -210,6 +211,19 @@ def _head(x: Any, plan: Plan, head: Head) -> dict[str, Any]:
     logits = layers.Rescaling(1.0, name="temperature", dtype="float32")(logits)
     probabilities = layers.Softmax(name="probabilities", dtype="float32")(logits)
     return {"probabilities": probabilities, "logits": logits, "features": features}
+
+
+def _seed_dropout(model: Any) -> None:
+    """Let dropout draw from its own seeds on PyTorch, which a checkpoint holds, as it does on the other backends.
+
+    There Keras draws from PyTorch's global state where a layer was given no seed: a resumed run would draw other masks.
+    """
+    if backend.name() != "torch":
+        return
+    for layer in model.layers:
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            generator._initial_seed = int(generator.state.value[0])  # noqa: SLF001  # all that Keras looks at
 
 
 def _penalize(model: Any, l2: float) -> None:

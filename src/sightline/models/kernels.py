@@ -26,8 +26,14 @@ def quicken(model: Any) -> None:
         if isinstance(layer, layers.BatchNormalization):
             if layer.axis in (-1, 3) and not layer.renorm and layer.compute_dtype in ("float32", "bfloat16", "float16"):
                 layer.call = _fused(layer, layer.call)
-        elif isinstance(layer, layers.DepthwiseConv2D) and max(layer.strides) > 1:
+        elif stays_in_float32(layer):
             layer.dtype_policy = "float32"
+
+
+def stays_in_float32(layer: Any) -> bool:
+    """Tell whether a layer is a strided depthwise convolution on TensorFlow; see `quicken`."""
+    depthwise = backend.keras().layers.DepthwiseConv2D
+    return backend.name() == "tensorflow" and isinstance(layer, depthwise) and max(layer.strides) > 1
 
 
 def _fused(layer: Any, plain: Callable[..., Any]) -> Callable[..., Any]:

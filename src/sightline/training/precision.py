@@ -21,6 +21,7 @@ from sightline.config import RunConfig
 from sightline.data import cache
 from sightline.errors import OutputError
 from sightline.models.build import Plan, build
+from sightline.models.kernels import stays_in_float32
 from sightline.training.optimizer import label_shares, loss, optimizer
 
 Precision = Literal["float32", "mixed_bfloat16"]
@@ -65,17 +66,16 @@ def lowered(model: Any, precision: str) -> Iterator[None]:
     """Let a float32 `model` compute in bfloat16 while the block runs, where `precision` is "mixed_bfloat16".
 
     As `models.build.build` has it, pixels are normalised and logits made in float32; so are strided depthwise
-    convolutions (see `models.kernels.quicken`). The block must compile what it runs.
+    convolutions (see `models.kernels.stays_in_float32`). The block must compile what it runs.
     """
     if precision != "mixed_bfloat16":
         yield
         return
     ends = {"normalize", "features", "predictions", "as_row", "two_classes", "pair", "temperature", "probabilities"}
-    depthwise = backend.keras().layers.DepthwiseConv2D
     layers = [
         layer
         for layer in model._flatten_layers(include_self=False)  # noqa: SLF001  # the only walk that enters nested models
-        if layer.name not in ends and not (isinstance(layer, depthwise) and max(layer.strides) > 1)
+        if layer.name not in ends and not stays_in_float32(layer)
     ]
     policies = [layer.dtype_policy for layer in layers]
     try:
