@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import io
 import json
 import sys
@@ -22,7 +21,7 @@ from sightline.config import resolve
 from sightline.errors import DataError, Interrupted, MissingExtraError, ModelError, SightlineError, UsageError
 from sightline.records import EpochRecord, PartFigures, TrainResult
 from sightline.run import Run
-from sightline.sweep import Sweep, Trial, parameters, space, study, sweep
+from sightline.sweep import Sweep, Trial, child, parameters, space, study, sweep
 from sightline.watch import Watcher
 
 TINY = """
@@ -266,7 +265,7 @@ def test_the_same_call_again_trains_nothing(
     def never(*arguments: Any, **options: Any) -> None:
         raise AssertionError("finished trials are not repeated, failed and pruned ones neither")
 
-    monkeypatch.setattr(workflow, "train", never)
+    monkeypatch.setattr(child, "train", never)
     assert sweep(colours, done[0].parent / "mine.toml", out=done[0]) == done[1]
 
 
@@ -274,7 +273,7 @@ def test_the_same_call_again_trains_nothing(
 
 
 class Trainer:
-    """Stands in for `workflow.train`: an epoch's figure follows from the learning rate; may be told to fail."""
+    """Stands in for `child.train`: an epoch's figure follows from the learning rate; may be told to fail."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -289,7 +288,7 @@ class Trainer:
         *,
         recipe: str,
         config: Path | None,
-        set: list[str],  # noqa: A002  # as `workflow.train` calls it
+        set: list[str],  # noqa: A002  # as `child.train` calls it
         out: Path,
         force: bool,
         watcher: Watcher,
@@ -313,8 +312,7 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     made = Trainer()
-    monkeypatch.setattr(workflow, "train", made)
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # 0.2 s for each trial, and no network to be rid of
+    monkeypatch.setattr(child, "train", made)
     return made
 
 
@@ -360,7 +358,7 @@ def test_trials_are_ranked_and_the_importance_is_drawn(search: Search, tmp_path:
 
 def test_a_loss_is_the_better_the_smaller(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = iter([0.3, 0.1, 0.2, 0.5, 0.4, 0.6])
-    train = workflow.train
+    train = child.train
 
     def changed(*arguments: Any, **options: Any) -> TrainResult:
         import dataclasses
@@ -368,7 +366,7 @@ def test_a_loss_is_the_better_the_smaller(search: Search, monkeypatch: pytest.Mo
         found = train(*arguments, **options)
         return dataclasses.replace(found, validation=PartFigures(0.5, next(figures), 100))
 
-    monkeypatch.setattr(workflow, "train", changed)
+    monkeypatch.setattr(child, "train", changed)
     assert [t.value for t in search(f'monitor = "validation.loss"\n{GRID}').trials] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 
 

@@ -9,6 +9,7 @@
     |-- ModelError              2           a model, its weights or a run cannot be built or loaded
     |-- OutputError             2           a place to write to is missing, in use or not writable
     |-- OutOfMemory             2           the memory is too small for what the settings ask for
+    |-- ProcessError            2           a process that trained for this one ended without an outcome
     |-- HostError               2           one of several hosts that train together was lost
     |-- MissingExtraError       2           an optional package is not installed (names its install line)
     |-- DivergedError           1           training met a loss that is not a number
@@ -30,6 +31,15 @@ class SightlineError(Exception):
     """Base of all errors that are the user's to mend; the command line prints it without a traceback."""
 
     exit_code = 2
+
+    def __reduce__(self) -> tuple[Any, ...]:  # so that errors reach another process whatever their classes take
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[SightlineError], args: tuple[Any, ...], state: dict[str, Any]) -> SightlineError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(SightlineError):
@@ -62,6 +72,10 @@ class OutputError(SightlineError):
 
 class OutOfMemory(SightlineError):
     """The memory of the machine or of its device is too small for what the settings ask for."""
+
+
+class ProcessError(SightlineError):
+    """A process that trained for this one ended without an outcome, as one does that is killed."""
 
 
 class HostError(SightlineError):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from command import Command
-from sightline import workflow
 from sightline.errors import Interrupted
+from sightline.sweep import child
 
 SPACE = """
 recipe = "quick"
@@ -63,12 +70,48 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(
     def stop(*arguments: Any, **options: Any) -> None:
         raise Interrupted("Stopped in epoch 1.")
 
-    monkeypatch.setattr(workflow, "train", stop)
+    monkeypatch.setattr(child, "train", stop)
     found = sightline("sweep", colours, space, "--out", tmp_path / "o")
     assert found.code == 130
     assert found.out == ""
     assert "0 of 2 trials" in found.err
     assert "the same command" in found.err
+
+
+AROUND = """
+import atexit, sys
+from sightline.cli import main
+heavy = {"jax", "keras", "tensorflow", "torch"}
+atexit.register(lambda: print("imported here:", sorted(heavy & set(sys.modules)), flush=True))
+main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process on Windows")
+def test_a_signal_reaches_the_trial_and_the_sweep_itself_imports_no_framework(
+    colours: Path, space: Path, tmp_path: Path
+) -> None:
+    """So its memory stays what it was, however many trials there are: what each took went with its process."""
+    space.write_text(SPACE.replace("epochs = 1", "epochs = 10_000"))
+    command = [sys.executable, "-c", AROUND, "sweep", str(colours), str(space), "--out", str(tmp_path / "o")]
+    run = tmp_path / "o" / "trial-0001"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as sweeping:
+        until = time.monotonic() + 300
+        while not (run / "history.jsonl").is_file() or not (run / "history.jsonl").read_text():
+            assert sweeping.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        sweeping.send_signal(signal.SIGTERM)
+        out, err = sweeping.communicate(timeout=300)
+    assert sweeping.returncode == 130, err
+    assert "0 of 2 trials" in err
+    assert "the same command" in err
+    assert out == "imported here: []\n"
+    info = json.loads((run / "run.json").read_text())
+    assert info["status"] == "interrupted"
+    assert list((run / "checkpoints").glob("*.npz")), "its state was saved"
+    with (run / "lock").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process that trained is gone
 
 
 def test_bad_input_gets_one_clear_message(sightline: Command, colours: Path, space: Path, tmp_path: Path) -> None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sightline import files, intervals, jsonio, workflow
+from sightline import files, intervals, jsonio
 from sightline.data.index import Sources, as_list
 from sightline.data.sources.listing import Listing
 from sightline.errors import DataError, Interrupted, MissingExtraError, OutputError, SightlineError, UsageError, plural
 from sightline.records import EpochRecord, TrainResult
 from sightline.report import compare
 from sightline.run import Run
-from sightline.sweep import results
+from sightline.sweep import child, results
 from sightline.sweep import study as studies
 from sightline.sweep.parameters import Choices, Value, literal
 from sightline.sweep.results import Sweep
@@ -46,7 +45,7 @@ def sweep(
     set: Sequence[str] = (),  # noqa: A002  # the option's own name
     watcher: Watcher | None = None,
 ) -> Sweep:
-    """Train once for each trial of a search space, and say which trial did best.
+    """Train once for each trial of a search space, each in a process of its own, and say which trial did best.
 
     `sources`: what `workflow.train` takes. `space`: the file of a search space (see `sightline.sweep.space`) or the
     name of one that ships. `out`: a folder, ``runs/<space>-<data>`` if None, that gets a run directory for each trial,
@@ -159,7 +158,7 @@ class _Search:
         assignments = ["train.keep_state=false", *self.space.assignments(values)]  # of many, few are ever extended
         assignments += [*self.settings, *([] if self.cache else ["data.cache=false"])]
         try:
-            result = workflow.train(
+            result = child.train(
                 self.sources, recipe=self.space.head.recipe, config=self.space.config, set=assignments, out=path,
                 force=(path / "run.json").is_file(), watcher=watching,
             )  # fmt: skip
@@ -179,8 +178,6 @@ class _Search:
             trial.set_user_attr("reason", str(error))
             self.watcher.say(f"trial {slot} failed: {error}")
             raise _Failed from error
-        finally:
-            gc.collect()  # models hold themselves in circles; TensorFlow itself still keeps 0.1 GB of each training
 
     def _keep(self, trial: Any, result: TrainResult) -> float:
         part = result.validation
