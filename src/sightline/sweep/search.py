@@ -78,12 +78,9 @@ def prepare(folder: Path, space: Space, name: str, settings: Sequence[str] = ())
         raise OutputError(f"{folder} is a file: name a folder with --out.")
     if folder.exists() and any(folder.iterdir()) and not record.is_file():
         raise OutputError(f"{folder} is not empty and holds no sweep ({RECORD}): name another folder with --out.")
-    begun = (folder / TABLE).is_file()
-    if (
-        begun
-        and record.is_file()
-        and (other := record.read_text(encoding="utf-8")) != (mine := _record(name, settings))
-    ):
+    mine = _record(name, settings)
+    begun = (folder / TABLE).is_file() and record.is_file()
+    if begun and (other := record.read_text(encoding="utf-8")) != mine:
         raise OutputError(f"{folder} holds the sweep {other.strip()}, not {mine.strip()}: name another with --out.")
     files.write(folder / "space.toml", space.text.encode())
     files.write(record, mine.encode())
