@@ -19,7 +19,7 @@ from command import COLOURS, draw_classes
 from sightline import workflow
 from sightline.config import resolve
 from sightline.errors import DataError, Interrupted, MissingExtraError, ModelError, SightlineError, UsageError
-from sightline.records import EpochRecord, PartFigures, TrainResult
+from sightline.records import EpochRecord, PartFigures, TrainingMetrics, TrainResult
 from sightline.run import Run
 from sightline.sweep import Sweep, Trial, child, parameters, space, study, sweep
 from sightline.watch import Watcher
@@ -304,9 +304,10 @@ class Trainer:
         for epoch in range(1, resolved.train.epochs + 1):
             watcher.epoch(EpochRecord(epoch, "training", 1.0, 0.5, 1.0, accuracy, 0.1, 1.0, 1.0))
         run.update(status="complete")
-        part = PartFigures(accuracy, 1.0, 100)
+        train, validation = TrainingMetrics(0.5, 1.0, 300), PartFigures(accuracy, 1.0, 100)
         classes = ("a", "b")
-        return TrainResult(str(out), "m", 5, classes, part, part, None, resolved.train.epochs, 2.0, 1.0, "", recipe)
+        epochs = resolved.train.epochs
+        return TrainResult(str(out), "m", 5, classes, train, validation, None, epochs, 2.0, 1.0, "", recipe)
 
 
 @pytest.fixture

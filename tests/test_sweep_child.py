@@ -28,12 +28,12 @@ IMPORTS = """
 import os, signal, sys, time
 from sightline import workflow
 from sightline.errors import DataError, DivergedError, Interrupted, MissingExtraError
-from sightline.records import EpochRecord, PartFigures, TrainResult
+from sightline.records import EpochRecord, PartFigures, TrainingMetrics, TrainResult
 from sightline.training import interrupt
 record = EpochRecord(1, "training", 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
-figures = PartFigures(0.5, 1.0, 8)
+training, validation = TrainingMetrics(0.5, 1.0, 8), PartFigures(0.5, 1.0, 8)
 def result(path):
-    return TrainResult(str(path), "m", 5, ("a", "b"), figures, figures, None, 1, 2.0, 1.0, "", "quick")
+    return TrainResult(str(path), "m", 5, ("a", "b"), training, validation, None, 1, 2.0, 1.0, "", "quick")
 """
 
 

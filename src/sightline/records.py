@@ -346,6 +346,20 @@ class PartFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingMetrics:
+    """Accuracy and loss of the training split in the best epoch, None where there was no epoch, and its images."""
+
+    accuracy: float | None
+    loss: float | None
+    count: int
+
+    @classmethod
+    def of(cls, best: EpochRecord | None, count: int) -> TrainingMetrics:
+        """Return those of the epoch whose weights were kept."""
+        return cls(None, None, count) if best is None else cls(best.accuracy, best.loss, count)
+
+
+@dataclass(frozen=True, slots=True)
 class TrainResult:
     """The outcome of one training run; its fields are those of ``train --json``.
 
@@ -356,7 +370,7 @@ class TrainResult:
     model: str
     parameters: int
     classes: tuple[str, ...]
-    train: PartFigures
+    train: TrainingMetrics
     validation: PartFigures | None
     test: PartFigures | None
     epochs: int

@@ -15,6 +15,7 @@ from sightline.config import SplitConfig
 from sightline.data.dataset import assemble
 from sightline.data.index import index
 from sightline.preprocess import Preprocess
+from sightline.run import Run
 
 CLEAN = {f"{label}/{i}.jpg": jpeg(100 * k + i) for k, label in enumerate(("cat", "dog")) for i in range(24)}
 SICK = CLEAN | {
@@ -128,6 +129,8 @@ def test_train_says_briefly_what_is_wrong_and_recommends_groups(
     allow = ("--allow", "conflicting-duplicates")
     done = sightline("train", sick, *SMALL, "--set", "train.epochs=0", *allow, "--out", tmp_path / "run")
     assert done.code == 0
+    untrained = Run.open(tmp_path / "run").info["result"]["train"]
+    assert (untrained["accuracy"], untrained["loss"], untrained["count"] > 0) == (None, None, True), "not 0: no epoch"
     assert "allowed error: conflicting-duplicates: 1 group of identical files" in done.err
     assert "`sightline doctor` lists them all and says what to do" in done.err
     assert re.search(r"\d+ groups? of near duplicates lies? in several splits .*; --set split.group=near", done.err)

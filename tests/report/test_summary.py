@@ -15,6 +15,7 @@ from sightline.records import (
     PartFigures,
     Prediction,
     Reject,
+    TrainingMetrics,
     TrainResult,
 )
 from sightline.report import summary
@@ -43,7 +44,7 @@ TRAINED = TrainResult(
     model="vgg16",
     parameters=10,
     classes=("a", "b"),
-    train=PartFigures(0.9, 0.2, 80),
+    train=TrainingMetrics(0.9, 0.2, 80),
     validation=PartFigures(0.8, 0.3, 20),
     test=None,
     epochs=3,

@@ -178,7 +178,9 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except ModelError as error:
         text = str(error).rstrip(".")
-        raise ModelError(f"The model {path} cannot be used: {text}. Make it anew with `sightline export`.") from error
+        raise ModelError(
+            f"The model {path} cannot be used: {text}. Copy it again from where it was made, or train it again."
+        ) from error
     except OSError as error:
         raise ModelError(f"The model {path} cannot be read: {error}.") from error
 

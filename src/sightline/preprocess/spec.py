@@ -160,8 +160,10 @@ class Preprocess:
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
         """Rebuild from `to_dict`. Raises ModelError for another schema and for missing, unknown or wrong values."""
         expected = cls().to_dict()
-        if set(values) != set(expected) or values["schema"] != SCHEMA:
-            raise ModelError(f"preprocess must have schema {SCHEMA} and the keys {list(expected)}, got {dict(values)}")
+        if (schema := values.get("schema")) != SCHEMA:
+            raise ModelError(f"preprocess has the schema {schema!r}; this version of Sightline reads {SCHEMA} only")
+        if set(values) != set(expected):
+            raise ModelError(f"preprocess must have the keys {list(expected)}, got {dict(values)}")
         try:
             return cls(**{name: value for name, value in values.items() if name != "schema"})
         except UsageError as error:

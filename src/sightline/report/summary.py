@@ -126,8 +126,8 @@ def interval(value: Interval | None) -> list[float] | None:
 def training(value: TrainResult) -> dict[str, Any]:
     """Return the outcome of a training run."""
 
-    def part(figures: PartFigures | None) -> dict[str, Any] | None:
-        return None if figures is None else asdict(figures)
+    def part(metrics_of: PartFigures | None) -> dict[str, Any] | None:
+        return None if metrics_of is None else asdict(metrics_of)
 
     return {
         "run": value.run,
@@ -137,7 +137,7 @@ def training(value: TrainResult) -> dict[str, Any]:
         "model": value.model,
         "parameters": value.parameters,
         "classes": list(value.classes),
-        "train": part(value.train),
+        "train": asdict(value.train),
         "validation": part(value.validation),
         "test": part(value.test),
         "epochs": value.epochs,

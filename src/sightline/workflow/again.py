@@ -13,7 +13,7 @@ from sightline.data.dataset import Dataset
 from sightline.data.membership import difference
 from sightline.errors import DataError, ModelError, OutputError
 from sightline.evaluation.judgement import Wanted
-from sightline.records import Index, Part, PartFigures, TrainResult
+from sightline.records import Index, Part, PartFigures, TrainingMetrics, TrainResult
 from sightline.run import Run
 from sightline.watch import Watcher
 from sightline.workflow import judging
@@ -115,6 +115,7 @@ def result(run: Run, saved: Mapping[str, Any]) -> TrainResult:
     try:
         parts: dict[str, Any] = {name: rest.pop(name) for name in ("train", "validation", "test")}
         values: dict[str, Any] = {f.name: rest.pop(f.name) for f in fields(TrainResult) if f.name in rest}
+        values["train"] = TrainingMetrics(**parts.pop("train"))
         values |= {name: None if value is None else PartFigures(**value) for name, value in parts.items()}
         values |= {"classes": tuple(values["classes"]), "notes": tuple(values["notes"]), "run": str(run.path)}
         values["bundle"] = None if run.bundle is None else str(run.bundle)

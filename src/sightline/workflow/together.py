@@ -28,7 +28,7 @@ from sightline.data.patch import corrected
 from sightline.errors import DataError, HostError, Interrupted, SightlineError, UsageError, plural
 from sightline.hosts import ALONE, Hosts, Team
 from sightline.models.describe import parameters, weights_sha256
-from sightline.records import Index, PartFigures, TrainResult
+from sightline.records import Index, TrainingMetrics, TrainResult
 from sightline.training import devices
 from sightline.training.checkpoint import Checkpoint
 from sightline.training.fit import fit
@@ -187,7 +187,7 @@ def follow(meeting: Meeting, sources: Sources | None, started: float) -> TrainRe
         model=config.model.name,
         parameters=parameters(model),
         classes=data.classes,
-        train=PartFigures(best.accuracy if best else 0.0, best.loss if best else 0.0, data.counts()["train"]),
+        train=TrainingMetrics.of(best, data.counts()["train"]),
         validation=None,
         test=None,
         epochs=len(fitted.history),

@@ -23,7 +23,17 @@ from sightline.models.build import Plan
 from sightline.models.describe import parameters, weights_sha256
 from sightline.prediction.keras import KerasPredictor
 from sightline.preprocess import Preprocess
-from sightline.records import PARTS, EpochRecord, Evaluation, Index, Labelled, Part, PartFigures, TrainResult
+from sightline.records import (
+    PARTS,
+    EpochRecord,
+    Evaluation,
+    Index,
+    Labelled,
+    Part,
+    PartFigures,
+    TrainingMetrics,
+    TrainResult,
+)
 from sightline.report import figures, judgement, summary
 from sightline.report import judged as drawings
 from sightline.run import Run, check_writable, next_path
@@ -265,7 +275,7 @@ class Training:
             model=self.config.model.name,
             parameters=parameters(model),
             classes=data.classes,
-            train=PartFigures(best.accuracy if best else 0.0, best.loss if best else 0.0, data.counts()["train"]),
+            train=TrainingMetrics.of(best, data.counts()["train"]),
             validation=part("validation"),
             test=part("test"),
             epochs=len(fitted.history),
