@@ -18,7 +18,7 @@ BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-backends lint format docs parity bench lock clean
+.PHONY: help setup demo test test-slow test-backends lint format docs parity bench fuzz lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -59,6 +59,9 @@ parity: $(VENV)/installed ## export every network in every format installed here
 bench: $(VENV)/installed ## run every benchmarks/bench_*.py
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
 
+fuzz: $(VENV)/fuzz ## draw inputs that may break a reader of files, for FUZZ_SECONDS (60); on Linux and x86-64
+	@$(BIN)/python tests/fuzz.py $(ARGS)
+
 lock: $(VENV)/installed ## bring requirements.lock up to pyproject.toml; ARGS=--upgrade takes the newest of everything
 	@cp requirements.lock $(VENV)/new.lock
 	@$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --generate-hashes --python-version 3.11 \
@@ -72,6 +75,8 @@ lock: $(VENV)/installed ## bring requirements.lock up to pyproject.toml; ARGS=--
 		$$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock) \
 		$(ARGS) --output-file $(VENV)/new.lock pyproject.toml
 	@mv $(VENV)/new.lock requirements-backends.lock
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group fuzz \
+		--custom-compile-command "make lock" $(ARGS) --output-file requirements-fuzz.lock
 
 clean: ## remove .venv, caches and builds; runs/ stays
 	rm -rf $(VENV) $(BACKENDS) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
@@ -100,4 +105,8 @@ $(BACKENDS)/installed: $(VENV)/locked requirements-backends.lock
 	@$(ON_BACKENDS) -m pip --disable-pip-version-check -qq install --no-deps --require-hashes -r requirements-backends.lock
 	@$(ON_BACKENDS) -m pip --disable-pip-version-check -qq install --no-deps "$(TORCH)"
 	@$(ON_BACKENDS) -c 'import torch' || { echo "$(TORCH) is not a build for CPUs: make TORCH=WHEEL test-backends"; exit 1; }
+	@touch $@
+
+$(VENV)/fuzz: $(VENV)/installed requirements-fuzz.lock
+	@$(PIP) install --require-hashes -r requirements-fuzz.lock
 	@touch $@

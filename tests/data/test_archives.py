@@ -171,3 +171,15 @@ def test_the_limits_are_settings_of_the_source(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip", {"cat/1.png": image(1), "dog/1.png": image(2)})
     with pytest.raises(DataError, match="more than 1 members"):
         index(path, options=DataConfig(limits=LimitsConfig(archive_members=1)))
+
+
+def test_members_without_a_name_are_passed_over(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # zipfile warns of a name that comes twice
+        write_zip(tmp_path / "a.zip", {"cat/1.png": image(1), "dog/2.png": image(2)})
+        with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+            for name in ("", "", ".", ".", "/", "./"):
+                archive.writestr(zipfile.ZipInfo(name), image(3))
+    listed = index(tmp_path / "a.zip")
+    assert [p.path for p in listed.pictures] == ["cat/1.png", "dog/2.png"]
+    assert listed.skipped == 4

@@ -130,7 +130,8 @@ def tell_apart(members: Iterable[tuple[str, Member]]) -> tuple[dict[str, Member]
                 break
             repeated[name] = repeated.get(name, 1) + 1
             at = PurePosixPath(name)
-            key = str(at.with_name(f"{at.stem} ({repeated[name]}){at.suffix}"))
+            again = f"{at.stem} ({repeated[name]}){at.suffix}"
+            key = str(at.with_name(again)) if at.name else again  # a name may be empty
         kept[key] = member
     return kept, tuple(repeated)
 

@@ -18,6 +18,8 @@ def is_hidden(path: str) -> bool:
     (True, False)
     """
     parts = PurePosixPath(path).parts
+    if not parts:  # a member of an archive may have no name
+        return True
     return any(p.startswith(".") or p == "__MACOSX" for p in parts) or parts[-1].lower() in {"thumbs.db", "desktop.ini"}
 
 

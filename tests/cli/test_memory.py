@@ -1,0 +1,62 @@
+"""Odd images take no more memory than others: the peak of whole commands over 388 of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MIB = 1 << 20
+MOST = 512 * MIB
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the peak is measured as Linux does"),
+]
+
+
+def peak(*arguments: str | Path, codes: tuple[int, ...] = (0,)) -> int:
+    """Run Python with these arguments and return the most bytes of memory that it held, libraries included."""
+    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    assert child.returncode in codes
+    return usage.ru_maxrss * 1024
+
+
+@pytest.fixture(scope="module")
+def classes(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two class folders of links to all odd images."""
+    folder = tmp_path_factory.mktemp("odd")
+    odd = sorted(p for p in (shared / "data/odd_images").rglob("*") if p.is_file() and p.suffix not in {".csv", ".txt"})
+    for number, path in enumerate(odd):
+        link = folder / "ab"[number % 2] / f"{number}-{path.name}"
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A run of a tiny network, and the peak of its training."""
+    run = tmp_path_factory.mktemp("memory") / "run"
+    options = ["--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden=[8]", "--epochs", "1"]
+    allowed = ["--allow", "conflicting-duplicates"]
+    return run, peak("-m", "sightline", "train", classes, "--out", run, *options, *allowed)
+
+
+def test_doctor_over_odd_images(classes: Path) -> None:
+    assert peak("-m", "sightline", "doctor", classes) < MOST
+
+
+def test_predict_over_odd_images(classes: Path, trained: tuple[Path, int]) -> None:
+    for model in (trained[0], trained[0] / "bundle"):
+        assert peak("-m", "sightline", "predict", model, classes, codes=(1,)) < MOST  # 1: some cannot be read
+
+
+def test_train_over_odd_images(trained: tuple[Path, int]) -> None:
+    """What training adds to TensorFlow, which takes 613 MiB by itself as soon as it is imported."""
+    assert trained[1] - peak("-c", "import tensorflow") < 320 * MIB

@@ -1,0 +1,67 @@
+"""Draws inputs for the readers of `fuzz_targets.py`, guided by what their code does, and keeps what breaks one.
+
+``python tests/fuzz.py [TARGET ...]``: the time in FUZZ_SECONDS is shared out among the targets. An exception that no
+reader promises, a signal, more than 10 s or 1 GiB for one input is a finding: libFuzzer writes it to
+``tests/corpus/TARGET/``, from where `test_corpus.py` reads it again at all times. What is drawn is kept in
+``build/fuzz``, so that the next call goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CORPUS, KEPT = ROOT / "tests/corpus", ROOT / "build/fuzz"
+SECONDS, MEGABYTES = 10, 1024  # for one input
+
+
+def main(names: list[str]) -> int:
+    """Fuzz each target in a process of its own; return 1 if anything was found."""
+    from fuzz_targets import LARGEST, TARGETS
+
+    names = names or list(TARGETS)
+    total = float(os.environ.get("FUZZ_SECONDS") or 60)
+    failed = []
+    for name in names:
+        own = KEPT / name
+        for folder in (own, CORPUS / name):
+            folder.mkdir(parents=True, exist_ok=True)
+        for number, seed in enumerate(TARGETS[name].seeds()):
+            if len(seed) <= LARGEST:
+                (own / f"seed-{number}").write_bytes(seed)
+        sys.stdout.write(f"== {name}\n")
+        sys.stdout.flush()
+        done = subprocess.run(
+            [
+                sys.executable, __file__, "--target", name, str(own), str(CORPUS / name),
+                f"-artifact_prefix={CORPUS / name}/", f"-max_total_time={max(1, round(total / len(names)))}",
+                f"-timeout={SECONDS}", f"-rss_limit_mb={MEGABYTES}", f"-max_len={LARGEST}", "-print_final_stats=1",
+                "-verbosity=0",
+            ],
+            env=os.environ | {"SIGHTLINE_MODEL_LIMIT": "0.1"},  # a graph that is allowed 10 s may take 11 here
+            check=False,
+        )  # fmt: skip
+        if done.returncode:
+            failed.append(name)
+    sys.stdout.write(f"Found inputs that break: {', '.join(failed)}. See {CORPUS}.\n" if failed else "Nothing found.\n")
+    return int(bool(failed))
+
+
+def fuzz(name: str, arguments: list[str]) -> None:
+    """Draw inputs for one target; libFuzzer ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=["sightline", "PIL", "zipfile", "tarfile"]):
+        from fuzz_targets import TARGETS
+    atheris.Setup([__file__, *arguments], TARGETS[name].check)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--target"]:
+        fuzz(sys.argv[2], sys.argv[3:])
+    else:
+        sys.exit(main(sys.argv[1:]))

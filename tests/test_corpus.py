@@ -1,0 +1,24 @@
+"""What once broke a reader is refused, and the files that fuzzing starts from are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fuzz_targets import LARGEST, TARGETS
+
+CORPUS = Path(__file__).parent / "corpus"
+INPUTS = sorted(path for path in CORPUS.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("path", INPUTS, ids=[f"{p.parent.name}-{p.name[:20]}" for p in INPUTS])
+def test_an_input_that_was_found_breaks_nothing_any_more(path: Path) -> None:
+    assert path.stat().st_size <= LARGEST + 1
+    TARGETS[path.parent.name].check(path.read_bytes())
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_fuzzing_starts_from_breaks_nothing(name: str) -> None:
+    for seed in TARGETS[name].seeds():
+        TARGETS[name].check(seed)
