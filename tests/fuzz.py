@@ -9,6 +9,7 @@ reader promises, a signal, more than 10 s or 1 GiB for one input is a finding: l
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -55,8 +56,14 @@ def fuzz(name: str, arguments: list[str]) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["sightline", "PIL", "zipfile", "tarfile"]):
-        from fuzz_targets import TARGETS
-    atheris.Setup([__file__, *arguments], TARGETS[name].check)
+        from fuzz_targets import TARGETS, alter_json
+
+    def mutate(data: bytes, most: int, seed: int) -> bytes:
+        rng = random.Random(seed)  # noqa: S311  # draws inputs, no secrets
+        altered = alter_json(data, rng) if name in {"bundle", "manifest", "run"} and rng.random() < 0.5 else None
+        return bytes(atheris.Mutate(data, most)) if altered is None or len(altered) > most else altered
+
+    atheris.Setup([__file__, *arguments], TARGETS[name].check, custom_mutator=mutate)
     atheris.Fuzz()
 
 
