@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import pytest
 from hypothesis import given
@@ -102,3 +105,83 @@ def test_lines_name_the_first_that_is_wrong(tmp_path: Path) -> None:
         path.write_text('{"a": 1}\n' + bad + "\n", encoding="utf-8")
         with pytest.raises(ModelError, match=why):
             jsonio.read_lines(path)
+
+
+# Values into dataclasses
+
+
+@dataclass(frozen=True)
+class Inner:
+    low: float
+    high: float = 1.0
+
+
+class Facts(TypedDict, total=False):
+    name: str
+    counts: Mapping[str, int]
+    inner: Inner | None
+
+
+@dataclass(frozen=True)
+class Outer:
+    kind: Literal["a", "b"]
+    items: tuple[Inner, ...]
+    pair: tuple[int, int] = (1, 2)
+    names: list[str] = field(default_factory=list)
+    facts: Facts | None = None
+    rest: Mapping[str, Any] = field(default_factory=dict)
+
+
+WHOLE = {"kind": "a", "items": [{"low": 0}], "facts": {"name": "x", "inner": None, "other": [1]}, "rest": {"k": []}}
+
+
+def test_values_become_what_the_annotations_say() -> None:
+    made = jsonio.build(Outer, WHOLE, "it")
+    assert made == Outer("a", (Inner(0.0),), facts={"name": "x", "inner": None, "other": [1]}, rest={"k": []})  # type: ignore[arg-type]  # others stay
+    assert isinstance(made.items[0].low, float)
+    assert jsonio.build(Outer, json.loads(json.dumps(dataclasses.asdict(made))), "it") == made
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"kind": "c"}, "kind is 'c', expected 'a' or 'b'"),
+        ({"kind": ["a"]}, r"kind is \['a'\], expected 'a' or 'b'"),
+        ({"items": "text"}, "items is 'text', expected a list"),
+        ({"items": [{}]}, r"items\.0 lacks low"),
+        ({"items": [{"low": "1"}]}, r"items\.0\.low is '1', expected a number"),
+        ({"items": [{"low": True}]}, r"items\.0\.low is True, expected a number"),
+        ({"items": [{"low": 1, "x": 1}]}, r"items\.0 has an unknown key 'x'"),
+        ({"items": [7]}, r"items\.0 is 7, expected an object"),
+        ({"pair": [1]}, r"pair is \[1\], expected a list of 2 values"),
+        ({"pair": [1, 2.0]}, r"pair\.1 is 2\.0, expected a whole number"),
+        ({"names": [None]}, r"names\.0 is None, expected text"),
+        ({"facts": {"counts": {"x": "1"}}}, r"facts\.counts\.x is '1', expected a whole number"),
+        ({"facts": {"inner": []}}, r"facts\.inner is \[\], expected an object"),
+        ({"rest": 1}, "rest is 1, expected an object"),
+        ({"more": 1}, "it has an unknown key 'more'"),
+        ({"kind": "x" * 1000}, r"kind is 'x{36}\.\.\., expected"),
+    ],
+    ids=range(16),
+)
+def test_what_does_not_fit_is_named(change: dict[str, Any], why: str) -> None:
+    with pytest.raises(ModelError, match=rf"^run\.json cannot be read: {why}"):
+        jsonio.build(Outer, WHOLE | change, "run.json")
+
+
+def test_lines_are_built_and_the_wrong_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"low": 1}\n\n{"low": 2, "high": 3}\n', encoding="utf-8")
+    assert jsonio.build_lines(path, lambda _: Inner) == (Inner(1.0), Inner(2.0, 3.0))
+    path.write_text('{"low": 1}\n\n{"high": 3}\n', encoding="utf-8")
+    with pytest.raises(ModelError, match=r"lines\.jsonl, line 3, cannot be read: it lacks low\."):
+        jsonio.build_lines(path, lambda _: Inner)
+
+
+def test_what_nests_deeper_than_any_of_ours_is_refused() -> None:
+    for text in ("[" * 64 + "]" * 64, json.dumps([[1]] * 1000)):
+        jsonio.loads(text)
+    deep: list[str | bytes] = ["[" * 66 + "]" * 66, b'{"a":' * 66 + b"1" + b"}" * 66]
+    for content in deep:
+        with pytest.raises(ValueError, match="nested too deeply"):
+            jsonio.loads(content)

@@ -127,7 +127,7 @@ def test_a_wrong_space_gets_one_clear_message(text: str, words: list[str]) -> No
     ("text", "words"),
     [
         ("[space]\ntrain.epoch = [1]", ["train.epoch", "epochs"]),
-        ("[space]\ntrain.epochs = [1, -1]", ["train.epochs", "at least 0"]),
+        ("[space]\ntrain.epochs = [1, -1]", ["train.epochs", "between 0 and"]),
         ("[settings]\nmodel.nam = 'x'\n[space]\nseed = [1]", ["model.nam"]),
         ("[space.base]\nfrozen = { 'train.stages.4.thaw' = 0 }", ["train.stages.4.thaw"]),
         ("recipe = 'transfr'\n[space]\nseed = [1]", ["transfr", "transfer"]),

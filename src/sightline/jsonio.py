@@ -5,15 +5,20 @@ No file or answer of ours ever holds NaN, and none that does, or that is made to
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from sightline.errors import ModelError
 from sightline.files import open_regular
+from sightline.nesting import DEEPEST, is_deep
 
+T = TypeVar("T")
 MOST = 64 << 20  # bytes of one value: a manifest of 100,000 classes has 10
 
 
@@ -42,7 +47,7 @@ def loads(text: str | bytes) -> Any:
     """Return the value of JSON text that may come from anywhere; raises `ValueError`, and nothing else.
 
     Refused beyond what the grammar refuses: numbers that are not finite, integers of more than 64 bits, and a nesting
-    too deep for the parser.
+    of more than `nesting.DEEPEST`.
 
     >>> loads('{"loss": null}')
     {'loss': None}
@@ -52,9 +57,13 @@ def loads(text: str | bytes) -> Any:
     ValueError: 1e999 is not a finite number
     """
     try:
-        return json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_integer)
+        value = json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_integer)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    brackets = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
+    if brackets > DEEPEST and is_deep(value):
+        raise ValueError("it is nested too deeply")
+    return value
 
 
 def read(path: Path, most: int = MOST) -> dict[str, Any]:
@@ -72,17 +81,155 @@ def read(path: Path, most: int = MOST) -> dict[str, Any]:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a file of JSON lines; raises `ModelError`, naming file and line, if it cannot be read."""
-    rows: list[dict[str, Any]] = []
+    return [row for _, row in _lines(path)]
+
+
+def build_lines(path: Path, kind: Callable[[Mapping[str, Any]], type[T]]) -> tuple[T, ...]:
+    """Return each line of a file as the dataclass that `kind` names for it; raises `ModelError` as `build` does."""
+    return tuple(build(kind(row), row, f"{path}, line {number},") for number, row in _lines(path))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
     try:
         with open_regular(path) as file:
-            for number, line in enumerate(file, 1):
-                row = loads(line) if len(line) <= MOST and line.strip() else {} if not line.strip() else None
+            while line := file.readline(MOST + 1):
+                number += 1
+                if not line.strip():
+                    continue
+                row = loads(line) if len(line) <= MOST else None
                 if not isinstance(row, dict):
                     raise ModelError(f"{path} cannot be read: line {number} is no JSON object.")
-                rows += [row] if row else []
+                yield number, row
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: line {len(rows) + 1}: {error}.") from error
-    return rows
+        where = f"line {number}: " if isinstance(error, ValueError) else ""
+        raise ModelError(f"{path} cannot be read: {where}{error}.") from error
+
+
+def build(kind: type[T], values: Any, where: str) -> T:
+    """Return `values`, of JSON, as a dataclass or a `TypedDict`; each is checked against its annotation.
+
+    Lists become tuples where the annotation says so, whole numbers floats. A dataclass takes no keys but its own, a
+    `TypedDict` others too, as they are. Raises `ModelError`, which begins with `where` and names the key.
+    """
+    try:
+        return cast("T", _checker(cast("Any", kind))(values, ""))
+    except ValueError as error:
+        raise ModelError(f"{where} cannot be read: {error}.") from error
+
+
+_Check = Callable[[Any, str], Any]
+_PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+
+
+@cache
+def _checker(hint: Any) -> _Check:
+    """Return a function of a value and its name that gives the value as `hint` says it, or raises `ValueError`."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return _as_it_is
+    if origin in (Union, types.UnionType):
+        return _either([_checker(a) for a in args])
+    if origin is Literal:
+        return _one_of(args)
+    if origin in (tuple, list, Sequence):
+        fixed = origin is tuple and args[-1] is not ...
+        return _sequence([_checker(a) for a in args if a is not ...], list if origin is list else tuple, fixed=fixed)
+    if origin in (dict, Mapping):
+        return _mapping(_checker(args[1]))
+    return _record(hint) if dataclasses.is_dataclass(hint) or is_typeddict(hint) else _plain(hint)
+
+
+def _as_it_is(value: Any, _name: str) -> Any:
+    return value
+
+
+def _wrong(name: str, value: Any, expected: str) -> ValueError:
+    shown = repr(value)
+    return ValueError(f"{name or 'it'} is {shown if len(shown) <= 40 else shown[:37] + '...'}, expected {expected}")
+
+
+def _plain(kind: Any) -> _Check:
+    def check(value: Any, name: str) -> Any:
+        if type(value) is kind:
+            return value
+        if kind is float and type(value) is int:
+            return float(value)
+        raise _wrong(name, value, _PLAIN[kind])
+
+    return check
+
+
+def _one_of(words: Sequence[Any]) -> _Check:
+    def check(value: Any, name: str) -> Any:
+        if any(type(value) is type(word) and value == word for word in words):
+            return value
+        raise _wrong(name, value, " or ".join(map(repr, words)))
+
+    return check
+
+
+def _either(checks: Sequence[_Check]) -> _Check:
+    def check(value: Any, name: str) -> Any:
+        first: ValueError | None = None
+        for one in checks:
+            try:
+                return one(value, name)
+            except ValueError as error:
+                first = first or error
+        assert first is not None
+        raise first
+
+    return check
+
+
+def _sequence(checks: Sequence[_Check], kind: Callable[[Iterable[Any]], Any], *, fixed: bool) -> _Check:
+    def check(value: Any, name: str) -> Any:
+        if not isinstance(value, list | tuple) or (fixed and len(value) != len(checks)):
+            raise _wrong(name, value, f"a list of {len(checks)} values" if fixed else "a list")
+        each = checks if fixed else [*checks] * len(value)
+        return kind([one(item, f"{name}.{i}") for i, (one, item) in enumerate(zip(each, value, strict=True))])
+
+    return check
+
+
+def _mapping(inner: _Check) -> _Check:
+    def check(value: Any, name: str) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong(name, value, "an object")
+        return {key: inner(item, f"{name}.{key}") for key, item in value.items()}
+
+    return check
+
+
+def _record(kind: Any) -> _Check:
+    hints = get_type_hints(kind)
+    checks = {name: _checker(hint) for name, hint in hints.items()}
+    if dataclasses.is_dataclass(kind):
+        missing = dataclasses.MISSING
+        fields = dataclasses.fields(kind)
+        needed = {f.name for f in fields if f.default is missing and f.default_factory is missing}
+        loose = False
+    else:
+        needed, loose = set(kind.__required_keys__), True
+
+    def check(value: Any, name: str) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong(name, value, "an object")
+        if needed - value.keys():
+            raise ValueError(f"{name or 'it'} lacks {', '.join(sorted(needed - value.keys()))}")
+        start = f"{name}." if name else ""
+        whole = {}
+        for key, item in value.items():
+            if key in checks:
+                whole[key] = checks[key](item, start + key)
+            elif loose:
+                whole[key] = item
+            else:
+                raise ValueError(f"{name or 'it'} has an unknown key {key[:40]!r}")
+        return kind(**whole)
+
+    return check
 
 
 def is_text(name: str) -> bool:

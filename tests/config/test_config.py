@@ -49,7 +49,7 @@ def values(hint: Any, low: float | None = None, high: float | None = None) -> st
         return configs(hint)
     plain: dict[Any, st.SearchStrategy[Any]] = {
         bool: st.booleans(),
-        int: st.integers(None if low is None else int(low), None if high is None else int(high)),
+        int: st.integers(-(2**63) if low is None else int(low), 2**63 - 1 if high is None else int(high)),
         float: st.floats(low, high, allow_nan=False, allow_infinity=False),
         str: TEXT,
     }
@@ -277,8 +277,11 @@ def test_layer_without_units_is_refused(value: int) -> None:
         resolve(at("model.hidden", [8, value]))
 
 
-def test_huge_whole_numbers_are_kept() -> None:
-    assert resolve(at("seed", 10**400)).seed == 10**400
+def test_whole_numbers_have_64_bits_at_most() -> None:
+    assert resolve(at("seed", 2**63 - 1)).seed == 2**63 - 1
+    for value in (2**63, 10**400, 10**10_000):
+        with pytest.raises(ConfigError, match=r"^seed expects a whole number of at most 64 bits\.$"):
+            resolve(at("seed", value))
     with pytest.raises(ConfigError, match=r"train\.l2 must be"):
         resolve(at("train.l2", 10**400))
 
@@ -377,6 +380,39 @@ def test_unreadable_toml_says_where(tmp_path: Path, content: bytes, reason: str)
     with pytest.raises(ConfigError, match=reason) as caught:
         config.read_toml(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a = " + "[" * 100_000, "nested too deeply"),
+        ("a = " + "[" * 80 + "]" * 80, "nested too deeply"),
+        ("a." * 30_000 + "a = 1", "a key of more than 64 parts"),
+        ("[" + '"a" . ' * 70 + "a]", "a key of more than 64 parts"),
+        ("a = " + "9" * 5000, "limit"),
+        ("a = 1\n" * 200_000, "more than 1 MiB"),
+    ],
+    ids=range(6),
+)
+def test_toml_made_to_harm_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=reason) as caught:
+        config.read_toml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_paths_of_many_levels_are_no_long_key(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"[data]\nsources = ['{'../' * 70}x']", encoding="utf-8")
+    assert config.load_config(path).data.sources == ("../" * 70 + "x",)
+
+
+def test_a_wrong_setting_of_a_file_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("seed = 'x'", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mine\.toml: seed expects a whole number, not 'x'\."):
+        config.load_config(path)
 
 
 def test_missing_toml_is_named(tmp_path: Path) -> None:

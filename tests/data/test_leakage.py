@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pictures import encode, scene
+from sightline import jsonio
 from sightline.config import SplitConfig
 from sightline.data import leakage
 from sightline.data.dataset import Dataset, assemble
@@ -68,7 +69,7 @@ def test_nothing_in_two_splits_is_no_leak(data: Dataset) -> None:
 
 def test_leaks_come_back(data: Dataset) -> None:
     leaks = find_leaks(data, small(data).groups())
-    assert tuple(Leak.from_dict(json.loads(json.dumps(leak.to_dict()))) for leak in leaks) == leaks
+    assert tuple(jsonio.build(Leak, json.loads(json.dumps(leak.to_dict())), "a line") for leak in leaks) == leaks
 
 
 def test_small_images_come_back_and_find_near_duplicates_elsewhere(data: Dataset, tmp_path: Path) -> None:

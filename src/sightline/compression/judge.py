@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +30,6 @@ class Judgement:
     difference: float
     interval: Interval
     p_value: float
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Judgement:
-        """Return what `dataclasses.asdict` gave; raises `KeyError` and `TypeError` for what did not come from it."""
-        return cls(**{**values, "interval": Interval(**values["interval"])})
 
     @property
     def worse(self) -> bool:

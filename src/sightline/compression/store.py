@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sightline import files, jsonio
 from sightline.compression.judge import Judgement
 from sightline.errors import ModelError, OutputError
 from sightline.prediction import bundle
 from sightline.prediction.bundle import Bundle
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +81,7 @@ class Store:
         file = self.folder(name) / "record.json"
         if not file.is_file():
             return None
-        values = _read(file)
-        try:
-            values["lineage"] = tuple(values["lineage"])
-            return Candidate(**{f.name: values[f.name] for f in fields(Candidate)})
-        except (KeyError, TypeError) as error:
-            raise ModelError(f"{file} is not whole: {error}. Remove its folder, and it is made anew.") from error
+        return _build(Candidate, _read(file), file, "Remove its folder, and it is made anew.")
 
     def put(self, found: Candidate, made: Bundle | None, save: Callable[[Path], Any] | None = None) -> None:
         """Keep a candidate; `save` writes its Keras model."""
@@ -98,10 +95,9 @@ class Store:
     def judgements(self) -> dict[str, Judgement]:
         """Return what the test part has said of candidates so far, by name."""
         file = self.path / "judgements.json"
-        try:
-            return {name: Judgement.from_dict(value) for name, value in _read(file).items()} if file.is_file() else {}
-        except (KeyError, TypeError) as error:
-            raise ModelError(f"{file} is not whole: {error}. Remove it, and the test part is asked again.") from error
+        if not file.is_file():
+            return {}
+        return _build(dict[str, Judgement], _read(file), file, "Remove it, and the test part is asked again.")
 
     def keep_judgements(self, found: Mapping[str, Judgement]) -> None:
         """Keep what `judgements` returns."""
@@ -150,6 +146,13 @@ def _read(file: Path) -> dict[str, Any]:
         return jsonio.read(file)
     except ModelError as error:
         raise ModelError(f"{error} Remove it, and it is made anew.") from error
+
+
+def _build(kind: type[T], values: Any, file: Path, advice: str) -> T:
+    try:
+        return jsonio.build(kind, values, str(file))
+    except ModelError as error:
+        raise ModelError(f"{error} {advice}") from error
 
 
 def _json(value: Any) -> bytes:

@@ -32,6 +32,7 @@ from sightline.config.tree import (
     StageConfig,
     TrainConfig,
 )
+from sightline.errors import ConfigError
 
 __all__ = [
     "AugmentConfig",
@@ -84,5 +85,9 @@ def _names(table: Any) -> set[str]:
 
 
 def load_config(path: Path) -> RunConfig:
-    """Read a complete or partial configuration from a TOML file."""
-    return resolve(read_toml(path))
+    """Read a complete or partial configuration from a TOML file; raises `ConfigError`, naming the file."""
+    values = read_toml(path)
+    try:
+        return resolve(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sightline.config.tree import TrainConfig
+from sightline.config.tree import MOST_EPOCHS, TrainConfig
 from sightline.errors import plural
 
 
@@ -41,7 +41,7 @@ def share(train: Any, fixed: Collection[int] = ()) -> None:
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_EPOCHS
 
 
 def describe(train: TrainConfig) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from sightline.errors import ConfigError, require, suggest
+from sightline.files import open_regular
+from sightline.nesting import DEEPEST, is_deep
 
 T = TypeVar("T")
+MOST = 1 << 20  # bytes of a file: a complete configuration has 20,000
+_PART = r"""(?:[\w-]{1,200}+|"(?:[^"\\\n]|\\.){0,200}+"|'[^'\n]{0,200}+')"""
+_LONG_KEY = re.compile(rf"{_PART}(?:[ \t]{{0,9}}+\.[ \t]{{0,9}}+{_PART}){{{DEEPEST}}}")
 
 
 def setting(
@@ -67,11 +73,40 @@ def to_dict(config: Any) -> dict[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raises `ConfigError` with the place of the mistake."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a byte order mark first
+        return loads(read_text(path))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not a readable TOML file: {error}.") from error
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a TOML file; raises `ConfigError`."""
+    try:
+        with open_regular(path) as file:
+            data = file.read(MOST + 1)
+        text = data.decode("utf-8-sig")  # some editors put a byte order mark first
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration file {path}.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a readable TOML file: {error}.") from error
+    if len(data) > MOST:
+        raise ConfigError(f"{path} is not a readable TOML file: it has more than {MOST >> 20} MiB.")
+    return text.replace("\r\n", "\n")
+
+
+def loads(text: str) -> dict[str, Any]:
+    """Return the table that TOML text from anywhere describes; raises `ValueError`, and nothing else.
+
+    Deep nesting is refused too: the parser takes cubic time for a key of many parts.
+    """
+    if _LONG_KEY.search(text):
+        raise ValueError(f"it holds a key of more than {DEEPEST} parts")
+    try:
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if is_deep(values):
+        raise ValueError("it is nested too deeply")
+    return values
 
 
 def dump_toml(config: Any) -> str:
@@ -152,8 +187,8 @@ def _element(items: list[Any], key: str, path: str) -> Any:
 
 def _literal(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return loads(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 
@@ -165,13 +200,13 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return _convert_union([a for a in args if a is not type(None)], value, path)
     if origin is Literal:
         if value not in args or type(value) is not type(args[0]):  # 3.0 and True equal whole numbers
-            raise ConfigError(f"{path} cannot be {value!r}.{suggest(str(value), map(str, args))}")
+            raise ConfigError(f"{path} cannot be {_shown(value)}.{suggest(str(value), map(str, args))}")
         return value
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ConfigError(f"{path} expects a list, not {value!r}.")
+            raise ConfigError(f"{path} expects a list, not {_shown(value)}.")
         if args[-1] is not ... and len(value) != len(args):
-            raise ConfigError(f"{path} expects a list of {len(args)} values, not {value!r}.")
+            raise ConfigError(f"{path} expects a list of {len(args)} values, not {_shown(value)}.")
         return tuple(_convert(args[0], v, f"{path}.{i}") for i, v in enumerate(value))
     return _convert_table(hint, value, path) if dataclasses.is_dataclass(hint) else _convert_value(hint, value, path)
 
@@ -187,7 +222,7 @@ def _convert_union(hints: Sequence[Any], value: Any, path: str) -> Any:
         except ConfigError:
             continue
     kinds = [" or ".join(map(str, get_args(h))) if get_origin(h) is Literal else _KINDS.get(h, "a list") for h in hints]
-    raise ConfigError(f"{path} expects {' or '.join(kinds)}, not {value!r}.")
+    raise ConfigError(f"{path} expects {' or '.join(kinds)}, not {_shown(value)}.")
 
 
 def _convert_table(hint: Any, value: Any, path: str) -> Any:
@@ -201,8 +236,18 @@ def _convert_value(hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value) if abs(value) < 1 << 1023 else math.inf
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{path} expects {_KINDS[hint]}, not {value!r}.")
+        raise ConfigError(f"{path} expects {_KINDS[hint]}, not {_shown(value)}.")
+    if hint is int and not -(1 << 63) <= value < 1 << 63:
+        raise ConfigError(f"{path} expects a whole number of at most 64 bits.")
     return value
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it; Python itself refuses to write integers of thousands of digits."""
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        return "a number of more than 64 bits"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

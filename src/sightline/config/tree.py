@@ -9,6 +9,8 @@ from sightline.config.groups import group_rule
 from sightline.config.parse import setting
 from sightline.errors import ConfigError
 
+MOST_EPOCHS = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnsConfig:
@@ -210,7 +212,7 @@ class StageConfig:
 
     name: str = setting("stage", "shown while it runs")
     thaw: int = setting(-1, "layers of the backbone's end that learn too; 0: the head alone, -1: the whole network", -1)
-    epochs: int | None = setting(None, "passes over the training part; unset: train.epochs", 0)
+    epochs: int | None = setting(None, "passes over the training part; unset: train.epochs", 0, MOST_EPOCHS)
     learning_rate: float | None = setting(None, "before the schedule; unset: train.optimizer.learning_rate", 0)
     batch_size: int | None = setting(None, "pictures per step; unset: train.batch_size", 1)
     views: int = setting(
@@ -223,7 +225,7 @@ class TrainConfig:
     """How to train."""
 
     epochs: int = setting(
-        20, "passes over the training images in all; laid on a recipe with stages, it scales theirs", 0
+        20, "passes over the training images in all; laid on a recipe with stages, it scales theirs", 0, MOST_EPOCHS
     )
     batch_size: int = setting(32, "images per step; no more than there are training images", 1)
     loss: Literal["cross_entropy", "focal", "binary"] = setting(

@@ -41,11 +41,6 @@ class Leak:
         """Return it as JSON values."""
         return {"kind": self.kind, "images": [row.to_dict() for row in self.images]}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Leak:
-        """Undo `to_dict`; raises `KeyError` for missing values."""
-        return cls(values["kind"], tuple(ImageRow.from_dict(row) for row in values["images"]))
-
 
 @dataclass(frozen=True, slots=True)
 class SmallImages:

@@ -25,11 +25,6 @@ class ImageRow:
     split: Part
     group: str = ""
 
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> ImageRow:
-        """Return a line of ``data.jsonl``; raises `KeyError` where it lacks a value."""
-        return cls(row["path"], row["sha256"], row["label"], row["split"], row.get("group", ""))
-
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
         group = {"group": self.group} if self.group else {}

@@ -79,11 +79,12 @@ def prepare(folder: Path, space: Space, name: str, settings: Sequence[str] = ())
     if folder.exists() and any(folder.iterdir()) and not record.is_file():
         raise OutputError(f"{folder} is not empty and holds no sweep ({RECORD}): name another folder with --out.")
     mine = _record(name, settings)
-    begun = (folder / TABLE).is_file() and record.is_file()
-    if begun and (other := record.read_text(encoding="utf-8")) != mine:
-        raise OutputError(f"{folder} holds the sweep {other.strip()}, not {mine.strip()}: name another with --out.")
-    files.write(folder / "space.toml", space.text.encode())
-    files.write(record, mine.encode())
+    if (folder / TABLE).is_file() and record.is_file() and (other := jsonio.read(record)) != jsonio.loads(mine):
+        raise OutputError(
+            f"{folder} holds the sweep {jsonio.dumps(other)[:200]}, not {mine.strip()}: name another with --out."
+        )
+    files.write(folder / "space.toml", space.text.encode(), root=folder)
+    files.write(record, mine.encode(), root=folder)
 
 
 def _record(name: str, settings: Sequence[str]) -> str:

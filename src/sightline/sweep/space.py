@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -133,7 +132,7 @@ def read(given: str | Path) -> Space:
     """
     path = Path(given)
     if path.is_file() or path.suffix == ".toml":
-        space = parse_space(_text_of(path), path.stem, path.parent)
+        space = parse_space(parse.read_text(path), path.stem, path.parent)
     else:
         folder = resources.files("sightline.recipes") / "sweeps"
         if str(given) not in names():
@@ -153,14 +152,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".toml") for f in found if f.name.endswith(".toml")))
 
 
-def _text_of(path: Path) -> str:
-    parse.read_toml(path)  # for its messages
-    return path.read_text(encoding="utf-8-sig")
-
-
 def parse_space(text: str, name: str, folder: Path) -> Space:
     """Return the space written in `text`; what it names by path is looked for in `folder`."""
-    values = tomllib.loads(text)
+    try:
+        values = parse.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{Path(folder, name)}.toml is not a readable TOML file: {error}.") from error
     settings, space = values.pop("settings", {}), values.pop("space", {})
     sections = {field.name for field in dataclasses.fields(RunConfig)} - {"recipe"}
     if outside := [

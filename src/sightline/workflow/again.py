@@ -8,12 +8,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from sightline import jsonio
 from sightline.config import RunConfig
 from sightline.data.dataset import Dataset
 from sightline.data.membership import difference
-from sightline.errors import DataError, ModelError, OutputError
+from sightline.errors import DataError, OutputError
 from sightline.evaluation.judgement import Wanted
-from sightline.records import Index, Part, PartFigures, TrainingMetrics, TrainResult
+from sightline.records import Index, Part, PartFigures, TrainResult
 from sightline.run import Run
 from sightline.watch import Watcher
 from sightline.workflow import judging
@@ -73,7 +74,7 @@ def tested(path: Path, config: RunConfig, index: Index, watcher: Watcher) -> Tra
             "name another folder with --out, or use --force."
         )
     watcher.say(f"{path} is complete with these settings: nothing to train, its images are evaluated again")
-    before = result(run, info["result"])
+    before = result(run, run.result)
     part: Part = "test" if before.test is not None else "validation"
     wanted = Wanted(positive=config.evaluation.positive)
     found = judging.judge(load(path), split=part, wanted=wanted, progress=watcher.progress).evaluation
@@ -111,14 +112,8 @@ def differences(before: RunConfig, now: RunConfig) -> Iterator[str]:
 
 def result(run: Run, saved: Mapping[str, Any]) -> TrainResult:
     """Return the `TrainResult` that ``run.json`` keeps as `saved`; raises `ModelError` if it is not whole."""
-    rest = dict(saved)
-    try:
-        parts: dict[str, Any] = {name: rest.pop(name) for name in ("train", "validation", "test")}
-        values: dict[str, Any] = {f.name: rest.pop(f.name) for f in fields(TrainResult) if f.name in rest}
-        values["train"] = TrainingMetrics(**parts.pop("train"))
-        values |= {name: None if value is None else PartFigures(**value) for name, value in parts.items()}
-        values |= {"classes": tuple(values["classes"]), "notes": tuple(values["notes"]), "run": str(run.path)}
-        values["bundle"] = None if run.bundle is None else str(run.bundle)
-        return TrainResult(**values, details=rest)
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{run.path / 'run.json'} holds no whole result: {error}.") from error
+    values = dict(saved)
+    known = {f.name for f in fields(TrainResult)}
+    details = {name: values.pop(name) for name in saved if name not in known}
+    values |= {"run": str(run.path), "bundle": None if run.bundle is None else str(run.bundle), "details": details}
+    return jsonio.build(TrainResult, values, f"{run.path / 'run.json'}: the result")

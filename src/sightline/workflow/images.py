@@ -34,8 +34,7 @@ def sources(run: Run) -> list[str]:
 
     Raises `DataError` for arrays, which a run does not keep, and for a source that is gone.
     """
-    values = run.info.get("request")
-    request = None if values is None else Request.from_dict(values)
+    request = _request(run)
     names = list(run.config.data.sources) if request is None else request.reached()
     if not names or (request is not None and request.arrays):
         raise DataError("This model was trained on arrays, which the run does not keep: name images to evaluate on.")
@@ -55,8 +54,8 @@ def find(run: Run, progress: Progress = no_progress, threads: int | None = None)
         raise DataError(
             f"The run {run.path} was stopped before it had read its images: `sightline resume {run.path}` goes on."
         )
-    config, request = run.config, run.info.get("request")
-    options = config.data if request is None else Request.from_dict(request).anchored(config).data
+    config, request = run.config, _request(run)
+    options = config.data if request is None else request.anchored(config).data
     index = make_index(sources(run), progress, threads, options=options)
     corrections = [] if run.patch is None else [fix for _, fix in patch.read(run.patch)]
     relabeled = {(fix.path, fix.sha256): fix.label for fix in corrections if fix.action == "relabel"}
@@ -65,6 +64,11 @@ def find(run: Run, progress: Progress = no_progress, threads: int | None = None)
     rejected = run.read_rejected()
     others = [p for p in found.others if p.path not in rejected and (p.path, p.sha256) not in dropped]
     return replace(found, others=tuple(others))
+
+
+def _request(run: Run) -> Request | None:
+    values = run.info.get("request")
+    return None if values is None else Request.from_dict(values, str(run.path / "run.json"))
 
 
 def check_complete(run: Run, matched: Matched, what: str, advice: str = "") -> None:

@@ -44,7 +44,7 @@ def make(path: Path, *, progress: Progress = no_progress) -> Path:
     labelled = classifier.labelled(split="validation" if judged.part == "validation" else "test", progress=progress)
     trained = load(path, engine="keras").predictor
     assert isinstance(trained, KerasPredictor)
-    return write(run, run.info["result"], judged, labelled, trained)
+    return write(run, run.result, judged, labelled, trained)
 
 
 def write(

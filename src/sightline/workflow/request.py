@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sightline import jsonio
 from sightline.config import RunConfig, epochs, parse, recipes, resolve
 from sightline.data.index import Sources, as_list
 from sightline.data.index import index as make_index
@@ -45,13 +46,12 @@ class Request:
         return cls(named, arrays, str(Path.cwd()), recipe, tuple(layers), tuple(assignments))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Request:
-        """Undo `to_dict`; raises `ModelError` if `values` are of something else."""
+    def from_dict(cls, values: Any, where: str) -> Request:
+        """Undo `to_dict`; raises `ModelError`, which begins with `where`, if `values` are of something else."""
         try:
-            lists = {name: tuple(values[name]) for name in ("sources", "layers", "assignments")}
-            return cls(**{**values, **lists})
-        except (KeyError, TypeError) as error:
-            raise ModelError(f"The run's request cannot be read: {error}. Train anew with --force.") from error
+            return jsonio.build(cls, values, f"{where}: the request")
+        except ModelError as error:
+            raise ModelError(f"{error} Train anew with --force.") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""

@@ -71,7 +71,7 @@ def _lead(run: Run, sources: Sources | None, watcher: Watcher, started: float, m
     if info.get("status") == "complete":
         watcher.say(f"{run.path} is complete: there is nothing left to do")
         extension.conclude(run, keep=run.config.train.keep_state, watcher=watcher)
-        return again.result(run, info["result"])
+        return again.result(run, run.result)
     if "request" not in info:
         raise ModelError(f"{run.path} does not say what was asked for: train anew with --force.")
     try:
@@ -87,7 +87,7 @@ def _lead(run: Run, sources: Sources | None, watcher: Watcher, started: float, m
 def _begun(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Watcher) -> tuple[RunConfig, Index]:
     run.tidy()
     run.update(status="running", resumed=info.get("resumed", 0) + 1)
-    request = Request.from_dict(info["request"])
+    request = Request.from_dict(info["request"], str(run.path / "run.json"))
     if run.has_config:
         extension.apply(run)
         config = request.anchored(run.config)

@@ -165,7 +165,7 @@ def follow(meeting: Meeting, sources: Sources | None, started: float) -> TrainRe
     """Train along with host 0, writing nothing; `sources` as there, None for those that the run was begun with."""
     told = meeting.hear_settings()
     config = resolve(told["config"])
-    again = Request.from_dict(told["request"]).again(None) if sources is None else sources
+    again = Request.from_dict(told["request"], "What host 0 sent").again(None) if sources is None else sources
     index = make_index(again, options=config.data)
     index = _corrected(index, told["patch"])
     check_classes(index)

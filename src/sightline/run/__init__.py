@@ -28,10 +28,9 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,17 +41,29 @@ from sightline.config import RunConfig, dump_toml, load_config
 from sightline.data.dataset import Dataset
 from sightline.data.leakage import Leak, SmallImages
 from sightline.data.membership import ImageRow
-from sightline.errors import ModelError, OutputError, UsageError
+from sightline.data.patch import Correction
+from sightline.errors import ModelError, OutputError
 from sightline.prediction import bundle
 from sightline.prediction.bundle import Bundle
 from sightline.preprocess import Preprocess
-from sightline.records import EpochRecord, Evaluation, Predictions, Thresholds
+from sightline.records import EpochRecord, Evaluation, Predictions, Reject, Thresholds
 from sightline.report import summary
 from sightline.report.canvas import Drawing
+from sightline.run.info import read as read_info
+from sightline.run.place import LOCK, check_writable, held, next_path
+
+__all__ = ["SCHEMA", "Run", "check_writable", "next_path"]
 
 SCHEMA = 1
-LOCK = "lock"
 Status = Literal["running", "complete", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelFacts:
+    """The content of ``model.json``."""
+
+    classes: tuple[str, ...]
+    preprocess: dict[str, Any]
 
 
 class Run:
@@ -97,7 +108,7 @@ class Run:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from writing the run; raises `OutputError` if one does already."""
-        with files.lock(self.path / LOCK, f"The run {self.path}"):
+        with held(self.path):
             yield
 
     def tidy(self) -> None:
@@ -116,7 +127,17 @@ class Run:
     @property
     def info(self) -> dict[str, Any]:
         """The content of ``run.json``."""
-        return jsonio.read(self.path / "run.json")
+        return read_info(self.path / "run.json")
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The outcome of a complete run; raises `ModelError` where it is not there."""
+        result: dict[str, Any] | None = self.info.get("result")
+        if result is None:
+            raise ModelError(
+                f"{self.path / 'run.json'} cannot be read: the run is complete, but its result is missing."
+            )
+        return result
 
     def update(self, *, drop: Sequence[str] = (), **values: Any) -> None:
         """Set keys of ``run.json``, and remove those to `drop`."""
@@ -165,18 +186,16 @@ class Run:
 
     def read_data(self) -> tuple[ImageRow, ...] | None:
         """Return the images that the run used, in the order of ``data.jsonl``; None before they were written."""
-        path = self.path / "data.jsonl"
-        if not path.is_file():
-            return None
-        try:
-            return tuple(ImageRow.from_dict(row) for row in jsonio.read_lines(path) if "split" in row)
-        except (KeyError, TypeError) as error:
-            raise ModelError(f"{path} cannot be read: {error} is missing in a line.") from error
+        rows = self._data()
+        return None if rows is None else tuple(row for row in rows if isinstance(row, ImageRow))
 
     def read_rejected(self) -> set[str]:
         """Return the paths of the files that could not be used."""
+        return {row.path for row in self._data() or () if isinstance(row, Reject)}
+
+    def _data(self) -> tuple[ImageRow | Reject, ...] | None:
         path = self.path / "data.jsonl"
-        return {row["path"] for row in jsonio.read_lines(path) if "reason" in row} if path.is_file() else set()
+        return jsonio.build_lines(path, _data_kind) if path.exists() else None
 
     def write_leakage(self, leaks: Sequence[Leak], small: SmallImages | None) -> None:
         """Save what lies in several splits, and the small images that it was found by."""
@@ -188,10 +207,7 @@ class Run:
     def read_leaks(self) -> tuple[Leak, ...]:
         """Return the groups of images that lie in several splits; none where nobody looked for them."""
         path = self.path / "leakage.jsonl"
-        try:
-            return tuple(Leak.from_dict(row) for row in jsonio.read_lines(path)) if path.is_file() else ()
-        except (KeyError, TypeError) as error:
-            raise ModelError(f"{path} cannot be read: {error} is missing in a line.") from error
+        return jsonio.build_lines(path, lambda _: Leak) if path.exists() else ()
 
     def read_small_images(self) -> SmallImages | None:
         """Return small versions of training and validation images; None where none were kept (there are too many)."""
@@ -212,7 +228,7 @@ class Run:
     def read_history(self) -> tuple[EpochRecord, ...]:
         """Return the epochs so far."""
         path = self.path / "history.jsonl"
-        return tuple(EpochRecord(**row) for row in jsonio.read_lines(path)) if path.exists() else ()
+        return jsonio.build_lines(path, lambda _: EpochRecord) if path.exists() else ()
 
     def write_model(self, model: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         """Save a Keras model with its classes and picture contract."""
@@ -226,11 +242,12 @@ class Run:
 
     def read_model_facts(self) -> tuple[tuple[str, ...], Preprocess]:
         """Return the classes and the picture contract of ``model.keras``."""
+        path = self.path / "model.json"
+        facts = jsonio.build(_ModelFacts, jsonio.read(path), str(path))
         try:
-            facts = jsonio.read(self.path / "model.json")
-            return tuple(facts["classes"]), Preprocess.from_dict(facts["preprocess"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{self.path / 'model.json'} cannot be read: {error}.") from error
+            return facts.classes, Preprocess.from_dict(facts.preprocess)
+        except ModelError as error:
+            raise ModelError(f"{path} cannot be read: {error}.") from error
 
     @property
     def bundle(self) -> Path | None:
@@ -293,10 +310,10 @@ class Run:
                 f"{path} cannot be read: {error}; fit it again with `sightline evaluate --target-precision`."
             ) from error
 
-    def read_suspects(self) -> list[dict[str, Any]]:
+    def read_suspects(self) -> tuple[Correction, ...]:
         """Return pictures whose labels are probably wrong, worst first; none where nobody looked for them."""
         path = self.path / "labels.jsonl"
-        return jsonio.read_lines(path) if path.is_file() else []
+        return jsonio.build_lines(path, lambda _: Correction) if path.exists() else ()
 
     def read_figure(self, name: str) -> Drawing | None:
         """Return a figure under ``figures/``, None where it was not drawn."""
@@ -356,38 +373,5 @@ class Run:
         return files.write(self.path / name, save, root=self.path)
 
 
-def check_writable(path: Path, *, force: bool = False) -> None:
-    """Raise at once, before any work, what would stop a run from being written to `path` at its end."""
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"{path} is a file: name a folder that does not exist yet with --out.")
-    if path.exists() and any(p.name != LOCK and not p.name.startswith(".part-") for p in path.iterdir()):
-        if not force:
-            raise OutputError(
-                f"{path} exists already and is not empty: name another folder with --out, or use --force."
-            )
-        if not (path / "run.json").is_file():
-            raise UsageError(f"{path} is not a run, so --force does not remove it: name another folder with --out.")
-        with Run(path).held():  # not under the hands of the process that writes it
-            pass
-    folder = path
-    while not folder.exists():
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(
-            f"Nothing can be written in {folder}: {error.strerror}. Name another place with --out."
-        ) from error
-
-
-def next_path(base: Path, stem: str) -> Path:
-    """Return ``base/stem-N`` for the smallest N from 1 on that does not exist.
-
-    >>> next_path(Path("no-such-folder"), "quick-beans").as_posix()
-    'no-such-folder/quick-beans-1'
-    """
-    number = 1
-    while (base / f"{stem}-{number}").exists():
-        number += 1
-    return base / f"{stem}-{number}"
+def _data_kind(row: Mapping[str, Any]) -> type[ImageRow | Reject]:
+    return Reject if "reason" in row else ImageRow

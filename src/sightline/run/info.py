@@ -1,0 +1,77 @@
+"""What ``run.json`` holds: the kinds of its values, so that one from a stranger is refused where it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from sightline import jsonio
+from sightline.records import PartFigures, TrainingMetrics
+
+
+class Leakage(TypedDict, total=False):
+    """How many images of a split an earlier one holds too."""
+
+    count: int
+    identical: int
+    near: int
+
+
+class Result(TypedDict, total=False):
+    """The outcome of a complete run: what ``train --json`` prints."""
+
+    run: str
+    bundle: str | None
+    bundle_reason: str | None
+    recipe: str
+    model: str
+    parameters: int
+    classes: list[str]
+    train: TrainingMetrics | None
+    validation: PartFigures | None
+    test: PartFigures | None
+    epochs: int
+    seconds: float
+    images_per_second: float
+    weights_sha256: str
+    notes: list[str]
+    best_epoch: int | None
+    rejects: int
+    skipped: int
+    leaked: Mapping[str, Leakage | None] | None
+    untested_classes: Mapping[str, list[str]]
+
+
+Extension = TypedDict("Extension", {"from": int, "to": int, "stage_epochs_before": int, "stage_epochs": int})
+"""One entry of ``extended``, see `workflow.extension`."""
+
+
+class Info(TypedDict, total=False):
+    """The content of ``run.json``; `request` is that of `workflow.request`."""
+
+    schema: Any
+    status: str
+    message: str
+    batch: list[str]
+    no_bundle: str
+    request: Mapping[str, Any]
+    resumed: int
+    extended: list[Extension]
+    result: Result
+    findings: list[Mapping[str, Any]]
+    command: list[str]
+    seed: int
+    backend: str
+    devices: list[str]
+    threads: int
+    processor: str
+    platform: str
+    versions: Mapping[str, str]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the content of a ``run.json`` as plain values, their kinds checked; raises `ModelError`, naming it."""
+    values = jsonio.read(path)
+    jsonio.build(Info, values, str(path))
+    return values

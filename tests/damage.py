@@ -1,0 +1,194 @@
+"""Damage to files: what a disk, an editor, another version or somebody with bad intentions leaves of them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VALUES: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 1 << 40, (1 << 63) - 1, 1 << 64, 10**400, 0.5, -1e-300, 1e308, 5e-324, "", "x", "1",
+    "a" * 10_000, "\0", "\ud800", "../../..", "/dev/stdin", "[bold]", "\x1b[2J", [], [[]], [1], ["x"], ["x", 2], {},
+    {"x": 1}, {"x": {}}, [[1, 2], [3]], [None],
+)  # fmt: skip
+TEXTS = (
+    b"", b"\n", b"\0", b"\xff\xfe", b"{", b"}", b"[]", b"null", b"1", b'"x"', b"{}", b'{"a": NaN}', b'{"a": 1e999}',
+    b"[" * 100_000, b'{"a":' * 100_000, b"a = " + b"[" * 100_000, b"a." * 30_000 + b"a = 1", b"PK\x03\x04" + bytes(60),
+    b'{"schema": 1}', b'{"schema": 1, "status": "complete"}', b"1" * 10_000,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing done to a file, by what `word` says."""
+
+    word: str
+    apply: Callable[[Path], None]
+
+
+def _content(word: str, content: bytes) -> Damage:
+    return Damage(word, lambda path: _put(path, content))
+
+
+def _put(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def whole(path: Path, rng: np.random.Generator) -> Damage:
+    """Anything in place of a file, or its bytes shortened, flipped or exchanged."""
+    data = path.read_bytes()
+    at = int(rng.integers(len(data) + 1))
+    flipped = bytearray(data)
+    for place in rng.integers(max(len(data), 1), size=int(rng.integers(1, 9)) if data else 0):
+        flipped[place] ^= 1 << int(rng.integers(8))
+    text = TEXTS[rng.integers(len(TEXTS))]
+    noise = rng.bytes(int(rng.integers(1, 200)))
+    kinds = [
+        Damage("a folder", _folder),
+        Damage("a pipe", _pipe),
+        _content(f"cut at {at}", data[:at]),
+        _content("bits flipped", bytes(flipped)),
+        _content(f"noise at {at}", data[:at] + noise + data[at + len(noise) :]),
+        _content(f"noise put in at {at}", data[:at] + noise + data[at:]),
+        _content(f"{text[:20]!r}, {len(text)} bytes", text),
+        _content(f"{text[:20]!r}, {len(text)} bytes", text),
+    ]
+    return kinds[rng.integers(len(kinds))]
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a JSON value, as the keys that lead there; of a long list, the first items."""
+    yield path
+    if isinstance(value, dict):
+        for key in value:
+            yield from places(value[key], (*path, key))
+    elif isinstance(value, list):
+        for i, item in enumerate(value[:3]):
+            yield from places(item, (*path, i))
+
+
+def changed(value: Any, path: tuple[Any, ...], how: str, new: Any) -> Any:
+    """A copy of a JSON value with the place at `path` put, dropped, or given another key."""
+    if not path:
+        return new
+    made = copy.deepcopy(value)
+    inner = made
+    for key in path[:-1]:
+        inner = inner[key]
+    if how == "put":
+        inner[path[-1]] = new
+    elif how == "drop":
+        del inner[path[-1]]
+    elif isinstance(inner, dict):
+        inner["unknown"] = new
+    else:
+        inner.append(new)
+    return made
+
+
+def value(content: Any, rng: np.random.Generator) -> tuple[str, Any]:
+    """What was done to a JSON value, and the value after it."""
+    every = list(places(content))
+    path = every[rng.integers(len(every))]
+    how = ("put", "put", "put", "drop", "add")[rng.integers(5)]
+    new = VALUES[rng.integers(len(VALUES))]
+    shown = repr(new) if not isinstance(new, int) or abs(new) < 1 << 70 else "10**400"
+    return f"{'.'.join(map(str, path))}: {how} {shown[:30]}", changed(content, path, how, new)
+
+
+def inside(path: Path, rng: np.random.Generator) -> Damage:
+    """One value of a JSON file, JSON lines file or array file exchanged for another."""
+    if path.suffix == ".jsonl":
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not lines:
+            return whole(path, rng)
+        at = int(rng.integers(len(lines)))
+        word, lines[at] = value(lines[at], rng)
+        return _content(f"line {at + 1}: {word}", "".join(_dumps(line) + "\n" for line in lines).encode())
+    if path.suffix == ".json":
+        word, made = value(json.loads(path.read_text(encoding="utf-8")), rng)
+        return _content(word, _dumps(made).encode())
+    if path.suffix == ".toml":
+        return _toml(path, rng)
+    if path.suffix == ".npz":
+        return _arrays(path, rng)
+    return whole(path, rng)
+
+
+def _dumps(content: Any) -> str:
+    return json.dumps(content)
+
+
+def _toml(path: Path, rng: np.random.Generator) -> Damage:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    settings = [i for i, line in enumerate(lines) if " = " in line and not line.startswith("#")]
+    at = settings[rng.integers(len(settings))]
+    new = VALUES[rng.integers(len(VALUES))]
+    words = json.dumps(new, ensure_ascii=True) if new is not None and new != "\ud800" else "inf"
+    lines[at] = f"{lines[at].split(' = ')[0]} = {words}" if rng.integers(4) else ""
+    return _content(f"line {at + 1}: {lines[at][:60]}", "\n".join(lines).encode())
+
+
+def arrays(path: Path, rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
+    """What was done to the arrays of a file, and the arrays after it."""
+    with np.load(path, allow_pickle=False) as file:
+        content = {name: file[name] for name in file.files}
+    name = list(content)[rng.integers(len(content))]
+    old = content[name]
+    kind = int(rng.integers(8))
+    if name == "state":
+        word, state = value(json.loads(str(old)), rng)
+        return f"state: {word}", content | {name: np.array(_dumps(state))}
+    if kind == 0:
+        del content[name]
+    elif kind == 1:
+        content["unknown"] = old
+    else:
+        numbers = np.issubdtype(old.dtype, np.number)
+        content[name] = (
+            old[..., :0] if old.ndim else np.zeros(3),
+            np.zeros(3, np.float32),
+            old.astype(np.str_),
+            np.concatenate([old, old]) if old.ndim else old,
+            -np.abs(old) * np.array(np.nan if np.issubdtype(old.dtype, np.floating) else 1) if numbers else old[:1],
+            np.full(old.shape, 1 << 40),
+        )[kind - 2]
+    return f"{name}: kind {kind}", content
+
+
+def _arrays(path: Path, rng: np.random.Generator) -> Damage:
+    word, content = arrays(path, rng)
+
+    def save(place: Path) -> None:
+        np.savez(place, allow_pickle=False, **content)
+
+    return Damage(word, save)
+
+
+def damage(path: Path, seed: int) -> Damage:
+    """The damage of this number to a file: half of the time one value of it, else anything."""
+    rng = np.random.default_rng(seed)
+    return (whole if rng.integers(5) < 2 else inside)(path, rng)
+
+
+def restore(path: Path, original: Path) -> None:
+    """Bring a folder back to what another holds."""
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(original, path)
