@@ -129,3 +129,16 @@ def test_an_object_is_not_unpickled(tmp_path: Path) -> None:
     np.savez(path, a=np.array([{}], object))
     with path.open("rb") as file, pytest.raises(ValueError, match="allow_pickle=False"):
         files.load_arrays(file)
+
+
+def test_what_is_read_whole_is_a_file_of_limited_size(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert files.read_regular(tmp_path / "file", 3) == b"abc"
+    with pytest.raises(OSError, match="more than 2 bytes"):
+        files.read_regular(tmp_path / "file", 2)
+    os.truncate(tmp_path / "file", 1 << 40)
+    with pytest.raises(OSError, match="more than 1,000 bytes"):
+        files.read_regular(tmp_path / "file", 1000)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        files.read_regular(tmp_path / "pipe", 3)

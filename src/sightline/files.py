@@ -111,6 +111,17 @@ def open_regular(path: Path) -> BufferedReader:
     return os.fdopen(number, "rb")
 
 
+def read_regular(path: Path, most: int) -> bytes:
+    """Return the content of a file; raises `OSError` as `open_regular` does, and for more than `most` bytes.
+
+    The size is looked at first: a file of holes may be larger than all memory and take no room on the disk.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size <= most and len(content := file.read(most + 1)) <= most:
+            return content
+    raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
+
+
 def _check(number: int, path: Path, names: int | None) -> None:
     """Close the open file and raise `OSError` unless it is a regular one, of at most so many names."""
     state = os.fstat(number)

@@ -301,6 +301,14 @@ def test_one_changed_bit_of_a_lone_file_is_found_wherever_it_lies(made: Bundle, 
         assert at < 64  # in the producer's name, which says nothing
 
 
+def test_a_file_of_holes_is_not_read(folder: Path, tmp_path: Path) -> None:
+    for path, place in ((tmp_path / "lone.onnx", tmp_path / "lone.onnx"), (folder / "model.onnx", folder)):
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+        with pytest.raises(ModelError, match=r"cannot be read: .*more than 2,147,483,648 bytes"):
+            bundle.load(place)
+
+
 def test_a_foreign_file_is_refused(graph: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(onnxfile.with_metadata(graph, {"maker": "another"}))
     with pytest.raises(ModelError, match="not made by Sightline"):

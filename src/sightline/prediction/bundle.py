@@ -45,6 +45,7 @@ KEY, HASH = (
 )  # of the metadata: the manifest, and its hash, so that a lone file knows too
 _FIGURE = re.compile(r"figures/[a-z0-9-]{1,40}\.png")
 LARGEST = 4 << 30  # bytes of all files of a zip, unpacked
+LARGEST_MODEL = 2 << 30  # bytes of one file: no protocol buffer is larger
 LARGEST_MANIFEST = 64 << 20
 DENSEST = 200  # times that a zip may grow
 DAMAGED = (
@@ -223,7 +224,7 @@ def _read(path: Path) -> Bundle:
                 return _checked(_zip_reader(archive))
         except DAMAGED as error:
             raise ModelError(f"it is no zip, or a damaged one: {error}") from error
-    return _lone(path.read_bytes())
+    return _lone(files.read_regular(path, LARGEST_MODEL))
 
 
 def _lone(model: bytes) -> Bundle:
@@ -276,9 +277,7 @@ def _folder_reader(folder: Path) -> Callable[[str], bytes]:
                 raise ModelError(f"{name} is a link, which a bundle does not hold")
         if not path.is_file():
             raise ModelError(f"{name} is missing")
-        if name == MANIFEST and path.stat().st_size > LARGEST_MANIFEST:
-            raise ModelError(f"{name} is larger than {LARGEST_MANIFEST >> 20} MB")
-        return path.read_bytes()
+        return files.read_regular(path, LARGEST_MANIFEST if name == MANIFEST else LARGEST_MODEL)
 
     return read
 

@@ -158,7 +158,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
         if path.is_symlink():
             raise ModelError(f"{name} is a link, which an export does not hold")
         if path.is_file() and name != MANIFEST:
-            contents[name] = path.read_bytes()
+            contents[name] = files.read_regular(path, bundle.LARGEST_MODEL)
     return contents
 
 

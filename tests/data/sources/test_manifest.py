@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -417,3 +419,13 @@ def test_real_labels_of_scenes_are_several(shared: Path) -> None:
         "column 'labels' gives train/images/0001TP_006690.jpg several labels (pole;pavement;tree;sign;car)" in message
     )
     assert "not supported yet" in message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes with names there")
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_pipe_among_the_images_is_not_waited_for(tmp_path: Path, inside: bool) -> None:
+    write(tmp_path / "set", {"1.jpg": png(1), "2.jpg": png(2)})
+    os.mkfifo(tmp_path / ("set/labels.csv" if inside else "labels.csv"))
+    reason = r"set/labels\.csv cannot be read: .*not a regular file" if inside else "None of the 2 images"
+    with pytest.raises(DataError, match=reason):
+        index(tmp_path / "set")

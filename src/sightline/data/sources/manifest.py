@@ -56,14 +56,19 @@ def labels_beside(store: FileStore, folder: Path | None) -> tuple[bytes, str] | 
     inside = [k for k in keys if k.lower().endswith(SUFFIXES) and not is_hidden(k) and k.count("/") < 2]
     tables: list[tuple[bytes, str]] = []
     for key in inside:
-        content = store.read(key)
+        try:
+            content = store.read(key)
+        except PictureError as error:
+            raise DataError(f"{store.name}/{key} cannot be read: {error}.") from error
         if isinstance(content, bytes):
             tables.append((content, f"{store.name}/{key}"))
     if folder is not None:
         stems = {folder.resolve().name.lower(), "labels"}
         with suppress(OSError):  # the folder above need not be readable
             beside = sorted(p for p in folder.resolve().parent.iterdir() if is_table(p) and p.stem.lower() in stems)
-            tables += [(path.read_bytes(), str(path)) for path in beside]
+            for path in beside:
+                with suppress(DataError):  # nobody named it
+                    tables.append((_content(path), str(path)))
     finder = Finder(store)
     ranked = [(_labeled(content, name, finder), (content, name)) for content, name in tables]
     count, best = max(ranked, key=lambda at: at[0], default=(0, None))
