@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
@@ -76,6 +76,11 @@ class Index:
     others: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
     remarks: tuple[Remark, ...] = ()
+
+    def at(self, positions: Sequence[int]) -> Index:
+        """Return the index with the images at `positions` alone, in that order."""
+        read, at = self.read, tuple(positions)
+        return replace(self, pictures=tuple(self.pictures[i] for i in at), read=lambda i: read(at[i]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,12 @@ from PIL import Image
 import sightline as face
 from command import Command
 from pictures import encode, scene
+from sightline.data.membership import Matched
 from sightline.errors import DataError, Interrupted, MissingImagesError
-from sightline.records import EpochRecord
+from sightline.records import EpochRecord, Progress
 from sightline.run import Run
 from sightline.watch import Watcher
+from sightline.workflow import images
 
 TINT = {"blue": (0.5, 0.6, 1.0), "red": (1.0, 0.6, 0.5)}
 SETTINGS = [
@@ -357,6 +359,28 @@ def test_new_images_are_evaluated_without_a_remark(sightline: Command, project: 
     assert (found["count"], found["leaked"], found["missing"]) == (8, None, None)
     assert found["training_images"] == {"included": False, "identical": 0, "near": 0, "images": []}
     assert "training" not in sightline("evaluate", project / "run", tmp_path / "new").out.split("figure")[0].lower()
+
+
+@pytest.mark.parametrize(
+    "command", [("evaluate", "run"), ("report", "run"), ("export", "run", "--precision", "int8", "--tolerance", "1")]
+)
+def test_a_command_indexes_the_images_once_for_all_splits(
+    sightline: Command, project: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    looks: list[Run] = []
+    look = images.find
+
+    def counted(run: Run, progress: Progress) -> Matched:
+        looks.append(run)
+        return look(run, progress)
+
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(images, "find", counted)
+    done = sightline(*command)
+    if "sightline[int8]" in done.err:
+        pytest.skip("onnx is not installed")
+    assert done.code == 0, done.err
+    assert len(looks) == 1
 
 
 def test_the_run_s_own_images_are_no_strangers(sightline: Command, project: Path, tmp_path: Path) -> None:

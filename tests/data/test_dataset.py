@@ -240,9 +240,10 @@ def test_decoding_takes_each_content_once(tmp_path: Path, monkeypatch: pytest.Mo
         return read(i)
 
     object.__setattr__(found, "read", counted)
-    decoded, rows = dataset.decode(found, SMALL)
+    decoded = dataset.decode(found, SMALL)
+    rows = decoded.rows
     assert sorted(reads) == [0, 1, 2]
-    assert len(decoded.array) == 3
+    assert len(decoded.pixels.array) == 3
     assert rows[0] == rows[3] == rows[6]
     assert rows[9] == rows[1]
 
@@ -263,9 +264,9 @@ def test_a_file_that_changes_after_indexing_is_an_error_and_leaves_nothing_in_th
         dataset.decode(found, SMALL)
     assert list(own_cache.iterdir()) == []
     write(folder, contents)
-    decoded, rows = dataset.decode(index(folder), SMALL)
-    assert decoded.failed == {}
-    np.testing.assert_array_equal(decoded.array[rows[6]], SMALL.decode(contents["dog/2.png"]))
+    decoded = dataset.decode(index(folder), SMALL)
+    assert decoded.rejects == ()
+    np.testing.assert_array_equal(decoded.pixels.array[decoded.rows[6]], SMALL.decode(contents["dog/2.png"]))
 
 
 def test_arrays_that_change_after_indexing_are_an_error() -> None:

@@ -58,6 +58,19 @@ class Dataset:
         return {part: counted[part] for part in PARTS}
 
 
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The images of an index as pixels: those at `readable`, whose ``i``-th is ``pixels.array[rows[i]]`` (rows int64).
+
+    `rejects` are the others.
+    """
+
+    pixels: cache.Pixels
+    readable: tuple[int, ...]
+    rows: NDArray[np.int64]
+    rejects: tuple[Reject, ...]
+
+
 def decode(
     index: Index,
     preprocess: Preprocess,
@@ -65,8 +78,8 @@ def decode(
     keep: bool = True,
     progress: Progress = no_progress,
     threads: int | None = None,
-) -> tuple[cache.Pixels, NDArray[np.int64]]:
-    """Decode the pictures of an index, each content once; return the pixels and the row of each picture (int64 [N])."""
+) -> Decoded:
+    """Decode the images of an index, each content once."""
     first: dict[str, int] = {}
     for i, picture in enumerate(index.pictures):
         first.setdefault(picture.sha256, i)
@@ -75,7 +88,14 @@ def decode(
     found = cache.pixels(
         hashes, lambda row: index.read(first[hashes[row]]), preprocess, keep=keep, progress=progress, threads=threads
     )
-    return found, np.array([row_of[p.sha256] for p in index.pictures], np.int64)
+    rows = [row_of[p.sha256] for p in index.pictures]
+    readable = tuple(i for i, row in enumerate(rows) if row not in found.failed)
+    rejects = tuple(
+        Reject(p.path, found.failed[row], p.label)
+        for p, row in zip(index.pictures, rows, strict=True)
+        if row in found.failed
+    )
+    return Decoded(found, readable, np.array([rows[i] for i in readable], np.int64), rejects)
 
 
 def assemble(
@@ -97,15 +117,9 @@ def assemble(
     training part.
     """
     check_classes(index)
-    pixels, rows = decode(index, preprocess, keep=keep, progress=progress, threads=threads)
-    good = [i for i in range(len(index.pictures)) if int(rows[i]) not in pixels.failed]
-    failed = [
-        Reject(p.path, pixels.failed[int(rows[i])], p.label)
-        for i, p in enumerate(index.pictures)
-        if int(rows[i]) in pixels.failed
-    ]
-    pictures = tuple(index.pictures[i] for i in good)
-    rejects = (*index.rejects, *failed)
+    decoded = decode(index, preprocess, keep=keep, progress=progress, threads=threads)
+    pictures = tuple(index.pictures[i] for i in decoded.readable)
+    rejects = (*index.rejects, *decoded.rejects)
     classes = _classes(pictures, rejects, index.name)
     number = {label: i for i, label in enumerate(classes)}
     rule = group_rule(config.group)
@@ -117,12 +131,12 @@ def assemble(
         pictures,
         divided.parts,
         np.array([number[p.label] for p in pictures], np.int32),
-        pixels.array,
-        rows[good],
+        decoded.pixels.array,
+        decoded.rows,
         rejects,
         index.skipped,
         divided.notes,
-        pixels.hit,
+        decoded.pixels.hit,
         () if rule.kind == "none" else divided.groups,
     )
 

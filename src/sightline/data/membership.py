@@ -51,13 +51,9 @@ class Matched:
     def only(self, split: Part) -> Matched:
         """Return what belongs to one split, without `others`."""
         at = [i for i, row in enumerate(self.rows) if row.split == split]
-        read = self.index.read
-        index = replace(
-            self.index, pictures=tuple(self.index.pictures[i] for i in at), read=lambda i: read(at[i])
-        )  # fmt: skip
         missing, changed = (tuple(r for r in lost if r.split == split) for lost in (self.missing, self.changed))
         rows, stated = tuple(self.rows[i] for i in at), tuple(self.stated[i] for i in at)
-        return Matched(index, rows, stated, missing, changed, ())
+        return Matched(self.index.at(at), rows, stated, missing, changed, ())
 
     @property
     def complete(self) -> bool:
@@ -95,13 +91,13 @@ def _keys(path: str, sha256: str, label: str, part: Part | None) -> tuple[Hashab
 
 def _matched(rows: Sequence[ImageRow], index: Index, place: Mapping[int, int], taken: set[int]) -> Matched:
     at = sorted(place)
-    read, where = index.read, [place[i] for i in at]
+    where = [place[i] for i in at]
     pictures = tuple(replace(index.pictures[place[i]], label=rows[i].label, part=rows[i].split) for i in at)
     others = tuple(p for i, p in enumerate(index.pictures) if i not in taken)
     there = {p.path for p in others} | {reject.path for reject in index.rejects}
     lost = [row for i, row in enumerate(rows) if i not in place]
     return Matched(
-        replace(index, pictures=pictures, read=lambda i: read(where[i])),
+        replace(index.at(where), pictures=pictures),
         tuple(rows[i] for i in at),
         tuple(index.pictures[i].part for i in where),
         tuple(row for row in lost if row.path not in there),

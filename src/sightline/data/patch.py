@@ -116,9 +116,7 @@ def apply(index: Index, corrections: Sequence[tuple[int, Correction]], where: st
     keep = [i for i, picture in changed.items() if picture is not None]
     if not keep:
         raise DataError(f"{where} drops every picture of {index.name}: take some lines back by deleting them.")
-    old = index.read
-    pictures = tuple(cast("Picture", changed[i]) for i in keep)
-    return replace(index, pictures=pictures, read=lambda i: old(keep[i]))
+    return replace(index.at(keep), pictures=tuple(cast("Picture", changed[i]) for i in keep))
 
 
 def corrected(index: Index, path: Path | None) -> Index:

@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sightline import backend
-from sightline.data.dataset import decode
-from sightline.data.index import Sources, name_sources
-from sightline.data.index import index as make_index
-from sightline.data.leakage import leaked_contents
-from sightline.errors import DataError, ModelError, UsageError, suggest
+from sightline.data.index import Sources
+from sightline.errors import ModelError, UsageError, suggest
 from sightline.evaluation.evaluate import evaluate
 from sightline.evaluation.leaked import noted
 from sightline.explanation.result import Explanation
@@ -29,13 +26,10 @@ from sightline.preprocess import Preprocess
 from sightline.records import (
     PARTS,
     Evaluation,
-    Index,
     Labelled,
     Part,
     Prediction,
     Progress,
-    Reject,
-    Samples,
     Thresholds,
     no_progress,
 )
@@ -43,6 +37,7 @@ from sightline.run import Run
 from sightline.workflow import images, unknown
 from sightline.workflow.ending import unfinished
 from sightline.workflow.explain import explain
+from sightline.workflow.labeled import LabeledImages
 
 Engine = Literal["onnx", "keras"]
 Pictures = str | Path | bytes | NDArray[np.uint8] | Image.Image
@@ -193,11 +188,13 @@ class Classifier:
         progress: Progress = no_progress,
     ) -> Labelled:
         """Return the images that `evaluate` evaluates the model on."""
-        if sources is None:
-            return self._own(split, progress, cache=cache, allow_missing=allow_missing)
-        found = self._given(sources, split, progress, cache=cache)
-        known = images.known(self.home)
-        return images.set_apart(found, known, name_sources(sources), include=include_training)
+        return self.labeled_images(sources, progress).labelled(
+            split, include_training=include_training, allow_missing=allow_missing, cache=cache
+        )
+
+    def labeled_images(self, sources: Sources | None = None, progress: Progress = no_progress) -> LabeledImages:
+        """Return the run's own images or those of `sources`, which are indexed once for all their splits."""
+        return LabeledImages(self.run, self.home, self.classes, self.preprocess, sources, progress)
 
     @property
     def home(self) -> Run | None:
@@ -205,59 +202,6 @@ class Classifier:
         if self.run is not None or self.path is None or self.manifest is None:
             return self.run
         return images.home(self.path, self.manifest)
-
-    def _own(self, split: Part | None, progress: Progress, *, cache: bool, allow_missing: bool) -> Labelled:
-        if self.run is None:
-            raise DataError("This model does not know the images that it was trained on: name some to evaluate on.")
-        matched = images.find(self.run, progress)
-        splits = {row.split for row in (*matched.rows, *matched.missing, *matched.changed)}
-        wanted = split or ("test" if "test" in splits else "validation")
-        own = matched.only(wanted)
-        if not own.rows:
-            images.check_complete(self.run, own, f"{wanted} images", ", or name images to evaluate on")
-        elif not allow_missing:
-            others = f"; `sightline evaluate {self.run.path} --allow-missing` evaluates the others"
-            images.check_complete(self.run, own, f"{wanted} images", others)
-        found = self._samples(own.index, wanted, progress, cache=cache)
-        leaked = leaked_contents(self.run.read_leaks(), wanted)
-        return replace(
-            found, split=wanted, missing=images.missing(own), leaked=leaked, added=len(matched.others)
-        )  # fmt: skip
-
-    def _given(self, sources: Sources, split: Part | None, progress: Progress, *, cache: bool) -> Labelled:
-        index = make_index(sources, progress)
-        parts = {p.part for p in index.pictures}
-        wanted = split or ("test" if "test" in parts else None)
-        if wanted is None and parts != {None}:
-            raise DataError(f"{index.name} has no test part: choose one of its parts with --split.")
-        return self._samples(index, wanted, progress, cache=cache)
-
-    def _samples(self, index: Index, wanted: Part | None, progress: Progress, *, cache: bool) -> Labelled:
-        keep = [i for i, p in enumerate(index.pictures) if wanted is None or p.part == wanted]
-        if not keep:
-            raise DataError(
-                f"{index.name} has no pictures in its {wanted} part: name other pictures, or another part with --split."
-            )
-        read = index.read
-        chosen = replace(index, pictures=tuple(index.pictures[i] for i in keep), read=lambda i: read(keep[i]))
-        number = {label: i for i, label in enumerate(self.classes)}
-        for picture in chosen.pictures:
-            if picture.label not in number:
-                raise DataError(
-                    f"{picture.path} is of class {picture.label!r}, which the model does not know: "
-                    f"its classes are {', '.join(self.classes[:8])}."
-                )
-        pixels, rows = decode(chosen, self.preprocess, keep=cache, progress=progress)
-        good = [i for i in range(len(keep)) if int(rows[i]) not in pixels.failed]
-        bad = [
-            Reject(p.path, pixels.failed[int(rows[i])], p.label)
-            for i, p in enumerate(chosen.pictures)
-            if int(rows[i]) in pixels.failed
-        ]
-        labels = np.array([number[chosen.pictures[i].label] for i in good], np.int32)
-        pictures = tuple(chosen.pictures[i] for i in good)
-        samples = Samples(pixels.array, rows[good], labels, tuple(p.path for p in pictures))
-        return Labelled(samples, pictures, (*index.rejects, *bad))
 
 
 def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:

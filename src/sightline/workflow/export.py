@@ -22,9 +22,10 @@ from sightline.prediction.bundle import Bundle
 from sightline.prediction.keras import KerasPredictor
 from sightline.prediction.manifest import Golden, Manifest
 from sightline.prediction.parity import Parity, Tolerance
-from sightline.records import Samples
+from sightline.records import Progress, Samples
 from sightline.watch import Watcher
 from sightline.workflow.classifier import Classifier, load
+from sightline.workflow.labeled import LabeledImages
 
 Format = Literal["onnx", "bundle", "openvino", "litert", "saved_model"]
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
@@ -127,7 +128,7 @@ def export(
         limits = Tolerance(
             limits.difference if tolerance is None else tolerance, limits.agreement if agreement is None else agreement
         )
-    source = _source(Path(model))
+    source = _source(Path(model), watcher.progress)
     if form in BY_KERAS and not isinstance(source.truth, KerasPredictor):
         raise ModelError(
             f"The format {form} is written from a Keras model, which {model} does not hold: name the run, or a float32 "
@@ -155,23 +156,29 @@ def _check(form: str, precision: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A model to export: its float32 ONNX graph, its manifest, golden examples, and the predictor that is the truth."""
+    """A model to export: its float32 ONNX graph, its manifest, golden examples, and the predictor that is the truth.
+
+    `own` are its run's images.
+    """
 
     classifier: Classifier
+    own: LabeledImages
     truth: Predictor
     manifest: Manifest
     graph: bytes
     golden: Mapping[str, bytes]
 
 
-def _source(path: Path) -> _Source:
+def _source(path: Path, progress: Progress) -> _Source:
     classifier = load(path)
+    own = classifier.labeled_images(progress=progress)
     run = classifier.run
     if run is None:
         if exported.find(path) is not None:
             raise UsageError(f"{path} is an export already and cannot be written in another format: name its run.")
         found, alone = bundle.load(path)
-        return _Source(classifier, _beside(path, found.manifest) or alone, found.manifest, found.model, found.files)
+        truth = _beside(path, found.manifest) or alone
+        return _Source(classifier, own, truth, found.manifest, found.model, found.files)
     keras = load(path, engine="keras")
     if run.bundle is None:
         predictor = keras.predictor
@@ -180,7 +187,7 @@ def _source(path: Path) -> _Source:
             run.config.model.name, keras.classes, keras.preprocess, run.config.recipe,
             parameters=parameters(predictor.model), weights_sha256=weights_sha256(predictor.model),
         )  # fmt: skip
-        return _Source(classifier, predictor, facts, onnx.convert(predictor.model), {})
+        return _Source(classifier, own, predictor, facts, onnx.convert(predictor.model), {})
     found, _ = bundle.load(run.bundle)
     facts = found.manifest
     if (facts.classes, facts.preprocess) != (keras.classes, keras.preprocess):
@@ -189,7 +196,7 @@ def _source(path: Path) -> _Source:
             "changed. Train again, or restore the file that was changed."
         )
     golden = {name: content for name, content in found.files.items() if name.startswith("golden/")}
-    return _Source(classifier, keras.predictor, facts, found.model, golden)
+    return _Source(classifier, own, keras.predictor, facts, found.model, golden)
 
 
 def _beside(path: Path, manifest: Manifest) -> KerasPredictor | None:
@@ -222,7 +229,7 @@ def _pictures(source: _Source, data: Sources | None, watcher: Watcher) -> tuple[
     if data is None and source.classifier.run is None:
         raise UsageError("Only a run knows the images to compare on: name labeled images with --parity.")
     if data is None:
-        return source.classifier.labelled(split="validation", progress=watcher.progress).samples, "the validation part"
+        return source.own.labelled("validation").samples, "the validation split"
     # A file is compared with its model, which training images serve as well for; only an accuracy would mislead.
     found = source.classifier.labelled(data, include_training=True, progress=watcher.progress)
     seen = 0 if found.overlap is None else found.overlap.count
@@ -280,7 +287,7 @@ class _Export:
         known = self.samples
         run = self.source.classifier.run
         if run is not None and run.config.data.sources:
-            known = self.source.classifier.labelled(split="train", progress=self.watcher.progress).samples
+            known = self.source.own.labelled("train").samples
         return known.take(np.linspace(0, len(known) - 1, min(CALIBRATION, len(known))).astype(np.int64))
 
     def _predictor(self, graph: bytes) -> Predictor:

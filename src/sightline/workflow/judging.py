@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from sightline.report import canvas
 from sightline.report import judged as drawings
 from sightline.report import judgement as report
 from sightline.workflow.classifier import Classifier
+from sightline.workflow.labeled import LabeledImages
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ STRANGERS = 1000  # pictures; an AUROC of so many is known to about 0.01
 
 def judge(
     classifier: Classifier,
-    sources: Sources | None = None,
+    sources: Sources | LabeledImages | None = None,
     *,
     split: Part | None = None,
     wanted: Wanted = NOTHING,
@@ -69,19 +69,17 @@ def judge(
         classifier.check_keeping()
     if strange is not None and classifier.run is not None:  # it may know its training pictures
         ood.check_packages()
-    if classifier.run is not None and sources is None:  # its figures are drawn anew
+    data = sources if isinstance(sources, LabeledImages) else classifier.labeled_images(sources, progress)
+    if classifier.run is not None and data.own:  # its figures are drawn anew
         canvas.check_packages()
-    reader = _Reader(classifier, progress, cache=cache, allow_missing=admit.missing)
-    found = classifier.labelled(
-        sources, split=split, include_training=admit.training, allow_missing=admit.missing, cache=cache,
-        progress=progress,
-    )  # fmt: skip
+    # A run has validation images of its own; those of a bundle are the validation split of what is given.
+    own = data if data.own or classifier.run is None else classifier.labeled_images(progress=progress)
+    reader = _Reader(classifier, own, admit, progress, cache=cache)
+    found = data.labelled(split, include_training=admit.training, allow_missing=admit.missing, cache=cache)
     said = listen(classifier.predictor, found.samples, progress)
     part = found.split or "given"
-    # A run has validation images of its own; those of a bundle are the validation split of what is given.
-    own = sources if classifier.run is None else None
     fits = part == "validation" or (classifier.run is None and split == "validation")
-    held_out = said if fits else reader.listen("validation", own, strict=bool(wanted) or sources is None)
+    held_out = said if fits else reader.listen("validation", strict=bool(wanted) or data.own)
     thresholds, threshold = classifier.thresholds, None
     if wanted:
         if held_out is None:
@@ -146,24 +144,25 @@ def _nothing_held_out(classifier: Classifier) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Asks a classifier about further images than those that are judged."""
+    """Asks a classifier about further images than those that are judged: other splits of `images`, strangers."""
 
     classifier: Classifier
+    images: LabeledImages
+    admit: Admit
     progress: Progress
     cache: bool
-    allow_missing: bool
 
-    def listen(self, split: Part, sources: Sources | None = None, *, strict: bool = False) -> Said | None:
-        """Return what the model says of one of the run's own splits, or of `sources`; None where that is not there.
+    def listen(self, split: Part, *, strict: bool = False) -> Said | None:
+        """Return what the model says of a split; None where that is not there.
 
         `strict`: some of the images missing is an error, not the same as none of them there.
         """
         try:
-            samples = self.classifier.labelled(
-                sources, split=split, allow_missing=self.allow_missing, cache=self.cache, progress=self.progress
+            samples = self.images.labelled(
+                split, include_training=self.admit.training, allow_missing=self.admit.missing, cache=self.cache
             ).samples
         except MissingImagesError:
-            if strict and not self.allow_missing:
+            if strict and not self.admit.missing:
                 raise
             return None
         except DataError:
@@ -184,12 +183,10 @@ def _strangers(reader: _Reader, said: Said, result: Judgement, sources: Sources)
     if len(chosen) > STRANGERS:
         at = np.sort(generator(0, "strangers").permutation(len(chosen))[:STRANGERS]).tolist()
         chosen = [chosen[i] for i in at]
-    read = index.read
-    index = replace(index, pictures=tuple(index.pictures[i] for i in chosen), read=lambda at: read(chosen[at]))
     predictor = reader.classifier.predictor
-    pixels, rows = decode(index, predictor.preprocess, keep=reader.cache, progress=reader.progress)
-    rows = np.array([row for row in rows.tolist() if row not in pixels.failed], np.int64)
-    samples = Samples(pixels.array, rows, np.zeros(len(rows), np.int32), ("",) * len(rows))
+    decoded = decode(index.at(chosen), predictor.preprocess, keep=reader.cache, progress=reader.progress)
+    count = len(decoded.rows)
+    samples = Samples(decoded.pixels.array, decoded.rows, np.zeros(count, np.int32), ("",) * count)
     other = listen(predictor, samples, reader.progress, "strangers").outputs
     found = judgement.strangers(said, other, reader.listen("train"), index.name, result.thresholds)
     return replace(found, note=" ".join(filter(None, (found.note, note))))
@@ -222,10 +219,11 @@ def check_labels(
     pictures: list[Picture] = []
     said: list[Said] = []
     complete = True
+    images = classifier.labeled_images(progress=progress)
     for part in PARTS:
         if not _holds(classifier, part):
             continue
-        found = classifier.labelled(split=part, allow_missing=allow_missing, cache=cache, progress=progress)
+        found = images.labelled(part, allow_missing=allow_missing, cache=cache)
         complete &= found.missing is None
         pictures += found.pictures
         said.append(listen(classifier.predictor, found.samples, progress, f"the {part} part"))
@@ -235,10 +233,7 @@ def check_labels(
     probabilities = labels.out_of_fold(features, given, len(classifier.classes), seed, progress)
     suspects = labels.suspects(pictures, given, probabilities, classifier.classes)
     lines = [s.to_patch() for s in suspects]
-    text = io.StringIO()
-    for line in lines:
-        text.write(jsonio.dumps(line) + "\n")
-    files.write(patch, text.getvalue().encode(errors="backslashreplace"), "Name another file with --labels.")
+    files.write(patch, jsonio.dump_lines(lines), "Name another file with --labels.")
     if classifier.run is not None and complete:
         classifier.run.write_suspects(lines)
     return suspects

@@ -40,8 +40,9 @@ def make(path: Path, *, progress: Progress = no_progress) -> Path:
     if run.info.get("status") != "complete":
         raise ModelError(f"The run {path} has nothing to report yet: {unfinished(run)}.")
     classifier = load(path)
-    judged = judge(classifier, progress=progress)
-    labelled = classifier.labelled(split="validation" if judged.part == "validation" else "test", progress=progress)
+    images = classifier.labeled_images(progress=progress)
+    judged = judge(classifier, images, progress=progress)
+    labelled = images.labelled("validation" if judged.part == "validation" else "test")
     trained = load(path, engine="keras").predictor
     assert isinstance(trained, KerasPredictor)
     return write(run, run.result, judged, labelled, trained)

@@ -1,0 +1,114 @@
+"""Labeled images that a model is evaluated on: the run's own or others, indexed once, decoded split by split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from sightline.data.dataset import decode
+from sightline.data.index import Sources, name_sources
+from sightline.data.index import index as make_index
+from sightline.data.leakage import leaked_contents
+from sightline.data.membership import Matched
+from sightline.errors import DataError
+from sightline.preprocess import Preprocess
+from sightline.records import Index, Labelled, Part, Progress, Samples, no_progress
+from sightline.run import Run
+from sightline.workflow import images
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """The run's own images, where `sources` is None, or those of `sources`.
+
+    They are indexed, which reads every file, when the first split is asked for, and not again for the next one.
+    `home` is the run that the model is from, which may be known for a model that answers without its `run`.
+    """
+
+    run: Run | None
+    home: Run | None
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    sources: Sources | None = None
+    progress: Progress = no_progress
+
+    def labelled(
+        self,
+        split: Part | None = None,
+        *,
+        include_training: bool = False,
+        allow_missing: bool = False,
+        cache: bool = True,
+    ) -> Labelled:
+        """Return the images that `Classifier.evaluate` evaluates the model on."""
+        if self.sources is None:
+            return self._own(split, cache=cache, allow_missing=allow_missing)
+        found = self._others(split, cache=cache)
+        return images.set_apart(found, self._known, name_sources(self.sources), include=include_training)
+
+    @property
+    def own(self) -> bool:
+        """Whether they are the run's own."""
+        return self.sources is None
+
+    @cached_property
+    def _matched(self) -> Matched:
+        if self.run is None:
+            raise DataError("This model does not know the images that it was trained on: name some to evaluate on.")
+        return images.find(self.run, self.progress)
+
+    @cached_property
+    def _index(self) -> Index:
+        return make_index(self.sources or [], self.progress)
+
+    @cached_property
+    def _known(self) -> images.Known | None:
+        return images.known(self.home)
+
+    def _own(self, split: Part | None, *, cache: bool, allow_missing: bool) -> Labelled:
+        matched, run = self._matched, self.run
+        assert run is not None
+        splits = {row.split for row in (*matched.rows, *matched.missing, *matched.changed)}
+        wanted = split or ("test" if "test" in splits else "validation")
+        own = matched.only(wanted)
+        if not own.rows:
+            images.check_complete(run, own, f"{wanted} images", ", or name images to evaluate on")
+        elif not allow_missing:
+            others = f"; `sightline evaluate {run.path} --allow-missing` evaluates the others"
+            images.check_complete(run, own, f"{wanted} images", others)
+        found = self._samples(own.index, wanted, cache=cache)
+        leaked = leaked_contents(run.read_leaks(), wanted)
+        return replace(found, split=wanted, missing=images.missing(own), leaked=leaked, added=len(matched.others))
+
+    def _others(self, split: Part | None, *, cache: bool) -> Labelled:
+        parts = {p.part for p in self._index.pictures}
+        wanted = split or ("test" if "test" in parts else None)
+        if wanted is None and parts != {None}:
+            raise DataError(f"{self._index.name} has no test split: choose one of its splits with --split.")
+        return self._samples(self._index, wanted, cache=cache)
+
+    def _samples(self, index: Index, wanted: Part | None, *, cache: bool) -> Labelled:
+        keep = [i for i, p in enumerate(index.pictures) if wanted is None or p.part == wanted]
+        if not keep:
+            raise DataError(
+                f"{index.name} has no images in its {wanted} split: name other images, or another split with --split."
+            )
+        chosen = index.at(keep)
+        number = {label: i for i, label in enumerate(self.classes)}
+        for picture in chosen.pictures:
+            if picture.label not in number:
+                raise DataError(
+                    f"{picture.path} is of class {picture.label!r}, which the model does not know: "
+                    f"its classes are {', '.join(self.classes[:8])}."
+                )
+        decoded = decode(chosen, self.preprocess, keep=cache, progress=self.progress)
+        pictures = tuple(chosen.pictures[i] for i in decoded.readable)
+        samples = Samples(
+            decoded.pixels.array,
+            decoded.rows,
+            np.array([number[p.label] for p in pictures], np.int32),
+            tuple(p.path for p in pictures),
+        )
+        return Labelled(samples, pictures, (*index.rejects, *decoded.rejects))
