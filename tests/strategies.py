@@ -34,3 +34,11 @@ def pictures(
 
     one = st.tuples(st.sampled_from(labels), st.integers(0, contents), st.sampled_from(parts)).map(make)
     return st.lists(one, min_size=min_size, max_size=max_size)
+
+
+def hostile_text() -> SearchStrategy[str]:
+    """Return text of any characters, many of them control characters, direction marks and halves of characters."""
+    controls = [*range(0x20), *range(0x7F, 0xA0), 0x61C, *range(0x200E, 0x2010), *range(0x2028, 0x202F)]
+    controls += [*range(0x2066, 0x206A), *b"=+-@\"',;[/]\\:"]
+    letters = st.characters() | st.sampled_from(controls).map(chr) | st.integers(0xD800, 0xDFFF).map(chr)
+    return st.text(letters, max_size=12)

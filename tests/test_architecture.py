@@ -23,7 +23,7 @@ PACKAGE = "sightline"
 # A module imports from lower layers and from its own package only, never from a sibling package of its own layer.
 # `sightline/__init__.py` stands outside: it resolves the public names lazily and may name anything.
 LAYERS: dict[int, set[str]] = {
-    0: {"errors", "nesting", "process", "recipes", "records"},  # values without behaviour; recipes: TOML files only
+    0: {"errors", "escaping", "nesting", "process", "recipes", "records"},  # values without behaviour; recipes: TOML
     1: {"files"},
     2: {
         "backend",

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,38 @@ def test_cores_are_no_more_than_the_quota(
     if not Path("/proc/self/cgroup").is_file():
         pytest.skip("this system has no cgroups")
     assert process.cores() == expected
+
+
+@pytest.fixture
+def hangup(claimed: None) -> Iterator[list[int]]:
+    """The numbers of SIGTERM's that were received; handlers are put back."""
+    if not hasattr(signal, "SIGHUP"):
+        pytest.skip("this system has no SIGHUP")
+    received: list[int] = []
+    numbers = (signal.SIGHUP, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield received
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_a_terminal_that_closes_terminates_once(hangup: list[int]) -> None:
+    process.hang_up_as_terminate()
+    for _ in range(3):  # of the kernel and of the shell
+        signal.raise_signal(signal.SIGHUP)
+    assert hangup == [signal.SIGTERM]
+
+
+def test_nohup_is_respected(hangup: list[int]) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    process.hang_up_as_terminate()
+    signal.raise_signal(signal.SIGHUP)
+    assert hangup == []
+
+
+def test_a_library_call_leaves_hang_ups_alone(hangup: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_claimed", False)
+    process.hang_up_as_terminate()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL

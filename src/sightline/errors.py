@@ -103,7 +103,7 @@ class DivergedError(SightlineError):
 
 
 class Interrupted(SightlineError):
-    """Stopped by the user (Ctrl-C or SIGTERM); what was done so far is kept."""
+    """Stopped by the user (Ctrl-C, SIGTERM or SIGHUP); what was done so far is kept."""
 
     exit_code = 130
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -29,6 +30,23 @@ def claim() -> None:
 def claimed() -> bool:
     """Tell whether this process is the command line's own, so that signals, exit and memory are ours to set."""
     return _claimed
+
+
+def hang_up_as_terminate() -> None:
+    """Let SIGHUP, sent when a terminal closes or a connection is lost, do what SIGTERM does, whatever that is.
+
+    Once: a terminal that closes sends it more than once, and a second SIGTERM stops a training without its state.
+    Where it is ignored, as under ``nohup``, it stays so. In the main thread, and in the command line's process alone.
+    """
+    number = getattr(signal, "SIGHUP", None)  # Windows has none
+    if number is None or not claimed() or signal.getsignal(number) is signal.SIG_IGN:
+        return
+
+    def terminate(_number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(number, terminate)
 
 
 def cores() -> int:

@@ -1,10 +1,32 @@
-"""What training shows of itself."""
+"""What the command line shows: in the right number, and nothing that it was told is obeyed."""
 
 from __future__ import annotations
 
-import pytest
+import ast
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sightline import cli
+from sightline.cli import output
 from sightline.cli.output import Display
+from sightline.escaping import printable
+from strategies import hostile_text
+
+MARKUP = r"\[/x] [red]x[/] :smile: [link=file:///etc] a\ "
+
+
+class Terminal(io.StringIO):
+    """Text that believes to be a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def test_one_epoch_is_not_one_epochs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -12,3 +34,99 @@ def test_one_epoch_is_not_one_epochs(capsys: pytest.CaptureFixture[str]) -> None
         display.stage("training", 1, 1)
         display.stage("training", 2, 3)
     assert capsys.readouterr().err.splitlines() == ["training: 1 epoch of 1 step", "training: 2 epochs of 3 steps"]
+
+
+def printed(action: str, text: str) -> str:
+    """Return what one of the functions that print shows of `text`."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        match action:
+            case "say":
+                output.say(text, (text, "bold"))
+            case "complain":
+                output.complain(text)
+            case "news":
+                Display().say(text)
+    return out.getvalue()
+
+
+@given(st.sampled_from(["say", "complain", "news"]), hostile_text() | st.just(MARKUP))
+def test_a_line_stays_one_line_and_is_shown_as_it_is(action: str, text: str) -> None:
+    expected = {"say": "{0}{0}\n", "complain": "error: {0}\n", "news": "{0}\n"}[action]
+    assert printed(action, text) == expected.format(printable(text))
+
+
+@given(st.lists(st.tuples(hostile_text() | st.just(MARKUP), st.lists(hostile_text(), max_size=3)), max_size=4))
+def test_no_cell_forges_a_row(rows: list[tuple[str, list[str]]]) -> None:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        output.table(["\x1b[2J\nname", "lines"], [list(row) for row in rows])
+    head, *lines = out.getvalue().splitlines()
+    assert head.split() == ["\\x1b[2J\\nname", "lines"]
+    assert len(lines) == sum(max(1, len(several)) for _, several in rows)
+    for name, _ in rows:
+        assert any(line.startswith(printable(name)) for line in lines)
+
+
+def test_a_terminal_sees_colors_and_no_other_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    hostile = "\x1b]0;title\x07\x9b2J" + MARKUP
+    with contextlib.redirect_stdout(Terminal()) as out, contextlib.redirect_stderr(Terminal()) as err:
+        output.say((hostile, "bold"))
+        output.table([hostile], [[hostile]])
+        output.complain(hostile)
+        with Display() as display:
+            display.progress(hostile, 1, 2)
+            display.say(hostile)
+            display.progress(hostile, 2, 2)
+    assert "\x1b[1m" in out.getvalue()
+    for text in (out.getvalue(), err.getvalue()):
+        rest = re.sub(r"\x1b\[[0-9;]*[mAK]|\x1b\[\?25[lh]", "", text)  # styles; of bars: up, erase the line, the cursor
+        assert set(re.findall(r"[\x00-\x1f\x7f-\x9f]", rest)) <= {"\n", "\r"}
+        assert "\\x1b]0;title" in rest
+
+
+def test_json_is_escaped_on_a_terminal_alone() -> None:
+    value = {"name": "\x1b[2J\x9b2J\u202e 图"}
+    with contextlib.redirect_stdout(Terminal()) as shown:
+        output.print_json(value)
+    with contextlib.redirect_stdout(io.StringIO()) as sent:
+        output.print_json(value)
+    assert json.loads(shown.getvalue()) == json.loads(sent.getvalue()) == value
+    assert "\x9b" not in shown.getvalue()
+    assert "\u202e" not in shown.getvalue()
+    assert "\x9b2J\u202e 图" in sent.getvalue()
+
+
+def test_rows_on_a_terminal_are_escaped() -> None:
+    with contextlib.redirect_stdout(Terminal()) as shown:
+        output.results().write("\x1b[2J\n,cat\n")
+    assert shown.getvalue() == "\\x1b[2J\\n,cat\n"
+
+
+def straight(source: str) -> list[str]:
+    """Return what a module prints past `output`: calls of `print` and `echo`, standard streams, rich."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=ast.Name(id="print")) | ast.Attribute(attr="stdout" | "stderr" | "stdin" | "echo"):
+                found.append(ast.unparse(node))
+            case ast.ImportFrom(module=str(name)) if name.split(".")[0] == "rich":
+                found.append(ast.unparse(node))
+    return found
+
+
+OWN = {"output.py", "streams.py", "__init__.py"}  # the last flushes standard output
+
+
+@pytest.mark.parametrize("path", sorted(Path(cli.__file__).parent.glob("*.py")), ids=lambda path: path.name)
+def test_all_text_goes_through_one_place(path: Path) -> None:
+    found = straight(path.read_text(encoding="utf-8"))
+    assert path.name in OWN or found == []
+
+
+def test_a_verb_that_prints_by_itself_is_found() -> None:
+    source = "import sys, typer\nfrom rich.console import Console\nprint(1)\nsys.stdout.write('')\ntyper.echo('')"
+    assert len(straight(source)) == 4

@@ -6,6 +6,7 @@ import pytest
 
 from sightline.data.audit import Audit
 from sightline.data.finding import Finding
+from sightline.escaping import printable
 from sightline.report.doctor import SHOWN, html
 
 
@@ -22,3 +23,14 @@ def test_one_more_group_is_not_one_more_groups() -> None:
     labels = (("cat", "cat"),) * len(groups)
     finding = Finding("duplicates", "warning", len(groups), "groups of copies", "Drop.", groups=groups, labels=labels)
     assert "and 1 more group;" in html(Audit("pets", 40, {"cat": 40}, (finding,)), {})
+
+
+def test_what_is_no_text_in_html_is_escaped_there() -> None:
+    name = '</title><script>alert(1)</script>"><img onerror=alert(1)>\x1b[2J\u202e'
+    finding = Finding("empty-files", "error", 1, name, name, paths=(name,), reasons=(name,))
+    copies = Finding("duplicates", "note", 1, name, name, groups=((name, name),), labels=((name, name),))
+    text = html(Audit(name, 1, {name: 1}, (finding, copies)), {name: b"thumbnail"})
+    assert "<script" not in text
+    assert "<img onerror" not in text
+    assert "&lt;/title&gt;&lt;script&gt;" in text
+    assert printable(text, keep="\n") == text

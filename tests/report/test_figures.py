@@ -7,6 +7,7 @@ import io
 import math
 import sys
 from typing import Any
+from xml.dom import minidom
 
 import numpy as np
 import pytest
@@ -227,3 +228,15 @@ def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"matplotlib.*sightline\[train\]"):
         figures.curves(history(2))
+
+
+def test_a_name_that_attacks_is_drawn_as_text() -> None:
+    """Control characters would make an SVG that no browser draws; markup in a name stays text."""
+    hostile = "\x1b[2J<script></script>\x00\u202e" + '" onload="alert(1)'
+    drawn = figures.confusion(evaluation(3, hostile + "{}"), title="\x9b<svg onload=alert(1)>\nsecond")
+    for vector in (drawn.svg, figures.curves(history(3, (hostile, "b")), title=hostile).svg):
+        assert vector is not None
+        tree = minidom.parseString(vector)  # noqa: S318  # our own
+        assert tree.getElementsByTagName("script") == []
+        assert not [e for e in tree.getElementsByTagName("*") if e.hasAttribute("onload")]
+    assert b"\\u009b&lt;svg onload=alert(1)&gt;" in (drawn.svg or b"")

@@ -103,3 +103,18 @@ def test_a_result_is_known_again(write: Write, layout: Layout) -> None:
     assert is_result(file.getvalue().encode()[:100])
     assert not is_result(b"path,label\nx.png,cat\n")
     assert not is_result(b"\x89PNG")
+
+
+def test_a_name_becomes_no_formula_and_a_number_stays_one() -> None:
+    top = (Candidate("+SUM(A1)", 0.75), Candidate("-cat", 0.25))
+    good = Prediction("=1+1", "+SUM(A1)", 0.75, top, decision=Decision("class", None, -3.0))
+    bad = Prediction("@x", error="=cannot be opened")
+    for raw in (False, True):
+        file = io.StringIO()
+        assert list(write_csv([good, bad], Layout(2, ("-cat",), decisions=True, raw=raw), file)) == [good, bad]
+        _, first, second = csv.reader(io.StringIO(file.getvalue()))
+        mark = "" if raw else "'"
+        assert first == [
+            f"{mark}=1+1", f"{mark}+SUM(A1)", "0.750000", f"{mark}-cat", "0.250000", "class", "", "-3", "0.25", "",
+        ]  # fmt: skip
+        assert (second[0], second[-1]) == (f"{mark}@x", f"{mark}=cannot be opened")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import traceback
+import warnings
+from typing import Any
 
 import typer
+from typer import rich_utils
 
 from sightline import process
 from sightline.cli import (
@@ -28,11 +30,13 @@ from sightline.cli import (
     resume,
     serve,
     show,
+    streams,
     sweep,
     train,
 )
-from sightline.cli.output import complain
-from sightline.errors import HostError, SightlineError
+from sightline.cli.output import complain, say
+from sightline.errors import HostError, OutputError, SightlineError
+from sightline.escaping import printable
 
 app = typer.Typer(
     name="sightline",
@@ -55,7 +59,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from sightline import __version__
 
-        typer.echo(f"sightline {__version__}")
+        say(f"sightline {__version__}")
         raise typer.Exit
 
 
@@ -69,27 +73,55 @@ def _options(
 def main() -> None:
     """Run the command line; exit codes are listed in `sightline.errors` (3: a fault of Sightline's own)."""
     process.claim()
-    for stream in (sys.stdout, sys.stderr):  # a file name need not be valid UTF-8
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    process.hang_up_as_terminate()
+    streams.secure()
+    warnings.showwarning = _show_warning
+    code = _run()
     try:
-        app()
-    except SightlineError as error:
+        sys.stdout.flush()  # what is lost here must be said, and no later
+    except (OutputError, BrokenPipeError) as error:
+        code = code or _explain(error)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the verb that the arguments name, show what it raises, and return the exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except WRONG_USE as error:  # a wrong option
+        error.message = printable(error.message)
+        rich_utils.rich_format_error(error)
+        return int(error.exit_code)
+    except Exception as error:  # noqa: BLE001  # the last line of defence: say whose fault it is
+        return _explain(error)
+    if code == SIGINT_EXIT:
+        complain("Interrupted.")
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    """Show an error and return the exit code."""
+    if isinstance(error, SightlineError):
         complain(str(error))
         if isinstance(error, HostError):  # at exit JAX would wait 100 s for the lost host, then abort
             os._exit(error.exit_code)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except SystemExit as stop:
-        if stop.code == SIGINT_EXIT:
-            complain("Interrupted.")
-        raise
-    except Exception as error:  # noqa: BLE001  # the last line of defence: say whose fault it is
-        complain(f"A fault of Sightline's own: {type(error).__name__}: {error}. Please report it with what follows.")
-        traceback.print_exc()
-        sys.exit(3)
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `| head` does
+        return 1
+    complain(f"A fault of Sightline's own: {type(error).__name__}: {error}. Please report it with what follows.")
+    for text in traceback.format_exception(error):
+        for row in text.splitlines():
+            say(row, stderr=True, soft_wrap=True)
+    return 3
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+) -> None:
+    """Print a warning of Python's as the terminal may see it."""
+    say(f"{filename}:{lineno}: {category.__name__}: {message}", stderr=True, soft_wrap=True)
 
 
 SIGINT_EXIT = 130
+WRONG_USE: Any = typer.BadParameter.__mro__[2]
+"""What a wrong option raises; typer names its subclasses alone."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from sightline.cli.output import console, escape, print_json
+from sightline.cli.output import print_json, print_lines, say
 
 
 def card(
@@ -21,5 +20,5 @@ def card(
     if json:
         print_json({"path": str(path), "card": text})
         return
-    sys.stdout.write(text)
-    console(stderr=True).print(f"written    {escape(str(path))}")
+    print_lines(text)
+    say(f"written    {path}", stderr=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sightline import files
-from sightline.cli.output import console, escape, print_json, table
+from sightline.cli.output import Cell, print_json, say, table
 
 if TYPE_CHECKING:  # annotations only: what compares reads pictures' packages too
     from sightline.workflow.compare import Against, Row
@@ -35,9 +35,11 @@ def compare(
         return
     show(rows)
     for one in found:
-        console().print(f"\n{escape(_sentence(one))}")
+        say()
+        say(_sentence(one))
     if figure is not None:
-        console().print(f"\nfigure     {escape(str(figure))}")
+        say()
+        say(f"figure     {figure}")
 
 
 def draw(rows: tuple[Row, ...], path: Path) -> None:
@@ -49,9 +51,9 @@ def draw(rows: tuple[Row, ...], path: Path) -> None:
 
 def show(rows: tuple[Row, ...]) -> None:
     """Print a line for each run."""
-    cells = []
+    cells: list[list[Cell]] = []
     for row in rows:
-        settings = "\n".join(f"{key}={_word(value)}" for key, value in row.settings.items()) or "the same"
+        settings = [f"{key}={_word(value)}" for key, value in row.settings.items()] or ["the same"]
         name = row.name if row.status == "complete" else f"{row.name} ({row.status})"
         parameters = "" if row.parameters is None else f"{row.parameters:,}"
         cells.append([name, settings, parameters, *_figures(row), str(row.epochs), f"{row.seconds:.1f}"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import Display, console, escape, print_json, table
+from sightline.cli.output import Display, print_json, say, table
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: the help must not wait for NumPy
@@ -65,15 +65,15 @@ def show(found: Compression) -> None:
     columns = ["", "model", "accuracy", "parameters", "size", "multiply-adds", "latency", "p99"]
     rows = [_row(c, found) for c in found.candidates if not c.failed]
     table(columns, rows, right=columns[2:])
-    out = console()
     large = found.candidates[0]
-    out.print("\n* no other beats it in all of this; accuracy on validation, milliseconds at batch 1")
+    say()
+    say("* no other beats it in all of this; accuracy on validation, milliseconds at batch 1")
     if found.best is None:
-        out.print(f"No candidate meets the budget. Nearest: {escape(found.nearest.name)}: {'; '.join(found.misses)}.")
+        say(f"No candidate meets the budget. Nearest: {found.nearest.name}: {'; '.join(found.misses)}.")
     else:
         best, quicker = found.best, large.latency / max(found.best.latency, 1e-9)
-        out.print(
-            f"best       {escape(best.name)}: {large.parameters / best.parameters:.1f} times fewer parameters, "
+        say(
+            f"best       {best.name}: {large.parameters / best.parameters:.1f} times fewer parameters, "
             f"{large.bytes / best.bytes:.1f} times fewer bytes, {quicker:.1f} times as quick"
         )
     if found.judgement is not None:
@@ -81,15 +81,15 @@ def show(found: Compression) -> None:
         verdict = "no loss that the test can tell"
         if said.worse:
             verdict = "worse than the large model" + (", by no more than was allowed" if found.reached else "")
-        out.print(
+        say(
             f"{said.part:<11}{said.small:.4f} against {said.large:.4f} on {plural(said.count, 'image')}, difference "
             f"{100 * said.difference:+.2f} points (95% interval {100 * said.interval.low:+.2f} to "
             f"{100 * said.interval.high:+.2f}), {said.lost} lost and {said.won} won, McNemar p = {said.p_value:.3g}: "
             f"{verdict}"
         )
-    out.print(f"bundles    {escape(str(found.out / 'candidates'))}")
+    say(f"bundles    {found.out / 'candidates'}")
     if found.best is not None:
-        out.print(f"chosen     {escape(str(found.out / 'best'))}")
+        say(f"chosen     {found.out / 'best'}")
 
 
 def _row(c: Candidate, found: Compression) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli import evaluate, train
-from sightline.cli.output import Display, console, escape
+from sightline.cli.output import Display, say
 
 PICTURES = "beans:600@64"
 NEW = 4
@@ -21,19 +21,19 @@ def demo(
     """Draw coffee beans in four roasts, train on them, judge the result, name four new pictures; no download."""
     from sightline import workflow
 
-    say = console()
-    say.print(f"[bold]1. Train[/] on {PICTURES}: 600 drawn pictures of coffee beans, four roasts")
+    say(("1. Train", "bold"), f" on {PICTURES}: 600 drawn pictures of coffee beans, four roasts")
     with Display() as display:
         result = workflow.demo_train(PICTURES, out=out, epochs=epochs, watcher=display)
     train.show(result)
-    say.print("\n[bold]2. Evaluate[/] on the pictures held back for the test")
+    say()
+    say(("2. Evaluate", "bold"), " on the pictures held back for the test")
     classifier = workflow.load(result.run)
     evaluate.show(classifier.evaluate(), "test", "sightline evaluate --json prints all")
-    say.print("\n[bold]3. Predict[/] four new pictures")
+    say()
+    say(("3. Predict", "bold"), " four new pictures")
     for path in workflow.draw_new(Path(result.run) / "new", NEW):
         answer = classifier.predict(path)[0]
-        say.print(f"{escape(str(path))}  [bold]{answer.label}[/] {answer.probability:.3f}")
-    say.print(
-        f"\nThe run is in {escape(result.run)}; look at {escape(result.run)}/figures/curves.png and confusion.png."
-    )
-    say.print(f"Next: sightline train YOUR_FOLDER, then sightline predict {escape(result.run)} PICTURE")
+        say(f"{path}  ", (str(answer.label), "bold"), f" {answer.probability:.3f}")
+    say()
+    say(f"The run is in {result.run}; look at {result.run}/figures/curves.png and confusion.png.")
+    say(f"Next: sightline train YOUR_FOLDER, then sightline predict {result.run} PICTURE")

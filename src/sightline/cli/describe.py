@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import console, escape, print_json, table
+from sightline.cli.output import print_json, say, table, width
 
 if TYPE_CHECKING:  # help must not wait for NumPy
     from sightline.models.describe import Description, Layer
@@ -44,30 +44,29 @@ def describe(
 
 def show(found: Description) -> None:
     """Print the arithmetic of a network, in two tables where one would not fit."""
-    out = console()
     figures = ["multiply-adds", "field", "memory"]
     numbers = [[f"{x.multiply_adds:,}" if x.multiply_adds else "", _sides(x), _memory(x.bytes)] for x in found.layers]
     layers = [[x.name, _what(x), "x".join(map(str, x.output))] for x in found.layers]
     sums = [[x.output_sum, x.parameters_sum] for x in found.layers]
-    if out.width >= WIDE:
+    if width() >= WIDE:
         rows = [[*a, *b, *c] for a, b, c in zip(layers, sums, numbers, strict=True)]
         table(["layer", "what", "output", "output size", "parameters", *figures], rows, right=figures)
     else:
         counts = [f"{x.parameters:,}" if x.parameters else "" for x in found.layers]
         rows = [[*a, n, *b] for a, n, b in zip(layers, counts, numbers, strict=True)]
         table(["layer", "what", "output", "parameters", *figures], rows, right=["parameters", *figures])
-        out.print("\nthe sums")
+        say()
+        say("the sums")
         rows = [[x.name, *worked] for x, worked in zip(found.layers, sums, strict=True) if any(worked)]
         table(["layer", "output size", "parameters"], rows)
     size = "x".join(map(str, found.size))
-    out.print(
-        f"\n{escape(found.name)}: {size} pictures, {found.classes:,} classes\n"
-        f"{found.parameters:,} parameters, {_memory(4 * found.parameters)} as float32\n"
-        f"{found.multiply_adds:,} multiply-adds in convolutions and dense layers for one picture, biases not counted\n"
-        f"{_memory(found.bytes)} of outputs for one picture\n"
-        "output size: (side - window + padding) / stride + 1; two paddings differ where an end gets one pixel more\n"
-        "field: rows (and columns, where they differ) of the picture that one value depends on, padding included"
-    )
+    say()
+    say(f"{found.name}: {size} pictures, {found.classes:,} classes")
+    say(f"{found.parameters:,} parameters, {_memory(4 * found.parameters)} as float32")
+    say(f"{found.multiply_adds:,} multiply-adds in convolutions and dense layers for one picture, biases not counted")
+    say(f"{_memory(found.bytes)} of outputs for one picture")
+    say("output size: (side - window + padding) / stride + 1; two paddings differ where an end gets one pixel more")
+    say("field: rows (and columns, where they differ) of the picture that one value depends on, padding included")
 
 
 def _what(layer: Layer) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import Display, console, escape, print_json, table
+from sightline.cli.output import Cell, Display, print_json, say, table
 from sightline.cli.sources import Allow, Column, Read, Sources, reading
 from sightline.errors import plural
 
@@ -52,29 +52,26 @@ def doctor(
 
 def show(found: Checkup) -> None:
     """Print the findings as a table, and what to do about each."""
-    out = console()
     audit = found.audit
     findings = audit.findings
-    out.print(
-        escape(f"{audit.name}: {plural(audit.count, 'image')} in {plural(len(audit.classes), 'class', 'classes')}")
-    )
+    say(f"{audit.name}: {plural(audit.count, 'image')} in {plural(len(audit.classes), 'class', 'classes')}")
     if findings:
-        rows = [[f.severity, f.kind, str(f.count), f.what, _examples(f)] for f in findings]
+        rows: list[list[Cell]] = [[f.severity, f.kind, str(f.count), f.what, _examples(f)] for f in findings]
         table(["severity", "kind", "count", "what", "such as"], rows, right=["count"])
-        out.print()
+        say()
         for finding in findings:
-            out.print(escape(f"{finding.kind}: {finding.advice}"))
+            say(f"{finding.kind}: {finding.advice}")
     else:
-        out.print("nothing found")
+        say("nothing found")
     for name, path in (("page", found.html), ("patch", found.patch)):
         if path is not None:
             count = (
                 f" ({plural(found.corrections, 'correction')}: `train --patch` applies them)" if name == "patch" else ""
             )
-            out.print(f"{name:<11}{escape(path)}{count}")
+            say(f"{name:<11}{path}{count}")
 
 
-def _examples(finding: Finding) -> str:
+def _examples(finding: Finding) -> list[str]:
     """Return the first groups, or the first paths with their reasons, a line for each."""
     if finding.groups:
         lines = [", ".join(group[:3]) + (", ..." if len(group) > 3 else "") for group in finding.groups]
@@ -84,4 +81,4 @@ def _examples(finding: Finding) -> str:
         lines = list(finding.paths)
     most = OF_ERRORS if finding.severity == "error" else EXAMPLES
     more = [f"and {len(lines) - most} more"] if len(lines) > most else []
-    return "\n".join([*lines[:most], *more])
+    return [*lines[:most], *more]

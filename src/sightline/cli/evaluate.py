@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli import judged
-from sightline.cli.output import LONGEST, Display, console, escape, print_json, table
+from sightline.cli.output import LONGEST, Display, print_json, say, table
 from sightline.cli.sources import Column, Read, listed
 from sightline.errors import UsageError, plural
 from sightline.records import ClassFigures, Evaluation, Figure, Interval
@@ -102,7 +102,7 @@ def evaluate(
         )
     else:
         if mirror:
-            console().print("mean over two views of each picture, itself and its mirror image")
+            say("mean over two views of each picture, itself and its mirror image")
         kept = found.part != "given" and found.evaluation.missing is None and not mirror
         file = str(classifier.run.path / "eval" / found.part / "metrics.json") if kept and classifier.run else ""
         show(found.evaluation, found.part, f"all are in {file}" if file else "--json prints all")
@@ -119,39 +119,38 @@ def show(found: Evaluation, part: str, rest: str) -> None:
     from sightline import metrics
     from sightline.report import sentences, summary
 
-    out = console()
     low, high = found.accuracy_interval.low, found.accuracy_interval.high
-    out.print(
+    say(
         f"accuracy {found.accuracy:.4f} (95% interval {low:.4f} to {high:.4f}) on {plural(found.count, 'image')}, "
         f"loss {found.loss:.4f}"
     )
     if missing := sentences.untested(found.untested, len(found.classes), sentences.split_name(part)):
-        out.print(escape(missing))
-    for line in sentences.cautions(summary.evaluation(found)):
-        out.print(escape(line))
-    out.print()
+        say(missing)
+    for caution in sentences.cautions(summary.evaluation(found)):
+        say(caution)
+    say()
     others = [[name.replace("_", " "), *_words(f, len(found.classes))] for name, f in found.figures.items()]
     table(["metric", "value", "95% interval", ""], others[1:])  # the first is accuracy
-    out.print()
+    say()
     tested = [c for c in found.per_class if c.support]
     columns = ["class", "precision", "95% interval", "recall", "95% interval", "F1", "images"]
     if len(tested) > LONGEST:
-        out.print("classes, the lowest F1 first")
+        say("classes, the lowest F1 first")
         tested.sort(key=lambda c: (c.f1 or 0.0, c.label))
     table(columns, [_row(c) for c in tested], right=["precision", "recall", "F1", "images"], rest=rest)
     if len(found.classes) <= 12:  # wider tables cannot be read on a terminal
-        out.print("\nconfusion, true classes in rows")
+        say()
+        say("confusion, true classes in rows")
         counts = [[label, *map(str, row)] for label, row in zip(found.classes, found.confusion.tolist(), strict=True)]
-        table(["", *map(escape, found.classes)], counts, right=found.classes)
+        table(["", *found.classes], counts, right=found.classes)
     if pairs := metrics.worst_pairs(found.confusion, 3):
         named = [f"{found.classes[i]} called {found.classes[j]} ({count})" for i, j, count in pairs]
-        out.print(f"\nmost confused: {escape(', '.join(named))}")
+        say()
+        say(f"most confused: {', '.join(named)}")
     if found.rejects:
         first = found.rejects[0]
-        out.print(
-            f"\n{plural(len(found.rejects), 'file')} could not be read, such as {escape(first.path)}: "
-            f"{escape(first.reason)}"
-        )
+        say()
+        say(f"{plural(len(found.rejects), 'file')} could not be read, such as {first.path}: {first.reason}")
 
 
 def _row(c: ClassFigures) -> list[str]:

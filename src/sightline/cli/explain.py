@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sightline.cli.output import Display, console, escape, print_json
+from sightline.cli.output import Display, print_json, say
+from sightline.cli.streams import read_input
 from sightline.explanation.result import Explanation
 
 
@@ -32,7 +32,7 @@ def explain(
     from sightline.report import summary
     from sightline.workflow.explain import explain as find
 
-    items = list(stream.expand(pictures, stdin=sys.stdin.buffer.read))
+    items = list(stream.expand(pictures, stdin=read_input))
     failed = False
     with Display(quiet=json) as display:
         predictor = workflow.load(model).explained_by(method)
@@ -49,18 +49,17 @@ def explain(
 
 
 def _show(found: Explanation) -> None:
-    out = console()
     if found.error is not None:
-        out.print(f"{escape(found.path)}  [red]{escape(found.error)}[/]")
+        say(f"{found.path}  ", (found.error, "red"))
         return
-    out.print(f"{escape(found.path)}  [bold]{escape(str(found.label))}[/] {found.probability:.3f}")
+    say(f"{found.path}  ", (str(found.label), "bold"), f" {found.probability:.3f}")
     r, check, p = found.region, found.check, found.probability
     if r is None or check is None or p is None:
-        out.print("  nothing in the picture speaks for this class")
+        say("  nothing in the picture speaks for this class")
     else:
-        out.print(
-            f"  hottest from ({r.left}, {r.top}) to ({r.right}, {r.bottom}), {r.share:.0%} of the heat\n"
+        say(f"  hottest from ({r.left}, {r.top}) to ({r.right}, {r.bottom}), {r.share:.0%} of the heat")
+        say(
             f"  {p - check.fall:.3f} with its hottest {check.hidden:.0%} hidden, "
             f"{p - check.random_fall:.3f} on average with the same shape hidden elsewhere"
         )
-    out.print(f"  [dim]{escape(str(found.figure))}[/]")
+    say("  ", (str(found.figure), "dim"))

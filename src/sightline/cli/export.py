@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import Display, complain, console, escape, print_json, table
+from sightline.cli.output import Display, complain, print_json, say, table
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # help must not wait for NumPy
@@ -39,7 +39,7 @@ def export(
 
     if form == "vectors":
         path = str(vectors(model, out))
-        print_json({"path": path}) if json else console().print(f"written    {escape(path)}")
+        print_json({"path": path}) if json else say(f"written    {path}")
         return
     with Display(quiet=json) as display:
         done = run(
@@ -74,8 +74,7 @@ def _show(done: Exported) -> None:
         ["throughput, 32 at a time", f"{found.throughput:,.0f} pictures/s"],
     ]
     table([f"{done.format} {done.precision}", f"{plural(found.count, 'image')} of {done.pictures}"], rows)
-    out = console()
     if done.kept:
-        out.print(f"left in float: {escape(', '.join(done.kept))}")
+        say(f"left in float: {', '.join(done.kept)}")
     if done.path is not None:
-        out.print(f"written    {escape(done.path)}")
+        say(f"written    {done.path}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from sightline.cli.output import console, escape, table
+from sightline.cli.output import say, table
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: what judges reads pictures' packages too
@@ -19,23 +19,23 @@ FIRST = 5  # of a list; all are in the JSON
 
 def show(found: Judgement) -> None:
     """Print a judgement in a few lines."""
-    out = console()
-    out.print()
+    say()
     _detection(found)
-    for line in (*_calibration(found), *_beside(found), *_abstaining(found), *_strangers(found), *_slices(found)):
-        out.print(escape(line))
+    for text in (*_calibration(found), *_beside(found), *_abstaining(found), *_strangers(found), *_slices(found)):
+        say(text)
     if wrong := found.mistakes.wrong[:FIRST]:
-        out.print("\nthe surest mistakes")
+        say()
+        say("the surest mistakes")
         rows = [[a.path, a.label, a.answer, f"{a.probability:.3f}"] for a in wrong]
         table(["picture", "truth", "answer", "confidence"], rows)
 
 
 def show_suspects(suspects: Sequence[Suspect], patch: str) -> None:
     """Print the worst labels, and where all are."""
-    out = console()
-    out.print(
-        f"\n{plural(len(suspects), 'label')} {'looks' if len(suspects) == 1 else 'look'} wrong, worst first; "
-        f"corrections are proposed in {escape(patch)}"
+    say()
+    say(
+        f"{plural(len(suspects), 'label')} {'looks' if len(suspects) == 1 else 'look'} wrong, worst first; "
+        f"corrections are proposed in {patch}"
     )
     rows = [[s.path, s.label, f"{s.to} {s.probability:.2f}"] for s in suspects[:FIRST]]
     table(["picture", "label", "looks like"], rows)
@@ -46,19 +46,15 @@ def _detection(found: Judgement) -> None:
     b = found.binary
     if b is None:
         return
-    out = console()
-    out.print(
-        f"detection of {escape(repr(b.positive))} ({escape(b.rule)}) among {b.positives} positive and {b.negatives} "
-        "negative images"
-    )
+    say(f"detection of {b.positive!r} ({b.rule}) among {b.positives} positive and {b.negatives} negative images")
     names = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
     figures = [(name, getattr(b.rates, key)) for key, name in names.items()]
     figures.append((f"average precision of {b.positive!r}", b.average_precision))
     table(["metric", "value", "95% interval", ""], [[name, *_words(f)] for name, f in figures])
     for point in b.operating_points:
-        for line in _operating_point(point, b.positive):
-            out.print(escape(line))
-    out.print()
+        for text in _operating_point(point, b.positive):
+            say(text)
+    say()
 
 
 def _words(figure: Figure) -> list[str]:

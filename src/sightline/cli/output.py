@@ -1,4 +1,7 @@
-"""Where results and news go: results to standard output, everything else to standard error."""
+"""Where results and news go: results to standard output, everything else to standard error.
+
+All text passes through here, and what strangers wrote in it (file names, class names) is shown, never obeyed.
+"""
 
 from __future__ import annotations
 
@@ -10,63 +13,114 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from sightline import jsonio
 from sightline.errors import plural
+from sightline.escaping import TextFile, printable
 from sightline.records import EpochRecord
 from sightline.watch import Watcher
 
 LONGEST = 40  # rows of a table, where it is cut
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Return a console that honours NO_COLOR and breaks no lines where nobody watches."""
+def _console(*, stderr: bool = False) -> Console:
+    """Return a console that honours NO_COLOR and breaks no lines where nobody watches.
+
+    It obeys whatever is in the text that it is given: `say` and `table` are what verbs print with.
+    """
     made = Console(stderr=stderr, highlight=False)
     if not made.is_terminal:
         made = Console(stderr=stderr, highlight=False, width=10_000, soft_wrap=True)
     return made
 
 
+def width() -> int:
+    """Return how many columns a line has: those of the terminal, many where there is none."""
+    return _console().width
+
+
+Part = str | tuple[str, str]
+"""Of a line: text, or text and its style, as rich calls it."""
+
+
+def line(*parts: Part) -> Text:
+    """Return one line: no text is taken for markup, and control characters are escaped."""
+    styled = (part if isinstance(part, tuple) else (part, "") for part in parts)
+    return Text.assemble(*((printable(text), style) for text, style in styled))
+
+
+def say(*parts: Part, stderr: bool = False, soft_wrap: bool | None = None) -> None:
+    """Print one line to standard output, or to standard error; an empty one without `parts`."""
+    _console(stderr=stderr).print(line(*parts), soft_wrap=soft_wrap)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object on one line of standard output."""
-    sys.stdout.write(jsonio.dumps(value) + "\n")
+    out = results()
+    out.write(jsonio.dumps(value) + "\n")
+    out.flush()
+
+
+def results() -> TextFile:
+    """Return standard output for rows of CSV and lines of JSON; on a terminal, control characters are escaped."""
+    return _Rows(sys.stdout) if sys.stdout.isatty() else sys.stdout
+
+
+class _Rows:
+    """Writes rows to a terminal, which obeys none of what is in them; one row at a time, with its end."""
+
+    def __init__(self, file: TextFile) -> None:
+        self._file = file
+
+    def write(self, text: str, /) -> object:
+        """Write one row."""
+        return self._file.write(printable(text.removesuffix("\n")) + "\n")
+
+    def flush(self) -> object:
+        """Hand on what was written."""
+        return self._file.flush()
+
+
+def print_lines(text: str) -> None:
+    """Print text of many lines to standard output as it is, control characters other than line ends escaped."""
+    sys.stdout.write(printable(text, keep="\n"))
     sys.stdout.flush()
 
 
 def complain(message: str) -> None:
     """Print an error to standard error."""
-    console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    say(("error:", "bold red"), " ", message, stderr=True, soft_wrap=True)
 
 
-def escape(text: str) -> str:
-    """Return `text` so that rich takes none of it as markup."""
-    return text.replace("[", r"\[")
+Cell = str | list[str]
+"""Of a table: one line, or several."""
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = (), *, rest: str = "") -> None:
+def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], right: Sequence[str] = (), *, rest: str = "") -> None:
     """Print a table to standard output; the columns named in `right` are flushed right.
 
     A long one is cut and ends with where the rest is: `rest`, such as a file that holds every row. Where there is no
     such place, it is cut on a terminal alone, and printed in full into a pipe or a file.
     """
-    out = console()
+    out = _console()
     cut = len(rows) > LONGEST + LONGEST // 10 and (out.is_terminal or bool(rest))
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        made.add_column(line(column), justify="right" if column in right else "left", overflow="fold")
     for row in rows[:LONGEST] if cut else rows:
-        made.add_row(*[escape(cell) for cell in row])
+        made.add_row(*(Text("\n").join(map(line, [cell] if isinstance(cell, str) else cell)) for cell in row))
     out.print(made)
     if cut:
         where = rest or "add --json or send the output to a file to see all"
-        out.print(f"... and {len(rows) - LONGEST:,} more of {len(rows):,}: {escape(where)}")
+        say(f"... and {len(rows) - LONGEST:,} more of {len(rows):,}: {where}")
 
 
 class Display(Watcher):
     """Shows training on standard error: bars on a terminal, a line for each epoch and slow task elsewhere."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = console(stderr=True)
+        self._console = _console(stderr=True)
         self._quiet = quiet
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -76,8 +130,9 @@ class Display(Watcher):
     def __enter__(self) -> Self:
         if self._console.is_terminal and not self._quiet:
             self._bars = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"), console=self._console, transient=True,
+                TextColumn("{task.description}", markup=False),
+                BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}", markup=False), console=self._console, transient=True,
             )  # fmt: skip
             self._bars.start()
         return self
@@ -88,7 +143,7 @@ class Display(Watcher):
 
     def say(self, text: str) -> None:
         if not self._quiet:
-            self._console.print(escape(text))
+            self._console.print(line(text))
 
     def progress(self, task: str, done: int, total: int) -> None:
         if self._bars is not None:
@@ -126,7 +181,7 @@ class Display(Watcher):
     def _advance(self, task: str, done: int, total: int, figures: str) -> None:
         assert self._bars is not None
         if task not in self._tasks:
-            self._tasks[task] = self._bars.add_task(task, total=total, figures="")
+            self._tasks[task] = self._bars.add_task(printable(task), total=total, figures="")
         self._bars.update(self._tasks[task], completed=done, total=total, figures=figures)
         if done >= total:
             self._bars.remove_task(self._tasks.pop(task))

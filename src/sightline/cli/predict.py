@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from itertools import chain
@@ -12,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import console, escape
+from sightline.cli.output import results, say
+from sightline.cli.streams import read_input
 from sightline.errors import OutputError, UsageError, plural
+from sightline.escaping import TextFile, printable
 from sightline.records import Decision, Prediction
 
 if TYPE_CHECKING:  # help must not wait for NumPy
-    from sightline.report.predictions import Layout, TextFile
+    from sightline.report.predictions import Layout
 
 TOP = 5  # classes in a table and in JSON lines; CSV has one by default
 
@@ -43,6 +44,9 @@ def predict(
         Form | None, typer.Option("--format", help="table, csv or jsonl; default: as --out ends, else table.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
+    raw_csv: Annotated[
+        bool, typer.Option("--raw-csv", help="Put no apostrophe before CSV text that starts with =, +, - or @.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write to this .csv or .jsonl file, not to the terminal.")] = None,
 ) -> None:
     """Classify images. Exits with 1 if an image could not be read; its row says why."""
@@ -53,18 +57,18 @@ def predict(
     chosen = _form(form, out, json=json)
     if out is not None:
         _check_place(out)
-    items = stream.expand(pictures, stdin=sys.stdin.buffer.read)
+    items = stream.expand(pictures, stdin=read_input)
     first = stream.peek(items)  # a wrong path or an empty folder shows before the model is loaded
     classifier = workflow.load(model)
     count, thresholds = len(classifier.classes), classifier.thresholds
     shown = min(count, top or (1 if chosen == Form.csv else TOP))
-    layout = Layout(shown, classifier.classes if probabilities else (), thresholds is not None)
+    layout = Layout(shown, classifier.classes if probabilities else (), thresholds is not None, raw_csv)
     asked = count if probabilities else shown
     predictions = stream.predict(classifier.predictor, chain(first, items), top=asked, thresholds=thresholds)
     if chosen == Form.table:
         failed = _count_errors(_table(predictions))[1]
     elif out is None:
-        failed = _count_errors(_rows(chosen)(predictions, layout, sys.stdout))[1]
+        failed = _count_errors(_rows(chosen)(predictions, layout, results()))[1]
     else:
         failed = _write(predictions, layout, chosen, out)
     if failed:
@@ -134,27 +138,25 @@ def _write(predictions: Iterator[Prediction], layout: Layout, form: Form, out: P
 
     files.write(out, fill)
     unread = f", {errors} of them without an answer" if errors else ""
-    console(stderr=True).print(f"{plural(total, 'image')}{unread}: {escape(str(out))}")
+    say(f"{plural(total, 'image')}{unread}: {out}", stderr=True)
     return errors
 
 
 def _table(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
     """Print a row as soon as it is known; the width of the path column follows from what came so far."""
-    out = console()
     width = 12
     for p in predictions:
-        width = max(width, len(p.path))
-        name = escape(f"{p.path:<{width}}")
+        name = printable(p.path)
+        width = max(width, len(name))
+        name = f"{name:<{width}}  "
         if p.error is not None:
-            out.print(f"{name}  [red]{escape(p.error)}[/]")
+            say(name, (p.error, "red"))
         else:
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top[1:])
             decision = "" if p.decision is None or p.decision.decision == "class" else f"  {_words(p.decision)}"
-            out.print(
-                f"{name}  [bold]{escape(str(p.label))}[/] {p.probability:.3f}  [dim]{escape(others)}[/]{decision}"
-            )
+            say(name, (str(p.label), "bold"), f" {p.probability:.3f}  ", (others, "dim"), decision)
         yield p
 
 
 def _words(decision: Decision) -> str:
-    return f"one of {escape(', '.join(decision.set or ()))}" if decision.decision == "set" else "abstain"
+    return f"one of {', '.join(decision.set or ())}" if decision.decision == "set" else "abstain"

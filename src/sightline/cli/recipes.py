@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import print_json, table
+from sightline.cli.output import print_json, print_lines, table
 from sightline.config import recipes as shipped
 
 
@@ -19,7 +19,7 @@ def recipes(
         if json:
             print_json({"name": name, "settings": shipped.load(name)})
         else:
-            typer.echo(shipped.text(name), nl=False)
+            print_lines(shipped.text(name))
     elif json:
         print_json({"recipes": [{"name": n, "about": shipped.about(n)} for n in shipped.names()]})
     else:

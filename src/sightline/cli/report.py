@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import Display, console, escape, print_json
+from sightline.cli.output import Display, print_json, say
 
 
 def report(
@@ -22,4 +22,4 @@ def report(
     if json:
         print_json({"report": str(path)})
     else:
-        console().print(escape(str(path)))
+        say(str(path))

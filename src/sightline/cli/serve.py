@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import console, escape
+from sightline.cli.output import say
 
 
 def serve(
@@ -18,4 +18,4 @@ def serve(
     """Answer pictures over HTTP, as predict answers files, until Ctrl-C or SIGTERM."""
     from sightline.serve.server import serve as run
 
-    run(model, host, port, largest=largest * 10**6, say=lambda address: console().print(escape(address)))
+    run(model, host, port, largest=largest * 10**6, say=say)

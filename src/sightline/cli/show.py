@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import Display, console, escape, print_json
+from sightline.cli.output import Display, print_json, say
 from sightline.cli.sources import Column, Sources, data_assignments
 
 
@@ -39,4 +39,4 @@ def show(
     if json:
         print_json(asdict(shown))
     else:
-        console().print(escape(shown.figure))
+        say(shown.figure)

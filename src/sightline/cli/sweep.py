@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import Display, console, escape, print_json, table
+from sightline.cli.output import Display, print_json, say, table
 from sightline.cli.sources import Allow, Column, Read, Sources, data_assignments, reading
 from sightline.errors import ModelError
 
@@ -60,16 +60,16 @@ def show(found: Sweep) -> None:
     columns = ["trial", found.monitor, "95% interval", *short_names(names), "epochs", "seconds", "state"]
     rows = [[*_left(t), *(_word(t.settings.get(name)) for name in names), *_right(t)] for t in found.trials]
     table(columns, rows, right=["trial", found.monitor, "epochs", "seconds"])
-    out = console()
     best = found.best
     if best is not None:
         settings = ", ".join(f"{name}={_word(value)}" for name, value in best.settings.items())
-        out.print(f"\nbest       trial {best.trial}, {escape(settings)}: {found.monitor} {best.value:.4f}")
-        out.print(f"run        {escape(str(best.run))}")
+        say()
+        say(f"best       trial {best.trial}, {settings}: {found.monitor} {best.value:.4f}")
+        say(f"run        {best.run}")
     if found.importance is not None:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.importance.items())
-        out.print(f"decides    {escape(shares)} of the differences between trials")
-    out.print(f"results    {escape(str(Path(found.folder) / 'results.csv'))}, figures/")
+        say(f"decides    {shares} of the differences between trials")
+    say(f"results    {Path(found.folder) / 'results.csv'}, figures/")
 
 
 def _left(trial: Trial) -> list[str]:

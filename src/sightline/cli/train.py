@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sightline import jsonio
-from sightline.cli.output import Display, complain, console, escape, print_json
+from sightline.cli.output import Display, complain, print_json, say
 from sightline.cli.sources import Allow, Column, Sources, data_assignments
 from sightline.errors import plural
 from sightline.records import PartFigures, TrainResult
@@ -93,21 +93,20 @@ def show(result: TrainResult) -> None:
     """Print the outcome of a training run."""
     from sightline.report import sentences
 
-    out = console()
     for name, figures in (("validation", result.validation), ("test", result.test)):
         if figures is not None:
-            out.print(f"{name:<11}{_line(figures)}")
+            say(f"{name:<11}{_line(figures)}")
             if leaked := sentences.leaked(result.details.get("leaked", {}).get(name)):
-                out.print(f"           {escape(leaked)}")
+                say(f"           {leaked}")
             names = result.details.get("untested_classes", {}).get(name, [])
             if missing := sentences.untested(names, len(result.classes), f"the {name} split"):
-                out.print(f"           {escape(missing)}")
-    out.print(
+                say(f"           {missing}")
+    say(
         f"{result.model}, {result.parameters:,} parameters, {plural(result.epochs, 'epoch')} in {result.seconds:.0f} s "
         f"({result.images_per_second:,.0f} images/s)"
     )
-    out.print(f"run        {escape(result.run)}")
-    out.print(f"figures    {escape(str(Path(result.run) / 'figures'))}")
+    say(f"run        {result.run}")
+    say(f"figures    {Path(result.run) / 'figures'}")
 
 
 def _line(figures: PartFigures) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from sightline.errors import check_installed, require
+from sightline.escaping import printable
 from sightline.report import fonts
 
 PURPOSE = "Drawing figures"
@@ -119,7 +120,11 @@ def _choose_fonts(figure: Any) -> list[_Lost]:
         ticks.update(labels)
         if lost := frozenset().union(*map(_choose_font, labels)):
             found.append(_Lost(labels, [label.get_text() for label in labels], lost, axis))
-    others = [(text, _choose_font(text)) for text in figure.findobj(Text) if text not in ticks]
+    others = []
+    for text in figure.findobj(Text):
+        if text not in ticks:
+            text.set_text(printable(text.get_text(), keep="\n"))  # an SVG that holds control characters is none
+            others.append((text, _choose_font(text)))
     return found + [_Lost([text], [text.get_text()], lost) for text, lost in others if lost]
 
 
@@ -197,5 +202,5 @@ def words(size: float = 10) -> dict[str, Any]:
 
 def short(name: str) -> str:
     """Return `name` on one line, its middle left out where it is long: what differs stands at the ends mostly."""
-    name = " ".join(name.split())
+    name = printable(" ".join(name.split()))
     return name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 + 1 :]}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from sightline import jsonio
 from sightline.errors import plural
+from sightline.escaping import printable
 from sightline.prediction.manifest import Manifest
 from sightline.report import sentences
 
@@ -49,7 +50,7 @@ def _header(manifest: Manifest) -> str:
     }
     if not manifest.figures:  # Hugging Face refuses an index without results
         del values["model-index"]
-    lines = [f"{key}: {jsonio.dumps(value)}" for key, value in values.items()]
+    lines = [f"{key}: {printable(jsonio.dumps(value))}" for key, value in values.items()]
     return "\n".join(["---", *lines, "---"])
 
 
@@ -57,10 +58,11 @@ def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str]) ->
     size, count = manifest.preprocess, len(manifest.classes)
     colour = "grey" if size.channels == 1 else "RGB"
     return [
-        f"# {manifest.model} on {_plain(manifest.data.get('name', 'unknown'))}",
+        f"# {_plain(manifest.model)} on {_plain(manifest.data.get('name', 'unknown'))}",
         (
             f"An image classifier with {count} classes and {manifest.parameters:,} parameters, made with Sightline "
-            f"{manifest.version}, recipe `{manifest.recipe}`. The weights are stored as {manifest.precision}."
+            f"{_plain(manifest.version)}, recipe {_plain(manifest.recipe)}. The weights are stored as "
+            f"{manifest.precision}."
         ),
         "## Classes",
         "\n".join(f"{number}. {_plain(label)}" for number, label in enumerate(manifest.classes)),
@@ -97,7 +99,8 @@ def _figures(manifest: Manifest, figures: Sequence[str]) -> list[str]:
     for part, found in manifest.figures.items():
         low, high = found["accuracy_interval"]
         lines.append(
-            f"| {part} | {found['count']} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | {found['loss']:.4f} |"
+            f"| {_plain(part)} | {found['count']} | {found['accuracy']:.4f} | {low:.4f} to {high:.4f} | "
+            f"{found['loss']:.4f} |"
         )
     out = ["\n".join(lines)]
     for part, found in manifest.figures.items():
@@ -117,25 +120,31 @@ def _figures(manifest: Manifest, figures: Sequence[str]) -> list[str]:
 
 def _data(manifest: Manifest, run: Mapping[str, Any]) -> list[str]:
     counts = manifest.data.get("counts", {})
-    lines = ["| part | pictures |", "|---|---|", *[f"| {part} | {count} |" for part, count in counts.items()]]
+    lines = [
+        "| part | pictures |",
+        "|---|---|",
+        *[f"| {_plain(part)} | {_plain(count)} |" for part, count in counts.items()],
+    ]
     notes = run.get("result", {}).get("notes", [])
     return ["\n".join(lines), *(["\n".join(f"- {_plain(note)}" for note in notes)] if notes else [])]
 
 
 def _environment(manifest: Manifest, run: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items())
+    versions = ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in run.get("versions", {}).items())
+    seed, backend = (_plain(run.get(key, "unknown")) for key in ("seed", "backend"))
+    platform = _plain(run.get("platform", ""))
     lines = [
-        f"- seed {run.get('seed', 'unknown')}, backend {run.get('backend', 'unknown')}, {run.get('platform', '')}",
+        f"- seed {seed}, backend {backend}, {platform}",
         f"- {versions}",
         f"- weights `{manifest.weights_sha256}`, graph `{manifest.graph_sha256}`",
     ]
-    lines += ["- " + ", ".join(f"{key}: {_plain(value)}" for key, value in s.items()) for s in manifest.lineage]
+    lines += ["- " + ", ".join(f"{_plain(key)}: {_plain(value)}" for key, value in s.items()) for s in manifest.lineage]
     return "\n".join(lines)
 
 
 def _plain(text: Any) -> str:
     """Return `text` with what Markdown and HTML would take as their own made harmless, on one line."""
-    out = " ".join(str(text).split())
+    out = printable(" ".join(str(text).split()))
     for sign in "\\`*_[]<>|#":
         out = out.replace(sign, f"\\{sign}" if sign != "<" else "&lt;")
     return out

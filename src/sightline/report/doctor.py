@@ -13,6 +13,7 @@ from PIL import Image
 
 from sightline.data.audit import Audit
 from sightline.errors import plural
+from sightline.report import templates
 
 SHOWN = 12  # groups, or pictures, of a finding
 MEMBERS = 6  # pictures of a group
@@ -28,8 +29,6 @@ def thumbnail(pixels: NDArray[np.uint8]) -> bytes:
 
 def html(audit: Audit, thumbnails: Mapping[str, bytes]) -> str:
     """Return the page; `thumbnails` holds WebP files by the path of the picture."""
-    import jinja2
-
     images: dict[str, str] = {}
     room = MOST
     for path, data in thumbnails.items():
@@ -37,7 +36,7 @@ def html(audit: Audit, thumbnails: Mapping[str, bytes]) -> str:
         if room < 0:
             break
         images[path] = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = templates.environment()
     text = resources.files(__package__).joinpath("doctor.html.j2").read_text(encoding="utf-8")
     most = max(audit.classes.values(), default=1)
     return environment.from_string(text).render(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.report import sentences
+from sightline.report import sentences, templates
 from sightline.report.canvas import Drawing
 
 SIDE = 192  # greatest side of a picture in the page, in pixels
@@ -20,9 +20,7 @@ SIDE = 192  # greatest side of a picture in the page, in pixels
 
 def html(report: Mapping[str, Any]) -> str:
     """Return the page of what `workflow.reporting` puts together."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = templates.environment()
     environment.filters |= {"percent": percent, "between": between}
     text = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(text).render(**report)

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from sightline import jsonio
+from sightline.escaping import CsvWriter, TextFile, spreadsheet_text
 from sightline.records import Prediction
 from sightline.report import summary
 
 HEADER = ("path", "label", "probability")  # of every CSV file, first
 
 
-class TextFile(Protocol):
-    """What rows are written to: a file, or standard output."""
-
-    def write(self, text: str, /) -> int:
-        """Write a row."""
-
-    def flush(self) -> None:
-        """Hand on what was written, so that a reader sees each row when it is known."""
-
-
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What each row holds: the `top` most probable classes; `classes`, which get a probability each (none: empty).
 
-    With `decisions`, what to make of the answer, for a model that has thresholds.
+    With `decisions`, what to make of the answer, for a model that has thresholds. In CSV, text that a spreadsheet would
+    take for a formula gets an apostrophe, unless `raw`.
     """
 
     top: int = 1
     classes: tuple[str, ...] = ()
     decisions: bool = False
+    raw: bool = False
 
     def columns(self) -> list[str]:
         """Return the header of the CSV file."""
@@ -44,14 +35,21 @@ class Layout:
     def cells(self, prediction: Prediction) -> list[str]:
         """Return a row of the CSV file; an image without an answer has its path and the reason."""
         if prediction.error is not None:
-            return [prediction.path, *[""] * (len(self.columns()) - 2), prediction.error]
-        ranked = [cell for c in prediction.top[: self.top] for cell in (c.label, f"{c.probability:.6f}")]
+            empty = [""] * (len(self.columns()) - 2)
+            return [self._text(prediction.path), *empty, self._text(prediction.error)]
+        ranked = [cell for c in prediction.top[: self.top] for cell in (self._text(c.label), f"{c.probability:.6f}")]
         decided: list[str] = []
         if self.decisions and prediction.decision is not None:
             choice = prediction.decision
             labels = "" if choice.set is None else jsonio.dumps(list(choice.set))
             decided = [choice.decision, labels, f"{choice.ood_score:.6g}"]
-        return [prediction.path, *ranked, *decided, *(f"{p:.7g}" for p in self._probabilities(prediction)), ""]
+        return [
+            self._text(prediction.path),
+            *ranked,
+            *decided,
+            *(f"{p:.7g}" for p in self._probabilities(prediction)),
+            "",
+        ]
 
     def line(self, prediction: Prediction) -> str:
         """Return a row as JSON."""
@@ -62,6 +60,9 @@ class Layout:
                 values["probabilities"] = dict(zip(self.classes, self._probabilities(prediction), strict=True))
         return jsonio.dumps(values)
 
+    def _text(self, text: str) -> str:
+        return text if self.raw else spreadsheet_text(text)
+
     def _probabilities(self, prediction: Prediction) -> list[float]:
         by_label = {c.label: c.probability for c in prediction.top}
         return [by_label[label] for label in self.classes]
@@ -69,9 +70,9 @@ class Layout:
 
 def write_csv(predictions: Iterable[Prediction], layout: Layout, file: TextFile) -> Iterator[Prediction]:
     """Write a header and a row for each prediction, and yield each once its row is written."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(layout.columns())
-    return _each(predictions, lambda prediction: writer.writerow(layout.cells(prediction)), file)
+    writer = CsvWriter(file)
+    writer.write_row(layout.columns())
+    return _each(predictions, lambda prediction: writer.write_row(layout.cells(prediction)), file)
 
 
 def write_jsonl(predictions: Iterable[Prediction], layout: Layout, file: TextFile) -> Iterator[Prediction]:

@@ -25,7 +25,6 @@ there. Without ``config.toml``, ``run.json`` holds what was asked for (`request`
 
 from __future__ import annotations
 
-import csv
 import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,6 +42,7 @@ from sightline.data.leakage import Leak, SmallImages
 from sightline.data.membership import ImageRow
 from sightline.data.patch import Correction
 from sightline.errors import ModelError, OutputError
+from sightline.escaping import CsvWriter, spreadsheet_cell
 from sightline.prediction import bundle
 from sightline.prediction.bundle import Bundle
 from sightline.preprocess import Preprocess
@@ -220,10 +220,9 @@ class Run:
         self._write("history.jsonl", jsonio.dump_lines(rows))
         if rows:
             text = io.StringIO()
-            writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            self._write("history.csv", text.getvalue().encode())
+            cells = [[spreadsheet_cell(value) for value in row.values()] for row in rows]
+            CsvWriter(text).write_rows([list(rows[0]), *cells])
+            self._write("history.csv", jsonio.encoded(text.getvalue()))
 
     def read_history(self) -> tuple[EpochRecord, ...]:
         """Return the epochs so far."""

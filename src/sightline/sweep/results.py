@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sightline import jsonio
+from sightline.escaping import CsvWriter, spreadsheet_cell
 from sightline.records import Interval
 from sightline.sweep.parameters import Value
 from sightline.sweep.space import Space
@@ -125,15 +126,18 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 
 def as_csv(found: Sweep, space: Space) -> bytes:
-    """Return a line for each trial, best first, and a column for each parameter."""
+    """Return a line for each trial, best first, and a column for each parameter.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe.
+    """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvWriter(text)
     names = [p.name for p in space.parameters]
     facts = ("accuracy", "low", "high", "loss", "parameters", "epochs", "seconds", "run", "reason")
-    writer.writerow(["trial", "state", found.monitor, *names, *facts])
+    writer.write_row(["trial", "state", found.monitor, *names, *facts])
     for trial in found.trials:
         row = _row(trial)
         row["low"], row["high"] = row["accuracy_interval"] or (None, None)
         values = [trial.trial, trial.state, trial.value, *(trial.settings.get(n) for n in names)]
-        writer.writerow(["" if v is None else v for v in [*values, *(row[f] for f in facts)]])
-    return text.getvalue().encode()
+        writer.write_row([spreadsheet_cell(value) for value in [*values, *(row[f] for f in facts)]])
+    return jsonio.encoded(text.getvalue())

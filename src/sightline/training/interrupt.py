@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: between two steps of training, never inside one; elsewhere at once.
+"""Ctrl-C and SIGTERM (and SIGHUP, see `process`): between two steps of training, never inside one; elsewhere at once.
 
 Handlers are set in the command line's own process alone (`process.claim`). A program that calls Sightline keeps its
 own: there Ctrl-C raises `KeyboardInterrupt` at once, and the run is resumed from its last checkpoint.
@@ -15,6 +15,7 @@ from types import FrameType
 
 from sightline import process
 from sightline.errors import Interrupted
+from sightline.escaping import printable
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -97,7 +98,7 @@ def leaving(last: Callable[[], str]) -> Iterator[None]:
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         try:
-            os.write(2, f"error: {last()}\n".encode())  # no lock that the interrupted code may hold
+            os.write(2, f"error: {printable(last())}\n".encode())  # no lock that the interrupted code may hold
         finally:
             os._exit(Interrupted.exit_code)
 

@@ -1,0 +1,91 @@
+"""The three standard streams of the command line, any of which may be closed, full or gone.
+
+An answer that cannot be written is an error, and the exit code says so. News that nobody hears is none: training goes
+on when its terminal has gone away.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from typing import Any, TextIO
+
+from sightline.errors import DataError, OutputError
+
+MOST_INPUT = 256 << 20  # bytes of standard input: one image (the default of data.limits.file_mb), or a list of paths
+
+
+class _Results(io.FileIO):
+    """Standard output: raises `OutputError` once where it cannot be written; what comes after that is dropped."""
+
+    _lost = False
+
+    def write(self, data: Any, /) -> int:
+        if self._lost:
+            return len(memoryview(data))
+        try:
+            return super().write(data)
+        except BrokenPipeError:  # its reader went away, as `| head` does
+            self._lost = True
+            raise
+        except OSError as error:
+            self._lost = True
+            why = "it is closed" if error.errno == errno.EBADF else error.strerror
+            raise OutputError(
+                f"Standard output cannot be written: {why}. Send it to a file, as with > FILE."
+            ) from error
+
+
+class _News(io.FileIO):
+    """Standard error: what cannot be written is dropped."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(memoryview(data))
+
+
+def secure() -> None:
+    """Make the standard streams safe to use: none is closed, and each fails as this module says.
+
+    Streams that are not the process's own, such as a test's, only learn to write any file name.
+    """
+    for number, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: the next file opened would be taken for it
+            os.set_inheritable(os.open(os.devnull, mode), True)  # the lowest number that is free
+    sys.stdout = _secured(sys.stdout, sys.__stdout__, _Results, 1)
+    sys.stderr = _secured(sys.stderr, sys.__stderr__, _News, 2)
+
+
+def _secured(stream: TextIO | None, own: TextIO | None, kind: type[io.FileIO], number: int) -> TextIO:
+    if stream is None:
+        return io.TextIOWrapper(io.BufferedWriter(kind(number, "w", closefd=False)), "utf-8", "backslashreplace")
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.reconfigure(errors="backslashreplace")  # a file name need not be valid UTF-8
+    raw = getattr(stream.buffer, "raw", stream.buffer)
+    if stream is not own or type(raw) is not io.FileIO:  # a console of Windows is another kind
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(kind(number, "w", closefd=False)), stream.encoding, "backslashreplace",
+        line_buffering=stream.line_buffering, write_through=stream.write_through,
+    )  # fmt: skip
+
+
+def read_input() -> bytes:
+    """Return standard input whole; raises `DataError` where it is closed, cannot be read or is too large."""
+    if sys.stdin is None:
+        raise DataError("Standard input is closed, and - reads it: name files, or send an image or a list of paths.")
+    try:
+        data = sys.stdin.buffer.read(MOST_INPUT + 1)
+    except OSError as error:
+        raise DataError(f"Standard input cannot be read: {error.strerror}.") from error
+    if len(data) > MOST_INPUT:
+        raise DataError(f"Standard input is larger than {MOST_INPUT >> 20} MiB: name files, or send fewer.")
+    return data

@@ -1,0 +1,22 @@
+"""How pages are made of templates: what strangers wrote is text there, never HTML."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sightline.escaping import printable
+
+if TYPE_CHECKING:  # pages are few: the rest need not wait for Jinja
+    import jinja2
+
+
+def environment() -> jinja2.Environment:
+    """Return Jinja's settings: HTML's own signs are escaped everywhere, and so are control characters."""
+    import jinja2
+
+    return jinja2.Environment(autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True)
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as it stands in a page; a macro's output (`Markup`) is escaped already."""
+    return printable(value, keep="\t\n") if type(value) is str else value

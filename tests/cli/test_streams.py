@@ -1,0 +1,128 @@
+"""Standard streams that are closed, full or gone, in processes as a shell starts them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from command import Command
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell and /dev/full")
+
+LIGHT = [["models"], ["models", "--json"], ["recipes", "quick"], ["--version"], ["--help"]]
+FULL, CLOSED = "No space left on device", "it is closed"
+
+Shell = Callable[..., tuple[int, str, str]]
+
+
+def shell(redirection: str, *arguments: object) -> tuple[int, str, str]:
+    """Run ``sightline ARGUMENTS... REDIRECTION`` in a shell; return the exit code and what was printed."""
+    command = f'exec "$0" -m sightline "$@" {redirection}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, *map(str, arguments)],
+        capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=300,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="session")
+def use(trained: tuple[Path, dict[str, Any]], colours: Path) -> tuple[Path, Path]:
+    """A run and an image."""
+    return trained[0], next((colours / "red").iterdir())
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
+@pytest.mark.parametrize(("redirection", "why"), [(">/dev/full", FULL), (">&-", CLOSED)], ids=["full", "closed"])
+def test_a_lost_answer_is_an_error(arguments: list[str], redirection: str, why: str) -> None:
+    expected = f"error: Standard output cannot be written: {why}. Send it to a file, as with > FILE.\n"
+    assert shell(redirection, *arguments) == (2, "", expected)
+
+
+@pytest.mark.parametrize("form", [[], ["--format", "csv"], ["--json"]], ids=["table", "csv", "json"])
+def test_a_lost_prediction_is_an_error(use: tuple[Path, Path], form: list[str]) -> None:
+    code, _, err = shell(">/dev/full", "predict", *use, *form)
+    assert code == 2
+    assert err.startswith("error: Standard output cannot be written")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_prediction_that_goes_to_a_file_needs_no_streams(use: tuple[Path, Path], tmp_path: Path) -> None:
+    place = tmp_path / "out.csv"
+    assert shell("<&- >&- 2>&-", "predict", *use, "--out", place)[0] == 0
+    assert place.read_text(encoding="utf-8").count("\n") == 2
+
+
+def test_a_verb_that_reads_nothing_needs_no_input(use: tuple[Path, Path]) -> None:
+    code, out, err = shell("<&-", "predict", *use)
+    assert (code, err) == (0, "")
+    assert str(use[1]) in out
+    code, out, err = shell("<&-", "predict", use[0], "-")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: Standard input is closed")
+
+
+def test_doctor_says_that_its_findings_are_lost(colours: Path) -> None:
+    assert shell(">/dev/full", "doctor", colours)[0] == 2
+    code, out, _ = shell("2>&- <&-", "doctor", colours)
+    assert code == 0
+    assert "120 images in 3 classes" in out
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_news_that_nobody_hears_change_nothing(redirection: str, use: tuple[Path, Path], tmp_path: Path) -> None:
+    heard = shell("", "predict", *use)
+    assert shell(redirection, "predict", *use) == (heard[0], heard[1], "")
+    assert shell(redirection, "predict", tmp_path / "none", use[1]) == (2, "", ""), "the exit code tells the error"
+    assert shell(redirection, "train", "--nonsense") == (2, "", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["models"], ["models", "--json"], ["--help"], ["recipes", "quick"]], ids=" ".join
+)
+def test_a_reader_that_went_away_is_no_news(arguments: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)  # before anything is written, which `| head -1` does not promise
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "sightline", *arguments],
+            stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=300,
+        )  # fmt: skip
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_rows_that_nobody_reads_end_quietly(use: tuple[Path, Path], colours: Path) -> None:
+    command = f'"$0" -m sightline predict "{use[0]}" "{colours}" --format csv | head -1'
+    done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("path,label")
+    assert done.stderr == ""
+
+
+def test_input_without_end_is_refused(
+    sightline: Command, use: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sightline.cli.streams.MOST_INPUT", 1000)
+    with Path("/dev/zero").open("rb") as zero:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=zero))
+        found = sightline("predict", use[0], "-")
+    assert found.code == 2
+    assert "Standard input is larger than" in found.err
+
+
+def test_input_that_cannot_be_read_is_no_fault(
+    sightline: Command, use: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(size: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read=fail)))
+    found = sightline("predict", use[0], "-")
+    assert (found.code, found.err) == (2, "error: Standard input cannot be read: Input/output error.\n")
