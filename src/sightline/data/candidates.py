@@ -6,11 +6,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from sightline.config.groups import group_rule
 from sightline.data.finding import Finding, listed
-from sightline.data.grouping import folder_below_class, groups
+from sightline.data.grouping import folder_below_class, groups, path_parts
 from sightline.errors import ConfigError, plural
 from sightline.records import Index, Picture
 
@@ -79,7 +78,7 @@ def _settings(pictures: Sequence[Picture]) -> Iterator[str]:
         many = len(sizes) >= len(pictures) / MOST and not all(_is_number(name) for name in sizes)
         if TELLING.search(column) or many:
             yield f"column:{column}"
-    if any(len(PurePosixPath(folder_below_class(p)).parts) < len(PurePosixPath(p.path).parts) - 1 for p in pictures):
+    if any(len(path_parts(folder_below_class(p))) < len(path_parts(p.path)) - 1 for p in pictures):
         yield "folder"  # as some lie in a folder named as their class
     if sum(AUGMENTED.search(p.path) is not None for p in pictures) >= TOGETHER * len(pictures):
         yield AUGMENTED_SETTING

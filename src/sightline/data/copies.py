@@ -45,14 +45,11 @@ def conflicting(group: Group) -> bool:
 
 
 def leaking(group: Group) -> bool:
-    """Whether identical pictures lie in different parts that the source states."""
+    """Whether the images of a group lie in different splits.
+
+    In a near group, which has two contents or more, some two of them then differ in content and split.
+    """
     return len({p.part for p in group}) > 1
-
-
-def leaking_near(group: Group) -> bool:
-    """Whether different contents of a near group lie in different parts, beyond what identical files say already."""
-    parts = {(p.sha256, p.part) for p in group}
-    return any(a != b and pa != pb for a, pa in parts for b, pb in parts)
 
 
 def _fraction(groups: Sequence[Group], pictures: Sequence[Picture]) -> float:
@@ -74,7 +71,7 @@ def findings(copies: Copies, pictures: Sequence[Picture]) -> list[Finding]:
     """
     same, near = copies.identical, copies.near
     conflicts = [g for g in same if conflicting(g)]
-    leaks, near_leaks = [g for g in same if leaking(g)], [g for g in near if leaking_near(g)]
+    leaks, near_leaks = [g for g in same if leaking(g)], [g for g in near if leaking(g)]
     if all(p.part != "validation" for p in pictures):
         alone, keep = "Chance may put one in training and its twin in the test.", f" {GROUP_NEAR}"
     else:  # every split is stated: the setting would have no effect
@@ -110,6 +107,6 @@ def findings(copies: Copies, pictures: Sequence[Picture]) -> list[Finding]:
             "near-duplicates", "warning",
             ("group of near duplicates within a class", "groups of near duplicates within a class"),
             f"{alone}{keep}",
-            [g for g in near if not conflicting(g) and not leaking_near(g)],
+            [g for g in near if not conflicting(g) and not leaking(g)],
         ),
     ]  # fmt: skip

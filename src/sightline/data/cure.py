@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from sightline.data import names
-from sightline.data.copies import Copies, conflicting, leaking, leaking_near
+from sightline.data.copies import Copies, conflicting, leaking
 from sightline.data.finding import Group
 from sightline.data.patch import Correction, correction
 from sightline.data.survey import Survey
@@ -27,7 +27,7 @@ def propose(index: Index, copies: Copies, survey: Survey) -> list[Correction]:
         *(c for group in copies.identical for c in _of_copies(group)),
         *(correction("drop", p, "shows nothing") for p in index.pictures if survey.looks[p.sha256].blank),
         *_names(index),
-        *(c for group in copies.near if leaking_near(group) for c in _of_near(group)),
+        *(c for group in copies.near if leaking(group) for c in _of_near(group)),
     ):
         if (fix.path, "drop") not in found:
             found.setdefault((fix.path, fix.action), fix)

@@ -18,11 +18,13 @@ from PIL import Image
 
 from sightline import files, process
 from sightline.data import copies, hashes
+from sightline.data.copies import leaking
 from sightline.data.dataset import Dataset
+from sightline.data.finding import Group
 from sightline.data.membership import ImageRow
 from sightline.data.survey import by_name, tiny
 from sightline.errors import ModelError
-from sightline.records import PARTS, Part
+from sightline.records import PARTS, Part, Picture
 
 _PACKED = 1000  # times that small images may have shrunk: blank ones do
 MOST = 20_000  # images among which near duplicates are looked for: a few seconds
@@ -118,14 +120,12 @@ def find_leaks(data: Dataset, near: Mapping[str, str] | None = None) -> tuple[Le
     """
     pictures = [replace(p, part=part) for p, part in zip(data.pictures, data.parts, strict=True)]
     found = copies.find(pictures, near)
-    leaks = [("identical", g) for g in found.identical if copies.leaking(g)]
-    leaks += [("near", g) for g in found.near if copies.leaking_near(g)]
-    return tuple(
-        Leak("identical" if kind == "identical" else "near", tuple(_row(p) for p in group)) for kind, group in leaks
-    )
+    kinds: tuple[tuple[Kind, tuple[Group, ...]], ...] = (("identical", found.identical), ("near", found.near))
+    return tuple(Leak(kind, tuple(map(_row, group))) for kind, groups in kinds for group in groups if leaking(group))
 
 
-def _row(picture: Any) -> ImageRow:
+def _row(picture: Picture) -> ImageRow:
+    assert picture.part is not None  # as `find_leaks` set it
     return ImageRow(picture.path, picture.sha256, picture.label, picture.part)
 
 

@@ -111,7 +111,7 @@ def _leak(leak: Leak) -> dict[str, Any]:
 def findings(index: Index) -> list[dict[str, Any]]:
     """Return what names, balance and identical files tell, for ``run.json``: kind, severity, count, advice."""
     keep = ("kind", "severity", "count", "advice")
-    return [{key: f.to_dict()[key] for key in keep} for f in brief(index).findings]
+    return [{key: getattr(f, key) for key in keep} for f in brief(index).findings]
 
 
 def _facts(result: Mapping[str, Any], judged: Judgement | None) -> list[tuple[str, str]]:
