@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 
 from sightline import process
 from sightline.errors import MissingExtraError, SightlineError, UsageError, check_installed, require, suggest
+from sightline.escaping import printable
 
 Backend = Literal["tensorflow", "jax", "torch"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -166,7 +167,8 @@ def hushed_stderr() -> Iterator[None]:
             yield
         except BaseException:
             held.seek(0)
-            os.write(kept, held.read())
+            with suppress(OSError):  # it cannot be written, and what is raised matters more
+                os.write(kept, printable(held.read().decode(errors="backslashreplace"), keep="\n").encode())
             raise
         finally:
             os.dup2(kept, 2)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,7 @@ import pytest
 
 from command import Command
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell and /dev/full")
+fcntl = pytest.importorskip("fcntl")
 
 LIGHT = [["models"], ["models", "--json"], ["recipes", "quick"], ["--version"], ["--help"]]
 FULL, CLOSED = "No space left on device", "it is closed"
@@ -104,6 +106,46 @@ def test_rows_that_nobody_reads_end_quietly(use: tuple[Path, Path], colours: Pat
     done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("path,label")
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="makes a pipe smaller than a page of help")
+def test_an_end_of_a_pipe_that_does_not_block_is_waited_for() -> None:
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(write, False)
+    command = [sys.executable, "-m", "sightline", "models", "--json"]
+    with subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE) as child:
+        os.close(write)
+        with os.fdopen(read, "rb") as file:
+            time.sleep(2)  # it has filled the pipe by then, or fills it now
+            text = file.read()
+        assert child.stderr is not None
+        assert child.stderr.read() == b""
+    assert child.returncode == 0
+    assert len(text) > 4096
+    assert json.loads(text)["models"]
+
+
+@pytest.mark.slow
+def test_every_verb_says_that_its_answer_is_lost(use: tuple[Path, Path], colours: Path, tmp_path: Path) -> None:
+    """What they write to files is there all the same."""
+    run = tmp_path / "run"
+    small = ["--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1"]
+    verbs: list[list[object]] = [
+        ["train", colours, *small, "--out", run], ["resume", run, "--epochs", "2"], ["evaluate", run],
+        ["report", run], ["card", run], ["explain", run, use[1], "--out", tmp_path / "maps"], ["describe", run],
+        ["show", colours, "--out", tmp_path / "x.png"], ["compare", run, use[0]], ["doctor", colours, "--json"],
+        ["export", run, "--format", "vectors", "--out", tmp_path / "v"], ["serve", run, "--port", "0"], ["env"],
+        ["compress", run, "--means", "int8", "--max-drop", "50", "--out", tmp_path / "c"],
+        ["demo", "--epochs", "1", "--out", tmp_path / "demo"],
+    ]  # fmt: skip
+    for arguments in verbs:
+        code, _, err = shell(">/dev/full <&-", *arguments)
+        assert code == 2, (arguments, err)
+        assert err.splitlines()[-1].startswith("error: Standard output cannot be written"), (arguments, err)
+        assert "Traceback" not in err
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "complete"
+    assert (tmp_path / "x.png").is_file()
 
 
 def test_input_without_end_is_refused(

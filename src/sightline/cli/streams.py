@@ -9,12 +9,22 @@ from __future__ import annotations
 import errno
 import io
 import os
+import select
 import sys
 from typing import Any, TextIO
 
 from sightline.errors import DataError, OutputError
 
 MOST_INPUT = 256 << 20  # bytes of standard input: one image (the default of data.limits.file_mb), or a list of paths
+
+
+def _write(number: int, data: Any) -> int:
+    """Write to a descriptor, and wait where it was left non-blocking by another program, as some ends of pipes are."""
+    while True:
+        try:
+            return os.write(number, data)
+        except BlockingIOError:
+            select.select([], [number], [])
 
 
 class _Results(io.FileIO):
@@ -26,7 +36,7 @@ class _Results(io.FileIO):
         if self._lost:
             return len(memoryview(data))
         try:
-            return super().write(data)
+            return _write(self.fileno(), data)
         except BrokenPipeError:  # its reader went away, as `| head` does
             self._lost = True
             raise
@@ -43,7 +53,7 @@ class _News(io.FileIO):
 
     def write(self, data: Any, /) -> int:
         try:
-            return super().write(data)
+            return _write(self.fileno(), data)
         except OSError:
             return len(memoryview(data))
 

@@ -28,6 +28,7 @@ from typing import IO, Any, cast
 from sightline import process, workflow
 from sightline.data.index import Sources
 from sightline.errors import Interrupted, ProcessError, SightlineError, UsageError
+from sightline.escaping import printable
 from sightline.records import EpochRecord, TrainResult
 from sightline.watch import Watcher
 
@@ -198,7 +199,7 @@ def main() -> None:
     except KeyboardInterrupt:
         reporter.tell("error", Interrupted("Stopped."))
     except Exception as error:  # noqa: BLE001  # told to the parent, which names it as a fault
-        traceback.print_exc()
+        sys.stderr.write(printable(traceback.format_exc(), keep="\n"))
         reporter.tell("fault", f"{type(error).__name__}: {error}")
     finally:
         sys.stderr.flush()
