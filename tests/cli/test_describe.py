@@ -45,10 +45,9 @@ def test_the_table_shows_each_layer_and_its_sums(sightline: Command) -> None:
 def test_a_narrow_terminal_gets_two_tables(sightline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
-    from sightline.cli import describe, output
+    from sightline.cli import output
 
-    monkeypatch.setattr(output, "console", lambda **_: Console(width=100))
-    monkeypatch.setattr(describe, "console", lambda **_: Console(width=100))
+    monkeypatch.setattr(output, "_console", lambda **_: Console(width=100))
     done = sightline("describe", "vgg16")
     assert done.code == 0, done.err
     assert all(len(line.rstrip()) <= 100 for line in done.out.splitlines())
