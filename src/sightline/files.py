@@ -6,12 +6,14 @@ And locks, which the operating system takes back when a process ends, however it
 from __future__ import annotations
 
 import errno
+import lzma
 import os
 import secrets
 import stat
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedRandom, BufferedReader
@@ -37,6 +39,11 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+DAMAGED_ZIP = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, OverflowError,
+    RuntimeError, ValueError,
+)  # fmt: skip
+"""What `zipfile` was seen to raise, or may, for a file with wrong bytes in it."""
 _LONGEST = 20  # digits of a process id
 # Windows has none of the first three, and no pipes with names in folders.
 _PRIVATE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
@@ -139,16 +146,22 @@ def load_arrays(file: IO[bytes], ratio: float = 1) -> dict[str, NDArray[Any]]:
     import numpy as np
 
     try:
-        with zipfile.ZipFile(file) as archive:
-            size = sum(info.file_size for info in archive.infolist())
-        end = file.seek(0, os.SEEK_END)
-        if size > ratio * end:
-            raise ValueError(f"its arrays take {size:,} bytes, more than {ratio:g} times the {end:,} of the file")
-        file.seek(0)
+        _check_ratio(file, ratio)
         with np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (zipfile.BadZipFile, EOFError, KeyError, RuntimeError, MemoryError, struct.error) as error:
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of a dozen kinds: zipfile, its unpackers and NumPy's headers promise no fewer
         raise ValueError(f"it is no .npz file, or a damaged one: {error}") from error
+
+
+def _check_ratio(file: IO[bytes], ratio: float) -> None:
+    with zipfile.ZipFile(file) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+    end = file.seek(0, os.SEEK_END)
+    if size > ratio * end:
+        raise ValueError(f"its arrays take {size:,} bytes, more than {ratio:g} times the {end:,} of the file")
+    file.seek(0)
 
 
 def refuse_links(root: Path, folder: Path) -> None:

@@ -238,7 +238,11 @@ def is_text(name: str) -> bool:
     >>> is_text("caf\u00e9"), is_text("\udcff")
     (True, False)
     """
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(text: str) -> float:

@@ -13,7 +13,6 @@ import gzip
 import lzma
 import re
 import stat
-import struct
 import tarfile
 import tempfile
 import threading
@@ -28,6 +27,7 @@ from typing import IO, Any, TypeVar
 from sightline.config import LimitsConfig
 from sightline.data.stores import START, Check, check_file_size, unchecked
 from sightline.errors import DataError, PictureError
+from sightline.files import DAMAGED_ZIP
 
 LIMITS = LimitsConfig()
 Member = TypeVar("Member")
@@ -44,7 +44,7 @@ class ZipStore:
         try:
             _check_regular(path)
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # damage shows in many ways
+        except (OSError, *DAMAGED_ZIP) as error:
             raise DataError(f"{path} is not a readable zip archive: {error}.") from error
         infos = self._zip.infolist()
         check_count(path, len(infos), limits)
@@ -72,10 +72,10 @@ class ZipStore:
                 check(start)
                 check_file_size(info.file_size, self._limits)
                 return start + file.read()
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error) as error:
-            raise PictureError(f"damaged in the archive: {error}") from error
-        except (RuntimeError, NotImplementedError, OSError) as error:  # encrypted; unknown method; the disk's own
+        except (RuntimeError, OSError) as error:  # encrypted; unknown method; the disk's own
             raise PictureError(f"cannot be unpacked: {error}") from error
+        except DAMAGED_ZIP as error:
+            raise PictureError(f"damaged in the archive: {error}") from error
 
 
 class TarStore:

@@ -13,13 +13,10 @@ Files are read, never extracted; nothing in them is unpickled or run but the ope
 from __future__ import annotations
 
 import hashlib
-import lzma
 import re
 import stat
-import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -48,11 +45,6 @@ LARGEST = 4 << 30  # bytes of all files of a zip, unpacked
 LARGEST_MODEL = 2 << 30  # bytes of one file: no protocol buffer is larger
 LARGEST_MANIFEST = 64 << 20
 DENSEST = 200  # times that a zip may grow
-DAMAGED = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, OverflowError,
-    RuntimeError, ValueError,
-)  # fmt: skip
-"""What `zipfile` was seen to raise, or may, for a file with wrong bytes in it."""
 TOLERANCE = {"float32": 1e-3, "float16": 1e-3, "bfloat16": 1e-3, "int8": 0.1}
 """Greatest difference of a golden probability: other processors add in another order; int8 also rounds otherwise."""
 
@@ -222,7 +214,7 @@ def _read(path: Path) -> Bundle:
         try:
             with zipfile.ZipFile(path) as archive:
                 return _checked(_zip_reader(archive))
-        except DAMAGED as error:
+        except files.DAMAGED_ZIP as error:
             raise ModelError(f"it is no zip, or a damaged one: {error}") from error
     return _lone(files.read_regular(path, LARGEST_MODEL))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,7 +36,7 @@ def check_file(path: Path) -> None:
                     )
             weights = archive.getinfo("model.weights.h5")
             size = _weights_size(_stream(file, archive, weights), path)
-    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (OSError, KeyError, TypeError, *files.DAMAGED_ZIP) as error:
         raise ModelError(f"The model {path} cannot be loaded: {error}. Train it again.") from error
     if size > weights.file_size:
         raise ModelError(f"The model {path} cannot be used: its weights take {size:,} bytes, more than the file holds.")

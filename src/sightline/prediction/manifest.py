@@ -107,6 +107,8 @@ class Manifest:
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             schema = values.get("schema") if isinstance(values, dict) else None
             raise ModelError(f"the manifest has the schema {schema!r}; this version of Sightline reads {SCHEMA} only")
+        if not jsonio.is_text(jsonio.dumps(values)):
+            raise ModelError("the manifest holds half a character, which is no text in UTF-8")
         rest = {key: value for key, value in values.items() if key != "schema"}
         expected = {f.name for f in fields(cls)}
         if set(rest) != expected:
