@@ -74,6 +74,20 @@ def test_a_page_that_is_read_is_checked_too() -> None:
         Preprocess(4, 4, page=3).decode(data)
 
 
+def test_frames_before_the_one_that_is_read_are_not_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow decodes them all, so that 252 bytes took 14 s and 1.2 GB before the size was looked at."""
+    data = bytearray(hostile_images.gif(3))
+    assert Preprocess(4, 4, page=3).decode(bytes(data)).shape == (4, 4, 3)
+    data[6:10] = struct.pack("<HH", 17_000, 17_000)  # the canvas
+    for read in (Preprocess(4, 4, page=2).decode, lambda d: inspect(d, 2)):
+        with pytest.raises(PictureError, match=r"too large: 17000x17000 pixels, limit 50 megapixels"):
+            read(bytes(data))
+    data[6:10] = struct.pack("<HH", 7_000, 7_000)
+    monkeypatch.setattr(guards, "_FRAME_PIXELS", 100_000_000)
+    with pytest.raises(PictureError, match="page 3 is behind 2 of 7000x7000 pixels, too many to decode"):
+        Preprocess(4, 4, page=3).decode(bytes(data))
+
+
 def test_large_tags_of_ordinary_files_pass() -> None:
     """A panorama's metadata, a profile in pieces, the previews that a camera appends."""
     photo = saved((64, 48), "JPEG", "RGB", "red")

@@ -96,13 +96,16 @@ class Header:
     stated: Range | None = None
 
 
-def open_image(data: Data, page: int = 1) -> ImageFile.ImageFile:
-    """Open page (or frame) `page` of an encoded image, counted from 1, without decoding it. For use in `reading`."""
+def open_image(data: Data, page: int, max_megapixels: int) -> ImageFile.ImageFile:
+    """Open page (or frame) `page` of an encoded image, counted from 1, without decoding it. For use in `reading`.
+
+    The frames of an animation before that one are decoded, and so must not be larger than `max_megapixels`.
+    """
     name, content = find_format(bytes(data[:_SIGNATURE])), bytes(data)  # bytes are not copied by that
     if name == "JPEG2000" and b"\xff\xd9" not in content:  # OpenJPEG may fill in what is missing
         raise PictureError("truncated")
     guards.check_structure(name, content)
-    image = _turn_to(page, FORMATS[name][1](io.BytesIO(content)), content)
+    image = _turn_to(page, FORMATS[name][1](io.BytesIO(content)), content, max_megapixels)
     guards.check_sides(*image.size)
     return image
 
@@ -117,12 +120,22 @@ def find_format(start: bytes) -> str:
     raise PictureError(f"format {refused.lastgroup} is not supported" if refused else unknown)
 
 
-def _turn_to(page: int, image: ImageFile.ImageFile, data: bytes) -> ImageFile.ImageFile:
+def check_pixels(width: int, height: int, pixels: int, max_megapixels: int) -> None:
+    """Raise PictureError for more pixels in memory than are allowed."""
+    if pixels > max_megapixels * 10**6:
+        limit = f"limit {max_megapixels} megapixels (max_megapixels)"
+        raise PictureError(f"too large: {width}x{height} pixels, {limit}")
+
+
+def _turn_to(page: int, image: ImageFile.ImageFile, data: bytes, max_megapixels: int) -> ImageFile.ImageFile:
     if page > 1:
         if isinstance(image, TiffImageFile):
             guards.check_tiff_page(data, page)
         elif page > (pages := _count_frames(image, data)):
             raise PictureError(f"has no page {page}, only {pages}")
+        else:
+            check_pixels(*image.size, image.width * image.height, max_megapixels)
+            guards.check_frames(page, *image.size)
         image.seek(page - 1)
     if isinstance(image, TiffImageFile) and len(_raw_mode(image)) == 1 and _bits(image) > 8 and _planes_apart(image):
         raise PictureError("16-bit color in uncompressed separate planes, which Pillow misreads: save it interleaved")
@@ -167,12 +180,14 @@ def is_deep_color(image: Image.Image) -> bool:
     return ";16" in _raw_mode(image) and image.mode in {"RGB", "RGBA"}
 
 
-def open_low_bytes(data: Data, page: int, image: ImageFile.ImageFile) -> ImageFile.ImageFile | None:
+def open_low_bytes(
+    data: Data, page: int, image: ImageFile.ImageFile, max_megapixels: int
+) -> ImageFile.ImageFile | None:
     """Open the low bytes of the 16-bit color file of which `image` has the high ones; None where Pillow cannot."""
     raw = _LOW_BYTES.get(_raw_mode(image))
     if raw is None or _planes_apart(image):
         return None
-    low = open_image(data, page)
+    low = open_image(data, page, max_megapixels)
     low.tile = [t._replace(args=raw if isinstance(t.args, str) else (raw, *cast("Any", t.args)[1:])) for t in low.tile]
     return low
 

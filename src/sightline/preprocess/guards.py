@@ -17,6 +17,7 @@ MOST_FRAMES = 1000  # that are counted
 _SCANS, _SCAN_PIXELS = 300, 1_500_000_000  # of a progressive JPEG: about 2 s
 _SEGMENTS = 4_000  # of a JPEG before its pixels: a panorama with depth has some hundred
 _EXIF_SEGMENTS = 16  # which Pillow joins: one, or a few where it is large
+_FRAME_PIXELS = 1_000_000_000  # of an animation, up to the frame that is read: about 5 s
 _CHUNKS, _DATA_CHUNKS = 2_000, 100_000  # of a PNG
 _BLOCKS = 4 << 20  # bytes of a GIF's comments and other extensions
 _STRIPS = 65_536  # of a TIFF, or tiles
@@ -44,6 +45,12 @@ def check_sides(width: int, height: int) -> None:
     """Raise PictureError for an image longer than any that is meant to be looked at."""
     if max(width, height) > MAX_SIDE:
         raise PictureError(f"too long: {width}x{height} pixels, limit {MAX_SIDE} on each side")
+
+
+def check_frames(page: int, width: int, height: int) -> None:
+    """Raise PictureError for a frame behind so many pixels that decoding them, one after the other, takes too long."""
+    if page * width * height > _FRAME_PIXELS:
+        raise PictureError(f"page {page} is behind {page - 1} of {width}x{height} pixels, too many to decode")
 
 
 def _limit(count: int, most: int, what: str) -> None:

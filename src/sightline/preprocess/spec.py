@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from sightline.errors import ModelError, PictureError, UsageError
+from sightline.errors import ModelError, UsageError
 from sightline.preprocess import formats, levels
 from sightline.preprocess.formats import Data, Header, Range, reading
 
@@ -34,13 +34,13 @@ _TURNS = {orientation: Image.Transpose[name] for orientation, name in enumerate(
 _LARGE = threading.Lock()
 
 
-def inspect(data: Data, page: int = 1) -> Header:
+def inspect(data: Data, page: int = 1, max_megapixels: int = 50) -> Header:
     """Read only the header of an encoded image: cheap, but its pixels may still be damaged, or too many.
 
-    Raises PictureError.
+    `max_megapixels` matters for a later `page` of an animation, as those before it are decoded. Raises PictureError.
     """
     with reading():
-        return formats.read_header(formats.open_image(data, page), data)
+        return formats.read_header(formats.open_image(data, page, max_megapixels), data)
 
 
 def glance(data: Data, side: int, how: Preprocess | None = None) -> tuple[Header, NDArray[np.uint8]]:
@@ -52,7 +52,7 @@ def glance(data: Data, side: int, how: Preprocess | None = None) -> tuple[Header
     """
     how = how or Preprocess()
     with reading():
-        image = formats.open_image(data, how.page)
+        image = formats.open_image(data, how.page, how.max_megapixels)
         header = formats.read_header(image, data)
         height, width = min(header.height, side), min(header.width, side)
         return header, how.sized(height, width, 1).of(image, data, least=1, mode="L")[..., 0]
@@ -95,7 +95,7 @@ class Preprocess:
     def decode(self, data: Data) -> NDArray[np.uint8]:
         """Decode one image, wholly, to a new array ``[height, width, channels]``, or raise PictureError(reason)."""
         with reading():
-            return self.of(formats.open_image(data, self.page), data)
+            return self.of(formats.open_image(data, self.page, self.max_megapixels), data)
 
     def of(
         self, image: ImageFile.ImageFile, data: Data, least: float = 2, mode: str | None = None
@@ -106,10 +106,10 @@ class Preprocess:
         """
         full = image.size
         size, pixels = self._scale(image, least, mode)
-        self._check(full, pixels)
+        formats.check_pixels(*full, pixels, self.max_megapixels)
         with _LARGE if pixels > LARGE_PIXELS else nullcontext():
             color = self.range is not None and formats.is_deep_color(image)
-            low = formats.open_low_bytes(data, self.page, image) if color else None
+            low = formats.open_low_bytes(data, self.page, image, self.max_megapixels) if color else None
             return self._fit(image, size, partial(levels.to_8_bit, limits=self.range, low=low, deep_color=color))
 
     def values(self, data: Data, count: int) -> NDArray[Any] | None:
@@ -119,12 +119,12 @@ class Preprocess:
         Raises PictureError.
         """
         with reading():
-            image = formats.open_image(data, self.page)
-            self._check(image.size, image.width * image.height)
+            image = formats.open_image(data, self.page, self.max_megapixels)
+            formats.check_pixels(*image.size, image.width * image.height, self.max_megapixels)
             if not formats.is_deep(image):
                 return None
             with _LARGE if image.width * image.height > LARGE_PIXELS else nullcontext():
-                low = formats.open_low_bytes(data, self.page, image)
+                low = formats.open_low_bytes(data, self.page, image, self.max_megapixels)
                 image.load()
                 values = levels.deep_values(image, low)
             step = max(1, math.isqrt(values.shape[0] * values.shape[1] // count))
@@ -205,11 +205,6 @@ class Preprocess:
         size = image.width / scale, image.height / scale
         image.draft(mode, (image.width // scale, image.height // scale))
         return size, image.width * image.height if formats.one_scan(image) else full
-
-    def _check(self, full: tuple[int, int], pixels: int) -> None:
-        if pixels > self.max_megapixels * 10**6:
-            limit = f"limit {self.max_megapixels} megapixels (max_megapixels)"
-            raise PictureError(f"too large: {full[0]}x{full[1]} pixels, {limit}")
 
     def _fit(
         self, image: Image.Image, stored: Size, convert: Callable[[Image.Image], Image.Image]

@@ -97,7 +97,7 @@ def _read(preprocess: Preprocess, item: Item) -> _Read | str:
     try:
         content = item.read()
         if isinstance(content, bytes | bytearray | memoryview):
-            header = inspect(content, preprocess.page)
+            header = inspect(content, preprocess.page, preprocess.max_megapixels)
             return _Read(content, header.width, header.height, preprocess.decode(content))
         pixels = preprocess.fit(content)
         if isinstance(content, Image.Image):

@@ -184,10 +184,10 @@ def _coco(value: Mapping[str, Any], name: str) -> Iterator[Row]:
         for annotation in value["annotations"]:
             label = names.get(annotation["category_id"], str(annotation["category_id"]))
             labels.setdefault(annotation["image_id"], []).append(label)
-        images = [(image["id"], str(image["file_name"])) for image in value["images"]]
+        images = [(str(image["file_name"]), labels.get(image["id"], [])) for image in value["images"]]
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{name} looks like a COCO file, but {error} is missing in it or not what it should be."
         ) from error
-    for number, (key, file) in enumerate(images, 1):
-        yield Row(number, {"path": file, "label": tuple(dict.fromkeys(labels.get(key, ())))})
+    for number, (file, several) in enumerate(images, 1):
+        yield Row(number, {"path": file, "label": tuple(dict.fromkeys(several))})
