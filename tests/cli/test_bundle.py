@@ -64,7 +64,7 @@ def test_a_changed_bundle_is_refused(sightline: Command, run: Path, colours: Pat
     found = sightline("predict", copy, colours)
     assert (found.code, found.out) == (2, "")
     assert "one of them was changed" in found.err
-    assert "sightline export" in found.err
+    assert "Copy it again from where it was made" in found.err
 
 
 def test_a_run_whose_bundle_is_gone_answers_through_keras(
