@@ -91,6 +91,10 @@ def test_columns_of_a_manifest_are_named_for_every_command(
     other = listed(tmp_path / "other", first=100)
     assert sightline("evaluate", out, other, *COLUMNS, "--json").json["count"] == 48
     assert "its columns are Bild, Art, Rest" in sightline("evaluate", out, other).err
+    done = sightline("export", out, "--parity", other, *COLUMNS, "--json")
+    assert done.json["parity"]["count"] == 48, done.err
+    assert "its columns are Bild, Art, Rest" in sightline("compress", out, "--data", other).err
+    assert sightline("compress", out, "--data", other, *COLUMNS, "--means", "").code == 0
     assert "name some, or leave these out" in sightline("evaluate", out, *COLUMNS).err
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import Display, print_json, say, table
+from sightline.cli.sources import Column, Read, listed
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: the help must not wait for NumPy
@@ -34,6 +35,8 @@ def compress(
             min=0, help="Of each recovery, up to 3 times as many for a new network; default: a quarter of the run's."
         ),
     ] = None,
+    column: Column = None,
+    set: Read = None,  # noqa: A002  # the option's own name
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Make a run's model much smaller without loss: search under a budget, and keep every candidate as a bundle.
@@ -51,7 +54,9 @@ def compress(
     )
     names = [name.strip() for name in means.split(",") if name.strip()]
     with Display(quiet=json) as display:
-        found = work.compress(model, data=data, out=out, budget=budget, means=names, epochs=epochs, watcher=display)
+        found = work.compress(
+            model, data=listed(data, column, set), out=out, budget=budget, means=names, epochs=epochs, watcher=display
+        )
     if json:
         print_json(found.to_dict())
     else:

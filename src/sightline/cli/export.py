@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import Display, complain, print_json, say, table
+from sightline.cli.sources import Column, Read, listed
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # help must not wait for NumPy
@@ -28,6 +29,8 @@ def export(
     agreement: Annotated[
         float | None, typer.Option(min=0, max=1, help="Least share of pictures named as the model names them.")
     ] = None,
+    column: Column = None,
+    set: Read = None,  # noqa: A002  # the option's own name
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Write a model in another format, load it back and score it; exits with 1 if it answers otherwise.
@@ -43,7 +46,7 @@ def export(
         return
     with Display(quiet=json) as display:
         done = run(
-            model, form, precision=precision, out=out, data=parity or None, tolerance=tolerance,
+            model, form, precision=precision, out=out, data=listed(parity, column, set), tolerance=tolerance,
             agreement=agreement, watcher=display,
         )  # fmt: skip
     if json:
