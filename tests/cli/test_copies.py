@@ -94,6 +94,7 @@ def test_a_copy_needs_no_file_of_the_model(
         assert unpickled(data).run.info == model.run.__class__(place).info, "found from any working directory"
     shutil.rmtree(place)
     assert unpickled(data).predict(list(PIXELS)) == answers
+    assert unpickled(data).mirrored().thresholds == unpickled(data).thresholds
     assert (answers[0].decision is not None) == (form == "run")
 
 

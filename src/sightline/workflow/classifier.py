@@ -81,7 +81,9 @@ class Classifier:
 
     def mirrored(self) -> Classifier:
         """Return a classifier that answers with the mean over each picture and its mirror image, at twice the work."""
-        return Classifier(Mirrored(self.predictor), self.run, self.manifest, self.path)
+        twin = Classifier(Mirrored(self.predictor), self.run, self.manifest, self.path)
+        twin._kept = self._kept  # its own class
+        return twin
 
     def predict(self, pictures: Pictures | Iterable[Pictures], *, top: int = 5) -> list[Prediction]:
         """Return one `Prediction` for each picture, in order.
