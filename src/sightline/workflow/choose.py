@@ -113,7 +113,8 @@ def with_range(config: RunConfig, index: Index, watcher: Watcher) -> RunConfig:
     threads = config.device.threads or None
     found = resolve_range(index, training, picture.range, _reading(picture), watcher.progress, threads)
     if training:
-        watcher.say(f"{sum(p.deep for p in index.pictures)} images have more than 8 bits per sample, {found.text}")
+        many = plural(sum(p.deep for p in index.pictures), "image has", "images have")
+        watcher.say(f"{many} more than 8 bits per sample, {found.text}")
     return replace(config, picture=replace(picture, range=found.limits or "full"))
 
 
