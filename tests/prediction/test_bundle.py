@@ -176,7 +176,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 )  # fmt: skip
 def test_a_field_of_another_kind_is_refused_by_name(folder: Path, name: str, value: Any) -> None:
     change(folder, **{name: value})
-    with pytest.raises(ModelError, match=f"manifest's {name}"):
+    with pytest.raises(ModelError, match=rf"the manifest('s {name}| cannot be read: {name})"):
         bundle.load(folder)
 
 

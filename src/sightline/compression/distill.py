@@ -65,13 +65,23 @@ def teacher(model: Any, train: Samples, config: RunConfig, path: Path, progress:
     seed, size = derive(config.seed, "lessons"), train.pixels.shape[1:3]
     drawn = np.stack([augment.draw(changing, len(train), size, seed, view) for view in range(views)])
     if path.is_file():
-        logits = np.load(path, allow_pickle=False)
-        if logits.shape[:2] == (views, len(train)):
+        logits = _kept(path)
+        if logits is not None and logits.shape == (views, len(train), model.output["logits"].shape[-1]):
             return Teacher(logits, drawn, changing)
     asked = stages.with_augmentation(backend.keras().Model(model.input, model.output["logits"]), changing)
     logits = np.stack([_ask(asked, train, drawn, view, views, progress) for view in range(views)])
     files.write(path, lambda aside: _save(aside, logits))
     return Teacher(logits, drawn, changing)
+
+
+def _kept(path: Path) -> NDArray[np.float32] | None:
+    """Return the answers in a file; None for anything else, which is written anew."""
+    try:
+        with files.open_regular(path) as file:
+            logits: Any = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return logits if isinstance(logits, np.ndarray) and logits.dtype == np.float32 else None
 
 
 def _save(path: Path, array: NDArray[np.float32]) -> None:

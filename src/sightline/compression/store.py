@@ -81,11 +81,15 @@ class Store:
         file = self.folder(name) / "record.json"
         if not file.is_file():
             return None
-        return _build(Candidate, _read(file), file, "Remove its folder, and it is made anew.")
+        found = _build(Candidate, _read(file), file, "Remove its folder, and it is made anew.")
+        if found.name != name:
+            raise ModelError(f"{file} is that of {found.name!r}. Remove its folder, and it is made anew.")
+        return found
 
     def put(self, found: Candidate, made: Bundle | None, save: Callable[[Path], Any] | None = None) -> None:
         """Keep a candidate; `save` writes its Keras model."""
         folder = self.folder(found.name)
+        files.refuse_links(self.path, folder)
         if made is not None:
             bundle.write(made, folder / "bundle")
         if save is not None:

@@ -64,11 +64,18 @@ class SmallImages:
         try:
             with files.open_regular(path) as file:
                 kept = files.load_arrays(file, _PACKED)
-            return cls(tuple(kept["sha256"].tolist()), kept["pixels"])
+            return cls._of(kept["sha256"], kept["pixels"])
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
                 f"{path} cannot be read: {error}. Delete it, and near duplicates of training images are not looked for."
             ) from error
+
+    @classmethod
+    def _of(cls, names: NDArray[Any], pixels: NDArray[Any]) -> SmallImages:
+        shape = (names.size, hashes.SIDE, hashes.SIDE)
+        if names.dtype.kind != "U" or pixels.dtype != np.uint8 or names.ndim != 1 or pixels.shape != shape:
+            raise ValueError(f"its arrays are {pixels.dtype} {list(pixels.shape)}, expected uint8 {list(shape)}")
+        return cls(tuple(names.tolist()), pixels)
 
     def only(self, contents: set[str]) -> SmallImages:
         """Return those with these contents."""

@@ -58,7 +58,8 @@ def write(path: Path, corrections: Iterable[Correction]) -> Path:
 def read(path: Path) -> list[tuple[int, Correction]]:
     """Return the line numbers and corrections of a patch file; raises `DataError` naming the first malformed line."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with files.open_regular(path) as file:
+            text = file.read().decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The patch {path} cannot be read as UTF-8 text: {error}.") from error
     lines = enumerate(text.split("\n"), 1)

@@ -103,7 +103,9 @@ def _read(folder: Path) -> tuple[Manifest, str, dict[str, bytes]]:
         raise ModelError(f"{MANIFEST} names none of the formats {', '.join(FORMATS)}")
     if values.pop("manifest_sha256", None) != _own(values):
         raise ModelError(f"{MANIFEST} was changed: its hash is not the one that it holds")
-    form, hashes = values.pop("format"), values.pop("files")
+    form, hashes = values.pop("format"), values.pop("files", None)
+    if not isinstance(hashes, dict):
+        raise ModelError(f"{MANIFEST} names no files")
     contents = _contents(folder)
     here = _hashes(contents)
     if different := sorted(name for name in hashes.keys() | here.keys() if hashes.get(name) != here.get(name)):

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypedDict
 
 from sightline import jsonio
 from sightline.errors import ModelError
@@ -25,6 +25,37 @@ GOLDEN_FILE = re.compile(r"golden/[0-9]{1,4}\.[a-z0-9]{1,8}")
 
 def _is_name(value: Any) -> bool:
     return type(value) is str and value != "" and jsonio.is_text(value)
+
+
+class _Split(TypedDict, total=False):
+    """The metrics of a split."""
+
+    accuracy: float | None
+    accuracy_interval: tuple[float, float] | None
+    loss: float | None
+    count: int
+    untested_classes: list[str]
+    leaked: Mapping[str, Any] | None
+
+
+class _Parity(TypedDict, total=False):
+    count: int
+    greatest_difference: float
+    top1_agreement: float
+
+
+class _Data(TypedDict, total=False):
+    name: str
+    counts: Mapping[str, int]
+    positive: str
+
+
+class _Metrics(TypedDict, total=False):
+    """The kinds of what is shown of a manifest."""
+
+    figures: Mapping[str, _Split]
+    parity: _Parity | None
+    data: _Data
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +140,7 @@ class Manifest:
             raise ModelError(f"the manifest has the schema {schema!r}; this version of Sightline reads {SCHEMA} only")
         if not jsonio.is_text(jsonio.dumps(values)):
             raise ModelError("the manifest holds half a character, which is no text in UTF-8")
+        jsonio.build(_Metrics, values, "the manifest")
         rest = {key: value for key, value in values.items() if key != "schema"}
         expected = {f.name for f in fields(cls)}
         if set(rest) != expected:

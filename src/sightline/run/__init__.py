@@ -49,6 +49,7 @@ from sightline.preprocess import Preprocess
 from sightline.records import EpochRecord, Evaluation, Predictions, Reject, Thresholds
 from sightline.report import summary
 from sightline.report.canvas import Drawing
+from sightline.run.arrays import predictions_of
 from sightline.run.info import read as read_info
 from sightline.run.place import LOCK, check_writable, held, next_path
 
@@ -95,7 +96,7 @@ class Run:
     def open(cls, path: Path) -> Run:
         """Open an existing run; raises `ModelError` if it is none, or one of an unknown schema."""
         run = cls(path)
-        if not (path / "run.json").is_file():
+        if not (path / "run.json").exists():
             raise ModelError(
                 f"{path} is not a run: expected the folder that `sightline train` made, with its run.json. If that was "
                 "stopped before it could write anything, start it again."
@@ -152,7 +153,7 @@ class Run:
     @property
     def has_config(self) -> bool:
         """Whether all settings have been decided."""
-        return (self.path / "config.toml").is_file()
+        return (self.path / "config.toml").exists()
 
     @property
     def config(self) -> RunConfig:
@@ -182,7 +183,7 @@ class Run:
     def patch(self) -> Path | None:
         """The copy of the patch that was applied to the data; None without one."""
         path = self.path / "patch.jsonl"
-        return path if path.is_file() else None
+        return path if path.exists() else None
 
     def read_data(self) -> tuple[ImageRow, ...] | None:
         """Return the images that the run used, in the order of ``data.jsonl``; None before they were written."""
@@ -212,7 +213,7 @@ class Run:
     def read_small_images(self) -> SmallImages | None:
         """Return small versions of training and validation images; None where none were kept (there are too many)."""
         path = self.path / "small.npz"
-        return SmallImages.load(path) if path.is_file() else None
+        return SmallImages.load(path) if path.exists() else None
 
     def write_history(self, history: Sequence[EpochRecord]) -> None:
         """Save the epochs so far as JSON lines and as CSV."""
@@ -237,7 +238,7 @@ class Run:
     @property
     def has_model(self) -> bool:
         """Whether any weights have been saved yet."""
-        return (self.path / "model.keras").is_file() and (self.path / "model.json").is_file()
+        return (self.path / "model.keras").exists() and (self.path / "model.json").exists()
 
     def read_model_facts(self) -> tuple[tuple[str, ...], Preprocess]:
         """Return the classes and the picture contract of ``model.keras``."""
@@ -252,7 +253,7 @@ class Run:
     def bundle(self) -> Path | None:
         """The folder of the bundle, None where there is none, or one of other weights than the run's."""
         folder = self.path / "bundle"
-        return folder if (folder / "manifest.json").is_file() and self.info.get("status") == "complete" else None
+        return folder if (folder / "manifest.json").exists() and self.info.get("status") == "complete" else None
 
     def restate_bundle(self, **changes: Any) -> None:
         """Change what the bundle says of itself (fields of its `Manifest`); its graph stays."""
@@ -281,15 +282,11 @@ class Run:
     def read_predictions(self, split: str) -> Predictions | None:
         """Return what the model said of the pictures of one split; None if it was not evaluated on it."""
         path = self.path / "eval" / split / "predictions.npz"
-        if not path.is_file():
+        if not path.exists():
             return None
         try:
             with files.open_regular(path) as file:
-                arrays = files.load_arrays(file)
-            return Predictions(
-                tuple(arrays["paths"].tolist()), arrays["labels"], arrays["probabilities"],
-                tuple(arrays["classes"].tolist()),
-            )  # fmt: skip
+                return predictions_of(files.load_arrays(file))
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{path} cannot be read: {error}; evaluate the run again.") from error
 
@@ -300,7 +297,7 @@ class Run:
     def read_thresholds(self) -> Thresholds | None:
         """Return when to answer; None if that was never fitted."""
         path = self.path / "thresholds.json"
-        if not path.is_file():
+        if not path.exists():
             return None
         try:
             return Thresholds.from_dict(jsonio.read(path))

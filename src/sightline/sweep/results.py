@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from sightline import jsonio
 from sightline.escaping import CsvWriter, spreadsheet_cell
@@ -16,6 +16,19 @@ from sightline.sweep.space import Space
 from sightline.sweep.study import by_slot, optuna
 
 FOREST_SEED = 0
+
+
+class _Facts(TypedDict, total=False):
+    """What is kept with a trial."""
+
+    run: str | None
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    loss: float
+    parameters: int
+    epochs: int
+    seconds: float
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,10 @@ def collect(study: Any, space: Space, folder: str) -> Sweep:
 
 
 def _trial(slot: int, found: Any) -> Trial:
-    known = {**found.user_attrs, **found.user_attrs.get("facts", {})}
+    attributes = {name: value for name, value in found.user_attrs.items() if name != "facts"}
+    known: Any = jsonio.build(
+        _Facts, {**attributes, **(found.user_attrs.get("facts") or {})}, f"The study's trial {slot}"
+    )
     state = found.state.name.lower()
     settings = found.params or found.system_attrs.get("fixed_params", {})  # those of a waiting one are only queued
     value = found.value if state in {"complete", "pruned"} else None

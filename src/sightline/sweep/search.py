@@ -63,6 +63,8 @@ def sweep(
     stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{given.name}-{data}"[:60])
     folder = Path(out) if out is not None else Path("runs") / stem
     prepare(folder, given, stem, set)
+    if storage is None and (folder / "study.db").is_symlink():
+        raise OutputError(f"{folder / 'study.db'} is a link, and nothing is written through links: remove it.")
     url = storage or f"sqlite:///{folder / 'study.db'}"
     with studies.opened(given, stem, url) as study:
         return _Search(given, study, sources, folder, cache, tuple(set), watcher or Watcher()).go(given.count(trials))
@@ -150,6 +152,7 @@ class _Search:
         self.study.sampler = studies.sampler(self.space, seed, slot)
         values = {p.name: studies.suggest(trial, p) for p in self.space.parameters}
         path = self.folder / f"trial-{slot:04}"
+        files.refuse_links(self.folder, path)
         trial.set_user_attr("run", str(path))
         self.watcher.say(f"trial {slot} of {count}: {in_words(values)}")
         watching = _Watching(self.watcher, trial, self.space, slot)
@@ -201,9 +204,10 @@ class _Search:
                 columns, [t.value or 0.0 for t in shown], found.monitor,
                 logarithmic=logarithmic, minimize=self.space.minimize, title=found.study,
             )  # fmt: skip
-            files.write(self.folder / "figures" / "parallel.png", png)
+            files.write(self.folder / "figures" / "parallel.png", png, root=self.folder)
         if found.importance is not None:
-            files.write(self.folder / "figures" / "importance.png", compare.importance(found.importance, found.monitor))
+            png = compare.importance(found.importance, found.monitor)
+            files.write(self.folder / "figures" / "importance.png", png, root=self.folder)
         elsewhere = sum(t.state == "running" for t in found.trials)
         if elsewhere:
             self.watcher.say(f"Still running elsewhere: {elsewhere} trials; the same command shows them later.")

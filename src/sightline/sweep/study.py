@@ -132,8 +132,8 @@ def suggest(trial: Any, parameter: Parameter) -> Value:
 
 def slot_of(trial: Any) -> int | None:
     """Return the slot of a trial; None for one that is none of ours."""
-    slot: int | None = trial.user_attrs.get("slot")
-    return slot
+    slot = trial.user_attrs.get("slot")
+    return slot if type(slot) is int else None
 
 
 def fill(study: Any, space: Space, count: int) -> None:
@@ -159,8 +159,8 @@ def _bury(study: Any) -> None:
     package = optuna()
     states = package.trial.TrialState
     for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
-        host, _, process = trial.user_attrs.get("owner", "").rpartition(":")
-        if host == HERE and not _alive(int(process)):
+        host, _, process = str(trial.user_attrs.get("owner", "")).rpartition(":")
+        if host == HERE and process.isdecimal() and not _alive(int(process[:20])):
             study.tell(trial.number, state=states.FAIL)
     package.storages.fail_stale_trials(study)
 

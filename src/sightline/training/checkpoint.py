@@ -17,6 +17,7 @@ from sightline import backend, files, jsonio
 from sightline.errors import ModelError, OutputError
 
 Arrays = dict[str, NDArray[Any]]
+_NO_NUMBERS = "USOcMm"  # kinds of arrays; V stays, as bfloat16 is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def restore(model: Any, arrays: Arrays) -> None:
     """Set each variable of `model` from `variables` of an equal model; raises `ModelError` if it is none."""
     for i, variable in enumerate(model.variables):
         name = f"{i:04d}:{variable.name}"
-        if name not in arrays or arrays[name].shape != tuple(variable.shape):
+        if name not in arrays or arrays[name].shape != tuple(variable.shape) or arrays[name].dtype.kind in _NO_NUMBERS:
             raise ModelError(f"The checkpoint does not fit the network: it has no {name} of shape {variable.shape}.")
         backend.assign(variable, arrays[name])
 
@@ -91,18 +92,27 @@ def write(folder: Path, number: int, checkpoint: Checkpoint, keep: int = 2) -> P
     return path
 
 
-def latest(folder: Path, say: Callable[[str], None] | None = None) -> Checkpoint | None:
+def latest(
+    folder: Path,
+    say: Callable[[str], None] | None = None,
+    check: Callable[[Checkpoint, str], object] | None = None,
+) -> Checkpoint | None:
     """Return the newest checkpoint whose content matches its hash; None where there is none.
 
-    What is wrong with newer ones is said through `say`.
+    `check` is called with one and its name, and raises `ModelError` for what cannot be. What is wrong with newer ones
+    is said through `say`.
     """
     paths = _newest_first(folder)
     for path in paths:
         try:
-            return read(path)
+            saved = read(path)
+            if check is not None:
+                check(saved, f"The checkpoint {path}")
         except ModelError as error:
             if say is not None:
                 say(f"{error} " + ("None is left." if path == paths[-1] else "Going on from the one before."))
+        else:
+            return saved
     return None
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sightline import backend, hosts, metrics
 from sightline.config import AugmentConfig, RunConfig, StageConfig
 from sightline.data.loader import batches, epoch_order
-from sightline.errors import DivergedError, Interrupted
+from sightline.errors import DivergedError, Interrupted, ModelError
 from sightline.models.build import Network
 from sightline.prediction.base import filled
 from sightline.records import EpochRecord, Progress, Samples
@@ -204,6 +204,8 @@ def _run_stage(task: _Task, state: State, watcher: Watcher, stop: Stop, saver: S
     watcher.stage(task.stage.name, task.epochs, steps)
     frozen = checkpoint.variables(task.network.model)  # copying them at each epoch's end took 0.1 s
     stopping = task.config.train.early_stop
+    if state.step > steps:
+        raise ModelError(f"The checkpoint is of other data: it has done {state.step} of {steps} steps of an epoch.")
     while state.epoch < task.epochs and not (stopping.patience and state.since_best >= stopping.patience):
         ease = eased(task.config.train.schedule, state.history[state.begun :])
         try:

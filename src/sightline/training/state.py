@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import jsonio
 from sightline.config import TrainConfig
 from sightline.errors import ModelError
 from sightline.models.build import Network
@@ -75,6 +76,41 @@ class State:
         self.step, self.seen, self.total, self.hits, self.seconds = 0, 0, 0.0, 0.0, 0.0
 
 
+class Facts(TypedDict):
+    """What the state of a checkpoint holds: the counts of `State`, the epochs, and the number of the best one."""
+
+    stage: int
+    epoch: int
+    step: int
+    seen: int
+    total: float
+    hits: float
+    seconds: float
+    begun: int
+    since_best: int
+    history: list[EpochRecord]
+    best: int | None
+    serial: int
+
+
+def latest(folder: Path, say: Callable[[str], None] | None = None) -> Checkpoint | None:
+    """Return the newest checkpoint in `folder` that is whole; None where there is none."""
+    return checkpoint.latest(folder, say, check)
+
+
+def check(saved: Checkpoint, where: str) -> None:
+    """Raise `ModelError`, which begins with `where`, unless the state of a checkpoint can have been left by `pack`."""
+    facts = jsonio.build(Facts, saved.state, where)
+    counts = {name: value for name, value in facts.items() if isinstance(value, int | float)}
+    done = len(facts["history"])
+    wrong = [name for name, value in counts.items() if value < 0 and name not in {"total", "best"}]
+    wrong += [name for name in ("epoch", "begun") if counts[name] > done]
+    wrong += ["seen"] if counts["seen"] < counts["step"] else []
+    wrong += ["best"] if facts["best"] is not None and not 1 <= facts["best"] <= done else []
+    if wrong:
+        raise ModelError(f"{where} cannot be read: its {wrong[0]} is {counts[wrong[0]]}, after {done} epochs.")
+
+
 _PLAIN = ("stage", "epoch", "step", "seen", "total", "hits", "seconds", "begun", "since_best")
 
 
@@ -117,10 +153,7 @@ def unpack(found: Checkpoint, network: Network) -> tuple[State, Arrays]:
 
 def records(found: Checkpoint | None) -> tuple[EpochRecord, ...]:
     """Return the epochs that were done at a checkpoint."""
-    try:
-        return tuple(EpochRecord(**record) for record in found.state["history"]) if found else ()
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"The checkpoint is of another version of Sightline: {error}. Train anew.") from error
+    return jsonio.build(tuple[EpochRecord, ...], found.state["history"], "The checkpoint") if found else ()
 
 
 def _below(prefix: str, arrays: Arrays) -> Arrays:

@@ -23,6 +23,12 @@ def card(path: str | Path) -> tuple[str, Path]:
     found, _ = bundle.load(run.bundle)
     figure = run.path / "figures" / "confusion.png"
     figures = {"figures/confusion.png": figure.read_bytes()} if figure.is_file() else {}
-    text = report.card(found.manifest, run.info, tuple(figures))
+    try:
+        text = report.card(found.manifest, run.info, tuple(figures))
+    except KeyError as error:
+        raise ModelError(
+            f"{run.bundle / bundle.MANIFEST} lacks {error}, which a card shows: train again, or export with "
+            "`sightline export`."
+        ) from error
     run.write_bundle(replace(found, files={**found.files, **figures, bundle.CARD: text.encode()}))
     return text, run.bundle / bundle.CARD

@@ -226,7 +226,7 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
         if engine == "keras":
             raise ModelError(f"{path} holds no Keras model: name the run that it was made in.")
         return Classifier(predictor, manifest=found.manifest, path=path)
-    if not (path / "run.json").is_file():
+    if not (path / "run.json").exists():
         raise ModelError(unknown.reason(path))
     run = Run.open(path)
     if engine == "onnx" and run.bundle is not None:

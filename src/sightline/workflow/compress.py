@@ -107,6 +107,8 @@ def compress(
     watcher.say(f"epochs: {recovery} for each recovery, at most {NEW_TIMES * recovery} for a new head or a student")
     sha256 = weights_sha256(predictor.model)
     path = Path(out) if out is not None else run.path / "compressed"
+    if out is None:
+        files.refuse_links(run.path, path)
     key = {
         "weights_sha256": sha256, "data": dataset.name, "pictures": len(dataset.pictures), "content": _content(dataset),
         "means": list(chosen),

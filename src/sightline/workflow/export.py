@@ -222,6 +222,7 @@ def _target(source: _Source, form: str, precision: str, out: str | Path | None) 
     if source.classifier.run is None:
         raise UsageError("Only a run has a folder for its exports: name one with --out.")
     name = form if precision == "float32" else f"{form}-{precision}"
+    files.refuse_links(source.classifier.run.path, source.classifier.run.path / "exports")
     return source.classifier.run.path / "exports" / (f"{name}.zip" if form == "bundle" else name)
 
 

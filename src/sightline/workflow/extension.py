@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sightline.config import RunConfig, ScheduleConfig
-from sightline.errors import ModelError, UsageError
+from sightline.config import RunConfig, ScheduleConfig, resolve, to_dict
+from sightline.errors import ConfigError, ModelError, UsageError
 from sightline.run import Run
-from sightline.training import checkpoint
+from sightline.training import checkpoint, state
 from sightline.training.checkpoint import Checkpoint
 from sightline.watch import Watcher
 
@@ -41,7 +41,7 @@ def begin(run: Run, epochs: int, watcher: Watcher) -> None:
         return
     if epochs < done:
         raise UsageError(f"{run.path} has trained for {done} epochs already: give --epochs more than that.")
-    saved = checkpoint.latest(run.checkpoints, watcher.say)
+    saved = state.latest(run.checkpoints, watcher.say)
     if saved is None or len(saved.state["history"]) != done:
         raise ModelError(
             f"{run.path} cannot be extended: the state of its training is not in {run.checkpoints} (it was removed, "
@@ -81,8 +81,14 @@ def _set_epochs(run: Run, epochs: int) -> None:
         wanted = replace(train, stages=(*train.stages[:-1], replace(train.stages[-1], epochs=epochs)))
     else:
         wanted = replace(train, epochs=epochs)
-    if wanted != train:
-        run.write_config(replace(config, train=wanted))
+    if wanted == train:
+        return
+    settled = replace(config, train=wanted)
+    try:
+        resolve(to_dict(settled))
+    except ConfigError as error:
+        raise ConfigError(f"{run.path / 'run.json'} cannot be read: {error}") from error
+    run.write_config(settled)
 
 
 def reopened(saved: Checkpoint | None, info: Mapping[str, Any]) -> Checkpoint | None:

@@ -62,7 +62,8 @@ def logits_of(model: Any, data: Dataset, fitted: NDArray[np.float32] | None, pre
     Those that training left (`fitted`) are so where it ran in float32 on a CPU; elsewhere they are computed anew.
     """
     samples = data.part("validation")
-    if fitted is not None and precision == "float32" and not backend.accelerated():
+    whole = fitted is not None and fitted.dtype == np.float32 and fitted.shape == (len(samples), len(data.classes))
+    if fitted is not None and whole and precision == "float32" and not backend.accelerated():
         return fitted
     if not len(samples):
         return np.zeros((0, len(data.classes)), np.float32)

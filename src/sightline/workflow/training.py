@@ -37,10 +37,10 @@ from sightline.records import (
 from sightline.report import figures, judgement, summary
 from sightline.report import judged as drawings
 from sightline.run import Run, check_writable, next_path
-from sightline.training import checkpoint, devices, interrupt
+from sightline.training import devices, interrupt
 from sightline.training.fit import Fitted, fit
 from sightline.training.log import Events
-from sightline.training.state import records
+from sightline.training.state import latest, records
 from sightline.watch import Tee, Watcher
 from sightline.workflow import (
     again,
@@ -168,7 +168,7 @@ class Training:
 
     def _in_run(self, run: Run, data: Dataset, plan: Plan, preprocess: Preprocess) -> TrainResult:
         config, watcher = self.config, self.watcher
-        saved = extension.reopened(checkpoint.latest(run.checkpoints, watcher.say), run.info)
+        saved = extension.reopened(latest(run.checkpoints, watcher.say), run.info)
         history = list(records(saved))
         run.write_history(history)
         if saved:

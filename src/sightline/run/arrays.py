@@ -1,0 +1,27 @@
+"""What ``predictions.npz`` holds, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.records import Predictions
+
+
+def predictions_of(arrays: Mapping[str, NDArray[Any]]) -> Predictions:
+    """Return the arrays of ``predictions.npz`` as a value; raises `KeyError` and `ValueError` for any others."""
+    paths, labels, probabilities, classes = (arrays[n] for n in ("paths", "labels", "probabilities", "classes"))
+    kinds = (("paths", paths, "U", 1), ("labels", labels, "i", 1), ("probabilities", probabilities, "f", 2))
+    for name, array, kind, ndim in (*kinds, ("classes", classes, "U", 1)):
+        if array.dtype.kind != kind or array.ndim != ndim:
+            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, which is of another kind")
+    if not len(paths) == len(labels) == len(probabilities) or probabilities.shape[1] != len(classes):
+        raise ValueError(f"it has {len(paths)} paths, {len(labels)} labels, probabilities {list(probabilities.shape)}")
+    if len(labels) and not (labels.min() >= 0 and labels.max() < len(classes)):
+        raise ValueError(f"its labels are not below {len(classes)}")
+    if not np.isfinite(probabilities).all():
+        raise ValueError("its probabilities are not finite")
+    return Predictions(tuple(paths.tolist()), labels, probabilities, tuple(classes.tolist()))

@@ -1,0 +1,117 @@
+"""A run folder that is damaged, or from a stranger: each file in turn, through each verb that reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from command import COLOURS, Command, draw_classes
+from damage import Damage, damage
+from sightline.records import Thresholds
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
+
+TINY = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1")
+SMALL = ("--set", "picture.height=8", "--set", "picture.width=8")
+UNREAD = {"report.html", "history.csv", "lock", "README.md"}  # written only, or tested elsewhere
+
+# What reads a run and is done in a moment, and what trains or judges.
+LIGHT: dict[str, tuple[str, ...]] = {
+    "compare": ("compare", "RUN", "OTHER"),
+    "predict": ("predict", "RUN", "IMAGE"),
+    "resume": ("resume", "RUN"),
+    "card": ("card", "RUN"),
+    "describe": ("describe", "RUN"),
+}
+HEAVY: dict[str, tuple[str, ...]] = {
+    "extend": ("resume", "RUN", "--epochs", "2"),
+    "train": ("train", "DATA", *TINY, *SMALL, "--out", "RUN"),
+    "report": ("report", "RUN"),
+    "evaluate": ("evaluate", "RUN"),
+    "explain": ("explain", "RUN", "IMAGE", "--out", "HEAT"),
+    "export": ("export", "RUN", "--out", "EXPORT"),
+    "go on": ("resume", "RUN"),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_classes(tmp_path_factory.mktemp("data") / "few", COLOURS, 12)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run with every file that one may hold."""
+    from sightline import train
+    from sightline.run import Run
+
+    path = tmp_path_factory.mktemp("whole") / "run"
+    settings = ["model.name=cifar10-simple", "train.epochs=1", "picture.height=8", "picture.width=8"]
+    train(data, recipe="quick", set=settings, out=path)
+    run = Run.open(path)
+    run.write_thresholds(Thresholds(4, target_precision=0.9, confidence=0.5, ood_limit=1.0))
+    rows = run.read_data() or ()
+    action = {"action": "relabel", "path": rows[0].path, "sha256": rows[0].sha256, "label": rows[0].label}
+    run.write_suspects([action | {"to": "red", "reason": "looks like red"}])
+    return path
+
+
+def names(run: Path) -> list[Path]:
+    """The files of a run that something reads."""
+    every = (p.relative_to(run) for p in sorted(run.rglob("*")) if p.is_file())
+    return [name for name in every if name.name not in UNREAD and name.parts[0] not in {"figures", "tensorboard"}]
+
+
+def fit_name(path: Path) -> None:
+    """Give a checkpoint the name that its content asks for, lest its hash were all that is looked at."""
+    if path.parent.name == "checkpoints" and path.is_file():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        path.rename(path.with_name(f"00009-{digest[:16]}.npz"))
+
+
+def words(verb: str, run: Path, data: Path, other: Path) -> list[object]:
+    places: dict[str, object] = {
+        "RUN": run, "DATA": data, "OTHER": other, "IMAGE": data / "red" / "red-000.png", "HEAT": run.parent / "heat",
+        "EXPORT": run.parent / "export.zip",
+    }  # fmt: skip
+    return [places.get(word, word) for word in (LIGHT | HEAVY)[verb]]
+
+
+def check(verb: str, name: Path, number: int, places: tuple[Path, Path, Path], sightline: Command) -> None:
+    """Damage one file of a fresh copy and run a verb on it."""
+    whole, data, folder = places
+    shutil.rmtree(folder, ignore_errors=True)
+    run = folder / "run"
+    shutil.copytree(whole, run)
+    if verb == "go on":
+        from sightline.run import Run
+
+        Run.open(run).update(status="interrupted", drop=("result",))
+    done_to: Damage = damage(run / name, number)
+    done_to.apply(run / name)
+    fit_name(run / name)
+    done = sightline(*words(verb, run, data, whole))
+    what = f"{verb}, {name}: {done_to.word}: {done.err[-2000:]}"
+    assert done.code in {0, 1, 2}, what
+    assert "Traceback" not in done.err, what
+    text = "".join(done.err.split())
+    named = any(part in text for part in name.parts) or (verb in HEAVY and str(run) in text)
+    assert done.code != 2 or named, f"the message names no file: {what}"
+
+
+@pytest.mark.parametrize("verb", LIGHT)
+def test_a_damaged_file_is_named(verb: str, whole: Path, data: Path, tmp_path: Path, sightline: Command) -> None:
+    for number, name in enumerate(names(whole)):
+        check(verb, name, 100 + number, (whole, data, tmp_path / "folder"), sightline)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", [*LIGHT, *HEAVY])
+def test_no_damage_is_a_fault_of_ours(verb: str, whole: Path, data: Path, tmp_path: Path, sightline: Command) -> None:
+    for number in range(40 if verb in LIGHT else 3):
+        for place, name in enumerate(names(whole)):
+            check(verb, name, 1000 * number + place, (whole, data, tmp_path / "folder"), sightline)
