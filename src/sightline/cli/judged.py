@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # annotations only: what judges reads pictures' packages too
     from sightline.records import Figure
 
 FIRST = 5  # of a list; all are in the JSON
+RATES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}  # as they are printed
 
 
 def show(found: Judgement) -> None:
@@ -47,8 +48,7 @@ def _detection(found: Judgement) -> None:
     if b is None:
         return
     say(f"detection of {b.positive!r} ({b.rule}) among {b.positives} positive and {b.negatives} negative images")
-    names = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
-    figures = [(name, getattr(b.rates, key)) for key, name in names.items()]
+    figures = [(name, getattr(b.rates, key)) for key, name in RATES.items()]
     figures.append((f"average precision of {b.positive!r}", b.average_precision))
     table(["metric", "value", "95% interval", ""], [[name, *_words(f)] for name, f in figures])
     for point in b.operating_points:
@@ -74,8 +74,7 @@ def _operating_point(point: OperatingPoint, positive: str) -> Iterator[str]:
     if point.reached is None:
         yield "  these images also chose the threshold: evaluate others to see what it really reaches"
         return
-    rates = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
-    words = [(name, _words(getattr(point.reached, key))) for key, name in rates.items()]
+    words = [(name, _words(getattr(point.reached, key))) for key, name in RATES.items()]
     yield "  on these images: " + ", ".join(f"{name} {v or 'not defined'} ({ends})" for name, (v, ends, _) in words)
     shown = "nothing" if point.lower_bound is None else f"{point.lower_bound:.4f} or more with 95% confidence"
     yield f"  target {'met' if point.met else 'not shown to be met'}: they show a {point.rate} of {shown}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline.evaluation.abstain import Selective, Threshold
+from sightline.evaluation.abstain import Reached, Selective, Threshold
 from sightline.evaluation.binary import Binary, OperatingPoint, Rates
 from sightline.evaluation.binary import Curve as DetectionCurve
 from sightline.evaluation.calibration import Bin
@@ -29,10 +29,10 @@ def judgement(value: Judgement) -> dict[str, Any]:
         "calibration": _calibration(value.calibration),
         "risk_coverage": _curve(value),
         "thresholds": None if value.thresholds is None else value.thresholds.to_dict(),
-        "threshold": None if value.threshold is None else _threshold(value.threshold),
+        "threshold": None if value.threshold is None else _proportion(value.threshold),
         "selective": None if value.selective is None else _selective(value.selective),
-        "answered": None if value.answered is None else _answered(value.answered),
-        "coverage": None if value.coverage is None else _coverage(value.coverage),
+        "answered": None if value.answered is None else _proportion(value.answered),
+        "coverage": None if value.coverage is None else _proportion(value.coverage),
         "strangers": None if value.strangers is None else asdict(value.strangers),
         "binary": None if value.binary is None else _binary(value.binary),
         "validation": None if value.shift is None else _shift(value.shift),
@@ -61,24 +61,15 @@ def _curve(value: Judgement) -> dict[str, Any]:
     }
 
 
-def _threshold(value: Threshold) -> dict[str, Any]:
+def _proportion(value: Threshold | Answered | Coverage | Reached) -> dict[str, Any]:
     return asdict(value) | {"interval": interval(value.interval)}
 
 
 def _selective(value: Selective) -> dict[str, Any]:
-    done = value.reached
     return {
-        "threshold": _threshold(value.threshold),
-        "reached": None if done is None else asdict(done) | {"interval": interval(done.interval)},
+        "threshold": _proportion(value.threshold),
+        "reached": None if value.reached is None else _proportion(value.reached),
     }
-
-
-def _answered(value: Answered) -> dict[str, Any]:
-    return asdict(value) | {"interval": interval(value.interval)}
-
-
-def _coverage(value: Coverage) -> dict[str, Any]:
-    return asdict(value) | {"interval": interval(value.interval)}
 
 
 def _binary(value: Binary) -> dict[str, Any]:
