@@ -323,3 +323,9 @@ def test_real_flowers_hold_no_error(shared: Path) -> None:
     found = brief(index(shared / "data" / "flowers5"))
     kinds = {f.kind: f.severity for f in found.findings}
     assert (found.errors, kinds["conflicting-duplicates"]) == (0, "warning")
+
+
+def test_the_doctor_counts_the_splits_that_the_source_states(tmp_path: Path) -> None:
+    files = {f"{split}/{name}/{i}.jpg": jpeg(i) for split in ("seg_train", "seg_test") for name in "ab" for i in (1, 2)}
+    assert brief(index(write(tmp_path / "stated", files))).splits == {"train": 4, "test": 4}
+    assert brief(index(write(tmp_path / "none", {"a/1.jpg": jpeg(1), "b/2.jpg": jpeg(2)}))).splits == {}

@@ -109,3 +109,10 @@ def test_new_images_differ_too() -> None:
     extra = source(("1", A, "cat", None), ("2", B, "cat", None))
     assert difference([row("1", A, "train")], extra) == "0 of 1 are missing or changed, 1 are new"
     assert difference([row("1", A, "train")], replace(extra, pictures=extra.pictures[:1])) is None
+
+
+def test_a_changed_image_is_no_added_one() -> None:
+    rows = [row("cat/1", A, "test"), row("cat/2", B, "test")]
+    found = match(rows, source(("cat/1", "d" * 64, "cat", None), ("cat/2", B, "cat", None), ("cat/3", C, "cat", None)))
+    assert [r.path for r in found.changed] == ["cat/1"]
+    assert [p.path for p in found.added] == ["cat/3"]

@@ -189,3 +189,10 @@ def test_probabilities_that_are_none_are_named(bad: float) -> None:
     p[2, 1] = bad
     with pytest.raises(DataError, match=r"1 of 4 pictures .* first for c\.png"):
         check(p, ("a.png", "b.png", "c.png", "d.png"))
+
+
+def test_an_interval_without_a_width_is_none() -> None:
+    drawn = np.full(2000, 0.5)
+    drawn[:10] = 1.0  # the few resamples without a single image of the class that is never predicted
+    assert bootstrap.figure(0.5, drawn).interval is None
+    assert bootstrap.figure(0.5, drawn).note == "no interval: the same in nearly every resample"

@@ -1,15 +1,21 @@
-"""What `train` says of near duplicates in several splits: the advice is one that has an effect."""
+"""What `train` says of the data: each error once, and of near duplicates in several splits an advice that helps."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pictures import png, write
 from sightline.config import RunConfig, SplitConfig
 from sightline.data.dataset import Dataset
+from sightline.data.index import index
 from sightline.data.leakage import Leak
 from sightline.data.membership import ImageRow
+from sightline.errors import DataError
 from sightline.records import Part, Picture
+from sightline.watch import Watcher
 from sightline.workflow import check
 
 STATED: dict[str, Part] = {"a": "train", "b": "train", "c": "test"}
@@ -52,3 +58,19 @@ def test_the_advice_is_one_that_helps(
 
 def test_nothing_is_said_without_near_duplicates() -> None:
     assert told(CUT, None) == []
+
+
+class Heard(Watcher):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_the_error_that_stops_is_said_once(tmp_path: Path) -> None:
+    files = {f"{split}/{i}.png": png(i + 9 * (split == "test")) for split in ("train", "test") for i in range(3)}
+    heard = Heard()
+    with pytest.raises(DataError, match=r"^split-folders: 2 folders are read as classes but look like splits"):
+        check.before(index(write(tmp_path, files)), RunConfig(), heard)
+    assert [line.split(": ")[1] for line in heard.lines[:-1]] == ["small-classes"]

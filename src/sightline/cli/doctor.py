@@ -54,7 +54,9 @@ def show(found: Checkup) -> None:
     """Print the findings as a table, and what to do about each."""
     audit = found.audit
     findings = audit.findings
-    say(f"{audit.name}: {plural(audit.count, 'image')} in {plural(len(audit.classes), 'class', 'classes')}")
+    splits = ", ".join(f"{count:,} {name}" for name, count in audit.splits.items())
+    what = f"{plural(audit.count, 'image')} in {plural(len(audit.classes), 'class', 'classes')}"
+    say(f"{audit.name}: {what}{splits and f' ({splits})'}")
     if findings:
         rows: list[list[Cell]] = [[f.severity, f.kind, str(f.count), f.what, _examples(f)] for f in findings]
         table(["severity", "kind", "count", "what", "such as"], rows, right=["count"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 from sightline.data import candidates, copies, names, quality, remarks
 from sightline.data.copies import Copies
@@ -12,17 +12,18 @@ from sightline.data.finding import ALLOWABLE, SEVERITIES, Finding
 from sightline.data.sample_range import NO_RANGE, SampleRange
 from sightline.data.survey import Survey, survey
 from sightline.preprocess import Preprocess
-from sightline.records import Index, Progress, no_progress
+from sightline.records import Index, Part, Progress, no_progress
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """The findings on a source, errors first, and how many pictures each class has."""
+    """The findings on a source, errors first, and how many images each class and each stated split has."""
 
     name: str
     count: int
     classes: dict[str, int]
     findings: tuple[Finding, ...]
+    splits: dict[str, int] = field(default_factory=dict)
 
     @property
     def errors(self) -> int:
@@ -35,6 +36,7 @@ class Audit:
             "name": self.name,
             "count": self.count,
             "classes": self.classes,
+            "splits": self.splits,
             "errors": self.errors,
             "findings": [f.to_dict() for f in self.findings],
         }
@@ -79,4 +81,6 @@ def _audit(index: Index, findings: list[Finding]) -> Audit:
     classes = dict(sorted(Counter(p.label for p in index.pictures).items()))
     findings = [_allowable(f) for f in findings]
     ordered = sorted(findings, key=lambda f: SEVERITIES.index(f.severity))
-    return Audit(index.name, len(index.pictures), classes, tuple(ordered))
+    stated = Counter(p.part for p in index.pictures)
+    splits = {name: stated[name] for name in get_args(Part) if stated[name]}
+    return Audit(index.name, len(index.pictures), classes, tuple(ordered), splits)

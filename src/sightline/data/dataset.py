@@ -15,7 +15,7 @@ from sightline.data import cache
 from sightline.data.grouping import groups
 from sightline.data.split import split
 from sightline.data.survey import survey
-from sightline.errors import DataError
+from sightline.errors import DataError, plural
 from sightline.preprocess import Preprocess
 from sightline.records import PARTS, Index, Labelled, Part, Picture, Progress, Reject, Samples, no_progress
 
@@ -148,6 +148,12 @@ def check_classes(index: Index) -> None:
 
 def _classes(pictures: Sequence[Picture], rejects: Sequence[Reject], name: str) -> tuple[str, ...]:
     classes = {p.label for p in pictures if p.part in (None, "train")}
+    if not pictures and rejects:
+        first = rejects[0]
+        raise DataError(
+            f"None of the {plural(len(rejects), 'image')} in {name} can be used; the first, {first.path}: "
+            f"{first.reason}."
+        )
     if not classes:
         raise DataError(f"{name} has no training images: expected a train split beside the others.")
     for label, reject in {r.label: r for r in reversed(rejects) if r.label}.items():

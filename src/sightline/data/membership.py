@@ -56,6 +56,12 @@ class Matched:
         return Matched(self.index.at(at), rows, stated, missing, changed, ())
 
     @property
+    def added(self) -> tuple[Picture, ...]:
+        """The `others` whose path no row has: a recorded image that was changed is no new one."""
+        paths = {row.path for row in self.changed}
+        return tuple(p for p in self.others if p.path not in paths)
+
+    @property
     def complete(self) -> bool:
         """Whether every recorded image is there, unchanged."""
         return not self.missing and not self.changed

@@ -31,7 +31,7 @@ WORDINGS = {
         "folders are read as classes but look like splits",
         "For splits (train, validation, test), put class folders into each of them, or give the labels by file names "
         "(--set data.label_pattern) or by a table (--set data.labels). For classes inside folders that are no splits, "
-        "say with --set data.class_level which level of folders names the classes.",
+        "say with --set data.class_level which level of folders names the classes (1: the uppermost).",
     ),
     "unexpected-folder": Wording(
         "error",

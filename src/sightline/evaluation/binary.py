@@ -23,13 +23,15 @@ Rate = Literal["sensitivity", "specificity"]
 POSITIVE = {
     "positive", "pos", "defect", "defects", "defective", "damage", "damaged", "fault", "faulty", "crack", "cracked",
     "bad", "ng", "nok", "notok", "fail", "failed", "abnormal", "anomaly", "anomalous", "disease", "diseased", "sick",
-    "infected", "malignant", "cancer", "tumor", "pneumonia", "fraud", "spam", "yes", "true", "1",
+    "infected", "malignant", "cancer", "tumor", "tumour", "pneumonia", "fraud", "spam", "yes", "true", "1",
+    "阳性", "不良", "不合格", "异常", "缺陷",
 }  # fmt: skip
 NEGATIVE = {
     "negative", "neg", "normal", "ok", "good", "pass", "passed", "healthy", "benign", "uninfected", "intact",
-    "undamaged", "background", "no", "false", "0",
+    "undamaged", "background", "no", "false", "0", "阴性", "良品", "合格", "正常",
 }  # fmt: skip
 NEGATIONS = {"no", "not", "non", "without"}
+PREFIXES = ("no", "not", "non", "un", "without", "非", "无", "未", "没有")  # of the name of the other class
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,9 @@ def positive_class(classes: Sequence[str], wanted: str = "") -> tuple[str, str]:
     """Return the positive one of two classes, and why it is that one.
 
     The one `wanted`; else the one whose name says so (defect, positive, abnormal, yes, 1, crack but not no_crack); else
-    the one beside a name that says the contrary (ok, normal, healthy, 0); else the second. Never by the counts of
-    images, which differ between splits. Raises `UsageError` for other than two classes and for an unknown class.
+    the one beside a name that says the contrary (ok, normal, healthy, 0; non_fire beside fire); else the second. Never
+    by the counts of images, which differ between splits. Raises `UsageError` for other than two classes and for an
+    unknown class.
 
     >>> positive_class(("defect", "ok"))[0], positive_class(("dent", "ok"))[0], positive_class(("cat", "dog"))[0]
     ('defect', 'dent', 'dog')
@@ -113,14 +116,27 @@ def positive_class(classes: Sequence[str], wanted: str = "") -> tuple[str, str]:
         hits = [i for i, label in enumerate(classes) if _is_named(label, names)]
         if len(hits) == 1:
             return classes[hits[0] ^ other], f"by its name: {classes[hits[0]]!r} is {kind}"
+    for thing, other_name in (classes, reversed(classes)):
+        if _negates(other_name, thing):
+            return thing, f"by its name: {other_name!r} is its contrary"
     return classes[1], "the second class"
 
 
 def _is_named(label: str, names: set[str]) -> bool:
     """Tell whether a label, or one of its words, is one of `names`; of numbers only the label as a whole counts."""
     words = set(re.findall(r"[a-z]+|[0-9]+", label.lower()))
-    whole = "".join(re.findall(r"[a-z0-9]+", label.lower()))
+    whole = _letters(label)
     return whole in names or (bool(words & names - {"0", "1"}) and not words & NEGATIONS)
+
+
+def _negates(label: str, other: str) -> bool:
+    """Tell whether a label says that what the `other` names is not there, as "No fire" beside "fire"."""
+    name, thing = _letters(label), _letters(other)
+    return any(name in (prefix + thing, prefix + thing.removeprefix("with")) for prefix in PREFIXES if thing)
+
+
+def _letters(label: str) -> str:
+    return "".join(c for c in label.casefold() if c.isalnum())
 
 
 def check_positive(classes: Sequence[str], wanted: str) -> None:

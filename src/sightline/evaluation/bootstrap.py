@@ -73,4 +73,6 @@ def figure(value: float, drawn: NDArray[np.float64], classes: int | None = None,
     if len(good) and good.min() == good.max():
         return Figure(value, None, "no interval: the same in every resample", classes)
     found = ends(drawn)
+    if found and found.low == found.high:
+        return Figure(value, None, "no interval: the same in nearly every resample", classes)
     return Figure(value, found, note if found else "no interval: too few images of each class", classes)

@@ -37,17 +37,31 @@ def before(index: Index, config: RunConfig, watcher: Watcher) -> Index:
     settled = set() if config.split.group == "none" else {"group-candidates"}
     telling = [f for f in findings if f.severity != "note" or f.kind in remarks.ALWAYS_SHOWN]
     shown = [f for f in telling if f.kind not in settled]
-    for finding in shown[:LINES]:
+    try:
+        check_classes(index)  # what no --allow can mend comes first
+    except DataError:
+        _say(shown, config, watcher)
+        raise
+    refused = _refused(findings, config.data.allow)[:1]  # the message of its exception says it all
+    _say([f for f in shown if f not in refused], config, watcher)
+    refuse_errors(findings, config.data.allow)
+    return index
+
+
+def _say(findings: Sequence[Finding], config: RunConfig, watcher: Watcher) -> None:
+    """Say the first findings, a line each."""
+    for finding in findings[:LINES]:
         allowed = "allowed " if finding.severity == "error" and finding.kind in config.data.allow else ""
         watcher.say(
             f"{allowed}{finding.severity}: {finding.kind}: {finding.count:,} {finding.what}{_examples(finding)}"
         )
-    if shown:
-        more = f"{plural(len(shown) - LINES, 'more finding')}; " if len(shown) > LINES else ""
+    if findings:
+        more = f"{plural(len(findings) - LINES, 'more finding')}; " if len(findings) > LINES else ""
         watcher.say(f"{more}`sightline doctor` lists them all and says what to do")
-    check_classes(index)  # what no --allow can mend comes first
-    refuse_errors(findings, config.data.allow)
-    return index
+
+
+def _refused(findings: Sequence[Finding], allow: Sequence[str]) -> list[Finding]:
+    return [f for f in findings if f.severity == "error" and f.kind in ALLOWABLE and f.kind not in allow]
 
 
 def refuse_errors(findings: Sequence[Finding], allow: Sequence[str]) -> None:
@@ -58,7 +72,7 @@ def refuse_errors(findings: Sequence[Finding], allow: Sequence[str]) -> None:
     for kind in allow:
         if kind not in ALLOWABLE:
             raise ConfigError(f"data.allow: there is no kind of error {kind!r} to allow.{suggest(kind, ALLOWABLE)}")
-    errors = [f for f in findings if f.severity == "error" and f.kind in ALLOWABLE and f.kind not in allow]
+    errors = _refused(findings, allow)
     if not errors:
         return
     first = errors[0]

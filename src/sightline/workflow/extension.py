@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from sightline.config import RunConfig, ScheduleConfig, resolve, to_dict
-from sightline.errors import ConfigError, ModelError, UsageError
+from sightline.errors import ConfigError, ModelError, UsageError, plural
 from sightline.run import Run
 from sightline.training import checkpoint, state
 from sightline.training.checkpoint import Checkpoint
@@ -52,7 +52,8 @@ def begin(run: Run, epochs: int, watcher: Watcher) -> None:
     entry = {"from": done, "to": epochs, "stage_epochs_before": count, "stage_epochs": total}
     run.update(status="running", extended=[*before, entry])
     watcher.say(
-        f"{run.path} goes on from epoch {done} to {epochs}: the stage {name!r} had {count} epochs and has {total} now"
+        f"{run.path} goes on from epoch {done} to {epochs}: the stage {name!r} had {plural(count, 'epoch')} "
+        f"and has {total} now"
         f"{_about(run.config.train.schedule)}"
     )
 

@@ -80,7 +80,7 @@ class LabeledImages:
             images.check_complete(run, own, f"{wanted} images", others)
         found = self._samples(own.index, wanted, cache=cache)
         leaked = leaked_contents(run.read_leaks(), wanted)
-        return replace(found, split=wanted, missing=images.missing(own), leaked=leaked, added=len(matched.others))
+        return replace(found, split=wanted, missing=images.missing(own), leaked=leaked, added=len(matched.added))
 
     def _others(self, split: Part | None, *, cache: bool) -> Labelled:
         parts = {p.part for p in self._index.pictures}

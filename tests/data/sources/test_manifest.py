@@ -167,7 +167,7 @@ def test_backslashes_and_names_without_extension(tmp_path: Path) -> None:
         assert [e.label for e in manifest(path).entries] == ["cat", "dog"]
     path = table(tmp_path / "lists", "id,breed\n0001,cat\n0002,dog\n", files=["notes.txt"])
     message = fault(path)
-    assert message.startswith(f"None of the 2 files that {path} lists in column 'id' is there: looked for 0001 below")
+    assert message.startswith(f"None of the 2 files that {path} lists in column 'id' is there: looked for 0001 in")
     assert "--set data.root=FOLDER" in message
     listing = manifest(path, DataConfig(root=str(tmp_path)))
     assert told(listing) == {files[0]: ("cat", None), files[1]: ("dog", None)}
@@ -288,7 +288,7 @@ def test_coco_without_annotation_or_with_several_categories(tmp_path: Path) -> N
     coco = {"images": images, "annotations": one, "categories": categories}
     listing = manifest(json_table(tmp_path, coco))
     assert told(listing) == {"1.jpg": ("cat", None)}
-    assert remarks(listing) == [("empty-labels", "2.jpg", "line 2")]
+    assert remarks(listing) == [("empty-labels", "2.jpg", "image 2")]
     two = coco | {"annotations": [*one, {"image_id": 1, "category_id": 2}]}
     assert "1.jpg several labels (cat, dog)" in fault(json_table(tmp_path, two))
     assert "looks like a COCO file, but 'category_id' is missing" in fault(
@@ -297,6 +297,12 @@ def test_coco_without_annotation_or_with_several_categories(tmp_path: Path) -> N
 
 
 # What is refused.
+
+
+def test_a_header_alone_is_called_so(tmp_path: Path) -> None:
+    assert fault(table(tmp_path, "path,label\n")).endswith(
+        "list.csv has no rows below its header (path, label): add a row for each image."
+    )
 
 
 @pytest.mark.parametrize(
@@ -322,7 +328,7 @@ def test_rows_that_differ_on_a_file(tmp_path: Path) -> None:
     assert remarks(listing) == [("conflicting-rows", "5.jpg", "line 123")]
     assert listing.stray[0].reason == f"line 123 of {tmp_path / 'list.csv'} states another label than line 7"
     message = fault(table(tmp_path, "\n".join(["path,label", *rows, "5.jpg,dog", "7.jpg,dog"])))
-    assert "line 122: a row before it gives 5.jpg another label; 2 rows in all are so. Several labels per" in message
+    assert "line 122: an earlier row gives 5.jpg another label (2 such rows in all). Several labels per" in message
 
 
 @pytest.mark.parametrize(

@@ -139,8 +139,9 @@ class _Rows:
             fault = self._fault(row, label, key, first)
             if fault:
                 kind, reason = fault
-                shown = self._shown(row, key) or f"line {row.line}"
-                listing.remarks.append(Remark(kind, shown, f"line {row.line}"))
+                place = self.table.place(row.line)
+                shown = self._shown(row, key) or place
+                listing.remarks.append(Remark(kind, shown, place))
                 listing.stray.append(Reject(shown, reason, label if kind == "missing-files" else ""))
             elif key is not None and key not in first:  # the same row again says nothing new
                 listing.entries.append(self._entry(row, label, key))
@@ -148,8 +149,8 @@ class _Rows:
         conflicts = [r for r in listing.remarks if r.kind == "conflicting-rows"]
         if len(conflicts) > CONFLICTS * len(first):
             raise DataError(
-                f"{self.table.name}, {conflicts[0].reason}: a row before it gives {conflicts[0].path} another label; "
-                f"{plural(len(conflicts), 'row')} in all are so. {_SEVERAL}"
+                f"{self.table.name}, {conflicts[0].reason}: an earlier row gives {conflicts[0].path} another label "
+                f"({plural(len(conflicts), 'such row')} in all). {_SEVERAL}"
             )
         return listing
 
@@ -157,7 +158,7 @@ class _Rows:
         self, row: Row, label: str, key: str | None, first: dict[str, tuple[int, str]]
     ) -> tuple[str, str] | None:
         """Return the kind and reason why a row is left out."""
-        where = f"line {row.line} of {self.table.name}"
+        where = f"{self.table.place(row.line)} of {self.table.name}"
         if not label:
             return "empty-labels", f"{where} states no label"
         if not row.text(self.columns.path):
@@ -165,7 +166,9 @@ class _Rows:
         if key is None:
             return "missing-files", f"the file is missing ({where})"
         line, other = first.get(key, (0, label))
-        return None if other == label else ("conflicting-rows", f"{where} states another label than line {line}")
+        if other == label:
+            return None
+        return "conflicting-rows", f"{where} states another label than {self.table.place(line)}"
 
     def _shown(self, row: Row, key: str | None) -> str:
         text = row.text(self.columns.path)
@@ -198,8 +201,8 @@ def _split(row: Row, columns: Columns, table: Table) -> Part | None:
     split = read_split(text)
     if split is None:
         raise DataError(
-            f"{table.name}, line {row.line}: split is {text!r}; expected train, validation or test. If this column "
-            "says something else, name another with --column split=NAME."
+            f"{table.name}, {table.place(row.line)}: split is {text!r}; expected train, validation or test. If this "
+            "column says something else, name another with --column split=NAME."
         )
     return split
 
@@ -255,21 +258,24 @@ def _says_several(cells: Sequence[str], separator: str, column: str) -> bool:
 
 def _multiple(table: Table, row: Row, columns: Columns, labels: str) -> str:
     where = f"column {columns.label!r} gives" if columns.label else "the columns of 0 and 1 give"
-    return f"{table.name}, line {row.line}: {where} {row.text(columns.path)} several labels ({labels}). {_SEVERAL}"
+    place = f"{table.name}, {table.place(row.line)}"
+    return f"{place}: {where} {row.text(columns.path)} several labels ({labels}). {_SEVERAL}"
 
 
 def _nothing(table: Table, columns: Columns, listing: Listing, finder: Finder) -> str:
     missing = [r for r in listing.remarks if r.kind == "missing-files"]
+    if not table.rows:
+        return f"{table.name} has no rows below its header ({', '.join(table.columns)}): add a row for each image."
     if not missing:
         rows = plural(len(table.rows), "row")
         return (
             f"{table.name} has {rows}, and no label in column {columns.label!r}: name another with --column label=NAME."
         )
     store = finder.store
-    where = store.root if isinstance(store, FolderStore) else store.name
+    where = store.root.absolute() if isinstance(store, FolderStore) else store.name
     return (
         f"None of the {plural(len(missing), 'file')} that {table.name} lists in column {columns.path!r} is there: "
-        f"looked for {missing[0].path} below {where}. Name the folder that the paths start from with --set "
+        f"looked for {missing[0].path} in {where}. Name the folder that the paths start from with --set "
         "data.root=FOLDER, or the column of the files with --column path=NAME."
     )
 

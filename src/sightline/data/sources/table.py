@@ -38,12 +38,20 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of the file `name`; without a header (`headed`) the columns are called by their numbers from 1."""
+    """The rows of the file `name`; without a header (`headed`) the columns are called by their numbers from 1.
+
+    A message calls the place of a row a `unit`: a line, or an entry of a list, whose lines JSON does not tell.
+    """
 
     name: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     headed: bool = True
+    unit: str = "line"
+
+    def place(self, line: int) -> str:
+        """Return what a message calls the place of a row."""
+        return f"{self.unit} {line}"
 
 
 def read_table(data: bytes, name: str, known: Collection[str], is_file: IsFile) -> Table:
@@ -140,7 +148,7 @@ def _read_json(text: str, name: str) -> Table:
     except ValueError as error:
         raise DataError(f"{name}: not JSON ({error}).") from error
     if isinstance(value, dict) and {"images", "annotations"} <= set(value):
-        return _table(_coco(value, name), name)
+        return _table(_coco(value, name), name, "image")
     if isinstance(value, dict) and value and all(isinstance(v, str | int) for v in value.values()):
         value = [{"path": path, "label": label} for path, label in value.items()]
     if not isinstance(value, list):
@@ -148,7 +156,7 @@ def _read_json(text: str, name: str) -> Table:
             f'{name}: expected a list of objects such as {{"path": "1.jpg", "label": "cat"}}, or a COCO file with '
             "images, annotations and categories."
         )
-    return _table([_row(row, i, f"{name}, entry {i}") for i, row in enumerate(value, 1)], name)
+    return _table([_row(row, i, f"{name}, entry {i}") for i, row in enumerate(value, 1)], name, "entry")
 
 
 def _row(value: Any, number: int, where: str) -> Row:
@@ -167,10 +175,10 @@ def _cell(value: Any) -> str | tuple[str, ...]:
     return str(value).strip()
 
 
-def _table(rows: Iterator[Row] | Sequence[Row], name: str) -> Table:
+def _table(rows: Iterator[Row] | Sequence[Row], name: str, unit: str = "line") -> Table:
     kept = tuple(rows)
     columns = tuple(dict.fromkeys(column for row in kept for column in row.cells))
-    return Table(name, columns, kept)
+    return Table(name, columns, kept, unit=unit)
 
 
 def _coco(value: Mapping[str, Any], name: str) -> Iterator[Row]:
