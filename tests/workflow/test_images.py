@@ -6,19 +6,20 @@ import json
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pictures import png, write
-from sightline.config import RunConfig, SplitConfig
+from sightline.config import DeviceConfig, RunConfig, SplitConfig
 from sightline.data import patch
 from sightline.data.dataset import Dataset, assemble
 from sightline.data.index import index
 from sightline.errors import DataError, MissingImagesError
 from sightline.prediction.manifest import Manifest
 from sightline.preprocess import Preprocess
-from sightline.records import Part
+from sightline.records import Index, Part
 from sightline.run import Run
 from sightline.watch import Watcher
 from sightline.workflow import again, compress, images
@@ -58,6 +59,18 @@ def test_relative_sources_are_found_from_anywhere(run: Run, tmp_path: Path, monk
     assert images.find(run).complete
     monkeypatch.chdir(tmp_path)
     assert images.sources(run) == ["data"], "as it was called there"
+
+
+def test_they_are_indexed_by_as_many_threads_as_the_run_has(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+
+    def counted(many: Any, progress: Any, threads: int | None, **options: Any) -> Index:
+        asked.append(threads)
+        return index(many, progress, threads, **options)
+
+    monkeypatch.setattr(images, "make_index", counted)
+    run.write_config(replace(run.config, device=DeviceConfig(threads=3)))
+    assert (images.find(run).complete, asked) == (True, [3])
 
 
 def test_sources_that_are_gone_are_named(run: Run, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def sources(run: Run) -> list[str]:
     return names
 
 
-def find(run: Run, progress: Progress = no_progress, threads: int | None = None) -> Matched:
+def find(run: Run, progress: Progress = no_progress) -> Matched:
     """Compare the sources of a run with the images that it recorded, and return those that are there."""
     rows = run.read_data()
     if rows is None:
@@ -56,7 +56,7 @@ def find(run: Run, progress: Progress = no_progress, threads: int | None = None)
         )
     config, request = run.config, _request(run)
     options = config.data if request is None else request.anchored(config).data
-    index = make_index(sources(run), progress, threads, options=options)
+    index = make_index(sources(run), progress, config.device.threads or None, options=options)
     corrections = [] if run.patch is None else [fix for _, fix in patch.read(run.patch)]
     relabeled = {(fix.path, fix.sha256): fix.label for fix in corrections if fix.action == "relabel"}
     dropped = {(fix.path, fix.sha256) for fix in corrections if fix.action == "drop"}

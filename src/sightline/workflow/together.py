@@ -166,11 +166,11 @@ def follow(meeting: Meeting, sources: Sources | None, started: float) -> TrainRe
     told = meeting.hear_settings()
     config = resolve(told["config"])
     again = Request.from_dict(told["request"], "What host 0 sent").again(None) if sources is None else sources
-    index = make_index(again, options=config.data)
+    threads = config.device.threads or None
+    index = make_index(again, threads=threads, options=config.data)
     index = _corrected(index, told["patch"])
     check_classes(index)
     start = start_weights(config)
-    threads = config.device.threads or None
     data = assemble(
         index, choose.preprocess(config), config.split, config.seed, keep=config.data.cache, threads=threads
     )
