@@ -8,7 +8,8 @@ moment. Until the first new epoch is done, the run's outcome stays in place and 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -97,6 +98,15 @@ def reopened(saved: Checkpoint | None, info: Mapping[str, Any]) -> Checkpoint | 
     if saved is None or not info.get("extended") or len(saved.state["history"]) != info["extended"][-1]["from"]:
         return saved
     return Checkpoint(saved.arrays, saved.state | {"since_best": 0})
+
+
+@contextmanager
+def naming(run: Run) -> Iterator[None]:
+    """Name the folder of the checkpoints where one of them is of another network or of other data."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{run.checkpoints} cannot be used: {error} Train anew with --force.") from error
 
 
 def conclude(run: Run, *, keep: bool, watcher: Watcher) -> None:

@@ -191,7 +191,7 @@ class Training:
             network = networks.built(plan, data)
         parts = data.part("train"), data.part("validation")
         try:
-            with spread.scope(), self.meeting.apart():
+            with extension.naming(run), spread.scope(), self.meeting.apart():
                 fitted = fit(network, *parts, config, Tee(watcher, on_epoch), checkpoints=run.checkpoints, saved=saved)
         except Interrupted as error:
             if history:
