@@ -230,6 +230,12 @@ def test_no_training_part_is_told(picture_folder: PictureFolder) -> None:
     assert message == "pictures has no training images: expected a train split beside the others."
 
 
+def test_images_none_of_which_can_be_decoded_are_told(tmp_path: Path) -> None:
+    found = index(write(tmp_path, {"cat/1.jpg": HALF, "dog/2.jpg": HALF + b"2"}))
+    with pytest.raises(DataError, match=r"^None of the 2 images in .* can be used; the first, cat/1.jpg: "):
+        assemble(found, SMALL, SplitConfig(), 0, keep=False)
+
+
 def test_decoding_takes_each_content_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[int] = []
     found = index(write(tmp_path, {f"cat/{i}.png": png(i % 3) for i in range(9)} | {"dog/1.png": png(1)}))
