@@ -23,7 +23,7 @@ from sightline.data.index import index
 from sightline.data.sources.arrays import array_entries
 from sightline.data.sources.listing import Listing
 from sightline.data.stores import Check, DrawnStore, FolderStore
-from sightline.errors import DataError
+from sightline.errors import DataError, UsageError
 from sightline.records import Index
 
 Source = Callable[[Path, Mapping[str, bytes]], Path]
@@ -497,3 +497,9 @@ def test_real_idx_files(shared: Path) -> None:
 
 def test_a_source_whose_name_is_no_text_is_refused_kindly() -> None:
     assert fault("caf\udce9").startswith("The name 'caf\\udce9' is no text in UTF-8")
+
+
+def test_bare_arrays_are_no_source() -> None:
+    bare: Any = (np.zeros((2, 4, 4), np.uint8), [0, 1])
+    with pytest.raises(UsageError, match=r"^Images come from a path or a Listing, not from ndarray: "):
+        index(bare)

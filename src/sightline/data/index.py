@@ -23,7 +23,7 @@ from sightline.data.sources.listing import Entry, Listing
 from sightline.data.sources.manifest import is_table, label_by_table, labels_beside, manifest, read_labels
 from sightline.data.sources.splits import split_by_source_names
 from sightline.data.stores import DrawnStore, FolderStore
-from sightline.errors import DataError, PictureError, plural
+from sightline.errors import DataError, PictureError, UsageError, plural
 from sightline.records import Index, Picture, Progress, Reject, Remark, no_progress
 
 DEFAULTS = DataConfig()
@@ -34,8 +34,15 @@ Sources = Source | Listing | Sequence[Source | Listing]
 
 
 def as_list(sources: Sources) -> list[Source | Listing]:
-    """Return one source or several as a list."""
-    return [sources] if isinstance(sources, str | Path | Listing) else list(sources)
+    """Return one source or several as a list; raises `UsageError` for what is none, such as bare arrays."""
+    many = [sources] if isinstance(sources, str | Path | Listing) else list(sources)
+    for source in many:
+        if not isinstance(source, str | Path | Listing):
+            raise UsageError(
+                f"Images come from a path or a Listing, not from {type(source).__name__}: of arrays in memory, "
+                "sightline.data.sources.arrays.array_entries makes the entries of a Listing."
+            )
+    return many
 
 
 def index(
