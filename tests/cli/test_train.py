@@ -253,7 +253,7 @@ def test_python_says_what_the_command_says(trained: tuple[Path, dict[str, Any]],
     saved = np.load(trained[0] / "eval" / "test" / "predictions.npz", allow_pickle=False)
     np.testing.assert_allclose(found.probabilities, saved["probabilities"], atol=1e-6)  # in pieces, and as a whole
     assert found.accuracy == trained[1]["test"]["accuracy"]
-    with pytest.raises(SightlineError, match="test part"):
+    with pytest.raises(SightlineError, match="test split"):
         model.evaluate(colours, split="test")
 
 
