@@ -52,7 +52,7 @@ def test_all_is_printed_kept_and_drawn(sightline: Command, run: Path, tmp_path: 
     figures = {path.stem for path in (run / "figures").iterdir()}
     assert {"reliability", "risk-coverage", "confusion", "confusion-shares"} <= figures
     shown = sightline("evaluate", run)
-    for word in ("auroc", "calibration: ECE", "risk-coverage", "hands on a set"):
+    for word in ("auroc", "calibration: ECE", "risk-coverage", "returns a set for"):
         assert word in shown.out
 
 

@@ -125,10 +125,10 @@ def _abstaining(found: Judgement) -> Iterator[str]:
         right = ""
         if a.precision is not None and a.interval is not None:
             right = f", right on {a.precision:.4f} ({a.interval.low:.4f} to {a.interval.high:.4f}) of these"
-        yield (
-            f"  on these {plural(a.count, 'image')}: names {a.classes:.1%}{right}; hands on a set for {a.sets:.1%}, "
-            f"abstains on {a.abstained:.1%}"
-        )
+        fitted = found.thresholds is not None and found.thresholds.quantile is not None
+        sets = f"; returns a set for {a.sets:.1%}" if fitted else ""
+        images = plural(a.count, "image")
+        yield f"  on these {images}: answers {a.classes:.1%}{right}{sets}; abstains on {a.abstained:.1%}"
         if a.met is not None and a.lower_bound is not None:
             shown = f"{a.lower_bound:.4f} or more with 95% confidence"
             yield f"  target {a.target:g} {'met' if a.met else 'not shown to be met'}: they show {shown}"

@@ -12,6 +12,16 @@ from sightline.errors import ConfigError
 MOST_EPOCHS = 1_000_000
 
 
+def check_encoding(name: str, where: str) -> None:
+    """Raise `ConfigError` for the name of an encoding of text that Python does not know; empty is none."""
+    try:
+        "".encode(name or "utf-8")
+    except LookupError as error:  # binary codecs such as base64 are none either
+        raise ConfigError(
+            f"{where} cannot be {name!r}: expected an encoding of text, such as big5, shift_jis or latin-1."
+        ) from error
+
+
 @dataclass(frozen=True, slots=True)
 class ColumnsConfig:
     """Which column of a manifest says what; an empty one is recognized by its name."""
@@ -51,6 +61,11 @@ class DataConfig:
     )
     labels: str = setting("", "a table (.csv, .tsv, .json) with the labels of a folder of images; empty: none")
     root: str = setting("", "the folder that a manifest's paths start from; empty: the manifest's own")
+    encoding: str = setting(
+        "",
+        "of a manifest that is not in UTF-8, such as big5 or shift_jis; empty: UTF-8, UTF-16 or GBK",
+        check=check_encoding,
+    )
     allow: tuple[str, ...] = setting((), "errors in the data that do not stop training, by their kind in `doctor`")
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)

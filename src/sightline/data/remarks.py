@@ -71,6 +71,12 @@ WORDINGS = {
         "classes are read from file names",
         "If that is wrong, sort the images into class folders, or say how with --set data.label_pattern.",
     ),
+    "guessed-encoding": Wording(
+        "warning",
+        "table is taken to be in GBK, as it is not in UTF-8",
+        "tables are taken to be in GBK, as they are not in UTF-8",
+        "If the class names look wrong, save the table as UTF-8, or name its encoding, as in --set data.encoding=big5.",
+    ),
     "labels-from-table": Wording(
         "note",
         "table gives the labels",

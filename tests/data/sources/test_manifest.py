@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from pictures import png, write, write_zip
-from sightline.config import ColumnsConfig, DataConfig
+from sightline.config import ColumnsConfig, DataConfig, resolve
 from sightline.data.index import index
 from sightline.data.sources.listing import Listing
 from sightline.data.sources.manifest import manifest
-from sightline.errors import DataError
+from sightline.errors import ConfigError, DataError
 
 BOTH = {"1.jpg": ("cat", None), "2.jpg": ("dog", None)}
 
@@ -435,3 +435,35 @@ def test_a_pipe_among_the_images_is_not_waited_for(tmp_path: Path, inside: bool)
     reason = r"set/labels\.csv cannot be read: .*not a regular file" if inside else "None of the 2 images"
     with pytest.raises(DataError, match=reason):
         index(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "names"), [("big5", ("蘋果樹葉", "香蕉樹葉")), ("shift_jis", ("りんごの葉", "ばななの葉"))]
+)
+def test_an_encoding_is_a_setting(tmp_path: Path, encoding: str, names: tuple[str, str]) -> None:
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    path = tmp_path / "labels.csv"
+    path.write_bytes("".join(f"{i}.png,{name}\n" for i, name in enumerate(names)).encode(encoding))
+    named = manifest(path, DataConfig(encoding=encoding))
+    assert [e.label for e in named.entries] == list(names)
+    assert named.remarks == []
+    assert [r.kind for r in manifest(path, DataConfig(encoding="latin-1")).remarks] == []
+
+
+def test_a_guessed_encoding_is_told(tmp_path: Path) -> None:
+    names = ("苹果树叶", "香蕉树叶")
+    for number in range(2):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    path = tmp_path / "labels.csv"
+    path.write_text("".join(f"{i}.png,{name}\n" for i, name in enumerate(names)), encoding="gb18030")
+    guessed = manifest(path)
+    assert [e.label for e in guessed.entries] == list(names)
+    assert [r.kind for r in guessed.remarks] == ["guessed-encoding"]
+    assert manifest(path, DataConfig(encoding="gbk")).remarks == []
+
+
+def test_an_unknown_encoding_is_refused() -> None:
+    for name in ("klingon", "base64"):
+        with pytest.raises(ConfigError, match=r"data\.encoding cannot be .* such as big5"):
+            resolve(assignments=[f"data.encoding={name}"])

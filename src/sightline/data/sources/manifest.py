@@ -16,6 +16,7 @@ from sightline.data.sources.finder import Finder
 from sightline.data.sources.listing import Entry, Listing
 from sightline.data.sources.splits import read_split, split_name
 from sightline.data.sources.table import SUFFIXES, Row, Table, fold, read_table
+from sightline.data.sources.text import GUESSED, find_encoding
 from sightline.data.stores import FileStore, FolderStore, read_file
 from sightline.errors import DataError, PictureError, plural
 from sightline.records import Part, Reject, Remark
@@ -93,7 +94,8 @@ def _content(path: Path) -> bytes:
 
 def _understood(content: bytes, name: str, finder: Finder, options: DataConfig) -> tuple[Table, Columns]:
     asked = {fold(name) for name in (options.columns.path, options.columns.label, options.columns.split)}
-    table = read_table(content, name, KNOWN | {a for a in asked if not a.isdigit()} - {""}, finder.is_file)
+    known = KNOWN | {a for a in asked if not a.isdigit()} - {""}
+    table = read_table(content, name, known, finder.is_file, options.encoding)
     return table, choose_columns(table, options.columns, finder.is_file)
 
 
@@ -111,6 +113,8 @@ def label_by_table(
     listing = rows.to_listing()
     if not listing.entries:
         raise DataError(_nothing(table, columns, listing, finder))
+    if not options.encoding and find_encoding(content) == GUESSED:
+        listing.remarks.append(Remark("guessed-encoding", name))
     if whole:
         _rest(listing, finder.store, prefix, {e.key for e in listing.entries})
         listing.remarks.append(Remark("labels-from-table", name, f"column {columns.label}" if columns.label else ""))

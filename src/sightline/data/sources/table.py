@@ -54,16 +54,18 @@ class Table:
         return f"{self.unit} {line}"
 
 
-def read_table(data: bytes, name: str, known: Collection[str], is_file: IsFile) -> Table:
+def read_table(data: bytes, name: str, known: Collection[str], is_file: IsFile, encoding: str = "") -> Table:
     """Read the table in `data`, of the file `name`; a first row with one of the `known` columns is a header.
 
     `known` are names as `fold` leaves them; `is_file(text)` tells whether a cell names an image, which no header does.
     Raises `DataError` for what is no table.
     """
     try:
-        text = decode_text(data)
+        text = decode_text(data, encoding)
     except ValueError as error:
-        raise DataError(f"{name} cannot be read as text: {error}. Save it as UTF-8.") from error
+        raise DataError(
+            f"{name} cannot be read as text: {error}. Save it as UTF-8, or name its encoding with data.encoding."
+        ) from error
     lower = name.lower()
     if lower.endswith(".json") or (lower.endswith((".jsonl", ".ndjson")) and text.lstrip()[:1] == "["):
         return _read_json(text, name)

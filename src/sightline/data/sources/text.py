@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 
+GUESSED = "gb18030"
+"""The encoding that nothing in a file tells for sure."""
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does, so it is tried first
@@ -18,24 +20,34 @@ def has_mark(data: bytes) -> bool:
     return any(data.startswith(mark) for mark, _ in _MARKS)
 
 
-def decode_text(data: bytes) -> str:
-    """Return the text of bytes in UTF-8, UTF-16, UTF-32 or GBK (GB18030), without its byte order mark.
+def decode_text(data: bytes, encoding: str = "") -> str:
+    """Return the text of bytes in `encoding`, else in the one of `find_encoding`, without its byte order mark.
+
+    Raises `ValueError` for what cannot be read so.
+    """
+    return data.decode(encoding or find_encoding(data))
+
+
+def find_encoding(data: bytes) -> str:
+    """Return the encoding of text in UTF-8, UTF-16, UTF-32 or GBK (``gb18030``).
 
     GBK is taken only where Chinese characters stand together, as in words: a single accented letter of Latin-1 between
-    plain ones passes for GBK too. Raises `ValueError` for what is none of these.
+    plain ones passes for GBK too. It is a guess all the same: Big5 and Shift-JIS look alike. Raises `ValueError` for
+    what is none of these.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
-            return data.decode(encoding)
+            return encoding
     if b"\0" in data[:1000]:
         little = data[1:1000:2].count(0) > data[:1000:2].count(0)  # the upper bytes of plain letters are zero
-        return data.decode("utf-16-le" if little else "utf-16-be")
+        return "utf-16-le" if little else "utf-16-be"
     try:
-        return data.decode()
+        data.decode()
     except UnicodeDecodeError as error:
         if _is_gbk(data):
-            return data.decode("gb18030")
+            return GUESSED
         raise ValueError(f"it is neither UTF-8, UTF-16 nor GBK ({error})") from error
+    return "utf-8"
 
 
 def _is_gbk(data: bytes) -> bool:
