@@ -26,6 +26,7 @@ def test_require_imports_submodules_and_names_what_is_missing(monkeypatch: pytes
 
     monkeypatch.setitem(EXTRAS, "numpy", ("numpy", "train"))
     assert require("numpy.linalg", "Counting") is np.linalg
+    monkeypatch.delitem(sys.modules, "sklearn.datasets", raising=False)  # imported whole, it is not looked for
     monkeypatch.setitem(sys.modules, "sklearn", None)
     message = "Counting needs the package 'scikit-learn', which is not installed: pip install \"sightline[train]\""
     with pytest.raises(MissingExtraError) as caught:

@@ -58,6 +58,7 @@ LIBRARY = """
 import signal, sys
 def mine(number, frame): raise SystemExit(f"mine: {number}")
 signal.signal(signal.SIGTERM, mine)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run where a shell has it ignored
 import sightline
 from sightline.watch import Watcher
 class Stopping(Watcher):
