@@ -324,6 +324,7 @@ class Run:
 
     def write_figures(self, made: Mapping[str, Drawing], *, keep: Sequence[str] = ("curves",)) -> None:
         """Save what was drawn of an evaluation; of another one before, nothing but what to `keep` is left."""
+        files.refuse_links(self.path, self.path / "figures")  # nothing is removed through one either
         for name, drawn in made.items():
             self.write_figure(name, drawn)
         for old in (self.path / "figures").glob("*.*"):
@@ -354,6 +355,7 @@ class Run:
 
     def write_figure(self, name: str, drawn: Drawing) -> None:
         """Save a figure under ``figures/``, as PNG and, where it is that too, as SVG."""
+        files.refuse_links(self.path, self.path / "figures")
         for kind, content in {"png": drawn.png, "svg": drawn.svg, "narrow.svg": drawn.narrow}.items():
             (self.path / "figures" / f"{name}.{kind}").unlink(missing_ok=True)  # all are of one figure at all times
             if content is not None:

@@ -118,8 +118,9 @@ def latest(
 
 def keep_newest(folder: Path) -> int:
     """Remove all but the newest checkpoint of a training that is done; return the bytes that it takes."""
+    files.refuse_links(folder.parent, folder)
     paths = _newest_first(folder)
-    for old in [*paths[1:], *folder.glob("*.part")]:
+    for old in [*paths[1:], *folder.glob(".part-*")]:
         old.unlink(missing_ok=True)
     return paths[0].stat().st_size if paths else 0
 
