@@ -1,4 +1,4 @@
-"""Weights stored in 16 bits: which of them, and how far the answers move."""
+"""Weights stored in 16 bits: which ones, and the effect on the outputs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sightline.preprocess import Preprocess
 
 @pytest.fixture(scope="module")
 def graph() -> bytes:
-    """MobileNet, half of whose layers are depthwise convolutions."""
+    """Return MobileNet as ONNX: half of its layers are depthwise convolutions."""
     return onnx.convert(build(plan("mobilenet")).model)
 
 
 @pytest.mark.parametrize(("precision", "size", "error"), [("float16", 0.54, 0.002), ("bfloat16", 0.57, 0.008)])
 def test_answers_stay_near_at_about_half_the_size(graph: bytes, precision: str, size: float, error: float) -> None:
-    """With depthwise kernels in bfloat16 as well the error would be 0.0101 of the features' spread, not 0.0060."""
+    """With depthwise kernels in bfloat16 too, the error would be 0.0101 of the features' spread, not 0.0060."""
     file = onnx.narrowed(graph, precision)
     onnxfile.check_graph(file)
     assert len(file) < size * len(graph)

@@ -1,4 +1,4 @@
-"""int8 files: what is in them, what stays in float, and that ONNX Runtime keeps it there."""
+"""int8 files: their contents, what stays in float, and that ONNX Runtime computes it in float."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sightline.preprocess import Preprocess
 
 @cache
 def graph() -> bytes:
-    """A residual block of MobileNetV2 with batch normalisation in use, as an ONNX file."""
+    """Return a residual block of MobileNetV2 with batch normalization statistics as an ONNX file."""
     keras = backend.keras()
     layers, he = keras.layers, keras.initializers.HeNormal
     inputs = keras.Input((16, 16, 3), dtype="uint8", name="pixels")
@@ -45,12 +45,12 @@ def graph() -> bytes:
     logits = layers.Dense(3, kernel_initializer=keras.initializers.RandomNormal(0, 4, seed=4), name="predictions")(x)
     outputs = {"probabilities": layers.Softmax(name="probabilities")(logits), "logits": logits, "features": x}
     model = keras.Model(inputs, outputs)
-    model(pictures(64, 16), training=True)  # fills the statistics of batch normalisation
+    model(pictures(64, 16), training=True)  # updates the batch normalization statistics
     wide = model.get_layer("depthwise").kernel  # channels of very different sizes, as depthwise layers have
     wide.assign(wide.numpy() * np.logspace(-2, 1, 8)[None, None, :, None])
     normal = model.get_layer("depthwise_bn")
     normal.moving_variance.assign(np.logspace(-4, 2, 8))
-    normal.gamma.assign(np.full(8, 0.3))  # nothing reaches 6: only then the runtime takes the limit away
+    normal.gamma.assign(np.full(8, 0.3))  # nothing reaches 6: only then does the runtime remove the Clip
     return convert(model)
 
 
@@ -65,19 +65,19 @@ def logits(file: bytes) -> NDArray[np.float32]:
 
 
 def as_run(file: bytes, folder: Path) -> dict[str, str]:
-    """Return the operation that ONNX Runtime makes of each node, by its name."""
+    """Return the operation to which ONNX Runtime optimizes each node, by node name."""
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.log_severity_level = 4
     onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return {node.name: node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node}
+    return {node.name: node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node}
 
 
 def test_the_file_is_ours_and_near_the_float_one(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         file = quantize.quantized(graph(), [pictures(8, 16)])
-    assert not caplog.records, "the quantizer's log is held back"
+    assert not caplog.records, "the quantizer's log must be suppressed"
     check_limits(parse(file), 1)
     assert {n.domain for n in onnx.load_from_string(file).graph.node} == {""}
     truth = logits(graph())
@@ -98,7 +98,7 @@ def test_the_first_layer_takes_pixels_as_they_are_and_means_the_same() -> None:
     assert (reader.op_type, reader.name) == ("Transpose", "normalize:nchw")
     model = onnx.load_from_string(calibration().quantized(["stem"]))
     (reader,) = [n for n in model.graph.node if "pixels" in n.input]
-    assert reader.op_type == "Cast", "a first layer in float needs pixels in float"
+    assert reader.op_type == "Cast", "a float first layer needs float pixels"
 
 
 def changed(model: onnx.ModelProto, name: str, array: NDArray[np.float32]) -> onnx.ModelProto:
@@ -145,7 +145,7 @@ def test_no_neighbours_overflow_sixteen_bits_and_each_channel_fills_its_range() 
     assert len(found) == 3
     for name, array in found.items():
         rows = array.reshape(len(array), -1)
-        if "depthwise" in name:  # added up in 32 bits: all of 8 bits
+        if "depthwise" in name:  # accumulated in 32 bits: uses all 8 bits
             assert (np.abs(rows).max(1) == 127).all()
             continue
         across = array.transpose(0, 2, 3, 1).reshape(len(array), -1)
@@ -153,17 +153,17 @@ def test_no_neighbours_overflow_sixteen_bits_and_each_channel_fills_its_range() 
         same = np.concatenate([r[:, 1:] * r[:, :-1] > 0 for r in (rows, across) if r.shape[1] > 1], 1)
         assert 255 * np.abs(sums * same).max() <= 32767
         full = np.maximum(np.abs(rows).max(1), np.abs(sums * same).max(1))
-        assert (full >= 125).all(), "no channel is coarser than it must be"
+        assert (full >= 125).all(), "every channel must use its range"
 
 
 def test_biases_take_back_what_rounding_weights_adds_on_average() -> None:
-    """Weights of less than half a step: rounding them is a large error, all of one sign, as beside an outlier."""
+    """Weights below half a step beside an outlier: their rounding errors are large and have the same sign."""
     keras = backend.keras()
     layers = keras.layers
     pixels = keras.Input((8, 8, 3), dtype="uint8", name="pixels")
     x = layers.Rescaling(1 / 255, 0.0, name="normalize")(pixels)
     kernel = np.full((1, 1, 3, 6), 0.4 / 127, np.float32)
-    kernel[0, 0, 0] = -1  # one step is 1/127: the others round to nothing
+    kernel[0, 0, 0] = -1  # one step is 1/127: the others round to zero
     x = layers.Conv2D(6, 1, name="wide", kernel_initializer=lambda *_, **__: kernel)(x)
     x = layers.Conv2D(4, 3, name="mix", kernel_initializer=keras.initializers.HeNormal(3))(layers.ReLU(name="relu")(x))
     x = layers.Activation("linear", name="features")(layers.GlobalAveragePooling2D(name="pool")(x))
@@ -180,7 +180,7 @@ def test_biases_take_back_what_rounding_weights_adds_on_average() -> None:
 
 
 def test_layers_left_in_float_are_computed_in_float_by_the_runtime(tmp_path: Path) -> None:
-    """ONNX Runtime would quantise them again, and worse, on loading."""
+    """ONNX Runtime would quantize them again on loading, with larger errors."""
     layer = "depthwise"
     kept = calibration().quantized([layer])
     model = onnx.load_from_string(kept)
@@ -188,12 +188,12 @@ def test_layers_left_in_float_are_computed_in_float_by_the_runtime(tmp_path: Pat
     (weight,) = [w for w in model.graph.initializer if w.name == node.input[1]]
     assert weight.data_type == onnx.TensorProto.FLOAT
     plain = onnx.load_from_string(kept)
-    (held,) = [n for n in plain.graph.node if n.op_type == "Max"]  # what holds the layer in float
+    (held,) = [n for n in plain.graph.node if n.op_type == "Max"]  # keeps the layer in float
     for n in plain.graph.node:
         if held.output[0] in n.input:
             n.input[0] = held.input[0]
     plain.graph.node.remove(held)
-    assert as_run(plain.SerializeToString(), tmp_path)[layer] == "QLinearConv", "else the Max is of no use any more"
+    assert as_run(plain.SerializeToString(), tmp_path)[layer] == "QLinearConv", "otherwise the Max is no longer needed"
     assert as_run(kept, tmp_path)[layer] != "QLinearConv"
     assert as_run(kept, tmp_path)["stem"] == "QLinearConv"
 
@@ -204,7 +204,7 @@ def test_sensitivities_name_every_layer_and_the_hurt_one() -> None:
     for weight in model.graph.initializer:
         if weight.name == f"{spoilt}:kernel":
             array = onnx.numpy_helper.to_array(weight).copy()
-            array[:, 0] *= 1000  # one weight takes the whole range of its channel: the others round to nothing
+            array[:, 0] *= 1000  # one weight takes the whole range of its channel: the others round to zero
             weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
     calls = []
     found = quantize.sensitivities(model.SerializeToString(), [pictures(8, 16)], lambda *call: calls.append(call))
@@ -226,5 +226,5 @@ def test_layers_are_left_in_float_until_the_file_is_accepted() -> None:
 
 
 def test_no_pictures_is_an_error() -> None:
-    with pytest.raises(DataError, match="needs pictures"):
+    with pytest.raises(DataError, match="needs images"):
         quantize.quantized(graph(), [])

@@ -1,4 +1,4 @@
-"""Every network of the registry as ONNX answers as Keras does, on weights that answer to the picture."""
+"""Every registered model gives the same outputs in ONNX as in Keras, with weights that respond to the image."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from sightline.preprocess import Preprocess
 
 @functools.cache
 def script() -> ModuleType:
-    """The script behind `make parity`."""
+    """Return the script behind `make parity`."""
     spec = importlib.util.spec_from_file_location("parity_table", Path(__file__).parents[2] / "docs" / "parity.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for their annotations
+    sys.modules[spec.name] = module  # dataclasses look up their annotations there
     spec.loader.exec_module(module)
     return module
 
@@ -58,7 +58,7 @@ def test_onnx_answers_as_keras_does(name: str, folder: Path) -> None:
     model: Any = script().lively(name, pixels, 1.2)
     preprocess = Preprocess(side, side)
     truth = KerasPredictor(model, script().CLASSES, preprocess).outputs(pixels)
-    assert np.ptp(truth.logits, axis=0).min() >= 1, "weights that do not answer to the picture prove nothing"
+    assert np.ptp(truth.logits, axis=0).min() >= 1, "outputs that ignore the image prove nothing"
     file = onnx.convert(model)
     check_limits(parse(file), 16)
     predictor = OnnxPredictor(file, script().CLASSES, preprocess)
@@ -74,9 +74,9 @@ def test_onnx_answers_as_keras_does(name: str, folder: Path) -> None:
     "name", [n if n == "alexnet" else pytest.param(n, marks=pytest.mark.slow) for n in registry.ENTRIES]
 )
 def test_int8_is_near_and_made_of_our_operations(name: str) -> None:
-    """AlexNet is the one whose names of layers look like those that the quantizer gives.
+    """AlexNet has layer names that look like those that the quantizer adds.
 
-    Freshly drawn weights, since those of the test above answer to rounding as well as to the picture.
+    This uses freshly initialized weights, since those of the test above are sensitive to rounding.
     """
     side = registry.ENTRIES[name].smallest
     graph, ranges, pixels = (

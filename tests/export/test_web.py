@@ -1,4 +1,4 @@
-"""A bundle in ONNX Runtime Web, in headless Chromium, on its golden examples."""
+"""A bundle in ONNX Runtime Web, in headless Chromium, on its reference examples."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Do not log."""
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page, the runtime as npm packs it, and the vectors of a small run."""
+    """Return a folder with the page, the runtime from npm, and the test vectors of a small run."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")
@@ -74,7 +74,7 @@ def visit(folder: Path, profile: Path) -> Any:
     Handler.answers = queue.Queue()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's own refuses root
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox does not work for root
         options = ["--headless=new", "--disable-gpu", f"--user-data-dir={profile}", "--remote-debugging-port=0"]
         process = subprocess.Popen(
             [browser, *options, *sandbox, f"http://127.0.0.1:{server.server_address[1]}/index.html"],

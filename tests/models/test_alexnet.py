@@ -1,4 +1,4 @@
-"""AlexNet's own parts answer as their definitions in the paper."""
+"""AlexNet's own layers compute what the paper defines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_response_normalisation_is_the_papers_formula() -> None:
         near = x[..., max(0, i - 2) : min(9, i + 3)].astype(np.float64)
         expected[..., i] = x[..., i] / (2 + 1e-4 * (near**2).sum(-1)) ** 0.75
     np.testing.assert_allclose(np.asarray(model(x)), expected, rtol=2e-5)
-    assert np.abs(expected).max() < 0.3 * np.abs(x).max(), "it does something"
+    assert np.abs(expected).max() < 0.3 * np.abs(x).max(), "normalization must change the values"
 
 
 @pytest.mark.parametrize("layer", ["conv2", "conv4", "conv5"])

@@ -1,4 +1,4 @@
-"""Every network of the registry keeps the contract: uint8 in; probabilities, logits and features out."""
+"""Every registered model keeps the contract: uint8 in; probabilities, logits and features out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCHEMES: tuple[Normalize, ...] = ("unit", "symmetric", "imagenet", "caffe", "raw
 
 
 def backbone(model: Any) -> int:
-    """Return the number of parameters in front of the head."""
+    """Return the number of parameters before the head."""
     head = ("fc", "predictions")
     return sum(layer.count_params() for layer in model.layers if not layer.name.startswith(head))
 
@@ -48,7 +48,7 @@ def test_pictures_in_probabilities_out(name: str, channels: int, classes: int) -
     assert out["features"].shape == (3, made.model.output["features"].shape[-1])
     np.testing.assert_allclose(out["probabilities"].sum(1), 1, atol=1e-5)
     np.testing.assert_allclose(out["probabilities"], softmax(out["logits"], axis=1), atol=1e-6)
-    assert out["logits"].std(0).max() > 0, "the answer must depend on the picture"
+    assert out["logits"].std(0).max() > 0, "the output must depend on the image"
     assert made.logits.shape == (None, classes)
     assert not made.pretrained
 
@@ -69,7 +69,7 @@ def test_saved_network_is_the_same_network(name: str, tmp_path: Path) -> None:
 def test_seed_decides_the_weights(name: str) -> None:
     first = weights_sha256(network(name).model)
     assert weights_sha256(build(plan(name, classes=3, seed=1)).model) != first
-    backend.keras().utils.set_random_seed(5)  # global state must not matter, nor what was built before
+    backend.keras().utils.set_random_seed(5)  # global state and models built earlier must not matter
     assert weights_sha256(build(plan(name, classes=3)).model) == first
 
 
@@ -96,7 +96,7 @@ def test_frozen_backbone_ends_in_one_tensor(name: str) -> None:
     tensor = cut(made, StageConfig(thaw=0))
     assert tensor is not None
     first = "fc1" if "fc1" in [layer.name for layer in made.model.layers] else "predictions"
-    assert tensor.shape == (None, made.model.get_layer(first).kernel.shape[0]), "where the head starts to learn"
+    assert tensor.shape == (None, made.model.get_layer(first).kernel.shape[0]), "the input of the first trainable layer"
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -104,7 +104,7 @@ def test_layers_are_public_ones_of_keras_and_flat(name: str) -> None:
     layers = backend.keras().layers
     made = outlined(name).model.layers
     assert {type(layer) for layer in made if type(layer) is not getattr(layers, type(layer).__name__, None)} == set()
-    assert not any(hasattr(layer, "layers") for layer in made), "a nested layer could not be frozen by itself"
+    assert not any(hasattr(layer, "layers") for layer in made), "a nested layer could not be frozen separately"
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -116,7 +116,7 @@ def test_grey_pictures_and_a_thousand_classes(name: str) -> None:
     fewer = sum(len(grey.shape) == 4 and grey.shape[-2] != colour.shape[-2] for grey, colour in pairs)
     expected = 2 if ENTRIES[name].whitened else 1
     assert fewer == expected, (
-        "the first convolution alone sees the channels, and the second what whitening makes of them"
+        "only the first convolution depends on the channels, and the second if the first one whitens"
     )
 
 
@@ -148,7 +148,7 @@ def test_one_step_moves_every_weight_that_learns(name: str) -> None:
         ("vgg16", 224, 3, 1000, {}, 138_357_544),
         ("vgg16", 224, 3, 4, {}, 134_276_932),
         ("vgg19", 224, 3, 1000, {}, 143_667_240),
-        ("resnet50", 224, 3, 1000, {}, 25_636_712),  # these as Keras and the papers' authors state them
+        ("resnet50", 224, 3, 1000, {}, 25_636_712),  # these as stated by Keras and the authors of the papers
         ("xception", 299, 3, 1000, {}, 22_910_480),
         ("inceptionv3", 299, 3, 1000, {}, 23_851_784),
         ("densenet121", 224, 3, 1000, {}, 8_062_504),
@@ -159,7 +159,7 @@ def test_one_step_moves_every_weight_that_learns(name: str) -> None:
         ("convnext-tiny", 224, 3, 1000, {}, 28_589_128),
         pytest.param("nasnetmobile", 224, 3, 1000, {}, 5_326_716, marks=pytest.mark.slow),
         ("squeezenet", 227, 3, 1000, {}, 1_235_496),
-        # ResNet-18's 11,689,512, two dense layers in each block, mean and variance of 4,800 normalised channels
+        # ResNet-18's 11,689,512, two dense layers per block, mean and variance of 4,800 normalized channels
         ("se-resnet", 224, 3, 1000, {}, 11_689_512 + 2 * (580 + 2_184 + 8_464 + 33_312) + 2 * 4_800),
     ],
     ids=str,
@@ -174,7 +174,7 @@ def test_parameters_are_those_of_the_source(
 def test_outline_has_the_same_weights_without_values() -> None:
     first, made = network("mobilenetv2").model, outline(plan("mobilenetv2", classes=3))
     assert [(v.path, v.shape) for v in made.model.weights] == [(v.path, v.shape) for v in first.weights]
-    build(plan("cifar10-simple"))  # initialises what was left without a value, were it not told otherwise
+    build(plan("cifar10-simple"))  # would initialize variables without a value, unless prevented
     assert all(v._value is None for v in made.model.weights)
 
 
@@ -266,7 +266,7 @@ def test_l2_penalises_kernels_and_nothing_else() -> None:
     assert sum(map(float, model.losses)) == pytest.approx(expected, rel=1e-4)
 
 
-# Normalisation
+# Normalization
 
 
 def scaled(pixels: NDArray[np.uint8], scheme: str) -> NDArray[np.float32]:
@@ -329,7 +329,7 @@ def test_pixels_all_alike_do_not_divide_by_zero() -> None:
     assert np.asarray(model(np.full((1, 2, 2, 1), 7, np.uint8))).max() == pytest.approx(0, abs=1e-3)
 
 
-# Mistakes
+# Errors
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -339,13 +339,13 @@ def test_too_small_pictures_are_refused(name: str) -> None:
     with pytest.raises(UsageError) as caught:
         build(made)
     assert str(caught.value) == (
-        f"{name} needs pictures of at least {smallest}x{smallest} pixels, not {smallest - 1}x300: "
+        f"{name} needs images of at least {smallest}x{smallest} pixels, got {smallest - 1}x300: "
         f"set picture.height={smallest} or more."
     )
 
 
 def test_sigmoid_is_for_two_classes() -> None:
-    with pytest.raises(UsageError, match=r"model\.head=sigmoid is for two classes; there are 3\. Use softmax\."):
+    with pytest.raises(UsageError, match=r"model\.head=sigmoid needs exactly two classes, got 3"):
         build(plan("cifar10-simple", classes=3, head="sigmoid"))
 
 
@@ -369,5 +369,5 @@ def test_unknown_network_offers_the_nearest() -> None:
 
 
 def test_standardize_needs_the_pixels_figures() -> None:
-    with pytest.raises(ModelError, match="needs the mean and deviation of the training pixels"):
+    with pytest.raises(ModelError, match="needs the mean and standard deviation of the training pixels"):
         build(dataclasses.replace(plan("fashion-cnn"), standard=None))

@@ -1,4 +1,4 @@
-"""The arithmetic of layers is what one works out by hand, and the hash of weights is what its definition says."""
+"""Layer costs match hand calculations, and the hash of the weights its definition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sightline.models.describe import Layer, describe, parameters, weights_sha25
 
 
 def holding(value: NDArray[Any], name: str = "kernel") -> Any:
-    """Return what a model with one weight looks like."""
+    """Return a stand-in for a model with one weight."""
     return SimpleNamespace(weights=[backend.keras().Variable(value, dtype=value.dtype.name, name=name)])
 
 
@@ -56,17 +56,17 @@ def test_random_streams_are_no_weights() -> None:
     model = network("cifar10-deep").model
     before = weights_sha256(model)
     counted = parameters(model)
-    model(np.zeros((1, 8, 8, 3), np.uint8), training=True)  # draws for dropout
+    model(np.zeros((1, 8, 8, 3), np.uint8), training=True)  # samples dropout masks
     assert weights_sha256(model) == before
     assert counted == sum(int(np.prod(v.shape)) for v in model.weights) == model.count_params()
     assert len(model.variables) > len(model.weights)
 
 
-# Arithmetic
+# Layer costs
 
 
 def layer(made: Any, size: tuple[int, ...]) -> Layer:
-    """Return what is said of a Keras layer, or of the last of several in a row, on pictures of `size`."""
+    """Return the description of a Keras layer, or of the last of several in sequence, for images of `size`."""
     keras = backend.keras()
     inputs = outputs = keras.Input(size)
     for each in made if isinstance(made, list) else [made]:
@@ -127,7 +127,7 @@ def test_pooling_rounds_down_and_has_nothing_to_learn() -> None:
 def test_dense_and_normalisation() -> None:
     dense = layer([layers().Flatten(), layers().Dense(10)], (7, 7, 64))
     assert (dense.parameters_sum, dense.multiply_adds) == ("3136·10 + 10 = 31,370", 31_360)
-    assert dense.receptive_field == (7, 7), "all of the picture"
+    assert dense.receptive_field == (7, 7), "the whole image"
     assert layer(layers().BatchNormalization(), (4, 4, 64)).parameters_sum == "4·64 = 256"
 
 
@@ -162,11 +162,11 @@ def test_the_formula_gives_the_size_that_keras_gives(window: int, stride: int, p
         places, text = windowed(side, window, stride, padding)
         assert places == kept.shape[1]
         formula = text.rpartition(" = ")[0].replace("·", "*").replace("⌊", "int(").replace("⌋", ")")
-        assert eval(formula) == places, text  # noqa: S307  # the formula is our own, and must hold as it stands
+        assert eval(formula) == places, text  # noqa: S307  # the formula is ours, and must evaluate to its result
 
 
 def test_more_padding_stands_at_the_end_where_it_is_uneven() -> None:
-    """By looking: the first window of a sum over ones tells how much of it lay outside."""
+    """A convolution of ones with ones counts how much of each window lies inside the image."""
     keras = backend.keras()
     counted = layers().Conv2D(1, 3, strides=2, padding="same", kernel_initializer="ones", use_bias=False)
     seen = keras.ops.convert_to_numpy(counted(np.ones((1, 4, 1, 1), np.float32)))[0, :, 0, 0]
@@ -193,7 +193,7 @@ def test_an_outline_fills_no_weights_and_leaves_nothing_behind() -> None:
     outline(plan("cifar10-simple"))
     keras = backend.keras()
     with keras.StatelessScope():
-        pass  # its end would fill what is left
+        pass  # its exit would initialize remaining variables
     assert network("cifar10-simple").model.weights[0].numpy().any()
     assert not keras.src.backend.common.global_state.get_global_attribute("uninitialized_variables")
 

@@ -1,4 +1,4 @@
-"""First weights are what `model.init` names: their spread, their biases, and the signal that they let through."""
+"""Weight initialization follows `model.init`: standard deviations, biases, and signal propagation."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_depthwise_filter_sees_one_channel() -> None:
     model = build(plan("mobilenetv2", init="he")).model
     kernel = np.concatenate([value(model, f"block_{n}_depthwise").ravel() for n in (10, 11, 12, 13, 14, 15)])
     assert kernel.std() == pytest.approx(math.sqrt(2 / 9), rel=0.03)
-    assert (value(model, "bn_Conv1", "gamma") == 1).all(), "normalisation stays as it is"
+    assert (value(model, "bn_Conv1", "gamma") == 1).all(), "normalization must not change"
 
 
 def test_alexnet_starts_as_in_the_paper() -> None:
@@ -71,13 +71,13 @@ def test_seed_alone_decides(init: str) -> None:
     assert weights_sha256(build(plan("fashion-cnn", init=init, seed=1)).model) != first
     model = build(plan("fashion-cnn", init=init)).model
     one, two = value(model, "conv2b"), value(model, "conv3b")
-    assert not np.array_equal(one.ravel()[:99] / one.std(), two.ravel()[:99] / two.std()), "a stream for each weight"
+    assert not np.array_equal(one.ravel()[:99] / one.std(), two.ravel()[:99] / two.std()), "one stream per weight"
 
 
 def test_gaussian_vgg16_loses_its_signal_and_he_keeps_it() -> None:
     pixels = pictures(2, 32)
     faded = outputs(build(plan("vgg16", init="gaussian", pooling="average", hidden=())).model, pixels)["features"]
     kept = outputs(build(plan("vgg16", init="he", pooling="average", hidden=())).model, pixels)["features"]
-    # Each layer multiplies the signal by about 0.01 * sqrt(inputs / 2), less at the borders: 1e-7 in all.
+    # Each layer scales the signal by about 0.01 * sqrt(fan_in / 2), less at the borders: 1e-7 in total.
     assert faded.std() < 1e-4 * kept.std()
     assert kept.std() > 1

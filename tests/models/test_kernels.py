@@ -1,4 +1,4 @@
-"""The faster kernels of training compute what Keras' own layers compute."""
+"""The fused kernels compute the same as Keras' own layers and optimizers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHAPE = (4, 6, 5, 3)
 
 
 def trained(policy: str, *, quick: bool, **options: Any) -> tuple[dict[str, Any], bool]:
-    """Return all that one step over one batch normalisation gives, and whether its graph has the fused operation."""
+    """Return outputs, gradients and statistics of one BatchNormalization step, and whether its graph is fused."""
     keras, tf = backend.keras(), backend.tensorflow()
     rng = np.random.default_rng(0)
     inputs = keras.Input(SHAPE[1:])
@@ -49,7 +49,7 @@ def trained(policy: str, *, quick: bool, **options: Any) -> tuple[dict[str, Any]
 @TENSORFLOW
 @pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}], ids=str)
 def test_batch_normalisation_is_that_of_keras(options: dict[str, bool]) -> None:
-    """The same outputs, gradients and moving statistics, which are those of the batch, not of a sample."""
+    """Outputs, gradients and moving statistics match; the variance has no Bessel's correction."""
     quick, fused = trained("float32", quick=True, **options)
     plain, unfused = trained("float32", quick=False, **options)
     assert fused
@@ -88,7 +88,7 @@ def test_strided_depthwise_convolutions_alone_stay_in_float32() -> None:
 
 
 def stepped(optimizer: Any) -> tuple[list[Any], bool]:
-    """Return weights and state after five steps, and whether a step's graph has Adam in one operation."""
+    """Return weights and state after five steps, and whether the graph of a step has the fused Adam operation."""
     keras, tf = backend.keras(), backend.tensorflow()
     rng = np.random.default_rng(1)
     weights = [keras.Variable(rng.normal(size=shape).astype("float32")) for shape in ((3, 3, 2, 4), (4,))]
@@ -121,7 +121,7 @@ def stepped(optimizer: Any) -> tuple[list[Any], bool]:
     ids=str,
 )
 def test_adam_in_one_operation_is_that_of_keras(name: str, options: dict[str, Any]) -> None:
-    """Weights, moments, counts and averages, with a rate that changes from step to step."""
+    """Weights, moments, step counts and averages match, with a learning rate that changes at each step."""
     kind = getattr(backend.keras().optimizers, name)
     quick = kind(**options)
     quicken_adam(quick)

@@ -1,4 +1,4 @@
-"""The registry is data: complete, lawful, readable without Keras."""
+"""The registry is complete, valid plain data, readable without Keras."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_published_weights_have_a_file_and_its_address(name: str) -> None:
     entry = ENTRIES[name]
     assert entry.pretrained is not None
     assert entry.pretrained.url.startswith("https://")
-    if name == "nasnetmobile":  # Keras keeps it under another name
+    if name == "nasnetmobile":  # Keras caches it under another name
         assert entry.pretrained.url.endswith("/NASNet-mobile-no-top.h5")
     else:
         assert entry.pretrained.url.endswith(f"/{entry.pretrained.file}")
@@ -98,9 +98,9 @@ def test_published_weights_have_a_file_and_its_address(name: str) -> None:
     assert all(size >= entry.smallest for size in entry.pretrained.sizes)
 
 
-@pytest.mark.slow  # builds each
+@pytest.mark.slow  # builds every model
 def test_files_are_those_that_keras_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`keras.applications` itself says which file it would fetch, and from where."""
+    """File names and URLs match those that `keras.applications` downloads."""
     keras = backend.keras()
     asked: list[tuple[str, str]] = []
 
@@ -135,7 +135,7 @@ def test_unknown_model_offers_the_nearest() -> None:
 
 def test_entries_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        ENTRIES["vgg16"].size = 1  # type: ignore[misc]  # that it cannot is the point
+        ENTRIES["vgg16"].size = 1  # type: ignore[misc]  # the test is that it fails
 
 
 def test_reading_it_imports_no_keras() -> None:

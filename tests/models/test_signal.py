@@ -1,4 +1,4 @@
-"""The strength of the signal behind each layer."""
+"""Activation statistics of each layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretrained weights: found, loaded and answered as `keras.applications` does; else a sentence that helps."""
+"""Pretrained weights give the outputs of `keras.applications`, or the error explains what to do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VGG16, MOBILENETV2, FASHION = ENTRIES["vgg16"], ENTRIES["mobilenetv2"], ENTRIES[
 
 
 def write_official(model: Any, path: Path) -> None:
-    """Write weights in the layout of the files that Keras publishes: Keras 1's, layer by layer, by name."""
+    """Write weights in the format that `keras.applications` publishes: that of Keras 1, layer by layer, by name."""
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
         for layer in model.layers:
@@ -39,7 +39,7 @@ def vgg16(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     keras = backend.keras()
     keras.utils.set_random_seed(1)
     model = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
-    for variable in model.weights:  # biases too must find their places
+    for variable in model.weights:  # nonzero biases, to check that they are loaded too
         if variable.path.endswith("bias"):
             variable.assign(keras.random.uniform(variable.shape, -1, 1))
     path = tmp_path_factory.mktemp("weights") / "vgg16_notop.h5"
@@ -53,7 +53,7 @@ def loaded(vgg16: tuple[Any, Path]) -> Network:
 
 
 def features(network: Network) -> Any:
-    """Return the model from pixels to the backbone's feature maps."""
+    """Return the model from pixels to the feature maps of the backbone."""
     model = network.model
     return backend.keras().Model(model.input, model.get_layer(network.backbone[-1]).output)
 
@@ -135,7 +135,7 @@ APPLICATIONS = {
 
 
 def shake(model: Any) -> None:
-    """Give every weight a value of its own, so that none can stand in another's place unseen, and signal to all."""
+    """Give every weight a distinct value, so that a swap would be noticed, while activations stay large."""
     keras, rng = backend.keras(), np.random.default_rng(0)
     for variable in model.weights:
         name, shape = variable.path.rsplit("/", 1)[-1], variable.shape
@@ -162,7 +162,7 @@ def test_published_layout_answers_as_keras_does(name: str, tmp_path: Path) -> No
     tail = theirs
     pixels = pictures(2, side)
     prepared = getattr(keras.applications, module).preprocess_input(pixels.astype(np.float32))
-    if norm is not None:  # EfficientNetB0's file holds the deviation where the variance belongs; they divide once more
+    if norm is not None:  # EfficientNetB0's file has the deviation in place of the variance; Keras divides once more
         deviation = np.array([0.229, 0.224, 0.225])
         norm.adapt_mean.assign([0.485, 0.456, 0.406])
         norm.adapt_variance.assign(deviation)
@@ -202,7 +202,7 @@ def check_top(theirs: Any, path: Path, side: int) -> None:
     prepared = backend.keras().applications.vgg16.preprocess_input(pixels.astype(np.float32))
     expected = np.asarray(theirs(prepared, training=False))
     np.testing.assert_allclose(outputs(made.model, pixels)["probabilities"], expected, atol=1e-5)
-    assert expected.max() > 0.01, "not all alike"
+    assert expected.max() > 0.01, "classes must not all be equally likely"
     narrow = backend.keras().Model(theirs.input, theirs.get_layer("fc2").output)
     found, wanted = outputs(made.model, pixels)["features"], np.asarray(narrow(prepared, training=False))
     np.testing.assert_allclose(found, wanted, atol=1e-5 * wanted.max())
@@ -251,7 +251,7 @@ def test_array_that_lies_in_another_file_is_not_followed(vgg16: tuple[Any, Path]
         name = "block1_conv1/kernel:0"
         del file["block1_conv1"][name]
         file["block1_conv1"][name] = h5py.ExternalLink(str(vgg16[1]), f"block1_conv1/{name}")
-    with pytest.raises(ModelError, match="lies in another file"):
+    with pytest.raises(ModelError, match="stored in another file"):
         build(plan("vgg16", options={"weights": path}))
 
 
@@ -262,7 +262,7 @@ def test_squeezenets_features_tell_cats_from_dogs(shared: Path) -> None:
     path = shared / "weights" / "squeezenet_weights_tf_dim_ordering_tf_kernels_notop.h5"
     folder = shared / "data" / "cats_vs_dogs"
     if not (path.is_file() and folder.is_dir()):
-        pytest.skip(f"no SqueezeNet weights at {path} or no pictures at {folder}")
+        pytest.skip(f"no SqueezeNet weights at {path} or no images in {folder}")
     model = build(plan("squeezenet", side=227, options={"weights": path})).model
     rows, labels = [], []
     for label, word in enumerate(("cat", "dog")):
@@ -276,7 +276,7 @@ def test_squeezenets_features_tell_cats_from_dogs(shared: Path) -> None:
     train = np.arange(200) % 2 == 0
     scaled = (x - x[train].mean(0)) / (x[train].std(0) + 1e-3)
     design = np.c_[scaled, np.ones(200)]
-    kernel = design[train] @ design[train].T + 300 * np.eye(100)  # ridge, by its dual
+    kernel = design[train] @ design[train].T + 300 * np.eye(100)  # ridge regression in the dual
     weights_ = design[train].T @ np.linalg.solve(kernel, 2.0 * y[train] - 1)
     assert ((design[~train] @ weights_ > 0) == y[~train]).mean() > 0.85
 
@@ -294,11 +294,11 @@ def test_file_that_is_none_is_told_in_one_line(name: str, tmp_path: Path) -> Non
         build(plan("fashion-cnn", options={"weights": path}))
     message = str(caught.value)
     assert message.startswith(f"The weights in {path} do not fit fashion-cnn: ")
-    assert message.endswith(". Expected the layers of fashion-cnn without its top.")
+    assert message.endswith(". Expected the layers of fashion-cnn without the top.")
     assert "\n" not in message
 
 
-# Finding
+# Finding files
 
 
 @pytest.fixture
@@ -324,8 +324,8 @@ def test_weights_are_found_by_width_and_size(home: Path) -> None:
     whole = put(home, f"{stem}_1.0_96_no_top.h5")
     assert weights.local_file(MOBILENETV2, None, 96) == whole
     assert weights.local_file(MOBILENETV2, 1.0, 96) == whole
-    assert weights.local_file(MOBILENETV2, 0.35, 96) is None, "only of the side that it was trained for"
-    assert weights.local_file(MOBILENETV2, 0.35, 288) == small, "the largest, for sides that none was trained for"
+    assert weights.local_file(MOBILENETV2, 0.35, 96) is None, "only for the size that it was trained at"
+    assert weights.local_file(MOBILENETV2, 0.35, 288) == small, "the largest, for sizes without weights"
 
 
 def test_widest_weights_at_hand(home: Path) -> None:
@@ -352,7 +352,7 @@ def test_a_path_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert weights.find(FASHION, "~/mine.h5", None, 28, 28) == path
-    with pytest.raises(ModelError, match=r"There is no weights file imagnet: give none, imagenet or the path"):
+    with pytest.raises(ModelError, match=r"There is no weights file imagnet: use none, .*imagenet or the path"):
         weights.find(VGG16, "imagnet", None, 224, 224)
 
 
@@ -362,7 +362,7 @@ def test_network_without_published_weights(home: Path) -> None:
 
 
 def test_width_without_published_weights_names_the_others(home: Path) -> None:
-    with pytest.raises(UsageError, match=r"for alpha 0\.35, 0\.5, 0\.75, 1\.0, 1\.3, 1\.4 only, not 0\.4\."):
+    with pytest.raises(UsageError, match=r"model\.alpha=0\.4: choose one of 0\.35, 0\.5, 0\.75, 1\.0, 1\.3, 1\.4\."):
         weights.find(MOBILENETV2, "imagenet", 0.4, 224, 224)
 
 
@@ -375,7 +375,7 @@ def test_without_a_network_the_message_says_what_to_put_where(home: Path, monkey
         weights.find(MOBILENETV2, "imagenet", 0.5, 160, 160)
     message = str(caught.value)
     name = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.5_160_no_top.h5"
-    assert "The ImageNet weights of mobilenetv2 are not on this machine" in message
+    assert "The ImageNet weights of mobilenetv2 are not cached and could not be downloaded" in message
     assert "Name or service not known" in message
     assert f"https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/{name}" in message
     assert str(home / "models" / name) in message
@@ -394,6 +394,6 @@ def test_fetched_file_lands_where_the_next_run_looks(
     monkeypatch.setattr(backend.keras().utils, "get_file", fetch)
     path = weights.find(VGG16, "imagenet", None, 224, 224)
     assert path == home / "models" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    monkeypatch.setattr(backend.keras().utils, "get_file", lambda *_: pytest.fail("it lies here already"))
+    monkeypatch.setattr(backend.keras().utils, "get_file", lambda *_: pytest.fail("it is cached already"))
     assert weights.find(VGG16, "imagenet", None, 224, 224) == path
     assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""A first convolution that whitens the patches of the pictures at hand."""
+"""The first convolution whitens the patches of the given images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sightline.models.whitening import whiten
 def test_what_leaves_it_is_uncorrelated_and_of_variance_one(channels: int) -> None:
     network = build(plan("fast-small", channels=channels, side=16))
     pixels = pictures(60, 16, channels=channels, seed=3)
-    smooth = ((pixels[:, :-1].astype(int) + pixels[:, 1:]) // 2).astype(np.uint8)  # neighbours are alike now
+    smooth = ((pixels[:, :-1].astype(int) + pixels[:, 1:]) // 2).astype(np.uint8)  # correlated neighbors
     smooth = np.concatenate([smooth, smooth[:, -1:]], 1)
     keras = backend.keras()
     layer = network.model.get_layer("whiten")

@@ -1,4 +1,4 @@
-"""Augmentation against NumPy and SciPy: what is drawn, and what it does to pixels."""
+"""Augmentation against NumPy and SciPy: the sampled parameters, and their effect on pixels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.5, "erasing": 1.0, "randaugment": 2, "mixup": 1.0,
     "cutmix": 1.0,
 }  # fmt: skip
-OTHERS = {"fill", "flip_alternate", "erasing_from", "erasing_to", "randaugment_magnitude"}  # they say how, not whether
+OTHERS = {"fill", "flip_alternate", "erasing_from", "erasing_to", "randaugment_magnitude"}  # no effect on their own
 UNIT = st.floats(0, 1)
 
 
@@ -42,18 +42,18 @@ def applied(config: AugmentConfig, pixels: Pixels, drawn: NDArray[np.float32]) -
 
 
 def smooth(height: int, width: int, channels: int = 3) -> Pixels:
-    """A picture without any symmetry, whose neighbours differ little: [1, H, W, C]."""
+    """Return a smooth image without any symmetry: [1, H, W, C]."""
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     waves = [np.sin(5 * x + 3 * y * y + c) + np.cos(4 * y - 2 * x * c) for c in range(channels)]
     return (127.5 + 60 * np.stack(waves, -1))[None].astype(np.uint8)
 
 
 def still(count: int) -> NDArray[np.float32]:
-    """Drawn changes that change nothing."""
+    """Return parameters that change nothing."""
     return augment.draw(NOTHING, count, (8, 8), 0, 1)
 
 
-# What is drawn
+# Sampled parameters
 
 
 def test_default_changes_nothing() -> None:
@@ -121,7 +121,7 @@ def test_alternating_mirrors_show_each_picture_both_ways_in_two_epochs() -> None
     one, two, three = (augment.draw(config, 100, (8, 8), 5, epoch)[:, augment.FLIP] for epoch in (1, 2, 3))
     np.testing.assert_array_equal(one + two, 1)
     np.testing.assert_array_equal(one, three)
-    assert 20 < one.sum() < 80, "which way comes first differs from picture to picture"
+    assert 20 < one.sum() < 80, "which way comes first differs by image"
 
 
 def test_each_range_is_used_to_both_ends() -> None:
@@ -172,7 +172,7 @@ def test_one_setting_does_not_move_another(settings: dict[str, Any], columns: An
     np.testing.assert_array_equal(augment.draw(WILD, 20, (16, 16), 3, 2)[:, columns], only[:, columns])
 
 
-# What becomes of pixels
+# Effect on pixels
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -220,7 +220,7 @@ def keras_matrix(
 ) -> NDArray[np.float64]:
     """Return the map from output to input over (x, y, 1), as Keras' ImageDataGenerator defines it; angles in degrees.
 
-    R·Shift·Shear·Zoom about the centre, `shift` in pixels, `shift` and `zoom` as (x, y), `size` as (height, width).
+    R·Shift·Shear·Zoom about the center, `shift` in pixels, `shift` and `zoom` as (x, y), `size` as (height, width).
     """
     t, s = np.deg2rad(theta), np.deg2rad(shear)
     turn = np.array([[np.cos(t), -np.sin(t), 0], [np.sin(t), np.cos(t), 0], [0, 0, 1]])
@@ -232,7 +232,7 @@ def keras_matrix(
 
 
 def signed(pixels: Pixels, config: AugmentConfig, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Return Keras' matrix for what `draw` should have drawn for the first picture, and what it drew."""
+    """Return the matrix by Keras' definition for the numbers of the first image, and the parameters from `draw`."""
     height, width = pixels.shape[1:3]
     u = 2 * generator(seed, "augment", 1).random((1, 12))[0] - 1
     matrix = keras_matrix(
@@ -251,9 +251,9 @@ TUTORIAL = AugmentConfig(rotation=40, shift=0.2, zoom=0.2, flip=True)
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_generator_of_the_tutorial_answers_the_same(seed: int) -> None:
-    """Against `ImageDataGenerator` itself, on a square picture: it mixes the sides of others up.
+    """Compare with `ImageDataGenerator` on a square image, since it mixes up the sides of others.
 
-    Rotation, shift, zoom, then the mirror; what lies beyond the border is the nearest pixel.
+    Rotation, shift, zoom, then the flip; beyond the border, the nearest pixel.
     """
     backend.keras()
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
@@ -265,17 +265,17 @@ def test_the_generator_of_the_tutorial_answers_the_same(seed: int) -> None:
     pixels, side = smooth(32, 32), 32
     u = generator(seed, "augment", 1).random((1, 12))[0]
     s = 2 * u - 1
-    parameters = {  # named by it as if x were the row, but used as what they are
+    parameters = {  # Keras names them as if x were the row
         "theta": 40 * s[1], "tx": 0.2 * side * s[4], "ty": 0.2 * side * s[3], "shear": 0, "zx": 1 + 0.2 * s[6],
         "zy": 1 + 0.2 * s[5], "flip_horizontal": u[0] < 0.5,
     }  # fmt: skip
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it uses names that SciPy has moved
+        warnings.simplefilter("ignore")  # it uses deprecated SciPy names
         expected = theirs.apply_transform(pixels[0].astype(np.float64), parameters)
     out = applied(TUTORIAL, pixels, augment.draw(TUTORIAL, 1, (side, side), seed, 1))
     assert np.abs(out[0] - expected).max() <= 1
     assert np.abs(out[0].astype(int) - pixels[0]).mean() > 5
-    if u[0] < 0.5:  # the mirror comes last: before the rest, it would give another picture
+    if u[0] < 0.5:  # the flip comes last: first, it would give another image
         parameters["flip_horizontal"] = False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -297,7 +297,7 @@ def test_the_generator_of_the_tutorial_draws_from_the_same_ranges() -> None:
     matrix = ours[:, augment.MATRIX].reshape(-1, 2, 3).astype(np.float64)
     mirror = 1 - 2 * ours[:, augment.FLIP]
     across, down = matrix[:, :, 0] * mirror[:, None], matrix[:, :, 1]
-    middle = (matrix @ [15.5, 15.5, 1] - 15.5)[..., None]  # the shift, turned with the picture
+    middle = (matrix @ [15.5, 15.5, 1] - 15.5)[..., None]  # the shift, rotated with the image
     angle = np.arctan2(across[:, 1], across[:, 0])
     back = np.stack([np.stack([np.cos(angle), np.sin(angle)], -1), np.stack([-np.sin(angle), np.cos(angle)], -1)], -2)
     shift = (back @ middle)[..., 0]
@@ -313,7 +313,7 @@ def test_the_generator_of_the_tutorial_draws_from_the_same_ranges() -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.25])
 def test_a_crop_is_a_cut_out_of_the_padded_picture(share: float) -> None:
-    """The reference pads and cuts in NumPy (He et al., 2015: 4 pixels of black around 32)."""
+    """The reference pads and crops in NumPy (He et al., 2015: 4 black pixels around 32)."""
     for fill, mode in (("constant", "constant"), ("nearest", "edge"), ("reflect", "symmetric")):
         config = AugmentConfig(crop=share, fill=fill)  # type: ignore[arg-type]
         pixels = np.repeat(smooth(20, 12), 60, 0)
@@ -357,7 +357,7 @@ def test_geometry_is_that_of_keras_image_data_generator(move: str, seed: int, si
     out = applied(MOVES[move], pixels, drawn)
     difference = np.abs(out - by_scipy(pixels, matrix, "nearest"))
     assert difference.max() <= 1
-    assert np.abs(out.astype(int) - pixels).max() > 2, "the picture must have moved"
+    assert np.abs(out.astype(int) - pixels).max() > 2, "the image must have moved"
 
 
 @pytest.mark.parametrize(("fill", "mode"), [("nearest", "nearest"), ("reflect", "reflect")])
@@ -373,7 +373,7 @@ def test_constant_shows_black_beyond_the_border() -> None:
     config = AugmentConfig(shift=0.5, fill="constant")
     pixels = np.full((1, 20, 20, 3), 200, np.uint8)
     drawn = still(1)
-    drawn[0, 2] = 6  # each output pixel comes from 6 further right
+    drawn[0, 2] = 6  # each output pixel comes from 6 pixels further right
     out = applied(config, pixels, drawn)
     assert (out[:, :, :14] == 200).all()
     assert (out[:, :, 14:] == 0).all()
@@ -434,5 +434,5 @@ def test_it_compiles_into_a_graph() -> None:
     pixels = np.concatenate([smooth(16, 16), smooth(16, 16)[:, ::-1]] * 2)
     drawn = augment.draw(everything, 4, (16, 16), 0, 1)
     found = keras.ops.convert_to_numpy(model.predict_on_batch([pixels, drawn]))
-    # A rounding at the half may fall either way, which a solarized or posterized picture shows.
+    # Rounding of halves may differ, which solarize and posterize amplify.
     assert (np.abs(found - applied(everything, pixels, drawn)) <= 1).mean() > 0.99

@@ -1,4 +1,4 @@
-"""The weights' moving average: what is judged and kept is the average, what learns on are the weights."""
+"""Exponential moving average: validation and the final model use the average, training continues from the weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def trained(average: float, *, best: bool, epochs: int = 12) -> tuple[Network, F
 
 
 def by_hand(epochs: int) -> list[Any]:
-    """The same steps without an average kept, and the average of the weights behind each of them, by NumPy."""
+    """Run the same steps without an average; return the average of the weights after each step, by NumPy."""
     network = build(plan("fashion-cnn", classes=3))
     found: list[Any] = []
 
@@ -63,7 +63,7 @@ def test_a_run_ends_with_the_average(best: bool) -> None:
 def test_the_average_is_what_is_judged_and_steps_go_on_from_the_weights() -> None:
     _, plain = trained(0.0, best=False)
     network, fitted = trained(SHARE, best=True)
-    assert [r.loss for r in fitted.history] == [r.loss for r in plain.history], "the steps are the same"
+    assert [r.loss for r in fitted.history] == [r.loss for r in plain.history], "training steps must not change"
     assert [r.val_loss for r in fitted.history] != [r.val_loss for r in plain.history]
     logits = network.model.predict_on_batch(HELD_OUT.take(slice(None)))["logits"]
     assert fitted.validation_logits is not None
@@ -86,7 +86,7 @@ def test_the_weights_come_back_bit_for_bit() -> None:
 
 
 def test_a_short_run_is_not_judged_by_its_beginning() -> None:
-    """An average over more steps than there are keeps what the network knew at its start: nothing."""
+    """An average over more steps than there are would keep the untrained weights."""
     _, plain = trained(0.0, best=False)
     _, fitted = trained(0.999, best=False)
     assert fitted.history[-1].val_loss == pytest.approx(plain.history[-1].val_loss, rel=0.05)

@@ -1,6 +1,6 @@
-"""No two variables hold one buffer: JAX gives the buffers of all variables to each compiled step, for good.
+"""No two variables share a buffer, since each compiled step on JAX donates the buffers of all variables.
 
-On the other backends a variable owns its memory, and the same must hold.
+On the other backends, a variable owns its memory, and the same must hold.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ PIXELS, SHARES = pictures(4, 8), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
 
 
 def address(value: Any) -> int:
-    """Return where the memory of a variable or an array begins."""
+    """Return the memory address of a variable or an array."""
     if isinstance(value, np.ndarray):
         return int(value.ctypes.data)
     if backend.name() == "jax":
         return int(value.value.unsafe_buffer_pointer())
     if backend.name() == "torch":
         return int(value.value.data_ptr())
-    return id(value.value.handle)  # TensorFlow copies before it writes to what is read elsewhere
+    return id(value.value.handle)  # TensorFlow copies on write
 
 
 def assert_apart(*holders: Iterable[Any]) -> None:
-    """Check that no two of all variables, nor a variable and an array, lie at one address."""
+    """Assert that no two variables or arrays share an address."""
     every = [one for holder in holders for one in holder if np.prod(one.shape)]
     distinct = {id(one): one for one in every}
     addresses = [address(one) for one in distinct.values()]
-    assert len(set(addresses)) == len(addresses), f"{len(addresses) - len(set(addresses))} buffers are held twice"
+    assert len(set(addresses)) == len(addresses), f"{len(addresses) - len(set(addresses))} buffers are shared"
 
 
 def learner() -> tuple[Network, Any]:
@@ -69,7 +69,7 @@ def state(model: Any) -> list[Any]:
 
 def test_averages_are_swapped_in_and_out_by_copies() -> None:
     network, trained = learner()
-    for _ in range(2):  # the step behind a swap is what failed
+    for _ in range(2):  # the step after a swap is the one that failed
         trained.train_on_batch(PIXELS, SHARES)
         with averaged(trained):
             assert_apart(state(trained), network.model.variables)
@@ -81,7 +81,7 @@ def test_averages_are_swapped_in_and_out_by_copies() -> None:
 
 
 def test_restoring_copies_arrays() -> None:
-    """The same arrays go into two networks, and stay with the state as the best ones."""
+    """The same arrays are restored into two models and kept in the state as the best weights."""
     network, trained = learner()
     trained.train_on_batch(PIXELS, SHARES)
     saved = pack(State(), network, trained.optimizer)
@@ -97,7 +97,7 @@ def test_restoring_copies_arrays() -> None:
     assert_apart(state(trained), state(further), saved.arrays.values())
     for one in (trained, further):
         one.train_on_batch(PIXELS, SHARES)
-    assert int(arrays["0000:iteration"]) == 1, "a step wrote into what is kept"
+    assert int(arrays["0000:iteration"]) == 1, "a step wrote into the saved arrays"
 
 
 def test_weights_read_from_files_are_copies(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_networks_begin_apart() -> None:
 
 
 def test_a_network_with_an_average_learns_on_after_the_first_epoch() -> None:
-    """`fast-small` ended on JAX with "Array has been deleted" at the first step of its second epoch."""
+    """`fast-small` failed on JAX with "Array has been deleted" at the first step of its second epoch."""
     network = build(plan("fast-small", classes=3))
     side = network.model.input.shape[1]
     labels = (np.arange(24) % 3).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Checkpoints: the same arrays back, never a damaged one, never an old one lost to a full disk."""
+"""Checkpoints restore the same arrays, reject damaged files, and survive a full disk."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_network_and_optimizer_come_back(tmp_path: Path) -> None:
     expected = weights_sha256(made.model)
     learner.train_on_batch(pixels, shares)
     assert weights_sha256(made.model) != expected
-    assert int(arrays_at(of_optimizer, "iteration")) == 1, "a copy must not follow the variable"
+    assert int(arrays_at(of_optimizer, "iteration")) == 1, "a copy must not change with the variable"
 
     found = checkpoint.read(path).arrays
     other = build(plan("cifar10-deep", seed=9))
@@ -150,7 +150,7 @@ def test_newest_is_found(tmp_path: Path, numbers: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("value", range(6))
 def test_epoch_done_over_replaces_what_it_was(tmp_path: Path, value: int) -> None:
-    """Stopped within epoch 5 and resumed: the file of the whole epoch counts, whichever hash is the greater."""
+    """Interrupted in epoch 5 and resumed: the newer file is used, whatever the order of the hashes."""
     checkpoint.write(tmp_path, 4, some(4))
     checkpoint.write(tmp_path, 5, some(100 + value))
     checkpoint.write(tmp_path, 5, some(5))
@@ -175,11 +175,11 @@ def test_damaged_file_falls_back_to_the_one_before(tmp_path: Path, damage: str) 
     found = checkpoint.latest(tmp_path, said.append)
     assert found is not None
     assert found.state == {"epoch": 1}
-    assert [last.name in line and line.endswith("Going on from the one before.") for line in said] == [True]
+    assert [last.name in line and line.endswith("Using the previous one.") for line in said] == [True]
     first.write_bytes(b"")
     said.clear()
     assert checkpoint.latest(tmp_path, said.append) is None
-    assert said[-1].endswith("None is left.")
+    assert said[-1].endswith("There is no earlier one.")
     if damage != "gone":
         first.write_bytes(b"damaged too")
         assert checkpoint.latest(tmp_path) is None
@@ -194,7 +194,7 @@ def test_full_disk_keeps_what_there_is(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match=r"00003 .*No space left on device\. Free some space; the one before is"):
+    with pytest.raises(OutputError, match=r"00003 .*No space left on device\. Free some space"):
         checkpoint.write(tmp_path, 3, some(3))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

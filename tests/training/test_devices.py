@@ -1,4 +1,4 @@
-"""One step over several devices is the step of one: on two virtual devices of this machine, and in two processes."""
+"""A step on several devices equals a step on one: on two virtual devices of this machine, and in two processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sightline.training import devices
 from spreading import free_address, read, start
 
 NEAR = 1e-5  # float32, 39 steps of SGD with momentum
-CHANCE = 0.25  # of four classes
+CHANCE = 0.25  # of guessing among four classes
 
 
 def needs(kind: str) -> None:
@@ -27,8 +27,8 @@ CASES = [
     pytest.param("tensorflow", "plain", marks=pytest.mark.slow),
     pytest.param("jax", "normalised", marks=pytest.mark.installed),
     pytest.param("jax", "plain", marks=pytest.mark.slow),
-    pytest.param("jax", "dropout", marks=pytest.mark.slow),  # a mask is drawn for the whole batch
-    pytest.param("jax", "mixed", marks=pytest.mark.slow),  # partners are found across devices
+    pytest.param("jax", "dropout", marks=pytest.mark.slow),  # the mask is sampled for the global batch
+    pytest.param("jax", "mixed", marks=pytest.mark.slow),  # partners may be on another device
 ]
 
 
@@ -47,7 +47,7 @@ def test_two_devices_end_with_the_weights_of_one(kind: str, name: str, tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixed", "dropout"])
 def test_what_a_device_of_tensorflow_does_by_itself_still_learns(name: str, tmp_path: Path) -> None:
-    """Masks and partners are those of its own part; the labels go with the pictures all the same."""
+    """Masks and partners come from the replica's own slice; labels still match their images."""
     found = read(tmp_path / "2.npz", start(tmp_path / "2.npz", "tensorflow", name, 2))
     assert found.history[-1]["val_accuracy"] > 2.5 * CHANCE
 
@@ -68,9 +68,9 @@ def test_two_processes_end_with_the_weights_of_one(name: str, tmp_path: Path) ->
 
 @pytest.mark.backends
 def test_more_devices_than_there_are_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"device.count is 64, but there is only .* here: use --devices"):
+    with pytest.raises(UsageError, match=r"device.count is 64, but this host has only .*: use --devices"):
         devices.settled(DeviceConfig(count=64))
-    with pytest.raises(UsageError, match=r"A run is resumed on as many"):
+    with pytest.raises(UsageError, match=r"A run resumes on as many devices"):
         devices.spread(DeviceConfig(count=64))
 
 
@@ -79,7 +79,7 @@ def test_more_devices_than_there_are_are_refused() -> None:
 def test_gpus_that_are_not_there_are_refused(seen: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_here", lambda: seen)
     for decide in (devices.settled, devices.spread):  # a new run, a resumed one
-        with pytest.raises(UsageError, match=r"device.gpus is \[0, 1\], but \w+ sees (no GPU|only 1 of them) here"):
+        with pytest.raises(UsageError, match=r"device.gpus is \[0, 1\], but \w+ sees (no GPU|only 1 of them)"):
             decide(DeviceConfig(gpus=(0, 1)))
 
 
@@ -92,7 +92,7 @@ def test_gpus_that_are_there_and_none_at_all_are_taken(monkeypatch: pytest.Monke
 def test_pytorch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_here", lambda: ["gpu:0", "gpu:1"])
     monkeypatch.setattr(backend, "name", lambda: "torch")
-    with pytest.raises(UsageError, match="PyTorch cannot train on several devices here"):
+    with pytest.raises(UsageError, match="Keras cannot train on several devices with PyTorch"):
         devices.settled(DeviceConfig(count=0))
 
 

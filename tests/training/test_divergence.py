@@ -1,4 +1,4 @@
-"""A loss that is finite and hopeless ends the training as one that is no number does."""
+"""A huge finite loss stops training just as NaN does."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def configured(rate: float, batch_size: int, l2: float = 0.0) -> RunConfig:
     ("batch_size", "where"), [(12, r"step 2 of epoch 1"), (24, "the end of epoch 1, on validation")]
 )
 def test_a_finite_loss_beyond_hope_is_divergence(batch_size: int, where: str) -> None:
-    """One step at such a rate throws the weights far away, and the next loss, of whatever images, tells."""
+    """One step at such a learning rate ruins the weights, and the next loss shows it, in training or validation."""
     with pytest.raises(DivergedError) as caught:
         fit(build(plan("fashion-cnn", classes=3)), TRAIN, VALIDATION, configured(300.0, batch_size), Watcher())
     message = str(caught.value)
@@ -44,12 +44,12 @@ def test_a_finite_loss_beyond_hope_is_divergence(batch_size: int, where: str) ->
     assert math.isfinite(loss)
     assert loss > 1e6 * math.log(3)
     assert f"(above 1e+06) at {where}, learning rate 300, in the batch of" in message
-    assert "Lower train.optimizer.learning_rate" in message
+    assert "lower train.optimizer.learning_rate" in message
     assert len(caught.value.batch) == batch_size
 
 
 def test_a_large_penalty_on_weights_is_no_divergence() -> None:
-    """Its loss begins above the limit of a network without one."""
+    """With the penalty, the loss starts above the limit of a model without one."""
     made = build(dataclasses.replace(plan("fashion-cnn", classes=3), l2=1e5))
     (record,) = fit(made, TRAIN, VALIDATION, configured(1e-12, 24, l2=1e5), Watcher()).history
     assert record.loss > TIMES * math.log(3)
@@ -59,4 +59,4 @@ def test_a_large_penalty_on_weights_is_no_divergence() -> None:
 def test_the_limit_itself_may_be_reached_and_no_number_is_beyond() -> None:
     limit = Limit(10.0)
     assert [limit.exceeded(loss) for loss in (9.9, 10.0, 10.1, math.inf, math.nan)] == [False, False, True, True, True]
-    assert "diverged: the loss is nan at step 1, learning rate 0.1. Lower" in str(limit.error(math.nan, "step 1", 0.1))
+    assert "diverged: the loss is nan at step 1, learning rate 0.1. Use" in str(limit.error(math.nan, "step 1", 0.1))

@@ -1,4 +1,4 @@
-"""The training loop against plain Keras: filled steps, class weights, best weights, rates and mixed labels."""
+"""The training loop against plain Keras: padded batches, class weights, best weights, rates and mixed labels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NONE = samples([])
 
 
 def simple(seed: int = 0) -> Network:
-    """A network without dropout and batch normalisation, on 8x8 pixels, of three classes."""
+    """Return a model without dropout and batch normalization, for 8x8 pixels and three classes."""
     return build(plan("fashion-cnn", classes=3, seed=seed))
 
 
@@ -52,7 +52,7 @@ def configured(augmenting: AugmentConfig | None = None, **train: Any) -> RunConf
 
 
 def by_keras(given: Samples, size: int, weights: dict[int, float] | None = None) -> tuple[Network, float, float]:
-    """Take an epoch of steps of plain Keras; return the network and the mean loss and accuracy before each step."""
+    """Train one epoch in plain Keras; return the model and the mean loss and accuracy before each step."""
     keras = backend.keras()
     made = simple()
     model = keras.Model(made.model.input, made.logits)
@@ -70,7 +70,7 @@ def by_keras(given: Samples, size: int, weights: dict[int, float] | None = None)
 def assert_same_weights(one: Network, other: Network, start: Network) -> None:
     for a, b, c in zip(one.model.get_weights(), other.model.get_weights(), start.model.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
-        assert (a != c).any(), "it must have learned"
+        assert (a != c).any(), "the weights must have changed"
 
 
 LABELS = [0, 1, 1, 2, 1]
@@ -80,7 +80,7 @@ LABELS = [0, 1, 1, 2, 1]
 def test_a_filled_step_is_the_step_of_its_real_pictures() -> None:
     given = samples(LABELS)
     made = simple()
-    found = fit(made, given, NONE, configured(batch_size=3), Watcher())  # 3 real images, then 2 and one that fills up
+    found = fit(made, given, NONE, configured(batch_size=3), Watcher())  # 3 images, then 2 and one padding row
     plain, loss, accuracy = by_keras(given, 3)
     (record,) = found.history
     assert record.loss == pytest.approx(loss, abs=1e-6)
@@ -89,7 +89,7 @@ def test_a_filled_step_is_the_step_of_its_real_pictures() -> None:
 
 
 def test_filling_up_does_not_count_in_an_epoch_of_several_steps() -> None:
-    """13 pictures in steps of 8: the figures are the means over 13, the second step's weight is that of 5."""
+    """13 images in batches of 8: metrics are means over 13, and the second batch counts as 5."""
     given = samples([0, 1, 2] * 4 + [0])
     still = OptimizerConfig("sgd", learning_rate=0.0, momentum=0.0)
     made = simple()
@@ -112,7 +112,7 @@ def test_balanced_classes_are_keras_class_weights(batch_size: int) -> None:
 
 
 class Weights(Watcher):
-    """Keeps the hash of all weights at each epoch's end, and what was said."""
+    """Records the hash of the weights after each epoch, and all messages."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -129,8 +129,8 @@ class Weights(Watcher):
 @pytest.mark.parametrize(
     ("plans", "best", "restore"),
     [
-        ([(0, 0.05), (-1, 1.0)], "first", True),  # the head alone, then all of it ruined
-        ([(-1, 0.01), (2, 0.01), (0, 100.0)], "second", True),  # what was frozen then had learned before
+        ([(0, 0.05), (-1, 1.0)], "first", True),  # the head only, then all weights are ruined
+        ([(-1, 0.01), (2, 0.01), (0, 100.0)], "second", True),  # layers frozen later were trained before
         ([(0, 0.05), (-1, 1.0)], "first", False),
     ],
     ids=range(3),
@@ -144,7 +144,7 @@ def test_best_weights_are_whole_whatever_was_frozen(plans: list[tuple[int, float
     given = samples([0, 1, 2] * 8)
     watcher = Weights(made)
     config = configured(stages=stages, early_stop=EarlyStopConfig(restore_best=restore))
-    found = fit(made, given, given, config, watcher)  # judged on what it learns, so that learning is better
+    found = fit(made, given, given, config, watcher)  # validated on the training images, so that training improves it
     assert found.best is not None
     assert found.best.stage == best
     assert len(set(watcher.seen.values())) == 2 * len(plans)
@@ -178,7 +178,7 @@ def soft_cross_entropy(network: Network, pixels: NDArray[Any], shares: NDArray[n
     ids=["mixup", "cutmix", "both"],
 )
 def test_pixels_and_labels_are_mixed_alike(changing: AugmentConfig) -> None:
-    """The loss of an epoch at rate 0 is NumPy's; in the second step a partner is one that fills up the batch."""
+    """At learning rate 0, the loss of an epoch matches NumPy; in the second step, a partner is a padding row."""
     still = OptimizerConfig("sgd", learning_rate=0.0, momentum=0.0)
     config = configured(changing, optimizer=still, label_smoothing=0.1, class_weights="balanced")
     given, made = samples(LABELS * 2), simple()  # 10 real images in two steps of 8
@@ -208,7 +208,7 @@ def test_features_of_frozen_layers_are_not_mixed_and_that_is_said() -> None:
         watcher = Weights(made)
         found = fit(made, given, NONE, configured(augmenting, optimizer=still, stages=head), watcher)
         losses.append(found.history[0].loss)
-        assert any("not mixed" in line for line in watcher.said) is (augmenting is changing)
+        assert any("mixup and CutMix do not apply" in line for line in watcher.said) is (augmenting is changing)
     assert losses[0] == losses[1]
 
 
@@ -232,7 +232,7 @@ def test_training_with_everything_on_learns() -> None:
 
 
 def test_a_batch_larger_than_the_data_is_the_data() -> None:
-    """It must not be filled up: every image beyond costs as much as a real one, in time and memory."""
+    """The batch must not be padded: a padding row costs as much time and memory as an image."""
     given = samples(LABELS)
     outcomes, watchers = [], []
     for size in (5, 500):
@@ -259,11 +259,11 @@ def test_a_clamped_batch_is_what_is_computed(monkeypatch: pytest.MonkeyPatch) ->
     fit(simple(), samples(LABELS), NONE, configured(batch_size=64), Watcher())
     monkeypatch.setattr(devices, "replicas", lambda: 4)
     fit(simple(), samples(LABELS), NONE, configured(batch_size=64), Watcher())
-    assert seen == [5, 8], "four devices divide it evenly"
+    assert seen == [5, 8], "a multiple of four devices"
 
 
 def test_a_loss_of_minus_zero_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a network that is certain and right, Keras returns -0.0, which would be printed as -0.0000."""
+    """For perfect predictions, Keras returns -0.0, which would be printed as -0.0000."""
 
     def stepper(model: Any) -> devices.Step:
         return lambda inputs, shares, weights: {"loss": -0.0, "categorical_accuracy": 1.0}

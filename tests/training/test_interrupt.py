@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM become a wish that is read between steps; a second one is obeyed at once."""
+"""A first Ctrl-C or SIGTERM requests a stop between steps; a second one interrupts immediately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorBoard files hold what the epochs were."""
+"""TensorBoard files contain the metrics of the epochs."""
 
 from __future__ import annotations
 

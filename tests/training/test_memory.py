@@ -1,4 +1,4 @@
-"""Memory while training: it does not grow with the epochs, and pictures on disk stay on disk."""
+"""Memory during training does not grow with the epochs, and images on disk are not loaded at once."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SIDE = 64
 
 
 def resident(kind: str) -> int:
-    """Return bytes of this process that are in memory: ``RssAnon`` its own, ``RssFile`` those of mapped files."""
+    """Return the resident bytes of this process: ``RssAnon`` for its own memory, ``RssFile`` for mapped files."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{kind}:"):
             return int(line.split()[1]) * 1024
-    pytest.skip(f"this system does not say {kind}")
+    pytest.skip(f"this system does not report {kind}")
 
 
 class Weighing(Watcher):
@@ -36,7 +36,7 @@ class Weighing(Watcher):
 
 
 def quick() -> Network:
-    """A network that does next to nothing, so that many pictures go by."""
+    """Return a trivial model, so that many images are processed quickly."""
     keras = backend.keras()
     pixels = keras.Input((SIDE, SIDE, 3), dtype="uint8")
     features = keras.layers.Flatten()(keras.layers.AveragePooling2D(16)(keras.layers.Rescaling(1 / 255)(pixels)))
@@ -47,14 +47,14 @@ def quick() -> Network:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_pictures_on_disk_stay_there(tmp_path: Path) -> None:
-    """An epoch over 2 GB of pictures, of which the file system holds nothing but their number: 100 MB are used."""
+    """An epoch over 2 GB of images in a sparse file uses less than 100 MB."""
     count = 2_000 * MB // (SIDE * SIDE * 3)
     pixels = np.lib.format.open_memmap(tmp_path / "pixels.npy", mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3))
     labels = (np.arange(count) % 3).astype(np.int32)
     every = Samples(pixels, np.arange(count), labels, tuple(map(str, range(count))))
     train = TrainConfig(epochs=1, batch_size=1000, early_stop=EarlyStopConfig(restore_best=False))
     network, watcher = quick(), Weighing()
-    fit(network, every.first(2000), every.first(1000), RunConfig(train=train), watcher)  # what the backend itself takes
+    fit(network, every.first(2000), every.first(1000), RunConfig(train=train), watcher)  # the backend's own memory
     fit(network, every, every.first(1000), RunConfig(train=train), watcher)
     before, after = watcher.own
     assert after - before < 100 * MB, f"{before // MB} MB before, {after // MB} MB after"
@@ -62,7 +62,7 @@ def test_pictures_on_disk_stay_there(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_it_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
-    """Each epoch reads pictures of 12 MB from the disk: held on to, those of eight epochs would be 100 MB."""
+    """Each epoch reads 12 MB of images from disk: if they were kept, eight epochs would add 100 MB."""
     count = 1000
     pixels = np.lib.format.open_memmap(tmp_path / "pixels.npy", mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3))
     pixels[:] = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)

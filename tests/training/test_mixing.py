@@ -1,4 +1,4 @@
-"""Mixup and CutMix: pixels and labels mixed alike, by NumPy's account of the papers."""
+"""Mixup and CutMix mix pixels and labels as a NumPy implementation of the papers does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_mixup_blends_with_the_one_before() -> None:
 
 @given(st.floats(0.05, 5), st.integers(2, 20), st.integers(2, 20), st.integers(0, 20))
 def test_cutmix_labels_are_the_shares_of_the_area(alpha: float, height: int, width: int, seed: int) -> None:
-    """Counted in the pixels: each picture is of one level, so that every pixel tells whose it is."""
+    """Each image has a constant value, so that pixels can be counted by their source."""
     config = AugmentConfig(cutmix=alpha)
     pixels = np.repeat(np.arange(5, dtype=np.uint8), height * width).reshape(5, height, width, 1)
     drawn = drawn_for(config, 5, (height, width), seed)
@@ -63,7 +63,7 @@ def test_shares_are_of_the_beta_distribution(alpha: float) -> None:
     shares = drawn_for(AugmentConfig(mixup=alpha), 4000, (8, 8))[:, 0].astype(np.float64)
     assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 0.01
     boxes = drawn_for(AugmentConfig(cutmix=alpha), 4000, (400, 400))
-    centred = boxes[(boxes[:, 2:4] > 0).all(1) & (boxes[:, 4:] < 400).all(1)]  # the border cuts the others
+    centred = boxes[(boxes[:, 2:4] > 0).all(1) & (boxes[:, 4:] < 400).all(1)]  # the others are clipped at the border
     sides = (centred[:, 4] - centred[:, 2]) / 400
     np.testing.assert_allclose(sides, (centred[:, 5] - centred[:, 3]) / 400, atol=0.004)
     np.testing.assert_allclose(1 - sides**2, centred[:, 0], atol=0.01)

@@ -1,4 +1,4 @@
-"""Optimizers do what their settings say, losses and weights what NumPy says."""
+"""Optimizers follow their settings; losses and class weights match NumPy."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ GRADIENT = [[1.0, -2.0], [0.5, 4.0]]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_optimizer_goes_downhill(name: Any) -> None:
-    start = 0.0 if name == "ftrl" else 1.0  # ftrl forgets where it starts
+    start = 0.0 if name == "ftrl" else 1.0  # FTRL ignores the initial weights
     moved = stepped(OptimizerConfig(name), 0.01, [GRADIENT] * 3, start) - start
-    assert (np.sign(moved) == -np.sign(GRADIENT)).all() or name == "muon"  # muon turns the whole matrix at once
+    assert (np.sign(moved) == -np.sign(GRADIENT)).all() or name == "muon"  # Muon orthogonalizes the whole update
     assert (moved * GRADIENT).sum() < 0
     assert np.isfinite(moved).all()
     assert name == "ftrl" or (stepped(OptimizerConfig(name), 0.0, [GRADIENT]) == 1).all()
@@ -45,7 +45,7 @@ def test_every_optimizer_goes_downhill(name: Any) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "ftrl"])
 def test_weight_decay_is_what_is_set(name: Any) -> None:
-    """Without a gradient nothing moves but by decay: none is none, whatever Keras' default is."""
+    """Without gradients only decay changes a weight; 0 means none, whatever Keras' default is."""
     nothing = [[0.0, 0.0], [0.0, 0.0]]
     assert stepped(OptimizerConfig(name, weight_decay=0.0), 0.5, [nothing])[0, 0] == pytest.approx(1, abs=1e-6)
     decayed = stepped(OptimizerConfig(name, weight_decay=0.1), 0.5, [nothing])[0, 0]
@@ -93,7 +93,7 @@ def test_gradient_is_clipped_as_a_whole() -> None:
     made = optimizer(OptimizerConfig("sgd", momentum=0.0, clip_norm=1.0), 1.0)
     made.apply([keras.ops.convert_to_tensor([3.0]), keras.ops.convert_to_tensor([4.0])], both)
     assert [-float(keras.ops.convert_to_numpy(v)[0]) for v in both] == pytest.approx([0.6, 0.8]), (
-        "one norm over all weights"
+        "the norm is over all weights"
     )
     free = stepped(OptimizerConfig("sgd", momentum=0.0, clip_norm=50), 1.0, [GRADIENT])
     np.testing.assert_allclose(1 - free, gradient, atol=1e-6)
@@ -119,7 +119,7 @@ def test_cross_entropy_is_numpys(scores: list[list[float]], smoothing: float, da
 
 @given(SCORES, st.data())
 def test_focal_loss_is_numpys(scores: list[list[float]], data: st.DataObject) -> None:
-    """Lin et al., 2017, arXiv:1708.02002, with their alpha of 0.25 and gamma of 2."""
+    """Lin et al., 2017, arXiv:1708.02002, with alpha 0.25 and gamma 2."""
     logits = np.array(scores, np.float32)
     labels = np.array([data.draw(st.integers(0, logits.shape[1] - 1)) for _ in logits], np.int32)
     p = softmax(logits.astype(np.float64), 1)[np.arange(len(labels)), labels]
@@ -142,14 +142,14 @@ def test_binary_is_kerass_on_the_softmax_outputs(scores: list[list[float]], smoo
     found = float(loss(TrainConfig(loss="binary"))(shares, logits))
     assert found == pytest.approx(two_sided(logits, shares).mean(), rel=1e-3, abs=1e-5)
     theirs = float(keras.losses.BinaryCrossentropy()(shares, softmax(logits, 1)))
-    assert found == pytest.approx(theirs, rel=1e-3, abs=1e-4)  # theirs takes 1 - p of a rounded p
-    if logits.shape[1] == 2:  # then one output says what the other does
+    assert found == pytest.approx(theirs, rel=1e-3, abs=1e-4)  # Keras computes 1 - p from a rounded p
+    if logits.shape[1] == 2:  # both outputs then carry the same information
         assert found == pytest.approx(float(loss(TrainConfig())(shares, logits)), rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "focal", "binary"])
 def test_a_weight_in_the_shares_scales_loss_and_gradient(name: Any) -> None:
-    """Not so with Keras' own softmax cross-entropy on TensorFlow: its gradient took the shares for a distribution."""
+    """Unlike Keras' own softmax cross-entropy on TensorFlow, whose gradient assumes a distribution."""
     keras = backend.keras()
     logits = np.array([[2, -1, 0.5], [0, 1, 0.2]], np.float32)
     shares = label_shares(np.array([0, 2], np.int32), 3, 0.1)

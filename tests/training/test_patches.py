@@ -1,4 +1,4 @@
-"""Random erasing: where, how large, and what stands there after."""
+"""Random erasing: position, size and content of the erased boxes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_boxes_lie_inside_and_are_as_large_as_asked(
     tall, wide = bottom - top, right - left
     assert min(tall.min(), wide.min()) >= 1
     assert ((shade >= 0) & (shade < 256)).all()
-    slack = 0.5 * (tall + wide) + 1  # sides are whole pixels
+    slack = 0.5 * (tall + wide) + 1  # sides are rounded to whole pixels
     assert (tall * wide <= high * height * width + slack).all()
     assert (tall * wide >= low * height * width - slack).all()
 
@@ -68,7 +68,7 @@ def test_only_the_box_turns_into_uniform_noise_of_its_own(channels: int) -> None
     noise = out[inside]
     counts = np.bincount(noise.ravel(), minlength=256)
     assert counts.min() > 0.5 * counts.mean()
-    assert noise.std() == pytest.approx(73.9, abs=1.5)  # of 0..255, all as likely
+    assert noise.std() == pytest.approx(73.9, abs=1.5)  # uniform over 0..255
     both = inside[0] & inside[1]
     assert both.any()
     assert (out[0][both] != out[1][both]).mean() > 0.9

@@ -1,4 +1,4 @@
-"""``train.precision = "auto"``: measured once, remembered, and never where it cannot matter."""
+"""``train.precision = "auto"`` measures once, caches the result, and does not measure where it cannot matter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_it_is_measured_once_and_remembered(own_cache: Path, monkeypatch: pytest
     assert "(measured)" in first.why
 
     def never(*_: object) -> float:
-        pytest.fail("it was measured before")
+        pytest.fail("it was already measured")
 
     monkeypatch.setattr(precision, "_measure", never)
     again = precision.decide(replace(PLAN, seed=5), CONFIG, 4)
@@ -65,7 +65,7 @@ def test_nothing_is_measured_where_it_hardly_matters(train: TrainConfig, own_cac
 
 @pytest.mark.parametrize("name", ["cifar10-deep", pytest.param("mobilenetv2", marks=pytest.mark.backends), "resnet50"])
 def test_a_float32_network_computes_in_bfloat16_for_a_while(name: str) -> None:
-    """In the block it is a network that was built for bfloat16; behind it, what it was."""
+    """Within the context it equals a model built for bfloat16; afterwards it is unchanged."""
     made = plan(name)
     model, other = build(made).model, build(replace(made, precision="mixed_bfloat16")).model
     backend.assign_all(other.weights, model.weights)

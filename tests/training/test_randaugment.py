@@ -1,4 +1,4 @@
-"""RandAugment's operations against Pillow's, which the paper's code calls."""
+"""RandAugment's operations against those of Pillow, which the paper's code uses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE = AugmentConfig(randaugment=1)
 
 
 def smooth(height: int = 24, width: int = 20) -> Pixels:
-    """A picture without any symmetry, darker than full range: [1, H, W, 3]."""
+    """Return an image without any symmetry, darker than the full range: [1, H, W, 3]."""
     y, x = np.mgrid[0:height, 0:width] / 24
     waves = [np.sin(5 * x + 3 * y * y + c) + np.cos(4 * y - 2 * x * c) for c in range(3)]
     return (120 + 50 * np.stack(waves, -1))[None].astype(np.uint8)
@@ -53,7 +53,7 @@ def test_levels_change_as_in_pillow(name: str, strength: float) -> None:
         expected = np.asarray(PILLOWS[name](Image.fromarray(pixels[0]), strength), np.float32)
         found = operated(name, strength, pixels)[0]
         difference = np.abs(found - expected)
-        # Pillow rounds the grey or smoothed picture first, and what is moved away from it doubles that.
+        # Pillow rounds the grayscale or smoothed image first, and the blend doubles that error.
         assert difference.max() <= (0 if name in {"identity", "solarize", "posterize"} else 2), difference.max()
         assert (found == np.round(found)).all()
 
@@ -100,7 +100,7 @@ def test_each_picture_gets_its_own_operation() -> None:
 
 
 def test_operations_follow_one_another() -> None:
-    """Solarize then translate differs from the other order at the border only by what is brought in; here in levels."""
+    """Brightness followed by posterize differs from the reverse order."""
     config = AugmentConfig(randaugment=2)
     first, second = (randaugment.OPERATIONS.index(n) for n in ("brightness", "posterize"))
     pixels = smooth().astype(np.float32)

@@ -1,4 +1,4 @@
-"""Training that was cut off anywhere and goes on from its last checkpoint ends as if nothing had happened."""
+"""Training killed at any point and resumed from its last checkpoint gives the same result as without the kill."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ CONFIGS = {"plain": ("cifar10-deep", PLAIN), "staged": ("cifar10-deep", STAGED)}
 
 
 class Killed(Exception):
-    """What a test throws in place of a kill: nothing of ours catches it."""
+    """Raised by a test to simulate a kill; nothing in the project catches it."""
 
 
 class Killer(Watcher):
-    """Counts the places at which it is called, and ends the process, so to speak, at number `at`."""
+    """Counts the calls of its methods, and simulates a kill at call number `at`."""
 
     def __init__(self, at: int = -1) -> None:
         self.at, self.places = at, 0
@@ -94,7 +94,7 @@ def network(name: str, seed: int = 0) -> Network:
 
 
 def outcome(made: Network, found: Fitted) -> tuple[str, list[tuple[Any, ...]], Any]:
-    """Everything that must not depend on the break; times do."""
+    """Return everything that must not depend on the interruption; times do."""
     rows = [dataclasses.astuple(dataclasses.replace(r, seconds=0, images_per_second=0)) for r in found.history]
     logits = found.validation_logits
     return weights_sha256(made.model), rows, None if logits is None else logits.tobytes()
@@ -112,20 +112,20 @@ def test_cut_off_anywhere_it_ends_the_same(kind: str, stride: int, tmp_path: Pat
     watcher = Killer()
     made = network(name)
     expected = outcome(made, fit(made, TRAIN, VALIDATION, config, watcher))
-    assert len({row[2] for row in expected[1]}) == len(expected[1]), "it must have learned"
+    assert len({row[2] for row in expected[1]}) == len(expected[1]), "the loss must change"
     for at in range(3, watcher.places + 1, stride):
         folder = tmp_path / str(at)
-        for cut in (at, 4, -1):  # twice, the second time soon after going on
+        for cut in (at, 4, -1):  # killed twice, the second time soon after resuming
             saved = checkpoint.latest(folder)
-            made = network(name, seed=1 if saved else 0)  # all first weights come from the checkpoint, if there is one
+            made = network(name, seed=1 if saved else 0)  # the weights come from the checkpoint, if there is one
             with suppress(Killed):
                 found = fit(made, TRAIN, VALIDATION, config, Killer(cut), checkpoints=folder, saved=saved)
-                assert outcome(made, found) == expected, f"cut off at place {at} of {watcher.places}"
+                assert outcome(made, found) == expected, f"killed at call {at} of {watcher.places}"
 
 
 @pytest.mark.backends
 def test_all_that_changes_is_in_the_checkpoint(tmp_path: Path) -> None:
-    """Also Keras' seeds of dropout, and of the best weights what differs from the present ones only."""
+    """It includes Keras' dropout seeds, and those best weights that differ from the current ones."""
     made = network("cifar10-deep")
     fit(made, TRAIN, VALIDATION, PLAIN, Watcher(), checkpoints=tmp_path)
     saved = checkpoint.latest(tmp_path)
@@ -133,7 +133,7 @@ def test_all_that_changes_is_in_the_checkpoint(tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in saved.arrays} >= {"model", "optimizer", "best_logits"}
     seeds = [name for name in saved.arrays if "seed_generator_state" in name and name.startswith("model/")]
     assert len(seeds) == sum(type(layer).__name__ == "Dropout" for layer in made.model.layers) > 0
-    assert len(saved.state["history"]) >= 2  # the state after the last epoch need not be saved: it is soon done over
+    assert len(saved.state["history"]) >= 2  # the state after the last epoch need not be saved
     state, _ = unpack(saved, made)
     assert state.best is not None
     same = pack(State(history=state.history, best=state.best, best_arrays=checkpoint.variables(made.model)), made, None)
@@ -143,7 +143,7 @@ def test_all_that_changes_is_in_the_checkpoint(tmp_path: Path) -> None:
 
 
 class Asker(Killer):
-    """Sends itself a signal at a place, as a cluster's pre-emption would."""
+    """Sends itself SIGTERM at call number `at`, as preemption on a cluster would."""
 
     def _here(self) -> None:
         self.places += 1
@@ -154,7 +154,7 @@ class Asker(Killer):
 @pytest.mark.usefixtures("claimed")
 @pytest.mark.parametrize("at", [2, pytest.param(9, marks=pytest.mark.backends), 17])
 def test_a_signal_saves_a_checkpoint_of_the_last_step(at: int, tmp_path: Path) -> None:
-    """In the features of the first stage (before which there is nothing to save), in its steps, at an epoch's end."""
+    """During feature extraction of the first stage (nothing to save yet), during its steps, and after an epoch."""
     config = dataclasses.replace(STAGED, train=dataclasses.replace(STAGED.train, checkpoint_steps=0))
     made = network("cifar10-deep")
     expected = outcome(made, fit(made, TRAIN, VALIDATION, config, Watcher()))
@@ -168,7 +168,7 @@ def test_a_signal_saves_a_checkpoint_of_the_last_step(at: int, tmp_path: Path) -
 
 
 def test_checkpoints_cost_no_more_than_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock is ours: a save takes 2 s, so that the next one waits 100 s unless it was asked for."""
+    """With a fake clock: a save takes 2 s, so the next automatic one waits for 100 s."""
     now = [0.0]
     monkeypatch.setattr("sightline.training.state.time.monotonic", lambda: now[0])
     written: list[float] = []
@@ -211,7 +211,7 @@ def test_a_loss_that_is_no_number_names_step_rate_and_files() -> None:
 
 
 def test_a_validation_loss_that_is_no_number_is_nobodys_best() -> None:
-    """The last step of an epoch may be the one that blows up: no step comes after it to tell."""
+    """The last step of an epoch may diverge, and no training step follows it."""
     train = TrainConfig(epochs=1, batch_size=len(TRAIN), optimizer=OptimizerConfig("sgd", 1e38))  # one step
     with pytest.raises(DivergedError, match="at the end of epoch 1, on validation") as caught:
         fit(network("fashion-cnn"), TRAIN, VALIDATION, RunConfig(train=train), Watcher())
@@ -223,7 +223,7 @@ def test_a_validation_loss_that_is_no_number_is_nobodys_best() -> None:
     [
         ((0, 2, -1, 0), [(0, 2), (0, 2), (), (0,)]),
         ((-1,), [()]),
-        ((99, 0), [(), (0,)]),  # all of the backbone learns at first: nothing is before it
+        ((99, 0), [(), (0,)]),  # the whole backbone is trained first: there are no frozen layers
     ],
 )
 def test_features_are_shared_by_the_same_stages_wherever_training_goes_on(thaws: Any, shared: Any) -> None:

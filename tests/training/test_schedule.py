@@ -1,4 +1,4 @@
-"""Learning rates by hand, and the bounds that hold for every shape."""
+"""Learning rates computed by hand, and bounds that hold for every schedule."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CONFIGS = st.builds(
         ({"name": "step", "factor": 0.0, "every": 2}, 4, [0.8, 0.8, 0.0, 0.0]),
         ({"warmup": 0.5}, 8, [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8]),
         ({"warmup": 1.0}, 4, [0.2, 0.4, 0.6, 0.8]),
-        ({"warmup": 0.1}, 4, [0.8, 0.8, 0.8, 0.8]),  # 0.4 of a step is none
+        ({"warmup": 0.1}, 4, [0.8, 0.8, 0.8, 0.8]),  # 0.4 steps round to 0
         ({"name": "cosine", "warmup": 0.5}, 8, [0.2, 0.4, 0.6, 0.8, 0.8, 0.4 * (1 + math.sqrt(0.5)), 0.4, None]),
         ({"name": "step", "factor": 0.5, "every": 2, "warmup": 0.5}, 8, [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.4, 0.4]),
         ({"name": "cosine", "floor": 0.5}, 4, [0.8, None, 0.6, None]),
@@ -99,7 +99,7 @@ def test_rate_is_never_negative_and_never_above_the_base(
     config: ScheduleConfig, rate: float, steps: int, data: st.DataObject
 ) -> None:
     at = schedule(config, rate, steps)
-    step = data.draw(st.integers(0, steps + 100))  # a resumed stage may ask for one too many
+    step = data.draw(st.integers(0, steps + 100))  # a resumed stage may ask for a step beyond the end
     assert 0 <= at(step) <= rate * (1 + 1e-9)
     assert at(0) >= 0
     assert math.isfinite(at(max(steps - 1, 0)))
@@ -119,7 +119,7 @@ def test_rate_climbs_then_falls(config: ScheduleConfig, steps: int) -> None:
 
 @given(st.floats(0.01, 0.5), st.floats(0, 1), st.integers(10, 2000))
 def test_one_cycle_climbs_once_falls_once_and_ends_near_zero(rise: float, floor: float, steps: int) -> None:
-    """Straight lines through (0, floor), (rise, 1), (2 rise, floor), (1, 0), as NumPy draws them."""
+    """Piecewise linear through (0, floor), (rise, 1), (2 rise, floor) and (1, 0), by NumPy."""
     at = schedule(ScheduleConfig(name="one_cycle", rise=rise, floor=floor), 1.0, steps)
     expected = np.interp(np.arange(steps) / steps, [0, rise, 2 * rise, 1 + 1e-12], [floor, 1, floor, 0])
     assert [at(s) for s in range(steps)] == pytest.approx(expected.tolist(), abs=1e-6)
@@ -146,7 +146,7 @@ def history(values: Sequence[float | None], name: str = "val_accuracy") -> list[
 
 
 def rates(config: ScheduleConfig, values: Sequence[float | None], name: str = "val_accuracy") -> list[float]:
-    """Return the factor of each epoch, the first one's and that after the last included."""
+    """Return the factor for each epoch, including one after the last."""
     records = history(values, name)
     return [eased(config, records[:n]) for n in range(len(records) + 1)]
 
@@ -155,7 +155,7 @@ def test_the_rule_of_script_1_divides_after_five_epochs_equal_to_the_one_before(
     config = ScheduleConfig(name="plateau", monitor="val_accuracy", compare="previous", patience=5, factor=0.1)
     stuck = rates(config, [0.5] * 12)
     assert stuck == pytest.approx([1] * 6 + [0.1] * 5 + [0.01] * 2)
-    falling = [0.9 - 0.01 * i for i in range(20)]  # ever worse, never equal: this rule sees no plateau
+    falling = [0.9 - 0.01 * i for i in range(20)]  # always worse, never equal: no plateau by this rule
     assert rates(config, falling) == [1] * 21
     interrupted = [0.5] * 5 + [0.6] + [0.5] * 5
     assert rates(config, interrupted) == [1] * 12, "five in a row"
@@ -170,7 +170,7 @@ def test_the_rule_of_script_2_divides_after_five_epochs_not_above_the_best() -> 
     assert rates(config, [0.5 + 0.01 * i for i in range(9)]) == [1] * 10
 
 
-# Sums of powers of two: a difference that equals the least change must do so in floating point too.
+# Sums of powers of two, so that differences equal to min_delta are exact in floating point.
 FIGURES = st.lists(st.sampled_from([0.125, 0.25, 0.375, 0.390625, 0.5, 0.625]), max_size=25)
 
 

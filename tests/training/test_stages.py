@@ -1,4 +1,4 @@
-"""What learns in a stage and what does not, and that features stand in for the layers that made them."""
+"""Stages train only unfrozen layers, and features replace the frozen layers that computed them."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def after(network: Network, tensor: Any) -> Any:
 
 
 def samples(count: int, side: int, classes: int = 3, seed: int = 0) -> Samples:
-    """Samples whose rows do not lie in order, with pixels of others between them."""
+    """Return a subset whose rows are not in order, with pixels of other images between them."""
     rows = np.random.default_rng(seed).permutation(2 * count)[:count]
     labels = (np.arange(count) % classes).astype(np.int32)
     return Samples(pictures(2 * count, side, seed=seed), rows, labels, tuple(f"{seed}-{i}" for i in range(count)))
 
 
-# Where the network is cut
+# The freeze boundary
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
@@ -61,7 +61,7 @@ def test_frozen_part_and_the_rest_make_the_whole(name: str, share: float) -> Non
 
 
 def operations(tensor: Any, stop: Any) -> list[Any]:
-    """Return the operations that `tensor` is computed by, going back no further than to `stop`."""
+    """Return the operations that compute `tensor`, going back no further than `stop`."""
     found, todo, seen = [], [tensor], set()
     while todo:
         at = todo.pop()
@@ -78,17 +78,17 @@ def operations(tensor: Any, stop: Any) -> list[Any]:
 def test_cut_takes_all_that_is_frozen_and_no_block_in_its_middle(name: str) -> None:
     made = network(name)
     depth = len(made.backbone)
-    weighty = {layer.name for layer in made.model.layers if layer.weights}  # operations are no layers
+    weighty = {layer.name for layer in made.model.layers if layer.weights}  # operations are not layers
     taken = []
     for thaw in range(0, depth, max(1, depth // 25)):
         tensor = stages.cut(made, StageConfig(thaw=thaw))
         assert tensor is not None
         behind = {operation.name for operation in operations(made.logits, tensor)}
-        assert "pixels" not in behind, "a way leads round the cut"
+        assert "pixels" not in behind, "a path bypasses the boundary"
         assert weighty & set(made.backbone[depth - thaw :]) <= behind
         assert "predictions" in behind
         taken.append(len(operations(tensor, None)))
-        if thaw == 0:  # nothing that learns lies between the backbone's end and the cut
+        if thaw == 0:  # no weights between the end of the backbone and the boundary
             assert not (weighty & behind) - {"fc1", "fc2", "predictions"}
     assert taken == sorted(taken, reverse=True)
     assert len(set(taken)) > 1
@@ -117,18 +117,18 @@ def test_nothing_frozen_nothing_cut(thaw: int) -> None:
 
 def test_thawing_more_than_there_is_says_how_much_there_is() -> None:
     made = network("fashion-cnn")
-    message = r"Stage 'deep' thaws 10 layers, but the backbone has 9\."
+    message = r"Stage 'deep' unfreezes 10 layers, but the backbone has only 9\."
     with pytest.raises(UsageError, match=message):
         stages.cut(made, StageConfig("deep", thaw=10))
     with pytest.raises(UsageError, match=message):
         stages.freeze(made, StageConfig("deep", thaw=10))
 
 
-# What learns
+# Trainable layers
 
 
 def changed(model: Any, inputs: Array, classes: int) -> set[str]:
-    """Return the layers (of all weights) that one step of training changes."""
+    """Return the names of the layers that one training step changes."""
     keras = backend.keras()
     before = {v.path: keras.ops.convert_to_numpy(v).copy() for v in model.weights}
     model.compile(keras.optimizers.SGD(1.0), keras.losses.CategoricalCrossentropy(from_logits=True), run_eagerly=True)
@@ -144,7 +144,7 @@ HEAD = {"fc1", "predictions"}
     ("thaw", "learns"),
     [
         (0, HEAD),
-        (1, HEAD),  # a pooling layer has nothing to learn
+        (1, HEAD),  # a pooling layer has no weights
         (2, HEAD | {"conv3b"}),
         (3, HEAD | {"conv3b", "conv3a"}),
         (9, HEAD | {f"conv{i}{k}" for i in (1, 2, 3) for k in "ab"}),
@@ -222,7 +222,7 @@ def extract(
 
 
 def test_features_that_were_begun_go_on_where_they_stopped(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped in the third batch of 32: the second attempt computes the last two of four, and both are the same."""
+    """Interrupted in the third batch of 32: the second attempt computes the last two of four, with the same result."""
     made, train = network("fashion-cnn"), samples(100, 8)
     group, config = [StageConfig(thaw=0)], RunConfig()
     computed: list[int] = []
@@ -238,7 +238,7 @@ def test_features_that_were_begun_go_on_where_they_stopped(own_cache: Path, monk
         return dataclasses.replace(found, run=run)
 
     def stop(_task: str, done: int, _total: int) -> None:
-        if done == 5 + 2 * 32:  # behind the validation part
+        if done == 5 + 2 * 32:  # after the validation split
             raise KeyboardInterrupt
 
     monkeypatch.setattr(stages, "layers", counting)
@@ -246,7 +246,7 @@ def test_features_that_were_begun_go_on_where_they_stopped(own_cache: Path, monk
         extract(made, group, train, config, progress=stop)
     assert computed == [5, 32, 32]
     again = extract(made, group, train, config)
-    assert computed == [5, 32, 32, 32, 4], "the validation part was kept whole"
+    assert computed == [5, 32, 32, 32, 4], "the validation split must be cached"
     assert not list(own_cache.glob("*.part*"))
     whole = extract(made, group, train, dataclasses.replace(config, data=dataclasses.replace(config.data, cache=False)))
     assert again is not None
@@ -282,7 +282,7 @@ def test_views_are_the_picture_then_augmented_copies() -> None:
             drawn = augment.draw(CHANGES, count, (8, 8), derive(7, "views"), view)
             seen = np.asarray(augment.apply(CHANGES, pixels, drawn))
         rows = slice(view * count, (view + 1) * count)
-        np.testing.assert_allclose(found.train.take(rows), called(frozen, seen), atol=0.05)  # a rounded grey level
+        np.testing.assert_allclose(found.train.take(rows), called(frozen, seen), atol=0.05)  # rounding may differ
         np.testing.assert_array_equal(found.train.labels[rows], train.labels)
         assert found.train.paths[rows] == train.paths
     assert np.abs(found.train.take(slice(0, count)) - found.train.take(slice(count, 2 * count))).max() > 0.1
@@ -300,7 +300,7 @@ def test_nothing_frozen_no_features() -> None:
 
 
 def test_stages_that_follow_go_on_from_the_same_features() -> None:
-    """The group is cut where its deepest stage learns; the others compute the rest from there."""
+    """The group uses the boundary of its deepest stage; the others compute the remaining layers from there."""
     made, train = network("fashion-cnn"), samples(40, 8)
     config = RunConfig(augment=CHANGES)
     head, deep = StageConfig(thaw=0, views=2), StageConfig(thaw=5, views=3)

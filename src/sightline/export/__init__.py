@@ -1,1 +1,1 @@
-"""A Keras model as a file that other runtimes read."""
+"""Export Keras models to formats for other runtimes."""

@@ -1,4 +1,4 @@
-"""An ONNX graph in the making: values that know their layout, nodes, and weights."""
+"""Builder for an ONNX graph: values with their layouts, nodes and weights."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Layout = Literal["nhwc", "nchw"]  # of values with four axes; all others are "nhwc"
+Layout = Literal["nhwc", "nchw"]  # of 4-D values; all others are "nhwc"
 _TO: dict[Layout, list[int]] = {"nchw": [0, 3, 1, 2], "nhwc": [0, 2, 3, 1]}
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value of the graph under each layout that it was asked for in; `shape` is Keras' own, without the batch."""
+    """A value of the graph: its name in each layout requested so far, and its `shape` in Keras, without the batch."""
 
     names: dict[Layout, str]
     shape: tuple[int, ...]
 
     @property
     def layout(self) -> Layout:
-        """The layout that it was made in."""
+        """The layout in which the value was created."""
         return next(iter(self.names))
 
 
 @dataclass(slots=True)
 class Graph:
-    """Nodes and weights in order; `helper` is the `onnx` package's own, which makes the protocol buffers."""
+    """Nodes and weights in order; `helper` is ``onnx.helper``, which creates the protocol buffers."""
 
     helper: Any
     nodes: list[Any] = field(default_factory=list)
@@ -36,11 +36,11 @@ class Graph:
     opset: int = 17
 
     def value(self, name: str, shape: Sequence[int], layout: Layout = "nhwc") -> Value:
-        """Return the value called `name`; `layout` counts where there are four axes with the batch."""
+        """Return the value named `name`; `layout` only matters for 4-D values, the batch included."""
         return Value({layout if len(shape) == 3 else "nhwc": name}, tuple(shape))
 
     def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Add a node with one output and return the output's name, which is that of the node."""
+        """Add a node with one output and return the name that both have."""
         self.nodes.append(self.helper.make_node(op, list(inputs), [name], name=name, **attributes))
         return name
 
@@ -54,7 +54,7 @@ class Graph:
         return self.weight(name, np.float32(number))
 
     def read(self, value: Value, layout: Layout = "nhwc") -> str:
-        """Return the name of `value` in a layout; a transposition is added the first time that it is needed."""
+        """Return the name of `value` in `layout`; adds a transpose the first time that one is needed."""
         if len(value.shape) != 3:
             return value.names["nhwc"]
         if layout not in value.names:

@@ -1,15 +1,16 @@
-"""What makes an int8 file near to its float one on every processor, and quick: scales, biases, pixels as they are.
+"""Keep int8 models close to float on every processor, and fast: weight scales, bias correction, uint8 pixels.
 
-**Scales.** x86 processors without VNNI multiply 8 by 8 bits and add two neighbouring products in 16 bits. A channel of
-weights has the finest scale at which no two neighbours can overflow there, so that the file answers the same
-everywhere. On MobileNetV2 that costs a quarter of a bit on average, where 7 bits for all cost a whole one. Depthwise
-convolutions are added up in 32 bits, and have all 8.
+**Scales.** x86 processors without VNNI multiply 8-bit values and add two neighboring products in 16 bits. Each weight
+channel gets the finest scale at which no two neighbors can overflow, so that the outputs are the same on every
+processor. On MobileNetV2 this costs a quarter of a bit on average, where 7-bit weights cost a whole one. Depthwise
+convolutions accumulate in 32 bits and use all 8 bits.
 
-**Biases.** Rounding weights shifts the mean of each output: by the weights' error times the mean of what the layer
-reads. That is taken out of its bias (Nagel et al., 2019, arXiv:1906.04721, section 4.2).
+**Biases.** Rounding the weights shifts the mean of each output by the weights' error times the mean of the layer's
+input. This is subtracted from the bias (Nagel et al., 2019, arXiv:1906.04721, section 4.2).
 
-**Pixels.** Normalised pixels are uint8 with a scale and a zero point already: where one mean and one deviation hold for
-all channels, the first convolution takes them as they come, and what the rounded zero point lacks goes into its bias.
+**Pixels.** Normalized pixels are already uint8 with a scale and a zero point. If all channels have the same mean and
+standard deviation, the first convolution reads the pixels directly, and its bias absorbs the error of rounding the zero
+point.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def weights(model: Any) -> Arrays:
 
 
 def attribute(node: Any, name: str, default: int) -> int:
-    """Return a whole number of a node."""
+    """Return an integer attribute of a node, or `default`."""
     return next((int(a.i) for a in node.attribute if a.name == name), default)
 
 
@@ -45,7 +46,7 @@ def _by_output(node: Any, kernel: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def scales(model: Any, layers: Sequence[str]) -> Arrays:
-    """Return float32 [O] for the weights of each of `layers`: what one step of int8 is worth, for each output."""
+    """Return the int8 scales for the weights of each of `layers`, by weight name: float32 [O], one per output."""
     known = weights(model)
     found = {}
     for node in model.graph.node:
@@ -56,7 +57,7 @@ def scales(model: Any, layers: Sequence[str]) -> Arrays:
 
 
 def overrides(model: Any, steps: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the scales of weights as ONNX Runtime's quantizer wants to be told them."""
+    """Return the weight scales in the format of ONNX Runtime's ``TensorQuantOverrides``."""
     int8 = runtimes.onnx_runtime("onnxruntime.quantization").QuantType.QInt8
     found: dict[str, list[dict[str, Any]]] = {}
     for node in model.graph.node:
@@ -74,13 +75,13 @@ def _scale(kernel: NDArray[np.float32], *, alone: bool) -> NDArray[np.float32]:
         for order in (range(kernel.ndim), (0, *range(2, kernel.ndim), 1)):  # [O, I, kh, kw] and [O, kh, kw, I]
             row = kernel.transpose(tuple(order)).reshape(len(kernel), -1)
             pairs = np.abs(row[:, 1:] + row[:, :-1]) * (row[:, 1:] * row[:, :-1] > 0)
-            step = np.maximum(step, pairs.max(1, initial=0.0) / 127)  # 255 * 127 fits, with the rounding of both
+            step = np.maximum(step, pairs.max(1, initial=0.0) / 127)  # 255 * 127 fits in 16 bits, with both roundings
     found: NDArray[np.float32] = np.maximum(step, np.finfo(np.float32).tiny).astype(np.float32)
     return found
 
 
 def means(model: Any, layers: Sequence[str], batches: Iterable[NDArray[np.uint8]]) -> Arrays:
-    """Return the mean of each channel of what each convolution and dense layer of `layers` reads: float32 [I]."""
+    """Return the channel means of the input of each convolution and dense layer in `layers`: float32 [I]."""
     onnx = package()
     onnxruntime = runtimes.onnx_runtime()
     probe = copy.deepcopy(model)
@@ -103,7 +104,7 @@ def means(model: Any, layers: Sequence[str], batches: Iterable[NDArray[np.uint8]
 
 
 def correct(model: Any, layers: Sequence[str], steps: Mapping[str, Any], read: Mapping[str, Any]) -> None:
-    """Take out of the biases of `layers`, in place, what rounding their weights to `steps` adds to their outputs."""
+    """Correct the biases of `layers` in place for the mean output shift caused by rounding weights to `steps`."""
     known = weights(model)
     for node in model.graph.node:
         if node.name not in layers or node.input[0] not in read or len(node.input) < 3 or node.input[2] not in known:
@@ -125,9 +126,9 @@ def _assign(model: Any, name: str, array: NDArray[Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """How uint8 pixels become `value`, which the convolution `layer` alone reads: (pixel - zero) * scale + rest.
+    """Pixel normalization as (pixel - zero) * scale + rest; its output `value` is read only by the convolution `layer`.
 
-    `nodes` are those that normalise, the last of which puts channels first.
+    `nodes` are the names of the normalization nodes; the last one transposes to channels first.
     """
 
     value: str
@@ -138,14 +139,14 @@ class Pixels:
     nodes: tuple[str, ...]
 
     def prepare(self, model: Any) -> None:
-        """Add what `rest` adds to the output of the convolution to its bias, in place."""
+        """Add the contribution of `rest` to the bias of the convolution, in place."""
         known = weights(model)
         node = next(n for n in model.graph.node if n.name == self.layer)
         whole = known[node.input[1]].reshape(len(known[node.input[1]]), -1).sum(1)
         _assign(model, node.input[2], known[node.input[2]] + self.rest * whole)
 
     def connect(self, model: Any) -> None:
-        """Let pixels take the place of the quantised `value` in a quantised model, in place."""
+        """Replace the quantized `value` by the pixels in a quantized model, in place."""
         nodes = list(model.graph.node)
         last = next(n for n in nodes if n.name == self.nodes[-1])
         rounds = next(n for n in nodes if n.op_type == "QuantizeLinear" and n.input[0] == self.value)
@@ -157,7 +158,7 @@ class Pixels:
 
 
 def pixels(model: Any) -> Pixels | None:
-    """Return how `model` normalises its pixels; None where a convolution cannot take them as they are."""
+    """Return the pixel normalization of `model`; None if its first convolution cannot read pixels directly."""
     known = weights(model)
     value, scale, offset, names = "pixels", 1.0, 0.0, []
     while True:

@@ -1,7 +1,7 @@
-"""A network as ONNX: uint8 pixels [N, H, W, C] in; probabilities, logits and features out, for any N.
+"""Convert Keras models to ONNX: uint8 pixels [N, H, W, C] in; probabilities, logits and features out, for any N.
 
-Written from Keras' graph, not by tracing a backend: the file is the same whichever backend trained, takes a tenth of
-the time (MobileNetV2: benchmarks/README.md) and has one operation for each layer, under the layer's own name.
+The graph is converted layer by layer, not traced by a backend: the file does not depend on the backend, conversion
+takes a tenth of the time (MobileNetV2: benchmarks/README.md), and nodes keep the names of their layers.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from sightline.export.graph import Graph, Value
 
 OUTPUTS = ("probabilities", "logits", "features")
 OPSET = 17
-IR_VERSION = 8  # what opset 17 came with: old readers accept the file
+IR_VERSION = 8  # the version of opset 17, so that old readers accept the file
 
 
 def convert(model: Any) -> bytes:
-    """Return the ONNX file of a Keras model with one input and the outputs of `models.build.Network`.
+    """Convert a Keras model with one input and the outputs of `models.build.Network` to an ONNX file.
 
-    Weights are float32. Raises `ModelError` for a layer that is not known here, `MissingExtraError` without `onnx`.
+    Weights are float32. Raises `ModelError` for an unsupported layer, `MissingExtraError` without `onnx`.
     """
     return _file(model, {name: model.output[name] for name in OUTPUTS})
 
 
 def convert_layers(model: Any) -> bytes:
-    """Return some layers of a network, with one input and one output called ``out``, as `convert` returns the whole.
+    """Convert a part of a model with one input and one output to an ONNX file.
 
-    The input, uint8 or float32, is called ``pixels`` here too.
+    The input, uint8 or float32, is named ``pixels``, the output ``out``.
     """
     return _file(model, {"out": model.output})
 
@@ -66,20 +66,20 @@ def _file(model: Any, outputs: Mapping[str, Any]) -> bytes:
 
 
 def package() -> Any:
-    """Return the package `onnx`; raises `MissingExtraError` without it."""
+    """Import and return the package `onnx`; raises `MissingExtraError` if it is not installed."""
     for part in ("checker", "helper", "numpy_helper", "shape_inference"):
         require(f"onnx.{part}", "Writing an ONNX file")
     return require("onnx", "Writing an ONNX file")
 
 
 def _nodes(model: Any) -> list[Any]:
-    """Return the calls of layers and operations, each after those that it needs."""
-    by_depth = model._nodes_by_depth  # noqa: SLF001  # Keras has no public walk over the nodes of a graph
+    """Return the nodes (calls of layers and operations) in topological order, without inputs."""
+    by_depth = model._nodes_by_depth  # noqa: SLF001  # Keras has no public traversal of the nodes of a graph
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
 
 
 def _write(graph: Graph, node: Any, known: dict[int, Value], *, shared: bool) -> None:
-    """Write one call; an operation that is `shared` between several lends its name to none of them."""
+    """Convert one node; calls of a `shared` operation are named after their outputs instead."""
     operation = node.operation
     arguments = backend.keras().tree.map_structure(lambda x: known.get(id(x), x), node.arguments.args)
     name = node.outputs[0].name if shared else operation.name
@@ -92,11 +92,11 @@ def _write(graph: Graph, node: Any, known: dict[int, Value], *, shared: bool) ->
 
 
 def narrowed(data: bytes, precision: str) -> bytes:
-    """Return an ONNX file whose larger weights are stored as float16 or bfloat16 and computed with as float32.
+    """Return an ONNX file with its larger weights stored as float16 or bfloat16; it still computes in float32.
 
-    About half as many bytes; the arithmetic and its speed stay, since a runtime widens the weights once, on loading.
-    bfloat16 leaves depthwise kernels in float32: each of their outputs sums up few products, so that the rounding of 8
-    bits does not average out. They are 5% of the weights of MobileNetV2 0.35 and made two thirds of its error.
+    The file is about half as large and as fast as before, since a runtime casts the weights once, on loading. bfloat16
+    leaves depthwise kernels in float32: each of their outputs sums few products, so that its rounding errors do not
+    average out. They are 5% of the weights of MobileNetV2 0.35 and caused two thirds of its error.
     """
     onnx = package()
     kind = {"float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16}[precision]
@@ -125,5 +125,5 @@ def _bits(array: Any, precision: str) -> bytes:
     if precision == "float16":
         return bytes(array.astype("<f2").tobytes())
     whole = np.ascontiguousarray(array, "<f4").view(np.uint32).astype(np.uint64)
-    rounded = (whole + 0x7FFF + ((whole >> 16) & 1)) >> 16  # to nearest, ties to even
+    rounded = (whole + 0x7FFF + ((whole >> 16) & 1)) >> 16  # round to nearest, ties to even
     return bytes(rounded.astype("<u2").tobytes())

@@ -1,4 +1,4 @@
-"""An exported ONNX file as OpenVINO's own format: ``model.xml`` and ``model.bin``."""
+"""Convert an exported ONNX file to OpenVINO IR: ``model.xml`` and ``model.bin``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ NAME, WEIGHTS = "model.xml", "model.bin"
 
 
 def convert(graph: bytes, folder: Path, *, half: bool = False, manifest: str = "") -> None:
-    """Write the ONNX file `graph` into `folder`; `half` stores its weights as float16.
+    """Convert the ONNX file `graph` to OpenVINO IR in `folder`; `half` stores the weights as float16.
 
-    `manifest` is kept inside, as the runtime information ``sightline``. Raises `MissingExtraError`.
+    `manifest` is stored in the file as the runtime information ``sightline``. Raises `MissingExtraError`.
     """
     openvino = runtimes.openvino()
     model = openvino.convert_model(io.BytesIO(graph))

@@ -1,7 +1,7 @@
-"""What each Keras layer or operation of the networks here is in ONNX (opset 17).
+"""Convert Keras layers and operations to ONNX nodes (opset 17).
 
-Keras counts channels last, ONNX first. A value stays as it was made until a layer needs the other layout, so that a
-chain of convolutions is transposed once, at its start.
+Keras is channels-last, ONNX channels-first. A value keeps its layout until a layer needs the other one, so that a chain
+of convolutions is transposed only once, at its start.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from sightline.errors import ModelError
 from sightline.export.graph import Graph, Layout, Value
 
 Emit = Callable[[Graph, Any, Any, str], Value]
-"""Called with the graph, the Keras operation, its arguments (values in place of tensors), and a name for the output."""
+"""Called with the graph, the Keras operation, its arguments (values in place of tensors) and the output name."""
 
 _EMITTERS: dict[str, Emit] = {}
 
 
 def emit(graph: Graph, operation: Any, arguments: Sequence[Any], name: str) -> Value:
-    """Add `operation` to the graph; raises `ModelError` for one that is not known here."""
+    """Add `operation` to the graph; raises `ModelError` if it is not supported."""
     kind = type(operation).__name__
     if kind not in _EMITTERS:
-        raise ModelError(f"The layer {operation.name} ({kind}) cannot be written as ONNX.")
+        raise ModelError(f"The layer {operation.name} ({kind}) cannot be exported to ONNX.")
     return _EMITTERS[kind](graph, operation, arguments, name)
 
 
@@ -51,7 +51,7 @@ def _all(arguments: Any) -> list[Any]:
     return list(arguments[0]) if isinstance(arguments[0], list | tuple) else list(arguments)
 
 
-# ---- pass through, arithmetic ------------------------------------------------------------------------------------
+# ---- identity and arithmetic -------------------------------------------------------------------------------------
 
 
 @_emits("Dropout", "SpatialDropout2D", "GaussianNoise")
@@ -62,7 +62,7 @@ def _nothing(_graph: Graph, _operation: Any, arguments: Any, _name: str) -> Valu
 
 @_emits("Add", "Multiply")
 def _merge(graph: Graph, operation: Any, arguments: Any, name: str) -> Value:
-    """Of values or numbers; they spread over axes of size 1."""
+    """Add or multiply values and numbers; axes of size 1 are broadcast."""
     values = _all(arguments)
     largest = max((v for v in values if isinstance(v, Value)), key=lambda v: math.prod(v.shape))
     names = [
@@ -85,7 +85,7 @@ def _power(graph: Graph, _operation: Any, arguments: Any, name: str) -> Value:
 
 @_emits("Rescaling")
 def _rescaling(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
-    """X * scale + offset, each a number or one for each channel."""
+    """Compute x * scale + offset, where each is a number or one number per channel."""
     value: Value = arguments[0]
     scale, offset = np.asarray(layer.scale, np.float32), np.asarray(layer.offset, np.float32)
     found = graph.read(value, value.layout)
@@ -102,7 +102,7 @@ def _by_channel(number: Any, value: Value) -> Any:
 
 @_emits("Flip")
 def _flip(graph: Graph, _operation: Any, arguments: Any, name: str) -> Value:
-    """Reverse the channels: the only axis that any network here turns round."""
+    """Reverse the channels, the only axis that our models flip."""
     value: Value = arguments[0]
     order = graph.weight(f"{name}:order", np.arange(value.shape[-1])[::-1].astype(np.int64))
     inputs = [graph.read(value, value.layout), order]
@@ -120,7 +120,7 @@ def _concatenate(graph: Graph, _layer: Any, arguments: Any, name: str) -> Value:
 
 
 def split(graph: Graph, value: Value, parts: int, name: str) -> list[Value]:
-    """Divide the channels of `value` into equal parts."""
+    """Split the channels of `value` into equal parts."""
     names = [f"{name}:{number}" for number in range(parts)]
     width = value.shape[-1] // parts
     axis = 1 if value.layout == "nchw" else len(value.shape)
@@ -134,7 +134,7 @@ def split(graph: Graph, value: Value, parts: int, name: str) -> list[Value]:
 
 
 def activate(graph: Graph, found: str, activation: str, name: str) -> str:
-    """Apply one of Keras' activations by its name; `found` is the input's name, the output is called `name`."""
+    """Add a Keras activation to the graph; `found` is the name of the input, `name` that of the output."""
     if activation == "linear":
         return found
     if activation in {"relu", "sigmoid", "tanh"}:
@@ -146,17 +146,17 @@ def activate(graph: Graph, found: str, activation: str, name: str) -> str:
         return graph.node("Mul", [found, graph.node("Sigmoid", [found], f"{name}:sigmoid")], name)
     if activation == "hard_silu":
         return graph.node("HardSwish", [found], name)
-    if activation == "gelu":  # exact, by the error function
+    if activation == "gelu":  # exact, with the error function
         shrunk = graph.node("Div", [found, graph.scalar(f"{name}:root2", math.sqrt(2))], f"{name}:shrunk")
         raised = graph.node("Erf", [shrunk], f"{name}:erf")
         raised = graph.node("Add", [raised, graph.scalar(f"{name}:one", 1)], f"{name}:raised")
         whole = graph.node("Mul", [found, raised], f"{name}:whole")
         return graph.node("Mul", [whole, graph.scalar(f"{name}:half", 0.5)], name)
-    raise ModelError(f"{name}: the activation {activation!r} cannot be written as ONNX.")
+    raise ModelError(f"{name}: the activation {activation!r} cannot be exported to ONNX.")
 
 
 def _finish(graph: Graph, layer: Any, value: Value, name: str) -> Value:
-    """Apply the activation that a layer brings along."""
+    """Apply the built-in activation of a layer."""
     activation = layer.activation.__name__
     if activation == "linear":
         return value
@@ -173,7 +173,7 @@ def _activation(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
 def _relu(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
     value: Value = arguments[0]
     if layer.negative_slope or layer.threshold or layer.max_value not in (None, 6):
-        raise ModelError(f"{layer.name}: a ReLU with a slope, a threshold or a limit other than 6 is not known here.")
+        raise ModelError(f"{layer.name}: ReLU with a slope, a threshold or a maximum other than 6 is not supported.")
     activation = "relu6" if layer.max_value else "relu"
     return _like(value, activate(graph, graph.read(value, value.layout), activation, name))
 
@@ -188,7 +188,7 @@ def _softmax(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
 
 
 def _pads(layer: Any, size: Sequence[int], window: Sequence[int], strides: Sequence[int]) -> list[int]:
-    """Return the padding of "same" as TensorFlow has it, the odd pixel at the end: top, left, bottom, right."""
+    """Return TensorFlow's "same" padding, with the odd pixel at the end: top, left, bottom, right."""
     if layer.padding == "valid":
         return [0, 0, 0, 0]
     total = [max((math.ceil(n / step) - 1) * step + k - n, 0) for n, k, step in zip(size, window, strides, strict=True)]
@@ -200,7 +200,7 @@ def _out(size: Sequence[int], pads: Sequence[int], window: Sequence[int], stride
 
 
 def _convolve(graph: Graph, layer: Any, value: Value, kernel: Any, bias: Any, name: str, groups: int = 1) -> Value:
-    """`kernel` is [out, in / groups, height, width]."""
+    """Add a convolution; `kernel` is [out, in / groups, height, width]."""
     reach = [(k - 1) * d + 1 for k, d in zip(kernel.shape[2:], layer.dilation_rate, strict=True)]
     pads = _pads(layer, value.shape[:2], reach, layer.strides)
     inputs = [graph.read(value, "nchw"), graph.weight(f"{name}:kernel", kernel)]
@@ -237,7 +237,7 @@ def _depthwise(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
 
 @_emits("SeparableConv2D")
 def _separable(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
-    """Depthwise with the layer's strides and padding, then 1x1."""
+    """Add a depthwise convolution with the layer's strides and padding, then a 1x1 convolution."""
     kernel = _depthwise_kernel(_array(layer.depthwise_kernel))
     value = _convolve(graph, layer, arguments[0], kernel, None, f"{name}:depthwise", arguments[0].shape[-1])
     point = _array(layer.pointwise_kernel).transpose(3, 2, 0, 1)
@@ -250,7 +250,7 @@ def _separable(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
 
 @_emits("MaxPooling2D", "AveragePooling2D")
 def _pool(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
-    """Average pooling counts no padding, as in TensorFlow."""
+    """Add a pooling layer; averages exclude padding, as in TensorFlow."""
     value: Value = arguments[0]
     pads = _pads(layer, value.shape[:2], layer.pool_size, layer.strides)
     found = graph.node(
@@ -271,7 +271,7 @@ def _pool_all(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
 
 @_emits("ZeroPadding2D", "ZeroPadding1D")
 def _pad(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
-    """Of maps, or (1D) of rows [N, L, D] along L."""
+    """Pad feature maps, or for 1D pad [N, L, D] along L."""
     value: Value = arguments[0]
     if type(layer).__name__ == "ZeroPadding1D":
         (before, after), inner = layer.padding, [0, 0]
@@ -298,7 +298,7 @@ def _crop(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
     return _like(value, graph.node("Slice", [graph.read(value, "nchw"), *limits], name), shape, "nchw")
 
 
-# ---- normalisation, dense layers, shapes -------------------------------------------------------------------------
+# ---- normalization, dense layers, shapes -------------------------------------------------------------------------
 
 
 @_emits("BatchNormalization")
@@ -318,7 +318,7 @@ def _batch_norm(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
 
 @_emits("LayerNormalization")
 def _layer_norm(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
-    """Over the last axis, the only one that any network here asks for."""
+    """Normalize over the last axis, the only one that our models use."""
     value: Value = arguments[0]
     inputs = [graph.weight(f"{name}:scale", _array(layer.gamma)), graph.weight(f"{name}:offset", _array(layer.beta))]
     found = graph.node("LayerNormalization", [graph.read(value), *inputs], name, epsilon=layer.epsilon, axis=-1)
@@ -343,10 +343,10 @@ def _dense(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
 
 @_emits("EinsumDense")
 def _einsum(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
-    """Multiply each channel by a number of its own: the only product of this kind that any network here has."""
+    """Multiply each channel by its own number, the only einsum that our models use."""
     value: Value = arguments[0]
     if layer.equation != "nhwc,c->nhwc":
-        raise ModelError(f"{layer.name}: the product {layer.equation!r} cannot be written as ONNX.")
+        raise ModelError(f"{layer.name}: the einsum equation {layer.equation!r} cannot be exported to ONNX.")
     scale = graph.weight(f"{name}:scale", _by_channel(_array(layer.kernel), value))
     return _like(value, graph.node("Mul", [graph.read(value, value.layout), scale], name))
 
@@ -354,7 +354,7 @@ def _einsum(graph: Graph, layer: Any, arguments: Any, name: str) -> Value:
 @_emits("Flatten")
 def _flatten(graph: Graph, _layer: Any, arguments: Any, name: str) -> Value:
     value: Value = arguments[0]
-    plain = value.layout if value.shape[:2] == (1, 1) else "nhwc"  # where both layouts have the same order
+    plain = value.layout if value.shape[:2] == (1, 1) else "nhwc"  # 1x1 maps have the same order in both layouts
     found = graph.node("Flatten", [graph.read(value, plain)], name, axis=1)
     return Value({"nhwc": found}, (math.prod(value.shape),))
 

@@ -1,9 +1,9 @@
-"""Static int8 of an exported ONNX file: the arithmetic of its layers in 8 bits, weights per output channel.
+"""Static int8 quantization of an exported ONNX file, with per-channel weights.
 
-By ONNX Runtime's own quantizer, as pairs of QuantizeLinear and DequantizeLinear that every runtime can read. In float
-stay: the last dense layer, whatever comes after it, what is asked for, and what normalises pixels where the first layer
-cannot take them as they are. Activations are uint8 with a zero point, weights int8 without one (Jacob et al., 2018,
-arXiv:1712.05877); their scales, and what else `integers` does, make up for the rounding.
+Uses ONNX Runtime's quantizer, which inserts pairs of QuantizeLinear and DequantizeLinear that every runtime supports.
+These stay in float: the last dense layer and everything after it, the layers that the caller names, and the pixel
+normalization if the first layer cannot read pixels directly. Activations are uint8 with a zero point, weights int8
+without one (Jacob et al., 2018, arXiv:1712.05877). `integers` reduces the rounding error.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ OPERATIONS = (
 
 
 def quantized(graph: bytes, pixels: Iterable[NDArray[np.uint8]], *, keep: Sequence[str] = ()) -> bytes:
-    """Return the ONNX file `graph` in int8, ranges taken from batches of uint8 `pixels` [N, H, W, C].
+    """Quantize the ONNX file `graph` to int8, calibrated on batches of uint8 `pixels` [N, H, W, C].
 
-    `keep` names layers (nodes of the file, which are called as in Keras) to leave in float. Raises `DataError` without
-    pictures, `MissingExtraError` without `onnx`.
+    `keep` names the layers (nodes of the file, named as in Keras) to leave in float. Raises `DataError` without images,
+    `MissingExtraError` without `onnx`.
     """
     return calibrate(graph, pixels).quantized(keep)
 
@@ -46,16 +46,16 @@ def quantized(graph: bytes, pixels: Iterable[NDArray[np.uint8]], *, keep: Sequen
 def sensitivities(
     graph: bytes, pixels: Sequence[NDArray[np.uint8]], progress: Progress = no_progress
 ) -> dict[str, float]:
-    """Return how much each layer hurts; see `Calibration.sensitivities`."""
+    """Return the quantization error caused by each layer; see `Calibration.sensitivities`."""
     return calibrate(graph, pixels).sensitivities(np.concatenate(pixels), progress)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A float graph with the range of each of its values; quantised as often as wanted without measuring again.
+    """A float graph with the range of each of its values, which can be quantized repeatedly without recalibration.
 
-    `layers` are the names of those that can be quantised, in order; `outer` the nodes that never are; `means` those of
-    the channels that each layer reads, `steps` the scales of its weights.
+    `layers` are the names of the layers that can be quantized, in order; `outer` the nodes that never are; `means` the
+    channel means of the layers' inputs by value name, `steps` the scales of their weights by weight name.
     """
 
     model: Any
@@ -66,7 +66,7 @@ class Calibration:
     steps: integers.Arrays
 
     def quantized(self, keep: Sequence[str] = ()) -> bytes:
-        """Return the file in int8, the layers `keep` left in float."""
+        """Return the int8 file, with the layers `keep` left in float."""
         ort = runtimes.onnx_runtime("onnxruntime.quantization")
         model, small = copy.deepcopy(self.model), [name for name in self.layers if name not in keep]
         integers.correct(model, small, self.steps, self.means)
@@ -93,9 +93,9 @@ class Calibration:
         return _finished(found)
 
     def sensitivities(self, pixels: NDArray[np.uint8], progress: Progress = no_progress) -> dict[str, float]:
-        """Return how much each layer hurts: the logits' change with it alone in int8, as a share of their spread.
+        """Return the error of the logits with each layer alone in int8, relative to their spread.
 
-        Root of the mean square over `pixels` uint8 [N, H, W, C], divided by the standard deviation of the float logits.
+        This is the RMS error over `pixels` uint8 [N, H, W, C], divided by the standard deviation of the float logits.
         """
         truth = _logits(self.model.SerializeToString(), pixels)
         spread = max(float(truth.std()), 1e-12)
@@ -103,15 +103,15 @@ class Calibration:
         for done, name in enumerate(self.layers, 1):
             file = self.quantized([other for other in self.layers if other != name])
             found[name] = float(np.sqrt(np.mean((_logits(file, pixels) - truth) ** 2))) / spread
-            progress("judging layers in int8", done, len(self.layers))
+            progress("measuring int8 sensitivity", done, len(self.layers))
         return found
 
     def until(
         self, accept: Callable[[bytes], bool], pixels: NDArray[np.uint8], progress: Progress = no_progress
     ) -> tuple[bytes, tuple[str, ...], bool]:
-        """Leave the layers that hurt most in float, 1, 2, 4, ... of them up to half, until `accept` likes the file.
+        """Leave the 1, 2, 4, ... most sensitive layers in float, up to half of them, until `accept` returns true.
 
-        Return the file, the layers left in float, and whether it was accepted.
+        Return the file, the layers left in float, and whether the file was accepted.
         """
         keep: tuple[str, ...] = ()
         file = self.quantized()
@@ -129,17 +129,17 @@ class Calibration:
 
 
 def worst(found: Mapping[str, float]) -> tuple[str, ...]:
-    """Return the layers of `sensitivities`, those that hurt most first."""
+    """Return the layers of `sensitivities`, the most sensitive first."""
     return tuple(sorted(found, key=lambda name: -found[name]))
 
 
 def calibrate(graph: bytes, pixels: Iterable[NDArray[np.uint8]], progress: Progress = no_progress) -> Calibration:
-    """Prepare the ONNX file `graph` and take the range of each value from batches of uint8 `pixels` [N, H, W, C]."""
+    """Prepare the ONNX file `graph` and record the range of each value over batches of uint8 `pixels` [N, H, W, C]."""
     onnx = package()
     ort = runtimes.onnx_runtime("onnxruntime.quantization")
     batches = list(pixels)
     if not batches:
-        raise DataError("Quantising needs pictures to take the ranges of values from, and there are none.")
+        raise DataError("Quantization needs images for calibration, got none.")
 
     class Reader(ort.CalibrationDataReader):  # type: ignore[misc,name-defined]  # has no types
         def __init__(self) -> None:
@@ -166,7 +166,7 @@ def calibrate(graph: bytes, pixels: Iterable[NDArray[np.uint8]], progress: Progr
 
 
 def _folded(graph: bytes, folder: Path) -> bytes:
-    """Return the file with batch normalisation inside the convolutions and constants worked out, by ONNX Runtime."""
+    """Return the file with batch normalization and constants folded by ONNX Runtime."""
     onnxruntime = runtimes.onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -177,7 +177,7 @@ def _folded(graph: bytes, folder: Path) -> bytes:
 
 
 def _rename(model: Any) -> None:
-    """Rename values called as the quantizer will call what it adds: AlexNet has layers "norm1" and "norm1_scale"."""
+    """Rename values that would clash with names that the quantizer adds: AlexNet has "norm1" and "norm1_scale"."""
     ends = ("_scale", "_zero_point", "_quantized")
     for node in model.graph.node:
         for names in (node.input, node.output):
@@ -190,10 +190,10 @@ def _rename(model: Any) -> None:
 
 
 def _inner(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the layers between normalisation and the last dense layer, and of the nodes outside."""
+    """Return the names of the layers between normalization and the last dense layer, and of the nodes outside."""
     weights = {w.name for w in model.graph.initializer}
     nodes = list(model.graph.node)
-    after = {"pixels"}  # values that no layer with weights has touched
+    after = {"pixels"}  # values computed without a layer with weights
     outer = []
     for node in nodes:
         if node.op_type not in LAYERS and all(name in after or name in weights for name in node.input):
@@ -210,11 +210,11 @@ def _inner(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _hold(model: Any, keep: Sequence[str]) -> None:
-    """See that ONNX Runtime computes the layers `keep` in float.
+    """Make ONNX Runtime compute the layers `keep` in float.
 
-    From version 1.21 on it quantises on loading, and for the whole tensor at once, whatever float layer stands between
-    DequantizeLinear and QuantizeLinear (https://github.com/microsoft/onnxruntime/pull/22969), even with Relu or Clip
-    behind it. A Max that changes nothing in front of QuantizeLinear prevents that.
+    From version 1.21 on, it quantizes any float layer between DequantizeLinear and QuantizeLinear on loading, with one
+    scale per tensor (https://github.com/microsoft/onnxruntime/pull/22969), even if Relu or Clip follows the layer. A
+    no-op Max before QuantizeLinear prevents that.
     """
     onnx = package()
     maker = {output: node for node in model.graph.node for output in node.output}
@@ -236,7 +236,7 @@ def _hold(model: Any, keep: Sequence[str]) -> None:
 
 
 def _finished(model: Any) -> bytes:
-    """Return the file without domains and weights that nothing in it uses."""
+    """Return the serialized model without unused weights and domains."""
     onnx = package()
     read = {name for node in model.graph.node for name in node.input}
     weights = [w for w in model.graph.initializer if w.name in read]
@@ -263,7 +263,7 @@ def _logits(file: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what ONNX Runtime's quantizer logs of each node."""
+    """Suppress the log messages of ONNX Runtime's quantizer."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

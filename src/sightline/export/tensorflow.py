@@ -1,4 +1,4 @@
-"""A Keras model as TensorFlow's formats, by Keras' own export: a SavedModel folder, or one file for LiteRT."""
+"""Export a Keras model to TensorFlow's formats with Keras' own exporter: a SavedModel folder or a LiteRT file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def litert(model: Any, folder: Path) -> None:
 
 
 def check_backend(form: str) -> None:
-    """Raise `UsageError` unless Keras runs on TensorFlow, or will; imports nothing."""
+    """Raise `UsageError` unless the backend is or will be TensorFlow; imports nothing."""
     if (name := backend.name()) != "tensorflow":
         raise UsageError(f"The format {form} needs the backend TensorFlow, not {name}: set KERAS_BACKEND=tensorflow.")
 
@@ -35,7 +35,7 @@ def _write(model: Any, path: Path, kind: str) -> None:
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TensorFlow on its own converter
+            warnings.simplefilter("ignore")  # TensorFlow's warnings about its own converter
             model.export(str(path), format=kind, verbose=False)
     finally:
         logging.disable(before)

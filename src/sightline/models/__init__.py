@@ -1,1 +1,1 @@
-"""The networks: a registry that is data, one file per family, and one builder."""
+"""Model registry, one file per architecture family, and the builder."""

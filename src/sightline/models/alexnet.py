@@ -8,10 +8,10 @@ from sightline import backend
 
 
 def alexnet(x: Any, groups: int) -> Any:
-    """Five convolutions; with `groups` 2, the second, fourth and fifth see half of the maps each, as on two GPUs.
+    """Apply AlexNet's five convolutions; with `groups=2`, conv2, conv4 and conv5 are grouped, as on two GPUs.
 
-    At 227x227x3 and 1000 classes 60,965,224 parameters with two groups, 62,378,344 with one. Pooling overlaps: windows
-    of 3, stride 2.
+    With a 227x227x3 input and 1000 classes: 60,965,224 parameters with two groups, 62,378,344 with one. Pooling
+    overlaps: 3x3 windows with stride 2.
     """
     layers = backend.keras().layers
     x = layers.Conv2D(96, 11, strides=4, activation="relu", name="conv1")(x)  # [N, 55, 55, 96] from 227
@@ -27,10 +27,10 @@ def alexnet(x: Any, groups: int) -> Any:
 
 
 def response_normalized(x: Any, name: str) -> Any:
-    """Local response normalisation (section 3.3): x / (2 + 1e-4 * s) ** 0.75, same shape as `x` [N, H, W, C].
+    """Apply local response normalization (section 3.3): x / (2 + 1e-4 * s) ** 0.75, same shape as `x` [N, H, W, C].
 
-    s is the sum of squares over five neighbouring channels. Keras has no such layer; this expression is made of its
-    stock ones, so that a saved network loads in safe mode and exports.
+    s is the sum of squares over five neighboring channels. Keras has no such layer, so this is built from stock layers:
+    a saved model then loads in safe mode and can be exported.
     """
     keras = backend.keras()
     layers = keras.layers
@@ -45,10 +45,9 @@ def response_normalized(x: Any, name: str) -> Any:
 
 
 def _grouped(x: Any, width: int, size: int, groups: int, name: str) -> Any:
-    """Convolve each group of channels by itself.
+    """Convolve each group of channels separately.
 
-    Not by ``Conv2D(groups=2)``: on a CPU, Keras has to compile that one with XLA, and a training step of conv2 took
-    4.7 s where two convolutions took 0.4 s.
+    ``Conv2D(groups=2)`` would need XLA on a CPU: a training step of conv2 took 4.7 s, two convolutions take 0.4 s.
     """
     keras = backend.keras()
     layers = keras.layers

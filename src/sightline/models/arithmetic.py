@@ -1,8 +1,8 @@
-"""The arithmetic of one layer, worked out as text: output size, parameters, multiply-adds.
+"""Cost and shape formulas of a single layer, as numbers and as text: output size, parameters, multiply-adds.
 
-Sizes follow o = (w - k + 2p) / s + 1, rounded down, for a side of w pixels, a window of k, p pixels added at each end,
-and a stride of s (Dumoulin and Visin, 2016, arXiv:1603.07285). "same" padding, as TensorFlow defines it and Keras keeps
-it on every backend, gives o = w / s rounded up, and may need one pixel more at the end than at the start.
+Output size is o = (w - k + 2p) / s + 1, rounded down, for an input of w pixels, a window of k, padding of p pixels at
+each end and a stride of s (Dumoulin and Visin, 2016, arXiv:1603.07285). "same" padding, which Keras defines on every
+backend as TensorFlow does, gives o = w / s rounded up, and may add one more pixel at the end than at the start.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WINDOWED = (*CONVOLUTIONS, "average pooling", "max pooling")
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What slides over the picture, each as (rows, columns); `span` is the size with the holes of dilation."""
+    """A sliding window, each field as (rows, columns); `span` is the size including the gaps of dilation."""
 
     size: tuple[int, int]
     strides: tuple[int, int]
@@ -35,7 +35,7 @@ class Window:
 
 
 def kind(operation: Any) -> str:
-    """Return what a Keras layer or operation is, in words: ``max pooling`` for `MaxPooling2D`."""
+    """Return the kind of a Keras layer or operation in words: ``max pooling`` for `MaxPooling2D`."""
     name = type(operation).__name__
     if name == "Activation":
         return str(operation.activation.__name__)
@@ -46,13 +46,13 @@ def kind(operation: Any) -> str:
 
 
 def activation(operation: Any) -> str | None:
-    """Return the name of a layer's own activation function; None where it has none or it changes nothing."""
+    """Return the name of a layer's built-in activation function; None if it has none or it is linear."""
     name = getattr(getattr(operation, "activation", None), "__name__", None)
     return None if name in (None, "linear") or type(operation).__name__ == "Activation" else str(name)
 
 
 def window(operation: Any) -> Window | None:
-    """Return the window of a convolution or a pooling; None for everything else."""
+    """Return the window of a convolution or pooling layer; None for everything else."""
     if kind(operation) not in WINDOWED:
         return None
     size = tuple(operation.kernel_size) if hasattr(operation, "kernel_size") else tuple(operation.pool_size)
@@ -65,7 +65,7 @@ def window(operation: Any) -> Window | None:
 
 
 def windowed(size: int, span: int, stride: int, padding: str) -> tuple[int, str]:
-    """Return how many places a window takes along a side of `size` pixels, and the formula that says so.
+    """Return the number of window positions along a side of `size` pixels, and the formula as text.
 
     >>> windowed(224, 3, 1, "same")
     (224, '(224 - 3 + 2·1) / 1 + 1 = 224')
@@ -86,7 +86,7 @@ def windowed(size: int, span: int, stride: int, padding: str) -> tuple[int, str]
 
 
 def output_sum(operation: Any, inputs: Sequence[tuple[int, ...]], output: tuple[int, ...]) -> str:
-    """Return how the output's size follows from the inputs' (shapes without N); "" where it is the input's own."""
+    """Return the output size formula as text (shapes exclude N); "" where the size does not change."""
     name, first = kind(operation), inputs[0] if inputs else ()
     slide = window(operation)
     if slide is not None:
@@ -100,16 +100,16 @@ def output_sum(operation: Any, inputs: Sequence[tuple[int, ...]], output: tuple[
     elif name == "flatten" and len(first) > 1:
         return f"{_product(first)} = {output[0]:,}"
     elif name.startswith("global") and len(first) == 3:
-        return f"{first[0]}·{first[1]} places into 1"
+        return f"{first[0]}·{first[1]} positions into 1"
     else:
         return ""
     return sums[0] if sums[0] == sums[1] else f"rows {sums[0]}; columns {sums[1]}"
 
 
 def parameters_sum(operation: Any, weights: Sequence[Any]) -> str:
-    """Return the sum of the sizes of `weights`, such as ``3·3·3·192 + 192 = 5,376``; "" where there are none.
+    """Return the parameter count of `weights` as text, such as ``3·3·3·192 + 192 = 5,376``; "" if there are none.
 
-    A grouped convolution shows its input channels divided: ``5·5·(96/2)·256``.
+    A grouped convolution shows its input channels per group: ``5·5·(96/2)·256``.
     """
     shapes = [tuple(map(int, weight.shape)) for weight in weights]
     if not shapes:
@@ -127,16 +127,16 @@ def parameters_sum(operation: Any, weights: Sequence[Any]) -> str:
 
 
 def multiply_adds(operation: Any, inputs: Sequence[tuple[int, ...]], output: tuple[int, ...]) -> int:
-    """Return the products that convolutions and dense layers add up for one picture, without biases.
+    """Return the multiply-adds of a convolution or dense layer for one image, without biases.
 
-    Normalisation, pooling and what is done value by value count for nothing here, as is usual.
+    Normalization, pooling and elementwise operations count as zero, as is usual.
     """
     name = kind(operation)
     if name == "dense":
         return math.prod(output) * inputs[0][-1]
     if name not in CONVOLUTIONS:
         return 0
-    kernels: list[tuple[int, ...]] = [w.shape for w in operation.weights if "kernel" in w.name]  # two where separable
+    kernels: list[tuple[int, ...]] = [w.shape for w in operation.weights if "kernel" in w.name]  # two if separable
     return math.prod(output[:2]) * sum(math.prod(shape) for shape in kernels)
 
 

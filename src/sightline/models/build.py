@@ -1,4 +1,4 @@
-"""Build a network of the registry: uint8 pictures in; probabilities, logits and features out."""
+"""Build a model from the registry: uint8 images in; probabilities, logits and features out."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from sightline.randomness import derive
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow turns colour into grey
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts color to grayscale
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that decides a network's graph.
+    """Everything that determines a model's graph and initial weights.
 
-    `standard` is (mean, deviation) of the training pixels on the 0 to 255 scale, for ``normalize="standardize"``.
-    `weights` is the file that the backbone starts from, None for random weights.
+    `standard` is (mean, standard deviation) of the training pixels in [0, 255], for ``normalize="standardize"``.
+    `weights` is the file to load pretrained weights from, None for random weights.
     """
 
     config: ModelConfig
@@ -46,11 +46,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A built network.
+    """A built model and the names of its backbone layers.
 
     `model` maps uint8 [N, H, W, C] to ``{"probabilities": [N, K], "logits": [N, K], "features": [N, F]}`` in float32.
-    `backbone` names the layers in front of the head, in order; `pretrained` tells whether they start from a file, `top`
-    whether the head does too (a published file with its top, for as many classes and the same picture size).
+    `backbone` lists the names of the layers before the head, in order. `pretrained` is true if their weights come from
+    a file, `top` if the head's weights do too (the file includes the top, for as many classes and the same image size).
     """
 
     model: Any
@@ -65,9 +65,9 @@ class Network:
 
 
 def build(plan: Plan) -> Network:
-    """Build the network that `plan` describes, from scratch or with a pretrained backbone.
+    """Build the model that `plan` specifies, with random or pretrained weights.
 
-    Raises `UsageError` for settings that the network cannot take, `ModelError` for weights that do not fit.
+    Raises `UsageError` for settings that the model does not support, `ModelError` for weights that do not fit.
     """
     entry = registry.find(plan.config.name)
     model, names = _graph(plan, entry)
@@ -88,24 +88,24 @@ def build(plan: Plan) -> Network:
 
 
 def outline(plan: Plan) -> Network:
-    """Build the graph alone: layers, shapes and numbers of parameters, no values; it takes no memory and cannot run."""
+    """Build the graph only: layers, shapes and parameter counts without values; it takes no memory and cannot run."""
     entry = registry.find(plan.config.name)
     with no_values():
         return Network(*_graph(plan, entry), plan.weights is not None)
 
 
 def _graph(plan: Plan, entry: Entry) -> tuple[Any, tuple[str, ...]]:
-    """Return the model with weights drawn by seed, and the names of its backbone's layers."""
+    """Return the model with seeded random weights, and the names of its backbone layers."""
     keras = backend.keras()
     _check(plan, entry)
-    keras.utils.set_random_seed(derive(plan.seed, "weights") % 2**32)  # Keras' initializers take their seeds from it
+    keras.utils.set_random_seed(derive(plan.seed, "weights") % 2**32)  # seeds the initializers of Keras
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(plan.precision)
     try:
         with own_names():
             inputs = keras.Input((plan.height, plan.width, plan.channels), dtype="uint8", name="pixels")
             x = inputs
-            if plan.channels == 1 and plan.weights is not None:  # before the scaling, which differs between channels
+            if plan.channels == 1 and plan.weights is not None:  # before normalization, which differs by channel
                 x = keras.layers.Concatenate(name="grey_to_colour")([x, x, x])
             x = start = normalized(x, _scheme(plan, entry), plan.standard)
             x = _body(x, entry, plan.config)
@@ -120,11 +120,11 @@ def _check(plan: Plan, entry: Entry) -> None:
     smallest = entry.smallest
     if min(plan.height, plan.width) < smallest:
         raise UsageError(
-            f"{entry.name} needs pictures of at least {smallest}x{smallest} pixels, not {plan.height}x{plan.width}: "
+            f"{entry.name} needs images of at least {smallest}x{smallest} pixels, got {plan.height}x{plan.width}: "
             f"set picture.height={smallest} or more."
         )
     if plan.config.head == "sigmoid" and plan.classes != 2:
-        raise UsageError(f"model.head=sigmoid is for two classes; there are {plan.classes}. Use softmax.")
+        raise UsageError(f"model.head=sigmoid needs exactly two classes, got {plan.classes}: use model.head=softmax.")
     if plan.config.alpha is not None and entry.alpha is None:
         raise UsageError(f"{entry.name} has no width multiplier: leave model.alpha unset.")
     if plan.config.groups is not None and entry.groups is None:
@@ -136,7 +136,7 @@ def _scheme(plan: Plan, entry: Entry) -> Normalize:
 
 
 def normalized(pixels: Any, scheme: Normalize, standard: tuple[float, float] | None) -> Any:
-    """Return the symbolic float32 of uint8 `pixels` under a scheme; channel order and scale live in the graph."""
+    """Normalize symbolic uint8 `pixels` to float32 under `scheme`; channel order and scaling are part of the graph."""
     keras = backend.keras()
     channels = pixels.shape[-1]
     scale: float | list[float] = 1.0
@@ -156,14 +156,14 @@ def normalized(pixels: Any, scheme: Normalize, standard: tuple[float, float] | N
         offset = [-m for m in (CAFFE_MEAN if channels == 3 else _channels(CAFFE_MEAN[::-1], channels))]
     elif scheme == "standardize":
         if standard is None:
-            raise ModelError("normalize=standardize needs the mean and deviation of the training pixels.")
+            raise ModelError("normalize=standardize needs the mean and standard deviation of the training pixels.")
         mean, deviation = standard
         scale, offset = 1 / max(deviation, 1e-6), -mean / max(deviation, 1e-6)
     return keras.layers.Rescaling(scale, offset, name="normalize", dtype="float32")(pixels)
 
 
 def _channels(values: Sequence[float], channels: int) -> Sequence[float]:
-    """Return a red, green, blue triple as it is, or as one grey value."""
+    """Return an RGB triple unchanged for three channels, else its luma."""
     return values if channels == 3 else [sum(v * w for v, w in zip(values, LUMA, strict=True))]
 
 
@@ -214,20 +214,21 @@ def _head(x: Any, plan: Plan, head: Head) -> dict[str, Any]:
 
 
 def _seed_dropout(model: Any) -> None:
-    """Let dropout draw from its own seeds on PyTorch, which a checkpoint holds, as it does on the other backends.
+    """Make dropout use its own seed on PyTorch, as on the other backends; checkpoints save that seed.
 
-    There Keras draws from PyTorch's global state where a layer was given no seed: a resumed run would draw other masks.
+    For a layer without an explicit seed, Keras uses PyTorch's global random state, and a resumed run would draw
+    different masks.
     """
     if backend.name() != "torch":
         return
     for layer in model.layers:
         generator = getattr(layer, "seed_generator", None)
         if generator is not None:
-            generator._initial_seed = int(generator.state.value[0])  # noqa: SLF001  # all that Keras looks at
+            generator._initial_seed = int(generator.state.value[0])  # noqa: SLF001  # the only thing that Keras checks
 
 
 def _penalize(model: Any, l2: float) -> None:
-    """Add an L2 penalty to each kernel, whatever family its layer came from."""
+    """Add an L2 penalty to every kernel."""
     for variable in model.trainable_variables:
         if is_kernel(variable):
             variable.regularizer = backend.keras().regularizers.L2(l2)

@@ -1,8 +1,8 @@
 """ConvNeXt (Liu et al., 2022, arXiv:2201.03545).
 
-Written here although `keras.applications` has it: theirs nests models in the graph, saves layers that are none of
-Keras' public ones, and convolves by groups, which a CPU does only after compiling with XLA. This one answers alike and
-reads the same weights.
+Reimplemented because the version in `keras.applications` nests models in the graph, saves layers that are not public
+Keras layers, and uses grouped convolutions, which need XLA on a CPU. This version loads the same weights and gives the
+same outputs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LAYER_SCALE = 1e-6
 
 
 def convnext_tiny(x: Any) -> Any:
-    """Stages of 3, 3, 9 and 3 blocks, 96 to 768 wide; 27,820,128 parameters with the last normalisation."""
+    """Apply stages of 3, 3, 9 and 3 blocks, 96 to 768 channels; 27,820,128 parameters with the last normalization."""
     layers = backend.keras().layers
     for stage, (width, depth) in enumerate(zip((96, 192, 384, 768), (3, 3, 9, 3), strict=True)):
         if stage == 0:
@@ -31,7 +31,7 @@ def convnext_tiny(x: Any) -> Any:
 
 
 def _block(x: Any, width: int, name: str) -> Any:
-    """7x7 depthwise, normalise, widen fourfold, GELU, back; scaled by channel and added to what came in."""
+    """Apply a 7x7 depthwise convolution, LayerNorm, 4x expansion, GELU, projection, layer scale and a residual."""
     keras = backend.keras()
     layers = keras.layers
     shortcut = x

@@ -1,4 +1,4 @@
-"""Facts of a built network: its layers and their arithmetic, its parameters, the hash of its weights."""
+"""Describe a built model: its layers and their cost, its parameter count, the hash of its weights."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Sides = tuple[int, int]  # rows, columns
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer at work on one picture.
+    """One layer's shapes and cost for a single image.
 
-    `inputs` holds the places of the layers before it in the list of all. `output` is its shape without N, `bytes` what
-    that takes in memory. `receptive_field` is how many rows and columns of the picture one value depends on, padding
-    included (it can be more than the picture has), `jump` how far apart in the picture two neighbours look (0 where the
-    values have been laid out anew, so that neighbours are none in the picture).
+    `inputs` holds the indices of its input layers in `Description.layers`. `output` is the output shape without N,
+    `bytes` the size of that output. `receptive_field` is the number of image rows and columns that one output value
+    depends on, padding included (so it can exceed the image); `jump` is the distance in image pixels between
+    neighboring outputs (0 after a reshape, where neighbors in the output are not neighbors in the image).
     """
 
     name: str
@@ -43,7 +43,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A network layer by layer, each behind all that feed it; `size` is rows, columns and channels of its pictures."""
+    """The layers of a model in topological order; `size` is (height, width, channels) of the input images."""
 
     name: str
     size: tuple[int, ...]
@@ -52,27 +52,27 @@ class Description:
 
     @property
     def parameters(self) -> int:
-        """The number of weights."""
+        """The number of parameters."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
     def multiply_adds(self) -> int:
-        """The products that its convolutions and dense layers add up for one picture."""
+        """The multiply-adds of all convolutions and dense layers for one image."""
         return sum(layer.multiply_adds for layer in self.layers)
 
     @property
     def bytes(self) -> int:
-        """The memory of all outputs for one picture."""
+        """The memory of all layer outputs for one image."""
         return sum(layer.bytes for layer in self.layers)
 
     @property
     def receptive_field(self) -> Sides:
-        """What one value of the last feature maps depends on."""
+        """The receptive field of the last feature maps."""
         maps = [layer for layer in self.layers if layer.window is not None]
         return maps[-1].receptive_field if maps else (1, 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the description as JSON values."""
         keys = (
             *("name", "kind", "output", "output_sum", "window", "strides", "activation", "parameters"),
             *("parameters_sum", "multiply_adds", "receptive_field", "jump", "bytes"),
@@ -86,7 +86,7 @@ class Description:
 
 
 def describe(model: Any, name: str) -> Description:
-    """Return the arithmetic of each layer of a functional Keras model with one input, nested models laid flat."""
+    """Describe each layer of a functional Keras model with one input; nested models are flattened."""
     walk = _Walk()
     walk.follow(model, "")
     classes = int(model.output["probabilities"].shape[-1]) if isinstance(model.output, dict) else model.output.shape[-1]
@@ -94,13 +94,13 @@ def describe(model: Any, name: str) -> Description:
 
 
 class _Walk:
-    """Walks over a graph in the order of computation and collects its layers."""
+    """Traverses a graph in topological order and collects its layers."""
 
     def __init__(self) -> None:
         self.layers: list[Layer] = []
-        self._made_by: dict[int, int] = {}  # a tensor's id: the place of its layer
-        self._kept: list[Any] = []  # so that no id is used twice
-        self._counted: set[int] = set()  # ids of weights, which two layers may share
+        self._made_by: dict[int, int] = {}  # tensor id -> index of its layer
+        self._kept: list[Any] = []  # keeps the tensors alive, so that no id is reused
+        self._counted: set[int] = set()  # weight ids: shared weights count once
 
     def follow(self, model: Any, prefix: str) -> None:
         for node in _nodes(model):
@@ -112,7 +112,7 @@ class _Walk:
                 }
                 self.follow(operation, f"{prefix}{operation.name}/")
                 places = [self._made_by[id(tensor)] for tensor in operation.outputs]
-            elif prefix and not sources:  # the input of a nested model is its caller's tensor
+            elif prefix and not sources:  # the input of a nested model is the caller's tensor
                 continue
             else:
                 places = [len(self.layers)] * len(node.outputs)
@@ -152,7 +152,7 @@ class _Walk:
     def _sight(
         self, kind: str, window: arithmetic.Window | None, inputs: tuple[int, ...], output: tuple[int, ...]
     ) -> tuple[Sides, Sides]:
-        """Return receptive field and jump; where branches meet, the largest field, and the jump of the largest map."""
+        """Return receptive field and jump; where branches merge, the largest field and the jump of the largest map."""
         if not inputs:
             return (1, 1), (1, 1)
         before = [self.layers[i] for i in inputs]
@@ -171,7 +171,7 @@ class _Walk:
         return field, (jump[0] * window.strides[0], jump[1] * window.strides[1]) if window else jump
 
     def _apart(self, place: int) -> Sides:
-        """Return the rows and columns of the maps that a vector still holds side by side, flattened."""
+        """Return the (rows, columns) of the maps that a vector was flattened from; (1, 1) if they were pooled."""
         layer = self.layers[place]
         while len(layer.output) != 3:
             if layer.kind == "dense" or layer.kind.startswith("global") or not layer.inputs:
@@ -181,9 +181,9 @@ class _Walk:
 
 
 def _sized(node: Any, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """Return the shape that a node leaves where its graph, which takes any size, does not say; `shapes` are without N.
+    """Infer a node's output shape where the graph accepts any size; `shapes` are the input shapes without N.
 
-    A layer that does not say either keeps the sides that it is given, as `EinsumDense` with an ellipsis does.
+    A layer that does not infer a side either keeps that of its input, as `EinsumDense` with an ellipsis does.
     """
     tensor = backend.keras().KerasTensor
     given = {id(t): tensor((1, *shape), t.dtype) for t, shape in zip(node.input_tensors, shapes, strict=True)}
@@ -194,8 +194,8 @@ def _sized(node: Any, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _nodes(model: Any) -> list[Any]:
-    """Return the nodes of a graph, each behind those that feed it, branch by branch as one would read them."""
-    by_depth = getattr(model, "_functional", model)._nodes_by_depth  # noqa: SLF001  # Keras has no public walk
+    """Return the nodes of a graph in topological order, branch by branch."""
+    by_depth = getattr(model, "_functional", model)._nodes_by_depth  # noqa: SLF001  # Keras has no public traversal
     nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
     maker = {id(tensor): node for node in nodes for tensor in node.outputs}
     level: dict[int, int] = {}
@@ -204,7 +204,7 @@ def _nodes(model: Any) -> list[Any]:
     used = {id(tensor) for node in nodes for tensor in node.input_tensors}
     ends = [node for node in nodes if not any(id(tensor) in used for tensor in node.outputs)]
     ordered: dict[int, Any] = {}
-    stack = sorted(ends, key=lambda node: -level[id(node)])  # an output on the way comes before what follows it
+    stack = sorted(ends, key=lambda node: -level[id(node)])  # an intermediate output comes before the nodes that use it
     while stack:
         missing = [maker[id(t)] for t in stack[-1].input_tensors if id(maker[id(t)]) not in ordered]
         if missing:
@@ -216,12 +216,12 @@ def _nodes(model: Any) -> list[Any]:
 
 
 def parameters(model: Any) -> int:
-    """Return the number of weights of a Keras model, those that do not learn included, random streams not."""
+    """Return the parameter count of a Keras model, non-trainable weights included, random seed states not."""
     return sum(math.prod(v.shape) for v in _weights(model))
 
 
 def weights_sha256(model: Any) -> str:
-    """Return the SHA-256 over path, dtype, shape and little-endian bytes of each of the model's weights, in order."""
+    """Return the SHA-256 over the path, dtype, shape and little-endian bytes of each weight, in order."""
     digest = hashlib.sha256()
     for variable in _weights(model):
         value = backend.keras().ops.convert_to_numpy(variable)
@@ -231,4 +231,4 @@ def weights_sha256(model: Any) -> str:
 
 
 def _weights(model: Any) -> list[Any]:
-    return list(model.weights)  # Keras leaves seeds of random layers out of `weights`, but not out of `variables`
+    return list(model.weights)  # unlike `variables`, `weights` excludes the seeds of random layers

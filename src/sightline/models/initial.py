@@ -1,4 +1,4 @@
-"""Initial weights as the setting ``model.init`` names them, by seed and by the name of each weight."""
+"""Weight initialization as set by ``model.init``, seeded by the path of each weight."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ DEVIATION = 0.01  # of "gaussian": Krizhevsky et al., 2012, section 5
 
 
 def initialize(model: Any, init: Init, seed: int, skip: Collection[str] = (), ones: Collection[str] = ()) -> None:
-    """Set each kernel of `model` and zero each bias, but for the layers called in `skip`.
+    """Initialize the kernels and biases of `model` in place, except in the layers named in `skip`.
 
-    gaussian: N(0, 0.01); he: truncated normal of variance 2 / inputs (He et al., 2015, arXiv:1502.01852); glorot:
-    uniform of variance 2 / (inputs + outputs) (Glorot and Bengio, 2010). Scales and shifts of normalisation stay. The
-    biases of layers in `ones` start at one, their groups (``conv2_1`` for ``conv2``) too.
+    gaussian: normal with mean 0 and standard deviation 0.01; he: truncated normal of variance 2 / fan_in (He et al.,
+    2015, arXiv:1502.01852); glorot: uniform of variance 2 / (fan_in + fan_out) (Glorot and Bengio, 2010). Biases start
+    at zero, or at one in the layers named in `ones`, their groups included (``conv2_1`` for ``conv2``). Normalization
+    scales and offsets do not change.
     """
     for layer in model.layers:
         if layer.name in skip:
@@ -35,7 +36,7 @@ def initialize(model: Any, init: Init, seed: int, skip: Collection[str] = (), on
 
 
 def is_kernel(variable: Any) -> bool:
-    """Whether it is a matrix or a bank of filters; a scale for each channel, of one dimension, is none."""
+    """Return whether `variable` is a weight matrix or a filter bank, not a one-dimensional scale per channel."""
     return variable.path.endswith("kernel") and len(variable.shape) > 1
 
 
@@ -46,7 +47,7 @@ def _is_depthwise(layer: Any, variable: Any) -> bool:
 def _drawn(variable: Any, depthwise: bool, init: Init, seed: int) -> Any:  # noqa: FBT001  # private
     keras = backend.keras()
     shape = tuple(variable.shape)
-    if depthwise:  # a filter of it has height x width inputs; by its shape it would seem to see all channels
+    if depthwise:  # fan-in is height x width; the plain shape would count all channels
         shape = (*shape[:-2], 1, math.prod(shape[-2:]))
     made = {
         "gaussian": lambda: keras.initializers.RandomNormal(0.0, DEVIATION, seed=seed % 2**31),

@@ -1,4 +1,4 @@
-"""Faster ways through TensorFlow's kernels than those that Keras' layers and Adam take; they and their weights stay.
+"""Patch Keras' BatchNormalization and Adam to use fused TensorFlow kernels; saved files do not change.
 
 Measured on two cores: benchmarks/README.md.
 """
@@ -12,17 +12,17 @@ from sightline import backend
 
 
 def quicken(model: Any) -> None:
-    """Let the layers of a Keras `model` train by the faster kernels, where TensorFlow is the backend.
+    """Patch the layers of a Keras `model` in place to train with fused kernels; does nothing on other backends.
 
-    *Batch normalisation* over the channels of a feature map becomes one operation forward and one backward, in the
-    precision of what it is given. Keras makes a dozen of it, each of which reads the whole map, and turns bfloat16 into
-    float32 first. *Strided depthwise convolutions* stay in float32 among bfloat16 layers: oneDNN's backward pass of
-    those is slow, and the four of MobileNetV2 took a quarter of a step.
+    *Batch normalization* over the channels of a feature map becomes one operation forward and one backward, in the
+    dtype of its input. Keras uses a dozen operations that each read the whole map, and casts bfloat16 to float32 first.
+    *Strided depthwise convolutions* run in float32 even in a bfloat16 model: their backward pass in oneDNN is slow, and
+    the four of MobileNetV2 took a quarter of a step.
     """
     if backend.name() != "tensorflow":
         return
     layers = backend.keras().layers
-    for layer in model._flatten_layers():  # noqa: SLF001  # the only walk that enters nested models
+    for layer in model._flatten_layers():  # noqa: SLF001  # the only traversal that enters nested models
         if isinstance(layer, layers.BatchNormalization):
             if layer.axis in (-1, 3) and not layer.renorm and layer.compute_dtype in ("float32", "bfloat16", "float16"):
                 layer.call = _fused(layer, layer.call)
@@ -31,13 +31,13 @@ def quicken(model: Any) -> None:
 
 
 def stays_in_float32(layer: Any) -> bool:
-    """Tell whether a layer is a strided depthwise convolution on TensorFlow; see `quicken`."""
+    """Return whether a layer is a strided depthwise convolution on TensorFlow; see `quicken`."""
     depthwise = backend.keras().layers.DepthwiseConv2D
     return backend.name() == "tensorflow" and isinstance(layer, depthwise) and max(layer.strides) > 1
 
 
 def _fused(layer: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what `layer` does when called: `plain` unless it learns, by itself, from whole feature maps."""
+    """Return a fused ``layer.call``; it falls back to `plain` except when training on unmasked 4-D feature maps."""
     tf = backend.tensorflow()
 
     def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # noqa: FBT001  # as Keras has it
@@ -54,7 +54,7 @@ def _fused(layer: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
             is_training=True,
         )
         values = tf.cast(tf.size(inputs) // channels, tf.float32)
-        variance *= (values - 1) / values  # it is that of a sample, and Keras keeps that of the batch
+        variance *= (values - 1) / values  # the kernel returns the sample variance; Keras keeps that of the batch
         for kept, new in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
             kept.assign(kept * layer.momentum + new * (1 - layer.momentum))
         return outputs
@@ -63,11 +63,11 @@ def _fused(layer: Any, plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def quicken_adam(adam: Any) -> None:
-    """Let a Keras Adam or AdamW, built or not, make each variable's step in one operation on TensorFlow.
+    """Patch a Keras Adam or AdamW in place to update each variable with one TensorFlow operation.
 
-    Keras makes a dozen of it, each of which goes through the memory of the whole variable: of VGG16's 134 million
-    weights, a twentieth of a step, and for the many small variables of MobileNetV2 a third of the first step's
-    compilation. AMSGrad, sparse gradients and variables that several devices share stay Keras'.
+    Keras uses a dozen operations, each of which reads the whole variable: this takes a twentieth of a step for VGG16's
+    134 million weights, and a third of the first step's compilation for the many small variables of MobileNetV2.
+    AMSGrad, sparse gradients and variables shared by several devices are left to Keras.
     """
     if backend.name() != "tensorflow" or adam.amsgrad:
         return
@@ -77,7 +77,7 @@ def quicken_adam(adam: Any) -> None:
         if tf.distribute.has_strategy() or isinstance(gradient, tf.IndexedSlices):
             plain(gradient, variable, learning_rate)
             return
-        at = adam._get_variable_index(variable)  # noqa: SLF001  # as Keras' own update_step finds them
+        at = adam._get_variable_index(variable)  # noqa: SLF001  # as in Keras' own update_step
         step = tf.cast(adam.iterations.value + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,

@@ -1,4 +1,4 @@
-"""Weights files in the layout of those that Keras publishes (``.h5``, layer by layer, by order)."""
+"""Read weights files in the legacy format of `keras.applications` (``.h5``, layer by layer, in order)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Array = NDArray[Any]
 
 
 def read(path: Path) -> list[tuple[str, list[Array]]] | None:
-    """Return name and arrays of each layer with weights, in the file's order; None for a file of another layout.
+    """Return the name and arrays of each layer with weights, in file order; None for a file in another format.
 
-    Raises `ValueError` for a file whose arrays lie elsewhere: HDF5 can point into any other file of this machine.
+    Raises `ValueError` if an array is stored outside the file: an HDF5 link could read any other file.
     """
     import h5py
 
@@ -32,13 +32,13 @@ def _arrays(group: Any) -> list[Array]:
     for name in _names(group, "weight_names"):
         stored = group[name]
         if stored.external or stored.is_virtual or stored.file != group.file:
-            raise ValueError(f"{name} lies in another file")
+            raise ValueError(f"{name} is stored in another file")
         arrays.append(np.asarray(stored))
     return arrays
 
 
 def _names(group: Any, attribute: str) -> list[str]:
-    """Return a list of names; a long one is split over ``layer_names0``, ``layer_names1`` and so on."""
+    """Return a list of names; HDF5 splits long lists into ``layer_names0``, ``layer_names1`` and so on."""
     rows = list(group.attrs.get(attribute, ()))
     part = 0
     while not rows or part:
@@ -51,14 +51,14 @@ def _names(group: Any, attribute: str) -> list[str]:
 
 
 def variables(layers: Sequence[Any]) -> list[Any]:
-    """Return the weights of `layers` in the order of such a file: for each layer what learns, then what does not."""
+    """Return the weights of `layers` in file order: for each layer, trainable before non-trainable ones."""
     return [v for layer in layers for v in (*layer.trainable_weights, *layer.non_trainable_weights)]
 
 
 def fitted(array: Array, shape: Sequence[int]) -> Array | None:
-    """Return `array` if it is of that shape, or can be read so; None if not.
+    """Return `array` in `shape`, transposed if it is a depthwise kernel; None if the shapes do not match.
 
-    One filter per channel is stored as [H, W, 1, C] by a grouped and as [H, W, C, 1] by a depthwise convolution.
+    A grouped convolution stores one filter per channel as [H, W, 1, C], a depthwise convolution as [H, W, C, 1].
     """
     if array.shape == tuple(shape):
         return array

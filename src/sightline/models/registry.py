@@ -1,4 +1,4 @@
-"""Which networks there are: plain data, read without importing Keras."""
+"""The model registry: plain data, readable without importing Keras."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Init = Literal["auto", "gaussian", "he", "glorot"]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What stands between the backbone's feature maps and the class scores."""
+    """The classification head: what turns the backbone's feature maps into logits."""
 
     pooling: Pooling
     hidden: tuple[int, ...] = ()
@@ -23,11 +23,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Pretrained:
-    """ImageNet weights as Keras publishes them: a file below ``KERAS_HOME/models`` and its address.
+    """ImageNet weights published for Keras: a file name in ``KERAS_HOME/models`` and its URL.
 
-    ``{alpha}`` in `file` is the width multiplier (``{tenths}``: 1_0, 7_5, 5_0, 2_5), ``{size}`` the picture side that
-    the weights were trained for. `top`: the published top has the layers of our head, so that a file with it can fill
-    that too.
+    In `file` and `url`, ``{alpha}`` is the width multiplier (``{tenths}``: 1_0, 7_5, 5_0, 2_5) and ``{size}`` the image
+    size that the weights were trained at. `top` is true if the published top has the same layers as our head, so that a
+    file that includes the top can fill the head too.
     """
 
     file: str
@@ -39,13 +39,13 @@ class Pretrained:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One network: `body` names its function ("module:function" below `sightline.models`), the rest its defaults.
+    """One registered model: `body` is its function ("module:function" in `sightline.models`), the rest its defaults.
 
-    `size` is the side in pixels that it was designed for, `smallest` the least that its strides allow. `sharp` is the
-    side to use with pretrained weights where the pictures are that large: a convolutional backbone names them better
-    at about 1.3 times its training size (Touvron et al., 2019, arXiv:1906.06423; figures in docs/transfer.md). `init`
-    is how its weights start, auto leaving that to the layers; `ones` names layers whose biases start at one, not zero;
-    `whitened` a convolution on the pixels that starts from the training pictures' own patches.
+    `size` is the input size in pixels that it was designed for, `smallest` the minimum that its strides allow. `sharp`
+    is the size to use with pretrained weights where the images are that large: a convolutional backbone is more
+    accurate at about 1.3 times its training size (Touvron et al., 2019, arXiv:1906.06423; measured in
+    docs/transfer.md). `init` is the weight initialization (auto: that of the layers); `ones` names the layers whose
+    biases start at one; `whitened` names a first convolution that is initialized from patches of the training images.
     """
 
     name: str
@@ -75,7 +75,7 @@ def _published(folder: str, file: str, *, top: bool = True, **choices: tuple[Any
 _ENTRIES = (
     Entry(
         name="cifar10-simple",
-        about="one convolution and one dense layer; the simplest net of the CIFAR-10 tutorial",
+        about="one convolution and one dense layer; the simplest model of the CIFAR-10 tutorial",
         source="Keras/TensorFlow CIFAR-10 tutorial, step 1",
         body="small:cifar10_simple",
         size=32,
@@ -85,7 +85,7 @@ _ENTRIES = (
     ),
     Entry(
         name="cifar10-deep",
-        about="four convolutions in two blocks with dropout; the deep net of the CIFAR-10 tutorial",
+        about="four convolutions in two blocks with dropout; the deep model of the CIFAR-10 tutorial",
         source="Keras/TensorFlow CIFAR-10 tutorial, step 2",
         body="small:cifar10_deep",
         size=32,
@@ -95,7 +95,7 @@ _ENTRIES = (
     ),
     Entry(
         name="fashion-cnn",
-        about="six convolutions in three blocks; the net of the Fashion-MNIST tutorial",
+        about="six convolutions in three blocks; the model of the Fashion-MNIST tutorial",
         source="Keras Fashion-MNIST tutorial",
         body="small:fashion_cnn",
         size=28,
@@ -105,7 +105,7 @@ _ENTRIES = (
     ),
     Entry(
         name="fast-small",
-        about="six batch-normalised convolutions behind a whitening one; learns small pictures in minutes",
+        about="six batch-normalized convolutions after a whitening one; trains on small images in minutes",
         source="Jordan, 2024, arXiv:2404.00498, narrower",
         body="small:fast_small",
         size=32,
@@ -117,7 +117,7 @@ _ENTRIES = (
     ),
     Entry(
         name="alexnet",
-        about="5 convolutions and 3 dense layers; the net that won ImageNet in 2012",
+        about="5 convolutions and 3 dense layers; won ImageNet in 2012",
         source="Krizhevsky, Sutskever and Hinton, 2012, ImageNet Classification with Deep CNNs",
         body="alexnet:alexnet",
         size=227,
@@ -141,7 +141,7 @@ _ENTRIES = (
     ),
     Entry(
         name="vgg19",
-        about="16 convolutions 3x3 and 3 dense layers; the deeper one of the same paper",
+        about="16 convolutions 3x3 and 3 dense layers; a deeper VGG16",
         source="Simonyan and Zisserman, 2014, arXiv:1409.1556",
         body="vgg:vgg19",
         size=224,
@@ -152,7 +152,7 @@ _ENTRIES = (
     ),
     Entry(
         name="vgg16-bn",
-        about="VGG16's convolutions, batch-normalised, with a small head; learns from scratch",
+        about="VGG16 with batch normalization and a small head; trains from scratch",
         source="Simonyan and Zisserman, 2014; Ioffe and Szegedy, 2015, arXiv:1502.03167",
         body="vgg:vgg16_bn",
         size=224,
@@ -163,7 +163,7 @@ _ENTRIES = (
     ),
     Entry(
         name="resnet50",
-        about="residual blocks; the common measure of all others",
+        about="residual blocks; the standard baseline",
         source="He et al., 2015, arXiv:1512.03385",
         body="applications:resnet50",
         size=224,
@@ -174,7 +174,7 @@ _ENTRIES = (
     ),
     Entry(
         name="se-resnet",
-        about="ResNet-18 whose blocks weigh their channels by squeeze and excitation",
+        about="ResNet-18 with squeeze-and-excitation blocks",
         source="Hu et al., 2017, arXiv:1709.01507",
         body="seresnet:se_resnet18",
         size=224,
@@ -196,7 +196,7 @@ _ENTRIES = (
     ),
     Entry(
         name="inceptionv3",
-        about="towers of factorised convolutions side by side",
+        about="parallel towers of factorized convolutions",
         source="Szegedy et al., 2015, arXiv:1512.00567",
         body="applications:inceptionv3",
         size=299,
@@ -207,7 +207,7 @@ _ENTRIES = (
     ),
     Entry(
         name="densenet121",
-        about="each layer sees the maps of all before it; few parameters for its depth",
+        about="each layer sees the output of all earlier ones; few parameters for its depth",
         source="Huang et al., 2016, arXiv:1608.06993",
         body="applications:densenet121",
         size=224,
@@ -218,7 +218,7 @@ _ENTRIES = (
     ),
     Entry(
         name="squeezenet",
-        about="fire modules, version 1.1; under 5 MB, the smallest with ImageNet weights",
+        about="fire modules, version 1.1; under 5 MB, the smallest model with ImageNet weights",
         source="Iandola et al., 2016, arXiv:1602.07360",
         body="squeezenet:squeezenet",
         size=227,
@@ -233,7 +233,7 @@ _ENTRIES = (
     ),
     Entry(
         name="mobilenet",
-        about="depthwise separable convolutions throughout; the first for phones",
+        about="depthwise separable convolutions; the first model for phones",
         source="Howard et al., 2017, arXiv:1704.04861",
         body="applications:mobilenet",
         size=224,
@@ -251,7 +251,7 @@ _ENTRIES = (
     ),
     Entry(
         name="mobilenetv2",
-        about="inverted residual blocks; small and quick, the usual start for transfer on a laptop",
+        about="inverted residual blocks; small and fast, the usual choice for transfer learning on a laptop",
         source="Sandler et al., 2018, arXiv:1801.04381",
         body="applications:mobilenetv2",
         size=224,
@@ -286,13 +286,13 @@ _ENTRIES = (
             alpha=1.0,
         )
         for size, about in (
-            ("small", "found by search, with squeeze and excitation; for the weakest devices"),
-            ("large", "found by search, with squeeze and excitation; for phones"),
+            ("small", "architecture search and squeeze-and-excitation; for low-power devices"),
+            ("large", "architecture search and squeeze-and-excitation; for phones"),
         )
     ),
     Entry(
         name="efficientnetb0",
-        about="depth, width and size in balance; accurate for its parameters",
+        about="balanced scaling of depth, width and resolution; accurate for its size",
         source="Tan and Le, 2019, arXiv:1905.11946",
         body="applications:efficientnetb0",
         size=224,
@@ -307,7 +307,7 @@ _ENTRIES = (
     ),
     Entry(
         name="efficientnetv2b0",
-        about="EfficientNet with fused blocks in front; quicker to train",
+        about="EfficientNet with fused blocks at the start; faster to train",
         source="Tan and Le, 2021, arXiv:2104.00298",
         body="applications:efficientnetv2b0",
         size=224,
@@ -318,7 +318,7 @@ _ENTRIES = (
     ),
     Entry(
         name="convnext-tiny",
-        about="a convolutional net built as transformers are; the most accurate here",
+        about="a convolutional network modeled on transformers; the most accurate here",
         source="Liu et al., 2022, arXiv:2201.03545",
         body="convnext:convnext_tiny",
         size=224,
@@ -329,7 +329,7 @@ _ENTRIES = (
     ),
     Entry(
         name="nasnetmobile",
-        about="cells found by search over architectures",
+        about="cells found by neural architecture search",
         source="Zoph et al., 2017, arXiv:1707.07012",
         body="applications:nasnetmobile",
         size=224,
@@ -344,7 +344,7 @@ ENTRIES: dict[str, Entry] = {e.name: e for e in _ENTRIES}
 
 
 def find(name: str) -> Entry:
-    """Return the entry called `name`; raises `UsageError` with the nearest name."""
+    """Return the entry named `name`; raises `UsageError`, which suggests the closest name."""
     try:
         return ENTRIES[name]
     except KeyError:

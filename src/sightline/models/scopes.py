@@ -1,4 +1,4 @@
-"""Two things that Keras keeps for the whole process, held still while a network is built."""
+"""Isolate Keras' process-wide state (layer name counters, uninitialized variables) while a model is built."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sightline import backend
 
 @contextmanager
 def own_names() -> Iterator[None]:
-    """Number layers without a name from the start, so that no name depends on what was built before.
+    """Restart Keras' numbering of unnamed layers, so that names do not depend on models built earlier.
 
-    Weights are saved, resumed and hashed by such names. Afterwards Keras counts on from the greater of both numbers: a
-    layer that is laid upon the network later takes no name twice.
+    Weights are saved, restored and hashed by these names. On exit, each counter is set to the greater of its old and
+    new values, so that a layer added to the model later gets an unused name.
     """
     state = _state()
     before = dict(state.get_global_attribute("object_name_uids") or {})
@@ -31,14 +31,14 @@ def own_names() -> Iterator[None]:
 
 @contextmanager
 def no_values() -> Iterator[None]:
-    """Let variables have a shape only: VGG16 takes 0.1 s and no memory in place of half a gigabyte."""
+    """Create variables with shapes only: VGG16 takes 0.1 s and no memory instead of half a gigabyte."""
     state = _state()
     before = list(state.get_global_attribute("uninitialized_variables") or [])
     with backend.keras().StatelessScope(initialize_variables=False):
         yield
-    state.set_global_attribute("uninitialized_variables", before)  # else the next network built would fill them
+    state.set_global_attribute("uninitialized_variables", before)  # else the next model built would allocate them
 
 
 def _state() -> Any:
     backend.keras()
-    return importlib.import_module("keras.src.backend.common.global_state")  # Keras has no public way to either
+    return importlib.import_module("keras.src.backend.common.global_state")  # Keras has no public API for either

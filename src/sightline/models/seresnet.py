@@ -1,4 +1,4 @@
-"""SE-ResNet-18: residual blocks (He et al., 2015, arXiv:1512.03385) that weigh their channels (Hu et al., 2017)."""
+"""SE-ResNet-18: residual blocks (He et al., 2015, arXiv:1512.03385) with squeeze-and-excitation (Hu et al., 2017)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 from sightline import backend
 
-REDUCTION = 16  # of the squeezed vector, as in the paper, arXiv:1709.01507
+REDUCTION = 16  # of the squeeze-and-excitation bottleneck, as in the paper, arXiv:1709.01507
 
 
 def se_resnet18(x: Any) -> Any:
-    """Eight blocks of two 3x3 convolutions; 11,265,592 trainable parameters without the head."""
+    """Apply eight blocks of two 3x3 convolutions; 11,265,592 trainable parameters without the head."""
     layers = backend.keras().layers
     x = layers.ZeroPadding2D(3, name="stem_pad")(x)
     x = _conv(x, 64, 7, 2, "stem", padding="valid")
     x = layers.Activation("relu", name="stem_relu")(x)
-    x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)  # of zeros, harmless after the ReLU
+    x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)  # zero padding is harmless after the ReLU
     x = layers.MaxPooling2D(3, 2, name="stem_pool")(x)
     for stage, width in enumerate((64, 128, 256, 512), 1):
         for block in (1, 2):
@@ -37,7 +37,7 @@ def _block(x: Any, width: int, stride: int, name: str) -> Any:
 
 
 def _squeeze_excite(x: Any, name: str) -> Any:
-    """Weigh each channel by a number in (0, 1) that two dense layers make of all channels' means."""
+    """Scale each channel by a weight in (0, 1) that two dense layers compute from the channel means."""
     layers = backend.keras().layers
     width = x.shape[-1]
     weight = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)  # [N, 1, 1, C]

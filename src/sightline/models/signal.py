@@ -1,8 +1,8 @@
-"""How strong the signal is behind each layer: whether a network can start to learn from where it is.
+"""Activation statistics of each layer: whether the initial weights let a model start to learn.
 
-In a plain network each layer multiplies the scale of what differs between pictures. Where weights are drawn too small
-for their number of inputs, nothing of it reaches the logits (Glorot and Bengio, 2010; He et al., 2015,
-arXiv:1502.01852, section 2.2).
+In a plain network, each layer scales the differences between images. If the initial weights are too small for their
+fan-in, those differences vanish before the logits (Glorot and Bengio, 2010; He et al., 2015, arXiv:1502.01852,
+section 2.2).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sightline import backend
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Of one layer's output: `deviation` over all its values, `between` the mean deviation from picture to picture."""
+    """Standard deviations of a layer's output: `deviation` over all values, `between` over images, averaged."""
 
     layer: str
     deviation: float
@@ -26,9 +26,9 @@ class Signal:
 
 
 def signals(model: Any, pixels: NDArray[np.uint8]) -> list[Signal]:
-    """Return the signal behind each layer of a Keras model that has weights, and of the input, for uint8 [N, H, W, C].
+    """Return the activation statistics of the input and of each layer with weights, for uint8 [N, H, W, C].
 
-    Two pictures at least; the model is run as it is, not training.
+    Needs at least two images; the model runs in inference mode.
     """
     keras = backend.keras()
     layers = [layer for layer in model.layers if layer.weights]

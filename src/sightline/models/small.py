@@ -1,4 +1,4 @@
-"""The small convolutional networks of the classic tutorials, for pictures of 28 to 64 pixels."""
+"""Small convolutional networks from well-known tutorials, for images of 28 to 64 pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sightline import backend
 
 
 def cifar10_simple(x: Any) -> Any:
-    """Conv 32, pool, dropout 0.25; 4,200,842 parameters with its dense 512 head at 32x32x3 and 10 classes."""
+    """Apply conv 32, pool, dropout 0.25; 4,200,842 parameters with its 512-unit head at 32x32x3 and 10 classes."""
     layers = backend.keras().layers
     x = _conv(x, 32, "conv1")
     x = layers.MaxPooling2D(name="pool1")(x)
@@ -16,7 +16,7 @@ def cifar10_simple(x: Any) -> Any:
 
 
 def cifar10_deep(x: Any) -> Any:
-    """Conv 32, 32, pool, conv 64, 64 (valid), pool; 1,676,842 parameters with its head at 32x32x3 and 10 classes."""
+    """Apply conv 32, 32, pool, conv 64, 64 (valid), pool; 1,676,842 parameters with its head at 32x32x3, 10 classes."""
     layers = backend.keras().layers
     x = _conv(x, 32, "conv1")
     x = _conv(x, 32, "conv2")
@@ -29,7 +29,7 @@ def cifar10_deep(x: Any) -> Any:
 
 
 def fashion_cnn(x: Any) -> Any:
-    """Three blocks of two convolutions, 32, 64, 128 wide; 435,306 parameters with its head at 28x28x1, 10 classes."""
+    """Apply three blocks of two convolutions (32, 64, 128); 435,306 parameters with its head at 28x28x1, 10 classes."""
     layers = backend.keras().layers
     for block, width in enumerate((32, 64, 128), 1):
         x = _conv(x, width, f"conv{block}a")
@@ -39,12 +39,12 @@ def fashion_cnn(x: Any) -> Any:
 
 
 def fast_small(x: Any, alpha: float) -> Any:
-    """A whitening 2x2 convolution, then three blocks of two batch-normalised ones; 570,946 parameters at 10 classes.
+    """Apply a whitening 2x2 convolution and three blocks of two batch-normalized ones; 570,946 parameters, 10 classes.
 
-    After the nets of the CIFAR-10 speed records (Jordan, 2024, arXiv:2404.00498), with ReLU and the last two blocks
-    half as wide: what two processor cores can train in minutes. The first layer is to begin as the principal directions
-    of the training pictures' patches and their opposites (`whitening.whiten`): eight filters for each colour channel.
-    `alpha` scales the width of the others.
+    Based on the networks of the CIFAR-10 speed records (Jordan, 2024, arXiv:2404.00498), with ReLU and the last two
+    blocks half as wide, so that two CPU cores train it in minutes. The first layer, eight filters per input channel, is
+    meant to be initialized with the principal directions of the training images' patches and their negatives
+    (`whitening.whiten`). `alpha` scales the width of the other layers.
     """
     layers = backend.keras().layers
     x = layers.Conv2D(8 * x.shape[-1], 2, activation="relu", name="whiten")(x)

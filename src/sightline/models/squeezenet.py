@@ -8,10 +8,10 @@ from sightline import backend
 
 
 def squeezenet(x: Any) -> Any:
-    """A convolution and eight fire modules; 722,496 parameters, in the order of the published weights.
+    """Apply a convolution and eight fire modules; 722,496 parameters, in the order of the published weights.
 
-    The paper's last convolution, 1x1 with K maps and then averaged, is our head: averaged first, then a dense layer
-    with K units, as many parameters; without the ReLU between, which would keep scores from being negative.
+    The paper ends in a 1x1 convolution with K filters and average pooling. Our head pools first and then applies a
+    dense layer with K units: as many parameters, but no ReLU, so that logits can be negative.
     """
     layers = backend.keras().layers
     x = layers.Conv2D(64, 3, strides=2, activation="relu", name="conv1")(x)
@@ -30,7 +30,7 @@ def squeezenet(x: Any) -> Any:
 
 
 def _fire(x: Any, squeeze: int, expand: int, name: str) -> Any:
-    """Squeeze to few maps by 1x1, expand by 1x1 and by 3x3 side by side."""
+    """Squeeze to few channels with 1x1, then expand with parallel 1x1 and 3x3 convolutions."""
     layers = backend.keras().layers
     x = layers.Conv2D(squeeze, 1, activation="relu", name=f"{name}_squeeze1x1")(x)
     near = layers.Conv2D(expand, 1, activation="relu", name=f"{name}_expand1x1")(x)

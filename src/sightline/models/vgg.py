@@ -10,17 +10,17 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 
 def vgg16(x: Any) -> Any:
-    """The 13 convolutions of VGG16, in five blocks; layer names as `keras.applications` has them."""
+    """Apply the 13 convolutions of VGG16 in five blocks; layer names as in `keras.applications`."""
     return _blocks(x, (2, 2, 3, 3, 3))
 
 
 def vgg19(x: Any) -> Any:
-    """The 16 convolutions of VGG19, in five blocks; layer names as `keras.applications` has them."""
+    """Apply the 16 convolutions of VGG19 in five blocks; layer names as in `keras.applications`."""
     return _blocks(x, (2, 2, 4, 4, 4))
 
 
 def vgg16_bn(x: Any) -> Any:
-    """VGG16 with batch normalisation (Ioffe and Szegedy, 2015) between each convolution and its ReLU."""
+    """Apply VGG16 with batch normalization (Ioffe and Szegedy, 2015) between each convolution and its ReLU."""
     return _blocks(x, (2, 2, 3, 3, 3), normalized=True)
 
 
@@ -29,7 +29,7 @@ def _blocks(x: Any, depths: tuple[int, ...], *, normalized: bool = False) -> Any
     for number, (width, depth) in enumerate(zip(WIDTHS, depths, strict=True), 1):
         for i in range(1, depth + 1):
             name = f"block{number}_conv{i}"
-            if normalized:  # its shift takes the place of the convolution's bias
+            if normalized:  # its offset replaces the convolution's bias
                 x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=name)(x)
                 x = layers.BatchNormalization(name=f"{name}_bn")(x)
                 x = layers.Activation("relu", name=f"{name}_relu")(x)

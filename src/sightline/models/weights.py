@@ -1,4 +1,4 @@
-"""Pretrained weights: where their file lies on this machine, or a sentence that says where to put it."""
+"""Pretrained weights: find, download and load them, or explain where to put the file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sightline.errors import ModelError, UsageError
 from sightline.models import published
 from sightline.models.registry import Entry, Pretrained
 
-TOP = 6  # arrays at most that a published top has: three dense layers
+TOP = 6  # maximum number of arrays in a published top: three dense layers
 
 
 def local_file(entry: Entry, alpha: float | None, size: int) -> Path | None:
-    """Return the ImageNet weights' file of `entry` if it lies in Keras' cache here, else None."""
+    """Return the ImageNet weights file of `entry` if Keras' cache has it, else None."""
     if entry.pretrained is None:
         return None
     names = _names(entry.pretrained, entry.alpha if alpha is None else alpha, size)
@@ -26,7 +26,7 @@ def local_file(entry: Entry, alpha: float | None, size: int) -> Path | None:
 
 
 def local_alpha(entry: Entry, size: int) -> float | None:
-    """Return the greatest width multiplier whose weights lie here, None where there are none."""
+    """Return the largest width multiplier whose weights are cached, None if there are none."""
     if entry.pretrained is None:
         return None
     here = [a for a in entry.pretrained.alphas if local_file(entry, a, size) is not None]
@@ -34,14 +34,15 @@ def local_alpha(entry: Entry, size: int) -> float | None:
 
 
 WORDS = frozenset({"none", "auto", "imagenet"})
-"""What the setting ``model.weights`` may be besides the path of a file."""
+"""Values of the setting ``model.weights`` that are not paths."""
 
 
 def find(entry: Entry, wanted: str, alpha: float | None, height: int, width: int) -> Path | None:
-    """Return the file of the weights that the setting `wanted` asks for; None for random ones.
+    """Return the weights file for the setting ``model.weights``, given as `wanted`; None for random weights.
 
-    ``none``; ``auto``: ImageNet's where they lie here; ``imagenet``: those, fetched if need be; else a file's path.
-    Raises `ModelError` with the file's name, its address and where to put it if it cannot be had.
+    ``none``: random; ``auto``: ImageNet weights if they are cached, else random; ``imagenet``: ImageNet weights,
+    downloaded if necessary; anything else is a path. Raises `ModelError` if there is no such file; if a download fails,
+    the message has its URL and where to put the file.
     """
     size = height if height == width else 0
     if wanted == "none":
@@ -52,11 +53,11 @@ def find(entry: Entry, wanted: str, alpha: float | None, height: int, width: int
         path = Path(wanted).expanduser()
         if not path.is_file():
             raise ModelError(
-                f"There is no weights file {path}: give none, imagenet or the path of a .h5 or .keras file."
+                f"There is no weights file {path}: use none, auto, imagenet or the path of a .h5 or .keras file."
             )
         return path
     if entry.pretrained is None:
-        raise UsageError(f"{entry.name} has no ImageNet weights: set model.weights to none or to a file.")
+        raise UsageError(f"{entry.name} has no ImageNet weights: set model.weights to none or to the path of a file.")
     return local_file(entry, alpha, size) or _fetch(entry, entry.pretrained, alpha, size)
 
 
@@ -64,17 +65,17 @@ def _fetch(entry: Entry, known: Pretrained, alpha: float | None, size: int) -> P
     alpha = entry.alpha if alpha is None else alpha
     if known.alphas and alpha not in known.alphas:
         choices = ", ".join(map(str, known.alphas))
-        raise UsageError(f"{entry.name} has ImageNet weights for alpha {choices} only, not {alpha}.")
+        raise UsageError(f"{entry.name} has no ImageNet weights for model.alpha={alpha}: choose one of {choices}.")
     name, url = _names(known, alpha, size)
     keras: Any = backend.keras()
     home = backend.keras_home()
     try:
-        with redirect_stdout(sys.stderr):  # Keras prints its progress where our results go
+        with redirect_stdout(sys.stderr):  # Keras prints its progress to stdout, which is for results
             return Path(keras.utils.get_file(name, url, cache_dir=str(home), cache_subdir="models"))
     except Exception as error:
         raise ModelError(
-            f"The ImageNet weights of {entry.name} are not on this machine and could not be fetched ({error}). "
-            f"Download {url} elsewhere and put it at {home / 'models' / name}, or use --weights none."
+            f"The ImageNet weights of {entry.name} are not cached and could not be downloaded ({error}). "
+            f"Download {url} on another machine and save it as {home / 'models' / name}, or use --weights none."
         ) from error
 
 
@@ -85,11 +86,11 @@ def _names(known: Pretrained, alpha: float | None, size: int) -> tuple[str, str]
 
 
 def load(backbone: Sequence[Any], head: Sequence[Any], path: Path, entry: Entry) -> bool:
-    """Load a weights file into the layers of a network in place; return whether its head came from the file too.
+    """Load a weights file into the layers of a model in place; return whether the head was loaded too.
 
-    A file in the layout that Keras publishes may end with the top, the layers for its own classes. They go into `head`
-    where that has the same shapes (the network's own head, as many classes, the same picture size) and are left out
-    otherwise. Raises `ModelError` if the rest does not fit.
+    A file published for Keras may include the top: the layers for its own classes. They are loaded into `head` if the
+    shapes match (the model's default head, as many classes, the same image size) and ignored otherwise. Raises
+    `ModelError` if the other weights do not fit.
     """
     try:
         stored = published.read(path)
@@ -100,7 +101,7 @@ def load(backbone: Sequence[Any], head: Sequence[Any], path: Path, entry: Entry)
         reason = (str(error).splitlines()[0] if str(error) else type(error).__name__).rstrip(".")
         raise ModelError(
             f"The weights in {path} do not fit {entry.name}: {reason}. "
-            f"Expected the layers of {entry.name} without its top."
+            f"Expected the layers of {entry.name} without the top."
         ) from error
     return False
 
@@ -110,16 +111,16 @@ def _as_model(layers: Sequence[Any]) -> Any:
 
 
 def _fill(backbone: Sequence[Any], head: Sequence[Any], stored: list[tuple[str, list[published.Array]]]) -> bool:
-    if stored[0][0].startswith("normalization"):  # EfficientNetB0's: the mean and deviation that our graph has already
+    if stored[0][0].startswith("normalization"):  # EfficientNetB0: our graph normalizes already
         stored = stored[1:]
     arrays = [array for _, arrays in stored for array in arrays]
     wanted, further = published.variables(backbone), published.variables(head)
     if not len(wanted) <= len(arrays) <= len(wanted) + TOP:
-        raise ValueError(f"the file holds {len(arrays)} arrays, the network {len(wanted)}")
+        raise ValueError(f"the file has {len(arrays)} arrays, the model needs {len(wanted)}")
     rows = [(v, published.fitted(a, v.shape)) for v, a in zip(wanted, arrays, strict=False)]
     for (variable, array), given in zip(rows, arrays, strict=False):
         if array is None:
-            raise ValueError(f"{variable.path} is {tuple(variable.shape)}, in the file {given.shape}")
+            raise ValueError(f"{variable.path} has shape {tuple(variable.shape)}, but {given.shape} in the file")
     top = arrays[len(wanted) :]
     whole = bool(top) and [a.shape for a in top] == [tuple(v.shape) for v in further]
     for variable, array in [*rows, *(zip(further, top, strict=True) if whole else ())]:

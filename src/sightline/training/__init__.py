@@ -1,1 +1,1 @@
-"""Training: augmentation, schedules, stages, the loop and its checkpoints."""
+"""Training: augmentation, schedules, stages, the training loop and checkpoints."""

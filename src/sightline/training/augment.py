@@ -1,7 +1,7 @@
-"""Random changes of training pictures: drawn on the host by name, applied inside the compiled step.
+"""Data augmentation: parameters are sampled on the host and applied inside the compiled training step.
 
-What is drawn for a picture depends on (seed, epoch, its position in the part) alone: neither the order of the batches
-nor the number of threads changes it. Only whom it is mixed with depends on its batch.
+The parameters of an image depend only on (seed, epoch, its position in the split), not on the order of the batches or
+the number of threads. Only the image that it is mixed with depends on its batch.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ FLIP, BRIGHTNESS, CONTRAST, SATURATION, HUE = 6, 7, 8, 9, 10
 ERASED = slice(11, 16)
 MIXED = slice(16, 16 + mixing.COLUMNS)
 CHAIN = slice(MIXED.stop, None)
-_CHANCES = 12  # uniform numbers drawn for each picture, whether used or not: settings do not move one another's
+_CHANCES = 12  # uniform numbers sampled per image, used or not, so that settings do not affect one another
 
 
 def columns(config: AugmentConfig) -> int:
-    """Return how many numbers `draw` gives for each picture."""
+    """Return the number of columns that `draw` returns."""
     return int(CHAIN.start) + 2 * config.randaugment
 
 
 def changes(config: AugmentConfig) -> bool:
-    """Tell whether anything is changed at all."""
+    """Return whether any augmentation is enabled."""
     return bool(moves(config) or config.flip or _colours(config) or config.erasing or mixing.mixes(config))
 
 
 def unmixed(config: AugmentConfig) -> AugmentConfig:
-    """Return `config` without what mixes pictures with others."""
+    """Return `config` without mixup and CutMix."""
     return replace(config, mixup=0.0, cutmix=0.0)
 
 
@@ -46,11 +46,11 @@ def _colours(config: AugmentConfig) -> bool:
 
 
 def draw(config: AugmentConfig, count: int, size: tuple[int, ...], seed: int, epoch: int) -> NDArray[np.float32]:
-    """Draw the changes of `count` pictures of `size` (height, width, ...) for one epoch: float32 [count, columns].
+    """Sample parameters for `count` images of `size` (height, width, ...) in one epoch: float32 [count, columns].
 
-    Columns: the affine map from output to input pixels (see `geometry`), whether to mirror (0 or 1; the map does it
-    where one is applied), brightness added (grey levels), contrast and saturation factors, the turn of the hue, the
-    box to erase and its shade, how to mix, then the chain of `randaugment`.
+    Columns: the affine map from output to input pixels (see `geometry`), whether to flip (0 or 1; the map includes the
+    flip where one is applied), brightness offset (0 to 255 scale), contrast and saturation factors, hue shift, the box
+    to erase and its fill value, the mixing parameters, then the operations of `randaugment`.
     """
     u = generator(seed, "augment", epoch).random((count, _CHANCES))
     signed = 2 * u - 1
@@ -76,9 +76,9 @@ def draw(config: AugmentConfig, count: int, size: tuple[int, ...], seed: int, ep
 
 
 def _mirrored(config: AugmentConfig, chance: NDArray[np.float64], seed: int, epoch: int) -> NDArray[np.bool_]:
-    """Tell which pictures are mirrored left to right; `chance` is uniform in [0, 1), float64 [N].
+    """Return which images are flipped left to right; `chance` is uniform in [0, 1), float64 [N].
 
-    Alternating, a picture is seen both ways in any two epochs that follow each other (Jordan, 2024, arXiv:2404.00498).
+    With alternating flips, any two consecutive epochs show an image both ways (Jordan, 2024, arXiv:2404.00498).
     """
     if config.flip and config.flip_alternate:
         first = generator(seed, "augment", "flip").random(len(chance)) < 0.5
@@ -87,9 +87,9 @@ def _mirrored(config: AugmentConfig, chance: NDArray[np.float64], seed: int, epo
 
 
 def apply(config: AugmentConfig, pixels: Any, drawn: Any) -> Any:
-    """Apply drawn changes to uint8 `pixels` [N, H, W, C] (symbolic or not); returns uint8 of the same shape.
+    """Apply the parameters `drawn` to uint8 `pixels` [N, H, W, C] (symbolic or not); returns uint8 of the same shape.
 
-    In this order: geometry, colours, RandAugment, erasing, mixing.
+    The order is: geometry, color, RandAugment, erasing, mixing.
     """
     ops = backend.keras().ops
     if config.flip and not moves(config):
@@ -105,7 +105,7 @@ def apply(config: AugmentConfig, pixels: Any, drawn: Any) -> Any:
 
 
 def _levels(config: AugmentConfig, x: Any, drawn: Any) -> Any:
-    """Apply what works on grey levels to float32 `x` [N, H, W, C]; returns uint8."""
+    """Apply geometry, color and RandAugment to float32 `x` [N, H, W, C] in [0, 255]; returns uint8."""
     ops = backend.keras().ops
     if moves(config):
         x = geometry.resample(x, drawn[:, MATRIX], config.fill)
@@ -123,7 +123,7 @@ def _levels(config: AugmentConfig, x: Any, drawn: Any) -> Any:
 
 
 def mix_labels(shares: NDArray[np.float32], drawn: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the label shares [N, K] of a batch whose pictures are changed as `drawn` says."""
+    """Return the soft labels [N, K] of a batch that is augmented with the parameters `drawn`."""
     return mixing.mix_labels(shares, drawn[:, MIXED])
 
 

@@ -1,7 +1,7 @@
-"""The weights' moving average (Polyak and Juditsky, 1992), which Keras' optimizer keeps: judged, and kept at the end.
+"""Exponential moving average (EMA) of the weights, kept by Keras' optimizer, used for validation and the final model.
 
-Keras' own `SwapEMAWeights` swaps on TensorFlow by adding and subtracting, which changes last bits: a run interrupted
-while it judges, and resumed, would end with other weights.
+Averaging of weights: Polyak and Juditsky, 1992. Keras' `SwapEMAWeights` swaps by adding and subtracting on TensorFlow,
+which changes the last bits: a run interrupted during validation and resumed would end with different weights.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 from sightline import backend
 
-SPAN = 10  # the average reaches back over this part of a stage's steps at most
+SPAN = 10  # the average covers at most this fraction (1 / SPAN) of the steps of a stage
 
 
 def share(asked: float, steps: int) -> float:
-    """Return how much of the average stays in each of `steps` steps, `asked` or less; 0: no average.
+    """Return the EMA decay for a stage of `steps` steps: `asked`, or less for a short stage; 0 means no EMA.
 
-    An average over as many steps as there are is that of a network that has learned nothing yet: 960 pictures of 64x64
-    in batches of 256, 48 steps and 0.98, ended at a validation accuracy of 0.29 in place of 0.93.
+    An average over all steps of a stage includes the untrained weights: 960 images of 64x64 in batches of 256, 48 steps
+    with a decay of 0.98, reached a validation accuracy of 0.29 instead of 0.93.
 
     >>> share(0.98, 2000), round(share(0.98, 48), 3), share(0.98, 9)
     (0.98, 0.792, 0.0)
@@ -29,9 +29,9 @@ def share(asked: float, steps: int) -> float:
 
 @contextmanager
 def averaged(learner: Any) -> Iterator[None]:
-    """Let a compiled `learner` hold the average of its weights while the block runs, where its optimizer keeps one.
+    """Swap the EMA into a compiled `learner` within the context, if its optimizer keeps one.
 
-    Statistics of batch normalisation stay those of the steps themselves.
+    Batch normalization statistics are not averaged.
     """
     pairs = _pairs(learner)
     to_numpy = backend.keras().ops.convert_to_numpy
@@ -45,14 +45,14 @@ def averaged(learner: Any) -> Iterator[None]:
 
 
 def settle(learner: Any) -> None:
-    """Let the average take the place of the weights, where there is one."""
+    """Replace the weights by their EMA, if the optimizer keeps one."""
     for weight, average in _pairs(learner):
         backend.assign(weight, average)
 
 
 def _pairs(learner: Any) -> list[tuple[Any, Any]]:
-    """Return each weight that learns with its average."""
-    optimizer = getattr(learner.optimizer, "inner_optimizer", learner.optimizer)  # the scaler of float16 wraps it
+    """Return each trainable weight with its EMA."""
+    optimizer = getattr(learner.optimizer, "inner_optimizer", learner.optimizer)  # unwraps the loss scaler of float16
     if not optimizer.use_ema:
         return []
     weights, averages = optimizer._trainable_variables, optimizer._model_variables_moving_average  # noqa: SLF001

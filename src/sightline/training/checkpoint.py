@@ -1,4 +1,4 @@
-"""Training state on disk: arrays and a JSON description, never pickled; hashed, written aside and renamed."""
+"""Checkpoints: arrays and a JSON state, never pickled; hashed, and written atomically."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from sightline import backend, files, jsonio
 from sightline.errors import ModelError, OutputError
 
 Arrays = dict[str, NDArray[Any]]
-_NO_NUMBERS = "USOcMm"  # kinds of arrays; V stays, as bfloat16 is one
+_NO_NUMBERS = "USOcMm"  # dtype kinds; V is allowed because bfloat16 has it
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """`arrays` holds weights and optimizer state by name, `state` the rest as JSON values (epoch, stage, ...)."""
+    """A snapshot of training: `arrays` holds weights and optimizer state by name, `state` the rest as JSON values."""
 
     arrays: Arrays
     state: dict[str, Any]
 
 
 def variables(model: Any, part: Any = None) -> Arrays:
-    """Return a copy of each variable of a Keras model, or of those in a `part` of it.
+    """Return a copy of each variable of a Keras model, or only of those that `part`, a submodel, contains.
 
-    Each has a name unique and the same in every process. The path would not do: Keras numbers the seeds of random
-    layers on through all networks of a process.
+    Names are unique and the same in every process. Paths are not: Keras numbers the seeds of random layers across all
+    models of a process.
     """
     to_numpy = backend.keras().ops.convert_to_numpy
     wanted = None if part is None else {id(v) for v in part.variables}
@@ -44,19 +44,19 @@ def variables(model: Any, part: Any = None) -> Arrays:
 
 
 def restore(model: Any, arrays: Arrays) -> None:
-    """Set each variable of `model` from `variables` of an equal model; raises `ModelError` if it is none."""
+    """Set each variable of `model` from the `variables` of an identical model; raises `ModelError` on a mismatch."""
     for i, variable in enumerate(model.variables):
         name = f"{i:04d}:{variable.name}"
         if name not in arrays or arrays[name].shape != tuple(variable.shape) or arrays[name].dtype.kind in _NO_NUMBERS:
-            raise ModelError(f"The checkpoint does not fit the network: it has no {name} of shape {variable.shape}.")
+            raise ModelError(f"The checkpoint does not fit the model: it has no {name} of shape {variable.shape}.")
         backend.assign(variable, arrays[name])
 
 
 def write(folder: Path, number: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
-    """Write checkpoint `number`, then remove all but the last `keep`; the name carries the content's hash.
+    """Write checkpoint `number`, then remove all but the newest `keep`; the file name contains the content's hash.
 
-    Those of `number` and above that lie there already are of a time that is done over, and go too. Raises
-    `OutputError` if the disk is full or not writable; the checkpoints before stay as they are.
+    Existing checkpoints numbered `number` or higher are from steps that were repeated, and are removed too. Raises
+    `OutputError` if the disk is full or not writable; earlier checkpoints are not touched.
     """
     files.refuse_links(folder.parent, folder)
     aside = files.temporary(folder / f"{number:05d}.tmp")
@@ -80,10 +80,10 @@ def write(folder: Path, number: int, checkpoint: Checkpoint, keep: int = 2) -> P
         reason = error.strerror or error
         raise OutputError(
             f"The checkpoint {folder / f'{number:05d}'} cannot be written: {reason}. "
-            "Free some space; the one before is intact."
+            "Free some space; the previous checkpoint is intact."
         ) from error
     finally:
-        with suppress(OSError):  # there no more, unless something went wrong
+        with suppress(OSError):  # already renamed, unless writing failed
             aside.unlink()
     before = [old for old in _newest_first(folder) if _number(old) < number]
     kept = {path, *before[: keep - 1]}
@@ -97,10 +97,10 @@ def latest(
     say: Callable[[str], None] | None = None,
     check: Callable[[Checkpoint, str], object] | None = None,
 ) -> Checkpoint | None:
-    """Return the newest checkpoint whose content matches its hash; None where there is none.
+    """Return the newest intact checkpoint; None if there is none.
 
-    `check` is called with one and its name, and raises `ModelError` for what cannot be. What is wrong with newer ones
-    is said through `say`.
+    `check` is called with a checkpoint and its description, and raises `ModelError` if its state is invalid. `say`
+    receives a message for each newer checkpoint that was skipped.
     """
     paths = _newest_first(folder)
     for path in paths:
@@ -110,14 +110,14 @@ def latest(
                 check(saved, f"The checkpoint {path}")
         except ModelError as error:
             if say is not None:
-                say(f"{error} " + ("None is left." if path == paths[-1] else "Going on from the one before."))
+                say(f"{error} " + ("There is no earlier one." if path == paths[-1] else "Using the previous one."))
         else:
             return saved
     return None
 
 
 def keep_newest(folder: Path) -> int:
-    """Remove all but the newest checkpoint of a training that is done; return the bytes that it takes."""
+    """Remove all but the newest checkpoint of a finished run; return its size in bytes."""
     files.refuse_links(folder.parent, folder)
     paths = _newest_first(folder)
     for old in [*paths[1:], *folder.glob(".part-*")]:
@@ -146,5 +146,5 @@ def read(path: Path) -> Checkpoint:
     except (OSError, ValueError) as error:
         raise ModelError(f"The checkpoint {path} cannot be read: {error}.") from error
     if not isinstance(state, dict):
-        raise ModelError(f"The checkpoint {path} cannot be read: its state is no JSON object.")
+        raise ModelError(f"The checkpoint {path} cannot be read: its state is not a JSON object.")
     return Checkpoint(arrays, state)

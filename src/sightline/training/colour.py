@@ -1,4 +1,4 @@
-"""Changes of colour inside the compiled step; `x` is float32 [N, H, W, C] in grey levels, others [N, 1, 1, 1]."""
+"""Color augmentations inside the compiled step: `x` is float32 [N, H, W, C] in [0, 255], parameters [N, 1, 1, 1]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def grey(x: Any) -> Any:
 
 
 def turn_hue(x: Any, turn: Any) -> Any:
-    """Turn the hue of hexcone HSV by `turn` of the circle; grey pictures stay as they are."""
+    """Rotate the HSV hue by `turn` (1 is a full circle); grayscale images do not change."""
     ops = backend.keras().ops
     if x.shape[-1] != 3:
         return x
@@ -24,12 +24,12 @@ def turn_hue(x: Any, turn: Any) -> Any:
 
 
 def saturate(x: Any, factor: Any) -> Any:
-    """Scale each pixel's distance from its grey."""
+    """Scale each pixel's difference from its grayscale value by `factor`."""
     base = grey(x)
     return base + (x - base) * factor
 
 
 def contrast(x: Any, factor: Any) -> Any:
-    """Scale each value's distance from the picture's mean."""
+    """Scale each value's difference from the image mean by `factor`."""
     mean = backend.keras().ops.mean(x, axis=(1, 2, 3), keepdims=True)
     return mean + (x - mean) * factor

@@ -1,10 +1,11 @@
-"""Data-parallel training: one batch over several devices, by Keras' own distribution.
+"""Data-parallel training: split each batch over several devices, using Keras' own distribution.
 
-JAX: `keras.distribution.DataParallel`. A step is compiled for the whole batch, of which each device holds a part; means
-over the batch, those of batch normalisation too, are over the whole. TensorFlow: `tf.distribute.MirroredStrategy`. A
-step is compiled for one device's part, so batch normalisation is told to ask the others. PyTorch: Keras has none.
+JAX: `keras.distribution.DataParallel`. A step is compiled for the global batch, which is sharded over the devices;
+batch means, including those of batch normalization, are over the global batch. TensorFlow:
+`tf.distribute.MirroredStrategy`. A step is compiled for one replica's slice, so batch normalization is set to
+synchronize. PyTorch: not supported by Keras.
 
-What is spread is known to Keras alone (`Spread.scope`); without it, every function here is the plain one.
+The active distribution is known only to Keras (`Spread.scope`); outside it, every function here works on one device.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from sightline.config import DeviceConfig
 from sightline.errors import UsageError, plural
 
 Step = Callable[[Any, NDArray[np.float32], NDArray[np.float32]], Mapping[str, Any]]
-"""(inputs, label shares [n, K], weights [n]) of what this host loads of a batch, to the whole batch's mean figures."""
+"""Maps this host's rows of a batch (inputs, soft labels [n, K], weights [n]) to the global batch's mean metrics."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What a network is built and trained under; `made` is the backend's own, None for one device."""
+    """The device distribution of a model; `made` is the backend's own object, None for a single device."""
 
     made: Any = None
 
     def scope(self) -> AbstractContextManager[Any]:
-        """Within it, networks are built and trained on all the devices."""
+        """Return a context in which models are built and trained on all devices."""
         return nullcontext() if self.made is None else self.made.scope()
 
 
 def settled(device: DeviceConfig, processes: int = 1) -> DeviceConfig:
-    """Return `device` with the number of devices of each host decided, and how many hosts there are.
+    """Return `device` with the number of devices per host and the number of hosts filled in.
 
-    Raises `UsageError` if there are not so many, or if the backend cannot spread a step.
+    Raises `UsageError` if there are too few devices, or if the backend does not support several.
     """
     _check_gpus(device)
     found = replace(device, count=device.count or len(_here()), hosts=processes)
@@ -48,13 +49,13 @@ def settled(device: DeviceConfig, processes: int = 1) -> DeviceConfig:
 
 
 def _check_gpus(device: DeviceConfig) -> None:
-    """Raise `UsageError` if the settings name GPUs that the backend does not see: it would train on the CPU."""
+    """Raise `UsageError` if the settings select GPUs that the backend cannot see: it would train on the CPU."""
     here = [name for name in _here() if not name.startswith(("cpu", "tpu"))]
     if device.gpus and len(here) < len(device.gpus):
         seen = f"only {len(here)} of them" if here else "no GPU"
         raise UsageError(
-            f"device.gpus is {list(device.gpus)}, but {backend.name()} sees {seen} here: leave it unset to train on "
-            f"{_here()[0]}, or check the GPU's driver and that {backend.name()} is installed in its build for GPUs."
+            f"device.gpus is {list(device.gpus)}, but {backend.name()} sees {seen}: leave it unset to train on "
+            f"{_here()[0]}, or check the GPU driver and that {backend.name()} is installed with GPU support."
         )
 
 
@@ -62,22 +63,22 @@ def _check(device: DeviceConfig) -> None:
     here, count = _here(), device.count
     if count > len(here):
         raise UsageError(
-            f"device.count is {count}, but there is only {', '.join(here)} here: use --devices {len(here)}, or all. "
-            "(A run is resumed on as many as it was begun on; device.count in its config.toml says how many.)"
+            f"device.count is {count}, but this host has only {', '.join(here)}: use --devices {len(here)}, or all. "
+            "(A run resumes on as many devices as it was started with; see device.count in its config.toml.)"
         )
     if count * device.hosts > 1 and backend.name() == "torch":
         raise UsageError(
-            "PyTorch cannot train on several devices here, since Keras has no distribution for it: use "
-            "--devices 1, or another backend (device.backend=jax or tensorflow)."
+            "Keras cannot train on several devices with PyTorch: use --devices 1, or another backend "
+            "(device.backend=jax or tensorflow)."
         )
     if device.hosts > 1 and not _alike(count):
         raise UsageError(
-            f"Not every host has {plural(count, 'device')}: use --devices with the smallest number that one has."
+            f"Not every host has {plural(count, 'device')}: use --devices with the smallest number that any host has."
         )
 
 
 def spread(device: DeviceConfig) -> Spread:
-    """Return what spreads networks over the devices that settings (`settled`) name; raises as `settled` does."""
+    """Return the distribution over the devices in `device`, as resolved by `settled`; raises as `settled` does."""
     _check_gpus(device)
     if device.count * device.hosts == 1:
         return Spread()
@@ -91,7 +92,7 @@ def spread(device: DeviceConfig) -> Spread:
 
 
 def replicas() -> int:
-    """Return how many devices, on all hosts together, share a step in the present scope."""
+    """Return the number of devices, on all hosts, that share a step in the current scope."""
     distribution = _distribution()
     if distribution is not None:
         return int(distribution.num_model_replicas)
@@ -100,10 +101,10 @@ def replicas() -> int:
 
 
 def scaled(config: DeviceConfig, size: int, rate: float) -> tuple[int, float]:
-    """Return the batch size over all devices, and the learning rate that goes with it.
+    """Return the global batch size and the learning rate, scaled by the number of devices.
 
-    By ``device.scaling``. ``linear`` is the rule of Goyal et al., 2017, arXiv:1706.02677. Raises `UsageError` for a
-    size that cannot be divided evenly.
+    The rule is ``device.scaling``; ``linear`` follows Goyal et al., 2017, arXiv:1706.02677. Raises `UsageError` if the
+    batch cannot be divided evenly.
     """
     count = replicas()
     if config.scaling != "none":
@@ -117,16 +118,16 @@ def scaled(config: DeviceConfig, size: int, rate: float) -> tuple[int, float]:
 
 
 def at_most(size: int, count: int) -> int:
-    """Return the batch size for `count` images: `size`, or as few above `count` as the devices divide evenly.
+    """Return the batch size for `count` images: at most `size`, or `count` rounded up to a multiple of the devices.
 
-    Images beyond `count` would only fill up the batch, at weight 0, and cost as much as others.
+    Rows beyond `count` would only pad the batch, at weight 0, and cost as much as real ones.
     """
     each = replicas()
     return min(size, -(-max(count, 1) // each) * each)
 
 
 def share(size: int) -> slice:
-    """Return the rows of each batch of `size` that this host loads."""
+    """Return the rows that this host loads of each batch of `size`."""
     if not hosts.joined() or _distribution() is None:
         return slice(0, size)
     import jax
@@ -136,13 +137,13 @@ def share(size: int) -> slice:
 
 
 def parts() -> int:
-    """Return into how many parts a batch falls that do not see each other's pictures within the network."""
+    """Return the number of slices of a batch that are augmented and trained independently of each other."""
     strategy = _strategy()
     return 1 if strategy is None else int(strategy.num_replicas_in_sync)
 
 
 def stepper(model: Any) -> Step:
-    """Return a function that takes one training step of a compiled Keras `model` over all devices of the scope."""
+    """Return a function that runs one training step of a compiled Keras `model` on all devices of the scope."""
     if _distribution() is not None:
         return _jax_step(model)
     if _strategy() is not None:
@@ -156,7 +157,7 @@ def stepper(model: Any) -> Step:
 
 
 def predict_on_batch(model: Any, inputs: Any) -> Any:
-    """Return what `model` says of a batch, which every host hands in whole, computed on all devices of the scope."""
+    """Return the outputs of `model` for a batch, computed on all devices of the scope; every host passes all rows."""
     count = replicas()
     if count == 1:
         return model.predict_on_batch(inputs)
@@ -169,9 +170,9 @@ def predict_on_batch(model: Any, inputs: Any) -> Any:
 
 
 def _jax_step(model: Any) -> Step:
-    """Keras' own `train_step`, compiled with the figures begun anew inside and the rate as it stands outside.
+    """Compile Keras' own `train_step`; metrics are reset inside each step, the learning rate is set outside.
 
-    `train_on_batch` would do, but with several hosts each of its assignments between two steps asks all of them.
+    `train_on_batch` would work too, but with several hosts each of its assignments between steps synchronizes them all.
     """
     import jax
 
@@ -189,7 +190,7 @@ def _jax_step(model: Any) -> Step:
         data = (inputs, shares, weights)
         nonlocal built
         if not built:
-            model._symbolic_build(data_batch=data)  # noqa: SLF001  # what `train_on_batch` does before its first step
+            model._symbolic_build(data_batch=data)  # noqa: SLF001  # as `train_on_batch` does before its first step
             built = True
         data = _mapped(lambda rows: jax.make_array_from_process_local_data(divided, rows), data)
         states = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
@@ -219,14 +220,14 @@ def _values(states: tuple[Any, ...]) -> tuple[list[Any], ...]:
 
 
 def _assign(states: tuple[Any, ...], after: Any) -> None:
-    """Put back what a compiled function made of values that it was given for good."""
+    """Store the values that a compiled function returned in place of its donated buffers."""
     for state, values in zip(states, after, strict=True):
         for variable, value in zip(state, values, strict=True):
             variable.assign(value)
 
 
 def _shardings() -> tuple[Any, Any]:
-    """Return JAX's words for the same on every device, and for a batch divided among them."""
+    """Return JAX's shardings for values replicated on every device, and for a batch split over them."""
     import jax
 
     distribution = _distribution()
@@ -237,13 +238,13 @@ def _shardings() -> tuple[Any, Any]:
 
 def _tensorflow_step(model: Any) -> Step:
     strategy = _strategy()
-    for layer in model._flatten_layers():  # noqa: SLF001  # the only walk that enters nested models
+    for layer in model._flatten_layers():  # noqa: SLF001  # the only traversal that enters nested models
         if isinstance(layer, backend.keras().layers.BatchNormalization):
             layer.synchronized = True
 
     def call(inputs: Any, shares: NDArray[np.float32], weights: NDArray[np.float32]) -> Mapping[str, Any]:
         data = (inputs, shares, weights)
-        model._maybe_symbolic_build(data_batch=data)  # noqa: SLF001  # as `train_on_batch`, which divides no batch
+        model._maybe_symbolic_build(data_batch=data)  # noqa: SLF001  # as `train_on_batch`, which splits no batch
         model.make_train_function()
         model.reset_metrics()
         model.train_function(iter([_mapped(lambda rows: _divided(strategy, rows), data)]))
@@ -280,7 +281,7 @@ def _strategy() -> Any:
 
 
 def _here() -> list[str]:
-    """Return the devices of this host."""
+    """Return the names of the devices of this host."""
     if backend.name() != "jax":
         return list(backend.devices())
     import jax

@@ -1,4 +1,4 @@
-"""The training loop: stages, epochs, steps; best weights, early stopping, checkpoints."""
+"""The training loop: stages, epochs and steps; best weights, early stopping, checkpoints."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from sightline.watch import Watcher
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The outcome of `fit`; the network's own weights are the best epoch's, or the last one's where so configured.
+    """The result of `fit`; the model holds the weights of the best epoch, or of the last one if so configured.
 
-    `validation_logits` are those of the network's weights, float32 [N, K]; None where they are not at hand.
+    `validation_logits` are those of the final weights, float32 [N, K]; None if they were not computed.
     """
 
     history: tuple[EpochRecord, ...]
@@ -46,7 +46,7 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One stage, ready to run: `learner` is trained (it may augment first), `judge` gives logits of samples."""
+    """One stage, ready to run: `learner` is trained (it may augment first), `judge` computes logits."""
 
     config: RunConfig
     stage: StageConfig
@@ -74,12 +74,12 @@ def fit(
     checkpoints: Path | None = None,
     saved: Checkpoint | None = None,
 ) -> Fitted:
-    """Train `network` in place on `train`, judged on `validation` (which may be empty) after every epoch.
+    """Train `network` in place on `train`; evaluate it on `validation` (which may be empty) after every epoch.
 
-    The state of training is saved in `checkpoints` as ``[train]`` says; `saved` is the checkpoint to go on from, to the
-    same weights, bit for bit, as without the break. Raises `Interrupted` after Ctrl-C or SIGTERM (a checkpoint is
-    written first) and `DivergedError` at the first loss that is no number or beyond `divergence.Limit`; in both cases
-    the network holds the best weights so far, where there are any.
+    Checkpoints are written to `checkpoints` as configured in ``[train]``. `saved` is the checkpoint to resume from; the
+    final weights match those of an uninterrupted run bit for bit. Raises `Interrupted` after Ctrl-C or SIGTERM (a
+    checkpoint is written first) and `DivergedError` at the first loss that is NaN or above `divergence.Limit`; in both
+    cases the model holds the best weights so far, if there are any.
     """
     limit = Limit.of(network)
     state, optimizer_arrays = unpack(saved, network) if saved else (State(), {})
@@ -92,7 +92,7 @@ def fit(
                 try:
                     task = source.task(number, _stoppable(watcher, stop), watcher)
                 except Interrupted:
-                    if state.stage and state.untouched:  # else the checkpoint that there is tells as much, or more
+                    if state.stage and state.untouched:  # else the existing checkpoint holds at least as much
                         saver.save(pack(state, network, None))
                     raise
                 if optimizer_arrays:
@@ -121,7 +121,7 @@ def _stoppable(watcher: Watcher, stop: Stop) -> Progress:
 
 
 class _Source:
-    """Makes each stage's task, and the features of frozen layers that stages share."""
+    """Prepares each stage, and the features of frozen layers that stages share."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class _Source:
         self._base: stages.Features | None = None
 
     def task(self, number: int, progress: Progress, watcher: Watcher) -> _Task:
-        """Return stage `number`, ready to run; the network's weights are those at its beginning, or later ones."""
+        """Return stage `number`, ready to run; the model's weights are those at its start, or later ones."""
         network, train, validation = self._parts
         stage = self._plan[number]
         sharing = stages.group(network, self._plan, number)
@@ -147,7 +147,7 @@ class _Source:
             if sharing:
                 self._base = stages.extract(network, sharing, train, validation, self._config, progress)
                 if self._config.augment != augment.unmixed(self._config.augment):
-                    watcher.say(f"{stage.name}: features of frozen layers are not mixed (augment.mixup, cutmix)")
+                    watcher.say(f"{stage.name}: mixup and CutMix do not apply to features of frozen layers")
         features = stages.onward(network, self._base, stage, self._config, progress) if self._base else None
         task = _prepare(network, train, validation, features, self._config, stage, self._limit)
         if task.batch_size < (asked := stage.batch_size or self._config.train.batch_size):
@@ -187,7 +187,7 @@ def _prepare(
         loss=loss(config.train),
         weighted_metrics=["categorical_accuracy"],
     )
-    learner.optimizer.build(learner.trainable_variables)  # so that a checkpoint can be put into it
+    learner.optimizer.build(learner.trainable_variables)  # so that a checkpoint can be restored into it
     step = devices.stepper(learner)
     return _Task(
         config, stage, network, learner, judge, train, validation, changing, rate, weights, epochs, size, step, limit
@@ -195,17 +195,17 @@ def _prepare(
 
 
 def _run_stage(task: _Task, state: State, watcher: Watcher, stop: Stop, saver: Saver, *, last: bool) -> None:
-    """Run what is left of a stage; the `last` one leaves a checkpoint from which it can be extended."""
+    """Run the rest of a stage; the `last` one writes a checkpoint so that the run can be extended."""
 
     def packed() -> Checkpoint:
         return pack(state, task.network, task.learner.optimizer)
 
     steps = math.ceil(len(task.train) / task.batch_size)
     watcher.stage(task.stage.name, task.epochs, steps)
-    frozen = checkpoint.variables(task.network.model)  # copying them at each epoch's end took 0.1 s
+    frozen = checkpoint.variables(task.network.model)  # copying all of them after each epoch took 0.1 s
     stopping = task.config.train.early_stop
     if state.step > steps:
-        raise ModelError(f"The checkpoint is of other data: it has done {state.step} of {steps} steps of an epoch.")
+        raise ModelError(f"The checkpoint is from other data: it is at step {state.step} of an epoch of {steps}.")
     while state.epoch < task.epochs and not (stopping.patience and state.since_best >= stopping.patience):
         ease = eased(task.config.train.schedule, state.history[state.begun :])
         try:
@@ -235,7 +235,7 @@ def _run_stage(task: _Task, state: State, watcher: Watcher, stop: Stop, saver: S
 def _epoch(
     task: _Task, state: State, ease: float, watcher: Watcher, stop: Stop, after_step: Callable[[], None]
 ) -> tuple[EpochRecord, NDArray[np.float32] | None]:
-    """Take the steps of an epoch that are left, then judge the weights."""
+    """Run the remaining steps of an epoch, then validate."""
     seed, count, number = task.config.seed, len(task.train), state.number
     order = epoch_order(count, seed, number)
     drawn = None
@@ -243,7 +243,7 @@ def _epoch(
         drawn = augment.draw(task.augment, count, task.train.pixels.shape[1:3], seed, number)
     started = time.perf_counter() - state.seconds
     steps = math.ceil(count / task.batch_size)
-    order = np.resize(order, steps * task.batch_size)  # the last step is filled up from the beginning, at weight 0
+    order = np.resize(order, steps * task.batch_size)  # the last batch is padded with the first rows, at weight 0
     rows = order.reshape(steps, task.batch_size)
     own = devices.share(task.batch_size)
     for batch in batches(task.train, own.stop - own.start, rows[:, own].ravel(), state.step):
@@ -264,14 +264,14 @@ def _epoch(
     if len(task.validation):
 
         def check() -> None:
-            stop.check(f"while judging epoch {number}")
+            stop.check(f"while validating epoch {number}")
 
         with averaged(task.learner):
             logits = predict_logits(task.judge, task.validation, max(task.batch_size, 32), check)
         val_loss = metrics.cross_entropy_of_logits(logits, task.validation.labels)
         val_accuracy = float(np.mean(logits.argmax(1) == task.validation.labels))
-        val_loss, val_accuracy = hosts.first(np.array([val_loss, val_accuracy])).tolist()  # decides on all alike
-        if task.limit.exceeded(val_loss):  # its last step blew up, and no batch comes after it to tell
+        val_loss, val_accuracy = hosts.first(np.array([val_loss, val_accuracy])).tolist()  # the same on every host
+        if task.limit.exceeded(val_loss):  # the last step diverged, and no training batch follows it
             last = _paths(task, rows[-1][: count - (steps - 1) * task.batch_size])
             raise task.limit.error(val_loss, f"the end of epoch {number}, on validation", rate, last)
     figures = (state.total / state.seen, state.hits / state.seen, val_loss, val_accuracy)
@@ -286,18 +286,17 @@ def _paths(task: _Task, positions: NDArray[np.int64]) -> tuple[str, ...]:
 def _step(
     task: _Task, pixels: NDArray[Any], rows: NDArray[np.int64], drawn: NDArray[np.float32] | None, real: int
 ) -> tuple[float, float]:
-    """Take one step and return the mean loss and accuracy of the `real` first pictures of the batch.
+    """Run one step and return the mean loss and accuracy over the first `real` images of the batch.
 
-    `rows` int64 [n] are the positions of the whole batch, `pixels` those that this host loads of it.
-
-    The others only fill it up: a step of another size would be compiled anew, 12 s for the whole MobileNetV2 on two
-    cores. They weigh 0 in loss and gradient; only layers that normalize over the batch see them.
+    `rows` int64 [n] are the positions of the global batch, `pixels` the images of it that this host loads. Rows beyond
+    `real` are padding, since another batch size would be recompiled (12 s for MobileNetV2 on two cores). They have
+    weight 0 in loss and gradient, but do count in layers that normalize over the batch.
     """
     labels, own = task.train.labels[rows], devices.share(len(rows))
     inputs: Any = pixels if drawn is None else [pixels, drawn[rows[own]]]
     shares = label_shares(labels, task.network.logits.shape[-1], task.config.train.label_smoothing)
     if task.weights is not None:
-        shares *= task.weights[labels, None]  # the loss is linear in them, and the accuracy stays unweighted
+        shares *= task.weights[labels, None]  # the loss is linear in them; the accuracy is not weighted
     if drawn is not None:
         split = (np.split(values, devices.parts()) for values in (shares, drawn[rows]))
         shares = np.concatenate([augment.mix_labels(*part) for part in zip(*split, strict=True)])
@@ -310,7 +309,7 @@ def _step(
 def predict_logits(
     model: Any, samples: Samples, batch_size: int, check: Callable[[], None] = lambda: None
 ) -> NDArray[np.float32]:
-    """Return the logits of a part: float32 [N, K]; `check` is called before each batch."""
+    """Return the logits of a subset: float32 [N, K]; `check` is called before each batch."""
     size = min(batch_size, len(samples))
     found = []
     for batch in batches(samples, size):
@@ -323,7 +322,7 @@ def _better(record: EpochRecord, best: EpochRecord | None, monitor: str, min_del
     if best is None:
         return True
     new, old = getattr(record, monitor), getattr(best, monitor)
-    if new is None or old is None:  # no validation part: judge by training
+    if new is None or old is None:  # no validation split: use the training loss
         new, old = record.loss, best.loss
         monitor = "loss"
     return bool(new < old - min_delta if monitor.endswith("loss") else new > old + min_delta)

@@ -1,4 +1,4 @@
-"""Where each pixel of an augmented picture comes from: affine maps, drawn on the host, resampled in the step."""
+"""Geometric augmentation: affine maps, sampled on the host and applied in the compiled step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Matrices = NDArray[np.float64]
 
 
 def moves(config: AugmentConfig) -> bool:
-    """Tell whether pixels change their places, other than by mirroring left to right."""
+    """Return whether any geometric augmentation other than the horizontal flip is enabled."""
     return bool(config.rotation or config.shift or config.zoom or config.shear or config.crop or config.flip_vertical)
 
 
@@ -26,19 +26,19 @@ def matrices(
     cut: NDArray[np.float64],
     size: tuple[int, int],
 ) -> Matrices:
-    """Return the maps from output to input pixels, rows of 2x3 matrices over (x, y, 1): float64 [N, 6].
+    """Return the affine maps from output to input pixels, 2x3 matrices over (x, y, 1) in row order: float64 [N, 6].
 
-    The geometry is that of Keras' `ImageDataGenerator`: rotation, shift, shear and zoom about the centre, each axis
-    zoomed by itself, then the mirrors. The crop, `cut` in pixels (x, y), lies between.
+    As in Keras' `ImageDataGenerator`: rotation, shift, shear and zoom about the center, each axis zoomed independently,
+    then the flips. The crop, `cut` in pixels (x, y), is applied between zoom and flips.
 
-    `signed` holds uniform numbers in [-1, 1) in the columns that `augment.draw` gives them; `mirrored` tells which
-    pictures are mirrored left to right and top to bottom; `size` is (height, width).
+    `signed` holds uniform numbers in [-1, 1), in the columns that `augment.draw` assigns; `mirrored` are the masks of
+    images flipped left to right and top to bottom; `size` is (height, width).
     """
     height, width = size
     zero, one = np.zeros(len(signed)), np.ones(len(signed))
 
     def matrix(rows: list[list[NDArray[np.float64]]]) -> Matrices:
-        return np.stack([np.stack(row, -1) for row in rows], -2)  # [N, 3, 3] over (x, y, 1), as Keras has it
+        return np.stack([np.stack(row, -1) for row in rows], -2)  # [N, 3, 3] over (x, y, 1), as in Keras
 
     angle, shear = np.deg2rad(config.rotation) * signed[:, 1], np.deg2rad(config.shear) * signed[:, 2]
     shift_y, shift_x = config.shift * height * signed[:, 3], config.shift * width * signed[:, 4]
@@ -59,10 +59,10 @@ def matrices(
 
 
 def cuts(config: AugmentConfig, count: int, size: tuple[int, int], seed: int, epoch: int) -> NDArray[np.float64]:
-    """Draw how far each crop lies from the middle, whole pixels over (x, y): float64 [count, 2].
+    """Sample the offset of each crop from the center, in whole pixels (x, y): float64 [count, 2].
 
-    A picture padded by ``p = round(crop * side)`` pixels and cut back to its size (He et al., 2015, arXiv:1512.03385,
-    section 4.2, with p = 4 of 32) is one shifted by -p to p.
+    Padding an image by ``p = round(crop * side)`` pixels and cropping it to its size (He et al., 2015,
+    arXiv:1512.03385, section 4.2, with p = 4 of 32) is the same as shifting it by -p to p pixels.
     """
     reach = np.round(config.crop * np.array(size[::-1]))
     u = generator(seed, "augment", "crop", epoch).random((count, 2))
@@ -70,7 +70,7 @@ def cuts(config: AugmentConfig, count: int, size: tuple[int, int], seed: int, ep
 
 
 def resample(x: Any, matrix: Any, fill: str) -> Any:
-    """Return float32 `x` [N, H, W, C] seen through `matrix` [N, 6], from output to input pixels, bilinear."""
+    """Resample float32 `x` [N, H, W, C] bilinearly by `matrix` [N, 6], the map from output to input pixels."""
     ops = backend.keras().ops
     whole = ops.concatenate([matrix, ops.zeros_like(matrix[:, :2])], axis=1)
     return ops.image.affine_transform(x, whole, interpolation="bilinear", fill_mode=fill)

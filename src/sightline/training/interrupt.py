@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM (and SIGHUP, see `process`): between two steps of training, never inside one; elsewhere at once.
+"""Handle Ctrl-C and SIGTERM (and SIGHUP, see `process`): training stops between two steps, other work immediately.
 
-Handlers are set in the command line's own process alone (`process.claim`). A program that calls Sightline keeps its
-own: there Ctrl-C raises `KeyboardInterrupt` at once, and the run is resumed from its last checkpoint.
+Handlers are installed only in the process of the command line (`process.claim`). A program that uses Sightline as a
+library keeps its own handlers: Ctrl-C raises `KeyboardInterrupt`, and a run can be resumed from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Becomes true when the user asked to stop; a second request interrupts at once.
+    """A request to stop at the next safe point; a second request interrupts immediately.
 
-    `agreed` tells of what one host was asked whether any was (`hosts.agreement`), so that all stop at the same step.
+    `agreed` combines the requests of all hosts (`hosts.agreement`), so that all of them stop at the same step.
     """
 
     def __init__(self, agreed: Callable[[bool], bool] = bool) -> None:
@@ -33,12 +33,12 @@ class Stop:
 
     @property
     def due(self) -> bool:
-        """Whether it is to stop now; several hosts must look at it equally often."""
+        """Whether to stop now; every host must read this equally often."""
         self._due = self._due or self._agreed(self.asked)
         return self._due
 
     def check(self, where: str) -> None:
-        """Raise `Interrupted` if the user asked to stop; `where` goes into its message."""
+        """Raise `Interrupted` if a stop was requested; `where` becomes part of its message."""
         if self.due:
             raise Interrupted(f"Stopped {where}.")
 
@@ -49,13 +49,13 @@ class Stop:
 
 
 def _ours() -> bool:
-    """Tell whether handlers may be set: in the command line's process, and there in the main thread alone."""
+    """Return whether handlers may be installed: only in the main thread of the command line's process."""
     return process.claimed() and threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
 def listening(agreed: Callable[[bool], bool] = bool) -> Iterator[Stop]:
-    """Catch the signals while the block runs, where they are ours to catch. `agreed`: see `Stop`."""
+    """Catch SIGINT and SIGTERM within the context, if handlers may be installed; for `agreed` see `Stop`."""
     stop = Stop(agreed)
     if not _ours():
         yield stop
@@ -70,7 +70,7 @@ def listening(agreed: Callable[[bool], bool] = bool) -> Iterator[Stop]:
 
 @contextmanager
 def at_once() -> Iterator[None]:
-    """Let SIGTERM raise `KeyboardInterrupt` while the block runs, as Ctrl-C does; `listening` may stand within."""
+    """Make SIGTERM raise `KeyboardInterrupt` within the context, as Ctrl-C does; may contain `listening`."""
     if not _ours():
         yield
         return
@@ -87,10 +87,10 @@ def at_once() -> Iterator[None]:
 
 @contextmanager
 def leaving(last: Callable[[], str]) -> Iterator[None]:
-    """Let SIGTERM end the process with 130 while the block runs, after the `last` words, whose return value is shown.
+    """Make SIGTERM exit the process with status 130 within the context, after printing what `last` returns.
 
-    For stages deep in native code, where nothing is left to tidy up: an exception raised in a Python function that such
-    code has called may end in a segmentation fault, as was seen within the export. `listening` may stand within.
+    For long calls into native code that need no cleanup: an exception raised in a Python callback of native code can
+    cause a segmentation fault, as happened during export. May contain `listening`.
     """
     if not _ours():
         yield
@@ -98,7 +98,7 @@ def leaving(last: Callable[[], str]) -> Iterator[None]:
 
     def leave(_number: int, _frame: FrameType | None) -> None:
         try:
-            os.write(2, f"error: {printable(last())}\n".encode())  # no lock that the interrupted code may hold
+            os.write(2, f"error: {printable(last())}\n".encode())  # bypasses locks that the interrupted code may hold
         finally:
             os._exit(Interrupted.exit_code)
 

@@ -1,4 +1,4 @@
-"""TensorBoard event files, written without TensorFlow."""
+"""Write TensorBoard event files without TensorFlow."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sightline.records import EpochRecord
 
 
 class Events:
-    """Writes each epoch's figures under ``loss/``, ``accuracy/``, ``learning_rate`` and ``images_per_second``."""
+    """Writes the metrics of each epoch: ``loss/``, ``accuracy/``, ``learning_rate`` and ``images_per_second``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writer: Any = require("tensorboard.summary", "train.tensorboard").Writer(str(folder))
 
     def write(self, record: EpochRecord) -> None:
-        """Add one epoch; figures that it does not have are left out."""
+        """Write the metrics of one epoch; those that are None are left out."""
         values = {
             "loss/train": record.loss,
             "loss/validation": record.val_loss,
@@ -33,7 +33,7 @@ class Events:
             self._writer.flush()
         except OSError as error:
             raise OutputError(
-                f"The event file in {self._folder} cannot be written: {error.strerror or error}. Free some space."
+                f"The TensorBoard file in {self._folder} cannot be written: {error.strerror or error}. Free some space."
             ) from error
 
     def close(self) -> None:

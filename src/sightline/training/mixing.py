@@ -1,8 +1,8 @@
-"""Pictures mixed in pairs, and their labels: mixup and CutMix.
+"""Mixup and CutMix: mix pairs of images and their labels.
 
-Mixup: Zhang et al., 2017, arXiv:1710.09412; CutMix: Yun et al., 2019, arXiv:1905.04899. A picture's partner is the one
-before it in its batch, the first one's the last. In the last step of an epoch these may be rows that only fill up the
-batch: pictures of the training part like all others.
+Mixup: Zhang et al., 2017, arXiv:1710.09412; CutMix: Yun et al., 2019, arXiv:1905.04899. An image's partner is the
+previous one in its batch; the first image's is the last one. In the last step of an epoch, partners may be padding
+rows, which are training images too.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from sightline.config import AugmentConfig
 from sightline.randomness import generator
 from sightline.training.patches import inside
 
-COLUMNS = 6  # of what `mixtures` draws
+COLUMNS = 6  # of the array that `mixtures` returns
 _SHARE, _BLEND, _BOX = 0, 1, slice(2, 6)
 
 
 def mixes(config: AugmentConfig) -> bool:
-    """Tell whether pictures are mixed with others."""
+    """Return whether mixup or CutMix is enabled."""
     return bool(config.mixup or config.cutmix)
 
 
 def mixtures(config: AugmentConfig, count: int, size: tuple[int, int], seed: int, epoch: int) -> NDArray[np.float64]:
-    """Draw how `count` pictures of `size` (height, width) are mixed: float64 [count, 6].
+    """Sample mixing parameters for `count` images of `size` (height, width): float64 [count, 6].
 
-    Columns: the share of its label that a picture keeps; the share of its pixels' values; the box (top, left, bottom,
-    right) that its partner covers. Each picture has its own share out of Beta(alpha, alpha); for CutMix the label's
-    share is that of the area left after the box is cut at the border and to whole pixels.
+    Columns: the weight of the image's own label; the weight of its own pixels; the box (top, left, bottom, right) that
+    its partner covers. Each image has its own weight from Beta(alpha, alpha); for CutMix, the label's weight is the
+    fraction of the area outside the box, after clipping it to the border and rounding it to whole pixels.
     """
     from scipy.special import betaincinv  # comes with scikit-learn
 
@@ -51,7 +51,7 @@ def mixtures(config: AugmentConfig, count: int, size: tuple[int, int], seed: int
 
 
 def mix(config: AugmentConfig, pixels: Any, drawn: Any) -> Any:
-    """Mix uint8 `pixels` [N, H, W, C] as `drawn` float32 [N, 6] by `mixtures` says; returns uint8."""
+    """Mix uint8 `pixels` [N, H, W, C] with the parameters `drawn` from `mixtures`, float32 [N, 6]; returns uint8."""
     ops = backend.keras().ops
     partner = ops.roll(pixels, 1, axis=0)
     if config.mixup:
@@ -64,6 +64,6 @@ def mix(config: AugmentConfig, pixels: Any, drawn: Any) -> Any:
 
 
 def mix_labels(shares: NDArray[np.float32], drawn: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return label shares [N, K] of the pictures that `mix` makes of the same batch."""
+    """Return the soft labels [N, K] of a batch that `mix` mixes with the same parameters."""
     kept = drawn[:, _SHARE, None]
     return kept * shares + (1 - kept) * np.roll(shares, 1, axis=0)

@@ -1,4 +1,4 @@
-"""Keras' optimizers and losses from their settings."""
+"""Build Keras optimizers and losses from their settings."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from sightline.models.kernels import quicken_adam
 
 
 def optimizer(config: OptimizerConfig, learning_rate: float, average: float = 0.0) -> Any:
-    """Return a new Keras optimizer; its rate is set before each step by the schedule.
+    """Return a new Keras optimizer; the schedule sets its learning rate before each step.
 
-    It keeps a moving average of the weights where `average`, the share of itself that stays in each step, is not 0.
-
-    ``weight_decay`` is Keras': decoupled, ``rate * weight_decay`` of each weight is taken away in a step. Ftrl begins
-    from zero wherever it is set to begin: of no use for deep networks, and no rate of it may be zero.
+    It keeps an exponential moving average of the weights with decay `average`, unless that is 0. Weight decay is
+    decoupled, as in Keras: each step subtracts ``learning_rate * weight_decay`` times the weight. FTRL starts from zero
+    whatever the initial weights are, so it is not suited to deep networks, and its learning rate must not be zero.
     """
     keras = backend.keras()
     options: dict[str, Any] = {"learning_rate": learning_rate}
     if config.weight_decay or config.name in {"adamw", "muon"}:  # these two decay by default
         options["weight_decay"] = config.weight_decay
     if config.name == "muon":
-        options["adam_weight_decay"] = config.weight_decay  # of the weights that it leaves to Adam
+        options["adam_weight_decay"] = config.weight_decay  # for the weights that Muon leaves to Adam
     if average:
         options |= {"use_ema": True, "ema_momentum": average}
     if config.clip_norm:
@@ -40,18 +39,18 @@ def optimizer(config: OptimizerConfig, learning_rate: float, average: float = 0.
 
 
 def loss(config: TrainConfig) -> Any:
-    """Return the Keras loss of logits float32 [N, K] against label shares float32 [N, K].
+    """Return the Keras loss of logits float32 [N, K] against soft labels float32 [N, K].
 
-    All are linear in the shares, also where these sum to another number than 1: a weight of the class can lie in them.
-    (Keras' own softmax cross-entropy is not: TensorFlow's kernel for it takes shares for a distribution, and its
-    gradient is wrong where they are none.) Focal loss: Lin et al., 2017, arXiv:1708.02002, gamma 2, alpha 0.25.
+    Each loss is linear in the soft labels even if they do not sum to 1, so that they can include class weights. (Keras'
+    own softmax cross-entropy is not: TensorFlow's kernel assumes a distribution, and its gradient is wrong otherwise.)
+    Focal loss: Lin et al., 2017, arXiv:1708.02002, gamma 2, alpha 0.25.
     """
     keras = backend.keras()
     if config.loss == "focal":
         return keras.losses.CategoricalFocalCrossentropy(from_logits=True)
     function = {"cross_entropy": _cross_entropy, "binary": _binary}[config.loss]
 
-    class OfShares(keras.losses.Loss):  # type: ignore[name-defined]  # Keras is imported late, so mypy knows no class
+    class OfShares(keras.losses.Loss):  # type: ignore[name-defined]  # Keras is imported lazily: no type for mypy
         def call(self, y_true: Any, y_pred: Any) -> Any:
             return function(y_true, y_pred)
 
@@ -64,7 +63,7 @@ def _cross_entropy(shares: Any, logits: Any) -> Any:
 
 
 def _binary(shares: Any, logits: Any) -> Any:
-    """Return the mean over the classes of each softmax output's binary cross-entropy; for two, that of all outputs."""
+    """Return the binary cross-entropy of each softmax output, averaged over the classes."""
     keras = backend.keras()
     ops, least = keras.ops, keras.config.epsilon()
     p = ops.clip(ops.softmax(logits, axis=-1), least, 1 - least)
@@ -73,7 +72,7 @@ def _binary(shares: Any, logits: Any) -> Any:
 
 
 def label_shares(labels: NDArray[np.int32], classes: int, smoothing: float) -> NDArray[np.float32]:
-    """Return one-hot labels with `smoothing` spread evenly over all classes: float32 [N, K], rows sum to 1.
+    """Return one-hot labels with label smoothing: float32 [N, K], rows sum to 1.
 
     >>> [round(share, 3) for share in label_shares(np.array([1], np.int32), 2, 0.2)[0].tolist()]
     [0.1, 0.9]
@@ -84,7 +83,7 @@ def label_shares(labels: NDArray[np.int32], classes: int, smoothing: float) -> N
 
 
 def class_weights(labels: NDArray[np.int32], classes: int, mode: str) -> NDArray[np.float32] | None:
-    """Return a weight for each class (float32 [K], weighted mean over the pictures 1), or None for equal weights."""
+    """Return balanced class weights (float32 [K], mean over the images 1), or None for equal weights."""
     if mode == "none":
         return None
     counts = np.bincount(labels, minlength=classes)

@@ -1,4 +1,4 @@
-"""Rectangles of a picture: which pixels lie inside, and random erasing (Zhong et al., 2017, arXiv:1708.04896)."""
+"""Random erasing (Zhong et al., 2017, arXiv:1708.04896), and masks of boxes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sightline.config import AugmentConfig
 from sightline.randomness import generator
 
 Boxes = NDArray[np.float64]
-"""Whole pixels (top, left, bottom, right), the last two excluded: float64 [N, 4]."""
+"""Boxes in whole pixels (top, left, bottom, right), bottom and right exclusive: float64 [N, 4]."""
 
 ASPECT = 0.3  # a box's height is between 0.3 and 1 / 0.3 times its width, as in the paper
 
 
 def inside(boxes: Any, height: int, width: int) -> Any:
-    """Tell which pixels lie in each picture's box: bool [N, height, width, 1]."""
+    """Return the mask of the pixels inside each image's box: bool [N, height, width, 1]."""
     ops = backend.keras().ops
     y, x = np.arange(height, dtype=np.float32)[None], np.arange(width, dtype=np.float32)[None]
     rows = ops.logical_and(ops.less_equal(boxes[:, 0:1], y), ops.greater(boxes[:, 2:3], y))
@@ -27,10 +27,10 @@ def inside(boxes: Any, height: int, width: int) -> Any:
 
 
 def erased(config: AugmentConfig, count: int, size: tuple[int, int], seed: int, epoch: int) -> NDArray[np.float64]:
-    """Draw what to erase of `count` pictures of `size` (height, width): float64 [count, 5], a box and a shade.
+    """Sample a box to erase and a fill value for `count` images of `size` (height, width): float64 [count, 5].
 
-    The box is empty where chance leaves the picture alone. Its area is uniform between the two shares, its aspect
-    log-uniform as far as it fits the picture (the paper draws again instead), its place uniform.
+    The box is empty for images that are not erased. Its area is uniform between the two fractions, its aspect ratio
+    log-uniform within what fits the image (the paper samples again instead), its position uniform.
     """
     height, width = size
     u = generator(seed, "augment", "erasing", epoch).random((count, 6))
@@ -47,10 +47,10 @@ def erased(config: AugmentConfig, count: int, size: tuple[int, int], seed: int, 
 
 
 def erase(pixels: Any, drawn: Any) -> Any:
-    """Fill the box of each picture of uint8 `pixels` [N, H, W, C] with noise; `drawn` float32 [N, 5] as by `erased`.
+    """Fill the box of each image in uint8 `pixels` [N, H, W, C] with noise; `drawn` is float32 [N, 5] from `erased`.
 
-    The noise is one constant field, all its levels moved by the picture's own shade (modulo 256): uniform, different
-    for each picture and epoch, and no random numbers are drawn inside the step.
+    The noise is one constant field plus the image's own fill value (modulo 256): it is uniform and differs by image and
+    epoch, and the compiled step needs no random numbers.
     """
     ops = backend.keras().ops
     height, width, channels = pixels.shape[1:]

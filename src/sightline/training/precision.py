@@ -1,7 +1,7 @@
-"""``train.precision = "auto"``: bfloat16 where it is faster, by a short measurement that is made once and remembered.
+"""``train.precision = "auto"``: use bfloat16 where it is faster, decided by a short benchmark that is cached.
 
-It doubles the speed of VGG and of small networks on a processor that has instructions for it, does little for
-MobileNetV2 there, and slows everything elsewhere: no rule but the clock tells.
+On a CPU with bfloat16 instructions it doubles the speed of VGG and of small models and does little for MobileNetV2; on
+other CPUs it slows everything down. Only a measurement can tell.
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ from sightline.models.kernels import stays_in_float32
 from sightline.training.optimizer import label_shares, loss, optimizer
 
 Precision = Literal["float32", "mixed_bfloat16"]
-MARGIN = 1.1  # bfloat16 must be so many times as fast
-STEPS = 200  # a shorter training is not worth the measurement, which takes some seconds
+MARGIN = 1.1  # required speedup of bfloat16
+STEPS = 200  # shorter runs are not worth a benchmark of some seconds
 ROUNDS = 4
-KERNELS = 3  # raised with each change of `models.kernels`: what was measured before no longer holds
-PIXELS = 1 << 20  # of a batch, at most: large pictures are measured in small batches
+KERNELS = 3  # increment with each change of `models.kernels`, which invalidates cached measurements
+PIXELS = 1 << 20  # maximum per batch: large images are measured in small batches
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A precision and the reason for it in words."""
+    """A precision and the reason for choosing it, as text."""
 
     precision: Precision
     why: str
 
 
 def decide(plan: Plan, config: RunConfig, pictures: int) -> Decision:
-    """Decide for a training of `pictures` pictures on the network of `plan`, which is built anew to be measured.
+    """Choose the precision for training the model of `plan` on `pictures` images; builds the model to measure it.
 
-    The same network on the same machine gets the same answer: the first measurement is kept in the cache's folder.
+    The first measurement is cached, so that the same model on the same machine always gets the same precision.
     """
     if any(stage.thaw >= 0 for stage in config.train.stages):
-        return Decision("float32", "layers are frozen, and what is left to learn is small")
+        return Decision("float32", "layers are frozen, so little is left to train")
     steps = config.train.epochs * -(-pictures // config.train.batch_size)
     if steps < STEPS:
-        return Decision("float32", f"{steps} steps are too few to measure for")
+        return Decision("float32", f"{steps} steps are too few to be worth a measurement")
     place = cache.folder() / f"precision-{_key(plan, config)}.json"
     gain = _remembered(place)
     known = gain is not None
     if gain is None:
         gain = _measure(plan, config)
-        with suppress(OutputError):  # a folder that cannot be written: measured again next time
+        with suppress(OutputError):  # a read-only cache: measured again next time
             files.write(place, jsonio.dumps({"gain": gain}).encode())
     found: Precision = "mixed_bfloat16" if gain >= MARGIN else "float32"
-    return Decision(found, f"bfloat16 is {gain:.2f} times as fast here ({'measured before' if known else 'measured'})")
+    return Decision(found, f"bfloat16 is {gain:.2f} times as fast ({'measured before' if known else 'measured'})")
 
 
 @contextmanager
 def lowered(model: Any, precision: str) -> Iterator[None]:
-    """Let a float32 `model` compute in bfloat16 while the block runs, where `precision` is "mixed_bfloat16".
+    """Make a float32 `model` compute in bfloat16 within the context, if `precision` is "mixed_bfloat16".
 
-    As `models.build.build` has it, pixels are normalised and logits made in float32; so are strided depthwise
-    convolutions (see `models.kernels.stays_in_float32`). The block must compile what it runs.
+    As in a model built by `models.build.build`, normalization, head and strided depthwise convolutions (see
+    `models.kernels.stays_in_float32`) stay in float32. Functions must be compiled within the context.
     """
     if precision != "mixed_bfloat16":
         yield
@@ -74,7 +74,7 @@ def lowered(model: Any, precision: str) -> Iterator[None]:
     ends = {"normalize", "features", "predictions", "as_row", "two_classes", "pair", "temperature", "probabilities"}
     layers = [
         layer
-        for layer in model._flatten_layers(include_self=False)  # noqa: SLF001  # the only walk that enters nested models
+        for layer in model._flatten_layers(include_self=False)  # noqa: SLF001  # the only one that enters nested models
         if layer.name not in ends and not stays_in_float32(layer)
     ]
     policies = [layer.dtype_policy for layer in layers]
@@ -103,7 +103,7 @@ def _key(plan: Plan, config: RunConfig) -> str:
 
 
 def _measure(plan: Plan, config: RunConfig) -> float:
-    """Return how many times as fast a training step is in bfloat16, the best of `ROUNDS` steps each, taken in turn."""
+    """Return the speedup of a training step in bfloat16: the best of `ROUNDS` alternating steps each."""
     size = max(1, min(config.train.batch_size, PIXELS // (plan.height * plan.width)))
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (size, plan.height, plan.width, plan.channels), np.uint8)

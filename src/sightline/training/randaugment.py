@@ -1,11 +1,11 @@
-"""RandAugment (Cubuk et al., 2019, arXiv:1909.13719): a few operations out of one list, all of one magnitude.
+"""RandAugment (Cubuk et al., 2019, arXiv:1909.13719): random operations from one list, all with the same magnitude.
 
-Of the paper's fourteen operations these thirteen are computed, with the ranges of AutoAugment (greatest magnitude, 10):
-identity, auto-contrast, rotate (30 degrees), solarize (every level), colour, contrast, brightness and sharpness (0.9
-either way), posterize (down to 4 bits), shear x and y (0.3), translate x and y (0.45 of the side). Equalize is left
-out: it needs a histogram of every channel of every picture in every step.
+It implements thirteen of the paper's fourteen operations with AutoAugment's ranges (at the maximum magnitude, 10):
+identity, auto-contrast, rotate (30 degrees), solarize (every level), color, contrast, brightness and sharpness (0.9 in
+either direction), posterize (down to 4 bits), shear x and y (0.3), translate x and y (0.45 of the side). Equalize is
+left out: it needs a histogram of every channel of every image in every step.
 
-Beyond the border stands what `augment.fill` says (the paper: grey), and shears are about the centre.
+Pixels beyond the border follow `augment.fill` (the paper uses gray), and shears are about the center.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ OPERATIONS = (
     "identity", "auto_contrast", "rotate", "solarize", "colour", "posterize", "contrast", "brightness", "sharpness",
     "shear_x", "shear_y", "translate_x", "translate_y",
 )  # fmt: skip
-_MOST = 8  # operations; uniform numbers are drawn for all of them, so that a longer chain begins like a shorter one
-_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # Pillow's, of which sharpness moves away
+_MOST = 8  # operations; numbers are sampled for all of them, so that a longer chain starts like a shorter one
+_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # Pillow's SMOOTH, the reference for sharpness
 
 
 def chains(config: AugmentConfig, count: int, seed: int, epoch: int) -> NDArray[np.float64]:
-    """Draw (number of an operation, signed strength in -1..1) again and again for each picture: [count, 2 * n]."""
+    """Sample n pairs (operation index, signed strength in [-1, 1]) for each image: float64 [count, 2 * n]."""
     u = generator(seed, "augment", "randaugment", epoch).random((count, _MOST, 2))[:, : config.randaugment]
     strength = config.randaugment_magnitude / 10 * np.where(u[..., 1] < 0.5, -1, 1)
     return np.stack([np.floor(len(OPERATIONS) * u[..., 0]), strength], -1).reshape(count, -1)
 
 
 def operate(config: AugmentConfig, x: Any, drawn: Any) -> Any:
-    """Apply the drawn chains to float32 `x` [N, H, W, C] in grey levels; returns whole levels within 0 to 255."""
+    """Apply the sampled operations `drawn` to float32 `x` [N, H, W, C]; returns integral values in [0, 255]."""
     ops = backend.keras().ops
     for number in range(config.randaugment):
         kind, strength = (ops.reshape(drawn[:, 2 * number + i], (-1, 1, 1, 1)) for i in (0, 1))
@@ -47,7 +47,7 @@ def operate(config: AugmentConfig, x: Any, drawn: Any) -> Any:
 
 
 def _one(x: Any, kind: Any, strength: Any, fill: str) -> Any:
-    """Every operation is computed for every picture and the drawn one taken: a compiled step has one shape."""
+    """Compute every operation for every image and select the sampled one, since a compiled step has static shapes."""
     ops = backend.keras().ops
     least, most = ops.min(x, axis=(1, 2), keepdims=True), ops.max(x, axis=(1, 2), keepdims=True)
     stretched = ops.where(most > least, (x - least) * 255 / ops.maximum(most - least, 1.0), x)
@@ -73,7 +73,7 @@ def _away(x: Any, base: Any, strength: Any) -> Any:
 
 
 def _smoothed(x: Any) -> Any:
-    """Return `x` smoothed as by Pillow's SMOOTH, which leaves the border as it is."""
+    """Return `x` smoothed as by Pillow's SMOOTH, which does not change the border."""
     ops = backend.keras().ops
     height, width, channels = x.shape[1:]
     kernel = ops.convert_to_tensor(np.tile(_SMOOTH[:, :, None, None], (1, 1, channels, 1)))
@@ -84,7 +84,7 @@ def _smoothed(x: Any) -> Any:
 
 
 def _matrices(kind: Any, strength: Any, height: int, width: int) -> Any:
-    """Return the maps [N, 6] from output to input pixels; that of an operation that moves nothing is the identity."""
+    """Return the affine maps [N, 6] from output to input pixels; the identity for non-geometric operations."""
     ops = backend.keras().ops
 
     def amount(name: str, most: float) -> Any:

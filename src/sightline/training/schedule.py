@@ -1,4 +1,4 @@
-"""Learning rates as plain functions of the step and of the figures so far, so that they can be drawn and resumed."""
+"""Learning rate schedules as pure functions of the step and the metrics so far, so they can be plotted and resumed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sightline.records import EpochRecord
 
 
 def schedule(config: ScheduleConfig, rate: float, steps: int) -> Callable[[int], float]:
-    """Return the learning rate of each step (counted from 0) of a stage of `steps` steps, from the base `rate`.
+    """Return a function from the step (0-based) to the learning rate, for a stage of `steps` steps and a base `rate`.
 
-    Warm-up climbs linearly over the first ``warmup`` share of the steps, then the shape takes the remaining ones:
-    ``constant``, and ``plateau`` as long as `eased` leaves it so; ``step``: times ``factor`` every so many steps;
-    ``exponential``: ``rate * factor ** (step / every)``, the exponent rounded down with ``staircase``; ``cosine`` down
-    to the floor (Loshchilov and Hutter, 2016, arXiv:1608.03983); ``cyclical``: triangles between the floor and the
-    rate (Smith, 2015, arXiv:1506.01186); ``one_cycle``: one triangle, then down to zero (Smith, 2018,
-    arXiv:1803.09820; the momentum stays as it is).
+    The rate warms up linearly over the first ``warmup`` fraction of the steps; the schedule applies to the rest:
+    ``constant``; ``plateau``, constant except for the factor from `eased`; ``step``: multiplied by ``factor`` every
+    ``every`` steps; ``exponential``: ``rate * factor ** (step / every)``, the exponent rounded down with ``staircase``;
+    ``cosine``: decay to the floor (Loshchilov and Hutter, 2016, arXiv:1608.03983); ``cyclical``: triangles between the
+    floor and the rate (Smith, 2015, arXiv:1506.01186); ``one_cycle``: one triangle, then decay to zero (Smith, 2018,
+    arXiv:1803.09820, with constant momentum).
     """
     warm = round(config.warmup * steps)
     rest = max(steps - warm, 1)
@@ -31,7 +31,7 @@ def schedule(config: ScheduleConfig, rate: float, steps: int) -> Callable[[int],
 
 
 def _share(config: ScheduleConfig, done: int, rest: int) -> float:
-    """Return the share of the base rate after `done` of `rest` steps."""
+    """Return the fraction of the base rate after `done` of `rest` steps."""
     match config.name:
         case "step" | "exponential":
             jumps = config.staircase or config.name == "step"
@@ -50,24 +50,24 @@ def _share(config: ScheduleConfig, done: int, rest: int) -> float:
 
 
 def _triangle(config: ScheduleConfig, at: float) -> float:
-    """Return the share of the rate at 0 (the foot) to 1 (the top) to 2 (the foot again)."""
+    """Return the fraction of the rate for `at` in [0, 2]: the floor at 0 and 2, the full rate at 1."""
     floor = 0.1 if config.floor is None else config.floor
     return floor + (1 - floor) * (1 - abs(1 - at))
 
 
 def eased(config: ScheduleConfig, history: Sequence[EpochRecord]) -> float:
-    """Return what the rate of the next epoch is multiplied by, after the epochs of the stage so far; for ``plateau``.
+    """Return the ``plateau`` factor for the next epoch's rate, from the `history` of the stage; 1 for other schedules.
 
-    The rate falls after ``patience`` stalled epochs in a row; the count then starts anew, after ``cooldown`` epochs.
-    An epoch is stalled if its figure is not better than the best so far by more than ``min_delta`` (as Keras'
-    `ReduceLROnPlateau` has it), or, with ``compare="previous"``, if it differs by no more from the one before. Without
-    a validation part the training loss takes the figure's place.
+    The rate drops after ``patience`` stalled epochs in a row; counting restarts after ``cooldown`` epochs. An epoch is
+    stalled if its metric does not improve on the best so far by more than ``min_delta`` (as in Keras'
+    `ReduceLROnPlateau`) or, with ``compare="previous"``, if it differs from that of the previous epoch by no more than
+    that. Without a validation split, the training loss is monitored.
     """
     if config.name != "plateau":
         return 1.0
     missing = any(getattr(record, config.monitor) is None for record in history)
     monitor = "loss" if missing else config.monitor
-    sign = -1 if monitor.endswith("loss") else 1  # the greater, the better
+    sign = -1 if monitor.endswith("loss") else 1  # higher is better
     factor, best, before, stalled, resting = 1.0, -math.inf, math.nan, 0, 0
     for record in history:
         figure = sign * getattr(record, monitor)

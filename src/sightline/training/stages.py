@@ -1,4 +1,4 @@
-"""What learns in a stage: freezing, thawing, and the features that frozen layers need compute only once."""
+"""Training stages: freeze and unfreeze layers, and compute the features of frozen layers only once."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from sightline.randomness import derive
 from sightline.records import Progress, Samples, no_progress
 from sightline.training import augment, devices
 
-IN_MEMORY = 1 << 29  # features beyond this many bytes go to a temporary file
+IN_MEMORY = 1 << 29  # larger features, in bytes, go to a temporary file
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What frozen layers made of both parts: float32 features in place of pixels.
+    """The outputs of the frozen layers for both splits: float32 features in place of pixels.
 
-    `tensor` is where in the network they were taken; `train` holds `views` rows for each picture, view by view.
+    `tensor` is the tensor of the model that they are values of; `train` holds `views` rows per image, view by view.
     """
 
     tensor: Any
@@ -40,9 +40,9 @@ class Features:
 
 
 def freeze(network: Network, stage: StageConfig) -> None:
-    """Let the layers learn that the stage thaws, and the head.
+    """Make the head and the layers that the stage unfreezes trainable, and freeze the others.
 
-    Batch normalisation in a pretrained backbone keeps its statistics and its scale, thawed or not.
+    Batch normalization layers in a pretrained backbone always stay frozen.
     """
     normalization = backend.keras().layers.BatchNormalization
     frozen = _frozen(network, stage)
@@ -55,21 +55,21 @@ def _frozen(network: Network, stage: StageConfig) -> frozenset[str]:
     names = network.backbone
     if stage.thaw > len(names):
         raise UsageError(
-            f"Stage {stage.name!r} thaws {plural(stage.thaw, 'layer')}, but the backbone has {len(names)}."
+            f"Stage {stage.name!r} unfreezes {plural(stage.thaw, 'layer')}, but the backbone has only {len(names)}."
         )
     return frozenset(() if stage.thaw < 0 else names[: len(names) - stage.thaw])
 
 
 def cut(network: Network, stage: StageConfig) -> Any | None:
-    """Return the last tensor that alone feeds all that follows, before the first layer that the stage lets learn.
+    """Return the last tensor before the first trainable layer through which all later layers get their input.
 
-    None where nothing is frozen, or where what is frozen ends before the first such tensor.
+    None if nothing is frozen, or if a trainable layer comes before the first such tensor.
     """
     frozen = _frozen(network, stage)
     if not frozen:
         return None
     logits = backend.keras().Model(network.model.input, network.logits)
-    by_depth = logits._nodes_by_depth  # noqa: SLF001  # Keras has no public walk over the nodes of a graph
+    by_depth = logits._nodes_by_depth  # noqa: SLF001  # Keras has no public traversal of the nodes of a graph
     nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
     last_use = {id(tensor): at for at, node in enumerate(nodes) for tensor in node.input_tensors}
     live: dict[int, Any] = {}
@@ -87,10 +87,10 @@ def cut(network: Network, stage: StageConfig) -> Any | None:
 
 
 def group(network: Network, plan: Sequence[StageConfig], number: int) -> tuple[StageConfig, ...]:
-    """Return the stages that share the features computed for stage `number` of `plan`, the first to use them first.
+    """Return the stages that share the features computed for stage `number` of `plan`, in order.
 
-    Those are it and its neighbours with frozen layers, from the first on behind which features can be taken. Empty
-    where stage `number` trains on pixels.
+    These are the stage itself and its neighbors with frozen layers, starting at the first for which features can be
+    extracted. Empty if stage `number` trains on pixels.
     """
     if plan[number].thaw < 0:
         return ()
@@ -112,7 +112,7 @@ def extract(
     config: RunConfig,
     progress: Progress,
 ) -> Features | None:
-    """Run the layers that stay frozen through all of `sharing` once over both parts; None where there are none."""
+    """Compute both splits' features of the layers that stay frozen in all of `sharing`; None if there are none."""
     tensor = cut(network, max(sharing, key=lambda stage: stage.thaw))
     if tensor is None:
         return None
@@ -134,7 +134,7 @@ def extract(
 def onward(
     network: Network, base: Features, stage: StageConfig, config: RunConfig, progress: Progress = no_progress
 ) -> Features:
-    """Return the features where `stage` lets layers learn, computed from those of `base`, which lie before."""
+    """Return the features at the freeze boundary of `stage`, computed from those of the earlier boundary of `base`."""
     tensor = cut(network, stage)
     views = min(stage.views, base.views)
     few = base.train.first(len(base.train) // base.views * views)
@@ -147,14 +147,14 @@ def onward(
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress("features of the layers frozen now", done, total)
+        progress("features of the newly frozen layers", done, total)
 
     held_out = _through(between, shape, base.validation, advance)
     return Features(tensor, _through(between, shape, few, advance), held_out, views)
 
 
 def _layers(start: Any, end: Any, samples: Samples, config: RunConfig) -> Layers:
-    """Return what lies between two tensors as a function of rows such as those of `samples`."""
+    """Return the layers between two tensors as a function of rows like those of `samples`."""
     model, device = backend.keras().Model(start, end), config.device
     by_keras = partial(devices.predict_on_batch, model)
     return layers(model, samples.take(slice(0, SAMPLE)), device.engine, device.threads, by_keras)
@@ -176,10 +176,10 @@ def _run(
     config: RunConfig,
     advance: Callable[[int], None],
 ) -> Samples:
-    """Return the features of `views` copies of each picture, from the cache where they were kept.
+    """Return the features of `views` copies of each image, from the cache if it has them.
 
-    Copy 0 is the picture as it is; the others are augmented, each drawn as an epoch of its own. They are not mixed with
-    each other: one label goes with each.
+    Copy 0 is the original image; the others are augmented, each with the parameters of a separate epoch. Copies are not
+    mixed with each other, so that each keeps its own label.
     """
     changing = augment.unmixed(config.augment) if views > 1 else None
     name = None
@@ -214,7 +214,7 @@ def _run(
 
 
 def _augmented(samples: Samples, config: AugmentConfig) -> Any:
-    """Return a model of augmentation alone."""
+    """Return a model that only augments."""
     pixels, drawn = _augmentable(samples.pixels.shape[1:], config)
     return backend.keras().Model([pixels, drawn], augment.apply(config, pixels, drawn))
 
@@ -224,13 +224,13 @@ def _space(shape: tuple[int, ...]) -> NDArray[np.float32]:
     if size <= IN_MEMORY:
         return np.empty(shape, np.float32)
     try:
-        with tempfile.TemporaryFile() as file:  # nameless, and kept by the map
+        with tempfile.TemporaryFile() as file:  # unlinked; the memory map keeps it open
             files.reserve(file.fileno(), size)
             return np.memmap(file, np.float32, "r+", shape=shape)
     except OSError as error:
         raise OutputError(
-            f"The features of the frozen layers take {size / 2**30:.1f} GiB in {tempfile.gettempdir()} and cannot be "
-            f"written: {error.strerror or error}. Free some space, or name another folder in TMPDIR."
+            f"The features of the frozen layers need {size / 2**30:.1f} GiB in {tempfile.gettempdir()} and cannot be "
+            f"written: {error.strerror or error}. Free some space, or set TMPDIR to another folder."
         ) from error
 
 
@@ -239,7 +239,7 @@ def _as_samples(out: NDArray[np.float32], labels: NDArray[np.int32], paths: tupl
 
 
 def with_augmentation(model: Any, config: AugmentConfig) -> Any:
-    """Return `model` fed with augmented pictures: inputs (uint8 pixels [N, H, W, C], drawn changes float32 [N, D])."""
+    """Return `model` behind augmentation: inputs (uint8 pixels [N, H, W, C], sampled parameters float32 [N, D])."""
     pixels, drawn = _augmentable(model.input.shape[1:], config)
     return backend.keras().Model([pixels, drawn], model(augment.apply(config, pixels, drawn)))
 

@@ -1,4 +1,4 @@
-"""Where training stands: all that changes while it runs, to a checkpoint and back, and when one is written."""
+"""The state of training, its conversion to and from checkpoints, and when checkpoints are written."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from sightline.records import EpochRecord
 from sightline.training import checkpoint
 from sightline.training.checkpoint import Arrays, Checkpoint
 
-DEAR = 50  # a checkpoint that was not asked for waits until this many times its own duration has passed: 2%
+DEAR = 50  # an automatic checkpoint waits for this multiple of the time that saving takes: 2% overhead
 
 
 @dataclass(slots=True)
 class State:
-    """The position in the plan, the sums of the epoch under way, the epochs done, and the best of them.
+    """The position in the stages, the running sums of the current epoch, the completed epochs and the best of them.
 
-    `stage`, `epoch` and `step` count what is done: stages, epochs of the stage, steps of the epoch. `seen` pictures of
-    the epoch had the summed loss `total` and `hits` right answers in `seconds`. `begun` epochs lie before the stage.
-    There are no other streams of chance to keep: our own derive from the seed and the epoch by name, and those of
-    Keras' random layers are variables of the network.
+    `stage`, `epoch` and `step` count completed stages, epochs of the stage and steps of the epoch. In the current
+    epoch, `seen` images had a summed loss of `total` and `hits` correct predictions in `seconds`. `begun` is the number
+    of epochs before the stage. No random state is stored: our streams derive from seed and epoch by name, and those of
+    Keras' random layers are variables of the model.
     """
 
     stage: int = 0
@@ -48,27 +48,27 @@ class State:
 
     @property
     def number(self) -> int:
-        """The number of the epoch under way, from 1 on over all stages."""
+        """The number of the current epoch, 1-based and counted over all stages."""
         return len(self.history) + 1
 
     @property
     def untouched(self) -> bool:
-        """Whether the stage has not taken a step yet."""
+        """Whether the stage has not run a step yet."""
         return not (self.epoch or self.step)
 
     def add(self, count: int, loss: float, accuracy: float) -> None:
-        """Count a step over `count` pictures with these means."""
+        """Add a completed step: `count` images with this mean loss and accuracy."""
         self.step += 1
         self.seen, self.total, self.hits = self.seen + count, self.total + loss * count, self.hits + accuracy * count
 
     def end_epoch(self, record: EpochRecord) -> None:
-        """Count an epoch."""
+        """Record a completed epoch."""
         self.history.append(record)
         self.epoch += 1
         self._begin_epoch()
 
     def end_stage(self) -> None:
-        """Count a stage, whether all its epochs ran or it was stopped early."""
+        """Record a completed stage, whether it ran all epochs or stopped early."""
         self.stage, self.epoch, self.begun, self.since_best = self.stage + 1, 0, len(self.history), 0
         self._begin_epoch()
 
@@ -77,7 +77,7 @@ class State:
 
 
 class Facts(TypedDict):
-    """What the state of a checkpoint holds: the counts of `State`, the epochs, and the number of the best one."""
+    """The JSON state of a checkpoint: the counters of `State`, the epochs, and the number of the best one."""
 
     stage: int
     epoch: int
@@ -94,12 +94,12 @@ class Facts(TypedDict):
 
 
 def latest(folder: Path, say: Callable[[str], None] | None = None) -> Checkpoint | None:
-    """Return the newest checkpoint in `folder` that is whole; None where there is none."""
+    """Return the newest valid checkpoint in `folder`; None if there is none."""
     return checkpoint.latest(folder, say, check)
 
 
 def check(saved: Checkpoint, where: str) -> None:
-    """Raise `ModelError`, which begins with `where`, unless the state of a checkpoint can have been left by `pack`."""
+    """Raise `ModelError`, whose message starts with `where`, unless the state is one that `pack` can produce."""
     facts = jsonio.build(Facts, saved.state, where)
     counts = {name: value for name, value in facts.items() if isinstance(value, int | float)}
     done = len(facts["history"])
@@ -115,9 +115,9 @@ _PLAIN = ("stage", "epoch", "step", "seen", "total", "hits", "seconds", "begun",
 
 
 def pack(state: State, network: Network, optimizer: Any | None) -> Checkpoint:
-    """Return everything that training goes on from; `optimizer` is None where the next stage will make a new one.
+    """Return a checkpoint of the training state; `optimizer` is None between stages, when the next one creates its own.
 
-    Of the best weights only those are kept that differ from the present ones.
+    The best weights are stored only where they differ from the current ones.
     """
     present = checkpoint.variables(network.model)
     arrays = {f"model/{name}": array for name, array in present.items()}
@@ -135,9 +135,9 @@ def pack(state: State, network: Network, optimizer: Any | None) -> Checkpoint:
 
 
 def unpack(found: Checkpoint, network: Network) -> tuple[State, Arrays]:
-    """Set the network's weights from a checkpoint; return the state and the optimizer's arrays.
+    """Restore the model's weights from a checkpoint; return the state and the optimizer's arrays.
 
-    These are empty at the beginning of a stage. Raises `ModelError` if the checkpoint is that of another network.
+    The arrays are empty at the start of a stage. Raises `ModelError` if the checkpoint is from another model.
     """
     model = _below("model/", found.arrays)
     checkpoint.restore(network.model, model)
@@ -152,7 +152,7 @@ def unpack(found: Checkpoint, network: Network) -> tuple[State, Arrays]:
 
 
 def records(found: Checkpoint | None) -> tuple[EpochRecord, ...]:
-    """Return the epochs that were done at a checkpoint."""
+    """Return the epochs completed at a checkpoint."""
     return jsonio.build(tuple[EpochRecord, ...], found.state["history"], "The checkpoint") if found else ()
 
 
@@ -161,9 +161,9 @@ def _below(prefix: str, arrays: Arrays) -> Arrays:
 
 
 class Saver:
-    """Writes checkpoints into `folder` (none where it is None), as often as the settings say and 2% of the time allows.
+    """Writes checkpoints to `folder` (None: none) as often as configured, within 2% of the training time.
 
-    `serial` is the number of the last checkpoint written before, if training was resumed from one.
+    `serial` is the number of the checkpoint that training was resumed from, else 0.
     """
 
     def __init__(self, folder: Path | None, config: TrainConfig, serial: int = 0) -> None:
@@ -174,7 +174,7 @@ class Saver:
         self._saved_all = bool(serial)
 
     def after_step(self, make: Callable[[], Checkpoint]) -> None:
-        """Save what `make` returns if it is time to, a step being done."""
+        """Save the checkpoint from `make` after a step, if one is due."""
         if self._folder is None:
             return
         self._saved_all = False
@@ -185,19 +185,19 @@ class Saver:
             self.save(make())
 
     def after_epoch(self, make: Callable[[], Checkpoint]) -> None:
-        """Save what `make` returns if it is time to, an epoch being done."""
+        """Save the checkpoint from `make` after an epoch, if one is due."""
         if self._folder is not None and time.monotonic() - self._saved >= DEAR * self._cost:
             self.save(make())
         else:
             self._saved_all = False
 
     def after_all(self, make: Callable[[], Checkpoint]) -> None:
-        """Save what `make` returns, all stages being done, so that they can be extended; not if that was asked away."""
+        """Save the checkpoint from `make` after the last stage, unless ``train.keep_state`` is off."""
         if self._folder is not None and self._config.keep_state and not self._saved_all:
             self.save(make())
 
     def save(self, found: Checkpoint) -> None:
-        """Write a checkpoint now."""
+        """Write a checkpoint unconditionally."""
         if self._folder is None:
             return
         begun = time.monotonic()
