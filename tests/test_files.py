@@ -142,3 +142,28 @@ def test_what_is_read_whole_is_a_file_of_limited_size(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="not a regular file"):
         files.read_regular(tmp_path / "pipe", 3)
+
+
+def test_an_array_comes_back_from_its_file(tmp_path: Path) -> None:
+    for array in (np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((0, 4)), np.float64(3.0)):
+        np.save(tmp_path / "a.npy", array)
+        with (tmp_path / "a.npy").open("rb") as file:
+            np.testing.assert_array_equal(files.load_array(file), array)
+
+
+def _header(shape: str, descr: str = "'<f4'") -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\x93NUMPY", b"\x93NUMPY\x09\x00", b"PK\x03\x04" + bytes(60), _header("(1 << 50,)"),
+        _header(f"({1 << 50},)") + bytes(400), _header("(-1,)") + bytes(400), _header("(3,)"), _header("(3,)", "'O'"),
+        _header("(" * 3000), _header(f"({'9' * 5000},)"),
+    ],
+)  # fmt: skip
+def test_an_array_larger_than_its_file_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # NumPy's own words, or ours
+        files.load_array(io.BytesIO(content))

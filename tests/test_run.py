@@ -361,3 +361,17 @@ def test_the_outcome_of_other_weights_goes_and_what_the_user_made_of_them_is_ren
     assert left == {*kept, *renamed, "run.json"}
     assert run.info["seed"] == 1
     assert "no_bundle" not in run.info
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
+def test_a_figure_that_is_no_file_of_its_size_is_named(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "r")
+    figures = run.path / "figures"
+    figures.mkdir()
+    os.mkfifo(figures / "curves.png")
+    with (figures / "confusion.png").open("wb") as sparse:
+        sparse.truncate(1 << 40)
+    with pytest.raises(ModelError, match=r"curves\.png cannot be read: not a regular file"):
+        run.read_figure("curves")
+    with pytest.raises(ModelError, match=r"confusion\.png cannot be read: more than"):
+        run.read_figure("confusion")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sqlite3
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,15 @@ from PIL import Image
 from command import COLOURS, draw_classes
 from sightline import workflow
 from sightline.config import resolve
-from sightline.errors import DataError, Interrupted, MissingExtraError, ModelError, SightlineError, UsageError
+from sightline.errors import (
+    DataError,
+    Interrupted,
+    MissingExtraError,
+    ModelError,
+    OutputError,
+    SightlineError,
+    UsageError,
+)
 from sightline.records import EpochRecord, PartFigures, TrainingMetrics, TrainResult
 from sightline.run import Run
 from sightline.sweep import Sweep, Trial, child, parameters, space, study, sweep
@@ -517,6 +526,35 @@ def test_a_storage_that_cannot_be_had_is_named_without_its_password(search: Sear
         search(GRID, storage=url)
     assert url.replace(":secret", "") in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("harm", ["damaged", "foreign", "lines"])
+def test_a_storage_that_fails_in_the_middle_is_one_sentence(
+    search: Search, trainer: Trainer, tmp_path: Path, harm: str
+) -> None:
+    place = tmp_path / ("study.log" if harm == "lines" else "study.db")
+
+    def spoil(call: int) -> None:
+        if call == 2 and harm == "foreign":
+            with sqlite3.connect(place) as base:
+                base.execute("DROP TABLE trial_user_attributes")
+        elif call == 2:
+            place.write_bytes(b"no study" * 5000 + b"\n")
+
+    trainer.before = spoil
+    scheme = "journal:" if harm == "lines" else "sqlite:///"
+    with pytest.raises(OutputError, match=r"The study in .*study\.(db|log) cannot be read or written: .*goes on"):
+        search(GRID, storage=f"{scheme}{place}")
+    assert trainer.calls == 2
+
+
+def test_a_fault_of_ours_is_not_called_the_storages(search: Search, trainer: Trainer) -> None:
+    def fault(call: int) -> None:
+        raise ZeroDivisionError
+
+    trainer.before = fault
+    with pytest.raises(ZeroDivisionError):
+        search(GRID)
 
 
 def test_what_no_trial_could_mend_ends_the_sweep(search: Search, trainer: Trainer) -> None:

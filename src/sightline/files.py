@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import lzma
+import math
 import os
 import secrets
 import stat
@@ -44,6 +45,7 @@ DAMAGED_ZIP = (
     RuntimeError, ValueError,
 )  # fmt: skip
 """What `zipfile` was seen to raise, or may, for a file with wrong bytes in it."""
+_NPY_HEADER = 12 + 10_000  # bytes before the numbers; NumPy reads no longer header
 _LONGEST = 20  # digits of a process id
 # Windows has none of the first three, and no pipes with names in folders.
 _PRIVATE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
@@ -153,6 +155,36 @@ def load_arrays(file: IO[bytes], ratio: float = 1) -> dict[str, NDArray[Any]]:
         raise
     except Exception as error:  # of a dozen kinds: zipfile, its unpackers and NumPy's headers promise no fewer
         raise ValueError(f"it is no .npz file, or a damaged one: {error}") from error
+
+
+def load_array(file: IO[bytes]) -> NDArray[Any]:
+    """Return the array of an ``.npy`` file, which must hold the bytes that its shape takes; raises `ValueError` if not.
+
+    NumPy would take memory for any shape before it reads. Nothing is unpickled.
+    """
+    import numpy as np
+
+    size = _stated_size(file)
+    left = file.seek(0, os.SEEK_END) - file.seek(0)
+    if not 0 <= left - size <= _NPY_HEADER:
+        raise ValueError(f"it states {size:,} bytes of numbers, and has {left:,}")
+    array: NDArray[Any] = np.load(file, allow_pickle=False)
+    return array
+
+
+def _stated_size(file: IO[bytes]) -> int:
+    """Return how many bytes the array takes that the header of an ``.npy`` file describes; raises `ValueError`."""
+    import numpy as np
+
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        return math.prod(shape) * dtype.itemsize
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of many kinds, as for `load_arrays`
+        raise ValueError(f"it is no .npy file, or a damaged one: {error}") from error
 
 
 def _check_ratio(file: IO[bytes], ratio: float) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,23 @@ def test_a_candidate_says_its_own_temperature_and_can_be_exported(
     refused = sightline("export", copied, *arguments, "--out", tmp_path / "other")
     assert refused.code == 2
     assert "with its model.keras beside it" in refused.err
+
+
+def test_a_candidate_from_a_stranger_is_checked_before_keras_reads_it(
+    sightline: Command, found: tuple[Path, str], trained: Trained, tmp_path: Path
+) -> None:
+    out = shutil.copytree(found[0], tmp_path / "out")
+    model = out / "candidates" / "rightsize" / "model.keras"
+    with zipfile.ZipFile(model) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(model, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (members | {"config.json": b" " * (32 << 20)}).items():
+            archive.writestr(name, content)
+    shutil.rmtree(out / "candidates" / "rightsize-int8")  # to be made of that model again
+    done = sightline("compress", trained[0], "--out", out, *CHEAP)
+    assert done.code == 2
+    assert "config.json unpacks from" in done.err
+    assert f"remove {model.parent}" in " ".join(done.err.split())
 
 
 def test_bad_use_gets_one_clear_message(

@@ -151,12 +151,11 @@ def test_every_verb_says_that_its_answer_is_lost(use: tuple[Path, Path], colours
 def test_input_without_end_is_refused(
     sightline: Command, use: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sightline.cli.streams.MOST_INPUT", 1000)
     with Path("/dev/zero").open("rb") as zero:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=zero))
-        found = sightline("predict", use[0], "-")
+        found = sightline("predict", use[0], "-", "--set", "data.limits.file_mb=2")
     assert found.code == 2
-    assert "Standard input is larger than" in found.err
+    assert "Standard input is larger than 2 MiB (data.limits.file_mb)" in found.err
 
 
 def test_input_that_cannot_be_read_is_no_fault(

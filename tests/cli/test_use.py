@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from command import Command
+from sightline import load
 from sightline.prediction import bundle
 from sightline.prediction.onnx import OnnxPredictor
 
@@ -289,3 +290,38 @@ def test_every_odd_file_is_a_row(sightline: Command, run: Path, shared: Path) ->
     errors = [line["error"] for line in found.lines if "error" in line]
     assert 0 < len(errors) < len(files) / 4
     assert all(errors)
+
+
+def test_the_largest_file_is_a_setting(sightline: Command, run: Path, tmp_path: Path) -> None:
+    """In a folder, by its name, through a list on standard input, explained, and from Python."""
+    picture = tmp_path / "pictures" / "large.bmp"
+    picture.parent.mkdir()
+    Image.new("RGB", (32, 32)).save(picture)  # 3 kB
+    small = ("--set", "data.limits.file_mb=0.001")
+    for verb, where in (("predict", picture), ("predict", picture.parent), ("explain", picture)):
+        options = ("--out", tmp_path / "why") if verb == "explain" else ()
+        done = sightline(verb, run, where, "--json", *options, *small)
+        assert (done.code, done.lines[0]["error"]) == (1, "too large: 0 MiB, limit 0.001 (data.limits.file_mb)"), verb
+        assert sightline(verb, run, where, "--json", *options, "--set", "data.limits.file_mb=1").code == 0
+    classifier = load(run)
+    assert "too large" in str(classifier.predict(picture, set=[small[1]])[0].error)
+    assert "too large" in str(classifier.explain(picture, method="occlusion", set=[small[1]])[0].error)
+    for wrong in ("data.class_level=2", "data.limits.file_mb", "data.limits.file_mb=much", "data.limits.file_mb=-1"):
+        done = sightline("predict", run, picture, "--set", wrong)
+        assert (done.code, "data.limits.file_mb" in done.err) == (2, True), wrong
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
+def test_a_pipe_in_place_of_a_result_is_refused_at_once(sightline: Command, run: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (32, 32), "red").save(picture)
+    done = sightline("explain", run, picture, "--method", "occlusion", "--out", tmp_path / "why", "--json")
+    figure = Path(done.lines[0]["figure"])
+    figure.unlink()
+    for pipe, arguments in (
+        (tmp_path / "out.csv", ("predict", run, picture, "--out", tmp_path / "out.csv")),
+        (figure, ("explain", run, picture, "--method", "occlusion", "--out", tmp_path / "why")),
+    ):
+        os.mkfifo(pipe)
+        done = sightline(*arguments)
+        assert (done.code, str(pipe) in "".join(done.err.split())) == (2, True), done.err

@@ -149,3 +149,11 @@ def test_what_is_proposed_mends_what_was_found(tmp_path: Path) -> None:
         {"action", "path", "sha256", "label", "reason"} <= k <= {"action", "path", "sha256", "label", "to", "reason"}
         for k in keys
     )
+
+
+def test_a_patch_larger_than_any_is_refused_unread(tmp_path: Path) -> None:
+    file = tmp_path / "holes.jsonl"
+    with file.open("wb") as sparse:
+        sparse.truncate(1 << 40)
+    with pytest.raises(DataError, match=r"holes\.jsonl cannot be read.*more than 268,435,456 bytes"):
+        patch.read(file)

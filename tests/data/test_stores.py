@@ -364,3 +364,19 @@ def test_a_drawn_picture_is_identified_without_drawing_it() -> None:
     assert drawn == []
     np.testing.assert_array_equal(store.read("4"), pixels(4))
     assert drawn == [4]
+
+
+def test_a_limit_above_all_memory_takes_the_memory_of_the_file(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": b"x" * 1000})
+    assert FolderStore(tmp_path, LimitsConfig(file_mb=1e300)).read("a.png") == b"x" * 1000
+
+
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": b"x" * 1000})
+
+    def grow(start: bytes) -> None:
+        with (tmp_path / "a.png").open("ab") as file:
+            file.write(b"y" * 1000)
+
+    with pytest.raises(PictureError, match="grows while it is read"):
+        FolderStore(tmp_path).read("a.png", grow)

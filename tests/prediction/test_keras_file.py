@@ -15,6 +15,7 @@ import pytest
 
 from sightline import backend
 from sightline.errors import ModelError
+from sightline.prediction.keras import load_model
 from sightline.prediction.keras_file import check_file
 
 MIB = 1 << 20
@@ -110,3 +111,9 @@ def test_anything_else_in_the_file_is_refused(ours: Path, tmp_path: Path) -> Non
     assert "cannot be loaded" in refused(tmp_path / "b.keras")
     (tmp_path / "c.keras").symlink_to("/dev/zero")
     assert "not a regular file" in refused(tmp_path / "c.keras")
+
+
+def test_every_model_is_checked_before_keras_reads_it(ours: Path, tmp_path: Path) -> None:
+    bomb = changed(ours, tmp_path / "bomb.keras", "config.json", b" " * 32 * MIB, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ModelError, match=r"config\.json unpacks from"):
+        load_model(bomb)

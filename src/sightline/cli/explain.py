@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sightline.cli.output import Display, print_json, say
+from sightline.cli.sources import FileLimit
 from sightline.cli.streams import read_input
 from sightline.explanation.result import Explanation
 
@@ -23,6 +25,7 @@ def explain(
         "explanations"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Of the random masks and places.")] = 0,
+    set: FileLimit = None,  # noqa: A002  # the option's own name
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each picture.")] = False,
 ) -> None:
     """Show which parts of pictures speak for a class. Exits with 1 if one of them could not be read."""
@@ -32,7 +35,8 @@ def explain(
     from sightline.report import summary
     from sightline.workflow.explain import explain as find
 
-    items = list(stream.expand(pictures, stdin=read_input))
+    limits = stream.file_limits(set or ())
+    items = list(stream.expand(pictures, partial(read_input, limits.file_mb), limits))
     failed = False
     with Display(quiet=json) as display:
         predictor = workflow.load(model).explained_by(method)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import results, say
+from sightline.cli.sources import FileLimit
 from sightline.cli.streams import read_input
 from sightline.errors import OutputError, UsageError, plural
 from sightline.escaping import TextFile, printable
+from sightline.files import open_regular
 from sightline.records import Decision, Prediction
 
 if TYPE_CHECKING:  # help must not wait for NumPy
@@ -48,6 +51,7 @@ def predict(
         bool, typer.Option("--raw-csv", help="Put no apostrophe before CSV text that starts with =, +, - or @.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write to this .csv or .jsonl file, not to the terminal.")] = None,
+    set: FileLimit = None,  # noqa: A002  # the option's own name
 ) -> None:
     """Classify images. Exits with 1 if an image could not be read; its row says why."""
     from sightline import workflow
@@ -57,7 +61,8 @@ def predict(
     chosen = _form(form, out, json=json)
     if out is not None:
         _check_place(out)
-    items = stream.expand(pictures, stdin=read_input)
+    limits = stream.file_limits(set or ())
+    items = stream.expand(pictures, partial(read_input, limits.file_mb), limits)
     first = stream.peek(items)  # a wrong path or an empty folder shows before the model is loaded
     classifier = workflow.load(model)
     count, thresholds = len(classifier.classes), classifier.thresholds
@@ -99,7 +104,7 @@ def _check_place(out: Path) -> None:
     if out.is_dir():
         raise OutputError(f"{out} is a folder: name a file in it with --out.")
     try:
-        with out.open("rb") as file:
+        with open_regular(out) as file:
             ours = predictions.is_result(file.read(100))
     except FileNotFoundError:
         return

@@ -34,6 +34,12 @@ Read = Annotated[
         "--set", metavar="KEY=VALUE", help="How images are read, as data.class_level=2, picture.page=2; repeatable."
     ),
 ]
+FileLimit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="data.limits.file_mb, the largest image file, in MiB; default 256."
+    ),
+]
 
 ROLES = ("path", "label", "split")
 

@@ -15,8 +15,6 @@ from typing import Any, TextIO
 
 from sightline.errors import DataError, OutputError
 
-MOST_INPUT = 256 << 20  # bytes of standard input: one image (the default of data.limits.file_mb), or a list of paths
-
 
 def _write(number: int, data: Any) -> int:
     """Write to a descriptor, and wait where it was left non-blocking by another program, as some ends of pipes are."""
@@ -88,14 +86,22 @@ def _secured(stream: TextIO | None, own: TextIO | None, kind: type[io.FileIO], n
     )  # fmt: skip
 
 
-def read_input() -> bytes:
-    """Return standard input whole; raises `DataError` where it is closed, cannot be read or is too large."""
+def read_input(limit_mb: float = 256) -> bytes:
+    """Return standard input whole: one image, or a list of paths.
+
+    Raises `DataError` where it is closed, cannot be read or is larger than `limit_mb` MiB (``data.limits.file_mb``).
+    """
+    limit = int(limit_mb * 2**20)
+    data = bytearray()
     if sys.stdin is None:
         raise DataError("Standard input is closed, and - reads it: name files, or send an image or a list of paths.")
     try:
-        data = sys.stdin.buffer.read(MOST_INPUT + 1)
+        while len(data) <= limit and (chunk := sys.stdin.buffer.read(1 << 20)):
+            data += chunk
     except OSError as error:
         raise DataError(f"Standard input cannot be read: {error.strerror}.") from error
-    if len(data) > MOST_INPUT:
-        raise DataError(f"Standard input is larger than {MOST_INPUT >> 20} MiB: name files, or send fewer.")
-    return data
+    if len(data) > limit:
+        raise DataError(
+            f"Standard input is larger than {limit_mb:g} MiB (data.limits.file_mb): name files, or raise the limit."
+        )
+    return bytes(data)

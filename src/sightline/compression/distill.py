@@ -78,8 +78,8 @@ def _kept(path: Path) -> NDArray[np.float32] | None:
     """Return the answers in a file; None for anything else, which is written anew."""
     try:
         with files.open_regular(path) as file:
-            logits: Any = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+            logits: Any = files.load_array(file)
+    except (OSError, ValueError):
         return None
     return logits if isinstance(logits, np.ndarray) and logits.dtype == np.float32 else None
 

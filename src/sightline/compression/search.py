@@ -22,20 +22,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend
 from sightline.compression import channels, rightsize, slim
 from sightline.compression.judge import no_worse
 from sightline.compression.recovery import NEW_TIMES, Trainer
 from sightline.compression.store import Candidate, Store
 from sightline.config import ModelConfig
 from sightline.data.dataset import Dataset
-from sightline.errors import DivergedError
+from sightline.errors import DivergedError, ModelError
 from sightline.export import onnx, quantize
 from sightline.models import registry, weights, whitening
 from sightline.models.build import Network, Plan, build, outline
 from sightline.models.describe import describe, parameters
 from sightline.prediction import parity
 from sightline.prediction.bundle import Bundle
+from sightline.prediction.keras import load_model
 from sightline.prediction.onnx import OnnxPredictor
 from sightline.preprocess import Preprocess
 from sightline.records import Samples
@@ -257,9 +257,11 @@ class Search:
     def _model(self, name: str) -> Any:
         """Return the Keras model of a candidate; one is held at a time besides the large one."""
         if name not in self._models:
-            path = self.store.folder(name) / "model.keras"
-            loaded = backend.keras().saving.load_model(path, compile=False, safe_mode=True)
-            self._models = {"large": self.subject.model, name: loaded}
+            folder = self.store.folder(name)
+            try:
+                self._models = {"large": self.subject.model, name: load_model(folder / "model.keras")}
+            except ModelError as error:
+                raise ModelError(f"{error} Or remove {folder}: this candidate is then made again.") from error
         return self._models[name]
 
     def _attempt(

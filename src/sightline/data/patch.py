@@ -25,6 +25,7 @@ from sightline.records import PARTS, Index, Part, Picture
 
 Action = Literal["drop", "relabel", "move"]
 KEYS = ("action", "path", "sha256", "label", "reason")
+PATCH_LIMIT = 256 << 20  # bytes of a patch: about a million corrections
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,7 @@ def write(path: Path, corrections: Iterable[Correction]) -> Path:
 def read(path: Path) -> list[tuple[int, Correction]]:
     """Return the line numbers and corrections of a patch file; raises `DataError` naming the first malformed line."""
     try:
-        with files.open_regular(path) as file:
-            text = file.read().decode("utf-8-sig").replace("\r\n", "\n")
+        text = files.read_regular(path, PATCH_LIMIT).decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The patch {path} cannot be read as UTF-8 text: {error}.") from error
     lines = enumerate(text.split("\n"), 1)

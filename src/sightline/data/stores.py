@@ -103,18 +103,17 @@ def read_file(path: Path, limits: LimitsConfig = LIMITS, check: Check = unchecke
 
     Devices and pipes, which may never end, and files above ``data.limits.file_mb`` are refused.
     """
-    most = int(limits.file_mb * 2**20)
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(START) if size else b""  # a file of /proc has content, and a size of 0
             check(start)
             check_file_size(size, limits)
-            data = start + file.read(most + 1) if size else b""
+            data = start + file.read(max(size - len(start), 0) + 1) if size else b""  # memory of its size, no more
     except (OSError, ValueError) as error:  # ValueError: a manifest's path with a null character
         raise PictureError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-    if len(data) > most:
-        raise PictureError(f"grows while it is read, beyond {limits.file_mb:g} MiB (data.limits.file_mb)")
+    if len(data) > size:
+        raise PictureError("grows while it is read: wait until it is written")
     return data
 
 

@@ -48,15 +48,13 @@ class KerasPredictor:
 
         Raises `ModelError` if it cannot be loaded, does not fit `classes` or answers a random image with NaN.
         """
-        check_file(path)
-        keras = backend.keras()
-        try:
-            model = keras.saving.load_model(path, compile=False, safe_mode=True)
-            units = model.output["probabilities"].shape[-1]
-        except Exception as error:
-            raise ModelError(f"The model {path} cannot be loaded: {_first_line(error)}") from error
+        model = load_model(path)
+        units = model.output["probabilities"].shape[-1]
         if units != len(classes):
-            raise ModelError(f"The model {path} has {units} outputs for {len(classes)} classes: it is not this run's.")
+            raise ModelError(
+                f"The model {path} has {units} outputs for the {len(classes)} classes of model.json: one of the two is "
+                "not this run's."
+            )
         loaded = cls(model, classes, preprocess)
         try:
             check_finite(loaded.outputs_uncompiled, preprocess)
@@ -81,6 +79,18 @@ class KerasPredictor:
             answer = self.model(pixels, training=False)
         to_numpy = backend.keras().ops.convert_to_numpy
         return _outputs({name: to_numpy(value) for name, value in answer.items()})
+
+
+def load_model(path: Path) -> Any:
+    """Return the Keras model in a ``.keras`` file, checked and loaded in safe mode; raises `ModelError`."""
+    check_file(path)
+    keras = backend.keras()
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        model.output["probabilities"].shape[-1]
+    except Exception as error:
+        raise ModelError(f"The model {path} cannot be loaded: {_first_line(error)}") from error
+    return model
 
 
 def _saved(model: Any) -> bytes:

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import process
+from sightline.config import LimitsConfig, resolve
 from sightline.data.sources.filenames import is_hidden, is_picture_name
 from sightline.data.sources.text import decode_text, has_mark
-from sightline.data.stores import FolderStore, read_file
-from sightline.errors import DataError, PictureError
+from sightline.data.stores import LIMITS, FolderStore, read_file
+from sightline.errors import DataError, PictureError, UsageError
 from sightline.prediction.base import NOT_FINITE, Predictor, filled, suitable_batch_size
 from sightline.prediction.decide import decide
 from sightline.preprocess import Preprocess, find_format, inspect
@@ -36,7 +37,17 @@ class Item:
     read: Callable[[], Any]
 
 
-def expand(arguments: Sequence[str | Path], stdin: Callable[[], bytes] | None = None) -> Iterator[Item]:
+def file_limits(assignments: Sequence[str]) -> LimitsConfig:
+    """Return the limits that ``data.limits.file_mb=VALUE`` states; raises `UsageError` for any other setting."""
+    for text in assignments:
+        if not text.startswith("data.limits.file_mb="):
+            raise UsageError(f"Only data.limits.file_mb can be set here, as data.limits.file_mb=512, not {text!r}.")
+    return resolve(assignments=assignments).data.limits if assignments else LIMITS
+
+
+def expand(
+    arguments: Sequence[str | Path], stdin: Callable[[], bytes] | None = None, limits: LimitsConfig = LIMITS
+) -> Iterator[Item]:
     """Yield the pictures that files, folders (all pictures below, sorted), globs and ``-`` (`stdin`) stand for.
 
     Standard input is one picture's bytes, or a list of paths, one a line. A path that does not exist is yielded all
@@ -45,16 +56,16 @@ def expand(arguments: Sequence[str | Path], stdin: Callable[[], bytes] | None = 
     for argument in arguments:
         text = str(argument)
         if text == "-" and stdin is not None:
-            yield from _from_stdin(stdin())
+            yield from _from_stdin(stdin(), limits)
         elif Path(text).is_dir():
-            yield from _from_folder(text)
+            yield from _from_folder(text, limits)
         elif not Path(text).exists() and glob.has_magic(text):
             found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  # absolute patterns too
             if not found:
                 raise DataError(f"No file matches {text!r}.")
-            yield from expand(found)
+            yield from expand(found, limits=limits)
         else:
-            yield _file(text)
+            yield Item(text, partial(read_file, Path(text), limits, find_format))
 
 
 def peek(items: Iterator[Item]) -> list[Item]:
@@ -62,13 +73,9 @@ def peek(items: Iterator[Item]) -> list[Item]:
     return list(islice(items, 1))
 
 
-def _file(path: str) -> Item:
-    return Item(path, partial(read_file, Path(path), check=find_format))
-
-
-def _from_folder(folder: str) -> Iterator[Item]:
+def _from_folder(folder: str, limits: LimitsConfig) -> Iterator[Item]:
     """Yield the images below a folder as an index finds them: links followed, other names tried by their content."""
-    store = FolderStore(Path(folder))
+    store = FolderStore(Path(folder), limits)
     empty = True
     for key in store.keys():  # noqa: SIM118  # not a dict
         if is_hidden(key) or not (is_picture_name(key) or _is_image(store, key)):
@@ -87,7 +94,7 @@ def _is_image(store: FolderStore, key: str) -> bool:
     return True
 
 
-def _from_stdin(data: bytes) -> Iterator[Item]:
+def _from_stdin(data: bytes, limits: LimitsConfig) -> Iterator[Item]:
     try:
         inspect(data)
         image = True
@@ -96,7 +103,7 @@ def _from_stdin(data: bytes) -> Iterator[Item]:
     if image:
         yield Item("-", lambda: data)
     else:
-        yield from expand([line.strip() for line in _list(data).split("\n") if line.strip()])
+        yield from expand([line.strip() for line in _list(data).split("\n") if line.strip()], limits=limits)
 
 
 def _list(data: bytes) -> str:
@@ -109,11 +116,11 @@ def _list(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def as_items(pictures: Iterable[Any]) -> Iterator[Item]:
+def as_items(pictures: Iterable[Any], limits: LimitsConfig = LIMITS) -> Iterator[Item]:
     """Yield items for paths, encoded bytes, uint8 arrays [H, W(, C)] or Pillow pictures, in any mixture."""
     for number, picture in enumerate(pictures):
         if isinstance(picture, str | Path):
-            yield from expand([picture])
+            yield from expand([picture], limits=limits)
         else:
             yield Item(f"[{number}]", lambda value=picture: value)  # type: ignore[misc]  # mypy cannot infer a default
 

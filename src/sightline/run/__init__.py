@@ -37,10 +37,11 @@ import numpy as np
 
 from sightline import files, jsonio
 from sightline.config import RunConfig, dump_toml, load_config
+from sightline.config.parse import read_text
 from sightline.data.dataset import Dataset
 from sightline.data.leakage import Leak, SmallImages
 from sightline.data.membership import ImageRow
-from sightline.data.patch import Correction
+from sightline.data.patch import PATCH_LIMIT, Correction
 from sightline.errors import ModelError, OutputError
 from sightline.escaping import CsvWriter, spreadsheet_cell
 from sightline.prediction import bundle
@@ -177,7 +178,7 @@ class Run:
     def write_patch(self, source: str) -> None:
         """Keep a copy of the patch at `source`; nothing if it is empty."""
         if source:
-            self._write("patch.jsonl", Path(source).read_bytes())
+            self._write("patch.jsonl", files.read_regular(Path(source), PATCH_LIMIT))
 
     @property
     def patch(self) -> Path | None:
@@ -312,15 +313,23 @@ class Run:
         return jsonio.build_lines(path, lambda _: Correction) if path.exists() else ()
 
     def read_figure(self, name: str) -> Drawing | None:
-        """Return a figure under ``figures/``, None where it was not drawn."""
-        paths = [self.path / "figures" / f"{name}.{kind}" for kind in ("png", "svg", "narrow.svg")]
-        png, *others = (path.read_bytes() if path.is_file() else None for path in paths)
+        """Return a figure under ``figures/``, None where it was not drawn; raises `ModelError` if it is unreadable."""
+        png, *others = (self._figure_file(f"{name}.{kind}") for kind in ("png", "svg", "narrow.svg"))
         return None if png is None else Drawing(png, *others)
+
+    def _figure_file(self, name: str) -> bytes | None:
+        path = self.path / "figures" / name
+        if not path.exists():
+            return None
+        try:
+            return files.read_regular(path, jsonio.MOST)
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror or error}. Evaluate the run again.") from error
 
     @property
     def config_text(self) -> str:
         """The resolved configuration as it stands in the run, comments included."""
-        return (self.path / "config.toml").read_text(encoding="utf-8")
+        return read_text(self.path / "config.toml")
 
     def write_figures(self, made: Mapping[str, Drawing], *, keep: Sequence[str] = ("curves",)) -> None:
         """Save what was drawn of an evaluation; of another one before, nothing but what to `keep` is left."""

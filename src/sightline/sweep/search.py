@@ -66,7 +66,7 @@ def sweep(
     if storage is None and (folder / "study.db").is_symlink():
         raise OutputError(f"{folder / 'study.db'} is a link, and nothing is written through links: remove it.")
     url = storage or f"sqlite:///{folder / 'study.db'}"
-    with studies.opened(given, stem, url) as study:
+    with studies.naming_storage(url), studies.opened(given, stem, url) as study:
         return _Search(given, study, sources, folder, cache, tuple(set), watcher or Watcher()).go(given.count(trials))
 
 

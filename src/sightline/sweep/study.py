@@ -10,13 +10,14 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+import traceback
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from sightline.errors import UsageError, require
+from sightline.errors import OutputError, SightlineError, UsageError, require
 from sightline.randomness import derive
 from sightline.sweep.parameters import Choices, Parameter, Value
 from sightline.sweep.space import Space
@@ -55,9 +56,8 @@ def opened(space: Space, name: str, url: str) -> Iterator[Any]:
             )
             meaning = study.user_attrs.get("space")
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(
-                f"The study cannot be kept in {_without_password(url)}: {reason.rstrip('.')}. Give a database such as "
+                f"The study cannot be kept in {_without_password(url)}: {_first_line(error)}. Give a database such as "
                 "sqlite:///study.db or postgresql://USER@HOST/DATABASE, journal:FILE or grpc://HOST:PORT."
             ) from error
         try:
@@ -70,9 +70,42 @@ def opened(space: Space, name: str, url: str) -> Iterator[Any]:
                 )
             yield study
         finally:
-            storage.remove_session()
-            if hasattr(storage, "engine"):
-                storage.engine.dispose()
+            with suppress(Exception):  # of a storage that failed, whose error is on its way
+                storage.remove_session()
+                if hasattr(storage, "engine"):
+                    storage.engine.dispose()
+
+
+@contextmanager
+def naming_storage(url: str) -> Iterator[None]:
+    """Raise `OutputError`, which names the storage at `url`, for whatever fails in it once the study is open."""
+    try:
+        yield
+    except Exception as error:
+        failure = None if isinstance(error, SightlineError) else _storage_error(error)
+        if failure is None:
+            raise
+        raise OutputError(
+            f"The study in {_without_password(url)} cannot be read or written: {_first_line(failure)}. Finished trials "
+            "are kept: once the storage works, the same command goes on."
+        ) from error
+
+
+def _storage_error(error: BaseException | None) -> BaseException | None:
+    """Return the error that was raised inside a storage of Optuna, which may hide it behind others; None if none was.
+
+    Each kind of storage raises its own errors, without a common base.
+    """
+    while error is not None:
+        modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+        if any(name.startswith(("optuna.storages.", "sqlalchemy.")) for name in modules):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
 
 
 def _storage(package: Any, url: str) -> Any:

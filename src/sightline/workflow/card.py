@@ -21,8 +21,8 @@ def card(path: str | Path) -> tuple[str, Path]:
     if run.bundle is None:
         raise ModelError(f"The run {path} has no bundle for a card to go into: {no_bundle(run)}.")
     found, _ = bundle.load(run.bundle)
-    figure = run.path / "figures" / "confusion.png"
-    figures = {"figures/confusion.png": figure.read_bytes()} if figure.is_file() else {}
+    drawing = run.read_figure("confusion")
+    figures = {} if drawing is None else {"figures/confusion.png": drawing.png}
     try:
         text = report.card(found.manifest, run.info, tuple(figures))
     except KeyError as error:

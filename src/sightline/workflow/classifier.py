@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -85,13 +85,20 @@ class Classifier:
         twin._kept = self._kept  # its own class
         return twin
 
-    def predict(self, pictures: Pictures | Iterable[Pictures], *, top: int = 5) -> list[Prediction]:
+    def predict(
+        self,
+        pictures: Pictures | Iterable[Pictures],
+        *,
+        top: int = 5,
+        set: Sequence[str] = (),  # noqa: A002  # the option's own name
+    ) -> list[Prediction]:
         """Return one `Prediction` for each picture, in order.
 
         A picture is a path (a file, a folder or a glob), encoded bytes, a uint8 array [H, W(, C)] or a Pillow image.
-        One that cannot be read gives a prediction with `error` set and nothing else.
+        One that cannot be read gives a prediction with `error` set and nothing else. `set` may hold
+        ``data.limits.file_mb=MIB``, the largest file to read.
         """
-        items = stream.as_items(_many(pictures))
+        items = stream.as_items(_many(pictures), stream.file_limits(set))
         return list(stream.predict(self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds))
 
     def explain(
@@ -102,13 +109,15 @@ class Classifier:
         label: str | None = None,
         out: str | Path | None = None,
         seed: int = 0,
+        set: Sequence[str] = (),  # noqa: A002  # the option's own name
         progress: Progress = no_progress,
     ) -> list[Explanation]:
         """Return which parts of each picture speak for class `label`, or for its predicted one; see `workflow.explain`.
 
         `method` is gradcam, gradcam++, occlusion or rise; with `out`, a folder, a figure of each is written there.
+        `set` is that of `predict`.
         """
-        items = list(stream.as_items(_many(pictures)))
+        items = list(stream.as_items(_many(pictures), stream.file_limits(set)))
         folder = None if out is None else Path(out)
         by = self.explained_by(method)
         return list(explain(by, items, method=method, label=label, out=folder, seed=seed, progress=progress))

@@ -15,7 +15,7 @@ MADE_BY = "Sightline"
 def is_ours(path: Path) -> bool:
     """Whether a PNG file was saved by `save`."""
     try:
-        with Image.open(path) as image:
+        with files.open_regular(path) as file, Image.open(file) as image:
             return image.info.get("Software") == MADE_BY
     except (OSError, SyntaxError, ValueError):
         return False

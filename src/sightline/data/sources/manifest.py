@@ -45,7 +45,8 @@ def manifest(path: Path, options: DataConfig = DEFAULTS) -> Listing:
     root = Path(options.root).expanduser() if options.root else path.parent
     if not root.is_dir():
         raise DataError(f"data.root {options.root!r} is no folder: name the one that the paths of {path} start from.")
-    return label_by_table(_content(path), str(path), Finder(FolderStore(root)), options)
+    finder = Finder(FolderStore(root, options.limits))
+    return label_by_table(_content(path, options), str(path), finder, options)
 
 
 def labels_beside(store: FileStore, folder: Path | None) -> tuple[bytes, str] | None:
@@ -85,9 +86,9 @@ def _labeled(content: bytes, name: str, finder: Finder) -> int:
     return sum(finder.find(row.text(columns.path)) is not None for row in table.rows)
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, options: DataConfig = DEFAULTS) -> bytes:
     try:
-        return read_file(path)
+        return read_file(path, options.limits)
     except PictureError as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
 
@@ -286,4 +287,4 @@ def _nothing(table: Table, columns: Columns, listing: Listing, finder: Finder) -
 
 def read_labels(path: Path, store: FileStore, options: DataConfig, prefix: str) -> Listing:
     """Label the images in `store` by the table at `path`; raises `DataError` as `manifest` does."""
-    return label_by_table(_content(path), str(path), Finder(store), options, prefix, whole=True)
+    return label_by_table(_content(path, options), str(path), Finder(store), options, prefix, whole=True)
