@@ -16,7 +16,7 @@ from command import Command
 from pictures import encode, scene
 from sightline.data.membership import Matched
 from sightline.errors import DataError, Interrupted, MissingImagesError
-from sightline.records import EpochRecord, Progress
+from sightline.records import EpochRecord, Index, Progress
 from sightline.run import Run
 from sightline.watch import Watcher
 from sightline.workflow import images
@@ -282,6 +282,23 @@ def test_missing_validation_images_are_refused_wherever_they_count(
     assert left.json["count"] == (len(rows) - 1 if "validation" in arguments else 16)
 
 
+@pytest.mark.parametrize(
+    ("split", "precision", "advice"),
+    [
+        ("validation", "float32", "or name labeled images to compare on with --parity."),
+        ("train", "int8", "or choose another precision: int8 is calibrated on training images."),
+    ],
+)
+def test_an_export_without_its_images_says_what_an_export_can_do(
+    sightline: Command, copied: Path, split: str, precision: str, advice: str
+) -> None:
+    row = next(row for row in Run(copied / "run").read_data() or () if row.split == split)
+    (copied / "data" / row.path).unlink()
+    found = sightline("export", copied / "run", "--precision", precision)
+    assert found.code == 2
+    assert found.err.rstrip().endswith(f"such as {row.path}: put them back as they were, {advice}")
+
+
 def test_missing_training_images_stop_only_what_reads_them(
     sightline: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,9 +387,9 @@ def test_a_command_indexes_the_images_once_for_all_splits(
     looks: list[Run] = []
     look = images.find
 
-    def counted(run: Run, progress: Progress) -> Matched:
+    def counted(run: Run, progress: Progress, index: Index | None = None) -> Matched:
         looks.append(run)
-        return look(run, progress)
+        return look(run, progress, index)
 
     monkeypatch.chdir(project)
     monkeypatch.setattr(images, "find", counted)

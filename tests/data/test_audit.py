@@ -152,9 +152,11 @@ def test_identical_leaks_come_first_and_are_counted(tmp_path: Path) -> None:
     files = {**PARTS, "train/cat/a copy.jpg": TEST0, "test/cat/a small one.jpg": RESIZED}
     leak = kinds(examined(tmp_path, files))["split-leakage"]
     assert leak.identical == 1
+    assert leak.what.endswith("(1 of identical files, 1 of near duplicates)")
     assert set(leak.groups[0]) == {"train/cat/a copy.jpg", "test/dog/0.jpg"}
     only_near = kinds(examined(tmp_path / "near", {**PARTS, "test/cat/small.jpg": RESIZED}))["split-leakage"]
     assert (only_near.severity, only_near.identical) == ("warning", 0)
+    assert only_near.what.endswith("(1 of near duplicates)")
 
 
 def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:

@@ -47,17 +47,17 @@ def resolved(tmp_path: Path, contents: dict[str, bytes], wanted: Any = "auto", t
 @pytest.mark.parametrize(
     ("contents", "limits", "how"),
     [
-        (files(png_16), (0, 4095), "at least half of it is used by 12 images"),
-        (files(png_16, high=250), (0, 255), "at least half"),
-        (files(png_16, high=1000), (0, 1023), "at least half"),
-        (files(png_16, high=60000), (0, 65535), "at least half"),
+        (files(png_16), (0, 4095), "the values of 12 images span at least half of that range"),
+        (files(png_16, high=250), (0, 255), "half of that range"),
+        (files(png_16, high=1000), (0, 1023), "half of that range"),
+        (files(png_16, high=60000), (0, 65535), "half of that range"),
         (files(png_16, low=1000, high=1400), (1000, 1400), "0.1 and 99.9 percentiles of 12 images"),
         (files(lambda v: png_16(v, 12), high=1400), (0, 4095), "as their tags state"),
-        (files(lambda v: png_16(v * 16, 12)), (0, 65535), "at least half"),  # as PNG has it: scaled to all 16 bits
+        (files(lambda v: png_16(v * 16, 12)), (0, 65535), "half of that range"),  # as PNG has it: scaled to all 16 bits
         (files(lambda v: tiff(v, {281: 3000, 280: 500}), low=600, high=2900), (500, 3000), "tags"),
-        (files(lambda v: tiff(v, {281: 3000}), high=3900), (0, 4095), "at least half"),  # the tag is not true
+        (files(lambda v: tiff(v, {281: 3000}), high=3900), (0, 4095), "half of that range"),  # the tag is not true
         (files(lambda v: tiff(v.astype(np.int16) - 1024)), (-1024, 2876), "percentiles"),
-        (files(lambda v: float_tiff(v / 4095)), (0, 1), "at least half"),
+        (files(lambda v: float_tiff(v / 4095)), (0, 1), "half of that range"),
         (files(lambda v: float_tiff(np.where(v < 10, np.nan, v / 40950))), (0.000244, 0.0952), "percentiles"),
         (files(lambda v: float_tiff(v / 10 - 200)), (-200, 190), "percentiles"),
         (files(lambda v: float_tiff(v * np.nan)), None, "no training image of more than 8 bits can be decoded"),

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import sightline
+from sightline.data import names
+from sightline.data.index import index as make_index
 from sightline.errors import OutputError
 from sightline.records import TrainResult
 from sightline.watch import Watcher
@@ -56,6 +58,28 @@ def test_same_settings_are_tested_not_trained(finished: tuple[Path, TrainResult]
     assert second.test.loss == pytest.approx(first.test.loss, abs=1e-5)
     for name in ("weights_sha256", "classes", "parameters", "train", "validation", "epochs", "notes", "details"):
         assert getattr(second, name) == getattr(first, name), name
+
+
+def test_images_are_indexed_and_checked_once(
+    finished: tuple[Path, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(name: str, function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            calls.append(name)
+            return function(*arguments, **options)
+
+        return call
+
+    for module in ("request", "images", "labeled"):
+        monkeypatch.setattr(f"sightline.workflow.{module}.make_index", counted("index", make_index))
+    monkeypatch.setattr("sightline.data.names.findings", counted("findings", names.findings))
+    train(tmp_path / "new")
+    assert calls == ["index", "findings"]
+    calls.clear()
+    train(finished[0])
+    assert calls == ["index", "findings"]
 
 
 @pytest.mark.parametrize("setting", ["device.threads=1", 'data.allow=["split-leakage"]'])

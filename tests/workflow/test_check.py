@@ -16,7 +16,7 @@ from sightline.data.membership import ImageRow
 from sightline.errors import DataError
 from sightline.records import Part, Picture
 from sightline.watch import Watcher
-from sightline.workflow import check
+from sightline.workflow import check, training
 
 STATED: dict[str, Part] = {"a": "train", "b": "train", "c": "test"}
 
@@ -74,3 +74,35 @@ def test_the_error_that_stops_is_said_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^split-folders: 2 folders are read as classes but look like splits"):
         check.before(index(write(tmp_path, files)), RunConfig(), heard)
     assert [line.split(": ")[1] for line in heard.lines[:-1]] == ["small-classes"]
+
+
+FOLDERS = RunConfig(split=SplitConfig(group="folder"))
+
+
+def test_folders_inside_classes_are_groups_where_the_settings_say_so(tmp_path: Path) -> None:
+    names = [(label, clip) for label in ("cat", "dog") for clip in ("clip0", "clip1", "clip2")]
+    files = {f"{label}/{clip}/{i}.png": png(9 * n + i) for n, (label, clip) in enumerate(names) for i in range(3)}
+    found = index(write(tmp_path, files))
+    with pytest.raises(DataError, match=r"^split-folders: 2 folders"):
+        check.before(found, RunConfig(), Heard())
+    heard = Heard()
+    assert check.before(found, FOLDERS, heard)[0] is found
+    assert not any("split-folders" in line for line in heard.lines)
+
+
+def test_classes_named_as_splits_are_no_groups(tmp_path: Path) -> None:
+    splits = ("trian", "tset")
+    files = {f"{split}/{a}/{i}.png": png(9 * n + i) for n, split in enumerate(splits) for a in "xy" for i in range(3)}
+    with pytest.raises(DataError, match=r"^split-folders: 2 folders"):
+        check.before(index(write(tmp_path, files)), FOLDERS, Heard())
+
+
+def test_the_first_line_has_separators_in_its_numbers() -> None:
+    count = 1234
+    split: Part = "train"
+    pictures = tuple(Picture(f"{i}", f"{i}", "ant", None, 8, 8) for i in range(count))
+    data = Dataset(
+        "x", ("ant", "bee"), pictures, (split,) * count, np.zeros(count, np.int32),
+        np.zeros((1, 8, 8, 3), np.uint8), np.zeros(count, np.int64), (), 0, (), cache_hit=False,
+    )  # fmt: skip
+    assert training._data_notes(data)[0] == "x: 2 classes, 1,234 train, 0 validation, 0 test"

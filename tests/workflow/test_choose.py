@@ -16,7 +16,7 @@ from sightline.records import Index
 from sightline.watch import Watcher
 from sightline.workflow import choose
 
-HOW = "at least half of it is used by 8 images"
+HOW = "the values of 8 images span at least half of that range"
 
 
 class Heard(Watcher):

@@ -76,7 +76,8 @@ def findings(copies: Copies, pictures: Sequence[Picture]) -> list[Finding]:
         alone, keep = "Chance may put one in training and its twin in the test.", f" {GROUP_NEAR}"
     else:  # every split is stated: the setting would have no effect
         alone, keep = "They count more than once, in one of the splits that the source states.", ""
-    shares = f"{len(leaks):,} of identical files, {len(near_leaks):,} of near duplicates"
+    counts = {"of identical files": len(leaks), "of near duplicates": len(near_leaks)}
+    shares = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
     return [
         *grouped(
             "conflicting-duplicates", "error" if _fraction(conflicts, pictures) > TOLERATED else "warning",

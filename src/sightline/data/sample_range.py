@@ -119,5 +119,5 @@ def _decide(values: list[NDArray[Any]], stated: list[tuple[float, float] | None]
     images = plural(len(values), "image")
     top = next((t for t in FULL if high <= t and (floats or t > 1)), None)
     if low >= 0 and top is not None and high - low >= FILLED * top:
-        return SampleRange((0.0, float(top)), f"at least half of it is used by {images}")
+        return SampleRange((0.0, float(top)), f"the values of {images} span at least half of that range")
     return SampleRange((low, high), f"the {TAIL:g} and {100 - TAIL:g} percentiles of {images}")

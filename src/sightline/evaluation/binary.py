@@ -32,6 +32,7 @@ NEGATIVE = {
 }  # fmt: skip
 NEGATIONS = {"no", "not", "non", "without"}
 PREFIXES = ("no", "not", "non", "un", "without", "非", "无", "未", "没有")  # of the name of the other class
+SUFFIXES = ("free", "negative", "neg", "absent")  # likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +131,16 @@ def _is_named(label: str, names: set[str]) -> bool:
 
 
 def _negates(label: str, other: str) -> bool:
-    """Tell whether a label says that what the `other` names is not there, as "No fire" beside "fire"."""
-    name, thing = _letters(label), _letters(other)
-    return any(name in (prefix + thing, prefix + thing.removeprefix("with")) for prefix in PREFIXES if thing)
+    """Tell whether a label says that what the `other` names is not there, as "No fire" beside "fire".
+
+    A number at the end of the other name may be left out ("NonCOVID" beside "COVID19"), and a word that says that it
+    is there may stand in it ("with_mask", "covid_positive").
+    """
+    name, whole = _letters(label), _letters(other)
+    things = {whole, whole.rstrip("0123456789"), whole.removeprefix("with")} - {""}
+    return any(
+        name in {prefix + thing for prefix in PREFIXES} | {thing + suffix for suffix in SUFFIXES} for thing in things
+    )
 
 
 def _letters(label: str) -> str:

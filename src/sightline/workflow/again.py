@@ -77,7 +77,9 @@ def tested(path: Path, config: RunConfig, index: Index, watcher: Watcher) -> Tra
     before = result(run, run.result)
     part: Part = "test" if before.test is not None else "validation"
     wanted = Wanted(positive=config.evaluation.positive)
-    found = judging.judge(load(path), split=part, wanted=wanted, progress=watcher.progress).evaluation
+    classifier = load(path)
+    images = classifier.labeled_images(progress=watcher.progress, index=index)
+    found = judging.judge(classifier, images, split=part, wanted=wanted, progress=watcher.progress).evaluation
     figures = PartFigures(found.accuracy, found.loss, found.count)
     return replace(before, test=figures) if part == "test" else replace(before, validation=figures)
 

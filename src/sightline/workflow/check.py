@@ -13,6 +13,8 @@ from sightline.data.dataset import Dataset, check_classes
 from sightline.data.finding import ALLOWABLE, Finding
 from sightline.data.grouping import groups
 from sightline.data.leakage import Leak
+from sightline.data.sources.splits import nearest_split, splits_among
+from sightline.data.sources.tree import SPLIT_FOLDERS
 from sightline.errors import ConfigError, DataError, plural, suggest
 from sightline.records import Index
 from sightline.watch import Watcher
@@ -21,8 +23,8 @@ LINES = 5  # of findings; the rest is counted
 EXAMPLES = 3  # places named in a line
 
 
-def before(index: Index, config: RunConfig, watcher: Watcher) -> Index:
-    """Return `index` as corrected by ``data.patch``, and say what is wrong with it, in a few lines.
+def before(index: Index, config: RunConfig, watcher: Watcher) -> tuple[Index, tuple[Finding, ...]]:
+    """Return `index` as corrected by ``data.patch``, and its findings; show the most important of them.
 
     Raises `DataError` where no classes can be learned, and for errors that ``data.allow`` does not name.
     """
@@ -33,7 +35,7 @@ def before(index: Index, config: RunConfig, watcher: Watcher) -> Index:
         applied = plural(len(corrections), "correction")
         watcher.say(f"{path}: {applied} applied; to take one back, delete its line")
     groups(index.pictures, group_rule(config.split.group))  # what does not fit is refused before any work
-    findings = brief(index).findings
+    findings = _applicable(brief(index).findings, index, config)
     settled = set() if config.split.group == "none" else {"group-candidates"}
     telling = [f for f in findings if f.severity != "note" or f.kind in remarks.ALWAYS_SHOWN]
     shown = [f for f in telling if f.kind not in settled]
@@ -45,7 +47,19 @@ def before(index: Index, config: RunConfig, watcher: Watcher) -> Index:
     refused = _refused(findings, config.data.allow)[:1]  # the message of its exception says it all
     _say([f for f in shown if f not in refused], config, watcher)
     refuse_errors(findings, config.data.allow)
-    return index
+    return index, findings
+
+
+def _applicable(findings: Sequence[Finding], index: Index, config: RunConfig) -> tuple[Finding, ...]:
+    """Return the findings that hold under the settings.
+
+    Class folders that hold the same folders look like splits, unless ``split.group = "folder"`` says that the inner
+    folders are groups. Classes that are named as splits, or nearly so, look like splits all the same.
+    """
+    labels = {p.label for p in index.pictures}
+    if group_rule(config.split.group).kind != "folder" or splits_among(labels) or any(map(nearest_split, labels)):
+        return tuple(findings)
+    return tuple(f for f in findings if f.kind != SPLIT_FOLDERS)
 
 
 def _say(findings: Sequence[Finding], config: RunConfig, watcher: Watcher) -> None:

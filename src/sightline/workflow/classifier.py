@@ -26,6 +26,7 @@ from sightline.preprocess import Preprocess
 from sightline.records import (
     PARTS,
     Evaluation,
+    Index,
     Labelled,
     Part,
     Prediction,
@@ -203,9 +204,18 @@ class Classifier:
             split, include_training=include_training, allow_missing=allow_missing, cache=cache
         )
 
-    def labeled_images(self, sources: Sources | None = None, progress: Progress = no_progress) -> LabeledImages:
-        """Return the run's own images or those of `sources`, which are indexed once for all their splits."""
-        return LabeledImages(self.run, self.home, self.classes, self.preprocess, sources, progress)
+    def labeled_images(
+        self,
+        sources: Sources | None = None,
+        progress: Progress = no_progress,
+        *,
+        index: Index | None = None,
+    ) -> LabeledImages:
+        """Return the run's own images or those of `sources`, which are indexed once for all their splits.
+
+        `index`: see `LabeledImages`.
+        """
+        return LabeledImages(self.run, self.home, self.classes, self.preprocess, sources, progress, index)
 
     @property
     def home(self) -> Run | None:

@@ -230,7 +230,8 @@ def _pictures(source: _Source, data: Sources | None, watcher: Watcher) -> tuple[
     if data is None and source.classifier.run is None:
         raise UsageError("Only a run knows the images to compare on: name labeled images with --parity.")
     if data is None:
-        return source.own.labelled("validation").samples, "the validation split"
+        otherwise = "or name labeled images to compare on with --parity"
+        return source.own.labelled("validation", otherwise=otherwise).samples, "the validation split"
     # A file is compared with its model, which training images serve as well for; only an accuracy would mislead.
     found = source.classifier.labelled(data, include_training=True, progress=watcher.progress)
     seen = 0 if found.overlap is None else found.overlap.count
@@ -288,7 +289,8 @@ class _Export:
         known = self.samples
         run = self.source.classifier.run
         if run is not None and run.config.data.sources:
-            known = self.source.own.labelled("train").samples
+            otherwise = "or choose another precision: int8 is calibrated on training images"
+            known = self.source.own.labelled("train", otherwise=otherwise).samples
         return known.take(np.linspace(0, len(known) - 1, min(CALIBRATION, len(known))).astype(np.int64))
 
     def _predictor(self, graph: bytes) -> Predictor:

@@ -47,13 +47,18 @@ def sources(run: Run) -> list[str]:
     return names
 
 
-def find(run: Run, progress: Progress = no_progress) -> Matched:
-    """Compare the sources of a run with the images that it recorded, and return those that are there."""
+def find(run: Run, progress: Progress = no_progress, index: Index | None = None) -> Matched:
+    """Compare the sources of a run with the images that it recorded, and return those that are there.
+
+    `index` holds the images of the sources with the run's corrections applied, where they are indexed already.
+    """
     rows = run.read_data()
     if rows is None:
         raise DataError(
             f"The run {run.path} was stopped before it had read its images: `sightline resume {run.path}` goes on."
         )
+    if index is not None:
+        return _without_rejected(match(rows, index), run)
     config, request = run.config, _request(run)
     options = config.data if request is None else request.anchored(config).data
     index = make_index(sources(run), progress, config.device.threads or None, options=options)
@@ -61,9 +66,14 @@ def find(run: Run, progress: Progress = no_progress) -> Matched:
     relabeled = {(fix.path, fix.sha256): fix.label for fix in corrections if fix.action == "relabel"}
     dropped = {(fix.path, fix.sha256) for fix in corrections if fix.action == "drop"}
     found = match(rows, index, relabeled)
+    others = [p for p in found.others if (p.path, p.sha256) not in dropped]
+    return _without_rejected(replace(found, others=tuple(others)), run)
+
+
+def _without_rejected(found: Matched, run: Run) -> Matched:
+    """Return `found` without images among the `others` that training could not read."""
     rejected = run.read_rejected()
-    others = [p for p in found.others if p.path not in rejected and (p.path, p.sha256) not in dropped]
-    return replace(found, others=tuple(others))
+    return replace(found, others=tuple(p for p in found.others if p.path not in rejected))
 
 
 def _request(run: Run) -> Request | None:

@@ -24,7 +24,8 @@ class LabeledImages:
     """The run's own images, where `sources` is None, or those of `sources`.
 
     They are indexed, which reads every file, when the first split is asked for, and not again for the next one.
-    `home` is the run that the model is from, which may be known for a model that answers without its `run`.
+    `home` is the run that the model is from, which may be known for a model that answers without its `run`. `index`
+    holds the run's images, corrected as it was trained on them, where they are indexed already.
     """
 
     run: Run | None
@@ -33,6 +34,7 @@ class LabeledImages:
     preprocess: Preprocess
     sources: Sources | None = None
     progress: Progress = no_progress
+    index: Index | None = None
 
     def labelled(
         self,
@@ -41,10 +43,15 @@ class LabeledImages:
         include_training: bool = False,
         allow_missing: bool = False,
         cache: bool = True,
+        otherwise: str = "",
     ) -> Labelled:
-        """Return the images that `Classifier.evaluate` evaluates the model on."""
+        """Return the images that `Classifier.evaluate` evaluates the model on.
+
+        `otherwise` is what to do, besides putting them back, where some of the run's own images are missing; "": as it
+        is for an evaluation.
+        """
         if self.sources is None:
-            return self._own(split, cache=cache, allow_missing=allow_missing)
+            return self._own(split, cache=cache, allow_missing=allow_missing, otherwise=otherwise)
         found = self._others(split, cache=cache)
         return images.set_apart(found, self._known, name_sources(self.sources), include=include_training)
 
@@ -57,7 +64,7 @@ class LabeledImages:
     def _matched(self) -> Matched:
         if self.run is None:
             raise DataError("This model does not know the images that it was trained on: name some to evaluate on.")
-        return images.find(self.run, self.progress)
+        return images.find(self.run, self.progress, self.index)
 
     @cached_property
     def _index(self) -> Index:
@@ -67,17 +74,17 @@ class LabeledImages:
     def _known(self) -> images.Known | None:
         return images.known(self.home)
 
-    def _own(self, split: Part | None, *, cache: bool, allow_missing: bool) -> Labelled:
+    def _own(self, split: Part | None, *, cache: bool, allow_missing: bool, otherwise: str) -> Labelled:
         matched, run = self._matched, self.run
         assert run is not None
         splits = {row.split for row in (*matched.rows, *matched.missing, *matched.changed)}
         wanted = split or ("test" if "test" in splits else "validation")
         own = matched.only(wanted)
         if not own.rows:
-            images.check_complete(run, own, f"{wanted} images", ", or name images to evaluate on")
+            images.check_complete(run, own, f"{wanted} images", f", {otherwise or 'or name images to evaluate on'}")
         elif not allow_missing:
             others = f"; `sightline evaluate {run.path} --allow-missing` evaluates the others"
-            images.check_complete(run, own, f"{wanted} images", others)
+            images.check_complete(run, own, f"{wanted} images", f", {otherwise}" if otherwise else others)
         found = self._samples(own.index, wanted, cache=cache)
         leaked = leaked_contents(run.read_leaks(), wanted)
         return replace(found, split=wanted, missing=images.missing(own), leaked=leaked, added=len(matched.added))

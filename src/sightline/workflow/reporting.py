@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.data.audit import brief
+from sightline.data.finding import Finding
 from sightline.data.leakage import Leak
 from sightline.errors import ModelError, plural
 from sightline.evaluation.judgement import Judgement
 from sightline.evaluation.mistakes import Answer
 from sightline.explanation.maps import heat_maps
 from sightline.prediction.keras import KerasPredictor
-from sightline.records import PARTS, Index, Labelled, Progress, no_progress
+from sightline.records import PARTS, Labelled, Progress, no_progress
 from sightline.report import judgement as report
 from sightline.report import page, sentences, summary
 from sightline.report.heat import overlay
@@ -108,10 +108,10 @@ def _leak(leak: Leak) -> dict[str, Any]:
     return {"kind": kind, "splits": [(part, names) for part, names in paths.items() if names]}
 
 
-def findings(index: Index) -> list[dict[str, Any]]:
-    """Return what names, balance and identical files tell, for ``run.json``: kind, severity, count, advice."""
+def findings(found: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Return findings as ``run.json`` keeps them: kind, severity, count, advice."""
     keep = ("kind", "severity", "count", "advice")
-    return [{key: getattr(f, key) for key in keep} for f in brief(index).findings]
+    return [{key: getattr(f, key) for key in keep} for f in found]
 
 
 def _facts(result: Mapping[str, Any], judged: Judgement | None) -> list[tuple[str, str]]:

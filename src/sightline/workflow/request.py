@@ -9,6 +9,7 @@ from typing import Any
 
 from sightline import jsonio
 from sightline.config import RunConfig, epochs, parse, recipes, resolve
+from sightline.data.finding import Finding
 from sightline.data.index import Sources, as_list
 from sightline.data.index import index as make_index
 from sightline.data.sources.listing import Listing
@@ -118,12 +119,16 @@ class Request:
         return str(there) if Path(self.folder) != Path.cwd() and there.exists() else text
 
 
-def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunConfig, Index]:
-    """Index the pictures, start the backend and decide all that the request leaves open but for `record`'s part."""
+def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunConfig, Index, tuple[Finding, ...]]:
+    """Index the images, start the backend and complete the settings, except for what `decided` adds.
+
+    Return the settings, the index and its findings.
+    """
     given = request.anchored(request.settings())
     environment.check_packages(given)
     threads = given.device.threads or None
-    index = check.before(make_index(sources, watcher.progress, threads, options=given.data), given, watcher)
+    index = make_index(sources, watcher.progress, threads, options=given.data)
+    index, findings = check.before(index, given, watcher)
     check_positive(sorted({picture.label for picture in index.pictures}), given.evaluation.positive)
     if request.recipe == "auto":
         environment.start(given.device)
@@ -134,7 +139,7 @@ def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunCon
         watcher.say(note)
     settled = choose.settle(replace(given, data=replace(given.data, sources=request.sources)), index)
     environment.start(settled.device)
-    return settled, index
+    return settled, index, findings
 
 
 def start_weights(config: RunConfig) -> Path | None:

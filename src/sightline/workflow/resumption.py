@@ -9,6 +9,7 @@ from typing import Any
 from sightline import backend
 from sightline.config import DeviceConfig, RunConfig
 from sightline.data.dataset import check_classes
+from sightline.data.finding import Finding
 from sightline.data.index import Sources
 from sightline.data.index import index as make_index
 from sightline.data.patch import corrected
@@ -84,22 +85,24 @@ def _lead(run: Run, sources: Sources | None, watcher: Watcher, started: float, m
         raise
 
 
-def _begun(run: Run, info: dict[str, Any], sources: Sources | None, watcher: Watcher) -> tuple[RunConfig, Index]:
+def _begun(
+    run: Run, info: dict[str, Any], sources: Sources | None, watcher: Watcher
+) -> tuple[RunConfig, Index, tuple[Finding, ...]]:
+    """Return the settings, the index and, for a run that has not recorded them yet, the findings."""
     run.tidy()
     run.update(status="running", resumed=info.get("resumed", 0) + 1)
     request = Request.from_dict(info["request"], str(run.path / "run.json"))
-    if run.has_config:
-        extension.apply(run)
-        config = request.anchored(run.config)
-        environment.check_packages(config)
-        environment.start(config.device)
-        threads = config.device.threads or None
-        index = make_index(request.again(sources), watcher.progress, threads, options=config.data)
-        index = corrected(index, run.patch)
-        check_classes(index)
-    else:
-        config, index = settle(request.again(sources), request, watcher)
-    return config, index
+    if not run.has_config:
+        return settle(request.again(sources), request, watcher)
+    extension.apply(run)
+    config = request.anchored(run.config)
+    environment.check_packages(config)
+    environment.start(config.device)
+    threads = config.device.threads or None
+    index = make_index(request.again(sources), watcher.progress, threads, options=config.data)
+    index = corrected(index, run.patch)
+    check_classes(index)
+    return config, index, ()
 
 
 def _compare_machines(info: dict[str, Any], run: Run, watcher: Watcher) -> None:

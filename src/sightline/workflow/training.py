@@ -15,6 +15,7 @@ from sightline import backend, files
 from sightline.config import RunConfig
 from sightline.data import leakage
 from sightline.data.dataset import Dataset, assemble
+from sightline.data.finding import Finding
 from sightline.data.index import Sources
 from sightline.errors import DivergedError, Interrupted, plural
 from sightline.evaluation.judgement import Judgement, Said, Wanted
@@ -97,7 +98,8 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
             return together.follow(meeting, sources, started)
         if place is not None and again.is_run(place) and not force:
             with Run.open(place).held():
-                return again.tested(place, *settle(sources, request, watcher), watcher)
+                settings, index, _ = settle(sources, request, watcher)
+                return again.tested(place, settings, index, watcher)
         if place is not None:
             check_writable(place, force=force)
         settled = None
@@ -127,10 +129,14 @@ class _Shipped:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A run under way, held by this process: settled settings, the pictures, and where it is written."""
+    """A run under way, held by this process: complete settings, the images, and where it is written.
+
+    `findings` are those of the images, which a run without settings of its own records.
+    """
 
     config: RunConfig
     index: Index
+    findings: tuple[Finding, ...]
     run: Run
     watcher: Watcher
     started: float
@@ -144,7 +150,10 @@ class Training:
             config = choose.with_range(decided(config, start, self.meeting.team.count), self.index, watcher)
             config = networks.precise(config, self.index, watcher)
             run.update(
-                command=sys.argv, seed=config.seed, findings=reporting.findings(self.index), **environment.environment()
+                command=sys.argv,
+                seed=config.seed,
+                findings=reporting.findings(self.findings),
+                **environment.environment(),
             )
             run.write_patch(config.data.patch)
             run.write_config(config)
@@ -299,7 +308,7 @@ class Training:
 
 def _data_notes(data: Dataset) -> list[str]:
     counts = data.counts()
-    parts = ", ".join(f"{counts[p]} {p}" for p in PARTS)
+    parts = ", ".join(f"{counts[p]:,} {p}" for p in PARTS)
     notes = [f"{data.name}: {plural(len(data.classes), 'class', 'classes')}, {parts}"]
     if data.rejects:
         first = data.rejects[0]
