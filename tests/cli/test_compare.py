@@ -99,7 +99,7 @@ def test_the_verdict_is_by_the_same_pictures(sightline: Command, trained: Traine
     assert first["p_value"] < 0.001
     assert first["count"] == trained[1]["test"]["count"]
     shown = sightline("compare", tmp_path / "good", tmp_path / "bad").out
-    assert "bad against good: worse." in shown
+    assert "bad vs. good: worse." in shown
     shutil.copytree(trained[0], tmp_path / "twin")
     assert "cannot tell" in sightline("compare", trained[0], tmp_path / "twin").out
 

@@ -65,7 +65,7 @@ def test_two_views_are_said_and_not_kept(sightline: Command, run: Path) -> None:
     assert json.loads((run / "eval" / "test" / "metrics.json").read_text())["loss"] == json.loads(kept)["loss"]
     refused = sightline("evaluate", run, "--mirror", "--coverage", "0.9")
     assert refused.code == 2
-    assert "--mirror judges only" in refused.err
+    assert "--mirror only evaluates" in refused.err
 
 
 def test_decisions_follow_and_a_later_call_keeps_what_it_does_not_ask_for(

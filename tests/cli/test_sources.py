@@ -95,7 +95,7 @@ def test_columns_of_a_manifest_are_named_for_every_command(
     assert done.json["parity"]["count"] == 48, done.err
     assert "its columns are Bild, Art, Rest" in sightline("compress", out, "--data", other).err
     assert sightline("compress", out, "--data", other, *COLUMNS, "--means", "").code == 0
-    assert "name some, or leave these out" in sightline("evaluate", out, *COLUMNS).err
+    assert "name some, or leave these options out" in sightline("evaluate", out, *COLUMNS).err
 
 
 def test_a_sweep_reads_its_images_as_it_is_told(sightline: Command, tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_a_sweep_reads_its_images_as_it_is_told(sightline: Command, tmp_path: Pa
     ("arguments", "message"),
     [
         (["--column", "label"], "--column expects ROLE=NAME such as label=breed, not 'label'."),
-        (["--column", "lable=x"], "--column: there is no role 'lable'. Did you mean 'label'?"),
-        (["--set", "train.epochs=2"], "--set says only how the images are read here, as data.class_level=2"),
+        (["--column", "lable=x"], "--column: unknown role 'lable'. Did you mean 'label'?"),
+        (["--set", "train.epochs=2"], "--set accepts only settings of how images are read here"),
         (["--set", "data.class_level=top"], "data.class_level expects a whole number or leaf, not 'top'."),
         (["--set", "data.class_level=0"], "data.class_level must be at least 1, not 0."),
     ],

@@ -43,7 +43,7 @@ def use(trained: tuple[Path, dict[str, Any]], colours: Path) -> tuple[Path, Path
 @pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
 @pytest.mark.parametrize(("redirection", "why"), [(">/dev/full", FULL), (">&-", CLOSED)], ids=["full", "closed"])
 def test_a_lost_answer_is_an_error(arguments: list[str], redirection: str, why: str) -> None:
-    expected = f"error: Standard output cannot be written: {why}. Send it to a file, as with > FILE.\n"
+    expected = f"error: Standard output cannot be written: {why}. Redirect it to a file, e.g. with > FILE.\n"
     assert shell(redirection, *arguments) == (2, "", expected)
 
 

@@ -147,7 +147,7 @@ def test_out_writes_what_would_be_printed(
     arguments = ("predict", run, colours / "red", broken, *options)
     written = sightline(*arguments, "--out", place)
     assert (written.code, written.out) == (1, ""), "one image has no answer"
-    assert "41 images, 1 of them without an answer" in " ".join(written.err.split())
+    assert "41 images, 1 of them failed" in " ".join(written.err.split())
     form = "jsonl" if name.endswith((".ndjson", ".jsonl")) else "csv"
     assert place.read_text(encoding="utf-8") == sightline("predict", run, colours / "red", broken, "--format", form).out
     assert sightline("predict", run, colours / "blue", *options, "--out", place).code == 0, "a result is replaced"

@@ -1,4 +1,4 @@
-"""The command line: one thin file per verb, each parsing, calling one plain function and printing."""
+"""The command line: one thin module per command, which parses its options, calls one function and prints the result."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from sightline.escaping import printable
 
 app = typer.Typer(
     name="sightline",
-    help="From a folder of labelled pictures to a classifier that can be trusted and shipped.",
+    help="Turn a folder of labeled images into a classifier that you can trust and ship.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,32 +67,32 @@ def _version(wanted: bool) -> None:
 def _options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """From a folder of labelled pictures to a classifier that can be trusted and shipped."""
+    """Turn a folder of labeled images into a classifier that you can trust and ship."""
 
 
 def main() -> None:
-    """Run the command line; exit codes are listed in `sightline.errors` (3: a fault of Sightline's own)."""
+    """Run the command line; exit codes are listed in `sightline.errors` (3: an internal error)."""
     process.claim()
     process.hang_up_as_terminate()
     streams.secure()
     warnings.showwarning = _show_warning
     code = _run()
     try:
-        sys.stdout.flush()  # what is lost here must be said, and no later
+        sys.stdout.flush()  # report output that is lost here, before the interpreter exits
     except (OutputError, BrokenPipeError) as error:
         code = code or _explain(error)
     sys.exit(code)
 
 
 def _run() -> int:
-    """Run the verb that the arguments name, show what it raises, and return the exit code."""
+    """Run the command that the arguments name, print its error if it raises one, and return the exit code."""
     try:
         code = app(standalone_mode=False)
-    except WRONG_USE as error:  # a wrong option
+    except WRONG_USE as error:  # an invalid option
         error.message = printable(error.message)
         rich_utils.rich_format_error(error)
         return int(error.exit_code)
-    except Exception as error:  # noqa: BLE001  # the last line of defence: say whose fault it is
+    except Exception as error:  # noqa: BLE001  # the last resort: report an internal error
         return _explain(error)
     if code == SIGINT_EXIT:
         complain("Interrupted.")
@@ -100,15 +100,15 @@ def _run() -> int:
 
 
 def _explain(error: Exception) -> int:
-    """Show an error and return the exit code."""
+    """Print an error and return the exit code."""
     if isinstance(error, SightlineError):
         complain(str(error))
-        if isinstance(error, HostError):  # at exit JAX would wait 100 s for the lost host, then abort
+        if isinstance(error, HostError):  # a normal exit waits 100 s for the lost host, then JAX aborts
             os._exit(error.exit_code)
         return error.exit_code
-    if isinstance(error, BrokenPipeError):  # the reader of our output went away, as `| head` does
+    if isinstance(error, BrokenPipeError):  # the reader of our output has exited, as `| head` does
         return 1
-    complain(f"A fault of Sightline's own: {type(error).__name__}: {error}. Please report it with what follows.")
+    complain(f"Internal error: {type(error).__name__}: {error}. Please report it together with this traceback:")
     for text in traceback.format_exception(error):
         for row in text.splitlines():
             say(row, stderr=True, soft_wrap=True)
@@ -118,10 +118,10 @@ def _explain(error: Exception) -> int:
 def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
 ) -> None:
-    """Print a warning of Python's as the terminal may see it."""
+    """Print a Python warning, with control characters escaped."""
     say(f"{filename}:{lineno}: {category.__name__}: {message}", stderr=True, soft_wrap=True)
 
 
 SIGINT_EXIT = 130
 WRONG_USE: Any = typer.BadParameter.__mro__[2]
-"""What a wrong option raises; typer names its subclasses alone."""
+"""The base class of the errors for invalid options; typer exports only its subclasses."""

@@ -13,7 +13,7 @@ def card(
     run: Annotated[str, typer.Argument(help="A run directory.")],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Write a model card (Hugging Face's format) into a run's bundle, and print it."""
+    """Write a model card in Hugging Face format into a run's bundle, and print it."""
     from sightline.workflow.card import card as write
 
     text, path = write(run)

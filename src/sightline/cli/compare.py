@@ -11,16 +11,18 @@ import typer
 from sightline import files
 from sightline.cli.output import Cell, print_json, say, table
 
-if TYPE_CHECKING:  # annotations only: what compares reads pictures' packages too
+if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.workflow.compare import Against, Row
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN ...", help="Two run directories or more.")],
-    figure: Annotated[Path | None, typer.Option(help="Draw loss and accuracy of all runs into this PNG.")] = None,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN ...", help="Two or more run directories.")],
+    figure: Annotated[
+        Path | None, typer.Option(help="Plot the loss and accuracy curves of all runs to this PNG file.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Put several runs side by side: what was set differently, parameters, accuracy with its interval, seconds."""
+    """Compare runs side by side: settings that differ, parameters, accuracy with its interval, training time."""
     from sightline.workflow.compare import compare as read
     from sightline.workflow.compare import contests
 
@@ -43,21 +45,21 @@ def compare(
 
 
 def draw(rows: tuple[Row, ...], path: Path) -> None:
-    """Save the curves of all runs as a PNG."""
+    """Plot the curves of all runs to a PNG file."""
     from sightline.report.compare import curves
 
     files.write(path, curves({row.name: row.history for row in rows}), "Name another file with --figure.")
 
 
 def show(rows: tuple[Row, ...]) -> None:
-    """Print a line for each run."""
+    """Print one row per run."""
     cells: list[list[Cell]] = []
     for row in rows:
-        settings = [f"{key}={_word(value)}" for key, value in row.settings.items()] or ["the same"]
+        settings = [f"{key}={_word(value)}" for key, value in row.settings.items()] or ["none"]
         name = row.name if row.status == "complete" else f"{row.name} ({row.status})"
         parameters = "" if row.parameters is None else f"{row.parameters:,}"
         cells.append([name, settings, parameters, *_figures(row), str(row.epochs), f"{row.seconds:.1f}"])
-    columns = ["run", "settings that differ", "parameters", "accuracy", "95% interval", "of", "epochs", "seconds"]
+    columns = ["run", "settings that differ", "parameters", "accuracy", "95% interval", "split", "epochs", "seconds"]
     table(columns, cells, right=["parameters", "accuracy", "epochs", "seconds"])
 
 
@@ -94,10 +96,11 @@ def _contest(one: Against) -> dict[str, Any]:
 def _sentence(one: Against) -> str:
     c = one.contest
     if c is None:
-        return f"{one.name} against {one.first}: cannot tell, as {one.note}."
-    ends = "" if c.interval is None else f" ({c.interval.low:+.4f} to {c.interval.high:+.4f})"
+        return f"{one.name} vs. {one.first}: cannot tell, because {one.note}."
+    ends = "" if c.interval is None else f" (95% interval {c.interval.low:+.4f} to {c.interval.high:+.4f})"
     note = f"; {one.note}" if one.note else ""
     return (
-        f"{one.name} against {one.first}: {c.verdict}. Accuracy {c.difference:+.4f}{ends} on {c.count} {one.part} "
-        f"pictures; right alone on {c.only_second} and {c.only_first}, McNemar's exact p = {c.p_value:.3g}{note}."
+        f"{one.name} vs. {one.first}: {c.verdict}. Accuracy {c.difference:+.4f}{ends} on {c.count} {one.part} images; "
+        f"only the former is right on {c.only_second}, only the latter on {c.only_first}; "
+        f"exact McNemar p = {c.p_value:.3g}{note}."
     )

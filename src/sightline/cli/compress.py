@@ -11,37 +11,43 @@ from sightline.cli.output import Display, print_json, say, table
 from sightline.cli.sources import Column, Read, listed
 from sightline.errors import plural
 
-if TYPE_CHECKING:  # annotations only: the help must not wait for NumPy
+if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.compression.store import Candidate
     from sightline.workflow.compress import Compression
 
 
 def compress(
     model: Annotated[Path, typer.Argument(help="A run directory.")],
-    data: Annotated[list[str] | None, typer.Option(help="Labelled pictures; default: the run's own.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The search's folder; default <MODEL>/compressed.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Labeled images; default: the run's own data.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The directory of the search; default <MODEL>/compressed.")] = None,
     max_drop: Annotated[
-        float, typer.Option(min=0, help="Points of accuracy that validation may lose; 0: none that a test can tell.")
+        float,
+        typer.Option(min=0, help="Maximum drop in validation accuracy, in percentage points; 0: no significant drop."),
     ] = 0.0,
-    max_size: Annotated[str | None, typer.Option(metavar="SIZE", help="Of the ONNX file, as 2MB.")] = None,
-    max_latency: Annotated[str | None, typer.Option(metavar="TIME", help="Median at batch 1, as 5ms.")] = None,
-    max_params: Annotated[int | None, typer.Option(min=1, help="Weights of the network.")] = None,
+    max_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Maximum size of the ONNX file, e.g. 2MB.")
+    ] = None,
+    max_latency: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Maximum median latency at batch size 1, e.g. 5ms.")
+    ] = None,
+    max_params: Annotated[int | None, typer.Option(min=1, help="Maximum number of parameters.")] = None,
     means: Annotated[
-        str, typer.Option(help="What to try, with commas between.")
+        str, typer.Option(help="Comma-separated compression methods to try.")
     ] = "rightsize,slim,distill,int8,float16",
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Of each recovery, up to 3 times as many for a new network; default: a quarter of the run's."
+            min=0,
+            help="Epochs of each fine-tuning, up to 3 times as many for a new network; default: a quarter of the run.",
         ),
     ] = None,
     column: Column = None,
     set: Read = None,  # noqa: A002  # the option's own name
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Make a run's model much smaller without loss: search under a budget, and keep every candidate as a bundle.
+    """Compress a run's model without losing accuracy: search within a budget, and save each candidate as a bundle.
 
-    The same command goes on where it was stopped.
+    To continue an interrupted search, run the same command again. Exits with 1 if no candidate meets the budget.
     """
     from sightline.compression.search import Budget
     from sightline.workflow import compress as work
@@ -66,31 +72,33 @@ def compress(
 
 
 def show(found: Compression) -> None:
-    """Print the candidates, the front marked, and what was chosen."""
+    """Print the candidates, with the Pareto front marked, and the chosen one."""
     columns = ["", "model", "accuracy", "parameters", "size", "multiply-adds", "latency", "p99"]
     rows = [_row(c, found) for c in found.candidates if not c.failed]
     table(columns, rows, right=columns[2:])
     large = found.candidates[0]
     say()
-    say("* no other beats it in all of this; accuracy on validation, milliseconds at batch 1")
+    say("* Pareto-optimal; accuracy on validation, latency in ms at batch size 1")
     if found.best is None:
         say(f"No candidate meets the budget. Nearest: {found.nearest.name}: {'; '.join(found.misses)}.")
     else:
         best, quicker = found.best, large.latency / max(found.best.latency, 1e-9)
         say(
             f"best       {best.name}: {large.parameters / best.parameters:.1f} times fewer parameters, "
-            f"{large.bytes / best.bytes:.1f} times fewer bytes, {quicker:.1f} times as quick"
+            f"{large.bytes / best.bytes:.1f} times fewer bytes, {quicker:.1f} times faster"
         )
     if found.judgement is not None:
         said = found.judgement
-        verdict = "no loss that the test can tell"
+        verdict = "no significant loss"
         if said.worse:
-            verdict = "worse than the large model" + (", by no more than was allowed" if found.reached else "")
+            verdict = "significantly worse than the original model" + (
+                ", within the allowed drop" if found.reached else ""
+            )
         say(
-            f"{said.part:<11}{said.small:.4f} against {said.large:.4f} on {plural(said.count, 'image')}, difference "
+            f"{said.part:<11}{said.small:.4f} vs. {said.large:.4f} on {plural(said.count, 'image')}, difference "
             f"{100 * said.difference:+.2f} points (95% interval {100 * said.interval.low:+.2f} to "
-            f"{100 * said.interval.high:+.2f}), {said.lost} lost and {said.won} won, McNemar p = {said.p_value:.3g}: "
-            f"{verdict}"
+            f"{100 * said.interval.high:+.2f}), {said.lost} lost and {said.won} gained, "
+            f"McNemar p = {said.p_value:.3g}: {verdict}"
         )
     say(f"bundles    {found.out / 'candidates'}")
     if found.best is not None:

@@ -8,25 +8,30 @@ import typer
 
 from sightline.cli.output import print_json, say, table, width
 
-if TYPE_CHECKING:  # help must not wait for NumPy
+if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.models.describe import Description, Layer
 
-WIDE = 165  # columns of a terminal that hold everything in one table
+WIDE = 165  # columns of a terminal that fit everything into one table
 
 
 def describe(
-    name: Annotated[str, typer.Argument(help="A recipe, a model or a run directory; of two alike, the recipe.")],
-    size: Annotated[str | None, typer.Option(metavar="HxWxC", help="Rows, columns and channels of pictures.")] = None,
-    classes: Annotated[int | None, typer.Option(help="How many classes.")] = None,
-    set: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="One setting, as model.alpha=0.5.")] = None,  # noqa: A002
-    diagram: Annotated[str | None, typer.Option(metavar="FILE", help="Draw the network into a .svg or .png.")] = None,
-    schedule: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Draw the learning rate over the steps into a .svg or .png.")
+    name: Annotated[str, typer.Argument(help="A recipe, a model or a run directory; recipes take precedence.")],
+    size: Annotated[str | None, typer.Option(metavar="HxWxC", help="Height, width and channels of the images.")] = None,
+    classes: Annotated[int | None, typer.Option(help="Number of classes.")] = None,
+    set: Annotated[  # noqa: A002
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Set one setting, e.g. model.alpha=0.5; repeatable.")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps to an epoch, for --schedule.")] = 100,
+    diagram: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Draw the network to this .svg or .png file.")
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Plot the learning rate over the steps to this .svg or .png file."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps per epoch, for --schedule.")] = 100,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show a network's arithmetic: sizes, parameters, multiply-adds, receptive fields, memory, layer by layer."""
+    """Describe a network layer by layer: output sizes, parameters, multiply-adds, receptive fields, memory."""
     from sightline.workflow import describe as work
 
     subject = work.find(name, set or [])
@@ -43,30 +48,32 @@ def describe(
 
 
 def show(found: Description) -> None:
-    """Print the arithmetic of a network, in two tables where one would not fit."""
+    """Print the layers of a network, in two tables if one does not fit the terminal."""
     figures = ["multiply-adds", "field", "memory"]
     numbers = [[f"{x.multiply_adds:,}" if x.multiply_adds else "", _sides(x), _memory(x.bytes)] for x in found.layers]
     layers = [[x.name, _what(x), "x".join(map(str, x.output))] for x in found.layers]
     sums = [[x.output_sum, x.parameters_sum] for x in found.layers]
     if width() >= WIDE:
         rows = [[*a, *b, *c] for a, b, c in zip(layers, sums, numbers, strict=True)]
-        table(["layer", "what", "output", "output size", "parameters", *figures], rows, right=figures)
+        table(["layer", "type", "output", "output size", "parameters", *figures], rows, right=figures)
     else:
         counts = [f"{x.parameters:,}" if x.parameters else "" for x in found.layers]
         rows = [[*a, n, *b] for a, n, b in zip(layers, counts, numbers, strict=True)]
-        table(["layer", "what", "output", "parameters", *figures], rows, right=["parameters", *figures])
+        table(["layer", "type", "output", "parameters", *figures], rows, right=["parameters", *figures])
         say()
-        say("the sums")
+        say("how these numbers are computed")
         rows = [[x.name, *worked] for x, worked in zip(found.layers, sums, strict=True) if any(worked)]
         table(["layer", "output size", "parameters"], rows)
     size = "x".join(map(str, found.size))
     say()
-    say(f"{found.name}: {size} pictures, {found.classes:,} classes")
+    say(f"{found.name}: {size} images, {found.classes:,} classes")
     say(f"{found.parameters:,} parameters, {_memory(4 * found.parameters)} as float32")
-    say(f"{found.multiply_adds:,} multiply-adds in convolutions and dense layers for one picture, biases not counted")
-    say(f"{_memory(found.bytes)} of outputs for one picture")
-    say("output size: (side - window + padding) / stride + 1; two paddings differ where an end gets one pixel more")
-    say("field: rows (and columns, where they differ) of the picture that one value depends on, padding included")
+    say(f"{found.multiply_adds:,} multiply-adds per image in convolutions and dense layers, biases not counted")
+    say(f"{_memory(found.bytes)} of layer outputs per image")
+    say("output size: (side - window + padding) / stride + 1; two paddings are shown where one end gets an extra pixel")
+    say(
+        "field: receptive field, the rows (and columns, if they differ) of the image, padding included, that affect one value"
+    )
 
 
 def _what(layer: Layer) -> str:

@@ -11,29 +11,29 @@ from sightline.cli.output import Cell, Display, print_json, say, table
 from sightline.cli.sources import Allow, Column, Read, Sources, reading
 from sightline.errors import plural
 
-if TYPE_CHECKING:  # annotations only: help must not wait for NumPy
+if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.data.finding import Finding
     from sightline.workflow.doctor import Checkup
 
-EXAMPLES, OF_ERRORS = 2, 5  # of each finding, on the terminal
+EXAMPLES, OF_ERRORS = 2, 5  # shown per finding
 
 
 def doctor(
     data: Sources,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with thumbnails.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML report with thumbnails.")] = None,
     fix: Annotated[
-        Path | None, typer.Option(metavar="PATCH.jsonl", help="Write proposed corrections, for train --patch.")
+        Path | None, typer.Option(metavar="PATCH.jsonl", help="Write proposed fixes to this file, for train --patch.")
     ] = None,
-    patch: Annotated[Path | None, typer.Option(metavar="PATCH.jsonl", help="Apply these corrections first.")] = None,
+    patch: Annotated[Path | None, typer.Option(metavar="PATCH.jsonl", help="Apply these fixes first.")] = None,
     column: Column = None,
     allow: Allow = None,
     set: Read = None,  # noqa: A002  # the option's own name
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if there are errors that --allow does not name.")
+        bool, typer.Option("--strict", help="Exit with 1 if there are errors not listed in --allow.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print all findings as one JSON object.")] = False,
 ) -> None:
-    """Say what is wrong with the pictures before time is spent on them; nothing of theirs is ever changed."""
+    """Check a dataset for problems before training; never changes the data."""
     from sightline.workflow.doctor import doctor as look
 
     with Display(quiet=json) as display:
@@ -51,7 +51,7 @@ def doctor(
 
 
 def show(found: Checkup) -> None:
-    """Print the findings as a table, and what to do about each."""
+    """Print the findings as a table, followed by advice on each."""
     audit = found.audit
     findings = audit.findings
     splits = ", ".join(f"{count:,} {name}" for name, count in audit.splits.items())
@@ -59,7 +59,7 @@ def show(found: Checkup) -> None:
     say(f"{audit.name}: {what}{splits and f' ({splits})'}")
     if findings:
         rows: list[list[Cell]] = [[f.severity, f.kind, str(f.count), f.what, _examples(f)] for f in findings]
-        table(["severity", "kind", "count", "what", "such as"], rows, right=["count"])
+        table(["severity", "kind", "count", "what", "examples"], rows, right=["count"])
         say()
         for finding in findings:
             say(f"{finding.kind}: {finding.advice}")
@@ -74,7 +74,7 @@ def show(found: Checkup) -> None:
 
 
 def _examples(finding: Finding) -> list[str]:
-    """Return the first groups, or the first paths with their reasons, a line for each."""
+    """Return the first groups, or the first paths with their reasons, one line each."""
     if finding.groups:
         lines = [", ".join(group[:3]) + (", ..." if len(group) > 3 else "") for group in finding.groups]
     elif finding.reasons:

@@ -10,7 +10,7 @@ from sightline.cli.output import print_json, table
 
 
 def env(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Show versions, devices, memory and caches, and which backend is used and why."""
+    """Show versions, devices, memory, caches, and which backend is used and why."""
     from sightline.workflow.environment import environment, fonts_by_script
 
     found = environment()

@@ -16,55 +16,61 @@ from sightline.records import ClassFigures, Evaluation, Figure, Interval
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")],
-    data: Annotated[list[str] | None, typer.Argument(help="Labelled pictures; default: the run's own.")] = None,
-    split: Annotated[
-        str | None, typer.Option(help="train, validation or test; default: test where there is one.")
-    ] = None,
+    data: Annotated[list[str] | None, typer.Argument(help="Labeled images; default: the run's own data.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test; default: test if there is one.")] = None,
     target_precision: Annotated[
         float | None,
-        typer.Option(help="Answer only above a confidence with this precision on validation, such as 0.99."),
+        typer.Option(help="Abstain below the confidence that reaches this precision on validation, e.g. 0.99."),
     ] = None,
     conservative: Annotated[
         bool,
         typer.Option(
             "--conservative/--no-conservative",
-            help="Choose thresholds that reach their target on new images too, with 95% confidence.",
+            help="Choose thresholds that reach their targets on new images with 95% confidence.",
         ),
     ] = True,
     positive: Annotated[
-        str | None, typer.Option(metavar="CLASS", help="Of two classes, the one to be detected, such as defect.")
+        str | None, typer.Option(metavar="CLASS", help="The positive class of a two-class model, e.g. defect.")
     ] = None,
     target_sensitivity: Annotated[
         float | None,
-        typer.Option(help="Choose on validation a threshold with this sensitivity, such as 0.95."),
+        typer.Option(help="Choose the threshold that reaches this sensitivity on validation, e.g. 0.95."),
     ] = None,
     target_specificity: Annotated[
-        float | None, typer.Option(help="Choose on validation a threshold with this specificity, such as 0.95.")
+        float | None, typer.Option(help="Choose the threshold that reaches this specificity on validation, e.g. 0.95.")
     ] = None,
     coverage: Annotated[
-        float | None, typer.Option(help="Answer with sets of classes that hold the truth this often, such as 0.9.")
+        float | None, typer.Option(help="Conformal prediction sets with this coverage, e.g. 0.95.")
     ] = None,
     ood: Annotated[
-        str | None, typer.Option(help="Pictures of something else: how well are they told from these?")
+        str | None, typer.Option(help="Out-of-distribution images; reports the AUROC of detecting them.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(metavar="PATCH", help="Look for wrong labels, and write corrections to this file.")
+        Path | None,
+        typer.Option(metavar="PATCH", help="Find likely label errors, and write proposed fixes to this file."),
     ] = None,
     mirror: Annotated[
-        bool, typer.Option("--mirror", help="Judge the mean over each picture and its mirror image: twice the work.")
+        bool,
+        typer.Option(
+            "--mirror", help="Test-time augmentation: average over each image and its mirror image (2x cost)."
+        ),
     ] = False,
     include_training: Annotated[
-        bool, typer.Option("--include-training", help="Take in images that the model was trained or validated on.")
+        bool, typer.Option("--include-training", help="Include images that the model was trained or validated on.")
     ] = False,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Evaluate what is left of the run's images; the run keeps its own.")
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="Evaluate the run's remaining images if some are missing; nothing is saved to the run.",
+        ),
     ] = False,
     column: Column = None,
     set: Read = None,  # noqa: A002  # the option's own name
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next time.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON object.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
-    """Judge a classifier: figures with intervals, calibration, when to abstain, mistakes, wrong labels.
+    """Evaluate a classifier: metrics with intervals, calibration, abstention, slices, errors, label issues.
 
     Exits with 1 if no threshold reaches a target precision, sensitivity or specificity.
     """
@@ -75,7 +81,9 @@ def evaluate(
     from sightline.workflow.judging import Admit, check_labels, judge
 
     if mirror and (target_precision is not None or coverage is not None or labels is not None):
-        raise UsageError("--mirror judges only: thresholds and labels are found from single pictures, so leave it out.")
+        raise UsageError(
+            "--mirror only evaluates: thresholds and label issues are computed from single images, so leave it out."
+        )
     if labels is not None:
         label_issues.check_packages()  # before the evaluation, not after it
     with Display(quiet=json) as display:
@@ -102,10 +110,10 @@ def evaluate(
         )
     else:
         if mirror:
-            say("mean over two views of each picture, itself and its mirror image")
+            say("mean over two views of each image: itself and its mirror image")
         kept = found.part != "given" and found.evaluation.missing is None and not mirror
         file = str(classifier.run.path / "eval" / found.part / "metrics.json") if kept and classifier.run else ""
-        show(found.evaluation, found.part, f"all are in {file}" if file else "--json prints all")
+        show(found.evaluation, found.part, f"all classes are in {file}" if file else "--json prints all classes")
         judged.show(found)
         if suspects is not None:
             judged.show_suspects(suspects, str(labels))
@@ -115,7 +123,7 @@ def evaluate(
 
 
 def show(found: Evaluation, part: str, rest: str) -> None:
-    """Print the metrics of an evaluation; `rest` says where the rows are that a long table leaves out."""
+    """Print the metrics of an evaluation; `rest` says where to find the rows that a long table omits."""
     from sightline import metrics
     from sightline.report import sentences, summary
 
@@ -135,22 +143,22 @@ def show(found: Evaluation, part: str, rest: str) -> None:
     tested = [c for c in found.per_class if c.support]
     columns = ["class", "precision", "95% interval", "recall", "95% interval", "F1", "images"]
     if len(tested) > LONGEST:
-        say("classes, the lowest F1 first")
+        say("classes, lowest F1 first")
         tested.sort(key=lambda c: (c.f1 or 0.0, c.label))
     table(columns, [_row(c) for c in tested], right=["precision", "recall", "F1", "images"], rest=rest)
-    if len(found.classes) <= 12:  # wider tables cannot be read on a terminal
+    if len(found.classes) <= 12:  # a wider table does not fit a terminal
         say()
-        say("confusion, true classes in rows")
+        say("confusion matrix, true classes in rows")
         counts = [[label, *map(str, row)] for label, row in zip(found.classes, found.confusion.tolist(), strict=True)]
         table(["", *found.classes], counts, right=found.classes)
     if pairs := metrics.worst_pairs(found.confusion, 3):
-        named = [f"{found.classes[i]} called {found.classes[j]} ({count})" for i, j, count in pairs]
+        named = [f"{found.classes[i]} predicted as {found.classes[j]} ({count})" for i, j, count in pairs]
         say()
         say(f"most confused: {', '.join(named)}")
     if found.rejects:
         first = found.rejects[0]
         say()
-        say(f"{plural(len(found.rejects), 'file')} could not be read, such as {first.path}: {first.reason}")
+        say(f"{plural(len(found.rejects), 'file')} could not be read, e.g. {first.path}: {first.reason}")
 
 
 def _row(c: ClassFigures) -> list[str]:

@@ -18,17 +18,20 @@ def explain(
     model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")],
     pictures: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
     method: Annotated[
-        str | None, typer.Option(help="gradcam, gradcam++, occlusion or rise; default gradcam, where it is possible.")
+        str | None,
+        typer.Option(
+            help="gradcam, gradcam++, occlusion or rise; default gradcam, or occlusion for an exported model."
+        ),
     ] = None,
-    label: Annotated[str | None, typer.Option("--class", help="The class to explain; default: the predicted.")] = None,
-    out: Annotated[Path, typer.Option(help="The folder for the figures, one PNG file for each picture.")] = Path(
-        "explanations"
-    ),
-    seed: Annotated[int, typer.Option(min=0, help="Of the random masks and places.")] = 0,
+    label: Annotated[
+        str | None, typer.Option("--class", help="The class to explain; default: the predicted one.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The output folder; gets one PNG file per image.")] = Path("explanations"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random masks and positions.")] = 0,
     set: FileLimit = None,  # noqa: A002  # the option's own name
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each picture.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
 ) -> None:
-    """Show which parts of pictures speak for a class. Exits with 1 if one of them could not be read."""
+    """Show which regions of images support a class. Exits with 1 if an image could not be read."""
     from sightline import workflow
     from sightline.explanation.maps import method_for
     from sightline.prediction import stream
@@ -41,7 +44,9 @@ def explain(
     with Display(quiet=json) as display:
         predictor = workflow.load(model).explained_by(method)
         if method is None and method_for(None, predictor) == "occlusion":
-            display.say("an exported model has no gradients: by occlusion, not Grad-CAM (--method rise works as well)")
+            display.say(
+                "An exported model has no gradients; using occlusion instead of Grad-CAM (or pass --method rise)."
+            )
         for found in find(predictor, items, method=method, label=label, out=out, seed=seed, progress=display.progress):
             failed |= found.error is not None
             if json:
@@ -59,11 +64,11 @@ def _show(found: Explanation) -> None:
     say(f"{found.path}  ", (str(found.label), "bold"), f" {found.probability:.3f}")
     r, check, p = found.region, found.check, found.probability
     if r is None or check is None or p is None:
-        say("  nothing in the picture speaks for this class")
+        say("  nothing in the image supports this class")
     else:
-        say(f"  hottest from ({r.left}, {r.top}) to ({r.right}, {r.bottom}), {r.share:.0%} of the heat")
+        say(f"  hottest region from ({r.left}, {r.top}) to ({r.right}, {r.bottom}), {r.share:.0%} of the heat")
         say(
-            f"  {p - check.fall:.3f} with its hottest {check.hidden:.0%} hidden, "
+            f"  {p - check.fall:.3f} with the hottest {check.hidden:.0%} hidden, "
             f"{p - check.random_fall:.3f} on average with the same shape hidden elsewhere"
         )
     say("  ", (str(found.figure), "dim"))

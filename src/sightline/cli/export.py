@@ -11,31 +11,34 @@ from sightline.cli.output import Display, complain, print_json, say, table
 from sightline.cli.sources import Column, Read, listed
 from sightline.errors import plural
 
-if TYPE_CHECKING:  # help must not wait for NumPy
+if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.workflow.export import Exported
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A run; or a bundle, its .zip or .onnx file (then with --parity).")],
+    model: Annotated[str, typer.Argument(help="A run; or a bundle, its .zip or .onnx file (needs --parity).")],
     form: Annotated[
         str, typer.Option("--format", help="onnx, bundle, openvino, litert, saved_model or vectors.")
     ] = "onnx",
     precision: Annotated[str, typer.Option(help="float32, bfloat16, float16 or int8.")] = "float32",
-    out: Annotated[Path | None, typer.Option(help="A folder, or .onnx or .zip; default RUN/exports/<format>.")] = None,
-    parity: Annotated[
-        list[str] | None, typer.Option(metavar="DATA", help="Labelled pictures to score; default: validation part.")
+    out: Annotated[
+        Path | None, typer.Option(help="A folder, or a .onnx or .zip file; default RUN/exports/<format>.")
     ] = None,
-    tolerance: Annotated[float | None, typer.Option(min=0, help="Greatest difference of a probability.")] = None,
+    parity: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DATA", help="Labeled images to compare on; default: the validation split."),
+    ] = None,
+    tolerance: Annotated[float | None, typer.Option(min=0, help="Maximum difference of any probability.")] = None,
     agreement: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Least share of pictures named as the model names them.")
+        float | None, typer.Option(min=0, max=1, help="Minimum fraction of images with the same top-1 class.")
     ] = None,
     column: Column = None,
     set: Read = None,  # noqa: A002  # the option's own name
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Write a model in another format, load it back and score it; exits with 1 if it answers otherwise.
+    """Export a model to another format, reload it and compare; exits with 1 if its predictions differ.
 
-    vectors: golden pictures with their decoded pixels, for those who decode pictures in another language.
+    --format vectors writes test vectors (reference images with their decoded pixels), for decoders in other languages.
     """
     from sightline.workflow.export import export as run
     from sightline.workflow.vectors import vectors
@@ -55,7 +58,7 @@ def export(
         _show(done)
     if not done.accepted:
         complain(
-            f"The {done.format} file in {done.precision} was not put in place: on {plural(done.parity.count, 'image')} "
+            f"The {done.format} file in {done.precision} was not written: on {plural(done.parity.count, 'image')} "
             f"{' and '.join(done.reasons)}. Set another limit, or compare on more images with --parity."
         )
         raise typer.Exit(1)
@@ -68,16 +71,16 @@ def _show(done: Exported) -> None:
         low, high = 100 * found.accuracy_interval.low, 100 * found.accuracy_interval.high
         change += f" (95% interval {low:+.2f} to {high:+.2f})"
     rows = [
-        ["greatest difference", f"{found.greatest_difference:.2g} (at most {limits.difference:g})"],
+        ["maximum difference", f"{found.greatest_difference:.2g} (at most {limits.difference:g})"],
         ["mean difference", f"{found.mean_difference:.2g}"],
         ["top-1 agreement", f"{found.top1_agreement:.4f} (at least {limits.agreement:g})"],
         ["accuracy change", change],
         ["size", f"{found.bytes / 1e6:.2f} MB"],
-        ["latency, one picture", f"{found.latency_median:.2f} ms median, {found.latency_p99:.2f} ms 99th percentile"],
-        ["throughput, 32 at a time", f"{found.throughput:,.0f} pictures/s"],
+        ["latency, one image", f"{found.latency_median:.2f} ms median, {found.latency_p99:.2f} ms 99th percentile"],
+        ["throughput, batch size 32", f"{found.throughput:,.0f} images/s"],
     ]
     table([f"{done.format} {done.precision}", f"{plural(found.count, 'image')} of {done.pictures}"], rows)
     if done.kept:
-        say(f"left in float: {', '.join(done.kept)}")
+        say(f"kept in float: {', '.join(done.kept)}")
     if done.path is not None:
         say(f"written    {done.path}")

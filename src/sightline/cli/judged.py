@@ -1,4 +1,4 @@
-"""What `evaluate` prints of a judgement: calibration, when to abstain, strangers, mistakes, slices, labels."""
+"""Print an evaluation report: calibration, abstention, out-of-distribution detection, errors, slices, label issues."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from typing import TYPE_CHECKING
 from sightline.cli.output import say, table
 from sightline.errors import plural
 
-if TYPE_CHECKING:  # annotations only: what judges reads pictures' packages too
+if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.binary import OperatingPoint
     from sightline.evaluation.judgement import Judgement
     from sightline.evaluation.labels import Suspect
     from sightline.records import Figure
 
-FIRST = 5  # of a list; all are in the JSON
-RATES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}  # as they are printed
+FIRST = 5  # rows shown of a list; the JSON holds all
+RATES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}  # as printed
 
 
 def show(found: Judgement) -> None:
-    """Print a judgement in a few lines."""
+    """Print an evaluation report in a few lines."""
     say()
     _detection(found)
     for text in (*_calibration(found), *_beside(found), *_abstaining(found), *_strangers(found), *_slices(found)):
         say(text)
     if wrong := found.mistakes.wrong[:FIRST]:
         say()
-        say("the surest mistakes")
+        say("most confident errors")
         rows = [[a.path, a.label, a.answer, f"{a.probability:.3f}"] for a in wrong]
-        table(["picture", "truth", "answer", "confidence"], rows)
+        table(["image", "true class", "predicted", "confidence"], rows)
 
 
 def show_suspects(suspects: Sequence[Suspect], patch: str) -> None:
-    """Print the worst labels, and where all are."""
+    """Print the most suspicious labels, and where to find them all."""
     say()
     say(
         f"{plural(len(suspects), 'label')} {'looks' if len(suspects) == 1 else 'look'} wrong, worst first; "
-        f"corrections are proposed in {patch}"
+        f"proposed fixes are in {patch}"
     )
     rows = [[s.path, s.label, f"{s.to} {s.probability:.2f}"] for s in suspects[:FIRST]]
-    table(["picture", "label", "looks like"], rows)
+    table(["image", "label", "looks like"], rows)
 
 
 def _detection(found: Judgement) -> None:
-    """Print the detection of the positive one of two classes, and what chosen thresholds come to."""
+    """Print how well the positive class is detected, and what the chosen thresholds reach."""
     b = found.binary
     if b is None:
         return
@@ -72,12 +72,12 @@ def _operating_point(point: OperatingPoint, positive: str) -> Iterator[str]:
         f"(chosen on {plural(point.count, 'validation image')})"
     )
     if point.reached is None:
-        yield "  these images also chose the threshold: evaluate others to see what it really reaches"
+        yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"
         return
     words = [(name, _words(getattr(point.reached, key))) for key, name in RATES.items()]
     yield "  on these images: " + ", ".join(f"{name} {v or 'not defined'} ({ends})" for name, (v, ends, _) in words)
     shown = "nothing" if point.lower_bound is None else f"{point.lower_bound:.4f} or more with 95% confidence"
-    yield f"  target {'met' if point.met else 'not shown to be met'}: they show a {point.rate} of {shown}"
+    yield f"  target {'met' if point.met else 'not shown to be met'}: a {point.rate} of {shown} is shown"
 
 
 def _beside(found: Judgement) -> Iterator[str]:
@@ -101,7 +101,7 @@ def _calibration(found: Judgement) -> Iterator[str]:
     after = ""
     if c.temperature is not None and c.ece_after is not None and not c.unchanged:
         after = f"; {c.ece_after:.4f} at temperature {c.temperature.value:.3f}, fitted on validation"
-    yield f"calibration: ECE {c.ece:.4f} as served{after}"
+    yield f"calibration: ECE {c.ece:.4f} as deployed{after}"
     if c.note:
         yield f"  {c.note}"
 
@@ -113,32 +113,33 @@ def _abstaining(found: Judgement) -> Iterator[str]:
         yield f"  precision {t.target:g}: {t.note}"
     elif t is not None:
         yield (
-            f"  precision {t.target:g}: confidence {t.confidence:.4f} answers {t.share_answered:.1%} of {t.count} "
+            f"  precision {t.target:g}: confidence {t.confidence:.4f} covers {t.share_answered:.1%} of {t.count} "
             f"validation images with precision {t.precision:.4f} (at least {t.lower_bound:.4f} with 95% confidence)"
         )
         if t.given_up:
-            yield f"  being conservative costs {t.given_up:.1%} of them; --no-conservative answers these too"
+            yield f"  being conservative costs {t.given_up:.1%} of coverage; --no-conservative gives it back"
         if t.note:
             yield f"  {t.note}"
     a = found.answered
     if a is not None:
         right = ""
         if a.precision is not None and a.interval is not None:
-            right = f", right on {a.precision:.4f} ({a.interval.low:.4f} to {a.interval.high:.4f}) of these"
+            right = f" with precision {a.precision:.4f} ({a.interval.low:.4f} to {a.interval.high:.4f})"
         fitted = found.thresholds is not None and found.thresholds.quantile is not None
         sets = f"; returns a set for {a.sets:.1%}" if fitted else ""
         images = plural(a.count, "image")
-        yield f"  on these {images}: answers {a.classes:.1%}{right}{sets}; abstains on {a.abstained:.1%}"
+        yield f"  on these {images}: predicts a class for {a.classes:.1%}{right}{sets}; abstains on {a.abstained:.1%}"
         if a.met is not None and a.lower_bound is not None:
             shown = f"{a.lower_bound:.4f} or more with 95% confidence"
-            yield f"  target {a.target:g} {'met' if a.met else 'not shown to be met'}: they show {shown}"
+            yield f"  target {a.target:g} {'met' if a.met else 'not shown to be met'}: {shown} is shown"
         elif a.target is not None and a.lower_bound is not None:
-            yield "  these images also chose the threshold: evaluate others to see what it really reaches"
+            yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"
     s = found.coverage
     if s is not None:
         yield (
-            f"  sets for a coverage of {s.wanted:g}: hold the truth for {s.covered:.4f} "
-            f"({s.interval.low:.4f} to {s.interval.high:.4f}), {s.size:.2f} classes on average, {s.single:.1%} single"
+            f"  prediction sets for coverage {s.wanted:g}: contain the true class for {s.covered:.4f} "
+            f"({s.interval.low:.4f} to {s.interval.high:.4f}), {s.size:.2f} classes on average, "
+            f"{s.single:.1%} with one class"
         )
 
 
@@ -146,9 +147,9 @@ def _strangers(found: Judgement) -> Iterator[str]:
     s = found.strangers
     if s is None:
         return
-    distance = "" if s.distance is None else f", by distance of features {s.distance:.4f}"
+    distance = "" if s.distance is None else f", by feature distance {s.distance:.4f}"
     images = f"{plural(s.strangers, 'image')} of {s.name}"
-    yield f"strangers: {images} told from {s.count}: AUROC by energy {s.energy:.4f}{distance}"
+    yield f"out-of-distribution: {images} vs. {s.count} in-distribution: AUROC by energy {s.energy:.4f}{distance}"
     if s.note:
         yield f"  {s.note}"
     if s.flagged is not None:
@@ -158,9 +159,9 @@ def _strangers(found: Judgement) -> Iterator[str]:
 def _slices(found: Judgement) -> Iterator[str]:
     worse = [s for s in found.slices if s.worse]
     if found.slices and not worse:
-        yield f"slices: none of {len(found.slices)} is reliably worse than the rest"
+        yield f"slices: none of {len(found.slices)} is significantly worse than the rest"
     for s in worse:
         yield (
-            f"reliably worse: {s.name}: accuracy {s.accuracy:.4f} ({s.interval.low:.4f} to {s.interval.high:.4f}) on "
-            f"{plural(s.count, 'image')}, {s.rest:.4f} on the rest"
+            f"significantly worse: {s.name}: accuracy {s.accuracy:.4f} ({s.interval.low:.4f} to {s.interval.high:.4f}) "
+            f"on {plural(s.count, 'image')}, {s.rest:.4f} on the rest"
         )

@@ -11,11 +11,11 @@ from sightline.models.registry import ENTRIES
 
 
 def models(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """List the networks."""
+    """List the available networks."""
     if json:
         keys = ("name", "about", "source", "size", "smallest", "normalize")
         rows = [{k: getattr(e, k) for k in keys} | {"pretrained": e.pretrained is not None} for e in ENTRIES.values()]
         print_json({"models": rows})
         return
     rows_ = [[e.name, str(e.size), "ImageNet" if e.pretrained else "", e.about] for e in ENTRIES.values()]
-    table(["model", "size", "weights", "what"], rows_, right=["size"])
+    table(["model", "size", "weights", "description"], rows_, right=["size"])

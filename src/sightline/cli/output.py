@@ -1,6 +1,6 @@
-"""Where results and news go: results to standard output, everything else to standard error.
+"""Print results to standard output, and progress, warnings and errors to standard error.
 
-All text passes through here, and what strangers wrote in it (file names, class names) is shown, never obeyed.
+All text passes through here, and untrusted text (file names, class names) is escaped: no terminal interprets it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from sightline.escaping import TextFile, printable
 from sightline.records import EpochRecord
 from sightline.watch import Watcher
 
-LONGEST = 40  # rows of a table, where it is cut
+LONGEST = 40  # rows of a table before it is truncated
 
 
 def _console(*, stderr: bool = False) -> Console:
-    """Return a console that honours NO_COLOR and breaks no lines where nobody watches.
+    """Return a console that honors NO_COLOR and does not wrap lines unless it is a terminal.
 
-    It obeys whatever is in the text that it is given: `say` and `table` are what verbs print with.
+    It interprets escapes and markup in its text, so commands print with `say` and `table` instead.
     """
     made = Console(stderr=stderr, highlight=False)
     if not made.is_terminal:
@@ -36,22 +36,22 @@ def _console(*, stderr: bool = False) -> Console:
 
 
 def width() -> int:
-    """Return how many columns a line has: those of the terminal, many where there is none."""
+    """Return the width of the terminal in columns, or a large number if there is none."""
     return _console().width
 
 
 Part = str | tuple[str, str]
-"""Of a line: text, or text and its style, as rich calls it."""
+"""A piece of a line: text, or a pair of text and rich style."""
 
 
 def line(*parts: Part) -> Text:
-    """Return one line: no text is taken for markup, and control characters are escaped."""
+    """Return one line of text, with control characters escaped and markup taken literally."""
     styled = (part if isinstance(part, tuple) else (part, "") for part in parts)
     return Text.assemble(*((printable(text), style) for text, style in styled))
 
 
 def say(*parts: Part, stderr: bool = False, soft_wrap: bool | None = None) -> None:
-    """Print one line to standard output, or to standard error; an empty one without `parts`."""
+    """Print one line to standard output or standard error; an empty one without `parts`."""
     _console(stderr=stderr).print(line(*parts), soft_wrap=soft_wrap)
 
 
@@ -63,12 +63,12 @@ def print_json(value: Any) -> None:
 
 
 def results() -> TextFile:
-    """Return standard output for rows of CSV and lines of JSON; on a terminal, control characters are escaped."""
+    """Return standard output for CSV rows and JSON lines; control characters are escaped if it is a terminal."""
     return _Rows(sys.stdout) if sys.stdout.isatty() else sys.stdout
 
 
 class _Rows:
-    """Writes rows to a terminal, which obeys none of what is in them; one row at a time, with its end."""
+    """Writes rows to a terminal with control characters escaped; each write is one whole row."""
 
     def __init__(self, file: TextFile) -> None:
         self._file = file
@@ -78,12 +78,12 @@ class _Rows:
         return self._file.write(printable(text.removesuffix("\n")) + "\n")
 
     def flush(self) -> object:
-        """Hand on what was written."""
+        """Flush the file."""
         return self._file.flush()
 
 
 def print_lines(text: str) -> None:
-    """Print text of many lines to standard output as it is, control characters other than line ends escaped."""
+    """Print multi-line text to standard output, with control characters other than line feeds escaped."""
     sys.stdout.write(printable(text, keep="\n"))
     sys.stdout.flush()
 
@@ -94,14 +94,14 @@ def complain(message: str) -> None:
 
 
 Cell = str | list[str]
-"""Of a table: one line, or several."""
+"""A cell of a table: one line, or several."""
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], right: Sequence[str] = (), *, rest: str = "") -> None:
-    """Print a table to standard output; the columns named in `right` are flushed right.
+    """Print a table to standard output, with the columns named in `right` right-aligned.
 
-    A long one is cut and ends with where the rest is: `rest`, such as a file that holds every row. Where there is no
-    such place, it is cut on a terminal alone, and printed in full into a pipe or a file.
+    A long table is truncated and ends with `rest`, which says where all rows can be found. Without `rest`, it is
+    truncated on a terminal only, and printed in full to a pipe or a file.
     """
     out = _console()
     cut = len(rows) > LONGEST + LONGEST // 10 and (out.is_terminal or bool(rest))
@@ -112,12 +112,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], right: Sequenc
         made.add_row(*(Text("\n").join(map(line, [cell] if isinstance(cell, str) else cell)) for cell in row))
     out.print(made)
     if cut:
-        where = rest or "add --json or send the output to a file to see all"
+        where = rest or "use --json or redirect the output to a file to see all"
         say(f"... and {len(rows) - LONGEST:,} more of {len(rows):,}: {where}")
 
 
 class Display(Watcher):
-    """Shows training on standard error: bars on a terminal, a line for each epoch and slow task elsewhere."""
+    """Shows progress on standard error: bars on a terminal, elsewhere one line per epoch and per slow task."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = _console(stderr=True)
@@ -152,7 +152,7 @@ class Display(Watcher):
         begun = self._begun.setdefault(task, time.perf_counter())
         if done >= total:
             seconds = time.perf_counter() - self._begun.pop(task, begun)
-            if seconds > 2:  # shorter work needs no report
+            if seconds > 2:  # shorter tasks are not worth a line
                 self.say(f"{task}: {total} in {seconds:.1f} s")
 
     def stage(self, name: str, epochs: int, steps: int) -> None:
@@ -161,9 +161,9 @@ class Display(Watcher):
 
     def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
         if self._bars is not None:
-            if self._seen < epoch - 1:  # a resumed run: the epochs before were not seen here
+            if self._seen < epoch - 1:  # a resumed run: this process did not see the earlier epochs
                 self._seen = self._first = epoch - 1
-            first = self._first if epoch > self._first else 0  # of several trainings, each counts from 1
+            first = self._first if epoch > self._first else 0  # when several models are trained, each counts from 1
             done = (epoch - 1 - first) * self._steps + step
             figures = f"epoch {epoch}  {images_per_second:,.0f} images/s  loss {loss:.3f}  accuracy {accuracy:.3f}"
             self._advance("training", done, self._epochs * self._steps, figures)

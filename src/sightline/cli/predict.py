@@ -20,10 +20,10 @@ from sightline.escaping import TextFile, printable
 from sightline.files import open_regular
 from sightline.records import Decision, Prediction
 
-if TYPE_CHECKING:  # help must not wait for NumPy
+if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.report.predictions import Layout
 
-TOP = 5  # classes in a table and in JSON lines; CSV has one by default
+TOP = 5  # classes shown in a table and in JSON lines; CSV defaults to one
 
 
 class Form(StrEnum):
@@ -38,19 +38,22 @@ def predict(
     model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")],
     pictures: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
     top: Annotated[
-        int | None, typer.Option(min=1, help="Number of most probable classes per image; default: 5, in CSV 1.")
+        int | None, typer.Option(min=1, help="Number of most probable classes per image; default: 5, or 1 for CSV.")
     ] = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Every class's probability: in CSV, one column per class.")
+        bool,
+        typer.Option("--probabilities", help="Include the probabilities of all classes; in CSV, one column per class."),
     ] = False,
     form: Annotated[
-        Form | None, typer.Option("--format", help="table, csv or jsonl; default: as --out ends, else table.")
+        Form | None, typer.Option("--format", help="Output format; default: by the suffix of --out, else table.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Same as --format jsonl.")] = False,
     raw_csv: Annotated[
-        bool, typer.Option("--raw-csv", help="Put no apostrophe before CSV text that starts with =, +, - or @.")
+        bool, typer.Option("--raw-csv", help="Do not escape CSV text that starts with =, +, - or @ by an apostrophe.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write to this .csv or .jsonl file, not to the terminal.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write to this .csv or .jsonl file instead of standard output.")
+    ] = None,
     set: FileLimit = None,  # noqa: A002  # the option's own name
 ) -> None:
     """Classify images. Exits with 1 if an image could not be read; its row says why."""
@@ -63,7 +66,7 @@ def predict(
         _check_place(out)
     limits = stream.file_limits(set or ())
     items = stream.expand(pictures, partial(read_input, limits.file_mb), limits)
-    first = stream.peek(items)  # a wrong path or an empty folder shows before the model is loaded
+    first = stream.peek(items)  # report a wrong path or an empty folder before loading the model
     classifier = workflow.load(model)
     count, thresholds = len(classifier.classes), classifier.thresholds
     shown = min(count, top or (1 if chosen == Form.csv else TOP))
@@ -81,7 +84,7 @@ def predict(
 
 
 def _form(form: Form | None, out: Path | None, *, json: bool) -> Form:
-    """Return the format that the options ask for; raises `UsageError` where they contradict each other."""
+    """Return the format that the options ask for; raises `UsageError` if they contradict each other."""
     if json and form not in {None, Form.jsonl}:
         raise UsageError(f"--json and --format {form} contradict each other: give one of them.")
     form = Form.jsonl if json else form
@@ -98,7 +101,7 @@ def _form(form: Form | None, out: Path | None, *, json: bool) -> Form:
 
 
 def _check_place(out: Path) -> None:
-    """Raise `OutputError` where `out` is something that `predict` did not write."""
+    """Raise `OutputError` if `out` exists and was not written by `predict`."""
     from sightline.report import predictions
 
     if out.is_dir():
@@ -121,7 +124,7 @@ def _rows(form: Form) -> Callable[[Iterator[Prediction], Layout, TextFile], Iter
 
 
 def _count_errors(predictions: Iterator[Prediction]) -> tuple[int, int]:
-    """Return the number of predictions and of those without an answer."""
+    """Return the number of predictions and of errors among them."""
     total = errors = 0
     for prediction in predictions:
         total += 1
@@ -130,7 +133,7 @@ def _count_errors(predictions: Iterator[Prediction]) -> tuple[int, int]:
 
 
 def _write(predictions: Iterator[Prediction], layout: Layout, form: Form, out: Path) -> int:
-    """Write all predictions to `out`, whole or not at all; return the number of those without an answer."""
+    """Write all predictions to `out`, atomically; return the number of errors among them."""
     from sightline import files
 
     total = errors = 0
@@ -142,13 +145,13 @@ def _write(predictions: Iterator[Prediction], layout: Layout, form: Form, out: P
             os.fsync(file.fileno())
 
     files.write(out, fill)
-    unread = f", {errors} of them without an answer" if errors else ""
+    unread = f", {errors} of them failed" if errors else ""
     say(f"{plural(total, 'image')}{unread}: {out}", stderr=True)
     return errors
 
 
 def _table(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
-    """Print a row as soon as it is known; the width of the path column follows from what came so far."""
+    """Print each row as soon as it is known, with the path column as wide as the longest path so far."""
     width = 12
     for p in predictions:
         name = printable(p.path)

@@ -11,10 +11,12 @@ from sightline.config import recipes as shipped
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Print this recipe's file, to start your own from.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Print this recipe's file, as a starting point for your own.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List the recipes, or print one."""
+    """List the recipes, or print one of them."""
     if name is not None:
         if json:
             print_json({"name": name, "settings": shipped.load(name)})
@@ -23,4 +25,4 @@ def recipes(
     elif json:
         print_json({"recipes": [{"name": n, "about": shipped.about(n)} for n in shipped.names()]})
     else:
-        table(["recipe", "what"], [[n, shipped.about(n)] for n in shipped.names()])
+        table(["recipe", "description"], [[n, shipped.about(n)] for n in shipped.names()])

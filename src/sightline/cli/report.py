@@ -12,9 +12,9 @@ from sightline.cli.output import Display, print_json, say
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
-    json: Annotated[bool, typer.Option("--json", help="Print the page's path as one JSON object.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the path of the report as one JSON object.")] = False,
 ) -> None:
-    """Judge a run again and write its report: one HTML page that needs no network."""
+    """Evaluate a run again and write its report, a single self-contained HTML page."""
     from sightline.workflow import reporting
 
     with Display(quiet=json) as display:

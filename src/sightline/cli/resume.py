@@ -13,19 +13,22 @@ from sightline.cli.train import Coordinator, Hosts, Rank, check_bundle, show
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(help="A run directory, not complete unless --epochs is given.")],
-    data: Annotated[list[str] | None, typer.Argument(help="The same pictures, if they lie elsewhere now.")] = None,
+    run: Annotated[Path, typer.Argument(help="An interrupted run; with --epochs, a complete one.")],
+    data: Annotated[list[str] | None, typer.Argument(help="The same images, if they have moved.")] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Extend a complete run to so many epochs in all, with its optimizer.")
+        int | None,
+        typer.Option(
+            min=1, help="Train a complete run further, to this total number of epochs, with its optimizer state."
+        ),
     ] = None,
     hosts: Hosts = None,
     coordinator: Coordinator = None,
     rank: Rank = None,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Go on with a run that was stopped, killed or out of disk, to the weights that it would have had.
+    """Resume an interrupted run; the final weights match those of an uninterrupted run bit for bit.
 
-    A complete run goes on to more epochs with --epochs.
+    With --epochs, train a complete run for more epochs.
     """
     from sightline import workflow
     from sightline.hosts import wanted

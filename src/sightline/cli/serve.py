@@ -11,11 +11,11 @@ from sightline.cli.output import say
 
 def serve(
     model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")],
-    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    largest: Annotated[int, typer.Option(min=1, metavar="MB", help="The largest picture taken.")] = 32,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 picks a free one.")] = 8000,
+    largest: Annotated[int, typer.Option(min=1, metavar="MB", help="Maximum size of an uploaded image.")] = 32,
 ) -> None:
-    """Answer pictures over HTTP, as predict answers files, until Ctrl-C or SIGTERM."""
+    """Serve predictions over HTTP until Ctrl-C or SIGTERM."""
     from sightline.serve.server import serve as run
 
     run(model, host, port, largest=largest * 10**6, say=say)

@@ -14,21 +14,26 @@ from sightline.cli.sources import Column, Sources, data_assignments
 
 def show(
     data: Sources,
-    out: Annotated[Path | None, typer.Option(help="The PNG file; default <name>-samples.png here.")] = None,
-    augment: Annotated[bool, typer.Option("--augment", help="Each picture, and five versions of it.")] = False,
-    recipe: Annotated[str | None, typer.Option(help="With --augment: the recipe whose changes to show.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The PNG file; default <name>-samples.png.")] = None,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Show each image with five augmented versions of it.")
+    ] = False,
+    recipe: Annotated[str | None, typer.Option(help="The recipe whose augmentation to show; needs --augment.")] = None,
     set: Annotated[  # noqa: A002
         list[str] | None,
         typer.Option(
-            metavar="KEY=VALUE", help="One setting, as data.class_level=2; with --augment, augment.rotation=20."
+            metavar="KEY=VALUE",
+            help="Set one setting, e.g. data.class_level=2 or, with --augment, augment.rotation=20; repeatable.",
         ),
     ] = None,
     column: Column = None,
-    count: Annotated[int | None, typer.Option(min=1, max=100, help="So many pictures; default 10, or 4.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another one shows other pictures.")] = 0,
+    count: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Number of images; default 10, or 4 with --augment.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random selection.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Draw a labelled grid of pictures, as they are or as training would change them."""
+    """Draw a labeled grid of images, original or augmented as in training."""
     from sightline.workflow.show import show as draw
 
     with Display(quiet=json) as display:

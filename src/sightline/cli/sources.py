@@ -1,4 +1,4 @@
-"""Options of every command that reads labeled images: what they are, and how they are read."""
+"""Options shared by all commands that read labeled images: the sources, and how to read them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,27 @@ if TYPE_CHECKING:  # annotations only
 Sources = Annotated[
     list[str],
     typer.Argument(
-        help="Folders of class folders, .zip or .tar of them, manifests, idx files, or names such as beans."
+        help="Folders with one subfolder per class, .zip or .tar archives of them, manifests, IDX files, or names "
+        "such as beans."
     ),
 ]
 Column = Annotated[
     list[str] | None,
-    typer.Option(metavar="ROLE=NAME", help="A manifest's column for path, label or split, as label=breed; repeatable."),
+    typer.Option(
+        metavar="ROLE=NAME",
+        help="The manifest column that holds the path, label or split, e.g. label=breed; repeatable.",
+    ),
 ]
 Allow = Annotated[
     list[str] | None,
-    typer.Option(metavar="KIND", help="An error in the data, as doctor calls it, that does not stop; repeatable."),
+    typer.Option(metavar="KIND", help="A kind of data error, as named by doctor, to ignore; repeatable."),
 ]
 Read = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="How images are read, as data.class_level=2, picture.page=2; repeatable."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set how images are read, e.g. data.class_level=2 or picture.page=2; repeatable.",
     ),
 ]
 FileLimit = Annotated[
@@ -45,15 +51,17 @@ ROLES = ("path", "label", "split")
 
 
 def data_assignments(column: Sequence[str] | None = None, allow: Sequence[str] | None = None) -> list[str]:
-    """Return the ``KEY=VALUE`` settings that ``--column`` and ``--allow`` stand for; raises `UsageError`."""
+    """Return the ``KEY=VALUE`` assignments for ``--column`` and ``--allow``; raises `UsageError`."""
     assignments = []
     for text in column or ():
         role, equals, name = text.partition("=")
         if not equals or not name:
             raise UsageError(f"--column expects ROLE=NAME such as label=breed, not {text!r}.")
         if role not in ROLES:
-            raise UsageError(f"--column: there is no role {role!r}.{suggest(role, ROLES)}")
-        assignments.append(f"data.columns.{role}={jsonio.dumps(name)}")  # quoted, lest column 2 were a number
+            raise UsageError(f"--column: unknown role {role!r}.{suggest(role, ROLES)}")
+        assignments.append(
+            f"data.columns.{role}={jsonio.dumps(name)}"
+        )  # quoted, so that column 2 is not taken for a number
     if allow:
         assignments.append(f"data.allow={jsonio.dumps(list(allow))}")
     return assignments
@@ -62,11 +70,13 @@ def data_assignments(column: Sequence[str] | None = None, allow: Sequence[str] |
 def listed(
     data: Sequence[str] | None, column: Sequence[str] | None, settings: Sequence[str] | None
 ) -> list[str] | list[Listing] | None:
-    """Return sources, listed as ``--column`` and ``--set`` say where there are any; raises `UsageError`."""
+    """Return the sources, listed if ``--column`` or ``--set`` is given; raises `UsageError`."""
     if not (column or settings):
         return list(data) if data else None
     if not data:
-        raise UsageError("--column and --set say how the named images are read: name some, or leave these out.")
+        raise UsageError(
+            "--column and --set say how to read the images on the command line: name some, or leave these options out."
+        )
     from sightline.data.index import list_sources
 
     return list_sources(list(data), reading(column, None, settings).data)
@@ -78,10 +88,12 @@ def reading(
     settings: Sequence[str] | None = None,
     tables: tuple[str, ...] = ("data.",),
 ) -> RunConfig:
-    """Return the settings for a command that takes those of `tables` alone; raises `UsageError`."""
+    """Return the settings for a command that accepts only those in `tables`; raises `UsageError`."""
     from sightline.config import resolve
 
     for text in settings or ():
         if not text.startswith(tables):
-            raise UsageError(f"--set says only how the images are read here, as data.class_level=2, not {text!r}.")
+            raise UsageError(
+                f"--set accepts only settings of how images are read here, e.g. data.class_level=2, not {text!r}."
+            )
     return resolve(assignments=[*(settings or ()), *data_assignments(column, allow)])

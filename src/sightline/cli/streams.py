@@ -1,7 +1,7 @@
-"""The three standard streams of the command line, any of which may be closed, full or gone.
+"""The three standard streams of the command line, any of which may be closed, full or disconnected.
 
-An answer that cannot be written is an error, and the exit code says so. News that nobody hears is none: training goes
-on when its terminal has gone away.
+A result that cannot be written is an error with its own exit code. Progress that cannot be written is dropped: training
+continues after its terminal has closed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sightline.errors import DataError, OutputError
 
 
 def _write(number: int, data: Any) -> int:
-    """Write to a descriptor, and wait where it was left non-blocking by another program, as some ends of pipes are."""
+    """Write to a file descriptor; wait if another program left it non-blocking, as happens with pipes."""
     while True:
         try:
             return os.write(number, data)
@@ -26,7 +26,7 @@ def _write(number: int, data: Any) -> int:
 
 
 class _Results(io.FileIO):
-    """Standard output: raises `OutputError` once where it cannot be written; what comes after that is dropped."""
+    """Standard output: raises `OutputError` the first time a write fails; later writes are dropped."""
 
     _lost = False
 
@@ -35,19 +35,19 @@ class _Results(io.FileIO):
             return len(memoryview(data))
         try:
             return _write(self.fileno(), data)
-        except BrokenPipeError:  # its reader went away, as `| head` does
+        except BrokenPipeError:  # its reader has exited, as `| head` does
             self._lost = True
             raise
         except OSError as error:
             self._lost = True
             why = "it is closed" if error.errno == errno.EBADF else error.strerror
             raise OutputError(
-                f"Standard output cannot be written: {why}. Send it to a file, as with > FILE."
+                f"Standard output cannot be written: {why}. Redirect it to a file, e.g. with > FILE."
             ) from error
 
 
 class _News(io.FileIO):
-    """Standard error: what cannot be written is dropped."""
+    """Standard error: writes that fail are dropped."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -57,15 +57,15 @@ class _News(io.FileIO):
 
 
 def secure() -> None:
-    """Make the standard streams safe to use: none is closed, and each fails as this module says.
+    """Make the standard streams safe to use: reopen closed ones, and make each fail as described in this module.
 
-    Streams that are not the process's own, such as a test's, only learn to write any file name.
+    Streams that are not the process's own, such as those of a test, are only set to accept any file name.
     """
     for number, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
-        except OSError:  # closed: the next file opened would be taken for it
-            os.set_inheritable(os.open(os.devnull, mode), True)  # the lowest number that is free
+        except OSError:  # closed: the next file to be opened would take its number
+            os.set_inheritable(os.open(os.devnull, mode), True)  # gets the lowest free number
     sys.stdout = _secured(sys.stdout, sys.__stdout__, _Results, 1)
     sys.stderr = _secured(sys.stderr, sys.__stderr__, _News, 2)
 
@@ -77,7 +77,7 @@ def _secured(stream: TextIO | None, own: TextIO | None, kind: type[io.FileIO], n
         return stream
     stream.reconfigure(errors="backslashreplace")  # a file name need not be valid UTF-8
     raw = getattr(stream.buffer, "raw", stream.buffer)
-    if stream is not own or type(raw) is not io.FileIO:  # a console of Windows is another kind
+    if stream is not own or type(raw) is not io.FileIO:  # a Windows console is of another type
         return stream
     stream.flush()
     return io.TextIOWrapper(
@@ -94,7 +94,9 @@ def read_input(limit_mb: float = 256) -> bytes:
     limit = int(limit_mb * 2**20)
     data = bytearray()
     if sys.stdin is None:
-        raise DataError("Standard input is closed, and - reads it: name files, or send an image or a list of paths.")
+        raise DataError(
+            "Standard input is closed, but - reads from it: name files, or pipe in an image or a list of paths."
+        )
     try:
         while len(data) <= limit and (chunk := sys.stdin.buffer.read(1 << 20)):
             data += chunk

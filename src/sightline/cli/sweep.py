@@ -11,34 +11,38 @@ from sightline.cli.output import Display, print_json, say, table
 from sightline.cli.sources import Allow, Column, Read, Sources, data_assignments, reading
 from sightline.errors import ModelError
 
-if TYPE_CHECKING:  # annotations only: the help must not wait for Optuna
+if TYPE_CHECKING:  # annotations only: --help must not import Optuna
     from sightline.sweep import Sweep, Trial
 
 
 def sweep(
     data: Sources,
-    space: Annotated[str, typer.Argument(metavar="SPACE", help="A TOML file of settings to try, or transfer-table.")],
-    out: Annotated[Path | None, typer.Option(help="The sweep's folder; default runs/<space>-<data>.")] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="How many there are to be in all.")] = None,
+    space: Annotated[
+        str, typer.Argument(metavar="SPACE", help="A TOML file with the search space, or transfer-table.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The directory of the sweep; default runs/<space>-<data>.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Total number of trials.")] = None,
     storage: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="A database, or journal:FILE, that several machines share; default study.db."),
+        typer.Option(
+            metavar="URL", help="A database URL, or journal:FILE, that several machines can share; default study.db."
+        ),
     ] = None,
     column: Column = None,
     allow: Allow = None,
     set: Read = None,  # noqa: A002  # the option's own name
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next run.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Train once for each combination of settings (grid), or for good guesses (random, tpe), and rank the results.
+    """Search hyperparameters (grid, random or tpe): train one run per trial, and rank the results.
 
-    The same command goes on where it was stopped; started several times at once, the processes share the work.
+    To continue an interrupted sweep, run the same command again; several processes running it share the trials.
     """
     from sightline.sweep import as_dict
     from sightline.sweep import sweep as search
 
     with Display(quiet=json) as display:
-        reading(column, allow, set)  # a mistake shows before any work
+        reading(column, allow, set)  # report mistakes before any work
         found = search(
             data, space, out=out, trials=trials, storage=storage, cache=not no_cache, watcher=display,
             set=[*(set or ()), *data_assignments(column, allow)],
@@ -53,7 +57,7 @@ def sweep(
 
 
 def show(found: Sweep) -> None:
-    """Print the trials, best first, and where everything is."""
+    """Print the trials, best first, and where to find the results."""
     from sightline.report.compare import short_names
 
     names = list(dict.fromkeys(name for trial in found.trials for name in trial.settings))
@@ -68,7 +72,7 @@ def show(found: Sweep) -> None:
         say(f"run        {best.run}")
     if found.importance is not None:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.importance.items())
-        say(f"decides    {shares} of the differences between trials")
+        say(f"importance {shares}")
     say(f"results    {Path(found.folder) / 'results.csv'}, figures/")
 
 

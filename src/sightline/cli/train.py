@@ -16,44 +16,52 @@ from sightline.records import PartFigures, TrainResult
 
 Hosts = Annotated[
     str | None,
-    typer.Option(metavar="N|auto", help="Processes that train together, each started so; auto: the cluster's."),
+    typer.Option(
+        metavar="N|auto",
+        help="Number of processes that train together, each started with this command; auto: from the cluster.",
+    ),
 ]
-Coordinator = Annotated[str | None, typer.Option(metavar="ADDRESS:PORT", help="Where host 0 waits for the others.")]
-Rank = Annotated[int | None, typer.Option(help="Which of the hosts this is, from 0.")]
+Coordinator = Annotated[
+    str | None, typer.Option(metavar="ADDRESS:PORT", help="The address at which host 0 waits for the others.")
+]
+Rank = Annotated[int | None, typer.Option(help="The rank of this host, from 0.")]
 
 
 def train(
     data: Sources,
-    recipe: Annotated[str, typer.Option(help="A recipe; `sightline recipes` lists them.")] = "auto",
+    recipe: Annotated[str, typer.Option(help="The recipe; `sightline recipes` lists them.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="The run directory; default runs/<recipe>-<data>-<n>.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file laid on the recipe.")] = None,
-    set: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="One setting, as train.epochs=5.")] = None,  # noqa: A002
-    model: Annotated[str | None, typer.Option(help="A network; `sightline models` lists them.")] = None,
-    weights: Annotated[str | None, typer.Option(help="none, imagenet, auto, or a file.")] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training images in all; the stages of a recipe share them.")
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings that override the recipe's.")] = None,
+    set: Annotated[  # noqa: A002
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Set one setting, e.g. train.epochs=5; repeatable.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Everything random derives from it.")] = None,
+    model: Annotated[str | None, typer.Option(help="The network; `sightline models` lists them.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Initial weights: none, imagenet, auto, or a file.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Total number of epochs, divided among the stages of the recipe.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Batch size.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     patch: Annotated[
-        str | None, typer.Option(metavar="PATCH.jsonl", help="Corrections of the data, as doctor --fix writes.")
+        str | None,
+        typer.Option(metavar="PATCH.jsonl", help="Apply the data fixes in this file, as written by doctor --fix."),
     ] = None,
     column: Column = None,
     allow: Allow = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no decoded pictures for the next run.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Refuse operations that cannot be repeated bit for bit.")
+        bool, typer.Option("--deterministic", help="Fail on nondeterministic operations.")
     ] = False,
     devices: Annotated[
-        str | None, typer.Option(metavar="N|all", help="Devices of this host that share each step; default 1.")
+        str | None, typer.Option(metavar="N|all", help="Number of devices of this host to train on; default 1.")
     ] = None,
     hosts: Hosts = None,
     coordinator: Coordinator = None,
     rank: Rank = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run that --out holds.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the existing run at --out.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Train a classifier on labelled pictures."""
+    """Train a classifier on labeled images."""
     from sightline import workflow
     from sightline.hosts import wanted
     from sightline.report import summary
@@ -63,7 +71,9 @@ def train(
         named["device.count"] = "0" if devices == "all" else devices
     assignments = [f"{key}={value}" for key, value in named.items() if value is not None] + (set or [])
     if patch is not None:
-        assignments.append(f"data.patch={jsonio.dumps(patch)}")  # quoted, lest a file called 7 were taken for a number
+        assignments.append(
+            f"data.patch={jsonio.dumps(patch)}"
+        )  # quoted, so that a file named 7 is not taken for a number
     assignments += data_assignments(column, allow)
     if no_cache:
         assignments.append("data.cache=false")
@@ -76,15 +86,15 @@ def train(
         )  # fmt: skip
     if json:
         print_json(summary.training(result))
-    elif result.run:  # which is host 0's alone
+    elif result.run:  # only host 0 has one
         show(result)
     check_bundle(result)
 
 
 def check_bundle(result: TrainResult) -> None:
-    """Exit with 1 where a run has no bundle, and say why."""
+    """Exit with 1 if the run has no bundle, and print why."""
     if result.run and result.bundle is None:
-        way = f"`sightline export {result.run} --format bundle` with a greater --tolerance writes a file"
+        way = f"To write one anyway, use `sightline export {result.run} --format bundle` with a larger --tolerance"
         complain(f"{result.run} has no bundle: {result.bundle_reason}. {way}.")
         raise typer.Exit(1)
 
