@@ -44,7 +44,7 @@ def test_first_installed_is_taken(no_keras: pytest.MonkeyPatch) -> None:
     no_keras.setattr(backend, "installed", lambda: ("jax", "torch"))
     assert backend.choose().name == "jax"
     no_keras.setattr(backend, "installed", lambda: ("torch",))
-    assert backend.choose() == Choice("torch", "the one installed")
+    assert backend.choose() == Choice("torch", "the only one installed")
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -60,8 +60,8 @@ def test_setting_goes_before_environment_before_table(no_keras: pytest.MonkeyPat
 def test_keras_in_use_decides(no_keras: pytest.MonkeyPatch) -> None:
     pretend_loaded(no_keras, "jax")
     no_keras.setenv("KERAS_BACKEND", "torch")
-    assert backend.choose() == backend.choose("jax") == Choice("jax", "in use already")
-    with pytest.raises(UsageError, match=r"Keras runs on jax already in this process; start a new one for torch\."):
+    assert backend.choose() == backend.choose("jax") == Choice("jax", "already in use")
+    with pytest.raises(UsageError, match=r"Keras already runs on jax in this process; start a new process for torch\."):
         backend.choose("torch")
 
 
@@ -120,13 +120,13 @@ def test_keras_in_use_is_handed_out_and_never_switched(no_keras: pytest.MonkeyPa
     fake = pretend_loaded(no_keras, "jax")
     assert backend.keras() is fake
     assert backend.keras("jax") is fake
-    with pytest.raises(UsageError, match="Keras runs on jax already"):
+    with pytest.raises(UsageError, match="Keras already runs on jax"):
         backend.keras("tensorflow")
 
 
 def test_an_accelerated_jax_goes_first(no_keras: pytest.MonkeyPatch) -> None:
     no_keras.setattr(backend, "_accelerated_jax", lambda: True)
-    assert backend.choose() == Choice("jax", "the fastest on the accelerator of this machine")
+    assert backend.choose() == Choice("jax", "the fastest on this machine's accelerator")
     no_keras.setattr(backend, "installed", lambda: ("tensorflow",))
     assert backend.choose().name == "tensorflow"
 
@@ -151,7 +151,7 @@ def test_a_fresh_start(gpus: str, growth: bool, expected: str) -> None:
     code = FRESH.format(gpus=gpus, growth=growth)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     why, seen, imported = done.stdout.splitlines()
-    assert why in {"the one installed", "the fastest on a CPU of those installed"}, "not: in use already"
+    assert why in {"the only one installed", "the fastest on a CPU of those installed"}, "not: already in use"
     assert seen == expected
     assert imported == "[]", "Keras should not have imported these, which take as long as Keras itself"
     assert "oneDNN" not in done.stderr
@@ -161,7 +161,7 @@ def test_gpus_of_a_running_backend_stay(monkeypatch: pytest.MonkeyPatch) -> None
     backend.keras()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     backend.configure("auto", [0], memory_growth=True, threads=0)
-    with pytest.raises(UsageError, match="begin a new process"):
+    with pytest.raises(UsageError, match="start a new process"):
         backend.configure("auto", [1], memory_growth=True, threads=0)
 
 

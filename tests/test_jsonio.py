@@ -101,7 +101,7 @@ def test_lines_name_the_first_that_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text('{"a": "\\u2028"}\n\n{"b": 2}\n', encoding="utf-8")
     assert jsonio.read_lines(path) == [{"a": "\u2028"}, {"b": 2}]
-    for bad, why in (("[1]", "line 2 is no JSON object"), ("{", "line 2: "), ("NaN", "line 2: NaN is not a finite")):
+    for bad, why in (("[1]", "line 2 is not a JSON object"), ("{", "line 2: "), ("NaN", "line 2: NaN is not a finite")):
         path.write_text('{"a": 1}\n' + bad + "\n", encoding="utf-8")
         with pytest.raises(ModelError, match=why):
             jsonio.read_lines(path)

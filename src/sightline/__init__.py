@@ -1,4 +1,4 @@
-"""Sightline: from a folder of labelled pictures to a classifier that can be trusted and shipped."""
+"""Sightline turns a folder of labeled images into a classifier that you can trust and ship."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ __version__: str
 
 
 def predict(model: Any, pictures: Any, *, top: int = 5) -> list[Prediction]:
-    """Load the run at path `model` and name `pictures`; see `Classifier.predict`."""
+    """Load the run at path `model` and classify `pictures`; see `Classifier.predict`."""
     from sightline.workflow import load
 
     return load(model).predict(pictures, top=top)
 
 
 def evaluate(model: Any, sources: Any = None, **options: Any) -> Evaluation:
-    """Load the run at path `model` and judge it; see `Classifier.evaluate`."""
+    """Load the run at path `model` and evaluate it; see `Classifier.evaluate`."""
     from sightline.workflow import load
 
     return load(model).evaluate(sources, **options)
 
 
-def __getattr__(name: str) -> Any:  # imported when first asked for, so that `import sightline` takes no time
+def __getattr__(name: str) -> Any:  # imported on first use, so that `import sightline` is fast
     if name == "__version__":
         from importlib import metadata
 

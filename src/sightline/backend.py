@@ -1,7 +1,7 @@
-"""The one place that chooses Keras' backend and imports Keras.
+"""Choose the Keras backend and import Keras; no other module does either.
 
-Everything else asks `keras()`; nothing imports Keras at module level, so that help, listings and prediction from a
-bundle start at once.
+Other modules call `keras()`. Nothing imports Keras at module level, so that help, listings and prediction from a bundle
+start fast.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from sightline.escaping import printable
 
 Backend = Literal["tensorflow", "jax", "torch"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
-"""In order of preference on a CPU, by measurement (see docs/architecture.md)."""
+"""In order of preference on a CPU, as measured (see docs/architecture.md)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A backend and the reason why it was taken."""
+    """A backend and the reason why it was chosen."""
 
     name: str
     why: str
 
 
-_PLUGINS = {"/dev/nvidia0": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "/dev/accel0": ("libtpu",)}  # JAX's, by device
+_PLUGINS = {"/dev/nvidia0": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "/dev/accel0": ("libtpu",)}  # of JAX, by device
 
-_reasons: dict[str, str] = {}  # why the backend in use was taken, once it is
+_reasons: dict[str, str] = {}  # why the backend in use was chosen, by its name
 
 
 def installed() -> tuple[str, ...]:
@@ -48,37 +48,39 @@ def installed() -> tuple[str, ...]:
 
 
 def choose(wanted: str = "auto") -> Choice:
-    """Decide on a backend: the one imported already, the setting, ``KERAS_BACKEND``, else the first installed.
+    """Choose a backend: the one already imported, the setting, ``KERAS_BACKEND``, else the first installed.
 
-    Raises `MissingExtraError` if none, or not the wanted one, is installed.
+    Raises `MissingExtraError` if the wanted one, or any at all, is not installed.
     """
     here = installed()
     loaded = sys.modules.get("keras")
     if loaded is not None:
         name = str(loaded.backend.backend())
         if wanted not in {"auto", name}:
-            raise UsageError(f"Keras runs on {name} already in this process; start a new one for {wanted}.")
-        return Choice(name, _reasons.get(name, "in use already"))
+            raise UsageError(f"Keras already runs on {name} in this process; start a new process for {wanted}.")
+        return Choice(name, _reasons.get(name, "already in use"))
     environment = os.environ.get("KERAS_BACKEND")
     if wanted != "auto":
         choice = Choice(wanted, "set by device.backend")
     elif environment:
         choice = Choice(environment, "set by KERAS_BACKEND")
     elif "jax" in here and _accelerated_jax():
-        choice = Choice("jax", "the fastest on the accelerator of this machine")
+        choice = Choice("jax", "the fastest on this machine's accelerator")
     elif here:
-        choice = Choice(here[0], "the fastest on a CPU of those installed" if len(here) > 1 else "the one installed")
+        choice = Choice(
+            here[0], "the fastest on a CPU of those installed" if len(here) > 1 else "the only one installed"
+        )
     else:
         raise MissingExtraError("tensorflow-cpu", "train,tensorflow", "Training")
     if choice.name not in BACKENDS:
-        raise UsageError(f"There is no backend {choice.name!r} ({choice.why}).{suggest(choice.name, BACKENDS)}")
+        raise UsageError(f"Unknown backend {choice.name!r} ({choice.why}).{suggest(choice.name, BACKENDS)}")
     if choice.name not in here:
         raise MissingExtraError(choice.name, f"train,{choice.name}", f"The backend {choice.name} ({choice.why})")
     return choice
 
 
 def _accelerated_jax() -> bool:
-    """Tell whether JAX came with support for a GPU or TPU and an NVIDIA GPU or a TPU is here, without importing it."""
+    """Return whether JAX is installed with support for a GPU or TPU of this machine, without importing it."""
     return any(
         Path(device).exists() and any(importlib.util.find_spec(plugin) for plugin in plugins)
         for device, plugins in _PLUGINS.items()
@@ -88,16 +90,16 @@ def _accelerated_jax() -> bool:
 def configure(
     wanted: str, gpus: Sequence[int] | None, *, memory_growth: bool, threads: int, deterministic: bool = False
 ) -> None:
-    """Import Keras on the chosen backend, with the GPUs numbered `gpus` only (None: all, empty: none).
+    """Import Keras on the chosen backend, with only the GPUs numbered `gpus` visible (None: all, empty: none).
 
-    `memory_growth` takes a GPU's memory as it is needed, not all at the start; `threads` sets the number of those of
-    the arithmetic (0: one per core); `deterministic` refuses operations whose result changes from call to call. Raises
-    `UsageError` if Keras runs already and sees other GPUs.
+    `memory_growth` allocates GPU memory as needed instead of all at the start; `threads` is the number of compute
+    threads (0: one per core); `deterministic` makes nondeterministic operations raise an error. Raises `UsageError` if
+    Keras is already running with other GPUs.
     """
     if gpus is not None:
         visible = ",".join(map(str, gpus)) or "-1"
         if "keras" in sys.modules and os.environ.get("CUDA_VISIBLE_DEVICES") != visible:
-            raise UsageError("device.gpus can only be set before Keras starts: begin a new process for other GPUs.")
+            raise UsageError("device.gpus can only be set before Keras starts: start a new process to use other GPUs.")
         os.environ["CUDA_VISIBLE_DEVICES"] = visible
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", str(memory_growth).lower())
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", str(not memory_growth).lower())
@@ -110,7 +112,7 @@ def configure(
 
 
 def _announce_determinism() -> None:
-    """Set what JAX and CUDA's libraries read when they start."""
+    """Set the environment variables that JAX and the CUDA libraries read when they start."""
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_gpu_deterministic_ops" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
@@ -118,7 +120,7 @@ def _announce_determinism() -> None:
 
 
 def _demand_determinism() -> None:
-    """Have the backend raise an error for each operation that it cannot repeat bit for bit, for this whole process."""
+    """Make the backend raise an error for nondeterministic operations, in this whole process."""
     name = choose().name
     if name == "tensorflow":
         tensorflow().config.experimental.enable_op_determinism()
@@ -130,7 +132,7 @@ def _demand_determinism() -> None:
 
 
 def name() -> Backend:
-    """Return the backend in use, or the one that would be."""
+    """Return the backend in use, or the one that would be chosen."""
     found: Backend = next(b for b in BACKENDS if b == choose().name)
     return found
 
@@ -148,16 +150,16 @@ def keras(wanted: str = "auto") -> Any:
     with _hidden("sklearn", "matplotlib"), hushed_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the backend's own imports
         import keras as module
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it advises against tracing once for each stage
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it would warn about retracing in each stage
     _reasons[str(module.backend.backend())] = choice.why
     return module
 
 
 @contextmanager
 def hushed_stderr() -> Iterator[None]:
-    """Hold back what is written to standard error, and show it only if what runs inside fails.
+    """Suppress standard error in the block, and show what was written there only if the block raises.
 
-    TensorFlow's C++ code writes notes about its own build while it starts, whatever the log level.
+    TensorFlow's C++ code logs notes about its build at startup, whatever the log level.
     """
     sys.stderr.flush()
     kept = os.dup(2)
@@ -167,7 +169,7 @@ def hushed_stderr() -> Iterator[None]:
             yield
         except BaseException:
             held.seek(0)
-            with suppress(OSError):  # it cannot be written, and what is raised matters more
+            with suppress(OSError):  # a failed write must not hide the original exception
                 os.write(kept, printable(held.read().decode(errors="backslashreplace"), keep="\n").encode())
             raise
         finally:
@@ -177,11 +179,11 @@ def hushed_stderr() -> Iterator[None]:
 
 @contextmanager
 def _hidden(*packages: str) -> Iterator[None]:
-    """Let `packages` look uninstalled for a moment, unless they are imported already.
+    """Make `packages` look uninstalled in the block, unless they are already imported.
 
-    Keras imports scikit-learn and matplotlib for wrappers and galleries that nothing here uses: half of the time that
-    its import takes (4 of 8 s on two cores). In a process whose Keras was imported so, ``keras.wrappers`` and
-    ``keras.visualization`` say that the package is missing; import Keras before Sightline to use them.
+    Keras imports scikit-learn and matplotlib for wrappers and galleries that nothing here uses, which takes half of its
+    import time (4 of 8 s on two cores). Afterwards ``keras.wrappers`` and ``keras.visualization`` report a missing
+    package in this process; import Keras before Sightline to use them.
     """
     absent = [name for name in packages if name not in sys.modules]
     hiding: dict[str, Any] = dict.fromkeys(absent)
@@ -195,17 +197,17 @@ def _hidden(*packages: str) -> Iterator[None]:
 
 
 def keep_freed_memory(wanted: str = "auto") -> None:
-    """Do as `process.keep_freed_memory` where the backend will be TensorFlow, on a CPU; imports no backend.
+    """Call `process.keep_freed_memory` if the backend will be TensorFlow on a CPU; imports no backend.
 
-    JAX and PyTorch compile and compute in threads of their own, which one arena makes queue.
+    JAX and PyTorch compile and compute in their own threads, which would contend for a single arena.
     """
-    with suppress(SightlineError):  # no backend is installed, or an unknown one is wanted: told where it is needed
+    with suppress(SightlineError):  # no backend, or an unknown one: reported where it is needed
         if choose(wanted).name == "tensorflow" and not any(Path(device).exists() for device in _PLUGINS):
             process.keep_freed_memory()
 
 
 def processor() -> list[str]:
-    """Return the processor's name and abilities, which decide how sums are grouped."""
+    """Return the processor's name and features, which determine how sums are grouped."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         if found := sorted({line for line in lines if line.startswith(("model name", "flags"))}):
@@ -214,17 +216,17 @@ def processor() -> list[str]:
 
 
 def set_threads(count: int) -> None:
-    """Set the number of threads of the arithmetic; only before the first computation, and not for JAX.
+    """Set the number of compute threads; only effective before the first computation, and not on JAX.
 
-    Always set, because the order in which large sums are added up depends on it: left to the backend it would be that
-    of the cores at hand, and a run resumed on fewer would end with other weights.
+    Always set it, because it determines the order in which large sums are accumulated: by default it is the number of
+    cores, and a run resumed on fewer cores would end with different weights.
     """
     if choose().name == "tensorflow":
         tf = tensorflow()
         try:
             tf.config.threading.set_intra_op_parallelism_threads(count)
             tf.config.threading.set_inter_op_parallelism_threads(count)
-        except RuntimeError:  # already running: a second run in one process keeps the first one's threads
+        except RuntimeError:  # already started: a second run in one process keeps the threads of the first
             return
     elif choose().name == "torch":
         import torch
@@ -233,7 +235,7 @@ def set_threads(count: int) -> None:
 
 
 def threads() -> int:
-    """Return how many threads the backend's arithmetic uses within one operation."""
+    """Return the number of threads that the backend uses within one operation."""
     name = choose().name
     if name == "tensorflow":
         found = tensorflow().config.threading.get_intra_op_parallelism_threads()
@@ -249,9 +251,8 @@ def threads() -> int:
 def assign(variable: Any, value: Any) -> None:
     """Set a Keras variable to a copy of `value`, an array or another variable of the same shape.
 
-    JAX's arrays cannot change, so Keras lets the variable hold the very buffer that it is given, NumPy's too. A
-    compiled step is given the buffers of all variables for good: of two that hold the same one, the other is left with
-    a deleted array.
+    JAX arrays are immutable, so Keras stores the given buffer itself, even NumPy's. A compiled step donates the buffers
+    of all variables: if two variables share one, the other is left with a deleted array.
     """
     if name() == "jax":
         import jax
@@ -261,21 +262,21 @@ def assign(variable: Any, value: Any) -> None:
 
 
 def assign_all(variables: Sequence[Any], values: Sequence[Any]) -> None:
-    """Set each of `variables` to a copy of the value at its place; see `assign`."""
+    """Set each of `variables` to a copy of its value in `values`; see `assign`."""
     for variable, value in zip(variables, values, strict=True):
         assign(variable, value)
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute products of float32 in float32 while the block runs.
+    """Compute float32 products in full float32 precision in the block.
 
-    GPUs since NVIDIA's Ampere round the factors to 10 bits of mantissa (TF32) unless told otherwise, TPUs to 7
-    (bfloat16): convolutions by default on all three backends. Probabilities then differ by 4e-4 from those of a file
-    that is run in full float32. TensorFlow and PyTorch hold this for the whole process, JAX for the thread.
+    NVIDIA GPUs since Ampere round the factors to a 10-bit mantissa (TF32) by default, TPUs to 7 bits (bfloat16): for
+    convolutions, on all three backends. Probabilities then differ by 4e-4 from those of a file that runs in full
+    float32. In TensorFlow and PyTorch the setting holds for the whole process, in JAX for the thread.
 
-    A function keeps the precision that it was compiled in on TensorFlow: compile in the block what is called there, and
-    call nothing there that was compiled before. Layers of a lower `dtype_policy` stay in it.
+    A TensorFlow function keeps the precision that it was compiled in: compile whatever the block calls inside the
+    block. Layers with a lower-precision `dtype_policy` keep it.
     """
     which = name()
     if which == "jax":
@@ -292,7 +293,7 @@ def full_precision() -> Iterator[None]:
 
 
 def _refuse_tensor_float_32() -> Callable[[], None]:
-    """Turn TF32 off in TensorFlow; return what puts it back."""
+    """Disable TF32 in TensorFlow; return a function that restores it."""
     experimental = tensorflow().config.experimental
     kept = experimental.tensor_float_32_execution_enabled()
     experimental.enable_tensor_float_32_execution(enabled=False)
@@ -300,9 +301,9 @@ def _refuse_tensor_float_32() -> Callable[[], None]:
 
 
 def _refuse_reduced_products() -> Callable[[], None]:
-    """Turn TF32 and bfloat16 products off in PyTorch; return what puts them back.
+    """Disable TF32 and bfloat16 products in PyTorch; return a function that restores them.
 
-    PyTorch has two sets of switches since 2.9, and reading the older raises once somebody used the newer.
+    Since 2.9 PyTorch has two sets of switches, and reading the older set raises after the newer one was used.
     """
     import torch
 
@@ -321,7 +322,7 @@ def _refuse_reduced_products() -> Callable[[], None]:
 
         return restore
 
-    def switch_to(precision: str, allowed: bool) -> None:  # noqa: FBT001  # as PyTorch has it
+    def switch_to(precision: str, allowed: bool) -> None:  # noqa: FBT001  # as in PyTorch
         torch.set_float32_matmul_precision(precision)
         backends.cudnn.allow_tf32 = allowed
 
@@ -330,22 +331,22 @@ def _refuse_reduced_products() -> Callable[[], None]:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error of NumPy or of a backend means that memory was short; imports no backend."""
+    """Return whether an error of NumPy or of a backend means out of memory; imports no backend."""
     if isinstance(error, MemoryError):
         return True
-    name = type(error).__name__  # tensorflow, torch; jax and its runtime
+    name = type(error).__name__  # of TensorFlow and PyTorch; of JAX and its runtime
     return name in {"ResourceExhaustedError", "OutOfMemoryError"} or (
         name in {"XlaRuntimeError", "JaxRuntimeError"} and "RESOURCE_EXHAUSTED" in str(error)
     )
 
 
 def cannot_repeat(error: BaseException) -> bool:
-    """Tell whether a backend raised `error` because `configure` was to have it deterministic."""
+    """Return whether a backend raised `error` because `configure` made it deterministic."""
     return isinstance(error, Exception) and "determinis" in str(error) and not isinstance(error, SightlineError)
 
 
 def tensorflow() -> ModuleType | Any:
-    """Return TensorFlow; only where it is the backend."""
+    """Return TensorFlow; call it only if TensorFlow is the backend."""
     keras()
     import tensorflow as tf
 
@@ -353,7 +354,7 @@ def tensorflow() -> ModuleType | Any:
 
 
 def tensorflow_alone(purpose: str) -> Any:
-    """Import TensorFlow quietly and without Keras, whatever Keras' backend is.
+    """Import TensorFlow quietly and without Keras, whatever the Keras backend is.
 
     Raises `MissingExtraError`, whose message starts with `purpose`, if it is not installed.
     """
@@ -366,15 +367,15 @@ def tensorflow_alone(purpose: str) -> Any:
 
 
 def _prepare_tensorflow() -> None:
-    """Set what TensorFlow reads from the environment when it is imported."""
-    # Off by default without AVX-512, where it makes training 1.8 times faster too (benchmarks/README.md).
+    """Set the environment variables that TensorFlow reads on import."""
+    # oneDNN is off by default without AVX-512, but makes training 1.8 times faster there too (benchmarks/README.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def devices() -> tuple[str, ...]:
     """Return the devices that the chosen backend computes on, such as ``cpu:0`` or ``gpu:0``."""
-    if keras().backend.backend() == "torch":  # of which Keras keeps no list
+    if keras().backend.backend() == "torch":  # Keras does not list its devices
         import torch
 
         return tuple(f"gpu:{i}" for i in range(torch.cuda.device_count())) or ("cpu:0",)
@@ -382,10 +383,10 @@ def devices() -> tuple[str, ...]:
 
 
 def accelerated() -> bool:
-    """Whether the backend computes on something other than the CPU."""
+    """Return whether the backend computes on something other than the CPU."""
     return any(not device.startswith("cpu") for device in devices())
 
 
 def keras_home() -> Path:
-    """Return the folder in which Keras keeps data sets and weights: ``$KERAS_HOME`` or ``~/.keras``."""
+    """Return the folder where Keras keeps datasets and weights: ``$KERAS_HOME`` or ``~/.keras``."""
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras").expanduser()

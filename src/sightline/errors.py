@@ -1,19 +1,19 @@
-"""Every exception that Sightline raises on purpose.
+"""The exceptions that Sightline raises.
 
     SightlineError              exit code   meaning
-    |-- UsageError              2           a wrong option, setting or argument
+    |-- UsageError              2           an invalid option, setting or argument
     |   `-- ConfigError         2           an unknown key or a value out of range in a configuration
-    |-- DataError               2           the pictures given cannot be used as they are
-    |   |-- PictureError        2           one picture cannot be read (carries the reason)
-    |   `-- MissingImagesError  2           images that a run was trained with are no longer as they were
+    |-- DataError               2           the images cannot be used as they are
+    |   |-- PictureError        2           one image cannot be read (carries the reason)
+    |   `-- MissingImagesError  2           images of a run are missing or have changed
     |-- ModelError              2           a model, its weights or a run cannot be built or loaded
-    |-- OutputError             2           a place to write to is missing, in use or not writable
-    |-- OutOfMemory             2           the memory is too small for what the settings ask for
-    |-- ProcessError            2           a process that trained for this one ended without an outcome
-    |-- HostError               2           one of several hosts that train together was lost
+    |-- OutputError             2           an output path is missing, in use or not writable
+    |-- OutOfMemory             2           the settings need more memory than there is
+    |-- ProcessError            2           a training subprocess ended without a result
+    |-- HostError               2           a host of a distributed training was lost
     |-- MissingExtraError       2           an optional package is not installed (names its install line)
-    |-- DivergedError           1           training met a loss that is not a number
-    `-- Interrupted             130         stopped by the user; what was done so far is kept
+    |-- DivergedError           1           the training loss became NaN or infinite
+    `-- Interrupted             130         interrupted by the user; progress is saved
 
 A message says what happened, where, what was expected and what to do next, in one or two sentences.
 """
@@ -28,11 +28,11 @@ from typing import Any
 
 
 class SightlineError(Exception):
-    """Base of all errors that are the user's to mend; the command line prints it without a traceback."""
+    """Base class of all errors that the user can fix; the command line prints them without a traceback."""
 
     exit_code = 2
 
-    def __reduce__(self) -> tuple[Any, ...]:  # so that errors reach another process whatever their classes take
+    def __reduce__(self) -> tuple[Any, ...]:  # so that every subclass can be pickled, whatever its constructor takes
         return _restored, (type(self), self.args, self.__dict__)
 
 
@@ -43,23 +43,23 @@ def _restored(kind: type[SightlineError], args: tuple[Any, ...], state: dict[str
 
 
 class UsageError(SightlineError):
-    """A wrong option, setting or argument."""
+    """An option, setting or argument is invalid."""
 
 
 class ConfigError(UsageError):
-    """An unknown key, or a value of the wrong type or out of range, in a configuration."""
+    """A configuration has an unknown key, or a value of the wrong type or out of range."""
 
 
 class DataError(SightlineError):
-    """The pictures given cannot be used as they are."""
+    """The images cannot be used as they are."""
 
 
 class PictureError(DataError):
-    """One picture cannot be read; the message is the bare reason, without the path."""
+    """One image cannot be read; the message is the bare reason, without the path."""
 
 
 class MissingImagesError(DataError):
-    """Images that a run was trained, validated or tested with are missing or changed."""
+    """Images that a run was trained, validated or tested on are missing or have changed."""
 
 
 class ModelError(SightlineError):
@@ -67,19 +67,19 @@ class ModelError(SightlineError):
 
 
 class OutputError(SightlineError):
-    """A place to write to is missing, in use or not writable."""
+    """An output path is missing, in use or not writable."""
 
 
 class OutOfMemory(SightlineError):
-    """The memory of the machine or of its device is too small for what the settings ask for."""
+    """The settings need more memory than the machine or its device has."""
 
 
 class ProcessError(SightlineError):
-    """A process that trained for this one ended without an outcome, as one does that is killed."""
+    """A training subprocess ended without a result, e.g. because it was killed."""
 
 
 class HostError(SightlineError):
-    """One of several hosts that train together ended, or cannot be reached any more."""
+    """A host of a distributed training has exited or cannot be reached."""
 
 
 class MissingExtraError(SightlineError):
@@ -93,7 +93,7 @@ class MissingExtraError(SightlineError):
 
 
 class DivergedError(SightlineError):
-    """Training met a loss that is not a number; `batch` holds the paths of the pictures of that step."""
+    """The training loss became NaN or infinite; `batch` holds the paths of the images of that step."""
 
     exit_code = 1
 
@@ -103,7 +103,7 @@ class DivergedError(SightlineError):
 
 
 class Interrupted(SightlineError):
-    """Stopped by the user (Ctrl-C, SIGTERM or SIGHUP); what was done so far is kept."""
+    """Interrupted by the user (Ctrl-C, SIGTERM or SIGHUP); progress is saved."""
 
     exit_code = 130
 
@@ -136,13 +136,13 @@ EXTRAS = {
     "tomlkit": ("tomlkit", "train"),
     "uvicorn": ("uvicorn", "serve"),
 }
-"""Of each optional package, by the name that it is imported under: its name on PyPI, and the extra that brings it."""
+"""Maps the import name of each optional package to its name on PyPI and the extra that installs it."""
 
 
 def require(module: str, purpose: str) -> Any:
     """Import `module`, such as ``"sklearn.datasets"``, and return it.
 
-    Raises `MissingExtraError`, whose message starts with `purpose`, if its package or one that it needs is missing.
+    Raises `MissingExtraError`, whose message starts with `purpose`, if its package or a dependency of it is missing.
     """
     try:
         return importlib.import_module(module)
@@ -154,7 +154,7 @@ def require(module: str, purpose: str) -> Any:
 
 
 def check_installed(*packages: str, purpose: str) -> None:
-    """Raise `MissingExtraError` if one of `packages` is not installed; imports none, so it costs nothing to ask first.
+    """Raise `MissingExtraError` if one of `packages` is not installed; cheap, as it imports none of them.
 
     >>> check_installed("optuna", purpose="A sweep")
     """
@@ -164,7 +164,7 @@ def check_installed(*packages: str, purpose: str) -> None:
 
 
 def plural(count: int, noun: str, many: str = "") -> str:
-    """Return ``"1 image"``, ``"2 images"``, with thousands apart; `many` is the plural where an s does not make it.
+    """Return ``"1 image"``, ``"2 images"``, with thousands separators; `many` is an irregular plural.
 
     >>> plural(1, "image"), plural(1200, "image"), plural(2, "class", "classes")
     ('1 image', '1,200 images', '2 classes')

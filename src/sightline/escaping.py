@@ -1,8 +1,8 @@
-"""Text from strangers, made harmless for what shows it: a terminal, a table, a spreadsheet.
+"""Escape untrusted text for display in a terminal, a table or a spreadsheet.
 
-File names, class names and what files say of themselves may hold anything. A terminal obeys escape sequences, a line
-feed in a name forges a row of a table, and an override of the writing direction shows a name backwards (Boucher and
-Anderson, "Trojan Source", USENIX Security 2023). JSON and HTML have escapes of their own.
+File names, class names and file metadata may hold any characters. Terminals execute escape sequences, a line feed in a
+name forges a table row, and a bidirectional override displays a name backwards (Boucher and Anderson, "Trojan Source",
+USENIX Security 2023). JSON and HTML have their own escaping.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from typing import Protocol
 _UNSAFE = re.compile(
     "["
     "\\x00-\\x1f\\x7f-\\x9f"  # C0, DEL and C1: ESC, and CSI in one character
-    "\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069"  # direction
-    "\\u2028\\u2029"  # separators of lines and paragraphs
-    "\\ud800-\\udfff"  # halves of characters: bytes of a file name that are no UTF-8
+    "\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069"  # bidirectional controls
+    "\\u2028\\u2029"  # line and paragraph separators
+    "\\ud800-\\udfff"  # lone surrogates: bytes of a file name that are not UTF-8
     "]"
 )
 _SHORT = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
-_FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last four: their full-width forms
+_FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last four are full-width forms
 
 
 class TextFile(Protocol):
-    """What text is written to: a file, or standard output."""
+    """A text file or standard output."""
 
     def write(self, text: str, /) -> object:
         """Write some text."""
 
     def flush(self) -> object:
-        """Hand on what was written."""
+        """Flush the buffer."""
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    r"""Return `text` on one line, its control characters and direction marks as escapes; those in `keep` stay.
+    r"""Return `text` on one line, with control and bidirectional characters escaped, except those in `keep`.
 
-    Backslashes stay as they are: paths of Windows hold many. JSON text keeps its value: it holds none of the characters
-    below a space, and the others become escapes that JSON knows.
+    Backslashes are not escaped, as Windows paths are full of them. JSON text keeps its value: it has no raw control
+    characters below a space, and the other escapes are valid JSON.
 
     >>> printable("a\x1b[2J\nb.png \u202egnp.exe")
     'a\\x1b[2J\\nb.png \\u202egnp.exe'
@@ -53,9 +53,9 @@ def _escape(letter: str) -> str:
 
 
 def spreadsheet_text(text: str) -> str:
-    """Return `text` so that a spreadsheet takes it for text: after an apostrophe where it would be a formula.
+    """Return `text` with an apostrophe in front if a spreadsheet would read it as a formula.
 
-    As OWASP advises: https://owasp.org/www-community/attacks/CSV_Injection.
+    As recommended by OWASP: https://owasp.org/www-community/attacks/CSV_Injection.
 
     >>> spreadsheet_text("=1+1"), spreadsheet_text("cat")
     ("'=1+1", 'cat')
@@ -64,14 +64,14 @@ def spreadsheet_text(text: str) -> str:
 
 
 def spreadsheet_cell(value: object) -> object:
-    """Return what stands in a CSV file for a value: numbers as they are, text as `spreadsheet_text` has it."""
+    """Return a value as it is written to a CSV file: strings through `spreadsheet_text`, others unchanged."""
     return spreadsheet_text(value) if isinstance(value, str) else value
 
 
 class CsvWriter:
-    """Writes rows of CSV, each at once and ended by a line feed.
+    """Writes CSV rows, each at once and terminated by a line feed.
 
-    Python's own writer leaves a carriage return in a cell unquoted there, which readers take for the end of the row.
+    With that terminator, Python's writer leaves a carriage return in a cell unquoted, which readers take for a row end.
     """
 
     def __init__(self, file: TextFile) -> None:

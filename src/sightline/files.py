@@ -1,6 +1,6 @@
-"""Files that are whole or not there: written under a temporary name, then renamed; nothing is written through a link.
+"""Atomic file writes, which never follow symbolic links, and lock files.
 
-And locks, which the operating system takes back when a process ends, however it ends.
+Files are written under a temporary name and then renamed. The operating system releases a lock when its process ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(file: IO[bytes]) -> None:
-        file.seek(1 << 30)  # beyond the content, which others may then read
+        file.seek(1 << 30)  # beyond the content, so that others may read it
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
 else:
@@ -44,27 +44,27 @@ DAMAGED_ZIP = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, OverflowError,
     RuntimeError, ValueError,
 )  # fmt: skip
-"""What `zipfile` was seen to raise, or may, for a file with wrong bytes in it."""
+"""What `zipfile` may raise for a corrupt file."""
 _NPY_HEADER = 12 + 10_000  # bytes before the numbers; NumPy reads no longer header
 _LONGEST = 20  # digits of a process id
-# Windows has none of the first three, and no pipes with names in folders.
+# Windows lacks the first three, and has no named pipes in folders.
 _PRIVATE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
 def write(
     path: Path,
     content: bytes | Callable[[Path], Any],
-    advice: str = "Free some space or check its rights.",
+    advice: str = "Free some space or check its permissions.",
     *,
     root: Path | None = None,
 ) -> Path:
-    """Write bytes to `path`, or let a function write a file there, and return `path`; folders are made as needed.
+    """Write bytes to `path` atomically, or let a function write the file; create parent folders and return `path`.
 
-    Bytes are on the disk before the name is: a machine that is switched off leaves the old file or the new one. (Of a
-    file that a function writes, only that no killed process leaves half of it.) A link at `path` is replaced, not
-    followed; one among the folders between `root` and `path` is refused, so that a folder from a stranger cannot
-    lead out of itself.
-    Raises `OutputError`, which ends with `advice`, and leaves what was at `path` as it is.
+    Bytes are synced to disk before the rename, so that a power failure leaves either the old file or the new one. (A
+    file written by a function is only guaranteed not to be half-written if the process is killed.) A symbolic link at
+    `path` is replaced, not followed; a link among the folders between `root` and `path` is refused, so that an
+    untrusted folder cannot redirect writes outside of it.
+    On failure, leaves the old file at `path` and raises `OutputError`, whose message ends with `advice`.
     """
     if root is not None:
         refuse_links(root, path.parent)
@@ -82,28 +82,28 @@ def write(
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}. {advice}") from error
     finally:
-        with suppress(OSError):  # there no more, unless something went wrong
+        with suppress(OSError):  # exists only after a failure
             aside.unlink()
     return path
 
 
 def temporary(path: Path) -> Path:
-    """Return a name beside `path` to write under, which nobody can guess; a killed process may leave it there.
+    """Return an unguessable temporary name next to `path`; a killed process may leave such a file behind.
 
-    It ends as `path` does, as some writers choose a format by that.
+    It keeps the suffix of `path`, by which some writers choose a format.
     """
     return path.with_name(f".part-{secrets.token_hex(8)}{path.suffix[:16]}")
 
 
 def create(path: Path) -> BufferedRandom:
-    """Open a new file for writing and reading; raises `FileExistsError` if anything, even a dead link, has the name."""
+    """Open a new file for reading and writing; raises `FileExistsError` if the name exists, even as a dangling link."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _PRIVATE, 0o666), "w+b")
 
 
 def open_own(path: Path, *, new: bool) -> IO[bytes]:
-    """Open a file that is changed in place, and made if `new`; raises `OSError` for a link or anything but a file.
+    """Open a file for changes in place, creating it if `new`; raises `OSError` for a link or a non-regular file.
 
-    A file with a second name is refused too: whoever gave it that name may have it changed under the other.
+    A file with another hard link is refused too, as the change would show under the other name.
     """
     number = os.open(path, os.O_RDWR | (os.O_CREAT if new else 0) | _PRIVATE, 0o666)
     _check(number, path, names=1)
@@ -113,7 +113,7 @@ def open_own(path: Path, *, new: bool) -> IO[bytes]:
 def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading, following links; raises `OSError` at once for a pipe, a device or a folder.
 
-    What was opened is looked at, not the name, which may stand for something else by then.
+    Checks the opened file, not its name, which may refer to something else by then.
     """
     number = os.open(path, os.O_RDONLY | (_PRIVATE & ~getattr(os, "O_NOFOLLOW", 0)))
     _check(number, path, names=None)
@@ -123,7 +123,7 @@ def open_regular(path: Path) -> BufferedReader:
 def read_regular(path: Path, most: int) -> bytes:
     """Return the content of a file; raises `OSError` as `open_regular` does, and for more than `most` bytes.
 
-    The size is looked at first: a file of holes may be larger than all memory and take no room on the disk.
+    Checks the size first: a sparse file may be larger than memory while using no disk space.
     """
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size <= most and len(content := file.read(most + 1)) <= most:
@@ -132,7 +132,7 @@ def read_regular(path: Path, most: int) -> bytes:
 
 
 def _check(number: int, path: Path, names: int | None) -> None:
-    """Close the open file and raise `OSError` unless it is a regular one, of at most so many names."""
+    """Close the file and raise `OSError` unless it is a regular file with at most `names` hard links."""
     state = os.fstat(number)
     if not stat.S_ISREG(state.st_mode) or (names is not None and state.st_nlink > names):
         os.close(number)
@@ -140,10 +140,10 @@ def _check(number: int, path: Path, names: int | None) -> None:
 
 
 def load_arrays(file: IO[bytes], ratio: float = 1) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an ``.npz`` file that takes at most `ratio` times its size; raises `ValueError` otherwise.
+    """Return the arrays of an ``.npz`` file that expands to at most `ratio` times its size, else raise `ValueError`.
 
-    A packed file of some megabytes may hold arrays of as many gigabytes: those that are written plainly have the ratio
-    1. Nothing is unpickled.
+    A compressed file of a few megabytes may expand to gigabytes; the ratio of an uncompressed one is 1. Nothing is
+    unpickled.
     """
     import numpy as np
 
@@ -153,8 +153,8 @@ def load_arrays(file: IO[bytes], ratio: float = 1) -> dict[str, NDArray[Any]]:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError):
         raise
-    except Exception as error:  # of a dozen kinds: zipfile, its unpackers and NumPy's headers promise no fewer
-        raise ValueError(f"it is no .npz file, or a damaged one: {error}") from error
+    except Exception as error:  # zipfile, its decompressors and NumPy raise a dozen other types
+        raise ValueError(f"not an .npz file, or a damaged one: {error}") from error
 
 
 def load_array(file: IO[bytes]) -> NDArray[Any]:
@@ -192,7 +192,7 @@ def _check_ratio(file: IO[bytes], ratio: float) -> None:
         size = sum(info.file_size for info in archive.infolist())
     end = file.seek(0, os.SEEK_END)
     if size > ratio * end:
-        raise ValueError(f"its arrays take {size:,} bytes, more than {ratio:g} times the {end:,} of the file")
+        raise ValueError(f"its arrays take {size:,} bytes, more than {ratio:g} times the file's {end:,} bytes")
     file.seek(0)
 
 
@@ -209,18 +209,20 @@ def refuse_links(root: Path, folder: Path) -> None:
 
 @contextmanager
 def lock(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file at `path` while the block runs; the file stays, the lock does not.
+    """Hold a lock on the file at `path` during the block; the file itself stays.
 
-    Raises `OutputError` at once, naming `what`, if another process (or another block of this one) holds it.
+    Raises `OutputError` at once, naming `what`, if another process (or another block in this one) holds the lock.
     """
     try:
         file = open_own(path, new=True)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.EINVAL}:
             raise OutputError(
-                f"{path} is a link or no ordinary file, so nothing is written there: remove it."
+                f"{path} is a link or not a regular file, so nothing is written there: remove it."
             ) from error
-        raise OutputError(f"{path} cannot be written: {error.strerror}. Check the rights of the folder.") from error
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}. Check the permissions of the folder."
+        ) from error
     with file:
         try:
             _lock(file)
@@ -229,7 +231,7 @@ def lock(path: Path, what: str) -> Iterator[None]:
                 f"{what} is in use by another process{_owner(path)}: wait until it ends, or stop it."
             ) from None
         if (content := file.read(_LONGEST + 1)) and not (content.isdigit() and len(content) <= _LONGEST):
-            raise OutputError(f"{path} is not a lock file, so it stays as it is: move it away.")
+            raise OutputError(f"{path} is not a lock file, so it was left unchanged: move it away.")
         file.seek(0)
         file.truncate(0)
         file.write(str(os.getpid()).encode())
@@ -238,7 +240,7 @@ def lock(path: Path, what: str) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock file at `path`; one that is not there is not held."""
+    """Return whether a process holds the lock on the file at `path`; False if there is no such file."""
     try:
         with open_own(path, new=False) as file:
             _lock(file)
@@ -255,8 +257,8 @@ def _owner(path: Path) -> str:
 
 
 def sync(folder: Path) -> None:
-    """Have the names in `folder` written to the disk, as `os.fsync` does for content; no-op where it cannot be done."""
-    if os.name == "nt":  # a folder cannot be opened there, and names are kept by the file system's own journal
+    """Flush the directory entries of `folder` to disk, as `os.fsync` does for content; no-op on Windows."""
+    if os.name == "nt":  # folders cannot be opened there, and the file system journals its names
         return
     number = os.open(folder, os.O_RDONLY)
     try:
@@ -266,16 +268,16 @@ def sync(folder: Path) -> None:
 
 
 def reserve(number: int, size: int) -> None:
-    """Take `size` bytes of the disk for the open file `number`, where the system can.
+    """Allocate `size` bytes on disk for the open file descriptor `number`, if the system can.
 
-    A full disk is then an `OSError` here, not a bus error in a memory map later.
+    A full disk then raises an `OSError` here instead of a bus error in a memory map later.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(number, 0, size)
 
 
 def stem(name: str) -> str:
-    """Return `name` as the start of a file's name: other than letters, digits, - and _ become -, at most 40.
+    """Return `name` as a file name stem: characters other than letters, digits, - and _ become -, at most 40.
 
     >>> stem("flowers 5.zip")
     'flowers-5-zip'

@@ -1,8 +1,7 @@
-"""Several hosts that train together: which they are, how they find each other, what they tell each other.
+"""Distributed training on several hosts: how to find them, connect them and exchange data among them.
 
-Keras starts them (``keras.distribution.initialize``), which it does on JAX alone; JAX itself finds its way in SLURM,
-Open MPI, Kubernetes and Cloud TPU. A host is one process: on a machine with eight GPUs that may be one process for all,
-or one for each.
+Keras connects them (``keras.distribution.initialize``), on JAX only; JAX itself detects SLURM, Open MPI, Kubernetes and
+Cloud TPU. A host is one process: a machine with eight GPUs may run one process for all of them, or one for each.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.errors import UsageError
 
-ASK = 0.5  # seconds between two times that all hosts ask each other whether to stop
-AT_ONCE = 1 << 28  # bytes that go to all hosts in one piece
-VARIABLES = (  # of an address, a number of processes and a process' own number; none of them is set by chance
+ASK = 0.5  # seconds between two times that all hosts agree on whether to stop
+AT_ONCE = 1 << 28  # bytes that are broadcast at once
+VARIABLES = (  # address, number of processes, own process number; names that nothing else sets
     ("KERAS_DISTRIBUTION_JOB_ADDRESSES", "KERAS_DISTRIBUTION_NUM_PROCESSES", "KERAS_DISTRIBUTION_PROCESS_ID"),
-    ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"),  # as a Kubernetes JAXJob has them
+    ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"),  # as set by a Kubernetes JAXJob
 )
 EXPECTED = "expected --hosts N --coordinator ADDRESS:PORT --rank R (from 0), or --hosts auto under a cluster's launcher"
 
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """`count` processes, this one number `rank`, that meet at `address` (host 0's ``NAME:PORT``).
+    """A group of `count` processes, of which this is number `rank`, that connect at `address` (host 0's ``NAME:PORT``).
 
-    What is None is found in the variables of the cluster's launcher.
+    Fields that are None come from the environment variables of the cluster's launcher.
     """
 
     address: str | None = None
@@ -46,13 +45,13 @@ class Hosts:
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """The processes that train together, seen from the one with this `rank`."""
+    """The connected processes, as seen by the one with this `rank`."""
 
     rank: int = 0
     count: int = 1
 
     def gather(self, text: str) -> list[str]:
-        """Return the text that each host hands in, in the order of their ranks; every host must call it."""
+        """Return the texts that all hosts pass, ordered by rank; every host must call it."""
         if self.count == 1:
             return [text]
         own = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
@@ -64,14 +63,14 @@ class Team:
         ]
 
     def broadcast(self, content: bytes) -> bytes:
-        """Return what host 0 hands in; every host must call it."""
+        """Return what host 0 passes; every host must call it."""
         if self.count == 1:
             return content
         size = int(self.gather(str(len(content)))[0])
         return first(np.frombuffer(content if self.rank == 0 else bytes(size), np.uint8)).tobytes()
 
     def leave(self) -> None:
-        """Part from the others, who do so at the same time; what follows, this process computes alone."""
+        """Disconnect from the other hosts, which must do so too; afterwards this process computes alone."""
         if self.count > 1 and joined():
             import jax
 
@@ -84,16 +83,16 @@ ALONE = Team()
 def wanted(
     hosts: str | None, coordinator: str | None, rank: int | None, environment: Mapping[str, str]
 ) -> Hosts | None:
-    """Return the hosts that the options ask for, else those that the variables of `environment` name; None: no others.
+    """Return the hosts given by the options or else by environment variables; None if this process trains alone.
 
-    `hosts` is a number or ``auto``. Raises `UsageError` for options that do not belong together.
+    `hosts` is a number or ``auto``. Raises `UsageError` for inconsistent options.
 
     >>> wanted("2", "10.0.0.1:1234", 1, {})
     Hosts(address='10.0.0.1:1234', count=2, rank=1)
     """
     if hosts is None:
         if coordinator is not None or rank is not None:
-            raise UsageError(f"--coordinator and --rank go with --hosts: {EXPECTED}.")
+            raise UsageError(f"--coordinator and --rank need --hosts: {EXPECTED}.")
         return _named(environment)
     if hosts == "auto":
         return _named(environment) or Hosts(coordinator, None, rank)
@@ -103,7 +102,7 @@ def wanted(
     if count == 1:
         return None
     if coordinator is None or ":" not in coordinator or rank is None or not 0 <= rank < count:
-        raise UsageError(f"Host {rank} of {count} at {coordinator} cannot be: {EXPECTED}.")
+        raise UsageError(f"Invalid --rank {rank} or --coordinator {coordinator} for --hosts {count}: {EXPECTED}.")
     return Hosts(coordinator, count, rank)
 
 
@@ -117,34 +116,34 @@ def _named(environment: Mapping[str, str]) -> Hosts | None:
 
 
 def join(hosts: Hosts) -> Team:
-    """Wait for all hosts and return the team; once in a process, before the backend, which must be JAX, computes.
+    """Wait for all hosts and return the team; call it once per process, before the backend (JAX) computes anything.
 
-    Raises `UsageError` where it cannot be done.
+    Raises `UsageError` if the hosts cannot be connected.
     """
     if backend.name() != "jax":
         raise UsageError(
-            f"Several hosts can train together on JAX only, not on {backend.name()}: Keras starts them on no other "
-            'backend. Install it (pip install "sightline[train,jax]") and use --set device.backend=jax.'
+            f"Several hosts can train together only on JAX, not on {backend.name()}: Keras supports no other "
+            'backend for this. Install it (pip install "sightline[train,jax]") and use --set device.backend=jax.'
         )
     keras = backend.keras()
-    keras.utils.set_random_seed(0)  # else Keras' own start spends a collective on agreeing on one
+    keras.utils.set_random_seed(0)  # otherwise Keras spends a collective on agreeing on one
     import jax
 
     try:
         with _news_to_stderr():
             keras.distribution.initialize(hosts.address, hosts.count, hosts.rank)
             team = Team(jax.process_index(), jax.process_count())
-            team.gather("")  # the first time they really speak to each other
+            team.gather("")  # the first real communication
             return team
     except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(
-            f"The hosts did not find each other ({str(error).splitlines()[0]}): {EXPECTED}, the same on every host."
+            f"The hosts could not connect ({str(error).splitlines()[0]}): {EXPECTED}, the same on every host."
         ) from error
 
 
 @contextmanager
 def _news_to_stderr() -> Iterator[None]:
-    """Let what native code prints go to standard error: gloo says on standard output that it is connected."""
+    """Redirect the standard output of native code to standard error: gloo prints that it is connected."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -152,19 +151,19 @@ def _news_to_stderr() -> Iterator[None]:
         yield
     finally:
         if sys.platform != "win32":
-            ctypes.CDLL(None).fflush(None)  # its buffer, which is not Python's
+            ctypes.CDLL(None).fflush(None)  # C's own buffer
         os.dup2(kept, 1)
         os.close(kept)
 
 
 def joined() -> bool:
-    """Tell whether this process is one of several; imports nothing that is not in use."""
+    """Return whether this process is connected to others; imports nothing."""
     jax = sys.modules.get("jax")
     return jax is not None and bool(jax.distributed.is_initialized()) and jax.process_count() > 1
 
 
 def lost(error: BaseException) -> bool:
-    """Tell whether JAX raised `error`, of whatever class, because another host is not there any more."""
+    """Return whether JAX raised `error`, of whatever class, because another host was lost."""
     signs = (
         "gloo ",
         "nccl",
@@ -178,12 +177,12 @@ def lost(error: BaseException) -> bool:
 
 
 def first(values: NDArray[Any]) -> NDArray[Any]:
-    """Return host 0's `values`; every host must call it, with an array of the same shape and type."""
+    """Return host 0's `values`; every host must call it, with an array of the same shape and dtype."""
     if not joined():
         return values
     from jax.experimental import multihost_utils
 
-    content = np.frombuffer(values.tobytes(), np.uint8)  # JAX would make float32 of float64
+    content = np.frombuffer(values.tobytes(), np.uint8)  # JAX would turn float64 into float32
     parts = [
         np.asarray(multihost_utils.broadcast_one_to_all(content[start : start + AT_ONCE]))
         for start in range(0, len(content), AT_ONCE)
@@ -192,22 +191,22 @@ def first(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _gather(values: NDArray[Any]) -> NDArray[Any]:
-    """Return every host's `values` [...], which have one shape: [hosts, ...]."""
+    """Return the `values` [...] of all hosts, which have the same shape: [hosts, ...]."""
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(values))
 
 
 def agreement() -> Callable[[bool], bool]:
-    """Return a function that tells whether any host wants something, the same on all; each must call it as often.
+    """Return a function that returns, on all hosts alike, whether any host passed True; all must call it equally often.
 
-    The hosts really ask each other only every half a second or so: how many calls to pass over they agree on.
+    The hosts actually communicate about every half second: they agree on how many calls to skip.
     """
     if not joined():
         return bool
     skip, calls, since = 0, 0, time.monotonic()
 
-    def any_host(wants: bool, /) -> bool:  # noqa: FBT001  # the one thing that it is told
+    def any_host(wants: bool, /) -> bool:  # noqa: FBT001  # its only argument
         nonlocal skip, calls, since
         calls += 1
         if calls <= skip:

@@ -1,11 +1,11 @@
-"""Confidence intervals of proportions and of their differences: one method for each, used wherever one is stated.
+"""Confidence intervals for proportions and their differences, with one method for each case throughout the project.
 
-- a proportion: Wilson's score interval (`wilson`); what a promise rests on is the exact one-sided bound (`lower_bound`)
+- a proportion: Wilson's score interval (`wilson`); guarantees use the exact one-sided bound (`lower_bound`)
 - two proportions of different images: Newcombe's hybrid score interval (`difference`)
 - two proportions of the same images: Tango's score interval (`paired_difference`)
 
-Fagerland, Lydersen and Laake (2014, Stat. Med. 33:2850-2875) compare the paired ones: Wald's interval is too narrow,
-and has no width where two models agree on every image; Tango's keeps its level down to a dozen images.
+Fagerland, Lydersen and Laake (2014, Stat. Med. 33:2850-2875) compare methods for paired proportions: Wald's interval
+is too narrow, and has zero width if two models agree on every image; Tango's keeps its level down to a dozen images.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections.abc import Callable
 from sightline.records import Interval
 
 Z95 = 1.959963984540054  # the standard normal's 97.5% point
-LEVEL = 0.05  # chance that a one-sided bound is wrong
-STEPS = 60  # of bisection: to the last digit of a double
+LEVEL = 0.05  # probability that a one-sided bound is wrong
+STEPS = 60  # bisection steps: full double precision
 
 
 def wilson(hits: int, count: int, z: float = Z95) -> Interval:
-    """Return Wilson's score interval of a proportion (Wilson, 1927, JASA 22:209-212), of 95% unless `z` says otherwise.
+    """Return Wilson's score interval of a proportion (Wilson, 1927, JASA 22:209-212); 95% for the default `z`.
 
     >>> wilson(9, 10)
     Interval(low=0.5958..., high=0.9821...)
@@ -33,11 +33,11 @@ def wilson(hits: int, count: int, z: float = Z95) -> Interval:
     center = (p + z**2 / (2 * count)) / scale
     half = z / scale * math.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
     low, high = max(0.0, center - half), min(1.0, center + half)
-    return Interval(low if hits else 0.0, high if hits < count else 1.0)  # exact where rounding would miss the end
+    return Interval(low if hits else 0.0, high if hits < count else 1.0)  # exact at 0 and 1, despite rounding
 
 
 def difference(hits: int, count: int, other_hits: int, other_count: int, z: float = Z95) -> Interval:
-    """Return the interval of ``hits / count - other_hits / other_count``, of different images.
+    """Return the interval of ``hits / count - other_hits / other_count``, measured on different images.
 
     Newcombe, 1998, Stat. Med. 17:873-890, method 10: the ends of two Wilson intervals, squared and added.
 
@@ -55,11 +55,11 @@ def difference(hits: int, count: int, other_hits: int, other_count: int, z: floa
 
 
 def paired_difference(only_first: int, only_second: int, count: int, z: float = Z95) -> Interval:
-    """Return the interval of the second proportion less the first, both of the same `count` images.
+    """Return the interval of the second proportion minus the first, both measured on the same `count` images.
 
-    `only_first` and `only_second` images count in one proportion and not in the other. Tango, 1998, Stat. Med.
-    17:891-908: the differences that a score test does not reject; at 0 that is McNemar's test. Without any disagreement
-    it still has a width.
+    `only_first` and `only_second` images count only in the first or only in the second proportion. Tango, 1998, Stat.
+    Med. 17:891-908: the differences that a score test does not reject; at 0 it is McNemar's test. The interval has a
+    positive width even without any disagreement.
 
     >>> paired_difference(7, 1, 21)
     Interval(low=-0.5172..., high=-0.0260...)
@@ -71,7 +71,9 @@ def paired_difference(only_first: int, only_second: int, count: int, z: float = 
     def rejected(delta: float) -> bool:
         b = (2 * count - only_second + only_first) * delta - only_second - only_first
         c = -only_first * delta * (1 - delta)
-        p = (math.sqrt(max(b * b - 8 * count * c, 0.0)) - b) / (4 * count)  # of `only_first`, most likely under delta
+        p = (math.sqrt(max(b * b - 8 * count * c, 0.0)) - b) / (
+            4 * count
+        )  # maximum likelihood estimate of P(only first), given delta
         variance = max(2 * p + delta * (1 - delta), 0.0) / count
         return (estimate - delta) ** 2 > z**2 * variance
 
@@ -79,7 +81,7 @@ def paired_difference(only_first: int, only_second: int, count: int, z: float = 
 
 
 def _end(inside: float, outside: float, rejected: Callable[[float], bool]) -> float:
-    """Return the last point from `inside` towards `outside` that is not rejected, by bisection."""
+    """Return the last point from `inside` toward `outside` that is not rejected, by bisection."""
     if not rejected(outside):
         return outside
     for _ in range(STEPS):
@@ -89,7 +91,7 @@ def _end(inside: float, outside: float, rejected: Callable[[float], bool]) -> fl
 
 
 def at_most(misses: int, count: int, fraction: float) -> float:
-    """Return the chance of at most `misses` among `count` when each has the chance `fraction` (binomial).
+    """Return the binomial probability of at most `misses` among `count` trials, each with probability `fraction`.
 
     >>> round(at_most(0, 299, 0.01), 3), round(at_most(1, 2, 0.5), 3)
     (0.05, 0.75)
@@ -106,7 +108,7 @@ def at_most(misses: int, count: int, fraction: float) -> float:
 
 
 def lower_bound(hits: int, count: int, level: float = LEVEL) -> float:
-    """Return what a proportion is at least, wrong with the chance `level` at most (Clopper and Pearson, 1934).
+    """Return the exact lower bound of a proportion at confidence 1 - `level` (Clopper and Pearson, 1934).
 
     >>> round(lower_bound(299, 299), 3), lower_bound(0, 10)
     (0.99, 0.0)

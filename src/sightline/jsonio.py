@@ -1,6 +1,6 @@
-"""JSON as the standard has it: the one place where values become text, and text from anywhere becomes values.
+"""Strict JSON: the only module that serializes values to JSON and parses untrusted JSON.
 
-No file or answer of ours ever holds NaN, and none that does, or that is made to harm, is taken.
+NaN is never written, and NaN or malicious input is rejected.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from sightline.files import open_regular
 from sightline.nesting import DEEPEST, is_deep
 
 T = TypeVar("T")
-MOST = 64 << 20  # bytes of one value: a manifest of 100,000 classes has 10
+MOST = 64 << 20  # bytes of one value: a manifest with 100,000 classes takes 10 MiB
 
 
 def dumps(value: Any, **options: Any) -> str:
-    """Return `value` as JSON; `options` are those of `json.dumps`, text stays as it is unless `ensure_ascii` is set.
+    """Return `value` as JSON; `options` are those of `json.dumps`, with ``ensure_ascii=False`` by default.
 
-    A number that is not finite has no form in JSON, and parsers refuse the ``NaN`` that Python would write: it becomes
-    null, which is how all our JSON states an undefined value.
+    Numbers that are not finite become null, which stands for an undefined value in all our JSON: JSON cannot represent
+    them, and parsers reject the ``NaN`` that Python would write.
 
     >>> dumps({"loss": float("nan"), "ends": [0.5, float("inf")]})
     '{"loss": null, "ends": [0.5, null]}'
@@ -39,15 +39,15 @@ def dumps(value: Any, **options: Any) -> str:
 
 
 def dump_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return each row as a line of JSON, in UTF-8 (see `encoded`)."""
+    """Return the rows as JSON lines in UTF-8 (see `encoded`)."""
     return encoded("".join(dumps(row) + "\n" for row in rows))
 
 
 def loads(text: str | bytes) -> Any:
-    """Return the value of JSON text that may come from anywhere; raises `ValueError`, and nothing else.
+    """Parse untrusted JSON text; raises `ValueError` and no other exception.
 
-    Refused beyond what the grammar refuses: numbers that are not finite, integers of more than 64 bits, and a nesting
-    of more than `nesting.DEEPEST`.
+    Besides invalid syntax, it rejects numbers that are not finite, integers of more than 64 bits, and nesting deeper
+    than `nesting.DEEPEST`.
 
     >>> loads('{"loss": null}')
     {'loss': None}
@@ -67,7 +67,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def read(path: Path, most: int = MOST) -> dict[str, Any]:
-    """Return the object in a JSON file; raises `ModelError`, naming the file, if it is none of at most `most` bytes."""
+    """Return the object in a JSON file of at most `most` bytes; raises `ModelError`, naming the file, if it cannot."""
     try:
         with open_regular(path) as file:
             text = file.read(most + 1)
@@ -80,12 +80,12 @@ def read(path: Path, most: int = MOST) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a file of JSON lines; raises `ModelError`, naming file and line, if it cannot be read."""
+    """Return the objects of a JSON lines file; raises `ModelError`, naming file and line, if it cannot be read."""
     return [row for _, row in _lines(path)]
 
 
 def build_lines(path: Path, kind: Callable[[Mapping[str, Any]], type[T]]) -> tuple[T, ...]:
-    """Return each line of a file as the dataclass that `kind` names for it; raises `ModelError` as `build` does."""
+    """Return each line of a file as the dataclass that `kind` returns for it; raises `ModelError` as `build` does."""
     return tuple(build(kind(row), row, f"{path}, line {number},") for number, row in _lines(path))
 
 
@@ -99,7 +99,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     continue
                 row = loads(line) if len(line) <= MOST else None
                 if not isinstance(row, dict):
-                    raise ModelError(f"{path} cannot be read: line {number} is no JSON object.")
+                    raise ModelError(f"{path} cannot be read: line {number} is not a JSON object.")
                 yield number, row
     except (OSError, ValueError) as error:
         where = f"line {number}: " if isinstance(error, ValueError) else ""
@@ -107,10 +107,10 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def build(kind: type[T], values: Any, where: str) -> T:
-    """Return `values`, of JSON, as a dataclass or a `TypedDict`; each is checked against its annotation.
+    """Return JSON `values` as a dataclass or a `TypedDict`, with each value checked against its annotation.
 
-    Lists become tuples where the annotation says so, whole numbers floats. A dataclass takes no keys but its own, a
-    `TypedDict` others too, as they are. Raises `ModelError`, which begins with `where` and names the key.
+    Lists become tuples and integers become floats where the annotation says so. A dataclass accepts no unknown keys; a
+    `TypedDict` passes them through. Raises `ModelError`, which starts with `where` and names the key.
     """
     try:
         return cast("T", _checker(cast("Any", kind))(values, ""))
@@ -124,7 +124,7 @@ _PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 @cache
 def _checker(hint: Any) -> _Check:
-    """Return a function of a value and its name that gives the value as `hint` says it, or raises `ValueError`."""
+    """Return a function that converts a value with a given name to the type `hint`, or raises `ValueError`."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
         return _as_it_is
@@ -233,7 +233,7 @@ def _record(kind: Any) -> _Check:
 
 
 def is_text(name: str) -> bool:
-    r"""Tell whether a string can be written as UTF-8: JSON may hold halves of characters, and so may file names.
+    r"""Return whether a string can be encoded as UTF-8: JSON and file names may hold lone surrogates.
 
     >>> is_text("caf\u00e9"), is_text("\udcff")
     (True, False)
@@ -259,12 +259,12 @@ def _integer(text: str) -> int:
 
 
 def encoded(text: str) -> bytes:
-    """Return JSON as UTF-8; what a file name holds that is no text becomes an escape, which JSON reads back."""
+    """Return JSON as UTF-8; lone surrogates, e.g. from file names, become escapes that JSON parsers read back."""
     return text.encode(errors="backslashreplace")
 
 
 def _finite(value: Any) -> Any:
-    """Return `value` with None for each number that is not finite."""
+    """Return `value` with numbers that are not finite replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Figures of probabilities against labels, in NumPy."""
+"""Classification metrics of probabilities and labels, in NumPy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def cross_entropy(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-    """Return the mean of -log p(true class), in nats; p is clipped to 1e-7 from below."""
+    """Return the mean of -log p(true class) in nats; p is clipped to at least 1e-7."""
     if not len(labels):
         return 0.0
     true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
@@ -17,12 +17,12 @@ def cross_entropy(probabilities: NDArray[np.float32], labels: NDArray[np.int32])
 
 
 def negative_log(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return -log p in nats, p clipped to 1e-7 from below; of p = 1 it is 0, not the -0 that NumPy would give."""
+    """Return -log p in nats, with p clipped to at least 1e-7; 0.0 for p = 1, where NumPy returns -0.0."""
     return -np.log(np.clip(probabilities, 1e-7, 1.0)) + 0.0
 
 
 def cross_entropy_of_logits(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
-    """Return the mean cross-entropy of softmax(logits), in nats, without clipping; NaN for what is no number."""
+    """Return the mean cross-entropy of softmax(logits) in nats, without clipping; NaN if a logit is NaN."""
     if not len(labels):
         return 0.0
     x = logits.astype(np.float64)
@@ -33,7 +33,7 @@ def cross_entropy_of_logits(logits: NDArray[np.float32], labels: NDArray[np.int3
 
 
 def not_negative(loss: float) -> float:
-    """Return a loss that cannot be below 0 without what rounding put there: -0.0 and -1e-9 are 0, NaN stays.
+    """Return a nonnegative loss with rounding errors removed: -0.0 and -1e-9 become 0.0, NaN stays.
 
     >>> not_negative(-0.0), not_negative(0.5), not_negative(math.nan)
     (0.0, 0.5, nan)
@@ -53,13 +53,13 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def confusion_matrix(labels: NDArray[np.int32], answers: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """Return counts int64 [K, K]: true classes in rows, answers in columns."""
+    """Return counts int64 [K, K]: true classes in rows, predicted classes in columns."""
     flat = np.bincount(labels.astype(np.int64) * classes + answers, minlength=classes * classes)
     return flat.reshape(classes, classes).astype(np.int64)
 
 
 def top_k(probabilities: NDArray[np.float32], labels: NDArray[np.int32], k: int) -> NDArray[np.bool_]:
-    """Return bool [N]: whether the true class is among the `k` most probable; the first of equal ones wins."""
+    """Return bool [N]: whether the true class is among the `k` most probable; ties go to the lower index."""
     true = probabilities[np.arange(len(labels)), labels][:, None]
     number = np.arange(probabilities.shape[1])
     ahead = (probabilities > true) | ((probabilities == true) & (number < labels[:, None]))
@@ -68,7 +68,7 @@ def top_k(probabilities: NDArray[np.float32], labels: NDArray[np.int32], k: int)
 
 
 def brier(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.float64]:
-    """Return each picture's squared error summed over the classes, float64 [N] in [0, 2] (Brier, 1950, MWR 78:1-3)."""
+    """Return each image's squared error summed over the classes, float64 [N] in [0, 2] (Brier, 1950, MWR 78:1-3)."""
     p = probabilities.astype(np.float64)
     true = p[np.arange(len(labels)), labels]
     squares: NDArray[np.float64] = np.maximum((p**2).sum(1) - 2 * true + 1, 0)
@@ -78,24 +78,24 @@ def brier(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> NDAr
 def ranking(
     scores: NDArray[np.float64], positive: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return AUROC and average precision of `scores` [N] for several weightings of the pictures, [R] each.
+    """Return AUROC and average precision of `scores` [N] for R sets of image weights, [R] each.
 
-    `weights` [R, N] say how often each picture counts. Equal scores count as half an order (AUROC), or as one threshold
-    (average precision, the step-wise sum, as scikit-learn's). NaN where there is nothing on one side.
+    `weights` [R, N] say how often each image counts. Ties count half (AUROC) or as one threshold (average precision,
+    the step-wise sum, as in scikit-learn). NaN if there are no positives or no negatives.
     """
     order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # the last of each run of equal scores
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # the last index of each group of ties
     begins = np.append(0, ends[:-1] + 1)
     at = np.flatnonzero(positive[order])
     if not len(at):
         return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
-    held, firsts = np.unique(np.searchsorted(ends, at), return_index=True)  # the runs that hold a positive
+    held, firsts = np.unique(np.searchsorted(ends, at), return_index=True)  # the groups that hold a positive
     w = weights[:, order]
     seen = np.cumsum(w, 1)  # [R, N]
     hits = np.cumsum(w[:, at], 1)[:, np.append(firsts[1:], len(at)) - 1]
     new, upto = np.diff(hits, axis=1, prepend=0.0), seen[:, ends[held]]
     passed = upto - hits
-    if (ends[held] > begins[held]).any():  # half of those with equal scores were passed
+    if (ends[held] > begins[held]).any():  # ties count half
         passed = (passed + seen[:, begins[held]] - w[:, begins[held]] - (hits - new)) / 2
     count = new.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -106,7 +106,7 @@ def ranking(
 
 
 def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    """Return the chance that a positive scores above a negative one; NaN without either.
+    """Return the probability that a positive scores above a negative; NaN if either is missing.
 
     >>> auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
     0.75
@@ -117,7 +117,7 @@ def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
 
 
 def worst_pairs(confusion: NDArray[np.int64], most: int = 5) -> list[tuple[int, int, int]]:
-    """Return (truth, answer, count) of the commonest mistakes, commonest first.
+    """Return (true class, predicted class, count) of the most frequent confusions, in descending order.
 
     >>> worst_pairs(np.array([[5, 2], [3, 9]]))
     [(1, 0, 3), (0, 1, 2)]

@@ -1,14 +1,14 @@
-"""How deep a value from a file is nested: what walks through it later, copies it or writes it has a stack to fill."""
+"""Limit the nesting depth of values from untrusted files, as code that walks or copies them recurses."""
 
 from __future__ import annotations
 
 from typing import Any
 
-DEEPEST = 64  # no file of ours is deeper than 8
+DEEPEST = 64  # our own files have at most 8 levels
 
 
 def is_deep(value: Any, most: int = DEEPEST) -> bool:
-    """Tell whether lists and tables lie within each other more than `most` times.
+    """Return whether lists and dicts are nested more than `most` levels deep.
 
     >>> is_deep({"a": [[1]]}), is_deep({"a": [[1]]}, most=2)
     (False, True)

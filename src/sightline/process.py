@@ -1,7 +1,7 @@
-"""This process: whose it is, how many cores it may use, how it keeps freed memory.
+"""Process-wide settings: signals, number of cores, memory allocation.
 
-Signal handlers, ``os._exit`` and the C library's memory settings hold for a whole process. They belong to the command
-line, which calls `claim`; a program that imports Sightline keeps its own.
+Signal handlers, ``os._exit`` and the C library's malloc settings affect the whole process. Only the command line, which
+calls `claim`, changes them; a program that imports Sightline keeps its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 FEW_CORES = 4
-"""Up to so many cores one arena of glibc is faster than one for each thread; with 16, threads queue for its lock."""
+"""Up to this many cores, a single glibc arena is faster than one per thread; with 16, threads contend for its lock."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -22,23 +22,24 @@ _claimed = False
 
 
 def claim() -> None:
-    """Say that this process is the command line's own."""
-    global _claimed  # noqa: PLW0603  # a fact of the process, like its arguments
+    """Mark this process as the command line's own."""
+    global _claimed  # noqa: PLW0603  # process-wide state
     _claimed = True
 
 
 def claimed() -> bool:
-    """Tell whether this process is the command line's own, so that signals, exit and memory are ours to set."""
+    """Return whether this process is the command line's own, so that we may set signals, exit and malloc."""
     return _claimed
 
 
 def hang_up_as_terminate() -> None:
-    """Let SIGHUP, sent when a terminal closes or a connection is lost, do what SIGTERM does, whatever that is.
+    """Make SIGHUP, sent when a terminal closes or a connection is lost, do what SIGTERM does.
 
-    Once: a terminal that closes sends it more than once, and a second SIGTERM stops a training without its state.
-    Where it is ignored, as under ``nohup``, it stays so. In the main thread, and in the command line's process alone.
+    Only once: a closing terminal sends it more than once, and a second SIGTERM stops training without saving its state.
+    If SIGHUP is ignored, as under ``nohup``, it stays ignored. Call it in the main thread; it has no effect outside the
+    command line's own process.
     """
-    number = getattr(signal, "SIGHUP", None)  # Windows has none
+    number = getattr(signal, "SIGHUP", None)  # missing on Windows
     if number is None or not claimed() or signal.getsignal(number) is signal.SIG_IGN:
         return
 
@@ -50,13 +51,13 @@ def hang_up_as_terminate() -> None:
 
 
 def cores() -> int:
-    """Return how many cores this process may use: those of its affinity, or fewer where its cgroup has a quota."""
+    """Return how many cores this process may use: those of its CPU affinity, or fewer if its cgroup has a quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(count, _quota())))
 
 
 def _quota() -> float:
-    """Return the smallest quota of this process's cgroup (version 2) and of those above it, in cores; else infinity."""
+    """Return the smallest CPU quota of this process's cgroup (version 2) and its ancestors, in cores; else infinity."""
     found = math.inf
     try:
         line = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()[-1]
@@ -69,20 +70,20 @@ def _quota() -> float:
         try:
             quota, period = (place / "cpu.max").read_text(encoding="utf-8").split()
             found = min(found, int(quota) / int(period))
-        except (OSError, ValueError, ZeroDivisionError):  # none there, or "max": no limit
+        except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max": no limit
             continue
     return found
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc hand freed blocks out again instead of returning them to the system; return whether it was done.
+    """Tune glibc's malloc to reuse freed blocks instead of returning them to the system; return whether it did.
 
-    Done only in the command line's own process, on at most `FEW_CORES` cores, where the C library is glibc. For
-    TensorFlow on a CPU; to be called before the first thread starts. Each thread gets an arena of its own, and blocks
-    above 64 MiB, such as a batch's activations, fit no arena but the first; they are mapped, zeroed by the kernel and
-    unmapped again in each step. With it, frozen MobileNetV2 features took 6.3 and 8.8 s where they took 10.5 and
-    15.1 s on 2 cores. With 16 cores one arena is one lock for all of XLA's threads: the first epoch took 30.7 s in
-    place of 6.2. The numbers are those of <malloc.h>.
+    Only has an effect in the command line's own process, on at most `FEW_CORES` cores, with glibc. Meant for TensorFlow
+    on a CPU; call it before the first thread starts. By default each thread has its own arena, and blocks above 64 MiB,
+    such as a batch's activations, fit only the first one: they are mapped, zeroed by the kernel and unmapped again in
+    each step. With this, frozen MobileNetV2 features took 6.3 and 8.8 s instead of 10.5 and 15.1 s on 2 cores. With
+    16 cores, all of XLA's threads contend for the lock of the one arena: the first epoch took 30.7 s instead of 6.2 s.
+    The constants are those of <malloc.h>.
     """
     if not (claimed() and sys.platform.startswith("linux") and cores() <= FEW_CORES):
         return False

@@ -1,7 +1,7 @@
-"""One seed, many independent streams: everything random derives from ``config.seed`` and a name.
+"""Independent random streams from one seed: all random numbers derive from ``config.seed`` and a name.
 
-A stream depends on its name alone, never on global state, on the order in which streams are drawn or on which
-thread draws them, so that adding one source of chance does not move another.
+A stream depends only on the seed and its name, never on global state, the order in which streams are drawn or the
+thread that draws them, so that adding one stream does not change another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Frozen values that the stages hand to each other; no behaviour beyond small derived properties."""
+"""Frozen dataclasses that the stages pass to each other, without behavior beyond small derived properties."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
+if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     import numpy as np
     from numpy.typing import NDArray
 
@@ -18,15 +18,15 @@ Progress = Callable[[str, int, int], None]
 
 
 def no_progress(task: str, done: int, total: int) -> None:
-    """Do nothing: the default wherever a `Progress` is accepted."""
+    """Do nothing; the default wherever a `Progress` is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One readable picture of a data source.
+    """One readable image of a data source.
 
-    `path` is what a person would recognise it by; `sha256` is over the encoded bytes (of arrays: dtype, shape, pixels);
-    `part` is what the source states, if any; `width` and `height` are as displayed. `deep`: over 8 bits per sample.
+    `path` identifies it for people; `sha256` is over the encoded bytes (of arrays: dtype, shape, pixels); `part` is the
+    split that the source states, if any; `width` and `height` are as displayed; `deep`: more than 8 bits per sample.
     """
 
     path: str
@@ -43,7 +43,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One file that looked like a picture and cannot be used."""
+    """A file that looks like an image but cannot be used."""
 
     path: str
     reason: str
@@ -52,7 +52,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What was noticed while a source was listed: the `kind` of finding that it becomes, where, and why."""
+    """Something noticed while listing a source: the `kind` of finding that it becomes, the path, and the reason."""
 
     kind: str
     path: str
@@ -61,11 +61,11 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What a data source holds, before any pixel is decoded.
+    """The contents of a data source, before any pixel is decoded.
 
-    `read(i)` returns the encoded bytes of picture `i`, or its pixels (uint8 HWC) where the source is an array.
-    `skipped` counts files that are no pictures (``Thumbs.db``, notes, hidden files); `others` names them. `empty` names
-    the class folders without pictures or rejects. `remarks`: how the source was read, what was left out.
+    `read(i)` returns the encoded bytes of image `i`, or its pixels (uint8 HWC) if the source is an array. `skipped`
+    counts files that are not images (``Thumbs.db``, notes, hidden files); `others` names them. `empty` names the class
+    folders without images or rejects. `remarks` say how the source was read and what was left out.
     """
 
     name: str
@@ -78,16 +78,17 @@ class Index:
     remarks: tuple[Remark, ...] = ()
 
     def at(self, positions: Sequence[int]) -> Index:
-        """Return the index with the images at `positions` alone, in that order."""
+        """Return the index of only the images at `positions`, in that order."""
         read, at = self.read, tuple(positions)
         return replace(self, pictures=tuple(self.pictures[i] for i in at), read=lambda i: read(at[i]))
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Labelled pixels of one part: picture ``i`` is ``pixels[rows[i]]``, its class index ``labels[i]``.
+    """Labeled pixels of one split: image ``i`` is ``pixels[rows[i]]``, its class index ``labels[i]``.
 
-    `pixels` is uint8 [M, H, W, C] (mapped) or, behind frozen layers, float32 features; `rows` int64, `labels` int32.
+    `pixels` is uint8 [M, H, W, C] (memory-mapped), or float32 features computed by frozen layers; `rows` is int64,
+    `labels` int32.
     """
 
     pixels: NDArray[Any]
@@ -99,22 +100,22 @@ class Samples:
         return len(self.rows)
 
     def take(self, positions: NDArray[np.int64] | slice) -> NDArray[Any]:
-        """Return the pixels at `positions` of this part: [n, H, W, C], a copy."""
+        """Return a copy of the pixels at `positions`: [n, H, W, C]."""
         return self.pixels[self.rows[positions]]
 
     def first(self, count: int) -> Samples:
-        """Return the first `count` pictures."""
+        """Return the first `count` images."""
         return Samples(self.pixels, self.rows[:count], self.labels[:count], self.paths[:count])
 
     def at(self, positions: NDArray[np.int64]) -> Samples:
-        """Return the pictures at `positions`, in that order."""
+        """Return the images at `positions`, in that order."""
         paths = tuple(self.paths[i] for i in positions)
         return Samples(self.pixels, self.rows[positions], self.labels[positions], paths)
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Images of a run's own split, `total` in all, that are not as they were: `changed` are there, the others gone."""
+    """Images that no longer match the run, of the `total` in a split: `changed` were modified, the others are gone."""
 
     images: tuple[str, ...]
     changed: int
@@ -123,10 +124,10 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """Images from elsewhere that the model was trained or validated on, as paths: the same files, and near duplicates.
+    """Evaluation images from other sources that the model was trained or validated on, as paths.
 
-    They are part of the evaluation if `included`, else left out. `identical` is None where the model does not know its
-    training images, `near` where no near duplicates were looked for.
+    `identical` are the same files, `near` near duplicates. They are part of the evaluation if `included`, else left
+    out. `identical` is None if the model does not know its training images, `near` if none were searched.
     """
 
     identical: tuple[str, ...] | None
@@ -135,17 +136,18 @@ class Overlap:
 
     @property
     def count(self) -> int:
-        """How many images that is, as far as it is known."""
+        """The number of these images, as far as it is known."""
         return len(self.identical or ()) + len(self.near or ())
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Images to evaluate on: `samples`, their `pictures` (in the same order), unreadable ones in `rejects`.
+    """Images to evaluate on: `samples`, their `pictures` (in the same order), and the unreadable ones in `rejects`.
 
-    `split` names the run's own split that they are; None for images from elsewhere, of which `overlap` tells. `missing`
-    are those of the split that are not there; `added` is how many came to the run's sources since, which are in no
-    split. `leaked` names, by content, those that are in an earlier split too, as "identical" or "near".
+    `split` is the run's own split that they form, or None for images from other sources, whose overlap with the
+    training images is `overlap`. `missing` are images of the split that are gone; `added` counts images that were added
+    to the run's sources later and are in no split. `leaked` maps the hash of each image that is also in an earlier
+    split to "identical" or "near".
     """
 
     samples: Samples
@@ -160,7 +162,7 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A 95% confidence interval, both ends in the unit of its figure."""
+    """A 95% confidence interval, in the unit of its metric."""
 
     low: float
     high: float
@@ -170,8 +172,8 @@ class Interval:
 class ClassFigures:
     """Metrics of one class of `support` images, with Wilson's 95% intervals.
 
-    None where a metric is not defined: precision where the class was never predicted, recall and F1 where there is no
-    image of it, so that it is not tested.
+    None if a metric is undefined: precision if the class was never predicted, recall and F1 if no image of it was
+    evaluated.
     """
 
     label: str
@@ -185,9 +187,9 @@ class ClassFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One metric with its 95% interval; either is None where it cannot be computed, and `note` says why.
+    """One metric with its 95% interval; either is None if it cannot be computed, and `note` says why.
 
-    A mean over classes is over `classes` of them: those that the images hold.
+    `classes` is the number of classes that a mean over classes includes: those with evaluated images.
     """
 
     value: float | None
@@ -198,11 +200,11 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a classifier scored on labelled pictures.
+    """The metrics of a classifier on labeled images.
 
     `confusion` is int64 [K, K], true classes in rows; `probabilities` float32 [N, K]; `labels` int32 [N]. `figures`
-    holds all others by name, such as ``macro_f1`` and ``auroc``; see `sightline.evaluation.scores`. `leaked` and what
-    follows say what the images have to do with those of the run, see `Labelled`.
+    holds all other metrics by name, such as ``macro_f1`` and ``auroc``; see `sightline.evaluation.scores`. `leaked` and
+    the fields after it relate the images to those of the run, see `Labelled`.
     """
 
     classes: tuple[str, ...]
@@ -225,15 +227,15 @@ class Evaluation:
 
     @property
     def untested(self) -> tuple[str, ...]:
-        """The classes of which no image was evaluated: nothing is known about them."""
+        """The classes without any evaluated image."""
         return tuple(c.label for c in self.per_class if not c.support)
 
 
 @dataclass(frozen=True, slots=True)
 class Leaked:
-    """Evaluated images that are in an earlier split too: how many as the same file, how many as near duplicates.
+    """Evaluated images that are also in an earlier split: how many as the same file, how many as near duplicates.
 
-    `without` is the evaluation of the others, None where there are none.
+    `without` is the evaluation on the remaining images, None if there are none.
     """
 
     identical: int
@@ -244,7 +246,7 @@ class Leaked:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a model said of labelled pictures: `labels` int32 [N], `probabilities` float32 [N, K] of `classes`."""
+    """Predictions for labeled images: `labels` int32 [N], `probabilities` float32 [N, K] of `classes`."""
 
     paths: tuple[str, ...]
     labels: NDArray[np.int32]
@@ -262,12 +264,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """When to answer, fitted on the validation part and stored beside the model; None for what was not asked for.
+    """When to abstain, fitted on the validation split and stored with the model; None for what was not requested.
 
-    `confidence`: answer where the greatest probability is at least this; it kept `target_precision` on `count`
-    validation pictures, of which it answered `share_answered`. `quantile`: a class is in the set where its score
-    (`conformal`) is at most this, so that the set holds the truth with a chance of `coverage`.
-    `ood_limit`: a picture whose `ood` score ("energy") is above this is like none of the training pictures.
+    `confidence`: predict a class if its probability is at least this; it reached `target_precision` on `count`
+    validation images, with a coverage of `share_answered`. `quantile`: a class is in the prediction set if its
+    nonconformity score (`conformal`) is at most this, so that the set contains the true class with probability
+    `coverage`. `ood_limit`: an image whose `ood` score ("energy") is above this is out of distribution.
     """
 
     count: int
@@ -286,7 +288,7 @@ class Thresholds:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Thresholds:
-        """Return what `to_dict` gave; raises `ValueError` for unknown fields and for what is no number."""
+        """Return what `to_dict` was called on; raises `ValueError` for unknown fields and invalid values."""
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown or "count" not in values:
             raise ValueError(f"unknown or missing fields {sorted(unknown) or ['count']}")
@@ -303,7 +305,7 @@ Choice = Literal["class", "set", "abstain"]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do with an answer: trust the class, hand on a set of classes, or say nothing."""
+    """The decision for a prediction: return the class, return a set of classes, or abstain."""
 
     decision: Choice
     set: tuple[str, ...] | None
@@ -312,9 +314,9 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer for one picture, or the reason why there is none (`error`).
+    """The prediction for one image, or the reason why there is none (`error`).
 
-    `top` holds the most probable classes, best first; `label` and `probability` repeat the first of them. `decision` is
+    `top` holds the most probable classes in descending order; `label` and `probability` repeat the first. `decision` is
     None unless the model has `Thresholds`.
     """
 
@@ -328,7 +330,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """One line of ``history.jsonl``; `loss` and `accuracy` are running means while the weights change."""
+    """One line of ``history.jsonl``; `loss` and `accuracy` are running means over the training steps of the epoch."""
 
     epoch: int
     stage: str
@@ -343,7 +345,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True)
 class PartFigures:
-    """Accuracy and mean cross-entropy of one part."""
+    """Accuracy and mean cross-entropy on one split."""
 
     accuracy: float
     loss: float
@@ -352,7 +354,7 @@ class PartFigures:
 
 @dataclass(frozen=True, slots=True)
 class TrainingMetrics:
-    """Accuracy and loss of the training split in the best epoch, None where there was no epoch, and its images."""
+    """Accuracy and loss on the training split in the best epoch (None without an epoch), and its number of images."""
 
     accuracy: float | None
     loss: float | None
@@ -360,15 +362,15 @@ class TrainingMetrics:
 
     @classmethod
     def of(cls, best: EpochRecord | None, count: int) -> TrainingMetrics:
-        """Return those of the epoch whose weights were kept."""
+        """Return the metrics of the `best` epoch, whose weights were kept."""
         return cls(None, None, count) if best is None else cls(best.accuracy, best.loss, count)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The outcome of one training run; its fields are those of ``train --json``.
+    """The result of one training run; its fields are those of ``train --json``.
 
-    `bundle` is the path of the bundle, None where none was written: `bundle_reason` then says why.
+    `bundle` is the path of the bundle, or None if none was written; `bundle_reason` then says why.
     """
 
     run: str

@@ -1,4 +1,4 @@
-"""What a face shows of work under way; the base class shows nothing."""
+"""Callbacks that report the progress of long work; the base class does nothing."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from sightline.records import EpochRecord
 
 
 class Watcher:
-    """Told what goes on; a face overrides what it shows."""
+    """Receives progress events; subclasses override the methods that they need."""
 
     def say(self, text: str) -> None:
-        """Show one line of news."""
+        """Called with one line of text to show."""
 
     def progress(self, task: str, done: int, total: int) -> None:
-        """Some work outside the training steps has got so far."""
+        """Called when `done` of `total` items of a task other than training are done."""
 
     def stage(self, name: str, epochs: int, steps: int) -> None:
-        """A training stage of `epochs` epochs of `steps` steps begins."""
+        """Called when a training stage of `epochs` epochs of `steps` steps begins."""
 
     def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        """A step of `epoch` (both from 1) is done; `loss` and `accuracy` are means since the epoch began."""
+        """Called after each step (both count from 1); `loss` and `accuracy` are means over the epoch so far."""
 
     def epoch(self, record: EpochRecord) -> None:
-        """An epoch is done."""
+        """Called after each epoch."""
 
 
 class Tee(Watcher):
-    """Calls `on_epoch` first, then hands everything on to `inner`."""
+    """Calls `on_epoch` first, then forwards every event to `inner`."""
 
     def __init__(self, inner: Watcher, on_epoch: Callable[[EpochRecord], None]) -> None:
         self._inner, self._on_epoch = inner, on_epoch

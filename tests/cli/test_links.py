@@ -102,5 +102,5 @@ def test_resume_says_that_the_lock_is_a_link(stopped: Path, tmp_path: Path, sigh
     (run / "lock").symlink_to(victim)
     done: Any = sightline("resume", run)
     assert done.code == 2
-    assert "lock is a link or no ordinary file, so nothing is written there: remove it." in " ".join(done.err.split())
+    assert "lock is a link or not a regular file, so nothing is written there: remove it." in " ".join(done.err.split())
     assert victim.read_text(encoding="utf-8") == "precious"

@@ -71,9 +71,7 @@ def show(found: Description) -> None:
     say(f"{found.multiply_adds:,} multiply-adds per image in convolutions and dense layers, biases not counted")
     say(f"{_memory(found.bytes)} of layer outputs per image")
     say("output size: (side - window + padding) / stride + 1; two paddings are shown where one end gets an extra pixel")
-    say(
-        "field: receptive field, the rows (and columns, if they differ) of the image, padding included, that affect one value"
-    )
+    say("field: the receptive field in rows (and columns, if they differ) of the image, including padding")
 
 
 def _what(layer: Layer) -> str:

@@ -87,9 +87,9 @@ def _secured(stream: TextIO | None, own: TextIO | None, kind: type[io.FileIO], n
 
 
 def read_input(limit_mb: float = 256) -> bytes:
-    """Return standard input whole: one image, or a list of paths.
+    """Return all of standard input: one image, or a list of paths.
 
-    Raises `DataError` where it is closed, cannot be read or is larger than `limit_mb` MiB (``data.limits.file_mb``).
+    Raises `DataError` if it is closed, cannot be read or is larger than `limit_mb` MiB (``data.limits.file_mb``).
     """
     limit = int(limit_mb * 2**20)
     data = bytearray()
