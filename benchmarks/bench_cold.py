@@ -1,4 +1,4 @@
-"""One picture predicted from a bundle by a process of its own, beside importing what it cannot do without."""
+"""Predict one image from a bundle in a new process, compared with importing its dependencies alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import time
 import trained
 from measure import compare
 
-PYTHON = os.environ.get("SIGHTLINE_BENCHMARK_PYTHON", sys.executable)  # as that of an environment with the wheel alone
+PYTHON = os.environ.get("SIGHTLINE_BENCHMARK_PYTHON", sys.executable)  # e.g. of an environment with only the wheel
 
 
 def seconds(*arguments: str) -> float:
-    """Run Python once so that all files are in memory, and again to see how long it takes."""
+    """Return the seconds that Python takes on its second run, when all files are in the page cache."""
     subprocess.run([PYTHON, *arguments], stdout=subprocess.DEVNULL, check=True)
     started = time.perf_counter()
     subprocess.run([PYTHON, *arguments], stdout=subprocess.DEVNULL, check=True)
@@ -22,16 +22,18 @@ def seconds(*arguments: str) -> float:
 
 
 def predict() -> float:
-    """`sightline predict` with one picture; its figure is starts per second."""
+    """Return starts per second of `sightline predict` with one image."""
     picture = next(trained.PICTURES.rglob("*.jpg"))
     return 1 / seconds("-m", "sightline", "predict", str(trained.bundle()), str(picture), "--json")
 
 
 def imports() -> float:
-    """The imports of NumPy, Pillow and ONNX Runtime alone."""
+    """Return starts per second of importing NumPy, Pillow and ONNX Runtime."""
     return 1 / seconds("-c", "import numpy, onnxruntime, PIL.Image")
 
 
 if __name__ == "__main__":
     with trained.run():
-        compare("From nothing to one answer, starts/s", {"predict": predict, "imports alone": imports}, rounds=5)
+        compare(
+            "From process start to one prediction, starts/s", {"predict": predict, "imports alone": imports}, rounds=5
+        )

@@ -1,4 +1,4 @@
-"""Decoding photographs into the cache, beside Pillow in one thread and antialiased `tf.data`."""
+"""Decode photographs into the cache, compared with Pillow in one thread and antialiased `tf.data`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 from measure import SHARED, compare
 
 SIZE = 224
-TIMES = 3  # what a process does once, for its first picture, is then a small part
+TIMES = 3  # so that the cost of a process's first image hardly counts
 
 
 def photographs() -> list[Path]:
-    """Return 840 JPEG photographs of cats and dogs, about 500x400 pixels, three times over; all are in memory then."""
+    """Return 840 JPEG photographs of cats and dogs, about 500x400 pixels, three times over, all in the page cache."""
     paths = TIMES * sorted((SHARED / "data" / "cats_vs_dogs").rglob("*.jpg"))
     for path in paths:
         path.read_bytes()
@@ -75,7 +75,7 @@ if __name__ == "__main__":
     compare(
         f"Decoding {TIMES} times 840 JPEG photographs to {SIZE}x{SIZE}, uint8",
         {
-            "sightline, not kept": partial(ours, keep=False),
+            "sightline, not cached": partial(ours, keep=False),
             "sightline, into the cache": partial(ours, keep=True),
             "Pillow, one thread": pillow,
             "tf.data, antialiased": tf_data,

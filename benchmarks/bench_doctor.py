@@ -1,6 +1,6 @@
-"""The doctor on photographs, beside decoding them alone: what the hashes, the measures and the grouping cost.
+"""Run the doctor on photographs, compared with decoding alone: the cost of hashes, image statistics and grouping.
 
-Set SIGHTLINE_CPU=1 to count the processor's time of all threads, on a machine that does other work as well.
+Set SIGHTLINE_CPU=1 to measure the CPU time of all threads, on a machine that is not idle.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from measure import SHARED, compare
 
 from sightline import process
 
-SIZE = 128  # what the doctor decodes to
+SIZE = 128  # the size that the doctor decodes to
 FOLDER = SHARED / "data" / "cats_vs_dogs"
 clock = time.process_time if os.environ.get("SIGHTLINE_CPU") else time.perf_counter
 
 
 def _warm() -> int:
-    """Read all files once, so that none comes from the disk; return how many there are."""
+    """Read all files into the page cache; return how many there are."""
     return sum(bool(path.read_bytes()) for path in sorted(FOLDER.rglob("*.jpg")))
 
 
 def doctor() -> float:
-    """Index, look at every picture, group and judge, as `sightline doctor` does before it prints."""
+    """Index, measure every image, group and check, as `sightline doctor` does before it prints."""
     from sightline.data.audit import audit
     from sightline.data.index import index
 
@@ -37,7 +37,7 @@ def doctor() -> float:
 
 
 def pillow() -> float:
-    """Read every picture and have Pillow decode it, in one thread per core: no resizing, nothing kept."""
+    """Read and decode every image with Pillow, in one thread per core, without resizing or storing."""
     from PIL import Image
 
     _warm()
@@ -55,7 +55,7 @@ def pillow() -> float:
 
 
 def decode() -> float:
-    """Read and decode every picture to grey at the doctor's size, in one thread per core, and keep nothing."""
+    """Read and decode every image to grayscale at the doctor's size, in one thread per core, without storing."""
     from sightline.preprocess import Preprocess
 
     _warm()
@@ -82,7 +82,7 @@ def train_decode() -> float:
 
 
 def grouping() -> float:
-    """Group 100,000 random hashes; its figure is hashes per second."""
+    """Group 100,000 random hashes; returns hashes per second."""
     import numpy as np
 
     from sightline.data.near import groups

@@ -1,7 +1,7 @@
-"""CIFAR-10 from scratch: the recipe `fast-small` beside the tutorial's plain Keras script, with what each reaches.
+"""Train on CIFAR-10 from scratch: the recipe `fast-small` vs. the tutorial's plain Keras script, time and accuracy.
 
-Ours is the whole of `sightline train`, from the archives to the report; the script counts from decoded pictures to the
-last of its 20 epochs.
+Ours is all of `sightline train`, from the archives to the report; the script is timed from decoded images to the end of
+20 epochs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SOURCES = [str(SHARED / "data" / "cifar10" / name) for name in ("train-1.zip", "
 
 
 def script() -> None:
-    """The tutorial's script: the deep net, RMSprop, batch 128, 20 epochs, a fifth of the training pictures held out."""
+    """Run the tutorial's script: the deep net, RMSprop, batch size 128, 20 epochs, a fifth of the images held out."""
     import keras
 
     import training
@@ -44,7 +44,7 @@ def script() -> None:
 
 
 def ours(*options: str) -> None:
-    """`sightline train --recipe fast-small`, nothing decoded before."""
+    """Run `sightline train --recipe fast-small` with an empty cache."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "sightline", "train", *SOURCES, "--recipe", "fast-small", "--json", *options]
         environment = os.environ | {"SIGHTLINE_CACHE": f"{folder}/cache"}

@@ -1,6 +1,6 @@
-"""All figures with their intervals, of pictures judged already: what the bootstrap costs, in pictures per second.
+"""Compute all metrics with their intervals from given probabilities: the cost of the bootstrap, in images per second.
 
-Set SIGHTLINE_CPU=1 to count the processor's time of all threads, on a machine that does other work as well.
+Set SIGHTLINE_CPU=1 to measure the CPU time of all threads, on a machine that is not idle.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PICTURES = 10_000
 
 
 def figures(classes: int) -> float:
-    """Compute all figures of drawn probabilities that are often right."""
+    """Compute all metrics of random probabilities that are often right."""
     import numpy as np
 
     from sightline import metrics
@@ -34,6 +34,6 @@ def figures(classes: int) -> float:
 
 if __name__ == "__main__":
     compare(
-        f"Figures and intervals of {PICTURES:,} pictures",
+        f"Metrics and intervals of {PICTURES:,} images",
         {f"{classes} classes": partial(figures, classes) for classes in (2, 10, 100)},
     )

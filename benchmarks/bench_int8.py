@@ -1,4 +1,4 @@
-"""MobileNetV2 0.35 in int8 beside float32, in ONNX Runtime, and what int8 costs on the test part."""
+"""MobileNetV2 0.35 in int8 vs. float32 in ONNX Runtime: speed, and accuracy on the test split."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS = 3.0
 
 
 def speed(folder: Path, rows: int) -> float:
-    """Return pictures/s of a bundle at batch size `rows`, on random pixels."""
+    """Return images/s of a bundle at batch size `rows`, on random pixels."""
     import numpy as np
 
     from sightline.prediction import bundle
@@ -36,7 +36,7 @@ def speed(folder: Path, rows: int) -> float:
 
 
 def accuracy() -> str:
-    """Compare both on the run's test part."""
+    """Compare the accuracy of both on the run's test split."""
     import numpy as np
 
     from sightline.compression import judge
@@ -50,8 +50,8 @@ def accuracy() -> str:
         right.append(np.equal(found.argmax(1), samples.labels))
     said = judge.judge(right[0], right[1], "test")
     return (
-        f"test part: int8 {said.small:.4f}, float32 {said.large:.4f}, difference {100 * said.difference:+.2f} points "
-        f"({100 * said.interval.low:+.2f} to {100 * said.interval.high:+.2f}) on {said.count} pictures, "
+        f"test split: int8 {said.small:.4f}, float32 {said.large:.4f}, difference {100 * said.difference:+.2f} points "
+        f"({100 * said.interval.low:+.2f} to {100 * said.interval.high:+.2f}) on {said.count} images, "
         f"McNemar p = {said.p_value:.3g}"
     )
 

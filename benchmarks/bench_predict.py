@@ -1,4 +1,4 @@
-"""`predict` over a folder and over decoded pictures, beside the bare ONNX Runtime loop on the same pixels."""
+"""`predict` over a folder and over decoded images, compared with a bare ONNX Runtime loop on the same pixels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from measure import compare
 from sightline import process
 
 ROWS = 32
-TIMES = 3  # over all pictures: more than a second each
+TIMES = 3  # passes over all images, to take more than a second
 
 
 def photographs() -> list[Path]:
-    """Return the 840 photographs, about 500x400 pixels, read once so that all are in memory."""
+    """Return the 840 photographs, about 500x400 pixels, after reading them into the page cache."""
     paths = sorted(trained.PICTURES.rglob("*.jpg"))
     for path in paths:
         path.read_bytes()
@@ -26,7 +26,7 @@ def photographs() -> list[Path]:
 
 
 def loaded() -> tuple[Any, list[Path]]:
-    """Return the model, warm, and the photographs."""
+    """Return the model, warmed up, and the photographs."""
     import numpy as np
 
     from sightline.prediction import bundle
@@ -54,7 +54,7 @@ def loop(session: Any, pixels: Any) -> Any:
 
 
 def bare() -> float:
-    """The loop that anybody would write, on pixels decoded before; it must give what `predict` gives."""
+    """Run the obvious loop on decoded pixels, and check that it gives the same result as `predict`."""
     import numpy as np
     import onnxruntime
 
@@ -75,7 +75,7 @@ def bare() -> float:
 
 
 def predict_decoded() -> float:
-    """`predict` on the same pixels."""
+    """Run `predict` on the same pixels."""
     from sightline.prediction import stream
 
     predictor, paths = loaded()
@@ -88,7 +88,7 @@ def predict_decoded() -> float:
 
 
 def predict_folder() -> float:
-    """`predict` over the folder: decoding and inference at the same time."""
+    """Run `predict` over the folder, which overlaps decoding and inference."""
     from sightline.prediction import stream
 
     predictor, paths = loaded()
@@ -100,7 +100,7 @@ def predict_folder() -> float:
 
 
 def one_after_the_other() -> float:
-    """Decode all pictures in threads, then run the bare loop: what overlapping has to beat."""
+    """Decode all images in threads, then run the bare loop, without overlap."""
     import onnxruntime
 
     predictor, paths = loaded()

@@ -1,4 +1,4 @@
-"""What comes before the first step: indexing files, reading decoded pictures back, and `train` on a cached data set."""
+"""Time before the first step: indexing files, reading the cache, and starting `train` on a cached dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROUNDS = 3
 
 
 def indexing() -> tuple[int, float]:
-    """Return how many files of flowers5 were indexed, hashed whole, and the seconds it took."""
+    """Return the number of files of flowers5 that were indexed and hashed, and the seconds that it took."""
     from sightline.data.index import index
 
     started = time.perf_counter()
@@ -25,7 +25,7 @@ def indexing() -> tuple[int, float]:
 
 
 def hits(folder: str) -> float:
-    """Return pictures/s of random batches of 32 from a reopened cache of 840 photographs at 224."""
+    """Return images/s of random batches of 32 from a reopened cache of 840 photographs at 224x224."""
     from sightline.data.cache import pixels
     from sightline.data.loader import batches, epoch_order
     from sightline.preprocess import Preprocess
@@ -44,7 +44,7 @@ def hits(folder: str) -> float:
 
 
 def first_step(folder: str) -> float:
-    """Return the seconds from `sightline train` on 600 cached photographs to its first step, network from scratch."""
+    """Return the seconds from `sightline train` on 600 cached photographs to its first step, in a new process."""
     environment = os.environ | {"SIGHTLINE_CACHE": folder, "KERAS_HOME": str(SHARED / "keras")}
     source, out = str(SHARED / "data" / "cats_vs_dogs"), f"{folder}/run"
     code = (
@@ -65,8 +65,10 @@ if __name__ == "__main__":
         hits(kept)
         rates = [hits(kept) for _ in range(ROUNDS)]
         print(
-            f"pictures at 224 from the cache, in batches of 32: {statistics.median(rates):,.0f}/s, median of {ROUNDS}"
+            f"images at 224x224 from the cache, in batches of 32: {statistics.median(rates):,.0f}/s, median of {ROUNDS}"
         )
         seconds = [first_step(kept) for _ in range(ROUNDS + 1)]
         cached = statistics.median(seconds[1:])
-        print(f"train to its first step: {seconds[0]:.1f} s with nothing kept, then {cached:.1f} s, median of {ROUNDS}")
+        print(
+            f"train to its first step: {seconds[0]:.1f} s with an empty cache, then {cached:.1f} s, median of {ROUNDS}"
+        )

@@ -1,4 +1,4 @@
-"""Training the deep CIFAR-10 net: our loop beside plain Keras and plain PyTorch, on the same arrays."""
+"""Train the deep CIFAR-10 net: our loop vs. plain Keras and plain PyTorch on the same arrays."""
 
 from __future__ import annotations
 

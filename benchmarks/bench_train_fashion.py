@@ -1,4 +1,4 @@
-"""Training the Fashion-MNIST net: our loop beside plain Keras and plain PyTorch, on the same arrays."""
+"""Train the Fashion-MNIST net: our loop vs. plain Keras and plain PyTorch on the same arrays."""
 
 from __future__ import annotations
 

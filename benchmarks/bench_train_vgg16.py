@@ -1,4 +1,4 @@
-"""Fine-tuning the whole of VGG16: our loop beside plain Keras and plain PyTorch, on the same arrays."""
+"""Fine-tune all of VGG16: our loop vs. plain Keras and plain PyTorch on the same arrays."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Twenty epochs of a head on a frozen backbone: ours beside the tutorial's script, from decoded pictures to the end.
+"""Train a head on a frozen backbone for 20 epochs: ours vs. the tutorial's script, starting from decoded images.
 
-MobileNetV2 has its ImageNet weights; VGG16, whose file is not to be had everywhere, random ones: its accuracy means
-nothing here.
+MobileNetV2 has its ImageNet weights; VGG16 has random ones, as its file is not available everywhere, so its accuracy is
+meaningless here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EPOCHS, BATCH, SIDE = 20, 32, 224
 
 
 def pictures() -> tuple[Any, Any, Any, Any]:
-    """Return the training and test photographs of cats and dogs, decoded, and their labels."""
+    """Return the training and test splits of the cats and dogs, decoded, the class names and the dataset."""
     from sightline.config import SplitConfig
     from sightline.data.dataset import assemble
     from sightline.data.index import index
@@ -31,7 +31,7 @@ def pictures() -> tuple[Any, Any, Any, Any]:
 
 
 def ours(name: str, settings: tuple[str, ...]) -> float:
-    """Train with Sightline's stages: the frozen layers run once over each picture."""
+    """Train with Sightline's stages: the frozen layers run once per image."""
     from pathlib import Path
 
     from sightline import backend, process
@@ -59,7 +59,7 @@ def ours(name: str, settings: tuple[str, ...]) -> float:
 
 
 def script(name: str) -> float:
-    """Train as the tutorial does: the whole network forward for every picture in every epoch, by `fit`."""
+    """Train as the tutorial does: `fit` runs the whole network for every image in every epoch."""
     import keras
 
     train, test, classes, _ = pictures()
@@ -98,4 +98,4 @@ VARIANTS: dict[str, Variant] = {
 }
 
 if __name__ == "__main__":
-    compare(f"{EPOCHS} epochs of a head on a frozen backbone, 600 photographs at {SIDE}, pictures/s in all", VARIANTS)
+    compare(f"{EPOCHS} epochs of a head on a frozen backbone, 600 photographs at {SIDE}, images/s overall", VARIANTS)

@@ -1,4 +1,4 @@
-"""What every benchmark shares: variants timed in turn, each in a process of its own, and a table of medians."""
+"""Time variants of a benchmark alternately, each in its own process, and print a table of medians."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SIGHTLINE_SHARED") or REPOSITORY.parent / "shared")
 
 Variant = Callable[[], float]
-"""Does its work and returns its speed, in pictures per second."""
+"""A function that does its work and returns its speed in images per second."""
 
 
 def compare(title: str, variants: Mapping[str, Variant], rounds: int = 3) -> None:
-    """Run the variants in turn, `rounds` times, and print medians and their ratios to the first one.
+    """Run the variants alternately, `rounds` times each, and print medians and their ratios to the first one.
 
-    ``--only TEXT`` leaves out the variants whose names do not hold it. Called with ``--one NAME`` (by itself, in a new
-    process), it runs that variant once and prints its speed.
+    ``--only TEXT`` selects the variants whose names contain it. With ``--one NAME`` (used internally for the new
+    processes), it runs that variant once and prints its speed.
     """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--only", default="", metavar="TEXT", help="run the variants whose names hold TEXT")
+    parser.add_argument("--only", default="", metavar="TEXT", help="run only the variants whose names contain TEXT")
     parser.add_argument("--one", choices=list(variants), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -52,7 +52,7 @@ def _print(title: str, speeds: Mapping[str, list[float]]) -> None:
     print(f"{title}\n{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {process.cores()} cores {_processor()}\n")
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     first = next(iter(medians))
-    print(f"| variant | pictures/s, median of {len(speeds[first])} | lowest to highest | {first}, times this |")
+    print(f"| variant | images/s, median of {len(speeds[first])} | range | speed of {first} relative to this |")
     print("|---|---|---|---|")
     for name, median in medians.items():
         pairs = [ours / theirs for ours, theirs in zip(speeds[first], speeds[name], strict=True)]

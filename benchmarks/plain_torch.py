@@ -1,4 +1,4 @@
-"""A careful plain PyTorch loop: channels last, float32 or bfloat16 autocast, fused where PyTorch offers it."""
+"""A well-tuned plain PyTorch loop: channels last, float32 or bfloat16 autocast, fused operations where available."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def installed() -> bool:
-    """Tell whether PyTorch is here: ``pip install torch``; it is none of Sightline's requirements."""
+    """Return whether PyTorch is installed; Sightline does not require it."""
     return importlib.util.find_spec("torch") is not None
 
 
@@ -49,7 +49,7 @@ def _conv(into: int, out: int, padding: int = 1) -> list[Any]:
 
 
 def deep(channels: int, side: int, classes: int) -> Any:
-    """The deep net of the CIFAR-10 tutorial."""
+    """Return the deep net of the CIFAR-10 tutorial."""
     from torch import nn
 
     flat = 64 * ((side // 2 - 2) // 2) ** 2
@@ -61,7 +61,7 @@ def deep(channels: int, side: int, classes: int) -> Any:
 
 
 def fashion(channels: int, side: int, classes: int) -> Any:
-    """The net of the Fashion-MNIST tutorial."""
+    """Return the net of the Fashion-MNIST tutorial."""
     from torch import nn
 
     layers, into = [], channels
@@ -73,7 +73,7 @@ def fashion(channels: int, side: int, classes: int) -> Any:
 
 
 def vgg16(channels: int, side: int, classes: int) -> Any:
-    """VGG16's convolutions, average pooling and one dense layer, as fine-tuning has it."""
+    """Return VGG16's convolutions, average pooling and one dense layer, as used for fine-tuning."""
     from torch import nn
 
     layers, into = [], channels
@@ -87,10 +87,10 @@ def vgg16(channels: int, side: int, classes: int) -> Any:
 
 
 def mobilenetv2(channels: int, side: int, classes: int) -> Any:
-    """MobileNetV2 at width 1 (Sandler et al., 2018, table 2), average pooling and one dense layer."""
+    """Return MobileNetV2 at width 1 (Sandler et al., 2018, table 2), average pooling and one dense layer."""
     from torch import nn
 
-    class Block(nn.Module):  # type: ignore[misc]  # PyTorch is not in the lock, so mypy knows no class
+    class Block(nn.Module):  # type: ignore[misc]  # PyTorch is not in the lock file, so mypy does not know the class
         def __init__(self, into: int, out: int, stride: int, factor: int) -> None:
             super().__init__()
             wide = into * factor

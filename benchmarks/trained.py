@@ -1,4 +1,4 @@
-"""The run that benchmarks of shipped files share: MobileNetV2 0.35 with the recipe `transfer` on the cats and dogs."""
+"""The run that inference benchmarks share: MobileNetV2 0.35, trained on cats and dogs with the recipe `transfer`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PICTURES = SHARED / "data" / "cats_vs_dogs"
 
 @contextmanager
 def run() -> Iterator[Path]:
-    """Give the run that the environment names; where it names none, train one, and name it to processes begun here."""
+    """Yield the run named by the environment; if there is none, train one and export its path to child processes."""
     if known := os.environ.get(RUN):
         yield Path(known)
         return
@@ -41,5 +41,5 @@ def run() -> Iterator[Path]:
 
 
 def bundle() -> Path:
-    """Return the bundle of the run."""
+    """Return the path of the run's bundle."""
     return Path(os.environ[RUN], "bundle")

@@ -1,4 +1,4 @@
-"""One training benchmark in several ways: same net, arrays, batch, optimizer and epochs; speed of the last epoch."""
+"""Compare training loops on the same net, arrays, batch size, optimizer and epochs, by the speed of the last epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EPOCHS = 2  # the first one compiles
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A network of the registry under `settings`, `count` random pictures of `side`, in batches."""
+    """A network of the registry with `settings`, to train on `count` random images of size `side`."""
 
     name: str
     side: int
@@ -27,14 +27,14 @@ class Task:
     settings: tuple[str, ...] = ()
 
     def arrays(self) -> tuple[Any, Any]:
-        """Return uint8 pictures [N, side, side, C] and labels [N]; what they show does not change the speed."""
+        """Return uint8 images [N, side, side, C] and labels [N]; their content does not affect the speed."""
         rng = np.random.default_rng(0)
         shape = (self.count, self.side, self.side, self.channels)
         return rng.integers(0, 256, shape, np.uint8), np.arange(self.count) % self.classes
 
 
 def run(task: Task) -> None:
-    """Compare all ways on a task; those of PyTorch only where it is installed."""
+    """Compare all training loops on a task; those of PyTorch only if it is installed."""
     variants: dict[str, Variant] = {
         "sightline": partial(ours, task, "auto"),
         "sightline, float32": partial(ours, task, "float32"),
@@ -48,7 +48,7 @@ def run(task: Task) -> None:
 
 
 def ours(task: Task, precision: str) -> float:
-    """Train with Sightline's loop, in the precision that ``train.precision`` gives."""
+    """Train with Sightline's loop, with ``train.precision`` set to `precision`."""
     from dataclasses import replace
 
     from sightline import backend, process
@@ -94,7 +94,7 @@ def by_torch(task: Task, *, bfloat16: bool) -> float:
 
 
 def deep(task: Task) -> Any:
-    """The deep net of the CIFAR-10 tutorial, as its script has it."""
+    """Return the deep net of the CIFAR-10 tutorial, as in its script."""
     from keras import Input, Sequential, layers
 
     return Sequential(
@@ -117,7 +117,7 @@ def deep(task: Task) -> Any:
 
 
 def fashion(task: Task) -> Any:
-    """The net of the Fashion-MNIST tutorial, as its script has it."""
+    """Return the net of the Fashion-MNIST tutorial, as in its script."""
     from keras import Input, Sequential, layers
 
     model = Sequential([Input((task.side, task.side, task.channels))])
@@ -136,7 +136,7 @@ def fashion(task: Task) -> Any:
 
 
 def application(task: Task) -> Any:
-    """A network of `keras.applications` without its top, average pooling, one dense layer; everything learns."""
+    """Return a network of `keras.applications` with average pooling and one dense layer; all layers are trainable."""
     import keras
 
     kind = {"vgg16": keras.applications.VGG16, "mobilenetv2": keras.applications.MobileNetV2}[task.name]
