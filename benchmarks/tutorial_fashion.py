@@ -1,8 +1,8 @@
 """Print the validation accuracy of the Fashion-MNIST tutorial's plain Keras script on the split of a Sightline run.
 
-`python benchmarks/tutorial_fashion.py RUN IMAGES`, where the run was trained with the recipe `fashion-cnn` on IMAGES (an
-IDX file). Pixels standardized by a single mean and deviation, SGD with Keras' default learning rate of 0.01, batch size 32,
-10 epochs; the epoch with the lowest validation loss counts.
+`python benchmarks/tutorial_fashion.py RUN IMAGES`, where the run was trained with the recipe `fashion-cnn` on an IDX
+file. Pixels are standardized by a single mean and deviation; SGD with Keras' default learning rate of 0.01, batch size
+32, 10 epochs; the epoch with the lowest validation loss counts.
 """
 
 from __future__ import annotations

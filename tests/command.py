@@ -1,4 +1,4 @@
-"""A command line that runs in this process, and pictures drawn for it."""
+"""Run the command line in this process, and draw images for it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Command = Callable[..., Outcome]
 
 
 def draw_classes(folder: Path, classes: dict[str, tuple[int, int, int]], count: int, size: int = 32) -> Path:
-    """Draw `count` pictures of each class: its colour under noise."""
+    """Draw `count` images of each class: its color plus noise."""
     for number, (label, colour) in enumerate(classes.items()):
         (folder / label).mkdir(parents=True)
         for i in range(count):

@@ -1,4 +1,4 @@
-"""Fixtures for all tests; how pictures are drawn stands in `pictures.py`."""
+"""Fixtures for all tests; `pictures.py` draws the images."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pictures import Hostile, PictureFolder, draw_classes, draw_hostile
 from sightline import process
 from sightline.data.sources.splits import SPLIT_NAMES
 
-settings.register_profile("sightline", deadline=None)  # a busy machine is no fault
+settings.register_profile("sightline", deadline=None)  # slow machines must not fail tests
 settings.load_profile("sightline")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the user's caches, weights and settings out of all tests, and the tests' out of the user's."""
+    """Isolate the tests from the user's caches, weights and settings, and vice versa."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIGHTLINE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
@@ -32,7 +32,7 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder for one test alone."""
+    """An empty cache folder for a single test."""
     folder = tmp_path / "own cache"
     monkeypatch.setenv("SIGHTLINE_CACHE", str(folder))
     return folder
@@ -40,13 +40,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Hostile:
-    """A small folder of classes with every nuisance that real ones have; for reading only."""
+    """A small folder of classes with all the flaws of real data; read-only."""
     return draw_hostile(tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture
 def picture_folder(tmp_path: Path) -> PictureFolder:
-    """A function that draws classes, easily told apart, into a new folder.
+    """A function that draws easily separable classes into a new folder.
 
     ``picture_folder({"cat": 8, "dog": 8}, size=32)``, or ``picture_folder({"train": {"cat": 8}, "test": {"cat": 2}})``.
     """
@@ -67,22 +67,22 @@ def picture_folder(tmp_path: Path) -> PictureFolder:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data, which is no part of the project; skips where it is not present."""
+    """The folder of real data, which is not part of the project; skips the test if it is missing."""
     folder = Path(os.environ.get("SIGHTLINE_SHARED") or Path(__file__).parents[2] / "shared")
     if not (folder / "data").is_dir():
-        pytest.skip(f"no real data at {folder}; SIGHTLINE_SHARED says where it is")
+        pytest.skip(f"no real data at {folder}; set SIGHTLINE_SHARED to its path")
     return folder
 
 
 @pytest.fixture
 def claimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the command line's own process, which handles signals."""
+    """Mark this process as the command line's own, which handles signals."""
     monkeypatch.setattr(process, "_claimed", True)
 
 
 @pytest.fixture
 def no_thread_left() -> Iterator[None]:
-    """Fail the test if a thread that it started still lives at its end."""
+    """Fail the test if it leaves a thread running."""
     before = set(threading.enumerate())
     yield
     assert set(threading.enumerate()) <= before

@@ -1,4 +1,4 @@
-"""Pictures whose class one corner decides, and small networks that learned so."""
+"""Images whose class is determined by one corner, and small networks trained on them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sightline.prediction.keras import KerasPredictor
 from sightline.preprocess import Preprocess
 
 SIDE = 32
-CLASSES = ("blue", "red", "neither")  # the last, so that nothing is blue for want of red
+CLASSES = ("blue", "red", "neither")  # a third class, so that blue is not merely the absence of red
 COLOURS = ((40, 60, 220), (220, 40, 50))
 DISTRACTORS = ((40, 180, 60), (225, 205, 40), (150, 150, 150), (40, 190, 190))
 CORNERS = {"top left": (0, 0), "top right": (0, 1), "bottom left": (1, 0), "bottom right": (1, 1)}
 
 
 def draw(count: int, corner: str = "top right", seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return noisy pictures uint8 [N, 32, 32, 3] and classes [N].
+    """Return noisy images uint8 [N, 32, 32, 3] and classes [N].
 
-    A blue or red disc in `corner` is the class; discs of other colours are in the other quarters, and there too for the
-    third class.
+    A blue or red disk in `corner` determines the class; the other quarters, and the corner itself for the third class,
+    hold disks of other colors.
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 3
@@ -41,7 +41,7 @@ def draw(count: int, corner: str = "top right", seed: int = 0) -> tuple[NDArray[
 
 @cache
 def predictor(name: str = "cifar10-deep", corner: str = "top right", **settings: Any) -> KerasPredictor:
-    """Return a network of the registry that learned `corner`; for reading only."""
+    """Return a network of the registry trained on `corner`; read-only."""
     made = build(plan(name, side=SIDE, classes=3, **({"dropout": 0.0} | settings)))
     pixels, labels = draw(288, corner)
     model = made.model
@@ -57,7 +57,7 @@ def predictor(name: str = "cifar10-deep", corner: str = "top right", **settings:
 
 
 def share(heat: NDArray[np.float32], corner: str = "top right") -> NDArray[np.float64]:
-    """Return how much of each map's heat [N, H, W] lies in the quarter `corner`."""
+    """Return the fraction of each heatmap's heat [N, H, W] that is in the quarter `corner`."""
     down, across = CORNERS[corner]
     half_h, half_w = heat.shape[1] // 2, heat.shape[2] // 2
     quarter = heat[:, down * half_h : (down + 1) * half_h, across * half_w : (across + 1) * half_w]

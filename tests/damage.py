@@ -1,4 +1,4 @@
-"""Damage to files: what a disk, an editor, another version or somebody with bad intentions leaves of them."""
+"""Damage files as a disk, an editor, another version or an attacker might."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing done to a file, by what `word` says."""
+    """One kind of damage to a file, described by `word`."""
 
     word: str
     apply: Callable[[Path], None]
@@ -42,7 +42,7 @@ def _put(path: Path, content: bytes) -> None:
 
 
 def whole(path: Path, rng: np.random.Generator) -> Damage:
-    """Anything in place of a file, or its bytes shortened, flipped or exchanged."""
+    """Return damage that replaces a file, or truncates, flips or overwrites its bytes."""
     data = path.read_bytes()
     at = int(rng.integers(len(data) + 1))
     flipped = bytearray(data)
@@ -74,7 +74,7 @@ def _pipe(path: Path) -> None:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a JSON value, as the keys that lead there; of a long list, the first items."""
+    """Yield the path of keys to every position in a JSON value; of a list, only to the first three items."""
     yield path
     if isinstance(value, dict):
         for key in value:
@@ -85,7 +85,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def changed(value: Any, path: tuple[Any, ...], how: str, new: Any) -> Any:
-    """A copy of a JSON value with the place at `path` put, dropped, or given another key."""
+    """Return a copy of a JSON value with the item at `path` replaced, removed, or given an extra key."""
     if not path:
         return new
     made = copy.deepcopy(value)
@@ -104,7 +104,7 @@ def changed(value: Any, path: tuple[Any, ...], how: str, new: Any) -> Any:
 
 
 def value(content: Any, rng: np.random.Generator) -> tuple[str, Any]:
-    """What was done to a JSON value, and the value after it."""
+    """Change a JSON value at random; return a description and the new value."""
     every = list(places(content))
     path = every[rng.integers(len(every))]
     how = ("put", "put", "put", "drop", "add")[rng.integers(5)]
@@ -114,7 +114,7 @@ def value(content: Any, rng: np.random.Generator) -> tuple[str, Any]:
 
 
 def inside(path: Path, rng: np.random.Generator) -> Damage:
-    """One value of a JSON file, JSON lines file or array file exchanged for another."""
+    """Return damage that changes one value in a JSON, JSON lines, TOML or array file."""
     if path.suffix == ".jsonl":
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if not lines:
@@ -147,7 +147,7 @@ def _toml(path: Path, rng: np.random.Generator) -> Damage:
 
 
 def arrays(path: Path, rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
-    """What was done to the arrays of a file, and the arrays after it."""
+    """Change an array of a file at random; return a description and the new arrays."""
     with np.load(path, allow_pickle=False) as file:
         content = {name: file[name] for name in file.files}
     name = list(content)[rng.integers(len(content))]
@@ -183,12 +183,12 @@ def _arrays(path: Path, rng: np.random.Generator) -> Damage:
 
 
 def damage(path: Path, seed: int) -> Damage:
-    """The damage of this number to a file: half of the time one value of it, else anything."""
+    """Return the damage with this seed: a changed value in three of five cases, else anything."""
     rng = np.random.default_rng(seed)
     return (whole if rng.integers(5) < 2 else inside)(path, rng)
 
 
 def restore(path: Path, original: Path) -> None:
-    """Bring a folder back to what another holds."""
+    """Restore a folder to the content of another."""
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(original, path)

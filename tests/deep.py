@@ -1,4 +1,4 @@
-"""Images of more than 8 bits per sample for tests, made by hand where Pillow does not write them."""
+"""Images with more than 8 bits per sample, encoded by hand where Pillow cannot write them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def png_16(values: NDArray[Any], significant: int = 0) -> bytes:
-    """A PNG of uint16 [H, W] or [H, W, 3 or 4]; `significant` bits are stated in an sBIT chunk."""
+    """Return a PNG of uint16 [H, W] or [H, W, 3 or 4]; an sBIT chunk states the number of `significant` bits."""
     height, width, *rest = values.shape
     kind = {0: 0, 2: 4, 3: 2, 4: 6}[rest[0] if rest else 0]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -30,7 +30,7 @@ def png_16(values: NDArray[Any], significant: int = 0) -> bytes:
 def tiff(
     values: NDArray[Any], tags: Mapping[int, Any] | None = None, order: Literal["<", ">"] = "<", *, packed: bool = False
 ) -> bytes:
-    """A TIFF of one strip of uint16, int16, int32 or float32 [H, W] or uint16 [H, W, C]; `packed`: by Deflate."""
+    """Return a one-strip TIFF of uint16, int16, int32 or float32 [H, W], or uint16 [H, W, C]; `packed`: Deflate."""
     height, width, *rest = values.shape
     planes, size = rest[0] if rest else 1, values.dtype.itemsize
     content = values.astype(values.dtype.newbyteorder(order)).tobytes()
@@ -44,7 +44,7 @@ def tiff(
     for tag, value in (tags or {}).items():
         ifd.tagtype[tag] = 12 if tag in (340, 341) else 3
         ifd[tag] = value
-    ifd[273], ifd[279] = 0, len(content)  # Pillow adds where the tags end
+    ifd[273], ifd[279] = 0, len(content)  # Pillow adds the offset of the end of the tags
     head = b"II*\0" if order == "<" else b"MM\0*"
     return head + struct.pack(f"{order}I", 8) + ifd.tobytes(8) + content
 

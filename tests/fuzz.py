@@ -1,9 +1,8 @@
-"""Draws inputs for the readers of `fuzz_targets.py`, guided by what their code does, and keeps what breaks one.
+"""Fuzz the readers of `fuzz_targets.py` with coverage guidance, and save inputs that crash them.
 
-``python tests/fuzz.py [TARGET ...]``: the time in FUZZ_SECONDS is shared out among the targets. An exception that no
-reader promises, a signal, more than 10 s or 1 GiB for one input is a finding: libFuzzer writes it to
-``tests/corpus/TARGET/``, from where `test_corpus.py` reads it again at all times. What is drawn is kept in
-``build/fuzz``, so that the next call goes on from there.
+``python tests/fuzz.py [TARGET ...]`` divides FUZZ_SECONDS among the targets. An undocumented exception, a signal, or
+more than 10 s or 1 GiB for one input is a crash: libFuzzer writes the input to ``tests/corpus/TARGET/``, which
+`test_corpus.py` runs in every test session. Generated inputs are kept in ``build/fuzz`` for the next call.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ SECONDS, MEGABYTES = 10, 1024  # for one input
 
 
 def main(names: list[str]) -> int:
-    """Fuzz each target in a process of its own; return 1 if anything was found."""
+    """Fuzz each target in its own process; return 1 if anything was found."""
     from fuzz_targets import LARGEST, TARGETS
 
     names = names or list(TARGETS)
@@ -42,24 +41,26 @@ def main(names: list[str]) -> int:
                 f"-timeout={SECONDS}", f"-rss_limit_mb={MEGABYTES}", f"-max_len={LARGEST}", "-print_final_stats=1",
                 "-verbosity=0",
             ],
-            env=os.environ | {"SIGHTLINE_MODEL_LIMIT": "0.1"},  # a graph that is allowed 10 s may take 11 here
+            env=os.environ | {"SIGHTLINE_MODEL_LIMIT": "0.1"},  # the limit of 10 s may become 11 s here
             check=False,
         )  # fmt: skip
         if done.returncode:
             failed.append(name)
-    sys.stdout.write(f"Found inputs that break: {', '.join(failed)}. See {CORPUS}.\n" if failed else "Nothing found.\n")
+    sys.stdout.write(
+        f"Found crashing inputs for: {', '.join(failed)}. See {CORPUS}.\n" if failed else "Nothing found.\n"
+    )
     return int(bool(failed))
 
 
 def fuzz(name: str, arguments: list[str]) -> None:
-    """Draw inputs for one target; libFuzzer ends the process."""
+    """Fuzz one target; libFuzzer ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=["sightline", "PIL", "zipfile", "tarfile"]):
         from fuzz_targets import TARGETS, alter_json
 
     def mutate(data: bytes, most: int, seed: int) -> bytes:
-        rng = random.Random(seed)  # noqa: S311  # draws inputs, no secrets
+        rng = random.Random(seed)  # noqa: S311  # fuzz inputs, no secrets
         altered = alter_json(data, rng) if name in {"bundle", "manifest", "run"} and rng.random() < 0.5 else None
         return bytes(atheris.Mutate(data, most)) if altered is None or len(altered) > most else altered
 

@@ -1,7 +1,7 @@
-"""What reads files from strangers, each as a function of bytes that must raise nothing.
+"""The readers of untrusted files, each as a function of bytes that must not raise.
 
-A file may be refused, by the error that its reader promises; any other exception, a signal, a hang or a gibibyte is a
-fault. `fuzz.py` draws inputs, and `test_corpus.py` reads again all that ever failed.
+A file may be rejected with the documented error of its reader; any other exception, a signal, a hang or a gibibyte of
+memory is a bug. `fuzz.py` generates inputs, and `test_corpus.py` repeats all inputs that ever failed.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from sightline.records import EpochRecord, Thresholds
 from sightline.run import Run
 from sightline.training import checkpoint
 
-LARGEST = 1 << 16  # bytes of an input
+LARGEST = 1 << 16  # bytes per input
 CLASSES = ("ant", "bee", "猫")
 SMALL = Preprocess(8, 8)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A reader, and files that it takes."""
+    """A reader, and valid files for it as seeds."""
 
     check: Callable[[bytes], None]
     seeds: Callable[[], Iterator[bytes]]
@@ -62,7 +62,7 @@ class Target:
 
 @cache
 def scratch() -> Path:
-    """A folder that lasts as long as the process."""
+    """Return a folder that is removed at exit."""
     kept = tempfile.TemporaryDirectory(prefix="sightline-fuzz-")
     _KEPT.append(kept)
     return Path(kept.name)
@@ -76,7 +76,7 @@ def image(number: int = 0, kind: str = "PNG", mode: str = "RGB", **options: Any)
     return encode(Image.fromarray(pixels).convert(mode), kind, **options)
 
 
-# JSON, whose grammar drawn bytes rarely keep
+# JSON, as random bytes are rarely valid JSON
 
 ODD: tuple[Any, ...] = (
     None,
@@ -100,8 +100,8 @@ ODD: tuple[Any, ...] = (
 
 
 def alter_json(data: bytes, rng: random.Random) -> bytes | None:
-    """Replace, remove or rename a value somewhere in JSON or JSON lines; None for anything else."""
-    start = 0 if data[:1] == b"{" else 1  # the byte that says which file
+    """Replace, remove or rename a value somewhere in JSON or JSON lines; return None for anything else."""
+    start = 0 if data[:1] == b"{" else 1  # the byte that selects the file
     lines = data[start:].splitlines() if data.count(b"\n{") else [data[start:]]
     number = rng.randrange(len(lines))
     try:
@@ -132,7 +132,7 @@ def alter_json(data: bytes, rng: random.Random) -> bytes | None:
 
 
 def decode(data: bytes) -> None:
-    """Do with an encoded image all that any verb does."""
+    """Do everything with an encoded image that any command does."""
     for page in (1, 2):
         spec = Preprocess(32, 32, page=page)
         for step in (
@@ -165,7 +165,7 @@ def images() -> Iterator[bytes]:
 
 
 def read_archive(data: bytes) -> None:
-    """List an archive as a source of images, and read all that it holds."""
+    """List an archive as an image source, and read its contents."""
     is_zip = data[:2] == b"PK"
     path = scratch() / ("source.zip" if is_zip else "source.tar")
     path.write_bytes(data)
@@ -205,7 +205,7 @@ def archives() -> Iterator[bytes]:
 
 @cache
 def whole_bundle() -> Bundle:
-    """A bundle of a network of one layer, with a reference example."""
+    """Return a bundle of a one-layer network, with a reference example."""
     node = onnx.helper.make_node
     nodes = [
         node("Cast", ["pixels"], ["x"], to=onnx_graphs.FLOAT),
@@ -231,7 +231,7 @@ def whole_bundle() -> Bundle:
 
 
 def read_bundle(data: bytes) -> None:
-    """Load a bundle: bytes are a zip, a manifest in JSON, or an ONNX file, whose hashes are made to be right."""
+    """Load a bundle from a zip, a JSON manifest, or an ONNX file whose hashes are made valid."""
     for step in (_zip, _manifest, _lone) if data[:1] in {b"P", b"{"} else (_lone,):
         with suppress(ModelError):
             step(data)
@@ -299,7 +299,7 @@ def labeled_folder() -> Path:
 
 
 def read_manifest(data: bytes) -> None:
-    """Read a table by itself, as labels of a folder, and as corrections; the first byte says which kind of file."""
+    """Read a table by itself, as labels of a folder, and as a patch; the first byte selects the file type."""
     if not data:
         return
     folder, content = labeled_folder(), data[1:]
@@ -344,7 +344,7 @@ def manifests() -> Iterator[bytes]:
 
 @cache
 def whole_run() -> tuple[Path, Mapping[str, bytes]]:
-    """A run that has all that a run is read from, and its files by name."""
+    """Return a run with every file that is read from a run, and its files by name."""
     run = Run.create(scratch() / "run", seed=1, versions={"keras": "3"})
     run.write_config(resolve({"data": {"sources": ["a"]}}))
     rows = [ImageRow(f"a/{i}.png", f"{i:064}", "ab"[i % 2], "train", "g") for i in range(3)]
@@ -375,7 +375,7 @@ def whole_run() -> tuple[Path, Mapping[str, bytes]]:
 
 
 def keras() -> bytes:
-    """A file of the layout that Keras writes."""
+    """Return a file in the layout that Keras writes."""
     weights, stream = io.BytesIO(), io.BytesIO()
     with h5py.File(weights, "w") as file:
         file.create_group("layers/dense/vars")["0"] = np.zeros((3, 2), np.float32)
@@ -394,7 +394,7 @@ def state() -> bytes:
 
 
 def read_run(data: bytes) -> None:
-    """Read a run, one of whose files holds `data` from its second byte on; the first says which."""
+    """Read a run in which one file is replaced by `data` from the second byte on; the first byte selects the file."""
     if not data:
         return
     path, contents = whole_run()
@@ -429,7 +429,7 @@ READERS: Mapping[str, Callable[[Run], object]] = {
     "small.npz": lambda run: run.read_small_images(),
     "thresholds.json": lambda run: run.read_thresholds(),
 }
-"""What reads each file of a run."""
+"""The reader of each file of a run."""
 
 
 def runs() -> Iterator[bytes]:

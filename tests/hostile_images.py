@@ -1,7 +1,7 @@
-"""Image files made to keep a decoder busy, or to fill the memory; each is under 64 MB.
+"""Image files crafted to exhaust a decoder's time or memory; each is under 64 MB.
 
-Run as a script it is the child that decodes them: it reads a name a line from standard input, decodes that file in a
-process of its own with 1 GiB more address space than it starts with, and writes one JSON line.
+Run as a script, it decodes them: it reads one path per line from standard input, decodes that file in a forked process
+limited to 1 GiB of additional address space, and writes one JSON line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def saved(size: tuple[int, int], kind: str, mode: str = "L", color: object = 128
 
 
 def many_scans(side: int, scans: int) -> bytes:
-    """A progressive JPEG whose last scan, one of refinement, comes again and again."""
+    """Return a progressive JPEG that repeats its last refinement scan."""
     data = saved((side, side), "JPEG", "L", progressive=True)
     start = data.rindex(b"\xff\xda")
     end = data.rindex(b"\xff\xd9")
@@ -48,7 +48,7 @@ def app1(size: int) -> bytes:
 
 
 def png(width: int, height: int, chunks: Iterable[tuple[bytes, bytes]] = (), pixels: bytes | None = None) -> bytes:
-    """A gray PNG; without `pixels`, zeros."""
+    """Return a grayscale PNG; without `pixels`, all zeros."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -68,7 +68,7 @@ def png(width: int, height: int, chunks: Iterable[tuple[bytes, bytes]] = (), pix
 
 
 def tiff(*directories: list[Entry], more: bytes = b"") -> bytes:
-    """A TIFF of directories, one after the other; `more` follows them, from `after(directories)` on."""
+    """Return a TIFF of consecutive directories, followed by the bytes `more`."""
     data, at = [struct.pack("<2sHI", b"II", 42, 8)], 8
     for number, entries in enumerate(directories):
         size = 2 + 12 * len(entries) + 4
@@ -83,7 +83,7 @@ def tiff(*directories: list[Entry], more: bytes = b"") -> bytes:
 def gray(
     width: int, height: int, strips: int = 1, rows: int | None = None, at: int = 8, counts: int = 0
 ) -> list[Entry]:
-    """The tags of an uncompressed gray image, whose strips lie at `at`, or are listed there."""
+    """Return the tags of an uncompressed grayscale image with its strips, or their list, at offset `at`."""
     return [
         (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, strips, at),
         (277, 3, 1, 1), (278, 4, 1, height if rows is None else rows), (279, 4, strips, counts or width * height),
@@ -108,7 +108,7 @@ def million_strips() -> bytes:
 
 
 def gif(frames: int, comment: bytes = b"") -> bytes:
-    """Frames of one pixel."""
+    """Return a GIF of one-pixel frames."""
     data = saved((1, 1), "GIF")
     start = data.index(b"\x2c")
     return data[:start] + comment + data[start:-1] * frames + data[-1:]
@@ -121,7 +121,7 @@ def jp2_boxes(count: int) -> bytes:
 
 
 def bmp_runs(width: int, height: int) -> bytes:
-    """A BMP in runs of one pixel each, which Pillow decodes in Python."""
+    """Return a run-length encoded BMP with runs of one pixel, which Pillow decodes in Python."""
     line = b"\x01\x80" * width + b"\0\0"
     body = line * height + b"\0\1"
     palette = b"".join(bytes([i, i, i, 0]) for i in range(256))
@@ -163,11 +163,11 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "BMP of 60 MB in runs": lambda: bmp_runs(5000, 6000),
     "BMP of 8 MB in runs": lambda: bmp_runs(2000, 2000),
 }
-"""Files by what they are; some are decoded, and must be so in time."""
+"""Hostile files by description; those that are decoded must be decoded in time."""
 
 
 def decode(path: Path) -> str:
-    """Do with a file what every verb does: read it, look at its header, decode it; return "" or why not."""
+    """Do with a file what every command does: read it, inspect its header, decode it; return "" or the error."""
     from sightline.data.stores import read_file
     from sightline.errors import PictureError
     from sightline.preprocess import Preprocess, find_format, glance, inspect
@@ -190,10 +190,10 @@ def address_space() -> int:
 
 
 def main() -> None:
-    """Decode each file of standard input in a process of its own."""
+    """Decode each file named on standard input in a forked process."""
     first = Path(sys.argv[1]) / "first.png"
     first.write_bytes(saved((8, 8), "PNG"))
-    decode(first)  # the libraries are there before the first fork
+    decode(first)  # loads the libraries before the first fork
     np.zeros(1).sum()
     for line in sys.stdin:
         reader, writer = os.pipe()

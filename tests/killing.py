@@ -1,4 +1,4 @@
-"""Runs in processes of their own, killed at moments seen from outside: a file that appears, a time that has passed."""
+"""Run commands in subprocesses, and kill them when a file appears or a time has passed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Moment = Callable[["Place", float], bool]
-"""Tells, seconds after the start, whether it is the moment to kill; looked at every millisecond."""
+"""Returns whether to kill now, given the seconds since the start; called every millisecond."""
 
 PINNED = "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
 MAIN = "from sightline.cli import main; main()"
@@ -21,7 +21,7 @@ MAIN = "from sightline.cli import main; main()"
 
 @dataclass(frozen=True)
 class Place:
-    """Where one run and its cache lie."""
+    """The paths of a run and its cache."""
 
     run: Path
     cache: Path
@@ -59,7 +59,7 @@ def after(seconds: float) -> Moment:
 
 @dataclass(frozen=True)
 class Ended:
-    """`killed` tells whether the process was stopped before its end; `seconds` how long it took to end after that."""
+    """The outcome of a process: whether it was `killed`, and in how many `seconds` it then ended."""
 
     killed: bool
     code: int
@@ -77,7 +77,7 @@ def run(
     pinned: bool = False,
     before: str = "",
 ) -> Ended:
-    """Run ``sightline ARGUMENTS...`` and send it a signal at a moment, if it lives that long."""
+    """Run ``sightline ARGUMENTS...``, and send it a signal at a given moment if it is still running."""
     code = (PINNED if pinned else "") + before + MAIN
     environment = os.environ | {"SIGHTLINE_CACHE": str(place.cache), "TQDM_DISABLE": "1"}
     killed, at = False, 0.0
@@ -103,7 +103,7 @@ def weights(ended: Ended) -> str:
 
 
 def history(place: Place) -> list[tuple[object, ...]]:
-    """Return what must be the same in each line of the history; times are not."""
+    """Return the lines of the history without timings, which may differ."""
     rows = [json.loads(line) for line in (place.run / "history.jsonl").read_text().splitlines()]
     free = {"seconds", "images_per_second"}
     return [tuple(value for key, value in row.items() if key not in free) for row in rows]

@@ -40,7 +40,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "mobilenetv3-small": {"alpha": 0.75},
     "mobilenetv3-large": {"alpha": 0.75},
 }
-STANDARD = (120.0, 60.0)  # for networks that normalise by the training pixels
+STANDARD = (120.0, 60.0)  # for networks that normalize by the statistics of the training pixels
 
 
 def plan(
@@ -53,7 +53,7 @@ def plan(
     options: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Plan:
-    """Return a plan for the smallest pictures that the network takes; `settings` are those of ``[model]``."""
+    """Return a plan for the smallest images that the network accepts; `settings` are those of ``[model]``."""
     side = side or registry.ENTRIES[name].smallest
     config = ModelConfig(name=name, **(QUICK.get(name, {}) | settings))
     return Plan(config, side, side, channels, classes, seed, standard=STANDARD, **(options or {}))
@@ -61,7 +61,7 @@ def plan(
 
 @cache
 def network(name: str) -> Network:
-    """Return the network called `name`, for reading only."""
+    """Return the network called `name`; read-only."""
     return build(plan(name, classes=3))
 
 
@@ -70,7 +70,7 @@ def pictures(count: int, side: int, channels: int = 3, seed: int = 0) -> NDArray
 
 
 def outputs(model: Any, pixels: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-    """Call the model, not training, without compiling it; every output as an array."""
+    """Call the model in inference mode without compiling it; return every output as an array."""
     from sightline import backend
 
     to_numpy = backend.keras().ops.convert_to_numpy

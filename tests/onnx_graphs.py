@@ -1,7 +1,7 @@
-"""ONNX files for tests of the checks on models: small ones, hostile ones, and drawn ones of allowed operations.
+"""ONNX files to test the model checks: small ones, hostile ones, and random ones of allowed operations.
 
-Run as a script it is the child that loads files: it reads lengths and bytes from standard input, loads each file in a
-process of its own, and writes one JSON line each: how that process ended, its seconds, and its peak memory.
+Run as a script, it loads files: it reads lengths and bytes from standard input, loads each file in a forked process,
+and writes one JSON line with the exit code, the seconds and the peak memory of that process.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ node = onnx.helper.make_node
 
 
 def numbers(name: str, *values: int) -> onnx.TensorProto:
-    """A weight of integers, as shapes and paddings are."""
+    """Return a constant of integers, as used for shapes and paddings."""
     return onnx.numpy_helper.from_array(np.array(values, np.int64), name)
 
 
 def floats(name: str, *shape: int) -> onnx.TensorProto:
-    """A weight of small numbers."""
+    """Return a weight filled with a small number."""
     return onnx.numpy_helper.from_array(np.full(shape, 0.01, np.float32), name)
 
 
@@ -50,7 +50,7 @@ def file(
     side: int = SIDE,
     opset: int = 17,
 ) -> bytes:
-    """A file whose input is uint8 `pixels` [N, side, side, 3], cast to ``x``, and whose output has any shape."""
+    """Return a file with the input uint8 `pixels` [N, side, side, 3], cast to ``x``, and an output of any shape."""
     pixels = onnx.helper.make_tensor_value_info("pixels", onnx.TensorProto.UINT8, ["N", side, side, 3])
     result = onnx.helper.make_tensor_value_info(output, FLOAT, ["N", 1])
     start = node("Cast", ["pixels"], ["x"], to=FLOAT)
@@ -60,7 +60,7 @@ def file(
 
 
 def doubled(times: int, start: str) -> bytes:
-    """``Concat(x, x)`` again and again, then one element of it."""
+    """Return a graph that repeats ``Concat(x, x)``, then takes one element."""
     names = [start, *(f"d{i}" for i in range(times))]
     nodes = [node("Concat", [a, a], [b], axis=1) for a, b in itertools.pairwise(names)]
     cut = node("Slice", [names[-1], "zero", "one", "axis"], ["y"])
@@ -109,7 +109,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 
 
 def drawn(seed: int) -> bytes:
-    """A graph of up to 40 allowed operations on values that mostly fit, with a few numbers that are far off."""
+    """Return a random graph of up to 40 allowed operations with mostly matching shapes and a few absurd numbers."""
     rng = random.Random(seed)  # noqa: S311  # no secret
     weights: list[onnx.TensorProto] = []
     nodes: list[onnx.NodeProto] = []
@@ -229,14 +229,14 @@ _DRAWN: dict[str, Callable[..., Any]] = {
 
 
 def load_and_run(data: bytes, batch: int = 1) -> list[Any]:
-    """Do what loading a model from a stranger does with its graph; raises `ModelError`."""
+    """Check, load and run a graph as for an untrusted model; raises `ModelError`."""
     graph = parse(data)
     check_limits(graph, batch)
     session = runtime.session(data, 2)
     pixels = np.zeros((batch, *graph.inputs["pixels"].shape[1:]), np.uint8)
     try:
         return list(session.run(None, {"pixels": pixels}))
-    except Exception as error:  # of a dozen kinds, all made in C++
+    except Exception as error:  # a dozen types, all raised in C++
         raise ModelError(str(error)) from error
 
 
@@ -246,14 +246,14 @@ def _child(data: bytes) -> None:
         load_and_run(data)
     except ModelError:
         code = 2
-    except BaseException:  # noqa: BLE001  # reported by the code
+    except BaseException:  # noqa: BLE001  # reported by the exit code
         code = 3
     os._exit(code)
 
 
 def main() -> None:
-    """Load each file of standard input in a process of its own."""
-    runtime.session(file([node("Relu", ["x"], ["y"])]))  # the libraries are there before the first fork
+    """Load each file from standard input in a forked process."""
+    runtime.session(file([node("Relu", ["x"], ["y"])]))  # loads the libraries before the first fork
     stream = sys.stdin.buffer
     while header := stream.read(8):
         data = stream.read(struct.unpack("<Q", header)[0])

@@ -1,4 +1,4 @@
-"""Pictures and sources for tests: quick ones whose classes are easily told apart, and a folder full of nuisances."""
+"""Images and sources for tests: small ones with easily separable classes, and a folder full of flawed files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 NO_HEIF = "HEIC images need the package pillow-heif: pip install 'sightline[heif]'"
-EMPTY_HEIF = b"\0\0\0\x18ftypheic\0\0\0\0"  # names its format, and that is all
+EMPTY_HEIF = b"\0\0\0\x18ftypheic\0\0\0\0"  # only the header that names its format
 EMPTY_HEIF_REASON = (
     "cannot be decoded: Invalid input: Unspecified: File size too small."
     if importlib.util.find_spec("pillow_heif")
@@ -26,7 +26,7 @@ COLOURS = ((210, 40, 40), (40, 60, 200), (40, 170, 60), (220, 200, 60), (150, 60
 
 
 class PictureFolder(Protocol):
-    """Draws ``{class: count}`` or ``{part: {class: count}}`` into a new folder and returns it."""
+    """Draws ``{class: count}`` or ``{split: {class: count}}`` into a new folder and returns it."""
 
     def __call__(
         self, counts: Mapping[str, int] | Mapping[str, Mapping[str, int]], size: int = 16, kind: str = "png"
@@ -35,12 +35,12 @@ class PictureFolder(Protocol):
 
 @dataclass(frozen=True)
 class Hostile:
-    """A folder of nuisances, and what must be made of each file in it (paths relative to `path`)."""
+    """A folder of flawed files, and the expected result for each file (paths relative to `path`)."""
 
     path: Path
     pictures: Mapping[str, tuple[int, int]]  # width and height as displayed
-    unreadable: Mapping[str, str]  # reasons, by header
-    undecodable: Mapping[str, str]  # reasons, by pixels
+    unreadable: Mapping[str, str]  # reasons found in the header
+    undecodable: Mapping[str, str]  # reasons found on decoding
     stray: frozenset[str]
     skipped: int
     classes: tuple[str, ...]
@@ -53,7 +53,7 @@ def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def pixels(number: int, colour: int = 0, width: int = 16, height: int | None = None) -> NDArray[np.uint8]:
-    """Picture `number` of a class: its colour, a gradient and noise; uint8 [height, width, 3], no two the same."""
+    """Return image `number` of a class: its color, a gradient and noise; uint8 [height, width, 3], all different."""
     rng = np.random.default_rng([number, colour])
     noise = rng.integers(-25, 26, (height or width, width, 3)) + np.linspace(-20, 20, width)[:, None]
     base = np.array(COLOURS[colour % len(COLOURS)]) * (0.8 if colour >= len(COLOURS) else 1)
@@ -69,7 +69,7 @@ def png(number: int = 0, colour: int = 0, width: int = 16, height: int | None = 
 
 
 def scene(number: int, width: int = 160, height: int = 140) -> Image.Image:
-    """A picture of smooth shapes and some grain, unlike any other: what photographs are like to a hash."""
+    """Return a unique image of smooth shapes and some grain, which hashes like a photograph."""
     rng = np.random.default_rng(number)
     coarse = Image.fromarray(rng.integers(40, 216, (7, 8, 3), dtype=np.uint8)).resize((width, height), 3)
     grain = rng.integers(-20, 21, (height, width, 1))
@@ -97,8 +97,8 @@ def write_zip(path: Path, files: Mapping[str, bytes], method: int = zipfile.ZIP_
 
 
 def write_tar(path: Path, files: Mapping[str, bytes], kind: str = "") -> Path:
-    """`kind`: "", "gz", "bz2" or "xz"."""
-    with tarfile.open(path, f"w:{kind}") as archive:  # type: ignore[call-overload]  # the mode is put together
+    """Write a tar archive; `kind`: "", "gz", "bz2" or "xz"."""
+    with tarfile.open(path, f"w:{kind}") as archive:  # type: ignore[call-overload]  # the mode is not a literal
         for name, content in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)

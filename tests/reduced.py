@@ -1,7 +1,7 @@
-"""What a GPU does to float32 by default, on a CPU: factors of products are rounded to 10 bits of mantissa (TF32).
+"""Emulate on a CPU what GPUs do to float32 by default: round the factors of products to a 10-bit mantissa (TF32).
 
-The switches are the backends' own, and are read when a layer is traced, as XLA reads them: a function that was compiled
-in reduced precision stays so.
+It follows the backends' own switches, which are read when a layer is traced, as in XLA: a function that was compiled in
+reduced precision keeps it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BITS = 10  # of TF32; float32 has 23
 
 
 def is_reduced() -> bool:
-    """Tell whether the backend would compute products of float32 in TF32, if this were a GPU."""
+    """Return whether the backend would compute float32 products in TF32 on a GPU."""
     if backend.name() == "jax":
         import jax
 
@@ -31,21 +31,21 @@ def is_reduced() -> bool:
 
 
 def rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return float32 `values` with a mantissa of `BITS` bits."""
+    """Return float32 `values` rounded to a mantissa of `BITS` bits."""
     drop = 23 - BITS
     bits = values.astype(np.float32).view(np.uint32).astype(np.uint64) + (1 << (drop - 1))
     return (bits & (0xFFFFFFFF << drop)).astype(np.uint32).view(np.float32)
 
 
 def _rounded(tensor: Any) -> Any:
-    """As `rounded`, within a graph and with a gradient: what is added and taken away again (Dekker, 1971)."""
+    """Do the same as `rounded` in a graph and with a gradient, by Dekker's splitting (1971)."""
     ops = backend.keras().ops
     large = ops.stop_gradient(tensor * float(2 ** (23 - BITS) + 1))
     return tensor + ops.stop_gradient(large - (large - tensor) - tensor)
 
 
 def emulate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let convolutions and dense layers compute as on a GPU, and the backend say that it has one."""
+    """Make convolutions and dense layers compute as on a GPU, and the backend report one."""
     from keras.src.layers.convolutional.base_conv import BaseConv
 
     ops = backend.keras().ops

@@ -1,6 +1,6 @@
-"""Training on one and on several devices in a process of its own, since a backend's devices are fixed when it starts.
+"""Train on one or several devices in a subprocess, since a backend's devices are fixed when it starts.
 
-`main` is run by `python spreading.py OUT NETWORK DEVICES [ADDRESS COUNT RANK]`; what it leaves in OUT, `read` returns.
+`python spreading.py OUT NETWORK DEVICES [ADDRESS COUNT RANK]` runs `main`, which writes its result to OUT for `read`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from sightline.training.fit import fit
 from sightline.watch import Watcher
 
 EPOCHS, BATCH = 3, 8
-TRAINING, VALIDATION = 100, 21  # 13 steps an epoch, the last of 4 pictures: one device of two has none
+TRAINING, VALIDATION = 100, 21  # 13 steps per epoch, the last of 4 images: one of two devices gets none
 TWO = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Weights and figures at the end."""
+    """The final weights, and the history."""
 
     weights: list[NDArray[Any]]
     history: list[dict[str, Any]]
 
     def distance(self, other: Trained) -> float:
-        """The greatest difference of any weight, statistics of batch normalisation among them."""
+        """Return the maximum difference of any weight, including batch normalization statistics."""
         return max(float(np.abs(a - b).max()) for a, b in zip(self.weights, other.weights, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Hypothesis strategies that several tests share: `from strategies import ...`."""
+"""Hypothesis strategies shared by several tests: `from strategies import ...`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sightline.records import Part, Picture
 
 
 def labelled(label: str, content: object, part: Part | None = None) -> Picture:
-    """A picture of nothing but a class and a content."""
+    """Return an image record that has only a class and a content."""
     sha256 = hashlib.sha256(f"{content}".encode()).hexdigest()
     return Picture(f"{label}/{content}.png", sha256, label, part, 8, 8)
 
@@ -26,7 +26,7 @@ def pictures(
     min_size: int = 1,
     max_size: int = 80,
 ) -> SearchStrategy[list[Picture]]:
-    """Lists of pictures with copies among them; `conflicts`: copies may differ in their class."""
+    """Return lists of image records with duplicates among them; `conflicts`: duplicates may differ in class."""
 
     def make(drawn: tuple[str, int, Part | None]) -> Picture:
         label, content, part = drawn
@@ -37,7 +37,7 @@ def pictures(
 
 
 def hostile_text() -> SearchStrategy[str]:
-    """Return text of any characters, many of them control characters, direction marks and halves of characters."""
+    """Return text with many control characters, bidirectional marks and lone surrogates."""
     controls = [*range(0x20), *range(0x7F, 0xA0), 0x61C, *range(0x200E, 0x2010), *range(0x2028, 0x202F)]
     controls += [*range(0x2066, 0x206A), *b"=+-@\"',;[/]\\:"]
     letters = st.characters() | st.sampled_from(controls).map(chr) | st.integers(0xD800, 0xDFFF).map(chr)

@@ -1,6 +1,6 @@
-"""The rules that hold the code together: layers, module size, light imports, public names, clean files.
+"""The rules of the architecture: layers, module size, light imports, public names, clean files.
 
-The checkers are plain functions over a package root, so that the last tests can show them failing.
+The checks are plain functions of a package root, so that the last tests can show that they fail.
 """
 
 from __future__ import annotations
@@ -20,10 +20,17 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ROOT = REPOSITORY / "src" / "sightline"
 PACKAGE = "sightline"
 
-# A module imports from lower layers and from its own package only, never from a sibling package of its own layer.
-# `sightline/__init__.py` stands outside: it resolves the public names lazily and may name anything.
+# A module imports only from lower layers and its own package, never from a sibling package in its own layer.
+# `sightline/__init__.py` is exempt: it resolves the public names lazily and may import anything.
 LAYERS: dict[int, set[str]] = {
-    0: {"errors", "escaping", "nesting", "process", "recipes", "records"},  # values without behaviour; recipes: TOML
+    0: {
+        "errors",
+        "escaping",
+        "nesting",
+        "process",
+        "recipes",
+        "records",
+    },  # values without behavior; recipes: TOML files
     1: {"files"},
     2: {
         "backend",
@@ -69,7 +76,7 @@ PUBLIC_NAMES = {
 
 FRAMEWORKS = {"jax", "keras", "tensorflow", "torch"}
 
-# Absolute paths of one machine and hosts of package indexes; in brackets, so that this line does not match itself.
+# Absolute paths of one machine, and hosts of package indexes; with brackets, so that this line does not match itself.
 FORBIDDEN = re.compile(rb"(?<![\w.-])[/]work/|pypi[.]org/simple|files[.]pythonhosted")
 
 
@@ -81,7 +88,7 @@ def modules(root: Path) -> list[str]:
 def imports(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
     """Yield the line and the absolute dotted name of each import in `tree`, at any depth.
 
-    Counted are `import a.b`, `from a import b` (as ``a.b``), relative forms, and `import_module("a.b")`.
+    Includes `import a.b`, `from a import b` (as ``a.b``), relative imports, and `import_module("a.b")`.
     """
     folder = [PACKAGE, *module.split("/")[:-1]]
     for node in ast.walk(tree):
@@ -100,7 +107,7 @@ def imports(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
 
 
 def layer_faults(root: Path, module: str) -> list[str]:
-    """Return what `module` does against the layer table, one line for each fault."""
+    """Return the violations of the layer table in `module`, one line each."""
     own = module.split("/", maxsplit=1)[0].removesuffix(".py")
     if own == "__init__":
         return []
@@ -130,7 +137,7 @@ def test_imports_only_from_lower_layers(module: str) -> None:
 
 
 def json_faults(root: Path, module: str) -> list[str]:
-    """Return each use of Python's own JSON writer, which writes NaN, outside of `JSON_WRITER`."""
+    """Return each use of Python's own JSON writer, which writes NaN, outside `JSON_WRITER`."""
     if module == JSON_WRITER:
         return []
     faults = []
@@ -212,7 +219,7 @@ def test_no_file_names_one_machine_or_an_index() -> None:
     assert [path.relative_to(REPOSITORY).as_posix() for path in files if FORBIDDEN.search(path.read_bytes())] == []
 
 
-# The rules must be able to fail.
+# The checks must be able to fail.
 
 
 @pytest.mark.parametrize(

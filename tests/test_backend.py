@@ -1,4 +1,4 @@
-"""Which backend is taken and why, and that nothing is imported to find out."""
+"""Choosing a backend, without importing any."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from sightline.errors import MissingExtraError, UsageError
 
 @pytest.fixture
 def no_keras(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """As in a fresh process: no Keras yet, no environment variable, all backends installed."""
+    """Simulate a fresh process: Keras not imported, no environment variable, all backends installed."""
     monkeypatch.delitem(sys.modules, "keras", raising=False)
-    monkeypatch.setenv("KERAS_BACKEND", "")  # so that what a test sets is taken back, also where it was unset
+    monkeypatch.setenv("KERAS_BACKEND", "")  # so that monkeypatch restores it, even if it was unset
     monkeypatch.delenv("KERAS_BACKEND")
     monkeypatch.setattr(backend, "installed", lambda: BACKENDS)
     monkeypatch.setattr(backend, "_accelerated_jax", lambda: False)
@@ -153,7 +153,7 @@ def test_a_fresh_start(gpus: str, growth: bool, expected: str) -> None:
     why, seen, imported = done.stdout.splitlines()
     assert why in {"the only one installed", "the fastest on a CPU of those installed"}, "not: already in use"
     assert seen == expected
-    assert imported == "[]", "Keras should not have imported these, which take as long as Keras itself"
+    assert imported == "[]", "Keras should not have imported these, which takes as long as Keras itself"
     assert "oneDNN" not in done.stderr
 
 
@@ -202,7 +202,7 @@ def test_threads_are_handed_to_the_backend(no_keras: pytest.MonkeyPatch) -> None
 def test_threads_of_a_running_backend_stay() -> None:
     keras = backend.keras()
     keras.ops.add(1, 1)
-    backend.set_threads(1)  # no complaint
+    backend.set_threads(1)  # does not raise
 
 
 def test_the_number_of_threads_is_that_of_the_cores_unless_set() -> None:

@@ -1,4 +1,4 @@
-"""The numbers of docs/convolution.md are those that its script computes, and those are what Keras computes."""
+"""The numbers in docs/convolution.md are those that its script computes, and match Keras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What once broke a reader is refused, and the files that fuzzing starts from are read."""
+"""Inputs that once crashed a reader are rejected, and the seeds of the fuzzer are read."""
 
 from __future__ import annotations
 

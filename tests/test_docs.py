@@ -1,4 +1,4 @@
-"""The documentation says what the code does."""
+"""The documentation matches the code."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ def test_every_recipe_of_a_tutorial_has_a_row() -> None:
     page = (REPOSITORY / "docs" / "tutorials.md").read_text(encoding="utf-8")
     rows = "".join(line for line in page.splitlines() if line.startswith("| `"))
     missing = [name for name in recipes.names() if f"`{name}`" not in rows]
-    assert missing == ["auto", "fast-small", "quick", "transfer"], "our own recipes alone have none"
+    assert missing == ["auto", "fast-small", "quick", "transfer"], "only our own recipes have none"

@@ -1,4 +1,4 @@
-"""Optional packages: how one that is missing is named, before the work that needs it begins."""
+"""Missing optional packages are named before the work that needs them begins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed `optuna` that needs a package which is missing."""
+    """An installed `optuna` with a missing dependency."""
     (tmp_path / "optuna.py").write_text("import not_here_at_all", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "optuna", raising=False)
@@ -26,7 +26,7 @@ def test_require_imports_submodules_and_names_what_is_missing(monkeypatch: pytes
 
     monkeypatch.setitem(EXTRAS, "numpy", ("numpy", "train"))
     assert require("numpy.linalg", "Counting") is np.linalg
-    monkeypatch.delitem(sys.modules, "sklearn.datasets", raising=False)  # imported whole, it is not looked for
+    monkeypatch.delitem(sys.modules, "sklearn.datasets", raising=False)  # otherwise it would not be imported again
     monkeypatch.setitem(sys.modules, "sklearn", None)
     message = "Counting needs the package 'scikit-learn', which is not installed: pip install \"sightline[train]\""
     with pytest.raises(MissingExtraError) as caught:

@@ -1,4 +1,4 @@
-"""What strangers wrote is shown, never obeyed: on terminals, in tables and in spreadsheets."""
+"""Untrusted text is escaped on terminals, in tables and in spreadsheets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DIRECTION = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 def obeyed(text: str) -> list[str]:
-    """Return the characters that a terminal or its line breaking may obey, as the Unicode database tells them."""
+    """Return the characters that a terminal may interpret, according to the Unicode database."""
     return [
         letter
         for letter in text
@@ -35,7 +35,7 @@ def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
     assert obeyed(shown) == []
     assert len(shown.splitlines()) <= 1
     assert printable(shown) == shown
-    shown.encode()  # halves of characters cannot be written
+    shown.encode()  # lone surrogates cannot be encoded
     if not obeyed(text):
         assert shown == text
 
@@ -44,7 +44,9 @@ def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
 def test_json_keeps_its_value(text: str) -> None:
     ((key, (value,)),) = json.loads(printable(jsonio.dumps({text: [text]}))).items()
     assert key == value
-    assert key.encode("utf-16", "surrogatepass") == text.encode("utf-16", "surrogatepass"), "two halves make one"
+    assert key.encode("utf-16", "surrogatepass") == text.encode("utf-16", "surrogatepass"), (
+        "two surrogates make one character"
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,7 @@ def test_json_keeps_its_value(text: str) -> None:
         ("\x9b2J", "\\u009b2J"),
         ("\u202egnp.exe", "\\u202egnp.exe"),
         ("a\u2028b\udcff", "a\\u2028b\\udcff"),
-        ("C:\\new\\x1b 图 \u0645\u06cc\u200c\u062e \U0001f469\u200d\U0001f4bb", None),  # joiners are part of words
+        ("C:\\new\\x1b 图 \u0645\u06cc\u200c\u062e \U0001f469\u200d\U0001f4bb", None),  # joiners are parts of words
     ],
 )
 def test_escapes_tell_what_was_there(text: str, shown: str | None) -> None:
@@ -71,7 +73,7 @@ def test_a_csv_file_has_the_rows_that_were_written(rows: list[list[str]]) -> Non
     file = io.StringIO()
     CsvWriter(file).write_rows(rows)
     assert list(csv.reader(io.StringIO(file.getvalue(), newline=""))) == rows
-    assert len(list(csv.reader(io.StringIO(file.getvalue(), newline=None)))) == len(rows), "any line end is read"
+    assert len(list(csv.reader(io.StringIO(file.getvalue(), newline=None)))) == len(rows), "with universal newlines too"
 
 
 @pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])

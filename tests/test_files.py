@@ -1,4 +1,4 @@
-"""Files that are whole or not there, never written through a link; and locks."""
+"""Atomic file writes that do not follow links, and locks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from sightline import files
 from sightline.errors import OutputError
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need rights of their own on Windows")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need special rights on Windows")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_folder_that_is_a_link_is_refused_below_the_root_only(tmp_path: Path) 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     run = tmp_path / "run"
-    run.symlink_to(elsewhere)  # the root may be one: the user named it
+    run.symlink_to(elsewhere)  # the root may be a link: the user named it
     files.write(run / "eval" / "test" / "metrics.json", b"{}", root=run)
     assert (elsewhere / "eval" / "test" / "metrics.json").read_bytes() == b"{}"
     (run / "figures").symlink_to(tmp_path)

@@ -1,4 +1,4 @@
-"""Intervals against SciPy, against published examples and against the definition that they are computed by."""
+"""Compare intervals with SciPy, with published examples and with their definition."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_paired_difference_is_the_published_one() -> None:
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 500))
 def test_the_ends_of_a_paired_difference_are_where_the_score_test_turns(lost: int, won: int, same: int) -> None:
-    """By the definition: at each end, the constrained likelihood's most likely point gives a statistic of 1.96."""
+    """By definition: at each end, the constrained maximum likelihood estimate gives a statistic of 1.96."""
     count = lost + won + same
     assume(same > 0)
     found = intervals.paired_difference(lost, won, count)

@@ -1,4 +1,4 @@
-"""JSON without NaN."""
+"""Strict JSON: no NaN, no harmful input, typed values."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_any_text_is_a_value_or_a_value_error(text: str | bytes) -> None:
         value = jsonio.loads(text)
     except ValueError:
         return
-    assert json.loads(jsonio.dumps(value)) == value, "what was taken can be written"
+    assert json.loads(jsonio.dumps(value)) == value, "what was read can be written"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ WHOLE = {"kind": "a", "items": [{"low": 0}], "facts": {"name": "x", "inner": Non
 
 def test_values_become_what_the_annotations_say() -> None:
     made = jsonio.build(Outer, WHOLE, "it")
-    assert made == Outer("a", (Inner(0.0),), facts={"name": "x", "inner": None, "other": [1]}, rest={"k": []})  # type: ignore[arg-type]  # others stay
+    assert made == Outer("a", (Inner(0.0),), facts={"name": "x", "inner": None, "other": [1]}, rest={"k": []})  # type: ignore[arg-type]  # unknown keys are kept
     assert isinstance(made.items[0].low, float)
     assert jsonio.build(Outer, json.loads(json.dumps(dataclasses.asdict(made))), "it") == made
 

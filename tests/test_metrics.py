@@ -1,4 +1,4 @@
-"""Figures against scikit-learn and SciPy, and at the edges where those give up."""
+"""Compare metrics with scikit-learn and SciPy, and test the edge cases that those reject."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = tuple("abcdefgh")
 
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[int, NDArray[np.int32], NDArray[np.int64]]:
-    """A number of classes, true labels and given answers, so that some classes may have neither."""
+    """Draw a number of classes, true labels and predictions, so that some classes may have neither."""
     classes = draw(st.integers(2, len(NAMES)))
     pairs = draw(st.lists(st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), max_size=60))
     both = np.array(pairs, np.int64).reshape(-1, 2)
@@ -34,7 +34,7 @@ def test_confusion_matrix_is_scikit_learns(drawn: tuple[int, NDArray[np.int32], 
     assert ours.dtype == np.int64
     assert ours.shape == (classes, classes)
     assert ours.sum() == len(labels)
-    if len(labels):  # scikit-learn refuses none
+    if len(labels):  # scikit-learn rejects empty input
         np.testing.assert_array_equal(ours, confusion_matrix(labels, given_answers, labels=range(classes)))
 
 
@@ -45,7 +45,7 @@ def test_confusion_matrix_has_the_truth_in_rows() -> None:
 
 @st.composite
 def scored(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Logits float32 [N, K] and labels, N of 1 to 20."""
+    """Draw logits float32 [N, K] and labels, N from 1 to 20."""
     count, classes = draw(st.integers(1, 20)), draw(st.integers(2, 6))
     logits = draw(
         st.lists(st.floats(-30, 30, width=32), min_size=count * classes, max_size=count * classes).map(
@@ -112,4 +112,4 @@ def test_a_perfect_model_has_a_loss_of_zero_not_of_minus_zero() -> None:
         metrics.not_negative(-1e-9),
     ]
     assert [f"{loss:.4f}" for loss in losses] == ["0.0000"] * 3
-    assert metrics.not_negative(-0.5) == -0.5, "a negative loss is a fault to be seen"
+    assert metrics.not_negative(-0.5) == -0.5, "a negative loss is a bug that must show"

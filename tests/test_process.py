@@ -1,4 +1,4 @@
-"""What belongs to a whole process is set in the command line's own alone."""
+"""Process-wide settings are changed only in the command line's own process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sightline import backend, process
 
 @pytest.fixture
 def mallopt(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The calls of glibc's ``mallopt``, none of which is carried out, in a process claimed by the command line."""
+    """The recorded calls of glibc's ``mallopt``, which do nothing, in a process claimed by the command line."""
     calls: list[tuple[int, int]] = []
 
     class Library:
@@ -58,7 +58,7 @@ LIBRARY = """
 import signal, sys
 def mine(number, frame): raise SystemExit(f"mine: {number}")
 signal.signal(signal.SIGTERM, mine)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run where a shell has it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell that runs the tests may ignore it
 import sightline
 from sightline.watch import Watcher
 class Stopping(Watcher):
@@ -78,7 +78,7 @@ def _train(folder: Path, number: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.backends
 def test_ctrl_c_in_a_library_call_leaves_a_run_to_resume(tmp_path: Path) -> None:
-    """Python's own handler raises at once; the run says so, and goes on to the weights that it would have had."""
+    """Python's own handler raises at once; the run can be resumed to the same weights."""
     done = _train(tmp_path, "SIGINT")
     assert "sightline.errors.Interrupted: Stopped. `sightline resume run` goes on from there." in done.stderr
     resumed = subprocess.run(
@@ -116,7 +116,7 @@ def test_cores_are_no_more_than_the_quota(
 
 @pytest.fixture
 def hangup(claimed: None) -> Iterator[list[int]]:
-    """The numbers of SIGTERM's that were received; handlers are put back."""
+    """The SIGTERM signals received; restores the handlers."""
     if not hasattr(signal, "SIGHUP"):
         pytest.skip("this system has no SIGHUP")
     received: list[int] = []
@@ -131,7 +131,7 @@ def hangup(claimed: None) -> Iterator[list[int]]:
 
 def test_a_terminal_that_closes_terminates_once(hangup: list[int]) -> None:
     process.hang_up_as_terminate()
-    for _ in range(3):  # of the kernel and of the shell
+    for _ in range(3):  # from the kernel and from the shell
         signal.raise_signal(signal.SIGHUP)
     assert hangup == [signal.SIGTERM]
 

@@ -1,4 +1,4 @@
-"""Streams by name: the same in every process, each its own, whatever is drawn besides."""
+"""Named random streams are reproducible in every process and independent of each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_siz
 
 
 def test_the_streams_are_pinned() -> None:
-    """Changing them would silently move every split and every run of the users."""
+    """Changing them would silently change every split and every run of the users."""
     assert derive(0) == 4066689987807800415
     assert derive(0, "split") == 770319470761481405
     assert derive(7, "augment", 3) == 6180644149748632105

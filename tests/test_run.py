@@ -1,4 +1,4 @@
-"""Run directories: made, read back, refused kindly, and never half written."""
+"""Run directories are created, read back, rejected with clear messages, and never half-written."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def dataset(paths: tuple[str, ...] = ("a/1.png", "b/ö 2.png")) -> Dataset:
 
 
 class Model:
-    """Saves as Keras does, or fails as it may."""
+    """Saves like a Keras model, or fails."""
 
     def __init__(self, content: bytes = b"weights", error: BaseException | None = None) -> None:
         self.content, self.error = content, error
 
     def save(self, path: Path) -> None:
-        assert path.suffix == ".keras", "Keras decides by the name"
+        assert path.suffix == ".keras", "Keras chooses the format by the suffix"
         path.write_bytes(self.content)
         if self.error:
             raise self.error
@@ -78,7 +78,7 @@ def test_empty_folder_may_become_a_run(tmp_path: Path) -> None:
 
 def test_name_that_another_run_takes_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sightline.run.check_writable", lambda path, force: None)
-    monkeypatch.setattr(Path, "is_dir", lambda self: False)  # as it was when looked at
+    monkeypatch.setattr(Path, "is_dir", lambda self: False)  # as if it did not exist yet
     (tmp_path / "run").mkdir()
     with pytest.raises(OutputError, match=r"run cannot be made: File exists\. Name another with --out\."):
         Run.create(tmp_path / "run")
@@ -173,7 +173,7 @@ def test_updates_add_up(tmp_path: Path) -> None:
     run.update(status="complete", figures={"accuracy": 0.9}, name="ä")
     run.update(figures={"loss": 1})
     assert run.info == {"schema": SCHEMA, "status": "complete", "figures": {"loss": 1}, "name": "ä"}
-    assert "ä" in (run.path / "run.json").read_text(encoding="utf-8"), "legible for people"
+    assert "ä" in (run.path / "run.json").read_text(encoding="utf-8"), "readable by people"
 
 
 def test_configuration_comes_back(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_groups_stand_in_the_rows_where_there_are_groups(tmp_path: Path) -> None
 
 
 def test_names_that_are_no_text_come_back(tmp_path: Path) -> None:
-    """A file name of an old Latin-1 disk, as `os.fsdecode` gives it."""
+    """A file name from an old Latin-1 disk, as decoded by `os.fsdecode`."""
     run = Run.create(tmp_path / "run")
     odd = ("a/\udce9t\udce9.png", 'b/"\\\n\u2028.png')
     run.write_data(dataset(odd))
@@ -278,7 +278,7 @@ def test_evaluation_is_written_whole(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found["probabilities"], EVALUATION.probabilities)
 
 
-# Writing is all or nothing
+# Writing is atomic
 
 
 def test_everything_is_written_aside_and_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +355,7 @@ def test_the_outcome_of_other_weights_goes_and_what_the_user_made_of_them_is_ren
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
         (run.path / name).write_text("before")
     run.clear_outcome()
-    run.clear_outcome()  # by a run that was killed here
+    run.clear_outcome()  # again, as for a run that was killed here
     left = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
     renamed = {"exports-old-2/onnx/model.onnx", "compressed-old-1/search.json", "exports-old-1/x"}
     assert left == {*kept, *renamed, "run.json"}

@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO are imported in one place, late, and their telemetry is off."""
+"""ONNX Runtime and OpenVINO are imported lazily, in one place, with telemetry disabled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "sightline"
 
 
 def run(code: str, home: Path) -> str:
-    """Run Python code in a new process whose home is the empty folder `home`; return what it printed."""
+    """Run Python code in a new process with the empty home folder `home`; return its output."""
     home.mkdir()
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORT_", "SIGHTLINE_")) and k != "CI"}
     done = subprocess.run(
@@ -27,7 +27,7 @@ def run(code: str, home: Path) -> str:
 
 
 def test_they_are_imported_in_one_place() -> None:
-    """Nothing else may import them first: afterwards, turning telemetry off has no effect."""
+    """Nothing else may import them first: telemetry cannot be disabled afterwards."""
     places = set()
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
@@ -59,7 +59,7 @@ import sys
 from sightline import runtimes
 openvino = runtimes.openvino()
 print([name for name in sys.modules if name.startswith("openvino_telemetry")])
-import openvino_telemetry  # whoever wants it can have it afterwards
+import openvino_telemetry  # it can still be imported afterwards
 """
     assert run(code, tmp_path / "home") == "[]\n"
     assert list((tmp_path / "home").rglob("*")) == []

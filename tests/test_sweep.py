@@ -1,4 +1,4 @@
-"""A sweep as its user sees it: what is tried, what is kept, what happens after a stop."""
+"""Sweeps as a user sees them: which trials run, what is saved, how an interrupted sweep continues."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_the_tutorials_table_crosses_rate_base_and_start() -> None:
     assert seen == {(rate, thaw, weights) for rate in rates for thaw in (0, -1) for weights in ("imagenet", "none")}
 
 
-# A real one.
+# A real sweep
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ model.head = ["softmax", "sigmoid"]
 
 @pytest.fixture(scope="module")
 def done(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Sweep]:
-    """Four trials: one learns, one learns too slowly and is pruned, two cannot be (sigmoid with three classes)."""
+    """Four trials: one learns, one learns too slowly and is pruned, two are invalid (sigmoid with three classes)."""
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "mine.toml").write_text(REAL)
     return folder / "out", sweep(colours, folder / "mine.toml", out=folder / "out")
@@ -236,7 +236,7 @@ def test_a_hopeless_trial_is_pruned_and_its_run_says_so(done: tuple[Path, Sweep]
     assert run.info["status"] == "interrupted"
     assert run.info["message"].startswith("Pruned after epoch 2: ")
     history = run.read_history()
-    assert len(history) == pruned.epochs == 2, "it stopped before its last epoch, and not at once"
+    assert len(history) == pruned.epochs == 2, "it stopped before its last epoch, but not at once"
     assert pruned.value == history[-1].val_loss
     winner = Run.open(folder / "trial-0001").read_history()
     assert pruned.value is not None
@@ -263,7 +263,7 @@ def test_the_table_and_the_figures_are_written(done: tuple[Path, Sweep]) -> None
     assert float(rows[0]["train.optimizer.learning_rate"]) == 1e-2
     assert rows[2]["reason"] == found.trials[2].reason
     assert min(png(folder / "figures" / "parallel.png")) > 300
-    assert found.importance is None, "one complete trial has nothing to differ from"
+    assert found.importance is None, "there is only one complete trial"
     assert not (folder / "figures" / "importance.png").exists()
     assert (folder / "space.toml").read_text() == REAL
 
@@ -272,17 +272,17 @@ def test_the_same_call_again_trains_nothing(
     done: tuple[Path, Sweep], colours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*arguments: Any, **options: Any) -> None:
-        raise AssertionError("finished trials are not repeated, failed and pruned ones neither")
+        raise AssertionError("finished, failed and pruned trials are not repeated")
 
     monkeypatch.setattr(child, "train", never)
     assert sweep(colours, done[0].parent / "mine.toml", out=done[0]) == done[1]
 
 
-# What surrounds training, with a stand-in for it.
+# The search itself, with a fake for training
 
 
 class Trainer:
-    """Stands in for `child.train`: an epoch's figure follows from the learning rate; may be told to fail."""
+    """A fake `child.train`: the accuracy is a function of the learning rate; may be made to fail."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -331,7 +331,7 @@ Search = Callable[..., Sweep]
 
 @pytest.fixture
 def search(trainer: Trainer, tmp_path: Path) -> Search:
-    """Run the space of a text in a folder of its own, the same one unless told otherwise, in a quick storage."""
+    """Run a sweep of the given TOML text, in the same folder by default, with a fast storage."""
 
     def run(text: str, **options: Any) -> Sweep:
         (tmp_path / "s.toml").write_text(text)
@@ -360,7 +360,7 @@ def values(found: Sweep) -> dict[int, Mapping[str, Any]]:
 
 def test_trials_are_ranked_and_the_importance_is_drawn(search: Search, tmp_path: Path) -> None:
     found = search(GRID)
-    assert [t.trial for t in found.trials] == [1, 2, 3, 4, 5, 6], "by figure, and equal ones by number"
+    assert [t.trial for t in found.trials] == [1, 2, 3, 4, 5, 6], "by value, ties by number"
     assert found.importance is not None
     assert found.importance["train.optimizer.learning_rate"] > 0.9
     assert png(tmp_path / "o" / "figures" / "importance.png")[0] > 400
@@ -381,7 +381,7 @@ def test_a_loss_is_the_better_the_smaller(search: Search, monkeypatch: pytest.Mo
 
 
 class Killed(BaseException):
-    """What no handler sees, as SIGKILL."""
+    """Not caught by any handler, like SIGKILL."""
 
 
 @pytest.mark.parametrize(
@@ -404,9 +404,9 @@ def test_a_trial_that_died_is_tried_again_and_no_other(
         search(text, storage=url)
     trainer.before = lambda call: None
     found = search(text, storage=url)
-    assert trainer.paths == [f"trial-000{n}" for n in (1, 2, 4, 5, 6, 3)], "each once, the dead one after the queue"
+    assert trainer.paths == [f"trial-000{n}" for n in (1, 2, 4, 5, 6, 3)], "each once, the killed one last"
     assert {t.state for t in found.trials} == {"complete"}
-    assert values(found) == whole, "a stop changes nothing of what is tried"
+    assert values(found) == whole, "an interruption does not change the trials"
     assert len({str(v) for v in whole.values()}) == 6
 
 
@@ -463,7 +463,7 @@ def test_values_follow_from_the_seed(search: Search, trainer: Trainer, tmp_path:
     assert first == again
     assert first != other
     assert all(1e-4 <= float(v["train.optimizer.learning_rate"]) <= 1 for v in first.values())
-    assert set(trainer.seeds[:12]) == {5}, "the trials differ in what is searched, not in their seed"
+    assert set(trainer.seeds[:12]) == {5}, "the trials differ in the searched settings, not in their seed"
 
 
 def test_a_seed_in_the_space_is_a_setting_like_others(search: Search, trainer: Trainer) -> None:
@@ -565,7 +565,7 @@ def test_what_no_trial_could_mend_ends_the_sweep(search: Search, trainer: Traine
     with pytest.raises(DataError, match="no folder"):
         search(GRID)
     trainer.before = lambda call: None
-    assert {t.state for t in search(GRID).trials} == {"complete"}, "nothing was held against the trials"
+    assert {t.state for t in search(GRID).trials} == {"complete"}, "no trial was marked as failed"
 
 
 def test_failures_are_kept_with_their_reason(search: Search, trainer: Trainer) -> None:

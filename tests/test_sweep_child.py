@@ -1,4 +1,4 @@
-"""A training in another process: what it says gets here, what is said here gets there, and nothing is left of it."""
+"""Training in a subprocess: results, progress and signals are passed on, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def result(path):
 
 
 class Listener(Watcher):
-    """Keeps what it hears; `stop` ends the training after so many epochs."""
+    """Records all events; ends the training after `stop` epochs."""
 
     def __init__(self, stop: int = -1) -> None:
         self.stop = stop
@@ -54,7 +54,7 @@ class Listener(Watcher):
 
 
 def playing(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
-    """Let `workflow.train` of the child be a function with this body; all else is the real thing."""
+    """Replace `workflow.train` in the child by a function with this body; everything else is real."""
     stand_in = f"{IMPORTS}def train(sources, *, watcher, **options):\n{textwrap.indent(body, '    ')}\n"
     start, _, rest = child.START.partition("from sightline.sweep.child")
     code = f"{start}exec({stand_in!r}); workflow.train = train; from sightline.sweep.child{rest}"
@@ -115,7 +115,7 @@ def test_a_verdict_stops_it_where_the_epoch_ended(monkeypatch: pytest.MonkeyPatc
         ("raise KeyError('x')", RuntimeError, "KeyError: 'x'"),
         ("os.kill(os.getpid(), signal.SIGKILL)", ProcessError, "ended by SIGKILL, as Linux does where memory is short"),
         ("os._exit(7)", ProcessError, "exit code 7"),
-        ("os._exit(130)", Interrupted, "Stopped."),  # as `leaving` ends a process deep in native code
+        ("os._exit(130)", Interrupted, "Stopped."),  # as `leaving` ends a process that is in native code
     ],
 )
 def test_however_it_ends_it_is_raised_here(
@@ -130,7 +130,7 @@ def test_however_it_ends_it_is_raised_here(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_handed_on_and_the_state_is_saved(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
-    """As in the command line's own process: the child leaves at its own pace, and the handlers here are put back."""
+    """As in the command line's own process: the child exits on its own, and the handlers here are restored."""
     playing(
         monkeypatch,
         """
@@ -171,11 +171,11 @@ def test_a_keyboard_interrupt_of_another_program_ends_it_too(monkeypatch: pytest
 
     with pytest.raises(KeyboardInterrupt):
         call(watcher=Impatient(), out=str(tmp_path / "stopped"))
-    assert (tmp_path / "stopped").exists(), "it was asked to stop, and waited for"
+    assert (tmp_path / "stopped").exists(), "it was asked to stop, and awaited"
 
 
 def test_it_does_not_outlive_its_parent(tmp_path: Path) -> None:
-    """The parent is killed, so that it can tell nobody; the child notices by its standard input."""
+    """The parent is killed without warning; the child notices that its standard input is closed."""
     body = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     code = f"""
 import pytest, sys
@@ -206,7 +206,7 @@ def _wait_for(what: Any) -> Any:
 
 
 def _gone(pid: int) -> bool:
-    """Tell whether a process has ended, be it that nobody has asked for its exit code yet."""
+    """Return whether a process has ended, even if it is still a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:

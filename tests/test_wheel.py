@@ -1,4 +1,4 @@
-"""The wheel without extras, in an environment of its own: what someone installs to predict from a bundle."""
+"""The wheel without extras in a separate environment, as installed to predict from a bundle."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ finally:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a new environment that holds the wheel and what it depends on, nothing else."""
+    """The Python of a new environment with only the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("alone")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
@@ -62,13 +62,13 @@ def test_a_bundle_predicts_where_only_the_wheel_is_installed(alone: Path, tmp_pa
     found = [json.loads(line)["probability"] for line in done.stdout.splitlines()]
     assert found == pytest.approx([answer.probability for answer in predict(run, pictures)], abs=1e-6)
     assert len(found) == 20
-    assert int(done.stderr.split()[-1]) < 300 * 1024  # kB of memory at its peak
+    assert int(done.stderr.split()[-1]) < 300 * 1024  # kB of peak memory
 
 
 @pytest.mark.slow
 def test_the_installation_is_small(alone: Path) -> None:
     site = alone.parents[1] / "lib"
-    ours = {"pip", "setuptools", "pkg_resources", "__pycache__"}  # the environment's own, and compiled while used
+    ours = {"pip", "setuptools", "pkg_resources", "__pycache__"}  # part of the environment, or compiled on use
     size = sum(p.stat().st_size for p in site.rglob("*") if p.is_file() and not ours & set(p.parts))
     assert size < MEGABYTES * 10**6, f"{size / 10**6:.0f} MB"
     listed = subprocess.run([str(alone), "-m", "pip", "list", "--format=json"], capture_output=True, check=True)

@@ -1,4 +1,4 @@
-"""Drawn chest X-rays: one anatomy for all, small differences from person to person, as aligned medical images have."""
+"""Synthetic chest X-rays: the same anatomy with small individual differences, like aligned medical images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from PIL import Image
 
 
 def torso(number: int, side: int = 192) -> Image.Image:
-    """X-ray of person `number`: lungs, ribs, spine, heart, clavicles and diaphragm, each a little different; and grain.
+    """Return the X-ray of person `number`: lungs, ribs, spine, heart, clavicles and diaphragm, varied, with grain.
 
-    Two of them are nowhere the same, but at 16x16 pixels most look the same.
+    All of them differ everywhere, but at 16x16 pixels most look the same.
     """
     rng = np.random.default_rng([20, number])
     grow, turn = 1 + rng.normal(0, 0.02, 2), rng.normal(0, 0.01)

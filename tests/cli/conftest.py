@@ -1,4 +1,4 @@
-"""The command line in this process, and one small run that many tests look at."""
+"""Run the command line in this process, and train one small run that many tests share."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sightline.cli import main
 
 @pytest.fixture
 def sightline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run ``sightline ARGUMENTS...`` here and return its exit code and what it printed."""
+    """Run ``sightline ARGUMENTS...`` in this process; return its exit code and output."""
 
     def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(process, "_claimed", False)  # `main` claims it, and the tests get it back
+        monkeypatch.setattr(process, "_claimed", False)  # `main` sets it, and monkeypatch restores it
         monkeypatch.setattr(sys, "argv", ["sightline", *map(str, arguments)])
         capsys.readouterr()
         code = 0
@@ -33,13 +33,13 @@ def sightline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of three classes that differ in colour, 40 pictures 32x32 each."""
+    """A folder of three classes that differ in color, with 40 images of 32x32 each."""
     return draw_classes(tmp_path_factory.mktemp("data") / "colours", COLOURS, 40)
 
 
 @pytest.fixture(scope="session")
 def trained(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A run on `colours`, and what ``--json`` said of it."""
+    """A run on `colours`, and its ``--json`` output."""
     from sightline import train
     from sightline.report import summary
 

@@ -1,4 +1,4 @@
-"""The bundle of a run, as a user meets it."""
+"""The bundle of a run, as a user sees it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_golden_examples_can_be_left_out(sightline: Command, colours: Path, tmp_
 
 
 def test_predicting_from_a_bundle_imports_no_framework(run: Path, colours: Path) -> None:
-    """Nothing that the extra `train` installs is there: each of its packages refuses to be imported."""
+    """Without any package of the extra `train`: importing one raises an error."""
     code = (
         "import sys\n"
         "for name in ('keras', 'tensorflow', 'jax', 'torch', 'sklearn', 'matplotlib', 'onnx', 'tomlkit', 'h5py', "

@@ -1,4 +1,4 @@
-"""`sightline card`: Hugging Face's format, true figures, and a bundle that still loads."""
+"""`sightline card`: Hugging Face format, correct metrics, and a bundle that still loads."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_card_is_in_the_bundle_and_says_what_the_run_says(
     (entry,) = values["model-index"]
     splits = {result["dataset"]["split"]: result for result in entry["results"]}
     assert set(splits) == set(found.manifest.figures)
-    for split, result in splits.items():  # what Hugging Face demands of a result
+    for split, result in splits.items():  # required by Hugging Face
         assert set(result) == {"task", "dataset", "metrics"}
         assert {"type", "name"} <= set(result["dataset"])
         metrics = {m["type"]: m["value"] for m in result["metrics"]}
@@ -72,7 +72,7 @@ def test_names_cannot_break_the_card() -> None:
     manifest = Manifest("net", names, Preprocess(8, 8), data={"name": '"x": [', "counts": {}})
     text = card(manifest, {})
     assert header(text)["datasets"] == ['"x": [']
-    assert "model-index" not in header(text), "an index without results is refused by Hugging Face"
+    assert "model-index" not in header(text), "Hugging Face rejects an index without results"
     assert "<script>" not in text
     assert "\n---" not in text.split("---\n", 2)[2]
     assert "图" in text

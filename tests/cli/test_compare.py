@@ -1,4 +1,4 @@
-"""Comparing runs as a user sees it: the numbers are the runs' own."""
+"""Comparing runs as a user sees it."""
 
 from __future__ import annotations
 

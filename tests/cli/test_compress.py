@@ -1,4 +1,4 @@
-"""Making a run smaller as a user does it: a budget, a front, a bundle for each candidate, and going on after a kill."""
+"""Compressing a run as a user does it: budget, Pareto front, a bundle per candidate, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHEAP = ("--means", "rightsize,int8,float16", "--epochs", "1")
 
 @pytest.fixture(scope="module")
 def found(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A search that was killed in the middle, and then started again; its folder, and what the second one printed."""
+    """A search that was killed and then restarted; its folder, and the output of the second process."""
     out = tmp_path_factory.mktemp("searches") / "out"
     command = [sys.executable, "-m", "sightline", "compress", str(trained[0]), "--out", str(out), "--json", *CHEAP]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -45,11 +45,13 @@ def found(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
         first.wait()
     assert record.is_file()
     assert not (out / "front.json").exists()
-    (out / "candidates" / "rightsize" / "bundle").mkdir(parents=True, exist_ok=True)  # as one killed later leaves it
+    (out / "candidates" / "rightsize" / "bundle").mkdir(
+        parents=True, exist_ok=True
+    )  # as left by a search that was killed later
     kept = record.stat().st_mtime_ns
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert record.stat().st_mtime_ns == kept, "what was finished was made anew"
+    assert record.stat().st_mtime_ns == kept, "a finished candidate was recomputed"
     return out, done.stdout
 
 
@@ -109,7 +111,7 @@ def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
     assert hopeless.code == 1
     assert "No candidate meets the budget" in hopeless.out
     assert "0.001 MB allowed" in hopeless.out
-    assert not list(out.glob("best*")), "what was chosen under another budget"
+    assert not list(out.glob("best*")), "chosen under another budget"
     told = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-latency", "0.0001ms", "--json")
     assert (told.code, told.json["best"], told.json["reached"]) == (1, None, False)
     assert "latency" in told.json["misses"][0]
@@ -126,14 +128,14 @@ def test_the_test_part_is_asked_once_about_each_that_is_chosen(
     told = json.loads(printed)
     kept = json.loads((out / "judgements.json").read_text())
     assert kept[told["best"]]["p_value"] == told["judgement"]["p_value"]
-    monkeypatch.setattr("sightline.workflow.compress._judged", None)  # whoever calls it fails
+    monkeypatch.setattr("sightline.workflow.compress._judged", None)  # calling it fails
     assert sightline("compress", trained[0], "--out", out, *CHEAP, "--json").json["judgement"] == told["judgement"]
 
 
 def test_a_candidate_says_its_own_temperature_and_can_be_exported(
     sightline: Command, found: tuple[Path, str], colours: Path, tmp_path: Path
 ) -> None:
-    """Its Keras model lies beside its bundle, for the formats that Keras writes."""
+    """Its Keras model is saved next to its bundle, for the formats that Keras writes."""
     folder = found[0] / "candidates" / "rightsize"
     made = bundle.read(folder / "bundle").manifest
     keras = KerasPredictor.load(folder / "model.keras", made.classes, made.preprocess)
@@ -249,7 +251,7 @@ def test_a_chain_of_convolutions_is_twenty_times_smaller_without_loss(sightline:
     rows = {c["name"]: c for c in told.json["candidates"]}
     most = {name: rows["large"][name] / 20 for name in ("parameters", "bytes")}
     small = [c for c in rows.values() if all(c[name] < limit for name, limit in most.items())]
-    best = max(small, key=lambda c: float(c["accuracy"]))  # the smallest of all is lucky with so few pictures
+    best = max(small, key=lambda c: float(c["accuracy"]))  # with few images, the smallest may just be lucky
     samples = load(run).labelled(split="test").samples
     right = [
         parity.probabilities(load(run / "compressed" / "candidates" / name / "bundle").predictor, samples).argmax(1)

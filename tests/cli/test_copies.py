@@ -1,4 +1,4 @@
-"""A loaded model can be copied, pickled and sent to other processes, whatever it is stored as."""
+"""A loaded model can be copied, pickled and sent to other processes, whatever its format."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
 
 def unpickled(data: bytes) -> Any:
-    return pickle.loads(data)  # noqa: S301  # made here
+    return pickle.loads(data)  # noqa: S301  # pickled by this test
 
 
 WAYS: dict[str, Callable[[Any], Any]] = {
@@ -42,7 +42,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.fixture(scope="module")
 def stored(trained: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function from the name of a form to a model stored in it."""
+    """A function that returns the path of the model in a given format."""
     from sightline.workflow.export import export
 
     folder = tmp_path_factory.mktemp("stored")
@@ -81,7 +81,7 @@ def test_a_copy_answers_bit_for_bit(stored: Callable[[str], Path], form: str, wa
 def test_a_copy_needs_no_file_of_the_model(
     stored: Callable[[str], Path], form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy of a run answers where the run is not, by the thresholds that the run had."""
+    """A copy predicts after the run is deleted, with the thresholds of the run."""
     place = Path(shutil.copytree(stored(form), tmp_path / "model"))
     monkeypatch.chdir(tmp_path)
     model = load("model")
@@ -113,7 +113,7 @@ def test_new_processes_answer_alike(stored: Callable[[str], Path], form: str, co
 
 @pytest.mark.parametrize("form", ["run", *exported.FORMATS])
 def test_threads_may_share_a_copy(stored: Callable[[str], Path], form: str) -> None:
-    """Each waits for the others to be ready, so that the copy is opened and asked by all at once."""
+    """All threads start together, so that they load and use the copy concurrently."""
     model = load(stored(form))
     shared, ready = copy.deepcopy(model).predictor, threading.Barrier(4)
 
@@ -130,7 +130,7 @@ def test_threads_may_share_a_copy(stored: Callable[[str], Path], form: str) -> N
 
 
 def test_what_comes_out_of_a_pickle_is_checked_as_a_file_is(stored: Callable[[str], Path]) -> None:
-    """A graph with operations that are not ours is refused from a pickle too."""
+    """A graph with unknown operations is rejected from a pickle too."""
     model = load(stored("bundle"))
     data = pickle.dumps(model)
     assert data.count(b"Softmax") >= 1
@@ -168,7 +168,7 @@ def test_every_command_takes_an_export(
     assert told.lines[0]["method"] == "occlusion"
     assert Path(told.lines[0]["figure"]).is_file()
     model = {"openvino": "model.xml", "litert": "model.tflite", "saved_model": "saved_model"}[form]
-    assert sightline("predict", folder / model, pictures[0]).code == 0, "its model stands for the folder"
+    assert sightline("predict", folder / model, pictures[0]).code == 0, "its model file works like the folder"
     again = sightline("export", folder, "--out", tmp_path / "x", "--parity", colours)
     assert again.code == 2
     assert "name its run" in " ".join(again.err.split())
@@ -178,7 +178,7 @@ def test_every_command_takes_an_export(
 
 @pytest.mark.parametrize("form", ["run", "litert", "openvino", pytest.param("saved_model", marks=pytest.mark.slow)])
 def test_nothing_but_the_answers_is_printed(stored: Callable[[str], Path], form: str, colours: Path) -> None:
-    """The runtimes would note, in C++, what they were built with."""
+    """The C++ runtimes would otherwise log their build options."""
     picture = next((colours / "red").iterdir())
     command = [sys.executable, "-m", "sightline", "predict", str(stored(form)), str(picture), "--json"]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("TF_", "KERAS_BACKEND"))}

@@ -1,4 +1,4 @@
-"""A run folder that is damaged, or from a stranger: each file in turn, through each verb that reads it."""
+"""A damaged or untrusted run directory: damage each file in turn, and run each command that reads it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no named pipe
 
 TINY = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1")
 SMALL = ("--set", "picture.height=8", "--set", "picture.width=8")
-UNREAD = {"report.html", "history.csv", "lock", "README.md"}  # written only, or tested elsewhere
+UNREAD = {"report.html", "history.csv", "lock", "README.md"}  # never read, or tested elsewhere
 
-# What reads a run and is done in a moment, and what trains or judges.
+# Fast commands that read a run, and slow ones that train or evaluate.
 LIGHT: dict[str, tuple[str, ...]] = {
     "compare": ("compare", "RUN", "OTHER"),
     "predict": ("predict", "RUN", "IMAGE"),
@@ -45,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete run with every file that one may hold."""
+    """A complete run with every file that a run may have."""
     from sightline import train
     from sightline.run import Run
 
@@ -61,13 +61,13 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def names(run: Path) -> list[Path]:
-    """The files of a run that something reads."""
+    """Return the files of a run that any command reads."""
     every = (p.relative_to(run) for p in sorted(run.rglob("*")) if p.is_file())
     return [name for name in every if name.name not in UNREAD and name.parts[0] not in {"figures", "tensorboard"}]
 
 
 def fit_name(path: Path) -> None:
-    """Give a checkpoint the name that its content asks for, lest its hash were all that is looked at."""
+    """Rename a checkpoint to match its content, so that more than its hash is checked."""
     if path.parent.name == "checkpoints" and path.is_file():
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         path.rename(path.with_name(f"00009-{digest[:16]}.npz"))

@@ -1,4 +1,4 @@
-"""`sightline describe` as its user meets it."""
+"""`sightline describe` as a user sees it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two classes as a user sees them: the positive class from train to bundle, rates and thresholds, untested classes."""
+"""Two-class models as a user sees them: positive class, rates, thresholds, untested classes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fitted(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose positive class is set, against the rule by names."""
+    """A run whose positive class is set explicitly, overriding the rule by names."""
     from sightline import train
 
     path = tmp_path_factory.mktemp("runs") / "run"

@@ -1,4 +1,4 @@
-"""`sightline doctor`, and what `train` does with its corrections and advice, as a user sees it."""
+"""`sightline doctor`, and how `train` uses its fixes and advice, as a user sees it."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_groups_lie_on_one_side(sick: Path) -> None:
 def test_class_names_that_no_font_draws_are_named(
     sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = draw_classes(tmp_path / "data", {"\U0010fffd": (9, 9, 9), "cat": (200, 9, 9)}, 21)  # in no font at all
+    data = draw_classes(tmp_path / "data", {"\U0010fffd": (9, 9, 9), "cat": (200, 9, 9)}, 21)  # in no font
     found = {f["kind"]: f for f in sightline("doctor", data, "--json").json["findings"]}
     assert found["names-without-font"]["severity"] == "note"
     assert found["names-without-font"]["paths"] == ["\U0010fffd"]

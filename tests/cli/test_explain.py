@@ -23,12 +23,12 @@ GREEN = np.array((60, 200, 60))
 
 @pytest.fixture
 def half(tmp_path: Path) -> Path:
-    """A picture 600x400, red on its left, with a green right third, that a camera held upright has turned."""
+    """A 600x400 image, red with a green right third, rotated by its EXIF orientation."""
     pixels = np.random.default_rng(0).normal((200, 60, 60), 40, (400, 600, 3))
     pixels[:, 400:] += GREEN - (200, 60, 60)
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be seen turned to the right: the green third is at the bottom, 400x600
+    exif[0x0112] = 6  # rotated clockwise: displayed as 400x600, with the green third at the bottom
     path = tmp_path / "half.jpg"
     image.save(path, exif=exif)
     return path
@@ -45,7 +45,7 @@ def test_one_line_and_one_figure_for_each_picture(
     assert (found["path"], found["label"], found["method"]) == (str(half), "green", "occlusion")
     left, top, right, bottom = found["region"]
     assert 0 <= left < right <= 400
-    assert 350 <= top < bottom <= 600, "the green third of the picture as it is seen"
+    assert 350 <= top < bottom <= 600, "the green third of the image as displayed"
     assert 0 < found["share"] <= 1
     assert set(found["check"]) == {"hidden", "fall", "random_fall", "beaten", "places"}
     assert found["check"]["hidden"] == pytest.approx(0.2, abs=0.001)
@@ -81,7 +81,7 @@ def test_pictures_of_the_same_name_have_figures_of_their_own(
     (other / "half.jpg").write_bytes(half.read_bytes())
     arguments = ("explain", trained[0], half, other, "--class", "red", "--out", tmp_path / "out", "--json")
     names = ["half-red-gradcam.png", "half-red-gradcam-2.png"]
-    for _ in range(2):  # our own figures are drawn anew
+    for _ in range(2):  # our own figures are overwritten
         assert [Path(line["figure"]).name for line in sightline(*arguments).lines] == names
     (tmp_path / "out" / names[0]).write_bytes(half.read_bytes())
     refused = sightline(*arguments)
@@ -156,5 +156,5 @@ def test_an_exported_model_and_answers_that_are_no_numbers() -> None:
         model.explain(np.zeros((6, 6, 3), np.uint8), method="gradcam")
     dark, bright = model.explain([np.full((6, 6), level, np.uint8) for level in (10, 250)])
     assert (dark.method, dark.label, dark.error) == ("occlusion", "black", None)
-    assert (dark.region, dark.check) == (None, None), "hiding parts of a picture of one colour changes nothing"
+    assert (dark.region, dark.check) == (None, None), "occluding an image of a single color changes nothing"
     assert bright.error == "the model's answer is not a finite number"

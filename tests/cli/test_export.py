@@ -1,4 +1,4 @@
-"""`sightline export` as a user sees it, and the faults that it and loading must catch."""
+"""`sightline export` as a user sees it, and the faults that exporting and loading must catch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def flat(text: str) -> str:
 
 @pytest.fixture
 def run(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
-    """A copy of the run, to be changed as a test likes."""
+    """A copy of the run that a test may change."""
     return Path(shutil.copytree(trained[0], tmp_path / "run"))
 
 
@@ -49,7 +49,7 @@ def test_onnx_is_a_bundle_with_its_parity_inside(sightline: Command, run: Path, 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
 def test_smaller_precisions(sightline: Command, run: Path, precision: str) -> None:
-    limits = ("--tolerance", 1, "--agreement", 0.5)  # a net that has hardly learned yet
+    limits = ("--tolerance", 1, "--agreement", 0.5)  # the network has hardly learned yet
     done = sightline("export", run, "--precision", precision, "--json", *limits)
     assert done.code == 0
     assert done.json["accepted"]
@@ -59,7 +59,7 @@ def test_smaller_precisions(sightline: Command, run: Path, precision: str) -> No
     assert set(done.json["parity"]) >= {"accuracy_interval", "latency_median", "latency_p99", "mean_difference"}
     found, _ = bundle.load(Path(done.json["path"]))
     assert found.manifest.precision == precision
-    assert found.manifest.figures == {}, "those of the run are of another file"
+    assert found.manifest.figures == {}, "those of the run belong to another file"
 
 
 def test_zip_lone_file_and_a_bundle_as_the_model(sightline: Command, run: Path, colours: Path, tmp_path: Path) -> None:
@@ -83,11 +83,11 @@ def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: P
     assert f"the greatest difference of a probability is {difference:.4g}, above the limit of 0 (--tol" in flat(
         done.err
     )
-    assert "(--agreement)" not in done.err, "which was not missed"
+    assert "(--agreement)" not in done.err, "which was met"
     assert "more images with --parity" in flat(done.err)
     assert [reason in flat(done.err) for reason in done.json["reasons"]] == [True]
     assert not place.exists()
-    assert list(place.parent.iterdir()) == [], "nor anything beside it"
+    assert list(place.parent.iterdir()) == [], "nor any temporary file"
     assert sightline("export", run, "--precision", "bfloat16", "--tolerance", "1", "--agreement", "0").code == 0
     before = (place / "model.onnx").read_bytes()
     assert sightline("export", run, "--precision", "bfloat16", "--tolerance", "0").code == 1
@@ -124,7 +124,7 @@ def test_what_cannot_be_done_is_said(sightline: Command, run: Path, arguments: t
 def test_a_missing_package_is_named_before_any_work(
     sightline: Command, arguments: tuple[str, ...], package: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the model is even loaded: there is none."""
+    """Even before the model is loaded: it does not exist."""
     monkeypatch.setitem(sys.modules, package, None)
     done = sightline("export", "nowhere", *arguments)
     assert done.code == 2
@@ -137,7 +137,7 @@ def test_a_missing_package_is_named_before_any_work(
 def test_formats_of_keras_need_a_keras_model_on_tensorflow(
     sightline: Command, run: Path, colours: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Said before the model is asked, which takes long."""
+    """Reported before the model runs, which takes long."""
     monkeypatch.setattr("sightline.workflow.export.PACKAGES", dict.fromkeys(exported.FORMATS, ()))
     monkeypatch.setattr("sightline.workflow.export._pictures", None)
     out = ("--out", tmp_path / "x", "--parity", colours)
@@ -167,7 +167,7 @@ def test_saved_model(sightline: Command, run: Path) -> None:
 
 
 def check_folder(folder: Path, run: Path) -> None:
-    """A folder loads and answers as the run does; with any file of it or any line of its manifest changed, not."""
+    """Check that a folder loads and predicts like the run, and is rejected if any of its files is changed."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     manifest, predictor = exported.load(folder)
     truth = load(run).predictor.outputs(pixels)
@@ -212,7 +212,7 @@ def in_manifest(change: Callable[[str], str]) -> Callable[[Path], None]:
 
 
 def in_both(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
-    """Change the manifest, the copy inside the file and every hash, as one would who knows how bundles are made."""
+    """Change the manifest, its copy inside the ONNX file, and every hash, like a knowledgeable attacker."""
 
     def spoil(run: Path) -> None:
         found, _ = bundle.load(run / "bundle")
@@ -230,14 +230,14 @@ def in_model(run: Path) -> None:
 
 
 def swap_channels(run: Path) -> None:
-    """A file that is whole by every hash, and takes blue for red."""
+    """Swap the color channels of the model, with all hashes valid."""
     found, _ = bundle.load(run / "bundle")
     model = onnx.load_from_string(found.model)
     for weight in model.graph.initializer:
         array = onnx.numpy_helper.to_array(weight)
         if array.ndim == 4 and array.shape[1] == 3:
             weight.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(array[:, ::-1]), weight.name))
-    values = found.manifest.to_dict() | {"golden": []}  # else loading finds it already
+    values = found.manifest.to_dict() | {"golden": []}  # otherwise loading would detect it
     made = bundle.make(Manifest.from_dict(values), model.SerializeToString(), {})
     bundle.write(made, run / "bundle")
 
@@ -268,7 +268,7 @@ def test_one_flipped_bit_anywhere_in_the_file_is_caught(run: Path, place: float)
     with pytest.raises(ModelError):
         bundle.load(run / "bundle")
     with pytest.raises(ModelError):
-        bundle.load(path)  # alone, without the hashes of the folder
+        bundle.load(path)  # without the hashes of the folder
 
 
 def test_vectors_hold_what_a_decoder_needs(sightline: Command, run: Path) -> None:

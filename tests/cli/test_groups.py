@@ -1,4 +1,4 @@
-"""Groups from the command line: patients on one side, what does not fit refused before anything is written."""
+"""Groups from the command line: patients stay in one split, and invalid rules are rejected before any work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that attack whoever reads them: classes, files and folders, through every verb that shows them."""
+"""Hostile names of classes, files and folders, in every command that shows them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sightline.escaping import printable
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such file names")
 
-CLASSES = {  # names of folders: no slash
+CLASSES = {  # folder names, so without slashes
     "\x1b[2J\x1b]0;owned\x07red": (200, 60, 60),
     '"><img src=x onerror=alert(1)>\u202eneerg': (60, 200, 60),
     "=cmd|'calc'!A0\nforged  blue": (60, 60, 200),
@@ -45,7 +45,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(found: Outcome, *codes: int) -> str:
-    """Check that a verb did its work and showed nothing that a terminal obeys; return what it showed."""
+    """Check that a command succeeded and printed no control characters; return its output."""
     assert found.code in codes, found.err
     shown = found.out + found.err
     assert printable(shown, keep="\n") == shown
@@ -55,7 +55,7 @@ def check(found: Outcome, *codes: int) -> str:
 
 
 class Tags(HTMLParser):
-    """Collects tags and attributes that a template does not write."""
+    """Collects tags and attributes that no template writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def images(folder: Path) -> Iterator[Path]:
 
 def test_predict(sightline: Command, run: Path, data: Path) -> None:
     shown = check(sightline("predict", run, data), 1)
-    assert len(shown.splitlines()) == len(list(images(data))), "a row for each image, and none forged"
+    assert len(shown.splitlines()) == len(list(images(data))), "one row per image, none forged"
     assert "=1+1\\n\\x1b[2J\\u202e" in shown
 
 

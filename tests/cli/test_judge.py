@@ -1,4 +1,4 @@
-"""Judging and its thresholds as a user sees them."""
+"""Evaluation and its thresholds as a user sees them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sightline.workflow.judging import judge
 
 @pytest.fixture
 def run(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
-    """A copy, as judging writes into it."""
+    """A copy, as evaluation writes into it."""
     return Path(shutil.copytree(trained[0], tmp_path / "run"))
 
 
@@ -41,7 +41,7 @@ def test_all_is_printed_kept_and_drawn(sightline: Command, run: Path, tmp_path: 
     assert {key: value for key, value in told.items() if key not in {"labels", "views"}} == kept
     assert {"auroc", "macro_f1", "brier", "log_loss", "average_precision"} <= set(told["figures"])
     assert told["calibration"]["temperature"]["count"] > 0
-    assert told["calibration"]["note"], "so few pictures mean nothing"
+    assert told["calibration"]["note"], "there are too few images"
     assert told["coverage"]["wanted"] == 0.8
     assert told["strangers"]["strangers"] == 8
     assert 0 <= told["strangers"]["energy"] <= 1
@@ -97,7 +97,7 @@ def test_a_target_out_of_reach_exits_with_1_and_names_no_class(sightline: Comman
 
 @pytest.fixture
 def parts(colours: Path, tmp_path: Path) -> Path:
-    """Pictures with a validation and a test part."""
+    """Images with a validation and a test split."""
     for path in sorted(colours.rglob("*.png")):
         part = "validation" if int(path.stem[-3:]) % 2 else "test"
         (tmp_path / "parts" / part / path.parent.name).mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def test_a_model_without_its_run_is_fitted_on_the_validation_part_of_what_is_giv
     answered = sum(line["decision"] == "class" for line in after) / len(after)
     assert answered == pytest.approx(found.json["answered"]["classes"])
     again = sightline("evaluate", model, parts, "--split", "validation", "--json").json
-    assert again["thresholds"] == found.json["thresholds"], "kept, and still to be read"
+    assert again["thresholds"] == found.json["thresholds"], "kept, and still readable"
 
 
 def test_without_a_validation_part_or_beside_its_run_nothing_is_fitted(
@@ -190,7 +190,9 @@ def test_pictures_of_one_class_and_one_picture(sightline: Command, run: Path, co
     for path in sorted((tmp_path / "data" / "red").iterdir())[1:]:
         path.unlink()
     assert sightline(*arguments).json["count"] == 1
-    assert json.loads((run / "eval" / "test" / "metrics.json").read_text())["count"] > 1, "others leave it alone"
+    assert json.loads((run / "eval" / "test" / "metrics.json").read_text())["count"] > 1, (
+        "other images do not overwrite it"
+    )
 
 
 def test_wrong_labels_without_the_extra(

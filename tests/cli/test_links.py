@@ -1,4 +1,4 @@
-"""A run folder from a stranger: whatever in it is a link, nothing outside it is ever written."""
+"""An untrusted run directory with links: nothing outside of it is ever written."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 
 from command import SMALL, Command
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need rights of their own on Windows")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need special rights on Windows")
 
-# Every verb that writes into the run that it is given.
+# Every command that writes into an existing run.
 VERBS: dict[str, tuple[object, ...]] = {
     "resume": ("resume", "RUN"),
     "train": ("train", "DATA", *SMALL, "--out", "RUN"),
@@ -29,7 +29,7 @@ VERBS: dict[str, tuple[object, ...]] = {
 
 @pytest.fixture(scope="module")
 def stopped(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with every file that one may hold, as if it had been killed at its end: its checkpoints are there."""
+    """A run with every file that a run may have, including checkpoints, as if it was killed at the end."""
     from sightline import train
     from sightline.run import Run
     from sightline.training import checkpoint
@@ -42,12 +42,12 @@ def stopped(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """The hash of every file below a folder."""
+    """Return the hash of every file in a folder."""
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def held_by_links(run: Path, stash: Path, *, folders: bool) -> None:
-    """Move each file of a run (or each folder) aside and leave a link to it."""
+    """Replace each file (or folder) of a run by a link to it."""
     stash.mkdir()
     places = [p for p in run.iterdir() if p.is_dir()] if folders else [p for p in run.rglob("*") if p.is_file()]
     for number, place in enumerate(places):
@@ -80,7 +80,7 @@ def test_no_verb_writes_through_a_link(
 def test_no_verb_writes_through_one_link(
     verb: str, stopped: Path, colours: Path, tmp_path: Path, sightline: Command
 ) -> None:
-    """One link alone: no other one stops the verb before it comes to this one."""
+    """With a single link, so that no other link stops the command earlier."""
     for number, name in enumerate(sorted(p.relative_to(stopped).as_posix() for p in stopped.rglob("*"))):
         run, stash = tmp_path / f"run{number}", tmp_path / f"stash{number}"
         shutil.copytree(stopped, run)

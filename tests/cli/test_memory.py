@@ -1,4 +1,4 @@
-"""Odd images take no more memory than others: the peak of whole commands over 388 of them."""
+"""Peak memory of whole commands over 388 odd images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST = 512 * MIB
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="the peak is measured as Linux does"),
+    pytest.mark.skipif(sys.platform != "linux", reason="the measurement is specific to Linux"),
 ]
 
 
@@ -25,9 +25,9 @@ print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def peak(*arguments: str | Path, codes: tuple[int, ...] = (0,)) -> int:
-    """Run Python with these arguments and return the most bytes of memory that it held, libraries included.
+    """Run Python with these arguments and return its peak memory in bytes, including libraries.
 
-    A small process stands between: on Linux a child begins with the peak of the process that it was split from.
+    Uses a small intermediate process: on Linux a child inherits the peak of the process that forked it.
     """
     done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, check=True, text=True)
     code, kilobytes = map(int, done.stdout.split())
@@ -49,7 +49,7 @@ def classes(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """A run of a tiny network, and the peak of its training."""
+    """A run of a tiny network, and the peak memory of its training."""
     run = tmp_path_factory.mktemp("memory") / "run"
     options = ["--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden=[8]", "--epochs", "1"]
     allowed = ["--allow", "conflicting-duplicates"]
@@ -66,5 +66,5 @@ def test_predict_over_odd_images(classes: Path, trained: tuple[Path, int]) -> No
 
 
 def test_train_over_odd_images(trained: tuple[Path, int]) -> None:
-    """What training adds to TensorFlow, which takes 613 MiB by itself as soon as it is imported."""
+    """Subtracts importing TensorFlow, which alone takes 613 MiB."""
     assert trained[1] - peak("-c", "import tensorflow") < 320 * MIB

@@ -1,4 +1,4 @@
-"""A run whose exported file was refused: `train` says so with its exit code, and the other commands cope with it."""
+"""A run whose exported file was rejected: `train` exits with 1, and the other commands still work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRAIN = ("train", "beans:90@16", "--recipe", "quick", *(word for text in SETTING
 
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on a device that computes in TF32, compared in TF32 as well."""
+    """A run on a device that computes in TF32, with parity computed in TF32 too."""
     run = tmp_path_factory.mktemp("refused") / "run"
     with pytest.MonkeyPatch.context() as gpu:
         emulate(gpu)

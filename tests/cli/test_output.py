@@ -1,4 +1,4 @@
-"""What the command line shows: in the right number, and nothing that it was told is obeyed."""
+"""Command line output: plurals, and escaping of untrusted text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MARKUP = r"\[/x] [red]x[/] :smile: [link=file:///etc] a\ "
 
 
 class Terminal(io.StringIO):
-    """Text that believes to be a terminal."""
+    """A text stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -37,7 +37,7 @@ def test_one_epoch_is_not_one_epochs(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def printed(action: str, text: str) -> str:
-    """Return what one of the functions that print shows of `text`."""
+    """Return what one of the print functions outputs for `text`."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         match action:
@@ -83,7 +83,9 @@ def test_a_terminal_sees_colors_and_no_other_escapes(monkeypatch: pytest.MonkeyP
             display.progress(hostile, 2, 2)
     assert "\x1b[1m" in out.getvalue()
     for text in (out.getvalue(), err.getvalue()):
-        rest = re.sub(r"\x1b\[[0-9;]*[mAK]|\x1b\[\?25[lh]", "", text)  # styles; of bars: up, erase the line, the cursor
+        rest = re.sub(
+            r"\x1b\[[0-9;]*[mAK]|\x1b\[\?25[lh]", "", text
+        )  # styles; for progress bars: cursor up, erase line, cursor visibility
         assert set(re.findall(r"[\x00-\x1f\x7f-\x9f]", rest)) <= {"\n", "\r"}
         assert "\\x1b]0;title" in rest
 
@@ -107,7 +109,7 @@ def test_rows_on_a_terminal_are_escaped() -> None:
 
 
 def straight(source: str) -> list[str]:
-    """Return what a module prints past `output`: calls of `print` and `echo`, standard streams, rich."""
+    """Return the places where a module prints without `output`: `print`, `echo`, standard streams, rich."""
     found = []
     for node in ast.walk(ast.parse(source)):
         match node:

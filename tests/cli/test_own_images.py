@@ -1,4 +1,4 @@
-"""Which images a run is evaluated on: all of its own, from wherever, and no others that it was trained on."""
+"""Which images a run is evaluated on: all of its own, from any folder, and no training images among others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SETTINGS = [
 
 
 def draw(number: int, label: str) -> Image.Image:
-    """A scene unlike any other, in the tint of its class."""
+    """Return a unique scene in the tint of its class."""
     pixels = np.asarray(scene(number, 80, 70)) * np.array(TINT[label])
     return Image.fromarray(pixels.astype(np.uint8))
 
@@ -45,10 +45,10 @@ def write(path: Path, content: bytes) -> Path:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``data`` and ``run``, trained in it on the relative path ``data``.
+    """A folder with ``data`` and ``run``, which was trained on the relative path ``data``.
 
-    Each class has 24 images in train/, of which the first are validation images too, and 6 of its own in test/. There,
-    "copy.png" is a training file too, and "smaller.jpg" a smaller copy of one.
+    Each class has 24 images in train/, some of which become the validation split, and 6 in test/. In addition, test/
+    has "copy.png", identical to a training image, and "smaller.jpg", a smaller copy of one.
     """
     folder = tmp_path_factory.mktemp("project")
     for c, label in enumerate(TINT):
@@ -67,7 +67,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(project: Path, tmp_path: Path) -> Path:
-    """A project of one's own, to spoil."""
+    """A copy of the project that a test may change."""
     folder = Path(shutil.copytree(project, tmp_path / "project"))
     run = Run(folder / "run")
     run.update(request=run.info["request"] | {"folder": str(folder)})
@@ -84,7 +84,7 @@ def everything(project: Path, tmp_path: Path) -> Path:
 
 
 def kept(run: Path) -> dict[str, bytes]:
-    """All files of a run."""
+    """Return all files of a run."""
     return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file() and p.name != "lock"}
 
 
@@ -209,7 +209,7 @@ def test_a_run_begun_in_another_folder_is_resumed(
 
 @pytest.fixture
 def spoiled(copied: Path) -> Path:
-    """A project of whose 16 test images 4 were deleted, and 2 saved anew."""
+    """A project in which 4 of the 16 test images were deleted, and 2 re-encoded."""
     test = copied / "data" / "test"
     for name in ("24.png", "25.png"):
         for label in TINT:
@@ -308,7 +308,7 @@ def test_missing_training_images_stop_only_what_reads_them(
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     for arguments in (("evaluate", copied / "run", "--labels", copied / "p.jsonl"), ("compress", copied / "run")):
         found = sightline(*arguments)
-        if "sightline[labels]" in found.err:  # said before the images are read
+        if "sightline[labels]" in found.err:  # reported before the images are read
             continue
         assert found.code == 2
         assert f"1 is missing, such as {row.path}" in found.err
@@ -331,7 +331,7 @@ def test_training_images_among_others_are_left_out_and_counted(
     run = project / "run"
     before = kept(run)
     found = sightline("evaluate", run, everything, "--json").json
-    assert found["count"] == 12, "the test images but the four that leaked"
+    assert found["count"] == 12, "the test images except the four that leaked"
     told = found["training_images"]
     assert (told["included"], told["identical"], told["near"]) == (False, 50, 2)
     own = sightline("evaluate", run, "--json").json["leaked"]["without"]

@@ -1,4 +1,4 @@
-"""Verbs name an optional package that is missing before their work, not after it."""
+"""Commands report a missing optional package before their work, not after it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ WORK = (
     "sightline.workflow.training.assemble", "sightline.workflow.compress.load", "sightline.workflow.judging._Reader",
     "sightline.workflow.show._pictures", "sightline.sweep.search.prepare",
 )  # fmt: skip
-"""With each of these the work of a verb begins."""
+"""The functions with which the work of the commands begins."""
 
 
 @pytest.fixture
 def idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail the test where a verb begins to work."""
+    """Fail the test if a command begins its work."""
 
     def work(*_arguments: Any, **_options: Any) -> Any:
         pytest.fail("work was begun")

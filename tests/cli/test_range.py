@@ -1,4 +1,4 @@
-"""A set of 12-bit images: its range is decided once, in training, and stands in all that comes after."""
+"""A dataset of 12-bit images: training decides on their range once, and everything later uses it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOW, HIGH = 1000, 1400
 
 
 def image(number: int, colour: int) -> Any:
-    """Stripes along one axis, in values of a narrow part of 12 bits: uint16 [32, 32]."""
+    """Return stripes along one axis, with values in a narrow range of 12 bits: uint16 [32, 32]."""
     rng = np.random.default_rng([number, colour])
     waves = np.sin(np.arange(32) * rng.uniform(1.5, 2.5) + rng.uniform(0, 6))
     values = (LOW + HIGH) / 2 + (HIGH - LOW) / 2 * (waves[:, None] if colour else waves[None]) * np.ones((32, 32))
@@ -52,7 +52,7 @@ def test_the_range_is_decided_once_and_kept_with_run_and_bundle(
     assert kept == [LOW, HIGH]
     monkeypatch.setattr(choose, "resolve_range", lambda *_: pytest.fail("the range was derived again"))
     assert sightline("resume", run).code == 0
-    assert sightline(*arguments, "--json").code == 0  # complete: the same settings are evaluated again
+    assert sightline(*arguments, "--json").code == 0  # complete: it is only evaluated again
 
     spec = json.loads((run / "model.json").read_text())["preprocess"]
     manifest = json.loads((run / "bundle" / "manifest.json").read_text())
@@ -62,7 +62,7 @@ def test_the_range_is_decided_once_and_kept_with_run_and_bundle(
     assert len(np.unique(pixels)) > 100
     expected = np.clip((image(3, 0).astype(float) - LOW) / (HIGH - LOW), 0, 1) * 255
     assert np.abs(pixels[..., 0] - expected).max() <= 0.5
-    dim = png_16(np.full((32, 32), LOW, np.uint16))  # of itself alone it would be taken otherwise
+    dim = png_16(np.full((32, 32), LOW, np.uint16))  # its own range alone would differ
     assert (classifier.preprocess.decode(dim) == 0).all()
     own = sightline("evaluate", run, "--json").json["accuracy"]
     given = load(run / "bundle").evaluate([microscope]).accuracy

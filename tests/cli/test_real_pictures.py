@@ -1,4 +1,4 @@
-"""Whole runs on real photographs; they need the shared data and ImageNet weights, and are slow."""
+"""Complete runs on real photographs; slow, and need the shared data and ImageNet weights."""
 
 from __future__ import annotations
 

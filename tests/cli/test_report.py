@@ -1,4 +1,4 @@
-"""The report of a run, as a user meets it: a page that stands alone and says what the run found."""
+"""The report of a run as a user sees it: a self-contained page with the results of the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sightline.report import page
 
 
 class Links(HTMLParser):
-    """Collects all that a page would load, and whether its tags close."""
+    """Collects everything that a page would load."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def test_every_run_has_a_page_that_needs_no_network(run: Path, trained: tuple[Pa
 
 
 class Tables(HTMLParser):
-    """Collects the classes of the boxes around each table."""
+    """Collects the CSS classes of the divs around each table."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,8 +78,8 @@ def test_the_page_fits_a_phone(run: Path) -> None:
     assert len(tables.around) >= 4
     assert all("wide" in boxes for boxes in tables.around)
     style = text[text.index("<style>") : text.index("</style>")]
-    assert re.search(r"\.wide \{[^}]*overflow-x: auto", style)  # a wide table moves inside its box
-    assert re.search(r"\.plot img \{[^}]*width: 100%", style)  # a figure shrinks with the page
+    assert re.search(r"\.wide \{[^}]*overflow-x: auto", style)  # a wide table scrolls inside its box
+    assert re.search(r"\.plot img \{[^}]*width: 100%", style)  # a plot shrinks with the page
     assert not re.search(r"img \{[^}]*min-width", style)
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
 
@@ -131,7 +131,7 @@ def test_thresholds_reach_page_bundle_and_answers(sightline: Command, colours: P
     assert found.code == 0, found.err
     manifest = json.loads((run / "bundle" / "manifest.json").read_text("utf-8"))
     assert manifest["thresholds"]["coverage"] == 0.9
-    assert (run / "bundle" / "model.onnx").read_bytes() != before  # the copy inside
+    assert (run / "bundle" / "model.onnx").read_bytes() != before  # the manifest embedded in it
     (line,) = sightline("predict", run / "bundle", next((colours / "red").iterdir()), "--json").lines
     assert line["decision"] in {"class", "set", "abstain"}
 

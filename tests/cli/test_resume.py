@@ -1,4 +1,4 @@
-"""Runs that were killed, stopped or out of disk, and `sightline resume`."""
+"""`sightline resume` of runs that were killed, interrupted or ran out of disk space."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def resume(where: Place) -> tuple[object, ...]:
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, list[tuple[object, ...]]]]:
-    """The weights and the history of each kind of run that nothing disturbs, once asked for."""
+    """The weights and the history of an uninterrupted run of each kind, trained on first use."""
 
     class Found(dict[str, tuple[str, list[tuple[object, ...]]]]):
         def __missing__(self, kind: str) -> tuple[str, list[tuple[object, ...]]]:
@@ -79,7 +79,7 @@ def test_killed_while_training_and_while_evaluating(untouched: Any, tmp_path: Pa
 
 @pytest.mark.slow
 def test_killed_at_four_moments_on_one_core_at_last(untouched: Any, tmp_path: Path) -> None:
-    """While indexing, while training, on one core while training further, and while evaluating."""
+    """While indexing, while training, later while training on one core, and while evaluating."""
     where = place(tmp_path)
     assert run(where, train("staged", where), MOMENTS["indexing"]).killed
     assert not (where.run / "config.toml").exists()
@@ -98,7 +98,7 @@ def test_killed_at_four_moments_on_one_core_at_last(untouched: Any, tmp_path: Pa
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("at", [*MOMENTS, *range(10)])
 def test_killed_at_any_moment(untouched: Any, tmp_path: Path, kind: str, at: str | int) -> None:
-    """Killed at the moment, soon after going on, and then gone on, every other time on one core."""
+    """Killed at that moment and again soon after resuming, then resumed, half of the time on one core."""
     where = place(tmp_path)
     chance = random.Random(f"{kind} {at}")  # noqa: S311  # moments, not secrets
     moment = MOMENTS[at] if isinstance(at, str) else after(chance.uniform(1, 14))
@@ -111,7 +111,7 @@ def test_killed_at_any_moment(untouched: Any, tmp_path: Path, kind: str, at: str
     assert weights(last) == untouched[kind][0]
     assert history(where) == untouched[kind][1]
     if not first.killed:
-        pytest.skip("its weights are right, but it was done before the moment came")
+        pytest.skip("its weights are right, but it finished before that moment")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_sigterm_ends_with_130_within_ten_seconds(untouched: Any, tmp_path: Path
     where = place(tmp_path)
     ended = run(where, train("staged", where), MOMENTS[name], number=signal.SIGTERM)
     if not ended.killed or ended.code == 0:
-        pytest.skip("it was done before the signal came")
+        pytest.skip("it finished before the signal")
     assert ended.code == 130, ended.err
     assert ended.seconds < 10
     assert f"sightline resume {where.run}" in ended.err
@@ -145,7 +145,7 @@ there.{name} = {name}
 
 
 def test_a_checkpoint_that_does_not_fit_the_disk(untouched: Any, tmp_path: Path) -> None:
-    """Files may grow to 20 kB only while a checkpoint is written, from the second on: the first stays and serves."""
+    """Limit files to 20 kB while later checkpoints are written: the first one stays and is used."""
     where = place(tmp_path)
     assert run(where, train("staged", where), MOMENTS["second epoch"]).killed
     first = sorted((where.run / "checkpoints").iterdir())
@@ -181,7 +181,7 @@ def test_a_cache_that_does_not_fit_the_disk(sightline: Command, tmp_path: Path, 
 
 @pytest.fixture
 def stopped(sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run on its own folder of pictures, stopped before its evaluation."""
+    """A run on its own folder of images, interrupted before its evaluation."""
     from sightline.workflow.training import Training
 
     data = draw_classes(tmp_path / "data", COLOURS, 12)
@@ -197,7 +197,9 @@ def stopped(sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_train_points_to_resume(sightline: Command, stopped: Path) -> None:
-    (stopped / ".part-abc" / "bundle").mkdir(parents=True)  # of a process killed while it wrote the bundle
+    (stopped / ".part-abc" / "bundle").mkdir(
+        parents=True
+    )  # as left by a process that was killed while writing the bundle
     (stopped / ".part-7-model.keras").write_text("half")
     data = stopped.parent / "data"
     same = sightline("train", data, *SMALL, "--out", stopped)
@@ -237,7 +239,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(sightline: Command, st
 
 @pytest.mark.parametrize("verb", ["resume", "train", "force"])
 def test_a_run_in_use_is_refused(sightline: Command, stopped: Path, verb: str) -> None:
-    """The lock is held by another process, and is free as soon as that was killed."""
+    """The lock is held by another process, and released when that is killed."""
     code = "import sys, time; from pathlib import Path; from sightline.run import Run\n"
     code += "with Run(Path(sys.argv[1])).held(): print('held', flush=True); time.sleep(600)"
     train = ("train", stopped.parent / "data", *SMALL, "--out", stopped)
@@ -267,7 +269,7 @@ def test_what_is_no_run_gets_one_sentence(sightline: Command, tmp_path: Path) ->
 def test_too_little_memory_names_what_to_lower(
     sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error is TensorFlow's own; a limit on the process would end it in native code instead."""
+    """Raises TensorFlow's own error, as a process limit would crash native code instead."""
     from sightline import backend
 
     def greedy(*_: object, **__: object) -> None:
@@ -302,10 +304,10 @@ sightline.train("beans:100@32", recipe="quick", out=sys.argv[1], watcher=Residen
 
 
 def test_resident_memory_does_not_grow(tmp_path: Path) -> None:
-    """From the second to the twentieth epoch: a leak of a copy of the weights (17 MB) in each would be over 150 MB.
+    """A leak of one copy of the weights (17 MB) per epoch would add over 150 MB between the second and the last epoch.
 
-    While a checkpoint is packed, two copies come and go, and the C library's heap keeps some of it at times: an epoch
-    is not held against another, but the least of the last five against the most of the five after the first.
+    Writing a checkpoint temporarily takes two copies, some of which may stay in the C library's heap: so compare the
+    minimum of the last five epochs with the maximum of the five after the first.
     """
     if not sys.platform.startswith("linux"):
         pytest.skip("resident memory is read from /proc")
@@ -334,6 +336,6 @@ def test_another_machine_is_said_and_refused_to_a_deterministic_run(
     if deterministic:
         assert found.code == 2
         assert "set device.deterministic = false" in found.err
-        assert json.loads(file.read_text())["status"] == "running", "nothing was touched"
+        assert json.loads(file.read_text())["status"] == "running", "nothing was changed"
     else:
         assert found.code == 0

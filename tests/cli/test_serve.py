@@ -1,4 +1,4 @@
-"""The server as a client meets it: a process of its own, requests over a socket."""
+"""The server as a client sees it: a separate process, with requests over a socket."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Server:
         self.address = self.process.stdout.readline().strip()
 
     def ask(self, path: str, body: bytes | None = None, kind: str = "image/png") -> tuple[int, Any]:
-        request = urllib.request.Request(self.address + path, body, {"Content-Type": kind})  # noqa: S310  # our own
+        request = urllib.request.Request(self.address + path, body, {"Content-Type": kind})  # noqa: S310  # our own server
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
                 return answer.status, json.load(answer)
@@ -84,7 +84,7 @@ def test_its_answers_are_those_of_predict(server: Server, trained: tuple[Path, A
 
 
 def test_what_the_body_is_said_to_be_does_not_matter(server: Server, colours: Path) -> None:
-    """`curl --data-binary` calls it a form."""
+    """`curl --data-binary` sends the content type of a form."""
     picture = next((colours / "red").iterdir()).read_bytes()
     for kind in ("application/x-www-form-urlencoded", "application/octet-stream", "text/plain"):
         assert server.ask("/predict", picture, kind)[0] == 200
@@ -124,7 +124,7 @@ def test_a_bundle_is_served_in_every_form_until_a_signal(
     picture = next((colours / "red").iterdir())
     with Server(model) as made:
         assert made.ask("/predict", picture.read_bytes())[0] == 200
-        number = "SIGHUP" if form == "onnx" and hasattr(signal, "SIGHUP") else "SIGINT"  # a terminal that closes
+        number = "SIGHUP" if form == "onnx" and hasattr(signal, "SIGHUP") else "SIGINT"  # sent when a terminal closes
         code, err = made.stop(signal.Signals[number])
         assert code in (0, -signal.SIGTERM)
         assert err == ""

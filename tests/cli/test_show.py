@@ -29,7 +29,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
-    """What was drawn, newest last."""
+    """The rows that were drawn, newest last."""
     found: list[Rows] = []
 
     def keep(rows: Rows) -> bytes:
@@ -100,7 +100,7 @@ def test_pictures_keep_their_proportions_and_bad_ones_are_left_out(
         Image.new("RGB", (600, 300), "red").save(tmp_path / "odd" / label / "1.png")
         whole = tmp_path / "odd" / label / "2.jpg"
         Image.effect_noise((300, 300), 90).save(whole)
-        whole.write_bytes(whole.read_bytes()[:5000])  # the header is fine
+        whole.write_bytes(whole.read_bytes()[:5000])  # the header is valid
     done = sightline("show", tmp_path / "odd", "--json")
     assert done.json["count"] == 2
     assert done.json["classes"] == ["图", "表"]
@@ -119,7 +119,7 @@ def test_augmented_pictures_are_those_of_training(sightline: Command, colours: P
     assert done.json == {"figure": "colours-augmented.png", "classes": ["blue", "green", "red"], "count": 4}
     (rows,) = shown
     assert [len(row) for row in rows] == [6] * 4
-    config = AugmentConfig(flip=True, rotation=30, cutmix=1.0)  # quick mirrors too
+    config = AugmentConfig(flip=True, rotation=30, cutmix=1.0)  # quick flips too
     originals = [row[0][0] for row in rows]
     assert originals[0].shape == (24, 24, 3)
     for epoch in range(1, 6):
@@ -131,10 +131,10 @@ def test_augmented_pictures_are_those_of_training(sightline: Command, colours: P
 
 
 def test_augment_by_the_recipe_that_training_would_take(sightline: Command, colours: Path, shown: list[Rows]) -> None:
-    assert sightline("show", colours, "--augment", "--count", "2").code == 0  # auto: small pictures, so quick
+    assert sightline("show", colours, "--augment", "--count", "2").code == 0  # auto: small images, so quick
     original, version = shown[0][0][0][0], shown[0][0][1][0]
     assert shown[0][0][1][1] == "epoch 1"
-    np.testing.assert_array_equal(np.sort(original, axis=1), np.sort(version, axis=1))  # mirrored at most
+    np.testing.assert_array_equal(np.sort(original, axis=1), np.sort(version, axis=1))  # flipped at most
 
 
 def test_only_training_pictures_are_augmented(sightline: Command, tmp_path: Path, shown: list[Rows]) -> None:

@@ -1,4 +1,4 @@
-"""How sources are read, as a user says it: the same options for every command that reads images."""
+"""The options for how sources are read, which are the same in every command that reads images."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ seed = [1]
 
 
 def flat(root: Path, train: str = "train", test: str = "test") -> Path:
-    """Two folders named as splits, of images whose names say nothing."""
+    """Write two folders named like splits, with images whose names say nothing."""
     return write(root, {f"{split}/{i}.png": png(i, k) for k, split in enumerate((train, test)) for i in range(22)})
 
 
 def listed(root: Path, name: str = "list.csv", first: int = 0) -> Path:
-    """A manifest with columns of its own names, and its images."""
+    """Write a manifest with custom column names, and its images."""
     images = {f"{label}-{i}": (i, label) for i in range(first, first + 24) for label in NAMES}
     write(root, {f"{name}.png": png(i, NAMES.index(label)) for name, (i, label) in images.items()})
     lines = ["Bild;Art;Rest", *(f"{name};{label};{i % 5}" for name, (i, label) in images.items())]
@@ -70,7 +70,7 @@ def test_what_is_allowed_stays_allowed_when_a_run_goes_on(sightline: Command, tm
     info = json.loads((out / "run.json").read_text(encoding="utf-8"))
     info["status"] = "interrupted"
     (out / "run.json").write_text(json.dumps(info), encoding="utf-8")
-    (out / "config.toml").unlink()  # as where it was killed before anything was decided
+    (out / "config.toml").unlink()  # as if it was killed before the configuration was resolved
     assert sightline("resume", out).code == 0
     assert sorted(Run.open(out).read_model_facts()[0]) == ["test", "train"]
 
@@ -109,7 +109,7 @@ def test_a_sweep_reads_its_images_as_it_is_told(sightline: Command, tmp_path: Pa
     assert done.code == 0, done.err
     assert sorted(Run.open(tmp_path / "sweep" / "trial-0001").read_model_facts()[0]) == ["cat", "dog"]
     again = sightline("sweep", source, space, "--out", tmp_path / "sweep")
-    assert (again.code, "data.class_level=2" in again.err) == (2, True)  # trials that read it otherwise do not compare
+    assert (again.code, "data.class_level=2" in again.err) == (2, True)  # trials with other data are not comparable
 
 
 @pytest.mark.parametrize(

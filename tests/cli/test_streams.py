@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or gone, in processes as a shell starts them."""
+"""Standard streams that are closed, full or disconnected, in processes started by a shell."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Shell = Callable[..., tuple[int, str, str]]
 
 
 def shell(redirection: str, *arguments: object) -> tuple[int, str, str]:
-    """Run ``sightline ARGUMENTS... REDIRECTION`` in a shell; return the exit code and what was printed."""
+    """Run ``sightline ARGUMENTS... REDIRECTION`` in a shell; return the exit code and the output."""
     command = f'exec "$0" -m sightline "$@" {redirection}'
     done = subprocess.run(
         ["sh", "-c", command, sys.executable, *map(str, arguments)],
@@ -81,7 +81,7 @@ def test_doctor_says_that_its_findings_are_lost(colours: Path) -> None:
 def test_news_that_nobody_hears_change_nothing(redirection: str, use: tuple[Path, Path], tmp_path: Path) -> None:
     heard = shell("", "predict", *use)
     assert shell(redirection, "predict", *use) == (heard[0], heard[1], "")
-    assert shell(redirection, "predict", tmp_path / "none", use[1]) == (2, "", ""), "the exit code tells the error"
+    assert shell(redirection, "predict", tmp_path / "none", use[1]) == (2, "", ""), "the exit code signals the error"
     assert shell(redirection, "train", "--nonsense") == (2, "", "")
 
 
@@ -90,7 +90,7 @@ def test_news_that_nobody_hears_change_nothing(redirection: str, use: tuple[Path
 )
 def test_a_reader_that_went_away_is_no_news(arguments: list[str]) -> None:
     read, write = os.pipe()
-    os.close(read)  # before anything is written, which `| head -1` does not promise
+    os.close(read)  # before anything is written, which `| head -1` does not guarantee
     try:
         done = subprocess.run(
             [sys.executable, "-m", "sightline", *arguments],
@@ -117,7 +117,7 @@ def test_an_end_of_a_pipe_that_does_not_block_is_waited_for() -> None:
     with subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE) as child:
         os.close(write)
         with os.fdopen(read, "rb") as file:
-            time.sleep(2)  # it has filled the pipe by then, or fills it now
+            time.sleep(2)  # it has filled the pipe by then
             text = file.read()
         assert child.stderr is not None
         assert child.stderr.read() == b""
@@ -128,7 +128,7 @@ def test_an_end_of_a_pipe_that_does_not_block_is_waited_for() -> None:
 
 @pytest.mark.slow
 def test_every_verb_says_that_its_answer_is_lost(use: tuple[Path, Path], colours: Path, tmp_path: Path) -> None:
-    """What they write to files is there all the same."""
+    """Their output files are written nevertheless."""
     run = tmp_path / "run"
     small = ["--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1"]
     verbs: list[list[object]] = [

@@ -1,4 +1,4 @@
-"""`sightline sweep` as a user sees it; what it does is tested beside `sightline.sweep`."""
+"""`sightline sweep` as a user sees it; its behavior is tested in tests/test_sweep.py."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_sweep_prints_one_object_then_its_table(
     found = sightline("sweep", colours, space, "--json")
     assert found.code == 0
     assert found.out.count("\n") == 1
-    assert found.err == "", "no bars, no lines where nobody asked for them"
+    assert found.err == "", "no progress output with --json"
     assert found.json["study"] == "rates-colours"
     assert found.json["directory"] == "runs/rates-colours"
     best, trials = found.json["best"], found.json["trials"]
@@ -91,7 +91,7 @@ main()
 def test_a_signal_reaches_the_trial_and_the_sweep_itself_imports_no_framework(
     colours: Path, space: Path, tmp_path: Path
 ) -> None:
-    """So its memory stays what it was, however many trials there are: what each took went with its process."""
+    """So its memory does not grow with the number of trials: each frees its memory with its process."""
     space.write_text(SPACE.replace("epochs = 1", "epochs = 10_000"))
     command = [sys.executable, "-c", AROUND, "sweep", str(colours), str(space), "--out", str(tmp_path / "o")]
     run = tmp_path / "o" / "trial-0001"
@@ -111,7 +111,7 @@ def test_a_signal_reaches_the_trial_and_the_sweep_itself_imports_no_framework(
     assert info["status"] == "interrupted"
     assert list((run / "checkpoints").glob("*.npz")), "its state was saved"
     with (run / "lock").open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the process that trained is gone
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the training process is gone
 
 
 def test_bad_input_gets_one_clear_message(sightline: Command, colours: Path, space: Path, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_bad_input_gets_one_clear_message(sightline: Command, colours: Path, spa
 def test_a_sweep_in_which_every_trial_fails_says_so(
     sightline: Command, colours: Path, space: Path, tmp_path: Path
 ) -> None:
-    space.write_text(SPACE + 'model.head = ["sigmoid"]\n')  # three classes
+    space.write_text(SPACE + 'model.head = ["sigmoid"]\n')  # invalid for three classes
     found = sightline("sweep", colours, space, "--out", tmp_path / "o", "--json")
     assert found.code == 2
     assert "No trial was completed, and 2 failed" in found.err

@@ -102,7 +102,7 @@ def test_settings_train_and_load(sightline: Command, colours: Path, tmp_path: Pa
     found = sightline("train", colours, *SMALL, *options, "--out", tmp_path / "r", "--json")
     assert found.code == 0, found.err
     model = face.load(tmp_path / "r", engine="keras")
-    assert {v.dtype for v in model.predictor.model.weights} == {"float32"}  # type: ignore[attr-defined]  # a Keras one
+    assert {v.dtype for v in model.predictor.model.weights} == {"float32"}  # type: ignore[attr-defined]  # a Keras predictor
     if "split.test=0" in settings:
         assert found.json["test"] is None
 
@@ -218,7 +218,7 @@ def test_a_loss_that_is_no_number_stops_the_run(sightline: Command, colours: Pat
     assert "learning rate" in found.err
     told = json.loads((tmp_path / "r" / "run.json").read_text())
     assert told["status"] == "failed"
-    assert told["batch"], "the pictures of the step"
+    assert told["batch"], "the images of the step"
     assert all((colours / path).is_file() or Path(path).is_file() for path in told["batch"])
 
 
@@ -251,7 +251,7 @@ def test_python_says_what_the_command_says(trained: tuple[Path, dict[str, Any]],
     model = face.load(trained[0])
     found = model.evaluate()
     saved = np.load(trained[0] / "eval" / "test" / "predictions.npz", allow_pickle=False)
-    np.testing.assert_allclose(found.probabilities, saved["probabilities"], atol=1e-6)  # in pieces, and as a whole
+    np.testing.assert_allclose(found.probabilities, saved["probabilities"], atol=1e-6)  # in batches of different sizes
     assert found.accuracy == trained[1]["test"]["accuracy"]
     with pytest.raises(SightlineError, match="test split"):
         model.evaluate(colours, split="test")

@@ -1,4 +1,4 @@
-"""Evaluating, predicting and listing as a user sees them."""
+"""The commands evaluate, predict and the lists as a user sees them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_an_answer_that_is_not_a_number_is_a_row_and_the_exit_code_says_so(
 
     path = next((colours / "blue").iterdir())
     monkeypatch.setattr(OnnxPredictor, "probabilities", bad)
-    monkeypatch.setattr(bundle, "check_golden", lambda *_: None)  # which refuses such a model at load
+    monkeypatch.setattr(bundle, "check_golden", lambda *_: None)  # it would reject such a model at load
     reason = "the model's answer is not a finite number"
     found = sightline("predict", run, path, "--json")
     assert (found.code, found.lines) == (1, [{"path": str(path), "error": reason}])
@@ -80,7 +80,7 @@ def test_an_answer_that_is_not_a_number_is_a_row_and_the_exit_code_says_so(
 
 
 def test_predict_writes_nothing_into_the_home_folder(run: Path, colours: Path, tmp_path: Path) -> None:
-    """ONNX Runtime would write a device id there, and a database of events for its telemetry host."""
+    """ONNX Runtime would otherwise write a device id and telemetry events there."""
     home = tmp_path / "home"
     home.mkdir()
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORT_", "SIGHTLINE_"))}
@@ -146,11 +146,13 @@ def test_out_writes_what_would_be_printed(
     place = tmp_path / name
     arguments = ("predict", run, colours / "red", broken, *options)
     written = sightline(*arguments, "--out", place)
-    assert (written.code, written.out) == (1, ""), "one image has no answer"
+    assert (written.code, written.out) == (1, ""), "one image failed"
     assert "41 images, 1 of them failed" in " ".join(written.err.split())
     form = "jsonl" if name.endswith((".ndjson", ".jsonl")) else "csv"
     assert place.read_text(encoding="utf-8") == sightline("predict", run, colours / "red", broken, "--format", form).out
-    assert sightline("predict", run, colours / "blue", *options, "--out", place).code == 0, "a result is replaced"
+    assert sightline("predict", run, colours / "blue", *options, "--out", place).code == 0, (
+        "an earlier result is replaced"
+    )
     assert "blue-000" in place.read_text(encoding="utf-8")
     assert [p.name for p in place.parent.iterdir() if p.name.startswith(".part-")] == []
 
