@@ -63,11 +63,14 @@ def write(
     Bytes are synced to disk before the rename, so that a power failure leaves either the old file or the new one. (A
     file written by a function is only guaranteed not to be half-written if the process is killed.) A symbolic link at
     `path` is replaced, not followed; a link among the folders between `root` and `path` is refused, so that an
-    untrusted folder cannot redirect writes outside of it.
+    untrusted folder cannot redirect writes outside of it. If `root` is None, it is the run directory that contains
+    `path`, if any.
     On failure, leaves the old file at `path` and raises `OutputError`, whose message ends with `advice`.
     """
     if root is not None:
         refuse_links(root, path.parent)
+    else:
+        refuse_links_in_run(path.parent)
     aside = temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,6 +208,16 @@ def refuse_links(root: Path, folder: Path) -> None:
             raise OutputError(
                 f"{part} is a link to {part.readlink()}, and nothing is written through links: replace it by a folder."
             )
+
+
+def refuse_links_in_run(folder: Path) -> None:
+    """Raise `OutputError` if a folder between `folder` and the run directory that contains it is a link.
+
+    If run directories are nested, the outermost one counts: a link may lead to a folder that imitates a run.
+    """
+    runs = [parent for parent in (folder, *folder.parents) if (parent / "run.json").is_file()]
+    if runs:
+        refuse_links(runs[-1], folder)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,22 @@ VERBS: dict[str, tuple[object, ...]] = {
     "predict": ("predict", "RUN", "DATA"),
 }
 
+# Every verb that writes into a folder inside the run: its own, or one that the user names.
+INSIDE: dict[str, tuple[object, ...]] = {
+    "export": ("export", "RUN"),
+    "export a folder": ("export", "RUN", "--format", "saved_model"),
+    "export --out": ("export", "RUN", "--out", "RUN/mine/model.onnx"),
+    "export a bundle": ("export", "RUN", "--format", "bundle"),
+    "export vectors": ("export", "RUN", "--format", "vectors"),
+    "compress": ("compress", "RUN", "--means", "float16", "--epochs", "0"),
+    "compress again": ("compress", "RUN", "--means", "float16", "--epochs", "0", "--max-drop", "100"),
+    "explain --out": ("explain", "RUN", "PICTURE", "--method", "occlusion", "--out", "RUN/why"),
+    "predict --out": ("predict", "RUN", "DATA", "--out", "RUN/mine/rows.csv"),
+    "describe --diagram": ("describe", "RUN", "--diagram", "RUN/mine/network.svg"),
+    "show --out": ("show", "DATA", "--out", "RUN/mine/sheet.png"),
+    "doctor": ("doctor", "DATA", "--html", "RUN/mine/page.html", "--fix", "RUN/mine/fix.jsonl"),
+}
+
 
 @pytest.fixture(scope="module")
 def stopped(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,9 +57,14 @@ def stopped(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def tree(folder: Path) -> dict[str, str]:
-    """Return the hash of every file in a folder."""
-    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+def tree(folder: Path) -> dict[str, tuple[str, int, int]]:
+    """Return the hash of every file in a folder, with what changes when the same bytes are written again."""
+
+    def state(path: Path) -> tuple[str, int, int]:
+        stat = path.stat()
+        return hashlib.sha256(path.read_bytes()).hexdigest(), stat.st_ino, stat.st_mtime_ns
+
+    return {str(p): state(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def held_by_links(run: Path, stash: Path, *, folders: bool) -> None:
@@ -57,8 +78,10 @@ def held_by_links(run: Path, stash: Path, *, folders: bool) -> None:
 
 
 def words(verb: str, run: Path, data: Path) -> Iterator[object]:
-    names = {"RUN": run, "DATA": data}
-    yield from (names.get(word, word) if isinstance(word, str) else word for word in VERBS[verb])
+    names = {"RUN": run, "DATA": data, "PICTURE": next((data / "red").iterdir())}
+    for word in (VERBS | INSIDE)[verb]:
+        first, slash, rest = word.partition("/") if isinstance(word, str) else (word, "", "")
+        yield f"{names[first]}{slash}{rest}" if first in names else word
 
 
 @pytest.mark.parametrize("folders", [False, True], ids=["files", "folders"])
@@ -72,6 +95,49 @@ def test_no_verb_writes_through_a_link(
     before = tree(stash), tree(colours)
     done = sightline(*words(verb, run, colours))
     assert done.code in {0, 1, 2}, done.err
+    assert (tree(stash), tree(colours)) == before
+
+
+@pytest.fixture(scope="module")
+def used(stopped: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Command], Path]:
+    """Return a run in which a verb of `INSIDE` has written before."""
+    made: dict[str, Path] = {}
+
+    def use(verb: str, sightline: Command) -> Path:
+        if verb not in made:
+            run = shutil.copytree(stopped, tmp_path_factory.mktemp("used") / "run")
+            (run / "mine").mkdir()
+            done = sightline(*words(verb, run, colours))
+            assert done.code in {0, 1}, done.err
+            made[verb] = run
+        return made[verb]
+
+    return use
+
+
+@pytest.mark.parametrize(
+    "links", [pytest.param("files", marks=pytest.mark.slow), pytest.param("folders", marks=pytest.mark.slow), "own"]
+)
+@pytest.mark.parametrize("verb", INSIDE)
+def test_nothing_is_written_through_a_link_inside_a_run(
+    verb: str, links: str, used: Callable[[str, Command], Path], stopped: Path, colours: Path, tmp_path: Path,
+    sightline: Command,
+) -> None:  # fmt: skip
+    run, stash = tmp_path / "run", tmp_path / "stash"
+    shutil.copytree(used(verb, sightline), run)
+    if links == "own":  # what the verb itself has made: nothing else of the run stops it before it comes there
+        stash.mkdir()
+        own = sorted({p.name for p in run.iterdir()} - {p.name for p in stopped.iterdir()})
+        assert own, "it wrote nothing into the run"
+        for name in own:
+            shutil.move(run / name, stash / name)
+            (run / name).symlink_to(stash / name)
+    else:
+        held_by_links(run, stash, folders=links == "folders")
+    before = tree(stash), tree(colours)
+    done = sightline(*words(verb, run, colours))
+    assert done.code in {0, 1, 2}, done.err
+    assert "Traceback" not in done.err
     assert (tree(stash), tree(colours)) == before
 
 

@@ -58,6 +58,7 @@ class Store:
 
     def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
         """Open or make it; raises `OutputError` where it holds something else than the search that `key` describes."""
+        files.refuse_links_in_run(path)
         self.path = path
         file = path / "search.json"
         if file.is_file():

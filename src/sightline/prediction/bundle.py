@@ -108,6 +108,7 @@ def _others(path: Path, bundle: Bundle) -> list[str]:
 
 def write(bundle: Bundle, folder: Path) -> None:
     """Write a bundle as a directory, whole or not at all; one that is there is replaced. Raises `OutputError`."""
+    files.refuse_links_in_run(folder.parent)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent) as aside:

@@ -135,6 +135,7 @@ def _predictor(form: str, contents: Mapping[str, bytes], manifest: Manifest, thr
 
 def place(made: Path, target: Path) -> None:
     """Rename a finished folder to `target`, in place of one that is there; raises `OutputError`."""
+    files.refuse_links_in_run(target.parent)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=target.parent) as aside:

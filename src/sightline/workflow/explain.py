@@ -149,6 +149,7 @@ def _scaled(region: Region, across: float, down: float) -> Region:
 
 
 def _make(folder: Path) -> None:
+    files.refuse_links_in_run(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -255,6 +255,7 @@ class _Export:
         )
         graph, kept = self._graph(truth) if self.form in {"onnx", "bundle", "openvino"} else (b"", ())
         manifest = self._manifest(kept)
+        files.refuse_links_in_run(self.target.parent)
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".part-", dir=self.target.parent) as aside:
