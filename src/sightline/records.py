@@ -270,6 +270,8 @@ class Thresholds:
     validation images, with a coverage of `share_answered`. `quantile`: a class is in the prediction set if its
     nonconformity score (`conformal`) is at most this, so that the set contains the true class with probability
     `coverage`. `ood_limit`: an image whose `ood` score ("energy") is above this is out of distribution.
+    `positive_threshold`: of two classes, predict `positive` if its probability is at least this, for a `rate` of
+    `target_rate`; it excludes a confidence and prediction sets.
     """
 
     count: int
@@ -281,6 +283,10 @@ class Thresholds:
     conformal: Literal["lac"] = "lac"
     ood: Literal["energy"] = "energy"
     ood_limit: float | None = None
+    rate: Literal["sensitivity", "specificity"] | None = None
+    target_rate: float | None = None
+    positive: str | None = None
+    positive_threshold: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -293,10 +299,13 @@ class Thresholds:
         if unknown or "count" not in values:
             raise ValueError(f"unknown or missing fields {sorted(unknown) or ['count']}")
         for name, value in values.items():
-            words = {"conformal": ("lac",), "ood": ("energy",)}.get(name)
-            number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-            if (value not in words) if words else not number:
+            words = {"conformal": ("lac",), "ood": ("energy",), "rate": (None, "sensitivity", "specificity")}.get(name)
+            kind = str if name == "positive" else int | float
+            fits = value is None or (isinstance(value, kind) and not isinstance(value, bool))
+            if (value not in words) if words else not fits:
                 raise ValueError(f"{name} cannot be {value!r}")
+        if len({values.get(name) is None for name in ("rate", "target_rate", "positive", "positive_threshold")}) > 1:
+            raise ValueError("rate, target_rate, positive and positive_threshold must be given together")
         return cls(**values)
 
 
@@ -316,8 +325,8 @@ class Decision:
 class Prediction:
     """The prediction for one image, or the reason why there is none (`error`).
 
-    `top` holds the most probable classes in descending order; `label` and `probability` repeat the first. `decision` is
-    None unless the model has `Thresholds`.
+    `top` holds the most probable classes in descending order, but first the class that a `positive_threshold` decides
+    for; `label` and `probability` repeat the first. `decision` is None unless the model has `Thresholds`.
     """
 
     path: str

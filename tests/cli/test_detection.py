@@ -85,6 +85,42 @@ def test_thresholds_for_rates_are_chosen_on_validation_and_stated_on_test(sightl
     assert "average precision of 'good'" in nothing.out
 
 
+def test_a_threshold_asked_for_alone_is_kept_for_predict_report_and_bundle(
+    sightline: Command, run: Path, parts: Path
+) -> None:
+    target = ("--target-sensitivity", "0.9")
+    found = sightline("evaluate", run, *target, "--json").json
+    (point,) = found["binary"]["operating_points"]
+    kept = json.loads((run / "thresholds.json").read_text("utf-8"))
+    assert (kept["rate"], kept["target_rate"], kept["positive"]) == ("sensitivity", 0.9, "good")
+    assert kept["positive_threshold"] == point["threshold"]
+    assert "`predict` goes by the threshold for this sensitivity" in sightline("evaluate", run, *target).out
+    answers = {}
+    for model in (run, run / "bundle"):
+        for label in CLASSES:
+            rows = [
+                json.loads(r) for r in sightline("predict", model, parts / "test" / label, "--json").out.splitlines()
+            ]
+            good = [{c["label"]: c["probability"] for c in row["top"]}["good"] for row in rows]
+            assert [row["label"] == "good" for row in rows] == [p >= point["threshold"] for p in good]
+            assert all(row["top"][0] == {k: row[k] for k in ("label", "probability")} for row in rows)
+            answers[model, label] = [row["label"] for row in rows]
+    assert answers[run, "good"] == answers[run / "bundle", "good"]
+    assert answers[run, "good"].count("good") / 30 == point["reached"]["sensitivity"]["value"]
+    assert sightline("report", run).code == 0
+    page = (run / "report.html").read_text("utf-8")
+    assert "<h2>Operating points</h2>" in page
+    assert "which was chosen on validation for a sensitivity of 90.0%" in page
+    again = sightline("evaluate", run, "--json").json["binary"]["operating_points"]
+    assert [(p["threshold"], p["reached"]) for p in again] == [(point["threshold"], point["reached"])]
+    # Another target replaces it, also one of another kind; two at once are only stated.
+    assert sightline("evaluate", run, "--target-precision", "0.5").code in {0, 1}
+    assert json.loads((run / "thresholds.json").read_text("utf-8"))["positive_threshold"] is None
+    both = sightline("evaluate", run, *target, "--target-specificity", "0.6").out
+    assert "not kept for `predict`: it keeps a threshold that is asked for alone" in both
+    assert json.loads((run / "thresholds.json").read_text("utf-8"))["target_precision"] == 0.5
+
+
 def test_a_wrong_positive_class_is_refused_at_once(sightline: Command, run: Path, parts: Path, tmp_path: Path) -> None:
     found = sightline("train", parts, *OPTIONS, "--set", "evaluation.positive=godo", "--out", tmp_path / "r")
     assert (found.code, found.out) == (2, "")

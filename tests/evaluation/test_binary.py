@@ -170,6 +170,34 @@ def test_a_conservative_threshold_falls_short_once_in_twenty(rate: binary.Rate) 
     assert short(conservative=False) > 0.3
 
 
+@pytest.mark.parametrize(("rate", "other"), [("sensitivity", "specificity"), ("specificity", "sensitivity")])
+def test_what_being_conservative_costs_is_stated(rate: binary.Rate, other: binary.Rate) -> None:
+    score, truth = drawn(2000)
+    point = operating_point(score, truth, rate, 0.9)
+    relaxed = operating_point(score, truth, rate, 0.9, conservative=False)
+    assert point.threshold is not None
+    assert relaxed.threshold is not None
+    assert (point.relaxed, relaxed.relaxed, relaxed.given_up) == (relaxed.threshold, None, 0.0)
+    strict, loose = (getattr(rates_at(score, truth, t), other).value for t in (point.threshold, relaxed.threshold))
+    assert point.given_up == pytest.approx(loose - strict)
+    assert point.given_up > 0
+    nothing = operating_point(score[:20], truth[:20], rate, 0.99)
+    assert (
+        f"--no-conservative would predict the positive class where its probability is at least {nothing.relaxed:.4f}"
+        in (nothing.note)
+    )
+
+
+def test_usual_points_are_those_that_validation_shows() -> None:
+    points = binary.usual_points(drawn(400, 1), drawn(400, 2))
+    rates = ("sensitivity", "specificity")
+    assert [(p.rate, p.target) for p in points] == [(rate, target) for rate in rates for target in (0.95, 0.9)]
+    for point in points:
+        chosen = operating_point(*drawn(400, 1), point.rate, point.target)
+        assert tried(chosen, *drawn(400, 2)) == point
+    assert binary.usual_points(drawn(8, 1), drawn(400, 2)) == ()
+
+
 def test_a_target_is_met_on_test_by_its_lower_bound_alone() -> None:
     score, truth = drawn(4000)
     point = operating_point(score, truth, "sensitivity", 0.9)

@@ -169,7 +169,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("precision", ["x"]), ("thresholds", 5), ("thresholds", {"x": 1}), ("figures", [1]), ("data", 3),
+        ("precision", ["x"]), ("thresholds", 5), ("thresholds", {"x": 1}),
+        ("thresholds", {"count": 1, "positive": "ant"}),
+        ("thresholds", {"count": 1, "rate": "recall"}),
+        ("figures", [1]), ("data", 3),
         ("parity", "x"), ("model", 7), ("recipe", {}), ("parameters", "many"), ("parameters", True),
         ("weights_sha256", None), ("version", 1), ("lineage", ["x"]),
     ],

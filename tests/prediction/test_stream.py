@@ -16,12 +16,12 @@ from PIL import Image
 
 from pictures import EMPTY_HEIF, EMPTY_HEIF_REASON, Hostile, encode, picture, pixels, png, write
 from sightline.data.index import index
-from sightline.errors import DataError, PictureError, UsageError
+from sightline.errors import DataError, ModelError, PictureError, UsageError
 from sightline.prediction import stream
-from sightline.prediction.base import FakePredictor
+from sightline.prediction.base import FakePredictor, Outputs
 from sightline.prediction.stream import Item, as_items, expand, peek, predict
 from sightline.preprocess import Preprocess
-from sightline.records import Candidate, Prediction
+from sightline.records import Candidate, Prediction, Thresholds
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
@@ -209,6 +209,28 @@ def test_a_prediction_names_the_best_classes_first() -> None:
     assert [c.label for c in answer.top] == ["bright", "black", "dark"]  # equal ones in the order of the classes
     assert answer.top[0] == Candidate("bright", answer.probability or 0)
     assert answer.top[1].probability == pytest.approx(0.1 / 3)
+
+
+class Fixed(FakePredictor):
+    """Answers 0.3 for the first of two classes, whatever the image."""
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        p = np.tile(np.array([[0.3, 0.7]], np.float32), (len(pixels), 1))
+        return Outputs(p, np.log(p), p)
+
+
+@pytest.mark.parametrize(("threshold", "first"), [(0.2, "bad"), (float(np.float32(0.3)), "bad"), (0.31, "good")])
+@pytest.mark.parametrize("top", [1, 2])
+def test_a_threshold_of_the_positive_class_gives_the_label(threshold: float, first: str, top: int) -> None:
+    thresholds = Thresholds(9, rate="sensitivity", target_rate=0.9, positive="bad", positive_threshold=threshold)
+    model = Fixed(("bad", "good"), Preprocess(8, 8))
+    (row,) = predict(model, as_items([np.zeros((8, 8, 3), np.uint8)]), top=top, thresholds=thresholds)
+    assert (row.label, row.decision and row.decision.decision) == (first, "class")
+    assert row.top[0] == Candidate(first, float(np.float32(0.3 if first == "bad" else 0.7)))
+    assert len(row.top) == top
+    other, items = Fixed(("a", "b"), Preprocess(8, 8)), as_items([np.zeros((8, 8, 3), np.uint8)])
+    with pytest.raises(ModelError, match="thresholds are for the detection of 'bad'"):
+        list(predict(other, items, thresholds=thresholds))
 
 
 def test_classes_of_equal_probability_keep_their_order() -> None:

@@ -73,11 +73,15 @@ def test_the_headline_promises_nothing_that_was_chosen_on_the_test_images_themse
 
 def test_the_report_says_whether_a_target_is_met_and_by_which_images() -> None:
     validation, test = answers([0, 1] * 200, []), answers([0, 1] * 200, [10, 50])
-    thresholds, _ = fit_thresholds(validation, Wanted(target_precision=0.98), None)
-    strict, _ = fit_thresholds(validation, Wanted(target_precision=0.99), None)
+    thresholds, _ = fit_thresholds(validation, Wanted(target_precision=0.98), None, OK)
+    strict, _ = fit_thresholds(validation, Wanted(target_precision=0.99), None, OK)
     met = reporting._thresholds(concluded(test, validation, thresholds=thresholds))
     assert "99.5% of them correctly (95% interval 98.2% to 99.9%). The target of 98.0% is met" in met
     short = reporting._thresholds(concluded(test, validation, thresholds=strict))
+    nothing, _ = fit_thresholds(answers([0, 1] * 10, []), Wanted(target_precision=0.99), None, OK)
+    assert reporting._thresholds(concluded(test, validation, thresholds=nothing)).startswith(
+        "No confidence is shown on validation to reach a precision of 99.0%"
+    )
     assert "The target of 99.0% is not shown to be met: the precision is at least 98.4% with 95% confidence." in short
     same = concluded(validation, validation, thresholds=thresholds)
     assert same.answered is not None

@@ -80,7 +80,8 @@ def evaluate(
     from sightline.report import judgement, summary
     from sightline.workflow.judging import Admit, check_labels, judge
 
-    if mirror and (target_precision is not None or coverage is not None or labels is not None):
+    targets = (target_precision, coverage, target_sensitivity, target_specificity)
+    if mirror and (labels is not None or any(target is not None for target in targets)):
         raise UsageError(
             "--mirror only evaluates: thresholds and label issues are computed from single images, so leave it out."
         )

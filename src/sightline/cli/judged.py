@@ -54,7 +54,21 @@ def _detection(found: Judgement) -> None:
     for point in b.operating_points:
         for text in _operating_point(point, b.positive):
             say(text)
+    if b.operating_points:
+        say(f"  {_kept(found)}")
     say()
+
+
+def _kept(found: Judgement) -> str:
+    """Return whether the model gives its labels by an operating point from now on."""
+    kept = found.thresholds
+    points = [] if found.binary is None else found.binary.operating_points
+    for point in points:
+        if kept is not None and (point.threshold, point.rate) == (kept.positive_threshold, kept.rate):
+            return f"`predict` goes by the threshold for this {point.rate}"
+    if len(points) > 1 or (kept is not None and kept.confidence is not None):
+        return "not kept for `predict`: it keeps a threshold that is asked for alone"
+    return "not kept for `predict`"
 
 
 def _words(figure: Figure) -> list[str]:
@@ -71,6 +85,12 @@ def _operating_point(point: OperatingPoint, positive: str) -> Iterator[str]:
         f"{point.rate} {point.target:g}: predict {positive!r} where its probability is at least {point.threshold:.4f} "
         f"(chosen on {plural(point.count, 'validation image')})"
     )
+    if point.given_up and point.relaxed is not None:
+        other = "specificity" if point.rate == "sensitivity" else "sensitivity"
+        yield (
+            f"  being conservative costs {100 * point.given_up:.1f} points of {other} on validation; --no-conservative "
+            f"takes {point.relaxed:.4f}"
+        )
     if point.reached is None:
         yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"
         return

@@ -111,6 +111,9 @@ def show(result: TrainResult) -> None:
             names = result.details.get("untested_classes", {}).get(name, [])
             if missing := sentences.untested(names, len(result.classes), f"the {name} split"):
                 say(f"           {missing}")
+    temperature = result.details.get("temperature", 1.0)
+    if temperature != 1:
+        say(f"           losses after calibration (temperature {temperature:.3f}); val_loss of an epoch is before it")
     say(
         f"{result.model}, {result.parameters:,} parameters, {plural(result.epochs, 'epoch')} in {result.seconds:.0f} s "
         f"({result.images_per_second:,.0f} images/s)"

@@ -20,6 +20,8 @@ from sightline.evaluation import bootstrap
 from sightline.records import Figure
 
 Rate = Literal["sensitivity", "specificity"]
+RATES: tuple[Rate, ...] = ("sensitivity", "specificity")
+USUAL = (0.99, 0.95, 0.9)  # targets of a rate that every evaluation tries
 POSITIVE = {
     "positive", "pos", "defect", "defects", "defective", "damage", "damaged", "fault", "faulty", "crack", "cracked",
     "bad", "ng", "nok", "notok", "fail", "failed", "abnormal", "anomaly", "anomalous", "disease", "diseased", "sick",
@@ -65,17 +67,22 @@ class OperatingPoint:
     If `conservative`, the exact one-sided 95% bound of the rate on validation reaches the target, else the rate itself.
     `reached` is what it comes to on the evaluated images, with the `lower_bound` of the rate there; `met`: whether that
     reaches the target. These are None where the evaluated images chose the threshold.
+
+    `relaxed` is the threshold where the rate itself, not its bound, has to reach the target; `given_up` is how much of
+    the other rate being conservative costs on validation.
     """
 
     rate: Rate
     target: float
     threshold: float | None
     count: int
-    conservative: bool
+    conservative: bool | None  # None: of a threshold kept earlier, which does not say
     note: str = ""
     reached: Rates | None = None
     lower_bound: float | None = None
     met: bool | None = None
+    relaxed: float | None = None
+    given_up: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,8 @@ class Binary:
     """The evaluation of two classes as a detection of `positive`; `rule` says why that is the positive class.
 
     `rates` are those of the more probable class; `auroc` is that of the evaluation itself, `average_precision` that of
-    the positive class, with bootstrap intervals.
+    the positive class, with bootstrap intervals. `operating_points` are those asked for, or else the one that the model
+    keeps; `usual_points` those for the usual targets that validation images show, tried on the evaluated images.
     """
 
     positive: str
@@ -97,6 +105,7 @@ class Binary:
     roc: Curve
     precision_recall: Curve
     operating_points: tuple[OperatingPoint, ...] = ()
+    usual_points: tuple[OperatingPoint, ...] = ()
 
 
 def positive_class(classes: Sequence[str], wanted: str = "") -> tuple[str, str]:
@@ -229,14 +238,41 @@ def operating_point(
     class, and so a tolerance limit (Wilks, 1941, Ann. Math. Stat. 12:91-96), which falls short on new images for one
     validation split in twenty. Otherwise the rate itself must reach it.
     """
-    positive = rate == "sensitivity"
-    own = np.sort(score[truth] if positive else score[~truth])
-    misses = _misses(len(own), target, conservative=conservative)
-    if misses is None:
+    own, other = (score[truth], score[~truth]) if rate == "sensitivity" else (score[~truth], score[truth])
+    own = np.sort(own)
+
+    def choose(*, conservative: bool) -> float | None:
+        misses = _misses(len(own), target, conservative=conservative)
+        if misses is None:
+            return None
+        return float(own[misses] if rate == "sensitivity" else np.nextafter(own[::-1][misses], np.inf))
+
+    threshold = choose(conservative=conservative)
+    relaxed = choose(conservative=False) if conservative else None
+    if threshold is None:
         note = f"No threshold is shown to reach it by the {plural(len(own), 'validation image')} of that class."
-        return OperatingPoint(rate, target, None, len(score), conservative, note)
-    threshold = own[misses] if positive else np.nextafter(own[::-1][misses], np.inf)
-    return OperatingPoint(rate, target, float(threshold), len(score), conservative)
+        if relaxed is not None:
+            note += (
+                f" --no-conservative would predict the positive class where its probability is at least {relaxed:.4f}, "
+                "and fall short on new images about every other time."
+            )
+        return OperatingPoint(rate, target, None, len(score), conservative, note, relaxed=relaxed)
+    given_up = 0.0
+    if relaxed is not None and len(other):
+        given_up = float(((other >= min(threshold, relaxed)) & (other < max(threshold, relaxed))).mean())
+    return OperatingPoint(rate, target, threshold, len(score), conservative, relaxed=relaxed, given_up=given_up)
+
+
+def usual_points(
+    held_out: tuple[NDArray[np.float64], NDArray[np.bool_]], evaluated: tuple[NDArray[np.float64], NDArray[np.bool_]]
+) -> tuple[OperatingPoint, ...]:
+    """Choose thresholds for the usual targets of both rates on validation images, and try them on the evaluated ones.
+
+    Both are scores of the positive class float64 [N] and whether an image is of it, bool [N]. Targets that no threshold
+    is shown to reach are left out.
+    """
+    points = [operating_point(*held_out, rate, target) for rate in RATES for target in USUAL]
+    return tuple(tried(point, *evaluated) for point in points if point.threshold is not None)
 
 
 def _misses(count: int, target: float, *, conservative: bool) -> int | None:

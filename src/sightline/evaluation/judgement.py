@@ -21,7 +21,7 @@ from sightline.evaluation.ood import Strangers
 from sightline.evaluation.shift import Shift
 from sightline.evaluation.slices import Slice
 from sightline.prediction.base import Outputs, Predictor, filled
-from sightline.prediction.decide import decide, energy
+from sightline.prediction.decide import decide, energy, labels
 from sightline.records import Evaluation, Interval, Progress, Samples, Thresholds, no_progress
 
 SAME = 0.005  # temperatures this near to 1 print as 1.00 and change no probability that anybody sees
@@ -51,7 +51,14 @@ class Wanted:
 
     def __bool__(self) -> bool:
         """Whether anything is to be kept beside the model."""
-        return self.target_precision is not None or self.coverage is not None
+        return self.target_precision is not None or self.coverage is not None or self.kept_rate is not None
+
+    @property
+    def kept_rate(self) -> Rate | None:
+        """The rate whose threshold is to give the labels from then on: the only target that is asked for, or none."""
+        if self.target_precision is not None or self.coverage is not None or len(self.rates) != 1:
+            return None
+        return next(iter(self.rates))
 
     @property
     def rates(self) -> dict[Rate, float]:
@@ -151,10 +158,31 @@ def calibrate(judged: Said, held_out: Said | None) -> Calibration:
     return Calibration(*before, fitted, *after, note)
 
 
-def fit_thresholds(held_out: Said, wanted: Wanted, old: Thresholds | None) -> tuple[Thresholds, Threshold | None]:
-    """Fit what is asked for on validation pictures; what is not stays as in `old`."""
+def fit_thresholds(
+    held_out: Said, wanted: Wanted, old: Thresholds | None, classes: Sequence[str]
+) -> tuple[Thresholds | None, Threshold | None]:
+    """Fit what is asked for on validation images; what is not stays as in `old`.
+
+    A threshold for a rate replaces those for a precision and a coverage, and the other way round. Where no threshold
+    reaches a rate, `old` is returned.
+    """
     p = held_out.outputs.probabilities
-    new = replace(old or Thresholds(0), count=len(p), ood_limit=ood.limit(energy(held_out.outputs.logits)))
+    limit = ood.limit(energy(held_out.outputs.logits))
+    if (rate := wanted.kept_rate) is not None:
+        positive, _ = binary.positive_class(classes, wanted.positive)
+        scores = _scores(held_out, classes.index(positive))
+        point = binary.operating_point(*scores, rate, wanted.rates[rate], conservative=wanted.conservative)
+        if point.threshold is None:
+            return old, None
+        new = Thresholds(
+            len(p), ood_limit=limit, rate=rate, target_rate=point.target, positive=positive,
+            positive_threshold=point.threshold,
+        )  # fmt: skip
+        return new, None
+    new = replace(
+        old or Thresholds(0), count=len(p), ood_limit=limit, rate=None, target_rate=None, positive=None,
+        positive_threshold=None,
+    )  # fmt: skip
     found = None
     target, coverage = wanted.target_precision, wanted.coverage
     if target is not None:
@@ -175,7 +203,7 @@ def answered(judged: Said, classes: Sequence[str], thresholds: Thresholds, *, fi
     p = judged.outputs.probabilities
     made = np.array([d.decision for d in decide(p, judged.outputs.logits, classes, thresholds)])
     target = thresholds.target_precision
-    done = abstain.reached(made == "class", p.argmax(1) == judged.labels, target)
+    done = abstain.reached(made == "class", labels(p, classes, thresholds) == judged.labels, target)
     return Answered(
         done.coverage, float((made == "set").mean()), float((made == "abstain").mean()), done.precision, done.interval,
         len(p), target, done.lower_bound, None if fitted or target is None else done.met,
@@ -204,29 +232,42 @@ def check(wanted: Wanted, classes: Sequence[str]) -> None:
             raise UsageError(f"The target {rate} must lie between 0 and 1, such as 0.95; got {target}.")
 
 
-def detect(evaluation: Evaluation, judged: Said, held_out: Said | None, wanted: Wanted) -> Binary | None:
+def detect(
+    evaluation: Evaluation, judged: Said, held_out: Said | None, wanted: Wanted, kept: Thresholds | None = None
+) -> Binary | None:
     """Evaluate two classes as a detection of the positive one; None for another number of classes.
 
-    Thresholds for wanted rates are chosen on `held_out` images; raises `DataError` where there are none.
+    Thresholds for wanted rates are chosen on `held_out` images; raises `DataError` where there are none. Where none is
+    wanted, the threshold that the model has `kept` is tried.
     """
     classes = evaluation.classes
     if len(classes) != 2:
         return None
     p, truth = evaluation.probabilities, evaluation.labels
     found = binary.evaluate(p, truth, classes, evaluation.figures["auroc"], wanted.positive)
-    if not wanted.rates:
-        return found
-    if held_out is None:
-        raise DataError("Thresholds are chosen on validation images, and there are none at hand.")
     k = classes.index(found.positive)
-    scores, own = ((of.outputs.probabilities[:, k].astype(np.float64), of.labels == k) for of in (held_out, judged))
-    points = [
-        binary.operating_point(*scores, rate, target, conservative=wanted.conservative)
-        for rate, target in wanted.rates.items()
-    ]
-    if held_out is not judged:
-        points = [binary.tried(point, *own) for point in points]
-    return replace(found, operating_points=tuple(points))
+    own = _scores(judged, k)
+    points: list[binary.OperatingPoint] = []
+    if wanted.rates:
+        if held_out is None:
+            raise DataError("Thresholds are chosen on validation images, and there are none at hand.")
+        points = [
+            binary.operating_point(*_scores(held_out, k), rate, target, conservative=wanted.conservative)
+            for rate, target in wanted.rates.items()
+        ]
+    elif (
+        kept is not None and kept.rate is not None and kept.target_rate is not None and kept.positive == found.positive
+    ):
+        points = [binary.OperatingPoint(kept.rate, kept.target_rate, kept.positive_threshold, kept.count, None)]
+    if held_out is judged:
+        return replace(found, operating_points=tuple(points))
+    usual = () if held_out is None else binary.usual_points(_scores(held_out, k), own)
+    return replace(found, operating_points=tuple(binary.tried(point, *own) for point in points), usual_points=usual)
+
+
+def _scores(said: Said, k: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the probability of class number `k`, float64 [N], and whether an image is of it, bool [N]."""
+    return said.outputs.probabilities[:, k].astype(np.float64), said.labels == k
 
 
 def beside(judged: Said, held_out: Said | None) -> Shift | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.errors import ModelError
 from sightline.records import Decision, Thresholds
 
 
@@ -42,8 +43,9 @@ def decide(
     """Return a `Decision` for each of N pictures, from float32 [N, K] probabilities and logits.
 
     "abstain" where the picture is stranger than the limit or something is no number; else "class" where the confidence
-    is reached (or, without such a threshold, where the set holds one class); else "set" where the set holds some
-    classes but not all; else "abstain". Sets list the most probable class first.
+    is reached, where no confidence is asked for and the set holds one class, or where a threshold for the positive
+    class gives the label; else "set" where the set holds some classes but not all; else "abstain". Sets list the most
+    probable class first.
     """
     strange = energy(logits)
     held = None if thresholds.quantile is None else sets(probabilities, thresholds.quantile)
@@ -53,13 +55,41 @@ def decide(
     ]
 
 
+def labels(
+    probabilities: NDArray[np.float32], classes: Sequence[str], thresholds: Thresholds | None
+) -> NDArray[np.int64]:
+    """Return the number of the predicted class of each image, int64 [N], from float32 [N, K] probabilities.
+
+    It is the most probable class, unless a threshold for the positive one of two classes decides. Raises `ModelError`
+    where the positive class is not one of two `classes`.
+    """
+    predicted: NDArray[np.int64] = probabilities.argmax(1).astype(np.int64)
+    if thresholds is not None and thresholds.positive_threshold is not None:
+        check(thresholds, classes)
+        k = list(classes).index(str(thresholds.positive))
+        is_positive = probabilities[:, k].astype(np.float64) >= thresholds.positive_threshold
+        predicted = np.where(is_positive, k, 1 - k).astype(np.int64)
+    return predicted
+
+
+def check(thresholds: Thresholds, classes: Sequence[str]) -> None:
+    """Raise `ModelError` where `thresholds` are not for these classes."""
+    if thresholds.positive is not None and (len(classes) != 2 or thresholds.positive not in classes):
+        raise ModelError(
+            f"its thresholds are for the detection of {thresholds.positive!r}, expected one of the two classes of the "
+            f"model; it has {len(classes)}: {', '.join(classes[:8])}"
+        )
+
+
 def _one(
     row: NDArray[np.float32], held: NDArray[np.bool_] | None, strange: float, classes: Sequence[str], at: Thresholds
 ) -> Decision:
     names = None if held is None else tuple(classes[j] for j in np.argsort(-row, kind="stable") if held[j])
     size = 0 if names is None else len(names)
     sure = size == 1 and at.target_precision is None  # a target that no confidence reaches is answered by no class
-    if at.confidence is not None:
+    if at.positive_threshold is not None:
+        sure = True
+    elif at.confidence is not None:
         sure = float(row.max()) >= at.confidence
     if not np.isfinite(row).all() or (at.ood_limit is not None and not strange <= at.ood_limit):
         return Decision("abstain", names, strange)

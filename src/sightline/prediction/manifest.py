@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from sightline import jsonio
 from sightline.errors import ModelError
+from sightline.prediction.decide import check as check_thresholds
 from sightline.preprocess import Preprocess
 from sightline.records import Thresholds
 
@@ -105,7 +106,7 @@ class Manifest:
         if not all(isinstance(step, Mapping) for step in self.lineage):
             raise ModelError("the manifest's lineage is not made of steps")
         try:
-            Thresholds.from_dict(self.thresholds or {"count": 0})
+            thresholds = Thresholds.from_dict(self.thresholds or {"count": 0})
         except ValueError as error:
             raise ModelError(f"the manifest's thresholds are not whole: {error}") from error
         if not 1 <= len(self.classes) <= MOST_CLASSES:
@@ -114,6 +115,7 @@ class Manifest:
             raise ModelError("the manifest's classes are not names that differ")
         if type(self.temperature) is not float or not 0 < self.temperature < math.inf:
             raise ModelError(f"the manifest's temperature is {self.temperature!r}, expected a number above 0")
+        check_thresholds(thresholds, self.classes)
         for golden in self.golden:
             whole = len(golden.probabilities) == len(self.classes) and _HASH.fullmatch(golden.pixels_sha256)
             if not whole or not GOLDEN_FILE.fullmatch(golden.file) or golden.label not in self.classes:

@@ -22,7 +22,7 @@ from sightline.data.sources.text import decode_text, has_mark
 from sightline.data.stores import LIMITS, FolderStore, read_file
 from sightline.errors import DataError, PictureError, UsageError
 from sightline.prediction.base import NOT_FINITE, Predictor, filled, suitable_batch_size
-from sightline.prediction.decide import decide
+from sightline.prediction.decide import decide, labels
 from sightline.preprocess import Preprocess, find_format, inspect
 from sightline.records import Candidate, Decision, Prediction, Thresholds
 
@@ -188,7 +188,9 @@ def _answer(
         if not np.isfinite(row).all():
             yield Prediction(path, error=NOT_FINITE)
             continue
-        best = np.argsort(-row, kind="stable")[:top]
+        order = np.argsort(-row, kind="stable")
+        first = labels(row[None], predictor.classes, thresholds)[0]
+        best = np.concatenate([[first], order[order != first]])[:top]
         candidates = tuple(Candidate(predictor.classes[i], float(row[i])) for i in best)
         yield Prediction(path, candidates[0].label, candidates[0].probability, candidates, decision=decision)
 

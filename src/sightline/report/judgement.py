@@ -85,6 +85,7 @@ def _binary(value: Binary) -> dict[str, Any]:
         "roc": _points(value.roc, "false_positive_rate", "sensitivity"),
         "precision_recall": _points(value.precision_recall, "recall", "precision"),
         "operating_points": [_operating_point(p) for p in value.operating_points],
+        "usual_points": [_operating_point(p) for p in value.usual_points],
     }
 
 

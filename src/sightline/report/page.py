@@ -90,6 +90,45 @@ def _answering(selective: Mapping[str, Any] | None) -> str:
     )
 
 
+def operating_points(found: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """Return a row for each operating point in ``metrics.json``: thresholds chosen on validation and tried here.
+
+    Target, threshold, the rate that was reached with its interval, what else it comes to, and whether the target is
+    met.
+    """
+    rows = []
+    if (selective := found["selective"]) is not None and (reached := selective["reached"]) is not None:
+        target = selective["threshold"]
+        rows.append((
+            f"precision {percent(target['target'], 0)}", f"confidence from {percent(target['confidence'], 2)}",
+            _rate(reached["precision"], reached["interval"]), f"answers {percent(reached['coverage'])}",
+            _verdict(met=reached["met"]),
+        ))  # fmt: skip
+    binary = found["binary"]
+    if binary is None:
+        return rows
+    usual = {(p["rate"], p["target"], p["threshold"]) for p in binary["usual_points"]}
+    asked = [p for p in binary["operating_points"] if p["reached"] is not None]
+    asked = [p for p in asked if (p["rate"], p["target"], p["threshold"]) not in usual]
+    for p in [*asked, *binary["usual_points"]]:
+        other = "specificity" if p["rate"] == "sensitivity" else "sensitivity"
+        own, cost = p["reached"][p["rate"]], p["reached"][other]
+        rows.append((
+            f"{p['rate']} {percent(p['target'], 0 if round(100 * p['target'], 6).is_integer() else 1)}",
+            f"{binary['positive']} from {percent(p['threshold'], 2)}", _rate(own["value"], own["interval"]),
+            f"{other} {_rate(cost['value'], cost['interval'])}", _verdict(met=p["met"]),
+        ))  # fmt: skip
+    return rows
+
+
+def _rate(value: float | None, ends: Sequence[float] | None) -> str:
+    return percent(value) + (f" ({between(ends)})" if ends is not None else "")
+
+
+def _verdict(*, met: bool | None) -> str:
+    return "met" if met else "not shown"
+
+
 def picture(pixels: NDArray[np.uint8]) -> str:
     """Return uint8 [H, W, C] as a data URI, at most `SIDE` on a side."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)

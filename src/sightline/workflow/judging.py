@@ -84,7 +84,7 @@ def judge(
     if wanted:
         if held_out is None:
             raise DataError(_nothing_held_out(classifier))
-        thresholds, threshold = judgement.fit_thresholds(held_out, wanted, thresholds)
+        thresholds, threshold = judgement.fit_thresholds(held_out, wanted, thresholds, classifier.classes)
     result = judged(classifier.classes, said, found, part, held_out, thresholds, wanted)
     result = replace(result, threshold=threshold)
     if strange is not None:
@@ -118,13 +118,16 @@ def judged(
         selective=judgement.select(said, held_out),
         answered=None if thresholds is None else judgement.answered(said, classes, thresholds, fitted=held_out is said),
         coverage=None if thresholds is None else judgement.covered(said, thresholds),
-        binary=judgement.detect(evaluation, said, held_out, wanted),
+        binary=judgement.detect(evaluation, said, held_out, wanted, thresholds),
         shift=judgement.beside(said, held_out),
     )
 
 
 def _positive(classifier: Classifier) -> str:
-    """Return the positive class that the run was configured with, or the bundle made with; "" where there is none."""
+    """Return the positive class of the kept threshold, else of the run's settings or the bundle; "" without any."""
+    kept = classifier.thresholds
+    if kept is not None and kept.positive is not None:
+        return kept.positive
     if classifier.run is not None:
         return classifier.run.config.evaluation.positive
     return "" if classifier.manifest is None else str(classifier.manifest.data.get("positive", ""))

@@ -71,7 +71,7 @@ def _gathered(
         "findings": info.get("findings", []),
         "plots": [(name, *page.figure(drawn)) for name in PLOTS if (drawn := run.read_figure(name)) is not None],
         "classes": [], "hidden": 0, "slices": [], "mistakes": [], "heated": "", "thresholds": "",
-        "classes_file": "", "untested": "", "validation": None, "detection": None, "part": "",
+        "classes_file": "", "untested": "", "validation": None, "detection": None, "points": [], "part": "",
         "suspects": run.read_suspects()[:SUSPECTS],
         "leaks": [_leak(leak) for leak in leaks[:LEAKS]],
         "hidden_leaks": max(len(leaks) - LEAKS, 0),
@@ -93,6 +93,7 @@ def _gathered(
             ),
             "validation": _beside(found),
             "detection": found["binary"],
+            "points": page.operating_points(found),
             "part": judged.part,
             "slices": [s for s in found["slices"] if s["worse"]][:SLICES],
             "thresholds": _thresholds(judged),
@@ -157,6 +158,18 @@ def _beside(found: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]
 
 
 def _thresholds(judged: Judgement) -> str:
+    kept = judged.thresholds
+    if kept is not None and kept.positive_threshold is not None:
+        return (
+            f"It predicts {kept.positive} where its probability is at least "
+            f"{page.percent(kept.positive_threshold, 2)}, which was chosen on validation for a {kept.rate} of "
+            f"{page.percent(kept.target_rate)}."
+        )
+    if kept is not None and kept.target_precision is not None and kept.confidence is None:
+        return (
+            f"No confidence is shown on validation to reach a precision of {page.percent(kept.target_precision)}, so "
+            "it answers with no class alone; `sightline evaluate` with another target replaces this one."
+        )
     if judged.thresholds is None or judged.answered is None or judged.thresholds.confidence is None:
         return ""
     answered = judged.answered

@@ -125,6 +125,7 @@ class _Shipped:
     last: Judgement | None
     labelled: Labelled
     refusal: str | None
+    temperature: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +261,9 @@ class Training:
         labelled = self._labelled("test" if "test" in judged else "validation", data)
         if last is not None:
             run.write_figures(drawings.main(last))
-        return _Shipped(model, {part: found.evaluation for part, found in judged.items()}, last, labelled, refusal)
+        return _Shipped(
+            model, {part: found.evaluation for part, found in judged.items()}, last, labelled, refusal, value
+        )
 
     def _judge(self, part: Part, heard: Mapping[Part, Said], data: Dataset) -> Judgement:
         found = judging.judged(
@@ -297,6 +300,7 @@ class Training:
             bundle_reason=shipped.refusal,
             details={
                 "best_epoch": best.epoch if best else None,
+                "temperature": shipped.temperature,
                 "rejects": len(data.rejects),
                 "skipped": data.skipped,
                 "cache_hit": data.cache_hit,
