@@ -1,8 +1,8 @@
-"""`RunConfig`, the complete configuration of a run, and the ways into and out of it.
+"""`RunConfig`, the complete configuration of a run, and how to read and write it.
 
-Sources, weakest first: the defaults, a recipe, a TOML file, ``KEY=VALUE`` assignments. The resolved result is saved
-with the run. A ``train.epochs`` that is laid on the stages of the first layer, the recipe, scales them
-(`epochs.share`); stages that the user wrote are left as they are.
+Layers, lowest precedence first: defaults, recipe, TOML file, ``KEY=VALUE`` assignments. The resolved configuration is
+saved with the run. Setting ``train.epochs`` on top of a recipe with stages scales those stages (`epochs.share`); stages
+that the user defined are left unchanged.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ __all__ = [
 
 
 def resolve(*layers: dict[str, Any], assignments: Iterable[str] = ()) -> RunConfig:
-    """Lay nested dicts on the defaults, weakest first, then ``KEY=VALUE`` assignments.
+    """Merge nested dicts over the defaults, lowest precedence first, then apply ``KEY=VALUE`` assignments.
 
     >>> resolve({"train": {"epochs": 3}}, assignments=["train.batch_size=8"]).train.epochs
     3
     """
     values: dict[str, Any] = {}
     for layer in layers:
-        values = parse.merge(values, copy.deepcopy(layer))  # assignments change what they reach
+        values = parse.merge(values, copy.deepcopy(layer))  # assignments modify nested values in place
     assignments = list(assignments)
     for expression in assignments:
         parse.assign(values, expression)

@@ -1,4 +1,4 @@
-"""``train.epochs`` over the stages of a recipe: they share the total that the user asks for."""
+"""Distribute ``train.epochs`` over the stages of a recipe."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sightline.errors import plural
 def share(train: Any, fixed: Collection[int] = ()) -> None:
     """Scale the epochs of the stages in the table [train], in place, so that they sum to its ``epochs``.
 
-    The `fixed` ones keep theirs, and so do stages that state none: these take ``train.epochs`` each. Proportions are
-    kept as far as whole epochs can, but a stage that had an epoch keeps one. What is no table, list or whole number is
-    left for the check that names it.
+    `fixed` holds the indices of stages that keep their epochs. Stages without epochs are skipped too: each of them
+    trains for ``train.epochs``. Proportions are preserved up to rounding, but every stage that had epochs keeps at
+    least one. Values of the wrong type are left for validation to report.
 
     >>> table = {"epochs": 7, "stages": [{"epochs": 12}, {"epochs": 2}]}
     >>> share(table)
@@ -33,7 +33,7 @@ def share(train: Any, fixed: Collection[int] = ()) -> None:
     if not free:
         return
     exact = {at: left * epochs / sum(free.values()) for at, epochs in free.items()}
-    found = dict.fromkeys(free, min(total, 1))  # a total of 0 means that nothing is trained
+    found = dict.fromkeys(free, min(total, 1))  # a total of 0 trains nothing
     for _ in range(left - sum(found.values())):
         found[max(found, key=lambda at: exact[at] - found[at])] += 1
     for at, epochs in found.items():
@@ -45,7 +45,7 @@ def _whole(value: Any) -> bool:
 
 
 def describe(train: TrainConfig) -> str:
-    """Return in words how many epochs each stage has.
+    """Describe how many epochs each stage has.
 
     >>> from sightline.config import StageConfig
     >>> describe(TrainConfig(stages=(StageConfig("head", epochs=5), StageConfig("fine-tune", epochs=1))))

@@ -1,4 +1,4 @@
-"""The setting ``split.group``: what keeps images on one side of the split."""
+"""The setting ``split.group``: which images must stay in the same split."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Kind = Literal["none", "near", "folder", "column", "pattern"]
 
 @dataclass(frozen=True, slots=True)
 class GroupRule:
-    """What makes images a group; `argument` is the column's name or the regular expression."""
+    """How images are grouped; `argument` is the column name or the regular expression."""
 
     kind: Kind
     argument: str = ""
 
 
 def group_rule(text: str, where: str = "split.group") -> GroupRule:
-    r"""Return the rule that a setting states; raises `ConfigError` for anything else.
+    r"""Parse a value of ``split.group``; raises `ConfigError` for an invalid one.
 
     >>> group_rule(r"pattern:(patient\d+)_")
     GroupRule(kind='pattern', argument='(patient\\d+)_')
@@ -37,7 +37,7 @@ def group_rule(text: str, where: str = "split.group") -> GroupRule:
         return GroupRule("pattern", argument)
     if kind in {"column", "pattern"}:
         example = "column:patient" if kind == "column" else r"pattern:(patient\d+)_"
-        raise ConfigError(f"{where} is {text!r}, without a {kind}: expected as in {example}.")
+        raise ConfigError(f"{where} is {text!r}, which names no {kind}: expected for example {example}.")
     raise ConfigError(f"{where} cannot be {text!r}: expected none, near, folder, column:NAME or pattern:REGEX.")
 
 
@@ -45,9 +45,9 @@ def _check_pattern(pattern: str, where: str) -> None:
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
-        raise ConfigError(f"{where} holds {pattern!r}, which is no regular expression: {error}.") from error
+        raise ConfigError(f"{where} contains an invalid regular expression {pattern!r}: {error}.") from error
     if not groups:
         raise ConfigError(
-            f"{where} holds {pattern!r}, which captures nothing: put parentheses around what names the group, as in "
-            r"pattern:(patient\d+)_."
+            f"{where} contains {pattern!r}, which has no capturing group: put parentheses around the part that "
+            r"identifies the group, as in pattern:(patient\d+)_."
         )

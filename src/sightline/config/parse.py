@@ -1,4 +1,4 @@
-"""Plain mappings into frozen dataclasses and back: types checked, ranges checked, unknown keys named."""
+"""Convert plain mappings to frozen dataclasses and back, checking keys, types and ranges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sightline.files import open_regular
 from sightline.nesting import DEEPEST, is_deep
 
 T = TypeVar("T")
-MOST = 1 << 20  # bytes of a file: a complete configuration has 20,000
+MOST = 1 << 20  # bytes per file; a complete configuration has about 20,000
 _PART = r"""(?:[\w-]{1,200}+|"(?:[^"\\\n]|\\.){0,200}+"|'[^'\n]{0,200}+')"""
 _LONG_KEY = re.compile(rf"{_PART}(?:[ \t]{{0,9}}+\.[ \t]{{0,9}}+{_PART}){{{DEEPEST}}}")
 
@@ -29,16 +29,16 @@ def setting(
     at_most: float | None = None,
     check: Callable[[Any, str], object] | None = None,
 ) -> Any:
-    """Declare a dataclass field with its meaning (a phrase) and its closed range.
+    """Declare a dataclass field with its description (a phrase) and its closed range.
 
-    `check` is called with a value and the setting's name, and raises `ConfigError` for a value that cannot be.
+    `check` is called with the value and the setting's name, and raises `ConfigError` for an invalid value.
     """
     metadata = {"doc": doc, "at_least": at_least, "at_most": at_most, "check": check}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Build the dataclass `cls` from `values`; missing keys take their defaults.
+    """Build the dataclass `cls` from `values`; missing keys get their defaults.
 
     Raises `ConfigError` naming the key for an unknown key, a wrong type or a value out of range.
     """
@@ -57,7 +57,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Return `config` as nested plain dicts and lists; unset (None) fields are left out."""
+    """Convert `config` to nested dicts and lists; unset (None) fields are omitted."""
     out: dict[str, Any] = {}
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
@@ -71,7 +71,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file; raises `ConfigError` with the place of the mistake."""
+    """Read a TOML file; raises `ConfigError` with the location of the error."""
     try:
         return loads(read_text(path))
     except ValueError as error:
@@ -83,23 +83,23 @@ def read_text(path: Path) -> str:
     try:
         with open_regular(path) as file:
             data = file.read(MOST + 1)
-        text = data.decode("utf-8-sig")  # some editors put a byte order mark first
+        text = data.decode("utf-8-sig")  # some editors write a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration file {path}.") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a readable TOML file: {error}.") from error
     if len(data) > MOST:
-        raise ConfigError(f"{path} is not a readable TOML file: it has more than {MOST >> 20} MiB.")
+        raise ConfigError(f"{path} is not a readable TOML file: it is larger than {MOST >> 20} MiB.")
     return text.replace("\r\n", "\n")
 
 
 def loads(text: str) -> dict[str, Any]:
-    """Return the table that TOML text from anywhere describes; raises `ValueError`, and nothing else.
+    """Parse untrusted TOML text; raises only `ValueError`.
 
-    Deep nesting is refused too: the parser takes cubic time for a key of many parts.
+    Deep nesting is rejected too: the parser takes cubic time for a dotted key of many parts.
     """
     if _LONG_KEY.search(text):
-        raise ValueError(f"it holds a key of more than {DEEPEST} parts")
+        raise ValueError(f"it contains a key of more than {DEEPEST} parts")
     try:
         values = tomllib.loads(text)
     except RecursionError:
@@ -110,14 +110,14 @@ def loads(text: str) -> dict[str, Any]:
 
 
 def dump_toml(config: Any) -> str:
-    """Return `config` as TOML, complete, each setting under a comment that says what it means."""
+    """Write the complete `config` as TOML, each setting below a comment that describes it."""
     tomlkit = require("tomlkit", "Writing a configuration")
 
     def is_table(item: Any) -> bool:
         return dataclasses.is_dataclass(item[0] if isinstance(item, tuple) and item else item)
 
     def fill(table: Any, value: Any) -> Any:
-        # A value that stood behind a table would belong to that table.
+        # Values must precede tables, or TOML would assign them to the last table.
         for f in sorted(dataclasses.fields(value), key=lambda f: is_table(getattr(value, f.name))):
             item = getattr(value, f.name)
             doc = f.metadata.get("doc", "")
@@ -141,7 +141,7 @@ def dump_toml(config: Any) -> str:
 
 
 def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `over` laid on it, table by table; lists and values are replaced whole."""
+    """Return `base` updated with `over`, table by table; lists and values are replaced entirely."""
     out = dict(base)
     for key, value in over.items():
         if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
@@ -154,8 +154,8 @@ def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def assign(values: dict[str, Any], expression: str) -> None:
     """Apply ``"train.epochs=5"`` to the nested dict `values`, in place.
 
-    The right side is read as a TOML value, else as plain text; ``unset`` removes the key. A number in the path picks
-    an element of a list (``train.stages.0.epochs=5``).
+    The right-hand side is parsed as a TOML value, or else taken as plain text; ``unset`` removes the key. A number in
+    the path indexes a list (``train.stages.0.epochs=5``).
     """
     path, equals, text = expression.partition("=")
     keys = path.strip().split(".")
@@ -165,12 +165,12 @@ def assign(values: dict[str, Any], expression: str) -> None:
     for key, following in pairwise(keys):
         if isinstance(target, dict) and key not in target and following.isdigit():
             raise ConfigError(
-                f"There is no setting {path!r}: these settings hold no {key} yet. Take a recipe that does, or lay a "
-                f"file with [[{path.partition('.' + following)[0]}]] on this one with --config."
+                f"There is no setting {path!r}: the configuration has no {key} yet. Use a recipe that has, or pass a "
+                f"file with [[{path.partition('.' + following)[0]}]] with --config."
             )
         target = _element(target, key, path) if isinstance(target, list) else target.setdefault(key, {})
         if not isinstance(target, dict | list):
-            raise ConfigError(f"There is no setting {path!r}: {key!r} holds a value, not a table.")
+            raise ConfigError(f"There is no setting {path!r}: {key!r} is a value, not a table.")
     if isinstance(target, list):
         raise ConfigError(f"There is no setting {path!r}: name a field of that entry, as in {path}.epochs.")
     if text.strip() == "unset":
@@ -199,7 +199,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             return None
         return _convert_union([a for a in args if a is not type(None)], value, path)
     if origin is Literal:
-        if value not in args or type(value) is not type(args[0]):  # 3.0 and True equal whole numbers
+        if value not in args or type(value) is not type(args[0]):  # 3.0 and True compare equal to integers
             raise ConfigError(f"{path} cannot be {_shown(value)}.{suggest(str(value), map(str, args))}")
         return value
     if origin is tuple:
@@ -212,7 +212,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 
 def _convert_union(hints: Sequence[Any], value: Any, path: str) -> Any:
-    """Convert by the first of `hints` that takes the value, a list by the one for lists."""
+    """Convert with the first of `hints` that accepts the value; a list only with the list type."""
     lists = [h for h in hints if get_origin(h) is tuple and isinstance(value, list | tuple)]
     if len(lists or hints) == 1:
         return _convert((lists or hints)[0], value, path)
@@ -243,7 +243,7 @@ def _convert_value(hint: Any, value: Any, path: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as a message shows it; Python itself refuses to write integers of thousands of digits."""
+    """Format a value for a message; Python itself refuses to print integers of thousands of digits."""
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
         return "a number of more than 64 bits"
     text = repr(value)

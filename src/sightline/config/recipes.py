@@ -16,7 +16,7 @@ def names() -> tuple[str, ...]:
 
 
 def text(name: str) -> str:
-    """Return a recipe's file as it is; raises `ConfigError` with the nearest name."""
+    """Return the text of a recipe's file; raises `ConfigError`, suggesting the nearest name."""
     if name not in names():
         raise ConfigError(f"There is no recipe {name!r}.{suggest(name, names())}")
     return (resources.files("sightline.recipes") / f"{name}.toml").read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def about(name: str) -> str:
-    """Return the first sentence of the comment that opens a recipe's file."""
+    """Return the first sentence of the comment at the top of a recipe's file."""
     lines = []
     for line in text(name).splitlines():
         if not line.startswith("#"):

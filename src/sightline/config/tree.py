@@ -1,4 +1,4 @@
-"""The configuration tree: every setting of a run, with its default, its meaning and its range."""
+"""The configuration tree: every setting of a run, with its default, description and range."""
 
 from __future__ import annotations
 
@@ -13,107 +13,115 @@ MOST_EPOCHS = 1_000_000
 
 
 def check_encoding(name: str, where: str) -> None:
-    """Raise `ConfigError` for the name of an encoding of text that Python does not know; empty is none."""
+    """Raise `ConfigError` if `name` is not a text encoding that Python knows; an empty name is allowed."""
     try:
         "".encode(name or "utf-8")
-    except LookupError as error:  # binary codecs such as base64 are none either
+    except LookupError as error:  # raised for binary codecs such as base64 too
         raise ConfigError(
-            f"{where} cannot be {name!r}: expected an encoding of text, such as big5, shift_jis or latin-1."
+            f"{where} cannot be {name!r}: expected a text encoding, such as big5, shift_jis or latin-1."
         ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnsConfig:
-    """Which column of a manifest says what; an empty one is recognized by its name."""
+    """Columns of a manifest; an empty one is detected by its name."""
 
-    path: str = setting("", "the image file: a column's name, or its number from 1 where there is no header")
-    label: str = setting("", "the class")
-    split: str = setting("", "train, validation or test")
+    path: str = setting("", "column of the image paths: a name, or a number counted from 1 if there is no header")
+    label: str = setting("", "column of the class labels")
+    split: str = setting("", "column of the splits: train, validation or test")
 
 
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
-    """What a source may take, so that a file made to do harm cannot take all memory, disk or time."""
+    """Limits on sources, so that a malicious file cannot exhaust memory, disk or time."""
 
-    file_mb: float = setting(256.0, "MiB of one encoded image", 0.001)
-    archive_members: int = setting(2_000_000, "files and folders of one archive", 1)
-    archive_gb: float = setting(500.0, "GiB that one archive unpacks to", 0.001)
-    archive_ratio: float = setting(100.0, "times its own size that an archive unpacks to, beyond the first 256 MiB", 1)
+    file_mb: float = setting(256.0, "maximum size of an encoded image, in MiB", 0.001)
+    archive_members: int = setting(2_000_000, "maximum number of files and folders in an archive", 1)
+    archive_gb: float = setting(500.0, "maximum unpacked size of an archive, in GiB", 0.001)
+    archive_ratio: float = setting(100.0, "maximum compression ratio of an archive, beyond the first 256 MiB", 1)
 
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """Where the images come from, and how their source is read."""
+    """Where the images come from and how they are read."""
 
-    sources: tuple[str, ...] = setting((), "folders, archives, manifests, idx files or named sets, in order")
-    cache: bool = setting(True, "keep decoded pixels on disk for the next run")
-    patch: str = setting("", "a file of corrections, as `sightline doctor --fix` writes; empty: none")
+    sources: tuple[str, ...] = setting((), "folders, archives, manifests, IDX files or data sets by name, in order")
+    cache: bool = setting(True, "cache decoded pixels on disk for later runs")
+    patch: str = setting("", "patch file of label corrections, as written by `sightline doctor --fix`; empty: none")
     class_level: int | Literal["leaf"] | None = setting(
         None,
-        "the level of folders that names the classes: 1 for the uppermost below the splits, 2 for those inside them, "
-        "leaf for the folder that holds the image; unset: 1, and nested folders are reported",
+        "folder level that names the classes: 1 for the top level below the splits, 2 for the next one, leaf for the "
+        "folder that contains the image; unset: 1, with a finding about nested folders",
         1,
     )
     label_pattern: str = setting(
         "",
-        "a regular expression with a group (?P<label>...) that finds the class in a file name, or in the path below "
-        "the source if the pattern holds a /; empty: classes are folders",
+        "regular expression with a group (?P<label>...) that extracts the class from the file name, or from the path "
+        "relative to the source if the pattern contains a /; empty: folders are classes",
     )
-    labels: str = setting("", "a table (.csv, .tsv, .json) with the labels of a folder of images; empty: none")
-    root: str = setting("", "the folder that a manifest's paths start from; empty: the manifest's own")
+    labels: str = setting("", "table (.csv, .tsv, .json) with the labels of a folder of images; empty: none")
+    root: str = setting("", "folder that the paths of a manifest are relative to; empty: the folder of the manifest")
     encoding: str = setting(
         "",
-        "of a manifest that is not in UTF-8, such as big5 or shift_jis; empty: UTF-8, UTF-16 or GBK",
+        "text encoding of a manifest, such as big5 or shift_jis; empty: detect UTF-8, UTF-16 or GBK",
         check=check_encoding,
     )
-    allow: tuple[str, ...] = setting((), "errors in the data that do not stop training, by their kind in `doctor`")
+    allow: tuple[str, ...] = setting((), "kinds of data errors, as named by `doctor`, that do not stop training")
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
 
 @dataclass(frozen=True, slots=True)
 class SplitConfig:
-    """How pictures are divided where the source does not say."""
+    """How images are split where the source does not define splits."""
 
     mode: Literal["hash", "stratified"] = setting(
         "hash",
-        "hash: by content, so that adding images moves almost none; stratified: exact fractions of each class; in both "
-        "a class of 3 images or more is in every split",
+        "hash: by content hash, so that adding images hardly ever moves others; stratified: exact fractions per class; "
+        "with both, every class with 3 or more images is in every split",
     )
-    validation: float = setting(0.15, "fraction for validation, of the training split where splits are stated", 0, 0.9)
-    test: float | None = setting(
-        None, "fraction for the test; unset: 0.15, or none where the source states its splits", 0, 0.9
+    validation: float = setting(
+        0.15, "validation fraction; taken from the training split if the source defines splits", 0, 0.9
     )
+    test: float | None = setting(None, "test fraction; unset: 0.15, or 0 if the source defines splits", 0, 0.9)
     group: str = setting(
         "none",
-        "what stays on one side: none, near (near duplicates; looks at every image once more), folder (below the "
-        "class), column:NAME (of a manifest), pattern:REGEX (on the path; its first group, or that named group)",
+        "images that must stay in the same split: none, near (near duplicates; needs another pass over the images), "
+        "folder (subfolders of a class), column:NAME (of a manifest), pattern:REGEX (on the path; its first capturing "
+        "group, or the one named group)",
         check=group_rule,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class PictureConfig:
-    """The picture contract: what every picture is turned into before the network sees it."""
+    """Preprocessing: how every image is decoded and resized before it enters the network."""
 
-    height: int | None = setting(None, "pixels; unset: the model's own size, or the pictures' where small", 1, 4096)
-    width: int | None = setting(None, "pixels; unset: as height", 1, 4096)
+    height: int | None = setting(
+        None, "height in pixels; unset: the model's default, or that of the images if small", 1, 4096
+    )
+    width: int | None = setting(None, "width in pixels; unset: same as height", 1, 4096)
     channels: Literal[1, 3] | None = setting(
-        None, "3 colour, 1 grey; unset: grey if all pictures are and the model may"
+        None, "3: RGB, 1: grayscale; unset: 1 if all images are grayscale and the weights are not pretrained"
     )
     resize: Literal["stretch", "crop", "pad"] = setting(
-        "stretch", "stretch: whole picture, both sides to size; crop: centre only; pad: whole picture, bars added"
+        "stretch", "stretch: ignore the aspect ratio; crop: center crop; pad: keep the aspect ratio and add borders"
     )
     filter: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] = setting(
-        "bilinear", "resampling filter, antialiased"
+        "bilinear", "resampling filter, with antialiasing"
     )
     range: Literal["auto", "full"] | tuple[float, float] = setting(
         "auto",
-        "[low, high]: the values that become black and white in images of more than 8 bits per sample; auto: by their "
-        "tags, else by the training images' values; full: by the type alone",
+        "[low, high]: sample values mapped to black and white in images with more than 8 bits per sample; auto: from "
+        "their tags, or else from the training images; full: the full range of the data type",
     )
-    page: int = setting(1, "page of multi-page TIFF files, frame of animated files", 1, 1_000_000)
-    max_megapixels: int = setting(50, "larger images are rejected; a JPEG is measured as it is decoded", 1, 4000)
+    page: int = setting(1, "page of multi-page TIFF files or frame of animations, counted from 1", 1, 1_000_000)
+    max_megapixels: int = setting(
+        50,
+        "maximum megapixels per image, larger ones are rejected; JPEGs count at the scale they are decoded at",
+        1,
+        4000,
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.range, str) and not self.range[0] < self.range[1]:
@@ -122,210 +130,240 @@ class PictureConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Which network."""
+    """The network architecture and its initial weights."""
 
-    name: str = setting("auto", "a name that `sightline models` lists, or auto")
-    weights: str = setting("auto", "none, imagenet, a file's path, or auto: imagenet where the file lies here")
-    normalize: Literal["auto", "unit", "symmetric", "imagenet", "caffe", "raw", "standardize"] = setting(
-        "auto", "how pixels are scaled inside the graph; auto: the model's own; standardize: by the training part"
+    name: str = setting("auto", "a model listed by `sightline models`, or auto")
+    weights: str = setting(
+        "auto",
+        "none (random), imagenet, the path of a weights file, or auto: imagenet if the weights are available locally",
     )
-    head: Literal["softmax", "sigmoid"] = setting("softmax", "sigmoid: one output unit, two classes only")
-    pooling: Literal["auto", "average", "max", "flatten"] = setting("auto", "from feature maps to a vector")
-    hidden: tuple[int, ...] | None = setting(None, "units of dense layers before the output; unset: the model's own", 1)
-    dropout: float | None = setting(None, "rate beside the dense layers; unset: the model's own", 0, 0.99)
-    alpha: float | None = setting(None, "width multiplier, for models that have one; unset: the model's own", 0.01, 4)
-    groups: Literal[1, 2] | None = setting(None, "of channels in alexnet's convolutions; unset: 2, as in the paper")
+    normalize: Literal["auto", "unit", "symmetric", "imagenet", "caffe", "raw", "standardize"] = setting(
+        "auto",
+        "how the graph scales pixels; auto: as the model expects; standardize: by mean and std of the training split",
+    )
+    head: Literal["softmax", "sigmoid"] = setting(
+        "softmax", "output activation; sigmoid: a single output unit, for two classes only"
+    )
+    pooling: Literal["auto", "average", "max", "flatten"] = setting(
+        "auto", "how feature maps become a vector; auto: the model's default"
+    )
+    hidden: tuple[int, ...] | None = setting(None, "units of the hidden dense layers; unset: the model's default", 1)
+    dropout: float | None = setting(None, "dropout rate of the head; unset: the model's default", 0, 0.99)
+    alpha: float | None = setting(
+        None, "width multiplier, for models that have one; unset: the model's default", 0.01, 4
+    )
+    groups: Literal[1, 2] | None = setting(None, "groups of AlexNet's grouped convolutions; unset: 2, as in the paper")
     init: Literal["auto", "gaussian", "he", "glorot"] = setting(
-        "auto", "first weights; auto: the model's own; gaussian: N(0, 0.01); biases zero but for auto"
+        "auto", "weight initializer; auto: the model's default; gaussian: N(0, 0.01); all but auto set biases to zero"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class AugmentConfig:
-    """Random changes of the training pictures, drawn anew for every picture and epoch."""
+    """Data augmentation: random transformations of the training images, new for every image and epoch."""
 
-    flip: bool = setting(False, "mirror left to right, half of the time")
-    flip_alternate: bool = setting(False, "with flip: every other epoch, not by chance; which comes first is drawn")
-    flip_vertical: bool = setting(False, "mirror top to bottom, half of the time")
-    rotation: float = setting(0.0, "degrees, either way", 0, 180)
-    shift: float = setting(0.0, "share of height and width, either way", 0, 1)
-    zoom: float = setting(0.0, "0.2: between 0.8 and 1.2 times, each axis by itself", 0, 0.9)
-    shear: float = setting(0.0, "degrees, either way", 0, 60)
-    crop: float = setting(0.0, "every side grows by this share, then the old size is cut out anywhere", 0, 0.5)
-    brightness: float = setting(0.0, "share of full white added or taken away", 0, 1)
-    contrast: float = setting(0.0, "0.2: between 0.8 and 1.2 times, around the picture's mean", 0, 1)
-    saturation: float = setting(0.0, "0.2: between 0.8 and 1.2 times, around each pixel's grey", 0, 1)
-    hue: float = setting(0.0, "share of the colour circle, either way", 0, 0.5)
-    fill: Literal["nearest", "reflect", "constant"] = setting("nearest", "what shows beyond the border")
-    erasing: float = setting(0.0, "chance that a rectangle turns into noise", 0, 1)
-    erasing_from: float = setting(0.02, "least share of the area erased", 0, 1)
-    erasing_to: float = setting(0.4, "greatest share of the area erased", 0, 1)
-    randaugment: int = setting(0, "RandAugment: so many operations, chosen anew for every picture; 0: none", 0, 8)
-    randaugment_magnitude: float = setting(9.0, "RandAugment: strength of its operations; 10 is the greatest", 0, 10)
+    flip: bool = setting(False, "random horizontal flip")
+    flip_alternate: bool = setting(False, "with flip: flip each image in every other epoch, not at random")
+    flip_vertical: bool = setting(False, "random vertical flip")
+    rotation: float = setting(0.0, "maximum rotation in degrees, in both directions", 0, 180)
+    shift: float = setting(0.0, "maximum translation as a fraction of height and width, in both directions", 0, 1)
+    zoom: float = setting(0.0, "maximum zoom, per axis; 0.2: a factor from 0.8 to 1.2", 0, 0.9)
+    shear: float = setting(0.0, "maximum shear in degrees, in both directions", 0, 60)
+    crop: float = setting(0.0, "random crop: pad each side by this fraction, then crop to the original size", 0, 0.5)
+    brightness: float = setting(0.0, "maximum change in brightness, as a fraction of the value range", 0, 1)
+    contrast: float = setting(
+        0.0, "maximum change in contrast, around the image's mean; 0.2: a factor from 0.8 to 1.2", 0, 1
+    )
+    saturation: float = setting(0.0, "maximum change in saturation; 0.2: a factor from 0.8 to 1.2", 0, 1)
+    hue: float = setting(0.0, "maximum hue shift as a fraction of the color wheel, in both directions", 0, 0.5)
+    fill: Literal["nearest", "reflect", "constant"] = setting("nearest", "how pixels outside the image are filled")
+    erasing: float = setting(0.0, "random erasing: probability of replacing a rectangle with noise", 0, 1)
+    erasing_from: float = setting(0.02, "random erasing: minimum fraction of the area", 0, 1)
+    erasing_to: float = setting(0.4, "random erasing: maximum fraction of the area", 0, 1)
+    randaugment: int = setting(0, "RandAugment: number of operations per image; 0: off", 0, 8)
+    randaugment_magnitude: float = setting(9.0, "RandAugment: magnitude of the operations; 10 is the maximum", 0, 10)
     mixup: float = setting(
-        0.0, "alpha: blends two pictures of a batch and their labels; 0: off; not on features of frozen layers", 0, 100
+        0.0,
+        "MixUp alpha: blend pairs of images and their labels; 0: off; not applied to features of frozen layers",
+        0,
+        100,
     )
     cutmix: float = setting(
-        0.0, "alpha: as mixup, by pasting a rectangle; with both, each picture takes one of them by chance", 0, 100
+        0.0,
+        "CutMix alpha: paste a rectangle of another image; 0: off; with mixup, one is chosen at random per image",
+        0,
+        100,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
-    """How weights follow their gradients."""
+    """The optimizer."""
 
     name: Literal[
         "sgd", "rmsprop", "adam", "adamw", "nadam", "adamax", "adagrad", "adadelta", "adafactor", "lamb", "lion",
         "ftrl", "muon",
-    ] = setting("adam", "one of Keras' optimizers; ftrl forgets the weights that it starts from")  # fmt: skip
-    learning_rate: float = setting(1e-3, "before the schedule", 0)
-    momentum: float = setting(0.9, "for sgd only", 0, 0.9999)
-    nesterov: bool = setting(False, "for sgd only")
-    weight_decay: float = setting(0.0, "decoupled, per step times the rate", 0)
-    clip_norm: float = setting(0.0, "greatest global norm of the gradient; 0: no limit", 0)
+    ] = setting("adam", "a Keras optimizer; ftrl discards the initial weights")  # fmt: skip
+    learning_rate: float = setting(1e-3, "learning rate before the schedule is applied", 0)
+    momentum: float = setting(0.9, "momentum; sgd only", 0, 0.9999)
+    nesterov: bool = setting(False, "Nesterov momentum; sgd only")
+    weight_decay: float = setting(0.0, "decoupled weight decay, multiplied by the learning rate", 0)
+    clip_norm: float = setting(0.0, "maximum global norm of the gradient; 0: no clipping", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleConfig:
-    """How the learning rate moves, step by step."""
+    """The learning-rate schedule, applied per step within each stage."""
 
     name: Literal["constant", "step", "exponential", "cosine", "one_cycle", "cyclical", "plateau"] = setting(
-        "constant", "its shape over the stage"
+        "constant", "shape of the schedule over a stage"
     )
-    warmup: float = setting(0.0, "share of the steps over which the rate climbs linearly from zero", 0, 1)
-    factor: float = setting(0.1, "exponential, step and plateau: multiply by this ...", 0, 1)
-    every: int = setting(1000, "... every so many steps; cyclical: steps from foot to top", 1)
-    staircase: bool = setting(False, "exponential: in jumps, not smoothly")
+    warmup: float = setting(0.0, "fraction of the steps with linear warmup from zero", 0, 1)
+    factor: float = setting(0.1, "exponential, step, plateau: multiply the learning rate by this", 0, 1)
+    every: int = setting(1000, "exponential, step: steps between decays; cyclical: steps of half a cycle", 1)
+    staircase: bool = setting(False, "exponential: decay in discrete steps")
     floor: float | None = setting(
-        None, "share of the rate: where cosine and plateau end (unset: 0), foot of the cycles (unset: 0.1)", 0, 1
+        None,
+        "minimum, as a fraction of the learning rate: of cosine and plateau (unset: 0), of cyclical (unset: 0.1)",
+        0,
+        1,
     )
-    rise: float = setting(0.45, "one_cycle: share of the steps up, the same down; the rest falls to zero", 0.01, 0.5)
-    monitor: Literal["val_loss", "val_accuracy", "loss", "accuracy"] = setting("val_loss", "plateau: the figure")
+    rise: float = setting(
+        0.45, "one_cycle: fraction of the steps going up, and again going down; the rest anneals to zero", 0.01, 0.5
+    )
+    monitor: Literal["val_loss", "val_accuracy", "loss", "accuracy"] = setting("val_loss", "plateau: metric to monitor")
     compare: Literal["best", "previous"] = setting(
-        "best", "plateau: epochs count that are not better than the best so far, or that equal the one before"
+        "best", "plateau: count epochs that do not improve on the best, or that equal the previous one"
     )
-    patience: int = setting(5, "plateau: after so many such epochs in a row the rate falls", 1)
-    min_delta: float = setting(0.0, "plateau: a change not greater than this is none", 0)
-    cooldown: int = setting(0, "plateau: epochs after a fall that do not count", 0)
+    patience: int = setting(5, "plateau: reduce the learning rate after this many such epochs in a row", 1)
+    min_delta: float = setting(0.0, "plateau: minimum change that counts as an improvement", 0)
+    cooldown: int = setting(0, "plateau: epochs to wait after a reduction", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyStopConfig:
-    """When to stop before the last epoch."""
+    """Early stopping."""
 
     monitor: Literal["val_loss", "val_accuracy", "loss", "accuracy"] = setting(
-        "val_loss", "the figure that decides which epoch was best, and when to stop"
+        "val_loss", "metric that selects the best epoch and decides when to stop"
     )
-    patience: int = setting(0, "stop after so many epochs without a better figure; 0: never", 0)
-    min_delta: float = setting(0.0, "a change smaller than this is none", 0)
-    restore_best: bool = setting(True, "end with the best epoch's weights, not the last one's")
+    patience: int = setting(0, "stop after this many epochs without improvement; 0: never", 0)
+    min_delta: float = setting(0.0, "minimum change that counts as an improvement", 0)
+    restore_best: bool = setting(True, "restore the weights of the best epoch instead of the last one")
 
 
 @dataclass(frozen=True, slots=True)
 class StageConfig:
-    """One stage of training; an unset field takes the value of [train]."""
+    """One training stage; unset fields inherit from [train]."""
 
-    name: str = setting("stage", "shown while it runs")
-    thaw: int = setting(-1, "layers of the backbone's end that learn too; 0: the head alone, -1: the whole network", -1)
-    epochs: int | None = setting(None, "passes over the training part; unset: train.epochs", 0, MOST_EPOCHS)
-    learning_rate: float | None = setting(None, "before the schedule; unset: train.optimizer.learning_rate", 0)
-    batch_size: int | None = setting(None, "pictures per step; unset: train.batch_size", 1)
+    name: str = setting("stage", "name shown in the progress output")
+    thaw: int = setting(
+        -1, "number of last backbone layers to unfreeze; 0: train the head only, -1: the whole network", -1
+    )
+    epochs: int | None = setting(None, "epochs of this stage; unset: train.epochs", 0, MOST_EPOCHS)
+    learning_rate: float | None = setting(
+        None, "learning rate before the schedule; unset: train.optimizer.learning_rate", 0
+    )
+    batch_size: int | None = setting(None, "images per step; unset: train.batch_size", 1)
     views: int = setting(
-        1, "with frozen layers: differently augmented copies of each picture whose features are kept", 1, 64
+        1, "with frozen layers: number of augmented versions of each image whose features are cached", 1, 64
     )
 
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """How to train."""
+    """Training."""
 
     epochs: int = setting(
-        20, "passes over the training images in all; laid on a recipe with stages, it scales theirs", 0, MOST_EPOCHS
+        20, "total epochs; set on top of a recipe with stages, it scales theirs proportionally", 0, MOST_EPOCHS
     )
-    batch_size: int = setting(32, "images per step; no more than there are training images", 1)
+    batch_size: int = setting(32, "images per step; limited to the number of training images", 1)
     loss: Literal["cross_entropy", "focal", "binary"] = setting(
-        "cross_entropy", "focal: hard pictures weigh more; binary: each class against the rest, on the softmax outputs"
+        "cross_entropy",
+        "focal: focus on hard examples; binary: binary cross-entropy of each class on the softmax outputs",
     )
-    label_smoothing: float = setting(0.0, "share of each label spread over all classes", 0, 0.9)
-    class_weights: Literal["none", "balanced"] = setting("none", "balanced: rare classes weigh more, mean weight 1")
+    label_smoothing: float = setting(0.0, "fraction of each label that is spread over all classes", 0, 0.9)
+    class_weights: Literal["none", "balanced"] = setting(
+        "none", "balanced: weight classes inversely to their frequency, mean weight 1"
+    )
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = setting(
         "float32",
-        "arithmetic of the training step; the saved model is float32 always; auto: bfloat16 where it is measured to be "
-        "faster here, once for each network and machine",
+        "numeric precision of training steps; the saved model is always float32; auto: mixed_bfloat16 if it benchmarks "
+        "faster, measured once per network and machine",
     )
-    l2: float = setting(0.0, "weight penalty on kernels, added to the loss", 0)
+    l2: float = setting(0.0, "L2 penalty on kernels, added to the loss", 0)
     average: float = setting(
         0.0,
-        "judge and keep the weights' moving average, of which this share stays in each step (less in short stages: it "
-        "spans a tenth of the steps at most); 0: none",
+        "decay of the exponential moving average (EMA) of the weights, which is what is validated and saved; reduced "
+        "in short stages, so that it spans at most a tenth of the steps; 0: no EMA",
         0,
         0.99999,
     )
-    tensorboard: bool = setting(True, "write event files")
+    tensorboard: bool = setting(True, "write TensorBoard event files")
     checkpoint_minutes: float = setting(
-        1.0, "save the state of training within an epoch too, after so many minutes; 0: at ends of epochs only", 0
+        1.0, "also save a checkpoint within an epoch, after this many minutes; 0: at the end of epochs only", 0
     )
-    checkpoint_steps: int = setting(0, "and after every so many steps, whatever that costs; 0: never", 0)
-    checkpoint_keep: int = setting(2, "so many checkpoints are kept; a damaged one gives way to the one before", 1, 99)
+    checkpoint_steps: int = setting(0, "also save a checkpoint every N steps, at any cost in time; 0: never", 0)
+    checkpoint_keep: int = setting(
+        2, "maximum checkpoints to keep; a corrupt one falls back to the previous one", 1, 99
+    )
     keep_state: bool = setting(
         True,
-        "keep the state of training of a complete run, which `resume --epochs` goes on from: two to four times the "
-        "weights, by the optimizer",
+        "keep the last checkpoint of a complete run, so that `resume --epochs` can extend it: two to four times the "
+        "size of the weights, depending on the optimizer",
     )
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     early_stop: EarlyStopConfig = field(default_factory=EarlyStopConfig)
-    stages: tuple[StageConfig, ...] = setting((), "in order; none: one stage over the whole network")
+    stages: tuple[StageConfig, ...] = setting(
+        (), "training stages, in order; empty: a single stage over the whole network"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """What to compute on."""
+    """Backend and hardware."""
 
     backend: Literal["auto", "tensorflow", "jax", "torch"] = setting("auto", "Keras backend")
-    gpus: tuple[int, ...] | None = setting(None, "numbers of the GPUs to use, as [0, 1]; []: none; unset: all", 0)
-    count: int = setting(1, "devices of each host that share each step; 0: all that are there", 0)
+    gpus: tuple[int, ...] | None = setting(None, "indices of the GPUs to use, such as [0, 1]; []: none; unset: all", 0)
+    count: int = setting(1, "devices per host for data-parallel training; 0: all", 0)
     scaling: Literal["none", "linear", "sqrt"] = setting(
         "none",
-        "none: the devices divide train.batch_size among them; linear, sqrt: each takes as much, and the rate is "
-        "multiplied by their number or its root",
+        "none: train.batch_size is the global batch, divided among the devices; linear, sqrt: it is the batch per "
+        "device, and the learning rate is multiplied by the number of devices or its square root",
     )
-    hosts: int = setting(1, "processes that share each step; kept here by `train --hosts`, never set", 1)
-    memory_growth: bool = setting(True, "take a GPU's memory as it is needed, not all at the start")
+    hosts: int = setting(1, "hosts that train together; recorded by `train --hosts`, not meant to be set", 1)
+    memory_growth: bool = setting(True, "allocate GPU memory as needed instead of all at the start")
     engine: Literal["auto", "onnxruntime", "keras"] = setting(
-        "auto", "what computes features of frozen layers; auto: ONNX Runtime on a CPU, Keras elsewhere"
+        "auto", "runtime that computes features of frozen layers; auto: ONNX Runtime on CPUs, else Keras"
     )
-    threads: int = setting(0, "threads for arithmetic and decoding; 0: one per core", 0, 1024)
-    deterministic: bool = setting(
-        False, "refuse operations whose result changes from call to call; a CPU has none, a GPU is slower without"
-    )
+    threads: int = setting(0, "threads for computation and decoding; 0: one per core", 0, 1024)
+    deterministic: bool = setting(False, "fail on nondeterministic operations; slower on a GPU, no effect on a CPU")
 
 
 @dataclass(frozen=True, slots=True)
 class BundleConfig:
-    """What the run's bundle holds besides the model."""
+    """What the bundle contains besides the model."""
 
-    golden: int = setting(
-        4, "pictures of the validation part that travel along, as a check of every copy; 0: none", 0, 100
-    )
-    calibrate: bool = setting(True, "divide the logits by a temperature fitted on the validation part, if it is enough")
+    golden: int = setting(4, "number of reference examples, checked whenever the bundle is loaded; 0: none", 0, 100)
+    calibrate: bool = setting(True, "temperature scaling, fitted on the validation split if it is large enough")
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationConfig:
-    """What the evaluation is of."""
+    """Evaluation."""
 
     positive: str = setting(
-        "", "of two classes, the one to be detected; empty: by its name (defect, positive, ...), else the second class"
+        "", "positive class of a binary problem; empty: by name (defect, positive, ...), else the second class"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Everything that decides the outcome of a run."""
+    """Everything that determines the result of a run."""
 
-    recipe: str = setting("auto", "the recipe that these settings started from")
-    seed: int = setting(0, "everything random derives from it", 0)
+    recipe: str = setting("auto", "recipe that these settings are based on")
+    seed: int = setting(0, "seed of all random numbers", 0)
     data: DataConfig = field(default_factory=DataConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     picture: PictureConfig = field(default_factory=PictureConfig)

@@ -1,26 +1,26 @@
 """`Run`: the only reader and writer of run directories.
 
-    run.json         schema, status, versions, seed, device, command, timings, final figures
+    run.json         schema, status, versions, seed, device, command, timings, final metrics
     config.toml      fully resolved configuration
-    data.jsonl       one line per picture (path, sha256, label, split, group if any), one per reject
-    leakage.jsonl    one line per group of images that lie in several splits, identical files or near duplicates
-    small.npz        training and validation images at 32x32 gray pixels, to find near duplicates of them elsewhere
-    patch.jsonl      a copy of the corrections that were applied to the data, if there were any
+    data.jsonl       one line per image (path, sha256, label, split, group if any), one per rejected file
+    leakage.jsonl    one line per group of identical files or near duplicates in more than one split
+    small.npz        training and validation images at 32x32 gray pixels, to find near duplicates in other data
+    patch.jsonl      a copy of the corrections that were applied to the data, if any
     history.jsonl    one line per epoch; history.csv the same for spreadsheets
-    model.keras      best weights by the monitored figure, float32
-    model.json       classes and picture contract of model.keras
-    checkpoints/     the state of training; of a complete run the last one, unless train.keep_state is false
+    model.keras      best weights by the monitored metric, float32
+    model.json       classes and preprocessing spec of model.keras
+    checkpoints/     training state; for a complete run the last one, unless train.keep_state is false
     lock             held by the process that writes the run
     eval/<split>/    metrics.json, predictions.npz
-    thresholds.json  when to answer, once `evaluate --target-precision` or `--coverage` fitted it
-    labels.jsonl     pictures whose labels are probably wrong, worst first, once `evaluate --labels` looked for them
-    bundle/          what ships: see `prediction.bundle`
-    figures/         curves, confusion, reliability, risk-coverage, what `evaluate` adds; *.png, *.svg for the page
-    report.html      one self-contained page
-    tensorboard/     event files
+    thresholds.json  abstention thresholds, once fitted by `evaluate --target-precision` or `--coverage`
+    labels.jsonl     likely label errors, worst first, once `evaluate --labels` searched for them
+    bundle/          the deployable model, see `prediction.bundle`
+    figures/         curves, confusion, reliability, risk-coverage, those of `evaluate`; *.png, *.svg for the page
+    report.html      self-contained report
+    tensorboard/     TensorBoard event files
 
-Every file is written under a temporary name and renamed; ``run.json`` gets ``"status": "complete"`` when all else is
-there. Without ``config.toml``, ``run.json`` holds what was asked for (`request`), from which it will be decided.
+Every file is written atomically (temporary name, then rename). ``run.json`` gets ``"status": "complete"`` last. As long
+as there is no ``config.toml``, the `request` in ``run.json`` holds the arguments that it will be resolved from.
 """
 
 from __future__ import annotations
@@ -76,18 +76,18 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, *, force: bool = False, **facts: Any) -> Run:
-        """Make a new run directory, `facts` in its ``run.json`` from the first moment.
+        """Create a new run directory with `facts` in its ``run.json``.
 
-        Raises `OutputError` if it holds files (unless `force`) or cannot be written.
+        Raises `OutputError` if the directory is not empty (unless `force`) or cannot be written.
         """
         check_writable(path, force=force)
         try:
             if force and path.exists():
                 shutil.rmtree(path)
-            path.mkdir(parents=True, exist_ok=path.is_dir())  # empty; else another run may just have taken the name
+            path.mkdir(parents=True, exist_ok=path.is_dir())  # fail if another process has just created it
         except OSError as error:
             raise OutputError(
-                f"The run directory {path} cannot be made: {error.strerror}. Name another with --out."
+                f"The run directory {path} cannot be created: {error.strerror}. Choose another with --out."
             ) from error
         run = cls(path)
         run.update(schema=SCHEMA, status="running", **facts)
@@ -95,12 +95,12 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """Open an existing run; raises `ModelError` if it is none, or one of an unknown schema."""
+        """Open an existing run; raises `ModelError` if it is not a run or has an unknown schema."""
         run = cls(path)
         if not (path / "run.json").exists():
             raise ModelError(
-                f"{path} is not a run: expected the folder that `sightline train` made, with its run.json. If that was "
-                "stopped before it could write anything, start it again."
+                f"{path} is not a run: expected a folder written by `sightline train`, with its run.json. If training "
+                "was interrupted before it wrote anything, start it again."
             )
         schema = run.info.get("schema")
         if schema != SCHEMA:
@@ -109,12 +109,12 @@ class Run:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from writing the run; raises `OutputError` if one does already."""
+        """Lock the run against other processes; raises `OutputError` if one has locked it already."""
         with held(self.path):
             yield
 
     def tidy(self) -> None:
-        """Remove what a killed process left half written; only while the run is held."""
+        """Remove partially written files of a killed process; call it only while the run is locked."""
         for path in list(self.path.rglob(".part-*")):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -123,7 +123,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the state of training."""
+        """The folder of the training checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -133,7 +133,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The outcome of a complete run; raises `ModelError` where it is not there."""
+        """The result of a complete run; raises `ModelError` if it is missing."""
         result: dict[str, Any] | None = self.info.get("result")
         if result is None:
             raise ModelError(
@@ -142,18 +142,18 @@ class Run:
         return result
 
     def update(self, *, drop: Sequence[str] = (), **values: Any) -> None:
-        """Set keys of ``run.json``, and remove those to `drop`."""
+        """Set keys of ``run.json``, and remove those in `drop`."""
         old = self.info if (self.path / "run.json").exists() else {}
         self._write_json("run.json", {key: value for key, value in old.items() if key not in drop} | values)
 
     @property
     def is_held(self) -> bool:
-        """Whether a process is writing the run now."""
+        """Whether a process has locked the run for writing."""
         return files.is_locked(self.path / LOCK)
 
     @property
     def has_config(self) -> bool:
-        """Whether all settings have been decided."""
+        """Whether the configuration has been resolved."""
         return (self.path / "config.toml").exists()
 
     @property
@@ -162,11 +162,11 @@ class Run:
         return load_config(self.path / "config.toml")
 
     def write_config(self, config: RunConfig) -> None:
-        """Save the resolved configuration, commented."""
+        """Save the resolved configuration, with comments."""
         self._write("config.toml", dump_toml(config).encode())
 
     def write_data(self, dataset: Dataset) -> None:
-        """Save what every image was used for, its group where there are groups, and what was rejected and why."""
+        """Save the split of every image, its group if any, and the rejected files with reasons."""
         groups = dataset.groups or ("",) * len(dataset.pictures)
         used = zip(dataset.pictures, dataset.parts, groups, strict=True)
         lines: list[Mapping[str, Any]] = [
@@ -176,7 +176,7 @@ class Run:
         self._write("data.jsonl", jsonio.dump_lines(lines))
 
     def write_patch(self, source: str) -> None:
-        """Keep a copy of the patch at `source`; nothing if it is empty."""
+        """Save a copy of the patch at path `source`, unless that is empty."""
         if source:
             self._write("patch.jsonl", files.read_regular(Path(source), PATCH_LIMIT))
 
@@ -187,12 +187,12 @@ class Run:
         return path if path.exists() else None
 
     def read_data(self) -> tuple[ImageRow, ...] | None:
-        """Return the images that the run used, in the order of ``data.jsonl``; None before they were written."""
+        """Return the images of the run, in the order of ``data.jsonl``; None before it is written."""
         rows = self._data()
         return None if rows is None else tuple(row for row in rows if isinstance(row, ImageRow))
 
     def read_rejected(self) -> set[str]:
-        """Return the paths of the files that could not be used."""
+        """Return the paths of the rejected files."""
         return {row.path for row in self._data() or () if isinstance(row, Reject)}
 
     def _data(self) -> tuple[ImageRow | Reject, ...] | None:
@@ -200,19 +200,19 @@ class Run:
         return jsonio.build_lines(path, _data_kind) if path.exists() else None
 
     def write_leakage(self, leaks: Sequence[Leak], small: SmallImages | None) -> None:
-        """Save what lies in several splits, and the small images that it was found by."""
+        """Save the leakage between splits, and the small images used to detect it."""
         self._write("leakage.jsonl", jsonio.dump_lines([leak.to_dict() for leak in leaks]))
         if small is None:
             return
         self._write_with("small.npz", small.save)
 
     def read_leaks(self) -> tuple[Leak, ...]:
-        """Return the groups of images that lie in several splits; none where nobody looked for them."""
+        """Return the groups of images in more than one split; empty if they were never searched for."""
         path = self.path / "leakage.jsonl"
         return jsonio.build_lines(path, lambda _: Leak) if path.exists() else ()
 
     def read_small_images(self) -> SmallImages | None:
-        """Return small versions of training and validation images; None where none were kept (there are too many)."""
+        """Return small versions of training and validation images; None if there were too many to save."""
         path = self.path / "small.npz"
         return SmallImages.load(path) if path.exists() else None
 
@@ -232,17 +232,17 @@ class Run:
         return jsonio.build_lines(path, lambda _: EpochRecord) if path.exists() else ()
 
     def write_model(self, model: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
-        """Save a Keras model with its classes and picture contract."""
+        """Save a Keras model with its classes and preprocessing spec."""
         self._write_with("model.keras", model.save)
         self._write_json("model.json", {"classes": list(classes), "preprocess": preprocess.to_dict()})
 
     @property
     def has_model(self) -> bool:
-        """Whether any weights have been saved yet."""
+        """Whether weights have been saved."""
         return (self.path / "model.keras").exists() and (self.path / "model.json").exists()
 
     def read_model_facts(self) -> tuple[tuple[str, ...], Preprocess]:
-        """Return the classes and the picture contract of ``model.keras``."""
+        """Return the classes and the preprocessing spec of ``model.keras``."""
         path = self.path / "model.json"
         facts = jsonio.build(_ModelFacts, jsonio.read(path), str(path))
         try:
@@ -252,20 +252,20 @@ class Run:
 
     @property
     def bundle(self) -> Path | None:
-        """The folder of the bundle, None where there is none, or one of other weights than the run's."""
+        """The folder of the bundle; None if there is none or it has other weights than the run."""
         folder = self.path / "bundle"
         return folder if (folder / "manifest.json").exists() and self.info.get("status") == "complete" else None
 
     def restate_bundle(self, **changes: Any) -> None:
-        """Change what the bundle says of itself (fields of its `Manifest`); its graph stays."""
+        """Change fields of the bundle's `Manifest`; its graph is unchanged."""
         bundle.restate(self.path / "bundle", **changes)
 
     def write_bundle(self, made: Bundle) -> None:
-        """Save the bundle, in place of the one that is there."""
+        """Save the bundle, replacing an existing one."""
         bundle.write(made, self.path / "bundle")
 
     def write_evaluation(self, split: str, evaluation: Evaluation, more: Mapping[str, Any] | None = None) -> None:
-        """Save figures and probabilities of one split; `more` goes into its ``metrics.json``."""
+        """Save metrics and probabilities of one split; `more` is added to ``metrics.json``."""
         self._write_json(f"eval/{split}/metrics.json", summary.evaluation(evaluation) | dict(more or {}))
 
         def save(path: Path) -> None:
@@ -281,7 +281,7 @@ class Run:
         self._write_with(f"eval/{split}/predictions.npz", save)
 
     def read_predictions(self, split: str) -> Predictions | None:
-        """Return what the model said of the pictures of one split; None if it was not evaluated on it."""
+        """Return the predictions for the images of one split; None if it was not evaluated."""
         path = self.path / "eval" / split / "predictions.npz"
         if not path.exists():
             return None
@@ -292,11 +292,11 @@ class Run:
             raise ModelError(f"{path} cannot be read: {error}; evaluate the run again.") from error
 
     def write_thresholds(self, thresholds: Thresholds) -> None:
-        """Save when to answer."""
+        """Save the abstention thresholds."""
         self._write_json("thresholds.json", thresholds.to_dict())
 
     def read_thresholds(self) -> Thresholds | None:
-        """Return when to answer; None if that was never fitted."""
+        """Return the abstention thresholds; None if they were never fitted."""
         path = self.path / "thresholds.json"
         if not path.exists():
             return None
@@ -304,16 +304,16 @@ class Run:
             return Thresholds.from_dict(jsonio.read(path))
         except (ValueError, TypeError, AttributeError) as error:
             raise ModelError(
-                f"{path} cannot be read: {error}; fit it again with `sightline evaluate --target-precision`."
+                f"{path} cannot be read: {error}; fit them again with `sightline evaluate --target-precision`."
             ) from error
 
     def read_suspects(self) -> tuple[Correction, ...]:
-        """Return pictures whose labels are probably wrong, worst first; none where nobody looked for them."""
+        """Return the likely label errors, worst first; empty if they were never searched for."""
         path = self.path / "labels.jsonl"
         return jsonio.build_lines(path, lambda _: Correction) if path.exists() else ()
 
     def read_figure(self, name: str) -> Drawing | None:
-        """Return a figure under ``figures/``, None where it was not drawn; raises `ModelError` if it is unreadable."""
+        """Return a figure under ``figures/``, None if it does not exist; raises `ModelError` if it is unreadable."""
         png, *others = (self._figure_file(f"{name}.{kind}") for kind in ("png", "svg", "narrow.svg"))
         return None if png is None else Drawing(png, *others)
 
@@ -328,12 +328,12 @@ class Run:
 
     @property
     def config_text(self) -> str:
-        """The resolved configuration as it stands in the run, comments included."""
+        """The text of the resolved configuration, with comments."""
         return read_text(self.path / "config.toml")
 
     def write_figures(self, made: Mapping[str, Drawing], *, keep: Sequence[str] = ("curves",)) -> None:
-        """Save what was drawn of an evaluation; of another one before, nothing but what to `keep` is left."""
-        files.refuse_links(self.path, self.path / "figures")  # nothing is removed through one either
+        """Save the figures of an evaluation and remove those of a previous one, except for `keep`."""
+        files.refuse_links(self.path, self.path / "figures")  # nor are files removed through links
         for name, drawn in made.items():
             self.write_figure(name, drawn)
         for old in (self.path / "figures").glob("*.*"):
@@ -341,9 +341,9 @@ class Run:
                 old.unlink(missing_ok=True)
 
     def clear_outcome(self) -> None:
-        """Remove what was made of other weights than those that are to be evaluated now, if the run had some before.
+        """Remove everything derived from previous weights of the run, before new ones are evaluated.
 
-        What the user made of them, exports and searches, gets another name.
+        Exports and compression searches, which the user created, are renamed instead.
         """
         self.update(drop=("message", "batch", "no_bundle"))
         for name in ("eval", "figures", "bundle"):
@@ -355,18 +355,18 @@ class Run:
                 (self.path / name).rename(next_path(self.path, f"{name}-old"))
 
     def write_report(self, html: str) -> Path:
-        """Save the page."""
+        """Save the report."""
         return self._write("report.html", html.encode(errors="backslashreplace"))
 
     def write_suspects(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Save pictures whose labels are probably wrong, worst first."""
+        """Save the likely label errors, worst first."""
         self._write("labels.jsonl", jsonio.dump_lines(lines))
 
     def write_figure(self, name: str, drawn: Drawing) -> None:
-        """Save a figure under ``figures/``, as PNG and, where it is that too, as SVG."""
+        """Save a figure under ``figures/``, as PNG and, if available, as SVG."""
         files.refuse_links(self.path, self.path / "figures")
         for kind, content in {"png": drawn.png, "svg": drawn.svg, "narrow.svg": drawn.narrow}.items():
-            (self.path / "figures" / f"{name}.{kind}").unlink(missing_ok=True)  # all are of one figure at all times
+            (self.path / "figures" / f"{name}.{kind}").unlink(missing_ok=True)  # never mix files of two figures
             if content is not None:
                 self._write(f"figures/{name}.{kind}", content)
 

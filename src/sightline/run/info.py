@@ -1,4 +1,4 @@
-"""What ``run.json`` holds: the kinds of its values, so that one from a stranger is refused where it is read."""
+"""The schema of ``run.json``, so that an untrusted or damaged file is rejected when it is read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sightline.records import PartFigures, TrainingMetrics
 
 
 class Leakage(TypedDict, total=False):
-    """How many images of a split an earlier one holds too."""
+    """How many images of a split are also in an earlier split."""
 
     count: int
     identical: int
@@ -19,7 +19,7 @@ class Leakage(TypedDict, total=False):
 
 
 class Result(TypedDict, total=False):
-    """The outcome of a complete run: what ``train --json`` prints."""
+    """The result of a complete run, as printed by ``train --json``."""
 
     run: str
     bundle: str | None
@@ -71,7 +71,7 @@ class Info(TypedDict, total=False):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the content of a ``run.json`` as plain values, their kinds checked; raises `ModelError`, naming it."""
+    """Read and validate a ``run.json``; raises `ModelError`, naming the file."""
     values = jsonio.read(path)
     jsonio.build(Info, values, str(path))
     return values

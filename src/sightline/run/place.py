@@ -1,4 +1,4 @@
-"""Where a run may be written: names that are free, folders that can be, and the lock of who writes there."""
+"""Where a run can be written: free names, writability checks, and the lock."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ LOCK = "lock"
 
 
 def held(path: Path) -> AbstractContextManager[None]:
-    """Keep other processes from writing the run at `path`; raises `OutputError` if one does already."""
+    """Lock the run at `path` against other processes; raises `OutputError` if one has locked it already."""
     return files.lock(path / LOCK, f"The run {path}")
 
 
 def check_writable(path: Path, *, force: bool = False) -> None:
-    """Raise at once, before any work, what would stop a run from being written to `path` at its end."""
+    """Raise, before any work, if a run could not be written to `path`."""
     if path.exists() and not path.is_dir():
-        raise OutputError(f"{path} is a file: name a folder that does not exist yet with --out.")
+        raise OutputError(f"{path} is a file: choose a folder that does not exist yet with --out.")
     if path.exists() and any(p.name != LOCK and not p.name.startswith(".part-") for p in path.iterdir()):
         if not force:
             raise OutputError(
-                f"{path} exists already and is not empty: name another folder with --out, or use --force."
+                f"{path} exists already and is not empty: choose another folder with --out, or use --force."
             )
         if not (path / "run.json").is_file():
-            raise UsageError(f"{path} is not a run, so --force does not remove it: name another folder with --out.")
-        with held(path):  # not under the hands of the process that writes it
+            raise UsageError(f"{path} is not a run, so --force does not remove it: choose another folder with --out.")
+        with held(path):  # not while another process is writing it
             pass
     folder = path
     while not folder.exists():
@@ -37,13 +37,11 @@ def check_writable(path: Path, *, force: bool = False) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OutputError(
-            f"Nothing can be written in {folder}: {error.strerror}. Name another place with --out."
-        ) from error
+        raise OutputError(f"{folder} is not writable: {error.strerror}. Choose another folder with --out.") from error
 
 
 def next_path(base: Path, stem: str) -> Path:
-    """Return ``base/stem-N`` for the smallest N from 1 on that does not exist.
+    """Return ``base/stem-N`` for the smallest N >= 1 such that it does not exist.
 
     >>> next_path(Path("no-such-folder"), "quick-beans").as_posix()
     'no-such-folder/quick-beans-1'

@@ -1,1 +1,1 @@
-"""A trained model behind HTTP: the answers of `sightline predict`, one request at a time or many together."""
+"""An HTTP server for a trained model, with the predictions of `sightline predict`."""

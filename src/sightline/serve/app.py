@@ -1,4 +1,4 @@
-"""The HTTP face of a model: three addresses, JSON answers, raw pictures in."""
+"""The HTTP API of a model: three endpoints, raw images in, JSON out."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TOP = 5
 
 
 def application(classifier: Classifier, *, largest: int) -> Starlette:
-    """Return an ASGI application; a picture may have `largest` bytes.
+    """Return an ASGI application that accepts images of up to `largest` bytes.
 
-    ``GET /health`` says that it is up, ``GET /model`` what it is; ``POST /predict?top=5`` takes the bytes of a picture
-    as its body and gives the line of ``sightline predict --json``, less the path. Errors are ``{"error": sentence}``:
-    400 the picture cannot be read, 413 it is too large, 415 it is a form, 503 too many wait.
+    ``GET /health`` returns the status, ``GET /model`` describes the model; ``POST /predict?top=5`` takes the bytes of
+    an image as its body and returns the JSON of ``sightline predict --json``, without the path. Errors are ``{"error":
+    message}`` with status 400 (unreadable image), 413 (too large), 415 (form data) or 503 (too many requests waiting).
     """
     batcher = Batcher(classifier)
 
@@ -41,14 +41,14 @@ def application(classifier: Classifier, *, largest: int) -> Starlette:
         top = _top(request, len(classifier.classes))
         if request.headers.get("content-type", "").startswith("multipart/"):
             curl = f"curl --data-binary @photo.jpg {request.url.replace(query='')}"
-            raise HTTPException(415, f"Send the picture's bytes as the body, not as a form: {curl}")
+            raise HTTPException(415, f"Send the bytes of the image as the body, not as form data: {curl}")
         if batcher.busy:
-            raise HTTPException(503, "Too many pictures wait: try again in a moment.", {"Retry-After": "1"})
+            raise HTTPException(503, "Too many images are waiting: try again in a moment.", {"Retry-After": "1"})
         answer = await batcher.predict(await _body(request, largest))
         if answer.error == NOT_FINITE:
             raise HTTPException(500, f"There is no prediction: {answer.error}.")
         if answer.error is not None:
-            raise HTTPException(400, f"The picture cannot be read: {answer.error}.")
+            raise HTTPException(400, f"The image cannot be read: {answer.error}.")
         found = summary.prediction(answer)
         del found["path"]
         return JSONResponse(found | {"top": found["top"][:top]})
@@ -84,20 +84,20 @@ async def _told(_request: Request, error: Exception) -> JSONResponse:
 def _top(request: Request, classes: int) -> int:
     text = request.query_params.get("top", str(TOP))
     if not text.isdecimal() or not int(text):
-        raise HTTPException(400, f"top is {text!r}: give the number of classes wanted, 1 to {classes}.")
+        raise HTTPException(400, f"top is {text!r}: expected the number of classes to return, 1 to {classes}.")
     return int(text)
 
 
 async def _body(request: Request, largest: int) -> bytes:
-    """Return the body, read no further than what a picture may have."""
+    """Return the body, reading no more than the maximum size of an image."""
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
         if size > largest:
-            raise HTTPException(413, f"The picture has more than {largest} bytes, which is the most taken here.")
+            raise HTTPException(413, f"The image has more than {largest} bytes, the maximum of this server.")
         parts.append(part)
     if not size:
-        raise HTTPException(400, "The request has no body: send a picture's bytes.")
+        raise HTTPException(400, "The request has no body: send the bytes of an image.")
     return b"".join(parts)
 
 

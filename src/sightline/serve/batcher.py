@@ -1,4 +1,4 @@
-"""Single requests to batches: pictures that wait together go through the model together."""
+"""Dynamic batching: images that are waiting at the same time are classified in one batch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from sightline.prediction.base import suitable_batch_size
 from sightline.records import Prediction
 from sightline.workflow import Classifier
 
-BATCHES = 16  # that may wait; beyond, the server says that it is busy
+BATCHES = 16  # maximum batches waiting; beyond that, the server is busy
 
 _Waiting = tuple[NDArray[np.uint8], "asyncio.Future[Prediction]"]
 
 
 class Batcher:
-    """Answers encoded pictures with a classifier; for one event loop.
+    """Classifies encoded images in batches; for one event loop.
 
-    Pictures are decoded in threads as they come. The model works in one thread of its own, on all that came while it
-    was at the batch before, at most `suitable_batch_size`: a picture that comes alone waits for nothing.
+    Images are decoded in threads as they arrive. The model runs in its own thread, on all images that arrived during
+    the previous batch, at most `suitable_batch_size`; a single image never waits for others.
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -38,11 +38,11 @@ class Batcher:
 
     @property
     def busy(self) -> bool:
-        """Whether so many pictures wait that another one is not to be taken."""
+        """Whether the queue is full, so that another image should be rejected."""
         return self._queue.full()
 
     async def predict(self, content: bytes) -> Prediction:
-        """Return the answer for one encoded picture; its `error` says why where there is none."""
+        """Return the prediction for one encoded image; if it cannot be read, one with its `error`."""
         loop = asyncio.get_running_loop()
         try:
             pixels = await loop.run_in_executor(self._decoders, self._classifier.preprocess.decode, content)
@@ -53,7 +53,7 @@ class Batcher:
         return await future
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Process batches until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self._queue.get()]
@@ -61,17 +61,17 @@ class Batcher:
                 batch.append(self._queue.get_nowait())
             try:
                 answers = await loop.run_in_executor(self._model, self._answer, [pixels for pixels, _ in batch])
-            except Exception as error:  # noqa: BLE001  # whoever waits is told, and the next batch has its chance
+            except Exception as error:  # noqa: BLE001  # raised in the waiting requests; the next batch is unaffected
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
                 continue
             for (_, future), answer in zip(batch, answers, strict=True):
-                if not future.done():  # the client has gone
+                if not future.done():  # done if the client disconnected
                     future.set_result(answer)
 
     def close(self) -> None:
-        """Let the threads end."""
+        """Shut the threads down."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self._model.shutdown(wait=False, cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""Many runs from one search space, in a study that several processes and machines can work on."""
+"""Hyperparameter sweeps: many runs from one search space, in a study shared by processes and machines."""
 
 from __future__ import annotations
 

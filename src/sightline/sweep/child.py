@@ -1,12 +1,12 @@
-"""A training in a process of its own, all of whose memory goes back to the system with it.
+"""Train in a child process, whose memory is returned to the system when it exits.
 
-Keras and TensorFlow keep memory of each training for as long as the process lives; a sweep of many trials must not grow
-by it, and a trial that is killed for its memory must not take the sweep with it.
+Keras and TensorFlow hold on to memory of each training for the lifetime of the process. A sweep of many trials must not
+accumulate it, and a trial killed by the out-of-memory killer must not end the sweep.
 
-Parent and child talk in pickles: the child hears its arguments, and after each epoch whether to go on, through its
-standard input; its standard output is for news and the outcome alone, and what else is printed goes to standard error.
-No file of the caller is imported there, so a script needs no ``if __name__ == "__main__"``. The child has a session of
-its own: Ctrl-C reaches the parent alone, which hands it on. It ends as soon as its parent is gone.
+Parent and child exchange pickles. The child reads its arguments, and after each epoch whether to continue, from
+standard input; its standard output carries only events and the result, all else goes to standard error. The caller's
+script is not imported in the child, so it needs no ``if __name__ == "__main__"``. The child has its own session: Ctrl-C
+reaches only the parent, which forwards it. The child exits as soon as its parent is gone.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ START = (
 
 
 def train(sources: Sources, *, watcher: Watcher, **options: Any) -> TrainResult:
-    """Return or raise what `workflow.train` does with these arguments in a new process.
+    """Run `workflow.train` with these arguments in a new process, and return or raise its outcome.
 
-    `watcher` hears of slow work and of each epoch, here; an `Interrupted` that its `epoch` raises stops the training
-    there. Ctrl-C and SIGTERM are handed on in the command line's own process: once, and the state is saved; twice, and
-    it stops at once; three times, and it is killed. Elsewhere a `KeyboardInterrupt` stops the training, too.
+    The `progress` and `epoch` methods of `watcher` are called in this process; an `Interrupted` raised by `epoch` stops
+    the training. In the command line's own process, Ctrl-C and SIGTERM are forwarded: the first saves a checkpoint and
+    stops, the second stops immediately, the third kills the child. Elsewhere a `KeyboardInterrupt` stops it too.
 
-    Raises `ProcessError` if the process ended without an outcome, `UsageError` if `sources` cannot be sent to it.
+    Raises `ProcessError` if the process ends without an outcome, `UsageError` if `sources` cannot be pickled.
     """
     try:
         task = pickle.dumps((sys.argv, {"sources": sources, **options}))
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"These images cannot be sent to another process ({error}): name their folder, archive or manifest."
+            f"These images cannot be sent to another process ({error}): give their folder, archive or manifest."
         ) from error
     with (
         subprocess.Popen(
             [sys.executable, "-c", START],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            bufsize=0,  # nothing is left to be written when a pipe is closed, which may be broken then
+            bufsize=0,  # so that closing a broken pipe has nothing left to flush
             start_new_session=True,
         ) as child,
         _passing_on(child) as signals,
@@ -74,16 +74,16 @@ def train(sources: Sources, *, watcher: Watcher, **options: Any) -> TrainResult:
     if kind == "error":
         raise content
     if kind == "fault":
-        raise RuntimeError(f"A fault in the process of a training: {content}")
+        raise RuntimeError(f"Internal error in a training process: {content}")
     outcome: TrainResult = content
     return outcome
 
 
 def _converse(child: subprocess.Popen[bytes], watcher: Watcher) -> tuple[str, Any]:
-    """Let `watcher` hear the news until the outcome comes, and return it: result, error or fault, and what it is."""
+    """Forward events to `watcher` until the outcome arrives; return its kind (result, error, fault) and content."""
     assert child.stdout is not None
     while True:
-        kind, content = pickle.load(child.stdout)  # noqa: S301  # of a process that we started
+        kind, content = pickle.load(child.stdout)  # noqa: S301  # from a process that we started
         match kind:
             case "progress":
                 watcher.progress(*content)
@@ -101,16 +101,16 @@ def _converse(child: subprocess.Popen[bytes], watcher: Watcher) -> tuple[str, An
 def _send(child: subprocess.Popen[bytes], data: bytes) -> None:
     assert child.stdin is not None
     left = memoryview(data)
-    with suppress(BrokenPipeError):  # it has ended: reading from it tells
+    with suppress(BrokenPipeError):  # the child has exited, which reading will show
         while left:
             left = left[child.stdin.write(left) :]
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Stop a child and wait for it; what it still says is of no interest."""
+    """Terminate the child and wait for it, discarding its output."""
     assert child.stdout is not None
     child.terminate()
-    _send(child, pickle.dumps(None))  # should it be waiting for an answer, it goes on, and finds that it is to stop
+    _send(child, pickle.dumps(None))  # if it waits for a reply, it continues and sees the signal
     try:
         while child.stdout.read(1 << 16):
             pass
@@ -122,12 +122,12 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _unexpected_end(code: int, *, stopped: bool) -> SightlineError:
     if stopped or code == Interrupted.exit_code:
-        return Interrupted("Stopped.")
+        return Interrupted("Interrupted.")
     if code < 0:
         name = signal.Signals(-code).name
-        why = ", as Linux does where memory is short" if name == "SIGKILL" else ""
-        return ProcessError(f"The process of the training was ended by {name}{why}.")
-    return ProcessError(f"The process of the training ended with exit code {code} and no outcome.")
+        why = ", probably by the out-of-memory killer" if name == "SIGKILL" else ""
+        return ProcessError(f"The training process was ended by {name}{why}.")
+    return ProcessError(f"The training process ended with exit code {code} and no result.")
 
 
 @dataclass(slots=True)
@@ -137,7 +137,7 @@ class _Signals:
 
 @contextmanager
 def _passing_on(child: subprocess.Popen[bytes]) -> Iterator[_Signals]:
-    """Hand Ctrl-C and SIGTERM on to the child while the block runs, where signals are ours; count them."""
+    """Forward Ctrl-C and SIGTERM to the child during the block, if this process owns its signals; count them."""
     seen = _Signals()
     if not process.claimed() or threading.current_thread() is not threading.main_thread() or os.name == "nt":
         yield seen
@@ -159,24 +159,24 @@ def _passing_on(child: subprocess.Popen[bytes]) -> Iterator[_Signals]:
 
 
 class _Reporter(Watcher):
-    """Tells the parent; after an epoch it waits for the parent's word."""
+    """Sends events to the parent, and waits for its reply after each epoch."""
 
     def __init__(self, news: IO[bytes], answers: queue.SimpleQueue[str | None]) -> None:
         self._news, self._answers, self._lock = news, answers, threading.Lock()
 
     def tell(self, kind: str, content: object) -> None:
-        """Send one piece of news, or an outcome."""
+        """Send an event or the outcome."""
         data = pickle.dumps((kind, content))
         with self._lock:
             self._news.write(data)
             self._news.flush()
 
     def progress(self, task: str, done: int, total: int) -> None:
-        """Send how far slow work has got."""
+        """Send the progress of slow work."""
         self.tell("progress", (task, done, total))
 
     def epoch(self, record: EpochRecord) -> None:
-        """Send an epoch; raises `Interrupted` where the parent has no use for more."""
+        """Send an epoch; raises `Interrupted` if the parent stops the training."""
         self.tell("epoch", record)
         verdict = self._answers.get()
         if verdict is not None:
@@ -184,11 +184,11 @@ class _Reporter(Watcher):
 
 
 def main() -> None:
-    """Train as the parent asks, and end the process."""
-    process.claim()  # nobody else's: signals, exit and memory are ours
+    """Train with the arguments from the parent, and exit."""
+    process.claim()  # this process owns its signals, exit code and memory
     news = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    sys.argv, options = pickle.load(sys.stdin.buffer)  # noqa: S301  # of the process that started this one
+    sys.argv, options = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the process that started this one
     answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(answers,), daemon=True).start()
     reporter = _Reporter(news, answers)
@@ -197,19 +197,19 @@ def main() -> None:
     except SightlineError as error:
         reporter.tell("error", error)
     except KeyboardInterrupt:
-        reporter.tell("error", Interrupted("Stopped."))
-    except Exception as error:  # noqa: BLE001  # told to the parent, which names it as a fault
+        reporter.tell("error", Interrupted("Interrupted."))
+    except Exception as error:  # noqa: BLE001  # reported to the parent as an internal error
         sys.stderr.write(printable(traceback.format_exc(), keep="\n"))
         reporter.tell("fault", f"{type(error).__name__}: {error}")
     finally:
         sys.stderr.flush()
-        os._exit(0)  # nothing is left to do, and the listening thread holds standard input
+        os._exit(0)  # the listening thread still blocks on standard input
 
 
 def _listen(answers: queue.SimpleQueue[str | None]) -> None:
-    """Hand on what the parent says; end the process, as a kill would, when there is no parent any more."""
+    """Queue the replies of the parent; exit immediately if the parent is gone."""
     while True:
         try:
-            answers.put(pickle.load(sys.stdin.buffer))  # noqa: S301  # of the process that started this one
+            answers.put(pickle.load(sys.stdin.buffer))  # noqa: S301  # from the process that started this one
         except (EOFError, OSError, pickle.UnpicklingError):
             os._exit(1)

@@ -1,4 +1,4 @@
-"""The parameters of a search space: lists, ranges and named choices, read from its [space] table."""
+"""The parameters of a search space, from its [space] table: lists, ranges and named choices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECTIONS = {f.name for f in dataclasses.fields(RunConfig)}
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """A parameter with a few values; each stands for one or several settings (dotted keys)."""
+    """A categorical parameter; each value stands for one or several settings (dotted keys)."""
 
     name: str
     values: Mapping[Value, Settings]
@@ -30,13 +30,13 @@ class Choices:
 
     @property
     def probes(self) -> list[Value]:
-        """Values that show whether the settings are lawful."""
+        """Values used to validate the settings."""
         return list(self.values)
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A numeric setting between two ends, both included."""
+    """A numeric setting in a closed interval."""
 
     name: str
     low: float
@@ -46,7 +46,7 @@ class Range:
 
     @property
     def whole(self) -> bool:
-        """Whether only whole numbers are meant."""
+        """Whether all values are integers."""
         return all(isinstance(end, int) for end in (self.low, self.high, self.step or 1))
 
     def settings(self, value: Value) -> Settings:
@@ -55,7 +55,7 @@ class Range:
 
     @property
     def probes(self) -> list[Value]:
-        """Values that show whether the settings are lawful."""
+        """Values used to validate the settings."""
         return [self.low, self.high]
 
 
@@ -63,7 +63,7 @@ Parameter = Choices | Range
 
 
 def parameters(table: Mapping[str, Any], where: str) -> Iterator[Parameter]:
-    """Yield the parameters of a [space] table: below a section of the configuration its settings, else choices."""
+    """Yield the parameters of a [space] table: settings below a section of the configuration, else named choices."""
     for key, value in table.items():
         if key == "recipe":
             raise ConfigError(f"{where}: recipe is the base of all trials, not a parameter: vary its settings instead.")
@@ -91,7 +91,7 @@ def _listed(path: str, values: Any, where: str) -> Choices:
 def _named_choices(name: str, table: Any, where: str) -> Choices:
     if not isinstance(table, Mapping) or not table or not all(isinstance(v, Mapping) for v in table.values()):
         raise ConfigError(
-            f"{where}: {name!r} is no section of the configuration, so it names choices, each a table of settings, "
+            f"{where}: {name!r} is not a section of the configuration, so it must name choices, each a table, "
             f'as in [space.{name}.first] "train.epochs" = 5.{suggest(name, SECTIONS)}'
         )
     return _distinct(name, [(choice, flatten(settings)) for choice, settings in table.items()], where)
@@ -99,7 +99,7 @@ def _named_choices(name: str, table: Any, where: str) -> Choices:
 
 def _distinct(name: str, values: list[tuple[Value, Settings]], where: str) -> Choices:
     if len({literal(value) for value, _ in values}) != len(values) or len(dict(values)) != len(values):
-        raise ConfigError(f"{where}: {name} gives a value twice.")
+        raise ConfigError(f"{where}: {name} contains a value twice.")
     return Choices(name, dict(values))
 
 
@@ -107,7 +107,7 @@ def _range(path: str, table: Mapping[str, Any], where: str) -> Range:
     known = ("low", "high", "log", "step")
     unknown = set(table) - set(known)
     if unknown:
-        raise ConfigError(f"{where}: {path} has no {min(unknown)!r}.{suggest(min(unknown), known)}")
+        raise ConfigError(f"{where}: {path} has no key {min(unknown)!r}.{suggest(min(unknown), known)}")
     for key in ("low", "high"):
         if key not in table:
             raise ConfigError(f"{where}: {path} is a range without {key!r}.")
@@ -125,7 +125,7 @@ def _range(path: str, table: Mapping[str, Any], where: str) -> Range:
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> Settings:
-    """Return nested tables as one table of dotted keys; lists stay whole.
+    """Flatten nested tables to dotted keys; lists are kept.
 
     >>> flatten({"train": {"epochs": 3, "stages": [{"thaw": 0}]}})
     {'train.epochs': 3, 'train.stages': [{'thaw': 0}]}
@@ -137,7 +137,7 @@ def flatten(table: Mapping[str, Any], prefix: str = "") -> Settings:
 
 
 def literal(value: Any) -> str:
-    """Return `value` as TOML on one line; the text ``unset`` as the word that removes a setting.
+    """Format `value` as TOML on one line; the text ``unset`` stays the bare word that removes a setting.
 
     >>> literal([{"name": "head", "thaw": 0}]), literal(1e-7), literal(True), literal("unset")
     ('[{"name" = "head", "thaw" = 0}]', '1e-07', 'true', 'unset')

@@ -1,4 +1,4 @@
-"""What a sweep found: records of its trials, and the files and figures made of them."""
+"""The results of a sweep: its trials, their ranking, parameter importance and the results table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOREST_SEED = 0
 
 
 class _Facts(TypedDict, total=False):
-    """What is kept with a trial."""
+    """The user attributes of a trial."""
 
     run: str | None
     accuracy: float
@@ -33,11 +33,11 @@ class _Facts(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial: `state` is complete, pruned, failed, running or waiting, and `reason` says why where it failed.
+    """One trial: `state` is complete, pruned, failed, running or waiting; `reason` explains a failure.
 
-    `value` is the monitored figure: of the run's kept weights, or of the last epoch where the trial was pruned.
-    `accuracy`, its 95% interval and `loss` are the validation part's. The test part is left out on purpose: who
-    chooses by it has no test any more.
+    `value` is the monitored metric: of the run's final weights, or of the last epoch if the trial was pruned.
+    `accuracy`, its 95% interval and `loss` are those of the validation split. Test metrics are omitted on purpose:
+    selecting by them would invalidate the test.
     """
 
     trial: int
@@ -56,10 +56,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The outcome of a sweep; `trials` are sorted best first, those without a figure last.
+    """The result of a sweep; `trials` are sorted best first, those without a value last.
 
-    `importance` holds the share of each parameter in the differences between complete trials, largest first; None
-    where it cannot be told (one parameter, fewer than two trials, or no differences).
+    `importance` is the fraction of the variance between complete trials that each parameter explains, largest first;
+    None if it cannot be estimated (one parameter, fewer than two trials, or no differences).
     """
 
     study: str
@@ -75,7 +75,7 @@ class Sweep:
 
 
 def collect(study: Any, space: Space, folder: str) -> Sweep:
-    """Return what the study holds now, but for the importance, which takes seconds."""
+    """Return the current state of the study, without the importance, which takes seconds to compute."""
     trials = [_trial(slot, found) for slot, found in by_slot(study).items()]
     return Sweep(study.study_name, folder, space.head.monitor, tuple(ranked(trials, space)), None)
 
@@ -86,7 +86,7 @@ def _trial(slot: int, found: Any) -> Trial:
         _Facts, {**attributes, **(found.user_attrs.get("facts") or {})}, f"The study's trial {slot}"
     )
     state = found.state.name.lower()
-    settings = found.params or found.system_attrs.get("fixed_params", {})  # those of a waiting one are only queued
+    settings = found.params or found.system_attrs.get("fixed_params", {})  # a waiting trial has only queued values
     value = found.value if state in {"complete", "pruned"} else None
     facts = {k: known.get(k) for k in ("run", "accuracy", "loss", "parameters", "epochs", "seconds", "reason")}
     interval = Interval(*known["accuracy_interval"]) if "accuracy_interval" in known else None
@@ -95,7 +95,7 @@ def _trial(slot: int, found: Any) -> Trial:
 
 
 def ranked(trials: list[Trial], space: Space) -> list[Trial]:
-    """Return trials best first: complete ones, then pruned ones, then others; of equal ones that of the least loss."""
+    """Sort trials best first: complete, pruned, then others; ties by loss."""
     sign = 1 if space.minimize else -1
     order = {"complete": 0, "pruned": 1, "failed": 2, "running": 3, "waiting": 4}
 
@@ -107,23 +107,23 @@ def ranked(trials: list[Trial], space: Space) -> list[Trial]:
 
 
 def importance(study: Any, space: Space) -> dict[str, float] | None:
-    """Return each parameter's share of the variance between complete trials (fANOVA: Hutter et al., ICML 2014)."""
+    """Return the fraction of the variance each parameter explains (fANOVA: Hutter et al., ICML 2014)."""
     package = optuna()
     done = study.get_trials(deepcopy=False, states=(package.trial.TrialState.COMPLETE,))
     if len(space.parameters) < 2 or len({t.value for t in done}) < 2:
         return None
     evaluator = package.importance.FanovaImportanceEvaluator(seed=FOREST_SEED)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the forest, about few trials
+        warnings.simplefilter("ignore")  # the random forest warns about few trials
         try:
             shares = package.importance.get_param_importances(study, evaluator=evaluator)
-        except (RuntimeError, ValueError):  # its trees found no variance
+        except (RuntimeError, ValueError):  # there is no variance to explain
             return None
     return {name: float(share) for name, share in shares.items()}
 
 
 def as_dict(found: Sweep) -> dict[str, Any]:
-    """Return a sweep as ``sweep --json`` prints it."""
+    """Return a sweep in the form of ``sweep --json``."""
     best = found.best
     return {
         "study": found.study,
@@ -142,9 +142,9 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 
 def as_csv(found: Sweep, space: Space) -> bytes:
-    """Return a line for each trial, best first, and a column for each parameter.
+    """Return the trials as CSV, best first, with a column per parameter.
 
-    Text that a spreadsheet would take for a formula gets an apostrophe.
+    Text that a spreadsheet would interpret as a formula is prefixed with an apostrophe.
     """
     text = io.StringIO()
     writer = CsvWriter(text)

@@ -1,4 +1,4 @@
-"""`sweep`: take trials from the study's queue, train each as an ordinary run, write down what came of it."""
+"""`sweep`: take trials from the study's queue, train each as an ordinary run, and record the results."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from sightline.sweep.results import Sweep
 from sightline.sweep.space import Space, read
 from sightline.watch import Watcher
 
-RECORD = "sweep.json"  # in the sweep's folder: the name of its study, and the settings of all its trials
+RECORD = "sweep.json"  # in the folder of the sweep: the name of the study, and the settings of all trials
 TABLE = "results.csv"
 
 
 class _Failed(Exception):
-    """A trial ended with an error that is the settings' fault, written down already."""
+    """A trial failed because of its settings; the error is recorded."""
 
 
 class _Pruned(Interrupted):
-    """A trial was ended because others did better by then."""
+    """A trial was pruned."""
 
 
 def sweep(
@@ -45,16 +45,16 @@ def sweep(
     set: Sequence[str] = (),  # noqa: A002  # the option's own name
     watcher: Watcher | None = None,
 ) -> Sweep:
-    """Train once for each trial of a search space, each in a process of its own, and say which trial did best.
+    """Train a run for each trial of a search space, each in its own process, and return the trials, best first.
 
-    `sources`: what `workflow.train` takes. `space`: the file of a search space (see `sightline.sweep.space`) or the
-    name of one that ships. `out`: a folder, ``runs/<space>-<data>`` if None, that gets a run directory for each trial,
-    the table and the figures. `trials`: how many there are to be in all. `storage`: where the study is kept, shared by
-    several machines; ``study.db`` in the folder if None. `set`: settings of every trial, as ``data.class_level=2``.
-    The same call goes on where one before it was ended.
+    `sources`: see `workflow.train`. `space`: the file of a search space (see `sightline.sweep.space`) or the name of a
+    built-in one. `out`: the folder, by default ``runs/<space>-<data>``, for the run directories, the results table and
+    the figures. `trials`: total number of trials. `storage`: URL of the study's storage, which several machines can
+    share; by default ``study.db`` in the folder. `set`: settings of all trials, such as ``data.class_level=2``. Calling
+    it again with the same arguments continues an interrupted sweep.
 
-    Raises `Interrupted` after Ctrl-C, and `SightlineError`s for what is wrong with the space, the storage or the
-    folder; what is wrong with one trial alone is written down with it.
+    Raises `Interrupted` after Ctrl-C, and `SightlineError`s for an invalid space, storage or folder; the error of a
+    single trial is recorded with it.
     """
     studies.optuna()
     given = read(space)
@@ -64,26 +64,26 @@ def sweep(
     folder = Path(out) if out is not None else Path("runs") / stem
     prepare(folder, given, stem, set)
     if storage is None and (folder / "study.db").is_symlink():
-        raise OutputError(f"{folder / 'study.db'} is a link, and nothing is written through links: remove it.")
+        raise OutputError(f"{folder / 'study.db'} is a link, and files are never written through links: remove it.")
     url = storage or f"sqlite:///{folder / 'study.db'}"
     with studies.naming_storage(url), studies.opened(given, stem, url) as study:
         return _Search(given, study, sources, folder, cache, tuple(set), watcher or Watcher()).go(given.count(trials))
 
 
 def prepare(folder: Path, space: Space, name: str, settings: Sequence[str] = ()) -> None:
-    """Make the folder of the study `name` with `settings` for all its trials.
+    """Create the folder of the study `name`, with `settings` for all its trials.
 
-    Raises `OutputError` if it holds something else or cannot be written.
+    Raises `OutputError` if it contains something else or cannot be written.
     """
     record = folder / RECORD
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file: name a folder with --out.")
+        raise OutputError(f"{folder} is a file: choose a folder with --out.")
     if folder.exists() and any(folder.iterdir()) and not record.is_file():
-        raise OutputError(f"{folder} is not empty and holds no sweep ({RECORD}): name another folder with --out.")
+        raise OutputError(f"{folder} is not empty and contains no sweep ({RECORD}): choose another folder with --out.")
     mine = _record(name, settings)
     if (folder / TABLE).is_file() and record.is_file() and (other := jsonio.read(record)) != jsonio.loads(mine):
         raise OutputError(
-            f"{folder} holds the sweep {jsonio.dumps(other)[:200]}, not {mine.strip()}: name another with --out."
+            f"{folder} contains the sweep {jsonio.dumps(other)[:200]}, not {mine.strip()}: choose another with --out."
         )
     files.write(folder / "space.toml", space.text.encode(), root=folder)
     files.write(record, mine.encode(), root=folder)
@@ -117,21 +117,21 @@ class _Search:
                 try:
                     self.study.optimize(lambda trial: self._try(trial, seed, count), n_trials=1, catch=(_Failed,))
                 except package.exceptions.UpdateFinishedTrialError:
-                    self.watcher.say("Another machine took this trial over, after too long without a sign of life.")
+                    self.watcher.say("Another machine took over this trial after missing heartbeats.")
                 self._save()
         except (KeyboardInterrupt, Interrupted):
             studies.fill(self.study, self.space, count)
             found = self._save()
             done = sum(t.state not in {"waiting", "running"} for t in found.trials)
             raise Interrupted(
-                f"Stopped after {done} of {plural(count, 'trial')}, which are kept in {self.folder}: "
-                "the same command goes on from there."
+                f"Interrupted after {done} of {plural(count, 'trial')}, which are saved in {self.folder}: "
+                "run the same command to continue."
             ) from None
         return self._finish(self._save())
 
     def _report_start(self, count: int) -> None:
         done = sum(t.state in {"complete", "pruned", "failed"} for t in self._now().trials)
-        kept = f", {done} of them done already" if done else ""
+        kept = f", {done} of them already finished" if done else ""
         left_out = f" of the grid's {self.space.cells}" if self.space.cells not in {None, count} else ""
         self.watcher.say(f"{self.space.name}: {count}{left_out} trials{kept}, in {self.folder}")
 
@@ -144,7 +144,7 @@ class _Search:
         return found
 
     def _try(self, trial: Any, seed: int, count: int) -> float:
-        """Run one trial and return its figure; raises `_Failed`, or Optuna's ``TrialPruned``."""
+        """Run one trial and return its metric; raises `_Failed`, or Optuna's ``TrialPruned``."""
         slot = studies.slot_of(trial) or 0
         trial.set_user_attr("owner", f"{studies.HERE}:{os.getpid()}")
         if studies.is_duplicate(self.study, trial):
@@ -156,7 +156,7 @@ class _Search:
         trial.set_user_attr("run", str(path))
         self.watcher.say(f"trial {slot} of {count}: {in_words(values)}")
         watching = _Watching(self.watcher, trial, self.space, slot)
-        assignments = ["train.keep_state=false", *self.space.assignments(values)]  # of many, few are ever extended
+        assignments = ["train.keep_state=false", *self.space.assignments(values)]  # few trials are ever extended
         assignments += [*self.settings, *([] if self.cache else ["data.cache=false"])]
         try:
             result = child.train(
@@ -172,10 +172,10 @@ class _Search:
             trial.set_user_attr("facts", {"epochs": watching.epochs})
             raise studies.optuna().TrialPruned(watching.verdict) from None
         except SightlineError as error:
-            if not path.exists():  # `train` leaves nothing behind where nothing was learned
+            if not path.exists():  # `train` cleans up if nothing was trained
                 trial.set_user_attr("run", None)
             if isinstance(error, DataError | MissingExtraError | OutputError) and self._now().best is None:
-                raise  # no trial could do better
+                raise  # other trials would fail alike
             trial.set_user_attr("reason", str(error))
             self.watcher.say(f"trial {slot} failed: {error}")
             raise _Failed from error
@@ -183,7 +183,7 @@ class _Search:
     def _keep(self, trial: Any, result: TrainResult) -> float:
         part = result.validation
         if part is None:
-            raise UsageError("There is no validation part to choose by: set split.validation above 0.")
+            raise UsageError("There is no validation split to compare trials on: set split.validation above 0.")
         interval = intervals.wilson(round(part.accuracy * part.count), part.count)
         facts = {
             "accuracy": part.accuracy, "accuracy_interval": [interval.low, interval.high], "loss": part.loss,
@@ -210,26 +210,26 @@ class _Search:
             files.write(self.folder / "figures" / "importance.png", png, root=self.folder)
         elsewhere = sum(t.state == "running" for t in found.trials)
         if elsewhere:
-            self.watcher.say(f"Still running elsewhere: {elsewhere} trials; the same command shows them later.")
+            self.watcher.say(f"Still running elsewhere: {elsewhere} trials; run the same command later to see them.")
         return found
 
 
 class _Watching(Watcher):
-    """Shows a line for each epoch and ends the trial where the study's pruner says so; `verdict` tells why."""
+    """Reports each epoch and stops the trial when the study's pruner decides to; `verdict` is the reason."""
 
     def __init__(self, inner: Watcher, trial: Any, space: Space, slot: int) -> None:
         self._inner, self._trial, self._space, self._slot = inner, trial, space, slot
         self.verdict, self.epochs = "", 0
 
     def progress(self, task: str, done: int, total: int) -> None:
-        """Hand on slow work outside the training steps."""
+        """Forward the progress of slow work."""
         self._inner.progress(task, done, total)
 
     def epoch(self, record: EpochRecord) -> None:
-        """Report the monitored figure; raises `Interrupted` where the trial is hopeless."""
+        """Report the monitored metric; raises `Interrupted` if the trial is pruned."""
         self.epochs = record.epoch
         value = getattr(record, self._space.monitored)
-        if value is None:  # no validation part, which is refused at the end
+        if value is None:  # without a validation split, the trial fails at its end
             return
         monitor = self._space.head.monitor
         self._inner.say(f"trial {self._slot}, epoch {record.epoch}: loss {record.loss:.4f}, {monitor} {value:.4f}")
@@ -242,5 +242,5 @@ class _Watching(Watcher):
 
 
 def in_words(values: dict[str, Value]) -> str:
-    """Return the values of a trial on one line."""
+    """Format the values of a trial on one line."""
     return ", ".join(f"{name}={value if isinstance(value, str) else literal(value)}" for name, value in values.items())

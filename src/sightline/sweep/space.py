@@ -1,16 +1,16 @@
-"""A search space: what stays the same in all trials, and the settings that differ, with their values.
+"""A search space: the settings shared by all trials, and the parameters with their values.
 
-Its file, as an example:
+An example of its file:
 
-    recipe = "transfer"                 # the base; `config` names a TOML file laid on it (beside this one)
+    recipe = "transfer"                 # the base; `config` is a TOML file that overrides it (relative to this one)
     sampler = "random"                  # grid, random or tpe
-    trials = 20                         # how many in all; a grid has as many as it has cells
+    trials = 20                         # total number of trials; a grid defaults to all its cells
     monitor = "validation.accuracy"     # or validation.loss
     pruner = "median"                   # none, median or hyperband
-    startup = 5                         # so many trials are complete before one is pruned
-    warmup = 1                          # epochs of a trial before it may be pruned
+    startup = 5                         # trials to complete before pruning starts
+    warmup = 1                          # epochs of a trial before it can be pruned
 
-    [settings]                          # laid on the base, in all trials
+    [settings]                          # overrides for all trials
     train.epochs = 5
 
     [space]                             # a list, a range, or named choices of several settings at once
@@ -21,7 +21,7 @@ Its file, as an example:
     [space.base.trainable]
     "train.stages.0.thaw" = -1
 
-What stands below a section of the configuration is a setting; any other name is one for choices.
+A key below a section of the configuration is a setting; any other key is the name of a set of choices.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ from sightline.errors import ConfigError, UsageError, suggest
 from sightline.sweep.parameters import Parameter, Range, Settings, Value, flatten, literal
 from sightline.sweep.parameters import parameters as read_parameters
 
-MOST_CELLS = 100_000  # a grid beyond is a mistake
+MOST_CELLS = 100_000  # a larger grid is probably a mistake
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The keys of a space's file outside its tables."""
+    """The top-level keys of a search space."""
 
-    recipe: str = setting("auto", "the base")
-    config: str | None = setting(None, "a TOML file laid on the base, relative to the space's file")
-    sampler: Literal["grid", "random", "tpe"] = setting("grid", "how values are chosen")
-    trials: int | None = setting(None, "how many; unset: all cells of a grid, else 20", 1)
-    monitor: Literal["validation.accuracy", "validation.loss"] = setting("validation.accuracy", "what decides")
-    pruner: Literal["none", "median", "hyperband"] = setting("none", "how hopeless trials are ended early")
-    startup: int = setting(5, "median: so many trials are complete before one is pruned", 1)
-    warmup: int = setting(1, "epochs of a trial before it may be pruned", 1)
+    recipe: str = setting("auto", "recipe that all trials are based on")
+    config: str | None = setting(None, "a TOML file that overrides the recipe, relative to the space's file")
+    sampler: Literal["grid", "random", "tpe"] = setting("grid", "how parameter values are chosen")
+    trials: int | None = setting(None, "number of trials; unset: all cells of a grid, else 20", 1)
+    monitor: Literal["validation.accuracy", "validation.loss"] = setting("validation.accuracy", "ranking metric")
+    pruner: Literal["none", "median", "hyperband"] = setting("none", "how unpromising trials are stopped early")
+    startup: int = setting(5, "median: trials to complete before pruning starts", 1)
+    warmup: int = setting(1, "epochs of a trial before it can be pruned", 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """A search space as read from its file; `settings` are laid on the base in all trials."""
+    """A search space; `settings` override the base in all trials."""
 
     name: str
     text: str
@@ -71,17 +71,17 @@ class Space:
 
     @property
     def minimize(self) -> bool:
-        """Whether the monitored figure is the better the smaller it is."""
+        """Whether lower values of the monitored metric are better."""
         return self.head.monitor.endswith("loss")
 
     @property
     def monitored(self) -> str:
-        """The monitored figure's name in `EpochRecord`."""
+        """The monitored metric's field in `EpochRecord`."""
         return "val_loss" if self.minimize else "val_accuracy"
 
     @property
     def cells(self) -> int | None:
-        """How many trials a grid has; None for what is no grid."""
+        """The number of grid cells; None for other samplers."""
         if self.head.sampler != "grid":
             return None
         count = 1
@@ -90,19 +90,19 @@ class Space:
         return count
 
     def count(self, asked: int | None = None) -> int:
-        """Return how many trials there are to be; `asked` comes from the command line."""
+        """Return the number of trials; `asked` comes from the command line."""
         wanted = asked or self.head.trials
         if self.cells is None:
             return wanted or 20
         return min(wanted or self.cells, self.cells)
 
     def grid(self) -> Iterator[dict[str, Value]]:
-        """Yield the cells of a grid; the last parameter changes fastest."""
+        """Yield the cells of a grid; the last parameter varies fastest."""
         for values in itertools.product(*(p.probes for p in self.parameters)):
             yield {p.name: value for p, value in zip(self.parameters, values, strict=True)}
 
     def assignments(self, values: Mapping[str, Value]) -> list[str]:
-        """Return the ``KEY=VALUE`` assignments of a trial whose parameters have `values`."""
+        """Return the ``KEY=VALUE`` assignments of a trial with these parameter `values`."""
         found = dict(self.settings)
         for parameter in self.parameters:
             if parameter.name in values:
@@ -110,14 +110,14 @@ class Space:
         return [f"{key}={literal(value)}" for key, value in found.items()]
 
     def base(self, values: Mapping[str, Value] | None = None) -> RunConfig:
-        """Return the configuration of a trial before the pictures are known; raises `ConfigError`."""
+        """Return the configuration of a trial before it sees the images; raises `ConfigError`."""
         layers = [recipes.load(self.head.recipe)]
         if self.config is not None:
             layers.append(parse.read_toml(self.config))
         return resolve(*layers, assignments=self.assignments(values or {}))
 
     def meaning(self) -> str:
-        """Return what decides a trial, as text: two files of one meaning differ in comments only."""
+        """Return a canonical text of the space, which comments and formatting of its file do not affect."""
         layer = parse.read_toml(self.config) if self.config is not None else {}
         ranges = [dataclasses.asdict(p) | {"values": list(p.probes)} for p in self.parameters]
         choices = [[p.settings(v) for v in p.probes] for p in self.parameters]
@@ -126,9 +126,9 @@ class Space:
 
 
 def read(given: str | Path) -> Space:
-    """Read a space by the path of its file, or by the name of one that ships with Sightline.
+    """Read a search space from the path of its file, or a built-in one by name.
 
-    Raises `ConfigError` for what cannot be read, `UsageError` for a name that is none.
+    Raises `ConfigError` for an invalid file, `UsageError` for an unknown name.
     """
     path = Path(given)
     if path.is_file() or path.suffix == ".toml":
@@ -136,24 +136,22 @@ def read(given: str | Path) -> Space:
     else:
         folder = resources.files("sightline.recipes") / "sweeps"
         if str(given) not in names():
-            raise UsageError(
-                f"There is no file {given}, and no search space of that name.{suggest(str(given), names())}"
-            )
+            raise UsageError(f"There is no file and no built-in search space {given}.{suggest(str(given), names())}")
         space = parse_space((folder / f"{given}.toml").read_text(encoding="utf-8"), str(given), Path())
-    for parameter in space.parameters:  # mistakes show before any picture is read
+    for parameter in space.parameters:  # fail on invalid settings before reading any image
         for value in parameter.probes:
             space.base({parameter.name: value})
     return space
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of the search spaces that ship with Sightline, sorted."""
+    """Return the names of the built-in search spaces, sorted."""
     found = (resources.files("sightline.recipes") / "sweeps").iterdir()
     return tuple(sorted(f.name.removesuffix(".toml") for f in found if f.name.endswith(".toml")))
 
 
 def parse_space(text: str, name: str, folder: Path) -> Space:
-    """Return the space written in `text`; what it names by path is looked for in `folder`."""
+    """Parse a search space; its relative paths are resolved against `folder`."""
     try:
         values = parse.loads(text)
     except ValueError as error:
@@ -164,25 +162,25 @@ def parse_space(text: str, name: str, folder: Path) -> Space:
         key for key, value in values.items() if key.partition(".")[0] in sections or isinstance(value, dict)
     ]:
         raise ConfigError(
-            f"{name}: {outside[0]!r} stands outside the tables: put a setting that is the same in all trials under "
-            "[settings], one that varies under [space]."
+            f"{name}: {outside[0]!r} is outside the tables: put settings shared by all trials under [settings], and "
+            "those that vary under [space]."
         )
     head = parse.from_dict(Head, values, f"{name}: ")
     for key, table in (("settings", settings), ("space", space)):
         if not isinstance(table, dict):
-            raise ConfigError(f"{name}: {key} is a table of settings, not {table!r}.")
+            raise ConfigError(f"{name}: {key} must be a table of settings, not {table!r}.")
     parameters = tuple(read_parameters(space, name))
     if not parameters:
-        raise ConfigError(f"{name} varies nothing: give at least one parameter under [space].")
+        raise ConfigError(f"{name} varies nothing: define at least one parameter under [space].")
     if head.sampler == "grid":
         for parameter in parameters:
             if isinstance(parameter, Range):
                 raise ConfigError(
-                    f"{name}: {parameter.name} is a range, and a grid needs a list of values: "
+                    f"{name}: {parameter.name} is a range, but a grid needs a list of values: "
                     'list them, or set sampler = "random".'
                 )
     config = folder / head.config if head.config is not None else None
     made = Space(name, text, head, config, flatten(settings), parameters)
     if (made.cells or 0) > MOST_CELLS:
-        raise ConfigError(f"{name} is a grid of {made.cells:,} trials: give fewer values, or another sampler.")
+        raise ConfigError(f"{name} is a grid of {made.cells:,} trials: use fewer values, or another sampler.")
     return made

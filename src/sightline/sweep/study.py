@@ -1,8 +1,8 @@
-"""The study behind a sweep: an Optuna study whose queue holds every trial from the start.
+"""The Optuna study of a sweep, in which all trials are queued from the start.
 
-Each trial that is to be has a slot, 1 to N, and waits in the storage, with its values (grid) or to be given some when
-it starts (random, tpe). Processes and machines take waiting trials one by one, which the storage does atomically; so
-no two run the same one, and none runs too many. A trial that died leaves its slot open, and the slot is queued anew.
+Each planned trial has a slot, 1 to N, and waits in the storage, with its values (grid) or to be sampled when it starts
+(random, tpe). Processes and machines take waiting trials one by one, atomically, so no trial runs twice and the total
+is never exceeded. The slot of a trial whose process died is queued again.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from sightline.randomness import derive
 from sightline.sweep.parameters import Choices, Parameter, Value
 from sightline.sweep.space import Space
 
-HEARTBEAT = 30  # seconds between signs of life; after ten of them missed, another machine takes the trial over
+HEARTBEAT = 30  # seconds; after ten missed heartbeats another machine takes over the trial
 HERE = socket.gethostname()
 
 
 def optuna() -> Any:
-    """Import Optuna, quietly: what its log says is said by us."""
+    """Import Optuna with its logging silenced."""
     package = require("optuna", "A sweep")
     package.logging.set_verbosity(package.logging.CRITICAL)
     return package
@@ -35,11 +35,11 @@ def optuna() -> Any:
 
 @contextmanager
 def opened(space: Space, name: str, url: str) -> Iterator[Any]:
-    """Open the study called `name` in the storage at `url`, or make it; raises `UsageError` if it is another space's.
+    """Open or create the study `name` in the storage at `url`; raises `UsageError` if it belongs to another space.
 
-    `url`: ``sqlite:///study.db`` or another database that SQLAlchemy knows, ``journal:FILE`` (a file on a network
-    drive) or ``grpc://HOST:PORT`` (Optuna's proxy). Not Redis: Optuna unpickles what lies there, so that whoever can
-    write to it can run code here.
+    `url`: ``sqlite:///study.db`` or another database supported by SQLAlchemy, ``journal:FILE`` (a file on a network
+    drive) or ``grpc://HOST:PORT`` (Optuna's proxy). Redis is not supported: Optuna unpickles its content, so anyone
+    with write access could run code here.
     """
     package = optuna()
     with warnings.catch_warnings():
@@ -57,7 +57,7 @@ def opened(space: Space, name: str, url: str) -> Iterator[Any]:
             meaning = study.user_attrs.get("space")
         except Exception as error:
             raise UsageError(
-                f"The study cannot be kept in {_without_password(url)}: {_first_line(error)}. Give a database such as "
+                f"The study cannot be stored in {_without_password(url)}: {_first_line(error)}. Use a database such as "
                 "sqlite:///study.db or postgresql://USER@HOST/DATABASE, journal:FILE or grpc://HOST:PORT."
             ) from error
         try:
@@ -65,12 +65,12 @@ def opened(space: Space, name: str, url: str) -> Iterator[Any]:
                 study.set_user_attr("space", space.meaning())
             elif meaning != space.meaning():
                 raise UsageError(
-                    f"The study {name} in {_without_password(url)} was made with other settings or values than "
-                    f"{space.name} has now: name another folder with --out."
+                    f"The study {name} in {_without_password(url)} was created with other settings or values than "
+                    f"{space.name} has now: choose another folder with --out."
                 )
             yield study
         finally:
-            with suppress(Exception):  # of a storage that failed, whose error is on its way
+            with suppress(Exception):  # the storage failed, and its error is being raised
                 storage.remove_session()
                 if hasattr(storage, "engine"):
                     storage.engine.dispose()
@@ -78,7 +78,7 @@ def opened(space: Space, name: str, url: str) -> Iterator[Any]:
 
 @contextmanager
 def naming_storage(url: str) -> Iterator[None]:
-    """Raise `OutputError`, which names the storage at `url`, for whatever fails in it once the study is open."""
+    """Convert errors of the storage at `url` while the study is open to `OutputError`, naming the storage."""
     try:
         yield
     except Exception as error:
@@ -87,14 +87,14 @@ def naming_storage(url: str) -> Iterator[None]:
             raise
         raise OutputError(
             f"The study in {_without_password(url)} cannot be read or written: {_first_line(failure)}. Finished trials "
-            "are kept: once the storage works, the same command goes on."
+            "are saved: once the storage works, run the same command to continue."
         ) from error
 
 
 def _storage_error(error: BaseException | None) -> BaseException | None:
-    """Return the error that was raised inside a storage of Optuna, which may hide it behind others; None if none was.
+    """Return the error raised inside an Optuna storage, which others may wrap; None if there is none.
 
-    Each kind of storage raises its own errors, without a common base.
+    Storages raise their own errors, without a common base class.
     """
     while error is not None:
         modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
@@ -114,7 +114,7 @@ def _storage(package: Any, url: str) -> Any:
         backend = package.storages.journal.JournalFileBackend(rest.removeprefix("//"))
         return package.storages.JournalStorage(backend)
     if scheme in {"redis", "rediss"}:
-        raise ValueError("Optuna unpickles what lies in Redis, so that whoever can write there could run code here")
+        raise ValueError("Optuna unpickles the content of Redis, so anyone with write access could run code here")
     if scheme == "grpc":
         host, _, port = rest.removeprefix("//").partition(":")
         return package.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
@@ -141,16 +141,16 @@ def _pruner(package: Any, space: Space) -> Any:
 
 
 def sampler(space: Space, seed: int, slot: int) -> Any:
-    """Return a sampler for one slot alone: one that went on would repeat itself after a restart."""
+    """Return a sampler for one slot; a shared sampler would repeat its values after a restart."""
     package = optuna()
     number = derive(seed, "sweep", slot) % (1 << 32)
     if space.head.sampler == "tpe":
-        return package.samplers.TPESampler(seed=number, multivariate=False)  # draws as late as the slot is known
+        return package.samplers.TPESampler(seed=number, multivariate=False)  # samples lazily, once the slot is known
     return package.samplers.RandomSampler(seed=number)
 
 
 def suggest(trial: Any, parameter: Parameter) -> Value:
-    """Return the value of `parameter` in `trial`: the queued one, else one from the study's sampler."""
+    """Return the value of `parameter` in `trial`: the queued one, else a sampled one."""
     if isinstance(parameter, Choices):
         found: Value = trial.suggest_categorical(parameter.name, list(parameter.values))
     elif parameter.whole:
@@ -164,13 +164,13 @@ def suggest(trial: Any, parameter: Parameter) -> Value:
 
 
 def slot_of(trial: Any) -> int | None:
-    """Return the slot of a trial; None for one that is none of ours."""
+    """Return the slot of a trial; None for a trial of another program."""
     slot = trial.user_attrs.get("slot")
     return slot if type(slot) is int else None
 
 
 def fill(study: Any, space: Space, count: int) -> None:
-    """Queue every slot from 1 to `count` that has no trial: new ones, and those whose trial died."""
+    """Queue every slot from 1 to `count` that has no trial, or whose trial died."""
     states = optuna().trial.TrialState
     _bury(study)
     taken: dict[int, Any] = {}
@@ -188,7 +188,7 @@ def fill(study: Any, space: Space, count: int) -> None:
 
 
 def _bury(study: Any) -> None:
-    """Mark running trials as failed whose process is gone: at once on this machine, by missing heartbeats elsewhere."""
+    """Mark running trials as failed if their process is gone, or, on other machines, their heartbeats are missing."""
     package = optuna()
     states = package.trial.TrialState
     for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
@@ -199,9 +199,9 @@ def _bury(study: Any) -> None:
 
 
 def _alive(process: int) -> bool:
-    if process == os.getpid():  # nothing runs here yet: an earlier process had the same number, as in containers
+    if process == os.getpid():  # a previous process with the same PID, as happens in containers
         return False
-    if os.name != "posix":  # elsewhere, asking would end the process
+    if os.name != "posix":  # on Windows, os.kill would end the process
         return True
     try:
         os.kill(process, 0)
@@ -213,7 +213,7 @@ def _alive(process: int) -> bool:
 
 
 def is_duplicate(study: Any, trial: Any) -> bool:
-    """Tell whether an earlier trial has the same slot: two machines filled the queue at the same moment."""
+    """Return whether an earlier trial has the same slot, because two machines filled the queue at the same time."""
     states = optuna().trial.TrialState
     found: dict[int | None, list[Any]] = defaultdict(list)
     for other in study.get_trials(deepcopy=False):
@@ -223,7 +223,7 @@ def is_duplicate(study: Any, trial: Any) -> bool:
 
 
 def by_slot(study: Any) -> dict[int, Any]:
-    """Return the one trial of each slot that counts: the earliest that did not die, else the latest."""
+    """Return the relevant trial of each slot: the first that did not die, else the last."""
     states = optuna().trial.TrialState
     found: dict[int, Any] = {}
     for trial in study.get_trials(deepcopy=False):

@@ -1,4 +1,4 @@
-"""The stages composed into what a user asks for; the command line and the Python face both call these."""
+"""The workflows that the command line and the Python API call, such as `train`, `resume` and `load`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # imported when first asked for: predicting needs none of what training does
+def __getattr__(name: str) -> Any:  # lazy: predicting must not import what training needs
     if name in _HOMES:
         import importlib
 

@@ -1,4 +1,4 @@
-"""The brief check at the start of `train`: what the index and the decoded pixels tell without further work."""
+"""The quick data checks at the start of `train`, which need no more than the index and the decoded pixels."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ from sightline.errors import ConfigError, DataError, plural, suggest
 from sightline.records import Index
 from sightline.watch import Watcher
 
-LINES = 5  # of findings; the rest is counted
-EXAMPLES = 3  # places named in a line
+LINES = 5  # findings shown; the rest are counted
+EXAMPLES = 3  # paths shown per finding
 
 
 def before(index: Index, config: RunConfig, watcher: Watcher) -> tuple[Index, tuple[Finding, ...]]:
-    """Return `index` as corrected by ``data.patch``, and its findings; show the most important of them.
+    """Apply ``data.patch`` to `index`, report the main findings, and return the corrected index and its findings.
 
-    Raises `DataError` where no classes can be learned, and for errors that ``data.allow`` does not name.
+    Raises `DataError` if no classifier can be trained on it, and for errors that ``data.allow`` does not list.
     """
     if config.data.patch:
         path = Path(config.data.patch)
         corrections = patch.read(path)
         index = patch.apply(index, corrections, f"The patch {path}")
         applied = plural(len(corrections), "correction")
-        watcher.say(f"{path}: {applied} applied; to take one back, delete its line")
-    groups(index.pictures, group_rule(config.split.group))  # what does not fit is refused before any work
+        watcher.say(f"{path}: {applied} applied; to undo one, delete its line")
+    groups(index.pictures, group_rule(config.split.group))  # fail on an unusable rule before any work
     findings = _applicable(brief(index).findings, index, config)
     settled = set() if config.split.group == "none" else {"group-candidates"}
     telling = [f for f in findings if f.severity != "note" or f.kind in remarks.ALWAYS_SHOWN]
     shown = [f for f in telling if f.kind not in settled]
     try:
-        check_classes(index)  # what no --allow can mend comes first
+        check_classes(index)  # errors that --allow cannot override come first
     except DataError:
         _say(shown, config, watcher)
         raise
-    refused = _refused(findings, config.data.allow)[:1]  # the message of its exception says it all
+    refused = _refused(findings, config.data.allow)[:1]  # reported by the exception
     _say([f for f in shown if f not in refused], config, watcher)
     refuse_errors(findings, config.data.allow)
     return index, findings
 
 
 def _applicable(findings: Sequence[Finding], index: Index, config: RunConfig) -> tuple[Finding, ...]:
-    """Return the findings that hold under the settings.
+    """Return the findings that apply under the settings.
 
-    Class folders that hold the same folders look like splits, unless ``split.group = "folder"`` says that the inner
-    folders are groups. Classes that are named as splits, or nearly so, look like splits all the same.
+    Class folders with identical subfolders look like splits, unless ``split.group = "folder"`` declares the subfolders
+    to be groups. Classes named like splits look like splits in any case.
     """
     labels = {p.label for p in index.pictures}
     if group_rule(config.split.group).kind != "folder" or splits_among(labels) or any(map(nearest_split, labels)):
@@ -63,7 +63,7 @@ def _applicable(findings: Sequence[Finding], index: Index, config: RunConfig) ->
 
 
 def _say(findings: Sequence[Finding], config: RunConfig, watcher: Watcher) -> None:
-    """Say the first findings, a line each."""
+    """Report the first findings, one line each."""
     for finding in findings[:LINES]:
         allowed = "allowed " if finding.severity == "error" and finding.kind in config.data.allow else ""
         watcher.say(
@@ -71,7 +71,7 @@ def _say(findings: Sequence[Finding], config: RunConfig, watcher: Watcher) -> No
         )
     if findings:
         more = f"{plural(len(findings) - LINES, 'more finding')}; " if len(findings) > LINES else ""
-        watcher.say(f"{more}`sightline doctor` lists them all and says what to do")
+        watcher.say(f"{more}`sightline doctor` lists them all with advice")
 
 
 def _refused(findings: Sequence[Finding], allow: Sequence[str]) -> list[Finding]:
@@ -81,21 +81,21 @@ def _refused(findings: Sequence[Finding], allow: Sequence[str]) -> list[Finding]
 def refuse_errors(findings: Sequence[Finding], allow: Sequence[str]) -> None:
     """Raise `DataError` for the first finding that is an error, unless its kind is in `allow`.
 
-    Raises `ConfigError` for a kind in `allow` that is none.
+    Raises `ConfigError` if `allow` contains an unknown kind.
     """
     for kind in allow:
         if kind not in ALLOWABLE:
-            raise ConfigError(f"data.allow: there is no kind of error {kind!r} to allow.{suggest(kind, ALLOWABLE)}")
+            raise ConfigError(f"data.allow: there is no kind of error {kind!r}.{suggest(kind, ALLOWABLE)}")
     errors = _refused(findings, allow)
     if not errors:
         return
     first = errors[0]
-    others = f" ({plural(len(errors) - 1, 'more error')} after it.)" if len(errors) > 1 else ""
+    others = f" (and {plural(len(errors) - 1, 'more error')}.)" if len(errors) > 1 else ""
     raise DataError(f"{first.kind}: {first.count:,} {first.what}{_examples(first)}. {first.advice}{others}")
 
 
 def _examples(finding: Finding) -> str:
-    """Return the first places of a finding with their reasons, in brackets."""
+    """Return the first paths of a finding with their reasons, in parentheses."""
     if finding.groups:
         places = [" = ".join(group[:2]) for group in finding.groups]
     elif finding.reasons:
@@ -107,18 +107,18 @@ def _examples(finding: Finding) -> str:
 
 
 def leakage(leaks: Sequence[Leak], data: Dataset, config: RunConfig) -> Iterator[str]:
-    """Yield a line if near duplicates lie in several splits, with an advice only where it has an effect."""
+    """Yield a line if there are near duplicates across splits, with advice only if it would help."""
     near = [leak for leak in leaks if leak.kind == "near"]
     if not near:
         return
     stated = {p.path: p.part for p in data.pictures}
     free = [{row.split for row in leak.images if stated.get(row.path) in (None, "train")} for leak in near]
     if config.split.group == "none" and any(len(splits) > 1 for splits in free):
-        advice = "; --set split.group=near keeps each of them in one split"
-        advice += " where the source states none" if any(len(splits) < 2 for splits in free) else ""
+        advice = "; --set split.group=near keeps each group in one split"
+        advice += " where the source defines none" if any(len(splits) < 2 for splits in free) else ""
     elif any(stated.values()):
-        advice = "; `sightline doctor --fix` proposes the training images to drop"
+        advice = "; `sightline doctor --fix` proposes training images to drop"
     else:
         advice = ""
-    many = plural(len(near), "group of near duplicates lies", "groups of near duplicates lie")
-    yield f"{many} in several splits (leakage.jsonl lists them){advice}"
+    many = plural(len(near), "group of near duplicates is", "groups of near duplicates are")
+    yield f"{many} in more than one split (see leakage.jsonl){advice}"

@@ -1,4 +1,4 @@
-"""What is left to choose once the pictures are known: the recipe, the network's width, the picture size."""
+"""Choices that depend on the images: the recipe, the width multiplier, the input size."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sightline.preprocess import Preprocess
 from sightline.records import Index, Progress, no_progress
 from sightline.watch import Watcher
 
-SMALL = 64  # pictures up to this side gain nothing from a backbone made for 224
-FEW = 20  # fewer pictures per class than this: worth a warning
+SMALL = 64  # images up to this side gain nothing from a backbone trained at 224
+FEW = 20  # images per class below which a warning is due
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A recipe, the reason for it in words, and settings laid on it."""
+    """A recipe, the reason for choosing it, and settings that override it."""
 
     recipe: str
     why: str
@@ -34,37 +34,37 @@ class Choice:
 
 
 def recipe(index: Index) -> Choice:
-    """Choose between ``quick`` and ``transfer`` by picture size, number of pictures, weights at hand and device."""
+    """Choose ``quick`` or ``transfer`` by image size, number of images, locally available weights and device."""
     side = median_side(index)
     count = len(index.pictures)
     classes = len({p.label for p in index.pictures})
     what = f"{plural(count, 'image')} of about {side} pixels in {plural(classes, 'class', 'classes')}"
     if side <= SMALL:
-        why = f"{what}: too small for a pretrained backbone, so a small network from scratch"
-        if all(p.grey for p in index.pictures):  # most likely characters, which a mirror turns into others
-            return Choice("quick", f"{why}, without mirrored copies", {"augment": {"flip": False}})
+        why = f"{what}: too small for a pretrained backbone, so training a small network from scratch"
+        if all(p.grey for p in index.pictures):  # probably characters, which flipping changes
+            return Choice("quick", f"{why}, without flips", {"augment": {"flip": False}})
         return Choice("quick", why)
     entry = registry.find("mobilenetv2")
     alpha = weights.local_alpha(entry, entry.size)
     if alpha is None:
-        why = f"{what}, no ImageNet weights here: a small network from scratch (--recipe transfer fetches weights)"
+        why = f"{what}, no local ImageNet weights: a small network from scratch (--recipe transfer downloads weights)"
         return Choice("quick", why)
     where = "a GPU" if backend.accelerated() else "no GPU"
-    return Choice("transfer", f"{what}, {where}: MobileNetV2 (alpha {alpha}) with the ImageNet weights found here")
+    return Choice("transfer", f"{what}, {where}: MobileNetV2 (alpha {alpha}) with the local ImageNet weights")
 
 
 def laid_on(choice: Choice, layers: Sequence[dict[str, Any]], assignments: Sequence[str]) -> RunConfig:
-    """Return the settings of the chosen recipe under the user's own, still called ``auto``."""
+    """Merge the user's settings over the chosen recipe; ``recipe`` stays ``auto``."""
     return resolve(recipes.load(choice.recipe), choice.settings, *layers, {"recipe": "auto"}, assignments=assignments)
 
 
 def median_side(index: Index) -> int:
-    """Return the median, over the pictures, of the shorter side in pixels."""
+    """Return the median over the images of the shorter side in pixels."""
     return int(statistics.median(min(p.width, p.height) for p in index.pictures))
 
 
 def settle(config: RunConfig, index: Index) -> RunConfig:
-    """Return `config` with the picture size, the channels and the network's width decided."""
+    """Return `config` with the input size, the channels and the width multiplier resolved."""
     if config.model.name == "auto":
         config = replace(config, model=replace(config.model, name="cifar10-deep"))
     entry = registry.find(config.model.name)
@@ -96,10 +96,10 @@ def _side(entry: Entry, pictures: int, *, pretrained: bool) -> int:
 
 
 def with_range(config: RunConfig, index: Index, watcher: Watcher) -> RunConfig:
-    """Return `config` with the range of sample values decided, by the images that train; see `resolve_range`.
+    """Return `config` with the range of sample values resolved from the training images; see `resolve_range`.
 
-    The split is that of `data.split`, but near duplicates are not kept together: they are found in pixels, which need
-    the range.
+    Images are split as in `data.split`, except that near duplicates are not grouped: detecting them takes decoded
+    pixels, which depend on the range.
     """
     picture = config.picture
     if picture.range != "auto":
@@ -121,9 +121,9 @@ def with_range(config: RunConfig, index: Index, watcher: Watcher) -> RunConfig:
 def for_a_look(
     picture: PictureConfig, index: Index, progress: Progress = no_progress, threads: int | None = None
 ) -> tuple[Preprocess, SampleRange]:
-    """Return how images are read where nothing is trained: the range is decided by all that could be training images.
+    """Return a preprocessing spec for inspecting images without training; all possible training images set its range.
 
-    The size is that of a default `Preprocess`, to be replaced by `Preprocess.sized`.
+    Its size is the default; replace it with `Preprocess.sized`.
     """
     training = [i for i, p in enumerate(index.pictures) if p.part in (None, "train")]
     found = resolve_range(index, training, picture.range, _reading(picture), progress, threads)
@@ -135,7 +135,7 @@ def _reading(picture: PictureConfig) -> Preprocess:
 
 
 def preprocess(config: RunConfig) -> Preprocess:
-    """Return the preprocessing spec of a settled configuration; without a range where that is not decided yet."""
+    """Return the preprocessing spec of a resolved configuration; without a range if that is not resolved yet."""
     picture = config.picture
     assert picture.height is not None
     assert picture.width is not None

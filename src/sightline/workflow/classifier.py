@@ -1,4 +1,4 @@
-"""`Classifier`: a trained model in Python, with the same names and results as the commands."""
+"""`Classifier`: a trained model in Python, with the same methods and results as the commands."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Pictures = str | Path | bytes | NDArray[np.uint8] | Image.Image
 
 
 class Classifier:
-    """A loaded model that names pictures."""
+    """A trained model that classifies images."""
 
     def __init__(
         self,
@@ -58,13 +58,13 @@ class Classifier:
         self.run = run
         self.manifest = manifest
         self.path = path
-        self._kept: Thresholds | None = None  # of the run that a copy was made from
-        self._trained: KerasPredictor | None = None  # beside an exported one, once gradients were asked for
+        self._kept: Thresholds | None = None  # of the original's run, in a copy or a pickle
+        self._trained: KerasPredictor | None = None  # the Keras model, loaded once gradients are needed
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle holds: it answers alike in any process, whatever folder that works in.
+        """Return the state of a copy or a pickle, which predicts alike in any process and working directory.
 
-        The run is named by its absolute path, its thresholds go along for a place where it is not.
+        The run's path becomes absolute; its thresholds are included in case the run cannot be reached there.
         """
         run = None if self.run is None else Run(self.run.path.absolute())
         path = None if self.path is None else self.path.absolute()
@@ -77,11 +77,11 @@ class Classifier:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How a picture becomes pixels."""
+        """The preprocessing spec."""
         return self.predictor.preprocess
 
     def mirrored(self) -> Classifier:
-        """Return a classifier that answers with the mean over each picture and its mirror image, at twice the work."""
+        """Return a classifier with flip test-time augmentation, at twice the cost."""
         twin = Classifier(Mirrored(self.predictor), self.run, self.manifest, self.path)
         twin._kept = self._kept  # its own class
         return twin
@@ -93,11 +93,11 @@ class Classifier:
         top: int = 5,
         set: Sequence[str] = (),  # noqa: A002  # the option's own name
     ) -> list[Prediction]:
-        """Return one `Prediction` for each picture, in order.
+        """Return one `Prediction` per image, in order.
 
-        A picture is a path (a file, a folder or a glob), encoded bytes, a uint8 array [H, W(, C)] or a Pillow image.
-        One that cannot be read gives a prediction with `error` set and nothing else. `set` may hold
-        ``data.limits.file_mb=MIB``, the largest file to read.
+        An image is a path (a file, a folder or a glob), encoded bytes, a uint8 array [H, W(, C)] or a Pillow image. An
+        unreadable image yields a prediction with only `error` set. `set` may contain ``data.limits.file_mb=MIB``, the
+        maximum file size.
         """
         items = stream.as_items(_many(pictures), stream.file_limits(set))
         return list(stream.predict(self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds))
@@ -113,10 +113,10 @@ class Classifier:
         set: Sequence[str] = (),  # noqa: A002  # the option's own name
         progress: Progress = no_progress,
     ) -> list[Explanation]:
-        """Return which parts of each picture speak for class `label`, or for its predicted one; see `workflow.explain`.
+        """Return heat maps of the evidence for `label`, by default the predicted class; see `workflow.explain`.
 
-        `method` is gradcam, gradcam++, occlusion or rise; with `out`, a folder, a figure of each is written there.
-        `set` is that of `predict`.
+        `method` is gradcam, gradcam++, occlusion or rise; with `out`, a folder, a figure per image is written there.
+        For `set`, see `predict`.
         """
         items = list(stream.as_items(_many(pictures), stream.file_limits(set)))
         folder = None if out is None else Path(out)
@@ -124,7 +124,7 @@ class Classifier:
         return list(explain(by, items, method=method, label=label, out=folder, seed=seed, progress=progress))
 
     def explained_by(self, method: str | None) -> Predictor:
-        """Return the model as a method of explanation needs it: Keras' own for gradients, where there is one."""
+        """Return the predictor that an explanation method needs: the Keras model for gradients, if there is one."""
         if self.run is None or method in {"occlusion", "rise"} or isinstance(self.predictor, KerasPredictor):
             return self.predictor
         if self._trained is None:
@@ -141,13 +141,13 @@ class Classifier:
         cache: bool = True,
         progress: Progress = no_progress,
     ) -> Evaluation:
-        """Evaluate the model on labelled images.
+        """Evaluate the model on labeled images.
 
-        Without `sources`: on the run's own images of `split` (default: test, else validation), split as they were in
-        training. Where some are missing or changed, that raises `MissingImagesError`, or evaluates what is left if
-        `allow_missing`. With `sources`: on their split `split`, or, if that is None, their test split where they state
-        splits and all images where they do not. Images that the model was trained or validated on, and near duplicates
-        of them, are left out, as far as the model knows them, unless `include_training`.
+        Without `sources`: on the run's own images of `split` (default: test, else validation), split as in training.
+        If some are missing or changed, raises `MissingImagesError`, or evaluates the rest with `allow_missing`. With
+        `sources`: on their split `split`; if that is None, on their test split if they define splits, else on all
+        images. Images that the model was trained or validated on, and near duplicates of them, are excluded as far as
+        they are known, unless `include_training`.
         """
         found = self.labelled(
             sources, split=split, include_training=include_training, allow_missing=allow_missing, cache=cache,
@@ -156,9 +156,9 @@ class Classifier:
         return noted(evaluate(self.predictor, found.samples, rejects=found.rejects, progress=progress), found)
 
     def keep(self, thresholds: Thresholds) -> None:
-        """Write when to answer into the run and its bundle, or into the bundle, zip or file that has no run.
+        """Save abstention thresholds in the run and its bundle, or in a bundle, zip or file without a run.
 
-        Raises `UsageError` for a run's own bundle, which would then say otherwise than its run.
+        Raises `UsageError` for the bundle inside a run, which would then contradict its run.
         """
         if self.run is not None:
             self.run.write_thresholds(thresholds)
@@ -171,19 +171,19 @@ class Classifier:
             self.manifest = replace(self.manifest, thresholds=thresholds.to_dict())
 
     def check_keeping(self) -> None:
-        """Raise `UsageError` where thresholds cannot be kept; see `keep`."""
+        """Raise `UsageError` if thresholds cannot be saved; see `keep`."""
         if self.run is not None or self.path is None:
             return
         folder = self.path.resolve() if self.path.is_dir() else self.path.resolve().parent
         if folder.name == "bundle" and (folder.parent / "run.json").is_file():
             raise UsageError(
-                f"{self.path} belongs to the run {folder.parent} and follows its thresholds: evaluate the run, or a "
+                f"{self.path} belongs to the run {folder.parent} and uses its thresholds: evaluate the run, or a "
                 "copy of the bundle."
             )
 
     @property
     def thresholds(self) -> Thresholds | None:
-        """When to answer, once that was fitted: the run's, else the bundle's."""
+        """The fitted abstention thresholds: the run's, else the bundle's; None before they are fitted."""
         if self.run is not None:
             return self.run.read_thresholds() if self.run.path.is_dir() else self._kept
         kept = None if self.manifest is None else self.manifest.thresholds
@@ -199,7 +199,7 @@ class Classifier:
         cache: bool = True,
         progress: Progress = no_progress,
     ) -> Labelled:
-        """Return the images that `evaluate` evaluates the model on."""
+        """Return the labeled images that `evaluate` uses."""
         return self.labeled_images(sources, progress).labelled(
             split, include_training=include_training, allow_missing=allow_missing, cache=cache
         )
@@ -211,7 +211,7 @@ class Classifier:
         *,
         index: Index | None = None,
     ) -> LabeledImages:
-        """Return the run's own images or those of `sources`, which are indexed once for all their splits.
+        """Return the run's own images or those of `sources`; these are indexed once for all splits.
 
         `index`: see `LabeledImages`.
         """
@@ -219,7 +219,7 @@ class Classifier:
 
     @property
     def home(self) -> Run | None:
-        """The run that the model is from, also for a bundle or an export that lies in its folder; None for others."""
+        """The run of the model, also for a bundle or an export inside a run directory; None otherwise."""
         if self.run is not None or self.path is None or self.manifest is None:
             return self.run
         return images.home(self.path, self.manifest)
@@ -228,22 +228,22 @@ class Classifier:
 def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
     """Load a run, a bundle, its ``.zip`` or ``.onnx`` file, or the folder of another format that `export` wrote.
 
-    All that can be checked is checked; raises `ModelError` if the model cannot be used, `MissingExtraError` without the
-    runtime of its format. A SavedModel is a program of TensorFlow's: load only your own.
+    The files are verified. Raises `ModelError` if the model cannot be used, `MissingExtraError` if the runtime of its
+    format is not installed. A SavedModel contains arbitrary TensorFlow code: load only your own.
 
-    A complete run answers through its bundle, in ONNX Runtime; through its Keras model where it has no bundle (it was
-    interrupted), or where `engine` is "keras", as gradients need it.
+    A complete run predicts with its bundle, in ONNX Runtime. It uses its Keras model if there is no bundle (the run was
+    interrupted) or if `engine` is "keras", as gradients require.
     """
     path = Path(path)
     if (folder := exported.find(path)) is not None:
         if engine == "keras":
-            raise ModelError(f"{folder} holds no Keras model: name the run that it was exported from.")
+            raise ModelError(f"{folder} contains no Keras model: give the run that it was exported from.")
         manifest, runner = exported.load(folder)
         return Classifier(runner, manifest=manifest, path=folder)
     if bundle.is_bundle(path):
         found, predictor = bundle.load(path)
         if engine == "keras":
-            raise ModelError(f"{path} holds no Keras model: name the run that it was made in.")
+            raise ModelError(f"{path} contains no Keras model: give the run that it belongs to.")
         return Classifier(predictor, manifest=found.manifest, path=path)
     if not (path / "run.json").exists():
         raise ModelError(unknown.reason(path))
@@ -266,7 +266,7 @@ def _many(pictures: Pictures | Iterable[Pictures]) -> Iterable[Pictures]:
 
 
 def part_name(text: str | None) -> Part | None:
-    """Return `text` as the name of a part; raises `UsageError` if it is none."""
+    """Return `text` as a split name; raises `UsageError` if it is not one."""
     if text is None:
         return None
     for part in PARTS:

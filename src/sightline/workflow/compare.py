@@ -1,4 +1,4 @@
-"""`compare`: what several runs have in common is left out, what differs and what came of it stands side by side."""
+"""`compare`: show the settings that differ between runs, side by side with their results."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from sightline.records import EpochRecord, Interval, Predictions
 from sightline.run import Run
 
 Right = dict[tuple[str, str, int], bool]
-ROUNDING = 1e-6  # an accuracy is a whole number of hits over a count, up to this
+ROUNDING = 1e-6  # tolerance for an accuracy to be a whole number of hits over a count
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One run: `part` names the part that `accuracy` is of; `settings` are those that differ between the runs.
+    """One run: `accuracy` and `loss` are those of split `part`; `settings` are those that differ between the runs.
 
-    `leaked` counts the images of that part that are in an earlier split too.
-    A run that was not completed has the validation figures of its best epoch, the seconds of its epochs, and None where
-    it has nothing.
+    `leaked` counts the images of that split that are also in an earlier split. An incomplete run has the validation
+    metrics of its best epoch, the seconds of its epochs, and None for what it lacks.
     """
 
     name: str
@@ -49,9 +48,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """How the run called `name` did against the first run, `first`; `contest` is None, and `note` says why.
+    """Paired comparison of the run `name` with the first run, `first`; if `contest` is None, `note` says why.
 
-    `part` is the part of both that was judged; the images are those of one content and one class in both.
+    `part` is the split that both were evaluated on; images are paired by content and class.
     """
 
     first: str
@@ -62,9 +61,9 @@ class Against:
 
 
 def contests(rows: Sequence[Row]) -> tuple[Against, ...]:
-    """Put each run but the first against the first, on the test pictures that both were judged on, else validation.
+    """Compare each run with the first one, on the test images that both were evaluated on, else on validation images.
 
-    The verdicts share a chance of 5% of one false one among all.
+    The family-wise error rate of all comparisons is 5%.
     """
     first, *others = rows
     return tuple(_against(first, other, len(others)) for other in others)
@@ -79,18 +78,17 @@ def _against(first: Row, other: Row, tests: int) -> Against:
         a, b = _right(runs, part, (one, two))
         common = [key for key in a if key in b]
         if not common:
-            return Against(first.name, other.name, part, None, f"no picture of their {part} parts is the same")
+            return Against(first.name, other.name, part, None, f"their {part} splits have no image in common")
         pair = [np.array([right[key] for key in common]) for right in (a, b)]
-        note = "" if len(common) == len(a) == len(b) else f"only {len(common)} pictures are in both {part} parts"
+        note = "" if len(common) == len(a) == len(b) else f"only {len(common)} images are in both {part} splits"
         return Against(first.name, other.name, part, paired.contest(pair[0], pair[1], tests=tests), note)
-    return Against(first.name, other.name, None, None, "they were not both judged on one part: evaluate both first")
+    return Against(first.name, other.name, None, None, "they were not evaluated on the same split: evaluate both first")
 
 
 def _right(runs: tuple[Run, Run], part: str, found: tuple[Predictions, Predictions]) -> tuple[Right, Right]:
-    """Return whether each image was classified rightly, by its content and true class, or by its path and class.
+    """Return whether each image was classified correctly, keyed by content hash and true class, or by path and class.
 
-    The path counts where a run does not know the contents of its predictions. Of an image that is there twice, the
-    first is compared with the first, the second with the second.
+    Paths are used if a run has no content hashes for its predictions. Repeated images are paired in order.
     """
     contents = [_contents(run, part, one) for run, one in zip(runs, found, strict=True)]
     known = all(names is not None for names in contents)
@@ -119,17 +117,17 @@ def _numbered(names: Sequence[str], found: Predictions) -> Right:
 
 
 def compare(paths: Sequence[str | Path]) -> tuple[Row, ...]:
-    """Read two runs or more, complete or not, and return a row for each, in the order given.
+    """Read two or more runs, complete or not, and return a row for each, in the given order.
 
-    Raises `UsageError` for fewer than two runs or one given twice, `ModelError` for what is no run.
+    Raises `UsageError` for fewer than two runs or duplicates, `ModelError` for a path that is not a run.
     """
     folders = [Path(p) for p in paths]
     if len(folders) < 2:
-        raise UsageError("A comparison needs two runs or more: name their folders, as in sightline compare RUN RUN.")
+        raise UsageError("A comparison needs two or more runs: give their folders, as in sightline compare RUN RUN.")
     places = [folder.resolve() for folder in folders]
     for i, place in enumerate(places):
         if place in places[:i]:
-            raise UsageError(f"{folders[i]} is given twice: name each run once.")
+            raise UsageError(f"{folders[i]} is given twice: give each run once.")
     runs = [Run.open(folder) for folder in folders]
     configs = [run.config for run in runs]
     settings = _differing([settings_of(config) for config in configs])
@@ -138,7 +136,7 @@ def compare(paths: Sequence[str | Path]) -> tuple[Row, ...]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Return the folders' last names, or as much of their paths as tells them apart."""
+    """Return the shortest path suffixes that distinguish the folders."""
     absolute = [folder.resolve().parts for folder in folders]
     length = 1
     while len({parts[-length:] for parts in absolute}) < len(absolute):
@@ -147,7 +145,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-    """Return a configuration as one table of dotted keys; entries of lists of tables are numbered.
+    """Flatten a configuration to dotted keys; entries of lists of tables are numbered.
 
     >>> settings_of(RunConfig())["train.optimizer.name"]
     'adam'
@@ -169,7 +167,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
 
 
 def _differing(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return of each table the entries that are not equal in all, None where a table has none."""
+    """Return the entries of each table that differ between tables, with None for missing ones."""
     keys = dict.fromkeys(key for table in tables for key in table)
     differ = [key for key in keys if any(table.get(key) != tables[0].get(key) for table in tables)]
     return [{key: table.get(key) for key in differ} for table in tables]
@@ -202,7 +200,7 @@ def _row(name: str, run: Run, config: RunConfig, settings: dict[str, Any]) -> Ro
 
 
 def _best(history: Sequence[EpochRecord], monitor: str) -> EpochRecord | None:
-    """Return the epoch whose weights the run kept; None if nothing was held out."""
+    """Return the epoch whose weights the run kept; None without validation images."""
     judged = [r for r in history if r.val_accuracy is not None]
     if not judged:
         return None
@@ -210,12 +208,12 @@ def _best(history: Sequence[EpochRecord], monitor: str) -> EpochRecord | None:
 
 
 def _count(run: Run) -> int:
-    """Return how many images the run held out for validation."""
+    """Return the number of validation images of the run."""
     return sum(row.split == "validation" for row in run.read_data() or ())
 
 
 def _interval(accuracy: float | None, count: int | None) -> Interval | None:
-    """Return the 95% interval; None where the accuracy is no share of `count` images."""
+    """Return the 95% interval; None if `accuracy` is not a fraction of `count` images."""
     if accuracy is None or not count:
         return None
     hits = accuracy * count

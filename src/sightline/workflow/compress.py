@@ -1,4 +1,4 @@
-"""`compress`: from a run to a smaller model that is no worse, and to all that was tried on the way."""
+"""`compress`: search for the smallest non-inferior model of a run, and record all candidates."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from sightline.watch import Watcher
 from sightline.workflow import environment, images, ship
 from sightline.workflow.classifier import load
 
-STEPS = 100  # of a recovery, where the number of its epochs is not given
+STEPS = 100  # minimum steps of a fine-tuning, if the number of epochs is not given
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """The outcome of a search; `candidates` begins with the large model, `front` names those that no other beats.
+    """The result of a search; `candidates` begins with the original model, `front` names the Pareto-optimal ones.
 
-    `best` is the smallest that meets the budget, None where none does: `nearest` and `misses` then say how near it
-    came. `judgement` compares `best` with the large model on pictures that the search has not seen, of which a share of
-    `max_drop` may be lost.
+    `best` is the smallest that meets the budget, or None: `nearest` and `misses` then say how close the search came.
+    `judgement` compares `best` with the original model on images that the search has not used; an accuracy drop of up
+    to `max_drop` is allowed.
     """
 
     out: Path
@@ -58,13 +58,13 @@ class Compression:
 
     @property
     def reached(self) -> bool:
-        """Whether the budget was met, on the test too: no loss that it can tell, or none beyond `max_drop`."""
+        """Whether the budget is met on the test split too: no significant loss, or none beyond `max_drop`."""
         if self.best is None or self.judgement is None:
             return False
         return not self.judgement.worse or self.judgement.difference >= -self.max_drop - 1e-9
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints and ``front.json`` keeps."""
+        """Return the content of ``--json`` and ``front.json``."""
         return {
             "out": str(self.out),
             "reached": self.reached,
@@ -87,12 +87,12 @@ def compress(
     epochs: int | None = None,
     watcher: Watcher | None = None,
 ) -> Compression:
-    """Search for the smallest form of the run `model` that meets `budget`.
+    """Search for the smallest version of the run `model` that meets `budget`.
 
-    `data`: other labelled pictures than the run's own; a picture that the run knows keeps its part. `out`: the search's
-    folder, ``<run>/compressed`` if None; a search that was stopped goes on there. `epochs`: of each recovery, at most
-    three times as many for a new head or a student; None: a quarter of those of all of the run's stages, more where
-    there are few images, 2 to 20. Raises `SightlineError`s.
+    `data`: labeled images to use instead of the run's own; images of the run keep their split. `out`: the folder of
+    the search, by default ``<run>/compressed``; an interrupted search continues there. `epochs`: epochs of each
+    fine-tuning, up to three times as many for a new head or a student; by default a quarter of the run's epochs, more
+    for few images, from 2 to 20. Raises `SightlineError`s.
     """
     watcher, budget = watcher or Watcher(), budget or Budget()
     chosen = _means(means)
@@ -104,7 +104,7 @@ def compress(
     assert isinstance(predictor, KerasPredictor)
     dataset, index = _pictures(run, config, predictor, data, watcher)
     recovery = _epochs(config, dataset) if epochs is None else epochs
-    watcher.say(f"epochs: {recovery} for each recovery, at most {NEW_TIMES * recovery} for a new head or a student")
+    watcher.say(f"epochs: {recovery} per fine-tuning, at most {NEW_TIMES * recovery} for a new head or a student")
     sha256 = weights_sha256(predictor.model)
     path = Path(out) if out is not None else run.path / "compressed"
     if out is None:
@@ -123,13 +123,13 @@ def compress(
 
 
 def _content(data: Dataset) -> str:
-    """Return a hash of the images with labels and splits: what is kept of a search is of these alone."""
+    """Return a hash of images, labels and splits, which identifies the data of a search."""
     rows = [(p.sha256, p.label, part) for p, part in zip(data.pictures, data.parts, strict=True)]
     return hashlib.sha256(jsonio.dumps(rows).encode()).hexdigest()[:16]
 
 
 def _epochs(config: RunConfig, data: Dataset) -> int:
-    """A quarter of the run's epochs, more where there are few pictures: `STEPS` steps, if 20 epochs have as many."""
+    """Return a quarter of the run's epochs, or enough for `STEPS` steps with few images, from 2 to 20."""
     train = config.train
     steps = math.ceil(data.counts()["train"] / train.batch_size)
     planned = [train.epochs if stage.epochs is None else stage.epochs for stage in train.stages] or [train.epochs]
@@ -139,7 +139,7 @@ def _epochs(config: RunConfig, data: Dataset) -> int:
 def _means(means: Sequence[str]) -> tuple[str, ...]:
     for name in means:
         if name not in MEANS:
-            raise UsageError(f"There is no means {name!r}.{suggest(name, MEANS)}")
+            raise UsageError(f"There is no compression method {name!r}.{suggest(name, MEANS)}")
     return tuple(name for name in MEANS if name in means)
 
 
@@ -153,28 +153,28 @@ def _pictures(
     )  # fmt: skip
     if dataset.classes != predictor.classes:
         raise DataError(
-            f"The pictures of {index.name} have the classes {', '.join(dataset.classes[:8])}, the model "
+            f"The images of {index.name} have the classes {', '.join(dataset.classes[:8])}, but the model has "
             f"{', '.join(predictor.classes[:8])}: they must be the same."
         )
     if not dataset.counts()["validation"]:
         raise DataError(
-            f"{index.name} has no validation pictures, and candidates are judged on them: train with "
-            "split.validation above 0, or name pictures with --data."
+            f"{index.name} has no validation images, which candidates are evaluated on: train with "
+            "split.validation above 0, or give images with --data."
         )
     return dataset, index
 
 
 def _index(run: Run, data: Sources | None, watcher: Watcher) -> Index:
-    """Return the run's own images, or others, among which the run's own keep their splits."""
+    """Index the run's own images, or other ones, in which images of the run keep their splits."""
     if data is None:
         own = images.find(run, watcher.progress)
-        images.check_complete(run, own, "images", ", or name others with --data")
+        images.check_complete(run, own, "images", ", or give others with --data")
         return own.index
     index = images.placed(run.read_data() or (), make_index(data, watcher.progress))
     known = {row.sha256 for row in run.read_data() or ()}
     count = sum(p.sha256 in known for p in index.pictures)
     watcher.say(
-        f"{count} of {plural(len(index.pictures), 'image')} of {index.name} are the run's own and keep their splits"
+        f"{count} of {plural(len(index.pictures), 'image')} of {index.name} belong to the run and keep their splits"
     )
     return index
 
@@ -245,13 +245,13 @@ def _concluded(found: Search, store: Store, data: Dataset, watcher: Watcher) -> 
 
 
 def _judgement(store: Store, best: Candidate, data: Dataset, watcher: Watcher) -> Judgement:
-    """Return the comparison of the chosen model with the large one, made once for each that is ever chosen."""
+    """Compare the chosen model with the original one; each chosen model is tested only once."""
     known = store.judgements()
     if best.name not in known:
         if known:
             watcher.say(
-                f"The test part was asked about {', '.join(known)} already, under another budget: the more often it is "
-                "asked, the kinder its answer to the one that is kept."
+                f"The test split was already used for {', '.join(known)}, under another budget: the more often it is "
+                "used, the more optimistic its result for the selected model."
             )
         known[best.name] = _judged(store, best, data, watcher)
         store.keep_judgements(known)
@@ -259,10 +259,10 @@ def _judgement(store: Store, best: Candidate, data: Dataset, watcher: Watcher) -
 
 
 def _judged(store: Store, best: Candidate, data: Dataset, watcher: Watcher) -> Judgement:
-    """Compare the chosen model with the large one on the test part; where there is none, on validation again."""
+    """Compare the chosen model with the original one on the test split, or on validation if there is none."""
     part: Part = "test" if data.counts()["test"] else "validation"
     if part == "validation":
-        watcher.say("There are no test pictures: both are compared on validation, by which the small one was chosen.")
+        watcher.say("There are no test images: comparing on the validation images that selected the small model.")
     samples = data.part(part)
     right = []
     for name in ("large", best.name):
@@ -297,24 +297,24 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 
 
 def size(text: str) -> int:
-    """Return the bytes of a size such as ``2MB`` or ``500 KiB``; raises `UsageError`.
+    """Parse a size in bytes such as ``2MB`` or ``500 KiB``; raises `UsageError`.
 
     >>> size("2MB"), size("1.5 KiB")
     (2000000, 1536)
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     if match is None or match[2].upper() not in _UNITS:
-        raise UsageError(f"{text!r} is no size: give a number and B, KB, MB or GB, as in 2MB.")
+        raise UsageError(f"{text!r} is not a size: give a number and a unit (B, KB, MB, GB), as in 2MB.")
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def milliseconds(text: str) -> float:
-    """Return the milliseconds of a time such as ``5ms`` or ``0.1s``; raises `UsageError`.
+    """Parse a duration in milliseconds such as ``5ms`` or ``0.1s``; raises `UsageError`.
 
     >>> milliseconds("5ms"), milliseconds("0.5 s")
     (5.0, 500.0)
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|us)?\s*", text)
     if match is None:
-        raise UsageError(f"{text!r} is no time: give milliseconds, as in 5ms.")
+        raise UsageError(f"{text!r} is not a duration: give milliseconds, as in 5ms.")
     return float(match[1]) * {"ms": 1, "s": 1000, "us": 0.001, None: 1}[match[2]]

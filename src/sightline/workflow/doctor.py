@@ -1,4 +1,4 @@
-"""`doctor`: say what is wrong with the pictures of a source, and propose corrections."""
+"""`doctor`: find problems in a labeled set of images, and propose corrections."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from sightline.workflow import choose
 from sightline.workflow.check import refuse_errors
 
 DEFAULTS, HOW = DataConfig(), PictureConfig()
-SIDE = 96  # pixels of a thumbnail
+SIDE = 96  # pixels of a thumbnail's longer side
 
 
 @dataclass(frozen=True, slots=True)
 class Checkup:
-    """What the doctor found, and the files that were asked for."""
+    """The findings of `doctor`, and the files that it wrote."""
 
     audit: Audit
     html: str | None = None
@@ -51,15 +51,15 @@ def doctor(
     threads: int | None = None,
     watcher: Watcher | None = None,
 ) -> Checkup:
-    """Look at every picture of `sources` once and return the findings.
+    """Check every image of `sources` and return the findings.
 
-    `html` names a page to write, with thumbnails; `fix` a patch file of proposed corrections, which `train --patch`
-    applies; `patch` one that is applied first; `options` say how the sources are read, `picture` how each image is. The
-    images themselves are never touched. Raises `DataError` for a source without any image, and `OutputError` for files
-    that cannot be written.
+    `html` is the path of a report to write, with thumbnails; `fix` that of a patch file of proposed corrections, which
+    `train --patch` applies; `patch` is applied first. `options` control how sources are read, `picture` how images are
+    decoded. The images themselves are never modified. Raises `DataError` for a source without images, `OutputError`
+    if a file cannot be written.
     """
     watcher = watcher or Watcher()
-    refuse_errors((), options.allow)  # a kind that there is none of
+    refuse_errors((), options.allow)  # rejects unknown kinds
     index = make_index(sources, watcher.progress, threads, options=options, lenient=True)
     index = patches.corrected(index, None if patch is None else Path(patch))
     how, values = choose.for_a_look(picture, index, watcher.progress, threads)
@@ -72,26 +72,26 @@ def doctor(
         result = replace(result, patch=str(fix), corrections=len(proposed))
     if html is not None:
         text = page.html(found, _thumbnails(index, found.findings, how))
-        files.write(Path(html), text.encode(errors="backslashreplace"), "Name another file with --html.")
+        files.write(Path(html), text.encode(errors="backslashreplace"), "Choose another file with --html.")
         result = replace(result, html=str(html))
     return result
 
 
 def _without_font(classes: Iterable[str]) -> list[Finding]:
-    """Return a finding on class names that figures cannot show here; none where no figures can be drawn at all."""
+    """Return a finding on class names that figures cannot render; none if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         return []
-    no_font = "characters that no installed font draws"
+    no_font = "characters missing from all installed fonts"
     return listed(
         "names-without-font", "note",
         (f"class name has {no_font}", f"class names have {no_font}"),
-        f"Figures show boxes in their place; report.html uses the reader's fonts. To draw them, {fonts.HOW}.",
+        f"Figures show boxes instead; report.html uses the browser's fonts. To render them, {fonts.HOW}.",
         fonts.undrawable(classes),
     )  # fmt: skip
 
 
 def _thumbnails(index: Index, findings: Sequence[Finding], reading: Preprocess) -> dict[str, bytes]:
-    """Return WebP thumbnails of the pictures that the page shows, by path; without those that cannot be decoded."""
+    """Return WebP thumbnails of the images that the page shows, by path; undecodable ones are omitted."""
     wanted = {path for f in findings for group in f.groups[: page.SHOWN] for path in group[: page.MEMBERS]}
     wanted |= {path for f in findings for path in f.paths[: page.SHOWN]}
     made: dict[str, bytes] = {}

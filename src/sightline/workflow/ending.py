@@ -1,4 +1,4 @@
-"""How a run ends that does not end well: what is written into it, what is left of it, what the user is told."""
+"""Failed and interrupted runs: what is recorded, what is cleaned up, and what the user is told."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from sightline.errors import (
 )
 from sightline.run import Run
 
-INPUT = (DataError, MissingExtraError, ModelError, UsageError)  # the user's to mend; nothing was done yet
+INPUT = (DataError, MissingExtraError, ModelError, UsageError)  # errors in the input; nothing was trained yet
 
 
 @contextmanager
 def marked(run: Run, *, new: bool) -> Iterator[None]:
-    """Write into `run` how the block ended if it failed, and raise the error in the user's words.
+    """Record in `run` why the block failed, if it did, and raise the error with a message for the user.
 
-    A `new` run is removed where the input is at fault and nothing was learned yet.
+    A `new` run is removed if the input is invalid and nothing was trained yet.
     """
     try:
         yield
@@ -36,7 +36,7 @@ def marked(run: Run, *, new: bool) -> Iterator[None]:
         if new and isinstance(error, INPUT) and not (run.has_model or run.checkpoints.exists()):
             shutil.rmtree(run.path, ignore_errors=True)
         else:
-            with suppress(OutputError):  # the disk may be full, which then is the error already
+            with suppress(OutputError):  # the disk may be full, which is then the error being raised
                 run.update(**_facts(error))
         if error is caught:
             raise
@@ -44,19 +44,19 @@ def marked(run: Run, *, new: bool) -> Iterator[None]:
 
 
 def leave(run: Run) -> str:
-    """Write into `run` that it was stopped, and return what the user is told."""
-    stopped = Interrupted(f"Stopped. `sightline resume {run.path}` goes on from there.")
+    """Record in `run` that it was interrupted, and return the message for the user."""
+    stopped = Interrupted(f"Interrupted. `sightline resume {run.path}` continues from there.")
     with suppress(OutputError):
         run.update(**_facts(stopped))
     return str(stopped)
 
 
 def unfinished(run: Run) -> str:
-    """Return why a run that is not complete lacks what a complete one has, and what to do, as the end of a sentence."""
+    """Return why a run is incomplete and what to do about it, as the end of a sentence."""
     if run.is_held:
-        return "it is still training; wait until it ends"
+        return "it is still training; wait until it finishes"
     status = run.info.get("status")
-    return f"its training stopped early (status {status!r}); `sightline resume {run.path}` goes on with it"
+    return f"its training did not finish (status {status!r}); `sightline resume {run.path}` continues it"
 
 
 def no_bundle(run: Run) -> str:
@@ -65,7 +65,7 @@ def no_bundle(run: Run) -> str:
     if info.get("status") != "complete":
         return unfinished(run)
     if "no_bundle" in info:
-        return f"{info['no_bundle']}; `sightline export {run.path}` with a greater --tolerance writes a file"
+        return f"{info['no_bundle']}; `sightline export {run.path}` with a larger --tolerance writes a file"
     return f"its folder {run.path / 'bundle'} was removed; `sightline export {run.path}` writes a new file"
 
 
@@ -79,24 +79,24 @@ def _facts(error: BaseException) -> dict[str, Any]:
 
 
 def _in_words(error: BaseException, run: Run) -> BaseException:
-    further = f"`sightline resume {run.path}` goes on from there."
+    further = f"`sightline resume {run.path}` continues from there."
     if isinstance(error, KeyboardInterrupt):
-        return Interrupted(f"Stopped. {further}")
+        return Interrupted(f"Interrupted. {further}")
     if type(error) is Interrupted and str(run.path) not in str(error):
         return Interrupted(f"{error} {further}")
     if isinstance(error, OutputError):
-        return OutputError(f"{error} Then `sightline resume {run.path}` goes on.")
+        return OutputError(f"{error} Then `sightline resume {run.path}` continues the run.")
     if backend.ran_out_of_memory(error):
         settings = run.config if run.has_config else None
         now = f", now {settings.train.batch_size}" if settings else ""
         height = f", now {settings.picture.height}" if settings else ""
         return OutOfMemory(
-            f"The memory is too small for a step of these settings: train anew with --force and a lower "
+            f"Out of memory with these settings: retrain with --force and a lower "
             f"train.batch_size{now}, or picture.height{height} ({_first_line(error)})."
         )
     if run.has_config and run.config.device.deterministic and backend.cannot_repeat(error):
         return UsageError(
-            f"An operation of this network cannot be repeated bit for bit on this device ({_first_line(error)}): "
+            f"This network uses an operation that is not deterministic on this device ({_first_line(error)}): "
             "train on a CPU (device.gpus=[]), or without --deterministic."
         )
     return error

@@ -1,4 +1,4 @@
-"""What a run depended on: versions, backend, devices, memory."""
+"""The environment of a run: versions, backend, devices, memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter, those installed."""
+    """Return the versions of Python and of the relevant installed packages."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -35,14 +35,14 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """Return the processor's name, and a short hash of its name and abilities."""
+    """Return the processor's name, and a short hash of its name and features."""
     facts = backend.processor()
     name = facts[-1].partition(":")[2].strip() or facts[0]
     return f"{name} ({hashlib.sha256(repr(facts).encode()).hexdigest()[:8]})"
 
 
 def start(device: DeviceConfig) -> None:
-    """Import Keras on the backend and the devices that the settings name."""
+    """Import Keras with the configured backend and devices."""
     backend.configure(
         device.backend, device.gpus, memory_growth=device.memory_growth, threads=device.threads,
         deterministic=device.deterministic,
@@ -50,14 +50,14 @@ def start(device: DeviceConfig) -> None:
 
 
 def check_packages(config: RunConfig) -> None:
-    """Raise `MissingExtraError` now, not at the end, where a package that a training needs is not installed."""
+    """Raise `MissingExtraError` before any work if a package that training needs is not installed."""
     check_installed("keras", "matplotlib", "onnx", "tomlkit", purpose="Training")
     if config.train.tensorboard:
         check_installed("tensorboard", purpose="train.tensorboard")
 
 
 def decided(device: DeviceConfig) -> DeviceConfig:
-    """Return `device` with the backend and the threads that are in use, and the engine that goes with them."""
+    """Return `device` with the active backend and thread count, and the matching engine."""
     engine = device.engine
     if engine == "auto":
         engine = "keras" if backend.accelerated() else "onnxruntime"
@@ -65,7 +65,7 @@ def decided(device: DeviceConfig) -> DeviceConfig:
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, the backend and why it was taken, devices, cores, memory and cache folders."""
+    """Return versions, the backend and why it was chosen, devices, cores, memory and cache folders."""
     if "keras" not in sys.modules:
         start(DeviceConfig())
     choice = backend.choose()
@@ -88,7 +88,7 @@ def environment() -> dict[str, Any]:
 
 
 def fonts_by_script() -> str:
-    """Return in words which fonts draw class names in figures."""
+    """Describe which fonts render class names in figures."""
     if importlib.util.find_spec("matplotlib") is None:
         return "matplotlib is not installed"
     return "; ".join(f"{script}: {font}" for script, font in fonts.by_script().items())

@@ -1,4 +1,4 @@
-"""`explain`: which parts of a picture speak for a class, as heat maps, figures and figures of how far to trust them."""
+"""`explain`: heat maps of the evidence for a class, with figures and a faithfulness check."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from sightline.records import Progress, no_progress
 from sightline.report.heat import explained
 from sightline.workflow import signed
 
-LARGEST = 2000  # pixels of a figure's picture; larger ones are drawn smaller
+LARGEST = 2000  # maximum side of an image in a figure, in pixels; larger images are scaled down
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """One picture: its content (encoded or in memory), its size as displayed, and the pixels that the model sees."""
+    """One image: its content (encoded or in memory), its displayed size, and the model's input pixels."""
 
     content: Any
     width: int
@@ -47,15 +47,15 @@ def explain(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Iterator[Explanation]:
-    """Yield one `Explanation` for each picture, in order; an unreadable picture becomes one with its `error`.
+    """Yield one `Explanation` per image, in order; for an unreadable image, one with its `error`.
 
     `method` is gradcam, gradcam++, occlusion or rise (None: gradcam, or occlusion for an exported model); `label` is
-    the class to explain (None: each picture's predicted one). With `out`, a folder, a PNG file is written there for
-    each. Raises `UsageError` for an unknown method or class, `OutputError` where the folder cannot be written to.
+    the class to explain (None: the predicted class of each image). With `out`, a folder, a PNG file per image is
+    written there. Raises `UsageError` for an unknown method or class, `OutputError` if the folder is not writable.
     """
     chosen = method_for(method, predictor)
     if label is not None and label not in predictor.classes:
-        raise UsageError(f"The model knows no class {label!r}.{suggest(label, predictor.classes)}")
+        raise UsageError(f"The model has no class {label!r}.{suggest(label, predictor.classes)}")
     if out is not None:
         _make(out)
     return _explained(predictor, items, chosen, label, _Figures(out), seed, progress)
@@ -77,7 +77,7 @@ def _explained(
 
         def advance(task: str, done: int, total: int, *, start: int = start, count: int = len(good)) -> None:
             nonlocal last
-            each = total // count  # of one picture
+            each = total // count  # per image
             last = (task, len(items) * each)
             if start * each + done < last[1]:
                 progress(task, start * each + done, last[1])
@@ -112,7 +112,7 @@ def _read(preprocess: Preprocess, item: Item) -> _Read | str:
 def _answers(
     predictor: Predictor, good: Sequence[_Read], method: Method, label: str | None, seed: int, progress: Progress
 ) -> Iterator[Explanation]:
-    """Yield what is to be said of each readable picture, still without its path and figure."""
+    """Yield the explanations of the readable images, without path and figure."""
     pixels = np.stack([one.pixels for one in good])
     found = filled(predictor.probabilities, pixels, min(suitable_batch_size(predictor.preprocess), len(pixels)))
     sure = np.isfinite(found).all(1)
@@ -137,7 +137,7 @@ def _answers(
 
 
 def _shown(one: _Read) -> tuple[int, int]:
-    """Return the width and height at which a picture is shown: its own, unless it is very large."""
+    """Return the width and height at which an image is drawn: its own, unless it is very large."""
     scale = min(1.0, LARGEST / max(one.width, one.height))
     return max(1, round(scale * one.width)), max(1, round(scale * one.height))
 
@@ -154,24 +154,24 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"The folder {folder} for the figures cannot be made: {error.strerror}. Name another with --out."
+            f"The folder {folder} for the figures cannot be created: {error.strerror}. Choose another with --out."
         ) from error
 
 
 class _Figures:
-    """Draws explanations into a folder, each under a name of its own; nothing where there is no folder."""
+    """Draws explanations to a folder, each with a unique name; does nothing without a folder."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._taken: set[str] = set()
 
     def draw(self, found: Explanation, one: _Read, preprocess: Preprocess) -> Explanation:
-        """Return `found` with the path of its figure; raises `OutputError` where a file of another kind is there."""
+        """Draw the figure and return `found` with its path; raises `OutputError` if another file exists there."""
         if self._folder is None or found.heat is None:
             return found
         path = self._folder / self._name(found)
         if path.exists() and not signed.is_ours(path):
-            raise OutputError(f"{path} is there already and was not made by explain: name another folder with --out.")
+            raise OutputError(f"{path} exists and was not written by Sightline: choose another folder with --out.")
         width, height = _shown(one)
         original = preprocess.sized(height, width)
         encoded = isinstance(one.content, bytes | bytearray | memoryview)
@@ -199,6 +199,6 @@ def _title(found: Explanation) -> str:
 
 def _verdict(found: Explanation) -> str:
     if found.check is None or found.probability is None:
-        return "nothing in the picture speaks for this class"
+        return "no evidence for this class in the image"
     without, elsewhere = (found.probability - fall for fall in (found.check.fall, found.check.random_fall))
-    return f"{without:.3f} with the hottest {found.check.hidden:.0%} hidden, {elsewhere:.3f} with as much elsewhere"
+    return f"{without:.3f} with the hottest {found.check.hidden:.0%} masked, {elsewhere:.3f} with random masking"

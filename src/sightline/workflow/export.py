@@ -1,4 +1,4 @@
-"""`export`: a model in another format or precision, put in place only if it answers as the model does."""
+"""`export`: convert a model to another format or precision, and keep the file only if its outputs agree."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
     "litert": ("float32",),
     "saved_model": ("float32",),
 }
-"""What each format can be written in."""
+"""The precisions that each format supports."""
 
-BY_KERAS = frozenset({"litert", "saved_model"})  # written from a Keras model on TensorFlow, in float32 only
+BY_KERAS = frozenset({"litert", "saved_model"})  # exported from the Keras model on TensorFlow, in float32 only
 
 PACKAGES: dict[str, tuple[str, ...]] = {
     "onnx": (), "bundle": (), "openvino": ("openvino",), "litert": ("ai_edge_litert", "tensorflow"),
     "saved_model": ("tensorflow",),
 }  # fmt: skip
-"""What each format needs to be written and read, in float32."""
+"""The packages that each format needs, in float32."""
 
 TOLERANCES: dict[str, Tolerance] = {
     "float32": Tolerance(),
@@ -52,23 +52,23 @@ TOLERANCES: dict[str, Tolerance] = {
     "bfloat16": Tolerance(0.1, 0.97),
     "int8": Tolerance(0.5, 0.97),
 }
-"""What a file may differ from the model by.
+"""How much the outputs of a file may differ from the model's.
 
-float32 only adds in another order. A weight in float16 has 11 significant bits and is off by at most 0.02%, one in
-bfloat16 has 8 and is off by at most 0.2%. The greatest differences seen on photographs were 0.013 and 0.061, the lowest
-agreements 0.997 and 0.987 (docs/export.md); a faulty file, such as one with red and blue swapped, differs by 0.28 and
-more. The agreements leave room for small validation splits, on which a single near tie is a hundredth. int8 rounds all
-values too, and may leave layers in float to get there.
+float32 differs only in the order of additions. A float16 weight has 11 significant bits and a relative error of at most
+0.02%, a bfloat16 weight has 8 and at most 0.2%. The largest differences measured on photographs were 0.013 and 0.061,
+the lowest agreements 0.997 and 0.987 (docs/export.md); a faulty file, such as one with red and blue swapped, differs by
+0.28 or more. The agreement limits allow for small validation splits, where a single near tie is 1%. int8 also rounds
+activations, and may keep layers in float to meet the limits.
 """
 
-CALIBRATION = 256  # pictures that the ranges for int8 are taken from, and on which layers are chosen to stay in float
+CALIBRATION = 256  # images for int8 calibration and for choosing the layers that stay in float
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was exported: `path` is None where it was beyond the tolerance, so that nothing was put in place.
+    """The result of an export: `path` is None if the file exceeded the tolerance and was discarded.
 
-    `kept` names layers left in float by int8; `pictures` says which pictures were scored.
+    `kept` names layers that int8 left in float; `pictures` describes the images used for the comparison.
     """
 
     path: str | None
@@ -81,16 +81,16 @@ class Exported:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Which limits the file missed, each with both numbers; empty for one that was put in place."""
+        """The limits that the file exceeded, with the measured values; empty for an accepted file."""
         return self.parity.reasons(self.tolerance)
 
     @property
     def accepted(self) -> bool:
-        """Whether the file answers as the model does."""
+        """Whether the outputs of the file agree with the model's."""
         return self.path is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return JSON-compatible values."""
         return {
             "path": self.path,
             "format": self.format,
@@ -115,11 +115,11 @@ def export(
     agreement: float | None = None,
     watcher: Watcher | None = None,
 ) -> Exported:
-    """Write a model in another format, load it back in that format's own runtime and score it against the model.
+    """Write a model in another format, load it in the runtime of that format and compare it with the original.
 
-    `model` is a run (whose Keras model is the truth) or a bundle. `data` are labelled pictures to score, by default the
-    run's validation part. Beyond the tolerance nothing is put in place. Raises `UsageError`, `ModelError`, `DataError`,
-    `OutputError` and `MissingExtraError`.
+    `model` is a run (whose Keras model is the reference) or a bundle. `data` are labeled images for the comparison, by
+    default the run's validation split. A file that exceeds the tolerance is discarded. Raises `UsageError`,
+    `ModelError`, `DataError`, `OutputError` and `MissingExtraError`.
     """
     watcher = watcher or Watcher()
     _check(form, precision)
@@ -131,8 +131,8 @@ def export(
     source = _source(Path(model), watcher.progress)
     if form in BY_KERAS and not isinstance(source.truth, KerasPredictor):
         raise ModelError(
-            f"The format {form} is written from a Keras model, which {model} does not hold: name the run, or a float32 "
-            "bundle of `sightline compress` with its model.keras beside it."
+            f"The format {form} requires a Keras model, which {model} does not contain: give the run, or a float32 "
+            "bundle of `sightline compress` next to its model.keras."
         )
     target = _target(source, form, precision, out)
     samples, which = _pictures(source, data, watcher)
@@ -156,9 +156,9 @@ def _check(form: str, precision: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A model to export: its float32 ONNX graph, its manifest, golden examples, and the predictor that is the truth.
+    """A model to export: its float32 ONNX graph, manifest, reference examples and reference predictor.
 
-    `own` are its run's images.
+    `own` are the images of its run.
     """
 
     classifier: Classifier
@@ -175,7 +175,7 @@ def _source(path: Path, progress: Progress) -> _Source:
     run = classifier.run
     if run is None:
         if exported.find(path) is not None:
-            raise UsageError(f"{path} is an export already and cannot be written in another format: name its run.")
+            raise UsageError(f"{path} is an export and cannot be converted to another format: give its run.")
         found, alone = bundle.load(path)
         truth = _beside(path, found.manifest) or alone
         return _Source(classifier, own, truth, found.manifest, found.model, found.files)
@@ -192,15 +192,15 @@ def _source(path: Path, progress: Progress) -> _Source:
     facts = found.manifest
     if (facts.classes, facts.preprocess) != (keras.classes, keras.preprocess):
         raise ModelError(
-            f"The bundle of {path} has other classes or another preprocessing than its model.json: one of them was "
-            "changed. Train again, or restore the file that was changed."
+            f"The classes or the preprocessing of the bundle of {path} differ from its model.json: one of them was "
+            "modified. Train again, or restore the modified file."
         )
     golden = {name: content for name, content in found.files.items() if name.startswith("golden/")}
     return _Source(classifier, own, keras.predictor, facts, found.model, golden)
 
 
 def _beside(path: Path, manifest: Manifest) -> KerasPredictor | None:
-    """Return the Keras model of a bundle that `compress` made, which lies beside it; None where there is none."""
+    """Return the Keras model that `compress` saved next to a bundle; None if there is none."""
     for file in (path.with_name("model.keras"), path.with_name(f"{path.name}.keras")):
         if path.is_dir() and manifest.precision == "float32" and file.is_file():
             found = KerasPredictor.load(file, manifest.classes, manifest.preprocess)
@@ -213,14 +213,14 @@ def _target(source: _Source, form: str, precision: str, out: str | Path | None) 
     if out is not None:
         target = Path(out)
         if form == "bundle" and target.suffix.lower() != ".zip":
-            raise UsageError(f"A bundle is a zip: end --out {target} with .zip, or give --format onnx.")
+            raise UsageError(f"A bundle is a zip file: end --out {target} with .zip, or use --format onnx.")
         if form not in {"onnx", "bundle"} and target.suffix:
             raise UsageError(f"The format {form} is a folder: give --out {target} without a suffix.")
         if target.is_dir() and any(target.iterdir()) and not (target / bundle.MANIFEST).is_file():
-            raise OutputError(f"{target} holds files that are not an export: name another folder with --out.")
+            raise OutputError(f"{target} contains files that are not an export: choose another folder with --out.")
         return target
     if source.classifier.run is None:
-        raise UsageError("Only a run has a folder for its exports: name one with --out.")
+        raise UsageError("Only a run has a default folder for exports: give one with --out.")
     name = form if precision == "float32" else f"{form}-{precision}"
     files.refuse_links(source.classifier.run.path, source.classifier.run.path / "exports")
     return source.classifier.run.path / "exports" / (f"{name}.zip" if form == "bundle" else name)
@@ -228,14 +228,14 @@ def _target(source: _Source, form: str, precision: str, out: str | Path | None) 
 
 def _pictures(source: _Source, data: Sources | None, watcher: Watcher) -> tuple[Samples, str]:
     if data is None and source.classifier.run is None:
-        raise UsageError("Only a run knows the images to compare on: name labeled images with --parity.")
+        raise UsageError("Only a run has images for the comparison: give labeled images with --parity.")
     if data is None:
-        otherwise = "or name labeled images to compare on with --parity"
+        otherwise = "or give labeled images for the comparison with --parity"
         return source.own.labelled("validation", otherwise=otherwise).samples, "the validation split"
-    # A file is compared with its model, which training images serve as well for; only an accuracy would mislead.
+    # Training images are fine for comparing a file with its model; only an accuracy would be misleading.
     found = source.classifier.labelled(data, include_training=True, progress=watcher.progress)
     seen = 0 if found.overlap is None else found.overlap.count
-    return found.samples, "the pictures given" + f" ({seen} are training or validation images)" * bool(seen)
+    return found.samples, "the given images" + f" ({seen} are training or validation images)" * bool(seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +251,7 @@ class _Export:
 
     def go(self) -> Exported:
         truth = parity.probabilities(
-            self.source.truth, self.samples, task="asking the model", progress=self.watcher.progress
+            self.source.truth, self.samples, task="predicting (model)", progress=self.watcher.progress
         )
         graph, kept = self._graph(truth) if self.form in {"onnx", "bundle", "openvino"} else (b"", ())
         manifest = self._manifest(kept)
@@ -267,7 +267,7 @@ class _Export:
         return Exported(path, self.form, self.precision, self.pictures, found, self.tolerance, kept)
 
     def _graph(self, truth: Any) -> tuple[bytes, tuple[str, ...]]:
-        """Return the ONNX file in the precision, and the layers that int8 left in float."""
+        """Return the ONNX file in the requested precision, and the layers that int8 left in float."""
         if self.precision == "float32" or (self.precision == "float16" and self.form == "openvino"):
             return self.source.graph, ()
         if self.precision != "int8":
@@ -279,14 +279,14 @@ class _Export:
 
         def accept(file: bytes) -> bool:
             predictor = self._predictor(file)
-            found = parity.probabilities(predictor, some, task="judging int8", progress=self.watcher.progress)
+            found = parity.probabilities(predictor, some, task="evaluating int8", progress=self.watcher.progress)
             return parity.compare(truth[: len(some)], found).within(self.tolerance)
 
         file, kept, _ = calibration.until(accept, ranges[:32], self.watcher.progress)
         return file, kept
 
     def _calibration(self) -> Any:
-        """Return up to `CALIBRATION` pictures, of the run's training part where there is a run."""
+        """Return up to `CALIBRATION` images, from the run's training split if there is a run."""
         known = self.samples
         run = self.source.classifier.run
         if run is not None and run.config.data.sources:
@@ -298,7 +298,7 @@ class _Export:
         return Bundle(self.source.manifest, graph, {}).predictor()
 
     def _manifest(self, kept: tuple[str, ...]) -> Manifest:
-        """Return the manifest; figures of the model itself hold for float32 only."""
+        """Return the manifest; metrics of the original model are kept for float32 only."""
         old = self.source.manifest
         step = {"step": "export", "format": self.form, "precision": self.precision, "from": old.graph_sha256}
         return replace(
@@ -309,7 +309,7 @@ class _Export:
         )
 
     def _golden(self, manifest: Manifest, predictor: Predictor) -> Manifest:
-        """Return the manifest with the golden examples' answers as this file gives them."""
+        """Return the manifest with the probabilities that this file predicts for the reference examples."""
         examples: list[Golden] = []
         for example in manifest.golden:
             pixels = manifest.preprocess.decode(self.source.golden[example.file])
@@ -360,13 +360,13 @@ class _Export:
             half = self.precision == "float16"
             return lambda folder: openvino.convert(graph, folder, half=half, manifest=manifest.to_json())
         truth = self.source.truth
-        assert isinstance(truth, KerasPredictor)  # as `export` made sure
+        assert isinstance(truth, KerasPredictor)  # checked by `export`
         write = tensorflow.litert if self.form == "litert" else tensorflow.saved_model
         return lambda folder: write(truth.model, folder)
 
     def _compare(self, truth: Any, predictor: Predictor, size: int) -> Parity:
         watch = self.watcher.progress
-        answers = parity.probabilities(predictor, self.samples, task=f"asking the {self.form} file", progress=watch)
+        answers = parity.probabilities(predictor, self.samples, task=f"predicting ({self.form})", progress=watch)
         found = parity.compare(truth, answers, self.samples.labels, size)
         median, p99, throughput = parity.speed(predictor, self.samples.take(slice(0, parity.ROWS)))
         return replace(found, latency_median=median, latency_p99=p99, throughput=throughput)

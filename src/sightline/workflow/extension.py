@@ -1,8 +1,9 @@
-"""A complete run that goes on to more epochs, from the state of training that it kept.
+"""Extend a complete run to more epochs, from its last checkpoint.
 
-What is asked for is written into ``run.json`` in one step, ``extended``: a list of {from, to, stage_epochs_before,
-stage_epochs}. The settings follow from its last entry, whenever the run is opened again; so it may be killed at any
-moment. Until the first new epoch is done, the run's outcome stays in place and the extension can be withdrawn.
+An extension is recorded in ``run.json`` in one atomic step, as an entry {from, to, stage_epochs_before, stage_epochs}
+of the list ``extended``. The settings are derived from the last entry whenever the run is opened, so the process may be
+killed at any time. Until the first new epoch is complete, the previous result stays in place and the extension can be
+withdrawn.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from sightline.training import checkpoint, state
 from sightline.training.checkpoint import Checkpoint
 from sightline.watch import Watcher
 
-LARGE = 1 << 30  # bytes of a kept state that are worth a word
+LARGE = 1 << 30  # checkpoint size in bytes above which the user is told
 
 
 def begin(run: Run, epochs: int, watcher: Watcher) -> None:
-    """Let a complete run, which is held, go on to `epochs` in all; one that is on its way there already stays as it is.
+    """Extend a complete run, whose lock is held, to `epochs` in total; an extension already in progress is unchanged.
 
-    Raises `UsageError` where it is not complete or has that many epochs, `ModelError` where its state was not kept.
+    Raises `UsageError` if the run is incomplete or has more epochs already, `ModelError` without a checkpoint.
     """
     info = run.info
     before = info.get("extended", [])
@@ -41,32 +42,32 @@ def begin(run: Run, epochs: int, watcher: Watcher) -> None:
     if epochs == done:
         return
     if epochs < done:
-        raise UsageError(f"{run.path} has trained for {done} epochs already: give --epochs more than that.")
+        raise UsageError(f"{run.path} has already trained for {done} epochs: give --epochs a larger number.")
     saved = state.latest(run.checkpoints, watcher.say)
     if saved is None or len(saved.state["history"]) != done:
         raise ModelError(
-            f"{run.path} cannot be extended: the state of its training is not in {run.checkpoints} (it was removed, "
-            "train.keep_state was false, or an older version trained it). Train anew with more --epochs."
+            f"{run.path} cannot be extended: its last checkpoint is not in {run.checkpoints} (it was removed, "
+            "train.keep_state was false, or an older version trained it). Retrain with more --epochs."
         )
     name, count = _last(run.config)
     total = saved.state["epoch"] + epochs - done
     entry = {"from": done, "to": epochs, "stage_epochs_before": count, "stage_epochs": total}
     run.update(status="running", extended=[*before, entry])
     watcher.say(
-        f"{run.path} goes on from epoch {done} to {epochs}: the stage {name!r} had {plural(count, 'epoch')} "
-        f"and has {total} now"
+        f"{run.path} continues from epoch {done} to {epochs}: the stage {name!r} had {plural(count, 'epoch')} "
+        f"and now has {total}"
         f"{_about(run.config.train.schedule)}"
     )
 
 
 def apply(run: Run) -> None:
-    """Let the settings of a run say what its last extension, if there is one, made of them."""
+    """Update the settings of a run from its last extension, if there is one."""
     if extended := run.info.get("extended"):
         _set_epochs(run, extended[-1]["stage_epochs"])
 
 
 def withdraw(run: Run) -> None:
-    """Undo an extension that failed before its first epoch was done: the run is complete, as it was."""
+    """Undo an extension that failed before its first epoch was complete; the run is complete again."""
     info = run.info
     if not info.get("extended") or len(run.read_history()) != info["extended"][-1]["from"]:
         return
@@ -94,7 +95,7 @@ def _set_epochs(run: Run, epochs: int) -> None:
 
 
 def reopened(saved: Checkpoint | None, info: Mapping[str, Any]) -> Checkpoint | None:
-    """Return a checkpoint as an extension goes on from it: early stopping counts anew where the run had ended."""
+    """Return the checkpoint that an extension starts from, with the patience of early stopping reset."""
     if saved is None or not info.get("extended") or len(saved.state["history"]) != info["extended"][-1]["from"]:
         return saved
     return Checkpoint(saved.arrays, saved.state | {"since_best": 0})
@@ -102,23 +103,23 @@ def reopened(saved: Checkpoint | None, info: Mapping[str, Any]) -> Checkpoint | 
 
 @contextmanager
 def naming(run: Run) -> Iterator[None]:
-    """Name the folder of the checkpoints where one of them is of another network or of other data."""
+    """Name the folder in the error for a checkpoint of another network or other data."""
     try:
         yield
     except ModelError as error:
-        raise ModelError(f"{run.checkpoints} cannot be used: {error} Train anew with --force.") from error
+        raise ModelError(f"{run.checkpoints} cannot be used: {error} Retrain with --force.") from error
 
 
 def conclude(run: Run, *, keep: bool, watcher: Watcher) -> None:
-    """Keep of a complete run's state of training the last checkpoint, or nothing."""
+    """Delete the checkpoints of a complete run, except for the last one if `keep`."""
     if not keep:
         shutil.rmtree(run.checkpoints, ignore_errors=True)
         return
     size = checkpoint.keep_newest(run.checkpoints)
     if size > LARGE:
         watcher.say(
-            f"{run.checkpoints} keeps {size / 2**30:.1f} GiB, for `sightline resume {run.path} --epochs N`: remove it "
-            "if there will be none (train.keep_state=false keeps nothing)"
+            f"{run.checkpoints} takes {size / 2**30:.1f} GiB, for `sightline resume {run.path} --epochs N`: remove it "
+            "if you will not extend the run (train.keep_state=false keeps no checkpoint)"
         )
 
 
@@ -131,5 +132,5 @@ def _last(config: RunConfig) -> tuple[str, int]:
 
 def _about(schedule: ScheduleConfig) -> str:
     if schedule.name in {"cosine", "one_cycle"} or schedule.warmup:
-        return f"; the {schedule.name} schedule is restated over all of them"
+        return f"; the {schedule.name} schedule is recomputed for all of them"
     return ""

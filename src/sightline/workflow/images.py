@@ -1,4 +1,4 @@
-"""The images of a run: where they are, whether they are still the same, and which others they are among."""
+"""The images of a run: find them, verify them, and detect them among other images."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from sightline.records import Index, Labelled, Missing, Overlap, Part, Progress,
 from sightline.run import Run
 from sightline.workflow.request import Request
 
-NAMES = 3  # images that a message names
+NAMES = 3  # paths shown in a message
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a model was trained and validated on: contents, and small images where they were kept."""
+    """The images a model was trained and validated on: content hashes, and small versions if they were saved."""
 
     contents: frozenset[str]
     small: SmallImages | None
 
 
 def sources(run: Run) -> list[str]:
-    """Return where the images of a run are, as seen from here: relative paths begin where it was trained.
+    """Return the sources of a run, with relative paths resolved against the directory it was trained in.
 
-    Raises `DataError` for arrays, which a run does not keep, and for a source that is gone.
+    Raises `DataError` for arrays, which a run does not store, and for a missing source.
     """
     request = _request(run)
     names = list(run.config.data.sources) if request is None else request.reached()
     if not names or (request is not None and request.arrays):
-        raise DataError("This model was trained on arrays, which the run does not keep: name images to evaluate on.")
+        raise DataError("This model was trained on arrays, which the run does not store: give images to evaluate on.")
     for name in names:
         if not Path(name).expanduser().exists() and not datasets.is_named(name):
             place = name if request is None else Path(request.folder, name)
             raise DataError(
-                f"The images of the run {run.path} are no longer at {place}: put them back, or name other images."
+                f"The images of the run {run.path} are no longer at {place}: restore them, or give other images."
             )
     return names
 
 
 def find(run: Run, progress: Progress = no_progress, index: Index | None = None) -> Matched:
-    """Compare the sources of a run with the images that it recorded, and return those that are there.
+    """Match the sources of a run with the images that it recorded.
 
-    `index` holds the images of the sources with the run's corrections applied, where they are indexed already.
+    `index` holds the images of the sources, with the run's corrections applied, if they are already indexed.
     """
     rows = run.read_data()
     if rows is None:
         raise DataError(
-            f"The run {run.path} was stopped before it had read its images: `sightline resume {run.path}` goes on."
+            f"The run {run.path} was interrupted before it read its images: `sightline resume {run.path}` continues."
         )
     if index is not None:
         return _without_rejected(match(rows, index), run)
@@ -71,7 +71,7 @@ def find(run: Run, progress: Progress = no_progress, index: Index | None = None)
 
 
 def _without_rejected(found: Matched, run: Run) -> Matched:
-    """Return `found` without images among the `others` that training could not read."""
+    """Return `found` without `others` that training rejected."""
     rejected = run.read_rejected()
     return replace(found, others=tuple(p for p in found.others if p.path not in rejected))
 
@@ -82,7 +82,7 @@ def _request(run: Run) -> Request | None:
 
 
 def check_complete(run: Run, matched: Matched, what: str, advice: str = "") -> None:
-    """Raise `MissingImagesError` unless all recorded images are there; `what` names them; `advice` ends the message."""
+    """Raise `MissingImagesError` unless all recorded images exist; the message names `what` and ends with `advice`."""
     if matched.complete:
         return
     missing, changed = len(matched.missing), len(matched.changed)
@@ -92,12 +92,12 @@ def check_complete(run: Run, matched: Matched, what: str, advice: str = "") -> N
     first = [row.path for row in (*matched.missing, *matched.changed)][:NAMES]
     raise MissingImagesError(
         f"Of the {total} {what} of the run {run.path}, {' and '.join(kinds)}, such as {', '.join(first)}: "
-        f"put them back as they were{advice}."
+        f"restore them{advice}."
     )
 
 
 def missing(matched: Matched) -> Missing | None:
-    """Return what is not there of one split; None for nothing."""
+    """Return the missing and changed images of one split; None if there are none."""
     lost = (*matched.missing, *matched.changed)
     if not lost:
         return None
@@ -105,7 +105,7 @@ def missing(matched: Matched) -> Missing | None:
 
 
 def home(path: Path, manifest: Manifest) -> Run | None:
-    """Return the run in whose folder a bundle or an export of its weights lies; None where it lies elsewhere."""
+    """Return the run whose folder contains a bundle or an export of its weights; None if there is none."""
     weights = {manifest.weights_sha256, *(str(step.get("weights_sha256")) for step in manifest.lineage)}
     for folder in path.resolve().parents:
         if (folder / "run.json").is_file():
@@ -115,7 +115,7 @@ def home(path: Path, manifest: Manifest) -> Run | None:
 
 
 def known(run: Run | None) -> Known | None:
-    """Return what a run's model was trained and validated on; None where that is not known."""
+    """Return the images a run's model was trained and validated on; None if unknown."""
     rows = None if run is None else run.read_data()
     if run is None or rows is None:
         return None
@@ -123,9 +123,9 @@ def known(run: Run | None) -> Known | None:
 
 
 def set_apart(labelled: Labelled, known: Known | None, name: str, *, include: bool) -> Labelled:
-    """Leave images out that a model was trained or validated on, or near duplicates of them; or `include` them.
+    """Exclude images that a model was trained or validated on, and near duplicates of them, unless `include`.
 
-    Raises `DataError` where none of the images of `name` is left.
+    Raises `DataError` if no image of `name` remains.
     """
     if known is None:
         return replace(labelled, overlap=Overlap(None, None, include))
@@ -140,14 +140,14 @@ def set_apart(labelled: Labelled, known: Known | None, name: str, *, include: bo
     if not len(keep):
         raise DataError(
             f"The model was trained or validated on all {plural(len(pictures), 'image')} of {name}, or on near "
-            "duplicates of them: name other images, or take these in with --include-training."
+            "duplicates of them: give other images, or include these with --include-training."
         )
     kept = tuple(pictures[i] for i in keep)
     return replace(labelled, samples=labelled.samples.at(keep), pictures=kept, overlap=overlap)
 
 
 def _near(labelled: Labelled, known: Known, at: Sequence[int]) -> set[int] | None:
-    """Return which of the images `at` are near duplicates of known ones; None where they cannot be compared."""
+    """Return which of the images at indices `at` are near duplicates of known ones; None if not comparable."""
     contents = [labelled.pictures[i].sha256 for i in at]
     rows = labelled.samples.rows[np.array(at, np.int64)]
     small = None if known.small is None else small_images(labelled.samples.pixels, rows, contents)
@@ -158,12 +158,12 @@ def _near(labelled: Labelled, known: Known, at: Sequence[int]) -> set[int] | Non
 
 
 def placed(rows: Sequence[ImageRow], index: Index) -> Index:
-    """Return images from elsewhere in the splits that a run had them in, by content; the others as they are.
+    """Assign images the splits that a run had them in, by content; others are unchanged.
 
-    What the run trained on stays in training, even if it had a copy of it in another split.
+    Training images stay in training, even if the run had a copy in another split.
     """
     split_of: dict[str, Part] = {}
-    for split in ("test", "validation", "train"):  # the last one counts
+    for split in ("test", "validation", "train"):  # later splits take precedence
         split_of |= {row.sha256: row.split for row in rows if row.split == split}
     pictures = tuple(replace(p, part=split_of.get(p.sha256, p.part)) for p in index.pictures)
     return replace(index, pictures=pictures)

@@ -1,4 +1,4 @@
-"""`judge`: figures, calibration, when to abstain, strangers, mistakes and slices; and `check_labels`."""
+"""`judge`: metrics, calibration, abstention, OOD detection, errors and slices; and `check_labels`."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from sightline.workflow.labeled import LabeledImages
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """What an evaluation takes that it refuses otherwise: `training` images among others, or a split with `missing`."""
+    """What an evaluation accepts beyond the default: `training` images, or a split with `missing` images."""
 
     training: bool = False
     missing: bool = False
 
 
 NOTHING, STRICT = Wanted(), Admit()
-STRANGERS = 1000  # pictures; an AUROC of so many is known to about 0.01
+STRANGERS = 1000  # maximum OOD images; they estimate an AUROC to about 0.01
 
 
 def judge(
@@ -52,27 +52,27 @@ def judge(
     cache: bool = True,
     progress: Progress = no_progress,
 ) -> Judgement:
-    """Judge a classifier as `Classifier.evaluate` does, and say how far to trust it.
+    """Evaluate a classifier as `Classifier.evaluate` does, and how far its predictions can be trusted.
 
-    `wanted` thresholds are fitted on the validation split: the run's own or, for a bundle, zip or file, which has no
-    images, that of `sources`. The run, or the bundle, zip or file itself, keeps them; what they come to is judged on
-    the other images. `strange` are images of something else, of which at most a thousand are looked at. Where the
-    run's own images were judged, all of them, figures and drawings are written into it.
+    `wanted` thresholds are fitted on the validation split: the run's or, for a bundle, zip or file, which has no
+    images, that of `sources`. They are saved in the run, or in the bundle, zip or file, and evaluated on the other
+    images. `strange` are out-of-distribution images, of which at most a thousand are used. If a complete split of the
+    run's own images is evaluated, metrics and figures are saved in the run.
 
-    Raises `DataError` where thresholds are asked for and no validation images are at hand, `MissingImagesError` where
-    some of the run's own that it takes are missing and `admit` does not allow it, and `UsageError` where thresholds
-    cannot be kept (see `Classifier.keep`).
+    Raises `DataError` if thresholds are requested without validation images, `MissingImagesError` if some of the run's
+    own images are missing and `admit` does not allow it, and `UsageError` if thresholds cannot be saved (see
+    `Classifier.keep`).
     """
     wanted = replace(wanted, positive=wanted.positive or _positive(classifier))
     judgement.check(wanted, classifier.classes)
     if wanted:
         classifier.check_keeping()
-    if strange is not None and classifier.run is not None:  # it may know its training pictures
+    if strange is not None and classifier.run is not None:  # its training images may be known
         ood.check_packages()
     data = sources if isinstance(sources, LabeledImages) else classifier.labeled_images(sources, progress)
-    if classifier.run is not None and data.own:  # its figures are drawn anew
+    if classifier.run is not None and data.own:  # its figures are redrawn
         canvas.check_packages()
-    # A run has validation images of its own; those of a bundle are the validation split of what is given.
+    # A run has validation images; for a bundle they are the validation split of the given sources.
     own = data if data.own or classifier.run is None else classifier.labeled_images(progress=progress)
     reader = _Reader(classifier, own, admit, progress, cache=cache)
     found = data.labelled(split, include_training=admit.training, allow_missing=admit.missing, cache=cache)
@@ -102,7 +102,7 @@ def judged(
     thresholds: Thresholds | None = None,
     wanted: Wanted = NOTHING,
 ) -> Judgement:
-    """Put together what follows from all that a network `said` of the pictures `found` and of the validation part."""
+    """Return the evaluation of the model outputs `said` for the images `found`, given those of the validation split."""
     evaluation = noted(
         figures(classes, said.outputs.probabilities, found.samples, rejects=found.rejects), found
     )  # fmt: skip
@@ -124,7 +124,7 @@ def judged(
 
 
 def _positive(classifier: Classifier) -> str:
-    """Return the positive class of the kept threshold, else of the run's settings or the bundle; "" without any."""
+    """Return the positive class of the saved threshold, else of the run or the bundle; "" if there is none."""
     kept = classifier.thresholds
     if kept is not None and kept.positive is not None:
         return kept.positive
@@ -136,18 +136,18 @@ def _positive(classifier: Classifier) -> str:
 def _nothing_held_out(classifier: Classifier) -> str:
     if classifier.run is None:
         return (
-            "Thresholds are fitted on validation pictures, and a model without its run has none: give pictures with a "
-            "part of that name (folders validation/ and test/), none of which it was trained on."
+            "Thresholds are fitted on validation images, and a model without its run has none: give images with a "
+            "validation split (folders validation/ and test/), none of which the model was trained on."
         )
     return (
-        "Thresholds are fitted on validation pictures, and the run has none at hand: keep its pictures where they "
-        "were, and some of them for validation (split.validation above 0)."
+        "Thresholds are fitted on validation images, and none are available for this run: restore its images, or train "
+        "with split.validation above 0."
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Asks a classifier about further images than those that are judged: other splits of `images`, strangers."""
+    """Runs a classifier on images other than the evaluated ones: other splits of `images`, OOD images."""
 
     classifier: Classifier
     images: LabeledImages
@@ -156,9 +156,9 @@ class _Reader:
     cache: bool
 
     def listen(self, split: Part, *, strict: bool = False) -> Said | None:
-        """Return what the model says of a split; None where that is not there.
+        """Return the model outputs for a split; None if it is not available.
 
-        `strict`: some of the images missing is an error, not the same as none of them there.
+        `strict`: raise if some of its images are missing, instead of returning None.
         """
         try:
             samples = self.images.labelled(
@@ -174,14 +174,14 @@ class _Reader:
 
 
 def _strangers(reader: _Reader, said: Said, result: Judgement, sources: Sources) -> Strangers:
-    """Read images whose labels, if any, mean nothing here, and compare; the run's own among them are left out."""
+    """Compare with OOD images, whose labels are ignored; the run's own images among them are excluded."""
     index = make_index(sources, reader.progress)
     run = reader.classifier.home
     own = set() if run is None else {row.sha256 for row in run.read_data() or ()}
     chosen = [i for i, picture in enumerate(index.pictures) if picture.sha256 not in own]
     if not chosen:
-        raise DataError(f"All {len(index.pictures)} images of {index.name} are the run's own: name others with --ood.")
-    note = f"{len(index.pictures) - len(chosen)} of the run's own images among them were left out."
+        raise DataError(f"All {len(index.pictures)} images of {index.name} belong to the run: give others with --ood.")
+    note = f"{len(index.pictures) - len(chosen)} images that belong to the run were excluded."
     note = "" if len(chosen) == len(index.pictures) else note
     if len(chosen) > STRANGERS:
         at = np.sort(generator(0, "strangers").permutation(len(chosen))[:STRANGERS]).tolist()
@@ -190,7 +190,7 @@ def _strangers(reader: _Reader, said: Said, result: Judgement, sources: Sources)
     decoded = decode(index.at(chosen), predictor.preprocess, keep=reader.cache, progress=reader.progress)
     count = len(decoded.rows)
     samples = Samples(decoded.pixels.array, decoded.rows, np.zeros(count, np.int32), ("",) * count)
-    other = listen(predictor, samples, reader.progress, "strangers").outputs
+    other = listen(predictor, samples, reader.progress, "OOD images").outputs
     found = judgement.strangers(said, other, reader.listen("train"), index.name, result.thresholds)
     return replace(found, note=" ".join(filter(None, (found.note, note))))
 
@@ -213,11 +213,11 @@ def check_labels(
     cache: bool = True,
     progress: Progress = no_progress,
 ) -> tuple[Suspect, ...]:
-    """Look for wrong labels in all of the run's own pictures, by features of the network and heads that were not told.
+    """Find likely label errors in the run's own images, with out-of-fold heads on the features of the network.
 
-    Writes a patch with a line for each (JSON lines: action, path, sha256, label, to, reason), worst first, and the same
-    list into the run, unless images are missing. Raises `DataError` where the run's images are not there,
-    `MissingImagesError` where some are missing, unless `allow_missing`.
+    Writes a patch with a line for each (JSON lines: action, path, sha256, label, to, reason), worst first, and saves
+    the same list in the run, unless images are missing. Raises `DataError` if the run's images are unavailable,
+    `MissingImagesError` if some are missing, unless `allow_missing`.
     """
     pictures: list[Picture] = []
     said: list[Said] = []
@@ -229,20 +229,20 @@ def check_labels(
         found = images.labelled(part, allow_missing=allow_missing, cache=cache)
         complete &= found.missing is None
         pictures += found.pictures
-        said.append(listen(classifier.predictor, found.samples, progress, f"the {part} part"))
+        said.append(listen(classifier.predictor, found.samples, progress, f"the {part} split"))
     features = np.concatenate([s.outputs.features for s in said])
     given = np.concatenate([s.labels for s in said])
     seed = 0 if classifier.run is None else classifier.run.config.seed
     probabilities = labels.out_of_fold(features, given, len(classifier.classes), seed, progress)
     suspects = labels.suspects(pictures, given, probabilities, classifier.classes)
     lines = [s.to_patch() for s in suspects]
-    files.write(patch, jsonio.dump_lines(lines), "Name another file with --labels.")
+    files.write(patch, jsonio.dump_lines(lines), "Choose another file with --labels.")
     if classifier.run is not None and complete:
         classifier.run.write_suspects(lines)
     return suspects
 
 
 def _holds(classifier: Classifier, part: Part) -> bool:
-    """Whether the run has images in a split; without a run, reading them says what is wrong."""
+    """Return whether the run has images in a split; without a run, reading them raises the right error."""
     rows = None if classifier.run is None else classifier.run.read_data()
     return rows is None or any(row.split == part for row in rows)

@@ -1,4 +1,4 @@
-"""Labeled images that a model is evaluated on: the run's own or others, indexed once, decoded split by split."""
+"""Labeled images for evaluation: the run's own or others, indexed once and decoded per split."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from sightline.workflow import images
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """The run's own images, where `sources` is None, or those of `sources`.
+    """The run's own images, if `sources` is None, or those of `sources`.
 
-    They are indexed, which reads every file, when the first split is asked for, and not again for the next one.
-    `home` is the run that the model is from, which may be known for a model that answers without its `run`. `index`
-    holds the run's images, corrected as it was trained on them, where they are indexed already.
+    They are indexed, which reads every file, once, when the first split is requested. `home` is the run that the model
+    came from, which may be known for a model that is loaded without its `run`. `index` holds the run's images, with
+    its corrections applied, if they are already indexed.
     """
 
     run: Run | None
@@ -45,10 +45,10 @@ class LabeledImages:
         cache: bool = True,
         otherwise: str = "",
     ) -> Labelled:
-        """Return the images that `Classifier.evaluate` evaluates the model on.
+        """Return the labeled images of a split; see `Classifier.evaluate`.
 
-        `otherwise` is what to do, besides putting them back, where some of the run's own images are missing; "": as it
-        is for an evaluation.
+        `otherwise` ends the message about missing images of the run with an alternative to restoring them; "": that for
+        an evaluation.
         """
         if self.sources is None:
             return self._own(split, cache=cache, allow_missing=allow_missing, otherwise=otherwise)
@@ -57,13 +57,13 @@ class LabeledImages:
 
     @property
     def own(self) -> bool:
-        """Whether they are the run's own."""
+        """Whether these are the run's own images."""
         return self.sources is None
 
     @cached_property
     def _matched(self) -> Matched:
         if self.run is None:
-            raise DataError("This model does not know the images that it was trained on: name some to evaluate on.")
+            raise DataError("This model does not know its training images: give images to evaluate on.")
         return images.find(self.run, self.progress, self.index)
 
     @cached_property
@@ -81,9 +81,9 @@ class LabeledImages:
         wanted = split or ("test" if "test" in splits else "validation")
         own = matched.only(wanted)
         if not own.rows:
-            images.check_complete(run, own, f"{wanted} images", f", {otherwise or 'or name images to evaluate on'}")
+            images.check_complete(run, own, f"{wanted} images", f", {otherwise or 'or give images to evaluate on'}")
         elif not allow_missing:
-            others = f"; `sightline evaluate {run.path} --allow-missing` evaluates the others"
+            others = f"; `sightline evaluate {run.path} --allow-missing` evaluates the rest"
             images.check_complete(run, own, f"{wanted} images", f", {otherwise}" if otherwise else others)
         found = self._samples(own.index, wanted, cache=cache)
         leaked = leaked_contents(run.read_leaks(), wanted)
@@ -100,14 +100,14 @@ class LabeledImages:
         keep = [i for i, p in enumerate(index.pictures) if wanted is None or p.part == wanted]
         if not keep:
             raise DataError(
-                f"{index.name} has no images in its {wanted} split: name other images, or another split with --split."
+                f"{index.name} has no images in its {wanted} split: give other images, or another split with --split."
             )
         chosen = index.at(keep)
         number = {label: i for i, label in enumerate(self.classes)}
         for picture in chosen.pictures:
             if picture.label not in number:
                 raise DataError(
-                    f"{picture.path} is of class {picture.label!r}, which the model does not know: "
+                    f"{picture.path} has the class {picture.label!r}, which the model does not know: "
                     f"its classes are {', '.join(self.classes[:8])}."
                 )
         decoded = decode(chosen, self.preprocess, keep=cache, progress=self.progress)

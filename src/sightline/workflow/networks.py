@@ -1,4 +1,4 @@
-"""From a settled configuration and its data to the network that trains, and from that to the one that is kept."""
+"""Build the network to train from a resolved configuration and its data, and extract the model to save."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sightline.workflow import choose
 
 
 def plan(config: RunConfig, data: Dataset, start: Path | None) -> Plan:
-    """Return what decides the network's graph; `start` is the file that it starts from, None for random weights."""
+    """Return the specification of the network; `start` is the file with its initial weights, None for random ones."""
     height, width, channels = data.pixels.shape[1:]
     entry = registry.find(config.model.name)
     standard = None
@@ -34,7 +34,7 @@ def plan(config: RunConfig, data: Dataset, start: Path | None) -> Plan:
 
 
 def _mean_and_deviation(data: Dataset) -> tuple[float, float]:
-    """Return one mean and one deviation over all training pixels, on the 0 to 255 scale, without copying them."""
+    """Return the mean and standard deviation over all training pixels (0 to 255), without copying them."""
     samples = data.part("train")
     total = squares = count = 0
     for start in range(0, len(samples), 256):
@@ -48,7 +48,7 @@ def _mean_and_deviation(data: Dataset) -> tuple[float, float]:
 
 
 def built(made: Plan, data: Dataset) -> Network:
-    """Return the network, its first layer whitened by the training pictures where it is of that kind."""
+    """Build the network; initialize a whitening first layer, if it has one, from the training images."""
     network = build.build(made)
     if made.weights is None:
         whitening.begin(network.model, registry.find(made.config.name).whitened, data.part("train"))
@@ -56,7 +56,7 @@ def built(made: Plan, data: Dataset) -> Network:
 
 
 def precise(config: RunConfig, index: Index, watcher: Watcher) -> RunConfig:
-    """Return `config` with the precision decided, where it is to be measured; what was found is said."""
+    """Return `config` with `auto` precision resolved by a benchmark, whose result is reported."""
     if config.train.precision != "auto":
         return config
     size, classes = choose.preprocess(config), len({p.label for p in index.pictures})
@@ -67,7 +67,7 @@ def precise(config: RunConfig, index: Index, watcher: Watcher) -> RunConfig:
 
 
 def alone(network: Network, made: Plan, spread: Spread) -> Any:
-    """Return the network as a float32 model on one device: itself, or a copy where it trained otherwise."""
+    """Return the network as a float32 model on one device: itself, or a copy if it trained differently."""
     if made.precision == "float32" and spread.made is None:
         return network.model
     copy = build.build(replace(made, precision="float32", l2=0.0)).model

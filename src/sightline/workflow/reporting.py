@@ -1,4 +1,4 @@
-"""The page of a run: gathered from its files and from what was found of its pictures, then written as report.html."""
+"""The report of a run: collect its files and its evaluation, and write report.html."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from sightline.workflow.classifier import load
 from sightline.workflow.ending import unfinished
 from sightline.workflow.judging import judge
 
-MOST = 8  # mistakes, each with a heat map
+MOST = 8  # errors shown, each with a heat map
 CLASSES, SLICES, SUSPECTS, LEAKS = 40, 8, 20, 20  # rows of tables
-PLOTS = ("curves", "confusion", "risk-coverage", "reliability", "roc-precision-recall")  # 2 and 3 stand side by side
+PLOTS = ("curves", "confusion", "risk-coverage", "reliability", "roc-precision-recall")  # 2 and 3 are side by side
 
 
 def make(path: Path, *, progress: Progress = no_progress) -> Path:
-    """Judge a complete run on its own pictures again and write its report; return the page's path.
+    """Evaluate a complete run on its own images again, write its report and return the path.
 
-    Raises `ModelError` for what is no complete run, `DataError` where its pictures are gone.
+    Raises `ModelError` if `path` is not a complete run, `DataError` if its images are missing.
     """
     run = Run.open(path)
     if run.info.get("status") != "complete":
@@ -51,9 +51,9 @@ def make(path: Path, *, progress: Progress = no_progress) -> Path:
 def write(
     run: Run, result: Mapping[str, Any], judged: Judgement | None, labelled: Labelled, trained: KerasPredictor
 ) -> Path:
-    """Write the report of `run`, whose outcome is `result` (as ``train --json`` prints it).
+    """Write the report of `run`, whose result is `result` (as printed by ``train --json``).
 
-    `judged` is what was found of the pictures `labelled`, None where there are none; `trained` gives the heat maps.
+    `judged` is the evaluation on the images `labelled`, None if there are none; `trained` computes the heat maps.
     """
     return run.write_report(page.html(_gathered(run, result, judged, labelled, trained)))
 
@@ -61,11 +61,11 @@ def write(
 def _gathered(
     run: Run, result: Mapping[str, Any], judged: Judgement | None, labelled: Labelled, trained: KerasPredictor
 ) -> dict[str, Any]:
-    """Return what the page shows, as plain values; without judged pictures it says that there were none."""
+    """Return the content of the page as plain values; without an evaluation, it says so."""
     info, config, leaks = run.info, run.config, run.read_leaks()
     values: dict[str, Any] = {
         "title": f"{config.model.name} on {'+'.join(Path(s).name for s in config.data.sources) or 'arrays'}",
-        "headline": ["No pictures were kept to judge it on: set split.validation or split.test above 0."],
+        "headline": ["No images were held out for evaluation: set split.validation or split.test above 0."],
         "run": str(run.path),
         "facts": _facts(result, judged),
         "findings": info.get("findings", []),
@@ -103,14 +103,14 @@ def _gathered(
 
 
 def _leak(leak: Leak) -> dict[str, Any]:
-    """Return the paths of a group by split, and what it is."""
+    """Return the kind of a group and its paths by split."""
     paths = {part: [row.path for row in leak.images if row.split == part] for part in PARTS}
     kind = "identical" if leak.kind == "identical" else "near duplicates"
     return {"kind": kind, "splits": [(part, names) for part, names in paths.items() if names]}
 
 
 def findings(found: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Return findings as ``run.json`` keeps them: kind, severity, count, advice."""
+    """Return findings in the form of ``run.json``: kind, severity, count, advice."""
     keep = ("kind", "severity", "count", "advice")
     return [{key: getattr(f, key) for key in keep} for f in found]
 
@@ -124,7 +124,7 @@ def _facts(result: Mapping[str, Any], judged: Judgement | None) -> list[tuple[st
             "trained",
             f"{plural(result.get('epochs') or 0, 'epoch')} in {result.get('seconds', 0):.0f} s, best: {best}",
         ),
-        ("pictures", f"{(result.get('train') or {}).get('count', 0)} to learn from"),
+        ("training images", f"{(result.get('train') or {}).get('count', 0)}"),
     ]
     if judged is not None:
         shown = {"macro_f1": "macro F1", "auroc": "AUROC", "brier": "Brier score"}
@@ -139,7 +139,7 @@ def _facts(result: Mapping[str, Any], judged: Judgement | None) -> list[tuple[st
 
 
 def _beside(found: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]] | None:
-    """Return rows of a metric: its name, then on validation, on the evaluated images and the difference.
+    """Return a row per metric: its name, its value on validation and on the evaluated images, and the difference.
 
     Each of the three is a value and its interval.
     """
@@ -174,19 +174,19 @@ def _thresholds(judged: Judgement) -> str:
         return ""
     answered = judged.answered
     line = (
-        f"It answers where it is at least {page.percent(judged.thresholds.confidence)} sure: "
-        f"{page.percent(answered.classes)} of these images"
+        f"The model predicts a class if its confidence is at least {page.percent(judged.thresholds.confidence)}: "
+        f"for {page.percent(answered.classes)} of these images"
     )
     if answered.precision is None or answered.interval is None or answered.target is None:
         return f"{line}."
     ends, target = answered.interval, page.percent(answered.target)
     line += (
-        f", {page.percent(answered.precision)} of them correctly (95% interval {page.percent(ends.low)} to "
+        f", of which {page.percent(answered.precision)} are correct (95% interval {page.percent(ends.low)} to "
         f"{page.percent(ends.high)})."
     )
     if answered.met is None:
-        return f"{line} These images also chose the confidence, so new ones will do worse."
-    met = "is met" if answered.met else "is not shown to be met"
+        return f"{line} The threshold was fitted on these images, so expect lower precision on new ones."
+    met = "is met" if answered.met else "is not demonstrated"
     bound = page.percent(answered.lower_bound)
     return f"{line} The target of {target} {met}: the precision is at least {bound} with 95% confidence."
 
@@ -194,7 +194,7 @@ def _thresholds(judged: Judgement) -> str:
 def _mistakes(
     wrong: tuple[Answer, ...], judged: Judgement, labelled: Labelled, trained: KerasPredictor
 ) -> dict[str, Any]:
-    """Return the surest wrong answers with their pictures as the model saw them, and the heat that spoke for them."""
+    """Return the most confident errors with the model's input images and heat maps."""
     if not wrong:
         return {}
     pixels = labelled.samples.take(np.array([a.at for a in wrong]))

@@ -1,4 +1,4 @@
-"""What was asked of `train`, kept in the run until all that it leaves open is decided."""
+"""The arguments of `train`, saved in the run until the configuration is resolved."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from sightline.workflow import check, choose, environment
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The arguments of `train` that decide the outcome; `layers` are the contents of the recipe and of the file.
+    """The arguments of `train` that determine its result; `layers` are the contents of the recipe and of the TOML file.
 
-    `sources` leaves arrays in memory out, of which there were some if `arrays`; `folder` is where relative paths begin.
+    `sources` omits arrays in memory; `arrays` says whether there were any. `folder` is the base of relative paths.
     """
 
     sources: tuple[str, ...]
@@ -38,7 +38,7 @@ class Request:
 
     @classmethod
     def of(cls, sources: Sources, recipe: str, config: Path | str | None, assignments: Sequence[str]) -> Request:
-        """Read what the arguments name; raises `ConfigError`."""
+        """Create a request, reading the recipe and the configuration file; raises `ConfigError`."""
         layers = [recipes.load(recipe)]
         if config is not None:
             layers.append(parse.read_toml(Path(config)))
@@ -48,25 +48,25 @@ class Request:
 
     @classmethod
     def from_dict(cls, values: Any, where: str) -> Request:
-        """Undo `to_dict`; raises `ModelError`, which begins with `where`, if `values` are of something else."""
+        """Undo `to_dict`; raises `ModelError`, whose message begins with `where`, for invalid values."""
         try:
             return jsonio.build(cls, values, f"{where}: the request")
         except ModelError as error:
-            raise ModelError(f"{error} Train anew with --force.") from error
+            raise ModelError(f"{error} Retrain with --force.") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
+        """Return JSON-compatible values."""
         return asdict(self)
 
     def settings(self) -> RunConfig:
-        """Return the settings as far as they were given; raises `UsageError` for wrong ones or an unknown model."""
+        """Return the settings before resolution; raises `UsageError` for invalid ones or an unknown model."""
         given = resolve(*self.layers, assignments=self.assignments)
         if given.model.name != "auto":
             registry.find(given.model.name)
         return given
 
     def sets(self, key: str) -> bool:
-        """Tell whether the user, not the recipe, set the dotted `key`."""
+        """Return whether the user, not the recipe, set the dotted `key`."""
         if any(text.partition("=")[0].strip() == key for text in self.assignments):
             return True
         *tables, name = key.split(".")
@@ -79,32 +79,32 @@ class Request:
         return False
 
     def notes(self, config: RunConfig) -> Iterator[str]:
-        """Yield what became of settings in `config` that the user made for all stages, and stages have of their own."""
+        """Yield notes on settings of the user that stages of `config` override."""
         train = config.train
         if train.stages and self.sets("train.epochs"):
             yield f"train.epochs is {train.epochs}, and the stages have {epochs.describe(train)}"
         for key, name in (("train.optimizer.learning_rate", "learning_rate"), ("train.batch_size", "batch_size")):
             own = [getattr(stage, name) is not None for stage in train.stages]
             if own and all(own) and self.sets(key):
-                yield f"{key} has no effect: every stage has its own; set train.stages.0.{name} and so on"
+                yield f"{key} has no effect: every stage overrides it; set train.stages.0.{name} etc. instead"
 
     def again(self, sources: Sources | None) -> Sources:
-        """Return the sources to read once more: `sources` if given, else those of the request.
+        """Return the sources to read on resume: `sources` if given, else those of the request.
 
-        Raises `DataError` where the request held arrays, which nothing keeps.
+        Raises `DataError` if the request had arrays, which are not stored.
         """
         if sources is not None:
             return sources
         if self.arrays:
-            raise DataError("This run was begun with arrays, which it does not keep: give them again, from Python.")
+            raise DataError("This run was started with arrays, which it does not store: pass them again, from Python.")
         return self.reached()
 
     def reached(self) -> list[str]:
-        """Return the sources that have a name, as they are reached from here."""
+        """Return the named sources, relative to the current directory."""
         return [self._reach(text) for text in self.sources]
 
     def anchored(self, config: RunConfig) -> RunConfig:
-        """Return settings of this request with their files as they are reached from here."""
+        """Return `config` with file paths relative to the current directory."""
         patch, labels, root = (
             text and self._reach(text) for text in (config.data.patch, config.data.labels, config.data.root)
         )
@@ -114,13 +114,13 @@ class Request:
         return replace(config, data=data, model=model)
 
     def _reach(self, text: str) -> str:
-        """Return a path, relative to where the request was made, as it is reached from here; a name as it is."""
+        """Resolve a path against the folder of the request; other names are returned unchanged."""
         there = Path(self.folder, text)
         return str(there) if Path(self.folder) != Path.cwd() and there.exists() else text
 
 
 def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunConfig, Index, tuple[Finding, ...]]:
-    """Index the images, start the backend and complete the settings, except for what `decided` adds.
+    """Index the images, start the backend and resolve the settings, except for those that `decided` resolves.
 
     Return the settings, the index and its findings.
     """
@@ -143,14 +143,14 @@ def settle(sources: Sources, request: Request, watcher: Watcher) -> tuple[RunCon
 
 
 def start_weights(config: RunConfig) -> Path | None:
-    """Return the file that the network starts from, None for random weights; raises `ModelError` if it is missing."""
+    """Return the file with the initial weights, None for random ones; raises `ModelError` if it is missing."""
     model, picture = config.model, config.picture
     entry = registry.find(model.name)
     return weights.find(entry, model.weights, model.alpha, picture.height or 0, picture.width or 0)
 
 
 def decided(config: RunConfig, start: Path | None, processes: int = 1) -> RunConfig:
-    """Return `config` with what this machine decided: backend, threads, devices, hosts, whether there are weights."""
+    """Return `config` with what depends on this machine resolved: backend, threads, devices, hosts, weights."""
     found = config.model.weights
     if found == "auto":
         found = "none" if start is None else "imagenet"

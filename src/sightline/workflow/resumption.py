@@ -1,4 +1,4 @@
-"""`resume`: a run that was stopped, however, goes on to the weights that it would have had."""
+"""`resume`: continue an interrupted run to the same weights as an uninterrupted one, or extend a complete run."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ def resume(
     hosts: Hosts | None = None,
     watcher: Watcher | None = None,
 ) -> TrainResult:
-    """Go on with the run at `path` from its last checkpoint, with the settings and choices that it was begun with.
+    """Resume the run at `path` from its last checkpoint, with its original settings and choices.
 
-    It ends with the weights, bit for bit, of a run that was never stopped, on the same machine with the same versions.
-    A complete run is left as it is, and its result returned, unless more `epochs` are asked for than it has: then its
-    last stage goes on to so many in all, with the optimizer's state and all streams of chance as they were left. A
-    schedule is restated over the whole of that stage; what a run of that many epochs from the start has in common with
-    this one, it shares bit for bit. What was made of the weights before (figures, thresholds, the bundle) is made anew.
+    The final weights match those of an uninterrupted run bit for bit, on the same machine with the same versions. For
+    a complete run, the result is returned, unless `epochs` exceeds the epochs that it has: then its last stage is
+    extended to that total, with the state of the optimizer and of all random number generators restored. A schedule
+    is recomputed over the whole extended stage; otherwise the result matches a run with that many epochs from the
+    start bit for bit. Everything derived from the old weights (metrics, thresholds, the bundle) is replaced.
 
-    `sources`: the same images at another place, or the arrays that it was begun with. `hosts`: as many as it was begun
-    with, see `train`; the run lies on host 0.
+    `sources`: the same images at another location, or the arrays that the run was started with. `hosts`: as many as
+    the run was started with, see `train`; the run directory is on host 0.
 
-    Raises `ModelError` if `path` holds no run, or one to extend whose state of training was not kept, `UsageError` if
-    one to extend has more epochs already or is not complete, `OutputError` if another process is at it, `DataError` if
-    the images are no longer the same, and what `train` raises.
+    Raises `ModelError` if `path` is not a run or cannot be extended for lack of a checkpoint, `UsageError` if a run to
+    extend is incomplete or has more epochs already, `OutputError` if another process is writing the run, `DataError`
+    if the images have changed, and whatever `train` raises.
     """
     started = time.perf_counter()
     watcher = watcher or Watcher()
     begun = DeviceConfig()
-    if hosts is None or again.is_run(Path(path)):  # it need not be there on hosts other than 0
+    if hosts is None or again.is_run(Path(path)):  # only host 0 needs the run
         run = Run.open(Path(path))
         begun = run.config.device if run.has_config else begun
     backend.keep_freed_memory(begun.backend)  # before the first thread
@@ -67,14 +67,14 @@ def resume(
 
 
 def _lead(run: Run, sources: Sources | None, watcher: Watcher, started: float, meeting: Meeting) -> TrainResult:
-    """Go on with a run that is held."""
+    """Resume a run whose lock is held."""
     info = run.info
     if info.get("status") == "complete":
-        watcher.say(f"{run.path} is complete: there is nothing left to do")
+        watcher.say(f"{run.path} is complete: nothing to do")
         extension.conclude(run, keep=run.config.train.keep_state, watcher=watcher)
         return again.result(run, run.result)
     if "request" not in info:
-        raise ModelError(f"{run.path} does not say what was asked for: train anew with --force.")
+        raise ModelError(f"{run.path} does not record the arguments of its training: retrain with --force.")
     try:
         if run.has_config:
             _compare_machines(info, run, watcher)
@@ -106,7 +106,7 @@ def _begun(
 
 
 def _compare_machines(info: dict[str, Any], run: Run, watcher: Watcher) -> None:
-    """Say where versions or the processor are others than at the beginning; refuse them to a deterministic run."""
+    """Report changes of versions or processor since the run started; reject them if it must be deterministic."""
     before = {**info.get("versions", {}), **({"processor": info["processor"]} if "processor" in info else {})}
     now = {**environment.versions(), "processor": environment.processor()}
     changed = [f"{name} {before[name]} then, {now.get(name)} now" for name in before if before[name] != now.get(name)]
@@ -114,7 +114,7 @@ def _compare_machines(info: dict[str, Any], run: Run, watcher: Watcher) -> None:
         return
     if run.config.device.deterministic:
         raise UsageError(
-            f"The weights could differ in last bits ({', '.join(changed)}), and the run is to be deterministic: resume "
-            f"it where it began, or set device.deterministic = false in {run.path / 'config.toml'}."
+            f"The weights could differ in the last bits ({', '.join(changed)}), but the run is deterministic: resume "
+            f"it on the original setup, or set device.deterministic = false in {run.path / 'config.toml'}."
         )
-    watcher.say(f"Other than at the beginning: {', '.join(changed)}. The weights may differ in last bits.")
+    watcher.say(f"Changed since the run started: {', '.join(changed)}. The weights may differ in the last bits.")

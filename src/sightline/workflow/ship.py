@@ -1,4 +1,4 @@
-"""From a trained Keras model to the bundle that ships; the run's figures are those of the shipped file itself."""
+"""From a trained Keras model to the bundle; the metrics of a run are those of the exported file itself."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from sightline.preprocess import Preprocess, inspect
 from sightline.records import PARTS, Evaluation, Index, Part, Progress, no_progress
 from sightline.report import summary
 
-SAMPLE = 256  # training pictures to compare both forms on, where there is no validation part
-CANDIDATES = 8  # files of a class among which the smallest become golden examples
+SAMPLE = 256  # training images for the comparison, if there is no validation split
+CANDIDATES = 8  # files per class among which the smallest become reference examples
 
 
 def export(
     model: Any, classes: tuple[str, ...], preprocess: Preprocess, threads: int = 0
 ) -> tuple[bytes, OnnxPredictor]:
-    """Return a trained Keras model as an ONNX file, and that file's predictor."""
+    """Convert a trained Keras model to ONNX; return the file and its predictor."""
     graph = onnx.convert(model)
     return graph, OnnxPredictor(graph, classes, preprocess, threads)
 
 
 def calibrate(model: Any, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> Temperature | None:
-    """Set the temperature in a Keras model's graph to the one that validation pictures ask for, and return it.
+    """Fit the temperature on validation images, set it in the Keras model's graph, and return it.
 
-    `logits` float32 [N, K] are the model's own, at temperature 1. None, and nothing changed, where there are too few
-    pictures or mistakes for the temperature to mean anything.
+    `logits` float32 [N, K] are the model's, at temperature 1. Returns None and changes nothing if there are too few
+    images or errors to fit a meaningful temperature.
     """
     if not len(labels):
         return None
@@ -59,7 +59,7 @@ def calibrate(model: Any, logits: NDArray[np.float32], labels: NDArray[np.int32]
 def logits_of(model: Any, data: Dataset, fitted: NDArray[np.float32] | None, precision: str) -> NDArray[np.float32]:
     """Return the logits float32 [N, K] of the validation split in full float32, at temperature 1.
 
-    Those that training left (`fitted`) are so where it ran in float32 on a CPU; elsewhere they are computed anew.
+    Those from training (`fitted`) are used if it ran in float32 on a CPU; otherwise they are recomputed.
     """
     samples = data.part("validation")
     whole = fitted is not None and fitted.dtype == np.float32 and fitted.shape == (len(samples), len(data.classes))
@@ -67,12 +67,12 @@ def logits_of(model: Any, data: Dataset, fitted: NDArray[np.float32] | None, pre
         return fitted
     if not len(samples):
         return np.zeros((0, len(data.classes)), np.float32)
-    trained = KerasPredictor(model, data.classes, Preprocess())  # pixels are there already
+    trained = KerasPredictor(model, data.classes, Preprocess())  # the pixels are already decoded
     return listen(trained, samples).outputs.logits
 
 
 def hear(predictor: Predictor, data: Dataset, progress: Progress = no_progress) -> dict[Part, Said]:
-    """Return all that a model says of the validation and the test part, those that hold pictures."""
+    """Return the model outputs on the validation and test splits that contain images."""
     parts = {part: data.part(part) for part in PARTS[1:]}
     return {
         part: listen(predictor, samples, progress, f"evaluating ({part})")
@@ -82,9 +82,9 @@ def hear(predictor: Predictor, data: Dataset, progress: Progress = no_progress) 
 
 
 def compare(model: Any, predictor: OnnxPredictor, data: Dataset, logits: Any, heard: Mapping[Part, Said]) -> Parity:
-    """Compare a Keras model with its exported form on the validation part, of which `logits` are the model's.
+    """Compare a Keras model with its exported file on the validation split, for which `logits` are the model's.
 
-    Without that part, up to `SAMPLE` training pictures go through both.
+    Without a validation split, both models run on up to `SAMPLE` training images.
     """
     if "validation" in heard:
         said = heard["validation"]
@@ -96,11 +96,11 @@ def compare(model: Any, predictor: OnnxPredictor, data: Dataset, logits: Any, he
 
 
 def refusal(found: Parity) -> str | None:
-    """Return why no bundle is written: the exported file does not answer as the trained model does in float32."""
+    """Return why no bundle is written, if the outputs of the exported file differ from the trained model's."""
     reasons = found.reasons(Tolerance())
     if not reasons:
         return None
-    return f"the exported file answers otherwise than the model: on {found.count} images {' and '.join(reasons)}"
+    return f"the outputs of the exported file differ from the model's: on {found.count} images {' and '.join(reasons)}"
 
 
 def pack(
@@ -112,7 +112,7 @@ def pack(
     config: RunConfig,
     **facts: Any,
 ) -> Bundle:
-    """Put the bundle of a run configured as `config` together; `facts` are the other fields of its `Manifest`."""
+    """Assemble the bundle of a run configured as `config`; `facts` are the other fields of its `Manifest`."""
     positive = {"positive": config.evaluation.positive} if config.evaluation.positive else {}
     examples, files = _examples(data, index, predictor, config.bundle.golden)
     manifest = Manifest(
@@ -130,14 +130,14 @@ def pack(
 
 
 def figures_of(found: Mapping[Part, Evaluation]) -> dict[str, Any]:
-    """Return the figures of each part as the manifest keeps them."""
+    """Return the metrics of each split in the form of the manifest."""
     return {part: summary.headline(value) for part, value in found.items()}
 
 
 def _examples(
     data: Dataset, index: Index, predictor: OnnxPredictor, count: int
 ) -> tuple[tuple[Golden, ...], dict[str, bytes]]:
-    """Choose from the validation part (else the training part) the smallest file of each class, then the next ones."""
+    """Choose the smallest validation (else training) file of each class, then the next ones."""
     number = {p.sha256: i for i, p in enumerate(index.pictures)}
     part: Part = "validation" if "validation" in data.parts else "train"
     by_class: dict[int, list[tuple[int, bytes]]] = {}
@@ -151,7 +151,7 @@ def _examples(
     examples, files = [], {}
     for at, (i, encoded) in enumerate(turns):
         pixels = predictor.preprocess.decode(encoded)
-        # A bundle must load where pillow-heif is not installed: a PNG of the pixels decodes to them.
+        # A bundle must load without pillow-heif, so HEIF pixels are stored as PNG.
         stored = _encoded(pixels) if inspect(encoded).format == "HEIF" else encoded
         name = f"golden/{at}.{inspect(stored).format.lower()}"
         files[name] = stored
@@ -161,7 +161,7 @@ def _examples(
 
 
 def _encoded(content: Any) -> bytes:
-    """Return a picture's encoded bytes; pixels in memory become a PNG."""
+    """Return an image's encoded bytes; pixels in memory are encoded as PNG."""
     if isinstance(content, bytes | bytearray | memoryview):
         return bytes(content)
     file = io.BytesIO()

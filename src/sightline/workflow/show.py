@@ -1,4 +1,4 @@
-"""`show`: a labelled grid of a data set's pictures, as they are or as training would change them."""
+"""`show`: a labeled grid of a data set's images, original or augmented as in training."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from sightline.training.optimizer import label_shares
 from sightline.watch import Watcher
 from sightline.workflow import choose, environment, signed
 
-ACROSS = 5  # pictures in a row; augmented versions of each
-PICTURES, AUGMENTED = 10, 4  # shown unless said otherwise
-SIDE = 256  # pixels of the longer side, where a picture is larger
+ACROSS = 5  # images per row; augmented versions of each image
+PICTURES, AUGMENTED = 10, 4  # default numbers of images
+SIDE = 256  # maximum longer side in pixels
 
 Found = tuple[NDArray[np.uint8], str]
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Where the figure lies, all classes of the source, and how many of its pictures are shown."""
+    """The path of the figure, all classes of the source, and the number of images shown."""
 
     figure: str
     classes: tuple[str, ...]
@@ -52,16 +52,16 @@ def show(
     set: Sequence[str] = (),  # noqa: A002  # the option's own name
     watcher: Watcher | None = None,
 ) -> Shown:
-    """Draw `count` pictures of a source, spread over its classes, and save them as a PNG file.
+    """Draw `count` images of a source, spread over its classes, and save them as a PNG file.
 
-    With `augmented`: a row for each picture, itself and then as five epochs of training by `recipe` and `set` (as for
-    `train`) would see it. `out` is ``<name>-samples.png`` or ``<name>-augmented.png`` here if None; a file that
-    this function did not make is never replaced.
+    With `augmented`: a row per image, the original followed by its augmentations in five epochs of training with
+    `recipe` and `set` (as for `train`). `out` defaults to ``<name>-samples.png`` or ``<name>-augmented.png`` in the
+    current directory; a file that this function did not write is never overwritten.
     """
     watcher = watcher or Watcher()
     if not augmented and (recipe or any(not text.startswith(("data.", "picture.")) for text in set)):
-        raise UsageError("A recipe and settings say how images are augmented: add --augment to see that.")
-    given = resolve(recipes.load(recipe or "auto"), assignments=set)  # mistakes in the settings show first
+        raise UsageError("A recipe and settings define how images are augmented: add --augment to see that.")
+    given = resolve(recipes.load(recipe or "auto"), assignments=set)  # fail on invalid settings first
     if given.model.name != "auto":
         registry.find(given.model.name)
     canvas.check_packages()
@@ -86,21 +86,21 @@ def show(
 
 
 def _settled(index: Index, given: RunConfig, assignments: Sequence[str], recipe: str) -> RunConfig:
-    """Return the settings that `train` would train with."""
+    """Return the settings that `train` would use."""
     if recipe == "auto":
         environment.start(given.device)
         chosen = choose.recipe(index)
         given, recipe = choose.laid_on(chosen, [], assignments), chosen.recipe
     if not augment.changes(given.augment):
         raise UsageError(
-            f"The recipe {recipe} changes no pictures. Name another with --recipe, or say what to change, as in "
+            f"The recipe {recipe} has no augmentation. Choose another with --recipe, or enable one, as in "
             "--set augment.rotation=20."
         )
     return choose.settle(given, index)
 
 
 def _order(index: Index, count: int, seed: int, *, training: bool) -> Iterator[int]:
-    """Yield positions: a random picture of each class in turn, again and again; of more than `count` classes, some."""
+    """Yield indices of random images, cycling over the classes; of more than `count` classes, a random subset."""
     labels: dict[str, list[int]] = {}
     for i, picture in enumerate(index.pictures):
         if not training or picture.part in (None, "train"):
@@ -115,9 +115,9 @@ def _order(index: Index, count: int, seed: int, *, training: bool) -> Iterator[i
 
 
 def _pictures(index: Index, count: int, seed: int, preprocess: Preprocess, *, training: bool) -> list[Found]:
-    """Decode `count` images with their labels, those of training as they train, others in their own proportions.
+    """Decode `count` images with their labels: preprocessed if `training`, else in their own aspect ratio.
 
-    Bad ones are left out.
+    Undecodable images are skipped.
     """
     found: list[Found] = []
     for i in _order(index, count, seed, training=training):
@@ -128,17 +128,17 @@ def _pictures(index: Index, count: int, seed: int, preprocess: Preprocess, *, tr
         content = index.read(i)
         try:
             found.append((how.fit(content) if isinstance(content, np.ndarray) else how.decode(content), picture.label))
-        except PictureError:  # its header was fine, its pixels are not
+        except PictureError:  # the header is valid, the pixels are not
             continue
         if len(found) == count:
             return found
     if not found:
-        raise DataError(f"No picture of {index.name} can be shown: none can be decoded, or no training part is there.")
+        raise DataError(f"No image of {index.name} can be shown: none can be decoded, or there is no training split.")
     return found
 
 
 def _versions(index: Index, config: RunConfig, count: int, seed: int) -> list[list[Found]]:
-    """Return each picture and what five epochs make of it, drawn and applied as in training."""
+    """Return each image followed by its augmentations in five epochs, sampled and applied as in training."""
     pictures = _pictures(index, count, seed, choose.preprocess(config), training=True)
     pixels = np.stack([p for p, _ in pictures])
     classes = sorted({label for _, label in pictures})
@@ -160,12 +160,10 @@ def _shares(classes: Sequence[str], shares: NDArray[np.float32]) -> str:
 
 
 def _check(path: Path) -> None:
-    """Raise before any work if `path` cannot take the figure."""
+    """Raise before any work if the figure cannot be written to `path`."""
     if path.suffix.lower() != ".png":
-        raise UsageError(f"The figure is a PNG file: name it so, not {path}.")
+        raise UsageError(f"The figure is a PNG file: give --out a name that ends with .png, not {path}.")
     if not path.parent.is_dir():
-        raise OutputError(f"There is no folder {path.parent} for the figure {path.name}: make it first.")
+        raise OutputError(f"There is no folder {path.parent} for the figure {path.name}: create it first.")
     if path.exists() and not signed.is_ours(path):
-        raise OutputError(
-            f"{path} is there already and was not made by show: move it away, or name another with --out."
-        )
+        raise OutputError(f"{path} exists and was not written by Sightline: move it, or choose another with --out.")

@@ -1,4 +1,4 @@
-"""Figures that carry a signature, so that one of ours may be drawn anew and a file of the user's is never lost."""
+"""PNG files with a signature, so that Sightline overwrites only figures that it wrote itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MADE_BY = "Sightline"
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a PNG file was saved by `save`."""
+    """Return whether a PNG file was written by `save`."""
     try:
         with files.open_regular(path) as file, Image.open(file) as image:
             return image.info.get("Software") == MADE_BY
@@ -22,7 +22,7 @@ def is_ours(path: Path) -> bool:
 
 
 def save(path: Path, png: bytes) -> None:
-    """Write a figure at once, signed so that `is_ours` knows it again; raises `OutputError`."""
+    """Write a figure atomically, with the signature that `is_ours` checks; raises `OutputError`."""
     signature = PngImagePlugin.PngInfo()
     signature.add_text("Software", MADE_BY)
     buffer = io.BytesIO()

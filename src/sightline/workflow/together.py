@@ -1,7 +1,8 @@
-"""Several hosts at one run: host 0 decides and writes, the others learn what it decided and train along.
+"""Multi-host training: host 0 resolves the settings and writes the run, the others train along with the same settings.
 
-They meet three times before the first step: over the settings, the pictures, and the checkpoint to go on from. What
-goes wrong on one host until then is told to all, and each ends with a sentence; later, JAX ends those that are left.
+Before the first step, the hosts synchronize three times: on the settings, the images, and the checkpoint to resume
+from. Until then, an error on one host is broadcast, and every host exits with a message; later, JAX ends the other
+hosts.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ from sightline.workflow.request import Request, start_weights
 
 @dataclass(slots=True)
 class Meeting:
-    """What a host of `team` hands in and hears before the first step; alone, it hears itself."""
+    """The exchange between the hosts of `team` before the first step; trivial with a single host."""
 
     team: Team = field(default_factory=lambda: ALONE)
     over: bool = False
 
     def _meet(self, **facts: Any) -> list[dict[str, Any]]:
-        """Hand in `facts` and return those of all; raises what a host hands in as an error."""
+        """Send `facts` and return those of all hosts; raises if a host sent an error."""
         if self.team.count == 1:
             return [facts]
         found: list[dict[str, Any]] = [
@@ -59,7 +60,7 @@ class Meeting:
         return found
 
     def tell(self, error: BaseException) -> None:
-        """Hand in an error in place of what the others wait for."""
+        """Send an error instead of what the other hosts are waiting for."""
         if self.team.count > 1 and not self.over:
             self.over = True
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
@@ -67,16 +68,16 @@ class Meeting:
             self.team.gather(jsonio.dumps({"error": text, "stopped": stopped}, ensure_ascii=True))
 
     def send_settings(self, config: RunConfig, request: dict[str, Any], patch: Path | None) -> None:
-        """Tell the other hosts what was asked for and decided; for host 0."""
+        """Send the request and the resolved settings to the other hosts; called on host 0."""
         text = patch.read_text(encoding="utf-8") if patch else None
         self._meet(config=to_dict(config), request=request, patch=text)
 
     def hear_settings(self) -> dict[str, Any]:
-        """Return what host 0 sends."""
+        """Receive what host 0 sends."""
         return self._meet()[0]
 
     def compare(self, data: Dataset, start: Path | None) -> None:
-        """Raise `DataError` on all hosts if the pictures, or the weights to start from, differ between them."""
+        """Raise `DataError` on all hosts if the images or the initial weights differ between them."""
         if self.team.count == 1:
             return
         pictures = [(p.sha256, p.label, part) for p, part in zip(data.pictures, data.parts, strict=True)]
@@ -87,14 +88,14 @@ class Meeting:
             if fact["data"] != digest or fact["data"] != found[0]["data"]:
                 other = rank or next(r for r, f in enumerate(found) if f["data"] != found[0]["data"])
                 raise DataError(
-                    f"Host {other} holds other pictures than host 0 ({found[other]['count']} there, "
+                    f"Host {other} has different images than host 0 ({found[other]['count']} there, "
                     f"{found[0]['count']} here, by content, label and order): give every host the same data."
                 )
             if fact["weights"] != found[0]["weights"]:
-                raise DataError(f"Host {rank} starts from another weights file than host 0: give every host the same.")
+                raise DataError(f"Host {rank} has other initial weights than host 0: give every host the same file.")
 
     def share(self, saved: Checkpoint | None) -> Checkpoint | None:
-        """Return the checkpoint that host 0 goes on from, for all."""
+        """Broadcast the checkpoint that host 0 resumes from."""
         if self.team.count == 1:
             return saved
         file = io.BytesIO()
@@ -111,7 +112,7 @@ class Meeting:
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Let the hosts part after what they do together in the block; raises `HostError` where one was lost in it."""
+        """Disconnect the hosts after the block; raises `HostError` if one was lost in it."""
         self.over = True
         try:
             yield
@@ -121,8 +122,8 @@ class Meeting:
         except Exception as error:
             if self.team.count > 1 and hosts.lost(error):
                 raise HostError(
-                    f"Another host ended or cannot be reached ({str(error).splitlines()[0][:160]}): see what it says, "
-                    "then start all of them again with `sightline resume`."
+                    f"Another host ended or cannot be reached ({str(error).splitlines()[0][:160]}): see its output, "
+                    "then restart all hosts with `sightline resume`."
                 ) from error
             raise
         self.team.leave()
@@ -130,7 +131,7 @@ class Meeting:
 
 @contextmanager
 def meeting(wanted: Hosts | None, device: DeviceConfig, watcher: Watcher) -> Iterator[Meeting]:
-    """Start the backend and wait for the other hosts, where others are wanted; tell them of what goes wrong here."""
+    """Start the backend and wait for the other hosts, if any; errors in the block are sent to them."""
     if wanted is None:
         yield Meeting()
         return
@@ -146,26 +147,26 @@ def meeting(wanted: Hosts | None, device: DeviceConfig, watcher: Watcher) -> Ite
 
 
 def on_jax(request: Request, wanted: Hosts | None) -> Request:
-    """Return `request` with JAX asked for, which several hosts need, where it asks for no backend."""
+    """Return `request` with the JAX backend, which multi-host training needs, unless it names a backend."""
     if wanted is None or request.settings().device.backend != "auto":
         return request
     return replace(request, assignments=(*request.assignments, "device.backend=jax"))
 
 
 def check(team: Team, config: RunConfig) -> None:
-    """Raise `UsageError` if a run goes on with another number of hosts than it was begun with."""
+    """Raise `UsageError` if a run is resumed with another number of hosts than it was started with."""
     if team.count != config.device.hosts:
         raise UsageError(
-            f"This run was begun on {plural(config.device.hosts, 'host')}, not on {team.count}: start it on as many "
+            f"This run was started on {plural(config.device.hosts, 'host')}, not on {team.count}: resume it on as many "
             "(--hosts)."
         )
 
 
 def follow(meeting: Meeting, sources: Sources | None, started: float) -> TrainResult:
-    """Train along with host 0, writing nothing; `sources` as there, None for those that the run was begun with."""
+    """Train along with host 0, writing nothing; `sources` as on host 0, None for those of the run."""
     told = meeting.hear_settings()
     config = resolve(told["config"])
-    again = Request.from_dict(told["request"], "What host 0 sent").again(None) if sources is None else sources
+    again = Request.from_dict(told["request"], "The settings from host 0").again(None) if sources is None else sources
     threads = config.device.threads or None
     index = make_index(again, threads=threads, options=config.data)
     index = _corrected(index, told["patch"])

@@ -1,4 +1,4 @@
-"""`train`: from a source of pictures to a complete run directory."""
+"""`train`: from labeled images to a complete run directory."""
 
 from __future__ import annotations
 
@@ -74,23 +74,24 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
     hosts: Hosts | None = None,
     watcher: Watcher | None = None,
 ) -> TrainResult:
-    """Train a classifier on labelled pictures and leave a complete run directory.
+    """Train a classifier on labeled images and write a complete run directory.
 
-    `sources`: what `sightline.data.index.index` takes. `recipe` names a recipe; `config` a TOML file laid on it; `set`
-    holds ``KEY=VALUE`` assignments laid on both, and wins over `epochs` (in all: a recipe's stages are scaled to that
-    total), `batch_size` and `seed`, which are short for some. `out` is the run directory,
-    ``runs/<recipe>-<data>-<n>`` if None; it must not exist, or be a run: replaced if `force`, else complete with the
-    same settings, and then only tested again. `hosts`: the processes that train together, each of which calls this with
-    the same arguments; only host 0 writes, and the others' result has no figures but those of training.
+    `sources`: see `sightline.data.index.index`. `recipe` is the name of a recipe, `config` a TOML file that overrides
+    it, and `set` a list of ``KEY=VALUE`` assignments that override both, and also `epochs` (total; the stages of a
+    recipe are scaled to it), `batch_size` and `seed`, which are shortcuts. `out` is the run directory, by default
+    ``runs/<recipe>-<data>-<n>``. It must not exist or be a run: with `force` that run is replaced, else it must be
+    complete with the same settings, and is only evaluated again. `hosts`: the processes that train together, each of
+    which calls this with the same arguments; only host 0 writes, and the results of the others have training metrics
+    only.
 
-    Raises `SightlineError`s, each with one clear sentence; before the first step nothing is left behind by them.
+    Raises `SightlineError`s; if raised before the first step, nothing is left behind.
     """
     started = time.perf_counter()
     watcher = watcher or Watcher()
     named = {"train.epochs": epochs, "train.batch_size": batch_size, "seed": seed}
     assignments = [*(f"{key}={value}" for key, value in named.items() if value is not None), *set]
     request = together.on_jax(Request.of(sources, recipe, config, assignments), hosts)
-    given = request.settings()  # mistakes in the settings show before any picture is read
+    given = request.settings()  # fail on invalid settings before reading any image
     backend.keep_freed_memory(given.device.backend)  # before the first thread
     place = Path(out) if out is not None else None
     with interrupt.at_once(), together.meeting(hosts, given.device, watcher) as meeting:
@@ -103,7 +104,7 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
         if place is not None:
             check_writable(place, force=force)
         settled = None
-        if place is None or again.is_run(place):  # the run that is there goes only when the new one may begin
+        if place is None or again.is_run(place):  # an existing run is removed only once the new one can start
             settled = settle(sources, request, watcher)
             start_weights(settled[0])
             stem = f"{settled[0].recipe}-{files.stem(settled[1].name)}"
@@ -115,9 +116,9 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
 
 @dataclass(frozen=True, slots=True)
 class _Shipped:
-    """A trained model as it ships, its figures by part, and the judgement of the `last` part, whose are `labelled`.
+    """The final model, its evaluations by split, and the report on the `last` split, whose images are `labelled`.
 
-    `refusal` says why there is no bundle, None where there is one.
+    `refusal` says why there is no bundle; None if there is one.
     """
 
     model: Any
@@ -130,9 +131,9 @@ class _Shipped:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A run under way, held by this process: complete settings, the images, and where it is written.
+    """A training in progress: its resolved settings, its images, and its run directory, locked by this process.
 
-    `findings` are those of the images, which a run without settings of its own records.
+    `findings` are those of the images; they are recorded along with the settings.
     """
 
     config: RunConfig
@@ -144,7 +145,7 @@ class Training:
     meeting: Meeting = field(default_factory=Meeting)
 
     def go(self) -> TrainResult:
-        """Decode, build, train from the last checkpoint if there is one, evaluate."""
+        """Decode, build, train (from the last checkpoint if there is one), evaluate."""
         watcher, run, start = self.watcher, self.run, start_weights(self.config)
         config = self.config
         if not run.has_config:
@@ -183,7 +184,7 @@ class Training:
         run.write_history(history)
         if saved:
             watcher.say(
-                f"going on after {plural(len(history), 'epoch')} and {plural(saved.state['step'], 'step')} of the next"
+                f"resuming after {plural(len(history), 'epoch')} and {plural(saved.state['step'], 'step')} of the next"
             )
         files.refuse_links(run.path, run.path / "tensorboard")
         events = Events(run.path / "tensorboard") if config.train.tensorboard else None
@@ -207,11 +208,11 @@ class Training:
             if history:
                 run.write_model(networks.alone(network, plan, spread), data.classes, preprocess)
             raise Interrupted(
-                f"{error} The run keeps its last checkpoint and its best weights: "
-                f"`sightline resume {run.path}` goes on from there."
+                f"{error} The last checkpoint and the best weights are saved: "
+                f"`sightline resume {run.path}` continues from there."
             ) from None
         except DivergedError:
-            if history:  # the weights of the best epoch before
+            if history:  # save the weights of the best epoch so far
                 run.write_model(networks.alone(network, plan, spread), data.classes, preprocess)
             raise
         finally:
@@ -229,9 +230,9 @@ class Training:
         return result
 
     def _ship(self, model: Any, data: Dataset, fitted: Fitted, preprocess: Preprocess) -> _Shipped:
-        """Calibrate, export, judge the exported file on the parts that it did not learn from, write the bundle.
+        """Calibrate, export, evaluate the exported file on the held-out splits, and write the bundle.
 
-        A file that does not answer as the model does is not written; the model itself is judged then.
+        If the outputs of the file differ from the model's, it is not written, and the model itself is evaluated.
         """
         config, watcher, run = self.config, self.watcher, self.run
         logits = ship.logits_of(model, data, fitted.validation_logits, config.train.precision)
@@ -321,5 +322,5 @@ def _data_notes(data: Dataset) -> list[str]:
             "(all are in data.jsonl)"
         )
     if data.skipped:
-        notes.append(f"{plural(data.skipped, 'file')} passed over that are no images")
+        notes.append(f"{plural(data.skipped, 'file')} skipped that are not images")
     return [*notes, *data.notes]

@@ -1,4 +1,4 @@
-"""Why a path is not a model: what people give in place of one, and what they meant."""
+"""Error messages for paths that are not models, with a guess at what was meant."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from sightline.data.sources.filenames import is_picture_name
 from sightline.prediction import bundle, exported
 
 KINDS = (
-    "a run (the folder that `sightline train` made), a bundle (a folder, .zip or .onnx file), or a folder that "
-    "`sightline export` made"
+    "a run (the folder that `sightline train` wrote), a bundle (a folder, .zip or .onnx file), or a folder that "
+    "`sightline export` wrote"
 )
-SHOWN = 5  # models of a folder that are named
+SHOWN = 5  # models listed in a message
 
 
 def reason(path: Path) -> str:
-    """Return the message for a path that is not a model: what it is, and what to give in its place."""
+    """Return the message for a path that is not a model: what it is, and what to give instead."""
     if not path.exists():
         return f"There is no model {path}: expected {KINDS}."
     if path.is_dir():
         models = _models_in(path)
         if models:
             more = f" (and {len(models) - SHOWN} more)" if len(models) > SHOWN else ""
-            return f"{path} is not a model but holds some: name {' or '.join(map(str, islice(models, SHOWN)))}{more}."
+            return f"{path} is not a model but contains some: use {' or '.join(map(str, islice(models, SHOWN)))}{more}."
         return f"{path} is not a model: expected {KINDS}."
     if _is_model(path.parent):
-        return f"{path} is a file of the model {path.parent}: name that folder."
+        return f"{path} is a file of the model {path.parent}: give that folder."
     if is_picture_name(path.name):
         return f"{path} is an image, not a model: the model comes first, then the images."
     return f"{path} is not a model: expected {KINDS}."
@@ -35,7 +35,7 @@ def reason(path: Path) -> str:
 def _models_in(folder: Path) -> list[Path]:
     try:
         return [path for path in sorted(folder.iterdir()) if _is_model(path)]
-    except OSError:  # a folder that may not be listed
+    except OSError:  # not readable
         return []
 
 

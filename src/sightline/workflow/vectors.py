@@ -1,4 +1,4 @@
-"""Test vectors: golden examples with their decoded pixels, for whoever decodes pictures in another language."""
+"""Test vectors: reference examples with decoded pixels, to test decoders in other languages."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from sightline.workflow.ending import no_bundle
 
 
 def vectors(model: str | Path, out: str | Path | None = None) -> Path:
-    """Write ``vectors.json``, the golden pictures, ``pixels/`` and ``model.onnx`` into a folder, and return it.
+    """Write ``vectors.json``, the reference images, ``pixels/`` and ``model.onnx`` into a folder, and return it.
 
-    `model` is a run or a bundle with golden examples; `out` is ``RUN/exports/vectors`` by default. Raises `ModelError`,
-    `UsageError` and `OutputError`.
+    `model` is a run or a bundle with reference examples; `out` defaults to ``RUN/exports/vectors``. Raises
+    `ModelError`, `UsageError` and `OutputError`.
     """
     classifier = load(model)
     run = classifier.run
     if exported.find(Path(model)) is not None:
-        raise UsageError(f"{model} is an export in a format other than ONNX: name its run.")
+        raise UsageError(f"{model} is an export in a format other than ONNX: give its run.")
     place = Path(model)
     if run is not None:
         if run.bundle is None:
             raise ModelError(f"The run {model} has no bundle to take examples from: {no_bundle(run)}.")
         place = run.bundle
     if run is None and out is None:
-        raise UsageError("A bundle has no place of its own for exports: name one with --out.")
+        raise UsageError("A bundle has no default folder for exports: give one with --out.")
     target = Path(out) if out is not None else Path(model) / "exports" / "vectors"
     if target.exists() and not (target / "vectors.json").is_file():
-        raise OutputError(f"{target} holds something else: name a folder of its own with --out.")
+        raise OutputError(f"{target} contains something else: choose another folder with --out.")
     found, _ = bundle.load(place)
     if not found.files:
-        raise ModelError(f"{place} holds no golden examples: name the run, its bundle's folder or its .zip.")
+        raise ModelError(f"{place} contains no reference examples: give the run, the folder of its bundle or its .zip.")
     manifest, files, examples = found.manifest, {bundle.MODEL: found.model}, []
     for golden in manifest.golden:
         pixels = manifest.preprocess.decode(found.files[golden.file])
