@@ -80,13 +80,13 @@ def _train(folder: Path, number: str) -> subprocess.CompletedProcess[str]:
 def test_ctrl_c_in_a_library_call_leaves_a_run_to_resume(tmp_path: Path) -> None:
     """Python's own handler raises at once; the run can be resumed to the same weights."""
     done = _train(tmp_path, "SIGINT")
-    assert "sightline.errors.Interrupted: Stopped. `sightline resume run` goes on from there." in done.stderr
+    assert "sightline.errors.Interrupted: Stopped. `sightline resume run` continues from there." in done.stderr
     resumed = subprocess.run(
         [sys.executable, "-m", "sightline", "resume", "run", "--json"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on after" in resumed.stderr, "from the last checkpoint"
+    assert "resuming after" in resumed.stderr, "from the last checkpoint"
 
 
 def test_a_library_call_keeps_the_callers_handlers(tmp_path: Path) -> None:

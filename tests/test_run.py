@@ -80,14 +80,14 @@ def test_name_that_another_run_takes_meanwhile_is_refused(tmp_path: Path, monkey
     monkeypatch.setattr("sightline.run.check_writable", lambda path, force: None)
     monkeypatch.setattr(Path, "is_dir", lambda self: False)  # as if it did not exist yet
     (tmp_path / "run").mkdir()
-    with pytest.raises(OutputError, match=r"run cannot be made: File exists\. Name another with --out\."):
+    with pytest.raises(OutputError, match=r"run cannot be created: File exists\. Choose another with --out\."):
         Run.create(tmp_path / "run")
 
 
 def test_existing_folder_is_refused(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run")
     run.write_figure("curves", Drawing(b"old"))
-    with pytest.raises(OutputError, match=r"run exists already and is not empty: name another folder with --out, or"):
+    with pytest.raises(OutputError, match=r"run exists already and is not empty: choose another folder with --out, or"):
         Run.create(run.path)
     assert (run.path / "figures/curves.png").read_bytes() == b"old"
 
@@ -100,7 +100,7 @@ def test_force_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "holiday.jpg").write_bytes(b"dear")
-    with pytest.raises(UsageError, match=r"photos is not a run, so --force does not remove it: name another folder"):
+    with pytest.raises(UsageError, match=r"photos is not a run, so --force does not remove it: choose another folder"):
         Run.create(photos, force=True)
     assert (photos / "holiday.jpg").read_bytes() == b"dear"
 
@@ -114,7 +114,7 @@ def test_a_file_is_no_place_for_a_run(tmp_path: Path, force: bool) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(b"notes")
     for place in (path, path / "below"):
-        with pytest.raises(OutputError, match=r"is a file: name a folder|Nothing can be written in"):
+        with pytest.raises(OutputError, match=r"is a file: choose a folder|is not writable"):
             Run.create(place, force=force)
     assert path.read_bytes() == b"notes"
 
@@ -125,7 +125,7 @@ def test_folder_that_takes_no_files_is_told_before_any_work(tmp_path: Path, monk
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    message = r"Nothing can be written in .*: Permission denied\. Name another place with --out\."
+    message = r"is not writable: Permission denied\. Choose another folder with --out\."
     with pytest.raises(OutputError, match=message):
         check_writable(tmp_path / "not" / "yet" / "there")
 
@@ -134,7 +134,7 @@ def test_folder_that_takes_no_files_is_told_before_any_work(tmp_path: Path, monk
 def test_folder_without_the_right_to_write(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(OutputError, match="Nothing can be written in"):
+        with pytest.raises(OutputError, match="is not writable"):
             check_writable(tmp_path / "run")
     finally:
         tmp_path.chmod(0o700)
@@ -157,7 +157,7 @@ def test_unknown_schema_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(ModelError, match=r"is not a run: expected the folder that `sightline train` made, with"):
+        with pytest.raises(ModelError, match=r"is not a run: expected a folder written by `sightline train`, with"):
             Run.open(path)
     for content in (b"{", b"\xff", b"[1]"):
         (tmp_path / "run.json").write_bytes(content)
@@ -181,7 +181,7 @@ def test_configuration_comes_back(tmp_path: Path) -> None:
     config = resolve({"train": {"stages": [{"name": "ä"}]}, "data": {"sources": ["C:\\bilder"]}})
     run.write_config(config)
     assert run.config == config
-    assert "# pictures per step" in (run.path / "config.toml").read_text(encoding="utf-8")
+    assert "# images per step" in (run.path / "config.toml").read_text(encoding="utf-8")
 
 
 def test_history_comes_back_and_the_table_says_the_same(tmp_path: Path) -> None:

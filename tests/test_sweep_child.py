@@ -113,7 +113,7 @@ def test_a_verdict_stops_it_where_the_epoch_ended(monkeypatch: pytest.MonkeyPatc
         ("raise Interrupted('Stopped.')", Interrupted, "Stopped."),
         ("raise KeyboardInterrupt", Interrupted, "Stopped."),
         ("raise KeyError('x')", RuntimeError, "KeyError: 'x'"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", ProcessError, "ended by SIGKILL, as Linux does where memory is short"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ProcessError, "ended by SIGKILL, probably by the out-of-memory"),
         ("os._exit(7)", ProcessError, "exit code 7"),
         ("os._exit(130)", Interrupted, "Stopped."),  # as `leaving` ends a process that is in native code
     ],
@@ -214,7 +214,7 @@ def _gone(pid: int) -> bool:
 
 
 def test_what_cannot_be_sent_is_refused_before_a_process_starts() -> None:
-    with pytest.raises(UsageError, match="name their folder, archive or manifest"):
+    with pytest.raises(UsageError, match="give their folder, archive or manifest"):
         child.train([threading.Lock()], watcher=Watcher())  # type: ignore[list-item]  # as an open archive would
 
 

@@ -115,7 +115,7 @@ def test_runs_judged_on_nothing_in_common_cannot_be_told_apart(
 def test_bad_use_gets_one_clear_message(sightline: Command, trained: Trained, tmp_path: Path) -> None:
     run = trained[0]
     for arguments, words in (
-        ((run,), ["two runs or more"]),
+        ((run,), ["two or more runs"]),
         ((run, run), ["given twice"]),
         ((run, run / ".." / run.name), ["given twice"]),
         ((run, tmp_path), ["is not a run", str(tmp_path)]),

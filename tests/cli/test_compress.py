@@ -116,7 +116,7 @@ def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
     assert (told.code, told.json["best"], told.json["reached"]) == (1, None, False)
     assert "latency" in told.json["misses"][0]
     again = sightline("compress", trained[0], "--out", out, *CHEAP)
-    assert "epochs: 1 for each recovery, at most 3 for a new head or a student" in again.err
+    assert "epochs: 1 per fine-tuning, at most 3 for a new head or a student" in again.err
     assert (out / "best.keras").is_file()
     assert {p: p.stat().st_mtime_ns for p in out.glob("candidates/*/record.json")} == before
 
@@ -146,7 +146,7 @@ def test_a_candidate_says_its_own_temperature_and_can_be_exported(
     copied = shutil.copytree(folder / "bundle", tmp_path / "alone")
     refused = sightline("export", copied, *arguments, "--out", tmp_path / "other")
     assert refused.code == 2
-    assert "with its model.keras beside it" in refused.err
+    assert "next to its model.keras" in refused.err
 
 
 def test_a_candidate_from_a_stranger_is_checked_before_keras_reads_it(
@@ -176,8 +176,8 @@ def test_bad_use_gets_one_clear_message(
     Image.new("RGB", (32, 32), "red").save(_made(tmp_path / "other" / "red") / "1.png")
     for arguments, words in (
         ((run, "--means", "slimm"), "Did you mean 'slim'?"),
-        ((run, "--max-size", "two"), "is no size"),
-        ((run, "--max-latency", "5 min"), "is no time"),
+        ((run, "--max-size", "two"), "is not a size"),
+        ((run, "--max-latency", "5 min"), "is not a duration"),
         ((tmp_path,), "is not a run"),
         ((run, "--out", out, "--epochs", "7"), "another epochs"),
         ((run, "--out", tmp_path / "full"), "holds no search"),

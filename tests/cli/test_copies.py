@@ -171,8 +171,8 @@ def test_every_command_takes_an_export(
     assert sightline("predict", folder / model, pictures[0]).code == 0, "its model file works like the folder"
     again = sightline("export", folder, "--out", tmp_path / "x", "--parity", colours)
     assert again.code == 2
-    assert "name its run" in " ".join(again.err.split())
-    with pytest.raises(ModelError, match="holds no Keras model"):
+    assert "give its run" in " ".join(again.err.split())
+    with pytest.raises(ModelError, match="contains no Keras model"):
         load(folder, engine="keras")
 
 

@@ -97,7 +97,7 @@ def test_drawings_are_written(sightline: Command, tmp_path: Path, suffix: str) -
     ("arguments", "said"),
     [
         (("resnet5",), "Did you mean 'resnet50'"),
-        (("auto",), "sees the pictures"),
+        (("auto",), "from the images"),
         (("quick", "--size", "big"), "224x224x3"),
         (("quick", "--size", "32x32x2"), "224x224x3"),
         (("quick", "--size", "0x32"), "224x224x3"),
@@ -106,7 +106,7 @@ def test_drawings_are_written(sightline: Command, tmp_path: Path, suffix: str) -
         (("quick", "--diagram", "net.pdf"), ".png or .svg"),
         (("quick", "--schedule", "rate"), ".png or .svg"),
         (("quick", "--diagram", "no/such/folder/net.png"), "cannot be written"),
-        (("quick", "--set", "train.epochs=0", "--schedule", "rate.png"), "no epoch"),
+        (("quick", "--set", "train.epochs=0", "--schedule", "rate.png"), "0 epochs"),
         (("quick", "--set", "model.nam=vgg16"), "model.nam"),
         (("mobilenetv2", "--schedule", "rate.png"), "no learning rate"),
     ],

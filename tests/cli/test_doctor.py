@@ -102,7 +102,7 @@ def test_corrections_are_applied_by_train_and_kept_with_the_run(sightline: Comma
     out = tmp_path / "run"
     done = sightline("train", sick, *SMALL, "--patch", tmp_path / "fix.jsonl", "--out", out, "--json")
     assert done.code == 0, done.err
-    assert f"{tmp_path / 'fix.jsonl'}: 3 corrections applied; to take one back, delete its line" in done.err
+    assert f"{tmp_path / 'fix.jsonl'}: 3 corrections applied; to undo one, delete its line" in done.err
     assert "conflicting-duplicates" not in done.err
     assert (out / "patch.jsonl").read_bytes() == (tmp_path / "fix.jsonl").read_bytes()
     used = {json.loads(row)["path"] for row in (out / "data.jsonl").read_text(encoding="utf-8").splitlines()}
@@ -132,8 +132,8 @@ def test_train_says_briefly_what_is_wrong_and_recommends_groups(
     untrained = Run.open(tmp_path / "run").info["result"]["train"]
     assert (untrained["accuracy"], untrained["loss"], untrained["count"] > 0) == (None, None, True), "not 0: no epoch"
     assert "allowed error: conflicting-duplicates: 1 group of identical files" in done.err
-    assert "`sightline doctor` lists them all and says what to do" in done.err
-    assert re.search(r"\d+ groups? of near duplicates lies? in several splits .*; --set split.group=near", done.err)
+    assert "`sightline doctor` lists them all with advice" in done.err
+    assert re.search(r"\d+ groups? of near duplicates (is|are) in more than one split .*split.group=near", done.err)
     grouped = ("--set", "train.epochs=0", "--set", "split.group=near", *allow)
     done = sightline("train", sick, *SMALL, *grouped, "--out", tmp_path / "near")
     assert "of near duplicates" not in done.err

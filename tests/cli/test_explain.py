@@ -86,14 +86,14 @@ def test_pictures_of_the_same_name_have_figures_of_their_own(
     (tmp_path / "out" / names[0]).write_bytes(half.read_bytes())
     refused = sightline(*arguments)
     assert refused.code == 2
-    assert "was not made by explain: name another folder with --out." in refused.err
+    assert "was not written by Sightline: choose another folder with --out." in refused.err
     assert (tmp_path / "out" / names[0]).read_bytes() == half.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--class", "gren"), "The model knows no class 'gren'. Did you mean 'green'?"),
+        (("--class", "gren"), "The model has no class 'gren'. Did you mean 'green'?"),
         (("--method", "gradcamm"), "There is no method 'gradcamm'. Did you mean 'gradcam'?"),
         (("--out", "half.jpg"), "The folder half.jpg for the figures cannot be made"),
     ],

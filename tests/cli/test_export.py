@@ -144,7 +144,7 @@ def test_formats_of_keras_need_a_keras_model_on_tensorflow(
     alone = run / "bundle" / "model.onnx"
     done = sightline("export", alone, "--format", form, *out)
     assert done.code == 2
-    assert f"{form} is written from a Keras model, which {alone} does not hold" in flat(done.err)
+    assert f"{form} requires a Keras model, which {alone} does not contain" in flat(done.err)
     monkeypatch.setattr("sightline.backend.name", lambda: "jax")
     done = sightline("export", "nowhere", "--format", form, *out)
     assert done.code == 2

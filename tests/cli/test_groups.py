@@ -63,7 +63,7 @@ def test_train_names_a_candidate_where_no_group_is_set(sightline: Command, clini
             "names the column 'person', which this source does not have: its further columns are patient.",
         ),
         ("pattern:(q\\d+)", "finds no group in 60 of 60 paths, such as p0-0.png"),
-        ("pattern:(p", "which is no regular expression"),
+        ("pattern:(p", "an invalid regular expression"),
         ("folder", "no image lies in a folder below its class"),
         ("patient", "expected none, near, folder, column:NAME or pattern:REGEX."),
     ],

@@ -137,11 +137,11 @@ def test_without_a_validation_part_or_beside_its_run_nothing_is_fitted(
     content = lone.read_bytes()
     found = sightline("evaluate", lone, colours, "--coverage", "0.8")
     assert (found.code, found.out) == (2, "")
-    assert "give pictures with a part of that name (folders validation/ and test/)" in found.err
+    assert "give images with a validation split (folders validation/ and test/)" in found.err
     assert lone.read_bytes() == content
     found = sightline("evaluate", run / "bundle" / "model.onnx", parts, "--coverage", "0.8")
     assert (found.code, found.out) == (2, "")
-    assert f"belongs to the run {run} and follows its thresholds: evaluate the run" in found.err
+    assert f"belongs to the run {run} and uses its thresholds: evaluate the run" in found.err
     kept = Path(shutil.copytree(run / "bundle", tmp_path / "model"))
     (kept / "mine.txt").write_text("do not lose me")
     found = sightline("evaluate", kept, parts, "--coverage", "0.8")

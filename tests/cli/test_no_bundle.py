@@ -40,7 +40,7 @@ def test_train_says_why(refused: Path, sightline: Command) -> None:
         reasons.append(done.json["bundle_reason"])
         assert f"error: {refused} has no bundle: {reasons[-1]}." in done.err
     assert reasons[0] == reasons[1]
-    assert reasons[0].startswith("the exported file answers otherwise than the model: on 18 images")
+    assert reasons[0].startswith("the outputs of the exported file differ from the model's: on 18 images")
 
 
 @pytest.mark.backends
@@ -62,7 +62,7 @@ def test_the_model_itself_predicts_and_is_evaluated(refused: Path, sightline: Co
 def test_a_card_has_no_place_and_says_the_reason(refused: Path, sightline: Command) -> None:
     done = sightline("card", refused)
     assert done.code == 2
-    assert "has no bundle for a card to go into: the exported file answers otherwise" in done.err
+    assert "has no bundle to write the model card to: the outputs of the exported file differ" in done.err
 
 
 def test_a_limit_of_ones_own_exports_it(refused: Path, sightline: Command, tmp_path: Path) -> None:

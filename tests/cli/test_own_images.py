@@ -228,7 +228,7 @@ def test_missing_test_images_are_refused_and_nothing_is_overwritten(sightline: C
         assert (found.code, found.out) == (2, "")
         assert (
             f"Of the 16 test images of the run {run}, 4 are missing and 2 changed since training, such as "
-            "test/blue/24.png, test/blue/25.png, test/red/24.png: put them back as they were"
+            "test/blue/24.png, test/blue/25.png, test/red/24.png: restore them"
         ) in found.err
         assert "--allow-missing" in found.err
         assert kept(run) == before
@@ -259,7 +259,7 @@ def test_none_left_is_an_error_all_the_same(sightline: Command, copied: Path) ->
     (copied / "data").rename(copied / "moved")
     found = sightline("evaluate", copied / "run")
     assert found.code == 2
-    assert f"The images of the run {copied / 'run'} are no longer at {copied / 'data'}: put them back" in found.err
+    assert f"The images of the run {copied / 'run'} are no longer at {copied / 'data'}: restore them" in found.err
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_missing_validation_images_are_refused_wherever_they_count(
 @pytest.mark.parametrize(
     ("split", "precision", "advice"),
     [
-        ("validation", "float32", "or name labeled images to compare on with --parity."),
+        ("validation", "float32", "or give labeled images for the comparison with --parity."),
         ("train", "int8", "or choose another precision: int8 is calibrated on training images."),
     ],
 )
@@ -296,7 +296,7 @@ def test_an_export_without_its_images_says_what_an_export_can_do(
     (copied / "data" / row.path).unlink()
     found = sightline("export", copied / "run", "--precision", precision)
     assert found.code == 2
-    assert found.err.rstrip().endswith(f"such as {row.path}: put them back as they were, {advice}")
+    assert found.err.rstrip().endswith(f"such as {row.path}: restore them, {advice}")
 
 
 def test_missing_training_images_stop_only_what_reads_them(
@@ -406,12 +406,12 @@ def test_the_run_s_own_images_are_no_strangers(sightline: Command, project: Path
     if "sightline[labels]" in found.err:
         pytest.skip("scikit-learn is not installed")
     assert found.code == 2
-    assert "All 8 images of strange are the run's own: name others with --ood." in found.err
+    assert "All 8 images of strange belong to the run: give others with --ood." in found.err
     write(tmp_path / "strange" / "b" / "noise.png", encode(scene(999)))
     found = sightline("evaluate", project / "run", "--ood", tmp_path / "strange")
     assert found.code == 0, found.err
     assert "1 image of strange" in found.out
-    assert "8 of the run's own images among them were left out." in found.out
+    assert "8 images that belong to the run were excluded." in found.out
 
 
 def test_a_bundle_knows_as_much_as_its_place_tells(
@@ -431,7 +431,7 @@ def test_an_export_is_compared_on_them_and_says_so(
 ) -> None:
     done = sightline("export", project / "run", "--parity", everything, "--out", tmp_path / "out", "--json")
     assert done.code == 0, done.err
-    assert done.json["pictures"] == "the pictures given (52 are training or validation images)"
+    assert done.json["pictures"] == "the given images (52 are training or validation images)"
 
 
 # Runs that are not complete
@@ -451,7 +451,7 @@ def killed(tmp_path: Path, project: Path) -> Run:
 def test_a_killed_run_names_resume(sightline: Command, killed: Run, verb: str) -> None:
     found = sightline(verb, killed.path)
     assert (found.code, found.out) == (2, "")
-    assert f"its training stopped early (status 'running'); `sightline resume {killed.path}` goes on" in found.err
+    assert f"its training did not finish (status 'running'); `sightline resume {killed.path}` continues" in found.err
     with killed.held():
         found = sightline(verb, killed.path)
     assert found.code == 2
@@ -467,5 +467,5 @@ def test_a_card_says_truly_why_there_is_no_bundle(sightline: Command, copied: Pa
         assert f"its folder {run.path / 'bundle'} was removed" in found.err
     run.update(no_bundle="the exported file differs from the model by up to 0.5")
     found = sightline("card", run.path)
-    assert "has no bundle for a card to go into: the exported file differs from the model by up to 0.5" in found.err
+    assert "has no bundle to write the model card to: the exported file differs from the model by up to" in found.err
     assert "must be complete" not in found.err

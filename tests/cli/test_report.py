@@ -101,7 +101,7 @@ def test_without_pictures_to_judge_it_on_a_run_still_ends(sightline: Command, co
     found = sightline("train", colours, *options, *nothing, "--out", tmp_path / "r", "--json")
     assert found.code == 0, found.err
     assert (found.json["validation"], found.json["test"]) == (None, None)
-    assert "No pictures were kept to judge it on" in (tmp_path / "r" / "report.html").read_text("utf-8")
+    assert "No images were held out for evaluation" in (tmp_path / "r" / "report.html").read_text("utf-8")
     assert (tmp_path / "r" / "bundle" / "manifest.json").is_file()
 
 

@@ -136,5 +136,5 @@ def test_bad_use_gets_one_clear_message(sightline: Command, trained: tuple[Path,
         taken.listen()
         found = sightline("serve", trained[0], "--port", taken.getsockname()[1])
         assert (found.code, found.out) == (2, "")
-        assert "cannot be listened at" in found.err
+        assert "Cannot listen on" in found.err
     assert "There is no model" in sightline("serve", tmp_path / "none").err

@@ -53,7 +53,7 @@ def test_a_sweep_prints_one_object_then_its_table(
     assert best["value"] == max(t["value"] for t in trials)
     again = sightline("sweep", colours, space)
     assert again.code == 0
-    assert "2 of them done already" in again.err
+    assert "2 of them already finished" in again.err
     assert "epoch" not in again.err
     assert f"best       trial {best['trial']}, " in again.out
     assert best["run"] in again.out

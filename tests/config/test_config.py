@@ -342,7 +342,7 @@ def test_assignment_reaches_into_lists_and_unsets() -> None:
         ("train.epochs", "--set expects KEY=VALUE such as train.epochs=5, not 'train.epochs'."),
         ("=5", "--set expects KEY=VALUE such as train.epochs=5, not '=5'."),
         ("train..epochs=5", "--set expects KEY=VALUE such as train.epochs=5, not 'train..epochs=5'."),
-        ("seed.x=1", "There is no setting 'seed.x': 'seed' holds a value, not a table."),
+        ("seed.x=1", "There is no setting 'seed.x': 'seed' is a value, not a table."),
         ("train.stages.1.epochs=1", "There is no setting 'train.stages.1.epochs': '1' is none of the 1 entries"),
         ("train.stages.x.epochs=1", "There is no setting 'train.stages.x.epochs': 'x' is none of the 1 entries"),
         ("train.stages.0=1", "There is no setting 'train.stages.0': name a field of that entry, as in"),

@@ -32,17 +32,18 @@ def test_what_makes_a_group(text: str, rule: GroupRule) -> None:
         ("", "split.group cannot be '': expected none, near, folder, column:NAME or pattern:REGEX."),
         ("patient", "split.group cannot be 'patient': expected none, near, folder, column:NAME or pattern:REGEX."),
         ("folder:x", "split.group cannot be 'folder:x': expected none, near, folder, column:NAME or pattern:REGEX."),
-        ("column", "split.group is 'column', without a column: expected as in column:patient."),
-        ("column: ", "split.group is 'column: ', without a column: expected as in column:patient."),
-        ("pattern:", r"split.group is 'pattern:', without a pattern: expected as in pattern:(patient\d+)_."),
+        ("column", "split.group is 'column', which names no column: expected for example column:patient."),
+        ("column: ", "split.group is 'column: ', which names no column: expected for example column:patient."),
+        ("pattern:", r"split.group is 'pattern:', which names no pattern: expected for example pattern:(patient\d+)_."),
         (
             "pattern:(a",
-            "split.group holds '(a', which is no regular expression: missing ), unterminated subpattern at position 0.",
+            "split.group contains an invalid regular expression '(a': missing ), "
+            "unterminated subpattern at position 0.",
         ),
         (
             "pattern:abc",
-            "split.group holds 'abc', which captures nothing: put parentheses around what names the group, as in \
-pattern:(patient\\d+)_.",
+            "split.group contains 'abc', which has no capturing group: put parentheses around the part that \
+identifies the group, as in pattern:(patient\\d+)_.",
         ),
     ],
 )

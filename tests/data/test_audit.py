@@ -311,7 +311,7 @@ def test_what_stops_training_is_what_the_doctor_calls_an_error(tmp_path: Path) -
     with pytest.raises(DataError, match=r"--allow conflicting-duplicates keeps them as they are"):
         check.refuse_errors(brief(flat).findings, ("split-folders",))
     check.refuse_errors(brief(flat).findings, ("split-folders", "conflicting-duplicates"))
-    with pytest.raises(ConfigError, match=r"no kind of error 'split-folder' to allow. Did you mean 'split-folders'"):
+    with pytest.raises(ConfigError, match=r"no kind of error 'split-folder'. Did you mean 'split-folders'"):
         check.refuse_errors((), ("split-folder",))
 
 

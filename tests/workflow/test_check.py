@@ -33,8 +33,8 @@ def told(splits: dict[str, Part], stated: dict[str, Part] | None, *pairs: str, g
 
 
 CUT: dict[str, Part] = {"a": "train", "b": "validation", "c": "test"}
-KEEP = "--set split.group=near keeps each of them in one split"
-DROP = "`sightline doctor --fix` proposes the training images to drop"
+KEEP = "--set split.group=near keeps each group in one split"
+DROP = "`sightline doctor --fix` proposes training images to drop"
 
 
 @pytest.mark.parametrize(
@@ -45,15 +45,15 @@ DROP = "`sightline doctor --fix` proposes the training images to drop"
         (STATED, ["ab"], "none", f"; {KEEP}"),
         (STATED, ["ac"], "none", f"; {DROP}"),
         (STATED, ["ac"], "near", f"; {DROP}"),
-        (STATED, ["ab", "ac"], "none", f"; {KEEP} where the source states none"),
+        (STATED, ["ab", "ac"], "none", f"; {KEEP} where the source defines none"),
     ],
 )
 def test_the_advice_is_one_that_helps(
     stated: dict[str, Part] | None, pairs: list[str], group: str, advice: str
 ) -> None:
     (line,) = told(CUT, stated, *pairs, group=group)
-    many = "1 group of near duplicates lies" if len(pairs) == 1 else "2 groups of near duplicates lie"
-    assert line == f"{many} in several splits (leakage.jsonl lists them){advice}"
+    many = "1 group of near duplicates is" if len(pairs) == 1 else "2 groups of near duplicates are"
+    assert line == f"{many} in more than one split (see leakage.jsonl){advice}"
 
 
 def test_nothing_is_said_without_near_duplicates() -> None:

@@ -1,4 +1,4 @@
-"""A complete run that goes on to more epochs, to the weights of a run that had them from the start."""
+"""Extending a complete run yields the weights of a run that had all epochs from the start."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, Train
     assert found.epochs == 4
     assert found.weights_sha256 == long[1].weights_sha256
     assert rows(short) == rows(long[0])
-    assert listener.said[0].endswith("goes on from epoch 2 to 4: the stage 'training' had 2 epochs and has 4 now")
+    assert listener.said[0].endswith("continues from epoch 2 to 4: the stage 'training' had 2 epochs and now has 4")
     run = Run.open(short)
     assert run.info["status"] == "complete"
     assert run.info["result"]["epochs"] == run.config.train.epochs == 4
@@ -133,7 +133,7 @@ def test_twice_is_as_good_as_once(short: Path, long: tuple[Path, TrainResult]) -
 
 
 def test_what_cannot_be_extended_says_why_and_stays(short: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="trained for 2 epochs already"):
+    with pytest.raises(UsageError, match="already trained for 2 epochs"):
         workflow.resume(short, epochs=1)
     with pytest.raises(DataError):
         workflow.resume(short, tmp_path / "nowhere", epochs=4)
@@ -142,7 +142,7 @@ def test_what_cannot_be_extended_says_why_and_stays(short: Path, tmp_path: Path)
     assert "extended" not in run.info
     assert run.bundle is not None
     shutil.rmtree(short / "checkpoints")
-    with pytest.raises(ModelError, match=r"state of its training is not in .*checkpoints"):
+    with pytest.raises(ModelError, match=r"last checkpoint is not in .*checkpoints"):
         workflow.resume(short, epochs=4)
     assert load(short).run is not None
     assert workflow.resume(short).epochs == 2
@@ -167,7 +167,7 @@ def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: P
     listener = Listener()
     found = workflow.resume(out, epochs=4, watcher=listener)
     assert listener.said[0].endswith(
-        "the stage 'all' had 4 epochs and has 3 now; the cosine schedule is restated over all of them"
+        "the stage 'all' had 4 epochs and now has 3; the cosine schedule is recomputed for all of them"
     )
     assert found.epochs == 3, "one more epoch without a gain, then early stopping again"
     after = rows(out)

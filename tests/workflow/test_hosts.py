@@ -100,7 +100,7 @@ def test_hosts_with_other_pictures_all_end_with_a_sentence(picture_folder: Pictu
     one, other = picture_folder({"cat": 12, "dog": 12}), picture_folder({"cat": 12, "dog": 13})
     for code, _, errors in [host.end() for host in both(tmp_path, "train", *TRAIN, data=(one, other))]:
         assert code == 2
-        assert "error: Host 1 holds other pictures than host 0 (25 there, 24 here" in errors
+        assert "error: Host 1 has different images than host 0 (25 there, 24 here" in errors
         assert "Traceback" not in errors
     assert not (tmp_path / "0/r").exists()
 

@@ -75,14 +75,14 @@ def test_they_are_indexed_by_as_many_threads_as_the_run_has(run: Run, monkeypatc
 
 def test_sources_that_are_gone_are_named(run: Run, tmp_path: Path) -> None:
     (tmp_path / "data").rename(tmp_path / "moved")
-    with pytest.raises(DataError, match=r"The images of the run .*run are no longer at .*data: put them back, or name"):
+    with pytest.raises(DataError, match=r"The images of the run .*run are no longer at .*data: restore them, or give"):
         images.find(run)
 
 
 def test_arrays_are_not_kept(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", request=Request((), True, str(tmp_path), "quick", (), ()).to_dict())
     run.write_config(RunConfig())
-    with pytest.raises(DataError, match="trained on arrays, which the run does not keep"):
+    with pytest.raises(DataError, match="trained on arrays, which the run does not store"):
         images.sources(run)
 
 
@@ -114,7 +114,7 @@ def test_a_search_for_smaller_models_has_the_run_s_own_splits(run: Run, tmp_path
     own = compress._index(run, None, Watcher())
     assert sum(p.part == "test" for p in own.pictures) == 4
     (tmp_path / "data" / "train" / "cat" / "0.png").unlink()
-    with pytest.raises(MissingImagesError, match=r"Of the 8 images .* 1 is missing, such as train/cat/0\.png: put"):
+    with pytest.raises(MissingImagesError, match=r"Of the 8 images .* 1 is missing, such as train/cat/0\.png: restore"):
         compress._index(run, None, Watcher())
 
 
@@ -134,7 +134,7 @@ def test_other_images_keep_their_splits_and_what_was_trained_on_stays_in_trainin
         by_content.setdefault(row.sha256, set()).add(row.split)
     for sha, splits in by_content.items():
         assert split[sha] == ("train" if "train" in splits else "test")
-    assert said == ["6 of 7 images of other are the run's own and keep their splits"]
+    assert said == ["6 of 7 images of other belong to the run and keep their splits"]
 
 
 def test_corrections_of_the_run_hold(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_going_on_counts_copies_too(run: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 8 are missing or changed, 0 are new"):
         again.check_pictures(run, dataset(tmp_path / "data"))
     turned = replace(data, pictures=data.pictures[::-1], parts=data.parts[::-1])
-    with pytest.raises(DataError, match=r"files were renamed, so that they come in another order"):
+    with pytest.raises(DataError, match=r"files were renamed, which changes their order"):
         again.check_pictures(run, turned)
 
 

@@ -76,17 +76,17 @@ def test_the_report_says_whether_a_target_is_met_and_by_which_images() -> None:
     thresholds, _ = fit_thresholds(validation, Wanted(target_precision=0.98), None, OK)
     strict, _ = fit_thresholds(validation, Wanted(target_precision=0.99), None, OK)
     met = reporting._thresholds(concluded(test, validation, thresholds=thresholds))
-    assert "99.5% of them correctly (95% interval 98.2% to 99.9%). The target of 98.0% is met" in met
+    assert "of which 99.5% are correct (95% interval 98.2% to 99.9%). The target of 98.0% is met" in met
     short = reporting._thresholds(concluded(test, validation, thresholds=strict))
     nothing, _ = fit_thresholds(answers([0, 1] * 10, []), Wanted(target_precision=0.99), None, OK)
     assert reporting._thresholds(concluded(test, validation, thresholds=nothing)).startswith(
         "No confidence is shown on validation to reach a precision of 99.0%"
     )
-    assert "The target of 99.0% is not shown to be met: the precision is at least 98.4% with 95% confidence." in short
+    assert "The target of 99.0% is not demonstrated: the precision is at least 98.4% with 95% confidence." in short
     same = concluded(validation, validation, thresholds=thresholds)
     assert same.answered is not None
     assert same.answered.met is None
-    assert "These images also chose the confidence" in reporting._thresholds(same)
+    assert "The threshold was fitted on these images" in reporting._thresholds(same)
 
 
 def test_the_headline_states_what_a_threshold_of_validation_reached_on_test() -> None:

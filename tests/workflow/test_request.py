@@ -17,7 +17,7 @@ from sightline.workflow.request import Request
         (("train.epochs=1",), ["train.epochs is 1, and the stages have 2 epochs: head 1, fine-tune 1"]),
         (
             ("train.optimizer.learning_rate=0.1",),
-            ["train.optimizer.learning_rate has no effect: every stage has its own; set train.stages.0.learning_rate"],
+            ["train.optimizer.learning_rate has no effect: every stage overrides it; set train.stages.0.learning_rate"],
         ),
         (("train.optimizer.learning_rate=0.1", "train.stages.0.learning_rate=unset"), []),
         (("train.batch_size=4",), []),  # no stage has its own

@@ -122,7 +122,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _unexpected_end(code: int, *, stopped: bool) -> SightlineError:
     if stopped or code == Interrupted.exit_code:
-        return Interrupted("Interrupted.")
+        return Interrupted("Stopped.")
     if code < 0:
         name = signal.Signals(-code).name
         why = ", probably by the out-of-memory killer" if name == "SIGKILL" else ""
@@ -197,7 +197,7 @@ def main() -> None:
     except SightlineError as error:
         reporter.tell("error", error)
     except KeyboardInterrupt:
-        reporter.tell("error", Interrupted("Interrupted."))
+        reporter.tell("error", Interrupted("Stopped."))
     except Exception as error:  # noqa: BLE001  # reported to the parent as an internal error
         sys.stderr.write(printable(traceback.format_exc(), keep="\n"))
         reporter.tell("fault", f"{type(error).__name__}: {error}")

@@ -124,7 +124,7 @@ class _Search:
             found = self._save()
             done = sum(t.state not in {"waiting", "running"} for t in found.trials)
             raise Interrupted(
-                f"Interrupted after {done} of {plural(count, 'trial')}, which are saved in {self.folder}: "
+                f"Stopped after {done} of {plural(count, 'trial')}, which are saved in {self.folder}: "
                 "run the same command to continue."
             ) from None
         return self._finish(self._save())

@@ -45,7 +45,7 @@ def marked(run: Run, *, new: bool) -> Iterator[None]:
 
 def leave(run: Run) -> str:
     """Record in `run` that it was interrupted, and return the message for the user."""
-    stopped = Interrupted(f"Interrupted. `sightline resume {run.path}` continues from there.")
+    stopped = Interrupted(f"Stopped. `sightline resume {run.path}` continues from there.")
     with suppress(OutputError):
         run.update(**_facts(stopped))
     return str(stopped)
@@ -81,7 +81,7 @@ def _facts(error: BaseException) -> dict[str, Any]:
 def _in_words(error: BaseException, run: Run) -> BaseException:
     further = f"`sightline resume {run.path}` continues from there."
     if isinstance(error, KeyboardInterrupt):
-        return Interrupted(f"Interrupted. {further}")
+        return Interrupted(f"Stopped. {further}")
     if type(error) is Interrupted and str(run.path) not in str(error):
         return Interrupted(f"{error} {further}")
     if isinstance(error, OutputError):
