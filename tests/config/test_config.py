@@ -391,7 +391,7 @@ def test_unreadable_toml_says_where(tmp_path: Path, content: bytes, reason: str)
         ("a." * 30_000 + "a = 1", "a key of more than 64 parts"),
         ("[" + '"a" . ' * 70 + "a]", "a key of more than 64 parts"),
         ("a = " + "9" * 5000, "limit"),
-        ("a = 1\n" * 200_000, "more than 1 MiB"),
+        ("a = 1\n" * 200_000, "larger than 1 MiB"),
     ],
     ids=range(6),
 )
@@ -473,7 +473,7 @@ def test_merge_leaves_its_arguments() -> None:
 
 
 def test_a_field_of_a_stage_that_is_not_there_says_what_to_do() -> None:
-    with pytest.raises(ConfigError, match=r"these settings hold no stages yet\. .*\[\[train\.stages\]\]"):
+    with pytest.raises(ConfigError, match=r"the configuration has no stages yet\. .*\[\[train\.stages\]\]"):
         resolve(assignments=["train.stages.0.epochs=5"])
     found = resolve(recipes.load("transfer"), assignments=["train.stages.0.epochs=5"])
     assert found.train.stages[0].epochs == 5

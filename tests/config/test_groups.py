@@ -37,8 +37,8 @@ def test_what_makes_a_group(text: str, rule: GroupRule) -> None:
         ("pattern:", r"split.group is 'pattern:', which names no pattern: expected for example pattern:(patient\d+)_."),
         (
             "pattern:(a",
-            "split.group contains an invalid regular expression '(a': missing ), "
-            "unterminated subpattern at position 0.",
+            "split.group contains an invalid regular expression '(a': missing ), \
+unterminated subpattern at position 0.",
         ),
         (
             "pattern:abc",
