@@ -80,7 +80,7 @@ def test_the_report_says_whether_a_target_is_met_and_by_which_images() -> None:
     short = reporting._thresholds(concluded(test, validation, thresholds=strict))
     nothing, _ = fit_thresholds(answers([0, 1] * 10, []), Wanted(target_precision=0.99), None, OK)
     assert reporting._thresholds(concluded(test, validation, thresholds=nothing)).startswith(
-        "No confidence is shown on validation to reach a precision of 99.0%"
+        "No threshold reaches a precision of 99.0% on validation"
     )
     assert "The target of 99.0% is not demonstrated: the precision is at least 98.4% with 95% confidence." in short
     same = concluded(validation, validation, thresholds=thresholds)

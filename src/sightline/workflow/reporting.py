@@ -161,14 +161,14 @@ def _thresholds(judged: Judgement) -> str:
     kept = judged.thresholds
     if kept is not None and kept.positive_threshold is not None:
         return (
-            f"It predicts {kept.positive} where its probability is at least "
-            f"{page.percent(kept.positive_threshold, 2)}, which was chosen on validation for a {kept.rate} of "
+            f"The model predicts {kept.positive} if its probability is at least "
+            f"{page.percent(kept.positive_threshold, 2)}, a threshold chosen on validation for a {kept.rate} of "
             f"{page.percent(kept.target_rate)}."
         )
     if kept is not None and kept.target_precision is not None and kept.confidence is None:
         return (
-            f"No confidence is shown on validation to reach a precision of {page.percent(kept.target_precision)}, so "
-            "it answers with no class alone; `sightline evaluate` with another target replaces this one."
+            f"No threshold reaches a precision of {page.percent(kept.target_precision)} on validation, so the model "
+            "never predicts a single class; run `sightline evaluate` with another target to replace it."
         )
     if judged.thresholds is None or judged.answered is None or judged.thresholds.confidence is None:
         return ""
