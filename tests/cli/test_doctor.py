@@ -51,7 +51,7 @@ def test_the_table_says_what_and_what_to_do(sightline: Command, sick: Path) -> N
     done = sightline("doctor", sick)
     assert done.code == 0
     assert re.search(r"error +conflicting-duplicates +1 +group of identical files bears different classes", done.out)
-    assert "cat/<b>odd</b>.jpg: not a picture" in done.out
+    assert "cat/<b>odd</b>.jpg: not an image" in done.out
     assert "split.group=near" in done.out
 
 

@@ -63,13 +63,13 @@ def test_a_picture_that_cannot_be_read_is_a_line_and_exit_code_1(
     done = sightline("explain", trained[0], "bad.jpg", half, "gone.png", "--json")
     assert done.code == 1
     bad, good, gone = done.lines
-    assert bad == {"path": "bad.jpg", "method": "gradcam", "error": "not a picture"}
+    assert bad == {"path": "bad.jpg", "method": "gradcam", "error": "not an image"}
     assert gone["error"] == "cannot be opened: No such file or directory"
     assert good["method"] == "gradcam"
     assert Path(good["figure"]).parent == Path("explanations")
     text = sightline("explain", trained[0], "bad.jpg", half)
     assert text.code == 1
-    assert "not a picture" in text.out
+    assert "not an image" in text.out
     assert "with the same shape hidden elsewhere" in text.out or "nothing in the image" in text.out
 
 

@@ -27,7 +27,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
         gpu.setattr(backend, "full_precision", nullcontext)
         result = train("beans:90@16", recipe="quick", set=SETTINGS, out=run)
     assert result.bundle is None
-    assert "the greatest difference of a probability is" in str(result.bundle_reason)
+    assert "the largest difference in probability is" in str(result.bundle_reason)
     return run
 
 

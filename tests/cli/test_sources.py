@@ -49,8 +49,8 @@ def test_folders_that_look_like_splits_stop_training_and_are_named(sightline: Co
     assert (done.code, out.exists()) == (2, False)
     last = done.err.strip().splitlines()[-1]
     assert last.startswith(
-        "error: split-folders: 2 folders are read as classes but look like splits (test_set: named as the test split; "
-        "training_set: named as the train split). For splits"
+        "error: split-folders: 2 folders are read as classes but look like splits (test_set: named like the test "
+        "split; training_set: named like the train split). For splits"
     )
     assert last.endswith("`train` stops here; --allow split-folders takes them for classes.")
     assert sightline("train", source, *SMALL, "--out", out, "--allow", "split-folder").code == 2

@@ -106,7 +106,7 @@ def test_what_is_no_image_is_not_read_beyond_its_start(tmp_path: Path, monkeypat
 
     store = ZipStore(a_bomb(tmp_path / "a.zip", 100 * MIB))
     monkeypatch.setattr(zipfile.ZipExtFile, "read", counting)
-    with pytest.raises(PictureError, match="not a picture"):
+    with pytest.raises(PictureError, match="not an image"):
         store.read("cat/1.png", find_format)
     assert 0 < read < 1000
 
@@ -159,7 +159,7 @@ def test_a_packed_idx_file_is_unpacked_no_further_than_its_header_says(tmp_path:
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(
         gzip.compress(bytes([0, 0, 8, 1]) + (1).to_bytes(4, "big") + b"\0")
     )
-    with pytest.raises(DataError, match="not an idx file of 3-dimensional bytes, or it is cut off"):
+    with pytest.raises(DataError, match="not an idx file of 3-dimensional bytes, or it is truncated"):
         index(path)
     huge = bytes([0, 0, 8, 3]) + (1 << 31).to_bytes(4, "big") + (1 << 10).to_bytes(4, "big") * 2
     path.write_bytes(gzip.compress(huge))

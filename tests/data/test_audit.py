@@ -188,7 +188,7 @@ def test_class_folders_named_nearly_as_parts_are_suspected(tmp_path: Path) -> No
     files = {name.replace("train/", "trian/").replace("test/", "tset/"): data for name, data in PARTS.items()}
     found = kinds(examined(tmp_path, files))["split-folders"]
     assert (found.severity, found.paths) == ("error", ("trian", "tset"))
-    assert found.reasons == ("is it meant to be 'train'?", "is it meant to be 'test'?")
+    assert found.reasons == ("did you mean 'train'?", "did you mean 'test'?")
     assert "--allow split-folders takes them for classes" in found.advice
 
 
@@ -290,7 +290,7 @@ def test_images_without_a_class_are_not_called_unreadable(tmp_path: Path) -> Non
     assert set(found) == {"stray-pictures"}
     assert (found["stray-pictures"].paths, found["stray-pictures"].reasons) == (
         ("b/1.jpg",),
-        ("lies above the level of the class folders",),
+        ("is above the level of the class folders",),
     )
 
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("no_thread_left")
 
 SMALL = Preprocess(8, 8)
 COUNT = 70  # more than two chunks
-BAD = {5: "truncated", 69: "not a picture"}
+BAD = {5: "truncated", 69: "not an image"}
 
 
 def hashes(count: int = COUNT, name: str = "picture") -> list[str]:

@@ -90,7 +90,7 @@ def test_a_hostile_folder_becomes_what_can_be_used_of_it(hostile_folder: Hostile
     assert data.classes == hostile_folder.classes  # by code point
     assert {p.path for p in data.pictures} == set(hostile_folder.pictures)
     reasons = {**hostile_folder.unreadable, **hostile_folder.undecodable}
-    assert {r.path: r.reason for r in data.rejects} == {**reasons, "cover.jpg": "lies in no class folder"}
+    assert {r.path: r.reason for r in data.rejects} == {**reasons, "cover.jpg": "is not in a class folder"}
     assert next(r.label for r in data.rejects if r.path == "Zebra/half.jpg") == "Zebra"
     assert data.skipped == hostile_folder.skipped
     for p, row, label in zip(data.pictures, data.rows, data.labels, strict=True):

@@ -143,7 +143,7 @@ def test_a_hostile_folder_is_told_apart_file_by_file(hostile_folder: Hostile) ->
     headed = {**hostile_folder.pictures, **dict.fromkeys(hostile_folder.undecodable, (64, 64))}
     assert {p.path: (p.width, p.height) for p in found.pictures} == headed
     assert all(p.label == p.path.split("/")[0] for p in found.pictures)
-    reasons = {**hostile_folder.unreadable, **dict.fromkeys(hostile_folder.stray, "lies in no class folder")}
+    reasons = {**hostile_folder.unreadable, **dict.fromkeys(hostile_folder.stray, "is not in a class folder")}
     assert {r.path: r.reason for r in found.rejects} == reasons
     assert {r.label for r in found.rejects if r.path in hostile_folder.unreadable} == {"Zebra", "ant hill", "猫"}
     assert found.skipped == hostile_folder.skipped
@@ -191,7 +191,7 @@ def test_whatever_a_manifest_names_must_be_a_picture(tmp_path: Path, columns: st
     write(tmp_path, {"1.png": png(), "2.png": png(2), "notes.txt": b"no picture"})
     (tmp_path / "list.csv").write_text(f"{columns}\n1.png,cat\n{name},cat\n2.png,dog\n", encoding="utf-8")
     found = index(tmp_path / "list.csv")
-    reason = "not a picture" if name == "notes.txt" else f"the file is missing (line 3 of {tmp_path / 'list.csv'})"
+    reason = "not an image" if name == "notes.txt" else f"the file is missing (line 3 of {tmp_path / 'list.csv'})"
     assert [(r.path, r.reason, r.label) for r in found.rejects] == [(name, reason, "cat")]
     assert (len(found.pictures), found.skipped) == (2, 0)
 
@@ -208,7 +208,7 @@ def test_non_pictures_are_told_by_their_name_whatever_they_hold(tmp_path: Path) 
     }
     found = index(write(tmp_path, files | {"dog/1.png": png(3)}))
     assert [p.path for p in found.pictures] == ["cat/a", "cat/b.txt", "dog/1.png"]
-    assert [(r.path, r.reason) for r in found.rejects] == [("cat/f.TIF", "not a picture")]
+    assert [(r.path, r.reason) for r in found.rejects] == [("cat/f.TIF", "not an image")]
     assert found.skipped == 3
 
 
@@ -314,7 +314,7 @@ def test_idx_files_may_be_given_in_any_way(tmp_path: Path, end: str) -> None:
 
 
 def test_idx_labels_alone_say_what_is_missing(tmp_path: Path) -> None:
-    assert "give the idx3 file beside it too" in fault(idx_folder(tmp_path / "mnist") / "train-labels-idx1-ubyte")
+    assert "also pass the idx3 file next to it" in fault(idx_folder(tmp_path / "mnist") / "train-labels-idx1-ubyte")
 
 
 def test_damaged_idx_files_are_refused(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_pictures_without_class_folders_say_so(tmp_path: Path) -> None:
     write(tmp_path, {"1.png": png(1), "2.png": png(2)})
     message = fault(tmp_path)
     assert message.startswith(
-        f"None of the 2 images in {tmp_path} can be used; the first, 1.png: lies in no class folder."
+        f"None of the 2 images in {tmp_path} can be used; the first, 1.png: is not in a class folder."
     )
     assert "data.label_pattern" in message
     assert "data.labels" in message

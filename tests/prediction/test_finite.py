@@ -1,4 +1,4 @@
-"""A model that answers NaN or infinity is refused at load in every form, and gives a row with a reason in predict."""
+"""A model that returns NaN or infinity is refused when loaded, in every form; predict reports it for each image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MANIFEST = Manifest("cifar10-simple", CLASSES, PREPROCESS)
 
 
 def network(bad: float) -> Any:
-    """A Keras model one of whose weights, in its last layer, is `bad`."""
+    """A Keras model with one weight `bad` in its last layer."""
     model = build(plan("cifar10-simple", side=8, classes=3, hidden=(8,))).model
     *others, bias = model.get_weights()
     bias = bias.copy()
@@ -98,7 +98,7 @@ def test_an_export_of_another_format_is_refused(form: str, package: str, tmp_pat
 
 
 class Overflowing(FakePredictor):
-    """Gives infinite logits, and NaN for bright images."""
+    """Returns infinite features, and NaN for bright images."""
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         bright = pixels.mean((1, 2, 3))[:, None] > 128

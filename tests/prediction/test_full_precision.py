@@ -1,4 +1,4 @@
-"""The reference is computed in full float32, whatever the device would do by default."""
+"""The reference is computed in full float32, whatever the default precision of the device."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PIXELS = pictures(16, 12)
 
 
 def lively() -> Any:
-    """Return a model whose answers differ between images, as those of a trained one do."""
+    """Return a model whose outputs differ between images, like those of a trained one."""
     model = build(plan("fashion-cnn", classes=3, side=12)).model
     initialize(model, "he", 5)
     logits = KerasPredictor(model, CLASSES, Preprocess(12, 12)).outputs(PIXELS).logits
@@ -45,7 +45,7 @@ def through_onnx(model: Any) -> NDArray[np.float32]:
 
 
 def test_ten_bits_of_mantissa_would_be_refused() -> None:
-    """A copy of the model with rounded kernels, which sees rounded values: what TF32 makes of it."""
+    """A copy of the model with rounded kernels and inputs, as in TF32."""
     model = lively()
     truth = KerasPredictor(model, CLASSES, Preprocess(12, 12)).probabilities(PIXELS)
     assert parity.compare(truth, through_onnx(model)).within(Tolerance())
@@ -65,11 +65,11 @@ def test_the_reference_is_full_where_the_device_is_not(monkeypatch: pytest.Monke
         emulate(gpu)
         assert is_reduced()
         reduced = np.asarray(model.predict_on_batch(PIXELS)["probabilities"])
-        assert not parity.compare(reduced, file).within(Tolerance()), "else nothing is emulated"
+        assert not parity.compare(reduced, file).within(Tolerance()), "the emulation has no effect"
         predictor = KerasPredictor(model, CLASSES, Preprocess(12, 12))
         for answer in (predictor.outputs(PIXELS), predictor.outputs_uncompiled(PIXELS)):
             assert parity.compare(answer.probabilities, file).greatest_difference < 1e-5
-        assert is_reduced(), "the setting is put back"
+        assert is_reduced(), "the setting is restored"
         features = backend.keras().Model(model.input, model.output["features"])
         expected = predictor.outputs(PIXELS).features
         assert agree(features, lambda rows: expected, PIXELS)

@@ -1,4 +1,4 @@
-"""A ``.keras`` file from a stranger is looked at before Keras reads it."""
+"""An untrusted ``.keras`` file is checked before Keras reads it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def changed(ours: Path, path: Path, name: str, content: bytes, method: int = zipfile.ZIP_STORED) -> Path:
-    """Write a copy with one member in place of its own, or beside them."""
+    """Write a copy with one member replaced or added."""
     with zipfile.ZipFile(ours) as old, zipfile.ZipFile(path, "w") as new:
         for info in old.infolist():
             if info.filename != name:
@@ -73,14 +73,14 @@ def test_json_of_spaces_is_not_unpacked(ours: Path, tmp_path: Path) -> None:
     spaces = json.dumps({}).encode() + b" " * (100 * MIB)
     path = changed(ours, tmp_path / "a.keras", "config.json", spaces, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < MIB
-    assert "config.json unpacks from" in refused(path)
+    assert "config.json decompresses from" in refused(path)
 
 
 @pytest.mark.parametrize("options", [{"compression": "gzip"}, {}], ids=["packed", "never written"])
 def test_weights_larger_than_their_file_are_refused(ours: Path, tmp_path: Path, options: dict[str, str]) -> None:
     packed = weights(lambda file: file.create_dataset("vars/0", (1 << 30,), np.float32, chunks=(1 << 20,), **options))
     path = changed(ours, tmp_path / "a.keras", "model.weights.h5", packed)
-    assert "its weights take 4,294,967,296 bytes, more than the file holds" in refused(path)
+    assert "its weights take 4,294,967,296 bytes, more than the file contains" in refused(path)
 
 
 @pytest.mark.parametrize("kind", ["soft", "external link", "external data", "virtual", "ring"])
@@ -104,7 +104,7 @@ def test_weights_that_lead_elsewhere_are_refused(ours: Path, tmp_path: Path, kin
 
 
 def test_anything_else_in_the_file_is_refused(ours: Path, tmp_path: Path) -> None:
-    assert "holds 'assets/x.txt', which none of ours does" in refused(
+    assert "contains 'assets/x.txt', which Sightline never writes" in refused(
         changed(ours, tmp_path / "a.keras", "assets/x.txt", b"x")
     )
     (tmp_path / "b.keras").write_bytes(b"not a zip")

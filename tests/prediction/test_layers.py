@@ -1,4 +1,4 @@
-"""Frozen layers as a function: ONNX Runtime answers as Keras does, and where it does not, Keras is asked."""
+"""Frozen layers run in ONNX Runtime if it agrees with Keras, else in Keras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an ONNX graph costs is known before ONNX Runtime sees it, and the runtime agrees on every shape."""
+"""The cost of an ONNX graph is known before ONNX Runtime loads it, and the runtime agrees on every shape."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_message_says_how_much_and_how_to_allow_it(monkeypatch: pytest.Monke
     monkeypatch.setenv(onnx_limits.VARIABLE, "4")
     check_limits(parse(data), 1)
     monkeypatch.setenv(onnx_limits.VARIABLE, "many")
-    with pytest.raises(ModelError, match="SIGHTLINE_MODEL_LIMIT is 'many'; expected a number"):
+    with pytest.raises(ModelError, match="SIGHTLINE_MODEL_LIMIT is 'many'; expected a factor"):
         check_limits(parse(data), 1)
 
 
@@ -80,7 +80,7 @@ def graph_output(graph: OnnxGraph) -> str:
 
 
 def inferred(graph: OnnxGraph) -> dict[str, TensorType]:
-    """The types that the check works with, of every value."""
+    """The type of every value, as used by the check."""
     types = {name: TensorType(t.kind, (1, *t.shape[1:])) for name, t in graph.inputs.items()}
     types |= {name: weight.type for name, weight in graph.weights.items()}
     for node in graph.nodes:
@@ -101,7 +101,7 @@ def test_damage_raises_nothing_but_a_model_error(noise: bytes, seed: int, at: in
 
 
 def loaded_apart(files: Iterable[bytes]) -> list[dict[str, Any]]:
-    """Load each file in a process of its own; return how those ended."""
+    """Load each file in a process of its own; return the outcome of each."""
     done = subprocess.run(
         [sys.executable, Path(onnx_graphs.__file__)],
         input=b"".join(struct.pack("<Q", len(data)) + data for data in files),

@@ -1,4 +1,4 @@
-"""Reading an ONNX file's outside, checked against the `onnx` package."""
+"""Metadata, hash and operations of an ONNX file, checked against the `onnx` package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sightline.prediction import onnxfile
 
 
 def file(metadata: dict[str, str]) -> onnx.ModelProto:
-    """A small file with the fields in the order in which protocol buffers write them."""
+    """A small file with its fields in the order of protocol buffers."""
     node = onnx.helper.make_node("Identity", ["a"], ["b"])
     value = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N"]) for n in "ab"]
     made = onnx.helper.make_model(onnx.helper.make_graph([node], "g", value[:1], value[1:]), producer_name="t")

@@ -1,4 +1,4 @@
-"""How two forms of a model are compared, and which limit is said to be missed."""
+"""How two forms of a model are compared, and which missed limit is reported."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sightline.prediction.parity import Parity, Tolerance, compare
     [
         (0.0999, 0.98, ()),
         (0.1, 0.98, ()),
-        (0.1001, 0.98, ("a probability is 0.1001, above the limit of 0.1 (--tolerance)",)),
+        (0.1001, 0.98, ("in probability is 0.1001, above the limit of 0.1 (--tolerance)",)),
         (0.05, 0.9733, ("agreement is 0.9733, below the limit of 0.98 (--agreement)",)),
         (0.5, 0.5, ("is 0.5, above the limit of 0.1", "is 0.5, below the limit of 0.98")),
         (float("nan"), 1.0, ("is nan, above the limit of 0.1",)),
@@ -44,10 +44,10 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def test_ties_do_not_count_against_a_file() -> None:
-    """A thousand classes with nearly equal logits: what comes first is decided by the last bits."""
+    """A thousand classes with nearly equal logits: the last bits decide which comes first."""
     logits = np.random.default_rng(0).normal(0, 1e-9, (1000, 1000))
     first, second = (softmax(logits + noise) for noise in (0, 1e-9 * np.eye(1000)[::-1]))
-    assert (first.argmax(1) != second.argmax(1)).any(), "else nothing is tied"
+    assert (first.argmax(1) != second.argmax(1)).any(), "nothing is tied"
     found = compare(first, second)
     assert found.greatest_difference < 1e-11
     assert found.within(Tolerance())
@@ -60,7 +60,7 @@ def test_a_lead_beyond_the_tolerance_counts(lead: float, agreement: float) -> No
 
 
 def test_another_answer_is_refused_where_all_probabilities_are_small() -> None:
-    """Of a thousand classes none is above 0.002: each difference is below the tolerance, and the classes are others."""
+    """A thousand classes, all below 0.002: the differences are within tolerance, but the classes differ."""
     first = softmax(np.random.default_rng(0).normal(0, 0.02, (50, 1000)))
     found = compare(first, first[:, ::-1])
     assert found.greatest_difference < Tolerance().difference * 2

@@ -1,4 +1,4 @@
-"""Pictures in, predictions out: in order, one row each, with bounded memory, whatever they are given as."""
+"""Images to predictions: in order, one row each, in bounded memory, for every form of input."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from sightline.records import Candidate, Prediction, Thresholds
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
 CLASSES = ("black", "dark", "bright", "white")
-LEVELS = (10, 80, 150, 250)  # of grey, one for each class
+LEVELS = (10, 80, 150, 250)  # of gray, one for each class
 
 
 class Counting(FakePredictor):
-    """Remembers how many pictures it was given at once."""
+    """Records the sizes of its batches."""
 
     def __init__(self) -> None:
         super().__init__(CLASSES, Preprocess(4, 4))
@@ -60,7 +60,7 @@ def no_stdin() -> NoReturn:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of pictures and other files, which is the working directory."""
+    """A folder of images and other files, which is the working directory."""
     names = [
         "b/2.PNG",
         "b/10.jpg",
@@ -82,14 +82,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (["a.jpg"], ["a.jpg"]),
         (["猫.png", "a.jpg", "a.jpg"], ["猫.png", "a.jpg", "a.jpg"]),
-        (["b"], ["b/10.jpg", "b/2.PNG", "b/c/3.webp", "b/notes.txt"]),  # it holds an image, whatever its name
+        (["b"], ["b/10.jpg", "b/2.PNG", "b/c/3.webp", "b/notes.txt"]),  # an image, whatever its name
         (["b/"], ["b/10.jpg", "b/2.PNG", "b/c/3.webp", "b/notes.txt"]),
-        (["b/notes.txt"], ["b/notes.txt"]),  # named, so tried
+        (["b/notes.txt"], ["b/notes.txt"]),  # named by the user, so tried
         (["*.png"], ["ü [1].png", "猫.png"]),
         (["b/*.[jP]*"], ["b/10.jpg", "b/2.PNG"]),
         (["**/*.webp"], ["b/c/3.webp"]),
         (["b/?"], ["b/c/3.webp"]),  # a folder that matches
-        (["ü [1].png"], ["ü [1].png"]),  # it exists, so it is no pattern
+        (["ü [1].png"], ["ü [1].png"]),  # it exists, so it is not a pattern
         (["gone.jpg", "a.jpg"], ["gone.jpg", "a.jpg"]),
         ([Path("a.jpg")], ["a.jpg"]),
         ([], []),
@@ -139,7 +139,7 @@ def test_a_pattern_without_match_and_a_folder_without_pictures_are_named(tmp_pat
     with pytest.raises(DataError, match=r"No file matches '\*\.gif'\."):
         list(expand(["*.gif"]))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"The folder empty holds no images\."):
+    with pytest.raises(DataError, match=r"The folder empty contains no images\."):
         list(expand(["empty"]))
 
 
@@ -253,8 +253,8 @@ def test_rows_keep_the_order_of_the_pictures(tmp_path: Path, batch_size: int, th
     answers = list(predict(predictor, expand([tmp_path]), batch_size=batch_size, threads=threads))
     assert [Path(a.path).name for a in answers] == [f"{i:03}.png" for i in range(100)]
     assert [a.label for a in answers] == [CLASSES[i % 4] if i % 5 else None for i in range(100)]
-    assert [a.error for a in answers] == [None if i % 5 else "not a picture" for i in range(100)]
-    assert set(predictor.batches) == {batch_size}, "another size would be compiled anew"
+    assert [a.error for a in answers] == [None if i % 5 else "not an image" for i in range(100)]
+    assert set(predictor.batches) == {batch_size}, "another size would be recompiled"
     assert len(predictor.batches) == (80 if batch_size == 1 else math.ceil(100 / batch_size))
 
 
@@ -266,7 +266,7 @@ def test_what_cannot_be_read_is_a_row_with_the_reason(tmp_path: Path) -> None:
     assert [a.error for a in answers] == [
         "empty file",
         "cannot be opened: No such file or directory",
-        "not a picture",
+        "not an image",
         None,
         "truncated",
     ]
@@ -277,7 +277,7 @@ def test_what_cannot_be_read_is_a_row_with_the_reason(tmp_path: Path) -> None:
 def test_only_unreadable_pictures_never_reach_the_model() -> None:
     predictor = Counting()
     answers = list(predict(predictor, as_items([b"x"] * 40)))
-    assert [a.error for a in answers] == ["not a picture"] * 40
+    assert [a.error for a in answers] == ["not an image"] * 40
     assert predictor.batches == []
 
 
@@ -324,7 +324,7 @@ def test_any_mixture_in_memory_and_on_disk(tmp_path: Path) -> None:
     answers = list(predict(Counting(), as_items(iter(mixed))))
     assert [Path(a.path).name for a in answers] == ["[0]", "1.png", "2.png", "b.png", "[3]", "[4]"]
     assert [a.label for a in answers][:4] == ["white", "black", "dark", "bright"]
-    assert answers[5].error == "not a picture"
+    assert answers[5].error == "not an image"
 
 
 def test_a_lazy_picture_of_pillow_that_is_damaged_is_one_row(tmp_path: Path) -> None:
@@ -341,11 +341,11 @@ def test_what_is_no_picture_at_all_is_a_wrong_argument(wrong: Any) -> None:
         list(predict(Counting(), as_items([grey(0), wrong])))
 
 
-# Many pictures.
+# Many images.
 
 
 class Source:
-    """Items without end, which remember how many were taken and how many are being read."""
+    """Endless items that count how many were taken and how many are being read."""
 
     def __init__(self, end: int = 10**9) -> None:
         self.taken = self.reading = self.most = 0
@@ -373,11 +373,11 @@ def test_no_more_than_four_batches_are_ahead_of_the_reader(batch_size: int) -> N
     for given_out, answer in enumerate(islice(predict(Counting(), source, batch_size=batch_size), 100), 1):
         assert answer.path == str(given_out)
         assert source.taken - given_out < 4 * batch_size
-    assert source.taken > 100  # it does run ahead
+    assert source.taken > 100  # it runs ahead
 
 
 def test_the_next_batch_is_decoded_while_the_model_works() -> None:
-    """The model waits, in its first batch, for a picture of the second: one after the other, none would be read."""
+    """In its first batch the model waits for an image of the second; without overlap none would be read."""
     second, overlapped = threading.Event(), []
 
     class Waiting(Counting):
@@ -416,7 +416,7 @@ def test_files_are_closed_at_once(tmp_path: Path) -> None:
     next(answers)
     held = [p for p in Path("/proc/self/fd").iterdir() if p.exists() and str(p.resolve()).startswith(str(tmp_path))]
     rest = list(answers)
-    assert len(held) <= 2  # the threads that decode ahead may each be reading one just now
+    assert len(held) <= 2  # each decoding thread may be reading one
     assert len(rest) == 49
 
 

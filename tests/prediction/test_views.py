@@ -1,4 +1,4 @@
-"""A picture and its mirror image, answered together."""
+"""Flip test-time augmentation: an image and its mirror image are averaged."""
 
 from __future__ import annotations
 

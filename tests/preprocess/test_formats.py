@@ -1,4 +1,4 @@
-"""Formats behind an optional package, and files of several pages."""
+"""Formats that need an optional package, and files of several pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples of more than 8 bits: mapped by the spec's range, whatever file they come from; 8 bits are left alone."""
+"""Samples of more than 8 bits are mapped by the spec's range in every format; 8 bits are left alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOW, HIGH = 100, 4095
 
 
 def mapped(values: NDArray[Any], low: float = LOW, high: float = HIGH) -> NDArray[np.uint8]:
-    """What the range makes of values, written down again in the plainest way."""
+    """Map values by the range, in the simplest reference implementation."""
     return np.floor(255 * (np.clip(values.astype(np.float64), low, high) - low) / (high - low) + 0.5).astype(np.uint8)
 
 
@@ -41,7 +41,7 @@ def test_the_range_is_mapped_to_all_levels_whatever_the_file(encoded: Any) -> No
     np.testing.assert_array_equal(pixels, mapped(values))
     assert len(np.unique(pixels)) > 200
     full = Preprocess(20, 30, 1).decode(encoded(values))
-    assert len(np.unique(full)) > 200 or full.max() <= 20  # without a range, 16 bits of which 12 are used go black
+    assert len(np.unique(full)) > 200 or full.max() <= 20  # without a range, 12-bit values in 16 bits are nearly black
 
 
 @pytest.mark.parametrize(

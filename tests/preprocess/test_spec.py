@@ -1,4 +1,4 @@
-"""The picture contract: known pixels for every mode, all orientations, and a reason for every file that is refused."""
+"""The preprocessing spec: known pixels for every mode, all orientations, and a reason for every refused file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def odd() -> Path:
     here = Path(os.environ.get("SIGHTLINE_SHARED", Path(__file__).parents[3] / "shared"))
     folder = here / "data" / "odd_images"
     if not folder.is_dir():
-        pytest.skip(f"the shared pictures are not at {folder}; SIGHTLINE_SHARED says where they are")
+        pytest.skip(f"the shared images are not at {folder}; set SIGHTLINE_SHARED to their folder")
     return folder
 
 
@@ -53,7 +53,7 @@ def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def drawing(width: int, height: int) -> Image.Image:
-    """A smooth RGB picture without any symmetry."""
+    """A smooth RGB image without any symmetry."""
     y, x = np.mgrid[0:height, 0:width] / (max(width, height) - 1)
     pixels = np.stack([255 * x, 255 * y, 120 + 100 * np.sin(7 * x + 3 * y * y)], axis=-1)
     return Image.fromarray(pixels.astype(np.uint8))
@@ -69,7 +69,7 @@ def png(width: int, height: int, *chunks: bytes) -> bytes:
 
 
 def jpeg(width: int, height: int, frame: int = 0xC0, scan: int = 1, data: bytes = b"") -> bytes:
-    """A grey (`frame` 0xC3: lossless) or, where `scan` is given, three-colour JPEG made by hand."""
+    """A grayscale (`frame` 0xC3: lossless) or, if `scan` is given, three-channel JPEG made by hand."""
     colours = 1 if frame == 0xC3 else 3
     segments = [
         (frame, struct.pack(">BHHB", 8, height, width, colours) + bytes([1, 0x11, 0] * colours)),
@@ -83,7 +83,7 @@ def jpeg(width: int, height: int, frame: int = 0xC0, scan: int = 1, data: bytes 
 
 
 def oriented(image: Image.Image, orientation: int, kind: str, **options: Any) -> bytes:
-    """`image` as a camera held another way would have stored it."""
+    """`image` as a camera in another orientation would have stored it."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     turn = UNDO.get(orientation, TURNS.get(orientation))
@@ -91,7 +91,7 @@ def oriented(image: Image.Image, orientation: int, kind: str, **options: Any) ->
 
 
 def samples() -> dict[str, bytes]:
-    """Small sound files, one for every format and way of storing pixels."""
+    """Small valid files, one for every format and encoding."""
     image = drawing(40, 30)
     image.paste(Image.effect_noise((20, 10), 90).convert("RGB"), (5, 7))
     grey, few, two = image.convert("L"), image.convert("P"), image.convert("1")
@@ -126,7 +126,7 @@ SAMPLES = samples()
 
 
 def one(image: Image.Image, kind: str | None = None, **options: Any) -> list[int]:
-    """The RGB values that the first pixel of `image` comes to, stored as `kind` or straight from memory."""
+    """The RGB values of the first pixel of `image`, stored as `kind` or from memory."""
     contract = Preprocess(image.height, image.width)
     pixels = contract.fit(image) if kind is None else contract.decode(encode(image, kind, **options))
     assert pixels.shape == (image.height, image.width, 3)
@@ -186,7 +186,7 @@ def test_cmyk_files(cmyk: tuple[int, ...], rgb: tuple[int, ...]) -> None:
     [((255, 128, 128), (255, 255, 255)), ((0, 128, 128), (0, 0, 0)), ((138, 209, 198), (255, 0, 0))],
 )
 def test_lab(lab: tuple[int, ...], rgb: tuple[int, ...]) -> None:
-    image = Image.new("LAB", (4, 4), lab)  # of sRGB red under D50: L 54.3, a 80.8, b 69.9
+    image = Image.new("LAB", (4, 4), lab)  # sRGB red under D50: L 54.3, a 80.8, b 69.9
     assert one(image) == pytest.approx(rgb, abs=8)
     assert one(image, "TIFF") == one(image)
 
@@ -443,11 +443,11 @@ def test_the_limit_counts_pixels_after_scaling() -> None:
     with pytest.raises(PictureError, match=message):
         Preprocess(400, 400, max_megapixels=1).decode(data)
     for whole in (encode(image, "PNG"), encode(image, "JPEG", progressive=True), jpeg(1100, 1000, scan=1)):
-        with pytest.raises(PictureError, match=message):  # nothing scales these, or not before all is in memory
+        with pytest.raises(PictureError, match=message):  # never scaled, or only once the whole image is in memory
             small.decode(whole)
         with pytest.raises(PictureError, match=message):
             glance(whole, 128, small)
-        assert inspect(whole).width == 1100  # the header is no burden
+        assert inspect(whole).width == 1100  # the header is cheap
     assert Preprocess(16, 16, max_megapixels=2).decode(encode(image, "PNG")).shape == (16, 16, 3)
 
 
@@ -462,8 +462,8 @@ def test_lossless_jpegs_are_not_scaled() -> None:
     ("data", "reason"),
     [
         (b"", "empty file"),
-        (b"hello", "not a picture"),
-        (b"\0" * 4000, "not a picture"),
+        (b"hello", "not an image"),
+        (b"\0" * 4000, "not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "format EPS is not supported"),
         (b"%PDF-1.7\n", "format PDF is not supported"),
         (b"8BPS\0\1", "format PSD is not supported"),
@@ -474,7 +474,7 @@ def test_lossless_jpegs_are_not_scaled() -> None:
         (
             png(10000, 9000),
             "too large: 10000x9000 pixels, limit 50 megapixels (max_megapixels)",
-        ),  # where Pillow would only warn
+        ),  # Pillow would only warn
         (png(10, 10, chunk(b"IDAT", zlib.compress(bytes(100)))), "truncated"),
         (b"\xff\xd8\xff\xe0", "truncated"),
         (b"BM" + bytes(50), "cannot be decoded: Unsupported BMP header type (0)"),
@@ -524,7 +524,7 @@ def test_a_truncated_file_is_refused_or_complete(name: str) -> None:
             pixels = contract.decode(data[:length])
         except PictureError:
             continue
-        assert length > len(data) - 30  # what was cut away came after the pixels
+        assert length > len(data) - 30  # only data after the pixels was cut off
         np.testing.assert_array_equal(pixels, whole)
 
 
@@ -548,7 +548,7 @@ def test_random_bytes_only_ever_raise_picture_error(noise: bytes, start: bytes) 
 def test_damaged_files_only_ever_raise_picture_error(name: str, changes: list[tuple[float, int]]) -> None:
     data = bytearray(SAMPLES[name])
     for place, value in changes:
-        data[int(place * min(len(data), 400))] = value  # mostly in the header, where it hurts
+        data[int(place * min(len(data), 400))] = value  # mostly in the header, where damage matters
     for read in (Preprocess(8, 8).decode, inspect, looked):
         with suppress(PictureError):
             read(data)
@@ -742,14 +742,14 @@ def test_the_eight_orientations_look_the_same(odd: Path, series: str, resize: An
     files = [(odd / "exif_orientation" / f"{series}_{o}.jpg").read_bytes() for o in range(1, 9)]
     pictures = [contract.decode(data).astype(int) for data in files]
     apart = max(np.abs(a - b).mean() for a, b in itertools.combinations(pictures, 2))
-    assert apart < 3  # each was compressed anew
+    assert apart < 3  # each was compressed separately
     assert np.abs(pictures[0] - np.rot90(pictures[0])).mean() > 15
     assert len({(inspect(data).width, inspect(data).height) for data in files}) == 1
 
 
 def test_memory_stays_bounded(odd: Path) -> None:
     if not Path("/proc/self/status").exists():
-        pytest.skip("this system does not say what a process held at most")
+        pytest.skip("this system does not report the peak memory of a process")
     code = """
 import pathlib, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -765,7 +765,7 @@ def read(path):
 with ThreadPoolExecutor(2) as pool:
     done = list(pool.map(read, sorted(p for p in pathlib.Path(sys.argv[1]).rglob("*") if p.is_file())))
 assert done.count(224 * 224 * 3) > 300, done
-status = pathlib.Path("/proc/self/status").read_text()  # getrusage would count what this test's parent held
+status = pathlib.Path("/proc/self/status").read_text()  # getrusage would count the memory of the parent process
 print(1024 * int(status.split("VmHWM:")[1].split()[0]))
 """
     command = [sys.executable, "-W", "error", "-c", code, str(odd)]

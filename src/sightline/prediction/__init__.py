@@ -1,1 +1,1 @@
-"""From pictures to answers, whatever the model is stored as."""
+"""Inference: from images to predictions, for every stored form of a model."""

@@ -1,4 +1,4 @@
-"""What every stored model offers: classes, a picture contract, and probabilities of uint8 pixels."""
+"""The protocol of every stored model: classes, preprocessing, and outputs for uint8 pixels."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NOT_FINITE = "the model's answer is not a finite number"
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """All that a network says of N pictures: `probabilities` and `logits` float32 [N, K], `features` float32 [N, F].
+    """The outputs for N images: `probabilities` and `logits` float32 [N, K], `features` float32 [N, F].
 
-    `probabilities` are the softmax of `logits`, which are after the division by the temperature; `features` are what
-    the last dense layer sees.
+    `probabilities` are the softmax of `logits`, which are already divided by the temperature; `features` are the input
+    of the last dense layer.
     """
 
     probabilities: NDArray[np.float32]
@@ -38,7 +38,7 @@ class Predictor(Protocol):
 
     @property
     def preprocess(self) -> Preprocess:
-        """How a picture becomes pixels."""
+        """How an image becomes pixels."""
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 [N, K], rows summing to 1, for uint8 pixels [N, H, W, C]."""
@@ -50,33 +50,33 @@ class Predictor(Protocol):
 class Portable:
     """A predictor that can be copied and pickled although the session of its runtime cannot.
 
-    What the session is opened from goes into the copy; the session, which a subclass opens in the cached property
-    `_session`, is opened anew when the copy is first asked. Like any pickle, one of a model may run what its maker put
-    into it: unpickle only what you trust.
+    The copy holds what the session is created from. A subclass creates the session in the cached property `_session`;
+    a copy creates its own at its first call. Like any pickle, that of a model may run arbitrary code: unpickle only
+    what you trust.
     """
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_session"}
 
 
-PIXELS = 8 * 224 * 224  # of the pictures in a batch: what lies between layers is a hundred times as large
+PIXELS = 8 * 224 * 224  # of the images in a batch: activations take a hundred times as much memory
 MOST = 128
 
 
 def suitable_batch_size(preprocess: Preprocess) -> int:
-    """Return how many pictures to give a predictor at once: 8 of 224x224, 128 of 32x32.
+    """Return a batch size that suits the input: 8 images of 224x224, 128 of 32x32.
 
-    On two cores ONNX Runtime names 106 and 102 pictures/s of 224x224 with MobileNetV2 in batches of 8 and of 32, but
-    holds 220 and 520 MB; 2,103 and 3,325 of 32x32 with `cifar10-deep` in batches of 8 and of 128.
+    On two cores, ONNX Runtime classifies 106 and 102 images/s of 224x224 with MobileNetV2 in batches of 8 and 32, but
+    takes 220 and 520 MB; 2,103 and 3,325 images/s of 32x32 with `cifar10-deep` in batches of 8 and 128.
     """
     return max(1, min(MOST, PIXELS // (preprocess.height * preprocess.width)))
 
 
 def filled(call: Callable[[Any], Any], rows: NDArray[Any], size: int) -> Any:
-    """Return ``call(rows)`` for at most `size` rows, made with exactly `size`: the last is repeated as needed.
+    """Return ``call(rows)`` for at most `size` rows, padded to exactly `size` by repeating the last row.
 
-    A compiled model is compiled anew for each new number of rows, 1.2 s for MobileNetV2 on two cores: more than a whole
-    batch of 32 takes.
+    A compiled model is recompiled for each new batch size, which takes 1.2 s for MobileNetV2 on two cores: more than a
+    whole batch of 32.
     """
     missing = size - len(rows)
     if missing <= 0:
@@ -85,10 +85,10 @@ def filled(call: Callable[[Any], Any], rows: NDArray[Any], size: int) -> Any:
 
 
 def check_finite(ask: Callable[[NDArray[np.uint8]], Outputs], preprocess: Preprocess) -> None:
-    """Raise `ModelError` if `ask` answers a random image with NaN or infinity; `preprocess` says how large it is.
+    """Raise `ModelError` if `ask` returns NaN or infinity for a random image of the size in `preprocess`.
 
-    Reference examples show that a model still is what it was; one that never gave a number has none, and a file alone
-    carries none.
+    Reference examples verify that a model is unchanged. A model whose outputs were never finite has none, and neither
+    has a lone file.
     """
     shape = (1, preprocess.height, preprocess.width, preprocess.channels)
     answer = ask(generator(0, "check", "image").integers(0, 256, shape, np.uint8))
@@ -102,14 +102,14 @@ def check_finite(ask: Callable[[NDArray[np.uint8]], Outputs], preprocess: Prepro
 
 
 class FakePredictor:
-    """A predictor for tests of what stands around one: its answer is a picture's mean brightness, spread evenly."""
+    """A predictor for tests of its callers: the mean brightness of an image, in equal intervals, is its class."""
 
     def __init__(self, classes: Sequence[str], preprocess: Preprocess) -> None:
         self.classes = tuple(classes)
         self.preprocess = preprocess
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Give 0.9 to class number ``floor(mean / 256 * K)``, the rest shared by the others."""
+        """Return 0.9 for the class ``floor(mean / 256 * K)``, and the rest divided among the others."""
         count = len(self.classes)
         number = (pixels.reshape(len(pixels), -1).mean(1) / 256 * count).astype(int)
         out = np.full((len(pixels), count), 0.1 / max(count - 1, 1), np.float32)

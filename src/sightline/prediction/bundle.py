@@ -1,13 +1,14 @@
-"""The bundle: a model that anyone can check and use without a training framework.
+"""The bundle: a model that anyone can verify and use without a training framework.
 
-    manifest.json    what `Manifest` holds, and the sha256 of every other file
-    model.onnx       with a copy of the manifest, less the hashes of files, in its metadata
-    golden/          a few encoded pictures whose pixels and probabilities the manifest knows
-    README.md        the model card, where one was written, and its pictures in figures/
+    manifest.json    the fields of `Manifest`, and the sha256 of every other file
+    model.onnx       the graph, with a copy of the manifest (without file hashes) in its metadata
+    golden/          reference examples: encoded images whose pixels and probabilities are in the manifest
+    README.md        the model card, if written, with its plots in figures/
 
-A directory, a zip of it (with or without a folder around it), or ``model.onnx`` alone. Loading verifies every hash,
-that both copies of the manifest are equal, and that the golden examples still give their pixels and probabilities.
-Files are read, never extracted; nothing in them is unpickled or run but the operations of `onnxfile.OPERATIONS`.
+A bundle is a directory, a zip of it (with or without a top folder), or ``model.onnx`` alone. Loading verifies every
+hash, that both copies of the manifest are equal, and that the reference examples give the recorded pixels and
+probabilities. Files are read, never extracted; nothing in them is unpickled, and only the operations in
+`onnxfile.OPERATIONS` are run.
 """
 
 from __future__ import annotations
@@ -39,50 +40,50 @@ MODEL, MANIFEST, CARD = "model.onnx", "manifest.json", "README.md"
 KEY, HASH = (
     "sightline",
     "sightline.sha256",
-)  # of the metadata: the manifest, and its hash, so that a lone file knows too
+)  # metadata keys: the manifest, and its hash, so that a lone file can be verified
 _FIGURE = re.compile(r"figures/[a-z0-9-]{1,40}\.png")
-LARGEST = 4 << 30  # bytes of all files of a zip, unpacked
-LARGEST_MODEL = 2 << 30  # bytes of one file: no protocol buffer is larger
+LARGEST = 4 << 30  # bytes of all files of a zip, uncompressed
+LARGEST_MODEL = 2 << 30  # bytes of one file, the limit of a protocol buffer
 LARGEST_MANIFEST = 64 << 20
-DENSEST = 200  # times that a zip may grow
+DENSEST = 200  # largest compression ratio of a zip member
 TOLERANCE = {"float32": 1e-3, "float16": 1e-3, "bfloat16": 1e-3, "int8": 0.1}
-"""Greatest difference of a golden probability: other processors add in another order; int8 also rounds otherwise."""
+"""Largest difference of a reference probability: processors add in different orders; int8 also rounds differently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle in memory: `files` holds golden examples and the card by name; empty for a lone ``.onnx``."""
+    """A bundle in memory: `files` holds reference examples and the card by name; empty for a lone ``.onnx``."""
 
     manifest: Manifest
     model: bytes
     files: Mapping[str, bytes]
 
     def predictor(self, threads: int = 0) -> OnnxPredictor:
-        """Return the model, ready to predict."""
+        """Return a predictor for the model."""
         return OnnxPredictor(self.model, self.manifest.classes, self.manifest.preprocess, threads)
 
 
 def make(manifest: Manifest, graph: bytes, contents: Mapping[str, bytes]) -> Bundle:
-    """Put a bundle together: the manifest goes into the metadata of the ONNX file `graph`; `contents` are by name."""
+    """Assemble a bundle: the manifest goes into the metadata of the ONNX file `graph`; `contents` are files by name."""
     whole = replace(manifest, graph_sha256=onnxfile.graph_sha256(graph))
     text = whole.to_json()
     return Bundle(whole, onnxfile.with_metadata(graph, {KEY: text, HASH: _sha256(text.encode())}), dict(contents))
 
 
 def restated(bundle: Bundle, **changes: Any) -> Bundle:
-    """Return a bundle of the same graph and files with other fields of its manifest."""
+    """Return a bundle with the same graph and files and with changed fields of the manifest."""
     return make(replace(bundle.manifest, **changes), bundle.model, bundle.files)
 
 
 def restate(path: Path, **changes: Any) -> None:
-    """Change what the bundle at `path` (a folder, a ``.zip`` or an ``.onnx`` file) says of itself; its graph stays.
+    """Change fields in the manifest of the bundle at `path` (a folder, ``.zip`` or ``.onnx`` file), not its graph.
 
-    It is replaced whole or not at all. Raises `ModelError` if it cannot be read, `OutputError` if it cannot be written
-    or holds anything else, which would be lost.
+    The replacement is atomic. Raises `ModelError` if the bundle cannot be read, `OutputError` if it cannot be written
+    or contains other files, which would be lost.
     """
     old = read(path)
     if more := _others(path, old):
-        raise OutputError(f"{path} holds {more[0]}, which is no part of the bundle: move it away first.")
+        raise OutputError(f"{path} contains {more[0]}, which is not part of the bundle: move it elsewhere first.")
     made = restated(old, **changes)
     if path.is_dir():
         write(made, path)
@@ -93,7 +94,7 @@ def restate(path: Path, **changes: Any) -> None:
 
 
 def _others(path: Path, bundle: Bundle) -> list[str]:
-    """Return the names in a folder or zip that the bundle does not know."""
+    """Return the files in a folder or zip that do not belong to the bundle."""
     if path.is_dir():
         names = [p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()]
     elif path.suffix.lower() == ".zip":
@@ -107,7 +108,7 @@ def _others(path: Path, bundle: Bundle) -> list[str]:
 
 
 def write(bundle: Bundle, folder: Path) -> None:
-    """Write a bundle as a directory, whole or not at all; one that is there is replaced. Raises `OutputError`."""
+    """Write a bundle as a directory, atomically, replacing an existing one; raises `OutputError`."""
     files.refuse_links_in_run(folder.parent)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +126,7 @@ def write(bundle: Bundle, folder: Path) -> None:
 
 
 def pack(bundle: Bundle, file: Any) -> None:
-    """Write a bundle as a zip, the same bytes for the same bundle, to a path or an open file."""
+    """Write a bundle as a zip to a path or an open file; equal bundles give equal bytes."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in _files(bundle).items():
             archive.writestr(zipfile.ZipInfo(name), content)
@@ -144,12 +145,12 @@ def _sha256(content: bytes) -> str:
 
 
 def is_bundle(path: Path) -> bool:
-    """Tell whether `path` looks like a bundle: a directory with a manifest, a ``.zip`` or an ``.onnx`` file."""
+    """Return whether `path` looks like a bundle: a directory with a manifest, a ``.zip`` or an ``.onnx`` file."""
     return (path / MANIFEST).is_file() or (path.suffix.lower() in {".zip", ".onnx"} and path.is_file())
 
 
 def load(path: Path, threads: int = 0) -> tuple[Bundle, OnnxPredictor]:
-    """Read a bundle, check all that can be checked, and return it with its predictor; raises `ModelError`."""
+    """Load and fully verify a bundle; return it with its predictor. Raises `ModelError`."""
     with _explained(path):
         bundle = _read(path)
         check_limits(parse(bundle.model), suitable_batch_size(bundle.manifest.preprocess))
@@ -160,14 +161,14 @@ def load(path: Path, threads: int = 0) -> tuple[Bundle, OnnxPredictor]:
 
 
 def read(path: Path) -> Bundle:
-    """Read a bundle and check its hashes, but do not run it; raises `ModelError`."""
+    """Read a bundle and verify its hashes, without running it; raises `ModelError`."""
     with _explained(path):
         return _read(path)
 
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Name the model in whatever its content raises."""
+    """Add the path of the model to errors about its content."""
     try:
         yield
     except ModelError as error:
@@ -180,12 +181,12 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def pixels_sha256(pixels: NDArray[np.uint8]) -> str:
-    """Return the hash of a decoded picture uint8 [H, W, C], rows from the top."""
+    """Return the sha256 of a decoded image uint8 [H, W, C], rows from the top."""
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 
 
 def check_golden(bundle: Bundle, predictor: Predictor) -> None:
-    """Raise `ModelError` if a golden example of `bundle` does not give its pixels and probabilities any more."""
+    """Raise `ModelError` if a reference example of `bundle` no longer gives its recorded pixels and probabilities."""
     golden = [g for g in bundle.manifest.golden if g.file in bundle.files]
     if not golden:
         return
@@ -194,18 +195,20 @@ def check_golden(bundle: Bundle, predictor: Predictor) -> None:
         try:
             pixels.append(bundle.manifest.preprocess.decode(bundle.files[example.file]))
         except PictureError as error:
-            raise ModelError(f"the golden example {example.file} cannot be read: {error}") from error
+            raise ModelError(f"the reference example {example.file} cannot be read: {error}") from error
         if pixels_sha256(pixels[-1]) != example.pixels_sha256:
             raise ModelError(
-                f"{example.file} gives other pixels here than where the model was made: its preprocessing was changed, "
-                "or this Pillow decodes otherwise"
+                f"{example.file} decodes to different pixels here than where the model was made: its preprocessing was "
+                "changed, or this version of Pillow decodes differently"
             )
     found = predictor.probabilities(np.stack(pixels))
     if not np.isfinite(found).all():
         raise ModelError("its reference examples give probabilities that are NaN or infinite: its weights are damaged")
     difference = np.abs(found - np.array([g.probabilities for g in golden])).max()
     if not difference <= TOLERANCE.get(bundle.manifest.precision, 1e-3):  # a recorded NaN is caught too
-        raise ModelError(f"its golden examples give probabilities {difference:.2g} away from the recorded ones")
+        raise ModelError(
+            f"its reference examples give probabilities that differ by {difference:.2g} from the recorded ones"
+        )
 
 
 def _read(path: Path) -> Bundle:
@@ -216,7 +219,7 @@ def _read(path: Path) -> Bundle:
             with zipfile.ZipFile(path) as archive:
                 return _checked(_zip_reader(archive))
         except files.DAMAGED_ZIP as error:
-            raise ModelError(f"it is no zip, or a damaged one: {error}") from error
+            raise ModelError(f"it is not a zip file, or it is damaged: {error}") from error
     return _lone(files.read_regular(path, LARGEST_MODEL))
 
 
@@ -226,16 +229,16 @@ def _lone(model: bytes) -> Bundle:
 
 
 def _metadata(model: bytes) -> Manifest:
-    """Return the manifest inside an ONNX file, whose graph must be the one that it was written for."""
+    """Return the manifest in the metadata of an ONNX file, verified against its graph."""
     found = onnxfile.metadata(model)
     text = found.get(KEY)
     if text is None:
-        raise ModelError("it was not made by Sightline: its metadata hold no manifest")
+        raise ModelError("it was not made by Sightline: its metadata contains no manifest")
     if found.get(HASH) != _sha256(text.encode()):
-        raise ModelError("the manifest in its metadata was changed: its hash is not the one beside it")
+        raise ModelError("the manifest in its metadata was changed: it does not match its hash")
     manifest = Manifest.from_dict(_json(text.encode(), "its metadata"))
     if manifest.graph_sha256 != onnxfile.graph_sha256(model):
-        raise ModelError("its weights or layers are not those that its metadata were written for")
+        raise ModelError("its weights or layers were changed: they do not match the hash in its metadata")
     return manifest
 
 
@@ -243,17 +246,17 @@ def _checked(read: Callable[[str], bytes]) -> Bundle:
     values = _json(read(MANIFEST), MANIFEST)
     hashes = values.pop("files", None) if isinstance(values, dict) else None
     if not isinstance(hashes, dict) or MODEL not in hashes:
-        raise ModelError(f"{MANIFEST} names no files, or not {MODEL}")
+        raise ModelError(f"{MANIFEST} lists no files, or not {MODEL}")
     manifest = Manifest.from_dict(values)
     contents = {}
     for name, expected in hashes.items():
         if name not in {MODEL, CARD} and not GOLDEN_FILE.fullmatch(name) and not _FIGURE.fullmatch(name):
-            raise ModelError(f"{MANIFEST} names {name!r}, which is no file of a bundle")
+            raise ModelError(f"{MANIFEST} lists {name!r}, which is not a file of a bundle")
         contents[name] = read(name)
         if hashlib.sha256(contents[name]).hexdigest() != expected:
-            raise ModelError(f"{name} was changed: its hash is not the one in {MANIFEST}")
+            raise ModelError(f"{name} was changed: it does not match its hash in {MANIFEST}")
     if missing := [g.file for g in manifest.golden if g.file not in contents]:
-        raise ModelError(f"{MANIFEST} names no hash of {missing[0]}")
+        raise ModelError(f"{MANIFEST} lists no hash of {missing[0]}")
     model = contents.pop(MODEL)
     if _metadata(model) != manifest:
         raise ModelError(f"{MANIFEST} and the copy of it inside {MODEL} differ: one of them was changed")
@@ -267,7 +270,7 @@ def _folder_reader(folder: Path) -> Callable[[str], bytes]:
             if part == folder:
                 break
             if part.is_symlink():
-                raise ModelError(f"{name} is a link, which a bundle does not hold")
+                raise ModelError(f"{name} is a link, which a bundle must not contain")
         if not path.is_file():
             raise ModelError(f"{name} is missing")
         return files.read_regular(path, LARGEST_MANIFEST if name == MANIFEST else LARGEST_MODEL)
@@ -278,24 +281,26 @@ def _folder_reader(folder: Path) -> Callable[[str], bytes]:
 def _zip_reader(archive: zipfile.ZipFile) -> Callable[[str], bytes]:
     entries = {info.filename: info for info in archive.infolist()}
     if sum(info.file_size for info in entries.values()) > LARGEST:
-        raise ModelError(f"it unpacks to more than {LARGEST >> 30} GB")
+        raise ModelError(f"it decompresses to more than {LARGEST >> 30} GB")
     roots = [name.removesuffix(MANIFEST) for name in entries if name == MANIFEST or name.endswith("/" + MANIFEST)]
     if len(roots) != 1:
-        raise ModelError(f"it holds {len(roots)} files {MANIFEST}, expected one")
+        raise ModelError(f"it contains {len(roots)} files {MANIFEST}, expected one")
 
     def read(name: str) -> bytes:
         info = entries.get(roots[0] + name)
         if info is None:
             raise ModelError(f"{name} is missing")
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise ModelError(f"{name} is a link, which a bundle does not hold")
+            raise ModelError(f"{name} is a link, which a bundle must not contain")
         limit = LARGEST_MANIFEST if name == MANIFEST else LARGEST
         if info.file_size > min(limit, max(info.compress_size, 1 << 16) * DENSEST):
-            raise ModelError(f"{name} unpacks to {info.file_size} bytes, which is too much to be true")
+            raise ModelError(
+                f"{name} decompresses to {info.file_size} bytes, a suspicious compression ratio (a zip bomb?)"
+            )
         with archive.open(info) as file:
             data = file.read(info.file_size + 1)
         if len(data) != info.file_size:
-            raise ModelError(f"{name} is not as long as the zip says")
+            raise ModelError(f"{name} does not have the length that the zip states")
         return data
 
     return read
@@ -305,4 +310,4 @@ def _json(text: bytes, name: str) -> Any:
     try:
         return jsonio.loads(text)
     except ValueError as error:
-        raise ModelError(f"{name} is no JSON: {error}") from error
+        raise ModelError(f"{name} is not valid JSON: {error}") from error

@@ -1,4 +1,4 @@
-"""When to trust an answer: `Thresholds` applied to what a network says of one picture."""
+"""Selective and conformal prediction: apply `Thresholds` to the outputs of a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from sightline.records import Decision, Thresholds
 
 
 def energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return -log sum exp(logits), float64 [N]: the higher, the stranger (Liu et al., 2020, arXiv:2010.03759)."""
+    """Return the energy -log sum exp(logits), float64 [N]: higher for out-of-distribution images.
+
+    Source: Liu et al., 2020, arXiv:2010.03759.
+    """
     x = logits.astype(np.float64)
     top = x.max(1)
     found: NDArray[np.float64] = -(top + np.log(np.exp(x - top[:, None]).sum(1)))
@@ -20,11 +23,11 @@ def energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def conformity(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return each class's conformal score, float64 [N, K]: the higher, the less it fits.
+    """Return the nonconformity score of each class, float64 [N, K]: lower conforms better.
 
-    One less its probability ("lac": Sadinle et al., 2019, arXiv:1609.00451), but 0 for the most probable class, so that
-    no set is ever empty. Adaptive scores, which add up the probabilities of all classes that are more probable (Romano
-    et al., 2020), leave the surest pictures with empty sets wherever a classifier is right more often than is asked.
+    It is one minus the probability ("lac": Sadinle et al., 2019, arXiv:1609.00451), but 0 for the most probable class,
+    so that no set is empty. Adaptive scores, which sum the probabilities of all more probable classes (Romano et al.,
+    2020), give the most confident images empty sets if the accuracy of a classifier exceeds the coverage.
     """
     found = 1 - probabilities.astype(np.float64)
     found[np.arange(len(found)), probabilities.argmax(1)] = 0
@@ -32,7 +35,7 @@ def conformity(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def sets(probabilities: NDArray[np.float32], quantile: float) -> NDArray[np.bool_]:
-    """Return bool [N, K]: which classes the conformal set of each picture holds."""
+    """Return bool [N, K]: the classes in the conformal prediction set of each image."""
     found: NDArray[np.bool_] = conformity(probabilities) <= quantile
     return found
 
@@ -40,11 +43,11 @@ def sets(probabilities: NDArray[np.float32], quantile: float) -> NDArray[np.bool
 def decide(
     probabilities: NDArray[np.float32], logits: NDArray[np.float32], classes: Sequence[str], thresholds: Thresholds
 ) -> list[Decision]:
-    """Return a `Decision` for each of N pictures, from float32 [N, K] probabilities and logits.
+    """Return a `Decision` for each of N images, from float32 [N, K] probabilities and logits.
 
-    "abstain" where the picture is stranger than the limit or something is no number; else "class" where the confidence
-    is reached, where no confidence is asked for and the set holds one class, or where a threshold for the positive
-    class gives the label; else "set" where the set holds some classes but not all; else "abstain". Sets list the most
+    "abstain" if the energy exceeds the out-of-distribution limit or an output is not finite; else "class" if the
+    confidence threshold is reached, if there is none and the set has a single class, or if a threshold for the positive
+    class gives the label; else "set" if the set has some but not all classes; else "abstain". Sets list the most
     probable class first.
     """
     strange = energy(logits)
@@ -86,7 +89,7 @@ def _one(
 ) -> Decision:
     names = None if held is None else tuple(classes[j] for j in np.argsort(-row, kind="stable") if held[j])
     size = 0 if names is None else len(names)
-    sure = size == 1 and at.target_precision is None  # a target that no confidence reaches is answered by no class
+    sure = size == 1 and at.target_precision is None  # if no confidence reaches the target, never a class
     if at.positive_threshold is not None:
         sure = True
     elif at.confidence is not None:

@@ -1,7 +1,7 @@
-"""A folder of a format other than the bundle's: the files, golden examples, and ``manifest.json`` beside them.
+"""An exported folder in a format other than ONNX: model files, reference examples and ``manifest.json``.
 
-The manifest is the bundle's, with the format's name, the sha256 of every other file, and its own; OpenVINO's file holds
-a copy for whoever finds it alone. Loading verifies every hash and the golden examples.
+The manifest is that of the bundle, with the name of the format, the sha256 of every other file, and its own sha256;
+the OpenVINO file contains a copy, in case it is found alone. Loading verifies every hash and the reference examples.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMATS = ("openvino", "litert", "saved_model")
 
 
 def seal(folder: Path, form: str, manifest: Manifest, examples: Mapping[str, bytes]) -> None:
-    """Add reference examples and the manifest to a folder that holds the model's files in the format `form`."""
+    """Add reference examples and the manifest to a folder with the model files of the format `form`."""
     for name, content in examples.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,14 +36,14 @@ def seal(folder: Path, form: str, manifest: Manifest, examples: Mapping[str, byt
 
 
 def _sealed(manifest: Manifest, form: str, contents: Mapping[str, bytes]) -> bytes:
-    """Return ``manifest.json``: with the format, the hash of every other file, and its own."""
+    """Return ``manifest.json`` with the format, the hash of every other file, and its own hash."""
     values = manifest.to_dict() | {"format": form, "files": _hashes(contents)}
     text = jsonio.dumps(values | {"manifest_sha256": _own(values)}, sort_keys=True, indent=1)
     return f"{text}\n".encode()
 
 
 def find(path: Path) -> Path | None:
-    """Return the exported folder that `path` is, or whose model it is (its ``model.tflite``); None if it is neither."""
+    """Return the exported folder at `path`, or around the model file `path` (``model.tflite``); None if neither."""
     for folder in (path, path.parent):
         if _format(folder) in FORMATS:
             known = path == folder or path.name in {openvino.NAME, tensorflow.LITERT, tensorflow.SAVED_MODEL}
@@ -52,7 +52,7 @@ def find(path: Path) -> Path | None:
 
 
 def _format(folder: Path) -> Any:
-    """Return the format that the manifest of a folder names; None where there is no such manifest."""
+    """Return the format in the manifest of a folder, or None without such a manifest."""
     try:
         return jsonio.read(folder / MANIFEST).get("format")
     except ModelError:
@@ -60,7 +60,7 @@ def _format(folder: Path) -> Any:
 
 
 def load(folder: Path, threads: int = 0) -> tuple[Manifest, Predictor]:
-    """Check all that can be checked of a folder and return its manifest and predictor; raises `ModelError`."""
+    """Fully verify a folder and return its manifest and predictor; raises `ModelError`."""
     with _explained(folder):
         manifest, form, contents = _read(folder)
         predictor = _predictor(form, contents, manifest, threads)
@@ -70,12 +70,12 @@ def load(folder: Path, threads: int = 0) -> tuple[Manifest, Predictor]:
 
 
 def read(folder: Path, form: str, manifest: Manifest, threads: int = 0) -> Predictor:
-    """Load the files of a folder in the runtime of their format, without any check."""
+    """Load the files of a folder in the runtime of their format, without verification."""
     return _predictor(form, _contents(folder), manifest, threads)
 
 
 def restate(folder: Path, **changes: Any) -> None:
-    """Change what a folder's manifest says of the model, whose files stay; raises `ModelError` if it cannot be read."""
+    """Change fields in the manifest of a folder, not its model files; raises `ModelError` if it cannot be read."""
     with _explained(folder):
         manifest, form, contents = _read(folder)
     files.write(folder / MANIFEST, _sealed(replace(manifest, **changes), form, contents))
@@ -83,7 +83,7 @@ def restate(folder: Path, **changes: Any) -> None:
 
 @contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Name the folder in whatever its content raises."""
+    """Add the path of the folder to errors about its content."""
     try:
         yield
     except ModelError as error:
@@ -94,22 +94,22 @@ def _explained(folder: Path) -> Iterator[None]:
 
 
 def _read(folder: Path) -> tuple[Manifest, str, dict[str, bytes]]:
-    """Return the manifest, the format and the files of a folder, their hashes checked.
+    """Return the manifest, the format and the files of a folder, with their hashes verified.
 
-    The files are read once: what was hashed is what runs.
+    The files are read once, so that the verified bytes are those that run.
     """
     values = jsonio.read(folder / MANIFEST)
     if values.get("format") not in FORMATS:
-        raise ModelError(f"{MANIFEST} names none of the formats {', '.join(FORMATS)}")
+        raise ModelError(f"{MANIFEST} states none of the formats {', '.join(FORMATS)}")
     if values.pop("manifest_sha256", None) != _own(values):
-        raise ModelError(f"{MANIFEST} was changed: its hash is not the one that it holds")
+        raise ModelError(f"{MANIFEST} was changed: it does not match the hash that it contains")
     form, hashes = values.pop("format"), values.pop("files", None)
     if not isinstance(hashes, dict):
-        raise ModelError(f"{MANIFEST} names no files")
+        raise ModelError(f"{MANIFEST} lists no files")
     contents = _contents(folder)
     here = _hashes(contents)
     if different := sorted(name for name in hashes.keys() | here.keys() if hashes.get(name) != here.get(name)):
-        raise ModelError(f"{different[0]} was changed, added or removed: its hash is not the one in {MANIFEST}")
+        raise ModelError(f"{different[0]} was changed, added or removed: it does not match its hash in {MANIFEST}")
     manifest = Manifest.from_dict(values)
     if missing := [example.file for example in manifest.golden if example.file not in contents]:
         raise ModelError(f"{missing[0]} is missing")
@@ -134,7 +134,7 @@ def _predictor(form: str, contents: Mapping[str, bytes], manifest: Manifest, thr
 
 
 def place(made: Path, target: Path) -> None:
-    """Rename a finished folder to `target`, in place of one that is there; raises `OutputError`."""
+    """Move a finished folder to `target`, replacing an existing one; raises `OutputError`."""
     files.refuse_links_in_run(target.parent)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -149,17 +149,17 @@ def place(made: Path, target: Path) -> None:
 
 
 def size(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
+    """Return the size in bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    """Return every file below a folder but the manifest, by name; raises `ModelError` for a link."""
+    """Return every file below a folder except the manifest, by name; raises `ModelError` for a link."""
     contents = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            raise ModelError(f"{name} is a link, which an export does not hold")
+            raise ModelError(f"{name} is a link, which an export must not contain")
         if path.is_file() and name != MANIFEST:
             contents[name] = files.read_regular(path, bundle.LARGEST_MODEL)
     return contents

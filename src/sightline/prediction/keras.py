@@ -20,7 +20,7 @@ from sightline.preprocess import Preprocess
 class KerasPredictor:
     """Predicts with a Keras model that maps uint8 pixels to a dict with ``probabilities``, in full float32.
 
-    A copy or pickle holds the model as a ``.keras`` file, read in safe mode when the copy is first asked.
+    A copy or pickle holds the model as a ``.keras`` file, loaded in safe mode at its first call.
     """
 
     def __init__(self, model: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
@@ -46,14 +46,14 @@ class KerasPredictor:
     def load(cls, path: Path, classes: Sequence[str], preprocess: Preprocess) -> KerasPredictor:
         """Load a ``.keras`` file in safe mode.
 
-        Raises `ModelError` if it cannot be loaded, does not fit `classes` or answers a random image with NaN.
+        Raises `ModelError` if it cannot be loaded, does not match `classes` or returns NaN for a random image.
         """
         model = load_model(path)
         units = model.output["probabilities"].shape[-1]
         if units != len(classes):
             raise ModelError(
-                f"The model {path} has {units} outputs for the {len(classes)} classes of model.json: one of the two is "
-                "not this run's."
+                f"The model {path} has {units} outputs for the {len(classes)} classes of model.json: one of the "
+                "two belongs to another run."
             )
         loaded = cls(model, classes, preprocess)
         try:
@@ -74,7 +74,7 @@ class KerasPredictor:
             return _outputs(self._compiled.predict_on_batch(pixels))
 
     def outputs_uncompiled(self, pixels: NDArray[np.uint8]) -> Outputs:
-        """Return what `outputs` does without compiling the model for so many rows: quicker where it is called once."""
+        """Return the same as `outputs` without compiling the model for this batch size: faster for a single call."""
         with backend.full_precision():
             answer = self.model(pixels, training=False)
         to_numpy = backend.keras().ops.convert_to_numpy
@@ -82,7 +82,7 @@ class KerasPredictor:
 
 
 def load_model(path: Path) -> Any:
-    """Return the Keras model in a ``.keras`` file, checked and loaded in safe mode; raises `ModelError`."""
+    """Check a ``.keras`` file and load its Keras model in safe mode; raises `ModelError`."""
     check_file(path)
     keras = backend.keras()
     try:

@@ -1,7 +1,7 @@
-"""What a ``.keras`` file may take, checked before Keras reads it.
+"""Limits on the size of a ``.keras`` file, checked before Keras reads it.
 
-It is a zip of two JSON files and one HDF5 file, as large as what it holds: Keras packs none of them. One from a
-stranger may be packed, and unpack to all memory: JSON of spaces, or weights of a shape that no network here has.
+It is a zip of two JSON files and one HDF5 file, which Keras stores uncompressed. An untrusted file may be compressed
+and fill the memory when read: JSON of spaces, or weights of an absurd shape.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from sightline import files
 from sightline.errors import ModelError
 
 NAMES = {"config.json": 64 << 20, "metadata.json": 1 << 20, "model.weights.h5": 16 << 30}
-"""The members of a file, and the most bytes of each."""
-_ITEMS = 100_000  # groups and arrays
-_ROOM = 1 << 20  # bytes that a file may unpack to, whatever its size
+"""The members of the zip, and the most bytes of each."""
+_ITEMS = 100_000  # groups and data sets
+_ROOM = 1 << 20  # bytes that any member may decompress to
 
 
 def check_file(path: Path) -> None:
-    """Raise `ModelError` for a ``.keras`` file that unpacks to more than it can hold, or holds anything else."""
+    """Raise `ModelError` for a ``.keras`` file that decompresses to more than its size or has other members."""
     try:
         with files.open_regular(path) as file, zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
                 most = NAMES.get(info.filename)
                 if most is None:
-                    raise ModelError(f"The model {path} holds {info.filename!r}, which none of ours does.")
+                    raise ModelError(f"The model {path} contains {info.filename!r}, which Sightline never writes.")
                 if info.file_size > min(most, max(_ROOM, info.compress_size)):
                     raise ModelError(
-                        f"The model {path} cannot be used: {info.filename} unpacks from {info.compress_size:,} "
+                        f"The model {path} cannot be used: {info.filename} decompresses from {info.compress_size:,} "
                         f"bytes to {info.file_size:,}. Train it again."
                     )
             weights = archive.getinfo("model.weights.h5")
@@ -39,11 +39,13 @@ def check_file(path: Path) -> None:
     except (OSError, KeyError, TypeError, *files.DAMAGED_ZIP) as error:
         raise ModelError(f"The model {path} cannot be loaded: {error}. Train it again.") from error
     if size > weights.file_size:
-        raise ModelError(f"The model {path} cannot be used: its weights take {size:,} bytes, more than the file holds.")
+        raise ModelError(
+            f"The model {path} cannot be used: its weights take {size:,} bytes, more than the file contains."
+        )
 
 
 class _Window(io.RawIOBase):
-    """A part of an open file, as a file: weights need not be read to be looked at."""
+    """A range of an open file as a file, so that weights are inspected without reading them all."""
 
     def __init__(self, file: IO[bytes], start: int, size: int) -> None:
         self._file, self._start, self._size, self._at = file, start, size, 0
@@ -67,7 +69,7 @@ class _Window(io.RawIOBase):
 
 
 def _stream(file: IO[bytes], archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
-    """Return a member of a zip as a file: where it lies if it is not packed, else in memory, as it is small then."""
+    """Return a member of a zip as a file: in place if it is stored, else in memory, where it is small."""
     if info.compress_type != zipfile.ZIP_STORED:
         return io.BytesIO(archive.read(info))
     file.seek(info.header_offset + 26)
@@ -76,8 +78,8 @@ def _stream(file: IO[bytes], archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
 
 
 def _weights_size(content: Any, path: Path) -> int:
-    """Return how many bytes the arrays in an HDF5 file take; raises `ModelError` for links, which lead elsewhere."""
-    import h5py  # Keras needs it
+    """Return the size in bytes of the arrays in an HDF5 file; raises `ModelError` for links."""
+    import h5py  # a dependency of Keras
 
     total = 0
     seen: set[int | None] = set()
@@ -88,13 +90,17 @@ def _weights_size(content: Any, path: Path) -> int:
             for name in group:
                 item = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
                 address = None if item is None else h5py.h5o.get_info(item.id).addr
-                if address in seen or len(seen) > _ITEMS:  # a second name makes a ring, or counts twice
-                    raise ModelError(f"The model {path} cannot be used: its weights hold {name!r} twice, or too many.")
+                if address in seen or len(seen) > _ITEMS:  # a second name may form a cycle
+                    raise ModelError(
+                        f"The model {path} cannot be used: its weights contain {name!r} twice, or too many items."
+                    )
                 seen.add(address)
                 if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
                     total += item.nbytes
                 elif isinstance(item, h5py.Group):
                     groups.append(item)
                 else:
-                    raise ModelError(f"The model {path} cannot be used: {name!r} in its weights leads elsewhere.")
+                    raise ModelError(
+                        f"The model {path} cannot be used: {name!r} in its weights refers to data elsewhere."
+                    )
     return total

@@ -1,6 +1,6 @@
-"""Layers that do not learn as a function of rows: through ONNX Runtime where it answers the same, else through Keras.
+"""Run frozen layers: through ONNX Runtime if its results agree with those of Keras, else through Keras.
 
-ONNX Runtime takes half of the time for MobileNetV2 on a CPU (benchmarks/README.md) and answers to within 1e-5.
+For MobileNetV2 on a CPU, ONNX Runtime takes half the time (benchmarks/README.md) and agrees to within 1e-5.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from sightline.export import onnx
 from sightline.prediction.base import filled
 from sightline.prediction.onnx import session
 
-ROWS = 32  # rows that go through the layers at once
-SAMPLE = 8  # rows on which both ways are compared
-TOLERANCE = 1e-4  # of the greatest value there
+ROWS = 32  # batch size
+SAMPLE = 8  # rows on which both are compared
+TOLERANCE = 1e-4  # relative to the largest absolute value
 
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """`run` maps up to `ROWS` rows to float32 [n, ...]; `made_by` is all that decides its answers, None if unknown."""
+    """`run` maps up to `ROWS` rows to float32 [n, ...]; `made_by` determines its results, None if unknown."""
 
     run: Callable[[NDArray[Any]], NDArray[np.float32]]
     made_by: tuple[bytes | str | int, ...] | None
@@ -37,10 +37,9 @@ def layers(
 ) -> Layers:
     """Return the Keras `model`, which has one input and one output, as a function.
 
-    `engine` "keras" leaves it to Keras, which means to `by_keras` of `ROWS` rows, by default the model's own
-    `predict_on_batch`; otherwise ONNX Runtime computes, if it knows each layer and its answers to
-    `sample`, some rows to be fed, are those of Keras. The choice never depends on time, so that a resumed run takes it
-    again.
+    With `engine` "keras", `by_keras` computes `ROWS` rows, by default the model's own `predict_on_batch`. Otherwise
+    ONNX Runtime does, if it supports every layer and agrees with Keras on `sample`, some input rows. The choice never
+    depends on timing, so that a resumed run repeats it.
     """
     call = by_keras or model.predict_on_batch
     plain = Layers(lambda rows: filled(call, rows, ROWS), None)
@@ -61,7 +60,7 @@ def layers(
 
 
 def agree(model: Any, run: Callable[[NDArray[Any]], NDArray[np.float32]], rows: NDArray[Any]) -> bool:
-    """Tell whether `run` answers to `rows` as the Keras `model` does."""
+    """Return whether the results of `run` for `rows` agree with those of the Keras `model`."""
     with backend.full_precision():
         expected = backend.keras().ops.convert_to_numpy(model(rows, training=False)).astype(np.float32)
     return bool(np.abs(run(rows) - expected).max() <= TOLERANCE * max(float(np.abs(expected).max()), 1e-6))

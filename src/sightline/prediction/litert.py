@@ -23,7 +23,7 @@ class LiteRtPredictor(Portable):
     def __init__(
         self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: Preprocess, threads: int = 0
     ) -> None:
-        """`files` holds ``model.tflite``; `threads` 0: one for each core.
+        """`files` contains ``model.tflite``; `threads` 0: one for each core.
 
         Raises `ModelError` for a file that cannot be run.
         """
@@ -31,14 +31,14 @@ class LiteRtPredictor(Portable):
         self.preprocess = preprocess
         self._threads = threads
         self._file = files[LITERT]
-        _ = self._session  # so that its errors show now
+        _ = self._session  # so that errors are raised here
 
     @cached_property
     def _session(self) -> tuple[Any, threading.Lock]:
         litert = require("ai_edge_litert.interpreter", "The format litert")
         threads = self._threads or process.cores()
         try:
-            with backend.hushed_stderr():  # C++ code notes which delegate it created
+            with backend.hushed_stderr():  # C++ code logs the delegate it created
                 interpreter = litert.Interpreter(model_content=self._file, num_threads=threads)
                 interpreter.allocate_tensors()
                 return interpreter.get_signature_runner(), threading.Lock()

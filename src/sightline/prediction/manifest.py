@@ -1,4 +1,4 @@
-"""What a bundle says of itself: classes, picture contract, figures, golden examples. A value, kept as JSON."""
+"""The manifest of a bundle: classes, preprocessing, metrics, reference examples. A value, stored as JSON."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Data(TypedDict, total=False):
 
 
 class _Metrics(TypedDict, total=False):
-    """The kinds of what is shown of a manifest."""
+    """The types of the fields that are displayed."""
 
     figures: Mapping[str, _Split]
     parity: _Parity | None
@@ -61,10 +61,10 @@ class _Metrics(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """A picture whose answer is known.
+    """A reference example: an image with recorded outputs.
 
     `file` is its name in the bundle, `label` its true class; `pixels_sha256` (of its decoded pixels, uint8 HWC) and
-    `probabilities` [K] are what it gave where the bundle was made.
+    `probabilities` [K] were recorded when the bundle was made.
     """
 
     file: str
@@ -75,11 +75,11 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything that a model needs to be used, and to be trusted, besides its weights.
+    """Everything needed to use and to trust a model, besides its weights.
 
-    `temperature` divides the logits, inside the graph already. `figures` holds the figures of each part, `thresholds`
-    when to abstain, `parity` how far the file is from the model that was trained, `lineage` the steps that made it out
-    of another model.
+    `temperature` divides the logits, already inside the graph. `figures` holds the metrics of each split, `thresholds`
+    those for abstaining, `parity` the differences between the file and the trained model, `lineage` the steps that
+    derived it from another model.
     """
 
     model: str
@@ -102,27 +102,27 @@ class Manifest:
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
             if not isinstance(getattr(self, name), kind) or isinstance(getattr(self, name), bool):
-                raise ModelError(f"the manifest's {name} is {getattr(self, name)!r}, which is of another kind")
+                raise ModelError(f"the manifest's {name} is {getattr(self, name)!r}, which is of the wrong type")
         if not all(isinstance(step, Mapping) for step in self.lineage):
-            raise ModelError("the manifest's lineage is not made of steps")
+            raise ModelError("the manifest's lineage is not a list of steps")
         try:
             thresholds = Thresholds.from_dict(self.thresholds or {"count": 0})
         except ValueError as error:
-            raise ModelError(f"the manifest's thresholds are not whole: {error}") from error
+            raise ModelError(f"the manifest's thresholds are invalid: {error}") from error
         if not 1 <= len(self.classes) <= MOST_CLASSES:
             raise ModelError(f"the manifest has {len(self.classes)} classes, expected 1 to {MOST_CLASSES}")
         if len(set(self.classes)) < len(self.classes) or not all(map(_is_name, self.classes)):
-            raise ModelError("the manifest's classes are not names that differ")
+            raise ModelError("the manifest's classes are not distinct names")
         if type(self.temperature) is not float or not 0 < self.temperature < math.inf:
             raise ModelError(f"the manifest's temperature is {self.temperature!r}, expected a number above 0")
         check_thresholds(thresholds, self.classes)
         for golden in self.golden:
             whole = len(golden.probabilities) == len(self.classes) and _HASH.fullmatch(golden.pixels_sha256)
             if not whole or not GOLDEN_FILE.fullmatch(golden.file) or golden.label not in self.classes:
-                raise ModelError(f"the manifest's golden example {golden.file!r} is not whole")
+                raise ModelError(f"the manifest's reference example {golden.file!r} is invalid")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values, with the schema number."""
+        """Return the fields as JSON values, with the schema version."""
         values = {"schema": SCHEMA} | {f.name: getattr(self, f.name) for f in fields(self)}
         values["classes"] = list(self.classes)
         values["preprocess"] = self.preprocess.to_dict()
@@ -131,17 +131,17 @@ class Manifest:
         return values
 
     def to_json(self) -> str:
-        """Return it as text, the same for the same values."""
+        """Return the manifest as JSON text, equal for equal values."""
         return jsonio.dumps(self.to_dict(), sort_keys=True, indent=1)
 
     @classmethod
     def from_dict(cls, values: Any) -> Manifest:
-        """Rebuild from `to_dict`; raises `ModelError` for another schema and for missing, unknown or wrong values."""
+        """Restore from `to_dict`; raises `ModelError` for another schema and for missing, unknown or invalid values."""
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             schema = values.get("schema") if isinstance(values, dict) else None
             raise ModelError(f"the manifest has the schema {schema!r}; this version of Sightline reads {SCHEMA} only")
         if not jsonio.is_text(jsonio.dumps(values)):
-            raise ModelError("the manifest holds half a character, which is no text in UTF-8")
+            raise ModelError("the manifest contains a lone surrogate, which is not valid UTF-8 text")
         jsonio.build(_Metrics, values, "the manifest")
         rest = {key: value for key, value in values.items() if key != "schema"}
         expected = {f.name for f in fields(cls)}
@@ -156,4 +156,4 @@ class Manifest:
             )
             return cls(**rest)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"the manifest is not whole: {error}") from error
+            raise ModelError(f"the manifest is invalid: {error}") from error

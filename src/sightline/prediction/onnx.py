@@ -1,4 +1,4 @@
-"""An ONNX file as a `Predictor`, through ONNX Runtime: what ships."""
+"""An ONNX file as a `Predictor`, through ONNX Runtime: the runtime of bundles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ("probabilities", "logits", "features")
 
 
 def session(model: bytes, threads: int = 0) -> Any:
-    """Return ONNX Runtime's session of a file on the CPU; `threads` 0: one for each core.
+    """Create an ONNX Runtime session of a file on the CPU; `threads` 0: one for each core.
 
     Raises `ModelError` for a file that cannot be run.
     """
@@ -37,16 +37,16 @@ class OnnxPredictor(Portable):
     """Predicts with the bytes of an ONNX file whose input is uint8 pixels [N, H, W, C]."""
 
     def __init__(self, model: bytes, classes: Sequence[str], preprocess: Preprocess, threads: int = 0) -> None:
-        """`threads` 0: one for each core. Raises `ModelError` for a file that cannot be run, or does not fit."""
+        """`threads` 0: one for each core. Raises `ModelError` for a file that cannot be run or does not match."""
         self.classes = tuple(classes)
         self.preprocess = preprocess
         self._threads = threads
-        self._model = model  # ONNX Runtime's session holds the same bytes, so that this takes no memory
-        _ = self._session  # so that its errors show now
+        self._model = model  # shares the bytes of the session, so it takes no memory
+        _ = self._session  # so that errors are raised here
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        onnxfile.check_graph(self._model)  # as whoever loads the file does
+        onnxfile.check_graph(self._model)  # as when loading the file
 
     @cached_property
     def _session(self) -> Any:
@@ -61,11 +61,11 @@ class OnnxPredictor(Portable):
         outputs = {o.name: o.shape for o in opened.get_outputs()}
         batch = next((i.shape[0] for i in opened.get_inputs() if i.shape), None)
         if inputs != expected:
-            raise ModelError(f"its input is {inputs}, where its preprocessing makes {expected}")
+            raise ModelError(f"its input is {inputs}, but its preprocessing gives {expected}")
         if set(outputs) != set(NAMES) or outputs["probabilities"][1:] != [len(self.classes)]:
-            raise ModelError(f"its outputs are {outputs}, which do not fit its {len(self.classes)} classes")
+            raise ModelError(f"its outputs are {outputs}, which do not match its {len(self.classes)} classes")
         if isinstance(batch, int):
-            raise ModelError(f"it takes {plural(batch, 'image')} at a time and no other number")
+            raise ModelError(f"it takes a fixed batch of {plural(batch, 'image')}, not a batch of any size")
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 [N, K] for uint8 pixels [N, H, W, C]; raises `ModelError` if the graph fails on them."""
@@ -79,7 +79,7 @@ class OnnxPredictor(Portable):
     def _run(self, names: Sequence[str], pixels: NDArray[np.uint8]) -> list[Any]:
         try:
             return list(self._session.run(list(names), {"pixels": np.ascontiguousarray(pixels)}))
-        except Exception as error:  # of a dozen kinds, all made in C++
+        except Exception as error:  # any of a dozen types from C++
             reason = str(error).splitlines()[0]
             raise ModelError(
                 f"ONNX Runtime cannot run the model on {plural(len(pixels), 'image')}: {reason}"

@@ -1,7 +1,7 @@
-"""What an ONNX file says of its graph: inputs, weights and nodes as plain values, read without the `onnx` package.
+"""Parse the graph of an ONNX file into plain values (inputs, weights, nodes), without the `onnx` package.
 
-Protocol buffers leave a reader freedom (a field may come twice and be merged, unknown fields are passed over), and two
-readers that use it differently see two graphs in one file. So whatever could be read in two ways is refused here.
+Protocol buffers are ambiguous (a repeated field may be merged, unknown fields are skipped), so two readers may see two
+graphs in one file. Whatever could be read in two ways is therefore refused here.
 Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3.
 """
 
@@ -18,10 +18,10 @@ from sightline.prediction import onnxfile
 OPSET = 17
 FLOAT, UINT8, INT8, INT32, INT64, FLOAT16, BFLOAT16 = 1, 2, 3, 6, 7, 10, 16
 SIZES: Mapping[int, int] = {FLOAT: 4, UINT8: 1, INT8: 1, INT32: 4, INT64: 8, FLOAT16: 2, BFLOAT16: 2}
-"""Bytes of one element of each type that our own files hold."""
+"""Bytes per element of each type that Sightline writes."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MOST_VALUES = 64  # of an integer weight that are read: shapes, paddings and sizes have a few numbers
+_MOST_VALUES = 64  # read of an integer weight: shapes, paddings and sizes are short
 _MOST_AXES = 8
 
 Attribute = int | float | bytes | tuple[int, ...]
@@ -29,25 +29,25 @@ Attribute = int | float | bytes | tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """The element type (a number of ONNX) and the shape of a value; a batch of unknown size is -1."""
+    """The element type (as numbered by ONNX) and the shape of a value; an unknown batch size is -1."""
 
     kind: int
     shape: tuple[int, ...]
 
     @property
     def elements(self) -> int:
-        """How many numbers it has."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def bytes(self) -> int:
-        """How much memory it takes."""
+        """The size in bytes."""
         return self.elements * SIZES[self.kind]
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A constant of the graph; `values` only of short lists of integers, which shapes depend on."""
+    """A constant of the graph; `values` only of short integer lists, which shapes may depend on."""
 
     type: TensorType
     values: tuple[int, ...] | None
@@ -55,7 +55,7 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operation; an input called "" is one that is left out."""
+    """One operation; an omitted input is named ""."""
 
     op: str
     name: str
@@ -66,7 +66,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class OnnxGraph:
-    """A graph as its file states it; `inputs` and `outputs` by name."""
+    """A graph as stated in the file; `inputs` and `outputs` by name."""
 
     inputs: Mapping[str, TensorType]
     outputs: Mapping[str, TensorType]
@@ -75,25 +75,25 @@ class OnnxGraph:
 
 
 def parse(data: bytes) -> OnnxGraph:
-    """Read the graph of an ONNX file; raises `ModelError` for whatever is not as in the files that Sightline writes."""
+    """Parse the graph of an ONNX file; raises `ModelError` for anything that Sightline does not write."""
     onnxfile.check_graph(data)
     model = _Message(data, 0, len(data), repeated={8, 14})
     opsets = [(op.text(1), op.integer(2)) for op in model.messages(8)]
     if [version for domain, version in opsets if domain in {"", "ai.onnx"}] != [OPSET] or len(opsets) != 1:
-        raise ModelError(f"it states the operator sets {opsets}, where ours state {OPSET} of ONNX alone")
+        raise ModelError(f"it uses the operator sets {opsets}, expected {OPSET} of ONNX alone")
     graph = next(model.messages(7, repeated={1, 5, 11, 12}))
     weights: dict[str, Weight] = {}
     for message in graph.messages(5, repeated={1, 4, 5, 7}):
         name = message.text(8)
         if not name or name in weights:
-            raise ModelError(f"it has two weights called {name!r}, or one without a name")
+            raise ModelError(f"it has two weights named {name!r}, or one without a name")
         weights[name] = _weight(message, name)
     nodes = tuple(_node(message) for message in graph.messages(1, repeated={1, 2, 5}))
     return OnnxGraph(_values(graph, 11), _values(graph, 12), weights, nodes)
 
 
 class _Message:
-    """A protocol buffer's message: where the value of each field lies, by the field's number."""
+    """A message of a protocol buffer: the offsets of the value of each field, by field number."""
 
     def __init__(self, data: bytes, start: int, end: int, *, repeated: set[int] | frozenset[int] = frozenset()) -> None:
         self.data = data
@@ -102,12 +102,12 @@ class _Message:
             self.places.setdefault(number, []).append((kind, a, b))
         for number, places in self.places.items():
             if len(places) > 1 and number not in repeated:
-                raise ModelError(f"it states the field {number} of a message twice")
+                raise ModelError(f"it has the field {number} of a message twice")
 
     def _of(self, number: int, kinds: set[int]) -> Iterator[tuple[int, int, int]]:
         for kind, a, b in self.places.get(number, ()):
             if kind not in kinds:
-                raise ModelError(f"the field {number} of a message is of another kind than ONNX has it")
+                raise ModelError(f"the field {number} of a message has another wire type than in ONNX")
             yield kind, a, b
 
     def messages(self, number: int, *, repeated: set[int] | frozenset[int] = frozenset()) -> Iterator[_Message]:
@@ -124,16 +124,18 @@ class _Message:
         return next(((a, b) for _, a, b in self._of(number, {_BYTES})), None)
 
     def integers(self, number: int, most: int | None = None) -> tuple[int, ...]:
-        """Return signed integers, packed or one by one."""
+        """Return signed integers, packed or not."""
         values: list[int] = []
-        for _, a, b in self._of(number, {_VARINT, _BYTES}):  # one alone is a run of length one
+        for _, a, b in self._of(number, {_VARINT, _BYTES}):  # a single one is a run of length one
             at = a
             while at < b:
                 value, at = onnxfile.varint(self.data, at, b)
                 value &= (1 << 64) - 1
                 values.append(value - (1 << 64) if value >> 63 else value)
                 if most is not None and len(values) > most:
-                    raise ModelError(f"it has a list of more than {most} numbers where ours are short")
+                    raise ModelError(
+                        f"it has a list of more than {most} numbers, longer than any that Sightline writes"
+                    )
         return tuple(values)
 
     def integer(self, number: int) -> int:
@@ -157,18 +159,18 @@ def _values(graph: _Message, number: int) -> dict[str, TensorType]:
 
 def _checked(value: TensorType, name: str, least: int = 0) -> TensorType:
     if value.kind not in SIZES:
-        raise ModelError(f"{name!r} holds elements of type {value.kind}, which none of ours does")
+        raise ModelError(f"{name!r} has elements of type {value.kind}, which Sightline never writes")
     if len(value.shape) > _MOST_AXES or any(not least <= n < 1 << 40 for n in value.shape):
-        raise ModelError(f"{name!r} has the shape {list(value.shape)[: _MOST_AXES + 1]}, which cannot be right")
+        raise ModelError(f"{name!r} has the shape {list(value.shape)[: _MOST_AXES + 1]}, which is invalid")
     return value
 
 
 def _weight(message: _Message, name: str) -> Weight:
-    """Return a constant, its data as long as its shape says."""
+    """Return a constant, verifying that its data matches its shape."""
     value = _checked(TensorType(message.integer(2), message.integers(1, _MOST_AXES)), name)
     places = {number: message.places[number] for number in (4, 5, 7, 9) if number in message.places}
     if len(places) != 1 or value.elements < 1 or set(message.places) - {1, 2, 4, 5, 7, 8, 9, 12, 14}:
-        raise ModelError(f"the weight {name!r} has no data, or states them in more than one way")
+        raise ModelError(f"the weight {name!r} has no data, or more than one copy of it")
     values = None
     if raw := message.raw(9):
         length = raw[1] - raw[0]
@@ -192,18 +194,18 @@ def _node(message: _Message) -> Node:
     for attribute in message.messages(5, repeated={8}):
         name = attribute.text(1)
         if name in attributes:
-            raise ModelError(f"an operation states its attribute {name!r} twice")
+            raise ModelError(f"an operation has its attribute {name!r} twice")
         attributes[name] = _attribute(attribute, name)
     op = message.text(4)
     return Node(op, message.text(3), message.texts(1), message.texts(2), attributes)
 
 
 def _attribute(message: _Message, name: str) -> Attribute:
-    """Return the value that the attribute's type says it has; a zero may be left out."""
+    """Return the value of the attribute's type; a zero may be omitted."""
     kind, stated = message.integer(20), set(message.places) - {1, 13, 20}
     number = {1: 2, 2: 3, 3: 4, 7: 8}.get(kind)  # float, integer, text, integers
     if number is None or not stated <= {number}:
-        raise ModelError(f"an operation has the attribute {name!r} of a type that none of ours has")
+        raise ModelError(f"an operation has the attribute {name!r} of a type that Sightline never writes")
     if kind == 2:
         return message.integer(number)
     if kind == 7:
@@ -215,5 +217,5 @@ def _attribute(message: _Message, name: str) -> Attribute:
     if spot is None:
         return 0.0
     if spot[0][0] != _FIXED32:
-        raise ModelError(f"the attribute {name!r} of an operation is no float")
+        raise ModelError(f"the attribute {name!r} of an operation is not a float")
     return float(struct.unpack_from("<f", message.data, spot[0][1])[0])

@@ -1,8 +1,8 @@
-"""How much memory and time an ONNX graph will take, worked out from its shapes before any runtime sees it.
+"""Limits on the memory and time of an ONNX graph, computed from its shapes before any runtime loads it.
 
-A graph of a few kilobytes can ask for terabytes (``Concat(x, x)`` forty times) or for years (products of large
-matrices), and ONNX Runtime computes what depends on constants alone while it loads the file. So every value is inferred
-here, for a batch of known size.
+A graph of a few kilobytes can require terabytes (``Concat(x, x)`` forty times) or years (products of large matrices),
+and ONNX Runtime evaluates constant expressions while it loads a file. So the shape of every value is inferred here, for
+a given batch size.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from sightline.prediction.onnx_graph import OnnxGraph, TensorType
 from sightline.prediction.onnx_shapes import infer
 
 VARIABLE = "SIGHTLINE_MODEL_LIMIT"
-MEMORY = 384 << 20  # bytes of all values that live at once; VGG16 takes 206 MB for 8 images of 224x224
+MEMORY = 384 << 20  # bytes of all values alive at once; VGG16 takes 206 MB for 8 images of 224x224
 COST = 2e11  # multiply-adds for one image, about 10 s on two cores; VGG16 takes 1.6e10 at 224x224
 NODES = 10_000
-_WEIGHT_GROWTH = 4  # times that weights may grow when they are widened to float32
+_WEIGHT_GROWTH = 4  # factor by which weights may grow when converted to float32
 
 
 def check_limits(graph: OnnxGraph, batch: int) -> None:
     """Raise `ModelError` if `graph` takes too much memory for `batch` images, or too long for one.
 
-    The environment variable ``SIGHTLINE_MODEL_LIMIT`` multiplies both limits, for large models that one trusts.
+    The environment variable ``SIGHTLINE_MODEL_LIMIT`` multiplies both limits, for large trusted models.
     """
     scale = _scale()
     if len(graph.nodes) > NODES * scale:
@@ -40,15 +40,15 @@ def _scale() -> float:
     except ValueError:
         scale = math.nan
     if not 0 < scale < math.inf:
-        raise ModelError(f"{VARIABLE} is {text!r}; expected a number that multiplies the limits, such as 4")
+        raise ModelError(f"{VARIABLE} is {text!r}; expected a factor for the limits, such as 4")
     return scale
 
 
 def _walk(graph: OnnxGraph, batch: int, scale: float) -> None:
-    """Infer every value in the order of the file, adding up what lives at the same time."""
+    """Infer every value in file order, and sum those alive at the same time."""
     types = {name: TensorType(t.kind, _with_batch(t.shape, batch)) for name, t in graph.inputs.items()}
     if set(types) & set(graph.weights):
-        raise ModelError("an input of it is a weight too")
+        raise ModelError("one of its inputs is also a weight")
     weights = {name: weight.type for name, weight in graph.weights.items()}
     types |= weights
     last = {name: at for at, node in enumerate(graph.nodes) for name in node.inputs}
@@ -61,7 +61,7 @@ def _walk(graph: OnnxGraph, batch: int, scale: float) -> None:
     live, cost = {name: types[name].bytes for name in graph.inputs}, 0.0
     for at, node in enumerate(graph.nodes):
         inferred = infer(graph, types, node)
-        cost += inferred.cost + 1e5  # handing one over takes some microseconds
+        cost += inferred.cost + 1e5  # overhead of one call, a few microseconds
         size = sum(t.bytes for t in inferred.outputs)
         if constant.issuperset(filter(None, node.inputs)):
             constant.update(node.outputs)
@@ -71,13 +71,13 @@ def _walk(graph: OnnxGraph, batch: int, scale: float) -> None:
         types |= dict(zip(node.outputs, inferred.outputs, strict=True))
         if sum(live.values()) + inferred.workspace > MEMORY * scale or kept > most_kept:
             raise ModelError(
-                f"its operation {node.name or node.op!r} makes {size >> 20} MB for {batch} images, so that more than "
+                f"its operation {node.name or node.op!r} gives {size >> 20} MB for {batch} images, so that more than "
                 f"{MEMORY * scale / 2**20:.0f} MB are in use at once; for a model that you trust, raise the limit with "
                 f"{VARIABLE}=4"
             )
         live = {name: size for name, size in live.items() if last.get(name, -1) > at}
     if missing := set(graph.outputs) - set(types):
-        raise ModelError(f"nothing makes its output {min(missing)!r}")
+        raise ModelError(f"no operation computes its output {min(missing)!r}")
     if batch == 1 and cost > COST * scale:
         raise ModelError(
             f"it takes {cost:.2g} multiply-adds for one image, more than {COST * scale:.2g}; for a model that you "
@@ -87,5 +87,5 @@ def _walk(graph: OnnxGraph, batch: int, scale: float) -> None:
 
 def _with_batch(shape: tuple[int, ...], batch: int) -> tuple[int, ...]:
     if -1 in shape[1:] or not shape:
-        raise ModelError("its input has a size that is not stated besides the number of images")
+        raise ModelError("its input has an unknown size other than that of the batch")
     return tuple(batch if n == -1 else n for n in shape)

@@ -1,8 +1,8 @@
-"""The outside of an ONNX file: its metadata, its hash, what its nodes are; read without the `onnx` package.
+"""Metadata, hash and allowed operations of an ONNX file, read without the `onnx` package.
 
-A file is a protocol buffer: fields, each a number, a kind and a value
-(https://protobuf.dev/programming-guides/encoding). Of its message ModelProto, field 7 is the graph and field 14 holds
-the metadata; weights lie inside the graph.
+A file is a protocol buffer: fields, each with a number, a wire type and a value
+(https://protobuf.dev/programming-guides/encoding). In its message ModelProto, field 7 is the graph, weights included,
+and field 14 the metadata.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _GRAPH_FIELDS = frozenset({_NODE, 2, _WEIGHT, 10, 11, 12, 13, 14, 16})  # no spa
 _OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # of NodeProto
 _TENSOR, _TENSORS = 5, 10  # of AttributeProto
 _SUBGRAPHS = frozenset({6, 11, 22, 23})  # and sparse tensors
-_ELSEWHERE, _LOCATION = 13, 14  # of TensorProto: where its data lie, and whether they lie there: 0 for no
-_BYTES = 2  # the kind of a field that has a length: text, message, packed numbers
+_ELSEWHERE, _LOCATION = 13, 14  # of TensorProto: the external data, and whether there is any: 0 for no
+_BYTES = 2  # the wire type of a field with a length: text, message, packed numbers
 
 OPERATIONS = frozenset(
     {
@@ -30,11 +30,11 @@ OPERATIONS = frozenset(
         "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Tanh", "Transpose",
     }
 )  # fmt: skip
-"""What our own files are made of. Nothing else is loaded: no loops, no functions, no operations of other makers."""
+"""The operations that Sightline writes. Nothing else is loaded: no loops, functions or custom operations."""
 
 
 def metadata(data: bytes) -> dict[str, str]:
-    """Return the metadata of an ONNX file; raises `ModelError` if it is none, or ends too early."""
+    """Return the metadata of an ONNX file; raises `ModelError` if it is not one or is truncated."""
     found = {}
     for number, kind, start, end in fields(data, 0, len(data)):
         if number == _METADATA and kind == _BYTES:
@@ -44,7 +44,7 @@ def metadata(data: bytes) -> dict[str, str]:
 
 
 def with_metadata(data: bytes, values: Mapping[str, str]) -> bytes:
-    """Return the file with `values` as its whole metadata; every other byte stays."""
+    """Return the file with its metadata replaced by `values`; every other byte stays."""
     parts, last = [], 0
     for number, _, _, end in fields(data, 0, len(data)):
         if number != _METADATA:
@@ -57,23 +57,23 @@ def with_metadata(data: bytes, values: Mapping[str, str]) -> bytes:
 
 
 def graph_sha256(data: bytes) -> str:
-    """Return the hash of the graph, weights included and metadata not."""
+    """Return the sha256 of the graph, with weights and without metadata."""
     start, end = _graph(data)
     return hashlib.sha256(memoryview(data)[start:end]).hexdigest()
 
 
 def check_graph(data: bytes) -> None:
-    """Raise `ModelError` if the file holds an operation that is not ours, or keeps weights in other files.
+    """Raise `ModelError` if the file has an operation outside `OPERATIONS`, or weights in other files.
 
-    Readers of protocol buffers pass over what they do not know and merge what comes twice, so that the same bytes can
-    mean different things to two of them. Here every field must be one of ours, and of its own kind.
+    Readers of protocol buffers skip unknown fields and merge repeated ones, so that the same bytes can mean different
+    things to two readers. Here every field must be one that Sightline writes, with its own wire type.
     """
     for number, _, _, _ in fields(data, 0, len(data)):
         if number not in _MODEL_FIELDS:
-            raise ModelError(f"it has the part {number} of an ONNX file, which none of ours has")
+            raise ModelError(f"it has the field {number} of an ONNX file, which Sightline never writes")
     for number, kind, start, end in fields(data, *_graph(data)):
         if number not in _GRAPH_FIELDS or kind != _BYTES:
-            raise ModelError(f"its graph has the part {number}, which none of ours has")
+            raise ModelError(f"its graph has the field {number}, which Sightline never writes")
         if number == _NODE:
             _check_node(data, start, end)
         elif number == _WEIGHT:
@@ -84,7 +84,7 @@ def _check_node(data: bytes, start: int, end: int) -> None:
     name = domain = ""
     for number, kind, a, b in fields(data, start, end):
         if kind != _BYTES:
-            raise ModelError("it is no ONNX file")
+            raise ModelError("it is not an ONNX file")
         if number == _OP_TYPE:
             name = text(data[a:b])
         elif number == _DOMAIN:
@@ -92,13 +92,13 @@ def _check_node(data: bytes, start: int, end: int) -> None:
         elif number == _ATTRIBUTE:
             _check_attribute(data, a, b)
     if domain not in {"", "ai.onnx"} or name not in OPERATIONS:
-        raise ModelError(f"the graph has the operation {name!r} of {domain or 'ONNX'}, which none of ours has")
+        raise ModelError(f"the graph has the operation {name!r} of {domain or 'ONNX'}, which Sightline never writes")
 
 
 def _check_attribute(data: bytes, start: int, end: int) -> None:
     for number, kind, a, b in fields(data, start, end):
         if number in _SUBGRAPHS:
-            raise ModelError("an operation has a graph of its own, which none of ours has")
+            raise ModelError("an operation has a subgraph, which Sightline never writes")
         if number in {_TENSOR, _TENSORS} and kind == _BYTES:
             _check_tensor(data, a, b)
 
@@ -106,19 +106,19 @@ def _check_attribute(data: bytes, start: int, end: int) -> None:
 def _check_tensor(data: bytes, start: int, end: int) -> None:
     for number, _, a, b in fields(data, start, end):
         if number == _ELSEWHERE or (number == _LOCATION and data[a:b] != b"\0"):
-            raise ModelError("the graph keeps weights in other files, which none of ours does")
+            raise ModelError("the graph has weights in other files, which Sightline never writes")
 
 
 def _graph(data: bytes) -> tuple[int, int]:
-    """Return where the graph lies; one alone, since two would be merged where the file is run."""
+    """Return the start and end of the graph; there must be one, as a runtime would merge two."""
     found = [(kind, start, end) for number, kind, start, end in fields(data, 0, len(data)) if number == _GRAPH]
     if len(found) != 1 or found[0][0] != _BYTES:
-        raise ModelError(f"it holds {len(found) or 'no'} graph{'s' if len(found) > 1 else ''}, expected one")
+        raise ModelError(f"it contains {len(found) or 'no'} graph{'s' if len(found) > 1 else ''}, expected one")
     return found[0][1:]
 
 
 def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (number, kind, start, end) of the value of each field."""
+    """Yield (number, wire type, start, end) of the value of each field."""
     while at < end:
         key, at = varint(data, at, end)
         kind = key & 7
@@ -130,17 +130,17 @@ def fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]
         elif kind in {1, 5}:
             length = 8 if kind == 1 else 4
         else:
-            raise ModelError("it is no ONNX file")
-        if key >> 32:  # other readers would drop the upper bits, and see another number
-            raise ModelError("it is no ONNX file")
+            raise ModelError("it is not an ONNX file")
+        if key >> 32:  # other readers would drop the high bits, and see another number
+            raise ModelError("it is not an ONNX file")
         if length > end - at:
-            raise ModelError("it ends too early")
+            raise ModelError("it is truncated")
         yield key >> 3, kind, at, at + length
         at += length
 
 
 def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return the number of variable length at `at`, and where it ends."""
+    """Return the variable-length integer at `at`, and its end."""
     value = shift = 0
     while at < end and shift < 64:
         byte = data[at]
@@ -149,7 +149,7 @@ def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
         if byte < 128:
             return value, at
         shift += 7
-    raise ModelError("it ends too early" if at >= end else "it is no ONNX file")
+    raise ModelError("it is truncated" if at >= end else "it is not an ONNX file")
 
 
 def _field(number: int, value: bytes) -> bytes:
@@ -169,4 +169,4 @@ def text(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        raise ModelError("it is no ONNX file") from error
+        raise ModelError("it is not an ONNX file") from error

@@ -20,12 +20,12 @@ NAMES = ("probabilities", "logits", "features")
 
 
 class OpenVinoPredictor(Portable):
-    """Predicts with an exported model, on the CPU, in float32 arithmetic where the file leaves the choice."""
+    """Predicts with an exported model, on the CPU, in float32 arithmetic unless the file is quantized."""
 
     def __init__(
         self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: Preprocess, threads: int = 0
     ) -> None:
-        """`files` holds ``model.xml`` and ``model.bin``; `threads` 0: as OpenVINO thinks best.
+        """`files` contains ``model.xml`` and ``model.bin``; `threads` 0: OpenVINO decides.
 
         Raises `ModelError` for files that cannot be run.
         """
@@ -33,7 +33,7 @@ class OpenVinoPredictor(Portable):
         self.preprocess = preprocess
         self._threads = threads
         self._graph, self._weights = files[NAME], files[WEIGHTS]
-        _ = self._session  # so that its errors show now
+        _ = self._session  # so that errors are raised here
 
     @cached_property
     def _session(self) -> tuple[Any, list[Any], threading.Lock]:

@@ -1,4 +1,4 @@
-"""How far one stored form of a model is from another: the same pictures through both."""
+"""Compare two stored forms of a model on the same images."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sightline.prediction.base import Predictor, filled, suitable_batch_size
 from sightline.records import Interval, Progress, Samples, no_progress
 
 ROWS = 32
-CALLS = 30  # for the latencies
-TIE = 1e-4  # a lead of the first class over the second that float32 may turn round: its tolerance, see `Tolerance`
-NEAR = 1e-3  # of the first class's probability: less still, where a thousand classes have a thousandth each
+CALLS = 30  # for latency
+TIE = 1e-4  # a margin of the first class over the second that float32 may reverse: that of `Tolerance`
+NEAR = 1e-3  # relative to the first probability: smaller still if a thousand classes have 0.001 each
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What two forms of a model may differ by: probability, and the fraction of images with the same first class.
+    """The allowed difference in probability between two forms, and the required fraction with the same top-1 class.
 
     Images whose first two classes are tied (see `compare`) do not count in the latter.
     """
@@ -33,11 +33,12 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Differences over `count` images, `top1_agreement` over those without a tie (see `compare`).
+    """Differences over `count` images; `top1_agreement` is over those without a tie (see `compare`).
 
-    `accuracy_change` is the second form's less the first's, None without labels; `accuracy_interval` is 95%, of the
-    paired difference. Latencies in milliseconds at batch 1, throughput in images a second at batch 32, both of the
-    second form, None where they were not taken; `bytes` is the size of its file.
+    `accuracy_change` is the accuracy of the second form minus that of the first, None without labels;
+    `accuracy_interval` is the 95% interval of this paired difference. Latencies (milliseconds at batch size 1) and
+    throughput (images per second at batch size 32) are of the second form, None if not measured; `bytes` is the size of
+    its file.
     """
 
     count: int
@@ -52,15 +53,15 @@ class Parity:
     throughput: float | None = None
 
     def within(self, tolerance: Tolerance) -> bool:
-        """Whether both forms agree; NaN does not."""
+        """Return whether both forms agree; NaN never does."""
         return not self.reasons(tolerance)
 
     def reasons(self, tolerance: Tolerance) -> tuple[str, ...]:
-        """Return why the forms do not agree: a clause for each limit that is missed, with both numbers."""
+        """Return why the forms do not agree: a clause for each missed limit, with both numbers."""
         missed = []
         if not self.greatest_difference <= tolerance.difference:
             missed.append(
-                f"the greatest difference of a probability is {self.greatest_difference:.4g}, above the limit of "
+                f"the largest difference in probability is {self.greatest_difference:.4g}, above the limit of "
                 f"{tolerance.difference:g} (--tolerance)"
             )
         if not self.top1_agreement >= tolerance.agreement:
@@ -71,7 +72,7 @@ class Parity:
         return tuple(missed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
 
@@ -81,10 +82,10 @@ def compare(
     labels: NDArray[np.int32] | None = None,
     size: int = 0,
 ) -> Parity:
-    """Compare probabilities [N, K] of the same images; `labels` int32 [N] where they are known.
+    """Compare probabilities [N, K] of the same images; `labels` int32 [N] if known.
 
-    An image is tied where the first form's two most probable classes are no further apart than `TIE`, or than `NEAR`
-    of the greater where that is less: adding up in another order may then change which comes first.
+    An image is tied if the two most probable classes of the first form differ by at most `TIE`, or by `NEAR` of the
+    larger if that is less: a different order of summation may then swap them.
     """
     gaps = np.abs(first.astype(np.float64) - second)
     same = (first.argmax(1) == second.argmax(1))[~_tied(first)]
@@ -111,12 +112,12 @@ def _tied(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
 def probabilities(
     predictor: Predictor, samples: Samples, *, task: str = "comparing", progress: Progress = no_progress
 ) -> NDArray[np.float32]:
-    """Return float32 [N, K] of all `samples`."""
+    """Return the probabilities of all `samples`, float32 [N, K]."""
     return _answers(predictor, predictor.probabilities, samples, task, progress)
 
 
 def logits(predictor: Predictor, samples: Samples) -> NDArray[np.float32]:
-    """Return float32 [N, K] of all `samples`."""
+    """Return the logits of all `samples`, float32 [N, K]."""
     return _answers(predictor, lambda rows: predictor.outputs(rows).logits, samples, "", no_progress)
 
 
@@ -132,7 +133,7 @@ def _answers(
 
 
 def speed(predictor: Predictor, pixels: NDArray[np.uint8], calls: int = CALLS) -> tuple[float, float, float]:
-    """Return the median and the 99th percentile of milliseconds at batch 1, and pictures a second at batch 32."""
+    """Return median and 99th percentile latency (ms, batch size 1), and images per second (batch size 32)."""
     one = pixels[:1]
     many = np.resize(pixels, (ROWS, *pixels.shape[1:]))
     for batch in (one, many):

@@ -1,4 +1,4 @@
-"""A TensorFlow SavedModel as a `Predictor`. Such a folder holds a program: load only your own."""
+"""A TensorFlow SavedModel as a `Predictor`. Such a folder contains a program: load only what you trust."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SavedModelPredictor(Portable):
     def __init__(
         self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: Preprocess, threads: int = 0
     ) -> None:
-        """`files` holds all below ``saved_model/``; `threads` is TensorFlow's own affair.
+        """`files` contains everything below ``saved_model/``; `threads` is ignored: TensorFlow decides.
 
         Raises `ModelError` for files that cannot be run.
         """
@@ -32,14 +32,14 @@ class SavedModelPredictor(Portable):
         self.classes = tuple(classes)
         self.preprocess = preprocess
         self._files = {name: content for name, content in files.items() if name.startswith(f"{SAVED_MODEL}/")}
-        _ = self._session  # so that its errors show now
+        _ = self._session  # so that errors are raised here
 
     @cached_property
     def _session(self) -> tuple[Any, Any]:
-        """The module, which holds the variables that the call needs, and the call."""
+        """The module, which keeps the variables alive, and its signature."""
         tf = backend.tensorflow_alone("The format saved_model")
         try:
-            with tempfile.TemporaryDirectory(prefix="sightline-") as folder:  # TensorFlow reads no bytes
+            with tempfile.TemporaryDirectory(prefix="sightline-") as folder:  # TensorFlow cannot load from memory
                 for name, content in self._files.items():
                     path = Path(folder, name)
                     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Pictures in, predictions out, in order; decoding runs ahead in threads while the model works."""
+"""Predict a stream of images in order; threads decode ahead while the model runs."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Decoded = NDArray[np.uint8] | str
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture to predict: what to call it, and how to get its bytes or pixels."""
+    """One image to predict: its path, and a function that reads its bytes or pixels."""
 
     path: str
     read: Callable[[], Any]
 
 
 def file_limits(assignments: Sequence[str]) -> LimitsConfig:
-    """Return the limits that ``data.limits.file_mb=VALUE`` states; raises `UsageError` for any other setting."""
+    """Return the limits set by ``data.limits.file_mb=VALUE``; raises `UsageError` for any other setting."""
     for text in assignments:
         if not text.startswith("data.limits.file_mb="):
             raise UsageError(f"Only data.limits.file_mb can be set here, as data.limits.file_mb=512, not {text!r}.")
@@ -48,10 +48,10 @@ def file_limits(assignments: Sequence[str]) -> LimitsConfig:
 def expand(
     arguments: Sequence[str | Path], stdin: Callable[[], bytes] | None = None, limits: LimitsConfig = LIMITS
 ) -> Iterator[Item]:
-    """Yield the pictures that files, folders (all pictures below, sorted), globs and ``-`` (`stdin`) stand for.
+    """Yield the images that files, folders (all images below, sorted), globs and ``-`` (`stdin`) refer to.
 
-    Standard input is one picture's bytes, or a list of paths, one a line. A path that does not exist is yielded all
-    the same and becomes an unreadable row; raises `DataError` for a folder without pictures or a glob without match.
+    Standard input is the bytes of one image, or a list of paths, one per line. A path that does not exist is yielded
+    too and becomes an unreadable row. Raises `DataError` for a folder without images or a glob without matches.
     """
     for argument in arguments:
         text = str(argument)
@@ -60,7 +60,7 @@ def expand(
         elif Path(text).is_dir():
             yield from _from_folder(text, limits)
         elif not Path(text).exists() and glob.has_magic(text):
-            found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  # absolute patterns too
+            found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  # also absolute patterns
             if not found:
                 raise DataError(f"No file matches {text!r}.")
             yield from expand(found, limits=limits)
@@ -69,12 +69,12 @@ def expand(
 
 
 def peek(items: Iterator[Item]) -> list[Item]:
-    """Take the first item off `items` (none where it is empty), so that its errors show early."""
+    """Take the first item, if any, from `items`, so that its errors are raised early."""
     return list(islice(items, 1))
 
 
 def _from_folder(folder: str, limits: LimitsConfig) -> Iterator[Item]:
-    """Yield the images below a folder as an index finds them: links followed, other names tried by their content."""
+    """Yield the images below a folder as indexing does: links are followed, other files are tried by content."""
     store = FolderStore(Path(folder), limits)
     empty = True
     for key in store.keys():  # noqa: SIM118  # not a dict
@@ -83,7 +83,7 @@ def _from_folder(folder: str, limits: LimitsConfig) -> Iterator[Item]:
         empty = False
         yield Item(str(Path(folder, key)), partial(store.read, key, find_format))
     if empty:
-        raise DataError(f"The folder {folder} holds no images.")
+        raise DataError(f"The folder {folder} contains no images.")
 
 
 def _is_image(store: FolderStore, key: str) -> bool:
@@ -99,7 +99,7 @@ def _from_stdin(data: bytes, limits: LimitsConfig) -> Iterator[Item]:
         inspect(data)
         image = True
     except PictureError:
-        image = b"\0" in data and not has_mark(data)  # a damaged one: no path holds this character but in UTF-16
+        image = b"\0" in data and not has_mark(data)  # a damaged image: only UTF-16 text contains zero bytes
     if image:
         yield Item("-", lambda: data)
     else:
@@ -107,7 +107,7 @@ def _from_stdin(data: bytes, limits: LimitsConfig) -> Iterator[Item]:
 
 
 def _list(data: bytes) -> str:
-    """Return a list of paths as text: in the encoding that its byte order mark says, else as paths are encoded here."""
+    """Decode a list of paths: in the encoding of its byte order mark, else as UTF-8 with escapes, like paths."""
     if has_mark(data):
         try:
             return decode_text(data)
@@ -117,7 +117,7 @@ def _list(data: bytes) -> str:
 
 
 def as_items(pictures: Iterable[Any], limits: LimitsConfig = LIMITS) -> Iterator[Item]:
-    """Yield items for paths, encoded bytes, uint8 arrays [H, W(, C)] or Pillow pictures, in any mixture."""
+    """Yield items for paths, encoded bytes, uint8 arrays [H, W(, C)] or Pillow images, in any mixture."""
     for number, picture in enumerate(pictures):
         if isinstance(picture, str | Path):
             yield from expand([picture], limits=limits)
@@ -134,12 +134,10 @@ def predict(
     threads: int | None = None,
     thresholds: Thresholds | None = None,
 ) -> Iterator[Prediction]:
-    """Yield one `Prediction` for each item, in order; its `error` says why an image has no answer.
+    """Yield one `Prediction` for each item, in order; `error` is the reason if there is none.
 
-    That is so where the image cannot be read and where the model answers with NaN or infinity.
-
-    `batch_size` pictures go through the model at once; None: as many as suit their size. With `thresholds`, each
-    answer comes with a `Decision`.
+    That is the case if the image cannot be read or the model returns NaN or infinity. `batch_size` None: one that suits
+    the input size. With `thresholds`, each prediction has a `Decision`.
     """
     size = batch_size or suitable_batch_size(predictor.preprocess)
     workers = threads or process.cores()
@@ -148,7 +146,7 @@ def predict(
     with ThreadPoolExecutor(workers) as pool:
 
         def fill() -> None:
-            for item in islice(source, 3 * size - len(queue)):  # at most three batches wait
+            for item in islice(source, 3 * size - len(queue)):  # at most three batches ahead
                 queue.append((item.path, pool.submit(_decode, predictor.preprocess, item)))
 
         fill()
@@ -198,7 +196,7 @@ def _answer(
 def _answers(
     predictor: Predictor, pixels: NDArray[np.uint8], size: int, thresholds: Thresholds | None
 ) -> list[tuple[NDArray[np.float32], Decision | None]]:
-    """Return the probabilities [K] of each picture, and what to make of them."""
+    """Return the probabilities [K] and the decision for each image."""
     if thresholds is None:
         return [(row, None) for row in filled(predictor.probabilities, pixels, size)]
 

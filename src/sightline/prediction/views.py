@@ -1,4 +1,4 @@
-"""Two views of each picture, itself and its mirror image, answered together: twice the work."""
+"""Flip test-time augmentation: predict each image and its mirror image, at twice the cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sightline.preprocess import Preprocess
 
 
 class Mirrored:
-    """Answers with the mean of the logits of a picture and of its mirror image, left to right."""
+    """Averages the logits of an image and its horizontal mirror image."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
@@ -23,7 +23,7 @@ class Mirrored:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How a picture becomes pixels."""
+        """How an image becomes pixels."""
         return self.predictor.preprocess
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

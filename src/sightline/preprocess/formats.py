@@ -1,4 +1,4 @@
-"""Encoded bytes -> an opened Pillow image and what its header says of it; no pixels are decoded here."""
+"""Open encoded bytes as a Pillow image and read its header; no pixels are decoded here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Range = tuple[float, float]  # of sample values: low, high
 
 def _heif(file: IO[bytes]) -> ImageFile.ImageFile:
     try:
-        from pillow_heif import HeifImageFile  # turns the image as its own tags say, and takes back EXIF's orientation
+        from pillow_heif import HeifImageFile  # applies the rotation of HEIF, and resets EXIF's orientation
     except ImportError:
         raise PictureError("HEIC images need the package pillow-heif: pip install 'sightline[heif]'") from None
     return cast("ImageFile.ImageFile", HeifImageFile(file))
@@ -45,17 +45,17 @@ def _avif(file: IO[bytes]) -> ImageFile.ImageFile:
     return AvifImageFile(file)
 
 
-# Pillow's readers are called directly: Image.open adds a limit on pixels which is global, and warns before it refuses.
+# Pillow's readers are called directly: Image.open has a global pixel limit, and warns before it raises.
 FORMATS: dict[str, tuple[bytes, Callable[[IO[bytes]], ImageFile.ImageFile]]] = {
-    "JPEG": (rb"\xff\xd8\xff", JpegImageFile),  # MPO too: its first image
+    "JPEG": (rb"\xff\xd8\xff", JpegImageFile),  # also MPO: its first image
     "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),
     "WEBP": (rb"RIFF....WEBP", WebPImageFile),
     "GIF": (rb"GIF8[79]a", GifImageFile),
     "BMP": (rb"BM", BmpImageFile),
     "TIFF": (rb"II[*+]\0|MM\0[*+]", TiffImageFile),
-    "PPM": (rb"P[1-6f]\s", PpmImageFile),  # PBM and PGM too
+    "PPM": (rb"P[1-6f]\s", PpmImageFile),  # also PBM and PGM
     "JPEG2000": (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", Jpeg2KImageFile),
-    # A major brand of mif1 or msf1 leaves open what is inside: the compatible brands, next in the file, say it.
+    # The major brands mif1 and msf1 do not state the codec; the compatible brands, which follow, do.
     "AVIF": (rb"....ftyp(avi[fs]|m[is]f1.{4}(....){0,12}?avi[fs])", _avif),
     "HEIF": (rb"....ftyp(hei[cxms]|hev[cxms]|m[is]f1)", _heif),
 }
@@ -63,9 +63,9 @@ _REFUSED = (
     rb"(?P<JXL>\xff\x0a|....JXL )|(?P<PSD>8BPS)|(?P<ICO>\0\0\x01\0)|(?P<DDS>DDS )"
     rb"|(?P<EPS>%!PS|\xc5\xd0\xd3\xc6)|(?P<PDF>%PDF)|(?P<SVG><svg|<\?xml)|(?P<WMF>\xd7\xcd\xc6)"
 )
-_SIGNATURE = 72  # bytes that tell the format
+_SIGNATURE = 72  # bytes that identify the format
 _NATIVE, _OTHER = ("L", "B") if sys.byteorder == "little" else ("B", "L")
-# Of 16-bit color Pillow unpacks the high bytes; read as of the other byte order, it unpacks the low ones.
+# Pillow unpacks the high bytes of 16-bit color; with the opposite byte order it unpacks the low ones.
 _LOW_BYTES = {
     f"{mode};16{order}": f"{mode};16{low}"
     for mode in ("RGB", "RGBA", "RGBX")
@@ -74,16 +74,16 @@ _LOW_BYTES = {
 _BITS, _SAMPLE_FORMAT, _PLANES = 258, 339, 284  # TIFF's tags BitsPerSample, SampleFormat, PlanarConfiguration
 _LOWS, _HIGHS = (340, 280), (341, 281)  # SMinSampleValue before MinSampleValue; SMaxSampleValue before MaxSampleValue
 _SIGNED, _APART = 2, 2  # values of SampleFormat and PlanarConfiguration
-_TURNED = frozenset(range(2, 9))  # values of the Orientation tag that ask for a turn or a flip
+_TURNED = frozenset(range(2, 9))  # values of the Orientation tag that rotate or flip
 _THREAD = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What an image file says of itself; width and height in pixels, as displayed (after `orientation`, 1..8).
+    """The header of an image file; width and height in pixels, as displayed (after `orientation`, 1..8).
 
-    `deep`: its samples have more than 8 bits. `stated`: the range of values that its tags give them, where that is less
-    than their type holds.
+    `deep`: samples have more than 8 bits. `stated`: the range of sample values in its tags, if narrower than that of
+    their type.
     """
 
     format: str
@@ -97,12 +97,12 @@ class Header:
 
 
 def open_image(data: Data, page: int, max_megapixels: int) -> ImageFile.ImageFile:
-    """Open page (or frame) `page` of an encoded image, counted from 1, without decoding it. For use in `reading`.
+    """Open page (or frame) `page` of an encoded image, counted from 1, without decoding it. Call it within `reading`.
 
-    The frames of an animation before that one are decoded, and so must not be larger than `max_megapixels`.
+    Earlier frames of an animation are decoded, so they must not exceed `max_megapixels`.
     """
-    name, content = find_format(bytes(data[:_SIGNATURE])), bytes(data)  # bytes are not copied by that
-    if name == "JPEG2000" and b"\xff\xd9" not in content:  # OpenJPEG may fill in what is missing
+    name, content = find_format(bytes(data[:_SIGNATURE])), bytes(data)  # does not copy bytes
+    if name == "JPEG2000" and b"\xff\xd9" not in content:  # OpenJPEG may fill in missing data
         raise PictureError("truncated")
     guards.check_structure(name, content)
     image = _turn_to(page, FORMATS[name][1](io.BytesIO(content)), content, max_megapixels)
@@ -111,17 +111,17 @@ def open_image(data: Data, page: int, max_megapixels: int) -> ImageFile.ImageFil
 
 
 def find_format(start: bytes) -> str:
-    """Return the name in `FORMATS` of the format that a file's first bytes show; raises PictureError for others."""
+    """Return the format, a key of `FORMATS`, from a file's first bytes; raises PictureError for any other."""
     for name, (magic, _) in FORMATS.items():
         if re.match(magic, start, re.DOTALL):
             return name
     refused = re.match(_REFUSED, start, re.DOTALL)
-    unknown = "not a picture" if start else "empty file"
+    unknown = "not an image" if start else "empty file"
     raise PictureError(f"format {refused.lastgroup} is not supported" if refused else unknown)
 
 
 def check_pixels(width: int, height: int, pixels: int, max_megapixels: int) -> None:
-    """Raise PictureError for more pixels in memory than are allowed."""
+    """Raise PictureError if an image takes more pixels in memory than allowed."""
     if pixels > max_megapixels * 10**6:
         limit = f"limit {max_megapixels} megapixels (max_megapixels)"
         raise PictureError(f"too large: {width}x{height} pixels, {limit}")
@@ -143,9 +143,9 @@ def _turn_to(page: int, image: ImageFile.ImageFile, data: bytes, max_megapixels:
 
 
 def read_header(image: ImageFile.ImageFile, data: Data) -> Header:
-    """Return what an opened image says of itself."""
+    """Return the header of an opened image."""
     turn = orientation(image)
-    turned = turn >= 5 and not isinstance(image, TiffImageFile)  # its size is as displayed
+    turned = turn >= 5 and not isinstance(image, TiffImageFile)  # Pillow reports the size as displayed
     size = image.size[::-1] if turned else image.size
     deep = is_deep(image)
     stated = _stated(image, data) if deep else None
@@ -153,37 +153,37 @@ def read_header(image: ImageFile.ImageFile, data: Data) -> Header:
 
 
 def _count_frames(image: ImageFile.ImageFile, data: bytes) -> int:
-    """Return how many frames or pages there are; Pillow decodes one after the other to count those of GIF and TIFF."""
+    """Return the number of frames or pages; Pillow would read through a whole GIF or TIFF to count them."""
     if isinstance(image, GifImageFile | TiffImageFile):
         return guards.check_structure(str(image.format), data) or 1
-    with suppress(Exception):  # a later frame is damaged: it may never be used
+    with suppress(Exception):  # a damaged later frame, which may never be used
         return int(getattr(image, "n_frames", 1))
     return 1
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the value of the Orientation tag, 1..8; 1 where there is none."""
-    with suppress(Exception):  # corrupt EXIF is no reason to lose an image
-        # PNG's own getexif loads the pixels, since it may stand behind them: there, `inspect` does not see it.
+    """Return the value of the Orientation tag, 1..8; 1 if there is none."""
+    with suppress(Exception):  # corrupt EXIF does not invalidate an image
+        # PNG's own getexif loads the pixels, as EXIF may follow them; `inspect` does not see it then.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
         return cast("int", value) if value in _TURNED else 1
     return 1
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Tell whether samples have more than 8 bits, of an image in memory or of one that is opened and not yet loaded."""
+    """Return whether samples have more than 8 bits, for an image in memory or one opened but not yet loaded."""
     return image.mode == "F" or image.mode.startswith("I") or is_deep_color(image)
 
 
 def is_deep_color(image: Image.Image) -> bool:
-    """Tell whether an opened file holds 16-bit color, of which Pillow decodes the high bytes."""
+    """Return whether an opened file holds 16-bit color, of which Pillow decodes the high bytes."""
     return ";16" in _raw_mode(image) and image.mode in {"RGB", "RGBA"}
 
 
 def open_low_bytes(
     data: Data, page: int, image: ImageFile.ImageFile, max_megapixels: int
 ) -> ImageFile.ImageFile | None:
-    """Open the low bytes of the 16-bit color file of which `image` has the high ones; None where Pillow cannot."""
+    """Open the low bytes of a 16-bit color file, whose high bytes are in `image`; None if Pillow cannot."""
     raw = _LOW_BYTES.get(_raw_mode(image))
     if raw is None or _planes_apart(image):
         return None
@@ -193,8 +193,8 @@ def open_low_bytes(
 
 
 def one_scan(image: JpegImageFile) -> bool:
-    """Whether libjpeg can decode line by line; if not, it holds the whole unscaled image, whatever the scale."""
-    stream = cast("io.BytesIO", image.fp)  # behind the first scan's header: count, 2 bytes per component, 3 bytes
+    """Return whether libjpeg can decode line by line; otherwise it holds the whole unscaled image at any scale."""
+    stream = cast("io.BytesIO", image.fp)  # after the first scan's header: count, 2 bytes per component, 3 bytes
     count = stream.getvalue()[stream.tell() - 4 - 2 * image.layers]
     return "progressive" not in image.info and count == image.layers
 
@@ -219,8 +219,8 @@ def _bits(image: Image.Image) -> float:
 
 
 def _stated(image: ImageFile.ImageFile, data: Data) -> Range | None:
-    """Return the range that tags state: TIFF's (S)Min- and (S)MaxSampleValue or an odd BitsPerSample, PNG's sBIT."""
-    with suppress(Exception):  # damaged tags state nothing
+    """Return the range stated by tags: TIFF's (S)Min- and (S)MaxSampleValue or an odd BitsPerSample, PNG's sBIT."""
+    with suppress(Exception):  # damaged tags
         if isinstance(image, PngImageFile):
             bits = _significant_bits(bytes(data[:4096]))
             return (0.0, 2.0**bits - 1) if 8 < bits < 16 else None
@@ -245,7 +245,7 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _significant_bits(data: bytes) -> int:
-    """Return the most bits that a PNG's sBIT chunk states for a channel; 0 without that chunk before the pixels."""
+    """Return the most bits per channel stated by a PNG's sBIT chunk; 0 without that chunk before the pixels."""
     at = 8
     while at + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
@@ -263,15 +263,15 @@ class _ThisThread(type):
 
 
 class _Hushed(Warning, metaclass=_ThisThread):
-    """The category of every warning in a thread that is inside `reading`."""
+    """The category of every warning in a thread that is within `reading`."""
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turn whatever Pillow raises for bad data into PictureError, and keep its warnings quiet.
+    """Turn whatever Pillow raises for bad data into PictureError, and silence its warnings.
 
-    warnings.catch_warnings swaps a global list, so that threads leave each other's filters behind; one filter that
-    asks for the thread does not. What libjpeg and libtiff write to standard error themselves cannot be held back.
+    warnings.catch_warnings replaces a global list, so threads would restore each other's filters; a single filter that
+    checks the thread is safe. What libjpeg and libtiff write to standard error cannot be suppressed.
     """
     if not warnings.filters or warnings.filters[0][2] is not _Hushed:
         warnings.simplefilter("ignore", _Hushed)
@@ -280,7 +280,7 @@ def reading() -> Iterator[None]:
         yield
     except PictureError:
         raise
-    except Exception as error:  # OSError, SyntaxError, KeyError, zlib.error, MemoryError...: Pillow promises no fewer
+    except Exception as error:  # OSError, SyntaxError, KeyError, zlib.error, MemoryError...: Pillow may raise any
         text = str(error) if " " in str(error) else repr(error)
         signs = re.search("truncat|not enough image data|reached eof|end of file|only got", text, re.IGNORECASE)
         ended = signs or {EOFError, IndexError, struct.error} & {type(error), type(error.__cause__)}

@@ -1,7 +1,7 @@
-"""What a file's structure may cost: limits that are checked before Pillow reads it.
+"""Limits on the structure of a file, checked before Pillow reads it.
 
-A file of a few kilobytes can keep a decoder busy for minutes without many pixels: by thousands of scans, directories,
-strips or comments. Cameras and programs write a few of each. Here the blocks of a file are walked, none is decoded.
+A file of a few kilobytes can keep a decoder busy for minutes without many pixels: with thousands of scans, directories,
+strips or comments. Cameras and programs write a few of each. This module walks the blocks of a file, decoding none.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from collections.abc import Callable, Iterator
 
 from sightline.errors import PictureError
 
-MAX_SIDE = 65_535  # pixels, as JPEG has it; resizing goes through images of this many rows
-MOST_FRAMES = 1000  # that are counted
+MAX_SIDE = 65_535  # pixels, the limit of JPEG; resizing handles images of this many rows
+MOST_FRAMES = 1000  # counting stops here
 _SCANS, _SCAN_PIXELS = 300, 1_500_000_000  # of a progressive JPEG: about 2 s
-_SEGMENTS = 4_000  # of a JPEG before its pixels: a panorama with depth has some hundred
-_EXIF_SEGMENTS = 16  # which Pillow joins: one, or a few where it is large
-_FRAME_PIXELS = 1_000_000_000  # of an animation, up to the frame that is read: about 5 s
+_SEGMENTS = 4_000  # of a JPEG before its pixels: a panorama with depth has hundreds
+_EXIF_SEGMENTS = 16  # which Pillow joins: usually one, a few if EXIF is large
+_FRAME_PIXELS = 1_000_000_000  # of an animation up to the frame that is read: about 5 s
 _CHUNKS, _DATA_CHUNKS = 2_000, 100_000  # of a PNG
 _BLOCKS = 4 << 20  # bytes of a GIF's comments and other extensions
 _STRIPS = 65_536  # of a TIFF, or tiles
-_TILE_PIXELS = 1 << 24  # of one tile, beyond the image's own
+_TILE_PIXELS = 1 << 24  # of one tile, if larger than the image
 _TAGS = 4_096  # of a TIFF's directory
 _BOXES = 1_000  # of a JPEG 2000 file
-_COMMENT = 1 << 16  # bytes of blanks and comments in a PPM's header
-_SLOW = 8 << 20  # bytes of a PPM written as text, and of a BMP in runs: Pillow decodes these in Python
-_WAVELETS = 32 << 20  # bytes of a JPEG 2000, of which a processor decodes 8 million in a second
+_COMMENT = 1 << 16  # bytes of whitespace and comments in a PPM's header
+_SLOW = 8 << 20  # bytes of a text PPM or a run-length encoded BMP: Pillow decodes these in Python
+_WAVELETS = 32 << 20  # bytes of a JPEG 2000; one core decodes 8 million a second
 
 
 def check_structure(name: str, data: bytes) -> int | None:
-    """Raise PictureError if a file of format `name` would take too long to read; return its frames where it counted.
+    """Raise PictureError if a file of format `name` would take too long to read; return its frames if counted.
 
-    At most `MOST_FRAMES` are counted. A file that is cut off or damaged is left to the decoder, which says so.
+    At most `MOST_FRAMES` are counted. A truncated or damaged file is left to the decoder, which reports it.
     """
     check = _CHECKS.get(name)
     try:
@@ -42,15 +42,15 @@ def check_structure(name: str, data: bytes) -> int | None:
 
 
 def check_sides(width: int, height: int) -> None:
-    """Raise PictureError for an image longer than any that is meant to be looked at."""
+    """Raise PictureError for an image with a side longer than `MAX_SIDE`."""
     if max(width, height) > MAX_SIDE:
         raise PictureError(f"too long: {width}x{height} pixels, limit {MAX_SIDE} on each side")
 
 
 def check_frames(page: int, width: int, height: int) -> None:
-    """Raise PictureError for a frame behind so many pixels that decoding them, one after the other, takes too long."""
+    """Raise PictureError for a frame that follows too many pixels to decode one frame after the other."""
     if page * width * height > _FRAME_PIXELS:
-        raise PictureError(f"page {page} is behind {page - 1} of {width}x{height} pixels, too many to decode")
+        raise PictureError(f"page {page} follows {page - 1} pages of {width}x{height} pixels, too many to decode")
 
 
 def _limit(count: int, most: int, what: str) -> None:
@@ -80,9 +80,9 @@ def _jpeg(data: bytes) -> None:
             at, segments = at + 2 + length, segments + 1
         _limit(segments, _SEGMENTS, "segments before the pixels")
         _limit(exif, _EXIF_SEGMENTS, "EXIF segments")
-    if sequential and data[at + 4] == layers:  # one scan, whatever follows
+    if sequential and data[at + 4] == layers:  # one scan; the rest does not matter
         return
-    scans = data.count(b"\xff\xda", at, data.find(b"\xff\xd9", at))  # coded pixels hold neither
+    scans = data.count(b"\xff\xda", at, data.find(b"\xff\xd9", at))  # entropy-coded data contains neither
     _limit(scans, _SCANS, "scans")
     if scans > 12 and scans * size > _SCAN_PIXELS:
         raise PictureError(f"{scans} scans of {size / 1e6:.0f} megapixels, which would take too long to decode")
@@ -93,7 +93,7 @@ def _png(data: bytes) -> None:
     while at + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
         pixels, others = pixels + (name in {b"IDAT", b"fdAT"}), others + (name not in {b"IDAT", b"fdAT"})
-        _limit(others - pixels // 2, _CHUNKS, "chunks that hold no pixels")  # an animation has one beside each frame
+        _limit(others - pixels // 2, _CHUNKS, "chunks without pixels")  # an animation has one for each frame
         _limit(pixels, _DATA_CHUNKS, "chunks of pixels")
         if name == b"IEND":
             return
@@ -118,7 +118,7 @@ def _gif(data: bytes) -> int:
         elif kind == 0x3B:
             break
         else:
-            at += 1  # as Pillow: what is no block is passed over
+            at += 1  # as in Pillow: skip anything else
     return max(frames, 1)
 
 
@@ -144,7 +144,7 @@ def _tiff(data: bytes) -> int:
 
 
 def check_tiff_page(data: bytes, page: int) -> None:
-    """Raise PictureError for a page of a TIFF that would take too long, or is not there."""
+    """Raise PictureError for a page of a TIFF that is missing or would take too long."""
     count = 0
     for count, at in enumerate(_directories(data), 1):
         if count == page:
@@ -153,7 +153,7 @@ def check_tiff_page(data: bytes, page: int) -> None:
 
 
 def _directories(data: bytes) -> Iterator[int]:
-    """Yield where each directory begins; one that comes again ends the chain."""
+    """Yield the offset of each directory; a repeated one ends the chain."""
     order, large = _byte_order(data)
     at = struct.unpack_from(order + ("Q" if large else "I"), data, 8 if large else 4)[0]
     seen: set[int] = set()
@@ -182,7 +182,7 @@ def _check_directory(data: bytes, at: int) -> None:
         entry = at + ((8 + 20 * number) if large else (2 + 12 * number))
         tag, kind, many = struct.unpack_from(order + ("HHQ" if large else "HHI"), data, entry)
         value = entry + (12 if large else 8)
-        if tag in {273, 279, 324, 325}:  # where strips and tiles lie, and their lengths
+        if tag in {273, 279, 324, 325}:  # offsets and lengths of strips and tiles
             _limit(many, _STRIPS, "strips or tiles")
         elif tag in {256, 257, 322, 323} and many == 1 and kind in {3, 4, 16}:
             sizes[tag] = struct.unpack_from(order + {3: "H", 4: "I", 16: "Q"}[kind], data, value)[0]
@@ -200,7 +200,7 @@ def _jpeg2000(data: bytes) -> None:
         _limit(boxes, _BOXES, "boxes")
         if name == b"jp2c" or length == 0:
             return
-        if name == b"jp2h":  # its parts are boxes too
+        if name == b"jp2h":  # contains boxes
             boxes += _inner_boxes(data, at + 8, at + length)
             _limit(boxes, _BOXES, "boxes")
         at += struct.unpack_from(">Q", data, at + 8)[0] if length == 1 else max(length, 8)
@@ -218,11 +218,11 @@ def _ppm(data: bytes) -> None:
     at = 2
     for _ in range(2 if data[1:2] in b"14" else 3):
         start = at
-        at = _BLANK.match(data, start, start + _COMMENT + 2).end()  # type: ignore[union-attr]  # matches nothing too
+        at = _BLANK.match(data, start, start + _COMMENT + 2).end()  # type: ignore[union-attr]  # matches the empty string
         _limit(at - start, _COMMENT, "bytes of comments in the header")
         at = _TOKEN.match(data, at).end()  # type: ignore[union-attr]
     if data[1:2] in b"23":
-        _limit_slow(data, "numbers written as text", "save it as binary")
+        _limit_slow(data, "numbers as text", "save it as binary")
 
 
 _BLANK = re.compile(rb"(?:\s+|#[^\r\n]*[\r\n]?)*")
@@ -232,7 +232,7 @@ _TOKEN = re.compile(rb"[^\s#]*")
 def _bmp(data: bytes) -> None:
     (compression,) = struct.unpack_from("<I", data, 30)
     if struct.unpack_from("<I", data, 14)[0] >= 40 and compression in {1, 2}:
-        _limit_slow(data, "a BMP in runs", "save it as PNG")
+        _limit_slow(data, "run-length encoded BMP", "save it as PNG")
 
 
 _CHECKS: dict[str, Callable[[bytes], int | None]] = {

@@ -1,4 +1,4 @@
-"""Whatever mode Pillow decodes to -> 8-bit L or RGB; the rules stand at the top of the package."""
+"""Convert any mode that Pillow decodes to 8-bit L or RGB, by the rules in the docstring of the package."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sightline.preprocess.formats import Range
 def to_8_bit(
     image: Image.Image, limits: Range | None = None, low: Image.Image | None = None, *, deep_color: bool = False
 ) -> Image.Image:
-    """Return the loaded image in mode L or RGB.
+    """Convert a loaded image to mode L or RGB.
 
-    `limits` are the values that become 0 and 255 where samples have more than 8 bits. Of 16-bit color (`deep_color`),
-    `image` holds the high bytes and `low` the low ones, where they are known.
+    `limits` are the values mapped to 0 and 255 if samples have more than 8 bits. For 16-bit color (`deep_color`),
+    `image` holds the high bytes and `low` the low ones, if known.
     """
     if image.mode.startswith("I;16"):
         values = np.asarray(image)
@@ -46,9 +46,9 @@ def to_8_bit(
 
 
 def deep_values(image: Image.Image, low: Image.Image | None) -> NDArray[Any]:
-    """Return the samples, without alpha, of a loaded image of more than 8 bits: [H, W], or uint16 [H, W, 3] of color.
+    """Return the samples, without alpha, of a loaded image of more than 8 bits: [H, W], or uint16 [H, W, 3] for color.
 
-    Of color, `image` holds the high bytes and `low` the low ones; without them, 0..255 is spread over 0..65535.
+    For color, `image` holds the high bytes and `low` the low ones; without `low`, 0..255 is spread over 0..65535.
     """
     if image.mode not in ("RGB", "RGBA"):
         return np.asarray(image)
@@ -58,7 +58,7 @@ def deep_values(image: Image.Image, low: Image.Image | None) -> NDArray[Any]:
 
 @functools.lru_cache(maxsize=8)
 def _table(limits: Range | None) -> NDArray[np.uint8]:
-    """Return the level of each 16-bit value, uint8 [65536]; of 0..65535, it is round(v / 257) and there are no ties."""
+    """Return the 8-bit level of each 16-bit value, uint8 [65536]; for 0..65535 it is round(v / 257), without ties."""
     table = (np.interp(np.arange(65536), limits or (0, 65535), (0, 255)) + 0.5).astype(np.uint8)
     table.flags.writeable = False
     return table
@@ -73,4 +73,4 @@ def _from_values(values: NDArray[Any], ranges: tuple[int, ...]) -> Image.Image:
 
 def _scaled(values: NDArray[Any], ends: Range, nan: float) -> Image.Image:
     rows = [(np.interp(np.where(np.isnan(row), nan, row), ends, (0, 255)) + 0.5).astype(np.uint8) for row in values]
-    return Image.fromarray(np.stack(rows))  # row by row, since all in float64 takes much memory
+    return Image.fromarray(np.stack(rows))  # row by row, as float64 for the whole image takes too much memory

@@ -1,4 +1,4 @@
-"""`Preprocess`: how every image becomes pixels, a value; the rules stand at the top of the package."""
+"""`Preprocess`: how every image becomes pixels, as a value; the rules are in the docstring of the package."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from sightline.errors import ModelError, UsageError
 from sightline.preprocess import formats, levels
 from sightline.preprocess.formats import Data, Header, Range, reading
 
-SCHEMA = 2  # whatever changes pixels needs a new number
-MAX_SIDE = 4096  # of the result
-MAX_MEGAPIXELS = 4000  # that a spec may allow
+SCHEMA = 2  # increase it with any change to pixels
+MAX_SIDE = 4096  # of the output
+MAX_MEGAPIXELS = 4000  # the most that a spec may allow
 LARGE_PIXELS = 8_000_000  # images above this decode one at a time, so that memory stays bounded under many threads
 
 Resize = Literal["stretch", "crop", "pad"]
@@ -35,20 +35,20 @@ _LARGE = threading.Lock()
 
 
 def inspect(data: Data, page: int = 1, max_megapixels: int = 50) -> Header:
-    """Read only the header of an encoded image: cheap, but its pixels may still be damaged, or too many.
+    """Read only the header of an encoded image: cheap, but its pixels may still be damaged or too many.
 
-    `max_megapixels` matters for a later `page` of an animation, as those before it are decoded. Raises PictureError.
+    `max_megapixels` matters for a later `page` of an animation, as earlier ones are decoded. Raises PictureError.
     """
     with reading():
         return formats.read_header(formats.open_image(data, page, max_megapixels), data)
 
 
 def glance(data: Data, side: int, how: Preprocess | None = None) -> tuple[Header, NDArray[np.uint8]]:
-    """Decode for a look, not for a network: the header, and gray pixels uint8 [H, W] of at most `side` on each axis.
+    """Decode a quick grayscale preview: the header, and pixels uint8 [H, W] of at most `side` on each axis.
 
-    `how` says which page is read, in which range of values. Half the work of `decode`: a JPEG gives its luma alone, at
-    a scale of just `side` or more. What is damaged is found all the same, as every bit is still read. PictureError as
-    from `inspect` and `decode`.
+    `how` sets the page and the range of values. Half the work of `decode`: of a JPEG only the luma is decoded, at the
+    smallest scale of at least `side`. Damage is still detected, as every bit is read. Raises PictureError like
+    `inspect` and `decode`.
     """
     how = how or Preprocess()
     with reading():
@@ -62,11 +62,11 @@ def glance(data: Data, side: int, how: Preprocess | None = None) -> tuple[Header
 class Preprocess:
     """How every image becomes ``uint8 [height, width, channels]``; a value, stored with the run and the bundle.
 
-    `channels` is 3 (RGB) or 1 (gray). `resize`: "stretch" brings both axes to the target; "crop" the shorter side,
-    keeping the center; "pad" the longer side, centered on black. `range`: the sample values (low, high) that become 0
-    and 255 where samples have more than 8 bits; None: see the package. `page`, from 1, is the page or frame that is
-    read. `max_megapixels`: an image that takes more, after JPEG's scaling, is refused. UsageError for a value out of
-    range.
+    `channels` is 3 (RGB) or 1 (grayscale). `resize`: "stretch" resizes both axes to the target; "crop" resizes the
+    shorter side and keeps the center; "pad" resizes the longer side and centers it on black. `range`: the sample values
+    (low, high) mapped to 0 and 255 for samples of more than 8 bits; None: see the package. `page`, from 1, is the page
+    or frame to read. `max_megapixels`: an image that takes more, after JPEG's scaling, is refused. Raises UsageError
+    for a value out of range.
     """
 
     height: int = 224
@@ -93,7 +93,7 @@ class Preprocess:
             object.__setattr__(self, "range", _checked(self.range))
 
     def decode(self, data: Data) -> NDArray[np.uint8]:
-        """Decode one image, wholly, to a new array ``[height, width, channels]``, or raise PictureError(reason)."""
+        """Decode an encoded image to a new array uint8 ``[height, width, channels]``; raises PictureError."""
         with reading():
             return self.of(formats.open_image(data, self.page, self.max_megapixels), data)
 
@@ -102,7 +102,7 @@ class Preprocess:
     ) -> NDArray[np.uint8]:
         """Decode the opened image of `data`; a JPEG to no less than `least` times the target, as `mode` ("L") if given.
 
-        Raises whatever Pillow raises; `decode` is for those outside this module.
+        Raises whatever Pillow raises; outside this module, use `decode`.
         """
         full = image.size
         size, pixels = self._scale(image, least, mode)
@@ -113,10 +113,10 @@ class Preprocess:
             return self._fit(image, size, partial(levels.to_8_bit, limits=self.range, low=low, deep_color=color))
 
     def values(self, data: Data, count: int) -> NDArray[Any] | None:
-        """Return at least `count` of the samples of an encoded image (or all), on an even grid, but for NaN and inf.
+        """Return at least `count` samples of an encoded image (or all), on a regular grid, without NaN and infinity.
 
-        Their type is as decoded: uint16, int32 or float32; `range` is for such. None for an image of 8 bits or fewer.
-        Raises PictureError.
+        Their dtype is as decoded: uint16, int32 or float32, those that `range` applies to. None for an image of 8 bits
+        or fewer. Raises PictureError.
         """
         with reading():
             image = formats.open_image(data, self.page, self.max_megapixels)
@@ -133,32 +133,32 @@ class Preprocess:
             return finite
 
     def fit(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Bring pixels already in memory to a new array ``[height, width, channels]``, by the rules of `decode`.
+        """Preprocess an image in memory to a new array uint8 ``[height, width, channels]``, by the rules of `decode`.
 
         An array must be uint8 ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA), else UsageError.
-        A Pillow picture may still be lazy: PictureError if it cannot be loaded.
+        Raises PictureError for a lazy Pillow image that cannot be loaded.
         """
         if not isinstance(image, Image.Image):
             shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
             if dtype != np.uint8 or 0 in shape or len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
                 raise UsageError(f"pixels must be uint8 [H, W] or [H, W, 1, 3 or 4], got {dtype} {list(shape)}")
-            if shape == (self.height, self.width, self.channels):  # nothing to do, and Pillow would copy it twice
+            if shape == (self.height, self.width, self.channels):  # Pillow would copy it twice
                 return np.array(image)
             image = Image.fromarray(np.ascontiguousarray(image[..., 0] if shape[2:] == (1,) else image))
         with reading():
             return self._fit(image, image.size, partial(levels.to_8_bit, limits=self.range))
 
     def sized(self, height: int, width: int, channels: Literal[1, 3] = 3) -> Preprocess:
-        """Return a spec that reads the same page in the same range of values, and stretches it to another size."""
+        """Return a spec with the same page and range of values that stretches to another size."""
         return Preprocess(height, width, channels, range=self.range, page=self.page, max_megapixels=self.max_megapixels)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields and the schema number as JSON values."""
+        """Return the fields and the schema version as JSON values."""
         return {"schema": SCHEMA, **asdict(self), "range": None if self.range is None else list(self.range)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
-        """Rebuild from `to_dict`. Raises ModelError for another schema and for missing, unknown or wrong values."""
+        """Restore from `to_dict`. Raises ModelError for another schema and for missing, unknown or invalid values."""
         expected = cls().to_dict()
         if (schema := values.get("schema")) != SCHEMA:
             raise ModelError(f"preprocess has the schema {schema!r}; this version of Sightline reads {SCHEMA} only")
@@ -170,7 +170,7 @@ class Preprocess:
             raise ModelError(f"preprocess: {error}") from error
 
     def placement(self, width: int, height: int) -> tuple[Box, Box]:
-        """Return the box that is kept of a picture of this size, as displayed, and the box of the result that it fills.
+        """Return the box kept from an image of this size, as displayed, and the box that it fills in the output.
 
         Both are (left, top, right, bottom) in pixels.
         """
@@ -179,13 +179,13 @@ class Preprocess:
         return kept, (left, top, left + w, top + h)
 
     def _place(self, size: Size, orientation: int) -> tuple[Box, tuple[int, int]]:
-        """Return the box of the stored picture to keep and the (width, height) to bring it to, before it is turned."""
+        """Return the box of the stored image to keep and the (width, height) to resize it to, before rotation."""
         (w, h), (tw, th) = size, ((self.width, self.height) if orientation < 5 else (self.height, self.width))
         if self.resize == "crop":
             scale = max(tw / w, th / h)
             keep_w, keep_h = min(w, tw / scale), min(h, th / scale)
             x, y = (w - keep_w) / 2, (h - keep_h) / 2
-            if scale == 1:  # no resizing: half a pixel of offset would only blur
+            if scale == 1:  # no resizing: an offset of half a pixel would only blur
                 x, y = x // 1, y // 1
             return (x, y, x + keep_w, y + keep_h), (tw, th)
         if self.resize == "pad":
@@ -194,12 +194,12 @@ class Preprocess:
         return (0, 0, w, h), (tw, th)
 
     def _scale(self, image: ImageFile.ImageFile, least: float, mode: str | None) -> tuple[Size, int]:
-        """Have a JPEG decoded smaller where that is enough; return its exact size then, and the pixels in memory."""
+        """Set the smallest sufficient decoding scale of a JPEG; return its exact size and the pixels in memory."""
         full = image.width * image.height
         if not isinstance(image, JpegImageFile) or not image.quantization:  # lossless JPEG has no such tables
             return image.size, full
         (left, top, right, bottom), (tw, th) = self._place(image.size, formats.orientation(image))
-        # On 676 photographs brought to 64x64: mean difference 0.27 gray levels (p95 1.0), 1.6 times as fast.
+        # On 676 photographs resized to 64x64: mean difference 0.27 gray levels (p95 1.0), 1.6 times as fast.
         room = min((right - left) / (least * tw), (bottom - top) / (least * th))
         scale = next((s for s in (8, 4, 2) if s <= room), 1)
         size = image.width / scale, image.height / scale
@@ -221,13 +221,13 @@ class Preprocess:
             image = image.transpose(_TURNS[orientation])
         if image.size != (self.width, self.height):  # "pad"
             left, top = (self.width - image.width) // 2, (self.height - image.height) // 2
-            image = image.crop((-left, -top, self.width - left, self.height - top))  # beyond the edges all is black
+            image = image.crop((-left, -top, self.width - left, self.height - top))  # black outside the image
         image = image.convert("RGB") if self.channels == 3 and image.mode == "L" else image
         return np.array(image).reshape(self.height, self.width, self.channels)
 
 
 def _checked(limits: Any) -> Range:
-    """Return two finite numbers, the first of them the smaller, as floats; raises UsageError for anything else."""
+    """Return two finite, increasing numbers as floats; raises UsageError for anything else."""
     numbers = isinstance(limits, list | tuple) and all(type(v) in (int, float) and math.isfinite(v) for v in limits)
     if not numbers or len(limits) != 2 or not limits[0] < limits[1]:
         raise UsageError(f"range must be two numbers [low, high] with low < high, got {limits!r}")

@@ -1,4 +1,4 @@
-"""Images in memory: their labels, and what does not fit."""
+"""Sources from arrays in memory: labels, and arrays that do not match."""
 
 from __future__ import annotations
 

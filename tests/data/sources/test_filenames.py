@@ -1,4 +1,4 @@
-"""What a name says of a file."""
+"""Hidden files are recognized by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classes and splits from folders, and what is said where they cannot be told."""
+"""Classes and splits from folders, and the findings where they are ambiguous."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sightline.errors import ConfigError, DataError
 
 
 class Names:
-    """A store of nothing but names."""
+    """A store of names without contents."""
 
     name = "archive.zip"
 
@@ -123,13 +123,13 @@ def test_papers_beside_the_classes_change_nothing(wrapper: str, part: str) -> No
     assert pictures == {names[0]: "daisy", names[1]: "rose"}
     assert listing.stray == []
     assert all(e.part == (part.strip("/") or None) for e in listing.entries)
-    assert {e.path for e in listing.entries} - set(names) <= set(papers)  # to be tried, then passed over
+    assert {e.path for e in listing.entries} - set(names) <= set(papers)  # opened later, then passed over
     assert len(listing.entries) + listing.skipped == 6
 
 
 def test_pictures_beside_the_class_folders_are_stray() -> None:
     listing = class_folders(Names(["cover.jpg", "cat/1.jpg", "dog/2.jpg", "notes.txt", "Thumbs.db"]), prefix="a/")
-    assert [(r.path, r.reason, r.label) for r in listing.stray] == [("a/cover.jpg", "lies in no class folder", "")]
+    assert [(r.path, r.reason, r.label) for r in listing.stray] == [("a/cover.jpg", "is not in a class folder", "")]
     assert listing.skipped == 2
     inside = class_folders(Names(["train/cover.jpg", "train/cat/1.jpg", "train/dog/2.jpg"]))
     assert [r.path for r in inside.stray] == ["train/cover.jpg"]
@@ -150,13 +150,13 @@ def test_the_prefix_stands_before_paths_only() -> None:
 def test_parts_beside_other_folders_are_refused() -> None:
     keys = ("train/cat/1.jpg", "test/cat/2.jpg", "extra/cat/3.jpg")
     message = fault(*keys)
-    assert message.startswith("archive.zip holds test, train beside extra: ")
+    assert message.startswith("archive.zip has extra next to test, train: ")
     assert "Rename or move 'extra'" in message
     assert "--allow unexpected-folder" in message
-    assert "'vaild' (is it meant to be 'valid'?)" in fault(*keys, "vaild/cat/4.jpg")
+    assert "'vaild' (did you mean 'valid'?)" in fault(*keys, "vaild/cat/4.jpg")
     listing = class_folders(Names(keys), options=DataConfig(allow=("unexpected-folder",)))
     assert told(listing) == {"train/cat/1.jpg": ("cat", "train"), "test/cat/2.jpg": ("cat", "test")}
-    assert remarks(listing) == [("unexpected-folder", "extra", "lies beside the splits")]
+    assert remarks(listing) == [("unexpected-folder", "extra", "is next to the splits")]
     listing = class_folders(Names(keys), options=DataConfig(allow=("split-folders",)))
     assert {label for label, _ in told(listing).values()} == {"train", "test", "extra"}
 
@@ -197,7 +197,7 @@ def test_classes_that_sound_like_splits_stay_classes(folders: tuple[str, str], d
     names = [f"{folder}/{deeper}{i}.jpg" for folder in folders for i in range(3)]
     listing = class_folders(Names(names))
     assert {(e.label, e.part) for e in listing.entries} == {(folder, None) for folder in folders}
-    warned = [("split-named-class", "test", "read as a class, named as the test split")] if "test" in folders else []
+    warned = [("split-named-class", "test", "read as a class, named like the test split")] if "test" in folders else []
     assert remarks(listing) == warned
 
 
@@ -222,7 +222,7 @@ def test_splits_without_labels_are_not_taken_for_two_classes_unasked(train: str,
 def test_folders_that_hold_the_same_folders_look_like_splits() -> None:
     keys = [f"{top}/{label}/{i}.jpg" for top in ("part one", "part two") for label in ("cat", "dog") for i in (1, 2)]
     assert remarks(class_folders(Names(keys))) == [
-        ("split-folders", top, "holds cat, dog, as the others do") for top in ("part one", "part two")
+        ("split-folders", top, "has the same folders as the others: cat, dog") for top in ("part one", "part two")
     ]
     for level, labels in ((1, {"part one", "part two"}), (2, {"cat", "dog"}), ("leaf", {"cat", "dog"})):
         listing = class_folders(Names(keys), options=DataConfig(class_level=level))  # type: ignore[arg-type]
@@ -275,8 +275,8 @@ def test_the_level_of_the_classes_can_be_said(split: str) -> None:
     listing = class_folders(Names(keys))
     assert [e.label for e in listing.entries] == ["animal", "animal", "plant", "plant", "plant"]
     assert remarks(listing) == [
-        ("nested-classes", f"{split}animal", "one class, holds the folders cat, dog"),
-        ("nested-classes", f"{split}plant", "one class, holds the folders moss, tree"),
+        ("nested-classes", f"{split}animal", "one class with the subfolders cat, dog"),
+        ("nested-classes", f"{split}plant", "one class with the subfolders moss, tree"),
     ]
     leaf = class_folders(Names(keys), options=DataConfig(class_level="leaf"))
     assert [e.label for e in leaf.entries] == ["cat", "dog", "moss", "moss", "oak"]
@@ -284,7 +284,7 @@ def test_the_level_of_the_classes_can_be_said(split: str) -> None:
     assert [e.label for e in second.entries] == ["cat", "dog", "moss", "moss", "tree"]
     third = class_folders(Names(keys), options=DataConfig(class_level=3))
     assert [e.label for e in third.entries] == ["oak"]
-    assert {r.reason for r in third.stray} == {"lies above the level of the class folders"}
+    assert {r.reason for r in third.stray} == {"is above the level of the class folders"}
     assert [listing.remarks for listing in (leaf, second, third)] == [[], [], []]
 
 
@@ -328,7 +328,7 @@ def test_kaggle_gives_flat_splits_with_labels_in_names_of_the_first() -> None:
 def test_names_that_may_say_something_else_are_not_taken(names: list[str]) -> None:
     listing = class_folders(Names(names))
     assert listing.entries == []
-    assert [r.reason for r in listing.stray] == ["lies in no class folder"] * len(names)
+    assert [r.reason for r in listing.stray] == ["is not in a class folder"] * len(names)
 
 
 @pytest.mark.parametrize(
@@ -352,9 +352,7 @@ def test_a_pattern_says_what_it_does_not_find() -> None:
     listing = class_folders(Names(["cat_1.jpg", "2.jpg", "train.txt"]), options=options)
     assert [e.path for e in listing.entries] == ["cat_1.jpg"]
     assert [(r.path, r.reason) for r in listing.stray] == [("2.jpg", "has no label in its name")]
-    with pytest.raises(
-        DataError, match=r"finds no label in the 2 images of archive.zip, the first of which is a/1.jpg"
-    ):
+    with pytest.raises(DataError, match=r"matches none of the 2 images in archive.zip, the first of which is a/1.jpg"):
         class_folders(Names(["a/1.jpg", "b/2.jpg"]), options=options)
     for wrong, message in (("(", "is not a regular expression"), ("[a-z]+", "has no group named label")):
         with pytest.raises(ConfigError, match=message):

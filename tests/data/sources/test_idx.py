@@ -1,4 +1,4 @@
-"""idx files, sound and damaged."""
+"""idx files, valid and damaged."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def test_idx_files_are_known_by_name(name: str, is_one: bool) -> None:
 
 def test_idx_labels_alone_are_refused(tmp_path: Path) -> None:
     _, labels = idx_pair(tmp_path)
-    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte holds labels but no pictures; give the idx3 file"):
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte holds labels but no images: also pass the idx3 file"):
         idx_files([labels])
 
 
 def test_idx_pictures_without_labels_are_refused(tmp_path: Path) -> None:
     pictures, labels = idx_pair(tmp_path)
     labels.unlink()
-    with pytest.raises(DataError, match=r"has no labels: expected train-labels-idx1-ubyte beside it\."):
+    with pytest.raises(DataError, match=r"has no labels: expected train-labels-idx1-ubyte next to it\."):
         idx_files([pictures])
 
 

@@ -1,4 +1,4 @@
-"""Labels and splits from tables as people write them, and what is said of tables that cannot be used."""
+"""Labels and splits from tables of many forms, and the errors for tables that cannot be used."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def remarks(listing: Listing) -> list[tuple[str, str, str]]:
 
 
 def table(folder: Path, text: str, encoding: str = "utf-8", name: str = "list.csv", files: Sequence[str] = ()) -> Path:
-    """Write a table, and images of the names in `files`: as many as the table is about."""
+    """Write a table, and an image for each name in `files`."""
     write(folder, {file: png(i) for i, file in enumerate(files or ("1.jpg", "2.jpg"))})
     path = folder / name
     path.write_bytes(text.encode(encoding))
@@ -133,7 +133,7 @@ def test_any_separator_with_or_without_a_header(tmp_path: Path, name: str, separ
 def test_columns_without_a_header_are_numbered(tmp_path: Path) -> None:
     text = "1.jpg,cat,north\n2.jpg,dog,south\n"
     message = fault(table(tmp_path, text))
-    assert "list.csv has no column that is known to hold the labels: it has no header, so that its columns" in message
+    assert "list.csv has no recognized column for the labels: it has no header, so its columns" in message
     assert "numbered 1, 2, 3 (the first row: 1.jpg, cat, north). Name it with --column label=NAME" in message
     listing = manifest(table(tmp_path, text), DataConfig(columns=ColumnsConfig(label="2")))
     assert told(listing) == BOTH
@@ -167,11 +167,11 @@ def test_backslashes_and_names_without_extension(tmp_path: Path) -> None:
         assert [e.label for e in manifest(path).entries] == ["cat", "dog"]
     path = table(tmp_path / "lists", "id,breed\n0001,cat\n0002,dog\n", files=["notes.txt"])
     message = fault(path)
-    assert message.startswith(f"None of the 2 files that {path} lists in column 'id' is there: looked for 0001 in")
+    assert message.startswith(f"None of the 2 files that {path} lists in column 'id' exists: looked for 0001 in")
     assert "--set data.root=FOLDER" in message
     listing = manifest(path, DataConfig(root=str(tmp_path)))
     assert told(listing) == {files[0]: ("cat", None), files[1]: ("dog", None)}
-    assert "no folder" in fault(path, DataConfig(root=str(tmp_path / "gone")))
+    assert "not a folder" in fault(path, DataConfig(root=str(tmp_path / "gone")))
 
 
 @pytest.mark.parametrize("root", ["/home/somebody/data/", "C:\\Users\\me\\data\\"])
@@ -205,7 +205,7 @@ def test_one_hot_columns(tmp_path: Path) -> None:
     assert [e.extra for e in listing.entries] == [{"age": "7"}, {"age": "8"}]
     assert remarks(listing) == [("empty-labels", "3.jpg", "line 4")]
     message = fault(table(tmp_path, text.replace("2,0,1,0", "2,1,1,0")))
-    assert "line 3: the columns of 0 and 1 give 2 several labels (cat, dog)" in message
+    assert "line 3: the one-hot columns give 2 several labels (cat, dog)" in message
 
 
 def test_rows_without_label_or_file_are_left_out_and_listed(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_rows_without_label_or_file_are_left_out_and_listed(tmp_path: Path) -> N
         ("missing-files", "4.jpg", "line 7"),
     ]  # fmt: skip
     assert [r.path for r in listing.stray] == ["3.jpg", "2.jpg", "line 6", "4.jpg"]
-    assert "has 1 row, and no label in column 'label'" in fault(table(tmp_path, "path,label\n1.jpg,\n"))
+    assert "has 1 row but no label in column 'label'" in fault(table(tmp_path, "path,label\n1.jpg,\n"))
 
 
 def test_labels_are_composed_and_stripped_and_whole_numbers_are_one_class(tmp_path: Path) -> None:
@@ -326,9 +326,9 @@ def test_rows_that_differ_on_a_file(tmp_path: Path) -> None:
     listing = manifest(table(tmp_path, "\n".join(["path,label", *rows, rows[3], "5.jpg,dog"]), files=files))
     assert len(listing.entries) == 120
     assert remarks(listing) == [("conflicting-rows", "5.jpg", "line 123")]
-    assert listing.stray[0].reason == f"line 123 of {tmp_path / 'list.csv'} states another label than line 7"
+    assert listing.stray[0].reason == f"line 123 of {tmp_path / 'list.csv'} has a different label than line 7"
     message = fault(table(tmp_path, "\n".join(["path,label", *rows, "5.jpg,dog", "7.jpg,dog"])))
-    assert "line 122: an earlier row gives 5.jpg another label (2 such rows in all). Several labels per" in message
+    assert "line 122: an earlier row gives 5.jpg a different label (2 such rows in total). Several labels" in message
 
 
 @pytest.mark.parametrize(
@@ -341,12 +341,12 @@ def test_a_label_may_hold_a_separator(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "list.csv holds no rows; its first line should be path,label[,split]."),
+        ("", "list.csv has no rows; its first line should be path,label[,split]."),
         (
             "path,split\n1.jpg,train",
-            "list.csv has no column that is known to hold the labels: its columns are path, split",
+            "list.csv has no recognized column for the labels: its columns are path, split",
         ),
-        ("Bild,label\nx,cat", "has no column that is known to hold the image files: its columns are Bild, label. Name"),
+        ("Bild,label\nx,cat", "has no recognized column for the image files: its columns are Bild, label. Name"),
         ("path,label,split\n1.jpg,cat,extra", "line 2: split is 'extra'; expected train, validation or test."),
         ('path,label\n1.jpg,"cat\n' + "x" * 140_000, "list.csv, line 2: not CSV (field larger than field limit"),
     ],
@@ -361,7 +361,7 @@ def test_what_is_wrong_in_a_csv_is_told(tmp_path: Path, text: str, message: str)
     [
         ('{"path": "1.jpg", "label": "cat"}\n{"path": ', "list.jsonl, line 2: not JSON (Expecting value)."),
         ('["1.jpg", "cat"]', 'entry 1: expected an object such as {"path": "1.jpg", "label": "cat"}.'),
-        ('\n{"path": "1.jpg"}', "has no column that is known to hold the labels: its columns are path."),
+        ('\n{"path": "1.jpg"}', "has no recognized column for the labels: its columns are path."),
         (
             '{"path": "1.jpg", "label": "cat", "split": "extra"}',
             "line 1: split is 'extra'; expected train, validation or",
@@ -400,7 +400,7 @@ def test_labels_of_a_flat_folder_come_from_a_table(tmp_path: Path, where: str) -
 
 def test_labels_of_an_archive_with_flat_splits_come_from_its_table(tmp_path: Path) -> None:
     images = {f"train/{name}.png": png(i) for i, name in enumerate("abc")} | {"test/x.png": png(9)}
-    sample = "id,cat,dog\nx,0.5,0.5\n"  # of answers, as competitions give it
+    sample = "id,cat,dog\nx,0.5,0.5\n"  # a sample submission, as competitions provide
     rows = "id,breed\na,cat\nb,dog\nc,cat\n"
     path = write_zip(
         tmp_path / "dogs.zip", images | {"labels.csv": rows.encode(), "sample_submission.csv": sample.encode()}

@@ -1,1 +1,1 @@
-"""What a source of labeled images lists: folders, archives, manifests, idx files and arrays."""
+"""Sources of labeled images: folders, archives, manifests, idx files and arrays."""

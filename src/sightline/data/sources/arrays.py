@@ -21,7 +21,7 @@ def array_entries(
     part: Part | None = None,
     classes: Sequence[str] | None = None,
 ) -> list[Entry]:
-    """Return entries of pictures in memory; `labels` are names, or integers that `classes` names."""
+    """Return an entry for each image of an array; `labels` are class names, or integer indices into `classes`."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[3:] not in ((), (1,), (3,), (4,)):
         raise DataError(
             f"{name}: pixels must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got {pixels.dtype} {list(pixels.shape)}."

@@ -1,4 +1,4 @@
-"""Which column of a table holds the image, the label and the split."""
+"""Choose the columns of a table that hold the image, the label and the split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sightline.data.sources.splits import read_split
 from sightline.data.sources.table import IsFile, Row, Table, fold
 from sightline.errors import DataError
 
-_NAMES: Mapping[str, tuple[str, ...]] = {  # as `fold` leaves them, the most telling first
+_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the most specific first
     "path": (
         "path", "filepath", "filename", "file", "imagepath", "imgpath", "imagefile", "imagename", "imgname", "image",
         "img", "images", "imageid", "imgid", "name", "id",
@@ -22,12 +22,12 @@ _NAMES: Mapping[str, tuple[str, ...]] = {  # as `fold` leaves them, the most tel
     "split": ("split", "set", "subset", "partition", "usage", "phase", "fold"),
 }  # fmt: skip
 KNOWN = frozenset(name for names in _NAMES.values() for name in names)
-_SAMPLE = 50  # rows, to tell which of two columns names files
+_SAMPLE = 50  # rows read to decide which column holds file names
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns that play a role; with `one_hot`, each of those is a class, and there is no label column."""
+    """The columns in use; with `one_hot`, each of those columns is a class, and there is no label column."""
 
     path: str
     label: str = ""
@@ -35,16 +35,16 @@ class Columns:
     one_hot: tuple[str, ...] = ()
 
     def label_of(self, row: Row) -> str | tuple[str, ...]:
-        """Return the label of a row, or all of several."""
+        """Return the label of a row, or a tuple where the row has a list of labels."""
         if self.one_hot:
             return tuple(name for name in self.one_hot if _truth(row.text(name)) is True)
         return row.cells.get(self.label, "")
 
 
 def choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Columns:
-    """Return which column plays which role: as `options` say, else by their names, else by what they hold.
+    """Choose the column for each role: from `options`, else by column name, else by content.
 
-    Raises `DataError`, naming the columns, where there is no column for the image or the label.
+    Raises `DataError`, listing the columns, if there is none for the image or the label.
     """
     asked = {f.name: _asked(table, f.name, getattr(options, f.name)) for f in fields(ColumnsConfig)}
     path = asked["path"] or _path_column(table, is_file, set(asked.values()))
@@ -97,7 +97,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _is_split(table: Table, column: str) -> bool:
-    """Tell whether a column states splits; one called `split` does, and is complained of where it does not."""
+    """Return whether a column holds splits; one named `split` always does, so that a wrong value in it is an error."""
     cells = {text for row in table.rows if (text := row.text(column))}
     return bool(cells) and (fold(column) == "split" or all(read_split(text) for text in cells))
 
@@ -117,7 +117,7 @@ def _is_one_hot(table: Table, column: str) -> bool:
 def _missing(table: Table, role: str) -> str:
     what = "the image files" if role == "path" else "the labels"
     return (
-        f"{table.name} has no column that is known to hold {what}: {_seen(table)}. Name it with --column {role}=NAME "
+        f"{table.name} has no recognized column for {what}: {_seen(table)}. Name it with --column {role}=NAME "
         f"(data.columns.{role})."
     )
 
@@ -127,4 +127,4 @@ def _seen(table: Table) -> str:
     if table.headed:
         return f"its columns are {shown}"
     first = ", ".join(str(table.rows[0].text(c)) for c in table.columns[:12])
-    return f"it has no header, so that its columns are numbered {shown} (the first row: {first})"
+    return f"it has no header, so its columns are numbered {shown} (the first row: {first})"

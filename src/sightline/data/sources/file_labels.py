@@ -1,4 +1,4 @@
-"""Labels from the names of files: ``cat.0.jpg``, ``cat_001.jpg``, or whatever a pattern says."""
+"""Labels from file names: ``cat.0.jpg``, ``cat_001.jpg``, or by a regular expression."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _GENERIC = {
     "img", "image", "images", "dsc", "dscn", "dscf", "photo", "pic", "picture", "frame", "scan", "screenshot", "file",
     "foto", "mvi", "pxl", "p", "capture", "snap", "export", "page", "untitled", "sample",
 }  # fmt: skip
-FEWEST = 2  # images of each class, for names to be taken as labels unasked
+FEWEST = 2  # images of each class before file names are used as labels without a pattern
 
 
 def compile_pattern(text: str) -> Callable[[str], str | None]:
-    r"""Return a function from a path below the source to the label that ``data.label_pattern`` finds in it.
+    r"""Return a function that extracts the label from a path with the regular expression ``data.label_pattern``.
 
-    A pattern without a ``/`` is searched in the file name. Raises `ConfigError` for what is no regular expression or
-    has no group ``label``.
+    A pattern without a ``/`` is matched against the file name alone. Raises `ConfigError` for an invalid regular
+    expression or one without a group ``label``.
 
     >>> compile_pattern(r"(?P<label>\w+)\.\d+")("train/cat.0.jpg")
     'cat'
@@ -46,12 +46,12 @@ def compile_pattern(text: str) -> Callable[[str], str | None]:
 
 
 def tidy(label: str) -> str:
-    """Return a label without spaces around it, in the composed form of its letters (NFC)."""
+    """Return a label without surrounding whitespace, in Unicode form NFC."""
     return unicodedata.normalize("NFC", label).strip()
 
 
 def label_of_name(path: str) -> str | None:
-    """Return what stands before the running number in a file name, or None.
+    """Return the text before the trailing number of a file name, or None.
 
     >>> label_of_name("cat.0.jpg"), label_of_name("great_pyrenees_12.jpg"), label_of_name("0001.jpg")
     ('cat', 'great_pyrenees', None)
@@ -61,10 +61,10 @@ def label_of_name(path: str) -> str | None:
 
 
 def say_classes(paths: Sequence[str]) -> bool:
-    """Tell whether the names of all these files unmistakably begin with a class and end in a running number.
+    """Return whether every file name is unambiguously a class followed by a number.
 
-    Not so where one does not, for fewer than two classes or two images of one, for what cameras and programs write
-    (``IMG_0001``), for splits, and for names that differ in a number alone (``patient1_3``, ``patient2_7``).
+    False for fewer than two classes or fewer than two images of a class, for names that cameras and programs write
+    (``IMG_0001``), for split names, and for classes that differ only in a number (``patient1_3``, ``patient2_7``).
     """
     labels = [label_of_name(path) for path in paths]
     counts = Counter(label for label in labels if label is not None)

@@ -1,4 +1,4 @@
-"""What the name of a file or folder says: hidden, or an image."""
+"""Recognize hidden files and image files by name."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ PICTURE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
     ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".avif", ".heic", ".heif", ".tga", ".ico",
 })  # fmt: skip
-"""A file named so must be a picture: one that cannot be read is a reject. Other names are tried, then passed over."""
+"""Extensions of image files. Such a file is reported if it cannot be read; other files are tried, then passed over."""
 
 
 def is_hidden(path: str) -> bool:
-    """Tell whether a path is hidden or a system's leaving (``.DS_Store``, ``__MACOSX/``, ``Thumbs.db``).
+    """Return whether a path is hidden or a system file (``.DS_Store``, ``__MACOSX/``, ``Thumbs.db``).
 
     >>> is_hidden("cat/.DS_Store"), is_hidden("cat/1.jpg")
     (True, False)
@@ -24,7 +24,7 @@ def is_hidden(path: str) -> bool:
 
 
 def is_picture_name(path: str) -> bool:
-    """Tell whether a file is named as a picture.
+    """Return whether a file has the extension of an image.
 
     >>> is_picture_name("cat/1.JPG"), is_picture_name("README.md")
     (True, False)

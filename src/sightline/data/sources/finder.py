@@ -1,4 +1,4 @@
-"""Finds the file that a cell of a table means."""
+"""Resolve the cells of a table to files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sightline.data.stores import FileStore
 
 @dataclass(slots=True)
 class Finder:
-    """Finds the file of `store` that a cell means: without an extension, with backslashes, in a folder further down."""
+    """Resolves a cell to a file in `store`, also without its extension, with backslashes or in a subfolder."""
 
     store: FileStore
     _names: dict[str, str | None] = field(default_factory=dict)
 
     def find(self, text: str) -> str | None:
-        """Return the key of the file, None if there is none or more than one."""
+        """Return the key of the file, or None if no file or more than one matches."""
         if not text or text in {".", ".."}:
             return None
         for name in dict.fromkeys((text, PureWindowsPath(text).as_posix() if "\\" in text else text)):
@@ -30,15 +30,15 @@ class Finder:
         return self._at_home_elsewhere(text)
 
     def _at_home_elsewhere(self, text: str) -> str | None:
-        """Return the file that an absolute path of another machine ends in."""
-        path = PureWindowsPath(text)  # takes both kinds of slashes
+        """Return the file that ends an absolute path from another machine."""
+        path = PureWindowsPath(text)  # accepts both kinds of slashes
         if not path.root:
             return None
         ends = ("/".join(path.parts[at:]) for at in range(1, len(path.parts)))
         return next((end for end in ends if self.store.holds(end)), None)
 
     def _all(self) -> dict[str, str | None]:
-        """Return the files by every shorter name that only one of them has; listed when the first is looked for."""
+        """Return the files by each shorter name, None where it is ambiguous; built at the first lookup."""
         if not self._names:
             self._names[""] = None
             keys = self.store.keys()
@@ -55,5 +55,5 @@ class Finder:
         return self._names
 
     def is_file(self, text: str) -> bool:
-        """Tell whether a cell names an image."""
+        """Return whether a cell names an image."""
         return is_picture_name(text) or self.find(text) is not None

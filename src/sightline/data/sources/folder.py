@@ -1,4 +1,4 @@
-"""Classes and splits from the names of folders and files, in a folder or an archive."""
+"""Read classes and splits from the folder and file names in a folder or an archive."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sightline.data.stores import FileStore
 from sightline.errors import DataError, plural
 from sightline.records import Part, Reject, Remark
 
-STRAY, SHALLOW = "lies in no class folder", "lies above the level of the class folders"
+STRAY, SHALLOW = "is not in a class folder", "is above the level of the class folders"
 NAMELESS = "has no label in its name"
 CLASSLESS = frozenset({STRAY, SHALLOW, NAMELESS})
-"""Reasons of rejects that can be read, but have no class."""
+"""Reasons for rejecting a file that can be read but has no class."""
 UNEXPECTED_FOLDER = "unexpected-folder"
 MASK_FOLDERS = "mask-folders"
 _IMAGES = {"images", "image", "imgs", "img", "jpegimages", "rgb"}
@@ -38,14 +38,14 @@ def class_folders(
     *,
     lenient: bool = False,
 ) -> Listing:
-    """Read classes from folder names, splits from ``train/``, ``validation/``, ``test/`` and their kind above them.
+    """Read classes from folder names, and splits from ``train/``, ``validation/`` or ``test/`` folders above them.
 
-    Folders that merely wrap the rest (``archive/dataset/train/...``) are looked through. `folders` are those known,
-    empty ones too. Where there are no class folders, classes are read from file names if these say them unmistakably.
-    Raises `DataError` for folders beside the splits, unless it is `lenient` or they are allowed.
+    Outer folders that hold everything else (``archive/dataset/train/...``) are skipped. `folders` are all known
+    folders, including empty ones. Without class folders, classes are read from file names if those are unambiguous.
+    Raises `DataError` for other folders next to the splits, unless `lenient` or allowed by `options`.
     """
     paths = visible(store)
-    telling = [p for k, p in paths.items() if is_picture_name(k)] or list(paths.values())  # a README says nothing
+    telling = [p for k, p in paths.items() if is_picture_name(k)] or list(paths.values())  # skips a README
     if options.label_pattern:
         return by_name(store, prefix, telling, compile_pattern(options.label_pattern))
     as_classes, level = SPLIT_FOLDERS in options.allow, options.class_level
@@ -65,19 +65,19 @@ def class_folders(
 
 
 def is_flat(store: FileStore) -> bool:
-    """Tell whether the images of a store lie in no class folders, so that labels must come from elsewhere."""
+    """Return whether a store has no class folders, so that labels must come from elsewhere."""
     paths = visible(store)
     return read_tree([p for k, p in paths.items() if is_picture_name(k)] or list(paths.values())).flat
 
 
 def visible(store: FileStore) -> dict[str, Path]:
-    """Return the folders and name of each file that is not hidden, by its key."""
+    """Return the path components of each file that is not hidden, by its key."""
     keys = store.keys()
     return {key: PurePosixPath(key).parts for key in keys if not is_hidden(key)}
 
 
 def _list(store: FileStore, prefix: str, tree: Tree, folders: Sequence[str], level: int | str | None) -> Listing:
-    """Return the entries, the class folders and all that is neither."""
+    """List the entries, the class folders and the remaining files."""
     listing = Listing([])
     classes: dict[tuple[Part | None, str], ClassFolder] = {}
     depth = 1 if level in (None, "leaf") else int(level or 1)
@@ -90,7 +90,7 @@ def _list(store: FileStore, prefix: str, tree: Tree, folders: Sequence[str], lev
         at = len(below) - 2 if level == "leaf" else depth - 1
         if at < 0 or len(below) < at + 2 or (is_folder and len(below) != at + 2):
             return None
-        label = unicodedata.normalize("NFC", below[at])  # macOS writes names apart that others write as one
+        label = unicodedata.normalize("NFC", below[at])  # macOS decomposes accented characters
         folder = path[: len(path) - len(below) + at + 1 + is_folder]
         return classes.setdefault((split, "/".join(folder)), ClassFolder(prefix + "/".join(folder), label, split))
 
@@ -119,9 +119,9 @@ def _pass_over_rest(listing: Listing, store: FileStore, prefix: str) -> None:
 def by_name(
     store: FileStore, prefix: str, telling: Sequence[Path], label: Label, unasked: Sequence[str] = ()
 ) -> Listing:
-    """Return a listing whose labels are found in the names; `unasked` are the classes where nobody asked for it.
+    """List images with labels from their names; `unasked` are the classes if the user gave no pattern.
 
-    A split none of whose images has a label is left out.
+    A split without any labeled image is left out.
     """
     tree = read_tree(telling, by_folder=False)
     listing = Listing([])
@@ -135,8 +135,8 @@ def by_name(
             unlabeled[placed[0] if placed else None].append(prefix + key)
     if not listing.entries and telling:
         raise DataError(
-            f"data.label_pattern finds no label in the {plural(len(telling), 'image')} of {store.name}, the first of "
-            f"which is {'/'.join(min(telling))}: it is searched in the file name, or in the path if it holds a /."
+            f"data.label_pattern matches none of the {plural(len(telling), 'image')} in {store.name}, the first of "
+            f"which is {'/'.join(min(telling))}. It is matched against the file name, or the path if it contains a /."
         )
     labeled = {e.part for e in listing.entries}
     for split, keys in unlabeled.items():
@@ -155,7 +155,7 @@ def by_name(
 
 
 def _names_that_say_classes(telling: Sequence[Path]) -> list[str]:
-    """Return the classes that the names of the training images, else of all, say unmistakably; none if they do not."""
+    """Return the classes in the names of the training images, else of all images; empty if ambiguous."""
     tree = read_tree(telling, by_folder=False)
     placed = [("/".join(p), at[0]) for p in telling if (at := tree.place(p)) is not None]
     train = [path for path, split in placed if split in (None, "train")]
@@ -170,7 +170,7 @@ def _left_out(tree: Tree, paths: Mapping[str, Path], prefix: str) -> Iterator[Re
 
 
 def _nested(tree: Tree, telling: Sequence[Path], prefix: str) -> Iterator[Remark]:
-    """Yield the class folders whose images lie in several folders inside, all of them."""
+    """Yield a remark for each class folder whose images are all in two or more subfolders."""
     held: dict[Path, set[str]] = defaultdict(set)
     for path in telling:
         placed = tree.place(path)
@@ -181,28 +181,28 @@ def _nested(tree: Tree, telling: Sequence[Path], prefix: str) -> Iterator[Remark
     for folder, names in sorted(held.items()):
         if len(names) > 1 and "" not in names:
             some = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-            yield Remark("nested-classes", prefix + "/".join(folder), f"one class, holds the folders {some}")
+            yield Remark("nested-classes", prefix + "/".join(folder), f"one class with the subfolders {some}")
 
 
 def _masks(listing: Listing) -> Iterator[Remark]:
-    """Yield the class folders of a data set for segmentation: images and their masks are no classes."""
+    """Yield a remark for each class folder if they look like the images and masks of a segmentation data set."""
     labels = {c.label.casefold() for c in listing.classes}
     if labels & _IMAGES and labels & _MASKS and labels <= _IMAGES | _MASKS:
         yield from (Remark(MASK_FOLDERS, c.path, f"read as the class {c.label!r}") for c in listing.classes)
 
 
 def _unexpected_fault(name: str, tree: Tree) -> str:
-    """Say what is wrong with folders beside the splits."""
+    """Return the error message for unexpected folders next to the splits."""
     others = sorted(tree.unexpected)
     splits = ", ".join(sorted(set(tree.splits) - tree.unlabeled))
     meant = [f"{top!r} ({_meant(top)})" for top in others if nearest_split(top)]
     return (
-        f"{name} holds {splits} beside {', '.join(others)}: expected only splits (train, validation, test) there. "
-        f"Rename or move {meant[0] if meant else repr(others[0])}; or leave such folders out with "
-        f"--allow {UNEXPECTED_FOLDER}, or take all of these folders for classes with --allow {SPLIT_FOLDERS}."
+        f"{name} has {', '.join(others)} next to {splits}: expected only splits (train, validation, test) there. "
+        f"Rename or move {meant[0] if meant else repr(others[0])}, ignore such folders with "
+        f"--allow {UNEXPECTED_FOLDER}, or read all of these folders as classes with --allow {SPLIT_FOLDERS}."
     )
 
 
 def _meant(name: str) -> str:
     near = nearest_split(PurePosixPath(name).name)
-    return f"is it meant to be {near!r}?" if near else "lies beside the splits"
+    return f"did you mean {near!r}?" if near else "is next to the splits"

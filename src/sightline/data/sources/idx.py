@@ -1,4 +1,4 @@
-"""Images and labels in idx files, as MNIST ships them."""
+"""Read images and labels from idx files, the format of MNIST."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from sightline.records import Part
 
 
 def is_idx(path: Path) -> bool:
-    """Tell whether a file name is that of idx pictures or labels, as MNIST ships (``...-idx3-ubyte[.gz]``)."""
+    """Return whether a file is named as the idx images or labels of MNIST (``...-idx3-ubyte[.gz]``)."""
     return re.search(r"[-.]idx[13]", path.name) is not None
 
 
 def idx_labels(pictures: Path) -> Path:
-    """Return where the labels of idx pictures are expected.
+    """Return the expected path of the labels for a file of idx images.
 
     >>> idx_labels(Path("t10k-images-idx3-ubyte.gz")).name
     't10k-labels-idx1-ubyte.gz'
@@ -37,18 +37,18 @@ def idx_labels(pictures: Path) -> Path:
 
 
 def idx_files(paths: Sequence[Path], limits: LimitsConfig = LIMITS) -> Listing:
-    """Read idx pictures with their labels; ``t10k`` or ``test`` in a name makes the test part, ``train`` the training.
+    """Read idx images with their labels; ``train`` in a name means the training split, ``t10k`` or ``test`` the test.
 
-    Classes are the label numbers, padded with zeros so that their order is that of the numbers.
+    Classes are the label numbers, zero-padded so that they sort in numeric order.
     """
     entries: list[Entry] = []
     images = [p for p in paths if "idx3" in p.name or "images" in p.name]
     if not images:
-        raise DataError(f"{paths[0]} holds labels but no pictures; give the idx3 file beside it too.")
+        raise DataError(f"{paths[0]} holds labels but no images: also pass the idx3 file next to it.")
     for path in images:
         label_path = idx_labels(path)
         if not label_path.exists() or label_path == path:
-            raise DataError(f"{path} has no labels: expected {label_path.name} beside it.")
+            raise DataError(f"{path} has no labels: expected {label_path.name} next to it.")
         pixels, labels = _read_idx(path, 3, limits), _read_idx(label_path, 1, limits)
         if len(pixels) != len(labels):
             raise DataError(
@@ -70,9 +70,9 @@ def _read_idx(path: Path, dimensions: int, limits: LimitsConfig) -> NDArray[np.u
             shape = struct.unpack(f">{rank}I", file.read(4 * rank))
             size = math.prod(shape)
             check_size(path, size, limits)
-            data = file.read(size + 1)  # one more shows that the header is wrong
+            data = file.read(size + 1)  # one more byte reveals a wrong header
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise DataError(f"{path} cannot be read as an idx file: {error}.") from error
     if zero != 0 or kind != unsigned_byte or rank != dimensions or len(data) != size:
-        raise DataError(f"{path} is not an idx file of {dimensions}-dimensional bytes, or it is cut off.")
+        raise DataError(f"{path} is not an idx file of {dimensions}-dimensional bytes, or it is truncated.")
     return np.frombuffer(data, np.uint8).reshape(shape)

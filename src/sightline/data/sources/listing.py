@@ -1,4 +1,4 @@
-"""`Listing`: what a source states before any file is opened."""
+"""`Listing`: the contents of a source before any file is opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sightline.records import Part, Reject, Remark
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file or array that should be a picture, not looked into yet; `named`: the source itself says that it is."""
+    """A file or array that may be an image, not opened yet; `named`: the source states that it is one."""
 
     store: Store
     key: str
@@ -24,7 +24,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class ClassFolder:
-    """A folder that names a class, whether it holds pictures or not."""
+    """A folder that names a class, with or without images in it."""
 
     path: str
     label: str
@@ -33,10 +33,10 @@ class ClassFolder:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a source lists: entries to look into, files that cannot be used, and those passed over.
+    """The contents of a source: entries to open, files that cannot be used, and files passed over.
 
-    `classes` are its class folders, one for each split that has it; `unlabeled` the images without a label, as those of
-    a test folder without class folders, which are left out; `remarks` what is to be said of the source.
+    `classes` are its class folders, one for each split that has it. `unlabeled` are images left out for lack of a
+    label, such as those of a test folder without class folders. `remarks` become findings about the source.
     """
 
     entries: list[Entry]
@@ -48,5 +48,5 @@ class Listing:
 
     @property
     def skipped(self) -> int:
-        """How many files were passed over."""
+        """The number of files passed over."""
         return len(self.passed_over)

@@ -1,4 +1,4 @@
-"""Labels and splits from a table: a manifest by itself, or one beside a folder of images."""
+"""Read labels and splits from a table: a manifest, or a table of labels for a folder of images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sightline.errors import DataError, PictureError, plural
 from sightline.records import Part, Reject, Remark
 
 DEFAULTS = DataConfig()
-CONFLICTS = 0.01  # of the files: rows with another label that are mistakes, not several labels per image
+CONFLICTS = 0.01  # fraction of files with conflicting rows above which they are taken for several labels per image
 _PLURALS = {"labels", "tags", "classes", "categories"}
 _SEVERAL = (
     "Several labels per image (multi-label classification) are not supported yet: give one class per image, or name "
@@ -31,28 +31,30 @@ _SEVERAL = (
 
 
 def is_table(path: Path) -> bool:
-    """Tell whether a file is named as a table."""
+    """Return whether a file has the extension of a table."""
     return path.name.lower().endswith(SUFFIXES)
 
 
 def manifest(path: Path, options: DataConfig = DEFAULTS) -> Listing:
-    """Read a manifest: a table with a column of image files, one of labels, and perhaps one of splits.
+    """Read a manifest: a table with a column of image files, one of labels, and optionally one of splits.
 
-    Paths are relative to ``data.root``, else to the manifest's folder. Rows without a label, or whose file is missing,
-    are left out and listed. Raises `DataError` for a table that cannot be understood, says several labels of an image,
-    or none of whose files is there.
+    Paths are relative to ``data.root``, else to the manifest's folder. Rows without a label or with a missing file are
+    left out and reported. Raises `DataError` for a table that cannot be parsed, that gives an image several labels, or
+    none of whose files exists.
     """
     root = Path(options.root).expanduser() if options.root else path.parent
     if not root.is_dir():
-        raise DataError(f"data.root {options.root!r} is no folder: name the one that the paths of {path} start from.")
+        raise DataError(
+            f"data.root {options.root!r} is not a folder: name the folder that the paths in {path} are relative to."
+        )
     finder = Finder(FolderStore(root, options.limits))
     return label_by_table(_content(path, options), str(path), finder, options)
 
 
 def labels_beside(store: FileStore, folder: Path | None) -> tuple[bytes, str] | None:
-    """Return the content and name of a table of labels for the images in `store`: inside it, or beside the `folder`.
+    """Find the table of labels for the images in `store`, inside it or next to `folder`; return its content and name.
 
-    That is the table that has columns for image and label, and names the most of the images; None if none does.
+    It is the table with columns for image and label that names the most images; None if no table does.
     """
     keys = store.keys()
     inside = [k for k in keys if k.lower().endswith(SUFFIXES) and not is_hidden(k) and k.count("/") < 2]
@@ -66,10 +68,10 @@ def labels_beside(store: FileStore, folder: Path | None) -> tuple[bytes, str] | 
             tables.append((content, f"{store.name}/{key}"))
     if folder is not None:
         stems = {folder.resolve().name.lower(), "labels"}
-        with suppress(OSError):  # the folder above need not be readable
+        with suppress(OSError):  # the parent folder may be unreadable
             beside = sorted(p for p in folder.resolve().parent.iterdir() if is_table(p) and p.stem.lower() in stems)
             for path in beside:
-                with suppress(DataError):  # nobody named it
+                with suppress(DataError):  # not a table that the user named
                     tables.append((_content(path), str(path)))
     finder = Finder(store)
     ranked = [(_labeled(content, name, finder), (content, name)) for content, name in tables]
@@ -78,7 +80,7 @@ def labels_beside(store: FileStore, folder: Path | None) -> tuple[bytes, str] | 
 
 
 def _labeled(content: bytes, name: str, finder: Finder) -> int:
-    """Return of how many images a table has a label."""
+    """Return the number of images that a table labels."""
     try:
         table, columns = _understood(content, name, finder, DEFAULTS)
     except DataError:
@@ -103,10 +105,10 @@ def _understood(content: bytes, name: str, finder: Finder, options: DataConfig) 
 def label_by_table(
     content: bytes, name: str, finder: Finder, options: DataConfig = DEFAULTS, prefix: str = "", *, whole: bool = False
 ) -> Listing:
-    """List the images that a table names, with its labels, in the store of `finder`.
+    """List the images that a table labels, from the store of `finder`.
 
-    `whole`: the store is the source, so that its images without a label are listed too, and a folder such as ``train``
-    says the split where the table does not.
+    `whole`: the store itself is the source, so its unlabeled images are listed too, and a folder such as ``train``
+    states the split if the table does not.
     """
     table, columns = _understood(content, name, finder, options)
     _refuse_multiple(table, columns)
@@ -124,7 +126,7 @@ def label_by_table(
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The rows of a table on their way into a listing; `by_folder`: folders state the splits."""
+    """Converts the rows of a table to a listing; with `by_folder`, folders state the splits."""
 
     table: Table
     columns: Columns
@@ -133,7 +135,7 @@ class _Rows:
     by_folder: bool
 
     def to_listing(self) -> Listing:
-        """Return an entry for each file; raises `DataError` where many files have rows with different labels."""
+        """Return an entry for each file; raises `DataError` if too many files have rows with different labels."""
         listing = Listing([])
         numbers = _all_whole(row.text(self.columns.label) for row in self.table.rows) if self.columns.label else False
         first: dict[str, tuple[int, str]] = {}
@@ -148,32 +150,32 @@ class _Rows:
                 shown = self._shown(row, key) or place
                 listing.remarks.append(Remark(kind, shown, place))
                 listing.stray.append(Reject(shown, reason, label if kind == "missing-files" else ""))
-            elif key is not None and key not in first:  # the same row again says nothing new
+            elif key is not None and key not in first:  # an equal row is a repetition
                 listing.entries.append(self._entry(row, label, key))
                 first[key] = row.line, label
         conflicts = [r for r in listing.remarks if r.kind == "conflicting-rows"]
         if len(conflicts) > CONFLICTS * len(first):
             raise DataError(
-                f"{self.table.name}, {conflicts[0].reason}: an earlier row gives {conflicts[0].path} another label "
-                f"({plural(len(conflicts), 'such row')} in all). {_SEVERAL}"
+                f"{self.table.name}, {conflicts[0].reason}: an earlier row gives {conflicts[0].path} a different label "
+                f"({plural(len(conflicts), 'such row')} in total). {_SEVERAL}"
             )
         return listing
 
     def _fault(
         self, row: Row, label: str, key: str | None, first: dict[str, tuple[int, str]]
     ) -> tuple[str, str] | None:
-        """Return the kind and reason why a row is left out."""
+        """Return the kind and the reason if a row is left out."""
         where = f"{self.table.place(row.line)} of {self.table.name}"
         if not label:
-            return "empty-labels", f"{where} states no label"
+            return "empty-labels", f"{where} has no label"
         if not row.text(self.columns.path):
-            return "empty-labels", f"{where} states no file"
+            return "empty-labels", f"{where} has no file"
         if key is None:
             return "missing-files", f"the file is missing ({where})"
         line, other = first.get(key, (0, label))
         if other == label:
             return None
-        return "conflicting-rows", f"{where} states another label than {self.table.place(line)}"
+        return "conflicting-rows", f"{where} has a different label than {self.table.place(line)}"
 
     def _shown(self, row: Row, key: str | None) -> str:
         text = row.text(self.columns.path)
@@ -192,7 +194,7 @@ def _one(label: str | tuple[str, ...]) -> str:
 
 
 def _all_whole(labels: Iterable[str]) -> bool:
-    """Tell whether all labels are whole numbers, some of which a program wrote as 1.0."""
+    """Return whether all labels are integers, some of them written as floats (``1.0``)."""
     texts = {text for text in labels if text}
     numbers = [text.removeprefix("-").partition(".") for text in texts]
     whole = all(head.isdecimal() and not tail.strip("0") for head, _, tail in numbers)
@@ -207,7 +209,7 @@ def _split(row: Row, columns: Columns, table: Table) -> Part | None:
     if split is None:
         raise DataError(
             f"{table.name}, {table.place(row.line)}: split is {text!r}; expected train, validation or test. If this "
-            "column says something else, name another with --column split=NAME."
+            "is not the column of splits, name it with --column split=NAME."
         )
     return split
 
@@ -221,7 +223,7 @@ def _folder_split(key: str) -> Part | None:
 
 
 def _rest(listing: Listing, store: FileStore, prefix: str, labeled: Collection[str]) -> None:
-    """Add the images of the store that the table says nothing of, by folder, and pass over the rest."""
+    """Add the images of the store that the table does not label, by folder, and pass over other files."""
     folders: dict[str, list[str]] = defaultdict(list)
     keys = store.keys()
     for key in keys:
@@ -237,7 +239,7 @@ def _rest(listing: Listing, store: FileStore, prefix: str, labeled: Collection[s
 
 
 def _refuse_multiple(table: Table, columns: Columns) -> None:
-    """Raise `DataError` where images have several labels: in a list, in one cell, or in several columns of 0 and 1."""
+    """Raise `DataError` if images have several labels: in a list, in one cell, or in one-hot columns."""
     for row in table.rows:
         label = columns.label_of(row)
         if isinstance(label, tuple) and len(label) > 1:
@@ -252,7 +254,7 @@ def _refuse_multiple(table: Table, columns: Columns) -> None:
 
 
 def _says_several(cells: Sequence[str], separator: str, column: str) -> bool:
-    """Tell whether cells hold several labels: the same ones come again in other company."""
+    """Return whether cells hold several labels: the same ones recur in other combinations."""
     distinct = {cell for cell in cells if cell}
     joined = {cell for cell in distinct if separator in cell}
     parts = {part.strip() for cell in joined for part in cell.split(separator)} - {""}
@@ -262,7 +264,7 @@ def _says_several(cells: Sequence[str], separator: str, column: str) -> bool:
 
 
 def _multiple(table: Table, row: Row, columns: Columns, labels: str) -> str:
-    where = f"column {columns.label!r} gives" if columns.label else "the columns of 0 and 1 give"
+    where = f"column {columns.label!r} gives" if columns.label else "the one-hot columns give"
     place = f"{table.name}, {table.place(row.line)}"
     return f"{place}: {where} {row.text(columns.path)} several labels ({labels}). {_SEVERAL}"
 
@@ -274,17 +276,17 @@ def _nothing(table: Table, columns: Columns, listing: Listing, finder: Finder) -
     if not missing:
         rows = plural(len(table.rows), "row")
         return (
-            f"{table.name} has {rows}, and no label in column {columns.label!r}: name another with --column label=NAME."
+            f"{table.name} has {rows} but no label in column {columns.label!r}: name another with --column label=NAME."
         )
     store = finder.store
     where = store.root.absolute() if isinstance(store, FolderStore) else store.name
     return (
-        f"None of the {plural(len(missing), 'file')} that {table.name} lists in column {columns.path!r} is there: "
-        f"looked for {missing[0].path} in {where}. Name the folder that the paths start from with --set "
+        f"None of the {plural(len(missing), 'file')} that {table.name} lists in column {columns.path!r} exists: "
+        f"looked for {missing[0].path} in {where}. Name the folder that the paths are relative to with --set "
         "data.root=FOLDER, or the column of the files with --column path=NAME."
     )
 
 
 def read_labels(path: Path, store: FileStore, options: DataConfig, prefix: str) -> Listing:
-    """Label the images in `store` by the table at `path`; raises `DataError` as `manifest` does."""
+    """Label the images in `store` with the table at `path`; raises `DataError` as `manifest` does."""
     return label_by_table(_content(path, options), str(path), Finder(store), options, prefix, whole=True)

@@ -1,4 +1,4 @@
-"""Which folders are splits: by the usual names, however they are written."""
+"""Recognize splits by their usual names, in any spelling."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ SPLIT_NAMES: Mapping[str, Part] = {
     "eval": "test",
     "evaluation": "test",
 }
-_EVALUATION = {"eval", "evaluation"}  # beside a test split, these validate
+_EVALUATION = {"eval", "evaluation"}  # next to a test split, these are the validation split
 _ENDS = re.compile(r"(\.(zip|tar|gz|bz2|xz|tgz|tbz2|txz|csv|tsv|json|jsonl))+$")
 _LONGEST_FIRST = sorted(SPLIT_NAMES, key=len, reverse=True)
 
 
 @dataclass(frozen=True, slots=True)
 class SplitName:
-    """A name that says a split: the `word` that does, and the `rest` of the name.
+    """A name that denotes a split by a `word`; `rest` is the remainder of the name.
 
-    `certain` if the word stands apart from the rest (``seg_train``), not run together with it (``trainset``, but
-    ``strain`` too); `exact` if there is no rest.
+    `certain` if the word is separate from the remainder (``seg_train``) rather than joined to it (``trainset``, but
+    also ``strain``); `exact` if there is no remainder.
     """
 
     split: Part
@@ -43,12 +43,12 @@ class SplitName:
 
     @property
     def exact(self) -> bool:
-        """Whether the name is the word and nothing else."""
+        """Whether the name is the word alone."""
         return not self.rest
 
 
 def split_name(name: str) -> SplitName | None:
-    """Return the split that a name says, or None.
+    """Return the split that a name denotes, or None.
 
     >>> split_name("seg_train").split, split_name("TestSet").split, split_name("bus")
     ('train', 'test', None)
@@ -70,10 +70,10 @@ def split_name(name: str) -> SplitName | None:
 
 
 def splits_among(names: Collection[str]) -> dict[str, SplitName]:
-    """Return what those of `names` say that say a split.
+    """Return the splits among `names`, by name.
 
-    A word run together with a rest counts only beside a name of another split with the same rest: ``trainset`` and
-    ``testset`` do, ``strain`` and ``contest`` do not. ``eval`` is the test split, or validation beside a test split.
+    A joined word counts only if another split has a name with the same remainder: ``trainset`` and ``testset`` do,
+    ``strain`` and ``contest`` do not. ``eval`` is the test split, or validation next to a test split.
     """
     candidates = {name: split for name in names if (split := split_name(name)) is not None}
     rests = {(s.rest, s.split) for s in candidates.values()}
@@ -89,9 +89,9 @@ def splits_among(names: Collection[str]) -> dict[str, SplitName]:
 
 
 def split_by_source_names(names: Sequence[str], listings: list[Listing]) -> list[Listing]:
-    """Return listings as splits where all sources are named as such (``train.zip test.zip``) and state none inside.
+    """Assign splits if every source is named as one (``train.zip test.zip``) and no listing states splits itself.
 
-    What a source but the training one holds without labels is left out, as it is in a folder.
+    As in a folder, a source other than the training one is left out if it has no labels.
     """
     stems = [_ENDS.sub("", name.lower()) for name in names]
     splits = splits_among(stems)
@@ -114,7 +114,7 @@ def _as_split(name: str, split: Part, listing: Listing) -> Listing:
 
 
 def read_split(text: str) -> Part | None:
-    """Return the split that a cell of a table states, or None.
+    """Return the split that a table cell states, or None.
 
     >>> read_split("Train"), read_split("PrivateTest"), read_split("3")
     ('train', 'test', None)
@@ -124,7 +124,7 @@ def read_split(text: str) -> Part | None:
 
 
 def nearest_split(name: str) -> str | None:
-    """Return the split name that `name` seems to be a slip of, or None.
+    """Return the split name that `name` seems to misspell, or None.
 
     >>> nearest_split("vaild"), nearest_split("bus")
     ('valid', None)

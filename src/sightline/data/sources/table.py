@@ -1,4 +1,4 @@
-"""Tables as people write them: CSV with any separator, tab-separated, JSON lines, JSON lists, COCO."""
+"""Read tables: CSV with any separator, tab-separated values, JSON lines, JSON lists, COCO."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from sightline.data.sources.text import decode_text
 from sightline.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-"""Files that are read as tables."""
+"""Extensions of the files that are read as tables."""
 
 IsFile = Callable[[str], bool]
 
 _SEPARATORS = (",", ";", "\t", "|")
-_LOOKED_AT = 50  # lines, to tell the separator
+_LOOKED_AT = 50  # lines read to detect the separator
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: its line (or place in a list), and its cells; a list in JSON stays one."""
+    """One row: its line number (or position in a list) and its cells; a JSON list becomes a tuple."""
 
     line: int
     cells: Mapping[str, str | tuple[str, ...]]
 
     def text(self, column: str) -> str:
-        """Return the cell in `column` as text; empty where there is none."""
+        """Return the cell in `column` as text; empty if there is none."""
         cell = self.cells.get(column, "")
         return cell if isinstance(cell, str) else ";".join(cell)
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of the file `name`; without a header (`headed`) the columns are called by their numbers from 1.
+    """The rows of the file `name`; without a header (`headed`) the columns are numbered from 1.
 
-    A message calls the place of a row a `unit`: a line, or an entry of a list, whose lines JSON does not tell.
+    `unit` is what a message calls a row: a line, or an entry of a JSON list, whose line numbers are unknown.
     """
 
     name: str
@@ -50,21 +50,21 @@ class Table:
     unit: str = "line"
 
     def place(self, line: int) -> str:
-        """Return what a message calls the place of a row."""
+        """Return the position of a row for a message."""
         return f"{self.unit} {line}"
 
 
 def read_table(data: bytes, name: str, known: Collection[str], is_file: IsFile, encoding: str = "") -> Table:
-    """Read the table in `data`, of the file `name`; a first row with one of the `known` columns is a header.
+    """Parse the table in `data`, read from the file `name`; a first row with one of the `known` columns is a header.
 
-    `known` are names as `fold` leaves them; `is_file(text)` tells whether a cell names an image, which no header does.
-    Raises `DataError` for what is no table.
+    `known` are names normalized by `fold`; `is_file(text)` returns whether a cell names an image, as no header does.
+    Raises `DataError` if `data` is not a table.
     """
     try:
         text = decode_text(data, encoding)
     except ValueError as error:
         raise DataError(
-            f"{name} cannot be read as text: {error}. Save it as UTF-8, or name its encoding with data.encoding."
+            f"{name} cannot be read as text: {error}. Save it as UTF-8, or set its encoding with data.encoding."
         ) from error
     lower = name.lower()
     if lower.endswith(".json") or (lower.endswith((".jsonl", ".ndjson")) and text.lstrip()[:1] == "["):
@@ -89,7 +89,7 @@ def _read_csv(text: str, name: str, known: Collection[str], is_file: IsFile) -> 
     bare = lines[first].lstrip().lstrip("#")
     if {fold(cell) for cell in bare.split(_separator([bare], name))} & set(known):  # a header may be a comment
         lines[first] = bare
-    lines = ["" if line.lstrip().startswith("#") else line for line in lines]  # numbers of lines stay
+    lines = ["" if line.lstrip().startswith("#") else line for line in lines]  # keeps line numbers
     separator = _separator([line for line in lines if line.strip()][:_LOOKED_AT], name)
     reader = csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator, skipinitialspace=True)
     rows: list[tuple[int, list[str]]] = []
@@ -97,10 +97,10 @@ def _read_csv(text: str, name: str, known: Collection[str], is_file: IsFile) -> 
         rows.extend((reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells))
     except csv.Error as error:
         raise DataError(
-            f"{name}, line {rows[-1][0] + 1 if rows else 1}: not CSV ({error}). Is a quotation mark left open?"
+            f"{name}, line {rows[-1][0] + 1 if rows else 1}: not CSV ({error}). Is a quotation mark unclosed?"
         ) from error
     if not rows:
-        raise DataError(f"{name} holds no rows; its first line should be path,label[,split].")
+        raise DataError(f"{name} has no rows; its first line should be path,label[,split].")
     headed = _is_header(rows[0][1], known, is_file)
     columns = rows[0][1] if headed else [str(i + 1) for i in range(max(len(cells) for _, cells in rows))]
     body = rows[1:] if headed else rows
@@ -110,12 +110,12 @@ def _read_csv(text: str, name: str, known: Collection[str], is_file: IsFile) -> 
 
 
 def _separator(lines: Sequence[str], name: str) -> str:
-    """Return the character that splits the first line, and then most of the lines into as many cells."""
+    """Return the separator that splits the first line, and the most other lines into the same number of cells."""
     best, score = "\t" if name.lower().endswith(".tsv") else ",", (0.0, 0)
     for separator in _SEPARATORS:
         try:
             counts = [len(cells) for cells in csv.reader(lines, delimiter=separator, skipinitialspace=True)]
-        except csv.Error:  # said with its line when all is read
+        except csv.Error:  # raised with its line number when the table is parsed
             continue
         if counts and counts[0] > 1:
             rank = (sum(count == counts[0] for count in counts) / len(counts), counts[0])
@@ -131,7 +131,7 @@ def _is_header(cells: Sequence[str], known: Collection[str], is_file: IsFile) ->
 
 
 def _json_lines(text: str, name: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), 1):  # JSON may hold the other line ends of splitlines
+    for number, line in enumerate(text.split("\n"), 1):  # JSON strings may contain the other line ends of splitlines
         if line.strip():
             try:
                 value: Any = jsonio.loads(line)
@@ -144,7 +144,7 @@ def _read_json(text: str, name: str) -> Table:
     try:
         value: Any = jsonio.loads(text)
     except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # lines of JSON, called .json
+        if error.msg == "Extra data":  # JSON lines in a .json file
             return _table(_json_lines(text, name), name)
         raise DataError(f"{name}, line {error.lineno}: not JSON ({error.msg}).") from error
     except ValueError as error:
@@ -186,7 +186,7 @@ def _table(rows: Iterator[Row] | Sequence[Row], name: str, unit: str = "line") -
 def _coco(value: Mapping[str, Any], name: str) -> Iterator[Row]:
     """Yield a row for each image of a COCO file, with the names of its categories.
 
-    The format is that of T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context"; boxes are not looked at.
+    The format is that of T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context"; boxes are ignored.
     """
     try:
         names = {c["id"]: str(c["name"]) for c in value.get("categories", [])}
@@ -196,8 +196,6 @@ def _coco(value: Mapping[str, Any], name: str) -> Iterator[Row]:
             labels.setdefault(annotation["image_id"], []).append(label)
         images = [(str(image["file_name"]), labels.get(image["id"], [])) for image in value["images"]]
     except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{name} looks like a COCO file, but {error} is missing in it or not what it should be."
-        ) from error
+        raise DataError(f"{name} looks like a COCO file, but {error} is missing or invalid.") from error
     for number, (file, several) in enumerate(images, 1):
         yield Row(number, {"path": file, "label": tuple(dict.fromkeys(several))})

@@ -1,14 +1,14 @@
-"""Text in the encodings that people's tables and lists come in."""
+"""Detect the encoding of text files, and decode them."""
 
 from __future__ import annotations
 
 import codecs
 
 GUESSED = "gb18030"
-"""The encoding that nothing in a file tells for sure."""
+"""The encoding that cannot be detected with certainty."""
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does, so it is tried first
+    (codecs.BOM_UTF32_LE, "utf-32"),  # starts with the mark of UTF-16, so it is tried first
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -16,14 +16,14 @@ _MARKS = (
 
 
 def has_mark(data: bytes) -> bool:
-    """Tell whether bytes begin with a byte order mark, as no image does."""
+    """Return whether bytes start with a byte order mark, as no image does."""
     return any(data.startswith(mark) for mark, _ in _MARKS)
 
 
 def decode_text(data: bytes, encoding: str = "") -> str:
-    """Return the text of bytes in `encoding`, else in the one of `find_encoding`, without its byte order mark.
+    """Decode bytes in `encoding`, by default the one that `find_encoding` detects, without a byte order mark.
 
-    Raises `ValueError` for what cannot be read so.
+    Raises `ValueError` if they cannot be decoded.
     """
     return data.decode(encoding or find_encoding(data))
 
@@ -31,15 +31,15 @@ def decode_text(data: bytes, encoding: str = "") -> str:
 def find_encoding(data: bytes) -> str:
     """Return the encoding of text in UTF-8, UTF-16, UTF-32 or GBK (``gb18030``).
 
-    GBK is taken only where Chinese characters stand together, as in words: a single accented letter of Latin-1 between
-    plain ones passes for GBK too. It is a guess all the same: Big5 and Shift-JIS look alike. Raises `ValueError` for
-    what is none of these.
+    GBK is assumed only where Chinese characters occur in runs, as in words, because a single accented Latin-1 letter
+    between ASCII letters is valid GBK too. It is still a guess: Big5 and Shift-JIS look alike. Raises `ValueError` for
+    any other encoding.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return encoding
     if b"\0" in data[:1000]:
-        little = data[1:1000:2].count(0) > data[:1000:2].count(0)  # the upper bytes of plain letters are zero
+        little = data[1:1000:2].count(0) > data[:1000:2].count(0)  # the high bytes of ASCII letters are zero
         return "utf-16-le" if little else "utf-16-be"
     try:
         data.decode()
@@ -57,4 +57,4 @@ def _is_gbk(data: bytes) -> bool:
         return False
     wide = [character for character in text if character > "\x7f"]
     high = sum(byte >= 0x80 for byte in data)
-    return high >= 1.7 * len(wide)  # of Chinese text nearly all second bytes are high, of a mistaken letter none is
+    return high >= 1.7 * len(wide)  # in Chinese text nearly all second bytes are high

@@ -1,4 +1,4 @@
-"""How a tree of folders is arranged: what merely wraps the rest, which folders are splits, which are classes."""
+"""Work out the layout of a folder tree: which folders are wrappers, splits and classes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from sightline.records import Part, Remark
 Path = tuple[str, ...]
 
 SPLIT_FOLDERS = "split-folders"
-"""Kind of the finding that folders read as classes look like splits, and of what `--allow` takes for classes."""
+"""Finding: folders read as classes look like splits. Naming it in `--allow` confirms that they are classes."""
 
 SPLIT_CLASS = "split-named-class"
-"""Kind of the finding that one folder among classes is named as a split, as a class may be."""
+"""Finding: one class folder has the name of a split, as a class may."""
 
 WRAPPERS = {"images", "image", "imgs", "img", "data", "dataset", "pictures", "photos", "jpg", "jpeg", "png"}
-"""Folders below a split that say nothing where they are alone."""
+"""Folders below a split that carry no meaning where they are the only one."""
 
 UNLABELED = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "unsup", "submission"}
-"""Words in the name of a folder beside splits that holds images without labels."""
+"""Words in the name of a folder next to the splits that holds unlabeled images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The arrangement of folders below `wrapper`, folders that merely wrap the rest.
+    """The layout of the folders below `wrapper`, the outer folders that hold everything else.
 
-    `splits` are the top folders that are splits; `inner` the folders that merely wrap what a split holds. `unlabeled`
-    are splits without class folders beside others with them; `unexpected` the folders beside splits that are neither,
-    with the depth of what they hold. With `split_below` the splits lie inside each class (``cat/train/1.jpg``). A
-    `flat` tree has no class folders. `remarks` say what of this is in doubt.
+    `splits` are the top folders that are splits; `inner` maps a split to the folders that wrap its content.
+    `unlabeled` are splits without class folders next to others that have them; `unexpected` are other folders next to
+    the splits, with the depth of their content. With `split_below` each class contains the splits
+    (``cat/train/1.jpg``). A `flat` tree has no class folders. `remarks` name what is in doubt.
     """
 
     wrapper: Path = ()
@@ -45,7 +45,7 @@ class Tree:
     remarks: tuple[Remark, ...] = ()
 
     def place(self, path: Path) -> tuple[Part | None, Path] | None:
-        """Return the split of a file and its path from the class folder on; None where it lies in no split."""
+        """Return the split of a file and its path from the class folder on, or None if it is in no split."""
         if path[: len(self.wrapper)] != self.wrapper:
             return None
         below = path[len(self.wrapper) :]
@@ -63,16 +63,16 @@ class Tree:
         return self.splits[below[0]], rest
 
     def is_unlabeled(self, path: Path) -> bool:
-        """Tell whether a file lies in a split without labels."""
+        """Return whether a file is in a split without labels."""
         depth = len(self.wrapper)
         return path[:depth] == self.wrapper and len(path) > depth + 1 and path[depth] in self.unlabeled
 
 
 def read_tree(paths: Sequence[Path], *, by_folder: bool = True, as_classes: bool = False, level: bool = False) -> Tree:
-    """Work out how the folders of `paths`, those of the images, are arranged.
+    """Work out the layout of the folders in `paths`, the paths of the images.
 
-    Without `by_folder` labels come from elsewhere, and splits need no class folders. With `as_classes` no folder is a
-    split, whatever it is called. `level`: the user says which level names the classes, so that nothing is in doubt.
+    Without `by_folder`, labels come from elsewhere and splits need no class folders. With `as_classes`, no folder is a
+    split, whatever its name. `level`: the user states which level names the classes, so nothing is in doubt.
     """
     wrapper = _wrapper(paths)
     below = [p[len(wrapper) :] for p in paths]
@@ -123,7 +123,7 @@ def _wrapper(paths: Sequence[Path]) -> Path:
 
 
 def _inner(top: str, rest: Sequence[Path]) -> Path:
-    """Return the folders in a split that merely wrap the rest: ``seg_train/seg_train/``, ``train/images/``."""
+    """Return the folders in a split that wrap its content: ``seg_train/seg_train/``, ``train/images/``."""
     inner: Path = ()
     while True:
         depth = len(inner)
@@ -137,15 +137,15 @@ def _inner(top: str, rest: Sequence[Path]) -> Path:
 
 
 def _tell(names: Mapping[str, SplitName]) -> bool:
-    """Tell whether names say splits together: several, or the training split by its plain name."""
+    """Return whether names denote two or more splits, or the training split by its exact name."""
     return len({s.split for s in names.values()}) > 1 or any(s.exact and s.split == "train" for s in names.values())
 
 
 def _are_splits(names: Mapping[str, SplitName], labeled: Collection[str], count: int) -> bool:
-    """Tell whether folders named as splits, of which those `labeled` hold class folders, are splits.
+    """Return whether folders named as splits are splits; those in `labeled` hold class folders.
 
-    A folder ``test`` beside others that are no splits is a class (``test``, ``control``), and so is one with a longer
-    name (``train_station``), unless there is a folder of another split.
+    A folder ``test`` next to folders that are not splits is a class (``test``, ``control``), and so is a folder with a
+    longer name (``train_station``), unless there is a folder of another split.
     """
     plain = any(names[top].exact for top in labeled)
     if len(names) == count:
@@ -154,7 +154,7 @@ def _are_splits(names: Mapping[str, SplitName], labeled: Collection[str], count:
 
 
 def _split_below(tops: Mapping[str, Sequence[Path]]) -> bool:
-    """Tell whether every top folder holds nothing but folders named as splits: ``cat/train/``, ``cat/test/``."""
+    """Return whether every top folder holds only folders named as splits: ``cat/train/``, ``cat/test/``."""
     splits: set[Part] = set()
     for rest in tops.values():
         names = {p[0] for p in rest if len(p) > 1}
@@ -168,11 +168,11 @@ def _split_below(tops: Mapping[str, Sequence[Path]]) -> bool:
 def _suspect(
     names: Mapping[str, SplitName], tops: Mapping[str, Sequence[Path]], children: Mapping[str, set[str]], *, level: bool
 ) -> list[Remark]:
-    """Return what class folders look like splits: by their names, or because they hold the same folders."""
+    """Return a remark for each class folder that looks like a split: by name, or because all hold the same folders."""
     if len({s.split for s in names.values()}) > 1 and (len(names) == len(tops) or "train" in _splits(names)):
-        return [Remark(SPLIT_FOLDERS, top, f"named as the {names[top].split} split") for top in sorted(names)]
+        return [Remark(SPLIT_FOLDERS, top, f"named like the {names[top].split} split") for top in sorted(names)]
     alone = [
-        Remark(SPLIT_CLASS, t, f"read as a class, named as the {n.split} split") for t, n in names.items() if n.exact
+        Remark(SPLIT_CLASS, t, f"read as a class, named like the {n.split} split") for t, n in names.items() if n.exact
     ]
     if level or len(tops) < 2 or any(len(p) == 1 for rest in tops.values() for p in rest):
         return alone
@@ -184,7 +184,7 @@ def _suspect(
 
     def reason(top: str) -> str:
         near = nearest_split(top)
-        return f"is it meant to be {near!r}?" if near else f"holds {shown}, as the others do"
+        return f"did you mean {near!r}?" if near else f"has the same folders as the others: {shown}"
 
     return [Remark(SPLIT_FOLDERS, top, reason(top)) for top in sorted(tops)]
 
