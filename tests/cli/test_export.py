@@ -80,9 +80,7 @@ def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: P
     assert not done.json["accepted"]
     assert done.json["parity"]["greatest_difference"] > 0
     difference = done.json["parity"]["greatest_difference"]
-    assert f"the largest difference in probability is {difference:.4g}, above the limit of 0 (--tol" in flat(
-        done.err
-    )
+    assert f"the largest difference in probability is {difference:.4g}, above the limit of 0 (--tol" in flat(done.err)
     assert "(--agreement)" not in done.err, "which was met"
     assert "more images with --parity" in flat(done.err)
     assert [reason in flat(done.err) for reason in done.json["reasons"]] == [True]

@@ -61,10 +61,10 @@ def decide(
 def labels(
     probabilities: NDArray[np.float32], classes: Sequence[str], thresholds: Thresholds | None
 ) -> NDArray[np.int64]:
-    """Return the number of the predicted class of each image, int64 [N], from float32 [N, K] probabilities.
+    """Return the index of the predicted class of each image, int64 [N], from float32 [N, K] probabilities.
 
     It is the most probable class, unless a threshold for the positive one of two classes decides. Raises `ModelError`
-    where the positive class is not one of two `classes`.
+    if the positive class is not one of two `classes`.
     """
     predicted: NDArray[np.int64] = probabilities.argmax(1).astype(np.int64)
     if thresholds is not None and thresholds.positive_threshold is not None:
@@ -76,7 +76,7 @@ def labels(
 
 
 def check(thresholds: Thresholds, classes: Sequence[str]) -> None:
-    """Raise `ModelError` where `thresholds` are not for these classes."""
+    """Raise `ModelError` if `thresholds` are not for these classes."""
     if thresholds.positive is not None and (len(classes) != 2 or thresholds.positive not in classes):
         raise ModelError(
             f"its thresholds are for the detection of {thresholds.positive!r}, expected one of the two classes of the "
