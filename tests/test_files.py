@@ -165,5 +165,5 @@ def _header(shape: str, descr: str = "'<f4'") -> bytes:
     ],
 )  # fmt: skip
 def test_an_array_larger_than_its_file_is_refused(content: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011  # NumPy's own words, or ours
+    with pytest.raises(ValueError):  # noqa: PT011  # NumPy's own message, or ours
         files.load_array(io.BytesIO(content))

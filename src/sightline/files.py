@@ -45,7 +45,7 @@ DAMAGED_ZIP = (
     RuntimeError, ValueError,
 )  # fmt: skip
 """What `zipfile` may raise for a corrupt file."""
-_NPY_HEADER = 12 + 10_000  # bytes before the numbers; NumPy reads no longer header
+_NPY_HEADER = 12 + 10_000  # bytes before the data; NumPy refuses longer headers
 _LONGEST = 20  # digits of a process id
 # Windows lacks the first three, and has no named pipes in folders.
 _PRIVATE = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
@@ -161,22 +161,22 @@ def load_arrays(file: IO[bytes], ratio: float = 1) -> dict[str, NDArray[Any]]:
 
 
 def load_array(file: IO[bytes]) -> NDArray[Any]:
-    """Return the array of an ``.npy`` file, which must hold the bytes that its shape takes; raises `ValueError` if not.
+    """Return the array of an ``.npy`` file; raises `ValueError` unless the file size matches the stated shape.
 
-    NumPy would take memory for any shape before it reads. Nothing is unpickled.
+    NumPy would allocate memory for any stated shape before reading. Nothing is unpickled.
     """
     import numpy as np
 
     size = _stated_size(file)
     left = file.seek(0, os.SEEK_END) - file.seek(0)
     if not 0 <= left - size <= _NPY_HEADER:
-        raise ValueError(f"it states {size:,} bytes of numbers, and has {left:,}")
+        raise ValueError(f"its header states {size:,} bytes of data, but it has {left:,}")
     array: NDArray[Any] = np.load(file, allow_pickle=False)
     return array
 
 
 def _stated_size(file: IO[bytes]) -> int:
-    """Return how many bytes the array takes that the header of an ``.npy`` file describes; raises `ValueError`."""
+    """Return the size of the array in bytes, as stated by the header of an ``.npy`` file; raises `ValueError`."""
     import numpy as np
 
     try:
@@ -186,8 +186,8 @@ def _stated_size(file: IO[bytes]) -> int:
         return math.prod(shape) * dtype.itemsize
     except (OSError, ValueError):
         raise
-    except Exception as error:  # of many kinds, as for `load_arrays`
-        raise ValueError(f"it is no .npy file, or a damaged one: {error}") from error
+    except Exception as error:  # many types, as in `load_arrays`
+        raise ValueError(f"not an .npy file, or a damaged one: {error}") from error
 
 
 def _check_ratio(file: IO[bytes], ratio: float) -> None:

@@ -159,7 +159,7 @@ def test_a_candidate_from_a_stranger_is_checked_before_keras_reads_it(
     with zipfile.ZipFile(model, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in (members | {"config.json": b" " * (32 << 20)}).items():
             archive.writestr(name, content)
-    shutil.rmtree(out / "candidates" / "rightsize-int8")  # to be made of that model again
+    shutil.rmtree(out / "candidates" / "rightsize-int8")  # so that it is made from that model again
     done = sightline("compress", trained[0], "--out", out, *CHEAP)
     assert done.code == 2
     assert "config.json unpacks from" in done.err

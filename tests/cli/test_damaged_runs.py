@@ -82,7 +82,7 @@ def words(verb: str, run: Path, data: Path, other: Path) -> list[object]:
 
 
 def check(verb: str, name: Path, number: int, places: tuple[Path, Path, Path], sightline: Command) -> str | None:
-    """Damage one file of a fresh copy and run a verb on it; return what is wrong with the outcome, None if nothing."""
+    """Damage one file of a fresh copy and run a command on it; return what is wrong with the outcome, if anything."""
     whole, data, folder = places
     shutil.rmtree(folder, ignore_errors=True)
     run = folder / "run"

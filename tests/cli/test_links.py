@@ -26,7 +26,7 @@ VERBS: dict[str, tuple[object, ...]] = {
     "predict": ("predict", "RUN", "DATA"),
 }
 
-# Every verb that writes into a folder inside the run: its own, or one that the user names.
+# Every command that writes into a folder inside the run: its own, or one named by the user.
 INSIDE: dict[str, tuple[object, ...]] = {
     "export": ("export", "RUN"),
     "export a folder": ("export", "RUN", "--format", "saved_model"),
@@ -100,7 +100,7 @@ def test_no_verb_writes_through_a_link(
 
 @pytest.fixture(scope="module")
 def used(stopped: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Command], Path]:
-    """Return a run in which a verb of `INSIDE` has written before."""
+    """A function that returns a run into which a command of `INSIDE` has already written."""
     made: dict[str, Path] = {}
 
     def use(verb: str, sightline: Command) -> Path:
@@ -125,7 +125,7 @@ def test_nothing_is_written_through_a_link_inside_a_run(
 ) -> None:  # fmt: skip
     run, stash = tmp_path / "run", tmp_path / "stash"
     shutil.copytree(used(verb, sightline), run)
-    if links == "own":  # what the verb itself has made: nothing else of the run stops it before it comes there
+    if links == "own":  # only its own outputs, so that no other link stops it earlier
         stash.mkdir()
         own = sorted({p.name for p in run.iterdir()} - {p.name for p in stopped.iterdir()})
         assert own, "it wrote nothing into the run"

@@ -295,7 +295,7 @@ def test_every_odd_file_is_a_row(sightline: Command, run: Path, shared: Path) ->
 
 
 def test_the_largest_file_is_a_setting(sightline: Command, run: Path, tmp_path: Path) -> None:
-    """In a folder, by its name, through a list on standard input, explained, and from Python."""
+    """For a file, a folder, a list on standard input, in explain, and from Python."""
     picture = tmp_path / "pictures" / "large.bmp"
     picture.parent.mkdir()
     Image.new("RGB", (32, 32)).save(picture)  # 3 kB

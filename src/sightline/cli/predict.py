@@ -49,7 +49,7 @@ def predict(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Same as --format jsonl.")] = False,
     raw_csv: Annotated[
-        bool, typer.Option("--raw-csv", help="Do not escape CSV text that starts with =, +, - or @ by an apostrophe.")
+        bool, typer.Option("--raw-csv", help="Do not escape CSV text that starts with =, +, - or @ with an apostrophe.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write to this .csv or .jsonl file instead of standard output.")

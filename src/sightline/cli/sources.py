@@ -43,7 +43,9 @@ Read = Annotated[
 FileLimit = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="data.limits.file_mb, the maximum size of an image file in MiB; default 256."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Only data.limits.file_mb: the maximum size of an image file in MiB; default 256.",
     ),
 ]
 
