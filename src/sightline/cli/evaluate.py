@@ -62,7 +62,7 @@ def evaluate(
         bool,
         typer.Option(
             "--allow-missing",
-            help="Evaluate the run's remaining images if some are missing; nothing is saved to the run.",
+            help="Evaluate the remaining images if some are missing; the run keeps its stored evaluation.",
         ),
     ] = False,
     column: Column = None,

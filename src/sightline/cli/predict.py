@@ -45,7 +45,7 @@ def predict(
         typer.Option("--probabilities", help="Include the probabilities of all classes; in CSV, one column per class."),
     ] = False,
     form: Annotated[
-        Form | None, typer.Option("--format", help="Output format; default: by the suffix of --out, else table.")
+        Form | None, typer.Option("--format", help="Output format; default: from the suffix of --out, else table.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Same as --format jsonl.")] = False,
     raw_csv: Annotated[

@@ -30,7 +30,7 @@ Column = Annotated[
 ]
 Allow = Annotated[
     list[str] | None,
-    typer.Option(metavar="KIND", help="A kind of data error, as named by doctor, to ignore; repeatable."),
+    typer.Option(metavar="KIND", help="Do not stop on this kind of data error, as named by doctor; repeatable."),
 ]
 Read = Annotated[
     list[str] | None,

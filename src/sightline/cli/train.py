@@ -40,7 +40,7 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(help="Total number of epochs, divided among the stages of the recipe.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Batch size.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images per batch.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     patch: Annotated[
         str | None,
