@@ -96,8 +96,8 @@ def _operating_point(point: OperatingPoint, positive: str) -> Iterator[str]:
         return
     words = [(name, _words(getattr(point.reached, key))) for key, name in RATES.items()]
     yield "  on these images: " + ", ".join(f"{name} {v or 'not defined'} ({ends})" for name, (v, ends, _) in words)
-    shown = "nothing" if point.lower_bound is None else f"{point.lower_bound:.4f} or more with 95% confidence"
-    yield f"  target {'met' if point.met else 'not shown to be met'}: a {point.rate} of {shown} is shown"
+    shown = "has no bound" if point.lower_bound is None else f"is at least {point.lower_bound:.4f} with 95% confidence"
+    yield f"  target {'met' if point.met else 'not shown to be met'}: the {point.rate} {shown}"
 
 
 def _beside(found: Judgement) -> Iterator[str]:
@@ -150,8 +150,8 @@ def _abstaining(found: Judgement) -> Iterator[str]:
         images = plural(a.count, "image")
         yield f"  on these {images}: predicts a class for {a.classes:.1%}{right}{sets}; abstains on {a.abstained:.1%}"
         if a.met is not None and a.lower_bound is not None:
-            shown = f"{a.lower_bound:.4f} or more with 95% confidence"
-            yield f"  target {a.target:g} {'met' if a.met else 'not shown to be met'}: {shown} is shown"
+            shown = f"is at least {a.lower_bound:.4f} with 95% confidence"
+            yield f"  target {a.target:g} {'met' if a.met else 'not shown to be met'}: the precision {shown}"
         elif a.target is not None and a.lower_bound is not None:
             yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"
     s = found.coverage
