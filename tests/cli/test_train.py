@@ -17,13 +17,29 @@ import pytest
 
 import sightline as face
 from command import COLOURS, SMALL, Command, draw_classes
+from sightline.cli.train import show
 from sightline.errors import SightlineError
+from sightline.records import PartFigures, TrainingMetrics, TrainResult
 from sightline.training import checkpoint
 
 KEYS = {
     "run", "model", "parameters", "classes", "train", "validation", "test",
     "epochs", "seconds", "images_per_second", "weights_sha256",
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("temperature", "lines"), [(1.0, 0), (1.25, 1)])
+def test_losses_after_calibration_are_told_from_those_of_epochs(
+    temperature: float, lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = PartFigures(0.9, 0.3, 20)
+    result = TrainResult(
+        "r", "m", 5, ("a", "b"), TrainingMetrics(0.9, 0.3, 80), metrics, metrics, 1, 2.0, 40.0, "0" * 64, "quick",
+        bundle="r/bundle", details={"temperature": temperature},
+    )  # fmt: skip
+    show(result)
+    text = "losses after calibration (temperature 1.250); val_loss of an epoch is before it"
+    assert capsys.readouterr().out.count(text) == lines
 
 
 def test_one_json_object_and_nothing_else(sightline: Command, colours: Path, tmp_path: Path) -> None:
