@@ -16,7 +16,7 @@ def check_encoding(name: str, where: str) -> None:
     """Raise `ConfigError` if `name` is not a text encoding that Python knows; an empty name is allowed."""
     try:
         "".encode(name or "utf-8")
-    except LookupError as error:  # raised for binary codecs such as base64 too
+    except (LookupError, ValueError) as error:  # raised for binary codecs such as base64 too
         raise ConfigError(
             f"{where} cannot be {name!r}: expected a text encoding, such as big5, shift_jis or latin-1."
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -464,6 +465,28 @@ def test_a_guessed_encoding_is_told(tmp_path: Path) -> None:
 
 
 def test_an_unknown_encoding_is_refused() -> None:
-    for name in ("klingon", "base64"):
+    for name in ("klingon", "base64", "undefined"):
         with pytest.raises(ConfigError, match=r"data\.encoding cannot be .* such as big5"):
             resolve(assignments=[f"data.encoding={name}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", "," * 5_000_000),
+        ("list.csv", "1.jpg,cat\n" + "," * 20_000 + "2.jpg\n"),
+        ("list.csv", "path,label," + ",".join(map(str, range(9_000))) + "\n" + "1.jpg,cat\n" * 100_000),
+        ("list.json", json.dumps([{"path": "1.jpg", "label": "cat", str(i): 1} for i in range(20_000)])),
+    ],
+    ids=["commas", "one wide row", "a wide header over short rows", "a key for each entry"],
+)
+def test_a_small_table_cannot_take_all_memory(tmp_path: Path, name: str, text: str) -> None:
+    """Filling 100,000 short rows to 9,000 columns would take 30 GB."""
+    path = table(tmp_path, text, name=name)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"has [\d,]+ columns"):
+            manifest(path)
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()

@@ -20,6 +20,8 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 IsFile = Callable[[str], bool]
 
 _SEPARATORS = (",", ";", "\t", "|")
+_MOST_COLUMNS = 10_000
+_MOST_MISSING = 1_000_000  # cells that short rows lack, beyond as many as there are
 _LOOKED_AT = 50  # lines read to detect the separator
 
 
@@ -87,6 +89,7 @@ def _read_csv(text: str, name: str, known: Collection[str], is_file: IsFile) -> 
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     first = next((i for i, line in enumerate(lines) if line.strip()), 0)
     bare = lines[first].lstrip().lstrip("#")
+    _check_width(name, max(bare.count(separator) for separator in _SEPARATORS))
     if {fold(cell) for cell in bare.split(_separator([bare], name))} & set(known):  # a header may be a comment
         lines[first] = bare
     lines = ["" if line.lstrip().startswith("#") else line for line in lines]  # keeps line numbers
@@ -104,6 +107,10 @@ def _read_csv(text: str, name: str, known: Collection[str], is_file: IsFile) -> 
     headed = _is_header(rows[0][1], known, is_file)
     columns = rows[0][1] if headed else [str(i + 1) for i in range(max(len(cells) for _, cells in rows))]
     body = rows[1:] if headed else rows
+    _check_width(name, len(columns))
+    cells = sum(len(cells) for _, cells in body)
+    if len(columns) * len(body) - cells > cells + _MOST_MISSING:  # short rows are filled: a small file, all memory
+        raise DataError(f"{name} has {len(columns):,} columns, and its rows hold few of them: remove empty columns.")
     filled = ((line, [*cells, *[""] * (len(columns) - len(cells))]) for line, cells in body)
     kept = tuple(Row(line, dict(zip(columns, cells, strict=False))) for line, cells in filled)
     return Table(name, tuple(columns), kept, headed)
@@ -180,7 +187,13 @@ def _cell(value: Any) -> str | tuple[str, ...]:
 def _table(rows: Iterator[Row] | Sequence[Row], name: str, unit: str = "line") -> Table:
     kept = tuple(rows)
     columns = tuple(dict.fromkeys(column for row in kept for column in row.cells))
+    _check_width(name, len(columns))
     return Table(name, columns, kept, unit=unit)
+
+
+def _check_width(name: str, columns: int) -> None:
+    if columns > _MOST_COLUMNS:
+        raise DataError(f"{name} has {columns:,} columns, and {_MOST_COLUMNS:,} are the most that a table may have.")
 
 
 def _coco(value: Mapping[str, Any], name: str) -> Iterator[Row]:
