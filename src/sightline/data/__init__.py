@@ -1,1 +1,1 @@
-"""From files on disk to labelled uint8 pixels: index, cache, split, batches."""
+"""From files on disk to labeled uint8 pixels: indexing, decoding, cache, split and batches."""

@@ -1,7 +1,7 @@
-"""Images in a zip or tar archive: read one by one, never extracted by name, and within a budget.
+"""Images in a zip or tar archive: read one by one, never extracted by name, within size limits.
 
-An archive of a few kilobytes can unpack to terabytes, or list millions of members; so what it may take in all is
-limited before anything of it is read (`LimitsConfig`). Members of the same name are all kept: the second is called
+An archive of a few kilobytes can unpack to terabytes or list millions of members, so the totals are checked against
+`LimitsConfig` before any member is read. All members with the same name are kept: the second becomes
 ``cat/1 (2).jpg``.
 """
 
@@ -31,12 +31,14 @@ from sightline.files import DAMAGED_ZIP
 
 LIMITS = LimitsConfig()
 Member = TypeVar("Member")
-_ALWAYS = 256 << 20  # bytes that any archive may unpack to, however small it is: a blank image shrinks a thousandfold
-_HEADER = 1 << 20  # bytes of a tar's extended header, which holds a name; a reader takes it into memory whole
+_ALWAYS = (
+    256 << 20
+)  # bytes to which any archive may unpack, however small it is: a blank image compresses a thousandfold
+_HEADER = 1 << 20  # bytes allowed for a tar's extended header, which a reader loads into memory whole
 
 
 class ZipStore:
-    """The members of a zip archive. Names that predate UTF-8 zips are tried as UTF-8, then as GBK."""
+    """The members of a zip archive. Names without the UTF-8 flag are decoded as UTF-8 if possible, else as GBK."""
 
     def __init__(self, path: Path, limits: LimitsConfig = LIMITS) -> None:
         self.name = path.name
@@ -52,19 +54,19 @@ class ZipStore:
         self._members, self.repeated = tell_apart(zip(_names(infos), infos, strict=True))
 
     def keys(self) -> Sequence[str]:
-        """Return the paths of the files, sorted."""
+        """Return the sorted paths of the files."""
         return sorted(name for name in self._members if not name.endswith("/"))
 
     def folders(self) -> Sequence[str]:
-        """Return the paths of the folders that have a member of their own, as empty ones do, sorted."""
+        """Return the sorted paths of the folders that have their own member, as empty folders do."""
         return sorted(name.rstrip("/") for name in self._members if name.endswith("/"))
 
     def holds(self, key: str) -> bool:
-        """Tell whether there is a file of this path."""
+        """Return whether there is a file with this path."""
         return key in self._members and not key.endswith("/")
 
     def read(self, key: str, check: Check = unchecked) -> bytes:
-        """Return the content of a file; `check` sees its start first."""
+        """Return the content of a file, after `check` has accepted its first bytes."""
         info = self._members[key]
         try:
             with self._zip.open(info) as file:
@@ -72,14 +74,14 @@ class ZipStore:
                 check(start)
                 check_file_size(info.file_size, self._limits)
                 return start + file.read()
-        except (RuntimeError, OSError) as error:  # encrypted; unknown method; the disk's own
+        except (RuntimeError, OSError) as error:  # encrypted, unknown compression method, or a disk error
             raise PictureError(f"cannot be unpacked: {error}") from error
         except DAMAGED_ZIP as error:
             raise PictureError(f"damaged in the archive: {error}") from error
 
 
 class TarStore:
-    """The members of a tar archive; a compressed one is first unpacked into an unnamed temporary file."""
+    """The members of a tar archive. A compressed one is first unpacked into an unnamed temporary file."""
 
     def __init__(self, path: Path, limits: LimitsConfig = LIMITS) -> None:
         self.name = path.name
@@ -94,19 +96,19 @@ class TarStore:
         self._members, self.repeated = tell_apart(members)
 
     def keys(self) -> Sequence[str]:
-        """Return the paths of the files, sorted."""
+        """Return the sorted paths of the files."""
         return sorted(self._members)
 
     def folders(self) -> Sequence[str]:
-        """Return the paths of the folders that have a member of their own, as empty ones do, sorted."""
+        """Return the sorted paths of the folders that have their own member, as empty folders do."""
         return sorted(self._folders)
 
     def holds(self, key: str) -> bool:
-        """Tell whether there is a file of this path."""
+        """Return whether there is a file with this path."""
         return key in self._members
 
     def read(self, key: str, check: Check = unchecked) -> bytes:
-        """Return the content of a file; `check` sees its start first."""
+        """Return the content of a file, after `check` has accepted its first bytes."""
         offset, size = self._members[key]
         with self._lock:
             self._file.seek(offset)
@@ -115,18 +117,18 @@ class TarStore:
             self._file.seek(offset)
             data = self._file.read(size)
         if len(data) < size:
-            raise PictureError("cut off: the archive ends before it")
+            raise PictureError("truncated: the archive ends before the end of this file")
         return data
 
 
 def tell_apart(members: Iterable[tuple[str, Member]]) -> tuple[dict[str, Member], tuple[str, ...]]:
-    """Return members by name, each under a name of its own, and the names that came more than once."""
+    """Return the members under unique names, and the names that occurred more than once."""
     kept: dict[str, Member] = {}
     repeated: dict[str, int] = {}
     for name, member in members:
         key = name
         while key in kept:
-            if name.endswith("/"):  # a folder stated twice is one folder
+            if name.endswith("/"):  # a folder listed twice is one folder
                 break
             repeated[name] = repeated.get(name, 1) + 1
             at = PurePosixPath(name)
@@ -137,31 +139,31 @@ def tell_apart(members: Iterable[tuple[str, Member]]) -> tuple[dict[str, Member]
 
 
 def check_count(path: Path, count: int, limits: LimitsConfig) -> None:
-    """Raise `DataError` for an archive of too many members."""
+    """Raise `DataError` if an archive has too many members."""
     if count > limits.archive_members:
         raise DataError(
-            f"{path} holds more than {limits.archive_members:,} members: pack fewer into it, or raise "
+            f"{path} has more than {limits.archive_members:,} members. Split it into several archives, or raise "
             "data.limits.archive_members if you trust it."
         )
 
 
 def check_size(path: Path, size: int, limits: LimitsConfig) -> None:
-    """Raise `DataError` for an archive that unpacks to too many bytes, in all or for its own size."""
+    """Raise `DataError` if an archive unpacks to too many bytes, in total or relative to its own size."""
     if size > limits.archive_gb * 2**30:
         raise DataError(
-            f"{path} unpacks to more than {limits.archive_gb:g} GiB: pack fewer images into it, or raise "
+            f"{path} unpacks to more than {limits.archive_gb:g} GiB. Split it into several archives, or raise "
             "data.limits.archive_gb if you trust it."
         )
     packed = path.stat().st_size
     if size > max(_ALWAYS, limits.archive_ratio * packed):
         raise DataError(
-            f"{path} unpacks to more than {limits.archive_ratio:g} times its {packed:,} bytes, which images hardly do: "
-            "it may be a decompression bomb. Raise data.limits.archive_ratio if you trust it."
+            f"{path} unpacks to more than {limits.archive_ratio:g} times its {packed:,} bytes, which is unusual for "
+            "images: it may be a decompression bomb. Raise data.limits.archive_ratio if you trust it."
         )
 
 
 def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """Return the names; one encoding for all that state none, lest the images of one class get two names for it."""
+    """Return the names. Those without a stated encoding share one, so that a class does not end up with two names."""
     raw = [_old_bytes(info) for info in members]
     encoding = "cp437"
     for candidate in ("gbk", "utf-8"):
@@ -169,25 +171,25 @@ def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
             b"\n".join(raw).decode(candidate)
             encoding = candidate
     names = [r.decode(encoding) if r else info.filename for r, info in zip(raw, members, strict=True)]
-    return [name.replace("\\", "/") for name in names]  # some Windows programs write the wrong slash
+    return [name.replace("\\", "/") for name in names]  # some Windows programs write backslashes
 
 
 def _old_bytes(info: zipfile.ZipInfo) -> bytes:
-    """Return a name of unknown encoding; empty for one that is known to be Unicode."""
+    """Return the raw bytes of a name in an unknown encoding; empty if the name is known to be Unicode."""
     utf8_flag = 0x800
     try:
         return b"" if info.flag_bits & utf8_flag else info.filename.encode("cp437")
-    except UnicodeEncodeError:  # Python 3.12 has it from an extra field
+    except UnicodeEncodeError:  # Python 3.12 took the Unicode name from an extra field
         return b""
 
 
 def _check_regular(path: Path) -> None:
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block forever
         raise OSError(errno.EINVAL, "not a regular file")
 
 
 class _Headers:
-    """A tar file as `tarfile` may read it: headers alone, which are short; contents it only seeks over."""
+    """A tar file of which `tarfile` may read only short headers; it seeks past the contents."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -202,13 +204,13 @@ class _Headers:
 def _tar_members(
     file: IO[bytes], path: Path, limits: LimitsConfig
 ) -> tuple[list[tuple[str, tuple[int, int]]], list[str]]:
-    """Return the name, offset and size of each file, and the folders; a hard link stands for the file that it names."""
+    """Return the name, offset and size of each file, and the folders. A hard link is the file that it points to."""
     members: list[tuple[str, tuple[int, int]]] = []
     places: dict[str, tuple[int, int]] = {}
     folders: list[str] = []
-    with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]  # all that it calls
+    with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]  # it has every method that tarfile calls
         while (m := tar.next()) is not None:
-            tar.members = []  # else each header is kept, with a copy of what the archive says of all
+            tar.members = []  # otherwise tarfile keeps every header, each with a copy of the global ones
             name, target = m.name.removeprefix("./"), m.linkname.removeprefix("./")
             if m.isreg() or (m.islnk() and target in places):
                 places[name] = (m.offset_data, m.size) if m.isreg() else places[target]
@@ -218,13 +220,13 @@ def _tar_members(
             check_count(path, len(members) + len(folders), limits)
         end = tar.offset
     file.seek(end)
-    if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end
+    if any(file.read(tarfile.BLOCKSIZE)):  # tarfile treats a damaged header as the end of the archive
         raise tarfile.ReadError(f"damaged at byte {end}")
     return members, folders
 
 
 def _plain_tar(path: Path, limits: LimitsConfig) -> IO[bytes]:
-    # As long as it takes: the first bytes of a plain tar are a file's name, which may well begin with BZh.
+    # Long signatures, because a plain tar begins with a file name, which may well start with BZh.
     openers: dict[bytes, Callable[..., Any]] = {
         rb"\x1f\x8b\x08": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open,
     }  # fmt: skip
@@ -234,7 +236,7 @@ def _plain_tar(path: Path, limits: LimitsConfig) -> IO[bytes]:
     opener = next((o for magic, o in openers.items() if re.match(magic, start)), None)
     if opener is None:
         return path.open("rb")
-    plain = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the store
+    plain = tempfile.TemporaryFile()  # noqa: SIM115  # closed together with the store
     try:
         with opener(path, "rb") as packed:
             while chunk := packed.read(1 << 20):

@@ -1,4 +1,4 @@
-"""What is wrong with the pictures of a source, before any time is spent on training with them."""
+"""The audit behind `doctor`: what is wrong with the images of a source, before any time is spent on training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sightline.records import Index, Part, Progress, no_progress
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """The findings on a source, errors first, and how many images each class and each stated split has."""
+    """The findings on a source, errors first, with the number of images per class and per given split."""
 
     name: str
     count: int
@@ -27,11 +27,11 @@ class Audit:
 
     @property
     def errors(self) -> int:
-        """How many of the findings are errors."""
+        """The number of findings that are errors."""
         return sum(f.severity == "error" for f in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all as JSON values."""
+        """Return the audit as JSON values."""
         return {
             "name": self.name,
             "count": self.count,
@@ -49,9 +49,9 @@ def audit(
     values: SampleRange = NO_RANGE,
     how: Preprocess | None = None,
 ) -> tuple[Audit, Copies, Survey]:
-    """Look at every image of `index` and return the findings, with the copies and looks they come from.
+    """Inspect every image of `index` and return the audit, with the duplicates and image statistics behind it.
 
-    `how` says which page is read and in which range; `values` is where the range comes from.
+    `how` selects the page and the sample range to read; `values` says where that range comes from.
     """
     seen = survey(index, progress, threads, how)
     sound = [p for p in index.pictures if not seen.looks[p.sha256].error]
@@ -61,7 +61,7 @@ def audit(
 
 
 def brief(index: Index) -> Audit:
-    """Return the findings that cost no look at any picture: those on names, balance and identical files."""
+    """Return the audit without reading any image: findings on names, class balance and identical files only."""
     return _audit(index, [*_of_names(index), *copies.findings(copies.find(index.pictures), index.pictures)])
 
 
@@ -70,10 +70,10 @@ def _of_names(index: Index) -> list[Finding]:
 
 
 def _allowable(finding: Finding) -> Finding:
-    """Return a finding that stops `train` with how to go on all the same in its advice."""
+    """Return the finding; if it stops `train`, its advice also says how to continue anyway."""
     if finding.severity != "error" or finding.kind not in ALLOWABLE:
         return finding
-    allowing = f" `train` stops here; --allow {finding.kind} {ALLOWABLE[finding.kind]}."
+    allowing = f" `train` stops on this error; --allow {finding.kind} {ALLOWABLE[finding.kind]}."
     return replace(finding, advice=finding.advice + allowing)
 
 

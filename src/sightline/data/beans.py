@@ -1,13 +1,13 @@
-"""Drawn coffee beans in four roasts: a picture data set of any size that needs no download and no licence.
+"""Rendered coffee beans in four roasts: a synthetic image data set of any size, without a download or a license.
 
-A picture is a small rendered scene: a surface, a lamp, and one to five beans of one roast. A bean is a height field
-(dome, crease, wrinkles) shaded by its normals, so that pose, light and gloss interact as on a photograph. Roasts differ
-in colour, which overlaps between neighbours and is shaken by exposure and white balance, and in texture: silverskin
-(Green), wrinkles (Light), a pale crease (Medium), oil (Dark).
+An image is a small rendered scene: a surface, a lamp, and one to five beans of one roast. A bean is a height field
+(dome, crease, wrinkles) shaded by its normals, so that pose, light and gloss interact as in a photograph. Roasts differ
+in color, which overlaps between neighboring roasts and varies with exposure and white balance, and in texture:
+silverskin (Green), wrinkles (Light), a pale crease (Medium), oil (Dark).
 
-A scene is drawn in units of the frame, from random spectra of fixed shape, so that it is the same at every size; only
-the sensor's noise, drawn last, differs. A plane is ``float32 [rows, columns]``; a colour is ``float32 [3, 1, 1]``, RGB,
-and a canvas ``float32 [3, side, side]``, both in light: 0..1, the square of a pixel's value.
+Scenes use frame units and random spectra of fixed shape, so that a scene looks the same at every image size; only the
+sensor noise, added last, differs. A plane is ``float32 [rows, columns]``, a color ``float32 [3, 1, 1]`` RGB, and a
+canvas ``float32 [3, side, side]``. Colors and canvases hold linear light in 0..1, the square of the pixel value.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from sightline import process
 from sightline.errors import OutputError, UsageError
 from sightline.randomness import generator
 
-Plane = NDArray[np.floating[Any]]  # float32 in truth, which NumPy's types lose in arithmetic
-Range = tuple[float, float]  # from which each bean draws
-RGB = tuple[int, int, int]  # as in a picture, 0..255
-Grain = tuple[float, float, float]  # of noise: cycles up to which it is even, fall beyond, length of marks over width
+Plane = NDArray[np.floating[Any]]  # always float32, which NumPy's type hints lose in arithmetic
+Range = tuple[float, float]  # from which a value is sampled for each bean
+RGB = tuple[int, int, int]  # pixel values, 0..255
+Grain = tuple[float, float, float]  # noise: cutoff in cycles, slope beyond it, length-to-width ratio of marks
 
 
 class Roast(NamedTuple):
-    """What the beans of one roast look like."""
+    """The appearance of the beans of one roast."""
 
-    colour: RGB  # mean of all pictures
+    colour: RGB  # mean over all images
     blotch: RGB
-    spread: Range  # standard deviations between pictures of brightness and of each channel, relative
+    spread: Range  # relative standard deviations, between images, of brightness and of each channel
     mottle: Range  # strength of blotches, 0..1
     wrinkle: Range  # depth of wrinkles
-    chaff: Range  # how pale the crease is, 0..1
+    chaff: Range  # paleness of the crease, 0..1
     skin: Range  # silverskin left on the bean, 0..1
     gloss: Range  # strength of the highlight
     power: Range  # sharpness of the highlight
@@ -54,14 +54,14 @@ ROASTS = {
 }  # fmt: skip
 CLASSES: tuple[str, ...] = tuple(ROASTS)
 SILVERSKIN, CHAFF = (203, 178, 147), (190, 152, 112)
-TEXTURES: tuple[Grain, ...] = ((2, 0.9, 1), (4, 0.9, 2), (30, 1, 1))  # of a bean: blotches, bumps, pores
-REACH = 1.15  # how far a bean is drawn, in its semi-axes
-SEMI_LENGTH = (0.43, 0.35, 0.31, 0.29, 0.27)  # of a bean, in frames, by the number of beans in the picture
-BEAN_SHARES = (0.44, 0.22, 0.15, 0.11, 0.08)  # how often there are one, two ... five
-WORKING_SIDE = 112  # smaller pictures are drawn at a multiple of their side and averaged down
-SMALLEST, LARGEST, FEWEST = 16, 1024, 8  # side in pixels; pictures in a set
+TEXTURES: tuple[Grain, ...] = ((2, 0.9, 1), (4, 0.9, 2), (30, 1, 1))  # of a bean: blotches, bumps and pores
+REACH = 1.15  # the extent to which a bean is drawn, in semi-axes
+SEMI_LENGTH = (0.43, 0.35, 0.31, 0.29, 0.27)  # of a bean, in frame units, by the number of beans in the image
+BEAN_SHARES = (0.44, 0.22, 0.15, 0.11, 0.08)  # probabilities of one, two ... five beans
+WORKING_SIDE = 112  # smaller images are drawn at a multiple of their side and downsampled
+SMALLEST, LARGEST, FEWEST = 16, 1024, 8  # side in pixels; images in a data set
 
-# What beans lie on: pattern, the two colours it mixes, their spread (as of a roast), depth of the relief.
+# Surfaces under the beans: pattern, the two colors that it mixes, their spread (as for a roast), depth of the relief.
 SURFACES: tuple[tuple[str, RGB, RGB, Range, float], ...] = (
     ("wood", (95, 64, 43), (154, 110, 74), (0.1, 0.04), 0.15),
     ("wood", (165, 134, 101), (206, 177, 140), (0.08, 0.03), 0.1),
@@ -77,18 +77,18 @@ SURFACES: tuple[tuple[str, RGB, RGB, Range, float], ...] = (
 
 
 class Light(NamedTuple):
-    """A key light in a unit direction (x right, y down, z to the camera), and a sky all around."""
+    """A key light from a unit direction (x right, y down, z towards the camera) and ambient sky light."""
 
     x: float
     y: float
     z: float
-    key: Plane  # colour
-    sky: Plane  # colour
-    haze: float  # the sky's share, 0..1: the more, the softer and paler are shadows
+    key: Plane  # color
+    sky: Plane  # color
+    haze: float  # fraction of sky light, 0..1: more makes shadows softer and paler
 
 
 class Pose(NamedTuple):
-    """Where a bean lies, in frames; how it is turned (radians) and tipped (sine); its semi-axes as seen, in frames."""
+    """Position in frame units, rotation in radians, tilt as its sine, and projected semi-axes in frame units."""
 
     x: float
     y: float
@@ -99,7 +99,7 @@ class Pose(NamedTuple):
     height: float
 
     def patch(self, side: int, reach: float, more: float = 0) -> tuple[slice, slice, Plane, Plane]:
-        """Return the rows and columns within `reach` semi-axes and `more` frames, and their places in semi-axes."""
+        """Return the rows and columns within `reach` semi-axes plus `more` frame units, and their bean coordinates."""
         sizes = turned(np.array([self.length, 0]), np.array([0, self.width]), self.angle)
         spans = [(at, reach * math.hypot(*size) + more) for at, size in zip(self[:2], sizes, strict=True)]
         columns, rows = (slice(max(round((at - to) * side), 0), round((at + to) * side)) for at, to in spans)
@@ -109,31 +109,31 @@ class Pose(NamedTuple):
 
 
 def light_of(colour: RGB, factors: Plane | float = 1) -> Plane:
-    """Return a picture's colour, times `factors` `[3]`, as light."""
+    """Convert a pixel color, times `factors` `[3]`, to linear light."""
     value = np.asarray(colour, np.float32).reshape(3, 1, 1) / 255
     return np.asarray((value * np.reshape(factors, (-1, 1, 1))) ** 2, np.float32)
 
 
 def varied(rng: np.random.Generator, spread: Range, times: float = 1) -> Plane:
-    """Return the factors `[3]` by which a colour of that spread differs from its mean."""
+    """Sample the factors `[3]` by which a color with this spread differs from its mean."""
     bright, *tint = np.clip(rng.standard_normal(4), -2, 2) * times
     return np.asarray(np.exp(spread[0] * bright + spread[1] * np.array(tint)), np.float32)
 
 
 def smooth(low: Plane | float, high: Plane | float, plane: Plane) -> Plane:
-    """Return the smooth step of `plane` from 0 at `low` to 1 at `high` (either may be the larger)."""
+    """Return the smoothstep of `plane` from 0 at `low` to 1 at `high` (either may be the larger)."""
     t = np.clip((plane - low) / (high - low), 0, 1)
     return np.asarray(t * t * (3 - 2 * t))
 
 
 def turned(x: Plane, y: Plane, angle: float) -> tuple[Plane, Plane]:
-    """Return the coordinates along and across `angle` of columns `x` and rows `y`."""
+    """Rotate the coordinates of columns `x` and rows `y`: return those along and across `angle`."""
     cos, sin = math.cos(angle), math.sin(angle)
     return x * cos + y * sin, y * cos - x * sin
 
 
 def noise(rng: np.random.Generator, size: int, angle: float, waves: int, *kinds: Grain) -> Plane:
-    """Return noise `[len(kinds), size, size]`, mean 0, deviation 1, marks along `angle`, of 1..`waves` cycles."""
+    """Return noise `[len(kinds), size, size]` with mean 0, deviation 1, 1..`waves` cycles and marks along `angle`."""
     raw = rng.standard_normal((2, len(kinds), 2 * waves, waves), dtype=np.float32)
     across = np.arange(waves, dtype=np.float32)
     along, beside = turned(across, np.concatenate((across, across - waves))[:, None], angle)
@@ -148,7 +148,7 @@ def noise(rng: np.random.Generator, size: int, angle: float, waves: int, *kinds:
 
 
 def pattern(rng: np.random.Generator, name: str, side: int) -> Plane:
-    """Return the surface pattern `name`, `[side, side]`, about 0..1."""
+    """Draw the surface pattern `name`, `[side, side]`, with values of about 0..1."""
     angle, scale = rng.uniform((0, 0.7), (2 * math.pi, 1.4)).tolist()
     line = (np.arange(side, dtype=np.float32) + 0.5) / side - 0.5
     u, v = turned(line, line[:, None], angle)
@@ -173,7 +173,7 @@ def pattern(rng: np.random.Generator, name: str, side: int) -> Plane:
 
 
 def surface(rng: np.random.Generator, light: Light, side: int) -> Plane:
-    """Return a canvas: the lit surface that the beans will lie on."""
+    """Return a canvas with the lit surface on which the beans are drawn."""
     name, low, high, spread, relief = SURFACES[rng.integers(len(SURFACES))]
     factors, mix = varied(rng, spread), pattern(rng, name, side)
     dark, pale = light_of(low, factors), light_of(high, factors)
@@ -183,7 +183,7 @@ def surface(rng: np.random.Generator, light: Light, side: int) -> Plane:
 
 
 def cast_shadow(canvas: Plane, pose: Pose, light: Light) -> None:
-    """Darken the canvas, in place, where a bean hides the light: its outline swept away from it, ever softer."""
+    """Darken the canvas, in place, where a bean blocks the light: its outline swept away from the lamp, ever softer."""
     fall, penumbra = 0.8 * min(pose.height / light.z, 1.2 * pose.width), 0.8 * light.haze - 0.12
     rows, columns, u, v = pose.patch(canvas.shape[1], 1 + 1.2 * penumbra, fall)
     end_x, end_y = (np.full(1, -fall * towards, np.float32) for towards in light[:2])
@@ -199,8 +199,8 @@ def form(rng: np.random.Generator, u: Plane, v: Plane, bumps: Plane) -> tuple[Pl
     """Return a bean's squared radius (1 at the rim), height (1 in the middle) and crease (1 in the groove)."""
     bend, egg, curl, offset = rng.normal(0, 0.06, 4).tolist()
     face, width = rng.uniform((0, 0.045), (1, 0.08)).tolist()
-    flat = 0.1 if face < 0.28 else 0.45  # the round back, or the flat face
-    middle = 2 * offset if face < 0.82 else math.copysign(0.5 + abs(offset), offset)  # at times seen from the side
+    flat = 0.1 if face < 0.28 else 0.45  # the round back or the flat face
+    middle = 2 * offset if face < 0.82 else math.copysign(0.5 + abs(offset), offset)  # sometimes seen from the side
     v = (v - bend * (u * u - 0.3)) / (1 + egg * u)
     square = u * u + v * v
     inside = 1 - square * (1 - flat + flat * square)
@@ -214,11 +214,11 @@ def form(rng: np.random.Generator, u: Plane, v: Plane, bumps: Plane) -> tuple[Pl
 
 
 def lay(rng: np.random.Generator, canvas: Plane, roast: Roast, factors: Plane, pose: Pose, light: Light) -> None:
-    """Paint a bean, of the roast's colour times `factors` `[3]`, onto the canvas, in place."""
+    """Draw a bean in the roast's color, times `factors` `[3]`, onto the canvas, in place."""
     mottle, depth, chaff, share, gloss, power = rng.uniform(*np.transpose(roast[3:])).tolist()
     side = canvas.shape[1]
     rows, columns, u, v = pose.patch(side, REACH)
-    size = 8 * math.ceil((REACH * pose.length * side + 1) / 4)  # a multiple of 8 transforms fast
+    size = 8 * math.ceil((REACH * pose.length * side + 1) / 4)  # the FFT is fast for multiples of 8
     top, left = rows.start - round(pose.y * side) + size // 2, columns.start - round(pose.x * side) + size // 2
     texture = noise(rng, size, pose.angle, 40, *TEXTURES)
     blotch, bumps, pores = texture[:, top : top + u.shape[0], left : left + u.shape[1]]
@@ -227,7 +227,9 @@ def lay(rng: np.random.Generator, canvas: Plane, roast: Roast, factors: Plane, p
     down, across = np.gradient((height + 0.9 * pose.tip * u) * (pose.height * side))
     nz, lean = 1 / np.sqrt(1 + across * across + down * down), across * light.x + down * light.y
     facing = np.maximum((light.z - lean) * nz, 0)
-    mirror = (light.z + 1 - lean) * nz / math.sqrt(2 + 2 * light.z) - 1  # the normal's cosine with half-way, less 1
+    mirror = (light.z + 1 - lean) * nz / math.sqrt(
+        2 + 2 * light.z
+    ) - 1  # cosine of the normal and the half vector, minus 1
     shine = np.exp(power * mirror) + 0.25 * np.exp(power / 5 * mirror)
     shine *= gloss * (0.3 + 0.7 * blotch) * (1 + 0.1 * pores)
     shine = (shine + (0.02 + 0.3 * gloss) * (1 - nz) ** 3) * (1 - groove)
@@ -244,7 +246,7 @@ def lay(rng: np.random.Generator, canvas: Plane, roast: Roast, factors: Plane, p
 
 
 def lamp(rng: np.random.Generator) -> Light:
-    """Return a light under which a level white surface is about 1."""
+    """Sample a light under which a level white surface has a value of about 1."""
     turn, lift, haze = rng.uniform((0, 0.55, 0.25), (2 * math.pi, 1.25, 0.6)).tolist()
     x, y, z = math.cos(lift) * math.cos(turn), math.cos(lift) * math.sin(turn), math.sin(lift)
     warm = np.array([1, 0, -1.2], np.float32).reshape(3, 1, 1) * float(rng.normal(0.03, 0.05))
@@ -252,7 +254,7 @@ def lamp(rng: np.random.Generator) -> Light:
 
 
 def scatter(rng: np.random.Generator) -> list[Pose]:
-    """Return the poses of one to five beans: the first near the middle, the others with some room."""
+    """Sample the poses of one to five beans: the first near the middle, the others spaced apart."""
     count, spots = 1 + int(rng.choice(len(BEAN_SHARES), p=BEAN_SHARES)), rng.normal(0.5, 0.07, (1, 2))
     for _ in range(1, count):
         places = rng.uniform(0.08, 0.92, (5, 2))
@@ -266,7 +268,7 @@ def scatter(rng: np.random.Generator) -> list[Pose]:
 
 
 def photograph(rng: np.random.Generator, canvas: Plane, size: int) -> NDArray[np.uint8]:
-    """Return the canvas as a camera sees it, `[size, size, 3]`: blur, fall-off, exposure, white balance, noise."""
+    """Render the canvas as a camera would, `[size, size, 3]`: blur, vignetting, exposure, white balance, noise."""
     soft, motion = abs(float(rng.normal(0, 0.003))), rng.uniform(0, 0.006, 2) * (rng.uniform() < 0.2)
     tilt, (vignette, grit) = rng.normal(0, 0.07, (2, 1)), rng.uniform((0, 0.4), (0.16, 3)).tolist()
     side, gain = canvas.shape[1], 250 * varied(rng, (0.08, 0.025)).reshape(3, 1, 1)
@@ -277,22 +279,26 @@ def photograph(rng: np.random.Generator, canvas: Plane, size: int) -> NDArray[np
     image = image.filter(ImageFilter.BoxBlur([1.6 * (soft + m) * side for m in motion.tolist()]))
     sharp = np.asarray(image.resize((size, size), Image.Resampling.BOX))
     bits = np.frombuffer(rng.bytes(2 * sharp.size), np.int8).reshape(2, *sharp.shape)
-    grain = np.add(bits[0], bits[1], dtype=np.float32) * (grit / 104)  # triangular, of deviation `grit`
+    grain = np.add(bits[0], bits[1], dtype=np.float32) * (grit / 104)  # triangular distribution with deviation `grit`
     return np.asarray(np.clip(sharp + grain + 0.5, 0, 255), np.uint8)
 
 
 def check(size: int, count: int = FEWEST, index: int = 0) -> None:
-    """Raise `UsageError` unless picture `index` can be drawn at `size` and `count` pictures make a set."""
+    """Raise `UsageError` unless image `index` can be drawn at `size` and a data set can have `count` images."""
     if not SMALLEST <= size <= LARGEST:
-        raise UsageError(f"beans are drawn at {SMALLEST} to {LARGEST} pixels a side, got {size}: choose another size.")
+        raise UsageError(
+            f"Beans are drawn at {SMALLEST} to {LARGEST} pixels per side, got {size}: choose another size."
+        )
     if count < FEWEST:
-        raise UsageError(f"a set of beans has at least {FEWEST} pictures, two of a roast, got {count}: ask for more.")
+        raise UsageError(
+            f"A beans data set needs at least {FEWEST} images, two per roast, got {count}: choose a larger count."
+        )
     if index < 0:
-        raise UsageError(f"pictures of beans are counted from 0, got {index}: choose an index of 0 or more.")
+        raise UsageError(f"Beans images are numbered from 0, got {index}: choose an index of 0 or more.")
 
 
 def draw(index: int, size: int = 224, seed: int = 0) -> NDArray[np.uint8]:
-    """Return picture `index`, RGB `[size, size, 3]`, of class ``CLASSES[index % 4]``; one scene at every size.
+    """Draw image `index`, RGB uint8 `[size, size, 3]`, of class ``CLASSES[index % 4]``; size keeps the scene.
 
     Raises `UsageError` for a negative index or a size outside 16..1024.
     """
@@ -310,9 +316,10 @@ def draw_all(
     count: int, size: int = 224, seed: int = 0, threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:  # fmt: skip
-    """Return pictures 0..count-1, uint8 `[count, size, size, 3]`, and labels, int64 `[count]`, whatever the `threads`.
+    """Draw images 0..count-1: uint8 `[count, size, size, 3]`, and their labels, int64 `[count]`.
 
-    `progress(done, count)` is called in this thread. Raises `UsageError` for a size outside 16..1024 or count below 8.
+    The result does not depend on `threads`. `progress(done, count)` is called in the calling thread.
+    Raises `UsageError` for a size outside 16..1024 or count below 8.
     """
     check(size, count)
     pictures = np.empty((count, size, size, 3), np.uint8)
@@ -328,13 +335,14 @@ def draw_all(
 
 
 def write(folder: str | Path, count: int = 1200, size: int = 224, seed: int = 0, kind: str = "png") -> None:
-    """Write pictures 0..count-1 as ``folder/<Class>/<class>-0001.png`` (or ``jpg``, of quality 92).
+    """Write images 0..count-1 as ``folder/<Class>/<class>-0001.png`` (or ``jpg``, quality 92).
 
-    Raises `UsageError` as `draw_all` or for another kind; `OutputError` when the folder is not empty or not writable.
+    Raises `UsageError` as `draw_all` does and for another `kind`, `OutputError` if the folder is not empty or not
+    writable.
     """
     check(size, count)
     if kind not in ("png", "jpg"):
-        raise UsageError(f"beans are written as png or jpg, got {kind!r}: choose one of the two.")
+        raise UsageError(f"Beans can be written as png or jpg, got {kind!r}: choose one of them.")
 
     def save(index: int) -> None:
         name = CLASSES[index % len(CLASSES)]
@@ -347,4 +355,4 @@ def write(folder: str | Path, count: int = 1200, size: int = 224, seed: int = 0,
         with ThreadPoolExecutor(process.cores()) as pool:
             list(pool.map(save, range(count)))
     except OSError as error:
-        raise OutputError(f"cannot write beans to {folder}: {error}; name a new folder.") from error
+        raise OutputError(f"Cannot write beans to {folder}: {error}. Choose a new folder.") from error

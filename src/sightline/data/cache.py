@@ -1,9 +1,9 @@
-"""Decoded pixels on disk: each picture is decoded once, in threads, into one memory-mapped uint8 array.
+"""Pixel cache on disk: each image is decoded once, in threads, into one memory-mapped uint8 array.
 
-A cache is a folder named by the hash of the pictures' hashes and the picture contract, with ``pixels.npy``
-(uint8 [N, H, W, C]) and ``meta.json`` (checksums, and the reason of each picture that could not be decoded). It is
-built under another name and renamed when complete, so two runs may build the same one at once; whoever ends second
-takes the first one's.
+A cache is a folder, named by a hash over the images' hashes and the preprocessing spec, with ``pixels.npy``
+(uint8 [N, H, W, C]) and ``meta.json`` (checksums, and the reason for each image that could not be decoded). It is built
+under a temporary name and renamed when complete, so two runs may build the same cache at once; the one that finishes
+second uses the cache of the first.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from sightline.preprocess import Preprocess
 from sightline.records import Progress, no_progress
 
 SCHEMA = 1
-CHUNK = 32  # pictures per decoding task and per checksum
-VERIFY_BYTES = 1 << 30  # caches up to this size are verified whole when reopened, larger ones by an even sample
+CHUNK = 32  # images per decoding task and per checksum
+VERIFY_BYTES = (
+    1 << 30
+)  # caches up to this size are verified in full when opened, larger ones by an evenly spaced sample
 DEFAULT_LIMIT = 20 << 30
 
 Read = Callable[[int], bytes | NDArray[np.uint8]]
@@ -40,7 +42,10 @@ Read = Callable[[int], bytes | NDArray[np.uint8]]
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """Decoded pictures: `array` uint8 [N, H, W, C], `failed` the reason for each row that holds no picture."""
+    """Decoded images: `array` is uint8 [N, H, W, C]; `failed` maps each row without an image to the reason.
+
+    `hit` is true if they came from an existing cache.
+    """
 
     array: NDArray[np.uint8]
     failed: dict[int, str]
@@ -48,7 +53,7 @@ class Pixels:
 
 
 def folder() -> Path:
-    """Return ``$SIGHTLINE_CACHE``, or ``sightline`` in the user's cache folder."""
+    """Return the cache folder: ``$SIGHTLINE_CACHE``, or ``sightline`` in the user's cache folder."""
     chosen = os.environ.get("SIGHTLINE_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -57,7 +62,7 @@ def folder() -> Path:
 
 
 def limit() -> int:
-    """Return the most bytes that all caches together may take: ``$SIGHTLINE_CACHE_LIMIT`` or 20 GiB."""
+    """Return the size limit of all caches together, in bytes: ``$SIGHTLINE_CACHE_LIMIT``, or 20 GiB."""
     text = os.environ.get("SIGHTLINE_CACHE_LIMIT") or str(DEFAULT_LIMIT)
     if not text.isdecimal():
         raise UsageError(f"SIGHTLINE_CACHE_LIMIT is {text!r}: expected a number of bytes, such as {DEFAULT_LIMIT}.")
@@ -65,7 +70,7 @@ def limit() -> int:
 
 
 def key(hashes: Sequence[str], preprocess: Preprocess) -> str:
-    """Return the name of the cache for pictures with these hashes, in this order, under this contract."""
+    """Return the name of the cache for images with these hashes, in this order, and this preprocessing spec."""
     text = jsonio.dumps([SCHEMA, preprocess.to_dict(), list(hashes)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -79,10 +84,10 @@ def pixels(
     progress: Progress = no_progress,
     threads: int | None = None,
 ) -> Pixels:
-    """Return the decoded pixels of pictures with these content hashes, from the cache or by decoding them.
+    """Return the decoded pixels of images with these content hashes, from the cache or by decoding them.
 
-    `read(i)` gives the bytes or pixels of picture ``i``. With ``keep=False`` a temporary file is used, and gone at
-    exit. Raises `OutputError` if the cache folder cannot be written or its disk is full.
+    `read(i)` returns the bytes or pixels of image ``i``. With ``keep=False`` nothing is cached: a temporary file is
+    used and removed. Raises `OutputError` if the cache folder is not writable or its disk is full.
     """
     root = folder() if keep else Path(tempfile.gettempdir())
     target = root / key(hashes, preprocess)
@@ -102,7 +107,7 @@ def pixels(
         failed, checks = _build(work, shape, read, preprocess, progress, threads)
         if not keep:
             array = np.load(work / "pixels.npy", mmap_mode="r")
-            return Pixels(array, failed, hit=False)  # the open map outlives its name, removed below
+            return Pixels(array, failed, hit=False)  # the memory map stays valid after its file is removed below
         _seal(work, shape, preprocess, failed, checks)
         publish(work, target)
     except OSError as error:
@@ -114,10 +119,8 @@ def pixels(
 
 
 def _advice(root: Path, error: OSError, *, keep: bool) -> str:
-    way = "name another folder in SIGHTLINE_CACHE, or use --no-cache" if keep else "or name another folder in TMPDIR"
-    return (
-        f"The cache of decoded pictures in {root} cannot be written: {error.strerror or error}. Free some space, {way}."
-    )
+    way = "set SIGHTLINE_CACHE to another folder, or use --no-cache" if keep else "or set TMPDIR to another folder"
+    return f"The pixel cache in {root} is not writable: {error.strerror or error}. Free some disk space, {way}."
 
 
 def _build(
@@ -128,12 +131,12 @@ def _build(
     progress: Progress,
     threads: int | None,
 ) -> tuple[dict[int, str], list[int]]:
-    """Decode into a file; return why pictures failed, by number, and the checksum of each task's pictures.
+    """Decode into a file; return the reason for each failed image, by row, and one checksum per task.
 
-    Written as any file, not through a map, whose pages the system hands out one by one: some percent of the time.
+    Plain writes are a few percent faster than a memory map, whose pages the system allocates one by one.
     """
     place = work / "pixels.npy"
-    start = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=shape).offset  # the header's length
+    start = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=shape).offset  # length of the header
     with place.open("rb+") as file:
         files.reserve(file.fileno(), place.stat().st_size)
     failed: dict[int, str] = {}
@@ -172,7 +175,7 @@ def _decoded(content: bytes | NDArray[np.uint8], preprocess: Preprocess) -> NDAr
 def _seal(
     work: Path, shape: tuple[int, ...], preprocess: Preprocess, failed: dict[int, str], checks: list[int]
 ) -> None:
-    """Bring the pixels to the disk, up to a tenth of the time of decoding them, then say what they are."""
+    """Flush the pixels to disk, which takes up to a tenth of the decoding time, then write ``meta.json``."""
     with (work / "pixels.npy").open("rb+") as file:
         os.fsync(file.fileno())
     meta = {"schema": SCHEMA, "shape": shape, "preprocess": preprocess.to_dict(), "checks": checks, "failed": failed}
@@ -180,32 +183,32 @@ def _seal(
 
 
 def publish(work: Path, target: Path) -> None:
-    """Give the complete cache `work` its name, unless another run was first with the same."""
+    """Rename the complete cache `work` to `target`, unless another run has already created it."""
     try:
         work.rename(target)
     except OSError:
         if not target.is_dir():
             raise
-        # another run finished the same cache first: use that one
+        # another run finished the same cache first, so use that one
 
 
 def _open(target: Path, count: int, threads: int | None) -> Pixels | None:
-    """Open a complete cache; None where there is none or where it does not match its checksums (it is removed)."""
-    with suppress(Exception):  # NumPy and json raise all kinds for a damaged file; any of them means to build it anew
+    """Open a complete cache; return None if there is none or it is damaged, in which case it is removed."""
+    with suppress(Exception):  # NumPy and json raise many kinds of errors for a damaged file; rebuild after any of them
         meta: dict[str, Any] = jsonio.loads((target / "meta.json").read_text(encoding="utf-8"))
         array: NDArray[np.uint8] = np.lib.format.open_memmap(target / "pixels.npy", mode="r")
         failed = {int(i): str(reason) for i, reason in meta["failed"].items()}
         fits = array.dtype == np.uint8 and list(array.shape) == meta["shape"] and len(array) == count
         if fits and verified(array, meta["checks"], threads):
-            with suppress(OSError):  # a cache that can only be read serves all the same
-                os.utime(target)  # marks it as used lately, for make_room
+            with suppress(OSError):  # a read-only cache is usable too
+                os.utime(target)  # marks it as recently used, for make_room
             return Pixels(array, failed, hit=True)
     shutil.rmtree(target, ignore_errors=True)
     return None
 
 
 def verified(array: NDArray[Any], checks: Sequence[int], threads: int | None) -> bool:
-    """Tell whether the `CHUNK` rows behind each of `checks` have that checksum; of large arrays an even sample."""
+    """Return whether each chunk of `CHUNK` rows has its checksum in `checks`; large arrays are sampled evenly."""
     every = max(1, -(-array.nbytes // VERIFY_BYTES))
     chunks = range(0, len(checks), every)
 
@@ -217,18 +220,18 @@ def verified(array: NDArray[Any], checks: Sequence[int], threads: int | None) ->
 
 
 def make_room(root: Path, needed: int) -> None:
-    """Remove the caches that were not used for the longest time until `needed` more bytes fit the limit."""
+    """Remove the least recently used caches until `needed` more bytes fit within the limit."""
     day, most = 86_400, limit()
     caches = []
     for entry in root.iterdir():
-        name = re.fullmatch(r"[0-9a-f]{32}(\.part-.*)?", entry.name)  # nothing else here is ours to remove
+        name = re.fullmatch(r"[0-9a-f]{32}(\.part-.*)?", entry.name)  # never remove anything else
         if name is None or entry.is_symlink():
             continue
-        with suppress(OSError):  # another run has renamed or removed it meanwhile
+        with suppress(OSError):  # another run may have renamed or removed it
             age = time.time() - entry.stat().st_mtime
             if name[1] is None:
                 caches.append((age, sum(file.stat().st_size for file in entry.glob("*.npy")), entry))
-            elif age > day:  # left behind by a run that was killed
+            elif age > day:  # left behind by a killed run
                 shutil.rmtree(entry, ignore_errors=True)
     total = needed + sum(size for _, size, _ in caches)
     for _, size, entry in sorted(caches, key=lambda c: -c[0]):

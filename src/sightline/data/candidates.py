@@ -1,4 +1,4 @@
-"""Candidates for groups: what names, folders and columns say about images of one patient, scene, video or specimen."""
+"""Suggest `split.group` settings where names, folders or columns suggest images of one patient, scene or specimen."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from sightline.data.grouping import folder_below_class, groups, path_parts
 from sightline.errors import ConfigError, plural
 from sightline.records import Index, Picture
 
-RUNNING = re.compile(r"[^/]*\d[^/]*[ ._-]\d+\.\w+$")  # a name that holds a number, then a number of its own
+RUNNING = re.compile(r"[^/]*\d[^/]*[ ._-]\d+\.\w+$")  # a file name with a group number followed by a running number
 RUNNING_SETTING = r"pattern:([^/]+?)([ ._-]+\d+)?\.\w+$"
-AUGMENTED = re.compile(r"([^/]+)\.rf\.\w+\.\w+$")  # what Roboflow's copies are called
+AUGMENTED = re.compile(r"([^/]+)\.rf\.\w+\.\w+$")  # file names of Roboflow's augmented copies
 AUGMENTED_SETTING = r"pattern:([^/]+?)(\.rf\.\w+)?\.\w+$"
 TELLING = re.compile(
     r"patient|subject|person|participant|individual|animal|case|study|scene|video|clip|sequence|series|session|visit|"
     r"specimen|sample|slide|plate|well|donor|group|site|location|camera|burst",
     re.IGNORECASE,
 )
-NAMED = 0.9  # of the images must be named so
-TOGETHER = 0.5  # of the images must share their group with another
-LARGEST = 0.5  # of the images at most lie in one group
-FEWEST = 3  # groups that the median class must have: one for each split
-MOST = 50  # images in a group on average, in columns whose name tells nothing
+NAMED = 0.9  # least fraction of images with such a name
+TOGETHER = 0.5  # least fraction of images that share a group with another image
+LARGEST = 0.5  # greatest fraction of images in one group
+FEWEST = 3  # least number of groups in the median class: one per split
+MOST = 50  # greatest mean group size for columns with an uninformative name
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A setting of ``split.group``, and the groups that it would make (as sizes by name)."""
+    """A value of ``split.group``, the sizes of the groups it would form by name, and how many cross given splits."""
 
     setting: str
     sizes: dict[str, int]
@@ -39,19 +39,19 @@ class Candidate:
 
     @property
     def reason(self) -> str:
-        """What the setting would keep together, in words."""
+        """A description of the groups that the setting would keep together."""
         shared = [size for size in self.sizes.values() if size > 1]
         words = f"{plural(len(self.sizes), 'group')} of up to {max(shared)} images"
-        return words + (f", {self.across:,} of them in more than one stated split" if self.across else "")
+        return words + (f", {self.across:,} of which span more than one given split" if self.across else "")
 
 
 def candidates(pictures: Sequence[Picture]) -> list[Candidate]:
-    """Return the settings that would keep images together that seem to belong together, surest first."""
+    """Return the settings that would keep related images together, most certain first."""
     some = []
     for setting in _settings(pictures):
         try:
             names = groups(pictures, group_rule(setting)) or []
-        except ConfigError:  # it does not fit every image
+        except ConfigError:  # the rule does not match every image
             continue
         if _plausible(pictures, names):
             some.append(Candidate(setting, dict(Counter(filter(None, names))), _across(pictures, names)))
@@ -59,27 +59,27 @@ def candidates(pictures: Sequence[Picture]) -> list[Candidate]:
 
 
 def findings(index: Index) -> list[Finding]:
-    """Return the finding that images seem to come in groups."""
+    """Return a finding if the images seem to come in groups."""
     some = candidates(index.pictures)
     return listed(
         "group-candidates", "warning",
-        ("setting would keep images together that seem to belong together",
-         "settings would keep images together that seem to belong together"),
-        "Images of one patient, scene, video or specimen on two sides of the split make results too good. If these are "
-        "such, train with --set " + (f"'split.group={some[0].setting}'" if some else "") + ".",
+        ("setting would keep images together that seem related",
+         "settings would keep images together that seem related"),
+        "Images of one patient, scene, video or specimen in several splits make metrics too optimistic. If these "
+        "are such images, train with --set " + (f"'split.group={some[0].setting}'" if some else "") + ".",
         [f"split.group={candidate.setting}" for candidate in some], [candidate.reason for candidate in some],
     )  # fmt: skip
 
 
 def _settings(pictures: Sequence[Picture]) -> Iterator[str]:
-    """Yield the settings worth a try."""
+    """Yield the settings worth trying."""
     for column in {name: None for p in pictures for name in p.extra}:
         sizes = Counter(filter(None, (p.extra.get(column, "").strip() for p in pictures)))
         many = len(sizes) >= len(pictures) / MOST and not all(_is_number(name) for name in sizes)
         if TELLING.search(column) or many:
             yield f"column:{column}"
     if any(len(path_parts(folder_below_class(p))) < len(path_parts(p.path)) - 1 for p in pictures):
-        yield "folder"  # as some lie in a folder named as their class
+        yield "folder"  # some images are in subfolders of their class folder
     if sum(AUGMENTED.search(p.path) is not None for p in pictures) >= TOGETHER * len(pictures):
         yield AUGMENTED_SETTING
     elif sum(RUNNING.search(p.path) is not None for p in pictures) >= NAMED * len(pictures):
@@ -95,7 +95,7 @@ def _is_number(text: str) -> bool:
 
 
 def _plausible(pictures: Sequence[Picture], names: Sequence[str]) -> bool:
-    """Tell whether most images share their group with others, and most classes have groups enough to be split."""
+    """Return whether most images share a group with others and most classes have enough groups to be split."""
     sizes = Counter(filter(None, names))
     shared = sum(size for size in sizes.values() if size > 1)
     if not sizes or shared < TOGETHER * len(pictures) or max(sizes.values()) > LARGEST * len(pictures):

@@ -1,4 +1,4 @@
-"""The corrections that a doctor would propose: few, and only where the pictures themselves say what is right."""
+"""Propose fixes for the findings: only a few, and only where the images themselves show what is right."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from sightline.records import PARTS, Index, Picture
 
 
 def propose(index: Index, copies: Copies, survey: Survey) -> list[Correction]:
-    """Return corrections, at most one drop, or one relabel and one move, for each picture, in the order of the index.
+    """Return the proposed corrections in index order: for each image at most one drop, or one relabel and one move.
 
-    Identical files with conflicting classes: the class of the majority, else all dropped. Identical files in several
-    splits: only those in the last split (test before validation before training) stay. Identical files within a class:
-    one stays. Near duplicates across splits: those in the last split stay, as nothing is ever moved out of a test split
-    that the source states. Images that show nothing are dropped. Of classes whose names differ only in writing, the
-    smaller take the name of the largest.
+    - Identical files with conflicting classes get the majority class; without a majority, all are dropped.
+    - Of identical files in several splits, only one in the last split (train, validation, test) is kept.
+    - Of identical files within a class, one is kept.
+    - Of near duplicates in several splits, those in the last split are kept, so a given test split never changes.
+    - Blank images are dropped.
+    - Classes whose names differ only in spelling take the name of the largest of them.
     """
-    found: dict[tuple[str, str], Correction] = {}  # by path and action: the first reason stands
+    found: dict[tuple[str, str], Correction] = {}  # by path and action; the first reason wins
     for fix in (
         *(c for group in copies.identical for c in _of_copies(group)),
-        *(correction("drop", p, "shows nothing") for p in index.pictures if survey.looks[p.sha256].blank),
+        *(correction("drop", p, "blank image") for p in index.pictures if survey.looks[p.sha256].blank),
         *_names(index),
         *(c for group in copies.near if leaking(group) for c in _of_near(group)),
     ):
@@ -43,7 +44,7 @@ def _of_copies(group: Group) -> Iterator[Correction]:
         (label, most), *others = Counter(p.label for p in group).most_common()
         if others[0][1] == most:
             rivals = ", ".join(sorted({p.label for p in group}))
-            yield from (correction("drop", p, f"identical files are of the classes {rivals}") for p in group)
+            yield from (correction("drop", p, f"identical files have the classes {rivals}") for p in group)
             return
     last = max(PARTS.index(p.part) if p.part else 0 for p in group)
     stays = next((p for p in group if _rank(p) == last and p.label == label), None)
@@ -51,7 +52,7 @@ def _of_copies(group: Group) -> Iterator[Correction]:
     for p in group:
         if p is stays:
             if p.label != label:
-                yield correction("relabel", p, f"most of its {len(group)} identical files are of this class", label)
+                yield correction("relabel", p, f"most of its {len(group)} identical files have this class", label)
         else:
             where = f" in the {stays.part} split" if leaking(group) and p.part != stays.part else ""
             yield correction("drop", p, f"identical to {stays.path}{where}")
@@ -67,7 +68,7 @@ def _names(index: Index) -> Iterator[Correction]:
         largest = max(group, key=lambda label: (counts[label], label))
         for p in index.pictures:
             if p.label in group and p.label != largest:
-                yield correction("relabel", p, "the two names differ only in how they are written", largest)
+                yield correction("relabel", p, "the two class names differ only in spelling", largest)
 
 
 def _of_near(group: Group) -> Iterator[Correction]:
@@ -75,4 +76,4 @@ def _of_near(group: Group) -> Iterator[Correction]:
     for p in group:
         stays = next((o for o in group if _rank(o) == last and o.sha256 != p.sha256), None)
         if _rank(p) < last and stays is not None:
-            yield correction("drop", p, f"a near duplicate of {stays.path} in the {stays.part} split")
+            yield correction("drop", p, f"near duplicate of {stays.path} in the {stays.part} split")

@@ -1,4 +1,4 @@
-"""`Dataset`: an index, decoded and divided, with its class order fixed."""
+"""`Dataset`: the decoded images of an index, split, with a fixed class order."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sightline.records import PARTS, Index, Labelled, Part, Picture, Progress, R
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Pictures ready to train on.
+    """Images ready to train on.
 
-    `pixels` is uint8 [M, H, W, C]; picture ``i`` of `pictures` is ``pixels[rows[i]]`` with class `labels[i]` and part
-    `parts[i]`. Identical files share a row. `groups` names the group of each image, which stays on one side of the
-    split (its sha256 where it is in none); empty without ``split.group``.
+    `pixels` is uint8 [M, H, W, C]; image ``i`` of `pictures` is ``pixels[rows[i]]``, with class ``labels[i]`` and split
+    ``parts[i]``. Identical files share a row. `groups` names the group that keeps each image in one split (its sha256
+    if it is in none); it is empty without ``split.group``.
     """
 
     name: str
@@ -43,26 +43,26 @@ class Dataset:
     groups: tuple[str, ...] = ()
 
     def part(self, name: Part) -> Samples:
-        """Return the pictures of one part, in the order of the index."""
+        """Return the images of one split, in index order."""
         at = np.array([i for i, part in enumerate(self.parts) if part == name], np.int64)
         return Samples(self.pixels, self.rows[at], self.labels[at], tuple(self.pictures[i].path for i in at))
 
     def labelled(self, name: Part) -> Labelled:
-        """Return one part with its pictures, to judge a model on."""
+        """Return one split with its image records, for evaluating a model."""
         pictures = tuple(p for p, part in zip(self.pictures, self.parts, strict=True) if part == name)
         return Labelled(self.part(name), pictures, (), name)
 
     def counts(self) -> dict[Part, int]:
-        """Return how many pictures each part holds."""
+        """Return the number of images in each split."""
         counted = Counter(self.parts)
         return {part: counted[part] for part in PARTS}
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The images of an index as pixels: those at `readable`, whose ``i``-th is ``pixels.array[rows[i]]`` (rows int64).
+    """The decoded images of an index: the one at ``readable[i]`` is ``pixels.array[rows[i]]`` (rows int64).
 
-    `rejects` are the others.
+    `rejects` are those that cannot be decoded.
     """
 
     pixels: cache.Pixels
@@ -79,7 +79,7 @@ def decode(
     progress: Progress = no_progress,
     threads: int | None = None,
 ) -> Decoded:
-    """Decode the images of an index, each content once."""
+    """Decode the images of an index, each content only once."""
     first: dict[str, int] = {}
     for i, picture in enumerate(index.pictures):
         first.setdefault(picture.sha256, i)
@@ -108,13 +108,12 @@ def assemble(
     progress: Progress = no_progress,
     threads: int | None = None,
 ) -> Dataset:
-    """Decode, reject what cannot be decoded, fix the classes from the training part, divide.
+    """Decode the images of an index, reject undecodable ones, fix the class order and assign splits.
 
-    With ``split.group = "near"`` every image is looked at once more, to find near duplicates.
+    With ``split.group = "near"`` every image is read once more, to find near duplicates.
 
-    Raises `ConfigError` for a ``split.group`` that does not fit, and `DataError` for fewer than two classes, a class
-    without any usable picture, a class outside the training part that the training part does not know, or an empty
-    training part.
+    Raises `ConfigError` for a ``split.group`` that does not fit the images, and `DataError` for fewer than two classes,
+    a class without any usable image, an empty training split, or a class that is missing from the training split.
     """
     check_classes(index)
     decoded = decode(index, preprocess, keep=keep, progress=progress, threads=threads)
@@ -142,7 +141,7 @@ def assemble(
 
 
 def check_classes(index: Index) -> None:
-    """Raise `DataError` at once for what no decoding can mend: one class only, or a class of rejects only."""
+    """Raise `DataError` for problems known before decoding: a single class, or a class without readable images."""
     _classes(index.pictures, index.rejects, index.name)
 
 
@@ -155,24 +154,24 @@ def _classes(pictures: Sequence[Picture], rejects: Sequence[Reject], name: str) 
             f"{first.reason}."
         )
     if not classes:
-        raise DataError(f"{name} has no training images: expected a train split beside the others.")
+        raise DataError(f"{name} has no training images: expected a train split next to the others.")
     for label, reject in {r.label: r for r in reversed(rejects) if r.label}.items():
         if label not in classes and not any(p.label == label for p in pictures):
             count = sum(r.label == label for r in rejects)
             raise DataError(
                 f"No image of class {label!r} in {name} can be used: {count} rejected, such as {reject.path} "
-                f"({reject.reason}). Restore or replace them; if the class is not wanted, remove its folder or rows."
+                f"({reject.reason}). Restore or replace them; if you do not need the class, remove its folder or rows."
             )
     for p in pictures:
         if p.label not in classes:
             raise DataError(
-                f"{p.path} is of class {p.label!r}, which the training split of {name} does not have "
-                f"(it has {', '.join(sorted(classes)[:8])}). Add training images of it, or remove it."
+                f"{p.path} has class {p.label!r}, which is missing from the training split of {name} "
+                f"(it has {', '.join(sorted(classes)[:8])}). Add training images of this class, or remove it."
             )
     if len(classes) < 2:
         only = next(iter(classes))
         raise DataError(
-            f"{name} holds one class only, {only!r}: a classifier needs at least two. If the class folders lie deeper, "
-            "name the folder right above them, or say --set data.class_level=2."
+            f"{name} has only one class, {only!r}: a classifier needs at least two. If the class folders are nested "
+            "deeper, pass the folder directly above them, or use --set data.class_level=2."
         )
     return tuple(sorted(classes))

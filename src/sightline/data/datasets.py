@@ -1,4 +1,4 @@
-"""Data sets known by name: drawn (``beans``), bundled with scikit-learn (``digits``) or in Keras' local cache."""
+"""Data sets by name: generated (``beans``), bundled with scikit-learn (``digits``) or loaded through Keras."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BEANS = re.compile(r"beans(?::(\d+))?(?:@(\d+))?(?:#(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class KerasSet:
-    """A data set of `keras.datasets`: its classes, and which file it wants where below ``KERAS_HOME``."""
+    """A data set of `keras.datasets`: its classes, its path below ``KERAS_HOME``, and its download URL."""
 
     classes: tuple[str, ...]
     file: str
@@ -75,7 +75,7 @@ NAMES = ("beans:COUNT@SIZE", "digits", *KERAS_SETS)
 
 
 def is_named(text: str) -> bool:
-    """Tell whether `text` names a data set.
+    """Return whether `text` names a data set.
 
     >>> is_named("beans:400@96"), is_named("beans.zip")
     (True, False)
@@ -84,7 +84,7 @@ def is_named(text: str) -> bool:
 
 
 def load(text: str) -> Listing:
-    """Return the pictures of the data set called `text`."""
+    """Return the listing of the data set named `text`."""
     if text == "digits":
         return _digits()
     if text in KERAS_SETS:
@@ -102,7 +102,7 @@ def _beans(count: int, size: int, seed: int) -> Listing:
     def draw(i: int) -> NDArray[np.uint8]:
         return beans.draw(i, size, seed)
 
-    def identity(i: int) -> str:  # a picture is decided by the code that draws it and by these three numbers
+    def identity(i: int) -> str:  # the drawing code and these three numbers determine the image
         return hashlib.sha256(f"{source} {seed} {i} {size}".encode()).hexdigest()
 
     store = DrawnStore("beans", (size, size, 3), draw, identity)
@@ -111,7 +111,7 @@ def _beans(count: int, size: int, seed: int) -> Listing:
 
 
 def _digits() -> Listing:
-    bunch = require("sklearn.datasets", "The data set digits").load_digits()  # 1,797 pictures 8x8, values 0 to 16
+    bunch = require("sklearn.datasets", "The data set digits").load_digits()  # 1,797 images of 8x8 pixels, values 0..16
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     return Listing(array_entries(pixels, bunch.target, "digits"))
 
@@ -122,13 +122,13 @@ def _keras(name: str) -> Listing:
     load_data: Callable[[], Any] = module.load_data
     known = KERAS_SETS[name]
     try:
-        with redirect_stdout(sys.stderr):  # Keras prints its progress where our results go
+        with redirect_stdout(sys.stderr):  # Keras prints its progress to stdout, which is for our results
             parts: tuple[tuple[Part, Any], ...] = tuple(zip(("train", "test"), load_data(), strict=True))
     except Exception as error:
         home = backend.keras_home()
         raise DataError(
-            f"The data set {name} is not on this machine and could not be fetched ({error}). "
-            f"Download {known.url} elsewhere and put it at {home / known.file}."
+            f"The data set {name} is not on this machine and could not be downloaded ({error}). "
+            f"Download {known.url} on another machine and put it at {home / known.file}."
         ) from error
     entries = []
     for part, (pixels, labels) in parts:

@@ -1,8 +1,8 @@
-"""What frozen layers made of pictures, kept on disk beside the decoded pixels: a second run need not compute it again.
+"""Feature cache: the outputs of frozen layers, kept on disk next to the decoded pixels, so later runs can reuse them.
 
-A folder of the cache named by the hash of all that made the features, with ``features.npy`` and ``meta.json``. While
-they are computed, ``<name>.part-begun/rows`` grows, so that a run that is killed goes on where it was. Both are only
-a convenience: where they cannot be written, nothing is said and nothing is kept.
+Features are a folder of the cache, named by a hash over everything that determines them, with ``features.npy`` and
+``meta.json``. While they are computed, rows are appended to ``<name>.part-begun/rows``, so that a killed run continues
+where it stopped. The cache is best effort: if it is not writable, features are silently not kept.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from sightline.data import cache
 from sightline.errors import OutputError
 from sightline.records import Samples
 
-_HEAD = struct.Struct("<QI")  # of some rows: the number of the one behind them, and their checksum
-SHARE = 4  # features may take this part of the cache's limit
+_HEAD = struct.Struct("<QI")  # before each block of rows: the index after its last row, and its checksum
+SHARE = 4  # features may take up to 1/SHARE of the cache limit
 
 
 def key(samples: Samples, *made_by: bytes | str | int | None) -> str:
-    """Return the name for the features of `samples`, whose pixels are hashed, made by all that `made_by` says."""
+    """Return the cache name for the features of `samples`: a hash over its pixels and all of `made_by`."""
     digest = hashlib.sha256(repr([cache.SCHEMA, samples.pixels.shape[1:], str(samples.pixels.dtype)]).encode())
     for part in made_by:
         digest.update(hashlib.sha256(part if isinstance(part, bytes) else repr(part).encode()).digest())
@@ -41,14 +41,14 @@ def key(samples: Samples, *made_by: bytes | str | int | None) -> str:
 
 
 def load(name: str, threads: int | None = None) -> NDArray[np.float32] | None:
-    """Return the features kept under `name`, mapped from the disk; None where there are none or they are damaged."""
+    """Return the features cached under `name`, memory-mapped; None if there are none or they are damaged."""
     target = cache.folder() / name
-    with suppress(Exception):  # whatever is wrong with the files means to compute the features anew
+    with suppress(Exception):  # whatever is wrong with the files, the features are computed again
         checks: list[int] = jsonio.loads((target / "meta.json").read_text(encoding="utf-8"))["checks"]
         array: NDArray[np.float32] = np.load(target / "features.npy", mmap_mode="r", allow_pickle=False)
         if array.dtype == np.float32 and cache.verified(array, checks, threads):
-            with suppress(OSError):  # a cache that can only be read serves all the same
-                os.utime(target)  # marks it as used lately
+            with suppress(OSError):  # a read-only cache is usable too
+                os.utime(target)  # marks it as recently used
             return array
     shutil.rmtree(target, ignore_errors=True)
     return None
@@ -56,11 +56,11 @@ def load(name: str, threads: int | None = None) -> NDArray[np.float32] | None:
 
 @contextmanager
 def begun(name: str | None, array: NDArray[np.float32]) -> Iterator[tuple[int, Callable[[int, int], None]]]:
-    """Keep the rows of `array` as they are computed; for the block that computes them, and saves them at its end.
+    """Store the rows of `array` while the block computes them, so that an interrupted run can continue.
 
-    Gives how many of the first rows are there already, put into `array`, and a function to be called with the start and
-    the end of those that were computed next. Nothing is kept for the name None, for what is too large for the cache,
-    and while another process computes the same.
+    Yields the number of leading rows already restored into `array`, and a function to call with the start and the stop
+    of each block of rows that was computed next. Nothing is stored if `name` is None, if the features are too large for
+    the cache, or while another process computes the same features.
     """
     with ExitStack() as stack:
         file = _opened(name, stack) if name is not None and array.nbytes * SHARE <= cache.limit() else None
@@ -70,12 +70,12 @@ def begun(name: str | None, array: NDArray[np.float32]) -> Iterator[tuple[int, C
 
         def keep(start: int, stop: int) -> None:
             rows = np.ascontiguousarray(array[start:stop])
-            with suppress(OSError, ValueError):  # once it cannot be written it is closed, and no more is kept
+            with suppress(OSError, ValueError):  # after a failed write the file is closed and nothing more is stored
                 try:
                     file.write(_HEAD.pack(stop, zlib.crc32(rows.data)))
                     file.write(rows.data)
                     file.flush()
-                    os.utime(Path(file.name).parent)  # it is not one that was left behind
+                    os.utime(Path(file.name).parent)  # so that make_room does not take it for a leftover
                 except OSError:
                     file.close()
 
@@ -95,7 +95,7 @@ def _opened(name: str, stack: ExitStack) -> IO[bytes] | None:
 
 
 def _restored(file: IO[bytes], array: NDArray[np.float32]) -> int:
-    """Read the rows that were written whole into `array`, cut off what follows, and return their number."""
+    """Read all complete rows into `array`, truncate the file after them, and return their number."""
     done = end = 0
     while len(head := file.read(_HEAD.size)) == _HEAD.size:
         stop, check = _HEAD.unpack(head)
@@ -112,7 +112,7 @@ def _restored(file: IO[bytes], array: NDArray[np.float32]) -> int:
 
 
 def save(name: str, array: NDArray[np.float32]) -> None:
-    """Keep `array` under `name`, if the disk and the cache's limit have room for it."""
+    """Save `array` under `name`, if the disk and the cache limit have room for it."""
     root = cache.folder()
     if array.nbytes * SHARE > cache.limit():
         return

@@ -1,4 +1,4 @@
-"""`Finding`: one kind of trouble in a data source, with where it is and what to do about it."""
+"""`Finding`: one kind of problem in a data source, where it occurs and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 ALLOWABLE = {
-    "split-folders": "takes them for classes",
-    "unexpected-folder": "leaves them out",
-    "mask-folders": "takes them for classes",
+    "split-folders": "uses them as classes",
+    "unexpected-folder": "ignores them",
+    "mask-folders": "uses them as classes",
     "conflicting-duplicates": "keeps them as they are",
     "split-leakage": "keeps them as they are",
 }
-"""Kinds of errors that stop `train` and that ``--allow`` lets pass, and what it does then."""
+"""Kinds of errors that stop `train` unless ``--allow`` names them, and what training does then."""
 
 Group = tuple[Picture, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of trouble, in `count` groups, pictures, classes or folders; `what` says what they are or do.
+    """One kind of problem that `count` groups, images, classes or folders have; `what` completes "`count` ...".
 
-    `paths` names each picture, class or folder, with its reason in `reasons` where there is one to each; `groups` holds
-    the paths, and `labels` the classes, of pictures that belong together. `identical`: how many of the groups, the
-    first ones, hold identical files.
+    `paths` names each image, class or folder, and `reasons`, if not empty, gives one reason for each. For findings on
+    groups of images, `groups` has the paths and `labels` the classes of each group; the first `identical` groups
+    consist of identical files.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Finding:
     identical: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields that say something, as JSON values."""
+        """Return the fields that are set, as JSON values."""
         found: dict[str, Any] = {"kind": self.kind, "severity": self.severity, "count": self.count, "what": self.what}
         if self.groups:
             found |= {"groups": [list(g) for g in self.groups], "labels": [list(g) for g in self.labels]}
@@ -58,11 +58,11 @@ class Finding:
 
 
 What = str | tuple[str, str]
-"""What the counted ones are or do; of one and of several where the words differ."""
+"""The text after the count; a pair of singular and plural where they differ."""
 
 
 def in_number(what: What, count: int) -> str:
-    """Return the words for `count` of them.
+    """Return the singular or plural text for `count`.
 
     >>> in_number(("file is empty", "files are empty"), 2)
     'files are empty'
@@ -73,7 +73,7 @@ def in_number(what: What, count: int) -> str:
 def listed(
     kind: str, severity: Severity, what: What, advice: str, paths: Sequence[str], reasons: Sequence[str] = ()
 ) -> list[Finding]:
-    """Return a finding on pictures, classes or folders; none if there are none."""
+    """Return a list with one finding on images, classes or folders; empty if `paths` is empty."""
     if not paths:
         return []
     count = len(paths)
@@ -83,7 +83,7 @@ def listed(
 def grouped(
     kind: str, severity: Severity, what: What, advice: str, groups: Sequence[Group], identical: int | None = None
 ) -> list[Finding]:
-    """Return a finding on groups of pictures; none if there are none."""
+    """Return a list with one finding on groups of images; empty if `groups` is empty."""
     if not groups:
         return []
     paths = tuple(tuple(p.path for p in group) for group in groups)

@@ -1,4 +1,4 @@
-"""The group of each image, by which images stay on one side of the split: a patient, a scene, a video, a specimen."""
+"""Groups of images that stay in one split: images of one patient, scene, video or specimen."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sightline.config.groups import GroupRule
 from sightline.errors import ConfigError
 from sightline.records import Picture
 
-SHOWN = 8  # columns that an error names
+SHOWN = 8  # columns listed in an error message
 
 
 def groups(pictures: Sequence[Picture], rule: GroupRule, near: Mapping[str, str] | None = None) -> list[str] | None:
-    """Return the name of each image's group, "" for images in none; None without a rule.
+    """Return the group name of each image, "" for images without a group; None without a rule.
 
-    `near` names the group of near duplicates of each content (`survey.Survey.near`), for the rule of that name. Raises
-    `ConfigError` for a column that no image has, and for a pattern that does not fit all paths.
+    `near` maps each sha256 to its group of near duplicates (`survey.Survey.near`), for the rule "near". Raises
+    `ConfigError` for a column that no image has and for a pattern that does not match every path.
     """
     if rule.kind == "near":
         return [(near or {}).get(p.sha256, "") for p in pictures]
@@ -31,7 +31,7 @@ def groups(pictures: Sequence[Picture], rule: GroupRule, near: Mapping[str, str]
 
 
 def folder_below_class(picture: Picture) -> str:
-    """Return the folders between an image's class folder and the image; without a class folder, all of its folders.
+    """Return the folders between an image and its class folder, or all of its folders if it is in no class folder.
 
     >>> folder_below_class(Picture("train/cat/scene 1/7.jpg", "", "cat", "train", 1, 1))
     'scene 1'
@@ -45,7 +45,7 @@ def folder_below_class(picture: Picture) -> str:
 
 
 def path_parts(path: str) -> list[str]:
-    """Return the parts of a path; `PurePosixPath` takes five times as long, which counts for a million images."""
+    """Return the components of a path; `PurePosixPath` takes five times as long, which matters for a million images."""
     return [part for part in path.split("/") if part not in {"", "."}]
 
 
@@ -53,7 +53,7 @@ def _by_folder(pictures: Sequence[Picture]) -> list[str]:
     names = [folder_below_class(p) for p in pictures]
     if pictures and not any(names):
         raise ConfigError(
-            f"split.group is folder, but no image lies in a folder below its class, as {pictures[0].path} shows: "
+            f"split.group is folder, but no image is in a subfolder of its class folder, such as {pictures[0].path}: "
             "expected class/group/image."
         )
     return names
@@ -67,7 +67,7 @@ def _by_column(pictures: Sequence[Picture], column: str) -> list[str]:
             known = ", ".join(list(columns)[:SHOWN])
             raise ConfigError(
                 f"split.group names the column {column!r}, which this source does not have: "
-                + (f"its further columns are {known}." if known else "only the further columns of a manifest count.")
+                + (f"its extra columns are {known}." if known else "only extra columns of a manifest can be used.")
             )
         column = alike[0]
     return [p.extra.get(column, "").strip() for p in pictures]
@@ -85,7 +85,7 @@ def _by_pattern(pictures: Sequence[Picture], pattern: str) -> list[str]:
             unmatched.append(p.path)
     if unmatched:
         raise ConfigError(
-            f"split.group holds the pattern {pattern!r}, which finds no group in {len(unmatched):,} of "
-            f"{len(pictures):,} paths, such as {unmatched[0]}: change the pattern so that it fits every image."
+            f"split.group has the pattern {pattern!r}, which finds no group in {len(unmatched):,} of "
+            f"{len(pictures):,} paths, such as {unmatched[0]}: change the pattern so that it matches every image."
         )
     return names

@@ -1,12 +1,13 @@
-"""Perceptual hashes of images, pairs of nearby hashes, and how well small thumbnails correlate.
+"""Perceptual hashes of images, the search for pairs of similar hashes, and the correlation of thumbnails.
 
-A hash is the signs of the 64 lowest frequencies of a picture's cosine transform (C. Zauner, "Implementation and
-Benchmarking of Perceptual Image Hash Functions", 2010, there with 8x8 coefficients and a threshold at their median).
-Pictures whose hashes differ in few bits are candidates. They are found by bands: of two hashes that differ in at most
-`RADIUS` bits, one of four bands of 16 bits differs in at most a fourth of them (as in M. Norouzi et al., "Fast Search
-in Hamming Space with Multi-Index Hashing", 2012; for 14 bits: the first band in at most 2, or another in at most 3). A
-candidate is worth a second look (`near`) when small versions of both, one of them shifted and scaled as a slight crop
-would be, correlate. `docs/doctor.md` has the measurements behind the constants.
+A hash consists of the signs of the 64 lowest frequencies of the image's discrete cosine transform (C. Zauner,
+"Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, there with 8x8 coefficients and a threshold
+at their median). Images whose hashes differ in few bits are candidates. They are found by multi-index hashing
+(M. Norouzi et al., "Fast Search in Hamming Space with Multi-Index Hashing", 2012): if two hashes differ in at most
+`RADIUS` bits, at least one of four bands of 16 bits differs in at most a fourth of them (for 14 bits: the first band in
+at most 2, or another in at most 3). A candidate is verified further (`near`) if thumbnails of both images correlate,
+where one of them may be shifted and scaled as by a slight crop. `docs/doctor.md` has the measurements behind the
+constants.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-SIDE = 32  # of the gray picture that is hashed
-THUMB = 16  # of the gray picture that verifies
-RADIUS = 14  # bits of 64 in which hashes of the same picture may differ
+SIDE = 32  # pixels of the gray image that is hashed
+THUMB = 16  # pixels of the thumbnail that is correlated
+RADIUS = 14  # bits, of 64, by which hashes of the same image may differ
 BANDS, BITS = 4, 16
-FEW = 3000  # up to so many hashes, comparing all pairs is faster than bands
-CHUNK = 1 << 21  # candidates looked at together
-SLICE = 2048  # images hashed together: about 10 MB
+FEW = 3000  # up to this many hashes, comparing all pairs is faster than bands
+CHUNK = 1 << 21  # candidates per batch
+SLICE = 2048  # images hashed per batch: about 10 MB
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -42,14 +43,14 @@ def perceptual(gray: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def halved(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return thumbs uint8 [N, 16, 16] of gray images uint8 [N, 32, 32]."""
+    """Return thumbnails uint8 [N, 16, 16] of gray images uint8 [N, 32, 32]."""
     half: NDArray[np.float64] = gray.reshape(len(gray), THUMB, 2, THUMB, 2).mean((2, 4))
     return (half + 0.5).astype(np.uint8)
 
 
 @functools.cache
 def _waves() -> tuple[NDArray[np.float32], list[int], list[int]]:
-    """Return the cosines [K, 32], and the row and column of the 64 coefficients of least frequency but the mean."""
+    """Return the cosines [K, 32], and the row and column of the 64 lowest frequencies apart from the mean."""
     most = 12
     waves = np.cos(np.pi * (2 * np.arange(SIDE) + 1) * np.arange(most)[:, None] / (2 * SIDE)).astype(np.float32)
     order = sorted(itertools.product(range(most), repeat=2), key=lambda at: (at[0] ** 2 + at[1] ** 2, at))[1:65]
@@ -64,7 +65,7 @@ def candidates(hashes: NDArray[np.uint64], radius: int = RADIUS, few: int = FEW)
         yield rows[near], columns[near]
         return
     bands = [((hashes >> np.uint64(BITS * k)) & np.uint64(2**BITS - 1)).astype(np.int64) for k in range(BANDS)]
-    reaches = [(radius + 1 + k) // BANDS - 1 for k in range(BANDS)]  # were all exceeded, so would the radius be
+    reaches = [(radius + 1 + k) // BANDS - 1 for k in range(BANDS)]  # a pair beyond all of them is beyond the radius
     for k, band in enumerate(bands):
         masks = [m for m in range(2**BITS) if m.bit_count() <= reaches[k]]
         order = np.argsort(band, kind="stable")
@@ -76,7 +77,7 @@ def candidates(hashes: NDArray[np.uint64], radius: int = RADIUS, few: int = FEW)
                 a, b = order[i[near]], order[j[near]]
                 for earlier, reach in zip(
                     bands[:k], reaches[:k], strict=True
-                ):  # the first band that has a pair gives it
+                ):  # only the first band that contains a pair yields it
                     new = np.bitwise_count(earlier[a] ^ earlier[b]) > reach
                     a, b = a[new], b[new]
                 if len(a):
@@ -84,7 +85,7 @@ def candidates(hashes: NDArray[np.uint64], radius: int = RADIUS, few: int = FEW)
 
 
 def _in_buckets(band: NDArray[np.int64], starts: NDArray[np.int64], mask: int) -> Iterator[Pairs]:
-    """Yield the pairs of places in the sorted `band` whose values differ by exactly `mask`, in chunks."""
+    """Yield, in chunks, the pairs of positions in the sorted `band` whose values differ by exactly `mask`."""
     places = np.arange(len(band)) if mask == 0 else np.flatnonzero(band < band ^ mask)
     begin = places + 1 if mask == 0 else starts[band[places] ^ mask]
     counts = starts[(band[places] ^ mask) + 1] - begin
@@ -92,7 +93,7 @@ def _in_buckets(band: NDArray[np.int64], starts: NDArray[np.int64], mask: int) -
     places, begin, counts = places[some], begin[some], counts[some]
     ends = np.cumsum(counts)
     at = 0
-    while at < len(places):  # one place at least, whatever its count
+    while at < len(places):  # at least one position, whatever its count
         done = ends[at - 1] if at else 0
         to = max(at + 1, int(np.searchsorted(ends, done + CHUNK, side="right")))
         number = counts[at:to]
@@ -102,7 +103,7 @@ def _in_buckets(band: NDArray[np.int64], starts: NDArray[np.int64], mask: int) -
 
 
 def correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return, float32 [N] in -1..1, how well thumbs uint8 [N, 16, 16] correlate, one of the two slightly cropped."""
+    """Return the correlations, float32 [N] in -1..1, of thumbnails uint8 [N, 16, 16], one slightly cropped."""
     views_a, views_b = _views(a), _views(b)  # [N, V, 256]
     forth = np.einsum("nvd,nd->nv", views_a, views_b[:, 0]).max(1, initial=-1)
     back = np.einsum("nvd,nd->nv", views_b, views_a[:, 0]).max(1, initial=-1)
@@ -111,7 +112,7 @@ def correlation(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float3
 
 
 def _views(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return each thumb as it is and cropped in many ways, without its coarse light and dark: [N, V, 256], norm 1."""
+    """Return each thumbnail whole and in several crops, without coarse shading: [N, V, 256], norm 1."""
     gray = thumbs.astype(np.float32)
     views = np.concatenate([_cut(gray, sharp) - _cut(gray, blurred) for sharp, blurred in _crops()], axis=1)
     views -= views.mean(2, keepdims=True)
@@ -121,7 +122,7 @@ def _views(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _cut(gray: NDArray[np.float32], windows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Apply each of K windows [K, 16, 16] to the rows and each to the columns of [N, 16, 16]: [N, K * K, 256]."""
+    """Apply each of K windows [K, 16, 16] to the rows and to the columns of [N, 16, 16]: [N, K * K, 256]."""
     across = gray @ windows.reshape(-1, THUMB).T  # [N, 16, K * 16]
     both = windows.reshape(-1, THUMB) @ across  # [N, K * 16, K * 16]
     apart = both.reshape(len(gray), len(windows), THUMB, len(windows), THUMB).swapaxes(2, 3)
@@ -130,7 +131,7 @@ def _cut(gray: NDArray[np.float32], windows: NDArray[np.float32]) -> NDArray[np.
 
 @functools.cache
 def _crops() -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Return the windows along a side, float32 [K, 16, 16], for each scale: as they are, and blurred after that."""
+    """Return, for each scale, the windows along a side, float32 [K, 16, 16], and the same followed by a blur."""
     found = []
     for scale, offsets in ((1.0, (0.0,)), (0.95, (0.0, 0.5, 1.0)), (0.9, (0.0, 0.5, 1.0))):
         windows = np.stack([_window(scale, offset) for offset in offsets])
@@ -139,14 +140,14 @@ def _crops() -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
 
 
 def _window(scale: float, offset: float) -> NDArray[np.float64]:
-    """Return the map [16, 16] that cuts out `scale` of a side, `offset` (0..1) of the way along, by interpolation."""
+    """Return the matrix [16, 16] that crops `scale` of a side at a relative `offset` (0..1), by interpolation."""
     centres = offset * THUMB * (1 - scale) + (np.arange(THUMB) + 0.5) * scale - 0.5
     weights: NDArray[np.float64] = np.maximum(0, 1 - np.abs(centres.clip(0, THUMB - 1)[:, None] - np.arange(THUMB)))
     return weights
 
 
 def _mean_of(width: int) -> NDArray[np.float64]:
-    """Return the map [16, 16] that takes a running mean, repeating the values at the ends."""
+    """Return the matrix [16, 16] of a running mean over `width` pixels, with edge values repeated."""
     taken = (np.arange(THUMB)[:, None] + np.arange(width) - width // 2).clip(0, THUMB - 1)
     weights: NDArray[np.float64] = (taken[:, :, None] == np.arange(THUMB)).mean(1)
     return weights

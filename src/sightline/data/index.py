@@ -1,4 +1,4 @@
-"""`index`: look into a data source and list its readable pictures, with labels, hashes and rejects."""
+"""Index data sources: list their readable images with labels and hashes, and the unreadable ones with reasons."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ Sources = Source | Listing | Sequence[Source | Listing]
 
 
 def as_list(sources: Sources) -> list[Source | Listing]:
-    """Return one source or several as a list; raises `UsageError` for what is none, such as bare arrays."""
+    """Return one or several sources as a list; raises `UsageError` for anything else, such as bare arrays."""
     many = [sources] if isinstance(sources, str | Path | Listing) else list(sources)
     for source in many:
         if not isinstance(source, str | Path | Listing):
             raise UsageError(
-                f"Images come from a path or a Listing, not from {type(source).__name__}: of arrays in memory, "
-                "sightline.data.sources.arrays.array_entries makes the entries of a Listing."
+                f"Images come from a path or a Listing, not from {type(source).__name__}: for arrays in memory, "
+                "build the entries of a Listing with sightline.data.sources.arrays.array_entries."
             )
     return many
 
@@ -53,14 +53,14 @@ def index(
     options: DataConfig = DEFAULTS,
     lenient: bool = False,
 ) -> Index:
-    """List the images of one or several sources, reading every file once (its hash, its header; no pixels).
+    """Index the images of one or several sources, reading every file once (hash and header, no pixels).
 
-    A source is a folder (of class folders, with or without train/validation/test above), a ``.zip`` or ``.tar`` of
-    one, a manifest (CSV, JSON), idx files or a folder of them, a named data set, or a `Listing` of arrays. `options`
-    say how it is read where that is not plain: see ``[data]`` in docs/reference.md.
+    A source is a folder of class folders (optionally inside train, validation and test), a ``.zip`` or ``.tar`` of such
+    a folder, a manifest (CSV, JSON), idx files or a folder of them, a named data set, or a `Listing` of arrays.
+    `options` are the settings of ``[data]`` in docs/reference.md, which control how a source is read.
 
-    Raises `DataError` if a source is missing, holds no images, or mixes stated splits with none; and for folders
-    beside train, validation and test, unless it is `lenient`: then it names them and passes over what they hold.
+    Raises `DataError` if a source is missing, has no images, or gives a split for only some of them; also for folders
+    next to train, validation and test, unless `lenient` is true: then they are ignored with a remark.
     """
     many = _without_idx_labels(as_list(sources))
     listings = list_sources(many, options, lenient=lenient)
@@ -71,8 +71,8 @@ def index(
     if len(stated) > 1:
         whole = next(e.path for e in entries if e.part is None)
         raise DataError(
-            f"Some images are in a split (train, validation or test), others, such as {whole}, are in none: put every "
-            "image into one, or none."
+            f"Some images are in a split (train, validation or test), but others, such as {whole}, are not: put every "
+            "image into a split, or none."
         )
     found = _look_into(entries, progress, threads)
     pictures = [(e, p) for e, p in zip(entries, found, strict=True) if isinstance(p, Picture)]
@@ -95,29 +95,32 @@ def index(
 
 
 def _check_labels(entries: Sequence[Entry]) -> None:
-    """Raise `DataError` for a class whose name is no text: no bundle could hold it."""
+    """Raise `DataError` for a class name that is not valid Unicode text: no bundle could store it."""
     for label, path in {e.label: e.path for e in reversed(entries)}.items():
         if not jsonio.is_text(label):
             raise DataError(
-                f"The class name {label!r}, of {path!r}, is no text in UTF-8, so that no model could state it: rename "
-                "the folder."
+                f"The class name {label!r}, of {path!r}, is not valid UTF-8, so a model cannot store it: rename the "
+                "folder."
             )
 
 
 def list_sources(sources: Sources, options: DataConfig = DEFAULTS, *, lenient: bool = False) -> list[Listing]:
-    """List what each source states, read as `options` say; the listings are sources themselves.
+    """Return one listing per source, read with `options`.
 
-    So `evaluate` and its like take them, where a source is read in its own way. Raises `DataError` as `index` does.
+    Listings are sources themselves, so commands such as `evaluate` can pass on sources read with specific options.
+    Raises `DataError` as `index` does.
     """
     many = _without_idx_labels(as_list(sources))
     for source in many:
         if not isinstance(source, Listing) and not jsonio.is_text(str(source)):
             raise DataError(
-                f"The name {str(source)!r} is no text in UTF-8, so that no run could record where its images came "
-                "from: rename it."
+                f"The name {str(source)!r} is not valid UTF-8, so a run cannot record where its images came from: "
+                "rename it."
             )
     if not many:
-        raise DataError("No images given: name a folder, an archive, a manifest or a data set such as beans.")
+        raise DataError(
+            "No source given: pass a folder, an archive, a manifest or the name of a data set such as beans."
+        )
     listings = [
         s
         if isinstance(s, Listing)
@@ -128,12 +131,12 @@ def list_sources(sources: Sources, options: DataConfig = DEFAULTS, *, lenient: b
 
 
 def name_sources(sources: Sources) -> str:
-    """Return sources as a message names them: by the path that they were named by."""
+    """Return the sources joined for a message, each as the user wrote it."""
     return "+".join(_short(s) if isinstance(s, Listing) else str(s) for s in as_list(sources))
 
 
 def _without_idx_labels(sources: Sequence[Source | Listing]) -> list[Source | Listing]:
-    """Leave out idx labels given beside their pictures, which find them by name."""
+    """Drop idx label files passed along with their image files, which find them by name."""
     paths = [Path(s) for s in sources if not isinstance(s, Listing) and is_idx(Path(s))]
     labels = {idx_labels(p) for p in paths if idx_labels(p) != p}
     return [s for s in sources if isinstance(s, Listing) or Path(s) not in labels]
@@ -147,14 +150,16 @@ def _short(source: Source | Listing) -> str:
 
 
 def list_source(source: Source, prefix: str = "", options: DataConfig = DEFAULTS, *, lenient: bool = False) -> Listing:
-    """List what a source given by path or name states, without opening any picture."""
+    """List the contents of a source, given by path or name, without opening any image."""
     text = str(source)
     path = Path(text).expanduser()
     if not path.exists():
         if datasets.is_named(text):
             return datasets.load(text)
         known = ", ".join(datasets.NAMES)
-        raise DataError(f"There is no folder, file or data set {text!r}. Check the path; named data sets are {known}.")
+        raise DataError(
+            f"There is no folder, file or data set {text!r}. Check the path; the named data sets are {known}."
+        )
     if path.is_dir() and (files := sorted(p for p in path.iterdir() if p.is_file() and is_idx(p))):
         return idx_files(files, options.limits)
     if (store := _open_store(path, options.limits)) is not None:
@@ -170,7 +175,7 @@ def list_source(source: Source, prefix: str = "", options: DataConfig = DEFAULTS
 
 
 def _open_store(path: Path, limits: LimitsConfig) -> FolderStore | ZipStore | TarStore | None:
-    """Return the files of a folder or an archive; None for anything else."""
+    """Open a folder or an archive as a store; return None for anything else."""
     name = path.name.lower()
     if path.is_dir():
         return FolderStore(path, limits)
@@ -187,7 +192,7 @@ def _list_files(
     *,
     lenient: bool,
 ) -> Listing:
-    """List a folder or archive, labeled by a table, by file names or by folders."""
+    """List a folder or archive, with labels from a table, from file names or from folders."""
     if options.labels:
         return read_labels(_labels_file(options.labels, folder), store, options, prefix)
     if not options.label_pattern and options.class_level is None and is_flat(store):
@@ -195,19 +200,19 @@ def _list_files(
         if table is not None:
             return label_by_table(*table, Finder(store), options, prefix, whole=True)
     listing = class_folders(store, prefix, store.folders(), options, lenient=lenient)
-    remarks = [Remark("repeated-members", prefix + name, "kept under names of their own") for name in store.repeated]
+    remarks = [Remark("repeated-members", prefix + name, "kept under unique names") for name in store.repeated]
     return replace(listing, remarks=[*listing.remarks, *remarks])
 
 
 def _labels_file(text: str, folder: Path | None) -> Path:
-    """Return the file of ``data.labels``: as it is named, else in the source's folder."""
+    """Return the path of ``data.labels``: as given if it exists, else inside the source folder."""
     path = Path(text).expanduser()
     return folder / path if folder is not None and not path.exists() else path
 
 
 def _look_into(entries: Sequence[Entry], progress: Progress, threads: int | None) -> list[Picture | Reject | None]:
     found: list[Picture | Reject | None] = []
-    step = 256  # entries per task: small enough for progress, large enough that handing out costs nothing
+    step = 256  # entries per task: small enough for progress, large enough for negligible overhead
     chunks = [entries[i : i + step] for i in range(0, len(entries), step)]
     with ThreadPoolExecutor(threads or process.cores()) as pool:
         for part in pool.map(lambda chunk: [_look(e) for e in chunk], chunks):
@@ -252,13 +257,13 @@ def _hash(content: bytes | NDArray[np.uint8]) -> str:
 
 
 def _read_again(entry: Entry, picture: Picture) -> bytes | NDArray[np.uint8]:
-    """Return the content that was indexed; raises `DataError` if it is no longer the same.
+    """Return the content that was indexed; raises `DataError` if it has changed since.
 
-    Pixels, features and splits are kept under the hash from the index: other bytes would be kept there for good.
+    Pixels, features and splits are stored under the hash from the index: changed bytes would poison those caches.
     """
     try:
         content = entry.store.read(entry.key)
-    except PictureError as error:  # it could be read while indexing
+    except PictureError as error:  # it was readable during indexing
         raise DataError(_changed(entry.path, f" ({error})")) from error
     if not isinstance(entry.store, DrawnStore) and _hash(content) != picture.sha256:
         raise DataError(_changed(entry.path))
@@ -275,7 +280,7 @@ def _nothing_found(sources: Sequence[Source | Listing], rejects: Sequence[Reject
     where = name_sources(list(sources))
     if not rejects:
         archives = [path for path in others if path.lower().endswith(ARCHIVE_SUFFIXES)]
-        held = f" It holds archives, such as {archives[0]}: name those." if archives else ""
+        held = f" It has archives, such as {archives[0]}: pass those instead." if archives else ""
         return (
             f"No images in {where}: expected one folder per class with images inside, as in cat/1.jpg, dog/2.jpg.{held}"
         )
@@ -283,7 +288,7 @@ def _nothing_found(sources: Sequence[Source | Listing], rejects: Sequence[Reject
     advice = ""
     if all(reject.reason == STRAY for reject in rejects):
         advice = (
-            " Sort the images into a folder for each class; or say where their labels are: in the file names with "
+            " Sort the images into one folder per class, or say where their labels are: in the file names with "
             "--set data.label_pattern=..., or in a table with --set data.labels=FILE."
         )
     return (

@@ -1,7 +1,7 @@
-"""Images that show the same in several splits, found once by `train` and kept in the run.
+"""Leakage between splits: identical files and near duplicates, found once by `train` and stored in the run.
 
-Near duplicates are compared by 32x32 gray pixels of what the network sees (see `data.near`). A run keeps these small
-images of its training and validation splits, so that images from elsewhere can be compared with them later.
+Near duplicates are compared by 32x32 gray pixels of the network's input (see `data.near`). A run stores these small
+images of its training and validation splits, so that other images can be compared with them later.
 """
 
 from __future__ import annotations
@@ -26,48 +26,48 @@ from sightline.data.survey import by_name, tiny
 from sightline.errors import ModelError
 from sightline.records import PARTS, Part, Picture
 
-_PACKED = 1000  # times that small images may have shrunk: blank ones do
-MOST = 20_000  # images among which near duplicates are looked for: a few seconds
+_PACKED = 1000  # greatest compression ratio of the stored file: blank images compress well
+MOST = 20_000  # most images among which near duplicates are searched: a few seconds
 
 Kind = Literal["identical", "near"]
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Images in more than one split that are the same file (identical) or show the same (near)."""
+    """A group of identical files ("identical") or near duplicates ("near") that spans more than one split."""
 
     kind: Kind
     images: tuple[ImageRow, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the leak as JSON values."""
         return {"kind": self.kind, "images": [row.to_dict() for row in self.images]}
 
 
 @dataclass(frozen=True, slots=True)
 class SmallImages:
-    """Small versions of images to find near duplicates by: `pixels` uint8 [N, 32, 32], contents `sha256`, sorted.
+    """Small versions of images for finding near duplicates: `pixels` uint8 [N, 32, 32], sorted by content `sha256`.
 
-    Images of a single gray level, which say nothing, are left out.
+    Images of a single gray level are left out, because they match anything.
     """
 
     sha256: tuple[str, ...]
     pixels: NDArray[np.uint8]
 
     def save(self, path: Path) -> None:
-        """Write them into a file."""
+        """Write the images to a file."""
         np.savez_compressed(path, allow_pickle=False, sha256=np.array(self.sha256, np.str_), pixels=self.pixels)
 
     @classmethod
     def load(cls, path: Path) -> SmallImages:
-        """Read what `save` wrote; raises `ModelError`."""
+        """Read a file written by `save`; raises `ModelError` if it is damaged."""
         try:
             with files.open_regular(path) as file:
                 kept = files.load_arrays(file, _PACKED)
             return cls._of(kept["sha256"], kept["pixels"])
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
-                f"{path} cannot be read: {error}. Delete it, and near duplicates of training images are not looked for."
+                f"{path} cannot be read: {error}. Delete it to continue without the search for near duplicates."
             ) from error
 
     @classmethod
@@ -78,27 +78,27 @@ class SmallImages:
         return cls(tuple(names.tolist()), pixels)
 
     def only(self, contents: set[str]) -> SmallImages:
-        """Return those with these contents."""
+        """Return the images with these contents."""
         at = [i for i, sha in enumerate(self.sha256) if sha in contents]
         return SmallImages(tuple(self.sha256[i] for i in at), self.pixels[at])
 
     def union(self, other: SmallImages) -> SmallImages:
-        """Return those of both, each content once."""
+        """Return the images of both, each content once."""
         rows = dict(zip(other.sha256, other.pixels, strict=True)) | dict(zip(self.sha256, self.pixels, strict=True))
         contents = sorted(rows)
         return _stacked(contents, [rows[sha] for sha in contents])
 
     def groups(self) -> dict[str, str]:
-        """Return the smallest content in the near-duplicate group of each content."""
+        """Map each sha256 to the smallest sha256 of its group of near duplicates."""
         return by_name(self.sha256, self.pixels) if self.sha256 else {}
 
 
 def small_images(
     pixels: NDArray[np.uint8], rows: NDArray[np.int64], contents: Sequence[str], threads: int | None = None
 ) -> SmallImages | None:
-    """Shrink images, each content once; None where there are more than `MOST`.
+    """Downscale images, each content once; return None if there are more than `MOST`.
 
-    Image i is ``pixels[rows[i]]`` (uint8 [M, H, W, C]) with the content ``contents[i]``.
+    Image i is ``pixels[rows[i]]`` (uint8 [M, H, W, C]) with the sha256 ``contents[i]``.
     """
     row_of = dict(zip(contents, rows.tolist(), strict=True))
     if len(row_of) > MOST:
@@ -121,9 +121,9 @@ def _image(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def find_leaks(data: Dataset, near: Mapping[str, str] | None = None) -> tuple[Leak, ...]:
-    """Return the groups that lie in several splits of `data`, identical files first.
+    """Return the groups of duplicates that span several splits of `data`, identical files first.
 
-    `near` names each content's group of near duplicates, as `SmallImages.groups` does.
+    `near` maps each sha256 to its group of near duplicates, as `SmallImages.groups` returns it.
     """
     pictures = [replace(p, part=part) for p, part in zip(data.pictures, data.parts, strict=True)]
     found = copies.find(pictures, near)
@@ -137,12 +137,12 @@ def _row(picture: Picture) -> ImageRow:
 
 
 def held(data: Dataset) -> set[str]:
-    """Return the contents that a model of `data` is trained or validated on."""
+    """Return the sha256 of all training and validation images of `data`."""
     return {p.sha256 for p, part in zip(data.pictures, data.parts, strict=True) if part != "test"}
 
 
 def leaked_contents(leaks: Sequence[Leak], split: Part) -> dict[str, Kind]:
-    """Return the contents of a split that the splits before it hold too: training for validation, both for test."""
+    """Return the contents of a split that also occur in earlier ones: training for validation, both for test."""
     before = PARTS[: PARTS.index(split)]
     known: dict[str, Kind] = {}
     for leak in leaks:
@@ -158,7 +158,7 @@ def leaked_contents(leaks: Sequence[Leak], split: Part) -> dict[str, Kind]:
 
 
 def near_contents(known: SmallImages, new: SmallImages) -> set[str]:
-    """Return the contents of `new` that are near duplicates of another content in `known`."""
+    """Return the contents of `new` that are near duplicates of a different content in `known`."""
     group = known.union(new).groups()
     held: dict[str, set[str]] = {}
     for sha in known.sha256:

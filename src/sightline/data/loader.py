@@ -1,4 +1,4 @@
-"""Batches of uint8 pixels in an order that the seed, the epoch and nothing else decides."""
+"""Batches of uint8 pixels, shuffled by seed and epoch alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sightline.records import Samples
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`positions` int64 [n] in the part, `pixels` uint8 [n, H, W, C], `labels` int32 [n]."""
+    """One batch: `positions` in the subset int64 [n], `pixels` uint8 [n, H, W, C], `labels` int32 [n]."""
 
     positions: NDArray[np.int64]
     pixels: NDArray[np.uint8]
@@ -23,14 +23,14 @@ class Batch:
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the order in which `count` pictures are seen in `epoch`: int64 [count], a permutation."""
+    """Return the order of `count` images in `epoch`: a permutation, int64 [count]."""
     return generator(seed, "order", epoch).permutation(count)
 
 
 def batches(samples: Samples, size: int, order: NDArray[np.int64] | None = None, start: int = 0) -> Iterator[Batch]:
-    """Yield batches of `size` pictures in `order` (default: as they lie), from step `start` on; the last may be small.
+    """Yield batches of `size` images in `order` (default: as stored), from step `start` on; the last may be smaller.
 
-    The next batch is gathered in another thread while the present one is used.
+    The next batch is gathered in a background thread while the current one is in use.
     """
     sequence = np.arange(len(samples)) if order is None else order
     starts = range(start * size, len(sequence), size)

@@ -1,4 +1,4 @@
-"""Which images a run used for what, and which of them are still there."""
+"""The images that a run used, and which of them a source still contains."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from sightline.records import Index, Part, Picture
 
-_LEVELS = 4  # of `_keys`
+_LEVELS = 4  # length of the result of `_keys`
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """One image that a run used, as its ``data.jsonl`` keeps it; `group` is what was kept in one split, "" for none.
+    """One image that a run used, a row of its ``data.jsonl``; `group` names what was kept in one split, "" for none.
 
-    A content may occur in several rows, and so may a path: what tells rows apart is their place.
+    Several rows may have the same content or the same path; only their position identifies them.
     """
 
     path: str
@@ -26,19 +26,18 @@ class ImageRow:
     group: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
+        """Return the row as JSON values."""
         group = {"group": self.group} if self.group else {}
         return {"path": self.path, "sha256": self.sha256, "label": self.label, "split": self.split, **group}
 
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """Recorded images that a source still holds, and those that it does not.
+    """The recorded images that a source still contains, and those that it does not.
 
-    `index` holds the images found, in the order of `rows`, each with its recorded class and split; `stated` are the
-    splits that the source itself states for them. `changed` are rows whose path is there with another content or class,
-    or can no longer be read; `missing` are the other rows that were not found. `others` are images of the source that
-    no row names.
+    `index` has the images found, in the order of `rows`, each with its recorded class and split; `stated` are the
+    splits given by the source itself. `changed` are rows whose path exists with another content or class, or cannot be
+    read any more; `missing` are the other rows that were not found. `others` are images of the source without a row.
     """
 
     index: Index
@@ -49,7 +48,7 @@ class Matched:
     others: tuple[Picture, ...]
 
     def only(self, split: Part) -> Matched:
-        """Return what belongs to one split, without `others`."""
+        """Return the rows of one split, without `others`."""
         at = [i for i, row in enumerate(self.rows) if row.split == split]
         missing, changed = (tuple(r for r in lost if r.split == split) for lost in (self.missing, self.changed))
         rows, stated = tuple(self.rows[i] for i in at), tuple(self.stated[i] for i in at)
@@ -57,21 +56,21 @@ class Matched:
 
     @property
     def added(self) -> tuple[Picture, ...]:
-        """The `others` whose path no row has: a recorded image that was changed is no new one."""
+        """The `others` whose path is not recorded: a changed image does not count as added."""
         paths = {row.path for row in self.changed}
         return tuple(p for p in self.others if p.path not in paths)
 
     @property
     def complete(self) -> bool:
-        """Whether every recorded image is there, unchanged."""
+        """Whether every recorded image is present and unchanged."""
         return not self.missing and not self.changed
 
 
 def match(rows: Sequence[ImageRow], index: Index, relabeled: Mapping[tuple[str, str], str] | None = None) -> Matched:
-    """Find the recorded images in a source by path and content; a file that was moved, by content and class alone.
+    """Find the recorded images in a source by path and content, or moved files by content and class.
 
-    Each image of the source stands for one row at most, so that a file in two splits stays in both. `relabeled` holds,
-    by path and content, the class that the source gives an image whose class was corrected for the run.
+    Each image of the source matches at most one row, so that a file in two splits stays in both. `relabeled` maps the
+    path and content of images whose class was corrected for the run to the class that the source gives them.
     """
     labels = [(relabeled or {}).get((row.path, row.sha256), row.label) for row in rows]
     place: dict[int, int] = {}
@@ -91,7 +90,7 @@ def match(rows: Sequence[ImageRow], index: Index, relabeled: Mapping[tuple[str, 
 
 
 def _keys(path: str, sha256: str, label: str, part: Part | None) -> tuple[Hashable, ...]:
-    """Return what an image is found by, the strictest first; validation images may be stated as training."""
+    """Return the keys to match an image by, strictest first; the source may list validation images as training."""
     return (path, sha256, label, part), (path, sha256, label), (sha256, label, part), (sha256, label)
 
 
@@ -113,9 +112,9 @@ def _matched(rows: Sequence[ImageRow], index: Index, place: Mapping[int, int], t
 
 
 def difference(rows: Sequence[ImageRow], index: Index) -> str | None:
-    """Say in what a source differs from the recorded images, their classes and splits; None where in nothing.
+    """Describe how a source differs from the recorded images, classes and splits; None if it does not.
 
-    What the source states as training may have been split further, into splits that it does not state.
+    Training images of the source may be recorded in a split that the source does not give.
     """
     matched = match(rows, index)
     lost = len(matched.missing) + len(matched.changed)

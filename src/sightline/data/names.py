@@ -1,4 +1,4 @@
-"""Findings on classes, folders and parts: balance, what is missing, and names that mislead."""
+"""Findings on classes, folders and splits: class balance, missing classes and misleading names."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sightline.data.finding import Finding, listed
 from sightline.errors import plural
 from sightline.records import PARTS, Index, Picture
 
-IMBALANCE = 3.0  # times as many pictures in the largest class as in the smallest
-SMALL = 20  # pictures: with 15% for validation and for test, three each
+IMBALANCE = 3.0  # greatest ratio of images between the largest and the smallest class
+SMALL = 20  # images; 15% of them are three validation and three test images
 
 
 def findings(index: Index) -> list[Finding]:
-    """Return the findings that need no more than the names in an index."""
+    """Return the findings that need only the paths and labels of an index."""
     counts = Counter(p.label for p in index.pictures if p.part in (None, "train"))
     return [
         *_empty(index),
@@ -30,16 +30,16 @@ def findings(index: Index) -> list[Finding]:
 def _empty(index: Index) -> list[Finding]:
     return listed(
         "empty-classes", "warning",
-        ("class folder holds no image", "class folders hold no image"),
-        "Add images, or remove the folder: as it stands, the class does not exist.", index.empty,
+        ("class folder has no images", "class folders have no images"),
+        "Add images, or remove the folder: without images, the class does not exist.", index.empty,
     )  # fmt: skip
 
 
 def _alone(classes: Sequence[str]) -> list[Finding]:
     return listed(
-        "one-class", "error", "class only, and a classifier needs at least two",
-        "Add images of another class; if class folders lie deeper, name the folder right above them, or say "
-        "--set data.class_level=2.",
+        "one-class", "error", "class only, but a classifier needs at least two",
+        "Add images of another class; if the class folders are nested deeper, pass the folder directly above them, or "
+        "use --set data.class_level=2.",
         classes if len(classes) == 1 else (),
     )  # fmt: skip
 
@@ -57,8 +57,8 @@ def _missing(pictures: Sequence[Picture], counts: Counter[str]) -> list[Finding]
     return listed(
         "missing-classes", "error" if unknown else "warning",
         ("class is missing from a split", "classes are missing from a split"),
-        "A class that is not trained cannot be predicted, and one that is not tested is not evaluated: add images of "
-        "it to that split, or remove it from the others.", names, reasons,
+        "A class absent from training cannot be predicted, and one absent from the test split is not evaluated: add "
+        "images of it to that split, or remove it from the others.", names, reasons,
     )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def _balance(counts: Counter[str]) -> list[Finding]:
     found = listed(
         "small-classes", "warning",
         (f"class has fewer than {SMALL} training images", f"classes have fewer than {SMALL} training images"),
-        "Too few to split and to evaluate: gather more, or merge classes.",
+        "Too few to split and to evaluate: collect more, or merge classes.",
         *_columns([(label, plural(n, "image")) for label, n in sorted(counts.items()) if n < SMALL]),
     )  # fmt: skip
     if len(counts) < 2:
@@ -76,8 +76,10 @@ def _balance(counts: Counter[str]) -> list[Finding]:
         return found
     ordered = [(label, plural(n, "image")) for label, n in sorted(counts.items(), key=lambda at: (-at[1], at[0]))]
     names, reasons = _columns(ordered)
-    what = f"classes of uneven size: {most!r} has {plural(many, 'training image')}, {least!r} only {few:,}"
-    advice = "Look at the metrics of each class; consider --set train.class_weights=balanced, or gather rare ones."
+    what = f"classes are imbalanced: {most!r} has {plural(many, 'training image')}, {least!r} only {few:,}"
+    advice = (
+        "Check the metrics per class; consider --set train.class_weights=balanced, or collect more of the rare ones."
+    )
     return [*found, Finding("class-imbalance", "warning", len(names), what, advice, names, reasons)]
 
 
@@ -86,7 +88,7 @@ def _columns(rows: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[st
 
 
 def alike(label: str) -> str:
-    """Return what is left of a class name without case, spaces, dashes, underscores and forms of one letter.
+    """Normalize a class name: ignore case, spaces, dashes, underscores and compatibility forms of characters.
 
     >>> alike("Coffee_Bean ") == alike("coffee bean")
     True
@@ -105,10 +107,10 @@ def similar(index: Index) -> list[list[str]]:
 def _similar(index: Index) -> list[Finding]:
     groups = similar(index)
     names = [name for group in groups for name in group]
-    reasons = [f"beside {', '.join(repr(o) for o in group if o != name)}" for group in groups for name in group]
+    reasons = [f"also {', '.join(repr(o) for o in group if o != name)}" for group in groups for name in group]
     return listed(
         "similar-class-names", "warning", "class names differ only in case, spaces, dashes or underscores",
-        "If they mean the same, give them one name (--fix relabels the smaller class).", names, reasons,
+        "If they mean the same class, give them one name (--fix relabels the smaller class).", names, reasons,
     )  # fmt: skip
 
 
@@ -120,6 +122,6 @@ def _numeric(classes: Sequence[str]) -> list[Finding]:
         return []
     order = ", ".join(classes[:4])
     return listed(
-        "numeric-class-names", "note", f"the class names are numbers whose order is that of text: {order}, ...",
-        "An index in a class list is not the number. Pad with zeros (02, 10) if programs are to count on it.", classes,
+        "numeric-class-names", "note", f"class names are numbers but sorted as text: {order}, ...",
+        "The class index is not the number. Pad names with zeros (02, 10) if programs rely on that.", classes,
     )  # fmt: skip

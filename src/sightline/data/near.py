@@ -1,11 +1,11 @@
-"""Groups of near duplicates: images that show the same, resized, recompressed or slightly cropped.
+"""Groups of near duplicates: copies of an image that were resized, recompressed or slightly cropped.
 
-Candidates come from the hashes (`hashes`), nearest first; those whose thumbs of 16x16 pixels correlate get a second
-look at 32x32 (`alignment`). How much two images must agree there depends on the set: images of one aligned subject
-(X-rays, digits, garments) agree anyway. So some pairs, unrelated as most are, are drawn first, and the level is where
-the tail of their correlations, continued as an exponential, leaves one false pair in a hundred such sets. Every member
-of a group is like the group's center; a chain of images, each like the next, is no group. `docs/doctor.md` has the
-measurements behind the constants.
+Candidate pairs come from perceptual hashes (`hashes`), nearest first. Pairs whose 16x16 thumbnails correlate are
+verified at 32x32 pixels (`alignment`). The correlation threshold there depends on the data set, because images of one
+aligned subject (X-rays, digits, garments) correlate anyway: it is estimated from random pairs, most of which are
+unrelated, as the level at which the tail of their correlations, extrapolated as an exponential, leaves one false pair
+in a hundred such data sets. Every member of a group is similar to the group's center; a chain of images, each similar
+only to the next, is not a group. `docs/doctor.md` has the measurements behind the constants.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from numpy.typing import NDArray
 from sightline.data import alignment, hashes
 from sightline.data.hashes import Pairs
 
-SAME = 0.87  # least correlation of two thumbs that a second look is worth
-LOOK = 0.85  # least correlation at the second look, in a set of images that are unlike each other
-FEW = 12  # fewer images do not tell how alike unrelated ones are ...
-CAREFUL = 0.95  # ... and then this is the least correlation
-STRICT = 0.95  # where unrelated images may be like this, no more than this is asked for, since crops have no more ...
-ABOVE = 0.4  # ... unless a tenth of the unrelated pairs come within this, in Fisher's z
-ALIGNED = 0.6  # correlation of the thumbs of unrelated images, exceeded by 1 in 30, that calls for drawing looks
-COPY = 0.98  # a pair drawn that is more alike than this is taken for copies
-SURE = 0.97  # correlation of two thumbs that is enough in a set of unlike images, once `looks` are used up
-SAFETY = 100  # sets of this size and kind would have one false pair
-PAIRS = 400  # unrelated pairs that are drawn, ...
-SAMPLE = 40  # ... of so many images
-ROUNDS = 4  # images of one hash that others of that hash are compared with
-BATCH = 256  # candidates compared together
+SAME = 0.87  # least correlation of two thumbnails for a pair to be verified
+LOOK = 0.85  # least correlation at verification, in a data set of dissimilar images
+FEW = 12  # too few images to estimate how similar unrelated ones are ...
+CAREFUL = 0.95  # ... so this threshold is used instead
+STRICT = 0.95  # the threshold is at most this, since crops do not correlate better ...
+ABOVE = 0.4  # ... unless a tenth of the unrelated pairs come within this distance of it, in Fisher's z
+ALIGNED = 0.6  # if more than 1 in 30 random pairs of thumbnails exceed this, the threshold is estimated
+COPY = 0.98  # a random pair above this correlation is assumed to be copies
+SURE = 0.97  # thumbnail correlation that suffices in a data set of dissimilar images, after `looks` are used up
+SAFETY = 100  # data sets of this size and kind per false pair
+PAIRS = 400  # random pairs that are sampled ...
+SAMPLE = 40  # ... from this many images
+ROUNDS = 4  # images per hash with which others of the same hash are compared
+BATCH = 256  # candidates per batch
 
 Indices = NDArray[np.int64]
 
 
 def budget(count: int) -> int:
-    """Return how many pairs of `count` images may be compared by their thumbs."""
+    """Return how many pairs of `count` images may be compared by thumbnail."""
     return max(5000, count)
 
 
 def looks(count: int) -> int:
-    """Return how many pairs of `count` images may get a second look, besides those drawn to learn the level."""
+    """Return how many pairs of `count` images may be verified, besides those that estimate the threshold."""
     return min(max(1000, count // 4), 4000)
 
 
 def groups(prints: NDArray[np.uint64], small: NDArray[np.uint8]) -> Indices:
-    """Return, int64 [N], the first member of the group that each image belongs to (itself, if it is alone).
+    """Return the first member of each image's group, int64 [N]; an image without near duplicates is its own.
 
     `small` are gray images uint8 [N, 32, 32], `prints` their hashes uint64 [N] (`hashes.perceptual`).
     """
@@ -70,9 +70,9 @@ def groups(prints: NDArray[np.uint64], small: NDArray[np.uint8]) -> Indices:
 
 @dataclass(slots=True)
 class _Search:
-    """The forest `root` of images that are alike so far, by `edges`.
+    """A union-find forest, `root`, of the images found to be similar so far, with the pairs in `edges`.
 
-    `level` is the least correlation at a second look, 0 until it is known; `left` looks may still be taken.
+    `level` is the correlation threshold of verification, 0 until estimated; `left` verifications remain.
     """
 
     prints: NDArray[np.uint64]
@@ -83,7 +83,7 @@ class _Search:
     level: float = 0.0
 
     def equal_hashes(self) -> Indices:
-        """Unite images of equal hashes, which may be very many, with the first that is alike; return the rest."""
+        """Unite images with equal hashes, of which there may be very many; return those that remain."""
         left = np.arange(len(self.prints))
         alone = [np.empty(0, np.int64)]
         for _ in range(ROUNDS):
@@ -94,9 +94,9 @@ class _Search:
         return np.sort(np.concatenate([*alone, left]))
 
     def compare(self, one: Indices, other: Indices, share: float) -> Indices:
-        """Unite the pairs that are alike, looking at `share` of what may be looked at; return the second of the rest.
+        """Unite similar pairs, using up to `share` of the remaining verifications; return `other` of all other pairs.
 
-        Those whose thumbs are most alike get the looks.
+        Pairs with the most similar thumbnails are verified first.
         """
         near = self._thumbs_correlate(one, other)
         alike = np.zeros(len(one), bool)
@@ -117,7 +117,7 @@ class _Search:
         return other[~alike]
 
     def verified(self, one: Indices, other: Indices, near: NDArray[np.float32], most: int) -> NDArray[np.bool_]:
-        """Tell which pairs are alike: by a second look at `most` of them, the rest by how `near` their thumbs are."""
+        """Return which pairs are similar: verify the first `most`; judge the rest by thumbnail correlation, `near`."""
         looked = slice(0, max(0, min(most, self.left)))
         one, other = one[looked], other[looked]
         if len(one):
@@ -135,7 +135,7 @@ class _Search:
         return np.concatenate(near)
 
     def _level(self) -> float:
-        """Return how much images must agree at the second look, by how much unrelated ones do."""
+        """Estimate the correlation threshold of verification from pairs of unrelated images."""
         count = len(self.prints)
         if count < FEW:
             return CAREFUL
@@ -156,14 +156,14 @@ class _Search:
         return float(np.tanh(np.clip(level, math.atanh(LOOK), max(math.atanh(STRICT), most + ABOVE))))
 
     def find(self, i: int) -> int:
-        """Return the root of the tree that image `i` is in."""
+        """Return the root of the tree of image `i`."""
         while self.root[i] != i:
             self.root[i] = self.root[self.root[i]]
             i = int(self.root[i])
         return int(i)
 
     def around_centers(self) -> Indices:
-        """Return the first member of each image's group, once trees are cut into groups around a center each."""
+        """Divide the trees into groups around a center each; return the first member of each image's group."""
         leader = np.arange(len(self.root))
         sizes = Counter(self.root.tolist())
         trees: dict[int, list[int]] = defaultdict(list)
@@ -183,7 +183,7 @@ class _Search:
 
 
 def _nearest(prints: NDArray[np.uint64], most: int) -> list[Pairs]:
-    """Return the candidates of distance 0, of distance 1 and so on: up to `RADIUS`, and `most` pairs in all."""
+    """Return candidate pairs by Hamming distance 0 ... `RADIUS`, up to the distance that exceeds `most` pairs."""
     levels: list[list[Pairs]] = [[] for _ in range(hashes.RADIUS + 1)]
     counts = np.zeros(hashes.RADIUS + 1, np.int64)
     for a, b in hashes.candidates(prints):
@@ -199,6 +199,6 @@ def _nearest(prints: NDArray[np.uint64], most: int) -> list[Pairs]:
 
 
 def settle(root: Indices) -> None:
-    """Let every entry of a forest int64 [N] name the root of its tree, in place."""
+    """Compress the paths of a forest, int64 [N], in place: every entry becomes the root of its tree."""
     while not np.array_equal(root[root], root):
         root[:] = root[root]

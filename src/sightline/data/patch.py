@@ -1,15 +1,15 @@
-"""Corrections of a data source in a file of their own, so that no picture is ever moved, renamed or removed.
+"""Patch files: corrections to a data source in a separate file, so that no image is moved, renamed or deleted.
 
-One JSON object on each line, with the keys
+Each line is a JSON object with the keys
 
     action  drop, relabel or move
-    path    as the index names the picture
-    sha256  of its content: a picture that has changed since is not corrected
-    label   the class that it bears now
-    to      relabel: the class that it should bear; move: train, validation or test; drop: not there
-    reason  for people
+    path    the path of the image in the index
+    sha256  the hash of its content: an image that has changed since is not corrected
+    label   its current class
+    to      relabel: the correct class; move: train, validation or test; drop: absent
+    reason  an explanation for people
 
-A line is taken back by deleting it. Empty lines are passed over.
+Delete a line to undo its correction. Empty lines are ignored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PATCH_LIMIT = 256 << 20  # bytes of a patch: about a million corrections
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """One line of a patch: what to do with the picture of this path, content and class."""
+    """One line of a patch: what to do with the image of this path, content and class."""
 
     action: Action
     path: str
@@ -41,19 +41,19 @@ class Correction:
 
     @property
     def line(self) -> str:
-        """The line without its end."""
+        """The JSON line, without a newline."""
         return jsonio.dumps({k: v for k, v in asdict(self).items() if v is not None})
 
 
 def correction(action: Action, picture: Picture, reason: str, to: str | None = None) -> Correction:
-    """Return a correction of `picture` as it is now."""
+    """Return a correction of `picture` with its current path, content and class."""
     return Correction(action, picture.path, picture.sha256, picture.label, to, reason)
 
 
 def write(path: Path, corrections: Iterable[Correction]) -> Path:
-    """Write a patch file; raises `OutputError`."""
+    """Write a patch file; raises `OutputError` if it cannot be written."""
     text = "".join(c.line + "\n" for c in corrections)
-    return files.write(path, text.encode(errors="backslashreplace"), "Name another file with --fix.")
+    return files.write(path, text.encode(errors="backslashreplace"), "Choose another file with --fix.")
 
 
 def read(path: Path) -> list[tuple[int, Correction]]:
@@ -70,31 +70,32 @@ def _parsed(line: str, where: str) -> Correction:
     try:
         row: Any = jsonio.loads(line)
     except ValueError as error:
-        raise DataError(f"{where}: not JSON ({getattr(error, 'msg', error)}); mend the line or delete it.") from error
+        raise DataError(f"{where}: not JSON ({getattr(error, 'msg', error)}); fix the line or delete it.") from error
     if not isinstance(row, dict):
         raise DataError(f"{where}: expected an object with the keys action, path, sha256, label, to and reason.")
     wrong = [k for k in KEYS if not isinstance(row.get(k), str)] + sorted(set(row) - {*KEYS, "to"})
     if wrong:
         raise DataError(
-            f"{where}: {wrong[0]!r} is missing, unknown or no text; keys are action, path, sha256, label, to, reason."
+            f"{where}: {wrong[0]!r} is missing, unknown or not a string; the keys are action, path, sha256, label, to "
+            "and reason."
         )
     action, to = row["action"], row.get("to")
     if action not in get_args(Action):
         raise DataError(f"{where}: action is {action!r}; expected drop, relabel or move.")
     if action == "drop" and to is not None:
-        raise DataError(f"{where}: a picture that is dropped goes nowhere: remove 'to', or say relabel or move.")
+        raise DataError(f"{where}: the action drop takes no 'to': remove it, or use relabel or move.")
     if action == "move" and to not in PARTS:
-        raise DataError(f"{where}: 'to' is {to!r}; a picture is moved to train, validation or test.")
+        raise DataError(f"{where}: 'to' is {to!r}; expected train, validation or test for the action move.")
     if action == "relabel" and (not isinstance(to, str) or not to):
-        raise DataError(f"{where}: 'to' is {to!r}; expected the class that the picture should bear.")
+        raise DataError(f"{where}: 'to' is {to!r}; expected the correct class for the action relabel.")
     return Correction(cast("Action", action), row["path"], row["sha256"], row["label"], to, row["reason"])
 
 
 def apply(index: Index, corrections: Sequence[tuple[int, Correction]], where: str) -> Index:
-    """Return `index` as corrected; `where` names the patch in messages.
+    """Apply corrections, with their line numbers, to `index`; `where` names the patch in messages.
 
-    Raises `DataError` for a line that matches no picture, for a second line of the same kind on one picture, for a move
-    where the source states no parts, and if no picture is left.
+    Raises `DataError` for a line that matches no image, for conflicting lines on one image, for a move if the source
+    gives no splits, and if no image remains.
     """
     place = {(p.path, p.sha256): i for i, p in enumerate(index.pictures)}
     shas = {p.path: p.sha256 for p in index.pictures}
@@ -104,33 +105,33 @@ def apply(index: Index, corrections: Sequence[tuple[int, Correction]], where: st
         i = place.get((fix.path, fix.sha256))
         if i is None or index.pictures[i].label != fix.label:
             raise DataError(
-                f"{where}, line {number} matches nothing: {_mismatch(fix, shas, index, i)}; delete the line."
+                f"{where}, line {number} matches no image: {_mismatch(fix, shas, index, i)}; delete the line."
             )
         for action in ("drop", fix.action) if fix.action != "drop" else get_args(Action):
             if (i, action) in done:
                 raise DataError(
-                    f"{where}, line {number} corrects {fix.path}, which line {done[i, action]} does already: "
+                    f"{where}, line {number} corrects {fix.path}, which line {done[i, action]} already corrects: "
                     "delete one of the two."
                 )
         done[i, fix.action] = number
         changed[i] = _corrected(changed[i], fix, f"{where}, line {number}")
     keep = [i for i, picture in changed.items() if picture is not None]
     if not keep:
-        raise DataError(f"{where} drops every picture of {index.name}: take some lines back by deleting them.")
+        raise DataError(f"{where} drops every image of {index.name}: delete some of its lines.")
     return replace(index.at(keep), pictures=tuple(cast("Picture", changed[i]) for i in keep))
 
 
 def corrected(index: Index, path: Path | None) -> Index:
-    """Return `index` as corrected by the patch file at `path`; as it is without one."""
+    """Return `index` with the patch file at `path` applied; unchanged if `path` is None."""
     return index if path is None else apply(index, read(path), f"The patch {path}")
 
 
 def _mismatch(fix: Correction, shas: dict[str, str], index: Index, found: int | None) -> str:
     if found is not None:
-        return f"{fix.path} is of class {index.pictures[found].label!r}, not {fix.label!r}"
+        return f"{fix.path} has class {index.pictures[found].label!r}, not {fix.label!r}"
     if fix.path in shas:
-        return f"{fix.path} has another content than when the line was written"
-    return f"there is no picture {fix.path} in {index.name}"
+        return f"{fix.path} has changed since the line was written"
+    return f"there is no image {fix.path} in {index.name}"
 
 
 def _corrected(picture: Picture | None, fix: Correction, where: str) -> Picture | None:
@@ -139,5 +140,5 @@ def _corrected(picture: Picture | None, fix: Correction, where: str) -> Picture 
     if fix.action == "relabel":
         return replace(picture, label=str(fix.to))
     if picture.part is None:
-        raise DataError(f"{where} moves {fix.path} to {fix.to}, but this source states no parts: delete the line.")
+        raise DataError(f"{where} moves {fix.path} to {fix.to}, but this source gives no splits: delete the line.")
     return replace(picture, part=cast("Part", fix.to))

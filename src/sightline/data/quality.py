@@ -1,4 +1,4 @@
-"""Findings on single pictures: files that are not what they seem, odd formats and sizes, darkness, blur."""
+"""Findings on single images: unreadable or misnamed files, unusual formats and sizes, exposure and blur."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ ODD_MODES = {
     "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "LAB", "HSV": "HSV",
     "RGBA": "alpha", "LA": "alpha", "PA": "alpha", "La": "alpha", "RGBa": "alpha", "RGBX": "four channels",
 }  # fmt: skip
-_PAGES = "the first, or the one in --set picture.page=N. Save them apart if they matter."
-DARK, BRIGHT = 48, 215  # grey levels: nearly all is darker, or lighter, than this
-BLURRED = 0.77  # of `survey.blur`; docs/doctor.md says how it was chosen
+_PAGES = "the first, or the one set by --set picture.page=N. Save them as separate files if they matter."
+DARK, BRIGHT = 48, 215  # gray levels: 95% of the pixels are darker, or brighter, than this
+BLURRED = 0.77  # least value of `survey.blur`; docs/doctor.md explains the choice
 TINY = 16  # pixels
-SMALLER, LARGER = 4, 8  # times than the median side
-ASPECT = 3.0  # long side over short side, and more than this times the median's half
+SMALLER, LARGER = 4, 8  # factors relative to the median side
+ASPECT = 3.0  # least ratio of the long to the short side; at least half of this times the median ratio
 
 
 def findings(index: Index, survey: Survey, values: SampleRange = NO_RANGE) -> list[Finding]:
-    """Return the findings on single files and images; `values`: the range in which those of over 8 bits are read."""
+    """Return the findings on single files and images; `values` is the sample range of images of more than 8 bits."""
     pairs = [(p, survey.looks[p.sha256]) for p in index.pictures]
-    told = {r.path for r in index.remarks}  # under their own kinds
+    told = {r.path for r in index.remarks}  # these have findings of their own kinds
     classless = [r for r in index.rejects if r.reason in CLASSLESS]
     bad = [(r.path, r.reason) for r in index.rejects if r.reason not in CLASSLESS and r.path not in told]
     bad += [(p.path, look.error) for p, look in pairs if look.error]
@@ -44,17 +44,17 @@ def findings(index: Index, survey: Survey, values: SampleRange = NO_RANGE) -> li
     return [
         *listed(
             "unreadable", "warning", ("file cannot be read", "files cannot be read"),
-            "Replace them or remove them; training leaves them out.",
+            "Replace or remove them; training ignores them.",
             [path for path, _ in bad], [reason for _, reason in bad],
         ),
         *listed(
             "stray-pictures", "warning", ("image has no class", "images have no class"),
-            "Move or rename them as the others are; training leaves them out.",
+            "Move or rename them like the others; training ignores them.",
             [r.path for r in classless], [r.reason for r in classless],
         ),
         *listed(
-            "not-pictures", "note", ("file is no image", "files are no images"),
-            "Nothing to do: they are passed over.", index.others,
+            "not-pictures", "note", ("file is not an image", "files are not images"),
+            "Nothing to do: they are ignored.", index.others,
         ),
         *_files(files),
         *_deep(seen, values),
@@ -73,28 +73,29 @@ def _files(files: Sequence[tuple[Picture, Header]]) -> list[Finding]:
     return [
         *listed(
             "wrong-extension", "warning",
-            ("file is named as another format than it holds", "files are named as another format than they hold"),
-            "Sightline goes by the content; rename them for programs that go by the name.", *told(_extension),
+            ("file has the extension of another format", "files have the extension of another format"),
+            "Sightline detects the format from the content; rename them for programs that rely on the extension.",
+            *told(_extension),
         ),
         *listed(
             "exif-rotated", "note",
-            (f"image ({share:.0%}) is stored turned, with an orientation to undo it",
-             f"images ({share:.0%}) are stored turned, with an orientation to undo it"),
-            "Sightline turns them; a program that ignores the tag sees them lying. Keep it in mind elsewhere.", *turned,
+            (f"image ({share:.0%}) is stored rotated, with an EXIF orientation tag",
+             f"images ({share:.0%}) are stored rotated, with an EXIF orientation tag"),
+            "Sightline applies the tag; programs that ignore it will see these images rotated.", *turned,
         ),
         *listed(
             "odd-modes", "note", ("image is not plain color or grayscale", "images are not plain color or grayscale"),
-            "They are converted (docs/data.md says how): make sure that no class is stored otherwise than the others.",
+            "They are converted (see docs/data.md): make sure that no class is stored differently from the others.",
             *told(lambda _, h: ODD_MODES.get(h.mode)),
         ),
         *listed(
-            "animated", "note", ("file holds several frames", "files hold several frames"),
-            f"One frame of each is used: {_PAGES}",
+            "animated", "note", ("file has several frames", "files have several frames"),
+            f"Only one frame of each is used: {_PAGES}",
             *told(lambda _, h: f"{h.frames} frames" if h.frames > 1 and h.format != "TIFF" else None),
         ),
         *listed(
-            "multi-page", "warning", ("TIFF file holds several pages", "TIFF files hold several pages"),
-            f"One page of each is used: {_PAGES}",
+            "multi-page", "warning", ("TIFF file has several pages", "TIFF files have several pages"),
+            f"Only one page of each is used: {_PAGES}",
             *told(lambda _, h: f"{h.frames} pages" if h.frames > 1 and h.format == "TIFF" else None),
         ),
     ]  # fmt: skip
@@ -107,7 +108,7 @@ def _deep(seen: Sequence[tuple[Picture, Look]], values: SampleRange) -> list[Fin
     return listed(
         "high-bit-depth", "note",
         (f"image has {more}", f"images have {more}"),
-        "Values beyond that range are clipped. Training stores the range with the model; to change it: "
+        "Values outside the range are clipped. Training stores the range with the model; change it with "
         "--set picture.range=[LOW,HIGH].",
         [path for path, _ in found], [kind for _, kind in found],
     )  # fmt: skip
@@ -116,7 +117,7 @@ def _deep(seen: Sequence[tuple[Picture, Look]], values: SampleRange) -> list[Fin
 def _extension(picture: Picture, header: Header) -> str | None:
     suffix = PurePosixPath(picture.path).suffix.lower()
     right = SUFFIXES.get(header.format)
-    return f"holds {header.format}" if right is not None and suffix not in right else None
+    return f"is {header.format}" if right is not None and suffix not in right else None
 
 
 def _sizes(pictures: Sequence[Picture]) -> list[Finding]:
@@ -131,13 +132,13 @@ def _sizes(pictures: Sequence[Picture]) -> list[Finding]:
             "extreme-size", "warning",
             (f"image is far smaller or larger than the median of {side:g} pixels",
              f"images are far smaller or larger than the median of {side:g} pixels"),
-            "Small ones show little once enlarged: look whether they belong here.",
+            "Small images show little detail when enlarged: check whether they belong in the data set.",
             [p.path for p in sizes], [f"{p.width}x{p.height}" for p in sizes],
         ),
         *listed(
             "extreme-aspect", "warning",
-            (f"image is more than {ASPECT:g} times as long as wide",
-             f"images are more than {ASPECT:g} times as long as wide"),
+            (f"image has an aspect ratio above {ASPECT:g}",
+             f"images have an aspect ratio above {ASPECT:g}"),
             "Stretching distorts them: crop them, or train with --set picture.resize=pad.",
             [p.path for p in aspects], [f"{p.width}x{p.height}" for p in aspects],
         ),
@@ -156,11 +157,11 @@ def _levels(seen: Sequence[tuple[Picture, Look]]) -> list[Finding]:
     blank = [p.path for p, look in seen if look.blank]
     rest = [(p.path, look) for p, look in seen if not look.blank]
     blurred = [(path, f"blur {look.blur:.2f}") for path, look in rest if look.blur >= BLURRED]
-    look_at = "Look at them: keep them only if pictures in use will be like that."
+    look_at = "Review them: keep them only if images in production will look like this."
     return [
         *listed(
-            "blank", "warning", ("image shows nothing: one even tone", "images show nothing: one even tone"),
-            "They teach nothing but their class's share: drop them (--fix proposes it).", blank,
+            "blank", "warning", ("image is blank: a single tone", "images are blank: a single tone"),
+            "A model can learn nothing from them but class frequencies: drop them (--fix proposes it).", blank,
         ),
         *listed(
             "dark", "warning", ("image is very dark", "images are very dark"), look_at,
@@ -172,7 +173,7 @@ def _levels(seen: Sequence[tuple[Picture, Look]]) -> list[Finding]:
         ),
         *listed(
             "blurred", "warning",
-            ("image is blurred, even when seen small", "images are blurred, even when seen small"), look_at,
+            ("image is blurred, even at 128 pixels", "images are blurred, even at 128 pixels"), look_at,
             [path for path, _ in blurred], [said for _, said in blurred],
         ),
     ]  # fmt: skip

@@ -1,6 +1,6 @@
-"""The range of sample values that images of more than 8 bits use: 12-bit cameras store 0..4095 in 16 bits.
+"""The sample range of images with more than 8 bits: a 12-bit camera, for example, stores 0..4095 in 16 bits.
 
-It is decided once, on training images alone, before any image is decoded for training, and stored with the model.
+It is determined once, from training images only, before any image is decoded for training, and stored with the model.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from sightline.errors import PictureError, plural
 from sightline.preprocess import Preprocess
 from sightline.records import Index, Progress, no_progress
 
-IMAGES = 256  # that are decoded to learn the range, the classes in turn
-VALUES = 4096  # of each image
-TAIL = 0.1  # percent of the values that are clipped at each end
-FULL = (1, 255, 1023, 4095, 16383, 65535)  # floats 0..1; integers of 8, 10, 12, 14 and 16 bits
-FILLED = 0.5  # a full range of which the values span this fraction is meant
+IMAGES = 256  # most images decoded to determine the range, taken from the classes in turn
+VALUES = 4096  # sampled values per image
+TAIL = 0.1  # percent of the values to clip at each end
+FULL = (1, 255, 1023, 4095, 16383, 65535)  # floats in 0..1; integers of 8, 10, 12, 14 and 16 bits
+FILLED = 0.5  # if the values span this fraction of a full range, that range is used
 
 Wanted = Literal["auto", "full"] | tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRange:
-    """The values that become black and white; None: by each image's type alone. `how` says where they come from."""
+    """The sample values of black and white, or None for the full range of each image's type; `how` says why."""
 
     limits: tuple[float, float] | None
     how: str
 
     @property
     def text(self) -> str:
-        """Return it in words, to stand behind a comma."""
+        """A description that can follow a comma in a sentence."""
         if self.limits is None:
-            return f"read by the full range of their type ({self.how})"
+            return f"read with the full range of their type ({self.how})"
         low, high = self.limits
         return f"read with {low:g} as black and {high:g} as white ({self.how})"
 
@@ -55,12 +55,12 @@ def resolve_range(
     progress: Progress = no_progress,
     threads: int | None = None,
 ) -> SampleRange:
-    """Return the range for the images of `index` whose samples have more than 8 bits, by those in `training`.
+    """Determine the sample range for the images of `index` with more than 8 bits, from those in `training`.
 
-    "auto": what the tags state, if all state something and 99.9% of the values lie inside; else from the 0.1 to the
-    99.9 percentile of the values, or the full range of 8, 10, 12, 14 or 16 bits (of floats, also 0..1) if they span at
-    least half of it. At most 256 images are decoded, as `how` reads them: each class gives as many, in the order of
-    their hashes. The type alone counts ("full") where integers and floats are mixed, or all values are equal.
+    "auto" uses the range in the images' tags, if all have one and it covers 99.8% of the values; otherwise the full
+    range of 8, 10, 12, 14 or 16 bits (for floats also 0..1) if the values span at least half of it; otherwise the 0.1
+    and 99.9 percentiles. At most 256 images are decoded, as `how` reads them: equally many of each class, in the order
+    of their hashes. If integers and floats are mixed, or all values are equal, the range of the type is used ("full").
     """
     if wanted != "auto":
         return SampleRange(None, "as set") if wanted == "full" else SampleRange(wanted, "as set")
@@ -72,7 +72,7 @@ def resolve_range(
         content = index.read(i)
         try:
             return None if isinstance(content, np.ndarray) else how.values(content, VALUES)
-        except PictureError:  # it becomes a reject when all are decoded
+        except PictureError:  # it is rejected later, when all images are decoded
             return None
 
     values: list[NDArray[Any]] = []
@@ -87,7 +87,7 @@ def resolve_range(
 
 
 def _in_turn(index: Index, training: Sequence[int]) -> list[int]:
-    """Return up to `IMAGES` of the images of more than 8 bits, each content once, the classes in turn."""
+    """Return up to `IMAGES` images of more than 8 bits, each content once, from the classes in turn."""
     classes: dict[str, dict[str, int]] = {}
     for i in training:
         picture = index.pictures[i]
@@ -109,9 +109,9 @@ def _decide(values: list[NDArray[Any]], stated: list[tuple[float, float] | None]
     if len(tags) == len(stated):
         least, most = min(s[0] for s in tags), max(s[1] for s in tags)
         if least <= low and high <= most:
-            return SampleRange((least, most), "as their tags state")
+            return SampleRange((least, most), "from their tags")
     floats = values[0].dtype.kind == "f"
-    if low == high:  # so few pixels differ that both percentiles miss them
+    if low == high:  # both percentiles miss the few pixels that differ
         low, high = float(pool.min()), float(pool.max())
     low, high = (float(f"{v:.6g}") for v in (low, high)) if floats else (float(np.floor(low)), float(np.ceil(high)))
     if low >= high:

@@ -1,14 +1,14 @@
-"""Which image trains, which validates, which tests.
+"""Assign images to the train, validation and test splits.
 
-Images that must stay together (identical files, and those of one group) are one unit. A unit's position, a number in
-[0, 1) hashed from the seed and its name, is compared with the fractions: so its split depends on nothing else. The only
-exceptions are units that chance would have left a class without.
+Images that must stay together (identical files, and images of one group) form a unit. The position of a unit, a number
+in [0, 1) hashed from the seed and the unit's name, is compared with the split fractions, so its split depends on
+nothing else, with one exception.
 
-No rule that looks at one unit alone can also promise a small class a place in every split, so a promise of both has a
-price, and this is the least: while chance leaves a split without a class, one unit of that class is lent to it. A class
-lends at most one unit to each split that lacks it; adding images can change which unit that is, or end the loan, and
-moves nothing else. A class of N units lacks a split of fraction f with probability (1 - f) ** N: 4% for 20 units
-and 15%, 0.00001% for 100. Once chance has filled every split of a class, none of its units ever moves again.
+No rule that considers each unit alone can guarantee that a small class is in every split. So while a split has no unit
+of a class by hash alone, one unit of that class is moved ("lent") to it. A class lends at most one unit to each split
+that lacks it; adding images can change which unit is lent, or end the loan, and moves nothing else. A class of N units
+is missing from a split of fraction f with probability (1 - f) ** N: 4% for 20 units and 15%, 0.00001% for 100. Once
+the hash has filled every split of a class, none of its units ever moves again.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from sightline.errors import ConfigError, plural
 from sightline.randomness import derive
 from sightline.records import PARTS, Part, Picture
 
-SHOWN = 3  # classes that a note names
+SHOWN = 3  # classes listed in a note
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One split per image, in their order, and what a user should know about it, in words.
+    """The split of each image, in order, and notes for the user.
 
-    `groups` names what each image was kept together with: its group, or its sha256 without one. `unvalidated` and
-    `untested` are the classes without an image in that split, empty where there is no such split. `across` names the
-    groups with images in several splits, as only splits that the source states can have.
+    `groups` names the unit of each image: its group, or its sha256 without one. `unvalidated` and `untested` are the
+    classes without an image in the validation and the test split, empty if there is no such split. `across` names the
+    groups with images in several splits, which only splits given by the source can cause.
     """
 
     parts: tuple[Part, ...]
@@ -44,7 +44,7 @@ class Split:
 
 @dataclass(slots=True)
 class _Unit:
-    """Images (their places) that stay together; `classes` are those of its images that may be moved."""
+    """Images, by position, that stay together; `classes` counts the classes of those that may be moved."""
 
     name: str
     position: float
@@ -54,19 +54,19 @@ class _Unit:
 
 
 def split(pictures: Sequence[Picture], config: SplitConfig, seed: int, groups: Sequence[str] | None = None) -> Split:
-    """Divide images into train, validation and test.
+    """Assign images to the train, validation and test splits.
 
-    Splits that the source states are kept; without a stated validation split, a fraction of the training split becomes
-    it. `groups` names the group of each image ("": in none). Images of one group, and images of identical content
-    whatever their class, lie on one side; nothing but stated splits can part them.
+    Splits given by the source are kept; without a given validation split, a fraction of the training split becomes it.
+    `groups` names the group of each image ("" for none). Images of one group, and images of identical content whatever
+    their class, get the same split, unless the source gives them different ones.
 
-    With ``mode="hash"`` a unit's split depends on its name and the seed alone; with ``mode="stratified"`` the fractions
-    are exact in each class (as far as groups allow), and adding images may move any other. In both, a class with as
-    many units as there are splits (3: train, validation, test) has one in each, a class of two trains and validates,
-    and every class trains. What adding images may move in ``mode="hash"`` is stated at the top of this file. Where
-    units bear several classes, only the last of these promises is certain.
+    With ``mode="hash"`` the split of a unit depends only on its name and the seed, except for the loans described at
+    the top of this file; with ``mode="stratified"`` the fractions are exact in each class (as far as groups allow), but
+    adding images may move any other. In both modes a class with at least as many units as there are splits is in every
+    split, a class of two units is in train and validation, and every class is in train. If units contain several
+    classes, only the last of these is guaranteed.
 
-    Raises `ConfigError` where the fractions leave nothing to train on.
+    Raises `ConfigError` if the fractions leave nothing to train on.
     """
     validation, test = _fractions(pictures, config)
     parts: list[Part] = [p.part or "train" for p in pictures]
@@ -87,21 +87,21 @@ def split(pictures: Sequence[Picture], config: SplitConfig, seed: int, groups: S
 
 
 def _fractions(pictures: Sequence[Picture], config: SplitConfig) -> tuple[float, float]:
-    """Return the fractions of the training images that validation and test take."""
+    """Return the fractions of the training images that become validation and test."""
     stated = {p.part for p in pictures} - {None}
     test = config.test if config.test is not None else (0.0 if stated else 0.15)
     test = 0.0 if "test" in stated else test
     validation = 0.0 if "validation" in stated else config.validation
     if validation + test >= 1:
         raise ConfigError(
-            f"split.validation {validation:g} and split.test {test:g} leave no image to train on: "
-            "their sum must stay below 1."
+            f"split.validation {validation:g} and split.test {test:g} leave no images to train on: "
+            "their sum must be below 1."
         )
     return validation, test
 
 
 def _unit_names(pictures: Sequence[Picture], groups: Sequence[str] | None) -> list[str]:
-    """Return the name of each image's unit: the least of the groups that identical files tie together, else sha256."""
+    """Return the unit name of each image: the smallest of the groups joined by identical files, or its sha256."""
     if groups is None:
         return [p.sha256 for p in pictures]
     root: dict[str, str] = {}
@@ -111,7 +111,7 @@ def _unit_names(pictures: Sequence[Picture], groups: Sequence[str] | None) -> li
             root[name] = name = root[root[name]]
         return name
 
-    tied: dict[str, str] = {}  # by content: a group that has it
+    tied: dict[str, str] = {}  # sha256 -> one of the groups that contain it
     for p, group in zip(pictures, groups, strict=True):
         if group:
             low, high = sorted((find(group), find(tied.setdefault(p.sha256, group))))
@@ -120,7 +120,7 @@ def _unit_names(pictures: Sequence[Picture], groups: Sequence[str] | None) -> li
 
 
 def _units(pictures: Sequence[Picture], parts: Sequence[Part], names: Sequence[str], seed: int) -> list[_Unit]:
-    """Return the units of the images that no stated split holds, by position."""
+    """Return the units of the images that may be moved, sorted by position."""
     units: dict[str, _Unit] = {}
     for i, (p, part, name) in enumerate(zip(pictures, parts, names, strict=True)):
         if part == "train":
@@ -138,7 +138,7 @@ def _part_at(position: float, validation: float, test: float) -> Part:
 
 
 def _by_home(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
-    """Return the units by the class that most of their images bear."""
+    """Return the units grouped by the majority class of their images."""
     homes: dict[str, list[_Unit]] = defaultdict(list)
     for unit in units:
         homes[min(unit.classes, key=lambda label: (-unit.classes[label], label))].append(unit)
@@ -146,7 +146,7 @@ def _by_home(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
 
 
 def _cut_exactly(units: Sequence[_Unit], validation: float, test: float) -> None:
-    """Cut units, in their order, where the images are nearest to the fractions."""
+    """Assign splits to consecutive units so that the numbers of images are closest to the fractions."""
     count = sum(len(unit.members) for unit in units)
     tests, validations = round(count * test), round(count * validation)
     trains = max(count - tests - validations, 0)
@@ -158,7 +158,7 @@ def _cut_exactly(units: Sequence[_Unit], validation: float, test: float) -> None
 
 
 def _required(units: int, wanted: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Return the splits that a class of so many units must be in: all, or the first that it can fill."""
+    """Return the splits that must contain a class of `units` units: all of them, or the first that it can fill."""
     return wanted[:units]
 
 
@@ -171,9 +171,9 @@ def _by_class(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
 
 
 def _cover(units: Sequence[_Unit], wanted: tuple[Part, ...], seed: int) -> list[tuple[str, _Unit]]:
-    """Lend units to the splits that lack a class; return the classes helped with the unit that each lent.
+    """Lend units to the splits that lack a class; return pairs of a class and the unit it lent.
 
-    Training comes first, and no loan takes the last unit of another class from a split that this class must be in.
+    Training comes first, and no loan removes the last unit of a class from a split that must contain it.
     """
     classes = _by_class(units)
     required = {label: _required(len(members), wanted) for label, members in classes.items()}
@@ -200,7 +200,7 @@ def _cover(units: Sequence[_Unit], wanted: tuple[Part, ...], seed: int) -> list[
 
 
 def _lent(lenders: Sequence[_Unit], target: Part, counts: Mapping[Part, int], seed: int) -> _Unit:
-    """Return the unit to lend: from the fullest split, drawn by a hash, so that a newcomer seldom takes its place."""
+    """Return the unit to lend: from the fullest split, chosen by hash, so that added images seldom change it."""
     fullest = max(dict.fromkeys(unit.part for unit in lenders), key=lambda part: (counts[part], -PARTS.index(part)))
     some = [unit for unit in lenders if unit.part == fullest]
     return min(some, key=lambda unit: (derive(seed, "split", target, unit.name), unit.name))
@@ -215,7 +215,7 @@ def _notes_on(
     if helped:
         count = len({unit.name for _, unit in moved})
         were = plural(count, f"{what} was", f"{what}s were")
-        notes.append(f"chance would have left {_listed(helped)} out of a split: {were} moved to prevent it")
+        notes.append(f"random assignment would have left {_listed(helped)} out of a split: {were} moved to prevent it")
     classes = _by_class(units)
     few = [label for label, members in classes.items() if len(members) < len(wanted)]
     tied = [label for label, members in classes.items() if len({unit.part for unit in members}) < len(wanted)]
@@ -253,13 +253,13 @@ def _result(
     for part in sorted({p.part for p in pictures if p.part} - {"train"}, key=PARTS.index):
         if lacking[part]:
             verb = "have" if len(lacking[part]) > 1 else "has"
-            notes.append(f"{_listed(lacking[part])} {verb} no image in the {part} split that the source states")
+            notes.append(f"{_listed(lacking[part])} {verb} no image in the {part} split of the source")
     if across:
-        count = plural(len(across), "group lies", "groups lie")
+        count = plural(len(across), "group spans", "groups span")
         example = " and ".join(list(sides[across[0]].values())[:2])
         notes.append(
-            f"{count} in more than one of the splits that the source states, such as that of {example}: the stated "
-            "splits are kept, so results on them may be too good"
+            f"{count} more than one split of the source, such as that of {example}: the splits of the source are "
+            "kept, so metrics on them may be too optimistic"
         )
     return Split(
         tuple(parts), tuple(notes), tuple(names), lacking["validation"], lacking["test"], tuple(across),

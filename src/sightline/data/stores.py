@@ -1,6 +1,6 @@
-"""Where the bytes of images come from: a folder, or arrays in memory; archives are in `archives`.
+"""Storage of image bytes: folders, arrays in memory and generated images; archives are in `archives`.
 
-A store lists its files by relative path and reads one of them; reading is safe from several threads.
+A store lists its files by relative path and reads single files; reading is thread-safe.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from sightline.errors import DataError, PictureError
 from sightline.files import open_regular
 
 LIMITS = LimitsConfig()
-START = 128  # bytes that tell what a file is
+START = 128  # bytes that identify a file format
 Check = Callable[[bytes], object]
-"""Is given the first bytes of a file before the others are read; raises `PictureError` to have them left unread."""
+"""Called with the first bytes of a file before the rest is read; raises `PictureError` to skip the rest."""
 
 
 def unchecked(_start: bytes) -> None:
-    """Let any file be read."""
+    """Accept any file."""
 
 
 class Store(Protocol):
-    """A set of files or arrays, each known by a key."""
+    """A set of files or arrays, each with a key."""
 
     name: str
 
@@ -37,17 +37,17 @@ class Store(Protocol):
 
 
 class FileStore(Store, Protocol):
-    """A store of files, which can be listed."""
+    """A store whose files can be listed."""
 
     def keys(self) -> Sequence[str]:
-        """Return the relative paths, with ``/`` between folders, sorted."""
+        """Return the sorted relative paths, with ``/`` between folders."""
 
     def holds(self, key: str) -> bool:
-        """Tell whether there is a file of this relative path."""
+        """Return whether there is a file with this relative path."""
 
 
 class FolderStore:
-    """The files below a folder, as they are when it is first listed; links to folders are followed, once each."""
+    """The files below a folder at the time it is first listed; links to folders are followed, each folder once."""
 
     repeated: tuple[str, ...] = ()
 
@@ -61,11 +61,11 @@ class FolderStore:
         return self._list()[0]
 
     def folders(self) -> Sequence[str]:
-        """Return the relative paths of the folders, empty ones too, sorted."""
+        """Return the sorted relative paths of the folders, including empty ones."""
         return self._list()[1]
 
     def _list(self) -> tuple[list[str], list[str]]:
-        """Return the files and the folders; walked once, as that takes long over a network."""
+        """Return the files and the folders; walk the tree only once, which is slow over a network."""
         if self._listed is None:
             walked = list(self._walk())
             files = sorted((folder / f).as_posix() for folder, names in walked for f in names)
@@ -75,7 +75,7 @@ class FolderStore:
     def holds(self, key: str) -> bool:
         try:
             return (self.root / key).is_file()
-        except (OSError, ValueError):  # too long a name; a null character
+        except (OSError, ValueError):  # a name that is too long, or has a null character
             return False
 
     def _walk(self) -> Iterator[tuple[Path, list[str]]]:
@@ -86,7 +86,7 @@ class FolderStore:
             raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.")
 
         for folder, subfolders, files in os.walk(self.root, followlinks=True, onerror=fail):
-            subfolders.sort()  # which of two links to one folder is followed must not depend on the disk
+            subfolders.sort()  # which of two links to a folder is followed must not depend on the disk order
             real = os.path.realpath(folder)
             if real in seen:
                 subfolders.clear()
@@ -99,32 +99,32 @@ class FolderStore:
 
 
 def read_file(path: Path, limits: LimitsConfig = LIMITS, check: Check = unchecked) -> bytes:
-    """Return the content of a file that may come from anywhere; raises `PictureError` with the reason if it cannot be.
+    """Return the content of an untrusted file; raises `PictureError` with the reason if it cannot be read.
 
     Devices and pipes, which may never end, and files above ``data.limits.file_mb`` are refused.
     """
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            start = file.read(START) if size else b""  # a file of /proc has content, and a size of 0
+            start = file.read(START) if size else b""  # files in /proc have content but a size of 0
             check(start)
             check_file_size(size, limits)
-            data = start + file.read(max(size - len(start), 0) + 1) if size else b""  # memory of its size, no more
-    except (OSError, ValueError) as error:  # ValueError: a manifest's path with a null character
+            data = start + file.read(max(size - len(start), 0) + 1) if size else b""  # never reads more than its size
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character, from a manifest
         raise PictureError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > size:
-        raise PictureError("grows while it is read: wait until it is written")
+        raise PictureError("grew while being read: wait until it is completely written")
     return data
 
 
 def check_file_size(size: int, limits: LimitsConfig) -> None:
-    """Raise `PictureError` for a file that is larger than one image may be."""
+    """Raise `PictureError` if a file exceeds the size limit for an image."""
     if size > limits.file_mb * 2**20:
         raise PictureError(f"too large: {size / 2**20:,.0f} MiB, limit {limits.file_mb:g} (data.limits.file_mb)")
 
 
 class ArrayStore:
-    """Pictures in memory: uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3]; keys are their positions."""
+    """Images in memory: uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3]; keys are positions."""
 
     def __init__(self, pixels: NDArray[np.uint8], name: str = "arrays") -> None:
         self.name = name
@@ -136,7 +136,7 @@ class ArrayStore:
 
 
 class DrawnStore:
-    """Pictures made by a function when they are read; their hashes are known without drawing them."""
+    """Images generated by a function when they are read; their hashes are known without generating them."""
 
     def __init__(
         self,
@@ -153,5 +153,5 @@ class DrawnStore:
         return self._draw(int(key))
 
     def identity(self, key: str) -> str:
-        """Return what stands for the SHA-256 of picture `key`."""
+        """Return a hash that stands in for the SHA-256 of image `key`."""
         return self._identity(int(key))

@@ -1,6 +1,6 @@
-"""One look at every picture of a source: what its file says of itself, how bright and sharp it is, what it resembles.
+"""Statistics of every image of a source: file header, brightness, blur and near duplicates.
 
-Each content is decoded once, to at most 128x128 gray pixels; nothing larger is kept than 32x32 of them.
+Each content is decoded once, to at most 128x128 gray pixels, of which 32x32 are kept.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from sightline.errors import PictureError
 from sightline.preprocess import Header, Preprocess
 from sightline.records import Index, Progress, no_progress
 
-SIDE = 128  # pixels; what a picture shows at this size is what is judged here
-BLANK = 8  # grey levels: a picture whose lightest and darkest percents are no further apart shows nothing
-WINDOW = 9  # pixels over which the blur measure blurs once more
-CHUNK = 32  # pictures per task
+SIDE = 128  # pixels; the size at which images are inspected
+BLANK = 8  # gray levels: an image whose 1st and 99th percentiles are this close is blank
+WINDOW = 9  # width in pixels of the additional blur in the blur metric
+CHUNK = 32  # images per task
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at a picture tells.
+    """Statistics of one image.
 
-    `header` is None for arrays and for what cannot be decoded. `levels` are the 1st, 5th, 50th, 95th and 99th
-    percentile of its grey levels, 0..255. `blur` runs from 0 (sharp) to 1. `error` says why the pixels cannot be
-    decoded; all else is then zero.
+    `header` is None for arrays and for undecodable files. `levels` are the 1st, 5th, 50th, 95th and 99th percentiles of
+    the gray levels, 0..255. `blur` ranges from 0 (sharp) to 1. `error` says why the image cannot be decoded, in which
+    case all other fields are zero.
     """
 
     header: Header | None
@@ -43,16 +43,16 @@ class Look:
 
     @property
     def blank(self) -> bool:
-        """Whether it shows nothing at all."""
+        """Whether the image has practically a single tone."""
         return not self.error and self.levels[4] - self.levels[0] <= BLANK
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Looks at the pictures of an index, one for each content, by its sha256.
+    """Statistics of the images of an index, by the sha256 of their content.
 
-    `near` gives each picture's group of near duplicates, by the smallest sha256 in it; identical files and those alone
-    in their group are a group of their own.
+    `near` maps each sha256 to the smallest sha256 of its group of near duplicates; a content without near duplicates is
+    a group of its own.
     """
 
     looks: dict[str, Look]
@@ -65,7 +65,7 @@ def survey(
     threads: int | None = None,
     how: Preprocess | None = None,
 ) -> Survey:
-    """Look at every image of `index`, each content once, in threads; `how` has the page and the range that count."""
+    """Compute statistics of every image of `index`, each content once, in threads, decoding with the spec `how`."""
     how = how or Preprocess()
     first: dict[str, int] = {}
     for i, picture in enumerate(index.pictures):
@@ -83,7 +83,7 @@ def survey(
             for some in pool.map(chunk, starts):
                 looks += [look for look, _ in some]
                 small.append(np.stack([tiny for _, tiny in some]))
-                progress("looking", len(looks), len(contents))
+                progress("inspecting", len(looks), len(contents))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -95,16 +95,16 @@ def survey(
 
 
 def by_name(names: Sequence[str], small: NDArray[np.uint8]) -> dict[str, str]:
-    """Return the smallest name in the near-duplicate group of each of the sorted `names`.
+    """Map each of the sorted `names` to the smallest name in its group of near duplicates.
 
-    `small` are their gray images, uint8 [N, 32, 32], as `tiny` makes them.
+    `small` are their gray images, uint8 [N, 32, 32], from `tiny`.
     """
     leaders = groups(hashes.perceptual(small), small)
     return {name: names[leader] for name, leader in zip(names, leaders.tolist(), strict=True)}
 
 
 def _look(read: Read, i: int, how: Preprocess) -> tuple[Look, NDArray[np.uint8]]:
-    """Return the look at picture `i` and its 32x32 grey pixels."""
+    """Return the statistics of image `i` and its 32x32 gray pixels."""
     header = None
     try:
         content = read(i)
@@ -122,22 +122,23 @@ def _look(read: Read, i: int, how: Preprocess) -> tuple[Look, NDArray[np.uint8]]
 
 
 def tiny(image: Image.Image) -> NDArray[np.uint8]:
-    """Return the 32x32 gray pixels that near duplicates are found by."""
+    """Return the image as the 32x32 gray pixels, uint8, that are compared to find near duplicates."""
     return np.asarray(image.convert("L").resize((hashes.SIDE, hashes.SIDE), Image.Resampling.BILINEAR))
 
 
 def blur(grey: NDArray[np.uint8]) -> float:
-    """Return how blurred a grey picture uint8 [H, W] is, 0..1, whatever its contrast; 0 for one too small to tell.
+    """Return the blur of a gray image uint8 [H, W], 0..1, regardless of contrast; 0 if it is too small.
 
-    It is the share of the differences of neighbours that a further blur leaves, on the axis where it leaves most
-    (F. Crete et al., "The Blur Effect: Perception and Estimation with a New No-reference Perceptual Blur Metric").
+    This is the fraction of the differences between neighboring pixels that survives an additional blur, on the axis
+    where it is larger (F. Crete et al., "The Blur Effect: Perception and Estimation with a New No-reference Perceptual
+    Blur Metric", 2007).
     """
     if min(grey.shape) < SIDE:
         return 0.0
     found = []
     for lines in (grey[::2].T, grey[:, ::2]):  # every other line is enough
         values = np.ascontiguousarray(lines, np.int16)  # differences run along the first axis
-        # The difference of two neighbouring means of WINDOW values is that of the values at their ends, by WINDOW.
+        # Two neighboring means of WINDOW values differ by the difference of their end values divided by WINDOW.
         left = np.abs(values[WINDOW:] - values[:-WINDOW])
         middle = values[WINDOW // 2 : WINDOW // 2 + len(left) + 1]
         sharp = np.abs(middle[1:] - middle[:-1])
