@@ -50,7 +50,7 @@ def test_json_is_one_object_with_all_findings(sightline: Command, sick: Path) ->
 def test_the_table_says_what_and_what_to_do(sightline: Command, sick: Path) -> None:
     done = sightline("doctor", sick)
     assert done.code == 0
-    assert re.search(r"error +conflicting-duplicates +1 +group of identical files bears different classes", done.out)
+    assert re.search(r"error +conflicting-duplicates +1 +group of identical files has different classes", done.out)
     assert "cat/<b>odd</b>.jpg: not an image" in done.out
     assert "split.group=near" in done.out
 
@@ -116,7 +116,7 @@ def test_a_patch_that_does_not_fit_stops_train_before_any_work(sightline: Comman
     (tmp_path / "7").write_text(json.dumps(row), encoding="utf-8")
     done = sightline("train", clean, *SMALL, "--patch", tmp_path / "7", "--out", tmp_path / "run")
     assert done.code == 2
-    assert "line 1 matches nothing: there is no picture cat/99.jpg in clean; delete the line." in done.err
+    assert "line 1 matches no image: there is no image cat/99.jpg in clean; delete the line." in done.err
     assert not (tmp_path / "run").exists()
 
 

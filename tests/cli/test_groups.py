@@ -60,11 +60,11 @@ def test_train_names_a_candidate_where_no_group_is_set(sightline: Command, clini
     [
         (
             "column:person",
-            "names the column 'person', which this source does not have: its further columns are patient.",
+            "names the column 'person', which this source does not have: its extra columns are patient.",
         ),
         ("pattern:(q\\d+)", "finds no group in 60 of 60 paths, such as p0-0.png"),
         ("pattern:(p", "an invalid regular expression"),
-        ("folder", "no image lies in a folder below its class"),
+        ("folder", "no image is in a subfolder of its class folder"),
         ("patient", "expected none, near, folder, column:NAME or pattern:REGEX."),
     ],
 )
@@ -85,7 +85,7 @@ def test_near_duplicates_across_stated_splits_are_reported_and_not_moved(sightli
     root = write(tmp_path / "pets", {**files, "test/cat/small.jpg": test, "train/cat/small.jpg": train})
     done = sightline("train", root, *UNTRAINED, "--set", "split.group=near", "--out", tmp_path / "run")
     assert done.code == 0, done.err
-    assert "1 group lies in more than one of the splits that the source states, such as that of " in done.err
+    assert "1 group spans more than one split of the source, such as that of " in done.err
     assert "--set split.group=near" not in done.err
     split = {row["path"]: row["split"] for row in used(tmp_path / "run")}
     assert all(split[path] == "test" for path in split if path.startswith("test/"))

@@ -173,7 +173,7 @@ def test_a_cache_that_does_not_fit_the_disk(sightline: Command, tmp_path: Path, 
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert found.code == 2
-    assert "The cache of decoded pictures" in found.err
+    assert "The pixel cache" in found.err
     assert f"`sightline resume {tmp_path / 'r'}` goes on" in found.err
     assert list(own_cache.iterdir()) == []
     assert sightline("resume", tmp_path / "r", "--json").json["epochs"] == 2

@@ -52,7 +52,7 @@ def test_folders_that_look_like_splits_stop_training_and_are_named(sightline: Co
         "error: split-folders: 2 folders are read as classes but look like splits (test_set: named like the test "
         "split; training_set: named like the train split). For splits"
     )
-    assert last.endswith("`train` stops here; --allow split-folders takes them for classes.")
+    assert last.endswith("--allow split-folders uses them as classes.")
     assert sightline("train", source, *SMALL, "--out", out, "--allow", "split-folder").code == 2
     doctor = sightline("doctor", source, "--strict", "--json")
     assert (doctor.code, doctor.json["findings"][0]["kind"]) == (1, "split-folders")

@@ -162,7 +162,7 @@ def _unknown_in_test(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "options", "words"),
     [
-        (_one_class, (), ["one class only", "'cat'"]),
+        (_one_class, (), ["only one class", "'cat'"]),
         (Path.mkdir, (), ["No images in", "cat/1.jpg"]),
         (None, (), ["There is no folder", "beans"]),
         (_corrupt_class, (), ["class 'dog'", "3 rejected"]),

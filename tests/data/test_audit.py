@@ -189,7 +189,7 @@ def test_class_folders_named_nearly_as_parts_are_suspected(tmp_path: Path) -> No
     found = kinds(examined(tmp_path, files))["split-folders"]
     assert (found.severity, found.paths) == ("error", ("trian", "tset"))
     assert found.reasons == ("did you mean 'train'?", "did you mean 'test'?")
-    assert "--allow split-folders takes them for classes" in found.advice
+    assert "--allow split-folders uses them as classes" in found.advice
 
 
 def test_a_hostile_folder_is_told_in_full(hostile_folder: Hostile) -> None:
@@ -233,7 +233,7 @@ def test_each_content_is_looked_at_once_with_progress(tmp_path: Path) -> None:
     calls: list[tuple[str, int, int]] = []
     files = {**PLAIN, "cat/copy.jpg": PLAIN["cat/0.jpg"]}
     found = survey(index(write(tmp_path, files)), lambda *call: calls.append(call), threads=2)
-    assert calls[-1] == ("looking", len(PLAIN), len(PLAIN))
+    assert calls[-1] == ("inspecting", len(PLAIN), len(PLAIN))
     assert len(found.looks) == len(PLAIN)
 
 

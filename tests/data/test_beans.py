@@ -106,16 +106,16 @@ def test_write_makes_class_folders(tmp_path: Path, kind: str) -> None:
 
 def test_write_refuses_a_folder_that_holds_beans(tmp_path: Path) -> None:
     (tmp_path / "Green").mkdir()
-    with pytest.raises(OutputError, match="name a new folder"):
+    with pytest.raises(OutputError, match="Choose a new folder"):
         beans.write(tmp_path, 8, 16)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((8, 15), "16 to 1024 pixels a side, got 15"),
-        ((8, 1025), "16 to 1024 pixels a side, got 1025"),
-        ((7, 64), "at least 8 pictures, two of a roast, got 7"),
+        ((8, 15), "16 to 1024 pixels per side, got 15"),
+        ((8, 1025), "16 to 1024 pixels per side, got 1025"),
+        ((7, 64), "at least 8 images, two per roast, got 7"),
     ],
 )
 def test_wrong_arguments_are_named(tmp_path: Path, arguments: tuple[int, int], words: str) -> None:
@@ -127,7 +127,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, arguments: tuple[int, int], w
 
 
 def test_wrong_index_size_and_kind_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=re.escape("counted from 0, got -1")):
+    with pytest.raises(UsageError, match=re.escape("numbered from 0, got -1")):
         beans.draw(-1)
     with pytest.raises(UsageError, match="got 8"):
         beans.draw(0, 8)

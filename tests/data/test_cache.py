@@ -386,14 +386,16 @@ def test_an_empty_limit_is_none() -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "file" / below))
-    with pytest.raises(OutputError, match=r"/file.* cannot be written: .*SIGHTLINE_CACHE, or use --no-cache\."):
+    with pytest.raises(
+        OutputError, match=r"/file.* is not writable: .*SIGHTLINE_CACHE to another folder, or use --no-cache\."
+    ):
         build()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom permissions bind")
 def test_a_folder_without_permission_is_named(own_cache: Path) -> None:
     own_cache.mkdir(mode=0o500)
-    with pytest.raises(OutputError, match=r"own cache cannot be written: Permission denied\."):
+    with pytest.raises(OutputError, match=r"own cache is not writable: Permission denied\."):
         build()
 
 
@@ -410,11 +412,9 @@ def test_a_full_disk_is_told_before_anything_is_decoded(
     with pytest.raises(OutputError) as caught:
         cache.pixels(hashes(), reader, SMALL, keep=keep)
     message = str(caught.value)
-    assert message.startswith(
-        f"The cache of decoded pictures in {own_cache if keep else temporary} cannot be written: "
-    )
+    assert message.startswith(f"The pixel cache in {own_cache if keep else temporary} is not writable: ")
     assert "No space left on device" in message
-    assert message.endswith("or use --no-cache." if keep else "or name another folder in TMPDIR.")
+    assert message.endswith("or use --no-cache." if keep else "or set TMPDIR to another folder.")
     assert reader.reads == []
     assert sizes(own_cache) == set() if keep else not own_cache.exists()
     assert sizes(temporary) == set()
@@ -443,7 +443,7 @@ def test_a_file_larger_than_allowed_is_an_error_and_no_signal(own_cache: Path) -
     done = subprocess.run(
         [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False, timeout=60, env=with_tests()
     )
-    assert done.stdout.startswith(f"The cache of decoded pictures in {own_cache} cannot be written: File too large.")
+    assert done.stdout.startswith(f"The pixel cache in {own_cache} is not writable: File too large.")
     assert done.returncode == 0, done.stderr
     assert sizes(own_cache) == set()
 

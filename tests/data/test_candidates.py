@@ -82,5 +82,5 @@ def test_groups_across_stated_splits_are_counted() -> None:
     many = [*images(lambda i: f"p{i // 5}_{i}.png", part="train"), *images(lambda i: f"p{i // 5}_9{i}.png", 15, "test")]
     (finding,) = findings(Index("x", tuple(many), (), 0, lambda _: b""))
     assert finding.paths == (f"split.group={RUNNING}",)
-    assert finding.reasons == ("12 groups of up to 10 images, 3 of them in more than one stated split",)
+    assert finding.reasons == ("12 groups of up to 10 images, 3 of which span more than one given split",)
     assert f"--set 'split.group={RUNNING}'." in finding.advice

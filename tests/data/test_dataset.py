@@ -185,17 +185,17 @@ def test_the_order_of_archives_does_not_matter(tmp_path: Path) -> None:
 
 def test_one_class_is_too_few(picture_folder: PictureFolder) -> None:
     message = fault(picture_folder({"cat": 3}))
-    assert message.startswith("pictures holds one class only, 'cat': a classifier needs at least two.")
-    assert "name the folder right above them" in message
+    assert message.startswith("pictures has only one class, 'cat': a classifier needs at least two.")
+    assert "pass the folder directly above them" in message
 
 
 def test_one_class_is_told_before_anything_is_decoded(
     picture_folder: PictureFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Preprocess, "decode", lambda self, data: pytest.fail("a picture was decoded"))
-    with pytest.raises(DataError, match="one class only"):
+    with pytest.raises(DataError, match="only one class"):
         check_classes(index(picture_folder({"cat": 3})))
-    assert "one class only" in fault(picture_folder({"cat": 3}))
+    assert "only one class" in fault(picture_folder({"cat": 3}))
 
 
 @pytest.mark.parametrize("part", ["", "train/"])
@@ -205,7 +205,7 @@ def test_a_class_of_nothing_but_damage_is_named(tmp_path: Path, content: bytes, 
     write(tmp_path, files | {f"{part}eel/{i}.jpg": content for i in range(2)})
     assert fault(tmp_path) == (
         f"No image of class 'eel' in {tmp_path.name} can be used: 2 rejected, such as {part}eel/0.jpg ({reason}). "
-        "Restore or replace them; if the class is not wanted, remove its folder or rows."
+        "Restore or replace them; if you do not need the class, remove its folder or rows."
     )
 
 
@@ -220,14 +220,14 @@ def test_one_sound_picture_saves_a_class(tmp_path: Path) -> None:
 def test_a_class_that_training_does_not_know_is_named(picture_folder: PictureFolder, part: str) -> None:
     message = fault(picture_folder({"train": {"cat": 2, "dog": 2}, part: {"cat": 1, "eel": 1}}))
     assert message == (
-        f"{part}/eel/10000.png is of class 'eel', which the training split of pictures does not have (it has cat, "
-        "dog). Add training images of it, or remove it."
+        f"{part}/eel/10000.png has class 'eel', which is missing from the training split of pictures (it has cat, "
+        "dog). Add training images of this class, or remove it."
     )
 
 
 def test_no_training_part_is_told(picture_folder: PictureFolder) -> None:
     message = fault(picture_folder({"val": {"cat": 2, "dog": 2}, "test": {"cat": 1, "dog": 1}}))
-    assert message == "pictures has no training images: expected a train split beside the others."
+    assert message == "pictures has no training images: expected a train split next to the others."
 
 
 def test_images_none_of_which_can_be_decoded_are_told(tmp_path: Path) -> None:

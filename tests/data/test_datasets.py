@@ -89,11 +89,11 @@ def test_a_set_of_beans_is_1200_pictures_of_224_pixels() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("beans:0", "at least 8 pictures, two of a roast, got 0"),
-        ("beans:7@32", "at least 8 pictures, two of a roast, got 7"),
-        ("beans@0", "16 to 1024 pixels a side, got 0"),
-        ("beans:10@8", "16 to 1024 pixels a side, got 8"),
-        ("beans:10@2000", "16 to 1024 pixels a side, got 2000"),
+        ("beans:0", "at least 8 images, two per roast, got 0"),
+        ("beans:7@32", "at least 8 images, two per roast, got 7"),
+        ("beans@0", "16 to 1024 pixels per side, got 0"),
+        ("beans:10@8", "16 to 1024 pixels per side, got 8"),
+        ("beans:10@2000", "16 to 1024 pixels per side, got 2000"),
     ],
 )
 def test_beans_that_cannot_be_drawn(text: str, message: str) -> None:
@@ -181,9 +181,11 @@ def test_a_set_that_is_not_here_says_what_to_put_where(
     with pytest.raises(DataError) as caught:
         index(name)
     message = str(caught.value)
-    assert message.startswith(f"The data set {name} is not on this machine and could not be fetched (URL fetch failure")
+    assert message.startswith(
+        f"The data set {name} is not on this machine and could not be downloaded (URL fetch failure"
+    )
     assert "Name or service not known" in message
-    place = re.search(r"Download (.*) elsewhere and put it at (.*)\.$", message)
+    place = re.search(r"Download (.*) on another machine and put it at (.*)\.$", message)
     assert place is not None
     assert place[1] == KERAS_SETS[name].url
     if name == "fashion_mnist":
@@ -261,7 +263,7 @@ def test_a_set_put_where_the_message_says_is_found(
 def test_a_damaged_local_file_is_told(keras_home: Path) -> None:
     (keras_home / "datasets").mkdir()
     (keras_home / "datasets" / "mnist.npz").write_bytes(b"half a download")
-    with pytest.raises(DataError, match="The data set mnist is not on this machine and could not be fetched"):
+    with pytest.raises(DataError, match="The data set mnist is not on this machine and could not be downloaded"):
         index("mnist")
 
 

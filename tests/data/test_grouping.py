@@ -40,10 +40,9 @@ def test_an_unknown_column_names_the_known() -> None:
     with pytest.raises(ConfigError) as caught:
         by("column:pateint", image("1.png", patient="p1", site="a"))
     assert str(caught.value) == (
-        "split.group names the column 'pateint', which this source does not have: its further columns are patient, "
-        "site."
+        "split.group names the column 'pateint', which this source does not have: its extra columns are patient, site."
     )
-    with pytest.raises(ConfigError, match="only the further columns of a manifest count"):
+    with pytest.raises(ConfigError, match="only extra columns of a manifest can be used"):
         by("column:patient", image("cat/1.png"))
 
 
@@ -59,10 +58,10 @@ def test_a_pattern_that_does_not_fit_names_an_image(pattern: str) -> None:
     with pytest.raises(ConfigError) as caught:
         by(f"pattern:{pattern}", *images)
     sentence = str(caught.value)
-    assert sentence.startswith(f"split.group holds the pattern {pattern!r}, which finds no group in ")
-    assert sentence.endswith("of 2 paths, such as cat/other.png: change the pattern so that it fits every image.") or (
-        pattern.endswith("?") and "such as cat/patient1_1.png" in sentence
-    )
+    assert sentence.startswith(f"split.group has the pattern {pattern!r}, which finds no group in ")
+    assert sentence.endswith(
+        "of 2 paths, such as cat/other.png: change the pattern so that it matches every image."
+    ) or (pattern.endswith("?") and "such as cat/patient1_1.png" in sentence)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_the_folder_below_the_class(path: str, label: str, folder: str) -> None:
 
 def test_folders_where_there_are_none() -> None:
     assert by("folder", image("cat/1.png"), image("cat/a/1.png")) == ["", "a"]
-    with pytest.raises(ConfigError, match=r"no image lies in a folder below its class, as cat/1.png shows"):
+    with pytest.raises(ConfigError, match=r"no image is in a subfolder of its class folder, such as cat/1.png"):
         by("folder", image("cat/1.png"))
 
 

@@ -217,7 +217,7 @@ def test_class_names_that_are_no_utf_8_are_refused_at_once(tmp_path: Path, kind:
     source = KINDS[kind](tmp_path, {"caf\udce9/1.png": png(1), "dog/2.png": png(2)})
     message = fault(source)
     assert message.startswith("The class name 'caf\\udce9', of ")
-    assert message.endswith("is no text in UTF-8, so that no model could state it: rename the folder.")
+    assert message.endswith("is not valid UTF-8, so a model cannot store it: rename the folder.")
 
 
 def test_file_names_that_are_no_utf_8_are_kept(tmp_path: Path) -> None:
@@ -276,8 +276,8 @@ def test_a_source_of_test_images_without_labels_is_left_out(tmp_path: Path) -> N
 
 def test_parts_beside_none_are_refused(tmp_path: Path) -> None:
     message = fault([write(tmp_path / "a", PARTS), write_zip(tmp_path / "b.zip", WHOLE)])
-    assert message.startswith("Some images are in a split (train, validation or test), others, such as b.zip/")
-    assert message.endswith("/0.png, are in none: put every image into one, or none.")
+    assert message.startswith("Some images are in a split (train, validation or test), but others, such as b.zip/")
+    assert message.endswith("/0.png, are not: put every image into a split, or none.")
 
 
 # idx, arrays and names.
@@ -358,10 +358,10 @@ def test_a_folder_is_preferred_to_a_data_set_of_its_name(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ([], "No images given: name a folder, an archive, a manifest or a data set such as beans."),
+        ([], "No source given: pass a folder, an archive, a manifest or the name of a data set such as beans."),
         (
             "no/such/folder",
-            "There is no folder, file or data set 'no/such/folder'. Check the path; named data sets are",
+            "There is no folder, file or data set 'no/such/folder'. Check the path; the named data sets are",
         ),
         ("bean:100@32", "There is no folder, file or data set 'bean:100@32'"),
         ("", "No images in : expected"),
@@ -397,7 +397,7 @@ def test_pictures_without_class_folders_say_so(tmp_path: Path) -> None:
 
 def test_a_folder_of_archives_says_to_name_those(tmp_path: Path) -> None:
     write_zip(tmp_path / "train-1.zip", WHOLE)
-    assert fault(tmp_path).endswith(" It holds archives, such as train-1.zip: name those.")
+    assert fault(tmp_path).endswith(" It has archives, such as train-1.zip: pass those instead.")
 
 
 def test_only_unreadable_pictures_say_so(tmp_path: Path) -> None:
@@ -496,7 +496,7 @@ def test_real_idx_files(shared: Path) -> None:
 
 
 def test_a_source_whose_name_is_no_text_is_refused_kindly() -> None:
-    assert fault("caf\udce9").startswith("The name 'caf\\udce9' is no text in UTF-8")
+    assert fault("caf\udce9").startswith("The name 'caf\\udce9' is not valid UTF-8")
 
 
 def test_bare_arrays_are_no_source() -> None:

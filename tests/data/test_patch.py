@@ -65,17 +65,17 @@ def test_pictures_are_dropped_relabelled_and_moved_in_the_index_alone(tmp_path: 
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ({"path": "cat/9.png"}, "line 2 matches nothing: there is no picture cat/9.png"),
-        ({"sha256": "0" * 64}, "line 2 matches nothing: cat/1.png has another content than when the line was written"),
-        ({"label": "dog"}, "line 2 matches nothing: cat/1.png is of class 'cat', not 'dog'"),
+        ({"path": "cat/9.png"}, "line 2 matches no image: there is no image cat/9.png"),
+        ({"sha256": "0" * 64}, "line 2 matches no image: cat/1.png has changed since the line was written"),
+        ({"label": "dog"}, "line 2 matches no image: cat/1.png has class 'cat', not 'dog'"),
         ({"action": "delete"}, "line 2: action is 'delete'; expected drop, relabel or move"),
-        ({"to": "dog"}, "line 2: a picture that is dropped goes nowhere"),
-        ({"action": "relabel"}, "line 2: 'to' is None; expected the class"),
-        ({"action": "move", "to": "tests"}, "line 2: 'to' is 'tests'; a picture is moved to train, validation or test"),
-        ({"action": "move", "to": "test"}, "line 2 moves cat/1.png to test, but this source states no parts"),
-        ({"sha256": ...}, "line 2: 'sha256' is missing, unknown or no text"),
-        ({"why": "so"}, "line 2: 'why' is missing, unknown or no text"),
-        ({"reason": 3}, "line 2: 'reason' is missing, unknown or no text"),
+        ({"to": "dog"}, "line 2: the action drop takes no 'to'"),
+        ({"action": "relabel"}, "line 2: 'to' is None; expected the correct class"),
+        ({"action": "move", "to": "tests"}, "line 2: 'to' is 'tests'; expected train, validation or test"),
+        ({"action": "move", "to": "test"}, "line 2 moves cat/1.png to test, but this source gives no splits"),
+        ({"sha256": ...}, "line 2: 'sha256' is missing, unknown or not a string"),
+        ({"why": "so"}, "line 2: 'why' is missing, unknown or not a string"),
+        ({"reason": 3}, "line 2: 'reason' is missing, unknown or not a string"),
     ],
     ids=range(11),
 )  # fmt: skip
@@ -104,13 +104,13 @@ def test_two_lines_on_one_picture_are_refused(tmp_path: Path, second: str) -> No
     found = index(write(tmp_path / "pictures", FILES))
     lines = [line(found, "cat/0.png", "relabel", "dog"), line(found, "cat/0.png", second, "dog" * (second != "drop"))]
     for order in (lines, lines[::-1]):
-        with pytest.raises(DataError, match=r"line 2 corrects cat/0.png, which line 1 does already"):
+        with pytest.raises(DataError, match=r"line 2 corrects cat/0.png, which line 1 already corrects"):
             patched(found, tmp_path, *order)
 
 
 def test_a_patch_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
     found = index(write(tmp_path / "pictures", FILES))
-    with pytest.raises(DataError, match="drops every picture of pictures"):
+    with pytest.raises(DataError, match="drops every image of pictures"):
         patched(found, tmp_path, *[line(found, path, "drop") for path in FILES])
 
 

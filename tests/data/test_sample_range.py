@@ -52,7 +52,7 @@ def resolved(tmp_path: Path, contents: dict[str, bytes], wanted: Any = "auto", t
         (files(png_16, high=1000), (0, 1023), "half of that range"),
         (files(png_16, high=60000), (0, 65535), "half of that range"),
         (files(png_16, low=1000, high=1400), (1000, 1400), "0.1 and 99.9 percentiles of 12 images"),
-        (files(lambda v: png_16(v, 12), high=1400), (0, 4095), "as their tags state"),
+        (files(lambda v: png_16(v, 12), high=1400), (0, 4095), "from their tags"),
         (files(lambda v: png_16(v * 16, 12)), (0, 65535), "half of that range"),  # as PNG has it: scaled to all 16 bits
         (files(lambda v: tiff(v, {281: 3000, 280: 500}), low=600, high=2900), (500, 3000), "tags"),
         (files(lambda v: tiff(v, {281: 3000}), high=3900), (0, 4095), "half of that range"),  # the tag is not true

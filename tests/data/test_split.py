@@ -103,7 +103,7 @@ def test_the_share_of_a_part_that_is_given_does_not_count() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_shares_that_leave_nothing_to_train_on_are_refused(mode: str) -> None:
-    with pytest.raises(ConfigError, match=r"split.validation 0.5 and split.test 0.5 leave no image to train on"):
+    with pytest.raises(ConfigError, match=r"split.validation 0.5 and split.test 0.5 leave no images to train on"):
         divided(MANY, mode=mode, validation=0.5, test=0.5)
 
 
@@ -212,7 +212,7 @@ def test_a_thousand_classes_of_three(mode: str) -> None:
     found = divided(many, mode=mode)
     assert Counter(found.parts) == {"train": 1000, "validation": 1000, "test": 1000}
     assert len(found.notes) == 1
-    assert found.notes[0].startswith("chance would have left ")
+    assert found.notes[0].startswith("random assignment would have left ")
     assert found.notes[0].endswith("images were moved to prevent it")
     assert "classes (such as 'class 000'," in found.notes[0]
     assert len(found.notes[0]) < 200
@@ -267,7 +267,9 @@ def test_a_split_without_a_class_is_lent_one_image_and_it_is_said(part: Part) ->
     moved = [now for was, now in zip(plain, found.parts, strict=False) if was != now]
     assert part not in plain
     assert moved == [part]
-    assert found.notes == ("chance would have left class 'ant' out of a split: 1 image was moved to prevent it",)
+    assert found.notes == (
+        "random assignment would have left class 'ant' out of a split: 1 image was moved to prevent it",
+    )
 
 
 def test_classes_that_cannot_all_be_in_every_split_are_named() -> None:
@@ -296,7 +298,7 @@ def test_a_class_that_a_stated_split_lacks_is_named() -> None:
     many = [labelled(p.label, i, "test" if i % 5 and i % 2 else "train") for i, p in enumerate(MANY[:500])]
     found = divided(many)
     assert found.untested == ("class 0",)
-    assert found.notes == ("class 'class 0' has no image in the test split that the source states",)
+    assert found.notes == ("class 'class 0' has no image in the test split of the source",)
 
 
 def test_nothing_is_said_where_no_validation_is_wanted() -> None:
@@ -408,8 +410,8 @@ def test_groups_do_not_move_stated_splits_but_are_reported(mode: Literal["hash",
     assert found.across == ("patient 0",)
     assert found.notes == (
         (
-            "1 group lies in more than one of the splits that the source states, such as that of ant/0.png and "
-            "ant/80.png: the stated splits are kept, so results on them may be too good"
+            "1 group spans more than one split of the source, such as that of ant/0.png and ant/80.png: the splits of "
+            "the source are kept, so metrics on them may be too optimistic"
         ),
     )
 

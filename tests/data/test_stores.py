@@ -262,7 +262,7 @@ def test_a_tar_that_shrinks_while_in_use_says_so(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"cat/1.jpg": bytes(5000)})
     store = TarStore(path)
     os.truncate(path, 2000)
-    assert reason(store, "cat/1.jpg") == "cut off: the archive ends before it"
+    assert reason(store, "cat/1.jpg") == "truncated: the archive ends before the end of this file"
 
 
 def test_a_huge_member_of_a_tar_is_refused(tmp_path: Path) -> None:
@@ -378,5 +378,5 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
         with (tmp_path / "a.png").open("ab") as file:
             file.write(b"y" * 1000)
 
-    with pytest.raises(PictureError, match="grows while it is read"):
+    with pytest.raises(PictureError, match="grew while being read"):
         FolderStore(tmp_path).read("a.png", grow)
