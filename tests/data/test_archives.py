@@ -1,4 +1,4 @@
-"""Archives made to do harm: what they may take in all is limited before anything of them is read."""
+"""Malicious archives: their total size is limited before any member is read."""
 
 from __future__ import annotations
 

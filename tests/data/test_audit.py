@@ -1,4 +1,4 @@
-"""Every kind of finding: planted, it is found; a clean folder has none."""
+"""Every kind of finding: each planted problem is reported, and a clean folder has none."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ PLANTS: dict[str, tuple[str, dict[str, bytes], Mapping[str, bytes], tuple[str, .
 }  # fmt: skip
 TOGETHER = {
     "class-imbalance": {"small-classes"}, "small-classes": {"class-imbalance"}, "unexpected-folder": {"stray-pictures"},
-    "extreme-size": {"blurred"},  # an enlarged picture is
+    "extreme-size": {"blurred"},  # an enlarged image is blurred
 }  # fmt: skip
 
 

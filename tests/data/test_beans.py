@@ -69,7 +69,7 @@ def test_classes_are_balanced_and_pictures_varied_and_well_exposed(some: tuple[P
 
 
 def features(pictures: Pictures) -> NDArray[np.float64]:
-    """Colour quantiles, hue and texture of the middle of each picture."""
+    """Return color quantiles, hue and texture of the center of each image."""
     side = pictures.shape[1]
     middle = pictures[:, side // 4 : -side // 4, side // 4 : -side // 4] / 255
     pixels = middle.reshape(len(middle), -1, 3)

@@ -1,4 +1,4 @@
-"""Decoded pixels on disk: found again, built anew where damaged, never half written, never in the way."""
+"""The pixel cache: reused, rebuilt if damaged, never half written, never in the way."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def hashes(count: int = COUNT, name: str = "picture") -> list[str]:
 
 
 class Reader:
-    """Gives pictures and keeps count; those of `BAD` cannot be read."""
+    """Reads images and records the calls; those in `BAD` are unreadable."""
 
     def __init__(self) -> None:
         self.reads: list[int] = []

@@ -1,4 +1,4 @@
-"""Candidates for groups: found in names, folders and columns, and not where there are none."""
+"""Group suggestions: found in names, folders and columns, and only where there are groups."""
 
 from __future__ import annotations
 

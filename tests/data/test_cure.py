@@ -1,4 +1,4 @@
-"""What the doctor proposes for copies: a stated test split stays as it is, and advice is given only where it helps."""
+"""Proposed fixes for duplicates: a given test split never changes, and advice is given only where it helps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an index to pictures ready to train on: classes fixed, rejects dropped, copies sharing a row."""
+"""From an index to images ready to train on: classes fixed, rejects dropped, duplicates sharing a row."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_the_order_of_archives_does_not_matter(tmp_path: Path) -> None:
     assert known(one) == known(two)
 
 
-# What is said.
+# Messages.
 
 
 def test_one_class_is_too_few(picture_folder: PictureFolder) -> None:

@@ -1,4 +1,4 @@
-"""Data sets known by name: drawn beans, scikit-learn's digits, and what Keras keeps on this machine."""
+"""Data sets by name: generated beans, scikit-learn's digits, and the data sets of Keras."""
 
 from __future__ import annotations
 

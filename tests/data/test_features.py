@@ -1,4 +1,4 @@
-"""Features of frozen layers on disk: found again for the same pixels and maker, for nothing else, and never wrong."""
+"""The feature cache: reused for the same pixels and layers only, and never wrong."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch
 
 
 def partly(name: str, array: Any, upto: int) -> int:
-    """Compute rows 10 by 10 as one that is stopped behind row `upto`; return how many were known at its start."""
+    """Compute rows in blocks of 10, interrupted at row `upto`; return how many were restored at the start."""
     with suppress(KeyboardInterrupt), features.begun(name, array) as (known, keep):
         for start in range(known, len(array), 10):
             if start == upto:

@@ -1,4 +1,4 @@
-"""The group of each image: by column, by pattern, by folder, and what to do where that does not fit."""
+"""The group of each image: by column, by pattern, by folder, and the errors if the rule does not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Perceptual hashes: what they survive, and nearby ones found without comparing all pairs."""
+"""Perceptual hashes: what they are robust to, and the search for similar ones without comparing all pairs."""
 
 from __future__ import annotations
 

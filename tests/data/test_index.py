@@ -1,4 +1,4 @@
-"""Every kind of source becomes the same index; what cannot be used is counted with its reason."""
+"""Every kind of source gives the same index; unusable files are listed with a reason."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ def test_idx_files_may_be_given_in_any_way(tmp_path: Path, end: str) -> None:
     assert all(p.grey and (p.width, p.height) == (16, 16) for p in whole.pictures)
     assert [p.label for p in whole.pictures] == ["0", "1", "0", "1", "0", "1", "0", "1"]
     assert whole.pictures[0].path == f"{names[0]}[0]"
-    assert whole.pictures[0].sha256 == whole.pictures[2].sha256  # the same pixels in both parts
+    assert whole.pictures[0].sha256 == whole.pictures[2].sha256  # the same pixels in both splits
     assert len({p.sha256 for p in whole.pictures}) == 6
     np.testing.assert_array_equal(whole.read(7), pixels(5)[..., 0])
     assert content(index([folder / name for name in names])) == content(whole)
@@ -352,7 +352,7 @@ def test_a_folder_is_preferred_to_a_data_set_of_its_name(
     assert {p.label for p in index("digits").pictures} == {"cat", "dog"}
 
 
-# What is said.
+# Messages.
 
 
 @pytest.mark.parametrize(

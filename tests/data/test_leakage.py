@@ -1,4 +1,4 @@
-"""Images in several splits: found once, kept, and told apart as the same file or as near duplicates."""
+"""Leakage between splits: found once, stored, and distinguished as identical files or near duplicates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches: every picture once an epoch, in an order that the seed and the epoch decide and that can be resumed."""
+"""Batches: every image once per epoch, in an order determined by seed and epoch, resumable at any step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_thread_left")
 
 
 def samples(count: int) -> Samples:
-    """`count` pictures of one pixel that are their position, kept in reverse beside a picture of another part."""
+    """`count` one-pixel images whose value is their position, stored in reverse after an image of another split."""
     kept = np.arange(count, dtype=np.uint8)[::-1].reshape(count, 1, 1, 1)
     pixels = np.concatenate([np.full((1, 1, 1, 1), 255, np.uint8), kept])
     rows = np.arange(count, 0, -1, dtype=np.int64)
@@ -85,7 +85,7 @@ def test_batches_are_copies_of_a_map_on_disk(tmp_path: Path) -> None:
 
 
 class Watched(np.ndarray[Any, np.dtype[np.uint8]]):
-    """Pixels that count how often and from which thread they are taken."""
+    """Pixels that record every read and its thread."""
 
     taken: list[str]
 

@@ -1,4 +1,4 @@
-"""Which recorded images a source still holds: by path and content, each of them once."""
+"""Matching recorded images with a source: by path and content, each of them once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def source(*pictures: tuple[str, str, str, Part | None]) -> Index:
 
 
 def there(found: Matched) -> list[tuple[bytes, Part | None]]:
-    """What is read for each image found, and its split."""
+    """Return the content and the split of each matched image."""
     return [(bytes(found.index.read(i)), p.part) for i, p in enumerate(found.index.pictures)]
 
 

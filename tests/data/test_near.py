@@ -1,4 +1,4 @@
-"""Near duplicates: copies are found, what merely resembles is not, and no chain is a group."""
+"""Near duplicates: copies are found, merely similar images are not, and a chain is not a group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patches: corrections in a file of their own, applied to an index and taken back by deleting lines."""
+"""Patches: corrections in a separate file, applied to an index and undone by deleting lines."""
 
 from __future__ import annotations
 

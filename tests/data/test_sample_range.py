@@ -1,4 +1,4 @@
-"""The range of values of images of more than 8 bits: from tags, else from the training images, never from others."""
+"""The sample range of images with more than 8 bits: from tags or training images, never from others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which picture trains, validates, tests: by content and seed alone, and never a class without training pictures."""
+"""Splits: assigned by content and seed alone, and never a class without training images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def by_class(many: Sequence[Picture], parts: Sequence[Part]) -> dict[str, Counte
 MANY = [labelled(f"class {i % 5}", i) for i in range(5000)]
 
 
-# The shares.
+# The fractions.
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_shares_that_leave_nothing_to_train_on_are_refused(mode: str) -> None:
         divided(MANY, mode=mode, validation=0.5, test=0.5)
 
 
-# What decides.
+# What determines the split.
 
 
 @settings(deadline=None, max_examples=60)
@@ -253,7 +253,7 @@ def test_no_class_is_left_without_training_pictures(many: list[Picture], seed: i
 
 
 def without(part: Part, count: int) -> list[Picture]:
-    """`count` pictures of one class that chance would put anywhere but in `part`, beside a large class."""
+    """`count` images of one class that the hash puts anywhere but in `part`, beside a large class."""
     free = split([labelled("ant", i) for i in range(200)], SplitConfig(), 0).parts
     few = [labelled("ant", i) for i in range(200) if free[i] != part][:count]
     return [*few, *(labelled("bee", f"b{i}") for i in range(100))]

@@ -1,4 +1,4 @@
-"""Folders, archives and arrays: what they list, what they read, and that damage is told and never crashes."""
+"""Folders, archives and arrays: what they list and read, and that damage is reported and never crashes."""
 
 from __future__ import annotations
 
