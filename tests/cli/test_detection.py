@@ -53,7 +53,7 @@ def test_the_positive_class_goes_from_the_settings_into_run_report_and_bundle(
     sightline: Command, run: Path, parts: Path, tmp_path: Path
 ) -> None:
     kept = metrics_of(run)["binary"]
-    assert (kept["positive"], kept["rule"], kept["positives"]) == ("good", "as asked for", 30)
+    assert (kept["positive"], kept["rule"], kept["positives"]) == ("good", "as requested", 30)
     page = (run / "report.html").read_text("utf-8")
     assert "Detection of good" in page
     assert 'alt="roc-precision-recall"' in page
@@ -78,7 +78,7 @@ def test_thresholds_for_rates_are_chosen_on_validation_and_stated_on_test(sightl
     assert metrics_of(run)["binary"] == found.json["binary"]
     nothing = sightline("evaluate", run, "--target-sensitivity", "0.99", "--target-specificity", "0.6")
     assert nothing.code == 1
-    assert "No threshold is shown to reach it by the 30 validation images of that class" in nothing.out
+    assert "30 validation images of that class cannot show" in nothing.out
     assert "predict 'good' where its probability is at least" in nothing.out
     assert "PPV" in nothing.out
     assert "mean of both classes" in nothing.out
@@ -124,17 +124,17 @@ def test_a_threshold_asked_for_alone_is_kept_for_predict_report_and_bundle(
 def test_a_wrong_positive_class_is_refused_at_once(sightline: Command, run: Path, parts: Path, tmp_path: Path) -> None:
     found = sightline("train", parts, *OPTIONS, "--set", "evaluation.positive=godo", "--out", tmp_path / "r")
     assert (found.code, found.out) == (2, "")
-    assert "no class 'godo' to be the positive one. Did you mean 'good'" in found.err
+    assert "'godo' is not a class of the model. Did you mean 'good'" in found.err
     assert not (tmp_path / "r").exists()
     found = sightline("evaluate", run, "--positive", "bad")
     assert (found.code, found.out) == (2, "")
-    assert "no class 'bad' to be the positive one" in found.err
+    assert "'bad' is not a class of the model" in found.err
 
 
 def test_rates_need_two_classes(sightline: Command, trained: tuple[Path, dict[str, Any]]) -> None:
     found = sightline("evaluate", trained[0], "--target-specificity", "0.9")
     assert (found.code, found.out) == (2, "")
-    assert "A target specificity needs two classes, one of them positive; the model has 3." in found.err
+    assert "A target specificity needs a model with two classes; this one has 3." in found.err
 
 
 def test_a_class_without_a_test_image_is_named_by_train_and_report_and_card(sightline: Command, tmp_path: Path) -> None:

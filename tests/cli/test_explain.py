@@ -133,7 +133,7 @@ def test_from_a_bundle_alone_there_is_no_grad_cam(
     bundle = trained[0] / "bundle"
     refused = sightline("explain", bundle, half, "--method", "gradcam", "--out", tmp_path / "out")
     assert (refused.code, refused.out) == (2, "")
-    assert "name the run that it came from, or use --method occlusion or rise." in refused.err
+    assert "use the run that it came from, or --method occlusion or rise." in refused.err
     arguments = (half, "--class", "green", "--out", tmp_path / "out", "--json")
     of_bundle = sightline("explain", bundle, *arguments).json
     of_run = sightline("explain", trained[0], *arguments, "--method", "occlusion").json

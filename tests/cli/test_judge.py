@@ -90,7 +90,7 @@ def test_a_target_out_of_reach_exits_with_1_and_names_no_class(sightline: Comman
     found = sightline("evaluate", run, "--target-precision", "0.99", "--json")
     assert found.code == 1
     assert found.json["threshold"]["confidence"] is None
-    assert "No confidence is shown to reach it" in found.json["threshold"]["note"]
+    assert "do not show that any confidence threshold reaches" in found.json["threshold"]["note"]
     lines = sightline("predict", run, colours / "red", "--json").lines
     assert {line["decision"] for line in lines} == {"abstain"}
 

@@ -338,8 +338,8 @@ def test_training_images_among_others_are_left_out_and_counted(
     assert (found["accuracy"], found["count"]) == (own["accuracy"], own["count"])
     shown = sightline("evaluate", run, everything).out
     assert (
-        "52 images that the model was trained or validated on were left out (50 identical, 2 near duplicates); "
-        "--include-training takes them in"
+        "52 images that the model was trained or validated on were excluded (50 identical, 2 near duplicates); "
+        "--include-training includes them"
     ) in shown
     assert set(kept(run)) == set(before)
 

@@ -46,7 +46,7 @@ def test_every_run_has_a_page_that_needs_no_network(run: Path, trained: tuple[Pa
     assert "url(" not in text
     assert len(text) < 5_000_000
     accuracy = trained[1]["test"]["accuracy"]
-    assert f"Right on {100 * accuracy:.1f}% of {trained[1]['test']['count']} pictures it never saw" in text
+    assert f"Accuracy {100 * accuracy:.1f}% on {trained[1]['test']['count']} unseen images" in text
     assert "sightline report" in text
     for label in ("blue", "green", "red"):
         assert f"<td>{label}</td>" in text

@@ -24,7 +24,7 @@ SIDE = 8
 
 
 def samples(count: int) -> Samples:
-    """Pictures of three brightnesses, labelled by chance: only the teacher knows better."""
+    """Images of three brightnesses, labeled by chance: only the teacher knows better."""
     labels = (np.arange(count) % 3).astype(np.int32)
     pixels = (pictures(count, SIDE) // 4 + 80 * labels.reshape(-1, 1, 1, 1)).astype(np.uint8)
     return Samples(pixels, np.arange(count), labels, tuple(map(str, range(count))))
@@ -40,7 +40,7 @@ def settings(**train: Any) -> RunConfig:
 
 
 def still(answers: NDArray[np.float32]) -> distill.Teacher:
-    """A teacher of these answers, float32 [1, N, K], for pictures as they are."""
+    """A teacher of these answers, float32 [1, N, K], for images as they are."""
     drawn = augment.draw(AugmentConfig(), answers.shape[1], (SIDE, SIDE), 0, 0)
     return distill.Teacher(answers, drawn[None], AugmentConfig())
 

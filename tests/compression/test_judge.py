@@ -35,7 +35,7 @@ def test_the_judgement_counts_pairs() -> None:
 
 def test_no_loss_is_one_that_nobody_can_tell_and_that_is_small_for_sure() -> None:
     assert no_worse(5, 5, 50)
-    assert not no_worse(6, 5, 50)  # two points, which chance hides among 50 pictures
+    assert not no_worse(6, 5, 50)  # two points, which chance hides among 50 images
     assert no_worse(310, 300, 10_000)
     assert not no_worse(330, 280, 10_000)  # told from chance
     assert not no_worse(3_050, 2_980, 10_000)  # not told, but a loss of more than a point is not ruled out

@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 
 
 def lively(name: str, **settings: Any) -> Any:
-    """A network whose logits depend on the picture: He kernels, and batch norms that are not the identity."""
+    """A network whose logits depend on the image: He kernels, and batch norms that are not the identity."""
     return alive(build(plan(name, classes=3, **settings)).model)
 
 
@@ -94,7 +94,7 @@ def test_without_silent_channels_the_answers_are_the_same(name: str) -> None:
     before, after = outputs(model, pixels), outputs(small, pixels)
     scale = np.abs(before["logits"]).max()
     spread = np.ptp(before["logits"], axis=0).max()  # small behind dozens of layers of which each lost a fifth
-    assert spread > 1e-5 * scale, "else the answer does not depend on the picture"
+    assert spread > 1e-5 * scale, "else the answer does not depend on the image"
     np.testing.assert_allclose(after["logits"], before["logits"], atol=min(1e-5 * max(scale, 1), 0.02 * spread), rtol=0)
     np.testing.assert_allclose(after["probabilities"], before["probabilities"], atol=1e-5)
     assert parameters(small) < 0.9 * parameters(model)

@@ -57,13 +57,13 @@ def drawn(count: int, seed: int = 0, fraction: float = 0.3) -> tuple[Scores, Tru
 )
 def test_the_positive_class_is_found_by_name_else_it_is_the_second(classes: tuple[str, str], positive: str) -> None:
     assert positive_class(classes)[0] == positive
-    assert positive_class(classes, classes[0]) == (classes[0], "as asked for")
+    assert positive_class(classes, classes[0]) == (classes[0], "as requested")
 
 
 def test_a_positive_class_that_there_is_not_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"no class 'defct' to be the positive one\..*'defect'"):
+    with pytest.raises(UsageError, match=r"positive class 'defct' is not a class.*'defect'"):
         positive_class(CLASSES, "defct")
-    with pytest.raises(UsageError, match="there are 3 classes: only two classes have a positive one"):
+    with pytest.raises(UsageError, match="exactly two classes; there are 3"):
         binary.check_positive(("a", "b", "c"), "a")
     binary.check_positive(("a", "b", "c"), "")
 
@@ -209,5 +209,5 @@ def test_a_target_is_met_on_test_by_its_lower_bound_alone() -> None:
     assert (few.met, many.met) == (False, True), "20 images cannot show 90%"
     nothing = operating_point(score[:20], truth[:20], "sensitivity", 0.99)
     assert nothing.threshold is None
-    assert "No threshold is shown to reach it by the" in nothing.note
+    assert "cannot show that a threshold reaches the target" in nothing.note
     assert tried(nothing, score, truth) == nothing

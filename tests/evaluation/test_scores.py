@@ -63,7 +63,7 @@ def test_redrawn_rankings_are_scikit_learns_with_weights(count: int, seed: int) 
 
 
 def test_cells_drawn_as_a_multinomial_and_by_pictures_spread_alike() -> None:
-    few, many = np.array([300, 100]), np.array([6, 2] * 50)  # the second is drawn picture by picture
+    few, many = np.array([300, 100]), np.array([6, 2] * 50)  # the second is drawn image by image
     for counts in (few, many):
         found = bootstrap.cells(counts, 0, "test")
         assert found.shape == (bootstrap.RESAMPLES, len(counts))
@@ -108,7 +108,7 @@ def test_a_perfect_score_has_no_interval_without_a_width() -> None:
     found = scores(sure, (np.arange(45) % 3).astype(np.int32))
     for name in ("macro_f1", "macro_recall", "auroc", "average_precision"):
         assert (found[name].value, found[name].interval) == (1, None)
-        assert found[name].note == "no interval: the same in every resample"
+        assert found[name].note == "no interval: the same value in every resample"
     assert found["weighted_recall"].interval == intervals.wilson(45, 45)
 
 
@@ -187,7 +187,7 @@ def test_one_picture_of_each_class_and_a_thousand_classes() -> None:
 def test_probabilities_that_are_none_are_named(bad: float) -> None:
     p, _ = drawn(4, 3)
     p[2, 1] = bad
-    with pytest.raises(DataError, match=r"1 of 4 pictures .* first for c\.png"):
+    with pytest.raises(DataError, match=r"1 of 4 images .* first for c\.png"):
         check(p, ("a.png", "b.png", "c.png", "d.png"))
 
 
@@ -195,4 +195,4 @@ def test_an_interval_without_a_width_is_none() -> None:
     drawn = np.full(2000, 0.5)
     drawn[:10] = 1.0  # the few resamples without a single image of the class that is never predicted
     assert bootstrap.figure(0.5, drawn).interval is None
-    assert bootstrap.figure(0.5, drawn).note == "no interval: the same in nearly every resample"
+    assert bootstrap.figure(0.5, drawn).note == "no interval: the same value in nearly every resample"

@@ -52,9 +52,9 @@ def test_a_temperature_of_too_few_says_so_and_of_none_is_refused() -> None:
     assert "50 images" in calibration.fit_temperature(logits, labels).note
     sure = np.eye(3, dtype=np.float32)[[0, 1, 2] * 100]
     assert "bound" in calibration.fit_temperature(sure, np.array([0, 1, 2] * 100, np.int32)).note
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         calibration.fit_temperature(logits[:0], labels[:0])
-    with pytest.raises(DataError, match="no numbers"):
+    with pytest.raises(DataError, match="NaN"):
         calibration.fit_temperature(np.full((2, 2), np.nan, np.float32), np.zeros(2, np.int32))
     certain = np.array([[0, -np.inf], [0, -1]], np.float32)
     assert np.isfinite(calibration.fit_temperature(certain, np.array([0, 1], np.int32)).value)
@@ -129,8 +129,8 @@ def test_being_conservative_says_what_it_costs() -> None:
     assert (plain.given_up, plain.conservative, found.conservative) == (0, False, True)
     few = abstain.threshold_for(confidence[:20], np.ones(20, bool), 0.99)
     assert (few.confidence, few.given_up) == (None, 1)
-    assert "it takes 299 answered without a mistake" in few.note
-    assert "--no-conservative would answer 100.0% of them" in few.note
+    assert "at least 299 without an error" in few.note
+    assert "--no-conservative has a coverage of 100.0%" in few.note
 
 
 def test_a_threshold_is_chosen_on_validation_and_met_only_by_its_lower_bound() -> None:
@@ -173,7 +173,7 @@ def test_too_few_pictures_for_a_coverage_give_all_classes() -> None:
     logits, labels = drawn(8)
     p = metrics.softmax(logits)
     assert sets(p, conformal.fit(p, labels, 0.9)).all()
-    with pytest.raises(DataError, match="no validation pictures"):
+    with pytest.raises(DataError, match="no validation images"):
         conformal.fit(p[:0], labels[:0], 0.9)
     with pytest.raises(UsageError, match="between 0 and 1"):
         conformal.fit(p, labels, 90)

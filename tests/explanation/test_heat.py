@@ -1,4 +1,4 @@
-"""A heat map lies where it belongs on the original picture, however that was cut and turned."""
+"""A heat map lies where it belongs on the original image, however that was cut and turned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sightline.preprocess import Preprocess, Resize
 
 
 def spot(width: int, height: int, x: float, y: float) -> NDArray[np.uint8]:
-    """A black picture with one soft white spot around (x, y)."""
+    """A black image with one soft white spot around (x, y)."""
     across, down = np.arange(width) + 0.5 - x, np.arange(height) + 0.5 - y
     size = min(width, height) / 8
     return (255 * np.exp(-(across**2 + down[:, None] ** 2) / (2 * size**2))).astype(np.uint8)
@@ -47,7 +47,7 @@ def test_what_a_crop_cut_off_is_cold_and_bars_of_padding_are_left_out() -> None:
     assert not cropped[:, 20:].any()
     assert (onto(hot, Preprocess(10, 10, resize="pad"), 30, 10) == 1).all()
     bars = hot.copy()
-    bars[3:6] = 0  # the picture itself: 10x3 pixels of the 10x10
+    bars[3:6] = 0  # the image itself: 10x3 pixels of the 10x10
     assert not onto(bars, Preprocess(10, 10, resize="pad"), 30, 10).any()
 
 

@@ -1,4 +1,4 @@
-"""Heat maps show what decides the class: pictures whose one corner is the class, and models whose answer is known."""
+"""Heat maps show what decides the class: images whose one corner is the class, and models whose answer is known."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FLATTEN: dict[str, Any] = {"hidden": (32,)}
 
 
 class Patch(FakePredictor):
-    """Its logit of class 1 is the brightness of one patch alone above 100, in units of so many grey levels."""
+    """Its logit of class 1 is the brightness of one patch alone above 100, in units of so many gray levels."""
 
     def __init__(self, unit: float = 10) -> None:
         super().__init__(("dark", "bright"), Preprocess(SIDE, SIDE))
@@ -45,7 +45,7 @@ class Patch(FakePredictor):
 
 
 def decided(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Unseen pictures with a disc that decides."""
+    """Unseen images with a disc that decides."""
     pixels, labels = draw(2 * count, seed=99)
     return pixels[labels < 2][:count], labels[labels < 2][:count]
 
@@ -121,7 +121,7 @@ def test_gradients_are_the_dense_weights_behind_average_pooling(head: str) -> No
     maps, slopes = cam._gradient(networks.pictures(2, SIDE), weights)
     assert maps.shape == slopes.shape == (2, 14, 14, 64), "those before the last max pooling and dropout"
     kernel = np.asarray(backend.keras().ops.convert_to_numpy(model.get_layer("predictions").kernel))
-    expected = (kernel * [-1, 1]).T if head == "sigmoid" else kernel.T  # of each picture's class
+    expected = (kernel * [-1, 1]).T if head == "sigmoid" else kernel.T  # of each image's class
     # the average gives each of 7x7 places the same share, and max pooling hands it on to one of four
     assert slopes.sum((1, 2)) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
@@ -212,7 +212,7 @@ def test_methods_by_name() -> None:
     exported = Patch()
     assert method_for(None, exported) == "occlusion"
     assert method_for("rise", exported) == "rise"
-    with pytest.raises(UsageError, match=r"name the run that it came from, or use --method occlusion or rise\."):
+    with pytest.raises(UsageError, match=r"use the run that it came from, or --method occlusion or rise\."):
         method_for("gradcam++", exported)
     with pytest.raises(UsageError, match="Did you mean 'occlusion'"):
         method_for("oclusion", exported)

@@ -1,4 +1,4 @@
-"""Figures are pictures of what they are given: complete, in bounds and legible."""
+"""Figures are images of what they are given: complete, in bounds and legible."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_confusion_shows_names_and_counts(classes: int, drawn: list[Any]) -> Non
     names = list(given.classes)
     assert [label.get_text() for label in axes.get_xticklabels()] == names
     assert [label.get_text() for label in axes.get_yticklabels()] == names
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("answer", "truth")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
     cells = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
     assert cells == {(i, j): str(given.confusion[i, j]) for i, j in np.argwhere(given.confusion)}
     np.testing.assert_allclose(axes.images[0].get_array(), given.confusion / given.confusion.sum(1, keepdims=True))
@@ -159,7 +159,7 @@ def test_many_classes_are_numbered(classes: int, drawn: list[Any]) -> None:
     assert max(picture.size) < 1600
     axes = drawn[0].axes[0]
     assert not axes.texts
-    assert axes.get_xlabel() == "answer (number of the class)"
+    assert axes.get_xlabel() == "predicted class (index)"
     assert "class 3" not in texts(drawn[0])
 
 

@@ -1,4 +1,4 @@
-"""A grid shows the pictures it is given, in their proportions, under their words."""
+"""A grid shows the images it is given, in their proportions, under their words."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_every_picture_stands_under_its_words(drawn: list[Any]) -> None:
 def test_pictures_are_seen_as_they_are_beside_each_other() -> None:
     red, grey = plain(0), plain(128, channels=1)
     red[..., 0] = 255
-    shown = opened(grid([[(red, "red"), (grey, "grey")]]))
+    shown = opened(grid([[(red, "red"), (grey, "gray")]]))
     middle = shown.shape[1] // 2
     for half, colour in ((shown[:, :middle], (255, 0, 0)), (shown[:, middle:], (128, 128, 128))):
         share = (half == colour).all(-1).mean()

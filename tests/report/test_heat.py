@@ -1,4 +1,4 @@
-"""The figure of an explanation: the picture at its own size, and the heat on it."""
+"""The figure of an explanation: the image at its own size, and the heat on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_each_pixel_of_the_picture_is_there(height: int, width: int, times: int)
     panel = np.repeat(np.repeat(shown, times, 0), times, 1)
     places = np.lib.stride_tricks.sliding_window_view(drawn[:, :, 0], (8, 8))
     found = np.argwhere((places == panel[:8, :8, 0]).all((2, 3)))
-    assert len(found) >= 1, "the picture's corner, pixel by pixel"
+    assert len(found) >= 1, "the image's corner, pixel by pixel"
     top, left = found[0]
     assert np.array_equal(drawn[top : top + panel.shape[0], left : left + panel.shape[1]], panel)
 

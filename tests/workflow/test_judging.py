@@ -115,7 +115,7 @@ def test_a_class_without_an_image_is_named_wherever_metrics_are() -> None:
     }  # fmt: skip
     assert (found["figures"]["macro_f1"]["value"], found["figures"]["macro_f1"]["classes"]) == (1, 1)
     lead = page.headline(found, "test")[0]
-    assert lead.startswith("Right on 100.0% of 45")
+    assert lead.startswith("Accuracy 100.0% on 45")
     assert lead.endswith("1 of 2 classes has no image in the test split and is not tested: 'defect'.")
     assert [row["label"] for row in page.rows(found["per_class"])] == ["ok"]
     assert found["binary"]["sensitivity"]["value"] is None
@@ -153,7 +153,7 @@ def test_a_test_split_that_differs_from_validation_is_a_warning() -> None:
     assert found["accuracy"] == 0.8125
     assert found["validation"]["accuracy_differs"]
     line = headline(concluded(test, validation))
-    assert "The test split differs from the validation split by more than chance: accuracy -15.9 points (95%" in line
+    assert "The test split differs from the validation split significantly: accuracy -15.9 points (95%" in line
     assert "look at how the splits were made" in line
     alike = told(concluded(answers([0, 1] * 250, list(range(484, 500))), validation))
     assert not alike["validation"]["accuracy_differs"]
@@ -166,7 +166,7 @@ def test_rates_of_two_classes_come_from_validation() -> None:
     wanted = Wanted(positive="ok", sensitivity=0.9, specificity=0.8)
     validation, test = answers([0, 1] * 200, list(range(380, 400))), answers([0, 1] * 150, list(range(270, 300)))
     found = told(concluded(test, validation, wanted=wanted))["binary"]
-    assert (found["positive"], found["rule"], found["positives"]) == ("ok", "as asked for", 150)
+    assert (found["positive"], found["rule"], found["positives"]) == ("ok", "as requested", 150)
     assert [(p["rate"], p["target"], p["count"]) for p in found["operating_points"]] == [
         ("sensitivity", 0.9, 400), ("specificity", 0.8, 400),
     ]  # fmt: skip
@@ -183,7 +183,7 @@ def test_what_does_not_fit_the_classes_is_refused() -> None:
     three = ("a", "b", "c")
     with pytest.raises(UsageError, match=r"A target specificity needs two classes, .* the model has 3"):
         check(Wanted(specificity=0.9), three)
-    with pytest.raises(UsageError, match="only two classes have a positive one"):
+    with pytest.raises(UsageError, match="needs exactly two classes"):
         check(Wanted(positive="a"), three)
     with pytest.raises(UsageError, match="The target sensitivity must lie between 0 and 1"):
         check(Wanted(sensitivity=95), OK)

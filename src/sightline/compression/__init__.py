@@ -1,1 +1,1 @@
-"""Smaller models that are no worse: right-sizing, slimming, distillation, integers, and the search among them."""
+"""Model compression without a significant loss: head shrinking, pruning, distillation, quantization, and a search."""

@@ -1,10 +1,9 @@
-"""Which channels of a network can only be removed together.
+"""Channel groups: the channels of a network that can only be pruned together.
 
-Each channel of each layer's output is a slot. A layer that works channel by channel hands its input's slots on; an
-addition or a product ties those of both sides to each other, since what is removed on one side must be removed on the
-other; a concatenation lines them up; flattening repeats them for every place. Slots that are tied form a group: the
-unit of structured pruning. Groups that reach the pixels, the logits, or a layer that looks across channels (layer
-normalisation, AlexNet's response normalisation) are kept.
+Each channel of each layer's output is a slot. A channel-wise layer passes the slots of its input on; an addition or
+a product ties the slots of both inputs, since they must be removed together; a concatenation joins them; flattening
+repeats them for every position. Tied slots form a group: the unit of structured pruning. Groups that reach the pixels,
+the logits, or a layer that mixes channels (layer normalization, local response normalization) are kept.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ AXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
     "BatchNormalization": dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), ("out",)),
 }  # fmt: skip
-"""What each axis of each weight counts: channels that a layer takes, that it gives, or neither."""
+"""What each axis of each weight is: input channels, output channels, or neither."""
 
 _SAME = {
     "Activation", "AveragePooling2D", "BatchNormalization", "Cropping2D", "DepthwiseConv2D", "Dropout",
@@ -135,7 +134,7 @@ class _Tracer:
             return [np.concatenate(inputs)]
         if kind == "Split" and all(shape == shapes[0] for shape in shapes) and width * len(shapes) == len(inputs[0]):
             parts = np.split(inputs[0], len(shapes))
-            for part in parts[1:]:  # so that as many are left in each
+            for part in parts[1:]:  # so that all keep the same number of channels
                 self.tie(parts[0], part)
             return list(parts)
         return self.sealed(inputs, [shape[-1] for shape in shapes])
@@ -179,7 +178,7 @@ def trace(model: Any) -> Channels:
     used = Counter(id(node.operation) for node in calls)
     for node in calls:
         if getattr(node.operation, "weights", None) and used[id(node.operation)] > 1:
-            raise ModelError(f"The layer {node.operation.name} is used more than once: it cannot be slimmed.")
+            raise ModelError(f"The layer {node.operation.name} is used more than once: it cannot be pruned.")
         tracer.follow(node)
     tracer.keep(tracer.known[id(model.output["logits"])], tracer.known[id(model.output["probabilities"])])
     roots = np.array([tracer.find(slot) for slot in range(len(tracer.parent))])
@@ -196,7 +195,7 @@ def nodes(model: Any) -> list[Any]:
 
 
 def sized(channels: Channels, removed: NDArray[np.bool_]) -> tuple[int, int]:
-    """Return the weights and the multiply-adds for one picture that are left without the groups `removed` [G].
+    """Return the number of weights, and of multiply-adds per image, without the groups `removed` [G].
 
     Layers whose weights no group reaches are left out of both.
     """
@@ -215,9 +214,9 @@ def sized(channels: Channels, removed: NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def places(part: Part) -> int:
-    """Return at how many places of a picture a layer's kernel is used: rows times columns of its output.
+    """Return the number of positions at which a layer's kernel is applied: rows times columns of its output.
 
-    A graph that takes any size, as ConvNeXt's, does not say: 1 then.
+    It is 1 for a graph that takes any input size, such as ConvNeXt's.
     """
     shape: Sequence[int | None] = part.node.outputs[0].shape[1:-1]
     return math.prod(side or 1 for side in shape)

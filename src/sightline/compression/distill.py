@@ -1,8 +1,8 @@
 """Distillation (Hinton et al., 2015, arXiv:1503.02531) through `keras.distillation`, from logits computed once.
 
-`keras.distillation.Distiller` asks its teacher at every step. Here the teacher's answers are cached, and enter as one
-more input: the model that the distiller takes for the teacher hands that input through. So its losses are used as they
-are, and a step costs no more than the student's own.
+`keras.distillation.Distiller` runs its teacher at every step. Here the teacher's logits are cached and passed as an
+additional input, and the distiller's teacher is an identity model on that input. Its losses are used unchanged, and a
+step costs no more than the student's own.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from sightline.training.schedule import schedule
 from sightline.watch import Watcher
 
 TEMPERATURE = 4.0
-LABELS = 0.3  # share of the loss that is against the labels, the rest against the teacher
-VIEWS = 4  # differently changed copies of each picture that the teacher has answered for
-SHIFT = 0.1  # where the run changes nothing: little enough that any picture still shows the same
+LABELS = 0.3  # weight of the label loss; the rest is the weight of the distillation loss
+VIEWS = 4  # augmented views of each image with cached teacher logits
+SHIFT = 0.1  # used if the run has no augmentation: small enough to keep the content of any image
 ROWS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """What the large model says of each training picture, and of each changed copy of it.
+    """The teacher's cached logits of each augmented view of each training image.
 
-    `logits` is float32 [V, N, K]. `drawn` float32 [V, N, D] are the changes that `augment` makes of it. Student and
-    teacher see the same changes.
+    `logits` is float32 [V, N, K]. `drawn` float32 [V, N, D] are the sampled parameters of the augmentation `augment`.
+    Student and teacher see the same views.
     """
 
     logits: NDArray[np.float32]
@@ -53,11 +53,10 @@ class Teacher:
 
 
 def teacher(model: Any, train: Samples, config: RunConfig, path: Path, progress: Progress) -> Teacher:
-    """Ask `model` for its logits of `VIEWS` changed copies of all training pictures; once only.
+    """Compute the logits of `model` for `VIEWS` augmented views of all training images, or read them from `path`.
 
-    They are changed as the run changed them, or moved by up to `SHIFT` where it did not: what a teacher says of more
-    pictures than it has learned by heart is worth more (Beyer et al., 2022, arXiv:2106.05237). The answers are kept in
-    the file `path`, and taken from there the next time. Pictures are not mixed with others.
+    The augmentation is that of the run without mixing of images, or a shift by up to `SHIFT` if it has none: a teacher
+    that sees the same varied views as its student teaches better (Beyer et al., 2022, arXiv:2106.05237).
     """
     changing, views = augment.unmixed(config.augment), VIEWS
     if not augment.changes(changing):
@@ -75,7 +74,7 @@ def teacher(model: Any, train: Samples, config: RunConfig, path: Path, progress:
 
 
 def _kept(path: Path) -> NDArray[np.float32] | None:
-    """Return the answers in a file; None for anything else, which is written anew."""
+    """Return the logits in a file; None if it holds anything else and must be written again."""
     try:
         with files.open_regular(path) as file:
             logits: Any = files.load_array(file)
@@ -95,14 +94,14 @@ def _ask(
     found = []
     for batch in batches(train, ROWS):
         found.append(model.predict_on_batch([batch.pixels, drawn[view][batch.positions]]))
-        progress("the teacher's answers", view * len(train) + sum(map(len, found)), views * len(train))
+        progress("teacher logits", view * len(train) + sum(map(len, found)), views * len(train))
     return np.concatenate(found)
 
 
 def distill(
     network: Network, taught: Teacher, train: Samples, validation: Samples, config: RunConfig, watcher: Watcher
 ) -> None:
-    """Train `network` in place on labels and on the teacher's logits; it ends with its best epoch's weights.
+    """Train `network` in place on labels and teacher logits, and restore the weights of the best epoch.
 
     Epochs, batch size, optimizer, rate and schedule are those of ``config.train``. Best is the highest accuracy on
     `validation`, then the lowest loss. Raises `Interrupted` and `DivergedError` as `training.fit.fit` does.
@@ -126,7 +125,7 @@ def distill(
             seen: list[tuple[float, float]] = []
             for batch in batches(train, size, order):
                 if stop.asked:
-                    raise Interrupted(f"Stopped in epoch {epoch} of a distillation; the candidates before are kept.")
+                    raise Interrupted(f"Stopped in epoch {epoch} of a distillation; earlier candidates are kept.")
                 learner.optimizer.learning_rate = now = rate((epoch - 1) * steps + len(seen))
                 shares = label_shares(batch.labels, taught.logits.shape[-1], config.train.label_smoothing)
                 given = _inputs(taught, (epoch - 1) % len(taught.logits), batch.positions, batch.pixels)
@@ -155,8 +154,8 @@ def _learner(judge: Any, taught: Teacher) -> Any:
     ]
     pixels = augment.apply(taught.augment, inputs[0], inputs[1])
     answers = keras.layers.Identity(name="cached")(inputs[-1])
-    # Its default, the name "kl_divergence", would be taken of the bare logits (Keras 3.15): only an instance of the
-    # loss is given probabilities, and the factor of the squared temperature.
+    # With the default, the name "kl_divergence", the loss would get raw logits (Keras 3.15): only an instance gets
+    # probabilities and the factor of the squared temperature.
     softened = keras.distillation.LogitsDistillation(temperature=TEMPERATURE, loss=keras.losses.KLDivergence())
     return keras.distillation.Distiller(
         teacher=keras.Model(inputs, answers),

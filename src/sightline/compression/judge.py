@@ -1,4 +1,4 @@
-"""Whether the small model is worse than the large one on the same pictures, and by how much."""
+"""Non-inferiority of a small model to the large one on the same images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sightline.evaluation.paired import LEVEL, mcnemar
 from sightline.intervals import paired_difference
 from sightline.records import Interval
 
-SLACK = 0.01  # what is called no loss may at most be such a loss, by its 95% interval
+SLACK = 0.01  # non-inferiority margin on the 95% interval of the difference
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Large against small on `count` pictures; `lost` were right before and wrong after, `won` the other way round.
+    """Large against small model on `count` images: `lost` only the large classifies correctly, `won` only the small.
 
-    `difference` is small less large, `interval` its 95% interval, `p_value` that of McNemar's exact test.
+    `difference` is small minus large, `interval` its 95% interval, `p_value` that of McNemar's exact test.
     """
 
     part: str
@@ -33,12 +33,12 @@ class Judgement:
 
     @property
     def worse(self) -> bool:
-        """Whether the test can tell that the small model is worse, at 5%."""
+        """Whether the small model is significantly worse, at 5%."""
         return self.p_value < LEVEL and self.lost > self.won
 
 
 def judge(large: NDArray[np.bool_], small: NDArray[np.bool_], part: str) -> Judgement:
-    """Compare two models by which pictures they named rightly: bool [N] each, in the same order, N above 0."""
+    """Compare two models by which images they classify correctly: bool [N] each, in the same order, N above 0."""
     count, lost, won = len(large), int((large & ~small).sum()), int((~large & small).sum())
     difference = (won - lost) / count
     return Judgement(
@@ -48,11 +48,11 @@ def judge(large: NDArray[np.bool_], small: NDArray[np.bool_], part: str) -> Judg
 
 
 def no_worse(lost: int, won: int, count: int, max_drop: float = 0.0) -> bool:
-    """Whether a small model stands, by the pictures of `count` that it lost and won against the large one.
+    """Tell whether a small model is no worse, from the images of `count` that it lost and won against the large one.
 
-    It does if its accuracy is not below by more than `max_drop`. If that is 0, it also does where McNemar's test cannot
-    tell that it is worse and the 95% interval of the difference rules out a loss of more than `SLACK`: some thousands
-    of pictures. With few, chance could hide any loss, and only an accuracy that is not below will do.
+    It is if its accuracy drops by at most `max_drop`. With a `max_drop` of 0, it also is if it is not significantly
+    worse (McNemar) and the 95% interval of the difference excludes a loss of more than `SLACK`. That takes some
+    thousands of images; with fewer, only an accuracy that does not drop will do.
     """
     if (won - lost) / count >= -max_drop - 1e-9:
         return True

@@ -1,4 +1,4 @@
-"""The short training after a network was changed: by the labels, or by the teacher's answers too."""
+"""Fine-tuning after a network was compressed: on the labels, or on the teacher's logits too."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from sightline.training.optimizer import label_shares, loss
 from sightline.training.precision import lowered
 from sightline.watch import Watcher
 
-BATCHES = 16  # that Taylor scores are averaged over
-HEAD_EPOCHS = 12  # of a new head on the features of frozen layers: tenths of a second each
-NEW_TIMES = 3  # what starts from little or nothing takes at most so many times the epochs of a recovery
-HEAD_STEPS = 300  # at least, where there are few pictures
+BATCHES = 16  # to average Taylor scores over
+HEAD_EPOCHS = 12  # of a new head on cached features of frozen layers
+NEW_TIMES = 3  # maximum multiple of the fine-tuning epochs for a new head or student
+HEAD_STEPS = 300  # at least, where there are few images
 HEAD_BATCH = 32
 HEAD_RATE = 3e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """Trains changed networks as the run's settings say, for `epochs` epochs.
+    """Trains compressed networks with the run's settings for `epochs` epochs.
 
     `backbone` names the layers before the head of the network that was trained, `pretrained` tells whether they came
-    from a file: their batch normalisation keeps its statistics then. `teacher` is called when its answers are needed
+    from a file: their batch normalization keeps its statistics then. `teacher` is called when its answers are needed
     first; None: labels alone.
     """
 
@@ -58,7 +58,7 @@ class Trainer:
         return rate
 
     def network(self, model: Any) -> Network:
-        """Return `model`, a changed form of the network that was trained, ready to train."""
+        """Return `model`, a compressed form of the trained network, ready for training."""
         quicken(model)
         names = {layer.name for layer in model.layers}
         return Network(model, tuple(name for name in self.backbone if name in names), self.pretrained)
@@ -78,7 +78,7 @@ class Trainer:
                 fit(network, self.train, self.validation, config, self.watcher)
 
     def head(self, network: Network) -> None:
-        """Train the head of `network` alone, on features that the other layers compute once."""
+        """Train only the head of `network`, on features that are computed once."""
         size = min(self.config.train.batch_size, HEAD_BATCH, len(self.train))
         epochs = max(HEAD_EPOCHS, math.ceil(HEAD_STEPS * size / len(self.train)))
         epochs = min(epochs, 5 * HEAD_EPOCHS, NEW_TIMES * self.epochs)
@@ -87,7 +87,7 @@ class Trainer:
         fit(network, self.train, self.validation, config, self.watcher)
 
     def taylor(self, model: Any, found: Channels) -> slim.Scores:
-        """Return the Taylor scores of `model` over some batches of training pictures."""
+        """Return the Taylor importance scores of `model` over a few batches of training images."""
         size, classes = min(self.config.train.batch_size, len(self.train)), model.output["logits"].shape[-1]
         order = epoch_order(len(self.train), derive(self.config.seed, "taylor"), 0)
         some = list(batches(self.train, size, order[: max(len(order) // size, 1) * size][: BATCHES * size]))

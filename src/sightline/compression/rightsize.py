@@ -1,4 +1,4 @@
-"""Right-sizing: global pooling in place of a flattened head, which holds most of a classic net's weights."""
+"""Head shrinking: global pooling instead of flattening, as the head has most of a classic network's weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sightline.config import ModelConfig
 from sightline.models import registry
 from sightline.models.build import Network, Plan, build
 
-SHRINK = 8  # hidden layers that stay are divided by this
+SHRINK = 8  # factor by which a hidden layer is narrowed
 
 
 def heads(config: ModelConfig) -> list[ModelConfig]:
@@ -44,7 +44,7 @@ def rebuilt(model: Any, config: ModelConfig, seed: int) -> Network:
 
 
 def _standard(model: Any) -> tuple[float, float] | None:
-    """Return the mean and deviation that the pixels are normalised by, from the layer that does it."""
+    """Return the mean and deviation that the pixels are normalized by, from the layer that does it."""
     layer = model.get_layer("normalize")
     if np.ndim(layer.scale) or np.ndim(layer.offset):
         return None

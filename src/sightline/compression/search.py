@@ -1,14 +1,14 @@
-"""The search for a smaller model that is no worse: cheap means first, each candidate kept as soon as it is made.
+"""The search for a smaller model that is no worse: cheap methods first, each candidate saved when it is ready.
 
-1. The large model as float16 weights and in int8: no training.
-2. Right-sizing: a smaller head; the head alone learns first, the whole network only where that is not enough.
-3. Slimming in rounds from the smallest that is good enough; a round that fails is tried again with half the cut, after
-   the first, by scales, with Taylor's terms and the same cut.
-4. Distillation into a smaller network of the registry, where there is one.
+1. Float16 weights and int8 of the large model, without training.
+2. A smaller head: the head is trained first, the whole network only if that is not enough.
+3. Pruning in rounds from the smallest good candidate. A round by batch-norm scales that fails is repeated by Taylor
+   scores; after that, each failure halves the pruned fraction.
+4. Distillation into a smaller network of the registry, if there is one.
 
-Each that is good enough, on the validation part no worse than the large model by `Budget.max_drop` (`judge.no_worse`),
-is written in every precision asked for. Every decision follows from records, so the same search takes the same way
-again, past what it has made already.
+A candidate is good if its validation accuracy is no worse than the large model's (`judge.no_worse`, with
+`Budget.max_drop`). It is written in every requested precision. Decisions depend on the records alone, so a search that
+is resumed takes the same steps.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ from sightline.training import checkpoint
 from sightline.watch import Watcher
 
 MEANS = ("rightsize", "slim", "distill", "int8", "float16")
-CUT = 0.5  # share of the network that a round takes away
-FAILURES = 3  # rounds that may fail, each with half the cut of the one before
+CUT = 0.5  # fraction of the network to prune in a round
+FAILURES = 3  # rounds that may fail, each with half the cut of the previous one
 ROUNDS = 16
-TRIES = 4  # recoveries of a changed network until it is good enough, where its gains let hope for it
+TRIES = 4  # maximum fine-tunings of a network until it is good
 STUDENT_RATE = 1e-3
-CALIBRATION = 128  # training pictures
+CALIBRATION = 128  # training images
 SECONDS = 2.0  # of latency measurement for each candidate
 
 Pack = Callable[[Any, bytes, OnnxPredictor, Mapping[str, Any]], Bundle]
 """Called with the Keras model, its ONNX file, that file's predictor and further fields of the manifest."""
 Calibrate = Callable[[Any, NDArray[np.float32], NDArray[np.int32]], Any]
-"""Called with a Keras model of temperature 1, its logits of the validation part [N, K] and the labels there [N]."""
+"""Called with a Keras model of temperature 1, its logits of the validation split [N, K] and the labels there [N]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What is asked for; None: no limit. `max_drop` is a share (0.01: one point), `max_latency` milliseconds.
+    """The limits; None: no limit. `max_drop` is a fraction (0.01: one point), `max_latency` is in milliseconds.
 
-    A drop of 0 means that no loss can be told: see `judge.no_worse`.
+    A `max_drop` of 0 means no significant loss, see `judge.no_worse`.
     """
 
     max_drop: float = 0.0
@@ -88,7 +88,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is to be made smaller: a Keras model, how it was configured, its pictures, how it is packed.
+    """The model to compress: a Keras model, its configuration and data, and how it is packed.
 
     `calibrate` sets the temperature of each candidate's own weights; None where the run has none.
     """
@@ -106,7 +106,7 @@ class Subject:
 
 
 class Search:
-    """One search; `candidates` fills up as it goes."""
+    """A search; `candidates` grows as it runs."""
 
     def __init__(
         self, subject: Subject, trainer: Trainer, store: Store, budget: Budget, means: Sequence[str], watcher: Watcher
@@ -119,7 +119,7 @@ class Search:
         self._of_large: NDArray[np.bool_] | None = None
 
     def go(self) -> tuple[Candidate, ...]:
-        """Make all candidates, or read them where they are; the first is the large model itself."""
+        """Create all candidates, or read those that exist; the first is the large model itself."""
         large = self._attempt("large", None, self.subject.lineage, lambda: self.subject.model)
         if large.failed:
             raise DivergedError(f"The large model cannot be used: {large.failed}.")
@@ -138,7 +138,7 @@ class Search:
         return min(fit, key=lambda c: (c.bytes, c.parameters, c.latency), default=None)
 
     def nearest(self) -> tuple[Candidate, list[str]]:
-        """Return the candidate whose worst miss is least, as a share of the limit, and what it misses."""
+        """Return the candidate that exceeds its limits least, relative to them, and the limits that it misses."""
         large = self.candidates[0].accuracy
         ranked = min((c for c in self.candidates if not c.failed), key=self._excess)
         return ranked, self.budget.misses(ranked, large)
@@ -174,9 +174,9 @@ class Search:
         return network.model
 
     def _recover(self, network: Network) -> None:
-        """Train until `network` is good enough, at most `TRIES` recoveries, each from the best state so far.
+        """Fine-tune until `network` is good, at most `TRIES` times, each from the best state so far.
 
-        None is begun where even gains as large as the last one would not be enough: recoveries cost the most time.
+        It stops early if further gains as large as the last would not be enough: fine-tuning takes the most time.
         """
         right, arrays = self._answers_of(network.model), checkpoint.variables(network.model)
         floor = self.candidates[0].accuracy - self.budget.max_drop - 1e-9
@@ -249,7 +249,7 @@ class Search:
         return no_worse(*self._lost_and_won(right), len(right), self.budget.max_drop)
 
     def _lost_and_won(self, right: NDArray[np.bool_]) -> tuple[int, int]:
-        """Count the validation pictures that only the large model, and that only the other names rightly."""
+        """Count the validation images that only the large model, and only the other, classifies correctly."""
         if self._of_large is None:
             self._of_large = self._answers_of(self.subject.model)
         return int((self._of_large & ~right).sum()), int((~self._of_large & right).sum())
@@ -267,7 +267,7 @@ class Search:
     def _attempt(
         self, name: str, parent: Candidate | None, step: Mapping[str, Any], make: Callable[[], Any]
     ) -> Candidate:
-        """Make a float32 candidate, or read it where it is."""
+        """Create a float32 candidate, or read it if it exists."""
         found = self.store.get(name)
         if found is None:
             started = time.perf_counter()
@@ -285,7 +285,7 @@ class Search:
         return self._add(found)
 
     def _calibrated(self, model: Any) -> bytes:
-        """Fit the temperature of a new model anew; return its ONNX file."""
+        """Refit the temperature of a new model; return its ONNX file."""
         if self.subject.calibrate is None:
             return onnx.convert(model)
         model.get_layer("temperature").scale = 1.0
@@ -303,7 +303,7 @@ class Search:
         return found
 
     def _forms(self, base: Candidate) -> None:
-        """Write a candidate that is good enough in the other precisions."""
+        """Write a good candidate in the other precisions."""
         for precision, make in (("float16", self._narrowed), ("int8", self._integers)):
             if precision not in self.means:
                 continue
@@ -365,7 +365,7 @@ class Search:
         return OnnxPredictor(graph, self.subject.classes, self.subject.preprocess, self.subject.threads)
 
     def _answers(self, predictor: OnnxPredictor) -> NDArray[np.bool_]:
-        """Tell of each validation picture whether it is named rightly."""
+        """Return whether each validation image is classified correctly."""
         answers = parity.probabilities(predictor, self._validation)
         right: NDArray[np.bool_] = np.equal(answers.argmax(1), self._validation.labels)
         return right
@@ -375,7 +375,7 @@ class Search:
 
 
 def students(size: tuple[int, ...]) -> list[tuple[str, ModelConfig]]:
-    """Return networks of the registry that are worth teaching, smallest first, for pictures of `size`."""
+    """Return the student networks of the registry for images of `size`, smallest first."""
     if min(size) <= 64:
         deep = ("cifar10-deep", ModelConfig("cifar10-deep", weights="none", pooling="average", hidden=()))
         fast = ("fast-small", ModelConfig("fast-small", weights="none", alpha=0.5))

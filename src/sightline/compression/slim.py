@@ -1,7 +1,7 @@
-"""Structured channel pruning: channels are really removed, so that what is left is a smaller network of stock layers.
+"""Structured channel pruning: channels are physically removed, leaving a smaller network of stock layers.
 
-Importance is that of the channel's scale (Liu et al., 2017, arXiv:1708.06519) or of its filter's norm (Li et al., 2016,
-arXiv:1608.08710), or how much the loss would change without it, by its first Taylor term (Molchanov et al., 2019,
+Importance is the batch-norm scale of a channel (Liu et al., 2017, arXiv:1708.06519) or its filter norm (Li et al.,
+2016, arXiv:1608.08710), or the first-order Taylor estimate of the change of the loss (Molchanov et al., 2019,
 arXiv:1906.10771).
 """
 
@@ -18,18 +18,18 @@ from sightline.compression import channels
 from sightline.compression.channels import Channels, Part
 from sightline.models.scopes import own_names
 
-FEWEST = 2  # channels that each layer keeps at least
+FEWEST = 2  # minimum number of channels of a layer
 _WIDTH = {"Conv2D": "filters", "SeparableConv2D": "filters", "Dense": "units"}
 _DROPS = {"Dropout", "SpatialDropout2D"}
 
 Scores = NDArray[np.float64]
-"""One number for each group, float64 [G]: the smaller, the sooner it goes."""
+"""The importance of each group, float64 [G]; the smallest are pruned first."""
 
 
 def slimmed(model: Any, found: Channels, removed: NDArray[np.bool_]) -> Any:
-    """Return a new network without the groups `removed` (bool [G]), its weights those of `model` that are left.
+    """Return a new network without the groups `removed` (bool [G]), with the remaining weights of `model`.
 
-    Both answer the same (to rounding) where the removed channels are zero wherever a layer reads them.
+    Outputs are equal (up to rounding) if the removed channels are zero wherever a layer reads them.
     """
     keras = backend.keras()
     left = ~removed[found.group]
@@ -56,7 +56,7 @@ def _copy(part: Part, left: NDArray[np.bool_]) -> Any:
     config = part.layer.get_config()
     if part.kind in _WIDTH:
         config[_WIDTH[part.kind]] = int(left[part.outputs[0]].sum())
-    elif part.kind in _DROPS:  # as much dropout as before would hold a narrower layer back (arXiv:1506.02626)
+    elif part.kind in _DROPS:  # a narrower layer needs less dropout (arXiv:1506.02626)
         config["rate"] *= float(left[part.outputs[0]].mean())
     elif part.kind == "Reshape":
         config["target_shape"] = (*config["target_shape"][:-1], _reshaped(part, config["target_shape"][-1], left))
@@ -87,7 +87,7 @@ def _array(variable: Any) -> NDArray[np.float32]:
 
 
 def by_scale(found: Channels) -> Scores:
-    """Score each group by its batch-norm scales, or where it has none by its filters' norms; a layer's mean is 1."""
+    """Score each group by its batch-norm scales, or else by its filter norms; normalized to a mean of 1 per layer."""
     totals, counts = np.zeros(found.count), np.zeros(found.count)
     normalized = np.zeros(found.count, bool)
     for part in found.parts:
@@ -145,7 +145,7 @@ def _first_order(found: Channels, recorder: Any) -> Scores:
 
 
 def _recorder() -> Any:
-    """Return a Keras optimizer that keeps the last gradients and changes no weight; it works on every backend."""
+    """Return a Keras optimizer that records the last gradients and changes no weight, on every backend."""
     keras = backend.keras()
 
     class Recorder(keras.optimizers.Optimizer):  # type: ignore[name-defined]  # Keras is imported late
@@ -165,11 +165,11 @@ def _recorder() -> Any:
 
 
 def choose(found: Channels, scores: Scores, share: float, *, weigh: bool) -> NDArray[np.bool_]:
-    """Choose the groups to remove so that at most `share` of the network is left: bool [G].
+    """Choose the groups to remove so that at most the fraction `share` of the network remains: bool [G].
 
-    The size is the mean of the shares of weights and of multiply-adds. Where `weigh`, a score is divided by the size
-    that the group's removal saves, so that what costs much and does little goes first; else the scores stand alone.
-    Every layer keeps `FEWEST` channels or more; where that leaves too much, more than `share` is left.
+    The size is the mean of the fractions of weights and of multiply-adds. If `weigh`, a score is divided by the size
+    that removing the group saves, so that expensive, unimportant groups go first. Every layer keeps at least `FEWEST`
+    channels, so more than `share` may remain.
     """
     scores = scores / np.maximum(_savings(found), 1e-12) if weigh else scores
     producers = [found.group[part.outputs[0]] for part in found.producers()]
@@ -189,7 +189,7 @@ def choose(found: Channels, scores: Scores, share: float, *, weigh: bool) -> NDA
 
 
 def _until(found: Channels, goes: list[int], share: float) -> NDArray[np.bool_]:
-    """Remove the first groups of `goes`, as many as it takes (by bisection: each one more leaves less)."""
+    """Remove the first groups of `goes` until at most `share` remains, by bisection."""
     nothing = np.zeros(found.count, bool)
     whole = channels.sized(found, nothing)
 
@@ -210,7 +210,7 @@ def _until(found: Channels, goes: list[int], share: float) -> NDArray[np.bool_]:
 
 
 def _savings(found: Channels) -> Scores:
-    """Return the share of weights and of multiply-adds that goes with each group alone, their mean."""
+    """Return the fraction of the network that each group alone saves: the mean over weights and multiply-adds."""
     weights, products = np.zeros(found.count), np.zeros(found.count)
     for part in found.parts:
         for weight, axes in part.weights():

@@ -1,11 +1,11 @@
-"""Candidates on disk: one folder each, its record written last, so that a search that was killed goes on.
+"""The directory of a search: one folder per candidate, its record written last, so that a search can be resumed.
 
-<out>/search.json               what is searched: another model or other settings need another folder
-<out>/teacher.npy               the large model's answers, for distillation
-<out>/candidates/<name>/        record.json, bundle/, and model.keras where its weights are its own
-<out>/best/                     the bundle that was chosen, and its model.keras
-<out>/judgements.json           what the test part said of those that were chosen
-<out>/front.json, front.png     every candidate, and which of them no other beats
+<out>/search.json               the search: another model or other settings need another folder
+<out>/teacher.npy               the large model's logits, for distillation
+<out>/candidates/<name>/        record.json, bundle/, and model.keras if it has weights of its own
+<out>/best/                     the bundle that was chosen; best.keras beside it is its Keras model
+<out>/judgements.json           the test comparisons of those that were chosen
+<out>/front.json, front.png     every candidate, and which are on the Pareto front
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One model of the search and what was measured of it.
+    """One model of the search and its measurements.
 
-    `accuracy` is on the validation part, `count` pictures, of which it lost and won `lost` and `won` against the large
-    model; `bytes` of its ONNX file; `latency` and `latency_p99` in
-    milliseconds at batch 1, `throughput` in pictures a second at batch 32, in ONNX Runtime. `parent` is the candidate
-    whose weights it has or started from, `lineage` the steps that lead to it. `failed` says why there is no model.
+    `accuracy` is on the `count` images of the validation split; of these, only the large model classifies `lost`
+    correctly and only this one `won`. `bytes` is the size of its ONNX file. `latency` and `latency_p99` are in
+    milliseconds at batch 1, `throughput` in images per second at batch 32, in ONNX Runtime. `parent` is the candidate
+    whose weights it started from, `lineage` the steps so far. `failed` says why there is no model.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Store:
     """The folder of a search."""
 
     def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
-        """Open or make it; raises `OutputError` where it holds something else than the search that `key` describes."""
+        """Open or create it; raises `OutputError` if it holds anything but the search that `key` describes."""
         files.refuse_links_in_run(path)
         self.path = path
         file = path / "search.json"
@@ -66,10 +66,10 @@ class Store:
             if differing := sorted(k for k in {*known, *key} if known.get(k) != key.get(k)):
                 raise OutputError(
                     f"{path} holds a search with another {differing[0]} ({known.get(differing[0])!r}, now "
-                    f"{key.get(differing[0])!r}): name another folder with --out."
+                    f"{key.get(differing[0])!r}): choose another folder with --out."
                 )
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise OutputError(f"{path} exists already and holds no search: name another folder with --out.")
+            raise OutputError(f"{path} already exists and holds no search: choose another folder with --out.")
         else:
             files.write(file, _json(key))
 
@@ -82,9 +82,9 @@ class Store:
         file = self.folder(name) / "record.json"
         if not file.is_file():
             return None
-        found = _build(Candidate, _read(file), file, "Remove its folder, and it is made anew.")
+        found = _build(Candidate, _read(file), file, "Remove its folder to create it again.")
         if found.name != name:
-            raise ModelError(f"{file} is that of {found.name!r}. Remove its folder, and it is made anew.")
+            raise ModelError(f"{file} is that of {found.name!r}. Remove its folder to create it again.")
         return found
 
     def put(self, found: Candidate, made: Bundle | None, save: Callable[[Path], Any] | None = None) -> None:
@@ -98,14 +98,14 @@ class Store:
         files.write(folder / "record.json", _json(asdict(found)))
 
     def judgements(self) -> dict[str, Judgement]:
-        """Return what the test part has said of candidates so far, by name."""
+        """Return the test comparisons of candidates so far, by name."""
         file = self.path / "judgements.json"
         if not file.is_file():
             return {}
-        return _build(dict[str, Judgement], _read(file), file, "Remove it, and the test part is asked again.")
+        return _build(dict[str, Judgement], _read(file), file, "Remove it to evaluate on the test split again.")
 
     def keep_judgements(self, found: Mapping[str, Judgement]) -> None:
-        """Keep what `judgements` returns."""
+        """Save what `judgements` returns."""
         files.write(self.path / "judgements.json", _json({name: asdict(value) for name, value in found.items()}))
 
     def choose(self, found: Candidate, weights: str) -> Path:
@@ -134,7 +134,7 @@ class Store:
 
 
 def front(candidates: Iterable[Candidate]) -> tuple[str, ...]:
-    """Return the names of those that no other beats in everything: accuracy, size, weights, arithmetic and latency."""
+    """Return the names on the Pareto front of accuracy, file size, latency, parameters and multiply-adds."""
     all_ = [c for c in candidates if not c.failed]
 
     def worth(c: Candidate) -> tuple[float, ...]:
@@ -150,7 +150,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return jsonio.read(file)
     except ModelError as error:
-        raise ModelError(f"{error} Remove it, and it is made anew.") from error
+        raise ModelError(f"{error} Remove it to create it again.") from error
 
 
 def _build(kind: type[T], values: Any, file: Path, advice: str) -> T:

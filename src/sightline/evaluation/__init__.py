@@ -1,1 +1,1 @@
-"""Judging a classifier on labelled pictures."""
+"""Evaluation of a classifier on labeled images: metrics, calibration, selective prediction, errors."""

@@ -1,7 +1,7 @@
-"""Answering only where it is sure: risk against coverage, and the confidence that keeps a wanted precision.
+"""Selective prediction: the risk-coverage curve, and the confidence threshold for a target precision.
 
-A threshold is chosen on validation images, never on those that it is judged by: chosen and judged on the same images,
-the best of many thresholds always looks better than it is.
+A threshold is chosen on validation images and evaluated on others: on the images that it was chosen on, the best of
+many thresholds always looks better than it is.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from sightline import intervals
 from sightline.errors import UsageError, plural
 from sightline.records import Interval
 
-USUAL = (0.99, 0.95, 0.9)  # target precisions that a new run is tried at, the strictest first
+USUAL = (0.99, 0.95, 0.9)  # target precisions to try for a new run, strictest first
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Risk (share of wrong answers) where the surest share `coverage` is answered, float64 [N] each; mean `aurc`."""
+    """The error rate (`risk`) at each `coverage`, float64 [N] each, and the area under the curve, `aurc`."""
 
     coverage: NDArray[np.float64]
     risk: NDArray[np.float64]
@@ -30,12 +30,11 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """The smallest `confidence` that reaches `target`, None if none does; what it did on `count` validation images.
+    """The smallest `confidence` that reaches `target` (or None), and its metrics on `count` validation images.
 
     `precision` has Wilson's 95% `interval` and the exact one-sided 95% `lower_bound`; `share_answered` is the coverage.
-    A `conservative` threshold is one whose lower bound reaches the target; `given_up` is the coverage that it costs:
-    how much more of the validation images would be answered if the precision alone had to reach the target. `note` says
-    how far to trust it.
+    A `conservative` threshold is one whose lower bound reaches the target; `given_up` is the coverage lost compared
+    with a threshold for which the precision alone has to reach the target. `note` says how far to trust the threshold.
     """
 
     target: float
@@ -53,11 +52,11 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """What answering comes to on images that had no part in choosing the threshold.
+    """Selective metrics on images that were not used to choose the threshold.
 
-    Of `count` images the fraction `coverage` is answered, `answered` in number, with this `precision`: its Wilson 95%
-    `interval` and exact one-sided 95% `lower_bound` (None where nothing is answered). `met`: whether that bound reaches
-    the target.
+    Of `count` images, `answered` are above the threshold, a fraction of `coverage`. Their `precision` has Wilson's 95%
+    `interval` and the exact one-sided 95% `lower_bound`; all three are None if no image is above the threshold. `met`
+    tells whether the bound reaches the target.
     """
 
     count: int
@@ -71,7 +70,7 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Selective:
-    """A `threshold` that was chosen on validation images, and what it reached on the others."""
+    """A `threshold` that was chosen on validation images, and its metrics on the evaluated images."""
 
     threshold: Threshold
     reached: Reached | None
@@ -80,8 +79,7 @@ class Selective:
 def risk_coverage(confidences: NDArray[np.float32], correct: NDArray[np.bool_]) -> Curve:
     """Return the risk-coverage curve (El-Yaniv and Wiener, 2010) and the area under it (Geifman et al., 2019).
 
-    Pictures of equal confidence are answered together: each point among them has the risk of their end, and the part
-    between is what a random order would give on average.
+    Images with the same confidence are ordered at random; the curve has the mean risk over these orders.
     """
     count = len(confidences)
     order = np.argsort(-confidences, kind="stable")
@@ -95,19 +93,19 @@ def risk_coverage(confidences: NDArray[np.float32], correct: NDArray[np.bool_]) 
 def threshold_for(
     confidences: NDArray[np.float32], correct: NDArray[np.bool_], target_precision: float, *, conservative: bool = True
 ) -> Threshold:
-    """Return the smallest confidence from which on the fraction of right answers is at least `target_precision`.
+    """Return the smallest confidence threshold whose precision is at least `target_precision`.
 
-    `confidences` float32 [N] and `correct` bool [N] are of validation images. If `conservative`, thresholds are tried
-    from the strictest on, starting where enough images are answered to show anything, and the last is kept for which an
+    `confidences` float32 [N] and `correct` bool [N] are of validation images. If `conservative`, thresholds are tested
+    from the strictest on, starting where enough images are above to show anything. The result is the last for which an
     exact binomial test at 5% rejects that the true precision is lower (Clopper and Pearson, 1934; fixed-sequence
-    testing as in Angelopoulos et al., 2021, arXiv:2110.01052): it then falls short for one validation split in twenty.
-    0.99 takes 299 images without a mistake. Otherwise the fraction among the images seen counts: on new images it falls
-    short about as often as not, all the more where few were answered.
+    testing as in Angelopoulos et al., 2021, arXiv:2110.01052). It misses the target for one validation split in twenty;
+    a target of 0.99 takes 299 images without an error. If not `conservative`, the observed precision has to reach the
+    target. On new images it then misses about half of the time, and more often if few images were above.
 
-    Raises `UsageError` for a target outside 0 to 1.
+    Raises `UsageError` for a target outside (0, 1).
     """
     if not 0 < target_precision < 1:
-        raise UsageError(f"The target precision must lie between 0 and 1, such as 0.99; got {target_precision}.")
+        raise UsageError(f"The target precision must be between 0 and 1, e.g. 0.99; got {target_precision}.")
     count = len(confidences)
     order = np.argsort(-confidences, kind="stable")
     sure, hits = confidences[order], np.cumsum(correct[order])
@@ -127,8 +125,8 @@ def threshold_for(
     note = ""
     if bound < target_precision:
         note = (
-            f"{kept} answered validation images show a precision of {bound:.3f} or more, no more than that: "
-            "hold out more images, or choose a threshold with --conservative."
+            f"With {kept} validation images above the threshold, the precision is only known to be at least "
+            f"{bound:.3f}: use more validation images, or choose the threshold with --conservative."
         )
     return Threshold(
         target_precision, float(sure[ends[best]]), good / kept, interval, kept / count, kept, count, note, bound,
@@ -138,12 +136,15 @@ def threshold_for(
 
 def _unreachable(target: float, count: int, without: float, *, conservative: bool) -> str:
     if not conservative:
-        return f"No confidence reaches it on {plural(count, 'validation image')}."
+        return f"No confidence threshold reaches the target on {plural(count, 'validation image')}."
     least = math.ceil(math.log(intervals.LEVEL) / math.log(target))
-    more = f"; it takes {least} answered without a mistake" if count < least else ""
-    note = f"No confidence is shown to reach it by {count} validation images{more}."
+    more = f"; that takes at least {least} without an error" if count < least else ""
+    note = f"{count} validation images do not show that any confidence threshold reaches the target{more}."
     if without:
-        note += f" --no-conservative would answer {without:.1%} of them, and fall short on new images every other time."
+        note += (
+            f" --no-conservative has a coverage of {without:.1%}, but on new images it misses the target about half "
+            "of the time."
+        )
     return note
 
 
@@ -151,7 +152,7 @@ def _shown(answered: NDArray[np.int64], right: NDArray[np.int64], target: float)
     best = None
     for i, (count, good) in enumerate(zip(answered.tolist(), right.tolist(), strict=True)):
         if intervals.at_most(0, count, 1 - target) > intervals.LEVEL:
-            continue  # not even with no mistake
+            continue  # not even without an error
         if intervals.at_most(count - good, count, 1 - target) > intervals.LEVEL:
             break
         best = i
@@ -159,7 +160,7 @@ def _shown(answered: NDArray[np.int64], right: NDArray[np.int64], target: float)
 
 
 def reached(answered: NDArray[np.bool_], correct: NDArray[np.bool_], target: float | None) -> Reached:
-    """Return what answering where `answered` is true comes to: bool [N] each, of images not used for the threshold."""
+    """Return the selective metrics of images that were not used for the threshold; both arguments are bool [N]."""
     count, kept, right = len(answered), int(answered.sum()), int((answered & correct).sum())
     bound = intervals.lower_bound(right, kept) if kept else None
     return Reached(
@@ -172,10 +173,10 @@ def reached(answered: NDArray[np.bool_], correct: NDArray[np.bool_], target: flo
 def select(
     held_out: tuple[NDArray[np.float32], NDArray[np.bool_]], judged: tuple[NDArray[np.float32], NDArray[np.bool_]]
 ) -> Selective:
-    """Choose a threshold for the strictest of the usual targets that validation images show, and try it on the others.
+    """Choose the threshold for the strictest usual target that is reached on validation, and evaluate it.
 
-    Both are confidences float32 [N] and whether the answer is right, bool [N]. Where no target is shown, the threshold
-    is that of the least one, without a confidence.
+    Both arguments are confidences float32 [N] and whether the prediction is correct, bool [N]. If no target is reached,
+    the threshold is that of the lowest target, with a `confidence` of None.
     """
     tried = [threshold_for(*held_out, target) for target in USUAL]
     threshold = next((t for t in tried if t.confidence is not None), tried[-1])

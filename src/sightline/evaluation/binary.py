@@ -1,7 +1,7 @@
-"""Two classes, one of which is to be detected: sensitivity, specificity, predictive values, curves and thresholds.
+"""Binary classification: sensitivity, specificity, predictive values, ROC and precision-recall curves, thresholds.
 
-The positive class is the one that counts: the defect, the disease. Its score is its probability. At a threshold of 0.5
-it is predicted where it is the more probable class, as everywhere else.
+The positive class is the one to be detected, e.g. the defect or the disease. Its score is its predicted probability; a
+threshold of 0.5 is the same as predicting the more probable class.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ NEGATIVE = {
     "undamaged", "background", "no", "false", "0", "阴性", "良品", "合格", "正常",
 }  # fmt: skip
 NEGATIONS = {"no", "not", "non", "without"}
-PREFIXES = ("no", "not", "non", "un", "without", "非", "无", "未", "没有")  # of the name of the other class
-SUFFIXES = ("free", "negative", "neg", "absent")  # likewise
+PREFIXES = ("no", "not", "non", "un", "without", "非", "无", "未", "没有")  # before the name of the positive class
+SUFFIXES = ("free", "negative", "neg", "absent")  # after it
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Points of a curve, float64 [P] each, from the strictest threshold on: the positive class at `threshold` or more.
+    """Points of a curve, float64 [P] each, from the strictest `threshold` on.
 
-    Of the ROC curve `x` is 1 - specificity and `y` sensitivity; of the precision-recall curve, recall and precision.
+    For the ROC curve, `x` is 1 - specificity and `y` is sensitivity; for precision-recall, `x` is recall and `y` is
+    precision. The positive class is predicted at a score of `threshold` or more.
     """
 
     x: NDArray[np.float64]
@@ -51,7 +52,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What predicting the positive class from a `threshold` on comes to: metrics with Wilson's intervals."""
+    """The metrics of predicting the positive class at a score of `threshold` or more, with Wilson's intervals."""
 
     threshold: float
     sensitivity: Figure
@@ -62,14 +63,14 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """A threshold chosen on `count` validation images so that a `rate` reaches a `target`; None where none does.
+    """A `threshold` chosen on `count` validation images so that a `rate` reaches a `target`; None if none does.
 
     If `conservative`, the exact one-sided 95% bound of the rate on validation reaches the target, else the rate itself.
-    `reached` is what it comes to on the evaluated images, with the `lower_bound` of the rate there; `met`: whether that
-    reaches the target. These are None where the evaluated images chose the threshold.
+    `reached` are the metrics on the evaluated images, `lower_bound` is the bound of the rate there, and `met` tells
+    whether it reaches the target. These are None if the threshold was chosen on the evaluated images.
 
-    `relaxed` is the threshold where the rate itself, not its bound, has to reach the target; `given_up` is how much of
-    the other rate being conservative costs on validation.
+    `relaxed` is the threshold for which the rate itself, not its bound, has to reach the target; `given_up` is the loss
+    in the other rate on validation from being conservative.
     """
 
     rate: Rate
@@ -87,11 +88,12 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """The evaluation of two classes as a detection of `positive`; `rule` says why that is the positive class.
+    """The binary metrics of a two-class evaluation; `rule` says why `positive` is the positive class.
 
-    `rates` are those of the more probable class; `auroc` is that of the evaluation itself, `average_precision` that of
-    the positive class, with bootstrap intervals. `operating_points` are those asked for, or else the one that the model
-    keeps; `usual_points` those for the usual targets that validation images show, tried on the evaluated images.
+    `rates` are those of predicting the more probable class. `auroc` is that of the evaluation itself,
+    `average_precision` is that of the positive class; both have bootstrap intervals. `operating_points` are those
+    requested, or else the saved one of the model; `usual_points` are those for the usual targets that are reached on
+    validation, evaluated on the evaluated images.
     """
 
     positive: str
@@ -109,41 +111,41 @@ class Binary:
 
 
 def positive_class(classes: Sequence[str], wanted: str = "") -> tuple[str, str]:
-    """Return the positive one of two classes, and why it is that one.
+    """Return the positive class of two, and the reason for the choice.
 
-    The one `wanted`; else the one whose name says so (defect, positive, abnormal, yes, 1, crack but not no_crack); else
-    the one beside a name that says the contrary (ok, normal, healthy, 0; non_fire beside fire); else the second. Never
-    by the counts of images, which differ between splits. Raises `UsageError` for other than two classes and for an
-    unknown class.
+    It is `wanted` if given; else the class with a positive name (defect, abnormal, yes, 1, crack but not no_crack);
+    else the class whose counterpart has a negative name (ok, healthy, 0; non_fire beside fire); else the second.
+    Counts of images play no role, as they differ between splits. Raises `UsageError` unless there are two classes, and
+    for an unknown class.
 
     >>> positive_class(("defect", "ok"))[0], positive_class(("dent", "ok"))[0], positive_class(("cat", "dog"))[0]
     ('defect', 'dent', 'dog')
     """
     check_positive(classes, wanted)
     if wanted:
-        return wanted, "as asked for"
+        return wanted, "as requested"
     for names, other, kind in ((POSITIVE, 0, "positive"), (NEGATIVE, 1, "negative")):
         hits = [i for i, label in enumerate(classes) if _is_named(label, names)]
         if len(hits) == 1:
             return classes[hits[0] ^ other], f"by its name: {classes[hits[0]]!r} is {kind}"
     for thing, other_name in (classes, reversed(classes)):
         if _negates(other_name, thing):
-            return thing, f"by its name: {other_name!r} is its contrary"
+            return thing, f"by its name: {other_name!r} is its opposite"
     return classes[1], "the second class"
 
 
 def _is_named(label: str, names: set[str]) -> bool:
-    """Tell whether a label, or one of its words, is one of `names`; of numbers only the label as a whole counts."""
+    """Tell whether a label, or one of its words, is one of `names`; numbers count only as a whole label."""
     words = set(re.findall(r"[a-z]+|[0-9]+", label.lower()))
     whole = _letters(label)
     return whole in names or (bool(words & names - {"0", "1"}) and not words & NEGATIONS)
 
 
 def _negates(label: str, other: str) -> bool:
-    """Tell whether a label says that what the `other` names is not there, as "No fire" beside "fire".
+    """Tell whether a label negates the `other`, as "No fire" negates "fire".
 
-    A number at the end of the other name may be left out ("NonCOVID" beside "COVID19"), and a word that says that it
-    is there may stand in it ("with_mask", "covid_positive").
+    It may omit a number at the end of the other name ("NonCOVID" beside "COVID19") and a word for presence in it
+    ("with_mask", "covid_positive").
     """
     name, whole = _letters(label), _letters(other)
     things = {whole, whole.rstrip("0123456789"), whole.removeprefix("with")} - {""}
@@ -157,14 +159,11 @@ def _letters(label: str) -> str:
 
 
 def check_positive(classes: Sequence[str], wanted: str) -> None:
-    """Raise `UsageError` where `wanted` cannot be the positive class of `classes`; an empty name asks for none."""
+    """Raise `UsageError` if `wanted` cannot be the positive class of `classes`; an empty name is always accepted."""
     if wanted and len(classes) != 2:
-        raise UsageError(
-            f"The positive class is to be {wanted!r}, but there are {len(classes)} classes: only two classes have a "
-            "positive one."
-        )
+        raise UsageError(f"A positive class ({wanted!r}) needs exactly two classes; there are {len(classes)} classes.")
     if wanted and wanted not in classes:
-        raise UsageError(f"There is no class {wanted!r} to be the positive one.{suggest(wanted, classes)}")
+        raise UsageError(f"The positive class {wanted!r} is not a class of the model.{suggest(wanted, classes)}")
 
 
 def evaluate(
@@ -175,7 +174,7 @@ def evaluate(
     positive: str = "",
     seed: int = 0,
 ) -> Binary:
-    """Return the evaluation of probabilities float32 [N, 2] against labels int32 [N]; `auroc` is that of `scores`."""
+    """Return the binary metrics of probabilities float32 [N, 2] and labels int32 [N]; `auroc` comes from `scores`."""
     chosen, rule = positive_class(classes, positive)
     k = list(classes).index(chosen)
     score, truth = probabilities[:, k].astype(np.float64), labels == k
@@ -196,7 +195,7 @@ def _average_precision(score: NDArray[np.float64], truth: NDArray[np.bool_], see
 
 
 def rates_at(score: NDArray[np.float64], truth: NDArray[np.bool_], threshold: float) -> Rates:
-    """Return what predicting the positive class where its score is at least `threshold` comes to."""
+    """Return the metrics of predicting the positive class at a score of `threshold` or more."""
     return _rates(score >= threshold, truth, threshold)
 
 
@@ -215,7 +214,7 @@ def _rates(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], threshold: fl
 
 
 def curves(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[Curve, Curve]:
-    """Return the ROC and the precision-recall curve, a point for each different score; without points for no images."""
+    """Return the ROC and the precision-recall curve, with one point for each distinct score."""
     order = np.argsort(-score, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1) if len(score) else np.zeros(0, np.int64)
     hits = np.cumsum(truth[order])[ends]
@@ -231,12 +230,12 @@ def curves(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[Curve,
 def operating_point(
     score: NDArray[np.float64], truth: NDArray[np.bool_], rate: Rate, target: float, *, conservative: bool = True
 ) -> OperatingPoint:
-    """Choose, on validation images, the threshold that gives away least while a rate reaches its target.
+    """Choose, on validation images, the threshold that costs least in the other rate while `rate` reaches its target.
 
-    For a sensitivity that is the highest threshold, for a specificity the lowest. If `conservative`, the exact
-    one-sided 95% bound of the rate must reach the target: the threshold is an order statistic of the scores of one
-    class, and so a tolerance limit (Wilks, 1941, Ann. Math. Stat. 12:91-96), which falls short on new images for one
-    validation split in twenty. Otherwise the rate itself must reach it.
+    For sensitivity it is the highest threshold, for specificity the lowest. If `conservative`, the exact one-sided 95%
+    bound of the rate must reach the target: the threshold is an order statistic of the scores of one class, and so a
+    tolerance limit (Wilks, 1941, Ann. Math. Stat. 12:91-96), which misses the target on new images for one validation
+    split in twenty. Otherwise the rate itself must reach it.
     """
     own, other = (score[truth], score[~truth]) if rate == "sensitivity" else (score[~truth], score[truth])
     own = np.sort(own)
@@ -250,11 +249,11 @@ def operating_point(
     threshold = choose(conservative=conservative)
     relaxed = choose(conservative=False) if conservative else None
     if threshold is None:
-        note = f"No threshold is shown to reach it by the {plural(len(own), 'validation image')} of that class."
+        note = f"{plural(len(own), 'validation image')} of that class cannot show that a threshold reaches the target."
         if relaxed is not None:
             note += (
-                f" --no-conservative would predict the positive class where its probability is at least {relaxed:.4f}, "
-                "and fall short on new images about every other time."
+                f" --no-conservative would use a threshold of {relaxed:.4f}, which misses the target on new images "
+                "about half of the time."
             )
         return OperatingPoint(rate, target, None, len(score), conservative, note, relaxed=relaxed)
     given_up = 0.0
@@ -266,17 +265,17 @@ def operating_point(
 def usual_points(
     held_out: tuple[NDArray[np.float64], NDArray[np.bool_]], evaluated: tuple[NDArray[np.float64], NDArray[np.bool_]]
 ) -> tuple[OperatingPoint, ...]:
-    """Choose thresholds for the usual targets of both rates on validation images, and try them on the evaluated ones.
+    """Choose thresholds for the usual targets of both rates on validation, and evaluate them.
 
-    Both are scores of the positive class float64 [N] and whether an image is of it, bool [N]. Targets that no threshold
-    is shown to reach are left out.
+    Both arguments are scores of the positive class, float64 [N], and whether an image is positive, bool [N]. Targets
+    that are not reached are left out.
     """
     points = [operating_point(*held_out, rate, target) for rate in RATES for target in USUAL]
     return tuple(tried(point, *evaluated) for point in points if point.threshold is not None)
 
 
 def _misses(count: int, target: float, *, conservative: bool) -> int | None:
-    """Return how many of `count` images may be missed, None where even none are too many."""
+    """Return how many of `count` images may be misclassified; None if even no error does not reach the target."""
     if not conservative:
         return min(int(count * (1 - target) + 1e-9), count - 1) if count else None
     best = None
@@ -288,7 +287,7 @@ def _misses(count: int, target: float, *, conservative: bool) -> int | None:
 
 
 def tried(point: OperatingPoint, score: NDArray[np.float64], truth: NDArray[np.bool_]) -> OperatingPoint:
-    """Return an operating point with what it reached on images that had no part in choosing it."""
+    """Return an operating point with its metrics on images that were not used to choose it."""
     if point.threshold is None:
         return point
     found = rates_at(score, truth, point.threshold)

@@ -1,7 +1,7 @@
-"""Does a confidence of 0.9 mean right nine times in ten? Reliability, ECE, and a temperature.
+"""Calibration of confidences: reliability diagram, expected calibration error (ECE), temperature scaling.
 
-ECE: pictures go into 15 bins of equal width by the greatest probability; the gap between the share that is right and
-the mean confidence is averaged over the bins, weighted by their pictures (Guo et al., 2017, arXiv:1706.04599).
+ECE: images are binned by their top probability into 15 bins of equal width. It is the mean absolute difference of
+accuracy and mean confidence over the bins, weighted by their counts (Guo et al., 2017, arXiv:1706.04599).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from sightline import metrics
 from sightline.errors import DataError, plural
 
 BINS = 15
-ENOUGH = 200  # pictures; with fewer, chance alone (the square root of 0.9 * 0.1 / 200: 0.02) is as large as usual ECEs
-MISTAKES = 10  # the temperature is decided by them; with fewer, one picture more or less moves it far
+ENOUGH = 200  # images; with fewer, the noise (the square root of 0.9 * 0.1 / 200: 0.02) is as large as usual ECEs
+MISTAKES = 10  # errors; with fewer, a single image changes the temperature a lot
 LOWEST, HIGHEST = 0.05, 20.0  # temperatures
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Pictures whose confidence is in (low, high]: how many, their mean confidence, and the share that is right."""
+    """Images with a confidence in (low, high]: their count, mean confidence and accuracy."""
 
     low: float
     high: float
@@ -33,9 +33,9 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Temperature:
-    """The `value` that logits are divided by; mean cross-entropy (nats) and ECE of `count` pictures before and after.
+    """The `value` that logits are divided by; mean cross-entropy (nats) and ECE of `count` images before and after.
 
-    `note` says in a sentence why not to trust it, where that is so.
+    `note` says why the temperature is unreliable, "" if it is not.
     """
 
     value: float
@@ -48,7 +48,7 @@ class Temperature:
 
 
 def reliability(probabilities: NDArray[np.float32], labels: NDArray[np.int32], bins: int = BINS) -> tuple[Bin, ...]:
-    """Return the bins of equal width that hold pictures, lowest first."""
+    """Return the non-empty bins of equal width, lowest first."""
     if not len(labels):
         return ()
     confidence = probabilities.max(1).astype(np.float64)
@@ -62,30 +62,30 @@ def reliability(probabilities: NDArray[np.float32], labels: NDArray[np.int32], b
 
 
 def bin_of(confidence: NDArray[np.float64], bins: int = BINS) -> NDArray[np.int64]:
-    """Return the number of the bin of each confidence, int64 [N]; bins are open below and closed above."""
+    """Return the bin index of each confidence, int64 [N]; bins are open below and closed above."""
     return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
 def ece(probabilities: NDArray[np.float32], labels: NDArray[np.int32], bins: int = BINS) -> float:
-    """Return the expected calibration error in [0, 1]; 0 for no pictures."""
+    """Return the expected calibration error in [0, 1]; 0 for no images."""
     found = reliability(probabilities, labels, bins)
     return sum(b.count * abs(b.accuracy - b.confidence) for b in found) / max(len(labels), 1)
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> Temperature:
-    """Find the temperature in [0.05, 20] of the least mean cross-entropy of softmax(logits / T), by bisection.
+    """Fit the temperature T in [0.05, 20] that minimizes the mean cross-entropy of softmax(logits / T), by bisection.
 
-    The cross-entropy is convex in 1 / T, so its slope has one root. Log-probabilities serve as well as logits, as they
-    differ by a constant in each row. `logits` float32 [N, K], `labels` int32 [N]. Raises `DataError` for no pictures
-    and for logits that are no numbers.
+    The cross-entropy is convex in 1 / T, so its slope has one root. Log-probabilities work as well as logits, as they
+    differ by a constant in each row. `logits` float32 [N, K], `labels` int32 [N]. Raises `DataError` if there are no
+    images or if a logit is NaN.
     """
     if not len(labels):
-        raise DataError("There are no pictures to fit a temperature on: keep some for validation.")
+        raise DataError("Fitting a temperature needs images; there are none: use a validation split.")
     z = logits.astype(np.float64)
     z -= z.max(1, keepdims=True)
     z = np.maximum(z, -1e4)  # log-probabilities of 0
     if np.isnan(z).any():
-        raise DataError("The logits to fit a temperature on hold values that are no numbers: train the model again.")
+        raise DataError("The logits contain NaN, so no temperature can be fitted: train the model again.")
     true = z[np.arange(len(labels)), labels]
 
     def slope(inverse: float) -> float:
@@ -111,10 +111,10 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> T
 
 def _note(count: int, mistakes: int, value: float) -> str:
     if not LOWEST * 1.01 < value < HIGHEST * 0.99:
-        return f"The temperature ran into its bound ({value:.3g}): the pictures do not decide it, so do not use it."
+        return f"The temperature hit its bound ({value:.3g}): the images do not determine it, so do not use it."
     if count < ENOUGH or mistakes < MISTAKES:
         return (
-            f"With {plural(count, 'image')}, {mistakes} of them named wrongly, calibration is mostly chance: it takes "
-            f"{ENOUGH} pictures and {MISTAKES} mistakes or more to mean anything."
+            f"With {plural(count, 'image')}, {mistakes} of them misclassified, the calibration is mostly noise: it "
+            f"needs at least {ENOUGH} images and {MISTAKES} errors."
         )
     return ""

@@ -1,4 +1,4 @@
-"""From probabilities and labels to an `Evaluation`."""
+"""Run a predictor on labeled images and compute an `Evaluation`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def evaluate(
     batch_size: int | None = None,
     progress: Progress = no_progress,
 ) -> Evaluation:
-    """Run `predictor` over `samples` and compute its figures; `samples.labels` count in `predictor.classes`."""
+    """Evaluate `predictor` on `samples`, whose labels are indices into `predictor.classes`."""
     started = time.perf_counter()
     found: list[NDArray[np.float32]] = []
     rows = batch_size or suitable_batch_size(predictor.preprocess)
@@ -45,9 +45,9 @@ def figures(
     rejects: Sequence[Reject] = (),
     seconds: float = 0.0,
 ) -> Evaluation:
-    """Compute the figures of `probabilities` float32 [N, K] against the labels of `samples`.
+    """Compute the metrics of `probabilities` float32 [N, K] against the labels of `samples`.
 
-    Raises `DataError` for probabilities that are no numbers.
+    Raises `DataError` for invalid probabilities, see `scores.check`.
     """
     scores.check(probabilities, samples.paths)
     answers = probabilities.argmax(1)

@@ -1,4 +1,4 @@
-"""All that is said of a classifier besides its figures, from what the network said of pictures."""
+"""A full evaluation report: calibration, selective prediction, prediction sets, OOD detection, from model outputs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from sightline.prediction.base import Outputs, Predictor, filled
 from sightline.prediction.decide import decide, energy, labels
 from sightline.records import Evaluation, Interval, Progress, Samples, Thresholds, no_progress
 
-SAME = 0.005  # temperatures this near to 1 print as 1.00 and change no probability that anybody sees
+SAME = 0.005  # temperatures this close to 1 print as 1.00 and change no displayed probability
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a network said of labelled pictures: `outputs` of N, `labels` int32 [N]."""
+    """The `outputs` of a model for N labeled images, and their `labels`, int32 [N]."""
 
     outputs: Outputs
     labels: NDArray[np.int32]
@@ -37,9 +37,9 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What thresholds are chosen for; see `abstain.threshold_for`, `conformal.fit` and `binary.operating_point`.
+    """The targets of thresholds; see `abstain.threshold_for`, `conformal.fit` and `binary.operating_point`.
 
-    `positive` names the positive one of two classes, "": see `binary.positive_class`.
+    `positive` is the positive class of two; "" chooses it by name, see `binary.positive_class`.
     """
 
     target_precision: float | None = None
@@ -50,26 +50,26 @@ class Wanted:
     specificity: float | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything is to be kept beside the model."""
+        """Whether thresholds are to be saved with the model."""
         return self.target_precision is not None or self.coverage is not None or self.kept_rate is not None
 
     @property
     def kept_rate(self) -> Rate | None:
-        """The rate whose threshold is to give the labels from then on: the only target that is asked for, or none."""
+        """The rate whose threshold is to be saved and used for predictions: the only requested target, or None."""
         if self.target_precision is not None or self.coverage is not None or len(self.rates) != 1:
             return None
         return next(iter(self.rates))
 
     @property
     def rates(self) -> dict[Rate, float]:
-        """The targets of two classes' detection, by rate."""
+        """The requested targets of binary classification, by rate."""
         targets: dict[Rate, float | None] = {"sensitivity": self.sensitivity, "specificity": self.specificity}
         return {rate: target for rate, target in targets.items() if target is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """ECE and reliability of the judged pictures, as served and after the temperature that validation pictures gave."""
+    """ECE and reliability of the evaluated images, as served and after the temperature fitted on validation images."""
 
     ece: float
     bins: tuple[Bin, ...]
@@ -80,16 +80,16 @@ class Calibration:
 
     @property
     def unchanged(self) -> bool:
-        """Whether the temperature is 1 to two places: what is served divides by it already, or need not."""
+        """Whether the temperature is 1 to two decimals: the model already divides by it, or need not."""
         return self.temperature is not None and abs(self.temperature.value - 1) < SAME
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What decisions by `thresholds` come to on the judged images: fractions of each kind, and right classes.
+    """The decisions of `thresholds` on the evaluated images: the fraction of each kind, and the precision.
 
     `lower_bound` is the exact one-sided 95% bound of the precision, `met` whether it reaches the `target` precision;
-    None where there is no target, or where the thresholds were fitted on these images.
+    None if there is no target, or if the thresholds were fitted on these images.
     """
 
     classes: float
@@ -105,7 +105,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """An evaluation of `part` and all that goes with it; None for what was not asked for or cannot be."""
+    """The evaluation of split `part` with all analyses; None for those not requested or not possible."""
 
     evaluation: Evaluation
     part: str
@@ -124,7 +124,7 @@ class Judgement:
 
 
 def listen(predictor: Predictor, samples: Samples, progress: Progress = no_progress, task: str = "evaluating") -> Said:
-    """Ask the network for everything that it says of `samples`."""
+    """Return the outputs of `predictor` for all `samples`; raises `DataError` if there are none."""
     size, done = min(32, len(samples)), 0
     found: list[tuple[NDArray[np.float32], ...]] = []
 
@@ -138,22 +138,22 @@ def listen(predictor: Predictor, samples: Samples, progress: Progress = no_progr
         done += len(batch.labels)
         progress(task, done, len(samples))
     if not found:
-        raise DataError("There are no pictures to judge the model on.")
+        raise DataError("There are no images to evaluate the model on.")
     return Said(Outputs(*(np.concatenate(part) for part in zip(*found, strict=True))), samples.labels)
 
 
 def calibrate(judged: Said, held_out: Said | None) -> Calibration:
-    """Judge confidence, and what one temperature, fitted on `held_out`, would make of it."""
+    """Evaluate the calibration as served, and after temperature scaling fitted on `held_out`."""
     p, labels = judged.outputs.probabilities, judged.labels
     before = calibration.ece(p, labels), calibration.reliability(p, labels)
     if held_out is None:
-        note = "No validation pictures are at hand to fit a temperature on."
+        note = "There are no validation images to fit a temperature on."
         return Calibration(*before, None, None, (), note)
     fitted = calibration.fit_temperature(held_out.outputs.logits, held_out.labels)
     cooled = metrics.softmax(judged.outputs.logits / np.float32(fitted.value))
     note = fitted.note
     if len(labels) < calibration.ENOUGH:
-        note = note or f"ECE of {plural(len(labels), 'image')} is mostly chance: it takes {calibration.ENOUGH} or more."
+        note = note or f"The ECE of {plural(len(labels), 'image')} is mostly noise: it needs {calibration.ENOUGH}."
     after = calibration.ece(cooled, labels), calibration.reliability(cooled, labels)
     return Calibration(*before, fitted, *after, note)
 
@@ -161,10 +161,10 @@ def calibrate(judged: Said, held_out: Said | None) -> Calibration:
 def fit_thresholds(
     held_out: Said, wanted: Wanted, old: Thresholds | None, classes: Sequence[str]
 ) -> tuple[Thresholds | None, Threshold | None]:
-    """Fit what is asked for on validation images; what is not stays as in `old`.
+    """Fit the requested thresholds on validation images; the others stay as in `old`.
 
-    A threshold for a rate replaces those for a precision and a coverage, and the other way round. Where no threshold
-    reaches a rate, `old` is returned.
+    A threshold for a rate replaces those for a precision and a coverage, and vice versa. If no threshold reaches the
+    rate, `old` is returned.
     """
     p = held_out.outputs.probabilities
     limit = ood.limit(energy(held_out.outputs.logits))
@@ -199,7 +199,7 @@ def fit_thresholds(
 
 
 def answered(judged: Said, classes: Sequence[str], thresholds: Thresholds, *, fitted: bool = False) -> Answered:
-    """Apply the thresholds to the judged images, as predicting does; `fitted`: they were chosen on these images."""
+    """Apply the thresholds to the evaluated images as `decide` does; `fitted`: they were chosen on these images."""
     p = judged.outputs.probabilities
     made = np.array([d.decision for d in decide(p, judged.outputs.logits, classes, thresholds)])
     target = thresholds.target_precision
@@ -211,7 +211,7 @@ def answered(judged: Said, classes: Sequence[str], thresholds: Thresholds, *, fi
 
 
 def select(judged: Said, held_out: Said | None) -> Selective | None:
-    """Choose a confidence on validation images and try it on the judged ones; None where these are the same or few."""
+    """Choose a confidence threshold on validation and evaluate it; None if both are the same images or none."""
     if held_out is None or held_out is judged:
         return None
 
@@ -223,22 +223,22 @@ def select(judged: Said, held_out: Said | None) -> Selective | None:
 
 
 def check(wanted: Wanted, classes: Sequence[str]) -> None:
-    """Raise `UsageError` where what is wanted does not fit the classes, or a target is outside 0 to 1."""
+    """Raise `UsageError` if a request does not fit the classes, or a target is outside (0, 1)."""
     binary.check_positive(classes, wanted.positive)
     for rate, target in wanted.rates.items():
         if len(classes) != 2:
-            raise UsageError(f"A target {rate} needs two classes, one of them positive; the model has {len(classes)}.")
+            raise UsageError(f"A target {rate} needs a model with two classes; this one has {len(classes)}.")
         if not 0 < target < 1:
-            raise UsageError(f"The target {rate} must lie between 0 and 1, such as 0.95; got {target}.")
+            raise UsageError(f"The target {rate} must be between 0 and 1, e.g. 0.95; got {target}.")
 
 
 def detect(
     evaluation: Evaluation, judged: Said, held_out: Said | None, wanted: Wanted, kept: Thresholds | None = None
 ) -> Binary | None:
-    """Evaluate two classes as a detection of the positive one; None for another number of classes.
+    """Compute the binary metrics of two classes; None for another number of classes.
 
-    Thresholds for wanted rates are chosen on `held_out` images; raises `DataError` where there are none. Where none is
-    wanted, the threshold that the model has `kept` is tried.
+    Thresholds for target rates are chosen on `held_out` images; raises `DataError` if there are none. Without targets,
+    the saved threshold of the model, `kept`, is evaluated.
     """
     classes = evaluation.classes
     if len(classes) != 2:
@@ -250,7 +250,7 @@ def detect(
     points: list[binary.OperatingPoint] = []
     if wanted.rates:
         if held_out is None:
-            raise DataError("Thresholds are chosen on validation images, and there are none at hand.")
+            raise DataError("Thresholds are chosen on validation images, and there are none.")
         points = [
             binary.operating_point(*_scores(held_out, k), rate, target, conservative=wanted.conservative)
             for rate, target in wanted.rates.items()
@@ -271,7 +271,7 @@ def _scores(said: Said, k: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 
 def beside(judged: Said, held_out: Said | None) -> Shift | None:
-    """Compare the judged images with the validation ones; None where these are the same or not at hand."""
+    """Compare the evaluated images with the validation split; None if they are the same or it is not available."""
     if held_out is None or held_out is judged:
         return None
     first, second = ((of.outputs.probabilities, of.labels) for of in (held_out, judged))
@@ -279,7 +279,7 @@ def beside(judged: Said, held_out: Said | None) -> Shift | None:
 
 
 def covered(judged: Said, thresholds: Thresholds) -> Coverage | None:
-    """Judge the prediction sets, where there are any."""
+    """Evaluate the prediction sets; None if none were fitted."""
     if thresholds.quantile is None or thresholds.coverage is None:
         return None
     p = judged.outputs.probabilities
@@ -287,12 +287,12 @@ def covered(judged: Said, thresholds: Thresholds) -> Coverage | None:
 
 
 def strangers(judged: Said, strange: Outputs, training: Said | None, name: str, at: Thresholds | None) -> Strangers:
-    """Say how well strange pictures are told from the judged ones; the distance needs the training pictures."""
+    """Evaluate the detection of out-of-distribution images; the feature distance needs the training images."""
     own, other = energy(judged.outputs.logits), energy(strange.logits)
     by_distance = None
     if training is not None:
         distance = ood.fit_distance(training.outputs.features, training.labels)
         by_distance = ood.auroc(distance(judged.outputs.features), distance(strange.features))
     flagged = None if at is None or at.ood_limit is None else float((other > at.ood_limit).mean())
-    note = "" if training is not None else "The distance in feature space needs the training pictures."
+    note = "" if training is not None else "The distance in feature space needs the training images."
     return Strangers(name, ood.auroc(own, other), by_distance, len(own), len(other), flagged, note)

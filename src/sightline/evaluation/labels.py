@@ -1,8 +1,7 @@
-"""Wrong labels, found by confident learning on what the network's features say of pictures that were left out.
+"""Label issues, found by confident learning on out-of-fold predictions from the network's features.
 
-A strongly regularised multinomial logistic regression learns from frozen features of all folds but one and names the
-pictures of that one; it cannot memorise single labels. Which labels are off follows Northcutt et al. (2021, JAIR 70,
-arXiv:1911.00068), by their library, cleanlab.
+A strongly regularized multinomial logistic regression is cross-validated on frozen features, so that it cannot memorize
+single labels. Label issues are found with cleanlab, following Northcutt et al. (2021, JAIR 70, arXiv:1911.00068).
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from sightline.errors import DataError, check_installed, require
 from sightline.randomness import derive
 from sightline.records import Picture, Progress, no_progress
 
-PURPOSE = "Finding wrong labels"
+PURPOSE = "Finding label issues"
 FOLDS = 5
-# C. On 600 photographs of cats and dogs with 5% wrong labels 0.001 found 0.90 of them, 0.1 found 0.78; by features of a
-# network that had learned from the right labels, so the first of these flatters.
+# C. On 600 photographs of cats and dogs with 5% wrong labels, 0.001 found 0.90 of them and 0.1 found 0.78. The features
+# were those of a network trained on the correct labels, so both are optimistic.
 STRENGTH = 0.001
 
 
 def check_packages() -> None:
-    """Raise `MissingExtraError` where a package that looking for wrong labels needs is not installed."""
+    """Raise `MissingExtraError` if a package that finding label issues needs is not installed."""
     check_installed("sklearn", "cleanlab", purpose=PURPOSE)
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A picture whose label is probably wrong: `quality` in [0, 1], lower is worse; `probability` is that of `to`."""
+    """An image whose label is probably wrong: `quality` in [0, 1], lower is worse; `probability` is that of `to`."""
 
     path: str
     sha256: str
@@ -43,8 +42,8 @@ class Suspect:
     probability: float
 
     def to_patch(self) -> dict[str, Any]:
-        """Return one line of a patch."""
-        reason = f"looks like {self.to} ({self.probability:.2f}) to a classifier that was not told its label"
+        """Return one line of a label patch."""
+        reason = f"looks like {self.to} ({self.probability:.2f}) to a classifier trained without this image"
         return {
             "action": "relabel", "path": self.path, "sha256": self.sha256, "label": self.label, "to": self.to,
             "reason": reason,
@@ -58,15 +57,15 @@ def out_of_fold(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> NDArray[np.float64]:
-    """Return probabilities [N, K] of each picture by a head that did not see it; `features` float32 [N, F].
+    """Return out-of-fold probabilities [N, K] from `features` float32 [N, F].
 
-    Raises `DataError` for a class of fewer than two pictures or fewer than two classes.
+    Raises `DataError` for fewer than two classes, or a class with fewer than two images.
     """
     counts = np.bincount(labels, minlength=classes)
     if classes < 2 or counts.min() < 2:
         raise DataError(
-            f"Finding wrong labels needs at least two classes with two pictures each; class number {counts.argmin()} "
-            f"has {counts.min()}: add pictures."
+            f"Finding label issues needs at least two classes with two images each; class number {counts.argmin()} "
+            f"has {counts.min()}: add images."
         )
     heads = require("sklearn.linear_model", PURPOSE)
     selection = require("sklearn.model_selection", PURPOSE)
@@ -79,7 +78,7 @@ def out_of_fold(
         mean, deviation = x[kept].mean(0), x[kept].std(0)
         deviation = np.where(deviation > 0, deviation, 1.0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", slow)  # a head that is nearly there ranks as well
+            warnings.simplefilter("ignore", slow)  # a nearly converged head ranks just as well
             head = heads.LogisticRegression(C=STRENGTH, max_iter=200).fit((x[kept] - mean) / deviation, labels[kept])
         found[left] = head.predict_proba((x[left] - mean) / deviation)
         progress("checking labels", done, folds)
@@ -89,7 +88,7 @@ def out_of_fold(
 def suspects(
     pictures: Sequence[Picture], labels: NDArray[np.int32], probabilities: NDArray[np.float64], classes: Sequence[str]
 ) -> tuple[Suspect, ...]:
-    """Return the pictures whose labels are probably wrong, worst first; `probabilities` [N, K] are out of fold.
+    """Return the images with label issues, worst first; `probabilities` [N, K] are out-of-fold.
 
     Raises `MissingExtraError` without cleanlab.
     """

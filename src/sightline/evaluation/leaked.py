@@ -1,4 +1,4 @@
-"""What an evaluation is worth where the model saw some of its images before: figures with them and without them."""
+"""Evaluation under data leakage: metrics with and without images that are in an earlier split too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sightline.records import Evaluation, Labelled, Leaked
 
 
 def noted(evaluation: Evaluation, labelled: Labelled) -> Evaluation:
-    """Return an evaluation of `labelled` that also says what its images have to do with the training images."""
+    """Return an evaluation of `labelled` with its leakage, missing images and overlap with the training images."""
     return replace(
         evaluation,
         leaked=_leaked(evaluation, labelled),

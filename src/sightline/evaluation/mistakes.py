@@ -1,4 +1,4 @@
-"""The answers worth looking at: the surest wrong ones, the least sure right ones, and those of each confused pair."""
+"""The predictions to look at: most confident errors, least confident correct ones, and the most confused pairs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from sightline import metrics
 from sightline.records import Evaluation
 
-MOST = 12  # of a kind
+MOST = 12  # predictions of each kind
 PAIRS, EACH = 5, 4
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Picture number `at` of the evaluation: its truth, what was answered, and how surely."""
+    """Image number `at` of the evaluation: true class `label`, predicted class `answer`, and its probability."""
 
     at: int
     path: str
@@ -27,7 +27,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """`count` pictures of class `label` were called `answer`, a `share` of that class; the surest of them."""
+    """`count` images of class `label`, a fraction `share` of it, are classified as `answer`; the most confident."""
 
     label: str
     answer: str
@@ -38,7 +38,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Mistakes:
-    """The surest wrong answers, the least sure right ones, and the commonest pairs of classes confused."""
+    """The most confident errors, the least confident correct predictions, and the most confused pairs of classes."""
 
     wrong: tuple[Answer, ...]
     unsure: tuple[Answer, ...]
@@ -46,7 +46,7 @@ class Mistakes:
 
 
 def mistakes(found: Evaluation, most: int = MOST) -> Mistakes:
-    """Pick the answers of an evaluation that are worth looking at."""
+    """Return the predictions of an evaluation that are worth looking at."""
     answers = found.probabilities.argmax(1)
     sure = found.probabilities.max(1) if len(answers) else np.zeros(0, np.float32)
     order = np.argsort(-sure, kind="stable")

@@ -1,9 +1,9 @@
-"""How strange a picture is: the energy of its logits, and its distance from the training pictures' features.
+"""Out-of-distribution (OOD) detection by the energy of the logits and by the distance in feature space.
 
-The distance is Mahalanobis', to the nearest class mean with one covariance for all (Lee et al., 2018,
-arXiv:1807.03888), shrunk by Ledoit and Wolf's rule (2004), as features are often more than pictures. It was preferred
-to the distance from the k-th neighbour, which must keep every training picture's features. Neither score knows the
-strange pictures beforehand.
+The distance is the Mahalanobis distance to the nearest class mean with a shared covariance (Lee et al., 2018,
+arXiv:1807.03888), shrunk after Ledoit and Wolf (2004), since there are often more features than images. Unlike the
+distance to the k-th neighbor, it need not store the features of every training image. Neither score is fitted on OOD
+images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sightline import metrics
 from sightline.errors import check_installed, require
 
 PURPOSE = "The distance in feature space"
-KEPT = 0.99  # of the validation pictures lie below the limit
+KEPT = 0.99  # fraction of the validation images below the limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Distance:
 
 @dataclass(frozen=True, slots=True)
 class Strangers:
-    """AUROC of both scores for `strangers` pictures of another source against `count` of the model's own."""
+    """AUROC of both scores for `strangers` out-of-distribution images against `count` in-distribution ones."""
 
     name: str
     energy: float
@@ -54,7 +54,7 @@ def check_packages() -> None:
 
 
 def fit_distance(features: NDArray[np.float32], labels: NDArray[np.int32]) -> Distance:
-    """Fit on the training pictures' features [N, F]; raises `MissingExtraError` without scikit-learn."""
+    """Fit on the training images' features [N, F]; raises `MissingExtraError` without scikit-learn."""
     covariances = require("sklearn.covariance", PURPOSE)
     x = features.astype(np.float64)
     present = np.unique(labels)
@@ -62,18 +62,18 @@ def fit_distance(features: NDArray[np.float32], labels: NDArray[np.int32]) -> Di
     residuals = x - means[np.searchsorted(present, labels)]
     covariance, _ = covariances.ledoit_wolf(residuals, assume_centered=True)
     values, vectors = np.linalg.eigh(covariance)
-    floor = max(float(values.max()) * 1e-6, 1e-12)  # features that never differ
+    floor = max(float(values.max()) * 1e-6, 1e-12)  # for constant features
     whiten = vectors / np.sqrt(np.maximum(values, floor))
     return Distance(means @ whiten, whiten)
 
 
 def limit(scores: NDArray[np.float64]) -> float | None:
-    """Return the score below which 99% of the pictures lie (rounded up, at most the greatest); None for no pictures."""
+    """Return the 99% quantile of the scores, rounded up; None if there are none."""
     if not len(scores):
         return None
     return float(np.sort(scores)[min(len(scores), int(np.ceil((len(scores) + 1) * KEPT))) - 1])
 
 
 def auroc(own: NDArray[np.float64], strange: NDArray[np.float64]) -> float:
-    """Return the chance that a stranger's score is above that of one of the model's own."""
+    """Return the AUROC of a score that should be higher for out-of-distribution images."""
     return metrics.auroc(np.concatenate([own, strange]), np.arange(len(own) + len(strange)) >= len(own))

@@ -1,4 +1,4 @@
-"""Two classifiers on the same images: is one better? McNemar's exact test, and Tango's interval for how much."""
+"""Paired comparison of two classifiers on the same images: McNemar's exact test, and Tango's interval."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LEVEL = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """How the second of two classifiers did against the first on `count` pictures that both were judged on.
+    """The second of two classifiers against the first, on the `count` images that both were evaluated on.
 
-    `only_first` and `only_second` were right where the other was wrong; `difference` is second less first accuracy;
-    `verdict` is of the second: "better", "worse" or "cannot tell".
+    `only_first` and `only_second` count the images that only one of them classified correctly. `difference` is the
+    second accuracy minus the first; `verdict` is about the second: "better", "worse" or "cannot tell".
     """
 
     count: int
@@ -33,7 +33,7 @@ class Contest:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the two-sided exact p-value (McNemar, 1947): both kinds of disagreement equally likely.
+    """Return the two-sided exact p-value under equally likely disagreements of both kinds (McNemar, 1947).
 
     >>> mcnemar(0, 5), mcnemar(3, 3)
     (0.0625, 1.0)
@@ -43,9 +43,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 
 def contest(first: NDArray[np.bool_], second: NDArray[np.bool_], *, tests: int = 1) -> Contest:
-    """Compare two classifiers by which pictures they named rightly, bool [N] each, in the same order.
+    """Compare two classifiers by which images they classified correctly, bool [N] each, in the same order.
 
-    `tests` comparisons of a family share the chance of 5% of one false verdict (Bonferroni).
+    `tests` is the number of comparisons in the family: at most 5% for any false verdict among them (Bonferroni).
     """
     count = len(first)
     lost, won = int((first & ~second).sum()), int((~first & second).sum())

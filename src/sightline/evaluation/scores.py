@@ -1,8 +1,7 @@
-"""Every metric of probabilities against labels, each with its 95% interval.
+"""Metrics of probabilities against labels, each with its 95% interval.
 
 Proportions (``top_1``, ``top_5``, and ``weighted_recall``, which is accuracy) have Wilson's interval, all others a
-seeded percentile bootstrap. Means over classes leave out those that the images do not hold; AUROC and average precision
-are one class against the rest.
+seeded percentile bootstrap. Means over classes skip classes without images; AUROC and AP are one-vs-rest.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ NAMES = ("log_loss", "brier", *AVERAGES, *RANKINGS)
 
 
 def check(probabilities: NDArray[np.float32], paths: tuple[str, ...] = ()) -> None:
-    """Raise `DataError` for the first picture whose probabilities are no numbers in [0, 1] that sum to 1."""
+    """Raise `DataError` if the probabilities of an image are not finite, not in [0, 1] or do not sum to 1."""
     wrong = ~np.isfinite(probabilities).all(1)
     wrong |= (probabilities < -1e-5).any(1) | (np.abs(probabilities.sum(1) - 1) > 1e-2)
     if wrong.any():
         at = int(wrong.argmax())
-        name = paths[at] if at < len(paths) else f"picture {at}"
+        name = paths[at] if at < len(paths) else f"image {at}"
         raise DataError(
-            f"The model's probabilities for {int(wrong.sum())} of {len(wrong)} pictures are no numbers between 0 and 1 "
-            f"that sum to 1, first for {name}: its weights are damaged or training diverged; train it again."
+            f"The predicted probabilities of {int(wrong.sum())} of {len(wrong)} images are not between 0 and 1 or do "
+            f"not sum to 1, first for {name}: the weights are damaged or training diverged; train the model again."
         )
 
 
 def scores(probabilities: NDArray[np.float32], labels: NDArray[np.int32], seed: int = 0) -> dict[str, Figure]:
-    """Return all figures by name, of float32 [N, K] against int32 [N]; those that cannot be computed have a note."""
+    """Return all metrics by name, of float32 [N, K] against int32 [N]; those that cannot be computed have a note."""
     count, classes = probabilities.shape
     tops = [f"top_{k}" for k in ((1, 5) if classes > 5 else (1,))]
     if not count:
-        return {name: Figure(None, note="there are no pictures") for name in (*tops, *NAMES)}
+        return {name: Figure(None, note="there are no images") for name in (*tops, *NAMES)}
     found = {}
     for k, name in zip((1, 5), tops, strict=False):
         hits = int(metrics.top_k(probabilities, labels, k).sum())
@@ -56,7 +55,7 @@ def scores(probabilities: NDArray[np.float32], labels: NDArray[np.int32], seed: 
 
 
 def per_class(confusion: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[ClassFigures, ...]:
-    """Return precision, recall, F1 and support of each class, from counts [K, K] with true classes in rows."""
+    """Return precision, recall, F1 and support of each class, from a confusion matrix [K, K] (rows: true)."""
     counts = zip(
         classes, *(v.tolist() for v in (np.diagonal(confusion), confusion.sum(0), confusion.sum(1))), strict=True
     )
@@ -76,7 +75,7 @@ def _of_class(label: str, hits: int, predicted: int, support: int) -> ClassFigur
 
 
 def averages(true: NDArray[np.int64], given: NDArray[np.int64], hits: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the `AVERAGES` [R, 6] of counts [R, K]: pictures of, answers of and hits in each class."""
+    """Return the `AVERAGES` [R, 6] from counts [R, K] of each class: images, predictions and correct predictions."""
     table = np.stack([hits / np.maximum(given, 1), hits / np.maximum(true, 1), 2 * hits / np.maximum(given + true, 1)])
     macro = (table * (true > 0)).sum(2) / np.maximum((true > 0).sum(1), 1)  # [3, R]
     weighted = (table * true).sum(2) / np.maximum(true.sum(1), 1)
@@ -94,7 +93,9 @@ def _averages(answers: NDArray[np.int64], labels: NDArray[np.int32], classes: in
     values = dict(zip(AVERAGES, of(counts[None])[0].tolist(), strict=True))
     covered = {name: len(np.unique(labels)) if name.startswith("macro") else None for name in AVERAGES}
     accuracy = intervals.wilson(int((answers == labels).sum()), len(labels))
-    same = {"weighted_recall": Figure(values["weighted_recall"], accuracy)}  # it is accuracy: one number, one interval
+    same = {
+        "weighted_recall": Figure(values["weighted_recall"], accuracy)
+    }  # equals accuracy, so it has the same interval
     if len(labels) < 2:
         return {name: Figure(v, None, ONE, covered[name]) for name, v in values.items()} | same
     drawn = bootstrap.cells(counts, seed, "averages")
@@ -104,7 +105,7 @@ def _averages(answers: NDArray[np.int64], labels: NDArray[np.int32], classes: in
 
 
 def _grouped(counted: NDArray[np.int64], by: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
-    """Sum the columns of `counted` [R, M] that have the same number in `by` [M]: [R, groups]."""
+    """Sum the columns of `counted` [R, M] by their group in `by` [M]: [R, groups]."""
     order = np.argsort(by, kind="stable")
     firsts = np.flatnonzero(np.diff(by[order], prepend=-1))
     out = np.zeros((len(counted), groups), np.int64)
@@ -113,7 +114,7 @@ def _grouped(counted: NDArray[np.int64], by: NDArray[np.int64], groups: int) -> 
 
 
 def _rankings(probabilities: NDArray[np.float32], labels: NDArray[np.int32], seed: int) -> dict[str, Figure]:
-    """Return AUROC and average precision; of two classes, AUROC is that of either and counted once."""
+    """Return macro AUROC and average precision, one-vs-rest; for two classes, AUROC is the same for both."""
     count, classes = probabilities.shape
     there = [k for k in range(classes) if 0 < (labels == k).sum() < count]
     if not there:
@@ -141,7 +142,7 @@ def _both(
 
 
 def _mean(found: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the mean over classes, of those that a resample holds."""
+    """Return the mean over the classes that are in a resample."""
     stacked = np.array(found)  # [classes, 2, R]
     good = np.isfinite(stacked)
     with np.errstate(invalid="ignore"):

@@ -1,7 +1,7 @@
-"""Validation beside test: do the two splits differ by more than chance?
+"""Distribution shift between validation and test: do accuracy and calibration differ significantly?
 
-Thresholds, the temperature and the choice of an epoch come from validation. Where the evaluated images are not drawn as
-those were, nothing of that carries over, and the first place where it shows is here.
+Thresholds, the temperature and the best epoch are chosen on validation. If the evaluated images come from another
+distribution, these choices do not carry over.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PERMUTATIONS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Metrics of `count` validation images, and what the evaluated ones have in addition.
+    """Metrics of `count` validation images, and how those of the evaluated images differ.
 
-    `accuracy_difference` is evaluated less validation accuracy, with its 95% `interval` (Newcombe); `ece_difference` is
-    the same of the ECE, and `ece_p_value` the chance of one as large between two splits that are drawn alike.
+    `accuracy_difference` is evaluated minus validation accuracy, with its 95% `interval` (Newcombe). `ece_difference`
+    is the same for the ECE, and `ece_p_value` the p-value of a permutation test of two splits from one distribution.
     """
 
     count: int
@@ -41,12 +41,12 @@ class Shift:
 
     @property
     def accuracy_differs(self) -> bool:
-        """Whether accuracy differs by more than chance, at 5%."""
+        """Whether accuracy differs significantly, at 5%."""
         return not self.interval.low <= 0 <= self.interval.high
 
     @property
     def ece_differs(self) -> bool:
-        """Whether the calibration error differs by more than chance, at 5%."""
+        """Whether the calibration error differs significantly, at 5%."""
         return self.ece_p_value < LEVEL
 
 
@@ -74,8 +74,8 @@ def _permuted(
 ) -> float:
     """Return the p-value of a difference of ECEs: how often a random division into two such splits has one as large.
 
-    The ECE of few images is too high by itself, the more the fewer they are. A permutation keeps both counts, and so it
-    takes that for what it is; a bootstrap of each ECE would not.
+    The ECE of few images is biased upwards. A permutation keeps both counts and so accounts for the bias; a bootstrap
+    of each ECE would not.
     """
     bins, gaps = (np.concatenate(v) for v in zip(_gaps(*validation), _gaps(*evaluated), strict=True))
     first, second = len(validation[1]), len(evaluated[1])
@@ -91,6 +91,6 @@ def _permuted(
 
 
 def _gaps(p: NDArray[np.float32], labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the bin of each image and whether it is right less its confidence, whose sums by bin give the ECE."""
+    """Return the bin of each image, and correctness (0 or 1) minus confidence, whose sums by bin give the ECE."""
     confidence = p.max(1).astype(np.float64)
     return calibration.bin_of(confidence), (p.argmax(1) == labels) - confidence

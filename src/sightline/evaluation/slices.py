@@ -1,4 +1,4 @@
-"""Accuracy by what pictures are like: the kinds of pictures that a classifier is reliably worse at, by name."""
+"""Accuracy on slices of the data: named groups of images on which a classifier is significantly worse."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 from sightline import intervals
 from sightline.records import Interval, Picture, Samples
 
-FEWEST = 10  # pictures in a slice and in the rest
+FEWEST = 10  # images in a slice and in the rest
 QUARTERS = 4
-CHUNK = 256  # pictures whose pixels are held at once
-MOST_VALUES = 20  # of a column that is no number
+CHUNK = 256  # images in memory at once
+MOST_VALUES = 20  # of a column that is not numeric
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The `count` pictures of which `name` is true, and the `rest`; `worse` if reliably so after correction.
+    """Accuracy on the `count` images of the slice `name`, and on the `rest`; `worse` if significantly lower.
 
-    `interval` is that of the accuracy (Wilson, 95%); `gap` is slice less rest, its ends corrected for the number of
-    slices looked at.
+    `interval` is that of the accuracy (Wilson, 95%). `gap` is the interval of slice minus rest, corrected for the
+    number of slices tested.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Slice:
 
 
 def properties(samples: Samples, pictures: Sequence[Picture]) -> dict[str, list[Any]]:
-    """Return a value for each picture: size, aspect ratio, brightness, sharpness, and each extra manifest column.
+    """Return a value for each image: size, aspect ratio, brightness, sharpness, and each extra manifest column.
 
     Size is the square root of width times height in pixels, aspect is width by height, both as displayed. Brightness
-    (0 to 255) is the mean, sharpness the variance of the Laplacian, of the grey pixels that the model sees.
+    (0 to 255) is the mean, sharpness the variance of the Laplacian, of the grayscale pixels that the model sees.
     """
     found: dict[str, list[Any]] = {
         "size": [math.sqrt(p.width * p.height) for p in pictures],
@@ -66,7 +66,7 @@ def properties(samples: Samples, pictures: Sequence[Picture]) -> dict[str, list[
 
 
 def members(name: str, values: Sequence[Any]) -> dict[str, NDArray[np.bool_]]:
-    """Return the slices of one property, bool [N] each: a quarter of the numbers, or one value of words.
+    """Return the slices of one property, bool [N] each: quartiles of numbers, or one slice for each other value.
 
     >>> list(members("size", [1.0, 2, 3, 4]))
     ['size up to 1.75', 'size 1.75 to 2.5', 'size 2.5 to 3.25', 'size above 3.25']
@@ -106,7 +106,7 @@ def _numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
 
 
 def slices(values: Mapping[str, Sequence[Any]], correct: NDArray[np.bool_]) -> tuple[Slice, ...]:
-    """Return all slices of at least ten pictures, the worst gap first; `correct` bool [N].
+    """Return all slices with at least ten images inside and outside, worst gap first; `correct` is bool [N].
 
     The gap between slice and rest has Newcombe's interval (`intervals.difference`), at 95% for all slices together
     (Bonferroni).

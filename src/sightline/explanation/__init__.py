@@ -1,1 +1,1 @@
-"""From a model and pictures to the places in them that speak for a class."""
+"""Saliency maps for a class: Grad-CAM, occlusion, RISE, and a faithfulness check."""

@@ -1,6 +1,6 @@
-"""Whether a heat map is faithful: hide its hottest part, and see whether the class loses more than by chance.
+"""Faithfulness of a heat map: masking its hottest region must lower the class probability more than random places.
 
-Hiding what a map calls important is the deletion test of Petsiuk et al., 2018, arXiv:1806.07421, at one share.
+This is the deletion metric of Petsiuk et al., 2018, arXiv:1806.07421, at a single fraction.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from sightline.explanation.result import HeatCheck
 from sightline.prediction.base import Predictor
 from sightline.randomness import generator
 
-HOTTEST = 0.2  # of the pixels
-PLACES = 31  # with the hottest part itself, one batch
+HOTTEST = 0.2  # fraction of the pixels
+PLACES = 31  # random positions; with the hottest region itself, one batch
 
 
 def check(
     predictor: Predictor, pixels: NDArray[np.uint8], heat: NDArray[np.float32], number: int, before: float, seed: int
 ) -> HeatCheck | None:
-    """Hide the hottest fifth of `pixels` [H, W, C] by its `heat` [H, W], and the same shape elsewhere.
+    """Mask the hottest fifth of `pixels` [H, W, C] by its `heat` [H, W], and the same shape at random positions.
 
-    Elsewhere is the shape moved by chance, around the edges, so that size and outline are the same. `before` is the
-    probability of class `number` for the whole picture. Pixels without heat are never hidden: where less than a fifth
-    has any, that is all that is hidden. None for a map that is 0 everywhere.
+    At the random positions the mask wraps around the edges, so that its size is the same. `before` is the probability
+    of class `number` for the unmasked image. Pixels without heat are never masked, so less than a fifth may be. Return
+    None for a map that is 0 everywhere.
     """
     order = np.argsort(-heat, axis=None, kind="stable")[: round(HOTTEST * heat.size)]
     order = order[heat.ravel()[order] > 0]
@@ -40,7 +40,7 @@ def check(
         rng = generator(seed, "heat check")
         height, width = heat.shape
         for _ in range(PLACES):
-            shift = 1 + int(rng.integers(max(1, height * width - 1)))  # never back to where it was
+            shift = 1 + int(rng.integers(max(1, height * width - 1)))  # never zero
             yield np.roll(shown, divmod(shift, width), (0, 1))
 
     found = np.concatenate([values for _, values in scores(predictor, pixels, masks(), probability(number))])

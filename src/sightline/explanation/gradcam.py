@@ -1,12 +1,12 @@
-"""Grad-CAM and Grad-CAM++: the last feature maps, weighted by how much each raises the score of a class.
+"""Grad-CAM and Grad-CAM++: the last feature maps, weighted by the gradient of a class score.
 
 Grad-CAM: Selvaraju et al., 2017, arXiv:1610.02391. Grad-CAM++: Chattopadhay et al., 2018, arXiv:1710.11063, with the
 exponential of the logit as the score, which is what its closed form stands for.
 
-Both give a map one weight for the whole picture, its slopes averaged over all places. Behind a flatten a map means
-something else at each place, and the average nothing: networks trained on pictures whose corner is their class got
-maps of zeros. There each place keeps its own weight: HiResCAM, Draelos and Carin, 2020, arXiv:2011.08891, which is
-Grad-CAM itself behind average pooling and one dense layer.
+Both give each feature map one weight, its gradient averaged over all positions. In front of a flatten layer a feature
+map means something else at each position, and the average means nothing: networks trained to classify by one corner
+got maps of zeros. There each position keeps its own weight: HiResCAM, Draelos and Carin, 2020, arXiv:2011.08891, which
+equals Grad-CAM for average pooling and one dense layer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HEADS = ("pool", "flatten")  # the names of the first layer of a head, in models
 
 
 class GradCam:
-    """Grad-CAM of one Keras model; its function is compiled once and may be used for any number of pictures."""
+    """Grad-CAM of one Keras model, compiled once for any number of images."""
 
     def __init__(self, model: Any) -> None:
         keras = backend.keras()
@@ -59,22 +59,22 @@ class GradCam:
         return out
 
     def score(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the weights [N, K] whose product with the logits is the score of each picture's class: its logit.
+        """Return the weights [N, K] whose product with the logits is the score of each image's class: its logit.
 
-        Behind a sigmoid the first class's logit is 0 by definition, so that the score is the difference of both.
+        With a sigmoid head the first logit is 0 by definition, so the score is the difference of both logits.
         """
         chosen = np.eye(self.model.output["logits"].shape[-1], dtype=np.float32)[numbers]
         return 2 * chosen - 1 if self._sigmoid else chosen
 
 
 def combined(maps: NDArray[np.float32], slopes: NDArray[np.float32], *, plus: bool, flat: bool) -> NDArray[np.float32]:
-    """Return the heat [h, w], at least 0, that feature maps [h, w, F] and the score's slopes for them make.
+    """Return the heat [h, w], at least 0, of feature maps [h, w, F] and the gradient `slopes` of the score for them.
 
-    With `flat`, for a head that flattens, each place has its own weights. With `plus`, what is negative in the maps
-    counts as 0 in the weights: Grad-CAM++ was derived for maps behind a ReLU.
+    With `flat`, for a head that flattens, each position has its own weights. With `plus`, negative values of the maps
+    count as 0 in the weights: Grad-CAM++ was derived for maps after a ReLU.
     """
     weights = slopes
-    if plus:  # where the slope g is above 0, alpha * g = g^2 * g / (2 * g^2 + sum(maps) * g^3)
+    if plus:  # where the gradient g is above 0, alpha * g = g^2 * g / (2 * g^2 + sum(maps) * g^3)
         rising = np.maximum(slopes, 0)
         weights = rising / (2 + np.maximum(maps, 0).sum((0, 1)) * rising)
     if not flat:
@@ -84,15 +84,15 @@ def combined(maps: NDArray[np.float32], slopes: NDArray[np.float32], *, plus: bo
 
 
 def target(model: Any) -> Any:
-    """Return the symbolic feature maps [N, h, w, F] in front of the head; raises `ModelError` where there are none.
+    """Return the symbolic feature maps [N, h, w, F] before the head; raises `ModelError` if there are none.
 
-    Max pooling and dropout right in front of the head are left behind: VGG's maps are 14x14 there instead of 7x7, as
-    in the paper.
+    Max pooling and dropout right before the head are skipped: VGG's maps are then 14x14 instead of 7x7, as in the
+    paper.
     """
     head = next((layer for layer in model.layers if layer.name in HEADS), None)
     if head is None or len(head.input.shape) != 4:
         raise ModelError(
-            "Grad-CAM needs a network with feature maps in front of a layer called pool or flatten, as all networks of "
+            "Grad-CAM needs a network with feature maps before a layer named pool or flatten, as all networks of "
             "`sightline models` have: use --method occlusion or rise."
         )
     layers = backend.keras().layers

@@ -1,4 +1,4 @@
-"""The gradient of a class score with respect to feature maps: Keras has no public function for it, its backends do."""
+"""The gradient of a class score with respect to feature maps, by each backend: Keras has no public function for it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Gradient = Callable[[NDArray[np.uint8], NDArray[np.float32]], Arrays]
 def gradient(front: Any, back: Any) -> Gradient:
     """Return a function of pixels [N, H, W, C] and weights [N, K] that is compiled once for each shape.
 
-    It gives the feature maps ``front(pixels)``, float32 [N, h, w, F], and the gradient of ``sum(weights *
-    back(maps))``, of the same shape: each picture's score is its own weighted sum of logits. Layers run as in
+    It returns the feature maps ``front(pixels)``, float32 [N, h, w, F], and the gradient of ``sum(weights *
+    back(maps))``, of the same shape: each image's score is its own weighted sum of logits. Layers run as in
     inference, in full float32. The models' weights are read at each call.
     """
     makers = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}

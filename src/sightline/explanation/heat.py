@@ -1,4 +1,4 @@
-"""Heat maps: brought to [0, 1], laid where they belong on the original picture, and their hottest region."""
+"""Heat maps: normalized to [0, 1], mapped back to the original image, and their hottest region."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from PIL import Image
 from sightline.explanation.result import Region
 from sightline.preprocess import Preprocess
 
-HOT = 0.5  # of the greatest heat: what the region of highest heat holds
+HOT = 0.5  # fraction of the maximum: the threshold of the hottest region
 
 
 def normalized(heat: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return maps [..., H, W] as float32 in [0, 1]: what speaks against the class is 0, each map's greatest value 1.
+    """Return maps [..., H, W] as float32 in [0, 1]: evidence against the class is 0, the maximum of each map is 1.
 
-    A map without anything above 0 becomes 0 everywhere.
+    A map without positive values becomes 0 everywhere.
     """
     positive = np.maximum(np.nan_to_num(heat.astype(np.float64), nan=0.0, posinf=0.0), 0)
     greatest = positive.max((-2, -1), keepdims=True)
@@ -25,15 +25,15 @@ def normalized(heat: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def resized(heat: NDArray[np.floating], height: int, width: int) -> NDArray[np.float32]:
-    """Bring one map [h, w] to [height, width], interpolated linearly between the centres of its cells."""
+    """Resize one map [h, w] to [height, width] by bilinear interpolation."""
     image = Image.fromarray(np.ascontiguousarray(heat, np.float32))
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), np.float32)
 
 
 def onto(heat: NDArray[np.float32], preprocess: Preprocess, width: int, height: int) -> NDArray[np.float32]:
-    """Lay a map of the pixels that the model saw on the original, [height, width] as displayed.
+    """Map the heat of the model's input back to the original image, [height, width] as displayed.
 
-    What a crop cut off is 0; what fell on the bars around a padded picture is left out.
+    The heat is 0 where a crop removed pixels; heat on padding is dropped.
     """
     kept, filled = preprocess.placement(width, height)
     across, down = (filled[2] - filled[0]) / (kept[2] - kept[0]), (filled[3] - filled[1]) / (kept[3] - kept[1])
@@ -45,15 +45,15 @@ def onto(heat: NDArray[np.float32], preprocess: Preprocess, width: int, height: 
 
 
 def region(heat: NDArray[np.float32]) -> Region | None:
-    """Return the box around all that hangs together with the hottest pixel and has at least half of its heat.
+    """Return the bounding box of the connected region around the maximum with at least half of its heat.
 
-    `heat` is [H, W] on the original picture; None where it is 0 everywhere. A connected part above a share of the
-    greatest value makes a usable box: Zhou et al., 2016, arXiv:1512.04150.
+    `heat` is [H, W] on the original image; None if it is 0 everywhere. The connected component above a fraction of the
+    maximum follows Zhou et al., 2016, arXiv:1512.04150.
     """
     total = float(heat.sum(dtype=np.float64))
     if total <= 0:
         return None
-    step = max(1, math.ceil(max(heat.shape) / 256))  # coarse enough to be quick on a large picture
+    step = max(1, math.ceil(max(heat.shape) / 256))  # fast on a large image
     coarse = heat[::step, ::step]
     if coarse.max() <= 0:
         step, coarse = 1, heat
@@ -64,7 +64,7 @@ def region(heat: NDArray[np.float32]) -> Region | None:
 
 
 def _around(heat: NDArray[np.float32], hot: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Return (top, bottom, left, right) of the part of `hot` that holds the hottest pixel, by growing it in `hot`."""
+    """Return (top, bottom, left, right) of the connected component of `hot` with the hottest pixel, by dilation."""
     part = np.zeros_like(hot)
     part[np.unravel_index(np.argmax(heat), heat.shape)] = True
     count = 0

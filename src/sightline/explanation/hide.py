@@ -1,4 +1,4 @@
-"""What stands in the place of hidden pixels, and the scores of pictures with parts hidden."""
+"""Masking of pixels with the mean color, and the class scores of masked images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sightline.prediction.base import Outputs, Predictor, filled, suitable_batch
 
 
 def hidden(pixels: NDArray[np.uint8], masks: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Return uint8 [M, H, W, C]: where a mask of [M, H, W] is 1 the picture [H, W, C], where 0 its mean colour."""
+    """Return uint8 [M, H, W, C]: the image [H, W, C] where a mask [M, H, W] is 1, its mean color where it is 0."""
     mean = pixels.mean((0, 1), dtype=np.float32)
     shown = masks[..., None].astype(np.float32)
     mixed: NDArray[np.float32] = mean + shown * (pixels - mean)
@@ -26,9 +26,9 @@ def scores(
     score: Callable[[Outputs], NDArray[np.floating]],
     advance: Callable[[int], None] = lambda _count: None,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
-    """Yield batches of (masks [M, H, W], their scores [M]) for masks [H, W] given one by one.
+    """Yield batches of (masks [M, H, W], scores [M]) for an iterable of masks [H, W].
 
-    The predictor always sees batches of one size. `advance` is called with the number of masks in each.
+    The predictor gets batches of constant size. `advance` is called with the number of masks in each.
     """
     source, size = iter(masks), suitable_batch_size(predictor.preprocess)
     while batch := list(islice(source, size)):
@@ -39,7 +39,7 @@ def scores(
 
 
 def log_odds(number: int) -> Callable[[Outputs], NDArray[np.float64]]:
-    """Return the score ``log(p / (1 - p))`` of class `number`, from the logits: p near 1 in float32 tells nothing."""
+    """Return the score ``log(p / (1 - p))`` of class `number`, from the logits: p near 1 in float32 saturates."""
 
     def score(found: Outputs) -> NDArray[np.float64]:
         logits = found.logits.astype(np.float64)
@@ -53,5 +53,5 @@ def log_odds(number: int) -> Callable[[Outputs], NDArray[np.float64]]:
 
 
 def probability(number: int) -> Callable[[Outputs], NDArray[np.float32]]:
-    """Return the score that is the probability of class `number`."""
+    """Return a score function: the probability of class `number`."""
     return lambda found: found.probabilities[:, number]

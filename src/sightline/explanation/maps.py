@@ -1,4 +1,4 @@
-"""Heat maps by any method, of any predictor."""
+"""Heat maps of any predictor by any method."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _compiled: weakref.WeakKeyDictionary[Any, GradCam] = weakref.WeakKeyDictionary()
 
 
 def method_for(name: str | None, predictor: Predictor) -> Method:
-    """Return `name` as a method that `predictor` allows; None: Grad-CAM where there are gradients, else occlusion.
+    """Return `name` as a method that `predictor` supports; None: Grad-CAM for a Keras model, else occlusion.
 
-    Raises `UsageError` for a method that does not exist or that needs a Keras model.
+    Raises `UsageError` for an unknown method, and for one that needs a Keras model.
     """
     keras = isinstance(predictor, KerasPredictor)
     if name is None:
@@ -34,8 +34,8 @@ def method_for(name: str | None, predictor: Predictor) -> Method:
         if name == method:
             if method.startswith("gradcam") and not keras:
                 raise UsageError(
-                    "Grad-CAM needs gradients, which an exported model does not have: name the run that it came from, "
-                    "or use --method occlusion or rise."
+                    "Grad-CAM needs gradients, which an exported model does not have: use the run that it came from, "
+                    "or --method occlusion or rise."
                 )
             return method
     raise UsageError(f"There is no method {name!r}.{suggest(name, METHODS)}")
@@ -50,7 +50,7 @@ def heat_maps(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> NDArray[np.float32]:
-    """Return float32 [N, H, W] in [0, 1]: what in `pixels` [N, H, W, C] speaks for each one's class `numbers` [N]."""
+    """Return float32 [N, H, W] in [0, 1]: the evidence in `pixels` [N, H, W, C] for the classes `numbers` [N]."""
     if not len(pixels):
         return np.zeros(pixels.shape[:3], np.float32)
     if method in {"gradcam", "gradcam++"}:

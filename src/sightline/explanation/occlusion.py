@@ -1,7 +1,7 @@
-"""Occlusion: how much the score of a class falls while a rectangle slides over the picture.
+"""Occlusion: the drop of a class score while a rectangle slides over the image.
 
-Zeiler and Fergus, 2014, arXiv:1311.2901. The rectangle has the picture's mean colour; the score is the log-odds of the
-class, which still moves where the probability is 1.0000.
+Zeiler and Fergus, 2014, arXiv:1311.2901. The rectangle has the mean color of the image. The score is the log-odds of
+the class, which does not saturate where the probability is 1.0000.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from numpy.typing import NDArray
 from sightline.explanation.hide import log_odds, scores
 from sightline.prediction.base import Predictor
 
-SQUARE = 1 / 6  # of the picture's side
-POSITIONS = 11  # along each side: neighbours overlap by half
+SQUARE = 1 / 6  # fraction of the image's side
+POSITIONS = 11  # along each side: neighbors overlap by half
 
 
 def evaluations(height: int, width: int) -> int:
-    """Return how many times the model is asked for one picture of this size."""
+    """Return the number of model evaluations for one image of this size."""
     return 1 + len(_slices(height)) * len(_slices(width))
 
 
 def heat(
     predictor: Predictor, pixels: NDArray[np.uint8], number: int, advance: Callable[[int], None]
 ) -> NDArray[np.float64]:
-    """Return [H, W]: for each pixel of the picture [H, W, C], the mean fall of the score of class `number` under it.
+    """Return [H, W]: the mean drop of the score of class `number` over the rectangles that cover a pixel of [H, W, C].
 
-    A rectangle that raises the score by hiding something counts as 0.
+    A rectangle that raises the score counts as 0.
     """
     height, width = pixels.shape[:2]
     places = [(rows, columns) for rows in _slices(height) for columns in _slices(width)]
 
     def masks() -> Iterator[NDArray[np.float32]]:
-        yield np.ones((height, width), np.float32)  # the whole picture
+        yield np.ones((height, width), np.float32)  # the whole image
         for place in places:
             mask = np.ones((height, width), np.float32)
             mask[place] = 0
@@ -49,7 +49,7 @@ def heat(
 
 
 def _slices(side: int) -> list[slice]:
-    """Return where the rectangle stands along one side, the first at its start and the last at its end."""
+    """Return the positions of the rectangle along one side, from its start to its end."""
     length = max(1, -(-side // round(1 / SQUARE)))
     starts = sorted({round(start) for start in np.linspace(0, side - length, POSITIONS)})
     return [slice(start, start + length) for start in starts]

@@ -1,4 +1,4 @@
-"""What `explain` returns: the heat over one image, where it is hottest, and whether it shows what decides."""
+"""The result of `explain`: the heat map of one image, its hottest region, and its faithfulness."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:  # annotations only: the command line's help must not wait for
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Where a heat map is hottest: a box in the picture's own pixels, as displayed, right and bottom exclusive.
+    """The hottest region of a heat map: a box in pixels of the original image as displayed, right and bottom exclusive.
 
-    `share` in [0, 1] is how much of the picture's heat lies inside.
+    `share` in [0, 1] is the fraction of the heat inside.
     """
 
     left: int
@@ -26,11 +26,11 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class HeatCheck:
-    """Whether a heat map shows what the classifier goes by: what hiding its hottest part does to the class.
+    """The faithfulness of a heat map: how much masking its hottest region lowers the class probability.
 
-    `hidden` is the share of the picture that was hidden, in [0, 1]; `fall` is how far the probability fell, and
-    `random_fall` how far on average when the same shape was hidden in `places` other places; `beaten` is the share of
-    those that made it fall less.
+    `hidden` is the masked fraction of the image, in [0, 1]. `fall` is the drop of the probability, `random_fall` the
+    mean drop when the same shape is masked at `places` random positions; `beaten` is the fraction of those with a
+    smaller drop.
     """
 
     hidden: float
@@ -42,11 +42,11 @@ class HeatCheck:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Which parts of one picture speak for class `label`, or the reason why there is no answer (`error`).
+    """The evidence in one image for class `label`, or the reason why there is none (`error`).
 
-    `heat` is float32 [height, width] in [0, 1], as large as the pixels that the model sees; its greatest value is 1,
-    unless nothing speaks for the class: then it is 0 everywhere, and `region` and `check` are None. `figure` is the
-    path of the PNG file, where one was asked for.
+    `heat` is float32 [height, width] in [0, 1], of the size of the model's input. Its maximum is 1, unless there is no
+    evidence: then it is 0 everywhere, and `region` and `check` are None. `figure` is the path of the PNG file, if one
+    was requested.
     """
 
     path: str

@@ -1,8 +1,7 @@
-"""RISE: the mean probability of a class over random masks, at each place that a mask left visible.
+"""RISE: for each pixel, the mean probability of a class over the random masks that leave it visible.
 
-Petsiuk, Das and Saenko, 2018, arXiv:1806.07421. Hidden is the picture's mean colour, not black. The mean probability
-over all masks is taken off, which changes the map by a constant and halves its noise: 0 is a place that makes no
-difference.
+Petsiuk, Das and Saenko, 2018, arXiv:1806.07421. Masked pixels have the mean color of the image, not black. The mean
+probability over all masks is subtracted, which halves the noise: 0 is a pixel that makes no difference.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from sightline.randomness import generator
 
 MASKS = 1000
 CELLS = 7  # along each side
-VISIBLE = 0.5  # share of the cells
+VISIBLE = 0.5  # fraction of the cells
 
 
 def heat(
@@ -37,10 +36,10 @@ def heat(
 
 
 def masks(height: int, width: int, seed: int) -> Iterator[NDArray[np.float32]]:
-    """Yield the same smooth random masks [height, width] in [0, 1] for each picture of a size.
+    """Yield smooth random masks [height, width] in [0, 1], the same for every image of this size.
 
-    A coarse grid of zeros and ones is enlarged by linear interpolation to a cell more than the picture, and cut out at
-    a random place, as in the paper.
+    A coarse binary grid is upsampled bilinearly to one cell more than the image and cropped at a random offset, as in
+    the paper.
     """
     rng = generator(seed, "rise")
     cell_h, cell_w = -(-height // CELLS), -(-width // CELLS)

@@ -1,1 +1,1 @@
-"""Records to plain dicts, and dicts to pages, text and figures."""
+"""Reports: values as plain dicts, and dicts as HTML, text and figures."""

@@ -49,7 +49,7 @@ def groups(description: Description) -> list[Group]:
     """Return the groups of a network, from its input to its answer.
 
     Where branches open and close again, what lies between is one block; layers whose names show that they belong to a
-    block of the same series, such as ``block_3_expand``, are too. Poolings, normalisation, dropout and softmax hang on
+    block of the same series, such as ``block_3_expand``, are too. Poolings, normalization, dropout and softmax hang on
     what they follow.
     """
     units: list[Unit] = []
@@ -77,7 +77,7 @@ def _segments(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
 
 
 def _named(segments: Iterator[list[Layer]]) -> Iterator[list[Layer]]:
-    """Join neighbouring segments whose layers bear the name of one block."""
+    """Join neighboring segments whose layers bear the name of one block."""
     found = list(segments)
     series = {_series(segment) for segment in found if len(segment) > 1} - {""}
     patterns = [re.compile(pattern + r"(?=[_/]|$)") for pattern in sorted(series, key=len)]

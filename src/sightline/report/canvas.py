@@ -1,4 +1,4 @@
-"""What all figures share: an empty figure without a screen, its PNG and SVG bytes, colors, how words are written."""
+"""Plotting helpers: figures without a display, their PNG and SVG bytes, colors and text styles."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A model card: Markdown under a YAML header, as Hugging Face reads it (https://huggingface.co/docs/hub/model-cards).
 
-Only facts that the bundle and the run hold; what a person has to add stands as a question.
+It has only facts from the bundle and the run; what a person has to add is a question.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _header(manifest: Manifest) -> str:
 
 def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
     size, count = manifest.preprocess, len(manifest.classes)
-    colour = "grey" if size.channels == 1 else "RGB"
+    colour = "grayscale" if size.channels == 1 else "RGB"
     return [
         f"# {_plain(manifest.model)} on {_plain(manifest.data.get('name', 'unknown'))}",
         (
@@ -68,34 +68,34 @@ def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str]) ->
         "\n".join(f"{number}. {_plain(label)}" for number, label in enumerate(manifest.classes)),
         "## Intended use and limits",
         (
-            f"It names pictures like those that it was trained on as one of the {count} classes above, and it always "
-            "names one of them, also for a picture of something else. The figures below hold for pictures from the "
-            "same source; light, camera, background or subjects that differ may cost accuracy. Its probabilities are "
-            f"{'divided by the temperature that calibration found' if manifest.temperature != 1 else 'not calibrated'}."
+            f"It classifies images like its training images into the {count} classes above. It always predicts one of "
+            "them, even for an image of something else. The metrics below are for images from the same source; other "
+            "light, cameras, backgrounds or subjects may reduce accuracy. Its probabilities are "
+            f"{'calibrated by temperature scaling' if manifest.temperature != 1 else 'not calibrated'}."
         ),
-        "What was it made for, and what must it not decide? *To be written by whoever publishes it.*",
-        "## Figures",
+        "What is the intended use, and what is out of scope? *To be completed by the publisher.*",
+        "## Metrics",
         *_figures(manifest, figures),
         "## Training data",
         *_data(manifest, run),
         "## Preprocessing",
         (
-            f"uint8 {colour} pixels, {size.height} high and {size.width} wide, `resize={size.resize}` with the filter "
-            f"`{size.filter}`, antialiased. Scaling, mean and channel order are inside `model.onnx`. `golden/` holds "
-            "pictures whose pixels and probabilities `manifest.json` states."
+            f"uint8 {colour} images, {size.height} high and {size.width} wide, `resize={size.resize}` with the filter "
+            f"`{size.filter}`, antialiased. Scaling, mean and channel order are inside `model.onnx`. `golden/` has "
+            "reference examples, whose pixels and probabilities are in `manifest.json`."
         ),
         "## How to use it",
-        "```sh\nsightline predict . picture.jpg\n```",
-        '```python\nimport sightline\n\nprint(sightline.load(".").predict("picture.jpg")[0].label)\n```',
-        "## How it was made",
+        "```sh\nsightline predict . image.jpg\n```",
+        '```python\nimport sightline\n\nprint(sightline.load(".").predict("image.jpg")[0].label)\n```',
+        "## Training",
         _environment(manifest, run),
     ]
 
 
 def _figures(manifest: Manifest, figures: Sequence[str]) -> list[str]:
     if not manifest.figures:
-        return ["None were taken of this file."]
-    lines = ["| part | pictures | accuracy | 95% interval | cross-entropy |", "|---|---|---|---|---|"]
+        return ["This file was not evaluated."]
+    lines = ["| split | images | accuracy | 95% interval | cross-entropy |", "|---|---|---|---|---|"]
     for part, found in manifest.figures.items():
         low, high = found["accuracy_interval"]
         lines.append(
@@ -112,8 +112,8 @@ def _figures(manifest: Manifest, figures: Sequence[str]) -> list[str]:
     if manifest.parity is not None:
         out.append(
             f"On {plural(manifest.parity['count'], 'image')} the file's probabilities differ from the trained model's "
-            f"by at most {manifest.parity['greatest_difference']:.1e}; both name "
-            f"{manifest.parity['top1_agreement']:.2%} of them alike."
+            f"by at most {manifest.parity['greatest_difference']:.1e}; the top-1 agreement is "
+            f"{manifest.parity['top1_agreement']:.2%}."
         )
     return out + [f"![{name.split('/')[-1].removesuffix('.png')}]({name})" for name in figures]
 
@@ -121,7 +121,7 @@ def _figures(manifest: Manifest, figures: Sequence[str]) -> list[str]:
 def _data(manifest: Manifest, run: Mapping[str, Any]) -> list[str]:
     counts = manifest.data.get("counts", {})
     lines = [
-        "| part | pictures |",
+        "| split | images |",
         "|---|---|",
         *[f"| {_plain(part)} | {_plain(count)} |" for part, count in counts.items()],
     ]

@@ -1,4 +1,4 @@
-"""Figures of several runs: their curves overlaid, and what a sweep's parameters did."""
+"""Figures of several runs: overlaid learning curves, parallel coordinates and parameter importance of a sweep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sightline.report import canvas
 from sightline.report.canvas import GRID, INK
 
 COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#0b7285", "#e67700", "#c2255c", "#495057")
-DASHES = ("-", "--", ":", "-.")  # a second round of the colours differs by its dashes
+DASHES = ("-", "--", ":", "-.")  # a second round of the colors differs by its dashes
 WIDE = 50.0  # losses this many times apart are drawn on a logarithmic scale
 SPREAD = 0.25  # of the distance between two values: how far the lines of one value lie apart
 MOST_TICKS = 12  # values of one parameter; beyond, they are placed on a scale
@@ -102,9 +102,9 @@ def parallel(
     minimize: bool = False,
     title: str = "",
 ) -> bytes:
-    """Draw a line for each trial through its value of every parameter to its figure, coloured by that; the best thick.
+    """Draw parallel coordinates: a line for each trial through its parameters, colored by metric; the best is thick.
 
-    `columns` holds, for each parameter, the values of all trials; `values` [N] their figures.
+    `columns` has the values of all trials for each parameter; `values` [N] are their metrics.
     """
     figure = canvas.blank(max(6.0, 2.1 * (len(columns) + 1)), 4.6)
     axes = figure.subplots()
@@ -177,7 +177,7 @@ def _between(value: float, low: float, high: float) -> float:
 
 
 def importance(shares: Mapping[str, float], monitor: str) -> bytes:
-    """Draw how much each parameter decides of the differences between trials, as bars."""
+    """Draw the importance of each parameter as bars: the fraction of the variance between trials."""
     figure = canvas.blank(7, 1.2 + 0.4 * len(shares))
     axes = figure.subplots()
     names = [canvas.short(name) for name in short_names(shares)]
@@ -186,7 +186,7 @@ def importance(shares: Mapping[str, float], monitor: str) -> bytes:
     axes.set_yticks(range(len(shares)), names, **canvas.words(9))
     axes.invert_yaxis()
     axes.set_xlim(0, 1.1)
-    axes.set_xlabel("share of the variance between trials (fANOVA)", color=INK)
-    axes.set_title(f"What decides {monitor}", **canvas.words(11))
+    axes.set_xlabel("fraction of the variance between trials (fANOVA)", color=INK)
+    axes.set_title(f"Importance for {monitor}", **canvas.words(11))
     axes.spines[["top", "right"]].set_visible(False)
     return canvas.png(figure)

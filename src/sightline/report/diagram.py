@@ -1,4 +1,4 @@
-"""The architecture of a network as a drawing for a paper: boxes in a row, as large as the maps that they stand for.
+"""An architecture diagram of a network for a paper: a row of boxes, as large as the feature maps.
 
 A box's height and depth follow the sides of the feature maps, its width their number, both by square roots so that 7
 pixels can be seen beside 224. Lengths are inches.
@@ -90,7 +90,7 @@ def format_of(path: str) -> str:
     """
     suffix = path.rpartition(".")[2].lower() if "." in path else ""
     if suffix not in FORMATS:
-        raise UsageError(f"{path} does not say how to draw: end its name in .png or .svg.")
+        raise UsageError(f"{path} has no known image format: use a name that ends in .png or .svg.")
     return suffix
 
 
@@ -271,14 +271,14 @@ def _cuboid(axes: Any, at: tuple[float, float], size: tuple[float, float, float]
 
 
 def _shade(colour: str, amount: float) -> tuple[float, float, float]:
-    """Return a colour made lighter (amount to 1) or darker (to -1)."""
+    """Return a color made lighter (amount to 1) or darker (to -1)."""
     channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (c + (1 - c) * amount if amount > 0 else c * (1 + amount) for c in channels)
     return red, green, blue
 
 
 def _legend(found: Sequence[Group]) -> list[tuple[str, str]]:
-    """Return colour and meaning of each kind of box in the drawing, in the order of first use."""
+    """Return color and meaning of each kind of box in the drawing, in the order of first use."""
     units = [unit for group in found for unit in group.units]
     entries: dict[str, str] = {}
     for unit in units:

@@ -15,8 +15,8 @@ from sightline.data.audit import Audit
 from sightline.errors import plural
 from sightline.report import templates
 
-SHOWN = 12  # groups, or pictures, of a finding
-MEMBERS = 6  # pictures of a group
+SHOWN = 12  # groups, or images, of a finding
+MEMBERS = 6  # images of a group
 MOST = 3 << 20  # bytes of thumbnails: with base64, below 5 MB in all
 
 
@@ -28,7 +28,7 @@ def thumbnail(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def html(audit: Audit, thumbnails: Mapping[str, bytes]) -> str:
-    """Return the page; `thumbnails` holds WebP files by the path of the picture."""
+    """Return the page; `thumbnails` holds WebP files by the path of the image."""
     images: dict[str, str] = {}
     room = MOST
     for path, data in thumbnails.items():

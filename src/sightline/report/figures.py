@@ -60,7 +60,7 @@ def _stages(axes: Any, history: Sequence[EpochRecord]) -> None:
 
 
 def confusion(evaluation: Evaluation, title: str = "", *, shares: bool = False) -> Drawing:
-    """Draw the confusion matrix, shares of each true class in colour, counts as numbers (up to 30 classes).
+    """Draw the confusion matrix: colors are fractions of each true class, numbers are counts (up to 30 classes).
 
     With `shares`, the numbers are percentages of the true class.
     """
@@ -76,7 +76,7 @@ def confusion(evaluation: Evaluation, title: str = "", *, shares: bool = False) 
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     bar = figure.colorbar(image, cax=axes.inset_axes([1.03, 0, min(0.2 / (cell * count), 0.1), 1]))
-    bar.set_label("share of the true class", color=INK)
+    bar.set_label("fraction of the true class", color=INK)
     if named:
         tilt = {} if level else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         axes.set_xticks(range(count), names, **canvas.words(), **tilt)
@@ -85,8 +85,8 @@ def confusion(evaluation: Evaluation, title: str = "", *, shares: bool = False) 
             text = f"{100 * share[i, j]:.0f}" if shares else counted
             ink = "white" if share[i, j] > 0.5 else INK
             axes.text(j, i, text, ha="center", va="center", fontsize=8 if count > 8 else 10, color=ink)
-    axes.set_xlabel("answer" if named else "answer (number of the class)", color=INK)
-    axes.set_ylabel("truth" if named else "truth (number of the class)", color=INK)
+    axes.set_xlabel("predicted class" if named else "predicted class (index)", color=INK)
+    axes.set_ylabel("true class" if named else "true class (index)", color=INK)
     axes.set_title(title, **canvas.words(12))
     return canvas.drawing(figure)
 

@@ -19,7 +19,7 @@ PREFERRED = (  # of several fonts with the same characters
     "Arial Unicode MS",
 )  # fmt: skip
 REGULAR = (400, "normal", "regular", "book")  # for another weight matplotlib would complain
-PASSED_OVER = ("Last Resort", "Color Emoji")  # boxes for every character; pictures, which matplotlib cannot draw
+PASSED_OVER = ("Last Resort", "Color Emoji")  # boxes for every character; images, which matplotlib cannot draw
 HOW = "install a font that has them, as `apt install fonts-noto-cjk fonts-symbola` does on Debian and Ubuntu"
 
 

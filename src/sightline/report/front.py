@@ -1,4 +1,4 @@
-"""The figure of a search: accuracy against size, latency, weights and arithmetic, and whom no other beats."""
+"""The Pareto plot of a search: accuracy against file size, latency, parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Point:
 
 
 def front(points: Sequence[Point], floor: float, title: str = "") -> bytes:
-    """Draw candidates over each of the four things that should be small; `floor` is the accuracy asked for."""
+    """Draw candidates over each of the four things that should be small; `floor` is the required accuracy."""
     figure = canvas.blank(11, 8.4)
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -39,7 +39,7 @@ def front(points: Sequence[Point], floor: float, title: str = "") -> bytes:
             some = [p for p in points if p.front != beaten]
             axes.scatter(
                 [getattr(p, field) / scale for p in some], [p.accuracy for p in some],
-                color=FAINT if beaten else TRAIN, s=34, label=("on the front", "beaten by another")[beaten], zorder=3,
+                color=FAINT if beaten else TRAIN, s=34, label=("on the Pareto front", "dominated")[beaten], zorder=3,
             )  # fmt: skip
         chosen = [p for p in points if p.best]
         axes.scatter(
@@ -47,7 +47,7 @@ def front(points: Sequence[Point], floor: float, title: str = "") -> bytes:
             edgecolors=VALIDATION, linewidths=1.8, label="chosen", zorder=4,
         )  # fmt: skip
         _name(axes, points, field, scale)
-        axes.axhline(floor, color=INK, linewidth=0.8, linestyle="--", label="accuracy asked for")
+        axes.axhline(floor, color=INK, linewidth=0.8, linestyle="--", label="required accuracy")
         axes.set_xscale("log")
         values = [getattr(p, field) for p in points]
         wide = max(values) > 100 * min(values)  # there, more labels than those of the decades would run together
@@ -59,7 +59,7 @@ def front(points: Sequence[Point], floor: float, title: str = "") -> bytes:
         axes.grid(color=GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in figure.axes[::2]:
-        axes.set_ylabel("accuracy on the validation part", color=INK)
+        axes.set_ylabel("validation accuracy", color=INK)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     if title:
         figure.suptitle(title, **canvas.words(12))
@@ -67,7 +67,7 @@ def front(points: Sequence[Point], floor: float, title: str = "") -> bytes:
 
 
 def _name(axes: object, points: Sequence[Point], field: str, scale: float) -> None:
-    """Name the front's points and the largest, in turn above and below, so that neighbours do not cover each other."""
+    """Name the front's points and the largest, in turn above and below, so that neighbors do not cover each other."""
     largest = max(points, key=lambda p: p.bytes)
     named = sorted((p for p in points if p.front or p.best or p is largest), key=lambda p: float(getattr(p, field)))
     for number, point in enumerate(named):

@@ -1,4 +1,4 @@
-"""A grid of labelled pictures, drawn off screen and returned as PNG bytes."""
+"""A grid of labeled images, drawn off screen and returned as PNG bytes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SMALL = 96  # pixels; below, each stands out as a square
 
 
 def grid(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], title: str = "") -> bytes:
-    """Draw rows of (picture, words above it); a picture is uint8 [H, W, 1 or 3] of any size.
+    """Draw rows of (image, words above it); an image is uint8 [H, W, 1 or 3] of any size.
 
-    Rows may differ in length. A picture keeps its proportions; the cells are squares.
+    Rows may differ in length. An image keeps its proportions; the cells are squares.
     """
     columns = max(map(len, rows))
     words = any(text for row in rows for _, text in row)
@@ -44,7 +44,7 @@ def _cells(places: Any, rows: Sequence[Sequence[Any]]) -> Any:
 
 
 def _frame(axes: Any, height: int, width: int) -> None:
-    """Show the picture in the middle of a square, nothing else around it."""
+    """Show the image in the middle of a square, nothing else around it."""
     side = max(height, width)
     axes.set_xlim((width - side) / 2 - 0.5, (width + side) / 2 - 0.5)
     axes.set_ylim((height + side) / 2 - 0.5, (height - side) / 2 - 0.5)

@@ -1,4 +1,4 @@
-"""An explanation as a figure: the picture, and the same with the heat laid on it."""
+"""An explanation as a figure: the image, and the same with the heat laid on it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sightline.preprocess import Box
 from sightline.report import canvas
 
 DPI = 120  # that of `canvas`
-SMALLEST = 240  # pixels of a panel's longer side; a smaller picture is drawn a whole number of times as large
+SMALLEST = 240  # pixels of a panel's longer side; a smaller image is drawn a whole number of times as large
 GAP = 12  # pixels around panels
-COLOURS = "viridis"  # blue is little heat, yellow much: told apart by people with any kind of colour blindness
+COLOURS = "viridis"  # blue is little heat, yellow much: told apart by people with any kind of color blindness
 DARK = 0.35  # brightness of what the model did not see
-WEAKEST, STRONGEST = 0.3, 0.65  # opacity of the colours
+WEAKEST, STRONGEST = 0.3, 0.65  # opacity of the colors
 
 
 def overlay(picture: NDArray[np.uint8], heat: NDArray[np.float32], seen: Box | None = None) -> NDArray[np.uint8]:
-    """Lay `heat` [H, W] in [0, 1] on a picture [H, W, 3]; the hotter, the less of the picture shines through.
+    """Lay `heat` [H, W] in [0, 1] on an image [H, W, 3]; the hotter, the less of the image shines through.
 
-    Outside of the box `seen` the picture is darkened instead.
+    Outside of the box `seen` the image is darkened instead.
     """
     from matplotlib import colormaps
 
     colours: NDArray[np.float32] = 255 * colormaps[COLOURS](heat)[..., :3].astype(np.float32)
     opacity = (WEAKEST + (STRONGEST - WEAKEST) * heat)[..., None]
-    grey = picture.mean(2, keepdims=True, dtype=np.float32)  # a picture's own colours would mix with those of the heat
+    grey = picture.mean(2, keepdims=True, dtype=np.float32)  # an image's own colors would mix with those of the heat
     mixed: NDArray[np.float32] = grey + opacity * (colours - grey)
     if seen is not None:
         left, top, right, bottom = map(round, seen)
@@ -47,10 +47,10 @@ def explained(
     below: str = "",
     seen: Box | None = None,
 ) -> bytes:
-    """Draw a picture [H, W, 3], and beside it the heat [H, W] on it with the `region` framed; return PNG bytes.
+    """Draw an image [H, W, 3], and beside it the heat [H, W] on it with the `region` framed; return PNG bytes.
 
-    Outside of the box `seen`, (left, top, right, bottom), which a crop cut off, the picture is dark and has no heat.
-    Each pixel of the picture is one pixel of the figure, or a square of them where the picture is tiny.
+    Outside of the box `seen`, (left, top, right, bottom), which a crop cut off, the image is dark and has no heat.
+    Each pixel of the image is one pixel of the figure, or a square of them where the image is tiny.
     """
     height, width = heat.shape
     times = max(1, math.ceil(SMALLEST / max(height, width)))
@@ -72,7 +72,7 @@ def explained(
 
 
 def _frame(axes: Any, region: Region) -> None:
-    """Draw white dashes on a dark line, seen on any picture."""
+    """Draw white dashes on a dark line, seen on any image."""
     from matplotlib.patches import Rectangle
 
     corner, size = (region.left, region.top), (region.right - region.left, region.bottom - region.top)

@@ -1,4 +1,4 @@
-"""Figures of a judgement: reliability, risk against coverage, confusion, mistakes; by name."""
+"""Evaluation plots by name: reliability, risk-coverage, confusion, ROC and precision-recall, errors."""
 
 from __future__ import annotations
 
@@ -38,22 +38,24 @@ def drawings(value: Judgement, samples: Samples) -> dict[str, Drawing]:
         "confusion-shares": figures.confusion(value.evaluation, f"{value.part}, % of each true class", shares=True),
     }
     if value.mistakes.wrong:
-        found["mistakes"] = thumbnails(value.mistakes.wrong, samples, "The surest wrong answers")
+        found["mistakes"] = thumbnails(value.mistakes.wrong, samples, "Most confident errors")
         pairs = [a for pair in value.mistakes.pairs for a in pair.examples]
-        found["mistakes-by-pair"] = thumbnails(pairs, samples, "Wrong answers by pair of classes")
+        found["mistakes-by-pair"] = thumbnails(pairs, samples, "Errors by pair of classes")
     if value.mistakes.unsure:
-        found["least-sure"] = thumbnails(value.mistakes.unsure, samples, "The least sure right answers")
+        found["least-sure"] = thumbnails(value.mistakes.unsure, samples, "Least confident correct predictions")
     return found
 
 
 def thumbnails(answers: Sequence[Answer], samples: Samples, title: str) -> Drawing:
-    """Draw pictures as the model sees them, with truth and answer above each."""
-    cells = [(samples.take(np.array([a.at]))[0], f"{a.label}\ncalled {a.answer}, {a.probability:.2f}") for a in answers]
+    """Draw images as the model sees them, with truth and answer above each."""
+    cells = [
+        (samples.take(np.array([a.at]))[0], f"{a.label}\npredicted {a.answer}, {a.probability:.2f}") for a in answers
+    ]
     return Drawing(grid([cells[i : i + ACROSS] for i in range(0, len(cells), ACROSS)], title))
 
 
 def reliability(value: Calibration, title: str = "") -> Drawing:
-    """Draw accuracy against confidence, before and after the temperature; bars below say how many pictures."""
+    """Draw accuracy against confidence, before and after the temperature; bars below say how many images."""
     sides: list[tuple[str, Sequence[Bin], float]] = [("as served", value.bins, value.ece)]
     if value.temperature is not None and value.ece_after is not None and not value.unchanged:
         sides.append((f"at temperature {value.temperature.value:.2f}", value.bins_after, value.ece_after))
@@ -68,10 +70,10 @@ def reliability(value: Calibration, title: str = "") -> Drawing:
         )
         upper.set_title(f"{name}: ECE {ece:.3f}", fontsize=10, color=INK)
         upper.set_ylim(0, 1.02)
-        upper.set_ylabel("share that is right", color=INK)
+        upper.set_ylabel("accuracy", color=INK)
         lower.bar(middles, [b.count for b in bins], width=0.9 / BINS, color=GRID)
         lower.set_xlabel("confidence", color=INK)
-        lower.set_ylabel("pictures", color=INK)
+        lower.set_ylabel("images", color=INK)
         lower.set_xlim(0, 1)
         for axes in (upper, lower):
             axes.spines[["top", "right"]].set_visible(False)
@@ -116,12 +118,12 @@ def detection(value: Binary, title: str = "") -> Drawing:
 
 
 def risk_coverage(curve: Curve, title: str = "") -> Drawing:
-    """Draw the share of wrong answers against the share of pictures answered, surest first."""
+    """Draw the risk-coverage curve: the error rate against the fraction of images, most confident first."""
     figure = canvas.blank(5.6, 4)
     axes: Any = figure.subplots()
     axes.step(curve.coverage, curve.risk, where="pre", color=TRAIN)
-    axes.set_xlabel("share of pictures answered, surest first", color=INK)
-    axes.set_ylabel("share of these that is wrong", color=INK)
+    axes.set_xlabel("coverage", color=INK)
+    axes.set_ylabel("risk (error rate)", color=INK)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, max(0.02, 1.08 * float(curve.risk.max())))
     axes.grid(color=GRID, linewidth=0.6)

@@ -1,4 +1,4 @@
-"""A judgement as a plain dict: what ``evaluate --json`` and ``metrics.json`` hold besides the figures."""
+"""An evaluation report as a plain dict: what ``evaluate --json`` and ``metrics.json`` hold besides the metrics."""
 
 from __future__ import annotations
 

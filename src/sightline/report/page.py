@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sightline.errors import plural
 from sightline.report import sentences, templates
 from sightline.report.canvas import Drawing
 
-SIDE = 192  # greatest side of a picture in the page, in pixels
+SIDE = 192  # greatest side of an image in the page, in pixels
 
 
 def html(report: Mapping[str, Any]) -> str:
@@ -38,10 +39,10 @@ def percent(value: float | None, digits: int = 1) -> str:
 def headline(found: Mapping[str, Any], part: str) -> list[str]:
     """Return what ``metrics.json`` of a part says, in plain sentences, the most important first."""
     low, high = found["accuracy_interval"]
-    kept = "validation pictures, which also chose the weights" if part == "validation" else "pictures it never saw"
+    kept = "validation images, which also chose the weights" if part == "validation" else "unseen images"
     if found["leaked"] is not None and part != "validation":
-        kept = "test images, not all of them new to it"
-    right = f"Right on {percent(found['accuracy'])} of {found['count']} {kept}"
+        kept = "test images, not all of them unseen"
+    right = f"Accuracy {percent(found['accuracy'])} on {found['count']} {kept}"
     missing = sentences.untested(found["untested_classes"], len(found["classes"]), sentences.split_name(part))
     lines = [f"{right} (95% interval {percent(low)} to {percent(high)}).{' ' * bool(missing)}{missing}"]
     warnings = sentences.leaked(found["leaked"], number=percent), sentences.shift(found["validation"], part)
@@ -50,16 +51,16 @@ def headline(found: Mapping[str, Any], part: str) -> list[str]:
     if pairs:
         worst = pairs[0]
         lines.append(
-            f"Most often it takes {worst['label']} for {worst['answer']}: {worst['count']} times, "
-            f"{percent(worst['share'])} of that class."
+            f"The most frequent confusion is {worst['label']} classified as {worst['answer']}: "
+            f"{plural(worst['count'], 'time')}, {percent(worst['share'])} of that class."
         )
     elif found["count"]:
-        lines.append("It made no mistake on these pictures; more of them would say more.")
+        lines.append("It made no errors on these images; more images would narrow the interval.")
     if answering := _answering(found["selective"]):
         lines.append(answering)
     calibration = found["calibration"]
     lines.append(
-        f"Its probabilities are off by {percent(calibration['ece'])} on average (expected calibration error)."
+        f"The expected calibration error of its probabilities is {percent(calibration['ece'])}."
         + (f" {calibration['note']}" if calibration["note"] else "")
     )
     return lines
@@ -74,18 +75,18 @@ def _answering(selective: Mapping[str, Any] | None) -> str:
     if reached is None:
         return (
             f"The {threshold['count']} validation images are too few, or too often misclassified, to choose a "
-            f"confidence above which {target} of the answers are right."
+            f"confidence threshold for a precision of {target}."
         )
     line = (
-        f"Where it is at least {percent(threshold['confidence'])} sure (chosen on validation for a precision of "
-        f"{target}), it answers {percent(reached['coverage'])} of these images"
+        f"At a confidence of at least {percent(threshold['confidence'])} (chosen on validation for a precision of "
+        f"{target}), its coverage is {percent(reached['coverage'])} of these images"
     )
     if reached["precision"] is None:
         return f"{line}."
     low, high = reached["interval"]
-    verdict = "the target is met" if reached["met"] else f"these images do not show {target} for certain"
+    verdict = "the target is met" if reached["met"] else f"these images do not confirm {target}"
     return (
-        f"{line}, {percent(reached['precision'])} of them correctly (95% interval {percent(low)} to {percent(high)}; "
+        f"{line}, with a precision of {percent(reached['precision'])} (95% interval {percent(low)} to {percent(high)}; "
         f"at least {percent(reached['lower_bound'])} with 95% confidence): {verdict}."
     )
 
@@ -148,7 +149,7 @@ def figure(drawn: Drawing) -> tuple[str, str]:
 
 
 def uri(data: bytes, kind: str = "png") -> str:
-    """Return a picture file as a data URI."""
+    """Return an image file as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 

@@ -53,8 +53,8 @@ def shift(value: Mapping[str, Any] | None, part: str) -> str:
     name = split_name(part)
     name = f"{name[0].upper()}{name[1:]} {'differs' if name.endswith('split') else 'differ'}"
     return (
-        f"{name} from the validation split by more than chance: {', '.join(found)}. They are not drawn alike, so "
-        "thresholds and calibration from validation may not hold: look at how the splits were made."
+        f"{name} from the validation split significantly: {', '.join(found)}. Their distributions differ, so "
+        "thresholds and calibration from validation may not hold: check how the splits were made."
     )
 
 
@@ -98,22 +98,22 @@ def training_images(value: Mapping[str, Any] | None) -> str:
     """Return how many images from elsewhere the model was trained or validated on; "" where none, as far as is known.
 
     >>> training_images({"included": False, "identical": 2, "near": 1})
-    '3 images that the model was trained or validated on were left out (2 identical, 1 near duplicate); \
+    '3 images that the model was trained or validated on were excluded (2 identical, 1 near duplicate); \
 --include-training takes them in.'
     """
     if value is None:
         return ""
     if value["identical"] is None:
-        return "This model does not know its training images: none of them could be left out."
-    unknown = "" if value["near"] is not None else "There are too many images to look for near duplicates."
+        return "The training images of this model are not known, so none could be excluded."
+    unknown = "" if value["near"] is not None else "Too many images to search for near duplicates."
     count = value["identical"] + (value["near"] or 0)
     if not count:
         return unknown
     what = f"{plural(count, 'image')} that the model was trained or validated on"
     verb = "was" if count == 1 else "were"
-    line = f"{what} {verb} left out ({_kinds(value)}); --include-training takes them in."
+    line = f"{what} {verb} excluded ({_kinds(value)}); --include-training includes them."
     if value["included"]:
-        line = f"TRAINING IMAGES INCLUDED: {what} ({_kinds(value)}). New images will not give these metrics."
+        line = f"TRAINING IMAGES INCLUDED: {what} ({_kinds(value)}). Expect lower metrics on new images."
     return f"{line} {unknown}".rstrip()
 
 
@@ -121,13 +121,13 @@ def added(count: int) -> str:
     """Return how many images came to a run's sources since it was trained; "" for none.
 
     >>> added(1)
-    '1 image was added since training and is in no split: name its folder to evaluate on it.'
+    '1 image was added since training and is in no split: pass its folder to evaluate on it.'
     """
     if not count:
         return ""
     verbs = ("was", "is", "its", "it") if count == 1 else ("were", "are", "their", "them")
     return (
-        f"{plural(count, 'image')} {verbs[0]} added since training and {verbs[1]} in no split: name {verbs[2]} folder "
+        f"{plural(count, 'image')} {verbs[0]} added since training and {verbs[1]} in no split: pass {verbs[2]} folder "
         f"to evaluate on {verbs[3]}."
     )
 

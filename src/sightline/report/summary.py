@@ -1,4 +1,4 @@
-"""Records as plain dicts: the one place that decides which keys ``--json`` prints and files hold."""
+"""Values as plain dicts: the only place that defines the keys of ``--json`` and of files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sightline.records import (
 
 
 def evaluation(value: Evaluation) -> dict[str, Any]:
-    """Return the figures of an evaluation, without its arrays."""
+    """Return the metrics of an evaluation, without its arrays."""
     return {
         "accuracy": value.accuracy,
         "accuracy_interval": [value.accuracy_interval.low, value.accuracy_interval.high],
@@ -47,7 +47,7 @@ def evaluation(value: Evaluation) -> dict[str, Any]:
 
 
 def leaked(value: Leaked | None) -> dict[str, Any] | None:
-    """Return which evaluated images are in an earlier split too, and the figures without them."""
+    """Return which evaluated images are in an earlier split too, and the metrics without them."""
     if value is None:
         return None
     counts = {"count": len(value.paths), "identical": value.identical, "near": value.near, "images": list(value.paths)}
@@ -163,7 +163,7 @@ def prediction(value: Prediction) -> dict[str, Any]:
 
 
 def explanation(value: Explanation) -> dict[str, Any]:
-    """Return one line of ``explain --json``; `region` is [left, top, right, bottom] in pixels of the picture."""
+    """Return one line of ``explain --json``; `region` is [left, top, right, bottom] in pixels of the image."""
     if value.error is not None:
         return {"path": value.path, "method": value.method, "error": value.error}
     region = value.region

@@ -1,4 +1,4 @@
-"""How pages are made of templates: what strangers wrote is text there, never HTML."""
+"""Jinja environment of the HTML pages: all values are escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # pages are few: the rest need not wait for Jinja
 
 
 def environment() -> jinja2.Environment:
-    """Return Jinja's settings: HTML's own signs are escaped everywhere, and so are control characters."""
+    """Return a Jinja environment that escapes HTML and control characters everywhere."""
     import jinja2
 
     return jinja2.Environment(autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True)
