@@ -80,7 +80,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> T
     images or if a logit is NaN.
     """
     if not len(labels):
-        raise DataError("Fitting a temperature needs images; there are none: use a validation split.")
+        raise DataError("There are no images to fit a temperature on: use a validation split.")
     z = logits.astype(np.float64)
     z -= z.max(1, keepdims=True)
     z = np.maximum(z, -1e4)  # log-probabilities of 0

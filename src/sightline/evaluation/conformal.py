@@ -41,9 +41,7 @@ def fit(probabilities: NDArray[np.float32], labels: NDArray[np.int32], coverage:
     if not 0 < coverage < 1:
         raise UsageError(f"The coverage must be between 0 and 1, e.g. 0.9; got {coverage}.")
     if not len(labels):
-        raise DataError(
-            "Fitting prediction sets needs validation images; there are no validation images: use a validation split."
-        )
+        raise DataError("There are no validation images to fit prediction sets on: use a validation split.")
     scores = np.sort(conformity(probabilities)[np.arange(len(labels)), labels])
     rank = math.ceil((len(labels) + 1) * coverage - 1e-9)
     return float(scores[rank - 1]) if rank <= len(labels) else EVERY
