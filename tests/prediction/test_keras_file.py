@@ -115,5 +115,5 @@ def test_anything_else_in_the_file_is_refused(ours: Path, tmp_path: Path) -> Non
 
 def test_every_model_is_checked_before_keras_reads_it(ours: Path, tmp_path: Path) -> None:
     bomb = changed(ours, tmp_path / "bomb.keras", "config.json", b" " * 32 * MIB, zipfile.ZIP_DEFLATED)
-    with pytest.raises(ModelError, match=r"config\.json unpacks from"):
+    with pytest.raises(ModelError, match=r"config\.json decompresses from"):
         load_model(bomb)
