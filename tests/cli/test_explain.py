@@ -95,7 +95,7 @@ def test_pictures_of_the_same_name_have_figures_of_their_own(
     [
         (("--class", "gren"), "The model has no class 'gren'. Did you mean 'green'?"),
         (("--method", "gradcamm"), "There is no method 'gradcamm'. Did you mean 'gradcam'?"),
-        (("--out", "half.jpg"), "The folder half.jpg for the figures cannot be made"),
+        (("--out", "half.jpg"), "The folder half.jpg for the figures cannot be created"),
     ],
     ids=["class", "method", "out"],
 )
