@@ -183,3 +183,15 @@ def test_members_without_a_name_are_passed_over(tmp_path: Path) -> None:
     listed = index(tmp_path / "a.zip")
     assert [p.path for p in listed.pictures] == ["cat/1.png", "dog/2.png"]
     assert listed.skipped == 4
+
+
+def test_a_member_of_negative_size_is_refused(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("cat/1.png")
+    member.size = 4
+    sparse = {"GNU.sparse.realsize": "-5", "GNU.sparse.minor": "0", "GNU.sparse.name": "cat/2.png"}
+    member.pax_headers = sparse
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.addfile(member, io.BytesIO(b"abcd"))
+    with pytest.raises(DataError, match="a member of -5 bytes"):
+        TarStore(path)

@@ -210,6 +210,8 @@ def _tar_members(
     folders: list[str] = []
     with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]  # it has every method that tarfile calls
         while (m := tar.next()) is not None:
+            if m.size < 0:  # a pax header may state any size
+                raise tarfile.ReadError(f"a member of {m.size:,} bytes")
             tar.members = []  # otherwise tarfile keeps every header, each with a copy of the global ones
             name, target = m.name.removeprefix("./"), m.linkname.removeprefix("./")
             if m.isreg() or (m.islnk() and target in places):
