@@ -162,7 +162,7 @@ def test_a_candidate_from_a_stranger_is_checked_before_keras_reads_it(
     shutil.rmtree(out / "candidates" / "rightsize-int8")  # so that it is made from that model again
     done = sightline("compress", trained[0], "--out", out, *CHEAP)
     assert done.code == 2
-    assert "config.json unpacks from" in done.err
+    assert "config.json decompresses from" in done.err
     assert f"remove {model.parent}" in " ".join(done.err.split())
 
 
