@@ -57,7 +57,7 @@ def test_the_positive_class_goes_from_the_settings_into_run_report_and_bundle(
     page = (run / "report.html").read_text("utf-8")
     assert "Detection of good" in page
     assert 'alt="roc-precision-recall"' in page
-    assert "Validation beside test" in page
+    assert "Validation and test" in page
     lone = shutil.copy(run / "bundle" / "model.onnx", tmp_path / "lone.onnx")
     for model in (run, run / "bundle", lone):
         arguments = () if model == run else (parts,)
@@ -110,7 +110,7 @@ def test_a_threshold_asked_for_alone_is_kept_for_predict_report_and_bundle(
     assert sightline("report", run).code == 0
     page = (run / "report.html").read_text("utf-8")
     assert "<h2>Operating points</h2>" in page
-    assert "which was chosen on validation for a sensitivity of 90.0%" in page
+    assert "chosen on validation for a sensitivity of 90.0%" in page
     again = sightline("evaluate", run, "--json").json["binary"]["operating_points"]
     assert [(p["threshold"], p["reached"]) for p in again] == [(point["threshold"], point["reached"])]
     # Another target replaces it, also one of another kind; two at once are only stated.
