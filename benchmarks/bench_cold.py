@@ -7,13 +7,13 @@ import subprocess
 import sys
 import time
 
-import trained
+import trained_run
 from measure import compare
 
 PYTHON = os.environ.get("SIGHTLINE_BENCHMARK_PYTHON", sys.executable)  # e.g. of an environment with only the wheel
 
 
-def seconds(*arguments: str) -> float:
+def measure_start(*arguments: str) -> float:
     """Return the seconds that Python takes on its second run, when all files are in the page cache."""
     subprocess.run([PYTHON, *arguments], stdout=subprocess.DEVNULL, check=True)
     started = time.perf_counter()
@@ -23,17 +23,17 @@ def seconds(*arguments: str) -> float:
 
 def predict() -> float:
     """Return starts per second of `sightline predict` with one image."""
-    picture = next(trained.PICTURES.rglob("*.jpg"))
-    return 1 / seconds("-m", "sightline", "predict", str(trained.bundle()), str(picture), "--json")
+    image = next(trained_run.IMAGES.rglob("*.jpg"))
+    return 1 / measure_start("-m", "sightline", "predict", str(trained_run.bundle()), str(image), "--json")
 
 
 def imports() -> float:
     """Return starts per second of importing NumPy, Pillow and ONNX Runtime."""
-    return 1 / seconds("-c", "import numpy, onnxruntime, PIL.Image")
+    return 1 / measure_start("-c", "import numpy, onnxruntime, PIL.Image")
 
 
 if __name__ == "__main__":
-    with trained.run():
+    with trained_run.trained_run():
         compare(
             "From process start to one prediction, starts/s", {"predict": predict, "imports alone": imports}, rounds=5
         )

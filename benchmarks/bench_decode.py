@@ -16,7 +16,7 @@ SIZE = 224
 TIMES = 3  # so that the cost of a process's first image hardly counts
 
 
-def photographs() -> list[Path]:
+def list_photographs() -> list[Path]:
     """Return 840 JPEG photographs of cats and dogs, about 500x400 pixels, three times over, all in the page cache."""
     paths = TIMES * sorted((SHARED / "data" / "cats_vs_dogs").rglob("*.jpg"))
     for path in paths:
@@ -24,28 +24,30 @@ def photographs() -> list[Path]:
     return paths
 
 
-def ours(*, keep: bool) -> float:
+def decode_with_sightline(*, keep: bool) -> float:
     """Decode in one thread per core, as `sightline train` does: into the cache on disk, or as with ``--no-cache``."""
     from sightline import backend, process
-    from sightline.data.cache import pixels
-    from sightline.preprocess import Preprocess
+    from sightline.data.cache import load_pixels
+    from sightline.preprocessing import PreprocessingSpec
 
-    paths = photographs()
+    paths = list_photographs()
     process.claim()
-    backend.keep_freed_memory()
+    backend.tune_malloc()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SIGHTLINE_CACHE"] = folder
         started = time.perf_counter()
-        pixels(list(map(str, range(len(paths)))), lambda i: paths[i].read_bytes(), Preprocess(SIZE, SIZE), keep=keep)
+        load_pixels(
+            list(map(str, range(len(paths)))), lambda i: paths[i].read_bytes(), PreprocessingSpec(SIZE, SIZE), keep=keep
+        )
         return len(paths) / (time.perf_counter() - started)
 
 
-def pillow() -> float:
+def decode_with_pillow() -> float:
     """Decode with Pillow in one thread, into memory."""
     import numpy as np
     from PIL import Image
 
-    paths = photographs()
+    paths = list_photographs()
     out = np.empty((len(paths), SIZE, SIZE, 3), np.uint8)
     started = time.perf_counter()
     for i, path in enumerate(paths):
@@ -54,11 +56,11 @@ def pillow() -> float:
     return len(paths) / (time.perf_counter() - started)
 
 
-def tf_data() -> float:
+def decode_with_tf_data() -> float:
     """Decode with `tf.data`: parallel maps of decode_jpeg and antialiased resize, autotuned, batched."""
     import tensorflow as tf
 
-    paths = photographs()
+    paths = list_photographs()
 
     def decode(path: Any) -> Any:
         image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
@@ -75,9 +77,9 @@ if __name__ == "__main__":
     compare(
         f"Decoding {TIMES} times 840 JPEG photographs to {SIZE}x{SIZE}, uint8",
         {
-            "sightline, not cached": partial(ours, keep=False),
-            "sightline, into the cache": partial(ours, keep=True),
-            "Pillow, one thread": pillow,
-            "tf.data, antialiased": tf_data,
+            "sightline, not cached": partial(decode_with_sightline, keep=False),
+            "sightline, into the cache": partial(decode_with_sightline, keep=True),
+            "Pillow, one thread": decode_with_pillow,
+            "tf.data, antialiased": decode_with_tf_data,
         },
     )

@@ -25,14 +25,14 @@ def _warm() -> int:
     return sum(bool(path.read_bytes()) for path in sorted(FOLDER.rglob("*.jpg")))
 
 
-def doctor() -> float:
+def run_doctor() -> float:
     """Index, measure every image, group and check, as `sightline doctor` does before it prints."""
-    from sightline.data.audit import audit
-    from sightline.data.index import index
+    from sightline.data.checks.audit import audit_images
+    from sightline.data.indexing import build_index
 
     count = _warm()
     started = clock()
-    audit(index(FOLDER))
+    audit_images(build_index(FOLDER))
     return count / (clock() - started)
 
 
@@ -49,35 +49,35 @@ def pillow() -> float:
             return image.size
 
     started = clock()
-    with ThreadPoolExecutor(process.cores()) as pool:
+    with ThreadPoolExecutor(process.count_cores()) as pool:
         list(pool.map(load, paths))
     return len(paths) / (clock() - started)
 
 
 def decode() -> float:
     """Read and decode every image to grayscale at the doctor's size, in one thread per core, without storing."""
-    from sightline.preprocess import Preprocess
+    from sightline.preprocessing import PreprocessingSpec
 
     _warm()
     paths = sorted(FOLDER.rglob("*.jpg"))
-    how = Preprocess(SIZE, SIZE, 1)
+    preprocess = PreprocessingSpec(SIZE, SIZE, 1)
     started = clock()
-    with ThreadPoolExecutor(process.cores()) as pool:
-        list(pool.map(lambda path: how.decode(path.read_bytes()).shape, paths))
+    with ThreadPoolExecutor(process.count_cores()) as pool:
+        list(pool.map(lambda path: preprocess.decode(path.read_bytes()).shape, paths))
     return len(paths) / (clock() - started)
 
 
 def train_decode() -> float:
     """Decode into the cache at 224x224, as training does."""
-    from sightline.data.cache import pixels
-    from sightline.preprocess import Preprocess
+    from sightline.data.cache import load_pixels
+    from sightline.preprocessing import PreprocessingSpec
 
     _warm()
     paths = sorted(FOLDER.rglob("*.jpg"))
     with tempfile.TemporaryDirectory() as folder:
         os.environ["SIGHTLINE_CACHE"] = folder
         started = clock()
-        pixels([str(p) for p in paths], lambda i: paths[i].read_bytes(), Preprocess(224, 224))
+        load_pixels([str(p) for p in paths], lambda i: paths[i].read_bytes(), PreprocessingSpec(224, 224))
         return len(paths) / (clock() - started)
 
 
@@ -85,19 +85,19 @@ def grouping() -> float:
     """Group 100,000 random hashes; returns hashes per second."""
     import numpy as np
 
-    from sightline.data.near import groups
+    from sightline.data.checks.near_duplicates import group_near_duplicates
 
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, 100_000, dtype=np.uint64)
     small = rng.integers(0, 256, (100_000, 32, 32), dtype=np.uint8)
     started = clock()
-    groups(hashes, small)
+    group_near_duplicates(hashes, small)
     return 100_000 / (clock() - started)
 
 
 if __name__ == "__main__":
     compare(
         "The doctor on 840 JPEG photographs",
-        {"doctor": doctor, "decoding alone, by Pillow": pillow, "decoding alone, to the doctor's size": decode,
+        {"doctor": run_doctor, "decoding alone, by Pillow": pillow, "decoding alone, to the doctor's size": decode,
          "decoding for training": train_decode, "grouping 100,000 hashes (hashes/s)": grouping},
     )  # fmt: skip

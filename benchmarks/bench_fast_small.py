@@ -19,54 +19,54 @@ from measure import SHARED
 SOURCES = [str(SHARED / "data" / "cifar10" / name) for name in ("train-1.zip", "train-2.zip", "test.zip")]
 
 
-def script() -> None:
+def run_script() -> None:
     """Run the tutorial's script: the deep net, RMSprop, batch size 128, 20 epochs, a fifth of the images held out."""
     import keras
 
     import training
     from sightline.config import SplitConfig
-    from sightline.data.dataset import assemble
-    from sightline.data.index import index
-    from sightline.preprocess import Preprocess
+    from sightline.data.dataset import build_dataset
+    from sightline.data.indexing import build_index
+    from sightline.preprocessing import PreprocessingSpec
 
-    data = assemble(index(SOURCES), Preprocess(32, 32), SplitConfig("stratified", 0.2), 0)
+    data = build_dataset(build_index(SOURCES), PreprocessingSpec(32, 32), SplitConfig("stratified", 0.2), 0)
     started = time.perf_counter()
-    parts = {}
+    arrays = {}
     for name in ("train", "validation", "test"):
-        samples = data.part(name)
-        parts[name] = samples.take(slice(None)).astype("float32") / 255, keras.utils.to_categorical(samples.labels, 10)
+        samples = data.subset(name)
+        arrays[name] = samples.take(slice(None)).astype("float32") / 255, keras.utils.to_categorical(samples.labels, 10)
     model = training.deep(training.Task("cifar10-deep", 32, 3, 0, 128))
     model.compile("rmsprop", "categorical_crossentropy", metrics=["accuracy"])
-    model.fit(*parts["train"], batch_size=128, epochs=20, verbose=0, validation_data=parts["validation"])
+    model.fit(*arrays["train"], batch_size=128, epochs=20, verbose=0, validation_data=arrays["validation"])
     seconds = time.perf_counter() - started
-    accuracy = model.evaluate(*parts["test"], verbose=0)[1]
+    accuracy = model.evaluate(*arrays["test"], verbose=0)[1]
     print(f"the script: {seconds:.0f} s, test accuracy {accuracy:.4f}")
 
 
-def ours(*options: str) -> None:
+def run_recipe(*options: str) -> None:
     """Run `sightline train --recipe fast-small` with an empty cache."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "sightline", "train", *SOURCES, "--recipe", "fast-small", "--json", *options]
         environment = os.environ | {"SIGHTLINE_CACHE": f"{folder}/cache"}
         started = time.perf_counter()
-        done = subprocess.run(
+        completed = subprocess.run(
             [*command, "--out", f"{folder}/run"], env=environment, stdout=subprocess.PIPE, text=True, check=True
         )
         seconds = time.perf_counter() - started
-        found = json.loads(done.stdout)
+        result = json.loads(completed.stdout)
         history = [json.loads(line) for line in Path(folder, "run", "history.jsonl").read_text().splitlines()]
         steps = sum(record["seconds"] for record in history)
         print(
             f"fast-small {' '.join(options)}: {seconds:.0f} s in all, {steps:.0f} s of steps, "
-            f"test accuracy {found['test']['accuracy']:.4f}; validation by epoch "
+            f"test accuracy {result['test']['accuracy']:.4f}; validation by epoch "
             + ", ".join(f"{record['val_accuracy']:.3f}" for record in history)
         )
 
 
 if __name__ == "__main__":
     if "--script" in sys.argv:
-        script()
+        run_script()
     else:
         subprocess.run([sys.executable, __file__, "--script"], check=True)
-        ours("--epochs", "3")
-        ours()
+        run_recipe("--epochs", "3")
+        run_recipe()

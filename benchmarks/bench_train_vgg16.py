@@ -5,4 +5,4 @@ from __future__ import annotations
 from training import Task, run
 
 if __name__ == "__main__":
-    run(Task("vgg16", 224, 3, 48, 8, settings=("model.pooling=average", "model.hidden=[]", "model.dropout=0")))
+    run(Task("vgg16", 224, 3, 48, 8, settings=("model.pooling=average", "model.hidden_units=[]", "model.dropout=0")))

@@ -17,52 +17,54 @@ from measure import SHARED, Variant, compare
 EPOCHS, BATCH, SIDE = 20, 32, 224
 
 
-def pictures() -> tuple[Any, Any, Any, Any]:
+def load_splits() -> tuple[Any, Any, Any, Any]:
     """Return the training and test splits of the cats and dogs, decoded, the class names and the dataset."""
     from sightline.config import SplitConfig
-    from sightline.data.dataset import assemble
-    from sightline.data.index import index
-    from sightline.preprocess import Preprocess
+    from sightline.data.dataset import build_dataset
+    from sightline.data.indexing import build_index
+    from sightline.preprocessing import PreprocessingSpec
 
     os.environ.setdefault("KERAS_HOME", str(SHARED / "keras"))
-    data = assemble(index(SHARED / "data" / "cats_vs_dogs"), Preprocess(SIDE, SIDE), SplitConfig(validation=0.0), 0)
-    train, test = data.part("train"), data.part("test")
+    data = build_dataset(
+        build_index(SHARED / "data" / "cats_vs_dogs"), PreprocessingSpec(SIDE, SIDE), SplitConfig(validation=0.0), 0
+    )
+    train, test = data.subset("train"), data.subset("test")
     return train, test, data.classes, data
 
 
-def ours(name: str, settings: tuple[str, ...]) -> float:
+def train_with_stages(name: str, settings: tuple[str, ...]) -> float:
     """Train with Sightline's stages: the frozen layers run once per image."""
     from pathlib import Path
 
     from sightline import backend, process
-    from sightline.config import resolve
-    from sightline.models import registry, weights
-    from sightline.models.build import Plan, build
-    from sightline.training.fit import fit
-    from sightline.watch import Watcher
+    from sightline.callbacks import Callback
+    from sightline.config import resolve_config
+    from sightline.models import pretrained, registry
+    from sightline.models.build import ModelSpec, build_model
+    from sightline.training.loop import fit
 
-    train, test, classes, _ = pictures()
+    train, test, classes, _ = load_splits()
     backend.keras()
-    backend.set_threads(process.cores())
+    backend.set_threads(process.count_cores())
     assignments = [f"model.name={name}", f"train.batch_size={BATCH}", "data.cache=false", *settings]
-    stage = {"train": {"stages": [{"name": "head", "thaw": 0, "epochs": EPOCHS, "learning_rate": 1e-3}]}}
-    config = resolve(stage, assignments=assignments)
+    stage = {"train": {"stages": [{"name": "head", "unfreeze": 0, "epochs": EPOCHS, "learning_rate": 1e-3}]}}
+    config = resolve_config(stage, assignments=assignments)
     start: Path | None = None
     if name == "mobilenetv2":
-        start = weights.find(registry.find(name), "imagenet", 0.35, SIDE, SIDE)
+        start = pretrained.find_weights(registry.get_entry(name), "imagenet", 0.35, SIDE, SIDE)
     started = time.perf_counter()
-    network = build(Plan(config.model, SIDE, SIDE, 3, len(classes), weights=start))
-    fitted = fit(network, train, test, config, Watcher())
+    network = build_model(ModelSpec(config.model, SIDE, SIDE, 3, len(classes), weights=start))
+    fitted = fit(network, train, test, config, Callback())
     seconds = time.perf_counter() - started
     print(f"{name}: test accuracy of the last epoch {fitted.history[-1].val_accuracy:.4f}", file=sys.stderr)
     return len(train) * EPOCHS / seconds
 
 
-def script(name: str) -> float:
+def train_with_script(name: str) -> float:
     """Train as the tutorial does: `fit` runs the whole network for every image in every epoch."""
     import keras
 
-    train, test, classes, _ = pictures()
+    train, test, classes, _ = load_splits()
     x, y = train.take(slice(None)), train.labels
     held_out = test.take(slice(None)), test.labels
     started = time.perf_counter()
@@ -74,7 +76,7 @@ def script(name: str) -> float:
             keras.applications.mobilenet_v2.preprocess_input,
         ),
     }
-    kind, options, before = choices[name]
+    kind, options, preprocess_input = choices[name]
     base = kind(input_shape=(SIDE, SIDE, 3), include_top=False, pooling="avg", **options)
     base.trainable = False
     inputs = keras.Input((SIDE, SIDE, 3))
@@ -82,8 +84,8 @@ def script(name: str) -> float:
     model = keras.Model(inputs, outputs)
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     history = model.fit(
-        before(x.astype("float32")), y, batch_size=BATCH, epochs=EPOCHS, verbose=0,
-        validation_data=(before(held_out[0].astype("float32")), held_out[1]),
+        preprocess_input(x.astype("float32")), y, batch_size=BATCH, epochs=EPOCHS, verbose=0,
+        validation_data=(preprocess_input(held_out[0].astype("float32")), held_out[1]),
     )  # fmt: skip
     seconds = time.perf_counter() - started
     print(f"{name}, the script: {history.history['val_accuracy'][-1]:.4f}", file=sys.stderr)
@@ -91,10 +93,12 @@ def script(name: str) -> float:
 
 
 VARIANTS: dict[str, Variant] = {
-    "sightline, MobileNetV2 0.35": partial(ours, "mobilenetv2", ("model.alpha=0.35",)),
-    "the script, MobileNetV2 0.35": partial(script, "mobilenetv2"),
-    "sightline, VGG16": partial(ours, "vgg16", ("model.pooling=average", "model.hidden=[]", "model.dropout=0")),
-    "the script, VGG16": partial(script, "vgg16"),
+    "sightline, MobileNetV2 0.35": partial(train_with_stages, "mobilenetv2", ("model.alpha=0.35",)),
+    "the script, MobileNetV2 0.35": partial(train_with_script, "mobilenetv2"),
+    "sightline, VGG16": partial(
+        train_with_stages, "vgg16", ("model.pooling=average", "model.hidden_units=[]", "model.dropout=0")
+    ),
+    "the script, VGG16": partial(train_with_script, "vgg16"),
 }
 
 if __name__ == "__main__":

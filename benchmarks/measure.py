@@ -38,18 +38,18 @@ def compare(title: str, variants: Mapping[str, Variant], rounds: int = 3) -> Non
         return
     speeds: dict[str, list[float]] = {name: [] for name in variants if options.only in name}
     for _ in range(options.rounds):
-        for name, found in speeds.items():
+        for name, speeds_of_variant in speeds.items():
             command = [sys.executable, sys.argv[0], "--one", name]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found.append(float(done.stdout.splitlines()[-1]))
-    _print(title, speeds)
+            completed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            speeds_of_variant.append(float(completed.stdout.splitlines()[-1]))
+    _print_table(title, speeds)
 
 
-def _print(title: str, speeds: Mapping[str, list[float]]) -> None:
+def _print_table(title: str, speeds: Mapping[str, list[float]]) -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     ).stdout.strip()
-    print(f"{title}\n{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {process.cores()} cores {_processor()}\n")
+    print(f"{title}\n{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {process.count_cores()} cores {_processor()}\n")
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     first = next(iter(medians))
     print(f"| variant | images/s, median of {len(speeds[first])} | range | speed of {first} relative to this |")

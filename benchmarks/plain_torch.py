@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 
-def installed() -> bool:
+def is_installed() -> bool:
     """Return whether PyTorch is installed; Sightline does not require it."""
     return importlib.util.find_spec("torch") is not None
 
 
-def speed(name: str, pixels: Any, labels: Any, batch: int, *, bfloat16: bool, epochs: int) -> float:
+def measure_speed(name: str, pixels: Any, labels: Any, batch: int, *, bfloat16: bool, epochs: int) -> float:
     """Train the net on uint8 pixels [N, H, W, C], divided by 255; return the last epoch's images/s."""
     import torch
     from torch.nn import functional
@@ -31,10 +31,10 @@ def speed(name: str, pixels: Any, labels: Any, batch: int, *, bfloat16: bool, ep
         order = torch.randperm(len(x))
         started = time.perf_counter()
         for start in range(0, len(x), batch):
-            at = order[start : start + batch]
-            given = (x[at].float() / 255).contiguous(memory_format=torch.channels_last)
+            batch_rows = order[start : start + batch]
+            inputs = (x[batch_rows].float() / 255).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                loss = functional.cross_entropy(model(given), y[at])
+                loss = functional.cross_entropy(model(inputs), y[batch_rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

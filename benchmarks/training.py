@@ -36,45 +36,45 @@ class Task:
 def run(task: Task) -> None:
     """Compare all training loops on a task; those of PyTorch only if it is installed."""
     variants: dict[str, Variant] = {
-        "sightline": partial(ours, task, "auto"),
-        "sightline, float32": partial(ours, task, "float32"),
-        "Keras fit": partial(keras_fit, task),
+        "sightline": partial(train_with_sightline, task, "auto"),
+        "sightline, float32": partial(train_with_sightline, task, "float32"),
+        "Keras fit": partial(train_with_keras, task),
     }
-    if plain_torch.installed():
+    if plain_torch.is_installed():
         for name, bfloat16 in (("PyTorch, float32", False), ("PyTorch, bfloat16", True)):
-            variants[name] = partial(by_torch, task, bfloat16=bfloat16)
+            variants[name] = partial(train_with_torch, task, bfloat16=bfloat16)
     size = f"{task.side}x{task.side}x{task.channels}"
     compare(f"Training {task.name}, {size}, batch {task.batch}, images/s of the second epoch", variants)
 
 
-def ours(task: Task, precision: str) -> float:
+def train_with_sightline(task: Task, precision: str) -> float:
     """Train with Sightline's loop, with ``train.precision`` set to `precision`."""
     from dataclasses import replace
 
     from sightline import backend, process
-    from sightline.config import resolve
-    from sightline.models.build import Plan, build
-    from sightline.records import Samples
+    from sightline.callbacks import Callback
+    from sightline.config import resolve_config
+    from sightline.data.types import Subset
+    from sightline.models.build import ModelSpec, build_model
     from sightline.training import precision as precisions
-    from sightline.training.fit import fit
-    from sightline.watch import Watcher
+    from sightline.training.loop import fit
 
     x, y = task.arrays()
     assignments = [f"train.epochs={EPOCHS}", f"train.batch_size={task.batch}", f"model.name={task.name}"]
-    config = resolve(assignments=[*assignments, "model.normalize=unit", *task.settings])
+    config = resolve_config(assignments=[*assignments, "model.normalize=unit", *task.settings])
     backend.keras()
-    backend.set_threads(process.cores())
-    plan = Plan(config.model, task.side, task.side, task.channels, task.classes)
+    backend.set_threads(process.count_cores())
+    plan = ModelSpec(config.model, task.side, task.side, task.channels, task.classes)
     if precision == "auto":
-        found = precisions.decide(plan, config, 1_000_000)
-        precision = found.precision
-        print(f"precision {found.precision}: {found.why}")
-    network = build(replace(plan, precision=precision))
-    every = Samples(x, np.arange(len(x)), y.astype(np.int32), tuple(map(str, range(len(x)))))
-    return fit(network, every, every.first(0), config, Watcher()).history[-1].images_per_second
+        choice = precisions.choose_precision(plan, config, 1_000_000)
+        precision = choice.precision
+        print(f"precision {choice.precision}: {choice.reason}")
+    network = build_model(replace(plan, precision=precision))
+    subset = Subset(x, np.arange(len(x)), y.astype(np.int32), tuple(map(str, range(len(x)))))
+    return fit(network, subset, subset.head(0), config, Callback()).history[-1].images_per_second
 
 
-def keras_fit(task: Task) -> float:
+def train_with_keras(task: Task) -> float:
     """Train as the tutorials do: float32 arrays divided by 255, one-hot labels, `compile`, `fit`."""
     import keras
 
@@ -88,9 +88,9 @@ def keras_fit(task: Task) -> float:
     return task.count / (time.perf_counter() - started[-1])
 
 
-def by_torch(task: Task, *, bfloat16: bool) -> float:
+def train_with_torch(task: Task, *, bfloat16: bool) -> float:
     """Train with a plain PyTorch loop."""
-    return plain_torch.speed(task.name, *task.arrays(), task.batch, bfloat16=bfloat16, epochs=EPOCHS)
+    return plain_torch.measure_speed(task.name, *task.arrays(), task.batch, bfloat16=bfloat16, epochs=EPOCHS)
 
 
 def deep(task: Task) -> Any:

@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 
 from sightline import backend
-from sightline.data.dataset import assemble
-from sightline.data.index import index
-from sightline.run import Run
-from sightline.workflow import choose
+from sightline.data.dataset import build_dataset
+from sightline.data.indexing import build_index
+from sightline.runs import autoconfig
+from sightline.runs.directory import RunDirectory
 
 CLASSES = 10
 
 
 def main(run: Path, source: str) -> float:
     """Return the validation accuracy of the best epoch."""
-    config = Run.open(run).config
-    data = assemble(index(source), choose.preprocess(config), config.split, config.seed)
-    train, validation = data.part("train"), data.part("validation")
+    config = RunDirectory.open(run).config
+    data = build_dataset(build_index(source), autoconfig.build_preprocess(config), config.split, config.seed)
+    train, validation = data.subset("train"), data.subset("validation")
     x = train.pixels[train.rows].astype("float32")
     mean, deviation = x.mean(), x.std()
     x = (x - mean) / deviation

@@ -17,10 +17,10 @@ from PIL import Image
 
 import sightline
 from sightline import backend
-from sightline.data import beans
-from sightline.models.arithmetic import windowed
-from sightline.report import canvas
-from sightline.report.canvas import INK, VALIDATION
+from sightline.datasets import coffee_beans
+from sightline.models.layer_costs import compute_output_size
+from sightline.report import plotting
+from sightline.report.plotting import INK, VALIDATION
 
 PAGE = Path(__file__).with_name("convolution.md")
 IMAGES = Path(__file__).with_name("images")
@@ -33,7 +33,7 @@ MAPS = 6  # shown of each layer
 Grid = NDArray[np.int64]
 
 
-def picture() -> Grid:
+def image() -> Grid:
     """Return the picture of the example, 9x9: a bright disc (8) with a dimmer rim (4) on black (0)."""
     rows, columns = np.mgrid[:SIDE, :SIDE] - SIDE // 2
     distance = np.hypot(rows, columns)
@@ -65,7 +65,7 @@ def pool(pixels: Grid, size: int, how: str) -> NDArray[np.float64]:
 def worked() -> str:
     """Return the sum of the worked example, its products written out."""
     i, j = PLACE
-    under = picture()[i : i + 3, j : j + 3]
+    under = image()[i : i + 3, j : j + 3]
     rows = [
         " + ".join(f"{p}·({w})" if w < 0 else f"{p}·{w}" for p, w in zip(*pair, strict=True))
         for pair in zip(under, WINDOW, strict=True)
@@ -75,14 +75,29 @@ def worked() -> str:
 
 def numbers() -> dict[str, str]:
     """Return the blocks of the page that need no training."""
-    pixels = picture()
+    pixels = image()
     plain = convolve(pixels, WINDOW)
     uneven = convolve(pixels, WINDOW, (2, 1))
     padded = convolve(pixels, WINDOW, padding=1)
     rows = [
-        ("stride 1, no padding", windowed(SIDE, 3, 1, "valid")[1], windowed(SIDE, 3, 1, "valid")[1], plain),
-        ("stride 2 down, 1 across", windowed(SIDE, 3, 2, "valid")[1], windowed(SIDE, 3, 1, "valid")[1], uneven),
-        ("stride 1, padding 1", windowed(SIDE, 3, 1, "same")[1], windowed(SIDE, 3, 1, "same")[1], padded),
+        (
+            "stride 1, no padding",
+            compute_output_size(SIDE, 3, 1, "valid")[1],
+            compute_output_size(SIDE, 3, 1, "valid")[1],
+            plain,
+        ),
+        (
+            "stride 2 down, 1 across",
+            compute_output_size(SIDE, 3, 2, "valid")[1],
+            compute_output_size(SIDE, 3, 1, "valid")[1],
+            uneven,
+        ),
+        (
+            "stride 1, padding 1",
+            compute_output_size(SIDE, 3, 1, "same")[1],
+            compute_output_size(SIDE, 3, 1, "same")[1],
+            padded,
+        ),
     ]
     sizes = ["| | rows | columns | least | greatest | sum |", "|---|---|---|---|---|---|"]
     sizes += [
@@ -110,21 +125,21 @@ def write(blocks: dict[str, str]) -> None:
 
 
 def draw(
-    axes: Any, grid: NDArray[Any], title: str, mark: tuple[int, int, int] | None = None, colours: str = "gray"
+    axes: Any, grid: NDArray[Any], title: str, mark: tuple[int, int, int] | None = None, colors: str = "gray"
 ) -> None:
     """Draw a grid with its numbers; `mark` is row, column and side of a frame."""
     from matplotlib.patches import Rectangle
 
-    most = 8.0 if colours == "gray" else 1.6 * float(np.abs(grid).max())  # pale enough for the numbers
-    axes.imshow(grid, cmap=colours, vmin=0 if colours == "gray" else -most, vmax=most)
+    most = 8.0 if colors == "gray" else 1.6 * float(np.abs(grid).max())  # pale enough for the numbers
+    axes.imshow(grid, cmap=colors, vmin=0 if colors == "gray" else -most, vmax=most)
     for i, j in np.ndindex(*grid.shape):
-        dark = colours == "gray" and grid[i, j] < 4
+        dark = colors == "gray" and grid[i, j] < 4
         text = f"{grid[i, j]:g}" if float(grid[i, j]).is_integer() else f"{grid[i, j]:.2f}"
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
     if mark:
         i, j, side = mark
         axes.add_patch(Rectangle((j - 0.5, i - 0.5), side, side, fill=False, edgecolor=VALIDATION, linewidth=2.5))
-    axes.set_title(title, **canvas.words(9))
+    axes.set_title(title, **plotting.text_style(9))
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -137,20 +152,20 @@ def save(figure: Any, name: str) -> None:
 
 def figures() -> None:
     """Draw the figures that need no training."""
-    pixels = picture()
+    pixels = image()
     plain = convolve(pixels, WINDOW)
-    figure = canvas.blank(9.5, 3.9)
+    figure = plotting.make_figure(9.5, 3.9)
     left, middle, right = figure.subplots(1, 3, width_ratios=(9, 3.4, 7))
     draw(left, pixels, "picture, 9×9", (*PLACE, 3))
-    draw(middle, WINDOW, "window, 3×3", colours="RdBu")
+    draw(middle, WINDOW, "window, 3×3", colors="RdBu")
     draw(right, plain, "result, 7×7", (*PLACE, 1), "RdBu")
     save(figure, "convolution-window")
-    figure = canvas.blank(9.5, 3.9)
+    figure = plotting.make_figure(9.5, 3.9)
     left, right = figure.subplots(1, 2, width_ratios=(7, 9))
-    draw(left, convolve(pixels, WINDOW, (2, 1)), "stride 2 down, 1 across: 4×7", colours="RdBu")
-    draw(right, convolve(pixels, WINDOW, padding=1), "stride 1, padding 1: 9×9", colours="RdBu")
+    draw(left, convolve(pixels, WINDOW, (2, 1)), "stride 2 down, 1 across: 4×7", colors="RdBu")
+    draw(right, convolve(pixels, WINDOW, padding=1), "stride 1, padding 1: 9×9", colors="RdBu")
     save(figure, "convolution-strides")
-    figure = canvas.blank(9.5, 3.6)
+    figure = plotting.make_figure(9.5, 3.6)
     left, middle, right = figure.subplots(1, 3, width_ratios=(9, 6, 6))
     draw(left, pixels, "picture, 9×9")
     draw(middle, pool(pixels, 3, "max"), "max pooling 3×3")
@@ -166,7 +181,7 @@ def trained() -> str:
         result = sightline.train("beans:240@64", recipe="quick", set=assignments, out=run)
         classifier = sightline.load(run)
         model: Any = classifier.predictor.model  # type: ignore[attr-defined]
-        pixels = beans.draw(2, 64, 1)  # the training pictures are drawn with seed 0
+        pixels = coffee_beans.draw(2, 64, 1)  # the training pictures are drawn with seed 0
         keras = backend.keras()
         seen = keras.Model(model.input, [model.get_layer(name).output for name in LAYERS])
         maps = [keras.ops.convert_to_numpy(out)[0] for out in seen(pixels[None])]  # each [H, W, C]
@@ -187,21 +202,21 @@ def trained() -> str:
 
 def draw_maps(pixels: NDArray[np.uint8], maps: list[NDArray[np.float32]]) -> None:
     """Draw the picture and, of each layer, the maps whose values differ most from place to place."""
-    figure = canvas.blank(9, 1.45 * len(maps) + 0.3)
+    figure = plotting.make_figure(9, 1.45 * len(maps) + 0.3)
     panels = figure.subplots(len(maps), MAPS + 1)
     for row, name, out in zip(panels, LAYERS, maps, strict=True):
         strongest = np.argsort(-out.std((0, 1)))[:MAPS]
         for axes in row:
             axes.axis("off")
         row[0].text(0.5, 0.5, f"{name}\n{out.shape[0]}×{out.shape[1]}×{out.shape[2]}", ha="center", va="center",
-                    **canvas.words(9))  # fmt: skip
+                    **plotting.text_style(9))  # fmt: skip
         for axes, number in zip(row[1:], strongest, strict=True):
             axes.imshow(out[:, :, number], cmap="viridis", interpolation="nearest")
-            axes.set_title(f"map {number}", pad=2, **canvas.words(7))
+            axes.set_title(f"map {number}", pad=2, **plotting.text_style(7))
     panels[0][0].clear()
     panels[0][0].axis("off")
     panels[0][0].imshow(Image.fromarray(pixels))
-    panels[0][0].set_title(f"picture, beside it {LAYERS[0]}", pad=2, **canvas.words(6))
+    panels[0][0].set_title(f"picture, beside it {LAYERS[0]}", pad=2, **plotting.text_style(6))
     save(figure, "convolution-maps")
 
 

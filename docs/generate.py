@@ -62,7 +62,7 @@ def _choices(hint: Any) -> str:
 
 def _models() -> list[str]:
     rows = [
-        f"| `{e.name}` | {e.size} | {'ImageNet' if e.pretrained else ''} | {e.about} | {e.source} |"
+        f"| `{e.name}` | {e.input_size} | {'ImageNet' if e.pretrained else ''} | {e.description} | {e.reference} |"
         for e in ENTRIES.values()
     ]
     return ["## Networks", "| name | side | weights | what | source |\n|---|---|---|---|---|\n" + "\n".join(rows)]

@@ -24,16 +24,16 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.config import ModelConfig
 from sightline.errors import SightlineError
-from sightline.export import onnx, openvino, tensorflow
+from sightline.export import keras_to_onnx, openvino, tensorflow
+from sightline.inference import exported_folder, parity
+from sightline.inference.manifest import Manifest
+from sightline.inference.parity import Parity, Tolerance
+from sightline.inference.predictor import Predictor
+from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models import registry
-from sightline.models.build import Plan, build
-from sightline.prediction import exported, parity
-from sightline.prediction.base import Predictor
-from sightline.prediction.keras import KerasPredictor
-from sightline.prediction.manifest import Manifest
-from sightline.prediction.onnx import OnnxPredictor
-from sightline.prediction.parity import Parity, Tolerance
-from sightline.preprocess import Preprocess
+from sightline.models.build import ModelSpec, build_model
+from sightline.preprocessing import PreprocessingSpec
 
 PAGE = Path(__file__).with_name("export.md")
 BEGIN, END = "<!-- parity: begin -->", "<!-- parity: end -->"
@@ -55,11 +55,11 @@ class Row:
     swapped: Parity
 
 
-def pictures(folder: Path, side: int, count: int = COUNT) -> NDArray[np.uint8]:
+def images(folder: Path, side: int, count: int = COUNT) -> NDArray[np.uint8]:
     """Return uint8 [count, side, side, 3]: pictures spread over all below `folder`."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
     chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, count).astype(int)]
-    preprocess = Preprocess(side, side, resize="crop")
+    preprocess = PreprocessingSpec(side, side, resize="crop")
     return np.stack([preprocess.decode(path.read_bytes()) for path in chosen])
 
 
@@ -70,8 +70,10 @@ def lively(name: str, pixels: NDArray[np.uint8], spread: float = SPREAD) -> Any:
     """
     options: dict[str, Any] = {"hidden": (HIDDEN[name],)} if name in HIDDEN else {}
     side = pixels.shape[1]
-    plan = Plan(ModelConfig(name=name, init="he", **options), side, side, 3, len(CLASSES), 1, standard=(110.0, 65.0))
-    model = build(plan).model
+    plan = ModelSpec(
+        ModelConfig(name=name, initializer="he", **options), side, side, 3, len(CLASSES), 1, pixel_stats=(110.0, 65.0)
+    )
+    model = build_model(plan).model
     keras = backend.keras()
     for layer in model.layers:
         if isinstance(layer, keras.layers.EinsumDense):  # scales of residual branches, which start at next to nothing
@@ -81,50 +83,50 @@ def lively(name: str, pixels: NDArray[np.uint8], spread: float = SPREAD) -> Any:
     for _ in range(8):
         model(pixels, training=True)
     last = model.get_layer("predictions")
-    logits = KerasPredictor(model, CLASSES, Preprocess(side, side)).outputs(pixels).logits
+    logits = KerasPredictor(model, CLASSES, PreprocessingSpec(side, side)).outputs(pixels).logits
     last.kernel.assign(np.asarray(last.kernel) * (spread * 1.05 / np.ptp(logits, axis=0)))
-    middle = KerasPredictor(model, CLASSES, Preprocess(side, side)).outputs(pixels).logits.mean(0)
+    middle = KerasPredictor(model, CLASSES, PreprocessingSpec(side, side)).outputs(pixels).logits.mean(0)
     last.bias.assign(np.asarray(last.bias) - middle)  # else one class may win everywhere
     return model
 
 
-def forms(model: Any, preprocess: Preprocess) -> Iterator[tuple[str, Predictor]]:
+def forms(model: Any, preprocess: PreprocessingSpec) -> Iterator[tuple[str, Predictor]]:
     """Yield the predictor of each format; raises `MissingExtraError` where a package is not here."""
-    graph = onnx.convert(model)
+    graph = keras_to_onnx.convert_model(model)
     yield "onnx", OnnxPredictor(graph, CLASSES, preprocess)
     others: dict[str, Callable[[Path], None]] = {
-        "openvino": lambda folder: openvino.convert(graph, folder),
-        "litert": lambda folder: tensorflow.litert(model, folder),
-        "saved_model": lambda folder: tensorflow.saved_model(model, folder),
+        "openvino": lambda folder: openvino.export_openvino(graph, folder),
+        "litert": lambda folder: tensorflow.export_litert(model, folder),
+        "saved_model": lambda folder: tensorflow.export_saved_model(model, folder),
     }
     for name, write in others.items():
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder))
-            yield name, exported.read(Path(folder), name, Manifest("", CLASSES, preprocess))
+            yield name, exported_folder.load_unverified(Path(folder), name, Manifest("", CLASSES, preprocess))
 
 
 def rows(name: str, folder: Path) -> Iterator[Row]:
     """Yield a row for each format of one network, on pictures of the smallest sensible side."""
-    side = max(registry.find(name).smallest, 64 if registry.find(name).size > 64 else 32)
-    pixels = pictures(folder, side)
+    side = max(registry.get_entry(name).min_input_size, 64 if registry.get_entry(name).input_size > 64 else 32)
+    pixels = images(folder, side)
     model = lively(name, pixels)
-    preprocess = Preprocess(side, side)
+    preprocess = PreprocessingSpec(side, side)
     truth = KerasPredictor(model, CLASSES, preprocess).outputs(pixels)
     spread = float(np.ptp(truth.logits, axis=0).min())
     for form, predictor in forms(model, preprocess):
-        found = parity.compare(truth.probabilities, predictor.probabilities(pixels))
-        swapped = parity.compare(truth.probabilities, predictor.probabilities(pixels[..., ::-1]))
+        found = parity.compare_probabilities(truth.probabilities, predictor.probabilities(pixels))
+        swapped = parity.compare_probabilities(truth.probabilities, predictor.probabilities(pixels[..., ::-1]))
         yield Row(name, side, form, spread, found, swapped)
 
 
 def faults(row: Row) -> list[str]:
     """Return what is wrong with a row: too great a difference, dull logits, or a swap that nothing noticed."""
     found = []
-    if not row.found.within(Tolerance()):
-        found.append(f"differs by {row.found.greatest_difference:.2g}")
+    if not row.found.is_within(Tolerance()):
+        found.append(f"differs by {row.found.max_difference:.2g}")
     if row.spread < 1:
         found.append(f"logits vary by {row.spread:.2g} only")
-    if row.swapped.within(Tolerance()):
+    if row.swapped.is_within(Tolerance()):
         found.append("red and blue swapped was not noticed")
     return [f"{row.name} as {row.format}: {text}" for text in found]
 
@@ -132,8 +134,8 @@ def faults(row: Row) -> list[str]:
 def line(row: Row) -> str:
     """Return a row as Markdown."""
     return (
-        f"| `{row.name}` | {row.side} | {row.spread:.1f} | {row.format} | {row.found.greatest_difference:.1e} | "
-        f"{row.found.top1_agreement:.3f} | {row.swapped.greatest_difference:.1e} |"
+        f"| `{row.name}` | {row.side} | {row.spread:.1f} | {row.format} | {row.found.max_difference:.1e} | "
+        f"{row.found.top1_agreement:.3f} | {row.swapped.max_difference:.1e} |"
     )
 
 

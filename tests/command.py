@@ -32,16 +32,16 @@ Command = Callable[..., Outcome]
 
 def draw_classes(folder: Path, classes: dict[str, tuple[int, int, int]], count: int, size: int = 32) -> Path:
     """Draw `count` images of each class: its color plus noise."""
-    for number, (label, colour) in enumerate(classes.items()):
+    for number, (label, color) in enumerate(classes.items()):
         (folder / label).mkdir(parents=True)
         for i in range(count):
             noise = np.random.default_rng(1000 * number + i).normal(0, 40, (size, size, 3))
-            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            pixels = np.clip(np.array(color) + noise, 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / label / f"{label}-{i:03}.png")
     return folder
 
 
-COLOURS = {"blue": (60, 60, 200), "green": (60, 200, 60), "red": (200, 60, 60)}
+COLORS = {"blue": (60, 60, 200), "green": (60, 200, 60), "red": (200, 60, 60)}
 
 
 SMALL = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "2")

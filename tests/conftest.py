@@ -12,9 +12,9 @@ from typing import cast
 import pytest
 from hypothesis import settings
 
-from pictures import Hostile, PictureFolder, draw_classes, draw_hostile
 from sightline import process
-from sightline.data.sources.splits import SPLIT_NAMES
+from sightline.data.sources.split_names import SPLIT_NAMES
+from synthetic_images import HostileFolder, ImageFolder, draw_classes, draw_hostile
 
 settings.register_profile("sightline", deadline=None)  # slow machines must not fail tests
 settings.load_profile("sightline")
@@ -39,13 +39,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Hostile:
+def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> HostileFolder:
     """A small folder of classes with all the flaws of real data; read-only."""
     return draw_hostile(tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture
-def picture_folder(tmp_path: Path) -> PictureFolder:
+def image_folder(tmp_path: Path) -> ImageFolder:
     """A function that draws easily separable classes into a new folder.
 
     ``picture_folder({"cat": 8, "dog": 8}, size=32)``, or ``picture_folder({"train": {"cat": 8}, "test": {"cat": 2}})``.
@@ -57,7 +57,7 @@ def picture_folder(tmp_path: Path) -> PictureFolder:
         if all(isinstance(value, int) for value in counts.values()):
             draw_classes(root, cast("Mapping[str, int]", counts), size, kind)
         else:
-            assert all(part.lower() in SPLIT_NAMES for part in counts)
+            assert all(split.lower() in SPLIT_NAMES for split in counts)
             for number, (part, classes) in enumerate(cast("Mapping[str, Mapping[str, int]]", counts).items()):
                 draw_classes(root / part, classes, size, kind, start=10_000 * number)
         return root

@@ -29,19 +29,19 @@ TEXTS = (
 class Damage:
     """One kind of damage to a file, described by `word`."""
 
-    word: str
+    description: str
     apply: Callable[[Path], None]
 
 
-def _content(word: str, content: bytes) -> Damage:
-    return Damage(word, lambda path: _put(path, content))
+def _replace_content(description: str, content: bytes) -> Damage:
+    return Damage(description, lambda path: _write_content(path, content))
 
 
-def _put(path: Path, content: bytes) -> None:
+def _write_content(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def whole(path: Path, rng: np.random.Generator) -> Damage:
+def damage_file(path: Path, rng: np.random.Generator) -> Damage:
     """Return damage that replaces a file, or truncates, flips or overwrites its bytes."""
     data = path.read_bytes()
     at = int(rng.integers(len(data) + 1))
@@ -53,12 +53,12 @@ def whole(path: Path, rng: np.random.Generator) -> Damage:
     kinds = [
         Damage("a folder", _folder),
         Damage("a pipe", _pipe),
-        _content(f"cut at {at}", data[:at]),
-        _content("bits flipped", bytes(flipped)),
-        _content(f"noise at {at}", data[:at] + noise + data[at + len(noise) :]),
-        _content(f"noise put in at {at}", data[:at] + noise + data[at:]),
-        _content(f"{text[:20]!r}, {len(text)} bytes", text),
-        _content(f"{text[:20]!r}, {len(text)} bytes", text),
+        _replace_content(f"cut at {at}", data[:at]),
+        _replace_content("bits flipped", bytes(flipped)),
+        _replace_content(f"noise at {at}", data[:at] + noise + data[at + len(noise) :]),
+        _replace_content(f"noise put in at {at}", data[:at] + noise + data[at:]),
+        _replace_content(f"{text[:20]!r}, {len(text)} bytes", text),
+        _replace_content(f"{text[:20]!r}, {len(text)} bytes", text),
     ]
     return kinds[rng.integers(len(kinds))]
 
@@ -73,23 +73,23 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def list_paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the path of keys to every position in a JSON value; of a list, only to the first three items."""
     yield path
     if isinstance(value, dict):
         for key in value:
-            yield from places(value[key], (*path, key))
+            yield from list_paths(value[key], (*path, key))
     elif isinstance(value, list):
         for i, item in enumerate(value[:3]):
-            yield from places(item, (*path, i))
+            yield from list_paths(item, (*path, i))
 
 
-def changed(value: Any, path: tuple[Any, ...], how: str, new: Any) -> Any:
+def change_at(value: Any, path: tuple[Any, ...], how: str, new: Any) -> Any:
     """Return a copy of a JSON value with the item at `path` replaced, removed, or given an extra key."""
     if not path:
         return new
-    made = copy.deepcopy(value)
-    inner = made
+    result = copy.deepcopy(value)
+    inner = result
     for key in path[:-1]:
         inner = inner[key]
     if how == "put":
@@ -100,36 +100,38 @@ def changed(value: Any, path: tuple[Any, ...], how: str, new: Any) -> Any:
         inner["unknown"] = new
     else:
         inner.append(new)
-    return made
+    return result
 
 
-def value(content: Any, rng: np.random.Generator) -> tuple[str, Any]:
+def change_value(content: Any, rng: np.random.Generator) -> tuple[str, Any]:
     """Change a JSON value at random; return a description and the new value."""
-    every = list(places(content))
+    every = list(list_paths(content))
     path = every[rng.integers(len(every))]
     how = ("put", "put", "put", "drop", "add")[rng.integers(5)]
     new = VALUES[rng.integers(len(VALUES))]
-    shown = repr(new) if not isinstance(new, int) or abs(new) < 1 << 70 else "10**400"
-    return f"{'.'.join(map(str, path))}: {how} {shown[:30]}", changed(content, path, how, new)
+    new_text = repr(new) if not isinstance(new, int) or abs(new) < 1 << 70 else "10**400"
+    return f"{'.'.join(map(str, path))}: {how} {new_text[:30]}", change_at(content, path, how, new)
 
 
-def inside(path: Path, rng: np.random.Generator) -> Damage:
+def damage_value(path: Path, rng: np.random.Generator) -> Damage:
     """Return damage that changes one value in a JSON, JSON lines, TOML or array file."""
     if path.suffix == ".jsonl":
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if not lines:
-            return whole(path, rng)
+            return damage_file(path, rng)
         at = int(rng.integers(len(lines)))
-        word, lines[at] = value(lines[at], rng)
-        return _content(f"line {at + 1}: {word}", "".join(_dumps(line) + "\n" for line in lines).encode())
+        description, lines[at] = change_value(lines[at], rng)
+        return _replace_content(
+            f"line {at + 1}: {description}", "".join(_dumps(line) + "\n" for line in lines).encode()
+        )
     if path.suffix == ".json":
-        word, made = value(json.loads(path.read_text(encoding="utf-8")), rng)
-        return _content(word, _dumps(made).encode())
+        description, changed = change_value(json.loads(path.read_text(encoding="utf-8")), rng)
+        return _replace_content(description, _dumps(changed).encode())
     if path.suffix == ".toml":
         return _toml(path, rng)
     if path.suffix == ".npz":
         return _arrays(path, rng)
-    return whole(path, rng)
+    return damage_file(path, rng)
 
 
 def _dumps(content: Any) -> str:
@@ -143,10 +145,10 @@ def _toml(path: Path, rng: np.random.Generator) -> Damage:
     new = VALUES[rng.integers(len(VALUES))]
     words = json.dumps(new, ensure_ascii=True) if new is not None and new != "\ud800" else "inf"
     lines[at] = f"{lines[at].split(' = ')[0]} = {words}" if rng.integers(4) else ""
-    return _content(f"line {at + 1}: {lines[at][:60]}", "\n".join(lines).encode())
+    return _replace_content(f"line {at + 1}: {lines[at][:60]}", "\n".join(lines).encode())
 
 
-def arrays(path: Path, rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
+def change_arrays(path: Path, rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
     """Change an array of a file at random; return a description and the new arrays."""
     with np.load(path, allow_pickle=False) as file:
         content = {name: file[name] for name in file.files}
@@ -154,8 +156,8 @@ def arrays(path: Path, rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
     old = content[name]
     kind = int(rng.integers(8))
     if name == "state":
-        word, state = value(json.loads(str(old)), rng)
-        return f"state: {word}", content | {name: np.array(_dumps(state))}
+        description, state = change_value(json.loads(str(old)), rng)
+        return f"state: {description}", content | {name: np.array(_dumps(state))}
     if kind == 0:
         del content[name]
     elif kind == 1:
@@ -174,18 +176,18 @@ def arrays(path: Path, rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
 
 
 def _arrays(path: Path, rng: np.random.Generator) -> Damage:
-    word, content = arrays(path, rng)
+    description, content = change_arrays(path, rng)
 
     def save(place: Path) -> None:
         np.savez(place, allow_pickle=False, **content)
 
-    return Damage(word, save)
+    return Damage(description, save)
 
 
-def damage(path: Path, seed: int) -> Damage:
+def choose_damage(path: Path, seed: int) -> Damage:
     """Return the damage with this seed: a changed value in three of five cases, else anything."""
     rng = np.random.default_rng(seed)
-    return (whole if rng.integers(5) < 2 else inside)(path, rng)
+    return (damage_file if rng.integers(5) < 2 else damage_value)(path, rng)
 
 
 def restore(path: Path, original: Path) -> None:

@@ -20,7 +20,7 @@ SECONDS, MEGABYTES = 10, 1024  # for one input
 
 def main(names: list[str]) -> int:
     """Fuzz each target in its own process; return 1 if anything was found."""
-    from fuzz_targets import LARGEST, TARGETS
+    from fuzz_targets import MAX_INPUT, TARGETS
 
     names = names or list(TARGETS)
     total = float(os.environ.get("FUZZ_SECONDS") or 60)
@@ -30,21 +30,21 @@ def main(names: list[str]) -> int:
         for folder in (own, CORPUS / name):
             folder.mkdir(parents=True, exist_ok=True)
         for number, seed in enumerate(TARGETS[name].seeds()):
-            if len(seed) <= LARGEST:
+            if len(seed) <= MAX_INPUT:
                 (own / f"seed-{number}").write_bytes(seed)
         sys.stdout.write(f"== {name}\n")
         sys.stdout.flush()
-        done = subprocess.run(
+        completed = subprocess.run(
             [
                 sys.executable, __file__, "--target", name, str(own), str(CORPUS / name),
                 f"-artifact_prefix={CORPUS / name}/", f"-max_total_time={max(1, round(total / len(names)))}",
-                f"-timeout={SECONDS}", f"-rss_limit_mb={MEGABYTES}", f"-max_len={LARGEST}", "-print_final_stats=1",
+                f"-timeout={SECONDS}", f"-rss_limit_mb={MEGABYTES}", f"-max_len={MAX_INPUT}", "-print_final_stats=1",
                 "-verbosity=0",
             ],
             env=os.environ | {"SIGHTLINE_MODEL_LIMIT": "0.1"},  # the limit of 10 s may become 11 s here
             check=False,
         )  # fmt: skip
-        if done.returncode:
+        if completed.returncode:
             failed.append(name)
     sys.stdout.write(
         f"Found crashing inputs for: {', '.join(failed)}. See {CORPUS}.\n" if failed else "Nothing found.\n"
@@ -59,10 +59,10 @@ def fuzz(name: str, arguments: list[str]) -> None:
     with atheris.instrument_imports(include=["sightline", "PIL", "zipfile", "tarfile"]):
         from fuzz_targets import TARGETS, alter_json
 
-    def mutate(data: bytes, most: int, seed: int) -> bytes:
+    def mutate(data: bytes, max_size: int, seed: int) -> bytes:
         rng = random.Random(seed)  # noqa: S311  # fuzz inputs, no secrets
         altered = alter_json(data, rng) if name in {"bundle", "manifest", "run"} and rng.random() < 0.5 else None
-        return bytes(atheris.Mutate(data, most)) if altered is None or len(altered) > most else altered
+        return bytes(atheris.Mutate(data, max_size)) if altered is None or len(altered) > max_size else altered
 
     atheris.Setup([__file__, *arguments], TARGETS[name].check, custom_mutator=mutate)
     atheris.Fuzz()

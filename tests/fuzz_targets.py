@@ -27,29 +27,31 @@ import onnx
 from PIL import Image
 
 import onnx_graphs
-from pictures import encode
-from sightline.config import dump_toml, resolve
-from sightline.data import patch
+from sightline.callbacks import EpochRecord
+from sightline.config import dump_toml, resolve_config
+from sightline.data import label_patch
 from sightline.data.archives import TarStore, ZipStore
-from sightline.data.index import index
-from sightline.data.leakage import Leak, SmallImages
-from sightline.data.membership import ImageRow
-from sightline.data.sources.finder import Finder
-from sightline.data.sources.manifest import label_by_table, manifest
-from sightline.data.sources.table import SUFFIXES
-from sightline.data.stores import FolderStore
-from sightline.errors import ConfigError, DataError, ModelError, PictureError
-from sightline.prediction import bundle, keras_file, onnxfile
-from sightline.prediction.bundle import Bundle
-from sightline.prediction.manifest import Golden, Manifest
-from sightline.preprocess import Preprocess, find_format, glance, inspect
-from sightline.records import EpochRecord, Thresholds
-from sightline.run import Run
-from sightline.training import checkpoint
+from sightline.data.checks.leakage import Leak, SmallImages
+from sightline.data.indexing import build_index
+from sightline.data.recorded_images import ImageRow
+from sightline.data.sources.file_finder import FileFinder
+from sightline.data.sources.manifest import list_from_table, read_manifest
+from sightline.data.sources.table import TABLE_SUFFIXES
+from sightline.data.storage import FolderStore
+from sightline.errors import ConfigError, DataError, ImageError, ModelError
+from sightline.inference import bundle
+from sightline.inference.bundle import Bundle
+from sightline.inference.manifest import Manifest, ReferenceExample
+from sightline.inference.results import Thresholds
+from sightline.inference.safety import keras_file, onnx_file
+from sightline.preprocessing import PreprocessingSpec, decode_preview, detect_format, inspect_image
+from sightline.runs.directory import RunDirectory
+from sightline.training import checkpoints
+from synthetic_images import encode
 
-LARGEST = 1 << 16  # bytes per input
+MAX_INPUT = 1 << 16  # bytes per input
 CLASSES = ("ant", "bee", "猫")
-SMALL = Preprocess(8, 8)
+SMALL = PreprocessingSpec(8, 8)
 
 
 @dataclass(frozen=True)
@@ -63,22 +65,22 @@ class Target:
 @cache
 def scratch() -> Path:
     """Return a folder that is removed at exit."""
-    kept = tempfile.TemporaryDirectory(prefix="sightline-fuzz-")
-    _KEPT.append(kept)
-    return Path(kept.name)
+    folder = tempfile.TemporaryDirectory(prefix="sightline-fuzz-")
+    _FOLDERS.append(folder)
+    return Path(folder.name)
 
 
-_KEPT: list[Any] = []
+_FOLDERS: list[Any] = []
 
 
-def image(number: int = 0, kind: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
+def encode_image(number: int = 0, kind: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
     pixels = np.random.default_rng(number).integers(0, 256, (20, 16, 3), np.uint8)
     return encode(Image.fromarray(pixels).convert(mode), kind, **options)
 
 
 # JSON, as random bytes are rarely valid JSON
 
-ODD: tuple[Any, ...] = (
+ODD_VALUES: tuple[Any, ...] = (
     None,
     True,
     0,
@@ -115,7 +117,7 @@ def alter_json(data: bytes, rng: random.Random) -> bytes | None:
         if not isinstance(inner, dict | list) or not inner or rng.random() < 0.4:
             how = rng.random()
             if how < 0.6:
-                at[key] = rng.choice(ODD)
+                at[key] = rng.choice(ODD_VALUES)
             elif how < 0.8 or isinstance(at, list):
                 del at[key]
             else:
@@ -123,7 +125,7 @@ def alter_json(data: bytes, rng: random.Random) -> bytes | None:
             break
         at = inner
     else:
-        value = rng.choice(ODD)
+        value = rng.choice(ODD_VALUES)
     lines[number] = json.dumps(value).encode()
     return data[:start] + b"\n".join(lines)
 
@@ -131,32 +133,32 @@ def alter_json(data: bytes, rng: random.Random) -> bytes | None:
 # Decoder
 
 
-def decode(data: bytes) -> None:
+def read_image(data: bytes) -> None:
     """Do everything with an encoded image that any command does."""
     for page in (1, 2):
-        spec = Preprocess(32, 32, page=page)
+        spec = PreprocessingSpec(32, 32, page=page)
         for step in (
-            lambda: find_format(data[:128]),
-            lambda page=page: inspect(data, page),
-            lambda spec=spec: glance(data, 64, spec),
+            lambda: detect_format(data[:128]),
+            lambda page=page: inspect_image(data, page),
+            lambda spec=spec: decode_preview(data, 64, spec),
             lambda spec=spec: spec.decode(data),
-            lambda spec=spec: spec.values(data, 100),
-            lambda page=page: Preprocess(8, 16, 1, "crop", range=(10, 1000), page=page).decode(data),
+            lambda spec=spec: spec.sample_values(data, 100),
+            lambda page=page: PreprocessingSpec(8, 16, 1, "crop", range=(10, 1000), page=page).decode(data),
         ):
-            with suppress(PictureError):
+            with suppress(ImageError):
                 step()
 
 
-def images() -> Iterator[bytes]:
+def image_seeds() -> Iterator[bytes]:
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000"):
-        yield image(0, kind)
+        yield encode_image(0, kind)
     for mode in ("L", "P", "1", "RGBA", "I;16", "LA"):
-        yield image(1, "PNG", mode)
+        yield encode_image(1, "PNG", mode)
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
-        yield image(2, "TIFF", compression=compression)
-    yield image(3, "TIFF", "F")
-    yield image(3, "JPEG", progressive=True)
-    yield image(3, "JPEG", "CMYK")
+        yield encode_image(2, "TIFF", compression=compression)
+    yield encode_image(3, "TIFF", "F")
+    yield encode_image(3, "JPEG", progressive=True)
+    yield encode_image(3, "JPEG", "CMYK")
     more = [Image.fromarray(np.full((9, 9), 50 * i, np.uint8)) for i in range(3)]
     yield from (encode(more[0], kind, save_all=True, append_images=more[1:]) for kind in ("GIF", "TIFF", "PNG", "WEBP"))
 
@@ -173,16 +175,21 @@ def read_archive(data: bytes) -> None:
         store = ZipStore(path) if is_zip else TarStore(path)
         store.folders()
         for key in store.keys()[:50]:
-            with suppress(PictureError):
-                store.read(key, find_format)
+            with suppress(ImageError):
+                store.read(key, detect_format)
     with suppress(DataError):
-        listed = index(path, threads=1, lenient=True)
-        for number in range(min(50, len(listed.pictures))):
-            listed.read(number)
+        listing = build_index(path, threads=1, lenient=True)
+        for number in range(min(50, len(listing.images))):
+            listing.read(number)
 
 
-def archives() -> Iterator[bytes]:
-    members = {"cat/1.png": image(1), "cat/2.png": image(2), "dog/1.jpg": image(3, "JPEG"), "dog/note.txt": b"x"}
+def archive_seeds() -> Iterator[bytes]:
+    members = {
+        "cat/1.png": encode_image(1),
+        "cat/2.png": encode_image(2),
+        "dog/1.jpg": encode_image(3, "JPEG"),
+        "dog/note.txt": b"x",
+    }
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w", method) as archive:
@@ -204,7 +211,7 @@ def archives() -> Iterator[bytes]:
 
 
 @cache
-def whole_bundle() -> Bundle:
+def make_bundle() -> Bundle:
     """Return a bundle of a one-layer network, with a reference example."""
     node = onnx.helper.make_node
     nodes = [
@@ -219,70 +226,72 @@ def whole_bundle() -> Bundle:
         nodes, "g",
         [value("pixels", onnx.TensorProto.UINT8, ["N", 8, 8, 3])],
         [value(name, onnx_graphs.FLOAT, ["N", size]) for name, size in sizes.items()],
-        [onnx_graphs.floats("w", 192, 3)],
+        [onnx_graphs.float_weight("w", 192, 3)],
     )  # fmt: skip
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    pixels = SMALL.decode(image())
-    golden = Golden("golden/0.png", "bee", bundle.pixels_sha256(pixels), (1 / 3,) * 3)
+    pixels = SMALL.decode(encode_image())
+    example = ReferenceExample("reference/0.png", "bee", bundle.hash_pixels(pixels), (1 / 3,) * 3)
     return bundle.make(
-        Manifest("one-layer", CLASSES, SMALL, golden=(golden,), figures={"test": {"accuracy": 0.5}}),
-        model.SerializeToString(), {"golden/0.png": image()},
+        Manifest("one-layer", CLASSES, SMALL, reference_examples=(example,), metrics={"test": {"accuracy": 0.5}}),
+        model.SerializeToString(), {"reference/0.png": encode_image()},
     )  # fmt: skip
 
 
 def read_bundle(data: bytes) -> None:
     """Load a bundle from a zip, a JSON manifest, or an ONNX file whose hashes are made valid."""
-    for step in (_zip, _manifest, _lone) if data[:1] in {b"P", b"{"} else (_lone,):
+    for step in (_read_zip, _read_manifest, _read_onnx_file) if data[:1] in {b"P", b"{"} else (_read_onnx_file,):
         with suppress(ModelError):
             step(data)
 
 
-def _zip(data: bytes) -> None:
+def _read_zip(data: bytes) -> None:
     path = scratch() / "bundle.zip"
     path.write_bytes(data)
     bundle.load(path, 1)
 
 
-def _manifest(data: bytes) -> None:
+def _read_manifest(data: bytes) -> None:
     folder = scratch() / "bundle"
-    bundle.write(whole_bundle(), folder)
+    bundle.write_folder(make_bundle(), folder)
     with suppress(ModelError):
-        (folder / bundle.MANIFEST).write_bytes(data)
+        (folder / bundle.MANIFEST_FILE).write_bytes(data)
         bundle.read(folder)
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
         return
     changed = Manifest.from_dict(values)
-    bundle.write(bundle.make(changed, whole_bundle().model, whole_bundle().files), folder)
+    bundle.write_folder(bundle.make(changed, make_bundle().model, make_bundle().files), folder)
     bundle.load(folder, 1)
 
 
-def _lone(data: bytes) -> None:
+def _read_onnx_file(data: bytes) -> None:
     path = scratch() / "lone.onnx"
     path.write_bytes(data)
     with suppress(ModelError):
         bundle.load(path, 1)
     with suppress(ModelError):
         onnx_graphs.load_and_run(data)
-    about = replace(whole_bundle().manifest, golden=(), graph_sha256=onnxfile.graph_sha256(data))
+    about = replace(make_bundle().manifest, reference_examples=(), graph_sha256=onnx_file.hash_graph(data))
     text = about.to_json()
     path.write_bytes(
-        onnxfile.with_metadata(data, {bundle.KEY: text, bundle.HASH: hashlib.sha256(text.encode()).hexdigest()})
+        onnx_file.replace_metadata(
+            data, {bundle.MANIFEST_KEY: text, bundle.MANIFEST_HASH_KEY: hashlib.sha256(text.encode()).hexdigest()}
+        )
     )
     bundle.load(path, 1)
 
 
-def bundles() -> Iterator[bytes]:
-    whole = whole_bundle()
+def bundle_seeds() -> Iterator[bytes]:
+    complete_bundle = make_bundle()
     stream = io.BytesIO()
-    bundle.pack(whole, stream)
-    yield from (stream.getvalue(), whole.model, whole.manifest.to_json().encode())
-    yield onnxfile.with_metadata(whole.model, {})
+    bundle.write_zip(complete_bundle, stream)
+    yield from (stream.getvalue(), complete_bundle.model, complete_bundle.manifest.to_json().encode())
+    yield onnx_file.replace_metadata(complete_bundle.model, {})
     for seed in range(40):
-        yield onnx_graphs.drawn(seed)
+        yield onnx_graphs.random_graph(seed)
     for make in onnx_graphs.HOSTILE.values():
-        if len(data := make()) <= LARGEST:
+        if len(data := make()) <= MAX_INPUT:
             yield data
 
 
@@ -290,33 +299,33 @@ def bundles() -> Iterator[bytes]:
 
 
 @cache
-def labeled_folder() -> Path:
+def make_labeled_folder() -> Path:
     folder = scratch() / "images"
     for name in ("1.png", "2.png", "cat/3.png", "train/dog/4.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(image(4))
+        (folder / name).write_bytes(encode_image(4))
     return folder
 
 
-def read_manifest(data: bytes) -> None:
+def read_table_manifest(data: bytes) -> None:
     """Read a table by itself, as labels of a folder, and as a patch; the first byte selects the file type."""
     if not data:
         return
-    folder, content = labeled_folder(), data[1:]
-    path = folder / f"list{SUFFIXES[data[0] % len(SUFFIXES)]}"
+    folder, content = make_labeled_folder(), data[1:]
+    path = folder / f"list{TABLE_SUFFIXES[data[0] % len(TABLE_SUFFIXES)]}"
     path.write_bytes(content)
     try:
         with suppress(DataError):
-            manifest(path)
+            read_manifest(path)
         with suppress(DataError):
-            label_by_table(content, path.name, Finder(FolderStore(folder)), prefix="a/", whole=True)
+            list_from_table(content, path.name, FileFinder(FolderStore(folder)), prefix="a/", store_is_source=True)
         with suppress(DataError):
-            patch.read(path)
+            label_patch.read_patch(path)
     finally:
         path.unlink()
 
 
-def manifests() -> Iterator[bytes]:
+def manifest_seeds() -> Iterator[bytes]:
     rows = [{"path": "1.png", "label": "cat", "split": "train"}, {"path": "2.png", "label": "dog", "split": "test"}]
     coco = {
         "images": [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "2.png"}],
@@ -334,7 +343,7 @@ def manifests() -> Iterator[bytes]:
                   json.dumps({"cat": ["1.png"], "dog": ["2.png"]})],
     }  # fmt: skip
     for suffix, contents in texts.items():
-        yield from (bytes([SUFFIXES.index(suffix)]) + text.encode() for text in contents)
+        yield from (bytes([TABLE_SUFFIXES.index(suffix)]) + text.encode() for text in contents)
     yield bytes([0]) + "\ufeffpath,label\n1.png,Käse\n".encode("utf-16")
     yield bytes([0]) + "path,label\n1.png,猫\n".encode("gbk")
 
@@ -343,17 +352,17 @@ def manifests() -> Iterator[bytes]:
 
 
 @cache
-def whole_run() -> tuple[Path, Mapping[str, bytes]]:
+def make_run() -> tuple[Path, Mapping[str, bytes]]:
     """Return a run with every file that is read from a run, and its files by name."""
-    run = Run.create(scratch() / "run", seed=1, versions={"keras": "3"})
-    run.write_config(resolve({"data": {"sources": ["a"]}}))
+    run = RunDirectory.create(scratch() / "run", seed=1, versions={"keras": "3"})
+    run.write_config(resolve_config({"data": {"sources": ["a"]}}))
     rows = [ImageRow(f"a/{i}.png", f"{i:064}", "ab"[i % 2], "train", "g") for i in range(3)]
     lines = [json.dumps(row.to_dict()) for row in rows] + [json.dumps({"path": "bad.png", "reason": "truncated"})]
     small = SmallImages(("0" * 64, "1" * 64), np.zeros((2, 32, 32), np.uint8))
     run.write_leakage([Leak("near", tuple(rows[:2]))], small)
     run.write_history([EpochRecord(1, "head", 1.5, 0.25, None, 0.5, 1e-3, 2.0, 80.0)])
     run.write_thresholds(Thresholds(5, 0.9, 0.5, 0.8))
-    run.write_suspects([{"path": "a/1.png", "label": "a", "suggested": "b", "score": 0.1}])
+    run.write_label_issues([{"path": "a/1.png", "label": "a", "suggested": "b", "score": 0.1}])
     stream = io.BytesIO()
     np.savez(
         stream, paths=np.array(["a/1.png"]), labels=np.array([0], np.int32),
@@ -363,8 +372,9 @@ def whole_run() -> tuple[Path, Mapping[str, bytes]]:
     contents = {
         "data.jsonl": "\n".join(lines).encode(), "patch.jsonl": json.dumps(fix).encode(),
         "model.json": json.dumps({"classes": list(CLASSES), "preprocess": SMALL.to_dict()}).encode(),
-        "eval/test/predictions.npz": stream.getvalue(), "model.keras": keras(), "checkpoint": state(),
-        "lock": b"1", "config.toml": dump_toml(resolve({"train": {"epochs": 3}})).encode(),
+        "eval/test/predictions.npz": stream.getvalue(), "model.keras": make_keras_file(),
+        "checkpoint": make_checkpoint(),
+        "lock": b"1", "config.toml": dump_toml(resolve_config({"train": {"epochs": 3}})).encode(),
     }  # fmt: skip
     for name, content in contents.items():
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -374,7 +384,7 @@ def whole_run() -> tuple[Path, Mapping[str, bytes]]:
     return run.path, dict(sorted((contents | {name: (run.path / name).read_bytes() for name in names}).items()))
 
 
-def keras() -> bytes:
+def make_keras_file() -> bytes:
     """Return a file in the layout that Keras writes."""
     weights, stream = io.BytesIO(), io.BytesIO()
     with h5py.File(weights, "w") as file:
@@ -387,7 +397,7 @@ def keras() -> bytes:
     return stream.getvalue()
 
 
-def state() -> bytes:
+def make_checkpoint() -> bytes:
     stream = io.BytesIO()
     np.savez(stream, state=np.array('{"epoch": 1}'), w=np.zeros(3, np.float32))
     return stream.getvalue()
@@ -397,7 +407,7 @@ def read_run(data: bytes) -> None:
     """Read a run in which one file is replaced by `data` from the second byte on; the first byte selects the file."""
     if not data:
         return
-    path, contents = whole_run()
+    path, contents = make_run()
     name = list(contents)[data[0] % len(contents)]
     content, place = data[1:], path / name
     if name == "checkpoint":
@@ -406,25 +416,25 @@ def read_run(data: bytes) -> None:
     place.write_bytes(content)
     try:
         with suppress(ModelError, ConfigError, DataError):
-            READERS[name](Run.open(path))
+            READERS[name](RunDirectory.open(path))
     finally:
         shutil.rmtree(path / "checkpoints", ignore_errors=True)
         if name != "checkpoint":
             place.write_bytes(contents[name])
 
 
-READERS: Mapping[str, Callable[[Run], object]] = {
-    "checkpoint": lambda run: checkpoint.latest(run.checkpoints),
+READERS: Mapping[str, Callable[[RunDirectory], object]] = {
+    "checkpoint": lambda run: checkpoints.load_latest(run.checkpoints),
     "config.toml": lambda run: run.config,
     "data.jsonl": lambda run: (run.read_rejected(), run.read_data()),
     "eval/test/predictions.npz": lambda run: run.read_predictions("test"),
     "history.jsonl": lambda run: run.read_history(),
-    "labels.jsonl": lambda run: run.read_suspects(),
+    "labels.jsonl": lambda run: run.read_label_issues(),
     "leakage.jsonl": lambda run: run.read_leaks(),
-    "lock": lambda run: run.is_held,
-    "model.json": lambda run: run.read_model_facts(),
-    "model.keras": lambda run: keras_file.check_file(run.path / "model.keras"),
-    "patch.jsonl": lambda run: patch.read(run.path / "patch.jsonl"),
+    "lock": lambda run: run.is_locked,
+    "model.json": lambda run: run.read_model_spec(),
+    "model.keras": lambda run: keras_file.check_keras_file(run.path / "model.keras"),
+    "patch.jsonl": lambda run: label_patch.read_patch(run.path / "patch.jsonl"),
     "run.json": lambda run: (run.info, run.bundle),
     "small.npz": lambda run: run.read_small_images(),
     "thresholds.json": lambda run: run.read_thresholds(),
@@ -432,15 +442,15 @@ READERS: Mapping[str, Callable[[Run], object]] = {
 """The reader of each file of a run."""
 
 
-def runs() -> Iterator[bytes]:
-    for number, content in enumerate(whole_run()[1].values()):
+def run_seeds() -> Iterator[bytes]:
+    for number, content in enumerate(make_run()[1].values()):
         yield bytes([number]) + content
 
 
 TARGETS = {
-    "decoder": Target(decode, images),
-    "archive": Target(read_archive, archives),
-    "bundle": Target(read_bundle, bundles),
-    "manifest": Target(read_manifest, manifests),
-    "run": Target(read_run, runs),
+    "decoder": Target(read_image, image_seeds),
+    "archive": Target(read_archive, archive_seeds),
+    "bundle": Target(read_bundle, bundle_seeds),
+    "manifest": Target(read_table_manifest, manifest_seeds),
+    "run": Target(read_run, run_seeds),
 }

@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 
 SECONDS, GIB = 5, 1 << 30
-Entry = tuple[int, int, int, int]  # tag, type, count, value
+TiffTag = tuple[int, int, int, int]  # tag, type, count, value
 
 
-def saved(size: tuple[int, int], kind: str, mode: str = "L", color: object = 128, **options: object) -> bytes:
+def encode_blank(size: tuple[int, int], kind: str, mode: str = "L", color: object = 128, **options: object) -> bytes:
     stream = io.BytesIO()
     Image.new(mode, size, color).save(stream, kind, **options)  # type: ignore[arg-type]
     return stream.getvalue()
@@ -32,14 +32,14 @@ def saved(size: tuple[int, int], kind: str, mode: str = "L", color: object = 128
 
 def many_scans(side: int, scans: int) -> bytes:
     """Return a progressive JPEG that repeats its last refinement scan."""
-    data = saved((side, side), "JPEG", "L", progressive=True)
+    data = encode_blank((side, side), "JPEG", "L", progressive=True)
     start = data.rindex(b"\xff\xda")
     end = data.rindex(b"\xff\xd9")
     return data[:end] + data[start:end] * scans + data[end:]
 
 
 def with_segments(count: int, segment: bytes) -> bytes:
-    data = saved((64, 64), "JPEG")
+    data = encode_blank((64, 64), "JPEG")
     return data[:2] + segment * count + data[2:]
 
 
@@ -56,18 +56,18 @@ def png(width: int, height: int, chunks: Iterable[tuple[bytes, bytes]] = (), pix
     if pixels is None:
         packer = zlib.compressobj(9)
         line = bytes((width + 1) * max(1, (1 << 20) // (width + 1)))
-        total, parts = (width + 1) * height, []
+        total, splits = (width + 1) * height, []
         while total > 0:
-            parts.append(packer.compress(line[: min(total, len(line))]))
+            splits.append(packer.compress(line[: min(total, len(line))]))
             total -= len(line)
-        pixels = b"".join([*parts, packer.flush()])
+        pixels = b"".join([*splits, packer.flush()])
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"".join([
         b"\x89PNG\r\n\x1a\n", header, *(chunk(*c) for c in chunks), chunk(b"IDAT", pixels), chunk(b"IEND", b""),
     ])  # fmt: skip
 
 
-def tiff(*directories: list[Entry], more: bytes = b"") -> bytes:
+def tiff(*directories: list[TiffTag], more: bytes = b"") -> bytes:
     """Return a TIFF of consecutive directories, followed by the bytes `more`."""
     data, at = [struct.pack("<2sHI", b"II", 42, 8)], 8
     for number, entries in enumerate(directories):
@@ -82,7 +82,7 @@ def tiff(*directories: list[Entry], more: bytes = b"") -> bytes:
 
 def gray(
     width: int, height: int, strips: int = 1, rows: int | None = None, at: int = 8, counts: int = 0
-) -> list[Entry]:
+) -> list[TiffTag]:
     """Return the tags of an uncompressed grayscale image with its strips, or their list, at offset `at`."""
     return [
         (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, strips, at),
@@ -109,13 +109,13 @@ def million_strips() -> bytes:
 
 def gif(frames: int, comment: bytes = b"") -> bytes:
     """Return a GIF of one-pixel frames."""
-    data = saved((1, 1), "GIF")
+    data = encode_blank((1, 1), "GIF")
     start = data.index(b"\x2c")
     return data[:start] + comment + data[start:-1] * frames + data[-1:]
 
 
 def jp2_boxes(count: int) -> bytes:
-    data = saved((64, 64), "JPEG2000")
+    data = encode_blank((64, 64), "JPEG2000")
     at = data.index(b"jp2h") - 4
     return data[:at] + struct.pack(">I4s", 8, b"free") * count + data[at:]
 
@@ -168,16 +168,16 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 
 def decode(path: Path) -> str:
     """Do with a file what every command does: read it, inspect its header, decode it; return "" or the error."""
-    from sightline.data.stores import read_file
-    from sightline.errors import PictureError
-    from sightline.preprocess import Preprocess, find_format, glance, inspect
+    from sightline.data.storage import read_untrusted_file
+    from sightline.errors import ImageError
+    from sightline.preprocessing import PreprocessingSpec, decode_preview, detect_format, inspect_image
 
     try:
-        data = read_file(path, check=find_format)
-        inspect(data)
-        glance(data, 256)
-        Preprocess(224, 224).decode(data)
-    except PictureError as error:
+        data = read_untrusted_file(path, check=detect_format)
+        inspect_image(data)
+        decode_preview(data, 256)
+        PreprocessingSpec(224, 224).decode(data)
+    except ImageError as error:
         return str(error)
     return ""
 
@@ -192,7 +192,7 @@ def address_space() -> int:
 def main() -> None:
     """Decode each file named on standard input in a forked process."""
     first = Path(sys.argv[1]) / "first.png"
-    first.write_bytes(saved((8, 8), "PNG"))
+    first.write_bytes(encode_blank((8, 8), "PNG"))
     decode(first)  # loads the libraries before the first fork
     np.zeros(1).sum()
     for line in sys.stdin:

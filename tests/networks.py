@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sightline.config import ModelConfig
 from sightline.models import registry
-from sightline.models.build import Network, Plan, build
+from sightline.models.build import ModelSpec, Network, build_model
 
 NAMES = tuple(registry.ENTRIES)
 SLOW = {
@@ -31,7 +31,7 @@ SLOW = {
 }
 RUNS = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]  # to build and to run
 GRAPHS = [pytest.param(name, marks=pytest.mark.slow) if name == "nasnetmobile" else name for name in NAMES]
-QUICK: dict[str, dict[str, Any]] = {
+SMALL_SETTINGS: dict[str, dict[str, Any]] = {
     "alexnet": {"hidden": (16,)},
     "vgg16": {"hidden": (16,)},
     "vgg19": {"hidden": (16,)},
@@ -40,10 +40,10 @@ QUICK: dict[str, dict[str, Any]] = {
     "mobilenetv3-small": {"alpha": 0.75},
     "mobilenetv3-large": {"alpha": 0.75},
 }
-STANDARD = (120.0, 60.0)  # for networks that normalize by the statistics of the training pixels
+STATISTICS = (120.0, 60.0)  # for networks that normalize by the statistics of the training pixels
 
 
-def plan(
+def make_plan(
     name: str,
     *,
     side: int | None = None,
@@ -52,24 +52,24 @@ def plan(
     seed: int = 0,
     options: dict[str, Any] | None = None,
     **settings: Any,
-) -> Plan:
+) -> ModelSpec:
     """Return a plan for the smallest images that the network accepts; `settings` are those of ``[model]``."""
-    side = side or registry.ENTRIES[name].smallest
-    config = ModelConfig(name=name, **(QUICK.get(name, {}) | settings))
-    return Plan(config, side, side, channels, classes, seed, standard=STANDARD, **(options or {}))
+    side = side or registry.ENTRIES[name].min_input_size
+    config = ModelConfig(name=name, **(SMALL_SETTINGS.get(name, {}) | settings))
+    return ModelSpec(config, side, side, channels, classes, seed, pixel_stats=STATISTICS, **(options or {}))
 
 
 @cache
-def network(name: str) -> Network:
+def build_network(name: str) -> Network:
     """Return the network called `name`; read-only."""
-    return build(plan(name, classes=3))
+    return build_model(make_plan(name, classes=3))
 
 
-def pictures(count: int, side: int, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
+def random_images(count: int, side: int, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, channels), np.uint8)
 
 
-def outputs(model: Any, pixels: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+def compute_outputs(model: Any, pixels: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
     """Call the model in inference mode without compiling it; return every output as an array."""
     from sightline import backend
 

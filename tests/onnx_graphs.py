@@ -22,9 +22,9 @@ import numpy as np
 import onnx
 
 from sightline.errors import ModelError
-from sightline.prediction import onnx as runtime
-from sightline.prediction.onnx_graph import parse
-from sightline.prediction.onnx_limits import check_limits
+from sightline.inference.runtimes import onnx as runtime
+from sightline.inference.safety.onnx_graph import parse_graph
+from sightline.inference.safety.onnx_limits import check_limits
 
 SECONDS = 10
 SIDE = 8
@@ -32,17 +32,17 @@ FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 node = onnx.helper.make_node
 
 
-def numbers(name: str, *values: int) -> onnx.TensorProto:
+def int_constant(name: str, *values: int) -> onnx.TensorProto:
     """Return a constant of integers, as used for shapes and paddings."""
     return onnx.numpy_helper.from_array(np.array(values, np.int64), name)
 
 
-def floats(name: str, *shape: int) -> onnx.TensorProto:
+def float_weight(name: str, *shape: int) -> onnx.TensorProto:
     """Return a weight filled with a small number."""
     return onnx.numpy_helper.from_array(np.full(shape, 0.01, np.float32), name)
 
 
-def file(
+def make_file(
     nodes: Sequence[onnx.NodeProto],
     weights: Sequence[onnx.TensorProto] = (),
     output: str = "y",
@@ -55,60 +55,62 @@ def file(
     result = onnx.helper.make_tensor_value_info(output, FLOAT, ["N", 1])
     start = node("Cast", ["pixels"], ["x"], to=FLOAT)
     graph = onnx.helper.make_graph([start, *nodes], "g", [pixels], [result], list(weights))
-    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
-    return bytes(made.SerializeToString())
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    return bytes(model.SerializeToString())
 
 
-def doubled(times: int, start: str) -> bytes:
+def make_doubling_graph(times: int, start: str) -> bytes:
     """Return a graph that repeats ``Concat(x, x)``, then takes one element."""
     names = [start, *(f"d{i}" for i in range(times))]
     nodes = [node("Concat", [a, a], [b], axis=1) for a, b in itertools.pairwise(names)]
     cut = node("Slice", [names[-1], "zero", "one", "axis"], ["y"])
-    weights = [numbers("zero", 0), numbers("one", 1), numbers("axis", 1), floats("w", 1, 1)]
-    return file([*nodes, cut], weights)
+    weights = [int_constant("zero", 0), int_constant("one", 1), int_constant("axis", 1), float_weight("w", 1, 1)]
+    return make_file([*nodes, cut], weights)
 
 
 HOSTILE: dict[str, Callable[[], bytes]] = {
-    "constants doubled 28 times": lambda: doubled(28, "w"),
-    "constants doubled 27 times": lambda: doubled(27, "w"),
-    "values doubled 24 times": lambda: doubled(24, "x"),
-    "padding of 2e9": lambda: file(
-        [node("Pad", ["x", "pads"], ["y"])], [numbers("pads", 0, 0, 0, 0, 0, 2_000_000_000, 0, 0)]
+    "constants doubled 28 times": lambda: make_doubling_graph(28, "w"),
+    "constants doubled 27 times": lambda: make_doubling_graph(27, "w"),
+    "values doubled 24 times": lambda: make_doubling_graph(24, "x"),
+    "padding of 2e9": lambda: make_file(
+        [node("Pad", ["x", "pads"], ["y"])], [int_constant("pads", 0, 0, 0, 0, 0, 2_000_000_000, 0, 0)]
     ),
-    "padding of 60000 on two sides": lambda: file(
-        [node("Pad", ["x", "pads"], ["y"])], [numbers("pads", 0, 0, 0, 0, 0, 60_000, 60_000, 0)]
+    "padding of 60000 on two sides": lambda: make_file(
+        [node("Pad", ["x", "pads"], ["y"])], [int_constant("pads", 0, 0, 0, 0, 0, 60_000, 60_000, 0)]
     ),
-    "200 products of 6000x6000": lambda: file(
+    "200 products of 6000x6000": lambda: make_file(
         [
             node("Pad", ["w", "pads"], ["p0"]),
             *(node("MatMul", [f"p{i}", f"p{i}"], [f"p{i + 1}"]) for i in range(200)),
             node("Identity", ["p200"], ["y"]),
         ],
-        [floats("w", 1, 1), numbers("pads", 0, 0, 5999, 5999)],
+        [float_weight("w", 1, 1), int_constant("pads", 0, 0, 5999, 5999)],
     ),
-    "a window of 60000 over paddings": lambda: file(
+    "a window of 60000 over paddings": lambda: make_file(
         [node("MaxPool", ["x"], ["y"], kernel_shape=[60_000, 60_000], pads=[59_999] * 4)]
     ),
-    "strides of zero": lambda: file([node("MaxPool", ["x"], ["y"], kernel_shape=[1, 1], strides=[0, 0])]),
-    "a shape of zero": lambda: file([node("Reshape", ["x", "shape"], ["y"])], [numbers("shape", 0, 0)]),
-    "a shape that depends on the image": lambda: file(
-        [node("Identity", ["w"], ["shape"]), node("Reshape", ["x", "shape"], ["y"])], [numbers("w", -1, 3)]
+    "strides of zero": lambda: make_file([node("MaxPool", ["x"], ["y"], kernel_shape=[1, 1], strides=[0, 0])]),
+    "a shape of zero": lambda: make_file([node("Reshape", ["x", "shape"], ["y"])], [int_constant("shape", 0, 0)]),
+    "a shape that depends on the image": lambda: make_file(
+        [node("Identity", ["w"], ["shape"]), node("Reshape", ["x", "shape"], ["y"])], [int_constant("w", -1, 3)]
     ),
-    "channels in zero groups": lambda: file(
-        [node("Conv", ["x", "k"], ["y"], group=0, kernel_shape=[1, 1])], [floats("k", 4, SIDE, 1, 1)]
+    "channels in zero groups": lambda: make_file(
+        [node("Conv", ["x", "k"], ["y"], group=0, kernel_shape=[1, 1])], [float_weight("k", 4, SIDE, 1, 1)]
     ),
-    "rows that are not there": lambda: file([node("Gather", ["x", "rows"], ["y"], axis=1)], [numbers("rows", 10**12)]),
-    "another set of operators": lambda: file([node("Relu", ["x"], ["y"])], opset=13),
-    "a value made twice": lambda: file([node("Relu", ["x"], ["y"]), node("Relu", ["y"], ["y"])]),
-    "a loop": lambda: file([node("Relu", ["b"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])]),
-    "an unknown attribute": lambda: file([node("Relu", ["x"], ["y"], alpha=1.0)]),
-    "20000 operations": lambda: file(
+    "rows that are not there": lambda: make_file(
+        [node("Gather", ["x", "rows"], ["y"], axis=1)], [int_constant("rows", 10**12)]
+    ),
+    "another set of operators": lambda: make_file([node("Relu", ["x"], ["y"])], opset=13),
+    "a value made twice": lambda: make_file([node("Relu", ["x"], ["y"]), node("Relu", ["y"], ["y"])]),
+    "a loop": lambda: make_file([node("Relu", ["b"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])]),
+    "an unknown attribute": lambda: make_file([node("Relu", ["x"], ["y"], alpha=1.0)]),
+    "20000 operations": lambda: make_file(
         [node("Relu", ["x" if i == 0 else f"r{i}"], [f"r{i + 1}"]) for i in range(20_000)], output="r20000"
     ),
 }
 
 
-def drawn(seed: int) -> bytes:
+def random_graph(seed: int) -> bytes:
     """Return a random graph of up to 40 allowed operations with mostly matching shapes and a few absurd numbers."""
     rng = random.Random(seed)  # noqa: S311  # no secret
     weights: list[onnx.TensorProto] = []
@@ -119,18 +121,18 @@ def drawn(seed: int) -> bytes:
         return rng.choice([0, -1, 2, 3, 100, 5000, 1 << 16, 1 << 31, 1 << 40]) if rng.random() < 0.04 else number
 
     def weight(*shape: int) -> str:
-        weights.append(floats(f"w{len(weights)}", *shape))
+        weights.append(float_weight(f"w{len(weights)}", *shape))
         return weights[-1].name
 
     def ints(*values: int) -> str:
-        weights.append(numbers(f"w{len(weights)}", *(odd(v) for v in values)))
+        weights.append(int_constant(f"w{len(weights)}", *(odd(v) for v in values)))
         return weights[-1].name
 
     for step in range(rng.randint(1, 40)):
         name, shape = rng.choice(list(shapes.items())[-4:])
-        op = rng.choice(list(_DRAWN))
+        op = rng.choice(list(_RANDOM_NODES))
         out = f"v{step}"
-        built = _DRAWN[op](rng, name, shape, weight, ints, odd)
+        built = _RANDOM_NODES[op](rng, name, shape, weight, ints, odd)
         if built is None:
             continue
         inputs, attributes, after = built
@@ -138,14 +140,14 @@ def drawn(seed: int) -> bytes:
         shapes[out] = after
         if np.prod(np.maximum(after, 1), dtype=float) > 1e14:
             break
-    return file(nodes, weights, output=nodes[-1].output[0] if nodes else "x")
+    return make_file(nodes, weights, output=nodes[-1].output[0] if nodes else "x")
 
 
-def _same(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+def _unary(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
     return [name], {}, shape
 
 
-def _self(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+def _binary(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
     other = rng.choice(["itself", "a number", "a number for each column"])
     if other == "itself" or shape[-1] > 1 << 16:
         return [name, name], {}, shape
@@ -180,7 +182,7 @@ def _pool(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> 
     return [name], attributes, (*shape[:2], *((n - 2) // 2 + 1 for n in shape[2:]))
 
 
-def _all(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+def _global_pool(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
     return ([name], {}, (*shape[:2], 1, 1)) if len(shape) == 4 else None
 
 
@@ -198,8 +200,8 @@ def _transpose(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any
 
 def _reshape(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
     elements = int(np.prod(shape))
-    wanted = rng.choice([(1, elements), (shape[0], elements // shape[0]), (*shape, 1), (1, 1, 1, elements)])
-    return [name, ints(*wanted)], {}, wanted
+    new_shape = rng.choice([(1, elements), (shape[0], elements // shape[0]), (*shape, 1), (1, 1, 1, elements)])
+    return [name, ints(*new_shape)], {}, new_shape
 
 
 def _flatten(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
@@ -219,20 +221,20 @@ def _gather(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -
     return [name, ints(*rows)], {"axis": axis}, after
 
 
-_DRAWN: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Identity", "Clip"), _same),
-    **dict.fromkeys(("Add", "Mul", "Div", "Max", "Pow"), _self),
-    "Softmax": _same, "Concat": _concat, "Pad": _pad, "Conv": _conv, "MaxPool": _pool, "AveragePool": _pool,
-    "GlobalAveragePool": _all, "GlobalMaxPool": _all, "MatMul": _matmul, "Transpose": _transpose,
+_RANDOM_NODES: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Identity", "Clip"), _unary),
+    **dict.fromkeys(("Add", "Mul", "Div", "Max", "Pow"), _binary),
+    "Softmax": _unary, "Concat": _concat, "Pad": _pad, "Conv": _conv, "MaxPool": _pool, "AveragePool": _pool,
+    "GlobalAveragePool": _global_pool, "GlobalMaxPool": _global_pool, "MatMul": _matmul, "Transpose": _transpose,
     "Reshape": _reshape, "Flatten": _flatten, "Slice": _slice, "Gather": _gather,
 }  # fmt: skip
 
 
 def load_and_run(data: bytes, batch: int = 1) -> list[Any]:
     """Check, load and run a graph as for an untrusted model; raises `ModelError`."""
-    graph = parse(data)
+    graph = parse_graph(data)
     check_limits(graph, batch)
-    session = runtime.session(data, 2)
+    session = runtime.create_session(data, 2)
     pixels = np.zeros((batch, *graph.inputs["pixels"].shape[1:]), np.uint8)
     try:
         return list(session.run(None, {"pixels": pixels}))
@@ -253,7 +255,7 @@ def _child(data: bytes) -> None:
 
 def main() -> None:
     """Load each file from standard input in a forked process."""
-    runtime.session(file([node("Relu", ["x"], ["y"])]))  # loads the libraries before the first fork
+    runtime.create_session(make_file([node("Relu", ["x"], ["y"])]))  # loads the libraries before the first fork
     stream = sys.stdin.buffer
     while header := stream.read(8):
         data = stream.read(struct.unpack("<Q", header)[0])

@@ -8,31 +8,31 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from sightline.records import Part, Picture
+from sightline.data.types import ImageRecord, Split
 
 
-def labelled(label: str, content: object, part: Part | None = None) -> Picture:
+def image_record(label: str, content: object, split: Split | None = None) -> ImageRecord:
     """Return an image record that has only a class and a content."""
     sha256 = hashlib.sha256(f"{content}".encode()).hexdigest()
-    return Picture(f"{label}/{content}.png", sha256, label, part, 8, 8)
+    return ImageRecord(f"{label}/{content}.png", sha256, label, split, 8, 8)
 
 
-def pictures(
+def image_records(
     *,
     labels: Sequence[str] = ("ant", "bee", "cat", "dog"),
     contents: int = 60,
-    parts: Sequence[Part | None] = (None,),
+    splits: Sequence[Split | None] = (None,),
     conflicts: bool = True,
     min_size: int = 1,
     max_size: int = 80,
-) -> SearchStrategy[list[Picture]]:
+) -> SearchStrategy[list[ImageRecord]]:
     """Return lists of image records with duplicates among them; `conflicts`: duplicates may differ in class."""
 
-    def make(drawn: tuple[str, int, Part | None]) -> Picture:
-        label, content, part = drawn
-        return labelled(label, content if conflicts else f"{label} {content}", part)
+    def make(values: tuple[str, int, Split | None]) -> ImageRecord:
+        label, content, split = values
+        return image_record(label, content if conflicts else f"{label} {content}", split)
 
-    one = st.tuples(st.sampled_from(labels), st.integers(0, contents), st.sampled_from(parts)).map(make)
+    one = st.tuples(st.sampled_from(labels), st.integers(0, contents), st.sampled_from(splits)).map(make)
     return st.lists(one, min_size=min_size, max_size=max_size)
 
 

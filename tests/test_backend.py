@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from sightline import backend, process
-from sightline.backend import BACKENDS, Choice
+from sightline.backend import BACKENDS, BackendChoice
 from sightline.errors import MissingExtraError, UsageError
 
 
@@ -26,8 +26,8 @@ def no_keras(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     monkeypatch.setenv("KERAS_BACKEND", "")  # so that monkeypatch restores it, even if it was unset
     monkeypatch.delenv("KERAS_BACKEND")
-    monkeypatch.setattr(backend, "installed", lambda: BACKENDS)
-    monkeypatch.setattr(backend, "_accelerated_jax", lambda: False)
+    monkeypatch.setattr(backend, "list_installed", lambda: BACKENDS)
+    monkeypatch.setattr(backend, "_has_accelerated_jax", lambda: False)
     monkeypatch.setattr(backend, "_reasons", {})
     return monkeypatch
 
@@ -40,64 +40,64 @@ def pretend_loaded(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
 
 
 def test_first_installed_is_taken(no_keras: pytest.MonkeyPatch) -> None:
-    assert backend.choose() == Choice("tensorflow", "the fastest on a CPU of those installed")
-    no_keras.setattr(backend, "installed", lambda: ("jax", "torch"))
-    assert backend.choose().name == "jax"
-    no_keras.setattr(backend, "installed", lambda: ("torch",))
-    assert backend.choose() == Choice("torch", "the only one installed")
+    assert backend.choose_backend() == BackendChoice("tensorflow", "the fastest on a CPU of those installed")
+    no_keras.setattr(backend, "list_installed", lambda: ("jax", "torch"))
+    assert backend.choose_backend().name == "jax"
+    no_keras.setattr(backend, "list_installed", lambda: ("torch",))
+    assert backend.choose_backend() == BackendChoice("torch", "the only one installed")
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_setting_goes_before_environment_before_table(no_keras: pytest.MonkeyPatch, name: str) -> None:
     no_keras.setenv("KERAS_BACKEND", name)
-    assert backend.choose() == Choice(name, "set by KERAS_BACKEND")
+    assert backend.choose_backend() == BackendChoice(name, "set by KERAS_BACKEND")
     no_keras.setenv("KERAS_BACKEND", "")
-    assert backend.choose().name == "tensorflow"
+    assert backend.choose_backend().name == "tensorflow"
     no_keras.setenv("KERAS_BACKEND", "tensorflow" if name != "tensorflow" else "jax")
-    assert backend.choose(name) == Choice(name, "set by device.backend")
+    assert backend.choose_backend(name) == BackendChoice(name, "set by device.backend")
 
 
 def test_keras_in_use_decides(no_keras: pytest.MonkeyPatch) -> None:
     pretend_loaded(no_keras, "jax")
     no_keras.setenv("KERAS_BACKEND", "torch")
-    assert backend.choose() == backend.choose("jax") == Choice("jax", "already in use")
+    assert backend.choose_backend() == backend.choose_backend("jax") == BackendChoice("jax", "already in use")
     with pytest.raises(UsageError, match=r"Keras already runs on jax in this process; start a new process for torch\."):
-        backend.choose("torch")
+        backend.choose_backend("torch")
 
 
 def test_none_installed_names_the_install_line(no_keras: pytest.MonkeyPatch) -> None:
-    no_keras.setattr(backend, "installed", tuple)
+    no_keras.setattr(backend, "list_installed", tuple)
     with pytest.raises(MissingExtraError, match=r'pip install "sightline\[train,tensorflow\]"'):
-        backend.choose()
+        backend.choose_backend()
 
 
 def test_missing_backend_says_who_asked_and_what_to_install(no_keras: pytest.MonkeyPatch) -> None:
-    no_keras.setattr(backend, "installed", lambda: ("tensorflow",))
+    no_keras.setattr(backend, "list_installed", lambda: ("tensorflow",))
     with pytest.raises(MissingExtraError) as caught:
-        backend.choose("jax")
+        backend.choose_backend("jax")
     assert "set by device.backend" in str(caught.value)
     assert 'pip install "sightline[train,jax]"' in str(caught.value)
     no_keras.setenv("KERAS_BACKEND", "torch")
     with pytest.raises(MissingExtraError, match=r"set by KERAS_BACKEND.*sightline\[train,torch\]"):
-        backend.choose()
+        backend.choose_backend()
 
 
 def test_unknown_backend_offers_the_nearest(no_keras: pytest.MonkeyPatch) -> None:
     no_keras.setenv("KERAS_BACKEND", "tensorflw")
     with pytest.raises(UsageError, match=r"'tensorflw' \(set by KERAS_BACKEND\)\. Did you mean 'tensorflow'\?"):
-        backend.choose()
+        backend.choose_backend()
 
 
 def test_installed_asks_for_each_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     def find(name: str, package: str | None = None) -> importlib.machinery.ModuleSpec | None:
-        asked.append(name)
+        requested.append(name)
         return None if name == "jax" else importlib.machinery.ModuleSpec(name, None)
 
     monkeypatch.setattr(importlib.util, "find_spec", find)
-    assert backend.installed() == ("tensorflow", "torch")
-    assert asked == list(BACKENDS)
+    assert backend.list_installed() == ("tensorflow", "torch")
+    assert requested == list(BACKENDS)
 
 
 def test_choosing_imports_nothing() -> None:
@@ -106,8 +106,10 @@ def test_choosing_imports_nothing() -> None:
         "print([m for m in ('keras', 'tensorflow', 'jax', 'torch') if m in sys.modules])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout.strip() == "[]"
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert completed.stdout.strip() == "[]"
 
 
 def test_keras_missing_names_the_extra(no_keras: pytest.MonkeyPatch) -> None:
@@ -125,10 +127,10 @@ def test_keras_in_use_is_handed_out_and_never_switched(no_keras: pytest.MonkeyPa
 
 
 def test_an_accelerated_jax_goes_first(no_keras: pytest.MonkeyPatch) -> None:
-    no_keras.setattr(backend, "_accelerated_jax", lambda: True)
-    assert backend.choose() == Choice("jax", "the fastest on this machine's accelerator")
-    no_keras.setattr(backend, "installed", lambda: ("tensorflow",))
-    assert backend.choose().name == "tensorflow"
+    no_keras.setattr(backend, "_has_accelerated_jax", lambda: True)
+    assert backend.choose_backend() == BackendChoice("jax", "the fastest on this machine's accelerator")
+    no_keras.setattr(backend, "list_installed", lambda: ("tensorflow",))
+    assert backend.choose_backend().name == "tensorflow"
 
 
 FRESH = """
@@ -149,12 +151,14 @@ import sklearn, matplotlib
 def test_a_fresh_start(gpus: str, growth: bool, expected: str) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("CUDA", "TF_", "XLA_", "KERAS_BACKEND"))}
     code = FRESH.format(gpus=gpus, growth=growth)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    why, seen, imported = done.stdout.splitlines()
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    why, environment_values, imported = completed.stdout.splitlines()
     assert why in {"the only one installed", "the fastest on a CPU of those installed"}, "not: already in use"
-    assert seen == expected
+    assert environment_values == expected
     assert imported == "[]", "Keras should not have imported these, which takes as long as Keras itself"
-    assert "oneDNN" not in done.stderr
+    assert "oneDNN" not in completed.stderr
 
 
 def test_gpus_of_a_running_backend_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +182,8 @@ try:
 except ImportError:
     os.write(2, b" and on")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert done.stderr == b"the reason and on"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert completed.stderr == b"the reason and on"
 
 
 def test_threads_are_handed_to_the_backend(no_keras: pytest.MonkeyPatch) -> None:
@@ -208,21 +212,21 @@ def test_threads_of_a_running_backend_stay() -> None:
 def test_the_number_of_threads_is_that_of_the_cores_unless_set() -> None:
     code = "from sightline import backend; backend.configure('tensorflow', None, memory_growth=True, threads=%d); "
     code += "print(backend.threads(), backend.tensorflow().config.threading.get_intra_op_parallelism_threads())"
-    done = subprocess.run([sys.executable, "-c", code % 0], capture_output=True, check=True, text=True)
-    assert done.stdout.split() == [str(process.cores())] * 2
+    completed = subprocess.run([sys.executable, "-c", code % 0], capture_output=True, check=True, text=True)
+    assert completed.stdout.split() == [str(process.count_cores())] * 2
 
 
 def test_lack_of_memory_is_known_from_other_errors() -> None:
     tf = backend.tensorflow()
     with pytest.raises(tf.errors.ResourceExhaustedError) as huge:
         tf.zeros([1 << 45])
-    assert backend.ran_out_of_memory(huge.value)
+    assert backend.is_out_of_memory(huge.value)
     with pytest.raises(MemoryError) as larger:
         np.ones(1 << 48)
-    assert backend.ran_out_of_memory(larger.value)
+    assert backend.is_out_of_memory(larger.value)
     with pytest.raises(tf.errors.InvalidArgumentError) as other:
         tf.matmul([[1.0]], [[1.0, 2.0], [1.0, 2.0]])
-    assert not backend.ran_out_of_memory(other.value)
+    assert not backend.is_out_of_memory(other.value)
 
 
 def test_tensorflow_does_not_advise_our_users() -> None:
@@ -231,7 +235,7 @@ def test_tensorflow_does_not_advise_our_users() -> None:
 
 
 def test_devices_name_the_processor() -> None:
-    assert any(device.startswith(("cpu", "gpu")) for device in backend.devices())
+    assert any(device.startswith(("cpu", "gpu")) for device in backend.list_devices())
 
 
 def test_keras_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

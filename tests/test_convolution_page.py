@@ -41,8 +41,8 @@ def test_the_walk_is_keras_convolution(script: ModuleType, strides: tuple[int, i
     pixels, window = (np.asarray(grid, np.float32) for grid in (script.picture(), script.WINDOW))
     kind = "same" if padding else "valid"
     expected = keras.ops.conv(pixels[None, :, :, None], window[:, :, None, None], strides, padding=kind)
-    found = script.convolve(script.picture(), script.WINDOW, strides, padding)
-    np.testing.assert_array_equal(found, keras.ops.convert_to_numpy(expected)[0, :, :, 0])
+    result = script.convolve(script.picture(), script.WINDOW, strides, padding)
+    np.testing.assert_array_equal(result, keras.ops.convert_to_numpy(expected)[0, :, :, 0])
 
 
 @pytest.mark.parametrize("how", ["max", "average"])
@@ -50,8 +50,8 @@ def test_the_pooling_is_keras_pooling(script: ModuleType, how: str) -> None:
     keras = backend.keras()
     function = keras.ops.max_pool if how == "max" else keras.ops.average_pool
     expected = function(np.asarray(script.picture(), np.float32)[None, :, :, None], 3, 3)
-    found = script.pool(script.picture(), 3, "max" if how == "max" else "mean")
-    np.testing.assert_allclose(found, keras.ops.convert_to_numpy(expected)[0, :, :, 0], rtol=1e-6)
+    result = script.pool(script.picture(), 3, "max" if how == "max" else "mean")
+    np.testing.assert_allclose(result, keras.ops.convert_to_numpy(expected)[0, :, :, 0], rtol=1e-6)
 
 
 def test_the_worked_sum_holds(script: ModuleType) -> None:
@@ -62,7 +62,7 @@ def test_the_worked_sum_holds(script: ModuleType) -> None:
     )
 
 
-def test_figures_are_small_enough() -> None:
-    figures = list((DOCS / "images").glob("convolution-*.png"))
-    assert len(figures) == 4
-    assert sum(path.stat().st_size for path in figures) < 400_000
+def test_plots_are_small_enough() -> None:
+    plots = list((DOCS / "images").glob("convolution-*.png"))
+    assert len(plots) == 4
+    assert sum(path.stat().st_size for path in plots) < 400_000

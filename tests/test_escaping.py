@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline import jsonio
-from sightline.escaping import CsvWriter, printable, spreadsheet_cell, spreadsheet_text
+from sightline.escaping import CsvWriter, escape_cell, escape_formula, printable
 from strategies import hostile_text
 
 DIRECTION = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
-def obeyed(text: str) -> list[str]:
+def find_control_characters(text: str) -> list[str]:
     """Return the characters that a terminal may interpret, according to the Unicode database."""
     return [
         letter
@@ -30,14 +30,14 @@ def obeyed(text: str) -> list[str]:
 
 
 @given(hostile_text())
-def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
-    shown = printable(text)
-    assert obeyed(shown) == []
-    assert len(shown.splitlines()) <= 1
-    assert printable(shown) == shown
-    shown.encode()  # lone surrogates cannot be encoded
-    if not obeyed(text):
-        assert shown == text
+def test_no_control_character_remains(text: str) -> None:
+    escaped = printable(text)
+    assert find_control_characters(escaped) == []
+    assert len(escaped.splitlines()) <= 1
+    assert printable(escaped) == escaped
+    escaped.encode()  # lone surrogates cannot be encoded
+    if not find_control_characters(text):
+        assert escaped == text
 
 
 @given(hostile_text())
@@ -50,7 +50,7 @@ def test_json_keeps_its_value(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         ("\x1b[2J", "\\x1b[2J"),
         ("a\r\n\tb\x7f", "a\\r\\n\\tb\\u007f"),
@@ -60,8 +60,8 @@ def test_json_keeps_its_value(text: str) -> None:
         ("C:\\new\\x1b 图 \u0645\u06cc\u200c\u062e \U0001f469\u200d\U0001f4bb", None),  # joiners are parts of words
     ],
 )
-def test_escapes_tell_what_was_there(text: str, shown: str | None) -> None:
-    assert printable(text) == (text if shown is None else shown)
+def test_escapes_show_the_original_characters(text: str, expected: str | None) -> None:
+    assert printable(text) == (text if expected is None else expected)
 
 
 def test_line_ends_can_be_kept() -> None:
@@ -78,9 +78,9 @@ def test_a_csv_file_has_the_rows_that_were_written(rows: list[list[str]]) -> Non
 
 @pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
 def test_a_formula_becomes_text(sign: str) -> None:
-    assert spreadsheet_text(f"{sign}1+1") == f"'{sign}1+1"
-    assert spreadsheet_text(f"a{sign}") == f"a{sign}"
+    assert escape_formula(f"{sign}1+1") == f"'{sign}1+1"
+    assert escape_formula(f"a{sign}") == f"a{sign}"
 
 
 def test_numbers_stay_numbers() -> None:
-    assert [spreadsheet_cell(value) for value in (-1.5, -2, None, "-2")] == [-1.5, -2, None, "'-2"]
+    assert [escape_cell(value) for value in (-1.5, -2, None, "-2")] == [-1.5, -2, None, "'-2"]

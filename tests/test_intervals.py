@@ -10,11 +10,11 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest
 
 from sightline import intervals
-from sightline.compression.judge import judge
-from sightline.evaluation.paired import contest
-from sightline.evaluation.scores import scores
-from sightline.prediction import parity
-from sightline.records import Interval
+from sightline.compress.noninferiority import compare_models
+from sightline.evaluation.paired import compare_paired
+from sightline.evaluation.scoring import compute_metrics
+from sightline.inference import parity
+from sightline.intervals import Interval
 
 Counts = tuple[int, int]
 proportions = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -23,15 +23,19 @@ proportions = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n)
 @given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_is_scipys(counts: Counts) -> None:
     hits, count = counts
-    ours = intervals.wilson(hits, count)
+    ours = intervals.wilson_interval(hits, count)
     theirs = binomtest(hits, count).proportion_ci(0.95, method="wilson")
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
     assert 0 <= ours.low <= hits / count <= ours.high <= 1
 
 
 def test_wilson_of_nothing_is_everything() -> None:
-    assert intervals.wilson(0, 0) == Interval(0.0, 1.0)
-    assert intervals.difference(0, 0, 3, 5) == intervals.paired_difference(0, 0, 0) == Interval(-1.0, 1.0)
+    assert intervals.wilson_interval(0, 0) == Interval(0.0, 1.0)
+    assert (
+        intervals.difference_interval(0, 0, 3, 5)
+        == intervals.paired_difference_interval(0, 0, 0)
+        == Interval(-1.0, 1.0)
+    )
 
 
 @given(proportions)
@@ -43,7 +47,7 @@ def test_the_lower_bound_is_scipys(counts: Counts) -> None:
 
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.0, 1.0))
 def test_the_binomial_is_scipys(counts: Counts, fraction: float) -> None:
-    assert intervals.at_most(*counts, fraction) == pytest.approx(binom.cdf(*counts, fraction), abs=1e-9)
+    assert intervals.binomial_cdf(*counts, fraction) == pytest.approx(binom.cdf(*counts, fraction), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -58,14 +62,14 @@ def test_the_binomial_is_scipys(counts: Counts, fraction: float) -> None:
     ],
 )
 def test_differences_are_newcombes(counts: tuple[int, int, int, int], low: float, high: float) -> None:
-    found = intervals.difference(*counts)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+    interval = intervals.difference_interval(*counts)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_a_paired_difference_is_the_published_one() -> None:
     """Airway reactivity of 21 children before and after a transplant, in Fagerland, Lydersen and Laake (2014)."""
-    found = intervals.paired_difference(7, 1, 21)
-    assert (found.low, found.high) == pytest.approx((-0.517, -0.026), abs=5e-4)
+    interval = intervals.paired_difference_interval(7, 1, 21)
+    assert (interval.low, interval.high) == pytest.approx((-0.517, -0.026), abs=5e-4)
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 500))
@@ -73,10 +77,10 @@ def test_the_ends_of_a_paired_difference_are_where_the_score_test_turns(lost: in
     """By definition: at each end, the constrained maximum likelihood estimate gives a statistic of 1.96."""
     count = lost + won + same
     assume(same > 0)
-    found = intervals.paired_difference(lost, won, count)
+    interval = intervals.paired_difference_interval(lost, won, count)
     estimate = (won - lost) / count
-    assert found.low < estimate < found.high
-    for delta in (found.low, found.high):
+    assert interval.low < estimate < interval.high
+    for delta in (interval.low, interval.high):
         low, high = max(0.0, -delta), (1 - delta) / 2
 
         def unlikely(p: float, delta: float = delta) -> float:
@@ -91,19 +95,19 @@ def test_the_ends_of_a_paired_difference_are_where_the_score_test_turns(lost: in
 
 
 def test_models_that_never_differ_have_an_interval_with_a_width() -> None:
-    found = intervals.paired_difference(0, 0, 100)
-    assert -0.04 < found.low < 0 < found.high < 0.04
-    assert intervals.paired_difference(5, 0, 5).low == -1
-    assert intervals.paired_difference(0, 5, 5).high == 1
+    interval = intervals.paired_difference_interval(0, 0, 100)
+    assert -0.04 < interval.low < 0 < interval.high < 0.04
+    assert intervals.paired_difference_interval(5, 0, 5).low == -1
+    assert intervals.paired_difference_interval(0, 5, 5).high == 1
 
 
 def test_ninety_five_in_a_hundred_paired_intervals_hold_the_truth() -> None:
     rng = np.random.default_rng(0)
-    held = 0
+    covered = 0
     for lost, won, _ in rng.multinomial(60, (0.05, 0.12, 0.83), 2000):
-        found = intervals.paired_difference(int(lost), int(won), 60)
-        held += found.low <= 0.07 <= found.high
-    assert 0.94 <= held / 2000 <= 0.97
+        interval = intervals.paired_difference_interval(int(lost), int(won), 60)
+        covered += interval.low <= 0.07 <= interval.high
+    assert 0.94 <= covered / 2000 <= 0.97
 
 
 def test_one_difference_has_one_interval_wherever_it_is_stated() -> None:
@@ -114,9 +118,9 @@ def test_one_difference_has_one_interval_wherever_it_is_stated() -> None:
     second[np.arange(200), labels] += 0.4
     right = first.argmax(1) == labels, second.argmax(1) == labels
     assert (right[0] != right[1]).sum() > 0
-    exported = parity.compare(first, second, labels).accuracy_interval
-    compared = contest(*right).interval
-    compressed = judge(*right, "test").interval
+    exported = parity.compare_probabilities(first, second, labels).accuracy_interval
+    compared = compare_paired(*right).interval
+    compressed = compare_models(*right, "test").interval
     assert exported == compared == compressed
 
 
@@ -124,6 +128,6 @@ def test_accuracy_and_weighted_recall_have_one_interval() -> None:
     rng = np.random.default_rng(0)
     for count in (1, 2, 300):
         labels = rng.integers(0, 4, count).astype(np.int32)
-        found = scores(rng.dirichlet(np.ones(4), count).astype(np.float32), labels)
-        assert found["weighted_recall"].value == pytest.approx(found["top_1"].value)
-        assert found["weighted_recall"].interval == found["top_1"].interval
+        metrics = compute_metrics(rng.dirichlet(np.ones(4), count).astype(np.float32), labels)
+        assert metrics["weighted_recall"].value == pytest.approx(metrics["top_1"].value)
+        assert metrics["weighted_recall"].interval == metrics["top_1"].interval

@@ -78,21 +78,21 @@ def test_what_would_harm_is_refused(text: str, why: str) -> None:
 def test_a_file_is_read_as_an_object_of_limited_size(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     path.write_text('{"a": 1}', encoding="utf-8")
-    assert jsonio.read(path) == {"a": 1}
+    assert jsonio.read_object(path) == {"a": 1}
     with pytest.raises(ModelError, match=r"run\.json cannot be read: expected a JSON object of at most 0 MiB"):
-        jsonio.read(path, most=4)
+        jsonio.read_object(path, max_bytes=4)
     for content in ("[1]", "[" * 100_000, "", "\0"):
         path.write_text(content, encoding="utf-8")
         with pytest.raises(ModelError, match=r"run\.json cannot be read"):
-            jsonio.read(path)
+            jsonio.read_object(path)
     with pytest.raises(ModelError, match="No such file"):
-        jsonio.read(tmp_path / "none.json")
+        jsonio.read_object(tmp_path / "none.json")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "run.json")
-    for read in (jsonio.read, jsonio.read_lines):
+    for read in (jsonio.read_object, jsonio.read_lines):
         with pytest.raises(ModelError, match="not a regular file"):
             read(tmp_path / "run.json")
 
@@ -136,10 +136,10 @@ WHOLE = {"kind": "a", "items": [{"low": 0}], "facts": {"name": "x", "inner": Non
 
 
 def test_values_become_what_the_annotations_say() -> None:
-    made = jsonio.build(Outer, WHOLE, "it")
-    assert made == Outer("a", (Inner(0.0),), facts={"name": "x", "inner": None, "other": [1]}, rest={"k": []})  # type: ignore[arg-type]  # unknown keys are kept
-    assert isinstance(made.items[0].low, float)
-    assert jsonio.build(Outer, json.loads(json.dumps(dataclasses.asdict(made))), "it") == made
+    built = jsonio.build(Outer, WHOLE, "it")
+    assert built == Outer("a", (Inner(0.0),), facts={"name": "x", "inner": None, "other": [1]}, rest={"k": []})  # type: ignore[arg-type]  # unknown keys are kept
+    assert isinstance(built.items[0].low, float)
+    assert jsonio.build(Outer, json.loads(json.dumps(dataclasses.asdict(built))), "it") == built
 
 
 @pytest.mark.parametrize(
@@ -172,10 +172,10 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], why: str) -> None:
 def test_lines_are_built_and_the_wrong_one_is_named(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_text('{"low": 1}\n\n{"low": 2, "high": 3}\n', encoding="utf-8")
-    assert jsonio.build_lines(path, lambda _: Inner) == (Inner(1.0), Inner(2.0, 3.0))
+    assert jsonio.read_records(path, lambda _: Inner) == (Inner(1.0), Inner(2.0, 3.0))
     path.write_text('{"low": 1}\n\n{"high": 3}\n', encoding="utf-8")
     with pytest.raises(ModelError, match=r"lines\.jsonl, line 3, cannot be read: it lacks low\."):
-        jsonio.build_lines(path, lambda _: Inner)
+        jsonio.read_records(path, lambda _: Inner)
 
 
 def test_what_nests_deeper_than_any_of_ours_is_refused() -> None:

@@ -19,7 +19,7 @@ NAMES = tuple("abcdefgh")
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> tuple[int, NDArray[np.int32], NDArray[np.int64]]:
+def label_pairs(draw: st.DrawFn) -> tuple[int, NDArray[np.int32], NDArray[np.int64]]:
     """Draw a number of classes, true labels and predictions, so that some classes may have neither."""
     classes = draw(st.integers(2, len(NAMES)))
     pairs = draw(st.lists(st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), max_size=60))
@@ -27,15 +27,15 @@ def answers(draw: st.DrawFn) -> tuple[int, NDArray[np.int32], NDArray[np.int64]]
     return classes, both[:, 0].astype(np.int32), both[:, 1]
 
 
-@given(answers())
-def test_confusion_matrix_is_scikit_learns(drawn: tuple[int, NDArray[np.int32], NDArray[np.int64]]) -> None:
-    classes, labels, given_answers = drawn
-    ours = metrics.confusion_matrix(labels, given_answers, classes)
+@given(label_pairs())
+def test_confusion_matrix_is_scikit_learns(sample: tuple[int, NDArray[np.int32], NDArray[np.int64]]) -> None:
+    classes, labels, predictions = sample
+    ours = metrics.confusion_matrix(labels, predictions, classes)
     assert ours.dtype == np.int64
     assert ours.shape == (classes, classes)
     assert ours.sum() == len(labels)
     if len(labels):  # scikit-learn rejects empty input
-        np.testing.assert_array_equal(ours, confusion_matrix(labels, given_answers, labels=range(classes)))
+        np.testing.assert_array_equal(ours, confusion_matrix(labels, predictions, labels=range(classes)))
 
 
 def test_confusion_matrix_has_the_truth_in_rows() -> None:
@@ -44,7 +44,7 @@ def test_confusion_matrix_has_the_truth_in_rows() -> None:
 
 
 @st.composite
-def scored(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+def logits_and_labels(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Draw logits float32 [N, K] and labels, N from 1 to 20."""
     count, classes = draw(st.integers(1, 20)), draw(st.integers(2, 6))
     logits = draw(
@@ -56,16 +56,16 @@ def scored(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     return logits, np.array(labels, np.int32)
 
 
-@given(scored())
-def test_cross_entropy_of_logits_is_scipys(drawn: tuple[NDArray[np.float32], NDArray[np.int32]]) -> None:
-    logits, labels = drawn
+@given(logits_and_labels())
+def test_cross_entropy_of_logits_is_scipys(sample: tuple[NDArray[np.float32], NDArray[np.int32]]) -> None:
+    logits, labels = sample
     expected = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels].mean()
-    assert metrics.cross_entropy_of_logits(logits, labels) == pytest.approx(expected, abs=1e-9)
+    assert metrics.cross_entropy_from_logits(logits, labels) == pytest.approx(expected, abs=1e-9)
 
 
-@given(scored())
-def test_cross_entropy_is_scikit_learns(drawn: tuple[NDArray[np.float32], NDArray[np.int32]]) -> None:
-    logits, labels = drawn
+@given(logits_and_labels())
+def test_cross_entropy_is_scikit_learns(sample: tuple[NDArray[np.float32], NDArray[np.int32]]) -> None:
+    logits, labels = sample
     exact = np.exp(log_softmax(logits.astype(np.float64) / 5, axis=1))  # no probability below 1e-6
     expected = log_loss(labels, exact, labels=range(logits.shape[1]))
     assert metrics.cross_entropy(exact.astype(np.float32), labels) == pytest.approx(expected, abs=1e-5)
@@ -80,15 +80,15 @@ def test_cross_entropy_by_hand() -> None:
 def test_certain_and_wrong_is_bounded_for_probabilities_and_not_for_logits() -> None:
     labels = np.array([0], np.int32)
     assert metrics.cross_entropy(np.array([[0, 1]], np.float32), labels) == pytest.approx(-math.log(1e-7))
-    assert metrics.cross_entropy_of_logits(np.array([[0, 1000]], np.float32), labels) == 1000
-    assert metrics.cross_entropy_of_logits(np.array([[-1e38, 1e38]], np.float32), labels) == pytest.approx(2e38)
+    assert metrics.cross_entropy_from_logits(np.array([[0, 1000]], np.float32), labels) == 1000
+    assert metrics.cross_entropy_from_logits(np.array([[-1e38, 1e38]], np.float32), labels) == pytest.approx(2e38)
 
 
-ENTROPIES = [metrics.cross_entropy, metrics.cross_entropy_of_logits]
+ENTROPIES = [metrics.cross_entropy, metrics.cross_entropy_from_logits]
 
 
 @pytest.mark.parametrize("entropy", ENTROPIES)
-def test_entropy_of_no_picture_is_zero(
+def test_entropy_of_no_image_is_zero(
     entropy: Callable[[NDArray[np.float32], NDArray[np.int32]], float],
 ) -> None:
     assert entropy(np.empty((0, 3), np.float32), np.empty(0, np.int32)) == 0.0
@@ -100,16 +100,16 @@ def test_entropy_of_what_is_no_number_is_nan_and_no_warning(
     entropy: Callable[[NDArray[np.float32], NDArray[np.int32]], float], bad: float
 ) -> None:
     scores = np.array([[0.5, 0.5], [bad, bad]], np.float32)
-    found = entropy(scores, np.array([0, 1], np.int32))
-    assert math.isnan(found) or (bad == math.inf and entropy is metrics.cross_entropy)
+    value = entropy(scores, np.array([0, 1], np.int32))
+    assert math.isnan(value) or (bad == math.inf and entropy is metrics.cross_entropy)
 
 
 def test_a_perfect_model_has_a_loss_of_zero_not_of_minus_zero() -> None:
     certain, labels = np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32)
     losses = [
         metrics.cross_entropy(certain, labels),
-        metrics.cross_entropy_of_logits(100 * certain, labels),
-        metrics.not_negative(-1e-9),
+        metrics.cross_entropy_from_logits(100 * certain, labels),
+        metrics.nonnegative_loss(-1e-9),
     ]
     assert [f"{loss:.4f}" for loss in losses] == ["0.0000"] * 3
-    assert metrics.not_negative(-0.5) == -0.5, "a negative loss is a bug that must show"
+    assert metrics.nonnegative_loss(-0.5) == -0.5, "a negative loss is a bug that must show"

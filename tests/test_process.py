@@ -26,15 +26,15 @@ def mallopt(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     monkeypatch.setattr(ctypes, "CDLL", Library)
     monkeypatch.setattr(process, "_claimed", True)
-    monkeypatch.setattr(process, "cores", lambda: 2)
-    monkeypatch.setattr(backend, "choose", lambda wanted="auto": backend.Choice("tensorflow", "a test"))
+    monkeypatch.setattr(process, "count_cores", lambda: 2)
+    monkeypatch.setattr(backend, "choose_backend", lambda wanted="auto": backend.BackendChoice("tensorflow", "a test"))
     monkeypatch.setattr(backend, "_PLUGINS", {})
     return calls
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
 def test_the_command_line_keeps_freed_memory_on_few_cores(mallopt: list[tuple[int, int]]) -> None:
-    backend.keep_freed_memory()
+    backend.tune_malloc()
     assert (-8, 1) in mallopt, "one arena"
 
 
@@ -45,12 +45,12 @@ def test_memory_is_left_alone_elsewhere(
     if case == "a library":
         monkeypatch.setattr(process, "_claimed", False)
     elif case == "many cores":
-        monkeypatch.setattr(process, "cores", lambda: process.FEW_CORES + 1)
+        monkeypatch.setattr(process, "count_cores", lambda: process.MAX_SINGLE_ARENA_CORES + 1)
     elif case == "a GPU":
         monkeypatch.setattr(backend, "_PLUGINS", {str(tmp_path): ()})
     else:
-        monkeypatch.setattr(backend, "choose", lambda wanted="auto": backend.Choice(case, "a test"))
-    backend.keep_freed_memory()
+        monkeypatch.setattr(backend, "choose_backend", lambda wanted="auto": backend.BackendChoice(case, "a test"))
+    backend.tune_malloc()
     assert mallopt == []
 
 
@@ -60,12 +60,12 @@ def mine(number, frame): raise SystemExit(f"mine: {number}")
 signal.signal(signal.SIGTERM, mine)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell that runs the tests may ignore it
 import sightline
-from sightline.watch import Watcher
-class Stopping(Watcher):
-    def step(self, epoch, step, *_):
+from sightline.callbacks import Callback
+class Stopping(Callback):
+    def on_step_end(self, epoch, step, *_):
         if (epoch, step) == (2, 1):
             signal.raise_signal(getattr(signal, sys.argv[1]))
-sightline.train("beans:60@16", recipe="quick", out="run", watcher=Stopping(),
+sightline.train("beans:60@16", recipe="quick", out="run", callback=Stopping(),
     set=["model.name=cifar10-simple", "train.epochs=3", "train.checkpoint_steps=1"])
 """
 
@@ -79,8 +79,8 @@ def _train(folder: Path, number: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.backends
 def test_ctrl_c_in_a_library_call_leaves_a_run_to_resume(tmp_path: Path) -> None:
     """Python's own handler raises at once; the run can be resumed to the same weights."""
-    done = _train(tmp_path, "SIGINT")
-    assert "sightline.errors.Interrupted: Stopped. `sightline resume run` continues from there." in done.stderr
+    completed = _train(tmp_path, "SIGINT")
+    assert "sightline.errors.Interrupted: Stopped. `sightline resume run` continues from there." in completed.stderr
     resumed = subprocess.run(
         [sys.executable, "-m", "sightline", "resume", "run", "--json"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
@@ -90,8 +90,8 @@ def test_ctrl_c_in_a_library_call_leaves_a_run_to_resume(tmp_path: Path) -> None
 
 
 def test_a_library_call_keeps_the_callers_handlers(tmp_path: Path) -> None:
-    done = _train(tmp_path, "SIGTERM")
-    assert done.stderr.strip().endswith(f"mine: {int(signal.SIGTERM)}"), done.stderr
+    completed = _train(tmp_path, "SIGTERM")
+    assert completed.stderr.strip().endswith(f"mine: {int(signal.SIGTERM)}"), completed.stderr
 
 
 def test_cores_are_those_of_the_affinity() -> None:
@@ -111,7 +111,7 @@ def test_cores_are_no_more_than_the_quota(
     (tmp_path / "cpu.max").write_text(f"{quota}\n")
     if not Path("/proc/self/cgroup").is_file():
         pytest.skip("this system has no cgroups")
-    assert process.cores() == expected
+    assert process.count_cores() == expected
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def hangup(claimed: None) -> Iterator[list[int]]:
 
 
 def test_a_terminal_that_closes_terminates_once(hangup: list[int]) -> None:
-    process.hang_up_as_terminate()
+    process.treat_sighup_as_sigterm()
     for _ in range(3):  # from the kernel and from the shell
         signal.raise_signal(signal.SIGHUP)
     assert hangup == [signal.SIGTERM]
@@ -138,12 +138,12 @@ def test_a_terminal_that_closes_terminates_once(hangup: list[int]) -> None:
 
 def test_nohup_is_respected(hangup: list[int]) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    process.hang_up_as_terminate()
+    process.treat_sighup_as_sigterm()
     signal.raise_signal(signal.SIGHUP)
     assert hangup == []
 
 
 def test_a_library_call_leaves_hang_ups_alone(hangup: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_claimed", False)
-    process.hang_up_as_terminate()
+    process.treat_sighup_as_sigterm()
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from command import COLOURS, draw_classes
+from command import COLORS, draw_classes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MEGABYTES = 200  # NumPy, Pillow and ONNX Runtime alone take 145 to 166
@@ -27,7 +27,7 @@ finally:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a new environment with only the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("alone")
     subprocess.run(
@@ -37,42 +37,44 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = folder.glob("*.whl")
     subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
     python = folder / "venv" / "bin" / "python"
-    done = subprocess.run(
+    completed = subprocess.run(
         [str(python), "-m", "pip", "install", "--quiet", str(wheel)], capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        pytest.skip(f"the wheel's dependencies cannot be installed here: {done.stderr.strip()[-200:]}")
+    if completed.returncode:
+        pytest.skip(f"the wheel's dependencies cannot be installed here: {completed.stderr.strip()[-200:]}")
     return python
 
 
 @pytest.mark.slow
-def test_a_bundle_predicts_where_only_the_wheel_is_installed(alone: Path, tmp_path: Path) -> None:
+def test_a_bundle_predicts_where_only_the_wheel_is_installed(wheel_python: Path, tmp_path: Path) -> None:
     from sightline import predict, train
 
-    colours = draw_classes(tmp_path / "colours", COLOURS, 20)
+    colors = draw_classes(tmp_path / "colours", COLORS, 20)
     run = tmp_path / "run"
-    settings = ["model.name=mobilenetv2", "model.alpha=1.0", "picture.height=224", "train.epochs=1"]
-    train(colours, recipe="quick", set=settings, out=run)
-    pictures = colours / "red"
-    done = subprocess.run(
-        [str(alone), "-c", PEAK, "predict", str(run / "bundle"), str(pictures), "--json"],
+    settings = ["model.name=mobilenetv2", "model.alpha=1.0", "input.height=224", "train.epochs=1"]
+    train(colors, recipe="quick", set=settings, out=run)
+    images = colors / "red"
+    completed = subprocess.run(
+        [str(wheel_python), "-c", PEAK, "predict", str(run / "bundle"), str(images), "--json"],
         capture_output=True, text=True, check=False, cwd=tmp_path, env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line)["probability"] for line in done.stdout.splitlines()]
-    assert found == pytest.approx([answer.probability for answer in predict(run, pictures)], abs=1e-6)
-    assert len(found) == 20
-    assert int(done.stderr.split()[-1]) < 300 * 1024  # kB of peak memory
+    assert completed.returncode == 0, completed.stderr
+    probabilities = [json.loads(line)["probability"] for line in completed.stdout.splitlines()]
+    assert probabilities == pytest.approx([prediction.probability for prediction in predict(run, images)], abs=1e-6)
+    assert len(probabilities) == 20
+    assert int(completed.stderr.split()[-1]) < 300 * 1024  # kB of peak memory
 
 
 @pytest.mark.slow
-def test_the_installation_is_small(alone: Path) -> None:
-    site = alone.parents[1] / "lib"
+def test_the_installation_is_small(wheel_python: Path) -> None:
+    site = wheel_python.parents[1] / "lib"
     ours = {"pip", "setuptools", "pkg_resources", "__pycache__"}  # part of the environment, or compiled on use
     size = sum(p.stat().st_size for p in site.rglob("*") if p.is_file() and not ours & set(p.parts))
     assert size < MEGABYTES * 10**6, f"{size / 10**6:.0f} MB"
-    listed = subprocess.run([str(alone), "-m", "pip", "list", "--format=json"], capture_output=True, check=True)
-    assert not {p["name"] for p in json.loads(listed.stdout)} & {
+    completed = subprocess.run(
+        [str(wheel_python), "-m", "pip", "list", "--format=json"], capture_output=True, check=True
+    )
+    assert not {p["name"] for p in json.loads(completed.stdout)} & {
         "keras",
         "tensorflow",
         "onnx",

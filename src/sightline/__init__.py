@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sightline.records import Evaluation, Prediction, TrainResult
-    from sightline.workflow import Classifier, load, train
+    from sightline.api import Classifier, load, train
+    from sightline.evaluation.results import Evaluation
+    from sightline.inference.results import Prediction
+    from sightline.training.result import TrainResult
 
 __all__ = [
     "Classifier",
@@ -21,28 +23,28 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Classifier": "sightline.workflow",
-    "Evaluation": "sightline.records",
-    "Prediction": "sightline.records",
-    "TrainResult": "sightline.records",
-    "load": "sightline.workflow",
-    "train": "sightline.workflow",
+    "Classifier": "sightline.api",
+    "Evaluation": "sightline.evaluation.results",
+    "Prediction": "sightline.inference.results",
+    "TrainResult": "sightline.training.result",
+    "load": "sightline.api",
+    "train": "sightline.api",
 }
 
 
 __version__: str
 
 
-def predict(model: Any, pictures: Any, *, top: int = 5) -> list[Prediction]:
-    """Load the run at path `model` and classify `pictures`; see `Classifier.predict`."""
-    from sightline.workflow import load
+def predict(model: Any, images: Any, *, top: int = 5) -> list[Prediction]:
+    """Load the run at path `model` and classify `images`; see `Classifier.predict`."""
+    from sightline.api import load
 
-    return load(model).predict(pictures, top=top)
+    return load(model).predict(images, top=top)
 
 
 def evaluate(model: Any, sources: Any = None, **options: Any) -> Evaluation:
     """Load the run at path `model` and evaluate it; see `Classifier.evaluate`."""
-    from sightline.workflow import load
+    from sightline.api import load
 
     return load(model).evaluate(sources, **options)
 

@@ -30,11 +30,11 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BackendChoice:
     """A backend and the reason why it was chosen."""
 
     name: str
-    why: str
+    reason: str
 
 
 _PLUGINS = {"/dev/nvidia0": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "/dev/accel0": ("libtpu",)}  # of JAX, by device
@@ -42,44 +42,44 @@ _PLUGINS = {"/dev/nvidia0": ("jax_cuda12_plugin", "jax_cuda13_plugin"), "/dev/ac
 _reasons: dict[str, str] = {}  # why the backend in use was chosen, by its name
 
 
-def installed() -> tuple[str, ...]:
+def list_installed() -> tuple[str, ...]:
     """Return the backends that are installed, without importing them."""
     return tuple(b for b in BACKENDS if importlib.util.find_spec(b) is not None)
 
 
-def choose(wanted: str = "auto") -> Choice:
+def choose_backend(requested: str = "auto") -> BackendChoice:
     """Choose a backend: the one already imported, the setting, ``KERAS_BACKEND``, else the first installed.
 
     Raises `MissingExtraError` if the wanted one, or any at all, is not installed.
     """
-    here = installed()
+    available = list_installed()
     loaded = sys.modules.get("keras")
     if loaded is not None:
         name = str(loaded.backend.backend())
-        if wanted not in {"auto", name}:
-            raise UsageError(f"Keras already runs on {name} in this process; start a new process for {wanted}.")
-        return Choice(name, _reasons.get(name, "already in use"))
+        if requested not in {"auto", name}:
+            raise UsageError(f"Keras already runs on {name} in this process; start a new process for {requested}.")
+        return BackendChoice(name, _reasons.get(name, "already in use"))
     environment = os.environ.get("KERAS_BACKEND")
-    if wanted != "auto":
-        choice = Choice(wanted, "set by device.backend")
+    if requested != "auto":
+        choice = BackendChoice(requested, "set by device.backend")
     elif environment:
-        choice = Choice(environment, "set by KERAS_BACKEND")
-    elif "jax" in here and _accelerated_jax():
-        choice = Choice("jax", "the fastest on this machine's accelerator")
-    elif here:
-        choice = Choice(
-            here[0], "the fastest on a CPU of those installed" if len(here) > 1 else "the only one installed"
+        choice = BackendChoice(environment, "set by KERAS_BACKEND")
+    elif "jax" in available and _has_accelerated_jax():
+        choice = BackendChoice("jax", "the fastest on this machine's accelerator")
+    elif available:
+        choice = BackendChoice(
+            available[0], "the fastest on a CPU of those installed" if len(available) > 1 else "the only one installed"
         )
     else:
         raise MissingExtraError("tensorflow-cpu", "train,tensorflow", "Training")
     if choice.name not in BACKENDS:
-        raise UsageError(f"Unknown backend {choice.name!r} ({choice.why}).{suggest(choice.name, BACKENDS)}")
-    if choice.name not in here:
-        raise MissingExtraError(choice.name, f"train,{choice.name}", f"The backend {choice.name} ({choice.why})")
+        raise UsageError(f"Unknown backend {choice.name!r} ({choice.reason}).{suggest(choice.name, BACKENDS)}")
+    if choice.name not in available:
+        raise MissingExtraError(choice.name, f"train,{choice.name}", f"The backend {choice.name} ({choice.reason})")
     return choice
 
 
-def _accelerated_jax() -> bool:
+def _has_accelerated_jax() -> bool:
     """Return whether JAX is installed with support for a GPU or TPU of this machine, without importing it."""
     return any(
         Path(device).exists() and any(importlib.util.find_spec(plugin) for plugin in plugins)
@@ -88,11 +88,11 @@ def _accelerated_jax() -> bool:
 
 
 def configure(
-    wanted: str, gpus: Sequence[int] | None, *, memory_growth: bool, threads: int, deterministic: bool = False
+    requested: str, gpus: Sequence[int] | None, *, memory_growth: bool, threads: int, deterministic: bool = False
 ) -> None:
     """Import Keras on the chosen backend, with only the GPUs numbered `gpus` visible (None: all, empty: none).
 
-    `memory_growth` allocates GPU memory as needed instead of all at the start; `threads` is the number of compute
+    `memory_growth` allocates GPU memory as needed instead of all at the start; `get_threads` is the number of compute
     threads (0: one per core); `deterministic` makes nondeterministic operations raise an error. Raises `UsageError` if
     Keras is already running with other GPUs.
     """
@@ -104,14 +104,14 @@ def configure(
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", str(memory_growth).lower())
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", str(not memory_growth).lower())
     if deterministic:
-        _announce_determinism()
-    keras(wanted)
-    set_threads(threads or process.cores())
+        _set_determinism_flags()
+    keras(requested)
+    set_threads(threads or process.count_cores())
     if deterministic:
-        _demand_determinism()
+        _enforce_determinism()
 
 
-def _announce_determinism() -> None:
+def _set_determinism_flags() -> None:
     """Set the environment variables that JAX and the CUDA libraries read when they start."""
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_gpu_deterministic_ops" not in flags:
@@ -119,9 +119,9 @@ def _announce_determinism() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def _demand_determinism() -> None:
+def _enforce_determinism() -> None:
     """Make the backend raise an error for nondeterministic operations, in this whole process."""
-    name = choose().name
+    name = choose_backend().name
     if name == "tensorflow":
         tensorflow().config.experimental.enable_op_determinism()
     elif name == "torch":
@@ -133,52 +133,54 @@ def _demand_determinism() -> None:
 
 def name() -> Backend:
     """Return the backend in use, or the one that would be chosen."""
-    found: Backend = next(b for b in BACKENDS if b == choose().name)
-    return found
+    chosen: Backend = next(b for b in BACKENDS if b == choose_backend().name)
+    return chosen
 
 
-def keras(wanted: str = "auto") -> Any:
+def keras(requested: str = "auto") -> Any:
     """Import Keras on the chosen backend, quietly, and return the module."""
     loaded = sys.modules.get("keras")
-    if loaded is not None and wanted == "auto":
+    if loaded is not None and requested == "auto":
         return loaded
-    choice = choose(wanted)
+    choice = choose_backend(requested)
     check_installed("keras", purpose="Training")
     os.environ["KERAS_BACKEND"] = choice.name
-    keep_freed_memory(choice.name)
+    tune_malloc(choice.name)
     _prepare_tensorflow()
-    with _hidden("sklearn", "matplotlib"), hushed_stderr(), warnings.catch_warnings():
+    with _hide_packages("sklearn", "matplotlib"), suppress_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the backend's own imports
         import keras as module
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it would warn about retracing in each stage
-    _reasons[str(module.backend.backend())] = choice.why
+    _reasons[str(module.backend.backend())] = choice.reason
     return module
 
 
 @contextmanager
-def hushed_stderr() -> Iterator[None]:
+def suppress_stderr() -> Iterator[None]:
     """Suppress standard error in the block, and show what was written there only if the block raises.
 
     TensorFlow's C++ code logs notes about its build at startup, whatever the log level.
     """
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    saved_descriptor = os.dup(2)
+    with tempfile.TemporaryFile() as buffer:
+        os.dup2(buffer.fileno(), 2)
         try:
             yield
         except BaseException:
-            held.seek(0)
+            buffer.seek(0)
             with suppress(OSError):  # a failed write must not hide the original exception
-                os.write(kept, printable(held.read().decode(errors="backslashreplace"), keep="\n").encode())
+                os.write(
+                    saved_descriptor, printable(buffer.read().decode(errors="backslashreplace"), keep="\n").encode()
+                )
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(saved_descriptor, 2)
+            os.close(saved_descriptor)
 
 
 @contextmanager
-def _hidden(*packages: str) -> Iterator[None]:
+def _hide_packages(*packages: str) -> Iterator[None]:
     """Make `packages` look uninstalled in the block, unless they are already imported.
 
     Keras imports scikit-learn and matplotlib for wrappers and galleries that nothing here uses, which takes half of its
@@ -196,22 +198,22 @@ def _hidden(*packages: str) -> Iterator[None]:
                 sys.modules.pop(name, None)
 
 
-def keep_freed_memory(wanted: str = "auto") -> None:
+def tune_malloc(requested: str = "auto") -> None:
     """Call `process.keep_freed_memory` if the backend will be TensorFlow on a CPU; imports no backend.
 
     JAX and PyTorch compile and compute in their own threads, which would contend for a single arena.
     """
     with suppress(SightlineError):  # no backend, or an unknown one: reported where it is needed
-        if choose(wanted).name == "tensorflow" and not any(Path(device).exists() for device in _PLUGINS):
-            process.keep_freed_memory()
+        if choose_backend(requested).name == "tensorflow" and not any(Path(device).exists() for device in _PLUGINS):
+            process.tune_malloc()
 
 
-def processor() -> list[str]:
+def describe_processor() -> list[str]:
     """Return the processor's name and features, which determine how sums are grouped."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if found := sorted({line for line in lines if line.startswith(("model name", "flags"))}):
-            return found
+        if features := sorted({line for line in lines if line.startswith(("model name", "flags"))}):
+            return features
     return [platform.processor(), platform.machine()]
 
 
@@ -221,31 +223,31 @@ def set_threads(count: int) -> None:
     Always set it, because it determines the order in which large sums are accumulated: by default it is the number of
     cores, and a run resumed on fewer cores would end with different weights.
     """
-    if choose().name == "tensorflow":
+    if choose_backend().name == "tensorflow":
         tf = tensorflow()
         try:
             tf.config.threading.set_intra_op_parallelism_threads(count)
             tf.config.threading.set_inter_op_parallelism_threads(count)
         except RuntimeError:  # already started: a second run in one process keeps the threads of the first
             return
-    elif choose().name == "torch":
+    elif choose_backend().name == "torch":
         import torch
 
         torch.set_num_threads(count)
 
 
-def threads() -> int:
+def get_threads() -> int:
     """Return the number of threads that the backend uses within one operation."""
-    name = choose().name
+    name = choose_backend().name
     if name == "tensorflow":
-        found = tensorflow().config.threading.get_intra_op_parallelism_threads()
+        count = tensorflow().config.threading.get_intra_op_parallelism_threads()
     elif name == "torch":
         import torch
 
-        found = torch.get_num_threads()
+        count = torch.get_num_threads()
     else:
-        found = 0
-    return int(found) or process.cores()
+        count = 0
+    return int(count) or process.count_cores()
 
 
 def assign(variable: Any, value: Any) -> None:
@@ -285,22 +287,22 @@ def full_precision() -> Iterator[None]:
         with jax.default_matmul_precision("highest"):
             yield
         return
-    restore = _refuse_tensor_float_32() if which == "tensorflow" else _refuse_reduced_products()
+    restore = _disable_tf32_in_tensorflow() if which == "tensorflow" else _disable_tf32_in_torch()
     try:
         yield
     finally:
         restore()
 
 
-def _refuse_tensor_float_32() -> Callable[[], None]:
+def _disable_tf32_in_tensorflow() -> Callable[[], None]:
     """Disable TF32 in TensorFlow; return a function that restores it."""
     experimental = tensorflow().config.experimental
-    kept = experimental.tensor_float_32_execution_enabled()
+    was_enabled = experimental.tensor_float_32_execution_enabled()
     experimental.enable_tensor_float_32_execution(enabled=False)
-    return lambda: experimental.enable_tensor_float_32_execution(kept)
+    return lambda: experimental.enable_tensor_float_32_execution(was_enabled)
 
 
-def _refuse_reduced_products() -> Callable[[], None]:
+def _disable_tf32_in_torch() -> Callable[[], None]:
     """Disable TF32 and bfloat16 products in PyTorch; return a function that restores them.
 
     Since 2.9 PyTorch has two sets of switches, and reading the older set raises after the newer one was used.
@@ -312,12 +314,12 @@ def _refuse_reduced_products() -> Callable[[], None]:
         matmul, convolutions = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
     except RuntimeError:
         switches = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-        kept = [switch.fp32_precision for switch in switches]
+        precisions = [switch.fp32_precision for switch in switches]
         for switch in switches:
             switch.fp32_precision = "ieee"
 
         def restore() -> None:
-            for switch, precision in zip(switches, kept, strict=True):
+            for switch, precision in zip(switches, precisions, strict=True):
                 switch.fp32_precision = precision
 
         return restore
@@ -330,7 +332,7 @@ def _refuse_reduced_products() -> Callable[[], None]:
     return lambda: switch_to(matmul, convolutions)
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error of NumPy or of a backend means out of memory; imports no backend."""
     if isinstance(error, MemoryError):
         return True
@@ -340,7 +342,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def cannot_repeat(error: BaseException) -> bool:
+def is_nondeterminism_error(error: BaseException) -> bool:
     """Return whether a backend raised `error` because `configure` made it deterministic."""
     return isinstance(error, Exception) and "determinis" in str(error) and not isinstance(error, SightlineError)
 
@@ -353,14 +355,14 @@ def tensorflow() -> ModuleType | Any:
     return tf
 
 
-def tensorflow_alone(purpose: str) -> Any:
+def import_tensorflow(purpose: str) -> Any:
     """Import TensorFlow quietly and without Keras, whatever the Keras backend is.
 
     Raises `MissingExtraError`, whose message starts with `purpose`, if it is not installed.
     """
     if "tensorflow" not in sys.modules:
         _prepare_tensorflow()
-        with hushed_stderr(), warnings.catch_warnings():
+        with suppress_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside its own imports
             require("tensorflow", purpose)
     return require("tensorflow", purpose)
@@ -373,7 +375,7 @@ def _prepare_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def devices() -> tuple[str, ...]:
+def list_devices() -> tuple[str, ...]:
     """Return the devices that the chosen backend computes on, such as ``cpu:0`` or ``gpu:0``."""
     if keras().backend.backend() == "torch":  # Keras does not list its devices
         import torch
@@ -382,9 +384,9 @@ def devices() -> tuple[str, ...]:
     return tuple(keras().distribution.list_devices())
 
 
-def accelerated() -> bool:
+def has_accelerator() -> bool:
     """Return whether the backend computes on something other than the CPU."""
-    return any(not device.startswith("cpu") for device in devices())
+    return any(not device.startswith("cpu") for device in list_devices())
 
 
 def keras_home() -> Path:

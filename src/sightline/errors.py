@@ -33,10 +33,10 @@ class SightlineError(Exception):
     exit_code = 2
 
     def __reduce__(self) -> tuple[Any, ...]:  # so that every subclass can be pickled, whatever its constructor takes
-        return _restored, (type(self), self.args, self.__dict__)
+        return _restore_error, (type(self), self.args, self.__dict__)
 
 
-def _restored(kind: type[SightlineError], args: tuple[Any, ...], state: dict[str, Any]) -> SightlineError:
+def _restore_error(kind: type[SightlineError], args: tuple[Any, ...], state: dict[str, Any]) -> SightlineError:
     error = kind.__new__(kind, *args)
     error.__dict__.update(state)
     return error
@@ -54,7 +54,7 @@ class DataError(SightlineError):
     """The images cannot be used as they are."""
 
 
-class PictureError(DataError):
+class ImageError(DataError):
     """One image cannot be read; the message is the bare reason, without the path."""
 
 
@@ -70,7 +70,7 @@ class OutputError(SightlineError):
     """An output path is missing, in use or not writable."""
 
 
-class OutOfMemory(SightlineError):
+class InsufficientMemoryError(SightlineError):
     """The settings need more memory than the machine or its device has."""
 
 
@@ -163,10 +163,10 @@ def check_installed(*packages: str, purpose: str) -> None:
             raise MissingExtraError(*EXTRAS[package], purpose)
 
 
-def plural(count: int, noun: str, many: str = "") -> str:
-    """Return ``"1 image"``, ``"2 images"``, with thousands separators; `many` is an irregular plural.
+def plural(count: int, noun: str, plural_noun: str = "") -> str:
+    """Return ``"1 image"``, ``"2 images"``, with thousands separators; `plural_noun` is an irregular plural.
 
     >>> plural(1, "image"), plural(1200, "image"), plural(2, "class", "classes")
     ('1 image', '1,200 images', '2 classes')
     """
-    return f"{count:,} {noun if count == 1 else many or noun + 's'}"
+    return f"{count:,} {noun if count == 1 else plural_noun or noun + 's'}"

@@ -21,7 +21,7 @@ _UNSAFE = re.compile(
     "\\ud800-\\udfff"  # lone surrogates: bytes of a file name that are not UTF-8
     "]"
 )
-_SHORT = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_SHORT_ESCAPES = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")  # the last four are full-width forms
 
 
@@ -49,23 +49,23 @@ def printable(text: str, *, keep: str = "") -> str:
 
 def _escape(letter: str) -> str:
     code = ord(letter)
-    return _SHORT.get(letter) or (f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}")
+    return _SHORT_ESCAPES.get(letter) or (f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}")
 
 
-def spreadsheet_text(text: str) -> str:
+def escape_formula(text: str) -> str:
     """Return `text` with an apostrophe in front if a spreadsheet would read it as a formula.
 
     As recommended by OWASP: https://owasp.org/www-community/attacks/CSV_Injection.
 
-    >>> spreadsheet_text("=1+1"), spreadsheet_text("cat")
+    >>> escape_formula("=1+1"), escape_formula("cat")
     ("'=1+1", 'cat')
     """
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def spreadsheet_cell(value: object) -> object:
-    """Return a value as it is written to a CSV file: strings through `spreadsheet_text`, others unchanged."""
-    return spreadsheet_text(value) if isinstance(value, str) else value
+def escape_cell(value: object) -> object:
+    """Return a value as it is written to a CSV file: strings through `escape_formula`, others unchanged."""
+    return escape_formula(value) if isinstance(value, str) else value
 
 
 class CsvWriter:

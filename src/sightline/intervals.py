@@ -1,8 +1,8 @@
 """Confidence intervals for proportions and their differences, with one method for each case throughout the project.
 
-- a proportion: Wilson's score interval (`wilson`); guarantees use the exact one-sided bound (`lower_bound`)
-- two proportions of different images: Newcombe's hybrid score interval (`difference`)
-- two proportions of the same images: Tango's score interval (`paired_difference`)
+- a proportion: Wilson's score interval (`wilson_interval`); guarantees use the exact one-sided bound (`lower_bound`)
+- two proportions of different images: Newcombe's hybrid score interval (`difference_interval`)
+- two proportions of the same images: Tango's score interval (`paired_difference_interval`)
 
 Fagerland, Lydersen and Laake (2014, Stat. Med. 33:2850-2875) compare methods for paired proportions: Wald's interval
 is too narrow, and has zero width if two models agree on every image; Tango's keeps its level down to a dozen images.
@@ -12,18 +12,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from sightline.records import Interval
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A 95% confidence interval, in the unit of its metric."""
+
+    low: float
+    high: float
+
 
 Z95 = 1.959963984540054  # the standard normal's 97.5% point
-LEVEL = 0.05  # probability that a one-sided bound is wrong
-STEPS = 60  # bisection steps: full double precision
+ALPHA = 0.05  # probability that a one-sided bound is wrong
+BISECTION_STEPS = 60  # bisection steps: full double precision
 
 
-def wilson(hits: int, count: int, z: float = Z95) -> Interval:
+def wilson_interval(hits: int, count: int, z: float = Z95) -> Interval:
     """Return Wilson's score interval of a proportion (Wilson, 1927, JASA 22:209-212); 95% for the default `z`.
 
-    >>> wilson(9, 10)
+    >>> wilson_interval(9, 10)
     Interval(low=0.5958..., high=0.9821...)
     """
     if count == 0:
@@ -36,32 +44,32 @@ def wilson(hits: int, count: int, z: float = Z95) -> Interval:
     return Interval(low if hits else 0.0, high if hits < count else 1.0)  # exact at 0 and 1, despite rounding
 
 
-def difference(hits: int, count: int, other_hits: int, other_count: int, z: float = Z95) -> Interval:
+def difference_interval(hits: int, count: int, other_hits: int, other_count: int, z: float = Z95) -> Interval:
     """Return the interval of ``hits / count - other_hits / other_count``, measured on different images.
 
     Newcombe, 1998, Stat. Med. 17:873-890, method 10: the ends of two Wilson intervals, squared and added.
 
-    >>> difference(56, 70, 48, 80)
+    >>> difference_interval(56, 70, 48, 80)
     Interval(low=0.0524..., high=0.3338...)
     """
     if not count or not other_count:
         return Interval(-1.0, 1.0)
     p, q = hits / count, other_hits / other_count
-    a, b = wilson(hits, count, z), wilson(other_hits, other_count, z)
+    a, b = wilson_interval(hits, count, z), wilson_interval(other_hits, other_count, z)
     return Interval(
         p - q - math.hypot(p - a.low, b.high - q),
         p - q + math.hypot(a.high - p, q - b.low),
     )
 
 
-def paired_difference(only_first: int, only_second: int, count: int, z: float = Z95) -> Interval:
+def paired_difference_interval(only_first: int, only_second: int, count: int, z: float = Z95) -> Interval:
     """Return the interval of the second proportion minus the first, both measured on the same `count` images.
 
     `only_first` and `only_second` images count only in the first or only in the second proportion. Tango, 1998, Stat.
     Med. 17:891-908: the differences that a score test does not reject; at 0 it is McNemar's test. The interval has a
     positive width even without any disagreement.
 
-    >>> paired_difference(7, 1, 21)
+    >>> paired_difference_interval(7, 1, 21)
     Interval(low=-0.5172..., high=-0.0260...)
     """
     if not count:
@@ -77,23 +85,23 @@ def paired_difference(only_first: int, only_second: int, count: int, z: float = 
         variance = max(2 * p + delta * (1 - delta), 0.0) / count
         return (estimate - delta) ** 2 > z**2 * variance
 
-    return Interval(_end(estimate, -1.0, rejected), _end(estimate, 1.0, rejected))
+    return Interval(_find_end(estimate, -1.0, rejected), _find_end(estimate, 1.0, rejected))
 
 
-def _end(inside: float, outside: float, rejected: Callable[[float], bool]) -> float:
+def _find_end(inside: float, outside: float, rejected: Callable[[float], bool]) -> float:
     """Return the last point from `inside` toward `outside` that is not rejected, by bisection."""
     if not rejected(outside):
         return outside
-    for _ in range(STEPS):
+    for _ in range(BISECTION_STEPS):
         middle = (inside + outside) / 2
         inside, outside = (inside, middle) if rejected(middle) else (middle, outside)
     return inside
 
 
-def at_most(misses: int, count: int, fraction: float) -> float:
+def binomial_cdf(misses: int, count: int, fraction: float) -> float:
     """Return the binomial probability of at most `misses` among `count` trials, each with probability `fraction`.
 
-    >>> round(at_most(0, 299, 0.01), 3), round(at_most(1, 2, 0.5), 3)
+    >>> round(binomial_cdf(0, 299, 0.01), 3), round(binomial_cdf(1, 2, 0.5), 3)
     (0.05, 0.75)
     """
     if misses >= count or fraction <= 0:
@@ -107,8 +115,8 @@ def at_most(misses: int, count: int, fraction: float) -> float:
     return min(1.0, math.fsum(map(math.exp, terms)))
 
 
-def lower_bound(hits: int, count: int, level: float = LEVEL) -> float:
-    """Return the exact lower bound of a proportion at confidence 1 - `level` (Clopper and Pearson, 1934).
+def lower_bound(hits: int, count: int, alpha: float = ALPHA) -> float:
+    """Return the exact lower bound of a proportion at confidence 1 - `alpha` (Clopper and Pearson, 1934).
 
     >>> round(lower_bound(299, 299), 3), lower_bound(0, 10)
     (0.99, 0.0)
@@ -116,7 +124,7 @@ def lower_bound(hits: int, count: int, level: float = LEVEL) -> float:
     if not hits:
         return 0.0
     low, high = 0.0, hits / count
-    for _ in range(STEPS):
+    for _ in range(BISECTION_STEPS):
         middle = (low + high) / 2
-        low, high = (low, middle) if at_most(count - hits, count, 1 - middle) > level else (middle, high)
+        low, high = (low, middle) if binomial_cdf(count - hits, count, 1 - middle) > alpha else (middle, high)
     return low

@@ -14,12 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
+from sightline._io import open_regular
 from sightline.errors import ModelError
-from sightline.files import open_regular
-from sightline.nesting import DEEPEST, is_deep
+from sightline.nesting import MAX_DEPTH, is_deep
 
 T = TypeVar("T")
-MOST = 64 << 20  # bytes of one value: a manifest with 100,000 classes takes 10 MiB
+MAX_BYTES = 64 << 20  # bytes of one value: a manifest with 100,000 classes takes 10 MiB
 
 
 def dumps(value: Any, **options: Any) -> str:
@@ -35,12 +35,12 @@ def dumps(value: Any, **options: Any) -> str:
     try:
         return json.dumps(value, allow_nan=False, **options)
     except ValueError:
-        return json.dumps(_finite(value), allow_nan=False, **options)
+        return json.dumps(_replace_nonfinite(value), allow_nan=False, **options)
 
 
 def dump_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Return the rows as JSON lines in UTF-8 (see `encoded`)."""
-    return encoded("".join(dumps(row) + "\n" for row in rows))
+    """Return the rows as JSON lines in UTF-8 (see `encode_text`)."""
+    return encode_text("".join(dumps(row) + "\n" for row in rows))
 
 
 def loads(text: str | bytes) -> Any:
@@ -57,25 +57,28 @@ def loads(text: str | bytes) -> Any:
     ValueError: 1e999 is not a finite number
     """
     try:
-        value = json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_integer)
+        value = json.loads(text, parse_constant=_parse_float, parse_float=_parse_float, parse_int=_parse_int)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     brackets = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
-    if brackets > DEEPEST and is_deep(value):
+    if brackets > MAX_DEPTH and is_deep(value):
         raise ValueError("it is nested too deeply")
     return value
 
 
-def read(path: Path, most: int = MOST) -> dict[str, Any]:
-    """Return the object in a JSON file of at most `most` bytes; raises `ModelError`, naming the file, if it cannot."""
+def read_object(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """Return the object in a JSON file of at most `max_bytes` bytes.
+
+    Raises `ModelError`, naming the file, if it cannot.
+    """
     try:
         with open_regular(path) as file:
-            text = file.read(most + 1)
-        value = loads(text) if len(text) <= most else None
+            text = file.read(max_bytes + 1)
+        value = loads(text) if len(text) <= max_bytes else None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
     if not isinstance(value, dict):
-        raise ModelError(f"{path} cannot be read: expected a JSON object of at most {most >> 20} MiB.")
+        raise ModelError(f"{path} cannot be read: expected a JSON object of at most {max_bytes >> 20} MiB.")
     return value
 
 
@@ -84,7 +87,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [row for _, row in _lines(path)]
 
 
-def build_lines(path: Path, kind: Callable[[Mapping[str, Any]], type[T]]) -> tuple[T, ...]:
+def read_records(path: Path, kind: Callable[[Mapping[str, Any]], type[T]]) -> tuple[T, ...]:
     """Return each line of a file as the dataclass that `kind` returns for it; raises `ModelError` as `build` does."""
     return tuple(build(kind(row), row, f"{path}, line {number},") for number, row in _lines(path))
 
@@ -93,11 +96,11 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
         with open_regular(path) as file:
-            while line := file.readline(MOST + 1):
+            while line := file.readline(MAX_BYTES + 1):
                 number += 1
                 if not line.strip():
                     continue
-                row = loads(line) if len(line) <= MOST else None
+                row = loads(line) if len(line) <= MAX_BYTES else None
                 if not isinstance(row, dict):
                     raise ModelError(f"{path} cannot be read: line {number} is not a JSON object.")
                 yield number, row
@@ -119,7 +122,7 @@ def build(kind: type[T], values: Any, where: str) -> T:
 
 
 _Check = Callable[[Any, str], Any]
-_PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
 @cache
@@ -127,115 +130,122 @@ def _checker(hint: Any) -> _Check:
     """Return a function that converts a value with a given name to the type `hint`, or raises `ValueError`."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
-        return _as_it_is
+        return _pass_through
     if origin in (Union, types.UnionType):
-        return _either([_checker(a) for a in args])
+        return _union_checker([_checker(a) for a in args])
     if origin is Literal:
-        return _one_of(args)
+        return _literal_checker(args)
     if origin in (tuple, list, Sequence):
         fixed = origin is tuple and args[-1] is not ...
-        return _sequence([_checker(a) for a in args if a is not ...], list if origin is list else tuple, fixed=fixed)
+        return _sequence_checker(
+            [_checker(a) for a in args if a is not ...], list if origin is list else tuple, fixed=fixed
+        )
     if origin in (dict, Mapping):
-        return _mapping(_checker(args[1]))
-    return _record(hint) if dataclasses.is_dataclass(hint) or is_typeddict(hint) else _plain(hint)
+        return _mapping_checker(_checker(args[1]))
+    return _record_checker(hint) if dataclasses.is_dataclass(hint) or is_typeddict(hint) else _plain_checker(hint)
 
 
-def _as_it_is(value: Any, _name: str) -> Any:
+def _pass_through(value: Any, _name: str) -> Any:
     return value
 
 
-def _wrong(name: str, value: Any, expected: str) -> ValueError:
-    shown = repr(value)
-    return ValueError(f"{name or 'it'} is {shown if len(shown) <= 40 else shown[:37] + '...'}, expected {expected}")
+def _type_error(name: str, value: Any, expected: str) -> ValueError:
+    text = repr(value)
+    return ValueError(f"{name or 'it'} is {text if len(text) <= 40 else text[:37] + '...'}, expected {expected}")
 
 
-def _plain(kind: Any) -> _Check:
+def _plain_checker(kind: Any) -> _Check:
     def check(value: Any, name: str) -> Any:
         if type(value) is kind:
             return value
         if kind is float and type(value) is int:
             return float(value)
-        raise _wrong(name, value, _PLAIN[kind])
+        raise _type_error(name, value, _TYPE_NAMES[kind])
 
     return check
 
 
-def _one_of(words: Sequence[Any]) -> _Check:
+def _literal_checker(allowed_values: Sequence[Any]) -> _Check:
     def check(value: Any, name: str) -> Any:
-        if any(type(value) is type(word) and value == word for word in words):
+        if any(type(value) is type(allowed) and value == allowed for allowed in allowed_values):
             return value
-        raise _wrong(name, value, " or ".join(map(repr, words)))
+        raise _type_error(name, value, " or ".join(map(repr, allowed_values)))
 
     return check
 
 
-def _either(checks: Sequence[_Check]) -> _Check:
+def _union_checker(checks: Sequence[_Check]) -> _Check:
     def check(value: Any, name: str) -> Any:
-        first: ValueError | None = None
-        for one in checks:
+        first_error: ValueError | None = None
+        for checker in checks:
             try:
-                return one(value, name)
+                return checker(value, name)
             except ValueError as error:
-                first = first or error
-        assert first is not None
-        raise first
+                first_error = first_error or error
+        assert first_error is not None
+        raise first_error
 
     return check
 
 
-def _sequence(checks: Sequence[_Check], kind: Callable[[Iterable[Any]], Any], *, fixed: bool) -> _Check:
+def _sequence_checker(checks: Sequence[_Check], kind: Callable[[Iterable[Any]], Any], *, fixed: bool) -> _Check:
     def check(value: Any, name: str) -> Any:
         if not isinstance(value, list | tuple) or (fixed and len(value) != len(checks)):
-            raise _wrong(name, value, f"a list of {len(checks)} values" if fixed else "a list")
-        each = checks if fixed else [*checks] * len(value)
-        return kind([one(item, f"{name}.{i}") for i, (one, item) in enumerate(zip(each, value, strict=True))])
+            raise _type_error(name, value, f"a list of {len(checks)} values" if fixed else "a list")
+        item_checks = checks if fixed else [*checks] * len(value)
+        return kind(
+            [
+                check_item(item, f"{name}.{i}")
+                for i, (check_item, item) in enumerate(zip(item_checks, value, strict=True))
+            ]
+        )
 
     return check
 
 
-def _mapping(inner: _Check) -> _Check:
+def _mapping_checker(inner: _Check) -> _Check:
     def check(value: Any, name: str) -> Any:
         if not isinstance(value, dict):
-            raise _wrong(name, value, "an object")
+            raise _type_error(name, value, "an object")
         return {key: inner(item, f"{name}.{key}") for key, item in value.items()}
 
     return check
 
 
-def _record(kind: Any) -> _Check:
+def _record_checker(kind: Any) -> _Check:
     hints = get_type_hints(kind)
     checks = {name: _checker(hint) for name, hint in hints.items()}
     if dataclasses.is_dataclass(kind):
         missing = dataclasses.MISSING
         fields = dataclasses.fields(kind)
-        needed = {f.name for f in fields if f.default is missing and f.default_factory is missing}
-        loose = False
+        required = {f.name for f in fields if f.default is missing and f.default_factory is missing}
+        allows_unknown = False
     else:
-        needed, loose = set(kind.__required_keys__), True
+        required, allows_unknown = set(kind.__required_keys__), True
 
     def check(value: Any, name: str) -> Any:
         if not isinstance(value, dict):
-            raise _wrong(name, value, "an object")
-        if needed - value.keys():
-            raise ValueError(f"{name or 'it'} lacks {', '.join(sorted(needed - value.keys()))}")
+            raise _type_error(name, value, "an object")
+        if required - value.keys():
+            raise ValueError(f"{name or 'it'} lacks {', '.join(sorted(required - value.keys()))}")
         start = f"{name}." if name else ""
-        whole = {}
+        converted = {}
         for key, item in value.items():
             if key in checks:
-                whole[key] = checks[key](item, start + key)
-            elif loose:
-                whole[key] = item
+                converted[key] = checks[key](item, start + key)
+            elif allows_unknown:
+                converted[key] = item
             else:
                 raise ValueError(f"{name or 'it'} has an unknown key {key[:40]!r}")
-        return kind(**whole)
+        return kind(**converted)
 
     return check
 
 
-def is_text(name: str) -> bool:
+def is_encodable(name: str) -> bool:
     r"""Return whether a string can be encoded as UTF-8: JSON and file names may hold lone surrogates.
 
-    >>> is_text("caf\u00e9"), is_text("\udcff")
+    >>> is_encodable("caf\u00e9"), is_encodable("\udcff")
     (True, False)
     """
     try:
@@ -245,30 +255,30 @@ def is_text(name: str) -> bool:
     return True
 
 
-def _number(text: str) -> float:
+def _parse_float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text[:40]} is not a finite number")
     return value
 
 
-def _integer(text: str) -> int:
+def _parse_int(text: str) -> int:
     if len(text) > 20 or not -(1 << 63) <= int(text) < 1 << 64:
         raise ValueError(f"{text[:40]} is too large an integer")
     return int(text)
 
 
-def encoded(text: str) -> bytes:
+def encode_text(text: str) -> bytes:
     """Return JSON as UTF-8; lone surrogates, e.g. from file names, become escapes that JSON parsers read back."""
     return text.encode(errors="backslashreplace")
 
 
-def _finite(value: Any) -> Any:
+def _replace_nonfinite(value: Any) -> Any:
     """Return `value` with numbers that are not finite replaced by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _replace_nonfinite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_replace_nonfinite(item) for item in value]
     return value

@@ -21,7 +21,7 @@ def negative_log(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return -np.log(np.clip(probabilities, 1e-7, 1.0)) + 0.0
 
 
-def cross_entropy_of_logits(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
+def cross_entropy_from_logits(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
     """Return the mean cross-entropy of softmax(logits) in nats, without clipping; NaN if a logit is NaN."""
     if not len(labels):
         return 0.0
@@ -29,13 +29,13 @@ def cross_entropy_of_logits(logits: NDArray[np.float32], labels: NDArray[np.int3
     top = x.max(1)
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         log_sum = top + np.log(np.exp(x - top[:, None]).sum(1))
-    return not_negative(float((log_sum - x[np.arange(len(labels)), labels]).mean()))
+    return nonnegative_loss(float((log_sum - x[np.arange(len(labels)), labels]).mean()))
 
 
-def not_negative(loss: float) -> float:
+def nonnegative_loss(loss: float) -> float:
     """Return a nonnegative loss with rounding errors removed: -0.0 and -1e-9 become 0.0, NaN stays.
 
-    >>> not_negative(-0.0), not_negative(0.5), not_negative(math.nan)
+    >>> nonnegative_loss(-0.0), nonnegative_loss(0.5), nonnegative_loss(math.nan)
     (0.0, 0.5, nan)
     """
     return 0.0 if -1e-6 < loss <= 0 else loss
@@ -47,27 +47,27 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     >>> softmax(np.array([[0, 0]], np.float32)).tolist()
     [[0.5, 0.5]]
     """
-    raised: NDArray[np.float32] = np.exp(logits - logits.max(1, keepdims=True))
-    shares: NDArray[np.float32] = raised / raised.sum(1, keepdims=True)
-    return shares
+    exponentials: NDArray[np.float32] = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities: NDArray[np.float32] = exponentials / exponentials.sum(1, keepdims=True)
+    return probabilities
 
 
-def confusion_matrix(labels: NDArray[np.int32], answers: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+def confusion_matrix(labels: NDArray[np.int32], predictions: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
     """Return counts int64 [K, K]: true classes in rows, predicted classes in columns."""
-    flat = np.bincount(labels.astype(np.int64) * classes + answers, minlength=classes * classes)
+    flat = np.bincount(labels.astype(np.int64) * classes + predictions, minlength=classes * classes)
     return flat.reshape(classes, classes).astype(np.int64)
 
 
-def top_k(probabilities: NDArray[np.float32], labels: NDArray[np.int32], k: int) -> NDArray[np.bool_]:
+def in_top_k(probabilities: NDArray[np.float32], labels: NDArray[np.int32], k: int) -> NDArray[np.bool_]:
     """Return bool [N]: whether the true class is among the `k` most probable; ties go to the lower index."""
     true = probabilities[np.arange(len(labels)), labels][:, None]
     number = np.arange(probabilities.shape[1])
     ahead = (probabilities > true) | ((probabilities == true) & (number < labels[:, None]))
-    found: NDArray[np.bool_] = ahead.sum(1) < k
-    return found
+    hits: NDArray[np.bool_] = ahead.sum(1) < k
+    return hits
 
 
-def brier(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.float64]:
+def brier_scores(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> NDArray[np.float64]:
     """Return each image's squared error summed over the classes, float64 [N] in [0, 2] (Brier, 1950, MWR 78:1-3)."""
     p = probabilities.astype(np.float64)
     true = p[np.arange(len(labels)), labels]
@@ -75,7 +75,7 @@ def brier(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> NDAr
     return squares
 
 
-def ranking(
+def auroc_and_ap(
     scores: NDArray[np.float64], positive: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return AUROC and average precision of `scores` [N] for R sets of image weights, [R] each.
@@ -84,25 +84,34 @@ def ranking(
     the step-wise sum, as in scikit-learn). NaN if there are no positives or no negatives.
     """
     order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # the last index of each group of ties
-    begins = np.append(0, ends[:-1] + 1)
-    at = np.flatnonzero(positive[order])
-    if not len(at):
+    group_ends = np.append(
+        np.flatnonzero(np.diff(scores[order])), len(order) - 1
+    )  # the last index of each group of ties
+    group_starts = np.append(0, group_ends[:-1] + 1)
+    positive_positions = np.flatnonzero(positive[order])
+    if not len(positive_positions):
         return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
-    held, firsts = np.unique(np.searchsorted(ends, at), return_index=True)  # the groups that hold a positive
+    positive_groups, first_hits = np.unique(
+        np.searchsorted(group_ends, positive_positions), return_index=True
+    )  # the groups that hold a positive
     w = weights[:, order]
-    seen = np.cumsum(w, 1)  # [R, N]
-    hits = np.cumsum(w[:, at], 1)[:, np.append(firsts[1:], len(at)) - 1]
-    new, upto = np.diff(hits, axis=1, prepend=0.0), seen[:, ends[held]]
-    passed = upto - hits
-    if (ends[held] > begins[held]).any():  # ties count half
-        passed = (passed + seen[:, begins[held]] - w[:, begins[held]] - (hits - new)) / 2
-    count = new.sum(1)
+    cumulative = np.cumsum(w, 1)  # [R, N]
+    hits = np.cumsum(w[:, positive_positions], 1)[:, np.append(first_hits[1:], len(positive_positions)) - 1]
+    new_hits, ranked = np.diff(hits, axis=1, prepend=0.0), cumulative[:, group_ends[positive_groups]]
+    negatives_above = ranked - hits
+    if (group_ends[positive_groups] > group_starts[positive_groups]).any():  # ties count half
+        negatives_above = (
+            negatives_above
+            + cumulative[:, group_starts[positive_groups]]
+            - w[:, group_starts[positive_groups]]
+            - (hits - new_hits)
+        ) / 2
+    count = new_hits.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        area = 1 - np.einsum("rn,rn->r", passed, new) / (count * (seen[:, -1] - count))
-        precision = np.divide(hits, upto, out=np.zeros_like(hits), where=upto > 0)
-        average = np.einsum("rn,rn->r", precision, new) / count
-    return area, average
+        area = 1 - np.einsum("rn,rn->r", negatives_above, new_hits) / (count * (cumulative[:, -1] - count))
+        precision = np.divide(hits, ranked, out=np.zeros_like(hits), where=ranked > 0)
+        average_precision = np.einsum("rn,rn->r", precision, new_hits) / count
+    return area, average_precision
 
 
 def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
@@ -113,16 +122,16 @@ def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     """
     if not len(scores):
         return math.nan
-    return float(ranking(scores, positive, np.ones((1, len(scores))))[0][0])
+    return float(auroc_and_ap(scores, positive, np.ones((1, len(scores))))[0][0])
 
 
-def worst_pairs(confusion: NDArray[np.int64], most: int = 5) -> list[tuple[int, int, int]]:
+def most_confused_pairs(confusion: NDArray[np.int64], limit: int = 5) -> list[tuple[int, int, int]]:
     """Return (true class, predicted class, count) of the most frequent confusions, in descending order.
 
-    >>> worst_pairs(np.array([[5, 2], [3, 9]]))
+    >>> most_confused_pairs(np.array([[5, 2], [3, 9]]))
     [(1, 0, 3), (0, 1, 2)]
     """
     off = confusion - np.diag(np.diagonal(confusion))
-    places = np.argsort(-off, axis=None, kind="stable")[:most]
-    pairs = [divmod(int(place), len(confusion)) for place in places]
+    positions = np.argsort(-off, axis=None, kind="stable")[:limit]
+    pairs = [divmod(int(position), len(confusion)) for position in positions]
     return [(i, j, int(off[i, j])) for i, j in pairs if off[i, j]]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-DEEPEST = 64  # our own files have at most 8 levels
+MAX_DEPTH = 64  # our own files have at most 8 levels
 
 
-def is_deep(value: Any, most: int = DEEPEST) -> bool:
-    """Return whether lists and dicts are nested more than `most` levels deep.
+def is_deep(value: Any, max_depth: int = MAX_DEPTH) -> bool:
+    """Return whether lists and dicts are nested more than `max_depth` levels deep.
 
     >>> is_deep({"a": [[1]]}), is_deep({"a": [[1]]}, most=2)
     (False, True)
     """
     level = [value]
-    for _ in range(most + 1):
+    for _ in range(max_depth + 1):
         level = [item for item in level if isinstance(item, dict | list)]
         if not level:
             return False

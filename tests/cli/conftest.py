@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from command import COLOURS, Command, Outcome, draw_classes
+from command import COLORS, Command, Outcome, draw_classes
 from sightline import process
 from sightline.cli import main
 
@@ -32,17 +32,17 @@ def sightline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture(scope="session")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of three classes that differ in color, with 40 images of 32x32 each."""
-    return draw_classes(tmp_path_factory.mktemp("data") / "colours", COLOURS, 40)
+    return draw_classes(tmp_path_factory.mktemp("data") / "colours", COLORS, 40)
 
 
 @pytest.fixture(scope="session")
-def trained(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def trained(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run on `colours`, and its ``--json`` output."""
     from sightline import train
-    from sightline.report import summary
+    from sightline.report import to_dict
 
     path = tmp_path_factory.mktemp("runs") / "run"
     assignments = ["model.name=cifar10-simple", "train.epochs=2"]
-    return path, summary.training(train(colours, recipe="quick", set=assignments, out=path))
+    return path, to_dict.training_to_dict(train(colors, recipe="quick", set=assignments, out=path))

@@ -13,35 +13,34 @@ from PIL import Image
 
 from command import Command
 from sightline import train
+from sightline.callbacks import Callback, EpochRecord
 from sightline.errors import Interrupted
-from sightline.records import EpochRecord
-from sightline.watch import Watcher
 
 Trained = tuple[Path, dict[str, Any]]
 
 
-class Impatient(Watcher):
+class Impatient(Callback):
     """Stops training after its first epoch."""
 
-    def epoch(self, record: EpochRecord) -> None:
+    def on_epoch_end(self, record: EpochRecord) -> None:
         raise Interrupted("Enough.")
 
 
 @pytest.fixture(scope="module")
-def interrupted(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def interrupted(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stopped") / "烘焙 2"
-    assignments = ["model.name=cifar10-simple", "model.hidden=[4]", "train.epochs=5", "train.optimizer.name=sgd"]
+    assignments = ["model.name=cifar10-simple", "model.hidden_units=[4]", "train.epochs=5", "train.optimizer.name=sgd"]
     with pytest.raises(Interrupted):
-        train(colours, recipe="quick", set=assignments, out=path, watcher=Impatient())
+        train(colors, recipe="quick", set=assignments, out=path, callback=Impatient())
     return path
 
 
 def test_the_numbers_are_the_runs_own(sightline: Command, trained: Trained, interrupted: Path) -> None:
-    found = sightline("compare", trained[0], interrupted, "--json")
-    assert found.code == 0
-    assert found.err == ""
-    assert found.out.count("\n") == 1
-    first, second = found.json["runs"]
+    result = sightline("compare", trained[0], interrupted, "--json")
+    assert result.code == 0
+    assert result.err == ""
+    assert result.out.count("\n") == 1
+    first, second = result.json["runs"]
     own = json.loads((trained[0] / "eval" / "test" / "metrics.json").read_text())
     assert (first["part"], first["status"]) == ("test", "complete")
     for key in ("accuracy", "accuracy_interval", "loss"):
@@ -60,24 +59,24 @@ def test_the_numbers_are_the_runs_own(sightline: Command, trained: Trained, inte
 
 def test_only_settings_that_differ_are_shown(sightline: Command, trained: Trained, interrupted: Path) -> None:
     first, second = sightline("compare", trained[0], interrupted, "--json").json["runs"]
-    assert first["settings"] == {"model.hidden": None, "train.epochs": 2, "train.optimizer.name": "adam"}
-    assert second["settings"] == {"model.hidden": [4], "train.epochs": 5, "train.optimizer.name": "sgd"}
+    assert first["settings"] == {"model.hidden_units": None, "train.epochs": 2, "train.optimizer.name": "adam"}
+    assert second["settings"] == {"model.hidden_units": [4], "train.epochs": 5, "train.optimizer.name": "sgd"}
 
 
-def test_the_table_and_the_figure(sightline: Command, trained: Trained, interrupted: Path, tmp_path: Path) -> None:
+def test_the_table_and_the_plot(sightline: Command, trained: Trained, interrupted: Path, tmp_path: Path) -> None:
     figure = tmp_path / "new" / "curves.png"
-    found = sightline("compare", trained[0], interrupted, "--figure", figure)
-    assert found.code == 0
-    for word in ("train.optimizer.name=sgd", "model.hidden=unset", "烘焙 2 (interrupted)", "validation", "test"):
-        assert word in found.out
-    assert f"{trained[1]['parameters']:,}" in found.out
-    assert f"{trained[1]['test']['accuracy']:.4f}" in found.out
-    with Image.open(figure) as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 500
+    result = sightline("compare", trained[0], interrupted, "--figure", figure)
+    assert result.code == 0
+    for word in ("train.optimizer.name=sgd", "model.hidden_units=unset", "烘焙 2 (interrupted)", "validation", "test"):
+        assert word in result.out
+    assert f"{trained[1]['parameters']:,}" in result.out
+    assert f"{trained[1]['test']['accuracy']:.4f}" in result.out
+    with Image.open(figure) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 500
 
 
-def test_runs_of_one_name_are_told_apart(sightline: Command, trained: Trained, tmp_path: Path) -> None:
+def test_runs_of_the_same_name_are_distinguished(sightline: Command, trained: Trained, tmp_path: Path) -> None:
     for name in "ab":
         shutil.copytree(trained[0], tmp_path / name / "run")
     rows = sightline("compare", tmp_path / "a" / "run", tmp_path / "b" / "run", "--json").json["runs"]
@@ -85,28 +84,26 @@ def test_runs_of_one_name_are_told_apart(sightline: Command, trained: Trained, t
     assert [row["settings"] for row in rows] == [{}, {}]
 
 
-def test_the_verdict_is_by_the_same_pictures(sightline: Command, trained: Trained, tmp_path: Path) -> None:
+def test_the_verdict_is_by_the_same_images(sightline: Command, trained: Trained, tmp_path: Path) -> None:
     for name in ("good", "bad"):
         shutil.copytree(trained[0], tmp_path / name)
         file = tmp_path / name / "eval" / "test" / "predictions.npz"
-        with np.load(file) as kept:
-            arrays = dict(kept)
+        with np.load(file) as stored:
+            arrays = dict(stored)
         right = np.eye(3, dtype=np.float32)[arrays["labels"]]
         np.savez(file, **arrays | {"probabilities": right if name == "good" else 1 - right})
-    found = sightline("compare", tmp_path / "bad", tmp_path / "good", trained[0], "--json")
-    first, _ = found.json["contests"]
+    result = sightline("compare", tmp_path / "bad", tmp_path / "good", trained[0], "--json")
+    first, _ = result.json["contests"]
     assert (first["verdict"], first["difference"], first["part"]) == ("better", 1.0, "test")
     assert first["p_value"] < 0.001
     assert first["count"] == trained[1]["test"]["count"]
-    shown = sightline("compare", tmp_path / "good", tmp_path / "bad").out
-    assert "bad vs. good: worse." in shown
+    stdout = sightline("compare", tmp_path / "good", tmp_path / "bad").out
+    assert "bad vs. good: worse." in stdout
     shutil.copytree(trained[0], tmp_path / "twin")
     assert "cannot tell" in sightline("compare", trained[0], tmp_path / "twin").out
 
 
-def test_runs_judged_on_nothing_in_common_cannot_be_told_apart(
-    sightline: Command, trained: Trained, interrupted: Path
-) -> None:
+def test_runs_without_common_images_cannot_be_compared(sightline: Command, trained: Trained, interrupted: Path) -> None:
     (only,) = sightline("compare", trained[0], interrupted, "--json").json["contests"]
     assert only["verdict"] == "cannot tell"
     assert "evaluate both" in only["note"]
@@ -121,14 +118,14 @@ def test_bad_use_gets_one_clear_message(sightline: Command, trained: Trained, tm
         ((run, tmp_path), ["is not a run", str(tmp_path)]),
         ((run, tmp_path / "none"), ["is not a run"]),
     ):
-        found = sightline("compare", *arguments)
-        assert found.code == 2
-        assert found.out == ""
-        assert "Traceback" not in found.err
+        result = sightline("compare", *arguments)
+        assert result.code == 2
+        assert result.out == ""
+        assert "Traceback" not in result.err
         for word in words:
-            assert word in found.err
+            assert word in result.err
     shutil.copytree(run, tmp_path / "other")
     (tmp_path / "file").write_text("")
-    found = sightline("compare", run, tmp_path / "other", "--figure", tmp_path / "file" / "f.png")
-    assert found.code == 2
-    assert "--figure" in found.err
+    result = sightline("compare", run, tmp_path / "other", "--figure", tmp_path / "file" / "f.png")
+    assert result.code == 2
+    assert "--figure" in result.err

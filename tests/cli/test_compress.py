@@ -19,18 +19,18 @@ from PIL import Image
 
 from command import Command
 from sightline import load
-from sightline.compression import search
-from sightline.compression.judge import judge
-from sightline.compression.store import Candidate, front
-from sightline.prediction import bundle, parity
-from sightline.prediction.keras import KerasPredictor
+from sightline.compress import search
+from sightline.compress.noninferiority import compare_models
+from sightline.compress.search_dir import CompressionCandidate, pareto_front
+from sightline.inference import bundle, parity
+from sightline.inference.runtimes.keras import KerasPredictor
 
 Trained = tuple[Path, dict[str, Any]]
 CHEAP = ("--means", "rightsize,int8,float16", "--epochs", "1")
 
 
 @pytest.fixture(scope="module")
-def found(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def completed_search(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A search that was killed and then restarted; its folder, and the output of the second process."""
     out = tmp_path_factory.mktemp("searches") / "out"
     command = [sys.executable, "-m", "sightline", "compress", str(trained[0]), "--out", str(out), "--json", *CHEAP]
@@ -48,20 +48,20 @@ def found(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     (out / "candidates" / "rightsize" / "bundle").mkdir(
         parents=True, exist_ok=True
     )  # as left by a search that was killed later
-    kept = record.stat().st_mtime_ns
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert record.stat().st_mtime_ns == kept, "a finished candidate was recomputed"
-    return out, done.stdout
+    mtime = record.stat().st_mtime_ns
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    assert record.stat().st_mtime_ns == mtime, "a finished candidate was recomputed"
+    return out, completed.stdout
 
 
-def test_json_is_the_front_and_the_chosen_one(found: tuple[Path, str], trained: Trained) -> None:
-    out, printed = found
-    told = json.loads(printed)
-    assert told == json.loads((out / "front.json").read_text())
-    rows = {c["name"]: c for c in told["candidates"]}
+def test_json_is_the_front_and_the_chosen_one(completed_search: tuple[Path, str], trained: Trained) -> None:
+    out, printed = completed_search
+    payload = json.loads(printed)
+    assert payload == json.loads((out / "front.json").read_text())
+    rows = {c["name"]: c for c in payload["candidates"]}
     assert set(rows) >= {"large", "large-int8", "large-float16", "rightsize", "rightsize-int8"}
-    large, best = rows["large"], rows[told["best"]]
+    large, best = rows["large"], rows[payload["best"]]
     assert large["parameters"] == trained[1]["parameters"]
     assert large["accuracy"] == pytest.approx(trained[1]["validation"]["accuracy"])
     assert best["accuracy"] >= large["accuracy"]
@@ -69,44 +69,44 @@ def test_json_is_the_front_and_the_chosen_one(found: tuple[Path, str], trained: 
     assert rows["rightsize"]["parameters"] < large["parameters"] / 100
     assert rows["large-int8"]["bytes"] < large["bytes"] / 3
     assert rows["large-float16"]["bytes"] < large["bytes"] / 1.9
-    said = told["judgement"]
-    assert said["part"] == "test"
-    assert said["count"] == trained[1]["test"]["count"]
-    assert said["interval"]["low"] <= said["difference"] <= said["interval"]["high"]
-    assert told["reached"] is (not said["worse"])
-    with Image.open(out / "front.png") as picture:
-        assert min(picture.size) > 400
+    comparison = payload["judgement"]
+    assert comparison["part"] == "test"
+    assert comparison["count"] == trained[1]["test"]["count"]
+    assert comparison["interval"]["low"] <= comparison["difference"] <= comparison["interval"]["high"]
+    assert payload["reached"] is (not comparison["worse"])
+    with Image.open(out / "front.png") as image:
+        assert min(image.size) > 400
 
 
-def test_every_candidate_is_a_bundle_with_its_lineage(found: tuple[Path, str], colours: Path) -> None:
-    out, _ = found
+def test_every_candidate_is_a_bundle_with_its_lineage(completed_search: tuple[Path, str], colors: Path) -> None:
+    out, _ = completed_search
     folders = list((out / "candidates").iterdir())
     assert len(folders) >= 5
     for folder in folders:
         record = json.loads((folder / "record.json").read_text())
-        made, predictor = bundle.load(folder / "bundle")
-        assert made.manifest.precision == record["precision"]
-        assert [dict(step) for step in made.manifest.lineage] == record["lineage"]
-        assert made.manifest.lineage[0]["step"] == "train"
-        assert made.manifest.parameters == record["parameters"]
-        assert len(made.model) == record["bytes"]
+        loaded_bundle, predictor = bundle.load(folder / "bundle")
+        assert loaded_bundle.manifest.precision == record["precision"]
+        assert [dict(step) for step in loaded_bundle.manifest.lineage] == record["lineage"]
+        assert loaded_bundle.manifest.lineage[0]["step"] == "train"
+        assert loaded_bundle.manifest.parameters == record["parameters"]
+        assert len(loaded_bundle.model) == record["bytes"]
         assert predictor.classes == ("blue", "green", "red")
     classifier = load(out / "best")
-    predictions = classifier.predict(colours / "red")
+    predictions = classifier.predict(colors / "red")
     assert np.mean([p.label == "red" for p in predictions]) > 0.5
     keras = KerasPredictor.load(out / "best.keras", classifier.classes, classifier.preprocess)
     assert keras.model.count_params() == json.loads((out / "front.json").read_text())["candidates"][3]["parameters"]
 
 
 def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
-    sightline: Command, found: tuple[Path, str], trained: Trained
+    sightline: Command, completed_search: tuple[Path, str], trained: Trained
 ) -> None:
-    out, _ = found
+    out, _ = completed_search
     before = {p: p.stat().st_mtime_ns for p in out.glob("candidates/*/record.json")}
-    shown = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-size", "10MB", "--max-params", "100000")
-    assert shown.code == 0
+    result = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-size", "10MB", "--max-params", "100000")
+    assert result.code == 0
     for word in ("times fewer parameters", "95% interval", "McNemar p =", "rightsize"):
-        assert word in shown.out
+        assert word in result.out
     hopeless = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-size", "1KB")
     assert hopeless.code == 1
     assert "No candidate meets the budget" in hopeless.out
@@ -122,37 +122,37 @@ def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
 
 
 def test_the_test_part_is_asked_once_about_each_that_is_chosen(
-    sightline: Command, found: tuple[Path, str], trained: Trained, monkeypatch: pytest.MonkeyPatch
+    sightline: Command, completed_search: tuple[Path, str], trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, printed = found
-    told = json.loads(printed)
-    kept = json.loads((out / "judgements.json").read_text())
-    assert kept[told["best"]]["p_value"] == told["judgement"]["p_value"]
-    monkeypatch.setattr("sightline.workflow.compress._judged", None)  # calling it fails
-    assert sightline("compress", trained[0], "--out", out, *CHEAP, "--json").json["judgement"] == told["judgement"]
+    out, printed = completed_search
+    payload = json.loads(printed)
+    stored_payload = json.loads((out / "judgements.json").read_text())
+    assert stored_payload[payload["best"]]["p_value"] == payload["judgement"]["p_value"]
+    monkeypatch.setattr("sightline.api.compression._test_noninferiority", None)  # calling it fails
+    assert sightline("compress", trained[0], "--out", out, *CHEAP, "--json").json["judgement"] == payload["judgement"]
 
 
 def test_a_candidate_says_its_own_temperature_and_can_be_exported(
-    sightline: Command, found: tuple[Path, str], colours: Path, tmp_path: Path
+    sightline: Command, completed_search: tuple[Path, str], colors: Path, tmp_path: Path
 ) -> None:
     """Its Keras model is saved next to its bundle, for the formats that Keras writes."""
-    folder = found[0] / "candidates" / "rightsize"
-    made = bundle.read(folder / "bundle").manifest
-    keras = KerasPredictor.load(folder / "model.keras", made.classes, made.preprocess)
-    assert made.temperature == pytest.approx(1 / keras.model.get_layer("temperature").scale)
-    arguments = ("--format", "saved_model", "--parity", colours, "--json")
-    done = sightline("export", folder / "bundle", *arguments, "--out", tmp_path / "saved")
-    assert (done.code, done.json["accepted"]) == (0, True)
+    folder = completed_search[0] / "candidates" / "rightsize"
+    manifest = bundle.read(folder / "bundle").manifest
+    keras = KerasPredictor.load(folder / "model.keras", manifest.classes, manifest.preprocess)
+    assert manifest.temperature == pytest.approx(1 / keras.model.get_layer("temperature").scale)
+    arguments = ("--format", "saved_model", "--parity", colors, "--json")
+    result = sightline("export", folder / "bundle", *arguments, "--out", tmp_path / "saved")
+    assert (result.code, result.json["accepted"]) == (0, True)
     copied = shutil.copytree(folder / "bundle", tmp_path / "alone")
     refused = sightline("export", copied, *arguments, "--out", tmp_path / "other")
     assert refused.code == 2
     assert "next to its model.keras" in refused.err
 
 
-def test_a_candidate_from_a_stranger_is_checked_before_keras_reads_it(
-    sightline: Command, found: tuple[Path, str], trained: Trained, tmp_path: Path
+def test_an_untrusted_candidate_is_checked_before_keras_reads_it(
+    sightline: Command, completed_search: tuple[Path, str], trained: Trained, tmp_path: Path
 ) -> None:
-    out = shutil.copytree(found[0], tmp_path / "out")
+    out = shutil.copytree(completed_search[0], tmp_path / "out")
     model = out / "candidates" / "rightsize" / "model.keras"
     with zipfile.ZipFile(model) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
@@ -160,20 +160,20 @@ def test_a_candidate_from_a_stranger_is_checked_before_keras_reads_it(
         for name, content in (members | {"config.json": b" " * (32 << 20)}).items():
             archive.writestr(name, content)
     shutil.rmtree(out / "candidates" / "rightsize-int8")  # so that it is made from that model again
-    done = sightline("compress", trained[0], "--out", out, *CHEAP)
-    assert done.code == 2
-    assert "config.json decompresses from" in done.err
-    assert f"remove {model.parent}" in " ".join(done.err.split())
+    result = sightline("compress", trained[0], "--out", out, *CHEAP)
+    assert result.code == 2
+    assert "config.json decompresses from" in result.err
+    assert f"remove {model.parent}" in " ".join(result.err.split())
 
 
 def test_bad_use_gets_one_clear_message(
-    sightline: Command, found: tuple[Path, str], trained: Trained, tmp_path: Path
+    sightline: Command, completed_search: tuple[Path, str], trained: Trained, tmp_path: Path
 ) -> None:
-    run, (out, _) = trained[0], found
+    run, (out, _) = trained[0], completed_search
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("")
-    Image.new("RGB", (32, 32)).save(_made(tmp_path / "other" / "violet") / "1.png")
-    Image.new("RGB", (32, 32), "red").save(_made(tmp_path / "other" / "red") / "1.png")
+    Image.new("RGB", (32, 32)).save(_make_folder(tmp_path / "other" / "violet") / "1.png")
+    Image.new("RGB", (32, 32), "red").save(_make_folder(tmp_path / "other" / "red") / "1.png")
     for arguments, words in (
         ((run, "--means", "slimm"), "Did you mean 'slim'?"),
         ((run, "--max-size", "two"), "is not a size"),
@@ -190,41 +190,42 @@ def test_bad_use_gets_one_clear_message(
     assert not (tmp_path / "new").exists()
 
 
-def _made(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder
 
 
-@pytest.mark.parametrize("means", ["slim", pytest.param("slim,distill", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("methods", ["slim", pytest.param("slim,distill", marks=pytest.mark.slow)])
 def test_slimming_in_rounds(
-    sightline: Command, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, means: str
+    sightline: Command, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str
 ) -> None:
-    monkeypatch.setattr(search, "ROUNDS", 2)
+    monkeypatch.setattr(search, "MAX_ROUNDS", 2)
     run = tmp_path / "run"
     shutil.copytree(trained[0], run)
-    told = sightline("compress", run, "--means", means, "--epochs", "1", "--max-drop", "100", "--json").json
-    rows = {c["name"]: c for c in told["candidates"]}
+    payload = sightline("compress", run, "--means", methods, "--epochs", "1", "--max-drop", "100", "--json").json
+    rows = {c["name"]: c for c in payload["candidates"]}
     assert [step["step"] for step in rows["slim-2"]["lineage"]] == ["train", "slim", "slim"]
     assert [step.get("importance") for step in rows["slim-2"]["lineage"]] == [None, "scale", "taylor"]
     assert rows["slim-2"]["parameters"] < rows["slim-1"]["parameters"] < rows["large"]["parameters"]
     assert rows["slim-2"]["multiply_adds"] < rows["slim-1"]["multiply_adds"] < rows["large"]["multiply_adds"]
-    assert (run / "compressed" / "teacher.npy").is_file() is ("distill" in means)
-    told_of = {name: bundle.read(run / "compressed" / "candidates" / name / "bundle").manifest for name in rows}
-    assert told_of["slim-1"].model == trained[1]["model"]
-    if "distill" in means:
+    assert (run / "compressed" / "teacher.npy").is_file() is ("distill" in methods)
+    manifests = {name: bundle.read(run / "compressed" / "candidates" / name / "bundle").manifest for name in rows}
+    assert manifests["slim-1"].model == trained[1]["model"]
+    if "distill" in methods:
         assert rows["distill-cifar10-deep"]["lineage"][-1]["student"] == "cifar10-deep"
-        assert told_of["distill-cifar10-deep"].model == "cifar10-deep"
+        assert manifests["distill-cifar10-deep"].model == "cifar10-deep"
 
 
-def test_the_front_is_what_no_other_beats() -> None:
-    def made(name: str, accuracy: float, size: int, latency: float, failed: str = "") -> Candidate:
-        return Candidate(name, None, "float32", (), accuracy, bytes=size, latency=latency, failed=failed)
+def test_the_front_is_pareto_optimal() -> None:
+    def candidate(name: str, accuracy: float, size: int, latency: float, failed: str = "") -> CompressionCandidate:
+        return CompressionCandidate(name, None, "float32", (), accuracy, bytes=size, latency=latency, failed=failed)
 
     rows = [
-        made("large", 0.9, 100, 5), made("same", 0.9, 100, 5), made("quick", 0.8, 100, 1), made("small", 0.8, 10, 2),
-        made("beaten", 0.8, 11, 2), made("none", 1.0, 0, 0, failed="diverged"),
+        candidate("large", 0.9, 100, 5), candidate("same", 0.9, 100, 5), candidate("quick", 0.8, 100, 1),
+        candidate("small", 0.8, 10, 2),
+        candidate("beaten", 0.8, 11, 2), candidate("none", 1.0, 0, 0, failed="diverged"),
     ]  # fmt: skip
-    assert front(rows) == ("large", "same", "quick", "small")
+    assert pareto_front(rows) == ("large", "same", "quick", "small")
 
 
 @pytest.mark.slow
@@ -247,18 +248,20 @@ def test_a_chain_of_convolutions_is_twenty_times_smaller_without_loss(sightline:
         run,
     )
     assert trained.code == 0
-    told = sightline("compress", run, "--epochs", "8", "--max-drop", "2", "--json")
-    rows = {c["name"]: c for c in told.json["candidates"]}
-    most = {name: rows["large"][name] / 20 for name in ("parameters", "bytes")}
-    small = [c for c in rows.values() if all(c[name] < limit for name, limit in most.items())]
+    result = sightline("compress", run, "--epochs", "8", "--max-drop", "2", "--json")
+    rows = {c["name"]: c for c in result.json["candidates"]}
+    limits = {name: rows["large"][name] / 20 for name in ("parameters", "bytes")}
+    small = [c for c in rows.values() if all(c[name] < limit for name, limit in limits.items())]
     best = max(small, key=lambda c: float(c["accuracy"]))  # with few images, the smallest may just be lucky
-    samples = load(run).labelled(split="test").samples
+    samples = load(run).load_labeled_images(split="test").subset
     right = [
-        parity.probabilities(load(run / "compressed" / "candidates" / name / "bundle").predictor, samples).argmax(1)
+        parity.predict_probabilities(
+            load(run / "compressed" / "candidates" / name / "bundle").predictor, samples
+        ).argmax(1)
         == samples.labels
         for name in ("large", best["name"])
     ]
-    assert not judge(right[0], right[1], "test").worse
-    chosen, said = rows[told.json["best"]], told.json["judgement"]
+    assert not compare_models(right[0], right[1], "test").significantly_worse
+    chosen, comparison = rows[result.json["best"]], result.json["judgement"]
     assert chosen["bytes"] <= best["bytes"]
-    assert told.code == (0 if not said["worse"] or said["difference"] >= -0.02 else 1)
+    assert result.code == (0 if not comparison["worse"] or comparison["difference"] >= -0.02 else 1)

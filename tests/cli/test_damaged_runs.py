@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from command import COLOURS, Command, draw_classes
-from damage import Damage, damage
-from sightline.records import Thresholds
+from command import COLORS, Command, draw_classes
+from damage import Damage, choose_damage
+from sightline.inference.results import Thresholds
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
 
 TINY = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1")
-SMALL = ("--set", "picture.height=8", "--set", "picture.width=8")
+SMALL = ("--set", "input.height=8", "--set", "input.width=8")
 UNREAD = {"report.html", "history.csv", "lock", "README.md"}  # never read, or tested elsewhere
 
 # Fast commands that read a run, and slow ones that train or evaluate.
@@ -40,27 +40,27 @@ HEAVY: dict[str, tuple[str, ...]] = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_classes(tmp_path_factory.mktemp("data") / "few", COLOURS, 12)
+    return draw_classes(tmp_path_factory.mktemp("data") / "few", COLORS, 12)
 
 
 @pytest.fixture(scope="module")
-def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run with every file that a run may have."""
     from sightline import train
-    from sightline.run import Run
+    from sightline.runs.directory import RunDirectory
 
     path = tmp_path_factory.mktemp("whole") / "run"
-    settings = ["model.name=cifar10-simple", "train.epochs=1", "picture.height=8", "picture.width=8"]
+    settings = ["model.name=cifar10-simple", "train.epochs=1", "input.height=8", "input.width=8"]
     train(data, recipe="quick", set=settings, out=path)
-    run = Run.open(path)
+    run = RunDirectory.open(path)
     run.write_thresholds(Thresholds(4, target_precision=0.9, confidence=0.5, ood_limit=1.0))
     rows = run.read_data() or ()
     action = {"action": "relabel", "path": rows[0].path, "sha256": rows[0].sha256, "label": rows[0].label}
-    run.write_suspects([action | {"to": "red", "reason": "looks like red"}])
+    run.write_label_issues([action | {"to": "red", "reason": "looks like red"}])
     return path
 
 
-def names(run: Path) -> list[Path]:
+def list_files(run: Path) -> list[Path]:
     """Return the files of a run that any command reads."""
     every = (p.relative_to(run) for p in sorted(run.rglob("*")) if p.is_file())
     return [name for name in every if name.name not in UNREAD and name.parts[0] not in {"figures", "tensorboard"}]
@@ -73,7 +73,7 @@ def fit_name(path: Path) -> None:
         path.rename(path.with_name(f"00009-{digest[:16]}.npz"))
 
 
-def words(verb: str, run: Path, data: Path, other: Path) -> list[object]:
+def arguments_for(verb: str, run: Path, data: Path, other: Path) -> list[object]:
     places: dict[str, object] = {
         "RUN": run, "DATA": data, "OTHER": other, "IMAGE": data / "red" / "red-000.png", "HEAT": run.parent / "heat",
         "EXPORT": run.parent / "export.zip",
@@ -83,41 +83,43 @@ def words(verb: str, run: Path, data: Path, other: Path) -> list[object]:
 
 def check(verb: str, name: Path, number: int, places: tuple[Path, Path, Path], sightline: Command) -> str | None:
     """Damage one file of a fresh copy and run a command on it; return what is wrong with the outcome, if anything."""
-    whole, data, folder = places
+    complete_run, data, folder = places
     shutil.rmtree(folder, ignore_errors=True)
     run = folder / "run"
-    shutil.copytree(whole, run)
+    shutil.copytree(complete_run, run)
     if verb == "go on":
-        from sightline.run import Run
+        from sightline.runs.directory import RunDirectory
 
-        Run.open(run).update(status="interrupted", drop=("result",))
-    done_to: Damage = damage(run / name, number)
-    done_to.apply(run / name)
+        RunDirectory.open(run).update(status="interrupted", drop=("result",))
+    applied_damage: Damage = choose_damage(run / name, number)
+    applied_damage.apply(run / name)
     fit_name(run / name)
-    done = sightline(*words(verb, run, data, whole))
-    what = f"{verb}, {name}, damage {number}: {done_to.word}: {done.err[-2000:]}"
-    if done.code not in {0, 1, 2} or "Traceback" in done.err:
-        return f"code {done.code}: {what}"
-    text = "".join(done.err.split())
-    named = any(part in text for part in name.parts) or (verb in HEAVY and str(run) in text)
-    return f"the message names no file: {what}" if done.code == 2 and not named else None
+    result = sightline(*arguments_for(verb, run, data, complete_run))
+    what = f"{verb}, {name}, damage {number}: {applied_damage.description}: {result.err[-2000:]}"
+    if result.code not in {0, 1, 2} or "Traceback" in result.err:
+        return f"code {result.code}: {what}"
+    text = "".join(result.err.split())
+    named = any(split in text for split in name.parts) or (verb in HEAVY and str(run) in text)
+    return f"the message names no file: {what}" if result.code == 2 and not named else None
 
 
 @pytest.mark.parametrize("verb", LIGHT)
-def test_a_damaged_file_is_named(verb: str, whole: Path, data: Path, tmp_path: Path, sightline: Command) -> None:
-    places = whole, data, tmp_path / "folder"
-    found = [check(verb, name, 100 + i, places, sightline) for i, name in enumerate(names(whole))]
-    assert not any(found), "\n".join(filter(None, found))
+def test_a_damaged_file_is_named(verb: str, complete_run: Path, data: Path, tmp_path: Path, sightline: Command) -> None:
+    places = complete_run, data, tmp_path / "folder"
+    failures = [check(verb, name, 100 + i, places, sightline) for i, name in enumerate(list_files(complete_run))]
+    assert not any(failures), "\n".join(filter(None, failures))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", [*LIGHT, *HEAVY])
-def test_no_damage_is_a_fault_of_ours(verb: str, whole: Path, data: Path, tmp_path: Path, sightline: Command) -> None:
+def test_no_damage_is_a_fault_of_ours(
+    verb: str, complete_run: Path, data: Path, tmp_path: Path, sightline: Command
+) -> None:
     rounds = int(os.environ.get("SIGHTLINE_DAMAGE_ROUNDS", "1"))  # for a longer search
-    places = whole, data, tmp_path / "folder"
-    found = [
+    places = complete_run, data, tmp_path / "folder"
+    failures = [
         check(verb, name, 1000 * number + i, places, sightline)
         for number in range(rounds * (8 if verb in LIGHT else 2))
-        for i, name in enumerate(names(whole))
+        for i, name in enumerate(list_files(complete_run))
     ]
-    assert not any(found), "\n".join(filter(None, found))
+    assert not any(failures), "\n".join(filter(None, failures))

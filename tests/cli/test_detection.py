@@ -16,66 +16,66 @@ OPTIONS = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "3")
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def split_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train, validation and test folders of two classes, 60 images each."""
     root = draw_classes(tmp_path_factory.mktemp("data") / "parts", CLASSES, 90, 16)
     for path in sorted(root.rglob("*.png")):
-        part = ("train", "validation", "test")[int(path.stem[-3:]) % 3]
-        (root / part / path.parent.name).mkdir(parents=True, exist_ok=True)
-        path.rename(root / part / path.parent.name / path.name)
+        split = ("train", "validation", "test")[int(path.stem[-3:]) % 3]
+        (root / split / path.parent.name).mkdir(parents=True, exist_ok=True)
+        path.rename(root / split / path.parent.name / path.name)
     for label in CLASSES:
         (root / label).rmdir()
     return root
 
 
 @pytest.fixture(scope="module")
-def fitted(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_run(split_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose positive class is set explicitly, overriding the rule by names."""
     from sightline import train
 
     path = tmp_path_factory.mktemp("runs") / "run"
-    assignments = ["model.name=cifar10-simple", "train.epochs=3", "evaluation.positive=good"]
-    train(parts, recipe="quick", set=assignments, out=path)
+    assignments = ["model.name=cifar10-simple", "train.epochs=3", "evaluation.positive_class=good"]
+    train(split_folders, recipe="quick", set=assignments, out=path)
     return path
 
 
 @pytest.fixture
-def run(fitted: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(fitted, tmp_path / "run"))
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))
 
 
-def metrics_of(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "eval" / "test" / "metrics.json").read_text("utf-8"))
-    return found
+def read_metrics(run: Path) -> dict[str, Any]:
+    payload: dict[str, Any] = json.loads((run / "eval" / "test" / "metrics.json").read_text("utf-8"))
+    return payload
 
 
 def test_the_positive_class_goes_from_the_settings_into_run_report_and_bundle(
-    sightline: Command, run: Path, parts: Path, tmp_path: Path
+    sightline: Command, run: Path, split_folders: Path, tmp_path: Path
 ) -> None:
-    kept = metrics_of(run)["binary"]
-    assert (kept["positive"], kept["rule"], kept["positives"]) == ("good", "as requested", 30)
+    stored = read_metrics(run)["binary"]
+    assert (stored["positive"], stored["rule"], stored["positives"]) == ("good", "as requested", 30)
     page = (run / "report.html").read_text("utf-8")
     assert "Detection of good" in page
     assert 'alt="roc-precision-recall"' in page
     assert "Validation and test" in page
     lone = shutil.copy(run / "bundle" / "model.onnx", tmp_path / "lone.onnx")
     for model in (run, run / "bundle", lone):
-        arguments = () if model == run else (parts,)
+        arguments = () if model == run else (split_folders,)
         assert sightline("evaluate", model, *arguments, "--json").json["binary"]["positive"] == "good"
     other = sightline("evaluate", run, "--positive", "dent", "--json").json["binary"]
-    assert (other["positive"], other["sensitivity"]) == ("dent", kept["specificity"])
+    assert (other["positive"], other["sensitivity"]) == ("dent", stored["specificity"])
 
 
 def test_thresholds_for_rates_are_chosen_on_validation_and_stated_on_test(sightline: Command, run: Path) -> None:
     arguments = ("evaluate", run, "--positive", "dent", "--target-sensitivity", "0.6", "--target-specificity", "0.6")
-    found = sightline(*arguments, "--json")
-    assert found.code == 0, found.err
-    points = found.json["binary"]["operating_points"]
+    result = sightline(*arguments, "--json")
+    assert result.code == 0, result.err
+    points = result.json["binary"]["operating_points"]
     assert [(p["rate"], p["target"], p["count"], p["conservative"]) for p in points] == [
         ("sensitivity", 0.6, 60, True), ("specificity", 0.6, 60, True),
     ]  # fmt: skip
     assert all(len(p["reached"][p["rate"]]["interval"]) == 2 for p in points)
-    assert metrics_of(run)["binary"] == found.json["binary"]
+    assert read_metrics(run)["binary"] == result.json["binary"]
     nothing = sightline("evaluate", run, "--target-sensitivity", "0.99", "--target-specificity", "0.6")
     assert nothing.code == 1
     assert "30 validation images of that class cannot show" in nothing.out
@@ -86,20 +86,25 @@ def test_thresholds_for_rates_are_chosen_on_validation_and_stated_on_test(sightl
 
 
 def test_a_threshold_asked_for_alone_is_kept_for_predict_report_and_bundle(
-    sightline: Command, run: Path, parts: Path
+    sightline: Command, run: Path, split_folders: Path
 ) -> None:
     target = ("--target-sensitivity", "0.9")
-    found = sightline("evaluate", run, *target, "--json").json
-    (point,) = found["binary"]["operating_points"]
-    kept = json.loads((run / "thresholds.json").read_text("utf-8"))
-    assert (kept["rate"], kept["target_rate"], kept["positive"]) == ("sensitivity", 0.9, "good")
-    assert kept["positive_threshold"] == point["threshold"]
+    payload = sightline("evaluate", run, *target, "--json").json
+    (point,) = payload["binary"]["operating_points"]
+    stored_payload = json.loads((run / "thresholds.json").read_text("utf-8"))
+    assert (stored_payload["rate"], stored_payload["target_rate"], stored_payload["positive"]) == (
+        "sensitivity",
+        0.9,
+        "good",
+    )
+    assert stored_payload["positive_threshold"] == point["threshold"]
     assert "`predict` goes by the threshold for this sensitivity" in sightline("evaluate", run, *target).out
     answers = {}
     for model in (run, run / "bundle"):
         for label in CLASSES:
             rows = [
-                json.loads(r) for r in sightline("predict", model, parts / "test" / label, "--json").out.splitlines()
+                json.loads(r)
+                for r in sightline("predict", model, split_folders / "test" / label, "--json").out.splitlines()
             ]
             good = [{c["label"]: c["probability"] for c in row["top"]}["good"] for row in rows]
             assert [row["label"] == "good" for row in rows] == [p >= point["threshold"] for p in good]
@@ -121,31 +126,35 @@ def test_a_threshold_asked_for_alone_is_kept_for_predict_report_and_bundle(
     assert json.loads((run / "thresholds.json").read_text("utf-8"))["target_precision"] == 0.5
 
 
-def test_a_wrong_positive_class_is_refused_at_once(sightline: Command, run: Path, parts: Path, tmp_path: Path) -> None:
-    found = sightline("train", parts, *OPTIONS, "--set", "evaluation.positive=godo", "--out", tmp_path / "r")
-    assert (found.code, found.out) == (2, "")
-    assert "'godo' is not a class of the model. Did you mean 'good'" in found.err
+def test_a_wrong_positive_class_is_refused_at_once(
+    sightline: Command, run: Path, split_folders: Path, tmp_path: Path
+) -> None:
+    result = sightline(
+        "train", split_folders, *OPTIONS, "--set", "evaluation.positive_class=godo", "--out", tmp_path / "r"
+    )
+    assert (result.code, result.out) == (2, "")
+    assert "'godo' is not a class of the model. Did you mean 'good'" in result.err
     assert not (tmp_path / "r").exists()
-    found = sightline("evaluate", run, "--positive", "bad")
-    assert (found.code, found.out) == (2, "")
-    assert "'bad' is not a class of the model" in found.err
+    result = sightline("evaluate", run, "--positive", "bad")
+    assert (result.code, result.out) == (2, "")
+    assert "'bad' is not a class of the model" in result.err
 
 
 def test_rates_need_two_classes(sightline: Command, trained: tuple[Path, dict[str, Any]]) -> None:
-    found = sightline("evaluate", trained[0], "--target-specificity", "0.9")
-    assert (found.code, found.out) == (2, "")
-    assert "A target specificity needs a model with two classes; this one has 3." in found.err
+    result = sightline("evaluate", trained[0], "--target-specificity", "0.9")
+    assert (result.code, result.out) == (2, "")
+    assert "A target specificity needs a model with two classes; this one has 3." in result.err
 
 
 def test_a_class_without_a_test_image_is_named_by_train_and_report_and_card(sightline: Command, tmp_path: Path) -> None:
     data = draw_classes(tmp_path / "rare", {"ok": (90, 120, 90)}, 40, 16)
     draw_classes(tmp_path / "few", {"defect": (150, 100, 100)}, 1, 16)
     shutil.move(tmp_path / "few" / "defect", data / "defect")
-    found = sightline("train", data, *OPTIONS, "--out", tmp_path / "r")
-    assert found.code == 0, found.err
+    result = sightline("train", data, *OPTIONS, "--out", tmp_path / "r")
+    assert result.code == 0, result.err
     sentence = "1 of 2 classes has no image in the test split and is not tested: 'defect'."
-    assert sentence in found.out
-    assert metrics_of(tmp_path / "r")["untested_classes"] == ["defect"]
+    assert sentence in result.out
+    assert read_metrics(tmp_path / "r")["untested_classes"] == ["defect"]
     info = json.loads((tmp_path / "r" / "run.json").read_text("utf-8"))["result"]
     assert info["untested_classes"]["test"] == ["defect"]
     assert sentence.replace("'", "&#39;") in (tmp_path / "r" / "report.html").read_text("utf-8")
@@ -155,11 +164,20 @@ def test_a_class_without_a_test_image_is_named_by_train_and_report_and_card(sigh
     assert "1 of 2 classes has no image in the test split" in card
 
 
-def test_another_positive_class_needs_no_training(sightline: Command, run: Path, parts: Path) -> None:
+def test_another_positive_class_needs_no_training(sightline: Command, run: Path, split_folders: Path) -> None:
     weights = (run / "model.keras").read_bytes()
-    arguments = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "3", "--set", "evaluation.positive=dent")
-    found = sightline("train", parts, *arguments, "--out", run)
-    assert found.code == 0, found.err
-    assert "nothing to train" in found.err
+    arguments = (
+        "--recipe",
+        "quick",
+        "--model",
+        "cifar10-simple",
+        "--epochs",
+        "3",
+        "--set",
+        "evaluation.positive_class=dent",
+    )
+    result = sightline("train", split_folders, *arguments, "--out", run)
+    assert result.code == 0, result.err
+    assert "nothing to train" in result.err
     assert (run / "model.keras").read_bytes() == weights
-    assert metrics_of(run)["binary"]["positive"] == "dent"
+    assert read_metrics(run)["binary"]["positive"] == "dent"

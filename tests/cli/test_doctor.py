@@ -10,55 +10,57 @@ from pathlib import Path
 import pytest
 
 from command import SMALL, Command, draw_classes
-from pictures import encode, jpeg, scene, write
 from sightline.config import SplitConfig
-from sightline.data.dataset import assemble
-from sightline.data.index import index
-from sightline.preprocess import Preprocess
-from sightline.run import Run
+from sightline.data.dataset import build_dataset
+from sightline.data.indexing import build_index
+from sightline.preprocessing import PreprocessingSpec
+from sightline.runs.directory import RunDirectory
+from synthetic_images import draw_scene, encode, encode_scene_jpeg, write_files
 
-CLEAN = {f"{label}/{i}.jpg": jpeg(100 * k + i) for k, label in enumerate(("cat", "dog")) for i in range(24)}
+CLEAN = {
+    f"{label}/{i}.jpg": encode_scene_jpeg(100 * k + i) for k, label in enumerate(("cat", "dog")) for i in range(24)
+}
 SICK = CLEAN | {
     "dog/twin.jpg": CLEAN["cat/3.jpg"],
     "cat/copy.jpg": CLEAN["cat/5.jpg"],
     "cat/<b>odd</b>.jpg": b"no picture",
-    **{f"cat/near {i}.jpg": encode(scene(i).resize((100, 90)), "JPEG") for i in range(6, 16)},
+    **{f"cat/near {i}.jpg": encode(draw_scene(i).resize((100, 90)), "JPEG") for i in range(6, 16)},
 }
 
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("data") / "clean", CLEAN)
+    return write_files(tmp_path_factory.mktemp("data") / "clean", CLEAN)
 
 
 @pytest.fixture(scope="module")
 def sick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("data") / "sick", SICK)
+    return write_files(tmp_path_factory.mktemp("data") / "sick", SICK)
 
 
 def test_json_is_one_object_with_all_findings(sightline: Command, sick: Path) -> None:
-    done = sightline("doctor", sick, "--json")
-    assert (done.code, done.out.count("\n"), done.err) == (0, 1, "")
-    assert (done.json["count"], done.json["classes"]) == (len(SICK) - 1, {"cat": 35, "dog": 25})
-    found = {f["kind"]: f for f in done.json["findings"]}
-    assert set(found) == {"conflicting-duplicates", "unreadable", "duplicates", "near-duplicates"}
-    assert sorted(found["conflicting-duplicates"]["groups"][0]) == ["cat/3.jpg", "dog/twin.jpg"]
-    assert found["near-duplicates"]["count"] == 10
-    assert done.json["errors"] == 1
+    result = sightline("doctor", sick, "--json")
+    assert (result.code, result.out.count("\n"), result.err) == (0, 1, "")
+    assert (result.json["count"], result.json["classes"]) == (len(SICK) - 1, {"cat": 35, "dog": 25})
+    findings = {f["kind"]: f for f in result.json["findings"]}
+    assert set(findings) == {"conflicting-duplicates", "unreadable", "duplicates", "near-duplicates"}
+    assert sorted(findings["conflicting-duplicates"]["groups"][0]) == ["cat/3.jpg", "dog/twin.jpg"]
+    assert findings["near-duplicates"]["count"] == 10
+    assert result.json["errors"] == 1
 
 
 def test_the_table_says_what_and_what_to_do(sightline: Command, sick: Path) -> None:
-    done = sightline("doctor", sick)
-    assert done.code == 0
-    assert re.search(r"error +conflicting-duplicates +1 +group of identical files has different classes", done.out)
-    assert "cat/<b>odd</b>.jpg: not an image" in done.out
-    assert "split.group=near" in done.out
+    result = sightline("doctor", sick)
+    assert result.code == 0
+    assert re.search(r"error +conflicting-duplicates +1 +group of identical files has different classes", result.out)
+    assert "cat/<b>odd</b>.jpg: not an image" in result.out
+    assert "split.group=near" in result.out
 
 
 def test_strict_fails_on_errors_alone(sightline: Command, sick: Path, clean: Path) -> None:
     assert sightline("doctor", sick, "--strict", "--json").code == 1
-    done = sightline("doctor", clean, "--strict")
-    assert (done.code, done.out) == (0, "clean: 48 images in 2 classes\nnothing found\n")
+    result = sightline("doctor", clean, "--strict")
+    assert (result.code, result.out) == (0, "clean: 48 images in 2 classes\nnothing found\n")
 
 
 class Page(HTMLParser):
@@ -78,8 +80,8 @@ class Page(HTMLParser):
 
 
 def test_the_page_stands_alone(sightline: Command, sick: Path, tmp_path: Path) -> None:
-    done = sightline("doctor", sick, "--html", tmp_path / "page.html")
-    assert f"page       {tmp_path / 'page.html'}" in done.out
+    result = sightline("doctor", sick, "--html", tmp_path / "page.html")
+    assert f"page       {tmp_path / 'page.html'}" in result.out
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     page = Page()
     page.feed(text)
@@ -94,16 +96,16 @@ def test_the_page_stands_alone(sightline: Command, sick: Path, tmp_path: Path) -
 
 def test_corrections_are_applied_by_train_and_kept_with_the_run(sightline: Command, sick: Path, tmp_path: Path) -> None:
     before = {p: p.read_bytes() for p in sick.rglob("*.*")}
-    done = sightline("doctor", sick, "--fix", tmp_path / "fix.jsonl", "--json")
-    assert done.json["corrections"] == 3
+    result = sightline("doctor", sick, "--fix", tmp_path / "fix.jsonl", "--json")
+    assert result.json["corrections"] == 3
     assert {p: p.read_bytes() for p in sick.rglob("*.*")} == before
     mended = sightline("doctor", sick, "--patch", tmp_path / "fix.jsonl", "--json").json["findings"]
     assert {f["kind"] for f in mended} == {"unreadable", "near-duplicates"}
     out = tmp_path / "run"
-    done = sightline("train", sick, *SMALL, "--patch", tmp_path / "fix.jsonl", "--out", out, "--json")
-    assert done.code == 0, done.err
-    assert f"{tmp_path / 'fix.jsonl'}: 3 corrections applied; to undo one, delete its line" in done.err
-    assert "conflicting-duplicates" not in done.err
+    result = sightline("train", sick, *SMALL, "--patch", tmp_path / "fix.jsonl", "--out", out, "--json")
+    assert result.code == 0, result.err
+    assert f"{tmp_path / 'fix.jsonl'}: 3 corrections applied; to undo one, delete its line" in result.err
+    assert "conflicting-duplicates" not in result.err
     assert (out / "patch.jsonl").read_bytes() == (tmp_path / "fix.jsonl").read_bytes()
     used = {json.loads(row)["path"] for row in (out / "data.jsonl").read_text(encoding="utf-8").splitlines()}
     assert not used & {"dog/twin.jpg", "cat/3.jpg", "cat/copy.jpg"}
@@ -114,50 +116,50 @@ def test_corrections_are_applied_by_train_and_kept_with_the_run(sightline: Comma
 def test_a_patch_that_does_not_fit_stops_train_before_any_work(sightline: Command, clean: Path, tmp_path: Path) -> None:
     row = {"action": "drop", "path": "cat/99.jpg", "sha256": "0", "label": "cat", "reason": "gone"}
     (tmp_path / "7").write_text(json.dumps(row), encoding="utf-8")
-    done = sightline("train", clean, *SMALL, "--patch", tmp_path / "7", "--out", tmp_path / "run")
-    assert done.code == 2
-    assert "line 1 matches no image: there is no image cat/99.jpg in clean; delete the line." in done.err
+    result = sightline("train", clean, *SMALL, "--patch", tmp_path / "7", "--out", tmp_path / "run")
+    assert result.code == 2
+    assert "line 1 matches no image: there is no image cat/99.jpg in clean; delete the line." in result.err
     assert not (tmp_path / "run").exists()
 
 
 def test_train_says_briefly_what_is_wrong_and_recommends_groups(
     sightline: Command, sick: Path, clean: Path, tmp_path: Path
 ) -> None:
-    done = sightline("train", sick, *SMALL, "--set", "train.epochs=0", "--out", tmp_path / "run")
-    assert (done.code, (tmp_path / "run").exists()) == (2, False)
-    assert "conflicting-duplicates: 1 group of identical files" in done.err
+    result = sightline("train", sick, *SMALL, "--set", "train.epochs=0", "--out", tmp_path / "run")
+    assert (result.code, (tmp_path / "run").exists()) == (2, False)
+    assert "conflicting-duplicates: 1 group of identical files" in result.err
     allow = ("--allow", "conflicting-duplicates")
-    done = sightline("train", sick, *SMALL, "--set", "train.epochs=0", *allow, "--out", tmp_path / "run")
-    assert done.code == 0
-    untrained = Run.open(tmp_path / "run").info["result"]["train"]
+    result = sightline("train", sick, *SMALL, "--set", "train.epochs=0", *allow, "--out", tmp_path / "run")
+    assert result.code == 0
+    untrained = RunDirectory.open(tmp_path / "run").info["result"]["train"]
     assert (untrained["accuracy"], untrained["loss"], untrained["count"] > 0) == (None, None, True), "not 0: no epoch"
-    assert "allowed error: conflicting-duplicates: 1 group of identical files" in done.err
-    assert "`sightline doctor` lists them all with advice" in done.err
-    assert re.search(r"\d+ groups? of near duplicates (is|are) in more than one split .*split.group=near", done.err)
+    assert "allowed error: conflicting-duplicates: 1 group of identical files" in result.err
+    assert "`sightline doctor` lists them all with advice" in result.err
+    assert re.search(r"\d+ groups? of near duplicates (is|are) in more than one split .*split.group=near", result.err)
     grouped = ("--set", "train.epochs=0", "--set", "split.group=near", *allow)
-    done = sightline("train", sick, *SMALL, *grouped, "--out", tmp_path / "near")
-    assert "of near duplicates" not in done.err
-    done = sightline("train", clean, *SMALL, "--set", "train.epochs=0", "--out", tmp_path / "clean")
-    assert "doctor" not in done.err
+    result = sightline("train", sick, *SMALL, *grouped, "--out", tmp_path / "near")
+    assert "of near duplicates" not in result.err
+    result = sightline("train", clean, *SMALL, "--set", "train.epochs=0", "--out", tmp_path / "clean")
+    assert "doctor" not in result.err
 
 
 def test_groups_lie_on_one_side(sick: Path) -> None:
-    def sides(group: str) -> int:
-        found = assemble(index(sick), Preprocess(16, 16), SplitConfig(group=group), 0, keep=False)
-        part = dict(zip((p.path for p in found.pictures), found.parts, strict=True))
-        return sum(part[f"cat/{i}.jpg"] != part[f"cat/near {i}.jpg"] for i in range(6, 16))
+    def count_separated(group: str) -> int:
+        dataset = build_dataset(build_index(sick), PreprocessingSpec(16, 16), SplitConfig(group=group), 0, keep=False)
+        split_of = dict(zip((p.path for p in dataset.images), dataset.splits, strict=True))
+        return sum(split_of[f"cat/{i}.jpg"] != split_of[f"cat/near {i}.jpg"] for i in range(6, 16))
 
-    assert sides("none") > 0
-    assert sides("near") == 0
+    assert count_separated("none") > 0
+    assert count_separated("near") == 0
 
 
 def test_class_names_that_no_font_draws_are_named(
     sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = draw_classes(tmp_path / "data", {"\U0010fffd": (9, 9, 9), "cat": (200, 9, 9)}, 21)  # in no font
-    found = {f["kind"]: f for f in sightline("doctor", data, "--json").json["findings"]}
-    assert found["names-without-font"]["severity"] == "note"
-    assert found["names-without-font"]["paths"] == ["\U0010fffd"]
-    assert "install a font that has them" in found["names-without-font"]["advice"]
-    monkeypatch.setattr("sightline.report.fonts.by_script", lambda: {"Chinese": "none", "emoji": "Symbola"})
+    findings = {f["kind"]: f for f in sightline("doctor", data, "--json").json["findings"]}
+    assert findings["names-without-font"]["severity"] == "note"
+    assert findings["names-without-font"]["paths"] == ["\U0010fffd"]
+    assert "install a font that has them" in findings["names-without-font"]["advice"]
+    monkeypatch.setattr("sightline.report.fonts.fonts_by_script", lambda: {"Chinese": "none", "emoji": "Symbola"})
     assert sightline("env", "--json").json["fonts in figures"] == "Chinese: none; emoji: Symbola"

@@ -12,10 +12,10 @@ from PIL import Image
 
 import sightline as library
 from command import Command
+from sightline.api import Classifier
 from sightline.errors import UsageError
-from sightline.prediction.base import FakePredictor
-from sightline.preprocess import Preprocess
-from sightline.workflow import Classifier
+from sightline.inference.predictor import FakePredictor
+from sightline.preprocessing import PreprocessingSpec
 
 Trained = tuple[Path, dict[str, Any]]
 GREEN = np.array((60, 200, 60))
@@ -34,35 +34,33 @@ def half(tmp_path: Path) -> Path:
     return path
 
 
-def test_one_line_and_one_figure_for_each_picture(
-    sightline: Command, trained: Trained, half: Path, tmp_path: Path
-) -> None:
+def test_one_line_and_one_plot_per_image(sightline: Command, trained: Trained, half: Path, tmp_path: Path) -> None:
     out = tmp_path / "why" / "here"
-    done = sightline("explain", trained[0], half, "--class", "green", "--method", "occlusion", "--out", out, "--json")
-    assert (done.code, done.err) == (0, "")
-    (found,) = done.lines
-    assert list(found) == ["path", "label", "probability", "method", "figure", "region", "share", "check"]
-    assert (found["path"], found["label"], found["method"]) == (str(half), "green", "occlusion")
-    left, top, right, bottom = found["region"]
+    result = sightline("explain", trained[0], half, "--class", "green", "--method", "occlusion", "--out", out, "--json")
+    assert (result.code, result.err) == (0, "")
+    (row,) = result.lines
+    assert list(row) == ["path", "label", "probability", "method", "figure", "region", "share", "check"]
+    assert (row["path"], row["label"], row["method"]) == (str(half), "green", "occlusion")
+    left, top, right, bottom = row["region"]
     assert 0 <= left < right <= 400
     assert 350 <= top < bottom <= 600, "the green third of the image as displayed"
-    assert 0 < found["share"] <= 1
-    assert set(found["check"]) == {"hidden", "fall", "random_fall", "beaten", "places"}
-    assert found["check"]["hidden"] == pytest.approx(0.2, abs=0.001)
-    with Image.open(found["figure"]) as figure:
+    assert 0 < row["share"] <= 1
+    assert set(row["check"]) == {"hidden", "fall", "random_fall", "beaten", "places"}
+    assert row["check"]["hidden"] == pytest.approx(0.2, abs=0.001)
+    with Image.open(row["figure"]) as figure:
         assert figure.width >= 2 * 400
         assert figure.height >= 600
     assert [p.name for p in out.iterdir()] == ["half-green-occlusion.png"]
 
 
-def test_a_picture_that_cannot_be_read_is_a_line_and_exit_code_1(
+def test_a_image_that_cannot_be_read_is_a_line_and_exit_code_1(
     sightline: Command, trained: Trained, half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    done = sightline("explain", trained[0], "bad.jpg", half, "gone.png", "--json")
-    assert done.code == 1
-    bad, good, gone = done.lines
+    result = sightline("explain", trained[0], "bad.jpg", half, "gone.png", "--json")
+    assert result.code == 1
+    bad, good, gone = result.lines
     assert bad == {"path": "bad.jpg", "method": "gradcam", "error": "not an image"}
     assert gone["error"] == "cannot be opened: No such file or directory"
     assert good["method"] == "gradcam"
@@ -73,7 +71,7 @@ def test_a_picture_that_cannot_be_read_is_a_line_and_exit_code_1(
     assert "with the same shape hidden elsewhere" in text.out or "nothing in the image" in text.out
 
 
-def test_pictures_of_the_same_name_have_figures_of_their_own(
+def test_images_of_the_same_name_have_separate_plots(
     sightline: Command, trained: Trained, half: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
@@ -108,9 +106,9 @@ def test_mistakes_are_one_sentence(
     message: str,
 ) -> None:
     monkeypatch.chdir(half.parent)
-    done = sightline("explain", trained[0], half, *arguments)
-    assert (done.code, done.out) == (2, "")
-    assert message in done.err
+    result = sightline("explain", trained[0], half, *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
 
 
 def test_from_python(trained: Trained, half: Path) -> None:
@@ -140,8 +138,8 @@ def test_from_a_bundle_alone_there_is_no_grad_cam(
     assert of_bundle == of_run
     assert of_bundle["method"] == "occlusion"
     lone = shutil.copy(bundle / "model.onnx", tmp_path / "lone.onnx")
-    told = sightline("explain", lone, half, "--out", tmp_path / "out")
-    assert "An exported model has no gradients; using occlusion" in told.err
+    result = sightline("explain", lone, half, "--out", tmp_path / "out")
+    assert "An exported model has no gradients; using occlusion" in result.err
     assert "gradients" not in sightline("explain", lone, half, "--method", "rise", "--out", tmp_path / "out").err
 
 
@@ -150,8 +148,8 @@ class Broken(FakePredictor):
         return np.where(pixels.mean((1, 2, 3))[:, None] > 128, np.nan, super().probabilities(pixels))
 
 
-def test_an_exported_model_and_answers_that_are_no_numbers() -> None:
-    model = Classifier(Broken(("black", "white"), Preprocess(6, 6)))
+def test_an_exported_model_and_nan_predictions() -> None:
+    model = Classifier(Broken(("black", "white"), PreprocessingSpec(6, 6)))
     with pytest.raises(UsageError, match="Grad-CAM needs gradients, which an exported model does not have"):
         model.explain(np.zeros((6, 6, 3), np.uint8), method="gradcam")
     dark, bright = model.explain([np.full((6, 6), level, np.uint8) for level in (10, 250)])

@@ -14,13 +14,13 @@ import onnx
 import pytest
 
 from command import Command
+from sightline.api import load
 from sightline.errors import ModelError
-from sightline.prediction import bundle, exported
-from sightline.prediction.manifest import Manifest
-from sightline.workflow import load
+from sightline.inference import bundle, exported_folder
+from sightline.inference.manifest import Manifest
 
 
-def flat(text: str) -> str:
+def join_lines(text: str) -> str:
     """Return `text` on one line."""
     return " ".join(text.split())
 
@@ -31,59 +31,59 @@ def run(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained[0], tmp_path / "run"))
 
 
-def test_onnx_is_a_bundle_with_its_parity_inside(sightline: Command, run: Path, colours: Path) -> None:
-    done = sightline("export", run)
-    assert done.code == 0
-    assert "top-1 agreement" in done.out
-    found, _ = bundle.load(run / "exports" / "onnx")
-    assert found.manifest.parity is not None
-    assert found.manifest.parity["greatest_difference"] <= 1e-4
-    assert found.manifest.parity["top1_agreement"] == 1
-    assert found.manifest.parity["throughput"] > 0
-    assert found.manifest.lineage[-1]["step"] == "export"
-    same = sightline("predict", run / "exports" / "onnx", colours / "red", "--json").lines
-    assert [s["label"] for s in same] == [
-        s["label"] for s in sightline("predict", run, colours / "red", "--json").lines
-    ]
+def test_onnx_is_a_bundle_with_its_parity_inside(sightline: Command, run: Path, colors: Path) -> None:
+    result = sightline("export", run)
+    assert result.code == 0
+    assert "top-1 agreement" in result.out
+    loaded_bundle, _ = bundle.load(run / "exports" / "onnx")
+    assert loaded_bundle.manifest.parity is not None
+    assert loaded_bundle.manifest.parity["greatest_difference"] <= 1e-4
+    assert loaded_bundle.manifest.parity["top1_agreement"] == 1
+    assert loaded_bundle.manifest.parity["throughput"] > 0
+    assert loaded_bundle.manifest.lineage[-1]["step"] == "export"
+    same = sightline("predict", run / "exports" / "onnx", colors / "red", "--json").lines
+    assert [s["label"] for s in same] == [s["label"] for s in sightline("predict", run, colors / "red", "--json").lines]
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
 def test_smaller_precisions(sightline: Command, run: Path, precision: str) -> None:
     limits = ("--tolerance", 1, "--agreement", 0.5)  # the network has hardly learned yet
-    done = sightline("export", run, "--precision", precision, "--json", *limits)
-    assert done.code == 0
-    assert done.json["accepted"]
-    assert done.json["path"] == str(run / "exports" / f"onnx-{precision}")
+    result = sightline("export", run, "--precision", precision, "--json", *limits)
+    assert result.code == 0
+    assert result.json["accepted"]
+    assert result.json["path"] == str(run / "exports" / f"onnx-{precision}")
     size = (run / "bundle" / "model.onnx").stat().st_size
-    assert 0 < done.json["parity"]["bytes"] < 0.6 * size
-    assert set(done.json["parity"]) >= {"accuracy_interval", "latency_median", "latency_p99", "mean_difference"}
-    found, _ = bundle.load(Path(done.json["path"]))
-    assert found.manifest.precision == precision
-    assert found.manifest.figures == {}, "those of the run belong to another file"
+    assert 0 < result.json["parity"]["bytes"] < 0.6 * size
+    assert set(result.json["parity"]) >= {"accuracy_interval", "latency_median", "latency_p99", "mean_difference"}
+    loaded_bundle, _ = bundle.load(Path(result.json["path"]))
+    assert loaded_bundle.manifest.precision == precision
+    assert loaded_bundle.manifest.metrics == {}, "those of the run belong to another file"
 
 
-def test_zip_lone_file_and_a_bundle_as_the_model(sightline: Command, run: Path, colours: Path, tmp_path: Path) -> None:
+def test_zip_lone_file_and_a_bundle_as_the_model(sightline: Command, run: Path, colors: Path, tmp_path: Path) -> None:
     assert sightline("export", run, "--format", "bundle").code == 0
     packed = run / "exports" / "bundle.zip"
     lone = tmp_path / "lone.onnx"
     assert sightline("export", packed, "--out", lone).code == 2, "a bundle does not know its pictures"
-    assert sightline("export", packed, "--out", lone, "--parity", colours).code == 0
+    assert sightline("export", packed, "--out", lone, "--parity", colors).code == 0
     assert load(lone).classes == ("blue", "green", "red")
-    assert sightline("export", lone, "--parity", colours).code == 2, "no place for it"
+    assert sightline("export", lone, "--parity", colors).code == 2, "no place for it"
 
 
 def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: Path) -> None:
     place = run / "exports" / "onnx-bfloat16"
-    done = sightline("export", run, "--precision", "bfloat16", "--tolerance", "0", "--json")
-    assert done.code == 1
-    assert done.json["path"] is None
-    assert not done.json["accepted"]
-    assert done.json["parity"]["greatest_difference"] > 0
-    difference = done.json["parity"]["greatest_difference"]
-    assert f"the largest difference in probability is {difference:.4g}, above the limit of 0 (--tol" in flat(done.err)
-    assert "(--agreement)" not in done.err, "which was met"
-    assert "more images with --parity" in flat(done.err)
-    assert [reason in flat(done.err) for reason in done.json["reasons"]] == [True]
+    result = sightline("export", run, "--precision", "bfloat16", "--tolerance", "0", "--json")
+    assert result.code == 1
+    assert result.json["path"] is None
+    assert not result.json["accepted"]
+    assert result.json["parity"]["greatest_difference"] > 0
+    difference = result.json["parity"]["greatest_difference"]
+    assert f"the largest difference in probability is {difference:.4g}, above the limit of 0 (--tol" in join_lines(
+        result.err
+    )
+    assert "(--agreement)" not in result.err, "which was met"
+    assert "more images with --parity" in join_lines(result.err)
+    assert [reason in join_lines(result.err) for reason in result.json["reasons"]] == [True]
     assert not place.exists()
     assert list(place.parent.iterdir()) == [], "nor any temporary file"
     assert sightline("export", run, "--precision", "bfloat16", "--tolerance", "1", "--agreement", "0").code == 0
@@ -103,10 +103,10 @@ def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: P
     ],
     ids=range(5),
 )
-def test_what_cannot_be_done_is_said(sightline: Command, run: Path, arguments: tuple[str, ...], text: str) -> None:
-    done = sightline("export", run, *arguments)
-    assert done.code == 2
-    assert text in " ".join(done.err.split())
+def test_impossible_exports_are_rejected(sightline: Command, run: Path, arguments: tuple[str, ...], text: str) -> None:
+    result = sightline("export", run, *arguments)
+    assert result.code == 2
+    assert text in " ".join(result.err.split())
 
 
 @pytest.mark.parametrize(
@@ -124,126 +124,126 @@ def test_a_missing_package_is_named_before_any_work(
 ) -> None:
     """Even before the model is loaded: it does not exist."""
     monkeypatch.setitem(sys.modules, package, None)
-    done = sightline("export", "nowhere", *arguments)
-    assert done.code == 2
-    assert f"'{package.replace('_', '-')}', which is not installed" in done.err
-    assert f'pip install "sightline[{extra}]"' in done.err
+    result = sightline("export", "nowhere", *arguments)
+    assert result.code == 2
+    assert f"'{package.replace('_', '-')}', which is not installed" in result.err
+    assert f'pip install "sightline[{extra}]"' in result.err
 
 
 @pytest.mark.installed
 @pytest.mark.parametrize("form", ["litert", "saved_model"])
 def test_formats_of_keras_need_a_keras_model_on_tensorflow(
-    sightline: Command, run: Path, colours: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+    sightline: Command, run: Path, colors: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reported before the model runs, which takes long."""
-    monkeypatch.setattr("sightline.workflow.export.PACKAGES", dict.fromkeys(exported.FORMATS, ()))
-    monkeypatch.setattr("sightline.workflow.export._pictures", None)
-    out = ("--out", tmp_path / "x", "--parity", colours)
+    monkeypatch.setattr("sightline.api.export.PACKAGES", dict.fromkeys(exported_folder.FORMATS, ()))
+    monkeypatch.setattr("sightline.api.export._comparison_images", None)
+    out = ("--out", tmp_path / "x", "--parity", colors)
     alone = run / "bundle" / "model.onnx"
-    done = sightline("export", alone, "--format", form, *out)
-    assert done.code == 2
-    assert f"{form} requires a Keras model, which {alone} does not contain" in flat(done.err)
+    result = sightline("export", alone, "--format", form, *out)
+    assert result.code == 2
+    assert f"{form} requires a Keras model, which {alone} does not contain" in join_lines(result.err)
     monkeypatch.setattr("sightline.backend.name", lambda: "jax")
-    done = sightline("export", "nowhere", "--format", form, *out)
-    assert done.code == 2
-    assert "needs the backend TensorFlow, not jax" in flat(done.err)
+    result = sightline("export", "nowhere", "--format", form, *out)
+    assert result.code == 2
+    assert "needs the backend TensorFlow, not jax" in join_lines(result.err)
     assert list(tmp_path.glob("x")) == []
 
 
 @pytest.mark.parametrize(("form", "package"), [("openvino", "openvino"), ("litert", "ai_edge_litert")])
 def test_formats_of_other_packages(sightline: Command, run: Path, form: str, package: str) -> None:
     pytest.importorskip(package)
-    done = sightline("export", run, "--format", form, "--json")
-    assert done.code == 0
-    check_folder(Path(done.json["path"]), run)
+    result = sightline("export", run, "--format", form, "--json")
+    assert result.code == 0
+    check_folder(Path(result.json["path"]), run)
 
 
 def test_saved_model(sightline: Command, run: Path) -> None:
-    done = sightline("export", run, "--format", "saved_model", "--json")
-    assert done.code == 0
-    check_folder(Path(done.json["path"]), run)
+    result = sightline("export", run, "--format", "saved_model", "--json")
+    assert result.code == 0
+    check_folder(Path(result.json["path"]), run)
 
 
 def check_folder(folder: Path, run: Path) -> None:
     """Check that a folder loads and predicts like the run, and is rejected if any of its files is changed."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-    manifest, predictor = exported.load(folder)
-    truth = load(run).predictor.outputs(pixels)
-    found = predictor.outputs(pixels)
+    manifest, predictor = exported_folder.load(folder)
+    expected = load(run).predictor.outputs(pixels)
+    outputs = predictor.outputs(pixels)
     assert manifest.parity is not None
-    np.testing.assert_allclose(found.probabilities, truth.probabilities, atol=1e-5)
-    np.testing.assert_allclose(found.features, truth.features, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(outputs.probabilities, expected.probabilities, atol=1e-5)
+    np.testing.assert_allclose(outputs.features, expected.features, rtol=1e-3, atol=1e-4)
     for path in [p for p in folder.rglob("*") if p.is_file()]:
         before = path.read_bytes()
-        path.write_bytes(flipped(before))
+        path.write_bytes(flip_bit(before))
         with pytest.raises(ModelError, match="export"):
-            exported.load(folder)
+            exported_folder.load(folder)
         path.write_bytes(before)
     text = (folder / "manifest.json").read_text(encoding="utf-8")
     for old, new in (('"resize": "stretch"', '"resize": "pad"'), ("green", "red")):
-        changed = swap(text, old, new) if old == "green" else text.replace(old, new)
+        changed = swap_words(text, old, new) if old == "green" else text.replace(old, new)
         assert changed != text
         (folder / "manifest.json").write_text(changed, encoding="utf-8")
         with pytest.raises(ModelError, match="was changed"):
-            exported.load(folder)
+            exported_folder.load(folder)
     (folder / "manifest.json").write_text(text, encoding="utf-8")
-    exported.load(folder)
+    exported_folder.load(folder)
 
 
-def flipped(data: bytes, place: float = 0.5) -> bytes:
+def flip_bit(data: bytes, place: float = 0.5) -> bytes:
     at = int(len(data) * place)
     return data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :]
 
 
-def swap(text: str, one: str, other: str) -> str:
+def swap_words(text: str, one: str, other: str) -> str:
     return text.replace(one, "\0").replace(other, one).replace("\0", other)
 
 
 def in_manifest(change: Callable[[str], str]) -> Callable[[Path], None]:
-    def spoil(run: Path) -> None:
+    def apply_fault(run: Path) -> None:
         path = run / "bundle" / "manifest.json"
         text = path.read_text(encoding="utf-8")
         assert change(text) != text
         path.write_text(change(text), encoding="utf-8")
 
-    return spoil
+    return apply_fault
 
 
 def in_both(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
     """Change the manifest, its copy inside the ONNX file, and every hash, like a knowledgeable attacker."""
 
-    def spoil(run: Path) -> None:
-        found, _ = bundle.load(run / "bundle")
-        values = found.manifest.to_dict()
+    def apply_fault(run: Path) -> None:
+        loaded_bundle, _ = bundle.load(run / "bundle")
+        values = loaded_bundle.manifest.to_dict()
         change(values)
         manifest = Manifest.from_dict(values)
-        bundle.write(bundle.make(manifest, found.model, found.files), run / "bundle")
+        bundle.write_folder(bundle.make(manifest, loaded_bundle.model, loaded_bundle.files), run / "bundle")
 
-    return spoil
+    return apply_fault
 
 
 def in_model(run: Path) -> None:
     path = run / "bundle" / "model.onnx"
-    path.write_bytes(flipped(path.read_bytes()))
+    path.write_bytes(flip_bit(path.read_bytes()))
 
 
 def swap_channels(run: Path) -> None:
     """Swap the color channels of the model, with all hashes valid."""
-    found, _ = bundle.load(run / "bundle")
-    model = onnx.load_from_string(found.model)
+    loaded_bundle, _ = bundle.load(run / "bundle")
+    model = onnx.load_from_string(loaded_bundle.model)
     for weight in model.graph.initializer:
         array = onnx.numpy_helper.to_array(weight)
         if array.ndim == 4 and array.shape[1] == 3:
             weight.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(array[:, ::-1]), weight.name))
-    values = found.manifest.to_dict() | {"golden": []}  # otherwise loading would detect it
-    made = bundle.make(Manifest.from_dict(values), model.SerializeToString(), {})
-    bundle.write(made, run / "bundle")
+    values = loaded_bundle.manifest.to_dict() | {"reference_examples": []}  # otherwise loading would detect it
+    new_bundle = bundle.make(Manifest.from_dict(values), model.SerializeToString(), {})
+    bundle.write_folder(new_bundle, run / "bundle")
 
 
 FAULTS: dict[str, tuple[Callable[[Path], None], int]] = {
     "preprocessing": (in_manifest(lambda text: text.replace('"filter": "bilinear"', '"filter": "nearest"')), 2),
     "preprocessing, everywhere": (in_both(lambda v: v["preprocess"].update(resize="pad", height=31)), 2),
-    "classes": (in_manifest(lambda text: swap(text, '"green"', '"red"')), 2),
+    "classes": (in_manifest(lambda text: swap_words(text, '"green"', '"red"')), 2),
     "classes, everywhere": (in_both(lambda v: v.update(classes=["blue", "red", "green"])), 2),
     "weight": (in_model, 2),
     "channels": (swap_channels, 1),
@@ -252,17 +252,17 @@ FAULTS: dict[str, tuple[Callable[[Path], None], int]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_caught(sightline: Command, run: Path, fault: str) -> None:
-    spoil, code = FAULTS[fault]
-    spoil(run)
-    done = sightline("export", run, "--json")
-    assert done.code == code, done.out + done.err
+    apply_fault, code = FAULTS[fault]
+    apply_fault(run)
+    result = sightline("export", run, "--json")
+    assert result.code == code, result.out + result.err
     assert not (run / "exports" / "onnx").exists()
 
 
 @pytest.mark.parametrize("place", np.linspace(0.02, 0.98, 12).round(2).tolist())
 def test_one_flipped_bit_anywhere_in_the_file_is_caught(run: Path, place: float) -> None:
     path = run / "bundle" / "model.onnx"
-    path.write_bytes(flipped(path.read_bytes(), place))
+    path.write_bytes(flip_bit(path.read_bytes(), place))
     with pytest.raises(ModelError):
         bundle.load(run / "bundle")
     with pytest.raises(ModelError):
@@ -270,9 +270,9 @@ def test_one_flipped_bit_anywhere_in_the_file_is_caught(run: Path, place: float)
 
 
 def test_vectors_hold_what_a_decoder_needs(sightline: Command, run: Path) -> None:
-    done = sightline("export", run, "--format", "vectors", "--json")
-    assert done.code == 0
-    folder = Path(done.json["path"])
+    result = sightline("export", run, "--format", "vectors", "--json")
+    assert result.code == 0
+    folder = Path(result.json["path"])
     content = json.loads((folder / "vectors.json").read_text(encoding="utf-8"))
     classifier = load(folder / "model.onnx")
     assert content["classes"] == list(classifier.classes)
@@ -281,7 +281,7 @@ def test_vectors_hold_what_a_decoder_needs(sightline: Command, run: Path) -> Non
         raw = np.frombuffer((folder / example["pixels"]).read_bytes(), np.uint8).reshape(example["shape"])
         again = classifier.preprocess.decode((folder / example["file"]).read_bytes())
         np.testing.assert_array_equal(raw, again)
-        assert bundle.pixels_sha256(raw) == example["sha256"]
+        assert bundle.hash_pixels(raw) == example["sha256"]
         assert raw.ravel()[:24].tolist() == example["first"]
         np.testing.assert_allclose(raw.mean((0, 1)), example["mean"])
         np.testing.assert_allclose(

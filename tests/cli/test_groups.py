@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from command import SMALL, Command
-from pictures import encode, jpeg, png, scene, write
+from synthetic_images import draw_scene, encode, encode_png, encode_scene_jpeg, write_files
 
 UNTRAINED = (*SMALL, "--set", "train.epochs=0")
 
@@ -20,13 +20,13 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of 60 images of 15 patients in two classes."""
     root = tmp_path_factory.mktemp("clinic")
     rows = [(f"p{i // 4}-{i}.png", ("sick", "well")[i // 4 % 2], f"p{i // 4}") for i in range(60)]
-    write(root, {path: png(i, i // 4 % 2) for i, (path, _, _) in enumerate(rows)})
+    write_files(root, {path: encode_png(i, i // 4 % 2) for i, (path, _, _) in enumerate(rows)})
     with (root / "all.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "label", "patient"), *rows])
     return root / "all.csv"
 
 
-def used(run: Path) -> list[dict[str, str]]:
+def read_rows(run: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in (run / "data.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
@@ -34,11 +34,11 @@ def used(run: Path) -> list[dict[str, str]]:
 def test_patients_stay_on_one_side_and_the_run_says_who(
     sightline: Command, clinic: Path, tmp_path: Path, rule: str
 ) -> None:
-    done = sightline("train", clinic, *UNTRAINED, "--set", f"split.group={rule}", "--out", tmp_path / "run")
-    assert done.code == 0, done.err
-    assert "group-candidates" not in done.err
+    result = sightline("train", clinic, *UNTRAINED, "--set", f"split.group={rule}", "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    assert "group-candidates" not in result.err
     sides: dict[str, set[str]] = defaultdict(set)
-    for row in used(tmp_path / "run"):
+    for row in read_rows(tmp_path / "run"):
         assert row["group"] == row["path"].split("-")[0]
         sides[row["group"]].add(row["split"])
     assert len(sides) == 15
@@ -49,10 +49,10 @@ def test_patients_stay_on_one_side_and_the_run_says_who(
 
 
 def test_train_names_a_candidate_where_no_group_is_set(sightline: Command, clinic: Path, tmp_path: Path) -> None:
-    done = sightline("train", clinic, *UNTRAINED, "--out", tmp_path / "run")
-    assert "warning: group-candidates: 2 settings would keep images together" in done.err
-    assert "split.group=column:patient: 15 groups of up to 4 images" in done.err
-    assert "group" not in used(tmp_path / "run")[0]
+    result = sightline("train", clinic, *UNTRAINED, "--out", tmp_path / "run")
+    assert "warning: group-candidates: 2 settings would keep images together" in result.err
+    assert "split.group=column:patient: 15 groups of up to 4 images" in result.err
+    assert "group" not in read_rows(tmp_path / "run")[0]
 
 
 @pytest.mark.parametrize(
@@ -71,23 +71,23 @@ def test_train_names_a_candidate_where_no_group_is_set(sightline: Command, clini
 def test_what_does_not_fit_is_refused_before_anything_is_written(
     sightline: Command, clinic: Path, tmp_path: Path, rule: str, sentence: str
 ) -> None:
-    done = sightline("train", clinic, *UNTRAINED, "--set", f"split.group={rule}", "--out", tmp_path / "run")
-    assert done.code == 2
-    assert sentence in done.err
+    result = sightline("train", clinic, *UNTRAINED, "--set", f"split.group={rule}", "--out", tmp_path / "run")
+    assert result.code == 2
+    assert sentence in result.err
     assert not (tmp_path / "run").exists()
 
 
 def test_near_duplicates_across_stated_splits_are_reported_and_not_moved(sightline: Command, tmp_path: Path) -> None:
-    files = {f"{part}/{label}/{label}{part}{i}.jpg": jpeg(100 * p + 10 * c + i)
-             for p, part in enumerate(("train", "test")) for c, label in enumerate(("cat", "dog"))
+    files = {f"{split_name}/{label}/{label}{split_name}{i}.jpg": encode_scene_jpeg(100 * p + 10 * c + i)
+             for p, split_name in enumerate(("train", "test")) for c, label in enumerate(("cat", "dog"))
              for i in range(9)}  # fmt: skip
-    test, train = (encode(scene(0).resize((110, 96)), "JPEG", quality=quality) for quality in (60, 70))
-    root = write(tmp_path / "pets", {**files, "test/cat/small.jpg": test, "train/cat/small.jpg": train})
-    done = sightline("train", root, *UNTRAINED, "--set", "split.group=near", "--out", tmp_path / "run")
-    assert done.code == 0, done.err
-    assert "1 group spans more than one split of the source, such as that of " in done.err
-    assert "--set split.group=near" not in done.err
-    split = {row["path"]: row["split"] for row in used(tmp_path / "run")}
+    test, train = (encode(draw_scene(0).resize((110, 96)), "JPEG", quality=quality) for quality in (60, 70))
+    root = write_files(tmp_path / "pets", {**files, "test/cat/small.jpg": test, "train/cat/small.jpg": train})
+    result = sightline("train", root, *UNTRAINED, "--set", "split.group=near", "--out", tmp_path / "run")
+    assert result.code == 0, result.err
+    assert "1 group spans more than one split of the source, such as that of " in result.err
+    assert "--set split.group=near" not in result.err
+    split = {row["path"]: row["split"] for row in read_rows(tmp_path / "run")}
     assert all(split[path] == "test" for path in split if path.startswith("test/"))
     assert not any(split[path] == "test" for path in split if path.startswith("train/"))
     assert split["train/cat/cattrain0.jpg"] == split["train/cat/small.jpg"]

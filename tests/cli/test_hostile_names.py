@@ -44,14 +44,14 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def check(found: Outcome, *codes: int) -> str:
+def check(result: Outcome, *codes: int) -> str:
     """Check that a command succeeded and printed no control characters; return its output."""
-    assert found.code in codes, found.err
-    shown = found.out + found.err
-    assert printable(shown, keep="\n") == shown
-    assert "\nforged" not in shown
-    assert "Traceback" not in shown
-    return shown
+    assert result.code in codes, result.err
+    text = result.out + result.err
+    assert printable(text, keep="\n") == text
+    assert "\nforged" not in text
+    assert "Traceback" not in text
+    return text
 
 
 class Tags(HTMLParser):
@@ -78,20 +78,20 @@ def check_page(path: Path) -> str:
     return text
 
 
-def images(folder: Path) -> Iterator[Path]:
+def list_images(folder: Path) -> Iterator[Path]:
     return folder.rglob("*.png")
 
 
 def test_predict(sightline: Command, run: Path, data: Path) -> None:
-    shown = check(sightline("predict", run, data), 1)
-    assert len(shown.splitlines()) == len(list(images(data))), "one row per image, none forged"
-    assert "=1+1\\n\\x1b[2J\\u202e" in shown
+    output_text = check(sightline("predict", run, data), 1)
+    assert len(output_text.splitlines()) == len(list(list_images(data))), "one row per image, none forged"
+    assert "=1+1\\n\\x1b[2J\\u202e" in output_text
 
 
 def test_predict_csv(
     sightline: Command, run: Path, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(next(images(data)).parent)
+    monkeypatch.chdir(next(list_images(data)).parent)
     names = sorted(path.name for path in Path().iterdir())
     rows = list(csv.DictReader(io.StringIO(sightline("predict", run, *names, "--format", "csv").out, newline="")))
     raw = list(
@@ -110,15 +110,15 @@ def test_predict_csv(
 
 
 def test_json_stays_as_it_is(sightline: Command, run: Path, data: Path) -> None:
-    found = sightline("predict", run, data, "--json")
-    assert {line["path"] for line in found.lines} == {str(path) for path in images(data)}
-    assert {c["label"] for line in found.lines if "top" in line for c in line["top"]} == set(CLASSES)
+    result = sightline("predict", run, data, "--json")
+    assert {line["path"] for line in result.lines} == {str(path) for path in list_images(data)}
+    assert {c["label"] for line in result.lines if "top" in line for c in line["top"]} == set(CLASSES)
 
 
 def test_evaluate_and_report(sightline: Command, run: Path) -> None:
-    shown = check(sightline("evaluate", run, "--split", "train"), 0)
-    assert "=cmd|'calc'!A0\\nforged  blue" in shown
-    assert "<script>alert(2)<\\script> [b] [red]\\u009b1m" in shown
+    output_text = check(sightline("evaluate", run, "--split", "train"), 0)
+    assert "=cmd|'calc'!A0\\nforged  blue" in output_text
+    assert "<script>alert(2)<\\script> [b] [red]\\u009b1m" in output_text
     check(sightline("report", run), 0)
     text = check_page(run / "report.html")
     assert "&lt;script&gt;alert(2)" in text
@@ -126,16 +126,16 @@ def test_evaluate_and_report(sightline: Command, run: Path) -> None:
 
 def test_doctor(sightline: Command, data: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    shown = check(sightline("doctor", data, "--html", page), 0)
-    assert "@broken\\r.png" in shown
+    output_text = check(sightline("doctor", data, "--html", page), 0)
+    assert "@broken\\r.png" in output_text
     assert "&lt;img src=x onerror" in check_page(page)
 
 
 @pytest.mark.parametrize(
     "verb", ["card", "compare", "show", "explain", "resume", "export", "describe", "compress"], ids=str
 )
-def test_other_verbs(verb: str, sightline: Command, run: Path, data: Path, tmp_path: Path) -> None:
-    image = next(images(data))
+def test_other_commands(verb: str, sightline: Command, run: Path, data: Path, tmp_path: Path) -> None:
+    image = next(list_images(data))
     other = tmp_path / "\x1b[2J\nforged"
     shutil.copytree(run, other)
     arguments: dict[str, list[object]] = {
@@ -143,8 +143,8 @@ def test_other_verbs(verb: str, sightline: Command, run: Path, data: Path, tmp_p
         "explain": [run, image, "--out", tmp_path / "\x1b[2J"], "resume": [run], "export": [run, "--format", "vectors"],
         "describe": [run], "compress": [data],
     }  # fmt: skip
-    found = sightline(verb, *arguments[verb])
-    check(found, 0, 2 if verb in {"resume", "compress"} else 0)
+    result = sightline(verb, *arguments[verb])
+    check(result, 0, 2 if verb in {"resume", "compress"} else 0)
 
 
 def test_errors(sightline: Command, tmp_path: Path) -> None:

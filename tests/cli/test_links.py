@@ -44,20 +44,20 @@ INSIDE: dict[str, tuple[object, ...]] = {
 
 
 @pytest.fixture(scope="module")
-def stopped(colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with every file that a run may have, including checkpoints, as if it was killed at the end."""
     from sightline import train
-    from sightline.run import Run
-    from sightline.training import checkpoint
+    from sightline.runs.directory import RunDirectory
+    from sightline.training import checkpoints
 
     path = tmp_path_factory.mktemp("stopped") / "run"
-    train(colours, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=path)
-    run = Run.open(path)
-    checkpoint.write(run.checkpoints, 1, checkpoint.Checkpoint({}, {}))
+    train(colors, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=path)
+    run = RunDirectory.open(path)
+    checkpoints.write_checkpoint(run.checkpoints, 1, checkpoints.Checkpoint({}, {}))
     return path
 
 
-def tree(folder: Path) -> dict[str, tuple[str, int, int]]:
+def hash_files(folder: Path) -> dict[str, tuple[str, int, int]]:
     """Return the hash of every file in a folder, with what changes when the same bytes are written again."""
 
     def state(path: Path) -> tuple[str, int, int]:
@@ -67,7 +67,7 @@ def tree(folder: Path) -> dict[str, tuple[str, int, int]]:
     return {str(p): state(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def held_by_links(run: Path, stash: Path, *, folders: bool) -> None:
+def replace_by_links(run: Path, stash: Path, *, folders: bool) -> None:
     """Replace each file (or folder) of a run by a link to it."""
     stash.mkdir()
     places = [p for p in run.iterdir() if p.is_dir()] if folders else [p for p in run.rglob("*") if p.is_file()]
@@ -77,7 +77,7 @@ def held_by_links(run: Path, stash: Path, *, folders: bool) -> None:
         place.symlink_to(victim)
 
 
-def words(verb: str, run: Path, data: Path) -> Iterator[object]:
+def arguments_for(verb: str, run: Path, data: Path) -> Iterator[object]:
     names = {"RUN": run, "DATA": data, "PICTURE": next((data / "red").iterdir())}
     for word in (VERBS | INSIDE)[verb]:
         first, slash, rest = word.partition("/") if isinstance(word, str) else (word, "", "")
@@ -86,31 +86,31 @@ def words(verb: str, run: Path, data: Path) -> Iterator[object]:
 
 @pytest.mark.parametrize("folders", [False, True], ids=["files", "folders"])
 @pytest.mark.parametrize("verb", VERBS)
-def test_no_verb_writes_through_a_link(
-    verb: str, folders: bool, stopped: Path, colours: Path, tmp_path: Path, sightline: Command
+def test_no_command_writes_through_a_link(
+    verb: str, folders: bool, stopped: Path, colors: Path, tmp_path: Path, sightline: Command
 ) -> None:
     run, stash = tmp_path / "run", tmp_path / "stash"
     shutil.copytree(stopped, run)
-    held_by_links(run, stash, folders=folders)
-    before = tree(stash), tree(colours)
-    done = sightline(*words(verb, run, colours))
-    assert done.code in {0, 1, 2}, done.err
-    assert (tree(stash), tree(colours)) == before
+    replace_by_links(run, stash, folders=folders)
+    before = hash_files(stash), hash_files(colors)
+    result = sightline(*arguments_for(verb, run, colors))
+    assert result.code in {0, 1, 2}, result.err
+    assert (hash_files(stash), hash_files(colors)) == before
 
 
 @pytest.fixture(scope="module")
-def used(stopped: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Command], Path]:
+def used(stopped: Path, colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Command], Path]:
     """A function that returns a run into which a command of `INSIDE` has already written."""
-    made: dict[str, Path] = {}
+    runs: dict[str, Path] = {}
 
     def use(verb: str, sightline: Command) -> Path:
-        if verb not in made:
+        if verb not in runs:
             run = shutil.copytree(stopped, tmp_path_factory.mktemp("used") / "run")
             (run / "mine").mkdir()
-            done = sightline(*words(verb, run, colours))
-            assert done.code in {0, 1}, done.err
-            made[verb] = run
-        return made[verb]
+            result = sightline(*arguments_for(verb, run, colors))
+            assert result.code in {0, 1}, result.err
+            runs[verb] = run
+        return runs[verb]
 
     return use
 
@@ -120,7 +120,7 @@ def used(stopped: Path, colours: Path, tmp_path_factory: pytest.TempPathFactory)
 )
 @pytest.mark.parametrize("verb", INSIDE)
 def test_nothing_is_written_through_a_link_inside_a_run(
-    verb: str, links: str, used: Callable[[str, Command], Path], stopped: Path, colours: Path, tmp_path: Path,
+    verb: str, links: str, used: Callable[[str, Command], Path], stopped: Path, colors: Path, tmp_path: Path,
     sightline: Command,
 ) -> None:  # fmt: skip
     run, stash = tmp_path / "run", tmp_path / "stash"
@@ -133,18 +133,18 @@ def test_nothing_is_written_through_a_link_inside_a_run(
             shutil.move(run / name, stash / name)
             (run / name).symlink_to(stash / name)
     else:
-        held_by_links(run, stash, folders=links == "folders")
-    before = tree(stash), tree(colours)
-    done = sightline(*words(verb, run, colours))
-    assert done.code in {0, 1, 2}, done.err
-    assert "Traceback" not in done.err
-    assert (tree(stash), tree(colours)) == before
+        replace_by_links(run, stash, folders=links == "folders")
+    before = hash_files(stash), hash_files(colors)
+    result = sightline(*arguments_for(verb, run, colors))
+    assert result.code in {0, 1, 2}, result.err
+    assert "Traceback" not in result.err
+    assert (hash_files(stash), hash_files(colors)) == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["resume", "evaluate", "train"])
-def test_no_verb_writes_through_one_link(
-    verb: str, stopped: Path, colours: Path, tmp_path: Path, sightline: Command
+def test_no_command_writes_through_a_single_link(
+    verb: str, stopped: Path, colors: Path, tmp_path: Path, sightline: Command
 ) -> None:
     """With a single link, so that no other link stops the command earlier."""
     for number, name in enumerate(sorted(p.relative_to(stopped).as_posix() for p in stopped.rglob("*"))):
@@ -153,10 +153,10 @@ def test_no_verb_writes_through_one_link(
         stash.mkdir()
         shutil.move(run / name, stash / "victim")
         (run / name).symlink_to(stash / "victim")
-        before = tree(stash)
-        done = sightline(*words(verb, run, colours))
-        assert done.code in {0, 1, 2}, (name, done.err)
-        assert tree(stash) == before, name
+        before = hash_files(stash)
+        result = sightline(*arguments_for(verb, run, colors))
+        assert result.code in {0, 1, 2}, (name, result.err)
+        assert hash_files(stash) == before, name
         shutil.rmtree(run)
 
 
@@ -166,7 +166,9 @@ def test_resume_says_that_the_lock_is_a_link(stopped: Path, tmp_path: Path, sigh
     victim.write_text("precious", encoding="utf-8")
     (run / "lock").unlink()
     (run / "lock").symlink_to(victim)
-    done: Any = sightline("resume", run)
-    assert done.code == 2
-    assert "lock is a link or not a regular file, so nothing is written there: remove it." in " ".join(done.err.split())
+    result: Any = sightline("resume", run)
+    assert result.code == 2
+    assert "lock is a link or not a regular file, so nothing is written there: remove it." in " ".join(
+        result.err.split()
+    )
     assert victim.read_text(encoding="utf-8") == "precious"

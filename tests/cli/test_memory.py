@@ -29,8 +29,8 @@ def peak(*arguments: str | Path, codes: tuple[int, ...] = (0,)) -> int:
 
     Uses a small intermediate process: on Linux a child inherits the peak of the process that forked it.
     """
-    done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, check=True, text=True)
-    code, kilobytes = map(int, done.stdout.split())
+    completed = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, check=True, text=True)
+    code, kilobytes = map(int, completed.stdout.split())
     assert code in codes
     return kilobytes * 1024
 
@@ -51,7 +51,7 @@ def classes(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(classes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A run of a tiny network, and the peak memory of its training."""
     run = tmp_path_factory.mktemp("memory") / "run"
-    options = ["--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden=[8]", "--epochs", "1"]
+    options = ["--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden_units=[8]", "--epochs", "1"]
     allowed = ["--allow", "conflicting-duplicates"]
     return run, peak("-m", "sightline", "train", classes, "--out", run, *options, *allowed)
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from command import Command
-from reduced import emulate
 from sightline import backend, train
-from sightline.data import beans
+from sightline.datasets import coffee_beans
+from tf32 import emulate_tf32
 
 SETTINGS = ("model.name=cifar10-simple", "train.epochs=4", "bundle.calibrate=false")
 TRAIN = ("train", "beans:90@16", "--recipe", "quick", *(word for text in SETTINGS for word in ("--set", text)))
@@ -23,7 +23,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on a device that computes in TF32, with parity computed in TF32 too."""
     run = tmp_path_factory.mktemp("refused") / "run"
     with pytest.MonkeyPatch.context() as gpu:
-        emulate(gpu)
+        emulate_tf32(gpu)
         gpu.setattr(backend, "full_precision", nullcontext)
         result = train("beans:90@16", recipe="quick", set=SETTINGS, out=run)
     assert result.bundle is None
@@ -34,11 +34,11 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_train_says_why(refused: Path, sightline: Command) -> None:
     reasons = []
     for arguments in (TRAIN, ("resume", refused)):  # both find it complete
-        done = sightline(*arguments, *(["--out", refused] if arguments is TRAIN else []), "--json")
-        assert done.code == 1
-        assert done.json["bundle"] is None
-        reasons.append(done.json["bundle_reason"])
-        assert f"error: {refused} has no bundle: {reasons[-1]}." in done.err
+        result = sightline(*arguments, *(["--out", refused] if arguments is TRAIN else []), "--json")
+        assert result.code == 1
+        assert result.json["bundle"] is None
+        reasons.append(result.json["bundle_reason"])
+        assert f"error: {refused} has no bundle: {reasons[-1]}." in result.err
     assert reasons[0] == reasons[1]
     assert reasons[0].startswith("the outputs of the exported file differ from the model's: on 18 images")
 
@@ -46,29 +46,29 @@ def test_train_says_why(refused: Path, sightline: Command) -> None:
 @pytest.mark.backends
 def test_a_device_of_reduced_precision_ships(sightline: Command, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as gpu:
-        emulate(gpu)
-        done = sightline(*TRAIN, "--out", tmp_path / "run", "--json")
-    assert done.code == 0, done.err
-    assert done.json["bundle"] == str(tmp_path / "run" / "bundle")
-    assert done.json["bundle_reason"] is None
+        emulate_tf32(gpu)
+        result = sightline(*TRAIN, "--out", tmp_path / "run", "--json")
+    assert result.code == 0, result.err
+    assert result.json["bundle"] == str(tmp_path / "run" / "bundle")
+    assert result.json["bundle_reason"] is None
 
 
 def test_the_model_itself_predicts_and_is_evaluated(refused: Path, sightline: Command, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
-    assert sightline("predict", refused, tmp_path / "a.png", "--json").json["label"] in beans.CLASSES
+    assert sightline("predict", refused, tmp_path / "a.png", "--json").json["label"] in coffee_beans.CLASSES
     assert sightline("evaluate", refused, "--json").json["count"] > 0
 
 
 def test_a_card_has_no_place_and_says_the_reason(refused: Path, sightline: Command) -> None:
-    done = sightline("card", refused)
-    assert done.code == 2
-    assert "has no bundle to write the model card to: the outputs of the exported file differ" in done.err
+    result = sightline("card", refused)
+    assert result.code == 2
+    assert "has no bundle to write the model card to: the outputs of the exported file differ" in result.err
 
 
 def test_a_limit_of_ones_own_exports_it(refused: Path, sightline: Command, tmp_path: Path) -> None:
-    done = sightline(
+    result = sightline(
         "export", refused, "--format", "bundle", "--tolerance", "0.01", "--out", tmp_path / "b.zip", "--json"
     )
-    assert done.code == 0, done.err
+    assert result.code == 0, result.err
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
     assert sightline("predict", tmp_path / "b.zip", tmp_path / "a.png").code == 0

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sightline import cli
 from sightline.cli import output
-from sightline.cli.output import Display
+from sightline.cli.output import ProgressDisplay
 from sightline.escaping import printable
 from strategies import hostile_text
 
@@ -30,37 +30,37 @@ class Terminal(io.StringIO):
 
 
 def test_one_epoch_is_not_one_epochs(capsys: pytest.CaptureFixture[str]) -> None:
-    with Display() as display:
-        display.stage("training", 1, 1)
-        display.stage("training", 2, 3)
+    with ProgressDisplay() as display:
+        display.on_stage_begin("training", 1, 1)
+        display.on_stage_begin("training", 2, 3)
     assert capsys.readouterr().err.splitlines() == ["training: 1 epoch of 1 step", "training: 2 epochs of 3 steps"]
 
 
-def printed(action: str, text: str) -> str:
+def capture(action: str, text: str) -> str:
     """Return what one of the print functions outputs for `text`."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         match action:
             case "say":
-                output.say(text, (text, "bold"))
+                output.print_line(text, (text, "bold"))
             case "complain":
-                output.complain(text)
+                output.print_error(text)
             case "news":
-                Display().say(text)
+                ProgressDisplay().on_message(text)
     return out.getvalue()
 
 
 @given(st.sampled_from(["say", "complain", "news"]), hostile_text() | st.just(MARKUP))
 def test_a_line_stays_one_line_and_is_shown_as_it_is(action: str, text: str) -> None:
     expected = {"say": "{0}{0}\n", "complain": "error: {0}\n", "news": "{0}\n"}[action]
-    assert printed(action, text) == expected.format(printable(text))
+    assert capture(action, text) == expected.format(printable(text))
 
 
 @given(st.lists(st.tuples(hostile_text() | st.just(MARKUP), st.lists(hostile_text(), max_size=3)), max_size=4))
 def test_no_cell_forges_a_row(rows: list[tuple[str, list[str]]]) -> None:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        output.table(["\x1b[2J\nname", "lines"], [list(row) for row in rows])
+        output.print_table(["\x1b[2J\nname", "lines"], [list(row) for row in rows])
     head, *lines = out.getvalue().splitlines()
     assert head.split() == ["\\x1b[2J\\nname", "lines"]
     assert len(lines) == sum(max(1, len(several)) for _, several in rows)
@@ -74,13 +74,13 @@ def test_a_terminal_sees_colors_and_no_other_escapes(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TERM", "xterm")
     hostile = "\x1b]0;title\x07\x9b2J" + MARKUP
     with contextlib.redirect_stdout(Terminal()) as out, contextlib.redirect_stderr(Terminal()) as err:
-        output.say((hostile, "bold"))
-        output.table([hostile], [[hostile]])
-        output.complain(hostile)
-        with Display() as display:
-            display.progress(hostile, 1, 2)
-            display.say(hostile)
-            display.progress(hostile, 2, 2)
+        output.print_line((hostile, "bold"))
+        output.print_table([hostile], [[hostile]])
+        output.print_error(hostile)
+        with ProgressDisplay() as display:
+            display.on_progress(hostile, 1, 2)
+            display.on_message(hostile)
+            display.on_progress(hostile, 2, 2)
     assert "\x1b[1m" in out.getvalue()
     for text in (out.getvalue(), err.getvalue()):
         rest = re.sub(
@@ -92,32 +92,32 @@ def test_a_terminal_sees_colors_and_no_other_escapes(monkeypatch: pytest.MonkeyP
 
 def test_json_is_escaped_on_a_terminal_alone() -> None:
     value = {"name": "\x1b[2J\x9b2J\u202e 图"}
-    with contextlib.redirect_stdout(Terminal()) as shown:
+    with contextlib.redirect_stdout(Terminal()) as terminal:
         output.print_json(value)
     with contextlib.redirect_stdout(io.StringIO()) as sent:
         output.print_json(value)
-    assert json.loads(shown.getvalue()) == json.loads(sent.getvalue()) == value
-    assert "\x9b" not in shown.getvalue()
-    assert "\u202e" not in shown.getvalue()
+    assert json.loads(terminal.getvalue()) == json.loads(sent.getvalue()) == value
+    assert "\x9b" not in terminal.getvalue()
+    assert "\u202e" not in terminal.getvalue()
     assert "\x9b2J\u202e 图" in sent.getvalue()
 
 
 def test_rows_on_a_terminal_are_escaped() -> None:
-    with contextlib.redirect_stdout(Terminal()) as shown:
-        output.results().write("\x1b[2J\n,cat\n")
-    assert shown.getvalue() == "\\x1b[2J\\n,cat\n"
+    with contextlib.redirect_stdout(Terminal()) as terminal:
+        output.results_stream().write("\x1b[2J\n,cat\n")
+    assert terminal.getvalue() == "\\x1b[2J\\n,cat\n"
 
 
-def straight(source: str) -> list[str]:
+def find_direct_prints(source: str) -> list[str]:
     """Return the places where a module prints without `output`: `print`, `echo`, standard streams, rich."""
-    found = []
+    violations = []
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Call(func=ast.Name(id="print")) | ast.Attribute(attr="stdout" | "stderr" | "stdin" | "echo"):
-                found.append(ast.unparse(node))
+                violations.append(ast.unparse(node))
             case ast.ImportFrom(module=str(name)) if name.split(".")[0] == "rich":
-                found.append(ast.unparse(node))
-    return found
+                violations.append(ast.unparse(node))
+    return violations
 
 
 OWN = {"output.py", "streams.py", "__init__.py"}  # the last flushes standard output
@@ -125,10 +125,10 @@ OWN = {"output.py", "streams.py", "__init__.py"}  # the last flushes standard ou
 
 @pytest.mark.parametrize("path", sorted(Path(cli.__file__).parent.glob("*.py")), ids=lambda path: path.name)
 def test_all_text_goes_through_one_place(path: Path) -> None:
-    found = straight(path.read_text(encoding="utf-8"))
-    assert path.name in OWN or found == []
+    violations = find_direct_prints(path.read_text(encoding="utf-8"))
+    assert path.name in OWN or violations == []
 
 
-def test_a_verb_that_prints_by_itself_is_found() -> None:
+def test_direct_prints_are_found() -> None:
     source = "import sys, typer\nfrom rich.console import Console\nprint(1)\nsys.stdout.write('')\ntyper.echo('')"
-    assert len(straight(source)) == 4
+    assert len(find_direct_prints(source)) == 4

@@ -13,27 +13,27 @@ from PIL import Image
 
 import sightline as face
 from command import Command
-from pictures import encode, scene
-from sightline.data.membership import Matched
+from sightline.callbacks import Callback, EpochRecord, Progress
+from sightline.data.recorded_images import MatchedImages
+from sightline.data.types import Index
 from sightline.errors import DataError, Interrupted, MissingImagesError
-from sightline.records import EpochRecord, Index, Progress
-from sightline.run import Run
-from sightline.watch import Watcher
-from sightline.workflow import images
+from sightline.runs import run_images
+from sightline.runs.directory import RunDirectory
+from synthetic_images import draw_scene, encode
 
 TINT = {"blue": (0.5, 0.6, 1.0), "red": (1.0, 0.6, 0.5)}
 SETTINGS = [
-    'data.allow=["split-leakage"]',
+    'data.allow_findings=["split-leakage"]',
     "model.name=cifar10-simple",
     "train.epochs=1",
-    "picture.height=32",
+    "input.height=32",
     "split.validation=0.25",
 ]
 
 
 def draw(number: int, label: str) -> Image.Image:
     """Return a unique scene in the tint of its class."""
-    pixels = np.asarray(scene(number, 80, 70)) * np.array(TINT[label])
+    pixels = np.asarray(draw_scene(number, 80, 70)) * np.array(TINT[label])
     return Image.fromarray(pixels.astype(np.uint8))
 
 
@@ -66,10 +66,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def copied(project: Path, tmp_path: Path) -> Path:
+def project_copy(project: Path, tmp_path: Path) -> Path:
     """A copy of the project that a test may change."""
     folder = Path(shutil.copytree(project, tmp_path / "project"))
-    run = Run(folder / "run")
+    run = RunDirectory(folder / "run")
     run.update(request=run.info["request"] | {"folder": str(folder)})
     return folder
 
@@ -83,7 +83,7 @@ def everything(project: Path, tmp_path: Path) -> Path:
     return tmp_path / "all"
 
 
-def kept(run: Path) -> dict[str, bytes]:
+def read_files(run: Path) -> dict[str, bytes]:
     """Return all files of a run."""
     return {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file() and p.name != "lock"}
 
@@ -91,8 +91,8 @@ def kept(run: Path) -> dict[str, bytes]:
 # Its own images
 
 
-def test_every_command_gives_one_figure_for_a_file_in_two_splits(sightline: Command, copied: Path) -> None:
-    run = copied / "run"
+def test_every_command_gives_one_accuracy_for_a_file_in_two_splits(sightline: Command, project_copy: Path) -> None:
+    run = project_copy / "run"
     trained = json.loads((run / "run.json").read_text())["result"]["test"]
     assert trained["count"] == 16
     metrics = run / "eval" / "test" / "metrics.json"
@@ -100,21 +100,21 @@ def test_every_command_gives_one_figure_for_a_file_in_two_splits(sightline: Comm
     evaluated = sightline("evaluate", run, "--json").json
     assert sightline("report", run).code == 0
     reported = json.loads(metrics.read_text())
-    shutil.copytree(run, copied / "twin")
-    compared = sightline("compare", run, copied / "twin", "--json").json
+    shutil.copytree(run, project_copy / "twin")
+    compared = sightline("compare", run, project_copy / "twin", "--json").json
     python = face.load(run).evaluate()
-    for found in (first, evaluated, reported, compared["runs"][0]):
-        assert found["accuracy"] == trained["accuracy"] == python.accuracy
+    for payload in (first, evaluated, reported, compared["runs"][0]):
+        assert payload["accuracy"] == trained["accuracy"] == python.accuracy
     assert first["count"] == evaluated["count"] == reported["count"] == python.count == 16
     assert compared["contests"][0]["count"] == 16
     assert compared["runs"][0]["leaked"] == 4
-    assert "test (4 leaked)" in sightline("compare", run, copied / "twin").out
+    assert "test (4 leaked)" in sightline("compare", run, project_copy / "twin").out
 
 
-def test_leaked_test_images_are_reported_beside_the_figure(sightline: Command, project: Path) -> None:
+def test_leaked_test_images_are_reported_with_the_accuracy(sightline: Command, project: Path) -> None:
     run = project / "run"
-    found = sightline("evaluate", run, "--json").json
-    leaked = found["leaked"]
+    payload = sightline("evaluate", run, "--json").json
+    leaked = payload["leaked"]
     names = {f"test/{label}/{name}" for label in TINT for name in ("copy.png", "smaller.jpg")}
     assert (leaked["count"], leaked["identical"], leaked["near"], set(leaked["images"])) == (4, 2, 2, names)
     with np.load(run / "eval" / "test" / "predictions.npz") as saved:
@@ -122,15 +122,15 @@ def test_leaked_test_images_are_reported_beside_the_figure(sightline: Command, p
         right = (saved["probabilities"].argmax(1) == saved["labels"])[others]
     assert leaked["without"]["count"] == len(right) == 12
     assert leaked["without"]["accuracy"] == pytest.approx(right.mean())
-    assert "macro_f1" in leaked["without"]["figures"]
+    assert "macro_f1" in leaked["without"]["metrics"]
     trained = json.loads((run / "run.json").read_text())["result"]
     brief = trained["leaked"]["test"]
     assert brief["without"]["accuracy"] == leaked["without"]["accuracy"]
     assert {key: brief[key] for key in ("count", "identical", "near")} == {"count": 4, "identical": 2, "near": 2}
     card = sightline("card", run).out
     assert "4 of the test images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in card
-    shown = sightline("evaluate", run).out
-    assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in shown
+    stdout = sightline("evaluate", run).out
+    assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in stdout
     page = (run / "report.html").read_text("utf-8")
     assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in page
     assert "of 16 test images, not all of them new to it" in page
@@ -140,49 +140,49 @@ def test_leaked_test_images_are_reported_beside_the_figure(sightline: Command, p
 
 
 def test_training_says_what_the_test_is_without_them(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sightline.cli.train import show
-    from sightline.workflow.again import result
+    from sightline.api.existing_run import load_result
+    from sightline.cli.train import print_result
 
-    run = Run(project / "run")
-    show(result(run, run.info["result"]))
+    run = RunDirectory(project / "run")
+    print_result(load_result(run, run.info["result"]))
     line = "4 of these images are in an earlier split too (2 identical, 2 near duplicates): accuracy"
     assert line in capsys.readouterr().out
 
 
 def test_near_duplicates_are_kept_with_the_run_and_not_found_again(
-    sightline: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
+    sightline: Command, project_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [json.loads(line) for line in (copied / "run" / "leakage.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (project_copy / "run" / "leakage.jsonl").read_text().splitlines()]
     groups = {(row["kind"], *sorted(image["path"] for image in row["images"])) for row in rows}
     near = {("near", f"test/{label}/smaller.jpg", f"train/{label}/05.png") for label in TINT}
     assert groups == near | {("identical", f"test/{label}/copy.png", f"train/{label}/03.png") for label in TINT}
     assert {image["split"] for row in rows for image in row["images"]} >= {"train", "test"}
-    monkeypatch.setattr("sightline.data.leakage.find_leaks", None)
-    monkeypatch.setattr("sightline.data.survey.by_name", None)
-    assert sightline("report", copied / "run").code == 0
-    assert "smaller.jpg" in (copied / "run" / "report.html").read_text("utf-8")
+    monkeypatch.setattr("sightline.data.checks.leakage.find_leaks", None)
+    monkeypatch.setattr("sightline.data.checks.image_stats.group_by_name", None)
+    assert sightline("report", project_copy / "run").code == 0
+    assert "smaller.jpg" in (project_copy / "run" / "report.html").read_text("utf-8")
 
 
 def test_every_command_finds_the_images_from_another_folder(
-    sightline: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
+    sightline: Command, project_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnx")
-    monkeypatch.chdir(copied.parent)
+    monkeypatch.chdir(project_copy.parent)
     run = Path("project", "run")
     image = Path("project", "data", "test", "red", "24.png")
     for arguments in (
         ("evaluate", run), ("evaluate", run, "--split", "train"), ("report", run), ("resume", run), ("card", run),
-        ("compare", run, copied / "run" / ".." / ".." / "twin"),
+        ("compare", run, project_copy / "run" / ".." / ".." / "twin"),
         ("explain", run, image, "--method", "occlusion", "--out", "out"), ("export", run),
     ):  # fmt: skip
         if arguments[0] == "compare":
             shutil.copytree(run, "twin")
-        found = sightline(*arguments)
-        assert found.code == 0, (arguments, found.err)
+        result = sightline(*arguments)
+        assert result.code == 0, (arguments, result.err)
 
 
-class Impatient(Watcher):
-    def epoch(self, record: EpochRecord) -> None:
+class Impatient(Callback):
+    def on_epoch_end(self, record: EpochRecord) -> None:
         raise Interrupted("Enough.")
 
 
@@ -196,70 +196,77 @@ def test_a_run_begun_in_another_folder_is_resumed(
     with pytest.raises(Interrupted):
         face.train(
             "data", recipe="quick", set=[*SETTINGS, "train.epochs=2", "data.patch=fix.jsonl"], out="run",
-            watcher=Impatient(),
+            callback=Impatient(),
         )  # fmt: skip
     monkeypatch.chdir(tmp_path / "elsewhere")
-    found = sightline("resume", tmp_path / "run", "--json")
-    assert found.code == 0, found.err
-    assert (found.json["epochs"], found.json["test"]["count"]) == (2, 16)
+    result = sightline("resume", tmp_path / "run", "--json")
+    assert result.code == 0, result.err
+    assert (result.json["epochs"], result.json["test"]["count"]) == (2, 16)
 
 
 # Images that are gone
 
 
 @pytest.fixture
-def spoiled(copied: Path) -> Path:
+def damaged_project(project_copy: Path) -> Path:
     """A project in which 4 of the 16 test images were deleted, and 2 re-encoded."""
-    test = copied / "data" / "test"
+    test = project_copy / "data" / "test"
     for name in ("24.png", "25.png"):
         for label in TINT:
             (test / label / name).unlink()
             with Image.open(test / label / "26.png") as image:
                 image.load()
             image.save(test / label / "26.png", compress_level=1)
-    return copied
+    return project_copy
 
 
-def test_missing_test_images_are_refused_and_nothing_is_overwritten(sightline: Command, spoiled: Path) -> None:
-    run = spoiled / "run"
-    before = kept(run)
-    for arguments in (("evaluate", run), ("report", run), ("evaluate", run, "--labels", spoiled / "patch.jsonl")):
-        found = sightline(*arguments, *(["--json"] if arguments[0] == "evaluate" else []))
-        assert (found.code, found.out) == (2, "")
+def test_missing_test_images_are_refused_and_nothing_is_overwritten(sightline: Command, damaged_project: Path) -> None:
+    run = damaged_project / "run"
+    before = read_files(run)
+    for arguments in (
+        ("evaluate", run),
+        ("report", run),
+        ("evaluate", run, "--labels", damaged_project / "patch.jsonl"),
+    ):
+        result = sightline(*arguments, *(["--json"] if arguments[0] == "evaluate" else []))
+        assert (result.code, result.out) == (2, "")
         assert (
             f"Of the 16 test images of the run {run}, 4 are missing and 2 changed since training, such as "
             "test/blue/24.png, test/blue/25.png, test/red/24.png: restore them"
-        ) in found.err
-        assert "--allow-missing" in found.err
-        assert kept(run) == before
+        ) in result.err
+        assert "--allow-missing" in result.err
+        assert read_files(run) == before
     with pytest.raises(MissingImagesError, match="4 are missing and 2 changed"):
         face.load(run).evaluate()
 
 
-def test_what_is_left_is_evaluated_if_asked_for_and_said(sightline: Command, spoiled: Path) -> None:
-    run = spoiled / "run"
-    before = kept(run)
-    found = sightline("evaluate", run, "--allow-missing", "--json").json
-    assert found["count"] == 10
-    assert (found["missing"]["count"], found["missing"]["changed"], found["missing"]["total"]) == (6, 2, 16)
-    assert found["leaked"]["count"] == 4
-    assert kept(run) == before
-    shown = sightline("evaluate", run, "--allow-missing").out
-    assert "6 of the 16 images of this split are not evaluated: 4 missing, 2 changed." in shown
+def test_remaining_images_are_evaluated_on_request(sightline: Command, damaged_project: Path) -> None:
+    run = damaged_project / "run"
+    before = read_files(run)
+    payload = sightline("evaluate", run, "--allow-missing", "--json").json
+    assert payload["count"] == 10
+    assert (payload["missing"]["count"], payload["missing"]["changed"], payload["missing"]["total"]) == (6, 2, 16)
+    assert payload["leaked"]["count"] == 4
+    assert read_files(run) == before
+    stdout = sightline("evaluate", run, "--allow-missing").out
+    assert "6 of the 16 images of this split are not evaluated: 4 missing, 2 changed." in stdout
     assert face.load(run).evaluate(allow_missing=True).missing is not None
 
 
-def test_none_left_is_an_error_all_the_same(sightline: Command, copied: Path) -> None:
-    for path in (copied / "data" / "test").rglob("*.*"):
+def test_none_left_is_an_error_all_the_same(sightline: Command, project_copy: Path) -> None:
+    for path in (project_copy / "data" / "test").rglob("*.*"):
         path.unlink()
     for more in ((), ("--allow-missing",)):
-        found = sightline("evaluate", copied / "run", *more)
-        assert found.code == 2
-        assert "16 are missing, such as test/" in found.err
-    (copied / "data").rename(copied / "moved")
-    found = sightline("evaluate", copied / "run")
-    assert found.code == 2
-    assert f"The images of the run {copied / 'run'} are no longer at {copied / 'data'}: restore them" in found.err
+        result = sightline("evaluate", project_copy / "run", *more)
+        assert result.code == 2
+        assert "16 are missing, such as test/" in result.err
+    (project_copy / "data").rename(project_copy / "moved")
+    result = sightline("evaluate", project_copy / "run")
+    assert result.code == 2
+    assert (
+        f"The images of the run {project_copy / 'run'} are no longer at {project_copy / 'data'}: restore them"
+        in result.err
+    )
 
 
 @pytest.mark.parametrize(
@@ -268,18 +275,18 @@ def test_none_left_is_an_error_all_the_same(sightline: Command, copied: Path) ->
     ids=["calibration", "split", "coverage", "precision"],
 )
 def test_missing_validation_images_are_refused_wherever_they_count(
-    sightline: Command, copied: Path, arguments: tuple[str, ...]
+    sightline: Command, project_copy: Path, arguments: tuple[str, ...]
 ) -> None:
-    run = copied / "run"
-    rows = [row for row in Run(run).read_data() or () if row.split == "validation"]
-    (copied / "data" / rows[0].path).unlink()
-    before = kept(run)
-    found = sightline("evaluate", run, *arguments)
-    assert (found.code, found.out) == (2, "")
-    assert f"Of the {len(rows)} validation images of the run {run}, 1 is missing, such as {rows[0].path}" in found.err
-    assert kept(run) == before
-    left = sightline("evaluate", run, *arguments, "--allow-missing", "--json")
-    assert left.json["count"] == (len(rows) - 1 if "validation" in arguments else 16)
+    run = project_copy / "run"
+    rows = [row for row in RunDirectory(run).read_data() or () if row.split == "validation"]
+    (project_copy / "data" / rows[0].path).unlink()
+    before = read_files(run)
+    result = sightline("evaluate", run, *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert f"Of the {len(rows)} validation images of the run {run}, 1 is missing, such as {rows[0].path}" in result.err
+    assert read_files(run) == before
+    outcome = sightline("evaluate", run, *arguments, "--allow-missing", "--json")
+    assert outcome.json["count"] == (len(rows) - 1 if "validation" in arguments else 16)
 
 
 @pytest.mark.parametrize(
@@ -290,36 +297,39 @@ def test_missing_validation_images_are_refused_wherever_they_count(
     ],
 )
 def test_an_export_without_its_images_says_what_an_export_can_do(
-    sightline: Command, copied: Path, split: str, precision: str, advice: str
+    sightline: Command, project_copy: Path, split: str, precision: str, advice: str
 ) -> None:
-    row = next(row for row in Run(copied / "run").read_data() or () if row.split == split)
-    (copied / "data" / row.path).unlink()
-    found = sightline("export", copied / "run", "--precision", precision)
-    assert found.code == 2
-    assert found.err.rstrip().endswith(f"such as {row.path}: restore them, {advice}")
+    row = next(row for row in RunDirectory(project_copy / "run").read_data() or () if row.split == split)
+    (project_copy / "data" / row.path).unlink()
+    result = sightline("export", project_copy / "run", "--precision", precision)
+    assert result.code == 2
+    assert result.err.rstrip().endswith(f"such as {row.path}: restore them, {advice}")
 
 
 def test_missing_training_images_stop_only_what_reads_them(
-    sightline: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
+    sightline: Command, project_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = next(row for row in Run(copied / "run").read_data() or () if row.split == "train")
-    (copied / "data" / row.path).unlink()
-    assert sightline("evaluate", copied / "run").code == 0
+    row = next(row for row in RunDirectory(project_copy / "run").read_data() or () if row.split == "train")
+    (project_copy / "data" / row.path).unlink()
+    assert sightline("evaluate", project_copy / "run").code == 0
     monkeypatch.setitem(sys.modules, "cleanlab", None)
-    for arguments in (("evaluate", copied / "run", "--labels", copied / "p.jsonl"), ("compress", copied / "run")):
-        found = sightline(*arguments)
-        if "sightline[labels]" in found.err:  # reported before the images are read
+    for arguments in (
+        ("evaluate", project_copy / "run", "--labels", project_copy / "p.jsonl"),
+        ("compress", project_copy / "run"),
+    ):
+        result = sightline(*arguments)
+        if "sightline[labels]" in result.err:  # reported before the images are read
             continue
-        assert found.code == 2
-        assert f"1 is missing, such as {row.path}" in found.err
+        assert result.code == 2
+        assert f"1 is missing, such as {row.path}" in result.err
 
 
-def test_images_that_came_since_are_in_no_split_and_said(sightline: Command, copied: Path) -> None:
-    write(copied / "data" / "test" / "red" / "new.png", encode(draw(77, "red")))
-    found = sightline("evaluate", copied / "run", "--json").json
-    assert (found["count"], found["added"]) == (16, 1)
+def test_images_added_later_are_in_no_split_and_reported(sightline: Command, project_copy: Path) -> None:
+    write(project_copy / "data" / "test" / "red" / "new.png", encode(draw(77, "red")))
+    payload = sightline("evaluate", project_copy / "run", "--json").json
+    assert (payload["count"], payload["added"]) == (16, 1)
     line = "1 image was added since training and is in no split: name its folder to evaluate on it."
-    assert line in sightline("evaluate", copied / "run").out
+    assert line in sightline("evaluate", project_copy / "run").out
 
 
 # Images from elsewhere
@@ -329,28 +339,33 @@ def test_training_images_among_others_are_left_out_and_counted(
     sightline: Command, project: Path, everything: Path
 ) -> None:
     run = project / "run"
-    before = kept(run)
-    found = sightline("evaluate", run, everything, "--json").json
-    assert found["count"] == 12, "the test images except the four that leaked"
-    told = found["training_images"]
-    assert (told["included"], told["identical"], told["near"]) == (False, 50, 2)
+    before = read_files(run)
+    payload = sightline("evaluate", run, everything, "--json").json
+    assert payload["count"] == 12, "the test images except the four that leaked"
+    training_images = payload["training_images"]
+    assert (training_images["included"], training_images["identical"], training_images["near"]) == (False, 50, 2)
     own = sightline("evaluate", run, "--json").json["leaked"]["without"]
-    assert (found["accuracy"], found["count"]) == (own["accuracy"], own["count"])
-    shown = sightline("evaluate", run, everything).out
+    assert (payload["accuracy"], payload["count"]) == (own["accuracy"], own["count"])
+    stdout = sightline("evaluate", run, everything).out
     assert (
         "52 images that the model was trained or validated on were excluded (50 identical, 2 near duplicates); "
         "--include-training includes them"
-    ) in shown
-    assert set(kept(run)) == set(before)
+    ) in stdout
+    assert set(read_files(run)) == set(before)
 
 
-def test_they_are_taken_in_if_asked_for_and_labelled(sightline: Command, project: Path, everything: Path) -> None:
-    found = sightline("evaluate", project / "run", everything, "--include-training", "--json").json
-    assert found["count"] == 64
-    told = found["training_images"]
-    assert (told["included"], told["identical"], told["near"], len(told["images"])) == (True, 50, 2, 52)
-    shown = sightline("evaluate", project / "run", everything, "--include-training").out
-    assert "TRAINING IMAGES INCLUDED: 52 images that the model was trained or validated on" in shown
+def test_they_are_included_on_request(sightline: Command, project: Path, everything: Path) -> None:
+    payload = sightline("evaluate", project / "run", everything, "--include-training", "--json").json
+    assert payload["count"] == 64
+    training_images = payload["training_images"]
+    assert (
+        training_images["included"],
+        training_images["identical"],
+        training_images["near"],
+        len(training_images["images"]),
+    ) == (True, 50, 2, 52)
+    stdout = sightline("evaluate", project / "run", everything, "--include-training").out
+    assert "TRAINING IMAGES INCLUDED: 52 images that the model was trained or validated on" in stdout
     python = face.evaluate(project / "run", str(everything), include_training=True)
     assert python.count == 64
     assert python.overlap is not None
@@ -359,11 +374,11 @@ def test_they_are_taken_in_if_asked_for_and_labelled(sightline: Command, project
 
 def test_nothing_but_training_images_is_refused(sightline: Command, project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "data" / "train", tmp_path / "only")
-    found = sightline("evaluate", project / "run", tmp_path / "only", "--json")
-    assert (found.code, found.out) == (2, "")
-    assert "was trained or validated on all 48 images of" in found.err
-    assert "--include-training" in found.err
-    assert "Traceback" not in found.err
+    result = sightline("evaluate", project / "run", tmp_path / "only", "--json")
+    assert (result.code, result.out) == (2, "")
+    assert "was trained or validated on all 48 images of" in result.err
+    assert "--include-training" in result.err
+    assert "Traceback" not in result.err
     with pytest.raises(DataError, match="all 48 images"):
         face.load(project / "run").evaluate(str(tmp_path / "only"))
 
@@ -372,9 +387,9 @@ def test_new_images_are_evaluated_without_a_remark(sightline: Command, project: 
     for c, label in enumerate(TINT):
         for i in range(50, 54):
             write(tmp_path / "new" / label / f"{i}.png", encode(draw(100 * c + i, label)))
-    found = sightline("evaluate", project / "run", tmp_path / "new", "--json").json
-    assert (found["count"], found["leaked"], found["missing"]) == (8, None, None)
-    assert found["training_images"] == {"included": False, "identical": 0, "near": 0, "images": []}
+    payload = sightline("evaluate", project / "run", tmp_path / "new", "--json").json
+    assert (payload["count"], payload["leaked"], payload["missing"]) == (8, None, None)
+    assert payload["training_images"] == {"included": False, "identical": 0, "near": 0, "images": []}
     assert "training" not in sightline("evaluate", project / "run", tmp_path / "new").out.split("figure")[0].lower()
 
 
@@ -384,63 +399,63 @@ def test_new_images_are_evaluated_without_a_remark(sightline: Command, project: 
 def test_a_command_indexes_the_images_once_for_all_splits(
     sightline: Command, project: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
-    looks: list[Run] = []
-    look = images.find
+    looks: list[RunDirectory] = []
+    look = run_images.match_run_images
 
-    def counted(run: Run, progress: Progress, index: Index | None = None) -> Matched:
+    def counted(run: RunDirectory, progress: Progress, index: Index | None = None) -> MatchedImages:
         looks.append(run)
         return look(run, progress, index)
 
     monkeypatch.chdir(project)
-    monkeypatch.setattr(images, "find", counted)
-    done = sightline(*command)
-    if "sightline[int8]" in done.err:
+    monkeypatch.setattr(run_images, "match_run_images", counted)
+    result = sightline(*command)
+    if "sightline[int8]" in result.err:
         pytest.skip("onnx is not installed")
-    assert done.code == 0, done.err
+    assert result.code == 0, result.err
     assert len(looks) == 1
 
 
-def test_the_run_s_own_images_are_no_strangers(sightline: Command, project: Path, tmp_path: Path) -> None:
+def test_the_own_images_of_a_run_are_not_out_of_distribution(sightline: Command, project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "data" / "test" / "red", tmp_path / "strange" / "a")
-    found = sightline("evaluate", project / "run", "--ood", tmp_path / "strange")
-    if "sightline[labels]" in found.err:
+    result = sightline("evaluate", project / "run", "--ood", tmp_path / "strange")
+    if "sightline[labels]" in result.err:
         pytest.skip("scikit-learn is not installed")
-    assert found.code == 2
-    assert "All 8 images of strange belong to the run: give others with --ood." in found.err
-    write(tmp_path / "strange" / "b" / "noise.png", encode(scene(999)))
-    found = sightline("evaluate", project / "run", "--ood", tmp_path / "strange")
-    assert found.code == 0, found.err
-    assert "1 image of strange" in found.out
-    assert "8 images that belong to the run were excluded." in found.out
+    assert result.code == 2
+    assert "All 8 images of strange belong to the run: give others with --ood." in result.err
+    write(tmp_path / "strange" / "b" / "noise.png", encode(draw_scene(999)))
+    result = sightline("evaluate", project / "run", "--ood", tmp_path / "strange")
+    assert result.code == 0, result.err
+    assert "1 image of strange" in result.out
+    assert "8 images that belong to the run were excluded." in result.out
 
 
-def test_a_bundle_knows_as_much_as_its_place_tells(
+def test_a_bundle_finds_training_images_by_its_location(
     sightline: Command, project: Path, everything: Path, tmp_path: Path
 ) -> None:
     inside = sightline("evaluate", project / "run" / "bundle", everything, "--json").json
     assert (inside["count"], inside["training_images"]["identical"]) == (12, 50)
     alone = Path(shutil.copytree(project / "run" / "bundle", tmp_path / "alone"))
-    found = sightline("evaluate", alone, everything, "--json").json
-    assert found["count"] == 64
-    assert found["training_images"] == {"included": False, "identical": None, "near": None, "images": []}
+    payload = sightline("evaluate", alone, everything, "--json").json
+    assert payload["count"] == 64
+    assert payload["training_images"] == {"included": False, "identical": None, "near": None, "images": []}
     assert "does not know its training images" in sightline("evaluate", alone, everything).out
 
 
 def test_an_export_is_compared_on_them_and_says_so(
     sightline: Command, project: Path, everything: Path, tmp_path: Path
 ) -> None:
-    done = sightline("export", project / "run", "--parity", everything, "--out", tmp_path / "out", "--json")
-    assert done.code == 0, done.err
-    assert done.json["pictures"] == "the given images (52 are training or validation images)"
+    result = sightline("export", project / "run", "--parity", everything, "--out", tmp_path / "out", "--json")
+    assert result.code == 0, result.err
+    assert result.json["pictures"] == "the given images (52 are training or validation images)"
 
 
 # Runs that are not complete
 
 
 @pytest.fixture
-def killed(tmp_path: Path, project: Path) -> Run:
+def killed(tmp_path: Path, project: Path) -> RunDirectory:
     """A run that was killed in its first epoch."""
-    run = Run(Path(shutil.copytree(project / "run", tmp_path / "killed")))
+    run = RunDirectory(Path(shutil.copytree(project / "run", tmp_path / "killed")))
     for name in ("model.keras", "model.json", "report.html"):
         (run.path / name).unlink()
     run.update(status="running")
@@ -448,24 +463,24 @@ def killed(tmp_path: Path, project: Path) -> Run:
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "report", "card"])
-def test_a_killed_run_names_resume(sightline: Command, killed: Run, verb: str) -> None:
-    found = sightline(verb, killed.path)
-    assert (found.code, found.out) == (2, "")
-    assert f"its training did not finish (status 'running'); `sightline resume {killed.path}` continues" in found.err
-    with killed.held():
-        found = sightline(verb, killed.path)
-    assert found.code == 2
-    assert "it is still training; wait until it ends" in found.err
+def test_a_killed_run_names_resume(sightline: Command, killed: RunDirectory, verb: str) -> None:
+    result = sightline(verb, killed.path)
+    assert (result.code, result.out) == (2, "")
+    assert f"its training did not finish (status 'running'); `sightline resume {killed.path}` continues" in result.err
+    with killed.lock():
+        result = sightline(verb, killed.path)
+    assert result.code == 2
+    assert "it is still training; wait until it ends" in result.err
 
 
-def test_a_card_says_truly_why_there_is_no_bundle(sightline: Command, copied: Path) -> None:
-    run = Run(copied / "run")
+def test_a_card_says_truly_why_there_is_no_bundle(sightline: Command, project_copy: Path) -> None:
+    run = RunDirectory(project_copy / "run")
     shutil.rmtree(run.path / "bundle")
     for verb in (("card", run.path), ("export", run.path, "--format", "vectors")):
-        found = sightline(*verb)
-        assert found.code == 2
-        assert f"its folder {run.path / 'bundle'} was removed" in found.err
+        result = sightline(*verb)
+        assert result.code == 2
+        assert f"its folder {run.path / 'bundle'} was removed" in result.err
     run.update(no_bundle="the exported file differs from the model by up to 0.5")
-    found = sightline("card", run.path)
-    assert "has no bundle to write the model card to: the exported file differs from the model by up to" in found.err
-    assert "must be complete" not in found.err
+    result = sightline("card", run.path)
+    assert "has no bundle to write the model card to: the exported file differs from the model by up to" in result.err
+    assert "must be complete" not in result.err

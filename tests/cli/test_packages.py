@@ -11,8 +11,8 @@ import pytest
 from command import Command
 
 WORK = (
-    "sightline.workflow.training.assemble", "sightline.workflow.compress.load", "sightline.workflow.judging._Reader",
-    "sightline.workflow.show._pictures", "sightline.sweep.search.prepare",
+    "sightline.api.training.assemble", "sightline.api.compression.load", "sightline.api.evaluation._OutputReader",
+    "sightline.api.preview._decode_images", "sightline.sweeps.runner.prepare_folder",
 )  # fmt: skip
 """The functions with which the work of the commands begins."""
 
@@ -48,12 +48,12 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=lambda value: value.split()[0] if isinstance(value, str) else None,
 )
 def test_a_missing_package_is_named_before_the_work(
-    sightline: Command, trained: tuple[Path, dict[str, Any]], colours: Path, tmp_path: Path,
+    sightline: Command, trained: tuple[Path, dict[str, Any]], colors: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, arguments: str, package: str, brought: tuple[str, str],
 ) -> None:  # fmt: skip
     name, extra = brought
     monkeypatch.setitem(sys.modules, package, None)
-    done = sightline(*(word.format(data=colours, run=trained[0], tmp=tmp_path) for word in arguments.split()))
-    assert done.code == 2, done.err
-    assert f"needs the package '{name}', which is not installed: pip install \"sightline[{extra}]\"" in done.err
+    result = sightline(*(word.format(data=colors, run=trained[0], tmp=tmp_path) for word in arguments.split()))
+    assert result.code == 2, result.err
+    assert f"needs the package '{name}', which is not installed: pip install \"sightline[{extra}]\"" in result.err
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"

@@ -11,27 +11,29 @@ import numpy as np
 import pytest
 
 from command import SMALL, Command
-from deep import png_16
-from pictures import encode, scene, write
+from high_bit_depth import png_16
 from sightline import load
-from sightline.workflow import choose
-from sightline.workflow.training import Training
+from sightline.api.training import Training
+from sightline.runs import autoconfig
+from synthetic_images import draw_scene, encode, write_files
 
 LOW, HIGH = 1000, 1400
 
 
-def image(number: int, colour: int) -> Any:
+def make_stripes(number: int, color: int) -> Any:
     """Return stripes along one axis, with values in a narrow range of 12 bits: uint16 [32, 32]."""
-    rng = np.random.default_rng([number, colour])
+    rng = np.random.default_rng([number, color])
     waves = np.sin(np.arange(32) * rng.uniform(1.5, 2.5) + rng.uniform(0, 6))
-    values = (LOW + HIGH) / 2 + (HIGH - LOW) / 2 * (waves[:, None] if colour else waves[None]) * np.ones((32, 32))
+    values = (LOW + HIGH) / 2 + (HIGH - LOW) / 2 * (waves[:, None] if color else waves[None]) * np.ones((32, 32))
     return np.clip(values + rng.normal(0, 10, (32, 32)), LOW, HIGH).astype(np.uint16)
 
 
 @pytest.fixture(scope="module")
 def microscope(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    files = {f"{label}/{i}.png": png_16(image(i, k)) for k, label in enumerate(("across", "down")) for i in range(30)}
-    return write(tmp_path_factory.mktemp("deep") / "microscope", files)
+    files = {
+        f"{label}/{i}.png": png_16(make_stripes(i, k)) for k, label in enumerate(("across", "down")) for i in range(30)
+    }
+    return write_files(tmp_path_factory.mktemp("deep") / "microscope", files)
 
 
 def stop(*_: object) -> None:
@@ -44,38 +46,40 @@ def test_the_range_is_decided_once_and_kept_with_run_and_bundle(
     run = tmp_path / "r"
     arguments = ("train", microscope, *SMALL, "--out", run)
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_ship", stop)
+        patch.setattr(Training, "_finalize", stop)
         stopped = sightline(*arguments)
     assert stopped.code == 130
     assert "60 images have more than 8 bits per sample, read with 1000 as black and 1400 as white" in stopped.err
-    kept = tomllib.loads((run / "config.toml").read_text())["picture"]["range"]
-    assert kept == [LOW, HIGH]
-    monkeypatch.setattr(choose, "resolve_range", lambda *_: pytest.fail("the range was derived again"))
+    stored_range = tomllib.loads((run / "config.toml").read_text())["picture"]["range"]
+    assert stored_range == [LOW, HIGH]
+    monkeypatch.setattr(autoconfig, "resolve_range", lambda *_: pytest.fail("the range was derived again"))
     assert sightline("resume", run).code == 0
     assert sightline(*arguments, "--json").code == 0  # complete: it is only evaluated again
 
     spec = json.loads((run / "model.json").read_text())["preprocess"]
     manifest = json.loads((run / "bundle" / "manifest.json").read_text())
-    assert spec["range"] == manifest["preprocess"]["range"] == kept
+    assert spec["range"] == manifest["preprocess"]["range"] == stored_range
     classifier = load(run / "bundle")
     pixels = classifier.preprocess.decode((microscope / "across" / "3.png").read_bytes())
     assert len(np.unique(pixels)) > 100
-    expected = np.clip((image(3, 0).astype(float) - LOW) / (HIGH - LOW), 0, 1) * 255
+    expected = np.clip((make_stripes(3, 0).astype(float) - LOW) / (HIGH - LOW), 0, 1) * 255
     assert np.abs(pixels[..., 0] - expected).max() <= 0.5
     dim = png_16(np.full((32, 32), LOW, np.uint16))  # its own range alone would differ
     assert (classifier.preprocess.decode(dim) == 0).all()
-    own = sightline("evaluate", run, "--json").json["accuracy"]
-    given = load(run / "bundle").evaluate([microscope]).accuracy
-    assert min(own, given) > 0.5
+    run_accuracy = sightline("evaluate", run, "--json").json["accuracy"]
+    bundle_accuracy = load(run / "bundle").evaluate([microscope]).accuracy
+    assert min(run_accuracy, bundle_accuracy) > 0.5
 
 
 def test_8_bit_images_have_no_range(tmp_path: Path, sightline: Command) -> None:
     files = {
-        f"{label}/{i}.jpg": encode(scene(30 * k + i, 32, 32), "JPEG") for k, label in enumerate("ab") for i in range(9)
+        f"{label}/{i}.jpg": encode(draw_scene(30 * k + i, 32, 32), "JPEG")
+        for k, label in enumerate("ab")
+        for i in range(9)
     }
-    found = sightline("train", write(tmp_path / "data", files), *SMALL, "--epochs", "0", "--out", tmp_path / "r")
-    assert found.code == 0
-    assert "more than 8 bits" not in found.err
+    result = sightline("train", write_files(tmp_path / "data", files), *SMALL, "--epochs", "0", "--out", tmp_path / "r")
+    assert result.code == 0
+    assert "more than 8 bits" not in result.err
     assert json.loads((tmp_path / "r" / "model.json").read_text())["preprocess"]["range"] is None
     assert tomllib.loads((tmp_path / "r" / "config.toml").read_text())["picture"]["range"] == "full"
 
@@ -87,27 +91,29 @@ def test_a_given_range_is_taken_by_doctor_and_show(sightline: Command, microscop
     assert (tmp_path / "fix").read_text() == ""
     assert "blank" not in plain
     assert "read with 1000 as black and 1400 as white" in plain["high-bit-depth"]["what"]
-    told = sightline("doctor", microscope, "--json", "--set", "picture.range=full").json["findings"]
-    assert next(f["count"] for f in told if f["kind"] == "blank") == 60
-    shown = sightline("show", microscope, "--out", tmp_path / "a.png", "--set", "picture.range=[0, 60000]")
-    assert shown.code == 0
+    findings = sightline("doctor", microscope, "--json", "--set", "input.value_range=full").json["findings"]
+    assert next(f["count"] for f in findings if f["kind"] == "blank") == 60
+    result = sightline("show", microscope, "--out", tmp_path / "a.png", "--set", "input.value_range=[0, 60000]")
+    assert result.code == 0
     assert sightline("show", microscope, "--out", tmp_path / "b.png").code == 0
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
-    wrong = sightline("doctor", microscope, "--set", "picture.range=[9, 3]")
+    wrong = sightline("doctor", microscope, "--set", "input.value_range=[9, 3]")
     assert (wrong.code, wrong.out) == (2, "")
-    assert "picture.range must be [low, high] with low < high" in wrong.err
+    assert "input.value_range must be [low, high] with low < high" in wrong.err
 
 
 def test_the_limit_is_a_setting_of_train_and_doctor(sightline: Command, tmp_path: Path) -> None:
-    files = {f"{label}/{i}.png": encode(scene(30 * k + i, 32, 32)) for k, label in enumerate("ab") for i in range(9)}
-    data = write(tmp_path / "data", files | {"a/large.png": encode(scene(99, 1100, 1000))})
-    limit = ("--set", "picture.max_megapixels=1")
+    files = {
+        f"{label}/{i}.png": encode(draw_scene(30 * k + i, 32, 32)) for k, label in enumerate("ab") for i in range(9)
+    }
+    data = write_files(tmp_path / "data", files | {"a/large.png": encode(draw_scene(99, 1100, 1000))})
+    limit = ("--set", "input.max_megapixels=1")
     assert sightline("train", data, *SMALL, "--epochs", "0", "--out", tmp_path / "r", *limit).code == 0
     rows = [json.loads(line) for line in (tmp_path / "r" / "data.jsonl").read_text().splitlines()]
     reason = "too large: 1100x1000 pixels, limit 1 megapixels (max_megapixels)"
     assert [(r["path"], r["reason"]) for r in rows if "reason" in r] == [("a/large.png", reason)]
-    found = {f["kind"]: f for f in sightline("doctor", data, "--json", *limit).json["findings"]}
-    assert found["unreadable"]["reasons"] == [reason]
+    findings = {f["kind"]: f for f in sightline("doctor", data, "--json", *limit).json["findings"]}
+    assert findings["unreadable"]["reasons"] == [reason]
     assert "unreadable" not in {f["kind"] for f in sightline("doctor", data, "--json").json["findings"]}
     refused = sightline("predict", tmp_path / "r", data / "a" / "large.png", "--json")
     assert refused.code == 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from command import Command
-from sightline.report import page
+from sightline.report import html_report
 
 
 class Links(HTMLParser):
@@ -84,58 +84,58 @@ def test_the_page_fits_a_phone(run: Path) -> None:
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
 
 
-def test_words_in_figures_are_text_for_the_browser_to_draw(run: Path) -> None:
+def test_labels_in_plots_are_svg_text(run: Path) -> None:
     text = (run / "report.html").read_text("utf-8")
-    figures = [base64.b64decode(f).decode() for f in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text)]
-    assert len(figures) >= 3
-    assert all("<text" in figure for figure in figures)
-    assert any(">green</text>" in figure for figure in figures)  # a class
+    metrics = [base64.b64decode(f).decode() for f in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text)]
+    assert len(metrics) >= 3
+    assert all("<text" in figure for figure in metrics)
+    assert any(">green</text>" in figure for figure in metrics)  # a class
     assert '<source media="(max-width: 40rem)" srcset="data:image/svg+xml;base64,' in text  # curves, on a phone
     names = {kind: {p.name.split(".")[0] for p in (run / "figures").glob(f"*.{kind}")} for kind in ("png", "svg")}
     assert {"curves", "confusion"} <= names["svg"] <= names["png"]
 
 
-def test_without_pictures_to_judge_it_on_a_run_still_ends(sightline: Command, colours: Path, tmp_path: Path) -> None:
+def test_a_run_without_evaluation_images_completes(sightline: Command, colors: Path, tmp_path: Path) -> None:
     options = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1")
     nothing = ("--set", "split.mode=stratified", "--set", "split.validation=0", "--set", "split.test=0")
-    found = sightline("train", colours, *options, *nothing, "--out", tmp_path / "r", "--json")
-    assert found.code == 0, found.err
-    assert (found.json["validation"], found.json["test"]) == (None, None)
+    result = sightline("train", colors, *options, *nothing, "--out", tmp_path / "r", "--json")
+    assert result.code == 0, result.err
+    assert (result.json["validation"], result.json["test"]) == (None, None)
     assert "No images were held out for evaluation" in (tmp_path / "r" / "report.html").read_text("utf-8")
     assert (tmp_path / "r" / "bundle" / "manifest.json").is_file()
 
 
-def test_report_writes_the_page_anew(sightline: Command, run: Path) -> None:
+def test_report_rewrites_the_page(sightline: Command, run: Path) -> None:
     before = (run / "report.html").read_text("utf-8")
     (run / "report.html").unlink()
-    found = sightline("report", run, "--json")
-    assert found.code == 0, found.err
-    assert found.json == {"report": str(run / "report.html")}
+    result = sightline("report", run, "--json")
+    assert result.code == 0, result.err
+    assert result.json == {"report": str(run / "report.html")}
     after = (run / "report.html").read_text("utf-8")
     headline = re.compile(r'<p class="lead">(.*?)</p>')
     assert headline.findall(before) == headline.findall(after)
 
 
 def test_no_report_of_what_is_no_run(sightline: Command, run: Path, tmp_path: Path) -> None:
-    found = sightline("report", tmp_path)
-    assert (found.code, found.out) == (2, "")
-    assert "not a run" in found.err
+    result = sightline("report", tmp_path)
+    assert (result.code, result.out) == (2, "")
+    assert "not a run" in result.err
 
 
-def test_thresholds_reach_page_bundle_and_answers(sightline: Command, colours: Path, tmp_path: Path) -> None:
+def test_thresholds_reach_page_bundle_and_predictions(sightline: Command, colors: Path, tmp_path: Path) -> None:
     run = tmp_path / "r"
     options = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "4")
-    assert sightline("train", colours, *options, "--out", run).code == 0
+    assert sightline("train", colors, *options, "--out", run).code == 0
     before = (run / "bundle" / "model.onnx").read_bytes()
-    found = sightline("evaluate", run, "--coverage", "0.9")
-    assert found.code == 0, found.err
+    result = sightline("evaluate", run, "--coverage", "0.9")
+    assert result.code == 0, result.err
     manifest = json.loads((run / "bundle" / "manifest.json").read_text("utf-8"))
     assert manifest["thresholds"]["coverage"] == 0.9
     assert (run / "bundle" / "model.onnx").read_bytes() != before  # the manifest embedded in it
-    (line,) = sightline("predict", run / "bundle", next((colours / "red").iterdir()), "--json").lines
+    (line,) = sightline("predict", run / "bundle", next((colors / "red").iterdir()), "--json").lines
     assert line["decision"] in {"class", "set", "abstain"}
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.5, "50.0%"), (None, "not defined"), (1.0, "100.0%")])
-def test_shares_are_written_as_people_read_them(value: float | None, text: str) -> None:
-    assert page.percent(value) == text
+def test_fractions_are_formatted_as_percentages(value: float | None, text: str) -> None:
+    assert html_report.format_percent(value) == text

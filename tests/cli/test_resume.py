@@ -14,37 +14,37 @@ from typing import Any
 
 import pytest
 
-from command import COLOURS, SMALL, Command, draw_classes
-from killing import MOMENTS, Place, after, history, run, weights
+from command import COLORS, SMALL, Command, draw_classes
+from kill_process import MOMENTS, RunPaths, after, read_history, read_weights_hash, run_and_kill
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process on Windows")
 
 DATA = "beans:100@32"
 STAGES = """
 [augment]
-flip = true
+horizontal_flip = true
 rotation = 5
 [[train.stages]]
 name = "head"
-thaw = 0
+unfreeze = 0
 epochs = 2
 views = 2
 [[train.stages]]
 name = "all"
-thaw = -1
+unfreeze = -1
 epochs = 2
 """
 KINDS = {
     "scratch": ("--model", "cifar10-simple", "--epochs", 4, "--set", "train.checkpoint_steps=1"),
-    "staged": ("--model", "cifar10-deep", "--set", "train.checkpoint_steps=3", "--set", "picture.height=16"),
+    "staged": ("--model", "cifar10-deep", "--set", "train.checkpoint_steps=3", "--set", "input.height=16"),
 }
 
 
-def place(folder: Path) -> Place:
-    return Place(folder / "run", folder / "cache")
+def make_place(folder: Path) -> RunPaths:
+    return RunPaths(folder / "run", folder / "cache")
 
 
-def train(kind: str, where: Place) -> tuple[object, ...]:
+def train(kind: str, where: RunPaths) -> tuple[object, ...]:
     where.run.parent.mkdir(parents=True, exist_ok=True)
     stages = where.run.parent / "stages.toml"
     stages.write_text(STAGES if kind == "staged" else "", encoding="utf-8")
@@ -52,7 +52,7 @@ def train(kind: str, where: Place) -> tuple[object, ...]:
     return ("train", DATA, *common, *KINDS[kind], "--out", where.run, "--json")
 
 
-def resume(where: Place) -> tuple[object, ...]:
+def resume(where: RunPaths) -> tuple[object, ...]:
     return ("resume", where.run, "--json")
 
 
@@ -60,35 +60,35 @@ def resume(where: Place) -> tuple[object, ...]:
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, list[tuple[object, ...]]]]:
     """The weights and the history of an uninterrupted run of each kind, trained on first use."""
 
-    class Found(dict[str, tuple[str, list[tuple[object, ...]]]]):
+    class LazyOutcomes(dict[str, tuple[str, list[tuple[object, ...]]]]):
         def __missing__(self, kind: str) -> tuple[str, list[tuple[object, ...]]]:
-            where = place(tmp_path_factory.mktemp(f"untouched-{kind}"))
-            self[kind] = weights(run(where, train(kind, where))), history(where)
+            where = make_place(tmp_path_factory.mktemp(f"untouched-{kind}"))
+            self[kind] = read_weights_hash(run_and_kill(where, train(kind, where))), read_history(where)
             return self[kind]
 
-    return Found()
+    return LazyOutcomes()
 
 
 def test_killed_while_training_and_while_evaluating(untouched: Any, tmp_path: Path) -> None:
-    where = place(tmp_path)
-    assert run(where, train("scratch", where), MOMENTS["second epoch"]).killed
-    assert run(where, resume(where), MOMENTS["evaluation"]).killed
-    assert weights(run(where, resume(where))) == untouched["scratch"][0]
-    assert history(where) == untouched["scratch"][1]
+    where = make_place(tmp_path)
+    assert run_and_kill(where, train("scratch", where), MOMENTS["second epoch"]).killed
+    assert run_and_kill(where, resume(where), MOMENTS["evaluation"]).killed
+    assert read_weights_hash(run_and_kill(where, resume(where))) == untouched["scratch"][0]
+    assert read_history(where) == untouched["scratch"][1]
 
 
 @pytest.mark.slow
 def test_killed_at_four_moments_on_one_core_at_last(untouched: Any, tmp_path: Path) -> None:
     """While indexing, while training, later while training on one core, and while evaluating."""
-    where = place(tmp_path)
-    assert run(where, train("staged", where), MOMENTS["indexing"]).killed
+    where = make_place(tmp_path)
+    assert run_and_kill(where, train("staged", where), MOMENTS["indexing"]).killed
     assert not (where.run / "config.toml").exists()
-    assert run(where, resume(where), MOMENTS["second epoch"]).killed
-    assert run(where, resume(where), MOMENTS["later"], pinned=True).killed
-    assert run(where, resume(where), MOMENTS["evaluation"]).killed
-    ended = run(where, resume(where))
-    assert weights(ended) == untouched["staged"][0]
-    assert history(where) == untouched["staged"][1]
+    assert run_and_kill(where, resume(where), MOMENTS["second epoch"]).killed
+    assert run_and_kill(where, resume(where), MOMENTS["later"], pinned=True).killed
+    assert run_and_kill(where, resume(where), MOMENTS["evaluation"]).killed
+    ended = run_and_kill(where, resume(where))
+    assert read_weights_hash(ended) == untouched["staged"][0]
+    assert read_history(where) == untouched["staged"][1]
     assert json.loads((where.run / "run.json").read_text())["resumed"] == 4
     assert not list(where.run.rglob("*.part*"))
     assert len(list((where.run / "checkpoints").iterdir())) == 1, "the last one, for `resume --epochs`"
@@ -99,18 +99,18 @@ def test_killed_at_four_moments_on_one_core_at_last(untouched: Any, tmp_path: Pa
 @pytest.mark.parametrize("at", [*MOMENTS, *range(10)])
 def test_killed_at_any_moment(untouched: Any, tmp_path: Path, kind: str, at: str | int) -> None:
     """Killed at that moment and again soon after resuming, then resumed, half of the time on one core."""
-    where = place(tmp_path)
+    where = make_place(tmp_path)
     chance = random.Random(f"{kind} {at}")  # noqa: S311  # moments, not secrets
     moment = MOMENTS[at] if isinstance(at, str) else after(chance.uniform(1, 14))
-    first = run(where, train(kind, where), moment)
+    first = run_and_kill(where, train(kind, where), moment)
     if not where.run.exists():
         pytest.skip("killed before there was a run")
     if first.killed:
-        run(where, resume(where), after(chance.uniform(4, 10)))
+        run_and_kill(where, resume(where), after(chance.uniform(4, 10)))
     decided = (where.run / "config.toml").exists()  # before that, one core is another machine, with other weights
-    last = run(where, resume(where), pinned=chance.random() < 0.5 and decided)
-    assert weights(last) == untouched[kind][0]
-    assert history(where) == untouched[kind][1]
+    last = run_and_kill(where, resume(where), pinned=chance.random() < 0.5 and decided)
+    assert read_weights_hash(last) == untouched[kind][0]
+    assert read_history(where) == untouched[kind][1]
     if not first.killed:
         pytest.skip("its weights are right, but it finished before that moment")
 
@@ -119,15 +119,15 @@ def test_killed_at_any_moment(untouched: Any, tmp_path: Path, kind: str, at: str
     "name", ["first epoch", *(pytest.param(n, marks=pytest.mark.slow) for n in MOMENTS if n != "first epoch")]
 )
 def test_sigterm_ends_with_130_within_ten_seconds(untouched: Any, tmp_path: Path, name: str) -> None:
-    where = place(tmp_path)
-    ended = run(where, train("staged", where), MOMENTS[name], number=signal.SIGTERM)
+    where = make_place(tmp_path)
+    ended = run_and_kill(where, train("staged", where), MOMENTS[name], number=signal.SIGTERM)
     if not ended.killed or ended.code == 0:
         pytest.skip("it finished before the signal")
     assert ended.code == 130, ended.err
     assert ended.seconds < 10
     assert f"sightline resume {where.run}" in ended.err
     assert json.loads((where.run / "run.json").read_text())["status"] == "interrupted"
-    assert weights(run(where, resume(where))) == untouched["staged"][0]
+    assert read_weights_hash(run_and_kill(where, resume(where))) == untouched["staged"][0]
 
 
 FULL = """
@@ -147,35 +147,35 @@ there.{name} = {name}
 
 def test_a_checkpoint_that_does_not_fit_the_disk(untouched: Any, tmp_path: Path) -> None:
     """Limit files to 20 kB while later checkpoints are written: the first one stays and is used."""
-    where = place(tmp_path)
-    assert run(where, train("staged", where), MOMENTS["second epoch"]).killed
+    where = make_place(tmp_path)
+    assert run_and_kill(where, train("staged", where), MOMENTS["second epoch"]).killed
     first = sorted((where.run / "checkpoints").iterdir())
-    full = run(where, resume(where), before=FULL.format(module="checkpoint", name="write"))
+    full = run_and_kill(where, resume(where), before=FULL.format(module="checkpoint", name="write"))
     assert full.code == 2
     assert "File too large. Free some space" in full.err
     assert f"`sightline resume {where.run}` goes on" in full.err
     assert "Traceback" not in full.err
-    kept = [path for path in sorted((where.run / "checkpoints").iterdir()) if path.suffix == ".npz"]
-    assert kept
-    assert set(kept) <= set(first)
-    assert weights(run(where, resume(where))) == untouched["staged"][0]
+    remaining = [path for path in sorted((where.run / "checkpoints").iterdir()) if path.suffix == ".npz"]
+    assert remaining
+    assert set(remaining) <= set(first)
+    assert read_weights_hash(run_and_kill(where, resume(where))) == untouched["staged"][0]
 
 
 def test_a_cache_that_does_not_fit_the_disk(sightline: Command, tmp_path: Path, own_cache: Path) -> None:
     import resource
 
-    data = draw_classes(tmp_path / "data", COLOURS, 12)
+    data = draw_classes(tmp_path / "data", COLORS, 12)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
     try:
-        found = sightline("train", data, *SMALL, "--out", tmp_path / "r")
+        result = sightline("train", data, *SMALL, "--out", tmp_path / "r")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert found.code == 2
-    assert "The pixel cache" in found.err
-    assert f"`sightline resume {tmp_path / 'r'}` goes on" in found.err
+    assert result.code == 2
+    assert "The pixel cache" in result.err
+    assert f"`sightline resume {tmp_path / 'r'}` goes on" in result.err
     assert list(own_cache.iterdir()) == []
     assert sightline("resume", tmp_path / "r", "--json").json["epochs"] == 2
 
@@ -183,17 +183,17 @@ def test_a_cache_that_does_not_fit_the_disk(sightline: Command, tmp_path: Path, 
 @pytest.fixture
 def stopped(sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run on its own folder of images, interrupted before its evaluation."""
-    from sightline.workflow.training import Training
+    from sightline.api.training import Training
 
-    data = draw_classes(tmp_path / "data", COLOURS, 12)
+    data = draw_classes(tmp_path / "data", COLORS, 12)
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_ship", stop)
-        found = sightline("train", data, *SMALL, "--out", tmp_path / "r")
-    assert found.code == 130
+        patch.setattr(Training, "_finalize", stop)
+        result = sightline("train", data, *SMALL, "--out", tmp_path / "r")
+    assert result.code == 130
     return tmp_path / "r"
 
 
@@ -207,23 +207,23 @@ def test_train_points_to_resume(sightline: Command, stopped: Path) -> None:
     assert (same.code, f"`sightline resume {stopped}` goes on" in same.err) == (2, True)
     other = sightline("train", data, *SMALL, "--seed", 3, "--out", stopped)
     assert (other.code, "seed is 0, not 3" in other.err) == (2, True)
-    found = sightline("resume", stopped, "--json")
-    assert found.code == 0, found.err
-    assert found.out.count("\n") == 1
+    result = sightline("resume", stopped, "--json")
+    assert result.code == 0, result.err
+    assert result.out.count("\n") == 1
     again = sightline("resume", stopped, "--json")
-    assert again.json["weights_sha256"] == found.json["weights_sha256"]
+    assert again.json["weights_sha256"] == result.json["weights_sha256"]
     assert "nothing to do" in again.err
     assert not list(stopped.rglob("*.part-*"))
 
 
-def test_other_pictures_are_refused_and_the_run_stays(sightline: Command, stopped: Path) -> None:
+def test_other_images_are_refused_and_the_run_stays(sightline: Command, stopped: Path) -> None:
     data = stopped.parent / "data"
     gone = next(data.rglob("*.png"))
     content = gone.read_bytes()
     gone.unlink()
-    found = sightline("resume", stopped)
-    assert found.code == 2
-    assert "1 of 36 are missing or changed, 0 are new" in found.err
+    result = sightline("resume", stopped)
+    assert result.code == 2
+    assert "1 of 36 are missing or changed, 0 are new" in result.err
     gone.write_bytes(content)
     moved = data.rename(stopped.parent / "elsewhere")
     assert sightline("resume", stopped).code == 2
@@ -233,25 +233,25 @@ def test_other_pictures_are_refused_and_the_run_stays(sightline: Command, stoppe
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(sightline: Command, stopped: Path) -> None:
     newest = max((stopped / "checkpoints").glob("*.npz"))
     newest.write_bytes(newest.read_bytes()[:-50])
-    found = sightline("resume", stopped, "--json")
-    assert found.code == 0
-    assert f"{newest} is damaged" in found.err
+    result = sightline("resume", stopped, "--json")
+    assert result.code == 0
+    assert f"{newest} is damaged" in result.err
 
 
 @pytest.mark.parametrize("verb", ["resume", "train", "force"])
 def test_a_run_in_use_is_refused(sightline: Command, stopped: Path, verb: str) -> None:
     """The lock is held by another process, and released when that is killed."""
-    code = "import sys, time; from pathlib import Path; from sightline.run import Run\n"
+    code = "import sys, time; from pathlib import Path; from sightline.runs.directory import Run\n"
     code += "with Run(Path(sys.argv[1])).held(): print('held', flush=True); time.sleep(600)"
     train = ("train", stopped.parent / "data", *SMALL, "--out", stopped)
     command = {"resume": ("resume", stopped), "train": train, "force": (*train, "--force")}[verb]
     with subprocess.Popen([sys.executable, "-c", code, str(stopped)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        found = sightline(*command)
+        result = sightline(*command)
         holder.kill()
-    assert found.code == 2
-    assert f"is in use by another process ({holder.pid})" in found.err
+    assert result.code == 2
+    assert f"is in use by another process ({holder.pid})" in result.err
     assert (stopped / "config.toml").exists()
     assert sightline("resume", stopped).code == 0
 
@@ -261,9 +261,9 @@ def test_what_is_no_run_gets_one_sentence(sightline: Command, tmp_path: Path) ->
     (tmp_path / "r" / "lock").touch()
     (tmp_path / "r" / ".part-7-run.json").write_text("{")
     for path in (tmp_path / "absent", tmp_path / "r"):
-        found = sightline("resume", path)
-        assert (found.code, "is not a run" in found.err, "start it again" in found.err) == (2, True, True)
-    data = draw_classes(tmp_path / "data", COLOURS, 12)
+        result = sightline("resume", path)
+        assert (result.code, "is not a run" in result.err, "start it again" in result.err) == (2, True, True)
+    data = draw_classes(tmp_path / "data", COLORS, 12)
     assert sightline("train", data, *SMALL, "--out", tmp_path / "r").code == 0
 
 
@@ -276,31 +276,31 @@ def test_too_little_memory_names_what_to_lower(
     def greedy(*_: object, **__: object) -> None:
         backend.tensorflow().zeros([1 << 45])
 
-    monkeypatch.setattr("sightline.workflow.training.fit", greedy)
-    found = sightline("train", draw_classes(tmp_path / "data", COLOURS, 12), *SMALL, "--out", tmp_path / "r")
-    assert found.code == 2
-    assert re.search(r"a lower train\.batch_size, now \d+, or picture\.height, now 32 \(", found.err)
-    assert "OOM when allocating" in found.err
-    assert "Traceback" not in found.err
+    monkeypatch.setattr("sightline.api.training.fit", greedy)
+    result = sightline("train", draw_classes(tmp_path / "data", COLORS, 12), *SMALL, "--out", tmp_path / "r")
+    assert result.code == 2
+    assert re.search(r"a lower train\.batch_size, now \d+, or picture\.height, now 32 \(", result.err)
+    assert "OOM when allocating" in result.err
+    assert "Traceback" not in result.err
 
 
 def test_the_demand_for_determinism_changes_no_bit(untouched: Any, tmp_path: Path) -> None:
-    where = place(tmp_path)
-    found = run(where, (*train("scratch", where), "--deterministic"))
-    assert weights(found) == untouched["scratch"][0]
+    where = make_place(tmp_path)
+    ended = run_and_kill(where, (*train("scratch", where), "--deterministic"))
+    assert read_weights_hash(ended) == untouched["scratch"][0]
     assert "deterministic = true" in (where.run / "config.toml").read_text()
 
 
 MEMORY = """
 import os, sys
 import sightline
-from sightline.watch import Watcher
-class Resident(Watcher):
-    def epoch(self, record):
+from sightline.callbacks import Callback
+class Resident(Callback):
+    def on_epoch_end(self, record):
         pages = int(open("/proc/self/statm").read().split()[1])
         print(pages * os.sysconf("SC_PAGE_SIZE"), flush=True)
-sightline.train("beans:100@32", recipe="quick", out=sys.argv[1], watcher=Resident(),
-    set=["model.name=cifar10-simple", "train.epochs=20", "augment.rotation=5", "train.early_stop.patience=0"])
+sightline.train("beans:100@32", recipe="quick", out=sys.argv[1], callback=Resident(),
+    set=["model.name=cifar10-simple", "train.epochs=20", "augment.rotation=5", "train.early_stopping.patience=0"])
 """
 
 
@@ -312,31 +312,31 @@ def test_resident_memory_does_not_grow(tmp_path: Path) -> None:
     """
     if not sys.platform.startswith("linux"):
         pytest.skip("resident memory is read from /proc")
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", MEMORY, str(tmp_path / "r")], capture_output=True, text=True, check=True
     )
-    sizes = [int(line) / 2**20 for line in done.stdout.split()]
+    sizes = [int(line) / 2**20 for line in completed.stdout.split()]
     assert len(sizes) == 20
     assert min(sizes[15:]) - max(sizes[1:6]) < 40, sizes
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_another_machine_is_said_and_refused_to_a_deterministic_run(
+def test_another_machine_is_reported_and_rejected_for_a_deterministic_run(
     sightline: Command, tmp_path: Path, *, deterministic: bool
 ) -> None:
-    where = place(tmp_path)
+    where = make_place(tmp_path)
     demand = ("--deterministic",) if deterministic else ()
-    assert run(where, (*train("scratch", where), *demand), MOMENTS["second epoch"]).killed
+    assert run_and_kill(where, (*train("scratch", where), *demand), MOMENTS["second epoch"]).killed
     file = where.run / "run.json"
     facts = json.loads(file.read_text())
     assert facts["processor"]
     file.write_text(json.dumps(facts | {"processor": "Z80", "versions": facts["versions"] | {"keras": "1.0"}}))
-    found = sightline("resume", where.run)
-    assert "keras 1.0 then" in found.err
-    assert "processor Z80 then" in found.err
+    result = sightline("resume", where.run)
+    assert "keras 1.0 then" in result.err
+    assert "processor Z80 then" in result.err
     if deterministic:
-        assert found.code == 2
-        assert "set device.deterministic = false" in found.err
+        assert result.code == 2
+        assert "set device.deterministic = false" in result.err
         assert json.loads(file.read_text())["status"] == "running", "nothing was changed"
     else:
-        assert found.code == 0
+        assert result.code == 0

@@ -31,11 +31,11 @@ class Server:
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
 
-    def ask(self, path: str, body: bytes | None = None, kind: str = "image/png") -> tuple[int, Any]:
+    def request(self, path: str, body: bytes | None = None, kind: str = "image/png") -> tuple[int, Any]:
         request = urllib.request.Request(self.address + path, body, {"Content-Type": kind})  # noqa: S310  # our own server
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-                return answer.status, json.load(answer)
+            with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+                return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
@@ -54,40 +54,40 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(trained: tuple[Path, Any]) -> Iterator[Server]:
-    with Server(trained[0], "--largest", "1") as made:
-        yield made
-        code, err = made.stop()
+    with Server(trained[0], "--largest", "1") as running:
+        yield running
+        code, err = running.stop()
         assert code in (0, -signal.SIGTERM)
         assert "Traceback" not in err
 
 
-def test_it_says_what_it_is(server: Server, trained: tuple[Path, Any]) -> None:
-    assert server.ask("/health") == (200, {"status": "ok"})
-    code, facts = server.ask("/model")
+def test_it_describes_its_model(server: Server, trained: tuple[Path, Any]) -> None:
+    assert server.request("/health") == (200, {"status": "ok"})
+    code, facts = server.request("/model")
     assert code == 200
     assert facts["classes"] == ["blue", "green", "red"]
     assert facts["weights_sha256"] == trained[1]["weights_sha256"]
 
 
-def test_its_answers_are_those_of_predict(server: Server, trained: tuple[Path, Any], colours: Path) -> None:
+def test_its_predictions_are_those_of_predict(server: Server, trained: tuple[Path, Any], colors: Path) -> None:
     """Many at once, so that they share batches."""
-    paths = sorted(colours.rglob("*.png"))[::3]
+    paths = sorted(colors.rglob("*.png"))[::3]
     expected = predict(trained[0], paths)
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda path: server.ask("/predict?top=2", path.read_bytes()), paths))
-    for (code, answer), one in zip(found, expected, strict=True):
+        responses = list(pool.map(lambda path: server.request("/predict?top=2", path.read_bytes()), paths))
+    for (code, body), one in zip(responses, expected, strict=True):
         assert code == 200
-        assert answer["label"] == one.label
-        assert answer["probability"] == pytest.approx(one.probability, abs=1e-6)
-        assert [c["label"] for c in answer["top"]] == [c.label for c in one.top[:2]]
-        assert "path" not in answer
+        assert body["label"] == one.label
+        assert body["probability"] == pytest.approx(one.probability, abs=1e-6)
+        assert [c["label"] for c in body["top"]] == [c.label for c in one.top[:2]]
+        assert "path" not in body
 
 
-def test_what_the_body_is_said_to_be_does_not_matter(server: Server, colours: Path) -> None:
+def test_the_content_type_does_not_matter(server: Server, colors: Path) -> None:
     """`curl --data-binary` sends the content type of a form."""
-    picture = next((colours / "red").iterdir()).read_bytes()
+    image = next((colors / "red").iterdir()).read_bytes()
     for kind in ("application/x-www-form-urlencoded", "application/octet-stream", "text/plain"):
-        assert server.ask("/predict", picture, kind)[0] == 200
+        assert server.request("/predict", image, kind)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -103,17 +103,19 @@ def test_what_the_body_is_said_to_be_does_not_matter(server: Server, colours: Pa
         ("/elsewhere", None, "image/png", 404, "Not Found"),
     ],
 )
-def test_what_is_wrong_is_told(server: Server, path: str, body: bytes | None, kind: str, code: int, words: str) -> None:
-    found, answer = server.ask(path, body, kind)
-    assert found == code
-    assert words in answer["error"]
-    assert server.ask("/health")[0] == 200
+def test_bad_requests_are_explained(
+    server: Server, path: str, body: bytes | None, kind: str, code: int, words: str
+) -> None:
+    status, payload = server.request(path, body, kind)
+    assert status == code
+    assert words in payload["error"]
+    assert server.request("/health")[0] == 200
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 @pytest.mark.parametrize("form", ["bundle", "zip", "onnx"])
 def test_a_bundle_is_served_in_every_form_until_a_signal(
-    sightline: Command, trained: tuple[Path, Any], colours: Path, tmp_path: Path, form: str
+    sightline: Command, trained: tuple[Path, Any], colors: Path, tmp_path: Path, form: str
 ) -> None:
     model = trained[0] / "bundle"
     if form == "zip":
@@ -121,20 +123,20 @@ def test_a_bundle_is_served_in_every_form_until_a_signal(
         assert sightline("export", trained[0], "--format", "bundle", "--out", model).code == 0
     if form == "onnx":
         model = trained[0] / "bundle" / "model.onnx"
-    picture = next((colours / "red").iterdir())
-    with Server(model) as made:
-        assert made.ask("/predict", picture.read_bytes())[0] == 200
+    image = next((colors / "red").iterdir())
+    with Server(model) as running:
+        assert running.request("/predict", image.read_bytes())[0] == 200
         number = "SIGHUP" if form == "onnx" and hasattr(signal, "SIGHUP") else "SIGINT"  # sent when a terminal closes
-        code, err = made.stop(signal.Signals[number])
+        code, err = running.stop(signal.Signals[number])
         assert code in (0, -signal.SIGTERM)
         assert err == ""
 
 
 def test_bad_use_gets_one_clear_message(sightline: Command, trained: tuple[Path, Any], tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        found = sightline("serve", trained[0], "--port", taken.getsockname()[1])
-        assert (found.code, found.out) == (2, "")
-        assert "Cannot listen on" in found.err
+    with socket.socket() as busy_socket:
+        busy_socket.bind(("127.0.0.1", 0))
+        busy_socket.listen()
+        result = sightline("serve", trained[0], "--port", busy_socket.getsockname()[1])
+        assert (result.code, result.out) == (2, "")
+        assert "Cannot listen on" in result.err
     assert "There is no model" in sightline("serve", tmp_path / "none").err

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from command import SMALL, Command
-from pictures import png, write
-from sightline.run import Run
-from sightline.workflow.request import Request
+from sightline.runs.directory import RunDirectory
+from sightline.runs.resolve import TrainRequest
+from synthetic_images import encode_png, write_files
 
 NAMES = ("cat", "dog")
 
@@ -26,15 +26,17 @@ seed = [1]
 """
 
 
-def flat(root: Path, train: str = "train", test: str = "test") -> Path:
+def write_split_folders(root: Path, train: str = "train", test: str = "test") -> Path:
     """Write two folders named like splits, with images whose names say nothing."""
-    return write(root, {f"{split}/{i}.png": png(i, k) for k, split in enumerate((train, test)) for i in range(22)})
+    return write_files(
+        root, {f"{split}/{i}.png": encode_png(i, k) for k, split in enumerate((train, test)) for i in range(22)}
+    )
 
 
-def listed(root: Path, name: str = "list.csv", first: int = 0) -> Path:
+def write_manifest(root: Path, name: str = "list.csv", first: int = 0) -> Path:
     """Write a manifest with custom column names, and its images."""
     images = {f"{label}-{i}": (i, label) for i in range(first, first + 24) for label in NAMES}
-    write(root, {f"{name}.png": png(i, NAMES.index(label)) for name, (i, label) in images.items()})
+    write_files(root, {f"{name}.png": encode_png(i, NAMES.index(label)) for name, (i, label) in images.items()})
     lines = ["Bild;Art;Rest", *(f"{name};{label};{i % 5}" for name, (i, label) in images.items())]
     (root / name).write_text("\n".join(lines), encoding="utf-16")
     return root / name
@@ -44,10 +46,10 @@ COLUMNS = ("--column", "path=Bild", "--column", "label=Art")
 
 
 def test_folders_that_look_like_splits_stop_training_and_are_named(sightline: Command, tmp_path: Path) -> None:
-    source, out = flat(tmp_path / "data", "training_set", "test_set"), tmp_path / "run"
-    done = sightline("train", source, *SMALL, "--out", out)
-    assert (done.code, out.exists()) == (2, False)
-    last = done.err.strip().splitlines()[-1]
+    source, out = write_split_folders(tmp_path / "data", "training_set", "test_set"), tmp_path / "run"
+    result = sightline("train", source, *SMALL, "--out", out)
+    assert (result.code, out.exists()) == (2, False)
+    last = result.err.strip().splitlines()[-1]
     assert last.startswith(
         "error: split-folders: 2 folders are read as classes but look like splits (test_set: named like the test "
         "split; training_set: named like the train split). For splits"
@@ -60,54 +62,54 @@ def test_folders_that_look_like_splits_stop_training_and_are_named(sightline: Co
 
 
 def test_what_is_allowed_stays_allowed_when_a_run_goes_on(sightline: Command, tmp_path: Path) -> None:
-    source, out = flat(tmp_path / "data"), tmp_path / "run"
-    done = sightline(
+    source, out = write_split_folders(tmp_path / "data"), tmp_path / "run"
+    result = sightline(
         "train", source, *SMALL, "--set", "train.epochs=0", "--out", out,
         "--allow", "split-folders", "--allow", "conflicting-duplicates",
     )  # fmt: skip
-    assert done.code == 0, done.err
-    assert Run.open(out).config.data.allow == ("split-folders", "conflicting-duplicates")
+    assert result.code == 0, result.err
+    assert RunDirectory.open(out).config.data.allow_findings == ("split-folders", "conflicting-duplicates")
     info = json.loads((out / "run.json").read_text(encoding="utf-8"))
     info["status"] = "interrupted"
     (out / "run.json").write_text(json.dumps(info), encoding="utf-8")
     (out / "config.toml").unlink()  # as if it was killed before the configuration was resolved
     assert sightline("resume", out).code == 0
-    assert sorted(Run.open(out).read_model_facts()[0]) == ["test", "train"]
+    assert sorted(RunDirectory.open(out).read_model_spec()[0]) == ["test", "train"]
 
 
 def test_columns_of_a_manifest_are_named_for_every_command(
     sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = listed(tmp_path / "data")
-    done = sightline("doctor", source)
-    assert (done.code, "its columns are Bild, Art, Rest" in done.err) == (2, True)
+    source = write_manifest(tmp_path / "data")
+    result = sightline("doctor", source)
+    assert (result.code, "its columns are Bild, Art, Rest" in result.err) == (2, True)
     assert sightline("doctor", source, *COLUMNS, "--json").json["classes"] == {"cat": 24, "dog": 24}
-    shown = sightline("show", source, *COLUMNS, "--out", tmp_path / "grid.png", "--json")
-    assert shown.json["classes"] == ["cat", "dog"]
+    outcome = sightline("show", source, *COLUMNS, "--out", tmp_path / "grid.png", "--json")
+    assert outcome.json["classes"] == ["cat", "dog"]
     out = tmp_path / "run"
-    done = sightline("train", source, *SMALL, "--set", "train.epochs=0", *COLUMNS, "--out", out, "--json")
-    assert done.code == 0, done.err
-    assert sightline("evaluate", out, "--json").json["count"] == done.json["test"]["count"]
-    other = listed(tmp_path / "other", first=100)
+    result = sightline("train", source, *SMALL, "--set", "train.epochs=0", *COLUMNS, "--out", out, "--json")
+    assert result.code == 0, result.err
+    assert sightline("evaluate", out, "--json").json["count"] == result.json["test"]["count"]
+    other = write_manifest(tmp_path / "other", first=100)
     assert sightline("evaluate", out, other, *COLUMNS, "--json").json["count"] == 48
     assert "its columns are Bild, Art, Rest" in sightline("evaluate", out, other).err
-    done = sightline("export", out, "--parity", other, *COLUMNS, "--json")
-    assert done.json["parity"]["count"] == 48, done.err
+    result = sightline("export", out, "--parity", other, *COLUMNS, "--json")
+    assert result.json["parity"]["count"] == 48, result.err
     assert "its columns are Bild, Art, Rest" in sightline("compress", out, "--data", other).err
     assert sightline("compress", out, "--data", other, *COLUMNS, "--means", "").code == 0
     assert "name some, or leave these options out" in sightline("evaluate", out, *COLUMNS).err
 
 
-def test_a_sweep_reads_its_images_as_it_is_told(sightline: Command, tmp_path: Path) -> None:
-    source = write(
+def test_a_sweep_reads_its_images_as_configured(sightline: Command, tmp_path: Path) -> None:
+    source = write_files(
         tmp_path / "data",
-        {f"{top}/{label}/{i}.png": png(i, k) for top in "ab" for k, label in enumerate(NAMES) for i in range(8)},
+        {f"{top}/{label}/{i}.png": encode_png(i, k) for top in "ab" for k, label in enumerate(NAMES) for i in range(8)},
     )
     space = tmp_path / "space.toml"
     space.write_text(SPACE, encoding="utf-8")
-    done = sightline("sweep", source, space, "--out", tmp_path / "sweep", "--set", "data.class_level=2", "--json")
-    assert done.code == 0, done.err
-    assert sorted(Run.open(tmp_path / "sweep" / "trial-0001").read_model_facts()[0]) == ["cat", "dog"]
+    result = sightline("sweep", source, space, "--out", tmp_path / "sweep", "--set", "data.class_level=2", "--json")
+    assert result.code == 0, result.err
+    assert sorted(RunDirectory.open(tmp_path / "sweep" / "trial-0001").read_model_spec()[0]) == ["cat", "dog"]
     again = sightline("sweep", source, space, "--out", tmp_path / "sweep")
     assert (again.code, "data.class_level=2" in again.err) == (2, True)  # trials with other data are not comparable
 
@@ -122,21 +124,21 @@ def test_a_sweep_reads_its_images_as_it_is_told(sightline: Command, tmp_path: Pa
         (["--set", "data.class_level=0"], "data.class_level must be at least 1, not 0."),
     ],
 )
-def test_mistakes_in_how_images_are_read_are_told(
+def test_mistakes_in_reading_options_are_reported(
     sightline: Command, tmp_path: Path, arguments: Sequence[str], message: str
 ) -> None:
-    done = sightline("doctor", flat(tmp_path), *arguments)
-    assert (done.code, message in done.err) == (2, True), done.err
+    result = sightline("doctor", write_split_folders(tmp_path), *arguments)
+    assert (result.code, message in result.err) == (2, True), result.err
 
 
 def test_files_that_settings_name_are_reached_from_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path / "here", {"labels.csv": b"id,label\n", "images/1.png": png()})
+    write_files(tmp_path / "here", {"labels.csv": b"id,label\n", "images/1.png": encode_png()})
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    request = Request.of("images", "quick", None, ["data.labels=labels.csv", "data.root=images"])
-    assert request.anchored(request.settings()).data.labels == "labels.csv"
+    request = TrainRequest.create("images", "quick", None, ["data.labels=labels.csv", "data.root=images"])
+    assert request.with_relative_paths(request.settings()).data.labels == "labels.csv"
     monkeypatch.chdir(tmp_path / "there")
-    data = request.anchored(request.settings()).data
+    data = request.with_relative_paths(request.settings()).data
     assert (data.labels, data.root) == (str(tmp_path / "here" / "labels.csv"), str(tmp_path / "here" / "images"))

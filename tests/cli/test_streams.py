@@ -27,85 +27,87 @@ Shell = Callable[..., tuple[int, str, str]]
 def shell(redirection: str, *arguments: object) -> tuple[int, str, str]:
     """Run ``sightline ARGUMENTS... REDIRECTION`` in a shell; return the exit code and the output."""
     command = f'exec "$0" -m sightline "$@" {redirection}'
-    done = subprocess.run(
+    completed = subprocess.run(
         ["sh", "-c", command, sys.executable, *map(str, arguments)],
         capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=300,
     )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+    return completed.returncode, completed.stdout, completed.stderr
 
 
 @pytest.fixture(scope="session")
-def use(trained: tuple[Path, dict[str, Any]], colours: Path) -> tuple[Path, Path]:
+def run_and_image(trained: tuple[Path, dict[str, Any]], colors: Path) -> tuple[Path, Path]:
     """A run and an image."""
-    return trained[0], next((colours / "red").iterdir())
+    return trained[0], next((colors / "red").iterdir())
 
 
 @pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
 @pytest.mark.parametrize(("redirection", "why"), [(">/dev/full", FULL), (">&-", CLOSED)], ids=["full", "closed"])
-def test_a_lost_answer_is_an_error(arguments: list[str], redirection: str, why: str) -> None:
+def test_a_lost_result_is_an_error(arguments: list[str], redirection: str, why: str) -> None:
     expected = f"error: Standard output cannot be written: {why}. Redirect it to a file, e.g. with > FILE.\n"
     assert shell(redirection, *arguments) == (2, "", expected)
 
 
 @pytest.mark.parametrize("form", [[], ["--format", "csv"], ["--json"]], ids=["table", "csv", "json"])
-def test_a_lost_prediction_is_an_error(use: tuple[Path, Path], form: list[str]) -> None:
-    code, _, err = shell(">/dev/full", "predict", *use, *form)
+def test_a_lost_prediction_is_an_error(run_and_image: tuple[Path, Path], form: list[str]) -> None:
+    code, _, err = shell(">/dev/full", "predict", *run_and_image, *form)
     assert code == 2
     assert err.startswith("error: Standard output cannot be written")
     assert len(err.splitlines()) == 1
 
 
-def test_a_prediction_that_goes_to_a_file_needs_no_streams(use: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_prediction_that_goes_to_a_file_needs_no_streams(run_and_image: tuple[Path, Path], tmp_path: Path) -> None:
     place = tmp_path / "out.csv"
-    assert shell("<&- >&- 2>&-", "predict", *use, "--out", place)[0] == 0
+    assert shell("<&- >&- 2>&-", "predict", *run_and_image, "--out", place)[0] == 0
     assert place.read_text(encoding="utf-8").count("\n") == 2
 
 
-def test_a_verb_that_reads_nothing_needs_no_input(use: tuple[Path, Path]) -> None:
-    code, out, err = shell("<&-", "predict", *use)
+def test_a_command_that_reads_nothing_needs_no_input(run_and_image: tuple[Path, Path]) -> None:
+    code, out, err = shell("<&-", "predict", *run_and_image)
     assert (code, err) == (0, "")
-    assert str(use[1]) in out
-    code, out, err = shell("<&-", "predict", use[0], "-")
+    assert str(run_and_image[1]) in out
+    code, out, err = shell("<&-", "predict", run_and_image[0], "-")
     assert (code, out) == (2, "")
     assert err.startswith("error: Standard input is closed")
 
 
-def test_doctor_says_that_its_findings_are_lost(colours: Path) -> None:
-    assert shell(">/dev/full", "doctor", colours)[0] == 2
-    code, out, _ = shell("2>&- <&-", "doctor", colours)
+def test_doctor_says_that_its_findings_are_lost(colors: Path) -> None:
+    assert shell(">/dev/full", "doctor", colors)[0] == 2
+    code, out, _ = shell("2>&- <&-", "doctor", colors)
     assert code == 0
     assert "120 images in 3 classes" in out
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
-def test_news_that_nobody_hears_change_nothing(redirection: str, use: tuple[Path, Path], tmp_path: Path) -> None:
-    heard = shell("", "predict", *use)
-    assert shell(redirection, "predict", *use) == (heard[0], heard[1], "")
-    assert shell(redirection, "predict", tmp_path / "none", use[1]) == (2, "", ""), "the exit code signals the error"
+def test_lost_progress_changes_nothing(redirection: str, run_and_image: tuple[Path, Path], tmp_path: Path) -> None:
+    expected = shell("", "predict", *run_and_image)
+    assert shell(redirection, "predict", *run_and_image) == (expected[0], expected[1], "")
+    assert shell(redirection, "predict", tmp_path / "none", run_and_image[1]) == (2, "", ""), (
+        "the exit code signals the error"
+    )
     assert shell(redirection, "train", "--nonsense") == (2, "", "")
 
 
 @pytest.mark.parametrize(
     "arguments", [["models"], ["models", "--json"], ["--help"], ["recipes", "quick"]], ids=" ".join
 )
-def test_a_reader_that_went_away_is_no_news(arguments: list[str]) -> None:
+def test_a_closed_reader_is_ignored(arguments: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)  # before anything is written, which `| head -1` does not guarantee
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", "sightline", *arguments],
             stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=300,
         )  # fmt: skip
     finally:
         os.close(write)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (completed.returncode, completed.stderr) == (1, "")
 
 
-def test_rows_that_nobody_reads_end_quietly(use: tuple[Path, Path], colours: Path) -> None:
-    command = f'"$0" -m sightline predict "{use[0]}" "{colours}" --format csv | head -1'
-    done = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("path,label")
-    assert done.stderr == ""
+def test_rows_that_nobody_reads_end_quietly(run_and_image: tuple[Path, Path], colors: Path) -> None:
+    command = f'"$0" -m sightline predict "{run_and_image[0]}" "{colors}" --format csv | head -1'
+    completed = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, check=True)
+    assert completed.stdout.startswith("path,label")
+    assert completed.stderr == ""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="makes a pipe smaller than a page of help")
@@ -127,14 +129,15 @@ def test_an_end_of_a_pipe_that_does_not_block_is_waited_for() -> None:
 
 
 @pytest.mark.slow
-def test_every_verb_says_that_its_answer_is_lost(use: tuple[Path, Path], colours: Path, tmp_path: Path) -> None:
+def test_every_command_reports_a_lost_result(run_and_image: tuple[Path, Path], colors: Path, tmp_path: Path) -> None:
     """Their output files are written nevertheless."""
     run = tmp_path / "run"
     small = ["--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1"]
     verbs: list[list[object]] = [
-        ["train", colours, *small, "--out", run], ["resume", run, "--epochs", "2"], ["evaluate", run],
-        ["report", run], ["card", run], ["explain", run, use[1], "--out", tmp_path / "maps"], ["describe", run],
-        ["show", colours, "--out", tmp_path / "x.png"], ["compare", run, use[0]], ["doctor", colours, "--json"],
+        ["train", colors, *small, "--out", run], ["resume", run, "--epochs", "2"], ["evaluate", run],
+        ["report", run], ["card", run], ["explain", run, run_and_image[1], "--out", tmp_path / "maps"], ["describe",
+        run],
+        ["show", colors, "--out", tmp_path / "x.png"], ["compare", run, run_and_image[0]], ["doctor", colors, "--json"],
         ["export", run, "--format", "vectors", "--out", tmp_path / "v"], ["serve", run, "--port", "0"], ["env"],
         ["compress", run, "--means", "int8", "--max-drop", "50", "--out", tmp_path / "c"],
         ["demo", "--epochs", "1", "--out", tmp_path / "demo"],
@@ -149,21 +152,21 @@ def test_every_verb_says_that_its_answer_is_lost(use: tuple[Path, Path], colours
 
 
 def test_input_without_end_is_refused(
-    sightline: Command, use: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    sightline: Command, run_and_image: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Path("/dev/zero").open("rb") as zero:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=zero))
-        found = sightline("predict", use[0], "-", "--set", "data.limits.file_mb=2")
-    assert found.code == 2
-    assert "Standard input is larger than 2 MiB (data.limits.file_mb)" in found.err
+        result = sightline("predict", run_and_image[0], "-", "--set", "data.limits.file_mb=2")
+    assert result.code == 2
+    assert "Standard input is larger than 2 MiB (data.limits.file_mb)" in result.err
 
 
 def test_input_that_cannot_be_read_is_no_fault(
-    sightline: Command, use: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    sightline: Command, run_and_image: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(size: int) -> bytes:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=SimpleNamespace(read=fail)))
-    found = sightline("predict", use[0], "-")
-    assert (found.code, found.err) == (2, "error: Standard input cannot be read: Input/output error.\n")
+    result = sightline("predict", run_and_image[0], "-")
+    assert (result.code, result.err) == (2, "error: Standard input cannot be read: Input/output error.\n")

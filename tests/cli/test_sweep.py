@@ -1,4 +1,4 @@
-"""`sightline sweep` as a user sees it; its behavior is tested in tests/test_sweep.py."""
+"""`sightline sweep` as a user sees it; its behavior is tested in tests/sweeps/test_sweeps.py."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import pytest
 
 from command import Command
 from sightline.errors import Interrupted
-from sightline.sweep import child
+from sightline.sweeps import trial_process
 
 SPACE = """
 recipe = "quick"
 [settings]
 model.name = "cifar10-simple"
-model.hidden = [4]
+model.hidden_units = [4]
 train.epochs = 1
 train.tensorboard = false
 [space]
@@ -38,20 +38,20 @@ def space(tmp_path: Path) -> Path:
 
 
 def test_a_sweep_prints_one_object_then_its_table(
-    sightline: Command, colours: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sightline: Command, colors: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = sightline("sweep", colours, space, "--json")
-    assert found.code == 0
-    assert found.out.count("\n") == 1
-    assert found.err == "", "no progress output with --json"
-    assert found.json["study"] == "rates-colours"
-    assert found.json["directory"] == "runs/rates-colours"
-    best, trials = found.json["best"], found.json["trials"]
+    result = sightline("sweep", colors, space, "--json")
+    assert result.code == 0
+    assert result.out.count("\n") == 1
+    assert result.err == "", "no progress output with --json"
+    assert result.json["study"] == "rates-colours"
+    assert result.json["directory"] == "runs/rates-colours"
+    best, trials = result.json["best"], result.json["trials"]
     assert best == trials[0]
     assert {t["settings"]["train.optimizer.learning_rate"] for t in trials} == {1e-3, 1e-4}
     assert best["value"] == max(t["value"] for t in trials)
-    again = sightline("sweep", colours, space)
+    again = sightline("sweep", colors, space)
     assert again.code == 0
     assert "2 of them already finished" in again.err
     assert "epoch" not in again.err
@@ -65,17 +65,17 @@ def test_a_sweep_prints_one_object_then_its_table(
 
 
 def test_an_interrupt_exits_130_and_says_how_to_go_on(
-    sightline: Command, colours: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sightline: Command, colors: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*arguments: Any, **options: Any) -> None:
         raise Interrupted("Stopped in epoch 1.")
 
-    monkeypatch.setattr(child, "train", stop)
-    found = sightline("sweep", colours, space, "--out", tmp_path / "o")
-    assert found.code == 130
-    assert found.out == ""
-    assert "0 of 2 trials" in found.err
-    assert "the same command" in found.err
+    monkeypatch.setattr(trial_process, "train_in_subprocess", stop)
+    result = sightline("sweep", colors, space, "--out", tmp_path / "o")
+    assert result.code == 130
+    assert result.out == ""
+    assert "0 of 2 trials" in result.err
+    assert "the same command" in result.err
 
 
 AROUND = """
@@ -89,11 +89,11 @@ main()
 
 @pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process on Windows")
 def test_a_signal_reaches_the_trial_and_the_sweep_itself_imports_no_framework(
-    colours: Path, space: Path, tmp_path: Path
+    colors: Path, space: Path, tmp_path: Path
 ) -> None:
     """So its memory does not grow with the number of trials: each frees its memory with its process."""
     space.write_text(SPACE.replace("epochs = 1", "epochs = 10_000"))
-    command = [sys.executable, "-c", AROUND, "sweep", str(colours), str(space), "--out", str(tmp_path / "o")]
+    command = [sys.executable, "-c", AROUND, "sweep", str(colors), str(space), "--out", str(tmp_path / "o")]
     run = tmp_path / "o" / "trial-0001"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as sweeping:
         until = time.monotonic() + 300
@@ -114,29 +114,29 @@ def test_a_signal_reaches_the_trial_and_the_sweep_itself_imports_no_framework(
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the training process is gone
 
 
-def test_bad_input_gets_one_clear_message(sightline: Command, colours: Path, space: Path, tmp_path: Path) -> None:
+def test_bad_input_gets_one_clear_message(sightline: Command, colors: Path, space: Path, tmp_path: Path) -> None:
     for number, (arguments, words) in enumerate(
         (
-            ((colours, "transfer-tabel"), ["transfer-tabel", "'transfer-table'"]),
-            ((colours, tmp_path / "no.toml"), ["no.toml"]),
+            ((colors, "transfer-tabel"), ["transfer-tabel", "'transfer-table'"]),
+            ((colors, tmp_path / "no.toml"), ["no.toml"]),
             ((tmp_path / "nothing", space), ["There is no folder"]),
-            ((colours, space, "--storage", "nonsense"), ["journal:FILE"]),
+            ((colors, space, "--storage", "nonsense"), ["journal:FILE"]),
         )
     ):
-        found = sightline("sweep", *arguments, "--out", tmp_path / f"o{number}")
-        assert found.code == 2, found
-        assert found.out == ""
-        assert "Traceback" not in found.err
+        result = sightline("sweep", *arguments, "--out", tmp_path / f"o{number}")
+        assert result.code == 2, result
+        assert result.out == ""
+        assert "Traceback" not in result.err
         for word in words:
-            assert word in found.err
+            assert word in result.err
 
 
 def test_a_sweep_in_which_every_trial_fails_says_so(
-    sightline: Command, colours: Path, space: Path, tmp_path: Path
+    sightline: Command, colors: Path, space: Path, tmp_path: Path
 ) -> None:
     space.write_text(SPACE + 'model.head = ["sigmoid"]\n')  # invalid for three classes
-    found = sightline("sweep", colours, space, "--out", tmp_path / "o", "--json")
-    assert found.code == 2
-    assert "No trial was completed, and 2 failed" in found.err
-    assert [t["state"] for t in found.json["trials"]] == ["failed", "failed"]
-    assert found.json["best"] is None
+    result = sightline("sweep", colors, space, "--out", tmp_path / "o", "--json")
+    assert result.code == 2
+    assert "No trial was completed, and 2 failed" in result.err
+    assert [t["state"] for t in result.json["trials"]] == ["failed", "failed"]
+    assert result.json["best"] is None

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 import sightline as face
-from command import COLOURS, SMALL, Command, draw_classes
-from sightline.cli.train import show
+from command import COLORS, SMALL, Command, draw_classes
+from sightline.cli.train import print_result
 from sightline.errors import SightlineError
-from sightline.records import PartFigures, TrainingMetrics, TrainResult
-from sightline.training import checkpoint
+from sightline.training import checkpoints
+from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 
 KEYS = {
     "run", "model", "parameters", "classes", "train", "validation", "test",
@@ -32,27 +32,27 @@ KEYS = {
 def test_losses_after_calibration_are_told_from_those_of_epochs(
     temperature: float, lines: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    metrics = PartFigures(0.9, 0.3, 20)
+    metrics = SplitMetrics(0.9, 0.3, 20)
     result = TrainResult(
         "r", "m", 5, ("a", "b"), TrainingMetrics(0.9, 0.3, 80), metrics, metrics, 1, 2.0, 40.0, "0" * 64, "quick",
         bundle="r/bundle", details={"temperature": temperature},
     )  # fmt: skip
-    show(result)
+    print_result(result)
     text = "losses after calibration (temperature 1.250); val_loss of an epoch is before it"
     assert capsys.readouterr().out.count(text) == lines
 
 
-def test_one_json_object_and_nothing_else(sightline: Command, colours: Path, tmp_path: Path) -> None:
-    found = sightline("train", colours, *SMALL, "--out", tmp_path / "r", "--json")
-    assert found.code == 0
-    assert found.out.count("\n") == 1
-    assert set(found.json) >= KEYS
-    assert found.json["classes"] == ["blue", "green", "red"]
-    assert found.json["epochs"] == 2
-    for part in ("train", "validation", "test"):
-        assert set(found.json[part]) == {"accuracy", "loss", "count"}
-    assert sum(found.json[part]["count"] for part in ("train", "validation", "test")) == 120
-    assert "epoch 2" in found.err
+def test_one_json_object_and_nothing_else(sightline: Command, colors: Path, tmp_path: Path) -> None:
+    result = sightline("train", colors, *SMALL, "--out", tmp_path / "r", "--json")
+    assert result.code == 0
+    assert result.out.count("\n") == 1
+    assert set(result.json) >= KEYS
+    assert result.json["classes"] == ["blue", "green", "red"]
+    assert result.json["epochs"] == 2
+    for split in ("train", "validation", "test"):
+        assert set(result.json[split]) == {"accuracy", "loss", "count"}
+    assert sum(result.json[part]["count"] for part in ("train", "validation", "test")) == 120
+    assert "epoch 2" in result.err
 
 
 def test_the_run_directory_is_complete(trained: tuple[Path, dict[str, Any]]) -> None:
@@ -84,17 +84,17 @@ def test_event_files_can_be_read_by_tensorboard(trained: tuple[Path, dict[str, A
     assert [e.step for e in events.Tensors("loss/train")] == [1, 2]
 
 
-def test_it_learns(sightline: Command, colours: Path, tmp_path: Path) -> None:
-    found = sightline("train", colours, *SMALL[:-1], "8", "--out", tmp_path / "r", "--json")
-    assert found.json["test"]["accuracy"] > 0.9
+def test_it_learns(sightline: Command, colors: Path, tmp_path: Path) -> None:
+    result = sightline("train", colors, *SMALL[:-1], "8", "--out", tmp_path / "r", "--json")
+    assert result.json["test"]["accuracy"] > 0.9
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
-    sightline: Command, colours: Path, tmp_path: Path
+    sightline: Command, colors: Path, tmp_path: Path
 ) -> None:
     augmented = ("--set", "augment.rotation=10", "--set", "augment.brightness=0.1")
     shas = [
-        sightline("train", colours, *SMALL, *augmented, "--seed", seed, "--out", tmp_path / f"r{i}", "--json").json[
+        sightline("train", colors, *SMALL, *augmented, "--seed", seed, "--out", tmp_path / f"r{i}", "--json").json[
             "weights_sha256"
         ]
         for i, seed in enumerate((1, 1, 2))
@@ -108,39 +108,39 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
         ["train.precision=mixed_bfloat16"],
         ["train.class_weights=balanced", "train.label_smoothing=0.1", "train.l2=0.0001"],
         ["train.loss=focal", "train.optimizer.name=sgd", "train.schedule.name=step"],
-        ["split.mode=stratified", "split.test=0", "picture.channels=1"],
-        ["train.early_stop.patience=1", "train.early_stop.monitor=val_accuracy", "train.epochs=6"],
+        ["split.mode=stratified", "split.test=0", "input.channels=1"],
+        ["train.early_stopping.patience=1", "train.early_stopping.monitor=val_accuracy", "train.epochs=6"],
     ],
     ids=lambda settings: settings[0],
 )
-def test_settings_train_and_load(sightline: Command, colours: Path, tmp_path: Path, settings: list[str]) -> None:
-    options = [part for s in settings for part in ("--set", s)]
-    found = sightline("train", colours, *SMALL, *options, "--out", tmp_path / "r", "--json")
-    assert found.code == 0, found.err
+def test_settings_train_and_load(sightline: Command, colors: Path, tmp_path: Path, settings: list[str]) -> None:
+    options = [split for s in settings for split in ("--set", s)]
+    result = sightline("train", colors, *SMALL, *options, "--out", tmp_path / "r", "--json")
+    assert result.code == 0, result.err
     model = face.load(tmp_path / "r", engine="keras")
     assert {v.dtype for v in model.predictor.model.weights} == {"float32"}  # type: ignore[attr-defined]  # a Keras predictor
     if "split.test=0" in settings:
-        assert found.json["test"] is None
+        assert result.json["test"] is None
 
 
-def test_two_stages_on_a_network_without_pretrained_weights(sightline: Command, colours: Path, tmp_path: Path) -> None:
+def test_two_stages_on_a_network_without_pretrained_weights(sightline: Command, colors: Path, tmp_path: Path) -> None:
     (tmp_path / "stages.toml").write_text(
         '[[train.stages]]\nname = "head"\nthaw = 0\nepochs = 2\nviews = 2\n'
         '[[train.stages]]\nname = "all"\nthaw = -1\nepochs = 1\n'
     )
-    found = sightline("train", colours, *SMALL, "--config", tmp_path / "stages.toml", "--out", tmp_path / "r", "--json")
-    assert found.code == 0, found.err
+    result = sightline("train", colors, *SMALL, "--config", tmp_path / "stages.toml", "--out", tmp_path / "r", "--json")
+    assert result.code == 0, result.err
     history = [json.loads(line) for line in (tmp_path / "r" / "history.jsonl").read_text().splitlines()]
     assert [h["stage"] for h in history] == ["head", "head", "all"]
 
 
 def test_no_cache_leaves_none(
-    sightline: Command, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sightline: Command, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "cache"))
-    assert sightline("train", colours, *SMALL, "--no-cache", "--out", tmp_path / "r").code == 0
+    assert sightline("train", colors, *SMALL, "--no-cache", "--out", tmp_path / "r").code == 0
     assert not (tmp_path / "cache").exists()
-    assert sightline("train", colours, *SMALL, "--out", tmp_path / "s").code == 0
+    assert sightline("train", colors, *SMALL, "--out", tmp_path / "s").code == 0
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -155,8 +155,8 @@ def _corrupt_class(folder: Path) -> None:
 
 
 def _unknown_in_test(folder: Path) -> None:
-    draw_classes(folder / "train", COLOURS, 4)
-    draw_classes(folder / "test", {**COLOURS, "pink": (255, 99, 99)}, 2)
+    draw_classes(folder / "train", COLORS, 4)
+    draw_classes(folder / "test", {**COLORS, "pink": (255, 99, 99)}, 2)
 
 
 @pytest.mark.parametrize(
@@ -180,38 +180,38 @@ def test_bad_input_gets_one_clear_message_and_leaves_nothing(
 ) -> None:
     if prepare is not None:
         prepare(tmp_path / "data")
-    found = sightline("train", tmp_path / "data", "--out", tmp_path / "run", "--recipe", "quick", *options)
-    assert found.code == 2
-    assert found.out == ""
+    result = sightline("train", tmp_path / "data", "--out", tmp_path / "run", "--recipe", "quick", *options)
+    assert result.code == 2
+    assert result.out == ""
     for word in words:
-        assert word in found.err
-    assert "Traceback" not in found.err
+        assert word in result.err
+    assert "Traceback" not in result.err
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unwritable_output_is_refused_before_any_work(sightline: Command, colours: Path, tmp_path: Path) -> None:
+def test_an_unwritable_output_is_refused_before_any_work(sightline: Command, colors: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "run", "/proc/run"):
-        found = sightline("train", colours, *SMALL, "--out", out)
-        assert found.code == 2, out
-        assert "--out" in found.err
-        assert "decoding" not in found.err
+        result = sightline("train", colors, *SMALL, "--out", out)
+        assert result.code == 2, out
+        assert "--out" in result.err
+        assert "decoding" not in result.err
 
 
-def test_a_run_is_not_overwritten_unless_forced(sightline: Command, colours: Path, tmp_path: Path) -> None:
+def test_a_run_is_not_overwritten_unless_forced(sightline: Command, colors: Path, tmp_path: Path) -> None:
     out = tmp_path / "r"
-    assert sightline("train", colours, *SMALL, "--out", out).code == 0
-    found = sightline("train", colours, *SMALL, "--seed", 9, "--out", out)
-    assert (found.code, "--force" in found.err) == (2, True)
-    assert sightline("train", colours, *SMALL, "--out", out, "--force").code == 0
+    assert sightline("train", colors, *SMALL, "--out", out).code == 0
+    result = sightline("train", colors, *SMALL, "--seed", 9, "--out", out)
+    assert (result.code, "--force" in result.err) == (2, True)
+    assert sightline("train", colors, *SMALL, "--out", out, "--force").code == 0
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    assert sightline("train", colours, *SMALL, "--out", tmp_path / "mine", "--force").code == 2
+    assert sightline("train", colors, *SMALL, "--out", tmp_path / "mine", "--force").code == 2
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
 def test_missing_weights_are_named_before_any_decoding(
-    sightline: Command, colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sightline: Command, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import keras
 
@@ -220,70 +220,72 @@ def test_missing_weights_are_named_before_any_decoding(
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setattr(keras.utils, "get_file", offline)
-    found = sightline("train", colours, "--recipe", "transfer", "--out", tmp_path / "r")
-    assert found.code == 2
-    assert "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5" in found.err
-    assert str(tmp_path / "keras" / "models") in found.err
-    assert "https://" in found.err
+    result = sightline("train", colors, "--recipe", "transfer", "--out", tmp_path / "r")
+    assert result.code == 2
+    assert "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5" in result.err
+    assert str(tmp_path / "keras" / "models") in result.err
+    assert "https://" in result.err
     assert not (tmp_path / "r").exists()
 
 
-def test_a_loss_that_is_no_number_stops_the_run(sightline: Command, colours: Path, tmp_path: Path) -> None:
-    found = sightline("train", colours, *SMALL, "--set", "train.optimizer.learning_rate=1e30", "--out", tmp_path / "r")
-    assert found.code == 1
-    assert "learning rate" in found.err
-    told = json.loads((tmp_path / "r" / "run.json").read_text())
-    assert told["status"] == "failed"
-    assert told["batch"], "the images of the step"
-    assert all((colours / path).is_file() or Path(path).is_file() for path in told["batch"])
+def test_a_loss_that_is_no_number_stops_the_run(sightline: Command, colors: Path, tmp_path: Path) -> None:
+    result = sightline("train", colors, *SMALL, "--set", "train.optimizer.learning_rate=1e30", "--out", tmp_path / "r")
+    assert result.code == 1
+    assert "learning rate" in result.err
+    payload = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert payload["status"] == "failed"
+    assert payload["batch"], "the images of the step"
+    assert all((colors / path).is_file() or Path(path).is_file() for path in payload["batch"])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to one process on Windows")
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_an_interrupt_leaves_a_checkpoint_that_loads(colours: Path, tmp_path: Path, number: str) -> None:
+def test_an_interrupt_leaves_a_checkpoint_that_loads(colors: Path, tmp_path: Path, number: str) -> None:
     out = tmp_path / "r"
-    command = [sys.executable, "-m", "sightline", "train", colours, *SMALL[:-1], "10000", "--out", out]
+    command = [sys.executable, "-m", "sightline", "train", colors, *SMALL[:-1], "10000", "--out", out]
     with subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("epoch 2"):
                 break
-        asked = time.monotonic()
+        sent_at = time.monotonic()
         process.send_signal(signal.Signals[number])
         rest = process.stderr.read()
         assert process.wait(30) == 130
-        assert time.monotonic() - asked < 20
+        assert time.monotonic() - sent_at < 20
     assert "checkpoint" in rest
     assert str(out) in rest
     assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
-    last = checkpoint.latest(out / "checkpoints")
+    last = checkpoints.load_latest(out / "checkpoints")
     assert last is not None
     assert len(last.state["history"]) >= 2
     assert f"sightline resume {out}" in rest
-    assert face.load(out).predict(colours / "red")[0].error is None
+    assert face.load(out).predict(colors / "red")[0].error is None
 
 
-def test_python_says_what_the_command_says(trained: tuple[Path, dict[str, Any]], colours: Path) -> None:
+def test_python_says_what_the_command_says(trained: tuple[Path, dict[str, Any]], colors: Path) -> None:
     model = face.load(trained[0])
-    found = model.evaluate()
+    evaluation = model.evaluate()
     saved = np.load(trained[0] / "eval" / "test" / "predictions.npz", allow_pickle=False)
-    np.testing.assert_allclose(found.probabilities, saved["probabilities"], atol=1e-6)  # in batches of different sizes
-    assert found.accuracy == trained[1]["test"]["accuracy"]
+    np.testing.assert_allclose(
+        evaluation.probabilities, saved["probabilities"], atol=1e-6
+    )  # in batches of different sizes
+    assert evaluation.accuracy == trained[1]["test"]["accuracy"]
     with pytest.raises(SightlineError, match="test split"):
-        model.evaluate(colours, split="test")
+        model.evaluate(colors, split="test")
 
 
 def test_arrays_in_memory_train(tmp_path: Path) -> None:
-    from sightline.data.sources.arrays import array_entries
-    from sightline.data.sources.listing import Listing
+    from sightline.data.sources.arrays import list_array_items
+    from sightline.data.sources.listing import SourceListing
 
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 80, (60, 28, 28), np.uint8)
     labels = np.arange(60) % 2
     pixels[labels == 1] += 120
-    source = Listing(array_entries(pixels, labels, "night-day", classes=["night", "day"]))
+    source = SourceListing(list_array_items(pixels, labels, "night-day", classes=["night", "day"]))
     result = face.train(source, recipe="quick", set=["train.epochs=2"], out=tmp_path / "r")
     assert result.classes == ("day", "night")
-    answers = face.predict(tmp_path / "r", [pixels[0], pixels[1]])
-    assert len(answers) == 2
-    assert {c.label for c in answers[0].top} == {"day", "night"}
+    predictions = face.predict(tmp_path / "r", [pixels[0], pixels[1]])
+    assert len(predictions) == 2
+    assert {c.label for c in predictions[0].top} == {"day", "night"}

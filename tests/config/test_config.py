@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline import config
-from sightline.config import RunConfig, StageConfig, parse, recipes, resolve, to_dict
+from sightline.config import RunConfig, StageConfig, parse, recipes, resolve_config, to_dict
 from sightline.errors import ConfigError, MissingExtraError
 from sightline.models.registry import ENTRIES
 
@@ -33,21 +33,21 @@ CHECKED = {  # values of settings with a rule of their own, by field
 }
 
 
-def values(hint: Any, low: float | None = None, high: float | None = None) -> st.SearchStrategy[Any]:
+def value_strategy(hint: Any, low: float | None = None, high: float | None = None) -> st.SearchStrategy[Any]:
     """Every value that a field of this type and range may take."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return st.one_of([st.none() if a is type(None) else values(a, low, high) for a in args])
+        return st.one_of([st.none() if a is type(None) else value_strategy(a, low, high) for a in args])
     if origin is Literal:
         return st.sampled_from(args)
     if origin is tuple and args[-1] is not ...:  # a range: the smaller number first
-        ends = values(args[0], low, high)
+        ends = value_strategy(args[0], low, high)
         return st.lists(ends, min_size=len(args), max_size=len(args), unique=True).map(lambda v: tuple(sorted(v)))
     if origin is tuple:
-        return st.lists(values(args[0], low, high), max_size=3).map(tuple)
+        return st.lists(value_strategy(args[0], low, high), max_size=3).map(tuple)
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
-        return configs(hint)
+        return config_strategy(hint)
     plain: dict[Any, st.SearchStrategy[Any]] = {
         bool: st.booleans(),
         int: st.integers(-(2**63) if low is None else int(low), 2**63 - 1 if high is None else int(high)),
@@ -57,18 +57,18 @@ def values(hint: Any, low: float | None = None, high: float | None = None) -> st
     return plain[hint]
 
 
-def configs(cls: type[Any]) -> st.SearchStrategy[Any]:
+def config_strategy(cls: type[Any]) -> st.SearchStrategy[Any]:
     hints = get_type_hints(cls)
     parts = {
         f.name: CHECKED[f.name]
         if f.metadata.get("check")
-        else values(hints[f.name], f.metadata.get("at_least"), f.metadata.get("at_most"))
+        else value_strategy(hints[f.name], f.metadata.get("at_least"), f.metadata.get("at_most"))
         for f in dataclasses.fields(cls)
     }
     return st.builds(cls, **parts)
 
 
-def leaves(cls: type[Any], where: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
+def iter_settings(cls: type[Any], where: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
     """Yield the path, the bare type and the field of each setting below `cls`; a list's entry is number 0."""
     hints = get_type_hints(cls)
     for f in dataclasses.fields(cls):
@@ -76,22 +76,22 @@ def leaves(cls: type[Any], where: str = "") -> Iterator[tuple[str, Any, dataclas
         inner = [a for a in get_args(hint) if a not in (type(None), ...)]
         if dataclasses.is_dataclass(hint):
             assert isinstance(hint, type)
-            yield from leaves(hint, f"{path}.")
+            yield from iter_settings(hint, f"{path}.")
         elif get_origin(hint) is tuple and dataclasses.is_dataclass(inner[0]):
             assert isinstance(inner[0], type)
             yield path, hint, f
-            yield from leaves(inner[0], f"{path}.0.")
+            yield from iter_settings(inner[0], f"{path}.0.")
         else:
             yield path, inner[0] if get_origin(hint) in (Union, types.UnionType) else hint, f
 
 
-LEAVES = {path: (hint, f) for path, hint, f in leaves(RunConfig)}
-LISTS = {"picture.range"}  # names or a list
+LEAVES = {path: (hint, f) for path, hint, f in iter_settings(RunConfig)}
+LISTS = {"input.value_range"}  # names or a list
 CHOICES = [p for p, (hint, _) in LEAVES.items() if get_origin(hint) is Literal and p not in LISTS]
 NUMBERS = {path: f.metadata for path, (hint, f) in LEAVES.items() if hint in (int, float)}
 
 
-def at(path: str, value: Any) -> dict[str, Any]:
+def nest(path: str, value: Any) -> dict[str, Any]:
     """Return the nested dict that holds `value` at `path`."""
     for key in reversed(path.split(".")):
         value = [value] if key == "0" else {key: value}
@@ -99,13 +99,13 @@ def at(path: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def got(made: Any, path: str) -> Any:
+def get_setting(made: Any, path: str) -> Any:
     for key in path.split("."):
         made = made[int(key)] if key.isdigit() else getattr(made, key)
     return made
 
 
-def beyond(bound: float, hint: Any, direction: int) -> float:
+def next_outside(bound: float, hint: Any, direction: int) -> float:
     return int(bound) + direction if hint is int else math.nextafter(bound, math.inf * direction)
 
 
@@ -113,27 +113,27 @@ def beyond(bound: float, hint: Any, direction: int) -> float:
 
 
 def test_defaults_are_lawful_and_complete() -> None:
-    assert resolve(to_dict(RunConfig())) == resolve() == RunConfig()
+    assert resolve_config(to_dict(RunConfig())) == resolve_config() == RunConfig()
     assert len(LEAVES) > 60
 
 
-@given(configs(RunConfig))
+@given(config_strategy(RunConfig))
 def test_toml_round_trip(made: RunConfig) -> None:
-    assert resolve(tomllib.loads(config.dump_toml(made))) == made
-    assert resolve(to_dict(made)) == made
+    assert resolve_config(tomllib.loads(config.dump_toml(made))) == made
+    assert resolve_config(to_dict(made)) == made
 
 
 def test_toml_file_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "größe.toml"
-    made = resolve({"recipe": 'a "quoted"\nname', "data": {"sources": ["C:\\pictures", "ä ö"]}})
+    made = resolve_config({"recipe": 'a "quoted"\nname', "data": {"sources": ["C:\\pictures", "ä ö"]}})
     path.write_text(config.dump_toml(made), encoding="utf-8")
     assert config.load_config(path) == made
 
 
 def test_dict_is_plain_and_leaves_out_what_is_unset() -> None:
-    plain = to_dict(resolve({"train": {"stages": [{"epochs": 2}]}, "model": {"hidden": [8, 4]}}))
+    plain = to_dict(resolve_config({"train": {"stages": [{"epochs": 2}]}, "model": {"hidden": [8, 4]}}))
     assert json.loads(json.dumps(plain)) == plain
-    assert plain["train"]["stages"] == [{"name": "stage", "thaw": -1, "epochs": 2, "views": 1}]
+    assert plain["train"]["stages"] == [{"name": "stage", "unfreeze": -1, "epochs": 2, "views": 1}]
     assert plain["model"]["hidden"] == [8, 4]
     assert "alpha" not in plain["model"]
 
@@ -141,7 +141,7 @@ def test_dict_is_plain_and_leaves_out_what_is_unset() -> None:
 @pytest.mark.parametrize("stages", [[], [{}]], ids=["no stage", "one stage"])
 def test_dump_states_every_setting_under_its_meaning(stages: list[Any]) -> None:
     """Each line of a setting stands in the table of its own, right below the phrase that explains it."""
-    lines = config.dump_toml(resolve({"train": {"stages": stages}})).splitlines()
+    lines = config.dump_toml(resolve_config({"train": {"stages": stages}})).splitlines()
     seen, table, counts = set(), "", {"[[train.stages]]": -1}
     for before, line in zip(["", *lines], lines, strict=False):
         if line.startswith("["):
@@ -183,14 +183,14 @@ def test_dump_without_tomlkit_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
         ({"train": {"epoch": 5}}, "train.epoch", "Did you mean 'epochs'?"),
         ({"trian": {}}, "trian", "Did you mean 'train'?"),
         ({"train": {"optimizer": {"lr": 1}}}, "train.optimizer.lr", "Valid names: clip_norm, learning_rate"),
-        ({"train": {"stages": [{}, {"thwa": 1}]}}, "train.stages.1.thwa", "Did you mean 'thaw'?"),
+        ({"train": {"stages": [{}, {"unfreze": 1}]}}, "train.stages.1.unfreze", "Did you mean 'unfreeze'?"),
         ({"zzz": 1}, "zzz", "Valid names: augment, bundle, data, device"),
     ],
     ids=["near", "table", "far", "in a list", "far at the top"],
 )
 def test_unknown_key_offers_the_nearest(given: dict[str, Any], path: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve(given)
+        resolve_config(given)
     assert f"There is no setting {path!r}. {hint}" in str(caught.value)
 
 
@@ -201,36 +201,36 @@ WRONG = {int: 1.5, float: "0.1", bool: 1, str: 7}
 def test_wrong_type_names_the_setting(path: str) -> None:
     hint = LEAVES[path][0]
     with pytest.raises(ConfigError, match=rf"^{re.escape(path)} expects .*, not {re.escape(repr(WRONG[hint]))}\.$"):
-        resolve(at(path, WRONG[hint]))
+        resolve_config(nest(path, WRONG[hint]))
 
 
 @pytest.mark.parametrize("path", [p for p, (hint, _) in LEAVES.items() if hint in {int, float}])
 def test_true_is_no_number(path: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(path)):
-        resolve(at(path, True))
+        resolve_config(nest(path, True))
 
 
 @pytest.mark.parametrize("path", CHOICES)
 def test_choice_outside_the_list_names_the_choices(path: str) -> None:
     choices = get_args(LEAVES[path][0])
     with pytest.raises(ConfigError, match=rf"^{re.escape(path)} cannot be 'zzz'\. Valid names: ") as caught:
-        resolve(at(path, "zzz"))
+        resolve_config(nest(path, "zzz"))
     assert all(str(choice) in str(caught.value) for choice in choices)
 
 
 @pytest.mark.parametrize("value", [2, 3.0, True, "3"], ids=repr)
 def test_channels_are_the_number_1_or_3(value: Any) -> None:
-    assert resolve(at("picture.channels", 3)).picture.channels == 3
+    assert resolve_config(nest("input.channels", 3)).input.channels == 3
     with pytest.raises(ConfigError, match=r"picture\.channels cannot be"):
-        resolve(at("picture.channels", value))
+        resolve_config(nest("input.channels", value))
 
 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
         ("data.sources", "pictures", "data.sources expects a list, not 'pictures'."),
-        ("model.hidden", 512, "model.hidden expects a list, not 512."),
-        ("model.hidden", [1, "x"], "model.hidden.1 expects a whole number, not 'x'."),
+        ("model.hidden_units", 512, "model.hidden_units expects a list, not 512."),
+        ("model.hidden_units", [1, "x"], "model.hidden_units.1 expects a whole number, not 'x'."),
         ("train.stages", {"0": {}}, "train.stages expects a list, not {'0': {}}."),
         ("train.stages", [3], "train.stages.0 is a table of settings; set one of them, as in train.stages.0.name=..."),
         ("train", 3, "train is a table of settings; set one of them, as in train.epochs=..."),
@@ -239,12 +239,12 @@ def test_channels_are_the_number_1_or_3(value: Any) -> None:
 )
 def test_wrong_shape_is_told(path: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve(at(path, value))
+        resolve_config(nest(path, value))
     assert str(caught.value) == message
 
 
 def test_whole_number_is_a_number_too() -> None:
-    rate = resolve(at("train.optimizer.learning_rate", 1)).train.optimizer.learning_rate
+    rate = resolve_config(nest("train.optimizer.learning_rate", 1)).train.optimizer.learning_rate
     assert rate == 1
     assert isinstance(rate, float)
 
@@ -253,45 +253,45 @@ def test_whole_number_is_a_number_too() -> None:
 def test_range_ends_are_lawful_and_nothing_beyond(path: str) -> None:
     low, high, hint = NUMBERS[path]["at_least"], NUMBERS[path]["at_most"], LEAVES[path][0]
     assert low is not None, "without a lower end a message cannot say what is expected"
-    assert got(resolve(at(path, hint(low))), path) == low
+    assert get_setting(resolve_config(nest(path, hint(low))), path) == low
     expected = f"at least {low}" if high is None else f"between {low} and {high}"
     with pytest.raises(ConfigError, match=rf"^{re.escape(path)} must be {expected}, not "):
-        resolve(at(path, beyond(low, hint, -1)))
+        resolve_config(nest(path, next_outside(low, hint, -1)))
     if high is None:
-        assert got(resolve(at(path, hint(10**6))), path) == 10**6
+        assert get_setting(resolve_config(nest(path, hint(10**6))), path) == 10**6
     else:
-        assert got(resolve(at(path, hint(high))), path) == high
+        assert get_setting(resolve_config(nest(path, hint(high))), path) == high
         with pytest.raises(ConfigError, match=expected):
-            resolve(at(path, beyond(high, hint, 1)))
+            resolve_config(nest(path, next_outside(high, hint, 1)))
 
 
 @pytest.mark.parametrize("path", [p for p in NUMBERS if LEAVES[p][0] is float])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
 def test_number_must_be_finite(path: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"^{re.escape(path)} must be .*, not -?(nan|inf)\.$"):
-        resolve(at(path, value))
+        resolve_config(nest(path, value))
 
 
 @pytest.mark.parametrize("value", [0, -5])
 def test_layer_without_units_is_refused(value: int) -> None:
     with pytest.raises(ConfigError, match=rf"^model\.hidden\.1 must be at least 1, not {value}\.$"):
-        resolve(at("model.hidden", [8, value]))
+        resolve_config(nest("model.hidden_units", [8, value]))
 
 
 def test_whole_numbers_have_64_bits_at_most() -> None:
-    assert resolve(at("seed", 2**63 - 1)).seed == 2**63 - 1
+    assert resolve_config(nest("seed", 2**63 - 1)).seed == 2**63 - 1
     for value in (2**63, 10**400, 10**10_000):
         with pytest.raises(ConfigError, match=r"^seed expects a whole number of at most 64 bits\.$"):
-            resolve(at("seed", value))
+            resolve_config(nest("seed", value))
     with pytest.raises(ConfigError, match=r"train\.l2 must be"):
-        resolve(at("train.l2", 10**400))
+        resolve_config(nest("train.l2", 10**400))
 
 
 # Layers and assignments
 
 
 def test_later_layers_win_table_by_table() -> None:
-    made = resolve(
+    made = resolve_config(
         {"train": {"epochs": 1, "batch_size": 8}, "data": {"sources": ["a", "b"]}},
         {"train": {"epochs": 2}, "data": {"sources": ["c"]}},
         assignments=["train.epochs=3", "train.epochs=4"],
@@ -302,7 +302,7 @@ def test_later_layers_win_table_by_table() -> None:
 
 def test_layers_stay_as_they_are() -> None:
     layer = {"train": {"epochs": 1, "stages": [{"epochs": 2}]}}
-    made = resolve(layer, assignments=["train.epochs=5", "train.stages.0.epochs=6", "train.l2=unset"])
+    made = resolve_config(layer, assignments=["train.epochs=5", "train.stages.0.epochs=6", "train.l2=unset"])
     assert (made.train.epochs, made.train.stages[0].epochs) == (5, 6)
     assert layer == {"train": {"epochs": 1, "stages": [{"epochs": 2}]}}
 
@@ -313,25 +313,25 @@ def test_layers_stay_as_they_are() -> None:
         ("train.epochs=5", "train.epochs", 5),
         (" train.epochs = 5 ", "train.epochs", 5),
         ("train.optimizer.learning_rate=1e-4", "train.optimizer.learning_rate", 1e-4),
-        ("augment.flip=true", "augment.flip", True),
+        ("augment.horizontal_flip=true", "augment.horizontal_flip", True),
         ("model.name=vgg16", "model.name", "vgg16"),
         ('model.name="vgg16"', "model.name", "vgg16"),
         ("model.weights=C:\\weights\\a=b.h5", "model.weights", "C:\\weights\\a=b.h5"),
         ("model.weights=", "model.weights", ""),
-        ("model.hidden=[512, 10]", "model.hidden", (512, 10)),
+        ("model.hidden_units=[512, 10]", "model.hidden_units", (512, 10)),
         ("data.sources=['a', \"b c\"]", "data.sources", ("a", "b c")),
-        ("train.stages=[{name='head', thaw=0}]", "train.stages", (StageConfig("head", 0),)),
+        ("train.stages=[{name='head', unfreeze=0}]", "train.stages", (StageConfig("head", 0),)),
     ],
     ids=range(11),
 )
 def test_assignment_reads_toml_or_else_text(expression: str, path: str, value: Any) -> None:
-    assert got(resolve(assignments=[expression]), path) == value
+    assert get_setting(resolve_config(assignments=[expression]), path) == value
 
 
 def test_assignment_reaches_into_lists_and_unsets() -> None:
     base = {"train": {"stages": [{"name": "a", "epochs": 1}, {"name": "b", "epochs": 2}]}, "model": {"alpha": 0.5}}
     given = ["train.stages.1.epochs=7", "train.stages.0.epochs=unset", "model.alpha=unset", "model.dropout=unset"]
-    made = resolve(base, assignments=given)
+    made = resolve_config(base, assignments=given)
     assert made.train.stages == (StageConfig("a"), StageConfig("b", epochs=7))
     assert made.model.alpha is None
 
@@ -353,14 +353,14 @@ def test_assignment_reaches_into_lists_and_unsets() -> None:
 )
 def test_wrong_assignment_is_told(expression: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve({"seed": 1, "train": {"stages": [{}]}}, assignments=[expression])
+        resolve_config({"seed": 1, "train": {"stages": [{}]}}, assignments=[expression])
     assert message in str(caught.value)
 
 
 @given(st.text(st.characters(codec="ascii"), max_size=30))
 def test_any_assignment_is_taken_or_refused_kindly(expression: str) -> None:
     with suppress(ConfigError):  # and nothing else
-        assert isinstance(resolve(assignments=[expression]), RunConfig)
+        assert isinstance(resolve_config(assignments=[expression]), RunConfig)
 
 
 # TOML files
@@ -439,16 +439,16 @@ def test_recipes_there_are() -> None:
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_recipe_resolves_and_names_a_model(name: str) -> None:
-    made = resolve(recipes.load(name))
+    made = resolve_config(recipes.load(name))
     assert made.recipe == name
     assert made.model.name in {*ENTRIES, "auto"}
-    assert made == resolve(tomllib.loads(config.dump_toml(made)))
+    assert made == resolve_config(tomllib.loads(config.dump_toml(made)))
 
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_recipe_says_what_it_is_about(name: str) -> None:
     assert recipes.text(name).startswith("# ")
-    about = recipes.about(name)
+    about = recipes.first_sentence(name)
     assert 20 < len(about) < 120
     assert about[0].isupper()
     assert not about.endswith(".")
@@ -458,7 +458,7 @@ def test_recipe_says_what_it_is_about(name: str) -> None:
 def test_about_is_the_first_sentence_of_the_opening_comment(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "# Trains at 0.5 of\n# the size. Then more.\n\n# not this\nseed = 1\n"
     monkeypatch.setattr(recipes, "text", lambda name: text)
-    assert recipes.about("any") == "Trains at 0.5 of the size"
+    assert recipes.first_sentence("any") == "Trains at 0.5 of the size"
 
 
 def test_unknown_recipe_offers_the_nearest() -> None:
@@ -468,14 +468,14 @@ def test_unknown_recipe_offers_the_nearest() -> None:
 
 def test_merge_leaves_its_arguments() -> None:
     base, over = {"a": {"b": 1}, "c": 2}, {"a": {"d": 3}, "c": {"e": 4}}
-    assert parse.merge(base, over) == {"a": {"b": 1, "d": 3}, "c": {"e": 4}}
+    assert parse.merge_tables(base, over) == {"a": {"b": 1, "d": 3}, "c": {"e": 4}}
     assert (base, over) == ({"a": {"b": 1}, "c": 2}, {"a": {"d": 3}, "c": {"e": 4}})
 
 
 def test_a_field_of_a_stage_that_is_not_there_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match=r"the configuration has no stages yet\. .*\[\[train\.stages\]\]"):
-        resolve(assignments=["train.stages.0.epochs=5"])
-    found = resolve(recipes.load("transfer"), assignments=["train.stages.0.epochs=5"])
+        resolve_config(assignments=["train.stages.0.epochs=5"])
+    found = resolve_config(recipes.load("transfer"), assignments=["train.stages.0.epochs=5"])
     assert found.train.stages[0].epochs == 5
 
 
@@ -484,22 +484,22 @@ def test_a_field_of_a_stage_that_is_not_there_says_what_to_do() -> None:
     [("auto", "auto"), ("full", "full"), ("[0, 4095]", (0.0, 4095.0)), ("[-1024.5, 3071]", (-1024.5, 3071.0))],
 )
 def test_a_setting_of_several_kinds_takes_each(text: str, value: Any) -> None:
-    made = resolve(assignments=[f"picture.range={text}"])
-    assert made.picture.range == value
-    assert resolve(tomllib.loads(config.dump_toml(made))) == made
+    made = resolve_config(assignments=[f"input.value_range={text}"])
+    assert made.input.value_range == value
+    assert resolve_config(tomllib.loads(config.dump_toml(made))) == made
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ful", "picture.range expects auto or full or a list, not 'ful'"),
-        ("7", "picture.range expects auto or full or a list, not 7"),
-        ("[1, 2, 3]", "picture.range expects a list of 2 values, not"),
-        ("[5, 5]", r"picture.range must be \[low, high\] with low < high, not \[5.0, 5.0\]"),
-        ("[0, nan]", "picture.range.1 must be a finite number"),
-        ("['a', 2]", "picture.range.0 expects a number"),
+        ("ful", "input.value_range expects auto or full or a list, not 'ful'"),
+        ("7", "input.value_range expects auto or full or a list, not 7"),
+        ("[1, 2, 3]", "input.value_range expects a list of 2 values, not"),
+        ("[5, 5]", r"input.value_range must be \[low, high\] with low < high, not \[5.0, 5.0\]"),
+        ("[0, nan]", "input.value_range.1 must be a finite number"),
+        ("['a', 2]", "input.value_range.0 expects a number"),
     ],
 )
 def test_a_wrong_range_of_values_is_named(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        resolve(assignments=[f"picture.range={text}"])
+        resolve_config(assignments=[f"input.value_range={text}"])

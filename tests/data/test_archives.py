@@ -13,22 +13,22 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pictures import encode, pixels, write_tar, write_zip
 from sightline.config import DataConfig, LimitsConfig
-from sightline.data.archives import TarStore, ZipStore, tell_apart
-from sightline.data.audit import brief
-from sightline.data.index import index
-from sightline.errors import DataError, PictureError
-from sightline.preprocess import find_format
+from sightline.data.archives import TarStore, ZipStore, make_names_unique
+from sightline.data.checks.audit import quick_audit
+from sightline.data.indexing import build_index
+from sightline.errors import DataError, ImageError
+from sightline.preprocessing import detect_format
+from synthetic_images import draw_pixels, encode, write_tar, write_zip
 
 MIB = 1 << 20
 
 
-def image(number: int) -> bytes:
-    return encode(Image.fromarray(pixels(number)))
+def encode_image(number: int) -> bytes:
+    return encode(Image.fromarray(draw_pixels(number)))
 
 
-def a_bomb(path: Path, size: int) -> Path:
+def write_bomb(path: Path, size: int) -> Path:
     """A zip of one member of zeros."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("cat/1.png", "w") as file:
         for _ in range(size // MIB):
@@ -44,7 +44,7 @@ def extended_header(size: int) -> bytes:
 
 
 def test_a_zip_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path) -> None:
-    path = a_bomb(tmp_path / "bomb.zip", 300 * MIB)
+    path = write_bomb(tmp_path / "bomb.zip", 300 * MIB)
     with pytest.raises(DataError, match=r"unpacks to more than 100 times its .* bytes.*decompression bomb"):
         ZipStore(path)
     assert ZipStore(path, LimitsConfig(archive_ratio=2000)).keys() == ["cat/1.png"]
@@ -53,7 +53,7 @@ def test_a_zip_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path) -> Non
 
 
 def test_a_small_archive_of_blank_images_is_no_bomb(tmp_path: Path) -> None:
-    assert ZipStore(a_bomb(tmp_path / "blank.zip", 200 * MIB)).keys() == ["cat/1.png"]
+    assert ZipStore(write_bomb(tmp_path / "blank.zip", 200 * MIB)).keys() == ["cat/1.png"]
 
 
 def test_a_compressed_tar_is_unpacked_no_further_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,12 +62,12 @@ def test_a_compressed_tar_is_unpacked_no_further_than_it_may(tmp_path: Path, mon
         file.write(extended_header(2 << 30))
         for _ in range(300):
             file.write(bytes(MIB))
-    place = tmp_path / "temporary"
-    place.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(place))
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
     with pytest.raises(DataError, match="unpacks to more than 100 times"):
         TarStore(path)
-    assert list(place.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 def test_a_header_of_a_tar_is_short(tmp_path: Path) -> None:
@@ -96,22 +96,22 @@ def test_members_are_counted(tmp_path: Path, kind: str) -> None:
 
 def test_what_is_no_image_is_not_read_beyond_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = 0
-    plain = zipfile.ZipExtFile.read
+    original = zipfile.ZipExtFile.read
 
     def counting(self: zipfile.ZipExtFile, n: int | None = -1) -> bytes:
         nonlocal read
-        data = plain(self, n)
+        data = original(self, n)
         read += len(data)
         return data
 
-    store = ZipStore(a_bomb(tmp_path / "a.zip", 100 * MIB))
+    store = ZipStore(write_bomb(tmp_path / "a.zip", 100 * MIB))
     monkeypatch.setattr(zipfile.ZipExtFile, "read", counting)
-    with pytest.raises(PictureError, match="not an image"):
-        store.read("cat/1.png", find_format)
+    with pytest.raises(ImageError, match="not an image"):
+        store.read("cat/1.png", detect_format)
     assert 0 < read < 1000
 
 
-def archive_of(kind: str, path: Path, members: list[tuple[str, bytes]]) -> Path:
+def write_archive(kind: str, path: Path, members: list[tuple[str, bytes]]) -> Path:
     """An archive that holds members in this order, of the same name too."""
     if kind == "zip":
         with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
@@ -128,19 +128,24 @@ def archive_of(kind: str, path: Path, members: list[tuple[str, bytes]]) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_members_of_the_same_name_are_all_there_and_told(tmp_path: Path, kind: str) -> None:
-    one, two, three, dog = (image(number) for number in range(4))
+def test_members_with_the_same_name_are_all_kept_and_reported(tmp_path: Path, kind: str) -> None:
+    one, two, three, dog = (encode_image(number) for number in range(4))
     members = [("cat/1.png", one), ("cat/1.png", two), ("cat/1 (2).png", three), ("dog/1.png", dog)]
-    path = archive_of(kind, tmp_path / f"a.{kind}", members)
-    whole = index(path)
-    assert sorted(p.path for p in whole.pictures) == ["cat/1 (2) (2).png", "cat/1 (2).png", "cat/1.png", "dog/1.png"]
-    assert len({p.sha256 for p in whole.pictures}) == 4
-    (finding,) = [f for f in brief(whole).findings if f.kind == "repeated-members"]
+    path = write_archive(kind, tmp_path / f"a.{kind}", members)
+    source_index = build_index(path)
+    assert sorted(p.path for p in source_index.images) == [
+        "cat/1 (2) (2).png",
+        "cat/1 (2).png",
+        "cat/1.png",
+        "dog/1.png",
+    ]
+    assert len({p.sha256 for p in source_index.images}) == 4
+    (finding,) = [f for f in quick_audit(source_index).findings if f.kind == "repeated-members"]
     assert (finding.severity, finding.count) == ("warning", 2)
 
 
 def test_a_folder_stated_twice_is_one() -> None:
-    assert tell_apart([("cat/", 1), ("cat/", 2), ("a", 3)]) == ({"cat/": 2, "a": 3}, ())
+    assert make_names_unique([("cat/", 1), ("cat/", 2), ("a", 3)]) == ({"cat/": 2, "a": 3}, ())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
@@ -149,7 +154,7 @@ def test_a_pipe_is_no_source(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"")
     with pytest.raises(DataError, match="not a regular file"):
-        index(tmp_path / name)
+        build_index(tmp_path / name)
 
 
 def test_a_packed_idx_file_is_unpacked_no_further_than_its_header_says(tmp_path: Path) -> None:
@@ -160,29 +165,29 @@ def test_a_packed_idx_file_is_unpacked_no_further_than_its_header_says(tmp_path:
         gzip.compress(bytes([0, 0, 8, 1]) + (1).to_bytes(4, "big") + b"\0")
     )
     with pytest.raises(DataError, match="not an idx file of 3-dimensional bytes, or it is truncated"):
-        index(path)
+        build_index(path)
     huge = bytes([0, 0, 8, 3]) + (1 << 31).to_bytes(4, "big") + (1 << 10).to_bytes(4, "big") * 2
     path.write_bytes(gzip.compress(huge))
     with pytest.raises(DataError, match="unpacks to more than"):
-        index(path)
+        build_index(path)
 
 
 def test_the_limits_are_settings_of_the_source(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "a.zip", {"cat/1.png": image(1), "dog/1.png": image(2)})
+    path = write_zip(tmp_path / "a.zip", {"cat/1.png": encode_image(1), "dog/1.png": encode_image(2)})
     with pytest.raises(DataError, match="more than 1 members"):
-        index(path, options=DataConfig(limits=LimitsConfig(archive_members=1)))
+        build_index(path, options=DataConfig(limits=LimitsConfig(archive_members=1)))
 
 
 def test_members_without_a_name_are_passed_over(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # zipfile warns of a name that comes twice
-        write_zip(tmp_path / "a.zip", {"cat/1.png": image(1), "dog/2.png": image(2)})
+        write_zip(tmp_path / "a.zip", {"cat/1.png": encode_image(1), "dog/2.png": encode_image(2)})
         with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
             for name in ("", "", ".", ".", "/", "./"):
-                archive.writestr(zipfile.ZipInfo(name), image(3))
-    listed = index(tmp_path / "a.zip")
-    assert [p.path for p in listed.pictures] == ["cat/1.png", "dog/2.png"]
-    assert listed.skipped == 4
+                archive.writestr(zipfile.ZipInfo(name), encode_image(3))
+    source_index = build_index(tmp_path / "a.zip")
+    assert [p.path for p in source_index.images] == ["cat/1.png", "dog/2.png"]
+    assert source_index.skipped == 4
 
 
 def test_a_member_of_negative_size_is_refused(tmp_path: Path) -> None:

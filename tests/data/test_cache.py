@@ -19,16 +19,16 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from pictures import pixels as drawn
-from pictures import png
 from sightline.data import cache
-from sightline.data.cache import Pixels
-from sightline.errors import OutputError, PictureError, UsageError
-from sightline.preprocess import Preprocess
+from sightline.data.cache import CachedPixels
+from sightline.errors import ImageError, OutputError, UsageError
+from sightline.preprocessing import PreprocessingSpec
+from synthetic_images import draw_pixels as drawn
+from synthetic_images import encode_png
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
-SMALL = Preprocess(8, 8)
+SMALL = PreprocessingSpec(8, 8)
 COUNT = 70  # more than two chunks
 BAD = {5: "truncated", 69: "not an image"}
 
@@ -46,26 +46,26 @@ class Reader:
     def __call__(self, i: int) -> bytes:
         self.reads.append(i)
         if i in BAD:
-            raise PictureError(BAD[i])
-        return png(i, i % 5)
+            raise ImageError(BAD[i])
+        return encode_png(i, i % 5)
 
 
-def build(name: str = "picture", **options: Any) -> tuple[Pixels, Reader]:
+def build_cache(name: str = "picture", **options: Any) -> tuple[CachedPixels, Reader]:
     reader = Reader()
-    return cache.pixels(hashes(name=name), reader, SMALL, **options), reader
+    return cache.load_pixels(hashes(name=name), reader, SMALL, **options), reader
 
 
-def expected() -> np.typing.NDArray[np.uint8]:
-    rows = [np.zeros((8, 8, 3), np.uint8) if i in BAD else SMALL.decode(png(i, i % 5)) for i in range(COUNT)]
+def expected_pixels() -> np.typing.NDArray[np.uint8]:
+    rows = [np.zeros((8, 8, 3), np.uint8) if i in BAD else SMALL.decode(encode_png(i, i % 5)) for i in range(COUNT)]
     return np.stack(rows)
 
 
-def the_cache(folder: Path) -> Path:
-    (found,) = folder.iterdir()
-    return found
+def only_cache(folder: Path) -> Path:
+    (cache_path,) = folder.iterdir()
+    return cache_path
 
 
-def with_tests() -> dict[str, str]:
+def test_environment() -> dict[str, str]:
     """The environment of a process that can import this file."""
     here = Path(__file__).parent
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])}
@@ -75,23 +75,23 @@ def with_tests() -> dict[str, str]:
 
 
 def test_the_second_time_nothing_is_read(own_cache: Path) -> None:
-    first, reader = build()
+    first, reader = build_cache()
     assert sorted(reader.reads) == list(range(COUNT))
-    assert (first.hit, first.failed) == (False, BAD)
-    np.testing.assert_array_equal(first.array, expected())
-    second, reader = build()
+    assert (first.hit, first.failures) == (False, BAD)
+    np.testing.assert_array_equal(first.array, expected_pixels())
+    second, reader = build_cache()
     assert reader.reads == []
-    assert (second.hit, second.failed) == (True, BAD)
-    np.testing.assert_array_equal(second.array, expected())
+    assert (second.hit, second.failures) == (True, BAD)
+    np.testing.assert_array_equal(second.array, expected_pixels())
     assert not second.array.flags.writeable
-    assert sorted(p.name for p in the_cache(own_cache).iterdir()) == ["meta.json", "pixels.npy"]
+    assert sorted(p.name for p in only_cache(own_cache).iterdir()) == ["meta.json", "pixels.npy"]
 
 
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("threads", [1, 4, None])
 def test_the_number_of_threads_changes_nothing(threads: int | None) -> None:
-    np.testing.assert_array_equal(build(threads=threads)[0].array, expected())
-    assert build(threads=threads)[0].hit
+    np.testing.assert_array_equal(build_cache(threads=threads)[0].array, expected_pixels())
+    assert build_cache(threads=threads)[0].hit
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -99,8 +99,8 @@ def test_arrays_are_brought_to_size_too() -> None:
     def read(i: int) -> np.typing.NDArray[np.uint8]:
         return drawn(i)
 
-    found = cache.pixels(hashes(3), read, SMALL)
-    np.testing.assert_array_equal(found.array, np.stack([SMALL.fit(drawn(i)) for i in range(3)]))
+    cached = cache.load_pixels(hashes(3), read, SMALL)
+    np.testing.assert_array_equal(cached.array, np.stack([SMALL.apply(drawn(i)) for i in range(3)]))
 
 
 OTHERS = [
@@ -113,32 +113,32 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("other", OTHERS, ids=["height", "width", "channels", "resize", "filter"])
-def test_the_picture_contract_is_part_of_the_key(other: Preprocess) -> None:
-    assert cache.key(hashes(), other) != cache.key(hashes(), SMALL)
+def test_the_image_contract_is_part_of_the_key(other: PreprocessingSpec) -> None:
+    assert cache.cache_key(hashes(), other) != cache.cache_key(hashes(), SMALL)
 
 
 @pytest.mark.parametrize(
     "other", [hashes()[:-1], hashes()[::-1], [*hashes()[:-1], "0" * 64]], ids=["fewer", "order", "content"]
 )
 def test_the_contents_in_their_order_are_part_of_the_key(other: Sequence[str]) -> None:
-    assert cache.key(other, SMALL) != cache.key(hashes(), SMALL)
-    assert cache.key(list(other), SMALL) == cache.key(tuple(other), SMALL)
+    assert cache.cache_key(other, SMALL) != cache.cache_key(hashes(), SMALL)
+    assert cache.cache_key(list(other), SMALL) == cache.cache_key(tuple(other), SMALL)
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_another_contract_leaves_the_first_cache_alone() -> None:
-    build()
-    assert not cache.pixels(hashes(), Reader(), replace(SMALL, height=4)).hit
-    assert build()[0].hit
+    build_cache()
+    assert not cache.load_pixels(hashes(), Reader(), replace(SMALL, height=4)).hit
+    assert build_cache()[0].hit
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_progress_reaches_the_total_once() -> None:
     calls: list[tuple[str, int, int]] = []
-    build(progress=lambda *call: calls.append(call))
+    build_cache(progress=lambda *call: calls.append(call))
     assert calls == [("decoding", 32, COUNT), ("decoding", 64, COUNT), ("decoding", COUNT, COUNT)]
     calls.clear()
-    build(progress=lambda *call: calls.append(call))
+    build_cache(progress=lambda *call: calls.append(call))
     assert calls == []  # there is nothing to wait for
 
 
@@ -146,17 +146,17 @@ def test_where_caches_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "SIGHTLINE_CACHE"):
         monkeypatch.delenv(name, raising=False)
-    assert cache.folder() == Path("/home/me/.cache/sightline")
+    assert cache.cache_folder() == Path("/home/me/.cache/sightline")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
-    assert cache.folder() == Path("/var/cache/sightline")
+    assert cache.cache_folder() == Path("/var/cache/sightline")
     monkeypatch.setenv("SIGHTLINE_CACHE", "~/pixels")
-    assert cache.folder() == Path("/home/me/pixels")
+    assert cache.cache_folder() == Path("/home/me/pixels")
 
 
 # Damage.
 
 
-def flip(path: Path, at: int) -> None:
+def flip_byte(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 0x55
     path.write_bytes(data)
@@ -169,9 +169,9 @@ def change_meta(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 DAMAGE: dict[str, Callable[[Path], Any]] = {
-    "first pixel": lambda f: flip(f / "pixels.npy", 128),
-    "middle pixel": lambda f: flip(f / "pixels.npy", 7000),
-    "last pixel": lambda f: flip(f / "pixels.npy", -1),
+    "first pixel": lambda f: flip_byte(f / "pixels.npy", 128),
+    "middle pixel": lambda f: flip_byte(f / "pixels.npy", 7000),
+    "last pixel": lambda f: flip_byte(f / "pixels.npy", -1),
     "truncated": lambda f: os.truncate(f / "pixels.npy", 3000),
     "only a header": lambda f: os.truncate(f / "pixels.npy", 128),
     "empty": lambda f: os.truncate(f / "pixels.npy", 0),
@@ -192,49 +192,49 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_cache_is_noticed_and_built_anew(own_cache: Path, damage: Callable[[Path], Any]) -> None:
-    build()
-    damage(the_cache(own_cache))
-    again, reader = build()
+    build_cache()
+    damage(only_cache(own_cache))
+    again, reader = build_cache()
     assert not again.hit
     assert len(reader.reads) == COUNT
-    np.testing.assert_array_equal(again.array, expected())
-    assert again.failed == BAD
-    assert build()[0].hit
+    np.testing.assert_array_equal(again.array, expected_pixels())
+    assert again.failures == BAD
+    assert build_cache()[0].hit
 
 
 def test_damage_anywhere_in_the_header_is_no_crash(own_cache: Path) -> None:
-    sound = cache.pixels(hashes(3), Reader(), SMALL)
-    path = the_cache(own_cache) / "pixels.npy"
+    sound = cache.load_pixels(hashes(3), Reader(), SMALL)
+    path = only_cache(own_cache) / "pixels.npy"
     whole, meta = path.read_bytes(), (path.parent / "meta.json").read_bytes()
     for at in range(0, 128, 3):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(whole)
         (path.parent / "meta.json").write_bytes(meta)
-        flip(path, at)
-        found = cache.pixels(hashes(3), Reader(), SMALL)
-        np.testing.assert_array_equal(found.array, sound.array)
+        flip_byte(path, at)
+        cached = cache.load_pixels(hashes(3), Reader(), SMALL)
+        np.testing.assert_array_equal(cached.array, sound.array)
 
 
 def test_of_a_large_cache_an_even_sample_is_verified(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build()
-    path, chunk = the_cache(own_cache) / "pixels.npy", cache.CHUNK * 8 * 8 * 3
+    build_cache()
+    path, chunk = only_cache(own_cache) / "pixels.npy", cache.CHUNK_ROWS * 8 * 8 * 3
     monkeypatch.setattr(cache, "VERIFY_BYTES", COUNT * 8 * 8 * 3 // 2)
-    flip(path, 128 + chunk)  # the second chunk of three
-    assert build()[0].hit
-    flip(path, 128 + 2 * chunk)
-    assert not build()[0].hit
+    flip_byte(path, 128 + chunk)  # the second chunk of three
+    assert build_cache()[0].hit
+    flip_byte(path, 128 + 2 * chunk)
+    assert not build_cache()[0].hit
 
 
 def test_a_cache_that_cannot_be_marked_as_used_serves_all_the_same(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build()
+    build_cache()
 
     def refuse(path: Path) -> NoReturn:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(os, "utime", refuse)
-    assert build()[0].hit
+    assert build_cache()[0].hit
     assert own_cache.is_dir()
 
 
@@ -268,16 +268,16 @@ def test_two_processes_may_build_the_same_cache_at_once(own_cache: Path, tmp_pat
             [sys.executable, "-c", BUILDER, *order, tmp_path / f"pixels{n}"],
             stdout=subprocess.PIPE,
             text=True,
-            env=with_tests(),
+            env=test_environment(),
         )
         for n, order in enumerate((marks, marks[::-1]))
     ]
     answers = [process.communicate(timeout=60)[0] for process in running]
     assert answers == [f"False {BAD}\n"] * 2
     for n in range(2):
-        assert (tmp_path / f"pixels{n}").read_bytes() == expected().tobytes()
-    assert the_cache(own_cache).is_dir()  # one, and nothing beside it
-    assert build()[0].hit
+        assert (tmp_path / f"pixels{n}").read_bytes() == expected_pixels().tobytes()
+    assert only_cache(own_cache).is_dir()  # one, and nothing beside it
+    assert build_cache()[0].hit
 
 
 # Not kept.
@@ -292,51 +292,51 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_not_kept_leaves_nothing_behind(own_cache: Path, temporary: Path) -> None:
-    found, _ = build(keep=False)
+    decoded, _ = build_cache(keep=False)
     assert list(temporary.iterdir()) == []
     assert not own_cache.exists()
-    np.testing.assert_array_equal(found.array, expected())
-    again, reader = build(keep=False)
+    np.testing.assert_array_equal(decoded.array, expected_pixels())
+    again, reader = build_cache(keep=False)
     assert not again.hit
     assert len(reader.reads) == COUNT
 
 
 def test_what_is_not_kept_does_not_use_what_was(own_cache: Path, temporary: Path) -> None:
-    build()
-    assert not build(keep=False)[0].hit
-    assert the_cache(own_cache).is_dir()
+    build_cache()
+    assert not build_cache(keep=False)[0].hit
+    assert only_cache(own_cache).is_dir()
     assert list(temporary.iterdir()) == []
 
 
 # No room.
 
 
-def sizes(folder: Path) -> set[str]:
+def names_in(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir()}
 
 
-def age(path: Path, seconds: float) -> None:
+def make_older(path: Path, seconds: float) -> None:
     then = time.time() - seconds
     os.utime(path, (then, then))
 
 
 def test_the_caches_unused_for_longest_make_room(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = {name: cache.key(hashes(name=name), SMALL) for name in ("old", "older", "used", "new")}
+    keys = {name: cache.cache_key(hashes(name=name), SMALL) for name in ("old", "older", "used", "new")}
     for seconds, name in ((100, "used"), (50, "older"), (20, "old")):
-        build(name)
-        age(own_cache / keys[name], seconds)
-    assert build("used")[0].hit  # now the latest
+        build_cache(name)
+        make_older(own_cache / keys[name], seconds)
+    assert build_cache("used")[0].hit  # now the latest
     one = (own_cache / keys["old"] / "pixels.npy").stat().st_size
     monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", str(3 * one))
-    build("new")
-    assert sizes(own_cache) == {keys["old"], keys["used"], keys["new"]}
+    build_cache("new")
+    assert names_in(own_cache) == {keys["old"], keys["used"], keys["new"]}
     monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", "1")
-    assert not build("older")[0].hit  # what does not fit is kept all the same, alone
-    assert sizes(own_cache) == {keys["older"]}
+    assert not build_cache("older")[0].hit  # what does not fit is kept all the same, alone
+    assert names_in(own_cache) == {keys["older"]}
 
 
 def test_room_is_made_of_caches_only(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build("old")
+    build_cache("old")
     precious = own_cache / "my features"
     stale, fresh = (own_cache / f"{'a' * 32}.part-{name}" for name in ("stale", "fresh"))
     foreign = own_cache / "film.part-1"
@@ -344,19 +344,19 @@ def test_room_is_made_of_caches_only(own_cache: Path, monkeypatch: pytest.Monkey
         folder.mkdir()
         (folder / "pixels.npy").write_bytes(bytes(9999))
     for folder in (precious, stale, foreign):
-        age(folder, 90_000)
+        make_older(folder, 90_000)
     (own_cache / ("b" * 32)).write_text("a file", encoding="utf-8")
     (own_cache / ("c" * 32)).symlink_to(precious)
     monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", "1")
-    build("new")
-    names = {"my features", "film.part-1", fresh.name, "b" * 32, "c" * 32, cache.key(hashes(name="new"), SMALL)}
-    assert sizes(own_cache) == names
+    build_cache("new")
+    names = {"my features", "film.part-1", fresh.name, "b" * 32, "c" * 32, cache.cache_key(hashes(name="new"), SMALL)}
+    assert names_in(own_cache) == names
     assert (precious / "pixels.npy").exists()
 
 
 def test_a_cache_that_goes_away_meanwhile_is_no_fault(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build("old")
-    going = the_cache(own_cache)
+    build_cache("old")
+    going = only_cache(own_cache)
     original = Path.stat
 
     def stat(self: Path, **options: Any) -> os.stat_result:
@@ -365,7 +365,7 @@ def test_a_cache_that_goes_away_meanwhile_is_no_fault(own_cache: Path, monkeypat
         return original(self, **options)
 
     monkeypatch.setattr(Path, "stat", stat)
-    assert not build("new")[0].hit
+    assert not build_cache("new")[0].hit
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -373,13 +373,13 @@ def test_a_cache_that_goes_away_meanwhile_is_no_fault(own_cache: Path, monkeypat
 def test_a_limit_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", text)
     with pytest.raises(UsageError, match=f"SIGHTLINE_CACHE_LIMIT is '{text}': expected a number of bytes, such as 2"):
-        build()
+        build_cache()
 
 
 def test_an_empty_limit_is_none() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SIGHTLINE_CACHE_LIMIT", "")
-        assert cache.limit() == 20 << 30
+        assert cache.size_limit() == 20 << 30
 
 
 @pytest.mark.parametrize("below", ["", "below"], ids=["a file", "below a file"])
@@ -389,17 +389,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(
         OutputError, match=r"/file.* is not writable: .*SIGHTLINE_CACHE to another folder, or use --no-cache\."
     ):
-        build()
+        build_cache()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom permissions bind")
 def test_a_folder_without_permission_is_named(own_cache: Path) -> None:
     own_cache.mkdir(mode=0o500)
     with pytest.raises(OutputError, match=r"own cache is not writable: Permission denied\."):
-        build()
+        build_cache()
 
 
-def full(*_: object, **__: object) -> NoReturn:
+def raise_disk_full(*_: object, **__: object) -> NoReturn:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -407,24 +407,24 @@ def full(*_: object, **__: object) -> NoReturn:
 def test_a_full_disk_is_told_before_anything_is_decoded(
     own_cache: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
 ) -> None:
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", raise_disk_full)
     reader = Reader()
     with pytest.raises(OutputError) as caught:
-        cache.pixels(hashes(), reader, SMALL, keep=keep)
+        cache.load_pixels(hashes(), reader, SMALL, keep=keep)
     message = str(caught.value)
     assert message.startswith(f"The pixel cache in {own_cache if keep else temporary} is not writable: ")
     assert "No space left on device" in message
     assert message.endswith("or use --no-cache." if keep else "or set TMPDIR to another folder.")
     assert reader.reads == []
-    assert sizes(own_cache) == set() if keep else not own_cache.exists()
-    assert sizes(temporary) == set()
+    assert names_in(own_cache) == set() if keep else not own_cache.exists()
+    assert names_in(temporary) == set()
 
 
 def test_a_disk_that_fills_up_at_the_end_leaves_nothing(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "write_text", full)  # of meta.json
+    monkeypatch.setattr(Path, "write_text", raise_disk_full)  # of meta.json
     with pytest.raises(OutputError, match="No space left on device"):
-        build()
-    assert sizes(own_cache) == set()
+        build_cache()
+    assert names_in(own_cache) == set()
 
 
 LIMITED = """
@@ -441,11 +441,11 @@ except OutputError as error:
 
 def test_a_file_larger_than_allowed_is_an_error_and_no_signal(own_cache: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False, timeout=60, env=with_tests()
+        [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False, timeout=60, env=test_environment()
     )
     assert done.stdout.startswith(f"The pixel cache in {own_cache} is not writable: File too large.")
     assert done.returncode == 0, done.stderr
-    assert sizes(own_cache) == set()
+    assert names_in(own_cache) == set()
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, UsageError, ZeroDivisionError])
@@ -456,9 +456,9 @@ def test_what_is_broken_off_leaves_nothing(
     def read(i: int) -> bytes:
         if i == 40:
             raise fault
-        return png(i)
+        return encode_png(i)
 
     with pytest.raises(fault):
-        cache.pixels(hashes(), read, SMALL, keep=keep)
-    assert sizes(temporary) == set()
-    assert not own_cache.exists() or sizes(own_cache) == set()
+        cache.load_pixels(hashes(), read, SMALL, keep=keep)
+    assert names_in(temporary) == set()
+    assert not own_cache.exists() or names_in(own_cache) == set()

@@ -12,8 +12,13 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 from sightline import intervals
 from sightline.errors import UsageError
 from sightline.evaluation import binary
-from sightline.evaluation.binary import operating_point, positive_class, rates_at, tried
-from sightline.evaluation.scores import per_class, scores
+from sightline.evaluation.binary import (
+    choose_operating_point,
+    choose_positive_class,
+    compute_rates_at,
+    evaluate_operating_point,
+)
+from sightline.evaluation.scoring import compute_class_metrics, compute_metrics
 
 CLASSES = ("defect", "ok")
 
@@ -21,7 +26,7 @@ Scores = NDArray[np.float64]
 Truth = NDArray[np.bool_]
 
 
-def drawn(count: int, seed: int = 0, fraction: float = 0.3) -> tuple[Scores, Truth]:
+def draw_scores(count: int, seed: int = 0, fraction: float = 0.3) -> tuple[Scores, Truth]:
     """Scores in [0, 1] and truth of a detector that is often right."""
     rng = np.random.default_rng(seed)
     truth = rng.random(count) < fraction
@@ -56,49 +61,53 @@ def drawn(count: int, seed: int = 0, fraction: float = 0.3) -> tuple[Scores, Tru
     ],
 )
 def test_the_positive_class_is_found_by_name_else_it_is_the_second(classes: tuple[str, str], positive: str) -> None:
-    assert positive_class(classes)[0] == positive
-    assert positive_class(classes, classes[0]) == (classes[0], "as requested")
+    assert choose_positive_class(classes)[0] == positive
+    assert choose_positive_class(classes, classes[0]) == (classes[0], "as requested")
 
 
 def test_a_positive_class_that_there_is_not_is_refused() -> None:
     with pytest.raises(UsageError, match=r"positive class 'defct' is not a class.*'defect'"):
-        positive_class(CLASSES, "defct")
+        choose_positive_class(CLASSES, "defct")
     with pytest.raises(UsageError, match="exactly two classes; there are 3"):
-        binary.check_positive(("a", "b", "c"), "a")
-    binary.check_positive(("a", "b", "c"), "")
+        binary.check_positive_class(("a", "b", "c"), "a")
+    binary.check_positive_class(("a", "b", "c"), "")
 
 
-def evaluated(count: int = 200, seed: int = 0, positive: str = "") -> tuple[binary.Binary, Scores, Truth]:
-    score, truth = drawn(count, seed)
+def evaluate_sample(count: int = 200, seed: int = 0, positive: str = "") -> tuple[binary.BinaryReport, Scores, Truth]:
+    score, truth = draw_scores(count, seed)
     p = np.stack([score, 1 - score], 1).astype(np.float32)
     labels = np.where(truth, 0, 1).astype(np.int32)
-    return binary.evaluate(p, labels, CLASSES, scores(p, labels)["auroc"], positive), p[:, 0].astype(float), truth
+    return (
+        binary.evaluate_binary(p, labels, CLASSES, compute_metrics(p, labels)["auroc"], positive),
+        p[:, 0].astype(float),
+        truth,
+    )
 
 
 def test_rates_are_those_of_the_confusion_matrix_with_wilsons_intervals() -> None:
-    found, score, truth = evaluated()
+    found, score, truth = evaluate_sample()
     (tn, fp), (fn, tp) = confusion_matrix(truth, score >= 0.5).tolist()
     for figure, hits, count in (
         (found.rates.sensitivity, tp, tp + fn), (found.rates.specificity, tn, tn + fp),
         (found.rates.ppv, tp, tp + fp), (found.rates.npv, tn, tn + fn),
     ):  # fmt: skip
         assert figure.value == hits / count
-        assert figure.interval == intervals.wilson(hits, count)
+        assert figure.interval == intervals.wilson_interval(hits, count)
     assert (found.positives, found.negatives) == (int(truth.sum()), int((~truth).sum()))
-    other, _, _ = evaluated(positive="ok")
+    other, _, _ = evaluate_sample(positive="ok")
     assert (other.positive, other.rates.sensitivity.value) == ("ok", found.rates.specificity.value)
-    of_class = per_class(np.array([[tp, fn], [fp, tn]]), CLASSES)[0]
+    of_class = compute_class_metrics(np.array([[tp, fn], [fp, tn]]), CLASSES)[0]
     assert (of_class.recall_interval, of_class.precision_interval) == (
         found.rates.sensitivity.interval, found.rates.ppv.interval,
     )  # fmt: skip
 
 
 def test_average_precision_is_that_of_the_positive_class() -> None:
-    found, score, truth = evaluated()
+    found, score, truth = evaluate_sample()
     assert found.average_precision.value == pytest.approx(average_precision_score(truth, score))
     assert found.average_precision.interval is not None
     assert found.average_precision.interval.low < found.average_precision.value < found.average_precision.interval.high  # type: ignore[operator]
-    other, _, _ = evaluated(positive="ok")
+    other, _, _ = evaluate_sample(positive="ok")
     assert other.average_precision.value == pytest.approx(average_precision_score(~truth, 1 - score))
     assert other.auroc == found.auroc, "the area under the ROC curve is that of either class"
 
@@ -108,7 +117,7 @@ def test_curves_are_scikit_learns(pairs: list[tuple[int, bool]]) -> None:
     score, truth = np.array([s / 8 for s, _ in pairs]), np.array([t for _, t in pairs])
     if truth.all() or not truth.any():
         return
-    roc, precision_recall = binary.curves(score, truth)
+    roc, precision_recall = binary.compute_curves(score, truth)
     x, y, at = roc_curve(truth, score, drop_intermediate=False)
     for ours, theirs in ((roc.x, x), (roc.y, y), (roc.threshold, at)):
         np.testing.assert_allclose(ours, theirs)
@@ -122,7 +131,7 @@ def test_curves_are_scikit_learns(pairs: list[tuple[int, bool]]) -> None:
 def test_images_of_one_class_leave_the_other_rate_undefined(truth: bool) -> None:
     labels = np.full(5, 0 if truth else 1, np.int32)
     p = np.tile(np.array([[0.9, 0.1]], np.float32), (5, 1))
-    found = binary.evaluate(p, labels, CLASSES, scores(p, labels)["auroc"])
+    found = binary.evaluate_binary(p, labels, CLASSES, compute_metrics(p, labels)["auroc"])
     undefined = found.rates.specificity if truth else found.rates.sensitivity
     assert (undefined.value, undefined.interval) == (None, None)
     assert undefined.note.startswith("no image of the")
@@ -139,18 +148,18 @@ def test_without_a_margin_it_is_the_threshold_that_gives_away_least(
     rate: binary.Rate, pairs: list[tuple[int, bool]], target: float
 ) -> None:
     score, truth = np.array([s / 20 for s, _ in pairs]), np.array([t for _, t in pairs])
-    point = operating_point(score, truth, rate, target, conservative=False)
+    point = choose_operating_point(score, truth, rate, target, conservative=False)
     if not (truth if rate == "sensitivity" else ~truth).any():
         assert point.threshold is None
         return
     assert point.threshold is not None
-    value = getattr(rates_at(score, truth, point.threshold), rate).value
+    value = getattr(compute_rates_at(score, truth, point.threshold), rate).value
     assert value >= target - 1e-9
     stricter = [t for t in np.unique(score).tolist() if t > point.threshold and rate == "sensitivity"]
     assert all((score[truth] >= t).mean() < target - 1e-9 for t in stricter)
     if rate == "specificity":
         lower = np.nextafter(point.threshold, -np.inf)
-        assert rates_at(score, truth, lower).specificity.value < target - 1e-9 or point.threshold <= score.min()  # type: ignore[operator]
+        assert compute_rates_at(score, truth, lower).specificity.value < target - 1e-9 or point.threshold <= score.min()  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("rate", ["sensitivity", "specificity"])
@@ -160,7 +169,7 @@ def test_a_conservative_threshold_falls_short_once_in_twenty(rate: binary.Rate) 
     def short(*, conservative: bool) -> float:
         missed = 0
         for seed in range(300):
-            point = operating_point(*drawn(300, seed, 0.5), rate, 0.9, conservative=conservative)
+            point = choose_operating_point(*draw_scores(300, seed, 0.5), rate, 0.9, conservative=conservative)
             assert point.threshold is not None
             at = np.log(point.threshold / (1 - point.threshold))
             missed += (norm.sf(at - 1) if rate == "sensitivity" else norm.cdf(at + 1)) < 0.9  # the true rate
@@ -172,39 +181,41 @@ def test_a_conservative_threshold_falls_short_once_in_twenty(rate: binary.Rate) 
 
 @pytest.mark.parametrize(("rate", "other"), [("sensitivity", "specificity"), ("specificity", "sensitivity")])
 def test_what_being_conservative_costs_is_stated(rate: binary.Rate, other: binary.Rate) -> None:
-    score, truth = drawn(2000)
-    point = operating_point(score, truth, rate, 0.9)
-    relaxed = operating_point(score, truth, rate, 0.9, conservative=False)
+    score, truth = draw_scores(2000)
+    point = choose_operating_point(score, truth, rate, 0.9)
+    relaxed = choose_operating_point(score, truth, rate, 0.9, conservative=False)
     assert point.threshold is not None
     assert relaxed.threshold is not None
-    assert (point.relaxed, relaxed.relaxed, relaxed.given_up) == (relaxed.threshold, None, 0.0)
-    strict, loose = (getattr(rates_at(score, truth, t), other).value for t in (point.threshold, relaxed.threshold))
-    assert point.given_up == pytest.approx(loose - strict)
-    assert point.given_up > 0
-    nothing = operating_point(score[:20], truth[:20], rate, 0.99)
-    assert f"--no-conservative would use a threshold of {nothing.relaxed:.4f}" in (nothing.note)
+    assert (point.relaxed_threshold, relaxed.relaxed_threshold, relaxed.rate_cost) == (relaxed.threshold, None, 0.0)
+    strict, loose = (
+        getattr(compute_rates_at(score, truth, t), other).value for t in (point.threshold, relaxed.threshold)
+    )
+    assert point.rate_cost == pytest.approx(loose - strict)
+    assert point.rate_cost > 0
+    nothing = choose_operating_point(score[:20], truth[:20], rate, 0.99)
+    assert f"--no-conservative would use a threshold of {nothing.relaxed_threshold:.4f}" in (nothing.note)
 
 
 def test_usual_points_are_those_that_validation_shows() -> None:
-    points = binary.usual_points(drawn(400, 1), drawn(400, 2))
+    points = binary.choose_usual_points(draw_scores(400, 1), draw_scores(400, 2))
     rates = ("sensitivity", "specificity")
     assert [(p.rate, p.target) for p in points] == [(rate, target) for rate in rates for target in (0.95, 0.9)]
     for point in points:
-        chosen = operating_point(*drawn(400, 1), point.rate, point.target)
-        assert tried(chosen, *drawn(400, 2)) == point
-    assert binary.usual_points(drawn(8, 1), drawn(400, 2)) == ()
+        chosen = choose_operating_point(*draw_scores(400, 1), point.rate, point.target)
+        assert evaluate_operating_point(chosen, *draw_scores(400, 2)) == point
+    assert binary.choose_usual_points(draw_scores(8, 1), draw_scores(400, 2)) == ()
 
 
 def test_a_target_is_met_on_test_by_its_lower_bound_alone() -> None:
-    score, truth = drawn(4000)
-    point = operating_point(score, truth, "sensitivity", 0.9)
+    score, truth = draw_scores(4000)
+    point = choose_operating_point(score, truth, "sensitivity", 0.9)
     sure, positive = np.ones(4000), np.ones(4000, bool)
-    few, many = (tried(point, sure[:n], positive[:n]) for n in (20, 4000))
+    few, many = (evaluate_operating_point(point, sure[:n], positive[:n]) for n in (20, 4000))
     for found in (few, many):
-        assert found.reached is not None
-        assert found.reached.sensitivity.value == 1
+        assert found.rates is not None
+        assert found.rates.sensitivity.value == 1
     assert (few.met, many.met) == (False, True), "20 images cannot show 90%"
-    nothing = operating_point(score[:20], truth[:20], "sensitivity", 0.99)
+    nothing = choose_operating_point(score[:20], truth[:20], "sensitivity", 0.99)
     assert nothing.threshold is None
     assert "cannot show that a threshold reaches the target" in nothing.note
-    assert tried(nothing, score, truth) == nothing
+    assert evaluate_operating_point(nothing, score, truth) == nothing

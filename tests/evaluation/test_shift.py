@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from sightline import intervals
 from sightline.evaluation import calibration, shift
 
-Answers = tuple[NDArray[np.float32], NDArray[np.int32]]
+Outputs = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 
-def answers(count: int, accuracy: float, confidence: float, seed: int = 0) -> Answers:
+def draw_outputs(count: int, accuracy: float, confidence: float, seed: int = 0) -> Outputs:
     """Probabilities of two classes: about so sure, so often right."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count).astype(np.int32)
@@ -24,12 +24,12 @@ def answers(count: int, accuracy: float, confidence: float, seed: int = 0) -> An
 
 def test_a_test_split_of_another_kind_is_told() -> None:
     """As of chest x-rays whose given splits differ: 0.97 and 0.81, both with a confidence of 0.96."""
-    validation, test = answers(800, 0.97, 0.96), answers(624, 0.81, 0.96, 1)
-    found = shift.compare(validation, test)
+    validation, test = draw_outputs(800, 0.97, 0.96), draw_outputs(624, 0.81, 0.96, 1)
+    found = shift.compare_splits(validation, test)
     hits = [int((p.argmax(1) == labels).sum()) for p, labels in (validation, test)]
-    assert found.interval == intervals.difference(hits[1], 624, hits[0], 800)
+    assert found.interval == intervals.difference_interval(hits[1], 624, hits[0], 800)
     assert found.accuracy_difference == hits[1] / 624 - hits[0] / 800
-    assert found.ece_difference == calibration.ece(*test) - calibration.ece(*validation)
+    assert found.ece_difference == calibration.compute_ece(*test) - calibration.compute_ece(*validation)
     assert found.ece_difference > 0.1
     assert found.accuracy_differs
     assert found.ece_differs
@@ -38,12 +38,14 @@ def test_a_test_split_of_another_kind_is_told() -> None:
 
 def test_splits_that_are_drawn_alike_are_called_different_as_seldom_as_stated() -> None:
     """Also where one is so small that its ECE is far greater by chance alone."""
-    told = [shift.compare(answers(40, 0.9, 0.9, i), answers(400, 0.9, 0.9, 1000 + i)) for i in range(60)]
+    told = [
+        shift.compare_splits(draw_outputs(40, 0.9, 0.9, i), draw_outputs(400, 0.9, 0.9, 1000 + i)) for i in range(60)
+    ]
     assert np.mean([found.ece_difference for found in told]) < -0.02, "fewer images, higher ECE"
     assert sum(found.ece_differs for found in told) <= 8
     assert sum(found.accuracy_differs for found in told) <= 8
 
 
 def test_the_permutation_is_seeded() -> None:
-    splits = answers(100, 0.9, 0.9), answers(100, 0.85, 0.9, 1)
-    assert shift.compare(*splits) == shift.compare(*splits)
+    splits = draw_outputs(100, 0.9, 0.9), draw_outputs(100, 0.85, 0.9, 1)
+    assert shift.compare_splits(*splits) == shift.compare_splits(*splits)

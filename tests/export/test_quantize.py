@@ -13,16 +13,16 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from networks import pictures
+from networks import random_images
 from sightline import backend
 from sightline.errors import DataError
-from sightline.export import integers, quantize
-from sightline.export.onnx import convert
-from sightline.export.quantize import Calibration
-from sightline.prediction.onnx import OnnxPredictor
-from sightline.prediction.onnx_graph import parse
-from sightline.prediction.onnx_limits import check_limits
-from sightline.preprocess import Preprocess
+from sightline.export import int8_scales, quantize
+from sightline.export.keras_to_onnx import convert_model
+from sightline.export.quantize import CalibratedGraph
+from sightline.inference.runtimes.onnx import OnnxPredictor
+from sightline.inference.safety.onnx_graph import parse_graph
+from sightline.inference.safety.onnx_limits import check_limits
+from sightline.preprocessing import PreprocessingSpec
 
 
 @cache
@@ -39,32 +39,32 @@ def graph() -> bytes:
         x = layers.BatchNormalization(momentum=0.0, name=f"{name}_bn")(layer(x))
         x = layers.ReLU(6.0, name=f"{name}_relu")(x)
         first = x if name == "stem" else first
-    short = layers.Conv2D(8, 1, kernel_initializer=he(3), name="project")(x)
-    x = layers.Add(name="sum")([first, short])
+    shortcut = layers.Conv2D(8, 1, kernel_initializer=he(3), name="project")(x)
+    x = layers.Add(name="sum")([first, shortcut])
     x = layers.Activation("linear", name="features")(layers.GlobalAveragePooling2D(name="pool")(x))
     logits = layers.Dense(3, kernel_initializer=keras.initializers.RandomNormal(0, 4, seed=4), name="predictions")(x)
     outputs = {"probabilities": layers.Softmax(name="probabilities")(logits), "logits": logits, "features": x}
     model = keras.Model(inputs, outputs)
-    model(pictures(64, 16), training=True)  # updates the batch normalization statistics
-    wide = model.get_layer("depthwise").kernel  # channels of very different sizes, as depthwise layers have
-    wide.assign(wide.numpy() * np.logspace(-2, 1, 8)[None, None, :, None])
-    normal = model.get_layer("depthwise_bn")
-    normal.moving_variance.assign(np.logspace(-4, 2, 8))
-    normal.gamma.assign(np.full(8, 0.3))  # nothing reaches 6: only then does the runtime remove the Clip
-    return convert(model)
+    model(random_images(64, 16), training=True)  # updates the batch normalization statistics
+    depthwise_kernel = model.get_layer("depthwise").kernel  # channels of very different sizes, as depthwise layers have
+    depthwise_kernel.assign(depthwise_kernel.numpy() * np.logspace(-2, 1, 8)[None, None, :, None])
+    batch_norm = model.get_layer("depthwise_bn")
+    batch_norm.moving_variance.assign(np.logspace(-4, 2, 8))
+    batch_norm.gamma.assign(np.full(8, 0.3))  # nothing reaches 6: only then does the runtime remove the Clip
+    return convert_model(model)
 
 
 @cache
-def calibration() -> Calibration:
-    return quantize.calibrate(graph(), [pictures(8, 16, seed=seed) for seed in range(2)])
+def calibrate_block() -> CalibratedGraph:
+    return quantize.calibrate_graph(graph(), [random_images(8, 16, seed=seed) for seed in range(2)])
 
 
-def logits(file: bytes) -> NDArray[np.float32]:
-    predictor = OnnxPredictor(file, ("a", "b", "c"), Preprocess(16, 16))
-    return predictor.outputs(pictures(16, 16, seed=9)).logits
+def compute_logits(file: bytes) -> NDArray[np.float32]:
+    predictor = OnnxPredictor(file, ("a", "b", "c"), PreprocessingSpec(16, 16))
+    return predictor.outputs(random_images(16, 16, seed=9)).logits
 
 
-def as_run(file: bytes, folder: Path) -> dict[str, str]:
+def list_optimized_operations(file: bytes, folder: Path) -> dict[str, str]:
     """Return the operation to which ONNX Runtime optimizes each node, by node name."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimized.onnx")
@@ -74,34 +74,34 @@ def as_run(file: bytes, folder: Path) -> dict[str, str]:
     return {node.name: node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node}
 
 
-def test_the_file_is_ours_and_near_the_float_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_file_is_allowed_and_close_to_float(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        file = quantize.quantized(graph(), [pictures(8, 16)])
+        file = quantize.quantize_graph(graph(), [random_images(8, 16)])
     assert not caplog.records, "the quantizer's log must be suppressed"
-    check_limits(parse(file), 1)
+    check_limits(parse_graph(file), 1)
     assert {n.domain for n in onnx.load_from_string(file).graph.node} == {""}
-    truth = logits(graph())
-    assert not np.array_equal(logits(file), truth)
-    assert np.abs(logits(file) - truth).max() < 0.1 * np.abs(truth).max()
+    float_logits = compute_logits(graph())
+    assert not np.array_equal(compute_logits(file), float_logits)
+    assert np.abs(compute_logits(file) - float_logits).max() < 0.1 * np.abs(float_logits).max()
 
 
 def test_the_last_layer_stays_in_float() -> None:
-    model = onnx.load_from_string(calibration().quantized())
-    kinds = {n.name: n for n in model.graph.node}
+    model = onnx.load_from_string(calibrate_block().quantize())
+    node_by_name = {n.name: n for n in model.graph.node}
     weights = {w.name: w.data_type for w in model.graph.initializer}
-    assert weights[kinds["predictions"].input[1]] == onnx.TensorProto.FLOAT
-    assert calibration().layers == ("stem", "depthwise", "project")
+    assert weights[node_by_name["predictions"].input[1]] == onnx.TensorProto.FLOAT
+    assert calibrate_block().layers == ("stem", "depthwise", "project")
 
 
-def test_the_first_layer_takes_pixels_as_they_are_and_means_the_same() -> None:
-    (reader,) = [n for n in onnx.load_from_string(calibration().quantized()).graph.node if "pixels" in n.input]
+def test_the_first_layer_reads_pixels_directly() -> None:
+    (reader,) = [n for n in onnx.load_from_string(calibrate_block().quantize()).graph.node if "pixels" in n.input]
     assert (reader.op_type, reader.name) == ("Transpose", "normalize:nchw")
-    model = onnx.load_from_string(calibration().quantized(["stem"]))
+    model = onnx.load_from_string(calibrate_block().quantize(["stem"]))
     (reader,) = [n for n in model.graph.node if "pixels" in n.input]
     assert reader.op_type == "Cast", "a float first layer needs float pixels"
 
 
-def changed(model: onnx.ModelProto, name: str, array: NDArray[np.float32]) -> onnx.ModelProto:
+def replace_weight(model: onnx.ModelProto, name: str, array: NDArray[np.float32]) -> onnx.ModelProto:
     new = copy.deepcopy(model)
     (weight,) = [w for w in new.graph.initializer if w.name == name]
     weight.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32), name))
@@ -115,20 +115,20 @@ def changed(model: onnx.ModelProto, name: str, array: NDArray[np.float32]) -> on
         (-1.0, 1.0, False),
     ],
 )  # fmt: skip
-def test_one_mean_and_one_deviation_within_the_range_of_pixels_can_be_taken_over(
-    scale: float, offset: float, possible: bool
-) -> None:
-    model = changed(calibration().model, "normalize:scale", np.array(scale))
-    found = integers.pixels(changed(model, "normalize:offset", np.array(offset)))
-    assert (found is not None) == possible
-    if found is not None:
-        assert abs(found.zero + offset / scale) <= 0.5 + 1e-6
-        assert (200 - found.zero) * found.scale + found.rest == pytest.approx(200 * scale + offset, abs=1e-6)
+def test_uniform_normalization_is_absorbed_by_the_first_layer(scale: float, offset: float, possible: bool) -> None:
+    model = replace_weight(calibrate_block().model, "normalize:scale", np.array(scale))
+    normalization = int8_scales.find_pixel_normalization(replace_weight(model, "normalize:offset", np.array(offset)))
+    assert (normalization is not None) == possible
+    if normalization is not None:
+        assert abs(normalization.zero + offset / scale) <= 0.5 + 1e-6
+        assert (200 - normalization.zero) * normalization.scale + normalization.remainder == pytest.approx(
+            200 * scale + offset, abs=1e-6
+        )
 
 
-def test_a_mean_for_each_channel_is_normalised_in_float() -> None:
-    model = changed(calibration().model, "normalize:offset", np.array([-1.0, -0.9, -0.8]))
-    assert integers.pixels(model) is None
+def test_a_mean_for_each_channel_is_normalized_in_float() -> None:
+    model = replace_weight(calibrate_block().model, "normalize:offset", np.array([-1.0, -0.9, -0.8]))
+    assert int8_scales.find_pixel_normalization(model) is None
 
 
 def integer_weights(file: bytes) -> dict[str, NDArray[np.int64]]:
@@ -140,10 +140,10 @@ def integer_weights(file: bytes) -> dict[str, NDArray[np.int64]]:
     }
 
 
-def test_no_neighbours_overflow_sixteen_bits_and_each_channel_fills_its_range() -> None:
-    found = integer_weights(calibration().quantized())
-    assert len(found) == 3
-    for name, array in found.items():
+def test_no_neighbors_overflow_sixteen_bits_and_each_channel_fills_its_range() -> None:
+    weights = integer_weights(calibrate_block().quantize())
+    assert len(weights) == 3
+    for name, array in weights.items():
         rows = array.reshape(len(array), -1)
         if "depthwise" in name:  # accumulated in 32 bits: uses all 8 bits
             assert (np.abs(rows).max(1) == 127).all()
@@ -156,7 +156,7 @@ def test_no_neighbours_overflow_sixteen_bits_and_each_channel_fills_its_range() 
         assert (full >= 125).all(), "every channel must use its range"
 
 
-def test_biases_take_back_what_rounding_weights_adds_on_average() -> None:
+def test_biases_correct_the_mean_error_of_rounding_weights() -> None:
     """Weights below half a step beside an outlier: their rounding errors are large and have the same sign."""
     keras = backend.keras()
     layers = keras.layers
@@ -169,62 +169,68 @@ def test_biases_take_back_what_rounding_weights_adds_on_average() -> None:
     x = layers.Activation("linear", name="features")(layers.GlobalAveragePooling2D(name="pool")(x))
     logits = layers.Dense(3, name="predictions", kernel_initializer=keras.initializers.HeNormal(5))(x)
     outputs = {"probabilities": layers.Softmax(name="probabilities")(logits), "logits": logits, "features": x}
-    found = quantize.calibrate(convert(keras.Model(pixels, outputs)), [pictures(32, 8)])
-    (node,) = [n for n in found.model.graph.node if n.name == "wide"]
-    read = found.means[node.input[0]]
-    assert read == pytest.approx((pictures(32, 8) / 255).mean((0, 1, 2)), abs=1e-5)
-    model = copy.deepcopy(found.model)
-    integers.correct(model, ["wide"], found.steps, found.means)
-    shift = integers.weights(model)[node.input[2]] - integers.weights(found.model)[node.input[2]]
-    assert shift == pytest.approx(np.full(6, 0.4 / 127 * (read[1] + read[2])), rel=1e-3)
+    calibrated = quantize.calibrate_graph(convert_model(keras.Model(pixels, outputs)), [random_images(32, 8)])
+    (node,) = [n for n in calibrated.model.graph.node if n.name == "wide"]
+    input_mean = calibrated.input_means[node.input[0]]
+    assert input_mean == pytest.approx((random_images(32, 8) / 255).mean((0, 1, 2)), abs=1e-5)
+    model = copy.deepcopy(calibrated.model)
+    int8_scales.correct_biases(model, ["wide"], calibrated.weight_scales, calibrated.input_means)
+    shift = int8_scales.read_weights(model)[node.input[2]] - int8_scales.read_weights(calibrated.model)[node.input[2]]
+    assert shift == pytest.approx(np.full(6, 0.4 / 127 * (input_mean[1] + input_mean[2])), rel=1e-3)
 
 
 def test_layers_left_in_float_are_computed_in_float_by_the_runtime(tmp_path: Path) -> None:
     """ONNX Runtime would quantize them again on loading, with larger errors."""
     layer = "depthwise"
-    kept = calibration().quantized([layer])
-    model = onnx.load_from_string(kept)
+    float_file = calibrate_block().quantize([layer])
+    model = onnx.load_from_string(float_file)
     (node,) = [n for n in model.graph.node if n.name == layer]
     (weight,) = [w for w in model.graph.initializer if w.name == node.input[1]]
     assert weight.data_type == onnx.TensorProto.FLOAT
-    plain = onnx.load_from_string(kept)
-    (held,) = [n for n in plain.graph.node if n.op_type == "Max"]  # keeps the layer in float
-    for n in plain.graph.node:
-        if held.output[0] in n.input:
-            n.input[0] = held.input[0]
-    plain.graph.node.remove(held)
-    assert as_run(plain.SerializeToString(), tmp_path)[layer] == "QLinearConv", "otherwise the Max is no longer needed"
-    assert as_run(kept, tmp_path)[layer] != "QLinearConv"
-    assert as_run(kept, tmp_path)["stem"] == "QLinearConv"
+    without_barrier = onnx.load_from_string(float_file)
+    (barrier,) = [n for n in without_barrier.graph.node if n.op_type == "Max"]  # keeps the layer in float
+    for n in without_barrier.graph.node:
+        if barrier.output[0] in n.input:
+            n.input[0] = barrier.input[0]
+    without_barrier.graph.node.remove(barrier)
+    assert list_optimized_operations(without_barrier.SerializeToString(), tmp_path)[layer] == "QLinearConv", (
+        "otherwise the Max is no longer needed"
+    )
+    assert list_optimized_operations(float_file, tmp_path)[layer] != "QLinearConv"
+    assert list_optimized_operations(float_file, tmp_path)["stem"] == "QLinearConv"
 
 
-def test_sensitivities_name_every_layer_and_the_hurt_one() -> None:
+def test_sensitivities_cover_every_layer_and_rank_the_damaged_one_first() -> None:
     model = onnx.load_from_string(graph())
-    spoilt = "project"
+    damaged = "project"
     for weight in model.graph.initializer:
-        if weight.name == f"{spoilt}:kernel":
+        if weight.name == f"{damaged}:kernel":
             array = onnx.numpy_helper.to_array(weight).copy()
             array[:, 0] *= 1000  # one weight takes the whole range of its channel: the others round to zero
             weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
     calls = []
-    found = quantize.sensitivities(model.SerializeToString(), [pictures(8, 16)], lambda *call: calls.append(call))
-    assert set(found) == set(calibration().layers)
-    assert all(value >= 0 for value in found.values())
-    assert quantize.worst(found)[0] == max(found, key=lambda name: found[name])
-    assert calls[-1][1:] == (len(found), len(found))
+    sensitivities = quantize.measure_sensitivities(
+        model.SerializeToString(), [random_images(8, 16)], lambda *call: calls.append(call)
+    )
+    assert set(sensitivities) == set(calibrate_block().layers)
+    assert all(value >= 0 for value in sensitivities.values())
+    assert quantize.rank_by_sensitivity(sensitivities)[0] == max(sensitivities, key=lambda name: sensitivities[name])
+    assert calls[-1][1:] == (len(sensitivities), len(sensitivities))
 
 
 def test_layers_are_left_in_float_until_the_file_is_accepted() -> None:
-    small = calibration().quantized()
-    file, keep, accepted = calibration().until(lambda file: file != small, pictures(4, 16))
+    int8_file = calibrate_block().quantize()
+    file, float_layers, accepted = calibrate_block().quantize_until_accepted(
+        lambda file: file != int8_file, random_images(4, 16)
+    )
     assert accepted
-    assert len(keep) == 1
-    assert file != small
-    _, keep, accepted = calibration().until(lambda _: False, pictures(4, 16))
+    assert len(float_layers) == 1
+    assert file != int8_file
+    _, float_layers, accepted = calibrate_block().quantize_until_accepted(lambda _: False, random_images(4, 16))
     assert not accepted
-    assert len(keep) <= len(calibration().layers) // 2
+    assert len(float_layers) <= len(calibrate_block().layers) // 2
 
 
-def test_no_pictures_is_an_error() -> None:
+def test_no_images_is_an_error() -> None:
     with pytest.raises(DataError, match="needs images"):
-        quantize.quantized(graph(), [])
+        quantize.quantize_graph(graph(), [])

@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from networks import RUNS, pictures, plan
-from pictures import draw_classes
-from sightline.export import onnx, quantize
+from networks import RUNS, make_plan, random_images
+from sightline.export import keras_to_onnx, quantize
+from sightline.inference import parity
+from sightline.inference.parity import Tolerance
+from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.inference.runtimes.onnx import OnnxPredictor
+from sightline.inference.safety.onnx_graph import parse_graph
+from sightline.inference.safety.onnx_limits import check_limits
 from sightline.models import registry
-from sightline.models.build import build
-from sightline.prediction import parity
-from sightline.prediction.keras import KerasPredictor
-from sightline.prediction.onnx import OnnxPredictor
-from sightline.prediction.onnx_graph import parse
-from sightline.prediction.onnx_limits import check_limits
-from sightline.prediction.parity import Tolerance
-from sightline.preprocess import Preprocess
+from sightline.models.build import build_model
+from sightline.preprocessing import PreprocessingSpec
+from synthetic_images import draw_classes
 
 
 @functools.cache
-def script() -> ModuleType:
+def load_parity_script() -> ModuleType:
     """Return the script behind `make parity`."""
     spec = importlib.util.spec_from_file_location("parity_table", Path(__file__).parents[2] / "docs" / "parity.py")
     assert spec is not None
@@ -52,41 +52,45 @@ ON_EACH_BACKEND = ("cifar10-simple", "fast-small", "squeezenet")
 @pytest.mark.parametrize(
     "name", [pytest.param(run, marks=pytest.mark.backends) if run in ON_EACH_BACKEND else run for run in RUNS]
 )
-def test_onnx_answers_as_keras_does(name: str, folder: Path) -> None:
-    side = registry.ENTRIES[name].smallest
-    pixels: NDArray[np.uint8] = script().pictures(folder, side, 16)
-    model: Any = script().lively(name, pixels, 1.2)
-    preprocess = Preprocess(side, side)
-    truth = KerasPredictor(model, script().CLASSES, preprocess).outputs(pixels)
-    assert np.ptp(truth.logits, axis=0).min() >= 1, "outputs that ignore the image prove nothing"
-    file = onnx.convert(model)
-    check_limits(parse(file), 16)
-    predictor = OnnxPredictor(file, script().CLASSES, preprocess)
-    found = predictor.outputs(pixels)
-    assert parity.compare(truth.probabilities, found.probabilities).within(Tolerance(1e-4, 0.93))
-    np.testing.assert_allclose(found.logits, truth.logits, atol=2e-3)
-    np.testing.assert_allclose(found.features, truth.features, rtol=1e-2, atol=1e-3 * np.abs(truth.features).max())
-    swapped = predictor.probabilities(np.ascontiguousarray(pixels[..., ::-1]))
-    assert not parity.compare(truth.probabilities, swapped).within(Tolerance(1e-4, 0.93)), "the check must notice"
+def test_onnx_matches_keras(name: str, folder: Path) -> None:
+    side = registry.ENTRIES[name].min_input_size
+    pixels: NDArray[np.uint8] = load_parity_script().pictures(folder, side, 16)
+    model: Any = load_parity_script().lively(name, pixels, 1.2)
+    preprocess = PreprocessingSpec(side, side)
+    expected = KerasPredictor(model, load_parity_script().CLASSES, preprocess).outputs(pixels)
+    assert np.ptp(expected.logits, axis=0).min() >= 1, "outputs that ignore the image prove nothing"
+    file = keras_to_onnx.convert_model(model)
+    check_limits(parse_graph(file), 16)
+    predictor = OnnxPredictor(file, load_parity_script().CLASSES, preprocess)
+    actual = predictor.outputs(pixels)
+    assert parity.compare_probabilities(expected.probabilities, actual.probabilities).is_within(Tolerance(1e-4, 0.93))
+    np.testing.assert_allclose(actual.logits, expected.logits, atol=2e-3)
+    np.testing.assert_allclose(
+        actual.features, expected.features, rtol=1e-2, atol=1e-3 * np.abs(expected.features).max()
+    )
+    swapped_probabilities = predictor.probabilities(np.ascontiguousarray(pixels[..., ::-1]))
+    assert not parity.compare_probabilities(expected.probabilities, swapped_probabilities).is_within(
+        Tolerance(1e-4, 0.93)
+    ), "the check must notice"
 
 
 @pytest.mark.parametrize(
     "name", [n if n == "alexnet" else pytest.param(n, marks=pytest.mark.slow) for n in registry.ENTRIES]
 )
-def test_int8_is_near_and_made_of_our_operations(name: str) -> None:
+def test_int8_is_close_and_uses_allowed_operations(name: str) -> None:
     """AlexNet has layer names that look like those that the quantizer adds.
 
     This uses freshly initialized weights, since those of the test above are sensitive to rounding.
     """
-    side = registry.ENTRIES[name].smallest
-    graph, ranges, pixels = (
-        onnx.convert(build(plan(name, side=side)).model),
-        pictures(8, side),
-        pictures(16, side, seed=3),
+    side = registry.ENTRIES[name].min_input_size
+    graph, calibration_pixels, pixels = (
+        keras_to_onnx.convert_model(build_model(make_plan(name, side=side)).model),
+        random_images(8, side),
+        random_images(16, side, seed=3),
     )
-    file = quantize.quantized(graph, [ranges])
-    check_limits(parse(file), 1)
-    classes = tuple("abcdefghij"[: plan(name).classes])
-    truth, found = (OnnxPredictor(f, classes, Preprocess(side, side)).outputs(pixels) for f in (graph, file))
-    error = np.sqrt(np.mean((found.features - truth.features) ** 2)) / truth.features.std()
+    file = quantize.quantize_graph(graph, [calibration_pixels])
+    check_limits(parse_graph(file), 1)
+    classes = tuple("abcdefghij"[: make_plan(name).classes])
+    expected, actual = (OnnxPredictor(f, classes, PreprocessingSpec(side, side)).outputs(pixels) for f in (graph, file))
+    error = np.sqrt(np.mean((actual.features - expected.features) ** 2)) / expected.features.std()
     assert 0 < error < 0.2, f"{error:.3f} of the features' spread"

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from command import COLOURS, draw_classes
+from command import COLORS, draw_classes
 from sightline import train
-from sightline.workflow.vectors import vectors
+from sightline.api.decoding_vectors import write_decoding_vectors
 
 pytestmark = pytest.mark.slow
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -30,10 +30,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         ".mjs": "text/javascript",
         ".wasm": "application/wasm",
     }
-    answers: queue.Queue[Any]
+    results: queue.Queue[Any]
 
     def do_POST(self) -> None:
-        self.answers.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.results.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(204)
         self.end_headers()
 
@@ -48,30 +48,30 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if npm is None:
         pytest.skip("npm is not installed")
     folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
+    completed = subprocess.run(
         [npm, "pack", "--silent", "onnxruntime-web"], cwd=folder, capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        pytest.skip(f"npm cannot fetch onnxruntime-web: {done.stderr.strip()[-200:]}")
+    if completed.returncode:
+        pytest.skip(f"npm cannot fetch onnxruntime-web: {completed.stderr.strip()[-200:]}")
     (packed,) = folder.glob("*.tgz")
     with tarfile.open(packed) as archive:
         archive.extractall(folder, filter="data")
     packed.unlink()
-    pictures = draw_classes(folder / "pictures", COLOURS, 20)
+    image_dir = draw_classes(folder / "pictures", COLORS, 20)
     run = folder / "run"
-    train(pictures, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=run)
-    made = vectors(run, folder / "vectors")
-    shutil.copy(PAGE, made)
-    shutil.move(folder / "package" / "dist", made / "dist")
-    return made
+    train(image_dir, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=run)
+    vectors_dir = write_decoding_vectors(run, folder / "vectors")
+    shutil.copy(PAGE, vectors_dir)
+    shutil.move(folder / "package" / "dist", vectors_dir / "dist")
+    return vectors_dir
 
 
-def visit(folder: Path, profile: Path) -> Any:
+def open_page(folder: Path, profile: Path) -> Any:
     """Open the page in headless Chromium and return what it posts."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip("no Chromium is installed")
-    Handler.answers = queue.Queue()
+    Handler.results = queue.Queue()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's sandbox does not work for root
@@ -82,22 +82,22 @@ def visit(folder: Path, profile: Path) -> Any:
             stderr=subprocess.DEVNULL,
         )
         try:
-            return Handler.answers.get(timeout=120)
+            return Handler.results.get(timeout=120)
         finally:
             process.terminate()
             process.wait(30)
             server.shutdown()
 
 
-def test_golden_examples_have_their_probabilities(site: Path, tmp_path: Path) -> None:
-    answers = visit(site, tmp_path / "profile")
-    assert "error" not in answers, answers
+def test_reference_examples_have_their_probabilities(site: Path, tmp_path: Path) -> None:
+    report = open_page(site, tmp_path / "profile")
+    assert "error" not in report, report
     examples = json.loads((site / "vectors.json").read_text())["examples"]
-    assert [a["file"] for a in answers["answers"]] == [e["file"] for e in examples]
-    for answer in answers["answers"]:
-        assert answer["same_pixels"]
-        assert answer["difference"] < 1e-3
-        assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
+    assert [a["file"] for a in report["answers"]] == [e["file"] for e in examples]
+    for result in report["answers"]:
+        assert result["same_pixels"]
+        assert result["difference"] < 1e-3
+        assert sum(result["probabilities"]) == pytest.approx(1, abs=1e-5)
 
 
 def test_swapped_channels_are_noticed(site: Path, tmp_path: Path) -> None:
@@ -107,6 +107,6 @@ def test_swapped_channels_are_noticed(site: Path, tmp_path: Path) -> None:
         data = bytearray(path.read_bytes())
         data[0::3], data[2::3] = data[2::3], data[0::3]
         path.write_bytes(data)
-    answers = visit(swapped, tmp_path / "profile")["answers"]
-    assert not any(a["same_pixels"] for a in answers)
-    assert max(a["difference"] for a in answers) > 1e-3
+    results = open_page(swapped, tmp_path / "profile")["answers"]
+    assert not any(a["same_pixels"] for a in results)
+    assert max(a["difference"] for a in results) > 1e-3

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from networks import plan
+from networks import make_plan
 from sightline import backend
-from sightline.models.alexnet import alexnet, response_normalized
-from sightline.models.build import build
+from sightline.models.alexnet import alexnet, local_response_norm
+from sightline.models.build import build_model
 
 
-def test_response_normalisation_is_the_papers_formula() -> None:
+def test_response_normalization_is_the_papers_formula() -> None:
     keras = backend.keras()
     inputs = keras.Input((3, 4, 9))
-    model = keras.Model(inputs, response_normalized(inputs, "norm"))
+    model = keras.Model(inputs, local_response_norm(inputs, "norm"))
     x = np.random.default_rng(0).normal(0, 200, (2, 3, 4, 9)).astype(np.float32)
     expected = np.empty_like(x)
     for i in range(9):
@@ -25,7 +25,7 @@ def test_response_normalisation_is_the_papers_formula() -> None:
 
 
 @pytest.mark.parametrize("layer", ["conv2", "conv4", "conv5"])
-def test_group_sees_its_half_alone(layer: str) -> None:
+def test_group_sees_only_its_half(layer: str) -> None:
     keras = backend.keras()
     inputs = keras.Input((67, 67, 3))
     whole = keras.Model(inputs, alexnet(inputs, groups=2))
@@ -40,7 +40,7 @@ def test_group_sees_its_half_alone(layer: str) -> None:
     np.testing.assert_allclose(np.concatenate(ours, -1), np.asarray(both(x)), atol=1e-4)
 
 
-def test_maps_are_as_large_as_in_the_paper() -> None:
+def test_feature_map_sizes_match_the_paper() -> None:
     keras = backend.keras()
     inputs = keras.Input((227, 227, 3))
     model = keras.Model(inputs, alexnet(inputs, groups=2))
@@ -54,7 +54,7 @@ def test_maps_are_as_large_as_in_the_paper() -> None:
     }
 
 
-def test_one_group_is_asked_for_by_setting() -> None:
-    names = [layer.name for layer in build(plan("alexnet", groups=1)).model.layers]
+def test_one_group_can_be_configured() -> None:
+    names = [layer.name for layer in build_model(make_plan("alexnet", groups=1)).model.layers]
     assert "conv2_1" not in names
     assert "conv2" in names

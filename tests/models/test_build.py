@@ -12,20 +12,20 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
-from networks import GRAPHS, NAMES, RUNS, STANDARD, network, outputs, pictures, plan
+from networks import GRAPHS, NAMES, RUNS, STATISTICS, build_network, compute_outputs, make_plan, random_images
 from sightline import backend
 from sightline.config import ModelConfig, StageConfig
 from sightline.errors import ModelError, UsageError
-from sightline.models.build import Network, Plan, build, normalized, outline
-from sightline.models.describe import parameters, weights_sha256
+from sightline.models.build import ModelSpec, Network, build_model, build_shapes_only, normalize_pixels
+from sightline.models.describe import count_parameters, weights_sha256
 from sightline.models.registry import ENTRIES, Normalize
-from sightline.training.stages import cut
+from sightline.training.stages import find_freeze_boundary
 
 CHANNELS = (1, 3)
 SCHEMES: tuple[Normalize, ...] = ("unit", "symmetric", "imagenet", "caffe", "raw", "standardize")
 
 
-def backbone(model: Any) -> int:
+def count_backbone_parameters(model: Any) -> int:
     """Return the number of parameters before the head."""
     head = ("fc", "predictions")
     return sum(layer.count_params() for layer in model.layers if not layer.name.startswith(head))
@@ -36,86 +36,90 @@ def backbone(model: Any) -> int:
 
 @pytest.mark.parametrize(("channels", "classes"), [(1, 1000), (3, 2)])
 @pytest.mark.parametrize("name", RUNS)
-def test_pictures_in_probabilities_out(name: str, channels: int, classes: int) -> None:
-    made = build(plan(name, channels=channels, classes=classes))
-    side = ENTRIES[name].smallest
-    assert made.model.input.dtype == "uint8"
-    assert made.model.input.shape == (None, side, side, channels)
-    out = outputs(made.model, pictures(3, side, channels))
-    assert set(out) == {"probabilities", "logits", "features"}
-    assert all(value.dtype == np.float32 and np.isfinite(value).all() for value in out.values())
-    assert out["probabilities"].shape == out["logits"].shape == (3, classes)
-    assert out["features"].shape == (3, made.model.output["features"].shape[-1])
-    np.testing.assert_allclose(out["probabilities"].sum(1), 1, atol=1e-5)
-    np.testing.assert_allclose(out["probabilities"], softmax(out["logits"], axis=1), atol=1e-6)
-    assert out["logits"].std(0).max() > 0, "the output must depend on the image"
-    assert made.logits.shape == (None, classes)
-    assert not made.pretrained
+def test_images_in_probabilities_out(name: str, channels: int, classes: int) -> None:
+    built_network = build_model(make_plan(name, channels=channels, classes=classes))
+    side = ENTRIES[name].min_input_size
+    assert built_network.model.input.dtype == "uint8"
+    assert built_network.model.input.shape == (None, side, side, channels)
+    predictions = compute_outputs(built_network.model, random_images(3, side, channels))
+    assert set(predictions) == {"probabilities", "logits", "features"}
+    assert all(value.dtype == np.float32 and np.isfinite(value).all() for value in predictions.values())
+    assert predictions["probabilities"].shape == predictions["logits"].shape == (3, classes)
+    assert predictions["features"].shape == (3, built_network.model.output["features"].shape[-1])
+    np.testing.assert_allclose(predictions["probabilities"].sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(predictions["probabilities"], softmax(predictions["logits"], axis=1), atol=1e-6)
+    assert predictions["logits"].std(0).max() > 0, "the output must depend on the image"
+    assert built_network.logits.shape == (None, classes)
+    assert not built_network.pretrained
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_saved_network_is_the_same_network(name: str, tmp_path: Path) -> None:
-    model, side = network(name).model, ENTRIES[name].smallest
+    model, side = build_network(name).model, ENTRIES[name].min_input_size
     model.save(tmp_path / "model.keras")
     loaded = backend.keras().models.load_model(tmp_path / "model.keras", safe_mode=True, compile=False)
     assert weights_sha256(loaded) == weights_sha256(model)
-    pixels = pictures(4, side)
-    before, after = outputs(model, pixels), outputs(loaded, pixels)
+    pixels = random_images(4, side)
+    before, after = compute_outputs(model, pixels), compute_outputs(loaded, pixels)
     for key, value in before.items():
         np.testing.assert_array_equal(after[key], value)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_seed_decides_the_weights(name: str) -> None:
-    first = weights_sha256(network(name).model)
-    assert weights_sha256(build(plan(name, classes=3, seed=1)).model) != first
+    first = weights_sha256(build_network(name).model)
+    assert weights_sha256(build_model(make_plan(name, classes=3, seed=1)).model) != first
     backend.keras().utils.set_random_seed(5)  # global state and models built earlier must not matter
-    assert weights_sha256(build(plan(name, classes=3)).model) == first
+    assert weights_sha256(build_model(make_plan(name, classes=3)).model) == first
 
 
 @cache
-def outlined(name: str) -> Network:
-    return outline(plan(name))
+def build_outline(name: str) -> Network:
+    return build_shapes_only(make_plan(name))
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_backbone_names_the_layers_before_the_head(name: str) -> None:
-    made = outlined(name)
-    layers = [layer.name for layer in made.model.layers]
-    at = [layers.index(layer) for layer in made.backbone]
-    assert at == sorted(at)
-    assert layers[at[-1] + 1] in {"pool", "flatten"}
-    assert "normalize" not in made.backbone
-    assert "predictions" not in made.backbone
-    assert len(set(made.backbone)) == len(made.backbone) > 2
+    built_network = build_outline(name)
+    layers = [layer.name for layer in built_network.model.layers]
+    indices = [layers.index(layer) for layer in built_network.backbone]
+    assert indices == sorted(indices)
+    assert layers[indices[-1] + 1] in {"pool", "flatten"}
+    assert "normalize" not in built_network.backbone
+    assert "predictions" not in built_network.backbone
+    assert len(set(built_network.backbone)) == len(built_network.backbone) > 2
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_frozen_backbone_ends_in_one_tensor(name: str) -> None:
-    made = outlined(name)
-    tensor = cut(made, StageConfig(thaw=0))
+    built_network = build_outline(name)
+    tensor = find_freeze_boundary(built_network, StageConfig(unfreeze=0))
     assert tensor is not None
-    first = "fc1" if "fc1" in [layer.name for layer in made.model.layers] else "predictions"
-    assert tensor.shape == (None, made.model.get_layer(first).kernel.shape[0]), "the input of the first trainable layer"
+    first_layer = "fc1" if "fc1" in [layer.name for layer in built_network.model.layers] else "predictions"
+    assert tensor.shape == (None, built_network.model.get_layer(first_layer).kernel.shape[0]), (
+        "the input of the first trainable layer"
+    )
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_layers_are_public_ones_of_keras_and_flat(name: str) -> None:
+def test_layers_are_public_keras_layers_and_not_nested(name: str) -> None:
     layers = backend.keras().layers
-    made = outlined(name).model.layers
-    assert {type(layer) for layer in made if type(layer) is not getattr(layers, type(layer).__name__, None)} == set()
-    assert not any(hasattr(layer, "layers") for layer in made), "a nested layer could not be frozen separately"
+    model_layers = build_outline(name).model.layers
+    assert {
+        type(layer) for layer in model_layers if type(layer) is not getattr(layers, type(layer).__name__, None)
+    } == set()
+    assert not any(hasattr(layer, "layers") for layer in model_layers), "a nested layer could not be frozen separately"
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_grey_pictures_and_a_thousand_classes(name: str) -> None:
-    made = outline(plan(name, channels=1, classes=1000))
-    assert made.model.input.shape[-1] == 1
-    assert made.logits.shape == (None, 1000)
-    pairs = zip(made.model.weights, outlined(name).model.weights, strict=True)
-    fewer = sum(len(grey.shape) == 4 and grey.shape[-2] != colour.shape[-2] for grey, colour in pairs)
-    expected = 2 if ENTRIES[name].whitened else 1
-    assert fewer == expected, (
+def test_grayscale_images_and_a_thousand_classes(name: str) -> None:
+    built_network = build_shapes_only(make_plan(name, channels=1, classes=1000))
+    assert built_network.model.input.shape[-1] == 1
+    assert built_network.logits.shape == (None, 1000)
+    pairs = zip(built_network.model.weights, build_outline(name).model.weights, strict=True)
+    num_different = sum(len(gray.shape) == 4 and gray.shape[-2] != color.shape[-2] for gray, color in pairs)
+    expected = 2 if ENTRIES[name].whitening_layer else 1
+    assert num_different == expected, (
         "only the first convolution depends on the channels, and the second if the first one whitens"
     )
 
@@ -123,17 +127,21 @@ def test_grey_pictures_and_a_thousand_classes(name: str) -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_one_step_moves_every_weight_that_learns(name: str) -> None:
     keras = backend.keras()
-    made = build(plan(name))
-    learner = keras.Model(made.model.input, made.logits)
-    learner.compile(
+    built_network = build_model(make_plan(name))
+    training_model = keras.Model(built_network.model.input, built_network.logits)
+    training_model.compile(
         keras.optimizers.Adam(0.01), keras.losses.CategoricalCrossentropy(from_logits=True), run_eagerly=True
     )
-    before = [keras.ops.convert_to_numpy(v).copy() for v in learner.trainable_variables]
-    learner.train_on_batch(pictures(8, ENTRIES[name].smallest), np.eye(2, dtype=np.float32)[[0, 1] * 4])
-    after = [keras.ops.convert_to_numpy(v) for v in learner.trainable_variables]
+    before = [keras.ops.convert_to_numpy(v).copy() for v in training_model.trainable_variables]
+    training_model.train_on_batch(
+        random_images(8, ENTRIES[name].min_input_size), np.eye(2, dtype=np.float32)[[0, 1] * 4]
+    )
+    after = [keras.ops.convert_to_numpy(v) for v in training_model.trainable_variables]
     assert all(np.isfinite(value).all() for value in after)
-    still = [v.path for v, a, b in zip(learner.trainable_variables, before, after, strict=True) if (a == b).all()]
-    assert still == []
+    unchanged = [
+        v.path for v, a, b in zip(training_model.trainable_variables, before, after, strict=True) if (a == b).all()
+    ]
+    assert unchanged == []
 
 
 @pytest.mark.parametrize(
@@ -167,99 +175,107 @@ def test_one_step_moves_every_weight_that_learns(name: str) -> None:
 def test_parameters_are_those_of_the_source(
     name: str, side: int, channels: int, classes: int, settings: dict[str, Any], count: int
 ) -> None:
-    made = outline(Plan(ModelConfig(name=name, **settings), side, side, channels, classes, standard=STANDARD))
-    assert made.model.count_params() == count
+    built_network = build_shapes_only(
+        ModelSpec(ModelConfig(name=name, **settings), side, side, channels, classes, pixel_stats=STATISTICS)
+    )
+    assert built_network.model.count_params() == count
 
 
 def test_outline_has_the_same_weights_without_values() -> None:
-    first, made = network("mobilenetv2").model, outline(plan("mobilenetv2", classes=3))
-    assert [(v.path, v.shape) for v in made.model.weights] == [(v.path, v.shape) for v in first.weights]
-    build(plan("cifar10-simple"))  # would initialize variables without a value, unless prevented
-    assert all(v._value is None for v in made.model.weights)
+    model, outline_network = build_network("mobilenetv2").model, build_shapes_only(make_plan("mobilenetv2", classes=3))
+    assert [(v.path, v.shape) for v in outline_network.model.weights] == [(v.path, v.shape) for v in model.weights]
+    build_model(make_plan("cifar10-simple"))  # would initialize variables without a value, unless prevented
+    assert all(v._value is None for v in outline_network.model.weights)
 
 
 def test_backbones_are_those_of_the_papers() -> None:
-    assert backbone(network("vgg16").model) == 14_714_688
-    assert backbone(network("mobilenetv2").model) == 410_208
-    assert parameters(network("mobilenetv2").model) == 410_208 + 1280 * 3 + 3
+    assert count_backbone_parameters(build_network("vgg16").model) == 14_714_688
+    assert count_backbone_parameters(build_network("mobilenetv2").model) == 410_208
+    assert count_parameters(build_network("mobilenetv2").model) == 410_208 + 1280 * 3 + 3
 
 
 # The head
 
 
 def test_sigmoid_head_is_one_unit_shown_as_two_classes() -> None:
-    made = build(plan("cifar10-deep", head="sigmoid"))
-    model = made.model
+    built_network = build_model(make_plan("cifar10-deep", head="sigmoid"))
+    model = built_network.model
     assert model.get_layer("predictions").units == 1
-    pixels = pictures(5, 8)
+    pixels = random_images(5, 8)
     unit = backend.keras().Model(model.input, model.get_layer("predictions").output)
     z = np.asarray(unit(pixels, training=False))
-    out = outputs(model, pixels)
+    predictions = compute_outputs(model, pixels)
     p = expit(z.astype(np.float64))
-    np.testing.assert_allclose(out["probabilities"], np.concatenate([1 - p, p], 1), atol=1e-6)
-    np.testing.assert_allclose(out["logits"], np.concatenate([np.zeros_like(z), z], 1), atol=1e-6)
-    assert made.logits.shape == (None, 2)
+    np.testing.assert_allclose(predictions["probabilities"], np.concatenate([1 - p, p], 1), atol=1e-6)
+    np.testing.assert_allclose(predictions["logits"], np.concatenate([np.zeros_like(z), z], 1), atol=1e-6)
+    assert built_network.logits.shape == (None, 2)
 
 
 def test_sigmoid_head_survives_saving(tmp_path: Path) -> None:
-    model = build(plan("cifar10-deep", head="sigmoid")).model
+    model = build_model(make_plan("cifar10-deep", head="sigmoid")).model
     model.save(tmp_path / "model.keras")
     loaded = backend.keras().models.load_model(tmp_path / "model.keras", safe_mode=True)
-    pixels = pictures(5, 8)
-    np.testing.assert_array_equal(outputs(loaded, pixels)["probabilities"], outputs(model, pixels)["probabilities"])
+    pixels = random_images(5, 8)
+    np.testing.assert_array_equal(
+        compute_outputs(loaded, pixels)["probabilities"], compute_outputs(model, pixels)["probabilities"]
+    )
 
 
 @pytest.mark.parametrize("head", ["softmax", "sigmoid"])
 def test_head_computes_in_float32_whatever_the_body_does(head: str) -> None:
     keras = backend.keras()
     before = keras.config.dtype_policy().name
-    model = build(plan("cifar10-deep", head=head, options={"precision": "mixed_bfloat16"})).model
+    model = build_model(make_plan("cifar10-deep", head=head, options={"precision": "mixed_bfloat16"})).model
     assert keras.config.dtype_policy().name == before
     names = [layer.name for layer in model.layers]
-    computed = {layer.name: layer.compute_dtype for layer in model.layers}
-    assert computed["conv1"] == computed["fc1"] == "bfloat16"
-    assert {computed[name] for name in names[names.index("predictions") :]} == {"float32"}
+    compute_dtypes = {layer.name: layer.compute_dtype for layer in model.layers}
+    assert compute_dtypes["conv1"] == compute_dtypes["fc1"] == "bfloat16"
+    assert {compute_dtypes[name] for name in names[names.index("predictions") :]} == {"float32"}
     assert {v.dtype for v in model.variables if "seed" not in v.path} == {"float32"}
-    out = outputs(model, pictures(2, 8))
-    assert all(value.dtype == np.float32 for value in out.values())
-    np.testing.assert_allclose(out["probabilities"].sum(1), 1, atol=1e-6)
+    predictions = compute_outputs(model, random_images(2, 8))
+    assert all(value.dtype == np.float32 for value in predictions.values())
+    np.testing.assert_allclose(predictions["probabilities"].sum(1), 1, atol=1e-6)
 
 
-def test_policy_is_put_back_after_a_failure() -> None:
+def test_policy_is_restored_after_a_failure() -> None:
     keras = backend.keras()
     before = keras.config.dtype_policy().name
     with pytest.raises(ModelError):
-        build(
-            dataclasses.replace(plan("fashion-cnn", options={"precision": "mixed_bfloat16"}), standard=None),
+        build_model(
+            dataclasses.replace(make_plan("fashion-cnn", options={"precision": "mixed_bfloat16"}), pixel_stats=None),
         )
     assert keras.config.dtype_policy().name == before
 
 
 @pytest.mark.parametrize(("pooling", "features"), [("average", 128), ("max", 128), ("flatten", 9 * 128)])
 def test_pooling_decides_the_features(pooling: str, features: int) -> None:
-    made = build(plan("fashion-cnn", side=28, pooling=pooling, hidden=()))
-    assert made.model.output["features"].shape == (None, features)
-    maps = backend.keras().Model(made.model.input, made.model.get_layer("pool3").output)
-    pixels = pictures(2, 28)
-    found = np.asarray(maps(pixels, training=False))
-    reduced = {"average": found.mean((1, 2)), "max": found.max((1, 2)), "flatten": found.reshape(2, -1)}[pooling]
-    np.testing.assert_allclose(outputs(made.model, pixels)["features"], reduced, atol=1e-5)
+    built_network = build_model(make_plan("fashion-cnn", side=28, pooling=pooling, hidden=()))
+    assert built_network.model.output["features"].shape == (None, features)
+    maps = backend.keras().Model(built_network.model.input, built_network.model.get_layer("pool3").output)
+    pixels = random_images(2, 28)
+    feature_maps = np.asarray(maps(pixels, training=False))
+    reduced = {
+        "average": feature_maps.mean((1, 2)),
+        "max": feature_maps.max((1, 2)),
+        "flatten": feature_maps.reshape(2, -1),
+    }[pooling]
+    np.testing.assert_allclose(compute_outputs(built_network.model, pixels)["features"], reduced, atol=1e-5)
 
 
 def test_head_has_the_layers_asked_for() -> None:
-    layers = [layer.name for layer in build(plan("fashion-cnn", hidden=(8, 4), dropout=0.3)).model.layers]
+    layers = [layer.name for layer in build_model(make_plan("fashion-cnn", hidden=(8, 4), dropout=0.3)).model.layers]
     assert layers[layers.index("flatten") :][1:5] == ["fc1", "fc1_drop", "fc2", "fc2_drop"]
-    made = build(plan("cifar10-deep", hidden=(), dropout=0.0)).model
-    layers = [layer.name for layer in made.layers]
+    model = build_model(make_plan("cifar10-deep", hidden=(), dropout=0.0)).model
+    layers = [layer.name for layer in model.layers]
     assert not any("drop" in name or name.startswith("fc") for name in layers[layers.index("flatten") :])
-    assert build(plan("fashion-cnn", hidden=(), dropout=0.7)).model.get_layer("head_drop").rate == 0.7
-    assert network("mobilenetv2").model.get_layer("head_drop").rate == ENTRIES["mobilenetv2"].head.dropout
+    assert build_model(make_plan("fashion-cnn", hidden=(), dropout=0.7)).model.get_layer("head_drop").rate == 0.7
+    assert build_network("mobilenetv2").model.get_layer("head_drop").rate == ENTRIES["mobilenetv2"].head.dropout
 
 
-def test_l2_penalises_kernels_and_nothing_else() -> None:
+def test_l2_penalizes_kernels_and_nothing_else() -> None:
     keras = backend.keras()
-    assert network("mobilenetv2").model.losses == []
-    model = build(plan("mobilenetv2", options={"l2": 0.01})).model
+    assert build_network("mobilenetv2").model.losses == []
+    model = build_model(make_plan("mobilenetv2", options={"l2": 0.01})).model
     kernels = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables if v.path.endswith("kernel")]
     assert len(kernels) > 50
     expected = 0.01 * sum(float((k.astype(np.float64) ** 2).sum()) for k in kernels)
@@ -269,17 +285,17 @@ def test_l2_penalises_kernels_and_nothing_else() -> None:
 # Normalization
 
 
-def scaled(pixels: NDArray[np.uint8], scheme: str) -> NDArray[np.float32]:
+def normalize_with_keras(pixels: NDArray[np.uint8], scheme: str) -> NDArray[np.float32]:
     channels = pixels.shape[-1]
     inputs = backend.keras().Input(pixels.shape[1:], dtype="uint8")
-    model = backend.keras().Model(inputs, normalized(inputs, scheme, STANDARD))  # type: ignore[arg-type]
-    found = backend.keras().ops.convert_to_numpy(model(pixels))
-    assert found.dtype == np.float32
-    assert found.shape == (*pixels.shape[:-1], channels)
-    return np.asarray(found)
+    model = backend.keras().Model(inputs, normalize_pixels(inputs, scheme, STATISTICS))  # type: ignore[arg-type]
+    normalized_pixels = backend.keras().ops.convert_to_numpy(model(pixels))
+    assert normalized_pixels.dtype == np.float32
+    assert normalized_pixels.shape == (*pixels.shape[:-1], channels)
+    return np.asarray(normalized_pixels)
 
 
-def reference(pixels: NDArray[np.uint8], scheme: str) -> NDArray[np.float64]:
+def normalize_with_numpy(pixels: NDArray[np.uint8], scheme: str) -> NDArray[np.float64]:
     x = pixels.astype(np.float64)
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     caffe = np.array([103.939, 116.779, 123.68])
@@ -302,30 +318,32 @@ def reference(pixels: NDArray[np.uint8], scheme: str) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_pixels_are_scaled_as_the_scheme_says(scheme: str, channels: int) -> None:
-    pixels = pictures(2, 9, channels)
+def test_pixels_are_normalized_by_the_scheme(scheme: str, channels: int) -> None:
+    pixels = random_images(2, 9, channels)
     pixels[0, 0, :2] = [[0], [255]]
-    np.testing.assert_allclose(scaled(pixels, scheme), reference(pixels, scheme), atol=2e-5, rtol=1e-5)
+    np.testing.assert_allclose(
+        normalize_with_keras(pixels, scheme), normalize_with_numpy(pixels, scheme), atol=2e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("scheme", "mode"), [("caffe", "caffe"), ("imagenet", "torch"), ("symmetric", "tf")])
 def test_pixels_are_scaled_as_keras_does(scheme: str, mode: str) -> None:
-    pixels = pictures(2, 9)
+    pixels = random_images(2, 9)
     theirs = backend.keras().applications.imagenet_utils.preprocess_input(pixels.astype(np.float32), mode=mode)
-    np.testing.assert_allclose(scaled(pixels, scheme), theirs, atol=2e-5)
+    np.testing.assert_allclose(normalize_with_keras(pixels, scheme), theirs, atol=2e-5)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_setting_goes_before_the_networks_own_scheme(scheme: str) -> None:
-    made = build(plan("cifar10-simple", normalize=scheme))
-    pixels = pictures(2, 8)
-    model = backend.keras().Model(made.model.input, made.model.get_layer("normalize").output)
-    np.testing.assert_allclose(np.asarray(model(pixels)), reference(pixels, scheme), atol=2e-5, rtol=1e-5)
+def test_setting_overrides_the_models_own_scheme(scheme: str) -> None:
+    built_network = build_model(make_plan("cifar10-simple", normalize=scheme))
+    pixels = random_images(2, 8)
+    model = backend.keras().Model(built_network.model.input, built_network.model.get_layer("normalize").output)
+    np.testing.assert_allclose(np.asarray(model(pixels)), normalize_with_numpy(pixels, scheme), atol=2e-5, rtol=1e-5)
 
 
 def test_pixels_all_alike_do_not_divide_by_zero() -> None:
     inputs = backend.keras().Input((2, 2, 1), dtype="uint8")
-    model = backend.keras().Model(inputs, normalized(inputs, "standardize", (7.0, 0.0)))
+    model = backend.keras().Model(inputs, normalize_pixels(inputs, "standardize", (7.0, 0.0)))
     assert np.asarray(model(np.full((1, 2, 2, 1), 7, np.uint8))).max() == pytest.approx(0, abs=1e-3)
 
 
@@ -333,41 +351,41 @@ def test_pixels_all_alike_do_not_divide_by_zero() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_too_small_pictures_are_refused(name: str) -> None:
-    smallest = ENTRIES[name].smallest
-    made = dataclasses.replace(plan(name), height=smallest - 1, width=300)
+def test_too_small_images_are_rejected(name: str) -> None:
+    smallest = ENTRIES[name].min_input_size
+    spec = dataclasses.replace(make_plan(name), height=smallest - 1, width=300)
     with pytest.raises(UsageError) as caught:
-        build(made)
+        build_model(spec)
     assert str(caught.value) == (
         f"{name} needs images of at least {smallest}x{smallest} pixels, got {smallest - 1}x300: "
-        f"set picture.height={smallest} or more."
+        f"set input.height={smallest} or more."
     )
 
 
 def test_sigmoid_is_for_two_classes() -> None:
     with pytest.raises(UsageError, match=r"model\.head=sigmoid needs exactly two classes, got 3"):
-        build(plan("cifar10-simple", classes=3, head="sigmoid"))
+        build_model(make_plan("cifar10-simple", classes=3, head="sigmoid"))
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if ENTRIES[n].groups is None])
 def test_groups_only_where_there_are_some(name: str) -> None:
     with pytest.raises(UsageError, match=rf"{name} has no groups: leave model\.groups unset\."):
-        build(plan(name, groups=1))
+        build_model(make_plan(name, groups=1))
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if ENTRIES[n].alpha is None])
 def test_width_multiplier_only_where_there_is_one(name: str) -> None:
     with pytest.raises(UsageError, match=rf"{name} has no width multiplier: leave model\.alpha unset\."):
-        build(plan(name, alpha=0.5))
+        build_model(make_plan(name, alpha=0.5))
 
 
-def test_unknown_network_offers_the_nearest() -> None:
-    made = plan("vgg16")
-    unknown = Plan(dataclasses.replace(made.config, name="vgg-16"), 32, 32, 3, 2)
+def test_unknown_model_suggests_the_closest() -> None:
+    spec = make_plan("vgg16")
+    unknown_spec = ModelSpec(dataclasses.replace(spec.config, name="vgg-16"), 32, 32, 3, 2)
     with pytest.raises(UsageError, match=r"There is no model 'vgg-16'\. Did you mean 'vgg16'\?"):
-        build(unknown)
+        build_model(unknown_spec)
 
 
-def test_standardize_needs_the_pixels_figures() -> None:
+def test_standardize_needs_the_pixel_statistics() -> None:
     with pytest.raises(ModelError, match="needs the mean and standard deviation of the training pixels"):
-        build(dataclasses.replace(plan("fashion-cnn"), standard=None))
+        build_model(dataclasses.replace(make_plan("fashion-cnn"), pixel_stats=None))

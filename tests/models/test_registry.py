@@ -13,9 +13,9 @@ import pytest
 from networks import NAMES
 from sightline import backend
 from sightline.errors import UsageError
-from sightline.models import registry, weights
+from sightline.models import pretrained, registry
 from sightline.models.registry import ENTRIES
-from sightline.models.scopes import no_values
+from sightline.models.scopes import shapes_only
 
 APPLICATIONS = {
     "vgg16": ("VGG16", 224),
@@ -35,7 +35,7 @@ APPLICATIONS = {
 }
 
 
-def test_networks_there_are() -> None:
+def test_registered_models() -> None:
     assert set(NAMES) == {
         "alexnet",
         "cifar10-deep",
@@ -64,20 +64,20 @@ def test_networks_there_are() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_entry_is_lawful(name: str) -> None:
-    entry = registry.find(name)
+def test_entry_is_valid(name: str) -> None:
+    entry = registry.get_entry(name)
     assert entry is ENTRIES[name]
     assert name == name.lower().strip()
     assert " " not in name
-    assert 10 < len(entry.about) < 100
-    assert not entry.about.endswith(".")
-    assert entry.source
-    assert 8 <= entry.smallest <= entry.size
-    assert entry.sharp is None or entry.sharp > entry.size
+    assert 10 < len(entry.description) < 100
+    assert not entry.description.endswith(".")
+    assert entry.reference
+    assert 8 <= entry.min_input_size <= entry.input_size
+    assert entry.pretrained_input_size is None or entry.pretrained_input_size > entry.input_size
     assert entry.normalize in get_args(registry.Normalize)
     assert entry.head.pooling in get_args(registry.Pooling)
     assert 0 <= entry.head.dropout < 1
-    module, function = entry.body.split(":")
+    module, function = entry.backbone_fn.split(":")
     assert callable(getattr(importlib.import_module(f"sightline.models.{module}"), function))
 
 
@@ -94,51 +94,51 @@ def test_published_weights_have_a_file_and_its_address(name: str) -> None:
     assert by_width is bool(entry.pretrained.alphas)
     assert ("{size}" in entry.pretrained.file) is bool(entry.pretrained.sizes)
     assert entry.alpha is None or entry.alpha in entry.pretrained.alphas
-    assert not entry.pretrained.sizes or entry.size in entry.pretrained.sizes
-    assert all(size >= entry.smallest for size in entry.pretrained.sizes)
+    assert not entry.pretrained.sizes or entry.input_size in entry.pretrained.sizes
+    assert all(size >= entry.min_input_size for size in entry.pretrained.sizes)
 
 
 @pytest.mark.slow  # builds every model
-def test_files_are_those_that_keras_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_those_that_keras_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     """File names and URLs match those that `keras.applications` downloads."""
     keras = backend.keras()
-    asked: list[tuple[str, str]] = []
+    requests: list[tuple[str, str]] = []
 
-    class Asked(Exception):
+    class DownloadRequested(Exception):
         pass
 
     def get_file(name: str, origin: str, **options: object) -> str:
-        asked.append((name, origin))
-        raise Asked
+        requests.append((name, origin))
+        raise DownloadRequested
 
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
     for name, (function, side) in APPLICATIONS.items():
         entry = ENTRIES[name]
-        with no_values(), pytest.raises(Asked):
+        with shapes_only(), pytest.raises(DownloadRequested):
             getattr(keras.applications, function)(include_top=False, input_shape=(side, side, 3))
         assert entry.pretrained is not None
-        assert weights._names(entry.pretrained, entry.alpha, side) == asked[-1]
+        assert pretrained._format_file_and_url(entry.pretrained, entry.alpha, side) == requests[-1]
     for alpha in (0.25, 0.5, 0.75):
-        with no_values(), pytest.raises(Asked):
+        with shapes_only(), pytest.raises(DownloadRequested):
             keras.applications.MobileNet(include_top=False, input_shape=(160, 160, 3), alpha=alpha)
-        known = ENTRIES["mobilenet"].pretrained
-        assert known is not None
-        assert weights._names(known, alpha, 160) == asked[-1]
+        published = ENTRIES["mobilenet"].pretrained
+        assert published is not None
+        assert pretrained._format_file_and_url(published, alpha, 160) == requests[-1]
 
 
-def test_unknown_model_offers_the_nearest() -> None:
+def test_unknown_model_suggests_the_closest() -> None:
     with pytest.raises(UsageError, match=r"There is no model 'squezenet'\. Did you mean 'squeezenet'\?"):
-        registry.find("squezenet")
+        registry.get_entry("squezenet")
     with pytest.raises(UsageError, match=r"There is no model 'zzz'\. Valid names: alexnet, "):
-        registry.find("zzz")
+        registry.get_entry("zzz")
 
 
 def test_entries_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        ENTRIES["vgg16"].size = 1  # type: ignore[misc]  # the test is that it fails
+        ENTRIES["vgg16"].input_size = 1  # type: ignore[misc]  # the test is that it fails
 
 
 def test_reading_it_imports_no_keras() -> None:
     code = "import sys; from sightline.models import registry; print('keras' in sys.modules, len(registry.ENTRIES))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", str(len(NAMES))]
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout.split() == ["False", str(len(NAMES))]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from sightline.report import canvas
+from sightline.report import plotting
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def figures_drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The matplotlib figures that were made into bytes, newest last."""
     found: list[Any] = []
 
@@ -23,5 +23,5 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return keep
 
     for name in ("png", "drawing"):
-        monkeypatch.setattr(canvas, name, keeping(getattr(canvas, name)))
+        monkeypatch.setattr(plotting, name, keeping(getattr(plotting, name)))
     return found

@@ -13,29 +13,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from networks import NAMES, QUICK
-from sightline.config import ModelConfig, RunConfig, resolve
+from networks import NAMES, SMALL_SETTINGS
+from sightline.config import ModelConfig, RunConfig, resolve_config
 from sightline.errors import UsageError
-from sightline.models.build import Plan, outline
-from sightline.models.describe import Description, describe
+from sightline.models.build import ModelSpec, build_shapes_only
+from sightline.models.describe import ModelDescription, describe_model
 from sightline.models.registry import ENTRIES
-from sightline.report import blocks, diagram, schedules
+from sightline.report import diagram, diagram_blocks, lr_plot
 
 TYPICAL = ("cifar10-deep", "vgg16", "alexnet", "mobilenetv2")
 REST = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in TYPICAL]  # a second each
 
 
 @cache
-def description(name: str, classes: int = 1000) -> Description:
-    side = ENTRIES[name].size
-    return describe(outline(Plan(ModelConfig(name=name), side, side, 3, classes, standard=(120, 60))).model, name)
+def description(name: str, classes: int = 1000) -> ModelDescription:
+    side = ENTRIES[name].input_size
+    return describe_model(
+        build_shapes_only(ModelSpec(ModelConfig(name=name), side, side, 3, classes, pixel_stats=(120, 60))).model, name
+    )
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The matplotlib figures that were drawn, newest last."""
     found: list[Any] = []
-    saved = diagram.saved
+    saved = diagram.save_figure
 
     def keep(figure: Any, format: str) -> bytes:
         found.append(figure)
@@ -43,8 +45,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         figure.dpi = 200  # the renderer that measures texts is that of the saving
         return data
 
-    monkeypatch.setattr(diagram, "saved", keep)
-    monkeypatch.setattr(schedules, "saved", keep)
+    monkeypatch.setattr(diagram, "save_figure", keep)
+    monkeypatch.setattr(lr_plot, "saved", keep)
     return found
 
 
@@ -53,15 +55,15 @@ def words(figure: Any) -> list[Any]:
 
 
 def pixels(png: bytes) -> np.ndarray[Any, Any]:
-    with Image.open(io.BytesIO(png)) as picture:
-        return np.asarray(picture.convert("L"))
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("L"))
 
 
 # What is drawn
 
 
 def test_vgg16_is_five_blocks_and_three_dense_layers() -> None:
-    found = blocks.groups(description("vgg16"))
+    found = diagram_blocks.group_layers(description("vgg16"))
     kinds = [(group.last.kind, len(group.units), group.last.output) for group in found]
     assert kinds == [
         ("input", 1, (224, 224, 3)),
@@ -91,21 +93,21 @@ def test_vgg16_is_five_blocks_and_three_dense_layers() -> None:
     ],
 )
 def test_repeated_blocks_are_counted_as_in_the_paper(name: str, counts: list[int]) -> None:
-    found = blocks.groups(description(name))
+    found = diagram_blocks.group_layers(description(name))
     assert [len(group.units) for group in found if group.last.kind == "block"] == counts
 
 
 def test_depthwise_and_pointwise_are_one_box() -> None:
-    found = blocks.groups(description("mobilenet"))
+    found = diagram_blocks.group_layers(description("mobilenet"))
     assert [len(group.units) for group in found if group.last.kind == "separable"] == [1, 2, 2, 6, 2]
 
 
 def test_groups_and_response_normalisation_of_alexnet() -> None:
-    units = [unit for group in blocks.groups(description("alexnet")) for unit in group.units]
+    units = [unit for group in diagram_blocks.group_layers(description("alexnet")) for unit in group.units]
     assert [unit.text for unit in units[1:6]] == [
         "conv 11×11, stride 4", "conv 5×5, 2 groups", "conv 3×3", "conv 3×3, 2 groups", "conv 3×3, 2 groups",
     ]  # fmt: skip
-    assert len(blocks.groups(description("alexnet"))) == 9, "a layer in groups is not like one without"
+    assert len(diagram_blocks.group_layers(description("alexnet"))) == 9, "a layer in groups is not like one without"
     assert ["local response normalization" in unit.extras for unit in units[1:6]] == [True, True, False, False, False]
 
 
@@ -114,8 +116,8 @@ def test_groups_and_response_normalisation_of_alexnet() -> None:
 
 @pytest.mark.parametrize("name", [*TYPICAL, *REST])
 def test_no_words_overlap_and_none_is_cut(name: str, drawn: list[Any]) -> None:
-    picture = pixels(diagram.architecture(description(name)))
-    for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
+    image = pixels(diagram.plot_architecture(description(name)))
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
         assert (edge == 255).all()
     (figure,) = drawn
     boxes = [(text.get_text(), text.get_window_extent()) for text in words(figure)]
@@ -129,9 +131,9 @@ def test_no_words_overlap_and_none_is_cut(name: str, drawn: list[Any]) -> None:
 @pytest.mark.parametrize("name", [*TYPICAL, *REST])
 def test_every_size_and_kind_is_told(name: str, drawn: list[Any]) -> None:
     given = description(name, classes=7)
-    diagram.architecture(given)
+    diagram.plot_architecture(given)
     told = [text.get_text() for text in words(drawn[0])]
-    for group in blocks.groups(given):
+    for group in diagram_blocks.group_layers(given):
         assert "×".join(map(str, group.last.output)).replace("4096", "4,096") in told
     assert any(f"{given.parameters:,} parameters" in text for text in told)
     assert "softmax" in told
@@ -141,7 +143,7 @@ def test_every_size_and_kind_is_told(name: str, drawn: list[Any]) -> None:
 def test_boxes_shrink_with_the_maps(drawn: list[Any]) -> None:
     from matplotlib.patches import Polygon
 
-    diagram.architecture(description("vgg16"))
+    diagram.plot_architecture(description("vgg16"))
     fronts = [p.get_xy() for p in drawn[0].axes[0].patches if isinstance(p, Polygon)]
     heights = sorted({round(float(np.ptp(f[[0, 3], 1])), 3) for f in fronts if abs(f[0, 0] - f[3, 0]) < 1e-9})
     assert heights[-1] == pytest.approx(diagram.TALLEST, abs=1e-3)
@@ -155,24 +157,24 @@ def test_a_long_network_takes_rows(drawn: list[Any]) -> None:
     x = inputs = keras.Input((64, 64, 3))
     for number in range(30):
         x = keras.layers.Conv2D(8 + number, 3, padding="same", activation="relu")(x)
-    picture = pixels(diagram.architecture(describe(keras.Model(inputs, x), "long")))
-    assert picture.shape[1] < 14 * 200
+    image = pixels(diagram.plot_architecture(describe_model(keras.Model(inputs, x), "long")))
+    assert image.shape[1] < 14 * 200
     assert len({round(text.get_position()[1], 1) for text in words(drawn[0])}) > 6
 
 
 def test_both_formats_and_no_other() -> None:
     given = description("cifar10-deep", 10)
-    assert diagram.architecture(given, "svg").startswith(b"<?xml")
-    assert diagram.architecture(given, "png").startswith(b"\x89PNG")
-    assert diagram.architecture(given, "svg") == diagram.architecture(given, "svg")
+    assert diagram.plot_architecture(given, "svg").startswith(b"<?xml")
+    assert diagram.plot_architecture(given, "png").startswith(b"\x89PNG")
+    assert diagram.plot_architecture(given, "svg") == diagram.plot_architecture(given, "svg")
     for bad in ("a.gif", "png", "a.png/x"):
         with pytest.raises(UsageError, match=r"\.png or \.svg"):
-            diagram.format_of(bad)
+            diagram.parse_format(bad)
 
 
 def test_a_name_is_no_formula() -> None:
     given = description("cifar10-deep", 10)
-    diagram.architecture(Description("猫 $x_{$", given.size, given.classes, given.layers))
+    diagram.plot_architecture(ModelDescription("猫 $x_{$", given.size, given.classes, given.layers))
 
 
 # Learning rates
@@ -186,27 +188,28 @@ def lines(figure: Any) -> Iterator[tuple[Any, Any]]:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_schedule_is_drawn_as_it_is_followed(name: str, drawn: list[Any]) -> None:
-    from sightline.training.schedule import schedule
+    from sightline.training.schedules import build_schedule
 
-    config = resolve(assignments=[f"train.schedule.name={name}", "train.schedule.every=30", "train.schedule.warmup=0.1",
+    config = resolve_config(assignments=[f"train.schedule.name={name}", "train.schedule.step_size=30",
+    "train.schedule.warmup_fraction=0.1",
                                   "train.epochs=4", "train.optimizer.learning_rate=0.02"])  # fmt: skip
-    png = schedules.rates(schedules.planned(config, 50), 50, f"{name} 豆")
+    png = lr_plot.plot_learning_rates(lr_plot.plan_stages(config, 50), 50, f"{name} 豆")
     ((x, y),) = lines(drawn[0])
-    rate = schedule(config.train.schedule, 0.02, 200)
+    rate = build_schedule(config.train.schedule, 0.02, 200)
     np.testing.assert_array_equal(x, range(200))
     np.testing.assert_allclose(y, [rate(step) for step in range(200)])
     low, high = drawn[0].axes[0].get_ylim()
     assert low == 0
     assert max(y) < high
-    picture = pixels(png)
-    assert all((edge == 255).all() for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]))
+    image = pixels(png)
+    assert all((edge == 255).all() for edge in (image[0], image[-1], image[:, 0], image[:, -1]))
 
 
 def test_stages_follow_each_other(drawn: list[Any]) -> None:
     from sightline.config import recipes
 
-    config = resolve(recipes.load("transfer"))
-    schedules.rates(schedules.planned(config, 10), 10)
+    config = resolve_config(recipes.load("transfer"))
+    lr_plot.plot_learning_rates(lr_plot.plan_stages(config, 10), 10)
     (first, low), (second, lower) = lines(drawn[0])
     head, tune = config.train.stages
     assert head.epochs
@@ -216,13 +219,15 @@ def test_stages_follow_each_other(drawn: list[Any]) -> None:
 
 
 def test_many_steps_are_thinned_but_keep_their_ends(drawn: list[Any]) -> None:
-    schedules.rates(schedules.planned(RunConfig(), 100_000), 100_000)
+    lr_plot.plot_learning_rates(lr_plot.plan_stages(RunConfig(), 100_000), 100_000)
     ((x, _),) = lines(drawn[0])
-    assert (len(x), x[0], x[-1]) == (schedules.POINTS, 0, 20 * 100_000 - 1)
+    assert (len(x), x[0], x[-1]) == (lr_plot.POINTS, 0, 20 * 100_000 - 1)
 
 
 def test_small_networks_of_the_tests_are_drawn_too() -> None:
-    for name, options in QUICK.items():
-        side = ENTRIES[name].smallest
-        made = outline(Plan(ModelConfig(name=name, **options), side, side, 1, 2, standard=(120, 60))).model
-        assert len(pixels(diagram.architecture(describe(made, name)))) > 100
+    for name, options in SMALL_SETTINGS.items():
+        side = ENTRIES[name].min_input_size
+        made = build_shapes_only(
+            ModelSpec(ModelConfig(name=name, **options), side, side, 1, 2, pixel_stats=(120, 60))
+        ).model
+        assert len(pixels(diagram.plot_architecture(describe_model(made, name)))) > 100

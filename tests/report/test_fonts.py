@@ -14,8 +14,8 @@ from matplotlib import font_manager
 from matplotlib.font_manager import FontEntry
 from matplotlib.ft2font import FT2Font
 
-from sightline.report import canvas, fonts, page
-from sightline.report.canvas import Drawing
+from sightline.report import fonts, html_report, plotting
+from sightline.report.plotting import RenderedFigure
 
 SVG = "{http://www.w3.org/2000/svg}"
 LETTERS = {name: set(FT2Font(font_manager.findfont(name)).get_charmap()) for name in ("DejaVu Sans", "STIXGeneral")}
@@ -27,7 +27,7 @@ def fresh() -> Iterator[None]:
     """No font that was found in another test."""
 
     def clear() -> None:
-        for cached in (fonts._others, fonts._installed, fonts._font, fonts._newly_installed):
+        for cached in (fonts._additional_fonts, fonts._installed, fonts._load_font, fonts._add_new_fonts):
             cached.cache_clear()
 
     clear()
@@ -46,35 +46,35 @@ def own_fonts(monkeypatch: pytest.MonkeyPatch) -> list[FontEntry]:
     return entries
 
 
-def labelled(*names: str, title: str = "") -> Any:
-    figure = canvas.blank(4, 3)
+def make_labeled_figure(*names: str, title: str = "") -> Any:
+    figure = plotting.make_figure(4, 3)
     axes = figure.subplots()
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", **canvas.words())
-    axes.set_yticks(range(len(names)), names, **canvas.words())
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", **plotting.text_style())
+    axes.set_yticks(range(len(names)), names, **plotting.text_style())
     axes.set_ylabel("truth")
-    axes.set_title(title, **canvas.words(12))
+    axes.set_title(title, **plotting.text_style(12))
     return figure
 
 
-def written(svg: bytes | None) -> list[str]:
+def svg_texts(svg: bytes | None) -> list[str]:
     assert svg is not None
     return [e.text or "" for e in ET.fromstring(svg).iter(f"{SVG}text")]  # noqa: S314  # our own file
 
 
 def test_each_character_is_drawn_by_a_font_that_has_it(own_fonts: list[FontEntry]) -> None:
-    figure = labelled("plain", f"x{ONLY_IN_STIX}")
-    drawn = canvas.drawing(figure)
+    figure = make_labeled_figure("plain", f"x{ONLY_IN_STIX}")
+    drawn = plotting.render(figure)
     plain, other = (label.get_fontfamily() for label in figure.axes[0].get_xticklabels())
     assert plain == ["DejaVu Sans"]
     assert other[0] == "DejaVu Sans"
     assert len(other) == 2
-    assert ONLY_IN_STIX in "".join(written(drawn.svg))
-    assert fonts.lost(fonts.foreign(ONLY_IN_STIX)) == frozenset()
+    assert ONLY_IN_STIX in "".join(svg_texts(drawn.svg))
+    assert fonts.undrawable_characters(fonts.missing_characters(ONLY_IN_STIX)) == frozenset()
 
 
 def test_what_no_font_draws_is_text_in_svg_and_a_box_in_png(own_fonts: list[FontEntry]) -> None:
     names = ("猫 图片", "划痕 <轻微> & 其他", "ok", "🐈\N{VARIATION SELECTOR-17}")
-    figure = labelled(*names, title="豆\n第二行 $1")
+    figure = make_labeled_figure(*names, title="豆\n第二行 $1")
     saved: dict[str, list[str]] = {}
     save, axes = figure.savefig, figure.axes[0]
 
@@ -84,8 +84,8 @@ def test_what_no_font_draws_is_text_in_svg_and_a_box_in_png(own_fonts: list[Font
         save(*given, **options)
 
     figure.savefig = savefig
-    drawn = canvas.drawing(figure)  # a warning about a glyph would be an error here
-    words = written(drawn.svg)
+    drawn = plotting.render(figure)  # a warning about a glyph would be an error here
+    words = svg_texts(drawn.svg)
     assert [w for w in words if w in names] == [*names, *names]
     assert {"豆", "第二行 $1", "truth"} <= set(words)
     assert "\N{EM DASH}" not in "".join(words)
@@ -97,7 +97,7 @@ def test_what_no_font_draws_is_text_in_svg_and_a_box_in_png(own_fonts: list[Font
 def test_words_have_the_room_that_a_browser_needs(own_fonts: list[FontEntry]) -> None:
     def edge(*names: str) -> float:
         """The right end of the labels of the vertical axis, from the left of the figure, in points."""
-        svg = canvas.drawing(labelled(*names)).svg
+        svg = plotting.render(make_labeled_figure(*names)).svg
         assert svg is not None
         ends = [e for e in ET.fromstring(svg).iter(f"{SVG}text") if e.text == names[0]]  # noqa: S314
         return max(float(e.attrib["x"]) for e in ends if "rotate(-0" in e.attrib["transform"])
@@ -107,21 +107,21 @@ def test_words_have_the_room_that_a_browser_needs(own_fonts: list[FontEntry]) ->
 
 
 def test_fonts_of_the_reader_come_after_ours() -> None:
-    svg = canvas.drawing(labelled("cat")).svg
+    svg = plotting.render(make_labeled_figure("cat")).svg
     assert svg is not None
     assert re.search(rb"font-family: 'DejaVu Sans', Verdana, sans-serif", svg)
 
 
 def test_marks_without_a_width_need_no_font(own_fonts: list[FontEntry]) -> None:
     heart = "\N{HEAVY BLACK HEART}\N{VARIATION SELECTOR-16}"
-    assert fonts.undrawable(["a", "é", "猫", heart, "a\N{ZERO WIDTH JOINER}b"]) == ["猫"]
+    assert fonts.undrawable_texts(["a", "é", "猫", heart, "a\N{ZERO WIDTH JOINER}b"]) == ["猫"]
 
 
 def test_a_font_that_was_installed_since_is_found(own_fonts: list[FontEntry], monkeypatch: pytest.MonkeyPatch) -> None:
     new = next(e.fname for e in own_fonts if e.name == "STIXGeneral" and e.style == "normal" and e.weight == 400)
     own_fonts[:] = [e for e in own_fonts if e.name == "DejaVu Sans"]
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: ["/nowhere/damaged.ttf", new])
-    assert fonts.families(frozenset(ONLY_IN_STIX)) == ["DejaVu Sans", "STIXGeneral"]
+    assert fonts.fonts_for(frozenset(ONLY_IN_STIX)) == ["DejaVu Sans", "STIXGeneral"]
 
 
 def test_fonts_that_matplotlib_cannot_draw_with_are_passed_over(
@@ -134,14 +134,14 @@ def test_fonts_that_matplotlib_cannot_draw_with_are_passed_over(
     ]
     monkeypatch.setattr(font_manager, "findSystemFonts", list)
     assert not any("Last Resort" in name for name in fonts._installed())
-    assert fonts.undrawable(["猫", "x"]) == ["猫"]
-    assert fonts.by_script() == {"Chinese": "none", "Japanese": "none", "Korean": "none", "emoji": "none"}
+    assert fonts.undrawable_texts(["猫", "x"]) == ["猫"]
+    assert fonts.fonts_by_script() == {"Chinese": "none", "Japanese": "none", "Korean": "none", "emoji": "none"}
 
 
 def test_the_page_takes_text_where_there_is_some() -> None:
-    assert page.figure(Drawing(b"p", b"s")) == ("data:image/svg+xml;base64,cw==", "")
-    assert page.figure(Drawing(b"p")) == ("data:image/png;base64,cA==", "")
-    assert page.figure(Drawing(b"p", b"s", b"n"))[1] == "data:image/svg+xml;base64,bg=="
+    assert html_report.encode_figure(RenderedFigure(b"p", b"s")) == ("data:image/svg+xml;base64,cw==", "")
+    assert html_report.encode_figure(RenderedFigure(b"p")) == ("data:image/png;base64,cA==", "")
+    assert html_report.encode_figure(RenderedFigure(b"p", b"s", b"n"))[1] == "data:image/svg+xml;base64,bg=="
 
 
 def test_panels_stand_below_each_other_for_a_phone() -> None:
@@ -150,13 +150,13 @@ def test_panels_stand_below_each_other_for_a_phone() -> None:
         _, _, width, height = ET.fromstring(svg).attrib["viewBox"].split()  # noqa: S314
         return float(width), float(height)
 
-    figure = canvas.blank(9, 4)
+    figure = plotting.make_figure(9, 4)
     for column in figure.subplots(2, 2, height_ratios=[4, 1]).T:
         for axes, name in zip(column, ("high", "low"), strict=True):
             axes.set_title(name)
     figure.legend(["a", "b"], loc="outside lower center", ncols=2)
     figure.suptitle("both")
-    drawn = canvas.drawing(figure)
+    drawn = plotting.render(figure)
     wide, narrow = size(drawn.svg), size(drawn.narrow)
     assert narrow[0] < 0.6 * wide[0]
     assert narrow[1] > 1.8 * wide[1]
@@ -166,18 +166,18 @@ def test_panels_stand_below_each_other_for_a_phone() -> None:
         if e.text in {"high", "low", "both"}
     ]  # fmt: skip
     assert [name for _, name in sorted(places)] == ["both", "high", "low", "high", "low"]
-    assert canvas.drawing(labelled("a")).narrow is None
+    assert plotting.render(make_labeled_figure("a")).narrow is None
 
 
 def test_a_figure_of_very_many_points_is_pixels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canvas, "LARGEST_SVG", 1000)
-    assert canvas.drawing(labelled("a")).svg is None
+    monkeypatch.setattr(plotting, "LARGEST_SVG", 1000)
+    assert plotting.render(make_labeled_figure("a")).svg is None
 
 
 def test_same_figure_same_svg() -> None:
-    def draw() -> Drawing:
-        figure = labelled("猫", "b")
+    def draw() -> RenderedFigure:
+        figure = make_labeled_figure("猫", "b")
         figure.axes[0].imshow(np.arange(4).reshape(2, 2))
-        return canvas.drawing(figure)
+        return plotting.render(figure)
 
     assert draw() == draw()

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pictures import png
-from sightline.prediction.base import FakePredictor
-from sightline.preprocess import Preprocess
-from sightline.workflow import Classifier
+from sightline.api import Classifier
+from sightline.inference.predictor import FakePredictor
+from sightline.preprocessing import PreprocessingSpec
+from synthetic_images import encode_png
 
 pytest.importorskip("starlette")
 
 
-class Broken(FakePredictor):
+class NanPredictor(FakePredictor):
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         return np.full((len(pixels), len(self.classes)), np.nan, np.float32)
 
 
-def ask(predictor: FakePredictor, body: bytes) -> tuple[int, Any]:
+def post_image(predictor: FakePredictor, body: bytes) -> tuple[int, Any]:
     """Send one image to ``POST /predict`` and return the status and the answer."""
-    from sightline.serve.app import application
+    from sightline.serve.app import create_app
 
     sent: list[dict[str, Any]] = []
 
@@ -36,7 +36,7 @@ def ask(predictor: FakePredictor, body: bytes) -> tuple[int, Any]:
         sent.append(dict(message))
 
     async def exchange() -> None:
-        app = application(Classifier(predictor), largest=1 << 20)
+        app = create_app(Classifier(predictor), max_bytes=1 << 20)
         scope = {
             "type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": [], "scheme": "http",
             "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
@@ -49,9 +49,9 @@ def ask(predictor: FakePredictor, body: bytes) -> tuple[int, Any]:
 
 
 def test_an_answer_that_is_not_a_number_is_the_servers_fault_not_the_images() -> None:
-    status, answer = ask(Broken(("a", "b"), Preprocess(8, 8)), png())
+    status, answer = post_image(NanPredictor(("a", "b"), PreprocessingSpec(8, 8)), encode_png())
     assert (status, answer) == (500, {"error": "There is no prediction: the model's answer is not a finite number."})
-    status, answer = ask(FakePredictor(("a", "b"), Preprocess(8, 8)), png())
+    status, answer = post_image(FakePredictor(("a", "b"), PreprocessingSpec(8, 8)), encode_png())
     assert (status, answer["label"]) == (200, "a")
-    status, answer = ask(FakePredictor(("a", "b"), Preprocess(8, 8)), b"no image")
+    status, answer = post_image(FakePredictor(("a", "b"), PreprocessingSpec(8, 8)), b"no image")
     assert status == 400

@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.prediction.base import FakePredictor
-from sightline.preprocess import Preprocess
-from sightline.records import Prediction
+from sightline.api import Classifier
+from sightline.inference.predictor import FakePredictor
+from sightline.inference.results import Prediction
+from sightline.preprocessing import PreprocessingSpec
 from sightline.serve.batcher import Batcher
-from sightline.workflow import Classifier
 
 
 def png(level: int) -> bytes:
@@ -25,11 +25,11 @@ def png(level: int) -> bytes:
     return file.getvalue()
 
 
-class Slow(FakePredictor):
+class BlockingPredictor(FakePredictor):
     """Waits in its first batch until it may go on, and fails where it sees a black picture."""
 
     def __init__(self) -> None:
-        super().__init__(("dark", "light"), Preprocess(8, 8, 3))
+        super().__init__(("dark", "light"), PreprocessingSpec(8, 8, 3))
         self.go, self.sizes = threading.Event(), list[int]()
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -40,16 +40,16 @@ class Slow(FakePredictor):
         return super().probabilities(pixels)
 
 
-def answers(predictor: Slow, pictures: list[bytes]) -> list[Prediction | BaseException]:
+def predict_concurrently(predictor: BlockingPredictor, images: list[bytes]) -> list[Prediction | BaseException]:
     """Ask for the first picture, and for all others while it is being answered."""
 
     async def ask() -> list[Prediction | BaseException]:
         batcher = Batcher(Classifier(predictor))
         work = asyncio.create_task(batcher.run())
-        first = asyncio.create_task(batcher.predict(pictures[0]))
+        first = asyncio.create_task(batcher.predict(images[0]))
         while not predictor.sizes:  # noqa: ASYNC110  # what is seen of it from outside
             await asyncio.sleep(0.001)
-        others = [asyncio.create_task(batcher.predict(picture)) for picture in pictures[1:]]
+        others = [asyncio.create_task(batcher.predict(image)) for image in images[1:]]
         while batcher._queue.qsize() < len(others):  # noqa: ASYNC110  # likewise
             await asyncio.sleep(0.001)
         predictor.go.set()
@@ -61,31 +61,31 @@ def answers(predictor: Slow, pictures: list[bytes]) -> list[Prediction | BaseExc
     return asyncio.run(ask())
 
 
-def test_pictures_that_wait_share_a_batch() -> None:
-    predictor = Slow()
+def test_images_that_wait_share_a_batch() -> None:
+    predictor = BlockingPredictor()
     levels = [10, 250, 20, 240, 30, 230]
-    found: list[Any] = answers(predictor, [png(level) for level in levels])
+    found: list[Any] = predict_concurrently(predictor, [png(level) for level in levels])
     assert predictor.sizes == [1, 5]
     assert [answer.label for answer in found] == ["dark", "light"] * 3
 
 
-def test_a_picture_that_cannot_be_read_does_not_reach_the_model() -> None:
+def test_a_image_that_cannot_be_read_does_not_reach_the_model() -> None:
     async def ask() -> Prediction:
-        return await Batcher(Classifier(Slow())).predict(b"nothing")
+        return await Batcher(Classifier(BlockingPredictor())).predict(b"nothing")
 
     assert asyncio.run(ask()).error is not None
 
 
 def test_a_fault_is_told_to_its_batch_alone() -> None:
-    predictor = Slow()
-    found = answers(predictor, [png(0), png(250), png(20)])
+    predictor = BlockingPredictor()
+    found = predict_concurrently(predictor, [png(0), png(250), png(20)])
     assert isinstance(found[0], RuntimeError)
     assert [getattr(answer, "label", None) for answer in found[1:]] == ["light", "dark"]
 
 
 @pytest.mark.parametrize("count", [129, 300])
 def test_no_batch_is_larger_than_suits(count: int) -> None:
-    predictor = Slow()
-    answers(predictor, [png(9)] * count)
+    predictor = BlockingPredictor()
+    predict_concurrently(predictor, [png(9)] * count)
     assert sum(predictor.sizes) == count
     assert max(predictor.sizes) <= 128

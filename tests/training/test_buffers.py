@@ -13,30 +13,30 @@ from typing import Any
 import numpy as np
 import pytest
 
-from networks import pictures, plan
+from networks import make_plan, random_images
 from sightline import backend
-from sightline.compression import rightsize
+from sightline.callbacks import Callback
+from sightline.compress import shrink_head
 from sightline.config import AugmentConfig, OptimizerConfig, RunConfig, TrainConfig
+from sightline.data.types import Subset
+from sightline.distributed.devices import Distribution
+from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models import whitening
-from sightline.models.build import Network, build
-from sightline.prediction.keras import KerasPredictor
-from sightline.preprocess import Preprocess
-from sightline.records import Samples
-from sightline.training import checkpoint
-from sightline.training.average import averaged, settle
-from sightline.training.devices import Spread
-from sightline.training.fit import fit
-from sightline.training.optimizer import optimizer
-from sightline.training.state import State, pack, unpack
-from sightline.watch import Watcher
-from sightline.workflow import networks
+from sightline.models.build import Network, build_model
+from sightline.preprocessing import PreprocessingSpec
+from sightline.runs import network_setup
+from sightline.training import checkpoints
+from sightline.training.ema import apply_ema, swap_in_ema
+from sightline.training.loop import fit
+from sightline.training.optimizers import build_optimizer
+from sightline.training.state import TrainingState, pack_state, unpack_state
 
 pytestmark = pytest.mark.backends
 
-PIXELS, SHARES = pictures(4, 8), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+PIXELS, SOFT_LABELS = random_images(4, 8), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
 
 
-def address(value: Any) -> int:
+def get_address(value: Any) -> int:
     """Return the memory address of a variable or an array."""
     if isinstance(value, np.ndarray):
         return int(value.ctypes.data)
@@ -47,69 +47,71 @@ def address(value: Any) -> int:
     return id(value.value.handle)  # TensorFlow copies on write
 
 
-def assert_apart(*holders: Iterable[Any]) -> None:
+def assert_no_shared_buffers(*holders: Iterable[Any]) -> None:
     """Assert that no two variables or arrays share an address."""
-    every = [one for holder in holders for one in holder if np.prod(one.shape)]
-    distinct = {id(one): one for one in every}
-    addresses = [address(one) for one in distinct.values()]
+    variables = [variable for holder in holders for variable in holder if np.prod(variable.shape)]
+    distinct = {id(one): one for one in variables}
+    addresses = [get_address(one) for one in distinct.values()]
     assert len(set(addresses)) == len(addresses), f"{len(addresses) - len(set(addresses))} buffers are shared"
 
 
-def learner() -> tuple[Network, Any]:
-    network = build(plan("fashion-cnn", classes=3))
-    found = backend.keras().Model(network.model.input, network.logits)
-    found.compile(optimizer=optimizer(OptimizerConfig("adam", 0.01), 0.01, average=0.9), loss="mse")
-    found.optimizer.build(found.trainable_variables)
-    return network, found
+def build_training_model() -> tuple[Network, Any]:
+    network = build_model(make_plan("fashion-cnn", classes=3))
+    training_model = backend.keras().Model(network.model.input, network.logits)
+    training_model.compile(optimizer=build_optimizer(OptimizerConfig("adam", 0.01), 0.01, ema_decay=0.9), loss="mse")
+    training_model.optimizer.build(training_model.trainable_variables)
+    return network, training_model
 
 
-def state(model: Any) -> list[Any]:
+def list_variables(model: Any) -> list[Any]:
     return [*model.variables, *model.optimizer.variables]
 
 
 def test_averages_are_swapped_in_and_out_by_copies() -> None:
-    network, trained = learner()
+    network, training_model = build_training_model()
     for _ in range(2):  # the step after a swap is the one that failed
-        trained.train_on_batch(PIXELS, SHARES)
-        with averaged(trained):
-            assert_apart(state(trained), network.model.variables)
+        training_model.train_on_batch(PIXELS, SOFT_LABELS)
+        with swap_in_ema(training_model):
+            assert_no_shared_buffers(list_variables(training_model), network.model.variables)
             network.model.predict_on_batch(PIXELS)
-        assert_apart(state(trained), network.model.variables)
-    settle(trained)
-    assert_apart(state(trained), network.model.variables)
-    trained.train_on_batch(PIXELS, SHARES)
+        assert_no_shared_buffers(list_variables(training_model), network.model.variables)
+    apply_ema(training_model)
+    assert_no_shared_buffers(list_variables(training_model), network.model.variables)
+    training_model.train_on_batch(PIXELS, SOFT_LABELS)
 
 
 def test_restoring_copies_arrays() -> None:
     """The same arrays are restored into two models and kept in the state as the best weights."""
-    network, trained = learner()
-    trained.train_on_batch(PIXELS, SHARES)
-    saved = pack(State(), network, trained.optimizer)
-    other, further = learner()
-    arrays: checkpoint.Arrays = {}
-    for one in (network, other):
-        found, arrays = unpack(saved, one)
-        found.best_arrays = checkpoint.variables(one.model)
-        checkpoint.restore(one.model, found.best_arrays)
-        assert_apart(one.model.variables, found.best_arrays.values())
-    for one in (trained, further):
-        checkpoint.restore(one.optimizer, arrays)
-    assert_apart(state(trained), state(further), saved.arrays.values())
-    for one in (trained, further):
-        one.train_on_batch(PIXELS, SHARES)
+    network, training_model = build_training_model()
+    training_model.train_on_batch(PIXELS, SOFT_LABELS)
+    saved = pack_state(TrainingState(), network, training_model.optimizer)
+    other, other_model = build_training_model()
+    arrays: checkpoints.Arrays = {}
+    for target in (network, other):
+        restored, arrays = unpack_state(saved, target)
+        restored.best_arrays = checkpoints.copy_variables(target.model)
+        checkpoints.restore_variables(target.model, restored.best_arrays)
+        assert_no_shared_buffers(target.model.variables, restored.best_arrays.values())
+    for target in (training_model, other_model):
+        checkpoints.restore_variables(target.optimizer, arrays)
+    assert_no_shared_buffers(list_variables(training_model), list_variables(other_model), saved.arrays.values())
+    for target in (training_model, other_model):
+        target.train_on_batch(PIXELS, SOFT_LABELS)
     assert int(arrays["0000:iteration"]) == 1, "a step wrote into the saved arrays"
 
 
 def test_weights_read_from_files_are_copies(tmp_path: Path) -> None:
-    network, trained = learner()
-    trained.train_on_batch(PIXELS, SHARES)
+    network, training_model = build_training_model()
+    training_model.train_on_batch(PIXELS, SOFT_LABELS)
     network.model.save(tmp_path / "m.keras")
-    loaded = [KerasPredictor.load(tmp_path / "m.keras", "abc", Preprocess(8, 8)).model for _ in range(2)]
-    started = build(replace(plan("fashion-cnn", classes=3), weights=_backbone(network, tmp_path)))
-    assert_apart(state(trained), *(model.variables for model in loaded), started.model.variables)
+    loaded = [KerasPredictor.load(tmp_path / "m.keras", "abc", PreprocessingSpec(8, 8)).model for _ in range(2)]
+    started = build_model(replace(make_plan("fashion-cnn", classes=3), weights=_save_backbone(network, tmp_path)))
+    assert_no_shared_buffers(
+        list_variables(training_model), *(model.variables for model in loaded), started.model.variables
+    )
 
 
-def _backbone(network: Network, folder: Path) -> Path:
+def _save_backbone(network: Network, folder: Path) -> Path:
     layers = [network.model.get_layer(name) for name in network.backbone]
     path = folder / "backbone.weights.h5"
     backend.keras().Model(layers[0].input, layers[-1].output).save_weights(path)
@@ -117,30 +119,33 @@ def _backbone(network: Network, folder: Path) -> Path:
 
 
 def test_copies_of_networks_share_nothing() -> None:
-    made = plan("fashion-cnn", classes=3)
-    network = build(made)
-    alone = networks.alone(network, replace(made, precision="mixed_bfloat16"), Spread())
-    smaller = rightsize.rebuilt(network.model, replace(made.config, pooling="average", hidden=()), 0)
-    assert_apart(network.model.variables, alone.variables, smaller.model.variables)
+    spec = make_plan("fashion-cnn", classes=3)
+    network = build_model(spec)
+    copied = network_setup.to_single_device_model(network, replace(spec, precision="mixed_bfloat16"), Distribution())
+    smaller = shrink_head.rebuild_with_head(network.model, replace(spec.config, pooling="average", hidden_units=()), 0)
+    assert_no_shared_buffers(network.model.variables, copied.variables, smaller.model.variables)
 
 
-def test_networks_begin_apart() -> None:
-    whitened, drawn = build(plan("fast-small", classes=3)), build(plan("fashion-cnn", classes=3, init="he"))
+def test_new_networks_share_nothing() -> None:
+    whitened, he_network = (
+        build_model(make_plan("fast-small", classes=3)),
+        build_model(make_plan("fashion-cnn", classes=3, init="he")),
+    )
     side = whitened.model.input.shape[1]
-    samples = Samples(pictures(20, side), np.arange(20), np.zeros(20, np.int32), ("",) * 20)
-    whitening.begin(whitened.model, "whiten", samples)
-    assert_apart(whitened.model.variables, drawn.model.variables)
+    subset = Subset(random_images(20, side), np.arange(20), np.zeros(20, np.int32), ("",) * 20)
+    whitening.init_whitening(whitened.model, "whiten", len(subset), subset.take)
+    assert_no_shared_buffers(whitened.model.variables, he_network.model.variables)
 
 
 def test_a_network_with_an_average_learns_on_after_the_first_epoch() -> None:
     """`fast-small` failed on JAX with "Array has been deleted" at the first step of its second epoch."""
-    network = build(plan("fast-small", classes=3))
+    network = build_model(make_plan("fast-small", classes=3))
     side = network.model.input.shape[1]
     labels = (np.arange(24) % 3).astype(np.int32)
-    samples = Samples(pictures(24, side), np.arange(24), labels, tuple(map(str, range(24))))
-    train = TrainConfig(epochs=4, batch_size=8, optimizer=OptimizerConfig("muon", 0.001), average=0.5)
+    subset = Subset(random_images(24, side), np.arange(24), labels, tuple(map(str, range(24))))
+    train = TrainConfig(epochs=4, batch_size=8, optimizer=OptimizerConfig("muon", 0.001), ema_decay=0.5)
     fitted = fit(
-        network, samples, samples.first(9), RunConfig(train=train, augment=AugmentConfig(flip=True)), Watcher()
+        network, subset, subset.head(9), RunConfig(train=train, augment=AugmentConfig(horizontal_flip=True)), Callback()
     )
     assert len(fitted.history) == 4
-    assert_apart(network.model.variables)
+    assert_no_shared_buffers(network.model.variables)

@@ -7,37 +7,43 @@ import math
 
 import pytest
 
-from networks import pictures, plan
+from networks import make_plan, random_images
+from sightline.callbacks import Callback
 from sightline.config import OptimizerConfig, RunConfig, TrainConfig
+from sightline.data.types import Subset
 from sightline.errors import DivergedError
-from sightline.models.build import build
-from sightline.records import Samples
-from sightline.training.divergence import TIMES, Limit
-from sightline.training.fit import fit
-from sightline.watch import Watcher
+from sightline.models.build import build_model
+from sightline.training.divergence import MAX_LOSS_RATIO, LossLimit
+from sightline.training.loop import fit
 
 
-def samples(count: int, seed: int = 0) -> Samples:
+def make_subset(count: int, seed: int = 0) -> Subset:
     import numpy as np
 
     labels = (np.arange(count) % 3).astype(np.int32)
-    return Samples(pictures(count, 8, seed=seed), np.arange(count), labels, tuple(f"{i}.png" for i in range(count)))
+    return Subset(random_images(count, 8, seed=seed), np.arange(count), labels, tuple(f"{i}.png" for i in range(count)))
 
 
-TRAIN, VALIDATION = samples(24), samples(9, 1)
+TRAIN, VALIDATION = make_subset(24), make_subset(9, 1)
 
 
-def configured(rate: float, batch_size: int, l2: float = 0.0) -> RunConfig:
+def make_config(rate: float, batch_size: int, l2: float = 0.0) -> RunConfig:
     return RunConfig(train=TrainConfig(1, batch_size, l2=l2, optimizer=OptimizerConfig("sgd", rate, momentum=0.0)))
 
 
 @pytest.mark.parametrize(
     ("batch_size", "where"), [(12, r"step 2 of epoch 1"), (24, "the end of epoch 1, on validation")]
 )
-def test_a_finite_loss_beyond_hope_is_divergence(batch_size: int, where: str) -> None:
+def test_a_huge_finite_loss_is_divergence(batch_size: int, where: str) -> None:
     """One step at such a learning rate ruins the weights, and the next loss shows it, in training or validation."""
     with pytest.raises(DivergedError) as caught:
-        fit(build(plan("fashion-cnn", classes=3)), TRAIN, VALIDATION, configured(300.0, batch_size), Watcher())
+        fit(
+            build_model(make_plan("fashion-cnn", classes=3)),
+            TRAIN,
+            VALIDATION,
+            make_config(300.0, batch_size),
+            Callback(),
+        )
     message = str(caught.value)
     assert message.startswith("Training diverged: the loss is ")
     loss = float(message.removeprefix("Training diverged: the loss is ").split()[0])
@@ -48,15 +54,23 @@ def test_a_finite_loss_beyond_hope_is_divergence(batch_size: int, where: str) ->
     assert len(caught.value.batch) == batch_size
 
 
-def test_a_large_penalty_on_weights_is_no_divergence() -> None:
+def test_a_large_l2_penalty_is_not_divergence() -> None:
     """With the penalty, the loss starts above the limit of a model without one."""
-    made = build(dataclasses.replace(plan("fashion-cnn", classes=3), l2=1e5))
-    (record,) = fit(made, TRAIN, VALIDATION, configured(1e-12, 24, l2=1e5), Watcher()).history
-    assert record.loss > TIMES * math.log(3)
-    assert Limit.of(made).value > 100 * record.loss
+    network = build_model(dataclasses.replace(make_plan("fashion-cnn", classes=3), l2=1e5))
+    (record,) = fit(network, TRAIN, VALIDATION, make_config(1e-12, 24, l2=1e5), Callback()).history
+    assert record.loss > MAX_LOSS_RATIO * math.log(3)
+    assert LossLimit.from_network(network).value > 100 * record.loss
 
 
-def test_the_limit_itself_may_be_reached_and_no_number_is_beyond() -> None:
-    limit = Limit(10.0)
-    assert [limit.exceeded(loss) for loss in (9.9, 10.0, 10.1, math.inf, math.nan)] == [False, False, True, True, True]
-    assert "diverged: the loss is nan at step 1, learning rate 0.1. Use" in str(limit.error(math.nan, "step 1", 0.1))
+def test_the_limit_is_inclusive_and_nan_exceeds_it() -> None:
+    limit = LossLimit(10.0)
+    assert [limit.is_exceeded(loss) for loss in (9.9, 10.0, 10.1, math.inf, math.nan)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert "diverged: the loss is nan at step 1, learning rate 0.1. Use" in str(
+        limit.make_error(math.nan, "step 1", 0.1)
+    )

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from sightline import process
-from sightline.training.interrupt import at_once, leaving, listening
+from sightline.training.interrupt import catch_stop_signals, exit_on_sigterm, raise_on_sigterm
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -19,62 +19,62 @@ pytestmark = pytest.mark.usefixtures("claimed")
 def test_a_library_sets_no_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_claimed", False)
     before = [signal.getsignal(number) for number in SIGNALS]
-    with at_once(), leaving(str), listening():
+    with raise_on_sigterm(), exit_on_sigterm(str), catch_stop_signals():
         assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_first_signal_is_a_wish(number: signal.Signals) -> None:
-    with listening() as stop:
-        assert not stop.asked
+def test_first_signal_is_a_request(number: signal.Signals) -> None:
+    with catch_stop_signals() as stop:
+        assert not stop.requested
         signal.raise_signal(number)
-        assert stop.asked
+        assert stop.requested
 
 
 @pytest.mark.parametrize("second", SIGNALS)
 @pytest.mark.parametrize("first", SIGNALS)
-def test_second_signal_interrupts_at_once(first: signal.Signals, second: signal.Signals) -> None:
-    with listening() as stop:
+def test_second_signal_interrupts_immediately(first: signal.Signals, second: signal.Signals) -> None:
+    with catch_stop_signals() as stop:
         signal.raise_signal(first)
-        assert stop.asked
+        assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(second)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_handlers_are_put_back(number: signal.Signals) -> None:
-    heard: list[int] = []
-    before = signal.signal(number, lambda found, frame: heard.append(found))
+def test_handlers_are_restored(number: signal.Signals) -> None:
+    received: list[int] = []
+    previous_handler = signal.signal(number, lambda found, frame: received.append(found))
     try:
-        with listening():
+        with catch_stop_signals():
             signal.raise_signal(number)
-        assert heard == []
-        with pytest.raises(ValueError, match="within"), listening():
+        assert received == []
+        with pytest.raises(ValueError, match="within"), catch_stop_signals():
             raise ValueError("within")
         signal.raise_signal(number)
-        assert heard == [number]
+        assert received == [number]
     finally:
-        signal.signal(number, before)
+        signal.signal(number, previous_handler)
 
 
-def test_each_listener_starts_anew() -> None:
-    with listening() as first:
+def test_each_context_starts_without_a_request() -> None:
+    with catch_stop_signals() as first:
         signal.raise_signal(signal.SIGINT)
-    with listening() as second:
-        assert first.asked
-        assert not second.asked
+    with catch_stop_signals() as second:
+        assert first.requested
+        assert not second.requested
 
 
-def test_other_threads_train_without_listening() -> None:
-    seen: list[bool] = []
+def test_other_threads_set_no_handlers() -> None:
+    observed: list[bool] = []
 
     def train() -> None:
         before = [signal.getsignal(s) for s in SIGNALS]
-        with listening() as stop:
-            seen.append(stop.asked)
-            seen.append([signal.getsignal(s) for s in SIGNALS] == before)
+        with catch_stop_signals() as stop:
+            observed.append(stop.requested)
+            observed.append([signal.getsignal(s) for s in SIGNALS] == before)
 
     thread = threading.Thread(target=train)
     thread.start()
     thread.join()
-    assert seen == [False, True]
+    assert observed == [False, True]

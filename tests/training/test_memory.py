@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from sightline import backend
-from sightline.config import AugmentConfig, EarlyStopConfig, RunConfig, TrainConfig
+from sightline.callbacks import Callback, EpochRecord
+from sightline.config import AugmentConfig, EarlyStoppingConfig, RunConfig, TrainConfig
+from sightline.data.types import Subset
 from sightline.models.build import Network
-from sightline.records import EpochRecord, Samples
-from sightline.training.fit import fit
-from sightline.watch import Watcher
+from sightline.training.loop import fit
 
 MB = 1 << 20
 SIDE = 64
 
 
-def resident(kind: str) -> int:
+def read_resident_bytes(kind: str) -> int:
     """Return the resident bytes of this process: ``RssAnon`` for its own memory, ``RssFile`` for mapped files."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{kind}:"):
@@ -27,15 +27,15 @@ def resident(kind: str) -> int:
     pytest.skip(f"this system does not report {kind}")
 
 
-class Weighing(Watcher):
+class MemoryCallback(Callback):
     def __init__(self) -> None:
-        self.own: list[int] = []
+        self.resident_bytes: list[int] = []
 
-    def epoch(self, record: EpochRecord) -> None:
-        self.own.append(resident("RssAnon"))
+    def on_epoch_end(self, record: EpochRecord) -> None:
+        self.resident_bytes.append(read_resident_bytes("RssAnon"))
 
 
-def quick() -> Network:
+def build_trivial_network() -> Network:
     """Return a trivial model, so that many images are processed quickly."""
     keras = backend.keras()
     pixels = keras.Input((SIDE, SIDE, 3), dtype="uint8")
@@ -46,30 +46,36 @@ def quick() -> Network:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_pictures_on_disk_stay_there(tmp_path: Path) -> None:
+def test_images_on_disk_are_not_loaded_at_once(tmp_path: Path) -> None:
     """An epoch over 2 GB of images in a sparse file uses less than 100 MB."""
     count = 2_000 * MB // (SIDE * SIDE * 3)
     pixels = np.lib.format.open_memmap(tmp_path / "pixels.npy", mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3))
     labels = (np.arange(count) % 3).astype(np.int32)
-    every = Samples(pixels, np.arange(count), labels, tuple(map(str, range(count))))
-    train = TrainConfig(epochs=1, batch_size=1000, early_stop=EarlyStopConfig(restore_best=False))
-    network, watcher = quick(), Weighing()
-    fit(network, every.first(2000), every.first(1000), RunConfig(train=train), watcher)  # the backend's own memory
-    fit(network, every, every.first(1000), RunConfig(train=train), watcher)
-    before, after = watcher.own
+    subset = Subset(pixels, np.arange(count), labels, tuple(map(str, range(count))))
+    train = TrainConfig(epochs=1, batch_size=1000, early_stopping=EarlyStoppingConfig(restore_best_weights=False))
+    network, callback = build_trivial_network(), MemoryCallback()
+    fit(network, subset.head(2000), subset.head(1000), RunConfig(train=train), callback)  # the backend's own memory
+    fit(network, subset, subset.head(1000), RunConfig(train=train), callback)
+    before, after = callback.resident_bytes
     assert after - before < 100 * MB, f"{before // MB} MB before, {after // MB} MB after"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_it_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
     """Each epoch reads 12 MB of images from disk: if they were kept, eight epochs would add 100 MB."""
     count = 1000
     pixels = np.lib.format.open_memmap(tmp_path / "pixels.npy", mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3))
     pixels[:] = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
     labels = (np.arange(count) % 3).astype(np.int32)
-    every = Samples(pixels, np.arange(count), labels, tuple(map(str, range(count))))
-    train = TrainConfig(epochs=10, batch_size=100, early_stop=EarlyStopConfig(restore_best=False))
-    watcher = Weighing()
-    fit(quick(), every, every.first(500), RunConfig(train=train, augment=AugmentConfig(flip=True)), watcher)
-    second, tenth = watcher.own[1], watcher.own[9]
-    assert tenth - second < 30 * MB, f"in MB after each epoch: {[n // MB for n in watcher.own]}"
+    subset = Subset(pixels, np.arange(count), labels, tuple(map(str, range(count))))
+    train = TrainConfig(epochs=10, batch_size=100, early_stopping=EarlyStoppingConfig(restore_best_weights=False))
+    callback = MemoryCallback()
+    fit(
+        build_trivial_network(),
+        subset,
+        subset.head(500),
+        RunConfig(train=train, augment=AugmentConfig(horizontal_flip=True)),
+        callback,
+    )
+    second, tenth = callback.resident_bytes[1], callback.resident_bytes[9]
+    assert tenth - second < 30 * MB, f"in MB after each epoch: {[n // MB for n in callback.resident_bytes]}"

@@ -11,143 +11,159 @@ from typing import Any
 import numpy as np
 import pytest
 
-from networks import pictures, plan
+from networks import make_plan, random_images
+from sightline.callbacks import Callback, EpochRecord
 from sightline.config import (
     AugmentConfig,
-    EarlyStopConfig,
+    EarlyStoppingConfig,
     OptimizerConfig,
     RunConfig,
     ScheduleConfig,
     StageConfig,
     TrainConfig,
 )
+from sightline.data.types import Subset
 from sightline.errors import DivergedError, Interrupted, ModelError
-from sightline.models.build import Network, build
+from sightline.models.build import Network, build_model
 from sightline.models.describe import weights_sha256
-from sightline.records import EpochRecord, Samples
-from sightline.training import checkpoint, stages
-from sightline.training.fit import Fitted, fit
-from sightline.training.state import Saver, State, pack, unpack
-from sightline.watch import Watcher
+from sightline.training import checkpoints, stages
+from sightline.training.loop import FitResult, fit
+from sightline.training.state import CheckpointManager, TrainingState, pack_state, unpack_state
 
 
-def samples(count: int, seed: int = 0, side: int = 8) -> Samples:
+def make_subset(count: int, seed: int = 0, side: int = 8) -> Subset:
     labels = (np.arange(count) % 3).astype(np.int32)
-    return Samples(pictures(count, side, seed=seed), np.arange(count), labels, tuple(f"{i}.png" for i in range(count)))
+    return Subset(
+        random_images(count, side, seed=seed), np.arange(count), labels, tuple(f"{i}.png" for i in range(count))
+    )
 
 
-TRAIN, VALIDATION = samples(20), samples(9, 1)
+TRAIN, VALIDATION = make_subset(20), make_subset(9, 1)
 
-PLAIN = RunConfig(
-    augment=AugmentConfig(flip=True, rotation=10, mixup=0.4),
+SINGLE_STAGE = RunConfig(
+    augment=AugmentConfig(horizontal_flip=True, rotation=10, mixup=0.4),
     train=TrainConfig(
         epochs=3, batch_size=8, checkpoint_steps=1, optimizer=OptimizerConfig("adam", 1e-3),
         schedule=ScheduleConfig("plateau", patience=1, factor=0.5),
     ),
 )  # fmt: skip
-STAGED = RunConfig(
-    augment=AugmentConfig(flip=True),
+MULTI_STAGE = RunConfig(
+    augment=AugmentConfig(horizontal_flip=True),
     train=TrainConfig(
-        batch_size=8, checkpoint_steps=1, optimizer=OptimizerConfig("sgd", 0.01, momentum=0.9), average=0.8,
-        early_stop=EarlyStopConfig(patience=1, monitor="val_loss"),
+        batch_size=8, checkpoint_steps=1, optimizer=OptimizerConfig("sgd", 0.01, momentum=0.9), ema_decay=0.8,
+        early_stopping=EarlyStoppingConfig(patience=1, monitor="val_loss"),
         schedule=ScheduleConfig("one_cycle"),
         stages=(
-            StageConfig("deep head", thaw=3, epochs=2, views=2),
-            StageConfig("head", thaw=0, epochs=2, views=2, learning_rate=0.3),
-            StageConfig("all", thaw=-1, epochs=2, learning_rate=0.001),
+            StageConfig("deep head", unfreeze=3, epochs=2, views=2),
+            StageConfig("head", unfreeze=0, epochs=2, views=2, learning_rate=0.3),
+            StageConfig("all", unfreeze=-1, epochs=2, learning_rate=0.001),
         ),
     ),
 )  # fmt: skip
-CONFIGS = {"plain": ("cifar10-deep", PLAIN), "staged": ("cifar10-deep", STAGED)}
+CONFIGS = {"plain": ("cifar10-deep", SINGLE_STAGE), "staged": ("cifar10-deep", MULTI_STAGE)}
 
 
-class Killed(Exception):
+class SimulatedKill(Exception):
     """Raised by a test to simulate a kill; nothing in the project catches it."""
 
 
-class Killer(Watcher):
+class KillCallback(Callback):
     """Counts the calls of its methods, and simulates a kill at call number `at`."""
 
-    def __init__(self, at: int = -1) -> None:
-        self.at, self.places = at, 0
+    def __init__(self, kill_at: int = -1) -> None:
+        self.kill_at, self.num_calls = kill_at, 0
 
-    def _here(self) -> None:
-        self.places += 1
-        if self.places == self.at:
-            raise Killed
+    def _count_call(self) -> None:
+        self.num_calls += 1
+        if self.num_calls == self.kill_at:
+            raise SimulatedKill
 
-    def step(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        self._here()
+    def on_step_end(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        self._count_call()
 
-    def epoch(self, record: EpochRecord) -> None:
-        self._here()
+    def on_epoch_end(self, record: EpochRecord) -> None:
+        self._count_call()
 
-    def stage(self, name: str, epochs: int, steps: int) -> None:
-        self._here()
+    def on_stage_begin(self, name: str, epochs: int, steps: int) -> None:
+        self._count_call()
 
-    def progress(self, task: str, done: int, total: int) -> None:
-        self._here()
-
-
-def network(name: str, seed: int = 0) -> Network:
-    return build(plan(name, side=8, classes=3, seed=seed))
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        self._count_call()
 
 
-def outcome(made: Network, found: Fitted) -> tuple[str, list[tuple[Any, ...]], Any]:
+def build_test_network(name: str, seed: int = 0) -> Network:
+    return build_model(make_plan(name, side=8, classes=3, seed=seed))
+
+
+def get_outcome(network: Network, result: FitResult) -> tuple[str, list[tuple[Any, ...]], Any]:
     """Return everything that must not depend on the interruption; times do."""
-    rows = [dataclasses.astuple(dataclasses.replace(r, seconds=0, images_per_second=0)) for r in found.history]
-    logits = found.validation_logits
-    return weights_sha256(made.model), rows, None if logits is None else logits.tobytes()
+    rows = [dataclasses.astuple(dataclasses.replace(r, seconds=0, images_per_second=0)) for r in result.history]
+    logits = result.validation_logits
+    return weights_sha256(network.model), rows, None if logits is None else logits.tobytes()
 
 
-EVERY = pytest.mark.slow
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
     ("kind", "stride"),
-    [("plain", 6), ("staged", 7), pytest.param("plain", 1, marks=EVERY), pytest.param("staged", 1, marks=EVERY)],
+    [("plain", 6), ("staged", 7), pytest.param("plain", 1, marks=SLOW), pytest.param("staged", 1, marks=SLOW)],
 )
-def test_cut_off_anywhere_it_ends_the_same(kind: str, stride: int, tmp_path: Path) -> None:
+def test_resuming_after_a_kill_anywhere_gives_the_same_result(kind: str, stride: int, tmp_path: Path) -> None:
     name, config = CONFIGS[kind]
-    watcher = Killer()
-    made = network(name)
-    expected = outcome(made, fit(made, TRAIN, VALIDATION, config, watcher))
+    callback = KillCallback()
+    network = build_test_network(name)
+    expected = get_outcome(network, fit(network, TRAIN, VALIDATION, config, callback))
     assert len({row[2] for row in expected[1]}) == len(expected[1]), "the loss must change"
-    for at in range(3, watcher.places + 1, stride):
-        folder = tmp_path / str(at)
-        for cut in (at, 4, -1):  # killed twice, the second time soon after resuming
-            saved = checkpoint.latest(folder)
-            made = network(name, seed=1 if saved else 0)  # the weights come from the checkpoint, if there is one
-            with suppress(Killed):
-                found = fit(made, TRAIN, VALIDATION, config, Killer(cut), checkpoints=folder, saved=saved)
-                assert outcome(made, found) == expected, f"killed at call {at} of {watcher.places}"
+    for kill_at in range(3, callback.num_calls + 1, stride):
+        folder = tmp_path / str(kill_at)
+        for next_kill in (kill_at, 4, -1):  # killed twice, the second time soon after resuming
+            saved = checkpoints.load_latest(folder)
+            network = build_test_network(
+                name, seed=1 if saved else 0
+            )  # the weights come from the checkpoint, if there is one
+            with suppress(SimulatedKill):
+                result = fit(
+                    network,
+                    TRAIN,
+                    VALIDATION,
+                    config,
+                    KillCallback(next_kill),
+                    checkpoint_dir=folder,
+                    resume_from=saved,
+                )
+                assert get_outcome(network, result) == expected, f"killed at call {kill_at} of {callback.num_calls}"
 
 
 @pytest.mark.backends
-def test_all_that_changes_is_in_the_checkpoint(tmp_path: Path) -> None:
+def test_the_checkpoint_contains_all_mutable_state(tmp_path: Path) -> None:
     """It includes Keras' dropout seeds, and those best weights that differ from the current ones."""
-    made = network("cifar10-deep")
-    fit(made, TRAIN, VALIDATION, PLAIN, Watcher(), checkpoints=tmp_path)
-    saved = checkpoint.latest(tmp_path)
+    network = build_test_network("cifar10-deep")
+    fit(network, TRAIN, VALIDATION, SINGLE_STAGE, Callback(), checkpoint_dir=tmp_path)
+    saved = checkpoints.load_latest(tmp_path)
     assert saved is not None
     assert {name.split("/")[0] for name in saved.arrays} >= {"model", "optimizer", "best_logits"}
     seeds = [name for name in saved.arrays if "seed_generator_state" in name and name.startswith("model/")]
-    assert len(seeds) == sum(type(layer).__name__ == "Dropout" for layer in made.model.layers) > 0
+    assert len(seeds) == sum(type(layer).__name__ == "Dropout" for layer in network.model.layers) > 0
     assert len(saved.state["history"]) >= 2  # the state after the last epoch need not be saved
-    state, _ = unpack(saved, made)
+    state, _ = unpack_state(saved, network)
     assert state.best is not None
-    same = pack(State(history=state.history, best=state.best, best_arrays=checkpoint.variables(made.model)), made, None)
-    assert not [name for name in same.arrays if name.startswith("best/")]
+    repacked = pack_state(
+        TrainingState(history=state.history, best=state.best, best_arrays=checkpoints.copy_variables(network.model)),
+        network,
+        None,
+    )
+    assert not [name for name in repacked.arrays if name.startswith("best/")]
     with pytest.raises(ModelError, match="does not fit"):
-        unpack(saved, network("fashion-cnn"))
+        unpack_state(saved, build_test_network("fashion-cnn"))
 
 
-class Asker(Killer):
+class SignalCallback(KillCallback):
     """Sends itself SIGTERM at call number `at`, as preemption on a cluster would."""
 
-    def _here(self) -> None:
-        self.places += 1
-        if self.places == self.at:
+    def _count_call(self) -> None:
+        self.num_calls += 1
+        if self.num_calls == self.kill_at:
             signal.raise_signal(signal.SIGTERM)
 
 
@@ -155,66 +171,66 @@ class Asker(Killer):
 @pytest.mark.parametrize("at", [2, pytest.param(9, marks=pytest.mark.backends), 17])
 def test_a_signal_saves_a_checkpoint_of_the_last_step(at: int, tmp_path: Path) -> None:
     """During feature extraction of the first stage (nothing to save yet), during its steps, and after an epoch."""
-    config = dataclasses.replace(STAGED, train=dataclasses.replace(STAGED.train, checkpoint_steps=0))
-    made = network("cifar10-deep")
-    expected = outcome(made, fit(made, TRAIN, VALIDATION, config, Watcher()))
-    made = network("cifar10-deep")
+    config = dataclasses.replace(MULTI_STAGE, train=dataclasses.replace(MULTI_STAGE.train, checkpoint_steps=0))
+    network = build_test_network("cifar10-deep")
+    expected = get_outcome(network, fit(network, TRAIN, VALIDATION, config, Callback()))
+    network = build_test_network("cifar10-deep")
     with pytest.raises(Interrupted, match="Stopped"):
-        fit(made, TRAIN, VALIDATION, config, Asker(at), checkpoints=tmp_path)
-    saved = checkpoint.latest(tmp_path)
+        fit(network, TRAIN, VALIDATION, config, SignalCallback(at), checkpoint_dir=tmp_path)
+    saved = checkpoints.load_latest(tmp_path)
     assert (saved is None) is (at == 2)
-    made = network("cifar10-deep")
-    assert outcome(made, fit(made, TRAIN, VALIDATION, config, Watcher(), saved=saved)) == expected
+    network = build_test_network("cifar10-deep")
+    assert get_outcome(network, fit(network, TRAIN, VALIDATION, config, Callback(), resume_from=saved)) == expected
 
 
-def test_checkpoints_cost_no_more_than_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_stay_within_their_time_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a fake clock: a save takes 2 s, so the next automatic one waits for 100 s."""
-    now = [0.0]
-    monkeypatch.setattr("sightline.training.state.time.monotonic", lambda: now[0])
+    clock = [0.0]
+    monkeypatch.setattr("sightline.training.state.time.monotonic", lambda: clock[0])
     written: list[float] = []
 
     def write(*_: Any) -> None:
-        written.append(now[0])
-        now[0] += 2
+        written.append(clock[0])
+        clock[0] += 2
 
-    monkeypatch.setattr("sightline.training.state.checkpoint.write", write)
-    saver = Saver(tmp_path, TrainConfig(checkpoint_minutes=1.0))
+    monkeypatch.setattr("sightline.training.state.checkpoints.write_checkpoint", write)
+    manager = CheckpointManager(tmp_path, TrainConfig(checkpoint_minutes=1.0))
 
-    def made() -> checkpoint.Checkpoint:
-        return checkpoint.Checkpoint({}, {})
+    def make_checkpoint() -> checkpoints.Checkpoint:
+        return checkpoints.Checkpoint({}, {})
 
     for _ in range(300):
-        now[0] += 1
-        saver.after_step(made)
+        clock[0] += 1
+        manager.after_step(make_checkpoint)
     assert written == [60, 162, 264]
-    now[0] = 300
-    saver.after_epoch(made)
+    clock[0] = 300
+    manager.after_epoch(make_checkpoint)
     assert len(written) == 3
-    now[0] = 366
-    saver.after_epoch(made)
+    clock[0] = 366
+    manager.after_epoch(make_checkpoint)
     assert written[3:] == [366]
-    stepping = Saver(tmp_path, TrainConfig(checkpoint_minutes=0.0, checkpoint_steps=5))
+    step_manager = CheckpointManager(tmp_path, TrainConfig(checkpoint_minutes=0.0, checkpoint_steps=5))
     for _ in range(12):
-        stepping.after_step(made)
+        step_manager.after_step(make_checkpoint)
     assert len(written) == 6
 
 
-def test_a_loss_that_is_no_number_names_step_rate_and_files() -> None:
+def test_a_nan_loss_reports_step_rate_and_files() -> None:
     config = RunConfig(train=TrainConfig(batch_size=8, optimizer=OptimizerConfig("sgd", 1e30)))
     with pytest.raises(
         DivergedError,
         match=r"diverged: the loss is nan at step \d of epoch 1, learning rate 1e\+30, in the batch of \d+\.png,",
     ) as caught:
-        fit(network("fashion-cnn"), TRAIN, VALIDATION, config, Watcher())
+        fit(build_test_network("fashion-cnn"), TRAIN, VALIDATION, config, Callback())
     assert set(caught.value.batch) <= set(TRAIN.paths)
     assert 1 <= len(caught.value.batch) <= 8
 
 
-def test_a_validation_loss_that_is_no_number_is_nobodys_best() -> None:
+def test_a_nan_validation_loss_is_never_the_best() -> None:
     """The last step of an epoch may diverge, and no training step follows it."""
     train = TrainConfig(epochs=1, batch_size=len(TRAIN), optimizer=OptimizerConfig("sgd", 1e38))  # one step
     with pytest.raises(DivergedError, match="at the end of epoch 1, on validation") as caught:
-        fit(network("fashion-cnn"), TRAIN, VALIDATION, RunConfig(train=train), Watcher())
+        fit(build_test_network("fashion-cnn"), TRAIN, VALIDATION, RunConfig(train=train), Callback())
     assert set(caught.value.batch) == set(TRAIN.paths)
 
 
@@ -227,7 +243,12 @@ def test_a_validation_loss_that_is_no_number_is_nobodys_best() -> None:
     ],
 )
 def test_features_are_shared_by_the_same_stages_wherever_training_goes_on(thaws: Any, shared: Any) -> None:
-    made = network("cifar10-deep")
-    plans = tuple(StageConfig(f"{n}", thaw=min(thaw, len(made.backbone))) for n, thaw in enumerate(thaws))
-    found = [tuple(stage.thaw for stage in stages.group(made, plans, n)) for n in range(len(plans))]
-    assert found == shared
+    network = build_test_network("cifar10-deep")
+    stage_configs = tuple(
+        StageConfig(f"{n}", unfreeze=min(unfreeze, len(network.backbone))) for n, unfreeze in enumerate(thaws)
+    )
+    groups = [
+        tuple(stage.unfreeze for stage in stages.group_stages(network, stage_configs, n))
+        for n in range(len(stage_configs))
+    ]
+    assert groups == shared

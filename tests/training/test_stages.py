@@ -12,36 +12,38 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from networks import RUNS, network, pictures, plan
+from networks import RUNS, build_network, make_plan, random_images
 from sightline import backend
+from sightline.callbacks import no_progress
 from sightline.config import AugmentConfig, RunConfig, StageConfig
+from sightline.data.types import Subset
 from sightline.errors import UsageError
-from sightline.models.build import Network, build
+from sightline.models.build import Network, build_model
 from sightline.models.registry import ENTRIES
-from sightline.randomness import derive
-from sightline.records import Samples, no_progress
-from sightline.training import augment, stages
+from sightline.seeding import derive_seed
+from sightline.training import stages
+from sightline.training.augment import pipeline
 
 Array = NDArray[Any]
 
 
-def called(model: Any, values: Any) -> Array:
+def run_model(model: Any, values: Any) -> Array:
     return np.asarray(backend.keras().ops.convert_to_numpy(model(values, training=False)))
 
 
-def until(network: Network, tensor: Any) -> Any:
+def build_model_to(network: Network, tensor: Any) -> Any:
     return backend.keras().Model(network.model.input, tensor)
 
 
-def after(network: Network, tensor: Any) -> Any:
+def build_model_from(network: Network, tensor: Any) -> Any:
     return backend.keras().Model(tensor, network.logits)
 
 
-def samples(count: int, side: int, classes: int = 3, seed: int = 0) -> Samples:
+def make_subset(count: int, side: int, classes: int = 3, seed: int = 0) -> Subset:
     """Return a subset whose rows are not in order, with pixels of other images between them."""
     rows = np.random.default_rng(seed).permutation(2 * count)[:count]
     labels = (np.arange(count) % classes).astype(np.int32)
-    return Samples(pictures(2 * count, side, seed=seed), rows, labels, tuple(f"{seed}-{i}" for i in range(count)))
+    return Subset(random_images(2 * count, side, seed=seed), rows, labels, tuple(f"{seed}-{i}" for i in range(count)))
 
 
 # The freeze boundary
@@ -49,85 +51,90 @@ def samples(count: int, side: int, classes: int = 3, seed: int = 0) -> Samples:
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 @pytest.mark.parametrize("name", RUNS)
-def test_frozen_part_and_the_rest_make_the_whole(name: str, share: float) -> None:
-    made = network(name)
-    tensor = stages.cut(made, StageConfig(thaw=int(share * len(made.backbone))))
+def test_frozen_and_trainable_layers_compose_to_the_model(name: str, share: float) -> None:
+    built_network = build_network(name)
+    tensor = stages.find_freeze_boundary(built_network, StageConfig(unfreeze=int(share * len(built_network.backbone))))
     assert tensor is not None
-    pixels = pictures(2, ENTRIES[name].smallest)
-    whole = called(backend.keras().Model(made.model.input, made.logits), pixels)
+    pixels = random_images(2, ENTRIES[name].min_input_size)
+    expected = run_model(backend.keras().Model(built_network.model.input, built_network.logits), pixels)
     np.testing.assert_allclose(
-        called(after(made, tensor), called(until(made, tensor), pixels)), whole, atol=1e-5 * np.abs(whole).max()
+        run_model(build_model_from(built_network, tensor), run_model(build_model_to(built_network, tensor), pixels)),
+        expected,
+        atol=1e-5 * np.abs(expected).max(),
     )
 
 
-def operations(tensor: Any, stop: Any) -> list[Any]:
+def list_operations(tensor: Any, stop: Any) -> list[Any]:
     """Return the operations that compute `tensor`, going back no further than `stop`."""
-    found, todo, seen = [], [tensor], set()
-    while todo:
-        at = todo.pop()
-        if at is stop or id(at) in seen:
+    result, pending, visited = [], [tensor], set()
+    while pending:
+        current = pending.pop()
+        if current is stop or id(current) in visited:
             continue
-        seen.add(id(at))
-        operation = at._keras_history.operation
-        found.append(operation)
-        todo += operation._inbound_nodes[0].input_tensors
-    return found
+        visited.add(id(current))
+        operation = current._keras_history.operation
+        result.append(operation)
+        pending += operation._inbound_nodes[0].input_tensors
+    return result
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_cut_takes_all_that_is_frozen_and_no_block_in_its_middle(name: str) -> None:
-    made = network(name)
-    depth = len(made.backbone)
-    weighty = {layer.name for layer in made.model.layers if layer.weights}  # operations are not layers
-    taken = []
-    for thaw in range(0, depth, max(1, depth // 25)):
-        tensor = stages.cut(made, StageConfig(thaw=thaw))
+def test_boundary_includes_all_frozen_layers_and_splits_no_block(name: str) -> None:
+    built_network = build_network(name)
+    depth = len(built_network.backbone)
+    weighted = {layer.name for layer in built_network.model.layers if layer.weights}  # operations are not layers
+    num_operations = []
+    for unfreeze in range(0, depth, max(1, depth // 25)):
+        tensor = stages.find_freeze_boundary(built_network, StageConfig(unfreeze=unfreeze))
         assert tensor is not None
-        behind = {operation.name for operation in operations(made.logits, tensor)}
-        assert "pixels" not in behind, "a path bypasses the boundary"
-        assert weighty & set(made.backbone[depth - thaw :]) <= behind
-        assert "predictions" in behind
-        taken.append(len(operations(tensor, None)))
-        if thaw == 0:  # no weights between the end of the backbone and the boundary
-            assert not (weighty & behind) - {"fc1", "fc2", "predictions"}
-    assert taken == sorted(taken, reverse=True)
-    assert len(set(taken)) > 1
+        after_boundary = {operation.name for operation in list_operations(built_network.logits, tensor)}
+        assert "pixels" not in after_boundary, "a path bypasses the boundary"
+        assert weighted & set(built_network.backbone[depth - unfreeze :]) <= after_boundary
+        assert "predictions" in after_boundary
+        num_operations.append(len(list_operations(tensor, None)))
+        if unfreeze == 0:  # no weights between the end of the backbone and the boundary
+            assert not (weighted & after_boundary) - {"fc1", "fc2", "predictions"}
+    assert num_operations == sorted(num_operations, reverse=True)
+    assert len(set(num_operations)) > 1
 
 
-def test_cut_goes_before_a_residual_block_that_is_thawed_in_part() -> None:
-    made = network("mobilenetv2")
-    inside = made.backbone.index("block_14_depthwise")
-    tensor = stages.cut(made, StageConfig(thaw=len(made.backbone) - inside))
+def test_boundary_is_before_a_partly_unfrozen_residual_block() -> None:
+    built_network = build_network("mobilenetv2")
+    index = built_network.backbone.index("block_14_depthwise")
+    tensor = stages.find_freeze_boundary(built_network, StageConfig(unfreeze=len(built_network.backbone) - index))
     assert tensor is not None
     before = tensor._keras_history.operation.name
     assert before == "block_13_project_BN", "block 14 adds its input to its output"
 
 
-def test_cut_lies_behind_the_pooling_of_a_frozen_backbone() -> None:
-    tensor = stages.cut(network("mobilenetv2"), StageConfig(thaw=0))
+def test_boundary_is_after_the_pooling_of_a_frozen_backbone() -> None:
+    tensor = stages.find_freeze_boundary(build_network("mobilenetv2"), StageConfig(unfreeze=0))
     assert tensor is not None
     assert tensor.shape == (None, 1280)
 
 
-@pytest.mark.parametrize("thaw", [-1, 1000])
-def test_nothing_frozen_nothing_cut(thaw: int) -> None:
-    made = network("fashion-cnn")
-    assert stages.cut(made, StageConfig(thaw=min(thaw, len(made.backbone)))) is None
+@pytest.mark.parametrize("unfreeze", [-1, 1000])
+def test_nothing_frozen_no_boundary(unfreeze: int) -> None:
+    built_network = build_network("fashion-cnn")
+    assert (
+        stages.find_freeze_boundary(built_network, StageConfig(unfreeze=min(unfreeze, len(built_network.backbone))))
+        is None
+    )
 
 
-def test_thawing_more_than_there_is_says_how_much_there_is() -> None:
-    made = network("fashion-cnn")
+def test_unfreezing_too_many_layers_is_rejected() -> None:
+    built_network = build_network("fashion-cnn")
     message = r"Stage 'deep' unfreezes 10 layers, but the backbone has only 9\."
     with pytest.raises(UsageError, match=message):
-        stages.cut(made, StageConfig("deep", thaw=10))
+        stages.find_freeze_boundary(built_network, StageConfig("deep", unfreeze=10))
     with pytest.raises(UsageError, match=message):
-        stages.freeze(made, StageConfig("deep", thaw=10))
+        stages.freeze_layers(built_network, StageConfig("deep", unfreeze=10))
 
 
 # Trainable layers
 
 
-def changed(model: Any, inputs: Array, classes: int) -> set[str]:
+def find_changed_layers(model: Any, inputs: Array, classes: int) -> set[str]:
     """Return the names of the layers that one training step changes."""
     keras = backend.keras()
     before = {v.path: keras.ops.convert_to_numpy(v).copy() for v in model.weights}
@@ -141,7 +148,7 @@ HEAD = {"fc1", "predictions"}
 
 @pytest.mark.backends
 @pytest.mark.parametrize(
-    ("thaw", "learns"),
+    ("unfreeze", "learns"),
     [
         (0, HEAD),
         (1, HEAD),  # a pooling layer has no weights
@@ -151,167 +158,191 @@ HEAD = {"fc1", "predictions"}
         (-1, HEAD | {f"conv{i}{k}" for i in (1, 2, 3) for k in "ab"}),
     ],
 )
-def test_only_what_is_thawed_learns(thaw: int, learns: set[str]) -> None:
-    made = build(plan("fashion-cnn", classes=3))
-    stages.freeze(made, StageConfig(thaw=thaw))
-    learner = backend.keras().Model(made.model.input, made.logits)
-    assert changed(learner, pictures(6, 8), 3) == learns
+def test_only_unfrozen_layers_are_trained(unfreeze: int, learns: set[str]) -> None:
+    built_network = build_model(make_plan("fashion-cnn", classes=3))
+    stages.freeze_layers(built_network, StageConfig(unfreeze=unfreeze))
+    training_model = backend.keras().Model(built_network.model.input, built_network.logits)
+    assert find_changed_layers(training_model, random_images(6, 8), 3) == learns
 
 
 def test_stages_follow_each_other_whatever_was_frozen_before() -> None:
-    made = build(plan("fashion-cnn", classes=3))
-    for thaw, learns in [(0, HEAD), (2, HEAD | {"conv3b"}), (0, HEAD)]:
-        stages.freeze(made, StageConfig(thaw=thaw))
-        tensor = stages.cut(made, StageConfig(thaw=thaw))
-        assert changed(after(made, tensor), called(until(made, tensor), pictures(6, 8)), 3) == learns
+    built_network = build_model(make_plan("fashion-cnn", classes=3))
+    for unfreeze, learns in [(0, HEAD), (2, HEAD | {"conv3b"}), (0, HEAD)]:
+        stages.freeze_layers(built_network, StageConfig(unfreeze=unfreeze))
+        tensor = stages.find_freeze_boundary(built_network, StageConfig(unfreeze=unfreeze))
+        assert (
+            find_changed_layers(
+                build_model_from(built_network, tensor),
+                run_model(build_model_to(built_network, tensor), random_images(6, 8)),
+                3,
+            )
+            == learns
+        )
 
 
 @pytest.fixture(scope="module")
 def mobilenet() -> Network:
-    return dataclasses.replace(build(plan("mobilenetv2", classes=3)), pretrained=True)
+    return dataclasses.replace(build_model(make_plan("mobilenetv2", classes=3)), pretrained=True)
 
 
-def normalizations(made: Network) -> set[str]:
-    kind = backend.keras().layers.BatchNormalization
-    return {layer.name for layer in made.model.layers if isinstance(layer, kind)}
+def list_normalizations(built_network: Network) -> set[str]:
+    layer_class = backend.keras().layers.BatchNormalization
+    return {layer.name for layer in built_network.model.layers if isinstance(layer, layer_class)}
 
 
-@pytest.mark.parametrize("thaw", [12, -1])
-def test_pretrained_batch_normalisation_never_moves(mobilenet: Network, thaw: int) -> None:
-    stage = StageConfig(thaw=thaw)
-    stages.freeze(mobilenet, stage)
-    tensor = stages.cut(mobilenet, stage)
-    pixels = pictures(6, 32)
-    inputs, learner = pixels, backend.keras().Model(mobilenet.model.input, mobilenet.logits)
+@pytest.mark.parametrize("unfreeze", [12, -1])
+def test_pretrained_batch_normalization_never_changes(mobilenet: Network, unfreeze: int) -> None:
+    stage = StageConfig(unfreeze=unfreeze)
+    stages.freeze_layers(mobilenet, stage)
+    tensor = stages.find_freeze_boundary(mobilenet, stage)
+    pixels = random_images(6, 32)
+    inputs, training_model = pixels, backend.keras().Model(mobilenet.model.input, mobilenet.logits)
     if tensor is not None:
-        inputs, learner = called(until(mobilenet, tensor), pixels), after(mobilenet, tensor)
-    trainable = {v.path.split("/")[0] for v in learner.trainable_variables}
-    thawed = set(mobilenet.backbone[-thaw:] if thaw > 0 else mobilenet.backbone)
-    kinds = backend.keras().layers.Conv2D, backend.keras().layers.DepthwiseConv2D
-    convolutions = {layer.name for layer in mobilenet.model.layers if isinstance(layer, kinds)}
-    assert trainable == (thawed & convolutions) | {"predictions"}
-    learns = changed(learner, inputs, 3)
-    assert {"Conv_1", "predictions"} <= learns <= trainable
-    assert normalizations(mobilenet)
-    assert not learns & normalizations(mobilenet)
+        inputs, training_model = (
+            run_model(build_model_to(mobilenet, tensor), pixels),
+            build_model_from(mobilenet, tensor),
+        )
+    trainable = {v.path.split("/")[0] for v in training_model.trainable_variables}
+    unfrozen = set(mobilenet.backbone[-unfreeze:] if unfreeze > 0 else mobilenet.backbone)
+    layer_classes = backend.keras().layers.Conv2D, backend.keras().layers.DepthwiseConv2D
+    convolutions = {layer.name for layer in mobilenet.model.layers if isinstance(layer, layer_classes)}
+    assert trainable == (unfrozen & convolutions) | {"predictions"}
+    changed_layers = find_changed_layers(training_model, inputs, 3)
+    assert {"Conv_1", "predictions"} <= changed_layers <= trainable
+    assert list_normalizations(mobilenet)
+    assert not changed_layers & list_normalizations(mobilenet)
 
 
 @pytest.mark.backends
-def test_batch_normalisation_from_scratch_learns() -> None:
-    made = network("mobilenetv2")
-    stages.freeze(made, StageConfig(thaw=-1))
-    assert all(layer.trainable for layer in made.model.layers)
-    assert normalizations(made) <= set(made.backbone)
-    stages.freeze(made, StageConfig(thaw=0))
-    assert not any(made.model.get_layer(name).trainable for name in normalizations(made))
-    stages.freeze(made, StageConfig(thaw=-1))
+def test_batch_normalization_from_scratch_is_trained() -> None:
+    built_network = build_network("mobilenetv2")
+    stages.freeze_layers(built_network, StageConfig(unfreeze=-1))
+    assert all(layer.trainable for layer in built_network.model.layers)
+    assert list_normalizations(built_network) <= set(built_network.backbone)
+    stages.freeze_layers(built_network, StageConfig(unfreeze=0))
+    assert not any(built_network.model.get_layer(name).trainable for name in list_normalizations(built_network))
+    stages.freeze_layers(built_network, StageConfig(unfreeze=-1))
 
 
 # Features
 
 
-CHANGES = AugmentConfig(flip=True, rotation=20)
+AUGMENT_CONFIG = AugmentConfig(horizontal_flip=True, rotation=20)
 
 
-def extract(
-    made: Network, group: Sequence[StageConfig], train: Samples, config: RunConfig, **options: Any
-) -> stages.Features:
-    found = stages.extract(made, group, train, samples(5, 8, seed=1), config, options.get("progress", no_progress))
-    assert found is not None
-    return found
+def extract_features(
+    built_network: Network, group: Sequence[StageConfig], train: Subset, config: RunConfig, **options: Any
+) -> stages.StageFeatures:
+    features = stages.extract_features(
+        built_network, group, train, make_subset(5, 8, seed=1), config, options.get("progress", no_progress)
+    )
+    assert features is not None
+    return features
 
 
-def test_features_that_were_begun_go_on_where_they_stopped(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_feature_extraction_resumes(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted in the third batch of 32: the second attempt computes the last two of four, with the same result."""
-    made, train = network("fashion-cnn"), samples(100, 8)
-    group, config = [StageConfig(thaw=0)], RunConfig()
-    computed: list[int] = []
-    plain = stages.layers  # type: ignore[attr-defined]  # imported there
+    built_network, train = build_network("fashion-cnn"), make_subset(100, 8)
+    group, config = [StageConfig(unfreeze=0)], RunConfig()
+    batch_sizes: list[int] = []
+    plain = stages.build_frozen_layers  # type: ignore[attr-defined]  # imported there
 
-    def counting(*arguments: Any) -> Any:
-        found = plain(*arguments)
+    def make_counting_layers(*arguments: Any) -> Any:
+        frozen_layers = plain(*arguments)
 
         def run(rows: Array) -> Array:
-            computed.append(len(rows))
-            return found.run(rows)
+            batch_sizes.append(len(rows))
+            return frozen_layers.run(rows)
 
-        return dataclasses.replace(found, run=run)
+        return dataclasses.replace(frozen_layers, run=run)
 
     def stop(_task: str, done: int, _total: int) -> None:
         if done == 5 + 2 * 32:  # after the validation split
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "layers", counting)
+    monkeypatch.setattr(stages, "layers", make_counting_layers)
     with pytest.raises(KeyboardInterrupt):
-        extract(made, group, train, config, progress=stop)
-    assert computed == [5, 32, 32]
-    again = extract(made, group, train, config)
-    assert computed == [5, 32, 32, 32, 4], "the validation split must be cached"
+        extract_features(built_network, group, train, config, progress=stop)
+    assert batch_sizes == [5, 32, 32]
+    resumed = extract_features(built_network, group, train, config)
+    assert batch_sizes == [5, 32, 32, 32, 4], "the validation split must be cached"
     assert not list(own_cache.glob("*.part*"))
-    whole = extract(made, group, train, dataclasses.replace(config, data=dataclasses.replace(config.data, cache=False)))
-    assert again is not None
-    assert whole is not None
-    np.testing.assert_array_equal(again.train.pixels, whole.train.pixels)
+    uncached = extract_features(
+        built_network, group, train, dataclasses.replace(config, data=dataclasses.replace(config.data, cache=False))
+    )
+    assert resumed is not None
+    assert uncached is not None
+    np.testing.assert_array_equal(resumed.train.pixels, uncached.train.pixels)
 
 
 @pytest.mark.backends
-def test_features_are_what_the_frozen_layers_answer() -> None:
-    made, train = network("cifar10-deep"), samples(70, 8)  # more than one batch of 32
-    found = extract(made, [StageConfig(thaw=0, views=1)], train, RunConfig())
-    frozen = until(made, found.tensor)
-    held_out = samples(5, 8, seed=1)
-    for features, given in ((found.train, train), (found.validation, held_out)):
-        np.testing.assert_allclose(features.take(slice(None)), called(frozen, given.take(slice(None))), atol=1e-5)
-        np.testing.assert_array_equal(features.labels, given.labels)
-        assert features.paths == given.paths
+def test_features_are_outputs_of_the_frozen_layers() -> None:
+    built_network, train = build_network("cifar10-deep"), make_subset(70, 8)  # more than one batch of 32
+    stage_features = extract_features(built_network, [StageConfig(unfreeze=0, views=1)], train, RunConfig())
+    frozen = build_model_to(built_network, stage_features.tensor)
+    validation = make_subset(5, 8, seed=1)
+    for features, subset in ((stage_features.train, train), (stage_features.validation, validation)):
+        np.testing.assert_allclose(features.take(slice(None)), run_model(frozen, subset.take(slice(None))), atol=1e-5)
+        np.testing.assert_array_equal(features.labels, subset.labels)
+        assert features.paths == subset.paths
         assert features.pixels.dtype == np.float32
-    assert found.views == 1
+    assert stage_features.views == 1
 
 
-def test_views_are_the_picture_then_augmented_copies() -> None:
-    made, train, count = network("fashion-cnn"), samples(40, 8), 40
-    config = RunConfig(seed=7, augment=CHANGES)
-    found = extract(made, [StageConfig(thaw=2, views=3)], train, config)
-    assert found.views == 3
-    assert len(found.train) == 3 * count
-    assert len(found.validation) == 5
-    frozen, pixels = until(made, found.tensor), train.take(slice(None))
+def test_views_are_the_image_then_augmented_copies() -> None:
+    built_network, train, count = build_network("fashion-cnn"), make_subset(40, 8), 40
+    config = RunConfig(seed=7, augment=AUGMENT_CONFIG)
+    stage_features = extract_features(built_network, [StageConfig(unfreeze=2, views=3)], train, config)
+    assert stage_features.views == 3
+    assert len(stage_features.train) == 3 * count
+    assert len(stage_features.validation) == 5
+    frozen, pixels = build_model_to(built_network, stage_features.tensor), train.take(slice(None))
     for view in range(3):
-        seen = pixels
+        view_pixels = pixels
         if view:
-            drawn = augment.draw(CHANGES, count, (8, 8), derive(7, "views"), view)
-            seen = np.asarray(augment.apply(CHANGES, pixels, drawn))
+            params = pipeline.sample_params(AUGMENT_CONFIG, count, (8, 8), derive_seed(7, "views"), view)
+            view_pixels = np.asarray(pipeline.apply(AUGMENT_CONFIG, pixels, params))
         rows = slice(view * count, (view + 1) * count)
-        np.testing.assert_allclose(found.train.take(rows), called(frozen, seen), atol=0.05)  # rounding may differ
-        np.testing.assert_array_equal(found.train.labels[rows], train.labels)
-        assert found.train.paths[rows] == train.paths
-    assert np.abs(found.train.take(slice(0, count)) - found.train.take(slice(count, 2 * count))).max() > 0.1
+        np.testing.assert_allclose(
+            stage_features.train.take(rows), run_model(frozen, view_pixels), atol=0.05
+        )  # rounding may differ
+        np.testing.assert_array_equal(stage_features.train.labels[rows], train.labels)
+        assert stage_features.train.paths[rows] == train.paths
+    assert (
+        np.abs(stage_features.train.take(slice(0, count)) - stage_features.train.take(slice(count, 2 * count))).max()
+        > 0.1
+    )
 
 
 def test_copies_without_augmentation_would_be_the_same_and_are_not_made() -> None:
-    found = extract(network("fashion-cnn"), [StageConfig(thaw=0, views=4)], samples(6, 8), RunConfig())
-    assert (found.views, len(found.train)) == (1, 6)
+    stage_features = extract_features(
+        build_network("fashion-cnn"), [StageConfig(unfreeze=0, views=4)], make_subset(6, 8), RunConfig()
+    )
+    assert (stage_features.views, len(stage_features.train)) == (1, 6)
 
 
 def test_nothing_frozen_no_features() -> None:
-    made = network("fashion-cnn")
-    given = samples(4, 8)
-    assert stages.extract(made, [StageConfig(thaw=9)], given, given, RunConfig(), no_progress) is None
+    built_network = build_network("fashion-cnn")
+    subset = make_subset(4, 8)
+    assert (
+        stages.extract_features(built_network, [StageConfig(unfreeze=9)], subset, subset, RunConfig(), no_progress)
+        is None
+    )
 
 
 def test_stages_that_follow_go_on_from_the_same_features() -> None:
     """The group uses the boundary of its deepest stage; the others compute the remaining layers from there."""
-    made, train = network("fashion-cnn"), samples(40, 8)
-    config = RunConfig(augment=CHANGES)
-    head, deep = StageConfig(thaw=0, views=2), StageConfig(thaw=5, views=3)
-    base = extract(made, [head, deep], train, config)
-    assert base.tensor is stages.cut(made, deep)
+    built_network, train = build_network("fashion-cnn"), make_subset(40, 8)
+    config = RunConfig(augment=AUGMENT_CONFIG)
+    head, deep = StageConfig(unfreeze=0, views=2), StageConfig(unfreeze=5, views=3)
+    base = extract_features(built_network, [head, deep], train, config)
+    assert base.tensor is stages.find_freeze_boundary(built_network, deep)
     assert base.views == 3
-    same = stages.onward(made, base, deep, config)
+    same = stages.advance_features(built_network, base, deep, config)
     assert same.tensor is base.tensor
     assert len(same.train) == 120
-    further = stages.onward(made, base, head, config)
-    direct = extract(made, [head], train, config)
+    further = stages.advance_features(built_network, base, head, config)
+    direct = extract_features(built_network, [head], train, config)
     assert further.tensor is direct.tensor
     assert further.views == direct.views == 2
     for one, other in ((further.train, direct.train), (further.validation, direct.validation)):
@@ -323,23 +354,23 @@ def test_stages_that_follow_go_on_from_the_same_features() -> None:
 def test_large_features_go_to_a_file_that_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    made, train = network("fashion-cnn"), samples(6, 8)
-    small = extract(made, [StageConfig(thaw=0)], train, RunConfig())
-    monkeypatch.setattr(stages, "IN_MEMORY", 0)
+    built_network, train = build_network("fashion-cnn"), make_subset(6, 8)
+    small = extract_features(built_network, [StageConfig(unfreeze=0)], train, RunConfig())
+    monkeypatch.setattr(stages, "MAX_MEMORY_BYTES", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    large = extract(made, [StageConfig(thaw=0)], train, RunConfig())
+    large = extract_features(built_network, [StageConfig(unfreeze=0)], train, RunConfig())
     assert isinstance(large.train.pixels, np.memmap)
     np.testing.assert_array_equal(large.train.take(slice(None)), small.train.take(slice(None)))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_counts_every_picture_of_every_view() -> None:
+def test_progress_counts_every_image_of_every_view() -> None:
     calls: list[tuple[str, int, int]] = []
-    extract(
-        network("fashion-cnn"),
-        [StageConfig(thaw=0, views=2)],
-        samples(40, 8),
-        RunConfig(augment=CHANGES),
+    extract_features(
+        build_network("fashion-cnn"),
+        [StageConfig(unfreeze=0, views=2)],
+        make_subset(40, 8),
+        RunConfig(augment=AUGMENT_CONFIG),
         progress=lambda task, done, total: calls.append((task, done, total)),
     )
     assert calls[-1][1:] == (85, 85)

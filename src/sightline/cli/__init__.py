@@ -13,7 +13,6 @@ from typer import rich_utils
 
 from sightline import process
 from sightline.cli import (
-    card,
     compare,
     compress,
     demo,
@@ -23,18 +22,19 @@ from sightline.cli import (
     evaluate,
     explain,
     export,
+    model_card,
     models,
     predict,
+    preview,
     recipes,
     report,
     resume,
     serve,
-    show,
     streams,
     sweep,
     train,
 )
-from sightline.cli.output import complain, say
+from sightline.cli.output import print_error, print_line
 from sightline.errors import HostError, OutputError, SightlineError
 from sightline.escaping import printable
 
@@ -49,22 +49,22 @@ app = typer.Typer(
 
 for verb in (
     demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, report.report, explain.explain,
-    doctor.doctor, export.export, compress.compress, card.card, serve.serve, sweep.sweep, compare.compare,
-    describe.describe, show.show, models.models, recipes.recipes, env.env,
+    doctor.doctor, export.export, compress.compress, model_card.card, serve.serve, sweep.sweep, compare.compare,
+    describe.describe, preview.show, models.models, recipes.recipes, env.env,
 ):  # fmt: skip
     app.command()(verb)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         from sightline import __version__
 
-        say(f"sightline {__version__}")
+        print_line(f"sightline {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def _options(
+def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Turn a folder of labeled images into a classifier that you can trust and ship."""
@@ -73,45 +73,45 @@ def _options(
 def main() -> None:
     """Run the command line; exit codes are listed in `sightline.errors` (3: an internal error)."""
     process.claim()
-    process.hang_up_as_terminate()
-    streams.secure()
+    process.treat_sighup_as_sigterm()
+    streams.secure_streams()
     warnings.showwarning = _show_warning
-    code = _run()
+    code = _run_command()
     try:
         sys.stdout.flush()  # report output that is lost here, before the interpreter exits
     except (OutputError, BrokenPipeError) as error:
-        code = code or _explain(error)
+        code = code or _report_error(error)
     sys.exit(code)
 
 
-def _run() -> int:
+def _run_command() -> int:
     """Run the command that the arguments name, print its error if it raises one, and return the exit code."""
     try:
         code = app(standalone_mode=False)
-    except WRONG_USE as error:  # an invalid option
+    except OPTION_ERROR as error:  # an invalid option
         error.message = printable(error.message)
         rich_utils.rich_format_error(error)
         return int(error.exit_code)
     except Exception as error:  # noqa: BLE001  # the last resort: report an internal error
-        return _explain(error)
+        return _report_error(error)
     if code == SIGINT_EXIT:
-        complain("Interrupted.")
+        print_error("Interrupted.")
     return code if isinstance(code, int) else 0
 
 
-def _explain(error: Exception) -> int:
+def _report_error(error: Exception) -> int:
     """Print an error and return the exit code."""
     if isinstance(error, SightlineError):
-        complain(str(error))
+        print_error(str(error))
         if isinstance(error, HostError):  # a normal exit waits 100 s for the lost host, then JAX aborts
             os._exit(error.exit_code)
         return error.exit_code
     if isinstance(error, BrokenPipeError):  # the reader of our output has exited, as `| head` does
         return 1
-    complain(f"Internal error: {type(error).__name__}: {error}. Please report it together with this traceback:")
+    print_error(f"Internal error: {type(error).__name__}: {error}. Please report it together with this traceback:")
     for text in traceback.format_exception(error):
         for row in text.splitlines():
-            say(row, stderr=True, soft_wrap=True)
+            print_line(row, stderr=True, soft_wrap=True)
     return 3
 
 
@@ -119,9 +119,9 @@ def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
 ) -> None:
     """Print a Python warning, with control characters escaped."""
-    say(f"{filename}:{lineno}: {category.__name__}: {message}", stderr=True, soft_wrap=True)
+    print_line(f"{filename}:{lineno}: {category.__name__}: {message}", stderr=True, soft_wrap=True)
 
 
 SIGINT_EXIT = 130
-WRONG_USE: Any = typer.BadParameter.__mro__[2]
+OPTION_ERROR: Any = typer.BadParameter.__mro__[2]
 """The base class of the errors for invalid options; typer exports only its subclasses."""

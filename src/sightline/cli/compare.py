@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sightline import files
-from sightline.cli.output import Cell, print_json, say, table
+from sightline import _io
+from sightline.cli.output import Cell, print_json, print_line, print_table
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
-    from sightline.workflow.compare import Against, Row
+    from sightline.api.comparison import ComparisonRow, PairedRun
 
 
 def compare(
@@ -23,84 +23,90 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compare runs side by side: settings that differ, parameters, accuracy with its interval, training time."""
-    from sightline.workflow.compare import compare as read
-    from sightline.workflow.compare import contests
+    from sightline.api.comparison import compare_runs as read
+    from sightline.api.comparison import compare_to_first
 
     rows = read(runs)
-    found = contests(rows)
+    comparisons = compare_to_first(rows)
     if figure is not None:
-        draw(rows, figure)
+        plot_curves(rows, figure)
     if json:
-        plain = [_plain(row) for row in rows]
-        against = [_contest(one) for one in found]
-        print_json({"runs": plain, "contests": against, "figure": None if figure is None else str(figure)})
+        run_dicts = [_row_to_dict(row) for row in rows]
+        comparison_dicts = [_comparison_to_dict(comparison) for comparison in comparisons]
+        print_json({"runs": run_dicts, "contests": comparison_dicts, "figure": None if figure is None else str(figure)})
         return
-    show(rows)
-    for one in found:
-        say()
-        say(_sentence(one))
+    print_runs(rows)
+    for one in comparisons:
+        print_line()
+        print_line(_describe_comparison(one))
     if figure is not None:
-        say()
-        say(f"figure     {figure}")
+        print_line()
+        print_line(f"figure     {figure}")
 
 
-def draw(rows: tuple[Row, ...], path: Path) -> None:
+def plot_curves(rows: tuple[ComparisonRow, ...], path: Path) -> None:
     """Plot the curves of all runs to a PNG file."""
-    from sightline.report.compare import curves
+    from sightline.report.comparison_plots import plot_curves
 
-    files.write(path, curves({row.name: row.history for row in rows}), "Name another file with --figure.")
+    _io.write_atomic(path, plot_curves({row.name: row.history for row in rows}), "Name another file with --figure.")
 
 
-def show(rows: tuple[Row, ...]) -> None:
+def print_runs(rows: tuple[ComparisonRow, ...]) -> None:
     """Print one row per run."""
     cells: list[list[Cell]] = []
     for row in rows:
-        settings = [f"{key}={_word(value)}" for key, value in row.settings.items()] or ["none"]
+        settings = [f"{key}={_format_setting(value)}" for key, value in row.settings.items()] or ["none"]
         name = row.name if row.status == "complete" else f"{row.name} ({row.status})"
         parameters = "" if row.parameters is None else f"{row.parameters:,}"
-        cells.append([name, settings, parameters, *_figures(row), str(row.epochs), f"{row.seconds:.1f}"])
+        cells.append([name, settings, parameters, *_accuracy_cells(row), str(row.epochs), f"{row.seconds:.1f}"])
     columns = ["run", "settings that differ", "parameters", "accuracy", "95% interval", "split", "epochs", "seconds"]
-    table(columns, cells, right=["parameters", "accuracy", "epochs", "seconds"])
+    print_table(columns, cells, right=["parameters", "accuracy", "epochs", "seconds"])
 
 
-def _figures(row: Row) -> list[str]:
+def _accuracy_cells(row: ComparisonRow) -> list[str]:
     accuracy = "" if row.accuracy is None else f"{row.accuracy:.4f}"
-    ends = row.accuracy_interval
-    of = f"{row.part} ({row.leaked} leaked)" if row.part and row.leaked else row.part or ""
-    return [accuracy, "" if ends is None else f"{ends.low:.4f} to {ends.high:.4f}", of]
+    interval = row.accuracy_interval
+    split = f"{row.split} ({row.leaked} leaked)" if row.split and row.leaked else row.split or ""
+    return [accuracy, "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}", split]
 
 
-def _word(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     return "unset" if value is None else str(value)
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    ends = row.accuracy_interval
-    found = {key: value for key, value in asdict(row).items() if key != "history"}
-    return found | {"accuracy_interval": None if ends is None else [ends.low, ends.high]}
+def _row_to_dict(row: ComparisonRow) -> dict[str, Any]:
+    interval = row.accuracy_interval
+    values = {key: value for key, value in asdict(row).items() if key != "history"}
+    return values | {"accuracy_interval": None if interval is None else [interval.low, interval.high]}
 
 
-def _contest(one: Against) -> dict[str, Any]:
-    found: dict[str, Any] = {"first": one.first, "second": one.name, "part": one.part, "note": one.note}
-    c = one.contest
+def _comparison_to_dict(comparison: PairedRun) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "first": comparison.baseline,
+        "second": comparison.name,
+        "part": comparison.split,
+        "note": comparison.note,
+    }
+    c = comparison.comparison
     if c is None:
-        return found | {"verdict": "cannot tell"}
-    ends = None if c.interval is None else [c.interval.low, c.interval.high]
-    return found | {
+        return values | {"verdict": "cannot tell"}
+    interval = None if c.interval is None else [c.interval.low, c.interval.high]
+    return values | {
         "verdict": c.verdict, "count": c.count, "first_accuracy": c.first, "second_accuracy": c.second,
-        "difference": c.difference, "difference_interval": ends, "only_first": c.only_first,
-        "only_second": c.only_second, "p_value": c.p_value,
+        "difference": c.difference, "difference_interval": interval, "only_first": c.only_first_correct,
+        "only_second": c.only_second_correct, "p_value": c.p_value,
     }  # fmt: skip
 
 
-def _sentence(one: Against) -> str:
-    c = one.contest
+def _describe_comparison(comparison: PairedRun) -> str:
+    c = comparison.comparison
     if c is None:
-        return f"{one.name} vs. {one.first}: cannot tell, because {one.note}."
-    ends = "" if c.interval is None else f" (95% interval {c.interval.low:+.4f} to {c.interval.high:+.4f})"
-    note = f"; {one.note}" if one.note else ""
+        return f"{comparison.name} vs. {comparison.baseline}: cannot tell, because {comparison.note}."
+    interval_text = "" if c.interval is None else f" (95% interval {c.interval.low:+.4f} to {c.interval.high:+.4f})"
+    note = f"; {comparison.note}" if comparison.note else ""
     return (
-        f"{one.name} vs. {one.first}: {c.verdict}. Accuracy {c.difference:+.4f}{ends} on {c.count} {one.part} images; "
-        f"only the former is right on {c.only_second}, only the latter on {c.only_first}; "
+        f"{comparison.name} vs. {comparison.baseline}: {c.verdict}. Accuracy "
+        f"{c.difference:+.4f}{interval_text} on {c.count} {comparison.split} images; "
+        f"only the former is right on {c.only_second_correct}, only the latter on {c.only_first_correct}; "
         f"exact McNemar p = {c.p_value:.3g}{note}."
     )

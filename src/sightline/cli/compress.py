@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import Display, print_json, say, table
-from sightline.cli.sources import Column, Read, listed
+from sightline.cli.output import ProgressDisplay, print_json, print_line, print_table
+from sightline.cli.sources import Column, ReadSettings, list_inputs
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
-    from sightline.compression.store import Candidate
-    from sightline.workflow.compress import Compression
+    from sightline.api.compression import CompressionResult
+    from sightline.compress.search_dir import CompressionCandidate
 
 
 def compress(
@@ -42,71 +42,81 @@ def compress(
         ),
     ] = None,
     column: Column = None,
-    set: Read = None,  # noqa: A002  # the option's own name
+    set: ReadSettings = None,  # noqa: A002  # the option's own name
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Compress a run's model without losing accuracy: search within a budget, and save each candidate as a bundle.
 
     To continue an interrupted search, run the same command again. Exits with 1 if no candidate meets the budget.
     """
-    from sightline.compression.search import Budget
-    from sightline.workflow import compress as work
+    from sightline.api import compression as work
+    from sightline.compress.search import Budget
 
     budget = Budget(
         max_drop / 100,
-        None if max_size is None else work.size(max_size),
-        None if max_latency is None else work.milliseconds(max_latency),
+        None if max_size is None else work.parse_size(max_size),
+        None if max_latency is None else work.parse_milliseconds(max_latency),
         max_params,
     )
     names = [name.strip() for name in means.split(",") if name.strip()]
-    with Display(quiet=json) as display:
-        found = work.compress(
-            model, data=listed(data, column, set), out=out, budget=budget, means=names, epochs=epochs, watcher=display
+    with ProgressDisplay(quiet=json) as display:
+        compression = work.compress(
+            model,
+            data=list_inputs(data, column, set),
+            out=out,
+            budget=budget,
+            methods=names,
+            epochs=epochs,
+            callback=display,
         )
     if json:
-        print_json(found.to_dict())
+        print_json(compression.to_dict())
     else:
-        show(found)
-    if not found.reached:
+        print_compression(compression)
+    if not compression.meets_budget:
         raise typer.Exit(1)
 
 
-def show(found: Compression) -> None:
+def print_compression(compression: CompressionResult) -> None:
     """Print the candidates, with the Pareto front marked, and the chosen one."""
     columns = ["", "model", "accuracy", "parameters", "size", "multiply-adds", "latency", "p99"]
-    rows = [_row(c, found) for c in found.candidates if not c.failed]
-    table(columns, rows, right=columns[2:])
-    large = found.candidates[0]
-    say()
-    say("* Pareto-optimal; accuracy on validation, latency in ms at batch size 1")
-    if found.best is None:
-        say(f"No candidate meets the budget. Nearest: {found.nearest.name}: {'; '.join(found.misses)}.")
+    rows = [_row(c, compression) for c in compression.candidates if not c.failed]
+    print_table(columns, rows, right=columns[2:])
+    original = compression.candidates[0]
+    print_line()
+    print_line("* Pareto-optimal; accuracy on validation, latency in ms at batch size 1")
+    if compression.best is None:
+        print_line(
+            f"No candidate meets the budget. Nearest: {compression.nearest.name}: {'; '.join(compression.misses)}."
+        )
     else:
-        best, quicker = found.best, large.latency / max(found.best.latency, 1e-9)
-        say(
-            f"best       {best.name}: {large.parameters / best.parameters:.1f} times fewer parameters, "
-            f"{large.bytes / best.bytes:.1f} times fewer bytes, {quicker:.1f} times faster"
+        best, speedup = compression.best, original.latency / max(compression.best.latency, 1e-9)
+        print_line(
+            f"best       {best.name}: {original.parameters / best.parameters:.1f} times fewer parameters, "
+            f"{original.bytes / best.bytes:.1f} times fewer bytes, {speedup:.1f} times faster"
         )
-    if found.judgement is not None:
-        said = found.judgement
+    if compression.noninferiority is not None:
+        comparison = compression.noninferiority
         verdict = "no significant loss"
-        if said.worse:
+        if comparison.significantly_worse:
             verdict = "significantly worse than the original model" + (
-                ", within the allowed drop" if found.reached else ""
+                ", within the allowed drop" if compression.meets_budget else ""
             )
-        say(
-            f"{said.part:<11}{said.small:.4f} vs. {said.large:.4f} on {plural(said.count, 'image')}, difference "
-            f"{100 * said.difference:+.2f} points (95% interval {100 * said.interval.low:+.2f} to "
-            f"{100 * said.interval.high:+.2f}), {said.lost} lost and {said.won} gained, "
-            f"McNemar p = {said.p_value:.3g}: {verdict}"
+        print_line(
+            f"{comparison.split:<11}{comparison.small:.4f} vs. {comparison.large:.4f} on "
+            f"{plural(comparison.count, 'image')}, difference "
+            f"{100 * comparison.difference:+.2f} points (95% interval {100 * comparison.interval.low:+.2f} to "
+            f"{100 * comparison.interval.high:+.2f}), {comparison.only_large_correct} lost and "
+            f"{comparison.only_small_correct} gained, "
+            f"McNemar p = {comparison.p_value:.3g}: {verdict}"
         )
-    say(f"bundles    {found.out / 'candidates'}")
-    if found.best is not None:
-        say(f"chosen     {found.out / 'best'}")
+    print_line(f"bundles    {compression.out / 'candidates'}")
+    if compression.best is not None:
+        print_line(f"chosen     {compression.out / 'best'}")
 
 
-def _row(c: Candidate, found: Compression) -> list[str]:
+def _row(c: CompressionCandidate, compression: CompressionResult) -> list[str]:
     return [
-        "*" if c.name in found.front else "", c.name, f"{c.accuracy:.4f}", f"{c.parameters:,}",
+        "*" if c.name in compression.pareto_front else "", c.name, f"{c.accuracy:.4f}", f"{c.parameters:,}",
         f"{c.bytes / 1e6:.3f} MB", f"{c.multiply_adds:,}", f"{c.latency:.2f}", f"{c.latency_p99:.2f}",
     ]  # fmt: skip

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from sightline.cli import evaluate, train
-from sightline.cli.output import Display, say
+from sightline.cli.output import ProgressDisplay, print_line
 
-PICTURES = "beans:600@64"
-NEW = 4
+SOURCE = "beans:600@64"
+NEW_IMAGES = 4
 
 
 def demo(
@@ -19,21 +19,21 @@ def demo(
     epochs: Annotated[int | None, typer.Option(help="Number of training epochs.")] = None,
 ) -> None:
     """Train, evaluate and predict on synthetic images of coffee beans, without any download."""
-    from sightline import workflow
+    from sightline import api
 
-    say(("1. Train", "bold"), f" on {PICTURES}: 600 synthetic images of coffee beans in four roasts")
-    with Display() as display:
-        result = workflow.demo_train(PICTURES, out=out, epochs=epochs, watcher=display)
-    train.show(result)
-    say()
-    say(("2. Evaluate", "bold"), " on the held-out test images")
-    classifier = workflow.load(result.run)
-    evaluate.show(classifier.evaluate(), "test", "sightline evaluate --json prints all")
-    say()
-    say(("3. Predict", "bold"), " on four new images")
-    for path in workflow.draw_new(Path(result.run) / "new", NEW):
-        answer = classifier.predict(path)[0]
-        say(f"{path}  ", (str(answer.label), "bold"), f" {answer.probability:.3f}")
-    say()
-    say(f"The run is in {result.run}; see {result.run}/figures/curves.png and confusion.png.")
-    say(f"Next: sightline train YOUR_FOLDER, then sightline predict {result.run} IMAGE")
+    print_line(("1. Train", "bold"), f" on {SOURCE}: 600 synthetic images of coffee beans in four roasts")
+    with ProgressDisplay() as display:
+        result = api.demo_train(SOURCE, out=out, epochs=epochs, callback=display)
+    train.print_result(result)
+    print_line()
+    print_line(("2. Evaluate", "bold"), " on the held-out test images")
+    classifier = api.load(result.run)
+    evaluate.print_evaluation(classifier.evaluate(), "test", "sightline evaluate --json prints all")
+    print_line()
+    print_line(("3. Predict", "bold"), " on four new images")
+    for path in api.draw_demo_images(Path(result.run) / "new", NEW_IMAGES):
+        prediction = classifier.predict(path)[0]
+        print_line(f"{path}  ", (str(prediction.label), "bold"), f" {prediction.probability:.3f}")
+    print_line()
+    print_line(f"The run is in {result.run}; see {result.run}/figures/curves.png and confusion.png.")
+    print_line(f"Next: sightline train YOUR_FOLDER, then sightline predict {result.run} IMAGE")

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import print_json, say, table, width
+from sightline.cli.output import print_json, print_line, print_table, terminal_width
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
-    from sightline.models.describe import Description, Layer
+    from sightline.models.describe import LayerDescription, ModelDescription
 
-WIDE = 165  # columns of a terminal that fit everything into one table
+WIDE_TERMINAL = 165  # columns of a terminal that fit everything into one table
 
 
 def describe(
@@ -32,49 +32,60 @@ def describe(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Describe a network layer by layer: output sizes, parameters, multiply-adds, receptive fields, memory."""
-    from sightline.workflow import describe as work
+    from sightline.api import description as work
 
-    subject = work.find(name, set or [])
-    work.check(subject, schedule, diagram)
-    found = work.describe(subject, size=size, classes=classes)
+    subject = work.find_target(name, set or [])
+    work.check_outputs(subject, schedule, diagram)
+    description = work.describe(subject, size=size, classes=classes)
     if diagram:
-        work.draw(found, diagram)
+        work.draw_diagram(description, diagram)
     if schedule:
-        work.draw_schedule(subject, schedule, steps)
+        work.plot_schedule(subject, schedule, steps)
     if json:
-        print_json(found.to_dict())
+        print_json(description.to_dict())
     else:
-        show(found)
+        print_description(description)
 
 
-def show(found: Description) -> None:
+def print_description(description: ModelDescription) -> None:
     """Print the layers of a network, in two tables if one does not fit the terminal."""
-    figures = ["multiply-adds", "field", "memory"]
-    numbers = [[f"{x.multiply_adds:,}" if x.multiply_adds else "", _sides(x), _memory(x.bytes)] for x in found.layers]
-    layers = [[x.name, _what(x), "x".join(map(str, x.output))] for x in found.layers]
-    sums = [[x.output_sum, x.parameters_sum] for x in found.layers]
-    if width() >= WIDE:
-        rows = [[*a, *b, *c] for a, b, c in zip(layers, sums, numbers, strict=True)]
-        table(["layer", "type", "output", "output size", "parameters", *figures], rows, right=figures)
+    columns = ["multiply-adds", "field", "memory"]
+    numbers = [
+        [f"{x.multiply_adds:,}" if x.multiply_adds else "", _format_field(x), _format_bytes(x.bytes)]
+        for x in description.layers
+    ]
+    layers = [[x.name, _describe_type(x), "x".join(map(str, x.output))] for x in description.layers]
+    calculations = [[x.output_formula, x.parameters_formula] for x in description.layers]
+    if terminal_width() >= WIDE_TERMINAL:
+        rows = [[*a, *b, *c] for a, b, c in zip(layers, calculations, numbers, strict=True)]
+        print_table(["layer", "type", "output", "output size", "parameters", *columns], rows, right=columns)
     else:
-        counts = [f"{x.parameters:,}" if x.parameters else "" for x in found.layers]
+        counts = [f"{x.parameters:,}" if x.parameters else "" for x in description.layers]
         rows = [[*a, n, *b] for a, n, b in zip(layers, counts, numbers, strict=True)]
-        table(["layer", "type", "output", "parameters", *figures], rows, right=["parameters", *figures])
-        say()
-        say("how these numbers are computed")
-        rows = [[x.name, *worked] for x, worked in zip(found.layers, sums, strict=True) if any(worked)]
-        table(["layer", "output size", "parameters"], rows)
-    size = "x".join(map(str, found.size))
-    say()
-    say(f"{found.name}: {size} images, {found.classes:,} classes")
-    say(f"{found.parameters:,} parameters, {_memory(4 * found.parameters)} as float32")
-    say(f"{found.multiply_adds:,} multiply-adds per image in convolutions and dense layers, biases not counted")
-    say(f"{_memory(found.bytes)} of layer outputs per image")
-    say("output size: (side - window + padding) / stride + 1; two paddings are shown where one end gets an extra pixel")
-    say("field: the receptive field in rows (and columns, if they differ) of the image, including padding")
+        print_table(["layer", "type", "output", "parameters", *columns], rows, right=["parameters", *columns])
+        print_line()
+        print_line("how these numbers are computed")
+        rows = [
+            [x.name, *calculation]
+            for x, calculation in zip(description.layers, calculations, strict=True)
+            if any(calculation)
+        ]
+        print_table(["layer", "output size", "parameters"], rows)
+    size = "x".join(map(str, description.size))
+    print_line()
+    print_line(f"{description.name}: {size} images, {description.classes:,} classes")
+    print_line(f"{description.parameters:,} parameters, {_format_bytes(4 * description.parameters)} as float32")
+    print_line(
+        f"{description.multiply_adds:,} multiply-adds per image in convolutions and dense layers, biases not counted"
+    )
+    print_line(f"{_format_bytes(description.bytes)} of layer outputs per image")
+    print_line(
+        "output size: (side - window + padding) / stride + 1; two paddings are shown where one end gets an extra pixel"
+    )
+    print_line("field: the receptive field in rows (and columns, if they differ) of the image, including padding")
 
 
-def _what(layer: Layer) -> str:
+def _describe_type(layer: LayerDescription) -> str:
     window = f" {layer.window[0]}x{layer.window[1]}" if layer.window else ""
     stride = ""
     if layer.strides and layer.strides != (1, 1):
@@ -82,12 +93,12 @@ def _what(layer: Layer) -> str:
     return f"{layer.kind}{window}{stride}" + (f", {layer.activation}" if layer.activation else "")
 
 
-def _sides(layer: Layer) -> str:
+def _format_field(layer: LayerDescription) -> str:
     rows, columns = layer.receptive_field
     return str(rows) if rows == columns else f"{rows}x{columns}"
 
 
-def _memory(count: int) -> str:
+def _format_bytes(count: int) -> str:
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

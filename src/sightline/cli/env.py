@@ -6,22 +6,22 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import print_json, table
+from sightline.cli.output import print_json, print_table
 
 
 def env(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Show versions, devices, memory, caches, and which backend is used and why."""
-    from sightline.workflow.environment import environment, fonts_by_script
+    from sightline.runs.environment import describe_environment, describe_fonts
 
-    found = environment()
-    found["fonts in figures"] = fonts_by_script()
+    facts = describe_environment()
+    facts["fonts in figures"] = describe_fonts()
     if json:
-        print_json(found)
+        print_json(facts)
         return
     rows = [
         [key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)]
-        for key, value in found.items()
+        for key, value in facts.items()
         if key != "versions"
     ]
-    rows += [[f"  {name}", version] for name, version in found["versions"].items()]
-    table(["", ""], rows)
+    rows += [[f"  {name}", version] for name, version in facts["versions"].items()]
+    print_table(["", ""], rows)

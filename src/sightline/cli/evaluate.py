@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli import judged
-from sightline.cli.output import LONGEST, Display, print_json, say, table
-from sightline.cli.sources import Column, Read, listed
+from sightline.cli import evaluation_view
+from sightline.cli.output import MAX_ROWS, ProgressDisplay, print_json, print_line, print_table
+from sightline.cli.sources import Column, ReadSettings, list_inputs
 from sightline.errors import UsageError, plural
-from sightline.records import ClassFigures, Evaluation, Figure, Interval
+from sightline.evaluation.results import ClassMetrics, Evaluation, Metric
+from sightline.intervals import Interval
 
 
 def evaluate(
@@ -66,7 +67,7 @@ def evaluate(
         ),
     ] = False,
     column: Column = None,
-    set: Read = None,  # noqa: A002  # the option's own name
+    set: ReadSettings = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
 ) -> None:
@@ -74,11 +75,11 @@ def evaluate(
 
     Exits with 1 if no threshold reaches a target precision, sensitivity or specificity.
     """
-    from sightline import workflow
-    from sightline.evaluation import labels as label_issues
-    from sightline.evaluation.judgement import Wanted
-    from sightline.report import judgement, summary
-    from sightline.workflow.judging import Admit, check_labels, judge
+    from sightline import api
+    from sightline.api.evaluation import AllowedImages, evaluate_model, find_label_issues
+    from sightline.evaluation import label_issues
+    from sightline.evaluation.report import ThresholdRequest
+    from sightline.report import evaluation_dict, to_dict
 
     targets = (target_precision, coverage, target_sensitivity, target_specificity)
     if mirror and (labels is not None or any(target is not None for target in targets)):
@@ -87,97 +88,119 @@ def evaluate(
         )
     if labels is not None:
         label_issues.check_packages()  # before the evaluation, not after it
-    with Display(quiet=json) as display:
-        part = workflow.part_name(split)
-        classifier = workflow.load(model)
+    with ProgressDisplay(quiet=json) as display:
+        chosen_split = api.parse_split(split)
+        classifier = api.load(model)
         if mirror:
-            classifier = classifier.mirrored()
-        wanted = Wanted(
+            classifier = classifier.with_flip_tta()
+        request = ThresholdRequest(
             target_precision, coverage, conservative, positive or "", target_sensitivity, target_specificity
         )
-        found = judge(
-            classifier, listed(data, column, set), split=part, wanted=wanted, strange=ood,
-            admit=Admit(include_training, allow_missing), cache=not no_cache, progress=display.progress,
+        report = evaluate_model(
+            classifier, list_inputs(data, column, set), split=chosen_split, threshold_request=request, ood_sources=ood,
+            allowed=AllowedImages(include_training, allow_missing), cache=not no_cache, progress=display.on_progress,
         )  # fmt: skip
         suspects = None
         if labels is not None:
-            suspects = check_labels(
-                classifier, labels, allow_missing=allow_missing, cache=not no_cache, progress=display.progress
+            suspects = find_label_issues(
+                classifier, labels, allow_missing=allow_missing, cache=not no_cache, progress=display.on_progress
             )  # fmt: skip
     if json:
-        wrong = None if suspects is None else [s.to_patch() for s in suspects]
+        label_issues_json = None if suspects is None else [s.to_patch() for s in suspects]
         print_json(
-            summary.evaluation(found.evaluation) | judgement.judgement(found) | {"labels": wrong, "views": 1 + mirror}
+            to_dict.evaluation_to_dict(report.evaluation)
+            | evaluation_dict.report_to_dict(report)
+            | {"labels": label_issues_json, "views": 1 + mirror}
         )
     else:
         if mirror:
-            say("mean over two views of each image: itself and its mirror image")
-        kept = found.part != "given" and found.evaluation.missing is None and not mirror
-        file = str(classifier.run.path / "eval" / found.part / "metrics.json") if kept and classifier.run else ""
-        show(found.evaluation, found.part, f"all classes are in {file}" if file else "--json prints all classes")
-        judged.show(found)
+            print_line("mean over two views of each image: itself and its mirror image")
+        is_stored = report.split != "given" and report.evaluation.missing is None and not mirror
+        file = str(classifier.run.path / "eval" / report.split / "metrics.json") if is_stored and classifier.run else ""
+        print_evaluation(
+            report.evaluation, report.split, f"all classes are in {file}" if file else "--json prints all classes"
+        )
+        evaluation_view.print_report(report)
         if suspects is not None:
-            judged.show_suspects(suspects, str(labels))
-    points = () if found.binary is None else found.binary.operating_points
-    if (found.threshold and found.threshold.confidence is None) or any(p.threshold is None for p in points):
+            evaluation_view.print_label_issues(suspects, str(labels))
+    points = () if report.binary is None else report.binary.operating_points
+    if (report.threshold and report.threshold.confidence is None) or any(p.threshold is None for p in points):
         raise typer.Exit(1)
 
 
-def show(found: Evaluation, part: str, rest: str) -> None:
+def print_evaluation(evaluation: Evaluation, split: str, rest: str) -> None:
     """Print the metrics of an evaluation; `rest` says where to find the rows that a long table omits."""
     from sightline import metrics
-    from sightline.report import sentences, summary
+    from sightline.report import sentences, to_dict
 
-    low, high = found.accuracy_interval.low, found.accuracy_interval.high
-    say(
-        f"accuracy {found.accuracy:.4f} (95% interval {low:.4f} to {high:.4f}) on {plural(found.count, 'image')}, "
-        f"loss {found.loss:.4f}"
+    low, high = evaluation.accuracy_interval.low, evaluation.accuracy_interval.high
+    print_line(
+        f"accuracy {evaluation.accuracy:.4f} (95% interval {low:.4f} to {high:.4f}) on "
+        f"{plural(evaluation.count, 'image')}, "
+        f"loss {evaluation.loss:.4f}"
     )
-    if missing := sentences.untested(found.untested, len(found.classes), sentences.split_name(part)):
-        say(missing)
-    for caution in sentences.cautions(summary.evaluation(found)):
-        say(caution)
-    say()
-    others = [[name.replace("_", " "), *_words(f, len(found.classes))] for name, f in found.figures.items()]
-    table(["metric", "value", "95% interval", ""], others[1:])  # the first is accuracy
-    say()
-    tested = [c for c in found.per_class if c.support]
+    if untested := sentences.describe_untested(
+        evaluation.untested_classes, len(evaluation.classes), sentences.describe_split(split)
+    ):
+        print_line(untested)
+    for caution in sentences.list_cautions(to_dict.evaluation_to_dict(evaluation)):
+        print_line(caution)
+    print_line()
+    others = [
+        [name.replace("_", " "), *_metric_cells(f, len(evaluation.classes))] for name, f in evaluation.metrics.items()
+    ]
+    print_table(["metric", "value", "95% interval", ""], others[1:])  # the first is accuracy
+    print_line()
+    tested = [c for c in evaluation.per_class if c.support]
     columns = ["class", "precision", "95% interval", "recall", "95% interval", "F1", "images"]
-    if len(tested) > LONGEST:
-        say("classes, lowest F1 first")
+    if len(tested) > MAX_ROWS:
+        print_line("classes, lowest F1 first")
         tested.sort(key=lambda c: (c.f1 or 0.0, c.label))
-    table(columns, [_row(c) for c in tested], right=["precision", "recall", "F1", "images"], rest=rest)
-    if len(found.classes) <= 12:  # a wider table does not fit a terminal
-        say()
-        say("confusion matrix, true classes in rows")
-        counts = [[label, *map(str, row)] for label, row in zip(found.classes, found.confusion.tolist(), strict=True)]
-        table(["", *found.classes], counts, right=found.classes)
-    if pairs := metrics.worst_pairs(found.confusion, 3):
-        named = [f"{found.classes[i]} predicted as {found.classes[j]} ({count})" for i, j, count in pairs]
-        say()
-        say(f"most confused: {', '.join(named)}")
-    if found.rejects:
-        first = found.rejects[0]
-        say()
-        say(f"{plural(len(found.rejects), 'file')} could not be read, e.g. {first.path}: {first.reason}")
+    print_table(columns, [_row(c) for c in tested], right=["precision", "recall", "F1", "images"], rest=rest)
+    if len(evaluation.classes) <= 12:  # a wider table does not fit a terminal
+        print_line()
+        print_line("confusion matrix, true classes in rows")
+        counts = [
+            [label, *map(str, row)]
+            for label, row in zip(evaluation.classes, evaluation.confusion.tolist(), strict=True)
+        ]
+        print_table(["", *evaluation.classes], counts, right=evaluation.classes)
+    if pairs := metrics.most_confused_pairs(evaluation.confusion, 3):
+        pair_texts = [
+            f"{evaluation.classes[i]} predicted as {evaluation.classes[j]} ({count})" for i, j, count in pairs
+        ]
+        print_line()
+        print_line(f"most confused: {', '.join(pair_texts)}")
+    if evaluation.unreadable:
+        first = evaluation.unreadable[0]
+        print_line()
+        print_line(f"{plural(len(evaluation.unreadable), 'file')} could not be read, e.g. {first.path}: {first.reason}")
 
 
-def _row(c: ClassFigures) -> list[str]:
-    precision, recall = _ends(c.precision_interval, 3), _ends(c.recall_interval, 3)
-    return [c.label, _number(c.precision), precision, _number(c.recall), recall, _number(c.f1), str(c.support)]
+def _row(c: ClassMetrics) -> list[str]:
+    precision, recall = _format_interval(c.precision_interval, 3), _format_interval(c.recall_interval, 3)
+    return [
+        c.label,
+        _format_number(c.precision),
+        precision,
+        _format_number(c.recall),
+        recall,
+        _format_number(c.f1),
+        str(c.support),
+    ]
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _ends(ends: Interval | None, digits: int) -> str:
-    return "" if ends is None else f"{ends.low:.{digits}f} to {ends.high:.{digits}f}"
+def _format_interval(interval: Interval | None, digits: int) -> str:
+    return "" if interval is None else f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
 
 
-def _words(figure: Figure, classes: int) -> list[str]:
-    value = "" if figure.value is None else f"{figure.value:.4f}"
-    notes = [figure.note] if figure.note else []
-    if figure.classes is not None and 0 < figure.classes < classes:
-        notes.append(f"over {figure.classes:,} of {classes:,} classes")
-    return [value, _ends(figure.interval, 4), "; ".join(notes)]
+def _metric_cells(metric: Metric, classes: int) -> list[str]:
+    value = "" if metric.value is None else f"{metric.value:.4f}"
+    notes = [metric.note] if metric.note else []
+    if metric.classes is not None and 0 < metric.classes < classes:
+        notes.append(f"over {metric.classes:,} of {classes:,} classes")
+    return [value, _format_interval(metric.interval, 4), "; ".join(notes)]

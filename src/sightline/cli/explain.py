@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import Display, print_json, say
+from sightline.cli.output import ProgressDisplay, print_json, print_line
 from sightline.cli.sources import FileLimit
-from sightline.cli.streams import read_input
-from sightline.explanation.result import Explanation
+from sightline.cli.streams import read_stdin
+from sightline.explain.explanation import Explanation
 
 
 def explain(
     model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")],
-    pictures: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
+    images: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
     method: Annotated[
         str | None,
         typer.Option(
@@ -32,43 +32,47 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
 ) -> None:
     """Show which regions of images support a class. Exits with 1 if an image could not be read."""
-    from sightline import workflow
-    from sightline.explanation.maps import method_for
-    from sightline.prediction import stream
-    from sightline.report import summary
-    from sightline.workflow.explain import explain as find
+    from sightline import api
+    from sightline.api.explanation import explain as find
+    from sightline.explain.heatmaps import resolve_method
+    from sightline.inference import stream
+    from sightline.report import to_dict
 
-    limits = stream.file_limits(set or ())
-    items = list(stream.expand(pictures, partial(read_input, limits.file_mb), limits))
+    limits = stream.parse_file_limits(set or ())
+    items = list(stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits))
     failed = False
-    with Display(quiet=json) as display:
-        predictor = workflow.load(model).explained_by(method)
-        if method is None and method_for(None, predictor) == "occlusion":
-            display.say(
+    with ProgressDisplay(quiet=json) as display:
+        predictor = api.load(model).explanation_predictor(method)
+        if method is None and resolve_method(None, predictor) == "occlusion":
+            display.on_message(
                 "An exported model has no gradients; using occlusion instead of Grad-CAM (or pass --method rise)."
             )
-        for found in find(predictor, items, method=method, label=label, out=out, seed=seed, progress=display.progress):
-            failed |= found.error is not None
+        for explanation in find(
+            predictor, items, method=method, label=label, out=out, seed=seed, progress=display.on_progress
+        ):
+            failed |= explanation.error is not None
             if json:
-                print_json(summary.explanation(found))
+                print_json(to_dict.explanation_to_dict(explanation))
             else:
-                _show(found)
+                _print_explanation(explanation)
     if failed:
         raise typer.Exit(1)
 
 
-def _show(found: Explanation) -> None:
-    if found.error is not None:
-        say(f"{found.path}  ", (found.error, "red"))
+def _print_explanation(explanation: Explanation) -> None:
+    if explanation.error is not None:
+        print_line(f"{explanation.path}  ", (explanation.error, "red"))
         return
-    say(f"{found.path}  ", (str(found.label), "bold"), f" {found.probability:.3f}")
-    r, check, p = found.region, found.check, found.probability
+    print_line(f"{explanation.path}  ", (str(explanation.label), "bold"), f" {explanation.probability:.3f}")
+    r, check, p = explanation.region, explanation.check, explanation.probability
     if r is None or check is None or p is None:
-        say("  nothing in the image supports this class")
+        print_line("  nothing in the image supports this class")
     else:
-        say(f"  hottest region from ({r.left}, {r.top}) to ({r.right}, {r.bottom}), {r.share:.0%} of the heat")
-        say(
-            f"  {p - check.fall:.3f} with the hottest {check.hidden:.0%} hidden, "
-            f"{p - check.random_fall:.3f} on average with the same shape hidden elsewhere"
+        print_line(
+            f"  hottest region from ({r.left}, {r.top}) to ({r.right}, {r.bottom}), {r.heat_fraction:.0%} of the heat"
         )
-    say("  ", (str(found.figure), "dim"))
+        print_line(
+            f"  {p - check.drop:.3f} with the hottest {check.masked_fraction:.0%} hidden, "
+            f"{p - check.random_drop:.3f} on average with the same shape hidden elsewhere"
+        )
+    print_line("  ", (str(explanation.figure), "dim"))

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import Display, complain, print_json, say, table
-from sightline.cli.sources import Column, Read, listed
+from sightline.cli.output import ProgressDisplay, print_error, print_json, print_line, print_table
+from sightline.cli.sources import Column, ReadSettings, list_inputs
 from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
-    from sightline.workflow.export import Exported
+    from sightline.api.export import ExportResult
 
 
 def export(
     model: Annotated[str, typer.Argument(help="A run; or a bundle, its .zip or .onnx file (needs --parity).")],
-    form: Annotated[
+    output_format: Annotated[
         str, typer.Option("--format", help="onnx, bundle, openvino, litert, saved_model or vectors.")
     ] = "onnx",
     precision: Annotated[str, typer.Option(help="float32, bfloat16, float16 or int8.")] = "float32",
@@ -33,54 +33,62 @@ def export(
         float | None, typer.Option(min=0, max=1, help="Minimum fraction of images with the same top-1 class.")
     ] = None,
     column: Column = None,
-    set: Read = None,  # noqa: A002  # the option's own name
+    set: ReadSettings = None,  # noqa: A002  # the option's own name
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Export a model to another format, reload it and compare; exits with 1 if its predictions differ.
 
     --format vectors writes test vectors (reference images with their decoded pixels), for decoders in other languages.
     """
-    from sightline.workflow.export import export as run
-    from sightline.workflow.vectors import vectors
+    from sightline.api.decoding_vectors import write_decoding_vectors
+    from sightline.api.export import export_model as run
 
-    if form == "vectors":
-        path = str(vectors(model, out))
-        print_json({"path": path}) if json else say(f"written    {path}")
+    if output_format == "vectors":
+        path = str(write_decoding_vectors(model, out))
+        print_json({"path": path}) if json else print_line(f"written    {path}")
         return
-    with Display(quiet=json) as display:
-        done = run(
-            model, form, precision=precision, out=out, data=listed(parity, column, set), tolerance=tolerance,
-            agreement=agreement, watcher=display,
+    with ProgressDisplay(quiet=json) as display:
+        exported = run(
+            model, output_format, precision=precision, out=out, data=list_inputs(parity, column, set),
+            tolerance=tolerance,
+            agreement=agreement, callback=display,
         )  # fmt: skip
     if json:
-        print_json(done.to_dict())
+        print_json(exported.to_dict())
     else:
-        _show(done)
-    if not done.accepted:
-        complain(
-            f"The {done.format} file in {done.precision} was not written: on {plural(done.parity.count, 'image')} "
-            f"{' and '.join(done.reasons)}. Set another limit, or compare on more images with --parity."
+        _print_export(exported)
+    if not exported.accepted:
+        print_error(
+            f"The {exported.format} file in {exported.precision} was not written: on "
+            f"{plural(exported.parity.count, 'image')} "
+            f"{' and '.join(exported.exceeded_limits)}. Set another limit, or compare on more images with --parity."
         )
         raise typer.Exit(1)
 
 
-def _show(done: Exported) -> None:
-    found, limits = done.parity, done.tolerance
-    change = "unknown" if found.accuracy_change is None else f"{100 * found.accuracy_change:+.2f} points"
-    if found.accuracy_interval is not None:
-        low, high = 100 * found.accuracy_interval.low, 100 * found.accuracy_interval.high
+def _print_export(exported: ExportResult) -> None:
+    parity, limits = exported.parity, exported.tolerance
+    change = "unknown" if parity.accuracy_change is None else f"{100 * parity.accuracy_change:+.2f} points"
+    if parity.accuracy_interval is not None:
+        low, high = 100 * parity.accuracy_interval.low, 100 * parity.accuracy_interval.high
         change += f" (95% interval {low:+.2f} to {high:+.2f})"
     rows = [
-        ["maximum difference", f"{found.greatest_difference:.2g} (at most {limits.difference:g})"],
-        ["mean difference", f"{found.mean_difference:.2g}"],
-        ["top-1 agreement", f"{found.top1_agreement:.4f} (at least {limits.agreement:g})"],
+        ["maximum difference", f"{parity.max_difference:.2g} (at most {limits.difference:g})"],
+        ["mean difference", f"{parity.mean_difference:.2g}"],
+        ["top-1 agreement", f"{parity.top1_agreement:.4f} (at least {limits.agreement:g})"],
         ["accuracy change", change],
-        ["size", f"{found.bytes / 1e6:.2f} MB"],
-        ["latency, one image", f"{found.latency_median:.2f} ms median, {found.latency_p99:.2f} ms 99th percentile"],
-        ["throughput, batch size 32", f"{found.throughput:,.0f} images/s"],
+        ["size", f"{parity.bytes / 1e6:.2f} MB"],
+        ["latency, one image", f"{parity.latency_median:.2f} ms median, {parity.latency_p99:.2f} ms 99th percentile"],
+        ["throughput, batch size 32", f"{parity.throughput:,.0f} images/s"],
     ]
-    table([f"{done.format} {done.precision}", f"{plural(found.count, 'image')} of {done.pictures}"], rows)
-    if done.kept:
-        say(f"kept in float: {', '.join(done.kept)}")
-    if done.path is not None:
-        say(f"written    {done.path}")
+    print_table(
+        [
+            f"{exported.format} {exported.precision}",
+            f"{plural(parity.count, 'image')} of {exported.images_description}",
+        ],
+        rows,
+    )
+    if exported.float_layers:
+        print_line(f"kept in float: {', '.join(exported.float_layers)}")
+    if exported.path is not None:
+        print_line(f"written    {exported.path}")

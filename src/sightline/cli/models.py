@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import print_json, table
+from sightline.cli.output import print_json, print_table
 from sightline.models.registry import ENTRIES
 
 
@@ -17,5 +17,5 @@ def models(json: Annotated[bool, typer.Option("--json", help="Print one JSON obj
         rows = [{k: getattr(e, k) for k in keys} | {"pretrained": e.pretrained is not None} for e in ENTRIES.values()]
         print_json({"models": rows})
         return
-    rows_ = [[e.name, str(e.size), "ImageNet" if e.pretrained else "", e.about] for e in ENTRIES.values()]
-    table(["model", "size", "weights", "description"], rows_, right=["size"])
+    rows_ = [[e.name, str(e.input_size), "ImageNet" if e.pretrained else "", e.description] for e in ENTRIES.values()]
+    print_table(["model", "size", "weights", "description"], rows_, right=["size"])

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import results, say
+from sightline._io import open_regular
+from sightline.cli.output import print_line, results_stream
 from sightline.cli.sources import FileLimit
-from sightline.cli.streams import read_input
+from sightline.cli.streams import read_stdin
 from sightline.errors import OutputError, UsageError, plural
 from sightline.escaping import TextFile, printable
-from sightline.files import open_regular
-from sightline.records import Decision, Prediction
+from sightline.inference.results import Decision, Prediction
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
-    from sightline.report.predictions import Layout
+    from sightline.report.prediction_writer import RowFormat
 
 TOP = 5  # classes shown in a table and in JSON lines; CSV defaults to one
 
 
-class Form(StrEnum):
+class OutputFormat(StrEnum):
     """How predictions are printed."""
 
     table = "table"
@@ -36,7 +36,7 @@ class Form(StrEnum):
 
 def predict(
     model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")],
-    pictures: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
+    images: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
     top: Annotated[
         int | None, typer.Option(min=1, help="Number of most probable classes per image; default: 5, or 1 for CSV.")
     ] = None,
@@ -44,8 +44,9 @@ def predict(
         bool,
         typer.Option("--probabilities", help="Include the probabilities of all classes; in CSV, one column per class."),
     ] = False,
-    form: Annotated[
-        Form | None, typer.Option("--format", help="Output format; default: from the suffix of --out, else table.")
+    output_format: Annotated[
+        OutputFormat | None,
+        typer.Option("--format", help="Output format; default: from the suffix of --out, else table."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Same as --format jsonl.")] = False,
     raw_csv: Annotated[
@@ -57,58 +58,58 @@ def predict(
     set: FileLimit = None,  # noqa: A002  # the option's own name
 ) -> None:
     """Classify images. Exits with 1 if an image could not be read; its row says why."""
-    from sightline import workflow
-    from sightline.prediction import stream
-    from sightline.report.predictions import Layout
+    from sightline import api
+    from sightline.inference import stream
+    from sightline.report.prediction_writer import RowFormat
 
-    chosen = _form(form, out, json=json)
+    chosen_format = _choose_format(output_format, out, json=json)
     if out is not None:
-        _check_place(out)
-    limits = stream.file_limits(set or ())
-    items = stream.expand(pictures, partial(read_input, limits.file_mb), limits)
-    first = stream.peek(items)  # report a wrong path or an empty folder before loading the model
-    classifier = workflow.load(model)
+        _check_output(out)
+    limits = stream.parse_file_limits(set or ())
+    items = stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
+    first = stream.take_first(items)  # report a wrong path or an empty folder before loading the model
+    classifier = api.load(model)
     count, thresholds = len(classifier.classes), classifier.thresholds
-    shown = min(count, top or (1 if chosen == Form.csv else TOP))
-    layout = Layout(shown, classifier.classes if probabilities else (), thresholds is not None, raw_csv)
-    asked = count if probabilities else shown
-    predictions = stream.predict(classifier.predictor, chain(first, items), top=asked, thresholds=thresholds)
-    if chosen == Form.table:
-        failed = _count_errors(_table(predictions))[1]
+    shown_count = min(count, top or (1 if chosen_format == OutputFormat.csv else TOP))
+    layout = RowFormat(shown_count, classifier.classes if probabilities else (), thresholds is not None, raw_csv)
+    requested_count = count if probabilities else shown_count
+    predictions = stream.predict(classifier.predictor, chain(first, items), top=requested_count, thresholds=thresholds)
+    if chosen_format == OutputFormat.table:
+        failed = _count_errors(_print_rows(predictions))[1]
     elif out is None:
-        failed = _count_errors(_rows(chosen)(predictions, layout, results()))[1]
+        failed = _count_errors(_row_writer(chosen_format)(predictions, layout, results_stream()))[1]
     else:
-        failed = _write(predictions, layout, chosen, out)
+        failed = _write_file(predictions, layout, chosen_format, out)
     if failed:
         raise typer.Exit(1)
 
 
-def _form(form: Form | None, out: Path | None, *, json: bool) -> Form:
+def _choose_format(output_format: OutputFormat | None, out: Path | None, *, json: bool) -> OutputFormat:
     """Return the format that the options ask for; raises `UsageError` if they contradict each other."""
-    if json and form not in {None, Form.jsonl}:
-        raise UsageError(f"--json and --format {form} contradict each other: give one of them.")
-    form = Form.jsonl if json else form
+    if json and output_format not in {None, OutputFormat.jsonl}:
+        raise UsageError(f"--json and --format {output_format} contradict each other: give one of them.")
+    output_format = OutputFormat.jsonl if json else output_format
     if out is None:
-        return form or Form.table
-    if form == Form.table:
+        return output_format or OutputFormat.table
+    if output_format == OutputFormat.table:
         raise UsageError("--out writes CSV or JSON lines: give --format csv or jsonl, or redirect the table with `>`.")
-    if form is not None:
-        return form
-    by_suffix = {".csv": Form.csv, ".jsonl": Form.jsonl, ".ndjson": Form.jsonl}
+    if output_format is not None:
+        return output_format
+    by_suffix = {".csv": OutputFormat.csv, ".jsonl": OutputFormat.jsonl, ".ndjson": OutputFormat.jsonl}
     if out.suffix.lower() not in by_suffix:
         raise UsageError(f"--out {out} should end with .csv or .jsonl, or give --format csv or jsonl as well.")
     return by_suffix[out.suffix.lower()]
 
 
-def _check_place(out: Path) -> None:
+def _check_output(out: Path) -> None:
     """Raise `OutputError` if `out` exists and was not written by `predict`."""
-    from sightline.report import predictions
+    from sightline.report import prediction_writer
 
     if out.is_dir():
         raise OutputError(f"{out} is a folder: name a file in it with --out.")
     try:
         with open_regular(out) as file:
-            ours = predictions.is_result(file.read(100))
+            ours = prediction_writer.is_prediction_file(file.read(100))
     except FileNotFoundError:
         return
     except OSError as error:
@@ -117,10 +118,12 @@ def _check_place(out: Path) -> None:
         raise OutputError(f"{out} exists and is not a result of predict: name another file with --out.")
 
 
-def _rows(form: Form) -> Callable[[Iterator[Prediction], Layout, TextFile], Iterator[Prediction]]:
-    from sightline.report import predictions
+def _row_writer(
+    output_format: OutputFormat,
+) -> Callable[[Iterator[Prediction], RowFormat, TextFile], Iterator[Prediction]]:
+    from sightline.report import prediction_writer
 
-    return predictions.write_csv if form == Form.csv else predictions.write_jsonl
+    return prediction_writer.write_csv if output_format == OutputFormat.csv else prediction_writer.write_jsonl
 
 
 def _count_errors(predictions: Iterator[Prediction]) -> tuple[int, int]:
@@ -132,25 +135,25 @@ def _count_errors(predictions: Iterator[Prediction]) -> tuple[int, int]:
     return total, errors
 
 
-def _write(predictions: Iterator[Prediction], layout: Layout, form: Form, out: Path) -> int:
+def _write_file(predictions: Iterator[Prediction], layout: RowFormat, output_format: OutputFormat, out: Path) -> int:
     """Write all predictions to `out`, atomically; return the number of errors among them."""
-    from sightline import files
+    from sightline import _io
 
     total = errors = 0
 
     def fill(aside: Path) -> None:
         nonlocal total, errors
         with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            total, errors = _count_errors(_rows(form)(predictions, layout, file))
+            total, errors = _count_errors(_row_writer(output_format)(predictions, layout, file))
             os.fsync(file.fileno())
 
-    files.write(out, fill)
+    _io.write_atomic(out, fill)
     unread = f", {errors} of them failed" if errors else ""
-    say(f"{plural(total, 'image')}{unread}: {out}", stderr=True)
+    print_line(f"{plural(total, 'image')}{unread}: {out}", stderr=True)
     return errors
 
 
-def _table(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
+def _print_rows(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
     """Print each row as soon as it is known, with the path column as wide as the longest path so far."""
     width = 12
     for p in predictions:
@@ -158,13 +161,15 @@ def _table(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
         width = max(width, len(name))
         name = f"{name:<{width}}  "
         if p.error is not None:
-            say(name, (p.error, "red"))
+            print_line(name, (p.error, "red"))
         else:
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top[1:])
-            decision = "" if p.decision is None or p.decision.decision == "class" else f"  {_words(p.decision)}"
-            say(name, (str(p.label), "bold"), f" {p.probability:.3f}  ", (others, "dim"), decision)
+            decision = (
+                "" if p.decision is None or p.decision.decision == "class" else f"  {_format_decision(p.decision)}"
+            )
+            print_line(name, (str(p.label), "bold"), f" {p.probability:.3f}  ", (others, "dim"), decision)
         yield p
 
 
-def _words(decision: Decision) -> str:
+def _format_decision(decision: Decision) -> str:
     return f"one of {', '.join(decision.set or ())}" if decision.decision == "set" else "abstain"

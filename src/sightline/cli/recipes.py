@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import print_json, print_lines, table
+from sightline.cli.output import print_json, print_table, print_text
 from sightline.config import recipes as shipped
 
 
@@ -21,8 +21,8 @@ def recipes(
         if json:
             print_json({"name": name, "settings": shipped.load(name)})
         else:
-            print_lines(shipped.text(name))
+            print_text(shipped.text(name))
     elif json:
-        print_json({"recipes": [{"name": n, "about": shipped.about(n)} for n in shipped.names()]})
+        print_json({"recipes": [{"name": n, "about": shipped.first_sentence(n)} for n in shipped.names()]})
     else:
-        table(["recipe", "description"], [[n, shipped.about(n)] for n in shipped.names()])
+        print_table(["recipe", "description"], [[n, shipped.first_sentence(n)] for n in shipped.names()])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import Display, print_json, say
+from sightline.cli.output import ProgressDisplay, print_json, print_line
 
 
 def report(
@@ -15,11 +15,11 @@ def report(
     json: Annotated[bool, typer.Option("--json", help="Print the path of the report as one JSON object.")] = False,
 ) -> None:
     """Evaluate a run again and write its report, a single self-contained HTML page."""
-    from sightline.workflow import reporting
+    from sightline.api import run_report
 
-    with Display(quiet=json) as display:
-        path = reporting.make(run, progress=display.progress)
+    with ProgressDisplay(quiet=json) as display:
+        path = run_report.rebuild_report(run, progress=display.on_progress)
     if json:
         print_json({"report": str(path)})
     else:
-        say(str(path))
+        print_line(str(path))

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import Display, print_json
-from sightline.cli.train import Coordinator, Hosts, Rank, check_bundle, show
+from sightline.cli.output import ProgressDisplay, print_json
+from sightline.cli.train import Coordinator, Hosts, Rank, check_bundle, print_result
 
 
 def resume(
@@ -30,16 +30,20 @@ def resume(
 
     With --epochs, train a complete run for more epochs.
     """
-    from sightline import workflow
-    from sightline.hosts import wanted
-    from sightline.report import summary
+    from sightline import api
+    from sightline.distributed.cluster import resolve_cluster
+    from sightline.report import to_dict
 
-    with Display() as display:
-        result = workflow.resume(
-            run, data or None, epochs=epochs, hosts=wanted(hosts, coordinator, rank, os.environ), watcher=display
+    with ProgressDisplay() as display:
+        result = api.resume(
+            run,
+            data or None,
+            epochs=epochs,
+            hosts=resolve_cluster(hosts, coordinator, rank, os.environ),
+            callback=display,
         )
     if json:
-        print_json(summary.training(result))
+        print_json(to_dict.training_to_dict(result))
     elif result.run:
-        show(result)
+        print_result(result)
     check_bundle(result)

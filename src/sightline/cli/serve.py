@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import say
+from sightline.cli.output import print_line
 
 
 def serve(
@@ -18,4 +18,4 @@ def serve(
     """Serve predictions over HTTP until Ctrl-C or SIGTERM."""
     from sightline.serve.server import serve as run
 
-    run(model, host, port, largest=largest * 10**6, say=say)
+    run(model, host, port, max_bytes=largest * 10**6, say=print_line)

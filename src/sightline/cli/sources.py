@@ -12,7 +12,7 @@ from sightline.errors import UsageError, suggest
 
 if TYPE_CHECKING:  # annotations only
     from sightline.config import RunConfig
-    from sightline.data.sources.listing import Listing
+    from sightline.data.sources.listing import SourceListing
 
 Sources = Annotated[
     list[str],
@@ -32,12 +32,12 @@ Allow = Annotated[
     list[str] | None,
     typer.Option(metavar="KIND", help="Do not stop on this kind of data error, as named by doctor; repeatable."),
 ]
-Read = Annotated[
+ReadSettings = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Set how images are read, e.g. data.class_level=2 or picture.page=2; repeatable.",
+        help="Set how images are read, e.g. data.class_level=2 or input.page=2; repeatable.",
     ),
 ]
 FileLimit = Annotated[
@@ -65,13 +65,13 @@ def data_assignments(column: Sequence[str] | None = None, allow: Sequence[str] |
             f"data.columns.{role}={jsonio.dumps(name)}"
         )  # quoted, so that column 2 is not taken for a number
     if allow:
-        assignments.append(f"data.allow={jsonio.dumps(list(allow))}")
+        assignments.append(f"data.allow_findings={jsonio.dumps(list(allow))}")
     return assignments
 
 
-def listed(
+def list_inputs(
     data: Sequence[str] | None, column: Sequence[str] | None, settings: Sequence[str] | None
-) -> list[str] | list[Listing] | None:
+) -> list[str] | list[SourceListing] | None:
     """Return the sources, listed if ``--column`` or ``--set`` is given; raises `UsageError`."""
     if not (column or settings):
         return list(data) if data else None
@@ -79,23 +79,23 @@ def listed(
         raise UsageError(
             "--column and --set say how to read the images on the command line: name some, or leave these options out."
         )
-    from sightline.data.index import list_sources
+    from sightline.data.indexing import list_sources
 
-    return list_sources(list(data), reading(column, None, settings).data)
+    return list_sources(list(data), resolve_settings(column, None, settings).data)
 
 
-def reading(
+def resolve_settings(
     column: Sequence[str] | None,
     allow: Sequence[str] | None = None,
     settings: Sequence[str] | None = None,
     tables: tuple[str, ...] = ("data.",),
 ) -> RunConfig:
     """Return the settings for a command that accepts only those in `tables`; raises `UsageError`."""
-    from sightline.config import resolve
+    from sightline.config import resolve_config
 
     for text in settings or ():
         if not text.startswith(tables):
             raise UsageError(
                 f"--set accepts only settings of how images are read here, e.g. data.class_level=2, not {text!r}."
             )
-    return resolve(assignments=[*(settings or ()), *data_assignments(column, allow)])
+    return resolve_config(assignments=[*(settings or ()), *data_assignments(column, allow)])

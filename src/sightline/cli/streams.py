@@ -16,16 +16,16 @@ from typing import Any, TextIO
 from sightline.errors import DataError, OutputError
 
 
-def _write(number: int, data: Any) -> int:
+def _write_all(descriptor: int, data: Any) -> int:
     """Write to a file descriptor; wait if another program left it non-blocking, as happens with pipes."""
     while True:
         try:
-            return os.write(number, data)
+            return os.write(descriptor, data)
         except BlockingIOError:
-            select.select([], [number], [])
+            select.select([], [descriptor], [])
 
 
-class _Results(io.FileIO):
+class _ResultStream(io.FileIO):
     """Standard output: raises `OutputError` the first time a write fails; later writes are dropped."""
 
     _lost = False
@@ -34,7 +34,7 @@ class _Results(io.FileIO):
         if self._lost:
             return len(memoryview(data))
         try:
-            return _write(self.fileno(), data)
+            return _write_all(self.fileno(), data)
         except BrokenPipeError:  # its reader has exited, as `| head` does
             self._lost = True
             raise
@@ -46,17 +46,17 @@ class _Results(io.FileIO):
             ) from error
 
 
-class _News(io.FileIO):
+class _ProgressStream(io.FileIO):
     """Standard error: writes that fail are dropped."""
 
     def write(self, data: Any, /) -> int:
         try:
-            return _write(self.fileno(), data)
+            return _write_all(self.fileno(), data)
         except OSError:
             return len(memoryview(data))
 
 
-def secure() -> None:
+def secure_streams() -> None:
     """Make the standard streams safe to use: reopen closed ones, and make each fail as described in this module.
 
     Streams that are not the process's own, such as those of a test, are only set to accept any file name.
@@ -66,27 +66,31 @@ def secure() -> None:
             os.fstat(number)
         except OSError:  # closed: the next file to be opened would take its number
             os.set_inheritable(os.open(os.devnull, mode), True)  # gets the lowest free number
-    sys.stdout = _secured(sys.stdout, sys.__stdout__, _Results, 1)
-    sys.stderr = _secured(sys.stderr, sys.__stderr__, _News, 2)
+    sys.stdout = _secure_stream(sys.stdout, sys.__stdout__, _ResultStream, 1)
+    sys.stderr = _secure_stream(sys.stderr, sys.__stderr__, _ProgressStream, 2)
 
 
-def _secured(stream: TextIO | None, own: TextIO | None, kind: type[io.FileIO], number: int) -> TextIO:
+def _secure_stream(
+    stream: TextIO | None, original: TextIO | None, stream_type: type[io.FileIO], descriptor: int
+) -> TextIO:
     if stream is None:
-        return io.TextIOWrapper(io.BufferedWriter(kind(number, "w", closefd=False)), "utf-8", "backslashreplace")
+        return io.TextIOWrapper(
+            io.BufferedWriter(stream_type(descriptor, "w", closefd=False)), "utf-8", "backslashreplace"
+        )
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.reconfigure(errors="backslashreplace")  # a file name need not be valid UTF-8
     raw = getattr(stream.buffer, "raw", stream.buffer)
-    if stream is not own or type(raw) is not io.FileIO:  # a Windows console is of another type
+    if stream is not original or type(raw) is not io.FileIO:  # a Windows console is of another type
         return stream
     stream.flush()
     return io.TextIOWrapper(
-        io.BufferedWriter(kind(number, "w", closefd=False)), stream.encoding, "backslashreplace",
+        io.BufferedWriter(stream_type(descriptor, "w", closefd=False)), stream.encoding, "backslashreplace",
         line_buffering=stream.line_buffering, write_through=stream.write_through,
     )  # fmt: skip
 
 
-def read_input(limit_mb: float = 256) -> bytes:
+def read_stdin(limit_mb: float = 256) -> bytes:
     """Return all of standard input: one image, or a list of paths.
 
     Raises `DataError` if it is closed, cannot be read or is larger than `limit_mb` MiB (``data.limits.file_mb``).

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import Display, print_json, say, table
-from sightline.cli.sources import Allow, Column, Read, Sources, data_assignments, reading
+from sightline.cli.output import ProgressDisplay, print_json, print_line, print_table
+from sightline.cli.sources import Allow, Column, ReadSettings, Sources, data_assignments, resolve_settings
 from sightline.errors import ModelError
 
 if TYPE_CHECKING:  # annotations only: --help must not import Optuna
-    from sightline.sweep import Sweep, Trial
+    from sightline.sweeps import SweepResult, TrialResult
 
 
 def sweep(
@@ -30,7 +30,7 @@ def sweep(
     ] = None,
     column: Column = None,
     allow: Allow = None,
-    set: Read = None,  # noqa: A002  # the option's own name
+    set: ReadSettings = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
@@ -38,55 +38,58 @@ def sweep(
 
     To continue an interrupted sweep, run the same command again; several processes running it share the trials.
     """
-    from sightline.sweep import as_dict
-    from sightline.sweep import sweep as search
+    from sightline.sweeps import sweep as search
+    from sightline.sweeps import sweep_to_dict
 
-    with Display(quiet=json) as display:
-        reading(column, allow, set)  # report mistakes before any work
-        found = search(
-            data, space, out=out, trials=trials, storage=storage, cache=not no_cache, watcher=display,
+    with ProgressDisplay(quiet=json) as display:
+        resolve_settings(column, allow, set)  # report mistakes before any work
+        result = search(
+            data, space, out=out, trials=trials, storage=storage, cache=not no_cache, callback=display,
             set=[*(set or ()), *data_assignments(column, allow)],
         )  # fmt: skip
     if json:
-        print_json(as_dict(found))
+        print_json(sweep_to_dict(result))
     else:
-        show(found)
-    failed = [t for t in found.trials if t.state == "failed"]
-    if found.best is None and failed:
+        print_sweep(result)
+    failed = [t for t in result.trials if t.state == "failed"]
+    if result.best is None and failed:
         raise ModelError(f"No trial was completed, and {len(failed)} failed; the first: {failed[0].reason}")
 
 
-def show(found: Sweep) -> None:
+def print_sweep(result: SweepResult) -> None:
     """Print the trials, best first, and where to find the results."""
-    from sightline.report.compare import short_names
+    from sightline.report.comparison_plots import short_names
 
-    names = list(dict.fromkeys(name for trial in found.trials for name in trial.settings))
-    columns = ["trial", found.monitor, "95% interval", *short_names(names), "epochs", "seconds", "state"]
-    rows = [[*_left(t), *(_word(t.settings.get(name)) for name in names), *_right(t)] for t in found.trials]
-    table(columns, rows, right=["trial", found.monitor, "epochs", "seconds"])
-    best = found.best
+    names = list(dict.fromkeys(name for trial in result.trials for name in trial.settings))
+    columns = ["trial", result.monitor, "95% interval", *short_names(names), "epochs", "seconds", "state"]
+    rows = [
+        [*_leading_cells(t), *(_format_value(t.settings.get(name)) for name in names), *_trailing_cells(t)]
+        for t in result.trials
+    ]
+    print_table(columns, rows, right=["trial", result.monitor, "epochs", "seconds"])
+    best = result.best
     if best is not None:
-        settings = ", ".join(f"{name}={_word(value)}" for name, value in best.settings.items())
-        say()
-        say(f"best       trial {best.trial}, {settings}: {found.monitor} {best.value:.4f}")
-        say(f"run        {best.run}")
-    if found.importance is not None:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in found.importance.items())
-        say(f"importance {shares}")
-    say(f"results    {Path(found.folder) / 'results.csv'}, figures/")
+        settings = ", ".join(f"{name}={_format_value(value)}" for name, value in best.settings.items())
+        print_line()
+        print_line(f"best       trial {best.trial}, {settings}: {result.monitor} {best.value:.4f}")
+        print_line(f"run        {best.run}")
+    if result.importance is not None:
+        importances = ", ".join(f"{name} {fraction:.0%}" for name, fraction in result.importance.items())
+        print_line(f"importance {importances}")
+    print_line(f"results    {Path(result.folder) / 'results.csv'}, figures/")
 
 
-def _left(trial: Trial) -> list[str]:
-    ends = trial.accuracy_interval
+def _leading_cells(trial: TrialResult) -> list[str]:
+    interval = trial.accuracy_interval
     value = "" if trial.value is None else f"{trial.value:.4f}"
-    return [str(trial.trial), value, "" if ends is None else f"{ends.low:.4f} to {ends.high:.4f}"]
+    return [str(trial.trial), value, "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"]
 
 
-def _right(trial: Trial) -> list[str]:
+def _trailing_cells(trial: TrialResult) -> list[str]:
     seconds = "" if trial.seconds is None else f"{trial.seconds:.1f}"
     state = trial.state if trial.reason is None else f"{trial.state}: {trial.reason}"
     return ["" if trial.epochs is None else str(trial.epochs), seconds, state]
 
 
-def _word(value: object) -> str:
+def _format_value(value: object) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from sightline import jsonio
-from sightline.cli.output import Display, complain, print_json, say
+from sightline.cli.output import ProgressDisplay, print_error, print_json, print_line
 from sightline.cli.sources import Allow, Column, Sources, data_assignments
 from sightline.errors import plural
-from sightline.records import PartFigures, TrainResult
+from sightline.training.result import SplitMetrics, TrainResult
 
 Hosts = Annotated[
     str | None,
@@ -62,14 +62,14 @@ def train(
     json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Train a classifier on labeled images."""
-    from sightline import workflow
-    from sightline.hosts import wanted
-    from sightline.report import summary
+    from sightline import api
+    from sightline.distributed.cluster import resolve_cluster
+    from sightline.report import to_dict
 
-    named = {"model.name": model, "model.weights": weights}
+    options = {"model.name": model, "model.weights": weights}
     if devices is not None:
-        named["device.count"] = "0" if devices == "all" else devices
-    assignments = [f"{key}={value}" for key, value in named.items() if value is not None] + (set or [])
+        options["device.num_devices"] = "0" if devices == "all" else devices
+    assignments = [f"{key}={value}" for key, value in options.items() if value is not None] + (set or [])
     if patch is not None:
         assignments.append(
             f"data.patch={jsonio.dumps(patch)}"
@@ -79,48 +79,50 @@ def train(
         assignments.append("data.cache=false")
     if deterministic:
         assignments.append("device.deterministic=true")
-    with Display() as display:
-        result = workflow.train(
+    with ProgressDisplay() as display:
+        result = api.train(
             data, recipe=recipe, config=config, set=assignments, epochs=epochs, batch_size=batch_size, seed=seed,
-            out=out, force=force, watcher=display, hosts=wanted(hosts, coordinator, rank, os.environ),
+            out=out, force=force, callback=display, hosts=resolve_cluster(hosts, coordinator, rank, os.environ),
         )  # fmt: skip
     if json:
-        print_json(summary.training(result))
+        print_json(to_dict.training_to_dict(result))
     elif result.run:  # only host 0 has one
-        show(result)
+        print_result(result)
     check_bundle(result)
 
 
 def check_bundle(result: TrainResult) -> None:
     """Exit with 1 if the run has no bundle, and print why."""
     if result.run and result.bundle is None:
-        way = f"To write one anyway, use `sightline export {result.run} --format bundle` with a larger --tolerance"
-        complain(f"{result.run} has no bundle: {result.bundle_reason}. {way}.")
+        advice = f"To write one anyway, use `sightline export {result.run} --format bundle` with a larger --tolerance"
+        print_error(f"{result.run} has no bundle: {result.bundle_reason}. {advice}.")
         raise typer.Exit(1)
 
 
-def show(result: TrainResult) -> None:
+def print_result(result: TrainResult) -> None:
     """Print the outcome of a training run."""
     from sightline.report import sentences
 
-    for name, figures in (("validation", result.validation), ("test", result.test)):
-        if figures is not None:
-            say(f"{name:<11}{_line(figures)}")
-            if leaked := sentences.leaked(result.details.get("leaked", {}).get(name)):
-                say(f"           {leaked}")
+    for name, metrics in (("validation", result.validation), ("test", result.test)):
+        if metrics is not None:
+            print_line(f"{name:<11}{_format_metrics(metrics)}")
+            if leaked := sentences.describe_leakage(result.details.get("leaked", {}).get(name)):
+                print_line(f"           {leaked}")
             names = result.details.get("untested_classes", {}).get(name, [])
-            if missing := sentences.untested(names, len(result.classes), f"the {name} split"):
-                say(f"           {missing}")
+            if missing := sentences.describe_untested(names, len(result.classes), f"the {name} split"):
+                print_line(f"           {missing}")
     temperature = result.details.get("temperature", 1.0)
     if temperature != 1:
-        say(f"           losses after calibration (temperature {temperature:.3f}); val_loss of an epoch is before it")
-    say(
+        print_line(
+            f"           losses after calibration (temperature {temperature:.3f}); val_loss of an epoch is before it"
+        )
+    print_line(
         f"{result.model}, {result.parameters:,} parameters, {plural(result.epochs, 'epoch')} in {result.seconds:.0f} s "
         f"({result.images_per_second:,.0f} images/s)"
     )
-    say(f"run        {result.run}")
-    say(f"figures    {Path(result.run) / 'figures'}")
+    print_line(f"run        {result.run}")
+    print_line(f"figures    {Path(result.run) / 'figures'}")
 
 
-def _line(figures: PartFigures) -> str:
-    return f"accuracy {figures.accuracy:.4f} on {plural(figures.count, 'image')}, loss {figures.loss:.4f}"
+def _format_metrics(metrics: SplitMetrics) -> str:
+    return f"accuracy {metrics.accuracy:.4f} on {plural(metrics.count, 'image')}, loss {metrics.loss:.4f}"

@@ -12,20 +12,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sightline.config import epochs, parse
+from sightline.config import parse, stage_epochs
 from sightline.config.parse import dump_toml, read_toml, to_dict
-from sightline.config.tree import (
+from sightline.config.schema import (
     AugmentConfig,
     BundleConfig,
     ColumnsConfig,
     DataConfig,
     DeviceConfig,
-    EarlyStopConfig,
+    EarlyStoppingConfig,
     EvaluationConfig,
+    InputConfig,
     LimitsConfig,
     ModelConfig,
     OptimizerConfig,
-    PictureConfig,
     RunConfig,
     ScheduleConfig,
     SplitConfig,
@@ -40,12 +40,12 @@ __all__ = [
     "ColumnsConfig",
     "DataConfig",
     "DeviceConfig",
-    "EarlyStopConfig",
+    "EarlyStoppingConfig",
     "EvaluationConfig",
+    "InputConfig",
     "LimitsConfig",
     "ModelConfig",
     "OptimizerConfig",
-    "PictureConfig",
     "RunConfig",
     "ScheduleConfig",
     "SplitConfig",
@@ -54,33 +54,33 @@ __all__ = [
     "dump_toml",
     "load_config",
     "read_toml",
-    "resolve",
+    "resolve_config",
     "to_dict",
 ]
 
 
-def resolve(*layers: dict[str, Any], assignments: Iterable[str] = ()) -> RunConfig:
+def resolve_config(*layers: dict[str, Any], assignments: Iterable[str] = ()) -> RunConfig:
     """Merge nested dicts over the defaults, lowest precedence first, then apply ``KEY=VALUE`` assignments.
 
-    >>> resolve({"train": {"epochs": 3}}, assignments=["train.batch_size=8"]).train.epochs
+    >>> resolve_config({"train": {"epochs": 3}}, assignments=["train.batch_size=8"]).train.epochs
     3
     """
     values: dict[str, Any] = {}
     for layer in layers:
-        values = parse.merge(values, copy.deepcopy(layer))  # assignments modify nested values in place
+        values = parse.merge_tables(values, copy.deepcopy(layer))  # assignments modify nested values in place
     assignments = list(assignments)
     for expression in assignments:
-        parse.assign(values, expression)
-    over = [_names(layer.get("train")) for layer in layers[1:]]
-    over.append({text.partition("=")[0].strip().removeprefix("train.") for text in assignments})
-    if any("epochs" in names for names in over) and not any("stages" in names for names in over):
-        stages = [name.split(".") for name in over[-1] if name.startswith("stages.")]
+        parse.apply_assignment(values, expression)
+    overridden_keys = [_table_keys(layer.get("train")) for layer in layers[1:]]
+    overridden_keys.append({text.partition("=")[0].strip().removeprefix("train.") for text in assignments})
+    if any("epochs" in names for names in overridden_keys) and not any("stages" in names for names in overridden_keys):
+        stages = [name.split(".") for name in overridden_keys[-1] if name.startswith("stages.")]
         fixed = {int(keys[1]) for keys in stages if keys[1].isdigit() and keys[2:] == ["epochs"]}
-        epochs.share(values["train"], fixed)
+        stage_epochs.scale_stage_epochs(values["train"], fixed)
     return parse.from_dict(RunConfig, values)
 
 
-def _names(table: Any) -> set[str]:
+def _table_keys(table: Any) -> set[str]:
     return set(table) if isinstance(table, dict) else set()
 
 
@@ -88,6 +88,6 @@ def load_config(path: Path) -> RunConfig:
     """Read a complete or partial configuration from a TOML file; raises `ConfigError`, naming the file."""
     values = read_toml(path)
     try:
-        return resolve(values)
+        return resolve_config(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -12,14 +12,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from sightline._io import open_regular
 from sightline.errors import ConfigError, require, suggest
-from sightline.files import open_regular
-from sightline.nesting import DEEPEST, is_deep
+from sightline.nesting import MAX_DEPTH, is_deep
 
 T = TypeVar("T")
-MOST = 1 << 20  # bytes per file; a complete configuration has about 20,000
-_PART = r"""(?:[\w-]{1,200}+|"(?:[^"\\\n]|\\.){0,200}+"|'[^'\n]{0,200}+')"""
-_LONG_KEY = re.compile(rf"{_PART}(?:[ \t]{{0,9}}+\.[ \t]{{0,9}}+{_PART}){{{DEEPEST}}}")
+MAX_FILE_BYTES = 1 << 20  # bytes per file; a complete configuration has about 20,000
+_KEY_PART = r"""(?:[\w-]{1,200}+|"(?:[^"\\\n]|\\.){0,200}+"|'[^'\n]{0,200}+')"""
+_LONG_KEY = re.compile(rf"{_KEY_PART}(?:[ \t]{{0,9}}+\.[ \t]{{0,9}}+{_KEY_PART}){{{MAX_DEPTH}}}")
 
 
 def setting(
@@ -37,23 +37,23 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
+def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     """Build the dataclass `cls` from `values`; missing keys get their defaults.
 
     Raises `ConfigError` naming the key for an unknown key, a wrong type or a value out of range.
     """
     hints = get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # every caller passes a dataclass
-    made = {}
+    kwargs = {}
     for key, value in values.items():
-        path = f"{where}{key}"
+        path = f"{prefix}{key}"
         if key not in fields:
             raise ConfigError(f"There is no setting {path!r}.{suggest(key, fields)}")
-        made[key] = _convert(hints[key], value, path)
-        _check_range(made[key], fields[key].metadata, path)
+        kwargs[key] = _convert(hints[key], value, path)
+        _check_range(kwargs[key], fields[key].metadata, path)
         if check := fields[key].metadata.get("check"):
-            check(made[key], path)
-    return cls(**made)
+            check(kwargs[key], path)
+    return cls(**kwargs)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -73,33 +73,33 @@ def to_dict(config: Any) -> dict[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raises `ConfigError` with the location of the error."""
     try:
-        return loads(read_text(path))
+        return parse_toml(read_config_text(path))
     except ValueError as error:
         raise ConfigError(f"{path} is not a readable TOML file: {error}.") from error
 
 
-def read_text(path: Path) -> str:
+def read_config_text(path: Path) -> str:
     """Return the text of a TOML file; raises `ConfigError`."""
     try:
         with open_regular(path) as file:
-            data = file.read(MOST + 1)
+            data = file.read(MAX_FILE_BYTES + 1)
         text = data.decode("utf-8-sig")  # some editors write a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration file {path}.") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is not a readable TOML file: {error}.") from error
-    if len(data) > MOST:
-        raise ConfigError(f"{path} is not a readable TOML file: it is larger than {MOST >> 20} MiB.")
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path} is not a readable TOML file: it is larger than {MAX_FILE_BYTES >> 20} MiB.")
     return text.replace("\r\n", "\n")
 
 
-def loads(text: str) -> dict[str, Any]:
+def parse_toml(text: str) -> dict[str, Any]:
     """Parse untrusted TOML text; raises only `ValueError`.
 
     Deep nesting is rejected too: the parser takes cubic time for a dotted key of many parts.
     """
     if _LONG_KEY.search(text):
-        raise ValueError(f"it contains a key of more than {DEEPEST} parts")
+        raise ValueError(f"it contains a key of more than {MAX_DEPTH} parts")
     try:
         values = tomllib.loads(text)
     except RecursionError:
@@ -140,18 +140,18 @@ def dump_toml(config: Any) -> str:
     return str(tomlkit.dumps(fill(tomlkit.document(), config)))
 
 
-def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` updated with `over`, table by table; lists and values are replaced entirely."""
+def merge_tables(base: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` updated with `overrides`, table by table; lists and values are replaced entirely."""
     out = dict(base)
-    for key, value in over.items():
+    for key, value in overrides.items():
         if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
-            out[key] = merge(out[key], value)
+            out[key] = merge_tables(out[key], value)
         else:
             out[key] = value
     return out
 
 
-def assign(values: dict[str, Any], expression: str) -> None:
+def apply_assignment(values: dict[str, Any], expression: str) -> None:
     """Apply ``"train.epochs=5"`` to the nested dict `values`, in place.
 
     The right-hand side is parsed as a TOML value, or else taken as plain text; ``unset`` removes the key. A number in
@@ -168,7 +168,7 @@ def assign(values: dict[str, Any], expression: str) -> None:
                 f"There is no setting {path!r}: the configuration has no {key} yet. Use a recipe that has, or pass a "
                 f"file with [[{path.partition('.' + following)[0]}]] with --config."
             )
-        target = _element(target, key, path) if isinstance(target, list) else target.setdefault(key, {})
+        target = _get_element(target, key, path) if isinstance(target, list) else target.setdefault(key, {})
         if not isinstance(target, dict | list):
             raise ConfigError(f"There is no setting {path!r}: {key!r} is a value, not a table.")
     if isinstance(target, list):
@@ -176,18 +176,18 @@ def assign(values: dict[str, Any], expression: str) -> None:
     if text.strip() == "unset":
         target.pop(keys[-1], None)
     else:
-        target[keys[-1]] = _literal(text.strip())
+        target[keys[-1]] = _parse_literal(text.strip())
 
 
-def _element(items: list[Any], key: str, path: str) -> Any:
+def _get_element(items: list[Any], key: str, path: str) -> Any:
     if not key.isdigit() or int(key) >= len(items):
         raise ConfigError(f"There is no setting {path!r}: {key!r} is none of the {len(items)} entries, counted from 0.")
     return items[int(key)]
 
 
-def _literal(text: str) -> Any:
+def _parse_literal(text: str) -> Any:
     try:
-        return loads(f"value = {text}")["value"]
+        return parse_toml(f"value = {text}")["value"]
     except ValueError:
         return text
 
@@ -200,13 +200,13 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return _convert_union([a for a in args if a is not type(None)], value, path)
     if origin is Literal:
         if value not in args or type(value) is not type(args[0]):  # 3.0 and True compare equal to integers
-            raise ConfigError(f"{path} cannot be {_shown(value)}.{suggest(str(value), map(str, args))}")
+            raise ConfigError(f"{path} cannot be {_format_value(value)}.{suggest(str(value), map(str, args))}")
         return value
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ConfigError(f"{path} expects a list, not {_shown(value)}.")
+            raise ConfigError(f"{path} expects a list, not {_format_value(value)}.")
         if args[-1] is not ... and len(value) != len(args):
-            raise ConfigError(f"{path} expects a list of {len(args)} values, not {_shown(value)}.")
+            raise ConfigError(f"{path} expects a list of {len(args)} values, not {_format_value(value)}.")
         return tuple(_convert(args[0], v, f"{path}.{i}") for i, v in enumerate(value))
     return _convert_table(hint, value, path) if dataclasses.is_dataclass(hint) else _convert_value(hint, value, path)
 
@@ -221,14 +221,16 @@ def _convert_union(hints: Sequence[Any], value: Any, path: str) -> Any:
             return _convert(hint, value, path)
         except ConfigError:
             continue
-    kinds = [" or ".join(map(str, get_args(h))) if get_origin(h) is Literal else _KINDS.get(h, "a list") for h in hints]
-    raise ConfigError(f"{path} expects {' or '.join(kinds)}, not {_shown(value)}.")
+    type_names = [
+        " or ".join(map(str, get_args(h))) if get_origin(h) is Literal else _TYPE_NAMES.get(h, "a list") for h in hints
+    ]
+    raise ConfigError(f"{path} expects {' or '.join(type_names)}, not {_format_value(value)}.")
 
 
 def _convert_table(hint: Any, value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
-        first = dataclasses.fields(hint)[0].name
-        raise ConfigError(f"{path} is a table of settings; set one of them, as in {path}.{first}=...")
+        first_field = dataclasses.fields(hint)[0].name
+        raise ConfigError(f"{path} is a table of settings; set one of them, as in {path}.{first_field}=...")
     return from_dict(hint, value, f"{path}.")
 
 
@@ -236,13 +238,13 @@ def _convert_value(hint: Any, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value) if abs(value) < 1 << 1023 else math.inf
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{path} expects {_KINDS[hint]}, not {_shown(value)}.")
+        raise ConfigError(f"{path} expects {_TYPE_NAMES[hint]}, not {_format_value(value)}.")
     if hint is int and not -(1 << 63) <= value < 1 << 63:
         raise ConfigError(f"{path} expects a whole number of at most 64 bits.")
     return value
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Format a value for a message; Python itself refuses to print integers of thousands of digits."""
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
         return "a number of more than 64 bits"
@@ -250,7 +252,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def _check_range(value: Any, metadata: Mapping[str, Any], path: str) -> None:

@@ -11,8 +11,8 @@ from sightline.errors import ConfigError, suggest
 
 def names() -> tuple[str, ...]:
     """Return the names of all recipes, sorted."""
-    found = resources.files("sightline.recipes").iterdir()
-    return tuple(sorted(f.name.removesuffix(".toml") for f in found if f.name.endswith(".toml")))
+    recipe_files = resources.files("sightline.recipes").iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in recipe_files if f.name.endswith(".toml")))
 
 
 def text(name: str) -> str:
@@ -27,7 +27,7 @@ def load(name: str) -> dict[str, Any]:
     return tomllib.loads(text(name)) | {"recipe": name}
 
 
-def about(name: str) -> str:
+def first_sentence(name: str) -> str:
     """Return the first sentence of the comment at the top of a recipe's file."""
     lines = []
     for line in text(name).splitlines():

@@ -24,17 +24,17 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
 
+from sightline._io import ZIP_ERRORS
 from sightline.config import LimitsConfig
-from sightline.data.stores import START, Check, check_file_size, unchecked
-from sightline.errors import DataError, PictureError
-from sightline.files import DAMAGED_ZIP
+from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
+from sightline.errors import DataError, ImageError
 
 LIMITS = LimitsConfig()
 Member = TypeVar("Member")
-_ALWAYS = (
+_ALWAYS_ALLOWED = (
     256 << 20
 )  # bytes to which any archive may unpack, however small it is: a blank image compresses a thousandfold
-_HEADER = 1 << 20  # bytes allowed for a tar's extended header, which a reader loads into memory whole
+_MAX_HEADER = 1 << 20  # bytes allowed for a tar's extended header, which a reader loads into memory whole
 
 
 class ZipStore:
@@ -46,12 +46,12 @@ class ZipStore:
         try:
             _check_regular(path)
             self._zip = zipfile.ZipFile(path)
-        except (OSError, *DAMAGED_ZIP) as error:
+        except (OSError, *ZIP_ERRORS) as error:
             raise DataError(f"{path} is not a readable zip archive: {error}.") from error
         infos = self._zip.infolist()
         check_count(path, len(infos), limits)
         check_size(path, sum(info.file_size for info in infos), limits)
-        self._members, self.repeated = tell_apart(zip(_names(infos), infos, strict=True))
+        self._members, self.repeated_names = make_names_unique(zip(_decode_names(infos), infos, strict=True))
 
     def keys(self) -> Sequence[str]:
         """Return the sorted paths of the files."""
@@ -61,23 +61,23 @@ class ZipStore:
         """Return the sorted paths of the folders that have their own member, as empty folders do."""
         return sorted(name.rstrip("/") for name in self._members if name.endswith("/"))
 
-    def holds(self, key: str) -> bool:
+    def contains(self, key: str) -> bool:
         """Return whether there is a file with this path."""
         return key in self._members and not key.endswith("/")
 
-    def read(self, key: str, check: Check = unchecked) -> bytes:
+    def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
         """Return the content of a file, after `check` has accepted its first bytes."""
         info = self._members[key]
         try:
             with self._zip.open(info) as file:
-                start = file.read(START)
+                start = file.read(HEADER_BYTES)
                 check(start)
                 check_file_size(info.file_size, self._limits)
                 return start + file.read()
         except (RuntimeError, OSError) as error:  # encrypted, unknown compression method, or a disk error
-            raise PictureError(f"cannot be unpacked: {error}") from error
-        except DAMAGED_ZIP as error:
-            raise PictureError(f"damaged in the archive: {error}") from error
+            raise ImageError(f"cannot be unpacked: {error}") from error
+        except ZIP_ERRORS as error:
+            raise ImageError(f"damaged in the archive: {error}") from error
 
 
 class TarStore:
@@ -88,12 +88,12 @@ class TarStore:
         self._limits = limits
         self._lock = threading.Lock()
         try:
-            self._file = _plain_tar(path, limits)
+            self._file = _open_plain_tar(path, limits)
             weakref.finalize(self, self._file.close)
-            members, self._folders = _tar_members(self._file, path, limits)
+            members, self._folders = _read_tar_members(self._file, path, limits)
         except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:
             raise DataError(f"{path} is not a readable tar archive: {error}.") from error
-        self._members, self.repeated = tell_apart(members)
+        self._members, self.repeated_names = make_names_unique(members)
 
     def keys(self) -> Sequence[str]:
         """Return the sorted paths of the files."""
@@ -103,39 +103,39 @@ class TarStore:
         """Return the sorted paths of the folders that have their own member, as empty folders do."""
         return sorted(self._folders)
 
-    def holds(self, key: str) -> bool:
+    def contains(self, key: str) -> bool:
         """Return whether there is a file with this path."""
         return key in self._members
 
-    def read(self, key: str, check: Check = unchecked) -> bytes:
+    def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
         """Return the content of a file, after `check` has accepted its first bytes."""
         offset, size = self._members[key]
         with self._lock:
             self._file.seek(offset)
-            check(self._file.read(min(size, START)))
+            check(self._file.read(min(size, HEADER_BYTES)))
             check_file_size(size, self._limits)
             self._file.seek(offset)
             data = self._file.read(size)
         if len(data) < size:
-            raise PictureError("truncated: the archive ends before the end of this file")
+            raise ImageError("truncated: the archive ends before the end of this file")
         return data
 
 
-def tell_apart(members: Iterable[tuple[str, Member]]) -> tuple[dict[str, Member], tuple[str, ...]]:
+def make_names_unique(members: Iterable[tuple[str, Member]]) -> tuple[dict[str, Member], tuple[str, ...]]:
     """Return the members under unique names, and the names that occurred more than once."""
-    kept: dict[str, Member] = {}
+    unique: dict[str, Member] = {}
     repeated: dict[str, int] = {}
     for name, member in members:
         key = name
-        while key in kept:
+        while key in unique:
             if name.endswith("/"):  # a folder listed twice is one folder
                 break
             repeated[name] = repeated.get(name, 1) + 1
-            at = PurePosixPath(name)
-            again = f"{at.stem} ({repeated[name]}){at.suffix}"
-            key = str(at.with_name(again)) if at.name else again  # a name may be empty
-        kept[key] = member
-    return kept, tuple(repeated)
+            path = PurePosixPath(name)
+            renamed = f"{path.stem} ({repeated[name]}){path.suffix}"
+            key = str(path.with_name(renamed)) if path.name else renamed  # a name may be empty
+        unique[key] = member
+    return unique, tuple(repeated)
 
 
 def check_count(path: Path, count: int, limits: LimitsConfig) -> None:
@@ -155,16 +155,16 @@ def check_size(path: Path, size: int, limits: LimitsConfig) -> None:
             "data.limits.archive_gb if you trust it."
         )
     packed = path.stat().st_size
-    if size > max(_ALWAYS, limits.archive_ratio * packed):
+    if size > max(_ALWAYS_ALLOWED, limits.archive_ratio * packed):
         raise DataError(
             f"{path} unpacks to more than {limits.archive_ratio:g} times its {packed:,} bytes, which is unusual for "
             "images: it may be a decompression bomb. Raise data.limits.archive_ratio if you trust it."
         )
 
 
-def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
+def _decode_names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
     """Return the names. Those without a stated encoding share one, so that a class does not end up with two names."""
-    raw = [_old_bytes(info) for info in members]
+    raw = [_undecoded_name(info) for info in members]
     encoding = "cp437"
     for candidate in ("gbk", "utf-8"):
         with suppress(UnicodeDecodeError):
@@ -174,7 +174,7 @@ def _names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
     return [name.replace("\\", "/") for name in names]  # some Windows programs write backslashes
 
 
-def _old_bytes(info: zipfile.ZipInfo) -> bytes:
+def _undecoded_name(info: zipfile.ZipInfo) -> bytes:
     """Return the raw bytes of a name in an unknown encoding; empty if the name is known to be Unicode."""
     utf8_flag = 0x800
     try:
@@ -188,7 +188,7 @@ def _check_regular(path: Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file")
 
 
-class _Headers:
+class _HeaderReader:
     """A tar file of which `tarfile` may read only short headers; it seeks past the contents."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -196,28 +196,28 @@ class _Headers:
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int) -> bytes:
-        if size > _HEADER:
+        if size > _MAX_HEADER:
             raise tarfile.ReadError(f"a header of {size:,} bytes at byte {self.tell():,}")
         return self._file.read(size)
 
 
-def _tar_members(
+def _read_tar_members(
     file: IO[bytes], path: Path, limits: LimitsConfig
 ) -> tuple[list[tuple[str, tuple[int, int]]], list[str]]:
     """Return the name, offset and size of each file, and the folders. A hard link is the file that it points to."""
     members: list[tuple[str, tuple[int, int]]] = []
-    places: dict[str, tuple[int, int]] = {}
+    offsets: dict[str, tuple[int, int]] = {}
     folders: list[str] = []
-    with tarfile.open(fileobj=_Headers(file), mode="r:") as tar:  # type: ignore[call-overload]  # it has every method that tarfile calls
-        while (m := tar.next()) is not None:
-            if m.size < 0:  # a pax header may state any size
-                raise tarfile.ReadError(f"a member of {m.size:,} bytes")
+    with tarfile.open(fileobj=_HeaderReader(file), mode="r:") as tar:  # type: ignore[call-overload]  # it has every method that tarfile calls
+        while (member := tar.next()) is not None:
+            if member.size < 0:  # a pax header may state any size
+                raise tarfile.ReadError(f"a member of {member.size:,} bytes")
             tar.members = []  # otherwise tarfile keeps every header, each with a copy of the global ones
-            name, target = m.name.removeprefix("./"), m.linkname.removeprefix("./")
-            if m.isreg() or (m.islnk() and target in places):
-                places[name] = (m.offset_data, m.size) if m.isreg() else places[target]
-                members.append((name, places[name]))
-            elif m.isdir() and name not in {"", "."}:
+            name, target = member.name.removeprefix("./"), member.linkname.removeprefix("./")
+            if member.isreg() or (member.islnk() and target in offsets):
+                offsets[name] = (member.offset_data, member.size) if member.isreg() else offsets[target]
+                members.append((name, offsets[name]))
+            elif member.isdir() and name not in {"", "."}:
                 folders.append(name.rstrip("/"))
             check_count(path, len(members) + len(folders), limits)
         end = tar.offset
@@ -227,7 +227,7 @@ def _tar_members(
     return members, folders
 
 
-def _plain_tar(path: Path, limits: LimitsConfig) -> IO[bytes]:
+def _open_plain_tar(path: Path, limits: LimitsConfig) -> IO[bytes]:
     # Long signatures, because a plain tar begins with a file name, which may well start with BZh.
     openers: dict[bytes, Callable[..., Any]] = {
         rb"\x1f\x8b\x08": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open,

@@ -1,6 +1,6 @@
 """Pixel cache on disk: each image is decoded once, in threads, into one memory-mapped uint8 array.
 
-A cache is a folder, named by a hash over the images' hashes and the preprocessing spec, with ``pixels.npy``
+A cache is a folder, named by a hash over the images' hashes and the preprocessing spec, with ``load_pixels.npy``
 (uint8 [N, H, W, C]) and ``meta.json`` (checksums, and the reason for each image that could not be decoded). It is built
 under a temporary name and renamed when complete, so two runs may build the same cache at once; the one that finishes
 second uses the cache of the first.
@@ -25,109 +25,115 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import files, jsonio, process
-from sightline.errors import OutputError, PictureError, UsageError
-from sightline.preprocess import Preprocess
-from sightline.records import Progress, no_progress
+from sightline import _io, jsonio, process
+from sightline.callbacks import Progress, no_progress
+from sightline.errors import ImageError, OutputError, UsageError
+from sightline.preprocessing import PreprocessingSpec
 
 SCHEMA = 1
-CHUNK = 32  # images per decoding task and per checksum
+CHUNK_ROWS = 32  # images per decoding task and per checksum
 VERIFY_BYTES = (
     1 << 30
 )  # caches up to this size are verified in full when opened, larger ones by an evenly spaced sample
-DEFAULT_LIMIT = 20 << 30
+DEFAULT_LIMIT_BYTES = 20 << 30
 
-Read = Callable[[int], bytes | NDArray[np.uint8]]
+ReadImage = Callable[[int], bytes | NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
-class Pixels:
-    """Decoded images: `array` is uint8 [N, H, W, C]; `failed` maps each row without an image to the reason.
+class CachedPixels:
+    """Decoded images: `array` is uint8 [N, H, W, C]; `failures` maps each row without an image to the reason.
 
     `hit` is true if they came from an existing cache.
     """
 
     array: NDArray[np.uint8]
-    failed: dict[int, str]
+    failures: dict[int, str]
     hit: bool
 
 
-def folder() -> Path:
+def cache_folder() -> Path:
     """Return the cache folder: ``$SIGHTLINE_CACHE``, or ``sightline`` in the user's cache folder."""
-    chosen = os.environ.get("SIGHTLINE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
+    override = os.environ.get("SIGHTLINE_CACHE")
+    if override:
+        return Path(override).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     return (Path(base) if base else Path.home() / ".cache") / "sightline"
 
 
-def limit() -> int:
+def size_limit() -> int:
     """Return the size limit of all caches together, in bytes: ``$SIGHTLINE_CACHE_LIMIT``, or 20 GiB."""
-    text = os.environ.get("SIGHTLINE_CACHE_LIMIT") or str(DEFAULT_LIMIT)
+    text = os.environ.get("SIGHTLINE_CACHE_LIMIT") or str(DEFAULT_LIMIT_BYTES)
     if not text.isdecimal():
-        raise UsageError(f"SIGHTLINE_CACHE_LIMIT is {text!r}: expected a number of bytes, such as {DEFAULT_LIMIT}.")
+        raise UsageError(
+            f"SIGHTLINE_CACHE_LIMIT is {text!r}: expected a number of bytes, such as {DEFAULT_LIMIT_BYTES}."
+        )
     return int(text)
 
 
-def key(hashes: Sequence[str], preprocess: Preprocess) -> str:
+def cache_key(hashes: Sequence[str], preprocess: PreprocessingSpec) -> str:
     """Return the name of the cache for images with these hashes, in this order, and this preprocessing spec."""
     text = jsonio.dumps([SCHEMA, preprocess.to_dict(), list(hashes)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def pixels(
+def load_pixels(
     hashes: Sequence[str],
-    read: Read,
-    preprocess: Preprocess,
+    read: ReadImage,
+    preprocess: PreprocessingSpec,
     *,
     keep: bool = True,
     progress: Progress = no_progress,
     threads: int | None = None,
-) -> Pixels:
+) -> CachedPixels:
     """Return the decoded pixels of images with these content hashes, from the cache or by decoding them.
 
     `read(i)` returns the bytes or pixels of image ``i``. With ``keep=False`` nothing is cached: a temporary file is
     used and removed. Raises `OutputError` if the cache folder is not writable or its disk is full.
     """
-    root = folder() if keep else Path(tempfile.gettempdir())
-    target = root / key(hashes, preprocess)
+    root = cache_folder() if keep else Path(tempfile.gettempdir())
+    target = root / cache_key(hashes, preprocess)
     if keep:
-        found = _open(target, len(hashes), threads)
-        if found is not None:
-            return found
+        cached = _open_cache(target, len(hashes), threads)
+        if cached is not None:
+            return cached
     shape = (len(hashes), preprocess.height, preprocess.width, preprocess.channels)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f"{target.name}.part-", dir=root))
+        temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}.part-", dir=root))
     except OSError as error:
-        raise OutputError(_advice(root, error, keep=keep)) from error
+        raise OutputError(_write_error(root, error, keep=keep)) from error
     try:
         if keep:
             make_room(root, int(np.prod(shape)))
-        failed, checks = _build(work, shape, read, preprocess, progress, threads)
+        failures, checks = _decode_all(temporary, shape, read, preprocess, progress, threads)
         if not keep:
-            array = np.load(work / "pixels.npy", mmap_mode="r")
-            return Pixels(array, failed, hit=False)  # the memory map stays valid after its file is removed below
-        _seal(work, shape, preprocess, failed, checks)
-        publish(work, target)
+            array = np.load(temporary / "pixels.npy", mmap_mode="r")
+            return CachedPixels(
+                array, failures, hit=False
+            )  # the memory map stays valid after its file is removed below
+        _finish(temporary, shape, preprocess, failures, checks)
+        publish(temporary, target)
     except OSError as error:
-        raise OutputError(_advice(root, error, keep=keep)) from error
+        raise OutputError(_write_error(root, error, keep=keep)) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     array = np.load(target / "pixels.npy", mmap_mode="r")
-    return Pixels(array, failed, hit=False)
+    return CachedPixels(array, failures, hit=False)
 
 
-def _advice(root: Path, error: OSError, *, keep: bool) -> str:
-    way = "set SIGHTLINE_CACHE to another folder, or use --no-cache" if keep else "or set TMPDIR to another folder"
-    return f"The pixel cache in {root} is not writable: {error.strerror or error}. Free some disk space, {way}."
+def _write_error(root: Path, error: OSError, *, keep: bool) -> str:
+    alternative = (
+        "set SIGHTLINE_CACHE to another folder, or use --no-cache" if keep else "or set TMPDIR to another folder"
+    )
+    return f"The pixel cache in {root} is not writable: {error.strerror or error}. Free some disk space, {alternative}."
 
 
-def _build(
-    work: Path,
+def _decode_all(
+    temporary: Path,
     shape: tuple[int, int, int, int],
-    read: Read,
-    preprocess: Preprocess,
+    read: ReadImage,
+    preprocess: PreprocessingSpec,
     progress: Progress,
     threads: int | None,
 ) -> tuple[dict[int, str], list[int]]:
@@ -135,107 +141,107 @@ def _build(
 
     Plain writes are a few percent faster than a memory map, whose pages the system allocates one by one.
     """
-    place = work / "pixels.npy"
-    start = np.lib.format.open_memmap(place, mode="w+", dtype=np.uint8, shape=shape).offset  # length of the header
-    with place.open("rb+") as file:
-        files.reserve(file.fileno(), place.stat().st_size)
-    failed: dict[int, str] = {}
-    black = np.zeros(shape[1:], np.uint8)
+    path = temporary / "pixels.npy"
+    offset = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).offset  # length of the header
+    with path.open("rb+") as file:
+        _io.reserve_space(file.fileno(), path.stat().st_size)
+    failures: dict[int, str] = {}
+    blank = np.zeros(shape[1:], np.uint8)
 
     def decode(first: int) -> int:
-        check = 0
-        with place.open("rb+") as file:
-            file.seek(start + first * black.nbytes)
-            for i in range(first, min(first + CHUNK, shape[0])):
+        checksum = 0
+        with path.open("rb+") as file:
+            file.seek(offset + first * blank.nbytes)
+            for i in range(first, min(first + CHUNK_ROWS, shape[0])):
                 try:
-                    picture = _decoded(read(i), preprocess)
-                except PictureError as error:
-                    failed[i], picture = str(error), black
-                file.write(picture.data)
-                check = zlib.crc32(picture.data, check)
-        return check
+                    image = _decode_one(read(i), preprocess)
+                except ImageError as error:
+                    failures[i], image = str(error), blank
+                file.write(image.data)
+                checksum = zlib.crc32(image.data, checksum)
+        return checksum
 
     checks = []
-    starts = range(0, shape[0], CHUNK)
-    with ThreadPoolExecutor(threads or process.cores()) as pool:
+    starts = range(0, shape[0], CHUNK_ROWS)
+    with ThreadPoolExecutor(threads or process.count_cores()) as pool:
         try:
-            for done, check in enumerate(pool.map(decode, starts), 1):
+            for finished, check in enumerate(pool.map(decode, starts), 1):
                 checks.append(check)
-                progress("decoding", min(done * CHUNK, shape[0]), shape[0])
+                progress("decoding", min(finished * CHUNK_ROWS, shape[0]), shape[0])
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return failed, checks
+    return failures, checks
 
 
-def _decoded(content: bytes | NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.uint8]:
-    return preprocess.fit(content) if isinstance(content, np.ndarray) else preprocess.decode(content)
+def _decode_one(content: bytes | NDArray[np.uint8], preprocess: PreprocessingSpec) -> NDArray[np.uint8]:
+    return preprocess.apply(content) if isinstance(content, np.ndarray) else preprocess.decode(content)
 
 
-def _seal(
-    work: Path, shape: tuple[int, ...], preprocess: Preprocess, failed: dict[int, str], checks: list[int]
+def _finish(
+    temporary: Path, shape: tuple[int, ...], preprocess: PreprocessingSpec, failures: dict[int, str], checks: list[int]
 ) -> None:
     """Flush the pixels to disk, which takes up to a tenth of the decoding time, then write ``meta.json``."""
-    with (work / "pixels.npy").open("rb+") as file:
+    with (temporary / "pixels.npy").open("rb+") as file:
         os.fsync(file.fileno())
-    meta = {"schema": SCHEMA, "shape": shape, "preprocess": preprocess.to_dict(), "checks": checks, "failed": failed}
-    (work / "meta.json").write_text(jsonio.dumps(meta, ensure_ascii=True), encoding="utf-8")
+    meta = {"schema": SCHEMA, "shape": shape, "preprocess": preprocess.to_dict(), "checks": checks, "failed": failures}
+    (temporary / "meta.json").write_text(jsonio.dumps(meta, ensure_ascii=True), encoding="utf-8")
 
 
-def publish(work: Path, target: Path) -> None:
-    """Rename the complete cache `work` to `target`, unless another run has already created it."""
+def publish(temporary: Path, target: Path) -> None:
+    """Rename the complete cache `temporary` to `target`, unless another run has already created it."""
     try:
-        work.rename(target)
+        temporary.rename(target)
     except OSError:
         if not target.is_dir():
             raise
         # another run finished the same cache first, so use that one
 
 
-def _open(target: Path, count: int, threads: int | None) -> Pixels | None:
+def _open_cache(target: Path, count: int, threads: int | None) -> CachedPixels | None:
     """Open a complete cache; return None if there is none or it is damaged, in which case it is removed."""
     with suppress(Exception):  # NumPy and json raise many kinds of errors for a damaged file; rebuild after any of them
         meta: dict[str, Any] = jsonio.loads((target / "meta.json").read_text(encoding="utf-8"))
         array: NDArray[np.uint8] = np.lib.format.open_memmap(target / "pixels.npy", mode="r")
-        failed = {int(i): str(reason) for i, reason in meta["failed"].items()}
-        fits = array.dtype == np.uint8 and list(array.shape) == meta["shape"] and len(array) == count
-        if fits and verified(array, meta["checks"], threads):
+        failures = {int(i): str(reason) for i, reason in meta["failed"].items()}
+        matches = array.dtype == np.uint8 and list(array.shape) == meta["shape"] and len(array) == count
+        if matches and checksums_match(array, meta["checks"], threads):
             with suppress(OSError):  # a read-only cache is usable too
                 os.utime(target)  # marks it as recently used, for make_room
-            return Pixels(array, failed, hit=True)
+            return CachedPixels(array, failures, hit=True)
     shutil.rmtree(target, ignore_errors=True)
     return None
 
 
-def verified(array: NDArray[Any], checks: Sequence[int], threads: int | None) -> bool:
-    """Return whether each chunk of `CHUNK` rows has its checksum in `checks`; large arrays are sampled evenly."""
-    every = max(1, -(-array.nbytes // VERIFY_BYTES))
-    chunks = range(0, len(checks), every)
+def checksums_match(array: NDArray[Any], checks: Sequence[int], threads: int | None) -> bool:
+    """Return whether each chunk of `CHUNK_ROWS` rows has its checksum in `checks`; large arrays are sampled evenly."""
+    stride = max(1, -(-array.nbytes // VERIFY_BYTES))
+    chunks = range(0, len(checks), stride)
 
-    def good(i: int) -> bool:
-        return zlib.crc32(array[i * CHUNK : (i + 1) * CHUNK].data) == checks[i]
+    def chunk_matches(i: int) -> bool:
+        return zlib.crc32(array[i * CHUNK_ROWS : (i + 1) * CHUNK_ROWS].data) == checks[i]
 
-    with ThreadPoolExecutor(threads or process.cores()) as pool:
-        return len(checks) == -(-len(array) // CHUNK) and all(pool.map(good, chunks))
+    with ThreadPoolExecutor(threads or process.count_cores()) as pool:
+        return len(checks) == -(-len(array) // CHUNK_ROWS) and all(pool.map(chunk_matches, chunks))
 
 
 def make_room(root: Path, needed: int) -> None:
     """Remove the least recently used caches until `needed` more bytes fit within the limit."""
-    day, most = 86_400, limit()
+    day, budget = 86_400, size_limit()
     caches = []
     for entry in root.iterdir():
-        name = re.fullmatch(r"[0-9a-f]{32}(\.part-.*)?", entry.name)  # never remove anything else
-        if name is None or entry.is_symlink():
+        match = re.fullmatch(r"[0-9a-f]{32}(\.part-.*)?", entry.name)  # never remove anything else
+        if match is None or entry.is_symlink():
             continue
         with suppress(OSError):  # another run may have renamed or removed it
             age = time.time() - entry.stat().st_mtime
-            if name[1] is None:
+            if match[1] is None:
                 caches.append((age, sum(file.stat().st_size for file in entry.glob("*.npy")), entry))
             elif age > day:  # left behind by a killed run
                 shutil.rmtree(entry, ignore_errors=True)
     total = needed + sum(size for _, size, _ in caches)
     for _, size, entry in sorted(caches, key=lambda c: -c[0]):
-        if total <= most:
+        if total <= budget:
             return
         shutil.rmtree(entry, ignore_errors=True)
         total -= size

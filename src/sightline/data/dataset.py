@@ -9,98 +9,106 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.callbacks import Progress, no_progress
 from sightline.config import SplitConfig
-from sightline.config.groups import group_rule
+from sightline.config.split_groups import parse_group_rule
 from sightline.data import cache
-from sightline.data.grouping import groups
-from sightline.data.split import split
-from sightline.data.survey import survey
+from sightline.data.checks.image_stats import compute_image_stats
+from sightline.data.grouping import assign_groups
+from sightline.data.split import assign_splits
+from sightline.data.types import SPLITS, ImageRecord, Index, LabeledSubset, Split, Subset, UnreadableImage
 from sightline.errors import DataError, plural
-from sightline.preprocess import Preprocess
-from sightline.records import PARTS, Index, Labelled, Part, Picture, Progress, Reject, Samples, no_progress
+from sightline.preprocessing import PreprocessingSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Images ready to train on.
 
-    `pixels` is uint8 [M, H, W, C]; image ``i`` of `pictures` is ``pixels[rows[i]]``, with class ``labels[i]`` and split
-    ``parts[i]``. Identical files share a row. `groups` names the group that keeps each image in one split (its sha256
+    `pixels` is uint8 [M, H, W, C]; image ``i`` of `images` is ``pixels[rows[i]]``, with class ``labels[i]`` and split
+    ``splits[i]``. Identical files share a row. `groups` names the group that keeps each image in one split (its sha256
     if it is in none); it is empty without ``split.group``.
     """
 
     name: str
     classes: tuple[str, ...]
-    pictures: tuple[Picture, ...]
-    parts: tuple[Part, ...]
+    images: tuple[ImageRecord, ...]
+    splits: tuple[Split, ...]
     labels: NDArray[np.int32]
     pixels: NDArray[np.uint8]
     rows: NDArray[np.int64]
-    rejects: tuple[Reject, ...]
+    unreadable: tuple[UnreadableImage, ...]
     skipped: int
     notes: tuple[str, ...]
     cache_hit: bool
     groups: tuple[str, ...] = ()
 
-    def part(self, name: Part) -> Samples:
+    def subset(self, split: Split) -> Subset:
         """Return the images of one split, in index order."""
-        at = np.array([i for i, part in enumerate(self.parts) if part == name], np.int64)
-        return Samples(self.pixels, self.rows[at], self.labels[at], tuple(self.pictures[i].path for i in at))
+        positions = np.array([i for i, assigned in enumerate(self.splits) if assigned == split], np.int64)
+        return Subset(
+            self.pixels, self.rows[positions], self.labels[positions], tuple(self.images[i].path for i in positions)
+        )
 
-    def labelled(self, name: Part) -> Labelled:
+    def labeled_subset(self, split: Split) -> LabeledSubset:
         """Return one split with its image records, for evaluating a model."""
-        pictures = tuple(p for p, part in zip(self.pictures, self.parts, strict=True) if part == name)
-        return Labelled(self.part(name), pictures, (), name)
+        images = tuple(p for p, assigned in zip(self.images, self.splits, strict=True) if assigned == split)
+        return LabeledSubset(self.subset(split), images, (), split)
 
-    def counts(self) -> dict[Part, int]:
+    def counts(self) -> dict[Split, int]:
         """Return the number of images in each split."""
-        counted = Counter(self.parts)
-        return {part: counted[part] for part in PARTS}
+        counted = Counter(self.splits)
+        return {split: counted[split] for split in SPLITS}
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class DecodedImages:
     """The decoded images of an index: the one at ``readable[i]`` is ``pixels.array[rows[i]]`` (rows int64).
 
-    `rejects` are those that cannot be decoded.
+    `unreadable` are those that cannot be decoded.
     """
 
-    pixels: cache.Pixels
+    pixels: cache.CachedPixels
     readable: tuple[int, ...]
     rows: NDArray[np.int64]
-    rejects: tuple[Reject, ...]
+    unreadable: tuple[UnreadableImage, ...]
 
 
-def decode(
+def decode_images(
     index: Index,
-    preprocess: Preprocess,
+    preprocess: PreprocessingSpec,
     *,
     keep: bool = True,
     progress: Progress = no_progress,
     threads: int | None = None,
-) -> Decoded:
+) -> DecodedImages:
     """Decode the images of an index, each content only once."""
-    first: dict[str, int] = {}
-    for i, picture in enumerate(index.pictures):
-        first.setdefault(picture.sha256, i)
-    hashes = sorted(first)
+    first_position: dict[str, int] = {}
+    for i, image in enumerate(index.images):
+        first_position.setdefault(image.sha256, i)
+    hashes = sorted(first_position)
     row_of = {sha: row for row, sha in enumerate(hashes)}
-    found = cache.pixels(
-        hashes, lambda row: index.read(first[hashes[row]]), preprocess, keep=keep, progress=progress, threads=threads
+    pixels = cache.load_pixels(
+        hashes,
+        lambda row: index.read(first_position[hashes[row]]),
+        preprocess,
+        keep=keep,
+        progress=progress,
+        threads=threads,
     )
-    rows = [row_of[p.sha256] for p in index.pictures]
-    readable = tuple(i for i, row in enumerate(rows) if row not in found.failed)
-    rejects = tuple(
-        Reject(p.path, found.failed[row], p.label)
-        for p, row in zip(index.pictures, rows, strict=True)
-        if row in found.failed
+    rows = [row_of[p.sha256] for p in index.images]
+    readable = tuple(i for i, row in enumerate(rows) if row not in pixels.failures)
+    unreadable = tuple(
+        UnreadableImage(p.path, pixels.failures[row], p.label)
+        for p, row in zip(index.images, rows, strict=True)
+        if row in pixels.failures
     )
-    return Decoded(found, readable, np.array([rows[i] for i in readable], np.int64), rejects)
+    return DecodedImages(pixels, readable, np.array([rows[i] for i in readable], np.int64), unreadable)
 
 
-def assemble(
+def build_dataset(
     index: Index,
-    preprocess: Preprocess,
+    preprocess: PreprocessingSpec,
     config: SplitConfig,
     seed: int,
     *,
@@ -116,53 +124,55 @@ def assemble(
     a class without any usable image, an empty training split, or a class that is missing from the training split.
     """
     check_classes(index)
-    decoded = decode(index, preprocess, keep=keep, progress=progress, threads=threads)
-    pictures = tuple(index.pictures[i] for i in decoded.readable)
-    rejects = (*index.rejects, *decoded.rejects)
-    classes = _classes(pictures, rejects, index.name)
-    number = {label: i for i, label in enumerate(classes)}
-    rule = group_rule(config.group)
-    near = survey(index, progress, threads, preprocess).near if rule.kind == "near" else None
-    divided = split(pictures, config, seed, groups(pictures, rule, near))
+    decoded = decode_images(index, preprocess, keep=keep, progress=progress, threads=threads)
+    images = tuple(index.images[i] for i in decoded.readable)
+    unreadable = (*index.unreadable, *decoded.unreadable)
+    classes = _check_and_list_classes(images, unreadable, index.name)
+    class_index = {label: i for i, label in enumerate(classes)}
+    rule = parse_group_rule(config.group)
+    near = compute_image_stats(index, progress, threads, preprocess).near_duplicates if rule.kind == "near" else None
+    assignment = assign_splits(images, config, seed, assign_groups(images, rule, near))
     return Dataset(
         index.name,
         classes,
-        pictures,
-        divided.parts,
-        np.array([number[p.label] for p in pictures], np.int32),
+        images,
+        assignment.splits,
+        np.array([class_index[p.label] for p in images], np.int32),
         decoded.pixels.array,
         decoded.rows,
-        rejects,
+        unreadable,
         index.skipped,
-        divided.notes,
+        assignment.notes,
         decoded.pixels.hit,
-        () if rule.kind == "none" else divided.groups,
+        () if rule.kind == "none" else assignment.groups,
     )
 
 
 def check_classes(index: Index) -> None:
     """Raise `DataError` for problems known before decoding: a single class, or a class without readable images."""
-    _classes(index.pictures, index.rejects, index.name)
+    _check_and_list_classes(index.images, index.unreadable, index.name)
 
 
-def _classes(pictures: Sequence[Picture], rejects: Sequence[Reject], name: str) -> tuple[str, ...]:
-    classes = {p.label for p in pictures if p.part in (None, "train")}
-    if not pictures and rejects:
-        first = rejects[0]
+def _check_and_list_classes(
+    images: Sequence[ImageRecord], unreadable: Sequence[UnreadableImage], name: str
+) -> tuple[str, ...]:
+    classes = {p.label for p in images if p.split in (None, "train")}
+    if not images and unreadable:
+        first = unreadable[0]
         raise DataError(
-            f"None of the {plural(len(rejects), 'image')} in {name} can be used; the first, {first.path}: "
+            f"None of the {plural(len(unreadable), 'image')} in {name} can be used; the first, {first.path}: "
             f"{first.reason}."
         )
     if not classes:
         raise DataError(f"{name} has no training images: expected a train split next to the others.")
-    for label, reject in {r.label: r for r in reversed(rejects) if r.label}.items():
-        if label not in classes and not any(p.label == label for p in pictures):
-            count = sum(r.label == label for r in rejects)
+    for label, image in {r.label: r for r in reversed(unreadable) if r.label}.items():
+        if label not in classes and not any(p.label == label for p in images):
+            count = sum(r.label == label for r in unreadable)
             raise DataError(
-                f"No image of class {label!r} in {name} can be used: {count} rejected, such as {reject.path} "
-                f"({reject.reason}). Restore or replace them; if you do not need the class, remove its folder or rows."
+                f"No image of class {label!r} in {name} can be used: {count} rejected, such as {image.path} "
+                f"({image.reason}). Restore or replace them; if you do not need the class, remove its folder or rows."
             )
-    for p in pictures:
+    for p in images:
         if p.label not in classes:
             raise DataError(
                 f"{p.path} has class {p.label!r}, which is missing from the training split of {name} "

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.randomness import generator
-from sightline.records import Samples
+from sightline.data.types import Subset
+from sightline.seeding import make_generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,12 @@ class Batch:
 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Return the order of `count` images in `epoch`: a permutation, int64 [count]."""
-    return generator(seed, "order", epoch).permutation(count)
+    return make_generator(seed, "order", epoch).permutation(count)
 
 
-def batches(samples: Samples, size: int, order: NDArray[np.int64] | None = None, start: int = 0) -> Iterator[Batch]:
+def iterate_batches(
+    samples: Subset, size: int, order: NDArray[np.int64] | None = None, start: int = 0
+) -> Iterator[Batch]:
     """Yield batches of `size` images in `order` (default: as stored), from step `start` on; the last may be smaller.
 
     The next batch is gathered in a background thread while the current one is in use.
@@ -40,11 +42,11 @@ def batches(samples: Samples, size: int, order: NDArray[np.int64] | None = None,
         return Batch(positions, samples.take(positions), samples.labels[positions])
 
     with ThreadPoolExecutor(1) as pool:
-        ahead = None
+        pending = None
         for at in starts:
-            following = pool.submit(gather, at)
-            if ahead is not None:
-                yield ahead.result()
-            ahead = following
-        if ahead is not None:
-            yield ahead.result()
+            next_batch = pool.submit(gather, at)
+            if pending is not None:
+                yield pending.result()
+            pending = next_batch
+        if pending is not None:
+            yield pending.result()

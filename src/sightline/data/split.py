@@ -18,28 +18,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sightline.config import SplitConfig
+from sightline.data.types import SPLITS, ImageRecord, Split
 from sightline.errors import ConfigError, plural
-from sightline.randomness import derive
-from sightline.records import PARTS, Part, Picture
+from sightline.seeding import derive_seed
 
-SHOWN = 3  # classes listed in a note
+MAX_SHOWN_CLASSES = 3  # classes listed in a note
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class SplitAssignment:
     """The split of each image, in order, and notes for the user.
 
-    `groups` names the unit of each image: its group, or its sha256 without one. `unvalidated` and `untested` are the
-    classes without an image in the validation and the test split, empty if there is no such split. `across` names the
-    groups with images in several splits, which only splits given by the source can cause.
+    `groups` names the unit of each image: its group, or its sha256 without one. `classes_without_validation` and
+    `classes_without_test` are the classes without an image in the validation and the test split, empty if there is no
+    such split. `groups_across_splits` names the groups with images in several splits, which only splits given by the
+    source can cause.
     """
 
-    parts: tuple[Part, ...]
+    splits: tuple[Split, ...]
     notes: tuple[str, ...]
     groups: tuple[str, ...] = ()
-    unvalidated: tuple[str, ...] = ()
-    untested: tuple[str, ...] = ()
-    across: tuple[str, ...] = ()
+    classes_without_validation: tuple[str, ...] = ()
+    classes_without_test: tuple[str, ...] = ()
+    groups_across_splits: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -50,10 +51,12 @@ class _Unit:
     position: float
     members: list[int]
     classes: Counter[str]
-    part: Part = "train"
+    split: Split = "train"
 
 
-def split(pictures: Sequence[Picture], config: SplitConfig, seed: int, groups: Sequence[str] | None = None) -> Split:
+def assign_splits(
+    images: Sequence[ImageRecord], config: SplitConfig, seed: int, groups: Sequence[str] | None = None
+) -> SplitAssignment:
     """Assign images to the train, validation and test splits.
 
     Splits given by the source are kept; without a given validation split, a fraction of the training split becomes it.
@@ -68,30 +71,32 @@ def split(pictures: Sequence[Picture], config: SplitConfig, seed: int, groups: S
 
     Raises `ConfigError` if the fractions leave nothing to train on.
     """
-    validation, test = _fractions(pictures, config)
-    parts: list[Part] = [p.part or "train" for p in pictures]
-    names = _unit_names(pictures, groups)
-    units = _units(pictures, parts, names, seed)
+    validation, test = _split_fractions(images, config)
+    splits: list[Split] = [p.split or "train" for p in images]
+    names = _unit_names(images, groups)
+    units = _build_units(images, splits, names, seed)
     if config.mode == "stratified":
-        for members in _by_home(units).values():
-            _cut_exactly(members, validation, test)
+        for members in _group_by_majority_class(units).values():
+            _assign_stratified(members, validation, test)
     else:
         for unit in units:
-            unit.part = _part_at(unit.position, validation, test)
-    wanted = tuple(part for part, fraction in zip(PARTS, (1.0, validation, test), strict=True) if fraction)
-    moved = _cover(units, wanted, seed)
+            unit.split = _split_at(unit.position, validation, test)
+    target_splits = tuple(split for split, fraction in zip(SPLITS, (1.0, validation, test), strict=True) if fraction)
+    loans = _lend_to_missing(units, target_splits, seed)
     for unit in units:
         for i in unit.members:
-            parts[i] = unit.part
-    return _result(pictures, parts, names, groups, _notes_on(units, moved, wanted, grouped=groups is not None))
+            splits[i] = unit.split
+    return _build_assignment(
+        images, splits, names, groups, _describe_loans(units, loans, target_splits, grouped=groups is not None)
+    )
 
 
-def _fractions(pictures: Sequence[Picture], config: SplitConfig) -> tuple[float, float]:
+def _split_fractions(images: Sequence[ImageRecord], config: SplitConfig) -> tuple[float, float]:
     """Return the fractions of the training images that become validation and test."""
-    stated = {p.part for p in pictures} - {None}
-    test = config.test if config.test is not None else (0.0 if stated else 0.15)
-    test = 0.0 if "test" in stated else test
-    validation = 0.0 if "validation" in stated else config.validation
+    given_splits = {p.split for p in images} - {None}
+    test = config.test if config.test is not None else (0.0 if given_splits else 0.15)
+    test = 0.0 if "test" in given_splits else test
+    validation = 0.0 if "validation" in given_splits else config.validation
     if validation + test >= 1:
         raise ConfigError(
             f"split.validation {validation:g} and split.test {test:g} leave no images to train on: "
@@ -100,10 +105,10 @@ def _fractions(pictures: Sequence[Picture], config: SplitConfig) -> tuple[float,
     return validation, test
 
 
-def _unit_names(pictures: Sequence[Picture], groups: Sequence[str] | None) -> list[str]:
+def _unit_names(images: Sequence[ImageRecord], groups: Sequence[str] | None) -> list[str]:
     """Return the unit name of each image: the smallest of the groups joined by identical files, or its sha256."""
     if groups is None:
-        return [p.sha256 for p in pictures]
+        return [p.sha256 for p in images]
     root: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -111,58 +116,60 @@ def _unit_names(pictures: Sequence[Picture], groups: Sequence[str] | None) -> li
             root[name] = name = root[root[name]]
         return name
 
-    tied: dict[str, str] = {}  # sha256 -> one of the groups that contain it
-    for p, group in zip(pictures, groups, strict=True):
+    group_of_content: dict[str, str] = {}  # sha256 -> one of the groups that contain it
+    for p, group in zip(images, groups, strict=True):
         if group:
-            low, high = sorted((find(group), find(tied.setdefault(p.sha256, group))))
+            low, high = sorted((find(group), find(group_of_content.setdefault(p.sha256, group))))
             root[high] = low
-    return [find(tied[p.sha256]) if p.sha256 in tied else p.sha256 for p in pictures]
+    return [find(group_of_content[p.sha256]) if p.sha256 in group_of_content else p.sha256 for p in images]
 
 
-def _units(pictures: Sequence[Picture], parts: Sequence[Part], names: Sequence[str], seed: int) -> list[_Unit]:
+def _build_units(
+    images: Sequence[ImageRecord], splits: Sequence[Split], names: Sequence[str], seed: int
+) -> list[_Unit]:
     """Return the units of the images that may be moved, sorted by position."""
     units: dict[str, _Unit] = {}
-    for i, (p, part, name) in enumerate(zip(pictures, parts, names, strict=True)):
-        if part == "train":
+    for i, (p, split, name) in enumerate(zip(images, splits, names, strict=True)):
+        if split == "train":
             if name not in units:
-                units[name] = _Unit(name, float(derive(seed, "split", name)) / 2.0**64, [], Counter())
+                units[name] = _Unit(name, float(derive_seed(seed, "split", name)) / 2.0**64, [], Counter())
             units[name].members.append(i)
             units[name].classes[p.label] += 1
     return sorted(units.values(), key=lambda unit: (unit.position, unit.name))
 
 
-def _part_at(position: float, validation: float, test: float) -> Part:
+def _split_at(position: float, validation: float, test: float) -> Split:
     if position < 1 - validation - test:
         return "train"
     return "validation" if position < 1 - test else "test"
 
 
-def _by_home(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
+def _group_by_majority_class(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
     """Return the units grouped by the majority class of their images."""
-    homes: dict[str, list[_Unit]] = defaultdict(list)
+    by_class: dict[str, list[_Unit]] = defaultdict(list)
     for unit in units:
-        homes[min(unit.classes, key=lambda label: (-unit.classes[label], label))].append(unit)
-    return homes
+        by_class[min(unit.classes, key=lambda label: (-unit.classes[label], label))].append(unit)
+    return by_class
 
 
-def _cut_exactly(units: Sequence[_Unit], validation: float, test: float) -> None:
+def _assign_stratified(units: Sequence[_Unit], validation: float, test: float) -> None:
     """Assign splits to consecutive units so that the numbers of images are closest to the fractions."""
     count = sum(len(unit.members) for unit in units)
-    tests, validations = round(count * test), round(count * validation)
-    trains = max(count - tests - validations, 0)
-    done = 0
+    num_test, num_validation = round(count * test), round(count * validation)
+    num_train = max(count - num_test - num_validation, 0)
+    assigned = 0
     for unit in units:
-        middle = done + len(unit.members) / 2
-        unit.part = "train" if middle < trains else "validation" if middle < trains + validations else "test"
-        done += len(unit.members)
+        middle = assigned + len(unit.members) / 2
+        unit.split = "train" if middle < num_train else "validation" if middle < num_train + num_validation else "test"
+        assigned += len(unit.members)
 
 
-def _required(units: int, wanted: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Return the splits that must contain a class of `units` units: all of them, or the first that it can fill."""
-    return wanted[:units]
+def _required_splits(num_units: int, target_splits: tuple[Split, ...]) -> tuple[Split, ...]:
+    """Return the splits that must contain a class of `num_units` units: all of them, or the first that it can fill."""
+    return target_splits[:num_units]
 
 
-def _by_class(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
+def _group_by_class(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
     classes: dict[str, list[_Unit]] = defaultdict(list)
     for unit in units:
         for label in unit.classes:
@@ -170,97 +177,114 @@ def _by_class(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
     return dict(sorted(classes.items()))
 
 
-def _cover(units: Sequence[_Unit], wanted: tuple[Part, ...], seed: int) -> list[tuple[str, _Unit]]:
+def _lend_to_missing(units: Sequence[_Unit], target_splits: tuple[Split, ...], seed: int) -> list[tuple[str, _Unit]]:
     """Lend units to the splits that lack a class; return pairs of a class and the unit it lent.
 
     Training comes first, and no loan removes the last unit of a class from a split that must contain it.
     """
-    classes = _by_class(units)
-    required = {label: _required(len(members), wanted) for label, members in classes.items()}
-    counts = {label: Counter(unit.part for unit in members) for label, members in classes.items()}
-    moved = []
+    classes = _group_by_class(units)
+    required = {label: _required_splits(len(members), target_splits) for label, members in classes.items()}
+    counts = {label: Counter(unit.split for unit in members) for label, members in classes.items()}
+    loans = []
 
-    def spare(unit: _Unit) -> bool:
-        return all(unit.part not in required[label] or counts[label][unit.part] > 1 for label in unit.classes)
+    def can_spare(unit: _Unit) -> bool:
+        return all(unit.split not in required[label] or counts[label][unit.split] > 1 for label in unit.classes)
 
-    for target in wanted:
+    for target in target_splits:
         for label, members in classes.items():
             if target not in required[label] or counts[label][target]:
                 continue
-            lenders = [unit for unit in members if spare(unit)] or (members if target == "train" else [])
+            lenders = [unit for unit in members if can_spare(unit)] or (members if target == "train" else [])
             if not lenders:
                 continue
-            unit = _lent(lenders, target, counts[label], seed)
-            for own in unit.classes:
-                counts[own][unit.part] -= 1
-                counts[own][target] += 1
-            unit.part = target
-            moved.append((label, unit))
-    return moved
+            unit = _choose_loan(lenders, target, counts[label], seed)
+            for unit_class in unit.classes:
+                counts[unit_class][unit.split] -= 1
+                counts[unit_class][target] += 1
+            unit.split = target
+            loans.append((label, unit))
+    return loans
 
 
-def _lent(lenders: Sequence[_Unit], target: Part, counts: Mapping[Part, int], seed: int) -> _Unit:
+def _choose_loan(lenders: Sequence[_Unit], target: Split, counts: Mapping[Split, int], seed: int) -> _Unit:
     """Return the unit to lend: from the fullest split, chosen by hash, so that added images seldom change it."""
-    fullest = max(dict.fromkeys(unit.part for unit in lenders), key=lambda part: (counts[part], -PARTS.index(part)))
-    some = [unit for unit in lenders if unit.part == fullest]
-    return min(some, key=lambda unit: (derive(seed, "split", target, unit.name), unit.name))
+    fullest = max(dict.fromkeys(unit.split for unit in lenders), key=lambda part: (counts[part], -SPLITS.index(part)))
+    candidates = [unit for unit in lenders if unit.split == fullest]
+    return min(candidates, key=lambda unit: (derive_seed(seed, "split", target, unit.name), unit.name))
 
 
-def _notes_on(
-    units: Sequence[_Unit], moved: Sequence[tuple[str, _Unit]], wanted: tuple[Part, ...], *, grouped: bool
+def _describe_loans(
+    units: Sequence[_Unit], loans: Sequence[tuple[str, _Unit]], target_splits: tuple[Split, ...], *, grouped: bool
 ) -> list[str]:
-    what = "group" if grouped else "image"
+    noun = "group" if grouped else "image"
     notes = []
-    helped = sorted({label for label, _ in moved})
-    if helped:
-        count = len({unit.name for _, unit in moved})
-        were = plural(count, f"{what} was", f"{what}s were")
-        notes.append(f"random assignment would have left {_listed(helped)} out of a split: {were} moved to prevent it")
-    classes = _by_class(units)
-    few = [label for label, members in classes.items() if len(members) < len(wanted)]
-    tied = [label for label, members in classes.items() if len({unit.part for unit in members}) < len(wanted)]
-    tied = [label for label in tied if label not in few]
-    if few:
-        verb = "have" if len(few) > 1 else "has"
-        notes.append(f"{_listed(few)} {verb} fewer than {len(wanted)} different {what}s, too few for every split")
-    if tied:
-        verb = "are" if len(tied) > 1 else "is"
-        notes.append(f"{_listed(tied)} {verb} not in every split: other classes need the shared {what}s")
+    helped_classes = sorted({label for label, _ in loans})
+    if helped_classes:
+        count = len({unit.name for _, unit in loans})
+        moved_text = plural(count, f"{noun} was", f"{noun}s were")
+        notes.append(
+            f"random assignment would have left {_describe_classes(helped_classes)} out of a split: "
+            f"{moved_text} moved to prevent it"
+        )
+    classes = _group_by_class(units)
+    too_small = [label for label, members in classes.items() if len(members) < len(target_splits)]
+    blocked = [
+        label for label, members in classes.items() if len({unit.split for unit in members}) < len(target_splits)
+    ]
+    blocked = [label for label in blocked if label not in too_small]
+    if too_small:
+        verb = "have" if len(too_small) > 1 else "has"
+        notes.append(
+            f"{_describe_classes(too_small)} {verb} fewer than {len(target_splits)} different "
+            f"{noun}s, too few for every split"
+        )
+    if blocked:
+        verb = "are" if len(blocked) > 1 else "is"
+        notes.append(f"{_describe_classes(blocked)} {verb} not in every split: other classes need the shared {noun}s")
     return notes
 
 
-def _listed(labels: Sequence[str]) -> str:
+def _describe_classes(labels: Sequence[str]) -> str:
     if len(labels) == 1:
         return f"class {labels[0]!r}"
-    return f"{len(labels):,} classes (such as {', '.join(map(repr, labels[:SHOWN]))})"
+    return f"{len(labels):,} classes (such as {', '.join(map(repr, labels[:MAX_SHOWN_CLASSES]))})"
 
 
-def _result(
-    pictures: Sequence[Picture],
-    parts: Sequence[Part],
+def _build_assignment(
+    images: Sequence[ImageRecord],
+    splits: Sequence[Split],
     names: Sequence[str],
     groups: Sequence[str] | None,
     notes: list[str],
-) -> Split:
-    held: dict[Part, set[str]] = {part: set() for part in PARTS}
-    sides: dict[str, dict[Part, str]] = defaultdict(dict)
-    for p, part, name in zip(pictures, parts, names, strict=True):
-        held[part].add(p.label)
-        sides[name].setdefault(part, p.path)
-    classes = set().union(*held.values())
-    lacking = {part: tuple(sorted(classes - held[part])) if held[part] else () for part in PARTS}
-    across = [] if groups is None else sorted(name for name, side in sides.items() if len(side) > 1)
-    for part in sorted({p.part for p in pictures if p.part} - {"train"}, key=PARTS.index):
-        if lacking[part]:
-            verb = "have" if len(lacking[part]) > 1 else "has"
-            notes.append(f"{_listed(lacking[part])} {verb} no image in the {part} split of the source")
-    if across:
-        count = plural(len(across), "group spans", "groups span")
-        example = " and ".join(list(sides[across[0]].values())[:2])
+) -> SplitAssignment:
+    classes_by_split: dict[Split, set[str]] = {split: set() for split in SPLITS}
+    paths_by_group: dict[str, dict[Split, str]] = defaultdict(dict)
+    for p, part, name in zip(images, splits, names, strict=True):
+        classes_by_split[part].add(p.label)
+        paths_by_group[name].setdefault(part, p.path)
+    classes = set().union(*classes_by_split.values())
+    missing_classes = {
+        part: tuple(sorted(classes - classes_by_split[part])) if classes_by_split[part] else () for part in SPLITS
+    }
+    groups_across_splits = (
+        []
+        if groups is None
+        else sorted(name for name, paths_by_split in paths_by_group.items() if len(paths_by_split) > 1)
+    )
+    for part in sorted({p.split for p in images if p.split} - {"train"}, key=SPLITS.index):
+        if missing_classes[part]:
+            verb = "have" if len(missing_classes[part]) > 1 else "has"
+            notes.append(
+                f"{_describe_classes(missing_classes[part])} {verb} no image in the {part} split of the source"
+            )
+    if groups_across_splits:
+        count = plural(len(groups_across_splits), "group spans", "groups span")
+        example = " and ".join(list(paths_by_group[groups_across_splits[0]].values())[:2])
         notes.append(
             f"{count} more than one split of the source, such as that of {example}: the splits of the source are "
             "kept, so metrics on them may be too optimistic"
         )
-    return Split(
-        tuple(parts), tuple(notes), tuple(names), lacking["validation"], lacking["test"], tuple(across),
+    return SplitAssignment(
+        tuple(splits), tuple(notes), tuple(names), missing_classes["validation"], missing_classes["test"],
+        tuple(groups_across_splits),
     )  # fmt: skip

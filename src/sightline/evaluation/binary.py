@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from sightline import intervals, metrics
 from sightline.errors import UsageError, plural, suggest
 from sightline.evaluation import bootstrap
-from sightline.records import Figure
+from sightline.evaluation.results import Metric
 
 Rate = Literal["sensitivity", "specificity"]
 RATES: tuple[Rate, ...] = ("sensitivity", "specificity")
-USUAL = (0.99, 0.95, 0.9)  # targets of a rate that every evaluation tries
+TARGETS = (0.99, 0.95, 0.9)  # targets of a rate that every evaluation tries
 POSITIVE = {
     "positive", "pos", "defect", "defects", "defective", "damage", "damaged", "fault", "faulty", "crack", "cracked",
     "bad", "ng", "nok", "notok", "fail", "failed", "abnormal", "anomaly", "anomalous", "disease", "diseased", "sick",
@@ -38,7 +38,7 @@ SUFFIXES = ("free", "negative", "neg", "absent")  # after it
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class BinaryCurve:
     """Points of a curve, float64 [P] each, from the strictest `threshold` on.
 
     For the ROC curve, `x` is 1 - specificity and `y` is sensitivity; for precision-recall, `x` is recall and `y` is
@@ -51,14 +51,14 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class BinaryRates:
     """The metrics of predicting the positive class at a score of `threshold` or more, with Wilson's intervals."""
 
     threshold: float
-    sensitivity: Figure
-    specificity: Figure
-    ppv: Figure
-    npv: Figure
+    sensitivity: Metric
+    specificity: Metric
+    ppv: Metric
+    npv: Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,11 @@ class OperatingPoint:
     """A `threshold` chosen on `count` validation images so that a `rate` reaches a `target`; None if none does.
 
     If `conservative`, the exact one-sided 95% bound of the rate on validation reaches the target, else the rate itself.
-    `reached` are the metrics on the evaluated images, `lower_bound` is the bound of the rate there, and `met` tells
+    `rates` are the metrics on the evaluated images, `lower_bound` is the bound of the rate there, and `met` tells
     whether it reaches the target. These are None if the threshold was chosen on the evaluated images.
 
-    `relaxed` is the threshold for which the rate itself, not its bound, has to reach the target; `given_up` is the loss
-    in the other rate on validation from being conservative.
+    `relaxed_threshold` is the threshold for which the rate itself, not its bound, has to reach the target; `rate_cost`
+    is the loss in the other rate on validation from being conservative.
     """
 
     rate: Rate
@@ -79,21 +79,21 @@ class OperatingPoint:
     count: int
     conservative: bool | None  # None: of a threshold kept earlier, which does not say
     note: str = ""
-    reached: Rates | None = None
+    rates: BinaryRates | None = None
     lower_bound: float | None = None
     met: bool | None = None
-    relaxed: float | None = None
-    given_up: float = 0.0
+    relaxed_threshold: float | None = None
+    rate_cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Binary:
+class BinaryReport:
     """The binary metrics of a two-class evaluation; `rule` says why `positive` is the positive class.
 
     `rates` are those of predicting the more probable class. `auroc` is that of the evaluation itself,
     `average_precision` is that of the positive class; both have bootstrap intervals. `operating_points` are those
-    requested, or else the saved one of the model; `usual_points` are those for the usual targets that are reached on
-    validation, evaluated on the evaluated images.
+    requested, or else the saved one of the model; `choose_usual_points` are those for the usual targets that are
+    reached on validation, evaluated on the evaluated images.
     """
 
     positive: str
@@ -101,35 +101,39 @@ class Binary:
     rule: str
     positives: int
     negatives: int
-    rates: Rates
-    auroc: Figure
-    average_precision: Figure
-    roc: Curve
-    precision_recall: Curve
+    rates: BinaryRates
+    auroc: Metric
+    average_precision: Metric
+    roc: BinaryCurve
+    precision_recall: BinaryCurve
     operating_points: tuple[OperatingPoint, ...] = ()
     usual_points: tuple[OperatingPoint, ...] = ()
 
 
-def positive_class(classes: Sequence[str], wanted: str = "") -> tuple[str, str]:
+def choose_positive_class(classes: Sequence[str], requested: str = "") -> tuple[str, str]:
     """Return the positive class of two, and the reason for the choice.
 
-    It is `wanted` if given; else the class with a positive name (defect, abnormal, yes, 1, crack but not no_crack);
+    It is `requested` if given; else the class with a positive name (defect, abnormal, yes, 1, crack but not no_crack);
     else the class whose counterpart has a negative name (ok, healthy, 0; non_fire beside fire); else the second.
     Counts of images play no role, as they differ between splits. Raises `UsageError` unless there are two classes, and
     for an unknown class.
 
-    >>> positive_class(("defect", "ok"))[0], positive_class(("dent", "ok"))[0], positive_class(("cat", "dog"))[0]
+    >>> (
+    ...     choose_positive_class(("defect", "ok"))[0],
+    ...     choose_positive_class(("dent", "ok"))[0],
+    ...     choose_positive_class(("cat", "dog"))[0],
+    ... )
     ('defect', 'dent', 'dog')
     """
-    check_positive(classes, wanted)
-    if wanted:
-        return wanted, "as requested"
+    check_positive_class(classes, requested)
+    if requested:
+        return requested, "as requested"
     for names, other, kind in ((POSITIVE, 0, "positive"), (NEGATIVE, 1, "negative")):
         hits = [i for i, label in enumerate(classes) if _is_named(label, names)]
         if len(hits) == 1:
             return classes[hits[0] ^ other], f"by its name: {classes[hits[0]]!r} is {kind}"
     for thing, other_name in (classes, reversed(classes)):
-        if _negates(other_name, thing):
+        if _is_negation(other_name, thing):
             return thing, f"by its name: {other_name!r} is its opposite"
     return classes[1], "the second class"
 
@@ -137,83 +141,87 @@ def positive_class(classes: Sequence[str], wanted: str = "") -> tuple[str, str]:
 def _is_named(label: str, names: set[str]) -> bool:
     """Tell whether a label, or one of its words, is one of `names`; numbers count only as a whole label."""
     words = set(re.findall(r"[a-z]+|[0-9]+", label.lower()))
-    whole = _letters(label)
+    whole = _normalize_label(label)
     return whole in names or (bool(words & names - {"0", "1"}) and not words & NEGATIONS)
 
 
-def _negates(label: str, other: str) -> bool:
+def _is_negation(label: str, other: str) -> bool:
     """Tell whether a label negates the `other`, as "No fire" negates "fire".
 
     It may omit a number at the end of the other name ("NonCOVID" beside "COVID19") and a word for presence in it
     ("with_mask", "covid_positive").
     """
-    name, whole = _letters(label), _letters(other)
+    name, whole = _normalize_label(label), _normalize_label(other)
     things = {whole, whole.rstrip("0123456789"), whole.removeprefix("with")} - {""}
     return any(
         name in {prefix + thing for prefix in PREFIXES} | {thing + suffix for suffix in SUFFIXES} for thing in things
     )
 
 
-def _letters(label: str) -> str:
+def _normalize_label(label: str) -> str:
     return "".join(c for c in label.casefold() if c.isalnum())
 
 
-def check_positive(classes: Sequence[str], wanted: str) -> None:
-    """Raise `UsageError` if `wanted` cannot be the positive class of `classes`; an empty name is always accepted."""
-    if wanted and len(classes) != 2:
-        raise UsageError(f"A positive class ({wanted!r}) needs exactly two classes; there are {len(classes)} classes.")
-    if wanted and wanted not in classes:
-        raise UsageError(f"The positive class {wanted!r} is not a class of the model.{suggest(wanted, classes)}")
+def check_positive_class(classes: Sequence[str], requested: str) -> None:
+    """Raise `UsageError` if `requested` cannot be the positive class of `classes`; an empty name is always accepted."""
+    if requested and len(classes) != 2:
+        raise UsageError(
+            f"A positive class ({requested!r}) needs exactly two classes; there are {len(classes)} classes."
+        )
+    if requested and requested not in classes:
+        raise UsageError(f"The positive class {requested!r} is not a class of the model.{suggest(requested, classes)}")
 
 
-def evaluate(
+def evaluate_binary(
     probabilities: NDArray[np.float32],
     labels: NDArray[np.int32],
     classes: Sequence[str],
-    auroc: Figure,
+    auroc: Metric,
     positive: str = "",
     seed: int = 0,
-) -> Binary:
+) -> BinaryReport:
     """Return the binary metrics of probabilities float32 [N, 2] and labels int32 [N]; `auroc` comes from `scores`."""
-    chosen, rule = positive_class(classes, positive)
-    k = list(classes).index(chosen)
+    label, rule = choose_positive_class(classes, positive)
+    k = list(classes).index(label)
     score, truth = probabilities[:, k].astype(np.float64), labels == k
-    return Binary(
-        chosen, classes[1 - k], rule, int(truth.sum()), int((~truth).sum()),
-        _rates(probabilities.argmax(1) == k, truth, 0.5), auroc, _average_precision(score, truth, seed),
-        *curves(score, truth),
+    return BinaryReport(
+        label, classes[1 - k], rule, int(truth.sum()), int((~truth).sum()),
+        _compute_rates(probabilities.argmax(1) == k, truth, 0.5), auroc, _compute_average_precision(score, truth, seed),
+        *compute_curves(score, truth),
     )  # fmt: skip
 
 
-def _average_precision(score: NDArray[np.float64], truth: NDArray[np.bool_], seed: int) -> Figure:
+def _compute_average_precision(score: NDArray[np.float64], truth: NDArray[np.bool_], seed: int) -> Metric:
     if not truth.any() or truth.all():
-        return Figure(None, note="all images are of one class")
-    value = float(metrics.ranking(score, truth, np.ones((1, len(score))))[1][0])
-    number = bootstrap.resamples(len(score))
-    drawn = [metrics.ranking(score, truth, w)[1] for w in bootstrap.weights(len(score), number, seed, "ranking")]
-    return bootstrap.figure(value, np.concatenate(drawn) if drawn else np.zeros(0))
+        return Metric(None, note="all images are of one class")
+    value = float(metrics.auroc_and_ap(score, truth, np.ones((1, len(score))))[1][0])
+    number = bootstrap.count_resamples(len(score))
+    resampled = [
+        metrics.auroc_and_ap(score, truth, w)[1] for w in bootstrap.draw_weights(len(score), number, seed, "ranking")
+    ]
+    return bootstrap.make_metric(value, np.concatenate(resampled) if resampled else np.zeros(0))
 
 
-def rates_at(score: NDArray[np.float64], truth: NDArray[np.bool_], threshold: float) -> Rates:
+def compute_rates_at(score: NDArray[np.float64], truth: NDArray[np.bool_], threshold: float) -> BinaryRates:
     """Return the metrics of predicting the positive class at a score of `threshold` or more."""
-    return _rates(score >= threshold, truth, threshold)
+    return _compute_rates(score >= threshold, truth, threshold)
 
 
-def _rates(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], threshold: float) -> Rates:
-    def of(hits: NDArray[np.bool_], among: NDArray[np.bool_], nothing: str) -> Figure:
+def _compute_rates(predicted: NDArray[np.bool_], truth: NDArray[np.bool_], threshold: float) -> BinaryRates:
+    def proportion(hits: NDArray[np.bool_], among: NDArray[np.bool_], nothing: str) -> Metric:
         good, count = int((hits & among).sum()), int(among.sum())
-        return Figure(good / count, intervals.wilson(good, count)) if count else Figure(None, note=nothing)
+        return Metric(good / count, intervals.wilson_interval(good, count)) if count else Metric(None, note=nothing)
 
-    return Rates(
+    return BinaryRates(
         threshold,
-        sensitivity=of(predicted, truth, "no image of the positive class"),
-        specificity=of(~predicted, ~truth, "no image of the negative class"),
-        ppv=of(truth, predicted, "the positive class was never predicted"),
-        npv=of(~truth, ~predicted, "the negative class was never predicted"),
+        sensitivity=proportion(predicted, truth, "no image of the positive class"),
+        specificity=proportion(~predicted, ~truth, "no image of the negative class"),
+        ppv=proportion(truth, predicted, "the positive class was never predicted"),
+        npv=proportion(~truth, ~predicted, "the negative class was never predicted"),
     )
 
 
-def curves(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[Curve, Curve]:
+def compute_curves(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[BinaryCurve, BinaryCurve]:
     """Return the ROC and the precision-recall curve, with one point for each distinct score."""
     order = np.argsort(-score, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1) if len(score) else np.zeros(0, np.int64)
@@ -221,13 +229,13 @@ def curves(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[Curve,
     alarms = ends + 1 - hits
     sensitivity = hits / max(int(truth.sum()), 1)
     at = score[order][ends]
-    roc = Curve(
+    roc = BinaryCurve(
         np.append(0.0, alarms / max(int((~truth).sum()), 1)), np.append(0.0, sensitivity), np.append(np.inf, at)
     )  # fmt: skip
-    return roc, Curve(sensitivity, hits / np.maximum(ends + 1, 1), at)
+    return roc, BinaryCurve(sensitivity, hits / np.maximum(ends + 1, 1), at)
 
 
-def operating_point(
+def choose_operating_point(
     score: NDArray[np.float64], truth: NDArray[np.bool_], rate: Rate, target: float, *, conservative: bool = True
 ) -> OperatingPoint:
     """Choose, on validation images, the threshold that costs least in the other rate while `rate` reaches its target.
@@ -237,32 +245,41 @@ def operating_point(
     tolerance limit (Wilks, 1941, Ann. Math. Stat. 12:91-96), which misses the target on new images for one validation
     split in twenty. Otherwise the rate itself must reach it.
     """
-    own, other = (score[truth], score[~truth]) if rate == "sensitivity" else (score[~truth], score[truth])
-    own = np.sort(own)
+    class_scores, other_scores = (
+        (score[truth], score[~truth]) if rate == "sensitivity" else (score[~truth], score[truth])
+    )
+    class_scores = np.sort(class_scores)
 
     def choose(*, conservative: bool) -> float | None:
-        misses = _misses(len(own), target, conservative=conservative)
+        misses = _allowed_misses(len(class_scores), target, conservative=conservative)
         if misses is None:
             return None
-        return float(own[misses] if rate == "sensitivity" else np.nextafter(own[::-1][misses], np.inf))
+        return float(
+            class_scores[misses] if rate == "sensitivity" else np.nextafter(class_scores[::-1][misses], np.inf)
+        )
 
     threshold = choose(conservative=conservative)
     relaxed = choose(conservative=False) if conservative else None
     if threshold is None:
-        note = f"{plural(len(own), 'validation image')} of that class cannot show that a threshold reaches the target."
+        note = (
+            f"{plural(len(class_scores), 'validation image')} of that class cannot show that a "
+            "threshold reaches the target."
+        )
         if relaxed is not None:
             note += (
                 f" --no-conservative would use a threshold of {relaxed:.4f}, which misses the target on new images "
                 "about half of the time."
             )
-        return OperatingPoint(rate, target, None, len(score), conservative, note, relaxed=relaxed)
-    given_up = 0.0
-    if relaxed is not None and len(other):
-        given_up = float(((other >= min(threshold, relaxed)) & (other < max(threshold, relaxed))).mean())
-    return OperatingPoint(rate, target, threshold, len(score), conservative, relaxed=relaxed, given_up=given_up)
+        return OperatingPoint(rate, target, None, len(score), conservative, note, relaxed_threshold=relaxed)
+    rate_cost = 0.0
+    if relaxed is not None and len(other_scores):
+        rate_cost = float(((other_scores >= min(threshold, relaxed)) & (other_scores < max(threshold, relaxed))).mean())
+    return OperatingPoint(
+        rate, target, threshold, len(score), conservative, relaxed_threshold=relaxed, rate_cost=rate_cost
+    )
 
 
-def usual_points(
+def choose_usual_points(
     held_out: tuple[NDArray[np.float64], NDArray[np.bool_]], evaluated: tuple[NDArray[np.float64], NDArray[np.bool_]]
 ) -> tuple[OperatingPoint, ...]:
     """Choose thresholds for the usual targets of both rates on validation, and evaluate them.
@@ -270,28 +287,30 @@ def usual_points(
     Both arguments are scores of the positive class, float64 [N], and whether an image is positive, bool [N]. Targets
     that are not reached are left out.
     """
-    points = [operating_point(*held_out, rate, target) for rate in RATES for target in USUAL]
-    return tuple(tried(point, *evaluated) for point in points if point.threshold is not None)
+    points = [choose_operating_point(*held_out, rate, target) for rate in RATES for target in TARGETS]
+    return tuple(evaluate_operating_point(point, *evaluated) for point in points if point.threshold is not None)
 
 
-def _misses(count: int, target: float, *, conservative: bool) -> int | None:
+def _allowed_misses(count: int, target: float, *, conservative: bool) -> int | None:
     """Return how many of `count` images may be misclassified; None if even no error does not reach the target."""
     if not conservative:
         return min(int(count * (1 - target) + 1e-9), count - 1) if count else None
     best = None
     for misses in range(count):
-        if intervals.at_most(misses, count, 1 - target) > intervals.LEVEL:
+        if intervals.binomial_cdf(misses, count, 1 - target) > intervals.ALPHA:
             break
         best = misses
     return best
 
 
-def tried(point: OperatingPoint, score: NDArray[np.float64], truth: NDArray[np.bool_]) -> OperatingPoint:
+def evaluate_operating_point(
+    point: OperatingPoint, score: NDArray[np.float64], truth: NDArray[np.bool_]
+) -> OperatingPoint:
     """Return an operating point with its metrics on images that were not used to choose it."""
     if point.threshold is None:
         return point
-    found = rates_at(score, truth, point.threshold)
-    own = truth if point.rate == "sensitivity" else ~truth
+    rates = compute_rates_at(score, truth, point.threshold)
+    in_class = truth if point.rate == "sensitivity" else ~truth
     right = (score >= point.threshold) == truth
-    bound = intervals.lower_bound(int((right & own).sum()), int(own.sum())) if own.any() else None
-    return replace(point, reached=found, lower_bound=bound, met=bound is not None and bound >= point.target)
+    bound = intervals.lower_bound(int((right & in_class).sum()), int(in_class.sum())) if in_class.any() else None
+    return replace(point, rates=rates, lower_bound=bound, met=bound is not None and bound >= point.target)

@@ -15,13 +15,13 @@ from sightline import metrics
 from sightline.errors import DataError, plural
 
 BINS = 15
-ENOUGH = 200  # images; with fewer, the noise (the square root of 0.9 * 0.1 / 200: 0.02) is as large as usual ECEs
-MISTAKES = 10  # errors; with fewer, a single image changes the temperature a lot
-LOWEST, HIGHEST = 0.05, 20.0  # temperatures
+MIN_IMAGES = 200  # images; with fewer, the noise (the square root of 0.9 * 0.1 / 200: 0.02) is as large as usual ECEs
+MIN_ERRORS = 10  # errors; with fewer, a single image changes the temperature a lot
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # temperatures
 
 
 @dataclass(frozen=True, slots=True)
-class Bin:
+class ReliabilityBin:
     """Images with a confidence in (low, high]: their count, mean confidence and accuracy."""
 
     low: float
@@ -47,29 +47,31 @@ class Temperature:
     note: str = ""
 
 
-def reliability(probabilities: NDArray[np.float32], labels: NDArray[np.int32], bins: int = BINS) -> tuple[Bin, ...]:
+def reliability_bins(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int32], bins: int = BINS
+) -> tuple[ReliabilityBin, ...]:
     """Return the non-empty bins of equal width, lowest first."""
     if not len(labels):
         return ()
     confidence = probabilities.max(1).astype(np.float64)
-    right = probabilities.argmax(1) == labels
-    number = bin_of(confidence, bins)
+    correct = probabilities.argmax(1) == labels
+    number = bin_indices(confidence, bins)
     return tuple(
-        Bin(i / bins, (i + 1) / bins, int(at.sum()), float(confidence[at].mean()), float(right[at].mean()))
+        ReliabilityBin(i / bins, (i + 1) / bins, int(at.sum()), float(confidence[at].mean()), float(correct[at].mean()))
         for i in range(bins)
         if (at := number == i).any()
     )
 
 
-def bin_of(confidence: NDArray[np.float64], bins: int = BINS) -> NDArray[np.int64]:
+def bin_indices(confidence: NDArray[np.float64], bins: int = BINS) -> NDArray[np.int64]:
     """Return the bin index of each confidence, int64 [N]; bins are open below and closed above."""
     return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-def ece(probabilities: NDArray[np.float32], labels: NDArray[np.int32], bins: int = BINS) -> float:
+def compute_ece(probabilities: NDArray[np.float32], labels: NDArray[np.int32], bins: int = BINS) -> float:
     """Return the expected calibration error in [0, 1]; 0 for no images."""
-    found = reliability(probabilities, labels, bins)
-    return sum(b.count * abs(b.accuracy - b.confidence) for b in found) / max(len(labels), 1)
+    nonempty_bins = reliability_bins(probabilities, labels, bins)
+    return sum(b.count * abs(b.accuracy - b.confidence) for b in nonempty_bins) / max(len(labels), 1)
 
 
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> Temperature:
@@ -92,7 +94,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> T
         raised = np.exp(inverse * z)
         return float(((raised * z).sum(1) / raised.sum(1) - true).mean())
 
-    low, high = 1 / HIGHEST, 1 / LOWEST
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
@@ -100,21 +102,21 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> T
     before, after = (metrics.softmax((z / t).astype(np.float32)) for t in (1.0, value))
     return Temperature(
         value=value,
-        nll_before=metrics.cross_entropy_of_logits(z.astype(np.float32), labels),
-        nll_after=metrics.cross_entropy_of_logits((z / value).astype(np.float32), labels),
-        ece_before=ece(before, labels),
-        ece_after=ece(after, labels),
+        nll_before=metrics.cross_entropy_from_logits(z.astype(np.float32), labels),
+        nll_after=metrics.cross_entropy_from_logits((z / value).astype(np.float32), labels),
+        ece_before=compute_ece(before, labels),
+        ece_after=compute_ece(after, labels),
         count=len(labels),
-        note=_note(len(labels), int((z.argmax(1) != labels).sum()), value),
+        note=_reliability_note(len(labels), int((z.argmax(1) != labels).sum()), value),
     )
 
 
-def _note(count: int, mistakes: int, value: float) -> str:
-    if not LOWEST * 1.01 < value < HIGHEST * 0.99:
+def _reliability_note(count: int, errors: int, value: float) -> str:
+    if not MIN_TEMPERATURE * 1.01 < value < MAX_TEMPERATURE * 0.99:
         return f"The temperature hit its bound ({value:.3g}): the images do not determine it, so do not use it."
-    if count < ENOUGH or mistakes < MISTAKES:
+    if count < MIN_IMAGES or errors < MIN_ERRORS:
         return (
-            f"With {plural(count, 'image')}, {mistakes} of them misclassified, the calibration is mostly noise: it "
-            f"needs at least {ENOUGH} images and {MISTAKES} errors."
+            f"With {plural(count, 'image')}, {errors} of them misclassified, the calibration is mostly noise: it "
+            f"needs at least {MIN_IMAGES} images and {MIN_ERRORS} errors."
         )
     return ""

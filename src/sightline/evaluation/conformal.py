@@ -14,25 +14,25 @@ from numpy.typing import NDArray
 
 from sightline import intervals
 from sightline.errors import DataError, UsageError
-from sightline.prediction.decide import conformity, sets
-from sightline.records import Interval
+from sightline.inference.decisions import compute_nonconformity, make_prediction_sets
+from sightline.intervals import Interval
 
-EVERY = 2.0  # above every score: the set contains all classes
+ALL_CLASSES = 2.0  # above every score: the set contains all classes
 
 
 @dataclass(frozen=True, slots=True)
-class Coverage:
+class SetCoverage:
     """Prediction sets on `count` images: the fraction that contains the true class, its interval, and the mean size."""
 
-    wanted: float
-    covered: float
+    target: float
+    coverage: float
     interval: Interval
-    size: float
-    single: float
+    mean_size: float
+    singleton_fraction: float
     count: int
 
 
-def fit(probabilities: NDArray[np.float32], labels: NDArray[np.int32], coverage: float) -> float:
+def fit_quantile(probabilities: NDArray[np.float32], labels: NDArray[np.int32], coverage: float) -> float:
     """Return the score up to which classes are in the set: the ceil((N + 1) coverage)-th smallest of true classes.
 
     It is 2, so that the set has all classes, if N images are too few for the coverage. Raises `UsageError` for a
@@ -42,15 +42,17 @@ def fit(probabilities: NDArray[np.float32], labels: NDArray[np.int32], coverage:
         raise UsageError(f"The coverage must be between 0 and 1, e.g. 0.9; got {coverage}.")
     if not len(labels):
         raise DataError("There are no validation images to fit prediction sets on: use a validation split.")
-    scores = np.sort(conformity(probabilities)[np.arange(len(labels)), labels])
+    scores = np.sort(compute_nonconformity(probabilities)[np.arange(len(labels)), labels])
     rank = math.ceil((len(labels) + 1) * coverage - 1e-9)
-    return float(scores[rank - 1]) if rank <= len(labels) else EVERY
+    return float(scores[rank - 1]) if rank <= len(labels) else ALL_CLASSES
 
 
-def judge(probabilities: NDArray[np.float32], labels: NDArray[np.int32], quantile: float, coverage: float) -> Coverage:
+def evaluate_sets(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int32], quantile: float, coverage: float
+) -> SetCoverage:
     """Return coverage and size of the sets on images that were not used to fit them."""
-    held = sets(probabilities, quantile)
-    hits, count = int(held[np.arange(len(labels)), labels].sum()), len(labels)
-    sizes = held.sum(1)
+    in_set = make_prediction_sets(probabilities, quantile)
+    hits, count = int(in_set[np.arange(len(labels)), labels].sum()), len(labels)
+    sizes = in_set.sum(1)
     size, single = (float(v.mean()) if count else 0.0 for v in (sizes, sizes == 1))
-    return Coverage(coverage, hits / max(count, 1), intervals.wilson(hits, count), size, single, count)
+    return SetCoverage(coverage, hits / max(count, 1), intervals.wilson_interval(hits, count), size, single, count)

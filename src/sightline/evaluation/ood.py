@@ -17,11 +17,11 @@ from sightline import metrics
 from sightline.errors import check_installed, require
 
 PURPOSE = "The distance in feature space"
-KEPT = 0.99  # fraction of the validation images below the limit
+LIMIT_QUANTILE = 0.99  # fraction of the validation images below the limit
 
 
 @dataclass(frozen=True, slots=True)
-class Distance:
+class MahalanobisDistance:
     """Class means float64 [K, F] after whitening, and the matrix [F, F] that whitens."""
 
     means: NDArray[np.float64]
@@ -31,20 +31,20 @@ class Distance:
         """Return the squared distance of features [N, F] to the nearest class mean, float64 [N]."""
         x = features.astype(np.float64) @ self.whiten
         squares = (x**2).sum(1)[:, None] - 2 * x @ self.means.T + (self.means**2).sum(1)
-        found: NDArray[np.float64] = squares.min(1)
-        return found
+        nearest: NDArray[np.float64] = squares.min(1)
+        return nearest
 
 
 @dataclass(frozen=True, slots=True)
-class Strangers:
-    """AUROC of both scores for `strangers` out-of-distribution images against `count` in-distribution ones."""
+class OODResult:
+    """AUROC of both scores for `ood_count` out-of-distribution images against `count` in-distribution ones."""
 
     name: str
-    energy: float
-    distance: float | None
+    energy_auroc: float
+    distance_auroc: float | None
     count: int
-    strangers: int
-    flagged: float | None
+    ood_count: int
+    flagged_fraction: float | None
     note: str = ""
 
 
@@ -53,7 +53,7 @@ def check_packages() -> None:
     check_installed("sklearn", purpose=PURPOSE)
 
 
-def fit_distance(features: NDArray[np.float32], labels: NDArray[np.int32]) -> Distance:
+def fit_distance(features: NDArray[np.float32], labels: NDArray[np.int32]) -> MahalanobisDistance:
     """Fit on the training images' features [N, F]; raises `MissingExtraError` without scikit-learn."""
     covariances = require("sklearn.covariance", PURPOSE)
     x = features.astype(np.float64)
@@ -64,16 +64,19 @@ def fit_distance(features: NDArray[np.float32], labels: NDArray[np.int32]) -> Di
     values, vectors = np.linalg.eigh(covariance)
     floor = max(float(values.max()) * 1e-6, 1e-12)  # for constant features
     whiten = vectors / np.sqrt(np.maximum(values, floor))
-    return Distance(means @ whiten, whiten)
+    return MahalanobisDistance(means @ whiten, whiten)
 
 
-def limit(scores: NDArray[np.float64]) -> float | None:
+def fit_limit(scores: NDArray[np.float64]) -> float | None:
     """Return the 99% quantile of the scores, rounded up; None if there are none."""
     if not len(scores):
         return None
-    return float(np.sort(scores)[min(len(scores), int(np.ceil((len(scores) + 1) * KEPT))) - 1])
+    return float(np.sort(scores)[min(len(scores), int(np.ceil((len(scores) + 1) * LIMIT_QUANTILE))) - 1])
 
 
-def auroc(own: NDArray[np.float64], strange: NDArray[np.float64]) -> float:
+def ood_auroc(in_distribution: NDArray[np.float64], out_of_distribution: NDArray[np.float64]) -> float:
     """Return the AUROC of a score that should be higher for out-of-distribution images."""
-    return metrics.auroc(np.concatenate([own, strange]), np.arange(len(own) + len(strange)) >= len(own))
+    return metrics.auroc(
+        np.concatenate([in_distribution, out_of_distribution]),
+        np.arange(len(in_distribution) + len(out_of_distribution)) >= len(in_distribution),
+    )

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from sightline import intervals, metrics
 from sightline.evaluation import calibration
 from sightline.evaluation.bootstrap import BUDGET
-from sightline.randomness import generator
-from sightline.records import Interval
+from sightline.intervals import Interval
+from sightline.seeding import make_generator
 
 LEVEL = 0.05
 PERMUTATIONS = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
+class SplitShift:
     """Metrics of `count` validation images, and how those of the evaluated images differ.
 
     `accuracy_difference` is evaluated minus validation accuracy, with its 95% `interval` (Newcombe). `ece_difference`
@@ -50,23 +50,23 @@ class Shift:
         return self.ece_p_value < LEVEL
 
 
-def compare(
+def compare_splits(
     validation: tuple[NDArray[np.float32], NDArray[np.int32]],
     evaluated: tuple[NDArray[np.float32], NDArray[np.int32]],
     seed: int = 0,
-) -> Shift:
+) -> SplitShift:
     """Compare probabilities float32 [N, K] and labels int32 [N] of validation with those of the evaluated images."""
     (p, labels), (q, truth) = validation, evaluated
     right, other = int((p.argmax(1) == labels).sum()), int((q.argmax(1) == truth).sum())
-    before, after = calibration.ece(p, labels), calibration.ece(q, truth)
-    return Shift(
-        len(p), right / len(p), intervals.wilson(right, len(p)), metrics.cross_entropy(p, labels), before,
-        other / len(q) - right / len(p), intervals.difference(other, len(q), right, len(p)),
-        after - before, _permuted(validation, evaluated, abs(after - before), seed),
+    before, after = calibration.compute_ece(p, labels), calibration.compute_ece(q, truth)
+    return SplitShift(
+        len(p), right / len(p), intervals.wilson_interval(right, len(p)), metrics.cross_entropy(p, labels), before,
+        other / len(q) - right / len(p), intervals.difference_interval(other, len(q), right, len(p)),
+        after - before, _permutation_p_value(validation, evaluated, abs(after - before), seed),
     )  # fmt: skip
 
 
-def _permuted(
+def _permutation_p_value(
     validation: tuple[NDArray[np.float32], NDArray[np.int32]],
     evaluated: tuple[NDArray[np.float32], NDArray[np.int32]],
     difference: float,
@@ -77,20 +77,20 @@ def _permuted(
     The ECE of few images is biased upwards. A permutation keeps both counts and so accounts for the bias; a bootstrap
     of each ECE would not.
     """
-    bins, gaps = (np.concatenate(v) for v in zip(_gaps(*validation), _gaps(*evaluated), strict=True))
+    bins, gaps = (np.concatenate(v) for v in zip(_bin_gaps(*validation), _bin_gaps(*evaluated), strict=True))
     first, second = len(validation[1]), len(evaluated[1])
     total = np.bincount(bins, gaps, calibration.BINS)
     number = max(200, min(PERMUTATIONS, BUDGET // len(bins)))
-    rng, beyond = generator(seed, "permutation", "ece"), 0
+    rng, exceeding = make_generator(seed, "permutation", "ece"), 0
     for _ in range(number):
         at = rng.permutation(len(bins))[:first]
-        own = np.bincount(bins[at], gaps[at], calibration.BINS)
-        drawn = np.abs(total - own).sum() / second - np.abs(own).sum() / first
-        beyond += bool(abs(drawn) >= difference - 1e-12)
-    return (beyond + 1) / (number + 1)
+        first_sums = np.bincount(bins[at], gaps[at], calibration.BINS)
+        statistic = np.abs(total - first_sums).sum() / second - np.abs(first_sums).sum() / first
+        exceeding += bool(abs(statistic) >= difference - 1e-12)
+    return (exceeding + 1) / (number + 1)
 
 
-def _gaps(p: NDArray[np.float32], labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _bin_gaps(p: NDArray[np.float32], labels: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the bin of each image, and correctness (0 or 1) minus confidence, whose sums by bin give the ECE."""
     confidence = p.max(1).astype(np.float64)
-    return calibration.bin_of(confidence), (p.argmax(1) == labels) - confidence
+    return calibration.bin_indices(confidence), (p.argmax(1) == labels) - confidence

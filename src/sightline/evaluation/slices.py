@@ -14,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import intervals
-from sightline.records import Interval, Picture, Samples
+from sightline.data.types import ImageRecord, Subset
+from sightline.intervals import Interval
 
-FEWEST = 10  # images in a slice and in the rest
-QUARTERS = 4
+MIN_IMAGES = 10  # images in a slice and in the rest
+QUANTILES = 4
 CHUNK = 256  # images in memory at once
-MOST_VALUES = 20  # of a column that is not numeric
+MAX_VALUES = 20  # of a column that is not numeric
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
+class SliceMetrics:
     """Accuracy on the `count` images of the slice `name`, and on the `rest`; `worse` if significantly lower.
 
     `interval` is that of the accuracy (Wilson, 95%). `gap` is the interval of slice minus rest, corrected for the
@@ -39,87 +40,87 @@ class Slice:
     worse: bool
 
 
-def properties(samples: Samples, pictures: Sequence[Picture]) -> dict[str, list[Any]]:
+def image_properties(samples: Subset, images: Sequence[ImageRecord]) -> dict[str, list[Any]]:
     """Return a value for each image: size, aspect ratio, brightness, sharpness, and each extra manifest column.
 
     Size is the square root of width times height in pixels, aspect is width by height, both as displayed. Brightness
     (0 to 255) is the mean, sharpness the variance of the Laplacian, of the grayscale pixels that the model sees.
     """
-    found: dict[str, list[Any]] = {
-        "size": [math.sqrt(p.width * p.height) for p in pictures],
-        "aspect ratio": [p.width / max(p.height, 1) for p in pictures],
+    columns: dict[str, list[Any]] = {
+        "size": [math.sqrt(p.width * p.height) for p in images],
+        "aspect ratio": [p.width / max(p.height, 1) for p in images],
         "brightness": [],
         "sharpness": [],
     }
     for start in range(0, len(samples), CHUNK):
-        grey = samples.take(slice(start, start + CHUNK)).mean(3, dtype=np.float32)
-        found["brightness"] += grey.mean((1, 2)).tolist()
-        if min(grey.shape[1:]) >= 3:
-            middle = grey[:, 1:-1, 1:-1]
-            around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-            found["sharpness"] += (around - 4 * middle).var((1, 2)).tolist()
-    if len(found["sharpness"]) < len(pictures):
-        del found["sharpness"]
-    for column in sorted({key for p in pictures for key in p.extra}):
-        found[column] = [p.extra.get(column, "") for p in pictures]
-    return found
+        gray = samples.take(slice(start, start + CHUNK)).mean(3, dtype=np.float32)
+        columns["brightness"] += gray.mean((1, 2)).tolist()
+        if min(gray.shape[1:]) >= 3:
+            middle = gray[:, 1:-1, 1:-1]
+            around = gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1] + gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
+            columns["sharpness"] += (around - 4 * middle).var((1, 2)).tolist()
+    if len(columns["sharpness"]) < len(images):
+        del columns["sharpness"]
+    for column in sorted({key for p in images for key in p.extra}):
+        columns[column] = [p.extra.get(column, "") for p in images]
+    return columns
 
 
-def members(name: str, values: Sequence[Any]) -> dict[str, NDArray[np.bool_]]:
+def slice_masks(name: str, values: Sequence[Any]) -> dict[str, NDArray[np.bool_]]:
     """Return the slices of one property, bool [N] each: quartiles of numbers, or one slice for each other value.
 
-    >>> list(members("size", [1.0, 2, 3, 4]))
+    >>> list(slice_masks("size", [1.0, 2, 3, 4]))
     ['size up to 1.75', 'size 1.75 to 2.5', 'size 2.5 to 3.25', 'size above 3.25']
     """
-    numbers = _numbers(values)
+    numbers = _parse_numbers(values)
     if numbers is None:
-        words = Counter(map(str, values)).most_common(MOST_VALUES)
+        words = Counter(map(str, values)).most_common(MAX_VALUES)
         texts = np.array([str(v) for v in values], dtype=np.str_)
         return (
             {f"{name} {word}" if word else f"{name} unset": texts == word for word, _ in words}
             if len(words) > 1
             else {}
         )
-    cuts = sorted(set(np.quantile(numbers, np.arange(1, QUARTERS) / QUARTERS).tolist()) - {float(numbers.max())})
+    cuts = sorted(set(np.quantile(numbers, np.arange(1, QUANTILES) / QUANTILES).tolist()) - {float(numbers.max())})
     if not cuts:
         return {}
     ends = [-math.inf, *cuts, math.inf]
-    found = {}
+    masks = {}
     for low, high in pairwise(ends):
-        words_of = (
+        description = (
             f"up to {high:.4g}"
             if low == -math.inf
             else f"above {low:.4g}"
             if high == math.inf
             else f"{low:.4g} to {high:.4g}"
         )
-        found[f"{name} {words_of}"] = (numbers > low) & (numbers <= high)
-    return found
+        masks[f"{name} {description}"] = (numbers > low) & (numbers <= high)
+    return masks
 
 
-def _numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
+def _parse_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
     try:
-        found = np.array([float(v) for v in values])
+        numbers = np.array([float(v) for v in values])
     except ValueError:
         return None
-    return found if len(found) and np.isfinite(found).all() else None
+    return numbers if len(numbers) and np.isfinite(numbers).all() else None
 
 
-def slices(values: Mapping[str, Sequence[Any]], correct: NDArray[np.bool_]) -> tuple[Slice, ...]:
+def evaluate_slices(values: Mapping[str, Sequence[Any]], correct: NDArray[np.bool_]) -> tuple[SliceMetrics, ...]:
     """Return all slices with at least ten images inside and outside, worst gap first; `correct` is bool [N].
 
     The gap between slice and rest has Newcombe's interval (`intervals.difference`), at 95% for all slices together
     (Bonferroni).
     """
-    groups = {key: at for name, column in values.items() for key, at in members(name, column).items()}
-    groups = {k: at for k, at in groups.items() if FEWEST <= at.sum() <= len(at) - FEWEST}
+    groups = {key: at for name, column in values.items() for key, at in slice_masks(name, column).items()}
+    groups = {k: at for k, at in groups.items() if MIN_IMAGES <= at.sum() <= len(at) - MIN_IMAGES}
     z = NormalDist().inv_cdf(1 - 0.025 / max(len(groups), 1))
-    found = [_slice(name, correct[at], correct[~at], z) for name, at in groups.items()]
-    return tuple(sorted(found, key=lambda s: s.accuracy - s.rest))
+    results = [_evaluate_slice(name, correct[at], correct[~at], z) for name, at in groups.items()]
+    return tuple(sorted(results, key=lambda s: s.accuracy - s.rest))
 
 
-def _slice(name: str, inside: NDArray[np.bool_], outside: NDArray[np.bool_], z: float) -> Slice:
+def _evaluate_slice(name: str, inside: NDArray[np.bool_], outside: NDArray[np.bool_], z: float) -> SliceMetrics:
     hits, count, others, rest = int(inside.sum()), len(inside), int(outside.sum()), len(outside)
     p, q = hits / count, others / rest
-    gap = intervals.difference(hits, count, others, rest, z)
-    return Slice(name, count, p, intervals.wilson(hits, count), q, gap, gap.high < 0)
+    gap = intervals.difference_interval(hits, count, others, rest, z)
+    return SliceMetrics(name, count, p, intervals.wilson_interval(hits, count), q, gap, gap.high < 0)

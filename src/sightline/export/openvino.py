@@ -5,17 +5,17 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from sightline import runtimes
+from sightline import runtime_imports
 
-NAME, WEIGHTS = "model.xml", "model.bin"
+MODEL_FILE, WEIGHTS_FILE = "model.xml", "model.bin"
 
 
-def convert(graph: bytes, folder: Path, *, half: bool = False, manifest: str = "") -> None:
-    """Convert the ONNX file `graph` to OpenVINO IR in `folder`; `half` stores the weights as float16.
+def export_openvino(onnx_bytes: bytes, folder: Path, *, float16: bool = False, manifest: str = "") -> None:
+    """Convert the ONNX file `onnx_bytes` to OpenVINO IR in `folder`; `float16` stores the weights as float16.
 
     `manifest` is stored in the file as the runtime information ``sightline``. Raises `MissingExtraError`.
     """
-    openvino = runtimes.openvino()
-    model = openvino.convert_model(io.BytesIO(graph))
+    openvino = runtime_imports.import_openvino()
+    model = openvino.convert_model(io.BytesIO(onnx_bytes))
     model.set_rt_info(manifest, ["sightline"])
-    openvino.save_model(model, folder / NAME, compress_to_fp16=half)
+    openvino.save_model(model, folder / MODEL_FILE, compress_to_fp16=float16)

@@ -13,29 +13,31 @@ from sightline.errors import UsageError
 SAVED_MODEL, LITERT = "saved_model", "model.tflite"
 
 
-def saved_model(model: Any, folder: Path) -> None:
+def export_saved_model(model: Any, folder: Path) -> None:
     """Write `model` as ``saved_model/`` in `folder`; raises `UsageError` unless TensorFlow is the backend."""
-    _write(model, folder / SAVED_MODEL, "tf_saved_model")
+    _export(model, folder / SAVED_MODEL, "tf_saved_model")
 
 
-def litert(model: Any, folder: Path) -> None:
+def export_litert(model: Any, folder: Path) -> None:
     """Write `model` as ``model.tflite`` in `folder`; raises `UsageError` unless TensorFlow is the backend."""
-    _write(model, folder / LITERT, "litert")
+    _export(model, folder / LITERT, "litert")
 
 
-def check_backend(form: str) -> None:
+def check_backend(format_name: str) -> None:
     """Raise `UsageError` unless the backend is or will be TensorFlow; imports nothing."""
     if (name := backend.name()) != "tensorflow":
-        raise UsageError(f"The format {form} needs the backend TensorFlow, not {name}: set KERAS_BACKEND=tensorflow.")
+        raise UsageError(
+            f"The format {format_name} needs the backend TensorFlow, not {name}: set KERAS_BACKEND=tensorflow."
+        )
 
 
-def _write(model: Any, path: Path, kind: str) -> None:
+def _export(model: Any, path: Path, kind: str) -> None:
     check_backend(path.name)
-    before = logging.root.manager.disable
+    previous_level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TensorFlow's warnings about its own converter
             model.export(str(path), format=kind, verbose=False)
     finally:
-        logging.disable(before)
+        logging.disable(previous_level)

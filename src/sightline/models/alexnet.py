@@ -15,18 +15,18 @@ def alexnet(x: Any, groups: int) -> Any:
     """
     layers = backend.keras().layers
     x = layers.Conv2D(96, 11, strides=4, activation="relu", name="conv1")(x)  # [N, 55, 55, 96] from 227
-    x = response_normalized(x, "norm1")
+    x = local_response_norm(x, "norm1")
     x = layers.MaxPooling2D(3, 2, name="pool1")(x)
-    x = _grouped(x, 256, 5, groups, "conv2")
-    x = response_normalized(x, "norm2")
+    x = _apply_grouped_conv(x, 256, 5, groups, "conv2")
+    x = local_response_norm(x, "norm2")
     x = layers.MaxPooling2D(3, 2, name="pool2")(x)
-    x = _grouped(x, 384, 3, 1, "conv3")
-    x = _grouped(x, 384, 3, groups, "conv4")
-    x = _grouped(x, 256, 3, groups, "conv5")
+    x = _apply_grouped_conv(x, 384, 3, 1, "conv3")
+    x = _apply_grouped_conv(x, 384, 3, groups, "conv4")
+    x = _apply_grouped_conv(x, 256, 3, groups, "conv5")
     return layers.MaxPooling2D(3, 2, name="pool5")(x)
 
 
-def response_normalized(x: Any, name: str) -> Any:
+def local_response_norm(x: Any, name: str) -> Any:
     """Apply local response normalization (section 3.3): x / (2 + 1e-4 * s) ** 0.75, same shape as `x` [N, H, W, C].
 
     s is the sum of squares over five neighboring channels. Keras has no such layer, so this is built from stock layers:
@@ -44,7 +44,7 @@ def response_normalized(x: Any, name: str) -> Any:
     return layers.Multiply(name=name)([x, keras.ops.power(scale, -0.75)])
 
 
-def _grouped(x: Any, width: int, size: int, groups: int, name: str) -> Any:
+def _apply_grouped_conv(x: Any, width: int, size: int, groups: int, name: str) -> Any:
     """Convolve each group of channels separately.
 
     ``Conv2D(groups=2)`` would need XLA on a CPU: a training step of conv2 took 4.7 s, two convolutions take 0.4 s.
@@ -53,8 +53,8 @@ def _grouped(x: Any, width: int, size: int, groups: int, name: str) -> Any:
     layers = keras.layers
     if groups == 1:
         return layers.Conv2D(width, size, padding="same", activation="relu", name=name)(x)
-    parts = [
-        layers.Conv2D(width // groups, size, padding="same", activation="relu", name=f"{name}_{number}")(part)
-        for number, part in enumerate(keras.ops.split(x, groups, axis=-1), 1)
+    outputs = [
+        layers.Conv2D(width // groups, size, padding="same", activation="relu", name=f"{name}_{number}")(group)
+        for number, group in enumerate(keras.ops.split(x, groups, axis=-1), 1)
     ]
-    return layers.Concatenate(name=name)(parts)
+    return layers.Concatenate(name=name)(outputs)

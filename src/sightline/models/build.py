@@ -11,12 +11,12 @@ from typing import Any
 from sightline import backend
 from sightline.config import ModelConfig
 from sightline.errors import ModelError, UsageError
-from sightline.models import registry, weights
-from sightline.models.initial import initialize, is_kernel
-from sightline.models.kernels import quicken
-from sightline.models.registry import Entry, Head, Normalize
-from sightline.models.scopes import no_values, own_names
-from sightline.randomness import derive
+from sightline.models import pretrained, registry
+from sightline.models.fused_kernels import use_fused_kernels
+from sightline.models.initializers import initialize_weights, is_kernel
+from sightline.models.registry import HeadSpec, ModelEntry, Normalize
+from sightline.models.scopes import fresh_layer_names, shapes_only
+from sightline.seeding import derive_seed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,10 +25,10 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts color to graysc
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ModelSpec:
     """Everything that determines a model's graph and initial weights.
 
-    `standard` is (mean, standard deviation) of the training pixels in [0, 255], for ``normalize="standardize"``.
+    `pixel_stats` is (mean, standard deviation) of the training pixels in [0, 255], for ``normalize="standardize"``.
     `weights` is the file to load pretrained weights from, None for random weights.
     """
 
@@ -40,7 +40,7 @@ class Plan:
     seed: int = 0
     precision: str = "float32"
     l2: float = 0.0
-    standard: tuple[float, float] | None = None
+    pixel_stats: tuple[float, float] | None = None
     weights: Path | None = None
 
 
@@ -50,13 +50,14 @@ class Network:
 
     `model` maps uint8 [N, H, W, C] to ``{"probabilities": [N, K], "logits": [N, K], "features": [N, F]}`` in float32.
     `backbone` lists the names of the layers before the head, in order. `pretrained` is true if their weights come from
-    a file, `top` if the head's weights do too (the file includes the top, for as many classes and the same image size).
+    a file, `pretrained_head` if the head's weights do too (the file includes the top, for as many classes and the same
+    image size).
     """
 
     model: Any
     backbone: tuple[str, ...]
     pretrained: bool
-    top: bool = False
+    pretrained_head: bool = False
 
     @property
     def logits(self) -> Any:
@@ -64,78 +65,84 @@ class Network:
         return self.model.output["logits"]
 
 
-def build(plan: Plan) -> Network:
-    """Build the model that `plan` specifies, with random or pretrained weights.
+def build_model(spec: ModelSpec) -> Network:
+    """Build the model that `spec` specifies, with random or pretrained weights.
 
     Raises `UsageError` for settings that the model does not support, `ModelError` for weights that do not fit.
     """
-    entry = registry.find(plan.config.name)
-    model, names = _graph(plan, entry)
-    backbone = [model.get_layer(name) for name in names]
-    init = entry.init if plan.config.init == "auto" else plan.config.init
+    entry = registry.get_entry(spec.config.name)
+    model, backbone_names = _build_graph(spec, entry)
+    backbone = [model.get_layer(name) for name in backbone_names]
+    init = entry.init if spec.config.initializer == "auto" else spec.config.initializer
     if init != "auto":
-        ones = entry.ones if plan.config.init == "auto" else ()
-        initialize(model, init, derive(plan.seed, "weights"), skip=names if plan.weights else (), ones=ones)
-    top = False
-    if plan.weights is not None:
-        head = [layer for layer in model.layers[model.layers.index(backbone[-1]) :] if layer.name not in names]
-        top = weights.load(backbone, head, plan.weights, entry)
-    if plan.l2:
-        _penalize(model, plan.l2)
-    quicken(model)
+        ones_bias_layers = entry.ones_bias_layers if spec.config.initializer == "auto" else ()
+        initialize_weights(
+            model,
+            init,
+            derive_seed(spec.seed, "weights"),
+            skip_layers=backbone_names if spec.weights else (),
+            ones_bias_layers=ones_bias_layers,
+        )
+    pretrained_head = False
+    if spec.weights is not None:
+        head = [layer for layer in model.layers[model.layers.index(backbone[-1]) :] if layer.name not in backbone_names]
+        pretrained_head = pretrained.load_weights(backbone, head, spec.weights, entry)
+    if spec.l2:
+        _add_l2_penalty(model, spec.l2)
+    use_fused_kernels(model)
     _seed_dropout(model)
-    return Network(model, names, plan.weights is not None, top)
+    return Network(model, backbone_names, spec.weights is not None, pretrained_head)
 
 
-def outline(plan: Plan) -> Network:
+def build_shapes_only(spec: ModelSpec) -> Network:
     """Build the graph only: layers, shapes and parameter counts without values; it takes no memory and cannot run."""
-    entry = registry.find(plan.config.name)
-    with no_values():
-        return Network(*_graph(plan, entry), plan.weights is not None)
+    entry = registry.get_entry(spec.config.name)
+    with shapes_only():
+        return Network(*_build_graph(spec, entry), spec.weights is not None)
 
 
-def _graph(plan: Plan, entry: Entry) -> tuple[Any, tuple[str, ...]]:
+def _build_graph(spec: ModelSpec, entry: ModelEntry) -> tuple[Any, tuple[str, ...]]:
     """Return the model with seeded random weights, and the names of its backbone layers."""
     keras = backend.keras()
-    _check(plan, entry)
-    keras.utils.set_random_seed(derive(plan.seed, "weights") % 2**32)  # seeds the initializers of Keras
+    _check_spec(spec, entry)
+    keras.utils.set_random_seed(derive_seed(spec.seed, "weights") % 2**32)  # seeds the initializers of Keras
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(plan.precision)
+    keras.config.set_dtype_policy(spec.precision)
     try:
-        with own_names():
-            inputs = keras.Input((plan.height, plan.width, plan.channels), dtype="uint8", name="pixels")
+        with fresh_layer_names():
+            inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="uint8", name="pixels")
             x = inputs
-            if plan.channels == 1 and plan.weights is not None:  # before normalization, which differs by channel
+            if spec.channels == 1 and spec.weights is not None:  # before normalization, which differs by channel
                 x = keras.layers.Concatenate(name="grey_to_colour")([x, x, x])
-            x = start = normalized(x, _scheme(plan, entry), plan.standard)
-            x = _body(x, entry, plan.config)
-            names = tuple(layer.name for layer in keras.Model(start, x).layers[1:])
-            outputs = _head(x, plan, _head_of(plan.config, entry))
-            return keras.Model(inputs, outputs, name=entry.name.replace("-", "_")), names
+            x = normalized_input = normalize_pixels(x, _get_normalize_scheme(spec, entry), spec.pixel_stats)
+            x = _apply_backbone(x, entry, spec.config)
+            backbone_names = tuple(layer.name for layer in keras.Model(normalized_input, x).layers[1:])
+            outputs = _apply_head(x, spec, _resolve_head(spec.config, entry))
+            return keras.Model(inputs, outputs, name=entry.name.replace("-", "_")), backbone_names
     finally:
         keras.config.set_dtype_policy(policy)
 
 
-def _check(plan: Plan, entry: Entry) -> None:
-    smallest = entry.smallest
-    if min(plan.height, plan.width) < smallest:
+def _check_spec(spec: ModelSpec, entry: ModelEntry) -> None:
+    min_size = entry.min_input_size
+    if min(spec.height, spec.width) < min_size:
         raise UsageError(
-            f"{entry.name} needs images of at least {smallest}x{smallest} pixels, got {plan.height}x{plan.width}: "
-            f"set picture.height={smallest} or more."
+            f"{entry.name} needs images of at least {min_size}x{min_size} pixels, got {spec.height}x{spec.width}: "
+            f"set input.height={min_size} or more."
         )
-    if plan.config.head == "sigmoid" and plan.classes != 2:
-        raise UsageError(f"model.head=sigmoid needs exactly two classes, got {plan.classes}: use model.head=softmax.")
-    if plan.config.alpha is not None and entry.alpha is None:
+    if spec.config.head == "sigmoid" and spec.classes != 2:
+        raise UsageError(f"model.head=sigmoid needs exactly two classes, got {spec.classes}: use model.head=softmax.")
+    if spec.config.alpha is not None and entry.alpha is None:
         raise UsageError(f"{entry.name} has no width multiplier: leave model.alpha unset.")
-    if plan.config.groups is not None and entry.groups is None:
+    if spec.config.groups is not None and entry.groups is None:
         raise UsageError(f"{entry.name} has no groups: leave model.groups unset.")
 
 
-def _scheme(plan: Plan, entry: Entry) -> Normalize:
-    return entry.normalize if plan.config.normalize == "auto" else plan.config.normalize
+def _get_normalize_scheme(spec: ModelSpec, entry: ModelEntry) -> Normalize:
+    return entry.normalize if spec.config.normalize == "auto" else spec.config.normalize
 
 
-def normalized(pixels: Any, scheme: Normalize, standard: tuple[float, float] | None) -> Any:
+def normalize_pixels(pixels: Any, scheme: Normalize, pixel_stats: tuple[float, float] | None) -> Any:
     """Normalize symbolic uint8 `pixels` to float32 under `scheme`; channel order and scaling are part of the graph."""
     keras = backend.keras()
     channels = pixels.shape[-1]
@@ -148,27 +155,30 @@ def normalized(pixels: Any, scheme: Normalize, standard: tuple[float, float] | N
     elif scheme == "symmetric":
         scale, offset = 1 / 127.5, -1.0
     elif scheme == "imagenet":
-        scale = [1 / (255 * s) for s in _channels(IMAGENET_STD, channels)]
+        scale = [1 / (255 * s) for s in _match_channels(IMAGENET_STD, channels)]
         offset = [
-            -m / s for m, s in zip(_channels(IMAGENET_MEAN, channels), _channels(IMAGENET_STD, channels), strict=True)
+            -m / s
+            for m, s in zip(
+                _match_channels(IMAGENET_MEAN, channels), _match_channels(IMAGENET_STD, channels), strict=True
+            )
         ]
     elif scheme == "caffe":
-        offset = [-m for m in (CAFFE_MEAN if channels == 3 else _channels(CAFFE_MEAN[::-1], channels))]
+        offset = [-m for m in (CAFFE_MEAN if channels == 3 else _match_channels(CAFFE_MEAN[::-1], channels))]
     elif scheme == "standardize":
-        if standard is None:
+        if pixel_stats is None:
             raise ModelError("normalize=standardize needs the mean and standard deviation of the training pixels.")
-        mean, deviation = standard
-        scale, offset = 1 / max(deviation, 1e-6), -mean / max(deviation, 1e-6)
+        mean, std = pixel_stats
+        scale, offset = 1 / max(std, 1e-6), -mean / max(std, 1e-6)
     return keras.layers.Rescaling(scale, offset, name="normalize", dtype="float32")(pixels)
 
 
-def _channels(values: Sequence[float], channels: int) -> Sequence[float]:
+def _match_channels(values: Sequence[float], channels: int) -> Sequence[float]:
     """Return an RGB triple unchanged for three channels, else its luma."""
     return values if channels == 3 else [sum(v * w for v, w in zip(values, LUMA, strict=True))]
 
 
-def _body(x: Any, entry: Entry, config: ModelConfig) -> Any:
-    module, function = entry.body.split(":")
+def _apply_backbone(x: Any, entry: ModelEntry, config: ModelConfig) -> Any:
+    module, function = entry.backbone_fn.split(":")
     body = getattr(importlib.import_module(f"sightline.models.{module}"), function)
     options: dict[str, Any] = {}
     if entry.alpha is not None:
@@ -178,15 +188,15 @@ def _body(x: Any, entry: Entry, config: ModelConfig) -> Any:
     return body(x, **options)
 
 
-def _head_of(config: ModelConfig, entry: Entry) -> Head:
-    return Head(
+def _resolve_head(config: ModelConfig, entry: ModelEntry) -> HeadSpec:
+    return HeadSpec(
         entry.head.pooling if config.pooling == "auto" else config.pooling,
-        entry.head.hidden if config.hidden is None else config.hidden,
+        entry.head.hidden if config.hidden_units is None else config.hidden_units,
         entry.head.dropout if config.dropout is None else config.dropout,
     )
 
 
-def _head(x: Any, plan: Plan, head: Head) -> dict[str, Any]:
+def _apply_head(x: Any, spec: ModelSpec, head: HeadSpec) -> dict[str, Any]:
     keras = backend.keras()
     layers = keras.layers
     pooling = {
@@ -202,7 +212,7 @@ def _head(x: Any, plan: Plan, head: Head) -> dict[str, Any]:
     features = layers.Activation("linear", name="features", dtype="float32")(x)
     if head.dropout and not head.hidden:
         x = layers.Dropout(head.dropout, name="head_drop")(x)
-    units = 1 if plan.config.head == "sigmoid" else plan.classes
+    units = 1 if spec.config.head == "sigmoid" else spec.classes
     logits = layers.Dense(units, name="predictions", dtype="float32")(x)
     if units == 1:  # softmax of [0, z] is [1 - sigmoid(z), sigmoid(z)]
         row = layers.Reshape((1, 1), name="as_row", dtype="float32")(logits)
@@ -222,12 +232,12 @@ def _seed_dropout(model: Any) -> None:
     if backend.name() != "torch":
         return
     for layer in model.layers:
-        generator = getattr(layer, "seed_generator", None)
-        if generator is not None:
-            generator._initial_seed = int(generator.state.value[0])  # noqa: SLF001  # the only thing that Keras checks
+        seed_generator = getattr(layer, "seed_generator", None)
+        if seed_generator is not None:
+            seed_generator._initial_seed = int(seed_generator.state.value[0])  # noqa: SLF001  # the only thing that Keras checks
 
 
-def _penalize(model: Any, l2: float) -> None:
+def _add_l2_penalty(model: Any, l2: float) -> None:
     """Add an L2 penalty to every kernel."""
     for variable in model.trainable_variables:
         if is_kernel(variable):

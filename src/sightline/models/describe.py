@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from sightline import backend
-from sightline.models import arithmetic
+from sightline.models import layer_costs
 
 Sides = tuple[int, int]  # rows, columns
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class LayerDescription:
     """One layer's shapes and cost for a single image.
 
-    `inputs` holds the indices of its input layers in `Description.layers`. `output` is the output shape without N,
+    `inputs` holds the indices of its input layers in `ModelDescription.layers`. `output` is the output shape without N,
     `bytes` the size of that output. `receptive_field` is the number of image rows and columns that one output value
     depends on, padding included (so it can exceed the image); `jump` is the distance in image pixels between
     neighboring outputs (0 after a reshape, where neighbors in the output are not neighbors in the image).
@@ -29,12 +29,12 @@ class Layer:
     kind: str
     inputs: tuple[int, ...]
     output: tuple[int, ...]
-    output_sum: str
+    output_formula: str
     window: Sides | None
     strides: Sides | None
     activation: str | None
     parameters: int
-    parameters_sum: str
+    parameters_formula: str
     multiply_adds: int
     receptive_field: Sides
     jump: Sides
@@ -42,13 +42,13 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class ModelDescription:
     """The layers of a model in topological order; `size` is (height, width, channels) of the input images."""
 
     name: str
     size: tuple[int, ...]
     classes: int
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerDescription, ...]
 
     @property
     def parameters(self) -> int:
@@ -85,94 +85,95 @@ class Description:
         return {key: getattr(self, key) for key in totals} | {"layers": layers}
 
 
-def describe(model: Any, name: str) -> Description:
+def describe_model(model: Any, name: str) -> ModelDescription:
     """Describe each layer of a functional Keras model with one input; nested models are flattened."""
-    walk = _Walk()
-    walk.follow(model, "")
+    walker = _GraphWalker()
+    walker.walk(model, "")
     classes = int(model.output["probabilities"].shape[-1]) if isinstance(model.output, dict) else model.output.shape[-1]
-    return Description(name, tuple(model.inputs[0].shape[1:]), classes, tuple(walk.layers))
+    return ModelDescription(name, tuple(model.inputs[0].shape[1:]), classes, tuple(walker.layers))
 
 
-class _Walk:
+class _GraphWalker:
     """Traverses a graph in topological order and collects its layers."""
 
     def __init__(self) -> None:
-        self.layers: list[Layer] = []
-        self._made_by: dict[int, int] = {}  # tensor id -> index of its layer
-        self._kept: list[Any] = []  # keeps the tensors alive, so that no id is reused
-        self._counted: set[int] = set()  # weight ids: shared weights count once
+        self.layers: list[LayerDescription] = []
+        self._layer_index: dict[int, int] = {}  # tensor id -> index of its layer
+        self._kept_alive: list[Any] = []  # keeps the tensors alive, so that no id is reused
+        self._counted_weights: set[int] = set()  # weight ids: shared weights count once
 
-    def follow(self, model: Any, prefix: str) -> None:
-        for node in _nodes(model):
+    def walk(self, model: Any, prefix: str) -> None:
+        for node in _sort_nodes(model):
             operation = node.operation
-            sources = list(node.input_tensors)
+            input_tensors = list(node.input_tensors)
             if hasattr(operation, "_nodes_by_depth") or hasattr(operation, "_functional"):
-                self._made_by |= {
-                    id(inner): self._made_by[id(outer)] for inner, outer in zip(operation.inputs, sources, strict=True)
+                self._layer_index |= {
+                    id(inner): self._layer_index[id(outer)]
+                    for inner, outer in zip(operation.inputs, input_tensors, strict=True)
                 }
-                self.follow(operation, f"{prefix}{operation.name}/")
-                places = [self._made_by[id(tensor)] for tensor in operation.outputs]
-            elif prefix and not sources:  # the input of a nested model is the caller's tensor
+                self.walk(operation, f"{prefix}{operation.name}/")
+                indices = [self._layer_index[id(tensor)] for tensor in operation.outputs]
+            elif prefix and not input_tensors:  # the input of a nested model is the caller's tensor
                 continue
             else:
-                places = [len(self.layers)] * len(node.outputs)
-                self.layers.append(self._layer(node, prefix))
-            self._made_by |= {id(tensor): place for tensor, place in zip(node.outputs, places, strict=True)}
-            self._kept += node.outputs
+                indices = [len(self.layers)] * len(node.outputs)
+                self.layers.append(self._describe_layer(node, prefix))
+            self._layer_index |= {id(tensor): index for tensor, index in zip(node.outputs, indices, strict=True)}
+            self._kept_alive += node.outputs
 
-    def _layer(self, node: Any, prefix: str) -> Layer:
+    def _describe_layer(self, node: Any, prefix: str) -> LayerDescription:
         operation, output = node.operation, node.outputs[0]
-        inputs = tuple(self._made_by[id(tensor)] for tensor in node.input_tensors)
+        inputs = tuple(self._layer_index[id(tensor)] for tensor in node.input_tensors)
         shapes = [self.layers[i].output for i in inputs]
         shape = tuple(output.shape[1:])
         if None in shape:
-            shape = _sized(node, shapes)
-        weights = [w for w in getattr(operation, "weights", ()) if id(w) not in self._counted]
-        self._counted |= {id(w) for w in weights}
-        self._kept += weights
-        window = arithmetic.window(operation)
-        field, jump = self._sight(arithmetic.kind(operation), window, inputs, shape)
-        return Layer(
+            shape = _infer_shape(node, shapes)
+        weights = [w for w in getattr(operation, "weights", ()) if id(w) not in self._counted_weights]
+        self._counted_weights |= {id(w) for w in weights}
+        self._kept_alive += weights
+        window = layer_costs.get_window(operation)
+        field, jump = self._compute_receptive_field(layer_costs.get_layer_kind(operation), window, inputs, shape)
+        return LayerDescription(
             name=prefix + operation.name,
-            kind=arithmetic.kind(operation),
+            kind=layer_costs.get_layer_kind(operation),
             inputs=inputs,
             output=shape,
-            output_sum=arithmetic.output_sum(operation, shapes, shape),
+            output_formula=layer_costs.format_output_formula(operation, shapes, shape),
             window=window.size if window else None,
             strides=window.strides if window else None,
-            activation=arithmetic.activation(operation),
+            activation=layer_costs.get_activation_name(operation),
             parameters=sum(math.prod(w.shape) for w in weights),
-            parameters_sum=arithmetic.parameters_sum(operation, weights),
-            multiply_adds=arithmetic.multiply_adds(operation, shapes, shape),
+            parameters_formula=layer_costs.format_parameters_formula(operation, weights),
+            multiply_adds=layer_costs.count_multiply_adds(operation, shapes, shape),
             receptive_field=field,
             jump=jump,
             bytes=math.prod(shape) * np.dtype(backend.keras().backend.standardize_dtype(output.dtype)).itemsize,
         )
 
-    def _sight(
-        self, kind: str, window: arithmetic.Window | None, inputs: tuple[int, ...], output: tuple[int, ...]
+    def _compute_receptive_field(
+        self, kind: str, window: layer_costs.Window | None, inputs: tuple[int, ...], output: tuple[int, ...]
     ) -> tuple[Sides, Sides]:
         """Return receptive field and jump; where branches merge, the largest field and the jump of the largest map."""
         if not inputs:
             return (1, 1), (1, 1)
-        before = [self.layers[i] for i in inputs]
-        field = (max(b.receptive_field[0] for b in before), max(b.receptive_field[1] for b in before))
-        areas = [math.prod(b.output[:2]) if len(b.output) == 3 else 0 for b in before]
-        largest = [b for b, area in zip(before, areas, strict=True) if area == max(areas)]
+        input_layers = [self.layers[i] for i in inputs]
+        field = (max(b.receptive_field[0] for b in input_layers), max(b.receptive_field[1] for b in input_layers))
+        areas = [math.prod(b.output[:2]) if len(b.output) == 3 else 0 for b in input_layers]
+        largest = [b for b, area in zip(input_layers, areas, strict=True) if area == max(areas)]
         jump = (max(b.jump[0] for b in largest), max(b.jump[1] for b in largest))
-        if kind == "reshape" and areas[0] and output[:2] != before[0].output[:2]:
+        if kind == "reshape" and areas[0] and output[:2] != input_layers[0].output[:2]:
             jump = (0, 0)
         span: Sides = (1, 1)
         if window is not None:
             span = (window.span[0], window.span[1])
-        elif kind.startswith("global") or (kind == "dense" and len(before[0].output) == 1):
-            span = self._apart(inputs[0])
+        elif kind.startswith("global") or (kind == "dense" and len(input_layers[0].output) == 1):
+            span = self._get_spatial_size(inputs[0])
         field = (field[0] + (span[0] - 1) * jump[0], field[1] + (span[1] - 1) * jump[1])
         return field, (jump[0] * window.strides[0], jump[1] * window.strides[1]) if window else jump
 
-    def _apart(self, place: int) -> Sides:
+    def _get_spatial_size(self, index: int) -> Sides:
         """Return the (rows, columns) of the maps that a vector was flattened from; (1, 1) if they were pooled."""
-        layer = self.layers[place]
+        layer = self.layers[index]
         while len(layer.output) != 3:
             if layer.kind == "dense" or layer.kind.startswith("global") or not layer.inputs:
                 return 1, 1
@@ -180,33 +181,37 @@ class _Walk:
         return layer.output[0], layer.output[1]
 
 
-def _sized(node: Any, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+def _infer_shape(node: Any, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
     """Infer a node's output shape where the graph accepts any size; `shapes` are the input shapes without N.
 
     A layer that does not infer a side either keeps that of its input, as `EinsumDense` with an ellipsis does.
     """
-    tensor = backend.keras().KerasTensor
-    given = {id(t): tensor((1, *shape), t.dtype) for t, shape in zip(node.input_tensors, shapes, strict=True)}
-    positional, named = node.arguments.fill_in(given)
-    found = node.operation.compute_output_spec(*positional, **named)
-    sides = (found[0] if isinstance(found, list | tuple) else found).shape[1:]
-    return tuple(own if side is None else side for side, own in zip(sides, shapes[0], strict=True))
+    keras_tensor = backend.keras().KerasTensor
+    shaped_inputs = {
+        id(t): keras_tensor((1, *shape), t.dtype) for t, shape in zip(node.input_tensors, shapes, strict=True)
+    }
+    positional, keyword = node.arguments.fill_in(shaped_inputs)
+    outputs = node.operation.compute_output_spec(*positional, **keyword)
+    sides = (outputs[0] if isinstance(outputs, list | tuple) else outputs).shape[1:]
+    return tuple(input_side if side is None else side for side, input_side in zip(sides, shapes[0], strict=True))
 
 
-def _nodes(model: Any) -> list[Any]:
+def _sort_nodes(model: Any) -> list[Any]:
     """Return the nodes of a graph in topological order, branch by branch."""
     by_depth = getattr(model, "_functional", model)._nodes_by_depth  # noqa: SLF001  # Keras has no public traversal
     nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
-    maker = {id(tensor): node for node in nodes for tensor in node.outputs}
+    producer = {id(tensor): node for node in nodes for tensor in node.outputs}
     level: dict[int, int] = {}
     for node in nodes:
-        level[id(node)] = 1 + max((level[id(maker[id(t)])] for t in node.input_tensors), default=0)
-    used = {id(tensor) for node in nodes for tensor in node.input_tensors}
-    ends = [node for node in nodes if not any(id(tensor) in used for tensor in node.outputs)]
+        level[id(node)] = 1 + max((level[id(producer[id(t)])] for t in node.input_tensors), default=0)
+    used_tensors = {id(tensor) for node in nodes for tensor in node.input_tensors}
+    output_nodes = [node for node in nodes if not any(id(tensor) in used_tensors for tensor in node.outputs)]
     ordered: dict[int, Any] = {}
-    stack = sorted(ends, key=lambda node: -level[id(node)])  # an intermediate output comes before the nodes that use it
+    stack = sorted(
+        output_nodes, key=lambda node: -level[id(node)]
+    )  # an intermediate output comes before the nodes that use it
     while stack:
-        missing = [maker[id(t)] for t in stack[-1].input_tensors if id(maker[id(t)]) not in ordered]
+        missing = [producer[id(t)] for t in stack[-1].input_tensors if id(producer[id(t)]) not in ordered]
         if missing:
             stack += reversed(missing)
         else:
@@ -215,7 +220,7 @@ def _nodes(model: Any) -> list[Any]:
     return list(ordered.values())
 
 
-def parameters(model: Any) -> int:
+def count_parameters(model: Any) -> int:
     """Return the parameter count of a Keras model, non-trainable weights included, random seed states not."""
     return sum(math.prod(v.shape) for v in _weights(model))
 

@@ -44,12 +44,12 @@ def fast_small(x: Any, alpha: float) -> Any:
     Based on the networks of the CIFAR-10 speed records (Jordan, 2024, arXiv:2404.00498), with ReLU and the last two
     blocks half as wide, so that two CPU cores train it in minutes. The first layer, eight filters per input channel, is
     meant to be initialized with the principal directions of the training images' patches and their negatives
-    (`whitening.whiten`). `alpha` scales the width of the other layers.
+    (`whitening.whiten_layer`). `alpha` scales the width of the other layers.
     """
     layers = backend.keras().layers
     x = layers.Conv2D(8 * x.shape[-1], 2, activation="relu", name="whiten")(x)
-    for block, full in enumerate((64, 128, 128), 1):
-        width = max(round(alpha * full), 1)
+    for block, base_width in enumerate((64, 128, 128), 1):
+        width = max(round(alpha * base_width), 1)
         for half in "ab":
             x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{block}{half}")(x)
             if half == "a":

@@ -17,22 +17,22 @@ def squeezenet(x: Any) -> Any:
     x = layers.Conv2D(64, 3, strides=2, activation="relu", name="conv1")(x)
     x = layers.MaxPooling2D(3, 2, name="pool1")(x)
     for number in (2, 3):
-        x = _fire(x, 16, 64, f"fire{number}")
+        x = _apply_fire_module(x, 16, 64, f"fire{number}")
     x = layers.MaxPooling2D(3, 2, name="pool3")(x)
     for number in (4, 5):
-        x = _fire(x, 32, 128, f"fire{number}")
+        x = _apply_fire_module(x, 32, 128, f"fire{number}")
     x = layers.MaxPooling2D(3, 2, name="pool5")(x)
     for number in (6, 7):
-        x = _fire(x, 48, 192, f"fire{number}")
+        x = _apply_fire_module(x, 48, 192, f"fire{number}")
     for number in (8, 9):
-        x = _fire(x, 64, 256, f"fire{number}")
+        x = _apply_fire_module(x, 64, 256, f"fire{number}")
     return x
 
 
-def _fire(x: Any, squeeze: int, expand: int, name: str) -> Any:
+def _apply_fire_module(x: Any, squeeze: int, expand: int, name: str) -> Any:
     """Squeeze to few channels with 1x1, then expand with parallel 1x1 and 3x3 convolutions."""
     layers = backend.keras().layers
     x = layers.Conv2D(squeeze, 1, activation="relu", name=f"{name}_squeeze1x1")(x)
-    near = layers.Conv2D(expand, 1, activation="relu", name=f"{name}_expand1x1")(x)
-    wide = layers.Conv2D(expand, 3, padding="same", activation="relu", name=f"{name}_expand3x3")(x)
-    return layers.Concatenate(name=f"{name}_concat")([near, wide])
+    expand_1x1 = layers.Conv2D(expand, 1, activation="relu", name=f"{name}_expand1x1")(x)
+    expand_3x3 = layers.Conv2D(expand, 3, padding="same", activation="relu", name=f"{name}_expand3x3")(x)
+    return layers.Concatenate(name=f"{name}_concat")([expand_1x1, expand_3x3])

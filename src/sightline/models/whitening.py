@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
-from sightline.records import Samples
 
-PICTURES = 1000  # enough to estimate the covariance of 2x2 patches
-FLOOR = 5e-4  # added to each variance, so that directions with little variance are not amplified (Jordan, 2024)
+MAX_IMAGES = 1000  # enough to estimate the covariance of 2x2 patches
+# Added to each variance, so that directions with little variance are not amplified (Jordan, 2024).
+VARIANCE_FLOOR = 5e-4
 
 
-def begin(model: Any, name: str | None, train: Samples) -> None:
-    """Initialize the layer `name` from training images spread evenly over the subset; None: do nothing."""
+def init_whitening(
+    model: Any, name: str | None, count: int, take: Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+) -> None:
+    """Initialize the layer `name` from training images spread evenly over all `count`; None: do nothing.
+
+    `take` returns the images uint8 [N, H, W, C] at int64 positions [N].
+    """
     if name is not None:
-        some = np.linspace(0, len(train) - 1, min(len(train), PICTURES)).astype(np.int64)
-        whiten(model, name, train.take(some))
+        positions = np.linspace(0, count - 1, min(count, MAX_IMAGES)).astype(np.int64)
+        whiten_layer(model, name, take(positions))
 
 
-def whiten(model: Any, name: str, pixels: NDArray[np.uint8]) -> None:
+def whiten_layer(model: Any, name: str, pixels: NDArray[np.uint8]) -> None:
     """Set the filters of the convolution `name` to the whitened principal directions of its patches, and negatives.
 
     `pixels` are uint8 [N, H, W, C]. The layer must follow the normalization directly and have twice as many filters as
@@ -31,12 +37,12 @@ def whiten(model: Any, name: str, pixels: NDArray[np.uint8]) -> None:
     """
     keras = backend.keras()
     layer = model.get_layer(name)
-    seen = np.asarray(keras.Model(model.input, layer.input).predict_on_batch(pixels), np.float64)
+    inputs = np.asarray(keras.Model(model.input, layer.input).predict_on_batch(pixels), np.float64)
     height, width, channels = layer.kernel.shape[:3]
-    patches = np.lib.stride_tricks.sliding_window_view(seen, (height, width), axis=(1, 2))  # [N, H', W', C, h, w]
+    patches = np.lib.stride_tricks.sliding_window_view(inputs, (height, width), axis=(1, 2))  # [N, H', W', C, h, w]
     rows = np.moveaxis(patches, 3, -1).reshape(-1, height * width * channels)
     covariance = np.einsum("ni,nj->ij", rows, rows, optimize=False) / len(rows)  # one thread: bit-identical everywhere
     values, vectors = np.linalg.eigh(covariance)
-    directions = (vectors / np.sqrt(values + FLOOR)).reshape(height, width, channels, -1)
+    directions = (vectors / np.sqrt(values + VARIANCE_FLOOR)).reshape(height, width, channels, -1)
     backend.assign(layer.kernel, np.concatenate([directions, -directions], axis=-1).astype(np.float32))
     backend.assign(layer.bias, np.zeros(layer.bias.shape, np.float32))

@@ -14,14 +14,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sightline.errors import UsageError
-from sightline.models.describe import Description
-from sightline.report import canvas
-from sightline.report.blocks import ACTIVATIONS, NORMALIZATIONS, Group, Unit, groups, plain
-from sightline.report.canvas import INK
+from sightline.models.describe import ModelDescription
+from sightline.report import plotting
+from sightline.report.diagram_blocks import (
+    ACTIVATIONS,
+    NORMALIZATIONS,
+    DiagramGroup,
+    DiagramUnit,
+    group_layers,
+    without_stride,
+)
+from sightline.report.plotting import INK
 
 MISSING = r"Glyph \d+ .* missing from font"
 FORMATS = ("png", "svg")
-COLOURS = {
+COLORS = {
     "input": "#dee2e6",
     "convolution": "#f6c667",
     "depthwise": "#f3a261",
@@ -38,40 +45,40 @@ WIDEST = 1.15  # of a group
 SLANT = 0.3  # depth of a box in the drawing over its side
 STRIP = 0.045
 GAP = 0.24  # between groups
-FEW = 3  # convolutions of a block that are told one by one
+MAX_LISTED = 3  # convolutions of a block that are told one by one
 ROW = 12.5  # wider drawings take a second row
 BIG, SMALL, LINE = 8, 7, 0.15  # points, points, inches
 
 
-def architecture(description: Description, format: str = "png") -> bytes:
+def plot_architecture(description: ModelDescription, format: str = "png") -> bytes:
     """Draw a network; `format` is ``png`` or ``svg``."""
-    found = groups(description)
-    largest = max(max(unit.output[:2]) for group in found for unit in group.units if len(unit.output) == 3)
-    rows = _rows(found, largest)
+    layer_groups = group_layers(description)
+    largest = max(max(unit.output[:2]) for group in layer_groups for unit in group.units if len(unit.output) == 3)
+    rows = _divide_rows(layer_groups, largest)
     width = max(sum(_cell(group, largest) for group in row) for row in rows) + 2 * GAP
-    legend = _legend(found)
+    legend = _legend(layer_groups)
     title = _title(description)
     width = max(width, _text_width(title, 10, "bold") + 0.4, *(_swatch(text) + 0.4 for _, text in legend))
     lines = _legend_lines(legend, width - 0.4)
     tops = [max(_half(group, largest) for group in row) for row in rows]
     bottoms = [max(_half(group, largest) + LINE * (len(_label(group)) + 0.8) for group in row) for row in rows]
     height = 0.5 + sum(tops) + sum(bottoms) + 0.1 + 0.24 * len(lines)
-    figure = canvas.blank(width, height)
+    figure = plotting.make_figure(width, height)
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.axis("off")
-    axes.text(width / 2, height - 0.22, title, ha="center", va="center", fontweight="bold", **canvas.words(10))
+    axes.text(width / 2, height - 0.22, title, ha="center", va="center", fontweight="bold", **plotting.text_style(10))
     y = height - 0.5
     for row, top, bottom in zip(rows, tops, bottoms, strict=True):
         _draw_row(axes, row, largest, (width - sum(_cell(group, largest) for group in row)) / 2, y - top)
         y -= top + bottom
     for number, line in enumerate(lines):
         _draw_legend(axes, line, width, 0.2 + 0.24 * (len(lines) - 1 - number))
-    return saved(figure, format)
+    return save_figure(figure, format)
 
 
-def saved(figure: Any, format: str) -> bytes:
+def save_figure(figure: Any, format: str) -> bytes:
     """Return a figure as bytes, the same ones for the same figure."""
     import matplotlib as mpl
 
@@ -82,10 +89,10 @@ def saved(figure: Any, format: str) -> bytes:
     return buffer.getvalue()
 
 
-def format_of(path: str) -> str:
+def parse_format(path: str) -> str:
     """Return the format that a file's suffix names; raises `UsageError` if it is none that can be drawn.
 
-    >>> format_of("paper/vgg.SVG")
+    >>> parse_format("paper/vgg.SVG")
     'svg'
     """
     suffix = path.rpartition(".")[2].lower() if "." in path else ""
@@ -94,15 +101,15 @@ def format_of(path: str) -> str:
     return suffix
 
 
-def _title(description: Description) -> str:
+def _title(description: ModelDescription) -> str:
     size = "×".join(map(str, description.size))
     return (
         f"{description.name}: {size}, {description.classes:,} classes, {description.parameters:,} parameters, "
-        f"{_short(description.multiply_adds)} multiply-adds"
+        f"{_format_count(description.multiply_adds)} multiply-adds"
     )
 
 
-def _short(number: int) -> str:
+def _format_count(number: int) -> str:
     """Return a number in three digits: 15,470,264,320 as 15.5 G."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
@@ -110,15 +117,15 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def _rows(found: Sequence[Group], largest: int) -> list[list[Group]]:
+def _divide_rows(layer_groups: Sequence[DiagramGroup], largest: int) -> list[list[DiagramGroup]]:
     """Divide the groups into rows of about the same width, each narrower than `ROW`."""
-    cells = [_cell(group, largest) for group in found]
+    cells = [_cell(group, largest) for group in layer_groups]
     count = math.ceil(sum(cells) / ROW)
-    share = sum(cells) / count
-    rows: list[list[Group]] = [[] for _ in range(count)]
+    row_width = sum(cells) / count
+    rows: list[list[DiagramGroup]] = [[] for _ in range(count)]
     x = 0.0
-    for group, cell in zip(found, cells, strict=True):
-        rows[min(int((x + cell / 2) / share), count - 1)].append(group)
+    for group, cell in zip(layer_groups, cells, strict=True):
+        rows[min(int((x + cell / 2) / row_width), count - 1)].append(group)
         x += cell
     return [row for row in rows if row]
 
@@ -135,14 +142,14 @@ def _box(shape: tuple[int, ...], largest: int) -> tuple[float, float, float]:
     return 0.13, 0.3 + 0.11 * math.log2(max(shape[0], 1)), 0.08
 
 
-def _faces(group: Group, largest: int) -> Iterator[tuple[str, float, float, float, bool]]:
+def _faces(group: DiagramGroup, largest: int) -> Iterator[tuple[str, float, float, float, bool]]:
     """Yield each box of a group from left to right: kind, width, height, depth, whether it ends in a function."""
-    share = (WIDEST if len(group.units) > 1 else 9) / len(group.units)
+    max_width = (WIDEST if len(group.units) > 1 else 9) / len(group.units)
     for unit in group.units:
         width, height, depth = _box(unit.output, largest)
         yield (
             unit.kind,
-            min(width, share),
+            min(width, max_width),
             height,
             depth,
             unit.kind != "block" and bool({*unit.extras} & {*ACTIVATIONS}),
@@ -150,7 +157,7 @@ def _faces(group: Group, largest: int) -> Iterator[tuple[str, float, float, floa
         before = [extra for extra in unit.extras if extra in NORMALIZATIONS]
         behind = [extra for extra in unit.extras if extra in ("dropout", "softmax")]
         for _ in before if unit.kind != "block" else ():
-            yield "normalization", min(STRIP, share), height, depth, False
+            yield "normalization", min(STRIP, max_width), height, depth, False
         for _, shape in unit.pools:
             flat = shape if len(shape) == 3 else (1, 1, *shape)
             pooled = _box(flat, largest)
@@ -160,22 +167,22 @@ def _faces(group: Group, largest: int) -> Iterator[tuple[str, float, float, floa
             yield extra, 1.4 * STRIP if extra == "softmax" else STRIP, height, depth, False
 
 
-def _extent(group: Group, largest: int) -> tuple[float, float, float]:
+def _extent(group: DiagramGroup, largest: int) -> tuple[float, float, float]:
     """Return the width of a group's boxes, and by how much depth adds to it on the left and on the right."""
     faces = list(_faces(group, largest))
     return sum(face[1] for face in faces), faces[0][3] / 2, max(face[3] for face in faces) / 2
 
 
-def _half(group: Group, largest: int) -> float:
+def _half(group: DiagramGroup, largest: int) -> float:
     return max((face[2] + face[3]) / 2 for face in _faces(group, largest))
 
 
-def _cell(group: Group, largest: int) -> float:
+def _cell(group: DiagramGroup, largest: int) -> float:
     words = max(_text_width(text, size, weight) for text, size, weight in _label(group))
     return max(sum(_extent(group, largest)), words) + GAP
 
 
-def _label(group: Group) -> list[tuple[str, int, str]]:
+def _label(group: DiagramGroup) -> list[tuple[str, int, str]]:
     """Return the lines below a group: text, size in points, weight."""
     last = group.last
     count = len(group.units)
@@ -183,12 +190,12 @@ def _label(group: Group) -> list[tuple[str, int, str]]:
     text = max(sorted(set(texts)), key=lambda text: (text.startswith("residual"), texts.count(text)))
     if count > 1:
         plural = "s" if text.endswith("block") else ""
-        text = f"{count} × {plain(text)}{plural}"
+        text = f"{count} × {without_stride(text)}{plural}"
     lines = [("×".join(f"{n:,}" if len(last.output) == 1 else str(n) for n in last.output), BIG, "bold")]
     lines.append((text, SMALL, "normal"))
     if last.parts:
         many = f"{len(last.parts)} convolutions" if count == 1 else f"{len(last.parts)} convolutions each"
-        lines.append((", ".join(last.parts) if len(last.parts) <= FEW else many, SMALL, "normal"))
+        lines.append((", ".join(last.parts) if len(last.parts) <= MAX_LISTED else many, SMALL, "normal"))
     if last.pools:
         lines.append((f"→ {'×'.join(map(str, last.pools[-1][1]))}", SMALL, "normal"))
     return lines
@@ -199,13 +206,13 @@ def _text_width(text: str, size: float, weight: str = "normal") -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    font = FontProperties(family=canvas.families(text), size=size, weight=weight)
+    font = FontProperties(family=plotting.fonts_for(text), size=size, weight=weight)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", MISSING, UserWarning)
         return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
 
 
-def _draw_row(axes: Any, row: Sequence[Group], largest: int, x: float, y: float) -> None:
+def _draw_row(axes: Any, row: Sequence[DiagramGroup], largest: int, x: float, y: float) -> None:
     end: float | None = None
     for group in row:
         cell = _cell(group, largest)
@@ -222,17 +229,19 @@ def _draw_row(axes: Any, row: Sequence[Group], largest: int, x: float, y: float)
             }
             axes.annotate("", (at - left, y), (end, y), arrowprops=arrow, zorder=0)
         for kind, width, height, depth, bright in _faces(group, largest):
-            _cuboid(axes, (at, y), (width, height, depth), COLOURS[kind], band=bright)
+            _cuboid(axes, (at, y), (width, height, depth), COLORS[kind], band=bright)
             at += width
             end = at + depth / 2
         below = y - _half(group, largest) - LINE * 0.8
         for text, size, weight in _label(group):
-            axes.text(x + cell / 2, below, text, ha="center", va="center", fontweight=weight, **canvas.words(size))
+            axes.text(
+                x + cell / 2, below, text, ha="center", va="center", fontweight=weight, **plotting.text_style(size)
+            )
             below -= LINE
         x += cell
 
 
-def _cuboid(axes: Any, at: tuple[float, float], size: tuple[float, float, float], colour: str, *, band: bool) -> None:
+def _cuboid(axes: Any, at: tuple[float, float], size: tuple[float, float, float], color: str, *, band: bool) -> None:
     """Draw a box whose left side's middle is `at`, seen from the right and above; `band`: its end shows a function."""
     from matplotlib.patches import Polygon
 
@@ -262,24 +271,28 @@ def _cuboid(axes: Any, at: tuple[float, float], size: tuple[float, float, float]
             (x + width - strip, depth, depth),
         )
     ]
-    dark = _shade(colour, -0.22)
-    faces = [(front, colour), (top, _shade(colour, 0.35)), (side, _shade(colour, -0.12) if not band else dark)]
-    faces += [(end, dark), (over, _shade(colour, 0.08))] if band else []
+    dark = _adjust_lightness(color, -0.22)
+    faces = [
+        (front, color),
+        (top, _adjust_lightness(color, 0.35)),
+        (side, _adjust_lightness(color, -0.12) if not band else dark),
+    ]
+    faces += [(end, dark), (over, _adjust_lightness(color, 0.08))] if band else []
     for points, fill in faces:
-        edge = "none" if points in (end, over) else _shade(colour, -0.45)
+        edge = "none" if points in (end, over) else _adjust_lightness(color, -0.45)
         axes.add_patch(Polygon(points, facecolor=fill, edgecolor=edge, linewidth=0.5, joinstyle="round"))
 
 
-def _shade(colour: str, amount: float) -> tuple[float, float, float]:
+def _adjust_lightness(color: str, amount: float) -> tuple[float, float, float]:
     """Return a color made lighter (amount to 1) or darker (to -1)."""
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (c + (1 - c) * amount if amount > 0 else c * (1 + amount) for c in channels)
     return red, green, blue
 
 
-def _legend(found: Sequence[Group]) -> list[tuple[str, str]]:
+def _legend(layer_groups: Sequence[DiagramGroup]) -> list[tuple[str, str]]:
     """Return color and meaning of each kind of box in the drawing, in the order of first use."""
-    units = [unit for group in found for unit in group.units]
+    units = [unit for group in layer_groups for unit in group.units]
     entries: dict[str, str] = {}
     for unit in units:
         entries.setdefault(unit.kind, _meaning(unit.kind, [u for u in units if u.kind == unit.kind]))
@@ -293,21 +306,21 @@ def _legend(found: Sequence[Group]) -> list[tuple[str, str]]:
             kinds = list(dict.fromkeys(text for u in units for text, _ in u.pools))
             *others, last = [kind.removesuffix(" pooling") for kind in kinds]
             entries.setdefault("pooling", f"{', '.join(others)} and {last} pooling" if others else f"{last} pooling")
-    order = list(COLOURS)
+    order = list(COLORS)
     same = dict(sorted(entries.items(), key=lambda item: order.index(item[0])))
-    return [(COLOURS[kind], text) for kind, text in same.items()]
+    return [(COLORS[kind], text) for kind, text in same.items()]
 
 
-def _meaning(kind: str, units: Sequence[Unit]) -> str:
+def _meaning(kind: str, units: Sequence[DiagramUnit]) -> str:
     if kind == "block":
-        used = {part[0] for unit in units if len(unit.parts) <= FEW for part in unit.parts}
+        used = {part[0] for unit in units if len(unit.parts) <= MAX_LISTED for part in unit.parts}
         notes = [note for letter, note in (("d", "d: depthwise"), ("s", "s: separable")) if letter in used]
         blocks = " or ".join(sorted({unit.text for unit in units}, key=len, reverse=True))
         return f"{blocks} ({', '.join(notes)})" if notes else blocks
     names = {"separable": "depthwise separable convolution", "depthwise": "depthwise convolution"}
     spelled = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "hard_silu": "hard SiLU", "elu": "ELU"}
-    found = dict.fromkeys(extra for unit in units for extra in unit.extras if extra in ACTIVATIONS)
-    return " + ".join([names.get(kind, kind), *(spelled.get(name, name) for name in found)])
+    activations = dict.fromkeys(extra for unit in units for extra in unit.extras if extra in ACTIVATIONS)
+    return " + ".join([names.get(kind, kind), *(spelled.get(name, name) for name in activations)])
 
 
 def _swatch(text: str) -> float:
@@ -333,8 +346,8 @@ def _draw_legend(axes: Any, line: Sequence[tuple[str, str]], width: float, y: fl
     from matplotlib.patches import Rectangle
 
     x = (width - sum(_swatch(text) for _, text in line) + 0.25) / 2
-    for colour, text in line:
-        edge = _shade(colour, -0.45)
-        axes.add_patch(Rectangle((x, y - 0.06), 0.2, 0.12, facecolor=colour, edgecolor=edge, linewidth=0.5))
-        axes.text(x + 0.27, y, text, ha="left", va="center", **canvas.words(SMALL))
+    for color, text in line:
+        edge = _adjust_lightness(color, -0.45)
+        axes.add_patch(Rectangle((x, y - 0.06), 0.2, 0.12, facecolor=color, edgecolor=edge, linewidth=0.5))
+        axes.text(x + 0.27, y, text, ha="left", va="center", **plotting.text_style(SMALL))
         x += _swatch(text)

@@ -12,44 +12,46 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-OWN = "DejaVu Sans"  # comes with matplotlib
+DEFAULT_FONT = "DejaVu Sans"  # comes with matplotlib
 PREFERRED = (  # of several fonts with the same characters
     "Noto Sans CJK SC", "Source Han Sans SC", "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB",
     "WenQuanYi Zen Hei", "Droid Sans Fallback", "SimHei", "Noto Sans CJK JP", "Yu Gothic", "Malgun Gothic",
     "Arial Unicode MS",
 )  # fmt: skip
 REGULAR = (400, "normal", "regular", "book")  # for another weight matplotlib would complain
-PASSED_OVER = ("Last Resort", "Color Emoji")  # boxes for every character; images, which matplotlib cannot draw
-HOW = "install a font that has them, as `apt install fonts-noto-cjk fonts-symbola` does on Debian and Ubuntu"
+EXCLUDED = ("Last Resort", "Color Emoji")  # boxes for every character; images, which matplotlib cannot draw
+INSTALL_HINT = "install a font that has them, as `apt install fonts-noto-cjk fonts-symbola` does on Debian and Ubuntu"
 
 
-def foreign(text: str) -> frozenset[str]:
+def missing_characters(text: str) -> frozenset[str]:
     """Return the characters of `text` that matplotlib's own font lacks, line ends apart."""
-    return frozenset(c for c in set(text) - {"\n"} if not _has(OWN, c))
+    return frozenset(c for c in set(text) - {"\n"} if not _has_character(DEFAULT_FONT, c))
 
 
-def families(characters: frozenset[str]) -> list[str]:
+def fonts_for(characters: frozenset[str]) -> list[str]:
     """Return matplotlib's own font and those that are needed besides for `characters`."""
-    return [OWN, *_others(characters)]
+    return [DEFAULT_FONT, *_additional_fonts(characters)]
 
 
-def lost(characters: frozenset[str]) -> frozenset[str]:
+def undrawable_characters(characters: frozenset[str]) -> frozenset[str]:
     """Return those of the `characters` that no installed font draws."""
-    fonts = families(characters)
-    return frozenset(c for c in characters if not any(_has(font, c) for font in fonts))
+    fonts = fonts_for(characters)
+    return frozenset(c for c in characters if not any(_has_character(font, c) for font in fonts))
 
 
-def undrawable(texts: Iterable[str]) -> list[str]:
+def undrawable_texts(texts: Iterable[str]) -> list[str]:
     """Return those of `texts` with characters that no installed font draws; marks without a width are none."""
-    return [text for text in texts if any(not is_mark(c) for c in lost(foreign(text)))]
+    return [text for text in texts if any(not is_mark(c) for c in undrawable_characters(missing_characters(text)))]
 
 
-def by_script() -> dict[str, str]:
+def fonts_by_script() -> dict[str, str]:
     """Return the font that draws each of some scripts, "none" where no installed one does."""
-    found = {}
+    fonts = {}
     for script, sample in {"Chinese": "猫", "Japanese": "ね", "Korean": "묘", "emoji": "🐈"}.items():
-        found[script] = next((f for f in reversed(families(foreign(sample))) if _has(f, sample)), "none")
-    return found
+        fonts[script] = next(
+            (f for f in reversed(fonts_for(missing_characters(sample))) if _has_character(f, sample)), "none"
+        )
+    return fonts
 
 
 def is_mark(character: str) -> bool:
@@ -63,28 +65,28 @@ def is_wide(character: str) -> bool:
 
 
 @cache
-def _others(characters: frozenset[str]) -> tuple[str, ...]:
+def _additional_fonts(characters: frozenset[str]) -> tuple[str, ...]:
     """Return the fonts, each with one of `characters` that those before lack."""
-    chosen, open_ = _cover(characters)
-    if any(not is_mark(c) for c in open_) and _newly_installed():
+    chosen, uncovered = _cover_characters(characters)
+    if any(not is_mark(c) for c in uncovered) and _add_new_fonts():
         _installed.cache_clear()
-        chosen, _ = _cover(characters)
+        chosen, _ = _cover_characters(characters)
     return tuple(chosen)
 
 
-def _cover(characters: frozenset[str]) -> tuple[list[str], set[str]]:
-    chosen, open_ = [], set(characters)
+def _cover_characters(characters: frozenset[str]) -> tuple[list[str], set[str]]:
+    chosen, uncovered = [], set(characters)
     for name in _installed() if characters else ():
-        if here := {c for c in open_ if _has(name, c)}:
+        if here := {c for c in uncovered if _has_character(name, c)}:
             chosen.append(name)
-            open_ -= here
-        if not open_:
+            uncovered -= here
+        if not uncovered:
             break
-    return chosen, open_
+    return chosen, uncovered
 
 
 @cache
-def _newly_installed() -> int:
+def _add_new_fonts() -> int:
     """Tell matplotlib, which keeps a list, of the fonts that were installed since; return how many there are."""
     from matplotlib import font_manager
 
@@ -105,19 +107,19 @@ def _installed() -> dict[str, str]:
     files = {
         entry.name: entry.fname
         for entry in reversed(font_manager.fontManager.ttflist)  # as matplotlib does, the first of several
-        if entry.style == "normal" and entry.weight in REGULAR and not any(part in entry.name for part in PASSED_OVER)
+        if entry.style == "normal" and entry.weight in REGULAR and not any(part in entry.name for part in EXCLUDED)
     }
-    first = [name for name in (OWN, *PREFERRED) if name in files]
+    first = [name for name in (DEFAULT_FONT, *PREFERRED) if name in files]
     return {name: files[name] for name in (*first, *sorted(files.keys() - set(first)))}
 
 
-def _has(family: str, character: str) -> bool:
-    font = _font(family)
+def _has_character(family: str, character: str) -> bool:
+    font = _load_font(family)
     return font is not None and font.get_char_index(ord(character)) != 0
 
 
 @cache
-def _font(family: str) -> Any:
+def _load_font(family: str) -> Any:
     """Return the font of a family; None for one that matplotlib cannot draw with."""
     from matplotlib.ft2font import FT2Font
 

@@ -7,70 +7,70 @@ from typing import Any
 
 from sightline.errors import plural
 
-NAMED = 3  # classes; the others are counted
+MAX_NAMED_CLASSES = 3  # classes; the others are counted
 
 
-def untested(names: Sequence[str], total: int, where: str = "the evaluated images") -> str:
+def describe_untested(names: Sequence[str], total: int, where: str = "the evaluated images") -> str:
     """Return which of `total` classes have no image `where`; "" if all have.
 
-    >>> untested(["defect"], 2, "the test split")
+    >>> describe_untested(["defect"], 2, "the test split")
     "1 of 2 classes has no image in the test split and is not tested: 'defect'."
     """
     if not names:
         return ""
     one = len(names) == 1
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    more = f" and {len(names) - MAX_NAMED_CLASSES:,} more" if len(names) > MAX_NAMED_CLASSES else ""
     return (
         f"{len(names):,} of {total:,} classes {'has' if one else 'have'} no image in {where} and "
-        f"{'is' if one else 'are'} not tested: {', '.join(map(repr, names[:NAMED]))}{more}."
+        f"{'is' if one else 'are'} not tested: {', '.join(map(repr, names[:MAX_NAMED_CLASSES]))}{more}."
     )
 
 
-def split_name(part: str) -> str:
+def describe_split(part: str) -> str:
     """Return how a sentence names what was evaluated.
 
-    >>> split_name("test"), split_name("given")
+    >>> describe_split("test"), describe_split("given")
     ('the test split', 'the evaluated images')
     """
     return f"the {part} split" if part in {"train", "validation", "test"} else "the evaluated images"
 
 
-def shift(value: Mapping[str, Any] | None, part: str) -> str:
+def describe_shift(value: Mapping[str, Any] | None, part: str) -> str:
     """Return the warning that validation and the evaluated images differ by more than chance; "" if they do not."""
     if value is None:
         return ""
-    found = []
+    differences = []
     if value["accuracy_differs"]:
         low, high = (100 * end for end in value["accuracy_difference_interval"])
-        found.append(
+        differences.append(
             f"accuracy {100 * value['accuracy_difference']:+.1f} points (95% interval {low:+.1f} to {high:+.1f})"
         )
     if value["ece_differs"]:
         before, after = value["ece"], value["ece"] + value["ece_difference"]
-        found.append(f"calibration error {after:.3f} against {before:.3f} (p = {value['ece_p_value']:.2g})")
-    if not found:
+        differences.append(f"calibration error {after:.3f} against {before:.3f} (p = {value['ece_p_value']:.2g})")
+    if not differences:
         return ""
-    name = split_name(part)
+    name = describe_split(part)
     name = f"{name[0].upper()}{name[1:]} {'differs' if name.endswith('split') else 'differ'}"
     return (
-        f"{name} from the validation split significantly: {', '.join(found)}. Their distributions differ, so "
+        f"{name} from the validation split significantly: {', '.join(differences)}. Their distributions differ, so "
         "thresholds and calibration from validation may not hold: check how the splits were made."
     )
 
 
-def leaked(
+def describe_leakage(
     value: Mapping[str, Any] | None, images: str = "these images", number: Callable[[float], str] = "{:.4f}".format
 ) -> str:
     """Return how many of `images` an earlier split holds too, and the accuracy without them; "" where there are none.
 
     >>> others = {"accuracy": 0.5, "accuracy_interval": [0.2, 0.8], "count": 8}
-    >>> leaked({"count": 1, "identical": 1, "near": 0, "without": others})
+    >>> describe_leakage({"count": 1, "identical": 1, "near": 0, "without": others})
     '1 of these images is in an earlier split too (identical): accuracy 0.5000 (0.2000 to 0.8000) on the 8 others.'
     """
     if value is None:
         return ""
     verb = "is" if value["count"] == 1 else "are"
-    start = f"{value['count']:,} of {images} {verb} in an earlier split too ({_kinds(value)})"
+    start = f"{value['count']:,} of {images} {verb} in an earlier split too ({_describe_kinds(value)})"
     others = value["without"]
     if others is None:
         return f"{start}; there are no others."
@@ -78,10 +78,10 @@ def leaked(
     return f"{start}: accuracy {number(others['accuracy'])} ({low} to {high}) on the {others['count']:,} others."
 
 
-def missing(value: Mapping[str, Any] | None) -> str:
+def describe_missing(value: Mapping[str, Any] | None) -> str:
     """Return how many of a run's own images were not evaluated; "" where all were.
 
-    >>> missing({"count": 3, "changed": 1, "total": 10})
+    >>> describe_missing({"count": 3, "changed": 1, "total": 10})
     '3 of the 10 images of this split are not evaluated: 2 missing, 1 changed. The run keeps its metrics.'
     """
     if value is None:
@@ -94,10 +94,10 @@ def missing(value: Mapping[str, Any] | None) -> str:
     )
 
 
-def training_images(value: Mapping[str, Any] | None) -> str:
+def describe_overlap(value: Mapping[str, Any] | None) -> str:
     """Return how many images from elsewhere the model was trained or validated on; "" where none, as far as is known.
 
-    >>> training_images({"included": False, "identical": 2, "near": 1})
+    >>> describe_overlap({"included": False, "identical": 2, "near": 1})
     '3 images that the model was trained or validated on were excluded (2 identical, 1 near duplicate); \
 --include-training takes them in.'
     """
@@ -111,16 +111,16 @@ def training_images(value: Mapping[str, Any] | None) -> str:
         return unknown
     what = f"{plural(count, 'image')} that the model was trained or validated on"
     verb = "was" if count == 1 else "were"
-    line = f"{what} {verb} excluded ({_kinds(value)}); --include-training includes them."
+    line = f"{what} {verb} excluded ({_describe_kinds(value)}); --include-training includes them."
     if value["included"]:
-        line = f"TRAINING IMAGES INCLUDED: {what} ({_kinds(value)}). Expect lower metrics on new images."
+        line = f"TRAINING IMAGES INCLUDED: {what} ({_describe_kinds(value)}). Expect lower metrics on new images."
     return f"{line} {unknown}".rstrip()
 
 
-def added(count: int) -> str:
+def describe_added(count: int) -> str:
     """Return how many images came to a run's sources since it was trained; "" for none.
 
-    >>> added(1)
+    >>> describe_added(1)
     '1 image was added since training and is in no split: pass its folder to evaluate on it.'
     """
     if not count:
@@ -132,18 +132,18 @@ def added(count: int) -> str:
     )
 
 
-def cautions(found: Mapping[str, Any]) -> Iterator[str]:
+def list_cautions(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Yield each reason, in what ``metrics.json`` says of the images, to read a metric with care."""
     lines = (
-        training_images(found["training_images"]),
-        missing(found["missing"]),
-        added(found["added"]),
-        leaked(found["leaked"]),
+        describe_overlap(metrics["training_images"]),
+        describe_missing(metrics["missing"]),
+        describe_added(metrics["added"]),
+        describe_leakage(metrics["leaked"]),
     )
     yield from filter(None, lines)
 
 
-def _kinds(value: Mapping[str, Any]) -> str:
+def _describe_kinds(value: Mapping[str, Any]) -> str:
     identical, near = value["identical"], value["near"]
     if not near:
         return "identical"

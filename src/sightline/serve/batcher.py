@@ -10,30 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import process
-from sightline.errors import PictureError
-from sightline.prediction import stream
-from sightline.prediction.base import suitable_batch_size
-from sightline.records import Prediction
-from sightline.workflow import Classifier
+from sightline.api import Classifier
+from sightline.errors import ImageError
+from sightline.inference import stream
+from sightline.inference.predictor import choose_batch_size
+from sightline.inference.results import Prediction
 
-BATCHES = 16  # maximum batches waiting; beyond that, the server is busy
+MAX_WAITING_BATCHES = 16  # maximum batches waiting; beyond that, the server is busy
 
-_Waiting = tuple[NDArray[np.uint8], "asyncio.Future[Prediction]"]
+_PendingImage = tuple[NDArray[np.uint8], "asyncio.Future[Prediction]"]
 
 
 class Batcher:
     """Classifies encoded images in batches; for one event loop.
 
     Images are decoded in threads as they arrive. The model runs in its own thread, on all images that arrived during
-    the previous batch, at most `suitable_batch_size`; a single image never waits for others.
+    the previous batch, at most `choose_batch_size`; a single image never waits for others.
     """
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
         self._thresholds = classifier.thresholds
-        self._size = suitable_batch_size(classifier.preprocess)
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(BATCHES * self._size)
-        self._decoders = ThreadPoolExecutor(process.cores(), "decode")
+        self._size = choose_batch_size(classifier.preprocess)
+        self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * self._size)
+        self._decoders = ThreadPoolExecutor(process.count_cores(), "decode")
         self._model = ThreadPoolExecutor(1, "model")
 
     @property
@@ -46,7 +46,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         try:
             pixels = await loop.run_in_executor(self._decoders, self._classifier.preprocess.decode, content)
-        except PictureError as error:
+        except ImageError as error:
             return Prediction("", error=str(error))
         future: asyncio.Future[Prediction] = loop.create_future()
         await self._queue.put((pixels, future))
@@ -60,24 +60,30 @@ class Batcher:
             while len(batch) < self._size and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             try:
-                answers = await loop.run_in_executor(self._model, self._answer, [pixels for pixels, _ in batch])
+                predictions = await loop.run_in_executor(
+                    self._model, self._predict_batch, [pixels for pixels, _ in batch]
+                )
             except Exception as error:  # noqa: BLE001  # raised in the waiting requests; the next batch is unaffected
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
                 continue
-            for (_, future), answer in zip(batch, answers, strict=True):
+            for (_, future), prediction in zip(batch, predictions, strict=True):
                 if not future.done():  # done if the client disconnected
-                    future.set_result(answer)
+                    future.set_result(prediction)
 
     def close(self) -> None:
         """Shut the threads down."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self._model.shutdown(wait=False, cancel_futures=True)
 
-    def _answer(self, pixels: list[NDArray[np.uint8]]) -> list[Prediction]:
-        by = self._classifier
-        found = stream.predict(
-            by.predictor, stream.as_items(pixels), top=len(by.classes), threads=1, thresholds=self._thresholds
+    def _predict_batch(self, pixels: list[NDArray[np.uint8]]) -> list[Prediction]:
+        classifier = self._classifier
+        predictions = stream.predict(
+            classifier.predictor,
+            stream.make_items(pixels),
+            top=len(classifier.classes),
+            threads=1,
+            thresholds=self._thresholds,
         )
-        return [replace(answer, path="") for answer in found]
+        return [replace(prediction, path="") for prediction in predictions]

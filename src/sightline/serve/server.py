@@ -7,39 +7,39 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from sightline import workflow
+from sightline import api
 from sightline.errors import UsageError, require
 
 
 def serve(
-    model: Path | str, host: str = "127.0.0.1", port: int = 8000, *, largest: int, say: Callable[[str], None]
+    model: Path | str, host: str = "127.0.0.1", port: int = 8000, *, max_bytes: int, say: Callable[[str], None]
 ) -> None:
     """Serve `model` (a run, a bundle, its zip or its ``.onnx``) until a signal stops the server.
 
-    Images may have up to `largest` bytes. `say` is called with the URL; port 0 selects a free port. Raises
+    Images may have up to `max_bytes` bytes. `say` is called with the URL; port 0 selects a free port. Raises
     `ModelError` if the model cannot be used, `UsageError` if the address cannot be bound, `MissingExtraError` if the
     packages of the extra are not installed.
     """
     require("starlette", "Serving")
     uvicorn = require("uvicorn", "Serving")
-    from sightline.serve.app import application
+    from sightline.serve.app import create_app
 
-    classifier = workflow.load(model)
+    classifier = api.load(model)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as place:
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
         if os.name == "posix":  # on Windows it would steal a port that is in use
-            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            place.bind((host, port))
-            place.listen()  # connections wait from now on until the server starts
+            listener.bind((host, port))
+            listener.listen()  # connections wait from now on until the server starts
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(
                 f"Cannot listen on {host}:{port}: {reason}. Choose another address with --host, --port."
             ) from error
-        say(f"http://{f'[{host}]' if ':' in host else host}:{place.getsockname()[1]}")
-        server = uvicorn.Server(uvicorn.Config(application(classifier, largest=largest), log_level="warning"))
+        say(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
+        server = uvicorn.Server(uvicorn.Config(create_app(classifier, max_bytes=max_bytes), log_level="warning"))
         try:
-            server.run(sockets=[place])
+            server.run(sockets=[listener])
         except KeyboardInterrupt:  # re-raised by uvicorn after pending requests are finished
             return

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sightline.errors import DivergedError
 from sightline.models.build import Network
 
-TIMES = 1e6
+MAX_LOSS_RATIO = 1e6
 """Training has diverged when the loss exceeds this multiple of the loss of a uniform guess.
 
 A uniform guess over K classes has a loss of log(K). A million times that means logits that are wrong by about a million
@@ -20,28 +20,28 @@ large ``train.l2`` the loss starts high and falls.
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class LossLimit:
     """The largest loss at which training continues."""
 
     value: float
 
     @classmethod
-    def of(cls, network: Network) -> Limit:
+    def from_network(cls, network: Network) -> LossLimit:
         """Return the limit for a `network` that has not been trained yet; a resumed run uses the same."""
         penalty = math.fsum(float(loss) for loss in network.model.losses)
-        return cls(TIMES * (math.log(max(network.logits.shape[-1], 2)) + penalty))
+        return cls(MAX_LOSS_RATIO * (math.log(max(network.logits.shape[-1], 2)) + penalty))
 
-    def exceeded(self, loss: float) -> bool:
+    def is_exceeded(self, loss: float) -> bool:
         """Return whether `loss` is above the limit or NaN."""
         return not loss <= self.value
 
-    def error(self, loss: float, where: str, rate: float, paths: Sequence[str] = ()) -> DivergedError:
+    def make_error(self, loss: float, where: str, rate: float, paths: Sequence[str] = ()) -> DivergedError:
         """Return the error for a `loss` above the limit, seen at learning `rate` in the batch of `paths`."""
-        beyond = f" (above {self.value:.1g})" if math.isfinite(loss) else ""
-        named = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-        batch = f", in the batch of {named}" if paths else ""
+        limit_text = f" (above {self.value:.1g})" if math.isfinite(loss) else ""
+        file_list = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+        batch_text = f", in the batch of {file_list}" if paths else ""
         return DivergedError(
-            f"Training diverged: the loss is {loss:.6g}{beyond} at {where}, learning rate {rate:g}{batch}. "
+            f"Training diverged: the loss is {loss:.6g}{limit_text} at {where}, learning rate {rate:g}{batch_text}. "
             "Use a lower train.optimizer.learning_rate.",
             tuple(paths),
         )

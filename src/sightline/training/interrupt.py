@@ -20,90 +20,92 @@ from sightline.escaping import printable
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stop:
+class StopRequest:
     """A request to stop at the next safe point; a second request interrupts immediately.
 
-    `agreed` combines the requests of all hosts (`hosts.agreement`), so that all of them stop at the same step.
+    `agree` combines the requests of all hosts (`hosts.agreement`), so that all of them stop at the same step.
     """
 
-    def __init__(self, agreed: Callable[[bool], bool] = bool) -> None:
-        self.asked = False
-        self._agreed = agreed
-        self._due = False
+    def __init__(self, agree: Callable[[bool], bool] = bool) -> None:
+        self.requested = False
+        self._agree = agree
+        self._is_due = False
 
     @property
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether to stop now; every host must read this equally often."""
-        self._due = self._due or self._agreed(self.asked)
-        return self._due
+        self._is_due = self._is_due or self._agree(self.requested)
+        return self._is_due
 
     def check(self, where: str) -> None:
         """Raise `Interrupted` if a stop was requested; `where` becomes part of its message."""
-        if self.due:
+        if self.is_due:
             raise Interrupted(f"Stopped {where}.")
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
 
 
-def _ours() -> bool:
+def _may_set_handlers() -> bool:
     """Return whether handlers may be installed: only in the main thread of the command line's process."""
-    return process.claimed() and threading.current_thread() is threading.main_thread()
+    return process.is_claimed() and threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
-def listening(agreed: Callable[[bool], bool] = bool) -> Iterator[Stop]:
-    """Catch SIGINT and SIGTERM within the context, if handlers may be installed; for `agreed` see `Stop`."""
-    stop = Stop(agreed)
-    if not _ours():
+def catch_stop_signals(agree: Callable[[bool], bool] = bool) -> Iterator[StopRequest]:
+    """Catch SIGINT and SIGTERM within the context, if handlers may be installed; for `agree` see `StopRequest`."""
+    stop = StopRequest(agree)
+    if not _may_set_handlers():
         yield stop
         return
-    before = {s: signal.signal(s, stop._handle) for s in _SIGNALS}  # noqa: SLF001
+    previous_handlers = {s: signal.signal(s, stop._handle) for s in _SIGNALS}  # noqa: SLF001
     try:
         yield stop
     finally:
-        for s, handler in before.items():
+        for s, handler in previous_handlers.items():
             signal.signal(s, handler)
 
 
 @contextmanager
-def at_once() -> Iterator[None]:
-    """Make SIGTERM raise `KeyboardInterrupt` within the context, as Ctrl-C does; may contain `listening`."""
-    if not _ours():
+def raise_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM raise `KeyboardInterrupt` within the context, as Ctrl-C does; may contain `catch_stop_signals`."""
+    if not _may_set_handlers():
         yield
         return
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def raise_interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    previous_handler = signal.signal(signal.SIGTERM, raise_interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 @contextmanager
-def leaving(last: Callable[[], str]) -> Iterator[None]:
-    """Make SIGTERM exit the process with status 130 within the context, after printing what `last` returns.
+def exit_on_sigterm(make_message: Callable[[], str]) -> Iterator[None]:
+    """Make SIGTERM exit the process with status 130 within the context, after printing what `make_message` returns.
 
     For long calls into native code that need no cleanup: an exception raised in a Python callback of native code can
-    cause a segmentation fault, as happened during export. May contain `listening`.
+    cause a segmentation fault, as happened during export. May contain `catch_stop_signals`.
     """
-    if not _ours():
+    if not _may_set_handlers():
         yield
         return
 
-    def leave(_number: int, _frame: FrameType | None) -> None:
+    def exit_now(_number: int, _frame: FrameType | None) -> None:
         try:
-            os.write(2, f"error: {printable(last())}\n".encode())  # bypasses locks that the interrupted code may hold
+            os.write(
+                2, f"error: {printable(make_message())}\n".encode()
+            )  # bypasses locks that the interrupted code may hold
         finally:
             os._exit(Interrupted.exit_code)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    previous_handler = signal.signal(signal.SIGTERM, exit_now)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)

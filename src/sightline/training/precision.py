@@ -16,66 +16,77 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sightline import backend, files, jsonio
+from sightline import _io, backend, jsonio
 from sightline.config import RunConfig
 from sightline.data import cache
 from sightline.errors import OutputError
-from sightline.models.build import Plan, build
-from sightline.models.kernels import stays_in_float32
-from sightline.training.optimizer import label_shares, loss, optimizer
+from sightline.models.build import ModelSpec, build_model
+from sightline.models.fused_kernels import must_stay_float32
+from sightline.training.optimizers import build_loss, build_optimizer, smooth_labels
 
 Precision = Literal["float32", "mixed_bfloat16"]
-MARGIN = 1.1  # required speedup of bfloat16
-STEPS = 200  # shorter runs are not worth a benchmark of some seconds
+MIN_GAIN = 1.1  # required speedup of bfloat16
+MIN_STEPS = 200  # shorter runs are not worth a benchmark of some seconds
 ROUNDS = 4
-KERNELS = 3  # increment with each change of `models.kernels`, which invalidates cached measurements
-PIXELS = 1 << 20  # maximum per batch: large images are measured in small batches
+KERNELS_VERSION = 3  # increment with each change of `models.kernels`, which invalidates cached measurements
+MAX_BATCH_PIXELS = 1 << 20  # maximum per batch: large images are measured in small batches
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class PrecisionChoice:
     """A precision and the reason for choosing it, as text."""
 
     precision: Precision
-    why: str
+    reason: str
 
 
-def decide(plan: Plan, config: RunConfig, pictures: int) -> Decision:
-    """Choose the precision for training the model of `plan` on `pictures` images; builds the model to measure it.
+def choose_precision(spec: ModelSpec, config: RunConfig, num_images: int) -> PrecisionChoice:
+    """Choose the precision for training the model of `spec` on `num_images` images; builds the model to measure it.
 
     The first measurement is cached, so that the same model on the same machine always gets the same precision.
     """
-    if any(stage.thaw >= 0 for stage in config.train.stages):
-        return Decision("float32", "layers are frozen, so little is left to train")
-    steps = config.train.epochs * -(-pictures // config.train.batch_size)
-    if steps < STEPS:
-        return Decision("float32", f"{steps} steps are too few to be worth a measurement")
-    place = cache.folder() / f"precision-{_key(plan, config)}.json"
-    gain = _remembered(place)
-    known = gain is not None
+    if any(stage.unfreeze >= 0 for stage in config.train.stages):
+        return PrecisionChoice("float32", "layers are frozen, so little is left to train")
+    steps = config.train.epochs * -(-num_images // config.train.batch_size)
+    if steps < MIN_STEPS:
+        return PrecisionChoice("float32", f"{steps} steps are too few to be worth a measurement")
+    cache_path = cache.cache_folder() / f"precision-{_make_cache_key(spec, config)}.json"
+    gain = _load_cached_gain(cache_path)
+    is_cached = gain is not None
     if gain is None:
-        gain = _measure(plan, config)
+        gain = _measure_gain(spec, config)
         with suppress(OutputError):  # a read-only cache: measured again next time
-            files.write(place, jsonio.dumps({"gain": gain}).encode())
-    found: Precision = "mixed_bfloat16" if gain >= MARGIN else "float32"
-    return Decision(found, f"bfloat16 is {gain:.2f} times as fast ({'measured before' if known else 'measured'})")
+            _io.write_atomic(cache_path, jsonio.dumps({"gain": gain}).encode())
+    chosen: Precision = "mixed_bfloat16" if gain >= MIN_GAIN else "float32"
+    return PrecisionChoice(
+        chosen, f"bfloat16 is {gain:.2f} times as fast ({'measured before' if is_cached else 'measured'})"
+    )
 
 
 @contextmanager
-def lowered(model: Any, precision: str) -> Iterator[None]:
+def mixed_precision(model: Any, precision: str) -> Iterator[None]:
     """Make a float32 `model` compute in bfloat16 within the context, if `precision` is "mixed_bfloat16".
 
-    As in a model built by `models.build.build`, normalization, head and strided depthwise convolutions (see
-    `models.kernels.stays_in_float32`) stay in float32. Functions must be compiled within the context.
+    As in a model built by `models.build.build_model`, normalization, head and strided depthwise convolutions (see
+    `models.fused_kernels.must_stay_float32`) stay in float32. Functions must be compiled within the context.
     """
     if precision != "mixed_bfloat16":
         yield
         return
-    ends = {"normalize", "features", "predictions", "as_row", "two_classes", "pair", "temperature", "probabilities"}
+    float32_layers = {
+        "normalize",
+        "features",
+        "predictions",
+        "as_row",
+        "two_classes",
+        "pair",
+        "temperature",
+        "probabilities",
+    }
     layers = [
         layer
         for layer in model._flatten_layers(include_self=False)  # noqa: SLF001  # the only one that enters nested models
-        if layer.name not in ends and not stays_in_float32(layer)
+        if layer.name not in float32_layers and not must_stay_float32(layer)
     ]
     policies = [layer.dtype_policy for layer in layers]
     try:
@@ -87,40 +98,43 @@ def lowered(model: Any, precision: str) -> Iterator[None]:
             layer.dtype_policy = policy
 
 
-def _remembered(place: Path) -> float | None:
+def _load_cached_gain(cache_path: Path) -> float | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return float(jsonio.loads(place.read_text(encoding="utf-8"))["gain"])
+        return float(jsonio.loads(cache_path.read_text(encoding="utf-8"))["gain"])
     return None
 
 
-def _key(plan: Plan, config: RunConfig) -> str:
-    shape = replace(plan, seed=0, precision="float32", standard=None, weights=None)
+def _make_cache_key(spec: ModelSpec, config: RunConfig) -> str:
+    shape_spec = replace(spec, seed=0, precision="float32", pixel_stats=None, weights=None)
     facts = [
-        backend.processor(), backend.name(), backend.keras().__version__, backend.threads(), backend.devices(),
-        repr(shape), config.train.batch_size, config.train.optimizer.name, KERNELS,
+        backend.describe_processor(), backend.name(), backend.keras().__version__, backend.get_threads(),
+        backend.list_devices(),
+        repr(shape_spec), config.train.batch_size, config.train.optimizer.name, KERNELS_VERSION,
     ]  # fmt: skip
     return hashlib.sha256(jsonio.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _measure(plan: Plan, config: RunConfig) -> float:
+def _measure_gain(spec: ModelSpec, config: RunConfig) -> float:
     """Return the speedup of a training step in bfloat16: the best of `ROUNDS` alternating steps each."""
-    size = max(1, min(config.train.batch_size, PIXELS // (plan.height * plan.width)))
+    size = max(1, min(config.train.batch_size, MAX_BATCH_PIXELS // (spec.height * spec.width)))
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (size, plan.height, plan.width, plan.channels), np.uint8)
-    shares = label_shares(np.arange(size, dtype=np.int32) % plan.classes, plan.classes, 0.0)
-    learners = [_learner(replace(plan, precision=precision), config) for precision in ("float32", "mixed_bfloat16")]
+    pixels = rng.integers(0, 256, (size, spec.height, spec.width, spec.channels), np.uint8)
+    soft_labels = smooth_labels(np.arange(size, dtype=np.int32) % spec.classes, spec.classes, 0.0)
+    models = [
+        _build_training_model(replace(spec, precision=precision), config) for precision in ("float32", "mixed_bfloat16")
+    ]
     best = [float("inf"), float("inf")]
-    for turn in range(ROUNDS + 1):
-        for which, learner in enumerate(learners):
+    for round_index in range(ROUNDS + 1):
+        for index, model in enumerate(models):
             started = time.perf_counter()
-            learner.train_on_batch(pixels, shares)
-            if turn:  # the first step compiles
-                best[which] = min(best[which], time.perf_counter() - started)
+            model.train_on_batch(pixels, soft_labels)
+            if round_index:  # the first step compiles
+                best[index] = min(best[index], time.perf_counter() - started)
     return best[0] / best[1]
 
 
-def _learner(plan: Plan, config: RunConfig) -> Any:
-    network = build(plan)
-    learner = backend.keras().Model(network.model.input, network.logits)
-    learner.compile(optimizer=optimizer(config.train.optimizer, 0.0), loss=loss(config.train))
-    return learner
+def _build_training_model(spec: ModelSpec, config: RunConfig) -> Any:
+    network = build_model(spec)
+    model = backend.keras().Model(network.model.input, network.logits)
+    model.compile(optimizer=build_optimizer(config.train.optimizer, 0.0), loss=build_loss(config.train))
+    return model

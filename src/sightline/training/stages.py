@@ -13,112 +13,114 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend, files
+from sightline import _io, backend
+from sightline.callbacks import Progress, no_progress
 from sightline.config import AugmentConfig, RunConfig, StageConfig
-from sightline.data import features
+from sightline.data import feature_cache
+from sightline.data.types import Subset
+from sightline.distributed import devices
 from sightline.errors import OutputError, UsageError, plural
+from sightline.inference.frozen_layers import BATCH_SIZE, SAMPLE_ROWS, FrozenLayers, build_frozen_layers
 from sightline.models.build import Network
-from sightline.prediction.layers import ROWS, SAMPLE, Layers, layers
-from sightline.randomness import derive
-from sightline.records import Progress, Samples, no_progress
-from sightline.training import augment, devices
+from sightline.seeding import derive_seed
+from sightline.training.augment import pipeline
 
-IN_MEMORY = 1 << 29  # larger features, in bytes, go to a temporary file
+MAX_MEMORY_BYTES = 1 << 29  # larger features, in bytes, go to a temporary file
 
 
 @dataclass(frozen=True, slots=True)
-class Features:
+class StageFeatures:
     """The outputs of the frozen layers for both splits: float32 features in place of pixels.
 
     `tensor` is the tensor of the model that they are values of; `train` holds `views` rows per image, view by view.
     """
 
     tensor: Any
-    train: Samples
-    validation: Samples
+    train: Subset
+    validation: Subset
     views: int
 
 
-def freeze(network: Network, stage: StageConfig) -> None:
+def freeze_layers(network: Network, stage: StageConfig) -> None:
     """Make the head and the layers that the stage unfreezes trainable, and freeze the others.
 
     Batch normalization layers in a pretrained backbone always stay frozen.
     """
     normalization = backend.keras().layers.BatchNormalization
-    frozen = _frozen(network, stage)
+    frozen = _get_frozen_names(network, stage)
     for layer in network.model.layers:
-        keeps = network.pretrained and layer.name in network.backbone and isinstance(layer, normalization)
-        layer.trainable = layer.name not in frozen and not keeps
+        stays_frozen = network.pretrained and layer.name in network.backbone and isinstance(layer, normalization)
+        layer.trainable = layer.name not in frozen and not stays_frozen
 
 
-def _frozen(network: Network, stage: StageConfig) -> frozenset[str]:
+def _get_frozen_names(network: Network, stage: StageConfig) -> frozenset[str]:
     names = network.backbone
-    if stage.thaw > len(names):
+    if stage.unfreeze > len(names):
         raise UsageError(
-            f"Stage {stage.name!r} unfreezes {plural(stage.thaw, 'layer')}, but the backbone has only {len(names)}."
+            f"Stage {stage.name!r} unfreezes {plural(stage.unfreeze, 'layer')}, but the backbone has only {len(names)}."
         )
-    return frozenset(() if stage.thaw < 0 else names[: len(names) - stage.thaw])
+    return frozenset(() if stage.unfreeze < 0 else names[: len(names) - stage.unfreeze])
 
 
-def cut(network: Network, stage: StageConfig) -> Any | None:
+def find_freeze_boundary(network: Network, stage: StageConfig) -> Any | None:
     """Return the last tensor before the first trainable layer through which all later layers get their input.
 
     None if nothing is frozen, or if a trainable layer comes before the first such tensor.
     """
-    frozen = _frozen(network, stage)
+    frozen = _get_frozen_names(network, stage)
     if not frozen:
         return None
     logits = backend.keras().Model(network.model.input, network.logits)
     by_depth = logits._nodes_by_depth  # noqa: SLF001  # Keras has no public traversal of the nodes of a graph
     nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
-    last_use = {id(tensor): at for at, node in enumerate(nodes) for tensor in node.input_tensors}
+    last_use = {id(tensor): index for index, node in enumerate(nodes) for tensor in node.input_tensors}
     live: dict[int, Any] = {}
-    found = None
+    boundary = None
     for at, node in enumerate(nodes):
         operation = node.operation
-        learns_or_drops = getattr(operation, "weights", None) or hasattr(operation, "seed_generator")
-        if operation.name not in frozen and learns_or_drops:
+        has_state = getattr(operation, "weights", None) or hasattr(operation, "seed_generator")
+        if operation.name not in frozen and has_state:
             break
         live |= {id(t): t for t in node.outputs}
         live = {key: t for key, t in live.items() if last_use.get(key, -1) > at}
         if len(live) == 1:
-            found = next(iter(live.values()))
-    return None if found is network.model.inputs[0] else found
+            boundary = next(iter(live.values()))
+    return None if boundary is network.model.inputs[0] else boundary
 
 
-def group(network: Network, plan: Sequence[StageConfig], number: int) -> tuple[StageConfig, ...]:
-    """Return the stages that share the features computed for stage `number` of `plan`, in order.
+def group_stages(network: Network, stage_configs: Sequence[StageConfig], number: int) -> tuple[StageConfig, ...]:
+    """Return the stages that share the features computed for stage `number` of `stage_configs`, in order.
 
     These are the stage itself and its neighbors with frozen layers, starting at the first for which features can be
     extracted. Empty if stage `number` trains on pixels.
     """
-    if plan[number].thaw < 0:
+    if stage_configs[number].unfreeze < 0:
         return ()
     first = number
-    while first and plan[first - 1].thaw >= 0:
+    while first and stage_configs[first - 1].unfreeze >= 0:
         first -= 1
-    following = tuple(takewhile(lambda stage: stage.thaw >= 0, plan[first:]))
+    following = tuple(takewhile(lambda stage: stage.unfreeze >= 0, stage_configs[first:]))
     for skipped in range(number - first + 1):
-        if cut(network, max(following[skipped:], key=lambda stage: stage.thaw)) is not None:
+        if find_freeze_boundary(network, max(following[skipped:], key=lambda stage: stage.unfreeze)) is not None:
             return following[skipped:]
     return ()
 
 
-def extract(
+def extract_features(
     network: Network,
-    sharing: Sequence[StageConfig],
-    train: Samples,
-    validation: Samples,
+    group: Sequence[StageConfig],
+    train: Subset,
+    validation: Subset,
     config: RunConfig,
     progress: Progress,
-) -> Features | None:
-    """Compute both splits' features of the layers that stay frozen in all of `sharing`; None if there are none."""
-    tensor = cut(network, max(sharing, key=lambda stage: stage.thaw))
+) -> StageFeatures | None:
+    """Compute both splits' features of the layers that stay frozen in all of `group`; None if there are none."""
+    tensor = find_freeze_boundary(network, max(group, key=lambda stage: stage.unfreeze))
     if tensor is None:
         return None
-    frozen = _layers(network.model.input, tensor, train, config)
+    frozen = _make_layers(network.model.input, tensor, train, config)
     shape = tuple(tensor.shape[1:])
-    views = max(stage.views for stage in sharing) if augment.changes(augment.unmixed(config.augment)) else 1
+    views = max(stage.views for stage in group) if pipeline.is_enabled(pipeline.without_mixing(config.augment)) else 1
     done = 0
     total = len(train) * views + len(validation)
 
@@ -127,105 +129,111 @@ def extract(
         done += count
         progress("features of the frozen layers", done, total)
 
-    held_out = _run(frozen, shape, validation, 1, config, advance)
-    return Features(tensor, _run(frozen, shape, train, views, config, advance), held_out, views)
+    validation_features = _extract_subset(frozen, shape, validation, 1, config, advance)
+    return StageFeatures(
+        tensor, _extract_subset(frozen, shape, train, views, config, advance), validation_features, views
+    )
 
 
-def onward(
-    network: Network, base: Features, stage: StageConfig, config: RunConfig, progress: Progress = no_progress
-) -> Features:
+def advance_features(
+    network: Network, base: StageFeatures, stage: StageConfig, config: RunConfig, progress: Progress = no_progress
+) -> StageFeatures:
     """Return the features at the freeze boundary of `stage`, computed from those of the earlier boundary of `base`."""
-    tensor = cut(network, stage)
+    tensor = find_freeze_boundary(network, stage)
     views = min(stage.views, base.views)
-    few = base.train.first(len(base.train) // base.views * views)
+    train_subset = base.train.head(len(base.train) // base.views * views)
     if tensor is None or tensor is base.tensor:
-        return Features(base.tensor, few, base.validation, views)
-    between = _layers(base.tensor, tensor, few, config)
+        return StageFeatures(base.tensor, train_subset, base.validation, views)
+    intermediate = _make_layers(base.tensor, tensor, train_subset, config)
     shape = tuple(tensor.shape[1:])
-    done, total = 0, len(few) + len(base.validation)
+    done, total = 0, len(train_subset) + len(base.validation)
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
         progress("features of the newly frozen layers", done, total)
 
-    held_out = _through(between, shape, base.validation, advance)
-    return Features(tensor, _through(between, shape, few, advance), held_out, views)
+    validation_features = _run_layers(intermediate, shape, base.validation, advance)
+    return StageFeatures(tensor, _run_layers(intermediate, shape, train_subset, advance), validation_features, views)
 
 
-def _layers(start: Any, end: Any, samples: Samples, config: RunConfig) -> Layers:
-    """Return the layers between two tensors as a function of rows like those of `samples`."""
+def _make_layers(start: Any, end: Any, subset: Subset, config: RunConfig) -> FrozenLayers:
+    """Return the layers between two tensors as a function of rows like those of `subset`."""
     model, device = backend.keras().Model(start, end), config.device
     by_keras = partial(devices.predict_on_batch, model)
-    return layers(model, samples.take(slice(0, SAMPLE)), device.engine, device.threads, by_keras)
+    return build_frozen_layers(
+        model, subset.take(slice(0, SAMPLE_ROWS)), device.feature_runtime, device.threads, by_keras
+    )
 
 
-def _through(between: Layers, shape: tuple[int, ...], samples: Samples, advance: Callable[[int], None]) -> Samples:
-    out = _space((len(samples), *shape))
-    for at in _slices(len(samples)):
-        out[at] = between.run(samples.take(at))
-        advance(at.stop - at.start)
-    return _as_samples(out, samples.labels, samples.paths)
+def _run_layers(
+    intermediate: FrozenLayers, shape: tuple[int, ...], subset: Subset, advance: Callable[[int], None]
+) -> Subset:
+    values = _allocate_features((len(subset), *shape))
+    for rows in _iter_slices(len(subset)):
+        values[rows] = intermediate.run(subset.take(rows))
+        advance(rows.stop - rows.start)
+    return _make_subset(values, subset.labels, subset.paths)
 
 
-def _run(
-    frozen: Layers,
+def _extract_subset(
+    frozen: FrozenLayers,
     shape: tuple[int, ...],
-    samples: Samples,
+    subset: Subset,
     views: int,
     config: RunConfig,
     advance: Callable[[int], None],
-) -> Samples:
+) -> Subset:
     """Return the features of `views` copies of each image, from the cache if it has them.
 
     Copy 0 is the original image; the others are augmented, each with the parameters of a separate epoch. Copies are not
     mixed with each other, so that each keeps its own label.
     """
-    changing = augment.unmixed(config.augment) if views > 1 else None
-    name = None
-    if config.data.cache and frozen.made_by is not None and len(samples):
-        drawn_by = (repr(changing), config.seed) if changing else ()
-        name = features.key(samples, *frozen.made_by, views, *drawn_by)
-        kept = features.load(name, config.device.threads or None)
-        if kept is not None:
-            advance(len(kept))
-            return _as_samples(kept, np.tile(samples.labels, views), samples.paths * views)
-    out = _space((len(samples) * views, *shape))
-    changed = _augmented(samples, changing) if changing else None
-    with features.begun(name, out) as (known, keep):
+    augment_config = pipeline.without_mixing(config.augment) if views > 1 else None
+    cache_key = None
+    if config.data.cache and frozen.cache_key is not None and len(subset):
+        augment_key = (repr(augment_config), config.seed) if augment_config else ()
+        cache_key = feature_cache.feature_key(subset, *frozen.cache_key, views, *augment_key)
+        cached = feature_cache.load_features(cache_key, config.device.threads or None)
+        if cached is not None:
+            advance(len(cached))
+            return _make_subset(cached, np.tile(subset.labels, views), subset.paths * views)
+    values = _allocate_features((len(subset) * views, *shape))
+    augment_model = _build_augment_model(subset, augment_config) if augment_config else None
+    with feature_cache.resumable_features(cache_key, values) as (num_done, mark_done):
         for view in range(views):
-            drawn = None
-            if view and changing:
-                drawn = augment.draw(
-                    changing, len(samples), samples.pixels.shape[1:3], derive(config.seed, "views"), view
+            augment_params = None
+            if view and augment_config:
+                augment_params = pipeline.sample_params(
+                    augment_config, len(subset), subset.pixels.shape[1:3], derive_seed(config.seed, "views"), view
                 )
-            for at in _slices(len(samples)):
-                start, stop = (view * len(samples) + row for row in (at.start, at.stop))
-                if stop > known:
-                    pixels = samples.take(at)
-                    if drawn is not None and changed is not None:
-                        pixels = devices.predict_on_batch(changed, [pixels, drawn[at]])
-                    out[start:stop] = frozen.run(pixels)
-                    keep(start, stop)
+            for rows in _iter_slices(len(subset)):
+                start, stop = (view * len(subset) + row for row in (rows.start, rows.stop))
+                if stop > num_done:
+                    pixels = subset.take(rows)
+                    if augment_params is not None and augment_model is not None:
+                        pixels = devices.predict_on_batch(augment_model, [pixels, augment_params[rows]])
+                    values[start:stop] = frozen.run(pixels)
+                    mark_done(start, stop)
                 advance(stop - start)
-        if name is not None:
-            features.save(name, out)
-    return _as_samples(out, np.tile(samples.labels, views), samples.paths * views)
+        if cache_key is not None:
+            feature_cache.save_features(cache_key, values)
+    return _make_subset(values, np.tile(subset.labels, views), subset.paths * views)
 
 
-def _augmented(samples: Samples, config: AugmentConfig) -> Any:
+def _build_augment_model(subset: Subset, config: AugmentConfig) -> Any:
     """Return a model that only augments."""
-    pixels, drawn = _augmentable(samples.pixels.shape[1:], config)
-    return backend.keras().Model([pixels, drawn], augment.apply(config, pixels, drawn))
+    pixels, params = _make_augment_inputs(subset.pixels.shape[1:], config)
+    return backend.keras().Model([pixels, params], pipeline.apply(config, pixels, params))
 
 
-def _space(shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _allocate_features(shape: tuple[int, ...]) -> NDArray[np.float32]:
     size = 4 * math.prod(shape)
-    if size <= IN_MEMORY:
+    if size <= MAX_MEMORY_BYTES:
         return np.empty(shape, np.float32)
     try:
         with tempfile.TemporaryFile() as file:  # unlinked; the memory map keeps it open
-            files.reserve(file.fileno(), size)
+            _io.reserve_space(file.fileno(), size)
             return np.memmap(file, np.float32, "r+", shape=shape)
     except OSError as error:
         raise OutputError(
@@ -234,21 +242,21 @@ def _space(shape: tuple[int, ...]) -> NDArray[np.float32]:
         ) from error
 
 
-def _as_samples(out: NDArray[np.float32], labels: NDArray[np.int32], paths: tuple[str, ...]) -> Samples:
-    return Samples(out, np.arange(len(out)), labels, paths)
+def _make_subset(values: NDArray[np.float32], labels: NDArray[np.int32], paths: tuple[str, ...]) -> Subset:
+    return Subset(values, np.arange(len(values)), labels, paths)
 
 
-def with_augmentation(model: Any, config: AugmentConfig) -> Any:
+def add_augmentation(model: Any, config: AugmentConfig) -> Any:
     """Return `model` behind augmentation: inputs (uint8 pixels [N, H, W, C], sampled parameters float32 [N, D])."""
-    pixels, drawn = _augmentable(model.input.shape[1:], config)
-    return backend.keras().Model([pixels, drawn], model(augment.apply(config, pixels, drawn)))
+    pixels, params = _make_augment_inputs(model.input.shape[1:], config)
+    return backend.keras().Model([pixels, params], model(pipeline.apply(config, pixels, params)))
 
 
-def _augmentable(shape: tuple[int, ...], config: AugmentConfig) -> tuple[Any, Any]:
+def _make_augment_inputs(shape: tuple[int, ...], config: AugmentConfig) -> tuple[Any, Any]:
     keras = backend.keras()
-    return keras.Input(shape, dtype="uint8"), keras.Input((augment.columns(config),), dtype="float32")
+    return keras.Input(shape, dtype="uint8"), keras.Input((pipeline.count_columns(config),), dtype="float32")
 
 
-def _slices(count: int, size: int = ROWS) -> Iterator[slice]:
+def _iter_slices(count: int, size: int = BATCH_SIZE) -> Iterator[slice]:
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))

@@ -12,34 +12,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import jsonio
+from sightline.callbacks import EpochRecord
 from sightline.config import TrainConfig
 from sightline.errors import ModelError
 from sightline.models.build import Network
-from sightline.records import EpochRecord
-from sightline.training import checkpoint
-from sightline.training.checkpoint import Arrays, Checkpoint
+from sightline.training import checkpoints
+from sightline.training.checkpoints import Arrays, Checkpoint
 
-DEAR = 50  # an automatic checkpoint waits for this multiple of the time that saving takes: 2% overhead
+SAVE_INTERVAL_RATIO = 50  # an automatic checkpoint waits for this multiple of the time that saving takes: 2% overhead
 
 
 @dataclass(slots=True)
-class State:
+class TrainingState:
     """The position in the stages, the running sums of the current epoch, the completed epochs and the best of them.
 
     `stage`, `epoch` and `step` count completed stages, epochs of the stage and steps of the epoch. In the current
-    epoch, `seen` images had a summed loss of `total` and `hits` correct predictions in `seconds`. `begun` is the number
-    of epochs before the stage. No random state is stored: our streams derive from seed and epoch by name, and those of
-    Keras' random layers are variables of the model.
+    epoch, `num_images` images had a summed loss of `loss_sum` and `num_correct` correct predictions in `seconds`.
+    `stage_start` is the number of epochs before the stage. No random state is stored: our streams derive from seed and
+    epoch by name, and those of Keras' random layers are variables of the model.
     """
 
     stage: int = 0
     epoch: int = 0
     step: int = 0
-    seen: int = 0
-    total: float = 0.0
-    hits: float = 0.0
+    num_images: int = 0
+    loss_sum: float = 0.0
+    num_correct: float = 0.0
     seconds: float = 0.0
-    begun: int = 0
+    stage_start: int = 0
     since_best: int = 0
     history: list[EpochRecord] = field(default_factory=list)
     best: EpochRecord | None = None
@@ -47,19 +47,23 @@ class State:
     best_logits: NDArray[np.float32] | None = None
 
     @property
-    def number(self) -> int:
+    def epoch_number(self) -> int:
         """The number of the current epoch, 1-based and counted over all stages."""
         return len(self.history) + 1
 
     @property
-    def untouched(self) -> bool:
+    def at_stage_start(self) -> bool:
         """Whether the stage has not run a step yet."""
         return not (self.epoch or self.step)
 
     def add(self, count: int, loss: float, accuracy: float) -> None:
         """Add a completed step: `count` images with this mean loss and accuracy."""
         self.step += 1
-        self.seen, self.total, self.hits = self.seen + count, self.total + loss * count, self.hits + accuracy * count
+        self.num_images, self.loss_sum, self.num_correct = (
+            self.num_images + count,
+            self.loss_sum + loss * count,
+            self.num_correct + accuracy * count,
+        )
 
     def end_epoch(self, record: EpochRecord) -> None:
         """Record a completed epoch."""
@@ -69,98 +73,100 @@ class State:
 
     def end_stage(self) -> None:
         """Record a completed stage, whether it ran all epochs or stopped early."""
-        self.stage, self.epoch, self.begun, self.since_best = self.stage + 1, 0, len(self.history), 0
+        self.stage, self.epoch, self.stage_start, self.since_best = self.stage + 1, 0, len(self.history), 0
         self._begin_epoch()
 
     def _begin_epoch(self) -> None:
-        self.step, self.seen, self.total, self.hits, self.seconds = 0, 0, 0.0, 0.0, 0.0
+        self.step, self.num_images, self.loss_sum, self.num_correct, self.seconds = 0, 0, 0.0, 0.0, 0.0
 
 
-class Facts(TypedDict):
-    """The JSON state of a checkpoint: the counters of `State`, the epochs, and the number of the best one."""
+class SavedState(TypedDict):
+    """The JSON state of a checkpoint: the counters of `TrainingState`, the epochs, and the number of the best one."""
 
     stage: int
     epoch: int
     step: int
-    seen: int
-    total: float
-    hits: float
+    num_images: int
+    loss_sum: float
+    num_correct: float
     seconds: float
-    begun: int
+    stage_start: int
     since_best: int
     history: list[EpochRecord]
     best: int | None
     serial: int
 
 
-def latest(folder: Path, say: Callable[[str], None] | None = None) -> Checkpoint | None:
+def load_latest(folder: Path, notify: Callable[[str], None] | None = None) -> Checkpoint | None:
     """Return the newest valid checkpoint in `folder`; None if there is none."""
-    return checkpoint.latest(folder, say, check)
+    return checkpoints.load_latest(folder, notify, check_state)
 
 
-def check(saved: Checkpoint, where: str) -> None:
-    """Raise `ModelError`, whose message starts with `where`, unless the state is one that `pack` can produce."""
-    facts = jsonio.build(Facts, saved.state, where)
+def check_state(candidate: Checkpoint, where: str) -> None:
+    """Raise `ModelError`, whose message starts with `where`, unless the state is one that `pack_state` can produce."""
+    facts = jsonio.build(SavedState, candidate.state, where)
     counts = {name: value for name, value in facts.items() if isinstance(value, int | float)}
-    done = len(facts["history"])
-    wrong = [name for name, value in counts.items() if value < 0 and name not in {"total", "best"}]
-    wrong += [name for name in ("epoch", "begun") if counts[name] > done]
-    wrong += ["seen"] if counts["seen"] < counts["step"] else []
-    wrong += ["best"] if facts["best"] is not None and not 1 <= facts["best"] <= done else []
-    if wrong:
-        raise ModelError(f"{where} cannot be read: its {wrong[0]} is {counts[wrong[0]]}, after {done} epochs.")
+    num_epochs = len(facts["history"])
+    invalid = [name for name, value in counts.items() if value < 0 and name not in {"loss_sum", "best"}]
+    invalid += [name for name in ("epoch", "stage_start") if counts[name] > num_epochs]
+    invalid += ["num_images"] if counts["num_images"] < counts["step"] else []
+    invalid += ["best"] if facts["best"] is not None and not 1 <= facts["best"] <= num_epochs else []
+    if invalid:
+        raise ModelError(
+            f"{where} cannot be read: its {invalid[0]} is {counts[invalid[0]]}, after {num_epochs} epochs."
+        )
 
 
-_PLAIN = ("stage", "epoch", "step", "seen", "total", "hits", "seconds", "begun", "since_best")
+_COUNTERS = ("stage", "epoch", "step", "num_images", "loss_sum", "num_correct", "seconds", "stage_start", "since_best")
 
 
-def pack(state: State, network: Network, optimizer: Any | None) -> Checkpoint:
+def pack_state(state: TrainingState, network: Network, optimizer: Any | None) -> Checkpoint:
     """Return a checkpoint of the training state; `optimizer` is None between stages, when the next one creates its own.
 
     The best weights are stored only where they differ from the current ones.
     """
-    present = checkpoint.variables(network.model)
-    arrays = {f"model/{name}": array for name, array in present.items()}
+    current = checkpoints.copy_variables(network.model)
+    arrays = {f"model/{name}": array for name, array in current.items()}
     for name, array in state.best_arrays.items():
-        if not np.array_equal(array, present[name]):
+        if not np.array_equal(array, current[name]):
             arrays[f"best/{name}"] = array
     if optimizer is not None:
-        arrays |= {f"optimizer/{name}": array for name, array in checkpoint.variables(optimizer).items()}
+        arrays |= {f"optimizer/{name}": array for name, array in checkpoints.copy_variables(optimizer).items()}
     if state.best_logits is not None:
         arrays["best_logits"] = state.best_logits
-    facts: dict[str, Any] = {name: getattr(state, name) for name in _PLAIN}
+    facts: dict[str, Any] = {name: getattr(state, name) for name in _COUNTERS}
     facts["history"] = [asdict(record) for record in state.history]
     facts["best"] = state.best.epoch if state.best else None
     return Checkpoint(arrays, facts)
 
 
-def unpack(found: Checkpoint, network: Network) -> tuple[State, Arrays]:
+def unpack_state(saved: Checkpoint, network: Network) -> tuple[TrainingState, Arrays]:
     """Restore the model's weights from a checkpoint; return the state and the optimizer's arrays.
 
     The arrays are empty at the start of a stage. Raises `ModelError` if the checkpoint is from another model.
     """
-    model = _below("model/", found.arrays)
-    checkpoint.restore(network.model, model)
-    state = State(**{name: found.state[name] for name in _PLAIN})
-    state.history = list(records(found))
-    number = found.state["best"]
-    if number is not None:
-        state.best = state.history[number - 1]
-        state.best_arrays = model | _below("best/", found.arrays)
-        state.best_logits = found.arrays.get("best_logits")
-    return state, _below("optimizer/", found.arrays)
+    model_arrays = _select_prefix("model/", saved.arrays)
+    checkpoints.restore_variables(network.model, model_arrays)
+    state = TrainingState(**{name: saved.state[name] for name in _COUNTERS})
+    state.history = list(read_history(saved))
+    best_epoch = saved.state["best"]
+    if best_epoch is not None:
+        state.best = state.history[best_epoch - 1]
+        state.best_arrays = model_arrays | _select_prefix("best/", saved.arrays)
+        state.best_logits = saved.arrays.get("best_logits")
+    return state, _select_prefix("optimizer/", saved.arrays)
 
 
-def records(found: Checkpoint | None) -> tuple[EpochRecord, ...]:
+def read_history(saved: Checkpoint | None) -> tuple[EpochRecord, ...]:
     """Return the epochs completed at a checkpoint."""
-    return jsonio.build(tuple[EpochRecord, ...], found.state["history"], "The checkpoint") if found else ()
+    return jsonio.build(tuple[EpochRecord, ...], saved.state["history"], "The checkpoint") if saved else ()
 
 
-def _below(prefix: str, arrays: Arrays) -> Arrays:
+def _select_prefix(prefix: str, arrays: Arrays) -> Arrays:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-class Saver:
+class CheckpointManager:
     """Writes checkpoints to `folder` (None: none) as often as configured, within 2% of the training time.
 
     `serial` is the number of the checkpoint that training was resumed from, else 0.
@@ -168,42 +174,44 @@ class Saver:
 
     def __init__(self, folder: Path | None, config: TrainConfig, serial: int = 0) -> None:
         self._folder, self._config, self._serial = folder, config, serial
-        self._saved = time.monotonic()
-        self._cost = 0.0
-        self._steps = 0
-        self._saved_all = bool(serial)
+        self._saved_at = time.monotonic()
+        self._save_seconds = 0.0
+        self._steps_since_save = 0
+        self._is_current = bool(serial)
 
-    def after_step(self, make: Callable[[], Checkpoint]) -> None:
-        """Save the checkpoint from `make` after a step, if one is due."""
+    def after_step(self, make_checkpoint: Callable[[], Checkpoint]) -> None:
+        """Save the checkpoint from `make_checkpoint` after a step, if one is due."""
         if self._folder is None:
             return
-        self._saved_all = False
-        self._steps += 1
-        every, minutes = self._config.checkpoint_steps, self._config.checkpoint_minutes
-        passed = time.monotonic() - self._saved
-        if (every and self._steps >= every) or (minutes and passed >= max(60 * minutes, DEAR * self._cost)):
-            self.save(make())
+        self._is_current = False
+        self._steps_since_save += 1
+        step_interval, minutes = self._config.checkpoint_steps, self._config.checkpoint_minutes
+        elapsed = time.monotonic() - self._saved_at
+        if (step_interval and self._steps_since_save >= step_interval) or (
+            minutes and elapsed >= max(60 * minutes, SAVE_INTERVAL_RATIO * self._save_seconds)
+        ):
+            self.save(make_checkpoint())
 
-    def after_epoch(self, make: Callable[[], Checkpoint]) -> None:
-        """Save the checkpoint from `make` after an epoch, if one is due."""
-        if self._folder is not None and time.monotonic() - self._saved >= DEAR * self._cost:
-            self.save(make())
+    def after_epoch(self, make_checkpoint: Callable[[], Checkpoint]) -> None:
+        """Save the checkpoint from `make_checkpoint` after an epoch, if one is due."""
+        if self._folder is not None and time.monotonic() - self._saved_at >= SAVE_INTERVAL_RATIO * self._save_seconds:
+            self.save(make_checkpoint())
         else:
-            self._saved_all = False
+            self._is_current = False
 
-    def after_all(self, make: Callable[[], Checkpoint]) -> None:
-        """Save the checkpoint from `make` after the last stage, unless ``train.keep_state`` is off."""
-        if self._folder is not None and self._config.keep_state and not self._saved_all:
-            self.save(make())
+    def after_all(self, make_checkpoint: Callable[[], Checkpoint]) -> None:
+        """Save the checkpoint from `make_checkpoint` after the last stage if ``train.keep_last_checkpoint`` is on."""
+        if self._folder is not None and self._config.keep_last_checkpoint and not self._is_current:
+            self.save(make_checkpoint())
 
-    def save(self, found: Checkpoint) -> None:
+    def save(self, to_save: Checkpoint) -> None:
         """Write a checkpoint unconditionally."""
         if self._folder is None:
             return
-        begun = time.monotonic()
+        started = time.monotonic()
         self._serial += 1
-        found.state["serial"] = self._serial
-        checkpoint.write(self._folder, self._serial, found, self._config.checkpoint_keep)
-        self._saved, self._steps = time.monotonic(), 0
-        self._cost = self._saved - begun
-        self._saved_all = True
+        to_save.state["serial"] = self._serial
+        checkpoints.write_checkpoint(self._folder, self._serial, to_save, self._config.max_checkpoints)
+        self._saved_at, self._steps_since_save = time.monotonic(), 0
+        self._save_seconds = self._saved_at - started
+        self._is_current = True

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightline.data.sources.arrays import array_entries
+from sightline.data.sources.arrays import list_array_items
 from sightline.errors import DataError
 
 
@@ -23,10 +23,10 @@ from sightline.errors import DataError
     ids=["numbers", "columns", "named", "names"],
 )
 def test_labels_of_arrays(labels: Any, classes: Sequence[str] | None, expected: list[str]) -> None:
-    entries = array_entries(np.zeros((3, 4, 4), np.uint8), labels, "mine", "test", classes)
-    assert [e.label for e in entries] == expected
-    assert [e.path for e in entries] == ["mine[0]", "mine[1]", "mine[2]"]
-    assert {e.part for e in entries} == {"test"}
+    items = list_array_items(np.zeros((3, 4, 4), np.uint8), labels, "mine", "test", classes)
+    assert [e.label for e in items] == expected
+    assert [e.path for e in items] == ["mine[0]", "mine[1]", "mine[2]"]
+    assert {e.split for e in items} == {"test"}
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_labels_of_arrays(labels: Any, classes: Sequence[str] | None, expected: 
 )
 def test_arrays_that_do_not_fit_are_refused(pixels: Any, labels: Any, classes: Any, message: str) -> None:
     with pytest.raises(DataError) as caught:
-        array_entries(pixels, labels, "mine", classes=classes)
+        list_array_items(pixels, labels, "mine", classes=classes)
     assert message in str(caught.value)
 
 
 def test_no_arrays_are_no_entries() -> None:
-    assert array_entries(np.zeros((0, 4, 4), np.uint8), np.zeros(0, int), "none") == []
+    assert list_array_items(np.zeros((0, 4, 4), np.uint8), np.zeros(0, int), "none") == []

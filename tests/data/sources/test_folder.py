@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from sightline.config import DataConfig
 from sightline.data.sources.filenames import is_hidden
-from sightline.data.sources.folder import class_folders
-from sightline.data.sources.listing import Listing
-from sightline.data.stores import Check, unchecked
+from sightline.data.sources.folder import read_class_folders
+from sightline.data.sources.listing import SourceListing
+from sightline.data.storage import CheckHeader, accept_any
 from sightline.errors import ConfigError, DataError
 
 
-class Names:
+class NameStore:
     """A store of names without contents."""
 
     name = "archive.zip"
@@ -28,24 +28,24 @@ class Names:
     def keys(self) -> Sequence[str]:
         return self._keys
 
-    def holds(self, key: str) -> bool:
+    def contains(self, key: str) -> bool:
         return key in self._keys
 
-    def read(self, key: str, check: Check = unchecked) -> bytes:
+    def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
         raise AssertionError(f"{key} was opened only to list it")
 
 
-def told(listing: Listing) -> dict[str, tuple[str, str | None]]:
-    return {e.path: (e.label, e.part) for e in listing.entries}
+def labels_and_splits(listing: SourceListing) -> dict[str, tuple[str, str | None]]:
+    return {e.path: (e.label, e.split) for e in listing.items}
 
 
-def remarks(listing: Listing) -> list[tuple[str, str, str]]:
-    return [(r.kind, r.path, r.reason) for r in listing.remarks]
+def list_notes(listing: SourceListing) -> list[tuple[str, str, str]]:
+    return [(r.kind, r.path, r.reason) for r in listing.notes]
 
 
-def fault(*keys: str) -> str:
+def get_error(*keys: str) -> str:
     with pytest.raises(DataError) as caught:
-        class_folders(Names(keys))
+        read_class_folders(NameStore(keys))
     return str(caught.value)
 
 
@@ -53,13 +53,13 @@ def fault(*keys: str) -> str:
     "wrapper", ["", "dataset/", "archive/My Data/", "archive/v1.0/data/"], ids=["bare", "one", "two", "three"]
 )
 def test_classes_are_the_folders_whatever_wraps_them(wrapper: str) -> None:
-    listing = class_folders(Names([f"{wrapper}{p}" for p in ("cat/1.jpg", "dog/2.jpg", "dog/pups/3.jpg")]))
-    assert told(listing) == {
+    listing = read_class_folders(NameStore([f"{wrapper}{p}" for p in ("cat/1.jpg", "dog/2.jpg", "dog/pups/3.jpg")]))
+    assert labels_and_splits(listing) == {
         f"{wrapper}cat/1.jpg": ("cat", None),
         f"{wrapper}dog/2.jpg": ("dog", None),
         f"{wrapper}dog/pups/3.jpg": ("dog", None),
     }
-    assert (listing.stray, listing.skipped) == ([], 0)
+    assert (listing.unusable, listing.num_skipped) == ([], 0)
 
 
 @pytest.mark.parametrize("wrapper", ["", "dataset/"], ids=["bare", "wrapped"])
@@ -77,28 +77,30 @@ def test_classes_are_the_folders_whatever_wraps_them(wrapper: str) -> None:
     ],
 )
 def test_parts_are_known_by_every_spelling(folder: str, part: str, wrapper: str) -> None:
-    names = Names([f"{wrapper}{folder}/cat/1.jpg", f"{wrapper}{folder}/dog/in here/2.jpg"])
-    assert told(class_folders(names)) == {
+    names = NameStore([f"{wrapper}{folder}/cat/1.jpg", f"{wrapper}{folder}/dog/in here/2.jpg"])
+    assert labels_and_splits(read_class_folders(names)) == {
         f"{wrapper}{folder}/cat/1.jpg": ("cat", part),
         f"{wrapper}{folder}/dog/in here/2.jpg": ("dog", part),
     }
 
 
 def test_two_spellings_of_one_part_join() -> None:
-    listing = class_folders(Names(["train/cat/1.jpg", "val/cat/2.jpg", "validation/cat/3.jpg"]))
-    assert [e.part for e in listing.entries] == ["train", "validation", "validation"]
+    listing = read_class_folders(NameStore(["train/cat/1.jpg", "val/cat/2.jpg", "validation/cat/3.jpg"]))
+    assert [e.split for e in listing.items] == ["train", "validation", "validation"]
 
 
 @pytest.mark.parametrize("name", ["train", "test", "Validation"])
 def test_a_class_may_be_called_as_a_part_is(name: str) -> None:
-    assert told(class_folders(Names([f"{name}/1.jpg", "bus/2.jpg"]))) == {
+    assert labels_and_splits(read_class_folders(NameStore([f"{name}/1.jpg", "bus/2.jpg"]))) == {
         f"{name}/1.jpg": (name, None),
         "bus/2.jpg": ("bus", None),
     }
 
 
 def test_a_class_below_a_part_may_be_called_as_a_part_is() -> None:
-    assert told(class_folders(Names(["train/test/1.jpg", "train/bus/2.jpg", "test/train/3.jpg"]))) == {
+    assert labels_and_splits(
+        read_class_folders(NameStore(["train/test/1.jpg", "train/bus/2.jpg", "test/train/3.jpg"]))
+    ) == {
         "train/test/1.jpg": ("test", "train"),
         "train/bus/2.jpg": ("bus", "train"),
         "test/train/3.jpg": ("train", "test"),
@@ -106,11 +108,11 @@ def test_a_class_below_a_part_may_be_called_as_a_part_is() -> None:
 
 
 def test_a_single_class_is_no_wrapper() -> None:
-    assert told(class_folders(Names(["cat/1.jpg", "cat/indoors/2.jpg"]))) == {
+    assert labels_and_splits(read_class_folders(NameStore(["cat/1.jpg", "cat/indoors/2.jpg"]))) == {
         "cat/1.jpg": ("cat", None),
         "cat/indoors/2.jpg": ("cat", None),
     }
-    assert told(class_folders(Names(["data/cat/1.jpg"]))) == {"data/cat/1.jpg": ("cat", None)}
+    assert labels_and_splits(read_class_folders(NameStore(["data/cat/1.jpg"]))) == {"data/cat/1.jpg": ("cat", None)}
 
 
 @pytest.mark.parametrize("wrapper", ["", "flower_photos/"], ids=["bare", "wrapped"])
@@ -118,47 +120,49 @@ def test_a_single_class_is_no_wrapper() -> None:
 def test_papers_beside_the_classes_change_nothing(wrapper: str, part: str) -> None:
     papers = [f"{wrapper}LICENSE.txt", f"{wrapper}docs/en/README.md", f"{wrapper}docs/labels.csv", ".git/HEAD"]
     names = [f"{wrapper}{part}daisy/1.jpg", f"{wrapper}{part}rose/2.jpg"]
-    listing = class_folders(Names([*papers, *names]))
-    pictures = {path: label for path, (label, _) in told(listing).items() if path.endswith(".jpg")}
-    assert pictures == {names[0]: "daisy", names[1]: "rose"}
-    assert listing.stray == []
-    assert all(e.part == (part.strip("/") or None) for e in listing.entries)
-    assert {e.path for e in listing.entries} - set(names) <= set(papers)  # opened later, then passed over
-    assert len(listing.entries) + listing.skipped == 6
+    listing = read_class_folders(NameStore([*papers, *names]))
+    images = {path: label for path, (label, _) in labels_and_splits(listing).items() if path.endswith(".jpg")}
+    assert images == {names[0]: "daisy", names[1]: "rose"}
+    assert listing.unusable == []
+    assert all(e.split == (part.strip("/") or None) for e in listing.items)
+    assert {e.path for e in listing.items} - set(names) <= set(papers)  # opened later, then passed over
+    assert len(listing.items) + listing.num_skipped == 6
 
 
-def test_pictures_beside_the_class_folders_are_stray() -> None:
-    listing = class_folders(Names(["cover.jpg", "cat/1.jpg", "dog/2.jpg", "notes.txt", "Thumbs.db"]), prefix="a/")
-    assert [(r.path, r.reason, r.label) for r in listing.stray] == [("a/cover.jpg", "is not in a class folder", "")]
-    assert listing.skipped == 2
-    inside = class_folders(Names(["train/cover.jpg", "train/cat/1.jpg", "train/dog/2.jpg"]))
-    assert [r.path for r in inside.stray] == ["train/cover.jpg"]
+def test_images_beside_the_class_folders_are_stray() -> None:
+    listing = read_class_folders(
+        NameStore(["cover.jpg", "cat/1.jpg", "dog/2.jpg", "notes.txt", "Thumbs.db"]), prefix="a/"
+    )
+    assert [(r.path, r.reason, r.label) for r in listing.unusable] == [("a/cover.jpg", "is not in a class folder", "")]
+    assert listing.num_skipped == 2
+    inside = read_class_folders(NameStore(["train/cover.jpg", "train/cat/1.jpg", "train/dog/2.jpg"]))
+    assert [r.path for r in inside.unusable] == ["train/cover.jpg"]
 
 
-def test_pictures_need_no_extension() -> None:
-    assert told(class_folders(Names(["data/cat/0001", "data/dog/0002"]))) == {
+def test_images_need_no_extension() -> None:
+    assert labels_and_splits(read_class_folders(NameStore(["data/cat/0001", "data/dog/0002"]))) == {
         "data/cat/0001": ("cat", None),
         "data/dog/0002": ("dog", None),
     }
 
 
 def test_the_prefix_stands_before_paths_only() -> None:
-    (entry,) = class_folders(Names(["data/cat/1.jpg"]), prefix="a.zip/").entries
-    assert (entry.key, entry.path, entry.label) == ("data/cat/1.jpg", "a.zip/data/cat/1.jpg", "cat")
+    (item,) = read_class_folders(NameStore(["data/cat/1.jpg"]), prefix="a.zip/").items
+    assert (item.key, item.path, item.label) == ("data/cat/1.jpg", "a.zip/data/cat/1.jpg", "cat")
 
 
 def test_parts_beside_other_folders_are_refused() -> None:
     keys = ("train/cat/1.jpg", "test/cat/2.jpg", "extra/cat/3.jpg")
-    message = fault(*keys)
+    message = get_error(*keys)
     assert message.startswith("archive.zip has extra next to test, train: ")
     assert "Rename or move 'extra'" in message
     assert "--allow unexpected-folder" in message
-    assert "'vaild' (did you mean 'valid'?)" in fault(*keys, "vaild/cat/4.jpg")
-    listing = class_folders(Names(keys), options=DataConfig(allow=("unexpected-folder",)))
-    assert told(listing) == {"train/cat/1.jpg": ("cat", "train"), "test/cat/2.jpg": ("cat", "test")}
-    assert remarks(listing) == [("unexpected-folder", "extra", "is next to the splits")]
-    listing = class_folders(Names(keys), options=DataConfig(allow=("split-folders",)))
-    assert {label for label, _ in told(listing).values()} == {"train", "test", "extra"}
+    assert "'vaild' (did you mean 'valid'?)" in get_error(*keys, "vaild/cat/4.jpg")
+    listing = read_class_folders(NameStore(keys), options=DataConfig(allow_findings=("unexpected-folder",)))
+    assert labels_and_splits(listing) == {"train/cat/1.jpg": ("cat", "train"), "test/cat/2.jpg": ("cat", "test")}
+    assert list_notes(listing) == [("unexpected-folder", "extra", "is next to the splits")]
+    listing = read_class_folders(NameStore(keys), options=DataConfig(allow_findings=("split-folders",)))
+    assert {label for label, _ in labels_and_splits(listing).values()} == {"train", "test", "extra"}
 
 
 PAIRS = [
@@ -169,7 +173,7 @@ PAIRS = [
 ]  # fmt: skip
 
 
-def split_of(folder: str) -> str:
+def expected_split(folder: str) -> str:
     return "validation" if re.search("val(id|$)|VAL|dev|Valid", folder) and "eval" not in folder else "test"
 
 
@@ -178,15 +182,17 @@ def split_of(folder: str) -> str:
 def test_splits_are_known_by_their_usual_names(train: str, other: str, inside: str) -> None:
     first, second = (inside.format(folder, folder) for folder in (train, other))
     names = [f"{first}cat/1.jpg", f"{first}dog/2.jpg", f"{second}cat/3.jpg", f"{second}dog/4.jpg"]
-    listing = class_folders(Names(names))
-    splits = dict.fromkeys(names[:2], "train") | dict.fromkeys(names[2:], split_of(other))
-    assert told(listing) == {name: (name.split("/")[-2], splits[name]) for name in names}
-    assert listing.remarks == []
+    listing = read_class_folders(NameStore(names))
+    splits = dict.fromkeys(names[:2], "train") | dict.fromkeys(names[2:], expected_split(other))
+    assert labels_and_splits(listing) == {name: (name.split("/")[-2], splits[name]) for name in names}
+    assert listing.notes == []
 
 
 def test_eval_validates_beside_a_test() -> None:
-    listing = class_folders(Names([f"{split}/{label}/1.jpg" for split in ("train", "eval", "test") for label in "ab"]))
-    assert [e.part for e in listing.entries] == ["validation"] * 2 + ["test"] * 2 + ["train"] * 2
+    listing = read_class_folders(
+        NameStore([f"{split}/{label}/1.jpg" for split in ("train", "eval", "test") for label in "ab"])
+    )
+    assert [e.split for e in listing.items] == ["validation"] * 2 + ["test"] * 2 + ["train"] * 2
 
 
 @pytest.mark.parametrize(
@@ -195,15 +201,15 @@ def test_eval_validates_beside_a_test() -> None:
 @pytest.mark.parametrize("deeper", ["", "a/"], ids=["flat", "deeper"])
 def test_classes_that_sound_like_splits_stay_classes(folders: tuple[str, str], deeper: str) -> None:
     names = [f"{folder}/{deeper}{i}.jpg" for folder in folders for i in range(3)]
-    listing = class_folders(Names(names))
-    assert {(e.label, e.part) for e in listing.entries} == {(folder, None) for folder in folders}
+    listing = read_class_folders(NameStore(names))
+    assert {(e.label, e.split) for e in listing.items} == {(folder, None) for folder in folders}
     warned = [("split-named-class", "test", "read as a class, named like the test split")] if "test" in folders else []
-    assert remarks(listing) == warned
+    assert list_notes(listing) == warned
 
 
 def test_doubtful_folders_are_named_by_their_whole_path() -> None:
     keys = ["data/train/1.png", "data/test/2.png"]
-    assert [r.path for r in class_folders(Names(keys), prefix="a.zip/").remarks] == [
+    assert [r.path for r in read_class_folders(NameStore(keys), prefix="a.zip/").notes] == [
         "a.zip/data/test",
         "a.zip/data/train",
     ]
@@ -212,56 +218,60 @@ def test_doubtful_folders_are_named_by_their_whole_path() -> None:
 @pytest.mark.parametrize(("train", "other"), PAIRS)
 def test_splits_without_labels_are_not_taken_for_two_classes_unasked(train: str, other: str) -> None:
     keys = [f"{train}/1.png", f"{train}/2.png", f"{other}/3.png"]
-    listing = class_folders(Names(keys))
-    assert [r[:2] for r in remarks(listing)] == [("split-folders", top) for top in sorted((train, other))]
-    allowed = class_folders(Names(keys), options=DataConfig(allow=("split-folders",)))
-    assert {e.label for e in allowed.entries} == {train, other}
-    assert allowed.remarks == []
+    listing = read_class_folders(NameStore(keys))
+    assert [r[:2] for r in list_notes(listing)] == [("split-folders", top) for top in sorted((train, other))]
+    allowed = read_class_folders(NameStore(keys), options=DataConfig(allow_findings=("split-folders",)))
+    assert {e.label for e in allowed.items} == {train, other}
+    assert allowed.notes == []
 
 
 def test_folders_that_hold_the_same_folders_look_like_splits() -> None:
     keys = [f"{top}/{label}/{i}.jpg" for top in ("part one", "part two") for label in ("cat", "dog") for i in (1, 2)]
-    assert remarks(class_folders(Names(keys))) == [
+    assert list_notes(read_class_folders(NameStore(keys))) == [
         ("split-folders", top, "has the same folders as the others: cat, dog") for top in ("part one", "part two")
     ]
     for level, labels in ((1, {"part one", "part two"}), (2, {"cat", "dog"}), ("leaf", {"cat", "dog"})):
-        listing = class_folders(Names(keys), options=DataConfig(class_level=level))  # type: ignore[arg-type]
-        assert ({e.label for e in listing.entries}, listing.remarks) == (labels, [])
+        listing = read_class_folders(NameStore(keys), options=DataConfig(class_level=level))  # type: ignore[arg-type]
+        assert ({e.label for e in listing.items}, listing.notes) == (labels, [])
 
 
 def test_images_without_labels_beside_a_labeled_train_are_left_out_and_counted() -> None:
     keys = ["seg_train/seg_train/sea/1.jpg", "seg_train/seg_train/street/2.jpg", "seg_test/seg_test/sea/3.jpg"]
     left_out = ["seg_pred/seg_pred/4.jpg", "seg_pred/seg_pred/5.jpg"]
-    listing = class_folders(Names([*keys, *left_out, "seg_pred/notes.txt"]))
-    assert told(listing) == dict(zip(keys, [("sea", "train"), ("street", "train"), ("sea", "test")], strict=True))
-    assert (listing.unlabeled, listing.passed_over, listing.stray) == (left_out, ["seg_pred/notes.txt"], [])
-    assert remarks(listing) == [("unlabeled", "seg_pred", "2 images")]
-    listing = class_folders(Names(["train/cat/1.jpg", "train/dog/2.jpg", "test/3.jpg"]), prefix="a.zip/")
+    listing = read_class_folders(NameStore([*keys, *left_out, "seg_pred/notes.txt"]))
+    assert labels_and_splits(listing) == dict(
+        zip(keys, [("sea", "train"), ("street", "train"), ("sea", "test")], strict=True)
+    )
+    assert (listing.unlabeled, listing.skipped_files, listing.unusable) == (left_out, ["seg_pred/notes.txt"], [])
+    assert list_notes(listing) == [("unlabeled", "seg_pred", "2 images")]
+    listing = read_class_folders(NameStore(["train/cat/1.jpg", "train/dog/2.jpg", "test/3.jpg"]), prefix="a.zip/")
     assert listing.unlabeled == ["a.zip/test/3.jpg"]
-    assert remarks(listing) == [("unlabeled", "a.zip/test", "1 image")]
+    assert list_notes(listing) == [("unlabeled", "a.zip/test", "1 image")]
 
 
 def test_splits_inside_each_class() -> None:
     keys = [f"{label}/{split}/1.jpg" for label in ("cat", "dog") for split in ("Train", "test")]
-    listing = class_folders(Names(keys))
-    assert told(listing) == {k: (k.split("/")[0], k.split("/")[1].lower()) for k in keys}
-    assert listing.remarks == []
+    listing = read_class_folders(NameStore(keys))
+    assert labels_and_splits(listing) == {k: (k.split("/")[0], k.split("/")[1].lower()) for k in keys}
+    assert listing.notes == []
 
 
 @pytest.mark.parametrize("split", ["", "train/"])
 def test_images_and_their_masks_are_no_two_classes(split: str) -> None:
     keys = [f"{split}{folder}/{i}.png" for folder in ("Images", "masks") for i in range(2)]
-    assert [r[:2] for r in remarks(class_folders(Names(keys)))] == [
+    assert [r[:2] for r in list_notes(read_class_folders(NameStore(keys)))] == [
         ("mask-folders", f"{split}Images"), ("mask-folders", f"{split}masks"),
     ]  # fmt: skip
-    assert class_folders(Names(keys), options=DataConfig(allow=("mask-folders",))).remarks == []
-    assert class_folders(Names(["masks/1.jpg", "hats/2.jpg"])).remarks == []
+    assert read_class_folders(NameStore(keys), options=DataConfig(allow_findings=("mask-folders",))).notes == []
+    assert read_class_folders(NameStore(["masks/1.jpg", "hats/2.jpg"])).notes == []
 
 
 def test_a_labeled_training_split_beside_a_flat_validation() -> None:
-    listing = class_folders(Names(["Train/cat/1.jpg", "Train/dog/2.jpg", "Validation/3.jpg", "Validation/4.jpg"]))
-    assert {(e.label, e.part) for e in listing.entries} == {("cat", "train"), ("dog", "train")}
-    assert remarks(listing) == [("unlabeled", "Validation", "2 images")]
+    listing = read_class_folders(
+        NameStore(["Train/cat/1.jpg", "Train/dog/2.jpg", "Validation/3.jpg", "Validation/4.jpg"])
+    )
+    assert {(e.label, e.split) for e in listing.items} == {("cat", "train"), ("dog", "train")}
+    assert list_notes(listing) == [("unlabeled", "Validation", "2 images")]
 
 
 # Levels of classes.
@@ -272,20 +282,20 @@ NESTED = ["animal/cat/1.jpg", "animal/dog/2.jpg", "plant/tree/oak/3.jpg", "plant
 @pytest.mark.parametrize("split", ["", "train/"])
 def test_the_level_of_the_classes_can_be_said(split: str) -> None:
     keys = [split + key for key in NESTED]
-    listing = class_folders(Names(keys))
-    assert [e.label for e in listing.entries] == ["animal", "animal", "plant", "plant", "plant"]
-    assert remarks(listing) == [
+    listing = read_class_folders(NameStore(keys))
+    assert [e.label for e in listing.items] == ["animal", "animal", "plant", "plant", "plant"]
+    assert list_notes(listing) == [
         ("nested-classes", f"{split}animal", "one class with the subfolders cat, dog"),
         ("nested-classes", f"{split}plant", "one class with the subfolders moss, tree"),
     ]
-    leaf = class_folders(Names(keys), options=DataConfig(class_level="leaf"))
-    assert [e.label for e in leaf.entries] == ["cat", "dog", "moss", "moss", "oak"]
-    second = class_folders(Names(keys), options=DataConfig(class_level=2))
-    assert [e.label for e in second.entries] == ["cat", "dog", "moss", "moss", "tree"]
-    third = class_folders(Names(keys), options=DataConfig(class_level=3))
-    assert [e.label for e in third.entries] == ["oak"]
-    assert {r.reason for r in third.stray} == {"is above the level of the class folders"}
-    assert [listing.remarks for listing in (leaf, second, third)] == [[], [], []]
+    leaf = read_class_folders(NameStore(keys), options=DataConfig(class_level="leaf"))
+    assert [e.label for e in leaf.items] == ["cat", "dog", "moss", "moss", "oak"]
+    second = read_class_folders(NameStore(keys), options=DataConfig(class_level=2))
+    assert [e.label for e in second.items] == ["cat", "dog", "moss", "moss", "tree"]
+    third = read_class_folders(NameStore(keys), options=DataConfig(class_level=3))
+    assert [e.label for e in third.items] == ["oak"]
+    assert {r.reason for r in third.unusable} == {"is above the level of the class folders"}
+    assert [listing.notes for listing in (leaf, second, third)] == [[], [], []]
 
 
 # Labels in file names.
@@ -296,20 +306,20 @@ def test_the_level_of_the_classes_can_be_said(split: str) -> None:
 def test_names_that_say_classes_unmistakably_are_taken(name: str, folder: str) -> None:
     labels = ("cat", "great_pyrenees", "猫")
     keys = [folder + name.format(label, i) for label in labels for i in range(3)]
-    listing = class_folders(Names([*keys, "README.md"]))
-    assert {e.label for e in listing.entries} == set(labels)
-    assert [(r.kind, r.path) for r in listing.remarks] == [("labels-from-names", label) for label in labels]
-    assert (listing.stray, listing.passed_over) == ([], ["README.md"])
+    listing = read_class_folders(NameStore([*keys, "README.md"]))
+    assert {e.label for e in listing.items} == set(labels)
+    assert [(r.kind, r.path) for r in listing.notes] == [("labels-from-names", label) for label in labels]
+    assert (listing.unusable, listing.skipped_files) == ([], ["README.md"])
 
 
 def test_kaggle_gives_flat_splits_with_labels_in_names_of_the_first() -> None:
     train = [f"train/{label}.{i}.png" for label in ("cat", "dog") for i in range(3)]
-    listing = class_folders(Names([*train, "test/0.png", "test/1.png"]))
-    assert told(listing) == {key: (key[6:9], "train") for key in train}
-    assert remarks(listing)[0] == ("unlabeled", "test", "2 images")
+    listing = read_class_folders(NameStore([*train, "test/0.png", "test/1.png"]))
+    assert labels_and_splits(listing) == {key: (key[6:9], "train") for key in train}
+    assert list_notes(listing)[0] == ("unlabeled", "test", "2 images")
     assert listing.unlabeled == ["test/0.png", "test/1.png"]
-    both = class_folders(Names([*train, "val/cat.9.png", "val/dog.9.png"]))
-    assert {e.part for e in both.entries} == {"train", "validation"}
+    both = read_class_folders(NameStore([*train, "val/cat.9.png", "val/dog.9.png"]))
+    assert {e.split for e in both.items} == {"train", "validation"}
 
 
 @pytest.mark.parametrize(
@@ -326,9 +336,9 @@ def test_kaggle_gives_flat_splits_with_labels_in_names_of_the_first() -> None:
     ids=["cameras", "patients", "splits", "single", "other", "one class", "numbers"],
 )
 def test_names_that_may_say_something_else_are_not_taken(names: list[str]) -> None:
-    listing = class_folders(Names(names))
-    assert listing.entries == []
-    assert [r.reason for r in listing.stray] == ["is not in a class folder"] * len(names)
+    listing = read_class_folders(NameStore(names))
+    assert listing.items == []
+    assert [r.reason for r in listing.unusable] == ["is not in a class folder"] * len(names)
 
 
 @pytest.mark.parametrize(
@@ -342,21 +352,21 @@ def test_names_that_may_say_something_else_are_not_taken(names: list[str]) -> No
 )
 def test_a_pattern_finds_the_label(pattern: str, labels: list[str]) -> None:
     keys = ["x/a/cat_1.jpg", "x/a/dog_2.jpg", "x/b/dog_3.jpg"]
-    listing = class_folders(Names(keys), options=DataConfig(label_pattern=pattern))
-    assert [e.label for e in listing.entries] == labels
-    assert {r.kind for r in listing.remarks} == {"labels-from-names"}
+    listing = read_class_folders(NameStore(keys), options=DataConfig(label_pattern=pattern))
+    assert [e.label for e in listing.items] == labels
+    assert {r.kind for r in listing.notes} == {"labels-from-names"}
 
 
 def test_a_pattern_says_what_it_does_not_find() -> None:
     options = DataConfig(label_pattern=r"(?P<label>[a-z]+)_")
-    listing = class_folders(Names(["cat_1.jpg", "2.jpg", "train.txt"]), options=options)
-    assert [e.path for e in listing.entries] == ["cat_1.jpg"]
-    assert [(r.path, r.reason) for r in listing.stray] == [("2.jpg", "has no label in its name")]
+    listing = read_class_folders(NameStore(["cat_1.jpg", "2.jpg", "train.txt"]), options=options)
+    assert [e.path for e in listing.items] == ["cat_1.jpg"]
+    assert [(r.path, r.reason) for r in listing.unusable] == [("2.jpg", "has no label in its name")]
     with pytest.raises(DataError, match=r"matches none of the 2 images in archive.zip, the first of which is a/1.jpg"):
-        class_folders(Names(["a/1.jpg", "b/2.jpg"]), options=options)
+        read_class_folders(NameStore(["a/1.jpg", "b/2.jpg"]), options=options)
     for wrong, message in (("(", "is not a regular expression"), ("[a-z]+", "has no group named label")):
         with pytest.raises(ConfigError, match=message):
-            class_folders(Names(["cat_1.jpg"]), options=DataConfig(label_pattern=wrong))
+            read_class_folders(NameStore(["cat_1.jpg"]), options=DataConfig(label_pattern=wrong))
 
 
 SEGMENTS = st.sampled_from(
@@ -370,9 +380,9 @@ PATHS = st.tuples(st.lists(SEGMENTS, max_size=4), FILE_NAMES).map(lambda t: "/".
 @given(st.lists(PATHS, unique=True, max_size=8))
 def test_every_file_is_accounted_for(keys: list[str]) -> None:
     try:
-        listing = class_folders(Names(keys))
+        listing = read_class_folders(NameStore(keys))
     except DataError:
         return
-    assert len(listing.entries) + len(listing.stray) + len(listing.unlabeled) + listing.skipped == len(keys)
-    assert all(e.label in e.path.split("/")[:-1] for e in listing.entries)
-    assert not any(is_hidden(e.path) for e in listing.entries)
+    assert len(listing.items) + len(listing.unusable) + len(listing.unlabeled) + listing.num_skipped == len(keys)
+    assert all(e.label in e.path.split("/")[:-1] for e in listing.items)
+    assert not any(is_hidden(e.path) for e in listing.items)

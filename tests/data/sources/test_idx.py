@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sightline.data.sources.idx import idx_files, is_idx
+from sightline.data.sources.idx import is_idx, read_idx_files
 from sightline.errors import DataError
 
 
-def idx(array: NDArray[np.uint8]) -> bytes:
+def encode_idx(array: NDArray[np.uint8]) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-def idx_pair(folder: Path, stem: str = "train", count: int = 12, end: str = "") -> tuple[Path, Path]:
+def write_idx_pair(folder: Path, stem: str = "train", count: int = 12, end: str = "") -> tuple[Path, Path]:
     paths = folder / f"{stem}-images-idx3-ubyte{end}", folder / f"{stem}-labels-idx1-ubyte{end}"
     pixels = np.arange(count * 20).astype(np.uint8).reshape(count, 5, 4)
     for path, array in zip(paths, (pixels, np.arange(count, dtype=np.uint8)), strict=True):
-        path.write_bytes(gzip.compress(idx(array)) if end else idx(array))
+        path.write_bytes(gzip.compress(encode_idx(array)) if end else encode_idx(array))
     return paths
 
 
@@ -30,19 +30,19 @@ def idx_pair(folder: Path, stem: str = "train", count: int = 12, end: str = "") 
 @pytest.mark.parametrize(
     ("stem", "part"), [("train", "train"), ("t10k", "test"), ("test", "test"), ("emnist-letters", None)]
 )
-def test_idx_pictures_find_their_labels(tmp_path: Path, stem: str, part: str | None, end: str) -> None:
-    pictures, _ = idx_pair(tmp_path, stem, end=end)
-    entries = idx_files([pictures]).entries
-    assert [e.label for e in entries] == [f"{i:02}" for i in range(12)]
-    assert {e.part for e in entries} == {part}
-    np.testing.assert_array_equal(entries[3].store.read(entries[3].key), np.arange(60, 80).reshape(5, 4))
-    assert entries[3].path == f"{pictures.name}[3]"
+def test_idx_images_find_their_labels(tmp_path: Path, stem: str, part: str | None, end: str) -> None:
+    images, _ = write_idx_pair(tmp_path, stem, end=end)
+    items = read_idx_files([images]).items
+    assert [e.label for e in items] == [f"{i:02}" for i in range(12)]
+    assert {e.split for e in items} == {part}
+    np.testing.assert_array_equal(items[3].store.read(items[3].key), np.arange(60, 80).reshape(5, 4))
+    assert items[3].path == f"{images.name}[3]"
 
 
 def test_idx_names_with_a_dot(tmp_path: Path) -> None:
-    for path in idx_pair(tmp_path):
+    for path in write_idx_pair(tmp_path):
         path.rename(path.with_name(path.name.replace("-idx", ".idx")))
-    assert len(idx_files([tmp_path / "train-images.idx3-ubyte"]).entries) == 12
+    assert len(read_idx_files([tmp_path / "train-images.idx3-ubyte"]).items) == 12
 
 
 @pytest.mark.parametrize(
@@ -59,23 +59,23 @@ def test_idx_files_are_known_by_name(name: str, is_one: bool) -> None:
 
 
 def test_idx_labels_alone_are_refused(tmp_path: Path) -> None:
-    _, labels = idx_pair(tmp_path)
+    _, labels = write_idx_pair(tmp_path)
     with pytest.raises(DataError, match=r"train-labels-idx1-ubyte holds labels but no images: also pass the idx3 file"):
-        idx_files([labels])
+        read_idx_files([labels])
 
 
-def test_idx_pictures_without_labels_are_refused(tmp_path: Path) -> None:
-    pictures, labels = idx_pair(tmp_path)
+def test_idx_images_without_labels_are_refused(tmp_path: Path) -> None:
+    images, labels = write_idx_pair(tmp_path)
     labels.unlink()
     with pytest.raises(DataError, match=r"has no labels: expected train-labels-idx1-ubyte next to it\."):
-        idx_files([pictures])
+        read_idx_files([images])
 
 
 def test_idx_counts_that_differ_are_named(tmp_path: Path) -> None:
-    pictures, labels = idx_pair(tmp_path)
-    labels.write_bytes(idx(np.zeros(11, np.uint8)))
+    images, labels = write_idx_pair(tmp_path)
+    labels.write_bytes(encode_idx(np.zeros(11, np.uint8)))
     with pytest.raises(DataError, match=r"holds 12 images but train-labels-idx1-ubyte 11 labels"):
-        idx_files([pictures])
+        read_idx_files([images])
 
 
 @pytest.mark.parametrize(
@@ -84,17 +84,17 @@ def test_idx_counts_that_differ_are_named(tmp_path: Path) -> None:
         (b"", ""),
         (b"\0\0\x08", ""),
         (b"\0\0\x08\x03\0\0\0\1", ""),
-        (idx(np.zeros((12, 5, 4), np.uint8))[:-1], ""),
-        (idx(np.zeros((12, 5, 4), np.uint8)) + b"\0", ""),
-        (idx(np.zeros((12, 20), np.uint8)), ""),
-        (idx(np.zeros((12, 5, 4), np.uint8)).replace(b"\x08", b"\x0d", 1), ""),  # floats
+        (encode_idx(np.zeros((12, 5, 4), np.uint8))[:-1], ""),
+        (encode_idx(np.zeros((12, 5, 4), np.uint8)) + b"\0", ""),
+        (encode_idx(np.zeros((12, 20), np.uint8)), ""),
+        (encode_idx(np.zeros((12, 5, 4), np.uint8)).replace(b"\x08", b"\x0d", 1), ""),  # floats
         (b"no gzip at all", ".gz"),
-        (gzip.compress(idx(np.zeros((12, 5, 4), np.uint8)))[:-9], ".gz"),
+        (gzip.compress(encode_idx(np.zeros((12, 5, 4), np.uint8)))[:-9], ".gz"),
     ],
     ids=["empty", "header", "sizes", "short", "long", "rank", "kind", "not gz", "cut gz"],
 )
 def test_idx_damage_is_told(tmp_path: Path, content: bytes, end: str) -> None:
-    pictures, _ = idx_pair(tmp_path, end=end)
-    pictures.write_bytes(content)
-    with pytest.raises(DataError, match=f"{pictures.name} (is not an idx file of 3-dim|cannot be read as an idx file)"):
-        idx_files([pictures])
+    images, _ = write_idx_pair(tmp_path, end=end)
+    images.write_bytes(content)
+    with pytest.raises(DataError, match=f"{images.name} (is not an idx file of 3-dim|cannot be read as an idx file)"):
+        read_idx_files([images])

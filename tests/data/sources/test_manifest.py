@@ -12,44 +12,46 @@ from typing import Any
 
 import pytest
 
-from pictures import png, write, write_zip
-from sightline.config import ColumnsConfig, DataConfig, resolve
-from sightline.data.index import index
-from sightline.data.sources.listing import Listing
-from sightline.data.sources.manifest import manifest
+from sightline.config import ColumnsConfig, DataConfig, resolve_config
+from sightline.data.indexing import build_index
+from sightline.data.sources.listing import SourceListing
+from sightline.data.sources.manifest import read_manifest
 from sightline.errors import ConfigError, DataError
+from synthetic_images import encode_png, write_files, write_zip
 
 BOTH = {"1.jpg": ("cat", None), "2.jpg": ("dog", None)}
 
 
-def told(listing: Listing) -> dict[str, tuple[str, str | None]]:
-    return {e.path: (e.label, e.part) for e in listing.entries}
+def labels_and_splits(listing: SourceListing) -> dict[str, tuple[str, str | None]]:
+    return {e.path: (e.label, e.split) for e in listing.items}
 
 
-def remarks(listing: Listing) -> list[tuple[str, str, str]]:
-    return [(r.kind, r.path, r.reason) for r in listing.remarks]
+def list_notes(listing: SourceListing) -> list[tuple[str, str, str]]:
+    return [(r.kind, r.path, r.reason) for r in listing.notes]
 
 
-def table(folder: Path, text: str, encoding: str = "utf-8", name: str = "list.csv", files: Sequence[str] = ()) -> Path:
+def write_table(
+    folder: Path, text: str, encoding: str = "utf-8", name: str = "list.csv", files: Sequence[str] = ()
+) -> Path:
     """Write a table, and an image for each name in `files`."""
-    write(folder, {file: png(i) for i, file in enumerate(files or ("1.jpg", "2.jpg"))})
+    write_files(folder, {file: encode_png(i) for i, file in enumerate(files or ("1.jpg", "2.jpg"))})
     path = folder / name
     path.write_bytes(text.encode(encoding))
     return path
 
 
-def json_table(folder: Path, value: Any, name: str = "list.json", files: Sequence[str] = ()) -> Path:
-    return table(folder, json.dumps(value, ensure_ascii=False), name=name, files=files)
+def write_json_table(folder: Path, value: Any, name: str = "list.json", files: Sequence[str] = ()) -> Path:
+    return write_table(folder, json.dumps(value, ensure_ascii=False), name=name, files=files)
 
 
-def jsonl_table(folder: Path, *rows: Any, end: str = "\n", files: Sequence[str] = ()) -> Path:
+def write_jsonl_table(folder: Path, *rows: Any, end: str = "\n", files: Sequence[str] = ()) -> Path:
     text = "".join(json.dumps(row, ensure_ascii=False) + end for row in rows)
-    return table(folder, text, name="list.jsonl", files=files)
+    return write_table(folder, text, name="list.jsonl", files=files)
 
 
-def fault(path: Path, options: DataConfig = DataConfig()) -> str:  # noqa: B008  # frozen
+def get_error(path: Path, options: DataConfig = DataConfig()) -> str:  # noqa: B008  # frozen
     with pytest.raises(DataError) as caught:
-        manifest(path, options)
+        read_manifest(path, options)
     return str(caught.value)
 
 
@@ -58,17 +60,17 @@ def fault(path: Path, options: DataConfig = DataConfig()) -> str:  # noqa: B008 
 def test_a_csv_with_further_columns(tmp_path: Path, bom: str, end: str) -> None:
     lines = ["camera,path,label,split", "A,1.jpg,cat,train", ",猫/2.jpg,dog,Val", '"B, C","a ""b"".jpg",dog,TEST', ""]
     files = ["1.jpg", "猫/2.jpg", 'a "b".jpg']
-    first, second, third = manifest(table(tmp_path, bom + end.join(lines), files=files)).entries
-    assert (first.key, first.path, first.label, first.part) == ("1.jpg", "1.jpg", "cat", "train")
-    assert (second.key, second.label, second.part) == ("猫/2.jpg", "dog", "validation")
-    assert (third.key, third.part) == ('a "b".jpg', "test")
+    first, second, third = read_manifest(write_table(tmp_path, bom + end.join(lines), files=files)).items
+    assert (first.key, first.path, first.label, first.split) == ("1.jpg", "1.jpg", "cat", "train")
+    assert (second.key, second.label, second.split) == ("猫/2.jpg", "dog", "validation")
+    assert (third.key, third.split) == ('a "b".jpg', "test")
     assert [e.extra for e in (first, second, third)] == [{"camera": "A"}, {"camera": ""}, {"camera": "B, C"}]
 
 
 def test_a_csv_without_splits_and_with_ragged_rows(tmp_path: Path) -> None:
-    listing = manifest(table(tmp_path, "path,label,site\n1.jpg,cat\n\n2.jpg,dog,x,y,z\n"))
-    assert told(listing) == BOTH
-    assert [e.extra for e in listing.entries] == [{"site": ""}, {"site": "x"}]
+    listing = read_manifest(write_table(tmp_path, "path,label,site\n1.jpg,cat\n\n2.jpg,dog,x,y,z\n"))
+    assert labels_and_splits(listing) == BOTH
+    assert [e.extra for e in listing.items] == [{"site": ""}, {"site": "x"}]
 
 
 PATH_COLUMNS = [
@@ -93,28 +95,33 @@ SPLIT_COLUMNS = ["split", "set", "subset", "partition", "Usage"]
 def test_columns_are_known_by_their_usual_names(tmp_path: Path, path_column: str, label_column: str) -> None:
     for split in SPLIT_COLUMNS:
         text = f"site,{path_column},{split},{label_column}\nx,1.jpg,Training,cat\ny,2.jpg,PublicTest,dog\n"
-        listing = manifest(table(tmp_path, text))
-        assert told(listing) == {"1.jpg": ("cat", "train"), "2.jpg": ("dog", "test")}
-        assert [e.extra for e in listing.entries] == [{"site": "x"}, {"site": "y"}]
+        listing = read_manifest(write_table(tmp_path, text))
+        assert labels_and_splits(listing) == {"1.jpg": ("cat", "train"), "2.jpg": ("dog", "test")}
+        assert [e.extra for e in listing.items] == [{"site": "x"}, {"site": "y"}]
 
 
 def test_of_several_columns_the_one_that_names_files_is_taken(tmp_path: Path) -> None:
     text = "id,name,class\n17,1.jpg,cat\n18,2.jpg,dog\n"
-    assert told(manifest(table(tmp_path, text))) == BOTH
+    assert labels_and_splits(read_manifest(write_table(tmp_path, text))) == BOTH
     text = "image,image_id,label\nsunset over sea,1,cat\nrain,2,dog\n"
-    assert told(manifest(table(tmp_path, text))) == BOTH
+    assert labels_and_splits(read_manifest(write_table(tmp_path, text))) == BOTH
 
 
 def test_a_column_that_holds_files_is_taken_whatever_its_name(tmp_path: Path) -> None:
-    assert told(manifest(table(tmp_path, "Nr,Foto,label\n1,1.jpg,cat\n2,2.jpg,dog\n"))) == BOTH
-    assert told(manifest(table(tmp_path, "id,Foto,label\n17,1.jpg,cat\n18,2.jpg,dog\n"))) == BOTH
+    assert labels_and_splits(read_manifest(write_table(tmp_path, "Nr,Foto,label\n1,1.jpg,cat\n2,2.jpg,dog\n"))) == BOTH
+    assert (
+        labels_and_splits(read_manifest(write_table(tmp_path, "id,Foto,label\n17,1.jpg,cat\n18,2.jpg,dog\n"))) == BOTH
+    )
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
     text = "Bild;Art;Teil;label\n1.jpg;cat;train;x\n2.jpg;dog;test;x\n"
     options = DataConfig(columns=ColumnsConfig(path="bild", label="Art", split="Teil"))
-    assert told(manifest(table(tmp_path, text), options)) == {"1.jpg": ("cat", "train"), "2.jpg": ("dog", "test")}
-    message = fault(table(tmp_path, text), DataConfig(columns=ColumnsConfig(label="species")))
+    assert labels_and_splits(read_manifest(write_table(tmp_path, text), options)) == {
+        "1.jpg": ("cat", "train"),
+        "2.jpg": ("dog", "test"),
+    }
+    message = get_error(write_table(tmp_path, text), DataConfig(columns=ColumnsConfig(label="species")))
     assert message.endswith(
         "list.csv has no column 'species' for data.columns.label: its columns are Bild, Art, Teil, label."
     )
@@ -126,113 +133,116 @@ def test_any_separator_with_or_without_a_header(tmp_path: Path, name: str, separ
     rows = [["1.jpg", "cat"], ["2.jpg", "dog"]]
     for lines in ([["path", "label"], *rows], rows, [list(reversed(row)) for row in rows]):
         text = "\n".join(separator.join(line) for line in lines)
-        assert told(manifest(table(tmp_path, text, name=name))) == BOTH
+        assert labels_and_splits(read_manifest(write_table(tmp_path, text, name=name))) == BOTH
     three = "\n".join(separator.join(row) for row in (["1.jpg", "train", "cat"], ["2.jpg", "test", "dog"]))
-    assert told(manifest(table(tmp_path, three, name=name))) == {"1.jpg": ("cat", "train"), "2.jpg": ("dog", "test")}
+    assert labels_and_splits(read_manifest(write_table(tmp_path, three, name=name))) == {
+        "1.jpg": ("cat", "train"),
+        "2.jpg": ("dog", "test"),
+    }
 
 
 def test_columns_without_a_header_are_numbered(tmp_path: Path) -> None:
     text = "1.jpg,cat,north\n2.jpg,dog,south\n"
-    message = fault(table(tmp_path, text))
+    message = get_error(write_table(tmp_path, text))
     assert "list.csv has no recognized column for the labels: it has no header, so its columns" in message
     assert "numbered 1, 2, 3 (the first row: 1.jpg, cat, north). Name it with --column label=NAME" in message
-    listing = manifest(table(tmp_path, text), DataConfig(columns=ColumnsConfig(label="2")))
-    assert told(listing) == BOTH
-    assert listing.entries[0].extra == {"3": "north"}
+    listing = read_manifest(write_table(tmp_path, text), DataConfig(columns=ColumnsConfig(label="2")))
+    assert labels_and_splits(listing) == BOTH
+    assert listing.items[0].extra == {"3": "north"}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "gbk", "gb18030"])
 def test_encodings(tmp_path: Path, encoding: str) -> None:
     text = "文件,path,label\n甲,图片一.jpg,花猫\n乙,2.jpg,大黄狗\n"
-    listing = manifest(table(tmp_path, text, encoding, files=["图片一.jpg", "2.jpg"]))
-    assert told(listing) == {"图片一.jpg": ("花猫", None), "2.jpg": ("大黄狗", None)}
+    listing = read_manifest(write_table(tmp_path, text, encoding, files=["图片一.jpg", "2.jpg"]))
+    assert labels_and_splits(listing) == {"图片一.jpg": ("花猫", None), "2.jpg": ("大黄狗", None)}
 
 
 @pytest.mark.parametrize("text", ["path,label\né.jpg,cat", "path,label\n1.jpg,éclair\n2.jpg,pâté"])
 def test_another_encoding_is_refused(tmp_path: Path, text: str) -> None:
-    message = fault(table(tmp_path, text, "latin-1"))
+    message = get_error(write_table(tmp_path, text, "latin-1"))
     assert "list.csv cannot be read as text: it is neither UTF-8, UTF-16 nor GBK" in message
 
 
 def test_comments_and_spaces_are_forgiven(tmp_path: Path) -> None:
     text = "# made by hand\n path , label \n# the first\n 1.jpg , cat \n\n2.jpg,  dog  \n"
-    assert told(manifest(table(tmp_path, text))) == BOTH
-    assert told(manifest(table(tmp_path, "# path,label\n1.jpg,cat\n#\n2.jpg,dog"))) == BOTH
+    assert labels_and_splits(read_manifest(write_table(tmp_path, text))) == BOTH
+    assert labels_and_splits(read_manifest(write_table(tmp_path, "# path,label\n1.jpg,cat\n#\n2.jpg,dog"))) == BOTH
 
 
 def test_backslashes_and_names_without_extension(tmp_path: Path) -> None:
     files = ["all images/a/0001.JPG", "all images/b/0002.png"]
     for first, second in (("all images\\a\\0001.JPG", "all images/b/0002.png"), ("0001", "0002.PNG"), ("a0", "a1")):
         rows = f"path,label\n{first},cat\n{second},dog\n"
-        path = table(tmp_path, rows, files=files if first != "a0" else ["a0", "a1"])
-        assert [e.label for e in manifest(path).entries] == ["cat", "dog"]
-    path = table(tmp_path / "lists", "id,breed\n0001,cat\n0002,dog\n", files=["notes.txt"])
-    message = fault(path)
+        path = write_table(tmp_path, rows, files=files if first != "a0" else ["a0", "a1"])
+        assert [e.label for e in read_manifest(path).items] == ["cat", "dog"]
+    path = write_table(tmp_path / "lists", "id,breed\n0001,cat\n0002,dog\n", files=["notes.txt"])
+    message = get_error(path)
     assert message.startswith(f"None of the 2 files that {path} lists in column 'id' exists: looked for 0001 in")
     assert "--set data.root=FOLDER" in message
-    listing = manifest(path, DataConfig(root=str(tmp_path)))
-    assert told(listing) == {files[0]: ("cat", None), files[1]: ("dog", None)}
-    assert "not a folder" in fault(path, DataConfig(root=str(tmp_path / "gone")))
+    listing = read_manifest(path, DataConfig(root=str(tmp_path)))
+    assert labels_and_splits(listing) == {files[0]: ("cat", None), files[1]: ("dog", None)}
+    assert "not a folder" in get_error(path, DataConfig(root=str(tmp_path / "gone")))
 
 
 @pytest.mark.parametrize("root", ["/home/somebody/data/", "C:\\Users\\me\\data\\"])
 def test_absolute_paths_of_another_machine_are_found_by_their_ends(tmp_path: Path, root: str) -> None:
-    path = table(
+    path = write_table(
         tmp_path, f"path,label\n{root}a/1.jpg,cat\n{root}2.jpg,dog\n{root}3.jpg,dog\n", files=["a/1.jpg", "2.jpg"]
     )
-    listing = manifest(path)
-    assert told(listing) == {"a/1.jpg": ("cat", None), "2.jpg": ("dog", None)}
-    assert [kind for kind, *_ in remarks(listing)] == ["missing-files"]
+    listing = read_manifest(path)
+    assert labels_and_splits(listing) == {"a/1.jpg": ("cat", None), "2.jpg": ("dog", None)}
+    assert [kind for kind, *_ in list_notes(listing)] == ["missing-files"]
 
 
 def test_a_name_that_two_files_bear_is_missing_rather_than_guessed(tmp_path: Path) -> None:
-    path = table(tmp_path, "id,label\n1,cat\n2,dog\n", files=["a/1.jpg", "b/1.jpg", "b/2.jpg"])
-    listing = manifest(path)
-    assert told(listing) == {"b/2.jpg": ("dog", None)}
-    assert remarks(listing) == [("missing-files", "1", "line 2")]
+    path = write_table(tmp_path, "id,label\n1,cat\n2,dog\n", files=["a/1.jpg", "b/1.jpg", "b/2.jpg"])
+    listing = read_manifest(path)
+    assert labels_and_splits(listing) == {"b/2.jpg": ("dog", None)}
+    assert list_notes(listing) == [("missing-files", "1", "line 2")]
 
 
 def test_paths_are_relative_to_the_manifest(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(b"meow")
     for name in ("../1.jpg", str(tmp_path / "1.jpg")):
-        (entry,) = manifest(table(tmp_path / "lists", f"path,label\n{name},cat\n", files=["x.jpg"])).entries
-        assert entry.store.read(entry.key) == b"meow"
+        (item,) = read_manifest(write_table(tmp_path / "lists", f"path,label\n{name},cat\n", files=["x.jpg"])).items
+        assert item.store.read(item.key) == b"meow"
 
 
 def test_one_hot_columns(tmp_path: Path) -> None:
     text = "image,cat,dog,emu,age\n1,1.0,0.0,0.0,7\n2,0,1,0,8\n3,0,0,0,9\n"
-    listing = manifest(table(tmp_path, text, files=["1.jpg", "2.jpg", "3.jpg"]))
-    assert told(listing) == {"1.jpg": ("cat", None), "2.jpg": ("dog", None)}
-    assert [e.extra for e in listing.entries] == [{"age": "7"}, {"age": "8"}]
-    assert remarks(listing) == [("empty-labels", "3.jpg", "line 4")]
-    message = fault(table(tmp_path, text.replace("2,0,1,0", "2,1,1,0")))
+    listing = read_manifest(write_table(tmp_path, text, files=["1.jpg", "2.jpg", "3.jpg"]))
+    assert labels_and_splits(listing) == {"1.jpg": ("cat", None), "2.jpg": ("dog", None)}
+    assert [e.extra for e in listing.items] == [{"age": "7"}, {"age": "8"}]
+    assert list_notes(listing) == [("empty-labels", "3.jpg", "line 4")]
+    message = get_error(write_table(tmp_path, text.replace("2,0,1,0", "2,1,1,0")))
     assert "line 3: the one-hot columns give 2 several labels (cat, dog)" in message
 
 
 def test_rows_without_label_or_file_are_left_out_and_listed(tmp_path: Path) -> None:
     text = "path,label\n1.jpg,cat\n3.jpg,cat\n2.jpg,\n2.jpg,dog\n,dog\n4.jpg,emu\n"
-    listing = manifest(table(tmp_path, text))
-    assert told(listing) == BOTH
-    assert remarks(listing) == [
+    listing = read_manifest(write_table(tmp_path, text))
+    assert labels_and_splits(listing) == BOTH
+    assert list_notes(listing) == [
         ("missing-files", "3.jpg", "line 3"), ("empty-labels", "2.jpg", "line 4"), ("empty-labels", "line 6", "line 6"),
         ("missing-files", "4.jpg", "line 7"),
     ]  # fmt: skip
-    assert [r.path for r in listing.stray] == ["3.jpg", "2.jpg", "line 6", "4.jpg"]
-    assert "has 1 row but no label in column 'label'" in fault(table(tmp_path, "path,label\n1.jpg,\n"))
+    assert [r.path for r in listing.unusable] == ["3.jpg", "2.jpg", "line 6", "4.jpg"]
+    assert "has 1 row but no label in column 'label'" in get_error(write_table(tmp_path, "path,label\n1.jpg,\n"))
 
 
 def test_labels_are_composed_and_stripped_and_whole_numbers_are_one_class(tmp_path: Path) -> None:
     files = ["1.jpg", "2.jpg", "3.jpg"]
-    decomposed = table(tmp_path, "path,label\n1.jpg,e\u0301te\u0301\n2.jpg, été \n3.jpg,dog\n", files=files)
-    assert [e.label for e in manifest(decomposed).entries] == ["été", "été", "dog"]
+    decomposed = write_table(tmp_path, "path,label\n1.jpg,e\u0301te\u0301\n2.jpg, été \n3.jpg,dog\n", files=files)
+    assert [e.label for e in read_manifest(decomposed).items] == ["été", "été", "dog"]
     rows = [{"path": file, "label": label} for file, label in zip(files, (1, 1.0, "1"), strict=True)]
-    assert [e.label for e in manifest(json_table(tmp_path, rows, files=files)).entries] == ["1", "1", "1"]
-    assert [e.label for e in manifest(jsonl_table(tmp_path, *rows, files=files)).entries] == ["1", "1", "1"]
-    numbers = table(tmp_path, "path,label\n1.jpg,1.0\n2.jpg,2.0\n3.jpg,1.0\n", files=files)
-    assert [e.label for e in manifest(numbers).entries] == ["1", "2", "1"]
+    assert [e.label for e in read_manifest(write_json_table(tmp_path, rows, files=files)).items] == ["1", "1", "1"]
+    assert [e.label for e in read_manifest(write_jsonl_table(tmp_path, *rows, files=files)).items] == ["1", "1", "1"]
+    numbers = write_table(tmp_path, "path,label\n1.jpg,1.0\n2.jpg,2.0\n3.jpg,1.0\n", files=files)
+    assert [e.label for e in read_manifest(numbers).items] == ["1", "2", "1"]
     for kept in (["01", "1", "2"], ["1.5", "1.0", "2.0"]):
         text = "path,label\n" + "".join(f"{f},{label}\n" for f, label in zip(files, kept, strict=True))
-        assert [e.label for e in manifest(table(tmp_path, text, files=files)).entries] == kept
+        assert [e.label for e in read_manifest(write_table(tmp_path, text, files=files)).items] == kept
 
 
 # JSON.
@@ -245,9 +255,9 @@ def test_json_lines(tmp_path: Path) -> None:
     ]
     files = ["1.jpg", "a\u2028b.jpg"]
     for end in ("\n", "\r\n", "\n\n"):
-        first, second = manifest(jsonl_table(tmp_path, *rows, end=end, files=files)).entries
-        assert (first.key, first.label, first.part, first.extra) == ("1.jpg", "cat", "train", {})
-        assert (second.key, second.label, second.part) == ("a\u2028b.jpg", "3", None)
+        first, second = read_manifest(write_jsonl_table(tmp_path, *rows, end=end, files=files)).items
+        assert (first.key, first.label, first.split, first.extra) == ("1.jpg", "cat", "train", {})
+        assert (second.key, second.label, second.split) == ("a\u2028b.jpg", "3", None)
         assert second.extra == {"site": "{'x': 1}"}
 
 
@@ -270,16 +280,16 @@ def test_json_lines(tmp_path: Path) -> None:
     ids=["list", "mapping", "coco"],
 )
 def test_json(tmp_path: Path, value: Any) -> None:
-    assert told(manifest(json_table(tmp_path, value))) == BOTH
-    pretty = table(tmp_path, json.dumps(value, indent=2), name="list.json")
-    assert told(manifest(pretty)) == BOTH
+    assert labels_and_splits(read_manifest(write_json_table(tmp_path, value))) == BOTH
+    pretty = write_table(tmp_path, json.dumps(value, indent=2), name="list.json")
+    assert labels_and_splits(read_manifest(pretty)) == BOTH
 
 
 def test_lines_of_json_in_a_file_called_json(tmp_path: Path) -> None:
     lines = '{"path": "1.jpg", "label": "cat"}\n{"path": "2.jpg", "label": "dog"}\n'
-    assert told(manifest(table(tmp_path, lines, name="list.json"))) == BOTH
+    assert labels_and_splits(read_manifest(write_table(tmp_path, lines, name="list.json"))) == BOTH
     rows = json.dumps([{"path": "1.jpg", "label": "cat"}, {"path": "2.jpg", "label": "dog"}])
-    assert told(manifest(table(tmp_path, rows, name="list.jsonl"))) == BOTH
+    assert labels_and_splits(read_manifest(write_table(tmp_path, rows, name="list.jsonl"))) == BOTH
 
 
 def test_coco_without_annotation_or_with_several_categories(tmp_path: Path) -> None:
@@ -287,13 +297,13 @@ def test_coco_without_annotation_or_with_several_categories(tmp_path: Path) -> N
     categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
     one = [{"image_id": 1, "category_id": 1}]
     coco = {"images": images, "annotations": one, "categories": categories}
-    listing = manifest(json_table(tmp_path, coco))
-    assert told(listing) == {"1.jpg": ("cat", None)}
-    assert remarks(listing) == [("empty-labels", "2.jpg", "image 2")]
+    listing = read_manifest(write_json_table(tmp_path, coco))
+    assert labels_and_splits(listing) == {"1.jpg": ("cat", None)}
+    assert list_notes(listing) == [("empty-labels", "2.jpg", "image 2")]
     two = coco | {"annotations": [*one, {"image_id": 1, "category_id": 2}]}
-    assert "1.jpg several labels (cat, dog)" in fault(json_table(tmp_path, two))
-    assert "looks like a COCO file, but 'category_id' is missing" in fault(
-        json_table(tmp_path, coco | {"annotations": [{"image_id": 1}]})
+    assert "1.jpg several labels (cat, dog)" in get_error(write_json_table(tmp_path, two))
+    assert "looks like a COCO file, but 'category_id' is missing" in get_error(
+        write_json_table(tmp_path, coco | {"annotations": [{"image_id": 1}]})
     )
 
 
@@ -301,7 +311,7 @@ def test_coco_without_annotation_or_with_several_categories(tmp_path: Path) -> N
 
 
 def test_a_header_alone_is_called_so(tmp_path: Path) -> None:
-    assert fault(table(tmp_path, "path,label\n")).endswith(
+    assert get_error(write_table(tmp_path, "path,label\n")).endswith(
         "list.csv has no rows below its header (path, label): add a row for each image."
     )
 
@@ -316,7 +326,7 @@ def test_a_header_alone_is_called_so(tmp_path: Path) -> None:
     ],
 )
 def test_several_labels_in_a_cell_are_refused(tmp_path: Path, text: str) -> None:
-    message = fault(table(tmp_path, text))
+    message = get_error(write_table(tmp_path, text))
     assert "list.csv, line 2: column" in message
     assert "Several labels per image (multi-label classification) are not supported yet" in message
 
@@ -324,11 +334,11 @@ def test_several_labels_in_a_cell_are_refused(tmp_path: Path, text: str) -> None
 def test_rows_that_differ_on_a_file(tmp_path: Path) -> None:
     files = [f"{i}.jpg" for i in range(120)]
     rows = [f"{file},{'cat' if i % 2 else 'dog'}" for i, file in enumerate(files)]
-    listing = manifest(table(tmp_path, "\n".join(["path,label", *rows, rows[3], "5.jpg,dog"]), files=files))
-    assert len(listing.entries) == 120
-    assert remarks(listing) == [("conflicting-rows", "5.jpg", "line 123")]
-    assert listing.stray[0].reason == f"line 123 of {tmp_path / 'list.csv'} has a different label than line 7"
-    message = fault(table(tmp_path, "\n".join(["path,label", *rows, "5.jpg,dog", "7.jpg,dog"])))
+    listing = read_manifest(write_table(tmp_path, "\n".join(["path,label", *rows, rows[3], "5.jpg,dog"]), files=files))
+    assert len(listing.items) == 120
+    assert list_notes(listing) == [("conflicting-rows", "5.jpg", "line 123")]
+    assert listing.unusable[0].reason == f"line 123 of {tmp_path / 'list.csv'} has a different label than line 7"
+    message = get_error(write_table(tmp_path, "\n".join(["path,label", *rows, "5.jpg,dog", "7.jpg,dog"])))
     assert "line 122: an earlier row gives 5.jpg a different label (2 such rows in total). Several labels" in message
 
 
@@ -336,7 +346,7 @@ def test_rows_that_differ_on_a_file(tmp_path: Path) -> None:
     "text", ['path,label\n1.jpg,"Retriever, Golden"\n2.jpg,"Retriever, Labrador"\n', "path,label\n1.jpg,a;b\n2.jpg,c\n"]
 )
 def test_a_label_may_hold_a_separator(tmp_path: Path, text: str) -> None:
-    assert len({e.label for e in manifest(table(tmp_path, text)).entries}) == 2
+    assert len({e.label for e in read_manifest(write_table(tmp_path, text)).items}) == 2
 
 
 @pytest.mark.parametrize(
@@ -354,7 +364,7 @@ def test_a_label_may_hold_a_separator(tmp_path: Path, text: str) -> None:
     ids=["empty", "label", "path", "split", "quote"],
 )
 def test_what_is_wrong_in_a_csv_is_told(tmp_path: Path, text: str, message: str) -> None:
-    assert message in fault(table(tmp_path, text))
+    assert message in get_error(write_table(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -370,58 +380,58 @@ def test_what_is_wrong_in_a_csv_is_told(tmp_path: Path, text: str, message: str)
     ],
 )
 def test_what_is_wrong_in_json_lines_is_told(tmp_path: Path, text: str, message: str) -> None:
-    assert message in fault(table(tmp_path, text, name="list.jsonl"))
+    assert message in get_error(write_table(tmp_path, text, name="list.jsonl"))
 
 
 def test_a_column_called_set_that_states_no_splits_is_another_one(tmp_path: Path) -> None:
-    listing = manifest(table(tmp_path, "path,label,set\n1.jpg,cat,A\n2.jpg,dog,B\n"))
-    assert told(listing) == BOTH
-    assert listing.entries[0].extra == {"set": "A"}
+    listing = read_manifest(write_table(tmp_path, "path,label,set\n1.jpg,cat,A\n2.jpg,dog,B\n"))
+    assert labels_and_splits(listing) == BOTH
+    assert listing.items[0].extra == {"set": "A"}
 
 
 # A table for a folder of images.
 
 
-def label_table(folder: Path, name: str = "labels.csv") -> Path:
-    return table(folder, "id,breed\na,cat\nb,dog\nc,cat\n", name=name, files=["notes.txt"])
+def write_label_table(folder: Path, name: str = "labels.csv") -> Path:
+    return write_table(folder, "id,breed\na,cat\nb,dog\nc,cat\n", name=name, files=["notes.txt"])
 
 
 @pytest.mark.parametrize("where", ["inside", "beside", "named", "given"])
 def test_labels_of_a_flat_folder_come_from_a_table(tmp_path: Path, where: str) -> None:
-    folder = write(tmp_path / "photos", {f"{name}.png": png(i) for i, name in enumerate("abcd")})
+    folder = write_files(tmp_path / "photos", {f"{name}.png": encode_png(i) for i, name in enumerate("abcd")})
     places = {"inside": folder, "beside": tmp_path, "named": tmp_path, "given": tmp_path / "lists"}
-    path = label_table(places[where], "photos.csv" if where == "named" else "labels.csv")
+    path = write_label_table(places[where], "photos.csv" if where == "named" else "labels.csv")
     options = DataConfig(labels=str(path)) if where == "given" else DataConfig()
-    found = index(folder, options=options)
-    assert {p.path: p.label for p in found.pictures} == {"a.png": "cat", "b.png": "dog", "c.png": "cat"}
-    kinds = {r.kind: (r.path, r.reason) for r in found.remarks}
+    image_index = build_index(folder, options=options)
+    assert {p.path: p.label for p in image_index.images} == {"a.png": "cat", "b.png": "dog", "c.png": "cat"}
+    kinds = {r.kind: (r.path, r.reason) for r in image_index.notes}
     assert kinds["unlabeled"] == (".", "1 image")
     assert kinds["labels-from-table"][1] == "column breed"
 
 
 def test_labels_of_an_archive_with_flat_splits_come_from_its_table(tmp_path: Path) -> None:
-    images = {f"train/{name}.png": png(i) for i, name in enumerate("abc")} | {"test/x.png": png(9)}
+    images = {f"train/{name}.png": encode_png(i) for i, name in enumerate("abc")} | {"test/x.png": encode_png(9)}
     sample = "id,cat,dog\nx,0.5,0.5\n"  # a sample submission, as competitions provide
     rows = "id,breed\na,cat\nb,dog\nc,cat\n"
     path = write_zip(
         tmp_path / "dogs.zip", images | {"labels.csv": rows.encode(), "sample_submission.csv": sample.encode()}
     )
-    found = index(path)
-    assert {(p.path, p.label, p.part) for p in found.pictures} == {
+    image_index = build_index(path)
+    assert {(p.path, p.label, p.split) for p in image_index.images} == {
         ("train/a.png", "cat", "train"), ("train/b.png", "dog", "train"), ("train/c.png", "cat", "train"),
     }  # fmt: skip
-    assert [(r.path, r.reason) for r in found.remarks if r.kind == "unlabeled"] == [("test", "1 image")]
+    assert [(r.path, r.reason) for r in image_index.notes if r.kind == "unlabeled"] == [("test", "1 image")]
 
 
 def test_a_table_beside_class_folders_changes_nothing(tmp_path: Path) -> None:
-    write(tmp_path, {"cat/a.png": png(1), "dog/b.png": png(2)})
-    label_table(tmp_path)
-    assert {p.label for p in index(tmp_path).pictures} == {"cat", "dog"}
-    assert index(tmp_path).remarks == ()
+    write_files(tmp_path, {"cat/a.png": encode_png(1), "dog/b.png": encode_png(2)})
+    write_label_table(tmp_path)
+    assert {p.label for p in build_index(tmp_path).images} == {"cat", "dog"}
+    assert build_index(tmp_path).notes == ()
 
 
 def test_real_labels_of_scenes_are_several(shared: Path) -> None:
-    message = fault(shared / "data" / "camvid" / "labels.csv")
+    message = get_error(shared / "data" / "camvid" / "labels.csv")
     assert (
         "column 'labels' gives train/images/0001TP_006690.jpg several labels (pole;pavement;tree;sign;car)" in message
     )
@@ -431,11 +441,11 @@ def test_real_labels_of_scenes_are_several(shared: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no pipes with names there")
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_pipe_among_the_images_is_not_waited_for(tmp_path: Path, inside: bool) -> None:
-    write(tmp_path / "set", {"1.jpg": png(1), "2.jpg": png(2)})
+    write_files(tmp_path / "set", {"1.jpg": encode_png(1), "2.jpg": encode_png(2)})
     os.mkfifo(tmp_path / ("set/labels.csv" if inside else "labels.csv"))
     reason = r"set/labels\.csv cannot be read: .*not a regular file" if inside else "None of the 2 images"
     with pytest.raises(DataError, match=reason):
-        index(tmp_path / "set")
+        build_index(tmp_path / "set")
 
 
 @pytest.mark.parametrize(
@@ -446,10 +456,10 @@ def test_an_encoding_is_a_setting(tmp_path: Path, encoding: str, names: tuple[st
         (tmp_path / f"{number}.png").write_bytes(b"")
     path = tmp_path / "labels.csv"
     path.write_bytes("".join(f"{i}.png,{name}\n" for i, name in enumerate(names)).encode(encoding))
-    named = manifest(path, DataConfig(encoding=encoding))
-    assert [e.label for e in named.entries] == list(names)
-    assert named.remarks == []
-    assert [r.kind for r in manifest(path, DataConfig(encoding="latin-1")).remarks] == []
+    named = read_manifest(path, DataConfig(encoding=encoding))
+    assert [e.label for e in named.items] == list(names)
+    assert named.notes == []
+    assert [r.kind for r in read_manifest(path, DataConfig(encoding="latin-1")).notes] == []
 
 
 def test_a_guessed_encoding_is_told(tmp_path: Path) -> None:
@@ -458,16 +468,16 @@ def test_a_guessed_encoding_is_told(tmp_path: Path) -> None:
         (tmp_path / f"{number}.png").write_bytes(b"")
     path = tmp_path / "labels.csv"
     path.write_text("".join(f"{i}.png,{name}\n" for i, name in enumerate(names)), encoding="gb18030")
-    guessed = manifest(path)
-    assert [e.label for e in guessed.entries] == list(names)
-    assert [r.kind for r in guessed.remarks] == ["guessed-encoding"]
-    assert manifest(path, DataConfig(encoding="gbk")).remarks == []
+    guessed = read_manifest(path)
+    assert [e.label for e in guessed.items] == list(names)
+    assert [r.kind for r in guessed.notes] == ["guessed-encoding"]
+    assert read_manifest(path, DataConfig(encoding="gbk")).notes == []
 
 
 def test_an_unknown_encoding_is_refused() -> None:
     for name in ("klingon", "base64", "undefined"):
         with pytest.raises(ConfigError, match=r"data\.encoding cannot be .* such as big5"):
-            resolve(assignments=[f"data.encoding={name}"])
+            resolve_config(assignments=[f"data.encoding={name}"])
 
 
 @pytest.mark.parametrize(
@@ -482,11 +492,11 @@ def test_an_unknown_encoding_is_refused() -> None:
 )
 def test_a_small_table_cannot_take_all_memory(tmp_path: Path, name: str, text: str) -> None:
     """Filling 100,000 short rows to 9,000 columns would take 30 GB."""
-    path = table(tmp_path, text, name=name)
+    path = write_table(tmp_path, text, name=name)
     tracemalloc.start()
     try:
         with pytest.raises(DataError, match=r"has [\d,]+ columns"):
-            manifest(path)
+            read_manifest(path)
         assert tracemalloc.get_traced_memory()[1] < 200 << 20
     finally:
         tracemalloc.stop()

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.data.sources.listing import Entry
-from sightline.data.stores import ArrayStore
+from sightline.data.sources.listing import SourceItem
+from sightline.data.storage import ArrayStore
+from sightline.data.types import Split
 from sightline.errors import DataError, plural
-from sightline.records import Part
 
 
-def array_entries(
+def list_array_items(
     pixels: NDArray[np.uint8],
     labels: NDArray[Any] | Sequence[Any],
     name: str,
-    part: Part | None = None,
+    split: Split | None = None,
     classes: Sequence[str] | None = None,
-) -> list[Entry]:
+) -> list[SourceItem]:
     """Return an entry for each image of an array; `labels` are class names, or integer indices into `classes`."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[3:] not in ((), (1,), (3,), (4,)):
         raise DataError(
@@ -31,17 +31,17 @@ def array_entries(
     if len(labels) != len(pixels):
         raise DataError(f"{name}: {plural(len(pixels), 'image')} but {plural(len(labels), 'label')}.")
     if labels.dtype.kind in "iu":
-        names = classes or _numbered(int(labels.max(initial=0)) + 1)
+        names = classes or _number_names(int(labels.max(initial=0)) + 1)
         if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(names):
             raise DataError(
                 f"{name}: labels run from {labels.min()} to {labels.max()}, but there are {len(names)} classes."
             )
-        texts = [names[i] for i in labels.tolist()]
+        label_names = [names[i] for i in labels.tolist()]
     else:
-        texts = [str(x) for x in labels.tolist()]
-    return [Entry(store, str(i), f"{name}[{i}]", text, part) for i, text in enumerate(texts)]
+        label_names = [str(x) for x in labels.tolist()]
+    return [SourceItem(store, str(i), f"{name}[{i}]", label_name, split) for i, label_name in enumerate(label_names)]
 
 
-def _numbered(count: int) -> list[str]:
+def _number_names(count: int) -> list[str]:
     width = len(str(count - 1))
     return [f"{i:0{width}}" for i in range(count)]

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from sightline.config import ColumnsConfig
-from sightline.data.sources.splits import read_split
-from sightline.data.sources.table import IsFile, Row, Table, fold
+from sightline.data.sources.split_names import parse_split
+from sightline.data.sources.table import IsFile, Row, Table, normalize_name
 from sightline.errors import DataError
 
-_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the most specific first
+_COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the most specific first
     "path": (
         "path", "filepath", "filename", "file", "imagepath", "imgpath", "imagefile", "imagename", "imgname", "image",
         "img", "images", "imageid", "imgid", "name", "id",
@@ -21,8 +21,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = {  # as normalized by `fold`, the most s
     ),
     "split": ("split", "set", "subset", "partition", "usage", "phase", "fold"),
 }  # fmt: skip
-KNOWN = frozenset(name for names in _NAMES.values() for name in names)
-_SAMPLE = 50  # rows read to decide which column holds file names
+KNOWN_COLUMNS = frozenset(name for names in _COLUMN_NAMES.values() for name in names)
+_SAMPLE_ROWS = 50  # rows read to decide which column holds file names
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class Columns:
     split: str = ""
     one_hot: tuple[str, ...] = ()
 
-    def label_of(self, row: Row) -> str | tuple[str, ...]:
+    def read_label(self, row: Row) -> str | tuple[str, ...]:
         """Return the label of a row, or a tuple where the row has a list of labels."""
         if self.one_hot:
-            return tuple(name for name in self.one_hot if _truth(row.text(name)) is True)
+            return tuple(name for name in self.one_hot if _parse_bool(row.get_text(name)) is True)
         return row.cells.get(self.label, "")
 
 
@@ -46,63 +46,75 @@ def choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Col
 
     Raises `DataError`, listing the columns, if there is none for the image or the label.
     """
-    asked = {f.name: _asked(table, f.name, getattr(options, f.name)) for f in fields(ColumnsConfig)}
-    path = asked["path"] or _path_column(table, is_file, set(asked.values()))
+    requested = {f.name: _resolve_requested(table, f.name, getattr(options, f.name)) for f in fields(ColumnsConfig)}
+    path = requested["path"] or _find_path_column(table, is_file, set(requested.values()))
     if not path:
-        raise DataError(_missing(table, "path"))
-    split = asked["split"] or _split_column(table, {path, asked["label"]})
-    label = asked["label"] or _label_column(table, {path, split})
+        raise DataError(_missing_column_message(table, "path"))
+    split = requested["split"] or _find_split_column(table, {path, requested["label"]})
+    label = requested["label"] or _find_label_column(table, {path, split})
     if label:
         return Columns(path, label, split)
     one_hot = tuple(c for c in table.columns if c not in {path, split} and _is_one_hot(table, c))
     if len(one_hot) < 2:
-        raise DataError(_missing(table, "label"))
+        raise DataError(_missing_column_message(table, "label"))
     return Columns(path, "", split, one_hot)
 
 
-def _path_column(table: Table, is_file: IsFile, taken: Collection[str]) -> str:
-    named = _by_name(table, "path", taken)
-    rows = table.rows[:_SAMPLE]
-    held = [c for c in table.columns if c not in taken and 2 * sum(is_file(r.text(c)) for r in rows) > len(rows)]
-    telling = [c for c in [*named, *held] if any(is_file(r.text(c)) for r in rows)]
-    return _first([*telling, *named])
+def _find_path_column(table: Table, is_file: IsFile, used_columns: Collection[str]) -> str:
+    by_name = _find_by_name(table, "path", used_columns)
+    rows = table.rows[:_SAMPLE_ROWS]
+    by_content = [
+        c for c in table.columns if c not in used_columns and 2 * sum(is_file(r.get_text(c)) for r in rows) > len(rows)
+    ]
+    matching = [c for c in [*by_name, *by_content] if any(is_file(r.get_text(c)) for r in rows)]
+    return _first_or_empty([*matching, *by_name])
 
 
-def _split_column(table: Table, taken: Collection[str]) -> str:
-    free = [c for c in table.columns if c not in taken]
-    return _first([c for c in (_by_name(table, "split", taken) if table.headed else free) if _is_split(table, c)])
+def _find_split_column(table: Table, used_columns: Collection[str]) -> str:
+    unused_columns = [c for c in table.columns if c not in used_columns]
+    return _first_or_empty(
+        [
+            c
+            for c in (_find_by_name(table, "split", used_columns) if table.has_header else unused_columns)
+            if _is_split_column(table, c)
+        ]
+    )
 
 
-def _label_column(table: Table, taken: Collection[str]) -> str:
-    free = [c for c in table.columns if c not in taken]
-    return _first(_by_name(table, "label", taken) if table.headed or len(free) > 1 else free)
+def _find_label_column(table: Table, used_columns: Collection[str]) -> str:
+    unused_columns = [c for c in table.columns if c not in used_columns]
+    return _first_or_empty(
+        _find_by_name(table, "label", used_columns) if table.has_header or len(unused_columns) > 1 else unused_columns
+    )
 
 
-def _asked(table: Table, role: str, name: str) -> str:
+def _resolve_requested(table: Table, role: str, name: str) -> str:
     if not name or name in table.columns:
         return name
     for column in table.columns:
-        if fold(column) == fold(name):
+        if normalize_name(column) == normalize_name(name):
             return column
-    raise DataError(f"{table.name} has no column {name!r} for data.columns.{role}: {_seen(table)}.")
+    raise DataError(f"{table.name} has no column {name!r} for data.columns.{role}: {_describe_columns(table)}.")
 
 
-def _by_name(table: Table, role: str, taken: Collection[str]) -> list[str]:
-    folded = {fold(column): column for column in reversed(table.columns)}
-    return [folded[name] for name in _NAMES[role] if name in folded and folded[name] not in taken]
+def _find_by_name(table: Table, role: str, used_columns: Collection[str]) -> list[str]:
+    normalized = {normalize_name(column): column for column in reversed(table.columns)}
+    return [
+        normalized[name] for name in _COLUMN_NAMES[role] if name in normalized and normalized[name] not in used_columns
+    ]
 
 
-def _first(names: Sequence[str]) -> str:
+def _first_or_empty(names: Sequence[str]) -> str:
     return names[0] if names else ""
 
 
-def _is_split(table: Table, column: str) -> bool:
+def _is_split_column(table: Table, column: str) -> bool:
     """Return whether a column holds splits; one named `split` always does, so that a wrong value in it is an error."""
-    cells = {text for row in table.rows if (text := row.text(column))}
-    return bool(cells) and (fold(column) == "split" or all(read_split(text) for text in cells))
+    cells = {text for row in table.rows if (text := row.get_text(column))}
+    return bool(cells) and (normalize_name(column) == "split" or all(parse_split(text) for text in cells))
 
 
-def _truth(text: str) -> bool | None:
+def _parse_bool(text: str) -> bool | None:
     lower = text.strip().lower()
     if lower in {"1", "1.0", "true", "yes", "x"}:
         return True
@@ -110,21 +122,22 @@ def _truth(text: str) -> bool | None:
 
 
 def _is_one_hot(table: Table, column: str) -> bool:
-    values = {_truth(row.text(column)) for row in table.rows}
-    return None not in values and any(row.text(column) for row in table.rows)
+    values = {_parse_bool(row.get_text(column)) for row in table.rows}
+    return None not in values and any(row.get_text(column) for row in table.rows)
 
 
-def _missing(table: Table, role: str) -> str:
-    what = "the image files" if role == "path" else "the labels"
+def _missing_column_message(table: Table, role: str) -> str:
+    description = "the image files" if role == "path" else "the labels"
     return (
-        f"{table.name} has no recognized column for {what}: {_seen(table)}. Name it with --column {role}=NAME "
+        f"{table.name} has no recognized column for {description}: {_describe_columns(table)}. Name "
+        f"it with --column {role}=NAME "
         f"(data.columns.{role})."
     )
 
 
-def _seen(table: Table) -> str:
-    shown = ", ".join(table.columns[:12]) + (", ..." if len(table.columns) > 12 else "")
-    if table.headed:
-        return f"its columns are {shown}"
-    first = ", ".join(str(table.rows[0].text(c)) for c in table.columns[:12])
-    return f"it has no header, so its columns are numbered {shown} (the first row: {first})"
+def _describe_columns(table: Table) -> str:
+    column_list = ", ".join(table.columns[:12]) + (", ..." if len(table.columns) > 12 else "")
+    if table.has_header:
+        return f"its columns are {column_list}"
+    first_row = ", ".join(str(table.rows[0].get_text(c)) for c in table.columns[:12])
+    return f"it has no header, so its columns are numbered {column_list} (the first row: {first_row})"

@@ -8,22 +8,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
-from sightline.data.sources.splits import split_name
+from sightline.data.sources.split_names import parse_split_name
 from sightline.errors import ConfigError
 
-_NUMBERED = re.compile(r"(?P<label>[^\W\d_].*?)(?:[._\-\s]+\d+|\s*\(\d+\))")  # cat.0, great_pyrenees_12, cat (3)
-_GENERIC = {
+_NUMBERED_NAME = re.compile(r"(?P<label>[^\W\d_].*?)(?:[._\-\s]+\d+|\s*\(\d+\))")  # cat.0, great_pyrenees_12, cat (3)
+_GENERIC_WORDS = {
     "img", "image", "images", "dsc", "dscn", "dscf", "photo", "pic", "picture", "frame", "scan", "screenshot", "file",
     "foto", "mvi", "pxl", "p", "capture", "snap", "export", "page", "untitled", "sample",
 }  # fmt: skip
-FEWEST = 2  # images of each class before file names are used as labels without a pattern
+MIN_IMAGES_PER_CLASS = 2  # images of each class before file names are used as labels without a pattern
 
 
 def compile_pattern(text: str) -> Callable[[str], str | None]:
     r"""Return a function that extracts the label from a path with the regular expression ``data.label_pattern``.
 
     A pattern without a ``/`` is matched against the file name alone. Raises `ConfigError` for an invalid regular
-    expression or one without a group ``label``.
+    expression or one without a group ``extract_label``.
 
     >>> compile_pattern(r"(?P<label>\w+)\.\d+")("train/cat.0.jpg")
     'cat'
@@ -38,39 +38,41 @@ def compile_pattern(text: str) -> Callable[[str], str | None]:
             r"(?P<label>[a-z]+)\.\d+"
         )
 
-    def label(path: str) -> str | None:
+    def extract_label(path: str) -> str | None:
         match = pattern.search(path if "/" in text else PurePosixPath(path).name)
-        return tidy(match["label"]) or None if match and match["label"] else None
+        return normalize_label(match["label"]) or None if match and match["label"] else None
 
-    return label
+    return extract_label
 
 
-def tidy(label: str) -> str:
+def normalize_label(label: str) -> str:
     """Return a label without surrounding whitespace, in Unicode form NFC."""
     return unicodedata.normalize("NFC", label).strip()
 
 
-def label_of_name(path: str) -> str | None:
+def parse_label(path: str) -> str | None:
     """Return the text before the trailing number of a file name, or None.
 
-    >>> label_of_name("cat.0.jpg"), label_of_name("great_pyrenees_12.jpg"), label_of_name("0001.jpg")
+    >>> parse_label("cat.0.jpg"), parse_label("great_pyrenees_12.jpg"), parse_label("0001.jpg")
     ('cat', 'great_pyrenees', None)
     """
-    match = _NUMBERED.fullmatch(PurePosixPath(path).stem)
-    return tidy(match["label"]) if match else None
+    match = _NUMBERED_NAME.fullmatch(PurePosixPath(path).stem)
+    return normalize_label(match["label"]) if match else None
 
 
-def say_classes(paths: Sequence[str]) -> bool:
+def are_class_names(paths: Sequence[str]) -> bool:
     """Return whether every file name is unambiguously a class followed by a number.
 
     False for fewer than two classes or fewer than two images of a class, for names that cameras and programs write
     (``IMG_0001``), for split names, and for classes that differ only in a number (``patient1_3``, ``patient2_7``).
     """
-    labels = [label_of_name(path) for path in paths]
+    labels = [parse_label(path) for path in paths]
     counts = Counter(label for label in labels if label is not None)
-    if counts.total() < len(paths) or len(counts) < 2 or min(counts.values()) < FEWEST:
+    if counts.total() < len(paths) or len(counts) < 2 or min(counts.values()) < MIN_IMAGES_PER_CLASS:
         return False
     words = {label: {w for w in re.split(r"[\W\d_]+", label.casefold()) if w} for label in counts}
-    if any(some & _GENERIC for some in words.values()) or any(split_name(label) is not None for label in counts):
+    if any(label_words & _GENERIC_WORDS for label_words in words.values()) or any(
+        parse_split_name(label) is not None for label in counts
+    ):
         return False
     return len({re.sub(r"\d+", "", label) for label in counts}) == len(counts)

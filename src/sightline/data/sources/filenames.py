@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-PICTURE_SUFFIXES = frozenset({
+IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
     ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".avif", ".heic", ".heif", ".tga", ".ico",
 })  # fmt: skip
@@ -23,10 +23,10 @@ def is_hidden(path: str) -> bool:
     return any(p.startswith(".") or p == "__MACOSX" for p in parts) or parts[-1].lower() in {"thumbs.db", "desktop.ini"}
 
 
-def is_picture_name(path: str) -> bool:
+def is_image_name(path: str) -> bool:
     """Return whether a file has the extension of an image.
 
-    >>> is_picture_name("cat/1.JPG"), is_picture_name("README.md")
+    >>> is_image_name("cat/1.JPG"), is_image_name("README.md")
     (True, False)
     """
-    return PurePosixPath(path).suffix.lower() in PICTURE_SUFFIXES
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES

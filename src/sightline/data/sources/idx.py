@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline._io import open_regular
 from sightline.config import LimitsConfig
 from sightline.data.archives import LIMITS, check_size
-from sightline.data.sources.arrays import array_entries
-from sightline.data.sources.listing import Entry, Listing
+from sightline.data.sources.arrays import list_array_items
+from sightline.data.sources.listing import SourceItem, SourceListing
+from sightline.data.types import Split
 from sightline.errors import DataError, plural
-from sightline.files import open_regular
-from sightline.records import Part
 
 
 def is_idx(path: Path) -> bool:
@@ -27,26 +27,26 @@ def is_idx(path: Path) -> bool:
     return re.search(r"[-.]idx[13]", path.name) is not None
 
 
-def idx_labels(pictures: Path) -> Path:
+def get_labels_path(images_path: Path) -> Path:
     """Return the expected path of the labels for a file of idx images.
 
-    >>> idx_labels(Path("t10k-images-idx3-ubyte.gz")).name
+    >>> get_labels_path(Path("t10k-images-idx3-ubyte.gz")).name
     't10k-labels-idx1-ubyte.gz'
     """
-    return pictures.with_name(pictures.name.replace("images", "labels").replace("idx3", "idx1"))
+    return images_path.with_name(images_path.name.replace("images", "labels").replace("idx3", "idx1"))
 
 
-def idx_files(paths: Sequence[Path], limits: LimitsConfig = LIMITS) -> Listing:
+def read_idx_files(paths: Sequence[Path], limits: LimitsConfig = LIMITS) -> SourceListing:
     """Read idx images with their labels; ``train`` in a name means the training split, ``t10k`` or ``test`` the test.
 
     Classes are the label numbers, zero-padded so that they sort in numeric order.
     """
-    entries: list[Entry] = []
-    images = [p for p in paths if "idx3" in p.name or "images" in p.name]
-    if not images:
+    items: list[SourceItem] = []
+    image_paths = [p for p in paths if "idx3" in p.name or "images" in p.name]
+    if not image_paths:
         raise DataError(f"{paths[0]} holds labels but no images: also pass the idx3 file next to it.")
-    for path in images:
-        label_path = idx_labels(path)
+    for path in image_paths:
+        label_path = get_labels_path(path)
         if not label_path.exists() or label_path == path:
             raise DataError(f"{path} has no labels: expected {label_path.name} next to it.")
         pixels, labels = _read_idx(path, 3, limits), _read_idx(label_path, 1, limits)
@@ -54,18 +54,18 @@ def idx_files(paths: Sequence[Path], limits: LimitsConfig = LIMITS) -> Listing:
             raise DataError(
                 f"{path} holds {plural(len(pixels), 'image')} but {label_path.name} {plural(len(labels), 'label')}."
             )
-        part: Part | None = "train" if "train" in path.name else None
-        part = "test" if "t10k" in path.name or "test" in path.name else part
-        entries += array_entries(pixels, labels, path.name, part)
-    return Listing(entries)
+        split: Split | None = "train" if "train" in path.name else None
+        split = "test" if "t10k" in path.name or "test" in path.name else split
+        items += list_array_items(pixels, labels, path.name, split)
+    return SourceListing(items)
 
 
 def _read_idx(path: Path, dimensions: int, limits: LimitsConfig) -> NDArray[np.uint8]:
     """Read an idx file of unsigned bytes (format: Y. LeCun, "The MNIST database")."""
     unsigned_byte = 0x08
     try:
-        with open_regular(path) as packed:
-            file = gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed
+        with open_regular(path) as raw_file:
+            file = gzip.GzipFile(fileobj=raw_file) if path.suffix == ".gz" else raw_file
             zero, kind, rank = struct.unpack(">HBB", file.read(4))
             shape = struct.unpack(f">{rank}I", file.read(4 * rank))
             size = math.prod(shape)

@@ -1,25 +1,25 @@
-"""`Listing`: the contents of a source before any file is opened."""
+"""`SourceListing`: the contents of a source before any file is opened."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sightline.data.stores import Store
-from sightline.records import Part, Reject, Remark
+from sightline.data.storage import Store
+from sightline.data.types import SourceNote, Split, UnreadableImage
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A file or array that may be an image, not opened yet; `named`: the source states that it is one."""
+class SourceItem:
+    """A file or array that may be an image, not opened yet; `declared`: the source states that it is one."""
 
     store: Store
     key: str
     path: str
     label: str
-    part: Part | None = None
+    split: Split | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
-    named: bool = False
+    declared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +28,25 @@ class ClassFolder:
 
     path: str
     label: str
-    part: Part | None
+    split: Split | None
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class SourceListing:
     """The contents of a source: entries to open, files that cannot be used, and files passed over.
 
     `classes` are its class folders, one for each split that has it. `unlabeled` are images left out for lack of a
-    label, such as those of a test folder without class folders. `remarks` become findings about the source.
+    label, such as those of a test folder without class folders. `notes` become findings about the source.
     """
 
-    entries: list[Entry]
-    stray: list[Reject] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)
+    items: list[SourceItem]
+    unusable: list[UnreadableImage] = field(default_factory=list)
+    skipped_files: list[str] = field(default_factory=list)
     classes: list[ClassFolder] = field(default_factory=list)
     unlabeled: list[str] = field(default_factory=list)
-    remarks: list[Remark] = field(default_factory=list)
+    notes: list[SourceNote] = field(default_factory=list)
 
     @property
-    def skipped(self) -> int:
+    def num_skipped(self) -> int:
         """The number of files passed over."""
-        return len(self.passed_over)
+        return len(self.skipped_files)

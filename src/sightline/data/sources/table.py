@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sightline import jsonio
-from sightline.data.sources.text import decode_text
+from sightline.data.sources.encoding import decode_text
 from sightline.errors import DataError
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 """Extensions of the files that are read as tables."""
 
 IsFile = Callable[[str], bool]
@@ -22,7 +22,7 @@ IsFile = Callable[[str], bool]
 _SEPARATORS = (",", ";", "\t", "|")
 _MOST_COLUMNS = 10_000
 _MOST_MISSING = 1_000_000  # cells that short rows lack, beyond as many as there are
-_LOOKED_AT = 50  # lines read to detect the separator
+_SAMPLE_LINES = 50  # lines read to detect the separator
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Row:
     line: int
     cells: Mapping[str, str | tuple[str, ...]]
 
-    def text(self, column: str) -> str:
+    def get_text(self, column: str) -> str:
         """Return the cell in `column` as text; empty if there is none."""
         cell = self.cells.get(column, "")
         return cell if isinstance(cell, str) else ";".join(cell)
@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of the file `name`; without a header (`headed`) the columns are numbered from 1.
+    """The rows of the file `name`; without a header (`has_header`) the columns are numbered from 1.
 
     `unit` is what a message calls a row: a line, or an entry of a JSON list, whose line numbers are unknown.
     """
@@ -48,19 +48,21 @@ class Table:
     name: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    headed: bool = True
+    has_header: bool = True
     unit: str = "line"
 
-    def place(self, line: int) -> str:
+    def describe_row(self, line: int) -> str:
         """Return the position of a row for a message."""
         return f"{self.unit} {line}"
 
 
-def read_table(data: bytes, name: str, known: Collection[str], is_file: IsFile, encoding: str = "") -> Table:
-    """Parse the table in `data`, read from the file `name`; a first row with one of the `known` columns is a header.
+def read_table(data: bytes, name: str, known_columns: Collection[str], is_file: IsFile, encoding: str = "") -> Table:
+    """Parse the table in `data`, read from the file `name`.
 
-    `known` are names normalized by `fold`; `is_file(text)` returns whether a cell names an image, as no header does.
-    Raises `DataError` if `data` is not a table.
+    A first row with one of the `known_columns` columns is a header.
+
+    `known_columns` are names normalized by `normalize_name`; `is_file(text)` returns whether a cell names an image, as
+    no header does. Raises `DataError` if `data` is not a table.
     """
     try:
         text = decode_text(data, encoding)
@@ -72,28 +74,30 @@ def read_table(data: bytes, name: str, known: Collection[str], is_file: IsFile, 
     if lower.endswith(".json") or (lower.endswith((".jsonl", ".ndjson")) and text.lstrip()[:1] == "["):
         return _read_json(text, name)
     if lower.endswith((".jsonl", ".ndjson")):
-        return _table(_json_lines(text, name), name)
-    return _read_csv(text, name, known, is_file)
+        return _make_table(_json_lines(text, name), name)
+    return _read_csv(text, name, known_columns, is_file)
 
 
-def fold(column: str) -> str:
+def normalize_name(column: str) -> str:
     """Return a column's name without case, spaces, dashes and underscores.
 
-    >>> fold(" Image_ID ")
+    >>> normalize_name(" Image_ID ")
     'imageid'
     """
     return "".join(c for c in column.casefold() if c.isalnum())
 
 
-def _read_csv(text: str, name: str, known: Collection[str], is_file: IsFile) -> Table:
+def _read_csv(text: str, name: str, known_columns: Collection[str], is_file: IsFile) -> Table:
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     first = next((i for i, line in enumerate(lines) if line.strip()), 0)
-    bare = lines[first].lstrip().lstrip("#")
-    _check_width(name, max(bare.count(separator) for separator in _SEPARATORS))
-    if {fold(cell) for cell in bare.split(_separator([bare], name))} & set(known):  # a header may be a comment
-        lines[first] = bare
+    header_line = lines[first].lstrip().lstrip("#")
+    _check_width(name, max(header_line.count(separator) for separator in _SEPARATORS))
+    if {normalize_name(cell) for cell in header_line.split(_detect_separator([header_line], name))} & set(
+        known_columns
+    ):  # a header may be a comment
+        lines[first] = header_line
     lines = ["" if line.lstrip().startswith("#") else line for line in lines]  # keeps line numbers
-    separator = _separator([line for line in lines if line.strip()][:_LOOKED_AT], name)
+    separator = _detect_separator([line for line in lines if line.strip()][:_SAMPLE_LINES], name)
     reader = csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator, skipinitialspace=True)
     rows: list[tuple[int, list[str]]] = []
     try:
@@ -104,19 +108,19 @@ def _read_csv(text: str, name: str, known: Collection[str], is_file: IsFile) -> 
         ) from error
     if not rows:
         raise DataError(f"{name} has no rows; its first line should be path,label[,split].")
-    headed = _is_header(rows[0][1], known, is_file)
-    columns = rows[0][1] if headed else [str(i + 1) for i in range(max(len(cells) for _, cells in rows))]
-    body = rows[1:] if headed else rows
+    has_header = _is_header(rows[0][1], known_columns, is_file)
+    columns = rows[0][1] if has_header else [str(i + 1) for i in range(max(len(cells) for _, cells in rows))]
+    body = rows[1:] if has_header else rows
     _check_width(name, len(columns))
     cells = sum(len(cells) for _, cells in body)
     if len(columns) * len(body) - cells > cells + _MOST_MISSING:  # short rows are filled: a small file, all memory
         raise DataError(f"{name} has {len(columns):,} columns, and its rows hold few of them: remove empty columns.")
-    filled = ((line, [*cells, *[""] * (len(columns) - len(cells))]) for line, cells in body)
-    kept = tuple(Row(line, dict(zip(columns, cells, strict=False))) for line, cells in filled)
-    return Table(name, tuple(columns), kept, headed)
+    padded = ((line, [*cells, *[""] * (len(columns) - len(cells))]) for line, cells in body)
+    table_rows = tuple(Row(line, dict(zip(columns, cells, strict=False))) for line, cells in padded)
+    return Table(name, tuple(columns), table_rows, has_header)
 
 
-def _separator(lines: Sequence[str], name: str) -> str:
+def _detect_separator(lines: Sequence[str], name: str) -> str:
     """Return the separator that splits the first line, and the most other lines into the same number of cells."""
     best, score = "\t" if name.lower().endswith(".tsv") else ",", (0.0, 0)
     for separator in _SEPARATORS:
@@ -131,8 +135,8 @@ def _separator(lines: Sequence[str], name: str) -> str:
     return best
 
 
-def _is_header(cells: Sequence[str], known: Collection[str], is_file: IsFile) -> bool:
-    if {fold(cell) for cell in cells} & set(known):
+def _is_header(cells: Sequence[str], known_columns: Collection[str], is_file: IsFile) -> bool:
+    if {normalize_name(cell) for cell in cells} & set(known_columns):
         return True
     return not any(is_file(cell) for cell in cells)
 
@@ -144,7 +148,7 @@ def _json_lines(text: str, name: str) -> Iterator[Row]:
                 value: Any = jsonio.loads(line)
             except ValueError as error:
                 raise DataError(f"{name}, line {number}: not JSON ({getattr(error, 'msg', error)}).") from error
-            yield _row(value, number, f"{name}, line {number}")
+            yield _make_row(value, number, f"{name}, line {number}")
 
 
 def _read_json(text: str, name: str) -> Table:
@@ -152,12 +156,12 @@ def _read_json(text: str, name: str) -> Table:
         value: Any = jsonio.loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # JSON lines in a .json file
-            return _table(_json_lines(text, name), name)
+            return _make_table(_json_lines(text, name), name)
         raise DataError(f"{name}, line {error.lineno}: not JSON ({error.msg}).") from error
     except ValueError as error:
         raise DataError(f"{name}: not JSON ({error}).") from error
     if isinstance(value, dict) and {"images", "annotations"} <= set(value):
-        return _table(_coco(value, name), name, "image")
+        return _make_table(_read_coco(value, name), name, "image")
     if isinstance(value, dict) and value and all(isinstance(v, str | int) for v in value.values()):
         value = [{"path": path, "label": label} for path, label in value.items()]
     if not isinstance(value, list):
@@ -165,18 +169,18 @@ def _read_json(text: str, name: str) -> Table:
             f'{name}: expected a list of objects such as {{"path": "1.jpg", "label": "cat"}}, or a COCO file with '
             "images, annotations and categories."
         )
-    return _table([_row(row, i, f"{name}, entry {i}") for i, row in enumerate(value, 1)], name, "entry")
+    return _make_table([_make_row(row, i, f"{name}, entry {i}") for i, row in enumerate(value, 1)], name, "entry")
 
 
-def _row(value: Any, number: int, where: str) -> Row:
+def _make_row(value: Any, number: int, where: str) -> Row:
     if not isinstance(value, dict):
         raise DataError(f'{where}: expected an object such as {{"path": "1.jpg", "label": "cat"}}.')
-    return Row(number, {str(k).strip(): _cell(v) for k, v in value.items()})
+    return Row(number, {str(k).strip(): _convert_cell(v) for k, v in value.items()})
 
 
-def _cell(value: Any) -> str | tuple[str, ...]:
+def _convert_cell(value: Any) -> str | tuple[str, ...]:
     if isinstance(value, list):
-        return tuple(str(_cell(v)) for v in value)
+        return tuple(str(_convert_cell(v)) for v in value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -184,11 +188,11 @@ def _cell(value: Any) -> str | tuple[str, ...]:
     return str(value).strip()
 
 
-def _table(rows: Iterator[Row] | Sequence[Row], name: str, unit: str = "line") -> Table:
-    kept = tuple(rows)
-    columns = tuple(dict.fromkeys(column for row in kept for column in row.cells))
+def _make_table(rows: Iterator[Row] | Sequence[Row], name: str, unit: str = "line") -> Table:
+    table_rows = tuple(rows)
+    columns = tuple(dict.fromkeys(column for row in table_rows for column in row.cells))
     _check_width(name, len(columns))
-    return Table(name, columns, kept, unit=unit)
+    return Table(name, columns, table_rows, unit=unit)
 
 
 def _check_width(name: str, columns: int) -> None:
@@ -196,7 +200,7 @@ def _check_width(name: str, columns: int) -> None:
         raise DataError(f"{name} has {columns:,} columns, and {_MOST_COLUMNS:,} are the most that a table may have.")
 
 
-def _coco(value: Mapping[str, Any], name: str) -> Iterator[Row]:
+def _read_coco(value: Mapping[str, Any], name: str) -> Iterator[Row]:
     """Yield a row for each image of a COCO file, with the names of its categories.
 
     The format is that of T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context"; boxes are ignored.
@@ -210,5 +214,5 @@ def _coco(value: Mapping[str, Any], name: str) -> Iterator[Row]:
         images = [(str(image["file_name"]), labels.get(image["id"], [])) for image in value["images"]]
     except (KeyError, TypeError) as error:
         raise DataError(f"{name} looks like a COCO file, but {error} is missing or invalid.") from error
-    for number, (file, several) in enumerate(images, 1):
-        yield Row(number, {"path": file, "label": tuple(dict.fromkeys(several))})
+    for number, (file, image_labels) in enumerate(images, 1):
+        yield Row(number, {"path": file, "label": tuple(dict.fromkeys(image_labels))})

@@ -1,0 +1,45 @@
+"""The run that inference benchmarks share: MobileNetV2 0.35, trained on cats and dogs with the recipe `transfer`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from measure import SHARED
+
+RUN = "SIGHTLINE_BENCHMARK_RUN"
+IMAGES = SHARED / "data" / "cats_vs_dogs"
+
+
+@contextmanager
+def trained_run() -> Iterator[Path]:
+    """Yield the run named by the environment; if there is none, train one and export its path to child processes."""
+    if known := os.environ.get(RUN):
+        yield Path(known)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "run")
+        command = [
+            sys.executable,
+            "-m",
+            "sightline",
+            "train",
+            str(IMAGES),
+            "--recipe",
+            "transfer",
+            "--out",
+            str(path),
+        ]
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        os.environ[RUN] = str(path)
+        yield path
+
+
+def bundle() -> Path:
+    """Return the path of the run's bundle."""
+    return Path(os.environ[RUN], "bundle")

@@ -1,0 +1,299 @@
+"""Atomic file writes, which never follow symbolic links, and lock files.
+
+Files are written under a temporary name and then renamed. The operating system releases a lock when its process ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import lzma
+import math
+import os
+import secrets
+import stat
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedRandom, BufferedReader
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from sightline.errors import OutputError
+
+if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
+    from numpy.typing import NDArray
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[bytes]) -> None:
+        file.seek(1 << 30)  # beyond the content, so that others may read it
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(file: IO[bytes]) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+ZIP_ERRORS = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, OverflowError,
+    RuntimeError, ValueError,
+)  # fmt: skip
+"""What `zipfile` may raise for a corrupt file."""
+_NPY_HEADER = 12 + 10_000  # bytes before the data; NumPy refuses longer headers
+_MAX_PID_DIGITS = 20  # digits of a process id
+# Windows lacks the first three, and has no named pipes in folders.
+_SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+
+
+def write_atomic(
+    path: Path,
+    content: bytes | Callable[[Path], Any],
+    advice: str = "Free some space or check its permissions.",
+    *,
+    root: Path | None = None,
+) -> Path:
+    """Write bytes to `path` atomically, or let a function write the file; create parent folders and return `path`.
+
+    Bytes are synced to disk before the rename, so that a power failure leaves either the old file or the new one. (A
+    file written by a function is only guaranteed not to be half-written if the process is killed.) A symbolic link at
+    `path` is replaced, not followed; a link among the folders between `root` and `path` is refused, so that an
+    untrusted folder cannot redirect writes outside of it. If `root` is None, it is the run directory that contains
+    `path`, if any.
+    On failure, leaves the old file at `path` and raises `OutputError`, whose message ends with `advice`.
+    """
+    if root is not None:
+        refuse_links(root, path.parent)
+    else:
+        refuse_links_in_run(path.parent)
+    temporary_file = temporary_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            with create_exclusive(temporary_file) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            content(temporary_file)
+        temporary_file.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}. {advice}") from error
+    finally:
+        with suppress(OSError):  # exists only after a failure
+            temporary_file.unlink()
+    return path
+
+
+def temporary_path(path: Path) -> Path:
+    """Return an unguessable temporary name next to `path`; a killed process may leave such a file behind.
+
+    It keeps the suffix of `path`, by which some writers choose a format.
+    """
+    return path.with_name(f".part-{secrets.token_hex(8)}{path.suffix[:16]}")
+
+
+def create_exclusive(path: Path) -> BufferedRandom:
+    """Open a new file for reading and writing; raises `FileExistsError` if the name exists, even as a dangling link."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE_FLAGS, 0o666), "w+b")
+
+
+def open_in_place(path: Path, *, new: bool) -> IO[bytes]:
+    """Open a file for changes in place, creating it if `new`; raises `OSError` for a link or a non-regular file.
+
+    A file with another hard link is refused too, as the change would show under the other name.
+    """
+    descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if new else 0) | _SAFE_FLAGS, 0o666)
+    _check_regular(descriptor, path, max_links=1)
+    return os.fdopen(descriptor, "r+b")
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading, following links; raises `OSError` at once for a pipe, a device or a folder.
+
+    Checks the opened file, not its name, which may refer to something else by then.
+    """
+    descriptor = os.open(path, os.O_RDONLY | (_SAFE_FLAGS & ~getattr(os, "O_NOFOLLOW", 0)))
+    _check_regular(descriptor, path, max_links=None)
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a file; raises `OSError` as `open_regular` does, and for more than `max_bytes` bytes.
+
+    Checks the size first: a sparse file may be larger than memory while using no disk space.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size <= max_bytes and len(content := file.read(max_bytes + 1)) <= max_bytes:
+            return content
+    raise OSError(errno.EFBIG, f"more than {max_bytes:,} bytes", str(path))
+
+
+def _check_regular(descriptor: int, path: Path, max_links: int | None) -> None:
+    """Close the file and raise `OSError` unless it is a regular file with at most `max_links` hard links."""
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode) or (max_links is not None and state.st_nlink > max_links):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def load_arrays(file: IO[bytes], ratio: float = 1) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an ``.npz`` file that expands to at most `ratio` times its size, else raise `ValueError`.
+
+    A compressed file of a few megabytes may expand to gigabytes; the ratio of an uncompressed one is 1. Nothing is
+    unpickled.
+    """
+    import numpy as np
+
+    try:
+        _check_ratio(file, ratio)
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # zipfile, its decompressors and NumPy raise a dozen other types
+        raise ValueError(f"not an .npz file, or a damaged one: {error}") from error
+
+
+def load_array(file: IO[bytes]) -> NDArray[Any]:
+    """Return the array of an ``.npy`` file; raises `ValueError` unless the file size matches the stated shape.
+
+    NumPy would allocate memory for any stated shape before reading. Nothing is unpickled.
+    """
+    import numpy as np
+
+    size = _stated_size(file)
+    left = file.seek(0, os.SEEK_END) - file.seek(0)
+    if not 0 <= left - size <= _NPY_HEADER:
+        raise ValueError(f"its header states {size:,} bytes of data, but it has {left:,}")
+    array: NDArray[Any] = np.load(file, allow_pickle=False)
+    return array
+
+
+def _stated_size(file: IO[bytes]) -> int:
+    """Return the size of the array in bytes, as stated by the header of an ``.npy`` file; raises `ValueError`."""
+    import numpy as np
+
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        return math.prod(shape) * dtype.itemsize
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # many types, as in `load_arrays`
+        raise ValueError(f"not an .npy file, or a damaged one: {error}") from error
+
+
+def _check_ratio(file: IO[bytes], ratio: float) -> None:
+    with zipfile.ZipFile(file) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+    end = file.seek(0, os.SEEK_END)
+    if size > ratio * end:
+        raise ValueError(f"its arrays take {size:,} bytes, more than {ratio:g} times the file's {end:,} bytes")
+    file.seek(0)
+
+
+def refuse_links(root: Path, folder: Path) -> None:
+    """Raise `OutputError` if `folder`, or a folder between it and `root`, is a link; `root` itself may be one."""
+    for ancestor in (folder, *folder.parents):
+        if ancestor == root:
+            return
+        if ancestor.is_symlink():
+            raise OutputError(
+                f"{ancestor} is a link to {ancestor.readlink()}, and nothing is written through "
+                "links: replace it by a folder."
+            )
+
+
+def refuse_links_in_run(folder: Path) -> None:
+    """Raise `OutputError` if a folder between `folder` and the run directory that contains it is a link.
+
+    If run directories are nested, the outermost one counts: a link may lead to a folder that imitates a run.
+    """
+    runs = [parent for parent in (folder, *folder.parents) if (parent / "run.json").is_file()]
+    if runs:
+        refuse_links(runs[-1], folder)
+
+
+@contextmanager
+def hold_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock on the file at `path` during the block; the file itself stays.
+
+    Raises `OutputError` at once, naming `what`, if another process (or another block in this one) holds the lock.
+    """
+    try:
+        file = open_in_place(path, new=True)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.EINVAL}:
+            raise OutputError(
+                f"{path} is a link or not a regular file, so nothing is written there: remove it."
+            ) from error
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}. Check the permissions of the folder."
+        ) from error
+    with file:
+        try:
+            _lock(file)
+        except OSError:
+            raise OutputError(
+                f"{what} is in use by another process{_describe_owner(path)}: wait until it ends, or stop it."
+            ) from None
+        if (content := file.read(_MAX_PID_DIGITS + 1)) and not (content.isdigit() and len(content) <= _MAX_PID_DIGITS):
+            raise OutputError(f"{path} is not a lock file, so it was left unchanged: move it away.")
+        file.seek(0)
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock on the file at `path`; False if there is no such file."""
+    try:
+        with open_in_place(path, new=False) as file:
+            _lock(file)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _describe_owner(path: Path) -> str:
+    text = path.read_bytes()[:20]
+    return f" ({text.decode()})" if text.isdigit() else ""
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the directory entries of `folder` to disk, as `os.fsync` does for content; no-op on Windows."""
+    if os.name == "nt":  # folders cannot be opened there, and the file system journals its names
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def reserve_space(descriptor: int, size: int) -> None:
+    """Allocate `size` bytes on disk for the open file descriptor `descriptor`, if the system can.
+
+    A full disk then raises an `OSError` here instead of a bus error in a memory map later.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+
+
+def safe_stem(name: str) -> str:
+    """Return `name` as a file name stem: characters other than letters, digits, - and _ become -, at most 40.
+
+    >>> safe_stem("flowers 5.zip")
+    'flowers-5-zip'
+    """
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name)[:40]

@@ -1,0 +1,245 @@
+"""`compare_runs`: show the settings that differ between runs, side by side with their results."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sightline import intervals
+from sightline.callbacks import EpochRecord
+from sightline.config import RunConfig, to_dict
+from sightline.errors import UsageError
+from sightline.evaluation import paired
+from sightline.evaluation.paired import PairedComparison
+from sightline.evaluation.results import LabeledPredictions
+from sightline.intervals import Interval
+from sightline.runs.directory import RunDirectory
+
+CorrectByImage = dict[tuple[str, str, int], bool]
+ROUNDING_TOLERANCE = 1e-6  # tolerance for an accuracy to be a whole number of hits over a count
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonRow:
+    """One run: `accuracy` and `loss` are those of split `split`; `settings` are those that differ between the runs.
+
+    `leaked` counts the images of that split that are also in an earlier split. An incomplete run has the validation
+    metrics of its best epoch, the seconds of its epochs, and None for what it lacks.
+    """
+
+    name: str
+    run: str
+    status: str
+    settings: dict[str, Any]
+    model: str
+    parameters: int | None
+    split: str | None
+    accuracy: float | None
+    accuracy_interval: Interval | None
+    loss: float | None
+    epochs: int
+    seconds: float
+    history: tuple[EpochRecord, ...]
+    leaked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PairedRun:
+    """Paired comparison of the run `name` with the first run, `baseline`; if `comparison` is None, `note` says why.
+
+    `split` is the split that both were evaluated on; images are paired by content and class.
+    """
+
+    baseline: str
+    name: str
+    split: str | None
+    comparison: PairedComparison | None
+    note: str
+
+
+def compare_to_first(rows: Sequence[ComparisonRow]) -> tuple[PairedRun, ...]:
+    """Compare each run with the first one, on the test images that both were evaluated on, else on validation images.
+
+    The family-wise error rate of all comparisons is 5%.
+    """
+    baseline, *others = rows
+    return tuple(_compare_pair(baseline, other, len(others)) for other in others)
+
+
+def _compare_pair(baseline: ComparisonRow, other: ComparisonRow, tests: int) -> PairedRun:
+    runs = RunDirectory(Path(baseline.run)), RunDirectory(Path(other.run))
+    for split in ("test", "validation"):
+        baseline_predictions, other_predictions = (run.read_predictions(split) for run in runs)
+        if baseline_predictions is None or other_predictions is None:
+            continue
+        baseline_correct, other_correct = _correct_by_image(runs, split, (baseline_predictions, other_predictions))
+        common = [key for key in baseline_correct if key in other_correct]
+        if not common:
+            return PairedRun(baseline.name, other.name, split, None, f"their {split} splits have no image in common")
+        correct_arrays = [np.array([correct[key] for key in common]) for correct in (baseline_correct, other_correct)]
+        note = (
+            ""
+            if len(common) == len(baseline_correct) == len(other_correct)
+            else f"only {len(common)} images are in both {split} splits"
+        )
+        return PairedRun(
+            baseline.name,
+            other.name,
+            split,
+            paired.compare_paired(correct_arrays[0], correct_arrays[1], tests=tests),
+            note,
+        )
+    return PairedRun(
+        baseline.name, other.name, None, None, "they were not evaluated on the same split: evaluate both first"
+    )
+
+
+def _correct_by_image(
+    runs: tuple[RunDirectory, RunDirectory], split: str, predictions: tuple[LabeledPredictions, LabeledPredictions]
+) -> tuple[CorrectByImage, CorrectByImage]:
+    """Return whether each image was classified correctly, keyed by content hash and true class, or by path and class.
+
+    Paths are used if a run has no content hashes for its predictions. Repeated images are paired in order.
+    """
+    contents = [
+        _content_hashes(run, split, run_predictions) for run, run_predictions in zip(runs, predictions, strict=True)
+    ]
+    have_hashes = all(hashes is not None for hashes in contents)
+    first, second = (
+        _index_correct(names if have_hashes and names is not None else one.paths, one)
+        for names, one in zip(contents, predictions, strict=True)
+    )
+    return first, second
+
+
+def _content_hashes(run: RunDirectory, split: str, predictions: LabeledPredictions) -> list[str] | None:
+    rows = [row for row in run.read_data() or () if row.split == split]
+    true_labels = [predictions.classes[i] for i in predictions.labels]
+    return [row.sha256 for row in rows] if [row.label for row in rows] == true_labels else None
+
+
+def _index_correct(keys: Sequence[str], predictions: LabeledPredictions) -> CorrectByImage:
+    correct = (predictions.probabilities.argmax(1) == predictions.labels).tolist()
+    occurrences: Counter[tuple[str, str]] = Counter()
+    correct_by_image: CorrectByImage = {}
+    for name, label, hit in zip(keys, predictions.labels, correct, strict=True):
+        key = name, predictions.classes[label]
+        correct_by_image[*key, occurrences[key]] = hit
+        occurrences[key] += 1
+    return correct_by_image
+
+
+def compare_runs(paths: Sequence[str | Path]) -> tuple[ComparisonRow, ...]:
+    """Read two or more runs, complete or not, and return a row for each, in the given order.
+
+    Raises `UsageError` for fewer than two runs or duplicates, `ModelError` for a path that is not a run.
+    """
+    folders = [Path(p) for p in paths]
+    if len(folders) < 2:
+        raise UsageError("A comparison needs two or more runs: give their folders, as in sightline compare RUN RUN.")
+    resolved_paths = [folder.resolve() for folder in folders]
+    for i, resolved_path in enumerate(resolved_paths):
+        if resolved_path in resolved_paths[:i]:
+            raise UsageError(f"{folders[i]} is given twice: give each run once.")
+    runs = [RunDirectory.open(folder) for folder in folders]
+    configs = [run.config for run in runs]
+    settings = _differing_settings([flatten_settings(config) for config in configs])
+    rows = zip(_short_names(folders), runs, configs, settings, strict=True)
+    return tuple(_build_row(name, run, config, differing) for name, run, config, differing in rows)
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest path suffixes that distinguish the folders."""
+    absolute = [folder.resolve().parts for folder in folders]
+    length = 1
+    while len({components[-length:] for components in absolute}) < len(absolute):
+        length += 1
+    return ["/".join(parts[-length:]) for parts in absolute]
+
+
+def flatten_settings(config: RunConfig) -> dict[str, Any]:
+    """Flatten a configuration to dotted keys; entries of lists of tables are numbered.
+
+    >>> flatten_settings(RunConfig())["train.optimizer.name"]
+    'adam'
+    """
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{path}.{key}" if path else key)
+        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            for number, inner in enumerate(value):
+                walk(inner, f"{path}.{number}")
+        else:
+            flat[path] = value
+
+    walk(to_dict(config), "")
+    return flat
+
+
+def _differing_settings(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of each table that differ between tables, with None for missing ones."""
+    keys = dict.fromkeys(key for table in tables for key in table)
+    differ = [key for key in keys if any(table.get(key) != tables[0].get(key) for table in tables)]
+    return [{key: table.get(key) for key in differ} for table in tables]
+
+
+def _build_row(name: str, run: RunDirectory, config: RunConfig, settings: dict[str, Any]) -> ComparisonRow:
+    info, history = run.info, run.read_history()
+    result = info.get("result") or {}
+    split = next((p for p in ("test", "validation") if result.get(p)), None)
+    metrics = result[split] if split else {}
+    accuracy, loss, count = (metrics.get(key) for key in ("accuracy", "loss", "count"))
+    if not result and (best_epoch := _best_epoch(history, config.train.early_stopping.monitor)) is not None:
+        split, accuracy, loss, count = (
+            "validation",
+            best_epoch.val_accuracy,
+            best_epoch.val_loss,
+            _count_validation(run),
+        )
+    return ComparisonRow(
+        name=name,
+        run=str(run.path),
+        status=str(info.get("status")),
+        settings=settings,
+        model=config.model.name,
+        parameters=result.get("parameters"),
+        split=split,
+        accuracy=accuracy,
+        accuracy_interval=_accuracy_interval(accuracy, count),
+        loss=loss,
+        epochs=len(history),
+        seconds=result.get("seconds", sum(r.seconds for r in history)),
+        history=history,
+        leaked=((result.get("leaked") or {}).get(split) or {}).get("count", 0),
+    )
+
+
+def _best_epoch(history: Sequence[EpochRecord], monitor: str) -> EpochRecord | None:
+    """Return the epoch whose weights the run kept; None without validation images."""
+    validated_epochs = [r for r in history if r.val_accuracy is not None]
+    if not validated_epochs:
+        return None
+    return (min if monitor.endswith("loss") else max)(validated_epochs, key=lambda r: getattr(r, monitor))
+
+
+def _count_validation(run: RunDirectory) -> int:
+    """Return the number of validation images of the run."""
+    return sum(row.split == "validation" for row in run.read_data() or ())
+
+
+def _accuracy_interval(accuracy: float | None, count: int | None) -> Interval | None:
+    """Return the 95% interval; None if `accuracy` is not a fraction of `count` images."""
+    if accuracy is None or not count:
+        return None
+    hits = accuracy * count
+    return (
+        intervals.wilson_interval(round(hits), count) if abs(hits - round(hits)) < ROUNDING_TOLERANCE * count else None
+    )

@@ -1,0 +1,336 @@
+"""`compress`: search for the smallest non-inferior model of a run, and record all candidates."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sightline import _io, jsonio
+from sightline.api.classifier import load
+from sightline.callbacks import Callback
+from sightline.compress import distill, noninferiority
+from sightline.compress.finetune import MAX_EPOCH_FACTOR, FineTuner
+from sightline.compress.noninferiority import PairedTest
+from sightline.compress.search import METHODS, Budget, CompressionSearch, CompressionTask
+from sightline.compress.search_dir import CompressionCandidate, SearchDir, pareto_front
+from sightline.config import RunConfig
+from sightline.data.dataset import Dataset, build_dataset
+from sightline.data.indexing import Sources
+from sightline.data.indexing import build_index as make_index
+from sightline.data.types import Index, Split
+from sightline.errors import DataError, UsageError, plural, suggest
+from sightline.inference import bundle, parity
+from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.models.build import ModelSpec, build_shapes_only
+from sightline.models.describe import weights_sha256
+from sightline.preprocessing import PreprocessingSpec
+from sightline.report import pareto_plot as drawing
+from sightline.runs import environment, finalize, run_images
+from sightline.runs.directory import RunDirectory
+
+MIN_STEPS = 100  # minimum steps of a fine-tuning, if the number of epochs is not given
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionResult:
+    """The result of a search: `candidates`, the original model first, and the names of the `pareto_front`.
+
+    `best` is the smallest that meets the budget, or None: `nearest` and `misses` then say how close the search came.
+    `noninferiority` compares `best` with the original model on images that the search has not used; an accuracy drop of
+    up to `max_drop` is allowed.
+    """
+
+    out: Path
+    candidates: tuple[CompressionCandidate, ...]
+    pareto_front: tuple[str, ...]
+    best: CompressionCandidate | None
+    noninferiority: PairedTest | None
+    nearest: CompressionCandidate
+    misses: tuple[str, ...]
+    max_drop: float = 0.0
+
+    @property
+    def meets_budget(self) -> bool:
+        """Whether the budget is met on the test split too: no significant loss, or none beyond `max_drop`."""
+        if self.best is None or self.noninferiority is None:
+            return False
+        return not self.noninferiority.significantly_worse or self.noninferiority.difference >= -self.max_drop - 1e-9
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of ``--json`` and ``pareto_front.json``."""
+        return {
+            "out": str(self.out),
+            "reached": self.meets_budget,
+            "best": self.best.name if self.best else None,
+            "judgement": asdict(self.noninferiority) | {"worse": self.noninferiority.significantly_worse}
+            if self.noninferiority
+            else None,
+            "nearest": self.nearest.name,
+            "misses": list(self.misses),
+            "front": list(self.pareto_front),
+            "candidates": [asdict(c) for c in self.candidates],
+        }
+
+
+def compress(
+    model: Path | str,
+    *,
+    data: Sources | None = None,
+    out: Path | str | None = None,
+    budget: Budget | None = None,
+    methods: Sequence[str] = METHODS,
+    epochs: int | None = None,
+    callback: Callback | None = None,
+) -> CompressionResult:
+    """Search for the smallest version of the run `model` that meets `budget`.
+
+    `data`: labeled images to use instead of the run's own; images of the run keep their split. `out`: the folder of
+    the search, by default ``<run>/compressed``; an interrupted search continues there. `epochs`: epochs of each
+    fine-tuning, up to three times as many for a new head or a student; by default a quarter of the run's epochs, more
+    for few images, from 2 to 20. Raises `SightlineError`s.
+    """
+    callback, budget = callback or Callback(), budget or Budget()
+    selected_methods = _check_methods(methods)
+    run = RunDirectory.open(Path(model))
+    config = run.config
+    environment.check_packages(config)
+    environment.start_backend(config.device)
+    predictor = load(run.path, engine="keras").predictor
+    assert isinstance(predictor, KerasPredictor)
+    dataset, index = _load_data(run, config, predictor, data, callback)
+    finetune_epochs = _choose_epochs(config, dataset) if epochs is None else epochs
+    callback.on_message(
+        f"epochs: {finetune_epochs} per fine-tuning, at most {MAX_EPOCH_FACTOR * finetune_epochs} for "
+        "a new head or a student"
+    )
+    sha256 = weights_sha256(predictor.model)
+    path = Path(out) if out is not None else run.path / "compressed"
+    if out is None:
+        _io.refuse_links(run.path, path)
+    search_key = {
+        "weights_sha256": sha256, "data": dataset.name, "pictures": len(dataset.images), "content": _hash_data(dataset),
+        "means": list(selected_methods),
+        "epochs": finetune_epochs, "max_drop": budget.max_drop, "slack": noninferiority.MARGIN,
+    }  # fmt: skip
+    store = SearchDir(path, search_key)
+    trainer = _build_trainer(config, predictor, dataset, selected_methods, finetune_epochs, path, callback)
+    subject = _build_subject(run, config, predictor, dataset, index, sha256)
+    search = CompressionSearch(subject, trainer, store, budget, selected_methods, callback)
+    search.run()
+    return _build_result(search, store, dataset, callback)
+
+
+def _hash_data(data: Dataset) -> str:
+    """Return a hash of images, labels and splits, which identifies the data of a search."""
+    rows = [(p.sha256, p.label, split) for p, split in zip(data.images, data.splits, strict=True)]
+    return hashlib.sha256(jsonio.dumps(rows).encode()).hexdigest()[:16]
+
+
+def _choose_epochs(config: RunConfig, data: Dataset) -> int:
+    """Return a quarter of the run's epochs, or enough for `MIN_STEPS` steps with few images, from 2 to 20."""
+    train = config.train
+    steps = math.ceil(data.counts()["train"] / train.batch_size)
+    planned = [train.epochs if stage.epochs is None else stage.epochs for stage in train.stages] or [train.epochs]
+    return min(max(round(sum(planned) / 4), math.ceil(MIN_STEPS / steps), 2), 20)
+
+
+def _check_methods(methods: Sequence[str]) -> tuple[str, ...]:
+    for name in methods:
+        if name not in METHODS:
+            raise UsageError(f"There is no compression method {name!r}.{suggest(name, METHODS)}")
+    return tuple(name for name in METHODS if name in methods)
+
+
+def _load_data(
+    run: RunDirectory, config: RunConfig, predictor: KerasPredictor, data: Sources | None, callback: Callback
+) -> tuple[Dataset, Index]:
+    index = _index_images(run, data, callback)
+    dataset = build_dataset(
+        index, predictor.preprocess, config.split, config.seed, keep=config.data.cache, progress=callback.on_progress,
+        threads=config.device.threads or None,
+    )  # fmt: skip
+    if dataset.classes != predictor.classes:
+        raise DataError(
+            f"The images of {index.name} have the classes {', '.join(dataset.classes[:8])}, but the model has "
+            f"{', '.join(predictor.classes[:8])}: they must be the same."
+        )
+    if not dataset.counts()["validation"]:
+        raise DataError(
+            f"{index.name} has no validation images, which candidates are evaluated on: train with "
+            "split.validation above 0, or give images with --data."
+        )
+    return dataset, index
+
+
+def _index_images(run: RunDirectory, data: Sources | None, callback: Callback) -> Index:
+    """Index the run's own images, or other ones, in which images of the run keep their splits."""
+    if data is None:
+        matched = run_images.match_run_images(run, callback.on_progress)
+        run_images.raise_if_incomplete(run, matched, "images", ", or give others with --data")
+        return matched.index
+    index = run_images.restore_splits(run.read_data() or (), make_index(data, callback.on_progress))
+    known_hashes = {row.sha256 for row in run.read_data() or ()}
+    count = sum(p.sha256 in known_hashes for p in index.images)
+    callback.on_message(
+        f"{count} of {plural(len(index.images), 'image')} of {index.name} belong to the run and keep their splits"
+    )
+    return index
+
+
+def _build_trainer(
+    config: RunConfig, predictor: KerasPredictor, data: Dataset, methods: Sequence[str], epochs: int, path: Path,
+    callback: Callback,
+) -> FineTuner:  # fmt: skip
+    model, train = predictor.model, data.subset("train")
+    height, width, channels = model.input.shape[1:]
+    model_spec = ModelSpec(config.model, height, width, channels, len(data.classes), pixel_stats=(127.5, 64.0))
+    teacher_cache: list[distill.TeacherLogits] = []
+
+    def teacher() -> distill.TeacherLogits:
+        if not teacher_cache:
+            teacher_cache.append(
+                distill.compute_teacher_logits(model, train, config, path / "teacher.npy", callback.on_progress)
+            )
+        return teacher_cache[0]
+
+    return FineTuner(
+        config, train, data.subset("validation"), epochs, build_shapes_only(model_spec).backbone,
+        any(stage.unfreeze >= 0 for stage in config.train.stages), teacher if "distill" in methods else None, callback,
+    )  # fmt: skip
+
+
+def _build_subject(
+    run: RunDirectory, config: RunConfig, predictor: KerasPredictor, data: Dataset, index: Index, weights_hash: str
+) -> CompressionTask:
+    def pack(model: Any, graph: bytes, small: Any, facts: Mapping[str, Any]) -> bundle.Bundle:
+        return finalize.build_bundle(
+            model,
+            graph,
+            small,
+            data,
+            index,
+            config,
+            **facts,
+        )
+
+    step = {"step": "train", "run": run.path.name, "model": config.model.name, "weights_sha256": weights_hash}
+    preprocess: PreprocessingSpec = predictor.preprocess
+    return CompressionTask(
+        predictor.model,
+        config.model,
+        config.seed,
+        predictor.classes,
+        preprocess,
+        data,
+        config.device.threads,
+        step,
+        pack,
+        finalize.calibrate_temperature if config.bundle.calibrate else None,
+    )
+
+
+def _build_result(search: CompressionSearch, store: SearchDir, data: Dataset, callback: Callback) -> CompressionResult:
+    candidates, best = tuple(search.candidates), search.best_candidate()
+    nearest, misses = search.nearest_candidate()
+    judgement = None
+    if best is not None:
+        judgement = _test_once(store, best, data, callback)
+        store.select_best(best, best.name if best.precision == "float32" else best.parent or "")
+    else:
+        store.clear_best()
+    drop = search.budget.max_drop
+    result = CompressionResult(
+        store.path, candidates, pareto_front(candidates), best, judgement, nearest, tuple(misses), drop
+    )
+    _write_results(result, candidates[0].accuracy - drop)
+    return result
+
+
+def _test_once(store: SearchDir, candidate: CompressionCandidate, data: Dataset, callback: Callback) -> PairedTest:
+    """Compare the chosen model with the original one; each chosen model is tested only once."""
+    past_results = store.read_comparisons()
+    if candidate.name not in past_results:
+        if past_results:
+            callback.on_message(
+                f"The test split was already used for {', '.join(past_results)}, under another "
+                "budget: the more often it is "
+                "used, the more optimistic its result for the selected model."
+            )
+        past_results[candidate.name] = _test_noninferiority(store, candidate, data, callback)
+        store.write_comparisons(past_results)
+    return past_results[candidate.name]
+
+
+def _test_noninferiority(
+    store: SearchDir, candidate: CompressionCandidate, data: Dataset, callback: Callback
+) -> PairedTest:
+    """Compare the chosen model with the original one on the test split, or on validation if there is none."""
+    split: Split = "test" if data.counts()["test"] else "validation"
+    if split == "validation":
+        callback.on_message(
+            "There are no test images: comparing on the validation images that selected the small model."
+        )
+    samples = data.subset(split)
+    correct = []
+    for name in ("large", candidate.name):
+        _, predictor = bundle.load(store.folder(name) / "bundle")
+        probabilities = parity.predict_probabilities(
+            predictor, samples, task=f"{split} with {name}", progress=callback.on_progress
+        )
+        correct.append(np.equal(probabilities.argmax(1), samples.labels))
+    return noninferiority.compare_models(correct[0], correct[1], split)
+
+
+def _write_results(result: CompressionResult, min_accuracy: float) -> None:
+    text = jsonio.dumps(result.to_dict(), indent=1) + "\n"
+    _io.write_atomic(result.out / "front.json", text.encode())
+    best_name = result.best.name if result.best else None
+    points = [
+        drawing.ParetoPoint(
+            c.name,
+            c.accuracy,
+            c.bytes,
+            c.latency,
+            c.parameters,
+            c.multiply_adds,
+            on_front=c.name in result.pareto_front,
+            best=c.name == best_name,
+        )
+        for c in result.candidates
+        if not c.failed
+    ]
+    _io.write_atomic(result.out / "front.png", drawing.plot_pareto(points, min_accuracy, "Smaller models"))
+
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_size(text: str) -> int:
+    """Parse a size in bytes such as ``2MB`` or ``500 KiB``; raises `UsageError`.
+
+    >>> parse_size("2MB"), parse_size("1.5 KiB")
+    (2000000, 1536)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].upper() not in _UNITS:
+        raise UsageError(f"{text!r} is not a size: give a number and a unit (B, KB, MB, GB), as in 2MB.")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def parse_milliseconds(text: str) -> float:
+    """Parse a duration in milliseconds such as ``5ms`` or ``0.1s``; raises `UsageError`.
+
+    >>> parse_milliseconds("5ms"), parse_milliseconds("0.5 s")
+    (5.0, 500.0)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|us)?\s*", text)
+    if match is None:
+        raise UsageError(f"{text!r} is not a duration: give milliseconds, as in 5ms.")
+    return float(match[1]) * {"ms": 1, "s": 1000, "us": 0.001, None: 1}[match[2]]

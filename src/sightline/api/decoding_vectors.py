@@ -1,0 +1,69 @@
+"""Test vectors: reference examples with decoded pixels, to test decoders in other languages."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sightline import jsonio
+from sightline.api.classifier import load
+from sightline.errors import ModelError, OutputError, UsageError
+from sightline.inference import bundle, exported_folder
+from sightline.runs.failures import explain_missing_bundle
+
+
+def write_decoding_vectors(model: str | Path, out: str | Path | None = None) -> Path:
+    """Write ``vectors.json``, the reference images, ``pixels/`` and ``model.onnx`` into a folder, and return it.
+
+    `model` is a run or a bundle with reference examples; `out` defaults to ``RUN/exports/vectors``. Raises
+    `ModelError`, `UsageError` and `OutputError`.
+    """
+    classifier = load(model)
+    run = classifier.run
+    if exported_folder.find(Path(model)) is not None:
+        raise UsageError(f"{model} is an export in a format other than ONNX: give its run.")
+    bundle_path = Path(model)
+    if run is not None:
+        if run.bundle is None:
+            raise ModelError(f"The run {model} has no bundle to take examples from: {explain_missing_bundle(run)}.")
+        bundle_path = run.bundle
+    if run is None and out is None:
+        raise UsageError("A bundle has no default folder for exports: give one with --out.")
+    target = Path(out) if out is not None else Path(model) / "exports" / "vectors"
+    if target.exists() and not (target / "vectors.json").is_file():
+        raise OutputError(f"{target} contains something else: choose another folder with --out.")
+    loaded_bundle, _ = bundle.load(bundle_path)
+    if not loaded_bundle.files:
+        raise ModelError(
+            f"{bundle_path} contains no reference examples: give the run, the folder of its bundle or its .zip."
+        )
+    manifest, files, examples = loaded_bundle.manifest, {bundle.MODEL_FILE: loaded_bundle.model}, []
+    for example in manifest.reference_examples:
+        pixels = manifest.preprocess.decode(loaded_bundle.files[example.file])
+        name = f"pixels/{Path(example.file).stem}.bin"
+        files |= {example.file: loaded_bundle.files[example.file], name: pixels.tobytes()}
+        examples.append(_example_to_dict(example, pixels) | {"pixels": name})
+    content = {"classes": list(manifest.classes), "preprocess": manifest.preprocess.to_dict(), "examples": examples}
+    files["vectors.json"] = (jsonio.dumps(content, indent=1) + "\n").encode()
+    with tempfile.TemporaryDirectory(prefix="sightline-") as temp_dir:
+        staging = Path(temp_dir, "vectors")
+        for name, data in files.items():
+            (staging / name).parent.mkdir(parents=True, exist_ok=True)
+            (staging / name).write_bytes(data)
+        exported_folder.move_into_place(staging, target)
+    return target
+
+
+def _example_to_dict(example: Any, pixels: Any) -> dict[str, Any]:
+    return {
+        "file": example.file,
+        "label": example.label,
+        "shape": list(pixels.shape),
+        "sha256": example.pixels_sha256,
+        "first": pixels.ravel()[:24].tolist(),
+        "mean": [float(m) for m in pixels.mean((0, 1), dtype=np.float64)],
+        "probabilities": list(example.probabilities),
+    }

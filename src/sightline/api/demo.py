@@ -1,0 +1,33 @@
+"""The demo: generated images of coffee beans, a short training, a few new images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from sightline.api.training import train
+from sightline.callbacks import Callback
+from sightline.datasets import coffee_beans
+from sightline.runs.directory import next_path
+from sightline.training.result import TrainResult
+
+NEW_SEED = 1  # training images are generated with seed 0
+
+
+def demo_train(images: str, *, out: Path | None, epochs: int | None, callback: Callback) -> TrainResult:
+    """Train the ``quick`` recipe on generated coffee beans."""
+    path = out or next_path(Path("runs"), "demo")
+    assignments = ["train.epochs=10"] if epochs is None else [f"train.epochs={epochs}"]
+    return train(images, recipe="quick", set=assignments, out=path, callback=callback)
+
+
+def draw_demo_images(folder: Path, count: int, size: int = 224) -> list[Path]:
+    """Generate images that are not in the training data and save them as ``<true roast>-<n>.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i in range(count):
+        path = folder / f"{coffee_beans.CLASSES[i % len(coffee_beans.CLASSES)].lower()}-{i + 1}.png"
+        Image.fromarray(coffee_beans.draw(i, size, NEW_SEED)).save(path)
+        paths.append(path)
+    return paths

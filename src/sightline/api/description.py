@@ -1,0 +1,129 @@
+"""`describe`: the layers and costs of a recipe, model or run, its diagram and its learning rates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sightline import _io
+from sightline.api.classifier import load
+from sightline.config import ModelConfig, RunConfig, recipes, resolve_config
+from sightline.errors import OutputError, UsageError, suggest
+from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.models import registry
+from sightline.models.build import ModelSpec, build_shapes_only
+from sightline.models.describe import ModelDescription, describe_model
+from sightline.report import diagram, lr_plot
+from sightline.runs.autoconfig import SMALL_SIDE
+from sightline.runs.directory import RunDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeTarget:
+    """The recipe, model or run that a name refers to.
+
+    `has_training` is false for a model, which has no training settings.
+    """
+
+    name: str
+    config: RunConfig
+    run: Path | None = None
+    has_training: bool = True
+
+
+def find_target(name: str, assignments: Sequence[str] = ()) -> DescribeTarget:
+    """Return the recipe, else the model, else the run called `name`.
+
+    `assignments` are ``KEY=VALUE`` overrides. Raises `UsageError`, suggesting the nearest name.
+    """
+    path = Path(name)
+    if name in recipes.names():
+        config = resolve_config(recipes.load(name), assignments=assignments)
+        if name == "auto" and config.model.name == "auto":
+            raise UsageError(
+                "The recipe auto chooses its network from the images: describe quick, transfer or a model instead."
+            )
+        return DescribeTarget(name, config)
+    if name in registry.ENTRIES:
+        return DescribeTarget(
+            name, resolve_config({"model": {"name": name}}, assignments=assignments), has_training=False
+        )
+    if path.is_dir():
+        if assignments:
+            raise UsageError(f"{name} is a run, whose settings are fixed: omit --set, or describe its recipe.")
+        return DescribeTarget(path.resolve().name, RunDirectory.open(path).config, path)
+    valid_names = [*recipes.names(), *registry.ENTRIES]
+    raise UsageError(f"There is no recipe, model or run {name!r}.{suggest(name, valid_names)}")
+
+
+def describe(target: DescribeTarget, *, size: str | None = None, classes: int | None = None) -> ModelDescription:
+    """Return the layers and costs of a network; nothing is trained, and only a run's weights are read.
+
+    `size` is ``HxWxC`` or ``HxW``; default: the recipe's, else the model's, in color. `classes`: default 2 for a
+    sigmoid output, else 10 for networks for small images and 1,000 for others. A run defines both.
+    """
+    if target.run is not None:
+        if size is not None or classes is not None:
+            raise UsageError(
+                f"{target.name} is a run, which defines its input size and classes: omit --size and --classes."
+            )
+        predictor = load(target.run, engine="keras").predictor
+        assert isinstance(predictor, KerasPredictor)
+        return describe_model(predictor.model, target.name)
+    config = target.config
+    model = replace(config.model, name="cifar10-deep") if config.model.name == "auto" else config.model
+    entry = registry.get_entry(model.name)
+    height, width, channels = _parse_input_size(config, entry.input_size, size)
+    if classes is None:
+        classes = 2 if model.head == "sigmoid" else 10 if entry.input_size <= SMALL_SIDE else 1000
+    if classes < 2:
+        raise UsageError(f"A classifier needs at least two classes, not {classes}.")
+    return describe_model(build_shapes_only(_model_spec(model, height, width, channels, classes)).model, target.name)
+
+
+def _model_spec(model: ModelConfig, height: int, width: int, channels: int, classes: int) -> ModelSpec:
+    pixels = (127.5, 64.0)  # placeholder mean and std, which affect no shape
+    return ModelSpec(model, height, width, channels, classes, pixel_stats=pixels)
+
+
+def _parse_input_size(config: RunConfig, default_side: int, size_text: str | None) -> tuple[int, int, int]:
+    input_config = config.input
+    height = input_config.height or input_config.width or default_side
+    channels = input_config.channels or 3
+    if size_text is None:
+        return height, input_config.width or height, channels
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})(?:x([13]))?", size_text.strip().lower())
+    if match is None or not int(match[1]) or not int(match[2]):
+        raise UsageError(f"--size {size_text} is not an image size: give height, width and channels, as in 224x224x3.")
+    return int(match[1]), int(match[2]), int(match[3] or channels)
+
+
+def draw_diagram(description: ModelDescription, path: str) -> None:
+    """Draw a diagram of the network to `path`, which ends with ``.png`` or ``.svg``."""
+    _io.write_atomic(Path(path), diagram.plot_architecture(description, diagram.parse_format(path)))
+
+
+def plot_schedule(target: DescribeTarget, path: str, steps: int) -> None:
+    """Plot the learning rates of all stages to `path`, with `steps` steps per epoch."""
+    check_outputs(target, path)
+    stages = lr_plot.plan_stages(target.config, steps)
+    schedule = target.config.train.schedule
+    title = f"{target.name}: {schedule.name.replace('_', ' ')}"
+    if schedule.name == "plateau":  # when it drops depends on training
+        title += f", times {schedule.factor:g} whenever {schedule.monitor} plateaus"
+    _io.write_atomic(Path(path), lr_plot.plot_learning_rates(stages, steps, title, diagram.parse_format(path)))
+
+
+def check_outputs(target: DescribeTarget, schedule_path: str | None = None, diagram_path: str | None = None) -> None:
+    """Raise, before any work, if the figures could not be written."""
+    for path in (schedule_path, diagram_path):
+        if path is not None:
+            diagram.parse_format(path)
+            if not Path(path).parent.is_dir():
+                raise OutputError(f"{path} cannot be written: its folder does not exist. Choose another path.")
+    if schedule_path is not None and not target.has_training:
+        raise UsageError(f"{target.name} is a model, which has no learning rate: use --schedule for recipes or runs.")
+    if schedule_path is not None and not lr_plot.plan_stages(target.config, 1):
+        raise UsageError(f"{target.name} trains for 0 epochs: there is no learning rate to plot.")

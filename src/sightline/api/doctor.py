@@ -1,0 +1,111 @@
+"""`doctor`: find problems in a labeled set of images, and propose corrections."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sightline import _io
+from sightline.callbacks import Callback
+from sightline.config import DataConfig, InputConfig
+from sightline.data import label_patch as patches
+from sightline.data.checks import fixes
+from sightline.data.checks.audit import Audit, audit_images
+from sightline.data.checks.finding import Finding, image_finding
+from sightline.data.indexing import Sources
+from sightline.data.indexing import build_index as make_index
+from sightline.data.types import Index
+from sightline.errors import ImageError
+from sightline.preprocessing import PreprocessingSpec
+from sightline.report import doctor_page as page
+from sightline.report import fonts
+from sightline.runs import autoconfig
+from sightline.runs.preflight import raise_for_errors
+
+DEFAULT_DATA, DEFAULT_INPUT = DataConfig(), InputConfig()
+THUMBNAIL_SIDE = 96  # pixels of a thumbnail's longer side
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorReport:
+    """The findings of `doctor`, and the files that it wrote."""
+
+    audit: Audit
+    html: str | None = None
+    patch: str | None = None
+    corrections: int = 0
+
+
+def doctor(
+    sources: Sources,
+    *,
+    html: Path | str | None = None,
+    fix: Path | str | None = None,
+    patch: Path | str | None = None,
+    options: DataConfig = DEFAULT_DATA,
+    input_config: InputConfig = DEFAULT_INPUT,
+    threads: int | None = None,
+    callback: Callback | None = None,
+) -> DoctorReport:
+    """Check every image of `sources` and return the findings.
+
+    `html` is the path of a report to write, with thumbnails; `fix` that of a patch file of proposed corrections, which
+    `train --patch` applies; `patch` is applied first. `options` control how sources are read, `input_config` how images
+    are decoded. The images themselves are never modified. Raises `DataError` for a source without images, `OutputError`
+    if a file cannot be written.
+    """
+    callback = callback or Callback()
+    raise_for_errors((), options.allow_findings)  # rejects unknown kinds
+    index = make_index(sources, callback.on_progress, threads, options=options, lenient=True)
+    index = patches.load_and_apply_patch(index, None if patch is None else Path(patch))
+    preprocess, sample_range = autoconfig.inspection_preprocess(input_config, index, callback.on_progress, threads)
+    result_audit, duplicates, image_stats = audit_images(index, callback.on_progress, threads, sample_range, preprocess)
+    result_audit = replace(
+        result_audit, findings=(*result_audit.findings, *_missing_font_findings(result_audit.classes))
+    )
+    result = DoctorReport(result_audit)
+    if fix is not None:
+        proposed = fixes.propose_fixes(index, duplicates, image_stats)
+        patches.write_patch(Path(fix), proposed)
+        result = replace(result, patch=str(fix), corrections=len(proposed))
+    if html is not None:
+        text = page.render_html(result_audit, _thumbnails(index, result_audit.findings, preprocess))
+        _io.write_atomic(Path(html), text.encode(errors="backslashreplace"), "Choose another file with --html.")
+        result = replace(result, html=str(html))
+    return result
+
+
+def _missing_font_findings(classes: Iterable[str]) -> list[Finding]:
+    """Return a finding on class names that figures cannot render; none if matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return []
+    no_font = "characters missing from all installed fonts"
+    return image_finding(
+        "names-without-font", "note",
+        (f"class name has {no_font}", f"class names have {no_font}"),
+        f"Figures show boxes instead; report.html uses the browser's fonts. To render them, {fonts.INSTALL_HINT}.",
+        fonts.undrawable_texts(classes),
+    )  # fmt: skip
+
+
+def _thumbnails(index: Index, findings: Sequence[Finding], preprocess: PreprocessingSpec) -> dict[str, bytes]:
+    """Return WebP thumbnails of the images that the page shows, by path; undecodable ones are omitted."""
+    shown_paths = {path for f in findings for group in f.groups[: page.MAX_ITEMS] for path in group[: page.MAX_MEMBERS]}
+    shown_paths |= {path for f in findings for path in f.paths[: page.MAX_ITEMS]}
+    thumbnails: dict[str, bytes] = {}
+    for i, image in enumerate(index.images):
+        if image.path in shown_paths:
+            scale = min(1.0, THUMBNAIL_SIDE / max(image.width, image.height))
+            height, width = (max(1, round(scale * side)) for side in (image.height, image.width))
+            sized = preprocess.with_size(height, width)
+            content = index.read(i)
+            try:
+                pixels = sized.apply(content) if isinstance(content, np.ndarray) else sized.decode(content)
+            except ImageError:
+                continue
+            thumbnails[image.path] = page.encode_thumbnail(pixels)
+    return thumbnails

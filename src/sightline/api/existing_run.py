@@ -1,0 +1,134 @@
+"""`train` with an existing run directory: re-evaluate a run with the same settings, reject any other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from sightline import jsonio
+from sightline.api import evaluation
+from sightline.api.classifier import load
+from sightline.api.comparison import flatten_settings
+from sightline.callbacks import Callback
+from sightline.config import RunConfig
+from sightline.data.dataset import Dataset
+from sightline.data.recorded_images import describe_difference
+from sightline.data.types import Index, Split
+from sightline.errors import DataError, OutputError
+from sightline.evaluation.report import ThresholdRequest
+from sightline.runs.directory import RunDirectory
+from sightline.training.result import SplitMetrics, TrainResult
+
+IGNORED_SETTINGS = {  # settings that do not affect the trained weights
+    "evaluation.positive_class",
+    *("device.threads", "device.deterministic", "data.cache", "data.allow_findings"),
+    *("train.checkpoint_minutes", "train.checkpoint_steps", "train.max_checkpoints", "train.keep_last_checkpoint"),
+}
+DISTRIBUTION_SETTINGS = {
+    "device.num_devices",
+    "device.num_hosts",
+}  # ignored too unless the learning rate scales with them
+AUTO_SETTINGS = {  # auto matches whatever was chosen for it
+    *("device.backend", "device.feature_runtime", "model.weights", "input.value_range", "train.precision"),
+}
+
+
+def is_run(path: Path) -> bool:
+    """Return whether `path` is a run directory, of any status."""
+    return (path / "run.json").is_file()
+
+
+def reevaluate(path: Path, config: RunConfig, index: Index, callback: Callback) -> TrainResult:
+    """Evaluate the complete run at `path` again, on its test split (else validation), and return its result.
+
+    Raises `OutputError` if the run is not complete, or if its settings or images differ from `config` and `index`.
+    """
+    run = RunDirectory.open(path)
+    info = run.info
+    if info.get("status") != "complete":
+        difference_text = next(diff_settings(run.config, config), None) if run.has_config else None
+        advice = (
+            f"its settings differ ({difference_text}), so choose"
+            if difference_text
+            else f"`sightline resume {path}` continues it; or choose"
+        )
+        raise OutputError(
+            f"{path} contains a run that is {info.get('status')}, not complete: {advice} another folder with --out, "
+            "or retrain with --force."
+        )
+    changed_settings = list(diff_settings(run.config, config))
+    if changed_settings:
+        has_more_epochs = config.train.epochs > len(run.read_history())
+        only_epochs_differ = has_more_epochs and all(text.startswith("train.epochs ") for text in changed_settings)
+        extend_hint = (
+            f"`sightline resume {path} --epochs {config.train.epochs}` extends it; or " if only_epochs_differ else ""
+        )
+        raise OutputError(
+            f"{path} contains a complete run with different settings ({'; '.join(changed_settings[:3])}): {extend_hint}"
+            "choose another folder with --out, or use --force."
+        )
+    rejected_paths = run.read_rejected()
+    usable = [i for i, p in enumerate(index.images) if p.path not in rejected_paths]
+    data_difference = describe_difference(
+        run.read_data() or (), replace(index, images=tuple(index.images[i] for i in usable))
+    )
+    if data_difference:
+        raise OutputError(
+            f"{path} contains a complete run on other images than those now in {index.name} ({data_difference}): "
+            "choose another folder with --out, or use --force."
+        )
+    callback.on_message(f"{path} is already complete with these settings: nothing to train, evaluating it again")
+    previous_result = load_result(run, run.result)
+    split: Split = "test" if previous_result.test is not None else "validation"
+    threshold_request = ThresholdRequest(positive=config.evaluation.positive_class)
+    classifier = load(path)
+    images = classifier.labeled_images(progress=callback.on_progress, index=index)
+    result = evaluation.evaluate_model(
+        classifier, images, split=split, threshold_request=threshold_request, progress=callback.on_progress
+    ).evaluation
+    metrics = SplitMetrics(result.accuracy, result.loss, result.count)
+    return replace(previous_result, test=metrics) if split == "test" else replace(previous_result, validation=metrics)
+
+
+def check_unchanged(run: RunDirectory, data: Dataset) -> None:
+    """Raise `DataError` if the images, labels or splits of `data` differ from those that the run started with."""
+    recorded_rows = run.read_data()
+    current = [(p.sha256, p.label, split) for p, split in zip(data.images, data.splits, strict=True)]
+    if recorded_rows is None:
+        return
+    recorded = [(row.sha256, row.label, row.split) for row in recorded_rows]
+    if recorded == current:
+        return
+    missing_images, new_images = Counter(recorded) - Counter(current), Counter(current) - Counter(recorded)
+    summary = f"{missing_images.total()} of {len(recorded)} are missing or changed, {new_images.total()} are new"
+    if not missing_images and not new_images:
+        summary = "files were renamed, which changes their order"
+    raise DataError(
+        f"The images of {data.name} are not those that the run {run.path} started with ({summary}): "
+        "restore them, or retrain with --force."
+    )
+
+
+def diff_settings(old_config: RunConfig, new_config: RunConfig) -> Iterator[str]:
+    """Yield a description of each setting that affects training and differs."""
+    old, new = flatten_settings(old_config), flatten_settings(new_config)
+    ignored = IGNORED_SETTINGS | DISTRIBUTION_SETTINGS if new_config.device.lr_scaling == "none" else IGNORED_SETTINGS
+    for key in sorted(old.keys() | new.keys()):
+        if (
+            key not in ignored
+            and old.get(key) != new.get(key)
+            and not (key in AUTO_SETTINGS and new.get(key) == "auto")
+        ):
+            yield f"{key} is {old.get(key)}, not {new.get(key)}"
+
+
+def load_result(run: RunDirectory, stored: Mapping[str, Any]) -> TrainResult:
+    """Return the `TrainResult` that ``run.json`` stores as `stored`; raises `ModelError` if it is incomplete."""
+    values = dict(stored)
+    field_names = {f.name for f in fields(TrainResult)}
+    details = {name: values.pop(name) for name in stored if name not in field_names}
+    values |= {"run": str(run.path), "bundle": None if run.bundle is None else str(run.bundle), "details": details}
+    return jsonio.build(TrainResult, values, f"{run.path / 'run.json'}: the result")

@@ -1,0 +1,225 @@
+"""`explain`: heat maps of the evidence for a class, with figures and a faithfulness check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from sightline import _io
+from sightline.api import owned_png
+from sightline.callbacks import Progress, no_progress
+from sightline.errors import ImageError, OutputError, UsageError, suggest
+from sightline.explain import localization as heat_map
+from sightline.explain.explanation import Explanation, HeatRegion
+from sightline.explain.faithfulness import check_faithfulness
+from sightline.explain.heatmaps import Method, compute_heat_maps, resolve_method
+from sightline.inference.predictor import NOT_FINITE_REASON, Predictor, call_padded, choose_batch_size
+from sightline.inference.stream import InputItem
+from sightline.preprocessing import PreprocessingSpec, inspect_image
+from sightline.report.heatmap_plot import plot_explanation
+
+MAX_FIGURE_SIDE = 2000  # maximum side of an image in a figure, in pixels; larger images are scaled down
+
+
+@dataclass(frozen=True, slots=True)
+class _DecodedImage:
+    """One image: its content (encoded or in memory), its displayed size, and the model's input pixels."""
+
+    content: Any
+    width: int
+    height: int
+    pixels: NDArray[np.uint8]
+
+
+def explain(
+    predictor: Predictor,
+    items: Sequence[InputItem],
+    *,
+    method: str | None = None,
+    label: str | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Iterator[Explanation]:
+    """Yield one `Explanation` per image, in order; for an unreadable image, one with its `error`.
+
+    `method` is gradcam, gradcam++, occlusion or rise (None: gradcam, or occlusion for an exported model); `label` is
+    the class to explain (None: the predicted class of each image). With `out`, a folder, a PNG file per image is
+    written there. Raises `UsageError` for an unknown method or class, `OutputError` if the folder is not writable.
+    """
+    selected_method = resolve_method(method, predictor)
+    if label is not None and label not in predictor.classes:
+        raise UsageError(f"The model has no class {label!r}.{suggest(label, predictor.classes)}")
+    if out is not None:
+        _create_folder(out)
+    return _explain_batches(predictor, items, selected_method, label, _FigureWriter(out), seed, progress)
+
+
+def _explain_batches(
+    predictor: Predictor,
+    items: Sequence[InputItem],
+    method: Method,
+    label: str | None,
+    writer: _FigureWriter,
+    seed: int,
+    progress: Progress,
+) -> Iterator[Explanation]:
+    last_progress, size = ("", 0), choose_batch_size(predictor.preprocess)
+    for start in range(0, len(items), size):
+        decoded = [_decode(predictor.preprocess, item) for item in items[start : start + size]]
+        readable = [image for image in decoded if not isinstance(image, str)]
+
+        def advance(task: str, done: int, total: int, *, start: int = start, count: int = len(readable)) -> None:
+            nonlocal last_progress
+            steps_per_image = total // count  # per image
+            last_progress = (task, len(items) * steps_per_image)
+            if start * steps_per_image + done < last_progress[1]:
+                progress(task, start * steps_per_image + done, last_progress[1])
+
+        explanations = iter(_explain_batch(predictor, readable, method, label, seed, advance) if readable else ())
+        for item, one in zip(items[start : start + size], decoded, strict=False):
+            if isinstance(one, str):
+                yield Explanation(item.path, method, error=one)
+            else:
+                explanation = replace(next(explanations), path=item.path)
+                yield writer.draw(explanation, one, predictor.preprocess)
+    if last_progress[1]:
+        progress(last_progress[0], last_progress[1], last_progress[1])
+
+
+def _decode(preprocess: PreprocessingSpec, item: InputItem) -> _DecodedImage | str:
+    try:
+        content = item.read()
+        if isinstance(content, bytes | bytearray | memoryview):
+            header = inspect_image(content, preprocess.page, preprocess.max_megapixels)
+            return _DecodedImage(content, header.width, header.height, preprocess.decode(content))
+        pixels = preprocess.apply(content)
+        if isinstance(content, Image.Image):
+            width, height = ImageOps.exif_transpose(content).size
+        else:
+            height, width = content.shape[:2]
+        return _DecodedImage(content, width, height, pixels)
+    except ImageError as error:
+        return str(error)
+
+
+def _explain_batch(
+    predictor: Predictor,
+    readable: Sequence[_DecodedImage],
+    method: Method,
+    label: str | None,
+    seed: int,
+    progress: Progress,
+) -> Iterator[Explanation]:
+    """Yield the explanations of the readable images, without path and figure."""
+    pixels = np.stack([image.pixels for image in readable])
+    probabilities = call_padded(
+        predictor.probabilities, pixels, min(choose_batch_size(predictor.preprocess), len(pixels))
+    )
+    finite = np.isfinite(probabilities).all(1)
+    predicted = np.where(finite, np.nan_to_num(probabilities).argmax(1), 0)
+    class_indices = predicted if label is None else np.full(len(pixels), predictor.classes.index(label))
+    maps = compute_heat_maps(predictor, pixels, class_indices, method, seed=seed, progress=progress)
+    for one, row, class_index, is_finite, heat in zip(
+        readable, probabilities, class_indices.tolist(), finite, maps, strict=True
+    ):
+        if not is_finite:
+            yield Explanation("", method, error=NOT_FINITE_REASON)
+            continue
+        width, height = _display_size(one)
+        hottest = heat_map.find_region(heat_map.map_to_original(heat, predictor.preprocess, width, height))
+        yield Explanation(
+            "",
+            method,
+            predictor.classes[class_index],
+            float(row[class_index]),
+            heat,
+            hottest and _scale_region(hottest, one.width / width, one.height / height),
+            None
+            if hottest is None
+            else check_faithfulness(predictor, one.pixels, heat, class_index, float(row[class_index]), seed),
+        )
+
+
+def _display_size(image: _DecodedImage) -> tuple[int, int]:
+    """Return the width and height at which an image is drawn: its own, unless it is very large."""
+    scale = min(1.0, MAX_FIGURE_SIDE / max(image.width, image.height))
+    return max(1, round(scale * image.width)), max(1, round(scale * image.height))
+
+
+def _scale_region(region: HeatRegion, across: float, down: float) -> HeatRegion:
+    left, right = int(region.left * across), round(region.right * across)
+    top, bottom = int(region.top * down), round(region.bottom * down)
+    return HeatRegion(left, top, max(right, left + 1), max(bottom, top + 1), region.heat_fraction)
+
+
+def _create_folder(folder: Path) -> None:
+    _io.refuse_links_in_run(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {folder} for the figures cannot be created: {error.strerror}. Choose another with --out."
+        ) from error
+
+
+class _FigureWriter:
+    """Draws explanations to a folder, each with a unique name; does nothing without a folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._taken: set[str] = set()
+
+    def draw(self, explanation: Explanation, image: _DecodedImage, preprocess: PreprocessingSpec) -> Explanation:
+        """Draw the figure and return `explanation` with its path; raises `OutputError` if another file exists there."""
+        if self._folder is None or explanation.heat is None:
+            return explanation
+        path = self._folder / self._name(explanation)
+        if path.exists() and not owned_png.is_owned_png(path):
+            raise OutputError(f"{path} exists and was not written by Sightline: choose another folder with --out.")
+        width, height = _display_size(image)
+        original = preprocess.with_size(height, width)
+        encoded = isinstance(image.content, bytes | bytearray | memoryview)
+        display_image = original.decode(image.content) if encoded else original.apply(image.content)
+        heat_overlay = heat_map.map_to_original(explanation.heat, preprocess, width, height)
+        visible_box, _ = preprocess.compute_placement(width, height)
+        hottest = explanation.region and _scale_region(explanation.region, width / image.width, height / image.height)
+        owned_png.save_owned_png(
+            path,
+            plot_explanation(
+                display_image, heat_overlay, hottest, _title(explanation), _faithfulness_text(explanation), visible_box
+            ),
+        )
+        return replace(explanation, figure=str(path))
+
+    def _name(self, explanation: Explanation) -> str:
+        base = _io.safe_stem(Path(explanation.path).stem).strip("-") or "picture"
+        stem = name = f"{base}-{_io.safe_stem(str(explanation.label))}-{explanation.method}"
+        number = 1
+        while name in self._taken:
+            number += 1
+            name = f"{stem}-{number}"
+        self._taken.add(name)
+        return f"{name}.png"
+
+
+def _title(explanation: Explanation) -> str:
+    return f"{explanation.label}  {explanation.probability:.3f}  ({explanation.method})"
+
+
+def _faithfulness_text(explanation: Explanation) -> str:
+    if explanation.check is None or explanation.probability is None:
+        return "no evidence for this class in the image"
+    masked_probability, random_probability = (
+        explanation.probability - fall for fall in (explanation.check.drop, explanation.check.random_drop)
+    )
+    return (
+        f"{masked_probability:.3f} with the hottest {explanation.check.masked_fraction:.0%} "
+        f"masked, {random_probability:.3f} with random masking"
+    )

@@ -1,0 +1,409 @@
+"""`export_model`: convert a model to another format or precision, and keep the file only if its outputs agree."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sightline import _io
+from sightline.api.classifier import Classifier, load
+from sightline.callbacks import Callback, Progress
+from sightline.data.indexing import Sources
+from sightline.data.types import Subset
+from sightline.errors import ModelError, OutputError, UsageError, check_installed, suggest
+from sightline.export import keras_to_onnx, openvino, quantize, tensorflow
+from sightline.inference import bundle, exported_folder, parity
+from sightline.inference.bundle import Bundle
+from sightline.inference.manifest import Manifest, ReferenceExample
+from sightline.inference.parity import Parity, Tolerance
+from sightline.inference.predictor import Predictor
+from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.models.describe import count_parameters, weights_sha256
+from sightline.runs.labeled_images import LabeledImages
+
+ExportFormat = Literal["onnx", "bundle", "openvino", "litert", "saved_model"]
+ExportPrecision = Literal["float32", "bfloat16", "float16", "int8"]
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "onnx": ("float32", "bfloat16", "float16", "int8"),
+    "bundle": ("float32", "bfloat16", "float16", "int8"),
+    "openvino": ("float32", "float16", "int8"),
+    "litert": ("float32",),
+    "saved_model": ("float32",),
+}
+"""The precisions that each format supports."""
+
+KERAS_FORMATS = frozenset({"litert", "saved_model"})  # exported from the Keras model on TensorFlow, in float32 only
+
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "onnx": (), "bundle": (), "openvino": ("openvino",), "litert": ("ai_edge_litert", "tensorflow"),
+    "saved_model": ("tensorflow",),
+}  # fmt: skip
+"""The packages that each format needs, in float32."""
+
+TOLERANCES: dict[str, Tolerance] = {
+    "float32": Tolerance(),
+    "float16": Tolerance(0.05, 0.98),
+    "bfloat16": Tolerance(0.1, 0.97),
+    "int8": Tolerance(0.5, 0.97),
+}
+"""How much the outputs of a file may differ from the model's.
+
+float32 differs only in the order of additions. A float16 weight has 11 significant bits and a relative error of at most
+0.02%, a bfloat16 weight has 8 and at most 0.2%. The largest differences measured on photographs were 0.013 and 0.061,
+the lowest agreements 0.997 and 0.987 (docs/export.md); a faulty file, such as one with red and blue swapped, differs by
+0.28 or more. The agreement limits allow for small validation splits, where a single near tie is 1%. int8 also rounds
+activations, and may keep layers in float to meet the limits.
+"""
+
+CALIBRATION_IMAGES = 256  # images for int8 calibration and for choosing the layers that stay in float
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """The result of an export: `path` is None if the file exceeded the tolerance and was discarded.
+
+    `float_layers` names layers that int8 left in float; `images_description` describes the images used for the
+    comparison.
+    """
+
+    path: str | None
+    format: str
+    precision: str
+    images_description: str
+    parity: Parity
+    tolerance: Tolerance
+    float_layers: tuple[str, ...] = ()
+
+    @property
+    def exceeded_limits(self) -> tuple[str, ...]:
+        """The limits that the file exceeded, with the measured values; empty for an accepted file."""
+        return self.parity.list_failures(self.tolerance)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the outputs of the file agree with the model's."""
+        return self.path is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-compatible values."""
+        return {
+            "path": self.path,
+            "format": self.format,
+            "precision": self.precision,
+            "accepted": self.accepted,
+            "pictures": self.images_description,
+            "parity": self.parity.to_dict(),
+            "tolerance": {"difference": self.tolerance.difference, "agreement": self.tolerance.agreement},
+            "reasons": list(self.exceeded_limits),
+            "kept_in_float": list(self.float_layers),
+        }
+
+
+def export_model(
+    model: str | Path,
+    export_format: str = "onnx",
+    *,
+    precision: str = "float32",
+    out: str | Path | None = None,
+    data: Sources | None = None,
+    tolerance: float | None = None,
+    agreement: float | None = None,
+    callback: Callback | None = None,
+) -> ExportResult:
+    """Write a model in another format, load it in the runtime of that format and compare it with the original.
+
+    `model` is a run (whose Keras model is the reference) or a bundle. `data` are labeled images for the comparison, by
+    default the run's validation split. A file that exceeds the tolerance is discarded. Raises `UsageError`,
+    `ModelError`, `DataError`, `OutputError` and `MissingExtraError`.
+    """
+    callback = callback or Callback()
+    _check_format(export_format, precision)
+    tolerances = TOLERANCES[precision]
+    if tolerance is not None or agreement is not None:
+        tolerances = Tolerance(
+            tolerances.difference if tolerance is None else tolerance,
+            tolerances.agreement if agreement is None else agreement,
+        )
+    source = _load_source(Path(model), callback.on_progress)
+    if export_format in KERAS_FORMATS and not isinstance(source.reference, KerasPredictor):
+        raise ModelError(
+            f"The format {export_format} requires a Keras model, which {model} does not contain: give "
+            "the run, or a float32 "
+            "bundle of `sightline compress` next to its model.keras."
+        )
+    target = _resolve_target(source, export_format, precision, out)
+    samples, images_description = _comparison_images(source, data, callback)
+    return _Exporter(
+        source, export_format, precision, target, samples, images_description, tolerances, callback
+    ).export()
+
+
+def _check_format(export_format: str, precision: str) -> None:
+    if export_format not in PRECISIONS:
+        raise UsageError(f"There is no format {export_format!r}.{suggest(export_format, PRECISIONS)}")
+    if precision not in PRECISIONS[export_format]:
+        supported = ", ".join(PRECISIONS[export_format])
+        raise UsageError(
+            f"The format {export_format} cannot be written in {precision!r}: choose one of "
+            f"{supported}, or --format onnx."
+        )
+    if precision != "float32":
+        check_installed("onnx", purpose=f"Writing {precision}")
+    check_installed(*PACKAGES[export_format], purpose=f"The format {export_format}")
+    if export_format in KERAS_FORMATS:
+        tensorflow.check_backend(export_format)
+
+
+@dataclass(frozen=True, slots=True)
+class _ExportSource:
+    """A model to export: its float32 ONNX graph, manifest, reference examples and reference predictor.
+
+    `run_images` are the images of its run.
+    """
+
+    classifier: Classifier
+    run_images: LabeledImages
+    reference: Predictor
+    manifest: Manifest
+    graph: bytes
+    reference_files: Mapping[str, bytes]
+
+
+def _load_source(path: Path, progress: Progress) -> _ExportSource:
+    classifier = load(path)
+    run_images = classifier.labeled_images(progress=progress)
+    run = classifier.run
+    if run is None:
+        if exported_folder.find(path) is not None:
+            raise UsageError(f"{path} is an export and cannot be converted to another format: give its run.")
+        loaded_bundle, bundle_predictor = bundle.load(path)
+        reference = _find_keras_model(path, loaded_bundle.manifest) or bundle_predictor
+        return _ExportSource(
+            classifier, run_images, reference, loaded_bundle.manifest, loaded_bundle.model, loaded_bundle.files
+        )
+    keras = load(path, engine="keras")
+    if run.bundle is None:
+        predictor = keras.predictor
+        assert isinstance(predictor, KerasPredictor)
+        manifest = Manifest(
+            run.config.model.name, keras.classes, keras.preprocess, run.config.recipe,
+            parameters=count_parameters(predictor.model), weights_sha256=weights_sha256(predictor.model),
+        )  # fmt: skip
+        return _ExportSource(
+            classifier, run_images, predictor, manifest, keras_to_onnx.convert_model(predictor.model), {}
+        )
+    loaded_bundle, _ = bundle.load(run.bundle)
+    manifest = loaded_bundle.manifest
+    if (manifest.classes, manifest.preprocess) != (keras.classes, keras.preprocess):
+        raise ModelError(
+            f"The classes or the preprocessing of the bundle of {path} differ from its model.json: one of them was "
+            "modified. Train again, or restore the modified file."
+        )
+    reference_files = {name: content for name, content in loaded_bundle.files.items() if name.startswith("reference/")}
+    return _ExportSource(classifier, run_images, keras.predictor, manifest, loaded_bundle.model, reference_files)
+
+
+def _find_keras_model(path: Path, manifest: Manifest) -> KerasPredictor | None:
+    """Return the Keras model that `compress` saved next to a bundle; None if there is none."""
+    for file in (path.with_name("model.keras"), path.with_name(f"{path.name}.keras")):
+        if path.is_dir() and manifest.precision == "float32" and file.is_file():
+            predictor = KerasPredictor.load(file, manifest.classes, manifest.preprocess)
+            if weights_sha256(predictor.model) == manifest.weights_sha256:
+                return predictor
+    return None
+
+
+def _resolve_target(source: _ExportSource, export_format: str, precision: str, out: str | Path | None) -> Path:
+    if out is not None:
+        target = Path(out)
+        if export_format == "bundle" and target.suffix.lower() != ".zip":
+            raise UsageError(f"A bundle is a zip file: end --out {target} with .zip, or use --format onnx.")
+        if export_format not in {"onnx", "bundle"} and target.suffix:
+            raise UsageError(f"The format {export_format} is a folder: give --out {target} without a suffix.")
+        if target.is_dir() and any(target.iterdir()) and not (target / bundle.MANIFEST_FILE).is_file():
+            raise OutputError(f"{target} contains files that are not an export: choose another folder with --out.")
+        return target
+    if source.classifier.run is None:
+        raise UsageError("Only a run has a default folder for exports: give one with --out.")
+    name = export_format if precision == "float32" else f"{export_format}-{precision}"
+    _io.refuse_links(source.classifier.run.path, source.classifier.run.path / "exports")
+    return source.classifier.run.path / "exports" / (f"{name}.zip" if export_format == "bundle" else name)
+
+
+def _comparison_images(source: _ExportSource, data: Sources | None, callback: Callback) -> tuple[Subset, str]:
+    if data is None and source.classifier.run is None:
+        raise UsageError("Only a run has images for the comparison: give labeled images with --parity.")
+    if data is None:
+        otherwise = "or give labeled images for the comparison with --parity"
+        return source.run_images.load("validation", alternative=otherwise).subset, "the validation split"
+    # Training images are fine for comparing a file with its model; only an accuracy would be misleading.
+    labeled = source.classifier.load_labeled_images(data, include_training=True, progress=callback.on_progress)
+    overlap_count = 0 if labeled.overlap is None else labeled.overlap.count
+    return labeled.subset, "the given images" + f" ({overlap_count} are training or validation images)" * bool(
+        overlap_count
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Exporter:
+    source: _ExportSource
+    export_format: str
+    precision: str
+    target: Path
+    samples: Subset
+    images_description: str
+    tolerance: Tolerance
+    callback: Callback
+
+    def export(self) -> ExportResult:
+        reference = parity.predict_probabilities(
+            self.source.reference, self.samples, task="predicting (model)", progress=self.callback.on_progress
+        )
+        graph, float_layers = (
+            self._convert_graph(reference) if self.export_format in {"onnx", "bundle", "openvino"} else (b"", ())
+        )
+        manifest = self._manifest(float_layers)
+        _io.refuse_links_in_run(self.target.parent)
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".part-", dir=self.target.parent) as temp_dir:
+                finish = self._write_bundle if self.export_format in {"onnx", "bundle"} else self._write_folder
+                parity_result, accepted = finish(Path(temp_dir), graph, manifest, reference)
+        except OSError as error:
+            raise OutputError(f"{self.target} cannot be written: {error.strerror or error}.") from error
+        path = str(self.target) if accepted else None
+        return ExportResult(
+            path,
+            self.export_format,
+            self.precision,
+            self.images_description,
+            parity_result,
+            self.tolerance,
+            float_layers,
+        )
+
+    def _convert_graph(self, reference: Any) -> tuple[bytes, tuple[str, ...]]:
+        """Return the ONNX file in the requested precision, and the layers that int8 left in float."""
+        if self.precision == "float32" or (self.precision == "float16" and self.export_format == "openvino"):
+            return self.source.graph, ()
+        if self.precision != "int8":
+            return keras_to_onnx.cast_weights(self.source.graph, self.precision), ()
+        calibration_pixels = self._calibration_pixels()
+        batches = [calibration_pixels[start : start + 32] for start in range(0, len(calibration_pixels), 32)]
+        calibration = quantize.calibrate_graph(self.source.graph, batches, self.callback.on_progress)
+        subset = self.samples.head(CALIBRATION_IMAGES)
+
+        def accept(file: bytes) -> bool:
+            predictor = self._predictor(file)
+            probabilities = parity.predict_probabilities(
+                predictor, subset, task="evaluating int8", progress=self.callback.on_progress
+            )
+            return parity.compare_probabilities(reference[: len(subset)], probabilities).is_within(self.tolerance)
+
+        file, float_layers, _ = calibration.quantize_until_accepted(
+            accept, calibration_pixels[:32], self.callback.on_progress
+        )
+        return file, float_layers
+
+    def _calibration_pixels(self) -> Any:
+        """Return up to `CALIBRATION_IMAGES` images, from the run's training split if there is a run."""
+        source_samples = self.samples
+        run = self.source.classifier.run
+        if run is not None and run.config.data.sources:
+            otherwise = "or choose another precision: int8 is calibrated on training images"
+            source_samples = self.source.run_images.load("train", alternative=otherwise).subset
+        return source_samples.take(
+            np.linspace(0, len(source_samples) - 1, min(CALIBRATION_IMAGES, len(source_samples))).astype(np.int64)
+        )
+
+    def _predictor(self, graph: bytes) -> Predictor:
+        return Bundle(self.source.manifest, graph, {}).make_predictor()
+
+    def _manifest(self, float_layers: tuple[str, ...]) -> Manifest:
+        """Return the manifest; metrics of the original model are kept for float32 only."""
+        source_manifest = self.source.manifest
+        step = {
+            "step": "export",
+            "format": self.export_format,
+            "precision": self.precision,
+            "from": source_manifest.graph_sha256,
+        }
+        return replace(
+            source_manifest,
+            precision=self.precision,
+            metrics=source_manifest.metrics if self.precision == "float32" else {},
+            lineage=(*source_manifest.lineage, step | ({"kept_in_float": list(float_layers)} if float_layers else {})),
+        )
+
+    def _update_references(self, manifest: Manifest, predictor: Predictor) -> Manifest:
+        """Return the manifest with the probabilities that this file predicts for the reference examples."""
+        examples: list[ReferenceExample] = []
+        for example in manifest.reference_examples:
+            pixels = manifest.preprocess.decode(self.source.reference_files[example.file])
+            probabilities = predictor.probabilities(pixels[None])[0]
+            examples.append(replace(example, probabilities=tuple(float(p) for p in probabilities)))
+        return replace(manifest, reference_examples=tuple(examples) if self.source.reference_files else ())
+
+    def _write_bundle(self, temp_dir: Path, graph: bytes, manifest: Manifest, reference: Any) -> tuple[Parity, bool]:
+        predictor = self._predictor(graph)
+        unchecked = bundle.make(self._update_references(manifest, predictor), graph, self.source.reference_files)
+        bundle.write_folder(unchecked, temp_dir / "made")
+        loaded, reloaded = bundle.load(temp_dir / "made")
+        parity_result = self._compare(reference, reloaded, len(loaded.model))
+        if not parity_result.is_within(self.tolerance):
+            return parity_result, False
+        final_bundle = bundle.make(replace(loaded.manifest, parity=parity_result.to_dict()), graph, loaded.files)
+        self._install_bundle(final_bundle)
+        return parity_result, True
+
+    def _install_bundle(self, new_bundle: Bundle) -> None:
+        suffix = self.target.suffix.lower()
+        if suffix == ".onnx":
+            _io.write_atomic(self.target, new_bundle.model)
+        elif suffix == ".zip":
+            packed = io.BytesIO()
+            bundle.write_zip(new_bundle, packed)
+            _io.write_atomic(self.target, packed.getvalue())
+        else:
+            bundle.write_folder(new_bundle, self.target)
+
+    def _write_folder(self, temp_dir: Path, graph: bytes, manifest: Manifest, reference: Any) -> tuple[Parity, bool]:
+        folder = temp_dir / "made"
+        folder.mkdir()
+        self._folder_writer(graph, manifest)(folder)
+        size = exported_folder.total_size(folder)
+        manifest = self._update_references(
+            manifest, exported_folder.load_unverified(folder, self.export_format, manifest)
+        )
+        exported_folder.add_manifest(folder, self.export_format, manifest, self.source.reference_files)
+        _, predictor = exported_folder.load(folder)
+        parity_result = self._compare(reference, predictor, size)
+        if not parity_result.is_within(self.tolerance):
+            return parity_result, False
+        exported_folder.add_manifest(folder, self.export_format, replace(manifest, parity=parity_result.to_dict()), {})
+        exported_folder.move_into_place(folder, self.target)
+        return parity_result, True
+
+    def _folder_writer(self, graph: bytes, manifest: Manifest) -> Callable[[Path], None]:
+        if self.export_format == "openvino":
+            half = self.precision == "float16"
+            return lambda folder: openvino.export_openvino(graph, folder, float16=half, manifest=manifest.to_json())
+        reference = self.source.reference
+        assert isinstance(reference, KerasPredictor)  # checked by `export_model`
+        write = tensorflow.export_litert if self.export_format == "litert" else tensorflow.export_saved_model
+        return lambda folder: write(reference.model, folder)
+
+    def _compare(self, reference: Any, predictor: Predictor, size: int) -> Parity:
+        progress = self.callback.on_progress
+        probabilities = parity.predict_probabilities(
+            predictor, self.samples, task=f"predicting ({self.export_format})", progress=progress
+        )
+        parity_result = parity.compare_probabilities(reference, probabilities, self.samples.labels, size)
+        median, p99, throughput = parity.measure_speed(predictor, self.samples.take(slice(0, parity.BATCH_SIZE)))
+        return replace(parity_result, latency_median=median, latency_p99=p99, throughput=throughput)

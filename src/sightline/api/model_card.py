@@ -1,0 +1,35 @@
+"""`write_model_card`: write a model card into a run's bundle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from sightline.errors import ModelError
+from sightline.inference import bundle
+from sightline.report import model_card as report
+from sightline.runs.directory import RunDirectory
+from sightline.runs.failures import explain_missing_bundle
+
+
+def write_model_card(path: str | Path) -> tuple[str, Path]:
+    """Write the model card of a run, with its confusion matrix, into its bundle; return its text and path.
+
+    Raises `ModelError` if `path` is not a run or the run has no bundle.
+    """
+    run = RunDirectory.open(Path(path))
+    if run.bundle is None:
+        raise ModelError(f"The run {path} has no bundle to write the model card to: {explain_missing_bundle(run)}.")
+    loaded_bundle, _ = bundle.load(run.bundle)
+    confusion_figure = run.read_figure("confusion")
+    figures = {} if confusion_figure is None else {"figures/confusion.png": confusion_figure.png}
+    try:
+        text = report.render_card(loaded_bundle.manifest, run.info, tuple(figures))
+    except KeyError as error:
+        raise ModelError(
+            f"{run.bundle / bundle.MANIFEST_FILE} lacks {error}, which the model card needs: train "
+            "again, or export with "
+            "`sightline export`."
+        ) from error
+    run.write_bundle(replace(loaded_bundle, files={**loaded_bundle.files, **figures, bundle.CARD_FILE: text.encode()}))
+    return text, run.bundle / bundle.CARD_FILE

@@ -1,0 +1,31 @@
+"""PNG files with a signature, so that Sightline overwrites only figures that it wrote itself."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from sightline import _io
+
+SOFTWARE_TAG = "Sightline"
+
+
+def is_owned_png(path: Path) -> bool:
+    """Return whether a PNG file was written by `save_owned_png`."""
+    try:
+        with _io.open_regular(path) as file, Image.open(file) as image:
+            return image.info.get("Software") == SOFTWARE_TAG
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
+def save_owned_png(path: Path, png: bytes) -> None:
+    """Write a figure atomically, with the signature that `is_owned_png` checks; raises `OutputError`."""
+    signature = PngImagePlugin.PngInfo()
+    signature.add_text("Software", SOFTWARE_TAG)
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.save(buffer, "PNG", pnginfo=signature)
+    _io.write_atomic(path, buffer.getvalue())

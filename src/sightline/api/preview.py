@@ -1,0 +1,185 @@
+"""`preview_images`: a labeled grid of a data set's images, original or augmented as in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import _io, backend
+from sightline.api import owned_png
+from sightline.callbacks import Callback
+from sightline.config import RunConfig, recipes, resolve_config
+from sightline.data.indexing import Sources
+from sightline.data.indexing import build_index as make_index
+from sightline.data.types import Index
+from sightline.errors import DataError, ImageError, OutputError, UsageError
+from sightline.models import registry
+from sightline.preprocessing import PreprocessingSpec
+from sightline.report import plotting
+from sightline.report.image_grid import plot_grid
+from sightline.runs import autoconfig, environment
+from sightline.seeding import make_generator
+from sightline.training.augment import mixup, pipeline
+from sightline.training.optimizers import smooth_labels
+
+COLUMNS = 5  # images per row; augmented versions of each image
+DEFAULT_COUNT, DEFAULT_AUGMENTED_COUNT = 10, 4  # default numbers of images
+MAX_SIDE = 256  # maximum longer side in pixels
+
+LabeledPixels = tuple[NDArray[np.uint8], str]
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewResult:
+    """The path of the figure, all classes of the source, and the number of images shown."""
+
+    figure: str
+    classes: tuple[str, ...]
+    count: int
+
+
+def preview_images(
+    sources: Sources,
+    *,
+    out: Path | str | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    augmented: bool = False,
+    recipe: str | None = None,
+    set: Sequence[str] = (),  # noqa: A002  # the option's own name
+    callback: Callback | None = None,
+) -> PreviewResult:
+    """Draw `count` images of a source, spread over its classes, and save them as a PNG file.
+
+    With `augmented`: a row per image, the original followed by its augmentations in five epochs of training with
+    `recipe` and `set` (as for `train`). `out` defaults to ``<name>-samples.png`` or ``<name>-augmented.png`` in the
+    current directory; a file that this function did not write is never overwritten.
+    """
+    callback = callback or Callback()
+    if not augmented and (recipe or any(not text.startswith(("data.", "picture.")) for text in set)):
+        raise UsageError("A recipe and settings define how images are augmented: add --augment to see that.")
+    requested = resolve_config(recipes.load(recipe or "auto"), assignments=set)  # fail on invalid settings first
+    if requested.model.name != "auto":
+        registry.get_entry(requested.model.name)
+    plotting.check_packages()
+    index = make_index(sources, callback.on_progress, requested.device.threads or None, options=requested.data)
+    path = (
+        Path(out)
+        if out is not None
+        else Path(f"{_io.safe_stem(index.name)}-{'augmented' if augmented else 'samples'}.png")
+    )
+    _check_output(path)
+    num_images = count or (DEFAULT_AUGMENTED_COUNT if augmented else DEFAULT_COUNT)
+    if augmented:
+        resolved = autoconfig.resolve_value_range(
+            _resolve_training_settings(index, requested, set, recipe or "auto"), index, callback
+        )
+        rows = _augment_rows(index, resolved, num_images, seed)
+    else:
+        preprocess, _ = autoconfig.inspection_preprocess(
+            requested.input, index, callback.on_progress, requested.device.threads or None
+        )
+        images = _decode_images(index, num_images, seed, preprocess, training=False)
+        rows = [images[offset : offset + COLUMNS] for offset in range(0, len(images), COLUMNS)]
+    owned_png.save_owned_png(path, plot_grid(rows))
+    classes = tuple(sorted({p.label for p in index.images}))
+    return PreviewResult(str(path), classes, len(rows) if augmented else sum(map(len, rows)))
+
+
+def _resolve_training_settings(
+    index: Index, requested: RunConfig, assignments: Sequence[str], recipe: str
+) -> RunConfig:
+    """Return the settings that `train` would use."""
+    if recipe == "auto":
+        environment.start_backend(requested.device)
+        recipe_choice = autoconfig.choose_recipe(index)
+        requested, recipe = autoconfig.apply_recipe(recipe_choice, [], assignments), recipe_choice.recipe
+    if not pipeline.is_enabled(requested.augment):
+        raise UsageError(
+            f"The recipe {recipe} has no augmentation. Choose another with --recipe, or enable one, as in "
+            "--set augment.rotation=20."
+        )
+    return autoconfig.resolve_input_settings(requested, index)
+
+
+def _sample_indices(index: Index, count: int, seed: int, *, training: bool) -> Iterator[int]:
+    """Yield indices of random images, cycling over the classes; of more than `count` classes, a random subset."""
+    labels: dict[str, list[int]] = {}
+    for i, image in enumerate(index.images):
+        if not training or image.split in (None, "train"):
+            labels.setdefault(image.label, []).append(i)
+    class_names = sorted(labels)
+    if len(class_names) > count:
+        sampled = make_generator(seed, "show").permutation(len(class_names))[:count]
+        class_names = [class_names[k] for k in sorted(sampled)]
+    shuffled = {name: make_generator(seed, "show", name).permutation(labels[name]).tolist() for name in class_names}
+    for round_number in range(max(map(len, shuffled.values()), default=0)):
+        yield from (indices[round_number] for indices in shuffled.values() if round_number < len(indices))
+
+
+def _decode_images(
+    index: Index, count: int, seed: int, preprocess: PreprocessingSpec, *, training: bool
+) -> list[LabeledPixels]:
+    """Decode `count` images with their labels: preprocessed if `training`, else in their own aspect ratio.
+
+    Undecodable images are skipped.
+    """
+    decoded: list[LabeledPixels] = []
+    for i in _sample_indices(index, count, seed, training=training):
+        image = index.images[i]
+        scale = min(1.0, MAX_SIDE / max(image.width, image.height))
+        height, width = (max(1, round(scale * side)) for side in (image.height, image.width))
+        spec = preprocess if training else preprocess.with_size(height, width, 1 if image.grayscale else 3)
+        content = index.read(i)
+        try:
+            decoded.append(
+                (spec.apply(content) if isinstance(content, np.ndarray) else spec.decode(content), image.label)
+            )
+        except ImageError:  # the header is valid, the pixels are not
+            continue
+        if len(decoded) == count:
+            return decoded
+    if not decoded:
+        raise DataError(f"No image of {index.name} can be shown: none can be decoded, or there is no training split.")
+    return decoded
+
+
+def _augment_rows(index: Index, config: RunConfig, count: int, seed: int) -> list[list[LabeledPixels]]:
+    """Return each image followed by its augmentations in five epochs, sampled and applied as in training."""
+    images = _decode_images(index, count, seed, autoconfig.build_preprocess(config), training=True)
+    pixels = np.stack([p for p, _ in images])
+    classes = sorted({label for _, label in images})
+    labels = np.array([classes.index(label) for _, label in images], np.int32)
+    label_weights = smooth_labels(labels, len(classes), 0.0)
+    to_numpy = backend.keras(config.device.backend).ops.convert_to_numpy
+    rows = [[image] for image in images]
+    for epoch in range(1, COLUMNS + 1):
+        params = pipeline.sample_params(config.augment, len(pixels), pixels.shape[1:3], seed, epoch)
+        changed = to_numpy(pipeline.apply(config.augment, pixels, params))
+        mixed = pipeline.mix_labels(label_weights, params)
+        for row, version, weights in zip(rows, changed, mixed, strict=True):
+            row.append(
+                (
+                    version,
+                    _format_label_weights(classes, weights) if mixup.is_mixing(config.augment) else f"epoch {epoch}",
+                )
+            )
+    return rows
+
+
+def _format_label_weights(classes: Sequence[str], weights: NDArray[np.float32]) -> str:
+    return "\n".join(f"{weights[k]:.2f} {classes[k]}" for k in np.argsort(-weights)[:2] if weights[k] >= 0.005)
+
+
+def _check_output(path: Path) -> None:
+    """Raise before any work if the figure cannot be written to `path`."""
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"The figure is a PNG file: give --out a name that ends with .png, not {path}.")
+    if not path.parent.is_dir():
+        raise OutputError(f"There is no folder {path.parent} for the figure {path.name}: create it first.")
+    if path.exists() and not owned_png.is_owned_png(path):
+        raise OutputError(f"{path} exists and was not written by Sightline: move it, or choose another with --out.")

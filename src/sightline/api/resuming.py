@@ -1,0 +1,132 @@
+"""`resume`: continue an interrupted run to the same weights as an uninterrupted one, or extend a complete run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from sightline import backend
+from sightline.api import existing_run
+from sightline.api.training import Training
+from sightline.callbacks import Callback
+from sightline.config import DeviceConfig, RunConfig
+from sightline.data.checks.finding import Finding
+from sightline.data.dataset import check_classes
+from sightline.data.indexing import Sources
+from sightline.data.indexing import build_index as make_index
+from sightline.data.label_patch import load_and_apply_patch
+from sightline.data.types import Index
+from sightline.distributed.cluster import ClusterSpec
+from sightline.errors import ModelError, UsageError
+from sightline.runs import environment, extension, host_session
+from sightline.runs.directory import RunDirectory
+from sightline.runs.failures import INPUT_ERRORS, record_failure
+from sightline.runs.host_session import HostSession
+from sightline.runs.resolve import TrainRequest, resolve_settings
+from sightline.training import interrupt
+from sightline.training.result import TrainResult
+
+
+def resume(
+    path: Path | str,
+    sources: Sources | None = None,
+    *,
+    epochs: int | None = None,
+    hosts: ClusterSpec | None = None,
+    callback: Callback | None = None,
+) -> TrainResult:
+    """Resume the run at `path` from its last checkpoint, with its original settings and choices.
+
+    The final weights match those of an uninterrupted run bit for bit, on the same machine with the same versions. For
+    a complete run, the result is returned, unless `epochs` exceeds the epochs that it has: then its last stage is
+    extended to that total, with the state of the optimizer and of all random number generators restored. A schedule
+    is recomputed over the whole extended stage; otherwise the result matches a run with that many epochs from the
+    start bit for bit. Everything derived from the old weights (metrics, thresholds, the bundle) is replaced.
+
+    `sources`: the same images at another location, or the arrays that the run was started with. `hosts`: as many as
+    the run was started with, see `train`; the run directory is on host 0.
+
+    Raises `ModelError` if `path` is not a run or cannot be extended for lack of a checkpoint, `UsageError` if a run to
+    extend is incomplete or has more epochs already, `OutputError` if another process is writing the run, `DataError`
+    if the images have changed, and whatever `train` raises.
+    """
+    start_time = time.perf_counter()
+    callback = callback or Callback()
+    original_device = DeviceConfig()
+    if hosts is None or existing_run.is_run(Path(path)):  # only host 0 needs the run
+        run = RunDirectory.open(Path(path))
+        original_device = run.config.device if run.has_config else original_device
+    backend.tune_malloc(original_device.backend)  # before the first thread
+    with interrupt.raise_on_sigterm(), host_session.open_session(hosts, original_device, callback) as session:
+        if session.team.rank:
+            return host_session.train_follower(session, sources, start_time)
+        run = RunDirectory.open(Path(path))
+        with run.lock():
+            if epochs is not None:
+                extension.begin_extension(run, epochs, callback)
+            return _resume_locked(run, sources, callback, start_time, session)
+
+
+def _resume_locked(
+    run: RunDirectory, sources: Sources | None, callback: Callback, start_time: float, session: HostSession
+) -> TrainResult:
+    """Resume a run whose lock is held."""
+    info = run.info
+    if info.get("status") == "complete":
+        callback.on_message(f"{run.path} is complete: nothing to do")
+        extension.clean_checkpoints(run, keep=run.config.train.keep_last_checkpoint, callback=callback)
+        return existing_run.load_result(run, run.result)
+    if "request" not in info:
+        raise ModelError(f"{run.path} does not record the arguments of its training: retrain with --force.")
+    try:
+        if run.has_config:
+            _check_environment(info, run, callback)
+        with record_failure(run, new=False):
+            return Training(
+                *_load_settings(run, info, sources, callback), run, callback, start_time, session
+            ).run_pipeline()
+    except INPUT_ERRORS:
+        extension.withdraw_extension(run)
+        raise
+
+
+def _load_settings(
+    run: RunDirectory, info: dict[str, Any], sources: Sources | None, callback: Callback
+) -> tuple[RunConfig, Index, tuple[Finding, ...]]:
+    """Return the settings, the index and, for a run that has not recorded them yet, the findings."""
+    run.remove_partial_files()
+    run.update(status="running", resumed=info.get("resumed", 0) + 1)
+    request = TrainRequest.from_dict(info["request"], str(run.path / "run.json"))
+    if not run.has_config:
+        return resolve_settings(request.resolve_sources(sources), request, callback)
+    extension.apply_extension(run)
+    config = request.with_relative_paths(run.config)
+    environment.check_packages(config)
+    environment.start_backend(config.device)
+    threads = config.device.threads or None
+    index = make_index(request.resolve_sources(sources), callback.on_progress, threads, options=config.data)
+    index = load_and_apply_patch(index, run.patch)
+    check_classes(index)
+    return config, index, ()
+
+
+def _check_environment(info: dict[str, Any], run: RunDirectory, callback: Callback) -> None:
+    """Report changes of versions or processor since the run started; reject them if it must be deterministic."""
+    recorded = {**info.get("versions", {}), **({"processor": info["processor"]} if "processor" in info else {})}
+    current = {**environment.installed_versions(), "processor": environment.processor_id()}
+    changed = [
+        f"{name} {recorded[name]} then, {current.get(name)} now"
+        for name in recorded
+        if recorded[name] != current.get(name)
+    ]
+    if not changed:
+        return
+    if run.config.device.deterministic:
+        raise UsageError(
+            f"The weights could differ in the last bits ({', '.join(changed)}), but the run is deterministic: resume "
+            f"it on the original setup, or set device.deterministic = false in {run.path / 'config.toml'}."
+        )
+    callback.on_message(
+        f"Changed since the run started: {', '.join(changed)}. The weights may differ in the last bits."
+    )

@@ -1,0 +1,197 @@
+"""Print an evaluation report: calibration, abstention, out-of-distribution detection, errors, slices, label issues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from sightline.cli.output import print_line, print_table
+from sightline.errors import plural
+
+if TYPE_CHECKING:  # annotations only: importing it loads the image packages
+    from sightline.evaluation.binary import OperatingPoint
+    from sightline.evaluation.label_issues import LabelIssue
+    from sightline.evaluation.report import EvaluationReport
+    from sightline.evaluation.results import Metric
+
+MAX_ROWS = 5  # rows shown of a list; the JSON holds all
+RATES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}  # as printed
+
+
+def print_report(report: EvaluationReport) -> None:
+    """Print an evaluation report in a few lines."""
+    print_line()
+    _print_detection(report)
+    for text in (
+        *_calibration_lines(report),
+        *_shift_lines(report),
+        *_selective_lines(report),
+        *_ood_lines(report),
+        *_slice_lines(report),
+    ):
+        print_line(text)
+    if wrong := report.errors.most_confident_errors[:MAX_ROWS]:
+        print_line()
+        print_line("most confident errors")
+        rows = [[a.path, a.label, a.predicted, f"{a.probability:.3f}"] for a in wrong]
+        print_table(["image", "true class", "predicted", "confidence"], rows)
+
+
+def print_label_issues(suspects: Sequence[LabelIssue], patch: str) -> None:
+    """Print the most suspicious labels, and where to find them all."""
+    print_line()
+    print_line(
+        f"{plural(len(suspects), 'label')} {'looks' if len(suspects) == 1 else 'look'} wrong, worst first; "
+        f"proposed fixes are in {patch}"
+    )
+    rows = [[s.path, s.label, f"{s.suggested_label} {s.probability:.2f}"] for s in suspects[:MAX_ROWS]]
+    print_table(["image", "label", "looks like"], rows)
+
+
+def _print_detection(report: EvaluationReport) -> None:
+    """Print how well the positive class is detected, and what the chosen thresholds reach."""
+    b = report.binary
+    if b is None:
+        return
+    print_line(f"detection of {b.positive!r} ({b.rule}) among {b.positives} positive and {b.negatives} negative images")
+    metrics = [(name, getattr(b.rates, key)) for key, name in RATES.items()]
+    metrics.append((f"average precision of {b.positive!r}", b.average_precision))
+    print_table(["metric", "value", "95% interval", ""], [[name, *_metric_cells(f)] for name, f in metrics])
+    for point in b.operating_points:
+        for text in _operating_point_lines(point, b.positive):
+            print_line(text)
+    if b.operating_points:
+        print_line(f"  {_kept(report)}")
+    print_line()
+
+
+def _kept(found: EvaluationReport) -> str:
+    """Return whether the model gives its labels by an operating point from now on."""
+    kept = found.thresholds
+    points = [] if found.binary is None else found.binary.operating_points
+    for point in points:
+        if kept is not None and (point.threshold, point.rate) == (kept.positive_threshold, kept.rate):
+            return f"`predict` goes by the threshold for this {point.rate}"
+    if len(points) > 1 or (kept is not None and kept.confidence is not None):
+        return "not kept for `predict`: it keeps a threshold that is asked for alone"
+    return "not kept for `predict`"
+
+
+def _metric_cells(metric: Metric) -> list[str]:
+    ends = metric.interval
+    value = "" if metric.value is None else f"{metric.value:.4f}"
+    return [value, "" if ends is None else f"{ends.low:.4f} to {ends.high:.4f}", metric.note]
+
+
+def _operating_point_lines(point: OperatingPoint, positive: str) -> Iterator[str]:
+    if point.threshold is None:
+        yield f"{point.rate} {point.target:g}: {point.note}"
+        return
+    yield (
+        f"{point.rate} {point.target:g}: predict {positive!r} where its probability is at least {point.threshold:.4f} "
+        f"(chosen on {plural(point.count, 'validation image')})"
+    )
+    if point.rate_cost and point.relaxed_threshold is not None:
+        other = "specificity" if point.rate == "sensitivity" else "sensitivity"
+        yield (
+            f"  being conservative costs {100 * point.rate_cost:.1f} points of {other} on validation; "
+            "--no-conservative "
+            f"takes {point.relaxed_threshold:.4f}"
+        )
+    if point.rates is None:
+        yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"
+        return
+    rates = [(name, _metric_cells(getattr(point.rates, key))) for key, name in RATES.items()]
+    yield "  on these images: " + ", ".join(f"{name} {v or 'not defined'} ({ends})" for name, (v, ends, _) in rates)
+    bound = "has no bound" if point.lower_bound is None else f"is at least {point.lower_bound:.4f} with 95% confidence"
+    yield f"  target {'met' if point.met else 'not shown to be met'}: the {point.rate} {bound}"
+
+
+def _shift_lines(report: EvaluationReport) -> Iterator[str]:
+    s = report.shift
+    if s is None:
+        return
+    yield (
+        f"validation: accuracy {s.accuracy:.4f} on {plural(s.count, 'image')}, here "
+        f"{100 * s.accuracy_difference:+.2f} points "
+        f"(95% interval {100 * s.interval.low:+.2f} to {100 * s.interval.high:+.2f}); ECE {s.ece:.4f}, here "
+        f"{s.ece_difference:+.4f} (p = {s.ece_p_value:.2g})"
+    )
+    from sightline.report import evaluation_dict, sentences
+
+    if warning := sentences.describe_shift(evaluation_dict.report_to_dict(report)["validation"], report.split):
+        yield f"warning: {warning}"
+
+
+def _calibration_lines(report: EvaluationReport) -> Iterator[str]:
+    c = report.calibration
+    after = ""
+    if c.temperature is not None and c.ece_after is not None and not c.unchanged:
+        after = f"; {c.ece_after:.4f} at temperature {c.temperature.value:.3f}, fitted on validation"
+    yield f"calibration: ECE {c.ece:.4f} as deployed{after}"
+    if c.note:
+        yield f"  {c.note}"
+
+
+def _selective_lines(report: EvaluationReport) -> Iterator[str]:
+    yield f"risk-coverage: area {report.risk_coverage.aurc:.4f}"
+    t = report.threshold
+    if t is not None and t.confidence is None:
+        yield f"  precision {t.target:g}: {t.note}"
+    elif t is not None:
+        yield (
+            f"  precision {t.target:g}: confidence {t.confidence:.4f} covers {t.coverage:.1%} of {t.count} "
+            f"validation images with precision {t.precision:.4f} (at least {t.lower_bound:.4f} with 95% confidence)"
+        )
+        if t.coverage_cost:
+            yield f"  being conservative costs {t.coverage_cost:.1%} of coverage; --no-conservative gives it back"
+        if t.note:
+            yield f"  {t.note}"
+    a = report.decisions
+    if a is not None:
+        precision = ""
+        if a.precision is not None and a.interval is not None:
+            precision = f" with precision {a.precision:.4f} ({a.interval.low:.4f} to {a.interval.high:.4f})"
+        fitted = report.thresholds is not None and report.thresholds.conformal_quantile is not None
+        sets = f"; returns a set for {a.set_fraction:.1%}" if fitted else ""
+        images = plural(a.count, "image")
+        yield (
+            f"  on these {images}: predicts a class for {a.class_fraction:.1%}{precision}{sets}; "
+            f"abstains on {a.abstained_fraction:.1%}"
+        )
+        if a.met is not None and a.lower_bound is not None:
+            bound = f"is at least {a.lower_bound:.4f} with 95% confidence"
+            yield f"  target {a.target:g} {'met' if a.met else 'not shown to be met'}: the precision {bound}"
+        elif a.target is not None and a.lower_bound is not None:
+            yield "  the threshold was chosen on these same images: evaluate on others for an unbiased value"
+    s = report.set_coverage
+    if s is not None:
+        yield (
+            f"  prediction sets for coverage {s.target:g}: contain the true class for {s.coverage:.4f} "
+            f"({s.interval.low:.4f} to {s.interval.high:.4f}), {s.mean_size:.2f} classes on average, "
+            f"{s.singleton_fraction:.1%} with one class"
+        )
+
+
+def _ood_lines(report: EvaluationReport) -> Iterator[str]:
+    s = report.ood
+    if s is None:
+        return
+    distance = "" if s.distance_auroc is None else f", by feature distance {s.distance_auroc:.4f}"
+    images = f"{plural(s.ood_count, 'image')} of {s.name}"
+    yield f"out-of-distribution: {images} vs. {s.count} in-distribution: AUROC by energy {s.energy_auroc:.4f}{distance}"
+    if s.note:
+        yield f"  {s.note}"
+    if s.flagged_fraction is not None:
+        yield f"  the energy limit flags {s.flagged_fraction:.1%} of them"
+
+
+def _slice_lines(report: EvaluationReport) -> Iterator[str]:
+    worse = [s for s in report.slices if s.worse]
+    if report.slices and not worse:
+        yield f"slices: none of {len(report.slices)} is significantly worse than the rest"
+    for s in worse:
+        yield (
+            f"significantly worse: {s.name}: accuracy {s.accuracy:.4f} ({s.interval.low:.4f} to {s.interval.high:.4f}) "
+            f"on {plural(s.count, 'image')}, {s.rest:.4f} on the rest"
+        )

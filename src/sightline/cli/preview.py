@@ -1,0 +1,47 @@
+"""`sightline show`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sightline.cli.output import ProgressDisplay, print_json, print_line
+from sightline.cli.sources import Column, Sources, data_assignments
+
+
+def show(
+    data: Sources,
+    out: Annotated[Path | None, typer.Option(help="The PNG file; default <name>-samples.png.")] = None,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Show each image with five augmented versions of it.")
+    ] = False,
+    recipe: Annotated[str | None, typer.Option(help="The recipe whose augmentation to show; needs --augment.")] = None,
+    set: Annotated[  # noqa: A002
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Set one setting, e.g. data.class_level=2 or, with --augment, augment.rotation=20; repeatable.",
+        ),
+    ] = None,
+    column: Column = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Number of images; default 10, or 4 with --augment.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random selection.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Draw a labeled grid of images, original or augmented as in training."""
+    from sightline.api.preview import preview_images as draw
+
+    with ProgressDisplay(quiet=json) as display:
+        preview = draw(
+            data, out=out, count=count, seed=seed, augmented=augment, recipe=recipe,
+            set=[*(set or ()), *data_assignments(column)], callback=display,
+        )  # fmt: skip
+    if json:
+        print_json(asdict(preview))
+    else:
+        print_line(preview.figure)

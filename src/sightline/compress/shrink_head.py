@@ -1,0 +1,51 @@
+"""Head shrinking: global pooling instead of flattening, as the head has most of a classic network's weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sightline import backend
+from sightline.config import ModelConfig
+from sightline.models import registry
+from sightline.models.build import ModelSpec, Network, build_model
+
+SHRINK = 8  # factor by which a hidden layer is narrowed
+
+
+def list_smaller_heads(config: ModelConfig) -> list[ModelConfig]:
+    """Return smaller heads, smallest first; none for a network that neither flattens its maps nor has hidden layers."""
+    entry = registry.get_entry(config.name)
+    pooling = entry.head.pooling if config.pooling == "auto" else config.pooling
+    hidden = entry.head.hidden if config.hidden_units is None else config.hidden_units
+    if pooling != "flatten" and not hidden:
+        return []
+    target_pooling = "average" if pooling == "flatten" else pooling
+    configs = [replace(config, pooling=target_pooling, hidden_units=())]
+    if hidden:
+        configs.append(replace(config, pooling=target_pooling, hidden_units=(max(min(hidden) // SHRINK, 8),)))
+    return configs
+
+
+def rebuild_with_head(model: Any, config: ModelConfig, seed: int) -> Network:
+    """Return the network of `config` with the backbone's weights of `model` and a new head.
+
+    `model` must be one that `models.build.build_model` made of the same settings but for pooling and hidden layers.
+    """
+    height, width, channels = model.input.shape[1:]
+    classes = model.output["logits"].shape[-1]
+    plan = ModelSpec(config, height, width, channels, classes, seed, pixel_stats=_input_statistics(model))
+    network = build_model(plan)
+    for name in network.backbone:
+        backend.assign_all(network.model.get_layer(name).weights, model.get_layer(name).weights)
+    return network
+
+
+def _input_statistics(model: Any) -> tuple[float, float] | None:
+    """Return the mean and deviation that the pixels are normalized by, from the layer that does it."""
+    layer = model.get_layer("normalize")
+    if np.ndim(layer.scale) or np.ndim(layer.offset):
+        return None
+    return -float(layer.offset) / float(layer.scale), 1 / float(layer.scale)

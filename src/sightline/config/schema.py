@@ -1,0 +1,381 @@
+"""The configuration tree: every setting of a run, with its default, description and range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sightline.config.parse import setting
+from sightline.config.split_groups import parse_group_rule
+from sightline.errors import ConfigError
+
+MAX_EPOCHS = 1_000_000
+
+
+def check_encoding(name: str, key: str) -> None:
+    """Raise `ConfigError` if `name` is not a text encoding that Python knows; an empty name is allowed."""
+    try:
+        "".encode(name or "utf-8")
+    except (LookupError, ValueError) as error:  # raised for binary codecs such as base64 too
+        raise ConfigError(
+            f"{key} cannot be {name!r}: expected a text encoding, such as big5, shift_jis or latin-1."
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnsConfig:
+    """Columns of a manifest; an empty one is detected by its name."""
+
+    path: str = setting("", "column of the image paths: a name, or a number counted from 1 if there is no header")
+    label: str = setting("", "column of the class labels")
+    split: str = setting("", "column of the splits: train, validation or test")
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """Limits on sources, so that a malicious file cannot exhaust memory, disk or time."""
+
+    file_mb: float = setting(256.0, "maximum size of an encoded image, in MiB", 0.001)
+    archive_members: int = setting(2_000_000, "maximum number of files and folders in an archive", 1)
+    archive_gb: float = setting(500.0, "maximum unpacked size of an archive, in GiB", 0.001)
+    archive_ratio: float = setting(100.0, "maximum compression ratio of an archive, beyond the first 256 MiB", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Where the images come from and how they are read."""
+
+    sources: tuple[str, ...] = setting((), "folders, archives, manifests, IDX files or data sets by name, in order")
+    cache: bool = setting(True, "cache decoded pixels on disk for later runs")
+    patch: str = setting("", "patch file of label corrections, as written by `sightline doctor --fix`; empty: none")
+    class_level: int | Literal["leaf"] | None = setting(
+        None,
+        "folder level that names the classes: 1 for the top level below the splits, 2 for the next one, leaf for the "
+        "folder that contains the image; unset: 1, with a finding about nested folders",
+        1,
+    )
+    label_pattern: str = setting(
+        "",
+        "regular expression with a group (?P<label>...) that extracts the class from the file name, or from the path "
+        "relative to the source if the pattern contains a /; empty: folders are classes",
+    )
+    labels: str = setting("", "table (.csv, .tsv, .json) with the labels of a folder of images; empty: none")
+    root: str = setting("", "folder that the paths of a manifest are relative to; empty: the folder of the manifest")
+    encoding: str = setting(
+        "",
+        "text encoding of a manifest, such as big5 or shift_jis; empty: detect UTF-8, UTF-16 or GBK",
+        check=check_encoding,
+    )
+    allow_findings: tuple[str, ...] = setting(
+        (), "kinds of data errors, as named by `doctor`, that do not stop training"
+    )
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitConfig:
+    """How images are split where the source does not define splits."""
+
+    mode: Literal["hash", "stratified"] = setting(
+        "hash",
+        "hash: by content hash, so that adding images hardly ever moves others; stratified: exact fractions per class; "
+        "with both, every class with 3 or more images is in every split",
+    )
+    validation: float = setting(
+        0.15, "validation fraction; taken from the training split if the source defines splits", 0, 0.9
+    )
+    test: float | None = setting(None, "test fraction; unset: 0.15, or 0 if the source defines splits", 0, 0.9)
+    group: str = setting(
+        "none",
+        "images that must stay in the same split: none, near (near duplicates; needs another pass over the images), "
+        "folder (subfolders of a class), column:NAME (of a manifest), pattern:REGEX (on the path; its first capturing "
+        "group, or the one named group)",
+        check=parse_group_rule,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class InputConfig:
+    """Preprocessing: how every image is decoded and resized before it enters the network."""
+
+    height: int | None = setting(
+        None, "height in pixels; unset: the model's default, or that of the images if small", 1, 4096
+    )
+    width: int | None = setting(None, "width in pixels; unset: same as height", 1, 4096)
+    channels: Literal[1, 3] | None = setting(
+        None, "3: RGB, 1: grayscale; unset: 1 if all images are grayscale and the weights are not pretrained"
+    )
+    resize: Literal["stretch", "crop", "pad"] = setting(
+        "stretch", "stretch: ignore the aspect ratio; crop: center crop; pad: keep the aspect ratio and add borders"
+    )
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] = setting(
+        "bilinear", "resampling filter, with antialiasing"
+    )
+    value_range: Literal["auto", "full"] | tuple[float, float] = setting(
+        "auto",
+        "[low, high]: sample values mapped to black and white in images with more than 8 bits per sample; auto: from "
+        "their tags, or else from the training images; full: the full range of the data type",
+    )
+    page: int = setting(1, "page of multi-page TIFF files or frame of animations, counted from 1", 1, 1_000_000)
+    max_megapixels: int = setting(
+        50,
+        "maximum megapixels per image, larger ones are rejected; JPEGs count at the scale they are decoded at",
+        1,
+        4000,
+    )
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.value_range, str) and not self.value_range[0] < self.value_range[1]:
+            raise ConfigError(f"input.value_range must be [low, high] with low < high, not {list(self.value_range)}.")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The network architecture and its initial weights."""
+
+    name: str = setting("auto", "a model listed by `sightline models`, or auto")
+    weights: str = setting(
+        "auto",
+        "none (random), imagenet, the path of a weights file, or auto: imagenet if the weights are available locally",
+    )
+    normalize: Literal["auto", "unit", "symmetric", "imagenet", "caffe", "raw", "standardize"] = setting(
+        "auto",
+        "how the graph scales pixels; auto: as the model expects; standardize: by mean and std of the training split",
+    )
+    head: Literal["softmax", "sigmoid"] = setting(
+        "softmax", "output activation; sigmoid: a single output unit, for two classes only"
+    )
+    pooling: Literal["auto", "average", "max", "flatten"] = setting(
+        "auto", "how feature maps become a vector; auto: the model's default"
+    )
+    hidden_units: tuple[int, ...] | None = setting(
+        None, "units of the hidden dense layers; unset: the model's default", 1
+    )
+    dropout: float | None = setting(None, "dropout rate of the head; unset: the model's default", 0, 0.99)
+    alpha: float | None = setting(
+        None, "width multiplier, for models that have one; unset: the model's default", 0.01, 4
+    )
+    groups: Literal[1, 2] | None = setting(None, "groups of AlexNet's grouped convolutions; unset: 2, as in the paper")
+    initializer: Literal["auto", "gaussian", "he", "glorot"] = setting(
+        "auto", "weight initializer; auto: the model's default; gaussian: N(0, 0.01); all but auto set biases to zero"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """Data augmentation: random transformations of the training images, new for every image and epoch."""
+
+    horizontal_flip: bool = setting(False, "random horizontal flip")
+    alternating_flip: bool = setting(False, "with flip: flip each image in every other epoch, not at random")
+    vertical_flip: bool = setting(False, "random vertical flip")
+    rotation: float = setting(0.0, "maximum rotation in degrees, in both directions", 0, 180)
+    translation: float = setting(0.0, "maximum translation as a fraction of height and width, in both directions", 0, 1)
+    zoom: float = setting(0.0, "maximum zoom, per axis; 0.2: a factor from 0.8 to 1.2", 0, 0.9)
+    shear: float = setting(0.0, "maximum shear in degrees, in both directions", 0, 60)
+    crop: float = setting(0.0, "random crop: pad each side by this fraction, then crop to the original size", 0, 0.5)
+    brightness: float = setting(0.0, "maximum change in brightness, as a fraction of the value range", 0, 1)
+    contrast: float = setting(
+        0.0, "maximum change in contrast, around the image's mean; 0.2: a factor from 0.8 to 1.2", 0, 1
+    )
+    saturation: float = setting(0.0, "maximum change in saturation; 0.2: a factor from 0.8 to 1.2", 0, 1)
+    hue: float = setting(0.0, "maximum hue shift as a fraction of the color wheel, in both directions", 0, 0.5)
+    fill_mode: Literal["nearest", "reflect", "constant"] = setting("nearest", "how pixels outside the image are filled")
+    erasing_probability: float = setting(0.0, "random erasing: probability of replacing a rectangle with noise", 0, 1)
+    erasing_min_area: float = setting(0.02, "random erasing: minimum fraction of the area", 0, 1)
+    erasing_max_area: float = setting(0.4, "random erasing: maximum fraction of the area", 0, 1)
+    randaugment: int = setting(0, "RandAugment: number of operations per image; 0: off", 0, 8)
+    randaugment_magnitude: float = setting(9.0, "RandAugment: magnitude of the operations; 10 is the maximum", 0, 10)
+    mixup: float = setting(
+        0.0,
+        "MixUp alpha: blend pairs of images and their labels; 0: off; not applied to features of frozen layers",
+        0,
+        100,
+    )
+    cutmix: float = setting(
+        0.0,
+        "CutMix alpha: paste a rectangle of another image; 0: off; with mixup, one is chosen at random per image",
+        0,
+        100,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerConfig:
+    """The optimizer."""
+
+    name: Literal[
+        "sgd", "rmsprop", "adam", "adamw", "nadam", "adamax", "adagrad", "adadelta", "adafactor", "lamb", "lion",
+        "ftrl", "muon",
+    ] = setting("adam", "a Keras optimizer; ftrl discards the initial weights")  # fmt: skip
+    learning_rate: float = setting(1e-3, "learning rate before the schedule is applied", 0)
+    momentum: float = setting(0.9, "momentum; sgd only", 0, 0.9999)
+    nesterov: bool = setting(False, "Nesterov momentum; sgd only")
+    weight_decay: float = setting(0.0, "decoupled weight decay, multiplied by the learning rate", 0)
+    clip_norm: float = setting(0.0, "maximum global norm of the gradient; 0: no clipping", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """The learning-rate schedule, applied per step within each stage."""
+
+    name: Literal["constant", "step", "exponential", "cosine", "one_cycle", "cyclical", "plateau"] = setting(
+        "constant", "shape of the schedule over a stage"
+    )
+    warmup_fraction: float = setting(0.0, "fraction of the steps with linear warmup from zero", 0, 1)
+    factor: float = setting(0.1, "exponential, step, plateau: multiply the learning rate by this", 0, 1)
+    step_size: int = setting(1000, "exponential, step: steps between decays; cyclical: steps of half a cycle", 1)
+    staircase: bool = setting(False, "exponential: decay in discrete steps")
+    min_lr_fraction: float | None = setting(
+        None,
+        "minimum, as a fraction of the learning rate: of cosine and plateau (unset: 0), of cyclical (unset: 0.1)",
+        0,
+        1,
+    )
+    rise_fraction: float = setting(
+        0.45, "one_cycle: fraction of the steps going up, and again going down; the rest anneals to zero", 0.01, 0.5
+    )
+    monitor: Literal["val_loss", "val_accuracy", "loss", "accuracy"] = setting("val_loss", "plateau: metric to monitor")
+    compare: Literal["best", "previous"] = setting(
+        "best", "plateau: count epochs that do not improve on the best, or that equal the previous one"
+    )
+    patience: int = setting(5, "plateau: reduce the learning rate after this many such epochs in a row", 1)
+    min_delta: float = setting(0.0, "plateau: minimum change that counts as an improvement", 0)
+    cooldown: int = setting(0, "plateau: epochs to wait after a reduction", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyStoppingConfig:
+    """Early stopping."""
+
+    monitor: Literal["val_loss", "val_accuracy", "loss", "accuracy"] = setting(
+        "val_loss", "metric that selects the best epoch and decides when to stop"
+    )
+    patience: int = setting(0, "stop after this many epochs without improvement; 0: never", 0)
+    min_delta: float = setting(0.0, "minimum change that counts as an improvement", 0)
+    restore_best_weights: bool = setting(True, "restore the weights of the best epoch instead of the last one")
+
+
+@dataclass(frozen=True, slots=True)
+class StageConfig:
+    """One training stage; unset fields inherit from [train]."""
+
+    name: str = setting("stage", "name shown in the progress output")
+    unfreeze: int = setting(
+        -1, "number of last backbone layers to unfreeze; 0: train the head only, -1: the whole network", -1
+    )
+    epochs: int | None = setting(None, "epochs of this stage; unset: train.epochs", 0, MAX_EPOCHS)
+    learning_rate: float | None = setting(
+        None, "learning rate before the schedule; unset: train.optimizer.learning_rate", 0
+    )
+    batch_size: int | None = setting(None, "images per step; unset: train.batch_size", 1)
+    views: int = setting(
+        1, "with frozen layers: number of augmented versions of each image whose features are cached", 1, 64
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Training."""
+
+    epochs: int = setting(
+        20, "total epochs; set on top of a recipe with stages, it scales theirs proportionally", 0, MAX_EPOCHS
+    )
+    batch_size: int = setting(32, "images per step; limited to the number of training images", 1)
+    loss: Literal["cross_entropy", "focal", "binary"] = setting(
+        "cross_entropy",
+        "focal: focus on hard examples; binary: binary cross-entropy of each class on the softmax outputs",
+    )
+    label_smoothing: float = setting(0.0, "fraction of each label that is spread over all classes", 0, 0.9)
+    class_weights: Literal["none", "balanced"] = setting(
+        "none", "balanced: weight classes inversely to their frequency, mean weight 1"
+    )
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = setting(
+        "float32",
+        "numeric precision of training steps; the saved model is always float32; auto: mixed_bfloat16 if it benchmarks "
+        "faster, measured once per network and machine",
+    )
+    l2: float = setting(0.0, "L2 penalty on kernels, added to the loss", 0)
+    ema_decay: float = setting(
+        0.0,
+        "decay of the exponential moving average (EMA) of the weights, which is what is validated and saved; reduced "
+        "in short stages, so that it spans at most a tenth of the steps; 0: no EMA",
+        0,
+        0.99999,
+    )
+    tensorboard: bool = setting(True, "write TensorBoard event files")
+    checkpoint_minutes: float = setting(
+        1.0, "also save a checkpoint within an epoch, after this many minutes; 0: at the end of epochs only", 0
+    )
+    checkpoint_steps: int = setting(0, "also save a checkpoint every N steps, at any cost in time; 0: never", 0)
+    max_checkpoints: int = setting(
+        2, "maximum checkpoints to keep; a corrupt one falls back to the previous one", 1, 99
+    )
+    keep_last_checkpoint: bool = setting(
+        True,
+        "keep the last checkpoint of a complete run, so that `resume --epochs` can extend it: two to four times the "
+        "size of the weights, depending on the optimizer",
+    )
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    stages: tuple[StageConfig, ...] = setting(
+        (), "training stages, in order; empty: a single stage over the whole network"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """Backend and hardware."""
+
+    backend: Literal["auto", "tensorflow", "jax", "torch"] = setting("auto", "Keras backend")
+    gpus: tuple[int, ...] | None = setting(None, "indices of the GPUs to use, such as [0, 1]; []: none; unset: all", 0)
+    num_devices: int = setting(1, "devices per host for data-parallel training; 0: all", 0)
+    lr_scaling: Literal["none", "linear", "sqrt"] = setting(
+        "none",
+        "none: train.batch_size is the global batch, divided among the devices; linear, sqrt: it is the batch per "
+        "device, and the learning rate is multiplied by the number of devices or its square root",
+    )
+    num_hosts: int = setting(1, "hosts that train together; recorded by `train --hosts`, not meant to be set", 1)
+    memory_growth: bool = setting(True, "allocate GPU memory as needed instead of all at the start")
+    feature_runtime: Literal["auto", "onnxruntime", "keras"] = setting(
+        "auto", "runtime that computes features of frozen layers; auto: ONNX Runtime on CPUs, else Keras"
+    )
+    threads: int = setting(0, "threads for computation and decoding; 0: one per core", 0, 1024)
+    deterministic: bool = setting(False, "fail on nondeterministic operations; slower on a GPU, no effect on a CPU")
+
+
+@dataclass(frozen=True, slots=True)
+class BundleConfig:
+    """What the bundle contains besides the model."""
+
+    num_reference_examples: int = setting(
+        4, "number of reference examples, checked whenever the bundle is loaded; 0: none", 0, 100
+    )
+    calibrate: bool = setting(True, "temperature scaling, fitted on the validation split if it is large enough")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """Evaluation."""
+
+    positive_class: str = setting(
+        "", "positive class of a binary problem; empty: by name (defect, positive, ...), else the second class"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything that determines the result of a run."""
+
+    recipe: str = setting("auto", "recipe that these settings are based on")
+    seed: int = setting(0, "seed of all random numbers", 0)
+    data: DataConfig = field(default_factory=DataConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    input: InputConfig = field(default_factory=InputConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
+    bundle: BundleConfig = field(default_factory=BundleConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -1,0 +1,138 @@
+"""Findings on classes, folders and splits: class balance, missing classes and misleading names."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from sightline.data.checks.finding import Finding, image_finding
+from sightline.data.types import SPLITS, ImageRecord, Index
+from sightline.errors import plural
+
+MIN_IMBALANCE = 3.0  # greatest ratio of images between the largest and the smallest class
+MIN_CLASS_SIZE = 20  # images; 15% of them are three validation and three test images
+
+
+def class_findings(index: Index) -> list[Finding]:
+    """Return the findings that need only the paths and labels of an index."""
+    counts = Counter(p.label for p in index.images if p.split in (None, "train"))
+    return [
+        *_empty_classes(index),
+        *_single_class(sorted({p.label for p in index.images})),
+        *_missing_classes(index.images, counts),
+        *_class_balance(counts),
+        *_similar_names(index),
+        *_numeric_names(sorted(counts)),
+    ]
+
+
+def _empty_classes(index: Index) -> list[Finding]:
+    return image_finding(
+        "empty-classes", "warning",
+        ("class folder has no images", "class folders have no images"),
+        "Add images, or remove the folder: without images, the class does not exist.", index.empty_classes,
+    )  # fmt: skip
+
+
+def _single_class(classes: Sequence[str]) -> list[Finding]:
+    return image_finding(
+        "one-class", "error", "class only, but a classifier needs at least two",
+        "Add images of another class; if the class folders are nested deeper, pass the folder directly above them, or "
+        "use --set data.class_level=2.",
+        classes if len(classes) == 1 else (),
+    )  # fmt: skip
+
+
+def _missing_classes(images: Sequence[ImageRecord], counts: Counter[str]) -> list[Finding]:
+    classes_by_split: dict[str, set[str]] = defaultdict(set)
+    for p in images:
+        if p.split is not None:
+            classes_by_split[p.split].add(p.label)
+    splits = [split for split in SPLITS if split in classes_by_split]
+    unknown = (
+        sorted({label for labels in classes_by_split.values() for label in labels} - set(counts))
+        if classes_by_split
+        else []
+    )
+    missing = [(label, part) for part in splits for label in sorted(set(counts) - classes_by_split[part])]
+    names = [*unknown, *(label for label, _ in missing)]
+    reasons = [*("not in the training split" for _ in unknown), *(f"not in the {part} split" for _, part in missing)]
+    return image_finding(
+        "missing-classes", "error" if unknown else "warning",
+        ("class is missing from a split", "classes are missing from a split"),
+        "A class absent from training cannot be predicted, and one absent from the test split is not evaluated: add "
+        "images of it to that split, or remove it from the others.", names, reasons,
+    )  # fmt: skip
+
+
+def _class_balance(counts: Counter[str]) -> list[Finding]:
+    findings = image_finding(
+        "small-classes", "warning",
+        (f"class has fewer than {MIN_CLASS_SIZE} training images",
+        f"classes have fewer than {MIN_CLASS_SIZE} training images"),
+        "Too few to split and to evaluate: collect more, or merge classes.",
+        *_transpose([(label, plural(n, "image")) for label, n in sorted(counts.items()) if n < MIN_CLASS_SIZE]),
+    )  # fmt: skip
+    if len(counts) < 2:
+        return findings
+    (largest, largest_count), (smallest, smallest_count) = (
+        counts.most_common()[0],
+        min(counts.items(), key=lambda at: (at[1], at[0])),
+    )
+    if largest_count < MIN_IMBALANCE * smallest_count:
+        return findings
+    ordered = [(label, plural(n, "image")) for label, n in sorted(counts.items(), key=lambda at: (-at[1], at[0]))]
+    names, reasons = _transpose(ordered)
+    what = (
+        f"classes are imbalanced: {largest!r} has {plural(largest_count, 'training image')}, "
+        f"{smallest!r} only {smallest_count:,}"
+    )
+    advice = (
+        "Check the metrics per class; consider --set train.class_weights=balanced, or collect more of the rare ones."
+    )
+    return [*findings, Finding("class-imbalance", "warning", len(names), what, advice, names, reasons)]
+
+
+def _transpose(rows: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(name for name, _ in rows), tuple(reason for _, reason in rows)
+
+
+def normalize_class_name(label: str) -> str:
+    """Normalize a class name: ignore case, spaces, dashes, underscores and compatibility forms of characters.
+
+    >>> normalize_class_name("Coffee_Bean ") == normalize_class_name("coffee bean")
+    True
+    """
+    return "".join(c for c in unicodedata.normalize("NFKC", label).casefold() if not c.isspace() and c not in "-_")
+
+
+def find_similar_names(index: Index) -> list[list[str]]:
+    """Return groups of class names that differ only in case, spaces, dashes or underscores."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for p in index.images:
+        groups[normalize_class_name(p.label)].add(p.label)
+    return [sorted(names) for _, names in sorted(groups.items()) if len(names) > 1]
+
+
+def _similar_names(index: Index) -> list[Finding]:
+    groups = find_similar_names(index)
+    names = [name for group in groups for name in group]
+    reasons = [f"also {', '.join(repr(o) for o in group if o != name)}" for group in groups for name in group]
+    return image_finding(
+        "similar-class-names", "warning", "class names differ only in case, spaces, dashes or underscores",
+        "If they mean the same class, give them one name (--fix relabels the smaller class).", names, reasons,
+    )  # fmt: skip
+
+
+def _numeric_names(classes: Sequence[str]) -> list[Finding]:
+    if not classes or not all(c.isdecimal() for c in classes):
+        return []
+    by_number = sorted(classes, key=lambda c: (int(c), c))
+    if by_number == list(classes):
+        return []
+    order = ", ".join(classes[:4])
+    return image_finding(
+        "numeric-class-names", "note", f"class names are numbers but sorted as text: {order}, ...",
+        "The class index is not the number. Pad names with zeros (02, 10) if programs rely on that.", classes,
+    )  # fmt: skip

@@ -1,0 +1,103 @@
+"""`Finding`: one kind of problem in a data source, where it occurs and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sightline.data.types import ImageRecord
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+ALLOWABLE_ERRORS = {
+    "split-folders": "uses them as classes",
+    "unexpected-folder": "ignores them",
+    "mask-folders": "uses them as classes",
+    "conflicting-duplicates": "keeps them as they are",
+    "split-leakage": "keeps them as they are",
+}
+"""Kinds of errors that stop `train` unless ``--allow`` names them, and what training does then."""
+
+Group = tuple[ImageRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One kind of problem that `count` groups, images, classes or folders have; `description` completes "`count` ...".
+
+    `paths` names each image, class or folder, and `reasons`, if not empty, gives one reason for each. For findings on
+    groups of images, `groups` has the paths and `labels` the classes of each group; the first `num_identical` groups
+    consist of identical files.
+    """
+
+    kind: str
+    severity: Severity
+    count: int
+    description: str
+    advice: str
+    paths: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
+    labels: tuple[tuple[str, ...], ...] = ()
+    num_identical: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that are set, as JSON values."""
+        values: dict[str, Any] = {
+            "kind": self.kind,
+            "severity": self.severity,
+            "count": self.count,
+            "what": self.description,
+        }
+        if self.groups:
+            values |= {"groups": [list(g) for g in self.groups], "labels": [list(g) for g in self.labels]}
+        else:
+            values["paths"] = list(self.paths)
+        if self.reasons:
+            values["reasons"] = list(self.reasons)
+        if self.num_identical is not None:
+            values["identical"] = self.num_identical
+        return values | {"advice": self.advice}
+
+
+CountedText = str | tuple[str, str]
+"""The text after the count; a pair of singular and plural where they differ."""
+
+
+def pluralize(text: CountedText, count: int) -> str:
+    """Return the singular or plural text for `count`.
+
+    >>> pluralize(("file is empty", "files are empty"), 2)
+    'files are empty'
+    """
+    return text if isinstance(text, str) else text[count != 1]
+
+
+def image_finding(
+    kind: str, severity: Severity, text: CountedText, advice: str, paths: Sequence[str], reasons: Sequence[str] = ()
+) -> list[Finding]:
+    """Return a list with one finding on images, classes or folders; empty if `paths` is empty."""
+    if not paths:
+        return []
+    count = len(paths)
+    return [Finding(kind, severity, count, pluralize(text, count), advice, tuple(paths), tuple(reasons))]
+
+
+def group_finding(
+    kind: str,
+    severity: Severity,
+    text: CountedText,
+    advice: str,
+    groups: Sequence[Group],
+    num_identical: int | None = None,
+) -> list[Finding]:
+    """Return a list with one finding on groups of images; empty if `groups` is empty."""
+    if not groups:
+        return []
+    paths = tuple(tuple(p.path for p in group) for group in groups)
+    labels = tuple(tuple(p.label for p in group) for group in groups)
+    count = len(groups)
+    text = pluralize(text, count)
+    return [Finding(kind, severity, count, text, advice, groups=paths, labels=labels, num_identical=num_identical)]

@@ -1,0 +1,79 @@
+"""Propose fixes for the findings: only a few, and only where the images themselves show what is right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from sightline.data.checks import class_names
+from sightline.data.checks.duplicates import Duplicates, has_conflicting_labels, spans_splits
+from sightline.data.checks.finding import Group
+from sightline.data.checks.image_stats import DatasetStats
+from sightline.data.label_patch import PatchEntry, make_entry
+from sightline.data.types import SPLITS, ImageRecord, Index
+
+
+def propose_fixes(index: Index, duplicates: Duplicates, stats: DatasetStats) -> list[PatchEntry]:
+    """Return the proposed corrections in index order: for each image at most one drop, or one relabel and one move.
+
+    - Identical files with conflicting classes get the majority class; without a majority, all are dropped.
+    - Of identical files in several splits, only one in the last split (train, validation, test) is kept.
+    - Of identical files within a class, one is kept.
+    - Of near duplicates in several splits, those in the last split are kept, so a given test split never changes.
+    - Blank images are dropped.
+    - Classes whose names differ only in spelling take the name of the largest of them.
+    """
+    fixes: dict[tuple[str, str], PatchEntry] = {}  # by path and action; the first reason wins
+    for fix in (
+        *(c for group in duplicates.identical for c in _fix_identical(group)),
+        *(make_entry("drop", p, "blank image") for p in index.images if stats.images[p.sha256].is_blank),
+        *_fix_class_names(index),
+        *(c for group in duplicates.near if spans_splits(group) for c in _fix_near_duplicates(group)),
+    ):
+        if (fix.path, "drop") not in fixes:
+            fixes.setdefault((fix.path, fix.action), fix)
+    dropped = {path for path, action in fixes if action == "drop"}
+    order = {p.path: i for i, p in enumerate(index.images)}
+    remaining = [c for (path, action), c in fixes.items() if action == "drop" or path not in dropped]
+    return sorted(remaining, key=lambda c: (order[c.path], c.action))
+
+
+def _fix_identical(group: Group) -> Iterator[PatchEntry]:
+    label = group[0].label
+    if has_conflicting_labels(group):
+        (label, votes), *others = Counter(p.label for p in group).most_common()
+        if others[0][1] == votes:
+            conflicting_labels = ", ".join(sorted({p.label for p in group}))
+            yield from (make_entry("drop", p, f"identical files have the classes {conflicting_labels}") for p in group)
+            return
+    last_rank = max(SPLITS.index(p.split) if p.split else 0 for p in group)
+    keeper = next((p for p in group if _split_rank(p) == last_rank and p.label == label), None)
+    keeper = keeper or next(p for p in group if _split_rank(p) == last_rank)
+    for p in group:
+        if p is keeper:
+            if p.label != label:
+                yield make_entry("relabel", p, f"most of its {len(group)} identical files have this class", label)
+        else:
+            location = f" in the {keeper.split} split" if spans_splits(group) and p.split != keeper.split else ""
+            yield make_entry("drop", p, f"identical to {keeper.path}{location}")
+
+
+def _split_rank(image: ImageRecord) -> int:
+    return SPLITS.index(image.split) if image.split else 0
+
+
+def _fix_class_names(index: Index) -> Iterator[PatchEntry]:
+    counts = Counter(p.label for p in index.images)
+    for group in class_names.find_similar_names(index):
+        largest = max(group, key=lambda label: (counts[label], label))
+        for p in index.images:
+            if p.label in group and p.label != largest:
+                yield make_entry("relabel", p, "the two class names differ only in spelling", largest)
+
+
+def _fix_near_duplicates(group: Group) -> Iterator[PatchEntry]:
+    last_rank = max(map(_split_rank, group))
+    for p in group:
+        keeper = next((o for o in group if _split_rank(o) == last_rank and o.sha256 != p.sha256), None)
+        if _split_rank(p) < last_rank and keeper is not None:
+            yield make_entry("drop", p, f"near duplicate of {keeper.path} in the {keeper.split} split")

@@ -1,0 +1,120 @@
+"""Findings on how a source was read: which folders, names and tables were used, and what was ignored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sightline.data.checks.finding import Finding, Severity, image_finding
+from sightline.data.types import Index
+
+
+@dataclass(frozen=True, slots=True)
+class RemarkFinding:
+    """The finding made from a kind of `Remark`: its severity, singular and plural text, and advice."""
+
+    severity: Severity
+    singular: str
+    plural: str
+    advice: str
+
+
+REMARK_FINDINGS = {
+    "repeated-members": RemarkFinding(
+        "warning",
+        "name occurs more than once in an archive",
+        "names occur more than once in an archive",
+        "All members are used, the second as `name (2)`. If one is an update of the other, recreate the archive.",
+    ),
+    "split-folders": RemarkFinding(
+        "error",
+        "folder is read as a class but looks like a split",
+        "folders are read as classes but look like splits",
+        "For splits (train, validation, test), put class folders into each of them, or take the labels from file names "
+        "(--set data.label_pattern) or from a table (--set data.labels). If these folders are not splits, choose the "
+        "level of the class folders with --set data.class_level (1: the topmost).",
+    ),
+    "unexpected-folder": RemarkFinding(
+        "error",
+        "folder next to the splits is not a split",
+        "folders next to the splits are not splits",
+        "Rename them to train, validation or test, or move them elsewhere.",
+    ),
+    "split-named-class": RemarkFinding(
+        "warning",
+        "class folder is named like a split",
+        "class folders are named like splits",
+        "If it is a split, sort its images into class folders, or move it out of the folder of classes.",
+    ),
+    "mask-folders": RemarkFinding(
+        "error",
+        "folder contains images or their masks, not a class",
+        "folders contain images or their masks, not classes",
+        "Semantic segmentation is not supported. To classify the images, sort them into class folders, or provide a "
+        "table of labels for the folder of images.",
+    ),
+    "unlabeled": RemarkFinding(
+        "warning",
+        "folder contains unlabeled images, which are ignored",
+        "folders contain unlabeled images, which are ignored",
+        "To use them, sort them into class folders or provide a table of labels; `predict` needs no labels.",
+    ),
+    "nested-classes": RemarkFinding(
+        "warning",
+        "class folder contains images only in subfolders",
+        "class folders contain images only in subfolders",
+        "The upper folder is used as the class. If the subfolders are the classes, use --set data.class_level=2, or "
+        "leaf for the folder that directly contains the image.",
+    ),
+    "labels-from-names": RemarkFinding(
+        "note",
+        "class is read from file names",
+        "classes are read from file names",
+        "If that is wrong, sort the images into class folders, or set --set data.label_pattern.",
+    ),
+    "guessed-encoding": RemarkFinding(
+        "warning",
+        "table is read as GBK, because it is not UTF-8",
+        "tables are read as GBK, because they are not UTF-8",
+        "If the class names look wrong, save the table as UTF-8, or set its encoding, e.g. --set data.encoding=big5.",
+    ),
+    "labels-from-table": RemarkFinding(
+        "note",
+        "table gives the labels",
+        "tables give the labels",
+        "If that is wrong, choose another one with --set data.labels=FILE, or move it out of the folder.",
+    ),
+    "missing-files": RemarkFinding(
+        "warning",
+        "row refers to a missing file and is ignored",
+        "rows refer to missing files and are ignored",
+        "Restore the files or remove the rows; if they are in another folder, use --set data.root=FOLDER.",
+    ),
+    "conflicting-rows": RemarkFinding(
+        "warning",
+        "row gives a file a different label than an earlier row and is ignored",
+        "rows give files different labels than earlier rows and are ignored",
+        "Keep the row with the right label.",
+    ),
+    "empty-labels": RemarkFinding(
+        "warning",
+        "row has no label and is ignored",
+        "rows have no label and are ignored",
+        "Fill the labels in or remove the rows.",
+    ),
+}
+"""The wording for each kind of `Remark`."""
+
+SHOWN_IN_TRAINING = frozenset({"labels-from-names", "labels-from-table"})
+"""Notes that `train` shows too, so that a misread source is noticed before training."""
+
+
+def remark_findings(index: Index) -> list[Finding]:
+    """Return a finding for each kind of remark on a source."""
+    result = []
+    for kind, wording in REMARK_FINDINGS.items():
+        remarks = [r for r in index.notes if r.kind == kind]
+        paths, reasons = [r.path for r in remarks], [r.reason for r in remarks]
+        result += image_finding(
+            kind, wording.severity, (wording.singular, wording.plural), wording.advice, paths, reasons
+        )
+    return result

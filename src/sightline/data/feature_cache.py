@@ -1,0 +1,136 @@
+"""Feature cache: the outputs of frozen layers, kept on disk next to the decoded pixels, so later runs can reuse them.
+
+Features are a folder of the cache, named by a hash over everything that determines them, with ``features.npy`` and
+``meta.json``. While they are computed, rows are appended to ``<name>.part-begun/rows``, so that a killed run continues
+where it stopped. The cache is best effort: if it is not writable, features are silently not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import _io, jsonio
+from sightline.data import cache
+from sightline.data.types import Subset
+from sightline.errors import OutputError
+
+_BLOCK_HEADER = struct.Struct("<QI")  # before each block of rows: the index after its last row, and its checksum
+LIMIT_DIVISOR = 4  # features may take up to 1/SHARE of the cache limit
+
+
+def feature_key(samples: Subset, *provenance: bytes | str | int | None) -> str:
+    """Return the cache name for the features of `samples`: a hash over its pixels and all of `provenance`."""
+    digest = hashlib.sha256(repr([cache.SCHEMA, samples.pixels.shape[1:], str(samples.pixels.dtype)]).encode())
+    for item in provenance:
+        digest.update(hashlib.sha256(item if isinstance(item, bytes) else repr(item).encode()).digest())
+    for start in range(0, len(samples), cache.CHUNK_ROWS):
+        digest.update(samples.take(slice(start, start + cache.CHUNK_ROWS)).data)
+    return digest.hexdigest()[:32]
+
+
+def load_features(name: str, threads: int | None = None) -> NDArray[np.float32] | None:
+    """Return the features cached under `name`, memory-mapped; None if there are none or they are damaged."""
+    target = cache.cache_folder() / name
+    with suppress(Exception):  # whatever is wrong with the files, the features are computed again
+        checks: list[int] = jsonio.loads((target / "meta.json").read_text(encoding="utf-8"))["checks"]
+        array: NDArray[np.float32] = np.load(target / "features.npy", mmap_mode="r", allow_pickle=False)
+        if array.dtype == np.float32 and cache.checksums_match(array, checks, threads):
+            with suppress(OSError):  # a read-only cache is usable too
+                os.utime(target)  # marks it as recently used
+            return array
+    shutil.rmtree(target, ignore_errors=True)
+    return None
+
+
+@contextmanager
+def resumable_features(
+    name: str | None, array: NDArray[np.float32]
+) -> Iterator[tuple[int, Callable[[int, int], None]]]:
+    """Store the rows of `array` while the block computes them, so that an interrupted run can continue.
+
+    Yields the number of leading rows already restored into `array`, and a function to call with the start and the stop
+    of each block of rows that was computed next. Nothing is stored if `name` is None, if the features are too large for
+    the cache, or while another process computes the same features.
+    """
+    with ExitStack() as stack:
+        file = (
+            _open_partial(name, stack)
+            if name is not None and array.nbytes * LIMIT_DIVISOR <= cache.size_limit()
+            else None
+        )
+        if file is None:
+            yield 0, lambda _start, _stop: None
+            return
+
+        def store(start: int, stop: int) -> None:
+            rows = np.ascontiguousarray(array[start:stop])
+            with suppress(OSError, ValueError):  # after a failed write the file is closed and nothing more is stored
+                try:
+                    file.write(_BLOCK_HEADER.pack(stop, zlib.crc32(rows.data)))
+                    file.write(rows.data)
+                    file.flush()
+                    os.utime(Path(file.name).parent)  # so that make_room does not take it for a leftover
+                except OSError:
+                    file.close()
+
+        yield _restore_rows(file, array), store
+    shutil.rmtree(Path(file.name).parent, ignore_errors=True)
+
+
+def _open_partial(name: str, stack: ExitStack) -> IO[bytes] | None:
+    partial = cache.cache_folder() / f"{name}.part-begun"
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(_io.hold_lock(partial / "lock", str(partial)))
+        (partial / "rows").touch()
+        return stack.enter_context((partial / "rows").open("r+b"))
+    except (OSError, OutputError):
+        return None
+
+
+def _restore_rows(file: IO[bytes], array: NDArray[np.float32]) -> int:
+    """Read all complete rows into `array`, truncate the file after them, and return their number."""
+    done = end = 0
+    while len(head := file.read(_BLOCK_HEADER.size)) == _BLOCK_HEADER.size:
+        stop, checksum = _BLOCK_HEADER.unpack(head)
+        if not done < stop <= len(array):
+            break
+        data = file.read(array[done:stop].nbytes)
+        if len(data) != array[done:stop].nbytes or zlib.crc32(data) != checksum:
+            break
+        array[done:stop] = np.frombuffer(data, np.float32).reshape(array[done:stop].shape)
+        done, end = stop, file.tell()
+    file.seek(end)
+    file.truncate()
+    return done
+
+
+def save_features(name: str, array: NDArray[np.float32]) -> None:
+    """Save `array` under `name`, if the disk and the cache limit have room for it."""
+    root = cache.cache_folder()
+    if array.nbytes * LIMIT_DIVISOR > cache.size_limit():
+        return
+    temporary: Path | None = None
+    with suppress(OSError):
+        root.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{name}.part-", dir=root))
+        cache.make_room(root, array.nbytes)
+        np.save(temporary / "features.npy", array, allow_pickle=False)
+        starts = range(0, len(array), cache.CHUNK_ROWS)
+        meta: dict[str, Any] = {"checks": [zlib.crc32(array[at : at + cache.CHUNK_ROWS].data) for at in starts]}
+        (temporary / "meta.json").write_text(jsonio.dumps(meta, ensure_ascii=True), encoding="utf-8")
+        cache.publish(temporary, root / name)
+    if temporary is not None:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,316 @@
+"""Index data sources: list their readable images with labels and hashes, and the unreadable ones with reasons."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import jsonio, preprocessing, process
+from sightline.callbacks import Progress, no_progress
+from sightline.config import DataConfig, LimitsConfig
+from sightline.data.archives import TarStore, ZipStore
+from sightline.data.sources import named
+from sightline.data.sources.file_finder import FileFinder
+from sightline.data.sources.filenames import is_image_name
+from sightline.data.sources.folder import NOT_IN_CLASS_FOLDER, is_flat, read_class_folders
+from sightline.data.sources.idx import get_labels_path, is_idx, read_idx_files
+from sightline.data.sources.listing import SourceItem, SourceListing
+from sightline.data.sources.manifest import find_label_table, is_table, list_from_table, read_label_table, read_manifest
+from sightline.data.sources.split_names import assign_splits_by_source_name
+from sightline.data.storage import FolderStore, GeneratedStore
+from sightline.data.types import ImageRecord, Index, SourceNote, UnreadableImage
+from sightline.errors import DataError, ImageError, UsageError, plural
+
+DEFAULT_OPTIONS = DataConfig()
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+Source = str | Path
+Sources = Source | SourceListing | Sequence[Source | SourceListing]
+
+
+def list_of_sources(sources: Sources) -> list[Source | SourceListing]:
+    """Return one or several sources as a list; raises `UsageError` for anything else, such as bare arrays."""
+    source_list = [sources] if isinstance(sources, str | Path | SourceListing) else list(sources)
+    for source in source_list:
+        if not isinstance(source, str | Path | SourceListing):
+            raise UsageError(
+                f"Images come from a path or a Listing, not from {type(source).__name__}: for arrays in memory, "
+                "build the entries of a Listing with sightline.data.sources.arrays.array_entries."
+            )
+    return source_list
+
+
+def build_index(
+    sources: Sources,
+    progress: Progress = no_progress,
+    threads: int | None = None,
+    *,
+    options: DataConfig = DEFAULT_OPTIONS,
+    lenient: bool = False,
+) -> Index:
+    """Index the images of one or several sources, reading every file once (hash and header, no pixels).
+
+    A source is a folder of class folders (optionally inside train, validation and test), a ``.zip`` or ``.tar`` of such
+    a folder, a manifest (CSV, JSON), idx files or a folder of them, a named data set, or a `SourceListing` of arrays.
+    `options` are the settings of ``[data]`` in docs/reference.md, which control how a source is read.
+
+    Raises `DataError` if a source is missing, has no images, or gives a split for only some of them; also for folders
+    next to train, validation and test, unless `lenient` is true: then they are ignored with a remark.
+    """
+    source_list = _drop_idx_labels(list_of_sources(sources))
+    listings = list_sources(source_list, options, lenient=lenient)
+    entries = [e for listing in listings for e in listing.items]
+    name = "+".join(dict.fromkeys(_short_name(s) for s in source_list))
+    _check_labels(entries)
+    has_split = {e.split is not None for e in entries}
+    if len(has_split) > 1:
+        unassigned = next(e.path for e in entries if e.split is None)
+        raise DataError(
+            "Some images are in a split (train, validation or test), but others, such as "
+            f"{unassigned}, are not: put every "
+            "image into a split, or none."
+        )
+    results = _inspect_all(entries, progress, threads)
+    images = [(e, p) for e, p in zip(entries, results, strict=True) if isinstance(p, ImageRecord)]
+    unreadable = [r for listing in listings for r in listing.unusable] + [
+        r for r in results if isinstance(r, UnreadableImage)
+    ]
+    ignored = [path for listing in listings for path in listing.skipped_files]
+    ignored += [e.path for e, f in zip(entries, results, strict=True) if f is None]
+    if not images:
+        raise DataError(_no_images_error(source_list, unreadable, ignored))
+
+    def read(i: int) -> bytes | NDArray[np.uint8]:
+        return _read_unchanged(*images[i])
+
+    nonempty_classes = {(e.label, e.split) for e, f in zip(entries, results, strict=True) if f is not None}
+    empty = [c.path for listing in listings for c in listing.classes if (c.label, c.split) not in nonempty_classes]
+    remarks = [remark for listing in listings for remark in listing.notes]
+    return Index(
+        name, tuple(p for _, p in images), tuple(unreadable), len(ignored), read,
+        tuple(sorted(ignored)), tuple(sorted(empty)), tuple(remarks),
+    )  # fmt: skip
+
+
+def _check_labels(entries: Sequence[SourceItem]) -> None:
+    """Raise `DataError` for a class name that is not valid Unicode text: no bundle could store it."""
+    for label, path in {e.label: e.path for e in reversed(entries)}.items():
+        if not jsonio.is_encodable(label):
+            raise DataError(
+                f"The class name {label!r}, of {path!r}, is not valid UTF-8, so a model cannot store it: rename the "
+                "folder."
+            )
+
+
+def list_sources(
+    sources: Sources, options: DataConfig = DEFAULT_OPTIONS, *, lenient: bool = False
+) -> list[SourceListing]:
+    """Return one listing per source, read with `options`.
+
+    Listings are sources themselves, so commands such as `evaluate` can pass on sources read with specific options.
+    Raises `DataError` as `build_index` does.
+    """
+    source_list = _drop_idx_labels(list_of_sources(sources))
+    for source in source_list:
+        if not isinstance(source, SourceListing) and not jsonio.is_encodable(str(source)):
+            raise DataError(
+                f"The name {str(source)!r} is not valid UTF-8, so a run cannot record where its images came from: "
+                "rename it."
+            )
+    if not source_list:
+        raise DataError(
+            "No source given: pass a folder, an archive, a manifest or the name of a data set such as beans."
+        )
+    listings = [
+        s
+        if isinstance(s, SourceListing)
+        else list_source(s, f"{_short_name(s)}/" if len(source_list) > 1 else "", options, lenient=lenient)
+        for s in source_list
+    ]
+    return assign_splits_by_source_name([_short_name(s) for s in source_list], listings)
+
+
+def describe_sources(sources: Sources) -> str:
+    """Return the sources joined for a message, each as the user wrote it."""
+    return "+".join(_short_name(s) if isinstance(s, SourceListing) else str(s) for s in list_of_sources(sources))
+
+
+def _drop_idx_labels(sources: Sequence[Source | SourceListing]) -> list[Source | SourceListing]:
+    """Drop idx label files passed along with their image files, which find them by name."""
+    paths = [Path(s) for s in sources if not isinstance(s, SourceListing) and is_idx(Path(s))]
+    labels = {get_labels_path(p) for p in paths if get_labels_path(p) != p}
+    return [s for s in sources if isinstance(s, SourceListing) or Path(s) not in labels]
+
+
+def _short_name(source: Source | SourceListing) -> str:
+    if isinstance(source, SourceListing):
+        return source.items[0].store.name if source.items else "arrays"
+    text = str(source)
+    return text if named.is_named(text) else Path(text).resolve().name
+
+
+def list_source(
+    source: Source, prefix: str = "", options: DataConfig = DEFAULT_OPTIONS, *, lenient: bool = False
+) -> SourceListing:
+    """List the contents of a source, given by path or name, without opening any image."""
+    text = str(source)
+    path = Path(text).expanduser()
+    if not path.exists():
+        if named.is_named(text):
+            return named.load_named(text)
+        known = ", ".join(named.NAMES)
+        raise DataError(
+            f"There is no folder, file or data set {text!r}. Check the path; the named data sets are {known}."
+        )
+    if path.is_dir() and (files := sorted(p for p in path.iterdir() if p.is_file() and is_idx(p))):
+        return read_idx_files(files, options.limits)
+    if (store := _open_store(path, options.limits)) is not None:
+        return _list_files(store, prefix, options, path if path.is_dir() else None, lenient=lenient)
+    if is_table(path):
+        return read_manifest(path, options)
+    if is_idx(path):
+        return read_idx_files([path], options.limits)
+    raise DataError(
+        f"{path} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of one, "
+        "a manifest (.csv, .tsv, .json, .jsonl), or idx files."
+    )
+
+
+def _open_store(path: Path, limits: LimitsConfig) -> FolderStore | ZipStore | TarStore | None:
+    """Open a folder or an archive as a store; return None for anything else."""
+    name = path.name.lower()
+    if path.is_dir():
+        return FolderStore(path, limits)
+    if name.endswith(".zip"):
+        return ZipStore(path, limits)
+    return TarStore(path, limits) if name.endswith(ARCHIVE_SUFFIXES) else None
+
+
+def _list_files(
+    store: FolderStore | ZipStore | TarStore,
+    prefix: str,
+    options: DataConfig,
+    folder: Path | None = None,
+    *,
+    lenient: bool,
+) -> SourceListing:
+    """List a folder or archive, with labels from a table, from file names or from folders."""
+    if options.labels:
+        return read_label_table(_labels_file(options.labels, folder), store, options, prefix)
+    if not options.label_pattern and options.class_level is None and is_flat(store):
+        table = find_label_table(store, folder)
+        if table is not None:
+            return list_from_table(*table, FileFinder(store), options, prefix, store_is_source=True)
+    listing = read_class_folders(store, prefix, store.folders(), options, lenient=lenient)
+    remarks = [
+        SourceNote("repeated-members", prefix + name, "kept under unique names") for name in store.repeated_names
+    ]
+    return replace(listing, notes=[*listing.notes, *remarks])
+
+
+def _labels_file(text: str, folder: Path | None) -> Path:
+    """Return the path of ``data.labels``: as given if it exists, else inside the source folder."""
+    path = Path(text).expanduser()
+    return folder / path if folder is not None and not path.exists() else path
+
+
+def _inspect_all(
+    entries: Sequence[SourceItem], progress: Progress, threads: int | None
+) -> list[ImageRecord | UnreadableImage | None]:
+    results: list[ImageRecord | UnreadableImage | None] = []
+    step = 256  # entries per task: small enough for progress, large enough for negligible overhead
+    chunks = [entries[i : i + step] for i in range(0, len(entries), step)]
+    with ThreadPoolExecutor(threads or process.count_cores()) as pool:
+        for batch in pool.map(lambda chunk: [_inspect(e) for e in chunk], chunks):
+            results += batch
+            progress("indexing", len(results), len(entries))
+    return results
+
+
+def _inspect(entry: SourceItem) -> ImageRecord | UnreadableImage | None:
+    if isinstance(entry.store, GeneratedStore):
+        height, width, channels = entry.store.shape
+        digest = entry.store.identity(entry.key)
+        return ImageRecord(entry.path, digest, entry.label, entry.split, width, height, channels == 1, entry.extra)
+    try:
+        content = entry.store.read(entry.key, preprocessing.detect_format)
+        if isinstance(content, np.ndarray):
+            return _record_array(entry, content)
+        header = preprocessing.inspect_image(content)
+    except ImageError as error:
+        if not (entry.declared or is_image_name(entry.key)):
+            return None
+        return UnreadableImage(entry.path, str(error), entry.label)
+    digest = _hash_content(content)
+    gray = header.mode in {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
+    return ImageRecord(
+        entry.path, digest, entry.label, entry.split, header.width, header.height, gray, entry.extra,
+        header.high_bit_depth,
+        header.stated_range,
+    )  # fmt: skip
+
+
+def _record_array(entry: SourceItem, pixels: NDArray[np.uint8]) -> ImageRecord:
+    digest = _hash_content(pixels)
+    gray = pixels.ndim == 2 or pixels.shape[-1] == 1
+    return ImageRecord(
+        entry.path, digest, entry.label, entry.split, pixels.shape[1], pixels.shape[0], gray, entry.extra
+    )
+
+
+def _hash_content(content: bytes | NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of encoded bytes, or of the dtype, shape and values of pixels."""
+    if isinstance(content, np.ndarray):
+        return hashlib.sha256(f"{content.dtype}{content.shape}".encode() + content.tobytes()).hexdigest()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_unchanged(entry: SourceItem, image: ImageRecord) -> bytes | NDArray[np.uint8]:
+    """Return the content that was indexed; raises `DataError` if it has changed since.
+
+    Pixels, features and splits are stored under the hash from the index: changed bytes would poison those caches.
+    """
+    try:
+        content = entry.store.read(entry.key)
+    except ImageError as error:  # it was readable during indexing
+        raise DataError(_change_error(entry.path, f" ({error})")) from error
+    if not isinstance(entry.store, GeneratedStore) and _hash_content(content) != image.sha256:
+        raise DataError(_change_error(entry.path))
+    return content
+
+
+def _change_error(path: str, reason: str = "") -> str:
+    return (
+        f"{path} changed while the images were being read{reason}: wait until nothing writes to them, then run again."
+    )
+
+
+def _no_images_error(
+    sources: Sequence[Source | SourceListing], unreadable: Sequence[UnreadableImage], others: Sequence[str]
+) -> str:
+    source_names = describe_sources(list(sources))
+    if not unreadable:
+        archives = [path for path in others if path.lower().endswith(ARCHIVE_SUFFIXES)]
+        hint = f" It has archives, such as {archives[0]}: pass those instead." if archives else ""
+        return (
+            f"No images in {source_names}: expected one folder per class with images inside, as in "
+            f"cat/1.jpg, dog/2.jpg.{hint}"
+        )
+    first = unreadable[0]
+    advice = ""
+    if all(reject.reason == NOT_IN_CLASS_FOLDER for reject in unreadable):
+        advice = (
+            " Sort the images into one folder per class, or say where their labels are: in the file names with "
+            "--set data.label_pattern=..., or in a table with --set data.labels=FILE."
+        )
+    return (
+        f"None of the {plural(len(unreadable), 'image')} in {source_names} can be used; the first, "
+        f"{first.path}: {first.reason}."
+        f"{advice}"
+    )

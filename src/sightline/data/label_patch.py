@@ -1,0 +1,147 @@
+"""Patch files: corrections to a data source in a separate file, so that no image is moved, renamed or deleted.
+
+Each line is a JSON object with the keys
+
+    action  drop, relabel or move
+    path    the path of the image in the index
+    sha256  the hash of its content: an image that has changed since is not corrected
+    label   its current class
+    to      relabel: the correct class; move: train, validation or test; drop: absent
+    reason  an explanation for people
+
+Delete a line to undo its correction. Empty lines are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from sightline import _io, jsonio
+from sightline.data.types import SPLITS, ImageRecord, Index, Split
+from sightline.errors import DataError
+
+Action = Literal["drop", "relabel", "move"]
+KEYS = ("action", "path", "sha256", "label", "reason")
+PATCH_LIMIT = 256 << 20  # bytes of a patch: about a million corrections
+
+
+@dataclass(frozen=True, slots=True)
+class PatchEntry:
+    """One line of a patch: what to do with the image of this path, content and class."""
+
+    action: Action
+    path: str
+    sha256: str
+    label: str
+    to: str | None
+    reason: str
+
+    @property
+    def line(self) -> str:
+        """The JSON line, without a newline."""
+        return jsonio.dumps({k: v for k, v in asdict(self).items() if v is not None})
+
+
+def make_entry(action: Action, image: ImageRecord, reason: str, new_value: str | None = None) -> PatchEntry:
+    """Return a correction of `image` with its current path, content and class."""
+    return PatchEntry(action, image.path, image.sha256, image.label, new_value, reason)
+
+
+def write_patch(path: Path, entries: Iterable[PatchEntry]) -> Path:
+    """Write a patch file; raises `OutputError` if it cannot be written."""
+    text = "".join(c.line + "\n" for c in entries)
+    return _io.write_atomic(path, text.encode(errors="backslashreplace"), "Choose another file with --fix.")
+
+
+def read_patch(path: Path) -> list[tuple[int, PatchEntry]]:
+    """Return the line numbers and corrections of a patch file; raises `DataError` naming the first malformed line."""
+    try:
+        text = _io.read_regular(path, PATCH_LIMIT).decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The patch {path} cannot be read as UTF-8 text: {error}.") from error
+    lines = enumerate(text.split("\n"), 1)
+    return [(number, _parse_line(line, f"The patch {path}, line {number}")) for number, line in lines if line.strip()]
+
+
+def _parse_line(line: str, where: str) -> PatchEntry:
+    try:
+        row: Any = jsonio.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({getattr(error, 'msg', error)}); fix the line or delete it.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected an object with the keys action, path, sha256, label, to and reason.")
+    invalid_keys = [k for k in KEYS if not isinstance(row.get(k), str)] + sorted(set(row) - {*KEYS, "to"})
+    if invalid_keys:
+        raise DataError(
+            f"{where}: {invalid_keys[0]!r} is missing, unknown or not a string; the keys are action, "
+            "path, sha256, label, to "
+            "and reason."
+        )
+    action, to = row["action"], row.get("to")
+    if action not in get_args(Action):
+        raise DataError(f"{where}: action is {action!r}; expected drop, relabel or move.")
+    if action == "drop" and to is not None:
+        raise DataError(f"{where}: the action drop takes no 'to': remove it, or use relabel or move.")
+    if action == "move" and to not in SPLITS:
+        raise DataError(f"{where}: 'to' is {to!r}; expected train, validation or test for the action move.")
+    if action == "relabel" and (not isinstance(to, str) or not to):
+        raise DataError(f"{where}: 'to' is {to!r}; expected the correct class for the action relabel.")
+    return PatchEntry(cast("Action", action), row["path"], row["sha256"], row["label"], to, row["reason"])
+
+
+def apply_patch(index: Index, entries: Sequence[tuple[int, PatchEntry]], where: str) -> Index:
+    """Apply corrections, with their line numbers, to `index`; `where` names the patch in messages.
+
+    Raises `DataError` for a line that matches no image, for conflicting lines on one image, for a move if the source
+    gives no splits, and if no image remains.
+    """
+    positions = {(p.path, p.sha256): i for i, p in enumerate(index.images)}
+    hashes = {p.path: p.sha256 for p in index.images}
+    changed: dict[int, ImageRecord | None] = dict(enumerate(index.images))
+    first_lines: dict[tuple[int, str], int] = {}
+    for number, entry in entries:
+        i = positions.get((entry.path, entry.sha256))
+        if i is None or index.images[i].label != entry.label:
+            raise DataError(
+                f"{where}, line {number} matches no image: "
+                f"{_describe_mismatch(entry, hashes, index, i)}; delete the line."
+            )
+        for action in ("drop", entry.action) if entry.action != "drop" else get_args(Action):
+            if (i, action) in first_lines:
+                raise DataError(
+                    f"{where}, line {number} corrects {entry.path}, which line "
+                    f"{first_lines[i, action]} already corrects: "
+                    "delete one of the two."
+                )
+        first_lines[i, entry.action] = number
+        changed[i] = _apply_entry(changed[i], entry, f"{where}, line {number}")
+    remaining = [i for i, image in changed.items() if image is not None]
+    if not remaining:
+        raise DataError(f"{where} drops every image of {index.name}: delete some of its lines.")
+    return replace(index.select(remaining), images=tuple(cast("ImageRecord", changed[i]) for i in remaining))
+
+
+def load_and_apply_patch(index: Index, path: Path | None) -> Index:
+    """Return `index` with the patch file at `path` applied; unchanged if `path` is None."""
+    return index if path is None else apply_patch(index, read_patch(path), f"The patch {path}")
+
+
+def _describe_mismatch(entry: PatchEntry, hashes: dict[str, str], index: Index, position: int | None) -> str:
+    if position is not None:
+        return f"{entry.path} has class {index.images[position].label!r}, not {entry.label!r}"
+    if entry.path in hashes:
+        return f"{entry.path} has changed since the line was written"
+    return f"there is no image {entry.path} in {index.name}"
+
+
+def _apply_entry(image: ImageRecord | None, entry: PatchEntry, where: str) -> ImageRecord | None:
+    if image is None or entry.action == "drop":
+        return None
+    if entry.action == "relabel":
+        return replace(image, label=str(entry.to))
+    if image.split is None:
+        raise DataError(f"{where} moves {entry.path} to {entry.to}, but this source gives no splits: delete the line.")
+    return replace(image, split=cast("Split", entry.to))

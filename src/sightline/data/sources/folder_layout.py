@@ -1,0 +1,217 @@
+"""Work out the layout of a folder tree: which folders are wrappers, splits and classes."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sightline.data.sources.split_names import SplitName, find_splits, parse_split_name, suggest_split
+from sightline.data.types import SourceNote, Split
+
+PathParts = tuple[str, ...]
+
+SPLIT_FOLDERS = "split-folders"
+"""Finding: folders read as classes look like splits. Naming it in `--allow` confirms that they are classes."""
+
+SPLIT_NAMED_CLASS = "split-named-class"
+"""Finding: one class folder has the name of a split, as a class may."""
+
+WRAPPER_NAMES = {"images", "image", "imgs", "img", "data", "dataset", "pictures", "photos", "jpg", "jpeg", "png"}
+"""Folders below a split that carry no meaning where they are the only one."""
+
+UNLABELED_WORDS = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "unsup", "submission"}
+"""Words in the name of a folder next to the splits that holds unlabeled images."""
+
+
+@dataclass(frozen=True, slots=True)
+class FolderLayout:
+    """The layout of the folders below `wrapper`, the outer folders that hold everything else.
+
+    `splits` are the top folders that are splits; `inner_wrappers` maps a split to the folders that wrap its content.
+    `unlabeled` are splits without class folders next to others that have them; `unexpected` are other folders next to
+    the splits, with the depth of their content. With `split_below` each class contains the splits
+    (``cat/train/1.jpg``). A `flat` tree has no class folders. `notes` name what is in doubt.
+    """
+
+    wrapper: PathParts = ()
+    splits: Mapping[str, Split] = field(default_factory=dict)
+    inner_wrappers: Mapping[str, PathParts] = field(default_factory=dict)
+    unlabeled: frozenset[str] = frozenset()
+    unexpected: Mapping[str, int] = field(default_factory=dict)
+    split_below: bool = False
+    flat: bool = False
+    notes: tuple[SourceNote, ...] = ()
+
+    def locate(self, path: PathParts) -> tuple[Split | None, PathParts] | None:
+        """Return the split of a file and its path from the class folder on, or None if it is in no split."""
+        if path[: len(self.wrapper)] != self.wrapper:
+            return None
+        below = path[len(self.wrapper) :]
+        if self.split_below:
+            name = parse_split_name(below[1]) if len(below) > 2 else None
+            return (name.split, (below[0], *below[2:])) if name else None
+        if not self.splits:
+            return None, below
+        if len(below) < 2 or below[0] not in self.splits or below[0] in self.unlabeled:
+            return None
+        inner = self.inner_wrappers.get(below[0], ())
+        inner_path = below[1:]
+        if inner_path[: len(inner)] == inner and len(inner_path) > len(inner):
+            inner_path = inner_path[len(inner) :]
+        return self.splits[below[0]], inner_path
+
+    def is_unlabeled(self, path: PathParts) -> bool:
+        """Return whether a file is in a split without labels."""
+        depth = len(self.wrapper)
+        return path[:depth] == self.wrapper and len(path) > depth + 1 and path[depth] in self.unlabeled
+
+
+def infer_layout(
+    paths: Sequence[PathParts], *, by_folder: bool = True, as_classes: bool = False, level: bool = False
+) -> FolderLayout:
+    """Work out the layout of the folders in `paths`, the paths of the images.
+
+    Without `by_folder`, labels come from elsewhere and splits need no class folders. With `as_classes`, no folder is a
+    split, whatever its name. `level`: the user states which level names the classes, so nothing is in doubt.
+    """
+    wrapper = _find_wrapper(paths)
+    below = [p[len(wrapper) :] for p in paths]
+    by_top_folder: dict[str, list[PathParts]] = defaultdict(list)
+    for path in below:
+        if len(path) > 1:
+            by_top_folder[path[0]].append(path[1:])
+    if as_classes:
+        return FolderLayout(wrapper)
+    has_direct_files = any(len(path) == 1 for path in below)
+    split_names = find_splits(by_top_folder)
+    inner_wrappers = {top: _find_inner_wrapper(top, by_top_folder[top]) for top in split_names}
+    labeled = {top for top in split_names if any(len(p) > len(inner_wrappers[top]) + 1 for p in by_top_folder[top])}
+    if not by_folder:
+        all_splits = (
+            bool(by_top_folder)
+            and not has_direct_files
+            and len(split_names) == len(by_top_folder)
+            and _denote_splits(split_names)
+        )
+        return FolderLayout(wrapper, {t: s.split for t, s in split_names.items()} if all_splits else {}, inner_wrappers)
+    if labeled and _are_splits(split_names, labeled, len(by_top_folder)):
+        others = {top: max(map(len, rest)) for top, rest in by_top_folder.items() if top not in split_names}
+        unlabeled = {t for t in others if UNLABELED_WORDS & set(re.split(r"[\W_]+", t.casefold()))}
+        unlabeled = {
+            t
+            for t in unlabeled
+            if not any(len(p) > len(_find_inner_wrapper(t, by_top_folder[t])) + 1 for p in by_top_folder[t])
+        }
+        splits: dict[str, Split] = {top: s.split for top, s in split_names.items()} | dict.fromkeys(unlabeled, "test")
+        unlabeled |= set(split_names) - labeled
+        unexpected = {top: depth for top, depth in others.items() if top not in unlabeled}
+        return FolderLayout(wrapper, splits, inner_wrappers, frozenset(unlabeled), unexpected)
+    if _has_splits_in_classes(by_top_folder) and not has_direct_files:
+        return FolderLayout(wrapper, split_below=True)
+    children = {top: {p[0] for p in rest if len(p) > 1} for top, rest in by_top_folder.items()}
+    flat = not any(children[top] for top in by_top_folder if top not in split_names or inner_wrappers[top] == ())
+    flat = (
+        flat
+        and not labeled
+        and (
+            not by_top_folder
+            or (not has_direct_files and (len(by_top_folder) == 1 or (len(split_names) == len(by_top_folder))))
+        )
+    )
+    notes = _note_suspected_splits(split_names, by_top_folder, children, level=level)
+    return FolderLayout(wrapper, flat=flat, notes=tuple(notes))
+
+
+def _find_wrapper(paths: Sequence[PathParts]) -> PathParts:
+    """Return the leading folders that all paths share and that are neither a split nor a class."""
+    wrapper: PathParts = ()
+    while paths:
+        depth = len(wrapper)
+        deeper = [p for p in paths if len(p) > depth + 1]
+        first_folders = {p[depth] for p in deeper}
+        if len(first_folders) != 1 or min(len(p) for p in deeper) < depth + 3:
+            break
+        name = parse_split_name(min(first_folders))
+        if name is not None and name.exact:
+            break
+        wrapper = (*wrapper, min(first_folders))
+    return wrapper
+
+
+def _find_inner_wrapper(top: str, rest: Sequence[PathParts]) -> PathParts:
+    """Return the folders in a split that wrap its content: ``seg_train/seg_train/``, ``train/images/``."""
+    inner: PathParts = ()
+    while True:
+        depth = len(inner)
+        first_folders = {p[depth] for p in rest}
+        if len(first_folders) != 1 or min(len(p) for p in rest) < depth + 2:
+            return inner
+        name = min(first_folders)
+        if name.casefold() != top.casefold() and name.casefold() not in WRAPPER_NAMES:
+            return inner
+        inner = (*inner, name)
+
+
+def _denote_splits(names: Mapping[str, SplitName]) -> bool:
+    """Return whether names denote two or more splits, or the training split by its exact name."""
+    return len({s.split for s in names.values()}) > 1 or any(s.exact and s.split == "train" for s in names.values())
+
+
+def _are_splits(names: Mapping[str, SplitName], labeled: Collection[str], count: int) -> bool:
+    """Return whether folders named as splits are splits; those in `labeled` hold class folders.
+
+    A folder ``test`` next to folders that are not splits is a class (``test``, ``control``), and so is a folder with a
+    longer name (``train_station``), unless there is a folder of another split.
+    """
+    any_exact = any(names[top].exact for top in labeled)
+    if len(names) == count:
+        return any_exact or _denote_splits(names)
+    return _denote_splits(names)
+
+
+def _has_splits_in_classes(tops: Mapping[str, Sequence[PathParts]]) -> bool:
+    """Return whether every top folder holds only folders named as splits: ``cat/train/``, ``cat/test/``."""
+    splits: set[Split] = set()
+    for rest in tops.values():
+        names = {p[0] for p in rest if len(p) > 1}
+        exact = [name for child in names if (name := parse_split_name(child)) is not None and name.exact]
+        if not names or len(exact) < len(names) or any(len(p) == 1 for p in rest):
+            return False
+        splits |= {name.split for name in exact}
+    return "train" in splits and len(splits) > 1
+
+
+def _note_suspected_splits(
+    names: Mapping[str, SplitName],
+    tops: Mapping[str, Sequence[PathParts]],
+    children: Mapping[str, set[str]],
+    *,
+    level: bool,
+) -> list[SourceNote]:
+    """Return a remark for each class folder that looks like a split: by name, or because all hold the same folders."""
+    if len({s.split for s in names.values()}) > 1 and (len(names) == len(tops) or "train" in _distinct_splits(names)):
+        return [SourceNote(SPLIT_FOLDERS, top, f"named like the {names[top].split} split") for top in sorted(names)]
+    single_notes = [
+        SourceNote(SPLIT_NAMED_CLASS, t, f"read as a class, named like the {n.split} split")
+        for t, n in names.items()
+        if n.exact
+    ]
+    if level or len(tops) < 2 or any(len(p) == 1 for rest in tops.values() for p in rest):
+        return single_notes
+    folded = [{child.casefold() for child in child_names} for child_names in children.values()]
+    common = set.intersection(*folded)
+    if len(common) < 2 or 2 * len(common) < len(set.union(*folded)):
+        return single_notes
+    shown_names = ", ".join(sorted(common)[:3]) + (", ..." if len(common) > 3 else "")
+
+    def describe(top: str) -> str:
+        suggestion = suggest_split(top)
+        return f"did you mean {suggestion!r}?" if suggestion else f"has the same folders as the others: {shown_names}"
+
+    return [SourceNote(SPLIT_FOLDERS, top, describe(top)) for top in sorted(tops)]
+
+
+def _distinct_splits(names: Mapping[str, SplitName]) -> set[Split]:
+    return {s.split for s in names.values()}

@@ -1,0 +1,137 @@
+"""Recognize splits by their usual names, in any spelling."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sightline.data.sources.listing import SourceListing
+from sightline.data.types import SourceNote, Split
+from sightline.errors import plural
+
+SPLIT_NAMES: Mapping[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+_EVALUATION_WORDS = {"eval", "evaluation"}  # next to a test split, these are the validation split
+_FILE_SUFFIXES = re.compile(r"(\.(zip|tar|gz|bz2|xz|tgz|tbz2|txz|csv|tsv|json|jsonl))+$")
+_LONGEST_FIRST = sorted(SPLIT_NAMES, key=len, reverse=True)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitName:
+    """A name that denotes a split by a `word`; `remainder` is the remainder of the name.
+
+    `certain` if the word is separate from the remainder (``seg_train``) rather than joined to it (``trainset``, but
+    also ``strain``); `exact` if there is no remainder.
+    """
+
+    split: Split
+    word: str
+    remainder: str
+    certain: bool
+
+    @property
+    def exact(self) -> bool:
+        """Whether the name is the word alone."""
+        return not self.remainder
+
+
+def parse_split_name(name: str) -> SplitName | None:
+    """Return the split that a name denotes, or None.
+
+    >>> parse_split_name("seg_train").split, parse_split_name("TestSet").split, parse_split_name("bus")
+    ('train', 'test', None)
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=\d)", " ", name)
+    words = [word for word in re.split(r"[\W_]+", spaced.casefold()) if word]
+    matches = [word for word in words if word in SPLIT_NAMES]
+    if matches:
+        if len({SPLIT_NAMES[word] for word in matches}) > 1:
+            return None
+        remainder = "".join(word for word in words if word != matches[0])
+        return SplitName(SPLIT_NAMES[matches[0]], matches[0], remainder, certain=True)
+    joined = "".join(words)
+    for word in _LONGEST_FIRST:
+        if joined.startswith(word) or joined.endswith(word):
+            remainder = joined.removeprefix(word) if joined.startswith(word) else joined.removesuffix(word)
+            return SplitName(SPLIT_NAMES[word], word, remainder, certain=False)
+    return None
+
+
+def find_splits(names: Collection[str]) -> dict[str, SplitName]:
+    """Return the splits among `names`, by name.
+
+    A joined word counts only if another split has a name with the same remainder: ``trainset`` and ``testset`` do,
+    ``strain`` and ``contest`` do not. ``eval`` is the test split, or validation next to a test split.
+    """
+    candidates = {name: split for name in names if (split := parse_split_name(name)) is not None}
+    remainders = {(s.remainder, s.split) for s in candidates.values()}
+    result = {
+        name: s for name, s in candidates.items()
+        if s.certain or any(remainder == s.remainder and split != s.split for remainder, split in remainders)
+    }  # fmt: skip
+    if any(s.split == "test" and s.word not in _EVALUATION_WORDS for s in result.values()):
+        for name, s in result.items():
+            if s.word in _EVALUATION_WORDS:
+                result[name] = SplitName("validation", s.word, s.remainder, s.certain)
+    return result
+
+
+def assign_splits_by_source_name(names: Sequence[str], listings: list[SourceListing]) -> list[SourceListing]:
+    """Assign splits if every source is named as one (``train.zip test.zip``) and no listing states splits itself.
+
+    As in a folder, a source other than the training one is left out if it has no labels.
+    """
+    stems = [_FILE_SUFFIXES.sub("", name.lower()) for name in names]
+    splits = find_splits(stems)
+    all_distinct = len(splits) == len(names) and len({s.split for s in splits.values()}) > 1
+    if not all_distinct or any(e.split is not None for listing in listings for e in listing.items):
+        return listings
+    return [
+        _assign_split(name, splits[stem].split, listing)
+        for name, stem, listing in zip(names, stems, listings, strict=True)
+    ]
+
+
+def _assign_split(name: str, split: Split, listing: SourceListing) -> SourceListing:
+    items = [replace(e, split=split) for e in listing.items]
+    classes = [replace(c, split=split) for c in listing.classes]
+    if items or split == "train":
+        return replace(listing, items=items, classes=classes)
+    unlabeled = [r.path for r in listing.unusable]
+    note = SourceNote("unlabeled", name, plural(len(unlabeled), "image"))
+    return replace(listing, unusable=[], unlabeled=unlabeled, notes=[note])
+
+
+def parse_split(text: str) -> Split | None:
+    """Return the split that a table cell states, or None.
+
+    >>> parse_split("Train"), parse_split("PrivateTest"), parse_split("3")
+    ('train', 'test', None)
+    """
+    name = parse_split_name(text)
+    return name.split if name is not None and name.certain else None
+
+
+def suggest_split(name: str) -> str | None:
+    """Return the split name that `name` seems to misspell, or None.
+
+    >>> suggest_split("vaild"), suggest_split("bus")
+    ('valid', None)
+    """
+    for word in SPLIT_NAMES:
+        if sorted(word) == sorted(name.lower()):  # letters swapped
+            return word
+    matches = difflib.get_close_matches(name.lower(), SPLIT_NAMES, n=1, cutoff=0.8)
+    return matches[0] if matches else None

@@ -1,0 +1,157 @@
+"""Storage of image bytes: folders, arrays in memory and generated images; archives are in `archives`.
+
+A store lists its files by relative path and reads single files; reading is thread-safe.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline._io import open_regular
+from sightline.config import LimitsConfig
+from sightline.errors import DataError, ImageError
+
+LIMITS = LimitsConfig()
+HEADER_BYTES = 128  # bytes that identify a file format
+CheckHeader = Callable[[bytes], object]
+"""Called with the first bytes of a file before the rest is read; raises `PictureError` to skip the rest."""
+
+
+def accept_any(_start: bytes) -> None:
+    """Accept any file."""
+
+
+class Store(Protocol):
+    """A set of files or arrays, each with a key."""
+
+    name: str
+
+    def read(self, key: str, check: CheckHeader = accept_any) -> bytes | NDArray[np.uint8]:
+        """Return the content of one file; raises `PictureError` with the reason if it cannot be read."""
+
+
+class FileStore(Store, Protocol):
+    """A store whose files can be listed."""
+
+    def keys(self) -> Sequence[str]:
+        """Return the sorted relative paths, with ``/`` between folders."""
+
+    def contains(self, key: str) -> bool:
+        """Return whether there is a file with this relative path."""
+
+
+class FolderStore:
+    """The files below a folder at the time it is first listed; links to folders are followed, each folder once."""
+
+    repeated_names: tuple[str, ...] = ()
+
+    def __init__(self, root: Path, limits: LimitsConfig = LIMITS) -> None:
+        self.root = root
+        self._limits = limits
+        self.name = root.resolve().name
+        self._contents: tuple[list[str], list[str]] | None = None
+
+    def keys(self) -> Sequence[str]:
+        return self._list_files()[0]
+
+    def folders(self) -> Sequence[str]:
+        """Return the sorted relative paths of the folders, including empty ones."""
+        return self._list_files()[1]
+
+    def _list_files(self) -> tuple[list[str], list[str]]:
+        """Return the files and the folders; walk the tree only once, which is slow over a network."""
+        if self._contents is None:
+            walked = list(self._walk())
+            files = sorted((folder / f).as_posix() for folder, names in walked for f in names)
+            self._contents = files, sorted(folder.as_posix() for folder, _ in walked if folder.parts)
+        return self._contents
+
+    def contains(self, key: str) -> bool:
+        try:
+            return (self.root / key).is_file()
+        except (OSError, ValueError):  # a name that is too long, or has a null character
+            return False
+
+    def _walk(self) -> Iterator[tuple[Path, list[str]]]:
+        """Yield each folder, relative to the root, with the names of its files."""
+        visited: set[str] = set()
+
+        def fail(error: OSError) -> None:
+            raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.")
+
+        for folder, subfolders, files in os.walk(self.root, followlinks=True, onerror=fail):
+            subfolders.sort()  # which of two links to a folder is followed must not depend on the disk order
+            real = os.path.realpath(folder)
+            if real in visited:
+                subfolders.clear()
+                continue
+            visited.add(real)
+            yield Path(folder).relative_to(self.root), files
+
+    def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
+        return read_untrusted_file(self.root / key, self._limits, check)
+
+
+def read_untrusted_file(path: Path, limits: LimitsConfig = LIMITS, check: CheckHeader = accept_any) -> bytes:
+    """Return the content of an untrusted file; raises `PictureError` with the reason if it cannot be read.
+
+    Devices and pipes, which may never end, and files above ``data.limits.file_mb`` are refused.
+    """
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(HEADER_BYTES) if size else b""  # files in /proc have content but a size of 0
+            check(start)
+            check_file_size(size, limits)
+            data = start + file.read(max(size - len(start), 0) + 1) if size else b""  # never reads more than its size
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character, from a manifest
+        raise ImageError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > size:
+        raise ImageError("grew while being read: wait until it is completely written")
+    return data
+
+
+def check_file_size(size: int, limits: LimitsConfig) -> None:
+    """Raise `PictureError` if a file exceeds the size limit for an image."""
+    if size > limits.file_mb * 2**20:
+        raise ImageError(f"too large: {size / 2**20:,.0f} MiB, limit {limits.file_mb:g} (data.limits.file_mb)")
+
+
+class ArrayStore:
+    """Images in memory: uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3]; keys are positions."""
+
+    def __init__(self, pixels: NDArray[np.uint8], name: str = "arrays") -> None:
+        self.name = name
+        self._pixels = pixels
+
+    def read(self, key: str, check: CheckHeader = accept_any) -> NDArray[np.uint8]:  # noqa: ARG002  # there are no bytes
+        image: NDArray[np.uint8] = self._pixels[int(key)]
+        return image
+
+
+class GeneratedStore:
+    """Images generated by a function when they are read; their hashes are known without generating them."""
+
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, int, int],
+        draw: Callable[[int], NDArray[np.uint8]],
+        identity: Callable[[int], str],
+    ) -> None:
+        self.name = name
+        self.shape = shape
+        self._draw, self._identity = draw, identity
+
+    def read(self, key: str, check: CheckHeader = accept_any) -> NDArray[np.uint8]:  # noqa: ARG002  # there are no bytes
+        return self._draw(int(key))
+
+    def identity(self, key: str) -> str:
+        """Return a hash that stands in for the SHA-256 of image `key`."""
+        return self._identity(int(key))

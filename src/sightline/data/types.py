@@ -1,0 +1,157 @@
+"""What sources, the index and the split hand on: images by path, hash, label and split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+Split = Literal["train", "validation", "test"]
+
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One readable image of a data source.
+
+    `path` identifies it for people; `sha256` is over the encoded bytes (of arrays: dtype, shape, pixels); `split` is
+    the split that the source states, if any; `width` and `height` are as displayed; `high_bit_depth`: more than 8 bits
+    per sample.
+    """
+
+    path: str
+    sha256: str
+    label: str
+    split: Split | None
+    width: int
+    height: int
+    grayscale: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
+    high_bit_depth: bool = False
+    stated_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableImage:
+    """A file that looks like an image but cannot be used."""
+
+    path: str
+    reason: str
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceNote:
+    """Something noticed while listing a source: the `kind` of finding that it becomes, the path, and the reason."""
+
+    kind: str
+    path: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The contents of a data source, before any pixel is decoded.
+
+    `read(i)` returns the encoded bytes of image `i`, or its pixels (uint8 HWC) if the source is an array. `skipped`
+    counts files that are not images (``Thumbs.db``, notes, hidden files); `other_files` names them. `empty_classes`
+    names the class folders without images or rejects. `notes` say how the source was read and what was left out.
+    """
+
+    name: str
+    images: tuple[ImageRecord, ...]
+    unreadable: tuple[UnreadableImage, ...]
+    skipped: int
+    read: Callable[[int], bytes | NDArray[np.uint8]] = field(repr=False, compare=False)
+    other_files: tuple[str, ...] = ()
+    empty_classes: tuple[str, ...] = ()
+    notes: tuple[SourceNote, ...] = ()
+
+    def select(self, positions: Sequence[int]) -> Index:
+        """Return the index of only the images at `positions`, in that order."""
+        read, indices = self.read, tuple(positions)
+        return replace(self, images=tuple(self.images[i] for i in indices), read=lambda i: read(indices[i]))
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """Labeled pixels of one split: image ``i`` is ``pixels[rows[i]]``, its class index ``labels[i]``.
+
+    `pixels` is uint8 [M, H, W, C] (memory-mapped), or float32 features computed by frozen layers; `rows` is int64,
+    `labels` int32.
+    """
+
+    pixels: NDArray[Any]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    paths: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, positions: NDArray[np.int64] | slice) -> NDArray[Any]:
+        """Return a copy of the pixels at `positions`: [n, H, W, C]."""
+        return self.pixels[self.rows[positions]]
+
+    def head(self, count: int) -> Subset:
+        """Return the first `count` images."""
+        return Subset(self.pixels, self.rows[:count], self.labels[:count], self.paths[:count])
+
+    def select(self, positions: NDArray[np.int64]) -> Subset:
+        """Return the images at `positions`, in that order."""
+        paths = tuple(self.paths[i] for i in positions)
+        return Subset(self.pixels, self.rows[positions], self.labels[positions], paths)
+
+
+@dataclass(frozen=True, slots=True)
+class MissingImages:
+    """Images that no longer match the run, of the `total` in a split: `changed` were modified, the others are gone."""
+
+    images: tuple[str, ...]
+    changed: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOverlap:
+    """Evaluation images from other sources that the model was trained or validated on, as paths.
+
+    `identical` are the same files, `near` near duplicates. They are part of the evaluation if `included`, else left
+    out. `identical` is None if the model does not know its training images, `near` if none were searched.
+    """
+
+    identical: tuple[str, ...] | None
+    near: tuple[str, ...] | None
+    included: bool
+
+    @property
+    def count(self) -> int:
+        """The number of these images, as far as it is known."""
+        return len(self.identical or ()) + len(self.near or ())
+
+
+@dataclass(frozen=True, slots=True)
+class LabeledSubset:
+    """Images to evaluate on: `subset`, their `images` (in the same order), and the unreadable ones in `unreadable`.
+
+    `split` is the run's own split that they form, or None for images from other sources, whose overlap with the
+    training images is `overlap`. `missing` are images of the split that are gone; `added` counts images that were added
+    to the run's sources later and are in no split. `leaked` maps the hash of each image that is also in an earlier
+    split to "identical" or "near".
+    """
+
+    subset: Subset
+    images: tuple[ImageRecord, ...]
+    unreadable: tuple[UnreadableImage, ...]
+    split: Split | None = None
+    missing: MissingImages | None = None
+    added: int = 0
+    overlap: TrainingOverlap | None = None
+    leaked: Mapping[str, str] = field(default_factory=dict)

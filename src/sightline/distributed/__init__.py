@@ -1,0 +1,1 @@
+"""Training on several devices of one host, and on several hosts."""

@@ -1,0 +1,78 @@
+"""The predictions to look at: most confident errors, least confident correct ones, and the most confused pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import metrics
+from sightline.evaluation.results import Evaluation
+
+MAX_EXAMPLES = 12  # predictions of each kind
+MAX_PAIRS, EXAMPLES_PER_PAIR = 5, 4
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorExample:
+    """Image number `index` of the evaluation: true class `label`, predicted class `predicted`, and its probability."""
+
+    index: int
+    path: str
+    label: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConfusedPair:
+    """`count` images of class `label`, a fraction `fraction` of it, are classified as `predicted`.
+
+    The most confident.
+    """
+
+    label: str
+    predicted: str
+    count: int
+    fraction: float
+    examples: tuple[ErrorExample, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnalysis:
+    """The most confident errors, the least confident correct predictions, and the most confused pairs of classes."""
+
+    most_confident_errors: tuple[ErrorExample, ...]
+    least_confident_correct: tuple[ErrorExample, ...]
+    pairs: tuple[ConfusedPair, ...]
+
+
+def analyze_errors(evaluation: Evaluation, max_examples: int = MAX_EXAMPLES) -> ErrorAnalysis:
+    """Return the predictions of an evaluation that are worth looking at."""
+    predictions = evaluation.probabilities.argmax(1)
+    confidences = evaluation.probabilities.max(1) if len(predictions) else np.zeros(0, np.float32)
+    order = np.argsort(-confidences, kind="stable")
+    wrong, right = (
+        order[predictions[order] != evaluation.labels[order]],
+        order[predictions[order] == evaluation.labels[order]][::-1],
+    )
+
+    def pick(at: NDArray[np.int64], count: int) -> tuple[ErrorExample, ...]:
+        return tuple(
+            ErrorExample(
+                int(i), evaluation.paths[i], evaluation.classes[evaluation.labels[i]],
+                evaluation.classes[predictions[i]], float(confidences[i])
+            )
+            for i in at[:count]
+        )  # fmt: skip
+
+    pairs = [
+        ConfusedPair(
+            evaluation.classes[true], evaluation.classes[predicted], count,
+            count / int(evaluation.confusion[true].sum()),
+            pick(wrong[(evaluation.labels[wrong] == true) & (predictions[wrong] == predicted)], EXAMPLES_PER_PAIR),
+        )
+        for true, predicted, count in metrics.most_confused_pairs(evaluation.confusion, MAX_PAIRS)
+    ]  # fmt: skip
+    return ErrorAnalysis(pick(wrong, max_examples), pick(right, max_examples), tuple(pairs))

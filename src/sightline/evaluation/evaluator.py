@@ -1,0 +1,72 @@
+"""Run a predictor on labeled images and compute an `Evaluation`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import intervals, metrics
+from sightline.callbacks import Progress, no_progress
+from sightline.data.loader import iterate_batches
+from sightline.data.types import Subset, UnreadableImage
+from sightline.evaluation import scoring
+from sightline.evaluation.results import Evaluation
+from sightline.inference.predictor import Predictor, call_padded, choose_batch_size
+
+
+def evaluate_predictor(
+    predictor: Predictor,
+    samples: Subset,
+    *,
+    rejects: Sequence[UnreadableImage] = (),
+    batch_size: int | None = None,
+    progress: Progress = no_progress,
+) -> Evaluation:
+    """Evaluate `predictor` on `samples`, whose labels are indices into `predictor.classes`."""
+    started = time.perf_counter()
+    outputs: list[NDArray[np.float32]] = []
+    rows_per_batch = batch_size or choose_batch_size(predictor.preprocess)
+    done, size = 0, min(rows_per_batch, len(samples))
+    for batch in iterate_batches(samples, rows_per_batch):
+        outputs.append(call_padded(predictor.probabilities, batch.pixels, size))
+        done += len(batch.labels)
+        progress("evaluating", done, len(samples))
+    probabilities = np.concatenate(outputs) if outputs else np.zeros((0, len(predictor.classes)), np.float32)
+    seconds = time.perf_counter() - started
+    return compute_evaluation(predictor.classes, probabilities, samples, rejects=rejects, seconds=seconds)
+
+
+def compute_evaluation(
+    classes: tuple[str, ...],
+    probabilities: NDArray[np.float32],
+    samples: Subset,
+    *,
+    rejects: Sequence[UnreadableImage] = (),
+    seconds: float = 0.0,
+) -> Evaluation:
+    """Compute the metrics of `probabilities` float32 [N, K] against the labels of `samples`.
+
+    Raises `DataError` for invalid probabilities, see `scores.check`.
+    """
+    scoring.check_probabilities(probabilities, samples.paths)
+    predictions = probabilities.argmax(1)
+    confusion = metrics.confusion_matrix(samples.labels, predictions, len(classes))
+    correct_count, count = int(np.trace(confusion)), len(samples)
+    return Evaluation(
+        classes=classes,
+        accuracy=correct_count / count if count else 0.0,
+        accuracy_interval=intervals.wilson_interval(correct_count, count),
+        loss=metrics.cross_entropy(probabilities, samples.labels),
+        count=count,
+        per_class=scoring.compute_class_metrics(confusion, classes),
+        confusion=confusion,
+        unreadable=tuple(rejects),
+        paths=samples.paths,
+        labels=samples.labels,
+        probabilities=probabilities,
+        seconds=seconds,
+        metrics=scoring.compute_metrics(probabilities, samples.labels),
+    )

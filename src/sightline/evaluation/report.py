@@ -1,0 +1,338 @@
+"""A full evaluation report: calibration, selective prediction, prediction sets, OOD detection, from model outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import metrics
+from sightline.callbacks import Progress, no_progress
+from sightline.data.loader import iterate_batches
+from sightline.data.types import Subset
+from sightline.errors import DataError, UsageError, plural
+from sightline.evaluation import binary, calibration, conformal, ood, selective, shift
+from sightline.evaluation.binary import BinaryReport, Rate
+from sightline.evaluation.calibration import ReliabilityBin, Temperature
+from sightline.evaluation.conformal import SetCoverage
+from sightline.evaluation.error_analysis import ErrorAnalysis
+from sightline.evaluation.ood import OODResult
+from sightline.evaluation.results import Evaluation
+from sightline.evaluation.selective import RiskCoverageCurve, SelectiveResult, Threshold
+from sightline.evaluation.shift import SplitShift
+from sightline.evaluation.slices import SliceMetrics
+from sightline.inference.decisions import compute_energy, decide, predict_labels
+from sightline.inference.predictor import Outputs, Predictor, call_padded
+from sightline.inference.results import Thresholds
+from sightline.intervals import Interval
+
+TEMPERATURE_TOLERANCE = 0.005  # temperatures this close to 1 print as 1.00 and change no displayed probability
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOutputs:
+    """The `outputs` of a model for N labeled images, and their `labels`, int32 [N]."""
+
+    outputs: Outputs
+    labels: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdRequest:
+    """The targets of thresholds; see `abstain.threshold_for`, `conformal.fit` and `binary.operating_point`.
+
+    `positive` is the positive class of two; "" chooses it by name, see `binary.positive_class`.
+    """
+
+    target_precision: float | None = None
+    coverage: float | None = None
+    conservative: bool = True
+    positive: str = ""
+    sensitivity: float | None = None
+    specificity: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether thresholds are to be saved with the model."""
+        return self.target_precision is not None or self.coverage is not None or self.saved_rate is not None
+
+    @property
+    def saved_rate(self) -> Rate | None:
+        """The rate whose threshold is to be saved and used for predictions: the only requested target, or None."""
+        if self.target_precision is not None or self.coverage is not None or len(self.rates) != 1:
+            return None
+        return next(iter(self.rates))
+
+    @property
+    def rates(self) -> dict[Rate, float]:
+        """The requested targets of binary classification, by rate."""
+        targets: dict[Rate, float | None] = {"sensitivity": self.sensitivity, "specificity": self.specificity}
+        return {rate: target for rate, target in targets.items() if target is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationReport:
+    """ECE and reliability of the evaluated images, as served and after the temperature fitted on validation images."""
+
+    ece: float
+    bins: tuple[ReliabilityBin, ...]
+    temperature: Temperature | None
+    ece_after: float | None
+    bins_after: tuple[ReliabilityBin, ...]
+    note: str
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the temperature is 1 to two decimals: the model already divides by it, or need not."""
+        return self.temperature is not None and abs(self.temperature.value - 1) < TEMPERATURE_TOLERANCE
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionMetrics:
+    """The decisions of `thresholds` on the evaluated images: the fraction of each kind, and the precision.
+
+    `lower_bound` is the exact one-sided 95% bound of the precision, `met` whether it reaches the `target` precision;
+    None if there is no target, or if the thresholds were fitted on these images.
+    """
+
+    class_fraction: float
+    set_fraction: float
+    abstained_fraction: float
+    precision: float | None
+    interval: Interval | None
+    count: int
+    target: float | None = None
+    lower_bound: float | None = None
+    met: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReport:
+    """The evaluation of split `split` with all analyses; None for those not requested or not possible."""
+
+    evaluation: Evaluation
+    split: str
+    calibration: CalibrationReport
+    risk_coverage: RiskCoverageCurve
+    errors: ErrorAnalysis
+    slices: tuple[SliceMetrics, ...]
+    thresholds: Thresholds | None = None
+    threshold: Threshold | None = None
+    selective: SelectiveResult | None = None
+    decisions: DecisionMetrics | None = None
+    set_coverage: SetCoverage | None = None
+    ood: OODResult | None = None
+    binary: BinaryReport | None = None
+    shift: SplitShift | None = None
+
+
+def collect_outputs(
+    predictor: Predictor, samples: Subset, progress: Progress = no_progress, task: str = "evaluating"
+) -> ModelOutputs:
+    """Return the outputs of `predictor` for all `samples`; raises `DataError` if there are none."""
+    size, done = min(32, len(samples)), 0
+    batch_outputs: list[tuple[NDArray[np.float32], ...]] = []
+
+    def concatenate_outputs(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        outputs = predictor.outputs(pixels)
+        return np.concatenate([outputs.probabilities, outputs.logits, outputs.features], 1)
+
+    for batch in iterate_batches(samples, size):
+        rows = call_padded(concatenate_outputs, batch.pixels, size)
+        batch_outputs.append(tuple(np.split(rows, [len(predictor.classes), 2 * len(predictor.classes)], 1)))
+        done += len(batch.labels)
+        progress(task, done, len(samples))
+    if not batch_outputs:
+        raise DataError("There are no images to evaluate the model on.")
+    return ModelOutputs(Outputs(*(np.concatenate(part) for part in zip(*batch_outputs, strict=True))), samples.labels)
+
+
+def evaluate_calibration(evaluated: ModelOutputs, held_out: ModelOutputs | None) -> CalibrationReport:
+    """Evaluate the calibration as served, and after temperature scaling fitted on `held_out`."""
+    p, labels = evaluated.outputs.probabilities, evaluated.labels
+    before = calibration.compute_ece(p, labels), calibration.reliability_bins(p, labels)
+    if held_out is None:
+        note = "There are no validation images to fit a temperature on."
+        return CalibrationReport(*before, None, None, (), note)
+    fitted = calibration.fit_temperature(held_out.outputs.logits, held_out.labels)
+    calibrated = metrics.softmax(evaluated.outputs.logits / np.float32(fitted.value))
+    note = fitted.note
+    if len(labels) < calibration.MIN_IMAGES:
+        note = note or f"The ECE of {plural(len(labels), 'image')} is mostly noise: it needs {calibration.MIN_IMAGES}."
+    after = calibration.compute_ece(calibrated, labels), calibration.reliability_bins(calibrated, labels)
+    return CalibrationReport(*before, fitted, *after, note)
+
+
+def fit_thresholds(
+    held_out: ModelOutputs, request: ThresholdRequest, old: Thresholds | None, classes: Sequence[str]
+) -> tuple[Thresholds | None, Threshold | None]:
+    """Fit the requested thresholds on validation images; the others stay as in `old`.
+
+    A threshold for a rate replaces those for a precision and a coverage, and vice versa. If no threshold reaches the
+    rate, `old` is returned.
+    """
+    p = held_out.outputs.probabilities
+    limit = ood.fit_limit(compute_energy(held_out.outputs.logits))
+    if (rate := request.saved_rate) is not None:
+        positive, _ = binary.choose_positive_class(classes, request.positive)
+        scores = _class_scores(held_out, classes.index(positive))
+        point = binary.choose_operating_point(*scores, rate, request.rates[rate], conservative=request.conservative)
+        if point.threshold is None:
+            return old, None
+        new = Thresholds(
+            len(p), ood_limit=limit, rate=rate, target_rate=point.target, positive=positive,
+            positive_threshold=point.threshold,
+        )  # fmt: skip
+        return new, None
+    new = replace(
+        old or Thresholds(0), count=len(p), ood_limit=limit, rate=None, target_rate=None, positive=None,
+        positive_threshold=None,
+    )  # fmt: skip
+    threshold = None
+    target, coverage = request.target_precision, request.coverage
+    if target is not None:
+        threshold = selective.choose_threshold(
+            p.max(1), p.argmax(1) == held_out.labels, target, conservative=request.conservative
+        )
+        new = replace(
+            new, target_precision=target, confidence=threshold.confidence, selective_coverage=threshold.coverage
+        )  # fmt: skip
+    if coverage is not None:
+        quantile = conformal.fit_quantile(p, held_out.labels, coverage)
+        new = replace(new, coverage=coverage, conformal_quantile=quantile)
+    return new, threshold
+
+
+def evaluate_decisions(
+    evaluated: ModelOutputs, classes: Sequence[str], thresholds: Thresholds, *, fitted: bool = False
+) -> DecisionMetrics:
+    """Apply the thresholds to the evaluated images as `decide` does; `fitted`: they were chosen on these images."""
+    p = evaluated.outputs.probabilities
+    decisions = np.array([d.decision for d in decide(p, evaluated.outputs.logits, classes, thresholds)])
+    target = thresholds.target_precision
+    result = selective.evaluate_threshold(
+        decisions == "class", predict_labels(p, classes, thresholds) == evaluated.labels, target
+    )
+    return DecisionMetrics(
+        result.coverage, float((decisions == "set").mean()), float((decisions == "abstain").mean()), result.precision,
+        result.interval,
+        len(p), target, result.lower_bound, None if fitted or target is None else result.met,
+    )  # fmt: skip
+
+
+def evaluate_selective(evaluated: ModelOutputs, held_out: ModelOutputs | None) -> SelectiveResult | None:
+    """Choose a confidence threshold on validation and evaluate it; None if both are the same images or none."""
+    if held_out is None or held_out is evaluated:
+        return None
+
+    def confidences_and_correct(of: ModelOutputs) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        p = of.outputs.probabilities
+        return p.max(1), p.argmax(1) == of.labels
+
+    return selective.evaluate_selective(confidences_and_correct(held_out), confidences_and_correct(evaluated))
+
+
+def check_request(request: ThresholdRequest, classes: Sequence[str]) -> None:
+    """Raise `UsageError` if a request does not fit the classes, or a target is outside (0, 1)."""
+    binary.check_positive_class(classes, request.positive)
+    for rate, target in request.rates.items():
+        if len(classes) != 2:
+            raise UsageError(f"A target {rate} needs a model with two classes; this one has {len(classes)}.")
+        if not 0 < target < 1:
+            raise UsageError(f"The target {rate} must be between 0 and 1, e.g. 0.95; got {target}.")
+
+
+def evaluate_binary(
+    evaluation: Evaluation,
+    evaluated: ModelOutputs,
+    held_out: ModelOutputs | None,
+    request: ThresholdRequest,
+    saved: Thresholds | None = None,
+) -> BinaryReport | None:
+    """Compute the binary metrics of two classes; None for another number of classes.
+
+    Thresholds for target rates are chosen on `held_out` images; raises `DataError` if there are none. Without targets,
+    the saved threshold of the model, `saved`, is evaluated.
+    """
+    classes = evaluation.classes
+    if len(classes) != 2:
+        return None
+    p, truth = evaluation.probabilities, evaluation.labels
+    report = binary.evaluate_binary(p, truth, classes, evaluation.metrics["auroc"], request.positive)
+    k = classes.index(report.positive)
+    evaluated_scores = _class_scores(evaluated, k)
+    points: list[binary.OperatingPoint] = []
+    if request.rates:
+        if held_out is None:
+            raise DataError("Thresholds are chosen on validation images, and there are none.")
+        points = [
+            binary.choose_operating_point(*_class_scores(held_out, k), rate, target, conservative=request.conservative)
+            for rate, target in request.rates.items()
+        ]
+    elif (
+        saved is not None
+        and saved.rate is not None
+        and saved.target_rate is not None
+        and saved.positive == report.positive
+    ):
+        points = [binary.OperatingPoint(saved.rate, saved.target_rate, saved.positive_threshold, saved.count, None)]
+    if held_out is evaluated:
+        return replace(report, operating_points=tuple(points))
+    usual = () if held_out is None else binary.choose_usual_points(_class_scores(held_out, k), evaluated_scores)
+    return replace(
+        report,
+        operating_points=tuple(binary.evaluate_operating_point(point, *evaluated_scores) for point in points),
+        usual_points=usual,
+    )
+
+
+def _class_scores(outputs: ModelOutputs, k: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the probability of class number `k`, float64 [N], and whether an image is of it, bool [N]."""
+    return outputs.outputs.probabilities[:, k].astype(np.float64), outputs.labels == k
+
+
+def compare_with_validation(evaluated: ModelOutputs, held_out: ModelOutputs | None) -> SplitShift | None:
+    """Compare the evaluated images with the validation split; None if they are the same or it is not available."""
+    if held_out is None or held_out is evaluated:
+        return None
+    first, second = ((of.outputs.probabilities, of.labels) for of in (held_out, evaluated))
+    return shift.compare_splits(first, second)
+
+
+def evaluate_sets(evaluated: ModelOutputs, thresholds: Thresholds) -> SetCoverage | None:
+    """Evaluate the prediction sets; None if none were fitted."""
+    if thresholds.conformal_quantile is None or thresholds.coverage is None:
+        return None
+    p = evaluated.outputs.probabilities
+    return conformal.evaluate_sets(p, evaluated.labels, thresholds.conformal_quantile, thresholds.coverage)
+
+
+def evaluate_ood(
+    evaluated: ModelOutputs,
+    ood_outputs: Outputs,
+    training: ModelOutputs | None,
+    name: str,
+    thresholds: Thresholds | None,
+) -> OODResult:
+    """Evaluate the detection of out-of-distribution images; the feature distance needs the training images."""
+    in_distribution, out_of_distribution = compute_energy(evaluated.outputs.logits), compute_energy(ood_outputs.logits)
+    distance_auroc = None
+    if training is not None:
+        distance = ood.fit_distance(training.outputs.features, training.labels)
+        distance_auroc = ood.ood_auroc(distance(evaluated.outputs.features), distance(ood_outputs.features))
+    flagged = (
+        None
+        if thresholds is None or thresholds.ood_limit is None
+        else float((out_of_distribution > thresholds.ood_limit).mean())
+    )
+    note = "" if training is not None else "The distance in feature space needs the training images."
+    return OODResult(
+        name,
+        ood.ood_auroc(in_distribution, out_of_distribution),
+        distance_auroc,
+        len(in_distribution),
+        len(out_of_distribution),
+        flagged,
+        note,
+    )

@@ -1,0 +1,171 @@
+"""Metrics of probabilities against labels, each with its 95% interval.
+
+Proportions (``top_1``, ``top_5``, and ``weighted_recall``, which is accuracy) have Wilson's interval, all others a
+seeded percentile bootstrap. Means over classes skip classes without images; AUROC and AP are one-vs-rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import intervals, metrics
+from sightline.errors import DataError
+from sightline.evaluation import bootstrap
+from sightline.evaluation.results import ClassMetrics, Metric
+
+AVERAGES = tuple(f"{how}_{what}" for how in ("macro", "weighted") for what in ("precision", "recall", "f1"))
+RANKINGS = ("auroc", "average_precision")
+ONE_IMAGE_NOTE = "one image has no interval"
+NAMES = ("log_loss", "brier", *AVERAGES, *RANKINGS)
+
+
+def check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, ...] = ()) -> None:
+    """Raise `DataError` if the probabilities of an image are not finite, not in [0, 1] or do not sum to 1."""
+    invalid = ~np.isfinite(probabilities).all(1)
+    invalid |= (probabilities < -1e-5).any(1) | (np.abs(probabilities.sum(1) - 1) > 1e-2)
+    if invalid.any():
+        first = int(invalid.argmax())
+        name = paths[first] if first < len(paths) else f"image {first}"
+        raise DataError(
+            f"The predicted probabilities of {int(invalid.sum())} of {len(invalid)} images are not "
+            "between 0 and 1 or do "
+            f"not sum to 1, first for {name}: the weights are damaged or training diverged; train the model again."
+        )
+
+
+def compute_metrics(probabilities: NDArray[np.float32], labels: NDArray[np.int32], seed: int = 0) -> dict[str, Metric]:
+    """Return all metrics by name, of float32 [N, K] against int32 [N]; those that cannot be computed have a note."""
+    count, classes = probabilities.shape
+    tops = [f"top_{k}" for k in ((1, 5) if classes > 5 else (1,))]
+    if not count:
+        return {name: Metric(None, note="there are no images") for name in (*tops, *NAMES)}
+    values_by_name = {}
+    for k, name in zip((1, 5), tops, strict=False):
+        hits = int(metrics.in_top_k(probabilities, labels, k).sum())
+        values_by_name[name] = Metric(hits / count, intervals.wilson_interval(hits, count))
+    true = probabilities[np.arange(count), labels].astype(np.float64)
+    columns = np.stack([metrics.negative_log(true), metrics.brier_scores(probabilities, labels)], 1)
+    resampled = bootstrap.resample_means(columns, seed, "means")
+    for name, values, means in zip(("log_loss", "brier"), columns.T, resampled.T, strict=True):
+        value = float(values.mean())
+        values_by_name[name] = bootstrap.make_metric(value, means) if count > 1 else Metric(value, note=ONE_IMAGE_NOTE)
+    return (
+        values_by_name
+        | _average_metrics(probabilities.argmax(1), labels, classes, seed)
+        | _ranking_metrics(probabilities, labels, seed)
+    )
+
+
+def compute_class_metrics(confusion: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[ClassMetrics, ...]:
+    """Return precision, recall, F1 and support of each class, from a confusion matrix [K, K] (rows: true)."""
+    counts = zip(
+        classes, *(v.tolist() for v in (np.diagonal(confusion), confusion.sum(0), confusion.sum(1))), strict=True
+    )
+    return tuple(_class_metrics(*row) for row in counts)
+
+
+def _class_metrics(label: str, hits: int, predicted: int, support: int) -> ClassMetrics:
+    return ClassMetrics(
+        label,
+        hits / predicted if predicted else None,
+        hits / support if support else None,
+        2 * hits / (predicted + support) if support else None,
+        support,
+        intervals.wilson_interval(hits, predicted) if predicted else None,
+        intervals.wilson_interval(hits, support) if support else None,
+    )
+
+
+def average_metrics(
+    true_counts: NDArray[np.int64], predicted_counts: NDArray[np.int64], hits: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the `AVERAGES` [R, 6] from counts [R, K] of each class: images, predictions and correct predictions."""
+    table = np.stack(
+        [
+            hits / np.maximum(predicted_counts, 1),
+            hits / np.maximum(true_counts, 1),
+            2 * hits / np.maximum(predicted_counts + true_counts, 1),
+        ]
+    )
+    macro = (table * (true_counts > 0)).sum(2) / np.maximum((true_counts > 0).sum(1), 1)  # [3, R]
+    weighted = (table * true_counts).sum(2) / np.maximum(true_counts.sum(1), 1)
+    return np.concatenate([macro, weighted]).T
+
+
+def _average_metrics(
+    predictions: NDArray[np.int64], labels: NDArray[np.int32], classes: int, seed: int
+) -> dict[str, Metric]:
+    cells, counts = np.unique(labels.astype(np.int64) * classes + predictions, return_counts=True)
+    true, predicted = cells // classes, cells % classes
+
+    def average(counted: NDArray[np.int64]) -> NDArray[np.float64]:  # [R, cells] -> [R, 6]
+        true_counts, predicted_counts = (_sum_by_group(counted, by, classes) for by in (true, predicted))
+        return average_metrics(
+            true_counts, predicted_counts, _sum_by_group(counted * (true == predicted), true, classes)
+        )
+
+    values = dict(zip(AVERAGES, average(counts[None])[0].tolist(), strict=True))
+    class_counts = {name: len(np.unique(labels)) if name.startswith("macro") else None for name in AVERAGES}
+    accuracy = intervals.wilson_interval(int((predictions == labels).sum()), len(labels))
+    same = {
+        "weighted_recall": Metric(values["weighted_recall"], accuracy)
+    }  # equals accuracy, so it has the same interval
+    if len(labels) < 2:
+        return {name: Metric(v, None, ONE_IMAGE_NOTE, class_counts[name]) for name, v in values.items()} | same
+    resampled = bootstrap.resample_counts(counts, seed, "averages")
+    resampled_averages = np.concatenate(
+        [average(part) for part in np.array_split(resampled, 1 + len(resampled) * classes // bootstrap.CHUNK)]
+    )
+    rows = dict(zip(AVERAGES, resampled_averages.T, strict=True))
+    return {name: bootstrap.make_metric(v, rows[name], class_counts[name]) for name, v in values.items()} | same
+
+
+def _sum_by_group(counted: NDArray[np.int64], by: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
+    """Sum the columns of `counted` [R, M] by their group in `by` [M]: [R, groups]."""
+    order = np.argsort(by, kind="stable")
+    firsts = np.flatnonzero(np.diff(by[order], prepend=-1))
+    out = np.zeros((len(counted), groups), np.int64)
+    out[:, by[order][firsts]] = np.add.reduceat(counted[:, order], firsts, axis=1)
+    return out
+
+
+def _ranking_metrics(probabilities: NDArray[np.float32], labels: NDArray[np.int32], seed: int) -> dict[str, Metric]:
+    """Return macro AUROC and average precision, one-vs-rest; for two classes, AUROC is the same for both."""
+    count, classes = probabilities.shape
+    present = [k for k in range(classes) if 0 < (labels == k).sum() < count]
+    if not present:
+        return {name: Metric(None, note="all images are of one class", classes=0) for name in RANKINGS}
+    one = np.ones((1, count))
+    values = np.mean([_rank_class(probabilities, labels, k, one) for k in present], axis=0)[:, 0]
+    number = bootstrap.count_resamples(count, len(present))
+    if not number:
+        note = f"no interval: {len(present)} classes of {count} images would take too long"
+        return {name: Metric(float(v), None, note, len(present)) for name, v in zip(RANKINGS, values, strict=True)}
+    resampled = np.concatenate([
+        _mean_over_classes([_rank_class(probabilities, labels, k, w) for k in present])
+        for w in bootstrap.draw_weights(count, number, seed, "ranking")
+    ], axis=1)  # fmt: skip
+    auroc, average = (
+        bootstrap.make_metric(float(v), row, len(present)) for v, row in zip(values, resampled, strict=True)
+    )
+    if classes == len(present) == 2:
+        average = replace(average, note="; ".join(["mean of both classes", *filter(None, [average.note])]))
+    return {"auroc": auroc, "average_precision": average}
+
+
+def _rank_class(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int32], k: int, w: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    return np.array(metrics.auroc_and_ap(probabilities[:, k].astype(np.float64), labels == k, w))
+
+
+def _mean_over_classes(per_class_values: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the mean over the classes that are in a resample."""
+    stacked = np.array(per_class_values)  # [classes, 2, R]
+    good = np.isfinite(stacked)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(good, stacked, 0).sum(0) / good.sum(0)
+    return mean

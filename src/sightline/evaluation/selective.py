@@ -1,0 +1,200 @@
+"""Selective prediction: the risk-coverage curve, and the confidence threshold for a target precision.
+
+A threshold is chosen on validation images and evaluated on others: on the images that it was chosen on, the best of
+many thresholds always looks better than it is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import intervals
+from sightline.errors import UsageError, plural
+from sightline.intervals import Interval
+
+TARGETS = (0.99, 0.95, 0.9)  # target precisions to try for a new run, strictest first
+
+
+@dataclass(frozen=True, slots=True)
+class RiskCoverageCurve:
+    """The error rate (`risk`) at each `coverage`, float64 [N] each, and the area under the curve, `aurc`."""
+
+    coverage: NDArray[np.float64]
+    risk: NDArray[np.float64]
+    aurc: float
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """The smallest `confidence` that reaches `target` (or None), and its metrics on `count` validation images.
+
+    `precision` has Wilson's 95% `interval` and the exact one-sided 95% `lower_bound`; `coverage` is the coverage.
+    A `conservative` threshold is one whose lower bound reaches the target; `coverage_cost` is the coverage lost
+    compared with a threshold for which the precision alone has to reach the target. `note` says how far to trust the
+    threshold.
+    """
+
+    target: float
+    confidence: float | None
+    precision: float | None
+    interval: Interval | None
+    coverage: float
+    accepted: int
+    count: int
+    note: str
+    lower_bound: float | None = None
+    conservative: bool = True
+    coverage_cost: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SelectiveMetrics:
+    """Selective metrics on images that were not used to choose the threshold.
+
+    Of `count` images, `accepted` are above the threshold, a fraction of `coverage`. Their `precision` has Wilson's 95%
+    `interval` and the exact one-sided 95% `lower_bound`; all three are None if no image is above the threshold. `met`
+    tells whether the bound reaches the target.
+    """
+
+    count: int
+    accepted: int
+    coverage: float
+    precision: float | None
+    interval: Interval | None
+    lower_bound: float | None
+    met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SelectiveResult:
+    """A `threshold` that was chosen on validation images, and its metrics on the evaluated images."""
+
+    threshold: Threshold
+    evaluated: SelectiveMetrics | None
+
+
+def compute_risk_coverage(confidences: NDArray[np.float32], correct: NDArray[np.bool_]) -> RiskCoverageCurve:
+    """Return the risk-coverage curve (El-Yaniv and Wiener, 2010) and the area under it (Geifman et al., 2019).
+
+    Images with the same confidence are ordered at random; the curve has the mean risk over these orders.
+    """
+    count = len(confidences)
+    order = np.argsort(-confidences, kind="stable")
+    wrong = ~correct[order]
+    _, group, sizes = np.unique(-confidences[order], return_inverse=True, return_counts=True)
+    shared = np.bincount(group, wrong, len(sizes)) / np.maximum(sizes, 1)
+    risk = np.cumsum(shared[group]) / np.arange(1, count + 1)
+    return RiskCoverageCurve(np.arange(1, count + 1) / max(count, 1), risk, float(risk.mean()) if count else math.nan)
+
+
+def choose_threshold(
+    confidences: NDArray[np.float32], correct: NDArray[np.bool_], target_precision: float, *, conservative: bool = True
+) -> Threshold:
+    """Return the smallest confidence threshold whose precision is at least `target_precision`.
+
+    `confidences` float32 [N] and `correct` bool [N] are of validation images. If `conservative`, thresholds are tested
+    from the strictest on, starting where enough images are above to show anything. The result is the last for which an
+    exact binomial test at 5% rejects that the true precision is lower (Clopper and Pearson, 1934; fixed-sequence
+    testing as in Angelopoulos et al., 2021, arXiv:2110.01052). It misses the target for one validation split in twenty;
+    a target of 0.99 takes 299 images without an error. If not `conservative`, the observed precision has to reach the
+    target. On new images it then misses about half of the time, and more often if few images were above.
+
+    Raises `UsageError` for a target outside (0, 1).
+    """
+    if not 0 < target_precision < 1:
+        raise UsageError(f"The target precision must be between 0 and 1, e.g. 0.99; got {target_precision}.")
+    count = len(confidences)
+    order = np.argsort(-confidences, kind="stable")
+    sorted_confidences, hits = confidences[order], np.cumsum(correct[order])
+    ends = np.append(np.flatnonzero(np.diff(sorted_confidences)), count - 1) if count else np.zeros(0, np.int64)
+    accepted, correct_counts = ends + 1, hits[ends]
+    reached = np.flatnonzero(correct_counts >= target_precision * accepted - 1e-9)
+    best = observed = int(reached[-1]) if len(reached) else None
+    if conservative:
+        best = find_conservative(accepted, correct_counts, target_precision)
+    observed_coverage = 0.0 if observed is None else float(accepted[observed]) / count
+    if best is None:
+        note = explain_unreached(target_precision, count, observed_coverage, conservative=conservative)
+        coverage_cost = observed_coverage if conservative else 0.0
+        return Threshold(target_precision, None, None, None, 0.0, 0, count, note, None, conservative, coverage_cost)
+    accepted_count, correct_count = int(accepted[best]), int(correct_counts[best])
+    bound, interval = (
+        intervals.lower_bound(correct_count, accepted_count),
+        intervals.wilson_interval(correct_count, accepted_count),
+    )
+    note = ""
+    if bound < target_precision:
+        note = (
+            f"With {accepted_count} validation images above the threshold, the precision is only known to be at least "
+            f"{bound:.3f}: use more validation images, or choose the threshold with --conservative."
+        )
+    return Threshold(
+        target_precision, float(sorted_confidences[ends[best]]), correct_count / accepted_count, interval,
+        accepted_count / count, accepted_count, count, note, bound,
+        conservative, max(observed_coverage - accepted_count / count, 0.0) if conservative else 0.0,
+    )  # fmt: skip
+
+
+def explain_unreached(target: float, count: int, without: float, *, conservative: bool) -> str:
+    """Return the sentence that says why no threshold reaches `target`.
+
+    `without` is what --no-conservative would reach.
+    """
+    if not conservative:
+        return f"No confidence threshold reaches the target on {plural(count, 'validation image')}."
+    least = math.ceil(math.log(intervals.ALPHA) / math.log(target))
+    more = f"; that takes at least {least} without an error" if count < least else ""
+    note = f"{count} validation images do not show that any confidence threshold reaches the target{more}."
+    if without:
+        note += (
+            f" --no-conservative has a coverage of {without:.1%}, but on new images it misses the target about half "
+            "of the time."
+        )
+    return note
+
+
+def find_conservative(answered: NDArray[np.int64], right: NDArray[np.int64], target: float) -> int | None:
+    """Return the last position at which the lower confidence bound reaches `target`, or None."""
+    best = None
+    for i, (count, good) in enumerate(zip(answered.tolist(), right.tolist(), strict=True)):
+        if intervals.binomial_cdf(0, count, 1 - target) > intervals.ALPHA:
+            continue  # not even without an error
+        if intervals.binomial_cdf(count - good, count, 1 - target) > intervals.ALPHA:
+            break
+        best = i
+    return best
+
+
+def evaluate_threshold(
+    accepted: NDArray[np.bool_], correct: NDArray[np.bool_], target: float | None
+) -> SelectiveMetrics:
+    """Return the selective metrics of images that were not used for the threshold; both arguments are bool [N]."""
+    count, accepted_count, correct_count = len(accepted), int(accepted.sum()), int((accepted & correct).sum())
+    bound = intervals.lower_bound(correct_count, accepted_count) if accepted_count else None
+    return SelectiveMetrics(
+        count, accepted_count, accepted_count / max(count, 1),
+        correct_count / accepted_count if accepted_count else None,
+        intervals.wilson_interval(correct_count, accepted_count) if accepted_count else None, bound,
+        target is not None and bound is not None and bound >= target,
+    )  # fmt: skip
+
+
+def evaluate_selective(
+    held_out: tuple[NDArray[np.float32], NDArray[np.bool_]], evaluated: tuple[NDArray[np.float32], NDArray[np.bool_]]
+) -> SelectiveResult:
+    """Choose the threshold for the strictest usual target that is reached on validation, and evaluate it.
+
+    Both arguments are confidences float32 [N] and whether the prediction is correct, bool [N]. If no target is reached,
+    the threshold is that of the lowest target, with a `confidence` of None.
+    """
+    thresholds = [choose_threshold(*held_out, target) for target in TARGETS]
+    threshold = next((t for t in thresholds if t.confidence is not None), thresholds[-1])
+    if threshold.confidence is None:
+        return SelectiveResult(threshold, None)
+    return SelectiveResult(
+        threshold, evaluate_threshold(evaluated[0] >= np.float32(threshold.confidence), evaluated[1], threshold.target)
+    )

@@ -1,0 +1,60 @@
+"""The result of `explain`: the heat map of one image, its hottest region, and its faithfulness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class HeatRegion:
+    """The hottest region of a heat map: a box in pixels of the original image as displayed, right and bottom exclusive.
+
+    `heat_fraction` in [0, 1] is the fraction of the heat inside.
+    """
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    heat_fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class FaithfulnessCheck:
+    """The faithfulness of a heat map: how much masking its hottest region lowers the class probability.
+
+    `masked_fraction` is the masked fraction of the image, in [0, 1]. `drop` is the drop of the probability,
+    `random_drop` the mean drop when the same shape is masked at `positions` random positions; `percentile` is the
+    fraction of those with a smaller drop.
+    """
+
+    masked_fraction: float
+    drop: float
+    random_drop: float
+    percentile: float
+    positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The evidence in one image for class `label`, or the reason why there is none (`error`).
+
+    `heat` is float32 [height, width] in [0, 1], of the size of the model's input. Its maximum is 1, unless there is no
+    evidence: then it is 0 everywhere, and `region` and `check` are None. `figure` is the path of the PNG file, if one
+    was requested.
+    """
+
+    path: str
+    method: str
+    label: str | None = None
+    probability: float | None = None
+    heat: NDArray[np.float32] | None = None
+    region: HeatRegion | None = None
+    check: FaithfulnessCheck | None = None
+    figure: str | None = None
+    error: str | None = None

@@ -1,0 +1,105 @@
+"""Grad-CAM and Grad-CAM++: the last feature maps, weighted by the gradient of a class score.
+
+Grad-CAM: Selvaraju et al., 2017, arXiv:1610.02391. Grad-CAM++: Chattopadhay et al., 2018, arXiv:1710.11063, with the
+exponential of the logit as the score, which is what its closed form stands for.
+
+Both give each feature map one weight, its gradient averaged over all positions. In front of a flatten layer a feature
+map means something else at each position, and the average means nothing: networks trained to classify by one corner
+got maps of zeros. There each position keeps its own weight: HiResCAM, Draelos and Carin, 2020, arXiv:2011.08891, which
+equals Grad-CAM for average pooling and one dense layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend
+from sightline.callbacks import Progress, no_progress
+from sightline.errors import ModelError
+from sightline.explain.gradient import compile_gradient
+from sightline.explain.localization import resize_heat
+from sightline.inference.predictor import call_padded
+
+BATCH = 32
+HEADS = ("pool", "flatten")  # the names of the first layer of a head, in models/build.py
+
+
+class GradCam:
+    """Grad-CAM of one Keras model, compiled once for any number of images."""
+
+    def __init__(self, model: Any) -> None:
+        keras = backend.keras()
+        maps = last_feature_maps(model)
+        self.model = model
+        self._flat = any(layer.name == "flatten" for layer in model.layers)
+        self._sigmoid = any(layer.name == "two_classes" for layer in model.layers)
+        self._gradient = compile_gradient(keras.Model(model.input, maps), keras.Model(maps, model.output["logits"]))
+
+    def heat(
+        self,
+        pixels: NDArray[np.uint8],
+        class_indices: NDArray[np.int64],
+        *,
+        plus: bool = False,
+        progress: Progress = no_progress,
+    ) -> NDArray[np.float32]:
+        """Return float32 [N, H, W], at least 0, of uint8 `pixels` [N, H, W, C] for the classes `class_indices` [N]."""
+        weights = self.score_weights(class_indices)
+        size = min(BATCH, len(pixels))
+        out = np.zeros(pixels.shape[:3], np.float32)
+        for start in range(0, len(pixels), BATCH):
+            at = np.arange(start, min(start + BATCH, len(pixels)))
+            batch = call_padded(lambda rows: np.stack(self._gradient(pixels[rows], weights[rows]), 1), at, size)
+            for i, (maps, slopes) in zip(at, batch, strict=True):
+                out[i] = resize_heat(combine_maps(maps, slopes, plus=plus, flat=self._flat), *pixels.shape[1:3])
+            progress("Grad-CAM", int(at[-1]) + 1, len(pixels))
+        return out
+
+    def score_weights(self, class_indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the weights [N, K] whose product with the logits is the score of each image's class: its logit.
+
+        With a sigmoid head the first logit is 0 by definition, so the score is the difference of both logits.
+        """
+        one_hot = np.eye(self.model.output["logits"].shape[-1], dtype=np.float32)[class_indices]
+        return 2 * one_hot - 1 if self._sigmoid else one_hot
+
+
+def combine_maps(
+    maps: NDArray[np.float32], slopes: NDArray[np.float32], *, plus: bool, flat: bool
+) -> NDArray[np.float32]:
+    """Return the heat [h, w], at least 0, of feature maps [h, w, F] and the gradient `slopes` of the score for them.
+
+    With `flat`, for a head that flattens, each position has its own weights. With `plus`, negative values of the maps
+    count as 0 in the weights: Grad-CAM++ was derived for maps after a ReLU.
+    """
+    weights = slopes
+    if plus:  # where the gradient g is above 0, alpha * g = g^2 * g / (2 * g^2 + sum(maps) * g^3)
+        rising = np.maximum(slopes, 0)
+        weights = rising / (2 + np.maximum(maps, 0).sum((0, 1)) * rising)
+    if not flat:
+        weights = weights.mean((0, 1), keepdims=True)
+    heat: NDArray[np.float32] = (maps * weights).sum(-1)
+    return np.maximum(heat, 0)
+
+
+def last_feature_maps(model: Any) -> Any:
+    """Return the symbolic feature maps [N, h, w, F] before the head; raises `ModelError` if there are none.
+
+    Max pooling and dropout right before the head are skipped: VGG's maps are then 14x14 instead of 7x7, as in the
+    paper.
+    """
+    head = next((layer for layer in model.layers if layer.name in HEADS), None)
+    if head is None or len(head.input.shape) != 4:
+        raise ModelError(
+            "Grad-CAM needs a network with feature maps before a layer named pool or flatten, as all networks of "
+            "`sightline models` have: use --method occlusion or rise."
+        )
+    layers = backend.keras().layers
+    producers = {id(layer.output): layer for layer in model.layers}
+    maps = head.input
+    while isinstance(before := producers.get(id(maps)), layers.MaxPooling2D | layers.Dropout):
+        maps = before.input
+    return maps

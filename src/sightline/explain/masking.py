@@ -1,0 +1,57 @@
+"""Masking of pixels with the mean color, and the class scores of masked images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.inference.predictor import Outputs, Predictor, call_padded, choose_batch_size
+
+
+def mask_images(pixels: NDArray[np.uint8], masks: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Return uint8 [M, H, W, C]: the image [H, W, C] where a mask [M, H, W] is 1, its mean color where it is 0."""
+    mean = pixels.mean((0, 1), dtype=np.float32)
+    visible = masks[..., None].astype(np.float32)
+    masked: NDArray[np.float32] = mean + visible * (pixels - mean)
+    return np.rint(masked).astype(np.uint8)
+
+
+def score_masks(
+    predictor: Predictor,
+    pixels: NDArray[np.uint8],
+    masks: Iterable[NDArray[np.floating]],
+    score: Callable[[Outputs], NDArray[np.floating]],
+    advance: Callable[[int], None] = lambda _count: None,
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
+    """Yield batches of (masks [M, H, W], scores [M]) for an iterable of masks [H, W].
+
+    The predictor gets batches of constant size. `advance` is called with the number of masks in each.
+    """
+    source, size = iter(masks), choose_batch_size(predictor.preprocess)
+    while batch := list(islice(source, size)):
+        stacked = np.stack(batch).astype(np.float32)
+        batch_scores = call_padded(lambda rows: score(predictor.outputs(rows)), mask_images(pixels, stacked), size)
+        advance(len(batch))
+        yield stacked, np.asarray(batch_scores, np.float64)
+
+
+def log_odds_score(class_index: int) -> Callable[[Outputs], NDArray[np.float64]]:
+    """Return the score ``log(p / (1 - p))`` of class `class_index`, from the logits: p near 1 in float32 saturates."""
+
+    def score(outputs: Outputs) -> NDArray[np.float64]:
+        logits = outputs.logits.astype(np.float64)
+        others = np.delete(logits, class_index, axis=1)
+        if not others.shape[1]:
+            return np.zeros(len(logits))
+        greatest = others.max(1, keepdims=True)
+        return np.asarray(logits[:, class_index] - greatest[:, 0] - np.log(np.exp(others - greatest).sum(1)))
+
+    return score
+
+
+def probability_score(class_index: int) -> Callable[[Outputs], NDArray[np.float32]]:
+    """Return a score function: the probability of class `class_index`."""
+    return lambda found: found.probabilities[:, class_index]

@@ -1,0 +1,65 @@
+"""Builder for an ONNX graph: values with their layouts, nodes and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Layout = Literal["nhwc", "nchw"]  # of 4-D values; all others are "nhwc"
+_PERMUTATIONS: dict[Layout, list[int]] = {"nchw": [0, 3, 1, 2], "nhwc": [0, 2, 3, 1]}
+
+
+@dataclass(frozen=True, slots=True)
+class GraphValue:
+    """A value of the graph: its name in each layout requested so far, and its `shape` in Keras, without the batch."""
+
+    names: dict[Layout, str]
+    shape: tuple[int, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """The layout in which the value was created."""
+        return next(iter(self.names))
+
+
+@dataclass(slots=True)
+class GraphBuilder:
+    """Nodes and weights in order; `helper` is ``onnx.helper``, which creates the protocol buffers."""
+
+    helper: Any
+    nodes: list[Any] = field(default_factory=list)
+    weights: dict[str, NDArray[Any]] = field(default_factory=dict)
+    opset: int = 17
+
+    def make_value(self, name: str, shape: Sequence[int], layout: Layout = "nhwc") -> GraphValue:
+        """Return the value named `name`; `layout` only matters for 4-D values, the batch included."""
+        return GraphValue({layout if len(shape) == 3 else "nhwc": name}, tuple(shape))
+
+    def add_node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """Add a node with one output and return the name that both have."""
+        self.nodes.append(self.helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def add_weight(self, name: str, array: Any) -> str:
+        """Add a constant and return its name."""
+        self.weights[name] = np.ascontiguousarray(array)
+        return name
+
+    def add_scalar(self, name: str, number: float) -> str:
+        """Add a float32 constant and return its name."""
+        return self.add_weight(name, np.float32(number))
+
+    def get_name(self, value: GraphValue, layout: Layout = "nhwc") -> str:
+        """Return the name of `make_value` in `layout`; adds a transpose the first time that one is needed."""
+        if len(value.shape) != 3:
+            return value.names["nhwc"]
+        if layout not in value.names:
+            name = f"{value.names[value.layout]}:{layout}"
+            value.names[layout] = self.add_node(
+                "Transpose", [value.names[value.layout]], name, perm=_PERMUTATIONS[layout]
+            )
+        return value.names[layout]

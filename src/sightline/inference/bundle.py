@@ -1,0 +1,327 @@
+"""The bundle: a model that anyone can verify and use without a training framework.
+
+    manifest.json    the fields of `Manifest`, and the sha256 of every other file
+    model.onnx       the graph, with a copy of the manifest (without file hashes) in its metadata
+    reference/          reference examples: encoded images whose pixels and probabilities are in the manifest
+    README.md        the model card, if written, with its plots in figures/
+
+A bundle is a directory, a zip of it (with or without a top folder), or ``model.onnx`` alone. Loading verifies every
+hash, that both copies of the manifest are equal, and that the reference examples give the recorded pixels and
+probabilities. Files are read, never extracted; nothing in them is unpickled, and only the operations in
+`onnx_file.ALLOWED_OPERATIONS` are run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import _io, jsonio
+from sightline.errors import ImageError, ModelError, OutputError
+from sightline.inference.manifest import REFERENCE_FILE, Manifest
+from sightline.inference.predictor import Predictor, check_finite, choose_batch_size
+from sightline.inference.runtimes.onnx import OnnxPredictor
+from sightline.inference.safety import onnx_file
+from sightline.inference.safety.onnx_graph import parse_graph
+from sightline.inference.safety.onnx_limits import check_limits
+
+MODEL_FILE, MANIFEST_FILE, CARD_FILE = "model.onnx", "manifest.json", "README.md"
+MANIFEST_KEY, MANIFEST_HASH_KEY = (
+    "sightline",
+    "sightline.sha256",
+)  # metadata keys: the manifest, and its hash, so that a lone file can be verified
+_PLOT_FILE = re.compile(r"figures/[a-z0-9-]{1,40}\.png")
+MAX_ZIP_BYTES = 4 << 30  # bytes of all files of a zip, uncompressed
+MAX_MODEL_BYTES = 2 << 30  # bytes of one file, the limit of a protocol buffer
+MAX_MANIFEST_BYTES = 64 << 20
+MAX_COMPRESSION_RATIO = 200  # largest compression ratio of a zip member
+REFERENCE_TOLERANCE = {"float32": 1e-3, "float16": 1e-3, "bfloat16": 1e-3, "int8": 0.1}
+"""Largest difference of a reference probability: processors add in different orders; int8 also rounds differently."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle in memory: `files` holds reference examples and the card by name; empty for a lone ``.onnx``."""
+
+    manifest: Manifest
+    model: bytes
+    files: Mapping[str, bytes]
+
+    def make_predictor(self, threads: int = 0) -> OnnxPredictor:
+        """Return a predictor for the model."""
+        return OnnxPredictor(self.model, self.manifest.classes, self.manifest.preprocess, threads)
+
+
+def make(manifest: Manifest, graph: bytes, contents: Mapping[str, bytes]) -> Bundle:
+    """Assemble a bundle: the manifest goes into the metadata of the ONNX file `graph`; `contents` are files by name."""
+    full_manifest = replace(manifest, graph_sha256=onnx_file.hash_graph(graph))
+    text = full_manifest.to_json()
+    return Bundle(
+        full_manifest,
+        onnx_file.replace_metadata(graph, {MANIFEST_KEY: text, MANIFEST_HASH_KEY: _sha256(text.encode())}),
+        dict(contents),
+    )
+
+
+def update_manifest(bundle: Bundle, **changes: Any) -> Bundle:
+    """Return a bundle with the same graph and files and with changed fields of the manifest."""
+    return make(replace(bundle.manifest, **changes), bundle.model, bundle.files)
+
+
+def update_manifest_file(path: Path, **changes: Any) -> None:
+    """Change fields in the manifest of the bundle at `path` (a folder, ``.zip`` or ``.onnx`` file), not its graph.
+
+    The replacement is atomic. Raises `ModelError` if the bundle cannot be read, `OutputError` if it cannot be written
+    or contains other files, which would be lost.
+    """
+    old = read(path)
+    if foreign_files := _list_foreign_files(path, old):
+        raise OutputError(
+            f"{path} contains {foreign_files[0]}, which is not part of the bundle: move it elsewhere first."
+        )
+    updated = update_manifest(old, **changes)
+    if path.is_dir():
+        write_folder(updated, path)
+    elif path.suffix.lower() == ".zip":
+        _io.write_atomic(path, lambda aside: write_zip(updated, aside))
+    else:
+        _io.write_atomic(path, updated.model)
+
+
+def _list_foreign_files(path: Path, bundle: Bundle) -> list[str]:
+    """Return the files in a folder or zip that do not belong to the bundle."""
+    if path.is_dir():
+        names = [p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()]
+    elif path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")]
+        root = next(name.removesuffix(MANIFEST_FILE) for name in names if name.endswith(MANIFEST_FILE))
+        names = [name.removeprefix(root) for name in names]
+    else:
+        return []
+    return sorted(set(names) - {MODEL_FILE, MANIFEST_FILE, *bundle.files})
+
+
+def write_folder(bundle: Bundle, folder: Path) -> None:
+    """Write a bundle as a directory, atomically, replacing an existing one; raises `OutputError`."""
+    _io.refuse_links_in_run(folder.parent)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent) as temporary:
+            new_folder = Path(temporary, "bundle")
+            for name, content in _to_files(bundle).items():
+                path = new_folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            if folder.exists():
+                folder.rename(Path(temporary, "old"))
+            new_folder.rename(folder)
+    except OSError as error:
+        raise OutputError(f"The bundle {folder} cannot be written: {error.strerror or error}.") from error
+
+
+def write_zip(bundle: Bundle, file: Any) -> None:
+    """Write a bundle as a zip to a path or an open file; equal bundles give equal bytes."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in _to_files(bundle).items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+
+
+def _to_files(bundle: Bundle) -> dict[str, bytes]:
+    contents = {MODEL_FILE: bundle.model, **bundle.files}
+    hashes = {name: _sha256(content) for name, content in sorted(contents.items())}
+    values = bundle.manifest.to_dict() | {"files": hashes}
+    text = jsonio.dumps(values, sort_keys=True, indent=1) + "\n"
+    return {MANIFEST_FILE: text.encode(), **contents}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def is_bundle(path: Path) -> bool:
+    """Return whether `path` looks like a bundle: a directory with a manifest, a ``.zip`` or an ``.onnx`` file."""
+    return (path / MANIFEST_FILE).is_file() or (path.suffix.lower() in {".zip", ".onnx"} and path.is_file())
+
+
+def load(path: Path, threads: int = 0) -> tuple[Bundle, OnnxPredictor]:
+    """Load and fully verify a bundle; return it with its predictor. Raises `ModelError`."""
+    with _explain_errors(path):
+        bundle = _read(path)
+        check_limits(parse_graph(bundle.model), choose_batch_size(bundle.manifest.preprocess))
+        predictor = bundle.make_predictor(threads)
+        check_reference_examples(bundle, predictor)
+        check_finite(predictor.outputs, predictor.preprocess)
+    return bundle, predictor
+
+
+def read(path: Path) -> Bundle:
+    """Read a bundle and verify its hashes, without running it; raises `ModelError`."""
+    with _explain_errors(path):
+        return _read(path)
+
+
+@contextmanager
+def _explain_errors(path: Path) -> Iterator[None]:
+    """Add the path of the model to errors about its content."""
+    try:
+        yield
+    except ModelError as error:
+        text = str(error).rstrip(".")
+        raise ModelError(
+            f"The model {path} cannot be used: {text}. Copy it again from where it was made, or train it again."
+        ) from error
+    except OSError as error:
+        raise ModelError(f"The model {path} cannot be read: {error}.") from error
+
+
+def hash_pixels(pixels: NDArray[np.uint8]) -> str:
+    """Return the sha256 of a decoded image uint8 [H, W, C], rows from the top."""
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def check_reference_examples(bundle: Bundle, predictor: Predictor) -> None:
+    """Raise `ModelError` if a reference example of `bundle` no longer gives its recorded pixels and probabilities."""
+    examples = [reference for reference in bundle.manifest.reference_examples if reference.file in bundle.files]
+    if not examples:
+        return
+    pixels = []
+    for example in examples:
+        try:
+            pixels.append(bundle.manifest.preprocess.decode(bundle.files[example.file]))
+        except ImageError as error:
+            raise ModelError(f"the reference example {example.file} cannot be read: {error}") from error
+        if hash_pixels(pixels[-1]) != example.pixels_sha256:
+            raise ModelError(
+                f"{example.file} decodes to different pixels here than where the model was made: its preprocessing was "
+                "changed, or this version of Pillow decodes differently"
+            )
+    probabilities = predictor.probabilities(np.stack(pixels))
+    if not np.isfinite(probabilities).all():
+        raise ModelError("its reference examples give probabilities that are NaN or infinite: its weights are damaged")
+    difference = np.abs(probabilities - np.array([g.probabilities for g in examples])).max()
+    if not difference <= REFERENCE_TOLERANCE.get(bundle.manifest.precision, 1e-3):  # a recorded NaN is caught too
+        raise ModelError(
+            f"its reference examples give probabilities that differ by {difference:.2g} from the recorded ones"
+        )
+
+
+def _read(path: Path) -> Bundle:
+    if path.is_dir():
+        return _read_verified(_make_folder_reader(path))
+    if path.suffix.lower() == ".zip":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return _read_verified(_make_zip_reader(archive))
+        except _io.ZIP_ERRORS as error:
+            raise ModelError(f"it is not a zip file, or it is damaged: {error}") from error
+    return _from_onnx_file(_io.read_regular(path, MAX_MODEL_BYTES))
+
+
+def _from_onnx_file(model: bytes) -> Bundle:
+    manifest = _read_embedded_manifest(model)
+    return Bundle(manifest, model, {})
+
+
+def _read_embedded_manifest(model: bytes) -> Manifest:
+    """Return the manifest in the metadata of an ONNX file, verified against its graph."""
+    metadata = onnx_file.read_metadata(model)
+    text = metadata.get(MANIFEST_KEY)
+    if text is None:
+        raise ModelError("it was not made by Sightline: its metadata contains no manifest")
+    if metadata.get(MANIFEST_HASH_KEY) != _sha256(text.encode()):
+        raise ModelError("the manifest in its metadata was changed: it does not match its hash")
+    manifest = Manifest.from_dict(_parse_json(text.encode(), "its metadata"))
+    if manifest.graph_sha256 != onnx_file.hash_graph(model):
+        raise ModelError("its weights or layers were changed: they do not match the hash in its metadata")
+    return manifest
+
+
+def _read_verified(read: Callable[[str], bytes]) -> Bundle:
+    values = _parse_json(read(MANIFEST_FILE), MANIFEST_FILE)
+    hashes = values.pop("files", None) if isinstance(values, dict) else None
+    if not isinstance(hashes, dict) or MODEL_FILE not in hashes:
+        raise ModelError(f"{MANIFEST_FILE} lists no files, or not {MODEL_FILE}")
+    manifest = Manifest.from_dict(values)
+    contents = {}
+    for name, expected in hashes.items():
+        if (
+            name not in {MODEL_FILE, CARD_FILE}
+            and not REFERENCE_FILE.fullmatch(name)
+            and not _PLOT_FILE.fullmatch(name)
+        ):
+            raise ModelError(f"{MANIFEST_FILE} lists {name!r}, which is not a file of a bundle")
+        contents[name] = read(name)
+        if hashlib.sha256(contents[name]).hexdigest() != expected:
+            raise ModelError(f"{name} was changed: it does not match its hash in {MANIFEST_FILE}")
+    if missing := [example.file for example in manifest.reference_examples if example.file not in contents]:
+        raise ModelError(f"{MANIFEST_FILE} lists no hash of {missing[0]}")
+    model = contents.pop(MODEL_FILE)
+    if _read_embedded_manifest(model) != manifest:
+        raise ModelError(f"{MANIFEST_FILE} and the copy of it inside {MODEL_FILE} differ: one of them was changed")
+    return Bundle(manifest, model, contents)
+
+
+def _make_folder_reader(folder: Path) -> Callable[[str], bytes]:
+    def read(name: str) -> bytes:
+        path = folder / name
+        for component in (path, *path.parents):
+            if component == folder:
+                break
+            if component.is_symlink():
+                raise ModelError(f"{name} is a link, which a bundle must not contain")
+        if not path.is_file():
+            raise ModelError(f"{name} is missing")
+        return _io.read_regular(path, MAX_MANIFEST_BYTES if name == MANIFEST_FILE else MAX_MODEL_BYTES)
+
+    return read
+
+
+def _make_zip_reader(archive: zipfile.ZipFile) -> Callable[[str], bytes]:
+    members = {info.filename: info for info in archive.infolist()}
+    if sum(info.file_size for info in members.values()) > MAX_ZIP_BYTES:
+        raise ModelError(f"it decompresses to more than {MAX_ZIP_BYTES >> 30} GB")
+    roots = [
+        name.removesuffix(MANIFEST_FILE)
+        for name in members
+        if name == MANIFEST_FILE or name.endswith("/" + MANIFEST_FILE)
+    ]
+    if len(roots) != 1:
+        raise ModelError(f"it contains {len(roots)} files {MANIFEST_FILE}, expected one")
+
+    def read(name: str) -> bytes:
+        info = members.get(roots[0] + name)
+        if info is None:
+            raise ModelError(f"{name} is missing")
+        if stat.S_ISLNK(info.external_attr >> 16):
+            raise ModelError(f"{name} is a link, which a bundle must not contain")
+        limit = MAX_MANIFEST_BYTES if name == MANIFEST_FILE else MAX_ZIP_BYTES
+        if info.file_size > min(limit, max(info.compress_size, 1 << 16) * MAX_COMPRESSION_RATIO):
+            raise ModelError(
+                f"{name} decompresses to {info.file_size} bytes, a suspicious compression ratio (a zip bomb?)"
+            )
+        with archive.open(info) as file:
+            data = file.read(info.file_size + 1)
+        if len(data) != info.file_size:
+            raise ModelError(f"{name} does not have the length that the zip states")
+        return data
+
+    return read
+
+
+def _parse_json(text: bytes, name: str) -> Any:
+    try:
+        return jsonio.loads(text)
+    except ValueError as error:
+        raise ModelError(f"{name} is not valid JSON: {error}") from error

@@ -1,0 +1,111 @@
+"""Selective and conformal prediction: apply `Thresholds` to the outputs of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import ModelError
+from sightline.inference.results import Decision, Thresholds
+
+
+def compute_energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the energy -log sum exp(logits), float64 [N]: higher for out-of-distribution images.
+
+    Source: Liu et al., 2020, arXiv:2010.03759.
+    """
+    logits64 = logits.astype(np.float64)
+    max_logits = logits64.max(1)
+    energies: NDArray[np.float64] = -(max_logits + np.log(np.exp(logits64 - max_logits[:, None]).sum(1)))
+    return energies
+
+
+def compute_nonconformity(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the nonconformity score of each class, float64 [N, K]: lower conforms better.
+
+    It is one minus the probability ("lac": Sadinle et al., 2019, arXiv:1609.00451), but 0 for the most probable class,
+    so that no set is empty. Adaptive scores, which sum the probabilities of all more probable classes (Romano et al.,
+    2020), give the most confident images empty sets if the accuracy of a classifier exceeds the coverage.
+    """
+    scores = 1 - probabilities.astype(np.float64)
+    scores[np.arange(len(scores)), probabilities.argmax(1)] = 0
+    return scores
+
+
+def make_prediction_sets(probabilities: NDArray[np.float32], quantile: float) -> NDArray[np.bool_]:
+    """Return bool [N, K]: the classes in the conformal prediction set of each image."""
+    in_sets: NDArray[np.bool_] = compute_nonconformity(probabilities) <= quantile
+    return in_sets
+
+
+def decide(
+    probabilities: NDArray[np.float32], logits: NDArray[np.float32], classes: Sequence[str], thresholds: Thresholds
+) -> list[Decision]:
+    """Return a `Decision` for each of N images, from float32 [N, K] probabilities and logits.
+
+    "abstain" if the energy exceeds the out-of-distribution limit or an output is not finite; else "class" if the
+    confidence threshold is reached, if there is none and the set has a single class, or if a threshold for the positive
+    class gives the label; else "set" if the set has some but not all classes; else "abstain". Sets list the most
+    probable class first.
+    """
+    energies = compute_energy(logits)
+    in_sets = (
+        None
+        if thresholds.conformal_quantile is None
+        else make_prediction_sets(probabilities, thresholds.conformal_quantile)
+    )
+    return [
+        _decide_one(row, None if in_sets is None else in_sets[i], float(energies[i]), classes, thresholds)
+        for i, row in enumerate(probabilities)
+    ]
+
+
+def predict_labels(
+    probabilities: NDArray[np.float32], classes: Sequence[str], thresholds: Thresholds | None
+) -> NDArray[np.int64]:
+    """Return the index of the predicted class of each image, int64 [N], from float32 [N, K] probabilities.
+
+    It is the most probable class, unless a threshold for the positive one of two classes decides. Raises `ModelError`
+    if the positive class is not one of two `classes`.
+    """
+    predicted: NDArray[np.int64] = probabilities.argmax(1).astype(np.int64)
+    if thresholds is not None and thresholds.positive_threshold is not None:
+        check_thresholds(thresholds, classes)
+        positive_index = list(classes).index(str(thresholds.positive))
+        is_positive = probabilities[:, positive_index].astype(np.float64) >= thresholds.positive_threshold
+        predicted = np.where(is_positive, positive_index, 1 - positive_index).astype(np.int64)
+    return predicted
+
+
+def check_thresholds(thresholds: Thresholds, classes: Sequence[str]) -> None:
+    """Raise `ModelError` if `thresholds` are not for these classes."""
+    if thresholds.positive is not None and (len(classes) != 2 or thresholds.positive not in classes):
+        raise ModelError(
+            f"its thresholds are for the detection of {thresholds.positive!r}, expected one of the two classes of the "
+            f"model; it has {len(classes)}: {', '.join(classes[:8])}"
+        )
+
+
+def _decide_one(
+    row: NDArray[np.float32],
+    in_set: NDArray[np.bool_] | None,
+    energy: float,
+    classes: Sequence[str],
+    thresholds: Thresholds,
+) -> Decision:
+    names = None if in_set is None else tuple(classes[j] for j in np.argsort(-row, kind="stable") if in_set[j])
+    size = 0 if names is None else len(names)
+    is_confident = (
+        size == 1 and thresholds.target_precision is None
+    )  # if no confidence reaches the target, never a class
+    if thresholds.positive_threshold is not None:
+        is_confident = True
+    elif thresholds.confidence is not None:
+        is_confident = float(row.max()) >= thresholds.confidence
+    if not np.isfinite(row).all() or (thresholds.ood_limit is not None and not energy <= thresholds.ood_limit):
+        return Decision("abstain", names, energy)
+    if is_confident:
+        return Decision("class", names, energy)
+    return Decision("set" if 0 < size < len(classes) else "abstain", names, energy)

@@ -1,0 +1,175 @@
+"""An exported folder in a format other than ONNX: model files, reference examples and ``manifest.json``.
+
+The manifest is that of the bundle, with the name of the format, the sha256 of every other file, and its own sha256;
+the OpenVINO file contains a copy, in case it is found alone. Loading verifies every hash and the reference examples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sightline import _io, jsonio
+from sightline.errors import ModelError, OutputError
+from sightline.export import openvino, tensorflow
+from sightline.inference import bundle
+from sightline.inference.bundle import MANIFEST_FILE, Bundle
+from sightline.inference.manifest import Manifest
+from sightline.inference.predictor import Predictor, check_finite
+
+FORMATS = ("openvino", "litert", "saved_model")
+
+
+def add_manifest(folder: Path, format_name: str, manifest: Manifest, examples: Mapping[str, bytes]) -> None:
+    """Add reference examples and the manifest to a folder with the model files of the format `format_name`."""
+    for name, content in examples.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (folder / MANIFEST_FILE).write_bytes(_encode_manifest(manifest, format_name, _read_contents(folder)))
+
+
+def _encode_manifest(manifest: Manifest, format_name: str, contents: Mapping[str, bytes]) -> bytes:
+    """Return ``manifest.json`` with the format, the hash of every other file, and its own hash."""
+    values = manifest.to_dict() | {"format": format_name, "files": _hash_contents(contents)}
+    text = jsonio.dumps(values | {"manifest_sha256": _hash_manifest(values)}, sort_keys=True, indent=1)
+    return f"{text}\n".encode()
+
+
+def find(path: Path) -> Path | None:
+    """Return the exported folder at `path`, or around the model file `path` (``model.tflite``); None if neither."""
+    for folder in (path, path.parent):
+        if _read_format(folder) in FORMATS:
+            is_known = path == folder or path.name in {openvino.MODEL_FILE, tensorflow.LITERT, tensorflow.SAVED_MODEL}
+            return folder if is_known else None
+    return None
+
+
+def _read_format(folder: Path) -> Any:
+    """Return the format in the manifest of a folder, or None without such a manifest."""
+    try:
+        return jsonio.read_object(folder / MANIFEST_FILE).get("format")
+    except ModelError:
+        return None
+
+
+def load(folder: Path, threads: int = 0) -> tuple[Manifest, Predictor]:
+    """Fully verify a folder and return its manifest and predictor; raises `ModelError`."""
+    with _explain_errors(folder):
+        manifest, format_name, contents = _read(folder)
+        predictor = _make_predictor(format_name, contents, manifest, threads)
+        bundle.check_reference_examples(Bundle(manifest, b"", contents), predictor)
+        check_finite(predictor.outputs, predictor.preprocess)
+    return manifest, predictor
+
+
+def load_unverified(folder: Path, format_name: str, manifest: Manifest, threads: int = 0) -> Predictor:
+    """Load the files of a folder in the runtime of their format, without verification."""
+    return _make_predictor(format_name, _read_contents(folder), manifest, threads)
+
+
+def update_manifest_file(folder: Path, **changes: Any) -> None:
+    """Change fields in the manifest of a folder, not its model files; raises `ModelError` if it cannot be read."""
+    with _explain_errors(folder):
+        manifest, format_name, contents = _read(folder)
+    _io.write_atomic(folder / MANIFEST_FILE, _encode_manifest(replace(manifest, **changes), format_name, contents))
+
+
+@contextmanager
+def _explain_errors(folder: Path) -> Iterator[None]:
+    """Add the path of the folder to errors about its content."""
+    try:
+        yield
+    except ModelError as error:
+        text = str(error).rstrip(".")
+        raise ModelError(f"The export {folder} cannot be used: {text}. Export it again.") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The export {folder} cannot be read: {error}. Export it again.") from error
+
+
+def _read(folder: Path) -> tuple[Manifest, str, dict[str, bytes]]:
+    """Return the manifest, the format and the files of a folder, with their hashes verified.
+
+    The files are read once, so that the verified bytes are those that run.
+    """
+    values = jsonio.read_object(folder / MANIFEST_FILE)
+    if values.get("format") not in FORMATS:
+        raise ModelError(f"{MANIFEST_FILE} states none of the formats {', '.join(FORMATS)}")
+    if values.pop("manifest_sha256", None) != _hash_manifest(values):
+        raise ModelError(f"{MANIFEST_FILE} was changed: it does not match the hash that it contains")
+    format_name, hashes = values.pop("format"), values.pop("files", None)
+    if not isinstance(hashes, dict):
+        raise ModelError(f"{MANIFEST_FILE} lists no files")
+    contents = _read_contents(folder)
+    actual = _hash_contents(contents)
+    if mismatched := sorted(name for name in hashes.keys() | actual.keys() if hashes.get(name) != actual.get(name)):
+        raise ModelError(
+            f"{mismatched[0]} was changed, added or removed: it does not match its hash in {MANIFEST_FILE}"
+        )
+    manifest = Manifest.from_dict(values)
+    if missing := [example.file for example in manifest.reference_examples if example.file not in contents]:
+        raise ModelError(f"{missing[0]} is missing")
+    return manifest, format_name, contents
+
+
+def _make_predictor(format_name: str, contents: Mapping[str, bytes], manifest: Manifest, threads: int) -> Predictor:
+    from sightline.inference.runtimes.litert import LiteRtPredictor
+    from sightline.inference.runtimes.openvino import OpenVinoPredictor
+    from sightline.inference.runtimes.saved_model import SavedModelPredictor
+
+    predictor_types: dict[str, Any] = {
+        "openvino": OpenVinoPredictor,
+        "litert": LiteRtPredictor,
+        "saved_model": SavedModelPredictor,
+    }
+    try:
+        predictor: Predictor = predictor_types[format_name](contents, manifest.classes, manifest.preprocess, threads)
+    except KeyError as error:
+        raise ModelError(f"{error.args[0]} is missing") from error
+    return predictor
+
+
+def move_into_place(source: Path, target: Path) -> None:
+    """Move a finished folder to `target`, replacing an existing one; raises `OutputError`."""
+    _io.refuse_links_in_run(target.parent)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=target.parent) as temporary:
+            new_folder = Path(temporary, "new")
+            shutil.move(source, new_folder)
+            if target.exists():
+                target.rename(Path(temporary, "old"))
+            new_folder.rename(target)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror or error}.") from error
+
+
+def total_size(folder: Path) -> int:
+    """Return the size in bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _read_contents(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder except the manifest, by name; raises `ModelError` for a link."""
+    contents = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise ModelError(f"{name} is a link, which an export must not contain")
+        if path.is_file() and name != MANIFEST_FILE:
+            contents[name] = _io.read_regular(path, bundle.MAX_MODEL_BYTES)
+    return contents
+
+
+def _hash_contents(contents: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+
+
+def _hash_manifest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(jsonio.dumps(values, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

@@ -1,0 +1,167 @@
+"""The manifest of a bundle: classes, preprocessing, metrics, reference examples. A value, stored as JSON."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypedDict
+
+from sightline import jsonio
+from sightline.errors import ModelError
+from sightline.inference.decisions import check_thresholds
+from sightline.inference.results import Thresholds
+from sightline.preprocessing import PreprocessingSpec
+
+SCHEMA_VERSION = 2
+MAX_CLASSES = 100_000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FIELD_TYPES: dict[str, Any] = {
+    "model": str, "recipe": str, "precision": str, "parameters": int, "weights_sha256": str, "data": Mapping,
+    "metrics": Mapping, "thresholds": Mapping | None, "parity": Mapping | None, "graph_sha256": str, "version": str,
+}  # fmt: skip
+REFERENCE_FILE = re.compile(r"reference/[0-9]{1,4}\.[a-z0-9]{1,8}")
+
+
+def _is_name(value: Any) -> bool:
+    return type(value) is str and value != "" and jsonio.is_encodable(value)
+
+
+class _SplitMetrics(TypedDict, total=False):
+    """The metrics of a split."""
+
+    accuracy: float | None
+    accuracy_interval: tuple[float, float] | None
+    loss: float | None
+    count: int
+    untested_classes: list[str]
+    leaked: Mapping[str, Any] | None
+
+
+class _ParityFields(TypedDict, total=False):
+    count: int
+    max_difference: float
+    top1_agreement: float
+
+
+class _DataFields(TypedDict, total=False):
+    name: str
+    counts: Mapping[str, int]
+    positive: str
+
+
+class _DisplayedFields(TypedDict, total=False):
+    """The types of the fields that are displayed."""
+
+    metrics: Mapping[str, _SplitMetrics]
+    parity: _ParityFields | None
+    data: _DataFields
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceExample:
+    """A reference example: an image with recorded outputs.
+
+    `file` is its name in the bundle, `label` its true class; `pixels_sha256` (of its decoded pixels, uint8 HWC) and
+    `probabilities` [K] were recorded when the bundle was made.
+    """
+
+    file: str
+    label: str
+    pixels_sha256: str
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything needed to use and to trust a model, besides its weights.
+
+    `temperature` divides the logits, already inside the graph. `metrics` holds the metrics of each split, `thresholds`
+    those for abstaining, `parity` the differences between the file and the trained model, `lineage` the steps that
+    derived it from another model.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    preprocess: PreprocessingSpec
+    recipe: str = ""
+    precision: str = "float32"
+    parameters: int = 0
+    weights_sha256: str = ""
+    temperature: float = 1.0
+    data: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    thresholds: Mapping[str, Any] | None = None
+    parity: Mapping[str, Any] | None = None
+    lineage: tuple[Mapping[str, Any], ...] = ()
+    reference_examples: tuple[ReferenceExample, ...] = ()
+    graph_sha256: str = ""
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        for name, expected_type in _FIELD_TYPES.items():
+            if not isinstance(getattr(self, name), expected_type) or isinstance(getattr(self, name), bool):
+                raise ModelError(f"the manifest's {name} is {getattr(self, name)!r}, which is of the wrong type")
+        if not all(isinstance(step, Mapping) for step in self.lineage):
+            raise ModelError("the manifest's lineage is not a list of steps")
+        try:
+            thresholds = Thresholds.from_dict(self.thresholds or {"count": 0})
+        except ValueError as error:
+            raise ModelError(f"the manifest's thresholds are invalid: {error}") from error
+        if not 1 <= len(self.classes) <= MAX_CLASSES:
+            raise ModelError(f"the manifest has {len(self.classes)} classes, expected 1 to {MAX_CLASSES}")
+        if len(set(self.classes)) < len(self.classes) or not all(map(_is_name, self.classes)):
+            raise ModelError("the manifest's classes are not distinct names")
+        if type(self.temperature) is not float or not 0 < self.temperature < math.inf:
+            raise ModelError(f"the manifest's temperature is {self.temperature!r}, expected a number above 0")
+        check_thresholds(thresholds, self.classes)
+        for example in self.reference_examples:
+            is_valid = len(example.probabilities) == len(self.classes) and _SHA256.fullmatch(example.pixels_sha256)
+            if not is_valid or not REFERENCE_FILE.fullmatch(example.file) or example.label not in self.classes:
+                raise ModelError(f"the manifest's reference example {example.file!r} is invalid")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values, with the schema version."""
+        values = {"schema": SCHEMA_VERSION} | {f.name: getattr(self, f.name) for f in fields(self)}
+        values["classes"] = list(self.classes)
+        values["preprocess"] = self.preprocess.to_dict()
+        values["reference_examples"] = [
+            asdict(example) | {"probabilities": list(example.probabilities)} for example in self.reference_examples
+        ]
+        values["lineage"] = list(self.lineage)
+        return values
+
+    def to_json(self) -> str:
+        """Return the manifest as JSON text, equal for equal values."""
+        return jsonio.dumps(self.to_dict(), sort_keys=True, indent=1)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Manifest:
+        """Restore from `to_dict`; raises `ModelError` for another schema and for missing, unknown or invalid values."""
+        if not isinstance(values, dict) or values.get("schema") != SCHEMA_VERSION:
+            schema = values.get("schema") if isinstance(values, dict) else None
+            raise ModelError(
+                f"the manifest has the schema {schema!r}; this version of Sightline reads {SCHEMA_VERSION} only"
+            )
+        if not jsonio.is_encodable(jsonio.dumps(values)):
+            raise ModelError("the manifest contains a lone surrogate, which is not valid UTF-8 text")
+        jsonio.build(_DisplayedFields, values, "the manifest")
+        field_values = {key: value for key, value in values.items() if key != "schema"}
+        expected = {f.name for f in fields(cls)}
+        if set(field_values) != expected:
+            raise ModelError(
+                f"the manifest lacks {sorted(expected - set(field_values))} or has "
+                f"{sorted(set(field_values) - expected)}"
+            )
+        try:
+            field_values["preprocess"] = PreprocessingSpec.from_dict(field_values["preprocess"])
+            field_values["classes"] = tuple(field_values["classes"])
+            field_values["lineage"] = tuple(field_values["lineage"])
+            field_values["reference_examples"] = tuple(
+                ReferenceExample(**(example | {"probabilities": tuple(float(p) for p in example["probabilities"])}))
+                for example in field_values["reference_examples"]
+            )
+            return cls(**field_values)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"the manifest is invalid: {error}") from error

@@ -1,0 +1,157 @@
+"""Compare two stored forms of a model on the same images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import intervals
+from sightline.callbacks import Progress, no_progress
+from sightline.data.types import Subset
+from sightline.inference.predictor import Predictor, call_padded, choose_batch_size
+from sightline.intervals import Interval
+
+BATCH_SIZE = 32
+LATENCY_CALLS = 30  # for latency
+TIE_MARGIN = 1e-4  # a margin of the first class over the second that float32 may reverse: that of `Tolerance`
+RELATIVE_TIE_MARGIN = 1e-3  # relative to the first probability: smaller still if a thousand classes have 0.001 each
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """The allowed difference in probability between two forms, and the required fraction with the same top-1 class.
+
+    Images whose first two classes are tied (see `compare_probabilities`) do not count in the latter.
+    """
+
+    difference: float = 1e-4
+    agreement: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """Differences over `count` images; `top1_agreement` is over those without a tie (see `compare_probabilities`).
+
+    `accuracy_change` is the accuracy of the second form minus that of the first, None without labels;
+    `accuracy_interval` is the 95% interval of this paired difference. Latencies (milliseconds at batch size 1) and
+    throughput (images per second at batch size 32) are of the second form, None if not measured; `bytes` is the size of
+    its file.
+    """
+
+    count: int
+    max_difference: float
+    mean_difference: float
+    top1_agreement: float
+    accuracy_change: float | None = None
+    accuracy_interval: Interval | None = None
+    bytes: int = 0
+    latency_median: float | None = None
+    latency_p99: float | None = None
+    throughput: float | None = None
+
+    def is_within(self, tolerance: Tolerance) -> bool:
+        """Return whether both forms agree; NaN never does."""
+        return not self.list_failures(tolerance)
+
+    def list_failures(self, tolerance: Tolerance) -> tuple[str, ...]:
+        """Return why the forms do not agree: a clause for each missed limit, with both numbers."""
+        failures = []
+        if not self.max_difference <= tolerance.difference:
+            failures.append(
+                f"the largest difference in probability is {self.max_difference:.4g}, above the limit of "
+                f"{tolerance.difference:g} (--tolerance)"
+            )
+        if not self.top1_agreement >= tolerance.agreement:
+            failures.append(
+                f"the top-1 agreement is {self.top1_agreement:.4g}, below the limit of {tolerance.agreement:g} "
+                "(--agreement)"
+            )
+        return tuple(failures)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def compare_probabilities(
+    first: NDArray[np.floating[Any]],
+    second: NDArray[np.floating[Any]],
+    labels: NDArray[np.int32] | None = None,
+    size: int = 0,
+) -> Parity:
+    """Compare probabilities [N, K] of the same images; `labels` int32 [N] if known.
+
+    An image is tied if the two most probable classes of the first form differ by at most `TIE_MARGIN`, or by
+    `RELATIVE_TIE_MARGIN` of the larger if that is less: a different order of summation may then swap them.
+    """
+    differences = np.abs(first.astype(np.float64) - second)
+    agrees = (first.argmax(1) == second.argmax(1))[~_find_ties(first)]
+    change = interval = None
+    if labels is not None and len(labels):
+        first_correct, second_correct = first.argmax(1) == labels, second.argmax(1) == labels
+        lost, won = int((first_correct & ~second_correct).sum()), int((second_correct & ~first_correct).sum())
+        change = (won - lost) / len(labels)
+        interval = intervals.paired_difference_interval(lost, won, len(labels))
+    return Parity(
+        len(first), float(differences.max(initial=0)), float(differences.mean()) if differences.size else 0.0,
+        float(agrees.mean()) if len(agrees) else 1.0, change, interval, size,
+    )  # fmt: skip
+
+
+def _find_ties(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+    if probabilities.shape[1] < 2:
+        return np.zeros(len(probabilities), bool)
+    second, first = np.partition(probabilities.astype(np.float64), -2, axis=1)[:, -2:].T
+    tied: NDArray[np.bool_] = first - second <= np.minimum(TIE_MARGIN, RELATIVE_TIE_MARGIN * first)
+    return tied
+
+
+def predict_probabilities(
+    predictor: Predictor, samples: Subset, *, task: str = "comparing", progress: Progress = no_progress
+) -> NDArray[np.float32]:
+    """Return the probabilities of all `samples`, float32 [N, K]."""
+    return _predict_batches(predictor, predictor.probabilities, samples, task, progress)
+
+
+def predict_logits(predictor: Predictor, samples: Subset) -> NDArray[np.float32]:
+    """Return the logits of all `samples`, float32 [N, K]."""
+    return _predict_batches(predictor, lambda rows: predictor.outputs(rows).logits, samples, "", no_progress)
+
+
+def _predict_batches(
+    predictor: Predictor, predict_batch: Callable[[Any], Any], samples: Subset, task: str, progress: Progress
+) -> NDArray[np.float32]:
+    batches, batch_size = [], choose_batch_size(predictor.preprocess)
+    padded_size = min(batch_size, len(samples))
+    for start in range(0, len(samples), batch_size):
+        batches.append(call_padded(predict_batch, samples.take(slice(start, start + batch_size)), padded_size))
+        progress(task, min(start + batch_size, len(samples)), len(samples))
+    return np.concatenate(batches) if batches else np.zeros((0, len(predictor.classes)), np.float32)
+
+
+def measure_speed(
+    predictor: Predictor, pixels: NDArray[np.uint8], calls: int = LATENCY_CALLS
+) -> tuple[float, float, float]:
+    """Return median and 99th percentile latency (ms, batch size 1), and images per second (batch size 32)."""
+    single_image = pixels[:1]
+    image_batch = np.resize(pixels, (BATCH_SIZE, *pixels.shape[1:]))
+    for batch in (single_image, image_batch):
+        predictor.probabilities(batch)
+    single_seconds = [_time_call(predictor, single_image) for _ in range(calls)]
+    batch_seconds = sorted(_time_call(predictor, image_batch) for _ in range(max(calls // 10, 3)))
+    return (
+        float(np.median(single_seconds)) * 1e3,
+        float(np.percentile(single_seconds, 99)) * 1e3,
+        BATCH_SIZE / batch_seconds[len(batch_seconds) // 2],
+    )
+
+
+def _time_call(predictor: Predictor, pixels: NDArray[np.uint8]) -> float:
+    started = time.perf_counter()
+    predictor.probabilities(pixels)
+    return time.perf_counter() - started

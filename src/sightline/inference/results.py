@@ -1,0 +1,92 @@
+"""What a prediction returns: probabilities by class, the decision and the thresholds it was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class ClassProbability:
+    """One class with its probability in [0, 1]."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """When to abstain, fitted on the validation split and stored with the model; None for what was not requested.
+
+    `confidence`: predict a class if its probability is at least this; it reached `target_precision` on `count`
+    validation images, with a coverage of `selective_coverage`. `conformal_quantile`: a class is in the prediction set
+    if its nonconformity score (`conformal`) is at most this, so that the set contains the true class with probability
+    `coverage`. `ood_limit`: an image whose `ood` score ("energy") is above this is out of distribution.
+    `positive_threshold`: of two classes, predict `positive` if its probability is at least this, for a `rate` of
+    `target_rate`; it excludes a confidence and prediction sets.
+    """
+
+    count: int
+    target_precision: float | None = None
+    confidence: float | None = None
+    selective_coverage: float | None = None
+    coverage: float | None = None
+    conformal_quantile: float | None = None
+    conformal: Literal["lac"] = "lac"
+    ood: Literal["energy"] = "energy"
+    ood_limit: float | None = None
+    rate: Literal["sensitivity", "specificity"] | None = None
+    target_rate: float | None = None
+    positive: str | None = None
+    positive_threshold: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Thresholds:
+        """Return what `to_dict` was called on; raises `ValueError` for unknown fields and invalid values."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown or "count" not in values:
+            raise ValueError(f"unknown or missing fields {sorted(unknown) or ['count']}")
+        for name, value in values.items():
+            allowed = {"conformal": ("lac",), "ood": ("energy",), "rate": (None, "sensitivity", "specificity")}.get(
+                name
+            )
+            kind = str if name == "positive" else int | float
+            fits = value is None or (isinstance(value, kind) and not isinstance(value, bool))
+            if (value not in allowed) if allowed else not fits:
+                raise ValueError(f"{name} cannot be {value!r}")
+        if len({values.get(name) is None for name in ("rate", "target_rate", "positive", "positive_threshold")}) > 1:
+            raise ValueError("rate, target_rate, positive and positive_threshold must be given together")
+        return cls(**values)
+
+
+DecisionKind = Literal["class", "set", "abstain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The decision for a prediction: return the class, return a set of classes, or abstain."""
+
+    decision: DecisionKind
+    set: tuple[str, ...] | None
+    ood_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The prediction for one image, or the reason why there is none (`error`).
+
+    `top` holds the most probable classes in descending order, but first the class that a `positive_threshold` decides
+    for; `label` and `probability` repeat the first. `decision` is None unless the model has `Thresholds`.
+    """
+
+    path: str
+    label: str | None = None
+    probability: float | None = None
+    top: tuple[ClassProbability, ...] = ()
+    error: str | None = None
+    decision: Decision | None = None

@@ -1,0 +1,116 @@
+"""A Keras model as a `Predictor`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend
+from sightline.errors import ModelError
+from sightline.inference.predictor import Outputs, check_finite
+from sightline.inference.safety.keras_file import check_keras_file
+from sightline.preprocessing import PreprocessingSpec
+
+
+class KerasPredictor:
+    """Predicts with a Keras model that maps uint8 pixels to a dict with ``probabilities``, in full float32.
+
+    A copy or pickle holds the model as a ``.keras`` file, loaded in safe mode at its first call.
+    """
+
+    def __init__(self, model: Any, classes: Sequence[str], preprocess: PreprocessingSpec) -> None:
+        self._model = model
+        self._file: bytes | None = None
+        self._compiled: Any = None  # the same layers; the model may have been compiled in lower precision
+        self.classes = tuple(classes)
+        self.preprocess = preprocess
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_model": None, "_compiled": None, "_file": self._file or _to_bytes(self._model)}
+
+    @property
+    def model(self) -> Any:
+        """The Keras model."""
+        if self._model is None:
+            assert self._file is not None
+            self._model = _from_bytes(self._file)
+            self._file = None  # no longer needed: the model can be saved again
+        return self._model
+
+    @classmethod
+    def load(cls, path: Path, classes: Sequence[str], preprocess: PreprocessingSpec) -> KerasPredictor:
+        """Load a ``.keras`` file in safe mode.
+
+        Raises `ModelError` if it cannot be loaded, does not match `classes` or returns NaN for a random image.
+        """
+        model = load_model(path)
+        units = model.output["probabilities"].shape[-1]
+        if units != len(classes):
+            raise ModelError(
+                f"The model {path} has {units} outputs for the {len(classes)} classes of model.json: one of the "
+                "two belongs to another run."
+            )
+        predictor = cls(model, classes, preprocess)
+        try:
+            check_finite(predictor.outputs_uncompiled, preprocess)
+        except ModelError as error:
+            raise ModelError(f"The model {path} cannot be used: {error}. Train it again.") from error
+        return predictor
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
+        return self.outputs(pixels).probabilities
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
+        with backend.full_precision():
+            if self._compiled is None:
+                self._compiled = backend.keras().Model(self.model.input, self.model.output)
+            return _to_outputs(self._compiled.predict_on_batch(pixels))
+
+    def outputs_uncompiled(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return the same as `outputs` without compiling the model for this batch size: faster for a single call."""
+        with backend.full_precision():
+            raw_outputs = self.model(pixels, training=False)
+        to_numpy = backend.keras().ops.convert_to_numpy
+        return _to_outputs({name: to_numpy(value) for name, value in raw_outputs.items()})
+
+
+def load_model(path: Path) -> Any:
+    """Check a ``.keras`` file and load its Keras model in safe mode; raises `ModelError`."""
+    check_keras_file(path)
+    keras = backend.keras()
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        model.output["probabilities"].shape[-1]
+    except Exception as error:
+        raise ModelError(f"The model {path} cannot be loaded: {_first_line(error)}") from error
+    return model
+
+
+def _to_bytes(model: Any) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+        path = Path(folder, "model.keras")
+        model.save(path)
+        return path.read_bytes()
+
+
+def _from_bytes(file: bytes) -> Any:
+    with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+        path = Path(folder, "model.keras")
+        path.write_bytes(file)
+        return backend.keras().saving.load_model(path, compile=False, safe_mode=True)
+
+
+def _to_outputs(raw_outputs: Mapping[str, Any]) -> Outputs:
+    return Outputs(*(np.asarray(raw_outputs[name], np.float32) for name in ("probabilities", "logits", "features")))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,59 @@
+"""LiteRT's ``model.tflite`` as a `Predictor`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend, process
+from sightline.errors import ModelError, require
+from sightline.export.tensorflow import LITERT
+from sightline.inference.predictor import Outputs, PicklablePredictor
+from sightline.preprocessing import PreprocessingSpec
+
+
+class LiteRtPredictor(PicklablePredictor):
+    """Predicts with an exported model, on the CPU."""
+
+    def __init__(
+        self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: PreprocessingSpec, threads: int = 0
+    ) -> None:
+        """`files` contains ``model.tflite``; `threads` 0: one for each core.
+
+        Raises `ModelError` for a file that cannot be run.
+        """
+        self.classes = tuple(classes)
+        self.preprocess = preprocess
+        self._threads = threads
+        self._file = files[LITERT]
+        _ = self._session  # so that errors are raised here
+
+    @cached_property
+    def _session(self) -> tuple[Any, threading.Lock]:
+        litert = require("ai_edge_litert.interpreter", "The format litert")
+        threads = self._threads or process.count_cores()
+        try:
+            with backend.suppress_stderr():  # C++ code logs the delegate it created
+                interpreter = litert.Interpreter(model_content=self._file, num_threads=threads)
+                interpreter.allocate_tensors()
+                return interpreter.get_signature_runner(), threading.Lock()
+        except Exception as error:
+            raise ModelError(f"LiteRT cannot load it: {str(error).strip().splitlines()[0]}") from error
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
+        return self.outputs(pixels).probabilities
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
+        run, lock = self._session
+        with lock:  # an interpreter has one set of tensors
+            raw_outputs = run(pixels=np.ascontiguousarray(pixels))
+            return Outputs(
+                *(np.array(raw_outputs[name], np.float32) for name in ("probabilities", "logits", "features"))
+            )

@@ -1,0 +1,61 @@
+"""A TensorFlow SavedModel as a `Predictor`. Such a folder contains a program: load only what you trust."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend
+from sightline.errors import ModelError
+from sightline.export.tensorflow import SAVED_MODEL
+from sightline.inference.predictor import Outputs, PicklablePredictor
+from sightline.preprocessing import PreprocessingSpec
+
+
+class SavedModelPredictor(PicklablePredictor):
+    """Predicts with an exported model, through its signature ``serving_default``."""
+
+    def __init__(
+        self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: PreprocessingSpec, threads: int = 0
+    ) -> None:
+        """`files` contains everything below ``saved_model/``; `threads` is ignored: TensorFlow decides.
+
+        Raises `ModelError` for files that cannot be run.
+        """
+        del threads
+        self.classes = tuple(classes)
+        self.preprocess = preprocess
+        self._files = {name: content for name, content in files.items() if name.startswith(f"{SAVED_MODEL}/")}
+        _ = self._session  # so that errors are raised here
+
+    @cached_property
+    def _session(self) -> tuple[Any, Any]:
+        """The module, which keeps the variables alive, and its signature."""
+        tf = backend.import_tensorflow("The format saved_model")
+        try:
+            with tempfile.TemporaryDirectory(prefix="sightline-") as folder:  # TensorFlow cannot load from memory
+                for name, content in self._files.items():
+                    path = Path(folder, name)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content)
+                module = tf.saved_model.load(str(Path(folder, SAVED_MODEL)))
+            return module, module.signatures["serving_default"]
+        except Exception as error:
+            raise ModelError(f"TensorFlow cannot load it: {str(error).strip().splitlines()[0]}") from error
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
+        return self.outputs(pixels).probabilities
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
+        tf = backend.import_tensorflow("The format saved_model")
+        _, signature = self._session
+        raw_outputs = signature(pixels=tf.constant(np.ascontiguousarray(pixels)))
+        return Outputs(*(np.array(raw_outputs[name], np.float32) for name in ("probabilities", "logits", "features")))

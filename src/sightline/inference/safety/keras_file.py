@@ -1,0 +1,106 @@
+"""Limits on the size of a ``.keras`` file, checked before Keras reads it.
+
+It is a zip of two JSON files and one HDF5 file, which Keras stores uncompressed. An untrusted file may be compressed
+and fill the memory when read: JSON of spaces, or weights of an absurd shape.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+from sightline import _io
+from sightline.errors import ModelError
+
+MAX_MEMBER_BYTES = {"config.json": 64 << 20, "metadata.json": 1 << 20, "model.weights.h5": 16 << 30}
+"""The members of the zip, and the most bytes of each."""
+_MAX_ITEMS = 100_000  # groups and data sets
+_MIN_MEMBER_LIMIT = 1 << 20  # bytes that any member may decompress to
+
+
+def check_keras_file(path: Path) -> None:
+    """Raise `ModelError` for a ``.keras`` file that decompresses to more than its size or has other members."""
+    try:
+        with _io.open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                maximum = MAX_MEMBER_BYTES.get(info.filename)
+                if maximum is None:
+                    raise ModelError(f"The model {path} contains {info.filename!r}, which Sightline never writes.")
+                if info.file_size > min(maximum, max(_MIN_MEMBER_LIMIT, info.compress_size)):
+                    raise ModelError(
+                        f"The model {path} cannot be used: {info.filename} decompresses from {info.compress_size:,} "
+                        f"bytes to {info.file_size:,}. Train it again."
+                    )
+            weights = archive.getinfo("model.weights.h5")
+            size = _measure_weights(_open_member(file, archive, weights), path)
+    except (OSError, KeyError, TypeError, *_io.ZIP_ERRORS) as error:
+        raise ModelError(f"The model {path} cannot be loaded: {error}. Train it again.") from error
+    if size > weights.file_size:
+        raise ModelError(
+            f"The model {path} cannot be used: its weights take {size:,} bytes, more than the file contains."
+        )
+
+
+class _FileRange(io.RawIOBase):
+    """A range of an open file as a file, so that weights are inspected without reading them all."""
+
+    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._start + self._at)
+        data = self._file.read(min(len(buffer), max(self._size - self._at, 0)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _open_member(file: IO[bytes], archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
+    """Return a member of a zip as a file: in place if it is stored, else in memory, where it is small."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        return io.BytesIO(archive.read(info))
+    file.seek(info.header_offset + 26)
+    name, extra = struct.unpack("<HH", file.read(4))
+    return _FileRange(file, info.header_offset + 30 + name + extra, info.file_size)
+
+
+def _measure_weights(content: Any, path: Path) -> int:
+    """Return the size in bytes of the arrays in an HDF5 file; raises `ModelError` for links."""
+    import h5py  # a dependency of Keras
+
+    total = 0
+    visited: set[int | None] = set()
+    with h5py.File(content) as file:
+        groups = [file]
+        while groups:
+            group = groups.pop()
+            for name in group:
+                item = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+                address = None if item is None else h5py.h5o.get_info(item.id).addr
+                if address in visited or len(visited) > _MAX_ITEMS:  # a second name may form a cycle
+                    raise ModelError(
+                        f"The model {path} cannot be used: its weights contain {name!r} twice, or too many items."
+                    )
+                visited.add(address)
+                if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
+                    total += item.nbytes
+                elif isinstance(item, h5py.Group):
+                    groups.append(item)
+                else:
+                    raise ModelError(
+                        f"The model {path} cannot be used: {name!r} in its weights refers to data elsewhere."
+                    )
+    return total

@@ -1,0 +1,417 @@
+"""Shape and cost inference for the operations of an ONNX graph, without a runtime.
+
+The rules are those of https://onnx.ai/onnx/operators/, version 17, for the operations and attributes that Sightline
+writes; anything else is refused, as is whatever cannot be inferred.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sightline.errors import ModelError
+from sightline.inference.safety.onnx_graph import (
+    BFLOAT16,
+    FLOAT,
+    FLOAT16,
+    INT8,
+    INT32,
+    INT64,
+    UINT8,
+    Node,
+    OnnxGraph,
+    TensorType,
+    Weight,
+)
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InferredOutputs:
+    """The `outputs` of an operation, its `cost` in multiply-adds of a dense product, and its `workspace` in bytes."""
+
+    outputs: tuple[TensorType, ...]
+    cost: float
+    workspace: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCall:
+    """One node with the types of its inputs, and the values of those that are weights."""
+
+    node: Node
+    types: tuple[TensorType, ...]
+    weights: tuple[Weight | None, ...]
+
+    @property
+    def first_shape(self) -> Shape:
+        """The shape of the first input."""
+        return self.types[0].shape
+
+    def make_error(self, reason: str) -> ModelError:
+        """Return the error for this node."""
+        return ModelError(f"its operation {self.node.name or self.node.op!r} ({self.node.op}) {reason}")
+
+    def check(self, condition: bool, reason: str) -> None:  # noqa: FBT001  # reads as an assertion
+        """Raise `ModelError` for `reason` unless `condition` holds."""
+        if not condition:
+            raise self.make_error(reason)
+
+    def get_integer(self, name: str, default: int) -> int:
+        """Return an integer attribute."""
+        value = self.node.attributes.get(name, default)
+        self.check(isinstance(value, int), f"has an attribute {name!r} that is not an integer")
+        return int(value)  # type: ignore[arg-type]  # checked
+
+    def get_integers(self, name: str, default: Sequence[int], minimum: int) -> Shape:
+        """Return a list attribute of known length, each integer at least `minimum` and at most 65,536."""
+        value = self.node.attributes.get(name, tuple(default))
+        is_valid = (
+            isinstance(value, tuple) and len(value) == len(default) and all(minimum <= n <= 1 << 16 for n in value)
+        )
+        self.check(is_valid, f"has the invalid attribute {name!r}: {value!r}")
+        return value  # type: ignore[return-value]  # checked
+
+    def get_axis(self, default: int | None = None, *, past_end: bool = False) -> int:
+        """Return the attribute `get_axis`, counted from the front."""
+        rank = len(self.first_shape)
+        axis = self.get_integer("axis", rank if default is None else default)
+        axis += rank if axis < 0 else 0
+        self.check(0 <= axis < rank + past_end, f"has an axis that its input of shape {list(self.first_shape)} lacks")
+        return axis
+
+    def get_constant(self, index: int) -> Shape:
+        """Return the integers of an input that must be a weight, as shapes and paddings are."""
+        weight = self.weights[index] if index < len(self.weights) else None
+        if weight is None or weight.values is None or weight.type.element_type != INT64 or len(weight.type.shape) != 1:
+            raise self.make_error(
+                "depends on numbers that are not constants in the file, so its shape cannot be inferred"
+            )
+        return weight.values
+
+
+Rule = Callable[[NodeCall], InferredOutputs]
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRule:
+    """How one type of operation is checked: its rule, its attributes, and the number and types of its inputs."""
+
+    rule: Rule
+    attributes: Mapping[str, int | float | bytes | None] = field(default_factory=dict)
+    inputs: tuple[int, int] = (1, 1)
+    element_types: frozenset[int] = frozenset({FLOAT})
+
+
+_ANY = frozenset({FLOAT, UINT8, INT8, INT32, INT64, FLOAT16, BFLOAT16})
+
+
+def infer_outputs(graph: OnnxGraph, types: Mapping[str, TensorType], node: Node) -> InferredOutputs:
+    """Infer the outputs of one node, after checking that Sightline could have written it."""
+    operation = OPERATION_RULES.get(node.op)
+    names = tuple(name for name in node.inputs if name)
+    call = NodeCall(node, tuple(types[n] for n in names if n in types), tuple(graph.weights.get(n) for n in names))
+    if operation is None:
+        raise call.make_error("is not one that Sightline writes")
+    call.check(len(call.types) == len(names), "reads a value that no earlier operation computes")
+    call.check(operation.inputs[0] <= len(names) <= operation.inputs[1], f"has {len(names)} inputs")
+    call.check("" not in node.inputs or node.op == "Clip", "omits an input")
+    for name, value in node.attributes.items():
+        call.check(name in operation.attributes, f"has the attribute {name!r}, which Sightline never writes")
+        required = operation.attributes[name]
+        call.check(
+            required is None or value == required, f"has the attribute {name!r} = {value!r}, expected {required!r}"
+        )
+    call.check(
+        call.types[0].element_type in operation.element_types, f"reads elements of type {call.types[0].element_type}"
+    )
+    inferred = operation.rule(call)
+    is_new = len(set(node.outputs)) == len(node.outputs) == len(inferred.outputs) and not set(node.outputs) & set(types)
+    call.check(is_new and "" not in node.outputs, "writes a value that exists already, or none")
+    for output in inferred.outputs:
+        call.check(all(1 <= n < 1 << 40 for n in output.shape), f"gives a value of shape {list(output.shape)}")
+    return inferred
+
+
+# ---- rules: elementwise ---------------------------------------------------------------------------------------------
+
+
+def _single_output(
+    call: NodeCall, shape: Shape, cost: float, element_type: int | None = None, workspace: int = 0
+) -> InferredOutputs:
+    """Return one output, with the type of the first input unless `element_type` is given, at `cost` per element."""
+    value = TensorType(call.types[0].element_type if element_type is None else element_type, shape)
+    return InferredOutputs((value,), cost * value.num_elements, workspace)
+
+
+def _elementwise(cost: float) -> Rule:
+    """Return the rule of an elementwise operation with one input."""
+    return lambda call: _single_output(call, call.first_shape, cost)
+
+
+def _broadcast(cost: float) -> Rule:
+    """Return the rule of an elementwise operation on several inputs, with broadcasting."""
+
+    def rule(call: NodeCall) -> InferredOutputs:
+        shape = call.first_shape
+        for other in call.types[1:]:
+            shape = _broadcast_shapes(call, shape, other.shape)
+            call.check(other.element_type == call.types[0].element_type, "reads elements of two types")
+        return _single_output(call, shape, cost)
+
+    return rule
+
+
+def _broadcast_shapes(call: NodeCall, first: Shape, second: Shape) -> Shape:
+    rank = max(len(first), len(second))
+    pairs = list(zip((1,) * (rank - len(first)) + first, (1,) * (rank - len(second)) + second, strict=True))
+    call.check(all(a == b or 1 in (a, b) for a, b in pairs), f"reads the shapes {list(first)} and {list(second)}")
+    return tuple(max(a, b) for a, b in pairs)
+
+
+def _clip(call: NodeCall) -> InferredOutputs:
+    call.check(
+        all(t.shape in {(), (1,)} and t.element_type == call.types[0].element_type for t in call.types[1:]),
+        "has limits that are not scalars",
+    )
+    return _single_output(call, call.first_shape, 10)
+
+
+def _cast(call: NodeCall) -> InferredOutputs:
+    return _single_output(call, call.first_shape, 10, FLOAT)
+
+
+def _quantize(call: NodeCall) -> InferredOutputs:
+    _check_scale(call, call.types[1:])
+    call.check(
+        len(call.types) == 3 and call.types[2].element_type in {UINT8, INT8}, "gives integers of an unknown type"
+    )
+    return _single_output(call, call.first_shape, 10, call.types[2].element_type)
+
+
+def _dequantize(call: NodeCall) -> InferredOutputs:
+    _check_scale(call, call.types[1:])
+    call.check(
+        len(call.types) == 3 and call.types[2].element_type == call.types[0].element_type,
+        "has a zero point of another type",
+    )
+    return _single_output(call, call.first_shape, 10, FLOAT)
+
+
+def _check_scale(call: NodeCall, parameters: Sequence[TensorType]) -> None:
+    shapes = {t.shape for t in parameters}
+    call.check(
+        len(shapes) == 1 and parameters[0].element_type == FLOAT, "has a scale and a zero point that do not match"
+    )
+    shape = shapes.pop()
+    if shape not in {(), (1,)}:
+        call.check(shape == (call.first_shape[call.get_axis(1)],), "has scales that do not match its channels")
+
+
+def _normalize(count: int, axis: int) -> Rule:
+    """Return the rule of a normalization with `count` vectors as long as `axis` of the input."""
+
+    def rule(call: NodeCall) -> InferredOutputs:
+        call.check(len(call.first_shape) >= 2, "reads a value without channels")
+        expected = TensorType(FLOAT, (call.first_shape[axis],))
+        call.check(
+            all(t == expected for t in call.types[1:]) and len(call.types) == count + 1,
+            "has parameters of another size",
+        )
+        return _single_output(call, call.first_shape, 30)
+
+    return rule
+
+
+def _softmax(call: NodeCall) -> InferredOutputs:
+    call.get_axis(-1)
+    return _single_output(call, call.first_shape, 30)
+
+
+# ---- rules: products ------------------------------------------------------------------------------------------------
+
+
+def _conv(call: NodeCall) -> InferredOutputs:
+    x, kernel = call.first_shape, call.types[1].shape
+    groups = call.get_integer("group", 1)
+    call.check(len(x) == len(kernel) == 4, "has an input that is not a batch of images")
+    is_valid = 1 <= groups <= 1 << 16 and x[1] == kernel[1] * groups and kernel[0] % groups == 0
+    call.check(
+        is_valid and call.get_integers("kernel_shape", kernel[2:], 1) == kernel[2:], "has a kernel that does not match"
+    )
+    call.check(all(t.element_type == FLOAT for t in call.types), "reads elements of two types")
+    call.check(len(call.types) == 2 or call.types[2].shape == kernel[:1], "has a bias that does not match")
+    shape = (x[0], kernel[0], *_infer_window(call, x[2:], kernel[2:]))
+    depth = math.prod(kernel[1:])
+    workspace_bytes = 4 * x[0] * depth * groups * math.prod(shape[2:]) // max(x[0], 1)
+    return _single_output(call, shape, depth * (1 if depth >= 64 else 10), workspace=workspace_bytes)
+
+
+def _infer_window(call: NodeCall, size: Shape, window: Shape) -> Shape:
+    """Return the output height and width of a window sliding over `size`."""
+    strides, dilations = call.get_integers("strides", (1, 1), 1), call.get_integers("dilations", (1, 1), 1)
+    pads = call.get_integers("pads", (0, 0, 0, 0), 0)
+    reach = [(k - 1) * d + 1 for k, d in zip(window, dilations, strict=True)]
+    out = tuple((size[i] + pads[i] + pads[i + 2] - reach[i]) // strides[i] + 1 for i in range(2))
+    is_valid = all(n >= 1 for n in out) and all(pads[i] < max(reach[i % 2], 2) for i in range(4))
+    call.check(is_valid, f"has a window that does not fit an image of {size[0]}x{size[1]}")
+    return out
+
+
+def _pool(call: NodeCall) -> InferredOutputs:
+    call.check(len(call.first_shape) == 4, "has an input that is not a batch of images")
+    window = call.get_integers("kernel_shape", (0, 0), 1)
+    shape = (*call.first_shape[:2], *_infer_window(call, call.first_shape[2:], window))
+    return _single_output(call, shape, 20.0 * math.prod(window))
+
+
+def _pool_all(call: NodeCall) -> InferredOutputs:
+    call.check(len(call.first_shape) == 4, "has an input that is not a batch of images")
+    return _single_output(call, (*call.first_shape[:2], 1, 1), 10.0 * math.prod(call.first_shape[2:]))
+
+
+def _gemm(call: NodeCall) -> InferredOutputs:
+    a, b = (t.shape for t in call.types[:2])
+    call.check(len(a) == len(b) == 2 and a[1] == b[0], f"multiplies the shapes {list(a)} and {list(b)}")
+    call.check(all(t.element_type == FLOAT for t in call.types), "reads elements of two types")
+    shape = (a[0], b[1])
+    if len(call.types) == 3:
+        call.check(_broadcast_shapes(call, shape, call.types[2].shape) == shape, "has a bias that does not match")
+    return _single_output(call, shape, max(a[1], 10))
+
+
+def _matmul(call: NodeCall) -> InferredOutputs:
+    a, b = (t.shape for t in call.types)
+    is_valid = len(a) >= 2 and len(b) >= 2 and a[-1] == b[-2] and call.types[1].element_type == FLOAT
+    call.check(is_valid, f"multiplies the shapes {list(a)} and {list(b)}")
+    return _single_output(call, (*_broadcast_shapes(call, a[:-2], b[:-2]), a[-2], b[-1]), max(a[-1], 10))
+
+
+# ---- rules: shapes --------------------------------------------------------------------------------------------------
+
+
+def _concat(call: NodeCall) -> InferredOutputs:
+    axis = call.get_axis()
+    rest = {(t.element_type, len(t.shape), t.shape[:axis], t.shape[axis + 1 :]) for t in call.types}
+    call.check(len(rest) == 1, "concatenates values that do not match")
+    return _single_output(
+        call, (*call.first_shape[:axis], sum(t.shape[axis] for t in call.types), *call.first_shape[axis + 1 :]), 10
+    )
+
+
+def _flatten(call: NodeCall) -> InferredOutputs:
+    axis = call.get_axis(1, past_end=True)
+    return _single_output(call, (math.prod(call.first_shape[:axis]), math.prod(call.first_shape[axis:])), 1)
+
+
+def _gather(call: NodeCall) -> InferredOutputs:
+    axis = call.get_axis(0)
+    size, indices = call.first_shape[axis], call.get_constant(1)
+    call.check(all(-size <= i < size for i in indices), "takes rows that do not exist")
+    return _single_output(call, (*call.first_shape[:axis], len(indices), *call.first_shape[axis + 1 :]), 10)
+
+
+def _reshape(call: NodeCall) -> InferredOutputs:
+    requested_shape = list(call.get_constant(1))
+    call.check(
+        len(requested_shape) <= 8 and all(n >= -1 for n in requested_shape) and requested_shape.count(-1) <= 1,
+        "has no valid shape",
+    )
+    call.check(
+        all(n != 0 or i < len(call.first_shape) for i, n in enumerate(requested_shape)),
+        "copies an axis that does not exist",
+    )
+    shape = [call.first_shape[i] if n == 0 else n for i, n in enumerate(requested_shape)]
+    elements, known = math.prod(call.first_shape), math.prod(n for n in shape if n != -1)
+    call.check(elements % max(known, 1) == 0, f"reshapes {list(call.first_shape)} to {requested_shape}")
+    shape = [elements // max(known, 1) if n == -1 else n for n in shape]
+    call.check(math.prod(shape) == elements, f"reshapes {list(call.first_shape)} to {requested_shape}")
+    return _single_output(call, tuple(shape), 1)
+
+
+def _slice(call: NodeCall) -> InferredOutputs:
+    starts, ends, axes = (call.get_constant(i) for i in (1, 2, 3))
+    steps = call.get_constant(4) if len(call.types) > 4 else (1,) * len(axes)
+    rank = len(call.first_shape)
+    call.check(len(starts) == len(ends) == len(axes) == len(steps) == len(set(axes)), "has limits that do not match")
+    shape = list(call.first_shape)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        call.check(0 <= axis < rank and step >= 1, "slices an axis that does not exist, or backwards")
+        shape[axis] = len(range(*slice(start, end, step).indices(shape[axis])))
+    return _single_output(call, tuple(shape), 10)
+
+
+def _split(call: NodeCall) -> InferredOutputs:
+    axis, sizes = call.get_axis(0), call.get_constant(1)
+    is_valid = all(n >= 1 for n in sizes) and sum(sizes) == call.first_shape[axis]
+    call.check(is_valid, f"splits {call.first_shape[axis]} into {list(sizes)}")
+    shapes = [(*call.first_shape[:axis], n, *call.first_shape[axis + 1 :]) for n in sizes]
+    return InferredOutputs(
+        tuple(TensorType(call.types[0].element_type, s) for s in shapes), 10.0 * math.prod(call.first_shape)
+    )
+
+
+def _transpose(call: NodeCall) -> InferredOutputs:
+    order = call.node.attributes.get("perm")
+    call.check(
+        isinstance(order, tuple) and sorted(order) == list(range(len(call.first_shape))),
+        "has no permutation of its axes",
+    )
+    return _single_output(call, tuple(call.first_shape[i] for i in order), 30)  # type: ignore[union-attr]  # checked
+
+
+def _pad(call: NodeCall) -> InferredOutputs:
+    pads, rank = call.get_constant(1), len(call.first_shape)
+    call.check(len(pads) == 2 * rank and all(0 <= n <= 1 << 16 for n in pads), "has paddings that do not match")
+    return _single_output(call, tuple(n + pads[i] + pads[i + rank] for i, n in enumerate(call.first_shape)), 10)
+
+
+_WINDOW = {"auto_pad": b"NOTSET", "kernel_shape": None, "strides": None, "pads": None}
+_POOL = _WINDOW | {"ceil_mode": 0, "dilations": None}
+
+OPERATION_RULES: Mapping[str, OperationRule] = {
+    "Add": OperationRule(_broadcast(10), inputs=(2, 2)),
+    "AveragePool": OperationRule(_pool, _POOL | {"count_include_pad": None}),
+    "BatchNormalization": OperationRule(
+        _normalize(4, 1), {"epsilon": None, "momentum": None, "training_mode": 0}, inputs=(5, 5)
+    ),
+    "Cast": OperationRule(_cast, {"to": FLOAT}, element_types=_ANY - {INT64}),
+    "Clip": OperationRule(_clip, inputs=(1, 3)),
+    "Concat": OperationRule(_concat, {"axis": None}, inputs=(1, 1000), element_types=_ANY),
+    "Conv": OperationRule(_conv, _WINDOW | {"dilations": None, "group": None}, inputs=(2, 3)),
+    "DequantizeLinear": OperationRule(
+        _dequantize, {"axis": None}, inputs=(3, 3), element_types=frozenset({UINT8, INT8, INT32})
+    ),
+    "Div": OperationRule(_broadcast(20), inputs=(2, 2)),
+    "Erf": OperationRule(_elementwise(30)),
+    "Flatten": OperationRule(_flatten, {"axis": None}, element_types=_ANY),
+    "Gather": OperationRule(_gather, {"axis": None}, inputs=(2, 2), element_types=_ANY),
+    "Gemm": OperationRule(
+        _gemm, {"alpha": None, "beta": None, "transA": 0, "transB": 0}, inputs=(2, 3)
+    ),
+    "GlobalAveragePool": OperationRule(_pool_all),
+    "GlobalMaxPool": OperationRule(_pool_all),
+    "HardSigmoid": OperationRule(_elementwise(30), {"alpha": None, "beta": None}),
+    "HardSwish": OperationRule(_elementwise(30)),
+    "Identity": OperationRule(_elementwise(10), element_types=_ANY),
+    "LayerNormalization": OperationRule(
+        _normalize(2, -1), {"axis": -1, "epsilon": None, "stash_type": 1}, inputs=(3, 3)
+    ),
+    "MatMul": OperationRule(_matmul, inputs=(2, 2)),
+    "Max": OperationRule(_broadcast(10), inputs=(1, 100)),
+    "MaxPool": OperationRule(_pool, _POOL | {"storage_order": 0}),
+    "Mul": OperationRule(_broadcast(10), inputs=(2, 2)),
+    "Pad": OperationRule(_pad, {"mode": b"constant"}, inputs=(2, 2), element_types=frozenset({FLOAT, UINT8, INT8})),
+    "Pow": OperationRule(_broadcast(600), inputs=(2, 2)),
+    "QuantizeLinear": OperationRule(_quantize, {"axis": None}, inputs=(3, 3)),
+    "Relu": OperationRule(_elementwise(10)),
+    "Reshape": OperationRule(_reshape, {"allowzero": 0}, inputs=(2, 2), element_types=_ANY),
+    "Sigmoid": OperationRule(_elementwise(30)),
+    "Slice": OperationRule(_slice, inputs=(4, 5), element_types=_ANY),
+    "Softmax": OperationRule(_softmax, {"axis": None}),
+    "Split": OperationRule(_split, {"axis": None}, inputs=(2, 2), element_types=_ANY),
+    "Tanh": OperationRule(_elementwise(30)),
+    "Transpose": OperationRule(_transpose, {"perm": None}, element_types=_ANY),
+}  # fmt: skip

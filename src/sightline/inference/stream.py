@@ -1,0 +1,213 @@
+"""Predict a stream of images in order; threads decode ahead while the model runs."""
+
+from __future__ import annotations
+
+import glob
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import process
+from sightline.config import LimitsConfig, resolve_config
+from sightline.data.sources.encoding import decode_text, has_byte_order_mark
+from sightline.data.sources.filenames import is_hidden, is_image_name
+from sightline.data.storage import LIMITS, FolderStore, read_untrusted_file
+from sightline.errors import DataError, ImageError, UsageError
+from sightline.inference.decisions import decide, predict_labels
+from sightline.inference.predictor import NOT_FINITE_REASON, Predictor, call_padded, choose_batch_size
+from sightline.inference.results import ClassProbability, Decision, Prediction, Thresholds
+from sightline.preprocessing import PreprocessingSpec, detect_format, inspect_image
+
+DecodedImage = NDArray[np.uint8] | str
+
+
+@dataclass(frozen=True, slots=True)
+class InputItem:
+    """One image to predict: its path, and a function that reads its bytes or pixels."""
+
+    path: str
+    read: Callable[[], Any]
+
+
+def parse_file_limits(assignments: Sequence[str]) -> LimitsConfig:
+    """Return the limits set by ``data.limits.file_mb=VALUE``; raises `UsageError` for any other setting."""
+    for text in assignments:
+        if not text.startswith("data.limits.file_mb="):
+            raise UsageError(f"Only data.limits.file_mb can be set here, as data.limits.file_mb=512, not {text!r}.")
+    return resolve_config(assignments=assignments).data.limits if assignments else LIMITS
+
+
+def expand_inputs(
+    arguments: Sequence[str | Path], stdin: Callable[[], bytes] | None = None, limits: LimitsConfig = LIMITS
+) -> Iterator[InputItem]:
+    """Yield the images that files, folders (all images below, sorted), globs and ``-`` (`stdin`) refer to.
+
+    Standard input is the bytes of one image, or a list of paths, one per line. A path that does not exist is yielded
+    too and becomes an unreadable row. Raises `DataError` for a folder without images or a glob without matches.
+    """
+    for argument in arguments:
+        text = str(argument)
+        if text == "-" and stdin is not None:
+            yield from _list_stdin(stdin(), limits)
+        elif Path(text).is_dir():
+            yield from _list_folder(text, limits)
+        elif not Path(text).exists() and glob.has_magic(text):
+            matching_paths = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  # also absolute patterns
+            if not matching_paths:
+                raise DataError(f"No file matches {text!r}.")
+            yield from expand_inputs(matching_paths, limits=limits)
+        else:
+            yield InputItem(text, partial(read_untrusted_file, Path(text), limits, detect_format))
+
+
+def take_first(items: Iterator[InputItem]) -> list[InputItem]:
+    """Take the first item, if any, from `items`, so that its errors are raised early."""
+    return list(islice(items, 1))
+
+
+def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
+    """Yield the images below a folder as indexing does: links are followed, other files are tried by content."""
+    store = FolderStore(Path(folder), limits)
+    empty = True
+    for key in store.keys():  # noqa: SIM118  # not a dict
+        if is_hidden(key) or not (is_image_name(key) or _is_image(store, key)):
+            continue
+        empty = False
+        yield InputItem(str(Path(folder, key)), partial(store.read, key, detect_format))
+    if empty:
+        raise DataError(f"The folder {folder} contains no images.")
+
+
+def _is_image(store: FolderStore, key: str) -> bool:
+    try:
+        inspect_image(store.read(key, detect_format))
+    except ImageError:
+        return False
+    return True
+
+
+def _list_stdin(data: bytes, limits: LimitsConfig) -> Iterator[InputItem]:
+    try:
+        inspect_image(data)
+        is_image = True
+    except ImageError:
+        is_image = b"\0" in data and not has_byte_order_mark(
+            data
+        )  # a damaged image: only UTF-16 text contains zero bytes
+    if is_image:
+        yield InputItem("-", lambda: data)
+    else:
+        yield from expand_inputs(
+            [line.strip() for line in _decode_path_list(data).split("\n") if line.strip()], limits=limits
+        )
+
+
+def _decode_path_list(data: bytes) -> str:
+    """Decode a list of paths: in the encoding of its byte order mark, else as UTF-8 with escapes, like paths."""
+    if has_byte_order_mark(data):
+        try:
+            return decode_text(data)
+        except ValueError as error:
+            raise DataError(f"The list on standard input cannot be read as text: {error}. Save it as UTF-8.") from error
+    return data.decode("utf-8", "surrogateescape")
+
+
+def make_items(images: Iterable[Any], limits: LimitsConfig = LIMITS) -> Iterator[InputItem]:
+    """Yield items for paths, encoded bytes, uint8 arrays [H, W(, C)] or Pillow images, in any mixture."""
+    for number, image in enumerate(images):
+        if isinstance(image, str | Path):
+            yield from expand_inputs([image], limits=limits)
+        else:
+            yield InputItem(f"[{number}]", lambda value=image: value)  # type: ignore[misc]  # mypy cannot infer a default
+
+
+def predict(
+    predictor: Predictor,
+    items: Iterable[InputItem],
+    *,
+    top: int = 5,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    thresholds: Thresholds | None = None,
+) -> Iterator[Prediction]:
+    """Yield one `Prediction` for each item, in order; `error` is the reason if there is none.
+
+    That is the case if the image cannot be read or the model returns NaN or infinity. `batch_size` None: one that suits
+    the input size. With `thresholds`, each prediction has a `Decision`.
+    """
+    size = batch_size or choose_batch_size(predictor.preprocess)
+    workers = threads or process.count_cores()
+    queue: deque[tuple[str, Future[DecodedImage]]] = deque()
+    remaining_items = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+
+        def fill() -> None:
+            for item in islice(remaining_items, 3 * size - len(queue)):  # at most three batches ahead
+                queue.append((item.path, pool.submit(_decode_item, predictor.preprocess, item)))
+
+        fill()
+        largest_batch = 0
+        while queue:
+            batch_futures = [queue.popleft() for _ in range(min(size, len(queue)))]
+            decoded = [(path, future.result()) for path, future in batch_futures]
+            fill()
+            largest_batch = max(largest_batch, len(batch_futures))
+            yield from _make_predictions(predictor, decoded, top, largest_batch, thresholds)
+
+
+def _decode_item(preprocess: PreprocessingSpec, item: InputItem) -> DecodedImage:
+    try:
+        content = item.read()
+        if isinstance(content, bytes | bytearray | memoryview):
+            return preprocess.decode(content)
+        return preprocess.apply(content)
+    except ImageError as error:
+        return str(error)
+
+
+def _make_predictions(
+    predictor: Predictor,
+    decoded: Sequence[tuple[str, DecodedImage]],
+    top: int,
+    size: int,
+    thresholds: Thresholds | None,
+) -> Iterator[Prediction]:
+    decoded_pixels = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
+    results = iter(_predict_batch(predictor, np.stack(decoded_pixels), size, thresholds) if decoded_pixels else ())
+    for path, pixels in decoded:
+        if isinstance(pixels, str):
+            yield Prediction(path, error=pixels)
+            continue
+        row, decision = next(results)
+        if not np.isfinite(row).all():
+            yield Prediction(path, error=NOT_FINITE_REASON)
+            continue
+        order = np.argsort(-row, kind="stable")
+        first = predict_labels(row[None], predictor.classes, thresholds)[0]
+        top_indices = np.concatenate([[first], order[order != first]])[:top]
+        candidates = tuple(ClassProbability(predictor.classes[i], float(row[i])) for i in top_indices)
+        yield Prediction(path, candidates[0].label, candidates[0].probability, candidates, decision=decision)
+
+
+def _predict_batch(
+    predictor: Predictor, pixels: NDArray[np.uint8], size: int, thresholds: Thresholds | None
+) -> list[tuple[NDArray[np.float32], Decision | None]]:
+    """Return the probabilities [K] and the decision for each image."""
+    if thresholds is None:
+        return [(row, None) for row in call_padded(predictor.probabilities, pixels, size)]
+
+    def stack_outputs(rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        outputs = predictor.outputs(rows)
+        return np.stack([outputs.probabilities, outputs.logits], 1)
+
+    stacked = call_padded(stack_outputs, pixels, size)  # [N, 2, K]
+    decisions = decide(stacked[:, 0], stacked[:, 1], predictor.classes, thresholds)
+    return list(zip(stacked[:, 0], decisions, strict=True))

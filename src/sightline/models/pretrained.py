@@ -1,0 +1,136 @@
+"""Pretrained weights: find, download and load them, or explain where to put the file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from sightline import backend
+from sightline.errors import ModelError, UsageError
+from sightline.models import keras_h5
+from sightline.models.registry import ModelEntry, PretrainedWeights
+
+MAX_TOP_ARRAYS = 6  # maximum number of arrays in a published top: three dense layers
+
+
+def find_cached_file(entry: ModelEntry, alpha: float | None, size: int) -> Path | None:
+    """Return the ImageNet weights file of `entry` if Keras' cache has it, else None."""
+    if entry.pretrained is None:
+        return None
+    file_and_url = _format_file_and_url(entry.pretrained, entry.alpha if alpha is None else alpha, size)
+    path = backend.keras_home() / "models" / file_and_url[0]
+    return path if path.is_file() else None
+
+
+def find_cached_alpha(entry: ModelEntry, size: int) -> float | None:
+    """Return the largest width multiplier whose weights are cached, None if there are none."""
+    if entry.pretrained is None:
+        return None
+    cached_alphas = [a for a in entry.pretrained.alphas if find_cached_file(entry, a, size) is not None]
+    return max(cached_alphas, default=None)
+
+
+WEIGHT_CHOICES = frozenset({"none", "auto", "imagenet"})
+"""Values of the setting ``model.weights`` that are not paths."""
+
+
+def find_weights(entry: ModelEntry, setting: str, alpha: float | None, height: int, width: int) -> Path | None:
+    """Return the weights file for the setting ``model.weights``, given as `setting`; None for random weights.
+
+    ``none``: random; ``auto``: ImageNet weights if they are cached, else random; ``imagenet``: ImageNet weights,
+    downloaded if necessary; anything else is a path. Raises `ModelError` if there is no such file; if a download fails,
+    the message has its URL and where to put the file.
+    """
+    size = height if height == width else 0
+    if setting == "none":
+        return None
+    if setting == "auto":
+        return find_cached_file(entry, alpha, size)
+    if setting != "imagenet":
+        path = Path(setting).expanduser()
+        if not path.is_file():
+            raise ModelError(
+                f"There is no weights file {path}: use none, auto, imagenet or the path of a .h5 or .keras file."
+            )
+        return path
+    if entry.pretrained is None:
+        raise UsageError(f"{entry.name} has no ImageNet weights: set model.weights to none or to the path of a file.")
+    return find_cached_file(entry, alpha, size) or _download(entry, entry.pretrained, alpha, size)
+
+
+def _download(entry: ModelEntry, pretrained: PretrainedWeights, alpha: float | None, size: int) -> Path:
+    alpha = entry.alpha if alpha is None else alpha
+    if pretrained.alphas and alpha not in pretrained.alphas:
+        choices = ", ".join(map(str, pretrained.alphas))
+        raise UsageError(f"{entry.name} has no ImageNet weights for model.alpha={alpha}: choose one of {choices}.")
+    name, url = _format_file_and_url(pretrained, alpha, size)
+    keras: Any = backend.keras()
+    home = backend.keras_home()
+    try:
+        with redirect_stdout(sys.stderr):  # Keras prints its progress to stdout, which is for results
+            return Path(keras.utils.get_file(name, url, cache_dir=str(home), cache_subdir="models"))
+    except Exception as error:
+        raise ModelError(
+            f"The ImageNet weights of {entry.name} are not cached and could not be downloaded ({error}). "
+            f"Download {url} on another machine and save it as {home / 'models' / name}, or use --weights none."
+        ) from error
+
+
+def _format_file_and_url(pretrained: PretrainedWeights, alpha: float | None, size: int) -> tuple[str, str]:
+    tenths = "" if alpha is None else "1_0" if alpha == 1 else f"{10 * alpha:.1f}".replace(".", "_")
+    fields = {
+        "alpha": alpha,
+        "tenths": tenths,
+        "size": size if size in pretrained.sizes else max(pretrained.sizes, default=0),
+    }
+    return pretrained.file.format(**fields), pretrained.url.format(**fields)
+
+
+def load_weights(backbone: Sequence[Any], head: Sequence[Any], path: Path, entry: ModelEntry) -> bool:
+    """Load a weights file into the layers of a model in place; return whether the head was loaded too.
+
+    A file published for Keras may include the top: the layers for its own classes. They are loaded into `head` if the
+    shapes match (the model's default head, as many classes, the same image size) and ignored otherwise. Raises
+    `ModelError` if the other weights do not fit.
+    """
+    try:
+        stored_layers = keras_h5.read_h5_layers(path)
+        if stored_layers is not None:
+            return _assign_arrays(
+                backbone, head if entry.pretrained and entry.pretrained.includes_head else (), stored_layers
+            )
+        _build_submodel(backbone).load_weights(str(path))
+    except Exception as error:
+        reason = (str(error).splitlines()[0] if str(error) else type(error).__name__).rstrip(".")
+        raise ModelError(
+            f"The weights in {path} do not fit {entry.name}: {reason}. "
+            f"Expected the layers of {entry.name} without the top."
+        ) from error
+    return False
+
+
+def _build_submodel(layers: Sequence[Any]) -> Any:
+    return backend.keras().Model(layers[0].input, layers[-1].output)
+
+
+def _assign_arrays(
+    backbone: Sequence[Any], head: Sequence[Any], stored_layers: list[tuple[str, list[keras_h5.Array]]]
+) -> bool:
+    if stored_layers[0][0].startswith("normalization"):  # EfficientNetB0: our graph normalizes already
+        stored_layers = stored_layers[1:]
+    arrays = [array for _, arrays in stored_layers for array in arrays]
+    backbone_variables, head_variables = keras_h5.list_variables(backbone), keras_h5.list_variables(head)
+    if not len(backbone_variables) <= len(arrays) <= len(backbone_variables) + MAX_TOP_ARRAYS:
+        raise ValueError(f"the file has {len(arrays)} arrays, the model needs {len(backbone_variables)}")
+    pairs = [(v, keras_h5.match_shape(a, v.shape)) for v, a in zip(backbone_variables, arrays, strict=False)]
+    for (variable, array), stored_array in zip(pairs, arrays, strict=False):
+        if array is None:
+            raise ValueError(f"{variable.path} has shape {tuple(variable.shape)}, but {stored_array.shape} in the file")
+    head_arrays = arrays[len(backbone_variables) :]
+    head_fits = bool(head_arrays) and [a.shape for a in head_arrays] == [tuple(v.shape) for v in head_variables]
+    for variable, array in [*pairs, *(zip(head_variables, head_arrays, strict=True) if head_fits else ())]:
+        backend.assign(variable, array)
+    return head_fits

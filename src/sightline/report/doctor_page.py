@@ -1,0 +1,50 @@
+"""The doctor's page: findings with thumbnails in one file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from importlib import resources
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sightline.data.checks.audit import Audit
+from sightline.errors import plural
+from sightline.report import templates
+
+MAX_ITEMS = 12  # groups, or images, of a finding
+MAX_MEMBERS = 6  # images of a group
+MAX_BYTES = 3 << 20  # bytes of thumbnails: with base64, below 5 MB in all
+
+
+def encode_thumbnail(pixels: NDArray[np.uint8]) -> bytes:
+    """Return pixels uint8 [H, W, 3] as a small WebP file."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "WEBP", quality=70)
+    return stream.getvalue()
+
+
+def render_html(audit: Audit, thumbnails: Mapping[str, bytes]) -> str:
+    """Return the page; `thumbnails` holds WebP files by the path of the image."""
+    images: dict[str, str] = {}
+    room = MAX_BYTES
+    for path, data in thumbnails.items():
+        room -= len(data)
+        if room < 0:
+            break
+        images[path] = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+    environment = templates.make_environment()
+    text = resources.files(__package__).joinpath("doctor.html.j2").read_text(encoding="utf-8")
+    most = max(audit.classes.values(), default=1)
+    return environment.from_string(text).render(
+        audit=audit,
+        plural=plural,
+        images=images,
+        shown=MAX_ITEMS,
+        members=MAX_MEMBERS,
+        most=most,
+        rows=[f.to_dict() for f in audit.findings],
+    )

@@ -1,0 +1,83 @@
+"""An explanation as a figure: the image, and the same with the heat laid on it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.explain.explanation import HeatRegion
+from sightline.preprocessing import Box
+from sightline.report import plotting
+
+DPI = 120  # that of `canvas`
+MIN_PANEL = 240  # pixels of a panel's longer side; a smaller image is drawn a whole number of times as large
+GAP = 12  # pixels around panels
+COLORS = "viridis"  # blue is little heat, yellow much: told apart by people with any kind of color blindness
+OUTSIDE_BRIGHTNESS = 0.35  # brightness of what the model did not see
+MIN_OPACITY, MAX_OPACITY = 0.3, 0.65  # opacity of the colors
+
+
+def overlay_heat(
+    image: NDArray[np.uint8], heat: NDArray[np.float32], visible_box: Box | None = None
+) -> NDArray[np.uint8]:
+    """Lay `heat` [H, W] in [0, 1] on an image [H, W, 3]; the hotter, the less of the image shines through.
+
+    Outside of the box `visible_box` the image is darkened instead.
+    """
+    from matplotlib import colormaps
+
+    colors: NDArray[np.float32] = 255 * colormaps[COLORS](heat)[..., :3].astype(np.float32)
+    opacity = (MIN_OPACITY + (MAX_OPACITY - MIN_OPACITY) * heat)[..., None]
+    gray = image.mean(2, keepdims=True, dtype=np.float32)  # an image's own colors would mix with those of the heat
+    mixed: NDArray[np.float32] = gray + opacity * (colors - gray)
+    if visible_box is not None:
+        left, top, right, bottom = map(round, visible_box)
+        outside = np.ones(heat.shape, bool)
+        outside[top:bottom, left:right] = False
+        mixed[outside] = OUTSIDE_BRIGHTNESS * image[outside]
+    return np.rint(mixed).astype(np.uint8)
+
+
+def plot_explanation(
+    image: NDArray[np.uint8],
+    heat: NDArray[np.float32],
+    region: HeatRegion | None,
+    title: str,
+    below: str = "",
+    visible_box: Box | None = None,
+) -> bytes:
+    """Draw an image [H, W, 3], and beside it the heat [H, W] on it with the `region` framed; return PNG bytes.
+
+    Outside of the box `visible_box`, (left, top, right, bottom), which a crop cut off, the image is dark and has no
+    heat. Each pixel of the image is one pixel of the figure, or a square of them where the image is tiny.
+    """
+    height, width = heat.shape
+    scale = max(1, math.ceil(MIN_PANEL / max(height, width)))
+    panel_w, panel_h, head, foot = width * scale, height * scale, 34, 28 if below else GAP
+    total_w, total_h = 2 * panel_w + 3 * GAP, panel_h + head + foot
+    figure = plotting.make_figure(total_w / DPI, total_h / DPI)
+    figure.set_layout_engine("none")
+    for number, pixels in enumerate((image, overlay_heat(image, heat, visible_box))):
+        left = GAP + number * (panel_w + GAP)
+        axes = figure.add_axes((left / total_w, foot / total_h, panel_w / total_w, panel_h / total_h))
+        axes.imshow(pixels, interpolation="nearest", aspect="auto", extent=(0, width, height, 0))
+        axes.set_axis_off()
+        if number and region is not None:
+            _draw_region(axes, region)
+    figure.text(0.5, 1 - head / 2 / total_h, title, ha="center", va="center", **plotting.text_style(10))
+    if below:
+        figure.text(0.5, foot / 2 / total_h, below, ha="center", va="center", **plotting.text_style(8))
+    return plotting.render_png(figure)
+
+
+def _draw_region(axes: Any, region: HeatRegion) -> None:
+    """Draw white dashes on a dark line, seen on any image."""
+    from matplotlib.patches import Rectangle
+
+    corner, size = (region.left, region.top), (region.right - region.left, region.bottom - region.top)
+    for color, width, style in (("black", 2.4, "-"), ("white", 1.2, (0, (4, 3)))):
+        frame = Rectangle(corner, *size, fill=False, edgecolor=color, linewidth=width, linestyle=style)
+        axes.add_patch(frame)

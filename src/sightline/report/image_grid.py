@@ -1,0 +1,54 @@
+"""A grid of labeled images, drawn off screen and returned as PNG bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.report import plotting
+
+CELL = 1.9  # inches
+MIN_SMOOTH_SIZE = 96  # pixels; below, each stands out as a square
+
+
+def plot_grid(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], title: str = "") -> bytes:
+    """Draw rows of (image, words above it); an image is uint8 [H, W, 1 or 3] of any size.
+
+    Rows may differ in length. An image keeps its proportions; the cells are squares.
+    """
+    columns = max(map(len, rows))
+    words = any(text for row in rows for _, text in row)
+    figure = plotting.make_figure(CELL * columns, (CELL + 0.3 * words) * len(rows) + 0.4 * bool(title))
+    for axes, (pixels, text) in _place_cells(figure.subplots(len(rows), columns, squeeze=False), rows):
+        shown = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+        axes.imshow(
+            shown,
+            cmap="gray",
+            vmin=0,
+            vmax=255,
+            interpolation="nearest" if len(pixels) < MIN_SMOOTH_SIZE else "antialiased",
+        )
+        axes.set_box_aspect(1)
+        _center_in_square(axes, pixels.shape[0], pixels.shape[1])
+        axes.set_title("\n".join(map(plotting.shorten, text.split("\n"))), pad=4, **plotting.text_style(9))
+    if title:
+        figure.suptitle(title, **plotting.text_style(11))
+    return plotting.render_png(figure)
+
+
+def _place_cells(places: Any, rows: Sequence[Sequence[Any]]) -> Any:
+    """Pair each place of the grid with what stands there, and leave the others blank."""
+    for across, row in zip(places, rows, strict=True):
+        for axes in across:
+            axes.set_axis_off()
+        yield from zip(across, row, strict=False)
+
+
+def _center_in_square(axes: Any, height: int, width: int) -> None:
+    """Show the image in the middle of a square, nothing else around it."""
+    side = max(height, width)
+    axes.set_xlim((width - side) / 2 - 0.5, (width + side) / 2 - 0.5)
+    axes.set_ylim((height + side) / 2 - 0.5, (height - side) / 2 - 0.5)

@@ -1,0 +1,156 @@
+"""A model card: Markdown under a YAML header, as Hugging Face reads it (https://huggingface.co/docs/hub/model-cards).
+
+It has only facts from the bundle and the run; what a person has to add is a question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sightline import jsonio
+from sightline.errors import plural
+from sightline.escaping import printable
+from sightline.inference.manifest import Manifest
+from sightline.report import sentences
+
+NAMES = {"accuracy": "Accuracy", "loss": "Cross-entropy"}
+
+
+def render_card(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
+    """Return the card of a bundle; `run` is the content of ``run.json``, `figures` names PNG files in the bundle."""
+    return "\n\n".join([_header(manifest), *_body(manifest, run, figures)]) + "\n"
+
+
+def _header(manifest: Manifest) -> str:
+    """Return the YAML between its two lines; each value is JSON, which YAML contains."""
+    data = str(manifest.data.get("name", "unknown"))
+    values = {
+        "license": "other",
+        "library_name": "sightline",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "onnx", "sightline", manifest.model],
+        "datasets": [data],
+        "metrics": ["accuracy"],
+        "model-index": [
+            {
+                "name": manifest.model,
+                "results": [
+                    {
+                        "task": {"type": "image-classification", "name": "Image classification"},
+                        "dataset": {"name": data, "type": data, "split": part},
+                        "metrics": [
+                            {"type": key, "name": NAMES[key], "value": metrics[key]} for key in NAMES if key in metrics
+                        ],
+                    }
+                    for part, metrics in manifest.metrics.items()
+                ],
+            }
+        ],
+    }
+    if not manifest.metrics:  # Hugging Face refuses an index without results
+        del values["model-index"]
+    lines = [f"{key}: {printable(jsonio.dumps(value))}" for key, value in values.items()]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
+    size, count = manifest.preprocess, len(manifest.classes)
+    color = "grayscale" if size.channels == 1 else "RGB"
+    return [
+        f"# {_escape_markdown(manifest.model)} on {_escape_markdown(manifest.data.get('name', 'unknown'))}",
+        (
+            f"An image classifier with {count} classes and {manifest.parameters:,} parameters, made with Sightline "
+            f"{_escape_markdown(manifest.version)}, recipe {_escape_markdown(manifest.recipe)}. The "
+            "weights are stored as "
+            f"{manifest.precision}."
+        ),
+        "## Classes",
+        "\n".join(f"{number}. {_escape_markdown(label)}" for number, label in enumerate(manifest.classes)),
+        "## Intended use and limits",
+        (
+            f"It classifies images like its training images into the {count} classes above. It always predicts one of "
+            "them, even for an image of something else. The metrics below are for images from the same source; other "
+            "light, cameras, backgrounds or subjects may reduce accuracy. Its probabilities are "
+            f"{'calibrated by temperature scaling' if manifest.temperature != 1 else 'not calibrated'}."
+        ),
+        "What is the intended use, and what is out of scope? *To be completed by the publisher.*",
+        "## Metrics",
+        *_metrics_section(manifest, figures),
+        "## Training data",
+        *_data_section(manifest, run),
+        "## Preprocessing",
+        (
+            f"uint8 {color} images, {size.height} high and {size.width} wide, `resize={size.resize}` with the filter "
+            f"`{size.filter}`, antialiased. Scaling, mean and channel order are inside `model.onnx`. `reference/` has "
+            "reference examples, whose pixels and probabilities are in `manifest.json`."
+        ),
+        "## How to use it",
+        "```sh\nsightline predict . image.jpg\n```",
+        '```python\nimport sightline\n\nprint(sightline.load(".").predict("image.jpg")[0].label)\n```',
+        "## Training",
+        _training_section(manifest, run),
+    ]
+
+
+def _metrics_section(manifest: Manifest, figures: Sequence[str]) -> list[str]:
+    if not manifest.metrics:
+        return ["This file was not evaluated."]
+    lines = ["| split | images | accuracy | 95% interval | cross-entropy |", "|---|---|---|---|---|"]
+    for part, metrics in manifest.metrics.items():
+        low, high = metrics["accuracy_interval"]
+        lines.append(
+            f"| {_escape_markdown(part)} | {metrics['count']} | {metrics['accuracy']:.4f} | {low:.4f} to {high:.4f} | "
+            f"{metrics['loss']:.4f} |"
+        )
+    out = ["\n".join(lines)]
+    for part, metrics in manifest.metrics.items():
+        names = metrics.get("untested_classes", [])
+        if missing := sentences.describe_untested(names, len(manifest.classes), f"the {part} split"):
+            out.append(_escape_markdown(missing))
+        if leaked := sentences.describe_leakage(metrics.get("leaked"), f"the {part} images"):
+            out.append(leaked)
+    if manifest.parity is not None:
+        out.append(
+            f"On {plural(manifest.parity['count'], 'image')} the file's probabilities differ from the trained model's "
+            f"by at most {manifest.parity['greatest_difference']:.1e}; the top-1 agreement is "
+            f"{manifest.parity['top1_agreement']:.2%}."
+        )
+    return out + [f"![{name.split('/')[-1].removesuffix('.png')}]({name})" for name in figures]
+
+
+def _data_section(manifest: Manifest, run: Mapping[str, Any]) -> list[str]:
+    counts = manifest.data.get("counts", {})
+    lines = [
+        "| split | images |",
+        "|---|---|",
+        *[f"| {_escape_markdown(part)} | {_escape_markdown(count)} |" for part, count in counts.items()],
+    ]
+    notes = run.get("result", {}).get("notes", [])
+    return ["\n".join(lines), *(["\n".join(f"- {_escape_markdown(note)}" for note in notes)] if notes else [])]
+
+
+def _training_section(manifest: Manifest, run: Mapping[str, Any]) -> str:
+    versions = ", ".join(
+        f"{_escape_markdown(name)} {_escape_markdown(version)}" for name, version in run.get("versions", {}).items()
+    )
+    seed, backend = (_escape_markdown(run.get(key, "unknown")) for key in ("seed", "backend"))
+    platform = _escape_markdown(run.get("platform", ""))
+    lines = [
+        f"- seed {seed}, backend {backend}, {platform}",
+        f"- {versions}",
+        f"- weights `{manifest.weights_sha256}`, graph `{manifest.graph_sha256}`",
+    ]
+    lines += [
+        "- " + ", ".join(f"{_escape_markdown(key)}: {_escape_markdown(value)}" for key, value in s.items())
+        for s in manifest.lineage
+    ]
+    return "\n".join(lines)
+
+
+def _escape_markdown(text: Any) -> str:
+    """Return `text` with what Markdown and HTML would take as their own made harmless, on one line."""
+    out = printable(" ".join(str(text).split()))
+    for sign in "\\`*_[]<>|#":
+        out = out.replace(sign, f"\\{sign}" if sign != "<" else "&lt;")
+    return out

@@ -1,0 +1,79 @@
+"""The Pareto plot of a search: accuracy against file size, latency, parameters and multiply-adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sightline.report import plotting
+from sightline.report.plotting import GRID, INK, TRAIN, VALIDATION
+
+FAINT = "#8c959f"
+
+
+@dataclass(frozen=True, slots=True)
+class ParetoPoint:
+    """One candidate: accuracy in [0, 1], `bytes` of its file, `latency` in milliseconds, whether it is on the front."""
+
+    name: str
+    accuracy: float
+    bytes: int
+    latency: float
+    parameters: int
+    multiply_adds: int
+    on_front: bool
+    best: bool = False
+
+
+def plot_pareto(points: Sequence[ParetoPoint], floor: float, title: str = "") -> bytes:
+    """Draw candidates over each of the four things that should be small; `floor` is the required accuracy."""
+    figure = plotting.make_figure(11, 8.4)
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    panels = (
+        ("size of the file (MB)", "bytes", 1e6), ("latency at batch 1 (ms)", "latency", 1.0),
+        ("parameters (millions)", "parameters", 1e6), ("multiply-adds (millions)", "multiply_adds", 1e6),
+    )  # fmt: skip
+    for axes, (label, field, scale) in zip(figure.subplots(2, 2, sharey=True).flat, panels, strict=True):
+        for dominated in (True, False):
+            group = [p for p in points if p.on_front != dominated]
+            axes.scatter(
+                [getattr(p, field) / scale for p in group], [p.accuracy for p in group],
+                color=FAINT if dominated else TRAIN, s=34, label=("on the Pareto front", "dominated")[dominated],
+                zorder=3,
+            )  # fmt: skip
+        chosen = [p for p in points if p.best]
+        axes.scatter(
+            [getattr(p, field) / scale for p in chosen], [p.accuracy for p in chosen], s=130, facecolors="none",
+            edgecolors=VALIDATION, linewidths=1.8, label="chosen", zorder=4,
+        )  # fmt: skip
+        _label_points(axes, points, field, scale)
+        axes.axhline(floor, color=INK, linewidth=0.8, linestyle="--", label="required accuracy")
+        axes.set_xscale("log")
+        values = [getattr(p, field) for p in points]
+        wide = max(values) > 100 * min(values)  # there, more labels than those of the decades would run together
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(x=0.18, y=0.15)
+        axes.set_xlabel(label, color=INK)
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in figure.axes[::2]:
+        axes.set_ylabel("validation accuracy", color=INK)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    if title:
+        figure.suptitle(title, **plotting.text_style(12))
+    return plotting.render_png(figure)
+
+
+def _label_points(axes: object, points: Sequence[ParetoPoint], field: str, scale: float) -> None:
+    """Name the front's points and the largest, in turn above and below, so that neighbors do not cover each other."""
+    largest = max(points, key=lambda p: p.bytes)
+    named = sorted((p for p in points if p.on_front or p.best or p is largest), key=lambda p: float(getattr(p, field)))
+    for number, point in enumerate(named):
+        level = (10, -14, 22, -26)[number % 4]
+        axes.annotate(  # type: ignore[attr-defined]
+            plotting.shorten(point.name), (getattr(point, field) / scale, point.accuracy), xytext=(0, level),
+            textcoords="offset points", ha="center", **plotting.text_style(7),
+        )  # fmt: skip

@@ -1,0 +1,210 @@
+"""Plotting helpers: figures without a display, their PNG and SVG bytes, colors and text styles."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.sax.saxutils import escape
+
+from sightline.errors import check_installed, require
+from sightline.escaping import printable
+from sightline.report import fonts
+
+PURPOSE = "Drawing figures"
+TRAIN, VALIDATION = "#1f6feb", "#d9480f"
+INK, GRID = "#24292f", "#d0d7de"
+MAX_NAME_LENGTH = 28  # letters of a class name
+MARGIN = 0.1  # inches
+LARGEST_SVG = 1_000_000  # bytes; with more points than that, the PNG is the smaller one
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedFigure:
+    """A figure as a file of pixels, and as one whose words are text, for a browser to draw with its own fonts.
+
+    `narrow`: the same with its panels below each other, for a phone; None where there is one panel.
+    """
+
+    png: bytes
+    svg: bytes | None = None
+    narrow: bytes | None = None
+
+
+def check_packages() -> None:
+    """Raise `MissingExtraError` if what `make_figure` needs is not installed; to be asked before what will be drawn."""
+    check_installed("matplotlib", purpose=PURPOSE)
+
+
+def make_figure(width: float, height: float) -> Any:
+    """Return an empty matplotlib figure, in inches; raises `MissingExtraError` without matplotlib."""
+    figures = require("matplotlib.figure", PURPOSE)
+    # Without pyplot: no screen, no global state.
+    return figures.Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def render_png(figure: Any) -> bytes:
+    """Return the figure as the bytes of a PNG file, large enough for every word in it."""
+    undrawable = _choose_fonts(figure)
+    return _png(figure, _lay_out(figure, undrawable), undrawable)
+
+
+def render(figure: Any) -> RenderedFigure:
+    """Return the figure as PNG, and as SVG unless that is very large; the same bytes for the same figure."""
+    undrawable = _choose_fonts(figure)
+    box = _lay_out(figure, undrawable)
+    pixels, vector = _png(figure, box, undrawable), _svg(figure, box, undrawable)
+    if len(vector) > LARGEST_SVG:
+        return RenderedFigure(pixels)
+    return RenderedFigure(
+        pixels, vector, _svg(figure, _lay_out(figure, undrawable), undrawable) if _stack_panels(figure) else None
+    )
+
+
+def _stack_panels(figure: Any) -> bool:
+    """Put the panels of a figure below each other, those of a column together; False where there is one column."""
+    from matplotlib.gridspec import GridSpec
+
+    panels = [(axes, axes.get_subplotspec()) for axes in figure.axes if axes.get_subplotspec() is not None]
+    rows, columns = panels[0][1].get_gridspec().get_geometry() if panels else (1, 1)
+    if columns == 1:
+        return False
+    ratios = (panels[0][1].get_gridspec().get_height_ratios() or [1] * rows) * columns
+    below = GridSpec(rows * columns, 1, figure=figure, height_ratios=ratios)
+    for axes, spec in panels:
+        axes.set_subplotspec(below[spec.colspan.start * rows + spec.rowspan.start])
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width / columns, height * columns)
+    for legend in figure.legends:
+        legend.set_ncols(1)
+    figure.set_layout_engine("constrained")
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _UndrawableText:
+    """Words with characters that no font here draws: the labels of an axis, or one text (`axis` is None)."""
+
+    texts: list[Any]
+    words: list[str]
+    characters: frozenset[str]
+    axis: Any = None
+
+    def write(self, sign: Callable[[str], str]) -> None:
+        """Write `sign` of each character that no font draws in its place, nothing for marks without a width."""
+        signs = {ord(c): "" if fonts.is_mark(c) else sign(c) for c in self.characters}
+        self._set([word.translate(signs) for word in self.words])
+
+    def restore(self) -> None:
+        """Write the words as they are."""
+        self._set(self.words)
+
+    def _set(self, words: list[str]) -> None:
+        if self.axis is None:
+            self.texts[0].set_text(words[0])
+            return
+        from matplotlib.ticker import FixedFormatter
+
+        self.axis.set_major_formatter(FixedFormatter(words))  # an axis writes its labels whenever it is drawn
+
+
+def _choose_fonts(figure: Any) -> list[_UndrawableText]:
+    """Give each text the fonts that it needs; return those with characters that no font here draws."""
+    from matplotlib.axis import Axis
+    from matplotlib.text import Text
+
+    undrawable: list[_UndrawableText] = []
+    ticks: set[Any] = set()
+    for axis in figure.findobj(Axis):
+        labels = axis.get_ticklabels()
+        ticks.update(labels)
+        if lost := frozenset().union(*map(_choose_font, labels)):
+            undrawable.append(_UndrawableText(labels, [label.get_text() for label in labels], lost, axis))
+    others = []
+    for text in figure.findobj(Text):
+        if text not in ticks:
+            text.set_text(printable(text.get_text(), keep="\n"))  # an SVG that holds control characters is none
+            others.append((text, _choose_font(text)))
+    return undrawable + [_UndrawableText([text], [text.get_text()], lost) for text, lost in others if lost]
+
+
+def _choose_font(text: Any) -> frozenset[str]:
+    """Give a text the fonts that it needs; return the characters that none of them has."""
+    characters = fonts.missing_characters(text.get_text())
+    if characters:
+        text.set_fontfamily(fonts.fonts_for(characters))
+    return fonts.undrawable_characters(characters)
+
+
+def _placeholder(character: str) -> str:
+    """Return what matplotlib's own font has of about the same width."""
+    return "\N{EM DASH}" if fonts.is_wide(character) else "n"
+
+
+def _lay_out(figure: Any, undrawable: Sequence[_UndrawableText]) -> Any:
+    """Place everything for good; return the box around it. Long names are never cut."""
+    for words in undrawable:
+        words.write(_placeholder)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure.get_tightbbox().padded(MARGIN)
+
+
+def _png(figure: Any, box: Any, undrawable: Sequence[_UndrawableText]) -> bytes:
+    buffer = io.BytesIO()
+    for words in undrawable:
+        words.write(lambda _: "\N{WHITE SQUARE}")
+    figure.savefig(buffer, format="png", bbox_inches=box)
+    for words in undrawable:
+        words.restore()
+    return buffer.getvalue()
+
+
+def _svg(figure: Any, box: Any, undrawable: Sequence[_UndrawableText]) -> bytes:
+    """Draw with what is as wide as the words, then put the words in: matplotlib would measure boxes in their place."""
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    for number, words in enumerate(undrawable):
+        words.write(_placeholder)
+        for at, text in enumerate(words.texts):
+            text.set_gid(f"words-{number}-{at}")
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sightline"}):
+        figure.savefig(buffer, format="svg", bbox_inches=box, metadata={"Date": None})
+    svg = buffer.getvalue()
+    for number, words in enumerate(undrawable):
+        words.restore()
+        for at, word in enumerate(words.words):
+            svg = _insert_text(svg, f"words-{number}-{at}", word)
+    own_font = f"'{fonts.DEFAULT_FONT}'"
+    return svg.replace(own_font, f"{own_font}, Verdana, sans-serif").encode()  # Verdana is as wide
+
+
+def _insert_text(svg: str, name: str, word: str) -> str:
+    """Write `word`, line by line, into the group `name` of an SVG file."""
+    lines = iter(word.split("\n"))
+
+    def group(match: re.Match[str]) -> str:
+        return re.sub(r"(<text[^>]*>)[^<]*", lambda text: text[1] + escape(next(lines, "")), match[0])
+
+    return re.sub(rf'<g id="{name}">.*?</g>', group, svg, flags=re.DOTALL)
+
+
+def fonts_for(text: str = "") -> list[str]:
+    """Return the fonts with which `text` is drawn."""
+    return fonts.fonts_for(fonts.missing_characters(text))
+
+
+def text_style(size: float = 10) -> dict[str, Any]:
+    """Return how words of the user's are written: a dollar sign starts no formula."""
+    return {"color": INK, "family": [fonts.DEFAULT_FONT], "fontsize": size, "parse_math": False}
+
+
+def shorten(name: str) -> str:
+    """Return `name` on one line, its middle left out where it is long: what differs stands at the ends mostly."""
+    name = printable(" ".join(name.split()))
+    return (
+        name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH // 2]}…{name[-MAX_NAME_LENGTH // 2 + 1 :]}"
+    )

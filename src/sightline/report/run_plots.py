@@ -1,0 +1,109 @@
+"""Figures of a run, drawn off screen."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.callbacks import EpochRecord
+from sightline.evaluation.results import Evaluation
+from sightline.report import plotting
+from sightline.report.plotting import GRID, INK, TRAIN, VALIDATION, RenderedFigure
+
+MAX_NAMED_CLASSES = 30  # classes; beyond, their names and counts no longer fit
+
+
+def plot_curves(history: Sequence[EpochRecord], title: str = "") -> RenderedFigure:
+    """Draw loss and accuracy of training and validation over the epochs, side by side."""
+    figure = plotting.make_figure(9, 3.9)
+    epochs = [r.epoch for r in history]
+    marker = "o" if len(epochs) < 8 else None  # a single point makes no line
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        axes.plot(epochs, [getattr(r, name) for r in history], color=TRAIN, label="training", marker=marker)
+        held_out = [getattr(r, f"val_{name}") for r in history]
+        if None not in held_out:
+            axes.plot(epochs, held_out, color=VALIDATION, label="validation", marker=marker)
+        _mark_stages(axes, history)
+        axes.set_xlabel("epoch", color=INK)
+        axes.set_ylabel(name, color=INK)
+        axes.axhline(0, color="none")  # so that the highest loss keeps its distance from the top
+        axes.set_ylim(0, 1.02 if name == "accuracy" else None)
+        axes.set_xlim(min(epochs, default=1) - 0.5, max(epochs, default=1) + 0.5)
+        if marker:
+            axes.set_xticks(epochs)
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    if title:
+        figure.suptitle(title, **plotting.text_style(12))
+    return plotting.render(figure)
+
+
+def _mark_stages(axes: Any, history: Sequence[EpochRecord]) -> None:
+    """Draw a line between stages, and each one's name above its epochs; nothing where there is but one."""
+    spans = [(name, [r.epoch for r in group]) for name, group in groupby(history, lambda r: r.stage)]
+    if len(spans) < 2:
+        return
+    for name, epochs in spans:
+        middle = (epochs[0] + epochs[-1]) / 2
+        axes.text(
+            middle,
+            1.01,
+            plotting.shorten(name),
+            ha="center",
+            transform=axes.get_xaxis_transform(),
+            **plotting.text_style(8),
+        )
+    for _, epochs in spans[1:]:
+        axes.axvline(epochs[0] - 0.5, color=INK, linewidth=0.8, linestyle="--")
+
+
+def plot_confusion(evaluation: Evaluation, title: str = "", *, percentages: bool = False) -> RenderedFigure:
+    """Draw the confusion matrix: colors are fractions of each true class, numbers are counts (up to 30 classes).
+
+    With `percentages`, the numbers are percentages of the true class.
+    """
+    matrix = evaluation.confusion
+    count = len(evaluation.classes)
+    named = count <= MAX_NAMED_CLASSES
+    names = [plotting.shorten(name) for name in evaluation.classes] if named else []
+    cell = float(np.clip(5 / count, 0.48, 0.9)) if named else 8 / count  # inches
+    room = 0.085 * max(map(_display_width, names), default=4)
+    level = room < 0.9 * cell
+    figure = plotting.make_figure(cell * count + room + 1.6, cell * count + (0.2 if level else 0.75 * room + 0.1) + 0.9)
+    axes = figure.subplots()
+    fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    bar = figure.colorbar(image, cax=axes.inset_axes([1.03, 0, min(0.2 / (cell * count), 0.1), 1]))
+    bar.set_label("fraction of the true class", color=INK)
+    if named:
+        tilt = {} if level else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(count), names, **plotting.text_style(), **tilt)
+        axes.set_yticks(range(count), names, **plotting.text_style())
+        for (i, j), counted in _cell_labels(matrix):
+            text = f"{100 * fractions[i, j]:.0f}" if percentages else counted
+            ink = "white" if fractions[i, j] > 0.5 else INK
+            axes.text(j, i, text, ha="center", va="center", fontsize=8 if count > 8 else 10, color=ink)
+    axes.set_xlabel("predicted class" if named else "predicted class (index)", color=INK)
+    axes.set_ylabel("true class" if named else "true class (index)", color=INK)
+    axes.set_title(title, **plotting.text_style(12))
+    return plotting.render(figure)
+
+
+def _cell_labels(matrix: NDArray[np.int64]) -> Iterator[tuple[tuple[int, int], str]]:
+    """Yield the place and the count of each cell that is not empty; 12345 as 12k."""
+    for place in np.argwhere(matrix):
+        i, j = map(int, place)
+        value = int(matrix[i, j])
+        yield (i, j), str(value) if value < 10_000 else f"{value // 1000}k"
+
+
+def _display_width(name: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name)

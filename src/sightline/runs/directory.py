@@ -1,0 +1,391 @@
+"""`RunDirectory`: the only reader and writer of run directories.
+
+    run.json         schema, status, versions, seed, device, command, timings, final metrics
+    config.toml      fully resolved configuration
+    data.jsonl       one line per image (path, sha256, label, split, group if any), one per rejected file
+    leakage.jsonl    one line per group of identical files or near duplicates in more than one split
+    small.npz        training and validation images at 32x32 gray pixels, to find near duplicates in other data
+    patch.jsonl      a copy of the corrections that were applied to the data, if any
+    history.jsonl    one line per epoch; history.csv the same for spreadsheets
+    model.keras      best weights by the monitored metric, float32
+    model.json       classes and preprocessing spec of model.keras
+    checkpoints/     training state; for a complete run the last one, unless train.keep_last_checkpoint is false
+    lock             held by the process that writes the run
+    eval/<split>/    metrics.json, predictions.npz
+    thresholds.json  abstention thresholds, once fitted by `evaluate --target-precision` or `--coverage`
+    labels.jsonl     likely label errors, worst first, once `evaluate --labels` searched for them
+    bundle/          the deployable model, see `prediction.bundle`
+    figures/         curves, confusion, reliability, risk-coverage, those of `evaluate`; *.png, *.svg for the page
+    report.html      self-contained report
+    tensorboard/     TensorBoard event files
+
+Every file is written atomically (temporary name, then rename). ``run.json`` gets ``"status": "complete"`` last. As long
+as there is no ``config.toml``, the `request` in ``run.json`` holds the arguments that it will be resolved from.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sightline import _io, jsonio
+from sightline.callbacks import EpochRecord
+from sightline.config import RunConfig, dump_toml, load_config
+from sightline.config.parse import read_config_text
+from sightline.data.checks.leakage import Leak, SmallImages
+from sightline.data.dataset import Dataset
+from sightline.data.label_patch import PATCH_LIMIT, PatchEntry
+from sightline.data.recorded_images import ImageRow
+from sightline.data.types import UnreadableImage
+from sightline.errors import ModelError, OutputError
+from sightline.escaping import CsvWriter, escape_cell
+from sightline.evaluation.results import Evaluation, LabeledPredictions
+from sightline.inference import bundle
+from sightline.inference.bundle import Bundle
+from sightline.inference.results import Thresholds
+from sightline.preprocessing import PreprocessingSpec
+from sightline.report import to_dict
+from sightline.report.plotting import RenderedFigure
+from sightline.runs.paths import LOCK_NAME, check_writable, lock_run, next_path
+from sightline.runs.predictions import parse_predictions
+from sightline.runs.run_info import read_run_info as read_info
+
+__all__ = ["SCHEMA", "RunDirectory", "check_writable", "next_path"]
+
+SCHEMA = 2
+Status = Literal["running", "complete", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelSpec:
+    """The content of ``model.json``."""
+
+    classes: tuple[str, ...]
+    preprocess: dict[str, Any]
+
+
+class RunDirectory:
+    """One run directory, opened with `Run.create` or `Run.open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, *, force: bool = False, **facts: Any) -> RunDirectory:
+        """Create a new run directory with `facts` in its ``run.json``.
+
+        Raises `OutputError` if the directory is not empty (unless `force`) or cannot be written.
+        """
+        check_writable(path, force=force)
+        try:
+            if force and path.exists():
+                shutil.rmtree(path)
+            path.mkdir(parents=True, exist_ok=path.is_dir())  # fail if another process has just created it
+        except OSError as error:
+            raise OutputError(
+                f"The run directory {path} cannot be created: {error.strerror}. Choose another with --out."
+            ) from error
+        run = cls(path)
+        run.update(schema=SCHEMA, status="running", **facts)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Open an existing run; raises `ModelError` if it is not a run or has an unknown schema."""
+        run = cls(path)
+        if not (path / "run.json").exists():
+            raise ModelError(
+                f"{path} is not a run: expected a folder written by `sightline train`, with its run.json. If training "
+                "was interrupted before it wrote anything, start it again."
+            )
+        schema = run.info.get("schema")
+        if schema != SCHEMA:
+            raise ModelError(f"{path} has the schema {schema!r}; this version of Sightline reads {SCHEMA} only.")
+        return run
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Lock the run against other processes; raises `OutputError` if one has locked it already."""
+        with lock_run(self.path):
+            yield
+
+    def remove_partial_files(self) -> None:
+        """Remove partially written files of a killed process; call it only while the run is locked."""
+        for path in list(self.path.rglob(".part-*")):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the training checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The content of ``run.json``."""
+        return read_info(self.path / "run.json")
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The result of a complete run; raises `ModelError` if it is missing."""
+        result: dict[str, Any] | None = self.info.get("result")
+        if result is None:
+            raise ModelError(
+                f"{self.path / 'run.json'} cannot be read: the run is complete, but its result is missing."
+            )
+        return result
+
+    def update(self, *, drop: Sequence[str] = (), **values: Any) -> None:
+        """Set keys of ``run.json``, and remove those in `drop`."""
+        old = self.info if (self.path / "run.json").exists() else {}
+        self._write_json("run.json", {key: value for key, value in old.items() if key not in drop} | values)
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process has locked the run for writing."""
+        return _io.is_locked(self.path / LOCK_NAME)
+
+    @property
+    def has_config(self) -> bool:
+        """Whether the configuration has been resolved."""
+        return (self.path / "config.toml").exists()
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved configuration."""
+        return load_config(self.path / "config.toml")
+
+    def write_config(self, config: RunConfig) -> None:
+        """Save the resolved configuration, with comments."""
+        self._write("config.toml", dump_toml(config).encode())
+
+    def write_data(self, dataset: Dataset) -> None:
+        """Save the split of every image, its group if any, and the rejected files with reasons."""
+        groups = dataset.groups or ("",) * len(dataset.images)
+        used = zip(dataset.images, dataset.splits, groups, strict=True)
+        lines: list[Mapping[str, Any]] = [
+            ImageRow(p.path, p.sha256, p.label, split, group).to_dict() for p, split, group in used
+        ]
+        lines += [{"path": r.path, "reason": r.reason} for r in dataset.unreadable]
+        self._write("data.jsonl", jsonio.dump_lines(lines))
+
+    def write_patch(self, source: str) -> None:
+        """Save a copy of the patch at path `source`, unless that is empty."""
+        if source:
+            self._write("patch.jsonl", _io.read_regular(Path(source), PATCH_LIMIT))
+
+    @property
+    def patch(self) -> Path | None:
+        """The copy of the patch that was applied to the data; None without one."""
+        path = self.path / "patch.jsonl"
+        return path if path.exists() else None
+
+    def read_data(self) -> tuple[ImageRow, ...] | None:
+        """Return the images of the run, in the order of ``data.jsonl``; None before it is written."""
+        rows = self._read_rows()
+        return None if rows is None else tuple(row for row in rows if isinstance(row, ImageRow))
+
+    def read_rejected(self) -> set[str]:
+        """Return the paths of the rejected files."""
+        return {row.path for row in self._read_rows() or () if isinstance(row, UnreadableImage)}
+
+    def _read_rows(self) -> tuple[ImageRow | UnreadableImage, ...] | None:
+        path = self.path / "data.jsonl"
+        return jsonio.read_records(path, _row_type) if path.exists() else None
+
+    def write_leakage(self, leaks: Sequence[Leak], small: SmallImages | None) -> None:
+        """Save the leakage between splits, and the small images used to detect it."""
+        self._write("leakage.jsonl", jsonio.dump_lines([leak.to_dict() for leak in leaks]))
+        if small is None:
+            return
+        self._write_with("small.npz", small.save)
+
+    def read_leaks(self) -> tuple[Leak, ...]:
+        """Return the groups of images in more than one split; empty if they were never searched for."""
+        path = self.path / "leakage.jsonl"
+        return jsonio.read_records(path, lambda _: Leak) if path.exists() else ()
+
+    def read_small_images(self) -> SmallImages | None:
+        """Return small versions of training and validation images; None if there were too many to save."""
+        path = self.path / "small.npz"
+        return SmallImages.load(path) if path.exists() else None
+
+    def write_history(self, history: Sequence[EpochRecord]) -> None:
+        """Save the epochs so far as JSON lines and as CSV."""
+        rows = [asdict(r) for r in history]
+        self._write("history.jsonl", jsonio.dump_lines(rows))
+        if rows:
+            text = io.StringIO()
+            cells = [[escape_cell(value) for value in row.values()] for row in rows]
+            CsvWriter(text).write_rows([list(rows[0]), *cells])
+            self._write("history.csv", jsonio.encode_text(text.getvalue()))
+
+    def read_history(self) -> tuple[EpochRecord, ...]:
+        """Return the epochs so far."""
+        path = self.path / "history.jsonl"
+        return jsonio.read_records(path, lambda _: EpochRecord) if path.exists() else ()
+
+    def write_model(self, model: Any, classes: Sequence[str], preprocess: PreprocessingSpec) -> None:
+        """Save a Keras model with its classes and preprocessing spec."""
+        self._write_with("model.keras", model.save)
+        self._write_json("model.json", {"classes": list(classes), "preprocess": preprocess.to_dict()})
+
+    @property
+    def has_model(self) -> bool:
+        """Whether weights have been saved."""
+        return (self.path / "model.keras").exists() and (self.path / "model.json").exists()
+
+    def read_model_spec(self) -> tuple[tuple[str, ...], PreprocessingSpec]:
+        """Return the classes and the preprocessing spec of ``model.keras``."""
+        path = self.path / "model.json"
+        spec = jsonio.build(_ModelSpec, jsonio.read_object(path), str(path))
+        try:
+            return spec.classes, PreprocessingSpec.from_dict(spec.preprocess)
+        except ModelError as error:
+            raise ModelError(f"{path} cannot be read: {error}.") from error
+
+    @property
+    def bundle(self) -> Path | None:
+        """The folder of the bundle; None if there is none or it has other weights than the run."""
+        folder = self.path / "bundle"
+        return folder if (folder / "manifest.json").exists() and self.info.get("status") == "complete" else None
+
+    def update_manifest(self, **changes: Any) -> None:
+        """Change fields of the bundle's `Manifest`; its graph is unchanged."""
+        bundle.update_manifest_file(self.path / "bundle", **changes)
+
+    def write_bundle(self, new_bundle: Bundle) -> None:
+        """Save the bundle, replacing an existing one."""
+        bundle.write_folder(new_bundle, self.path / "bundle")
+
+    def write_evaluation(
+        self, split: str, evaluation: Evaluation, extra_metrics: Mapping[str, Any] | None = None
+    ) -> None:
+        """Save metrics and probabilities of one split; `extra_metrics` is added to ``metrics.json``."""
+        self._write_json(
+            f"eval/{split}/metrics.json", to_dict.evaluation_to_dict(evaluation) | dict(extra_metrics or {})
+        )
+
+        def save(path: Path) -> None:
+            np.savez(
+                path,
+                allow_pickle=False,
+                paths=np.array(evaluation.paths, dtype=np.str_),
+                labels=evaluation.labels,
+                probabilities=evaluation.probabilities,
+                classes=np.array(evaluation.classes, dtype=np.str_),
+            )
+
+        self._write_with(f"eval/{split}/predictions.npz", save)
+
+    def read_predictions(self, split: str) -> LabeledPredictions | None:
+        """Return the predictions for the images of one split; None if it was not evaluated."""
+        path = self.path / "eval" / split / "predictions.npz"
+        if not path.exists():
+            return None
+        try:
+            with _io.open_regular(path) as file:
+                return parse_predictions(_io.load_arrays(file))
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{path} cannot be read: {error}; evaluate the run again.") from error
+
+    def write_thresholds(self, thresholds: Thresholds) -> None:
+        """Save the abstention thresholds."""
+        self._write_json("thresholds.json", thresholds.to_dict())
+
+    def read_thresholds(self) -> Thresholds | None:
+        """Return the abstention thresholds; None if they were never fitted."""
+        path = self.path / "thresholds.json"
+        if not path.exists():
+            return None
+        try:
+            return Thresholds.from_dict(jsonio.read_object(path))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{path} cannot be read: {error}; fit them again with `sightline evaluate --target-precision`."
+            ) from error
+
+    def read_label_issues(self) -> tuple[PatchEntry, ...]:
+        """Return the likely label errors, worst first; empty if they were never searched for."""
+        path = self.path / "labels.jsonl"
+        return jsonio.read_records(path, lambda _: PatchEntry) if path.exists() else ()
+
+    def read_figure(self, name: str) -> RenderedFigure | None:
+        """Return a figure under ``figures/``, None if it does not exist; raises `ModelError` if it is unreadable."""
+        png, *vector_files = (self._figure_file(f"{name}.{kind}") for kind in ("png", "svg", "narrow.svg"))
+        return None if png is None else RenderedFigure(png, *vector_files)
+
+    def _figure_file(self, name: str) -> bytes | None:
+        path = self.path / "figures" / name
+        if not path.exists():
+            return None
+        try:
+            return _io.read_regular(path, jsonio.MAX_BYTES)
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror or error}. Evaluate the run again.") from error
+
+    @property
+    def config_text(self) -> str:
+        """The text of the resolved configuration, with comments."""
+        return read_config_text(self.path / "config.toml")
+
+    def write_figures(self, figures: Mapping[str, RenderedFigure], *, keep: Sequence[str] = ("curves",)) -> None:
+        """Save the figures of an evaluation and remove those of a previous one, except for `keep`."""
+        _io.refuse_links(self.path, self.path / "figures")  # nor are files removed through links
+        for name, figure in figures.items():
+            self.write_figure(name, figure)
+        for old in (self.path / "figures").glob("*.*"):
+            if old.name.partition(".")[0] not in {*figures, *keep}:
+                old.unlink(missing_ok=True)
+
+    def clear_results(self) -> None:
+        """Remove everything derived from previous weights of the run, before new ones are evaluated.
+
+        Exports and compression searches, which the user created, are renamed instead.
+        """
+        self.update(drop=("message", "batch", "no_bundle"))
+        for name in ("eval", "figures", "bundle"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("report.html", "thresholds.json", "labels.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+        for name in ("exports", "compressed"):
+            if (self.path / name).exists():
+                (self.path / name).rename(next_path(self.path, f"{name}-old"))
+
+    def write_report(self, html: str) -> Path:
+        """Save the report."""
+        return self._write("report.html", html.encode(errors="backslashreplace"))
+
+    def write_label_issues(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Save the likely label errors, worst first."""
+        self._write("labels.jsonl", jsonio.dump_lines(lines))
+
+    def write_figure(self, name: str, figure: RenderedFigure) -> None:
+        """Save a figure under ``figures/``, as PNG and, if available, as SVG."""
+        _io.refuse_links(self.path, self.path / "figures")
+        for kind, content in {"png": figure.png, "svg": figure.svg, "narrow.svg": figure.narrow}.items():
+            (self.path / "figures" / f"{name}.{kind}").unlink(missing_ok=True)  # never mix files of two figures
+            if content is not None:
+                self._write(f"figures/{name}.{kind}", content)
+
+    def _write_json(self, name: str, value: Any) -> None:
+        self._write(name, jsonio.encode_text(jsonio.dumps(value, indent=2) + "\n"))
+
+    def _write(self, name: str, data: bytes) -> Path:
+        return _io.write_atomic(self.path / name, data, root=self.path)
+
+    def _write_with(self, name: str, save: Callable[[Path], Any]) -> Path:
+        return _io.write_atomic(self.path / name, save, root=self.path)
+
+
+def _row_type(row: Mapping[str, Any]) -> type[ImageRow | UnreadableImage]:
+    return UnreadableImage if "reason" in row else ImageRow

@@ -1,0 +1,100 @@
+"""The environment of a run: versions, backend, devices, memory."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import platform
+import sys
+from dataclasses import replace
+from importlib import metadata
+from typing import Any
+
+from sightline import backend, process
+from sightline.config import DeviceConfig, RunConfig
+from sightline.data import cache
+from sightline.errors import check_installed
+from sightline.report import fonts
+
+PACKAGES = (
+    *("sightline", "keras", "tensorflow-cpu", "tensorflow", "jax", "torch"),
+    *("numpy", "pillow", "onnxruntime", "scikit-learn"),
+)
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of the relevant installed packages."""
+    versions_by_package = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions_by_package[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions_by_package
+
+
+def processor_id() -> str:
+    """Return the processor's name, and a short hash of its name and features."""
+    cpu_info = backend.describe_processor()
+    name = cpu_info[-1].partition(":")[2].strip() or cpu_info[0]
+    return f"{name} ({hashlib.sha256(repr(cpu_info).encode()).hexdigest()[:8]})"
+
+
+def start_backend(device: DeviceConfig) -> None:
+    """Import Keras with the configured backend and devices."""
+    backend.configure(
+        device.backend, device.gpus, memory_growth=device.memory_growth, threads=device.threads,
+        deterministic=device.deterministic,
+    )  # fmt: skip
+
+
+def check_packages(config: RunConfig) -> None:
+    """Raise `MissingExtraError` before any work if a package that training needs is not installed."""
+    check_installed("keras", "matplotlib", "onnx", "tomlkit", purpose="Training")
+    if config.train.tensorboard:
+        check_installed("tensorboard", purpose="train.tensorboard")
+
+
+def resolve_device(device: DeviceConfig) -> DeviceConfig:
+    """Return `device` with the active backend and thread count, and the matching engine."""
+    engine = device.feature_runtime
+    if engine == "auto":
+        engine = "keras" if backend.has_accelerator() else "onnxruntime"
+    return replace(device, backend=backend.name(), threads=backend.get_threads(), feature_runtime=engine)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions, the backend and why it was chosen, devices, cores, memory and cache folders."""
+    if "keras" not in sys.modules:
+        start_backend(DeviceConfig())
+    choice = backend.choose_backend()
+    return {
+        "backend": choice.name,
+        "why": choice.reason,
+        "installed backends": list(backend.list_installed()),
+        "devices": list(backend.list_devices()),
+        "GPUs to be seen": os.environ.get("CUDA_VISIBLE_DEVICES", "all"),
+        "GPU memory": "as needed" if os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH") == "true" else "all at the start",
+        "threads": backend.get_threads(),
+        "cores": process.count_cores(),
+        "processor": processor_id(),
+        "memory": _total_memory(),
+        "platform": platform.platform(),
+        "cache": f"{cache.cache_folder()} (limit {cache.size_limit() / 2**30:.0f} GiB)",
+        "weights and data sets": str(backend.keras_home()),
+        "versions": installed_versions(),
+    }
+
+
+def describe_fonts() -> str:
+    """Describe which fonts render class names in figures."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return "matplotlib is not installed"
+    return "; ".join(f"{script}: {font}" for script, font in fonts.fonts_by_script().items())
+
+
+def _total_memory() -> str:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return "unknown"
+    return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB"

@@ -1,0 +1,136 @@
+"""Extend a complete run to more epochs, from its last checkpoint.
+
+An extension is recorded in ``run.json`` in one atomic step, as an entry {from, to, stage_epochs_before, stage_epochs}
+of the list ``extended``. The settings are derived from the last entry whenever the run is opened, so the process may be
+killed at any time. Until the first new epoch is complete, the previous result stays in place and the extension can be
+withdrawn.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from sightline.callbacks import Callback
+from sightline.config import RunConfig, ScheduleConfig, resolve_config, to_dict
+from sightline.errors import ConfigError, ModelError, UsageError, plural
+from sightline.runs.directory import RunDirectory
+from sightline.training import checkpoints, state
+from sightline.training.checkpoints import Checkpoint
+
+LARGE_CHECKPOINT_BYTES = 1 << 30  # checkpoint size in bytes above which the user is told
+
+
+def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:
+    """Extend a complete run, whose lock is held, to `epochs` in total; an extension already in progress is unchanged.
+
+    Raises `UsageError` if the run is incomplete or has more epochs already, `ModelError` without a checkpoint.
+    """
+    info = run.info
+    previous = info.get("extended", [])
+    completed = len(run.read_history())
+    if info.get("status") != "complete":
+        if previous and previous[-1]["to"] == epochs:
+            return
+        raise UsageError(
+            f"{run.path} is {info.get('status')}, and only a complete run can be extended: finish it with "
+            f"`sightline resume {run.path}`, then give --epochs."
+        )
+    if epochs == completed:
+        return
+    if epochs < completed:
+        raise UsageError(f"{run.path} has already trained for {completed} epochs: give --epochs a larger number.")
+    last_checkpoint = state.load_latest(run.checkpoints, callback.on_message)
+    if last_checkpoint is None or len(last_checkpoint.state["history"]) != completed:
+        raise ModelError(
+            f"{run.path} cannot be extended: its last checkpoint is not in {run.checkpoints} (it was removed, "
+            "train.keep_last_checkpoint was false, or an older version trained it). Retrain with more --epochs."
+        )
+    name, count = _last_stage(run.config)
+    stage_total = last_checkpoint.state["epoch"] + epochs - completed
+    entry = {"from": completed, "to": epochs, "stage_epochs_before": count, "stage_epochs": stage_total}
+    run.update(status="running", extended=[*previous, entry])
+    callback.on_message(
+        f"{run.path} continues from epoch {completed} to {epochs}: the stage {name!r} had {plural(count, 'epoch')} "
+        f"and now has {stage_total}"
+        f"{_schedule_note(run.config.train.schedule)}"
+    )
+
+
+def apply_extension(run: RunDirectory) -> None:
+    """Update the settings of a run from its last extension, if there is one."""
+    if extended := run.info.get("extended"):
+        _set_epochs(run, extended[-1]["stage_epochs"])
+
+
+def withdraw_extension(run: RunDirectory) -> None:
+    """Undo an extension that failed before its first epoch was complete; the run is complete again."""
+    info = run.info
+    if not info.get("extended") or len(run.read_history()) != info["extended"][-1]["from"]:
+        return
+    *previous, entry = info["extended"]
+    _set_epochs(run, entry["stage_epochs_before"])
+    run.update(drop=("message", "extended"), status="complete", **({"extended": previous} if previous else {}))
+
+
+def _set_epochs(run: RunDirectory, epochs: int) -> None:
+    """Set the epochs of the last stage."""
+    config = run.config
+    train = config.train
+    if train.stages:
+        new_train = replace(train, stages=(*train.stages[:-1], replace(train.stages[-1], epochs=epochs)))
+    else:
+        new_train = replace(train, epochs=epochs)
+    if new_train == train:
+        return
+    new_config = replace(config, train=new_train)
+    try:
+        resolve_config(to_dict(new_config))
+    except ConfigError as error:
+        raise ConfigError(f"{run.path / 'run.json'} cannot be read: {error}") from error
+    run.write_config(new_config)
+
+
+def reset_patience(saved: Checkpoint | None, info: Mapping[str, Any]) -> Checkpoint | None:
+    """Return the checkpoint that an extension starts from, with the patience of early stopping reset."""
+    if saved is None or not info.get("extended") or len(saved.state["history"]) != info["extended"][-1]["from"]:
+        return saved
+    return Checkpoint(saved.arrays, saved.state | {"since_best": 0})
+
+
+@contextmanager
+def name_checkpoints_in_errors(run: RunDirectory) -> Iterator[None]:
+    """Name the folder in the error for a checkpoint of another network or other data."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{run.checkpoints} cannot be used: {error} Retrain with --force.") from error
+
+
+def clean_checkpoints(run: RunDirectory, *, keep: bool, callback: Callback) -> None:
+    """Delete the checkpoints of a complete run, except for the last one if `keep`."""
+    if not keep:
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        return
+    size = checkpoints.prune_checkpoints(run.checkpoints)
+    if size > LARGE_CHECKPOINT_BYTES:
+        callback.on_message(
+            f"{run.checkpoints} takes {size / 2**30:.1f} GiB, for `sightline resume {run.path} --epochs N`: remove it "
+            "if you will not extend the run (train.keep_last_checkpoint=false keeps no checkpoint)"
+        )
+
+
+def _last_stage(config: RunConfig) -> tuple[str, int]:
+    if not config.train.stages:
+        return "training", config.train.epochs
+    stage = config.train.stages[-1]
+    return stage.name, config.train.epochs if stage.epochs is None else stage.epochs
+
+
+def _schedule_note(schedule: ScheduleConfig) -> str:
+    if schedule.name in {"cosine", "one_cycle"} or schedule.warmup_fraction:
+        return f"; the {schedule.name} schedule is recomputed for all of them"
+    return ""

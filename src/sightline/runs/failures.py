@@ -1,0 +1,107 @@
+"""Failed and interrupted runs: what is recorded, what is cleaned up, and what the user is told."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from sightline import backend
+from sightline.errors import (
+    DataError,
+    DivergedError,
+    InsufficientMemoryError,
+    Interrupted,
+    MissingExtraError,
+    ModelError,
+    OutputError,
+    UsageError,
+)
+from sightline.runs.directory import RunDirectory
+
+INPUT_ERRORS = (DataError, MissingExtraError, ModelError, UsageError)  # errors in the input; nothing was trained yet
+
+
+@contextmanager
+def record_failure(run: RunDirectory, *, new: bool) -> Iterator[None]:
+    """Record in `run` why the block failed, if it did, and raise the error with a message for the user.
+
+    A `new` run is removed if the input is invalid and nothing was trained yet.
+    """
+    try:
+        yield
+    except BaseException as caught:
+        error = _translate_error(caught, run)
+        if new and isinstance(error, INPUT_ERRORS) and not (run.has_model or run.checkpoints.exists()):
+            shutil.rmtree(run.path, ignore_errors=True)
+        else:
+            with suppress(OutputError):  # the disk may be full, which is then the error being raised
+                run.update(**_failure_info(error))
+        if error is caught:
+            raise
+        raise error from None if isinstance(error, Interrupted) else caught
+
+
+def record_interruption(run: RunDirectory) -> str:
+    """Record in `run` that it was interrupted, and return the message for the user."""
+    stopped = Interrupted(f"Stopped. `sightline resume {run.path}` continues from there.")
+    with suppress(OutputError):
+        run.update(**_failure_info(stopped))
+    return str(stopped)
+
+
+def explain_incomplete(run: RunDirectory) -> str:
+    """Return why a run is incomplete and what to do about it, as the end of a sentence."""
+    if run.is_locked:
+        return "it is still training; wait until it finishes"
+    status = run.info.get("status")
+    return f"its training did not finish (status {status!r}); `sightline resume {run.path}` continues it"
+
+
+def explain_missing_bundle(run: RunDirectory) -> str:
+    """Return why a run has no bundle, and what to do, as the end of a sentence."""
+    info = run.info
+    if info.get("status") != "complete":
+        return explain_incomplete(run)
+    if "no_bundle" in info:
+        return f"{info['no_bundle']}; `sightline export {run.path}` with a larger --tolerance writes a file"
+    return f"its folder {run.path / 'bundle'} was removed; `sightline export {run.path}` writes a new file"
+
+
+def _failure_info(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, Interrupted):
+        return {"status": "interrupted", "message": str(error)}
+    failure: dict[str, Any] = {"status": "failed", "message": f"{type(error).__name__}: {error}"}
+    if isinstance(error, DivergedError):
+        failure["batch"] = list(error.batch)
+    return failure
+
+
+def _translate_error(error: BaseException, run: RunDirectory) -> BaseException:
+    resume_hint = f"`sightline resume {run.path}` continues from there."
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(f"Stopped. {resume_hint}")
+    if type(error) is Interrupted and str(run.path) not in str(error):
+        return Interrupted(f"{error} {resume_hint}")
+    if isinstance(error, OutputError):
+        return OutputError(f"{error} Then `sightline resume {run.path}` continues the run.")
+    if backend.is_out_of_memory(error):
+        settings = run.config if run.has_config else None
+        batch_hint = f", now {settings.train.batch_size}" if settings else ""
+        height_hint = f", now {settings.input.height}" if settings else ""
+        return InsufficientMemoryError(
+            f"Out of memory with these settings: retrain with --force and a lower "
+            f"train.batch_size{batch_hint}, or input.height{height_hint} ({_first_line(error)})."
+        )
+    if run.has_config and run.config.device.deterministic and backend.is_nondeterminism_error(error):
+        return UsageError(
+            f"This network uses an operation that is not deterministic on this device ({_first_line(error)}): "
+            "train on a CPU (device.gpus=[]), or without --deterministic."
+        )
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().split("\n", maxsplit=1)[0]
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

@@ -1,0 +1,192 @@
+"""From a trained Keras model to the bundle; the metrics of a run are those of the exported file itself."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sightline import backend, metrics
+from sightline.callbacks import Progress, no_progress
+from sightline.config import RunConfig
+from sightline.data.dataset import Dataset
+from sightline.data.types import SPLITS, Index, Split
+from sightline.evaluation.calibration import Temperature, fit_temperature
+from sightline.evaluation.report import ModelOutputs, collect_outputs
+from sightline.evaluation.results import Evaluation
+from sightline.export import keras_to_onnx
+from sightline.inference import bundle, parity
+from sightline.inference.bundle import Bundle
+from sightline.inference.manifest import Manifest, ReferenceExample
+from sightline.inference.parity import Parity, Tolerance
+from sightline.inference.predictor import Predictor
+from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.inference.runtimes.onnx import OnnxPredictor
+from sightline.models.describe import count_parameters, weights_sha256
+from sightline.preprocessing import PreprocessingSpec, inspect_image
+from sightline.report import to_dict
+
+MAX_PARITY_IMAGES = 256  # training images for the comparison, if there is no validation split
+CANDIDATES_PER_CLASS = 8  # files per class among which the smallest become reference examples
+
+
+def export_onnx(
+    model: Any, classes: tuple[str, ...], preprocess: PreprocessingSpec, threads: int = 0
+) -> tuple[bytes, OnnxPredictor]:
+    """Convert a trained Keras model to ONNX; return the file and its predictor."""
+    graph = keras_to_onnx.convert_model(model)
+    return graph, OnnxPredictor(graph, classes, preprocess, threads)
+
+
+def calibrate_temperature(model: Any, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> Temperature | None:
+    """Fit the temperature on validation images, set it in the Keras model's graph, and return it.
+
+    `logits` float32 [N, K] are the model's, at temperature 1. Returns None and changes nothing if there are too few
+    images or errors to fit a meaningful temperature.
+    """
+    if not len(labels):
+        return None
+    temperature = fit_temperature(logits, labels)
+    if temperature.note:
+        return None
+    model.get_layer("temperature").scale = 1 / temperature.value
+    return temperature
+
+
+def validation_logits(
+    model: Any, data: Dataset, training_logits: NDArray[np.float32] | None, precision: str
+) -> NDArray[np.float32]:
+    """Return the logits float32 [N, K] of the validation split in full float32, at temperature 1.
+
+    Those from training (`training_logits`) are used if it ran in float32 on a CPU; otherwise they are recomputed.
+    """
+    samples = data.subset("validation")
+    is_usable = (
+        training_logits is not None
+        and training_logits.dtype == np.float32
+        and training_logits.shape == (len(samples), len(data.classes))
+    )
+    if training_logits is not None and is_usable and precision == "float32" and not backend.has_accelerator():
+        return training_logits
+    if not len(samples):
+        return np.zeros((0, len(data.classes)), np.float32)
+    keras_predictor = KerasPredictor(model, data.classes, PreprocessingSpec())  # the pixels are already decoded
+    return collect_outputs(keras_predictor, samples).outputs.logits
+
+
+def collect_split_outputs(
+    predictor: Predictor, data: Dataset, progress: Progress = no_progress
+) -> dict[Split, ModelOutputs]:
+    """Return the model outputs on the validation and test splits that contain images."""
+    subsets = {split: data.subset(split) for split in SPLITS[1:]}
+    return {
+        part: collect_outputs(predictor, samples, progress, f"evaluating ({part})")
+        for part, samples in subsets.items()
+        if len(samples)
+    }
+
+
+def check_parity(
+    model: Any, predictor: OnnxPredictor, data: Dataset, logits: Any, outputs_by_split: Mapping[Split, ModelOutputs]
+) -> Parity:
+    """Compare a Keras model with its exported file on the validation split, for which `logits` are the model's.
+
+    Without a validation split, both models run on up to `MAX_PARITY_IMAGES` training images.
+    """
+    if "validation" in outputs_by_split:
+        validation_outputs = outputs_by_split["validation"]
+        return parity.compare_probabilities(
+            metrics.softmax(logits), validation_outputs.outputs.probabilities, validation_outputs.labels
+        )
+    train_subset = data.subset("train")
+    parity_subset = train_subset.select(
+        np.linspace(0, len(train_subset) - 1, min(MAX_PARITY_IMAGES, len(train_subset))).astype(np.int64)
+    )
+    keras_predictor = KerasPredictor(model, predictor.classes, predictor.preprocess)
+    return parity.compare_probabilities(
+        parity.predict_probabilities(keras_predictor, parity_subset),
+        parity.predict_probabilities(predictor, parity_subset),
+        parity_subset.labels,
+    )
+
+
+def parity_failure(parity_result: Parity) -> str | None:
+    """Return why no bundle is written, if the outputs of the exported file differ from the trained model's."""
+    reasons = parity_result.list_failures(Tolerance())
+    if not reasons:
+        return None
+    return (
+        f"the outputs of the exported file differ from the model's: on {parity_result.count} "
+        f"images {' and '.join(reasons)}"
+    )
+
+
+def build_bundle(
+    keras_model: Any,
+    graph: bytes,
+    predictor: OnnxPredictor,
+    data: Dataset,
+    index: Index,
+    config: RunConfig,
+    **manifest_fields: Any,
+) -> Bundle:
+    """Assemble the bundle of a run configured as `config`; `manifest_fields` are the other fields of its `Manifest`."""
+    positive = {"positive": config.evaluation.positive_class} if config.evaluation.positive_class else {}
+    examples, files = _choose_reference_examples(data, index, predictor, config.bundle.num_reference_examples)
+    manifest = Manifest(
+        classes=predictor.classes,
+        preprocess=predictor.preprocess,
+        parameters=count_parameters(keras_model),
+        weights_sha256=weights_sha256(keras_model),
+        data={"name": data.name, "counts": dict(data.counts())} | positive,
+        reference_examples=examples,
+        version=metadata.version("sightline"),
+        recipe=config.recipe,
+        **manifest_fields,
+    )
+    return bundle.make(manifest, graph, files)
+
+
+def metrics_by_split(evaluations: Mapping[Split, Evaluation]) -> dict[str, Any]:
+    """Return the metrics of each split in the form of the manifest."""
+    return {split: to_dict.headline_to_dict(value) for split, value in evaluations.items()}
+
+
+def _choose_reference_examples(
+    data: Dataset, index: Index, predictor: OnnxPredictor, count: int
+) -> tuple[tuple[ReferenceExample, ...], dict[str, bytes]]:
+    """Choose the smallest validation (else training) file of each class, then the next ones."""
+    index_by_hash = {p.sha256: i for i, p in enumerate(index.images)}
+    split: Split = "validation" if "validation" in data.splits else "train"
+    by_class: dict[int, list[tuple[int, bytes]]] = {}
+    for i in map(int, np.flatnonzero(np.array(data.splits) == split)):
+        label = int(data.labels[i])
+        class_files = by_class.get(label, [])
+        if len(class_files) < CANDIDATES_PER_CLASS and (class_files or len(by_class) < count):
+            by_class[label] = [*class_files, (i, _encode_image(index.read(index_by_hash[data.images[i].sha256])))]
+    ranked = [sorted(files_of_class, key=lambda pair: len(pair[1])) for _, files_of_class in sorted(by_class.items())]
+    ordered = [found[turn] for turn in range(CANDIDATES_PER_CLASS) for found in ranked if turn < len(found)][:count]
+    examples, files = [], {}
+    for example_number, (i, encoded) in enumerate(ordered):
+        pixels = predictor.preprocess.decode(encoded)
+        # A bundle must load without pillow-heif, so HEIF pixels are stored as PNG.
+        stored = _encode_image(pixels) if inspect_image(encoded).format == "HEIF" else encoded
+        name = f"reference/{example_number}.{inspect_image(stored).format.lower()}"
+        files[name] = stored
+        probabilities = tuple(float(p) for p in predictor.probabilities(pixels[None])[0])
+        examples.append(ReferenceExample(name, data.images[i].label, bundle.hash_pixels(pixels), probabilities))
+    return tuple(examples), files
+
+
+def _encode_image(content: Any) -> bytes:
+    """Return an image's encoded bytes; pixels in memory are encoded as PNG."""
+    if isinstance(content, bytes | bytearray | memoryview):
+        return bytes(content)
+    file = io.BytesIO()
+    Image.fromarray(content[..., 0] if content.shape[2:] == (1,) else content).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,225 @@
+"""Multi-host training: host 0 resolves the settings and writes the run, the others train along with the same settings.
+
+Before the first step, the hosts synchronize three times: on the settings, the images, and the checkpoint to resume
+from. Until then, an error on one host is broadcast, and every host exits with a message; later, JAX ends the other
+hosts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sightline import jsonio
+from sightline.callbacks import Callback
+from sightline.config import DeviceConfig, RunConfig, resolve_config, to_dict
+from sightline.data.dataset import Dataset, build_dataset, check_classes
+from sightline.data.indexing import Sources
+from sightline.data.indexing import build_index as make_index
+from sightline.data.label_patch import load_and_apply_patch
+from sightline.data.types import Index
+from sightline.distributed import cluster, devices
+from sightline.distributed.cluster import SINGLE_HOST, Cluster, ClusterSpec
+from sightline.errors import DataError, HostError, Interrupted, SightlineError, UsageError, plural
+from sightline.models.describe import count_parameters, weights_sha256
+from sightline.runs import autoconfig, environment, network_setup
+from sightline.runs.resolve import TrainRequest, find_initial_weights
+from sightline.training.checkpoints import Checkpoint
+from sightline.training.loop import fit
+from sightline.training.result import TrainingMetrics, TrainResult
+
+
+@dataclass(slots=True)
+class HostSession:
+    """The exchange between the hosts of `team` before the first step; trivial with a single host."""
+
+    team: Cluster = field(default_factory=lambda: SINGLE_HOST)
+    closed: bool = False
+
+    def _exchange(self, **facts: Any) -> list[dict[str, Any]]:
+        """Send `facts` and return those of all hosts; raises if a host sent an error."""
+        if self.team.count == 1:
+            return [facts]
+        all_facts: list[dict[str, Any]] = [
+            json.loads(text) for text in self.team.gather(jsonio.dumps(facts, ensure_ascii=True))
+        ]
+        for rank, fact in enumerate(all_facts):
+            if "error" in fact:
+                self.closed = True
+                kind = Interrupted if fact["stopped"] else DataError
+                raise kind(f"Host {rank}: {fact['error']}")
+        return all_facts
+
+    def send_error(self, error: BaseException) -> None:
+        """Send an error instead of what the other hosts are waiting for."""
+        if self.team.count > 1 and not self.closed:
+            self.closed = True
+            was_interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+            text = str(error) if isinstance(error, SightlineError) else f"{type(error).__name__}: {error}"
+            self.team.gather(jsonio.dumps({"error": text, "stopped": was_interrupted}, ensure_ascii=True))
+
+    def send_settings(self, config: RunConfig, request: dict[str, Any], patch: Path | None) -> None:
+        """Send the request and the resolved settings to the other hosts; called on host 0."""
+        text = patch.read_text(encoding="utf-8") if patch else None
+        self._exchange(config=to_dict(config), request=request, patch=text)
+
+    def receive_settings(self) -> dict[str, Any]:
+        """Receive what host 0 sends."""
+        return self._exchange()[0]
+
+    def check_same_data(self, data: Dataset, initial_weights: Path | None) -> None:
+        """Raise `DataError` on all hosts if the images or the initial weights differ between them."""
+        if self.team.count == 1:
+            return
+        images = [(p.sha256, p.label, split) for p, split in zip(data.images, data.splits, strict=True)]
+        digest = hashlib.sha256(jsonio.dumps([images, data.classes], ensure_ascii=True).encode()).hexdigest()
+        weights = hashlib.sha256(initial_weights.read_bytes()).hexdigest() if initial_weights else None
+        all_facts = self._exchange(data=digest, weights=weights, count=len(images))
+        for rank, fact in enumerate(all_facts):
+            if fact["data"] != digest or fact["data"] != all_facts[0]["data"]:
+                differing_rank = rank or next(r for r, f in enumerate(all_facts) if f["data"] != all_facts[0]["data"])
+                raise DataError(
+                    f"Host {differing_rank} has different images than host 0 "
+                    f"({all_facts[differing_rank]['count']} there, "
+                    f"{all_facts[0]['count']} here, by content, label and order): give every host the same data."
+                )
+            if fact["weights"] != all_facts[0]["weights"]:
+                raise DataError(f"Host {rank} has other initial weights than host 0: give every host the same file.")
+
+    def broadcast_checkpoint(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
+        """Broadcast the checkpoint that host 0 resumes from."""
+        if self.team.count == 1:
+            return checkpoint
+        file = io.BytesIO()
+        if checkpoint is not None:
+            np.savez(
+                file,
+                allow_pickle=False,
+                state=np.array(jsonio.dumps(checkpoint.state, ensure_ascii=True)),
+                **checkpoint.arrays,
+            )
+        content = self.team.broadcast(file.getvalue())
+        if not content or self.team.rank == 0:
+            return checkpoint
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        return Checkpoint(arrays, jsonio.loads(str(arrays.pop("state"))))
+
+    @contextmanager
+    def disconnecting(self) -> Iterator[None]:
+        """Disconnect the hosts after the block; raises `HostError` if one was lost in it."""
+        self.closed = True
+        try:
+            yield
+        except SightlineError:
+            self.team.disconnect()
+            raise
+        except Exception as error:
+            if self.team.count > 1 and cluster.is_host_lost(error):
+                raise HostError(
+                    f"Another host ended or cannot be reached ({str(error).splitlines()[0][:160]}): see its output, "
+                    "then restart all hosts with `sightline resume`."
+                ) from error
+            raise
+        self.team.disconnect()
+
+
+@contextmanager
+def open_session(requested: ClusterSpec | None, device: DeviceConfig, callback: Callback) -> Iterator[HostSession]:
+    """Start the backend and wait for the other hosts, if any; errors in the block are sent to them."""
+    if requested is None:
+        yield HostSession()
+        return
+    environment.start_backend(replace(device, backend="jax") if device.backend == "auto" else device)
+    callback.on_message(
+        f"waiting for {requested.count or 'all'} hosts{f' at {requested.address}' if requested.address else ''}"
+    )
+    session = HostSession(cluster.connect(requested))
+    try:
+        yield session
+        session.send_error(DataError("there was nothing to train."))
+    except (Exception, KeyboardInterrupt) as error:
+        session.send_error(error)
+        raise
+
+
+def with_jax_backend(request: TrainRequest, requested: ClusterSpec | None) -> TrainRequest:
+    """Return `request` with the JAX backend, which multi-host training needs, unless it names a backend."""
+    if requested is None or request.settings().device.backend != "auto":
+        return request
+    return replace(request, assignments=(*request.assignments, "device.backend=jax"))
+
+
+def check_host_count(team: Cluster, config: RunConfig) -> None:
+    """Raise `UsageError` if a run is resumed with another number of hosts than it was started with."""
+    if team.count != config.device.num_hosts:
+        raise UsageError(
+            f"This run was started on {plural(config.device.num_hosts, 'host')}, not on {team.count}: "
+            "resume it on as many "
+            "(--hosts)."
+        )
+
+
+def train_follower(session: HostSession, sources: Sources | None, start_time: float) -> TrainResult:
+    """Train along with host 0, writing nothing; `sources` as on host 0, None for those of the run."""
+    received = session.receive_settings()
+    config = resolve_config(received["config"])
+    resolved_sources = (
+        TrainRequest.from_dict(received["request"], "The settings from host 0").resolve_sources(None)
+        if sources is None
+        else sources
+    )
+    threads = config.device.threads or None
+    index = make_index(resolved_sources, threads=threads, options=config.data)
+    index = _apply_patch_text(index, received["patch"])
+    check_classes(index)
+    initial_weights = find_initial_weights(config)
+    data = build_dataset(
+        index, autoconfig.build_preprocess(config), config.split, config.seed, keep=config.data.cache, threads=threads
+    )
+    spec = network_setup.build_model_spec(config, data, initial_weights)
+    session.check_same_data(data, initial_weights)
+    checkpoint = session.broadcast_checkpoint(None)
+    distribution = devices.create_distribution(config.device)
+    with distribution.scope(), session.disconnecting():
+        network = network_setup.build_network(spec, data)
+        fit_result = fit(
+            network, data.subset("train"), data.subset("validation"), config, Callback(), resume_from=checkpoint
+        )
+    model, best_epoch = network_setup.to_single_device_model(network, spec, distribution), fit_result.best
+    return TrainResult(
+        run="",
+        model=config.model.name,
+        parameters=count_parameters(model),
+        classes=data.classes,
+        train=TrainingMetrics.from_epoch(best_epoch, data.counts()["train"]),
+        validation=None,
+        test=None,
+        epochs=len(fit_result.history),
+        seconds=time.perf_counter() - start_time,
+        images_per_second=fit_result.images_per_second,
+        weights_sha256=weights_sha256(model),
+        recipe=config.recipe,
+        notes=data.notes,
+        bundle_reason="host 0 writes it",
+        details={"host": session.team.rank},
+    )
+
+
+def _apply_patch_text(index: Index, patch: str | None) -> Index:
+    if patch is None:
+        return index
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "patch.jsonl")
+        path.write_text(patch, encoding="utf-8")
+        return load_and_apply_patch(index, path)

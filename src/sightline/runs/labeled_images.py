@@ -1,0 +1,135 @@
+"""Labeled images for evaluation: the run's own or others, indexed once and decoded per split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from sightline.callbacks import Progress, no_progress
+from sightline.data.checks.leakage import leaked_contents
+from sightline.data.dataset import decode_images
+from sightline.data.indexing import Sources, describe_sources
+from sightline.data.indexing import build_index as make_index
+from sightline.data.recorded_images import MatchedImages
+from sightline.data.types import Index, LabeledSubset, Split, Subset
+from sightline.errors import DataError
+from sightline.preprocessing import PreprocessingSpec
+from sightline.runs import run_images
+from sightline.runs.directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """The run's own images, if `sources` is None, or those of `sources`.
+
+    They are indexed, which reads every file, once, when the first split is requested. `source_run` is the run that the
+    model came from, which may be known for a model that is loaded without its `run`. `index` holds the run's images,
+    with its corrections applied, if they are already indexed.
+    """
+
+    run: RunDirectory | None
+    source_run: RunDirectory | None
+    classes: tuple[str, ...]
+    preprocess: PreprocessingSpec
+    sources: Sources | None = None
+    progress: Progress = no_progress
+    index: Index | None = None
+
+    def load(
+        self,
+        split: Split | None = None,
+        *,
+        include_training: bool = False,
+        allow_missing: bool = False,
+        cache: bool = True,
+        alternative: str = "",
+    ) -> LabeledSubset:
+        """Return the labeled images of a split; see `Classifier.evaluate`.
+
+        `alternative` ends the message about missing images of the run with an alternative to restoring them; "": that
+        for an evaluation.
+        """
+        if self.sources is None:
+            return self._load_own(split, cache=cache, allow_missing=allow_missing, alternative=alternative)
+        labeled = self._load_others(split, cache=cache)
+        return run_images.exclude_known(
+            labeled, self._known_images, describe_sources(self.sources), include_known=include_training
+        )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether these are the run's own images."""
+        return self.sources is None
+
+    @cached_property
+    def _matched(self) -> MatchedImages:
+        if self.run is None:
+            raise DataError("This model does not know its training images: give images to evaluate on.")
+        return run_images.match_run_images(self.run, self.progress, self.index)
+
+    @cached_property
+    def _index(self) -> Index:
+        return make_index(self.sources or [], self.progress)
+
+    @cached_property
+    def _known_images(self) -> run_images.KnownImages | None:
+        return run_images.load_known_images(self.source_run)
+
+    def _load_own(self, split: Split | None, *, cache: bool, allow_missing: bool, alternative: str) -> LabeledSubset:
+        matched, run = self._matched, self.run
+        assert run is not None
+        splits = {row.split for row in (*matched.rows, *matched.missing, *matched.changed)}
+        wanted_split = split or ("test" if "test" in splits else "validation")
+        matched_split = matched.select_split(wanted_split)
+        if not matched_split.rows:
+            run_images.raise_if_incomplete(
+                run, matched_split, f"{wanted_split} images", f", {alternative or 'or give images to evaluate on'}"
+            )
+        elif not allow_missing:
+            advice = f"; `sightline evaluate {run.path} --allow-missing` evaluates the rest"
+            run_images.raise_if_incomplete(
+                run, matched_split, f"{wanted_split} images", f", {alternative}" if alternative else advice
+            )
+        labeled = self._load_split(matched_split.index, wanted_split, cache=cache)
+        leaked = leaked_contents(run.read_leaks(), wanted_split)
+        return replace(
+            labeled,
+            split=wanted_split,
+            missing=run_images.summarize_missing(matched_split),
+            leaked=leaked,
+            added=len(matched.added),
+        )
+
+    def _load_others(self, split: Split | None, *, cache: bool) -> LabeledSubset:
+        splits = {p.split for p in self._index.images}
+        wanted_split = split or ("test" if "test" in splits else None)
+        if wanted_split is None and splits != {None}:
+            raise DataError(f"{self._index.name} has no test split: choose one of its splits with --split.")
+        return self._load_split(self._index, wanted_split, cache=cache)
+
+    def _load_split(self, index: Index, wanted_split: Split | None, *, cache: bool) -> LabeledSubset:
+        indices = [i for i, p in enumerate(index.images) if wanted_split is None or p.split == wanted_split]
+        if not indices:
+            raise DataError(
+                f"{index.name} has no images in its {wanted_split} split: give other images, or "
+                "another split with --split."
+            )
+        split_index = index.select(indices)
+        class_index = {label: i for i, label in enumerate(self.classes)}
+        for image in split_index.images:
+            if image.label not in class_index:
+                raise DataError(
+                    f"{image.path} has the class {image.label!r}, which the model does not know: "
+                    f"its classes are {', '.join(self.classes[:8])}."
+                )
+        decoded = decode_images(split_index, self.preprocess, keep=cache, progress=self.progress)
+        images = tuple(split_index.images[i] for i in decoded.readable)
+        samples = Subset(
+            decoded.pixels.array,
+            decoded.rows,
+            np.array([class_index[p.label] for p in images], np.int32),
+            tuple(p.path for p in images),
+        )
+        return LabeledSubset(samples, images, (*index.unreadable, *decoded.unreadable))

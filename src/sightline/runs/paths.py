@@ -1,0 +1,52 @@
+"""Where a run can be written: free names, writability checks, and the lock."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from sightline import _io
+from sightline.errors import OutputError, UsageError
+
+LOCK_NAME = "lock"
+
+
+def lock_run(path: Path) -> AbstractContextManager[None]:
+    """Lock the run at `path` against other processes; raises `OutputError` if one has locked it already."""
+    return _io.hold_lock(path / LOCK_NAME, f"The run {path}")
+
+
+def check_writable(path: Path, *, force: bool = False) -> None:
+    """Raise, before any work, if a run could not be written to `path`."""
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file: choose a folder that does not exist yet with --out.")
+    if path.exists() and any(p.name != LOCK_NAME and not p.name.startswith(".part-") for p in path.iterdir()):
+        if not force:
+            raise OutputError(
+                f"{path} exists already and is not empty: choose another folder with --out, or use --force."
+            )
+        if not (path / "run.json").is_file():
+            raise UsageError(f"{path} is not a run, so --force does not remove it: choose another folder with --out.")
+        with lock_run(path):  # not while another process is writing it
+            pass
+    folder = path
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder} is not writable: {error.strerror}. Choose another folder with --out.") from error
+
+
+def next_path(base: Path, stem: str) -> Path:
+    """Return ``base/stem-N`` for the smallest N >= 1 such that it does not exist.
+
+    >>> next_path(Path("no-such-folder"), "quick-beans").as_posix()
+    'no-such-folder/quick-beans-1'
+    """
+    number = 1
+    while (base / f"{stem}-{number}").exists():
+        number += 1
+    return base / f"{stem}-{number}"

@@ -1,0 +1,178 @@
+"""The images of a run: find them, verify them, and detect them among other images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sightline.callbacks import Progress, no_progress
+from sightline.data import label_patch
+from sightline.data.checks.leakage import SmallImages, find_near_contents, make_small_images
+from sightline.data.indexing import build_index as make_index
+from sightline.data.recorded_images import ImageRow, MatchedImages, match_images
+from sightline.data.sources import named
+from sightline.data.types import Index, LabeledSubset, MissingImages, Split, TrainingOverlap
+from sightline.errors import DataError, MissingImagesError, plural
+from sightline.inference.manifest import Manifest
+from sightline.runs.directory import RunDirectory
+from sightline.runs.resolve import TrainRequest
+
+MAX_PATHS = 3  # paths shown in a message
+
+
+@dataclass(frozen=True, slots=True)
+class KnownImages:
+    """The images a model was trained and validated on: content hashes, and small versions if they were saved."""
+
+    contents: frozenset[str]
+    small: SmallImages | None
+
+
+def resolve_sources(run: RunDirectory) -> list[str]:
+    """Return the sources of a run, with relative paths resolved against the directory it was trained in.
+
+    Raises `DataError` for arrays, which a run does not store, and for a missing source.
+    """
+    request = _read_request(run)
+    names = list(run.config.data.sources) if request is None else request.named_sources()
+    if not names or (request is not None and request.arrays):
+        raise DataError("This model was trained on arrays, which the run does not store: give images to evaluate on.")
+    for name in names:
+        if not Path(name).expanduser().exists() and not named.is_named(name):
+            location = name if request is None else Path(request.folder, name)
+            raise DataError(
+                f"The images of the run {run.path} are no longer at {location}: restore them, or give other images."
+            )
+    return names
+
+
+def match_run_images(run: RunDirectory, progress: Progress = no_progress, index: Index | None = None) -> MatchedImages:
+    """Match the sources of a run with the images that it recorded.
+
+    `index` holds the images of the sources, with the run's corrections applied, if they are already indexed.
+    """
+    rows = run.read_data()
+    if rows is None:
+        raise DataError(
+            f"The run {run.path} was interrupted before it read its images: `sightline resume {run.path}` continues."
+        )
+    if index is not None:
+        return _without_rejected(match_images(rows, index), run)
+    config, request = run.config, _read_request(run)
+    options = config.data if request is None else request.with_relative_paths(config).data
+    index = make_index(resolve_sources(run), progress, config.device.threads or None, options=options)
+    corrections = [] if run.patch is None else [fix for _, fix in label_patch.read_patch(run.patch)]
+    relabeled = {(fix.path, fix.sha256): fix.label for fix in corrections if fix.action == "relabel"}
+    dropped = {(fix.path, fix.sha256) for fix in corrections if fix.action == "drop"}
+    matched = match_images(rows, index, relabeled)
+    others = [p for p in matched.unmatched if (p.path, p.sha256) not in dropped]
+    return _without_rejected(replace(matched, unmatched=tuple(others)), run)
+
+
+def _without_rejected(matched: MatchedImages, run: RunDirectory) -> MatchedImages:
+    """Return `matched` without `others` that training rejected."""
+    rejected = run.read_rejected()
+    return replace(matched, unmatched=tuple(p for p in matched.unmatched if p.path not in rejected))
+
+
+def _read_request(run: RunDirectory) -> TrainRequest | None:
+    values = run.info.get("request")
+    return None if values is None else TrainRequest.from_dict(values, str(run.path / "run.json"))
+
+
+def raise_if_incomplete(run: RunDirectory, matched: MatchedImages, description: str, advice: str = "") -> None:
+    """Raise `MissingImagesError` unless all recorded images exist.
+
+    The message names `description` and ends with `advice`.
+    """
+    if matched.complete:
+        return
+    missing, changed = len(matched.missing), len(matched.changed)
+    total = len(matched.rows) + missing + changed
+    problems = [f"{missing} {'is' if missing == 1 else 'are'} missing"] if missing else []
+    problems += [f"{changed} changed since training"] if changed else []
+    examples = [row.path for row in (*matched.missing, *matched.changed)][:MAX_PATHS]
+    raise MissingImagesError(
+        f"Of the {total} {description} of the run {run.path}, {' and '.join(problems)}, such as {', '.join(examples)}: "
+        f"restore them{advice}."
+    )
+
+
+def summarize_missing(matched: MatchedImages) -> MissingImages | None:
+    """Return the missing and changed images of one split; None if there are none."""
+    missing_rows = (*matched.missing, *matched.changed)
+    if not missing_rows:
+        return None
+    return MissingImages(
+        tuple(row.path for row in missing_rows), len(matched.changed), len(matched.rows) + len(missing_rows)
+    )
+
+
+def find_source_run(path: Path, manifest: Manifest) -> RunDirectory | None:
+    """Return the run whose folder contains a bundle or an export of its weights; None if there is none."""
+    weights = {manifest.weights_sha256, *(str(step.get("weights_sha256")) for step in manifest.lineage)}
+    for folder in path.resolve().parents:
+        if (folder / "run.json").is_file():
+            run = RunDirectory(folder)
+            return run if (run.info.get("result") or {}).get("weights_sha256") in weights else None
+    return None
+
+
+def load_known_images(run: RunDirectory | None) -> KnownImages | None:
+    """Return the images a run's model was trained and validated on; None if unknown."""
+    rows = None if run is None else run.read_data()
+    if run is None or rows is None:
+        return None
+    return KnownImages(frozenset(row.sha256 for row in rows if row.split != "test"), run.read_small_images())
+
+
+def exclude_known(
+    labeled: LabeledSubset, known_images: KnownImages | None, source_name: str, *, include_known: bool
+) -> LabeledSubset:
+    """Exclude images that a model was trained or validated on, and near duplicates of them, unless `include_known`.
+
+    Raises `DataError` if no image of `source_name` remains.
+    """
+    if known_images is None:
+        return replace(labeled, overlap=TrainingOverlap(None, None, include_known))
+    images = labeled.images
+    identical = {i for i, p in enumerate(images) if p.sha256 in known_images.contents}
+    near_indices = _find_near_duplicates(labeled, known_images, [i for i in range(len(images)) if i not in identical])
+    paths = [tuple(images[i].path for i in sorted(indices)) for indices in (identical, near_indices or ())]
+    overlap = TrainingOverlap(paths[0], None if near_indices is None else paths[1], include_known)
+    if include_known or not overlap.count:
+        return replace(labeled, overlap=overlap)
+    keep = np.array([i for i in range(len(images)) if i not in identical and i not in (near_indices or ())], np.int64)
+    if not len(keep):
+        raise DataError(
+            f"The model was trained or validated on all {plural(len(images), 'image')} of {source_name}, or on near "
+            "duplicates of them: give other images, or include these with --include-training."
+        )
+    kept_images = tuple(images[i] for i in keep)
+    return replace(labeled, subset=labeled.subset.select(keep), images=kept_images, overlap=overlap)
+
+
+def _find_near_duplicates(labeled: LabeledSubset, known_images: KnownImages, indices: Sequence[int]) -> set[int] | None:
+    """Return which of the images at indices `indices` are near duplicates of known ones; None if not comparable."""
+    contents = [labeled.images[i].sha256 for i in indices]
+    rows = labeled.subset.rows[np.array(indices, np.int64)]
+    small = None if known_images.small is None else make_small_images(labeled.subset.pixels, rows, contents)
+    if known_images.small is None or small is None:
+        return None
+    near_hashes = find_near_contents(known_images.small, small)
+    return {i for i, sha in zip(indices, contents, strict=True) if sha in near_hashes}
+
+
+def restore_splits(rows: Sequence[ImageRow], index: Index) -> Index:
+    """Assign images the splits that a run had them in, by content; others are unchanged.
+
+    Training images stay in training, even if the run had a copy in another split.
+    """
+    split_of: dict[str, Split] = {}
+    for split in ("test", "validation", "train"):  # later splits take precedence
+        split_of |= {row.sha256: row.split for row in rows if row.split == split}
+    images = tuple(replace(p, split=split_of.get(p.sha256, p.split)) for p in index.images)
+    return replace(index, images=images)

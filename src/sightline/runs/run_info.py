@@ -1,0 +1,77 @@
+"""The schema of ``run.json``, so that an untrusted or damaged file is rejected when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from sightline import jsonio
+from sightline.training.result import SplitMetrics, TrainingMetrics
+
+
+class LeakageCounts(TypedDict, total=False):
+    """How many images of a split are also in an earlier split."""
+
+    count: int
+    identical: int
+    near_duplicates: int
+
+
+class ResultInfo(TypedDict, total=False):
+    """The result of a complete run, as printed by ``train --json``."""
+
+    run: str
+    bundle: str | None
+    bundle_reason: str | None
+    recipe: str
+    model: str
+    parameters: int
+    classes: list[str]
+    train: TrainingMetrics | None
+    validation: SplitMetrics | None
+    test: SplitMetrics | None
+    epochs: int
+    seconds: float
+    images_per_second: float
+    weights_sha256: str
+    notes: list[str]
+    best_epoch: int | None
+    rejects: int
+    skipped: int
+    leaked: Mapping[str, LeakageCounts | None] | None
+    untested_classes: Mapping[str, list[str]]
+
+
+ExtensionInfo = TypedDict("ExtensionInfo", {"from": int, "to": int, "stage_epochs_before": int, "stage_epochs": int})
+"""One entry of ``extended``, see `runs.extension`."""
+
+
+class RunInfo(TypedDict, total=False):
+    """The content of ``run.json``; `request` is that of `runs.resolve`."""
+
+    schema: Any
+    status: str
+    message: str
+    batch: list[str]
+    no_bundle: str
+    request: Mapping[str, Any]
+    resumed: int
+    extended: list[ExtensionInfo]
+    result: ResultInfo
+    findings: list[Mapping[str, Any]]
+    command: list[str]
+    seed: int
+    backend: str
+    devices: list[str]
+    threads: int
+    processor: str
+    platform: str
+    versions: Mapping[str, str]
+
+
+def read_run_info(path: Path) -> dict[str, Any]:
+    """Read and validate a ``run.json``; raises `ModelError`, naming the file."""
+    values = jsonio.read_object(path)
+    jsonio.build(RunInfo, values, str(path))
+    return values

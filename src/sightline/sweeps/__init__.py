@@ -1,0 +1,8 @@
+"""Hyperparameter sweeps: many runs from one search space, in a study shared by processes and machines."""
+
+from __future__ import annotations
+
+from sightline.sweeps.results import SweepResult, TrialResult, sweep_to_dict
+from sightline.sweeps.runner import sweep
+
+__all__ = ["SweepResult", "TrialResult", "sweep", "sweep_to_dict"]

@@ -1,0 +1,161 @@
+"""The results of a sweep: its trials, their ranking, parameter importance and the results table."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypedDict
+
+from sightline import jsonio
+from sightline.escaping import CsvWriter, escape_cell
+from sightline.intervals import Interval
+from sightline.sweeps.parameters import Value
+from sightline.sweeps.search_space import SearchSpace
+from sightline.sweeps.study import import_optuna, trials_by_slot
+
+FOREST_SEED = 0
+
+
+class _TrialAttributes(TypedDict, total=False):
+    """The user attributes of a trial."""
+
+    run: str | None
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    loss: float
+    parameters: int
+    epochs: int
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """One trial: `state` is complete, pruned, failed, running or waiting; `reason` explains a failure.
+
+    `value` is the monitored metric: of the run's final weights, or of the last epoch if the trial was pruned.
+    `accuracy`, its 95% interval and `loss` are those of the validation split. Test metrics are omitted on purpose:
+    selecting by them would invalidate the test.
+    """
+
+    trial: int
+    state: str
+    value: float | None
+    settings: Mapping[str, Value]
+    run: str | None = None
+    accuracy: float | None = None
+    accuracy_interval: Interval | None = None
+    loss: float | None = None
+    parameters: int | None = None
+    epochs: int | None = None
+    seconds: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """The result of a sweep; `trials` are sorted best first, those without a value last.
+
+    `parameter_importance` is the fraction of the variance between complete trials that each parameter explains, largest
+    first; None if it cannot be estimated (one parameter, fewer than two trials, or no differences).
+    """
+
+    study: str
+    folder: str
+    monitor: str
+    trials: tuple[TrialResult, ...]
+    importance: Mapping[str, float] | None
+
+    @property
+    def best(self) -> TrialResult | None:
+        """The best complete trial."""
+        return next((t for t in self.trials if t.state == "complete"), None)
+
+
+def collect_results(study: Any, space: SearchSpace, folder: str) -> SweepResult:
+    """Return the current state of the study, without the importance, which takes seconds to compute."""
+    trials = [_build_trial(slot, optuna_trial) for slot, optuna_trial in trials_by_slot(study).items()]
+    return SweepResult(study.study_name, folder, space.options.monitor, tuple(rank_trials(trials, space)), None)
+
+
+def _build_trial(slot: int, optuna_trial: Any) -> TrialResult:
+    attributes = {name: value for name, value in optuna_trial.user_attrs.items() if name != "facts"}
+    stored: Any = jsonio.build(
+        _TrialAttributes, {**attributes, **(optuna_trial.user_attrs.get("facts") or {})}, f"The study's trial {slot}"
+    )
+    state = optuna_trial.state.name.lower()
+    settings = optuna_trial.params or optuna_trial.system_attrs.get(
+        "fixed_params", {}
+    )  # a waiting trial has only queued values
+    value = optuna_trial.value if state in {"complete", "pruned"} else None
+    metrics = {k: stored.get(k) for k in ("run", "accuracy", "loss", "parameters", "epochs", "seconds", "reason")}
+    interval = Interval(*stored["accuracy_interval"]) if "accuracy_interval" in stored else None
+    state = {"fail": "failed"}.get(state, state)
+    return TrialResult(slot, state, value, settings, accuracy_interval=interval, **metrics)
+
+
+def rank_trials(trials: list[TrialResult], space: SearchSpace) -> list[TrialResult]:
+    """Sort trials best first: complete, pruned, then others; ties by loss."""
+    sign = 1 if space.minimize else -1
+    order = {"complete": 0, "pruned": 1, "failed": 2, "running": 3, "waiting": 4}
+
+    def key(trial: TrialResult) -> tuple[float, ...]:
+        value = float("inf") if trial.value is None else sign * trial.value
+        return order[trial.state], value, float("inf") if trial.loss is None else trial.loss, trial.trial
+
+    return sorted(trials, key=key)
+
+
+def parameter_importance(study: Any, space: SearchSpace) -> dict[str, float] | None:
+    """Return the fraction of the variance each parameter explains (fANOVA: Hutter et al., ICML 2014)."""
+    package = import_optuna()
+    done = study.get_trials(deepcopy=False, states=(package.trial.TrialState.COMPLETE,))
+    if len(space.parameters) < 2 or len({t.value for t in done}) < 2:
+        return None
+    evaluator = package.importance.FanovaImportanceEvaluator(seed=FOREST_SEED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the random forest warns about few trials
+        try:
+            importances = package.importance.get_param_importances(study, evaluator=evaluator)
+        except (RuntimeError, ValueError):  # there is no variance to explain
+            return None
+    return {name: float(value) for name, value in importances.items()}
+
+
+def sweep_to_dict(result: SweepResult) -> dict[str, Any]:
+    """Return a sweep in the form of ``sweep --json``."""
+    best_trial = result.best
+    return {
+        "study": result.study,
+        "directory": result.folder,
+        "monitor": result.monitor,
+        "best": None if best_trial is None else _trial_to_dict(best_trial),
+        "trials": [_trial_to_dict(t) for t in result.trials],
+        "importance": None if result.importance is None else dict(result.importance),
+    }
+
+
+def _trial_to_dict(trial: TrialResult) -> dict[str, Any]:
+    interval = trial.accuracy_interval
+    bounds = None if interval is None else [interval.low, interval.high]
+    return asdict(trial) | {"settings": dict(trial.settings), "accuracy_interval": bounds}
+
+
+def sweep_to_csv(result: SweepResult, space: SearchSpace) -> bytes:
+    """Return the trials as CSV, best first, with a column per parameter.
+
+    Text that a spreadsheet would interpret as a formula is prefixed with an apostrophe.
+    """
+    text = io.StringIO()
+    writer = CsvWriter(text)
+    parameter_names = [p.name for p in space.parameters]
+    columns = ("accuracy", "low", "high", "loss", "parameters", "epochs", "seconds", "run", "reason")
+    writer.write_row(["trial", "state", result.monitor, *parameter_names, *columns])
+    for trial in result.trials:
+        row = _trial_to_dict(trial)
+        row["low"], row["high"] = row["accuracy_interval"] or (None, None)
+        values = [trial.trial, trial.state, trial.value, *(trial.settings.get(n) for n in parameter_names)]
+        writer.write_row([escape_cell(value) for value in [*values, *(row[f] for f in columns)]])
+    return jsonio.encode_text(text.getvalue())

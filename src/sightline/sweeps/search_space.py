@@ -1,0 +1,191 @@
+"""A search space: the settings shared by all trials, and the parameters with their values.
+
+An example of its file:
+
+    recipe = "transfer"                 # the base; `config` is a TOML file that overrides it (relative to this one)
+    sampler = "random"                  # grid, random or tpe
+    trials = 20                         # total number of trials; a grid defaults to all its cells
+    monitor = "validation.accuracy"     # or validation.loss
+    pruner = "median"                   # none, median or hyperband
+    startup = 5                         # trials to complete before pruning starts
+    warmup = 1                          # epochs of a trial before it can be pruned
+
+    [settings]                          # overrides for all trials
+    train.epochs = 5
+
+    [space]                             # a list, a range, or named choices of several settings at once
+    train.batch_size = [16, 32]
+    train.optimizer.learning_rate = { low = 1e-5, high = 1e-1, log = true }
+    [space.base.frozen]
+    "train.stages.0.unfreeze" = 0
+    [space.base.trainable]
+    "train.stages.0.unfreeze" = -1
+
+A key below a section of the configuration is a setting; any other key is the name of a set of choices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from sightline import jsonio
+from sightline.config import RunConfig, parse, recipes, resolve_config
+from sightline.config.parse import setting
+from sightline.errors import ConfigError, UsageError, suggest
+from sightline.sweeps.parameters import Parameter, RangeParameter, Settings, Value, flatten_settings, format_toml
+from sightline.sweeps.parameters import parse_parameters as read_parameters
+
+MAX_CELLS = 100_000  # a larger grid is probably a mistake
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceOptions:
+    """The top-level keys of a search space."""
+
+    recipe: str = setting("auto", "recipe that all trials are based on")
+    config: str | None = setting(None, "a TOML file that overrides the recipe, relative to the space's file")
+    sampler: Literal["grid", "random", "tpe"] = setting("grid", "how parameter values are chosen")
+    trials: int | None = setting(None, "number of trials; unset: all cells of a grid, else 20", 1)
+    monitor: Literal["validation.accuracy", "validation.loss"] = setting("validation.accuracy", "ranking metric")
+    pruner: Literal["none", "median", "hyperband"] = setting("none", "how unpromising trials are stopped early")
+    startup_trials: int = setting(5, "median: trials to complete before pruning starts", 1)
+    warmup_epochs: int = setting(1, "epochs of a trial before it can be pruned", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSpace:
+    """A search space; `settings` override the base in all trials."""
+
+    name: str
+    text: str
+    options: SpaceOptions
+    config: Path | None
+    settings: Settings
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def minimize(self) -> bool:
+        """Whether lower values of the monitored metric are better."""
+        return self.options.monitor.endswith("loss")
+
+    @property
+    def monitored_field(self) -> str:
+        """The monitored metric's field in `EpochRecord`."""
+        return "val_loss" if self.minimize else "val_accuracy"
+
+    @property
+    def grid_size(self) -> int | None:
+        """The number of grid cells; None for other samplers."""
+        if self.options.sampler != "grid":
+            return None
+        count = 1
+        for parameter in self.parameters:
+            count *= len(parameter.check_values)
+        return count
+
+    def num_trials(self, requested: int | None = None) -> int:
+        """Return the number of trials; `requested` comes from the command line."""
+        target = requested or self.options.trials
+        if self.grid_size is None:
+            return target or 20
+        return min(target or self.grid_size, self.grid_size)
+
+    def iter_grid(self) -> Iterator[dict[str, Value]]:
+        """Yield the cells of a grid; the last parameter varies fastest."""
+        for values in itertools.product(*(p.check_values for p in self.parameters)):
+            yield {p.name: value for p, value in zip(self.parameters, values, strict=True)}
+
+    def trial_assignments(self, values: Mapping[str, Value]) -> list[str]:
+        """Return the ``KEY=VALUE`` assignments of a trial with these parameter `values`."""
+        settings = dict(self.settings)
+        for parameter in self.parameters:
+            if parameter.name in values:
+                settings |= parameter.settings(values[parameter.name])
+        return [f"{key}={format_toml(value)}" for key, value in settings.items()]
+
+    def trial_config(self, values: Mapping[str, Value] | None = None) -> RunConfig:
+        """Return the configuration of a trial before it sees the images; raises `ConfigError`."""
+        layers = [recipes.load(self.options.recipe)]
+        if self.config is not None:
+            layers.append(parse.read_toml(self.config))
+        return resolve_config(*layers, assignments=self.trial_assignments(values or {}))
+
+    def canonical_text(self) -> str:
+        """Return a canonical text of the space, which comments and formatting of its file do not affect."""
+        layer = parse.read_toml(self.config) if self.config is not None else {}
+        ranges = [dataclasses.asdict(p) | {"values": list(p.check_values)} for p in self.parameters]
+        choices = [[p.settings(v) for v in p.check_values] for p in self.parameters]
+        head = [self.options.recipe, self.options.sampler, self.options.monitor]
+        return jsonio.dumps([head, layer, self.settings, ranges, choices], default=str, ensure_ascii=True)
+
+
+def load_space(path_or_name: str | Path) -> SearchSpace:
+    """Read a search space from the path of its file, or a built-in one by name.
+
+    Raises `ConfigError` for an invalid file, `UsageError` for an unknown name.
+    """
+    path = Path(path_or_name)
+    if path.is_file() or path.suffix == ".toml":
+        space = parse_space(parse.read_config_text(path), path.stem, path.parent)
+    else:
+        folder = resources.files("sightline.recipes") / "sweeps"
+        if str(path_or_name) not in list_spaces():
+            raise UsageError(
+                "There is no file and no built-in search space "
+                f"{path_or_name}.{suggest(str(path_or_name), list_spaces())}"
+            )
+        space = parse_space((folder / f"{path_or_name}.toml").read_text(encoding="utf-8"), str(path_or_name), Path())
+    for parameter in space.parameters:  # fail on invalid settings before reading any image
+        for value in parameter.check_values:
+            space.trial_config({parameter.name: value})
+    return space
+
+
+def list_spaces() -> tuple[str, ...]:
+    """Return the names of the built-in search spaces, sorted."""
+    space_files = (resources.files("sightline.recipes") / "sweeps").iterdir()
+    return tuple(sorted(f.name.removesuffix(".toml") for f in space_files if f.name.endswith(".toml")))
+
+
+def parse_space(text: str, name: str, folder: Path) -> SearchSpace:
+    """Parse a search space; its relative paths are resolved against `folder`."""
+    try:
+        values = parse.parse_toml(text)
+    except ValueError as error:
+        raise ConfigError(f"{Path(folder, name)}.toml is not a readable TOML file: {error}.") from error
+    settings, space = values.pop("settings", {}), values.pop("space", {})
+    sections = {field.name for field in dataclasses.fields(RunConfig)} - {"recipe"}
+    if outside := [
+        key for key, value in values.items() if key.partition(".")[0] in sections or isinstance(value, dict)
+    ]:
+        raise ConfigError(
+            f"{name}: {outside[0]!r} is outside the tables: put settings shared by all trials under [settings], and "
+            "those that vary under [space]."
+        )
+    options = parse.from_dict(SpaceOptions, values, f"{name}: ")
+    for key, table in (("settings", settings), ("space", space)):
+        if not isinstance(table, dict):
+            raise ConfigError(f"{name}: {key} must be a table of settings, not {table!r}.")
+    parameters = tuple(read_parameters(space, name))
+    if not parameters:
+        raise ConfigError(f"{name} varies nothing: define at least one parameter under [space].")
+    if options.sampler == "grid":
+        for parameter in parameters:
+            if isinstance(parameter, RangeParameter):
+                raise ConfigError(
+                    f"{name}: {parameter.name} is a range, but a grid needs a list of values: "
+                    'list them, or set sampler = "random".'
+                )
+    config = folder / options.config if options.config is not None else None
+    parsed_space = SearchSpace(name, text, options, config, flatten_settings(settings), parameters)
+    if (parsed_space.grid_size or 0) > MAX_CELLS:
+        raise ConfigError(
+            f"{name} is a grid of {parsed_space.grid_size:,} trials: use fewer values, or another sampler."
+        )
+    return parsed_space

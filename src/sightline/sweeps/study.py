@@ -1,0 +1,236 @@
+"""The Optuna study of a sweep, in which all trials are queued from the start.
+
+Each planned trial has a slot, 1 to N, and waits in the storage, with its values (grid) or to be sampled when it starts
+(random, tpe). Processes and machines take waiting trials one by one, atomically, so no trial runs twice and the total
+is never exceeded. The slot of a trial whose process died is queued again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import traceback
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from sightline.errors import OutputError, SightlineError, UsageError, require
+from sightline.seeding import derive_seed
+from sightline.sweeps.parameters import CategoricalParameter, Parameter, Value
+from sightline.sweeps.search_space import SearchSpace
+
+HEARTBEAT_SECONDS = 30  # seconds; after ten missed heartbeats another machine takes over the trial
+HOST_NAME = socket.gethostname()
+
+
+def import_optuna() -> Any:
+    """Import Optuna with its logging silenced."""
+    package = require("optuna", "A sweep")
+    package.logging.set_verbosity(package.logging.CRITICAL)
+    return package
+
+
+@contextmanager
+def open_study(space: SearchSpace, name: str, url: str) -> Iterator[Any]:
+    """Open or create the study `name` in the storage at `url`; raises `UsageError` if it belongs to another space.
+
+    `url`: ``sqlite:///study.db`` or another database supported by SQLAlchemy, ``journal:FILE`` (a file on a network
+    drive) or ``grpc://HOST:PORT`` (Optuna's proxy). Redis is not supported: Optuna unpickles its content, so anyone
+    with write access could run code here.
+    """
+    package = import_optuna()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", package.exceptions.ExperimentalWarning)
+        try:
+            storage = _storage(package, url)
+            direction = "minimize" if space.minimize else "maximize"
+            study = package.create_study(
+                storage=storage,
+                study_name=name,
+                direction=direction,
+                pruner=_build_pruner(package, space),
+                load_if_exists=True,
+            )
+            stored_space = study.user_attrs.get("space")
+        except Exception as error:
+            raise UsageError(
+                f"The study cannot be stored in {_without_password(url)}: {_first_line(error)}. Use a database such as "
+                "sqlite:///study.db or postgresql://USER@HOST/DATABASE, journal:FILE or grpc://HOST:PORT."
+            ) from error
+        try:
+            if stored_space is None:
+                study.set_user_attr("space", space.canonical_text())
+            elif stored_space != space.canonical_text():
+                raise UsageError(
+                    f"The study {name} in {_without_password(url)} was created with other settings or values than "
+                    f"{space.name} has now: choose another folder with --out."
+                )
+            yield study
+        finally:
+            with suppress(Exception):  # the storage failed, and its error is being raised
+                storage.remove_session()
+                if hasattr(storage, "engine"):
+                    storage.engine.dispose()
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Convert errors of the storage at `url` while the study is open to `OutputError`, naming the storage."""
+    try:
+        yield
+    except Exception as error:
+        failure = None if isinstance(error, SightlineError) else _storage_error(error)
+        if failure is None:
+            raise
+        raise OutputError(
+            f"The study in {_without_password(url)} cannot be read or written: {_first_line(failure)}. Finished trials "
+            "are saved: once the storage works, run the same command to continue."
+        ) from error
+
+
+def _storage_error(error: BaseException | None) -> BaseException | None:
+    """Return the error raised inside an Optuna storage, which others may wrap; None if there is none.
+
+    Storages raise their own errors, without a common base class.
+    """
+    while error is not None:
+        modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+        if any(name.startswith(("optuna.storages.", "sqlalchemy.")) for name in modules):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+
+
+def _storage(package: Any, url: str) -> Any:
+    scheme, _, rest = url.partition(":")
+    if scheme == "journal":
+        backend = package.storages.journal.JournalFileBackend(rest.removeprefix("//"))
+        return package.storages.JournalStorage(backend)
+    if scheme in {"redis", "rediss"}:
+        raise ValueError("Optuna unpickles the content of Redis, so anyone with write access could run code here")
+    if scheme == "grpc":
+        host, _, port = rest.removeprefix("//").partition(":")
+        return package.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
+    options = {"connect_args": {"timeout": 60}} if scheme.startswith("sqlite") else {"pool_pre_ping": True}
+    return package.storages.RDBStorage(
+        url, engine_kwargs=options, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=10 * HEARTBEAT_SECONDS
+    )
+
+
+def _without_password(url: str) -> str:
+    scheme, slashes, rest = url.partition("://")
+    login, separator, address = rest.rpartition("@")
+    return f"{scheme}{slashes}{login.partition(':')[0]}{separator}{address}"
+
+
+def _build_pruner(package: Any, space: SearchSpace) -> Any:
+    options = space.options
+    warmup_steps = options.warmup_epochs + 1  # epochs are counted from 1
+    if options.pruner == "median":
+        return package.pruners.MedianPruner(n_startup_trials=options.startup_trials, n_warmup_steps=warmup_steps)
+    if options.pruner == "hyperband":
+        return package.pruners.HyperbandPruner(min_resource=warmup_steps)
+    return package.pruners.NopPruner()
+
+
+def build_sampler(space: SearchSpace, seed: int, slot: int) -> Any:
+    """Return a sampler for one slot; a shared sampler would repeat its values after a restart."""
+    package = import_optuna()
+    number = derive_seed(seed, "sweep", slot) % (1 << 32)
+    if space.options.sampler == "tpe":
+        return package.samplers.TPESampler(seed=number, multivariate=False)  # samples lazily, once the slot is known
+    return package.samplers.RandomSampler(seed=number)
+
+
+def suggest_value(trial: Any, parameter: Parameter) -> Value:
+    """Return the value of `parameter` in `trial`: the queued one, else a sampled one."""
+    if isinstance(parameter, CategoricalParameter):
+        value: Value = trial.suggest_categorical(parameter.name, list(parameter.values))
+    elif parameter.is_integer:
+        step = int(parameter.step or 1)
+        value = trial.suggest_int(parameter.name, int(parameter.low), int(parameter.high), step=step, log=parameter.log)
+    else:
+        value = trial.suggest_float(
+            parameter.name, parameter.low, parameter.high, step=parameter.step, log=parameter.log
+        )
+    return value
+
+
+def trial_slot(trial: Any) -> int | None:
+    """Return the slot of a trial; None for a trial of another program."""
+    slot = trial.user_attrs.get("slot")
+    return slot if type(slot) is int else None
+
+
+def fill_queue(study: Any, space: SearchSpace, count: int) -> None:
+    """Queue every slot from 1 to `count` that has no trial, or whose trial died."""
+    states = import_optuna().trial.TrialState
+    _fail_dead_trials(study)
+    active_trials: dict[int, Any] = {}
+    dead_trials: dict[int, Any] = {}
+    for trial in study.get_trials(deepcopy=False):
+        slot = trial_slot(trial)
+        if slot is not None:
+            is_dead = trial.state == states.FAIL and "reason" not in trial.user_attrs
+            (dead_trials if is_dead else active_trials)[slot] = trial
+    cells = space.iter_grid() if space.grid_size is not None else itertools.repeat({})
+    for slot, values in zip(range(1, count + 1), cells, strict=False):
+        if slot not in active_trials:
+            previous_values = dead_trials[slot].params if slot in dead_trials else {}
+            study.enqueue_trial(previous_values or values, user_attrs={"slot": slot})
+
+
+def _fail_dead_trials(study: Any) -> None:
+    """Mark running trials as failed if their process is gone, or, on other machines, their heartbeats are missing."""
+    package = import_optuna()
+    states = package.trial.TrialState
+    for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+        host, _, process = str(trial.user_attrs.get("owner", "")).rpartition(":")
+        if host == HOST_NAME and process.isdecimal() and not _is_alive(int(process[:20])):
+            study.tell(trial.number, state=states.FAIL)
+    package.storages.fail_stale_trials(study)
+
+
+def _is_alive(process: int) -> bool:
+    if process == os.getpid():  # a previous process with the same PID, as happens in containers
+        return False
+    if os.name != "posix":  # on Windows, os.kill would end the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def is_duplicate(study: Any, trial: Any) -> bool:
+    """Return whether an earlier trial has the same slot, because two machines filled the queue at the same time."""
+    states = import_optuna().trial.TrialState
+    earlier_trials: dict[int | None, list[Any]] = defaultdict(list)
+    for other in study.get_trials(deepcopy=False):
+        if other.number < trial.number and not (other.state == states.FAIL and "reason" not in other.user_attrs):
+            earlier_trials[trial_slot(other)].append(other)
+    return trial_slot(trial) is None or bool(earlier_trials[trial_slot(trial)])
+
+
+def trials_by_slot(study: Any) -> dict[int, Any]:
+    """Return the relevant trial of each slot: the first that did not die, else the last."""
+    states = import_optuna().trial.TrialState
+    trials: dict[int, Any] = {}
+    for trial in study.get_trials(deepcopy=False):
+        slot = trial_slot(trial)
+        if slot is None:
+            continue
+        old = trials.get(slot)
+        if old is None or (old.state == states.FAIL and "reason" not in old.user_attrs):
+            trials[slot] = trial
+    return dict(sorted(trials.items()))

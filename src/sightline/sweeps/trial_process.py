@@ -1,0 +1,217 @@
+"""Train in a child process, whose memory is returned to the system when it exits.
+
+Keras and TensorFlow hold on to memory of each training for the lifetime of the process. A sweep of many trials must not
+accumulate it, and a trial killed by the out-of-memory killer must not end the sweep.
+
+Parent and child exchange pickles. The child reads its arguments, and after each epoch whether to continue, from
+standard input; its standard output carries only events and the result, all else goes to standard error. The caller's
+script is not imported in the child, so it needs no ``if __name__ == "__main__"``. The child has its own session: Ctrl-C
+reaches only the parent, which forwards it. The child exits as soon as its parent is gone.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+from sightline import api, process
+from sightline.callbacks import Callback, EpochRecord
+from sightline.data.indexing import Sources
+from sightline.errors import Interrupted, ProcessError, SightlineError, UsageError
+from sightline.escaping import printable
+from sightline.training.result import TrainResult
+
+CHILD_CODE = (
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); from "
+    "sightline.sweeps.trial_process import main; main()"
+)
+
+
+def train_in_subprocess(sources: Sources, *, callback: Callback, **options: Any) -> TrainResult:
+    """Run `api.train` with these arguments in a new process, and return or raise its outcome.
+
+    The `progress` and `epoch` methods of `callback` are called in this process; an `Interrupted` raised by `epoch`
+    stops the training. In the command line's own process, Ctrl-C and SIGTERM are forwarded: the first saves a
+    checkpoint and stops, the second stops immediately, the third kills the child. Elsewhere a `KeyboardInterrupt` stops
+    it too.
+
+    Raises `ProcessError` if the process ends without an outcome, `UsageError` if `sources` cannot be pickled.
+    """
+    try:
+        task = pickle.dumps((sys.argv, {"sources": sources, **options}))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"These images cannot be sent to another process ({error}): give their folder, archive or manifest."
+        ) from error
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD_CODE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,  # so that closing a broken pipe has nothing left to flush
+            start_new_session=True,
+        ) as child,
+        _forwarding_signals(child) as signals,
+    ):
+        child.stdout = io.BufferedReader(cast("io.RawIOBase", child.stdout))
+        try:
+            _send(child, pickle.dumps(sys.path) + task)
+            kind, content = _relay_events(child, callback)
+        except EOFError:
+            raise _unexpected_end(child.wait(), stopped=signals.count > 0) from None
+        except BaseException:
+            _terminate(child)
+            raise
+    if kind == "error":
+        raise content
+    if kind == "fault":
+        raise RuntimeError(f"Internal error in a training process: {content}")
+    outcome: TrainResult = content
+    return outcome
+
+
+def _relay_events(child: subprocess.Popen[bytes], callback: Callback) -> tuple[str, Any]:
+    """Forward events to `callback` until the outcome arrives; return its kind (result, error, fault) and content."""
+    assert child.stdout is not None
+    while True:
+        kind, content = pickle.load(child.stdout)  # noqa: S301  # from a process that we started
+        match kind:
+            case "progress":
+                callback.on_progress(*content)
+            case "epoch":
+                verdict = None
+                try:
+                    callback.on_epoch_end(content)
+                except Interrupted as stop:
+                    verdict = str(stop)
+                _send(child, pickle.dumps(verdict))
+            case _:
+                return kind, content
+
+
+def _send(child: subprocess.Popen[bytes], data: bytes) -> None:
+    assert child.stdin is not None
+    remaining = memoryview(data)
+    with suppress(BrokenPipeError):  # the child has exited, which reading will show
+        while remaining:
+            remaining = remaining[child.stdin.write(remaining) :]
+
+
+def _terminate(child: subprocess.Popen[bytes]) -> None:
+    """Terminate the child and wait for it, discarding its output."""
+    assert child.stdout is not None
+    child.terminate()
+    _send(child, pickle.dumps(None))  # if it waits for a reply, it continues and sees the signal
+    try:
+        while child.stdout.read(1 << 16):
+            pass
+        child.wait()
+    except KeyboardInterrupt:
+        child.kill()
+        raise
+
+
+def _unexpected_end(code: int, *, stopped: bool) -> SightlineError:
+    if stopped or code == Interrupted.exit_code:
+        return Interrupted("Stopped.")
+    if code < 0:
+        name = signal.Signals(-code).name
+        why = ", probably by the out-of-memory killer" if name == "SIGKILL" else ""
+        return ProcessError(f"The training process was ended by {name}{why}.")
+    return ProcessError(f"The training process ended with exit code {code} and no result.")
+
+
+@dataclass(slots=True)
+class _SignalCount:
+    count: int = 0
+
+
+@contextmanager
+def _forwarding_signals(child: subprocess.Popen[bytes]) -> Iterator[_SignalCount]:
+    """Forward Ctrl-C and SIGTERM to the child during the block, if this process owns its signals; count them."""
+    signal_count = _SignalCount()
+    if not process.is_claimed() or threading.current_thread() is not threading.main_thread() or os.name == "nt":
+        yield signal_count
+        return
+
+    def forward(_signal: int, _frame: object) -> None:
+        signal_count.count += 1
+        child.send_signal(signal.SIGTERM if signal_count.count < 3 else signal.SIGKILL)
+
+    previous_handlers = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signal_count
+    finally:
+        for number, handler in previous_handlers.items():
+            signal.signal(number, handler)
+
+
+# ---- in the child ----------------------------------------------------------------------------------------------------
+
+
+class _EventSender(Callback):
+    """Sends events to the parent, and waits for its reply after each epoch."""
+
+    def __init__(self, events: IO[bytes], replies: queue.SimpleQueue[str | None]) -> None:
+        self._news, self._answers, self._lock = events, replies, threading.Lock()
+
+    def send(self, kind: str, content: object) -> None:
+        """Send an event or the outcome."""
+        data = pickle.dumps((kind, content))
+        with self._lock:
+            self._news.write(data)
+            self._news.flush()
+
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        """Send the progress of slow work."""
+        self.send("progress", (task, done, total))
+
+    def on_epoch_end(self, record: EpochRecord) -> None:
+        """Send an epoch; raises `Interrupted` if the parent stops the training."""
+        self.send("epoch", record)
+        verdict = self._answers.get()
+        if verdict is not None:
+            raise Interrupted(verdict)
+
+
+def main() -> None:
+    """Train with the arguments from the parent, and exit."""
+    process.claim()  # this process owns its signals, exit code and memory
+    events = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.argv, options = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the process that started this one
+    replies: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    threading.Thread(target=_read_replies, args=(replies,), daemon=True).start()
+    reporter = _EventSender(events, replies)
+    try:
+        reporter.send("result", api.train(**options, callback=reporter))
+    except SightlineError as error:
+        reporter.send("error", error)
+    except KeyboardInterrupt:
+        reporter.send("error", Interrupted("Stopped."))
+    except Exception as error:  # noqa: BLE001  # reported to the parent as an internal error
+        sys.stderr.write(printable(traceback.format_exc(), keep="\n"))
+        reporter.send("fault", f"{type(error).__name__}: {error}")
+    finally:
+        sys.stderr.flush()
+        os._exit(0)  # the listening thread still blocks on standard input
+
+
+def _read_replies(replies: queue.SimpleQueue[str | None]) -> None:
+    """Queue the replies of the parent; exit immediately if the parent is gone."""
+    while True:
+        try:
+            replies.put(pickle.load(sys.stdin.buffer))  # noqa: S301  # from the process that started this one
+        except (EOFError, OSError, pickle.UnpicklingError):
+            os._exit(1)

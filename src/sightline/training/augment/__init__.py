@@ -1,0 +1,1 @@
+"""Augmentation: parameters drawn per image on the host, applied on the device."""

@@ -1,0 +1,159 @@
+"""Checkpoints: arrays and a JSON state, never pickled; hashed, and written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import _io, backend, jsonio
+from sightline.errors import ModelError, OutputError
+
+Arrays = dict[str, NDArray[Any]]
+_NON_NUMERIC_KINDS = "USOcMm"  # dtype kinds; V is allowed because bfloat16 has it
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A snapshot of training: `arrays` holds weights and optimizer state by name, `state` the rest as JSON values."""
+
+    arrays: Arrays
+    state: dict[str, Any]
+
+
+def copy_variables(model: Any, submodel: Any = None) -> Arrays:
+    """Return a copy of each variable of a Keras model, or only of those that `submodel`, a submodel, contains.
+
+    Names are unique and the same in every process. Paths are not: Keras numbers the seeds of random layers across all
+    models of a process.
+    """
+    to_numpy = backend.keras().ops.convert_to_numpy
+    wanted_ids = None if submodel is None else {id(v) for v in submodel.variables}
+    return {
+        f"{i:04d}:{v.name}": np.array(to_numpy(v))
+        for i, v in enumerate(model.variables)
+        if wanted_ids is None or id(v) in wanted_ids
+    }
+
+
+def restore_variables(model: Any, arrays: Arrays) -> None:
+    """Set each variable of `model` from the `copy_variables` of an identical model.
+
+    Raises `ModelError` on a mismatch.
+    """
+    for i, variable in enumerate(model.variables):
+        name = f"{i:04d}:{variable.name}"
+        if (
+            name not in arrays
+            or arrays[name].shape != tuple(variable.shape)
+            or arrays[name].dtype.kind in _NON_NUMERIC_KINDS
+        ):
+            raise ModelError(f"The checkpoint does not fit the model: it has no {name} of shape {variable.shape}.")
+        backend.assign(variable, arrays[name])
+
+
+def write_checkpoint(folder: Path, number: int, checkpoint: Checkpoint, max_checkpoints: int = 2) -> Path:
+    """Write checkpoint `number`, then remove all but the newest `max_checkpoints`.
+
+    The file name contains the content's hash.
+
+    Existing checkpoints numbered `number` or higher are from steps that were repeated, and are removed too. Raises
+    `OutputError` if the disk is full or not writable; earlier checkpoints are not touched.
+    """
+    _io.refuse_links(folder.parent, folder)
+    temporary_path = _io.temporary_path(folder / f"{number:05d}.tmp")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _io.create_exclusive(temporary_path) as file:
+            np.savez(
+                file,
+                allow_pickle=False,
+                state=np.array(jsonio.dumps(checkpoint.state, ensure_ascii=True)),
+                **checkpoint.arrays,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        path = folder / f"{number:05d}-{digest[:16]}.npz"
+        temporary_path.replace(path)
+        _io.sync_folder(folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(
+            f"The checkpoint {folder / f'{number:05d}'} cannot be written: {reason}. "
+            "Free some space; the previous checkpoint is intact."
+        ) from error
+    finally:
+        with suppress(OSError):  # already renamed, unless writing failed
+            temporary_path.unlink()
+    older = [path_to_remove for path_to_remove in _list_newest_first(folder) if _parse_number(path_to_remove) < number]
+    kept_paths = {path, *older[: max_checkpoints - 1]}
+    for old in {*folder.glob("*.npz"), *folder.glob(".part-*")} - kept_paths:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load_latest(
+    folder: Path,
+    notify: Callable[[str], None] | None = None,
+    check: Callable[[Checkpoint, str], object] | None = None,
+) -> Checkpoint | None:
+    """Return the newest intact checkpoint; None if there is none.
+
+    `check` is called with a checkpoint and its description, and raises `ModelError` if its state is invalid. `notify`
+    receives a message for each newer checkpoint that was skipped.
+    """
+    paths = _list_newest_first(folder)
+    for path in paths:
+        try:
+            candidate = read_checkpoint(path)
+            if check is not None:
+                check(candidate, f"The checkpoint {path}")
+        except ModelError as error:
+            if notify is not None:
+                notify(f"{error} " + ("There is no earlier one." if path == paths[-1] else "Using the previous one."))
+        else:
+            return candidate
+    return None
+
+
+def prune_checkpoints(folder: Path) -> int:
+    """Remove all but the newest checkpoint of a finished run; return its size in bytes."""
+    _io.refuse_links(folder.parent, folder)
+    paths = _list_newest_first(folder)
+    for path_to_remove in [*paths[1:], *folder.glob(".part-*")]:
+        path_to_remove.unlink(missing_ok=True)
+    return paths[0].stat().st_size if paths else 0
+
+
+def _list_newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*-*.npz"), key=_parse_number, reverse=True)
+
+
+def _parse_number(path: Path) -> int:
+    head = path.name.partition("-")[0]
+    return int(head) if head.isdecimal() else -1
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read one checkpoint; raises `ModelError` if it is damaged."""
+    try:
+        with _io.open_regular(path) as file:
+            if not path.stem.endswith(hashlib.file_digest(file, "sha256").hexdigest()[:16]):
+                raise ModelError(f"The checkpoint {path} is damaged: its content does not match its hash.")
+            file.seek(0)
+            arrays = _io.load_arrays(file)
+        state = jsonio.loads(str(arrays.pop("state", "")))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The checkpoint {path} cannot be read: {error}.") from error
+    if not isinstance(state, dict):
+        raise ModelError(f"The checkpoint {path} cannot be read: its state is not a JSON object.")
+    return Checkpoint(arrays, state)

@@ -1,0 +1,389 @@
+"""The training loop: stages, epochs and steps; best weights, early stopping, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend, metrics
+from sightline.callbacks import Callback, EpochRecord, Progress
+from sightline.config import AugmentConfig, RunConfig, StageConfig
+from sightline.data.loader import epoch_order, iterate_batches
+from sightline.data.types import Subset
+from sightline.distributed import cluster, devices
+from sightline.errors import DivergedError, Interrupted, ModelError
+from sightline.inference.predictor import call_padded
+from sightline.models.build import Network
+from sightline.training import checkpoints, stages
+from sightline.training.augment import pipeline
+from sightline.training.checkpoints import Checkpoint
+from sightline.training.divergence import LossLimit
+from sightline.training.ema import apply_ema, limit_decay, swap_in_ema
+from sightline.training.interrupt import StopRequest, catch_stop_signals
+from sightline.training.optimizers import build_loss, build_optimizer, compute_class_weights, smooth_labels
+from sightline.training.schedules import build_schedule, compute_plateau_factor
+from sightline.training.state import CheckpointManager, TrainingState, pack_state, unpack_state
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """The result of `fit`; the model holds the weights of the best epoch, or of the last one if so configured.
+
+    `validation_logits` are those of the final weights, float32 [N, K]; None if they were not computed.
+    """
+
+    history: tuple[EpochRecord, ...]
+    best: EpochRecord | None
+    images_per_second: float
+    validation_logits: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _StageRun:
+    """One stage, ready to run: `training_model` is trained (it may augment first), `logits_model` computes logits."""
+
+    config: RunConfig
+    stage: StageConfig
+    network: Network
+    training_model: Any
+    logits_model: Any
+    train: Subset
+    validation: Subset
+    augment_config: AugmentConfig | None
+    rate_at: Callable[[int], float]
+    weights: NDArray[np.float32] | None
+    epochs: int
+    batch_size: int
+    train_step: devices.TrainStep
+    limit: LossLimit
+
+
+def fit(
+    network: Network,
+    train: Subset,
+    validation: Subset,
+    config: RunConfig,
+    callback: Callback,
+    *,
+    checkpoint_dir: Path | None = None,
+    resume_from: Checkpoint | None = None,
+) -> FitResult:
+    """Train `network` in place on `train`; evaluate it on `validation` (which may be empty) after every epoch.
+
+    Checkpoints are written to `checkpoint_dir` as configured in ``[train]``. `resume_from` is the checkpoint to resume
+    from; the final weights match those of an uninterrupted run bit for bit. Raises `Interrupted` after Ctrl-C or
+    SIGTERM (a checkpoint is written first) and `DivergedError` at the first loss that is NaN or above
+    `divergence.LossLimit`; in both cases the model holds the best weights so far, if there are any.
+    """
+    limit = LossLimit.from_network(network)
+    state, optimizer_arrays = unpack_state(resume_from, network) if resume_from else (TrainingState(), {})
+    checkpoint_manager = CheckpointManager(
+        checkpoint_dir, config.train, resume_from.state["serial"] if resume_from else 0
+    )
+    stage_configs = config.train.stages or (StageConfig("training"),)
+    stage_preparer = _StagePreparer(network, train, validation, config, stage_configs, limit)
+    with catch_stop_signals(cluster.make_any_host()) as stop:
+        try:
+            for number in range(state.stage, len(stage_configs)):
+                try:
+                    stage_run = stage_preparer.prepare_stage(number, _make_stoppable_progress(callback, stop), callback)
+                except Interrupted:
+                    if state.stage and state.at_stage_start:  # else the existing checkpoint holds at least as much
+                        checkpoint_manager.save(pack_state(state, network, None))
+                    raise
+                if optimizer_arrays:
+                    checkpoints.restore_variables(stage_run.training_model.optimizer, optimizer_arrays)
+                    optimizer_arrays = {}
+                _run_stage(stage_run, state, callback, stop, checkpoint_manager, last=number == len(stage_configs) - 1)
+        except (Interrupted, DivergedError):
+            if state.best_arrays:
+                checkpoints.restore_variables(network.model, state.best_arrays)
+            raise
+    logits = None
+    if config.train.early_stopping.restore_best_weights and state.best_arrays:
+        checkpoints.restore_variables(network.model, state.best_arrays)
+        logits = state.best_logits
+    seconds = sum(r.seconds for r in state.history)
+    num_images = sum(r.seconds * r.images_per_second for r in state.history)
+    return FitResult(tuple(state.history), state.best, num_images / seconds if seconds else 0.0, logits)
+
+
+def _make_stoppable_progress(callback: Callback, stop: StopRequest) -> Progress:
+    def progress(task: str, done: int, total: int) -> None:
+        callback.on_progress(task, done, total)
+        stop.check(f"while computing the {task}, {done} of {total}")
+
+    return progress
+
+
+class _StagePreparer:
+    """Prepares each stage, and the features of frozen layers that stages share."""
+
+    def __init__(
+        self,
+        network: Network,
+        train: Subset,
+        validation: Subset,
+        config: RunConfig,
+        stage_configs: Sequence[StageConfig],
+        limit: LossLimit,
+    ) -> None:
+        self._inputs = (network, train, validation)
+        self._config, self._stage_configs, self._limit = config, stage_configs, limit
+        self._group: tuple[StageConfig, ...] = ()
+        self._group_features: stages.StageFeatures | None = None
+
+    def prepare_stage(self, number: int, progress: Progress, callback: Callback) -> _StageRun:
+        """Return stage `number`, ready to run; the model's weights are those at its start, or later ones."""
+        network, train, validation = self._inputs
+        stage = self._stage_configs[number]
+        group = stages.group_stages(network, self._stage_configs, number)
+        if group != self._group or self._group_features is None:
+            self._group, self._group_features = group, None
+            if group:
+                self._group_features = stages.extract_features(
+                    network, group, train, validation, self._config, progress
+                )
+                if self._config.augment != pipeline.without_mixing(self._config.augment):
+                    callback.on_message(f"{stage.name}: mixup and CutMix do not apply to features of frozen layers")
+        features = (
+            stages.advance_features(network, self._group_features, stage, self._config, progress)
+            if self._group_features
+            else None
+        )
+        stage_run = _prepare_stage(network, train, validation, features, self._config, stage, self._limit)
+        if stage_run.batch_size < (configured_size := stage.batch_size or self._config.train.batch_size):
+            callback.on_message(
+                f"{stage.name}: the batch size is {stage_run.batch_size}, not {configured_size}: "
+                "there are no more images"
+            )
+        return stage_run
+
+
+def _prepare_stage(
+    network: Network,
+    train: Subset,
+    validation: Subset,
+    features: stages.StageFeatures | None,
+    config: RunConfig,
+    stage: StageConfig,
+    limit: LossLimit,
+) -> _StageRun:
+    stages.freeze_layers(network, stage)
+    augment_config: AugmentConfig | None = None
+    weights = compute_class_weights(train.labels, network.logits.shape[-1], config.train.class_weights)
+    if features is None:
+        logits_model = training_model = backend.keras().Model(network.model.input, network.logits)
+        if pipeline.is_enabled(config.augment):
+            augment_config = config.augment
+            training_model = stages.add_augmentation(logits_model, augment_config)
+    else:
+        logits_model = training_model = backend.keras().Model(features.tensor, network.logits)
+        train, validation = features.train, features.validation
+    epochs = config.train.epochs if stage.epochs is None else stage.epochs
+    batch_size = stage.batch_size or config.train.batch_size
+    base_rate = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
+    batch_size, base_rate = devices.scale_batch_and_rate(config.device, batch_size, base_rate)
+    batch_size = devices.limit_batch_size(batch_size, len(train))
+    steps = epochs * math.ceil(len(train) / batch_size)
+    rate_at = build_schedule(config.train.schedule, base_rate, steps)
+    training_model.compile(
+        optimizer=build_optimizer(config.train.optimizer, base_rate, limit_decay(config.train.ema_decay, steps)),
+        loss=build_loss(config.train),
+        weighted_metrics=["categorical_accuracy"],
+    )
+    training_model.optimizer.build(training_model.trainable_variables)  # so that a checkpoint can be restored into it
+    train_step = devices.make_train_step(training_model)
+    return _StageRun(
+        config,
+        stage,
+        network,
+        training_model,
+        logits_model,
+        train,
+        validation,
+        augment_config,
+        rate_at,
+        weights,
+        epochs,
+        batch_size,
+        train_step,
+        limit,
+    )
+
+
+def _run_stage(
+    stage_run: _StageRun,
+    state: TrainingState,
+    callback: Callback,
+    stop: StopRequest,
+    checkpoint_manager: CheckpointManager,
+    *,
+    last: bool,
+) -> None:
+    """Run the rest of a stage; the `last` one writes a checkpoint so that the run can be extended."""
+
+    def make_checkpoint() -> Checkpoint:
+        return pack_state(state, stage_run.network, stage_run.training_model.optimizer)
+
+    steps = math.ceil(len(stage_run.train) / stage_run.batch_size)
+    callback.on_stage_begin(stage_run.stage.name, stage_run.epochs, steps)
+    all_arrays = checkpoints.copy_variables(stage_run.network.model)  # copying all of them after each epoch took 0.1 s
+    early_stop = stage_run.config.train.early_stopping
+    if state.step > steps:
+        raise ModelError(f"The checkpoint is from other data: it is at step {state.step} of an epoch of {steps}.")
+    while state.epoch < stage_run.epochs and not (early_stop.patience and state.since_best >= early_stop.patience):
+        plateau_factor = compute_plateau_factor(stage_run.config.train.schedule, state.history[state.stage_start :])
+        try:
+            record, logits = _run_epoch(
+                stage_run, state, plateau_factor, callback, stop, lambda: checkpoint_manager.after_step(make_checkpoint)
+            )
+        except Interrupted:
+            checkpoint_manager.save(make_checkpoint())
+            raise
+        state.end_epoch(record)
+        if _is_better(record, state.best, early_stop.monitor, early_stop.min_delta):
+            state.best, state.since_best = record, 0
+            with swap_in_ema(stage_run.training_model):
+                state.best_arrays = all_arrays | checkpoints.copy_variables(
+                    stage_run.network.model, stage_run.logits_model
+                )
+            state.best_logits = logits
+        else:
+            state.since_best += 1
+        callback.on_epoch_end(record)
+        checkpoint_manager.after_epoch(make_checkpoint)
+    if stop.is_due:
+        checkpoint_manager.save(make_checkpoint())
+        stop.check(f"after epoch {len(state.history)}")
+    if last:
+        checkpoint_manager.after_all(make_checkpoint)
+    apply_ema(stage_run.training_model)
+    state.end_stage()
+
+
+def _run_epoch(
+    stage_run: _StageRun,
+    state: TrainingState,
+    plateau_factor: float,
+    callback: Callback,
+    stop: StopRequest,
+    after_step: Callable[[], None],
+) -> tuple[EpochRecord, NDArray[np.float32] | None]:
+    """Run the remaining steps of an epoch, then validate."""
+    seed, count, number = stage_run.config.seed, len(stage_run.train), state.epoch_number
+    order = epoch_order(count, seed, number)
+    augment_params = None
+    if stage_run.augment_config is not None:
+        augment_params = pipeline.sample_params(
+            stage_run.augment_config, count, stage_run.train.pixels.shape[1:3], seed, number
+        )
+    started = time.perf_counter() - state.seconds
+    steps = math.ceil(count / stage_run.batch_size)
+    order = np.resize(order, steps * stage_run.batch_size)  # the last batch is padded with the first rows, at weight 0
+    rows = order.reshape(steps, stage_run.batch_size)
+    local_rows = devices.get_local_rows(stage_run.batch_size)
+    for batch in iterate_batches(
+        stage_run.train, local_rows.stop - local_rows.start, rows[:, local_rows].ravel(), state.step
+    ):
+        step = state.step
+        stop.check(f"in epoch {number}, before step {step + 1} of {steps}")
+        rate = stage_run.training_model.optimizer.learning_rate = plateau_factor * stage_run.rate_at(
+            state.epoch * steps + step
+        )
+        num_real = min(stage_run.batch_size, count - step * stage_run.batch_size)
+        loss, accuracy = _run_step(stage_run, batch.pixels, rows[step], augment_params, num_real)
+        if stage_run.limit.is_exceeded(loss):
+            where = f"step {step + 1} of epoch {number}"
+            raise stage_run.limit.make_error(loss, where, rate, _get_paths(stage_run, rows[step][:num_real]))
+        state.add(num_real, loss, accuracy)
+        state.seconds = time.perf_counter() - started
+        callback.on_step_end(
+            number,
+            step + 1,
+            state.loss_sum / state.num_images,
+            state.num_correct / state.num_images,
+            state.num_images / state.seconds,
+        )
+        after_step()
+    rate = plateau_factor * stage_run.rate_at(state.epoch * steps + steps - 1)
+    val_loss = val_accuracy = logits = None
+    if len(stage_run.validation):
+
+        def check() -> None:
+            stop.check(f"while validating epoch {number}")
+
+        with swap_in_ema(stage_run.training_model):
+            logits = predict_logits(stage_run.logits_model, stage_run.validation, max(stage_run.batch_size, 32), check)
+        val_loss = metrics.cross_entropy_from_logits(logits, stage_run.validation.labels)
+        val_accuracy = float(np.mean(logits.argmax(1) == stage_run.validation.labels))
+        val_loss, val_accuracy = cluster.broadcast_array(
+            np.array([val_loss, val_accuracy])
+        ).tolist()  # the same on every host
+        if stage_run.limit.is_exceeded(val_loss):  # the last step diverged, and no training batch follows it
+            last = _get_paths(stage_run, rows[-1][: count - (steps - 1) * stage_run.batch_size])
+            raise stage_run.limit.make_error(val_loss, f"the end of epoch {number}, on validation", rate, last)
+    metric_values = (state.loss_sum / state.num_images, state.num_correct / state.num_images, val_loss, val_accuracy)
+    speed = state.num_images / state.seconds
+    return EpochRecord(number, stage_run.stage.name, *metric_values, rate, state.seconds, speed), logits
+
+
+def _get_paths(stage_run: _StageRun, positions: NDArray[np.int64]) -> tuple[str, ...]:
+    return tuple(stage_run.train.paths[int(i)] for i in positions)
+
+
+def _run_step(
+    stage_run: _StageRun,
+    pixels: NDArray[Any],
+    rows: NDArray[np.int64],
+    augment_params: NDArray[np.float32] | None,
+    num_real: int,
+) -> tuple[float, float]:
+    """Run one step and return the mean loss and accuracy over the first `num_real` images of the batch.
+
+    `rows` int64 [n] are the positions of the global batch, `pixels` the images of it that this host loads. Rows beyond
+    `num_real` are padding, since another batch size would be recompiled (12 s for MobileNetV2 on two cores). They have
+    weight 0 in loss and gradient, but do count in layers that normalize over the batch.
+    """
+    labels, local_rows = stage_run.train.labels[rows], devices.get_local_rows(len(rows))
+    inputs: Any = pixels if augment_params is None else [pixels, augment_params[rows[local_rows]]]
+    soft_labels = smooth_labels(labels, stage_run.network.logits.shape[-1], stage_run.config.train.label_smoothing)
+    if stage_run.weights is not None:
+        soft_labels *= stage_run.weights[labels, None]  # the loss is linear in them; the accuracy is not weighted
+    if augment_params is not None:
+        slice_pairs = (np.split(values, devices.count_slices()) for values in (soft_labels, augment_params[rows]))
+        soft_labels = np.concatenate([pipeline.mix_labels(*slices) for slices in zip(*slice_pairs, strict=True)])
+    weights = np.zeros(len(soft_labels), np.float32)
+    weights[:num_real] = len(soft_labels) / num_real
+    logs = stage_run.train_step(inputs, soft_labels[local_rows], weights[local_rows])
+    return metrics.nonnegative_loss(float(logs["loss"])), float(logs["categorical_accuracy"])
+
+
+def predict_logits(
+    model: Any, subset: Subset, batch_size: int, check: Callable[[], None] = lambda: None
+) -> NDArray[np.float32]:
+    """Return the logits of a subset: float32 [N, K]; `check` is called before each batch."""
+    size = min(batch_size, len(subset))
+    logits = []
+    for batch in iterate_batches(subset, size):
+        check()
+        logits.append(call_padded(partial(devices.predict_on_batch, model), batch.pixels, size))
+    return np.concatenate(logits)
+
+
+def _is_better(record: EpochRecord, best: EpochRecord | None, monitor: str, min_delta: float) -> bool:
+    if best is None:
+        return True
+    new, old = getattr(record, monitor), getattr(best, monitor)
+    if new is None or old is None:  # no validation split: use the training loss
+        new, old = record.loss, best.loss
+        monitor = "loss"
+    return bool(new < old - min_delta if monitor.endswith("loss") else new > old + min_delta)

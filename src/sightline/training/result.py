@@ -1,0 +1,57 @@
+"""What a training returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sightline.callbacks import EpochRecord
+
+
+@dataclass(frozen=True, slots=True)
+class SplitMetrics:
+    """Accuracy and mean cross-entropy on one split."""
+
+    accuracy: float
+    loss: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMetrics:
+    """Accuracy and loss on the training split in the best epoch (None without an epoch), and its number of images."""
+
+    accuracy: float | None
+    loss: float | None
+    count: int
+
+    @classmethod
+    def from_epoch(cls, best: EpochRecord | None, count: int) -> TrainingMetrics:
+        """Return the metrics of the `best` epoch, whose weights were kept."""
+        return cls(None, None, count) if best is None else cls(best.accuracy, best.loss, count)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """The result of one training run; its fields are those of ``train --json``.
+
+    `bundle` is the path of the bundle, or None if none was written; `bundle_reason` then says why.
+    """
+
+    run: str
+    model: str
+    parameters: int
+    classes: tuple[str, ...]
+    train: TrainingMetrics
+    validation: SplitMetrics | None
+    test: SplitMetrics | None
+    epochs: int
+    seconds: float
+    images_per_second: float
+    weights_sha256: str
+    recipe: str
+    notes: tuple[str, ...] = ()
+    bundle: str | None = None
+    bundle_reason: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)

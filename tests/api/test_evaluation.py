@@ -1,0 +1,209 @@
+"""What is said of a classifier, from what it says of validation and test images: values by hand, no training."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sightline import metrics
+from sightline.api import run_report
+from sightline.api.evaluation import build_report
+from sightline.cli import evaluate
+from sightline.cli import evaluation_view as evaluate_judged
+from sightline.data.types import ImageRecord, LabeledSubset, Subset
+from sightline.errors import DataError, UsageError
+from sightline.evaluation.report import EvaluationReport, ModelOutputs, ThresholdRequest, check_request, fit_thresholds
+from sightline.inference.predictor import Outputs
+from sightline.report import evaluation_dict as report
+from sightline.report import html_report, to_dict
+
+OK = ("defect", "ok")
+
+
+def make_outputs(
+    labels: list[int], wrong: list[int], classes: tuple[str, ...] = OK, sure: tuple[float, float] = (8, 1)
+) -> ModelOutputs:
+    """What a network says: the class of each image, the next one for those at `wrong`, from very to less sure."""
+    count, truth = len(labels), np.array(labels, np.int32)
+    given = truth.copy()
+    given[wrong] = (given[wrong] + 1) % len(classes)
+    logits = np.zeros((count, len(classes)), np.float32)
+    logits[np.arange(count), given] = np.linspace(*sure, count)
+    return ModelOutputs(Outputs(metrics.softmax(logits), logits, np.zeros((count, 3), np.float32)), truth)
+
+
+def build_evaluation_report(
+    test: ModelOutputs, validation: ModelOutputs | None, classes: tuple[str, ...] = OK, **options: Any
+) -> EvaluationReport:
+    """Judge a network by what it says of test and validation images."""
+    count = len(test.labels)
+    paths = tuple(f"{i}.png" for i in range(count))
+    pixels = np.zeros((count, 2, 2, 3), np.uint8)
+    images = tuple(
+        ImageRecord(path, path, classes[k], "test", 9, 9) for path, k in zip(paths, test.labels, strict=True)
+    )  # fmt: skip
+    found = LabeledSubset(Subset(pixels, np.arange(count), test.labels, paths), images, ())
+    return build_report(classes, test, found, "test", validation, **options)
+
+
+def to_metrics(value: EvaluationReport) -> dict[str, Any]:
+    """Return all that `metrics.json` holds."""
+    return to_dict.evaluation_to_dict(value.evaluation) | report.report_to_dict(value)
+
+
+def headline(value: EvaluationReport) -> str:
+    return " ".join(html_report.summarize(to_metrics(value), value.split))
+
+
+def test_the_headline_promises_nothing_that_was_chosen_on_the_test_images_themselves() -> None:
+    """A tenth of the test images are wrong, the least sure ones: the surest 90% look perfect, by hindsight."""
+    labels = [0, 1] * 100
+    test = make_outputs(labels, list(range(180, 200)))
+    assert test.outputs.probabilities.max(1)[:180].min() > test.outputs.probabilities.max(1)[180:].max()
+    few = headline(build_evaluation_report(test, make_outputs([0, 1] * 10, [])))
+    assert "99% precision" not in few
+    assert (
+        "The 20 validation images are too few, or too often misclassified, to choose a confidence threshold for" in few
+    )
+    assert "precision" not in headline(build_evaluation_report(test, None))
+    assert "precision" not in headline(build_evaluation_report(test, test)), "validation judged on itself says nothing"
+
+
+def test_the_report_says_whether_a_target_is_met_and_by_which_images() -> None:
+    validation, test = make_outputs([0, 1] * 200, []), make_outputs([0, 1] * 200, [10, 50])
+    thresholds, _ = fit_thresholds(validation, ThresholdRequest(target_precision=0.98), None, OK)
+    strict, _ = fit_thresholds(validation, ThresholdRequest(target_precision=0.99), None, OK)
+    met = run_report._threshold_text(build_evaluation_report(test, validation, thresholds=thresholds))
+    assert "of which 99.5% are correct (95% interval 98.2% to 99.9%). The target of 98.0% is met" in met
+    short = run_report._threshold_text(build_evaluation_report(test, validation, thresholds=strict))
+    nothing, _ = fit_thresholds(make_outputs([0, 1] * 10, []), ThresholdRequest(target_precision=0.99), None, OK)
+    assert run_report._threshold_text(build_evaluation_report(test, validation, thresholds=nothing)).startswith(
+        "No threshold reaches a precision of 99.0% on validation"
+    )
+    assert "The target of 99.0% is not demonstrated: the precision is at least 98.4% with 95% confidence." in short
+    same = build_evaluation_report(validation, validation, thresholds=thresholds)
+    assert same.decisions is not None
+    assert same.decisions.met is None
+    assert "The threshold was fitted on these images" in run_report._threshold_text(same)
+
+
+def test_the_headline_states_what_a_threshold_of_validation_reached_on_test() -> None:
+    labels = [0, 1] * 200
+    validation, test = make_outputs(labels, []), make_outputs(labels, [10, 50, 100, 150])
+    found = to_metrics(build_evaluation_report(test, validation))["selective"]
+    assert (found["threshold"]["target"], found["threshold"]["count"]) == (0.99, 400)
+    assert (found["reached"]["answered"], found["reached"]["precision"], found["reached"]["met"]) == (400, 0.99, False)
+    line = headline(build_evaluation_report(test, validation))
+    assert (
+        "its coverage is 100.0% of these images, with a precision of 99.0% (95% interval 97.5% to 99.6%; at least 97.7%"
+        in line
+    )
+    assert "these images do not show 99% for certain" in line
+    assert "the target is met" in headline(build_evaluation_report(make_outputs(labels, []), validation))
+
+
+def test_a_class_without_an_image_is_named_wherever_metrics_are() -> None:
+    """300 good ones and no defect in the test split: right on all of them, and nothing is known of defects."""
+    value = build_evaluation_report(make_outputs([1] * 45, []), None)
+    found = to_metrics(value)
+    assert found["untested_classes"] == ["defect"]
+    assert found["per_class"][0] == {
+        "label": "defect", "precision": None, "precision_interval": None, "recall": None, "recall_interval": None,
+        "f1": None, "support": 0,
+    }  # fmt: skip
+    assert (found["metrics"]["macro_f1"]["value"], found["metrics"]["macro_f1"]["classes"]) == (1, 1)
+    lead = html_report.summarize(found, "test")[0]
+    assert lead.startswith("Accuracy 100.0% on 45")
+    assert lead.endswith("1 of 2 classes has no image in the test split and is not tested: 'defect'.")
+    assert [row["label"] for row in html_report.sort_classes(found["per_class"])] == ["ok"]
+    assert found["binary"]["sensitivity"]["value"] is None
+
+
+def test_many_classes_without_images_are_summed_up_in_a_sentence() -> None:
+    classes = tuple(f"class {i:04}" for i in range(1000))
+    found = to_metrics(build_evaluation_report(make_outputs([0, 1, 1, 2], [0], classes), None, classes))
+    lead = html_report.summarize(found, "test")[0]
+    assert "997 of 1,000 classes have no image in the test split and are not tested: 'class 0003', " in lead
+    assert lead.endswith("'class 0005' and 994 more.")
+    assert len(found["untested_classes"]) == 997, "JSON has them all"
+
+
+def test_a_thousand_classes_are_not_a_thousand_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = tuple(f"class {i:04}" for i in range(1000))
+    value = build_evaluation_report(make_outputs(list(range(900)), [3, 4], classes), None, classes)
+    evaluate.print_evaluation(value.evaluation, "test", "all are in eval/test/metrics.json")
+    evaluate_judged.print_report(value)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 80
+    assert "... and 860 more of 900: all are in eval/test/metrics.json" in lines
+    assert "100 of 1,000 classes have no image in the test split and are not tested: 'class 0900', " in lines[1]
+    assert "over 900 of 1,000 classes" in next(line for line in lines if line.startswith("macro f1"))
+    assert [line.split()[1] for line in lines if line.startswith("class 0")][:2] == ["0003", "0004"], "the worst first"
+    assert len(to_metrics(value)["per_class"]) == 1000
+
+
+def test_a_test_split_that_differs_from_validation_is_a_warning() -> None:
+    """The case of given splits of another source: 0.972 on validation, 0.8125 on test."""
+    validation = make_outputs([0, 1] * 250, list(range(486, 500)))
+    test = make_outputs([0, 1] * 312, list(range(507, 624)))
+    found = to_metrics(build_evaluation_report(test, validation))
+    assert found["validation"]["accuracy"] == 0.972
+    assert found["accuracy"] == 0.8125
+    assert found["validation"]["accuracy_differs"]
+    line = headline(build_evaluation_report(test, validation))
+    assert "The test split differs from the validation split significantly: accuracy -15.9 points (95%" in line
+    assert "check how the splits were made" in line
+    alike = to_metrics(build_evaluation_report(make_outputs([0, 1] * 250, list(range(484, 500))), validation))
+    assert not alike["validation"]["accuracy_differs"]
+    assert "more than chance" not in headline(
+        build_evaluation_report(make_outputs([0, 1] * 250, list(range(484, 500))), validation)
+    )
+    assert to_metrics(build_evaluation_report(test, None))["validation"] is None
+    assert to_metrics(build_evaluation_report(validation, validation))["validation"] is None
+
+
+def test_rates_of_two_classes_come_from_validation() -> None:
+    wanted = ThresholdRequest(positive="ok", sensitivity=0.9, specificity=0.8)
+    validation, test = (
+        make_outputs([0, 1] * 200, list(range(380, 400))),
+        make_outputs([0, 1] * 150, list(range(270, 300))),
+    )
+    found = to_metrics(build_evaluation_report(test, validation, wanted=wanted))["binary"]
+    assert (found["positive"], found["rule"], found["positives"]) == ("ok", "as requested", 150)
+    assert [(p["rate"], p["target"], p["count"]) for p in found["operating_points"]] == [
+        ("sensitivity", 0.9, 400), ("specificity", 0.8, 400),
+    ]  # fmt: skip
+    for point in found["operating_points"]:
+        assert point["reached"][point["rate"]]["interval"] is not None
+        assert isinstance(point["met"], bool)
+    same = to_metrics(build_evaluation_report(validation, validation, wanted=wanted))["binary"]["operating_points"][0]
+    assert (same["reached"], same["met"]) == (None, None), "what chose it cannot judge it"
+    with pytest.raises(DataError, match="chosen on validation images, and there are none"):
+        build_evaluation_report(test, None, wanted=wanted)
+
+
+def test_what_does_not_fit_the_classes_is_refused() -> None:
+    three = ("a", "b", "c")
+    with pytest.raises(UsageError, match=r"A target specificity needs a model with two classes; this one has 3"):
+        check_request(ThresholdRequest(specificity=0.9), three)
+    with pytest.raises(UsageError, match="needs exactly two classes"):
+        check_request(ThresholdRequest(positive="a"), three)
+    with pytest.raises(UsageError, match="The target sensitivity must lie between 0 and 1"):
+        check_request(ThresholdRequest(sensitivity=95), OK)
+    assert to_metrics(build_evaluation_report(make_outputs([0, 1, 2], [], three), None, three))["binary"] is None
+
+
+def test_curves_in_json_are_short_and_keep_their_ends() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 3000).astype(np.int32)
+    logits = rng.normal(0, 1, (3000, 2)).astype(np.float32)
+    logits[np.arange(3000), labels] += 1
+    test = ModelOutputs(Outputs(metrics.softmax(logits), logits, np.zeros((3000, 3), np.float32)), labels)
+    roc = to_metrics(build_evaluation_report(test, None))["binary"]["roc"]
+    assert len(roc["sensitivity"]) == len(roc["threshold"]) == 501
+    assert (roc["false_positive_rate"][0], roc["sensitivity"][0], roc["threshold"][0]) == (0, 0, None)
+    assert (roc["false_positive_rate"][-1], roc["sensitivity"][-1]) == (1, 1)
+    json.dumps(to_metrics(build_evaluation_report(test, None)), allow_nan=False)

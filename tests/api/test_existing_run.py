@@ -1,0 +1,132 @@
+"""`train` once, then test: what a run directory that is there already leads to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sightline
+from sightline.callbacks import Callback
+from sightline.data.checks import class_names
+from sightline.data.indexing import build_index as make_index
+from sightline.errors import OutputError
+from sightline.training.result import TrainResult
+
+QUICK = {"recipe": "quick", "set": ["train.epochs=1", "model.name=cifar10-simple"]}
+DATA = "beans:40@32"
+
+
+class RecordingCallback(Callback):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.stages = 0
+
+    def on_message(self, text: str) -> None:
+        self.lines.append(text)
+
+    def on_stage_begin(self, name: str, epochs: int, steps: int) -> None:
+        self.stages += 1
+
+
+def train(out: Path, callback: Callback | None = None, data: str = DATA, **options: Any) -> TrainResult:
+    return sightline.train(data, out=out, callback=callback, **(QUICK | options))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    path = tmp_path_factory.mktemp("runs") / "r"
+    return path, train(path)
+
+
+def test_same_settings_are_tested_not_trained(finished: tuple[Path, TrainResult]) -> None:
+    path, first = finished
+    weights = (path / "model.keras").read_bytes()
+    metrics = path / "eval" / "test" / "metrics.json"
+    metrics.unlink()
+    said = RecordingCallback()
+    second = train(path, said)
+    assert said.stages == 0
+    assert any("nothing to train" in line for line in said.lines)
+    assert (path / "model.keras").read_bytes() == weights
+    assert second.test is not None
+    assert first.test is not None
+    assert second.test.accuracy == first.test.accuracy == json.loads(metrics.read_text())["accuracy"]
+    assert second.test.loss == pytest.approx(first.test.loss, abs=1e-5)
+    for name in ("weights_sha256", "classes", "parameters", "train", "validation", "epochs", "notes", "details"):
+        assert getattr(second, name) == getattr(first, name), name
+
+
+def test_images_are_indexed_and_checked_once(
+    finished: tuple[Path, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(name: str, function: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            calls.append(name)
+            return function(*arguments, **options)
+
+        return call
+
+    for module in ("request", "images", "labeled"):
+        monkeypatch.setattr(f"sightline.api.{module}.make_index", counted("index", make_index))
+    monkeypatch.setattr(
+        "sightline.data.checks.class_names.class_findings", counted("findings", class_names.class_findings)
+    )
+    train(tmp_path / "new")
+    assert calls == ["index", "findings"]
+    calls.clear()
+    train(finished[0])
+    assert calls == ["index", "findings"]
+
+
+@pytest.mark.parametrize("setting", ["device.threads=1", 'data.allow_findings=["split-leakage"]'])
+def test_what_decides_nothing_does_not_matter(finished: tuple[Path, TrainResult], setting: str) -> None:
+    said = RecordingCallback()
+    train(finished[0], said, set=[*QUICK["set"], setting])
+    assert said.stages == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"set": ["train.epochs=2", "model.name=cifar10-simple"]}, r"train\.epochs is 1, not 2"),
+        ({"set": ["train.epochs=3", "model.name=cifar10-simple"]}, r"sightline resume .*r --epochs 3` extends it"),
+        ({"set": [*QUICK["set"], "seed=5"]}, r"seed is 0, not 5"),
+        ({"data": "beans:44@32"}, r"data\.sources is \['beans:40@32'\], not \['beans:44@32'\]"),
+    ],
+    ids=["epochs", "more epochs", "seed", "data"],
+)
+def test_other_settings_are_refused(finished: tuple[Path, TrainResult], options: dict[str, Any], reason: str) -> None:
+    before = (finished[0] / "run.json").read_bytes()
+    with pytest.raises(OutputError, match=reason) as caught:
+        train(finished[0], **options)
+    assert "--force" in str(caught.value)
+    assert (finished[0] / "run.json").read_bytes() == before
+
+
+def test_a_image_less_is_another_set(tmp_path: Path) -> None:
+    from sightline.datasets import coffee_beans
+
+    data = tmp_path / "data"
+    coffee_beans.write(data, 40, 32)
+    train(tmp_path / "r", data=str(data))
+    next(data.rglob("*.png")).unlink()
+    with pytest.raises(OutputError, match="other images than those now in data"):
+        train(tmp_path / "r", data=str(data))
+
+
+def test_a_run_that_is_not_complete_is_refused_until_forced(finished: tuple[Path, TrainResult], tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    shutil.copytree(finished[0], path)
+    info = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(info | {"status": "interrupted"}))
+    with pytest.raises(OutputError, match="interrupted, not complete"):
+        train(path)
+    said = RecordingCallback()
+    train(path, said, force=True)
+    assert said.stages == 1

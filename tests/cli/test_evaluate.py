@@ -1,0 +1,234 @@
+"""Evaluation and its thresholds as a user sees them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command import Command
+from sightline.api import Classifier
+from sightline.api.evaluation import evaluate_model
+from sightline.errors import DataError
+from sightline.evaluation.report import ThresholdRequest
+from sightline.inference.predictor import FakePredictor, Outputs
+from sightline.preprocessing import PreprocessingSpec
+
+
+@pytest.fixture
+def run(trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """A copy, as evaluation writes into it."""
+    return Path(shutil.copytree(trained[0], tmp_path / "run"))
+
+
+def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path, tmp_path: Path) -> None:
+    ood_folder = tmp_path / "strange" / "noise"
+    ood_folder.mkdir(parents=True)
+    for i in range(8):
+        noise = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(noise).save(ood_folder / f"{i}.png")
+    arguments = ("evaluate", run, "--target-precision", "0.7", "--coverage", "0.8", "--ood", tmp_path / "strange")
+    result = sightline(*arguments, "--json")
+    assert result.code == 0
+    payload = result.json
+    stored = json.loads((run / "eval" / "test" / "metrics.json").read_text())
+    assert {key: value for key, value in payload.items() if key not in {"labels", "views"}} == stored
+    assert {"auroc", "macro_f1", "brier", "log_loss", "average_precision"} <= set(payload["metrics"])
+    assert payload["calibration"]["temperature"]["count"] > 0
+    assert payload["calibration"]["note"], "there are too few images"
+    assert payload["coverage"]["wanted"] == 0.8
+    assert payload["strangers"]["strangers"] == 8
+    assert 0 <= payload["strangers"]["energy"] <= 1
+    assert 0 <= payload["strangers"]["distance"] <= 1
+    thresholds = json.loads((run / "thresholds.json").read_text())
+    assert thresholds == payload["thresholds"]
+    assert thresholds["target_precision"] == 0.7
+    plots = {path.stem for path in (run / "figures").iterdir()}
+    assert {"reliability", "risk-coverage", "confusion", "confusion-shares"} <= plots
+    outcome = sightline("evaluate", run)
+    for word in ("auroc", "calibration: ECE", "risk-coverage", "returns a set for"):
+        assert word in outcome.out
+
+
+def test_tta_is_reported_and_not_stored(sightline: Command, run: Path) -> None:
+    stored = (run / "eval" / "test" / "metrics.json").read_bytes()
+    one, two = sightline("evaluate", run, "--json").json, sightline("evaluate", run, "--mirror", "--json").json
+    assert (one["views"], two["views"]) == (1, 2)
+    assert one["loss"] != two["loss"]
+    assert "mean over two views" in sightline("evaluate", run, "--mirror").out
+    assert json.loads((run / "eval" / "test" / "metrics.json").read_text())["loss"] == json.loads(stored)["loss"]
+    refused = sightline("evaluate", run, "--mirror", "--coverage", "0.9")
+    assert refused.code == 2
+    assert "--mirror only evaluates" in refused.err
+
+
+def test_decisions_follow_and_a_later_call_keeps_what_it_does_not_ask_for(
+    sightline: Command, run: Path, colors: Path
+) -> None:
+    before = sightline("predict", run, colors / "red", "--json").lines
+    assert "decision" not in before[0]
+    assert sightline("evaluate", run, "--coverage", "0.8").code == 0
+    assert sightline("evaluate", run, "--target-precision", "0.5").code == 0
+    assert json.loads((run / "thresholds.json").read_text())["coverage"] == 0.8
+    after = sightline("predict", run, colors / "red", "--json").lines
+    for line, old in zip(after, before, strict=True):
+        assert line["label"] == old["label"]
+        assert line["probability"] == pytest.approx(old["probability"], abs=1e-6)
+        assert line["decision"] in {"class", "set", "abstain"}
+        assert set(line["set"]) <= {"red", "green", "blue"}
+        assert line["ood_score"] < 100
+    assert "red" in sightline("predict", run, colors / "red").out
+
+
+def test_an_unreachable_target_exits_with_1_and_always_abstains(sightline: Command, run: Path, colors: Path) -> None:
+    result = sightline("evaluate", run, "--target-precision", "0.99", "--json")
+    assert result.code == 1
+    assert result.json["threshold"]["confidence"] is None
+    assert "do not show that any confidence threshold reaches" in result.json["threshold"]["note"]
+    lines = sightline("predict", run, colors / "red", "--json").lines
+    assert {line["decision"] for line in lines} == {"abstain"}
+
+
+@pytest.fixture
+def split_folders(colors: Path, tmp_path: Path) -> Path:
+    """Images with a validation and a test split."""
+    for path in sorted(colors.rglob("*.png")):
+        split = "validation" if int(path.stem[-3:]) % 2 else "test"
+        (tmp_path / "parts" / split / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "parts" / split / path.parent.name)
+    return tmp_path / "parts"
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "onnx"])
+def test_a_model_without_its_run_is_fitted_on_the_validation_part_of_what_is_given(
+    sightline: Command, run: Path, split_folders: Path, tmp_path: Path, form: str
+) -> None:
+    model = Path(shutil.copytree(run / "bundle", tmp_path / "model"))
+    if form == "zip":
+        model = Path(shutil.make_archive(str(tmp_path / "model"), "zip", tmp_path, "model"))
+    elif form == "onnx":
+        model = model / "model.onnx"
+    before = sightline("predict", model, split_folders / "test", "--json").lines
+    assert "decision" not in before[0]
+    result = sightline("evaluate", model, split_folders, "--target-precision", "0.5", "--coverage", "0.8", "--json")
+    assert result.code == 0, result.err
+    assert result.json["thresholds"]["count"] == result.json["count"] == 60
+    after = sightline("predict", model, split_folders / "test", "--json").lines
+    for line, old in zip(after, before, strict=True):
+        assert {key: line[key] for key in old} == old
+        assert line["decision"] in {"class", "set", "abstain"}
+        assert set(line["set"]) <= {"red", "green", "blue"}
+    answered = sum(line["decision"] == "class" for line in after) / len(after)
+    assert answered == pytest.approx(result.json["answered"]["classes"])
+    again = sightline("evaluate", model, split_folders, "--split", "validation", "--json").json
+    assert again["thresholds"] == result.json["thresholds"], "kept, and still readable"
+
+
+def test_without_a_validation_part_or_beside_its_run_nothing_is_fitted(
+    sightline: Command, run: Path, colors: Path, split_folders: Path, tmp_path: Path
+) -> None:
+    lone = Path(shutil.copy(run / "bundle" / "model.onnx", tmp_path / "lone.onnx"))
+    content = lone.read_bytes()
+    result = sightline("evaluate", lone, colors, "--coverage", "0.8")
+    assert (result.code, result.out) == (2, "")
+    assert "give images with a validation split (folders validation/ and test/)" in result.err
+    assert lone.read_bytes() == content
+    result = sightline("evaluate", run / "bundle" / "model.onnx", split_folders, "--coverage", "0.8")
+    assert (result.code, result.out) == (2, "")
+    assert f"belongs to the run {run} and uses its thresholds: evaluate the run" in result.err
+    model_folder = Path(shutil.copytree(run / "bundle", tmp_path / "model"))
+    (model_folder / "mine.txt").write_text("do not lose me")
+    result = sightline("evaluate", model_folder, split_folders, "--coverage", "0.8")
+    assert result.code == 2
+    assert "holds mine.txt, which is no part of the bundle: move it away first." in result.err
+    assert (model_folder / "mine.txt").read_text() == "do not lose me"
+
+
+class NanPredictor(FakePredictor):
+    def outputs(self, pixels: Any) -> Outputs:
+        outputs = super().outputs(pixels)
+        return Outputs(
+            *(np.full_like(split, np.nan) for split in (outputs.probabilities, outputs.logits, outputs.features))
+        )
+
+
+@pytest.mark.parametrize("request", [ThresholdRequest(), ThresholdRequest(0.9, 0.9)], ids=["figures", "thresholds"])
+def test_a_model_that_predicts_nan_is_rejected_with_the_first_image(
+    split_folders: Path, request: ThresholdRequest
+) -> None:
+    model = Classifier(NanPredictor(("blue", "green", "red"), PreprocessingSpec(8, 8)))
+    with pytest.raises(
+        DataError, match=r"for 60 of 60 pictures are no numbers .* first for test/blue/.*train it again"
+    ):
+        evaluate_model(model, split_folders, threshold_request=request)
+
+
+@pytest.mark.parametrize("option", ["--target-precision", "--coverage"])
+def test_targets_are_between_0_and_1(sightline: Command, run: Path, option: str) -> None:
+    result = sightline("evaluate", run, option, "99")
+    assert (result.code, result.out) == (2, "")
+    assert "between 0 and 1" in result.err
+    assert not (run / "thresholds.json").exists()
+
+
+def test_damaged_thresholds_say_how_to_mend_them(sightline: Command, run: Path, colors: Path) -> None:
+    (run / "thresholds.json").write_text('{"count": "many"}')
+    result = sightline("predict", run, colors / "red")
+    assert result.code == 2
+    assert "--target-precision" in result.err
+
+
+def test_images_of_one_class_and_one_image(sightline: Command, run: Path, colors: Path, tmp_path: Path) -> None:
+    shutil.copytree(colors / "red", tmp_path / "data" / "red")
+    arguments = ("evaluate", run, tmp_path / "data", "--include-training", "--json")
+    one = sightline(*arguments).json
+    assert one["metrics"]["auroc"] == {
+        "value": None, "interval": None, "note": "all images are of one class", "classes": 0,
+    }  # fmt: skip
+    for path in sorted((tmp_path / "data" / "red").iterdir())[1:]:
+        path.unlink()
+    assert sightline(*arguments).json["count"] == 1
+    assert json.loads((run / "eval" / "test" / "metrics.json").read_text())["count"] > 1, (
+        "other images do not overwrite it"
+    )
+
+
+def test_wrong_labels_without_the_extra(
+    sightline: Command, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
+    result = sightline("evaluate", run, "--labels", tmp_path / "patch.jsonl")
+    assert result.code == 2
+    assert "sightline[labels]" in result.err
+    assert not (tmp_path / "patch.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_planted_labels_of_cats_and_dogs_are_listed_first(
+    sightline: Command, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cleanlab", reason="the extra labels is not installed")
+    monkeypatch.setenv("KERAS_HOME", str(shared / "keras"))
+    data = tmp_path / "data"
+    shutil.copytree(shared / "data" / "cats_vs_dogs" / "train", data, copy_function=shutil.copyfile)
+    rng = np.random.default_rng(0)
+    planted = set()
+    for label, other in (("cat", "dog"), ("dog", "cat")):
+        for path in rng.choice(sorted((data / label).glob("*")), 15, replace=False):
+            planted.add(f"{other}/planted-{label}-{path.name}")
+    for name in planted:
+        other, _, rest = name.partition("/planted-")
+        label, _, file = rest.partition("-")
+        shutil.move(data / label / file, data / other / f"planted-{label}-{file}")
+    run, patch = tmp_path / "run", tmp_path / "patch.jsonl"
+    assert sightline("train", data, "--recipe", "transfer", "--out", run, "--json").code == 0
+    assert sightline("evaluate", run, "--labels", patch, "--json").code == 0
+    paths = [json.loads(line)["path"] for line in patch.read_text().splitlines()]
+    assert len(planted & set(paths[:30])) >= 18  # 60% of 30, among the first 5% of 600

@@ -1,0 +1,78 @@
+"""`sightline card`: Hugging Face format, correct metrics, and a bundle that still loads."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # comes with pre-commit, without types
+
+from command import Command
+from sightline.inference import bundle
+from sightline.inference.manifest import Manifest
+from sightline.preprocessing import PreprocessingSpec
+from sightline.report.model_card import render_card
+
+
+def header(text: str) -> dict[str, Any]:
+    start, middle, _ = text.split("---\n", 2)
+    assert start == ""
+    values: dict[str, Any] = yaml.safe_load(middle)
+    return values
+
+
+def test_the_card_is_in_the_bundle_and_says_what_the_run_says(
+    sightline: Command, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    outcome = sightline("card", run)
+    assert outcome.code == 0
+    path = run / "bundle" / "README.md"
+    assert path.read_text(encoding="utf-8") == outcome.out
+    loaded_bundle, _ = bundle.load(run / "bundle")
+    assert "figures/confusion.png" in loaded_bundle.files
+    values = header(outcome.out)
+    assert values["pipeline_tag"] == "image-classification"
+    assert values["library_name"] == "sightline"
+    assert isinstance(values["license"], str)
+    for name in ("tags", "datasets", "metrics"):
+        assert values[name]
+        assert all(isinstance(item, str) for item in values[name])
+    (entry,) = values["model-index"]
+    splits = {result["dataset"]["split"]: result for result in entry["results"]}
+    assert set(splits) == set(loaded_bundle.manifest.metrics)
+    for split, result in splits.items():  # required by Hugging Face
+        assert set(result) == {"task", "dataset", "metrics"}
+        assert {"type", "name"} <= set(result["dataset"])
+        metrics = {m["type"]: m["value"] for m in result["metrics"]}
+        assert metrics["accuracy"] == pytest.approx(loaded_bundle.manifest.metrics[split]["accuracy"])
+    test = trained[1]["test"]
+    assert f"| test | {test['count']} | {test['accuracy']:.4f} |" in outcome.out
+    for split_name, count in loaded_bundle.manifest.data["counts"].items():
+        assert f"| {split_name} | {count} |" in outcome.out
+    again = sightline("card", run, "--json")
+    assert again.json == {"path": str(path), "card": outcome.out}
+
+
+def test_without_a_bundle_there_is_no_place_for_it(
+    sightline: Command, trained: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    shutil.rmtree(run / "bundle")
+    result = sightline("card", run)
+    assert result.code == 2
+    assert "no bundle" in result.err
+    assert sightline("card", tmp_path).code == 2
+
+
+def test_names_cannot_break_the_card() -> None:
+    names = ('a: "b"', "- c", "<script>", "d | e", "# f\n---", "图")
+    manifest = Manifest("net", names, PreprocessingSpec(8, 8), data={"name": '"x": [', "counts": {}})
+    text = render_card(manifest, {})
+    assert header(text)["datasets"] == ['"x": [']
+    assert "model-index" not in header(text), "Hugging Face rejects an index without results"
+    assert "<script>" not in text
+    assert "\n---" not in text.split("---\n", 2)[2]
+    assert "图" in text

@@ -1,0 +1,244 @@
+"""Channels are really removed, and what is left answers as before where they did nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from networks import RUNS, compute_outputs, make_plan, random_images
+from sightline import backend
+from sightline.compress import channel_groups, prune
+from sightline.compress.channel_groups import ChannelGroups
+from sightline.errors import ModelError
+from sightline.export import keras_to_onnx
+from sightline.models import registry
+from sightline.models.build import build_model
+from sightline.models.describe import count_parameters, describe_model
+
+Mask = NDArray[np.bool_]
+
+
+def build_random(name: str, **settings: Any) -> Any:
+    """A network whose logits depend on the image: He kernels, and batch norms that are not the identity."""
+    return randomize_weights(build_model(make_plan(name, classes=3, **settings)).model)
+
+
+def randomize_weights(model: Any, seed: int = 0) -> Any:
+    draw = np.random.default_rng(seed)
+    for variable in model.weights:
+        shape = tuple(variable.shape)
+        if len(shape) > 1:
+            fan = np.prod(shape[:2]) if shape[-1] == 1 else np.prod(shape[:-1])
+            variable.assign(draw.normal(0, np.sqrt(2 / fan), shape))
+        elif variable.name == "moving_variance":
+            variable.assign(draw.uniform(0.5, 2, shape))
+        else:
+            variable.assign((variable.name == "gamma") + draw.normal(0, 0.2, shape))
+    return model
+
+
+def build_residual(seed: int = 0) -> Any:
+    """A small net with every tie: an addition, a depthwise convolution, a gate, batch norms, a concatenation."""
+    keras = backend.keras()
+    layers = keras.layers
+    pixels = keras.Input((8, 8, 3), dtype="uint8", name="pixels")
+    x = layers.Conv2D(12, 3, padding="same", use_bias=False, name="stem")(layers.Rescaling(1 / 255)(pixels))
+    x = start = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 1, use_bias=False, name="wide")(x)))
+    x = layers.ReLU()(layers.BatchNormalization()(layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)))
+    gate = layers.Dense(16, "sigmoid", name="gate")(layers.GlobalAveragePooling2D(keepdims=True)(x))
+    x = layers.BatchNormalization()(layers.Conv2D(12, 1, use_bias=False, name="narrow")(layers.Multiply()([x, gate])))
+    x = layers.Add()([start, x])
+    x = layers.Concatenate()([x, layers.BatchNormalization()(layers.Conv2D(6, 3, padding="same", name="side")(x))])
+    features = layers.Activation("linear", name="features")(layers.GlobalAveragePooling2D()(x))
+    logits = layers.Dense(3, name="logits")(features)
+    named = {"logits": logits, "probabilities": layers.Softmax()(logits), "features": features}
+    return randomize_weights(keras.Model(pixels, named), seed)
+
+
+def draw_groups(found: ChannelGroups, seed: int, share: float = 0.5) -> Mask:
+    """Groups drawn by chance, though not all of any layer."""
+    drawn = np.random.default_rng(seed).random(found.count) < share
+    for part in found.producers():
+        drawn[np.unique(found.group[part.outputs[0]])[:2]] = False
+    removed: Mask = drawn & ~found.protected
+    return removed
+
+
+def zero_groups(found: ChannelGroups, removed: Mask) -> None:
+    """Zero all that makes the channels of the groups `removed`."""
+    for part in found.calls:
+        for weight, axes in part.weights():
+            array = prune._to_numpy(weight).copy()
+            for axis, slots in enumerate(axes):
+                if slots is part.outputs[0] and weight.name != "moving_variance":  # the mean, where there is no scale
+                    np.moveaxis(array, axis, 0)[removed[found.group[slots]]] = 0
+            weight.assign(array)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_without_silent_channels_the_answers_are_the_same(name: str) -> None:
+    model = build_random(name)
+    found = channel_groups.trace_channels(model)
+    removed = draw_groups(found, 1, 0.2)  # each layer of a deep net loses as much of the signal
+    assert removed.any()
+    zero_groups(found, removed)
+    small = prune.prune(model, found, removed)
+    colors = np.array([[0, 0, 0], [250, 120, 0], [0, 200, 250]]).reshape(3, 1, 1, 3)  # a deep net averages mere noise
+    pixels = np.where(random_images(3, registry.ENTRIES[name].min_input_size) < 64, 255, colors).astype(np.uint8)
+    before, after = compute_outputs(model, pixels), compute_outputs(small, pixels)
+    scale = np.abs(before["logits"]).max()
+    spread = np.ptp(before["logits"], axis=0).max()  # small behind dozens of layers of which each lost a fifth
+    assert spread > 1e-5 * scale, "else the answer does not depend on the image"
+    np.testing.assert_allclose(after["logits"], before["logits"], atol=min(1e-5 * max(scale, 1), 0.02 * spread), rtol=0)
+    np.testing.assert_allclose(after["probabilities"], before["probabilities"], atol=1e-5)
+    assert count_parameters(small) < 0.9 * count_parameters(model)
+    assert describe_model(small, name).multiply_adds < describe_model(model, name).multiply_adds
+    assert keras_to_onnx.convert_model(small)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1000), share=st.floats(0.05, 0.95))
+def test_any_groups_can_go(seed: int, share: float) -> None:
+    model = build_residual(seed)
+    found = channel_groups.trace_channels(model)
+    removed = draw_groups(found, seed, share)
+    zero_groups(found, removed)
+    pixels = random_images(2, 8, seed=seed)
+    after = compute_outputs(prune.prune(model, found, removed), pixels)["logits"]
+    np.testing.assert_allclose(after, compute_outputs(model, pixels)["logits"], atol=1e-5)
+
+
+def test_a_channel_that_works_is_missed() -> None:
+    """The comparison above can fail."""
+    model = build_random("cifar10-deep")
+    found = channel_groups.trace_channels(model)
+    small = prune.prune(model, found, draw_groups(found, 1))
+    pixels = random_images(2, 8)
+    assert np.abs(compute_outputs(small, pixels)["logits"] - compute_outputs(model, pixels)["logits"]).max() > 1e-2
+
+
+def test_the_size_is_known_before_anything_is_built() -> None:
+    model = build_residual()
+    found = channel_groups.trace_channels(model)
+    removed = draw_groups(found, 3)
+    small = prune.prune(model, found, removed)
+    assert channel_groups.count_remaining(found, np.zeros(found.count, bool)) == (
+        count_parameters(model), describe_model(model, "").multiply_adds,
+    )  # fmt: skip
+    assert channel_groups.count_remaining(found, removed) == (
+        count_parameters(small),
+        describe_model(small, "").multiply_adds,
+    )
+
+
+def test_groups_of_a_residual_net_reach_through_the_additions() -> None:
+    keras = backend.keras()
+    pixels = keras.Input((8, 8, 3), dtype="uint8", name="pixels")
+    x = keras.layers.Rescaling(1 / 255)(pixels)
+    stem = keras.layers.Conv2D(4, 3, padding="same", name="stem")(x)
+    inner = keras.layers.Conv2D(6, 3, padding="same", name="inner")(stem)
+    back = keras.layers.Conv2D(4, 3, padding="same", name="back")(inner)
+    x = keras.layers.Flatten()(keras.layers.Add()([stem, back]))
+    logits = keras.layers.Dense(2, name="logits")(x)
+    model = keras.Model(pixels, {"logits": logits, "probabilities": keras.layers.Softmax()(logits), "features": x})
+    found = channel_groups.trace_channels(model)
+    outputs_of = {part.layer.name: found.group[part.outputs[0]] for part in found.producers()}
+    assert outputs_of["stem"].tolist() == outputs_of["back"].tolist()
+    assert not set(outputs_of["stem"]) & set(outputs_of["inner"])
+    assert (~found.protected).sum() == 4 + 6
+    dense = next(part for part in found.calls if part.layer.name == "logits")
+    assert found.group[dense.inputs[0]].tolist() == outputs_of["stem"].tolist() * 64
+
+
+def test_a_layer_used_twice_is_refused() -> None:
+    keras = backend.keras()
+    pixels = keras.Input((8, 8, 3), dtype="uint8", name="pixels")
+    layer = keras.layers.Conv2D(3, 3, padding="same", name="twice")
+    x = keras.layers.GlobalAveragePooling2D()(layer(layer(keras.layers.Rescaling(1 / 255)(pixels))))
+    with pytest.raises(ModelError, match="twice is used more than once"):
+        channel_groups.trace_channels(keras.Model(pixels, {"logits": x, "probabilities": x, "features": x}))
+
+
+def test_the_least_scale_goes_first_and_every_layer_keeps_some() -> None:
+    model = build_residual()
+    found = channel_groups.trace_channels(model)
+    weak = draw_groups(found, 5, 0.3)
+    for part in found.calls:
+        if part.class_name == "BatchNormalization":
+            part.layer.gamma.assign(np.where(weak[found.group[part.outputs[0]]], 1e-3, 1.0))
+    scores = prune.score_by_scale(found)
+    assert scores[weak].max() < scores[~weak & ~found.protected].min()
+    removed = prune.choose_groups(found, scores, 0.9, weigh=False)
+    assert removed.any()
+    assert weak[removed].all()
+    least = prune.choose_groups(found, scores, 0.0, weigh=False)
+    small = prune.prune(model, found, least)
+    assert (
+        min(part.node.outputs[0].shape[-1] for part in channel_groups.trace_channels(small).producers())
+        == prune.MIN_CHANNELS
+    )
+    assert not prune.choose_groups(found, scores, 1.0, weigh=False).any()
+
+
+def test_taylor_scores_are_the_squared_first_order_change() -> None:
+    """Against gradients taken by hand: logits z = x W + b, cross-entropy, dz = p - y."""
+    keras = backend.keras()
+    pixels = keras.Input((2, 2, 1), dtype="uint8", name="pixels")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(pixels))
+    hidden = keras.layers.Dense(5, name="hidden", bias_initializer="normal")(x)
+    logits = keras.layers.Dense(3, name="last")(hidden)
+    model = keras.Model(pixels, {"logits": logits, "probabilities": keras.layers.Softmax()(logits), "features": x})
+    found = channel_groups.trace_channels(model)
+    given, labels = random_images(6, 2, 1), np.eye(3, dtype=np.float32)[[0, 1, 2, 2, 1, 0]]
+    learner = keras.Model(model.input, model.output["logits"])
+    kept = [prune._to_numpy(v).copy() for v in model.variables]
+
+    def step(optimizer: Any) -> int:
+        learner.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
+        learner.train_on_batch(given, labels)
+        return 0
+
+    scores = prune.score_by_taylor(model, found, step)
+    flat = given.reshape(6, 4) / 255
+    (w1, b1), (w2, _) = [[prune._to_numpy(v) for v in model.get_layer(n).weights] for n in ("hidden", "last")]
+    h = flat @ w1 + b1
+    z = h @ w2
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    dh = (p - labels) / 6 @ w2.T
+    expected = (w1 * (flat.T @ dh)).sum(0) + b1 * dh.sum(0)
+    group = next(found.group[part.outputs[0]] for part in found.calls if part.layer.name == "hidden")
+    np.testing.assert_allclose(scores[group], expected**2, rtol=1e-3, atol=1e-9)
+    assert all((prune._to_numpy(v) == old).all() for v, old in zip(model.variables, kept, strict=True))
+
+
+def test_a_slimmed_network_loads_in_safe_mode(tmp_path: Any) -> None:
+    model = build_random("alexnet")
+    found = channel_groups.trace_channels(model)
+    small = prune.prune(model, found, prune.choose_groups(found, prune.score_by_scale(found), 0.6, weigh=True))
+    small.save(tmp_path / "small.keras")
+    loaded = backend.keras().saving.load_model(tmp_path / "small.keras", compile=False, safe_mode=True)
+    pixels = random_images(2, registry.ENTRIES["alexnet"].min_input_size)
+    np.testing.assert_array_equal(compute_outputs(loaded, pixels)["logits"], compute_outputs(small, pixels)["logits"])
+    again = channel_groups.trace_channels(loaded)
+    assert prune.choose_groups(again, prune.score_by_scale(again), 0.5, weigh=True).any()
+
+
+def test_a_narrower_layer_drops_less() -> None:
+    keras = backend.keras()
+    layers = keras.layers
+    pixels = keras.Input((8, 8, 3), dtype="uint8", name="pixels")
+    x = layers.GlobalAveragePooling2D(name="pool")(layers.Conv2D(8, 3, name="wide")(pixels))
+    x = layers.Activation("linear", name="features")(layers.Dropout(0.4, name="drop")(x))
+    logits = layers.Dense(2, name="predictions")(x)
+    outputs = {"probabilities": layers.Softmax(name="probabilities")(logits), "logits": logits, "features": x}
+    model = keras.Model(pixels, outputs)
+    found = channel_groups.trace_channels(model)
+    removed = np.zeros(found.count, bool)
+    removed[np.flatnonzero(~found.protected)[:6]] = True
+    assert prune.prune(model, found, removed).get_layer("drop").rate == pytest.approx(0.4 * 2 / 8)

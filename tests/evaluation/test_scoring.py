@@ -1,0 +1,200 @@
+"""Figures and their intervals against scikit-learn and SciPy, and where those give up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
+
+from sightline import intervals, metrics
+from sightline.errors import DataError
+from sightline.evaluation import bootstrap
+from sightline.evaluation.scoring import NAMES, check_probabilities, compute_class_metrics, compute_metrics
+
+Scored = tuple[NDArray[np.float32], NDArray[np.int32]]
+
+
+def draw_predictions(count: int, classes: int, seed: int = 0, right: float = 1.5) -> Scored:
+    """Probabilities and labels of a classifier that is often right; every class is there where count allows."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(count) % classes).astype(np.int32)
+    logits = rng.normal(size=(count, classes))
+    logits[np.arange(count), labels] += right
+    return metrics.softmax(logits.astype(np.float32)), labels
+
+
+@given(st.integers(2, 8), st.integers(10, 80), st.integers(0, 99))
+@settings(max_examples=10, deadline=None)
+def test_figures_are_scikit_learns(classes: int, count: int, seed: int) -> None:
+    p, labels = draw_predictions(count, classes, seed)
+    p = np.round(p, 1) + np.float32(0.01)  # equal scores
+    p /= p.sum(1, keepdims=True)
+    found = compute_metrics(p, labels)
+    one_hot = np.eye(classes)[labels]
+    assert found["auroc"].value == pytest.approx(roc_auc_score(one_hot, p, average="macro"))
+    assert found["average_precision"].value == pytest.approx(average_precision_score(one_hot, p, average="macro"))
+    assert found["brier"].value == pytest.approx(((p - one_hot) ** 2).sum(1).mean(), abs=1e-6)
+    for how in ("macro", "weighted"):
+        theirs = precision_recall_fscore_support(labels, p.argmax(1), average=how, zero_division=0)
+        for name, value in zip(("precision", "recall", "f1"), theirs[:3], strict=True):
+            assert found[f"{how}_{name}"].value == pytest.approx(value)
+
+
+@given(st.integers(2, 60), st.integers(0, 999))
+@settings(max_examples=25, deadline=None)
+def test_redrawn_rankings_are_scikit_learns_with_weights(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values, positive = rng.integers(0, 12, count) / 4, rng.random(count) < 0.4  # many are equal
+    drawn = rng.multinomial(count, np.full(count, 1 / count), 5).astype(float)
+    for area, average, w in zip(*metrics.auroc_and_ap(values, positive, drawn), drawn, strict=True):
+        if w[positive].sum() and w[~positive].sum():
+            assert area == pytest.approx(roc_auc_score(positive, values, sample_weight=w))
+            assert average == pytest.approx(average_precision_score(positive, values, sample_weight=w))
+        else:
+            assert np.isnan(area)
+
+
+def test_cells_drawn_as_a_multinomial_and_by_images_spread_alike() -> None:
+    few, many = np.array([300, 100]), np.array([6, 2] * 50)  # the second is drawn image by image
+    for counts in (few, many):
+        found = bootstrap.resample_counts(counts, 0, "test")
+        assert found.shape == (bootstrap.RESAMPLES, len(counts))
+        assert (found.sum(1) == 400).all()
+        deviation = found[:, ::2].sum(1).std()
+        assert deviation == pytest.approx(np.sqrt(400 * 0.75 * 0.25), rel=0.1)
+
+
+@given(st.integers(2, 8), st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=60))
+def test_metrics_of_each_class_are_scikit_learns_and_none_where_they_are_not_defined(
+    classes: int, pairs: list[tuple[int, int]]
+) -> None:
+    both = np.array(pairs, np.int64).reshape(-1, 2) % classes
+    labels, answers = both[:, 0].astype(np.int32), both[:, 1]
+    names = tuple("abcdefgh"[:classes])
+    ours = compute_class_metrics(metrics.confusion_matrix(labels, answers, classes), names)
+    assert tuple(c.label for c in ours) == names
+    if not pairs:
+        assert all((c.precision, c.recall, c.f1, c.support) == (None, None, None, 0) for c in ours)
+        return
+    theirs = precision_recall_fscore_support(labels, answers, labels=range(classes), zero_division=0)
+    for i, c in enumerate(ours):
+        found = (c.precision or 0, c.recall or 0, c.f1 or 0, c.support)
+        assert found == pytest.approx(tuple(column[i] for column in theirs))
+        true, predicted = labels == i, answers == i
+        hits, support, count = (int(at.sum()) for at in (true & predicted, true, predicted))
+        assert (c.recall is None, c.f1 is None, c.precision is None) == (not support, not support, not count)
+        assert c.recall_interval == (intervals.wilson_interval(hits, support) if support else None)
+        assert c.precision_interval == (intervals.wilson_interval(hits, count) if count else None)
+
+
+def test_means_over_classes_say_how_many_they_cover() -> None:
+    p, labels = draw_predictions(60, 5)
+    held = labels < 3
+    found = compute_metrics(p[held], labels[held])
+    covered = {name: figure.classes for name, figure in found.items() if figure.classes is not None}
+    assert covered == dict.fromkeys(["macro_precision", "macro_recall", "macro_f1", "auroc", "average_precision"], 3)
+
+
+def test_a_perfect_score_has_no_interval_without_a_width() -> None:
+    sure = np.eye(3, dtype=np.float32)[np.arange(45) % 3]
+    found = compute_metrics(sure, (np.arange(45) % 3).astype(np.int32))
+    for name in ("macro_f1", "macro_recall", "auroc", "average_precision"):
+        assert (found[name].value, found[name].interval) == (1, None)
+        assert found[name].note == "no interval: the same value in every resample"
+    assert found["weighted_recall"].interval == intervals.wilson_interval(45, 45)
+
+
+def test_the_average_precision_of_two_classes_says_what_it_is() -> None:
+    found = compute_metrics(*draw_predictions(80, 2))["average_precision"]
+    assert (found.note, found.classes) == ("mean of both classes", 2)
+    assert compute_metrics(*draw_predictions(80, 3))["average_precision"].note == ""
+
+
+def test_top_k_is_scikit_learns() -> None:
+    p, labels = draw_predictions(300, 10, right=0.5)
+    for k in (1, 3, 5):
+        assert metrics.in_top_k(p, labels, k).mean() == top_k_accuracy_score(labels, p, k=k)
+    assert {"top_1", "top_5"} <= set(compute_metrics(p, labels))
+    assert "top_5" not in compute_metrics(*draw_predictions(20, 5))
+
+
+def test_equal_probabilities_are_top_in_the_order_of_the_classes() -> None:
+    flat = np.full((4, 4), 0.25, np.float32)
+    assert metrics.in_top_k(flat, np.arange(4, dtype=np.int32), 2).tolist() == [True, True, False, False]
+
+
+def test_intervals_hold_their_figures_and_are_seeded() -> None:
+    p, labels = draw_predictions(300, 3)
+    found = compute_metrics(p, labels)
+    for figure in found.values():
+        assert figure.value is not None
+        assert figure.interval is not None
+        assert figure.interval.low < figure.value < figure.interval.high
+    assert found == compute_metrics(p, labels)
+    assert found != compute_metrics(p, labels, seed=1)
+
+
+def test_a_bootstrap_interval_is_about_the_normal_one() -> None:
+    values = np.random.default_rng(0).normal(size=400)
+    ends = bootstrap.percentile_interval(bootstrap.resample_means(values[:, None], 0, "test")[:, 0])
+    assert ends is not None
+    half = 1.96 * values.std() / 20
+    assert (ends.low, ends.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+
+
+def test_ninety_five_in_a_hundred_intervals_hold_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for seed in range(80):
+        ends = bootstrap.percentile_interval(
+            bootstrap.resample_means(rng.exponential(size=(100, 1)), seed, "coverage")[:, 0]
+        )
+        assert ends is not None
+        held += ends.low <= 1 <= ends.high
+    assert 68 <= held <= 80  # of a skewed mean, percentiles fall short of 76 a little
+
+
+def test_a_perfect_model_has_no_loss_of_minus_zero() -> None:
+    found = compute_metrics(np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32))["log_loss"]
+    assert f"{found.value:.4f}" == "0.0000"
+
+
+def test_one_class_one_image_and_none() -> None:
+    p = np.full((5, 2), 0.5, np.float32)
+    found = compute_metrics(p, np.zeros(5, np.int32))
+    assert (found["auroc"].value, found["auroc"].note) == (None, "all images are of one class")
+    one = compute_metrics(p[:1], np.zeros(1, np.int32))
+    assert one["log_loss"].interval is None
+    assert one["log_loss"].note == "one image has no interval"
+    assert all(f.value is None and f.note for f in compute_metrics(p[:0], np.zeros(0, np.int32)).values())
+
+
+def test_one_image_of_each_class_and_a_thousand_classes() -> None:
+    for count, classes in ((4, 4), (1000, 1000)):
+        found = compute_metrics(*draw_predictions(count, classes))
+        assert set(NAMES) <= set(found)
+        assert all(f.value is not None and np.isfinite(f.value) for f in found.values())
+        assert all(f.note for f in found.values() if f.interval is None)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -0.5, 3.0])
+def test_probabilities_that_are_none_are_named(bad: float) -> None:
+    p, _ = draw_predictions(4, 3)
+    p[2, 1] = bad
+    with pytest.raises(DataError, match=r"1 of 4 images .* first for c\.png"):
+        check_probabilities(p, ("a.png", "b.png", "c.png", "d.png"))
+
+
+def test_an_interval_without_a_width_is_none() -> None:
+    drawn = np.full(2000, 0.5)
+    drawn[:10] = 1.0  # the few resamples without a single image of the class that is never predicted
+    assert bootstrap.make_metric(0.5, drawn).interval is None
+    assert bootstrap.make_metric(0.5, drawn).note == "no interval: the same value in nearly every resample"

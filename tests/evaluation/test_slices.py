@@ -1,0 +1,154 @@
+"""Where a classifier fails: mistakes, slices, wrong labels, and against another classifier."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from sightline.data.types import ImageRecord, Subset
+from sightline.errors import DataError, MissingExtraError
+from sightline.evaluation import label_issues as wrong_labels
+from sightline.evaluation.error_analysis import analyze_errors
+from sightline.evaluation.evaluator import compute_evaluation
+from sightline.evaluation.paired import compare_paired, mcnemar_p_value
+from sightline.evaluation.slices import evaluate_slices, image_properties, slice_masks
+from strategies import image_record
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_is_scipys_exact_test(lost: int, won: int) -> None:
+    expected = binomtest(lost, lost + won, 0.5).pvalue if lost + won else 1.0
+    assert mcnemar_p_value(lost, won) == pytest.approx(expected, rel=1e-6)
+
+
+def test_verdicts() -> None:
+    base = np.arange(200) % 2 == 0
+    better = base | (np.arange(200) < 40)
+    found = compare_paired(base, better)
+    assert (found.verdict, found.only_first_correct, found.only_second_correct, found.difference) == (
+        "better",
+        0,
+        20,
+        0.1,
+    )
+    assert found.interval is not None
+    assert 0 < found.interval.low < 0.1 < found.interval.high
+    assert compare_paired(better, base).verdict == "worse"
+    assert compare_paired(base, base).verdict == "cannot tell"
+    slightly = base | (np.arange(200) < 12)  # 6 against 0: p = 0.03
+    assert compare_paired(base, slightly).verdict == "better"
+    assert compare_paired(base, slightly, tests=2).verdict == "cannot tell"
+
+
+def test_twins_are_called_different_one_time_in_twenty_at_most() -> None:
+    rng = np.random.default_rng(0)
+    found = [compare_paired(rng.random(100) < 0.8, rng.random(100) < 0.8).verdict for _ in range(60)]
+    assert found.count("cannot tell") >= 54
+
+
+def make_evaluation(p: list[list[float]], truth: list[int]) -> object:
+    count = len(truth)
+    samples = Subset(
+        np.zeros((count, 2, 2, 3), np.uint8), np.arange(count), np.array(truth, np.int32),
+        tuple(f"{i}.png" for i in range(count)),
+    )  # fmt: skip
+    return compute_evaluation(("a", "b", "c"), np.array(p, np.float32), samples)
+
+
+def test_the_mistakes_worth_looking_at() -> None:
+    p = [[0.6, 0.4, 0], [0.1, 0.9, 0], [0.2, 0.8, 0], [0, 0.45, 0.55], [1, 0, 0]]
+    found = analyze_errors(make_evaluation(p, [1, 0, 0, 2, 0]))  # type: ignore[arg-type]
+    assert [(a.path, a.label, a.predicted) for a in found.most_confident_errors] == [
+        ("1.png", "a", "b"), ("2.png", "a", "b"), ("0.png", "b", "a"),
+    ]  # fmt: skip
+    assert [a.path for a in found.least_confident_correct] == ["3.png", "4.png"]
+    assert [(p.label, p.predicted, p.count, len(p.examples)) for p in found.pairs] == [
+        ("a", "b", 2, 2),
+        ("b", "a", 1, 1),
+    ]
+    assert found.pairs[0].fraction == pytest.approx(2 / 3)
+
+
+def test_the_slice_that_is_worse_is_named_and_no_other() -> None:
+    rng = np.random.default_rng(0)
+    camera = ["old" if i % 4 == 0 else "new" for i in range(400)]
+    correct = rng.random(400) < np.where(np.array(camera) == "old", 0.6, 0.95)
+    values = {"camera": camera, "brightness": rng.random(400).tolist()}
+    found = evaluate_slices(values, correct)
+    assert [s.name for s in found if s.worse] == ["camera old"]
+    assert (found[0].name, found[0].count) == ("camera old", 100)
+    assert found[0].gap.high < 0 < found[0].rest - found[0].accuracy
+
+
+def test_chance_alone_names_a_slice_seldom() -> None:
+    rng = np.random.default_rng(1)
+    named = 0
+    for _ in range(200):
+        values = {name: rng.random(200).tolist() for name in "abcd"}
+        named += any(s.worse for s in evaluate_slices(values, rng.random(200) < 0.85))
+    assert named <= 15
+
+
+def test_slices_of_words_numbers_and_nothing() -> None:
+    assert list(slice_masks("site", ["x", "", "x", "y"])) == ["site x", "site unset", "site y"]
+    assert slice_masks("site", ["x"] * 5) == {}
+    assert slice_masks("size", [3.0] * 5) == {}
+    together = slice_masks("n", ["1", "2", "2", "9"])
+    assert sum(at.astype(int) for at in together.values()).tolist() == [1] * 4  # type: ignore[union-attr]
+    assert evaluate_slices({"size": [1.0] * 5}, np.ones(5, bool)) == ()
+
+
+def test_properties_are_those_of_the_images() -> None:
+    pixels = np.zeros((2, 8, 8, 3), np.uint8)
+    pixels[1, ::2] = 200
+    images = [ImageRecord("a", "0", "x", None, 40, 10), ImageRecord("b", "1", "x", None, 9, 9, extra={"site": "north"})]
+    samples = Subset(pixels, np.arange(2), np.zeros(2, np.int32), ("a", "b"))
+    found = image_properties(samples, images)
+    assert found["size"] == [20, 9]
+    assert found["aspect ratio"] == [4, 1]
+    assert found["brightness"] == [0, 100]
+    assert found["sharpness"][0] == 0 < found["sharpness"][1]
+    assert found["site"] == ["", "north"]
+
+
+def draw_clusters(count: int = 300, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    true = (np.arange(count) % classes).astype(np.int32)
+    return (rng.normal(size=(count, 20)) + 3 * np.eye(classes, 20)[true]).astype(np.float32), true
+
+
+def test_planted_labels_come_first() -> None:
+    pytest.importorskip("cleanlab", reason="the extra labels is not installed")
+    features, true = draw_clusters()
+    given_labels = true.copy()
+    planted = np.arange(0, 300, 20)
+    given_labels[planted] = (true[planted] + 1) % 3
+    images = [image_record("abc"[k], i) for i, k in enumerate(given_labels)]
+    p = wrong_labels.predict_out_of_fold(features, given_labels, 3)
+    np.testing.assert_allclose(p.sum(1), 1)
+    found = wrong_labels.select_label_issues(images, given_labels, p, "abc")
+    first = {s.path for s in found[: len(planted)]}
+    assert len(first & {images[i].path for i in planted}) >= 0.8 * len(planted)
+    assert [s.quality for s in found] == sorted(s.quality for s in found)
+    line = found[0].to_patch()
+    assert set(line) == {"action", "path", "sha256", "label", "to", "reason"}
+    assert (line["action"], line["label"]) == ("relabel", found[0].label)
+    assert line["to"] != line["label"]
+
+
+def test_without_cleanlab_the_install_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "sightline\[labels\]"'):
+        wrong_labels.select_label_issues([], np.zeros(0, np.int32), np.zeros((0, 2)), "ab")
+
+
+def test_a_class_of_one_image_cannot_be_checked() -> None:
+    features, true = draw_clusters(4, 3)
+    with pytest.raises(DataError, match="class number 1 has 1"):
+        wrong_labels.predict_out_of_fold(features, true, 3)

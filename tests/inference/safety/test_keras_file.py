@@ -1,0 +1,123 @@
+"""An untrusted ``.keras`` file is checked before Keras reads it."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from sightline import backend
+from sightline.errors import ModelError
+from sightline.inference.runtimes.keras import load_model
+from sightline.inference.safety.keras_file import check_keras_file
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    keras = backend.keras()
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    outputs = keras.layers.Dense(3, name="d")(keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs)))
+    path = tmp_path_factory.mktemp("keras") / "model.keras"
+    keras.Model(inputs, outputs).save(path)
+    return path
+
+
+def replace_member(ours: Path, path: Path, name: str, content: bytes, method: int = zipfile.ZIP_STORED) -> Path:
+    """Write a copy with one member replaced or added."""
+    with zipfile.ZipFile(ours) as old, zipfile.ZipFile(path, "w") as new:
+        for info in old.infolist():
+            if info.filename != name:
+                new.writestr(info.filename, old.read(info))
+        new.writestr(zipfile.ZipInfo(name), content, method, 9)
+    return path
+
+
+def make_weights(fill: Callable[[h5py.File], object]) -> bytes:
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        fill(file)
+    return stream.getvalue()
+
+
+def test_what_keras_writes_passes_unread(ours: Path) -> None:
+    check_keras_file(ours)
+    with zipfile.ZipFile(ours) as archive:
+        assert sum(info.file_size for info in archive.infolist()) > 4000, "weights are there"
+
+
+def test_weights_are_not_read_to_be_looked_at(ours: Path, tmp_path: Path) -> None:
+    large = make_weights(lambda file: file.create_dataset("vars/0", data=np.ones(8 * MIB, np.float32)))
+    path = replace_member(ours, tmp_path / "large.keras", "model.weights.h5", large)
+    tracemalloc.start()
+    check_keras_file(path)
+    assert tracemalloc.get_traced_memory()[1] < 4 * MIB
+    tracemalloc.stop()
+
+
+def get_error(path: Path) -> str:
+    with pytest.raises(ModelError) as error:
+        check_keras_file(path)
+    return str(error.value)
+
+
+def test_json_of_spaces_is_not_unpacked(ours: Path, tmp_path: Path) -> None:
+    spaces = json.dumps({}).encode() + b" " * (100 * MIB)
+    path = replace_member(ours, tmp_path / "a.keras", "config.json", spaces, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < MIB
+    assert "config.json decompresses from" in get_error(path)
+
+
+@pytest.mark.parametrize("options", [{"compression": "gzip"}, {}], ids=["packed", "never written"])
+def test_weights_larger_than_their_file_are_refused(ours: Path, tmp_path: Path, options: dict[str, str]) -> None:
+    packed = make_weights(
+        lambda file: file.create_dataset("vars/0", (1 << 30,), np.float32, chunks=(1 << 20,), **options)
+    )
+    path = replace_member(ours, tmp_path / "a.keras", "model.weights.h5", packed)
+    assert "its weights take 4,294,967,296 bytes, more than the file contains" in get_error(path)
+
+
+@pytest.mark.parametrize("kind", ["soft", "external link", "external data", "virtual", "ring"])
+def test_weights_that_lead_elsewhere_are_refused(ours: Path, tmp_path: Path, kind: str) -> None:
+    def fill(file: h5py.File) -> None:
+        group = file.create_group("vars")
+        if kind == "soft":
+            group["0"] = h5py.SoftLink("/elsewhere")
+        elif kind == "external link":
+            group["0"] = h5py.ExternalLink("/etc/passwd", "/x")
+        elif kind == "external data":
+            group.create_dataset("0", (4,), np.uint8, external=[("/etc/passwd", 0, 4)])
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((4,), np.uint8)
+            layout[:] = h5py.VirtualSource("other.h5", "x", (4,))
+            group.create_virtual_dataset("0", layout)
+        else:
+            group["again"] = group
+
+    assert "cannot be used" in get_error(
+        replace_member(ours, tmp_path / "a.keras", "model.weights.h5", make_weights(fill))
+    )
+
+
+def test_anything_else_in_the_file_is_refused(ours: Path, tmp_path: Path) -> None:
+    assert "contains 'assets/x.txt', which Sightline never writes" in get_error(
+        replace_member(ours, tmp_path / "a.keras", "assets/x.txt", b"x")
+    )
+    (tmp_path / "b.keras").write_bytes(b"not a zip")
+    assert "cannot be loaded" in get_error(tmp_path / "b.keras")
+    (tmp_path / "c.keras").symlink_to("/dev/zero")
+    assert "not a regular file" in get_error(tmp_path / "c.keras")
+
+
+def test_every_model_is_checked_before_keras_reads_it(ours: Path, tmp_path: Path) -> None:
+    bomb = replace_member(ours, tmp_path / "bomb.keras", "config.json", b" " * 32 * MIB, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ModelError, match=r"config\.json decompresses from"):
+        load_model(bomb)

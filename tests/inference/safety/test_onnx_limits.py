@@ -1,0 +1,122 @@
+"""The cost of an ONNX graph is known before ONNX Runtime loads it, and the runtime agrees on every shape."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import onnx_graphs
+from sightline.errors import ModelError
+from sightline.inference.runtimes import onnx as runtime
+from sightline.inference.safety import onnx_file, onnx_limits, onnx_shapes
+from sightline.inference.safety.onnx_graph import OnnxGraph, TensorType, parse_graph
+from sightline.inference.safety.onnx_limits import check_limits
+
+GIB = 1 << 30
+
+
+def test_there_is_a_rule_for_each_operation_that_a_file_may_hold() -> None:
+    assert set(onnx_shapes.OPERATION_RULES) == onnx_file.ALLOWED_OPERATIONS
+
+
+@pytest.mark.parametrize("name", onnx_graphs.HOSTILE)
+def test_a_hostile_graph_is_refused_unseen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "create_session", lambda *_: pytest.fail("the runtime saw the file"))
+    with pytest.raises(ModelError):
+        onnx_graphs.load_and_run(onnx_graphs.HOSTILE[name]())
+
+
+def test_the_message_says_how_much_and_how_to_allow_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = onnx_graphs.make_doubling_graph(19, "x")
+    with pytest.raises(ModelError, match=r"Concat.*384 MB are in use at once.*SIGHTLINE_MODEL_LIMIT=4"):
+        check_limits(parse_graph(data), 1)
+    monkeypatch.setenv(onnx_limits.LIMIT_VARIABLE, "4")
+    check_limits(parse_graph(data), 1)
+    monkeypatch.setenv(onnx_limits.LIMIT_VARIABLE, "many")
+    with pytest.raises(ModelError, match="SIGHTLINE_MODEL_LIMIT is 'many'; expected a factor"):
+        check_limits(parse_graph(data), 1)
+
+
+def test_the_limit_counts_what_lives_at_once_for_the_whole_batch() -> None:
+    data = onnx_graphs.make_doubling_graph(15, "x")  # 192 * 2**15 floats: 25 MB
+    check_limits(parse_graph(data), 1)
+    with pytest.raises(ModelError, match="for 128 images"):
+        check_limits(parse_graph(data), 128)
+
+
+@given(seed=st.integers(0, 1 << 32))
+def test_what_passes_is_what_the_runtime_makes(seed: int) -> None:
+    data = onnx_graphs.random_graph(seed)
+    try:
+        graph = parse_graph(data)
+        check_limits(graph, 1)
+    except ModelError:
+        return
+    types = infer_types(graph)
+    model = onnx.load_from_string(data)
+    value_names = [name for n in model.graph.node for name in n.output]
+    model.graph.output.extend(
+        onnx.helper.make_empty_tensor_value_info(n) for n in value_names if n != get_output_name(graph)
+    )
+    session = runtime.create_session(model.SerializeToString(), 1)
+    pixels = np.zeros((1, onnx_graphs.SIDE, onnx_graphs.SIDE, 3), np.uint8)
+    for name, value in zip(value_names, session.run(value_names, {"pixels": pixels}), strict=True):
+        assert value.shape == types[name].shape
+
+
+def get_output_name(graph: OnnxGraph) -> str:
+    (name,) = graph.outputs
+    return name
+
+
+def infer_types(graph: OnnxGraph) -> dict[str, TensorType]:
+    """The type of every value, as used by the check."""
+    types = {name: TensorType(t.element_type, (1, *t.shape[1:])) for name, t in graph.inputs.items()}
+    types |= {name: weight.type for name, weight in graph.weights.items()}
+    for node in graph.nodes:
+        outputs = onnx_shapes.infer_outputs(graph, types, node).outputs
+        types |= dict(zip(node.outputs, outputs, strict=True))
+    return types
+
+
+@given(st.binary(max_size=300), st.integers(0, 1 << 32), st.integers(0, 1 << 32))
+def test_damage_raises_nothing_but_a_model_error(noise: bytes, seed: int, at: int) -> None:
+    data = onnx_graphs.random_graph(seed)
+    at %= len(data)
+    for damaged in (noise, data[:at] + noise + data[at:], data[:at] + noise[:2] + data[at + len(noise[:2]) :]):
+        try:
+            check_limits(parse_graph(damaged), 1)
+        except ModelError:
+            continue
+
+
+def load_in_processes(files: Iterable[bytes]) -> list[dict[str, Any]]:
+    """Load each file in a process of its own; return the outcome of each."""
+    completed = subprocess.run(
+        [sys.executable, Path(onnx_graphs.__file__)],
+        input=b"".join(struct.pack("<Q", len(data)) + data for data in files),
+        capture_output=True, check=True,
+    )  # fmt: skip
+    return [json.loads(line) for line in completed.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_no_drawn_graph_ends_a_process_or_takes_long_or_much() -> None:
+    ended = load_in_processes(onnx_graphs.random_graph(seed) for seed in range(2000))
+    codes = Counter(e["code"] for e in ended)
+    assert set(codes) == {0, 2}, codes
+    assert min(codes.values()) >= 200, f"both kinds must be met: {codes}"
+    assert max(e["bytes"] for e in ended) < GIB
+    assert max(e["cpu"] for e in ended) < 2 * onnx_graphs.SECONDS, "10 s on two cores"

@@ -1,0 +1,74 @@
+"""Frozen layers run in ONNX Runtime if it agrees with Keras, else in Keras."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from networks import RUNS, build_network, random_images
+from sightline import backend
+from sightline.config import StageConfig
+from sightline.inference import frozen_layers as module
+from sightline.inference.frozen_layers import build_frozen_layers
+from sightline.models.registry import ENTRIES
+from sightline.training import stages
+
+
+def make_frozen_model(name: str, fraction: float = 0.0) -> Any:
+    built = build_network(name)
+    tensor = stages.find_freeze_boundary(built, StageConfig(unfreeze=int(fraction * len(built.backbone))))
+    return backend.keras().Model(built.model.input, tensor)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_frozen_layers_of_each_network_run_elsewhere_alike(name: str) -> None:
+    model, pixels = make_frozen_model(name), random_images(3, ENTRIES[name].min_input_size)
+    frozen_layers = build_frozen_layers(model, pixels, "auto", 1)
+    assert frozen_layers.cache_key is not None, "it must not have fallen back"
+    expected = np.asarray(model.predict_on_batch(pixels))
+    np.testing.assert_allclose(frozen_layers.run(pixels), expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.backends
+def test_layers_between_two_cuts_take_features() -> None:
+    made = build_network("fashion-cnn")
+    first, second = (stages.find_freeze_boundary(made, StageConfig(unfreeze=unfreeze)) for unfreeze in (5, 0))
+    keras = backend.keras()
+    features = keras.Model(made.model.input, first).predict_on_batch(random_images(3, 8))
+    between = keras.Model(first, second)
+    frozen_layers = build_frozen_layers(between, features, "auto", 1)
+    assert frozen_layers.cache_key is not None
+    np.testing.assert_allclose(frozen_layers.run(features), between.predict_on_batch(features), atol=1e-5)
+
+
+@pytest.mark.backends
+def test_keras_on_demand() -> None:
+    model, pixels = make_frozen_model("fashion-cnn"), random_images(3, 8)
+    frozen_layers = build_frozen_layers(model, pixels, "keras", 1)
+    assert frozen_layers.cache_key is None
+    np.testing.assert_allclose(frozen_layers.run(pixels), model.predict_on_batch(pixels), atol=1e-6)
+
+
+def test_a_file_that_answers_otherwise_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pixels = make_frozen_model("fashion-cnn"), random_images(3, 8)
+
+    class Wrong:
+        def run(self, _names: list[str], given: dict[str, NDArray[Any]]) -> list[Any]:
+            return [1.001 * np.asarray(model.predict_on_batch(given["pixels"]))]
+
+    monkeypatch.setattr(module, "create_session", lambda *_: Wrong())
+    frozen_layers = build_frozen_layers(model, pixels, "auto", 1)
+    assert frozen_layers.cache_key is None
+    np.testing.assert_allclose(frozen_layers.run(pixels), model.predict_on_batch(pixels), atol=1e-6)
+
+
+def test_a_layer_that_no_file_can_hold_is_left_to_keras() -> None:
+    keras = backend.keras()
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    model = keras.Model(inputs, keras.layers.UpSampling2D()(keras.layers.Rescaling(1.0)(inputs)))
+    frozen_layers = build_frozen_layers(model, random_images(2, 8), "auto", 1)
+    assert frozen_layers.cache_key is None
+    assert frozen_layers.run(random_images(2, 8)).shape == (2, 16, 16, 3)

@@ -1,0 +1,100 @@
+"""Files made to overload a decoder are refused by their structure, or decoded within limits of time and memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import hostile_images
+from hostile_images import GIB, HOSTILE, SECONDS, encode_blank
+from sightline.errors import ImageError
+from sightline.preprocessing import PreprocessingSpec, inspect_image, structure_limits
+
+DECODED = {
+    "JPEG of 12 scans, 49 megapixels", "TIFF of 20000 directories", "TIFF of 400000 directories",
+    "TIFF whose directories are a ring", "GIF of 500000 frames", "PNG of 7000x7000", "PNG of 65535x740",
+    "PNG of 740x65535", "PPM of 8 MB of text", "BMP of 8 MB in runs",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited, and measured, as Linux does")
+def test_every_hostile_file_is_refused_or_decoded_in_time_and_memory(tmp_path: Path) -> None:
+    for number, make in enumerate(HOSTILE.values()):
+        (tmp_path / f"{number}.bin").write_bytes(make())
+        assert (tmp_path / f"{number}.bin").stat().st_size < 64 << 20
+    done = subprocess.run(
+        [sys.executable, hostile_images.__file__, tmp_path],
+        input="".join(f"{tmp_path / f'{number}.bin'}\n" for number in range(len(HOSTILE))),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    ended: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
+    for name, one in zip(HOSTILE, ended, strict=True):
+        assert one["code"] == 0, name
+        assert (one["reason"] == "") == (name in DECODED), f"{name}: {one['reason']}"
+        assert one["cpu"] < 2 * SECONDS, f"{name}: checked and decoded in {one['cpu']:.1f} s"
+        assert one["bytes"] < GIB, name
+
+
+def test_what_is_refused_is_told() -> None:
+    def reason(data: bytes) -> str:
+        with pytest.raises(ImageError) as error:
+            inspect_image(data)
+        return str(error.value)
+
+    assert reason(hostile_images.many_scans(8, 400)) == "more than 300 scans, which no ordinary file has"
+    assert reason(HOSTILE["TIFF of huge tiles"]()) == "tiles of 46000x46000 pixels for an image of 10x10"
+    assert reason(HOSTILE["PNG of 1x49000000"]()) == "too long: 1x49000000 pixels, limit 65535 on each side"
+    assert reason(b"P2 9 9 255 " + b"1 " * (5 << 20)) == (
+        "more than 8 MiB of numbers as text, which take too long to decode: save it as binary"
+    )
+
+
+def test_frames_are_counted_up_to_a_limit() -> None:
+    assert inspect_image(hostile_images.chained(3)).frames == 3
+    assert inspect_image(hostile_images.gif(3)).frames == 3
+    assert inspect_image(hostile_images.gif(20_000)).frames == structure_limits.MAX_COUNTED_FRAMES
+    assert inspect_image(hostile_images.chained(20_000)).frames == structure_limits.MAX_COUNTED_FRAMES
+
+
+def test_a_page_that_is_read_is_checked_too() -> None:
+    good, bad = hostile_images.gray(4, 4), hostile_images.gray(1, 1 << 20, 1 << 20, 1)
+    data = hostile_images.tiff(good, bad)
+    assert inspect_image(data).frames == 2
+    with pytest.raises(ImageError, match="more than 65,536 strips or tiles"):
+        PreprocessingSpec(4, 4, page=2).decode(data)
+    with pytest.raises(ImageError, match="has no page 3, only 2"):
+        PreprocessingSpec(4, 4, page=3).decode(data)
+
+
+def test_frames_before_the_one_that_is_read_are_not_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow decodes them all: 252 bytes took 14 s and 1.2 GB before the size was checked."""
+    data = bytearray(hostile_images.gif(3))
+    assert PreprocessingSpec(4, 4, page=3).decode(bytes(data)).shape == (4, 4, 3)
+    data[6:10] = struct.pack("<HH", 17_000, 17_000)  # the canvas
+    for read in (PreprocessingSpec(4, 4, page=2).decode, lambda d: inspect_image(d, 2)):
+        with pytest.raises(ImageError, match=r"too large: 17000x17000 pixels, limit 50 megapixels"):
+            read(bytes(data))
+    data[6:10] = struct.pack("<HH", 7_000, 7_000)
+    monkeypatch.setattr(structure_limits, "_MAX_FRAME_PIXELS", 100_000_000)
+    with pytest.raises(ImageError, match="page 3 follows 2 pages of 7000x7000 pixels, too many to decode"):
+        PreprocessingSpec(4, 4, page=3).decode(bytes(data))
+
+
+def test_large_tags_of_ordinary_files_pass() -> None:
+    """A panorama's metadata, a profile in pieces, the previews that a camera appends."""
+    photo = encode_blank((64, 48), "JPEG", "RGB", "red")
+    extended = b"\xff\xe1" + struct.pack(">H", 65_000) + b"http://ns.adobe.com/xmp/extension/\0".ljust(64_998, b"x")
+    profile = b"\xff\xe2" + struct.pack(">H", 65_000) + b"ICC_PROFILE\0".ljust(64_998, b"x")
+    for data in (photo[:2] + extended * 200 + profile * 20 + photo[2:], photo + photo * 40):
+        assert inspect_image(data).width == 64
+    stream = io.BytesIO()
+    Image.new("RGB", (3000, 2000)).save(stream, "TIFF", compression="tiff_lzw", strip_size=1)  # a strip a row
+    assert inspect_image(stream.getvalue()).height == 2000

@@ -1,0 +1,129 @@
+"""Figures of several runs: every run is in them, told apart, and none hides the others."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sightline.callbacks import EpochRecord
+from sightline.report import comparison_plots
+
+
+def history(epochs: int, loss: float = 2.0, validation: bool = True) -> list[EpochRecord]:
+    return [
+        EpochRecord(
+            epoch,
+            "training",
+            loss=loss / epoch,
+            accuracy=1 - 0.8 / epoch,
+            val_loss=1.2 * loss / epoch if validation else None,
+            val_accuracy=1 - 0.9 / epoch if validation else None,
+            learning_rate=1e-3,
+            seconds=1.0,
+            images_per_second=100.0,
+        )
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def open_png(png: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.format == "PNG"
+        image.load()
+        assert len(image.convert("L").getcolors() or []) > 10, "something must be drawn"
+        return image
+
+
+def test_every_run_has_its_line_in_all_four_fields(figures_drawn: list[Any]) -> None:
+    runs = {"first": history(3), "烘焙 $5": history(5, 1.0)}
+    image = open_png(comparison_plots.plot_curves(runs))
+    assert min(image.size) > 500
+    fields = figures_drawn[-1].axes
+    assert [axes.get_title() for axes in fields] == [
+        "training loss", "validation loss", "training accuracy", "validation accuracy",
+    ]  # fmt: skip
+    for axes, name in zip(fields, ("loss", "val_loss", "accuracy", "val_accuracy"), strict=True):
+        lines = {line.get_label(): line for line in axes.lines}
+        assert set(lines) == set(runs)
+        for run, line in lines.items():
+            np.testing.assert_array_equal(line.get_xdata(), [r.epoch for r in runs[run]])
+            np.testing.assert_array_equal(line.get_ydata(), [getattr(r, name) for r in runs[run]])
+    (legend,) = figures_drawn[-1].legends
+    assert [text.get_text() for text in legend.get_texts()] == list(runs)
+    assert not any(text.get_parse_math() for text in legend.get_texts())
+
+
+def test_eight_runs_and_more_are_told_apart(figures_drawn: list[Any]) -> None:
+    comparison_plots.plot_curves({f"run-{i}": history(9) for i in range(20)})
+    looks = {(line.get_color(), line.get_linestyle()) for line in figures_drawn[-1].axes[0].lines}
+    assert len(looks) == 20
+    assert len({line.get_color() for line in figures_drawn[-1].axes[0].lines[:8]}) == 8
+    (legend,) = figures_drawn[-1].legends
+    width = legend.get_window_extent().width
+    assert width <= figures_drawn[-1].bbox.width, "the legend stays within the figure"
+
+
+def test_a_huge_loss_does_not_flatten_the_others(figures_drawn: list[Any]) -> None:
+    comparison_plots.plot_curves({"good": history(9), "wild": history(9, 1e6), "fair": history(9)})
+    assert figures_drawn[-1].axes[0].get_yscale() == "log"
+    comparison_plots.plot_curves({"good": history(9), "fair": history(9)})
+    assert figures_drawn[-1].axes[0].get_yscale() == "linear"
+
+
+@pytest.mark.parametrize(
+    "runs", [{"a": [], "b": []}, {"a": history(1, validation=False), "b": []}], ids=["none", "few"]
+)
+def test_what_is_missing_is_left_out(runs: dict[str, list[EpochRecord]], figures_drawn: list[Any]) -> None:
+    comparison_plots.plot_curves(runs)
+    assert [len(line.get_xdata()) for line in figures_drawn[-1].axes[0].lines] == [len(h) for h in runs.values()]
+    assert [len(line.get_xdata()) for line in figures_drawn[-1].axes[1].lines] == [0, 0]
+
+
+COLUMNS: dict[str, list[comparison_plots.Value]] = {
+    "train.optimizer.learning_rate": [0.1, 0.001, 0.1, 0.001],
+    "底座": ["冻结", "冻结", "trainable", "trainable"],
+}
+
+
+@pytest.mark.parametrize("minimize", [False, True])
+def test_each_trial_is_a_line_and_the_best_is_thick(figures_drawn: list[Any], minimize: bool) -> None:
+    values = [0.5, 0.9, 0.7, 0.6]
+    image = open_png(comparison_plots.plot_parallel(COLUMNS, values, "validation.accuracy", minimize=minimize))
+    assert min(image.size) > 400
+    (axes,) = figures_drawn[-1].axes
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 3]
+    assert len(lines) == 4
+    heights = sorted(line.get_ydata()[-1] for line in lines)
+    np.testing.assert_allclose(heights, [0, 0.25, 0.5, 1])
+    thick = max(lines, key=lambda line: line.get_linewidth())
+    assert thick.get_ydata()[-1] == (0 if minimize else 1)
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["learning_rate", "底座", "validation.accuracy"]
+    words = {text.get_text() for text in axes.texts}
+    assert {"0.1", "0.001", "冻结", "trainable", "0.5", "0.9"} <= words
+    assert len({line.get_ydata()[1] for line in lines}) == 4, "lines through one value stay apart"
+
+
+def test_many_values_lie_on_a_scale(figures_drawn: list[Any]) -> None:
+    rates: list[comparison_plots.Value] = [10.0**-i for i in range(20)]
+    shares = [i / 20 for i in range(20)]
+    comparison_plots.plot_parallel({"rate": rates, "size": [*range(20)]}, shares, "loss", logarithmic={"rate"})
+    lines = [line for line in figures_drawn[-1].axes[0].lines if len(line.get_xdata()) == 3]
+    found = sorted(line.get_ydata()[0] for line in lines)
+    np.testing.assert_allclose(np.diff(found), 1 / 19)
+
+
+def test_trials_that_scored_alike_are_drawn(figures_drawn: list[Any]) -> None:
+    open_png(comparison_plots.plot_parallel({"a": [1]}, [0.5], "x"))
+    open_png(comparison_plots.plot_parallel({"a": [1, 2]}, [0.5, 0.5], "x"))
+
+
+def test_importance_is_a_bar_for_each_parameter(figures_drawn: list[Any]) -> None:
+    open_png(comparison_plots.plot_importance({"train.batch_size": 0.75, "seed": 0.25}, "validation.accuracy"))
+    (axes,) = figures_drawn[-1].axes
+    assert [bar.get_width() for bar in axes.patches] == [0.75, 0.25]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["batch_size", "seed"]
+    assert {"75%", "25%"} <= {t.get_text() for t in axes.texts}

@@ -1,0 +1,36 @@
+"""The doctor's page, from values alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from sightline.data.checks.audit import Audit
+from sightline.data.checks.finding import Finding
+from sightline.escaping import printable
+from sightline.report.doctor_page import MAX_ITEMS, render_html
+
+
+@pytest.mark.parametrize(
+    ("count", "classes", "text"),
+    [(1, {"cat": 1}, "1 image in 1 class;"), (1200, {"cat": 600, "dog": 600}, "1,200 images in 2 classes;")],
+)
+def test_counts_have_their_nouns_in_the_right_number(count: int, classes: dict[str, int], text: str) -> None:
+    assert text in render_html(Audit("pets", count, classes, ()), {})
+
+
+def test_one_more_group_is_not_one_more_groups() -> None:
+    groups = tuple((f"{i}.jpg", f"{i} copy.jpg") for i in range(MAX_ITEMS + 1))
+    labels = (("cat", "cat"),) * len(groups)
+    finding = Finding("duplicates", "warning", len(groups), "groups of copies", "Drop.", groups=groups, labels=labels)
+    assert "and 1 more group;" in render_html(Audit("pets", 40, {"cat": 40}, (finding,)), {})
+
+
+def test_what_is_no_text_in_html_is_escaped_there() -> None:
+    name = '</title><script>alert(1)</script>"><img onerror=alert(1)>\x1b[2J\u202e'
+    finding = Finding("empty-files", "error", 1, name, name, paths=(name,), reasons=(name,))
+    copies = Finding("duplicates", "note", 1, name, name, groups=((name, name),), labels=((name, name),))
+    text = render_html(Audit(name, 1, {name: 1}, (finding, copies)), {name: b"thumbnail"})
+    assert "<script" not in text
+    assert "<img onerror" not in text
+    assert "&lt;/title&gt;&lt;script&gt;" in text
+    assert printable(text, keep="\n") == text

@@ -1,0 +1,185 @@
+"""Extending a complete run yields the weights of a run that had all epochs from the start."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from command import COLORS, draw_classes
+from sightline import api, load
+from sightline.callbacks import Callback, EpochRecord
+from sightline.errors import DataError, Interrupted, ModelError, UsageError
+from sightline.runs.directory import RunDirectory
+from sightline.training import checkpoints
+from sightline.training.result import TrainResult
+from sightline.training.schedules import build_schedule
+
+TINY = [
+    *("model.name=cifar10-deep", "model.hidden_units=[4]", "input.height=16", "train.batch_size=16", "seed=3"),
+    *(
+        "train.tensorboard=false",
+        "train.schedule.name=constant",
+        "train.schedule.warmup_fraction=0",
+        "bundle.num_reference_examples=1",
+    ),
+]
+
+
+class StoppingCallback(Callback):
+    """Keeps what is said, and ends the process, so to speak, after epoch `at`."""
+
+    def __init__(self, at: int = -1) -> None:
+        self.at = at
+        self.said: list[str] = []
+
+    def on_message(self, text: str) -> None:
+        self.said.append(text)
+
+    def on_epoch_end(self, record: EpochRecord) -> None:
+        if record.epoch == self.at:
+            raise Interrupted("Stopped by the test.")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_classes(tmp_path_factory.mktemp("extension") / "data", COLORS, 12, size=16)
+
+
+def train_run(data: Path, out: Path, *more: str, epochs: int) -> TrainResult:
+    return api.train(data, recipe="quick", set=[*TINY, *more], epochs=epochs, out=out)
+
+
+@pytest.fixture(scope="module")
+def begun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run of two epochs, to be copied."""
+    out = tmp_path_factory.mktemp("begun") / "r"
+    train_run(data, out, epochs=2)
+    return out
+
+
+@pytest.fixture
+def short(begun: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(begun, tmp_path / "short"))
+
+
+@pytest.fixture(scope="module")
+def long(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    """A run of four epochs in one go."""
+    out = tmp_path_factory.mktemp("long") / "r"
+    return out, train_run(data, out, epochs=4)
+
+
+def read_history_rows(run: Path) -> list[dict[str, Any]]:
+    free = {"seconds", "images_per_second"}
+    found = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in free} for row in found]
+
+
+def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, TrainResult]) -> None:
+    """Augmentation, dropout, order, Adam's moments and the best epoch included; and all that was made of it is new."""
+    kept = list((short / "checkpoints").glob("*.npz"))
+    assert len(kept) == 1
+    before = load(short).predict(np.zeros((16, 16, 3), np.uint8))[0].top[0].probability
+    (short / "figures" / "mistakes.png").write_bytes(b"of the weights before")
+    (short / "thresholds.json").write_text("{}")
+    (short / "exports").mkdir()
+    listener = StoppingCallback()
+    found = api.resume(short, epochs=4, callback=listener)
+    assert found.epochs == 4
+    assert found.weights_sha256 == long[1].weights_sha256
+    assert read_history_rows(short) == read_history_rows(long[0])
+    assert listener.said[0].endswith("continues from epoch 2 to 4: the stage 'training' had 2 epochs and now has 4")
+    run = RunDirectory.open(short)
+    assert run.info["status"] == "complete"
+    assert run.info["result"]["epochs"] == run.config.train.epochs == 4
+    assert "--epochs 4" in (short / "report.html").read_text()
+    assert load(short).predict(np.zeros((16, 16, 3), np.uint8))[0].top[0].probability != before
+    assert not (short / "thresholds.json").exists()
+    assert not (short / "figures" / "mistakes.png").exists()
+    assert not (short / "exports").exists()
+    assert (short / "exports-old-1").is_dir(), "what the user made is kept, under a name that says so"
+    assert api.resume(short, epochs=4).weights_sha256 == found.weights_sha256, "as many as there are: nothing to do"
+
+
+def test_stopped_on_the_way_it_goes_on_without_being_told_again(short: Path, long: tuple[Path, TrainResult]) -> None:
+    with pytest.raises(Interrupted, match="Stopped by the test"):
+        api.resume(short, epochs=4, callback=StoppingCallback(at=3))
+    assert load(short).run is not None, "the best weights so far serve meanwhile"
+    with pytest.raises(UsageError, match="only a complete run can be extended"):
+        api.resume(short, epochs=9)
+    assert api.resume(short).weights_sha256 == long[1].weights_sha256
+    assert read_history_rows(short) == read_history_rows(long[0])
+
+
+def test_killed_before_its_first_step_it_is_under_way(short: Path, long: tuple[Path, TrainResult]) -> None:
+    """All that is written by then is one entry of run.json."""
+    from sightline.runs import extension
+
+    extension.begin_extension(RunDirectory.open(short), 4, Callback())
+    extension.begin_extension(RunDirectory.open(short), 4, Callback())  # the same command again changes nothing
+    assert len(RunDirectory.open(short).info["extended"]) == 1
+    assert RunDirectory.open(short).config.train.epochs == 2
+    assert api.resume(short, epochs=4).weights_sha256 == long[1].weights_sha256
+
+
+@pytest.mark.slow
+def test_twice_is_as_good_as_once(short: Path, long: tuple[Path, TrainResult]) -> None:
+    api.resume(short, epochs=3)
+    assert api.resume(short, epochs=4).weights_sha256 == long[1].weights_sha256
+    assert [entry["to"] for entry in RunDirectory.open(short).info["extended"]] == [3, 4]
+
+
+def test_what_cannot_be_extended_says_why_and_stays(short: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="already trained for 2 epochs"):
+        api.resume(short, epochs=1)
+    with pytest.raises(DataError):
+        api.resume(short, tmp_path / "nowhere", epochs=4)
+    run = RunDirectory.open(short)
+    assert (run.info["status"], run.config.train.epochs) == ("complete", 2), "images that are not there cost nothing"
+    assert "extended" not in run.info
+    assert run.bundle is not None
+    shutil.rmtree(short / "checkpoints")
+    with pytest.raises(ModelError, match=r"last checkpoint is not in .*checkpoints"):
+        api.resume(short, epochs=4)
+    assert load(short).run is not None
+    assert api.resume(short).epochs == 2
+
+
+def test_the_state_can_be_left_out(data: Path, tmp_path: Path) -> None:
+    train_run(data, tmp_path / "r", "train.keep_last_checkpoint=false", epochs=1)
+    assert not (tmp_path / "r" / "checkpoints").exists()
+
+
+def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: Path) -> None:
+    """Two stages, the last on a cosine and ended early: it goes on where the longer cosine is at that epoch."""
+    (tmp_path / "stages.toml").write_text(
+        '[train.schedule]\nname = "cosine"\n[train.early_stopping]\npatience = 1\nmin_delta = 99\n'
+        '[[train.stages]]\nname = "head"\nthaw = 0\nepochs = 1\n[[train.stages]]\nname = "all"\nepochs = 4\n'
+    )
+    out = tmp_path / "r"
+    options: Any = {"recipe": "quick", "config": tmp_path / "stages.toml", "out": out}
+    first = api.train(data, set=[text for text in TINY if "schedule" not in text], **options)
+    assert first.epochs == 2, "the first epoch of the last stage gains nothing that counts"
+    before = read_history_rows(out)
+    listener = StoppingCallback()
+    found = api.resume(out, epochs=4, callback=listener)
+    assert listener.said[0].endswith(
+        "the stage 'all' had 4 epochs and now has 3; the cosine schedule is recomputed for all of them"
+    )
+    assert found.epochs == 3, "one more epoch without a gain, then early stopping again"
+    after = read_history_rows(out)
+    assert after[:2] == before
+    config = RunDirectory.open(out).config
+    assert [stage.epochs for stage in config.train.stages] == [1, 3]
+    saved = checkpoints.load_latest(out / "checkpoints")
+    assert saved is not None
+    assert (saved.state["stage"], saved.state["epoch"]) == (1, 2)
+    each = math.ceil(found.train.count / 16)
+    rate = build_schedule(config.train.schedule, config.train.optimizer.learning_rate, 3 * each)
+    assert after[2]["learning_rate"] == pytest.approx(rate(2 * each - 1))

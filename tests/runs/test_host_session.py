@@ -1,0 +1,176 @@
+"""Whole runs on two hosts: processes of this machine, each in a folder of its own. JAX only."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from multi_device import free_address
+from sightline import backend
+from sightline.distributed.cluster import ClusterSpec, connect, resolve_cluster
+from sightline.errors import UsageError
+from synthetic_images import ImageFolder
+
+needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+TRAIN = (
+    *("--recipe", "quick", "--model", "fashion-cnn", "--epochs", "12", "--out", "r", "--json"),
+    *("--set", "train.batch_size=8", "--set", "train.tensorboard=false", "--set", "augment.horizontal_flip=true"),
+)
+
+
+class Host:
+    """One `sightline` command in a folder of its own."""
+
+    def __init__(self, folder: Path, *arguments: str, **variables: str) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.errors = folder / "errors.txt"
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sightline", *arguments],
+                cwd=folder, env=os.environ | variables, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )  # fmt: skip
+
+    def end(self) -> tuple[int, str, str]:
+        out, _ = self.process.communicate(timeout=400)
+        return self.process.returncode, out, self.errors.read_text(encoding="utf-8")
+
+
+def start_both_hosts(folder: Path, *arguments: str, data: tuple[Path, ...] = ()) -> list[Host]:
+    address = free_address()
+    hosts = []
+    for rank in (0, 1):
+        given = [str(data[rank])] if data else []
+        found = ["--hosts", "2", "--coordinator", address, "--rank", str(rank)]
+        hosts.append(Host(folder / str(rank), arguments[0], *given, *arguments[1:], *found))
+    return hosts
+
+
+def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
+    while not any(run.glob("checkpoints/*.npz")):
+        assert process.poll() is None, "it ended before"
+        time.sleep(0.01)
+
+
+@needs_jax
+@pytest.mark.slow
+def test_two_hosts_stopped_and_resumed_end_with_the_weights_of_one_go(
+    image_folder: ImageFolder, tmp_path: Path
+) -> None:
+    data = image_folder({"cat": 40, "dog": 40})
+    code, out, errors = Host(tmp_path / "alone", "train", str(data), *TRAIN, KERAS_BACKEND="jax").end()
+    assert code == 0, errors
+    alone = json.loads(out)
+
+    whole = [host.end() for host in start_both_hosts(tmp_path, "train", *TRAIN, data=(data, data))]
+    assert [code for code, *_ in whole] == [0, 0], whole
+    first, second = (json.loads(out) for _, out, _ in whole)
+    assert first["weights_sha256"] == second["weights_sha256"]
+    assert first["test"]["loss"] == pytest.approx(alone["test"]["loss"], abs=1e-3)
+    assert (tmp_path / "0/r/bundle/manifest.json").is_file()
+    assert [path.name for path in (tmp_path / "1").iterdir()] == ["errors.txt"]  # host 1 writes nothing
+
+    pair = start_both_hosts(
+        tmp_path, "train", *TRAIN, "--force", "--set", "train.checkpoint_steps=1", data=(data, data)
+    )
+    wait_for_checkpoint(tmp_path / "0/r", pair[0].process)
+    pair[1].process.send_signal(signal.SIGTERM)  # one of them is asked, both stop
+    ended = [host.end() for host in pair]
+    assert [code for code, *_ in ended] == [130, 130], ended
+
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    resumed = []
+    for rank in (0, 1):
+        own = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
+        resumed.append(Host(tmp_path / str(rank), "resume", "r", "--hosts", "auto", "--json", **job, **own))
+    results = [host.end() for host in resumed]
+    assert [code for code, *_ in results] == [0, 0], results
+    assert json.loads(results[0][1])["weights_sha256"] == first["weights_sha256"]
+
+
+@needs_jax
+@pytest.mark.slow
+def test_hosts_with_other_images_all_end_with_a_sentence(image_folder: ImageFolder, tmp_path: Path) -> None:
+    one, other = image_folder({"cat": 12, "dog": 12}), image_folder({"cat": 12, "dog": 13})
+    for code, _, errors in [host.end() for host in start_both_hosts(tmp_path, "train", *TRAIN, data=(one, other))]:
+        assert code == 2
+        assert "error: Host 1 has different images than host 0 (25 there, 24 here" in errors
+        assert "Traceback" not in errors
+    assert not (tmp_path / "0/r").exists()
+
+
+@needs_jax
+@pytest.mark.slow
+def test_a_mistake_on_one_host_is_told_to_the_other(image_folder: ImageFolder, tmp_path: Path) -> None:
+    one = image_folder({"cat": 12, "dog": 12})
+    (code, _, errors), (other_code, _, others) = (
+        host.end() for host in start_both_hosts(tmp_path, "train", *TRAIN, data=(one, tmp_path / "nowhere"))
+    )
+    assert (code, other_code) == (2, 2)
+    assert "error: Host 1: " in errors
+    assert "nowhere" in errors
+    assert "nowhere" in others
+
+
+@needs_jax
+@pytest.mark.slow
+def test_a_host_that_is_killed_ends_the_other(image_folder: ImageFolder, tmp_path: Path) -> None:
+    data = image_folder({"cat": 40, "dog": 40})
+    long = [*TRAIN, "--set", "train.epochs=2000"]
+    pair = start_both_hosts(tmp_path, "train", *long, data=(data, data))
+    wait_for_checkpoint(tmp_path / "0/r", pair[0].process)
+    pair[1].process.kill()
+    code, _, errors = pair[0].end()
+    assert code == 2, errors
+    assert "Traceback" not in errors
+    assert "Another host ended or cannot be reached" in errors
+    assert any((tmp_path / "0/r/checkpoints").glob("*.npz"))
+    pair[1].end()
+
+
+def test_several_hosts_without_jax_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "name", lambda: "tensorflow")
+    with pytest.raises(UsageError, match="on JAX only, not on tensorflow"):
+        connect(ClusterSpec("127.0.0.1:1", 2, 0))
+
+
+def test_what_the_options_say() -> None:
+    assert resolve_cluster(None, None, None, {}) is None
+    assert resolve_cluster("1", None, None, {}) is None
+    assert resolve_cluster("auto", None, None, {}) == ClusterSpec()  # JAX looks at the cluster's launcher
+    assert resolve_cluster("4", "node0:1234", 3, {}) == ClusterSpec("node0:1234", 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "coordinator", "rank"),
+    [
+        ("2", None, 0),
+        ("2", "node0", 0),
+        ("2", "node0:1", 2),
+        ("2", "node0:1", None),
+        ("0", None, None),
+        (None, None, 1),
+    ],
+)
+def test_options_that_do_not_belong_together(hosts: str | None, coordinator: str | None, rank: int | None) -> None:
+    with pytest.raises(UsageError, match="expected --hosts N --coordinator ADDRESS:PORT --rank R"):
+        resolve_cluster(hosts, coordinator, rank, {})
+
+
+def test_the_variables_of_a_cluster() -> None:
+    keras = {
+        "KERAS_DISTRIBUTION_JOB_ADDRESSES": "10.0.0.1:1234,10.0.0.2:1234",
+        "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+        "KERAS_DISTRIBUTION_PROCESS_ID": "1",
+    }
+    assert resolve_cluster(None, None, None, keras) == ClusterSpec("10.0.0.1:1234,10.0.0.2:1234", 2, 1)
+    kubernetes = {"COORDINATOR_ADDRESS": "job-0", "COORDINATOR_PORT": "1234", "NUM_PROCESSES": "4", "PROCESS_ID": "0"}
+    assert resolve_cluster("auto", None, None, kubernetes) == ClusterSpec("job-0:1234", 4, 0)

@@ -1,0 +1,223 @@
+"""The images of a run: found again from anywhere, compared with what was recorded."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sightline.api import compression, existing_run
+from sightline.callbacks import Callback
+from sightline.config import DeviceConfig, RunConfig, SplitConfig
+from sightline.data import label_patch
+from sightline.data.dataset import Dataset, build_dataset
+from sightline.data.indexing import build_index
+from sightline.data.types import Index, Split
+from sightline.errors import DataError, MissingImagesError
+from sightline.inference.manifest import Manifest
+from sightline.preprocessing import PreprocessingSpec
+from sightline.runs import run_images
+from sightline.runs.directory import RunDirectory
+from sightline.runs.resolve import TrainRequest
+from synthetic_images import encode_png, write_files
+
+FILES = {f"{split}/{label}/{i}.png": encode_png(i, c) for split, i in (("train", 0), ("train", 1), ("test", 2))
+         for c, label in enumerate(("cat", "dog"))}  # fmt: skip
+
+
+def record_run(folder: Path, source: str, *, corrections: str = "") -> RunDirectory:
+    """A run on `source`, a path below `folder`, as training there leaves it before its first epoch."""
+    run = RunDirectory.create(
+        folder / "run", request=TrainRequest((source,), False, str(folder), "quick", (), ()).to_dict()
+    )
+    config = replace(RunConfig(), data=replace(RunConfig().data, sources=(source,)))
+    run.write_config(config)
+    run.write_patch(corrections)
+    run.write_data(build_small_dataset(folder / source, run.patch))
+    return run
+
+
+def build_small_dataset(source: Path, corrections: Path | None = None) -> Dataset:
+    index = label_patch.load_and_apply_patch(build_index(source), corrections)
+    return build_dataset(index, PreprocessingSpec(8, 8), SplitConfig(validation=0.0), 0, keep=False)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """Four training images and four test images, of which two are training images too."""
+    copies = {f"test/{label}/copy.png": FILES[f"train/{label}/0.png"] for label in ("cat", "dog")}
+    write_files(tmp_path / "data", FILES | copies)
+    return record_run(tmp_path, "data")
+
+
+def test_relative_sources_are_found_from_anywhere(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run_images.resolve_sources(run) == [str(tmp_path / "data")]
+    assert run_images.match_run_images(run).complete
+    monkeypatch.chdir(tmp_path)
+    assert run_images.resolve_sources(run) == ["data"], "as it was called there"
+
+
+def test_they_are_indexed_by_as_many_threads_as_the_run_has(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+
+    def counted(many: Any, progress: Any, threads: int | None, **options: Any) -> Index:
+        asked.append(threads)
+        return build_index(many, progress, threads, **options)
+
+    monkeypatch.setattr(run_images, "make_index", counted)
+    run.write_config(replace(run.config, device=DeviceConfig(threads=3)))
+    assert (run_images.match_run_images(run).complete, asked) == (True, [3])
+
+
+def test_sources_that_are_gone_are_named(run: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "data").rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"The images of the run .*run are no longer at .*data: restore them, or give"):
+        run_images.match_run_images(run)
+
+
+def test_arrays_are_not_kept(tmp_path: Path) -> None:
+    run = RunDirectory.create(
+        tmp_path / "run", request=TrainRequest((), True, str(tmp_path), "quick", (), ()).to_dict()
+    )
+    run.write_config(RunConfig())
+    with pytest.raises(DataError, match="trained on arrays, which the run does not store"):
+        run_images.resolve_sources(run)
+
+
+@pytest.mark.parametrize("file", ["none", "imagenet", "weights.h5"])
+def test_files_in_settings_are_reached_from_elsewhere(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (file, "patch.jsonl"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "elsewhere").mkdir()
+    request = TrainRequest((), False, str(tmp_path), "quick", (), (f"model.weights={file}", "data.patch=patch.jsonl"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    settings = request.with_relative_paths(request.settings())
+    assert settings.data.patch == str(tmp_path / "patch.jsonl")
+    assert settings.model.weights == (str(tmp_path / file) if "." in file else file)
+    monkeypatch.chdir(tmp_path)
+    assert request.with_relative_paths(request.settings()) == request.settings()
+
+
+def test_each_split_is_what_it_was(run: RunDirectory) -> None:
+    found = run_images.match_run_images(run)
+    assert [row.split for row in found.rows].count("test") == 4
+    assert sorted(p.path for p in found.select_split("test").index.images) == [
+        "test/cat/2.png", "test/cat/copy.png", "test/dog/2.png", "test/dog/copy.png",
+    ]  # fmt: skip
+
+
+def test_a_search_for_smaller_models_has_the_run_s_own_splits(run: RunDirectory, tmp_path: Path) -> None:
+    own = compression._index_images(run, None, Callback())
+    assert sum(p.split == "test" for p in own.images) == 4
+    (tmp_path / "data" / "train" / "cat" / "0.png").unlink()
+    with pytest.raises(MissingImagesError, match=r"Of the 8 images .* 1 is missing, such as train/cat/0\.png: restore"):
+        compression._index_images(run, None, Callback())
+
+
+def test_other_images_keep_their_splits_and_what_was_trained_on_stays_in_training(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    other = write_files(tmp_path / "other", {f"{i}/{Path(n).parts[1]}-{Path(n).name}": c for i, (n, c) in
+                  enumerate(FILES.items())} | {"0/new.png": encode_png(9)})  # fmt: skip
+    said: list[str] = []
+
+    class Listener(Callback):
+        def on_message(self, text: str) -> None:
+            said.append(text)
+
+    found = compression._index_images(run, str(other), Listener())
+    split = {p.sha256: p.split for p in found.images}
+    by_content: dict[str, set[Split]] = {}
+    for row in run.read_data() or ():
+        by_content.setdefault(row.sha256, set()).add(row.split)
+    for sha, splits in by_content.items():
+        assert split[sha] == ("train" if "train" in splits else "test")
+    assert said == ["6 of 7 images of other belong to the run and keep their splits"]
+
+
+def test_corrections_of_the_run_hold(tmp_path: Path) -> None:
+    write_files(tmp_path / "data", FILES)
+    sha = {p.path: p.sha256 for p in build_index(tmp_path / "data").images}
+    fixes = [
+        {"action": "relabel", "path": "train/cat/0.png", "to": "dog"},
+        {"action": "drop", "path": "train/dog/1.png"},
+        {"action": "move", "path": "train/cat/1.png", "to": "test"},
+    ]
+    lines = [f | {"sha256": sha[f["path"]], "label": f["path"].split("/")[1], "reason": ""} for f in fixes]
+    (tmp_path / "fix.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    # One of each class is left in training, which the relabelled image sees to.
+    write_files(tmp_path / "data", {"train/cat/3.png": encode_png(3)})
+    run = record_run(tmp_path, "data", corrections=str(tmp_path / "fix.jsonl"))
+    found = run_images.match_run_images(run)
+    assert found.complete
+    assert found.unmatched == (), "what was dropped is not new"
+    assert {p.path: p.label for p in found.index.images}["train/cat/0.png"] == "dog"
+    assert {p.path: p.split for p in found.index.images}["train/cat/1.png"] == "test"
+    (tmp_path / "data" / "train" / "cat" / "0.png").unlink()
+    assert [row.path for row in run_images.match_run_images(run).missing] == ["train/cat/0.png"], (
+        "not a complaint about the patch"
+    )
+
+
+def test_files_that_were_rejected_are_not_new(tmp_path: Path) -> None:
+    write_files(tmp_path / "data", FILES | {"train/cat/broken.png": encode_png(5)[:200]})
+    run = record_run(tmp_path, "data")
+    assert run.read_rejected() == {"train/cat/broken.png"}
+    found = run_images.match_run_images(run)
+    assert (found.complete, found.unmatched) == (True, ())
+
+
+def test_arrays_in_idx_files_are_found_by_their_number(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
+    pixels[5] = pixels[0]  # the same image, under another number
+    for split, count in (("train", 4), ("t10k", 2)):
+        some = pixels[:4] if split == "train" else pixels[4:]
+        header = struct.pack(">4I", 0x803, count, 8, 8), struct.pack(">2I", 0x801, count)
+        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(header[0] + some.tobytes())
+        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(header[1] + bytes(i % 2 for i in range(count)))
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for path in tmp_path.glob("*ubyte"):
+        path.rename(folder / path.name)
+    run = record_run(tmp_path, "idx")
+    found = run_images.match_run_images(run)
+    assert found.complete
+    assert [row.path for row in found.select_split("test").rows] == [
+        "t10k-images-idx3-ubyte[0]",
+        "t10k-images-idx3-ubyte[1]",
+    ]
+    assert np.array_equal(found.select_split("test").index.read(1), pixels[5])
+
+
+def test_going_on_counts_copies_too(run: RunDirectory, tmp_path: Path) -> None:
+    data = build_small_dataset(tmp_path / "data")
+    existing_run.check_unchanged(run, data)
+    (tmp_path / "data" / "test" / "cat" / "copy.png").unlink()
+    with pytest.raises(DataError, match=r"1 of 8 are missing or changed, 0 are new"):
+        existing_run.check_unchanged(run, build_small_dataset(tmp_path / "data"))
+    turned = replace(data, images=data.images[::-1], splits=data.splits[::-1])
+    with pytest.raises(DataError, match=r"files were renamed, which changes their order"):
+        existing_run.check_unchanged(run, turned)
+
+
+def test_a_bundle_knows_the_run_in_whose_folder_it_lies(run: RunDirectory, tmp_path: Path) -> None:
+    run.update(result={"weights_sha256": "w"})
+    own = Manifest("m", ("a", "b"), PreprocessingSpec(8, 8), weights_sha256="w")
+    smaller = replace(own, weights_sha256="s", lineage=({"step": "train", "weights_sha256": "w"},))
+    for place, manifest in ((run.path / "bundle", own), (run.path / "compressed" / "best" / "bundle", smaller)):
+        home = run_images.find_source_run(place, manifest)
+        assert home is not None
+        assert home.path == run.path
+    assert run_images.find_source_run(run.path / "bundle", replace(own, weights_sha256="other")) is None
+    assert run_images.find_source_run(tmp_path / "bundle", own) is None

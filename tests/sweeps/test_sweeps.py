@@ -1,0 +1,601 @@
+"""Sweeps as a user sees them: which trials run, what is saved, how an interrupted sweep continues."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from command import COLORS, draw_classes
+from sightline import api
+from sightline.callbacks import Callback, EpochRecord
+from sightline.config import resolve_config
+from sightline.errors import (
+    DataError,
+    Interrupted,
+    MissingExtraError,
+    ModelError,
+    OutputError,
+    SightlineError,
+    UsageError,
+)
+from sightline.runs.directory import RunDirectory
+from sightline.sweeps import SweepResult, TrialResult, parameters, search_space, study, sweep, trial_process
+from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
+
+TINY = """
+recipe = "quick"
+[settings]
+model.name = "cifar10-simple"
+model.hidden_units = [4]
+train.epochs = 3
+train.batch_size = 16
+train.tensorboard = false
+"""
+
+
+def parse_text(text: str, name: str = "mine") -> search_space.SearchSpace:
+    return search_space.parse_space(text, name, Path())
+
+
+def check_png(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        image.load()
+        assert len(image.convert("L").getcolors() or []) > 10, "something must be drawn"
+        return image.size
+
+
+# The search space.
+
+
+def test_a_grid_has_all_cells_in_the_order_of_its_file() -> None:
+    search_space = parse_text(
+        "[space]\ntrain.epochs = [1, 2]\n[space.base]\na = { 'train.l2' = 0.5 }\nb = { model.name = 'vgg16' }"
+    )
+    assert search_space.grid_size == 4
+    assert list(search_space.iter_grid()) == [
+        {"train.epochs": 1, "base": "a"},
+        {"train.epochs": 1, "base": "b"},
+        {"train.epochs": 2, "base": "a"},
+        {"train.epochs": 2, "base": "b"},
+    ]
+    assert resolve_config(assignments=search_space.trial_assignments({"train.epochs": 2, "base": "a"})).train.l2 == 0.5
+    assert (
+        resolve_config(assignments=search_space.trial_assignments({"train.epochs": 2, "base": "b"})).model.name
+        == "vgg16"
+    )
+
+
+def test_the_count_is_the_grid_or_what_is_asked_for() -> None:
+    grid = parse_text("[space]\nseed = [1, 2, 3]")
+    assert [grid.num_trials(), grid.num_trials(2), grid.num_trials(9)] == [3, 2, 3]
+    random_space = parse_text("sampler = 'random'\ntrials = 7\n[space]\nseed = [1, 2, 3]")
+    assert [random_space.num_trials(), random_space.num_trials(9)] == [7, 9]
+
+
+@settings(max_examples=30)
+@given(
+    st.recursive(
+        st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(st.characters(codec="utf-8", exclude_characters="\x7f"), max_size=9).filter(lambda t: t != "unset"),
+        lambda inner: st.lists(inner, max_size=3)
+        | st.dictionaries(st.text("ab 名\"'\\", min_size=1), inner, max_size=3),
+        max_leaves=6,
+    )
+)  # fmt: skip
+def test_a_value_survives_being_written_as_an_assignment(value: Any) -> None:
+    import tomllib
+
+    assert tomllib.loads(f"value = {parameters.format_toml(value)}")["value"] == value
+
+
+def test_unset_takes_a_setting_away() -> None:
+    search_space = parse_text("[settings]\nmodel.alpha = 0.5\n[space]\nmodel.alpha = ['unset', 0.35]")
+    alphas = [
+        resolve_config(assignments=search_space.trial_assignments(cell)).model.alpha
+        for cell in search_space.iter_grid()
+    ]
+    assert alphas == [None, 0.35]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["nothing", "[space]"]),
+        ("[space]\nseed = 3", ["seed", "list"]),
+        ("[space]\nseed = [1, 1]", ["seed", "twice"]),
+        ("[space]\nseed = []", ["seed", "list"]),
+        ("[space]\nseed = {low = 1, high = 3}", ["seed", "grid", "random"]),
+        ("sampler='tpe'\n[space]\nseed = {low = 3, high = 3}", ["low < high"]),
+        ("sampler='tpe'\n[space]\nseed = {low = 3}", ["'high'"]),
+        ("sampler='tpe'\n[space]\nseed = {low = 3, high = 5, lag = true}", ["'lag'", "'log'"]),
+        ("sampler='tpe'\n[space]\nseed = {low = 0, high = 5, log = true}", ["above 0"]),
+        ("[space]\nrecipe = ['quick', 'transfer']", ["recipe", "base"]),
+        ("[space]\ntrian.epochs = [1]", ["'trian'", "'train'"]),
+        ("[grid]\ntrain.epochs = [1, 2]", ["'grid' is outside", "[settings]", "[space]"]),
+        ("'train.epochs' = 2\n[space]\nseed = [1]", ["'train.epochs' is outside", "[settings]"]),
+        ("train.epochs = 2\n[space]\nseed = [1]", ["'train' is outside", "[settings]"]),
+        ("samplr = 'grid'\n[space]\nseed = [1]", ["samplr", "'sampler'"]),
+        ("sampler = 'gird'\n[space]\nseed = [1]", ["'gird'", "'grid'"]),
+        ("monitor = 'test.accuracy'\n[space]\nseed = [1]", ["test.accuracy", "validation.accuracy"]),
+    ],
+)
+def test_a_wrong_space_gets_one_clear_message(text: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_text(text)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[space]\ntrain.epoch = [1]", ["train.epoch", "epochs"]),
+        ("[space]\ntrain.epochs = [1, -1]", ["train.epochs", "between 0 and"]),
+        ("[settings]\nmodel.nam = 'x'\n[space]\nseed = [1]", ["model.nam"]),
+        ("[space.base]\nfrozen = { 'train.stages.4.unfreeze' = 0 }", ["train.stages.4.unfreeze"]),
+        ("recipe = 'transfr'\n[space]\nseed = [1]", ["transfr", "transfer"]),
+        ("config = 'no.toml'\n[space]\nseed = [1]", ["no.toml"]),
+        ("[space\n", ["TOML"]),
+    ],
+)
+def test_wrong_settings_show_before_any_image_is_read(tmp_path: Path, text: str, words: list[str]) -> None:
+    (tmp_path / "s.toml").write_text(text if "recipe" in text or "[space\n" in text else f'recipe = "transfer"\n{text}')
+    with pytest.raises(UsageError) as caught:
+        sweep("no such data", tmp_path / "s.toml", out=tmp_path / "o")
+    for word in words:
+        assert word in str(caught.value)
+    assert not (tmp_path / "o").exists()
+
+
+def test_spaces_that_ship_are_found_by_name_and_lawful() -> None:
+    assert "transfer-table" in search_space.list_spaces()
+    for name in search_space.list_spaces():
+        assert search_space.load_space(name).grid_size
+    with pytest.raises(UsageError, match="'transfer-table'"):
+        search_space.load_space("transfer-tabel")
+
+
+def test_the_tutorials_table_crosses_rate_base_and_start() -> None:
+    table = search_space.load_space("transfer-table")
+    combinations = set()
+    for cell in table.iter_grid():
+        config = table.trial_config(cell)
+        (stage,) = config.train.stages
+        assert stage.learning_rate is None
+        combinations.add((config.train.optimizer.learning_rate, stage.unfreeze, config.model.weights))
+    rates = {rate for rate, _, _ in combinations}
+    assert {1e-2, 1e-3, 1e-5, 1e-7} <= rates
+    assert combinations == {
+        (rate, unfreeze, weights) for rate in rates for unfreeze in (0, -1) for weights in ("imagenet", "none")
+    }
+
+
+# A real sweep
+
+
+@pytest.fixture(scope="module")
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_classes(tmp_path_factory.mktemp("data") / "colours", COLORS, 20)
+
+
+REAL = f"""
+monitor = "validation.loss"
+pruner = "median"
+startup = 1
+{TINY}
+[space]
+train.optimizer.learning_rate = [1e-2, 1e-9]
+model.head = ["softmax", "sigmoid"]
+"""
+
+
+@pytest.fixture(scope="module")
+def finished_sweep(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepResult]:
+    """Four trials: one learns, one learns too slowly and is pruned, two are invalid (sigmoid with three classes)."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "mine.toml").write_text(REAL)
+    return folder / "out", sweep(colors, folder / "mine.toml", out=folder / "out")
+
+
+def test_each_trial_is_an_ordinary_run_with_its_settings(finished_sweep: tuple[Path, SweepResult]) -> None:
+    folder, sweep_result = finished_sweep
+    best = sweep_result.best
+    assert best is not None
+    assert best.settings == {"train.optimizer.learning_rate": 1e-2, "model.head": "softmax"}
+    assert best.run == str(folder / "trial-0001")
+    run = RunDirectory.open(folder / "trial-0001")
+    assert run.info["status"] == "complete"
+    assert run.config.train.optimizer.learning_rate == 1e-2
+    assert run.config.train.epochs == 3
+    assert api.load(run.path).classes == tuple(COLORS)
+
+
+def test_its_metrics_are_those_of_the_run(finished_sweep: tuple[Path, SweepResult]) -> None:
+    folder, sweep_result = finished_sweep
+    best = sweep_result.best
+    assert best is not None
+    assert best.accuracy_interval is not None
+    own = json.loads((folder / "trial-0001" / "eval" / "validation" / "metrics.json").read_text())
+    assert best.value == best.loss == own["loss"]
+    assert best.accuracy == own["accuracy"]
+    assert [best.accuracy_interval.low, best.accuracy_interval.high] == own["accuracy_interval"]
+    info = RunDirectory.open(folder / "trial-0001").info["result"]
+    assert (best.parameters, best.epochs, best.seconds) == (info["parameters"], info["epochs"], info["seconds"])
+
+
+def test_a_hopeless_trial_is_pruned_and_its_run_says_so(finished_sweep: tuple[Path, SweepResult]) -> None:
+    folder, sweep_result = finished_sweep
+    (pruned,) = [t for t in sweep_result.trials if t.state == "pruned"]
+    assert pruned.settings["train.optimizer.learning_rate"] == 1e-9
+    run = RunDirectory.open(folder / "trial-0003")
+    assert pruned.run == str(run.path)
+    assert run.info["status"] == "interrupted"
+    assert run.info["message"].startswith("Pruned after epoch 2: ")
+    history = run.read_history()
+    assert len(history) == pruned.epochs == 2, "it stopped before its last epoch, but not at once"
+    assert pruned.value == history[-1].val_loss
+    winner = RunDirectory.open(folder / "trial-0001").read_history()
+    assert pruned.value is not None
+    assert pruned.value > (winner[1].val_loss or 0)
+
+
+def test_a_failing_trial_reports_why_and_the_others_continue(finished_sweep: tuple[Path, SweepResult]) -> None:
+    folder, sweep_result = finished_sweep
+    failed = [t for t in sweep_result.trials if t.state == "failed"]
+    assert [t.trial for t in failed] == [2, 4]
+    for trial in failed:
+        assert trial.settings["model.head"] == "sigmoid"
+        assert "sigmoid" in (trial.reason or "")
+        assert trial.run is None
+        assert not (folder / f"trial-{trial.trial:04}").exists()
+
+
+def test_the_table_and_the_plots_are_written(finished_sweep: tuple[Path, SweepResult]) -> None:
+    folder, sweep_result = finished_sweep
+    rows = list(csv.DictReader(io.StringIO((folder / "results.csv").read_text())))
+    assert [int(r["trial"]) for r in rows] == [1, 3, 2, 4] == [t.trial for t in sweep_result.trials]
+    assert [r["state"] for r in rows] == ["complete", "pruned", "failed", "failed"]
+    assert float(rows[0]["validation.loss"]) == sweep_result.trials[0].value
+    assert float(rows[0]["train.optimizer.learning_rate"]) == 1e-2
+    assert rows[2]["reason"] == sweep_result.trials[2].reason
+    assert min(check_png(folder / "figures" / "parallel.png")) > 300
+    assert sweep_result.importance is None, "there is only one complete trial"
+    assert not (folder / "figures" / "importance.png").exists()
+    assert (folder / "space.toml").read_text() == REAL
+
+
+def test_the_same_call_again_trains_nothing(
+    finished_sweep: tuple[Path, SweepResult], colors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("finished, failed and pruned trials are not repeated")
+
+    monkeypatch.setattr(trial_process, "train_in_subprocess", never)
+    assert sweep(colors, finished_sweep[0].parent / "mine.toml", out=finished_sweep[0]) == finished_sweep[1]
+
+
+# The search itself, with a fake for training
+
+
+class FakeTrainer:
+    """A fake `child.train`: the accuracy is a function of the learning rate; may be made to fail."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.paths: list[str] = []
+        self.seeds: list[int] = []
+        self.rates: list[float] = []
+        self.before: Callable[[int], None] = lambda call: None
+
+    def __call__(
+        self,
+        sources: Any,
+        *,
+        recipe: str,
+        config: Path | None,
+        set: list[str],  # noqa: A002  # as `child.train` calls it
+        out: Path,
+        force: bool,
+        callback: Callback,
+    ) -> TrainResult:
+        resolved = resolve_config(assignments=set)
+        run = RunDirectory.create(out, force=force)
+        self.calls += 1
+        self.before(self.calls)
+        self.paths.append(out.name)
+        self.seeds.append(resolved.seed)
+        self.rates.append(resolved.train.optimizer.learning_rate)
+        accuracy = round(100 / (1 + self.rates[-1])) / 100
+        for epoch in range(1, resolved.train.epochs + 1):
+            callback.on_epoch_end(EpochRecord(epoch, "training", 1.0, 0.5, 1.0, accuracy, 0.1, 1.0, 1.0))
+        run.update(status="complete")
+        train, validation = TrainingMetrics(0.5, 1.0, 300), SplitMetrics(accuracy, 1.0, 100)
+        classes = ("a", "b")
+        epochs = resolved.train.epochs
+        return TrainResult(str(out), "m", 5, classes, train, validation, None, epochs, 2.0, 1.0, "", recipe)
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> FakeTrainer:
+    fake = FakeTrainer()
+    monkeypatch.setattr(trial_process, "train_in_subprocess", fake)
+    return fake
+
+
+Search = Callable[..., SweepResult]
+
+
+@pytest.fixture
+def search(trainer: FakeTrainer, tmp_path: Path) -> Search:
+    """Run a sweep of the given TOML text, in the same folder by default, with a fast storage."""
+
+    def run(text: str, **options: Any) -> SweepResult:
+        (tmp_path / "s.toml").write_text(text)
+        options = {"out": tmp_path / "o", **options}
+        options.setdefault("storage", f"journal:{tmp_path / options['out'].name}.log")
+        return sweep("data", tmp_path / "s.toml", **options)
+
+    return run
+
+
+GRID = "[settings]\ntrain.epochs = 2\n[space]\ntrain.optimizer.learning_rate = [0.1, 0.2, 0.3]\nseed = [1, 2]"
+RANDOM = """
+sampler = "random"
+trials = 6
+[settings]
+seed = 5
+train.epochs = 1
+[space]
+train.optimizer.learning_rate = { low = 1e-4, high = 1.0, log = true }
+"""
+
+
+def settings_by_trial(sweep_result: SweepResult) -> dict[int, Mapping[str, Any]]:
+    return {t.trial: t.settings for t in sweep_result.trials}
+
+
+def test_trials_are_ranked_and_the_importance_is_drawn(search: Search, tmp_path: Path) -> None:
+    sweep_result = search(GRID)
+    assert [t.trial for t in sweep_result.trials] == [1, 2, 3, 4, 5, 6], "by value, ties by number"
+    assert sweep_result.importance is not None
+    assert sweep_result.importance["train.optimizer.learning_rate"] > 0.9
+    assert check_png(tmp_path / "o" / "figures" / "importance.png")[0] > 400
+
+
+def test_a_loss_is_the_better_the_smaller(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([0.3, 0.1, 0.2, 0.5, 0.4, 0.6])
+    train = trial_process.train_in_subprocess
+
+    def changed(*arguments: Any, **options: Any) -> TrainResult:
+        import dataclasses
+
+        result = train(*arguments, **options)
+        return dataclasses.replace(result, validation=SplitMetrics(0.5, next(losses), 100))
+
+    monkeypatch.setattr(trial_process, "train_in_subprocess", changed)
+    assert [t.value for t in search(f'monitor = "validation.loss"\n{GRID}').trials] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+class Killed(BaseException):
+    """Not caught by any handler, like SIGKILL."""
+
+
+@pytest.mark.parametrize(
+    ("text", "storage"), [(GRID, "sqlite"), (RANDOM, "journal")], ids=["grid in sqlite", "random in a journal"]
+)
+def test_a_trial_that_died_is_tried_again_and_no_other(
+    search: Search, trainer: FakeTrainer, tmp_path: Path, text: str, storage: str
+) -> None:
+    url = f"{'sqlite:///' if storage == 'sqlite' else 'journal:'}{tmp_path / 'kept'}"
+    uninterrupted = settings_by_trial(search(text, out=tmp_path / "whole"))
+    trainer.calls = 0
+    trainer.paths.clear()
+
+    def die(call: int) -> None:
+        if call == 3:
+            raise Killed
+
+    trainer.before = die
+    with pytest.raises(Killed):
+        search(text, storage=url)
+    trainer.before = lambda call: None
+    sweep_result = search(text, storage=url)
+    assert trainer.paths == [f"trial-000{n}" for n in (1, 2, 4, 5, 6, 3)], "each once, the killed one last"
+    assert {t.state for t in sweep_result.trials} == {"complete"}
+    assert settings_by_trial(sweep_result) == uninterrupted, "an interruption does not change the trials"
+    assert len({str(v) for v in uninterrupted.values()}) == 6
+
+
+def test_an_interrupted_sweep_says_how_to_go_on(search: Search, trainer: FakeTrainer) -> None:
+    def stop(call: int) -> None:
+        if call == 3:
+            raise Interrupted("Stopped in epoch 1.")
+
+    trainer.before = stop
+    with pytest.raises(Interrupted, match=r"2 of 6 trials.*the same command") as caught:
+        search(GRID)
+    assert caught.value.exit_code == 130
+    trainer.before = lambda call: None
+    assert {t.state for t in search(GRID).trials} == {"complete"}
+    assert sorted(trainer.paths) == [f"trial-000{n}" for n in range(1, 7)]
+
+
+def test_more_trials_may_be_asked_for_later(search: Search, trainer: FakeTrainer) -> None:
+    first = search(RANDOM, trials=2)
+    assert len(first.trials) == 2
+    more = search(RANDOM)
+    assert len(more.trials) == len(set(trainer.rates)) == 6
+    assert settings_by_trial(first).items() <= settings_by_trial(more).items()
+
+
+def test_machines_divide_the_trials_of_one_study(search: Search, trainer: FakeTrainer, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    search(GRID, storage=url, out=tmp_path / "first", trials=4)
+    sweep_result = search(GRID, storage=url, out=tmp_path / "second")
+    assert trainer.paths == [f"trial-000{n}" for n in range(1, 7)]
+    assert [Path(t.run or "").parent.name for t in sweep_result.trials] == ["first"] * 4 + ["second"] * 2
+    assert (tmp_path / "second" / "results.csv").read_text().count("\n") == 7
+
+
+def test_a_trial_running_elsewhere_is_left_alone(search: Search, trainer: FakeTrainer, tmp_path: Path) -> None:
+    def die(call: int) -> None:
+        raise Killed
+
+    trainer.before = die
+    patch = pytest.MonkeyPatch()
+    patch.setattr(study, "HOST_NAME", "another-machine")
+    with pytest.raises(Killed):
+        search(GRID)
+    patch.undo()
+    trainer.before = lambda call: None
+    sweep_result = search(GRID)
+    assert trainer.paths == [f"trial-000{n}" for n in range(2, 7)]
+    assert [t.trial for t in sweep_result.trials if t.state == "running"] == [1]
+
+
+def test_values_follow_from_the_seed(search: Search, trainer: FakeTrainer, tmp_path: Path) -> None:
+    first, again = (settings_by_trial(search(RANDOM, out=tmp_path / name)) for name in "ab")
+    other = settings_by_trial(search(RANDOM.replace("seed = 5", "seed = 6"), out=tmp_path / "c"))
+    assert first == again
+    assert first != other
+    assert all(1e-4 <= float(v["train.optimizer.learning_rate"]) <= 1 for v in first.values())
+    assert set(trainer.seeds[:12]) == {5}, "the trials differ in the searched settings, not in their seed"
+
+
+def test_a_seed_in_the_space_is_a_setting_like_others(search: Search, trainer: FakeTrainer) -> None:
+    search(GRID)
+    assert trainer.seeds == [1, 2] * 3
+
+
+def test_tpe_samples_where_metrics_are_good(search: Search, trainer: FakeTrainer) -> None:
+    text = RANDOM.replace('"random"', '"tpe"').replace("low = 1e-4, high = 1.0, log = true", "low = 0.0, high = 10.0")
+    sweep_result = search(text, trials=24)
+    early = sum(
+        float(sweep_result.trials[i].settings["train.optimizer.learning_rate"])
+        for i in indices_of_trials(sweep_result, range(1, 11))
+    )
+    late = sum(
+        float(sweep_result.trials[i].settings["train.optimizer.learning_rate"])
+        for i in indices_of_trials(sweep_result, range(15, 25))
+    )
+    assert late < early / 2
+
+
+def indices_of_trials(sweep_result: SweepResult, numbers: range) -> list[int]:
+    return [i for i, t in enumerate(sweep_result.trials) if t.trial in numbers]
+
+
+def test_whole_numbers_stay_whole(search: Search) -> None:
+    text = (
+        'sampler = "random"\ntrials = 12\n[settings]\ntrain.epochs = 1\n[space]\nseed = { low = 2, high = 8, step = 3 }'
+    )
+    sweep_result = search(text)
+    assert {t.settings["seed"] for t in sweep_result.trials} == {2, 5, 8}
+    assert all(isinstance(t.settings["seed"], int) for t in sweep_result.trials)
+
+
+def test_hyperband_prunes_too(search: Search, trainer: FakeTrainer) -> None:
+    text = "pruner = 'hyperband'\n[settings]\ntrain.epochs = 9\n[space]\ntrain.optimizer.learning_rate = "
+    sweep_result = search(text + str([round(0.01 * 1.3**i, 5) for i in range(16)]))
+    assert {t.state for t in sweep_result.trials} == {"complete", "pruned"}
+    assert sweep_result.best is not None
+    assert sweep_result.best.settings["train.optimizer.learning_rate"] == 0.01
+
+
+def test_a_folder_that_holds_something_else_is_refused(search: Search, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(SightlineError, match="--out"):
+        search(GRID, out=tmp_path / "mine")
+    search(GRID, out=tmp_path / "taken")
+    with pytest.raises(SightlineError, match="s-elsewhere"):
+        sweep("elsewhere", tmp_path / "s.toml", out=tmp_path / "taken")
+    with pytest.raises(SightlineError, match="is a file"):
+        search(GRID, out=tmp_path / "mine" / "thesis.txt")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_another_space_does_not_go_on_in_the_same_study(search: Search) -> None:
+    search(GRID)
+    with pytest.raises(UsageError, match=r"other settings or values.*--out"):
+        search(GRID.replace("0.3", "0.4"))
+    assert search(f"# a comment changes nothing\n{GRID}").best is not None
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nosuchsql://user:secret@host/db", "sqlite:////no/such/folder/study.db"])
+def test_a_storage_that_cannot_be_had_is_named_without_its_password(search: Search, url: str) -> None:
+    with pytest.raises(UsageError, match="journal:FILE") as caught:
+        search(GRID, storage=url)
+    assert url.replace(":secret", "") in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("harm", ["damaged", "foreign", "lines"])
+def test_a_storage_that_fails_in_the_middle_is_one_sentence(
+    search: Search, trainer: FakeTrainer, tmp_path: Path, harm: str
+) -> None:
+    place = tmp_path / ("study.log" if harm == "lines" else "study.db")
+
+    def spoil(call: int) -> None:
+        if call == 2 and harm == "foreign":
+            with sqlite3.connect(place) as base:
+                base.execute("DROP TABLE trial_user_attributes")
+        elif call == 2:
+            place.write_bytes(b"no study" * 5000 + b"\n")
+
+    trainer.before = spoil
+    scheme = "journal:" if harm == "lines" else "sqlite:///"
+    with pytest.raises(OutputError, match=r"The study in .*study\.(db|log) cannot be read or written: .*to continue"):
+        search(GRID, storage=f"{scheme}{place}")
+    assert trainer.calls == 2
+
+
+def test_a_fault_of_ours_is_not_called_the_storages(search: Search, trainer: FakeTrainer) -> None:
+    def fault(call: int) -> None:
+        raise ZeroDivisionError
+
+    trainer.before = fault
+    with pytest.raises(ZeroDivisionError):
+        search(GRID)
+
+
+def test_what_no_trial_could_mend_ends_the_sweep(search: Search, trainer: FakeTrainer) -> None:
+    def missing(call: int) -> None:
+        raise DataError("There is no folder data.")
+
+    trainer.before = missing
+    with pytest.raises(DataError, match="no folder"):
+        search(GRID)
+    trainer.before = lambda call: None
+    assert {t.state for t in search(GRID).trials} == {"complete"}, "no trial was marked as failed"
+
+
+def test_failures_are_kept_with_their_reason(search: Search, trainer: FakeTrainer) -> None:
+    def missing(call: int) -> None:
+        if call == 2:
+            raise ModelError("There is no weights file.")
+
+    trainer.before = missing
+    sweep_result = search(GRID)
+    (failed,) = [t for t in sweep_result.trials if t.state == "failed"]
+    assert isinstance(failed, TrialResult)
+    assert (failed.trial, failed.reason) == (2, "There is no weights file.")
+    assert sweep_result.trials[-1] is failed
+
+
+def test_without_optuna_the_install_line_is_named(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "sightline\[sweep\]"'):
+        search(GRID)

@@ -1,0 +1,169 @@
+"""Atomic file writes that do not follow links, and locks."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sightline import _io
+from sightline.errors import OutputError
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need special rights on Windows")
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    path = tmp_path / "victim"
+    path.write_bytes(b"1234 what must stay")
+    return path
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path: Path, victim: Path) -> None:
+    place = tmp_path / "run" / "run.json"
+    place.parent.mkdir()
+    place.symlink_to(victim)
+    _io.write_atomic(place, b"new", root=place.parent)
+    assert (place.read_bytes(), place.is_symlink()) == (b"new", False)
+    assert victim.read_bytes() == b"1234 what must stay"
+
+
+def test_a_folder_that_is_a_link_is_refused_below_the_root_only(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run = tmp_path / "run"
+    run.symlink_to(elsewhere)  # the root may be a link: the user named it
+    _io.write_atomic(run / "eval" / "test" / "metrics.json", b"{}", root=run)
+    assert (elsewhere / "eval" / "test" / "metrics.json").read_bytes() == b"{}"
+    (run / "figures").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match=r"figures is a link to .*: replace it by a folder"):
+        _io.write_atomic(run / "figures" / "deep" / "a.png", b"", root=run)
+    assert not (tmp_path / "deep").exists()
+
+
+def test_temporary_names_cannot_be_guessed_and_keep_the_ending(tmp_path: Path) -> None:
+    names = {_io.temporary_path(tmp_path / "model.keras").name for _ in range(100)}
+    assert len(names) == 100
+    assert all(name.startswith(".part-") and name.endswith(".keras") for name in names)
+
+
+def test_a_new_file_is_new(tmp_path: Path, victim: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere")
+    for path in (victim, link):
+        with pytest.raises(FileExistsError):
+            _io.create_exclusive(path)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "second name", "pipe", "folder", "content"])
+def test_a_lock_that_is_none_is_left_alone(tmp_path: Path, victim: Path, kind: str) -> None:
+    lock = tmp_path / "run" / "lock"
+    lock.parent.mkdir()
+    if kind == "link":
+        lock.symlink_to(victim)
+    elif kind == "second name":
+        os.link(victim, lock)
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    elif kind == "folder":
+        lock.mkdir()
+    else:
+        lock.write_bytes(victim.read_bytes())
+    with pytest.raises(OutputError, match="lock"), _io.hold_lock(lock, "The run"):
+        pass
+    assert victim.read_bytes() == b"1234 what must stay"
+    if kind == "content":
+        assert lock.read_bytes() == victim.read_bytes()
+
+
+def test_a_lock_holds_says_who_and_is_taken_again(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with _io.hold_lock(lock, "The run"):
+        assert _io.is_locked(lock)
+        with pytest.raises(OutputError, match=rf"The run is in use by another process \({os.getpid()}\)"):  # noqa: SIM117  # the first must fail
+            with _io.hold_lock(lock, "The run"):
+                pass
+    assert not _io.is_locked(lock)
+    with _io.hold_lock(lock, "The run"):
+        assert lock.read_bytes() == str(os.getpid()).encode()
+
+
+# Arrays
+
+
+def test_arrays_come_back_and_a_packed_file_is_refused(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "plain.npz", tmp_path / "packed.npz"
+    np.savez(plain, a=np.arange(5), b=np.zeros((2, 3), np.float32))
+    np.savez_compressed(packed, a=np.zeros(1 << 22))
+    with plain.open("rb") as file:
+        assert {name: array.shape for name, array in _io.load_arrays(file).items()} == {"a": (5,), "b": (2, 3)}
+    with packed.open("rb") as file:
+        with pytest.raises(ValueError, match=r"its arrays take 33,554,\d+ bytes, more than 1 times"):
+            _io.load_arrays(file)
+        assert _io.load_arrays(file, 10_000)["a"].shape == (1 << 22,)
+
+
+def test_an_array_that_claims_more_than_its_file_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": (1 << 40,)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", stream.getvalue() + bytes(100))
+    with path.open("rb") as file, pytest.raises(ValueError, match=r"damaged|EOF"):
+        _io.load_arrays(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\3\4" + bytes(40), bytes(100)])
+def test_what_is_no_array_file_is_a_value_error(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"not an \.npz file, or a damaged one"):
+        _io.load_arrays(io.BytesIO(content))
+
+
+def test_an_object_is_not_unpickled(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.array([{}], object))
+    with path.open("rb") as file, pytest.raises(ValueError, match="allow_pickle=False"):
+        _io.load_arrays(file)
+
+
+def test_what_is_read_whole_is_a_file_of_limited_size(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert _io.read_regular(tmp_path / "file", 3) == b"abc"
+    with pytest.raises(OSError, match="more than 2 bytes"):
+        _io.read_regular(tmp_path / "file", 2)
+    os.truncate(tmp_path / "file", 1 << 40)
+    with pytest.raises(OSError, match="more than 1,000 bytes"):
+        _io.read_regular(tmp_path / "file", 1000)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        _io.read_regular(tmp_path / "pipe", 3)
+
+
+def test_an_array_comes_back_from_its_file(tmp_path: Path) -> None:
+    for array in (np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros((0, 4)), np.float64(3.0)):
+        np.save(tmp_path / "a.npy", array)
+        with (tmp_path / "a.npy").open("rb") as file:
+            np.testing.assert_array_equal(_io.load_array(file), array)
+
+
+def _header(shape: str, descr: str = "'<f4'") -> bytes:
+    text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\x93NUMPY", b"\x93NUMPY\x09\x00", b"PK\x03\x04" + bytes(60), _header("(1 << 50,)"),
+        _header(f"({1 << 50},)") + bytes(400), _header("(-1,)") + bytes(400), _header("(3,)"), _header("(3,)", "'O'"),
+        _header("(" * 3000), _header(f"({'9' * 5000},)"),
+    ],
+)  # fmt: skip
+def test_an_array_larger_than_its_file_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  # NumPy's own message, or ours
+        _io.load_array(io.BytesIO(content))
