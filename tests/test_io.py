@@ -167,3 +167,15 @@ def _header(shape: str, descr: str = "'<f4'") -> bytes:
 def test_an_array_larger_than_its_file_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # NumPy's own message, or ours
         _io.load_array(io.BytesIO(content))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
+def test_a_pipe_in_place_of_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for name in ("pipe", "link", "none"):
+        _io.remove_folder(tmp_path / name)
+    assert (tmp_path / "folder" / "inner").is_dir()
+    _io.remove_folder(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()

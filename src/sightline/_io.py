@@ -10,6 +10,7 @@ import lzma
 import math
 import os
 import secrets
+import shutil
 import stat
 import struct
 import sys
@@ -200,7 +201,7 @@ def _check_ratio(file: IO[bytes], ratio: float) -> None:
 
 
 def refuse_links(root: Path, folder: Path) -> None:
-    """Raise `OutputError` if `folder`, or a folder between it and `root`, is a link; `root` itself may be one."""
+    """Raise `OutputError` if `folder`, or one between it and `root`, is a link or not a folder; `root` may be one."""
     for ancestor in (folder, *folder.parents):
         if ancestor == root:
             return
@@ -209,6 +210,8 @@ def refuse_links(root: Path, folder: Path) -> None:
                 f"{ancestor} is a link to {ancestor.readlink()}, and nothing is written through "
                 "links: replace it by a folder."
             )
+        if ancestor.exists() and not ancestor.is_dir():
+            raise OutputError(f"{ancestor} is not a folder, so nothing can be written into it: remove it.")
 
 
 def refuse_links_in_run(folder: Path) -> None:
@@ -219,6 +222,12 @@ def refuse_links_in_run(folder: Path) -> None:
     runs = [parent for parent in (folder, *folder.parents) if (parent / "run.json").is_file()]
     if runs:
         refuse_links(runs[-1], folder)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder and its contents; do nothing for anything else, e.g. a pipe, at which `shutil.rmtree` waits."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -385,3 +386,12 @@ def test_a_plot_that_is_not_a_regular_file_is_reported(tmp_path: Path) -> None:
         run.read_figure("curves")
     with pytest.raises(ModelError, match=r"confusion\.png cannot be read: more than"):
         run.read_figure("confusion")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo], ids=["a file", "a pipe"])
+def test_a_run_whose_folder_is_not_a_folder_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    run = RunDirectory.create(tmp_path / "r")
+    make(run.path / "figures")
+    with pytest.raises(OutputError, match="figures is not a folder"):
+        run.write_figures({"confusion": RenderedFigure(b"1")})

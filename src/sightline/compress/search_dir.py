@@ -134,7 +134,7 @@ class SearchDir:
 
     def clear_best(self) -> None:
         """Remove what was chosen under another budget."""
-        shutil.rmtree(self.path / "best", ignore_errors=True)
+        _io.remove_folder(self.path / "best")
         (self.path / "best.keras").unlink(missing_ok=True)
 
 

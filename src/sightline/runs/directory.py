@@ -354,7 +354,7 @@ class RunDirectory:
         """
         self.update(drop=("message", "batch", "no_bundle"))
         for name in ("eval", "figures", "bundle"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            _io.remove_folder(self.path / name)
         for name in ("report.html", "thresholds.json", "labels.jsonl"):
             (self.path / name).unlink(missing_ok=True)
         for name in ("exports", "compressed"):

@@ -8,12 +8,12 @@ withdrawn.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from sightline import _io
 from sightline.callbacks import Callback
 from sightline.config import RunConfig, ScheduleConfig, resolve_config, to_dict
 from sightline.errors import ConfigError, ModelError, UsageError, plural
@@ -113,7 +113,7 @@ def name_checkpoints_in_errors(run: RunDirectory) -> Iterator[None]:
 def clean_checkpoints(run: RunDirectory, *, keep: bool, callback: Callback) -> None:
     """Delete the checkpoints of a complete run, except for the last one if `keep`."""
     if not keep:
-        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        _io.remove_folder(run.checkpoints)
         return
     size = checkpoints.prune_checkpoints(run.checkpoints)
     if size > LARGE_CHECKPOINT_BYTES:
