@@ -241,7 +241,7 @@ def _error_rows(
     numbers = np.array([evaluation_report.evaluation.classes.index(a.predicted) for a in errors])
     heats = compute_heat_maps(keras_predictor, pixels, numbers, "gradcam")
     rows = [
-        {"label": a.label, "answer": a.predicted, "probability": a.probability, "path": a.path,
+        {"label": a.label, "predicted": a.predicted, "probability": a.probability, "path": a.path,
          "image": html_report.encode_png(image), "heat": html_report.encode_png(overlay_heat(_to_rgb(image), heat))}
         for a, image, heat in zip(errors, pixels, heats, strict=True)
     ]  # fmt: skip

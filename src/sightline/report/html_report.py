@@ -56,8 +56,8 @@ def summarize(metrics: Mapping[str, Any], split: str) -> list[str]:
     if pairs:
         worst = pairs[0]
         lines.append(
-            f"The most frequent confusion is {worst['label']} classified as {worst['answer']}: "
-            f"{plural(worst['count'], 'time')}, {format_percent(worst['share'])} of that class."
+            f"The most frequent confusion is {worst['label']} classified as {worst['predicted']}: "
+            f"{plural(worst['count'], 'time')}, {format_percent(worst['fraction'])} of that class."
         )
     elif metrics["count"]:
         lines.append("It made no errors on these images; more images would narrow the interval.")
