@@ -10,7 +10,7 @@ MAX_DEPTH = 64  # our own files have at most 8 levels
 def is_deep(value: Any, max_depth: int = MAX_DEPTH) -> bool:
     """Return whether lists and dicts are nested more than `max_depth` levels deep.
 
-    >>> is_deep({"a": [[1]]}), is_deep({"a": [[1]]}, most=2)
+    >>> is_deep({"a": [[1]]}), is_deep({"a": [[1]]}, max_depth=2)
     (False, True)
     """
     level = [value]

@@ -109,7 +109,7 @@ def test_other_settings_are_refused(finished: tuple[Path, TrainResult], options:
     assert (finished[0] / "run.json").read_bytes() == before
 
 
-def test_a_image_less_is_another_set(tmp_path: Path) -> None:
+def test_an_image_less_is_another_set(tmp_path: Path) -> None:
     from sightline.datasets import coffee_beans
 
     data = tmp_path / "data"

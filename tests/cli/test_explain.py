@@ -53,7 +53,7 @@ def test_one_line_and_one_plot_per_image(sightline: Command, trained: Trained, h
     assert [p.name for p in out.iterdir()] == ["half-green-occlusion.png"]
 
 
-def test_a_image_that_cannot_be_read_is_a_line_and_exit_code_1(
+def test_an_image_that_cannot_be_read_is_a_line_and_exit_code_1(
     sightline: Command, trained: Trained, half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

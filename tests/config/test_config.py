@@ -131,10 +131,10 @@ def test_toml_file_round_trip(tmp_path: Path) -> None:
 
 
 def test_dict_is_plain_and_leaves_out_what_is_unset() -> None:
-    plain = to_dict(resolve_config({"train": {"stages": [{"epochs": 2}]}, "model": {"hidden": [8, 4]}}))
+    plain = to_dict(resolve_config({"train": {"stages": [{"epochs": 2}]}, "model": {"hidden_units": [8, 4]}}))
     assert json.loads(json.dumps(plain)) == plain
     assert plain["train"]["stages"] == [{"name": "stage", "unfreeze": -1, "epochs": 2, "views": 1}]
-    assert plain["model"]["hidden"] == [8, 4]
+    assert plain["model"]["hidden_units"] == [8, 4]
     assert "alpha" not in plain["model"]
 
 
@@ -221,7 +221,7 @@ def test_choice_outside_the_list_names_the_choices(path: str) -> None:
 @pytest.mark.parametrize("value", [2, 3.0, True, "3"], ids=repr)
 def test_channels_are_the_number_1_or_3(value: Any) -> None:
     assert resolve_config(nest("input.channels", 3)).input.channels == 3
-    with pytest.raises(ConfigError, match=r"picture\.channels cannot be"):
+    with pytest.raises(ConfigError, match=r"input\.channels cannot be"):
         resolve_config(nest("input.channels", value))
 
 
@@ -274,7 +274,7 @@ def test_number_must_be_finite(path: str, value: float) -> None:
 
 @pytest.mark.parametrize("value", [0, -5])
 def test_layer_without_units_is_refused(value: int) -> None:
-    with pytest.raises(ConfigError, match=rf"^model\.hidden\.1 must be at least 1, not {value}\.$"):
+    with pytest.raises(ConfigError, match=rf"^model\.hidden_units\.1 must be at least 1, not {value}\.$"):
         resolve_config(nest("model.hidden_units", [8, value]))
 
 

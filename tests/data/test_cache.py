@@ -65,7 +65,7 @@ def only_cache(folder: Path) -> Path:
     return cache_path
 
 
-def test_environment() -> dict[str, str]:
+def make_environment() -> dict[str, str]:
     """The environment of a process that can import this file."""
     here = Path(__file__).parent
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])}
@@ -255,9 +255,9 @@ class Waiting(Reader):
             time.sleep(0.01)
         return super().__call__(i)
 
-found = cache.pixels(hashes(), Waiting(), SMALL)
-out.write_bytes(found.array.tobytes())
-print(found.hit, found.failed)
+result = cache.load_pixels(hashes(), Waiting(), SMALL)
+out.write_bytes(result.array.tobytes())
+print(result.hit, result.failures)
 """
 
 
@@ -268,7 +268,7 @@ def test_two_processes_may_build_the_same_cache_at_once(own_cache: Path, tmp_pat
             [sys.executable, "-c", BUILDER, *order, tmp_path / f"pixels{n}"],
             stdout=subprocess.PIPE,
             text=True,
-            env=test_environment(),
+            env=make_environment(),
         )
         for n, order in enumerate((marks, marks[::-1]))
     ]
@@ -430,10 +430,10 @@ def test_a_disk_that_fills_up_at_the_end_leaves_nothing(own_cache: Path, monkeyp
 LIMITED = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-from test_cache import build
+from test_cache import build_cache
 from sightline.errors import OutputError
 try:
-    build()
+    build_cache()
 except OutputError as error:
     print(error)
 """
@@ -441,7 +441,7 @@ except OutputError as error:
 
 def test_a_file_larger_than_allowed_is_an_error_and_no_signal(own_cache: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False, timeout=60, env=test_environment()
+        [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False, timeout=60, env=make_environment()
     )
     assert done.stdout.startswith(f"The pixel cache in {own_cache} is not writable: File too large.")
     assert done.returncode == 0, done.stderr

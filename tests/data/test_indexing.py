@@ -203,7 +203,7 @@ def test_encrypted_archives_say_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("columns", ["path,label", "path,label,site"])
 @pytest.mark.parametrize("name", ["gone.png", "gone", "notes.txt"])
-def test_whatever_a_manifest_names_must_be_a_image(tmp_path: Path, columns: str, name: str) -> None:
+def test_whatever_a_manifest_names_must_be_an_image(tmp_path: Path, columns: str, name: str) -> None:
     write_files(tmp_path, {"1.png": encode_png(), "2.png": encode_png(2), "notes.txt": b"no picture"})
     (tmp_path / "list.csv").write_text(f"{columns}\n1.png,cat\n{name},cat\n2.png,dog\n", encoding="utf-8")
     source_index = build_index(tmp_path / "list.csv")

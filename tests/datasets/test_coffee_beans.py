@@ -24,13 +24,29 @@ def test_classes_are_the_four_roasts_in_order() -> None:
     assert coffee_beans.CLASSES == ("Dark", "Green", "Light", "Medium")
 
 
-def test_a_image_depends_on_its_seed_and_index_alone() -> None:
+def test_an_image_depends_on_its_seed_and_index_alone() -> None:
     image = coffee_beans.draw(5, 64, seed=1)
     assert image.shape == (64, 64, 3)
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, coffee_beans.draw(5, 64, seed=1))
     assert not np.array_equal(image, coffee_beans.draw(5, 64, seed=2))
     assert not np.array_equal(image, coffee_beans.draw(9, 64, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("index", "means"),
+    [
+        (0, [[58.4, 100.5], [88.7, 103.3]]),
+        (1, [[109.9, 119.0], [116.6, 106.5]]),
+        (2, [[87.9, 108.0], [68.2, 89.4]]),
+        (3, [[92.8, 78.3], [108.5, 93.6]]),
+    ],
+)
+def test_other_images_need_another_generator_version(index: int, means: list[list[float]]) -> None:
+    """Means of the four quarters: when they change on purpose, increase `GENERATOR_VERSION` along with them."""
+    assert coffee_beans.GENERATOR_VERSION == 1
+    quarters = coffee_beans.draw(index, 32).reshape(2, 16, 2, 16, 3).mean((1, 3, 4))
+    np.testing.assert_allclose(quarters, means, atol=0.5)
 
 
 def test_the_number_of_threads_and_of_images_changes_nothing() -> None:

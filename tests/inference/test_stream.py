@@ -186,7 +186,7 @@ def test_a_list_on_standard_input(data: bytes, expected: list[str]) -> None:
     assert list_paths(expand_inputs(["-"], lambda: data)) == expected
 
 
-def test_a_image_on_standard_input() -> None:
+def test_an_image_on_standard_input() -> None:
     (item,) = expand_inputs(["-"], lambda: encode_gray(2))
     assert (item.path, item.read()) == ("-", encode_gray(2))
 

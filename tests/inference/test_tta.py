@@ -10,7 +10,7 @@ from sightline.inference.tta import FlipTTA
 from sightline.preprocessing import PreprocessingSpec
 
 
-def test_a_image_and_its_mirror_image_get_one_answer_the_mean() -> None:
+def test_an_image_and_its_mirror_image_get_one_answer_the_mean() -> None:
     plain = KerasPredictor(build_network("fashion-cnn").model, ("a", "b"), PreprocessingSpec(8, 8))
     both, pixels = FlipTTA(plain), random_images(5, 8)
     mirrored = pixels[:, :, ::-1]

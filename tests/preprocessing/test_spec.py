@@ -765,13 +765,13 @@ def test_memory_stays_bounded(odd: Path) -> None:
     code = """
 import pathlib, sys
 from concurrent.futures import ThreadPoolExecutor
-from sightline.errors import PictureError
-from sightline.preprocess import Preprocess
+from sightline.errors import ImageError
+from sightline.preprocessing import PreprocessingSpec
 
 def read(path):
     try:
-        return Preprocess().decode(path.read_bytes()).nbytes
-    except PictureError as error:
+        return PreprocessingSpec().decode(path.read_bytes()).nbytes
+    except ImageError as error:
         return str(error)
 
 with ThreadPoolExecutor(2) as pool:

@@ -69,7 +69,7 @@ def test_images_that_wait_share_a_batch() -> None:
     assert [answer.label for answer in found] == ["dark", "light"] * 3
 
 
-def test_a_image_that_cannot_be_read_does_not_reach_the_model() -> None:
+def test_an_image_that_cannot_be_read_does_not_reach_the_model() -> None:
     async def ask() -> Prediction:
         return await Batcher(Classifier(BlockingPredictor())).predict(b"nothing")
 

@@ -35,7 +35,7 @@ def assign_groups(
 def folder_below_class(image: ImageRecord) -> str:
     """Return the folders between an image and its class folder, or all of its folders if it is in no class folder.
 
-    >>> folder_below_class(Picture("train/cat/scene 1/7.jpg", "", "cat", "train", 1, 1))
+    >>> folder_below_class(ImageRecord("train/cat/scene 1/7.jpg", "", "cat", "train", 1, 1))
     'scene 1'
     """
     folders = split_path(unicodedata.normalize("NFC", image.path))[:-1]

@@ -90,7 +90,7 @@ def resolve_cluster(
     `hosts` is a number or ``auto``. Raises `UsageError` for inconsistent options.
 
     >>> resolve_cluster("2", "10.0.0.1:1234", 1, {})
-    Hosts(address='10.0.0.1:1234', count=2, rank=1)
+    ClusterSpec(address='10.0.0.1:1234', count=2, rank=1)
     """
     if hosts is None:
         if coordinator is not None or rank is not None:

@@ -99,7 +99,7 @@ def describe_overlap(value: Mapping[str, Any] | None) -> str:
 
     >>> describe_overlap({"included": False, "identical": 2, "near": 1})
     '3 images that the model was trained or validated on were excluded (2 identical, 1 near duplicate); \
---include-training takes them in.'
+--include-training includes them.'
     """
     if value is None:
         return ""

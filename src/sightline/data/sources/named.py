@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,13 +96,12 @@ def load_named(text: str) -> SourceListing:
 
 def _load_beans(count: int, size: int, seed: int) -> SourceListing:
     coffee_beans.check_request(size, count)
-    source = hashlib.sha256(Path(coffee_beans.__file__).read_bytes()).hexdigest()
 
     def draw(i: int) -> NDArray[np.uint8]:
         return coffee_beans.draw(i, size, seed)
 
-    def identity(i: int) -> str:  # the drawing code and these three numbers determine the image
-        return hashlib.sha256(f"{source} {seed} {i} {size}".encode()).hexdigest()
+    def identity(i: int) -> str:  # the generator and these three numbers determine the image
+        return hashlib.sha256(f"beans {coffee_beans.GENERATOR_VERSION} {seed} {i} {size}".encode()).hexdigest()
 
     store = GeneratedStore("beans", (size, size, 3), draw, identity)
     classes = coffee_beans.CLASSES
