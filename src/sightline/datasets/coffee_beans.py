@@ -26,8 +26,8 @@ from sightline import process
 from sightline.errors import OutputError, UsageError
 from sightline.seeding import make_generator
 
-# Identifies the images: caches and splits are keyed by it. Increase it whenever the same index, size and seed give other
-# pixels; leave it when only names, comments or the speed change.
+# Identifies the images: caches and splits are keyed by it. Increase it whenever the same index, size and seed give
+# other pixels; leave it when only names, comments or the speed change.
 GENERATOR_VERSION = 1
 
 Plane = NDArray[np.floating[Any]]  # always float32, which NumPy's type hints lose in arithmetic
