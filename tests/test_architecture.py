@@ -47,7 +47,7 @@ LONGEST_MODULE = 430  # lines
 
 PUBLIC_NAMES = {
     "Classifier",
-    "Evaluation",
+    "EvaluationResult",
     "Prediction",
     "TrainResult",
     "__version__",

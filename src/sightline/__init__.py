@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sightline.api import Classifier, load, train
-    from sightline.evaluation.results import Evaluation
+    from sightline.evaluation.results import EvaluationResult
     from sightline.inference.results import Prediction
     from sightline.training.result import TrainResult
 
 __all__ = [
     "Classifier",
-    "Evaluation",
+    "EvaluationResult",
     "Prediction",
     "TrainResult",
     "__version__",
@@ -24,7 +24,7 @@ __all__ = [
 
 _HOMES = {
     "Classifier": "sightline.api",
-    "Evaluation": "sightline.evaluation.results",
+    "EvaluationResult": "sightline.evaluation.results",
     "Prediction": "sightline.inference.results",
     "TrainResult": "sightline.training.result",
     "load": "sightline.api",
@@ -42,7 +42,7 @@ def predict(model: Any, images: Any, *, top: int = 5) -> list[Prediction]:
     return load(model).predict(images, top=top)
 
 
-def evaluate(model: Any, sources: Any = None, **options: Any) -> Evaluation:
+def evaluate(model: Any, sources: Any = None, **options: Any) -> EvaluationResult:
     """Load the run at path `model` and evaluate it; see `Classifier.evaluate`."""
     from sightline.api import load
 

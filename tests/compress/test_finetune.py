@@ -14,7 +14,7 @@ from sightline.callbacks import Callback
 from sightline.compress import finetune
 from sightline.compress.finetune import MAX_EPOCH_FACTOR, FineTuner
 from sightline.config import RunConfig, StageConfig, TrainConfig
-from sightline.data.dataset import Dataset
+from sightline.data.dataset import DecodedDataset
 from sightline.data.types import Subset
 from sightline.models.build import build_model
 
@@ -57,4 +57,4 @@ class Few:
 )
 def test_without_a_number_it_is_a_quarter_of_all_stages(train: TrainConfig, count: int, expected: int) -> None:
     data: Any = Few(count)
-    assert _choose_epochs(RunConfig(train=train), cast("Dataset", data)) == expected
+    assert _choose_epochs(RunConfig(train=train), cast("DecodedDataset", data)) == expected

@@ -12,7 +12,7 @@ import pytest
 
 from sightline.config import SplitConfig
 from sightline.data import dataset
-from sightline.data.dataset import Dataset, build_dataset, check_classes
+from sightline.data.dataset import DecodedDataset, build_dataset, check_classes
 from sightline.data.indexing import build_index
 from sightline.data.sources.arrays import list_array_items
 from sightline.data.sources.listing import SourceListing
@@ -37,7 +37,7 @@ NOISE = encode(draw_image(0, 0, 64, 64), "JPEG", quality=95)
 HALF = NOISE[: len(NOISE) // 2]  # sound by its header, not by its pixels
 
 
-def build(sources: Any, *, seed: int = 0, keep: bool = True, **settings: Any) -> Dataset:
+def build(sources: Any, *, seed: int = 0, keep: bool = True, **settings: Any) -> DecodedDataset:
     return build_dataset(build_index(sources), SMALL, SplitConfig(**settings), seed, keep=keep)
 
 
@@ -185,7 +185,7 @@ def test_the_order_of_archives_does_not_matter(tmp_path: Path) -> None:
     assert one.classes == two.classes == ("ant", "cat", "dog")
     assert two.cache_hit
 
-    def known(data: Dataset) -> dict[str, tuple[str, int, bytes]]:
+    def known(data: DecodedDataset) -> dict[str, tuple[str, int, bytes]]:
         rows = zip(data.images, data.splits, data.labels, data.rows, strict=True)
         return {p.path: (split, int(label), data.pixels[row].tobytes()) for p, split, label, row in rows}
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sightline.callbacks import EpochRecord
 from sightline.errors import MissingExtraError
-from sightline.evaluation.results import Evaluation
+from sightline.evaluation.results import EvaluationResult
 from sightline.intervals import Interval
 from sightline.report import run_plots
 from sightline.report.plotting import RenderedFigure
@@ -38,11 +38,11 @@ def history(epochs: int, stages: tuple[str, ...] = ("training",), validation: bo
     ]
 
 
-def evaluation(classes: int, name: str = "class {}", count: int = 100) -> Evaluation:
+def evaluation(classes: int, name: str = "class {}", count: int = 100) -> EvaluationResult:
     matrix = np.eye(classes, dtype=np.int64) * count + np.eye(classes, k=1, dtype=np.int64)
     names = tuple(name.format(i) for i in range(classes))
     nothing = np.zeros((0, classes), np.float32)
-    return Evaluation(
+    return EvaluationResult(
         names, 0.9, Interval(0.8, 0.95), 0.4, int(matrix.sum()), (), matrix, (), (), np.zeros(0, np.int32), nothing, 1.0
     )
 

@@ -7,13 +7,13 @@ import json
 import numpy as np
 
 from sightline.data.types import UnreadableImage
-from sightline.evaluation.results import ClassMetrics, Evaluation, Metric
+from sightline.evaluation.results import ClassMetrics, EvaluationResult, Metric
 from sightline.inference.results import ClassProbability, Prediction
 from sightline.intervals import Interval
 from sightline.report import to_dict
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 
-EVALUATION = Evaluation(
+EVALUATION = EvaluationResult(
     classes=("ä", "b"),
     accuracy=0.75,
     accuracy_interval=Interval(0.5, 0.9),

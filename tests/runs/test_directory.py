@@ -18,11 +18,11 @@ import pytest
 
 from sightline.callbacks import EpochRecord
 from sightline.config import resolve_config
-from sightline.data.dataset import Dataset
+from sightline.data.dataset import DecodedDataset
 from sightline.data.recorded_images import ImageRow
 from sightline.data.types import ImageRecord, UnreadableImage
 from sightline.errors import ModelError, OutputError, UsageError
-from sightline.evaluation.results import ClassMetrics, Evaluation
+from sightline.evaluation.results import ClassMetrics, EvaluationResult
 from sightline.intervals import Interval
 from sightline.preprocessing import PreprocessingSpec
 from sightline.report.plotting import RenderedFigure
@@ -33,7 +33,7 @@ HISTORY = (
     EpochRecord(2, 'fine-tune, "slowly"', 0.1 + 0.2, 1 / 3, 0.4, 0.5, 5e-324, 2.0, 90.0),
 )
 
-EVALUATION = Evaluation(
+EVALUATION = EvaluationResult(
     ("ä", "b"), 0.75, Interval(0.5, 0.9), 0.5, 2, (ClassMetrics("ä", 1.0, 0.5, 0.5, 2),), np.eye(2, dtype=np.int64),
     (UnreadableImage("x.png", "truncated", "b"),), ("ä 1.png", "2.png"), np.array([0, 1], np.int32),
     np.array([[0.5, 0.5], [0.25, 0.75]], np.float32), 1.5,
@@ -44,10 +44,10 @@ def list_files(path: Path) -> list[str]:
     return sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
 
 
-def build_dataset(paths: tuple[str, ...] = ("a/1.png", "b/ö 2.png")) -> Dataset:
+def build_dataset(paths: tuple[str, ...] = ("a/1.png", "b/ö 2.png")) -> DecodedDataset:
     images = tuple(ImageRecord(path, f"{i:064}", "ab"[i % 2], None, 4, 4) for i, path in enumerate(paths))
     count = len(paths)
-    return Dataset(
+    return DecodedDataset(
         "set", ("a", "b"), images, ("train", "validation") * (count // 2), np.arange(count, dtype=np.int32) % 2,
         np.zeros((count, 4, 4, 3), np.uint8), np.arange(count), (UnreadableImage("b/bad.png", "truncated", "b"),), 3,
         (), False,

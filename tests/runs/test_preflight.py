@@ -11,7 +11,7 @@ from sightline.api import training
 from sightline.callbacks import Callback
 from sightline.config import RunConfig, SplitConfig
 from sightline.data.checks.leakage import Leak
-from sightline.data.dataset import Dataset
+from sightline.data.dataset import DecodedDataset
 from sightline.data.indexing import build_index
 from sightline.data.recorded_images import ImageRow
 from sightline.data.types import ImageRecord, Split
@@ -27,7 +27,7 @@ def leakage_lines(
 ) -> list[str]:
     """The lines for near duplicates among the images a, b and c, which lie in `splits`."""
     images = tuple(ImageRecord(p, p, "ant", stated[p] if stated else None, 8, 8) for p in splits)
-    data = Dataset(
+    data = DecodedDataset(
         "x", ("ant", "bee"), images, tuple(splits.values()), np.zeros(3, np.int32), np.zeros((3, 8, 8, 3), np.uint8),
         np.arange(3), (), 0, (), cache_hit=False,
     )  # fmt: skip
@@ -108,7 +108,7 @@ def test_the_first_line_has_separators_in_its_numbers() -> None:
     count = 1234
     split: Split = "train"
     images = tuple(ImageRecord(f"{i}", f"{i}", "ant", None, 8, 8) for i in range(count))
-    data = Dataset(
+    data = DecodedDataset(
         "x", ("ant", "bee"), images, (split,) * count, np.zeros(count, np.int32),
         np.zeros((1, 8, 8, 3), np.uint8), np.zeros(count, np.int64), (), 0, (), cache_hit=False,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from sightline.api import compression, existing_run
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig, RunConfig, SplitConfig
 from sightline.data import label_patch
-from sightline.data.dataset import Dataset, build_dataset
+from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.indexing import build_index
 from sightline.data.types import Index, Split
 from sightline.errors import DataError, MissingImagesError
@@ -42,7 +42,7 @@ def record_run(folder: Path, source: str, *, corrections: str = "") -> RunDirect
     return run
 
 
-def build_small_dataset(source: Path, corrections: Path | None = None) -> Dataset:
+def build_small_dataset(source: Path, corrections: Path | None = None) -> DecodedDataset:
     index = label_patch.load_and_apply_patch(build_index(source), corrections)
     return build_dataset(index, PreprocessingSpec(8, 8), SplitConfig(validation=0.0), 0, keep=False)
 

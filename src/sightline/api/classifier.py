@@ -20,7 +20,7 @@ from sightline.data.types import SPLITS, Index, LabeledSubset, Split
 from sightline.errors import ModelError, UsageError, suggest
 from sightline.evaluation.evaluator import evaluate_predictor
 from sightline.evaluation.leakage import add_leakage
-from sightline.evaluation.results import Evaluation
+from sightline.evaluation.results import EvaluationResult
 from sightline.explain.explanation import Explanation
 from sightline.inference import bundle, exported_folder, stream
 from sightline.inference.manifest import Manifest
@@ -139,7 +139,7 @@ class Classifier:
         allow_missing: bool = False,
         cache: bool = True,
         progress: Progress = no_progress,
-    ) -> Evaluation:
+    ) -> EvaluationResult:
         """Evaluate the model on labeled images.
 
         Without `sources`: on the run's own images of `split` (default: test, else validation), split as in training.

@@ -21,7 +21,7 @@ from sightline.compress.noninferiority import PairedTest
 from sightline.compress.search import METHODS, Budget, CompressionSearch, CompressionTask
 from sightline.compress.search_dir import CompressionCandidate, SearchDir, pareto_front
 from sightline.config import RunConfig
-from sightline.data.dataset import Dataset, build_dataset
+from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.types import Index, Split
@@ -127,13 +127,13 @@ def compress(
     return _build_result(search, store, dataset, callback)
 
 
-def _hash_data(data: Dataset) -> str:
+def _hash_data(data: DecodedDataset) -> str:
     """Return a hash of images, labels and splits, which identifies the data of a search."""
     rows = [(p.sha256, p.label, split) for p, split in zip(data.images, data.splits, strict=True)]
     return hashlib.sha256(jsonio.dumps(rows).encode()).hexdigest()[:16]
 
 
-def _choose_epochs(config: RunConfig, data: Dataset) -> int:
+def _choose_epochs(config: RunConfig, data: DecodedDataset) -> int:
     """Return a quarter of the run's epochs, or enough for `MIN_STEPS` steps with few images, from 2 to 20."""
     train = config.train
     steps = math.ceil(data.counts()["train"] / train.batch_size)
@@ -150,7 +150,7 @@ def _check_methods(methods: Sequence[str]) -> tuple[str, ...]:
 
 def _load_data(
     run: RunDirectory, config: RunConfig, predictor: KerasPredictor, data: Sources | None, callback: Callback
-) -> tuple[Dataset, Index]:
+) -> tuple[DecodedDataset, Index]:
     index = _index_images(run, data, callback)
     dataset = build_dataset(
         index, predictor.preprocess, config.split, config.seed, keep=config.data.cache, progress=callback.on_progress,
@@ -185,7 +185,7 @@ def _index_images(run: RunDirectory, data: Sources | None, callback: Callback) -
 
 
 def _build_trainer(
-    config: RunConfig, predictor: KerasPredictor, data: Dataset, methods: Sequence[str], epochs: int, path: Path,
+    config: RunConfig, predictor: KerasPredictor, data: DecodedDataset, methods: Sequence[str], epochs: int, path: Path,
     callback: Callback,
 ) -> FineTuner:  # fmt: skip
     model, train = predictor.model, data.subset("train")
@@ -207,7 +207,12 @@ def _build_trainer(
 
 
 def _build_subject(
-    run: RunDirectory, config: RunConfig, predictor: KerasPredictor, data: Dataset, index: Index, weights_hash: str
+    run: RunDirectory,
+    config: RunConfig,
+    predictor: KerasPredictor,
+    data: DecodedDataset,
+    index: Index,
+    weights_hash: str,
 ) -> CompressionTask:
     def pack(model: Any, graph: bytes, small: Any, facts: Mapping[str, Any]) -> bundle.Bundle:
         return finalize.build_bundle(
@@ -236,7 +241,9 @@ def _build_subject(
     )
 
 
-def _build_result(search: CompressionSearch, store: SearchDir, data: Dataset, callback: Callback) -> CompressionResult:
+def _build_result(
+    search: CompressionSearch, store: SearchDir, data: DecodedDataset, callback: Callback
+) -> CompressionResult:
     candidates, best = tuple(search.candidates), search.best_candidate()
     nearest, misses = search.nearest_candidate()
     judgement = None
@@ -253,7 +260,9 @@ def _build_result(search: CompressionSearch, store: SearchDir, data: Dataset, ca
     return result
 
 
-def _test_once(store: SearchDir, candidate: CompressionCandidate, data: Dataset, callback: Callback) -> PairedTest:
+def _test_once(
+    store: SearchDir, candidate: CompressionCandidate, data: DecodedDataset, callback: Callback
+) -> PairedTest:
     """Compare the chosen model with the original one; each chosen model is tested only once."""
     past_results = store.read_comparisons()
     if candidate.name not in past_results:
@@ -269,7 +278,7 @@ def _test_once(store: SearchDir, candidate: CompressionCandidate, data: Dataset,
 
 
 def _test_noninferiority(
-    store: SearchDir, candidate: CompressionCandidate, data: Dataset, callback: Callback
+    store: SearchDir, candidate: CompressionCandidate, data: DecodedDataset, callback: Callback
 ) -> PairedTest:
     """Compare the chosen model with the original one on the test split, or on validation if there is none."""
     split: Split = "test" if data.counts()["test"] else "validation"

@@ -14,7 +14,7 @@ from sightline.api.classifier import load
 from sightline.api.comparison import flatten_settings
 from sightline.callbacks import Callback
 from sightline.config import RunConfig
-from sightline.data.dataset import Dataset
+from sightline.data.dataset import DecodedDataset
 from sightline.data.recorded_images import describe_difference
 from sightline.data.types import Index, Split
 from sightline.errors import DataError, OutputError
@@ -93,7 +93,7 @@ def reevaluate(path: Path, config: RunConfig, index: Index, callback: Callback) 
     return replace(previous_result, test=metrics) if split == "test" else replace(previous_result, validation=metrics)
 
 
-def check_unchanged(run: RunDirectory, data: Dataset) -> None:
+def check_unchanged(run: RunDirectory, data: DecodedDataset) -> None:
     """Raise `DataError` if the images, labels or splits of `data` differ from those that the run started with."""
     recorded_rows = run.read_data()
     current = [(p.sha256, p.label, split) for p, split in zip(data.images, data.splits, strict=True)]

@@ -17,14 +17,14 @@ from sightline.callbacks import Callback, CallbackList, EpochRecord
 from sightline.config import RunConfig
 from sightline.data.checks import leakage
 from sightline.data.checks.finding import Finding
-from sightline.data.dataset import Dataset, build_dataset
+from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.indexing import Sources
 from sightline.data.types import SPLITS, Index, LabeledSubset, Split
 from sightline.distributed import devices
 from sightline.distributed.cluster import ClusterSpec
 from sightline.errors import DivergedError, Interrupted, plural
 from sightline.evaluation.report import EvaluationReport, ModelOutputs, ThresholdRequest
-from sightline.evaluation.results import Evaluation
+from sightline.evaluation.results import EvaluationResult
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.build import ModelSpec
 from sightline.models.describe import count_parameters, weights_sha256
@@ -109,7 +109,7 @@ class _FinalModel:
     """
 
     model: Any
-    evaluations: Mapping[Split, Evaluation]
+    evaluations: Mapping[Split, EvaluationResult]
     last_report: EvaluationReport | None
     labeled: LabeledSubset
     no_bundle_reason: str | None
@@ -169,7 +169,7 @@ class Training:
             return replace(self, config=config)._fit_and_finalize(run, data, spec, preprocess)  # noqa: SLF001  # itself
 
     def _fit_and_finalize(
-        self, run: RunDirectory, data: Dataset, spec: ModelSpec, preprocess: PreprocessingSpec
+        self, run: RunDirectory, data: DecodedDataset, spec: ModelSpec, preprocess: PreprocessingSpec
     ) -> TrainResult:
         config, callback = self.config, self.callback
         checkpoint = extension.reset_patience(load_latest(run.checkpoints, callback.on_message), run.info)
@@ -238,7 +238,9 @@ class Training:
         extension.clean_checkpoints(run, keep=config.train.keep_last_checkpoint, callback=callback)
         return result
 
-    def _finalize(self, model: Any, data: Dataset, fit_result: FitResult, preprocess: PreprocessingSpec) -> _FinalModel:
+    def _finalize(
+        self, model: Any, data: DecodedDataset, fit_result: FitResult, preprocess: PreprocessingSpec
+    ) -> _FinalModel:
         """Calibrate, export, evaluate the exported file on the held-out splits, and write the bundle.
 
         If the outputs of the file differ from the model's, it is not written, and the model itself is evaluated.
@@ -285,7 +287,7 @@ class Training:
         )
 
     def _evaluate_split(
-        self, split: Split, outputs_by_split: Mapping[Split, ModelOutputs], data: Dataset
+        self, split: Split, outputs_by_split: Mapping[Split, ModelOutputs], data: DecodedDataset
     ) -> EvaluationReport:
         report = evaluation.build_report(
             data.classes, outputs_by_split[split], self._labeled_split(split, data), split,
@@ -295,10 +297,10 @@ class Training:
         self.run.write_evaluation(split, report.evaluation, evaluation_dict.report_to_dict(report))
         return report
 
-    def _labeled_split(self, split: Split, data: Dataset) -> LabeledSubset:
+    def _labeled_split(self, split: Split, data: DecodedDataset) -> LabeledSubset:
         return replace(data.labeled_subset(split), leaked=leakage.leaked_contents(self.run.read_leaks(), split))
 
-    def _build_result(self, data: Dataset, fit_result: FitResult, final_model: _FinalModel) -> TrainResult:
+    def _build_result(self, data: DecodedDataset, fit_result: FitResult, final_model: _FinalModel) -> TrainResult:
         best_epoch, model, evaluations = fit_result.best, final_model.model, final_model.evaluations
 
         def split_metrics(name: Split) -> SplitMetrics | None:
@@ -338,7 +340,7 @@ class Training:
         )
 
 
-def _data_notes(data: Dataset) -> list[str]:
+def _data_notes(data: DecodedDataset) -> list[str]:
     counts = data.counts()
     split_counts = ", ".join(f"{counts[p]:,} {p}" for p in SPLITS)
     notes = [f"{data.name}: {plural(len(data.classes), 'class', 'classes')}, {split_counts}"]

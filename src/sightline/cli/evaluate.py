@@ -11,7 +11,7 @@ from sightline.cli import evaluation_view
 from sightline.cli.output import MAX_ROWS, ProgressDisplay, print_json, print_line, print_table
 from sightline.cli.sources import Column, ReadSettings, list_inputs
 from sightline.errors import UsageError, plural
-from sightline.evaluation.results import ClassMetrics, Evaluation, Metric
+from sightline.evaluation.results import ClassMetrics, EvaluationResult, Metric
 from sightline.intervals import Interval
 
 
@@ -128,7 +128,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def print_evaluation(evaluation: Evaluation, split: str, rest: str) -> None:
+def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> None:
     """Print the metrics of an evaluation; `rest` says where to find the rows that a long table omits."""
     from sightline import metrics
     from sightline.report import sentences, to_dict

@@ -28,7 +28,7 @@ from sightline.compress.finetune import MAX_EPOCH_FACTOR, FineTuner
 from sightline.compress.noninferiority import is_non_inferior
 from sightline.compress.search_dir import CompressionCandidate, SearchDir
 from sightline.config import ModelConfig
-from sightline.data.dataset import Dataset
+from sightline.data.dataset import DecodedDataset
 from sightline.data.types import Subset
 from sightline.errors import DivergedError, ModelError
 from sightline.export import keras_to_onnx, quantize
@@ -102,7 +102,7 @@ class CompressionTask:
     seed: int
     classes: tuple[str, ...]
     preprocess: PreprocessingSpec
-    data: Dataset
+    data: DecodedDataset
     threads: int
     lineage: Mapping[str, Any]
     pack: Pack

@@ -1,4 +1,4 @@
-"""`Dataset`: the decoded images of an index, split, with a fixed class order."""
+"""`DecodedDataset`: the decoded images of an index, split, with a fixed class order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sightline.preprocessing import PreprocessingSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
+class DecodedDataset:
     """Images ready to train on.
 
     `pixels` is uint8 [M, H, W, C]; image ``i`` of `images` is ``pixels[rows[i]]``, with class ``labels[i]`` and split
@@ -115,7 +115,7 @@ def build_dataset(
     keep: bool = True,
     progress: Progress = no_progress,
     threads: int | None = None,
-) -> Dataset:
+) -> DecodedDataset:
     """Decode the images of an index, reject undecodable ones, fix the class order and assign splits.
 
     With ``split.group = "near"`` every image is read once more, to find near duplicates.
@@ -132,7 +132,7 @@ def build_dataset(
     rule = parse_group_rule(config.group)
     near = compute_image_stats(index, progress, threads, preprocess).near_duplicates if rule.kind == "near" else None
     assignment = assign_splits(images, config, seed, assign_groups(images, rule, near))
-    return Dataset(
+    return DecodedDataset(
         index.name,
         classes,
         images,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import metrics
-from sightline.evaluation.results import Evaluation
+from sightline.evaluation.results import EvaluationResult
 
 MAX_EXAMPLES = 12  # predictions of each kind
 MAX_PAIRS, EXAMPLES_PER_PAIR = 5, 4
@@ -48,7 +48,7 @@ class ErrorAnalysis:
     pairs: tuple[ConfusedPair, ...]
 
 
-def analyze_errors(evaluation: Evaluation, max_examples: int = MAX_EXAMPLES) -> ErrorAnalysis:
+def analyze_errors(evaluation: EvaluationResult, max_examples: int = MAX_EXAMPLES) -> ErrorAnalysis:
     """Return the predictions of an evaluation that are worth looking at."""
     predictions = evaluation.probabilities.argmax(1)
     confidences = evaluation.probabilities.max(1) if len(predictions) else np.zeros(0, np.float32)

@@ -1,4 +1,4 @@
-"""Run a predictor on labeled images and compute an `Evaluation`."""
+"""Run a predictor on labeled images and compute an `EvaluationResult`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data.loader import iterate_batches
 from sightline.data.types import Subset, UnreadableImage
 from sightline.evaluation import scoring
-from sightline.evaluation.results import Evaluation
+from sightline.evaluation.results import EvaluationResult
 from sightline.inference.predictor import Predictor, call_padded, choose_batch_size
 
 
@@ -24,7 +24,7 @@ def evaluate_predictor(
     rejects: Sequence[UnreadableImage] = (),
     batch_size: int | None = None,
     progress: Progress = no_progress,
-) -> Evaluation:
+) -> EvaluationResult:
     """Evaluate `predictor` on `samples`, whose labels are indices into `predictor.classes`."""
     started = time.perf_counter()
     outputs: list[NDArray[np.float32]] = []
@@ -46,7 +46,7 @@ def compute_evaluation(
     *,
     rejects: Sequence[UnreadableImage] = (),
     seconds: float = 0.0,
-) -> Evaluation:
+) -> EvaluationResult:
     """Compute the metrics of `probabilities` float32 [N, K] against the labels of `samples`.
 
     Raises `DataError` for invalid probabilities, see `scores.check`.
@@ -55,7 +55,7 @@ def compute_evaluation(
     predictions = probabilities.argmax(1)
     confusion = metrics.confusion_matrix(samples.labels, predictions, len(classes))
     correct_count, count = int(np.trace(confusion)), len(samples)
-    return Evaluation(
+    return EvaluationResult(
         classes=classes,
         accuracy=correct_count / count if count else 0.0,
         accuracy_interval=intervals.wilson_interval(correct_count, count),

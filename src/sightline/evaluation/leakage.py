@@ -8,10 +8,10 @@ import numpy as np
 
 from sightline.data.types import LabeledSubset
 from sightline.evaluation.evaluator import compute_evaluation
-from sightline.evaluation.results import Evaluation, LeakedImages
+from sightline.evaluation.results import EvaluationResult, LeakedImages
 
 
-def add_leakage(evaluation: Evaluation, labeled: LabeledSubset) -> Evaluation:
+def add_leakage(evaluation: EvaluationResult, labeled: LabeledSubset) -> EvaluationResult:
     """Return an evaluation of `labeled` with its leakage, missing images and overlap with the training images."""
     return replace(
         evaluation,
@@ -22,7 +22,7 @@ def add_leakage(evaluation: Evaluation, labeled: LabeledSubset) -> Evaluation:
     )
 
 
-def _evaluate_without_leaked(evaluation: Evaluation, labeled: LabeledSubset) -> LeakedImages | None:
+def _evaluate_without_leaked(evaluation: EvaluationResult, labeled: LabeledSubset) -> LeakedImages | None:
     kinds = [labeled.leaked.get(p.sha256) for p in labeled.images]
     if not any(kinds):
         return None

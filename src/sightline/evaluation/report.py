@@ -19,7 +19,7 @@ from sightline.evaluation.calibration import ReliabilityBin, Temperature
 from sightline.evaluation.conformal import SetCoverage
 from sightline.evaluation.error_analysis import ErrorAnalysis
 from sightline.evaluation.ood import OODResult
-from sightline.evaluation.results import Evaluation
+from sightline.evaluation.results import EvaluationResult
 from sightline.evaluation.selective import RiskCoverageCurve, SelectiveResult, Threshold
 from sightline.evaluation.shift import SplitShift
 from sightline.evaluation.slices import SliceMetrics
@@ -111,7 +111,7 @@ class DecisionMetrics:
 class EvaluationReport:
     """The evaluation of split `split` with all analyses; None for those not requested or not possible."""
 
-    evaluation: Evaluation
+    evaluation: EvaluationResult
     split: str
     calibration: CalibrationReport
     risk_coverage: RiskCoverageCurve
@@ -244,7 +244,7 @@ def check_request(request: ThresholdRequest, classes: Sequence[str]) -> None:
 
 
 def evaluate_binary(
-    evaluation: Evaluation,
+    evaluation: EvaluationResult,
     evaluated: ModelOutputs,
     held_out: ModelOutputs | None,
     request: ThresholdRequest,

@@ -45,7 +45,7 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class EvaluationResult:
     """The metrics of a classifier on labeled images.
 
     `confusion` is int64 [K, K], true classes in rows; `probabilities` float32 [N, K]; `labels` int32 [N]. `metrics`
@@ -87,7 +87,7 @@ class LeakedImages:
     identical: int
     near: int
     paths: tuple[str, ...]
-    without_leaked: Evaluation | None
+    without_leaked: EvaluationResult | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.callbacks import EpochRecord
-from sightline.evaluation.results import Evaluation
+from sightline.evaluation.results import EvaluationResult
 from sightline.report import plotting
 from sightline.report.plotting import GRID, INK, TRAIN, VALIDATION, RenderedFigure
 
@@ -65,7 +65,7 @@ def _mark_stages(axes: Any, history: Sequence[EpochRecord]) -> None:
         axes.axvline(epochs[0] - 0.5, color=INK, linewidth=0.8, linestyle="--")
 
 
-def plot_confusion(evaluation: Evaluation, title: str = "", *, percentages: bool = False) -> RenderedFigure:
+def plot_confusion(evaluation: EvaluationResult, title: str = "", *, percentages: bool = False) -> RenderedFigure:
     """Draw the confusion matrix: colors are fractions of each true class, numbers are counts (up to 30 classes).
 
     With `percentages`, the numbers are percentages of the true class.

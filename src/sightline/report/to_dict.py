@@ -7,14 +7,14 @@ from typing import Any
 
 from sightline import metrics
 from sightline.data.types import MissingImages, TrainingOverlap
-from sightline.evaluation.results import ClassMetrics, Evaluation, LeakedImages, Metric
+from sightline.evaluation.results import ClassMetrics, EvaluationResult, LeakedImages, Metric
 from sightline.explain.explanation import Explanation
 from sightline.inference.results import Prediction
 from sightline.intervals import Interval
 from sightline.training.result import SplitMetrics, TrainResult
 
 
-def evaluation_to_dict(value: Evaluation) -> dict[str, Any]:
+def evaluation_to_dict(value: EvaluationResult) -> dict[str, Any]:
     """Return the metrics of an evaluation, without its arrays."""
     return {
         "accuracy": value.accuracy,
@@ -52,7 +52,7 @@ def leakage_to_dict(value: LeakedImages | None) -> dict[str, Any] | None:
     }
 
 
-def headline_to_dict(value: Evaluation) -> dict[str, Any]:
+def headline_to_dict(value: EvaluationResult) -> dict[str, Any]:
     """Return the few metrics of an evaluation that a run and a bundle keep of each split."""
     metrics_of = {
         "accuracy": value.accuracy,

@@ -40,13 +40,13 @@ from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, dump_toml, load_config
 from sightline.config.parse import read_config_text
 from sightline.data.checks.leakage import Leak, SmallImages
-from sightline.data.dataset import Dataset
+from sightline.data.dataset import DecodedDataset
 from sightline.data.label_patch import PATCH_LIMIT, PatchEntry
 from sightline.data.recorded_images import ImageRow
 from sightline.data.types import UnreadableImage
 from sightline.errors import ModelError, OutputError
 from sightline.escaping import CsvWriter, escape_cell
-from sightline.evaluation.results import Evaluation, LabeledPredictions
+from sightline.evaluation.results import EvaluationResult, LabeledPredictions
 from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
 from sightline.inference.results import Thresholds
@@ -168,7 +168,7 @@ class RunDirectory:
         """Save the resolved configuration, with comments."""
         self._write("config.toml", dump_toml(config).encode())
 
-    def write_data(self, dataset: Dataset) -> None:
+    def write_data(self, dataset: DecodedDataset) -> None:
         """Save the split of every image, its group if any, and the rejected files with reasons."""
         groups = dataset.groups or ("",) * len(dataset.images)
         used = zip(dataset.images, dataset.splits, groups, strict=True)
@@ -268,7 +268,7 @@ class RunDirectory:
         bundle.write_folder(new_bundle, self.path / "bundle")
 
     def write_evaluation(
-        self, split: str, evaluation: Evaluation, extra_metrics: Mapping[str, Any] | None = None
+        self, split: str, evaluation: EvaluationResult, extra_metrics: Mapping[str, Any] | None = None
     ) -> None:
         """Save metrics and probabilities of one split; `extra_metrics` is added to ``metrics.json``."""
         self._write_json(

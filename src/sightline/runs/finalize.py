@@ -14,11 +14,11 @@ from PIL import Image
 from sightline import backend, metrics
 from sightline.callbacks import Progress, no_progress
 from sightline.config import RunConfig
-from sightline.data.dataset import Dataset
+from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Index, Split
 from sightline.evaluation.calibration import Temperature, fit_temperature
 from sightline.evaluation.report import ModelOutputs, collect_outputs
-from sightline.evaluation.results import Evaluation
+from sightline.evaluation.results import EvaluationResult
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle, parity
 from sightline.inference.bundle import Bundle
@@ -59,7 +59,7 @@ def calibrate_temperature(model: Any, logits: NDArray[np.float32], labels: NDArr
 
 
 def validation_logits(
-    model: Any, data: Dataset, training_logits: NDArray[np.float32] | None, precision: str
+    model: Any, data: DecodedDataset, training_logits: NDArray[np.float32] | None, precision: str
 ) -> NDArray[np.float32]:
     """Return the logits float32 [N, K] of the validation split in full float32, at temperature 1.
 
@@ -80,7 +80,7 @@ def validation_logits(
 
 
 def collect_split_outputs(
-    predictor: Predictor, data: Dataset, progress: Progress = no_progress
+    predictor: Predictor, data: DecodedDataset, progress: Progress = no_progress
 ) -> dict[Split, ModelOutputs]:
     """Return the model outputs on the validation and test splits that contain images."""
     subsets = {split: data.subset(split) for split in SPLITS[1:]}
@@ -92,7 +92,11 @@ def collect_split_outputs(
 
 
 def check_parity(
-    model: Any, predictor: OnnxPredictor, data: Dataset, logits: Any, outputs_by_split: Mapping[Split, ModelOutputs]
+    model: Any,
+    predictor: OnnxPredictor,
+    data: DecodedDataset,
+    logits: Any,
+    outputs_by_split: Mapping[Split, ModelOutputs],
 ) -> Parity:
     """Compare a Keras model with its exported file on the validation split, for which `logits` are the model's.
 
@@ -130,7 +134,7 @@ def build_bundle(
     keras_model: Any,
     graph: bytes,
     predictor: OnnxPredictor,
-    data: Dataset,
+    data: DecodedDataset,
     index: Index,
     config: RunConfig,
     **manifest_fields: Any,
@@ -152,13 +156,13 @@ def build_bundle(
     return bundle.make(manifest, graph, files)
 
 
-def metrics_by_split(evaluations: Mapping[Split, Evaluation]) -> dict[str, Any]:
+def metrics_by_split(evaluations: Mapping[Split, EvaluationResult]) -> dict[str, Any]:
     """Return the metrics of each split in the form of the manifest."""
     return {split: to_dict.headline_to_dict(value) for split, value in evaluations.items()}
 
 
 def _choose_reference_examples(
-    data: Dataset, index: Index, predictor: OnnxPredictor, count: int
+    data: DecodedDataset, index: Index, predictor: OnnxPredictor, count: int
 ) -> tuple[tuple[ReferenceExample, ...], dict[str, bytes]]:
     """Choose the smallest validation (else training) file of each class, then the next ones."""
     index_by_hash = {p.sha256: i for i, p in enumerate(index.images)}

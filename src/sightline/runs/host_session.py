@@ -23,7 +23,7 @@ import numpy as np
 from sightline import jsonio
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig, RunConfig, resolve_config, to_dict
-from sightline.data.dataset import Dataset, build_dataset, check_classes
+from sightline.data.dataset import DecodedDataset, build_dataset, check_classes
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.label_patch import load_and_apply_patch
@@ -77,7 +77,7 @@ class HostSession:
         """Receive what host 0 sends."""
         return self._exchange()[0]
 
-    def check_same_data(self, data: Dataset, initial_weights: Path | None) -> None:
+    def check_same_data(self, data: DecodedDataset, initial_weights: Path | None) -> None:
         """Raise `DataError` on all hosts if the images or the initial weights differ between them."""
         if self.team.count == 1:
             return

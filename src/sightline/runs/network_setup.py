@@ -11,7 +11,7 @@ import numpy as np
 from sightline import backend
 from sightline.callbacks import Callback
 from sightline.config import RunConfig
-from sightline.data.dataset import Dataset
+from sightline.data.dataset import DecodedDataset
 from sightline.data.types import Index
 from sightline.distributed.devices import Distribution
 from sightline.models import build, registry, whitening
@@ -20,7 +20,7 @@ from sightline.runs import autoconfig
 from sightline.training import precision
 
 
-def build_model_spec(config: RunConfig, data: Dataset, start: Path | None) -> ModelSpec:
+def build_model_spec(config: RunConfig, data: DecodedDataset, start: Path | None) -> ModelSpec:
     """Return the specification of the network; `start` is the file with its initial weights, None for random ones."""
     height, width, channels = data.pixels.shape[1:]
     entry = registry.get_entry(config.model.name)
@@ -33,7 +33,7 @@ def build_model_spec(config: RunConfig, data: Dataset, start: Path | None) -> Mo
     )  # fmt: skip
 
 
-def _mean_and_deviation(data: Dataset) -> tuple[float, float]:
+def _mean_and_deviation(data: DecodedDataset) -> tuple[float, float]:
     """Return the mean and standard deviation over all training pixels (0 to 255), without copying them."""
     samples = data.subset("train")
     pixel_sum = squares = count = 0
@@ -47,7 +47,7 @@ def _mean_and_deviation(data: Dataset) -> tuple[float, float]:
     return mean, float(np.sqrt(squares / count - mean**2))
 
 
-def build_network(spec: ModelSpec, data: Dataset) -> Network:
+def build_network(spec: ModelSpec, data: DecodedDataset) -> Network:
     """Build the network; initialize a whitening first layer, if it has one, from the training images."""
     network = build.build_model(spec)
     if spec.weights is None:

@@ -13,7 +13,7 @@ from sightline.data.checks import remarks
 from sightline.data.checks.audit import quick_audit
 from sightline.data.checks.finding import ALLOWABLE_ERRORS, Finding
 from sightline.data.checks.leakage import Leak
-from sightline.data.dataset import Dataset, check_classes
+from sightline.data.dataset import DecodedDataset, check_classes
 from sightline.data.grouping import assign_groups
 from sightline.data.sources.folder_layout import SPLIT_FOLDERS
 from sightline.data.sources.split_names import find_splits, suggest_split
@@ -113,7 +113,7 @@ def _format_examples(finding: Finding) -> str:
     return f" ({'; '.join(places[:MAX_EXAMPLES])}{ellipsis})" if places else ""
 
 
-def describe_leakage(leaks: Sequence[Leak], data: Dataset, config: RunConfig) -> Iterator[str]:
+def describe_leakage(leaks: Sequence[Leak], data: DecodedDataset, config: RunConfig) -> Iterator[str]:
     """Yield a line if there are near duplicates across splits, with advice only if it would help."""
     near_duplicates = [leak for leak in leaks if leak.kind == "near"]
     if not near_duplicates:

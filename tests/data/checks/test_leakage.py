@@ -20,7 +20,7 @@ from sightline.data.checks.leakage import (
     leaked_contents,
     make_small_images,
 )
-from sightline.data.dataset import Dataset, build_dataset
+from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.indexing import build_index
 from sightline.data.types import Split
 from sightline.errors import ModelError
@@ -30,14 +30,14 @@ from synthetic_images import draw_scene, encode
 TRAIN, TEST = ("train", "test")
 
 
-def shrink(data: Dataset) -> SmallImages:
+def shrink(data: DecodedDataset) -> SmallImages:
     small_set = make_small_images(data.pixels, data.rows, [p.sha256 for p in data.images])
     assert small_set is not None
     return small_set
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Dataset:
+def data(tmp_path: Path) -> DecodedDataset:
     """Ten scenes of two classes, with one file in training and test, and a smaller copy of another in test."""
     files = {f"train/{'ab'[i % 2]}/{i}.png": encode(draw_scene(i)) for i in range(8)}
     files |= {f"test/{'ab'[i % 2]}/{i}.png": encode(draw_scene(i)) for i in (8, 9)}
@@ -52,7 +52,7 @@ def data(tmp_path: Path) -> Dataset:
     )
 
 
-def test_the_same_file_and_near_duplicates_in_two_splits(data: Dataset) -> None:
+def test_the_same_file_and_near_duplicates_in_two_splits(data: DecodedDataset) -> None:
     leaks = find_leaks(data, shrink(data).find_groups())
     assert [(leak.kind, {row.path for row in leak.images}) for leak in leaks] == [
         ("identical", {"train/a/0.png", "test/a/copy.png"}),
@@ -64,24 +64,24 @@ def test_the_same_file_and_near_duplicates_in_two_splits(data: Dataset) -> None:
     assert [leak.kind for leak in find_leaks(data)] == ["identical"]
 
 
-def test_validation_leaks_from_training_only(data: Dataset) -> None:
+def test_validation_leaks_from_training_only(data: DecodedDataset) -> None:
     splits: tuple[Split, ...] = tuple("validation" if split == "train" else split for split in data.splits)
     leaks = find_leaks(replace(data, splits=splits), shrink(data).find_groups())
     assert leaked_contents(leaks, "validation") == {}
     assert len(leaked_contents(leaks, "test")) == 2
 
 
-def test_nothing_in_two_splits_is_no_leak(data: Dataset) -> None:
+def test_nothing_in_two_splits_is_no_leak(data: DecodedDataset) -> None:
     splits: tuple[Split, ...] = tuple("train" for _ in data.splits)
     assert find_leaks(replace(data, splits=splits), shrink(data).find_groups()) == ()
 
 
-def test_leaks_come_back(data: Dataset) -> None:
+def test_leaks_come_back(data: DecodedDataset) -> None:
     leaks = find_leaks(data, shrink(data).find_groups())
     assert tuple(jsonio.build(Leak, json.loads(json.dumps(leak.to_dict())), "a line") for leak in leaks) == leaks
 
 
-def test_small_images_come_back_and_find_near_duplicates_elsewhere(data: Dataset, tmp_path: Path) -> None:
+def test_small_images_come_back_and_find_near_duplicates_elsewhere(data: DecodedDataset, tmp_path: Path) -> None:
     sha = {p.path: p.sha256 for p in data.images}
     whole = shrink(data)
     known = whole.select({p.sha256 for p, split in zip(data.images, data.splits, strict=True) if split == "train"})

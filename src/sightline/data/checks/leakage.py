@@ -21,7 +21,7 @@ from sightline.data.checks import duplicates, perceptual_hash
 from sightline.data.checks.duplicates import spans_splits
 from sightline.data.checks.finding import Group
 from sightline.data.checks.image_stats import group_by_name, shrink_gray
-from sightline.data.dataset import Dataset
+from sightline.data.dataset import DecodedDataset
 from sightline.data.recorded_images import ImageRow
 from sightline.data.types import SPLITS, ImageRecord, Split
 from sightline.errors import ModelError
@@ -120,7 +120,7 @@ def _to_pillow(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(whole[..., 0] if whole.shape[-1] == 1 else whole)
 
 
-def find_leaks(data: Dataset, near: Mapping[str, str] | None = None) -> tuple[Leak, ...]:
+def find_leaks(data: DecodedDataset, near: Mapping[str, str] | None = None) -> tuple[Leak, ...]:
     """Return the groups of duplicates that span several splits of `data`, identical files first.
 
     `near` maps each sha256 to its group of near duplicates, as `SmallImages.groups` returns it.
@@ -141,7 +141,7 @@ def _to_image_row(image: ImageRecord) -> ImageRow:
     return ImageRow(image.path, image.sha256, image.label, image.split)
 
 
-def training_contents(data: Dataset) -> set[str]:
+def training_contents(data: DecodedDataset) -> set[str]:
     """Return the sha256 of all training and validation images of `data`."""
     return {p.sha256 for p, split in zip(data.images, data.splits, strict=True) if split != "test"}
 
