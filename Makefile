@@ -18,7 +18,7 @@ BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-backends lint format docs parity bench fuzz lock clean
+.PHONY: help setup demo test test-slow test-backends lint format docs site parity bench fuzz lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -53,6 +53,10 @@ format: $(VENV)/installed ## format the code and mend what ruff can mend safely
 docs: $(VENV)/installed ## write docs/reference.md from the code
 	@$(BIN)/python docs/generate.py
 
+site: .venv-docs/installed ## build the documentation into site/
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+	@echo "Open site/index.html, or serve it: .venv-docs/bin/mkdocs serve"
+
 parity: $(VENV)/installed ## export every network in every format installed here and write the table of docs/export.md
 	@$(BIN)/python docs/parity.py $(ARGS)
 
@@ -77,6 +81,8 @@ lock: $(VENV)/installed ## bring requirements.lock up to pyproject.toml; ARGS=--
 	@mv $(VENV)/new.lock requirements-backends.lock
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group fuzz \
 		--custom-compile-command "make lock" $(ARGS) --output-file requirements-fuzz.lock
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group docs \
+		--custom-compile-command "make lock" $(ARGS) --output-file requirements-docs.lock
 
 clean: ## remove .venv, caches and builds; runs/ stays
 	rm -rf $(VENV) $(BACKENDS) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
@@ -109,4 +115,10 @@ $(BACKENDS)/installed: $(VENV)/locked requirements-backends.lock
 
 $(VENV)/fuzz: $(VENV)/installed requirements-fuzz.lock
 	@$(PIP) install --require-hashes -r requirements-fuzz.lock
+	@touch $@
+
+# An environment of its own, which needs no framework: mkdocstrings reads the sources.
+.venv-docs/installed: requirements-docs.lock
+	@$(PYTHON) -m venv --clear .venv-docs
+	@.venv-docs/bin/python -m pip --disable-pip-version-check -qq install --require-hashes -r requirements-docs.lock
 	@touch $@

@@ -1,0 +1,47 @@
+"""Hooks of `make site`: pages of the repository that lie outside docs/, and links to them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGES = {
+    "SECURITY.md": "security-policy.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "CODE_OF_CONDUCT.md": "code-of-conduct.md",
+    "README.zh-CN.md": "zh.md",
+    "benchmarks/README.md": "benchmarks.md",
+}
+NOT_PAGES = {"LICENSE", "README.md"}
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages outside docs/, with links as seen from docs/."""
+    from mkdocs.structure.files import File
+
+    for source, target in PAGES.items():
+        files.append(File.generated(config, target, content=_with_links(source)))
+    return files
+
+
+def _with_links(source: str) -> str:
+    folder, text = Path(source).parent, (REPOSITORY / source).read_text(encoding="utf-8")
+    return re.sub(r"\]\((?!https?:|#)([^)#\s]+)", lambda m: f"]({_link(folder / m[1])}", text)
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Point links that leave docs/ at the pages added here."""
+    return re.sub(r"\]\(\.\./([^)#\s]+)", lambda m: f"]({_link(Path(m[1]))}", markdown)
+
+
+def _link(target: Path) -> str:
+    parts: list[str] = []
+    for part in target.parts:
+        parts = parts[:-1] if part == ".." else [*parts, part]
+    path = "/".join(parts)
+    if path in NOT_PAGES:
+        return "index.md"
+    return PAGES.get(path, path.removeprefix("docs/"))

@@ -1,0 +1,47 @@
+"""The site: every page is in its navigation, and the messages that the troubleshooting page quotes exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DOCS = REPOSITORY / "docs"
+QUOTES = re.findall(r'"([^"\n]+)"', "\n".join(
+    line for line in (DOCS / "troubleshooting.md").read_text(encoding="utf-8").splitlines() if line.startswith("**")
+))  # fmt: skip
+
+
+@cache
+def message_texts() -> str:
+    """All string literals of the package; what an f-string inserts is a null character."""
+    texts = []
+    for path in (REPOSITORY / "src" / "sightline").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("".join(str(v.value) if isinstance(v, ast.Constant) else "\0" for v in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize("quote", QUOTES)
+def test_a_quoted_message_exists(quote: str) -> None:
+    for words in quote.split(" … "):
+        assert words in message_texts(), words
+
+
+def test_the_check_can_fail() -> None:
+    assert len(QUOTES) > 20
+    assert "no message says this" not in message_texts()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    listed = set(re.findall(r"[\w/.-]+\.md", navigation))
+    outside = re.findall(r'": "([\w.-]+\.md)"', (DOCS / "site.py").read_text(encoding="utf-8"))
+    assert listed == {*outside, *(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))}
