@@ -191,13 +191,13 @@ def trained() -> str:
         f"| `{name}` | {out.shape[2]} | {out.shape[0]}x{out.shape[1]} | {(out > 0).mean():.0%} |"
         for name, out in zip(LAYERS, maps, strict=True)
     ]
-    judged = result.validation
-    assert judged is not None
-    told = (
-        f"After {result.epochs} epochs on {result.train.count} pictures of 64x64 it named {judged.accuracy:.0%} of the "
-        f"{judged.count} validation pictures rightly."
+    evaluation = result.validation
+    assert evaluation is not None
+    summary = (
+        f"After {result.epochs} epochs on {result.train.count} images of 64x64 its accuracy on {evaluation.count} "
+        f"validation images was {evaluation.accuracy:.0%}."
     )
-    return f"{told}\n\n" + "\n".join(rows)
+    return f"{summary}\n\n" + "\n".join(rows)
 
 
 def draw_maps(pixels: NDArray[np.uint8], maps: list[NDArray[np.float32]]) -> None:

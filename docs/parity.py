@@ -51,7 +51,7 @@ class Row:
     side: int
     format: str
     spread: float
-    found: Parity
+    difference: Parity
     swapped: Parity
 
 
@@ -114,39 +114,39 @@ def rows(name: str, folder: Path) -> Iterator[Row]:
     truth = KerasPredictor(model, CLASSES, preprocess).outputs(pixels)
     spread = float(np.ptp(truth.logits, axis=0).min())
     for form, predictor in forms(model, preprocess):
-        found = parity.compare_probabilities(truth.probabilities, predictor.probabilities(pixels))
+        difference = parity.compare_probabilities(truth.probabilities, predictor.probabilities(pixels))
         swapped = parity.compare_probabilities(truth.probabilities, predictor.probabilities(pixels[..., ::-1]))
-        yield Row(name, side, form, spread, found, swapped)
+        yield Row(name, side, form, spread, difference, swapped)
 
 
 def faults(row: Row) -> list[str]:
     """Return what is wrong with a row: too great a difference, dull logits, or a swap that nothing noticed."""
-    found = []
-    if not row.found.is_within(Tolerance()):
-        found.append(f"differs by {row.found.max_difference:.2g}")
+    problems = []
+    if not row.difference.is_within(Tolerance()):
+        problems.append(f"differs by {row.difference.max_difference:.2g}")
     if row.spread < 1:
-        found.append(f"logits vary by {row.spread:.2g} only")
+        problems.append(f"logits vary by {row.spread:.2g} only")
     if row.swapped.is_within(Tolerance()):
-        found.append("red and blue swapped was not noticed")
-    return [f"{row.name} as {row.format}: {text}" for text in found]
+        problems.append("red and blue swapped was not noticed")
+    return [f"{row.name} as {row.format}: {text}" for text in problems]
 
 
 def line(row: Row) -> str:
     """Return a row as Markdown."""
     return (
-        f"| `{row.name}` | {row.side} | {row.spread:.1f} | {row.format} | {row.found.max_difference:.1e} | "
-        f"{row.found.top1_agreement:.3f} | {row.swapped.max_difference:.1e} |"
+        f"| `{row.name}` | {row.side} | {row.spread:.1f} | {row.format} | {row.difference.max_difference:.1e} | "
+        f"{row.difference.top1_agreement:.3f} | {row.swapped.max_difference:.1e} |"
     )
 
 
-def table(found: list[Row], old: str = "") -> str:
+def table(new_rows: list[Row], old: str = "") -> str:
     """Return the rows as Markdown, in the registry's order; those of the table `old` stay where there are no new."""
     lines = [
         "| network | side | range of a logit | format | greatest difference | top-1 agreement | red and blue swapped |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in registry.ENTRIES:
-        new = [line(row) for row in found if row.name == name]
+        new = [line(row) for row in new_rows if row.name == name]
         lines += new or [text for text in old.splitlines() if text.startswith(f"| `{name}` |")]
     return "\n".join(lines)
 
@@ -161,22 +161,22 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(registry.ENTRIES), metavar="NAME")
     parser.add_argument("--pictures", type=Path, default=shared / "data" / "flowers5")
     parser.add_argument("--dry", action="store_true", help="print the table and leave the page as it is")
-    given = parser.parse_args()
-    found: list[Row] = []
-    for name in given.names:
+    arguments = parser.parse_args()
+    new_rows: list[Row] = []
+    for name in arguments.names:
         try:
-            for row in rows(name, given.pictures):
-                found.append(row)
+            for row in rows(name, arguments.pictures):
+                new_rows.append(row)
                 print(line(row), *faults(row), flush=True)  # noqa: T201  # progress
         except SightlineError as error:
             raise SystemExit(f"{error} Nothing was written.") from error
         backend.keras().utils.clear_session()
-    if not given.dry:
+    if not arguments.dry:
         text = PAGE.read_text(encoding="utf-8")
         before, rest = text.split(BEGIN)
         old, after = rest.split(END)
-        PAGE.write_text(f"{before}{BEGIN}\n{table(found, old)}\n{END}{after}", encoding="utf-8")
-    wrong = [text for row in found for text in faults(row)]
+        PAGE.write_text(f"{before}{BEGIN}\n{table(new_rows, old)}\n{END}{after}", encoding="utf-8")
+    wrong = [text for row in new_rows for text in faults(row)]
     if wrong:
         raise SystemExit("\n".join(wrong))
 

@@ -58,8 +58,8 @@ def image_folder(tmp_path: Path) -> ImageFolder:
             draw_classes(root, cast("Mapping[str, int]", counts), size, kind)
         else:
             assert all(split.lower() in SPLIT_NAMES for split in counts)
-            for number, (part, classes) in enumerate(cast("Mapping[str, Mapping[str, int]]", counts).items()):
-                draw_classes(root / part, classes, size, kind, start=10_000 * number)
+            for number, (name, classes) in enumerate(cast("Mapping[str, Mapping[str, int]]", counts).items()):
+                draw_classes(root / name, classes, size, kind, start=10_000 * number)
         return root
 
     return draw

@@ -22,9 +22,15 @@ def png_16(values: NDArray[Any], significant: int = 0) -> bytes:
     height, width, *rest = values.shape
     kind = {0: 0, 2: 4, 3: 2, 4: 6}[rest[0] if rest else 0]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    stated = png_chunk(b"sBIT", bytes([significant] * (rest[0] if rest else 1))) if significant else b""
+    significant_bits = png_chunk(b"sBIT", bytes([significant] * (rest[0] if rest else 1))) if significant else b""
     head = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + stated + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + head
+        + significant_bits
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
+    )
 
 
 def tiff(

@@ -49,7 +49,7 @@ def test_memory_is_left_alone_elsewhere(
     elif case == "a GPU":
         monkeypatch.setattr(backend, "_PLUGINS", {str(tmp_path): ()})
     else:
-        monkeypatch.setattr(backend, "choose_backend", lambda wanted="auto": backend.BackendChoice(case, "a test"))
+        monkeypatch.setattr(backend, "choose_backend", lambda name="auto": backend.BackendChoice(case, "a test"))
     backend.tune_malloc()
     assert mallopt == []
 

@@ -27,7 +27,7 @@ def test_a_run_on_each_backend(backend: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["test"]["accuracy"] > 0.5
-    judged = subprocess.run(
+    evaluation = subprocess.run(
         [*command, "evaluate", "r", "--json"],
         cwd=tmp_path,
         env=environment,
@@ -35,4 +35,4 @@ def test_a_run_on_each_backend(backend: str, tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert json.loads(judged.stdout)["accuracy"] == json.loads(done.stdout)["test"]["accuracy"]
+    assert json.loads(evaluation.stdout)["accuracy"] == json.loads(done.stdout)["test"]["accuracy"]

@@ -28,10 +28,10 @@ def make_outputs(
 ) -> ModelOutputs:
     """What a network says: the class of each image, the next one for those at `wrong`, from very to less sure."""
     count, truth = len(labels), np.array(labels, np.int32)
-    given = truth.copy()
-    given[wrong] = (given[wrong] + 1) % len(classes)
+    predictions = truth.copy()
+    predictions[wrong] = (predictions[wrong] + 1) % len(classes)
     logits = np.zeros((count, len(classes)), np.float32)
-    logits[np.arange(count), given] = np.linspace(*sure, count)
+    logits[np.arange(count), predictions] = np.linspace(*sure, count)
     return ModelOutputs(Outputs(metrics.softmax(logits), logits, np.zeros((count, 3), np.float32)), truth)
 
 
@@ -45,8 +45,8 @@ def build_evaluation_report(
     images = tuple(
         ImageRecord(path, path, classes[k], "test", 9, 9) for path, k in zip(paths, test.labels, strict=True)
     )  # fmt: skip
-    found = LabeledSubset(Subset(pixels, np.arange(count), test.labels, paths), images, ())
-    return build_report(classes, test, found, "test", validation, **options)
+    labeled = LabeledSubset(Subset(pixels, np.arange(count), test.labels, paths), images, ())
+    return build_report(classes, test, labeled, "test", validation, **options)
 
 
 def to_metrics(value: EvaluationReport) -> dict[str, Any]:
@@ -93,9 +93,13 @@ def test_the_report_says_whether_a_target_is_met_and_by_which_images() -> None:
 def test_the_headline_states_what_a_threshold_of_validation_reached_on_test() -> None:
     labels = [0, 1] * 200
     validation, test = make_outputs(labels, []), make_outputs(labels, [10, 50, 100, 150])
-    found = to_metrics(build_evaluation_report(test, validation))["selective"]
-    assert (found["threshold"]["target"], found["threshold"]["count"]) == (0.99, 400)
-    assert (found["reached"]["answered"], found["reached"]["precision"], found["reached"]["met"]) == (400, 0.99, False)
+    metrics_dict = to_metrics(build_evaluation_report(test, validation))["selective"]
+    assert (metrics_dict["threshold"]["target"], metrics_dict["threshold"]["count"]) == (0.99, 400)
+    assert (
+        metrics_dict["reached"]["answered"],
+        metrics_dict["reached"]["precision"],
+        metrics_dict["reached"]["met"],
+    ) == (400, 0.99, False)
     line = headline(build_evaluation_report(test, validation))
     assert (
         "its coverage is 100.0% of these images, with a precision of 99.0% (95% interval 97.5% to 99.6%; at least 97.7%"
@@ -108,27 +112,27 @@ def test_the_headline_states_what_a_threshold_of_validation_reached_on_test() ->
 def test_a_class_without_an_image_is_named_wherever_metrics_are() -> None:
     """300 good ones and no defect in the test split: right on all of them, and nothing is known of defects."""
     value = build_evaluation_report(make_outputs([1] * 45, []), None)
-    found = to_metrics(value)
-    assert found["untested_classes"] == ["defect"]
-    assert found["per_class"][0] == {
+    metrics_dict = to_metrics(value)
+    assert metrics_dict["untested_classes"] == ["defect"]
+    assert metrics_dict["per_class"][0] == {
         "label": "defect", "precision": None, "precision_interval": None, "recall": None, "recall_interval": None,
         "f1": None, "support": 0,
     }  # fmt: skip
-    assert (found["metrics"]["macro_f1"]["value"], found["metrics"]["macro_f1"]["classes"]) == (1, 1)
-    lead = html_report.summarize(found, "test")[0]
+    assert (metrics_dict["metrics"]["macro_f1"]["value"], metrics_dict["metrics"]["macro_f1"]["classes"]) == (1, 1)
+    lead = html_report.summarize(metrics_dict, "test")[0]
     assert lead.startswith("Accuracy 100.0% on 45")
     assert lead.endswith("1 of 2 classes has no image in the test split and is not tested: 'defect'.")
-    assert [row["label"] for row in html_report.sort_classes(found["per_class"])] == ["ok"]
-    assert found["binary"]["sensitivity"]["value"] is None
+    assert [row["label"] for row in html_report.sort_classes(metrics_dict["per_class"])] == ["ok"]
+    assert metrics_dict["binary"]["sensitivity"]["value"] is None
 
 
 def test_many_classes_without_images_are_summed_up_in_a_sentence() -> None:
     classes = tuple(f"class {i:04}" for i in range(1000))
-    found = to_metrics(build_evaluation_report(make_outputs([0, 1, 1, 2], [0], classes), None, classes))
-    lead = html_report.summarize(found, "test")[0]
+    metrics_dict = to_metrics(build_evaluation_report(make_outputs([0, 1, 1, 2], [0], classes), None, classes))
+    lead = html_report.summarize(metrics_dict, "test")[0]
     assert "997 of 1,000 classes have no image in the test split and are not tested: 'class 0003', " in lead
     assert lead.endswith("'class 0005' and 994 more.")
-    assert len(found["untested_classes"]) == 997, "JSON has them all"
+    assert len(metrics_dict["untested_classes"]) == 997, "JSON has them all"
 
 
 def test_a_thousand_classes_are_not_a_thousand_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,10 +153,10 @@ def test_a_test_split_that_differs_from_validation_is_a_warning() -> None:
     """The case of given splits of another source: 0.972 on validation, 0.8125 on test."""
     validation = make_outputs([0, 1] * 250, list(range(486, 500)))
     test = make_outputs([0, 1] * 312, list(range(507, 624)))
-    found = to_metrics(build_evaluation_report(test, validation))
-    assert found["validation"]["accuracy"] == 0.972
-    assert found["accuracy"] == 0.8125
-    assert found["validation"]["accuracy_differs"]
+    metrics_dict = to_metrics(build_evaluation_report(test, validation))
+    assert metrics_dict["validation"]["accuracy"] == 0.972
+    assert metrics_dict["accuracy"] == 0.8125
+    assert metrics_dict["validation"]["accuracy_differs"]
     line = headline(build_evaluation_report(test, validation))
     assert "The test split differs from the validation split significantly: accuracy -15.9 points (95%" in line
     assert "check how the splits were made" in line
@@ -166,23 +170,23 @@ def test_a_test_split_that_differs_from_validation_is_a_warning() -> None:
 
 
 def test_rates_of_two_classes_come_from_validation() -> None:
-    wanted = ThresholdRequest(positive="ok", sensitivity=0.9, specificity=0.8)
+    request = ThresholdRequest(positive="ok", sensitivity=0.9, specificity=0.8)
     validation, test = (
         make_outputs([0, 1] * 200, list(range(380, 400))),
         make_outputs([0, 1] * 150, list(range(270, 300))),
     )
-    found = to_metrics(build_evaluation_report(test, validation, wanted=wanted))["binary"]
-    assert (found["positive"], found["rule"], found["positives"]) == ("ok", "as requested", 150)
-    assert [(p["rate"], p["target"], p["count"]) for p in found["operating_points"]] == [
+    metrics_dict = to_metrics(build_evaluation_report(test, validation, wanted=request))["binary"]
+    assert (metrics_dict["positive"], metrics_dict["rule"], metrics_dict["positives"]) == ("ok", "as requested", 150)
+    assert [(p["rate"], p["target"], p["count"]) for p in metrics_dict["operating_points"]] == [
         ("sensitivity", 0.9, 400), ("specificity", 0.8, 400),
     ]  # fmt: skip
-    for point in found["operating_points"]:
+    for point in metrics_dict["operating_points"]:
         assert point["reached"][point["rate"]]["interval"] is not None
         assert isinstance(point["met"], bool)
-    same = to_metrics(build_evaluation_report(validation, validation, wanted=wanted))["binary"]["operating_points"][0]
+    same = to_metrics(build_evaluation_report(validation, validation, wanted=request))["binary"]["operating_points"][0]
     assert (same["reached"], same["met"]) == (None, None), "what chose it cannot judge it"
     with pytest.raises(DataError, match="chosen on validation images, and there are none"):
-        build_evaluation_report(test, None, wanted=wanted)
+        build_evaluation_report(test, None, wanted=request)
 
 
 def test_what_does_not_fit_the_classes_is_refused() -> None:

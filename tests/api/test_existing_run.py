@@ -47,10 +47,10 @@ def test_same_settings_are_tested_not_trained(finished: tuple[Path, TrainResult]
     weights = (path / "model.keras").read_bytes()
     metrics = path / "eval" / "test" / "metrics.json"
     metrics.unlink()
-    said = RecordingCallback()
-    second = train(path, said)
-    assert said.stages == 0
-    assert any("nothing to train" in line for line in said.lines)
+    callback = RecordingCallback()
+    second = train(path, callback)
+    assert callback.stages == 0
+    assert any("nothing to train" in line for line in callback.lines)
     assert (path / "model.keras").read_bytes() == weights
     assert second.test is not None
     assert first.test is not None
@@ -86,9 +86,9 @@ def test_images_are_indexed_and_checked_once(
 
 @pytest.mark.parametrize("setting", ["device.threads=1", 'data.allow_findings=["split-leakage"]'])
 def test_what_decides_nothing_does_not_matter(finished: tuple[Path, TrainResult], setting: str) -> None:
-    said = RecordingCallback()
-    train(finished[0], said, set=[*QUICK["set"], setting])
-    assert said.stages == 0
+    callback = RecordingCallback()
+    train(finished[0], callback, set=[*QUICK["set"], setting])
+    assert callback.stages == 0
 
 
 @pytest.mark.parametrize(
@@ -127,6 +127,6 @@ def test_a_run_that_is_not_complete_is_refused_until_forced(finished: tuple[Path
     (path / "run.json").write_text(json.dumps(info | {"status": "interrupted"}))
     with pytest.raises(OutputError, match="interrupted, not complete"):
         train(path)
-    said = RecordingCallback()
-    train(path, said, force=True)
-    assert said.stages == 1
+    callback = RecordingCallback()
+    train(path, callback, force=True)
+    assert callback.stages == 1

@@ -112,9 +112,9 @@ def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
     assert "No candidate meets the budget" in hopeless.out
     assert "0.001 MB allowed" in hopeless.out
     assert not list(out.glob("best*")), "chosen under another budget"
-    told = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-latency", "0.0001ms", "--json")
-    assert (told.code, told.json["best"], told.json["reached"]) == (1, None, False)
-    assert "latency" in told.json["misses"][0]
+    response = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-latency", "0.0001ms", "--json")
+    assert (response.code, response.json["best"], response.json["reached"]) == (1, None, False)
+    assert "latency" in response.json["misses"][0]
     again = sightline("compress", trained[0], "--out", out, *CHEAP)
     assert "epochs: 1 per fine-tuning, at most 3 for a new head or a student" in again.err
     assert (out / "best.keras").is_file()

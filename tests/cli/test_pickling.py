@@ -163,10 +163,10 @@ def test_every_command_takes_an_export(
     payload = sightline("evaluate", folder, colors, "--json").json
     assert payload["count"] == 120
     assert payload["accuracy"] == sightline("evaluate", run, colors, "--include-training", "--json").json["accuracy"]
-    told = sightline("explain", folder, images[0], "--out", tmp_path / "figures", "--json")
-    assert told.code == 0
-    assert told.lines[0]["method"] == "occlusion"
-    assert Path(told.lines[0]["figure"]).is_file()
+    response = sightline("explain", folder, images[0], "--out", tmp_path / "figures", "--json")
+    assert response.code == 0
+    assert response.lines[0]["method"] == "occlusion"
+    assert Path(response.lines[0]["figure"]).is_file()
     model = {"openvino": "model.xml", "litert": "model.tflite", "saved_model": "saved_model"}[form]
     assert sightline("predict", folder / model, images[0]).code == 0, "its model file works like the folder"
     again = sightline("export", folder, "--out", tmp_path / "x", "--parity", colors)

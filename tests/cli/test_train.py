@@ -51,7 +51,7 @@ def test_one_json_object_and_nothing_else(sightline: Command, colors: Path, tmp_
     assert result.json["epochs"] == 2
     for split in ("train", "validation", "test"):
         assert set(result.json[split]) == {"accuracy", "loss", "count"}
-    assert sum(result.json[part]["count"] for part in ("train", "validation", "test")) == 120
+    assert sum(result.json[name]["count"] for name in ("train", "validation", "test")) == 120
     assert "epoch 2" in result.err
 
 

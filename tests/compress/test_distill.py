@@ -43,8 +43,8 @@ def settings(**train: Any) -> RunConfig:
 
 def make_teacher(answers: NDArray[np.float32]) -> distill.TeacherLogits:
     """A teacher of these answers, float32 [1, N, K], for images as they are."""
-    drawn = pipeline.sample_params(AugmentConfig(), answers.shape[1], (SIDE, SIDE), 0, 0)
-    return distill.TeacherLogits(answers, drawn[None], AugmentConfig())
+    params = pipeline.sample_params(AugmentConfig(), answers.shape[1], (SIDE, SIDE), 0, 0)
+    return distill.TeacherLogits(answers, params[None], AugmentConfig())
 
 
 def test_answers_are_the_models_and_are_kept(tmp_path: Path) -> None:
@@ -77,21 +77,21 @@ def test_teacher_and_student_see_the_same_changes(tmp_path: Path) -> None:
 def test_the_loss_is_that_of_labels_and_of_the_teachers_softened_answers() -> None:
     student, train = model(2).model, samples(5)
     student.get_layer("drop1").rate = 0
-    judge = backend.keras().Model(student.input, student.output["logits"])
+    logits_model = backend.keras().Model(student.input, student.output["logits"])
     answers = np.random.default_rng(0).normal(0, 3, (1, 5, 3)).astype(np.float32)
-    learner = distill._build_distiller(judge, make_teacher(answers))
+    learner = distill._build_distiller(logits_model, make_teacher(answers))
     keras = backend.keras()
     learner.compile(keras.optimizers.SGD(0.0), keras.losses.CategoricalCrossentropy(from_logits=True))
-    shares = np.eye(3, dtype=np.float32)[train.labels]
-    found = learner.train_on_batch(
-        [train.pixels, make_teacher(answers).params[0], answers[0]], shares, return_dict=True
+    targets = np.eye(3, dtype=np.float32)[train.labels]
+    metrics_dict = learner.train_on_batch(
+        [train.pixels, make_teacher(answers).params[0], answers[0]], targets, return_dict=True
     )
     logits = compute_outputs(student, train.pixels)["logits"]
-    hard = -(shares * np.log(softmax(logits))).sum(1).mean()
+    hard = -(targets * np.log(softmax(logits))).sum(1).mean()
     t = distill.TEMPERATURE
     p, q = softmax(answers[0] / t), softmax(logits / t)
     soft = (p * np.log(p / q)).sum(1).mean() * t**2
-    assert float(found["loss"]) == pytest.approx(
+    assert float(metrics_dict["loss"]) == pytest.approx(
         distill.LABEL_WEIGHT * hard + (1 - distill.LABEL_WEIGHT) * soft, rel=1e-3
     )
     assert not learner.teacher.trainable_weights

@@ -26,15 +26,15 @@ def test_a_new_head_takes_no_more_than_three_recoveries(
     epochs: int, head: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So few images ask for the most epochs; and no batch is larger than they are."""
-    asked: list[TrainConfig] = []
-    monkeypatch.setattr(finetune, "fit", lambda *arguments: asked.append(arguments[3].train))
+    requests: list[TrainConfig] = []
+    monkeypatch.setattr(finetune, "fit", lambda *arguments: requests.append(arguments[3].train))
     trainer = FineTuner(RunConfig(train=TrainConfig(batch_size=64)), SOME, SOME, epochs, (), False, None, Callback())
-    made = build_model(make_plan("fashion-cnn", classes=3))
-    trainer.train_head(made)
-    trainer.fine_tune(made)
-    assert asked[0].stages[0].epochs == head <= MAX_EPOCH_FACTOR * epochs
-    assert asked[0].stages[0].batch_size == 6
-    assert [train.epochs for train in asked[1:]] == [epochs] * (epochs > 0)
+    network = build_model(make_plan("fashion-cnn", classes=3))
+    trainer.train_head(network)
+    trainer.fine_tune(network)
+    assert requests[0].stages[0].epochs == head <= MAX_EPOCH_FACTOR * epochs
+    assert requests[0].stages[0].batch_size == 6
+    assert [train.epochs for train in requests[1:]] == [epochs] * (epochs > 0)
 
 
 class Few:

@@ -23,12 +23,12 @@ def test_the_judgement_counts_pairs() -> None:
     large = np.array([True] * 90 + [False] * 10)
     small = large.copy()
     small[:12], small[90:92] = False, True
-    found = compare_models(large, small, "test")
-    assert (found.only_large_correct, found.only_small_correct, found.count) == (12, 2, 100)
-    assert (found.large, found.small) == (0.9, 0.8)
-    assert found.difference == pytest.approx(-0.1)
-    assert found.interval.low < -0.1 < found.interval.high < 0
-    assert found.significantly_worse
+    comparison = compare_models(large, small, "test")
+    assert (comparison.only_large_correct, comparison.only_small_correct, comparison.count) == (12, 2, 100)
+    assert (comparison.large, comparison.small) == (0.9, 0.8)
+    assert comparison.difference == pytest.approx(-0.1)
+    assert comparison.interval.low < -0.1 < comparison.interval.high < 0
+    assert comparison.significantly_worse
     assert not compare_models(small, large, "test").significantly_worse
     assert not compare_models(large, large, "test").significantly_worse
 
@@ -52,5 +52,5 @@ def test_a_stated_drop_is_meant_literally_and_none_means_the_test(
     elif drop > 0:
         assert stands == ((lost - won) / count <= drop + 1e-9)
     else:
-        told = binomtest(lost, lost + won).pvalue < 0.05
-        assert stands == (not told and paired_difference_interval(lost, won, count).low >= -MARGIN)
+        significant = binomtest(lost, lost + won).pvalue < 0.05
+        assert stands == (not significant and paired_difference_interval(lost, won, count).low >= -MARGIN)

@@ -61,34 +61,34 @@ def build_residual(seed: int = 0) -> Any:
     return randomize_weights(keras.Model(pixels, named), seed)
 
 
-def draw_groups(found: ChannelGroups, seed: int, share: float = 0.5) -> Mask:
+def draw_groups(channels: ChannelGroups, seed: int, fraction: float = 0.5) -> Mask:
     """Groups drawn by chance, though not all of any layer."""
-    drawn = np.random.default_rng(seed).random(found.count) < share
-    for part in found.producers():
-        drawn[np.unique(found.group[part.outputs[0]])[:2]] = False
-    removed: Mask = drawn & ~found.protected
+    random_values = np.random.default_rng(seed).random(channels.count) < fraction
+    for call in channels.producers():
+        random_values[np.unique(channels.group[call.outputs[0]])[:2]] = False
+    removed: Mask = random_values & ~channels.protected
     return removed
 
 
-def zero_groups(found: ChannelGroups, removed: Mask) -> None:
+def zero_groups(channels: ChannelGroups, removed: Mask) -> None:
     """Zero all that makes the channels of the groups `removed`."""
-    for part in found.calls:
-        for weight, axes in part.weights():
+    for call in channels.calls:
+        for weight, axes in call.weights():
             array = prune._to_numpy(weight).copy()
             for axis, slots in enumerate(axes):
-                if slots is part.outputs[0] and weight.name != "moving_variance":  # the mean, where there is no scale
-                    np.moveaxis(array, axis, 0)[removed[found.group[slots]]] = 0
+                if slots is call.outputs[0] and weight.name != "moving_variance":  # the mean, where there is no scale
+                    np.moveaxis(array, axis, 0)[removed[channels.group[slots]]] = 0
             weight.assign(array)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_without_silent_channels_the_answers_are_the_same(name: str) -> None:
     model = build_random(name)
-    found = channel_groups.trace_channels(model)
-    removed = draw_groups(found, 1, 0.2)  # each layer of a deep net loses as much of the signal
+    channels = channel_groups.trace_channels(model)
+    removed = draw_groups(channels, 1, 0.2)  # each layer of a deep net loses as much of the signal
     assert removed.any()
-    zero_groups(found, removed)
-    small = prune.prune(model, found, removed)
+    zero_groups(channels, removed)
+    small = prune.prune(model, channels, removed)
     colors = np.array([[0, 0, 0], [250, 120, 0], [0, 200, 250]]).reshape(3, 1, 1, 3)  # a deep net averages mere noise
     pixels = np.where(random_images(3, registry.ENTRIES[name].min_input_size) < 64, 255, colors).astype(np.uint8)
     before, after = compute_outputs(model, pixels), compute_outputs(small, pixels)
@@ -103,35 +103,35 @@ def test_without_silent_channels_the_answers_are_the_same(name: str) -> None:
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 1000), share=st.floats(0.05, 0.95))
-def test_any_groups_can_go(seed: int, share: float) -> None:
+@given(seed=st.integers(0, 1000), fraction=st.floats(0.05, 0.95))
+def test_any_groups_can_go(seed: int, fraction: float) -> None:
     model = build_residual(seed)
-    found = channel_groups.trace_channels(model)
-    removed = draw_groups(found, seed, share)
-    zero_groups(found, removed)
+    channels = channel_groups.trace_channels(model)
+    removed = draw_groups(channels, seed, fraction)
+    zero_groups(channels, removed)
     pixels = random_images(2, 8, seed=seed)
-    after = compute_outputs(prune.prune(model, found, removed), pixels)["logits"]
+    after = compute_outputs(prune.prune(model, channels, removed), pixels)["logits"]
     np.testing.assert_allclose(after, compute_outputs(model, pixels)["logits"], atol=1e-5)
 
 
 def test_a_channel_that_works_is_missed() -> None:
     """The comparison above can fail."""
     model = build_random("cifar10-deep")
-    found = channel_groups.trace_channels(model)
-    small = prune.prune(model, found, draw_groups(found, 1))
+    channels = channel_groups.trace_channels(model)
+    small = prune.prune(model, channels, draw_groups(channels, 1))
     pixels = random_images(2, 8)
     assert np.abs(compute_outputs(small, pixels)["logits"] - compute_outputs(model, pixels)["logits"]).max() > 1e-2
 
 
 def test_the_size_is_known_before_anything_is_built() -> None:
     model = build_residual()
-    found = channel_groups.trace_channels(model)
-    removed = draw_groups(found, 3)
-    small = prune.prune(model, found, removed)
-    assert channel_groups.count_remaining(found, np.zeros(found.count, bool)) == (
+    channels = channel_groups.trace_channels(model)
+    removed = draw_groups(channels, 3)
+    small = prune.prune(model, channels, removed)
+    assert channel_groups.count_remaining(channels, np.zeros(channels.count, bool)) == (
         count_parameters(model), describe_model(model, "").multiply_adds,
     )  # fmt: skip
-    assert channel_groups.count_remaining(found, removed) == (
+    assert channel_groups.count_remaining(channels, removed) == (
         count_parameters(small),
         describe_model(small, "").multiply_adds,
     )
@@ -147,13 +147,13 @@ def test_groups_of_a_residual_net_reach_through_the_additions() -> None:
     x = keras.layers.Flatten()(keras.layers.Add()([stem, back]))
     logits = keras.layers.Dense(2, name="logits")(x)
     model = keras.Model(pixels, {"logits": logits, "probabilities": keras.layers.Softmax()(logits), "features": x})
-    found = channel_groups.trace_channels(model)
-    outputs_of = {part.layer.name: found.group[part.outputs[0]] for part in found.producers()}
+    channels = channel_groups.trace_channels(model)
+    outputs_of = {call.layer.name: channels.group[call.outputs[0]] for call in channels.producers()}
     assert outputs_of["stem"].tolist() == outputs_of["back"].tolist()
     assert not set(outputs_of["stem"]) & set(outputs_of["inner"])
-    assert (~found.protected).sum() == 4 + 6
-    dense = next(part for part in found.calls if part.layer.name == "logits")
-    assert found.group[dense.inputs[0]].tolist() == outputs_of["stem"].tolist() * 64
+    assert (~channels.protected).sum() == 4 + 6
+    dense = next(call for call in channels.calls if call.layer.name == "logits")
+    assert channels.group[dense.inputs[0]].tolist() == outputs_of["stem"].tolist() * 64
 
 
 def test_a_layer_used_twice_is_refused() -> None:
@@ -167,23 +167,23 @@ def test_a_layer_used_twice_is_refused() -> None:
 
 def test_the_least_scale_goes_first_and_every_layer_keeps_some() -> None:
     model = build_residual()
-    found = channel_groups.trace_channels(model)
-    weak = draw_groups(found, 5, 0.3)
-    for part in found.calls:
-        if part.class_name == "BatchNormalization":
-            part.layer.gamma.assign(np.where(weak[found.group[part.outputs[0]]], 1e-3, 1.0))
-    scores = prune.score_by_scale(found)
-    assert scores[weak].max() < scores[~weak & ~found.protected].min()
-    removed = prune.choose_groups(found, scores, 0.9, weigh=False)
+    channels = channel_groups.trace_channels(model)
+    weak = draw_groups(channels, 5, 0.3)
+    for call in channels.calls:
+        if call.class_name == "BatchNormalization":
+            call.layer.gamma.assign(np.where(weak[channels.group[call.outputs[0]]], 1e-3, 1.0))
+    scores = prune.score_by_scale(channels)
+    assert scores[weak].max() < scores[~weak & ~channels.protected].min()
+    removed = prune.choose_groups(channels, scores, 0.9, weigh=False)
     assert removed.any()
     assert weak[removed].all()
-    least = prune.choose_groups(found, scores, 0.0, weigh=False)
-    small = prune.prune(model, found, least)
+    least = prune.choose_groups(channels, scores, 0.0, weigh=False)
+    small = prune.prune(model, channels, least)
     assert (
-        min(part.node.outputs[0].shape[-1] for part in channel_groups.trace_channels(small).producers())
+        min(call.node.outputs[0].shape[-1] for call in channel_groups.trace_channels(small).producers())
         == prune.MIN_CHANNELS
     )
-    assert not prune.choose_groups(found, scores, 1.0, weigh=False).any()
+    assert not prune.choose_groups(channels, scores, 1.0, weigh=False).any()
 
 
 def test_taylor_scores_are_the_squared_first_order_change() -> None:
@@ -194,33 +194,33 @@ def test_taylor_scores_are_the_squared_first_order_change() -> None:
     hidden = keras.layers.Dense(5, name="hidden", bias_initializer="normal")(x)
     logits = keras.layers.Dense(3, name="last")(hidden)
     model = keras.Model(pixels, {"logits": logits, "probabilities": keras.layers.Softmax()(logits), "features": x})
-    found = channel_groups.trace_channels(model)
-    given, labels = random_images(6, 2, 1), np.eye(3, dtype=np.float32)[[0, 1, 2, 2, 1, 0]]
+    channels = channel_groups.trace_channels(model)
+    images, labels = random_images(6, 2, 1), np.eye(3, dtype=np.float32)[[0, 1, 2, 2, 1, 0]]
     learner = keras.Model(model.input, model.output["logits"])
-    kept = [prune._to_numpy(v).copy() for v in model.variables]
+    saved_values = [prune._to_numpy(v).copy() for v in model.variables]
 
     def step(optimizer: Any) -> int:
         learner.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
-        learner.train_on_batch(given, labels)
+        learner.train_on_batch(images, labels)
         return 0
 
-    scores = prune.score_by_taylor(model, found, step)
-    flat = given.reshape(6, 4) / 255
+    scores = prune.score_by_taylor(model, channels, step)
+    flat = images.reshape(6, 4) / 255
     (w1, b1), (w2, _) = [[prune._to_numpy(v) for v in model.get_layer(n).weights] for n in ("hidden", "last")]
     h = flat @ w1 + b1
     z = h @ w2
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     dh = (p - labels) / 6 @ w2.T
     expected = (w1 * (flat.T @ dh)).sum(0) + b1 * dh.sum(0)
-    group = next(found.group[part.outputs[0]] for part in found.calls if part.layer.name == "hidden")
+    group = next(channels.group[call.outputs[0]] for call in channels.calls if call.layer.name == "hidden")
     np.testing.assert_allclose(scores[group], expected**2, rtol=1e-3, atol=1e-9)
-    assert all((prune._to_numpy(v) == old).all() for v, old in zip(model.variables, kept, strict=True))
+    assert all((prune._to_numpy(v) == old).all() for v, old in zip(model.variables, saved_values, strict=True))
 
 
 def test_a_slimmed_network_loads_in_safe_mode(tmp_path: Any) -> None:
     model = build_random("alexnet")
-    found = channel_groups.trace_channels(model)
-    small = prune.prune(model, found, prune.choose_groups(found, prune.score_by_scale(found), 0.6, weigh=True))
+    channels = channel_groups.trace_channels(model)
+    small = prune.prune(model, channels, prune.choose_groups(channels, prune.score_by_scale(channels), 0.6, weigh=True))
     small.save(tmp_path / "small.keras")
     loaded = backend.keras().saving.load_model(tmp_path / "small.keras", compile=False, safe_mode=True)
     pixels = random_images(2, registry.ENTRIES["alexnet"].min_input_size)
@@ -238,7 +238,7 @@ def test_a_narrower_layer_drops_less() -> None:
     logits = layers.Dense(2, name="predictions")(x)
     outputs = {"probabilities": layers.Softmax(name="probabilities")(logits), "logits": logits, "features": x}
     model = keras.Model(pixels, outputs)
-    found = channel_groups.trace_channels(model)
-    removed = np.zeros(found.count, bool)
-    removed[np.flatnonzero(~found.protected)[:6]] = True
-    assert prune.prune(model, found, removed).get_layer("drop").rate == pytest.approx(0.4 * 2 / 8)
+    channels = channel_groups.trace_channels(model)
+    removed = np.zeros(channels.count, bool)
+    removed[np.flatnonzero(~channels.protected)[:6]] = True
+    assert prune.prune(model, channels, removed).get_layer("drop").rate == pytest.approx(0.4 * 2 / 8)

@@ -13,12 +13,12 @@ from sightline.errors import OutputError
 @pytest.fixture
 def store(tmp_path: Path) -> SearchDir:
     """Two candidates: the large model, whose Keras model lies in the run, and a slim one with its own."""
-    made = SearchDir(tmp_path / "search", {"what": "a test"})
+    search_dir = SearchDir(tmp_path / "search", {"what": "a test"})
     for name in ("large-int8", "slim"):
-        (made.folder(name) / "bundle").mkdir(parents=True)
-        (made.folder(name) / "bundle" / "manifest.json").write_text(name)
-    (made.folder("slim") / "model.keras").write_text("slim weights")
-    return made
+        (search_dir.folder(name) / "bundle").mkdir(parents=True)
+        (search_dir.folder(name) / "bundle" / "manifest.json").write_text(name)
+    (search_dir.folder("slim") / "model.keras").write_text("slim weights")
+    return search_dir
 
 
 def content(store: SearchDir) -> dict[str, str]:

@@ -59,13 +59,13 @@ def value_strategy(hint: Any, low: float | None = None, high: float | None = Non
 
 def config_strategy(cls: type[Any]) -> st.SearchStrategy[Any]:
     hints = get_type_hints(cls)
-    parts = {
+    strategies_by_key = {
         f.name: CHECKED[f.name]
         if f.metadata.get("check")
         else value_strategy(hints[f.name], f.metadata.get("at_least"), f.metadata.get("at_most"))
         for f in dataclasses.fields(cls)
     }
-    return st.builds(cls, **parts)
+    return st.builds(cls, **strategies_by_key)
 
 
 def iter_settings(cls: type[Any], where: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
@@ -99,10 +99,10 @@ def nest(path: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def get_setting(made: Any, path: str) -> Any:
+def get_setting(value: Any, path: str) -> Any:
     for key in path.split("."):
-        made = made[int(key)] if key.isdigit() else getattr(made, key)
-    return made
+        value = value[int(key)] if key.isdigit() else getattr(value, key)
+    return value
 
 
 def next_outside(bound: float, hint: Any, direction: int) -> float:
@@ -118,16 +118,16 @@ def test_defaults_are_lawful_and_complete() -> None:
 
 
 @given(config_strategy(RunConfig))
-def test_toml_round_trip(made: RunConfig) -> None:
-    assert resolve_config(tomllib.loads(config.dump_toml(made))) == made
-    assert resolve_config(to_dict(made)) == made
+def test_toml_round_trip(config_value: RunConfig) -> None:
+    assert resolve_config(tomllib.loads(config.dump_toml(config_value))) == config_value
+    assert resolve_config(to_dict(config_value)) == config_value
 
 
 def test_toml_file_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "größe.toml"
-    made = resolve_config({"recipe": 'a "quoted"\nname', "data": {"sources": ["C:\\pictures", "ä ö"]}})
-    path.write_text(config.dump_toml(made), encoding="utf-8")
-    assert config.load_config(path) == made
+    config_value = resolve_config({"recipe": 'a "quoted"\nname', "data": {"sources": ["C:\\pictures", "ä ö"]}})
+    path.write_text(config.dump_toml(config_value), encoding="utf-8")
+    assert config.load_config(path) == config_value
 
 
 def test_dict_is_plain_and_leaves_out_what_is_unset() -> None:
@@ -147,8 +147,8 @@ def test_dump_states_every_setting_under_its_meaning(stages: list[Any]) -> None:
         if line.startswith("["):
             counts[line] = counts.get(line, 0) + 1
             table = line.strip("[]") + (f".{counts[line]}" if line.startswith("[[") else "") + "."
-        elif found := re.match(r"(?:# (\w+) is unset|(\w+) = )", line):
-            path = table + (found[1] or found[2])
+        elif setting := re.match(r"(?:# (\w+) is unset|(\w+) = )", line):
+            path = table + (setting[1] or setting[2])
             assert before == f"# {LEAVES[path][1].metadata['doc']}", path
             seen.add(path)
     expected = {path for path in LEAVES if path.startswith("train.stages.0.") <= bool(stages)}
@@ -178,7 +178,7 @@ def test_dump_without_tomlkit_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("given", "path", "hint"),
+    ("settings", "path", "hint"),
     [
         ({"train": {"epoch": 5}}, "train.epoch", "Did you mean 'epochs'?"),
         ({"trian": {}}, "trian", "Did you mean 'train'?"),
@@ -188,9 +188,9 @@ def test_dump_without_tomlkit_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
     ],
     ids=["near", "table", "far", "in a list", "far at the top"],
 )
-def test_unknown_key_offers_the_nearest(given: dict[str, Any], path: str, hint: str) -> None:
+def test_unknown_key_offers_the_nearest(settings: dict[str, Any], path: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve_config(given)
+        resolve_config(settings)
     assert f"There is no setting {path!r}. {hint}" in str(caught.value)
 
 
@@ -291,19 +291,19 @@ def test_whole_numbers_have_64_bits_at_most() -> None:
 
 
 def test_later_layers_win_table_by_table() -> None:
-    made = resolve_config(
+    config_value = resolve_config(
         {"train": {"epochs": 1, "batch_size": 8}, "data": {"sources": ["a", "b"]}},
         {"train": {"epochs": 2}, "data": {"sources": ["c"]}},
         assignments=["train.epochs=3", "train.epochs=4"],
     )
-    assert (made.train.epochs, made.train.batch_size, made.data.sources) == (4, 8, ("c",))
-    assert made.train.optimizer == RunConfig().train.optimizer
+    assert (config_value.train.epochs, config_value.train.batch_size, config_value.data.sources) == (4, 8, ("c",))
+    assert config_value.train.optimizer == RunConfig().train.optimizer
 
 
 def test_layers_stay_as_they_are() -> None:
     layer = {"train": {"epochs": 1, "stages": [{"epochs": 2}]}}
-    made = resolve_config(layer, assignments=["train.epochs=5", "train.stages.0.epochs=6", "train.l2=unset"])
-    assert (made.train.epochs, made.train.stages[0].epochs) == (5, 6)
+    config_value = resolve_config(layer, assignments=["train.epochs=5", "train.stages.0.epochs=6", "train.l2=unset"])
+    assert (config_value.train.epochs, config_value.train.stages[0].epochs) == (5, 6)
     assert layer == {"train": {"epochs": 1, "stages": [{"epochs": 2}]}}
 
 
@@ -330,10 +330,10 @@ def test_assignment_reads_toml_or_else_text(expression: str, path: str, value: A
 
 def test_assignment_reaches_into_lists_and_unsets() -> None:
     base = {"train": {"stages": [{"name": "a", "epochs": 1}, {"name": "b", "epochs": 2}]}, "model": {"alpha": 0.5}}
-    given = ["train.stages.1.epochs=7", "train.stages.0.epochs=unset", "model.alpha=unset", "model.dropout=unset"]
-    made = resolve_config(base, assignments=given)
-    assert made.train.stages == (StageConfig("a"), StageConfig("b", epochs=7))
-    assert made.model.alpha is None
+    assignments = ["train.stages.1.epochs=7", "train.stages.0.epochs=unset", "model.alpha=unset", "model.dropout=unset"]
+    config_value = resolve_config(base, assignments=assignments)
+    assert config_value.train.stages == (StageConfig("a"), StageConfig("b", epochs=7))
+    assert config_value.model.alpha is None
 
 
 @pytest.mark.parametrize(
@@ -439,10 +439,10 @@ def test_recipes_there_are() -> None:
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_recipe_resolves_and_names_a_model(name: str) -> None:
-    made = resolve_config(recipes.load(name))
-    assert made.recipe == name
-    assert made.model.name in {*ENTRIES, "auto"}
-    assert made == resolve_config(tomllib.loads(config.dump_toml(made)))
+    config_value = resolve_config(recipes.load(name))
+    assert config_value.recipe == name
+    assert config_value.model.name in {*ENTRIES, "auto"}
+    assert config_value == resolve_config(tomllib.loads(config.dump_toml(config_value)))
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -475,8 +475,8 @@ def test_merge_leaves_its_arguments() -> None:
 def test_a_field_of_a_stage_that_is_not_there_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match=r"the configuration has no stages yet\. .*\[\[train\.stages\]\]"):
         resolve_config(assignments=["train.stages.0.epochs=5"])
-    found = resolve_config(recipes.load("transfer"), assignments=["train.stages.0.epochs=5"])
-    assert found.train.stages[0].epochs == 5
+    config_value = resolve_config(recipes.load("transfer"), assignments=["train.stages.0.epochs=5"])
+    assert config_value.train.stages[0].epochs == 5
 
 
 @pytest.mark.parametrize(
@@ -484,9 +484,9 @@ def test_a_field_of_a_stage_that_is_not_there_says_what_to_do() -> None:
     [("auto", "auto"), ("full", "full"), ("[0, 4095]", (0.0, 4095.0)), ("[-1024.5, 3071]", (-1024.5, 3071.0))],
 )
 def test_a_setting_of_several_kinds_takes_each(text: str, value: Any) -> None:
-    made = resolve_config(assignments=[f"input.value_range={text}"])
-    assert made.input.value_range == value
-    assert resolve_config(tomllib.loads(config.dump_toml(made))) == made
+    config_value = resolve_config(assignments=[f"input.value_range={text}"])
+    assert config_value.input.value_range == value
+    assert resolve_config(tomllib.loads(config.dump_toml(config_value))) == config_value
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,8 @@ def test_a_file_scales_the_recipe_below_it_and_nothing_scales_its_own_stages() -
 def test_a_resolved_configuration_reads_back_as_it_is() -> None:
     from sightline.config import to_dict
 
-    made = resolve_config(recipes.load("transfer"), assignments=["train.epochs=5"])
-    assert resolve_config(to_dict(made)) == made
+    config_value = resolve_config(recipes.load("transfer"), assignments=["train.epochs=5"])
+    assert resolve_config(to_dict(config_value)) == config_value
 
 
 @pytest.mark.parametrize("wrong", ["train.epochs=many", "train.epochs=-1", "train.stages.0.epochs=true"])
@@ -76,8 +76,8 @@ def test_what_is_no_number_of_epochs_is_named(wrong: str) -> None:
 
 
 def test_stages_that_are_scaled_keep_the_total_beside_them() -> None:
-    made = resolve_config(recipes.load("transfer"), assignments=["train.epochs=5"])
-    assert made.train.epochs == 5
+    config_value = resolve_config(recipes.load("transfer"), assignments=["train.epochs=5"])
+    assert config_value.train.epochs == 5
 
 
 def test_the_words_name_every_stage() -> None:

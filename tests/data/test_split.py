@@ -61,9 +61,9 @@ MANY = [image_record(f"class {i % 5}", i) for i in range(5000)]
 def test_fractions_of_images_without_splits(mode: str, chosen: dict[str, float], expected: tuple[float, ...]) -> None:
     assignment = assign(MANY, seed=3, mode=mode, **chosen)
     tolerance = 1e-9 if mode == "stratified" else 0.025  # of 5,000: four standard deviations and more
-    for split, share in zip(SPLITS, expected, strict=True):
+    for split, fraction in zip(SPLITS, expected, strict=True):
         assert split_fractions(assignment)[split] == pytest.approx(
-            share, abs=tolerance if share not in (0.0, 1.0) else 0
+            fraction, abs=tolerance if fraction not in (0.0, 1.0) else 0
         )
     assert assignment.notes == ()
 
@@ -79,10 +79,12 @@ def test_stratified_fractions_are_exact_in_every_class(count: int, expected: tup
     }
 
 
-@pytest.mark.parametrize("stated", ["train", "test"])
+@pytest.mark.parametrize("source_splits", ["train", "test"])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_missing_validation_part_is_taken_from_the_training_part(mode: str, stated: Split) -> None:
-    images = [image_record(p.label, i, "train" if i % 4 or stated == "train" else "test") for i, p in enumerate(MANY)]
+def test_a_missing_validation_part_is_taken_from_the_training_part(mode: str, source_splits: Split) -> None:
+    images = [
+        image_record(p.label, i, "train" if i % 4 or source_splits == "train" else "test") for i, p in enumerate(MANY)
+    ]
     assignment = assign(images, mode=mode)
     trains = [split for p, split in zip(images, assignment.splits, strict=True) if p.split == "train"]
     assert trains.count("validation") / len(trains) == pytest.approx(0.15, abs=0.02)
@@ -153,14 +155,14 @@ def by_chance(p: ImageRecord, seed: int) -> Split:
 )
 def test_adding_images_moves_loans_alone(old: list[ImageRecord], new: list[ImageRecord], seed: int) -> None:
     for images in (old, [*old, *new]):
-        lent: dict[str, set[str]] = defaultdict(set)
+        loans: dict[str, set[str]] = defaultdict(set)
         chance: dict[str, set[Split]] = defaultdict(set)
         for p, split in zip(images, assign(images, seed).splits, strict=True):
             chance[p.label].add(by_chance(p, seed))
             if split != by_chance(p, seed):
-                lent[p.label].add(p.sha256)
+                loans[p.label].add(p.sha256)
         for label, splits in chance.items():  # one to each split that chance leaves empty, so nothing else can move
-            assert len(lent[label]) <= len(SPLITS) - len(splits)
+            assert len(loans[label]) <= len(SPLITS) - len(splits)
 
 
 @settings(deadline=None, max_examples=60)
@@ -236,7 +238,7 @@ def test_every_class_is_in_as_many_splits_as_it_has_images(
     images: list[ImageRecord], seed: int, mode: str, fractions: tuple[float, float]
 ) -> None:
     validation, test = fractions
-    target_splits = [split for split, share in zip(SPLITS, (1, validation, test), strict=True) if share]
+    target_splits = [split for split, fraction in zip(SPLITS, (1, validation, test), strict=True) if fraction]
     assignment = assign(images, seed, mode=mode, validation=validation, test=test)
     counts = by_class(images, assignment.splits)
     different = {label: len({p.sha256 for p in images if p.label == label}) for label in counts}
@@ -246,9 +248,9 @@ def test_every_class_is_in_as_many_splits_as_it_has_images(
         ("validation", assignment.classes_without_validation),
         ("test", assignment.classes_without_test),
     ]
-    for part, named in pairs:
-        lacking = {label for label, held in counts.items() if not held[part]}
-        assert set(named) == (lacking if part in assignment.splits else set())
+    for name, named in pairs:
+        lacking = {label for label, counts_by_split in counts.items() if not counts_by_split[name]}
+        assert set(named) == (lacking if name in assignment.splits else set())
     few = [label for label in counts if different[label] < len(target_splits)]
     assert bool(few) is any("too few for every split" in note for note in assignment.notes)
     assert len(assignment.notes) <= 2
@@ -290,7 +292,7 @@ def test_classes_that_cannot_all_be_in_every_split_are_named() -> None:
         counts = by_class(images, assignment.splits)
         lacking = sorted(label for label, split_counts in counts.items() if len(split_counts) < 3)
         assert lacking
-        assert all(held["train"] for held in counts.values())
+        assert all(counts_by_split["train"] for counts_by_split in counts.values())
         assert set(lacking) == {*assignment.classes_without_test, *assignment.classes_without_validation}
         assert "not in every split: other classes need the shared images" in assignment.notes[-1]
         assert repr(lacking[0]) in assignment.notes[-1]
@@ -384,8 +386,8 @@ def test_the_name_of_a_group_decides_and_adding_to_it_moves_nothing() -> None:
     groups = [f"video {i // 20}" for i in range(len(MANY))]
     assignment = assign_splits(MANY, SplitConfig(), 3, groups)
     assert assign_splits(MANY[::3], SplitConfig(), 3, groups[::3]).splits == assignment.splits[::3]
-    for split, share in split_fractions(assignment).items():
-        assert share == pytest.approx(0.7 if split == "train" else 0.15, abs=0.09)
+    for split, fraction in split_fractions(assignment).items():
+        assert fraction == pytest.approx(0.7 if split == "train" else 0.15, abs=0.09)
 
 
 def test_exact_fractions_go_by_images_not_by_groups() -> None:

@@ -353,17 +353,17 @@ def test_arrays_are_read_by_position(shape: tuple[int, ...]) -> None:
 
 
 def test_a_generated_image_is_identified_without_generating_it() -> None:
-    drawn = []
+    calls = []
 
     def draw(i: int) -> np.typing.NDArray[np.uint8]:
-        drawn.append(i)
+        calls.append(i)
         return draw_pixels(i)
 
     store = GeneratedStore("drawn", (16, 16, 3), draw, lambda i: f"picture {i}")
     assert store.identity("4") == "picture 4"
-    assert drawn == []
+    assert calls == []
     np.testing.assert_array_equal(store.read("4"), draw_pixels(4))
-    assert drawn == [4]
+    assert calls == [4]
 
 
 def test_a_limit_above_all_memory_takes_the_memory_of_the_file(tmp_path: Path) -> None:

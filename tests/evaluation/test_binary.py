@@ -85,31 +85,32 @@ def evaluate_sample(count: int = 200, seed: int = 0, positive: str = "") -> tupl
 
 
 def test_rates_are_those_of_the_confusion_matrix_with_wilsons_intervals() -> None:
-    found, score, truth = evaluate_sample()
+    result, score, truth = evaluate_sample()
     (tn, fp), (fn, tp) = confusion_matrix(truth, score >= 0.5).tolist()
-    for figure, hits, count in (
-        (found.rates.sensitivity, tp, tp + fn), (found.rates.specificity, tn, tn + fp),
-        (found.rates.ppv, tp, tp + fp), (found.rates.npv, tn, tn + fn),
+    for metric, hits, count in (
+        (result.rates.sensitivity, tp, tp + fn), (result.rates.specificity, tn, tn + fp),
+        (result.rates.ppv, tp, tp + fp), (result.rates.npv, tn, tn + fn),
     ):  # fmt: skip
-        assert figure.value == hits / count
-        assert figure.interval == intervals.wilson_interval(hits, count)
-    assert (found.positives, found.negatives) == (int(truth.sum()), int((~truth).sum()))
+        assert metric.value == hits / count
+        assert metric.interval == intervals.wilson_interval(hits, count)
+    assert (result.positives, result.negatives) == (int(truth.sum()), int((~truth).sum()))
     other, _, _ = evaluate_sample(positive="ok")
-    assert (other.positive, other.rates.sensitivity.value) == ("ok", found.rates.specificity.value)
+    assert (other.positive, other.rates.sensitivity.value) == ("ok", result.rates.specificity.value)
     of_class = compute_class_metrics(np.array([[tp, fn], [fp, tn]]), CLASSES)[0]
     assert (of_class.recall_interval, of_class.precision_interval) == (
-        found.rates.sensitivity.interval, found.rates.ppv.interval,
+        result.rates.sensitivity.interval, result.rates.ppv.interval,
     )  # fmt: skip
 
 
 def test_average_precision_is_that_of_the_positive_class() -> None:
-    found, score, truth = evaluate_sample()
-    assert found.average_precision.value == pytest.approx(average_precision_score(truth, score))
-    assert found.average_precision.interval is not None
-    assert found.average_precision.interval.low < found.average_precision.value < found.average_precision.interval.high  # type: ignore[operator]
+    result, score, truth = evaluate_sample()
+    assert result.average_precision.value == pytest.approx(average_precision_score(truth, score))
+    interval, value = result.average_precision.interval, result.average_precision.value
+    assert interval is not None
+    assert interval.low < (value or 0) < interval.high
     other, _, _ = evaluate_sample(positive="ok")
     assert other.average_precision.value == pytest.approx(average_precision_score(~truth, 1 - score))
-    assert other.auroc == found.auroc, "the area under the ROC curve is that of either class"
+    assert other.auroc == result.auroc, "the area under the ROC curve is that of either class"
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=2, max_size=60))
@@ -131,12 +132,12 @@ def test_curves_are_scikit_learns(pairs: list[tuple[int, bool]]) -> None:
 def test_images_of_one_class_leave_the_other_rate_undefined(truth: bool) -> None:
     labels = np.full(5, 0 if truth else 1, np.int32)
     p = np.tile(np.array([[0.9, 0.1]], np.float32), (5, 1))
-    found = binary.evaluate_binary(p, labels, CLASSES, compute_metrics(p, labels)["auroc"])
-    undefined = found.rates.specificity if truth else found.rates.sensitivity
+    rates = binary.evaluate_binary(p, labels, CLASSES, compute_metrics(p, labels)["auroc"])
+    undefined = rates.rates.specificity if truth else rates.rates.sensitivity
     assert (undefined.value, undefined.interval) == (None, None)
     assert undefined.note.startswith("no image of the")
-    assert found.rates.npv.note == "the negative class was never predicted"
-    assert found.average_precision.value is None
+    assert rates.rates.npv.note == "the negative class was never predicted"
+    assert rates.average_precision.value is None
 
 
 # Operating points.
@@ -211,9 +212,9 @@ def test_a_target_is_met_on_test_by_its_lower_bound_alone() -> None:
     point = choose_operating_point(score, truth, "sensitivity", 0.9)
     sure, positive = np.ones(4000), np.ones(4000, bool)
     few, many = (evaluate_operating_point(point, sure[:n], positive[:n]) for n in (20, 4000))
-    for found in (few, many):
-        assert found.rates is not None
-        assert found.rates.sensitivity.value == 1
+    for result in (few, many):
+        assert result.rates is not None
+        assert result.rates.sensitivity.value == 1
     assert (few.met, many.met) == (False, True), "20 images cannot show 90%"
     nothing = choose_operating_point(score[:20], truth[:20], "sensitivity", 0.99)
     assert nothing.threshold is None

@@ -30,21 +30,21 @@ def draw_logits(
 @pytest.mark.parametrize("heat", [0.5, 1.0, 3.0])
 def test_the_temperature_is_the_one_that_was_put_in(heat: float) -> None:
     logits, labels = draw_logits(5000, heat=heat)
-    found = calibration.fit_temperature(logits, labels)
-    assert found.value == pytest.approx(heat, rel=0.1)
-    assert found.nll_after <= found.nll_before
-    assert (found.count, found.note) == (5000, "")
+    temperature = calibration.fit_temperature(logits, labels)
+    assert temperature.value == pytest.approx(heat, rel=0.1)
+    assert temperature.nll_after <= temperature.nll_before
+    assert (temperature.count, temperature.note) == (5000, "")
     if heat == 3:
-        assert found.ece_after < 0.03
-        assert found.ece_before > 0.1
+        assert temperature.ece_after < 0.03
+        assert temperature.ece_before > 0.1
 
     def loss(t: float) -> float:
         return float(-log_softmax(logits.astype(float) / t, 1)[np.arange(5000), labels].mean())
 
     best = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-6})
-    assert found.value == pytest.approx(best.x, rel=1e-3)
+    assert temperature.value == pytest.approx(best.x, rel=1e-3)
     exact = calibration.fit_temperature(log_softmax(logits, 1), labels)
-    assert exact.value == pytest.approx(found.value, rel=1e-4)
+    assert exact.value == pytest.approx(temperature.value, rel=1e-4)
 
 
 def test_a_temperature_of_too_few_says_so_and_of_none_is_refused() -> None:
@@ -81,14 +81,14 @@ def test_risk_and_coverage_by_hand() -> None:
 def test_the_threshold_is_the_smallest_that_reaches_the_target(pairs: list[tuple[int, bool]], target: float) -> None:
     confidence = np.array([c / 20 for c, _ in pairs], np.float32)
     correct = np.array([r for _, r in pairs])
-    found = selective.choose_threshold(confidence, correct, target, conservative=False)
+    threshold = selective.choose_threshold(confidence, correct, target, conservative=False)
     reaching = [t for t in np.unique(confidence) if correct[confidence >= t].mean() >= target - 1e-9]
     if not reaching:
-        assert found.confidence is None
+        assert threshold.confidence is None
         return
-    assert found.confidence == min(reaching)
-    assert found.confidence is not None
-    assert found.accepted == (confidence >= found.confidence).sum()
+    assert threshold.confidence == min(reaching)
+    assert threshold.confidence is not None
+    assert threshold.accepted == (confidence >= threshold.confidence).sum()
 
 
 def test_a_conservative_threshold_keeps_its_promise_where_the_plain_one_does_not() -> None:
@@ -121,12 +121,12 @@ def test_being_conservative_says_what_it_costs() -> None:
     confidence = rng.random(800).astype(np.float32)
     correct = rng.random(800) < 0.6 + 0.4 * confidence
     plain = selective.choose_threshold(confidence, correct, 0.9, conservative=False)
-    found = selective.choose_threshold(confidence, correct, 0.9)
-    assert found.lower_bound is not None
-    assert found.lower_bound >= 0.9 > intervals.lower_bound(round(plain.coverage * 720), 800)
-    assert found.coverage_cost == pytest.approx(plain.coverage - found.coverage)
-    assert found.coverage_cost > 0
-    assert (plain.coverage_cost, plain.conservative, found.conservative) == (0, False, True)
+    threshold = selective.choose_threshold(confidence, correct, 0.9)
+    assert threshold.lower_bound is not None
+    assert threshold.lower_bound >= 0.9 > intervals.lower_bound(round(plain.coverage * 720), 800)
+    assert threshold.coverage_cost == pytest.approx(plain.coverage - threshold.coverage)
+    assert threshold.coverage_cost > 0
+    assert (plain.coverage_cost, plain.conservative, threshold.conservative) == (0, False, True)
     few = selective.choose_threshold(confidence[:20], np.ones(20, bool), 0.99)
     assert (few.confidence, few.coverage_cost) == (None, 1)
     assert "at least 299 without an error" in few.note
@@ -157,15 +157,15 @@ def test_sets_hold_the_truth_as_often_as_stated_over_many_splits() -> None:
     logits, labels = draw_logits(600, classes=6, heat=2.5)  # badly calibrated: it does not matter
     p = metrics.softmax(logits)
     rng = np.random.default_rng(0)
-    shares, sizes = [], []
+    fractions, sizes = [], []
     for _ in range(300):
         order = rng.permutation(600)
         held_out, rest = order[:200], order[200:]
         quantile = conformal.fit_quantile(p[held_out], labels[held_out], 0.9)
-        found = conformal.evaluate_sets(p[rest], labels[rest], quantile, 0.9)
-        shares.append(found.coverage)
-        sizes.append(found.mean_size)
-    assert 0.895 <= np.mean(shares) <= 0.915  # between 0.9 and 0.9 + 1 / 201
+        result = conformal.evaluate_sets(p[rest], labels[rest], quantile, 0.9)
+        fractions.append(result.coverage)
+        sizes.append(result.mean_size)
+    assert 0.895 <= np.mean(fractions) <= 0.915  # between 0.9 and 0.9 + 1 / 201
     assert 1 < np.mean(sizes) < 6
 
 
@@ -223,8 +223,8 @@ LOGITS = np.log(np.array([[0.9, 0.05, 0.05], [0.5, 0.45, 0.05], [0.34, 0.33, 0.3
 
 
 def decide_all(**fields: float) -> list[tuple[str, tuple[str, ...] | None]]:
-    found = decide(metrics.softmax(LOGITS), LOGITS, CLASSES, Thresholds(100, **fields))  # type: ignore[arg-type]
-    return [(d.decision, d.set) for d in found]
+    decisions = decide(metrics.softmax(LOGITS), LOGITS, CLASSES, Thresholds(100, **fields))  # type: ignore[arg-type]
+    return [(d.decision, d.set) for d in decisions]
 
 
 def test_decisions() -> None:
@@ -240,8 +240,8 @@ def test_decisions() -> None:
 
 def test_no_number_is_no_class() -> None:
     bad = np.full((1, 3), np.nan, np.float32)
-    (found,) = decide(bad, bad, CLASSES, Thresholds(5, target_precision=0.9, confidence=0.1))
-    assert found.decision == "abstain"
+    (decisions,) = decide(bad, bad, CLASSES, Thresholds(5, target_precision=0.9, confidence=0.1))
+    assert decisions.decision == "abstain"
 
 
 def test_thresholds_survive_json_and_refuse_what_they_do_not_know() -> None:

@@ -37,15 +37,15 @@ def test_figures_are_scikit_learns(classes: int, count: int, seed: int) -> None:
     p, labels = draw_predictions(count, classes, seed)
     p = np.round(p, 1) + np.float32(0.01)  # equal scores
     p /= p.sum(1, keepdims=True)
-    found = compute_metrics(p, labels)
+    scores = compute_metrics(p, labels)
     one_hot = np.eye(classes)[labels]
-    assert found["auroc"].value == pytest.approx(roc_auc_score(one_hot, p, average="macro"))
-    assert found["average_precision"].value == pytest.approx(average_precision_score(one_hot, p, average="macro"))
-    assert found["brier"].value == pytest.approx(((p - one_hot) ** 2).sum(1).mean(), abs=1e-6)
+    assert scores["auroc"].value == pytest.approx(roc_auc_score(one_hot, p, average="macro"))
+    assert scores["average_precision"].value == pytest.approx(average_precision_score(one_hot, p, average="macro"))
+    assert scores["brier"].value == pytest.approx(((p - one_hot) ** 2).sum(1).mean(), abs=1e-6)
     for how in ("macro", "weighted"):
         theirs = precision_recall_fscore_support(labels, p.argmax(1), average=how, zero_division=0)
         for name, value in zip(("precision", "recall", "f1"), theirs[:3], strict=True):
-            assert found[f"{how}_{name}"].value == pytest.approx(value)
+            assert scores[f"{how}_{name}"].value == pytest.approx(value)
 
 
 @given(st.integers(2, 60), st.integers(0, 999))
@@ -53,8 +53,8 @@ def test_figures_are_scikit_learns(classes: int, count: int, seed: int) -> None:
 def test_redrawn_rankings_are_scikit_learns_with_weights(count: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     values, positive = rng.integers(0, 12, count) / 4, rng.random(count) < 0.4  # many are equal
-    drawn = rng.multinomial(count, np.full(count, 1 / count), 5).astype(float)
-    for area, average, w in zip(*metrics.auroc_and_ap(values, positive, drawn), drawn, strict=True):
+    counts = rng.multinomial(count, np.full(count, 1 / count), 5).astype(float)
+    for area, average, w in zip(*metrics.auroc_and_ap(values, positive, counts), counts, strict=True):
         if w[positive].sum() and w[~positive].sum():
             assert area == pytest.approx(roc_auc_score(positive, values, sample_weight=w))
             assert average == pytest.approx(average_precision_score(positive, values, sample_weight=w))
@@ -65,10 +65,10 @@ def test_redrawn_rankings_are_scikit_learns_with_weights(count: int, seed: int) 
 def test_cells_drawn_as_a_multinomial_and_by_images_spread_alike() -> None:
     few, many = np.array([300, 100]), np.array([6, 2] * 50)  # the second is drawn image by image
     for counts in (few, many):
-        found = bootstrap.resample_counts(counts, 0, "test")
-        assert found.shape == (bootstrap.RESAMPLES, len(counts))
-        assert (found.sum(1) == 400).all()
-        deviation = found[:, ::2].sum(1).std()
+        resampled = bootstrap.resample_counts(counts, 0, "test")
+        assert resampled.shape == (bootstrap.RESAMPLES, len(counts))
+        assert (resampled.sum(1) == 400).all()
+        deviation = resampled[:, ::2].sum(1).std()
         assert deviation == pytest.approx(np.sqrt(400 * 0.75 * 0.25), rel=0.1)
 
 
@@ -86,8 +86,8 @@ def test_metrics_of_each_class_are_scikit_learns_and_none_where_they_are_not_def
         return
     theirs = precision_recall_fscore_support(labels, answers, labels=range(classes), zero_division=0)
     for i, c in enumerate(ours):
-        found = (c.precision or 0, c.recall or 0, c.f1 or 0, c.support)
-        assert found == pytest.approx(tuple(column[i] for column in theirs))
+        row = (c.precision or 0, c.recall or 0, c.f1 or 0, c.support)
+        assert row == pytest.approx(tuple(column[i] for column in theirs))
         true, predicted = labels == i, answers == i
         hits, support, count = (int(at.sum()) for at in (true & predicted, true, predicted))
         assert (c.recall is None, c.f1 is None, c.precision is None) == (not support, not support, not count)
@@ -97,24 +97,24 @@ def test_metrics_of_each_class_are_scikit_learns_and_none_where_they_are_not_def
 
 def test_means_over_classes_say_how_many_they_cover() -> None:
     p, labels = draw_predictions(60, 5)
-    held = labels < 3
-    found = compute_metrics(p[held], labels[held])
-    covered = {name: figure.classes for name, figure in found.items() if figure.classes is not None}
+    mask = labels < 3
+    scores = compute_metrics(p[mask], labels[mask])
+    covered = {name: metric.classes for name, metric in scores.items() if metric.classes is not None}
     assert covered == dict.fromkeys(["macro_precision", "macro_recall", "macro_f1", "auroc", "average_precision"], 3)
 
 
 def test_a_perfect_score_has_no_interval_without_a_width() -> None:
     sure = np.eye(3, dtype=np.float32)[np.arange(45) % 3]
-    found = compute_metrics(sure, (np.arange(45) % 3).astype(np.int32))
+    scores = compute_metrics(sure, (np.arange(45) % 3).astype(np.int32))
     for name in ("macro_f1", "macro_recall", "auroc", "average_precision"):
-        assert (found[name].value, found[name].interval) == (1, None)
-        assert found[name].note == "no interval: the same value in every resample"
-    assert found["weighted_recall"].interval == intervals.wilson_interval(45, 45)
+        assert (scores[name].value, scores[name].interval) == (1, None)
+        assert scores[name].note == "no interval: the same value in every resample"
+    assert scores["weighted_recall"].interval == intervals.wilson_interval(45, 45)
 
 
 def test_the_average_precision_of_two_classes_says_what_it_is() -> None:
-    found = compute_metrics(*draw_predictions(80, 2))["average_precision"]
-    assert (found.note, found.classes) == ("mean of both classes", 2)
+    metric = compute_metrics(*draw_predictions(80, 2))["average_precision"]
+    assert (metric.note, metric.classes) == ("mean of both classes", 2)
     assert compute_metrics(*draw_predictions(80, 3))["average_precision"].note == ""
 
 
@@ -133,13 +133,13 @@ def test_equal_probabilities_are_top_in_the_order_of_the_classes() -> None:
 
 def test_intervals_hold_their_figures_and_are_seeded() -> None:
     p, labels = draw_predictions(300, 3)
-    found = compute_metrics(p, labels)
-    for figure in found.values():
-        assert figure.value is not None
-        assert figure.interval is not None
-        assert figure.interval.low < figure.value < figure.interval.high
-    assert found == compute_metrics(p, labels)
-    assert found != compute_metrics(p, labels, seed=1)
+    scores = compute_metrics(p, labels)
+    for metric in scores.values():
+        assert metric.value is not None
+        assert metric.interval is not None
+        assert metric.interval.low < metric.value < metric.interval.high
+    assert scores == compute_metrics(p, labels)
+    assert scores != compute_metrics(p, labels, seed=1)
 
 
 def test_a_bootstrap_interval_is_about_the_normal_one() -> None:
@@ -152,25 +152,25 @@ def test_a_bootstrap_interval_is_about_the_normal_one() -> None:
 
 def test_ninety_five_in_a_hundred_intervals_hold_the_truth() -> None:
     rng = np.random.default_rng(0)
-    held = 0
+    hits = 0
     for seed in range(80):
         ends = bootstrap.percentile_interval(
             bootstrap.resample_means(rng.exponential(size=(100, 1)), seed, "coverage")[:, 0]
         )
         assert ends is not None
-        held += ends.low <= 1 <= ends.high
-    assert 68 <= held <= 80  # of a skewed mean, percentiles fall short of 76 a little
+        hits += ends.low <= 1 <= ends.high
+    assert 68 <= hits <= 80  # of a skewed mean, percentiles fall short of 76 a little
 
 
 def test_a_perfect_model_has_no_loss_of_minus_zero() -> None:
-    found = compute_metrics(np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32))["log_loss"]
-    assert f"{found.value:.4f}" == "0.0000"
+    metric = compute_metrics(np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32))["log_loss"]
+    assert f"{metric.value:.4f}" == "0.0000"
 
 
 def test_one_class_one_image_and_none() -> None:
     p = np.full((5, 2), 0.5, np.float32)
-    found = compute_metrics(p, np.zeros(5, np.int32))
-    assert (found["auroc"].value, found["auroc"].note) == (None, "all images are of one class")
+    scores = compute_metrics(p, np.zeros(5, np.int32))
+    assert (scores["auroc"].value, scores["auroc"].note) == (None, "all images are of one class")
     one = compute_metrics(p[:1], np.zeros(1, np.int32))
     assert one["log_loss"].interval is None
     assert one["log_loss"].note == "one image has no interval"
@@ -179,10 +179,10 @@ def test_one_class_one_image_and_none() -> None:
 
 def test_one_image_of_each_class_and_a_thousand_classes() -> None:
     for count, classes in ((4, 4), (1000, 1000)):
-        found = compute_metrics(*draw_predictions(count, classes))
-        assert set(NAMES) <= set(found)
-        assert all(f.value is not None and np.isfinite(f.value) for f in found.values())
-        assert all(f.note for f in found.values() if f.interval is None)
+        scores = compute_metrics(*draw_predictions(count, classes))
+        assert set(NAMES) <= set(scores)
+        assert all(f.value is not None and np.isfinite(f.value) for f in scores.values())
+        assert all(f.note for f in scores.values() if f.interval is None)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.5, 3.0])
@@ -194,7 +194,7 @@ def test_probabilities_that_are_none_are_named(bad: float) -> None:
 
 
 def test_an_interval_without_a_width_is_none() -> None:
-    drawn = np.full(2000, 0.5)
-    drawn[:10] = 1.0  # the few resamples without a single image of the class that is never predicted
-    assert bootstrap.make_metric(0.5, drawn).interval is None
-    assert bootstrap.make_metric(0.5, drawn).note == "no interval: the same value in nearly every resample"
+    resamples = np.full(2000, 0.5)
+    resamples[:10] = 1.0  # the few resamples without a single image of the class that is never predicted
+    assert bootstrap.make_metric(0.5, resamples).interval is None
+    assert bootstrap.make_metric(0.5, resamples).note == "no interval: the same value in nearly every resample"

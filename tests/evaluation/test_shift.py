@@ -16,34 +16,34 @@ def draw_outputs(count: int, accuracy: float, confidence: float, seed: int = 0) 
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count).astype(np.int32)
     sure = np.clip(rng.normal(confidence, 0.03, count), 0.51, 0.999)
-    given = np.where(rng.random(count) < accuracy, labels, 1 - labels)
+    predictions = np.where(rng.random(count) < accuracy, labels, 1 - labels)
     p = np.empty((count, 2), np.float32)
-    p[np.arange(count), given], p[np.arange(count), 1 - given] = sure, 1 - sure
+    p[np.arange(count), predictions], p[np.arange(count), 1 - predictions] = sure, 1 - sure
     return p, labels
 
 
 def test_a_test_split_of_another_kind_is_told() -> None:
     """As of chest x-rays whose given splits differ: 0.97 and 0.81, both with a confidence of 0.96."""
     validation, test = draw_outputs(800, 0.97, 0.96), draw_outputs(624, 0.81, 0.96, 1)
-    found = shift.compare_splits(validation, test)
+    difference = shift.compare_splits(validation, test)
     hits = [int((p.argmax(1) == labels).sum()) for p, labels in (validation, test)]
-    assert found.interval == intervals.difference_interval(hits[1], 624, hits[0], 800)
-    assert found.accuracy_difference == hits[1] / 624 - hits[0] / 800
-    assert found.ece_difference == calibration.compute_ece(*test) - calibration.compute_ece(*validation)
-    assert found.ece_difference > 0.1
-    assert found.accuracy_differs
-    assert found.ece_differs
-    assert found.ece_p_value < 0.001
+    assert difference.interval == intervals.difference_interval(hits[1], 624, hits[0], 800)
+    assert difference.accuracy_difference == hits[1] / 624 - hits[0] / 800
+    assert difference.ece_difference == calibration.compute_ece(*test) - calibration.compute_ece(*validation)
+    assert difference.ece_difference > 0.1
+    assert difference.accuracy_differs
+    assert difference.ece_differs
+    assert difference.ece_p_value < 0.001
 
 
 def test_splits_that_are_drawn_alike_are_called_different_as_seldom_as_stated() -> None:
     """Also where one is so small that its ECE is far greater by chance alone."""
-    told = [
+    differences = [
         shift.compare_splits(draw_outputs(40, 0.9, 0.9, i), draw_outputs(400, 0.9, 0.9, 1000 + i)) for i in range(60)
     ]
-    assert np.mean([found.ece_difference for found in told]) < -0.02, "fewer images, higher ECE"
-    assert sum(found.ece_differs for found in told) <= 8
-    assert sum(found.accuracy_differs for found in told) <= 8
+    assert np.mean([difference.ece_difference for difference in differences]) < -0.02, "fewer images, higher ECE"
+    assert sum(difference.ece_differs for difference in differences) <= 8
+    assert sum(difference.accuracy_differs for difference in differences) <= 8
 
 
 def test_the_permutation_is_seeded() -> None:

@@ -29,15 +29,20 @@ def test_mcnemar_is_scipys_exact_test(lost: int, won: int) -> None:
 def test_verdicts() -> None:
     base = np.arange(200) % 2 == 0
     better = base | (np.arange(200) < 40)
-    found = compare_paired(base, better)
-    assert (found.verdict, found.only_first_correct, found.only_second_correct, found.difference) == (
+    comparison = compare_paired(base, better)
+    assert (
+        comparison.verdict,
+        comparison.only_first_correct,
+        comparison.only_second_correct,
+        comparison.difference,
+    ) == (
         "better",
         0,
         20,
         0.1,
     )
-    assert found.interval is not None
-    assert 0 < found.interval.low < 0.1 < found.interval.high
+    assert comparison.interval is not None
+    assert 0 < comparison.interval.low < 0.1 < comparison.interval.high
     assert compare_paired(better, base).verdict == "worse"
     assert compare_paired(base, base).verdict == "cannot tell"
     slightly = base | (np.arange(200) < 12)  # 6 against 0: p = 0.03
@@ -47,8 +52,8 @@ def test_verdicts() -> None:
 
 def test_twins_are_called_different_one_time_in_twenty_at_most() -> None:
     rng = np.random.default_rng(0)
-    found = [compare_paired(rng.random(100) < 0.8, rng.random(100) < 0.8).verdict for _ in range(60)]
-    assert found.count("cannot tell") >= 54
+    verdicts = [compare_paired(rng.random(100) < 0.8, rng.random(100) < 0.8).verdict for _ in range(60)]
+    assert verdicts.count("cannot tell") >= 54
 
 
 def make_evaluation(p: list[list[float]], truth: list[int]) -> object:
@@ -62,16 +67,16 @@ def make_evaluation(p: list[list[float]], truth: list[int]) -> object:
 
 def test_the_mistakes_worth_looking_at() -> None:
     p = [[0.6, 0.4, 0], [0.1, 0.9, 0], [0.2, 0.8, 0], [0, 0.45, 0.55], [1, 0, 0]]
-    found = analyze_errors(make_evaluation(p, [1, 0, 0, 2, 0]))  # type: ignore[arg-type]
-    assert [(a.path, a.label, a.predicted) for a in found.most_confident_errors] == [
+    errors = analyze_errors(make_evaluation(p, [1, 0, 0, 2, 0]))  # type: ignore[arg-type]
+    assert [(a.path, a.label, a.predicted) for a in errors.most_confident_errors] == [
         ("1.png", "a", "b"), ("2.png", "a", "b"), ("0.png", "b", "a"),
     ]  # fmt: skip
-    assert [a.path for a in found.least_confident_correct] == ["3.png", "4.png"]
-    assert [(p.label, p.predicted, p.count, len(p.examples)) for p in found.pairs] == [
+    assert [a.path for a in errors.least_confident_correct] == ["3.png", "4.png"]
+    assert [(p.label, p.predicted, p.count, len(p.examples)) for p in errors.pairs] == [
         ("a", "b", 2, 2),
         ("b", "a", 1, 1),
     ]
-    assert found.pairs[0].fraction == pytest.approx(2 / 3)
+    assert errors.pairs[0].fraction == pytest.approx(2 / 3)
 
 
 def test_the_slice_that_is_worse_is_named_and_no_other() -> None:
@@ -79,10 +84,10 @@ def test_the_slice_that_is_worse_is_named_and_no_other() -> None:
     camera = ["old" if i % 4 == 0 else "new" for i in range(400)]
     correct = rng.random(400) < np.where(np.array(camera) == "old", 0.6, 0.95)
     values = {"camera": camera, "brightness": rng.random(400).tolist()}
-    found = evaluate_slices(values, correct)
-    assert [s.name for s in found if s.worse] == ["camera old"]
-    assert (found[0].name, found[0].count) == ("camera old", 100)
-    assert found[0].gap.high < 0 < found[0].rest - found[0].accuracy
+    slice_rows = evaluate_slices(values, correct)
+    assert [s.name for s in slice_rows if s.worse] == ["camera old"]
+    assert (slice_rows[0].name, slice_rows[0].count) == ("camera old", 100)
+    assert slice_rows[0].gap.high < 0 < slice_rows[0].rest - slice_rows[0].accuracy
 
 
 def test_chance_alone_names_a_slice_seldom() -> None:
@@ -108,12 +113,12 @@ def test_properties_are_those_of_the_images() -> None:
     pixels[1, ::2] = 200
     images = [ImageRecord("a", "0", "x", None, 40, 10), ImageRecord("b", "1", "x", None, 9, 9, extra={"site": "north"})]
     samples = Subset(pixels, np.arange(2), np.zeros(2, np.int32), ("a", "b"))
-    found = image_properties(samples, images)
-    assert found["size"] == [20, 9]
-    assert found["aspect ratio"] == [4, 1]
-    assert found["brightness"] == [0, 100]
-    assert found["sharpness"][0] == 0 < found["sharpness"][1]
-    assert found["site"] == ["", "north"]
+    properties = image_properties(samples, images)
+    assert properties["size"] == [20, 9]
+    assert properties["aspect ratio"] == [4, 1]
+    assert properties["brightness"] == [0, 100]
+    assert properties["sharpness"][0] == 0 < properties["sharpness"][1]
+    assert properties["site"] == ["", "north"]
 
 
 def draw_clusters(count: int = 300, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -131,13 +136,13 @@ def test_planted_labels_come_first() -> None:
     images = [image_record("abc"[k], i) for i, k in enumerate(given_labels)]
     p = wrong_labels.predict_out_of_fold(features, given_labels, 3)
     np.testing.assert_allclose(p.sum(1), 1)
-    found = wrong_labels.select_label_issues(images, given_labels, p, "abc")
-    first = {s.path for s in found[: len(planted)]}
+    issues = wrong_labels.select_label_issues(images, given_labels, p, "abc")
+    first = {s.path for s in issues[: len(planted)]}
     assert len(first & {images[i].path for i in planted}) >= 0.8 * len(planted)
-    assert [s.quality for s in found] == sorted(s.quality for s in found)
-    line = found[0].to_patch()
+    assert [s.quality for s in issues] == sorted(s.quality for s in issues)
+    line = issues[0].to_patch()
     assert set(line) == {"action", "path", "sha256", "label", "to", "reason"}
-    assert (line["action"], line["label"]) == ("relabel", found[0].label)
+    assert (line["action"], line["label"]) == ("relabel", issues[0].label)
     assert line["to"] != line["label"]
 
 

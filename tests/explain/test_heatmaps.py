@@ -56,8 +56,8 @@ def test_most_of_the_heat_is_in_the_corner_that_decides(settings: dict[str, Any]
     learned = train_predictor(**settings)
     pixels, labels = draw_decided(4)
     assert (learned.probabilities(pixels).argmax(1) == labels).all(), "it has learned the corner"
-    shares = heat_fraction(compute_heat_maps(learned, pixels, labels, method))
-    assert (shares >= 0.6).all(), shares
+    fractions = heat_fraction(compute_heat_maps(learned, pixels, labels, method))
+    assert (fractions >= 0.6).all(), fractions
 
 
 @pytest.mark.parametrize("settings", [AVERAGE, FLATTEN], ids=["average", "flatten"])
@@ -68,11 +68,11 @@ def test_hiding_the_hottest_part_takes_the_class_away(settings: dict[str, Any]) 
     for one, label, heat, row in zip(
         pixels, labels.tolist(), compute_heat_maps(learned, pixels, labels, "gradcam"), before, strict=True
     ):
-        found = check_faithfulness(learned, one, heat, label, float(row[label]), 0)
-        assert found is not None
-        assert found.drop > 0.5
-        assert found.random_drop < 0.5 * found.drop
-        assert found.percentile > 0.9
+        check = check_faithfulness(learned, one, heat, label, float(row[label]), 0)
+        assert check is not None
+        assert check.drop > 0.5
+        assert check.random_drop < 0.5 * check.drop
+        assert check.percentile > 0.9
 
 
 @pytest.mark.parametrize(
@@ -163,17 +163,17 @@ def test_a_model_that_looks_at_one_patch(method: Method) -> None:
     looks = Patch()
     pixels = np.full((2, SIDE, SIDE, 3), 60, np.uint8)
     pixels[:, 4:10, 20:28] = 140
-    told: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     bright, dark = compute_heat_maps(
-        looks, pixels, np.array([1, 0]), method, progress=lambda *state: told.append(state)
+        looks, pixels, np.array([1, 0]), method, progress=lambda *state: calls.append(state)
     )
     row, column = np.unravel_index(bright.argmax(), bright.shape)
     assert 3 <= row < 11
     assert 19 <= column < 29
     assert heat_fraction(bright[None])[0] > 0.8
     assert not dark.any() if method == "occlusion" else dark[4:10, 20:28].max() < 0.5, "hiding it makes dark likelier"
-    assert told[-1][1] == told[-1][2]
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert calls[-1][1] == calls[-1][2]
+    assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
 
 
 def test_occlusion_still_sees_where_the_probability_is_one() -> None:
@@ -201,13 +201,13 @@ def test_the_check_tells_a_right_map_from_a_wrong_one() -> None:
     right[4:10, 20:28] = 1
     wrong[20:26, 4:12] = 1
     before = float(looks.probabilities(image[None])[0, 1])
-    found, missed = (check_faithfulness(looks, image, heat, 1, before, 0) for heat in (right, wrong))
-    assert found is not None
+    check, missed = (check_faithfulness(looks, image, heat, 1, before, 0) for heat in (right, wrong))
+    assert check is not None
     assert missed is not None
-    assert found.masked_fraction == missed.masked_fraction == 48 / SIDE**2, "pixels without heat are not hidden"
-    assert found.drop > 0.9
+    assert check.masked_fraction == missed.masked_fraction == 48 / SIDE**2, "pixels without heat are not hidden"
+    assert check.drop > 0.9
     assert missed.drop == pytest.approx(0, abs=1e-6)
-    assert found.percentile > 0.9
+    assert check.percentile > 0.9
     assert missed.percentile == 0
     assert check_faithfulness(looks, image, np.zeros_like(right), 1, before, 0) is None
 

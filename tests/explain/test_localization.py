@@ -33,10 +33,10 @@ def test_heat_comes_back_to_where_it_was(resize: Resize, width: int, height: int
     tolerance = 0.5 + 1.5 * max(width / 40, height / 48)
     assert column + 0.5 == pytest.approx(x, abs=tolerance)
     assert row + 0.5 == pytest.approx(y, abs=tolerance)
-    found = find_region(laid)
-    assert found is not None
-    assert found.left <= x < found.right
-    assert found.top <= y < found.bottom
+    region = find_region(laid)
+    assert region is not None
+    assert region.left <= x < region.right
+    assert region.top <= y < region.bottom
 
 
 def test_what_a_crop_cut_off_is_cold_and_bars_of_padding_are_left_out() -> None:
@@ -54,9 +54,9 @@ def test_what_a_crop_cut_off_is_cold_and_bars_of_padding_are_left_out() -> None:
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(1, 40), st.sampled_from(["crop", "pad"]))
 def test_the_placement_is_that_of_the_pixels(width: int, height: int, w: int, h: int, resize: Resize) -> None:
     preprocess = PreprocessingSpec(h, w, 1, resize)
-    kept, filled = preprocess.compute_placement(width, height)
-    assert 0 <= kept[0] < kept[2] <= width + 1e-6
-    assert 0 <= kept[1] < kept[3] <= height + 1e-6
+    placement, filled = preprocess.compute_placement(width, height)
+    assert 0 <= placement[0] < placement[2] <= width + 1e-6
+    assert 0 <= placement[1] < placement[3] <= height + 1e-6
     white = preprocess.apply(np.full((height, width), 255, np.uint8))[..., 0]
     left, top, right, bottom = map(int, filled)
     expected = np.zeros((h, w), np.uint8)
@@ -70,25 +70,25 @@ def test_the_region_is_the_part_around_the_hottest_pixel() -> None:
     heat[3, 4] = 1
     heat[10:20, 15:30] = 0.7  # larger, not as hot
     heat[6, 3] = 0.4  # below half
-    found = find_region(heat)
-    assert found is not None
-    assert (found.left, found.top, found.right, found.bottom) == (3, 2, 9, 6)
-    assert found.heat_fraction == pytest.approx(heat[2:6, 3:9].sum() / heat.sum())
+    region = find_region(heat)
+    assert region is not None
+    assert (region.left, region.top, region.right, region.bottom) == (3, 2, 9, 6)
+    assert region.heat_fraction == pytest.approx(heat[2:6, 3:9].sum() / heat.sum())
     assert find_region(np.zeros((3, 3), np.float32)) is None
 
 
 def test_the_region_of_a_large_map_is_found_too() -> None:
     heat = np.zeros((1500, 2000), np.float32)
     heat[303:700, 1005:1401] = 1
-    found = find_region(heat)
-    assert found is not None
-    assert (found.left, found.top) == pytest.approx((1005, 303), abs=8)
-    assert (found.right, found.bottom) == pytest.approx((1401, 700), abs=8)
+    region = find_region(heat)
+    assert region is not None
+    assert (region.left, region.top) == pytest.approx((1005, 303), abs=8)
+    assert (region.right, region.bottom) == pytest.approx((1401, 700), abs=8)
     lonely = np.zeros((1500, 2000), np.float32)
     lonely[1, 1] = 1  # between the places that a coarse look sees
-    found = find_region(lonely)
-    assert found is not None
-    assert (found.left, found.top, found.right, found.bottom, found.heat_fraction) == (1, 1, 2, 2, 1)
+    region = find_region(lonely)
+    assert region is not None
+    assert (region.left, region.top, region.right, region.bottom, region.heat_fraction) == (1, 1, 2, 2, 1)
 
 
 def test_maps_are_brought_to_one() -> None:

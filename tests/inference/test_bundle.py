@@ -42,7 +42,7 @@ def graph() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def made(graph: bytes) -> Bundle:
+def original(graph: bytes) -> Bundle:
     predictor = OnnxPredictor(graph, CLASSES, PREPROCESS)
     files, examples = {}, []
     for i in range(2):
@@ -57,43 +57,43 @@ def made(graph: bytes) -> Bundle:
 
 
 @pytest.fixture
-def folder(made: Bundle, tmp_path: Path) -> Path:
-    bundle.write_folder(made, tmp_path / "bundle")
+def folder(original: Bundle, tmp_path: Path) -> Path:
+    bundle.write_folder(original, tmp_path / "bundle")
     return tmp_path / "bundle"
 
 
-def test_a_folder_its_zip_and_the_file_alone_are_the_same_model(made: Bundle, folder: Path, tmp_path: Path) -> None:
-    bundle.write_zip(made, tmp_path / "b.zip")
+def test_a_folder_its_zip_and_the_file_alone_are_the_same_model(original: Bundle, folder: Path, tmp_path: Path) -> None:
+    bundle.write_zip(original, tmp_path / "b.zip")
     with zipfile.ZipFile(tmp_path / "around.zip", "w", zipfile.ZIP_DEFLATED) as archive:  # as a user packs a folder
         for path in sorted(folder.rglob("*")):
             archive.write(path, Path("my model", path.relative_to(folder)))
     (tmp_path / "lone.onnx").write_bytes((folder / "model.onnx").read_bytes())
     pixels = random_images(5, 8)
-    expected = made.make_predictor().probabilities(pixels)
+    expected = original.make_predictor().probabilities(pixels)
     for path in (folder, tmp_path / "b.zip", tmp_path / "around.zip", tmp_path / "lone.onnx"):
         assert bundle.is_bundle(path)
         loaded, predictor = bundle.load(path)
-        assert loaded.manifest == made.manifest
+        assert loaded.manifest == original.manifest
         assert np.array_equal(predictor.probabilities(pixels), expected)
 
 
-def test_writing_replaces_the_bundle_that_is_there_and_leaves_nothing_else(made: Bundle, folder: Path) -> None:
+def test_writing_replaces_the_bundle_that_is_there_and_leaves_nothing_else(original: Bundle, folder: Path) -> None:
     (folder / "old").write_text("")
-    bundle.write_folder(replace(made, files={}, manifest=replace(made.manifest, reference_examples=())), folder)
+    bundle.write_folder(replace(original, files={}, manifest=replace(original.manifest, reference_examples=())), folder)
     assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "model.onnx"]
     assert [p.name for p in folder.parent.iterdir()] == ["bundle"]
 
 
-def test_a_place_that_cannot_be_written_is_named(made: Bundle, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_named(original: Bundle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
-        bundle.write_folder(made, tmp_path / "file" / "bundle")
+        bundle.write_folder(original, tmp_path / "file" / "bundle")
 
 
-def test_the_same_bundle_gives_the_same_bytes(made: Bundle) -> None:
+def test_the_same_bundle_gives_the_same_bytes(original: Bundle) -> None:
     first, second = io.BytesIO(), io.BytesIO()
-    bundle.write_zip(made, first)
-    bundle.write_zip(made, second)
+    bundle.write_zip(original, first)
+    bundle.write_zip(original, second)
     assert first.getvalue() == second.getvalue()
 
 
@@ -207,10 +207,12 @@ def test_a_fault_is_refused_with_its_reason(folder: Path, fault: str) -> None:
     assert sorted(folder.parent.iterdir()) == before
 
 
-def test_a_fault_made_with_care_is_caught_by_the_reference_examples(graph: bytes, made: Bundle, tmp_path: Path) -> None:
+def test_a_fault_made_with_care_is_caught_by_the_reference_examples(
+    graph: bytes, original: Bundle, tmp_path: Path
+) -> None:
     """Both copies of the manifest are changed alike, and all hashes recomputed."""
     changed = bundle.make(
-        replace(made.manifest, preprocess=PreprocessingSpec(8, 8, 3, "crop", "nearest")), graph, made.files
+        replace(original.manifest, preprocess=PreprocessingSpec(8, 8, 3, "crop", "nearest")), graph, original.files
     )
     bundle.write_folder(changed, tmp_path / "b")
     with pytest.raises(ModelError, match="decodes to different pixels"):
@@ -218,7 +220,7 @@ def test_a_fault_made_with_care_is_caught_by_the_reference_examples(graph: bytes
     other = keras_to_onnx.convert_model(
         build_model(make_plan("cifar10-simple", side=8, classes=3, hidden=(8,), seed=1)).model
     )
-    bundle.write_folder(bundle.make(made.manifest, other, made.files), tmp_path / "b")
+    bundle.write_folder(bundle.make(original.manifest, other, original.files), tmp_path / "b")
     with pytest.raises(ModelError, match="reference examples give probabilities"):
         bundle.load(tmp_path / "b")
 
@@ -255,7 +257,7 @@ def test_a_link_in_a_zip_is_refused(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_zip_with_a_wrong_byte_is_refused_or_gives_the_same(
-    folder: Path, made: Bundle, tmp_path: Path, method: int
+    folder: Path, original: Bundle, tmp_path: Path, method: int
 ) -> None:
     """Half of the bytes are in the zip's directory, where each one matters."""
     whole = write_zip(tmp_path / "whole.zip", read_contents(folder), method).read_bytes()
@@ -266,7 +268,7 @@ def test_a_zip_with_a_wrong_byte_is_refused_or_gives_the_same(
         data[at] ^= rng.integers(1, 256)
         (tmp_path / "m.zip").write_bytes(data)
         try:
-            assert bundle.read(tmp_path / "m.zip") == made
+            assert bundle.read(tmp_path / "m.zip") == original
         except ModelError:
             refused += 1
     assert refused > 150
@@ -287,16 +289,16 @@ def test_a_zip_without_a_manifest_or_with_two_is_refused(folder: Path, tmp_path:
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 100, 5000, -1])
-def test_a_lone_file_cut_short_is_refused(made: Bundle, tmp_path: Path, size: int) -> None:
-    (tmp_path / "m.onnx").write_bytes(made.model[:size])
+def test_a_lone_file_cut_short_is_refused(original: Bundle, tmp_path: Path, size: int) -> None:
+    (tmp_path / "m.onnx").write_bytes(original.model[:size])
     with pytest.raises(
         ModelError, match=r"m\.onnx cannot be used: .* Copy it again from where it was made, or train it again\.$"
     ):
         bundle.load(tmp_path / "m.onnx")
 
 
-def test_a_lone_file_whose_manifest_was_changed_by_hand_is_refused(made: Bundle, tmp_path: Path) -> None:
-    known = onnx_file.read_metadata(made.model)
+def test_a_lone_file_whose_manifest_was_changed_by_hand_is_refused(original: Bundle, tmp_path: Path) -> None:
+    known = onnx_file.read_metadata(original.model)
     text = known[bundle.MANIFEST_KEY]
     first, second = (json.dumps(name) for name in CLASSES[:2])
     for changed in (
@@ -305,22 +307,22 @@ def test_a_lone_file_whose_manifest_was_changed_by_hand_is_refused(made: Bundle,
     ):
         assert changed != text
         (tmp_path / "m.onnx").write_bytes(
-            onnx_file.replace_metadata(made.model, known | {bundle.MANIFEST_KEY: changed})
+            onnx_file.replace_metadata(original.model, known | {bundle.MANIFEST_KEY: changed})
         )
         with pytest.raises(ModelError, match="was changed"):
             bundle.load(tmp_path / "m.onnx")
 
 
-def test_one_changed_bit_of_a_lone_file_is_found_wherever_it_lies(made: Bundle, tmp_path: Path) -> None:
-    for at in np.random.default_rng(0).integers(0, len(made.model), 40):
-        data = bytearray(made.model)
+def test_one_changed_bit_of_a_lone_file_is_found_wherever_it_lies(original: Bundle, tmp_path: Path) -> None:
+    for at in np.random.default_rng(0).integers(0, len(original.model), 40):
+        data = bytearray(original.model)
         data[at] ^= 1 << int(at % 8)
         (tmp_path / "m.onnx").write_bytes(data)
         try:
             loaded, _ = bundle.load(tmp_path / "m.onnx")
         except ModelError:
             continue
-        assert loaded.manifest == made.manifest
+        assert loaded.manifest == original.manifest
         assert at < 64  # in the producer's name, which does not matter
 
 
@@ -338,12 +340,12 @@ def test_a_foreign_file_is_refused(graph: bytes, tmp_path: Path) -> None:
         bundle.load(tmp_path / "m.onnx")
 
 
-def test_operations_that_none_of_ours_has_are_refused(graph: bytes, made: Bundle, tmp_path: Path) -> None:
+def test_operations_that_none_of_ours_has_are_refused(graph: bytes, original: Bundle, tmp_path: Path) -> None:
     import onnx as library
 
     file = library.load_model_from_string(graph)
     file.graph.node.append(library.helper.make_node("Loop", ["a"], ["b"], name="endless"))
-    odd = bundle.make(made.manifest, file.SerializeToString(), made.files)
+    odd = bundle.make(original.manifest, file.SerializeToString(), original.files)
     bundle.write_folder(odd, tmp_path / "b")
     with pytest.raises(ModelError, match="the operation 'Loop' of ONNX"):
         bundle.load(tmp_path / "b")
@@ -393,13 +395,13 @@ def add_sparse_weight(file: Any) -> None:
     ],
 )
 def test_what_only_foreign_graphs_hold_is_refused(
-    graph: bytes, made: Bundle, tmp_path: Path, change_it: Callable[[Any], None], reason: str
+    graph: bytes, original: Bundle, tmp_path: Path, change_it: Callable[[Any], None], reason: str
 ) -> None:
     import onnx as library
 
     file = library.load_model_from_string(graph)
     change_it(file)
-    bundle.write_folder(bundle.make(made.manifest, file.SerializeToString(), made.files), tmp_path / "b")
+    bundle.write_folder(bundle.make(original.manifest, file.SerializeToString(), original.files), tmp_path / "b")
     with pytest.raises(ModelError, match=reason):
         bundle.load(tmp_path / "b")
 
@@ -409,7 +411,7 @@ def encode_field(number: int, kind: int, value: bytes) -> bytes:
     return bytes([number << 3 | kind]) + (bytes([len(value)]) if kind == 2 else b"") + value
 
 
-def test_what_readers_would_merge_or_pass_over_is_refused(made: Bundle, tmp_path: Path) -> None:
+def test_what_readers_would_merge_or_pass_over_is_refused(original: Bundle, tmp_path: Path) -> None:
     """A second graph, which would be merged; a name with the wrong wire type after the right one; a large number."""
     loop = encode_field(1, 2, encode_field(4, 2, b"Loop"))
     hidden = encode_field(1, 2, encode_field(4, 2, b"Loop") + encode_field(4, 5, b"Relu"))
@@ -419,40 +421,40 @@ def test_what_readers_would_merge_or_pass_over_is_refused(made: Bundle, tmp_path
         (encode_field(7, 2, hidden), "2 graphs"),
         (huge, "not an ONNX file"),
     ):
-        (tmp_path / "m.onnx").write_bytes(made.model + more)
+        (tmp_path / "m.onnx").write_bytes(original.model + more)
         with pytest.raises(ModelError, match=reason):
             bundle.load(tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="not an ONNX file"):
         onnx_file.check_graph(encode_field(7, 2, hidden))
 
 
-def test_a_graph_that_fails_when_it_is_run_is_refused(graph: bytes, made: Bundle, tmp_path: Path) -> None:
+def test_a_graph_that_fails_when_it_is_run_is_refused(graph: bytes, original: Bundle, tmp_path: Path) -> None:
     import onnx as library
 
     file = library.load_model_from_string(graph)
     file.graph.initializer.append(library.numpy_helper.from_array(np.array([7, 8, 8, 3]), "seven"))
     file.graph.node[0].input[0] = "reshaped"
     file.graph.node.insert(0, library.helper.make_node("Reshape", ["pixels", "seven"], ["reshaped"]))
-    bundle.write_folder(bundle.make(made.manifest, file.SerializeToString(), made.files), tmp_path / "b")
+    bundle.write_folder(bundle.make(original.manifest, file.SerializeToString(), original.files), tmp_path / "b")
     with pytest.raises(ModelError, match=r"reshapes \[1, 8, 8, 3\] to \[7, 8, 8, 3\]"):
         bundle.load(tmp_path / "b")
 
 
-def test_a_graph_that_does_not_fit_its_manifest_is_refused(graph: bytes, made: Bundle, tmp_path: Path) -> None:
+def test_a_graph_that_does_not_fit_its_manifest_is_refused(graph: bytes, original: Bundle, tmp_path: Path) -> None:
     for changes, reason in (
         ({"classes": ("ant", "bee"), "reference_examples": ()}, "do not match its 2 classes"),
         ({"preprocess": PreprocessingSpec(9, 8, 3), "reference_examples": ()}, "but its preprocessing gives"),
     ):
-        bundle.write_folder(bundle.make(replace(made.manifest, **changes), graph, {}), tmp_path / "b")
+        bundle.write_folder(bundle.make(replace(original.manifest, **changes), graph, {}), tmp_path / "b")
         with pytest.raises(ModelError, match=reason):
             bundle.load(tmp_path / "b")
 
 
-def test_a_graph_of_a_fixed_number_of_images_is_refused(graph: bytes, made: Bundle, tmp_path: Path) -> None:
+def test_a_graph_of_a_fixed_number_of_images_is_refused(graph: bytes, original: Bundle, tmp_path: Path) -> None:
     import onnx as library
 
     file = library.load_model_from_string(graph)
     file.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
-    bundle.write_folder(bundle.make(made.manifest, file.SerializeToString(), made.files), tmp_path / "b")
+    bundle.write_folder(bundle.make(original.manifest, file.SerializeToString(), original.files), tmp_path / "b")
     with pytest.raises(ModelError, match="a fixed batch of 2 images"):
         bundle.load(tmp_path / "b")

@@ -46,10 +46,10 @@ def graph(diverged: Any) -> bytes:
 
 
 def test_a_folder_a_zip_and_a_lone_file_are_refused(graph: bytes, tmp_path: Path) -> None:
-    made = bundle.make(MANIFEST, graph, {})
-    bundle.write_folder(made, tmp_path / "folder")
-    bundle.write_zip(made, tmp_path / "b.zip")
-    (tmp_path / "lone.onnx").write_bytes(made.model)
+    made_bundle = bundle.make(MANIFEST, graph, {})
+    bundle.write_folder(made_bundle, tmp_path / "folder")
+    bundle.write_zip(made_bundle, tmp_path / "b.zip")
+    (tmp_path / "lone.onnx").write_bytes(made_bundle.model)
     for name in ("folder", "b.zip", "lone.onnx"):
         with pytest.raises(ModelError, match=rf"{name} cannot be used: for a random image, \d of its 3 prob"):
             bundle.load(tmp_path / name)

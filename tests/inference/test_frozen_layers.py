@@ -34,10 +34,10 @@ def test_frozen_layers_of_each_network_run_elsewhere_alike(name: str) -> None:
 
 @pytest.mark.backends
 def test_layers_between_two_cuts_take_features() -> None:
-    made = build_network("fashion-cnn")
-    first, second = (stages.find_freeze_boundary(made, StageConfig(unfreeze=unfreeze)) for unfreeze in (5, 0))
+    network = build_network("fashion-cnn")
+    first, second = (stages.find_freeze_boundary(network, StageConfig(unfreeze=unfreeze)) for unfreeze in (5, 0))
     keras = backend.keras()
-    features = keras.Model(made.model.input, first).predict_on_batch(random_images(3, 8))
+    features = keras.Model(network.model.input, first).predict_on_batch(random_images(3, 8))
     between = keras.Model(first, second)
     frozen_layers = build_frozen_layers(between, features, "auto", 1)
     assert frozen_layers.cache_key is not None
@@ -56,8 +56,8 @@ def test_a_file_that_answers_otherwise_is_not_used(monkeypatch: pytest.MonkeyPat
     model, pixels = make_frozen_model("fashion-cnn"), random_images(3, 8)
 
     class Wrong:
-        def run(self, _names: list[str], given: dict[str, NDArray[Any]]) -> list[Any]:
-            return [1.001 * np.asarray(model.predict_on_batch(given["pixels"]))]
+        def run(self, _names: list[str], inputs: dict[str, NDArray[Any]]) -> list[Any]:
+            return [1.001 * np.asarray(model.predict_on_batch(inputs["pixels"]))]
 
     monkeypatch.setattr(module, "create_session", lambda *_: Wrong())
     frozen_layers = build_frozen_layers(model, pixels, "auto", 1)

@@ -25,7 +25,7 @@ def test_each_missed_limit_is_named_with_both_numbers(
 ) -> None:
     reasons = Parity(300, difference, 0.01, agreement).list_failures(Tolerance(0.1, 0.98))
     assert len(reasons) == len(missed)
-    assert all(part in reason for part, reason in zip(missed, reasons, strict=True))
+    assert all(text in reason for text, reason in zip(missed, reasons, strict=True))
     assert Parity(300, difference, 0.01, agreement).is_within(Tolerance(0.1, 0.98)) is not bool(missed)
 
 

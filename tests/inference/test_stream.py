@@ -314,7 +314,7 @@ def test_a_hostile_folder_gets_a_row_for_each_image_and_each_file_named_so(hosti
 
 
 @pytest.mark.parametrize(
-    ("given", "name"),
+    ("make_input", "name"),
     [
         (lambda: encode_gray(2), "[0]"),
         (lambda: bytearray(encode_gray(2)), "[0]"),
@@ -328,8 +328,8 @@ def test_a_hostile_folder_gets_a_row_for_each_image_and_each_file_named_so(hosti
     ],
     ids=["bytes", "bytearray", "memoryview", "RGB", "grey", "channel", "RGBA", "Pillow", "CMYK"],
 )
-def test_images_in_memory(given: Callable[[], Any], name: str) -> None:
-    (answer,) = predict(CountingPredictor(), make_items([given()]))
+def test_images_in_memory(make_input: Callable[[], Any], name: str) -> None:
+    (answer,) = predict(CountingPredictor(), make_items([make_input()]))
     assert (answer.path, answer.label) == (name, "bright")
 
 
@@ -429,9 +429,11 @@ def test_files_are_closed_at_once(tmp_path: Path) -> None:
     write_files(tmp_path, {f"{i}.png": encode_gray(i) for i in range(50)})
     answers = predict(CountingPredictor(), expand_inputs([tmp_path]), batch_size=4, threads=2)
     next(answers)
-    held = [p for p in Path("/proc/self/fd").iterdir() if p.exists() and str(p.resolve()).startswith(str(tmp_path))]
+    open_files = [
+        p for p in Path("/proc/self/fd").iterdir() if p.exists() and str(p.resolve()).startswith(str(tmp_path))
+    ]
     rest = list(answers)
-    assert len(held) <= 2  # each decoding thread may be reading one
+    assert len(open_files) <= 2  # each decoding thread may be reading one
     assert len(rest) == 49
 
 

@@ -115,7 +115,7 @@ def test_the_whole_16_bit_range_is_what_no_range_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "stated"),
+    ("data", "expected"),
     [
         (png_16(random_values(3, 3)), None),
         (png_16(random_values(3, 3), 12), (0, 4095)),
@@ -133,8 +133,8 @@ def test_the_whole_16_bit_range_is_what_no_range_is() -> None:
     ],
     ids=range(13),
 )
-def test_tags_may_state_the_range(data: bytes, stated: Any) -> None:
-    assert inspect_image(data).stated_range == stated
+def test_tags_may_state_the_range(data: bytes, expected: Any) -> None:
+    assert inspect_image(data).stated_range == expected
 
 
 def test_12_bits_packed_state_their_range() -> None:

@@ -60,10 +60,10 @@ def test_a_single_image_has_one_page() -> None:
 def test_without_its_package_heic_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
-    def importing(name: str, *given: Any) -> Any:
+    def importing(name: str, *args: Any) -> Any:
         if name == "pillow_heif":
             raise ImportError(name)
-        return real(name, *given)
+        return real(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", importing)
     mif1 = b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic"

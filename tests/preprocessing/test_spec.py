@@ -197,8 +197,8 @@ def test_transparent_colors_are_white() -> None:
     palette.putpixel((1, 0), 1)
     assert first_pixel(palette, "PNG") == [10, 20, 30]
     for kind in ("PNG", "GIF"):
-        shown = PreprocessingSpec(1, 2).decode(encode(palette, kind, transparency=0))
-        assert shown.tolist() == [[[255, 255, 255], [40, 50, 60]]]
+        pixels = PreprocessingSpec(1, 2).decode(encode(palette, kind, transparency=0))
+        assert pixels.tolist() == [[[255, 255, 255], [40, 50, 60]]]
     half = PreprocessingSpec(1, 2).decode(encode(palette, "PNG", transparency=bytes([255, 51])))
     assert half.tolist() == [[[10, 20, 30], [212, 214, 216]]]
     assert first_pixel(Image.new("L", (2, 2), 9), "PNG", transparency=9) == [255, 255, 255]
@@ -626,13 +626,13 @@ def test_threads_agree_with_one() -> None:
 def test_large_images_decode_one_at_a_time(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
     inside, most, fit = 0, 0, PreprocessingSpec._convert_and_resize
 
-    def slow(self: PreprocessingSpec, *given: Any) -> NDArray[np.uint8]:
+    def slow(self: PreprocessingSpec, *args: Any) -> NDArray[np.uint8]:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
         time.sleep(0.02)
         inside -= 1
-        return fit(self, *given)
+        return fit(self, *args)
 
     monkeypatch.setattr(PreprocessingSpec, "_convert_and_resize", slow)
     monkeypatch.setattr(spec, "LARGE_PIXELS", 1199 if large else 1200)  # SAMPLES are 40x30

@@ -13,15 +13,15 @@ from sightline.report import plotting
 @pytest.fixture
 def figures_drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The matplotlib figures that were made into bytes, newest last."""
-    found: list[Any] = []
+    problems: list[Any] = []
 
     def keeping(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def keep(figure: Any) -> Any:
-            found.append(figure)
+            problems.append(figure)
             return make(figure)
 
         return keep
 
     for name in ("png", "drawing"):
         monkeypatch.setattr(plotting, name, keeping(getattr(plotting, name)))
-    return found
+    return problems

@@ -112,8 +112,8 @@ def test_many_values_lie_on_a_scale(figures_drawn: list[Any]) -> None:
     shares = [i / 20 for i in range(20)]
     comparison_plots.plot_parallel({"rate": rates, "size": [*range(20)]}, shares, "loss", logarithmic={"rate"})
     lines = [line for line in figures_drawn[-1].axes[0].lines if len(line.get_xdata()) == 3]
-    found = sorted(line.get_ydata()[0] for line in lines)
-    np.testing.assert_allclose(np.diff(found), 1 / 19)
+    heights = sorted(line.get_ydata()[0] for line in lines)
+    np.testing.assert_allclose(np.diff(heights), 1 / 19)
 
 
 def test_trials_that_scored_alike_are_drawn(figures_drawn: list[Any]) -> None:

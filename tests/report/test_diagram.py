@@ -34,20 +34,20 @@ def description(name: str, classes: int = 1000) -> ModelDescription:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The matplotlib figures that were drawn, newest last."""
-    found: list[Any] = []
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The matplotlib figures that were rendered, newest last."""
+    problems: list[Any] = []
     saved = diagram.save_figure
 
     def keep(figure: Any, format: str) -> bytes:
-        found.append(figure)
+        problems.append(figure)
         data = saved(figure, format)
         figure.dpi = 200  # the renderer that measures texts is that of the saving
         return data
 
     monkeypatch.setattr(diagram, "save_figure", keep)
     monkeypatch.setattr(lr_plot, "saved", keep)
-    return found
+    return problems
 
 
 def words(figure: Any) -> list[Any]:
@@ -63,8 +63,8 @@ def pixels(png: bytes) -> np.ndarray[Any, Any]:
 
 
 def test_vgg16_is_five_blocks_and_three_dense_layers() -> None:
-    found = diagram_blocks.group_layers(description("vgg16"))
-    kinds = [(group.last.kind, len(group.units), group.last.output) for group in found]
+    blocks = diagram_blocks.group_layers(description("vgg16"))
+    kinds = [(group.last.kind, len(group.units), group.last.output) for group in blocks]
     assert kinds == [
         ("input", 1, (224, 224, 3)),
         ("convolution", 2, (224, 224, 64)),
@@ -76,9 +76,9 @@ def test_vgg16_is_five_blocks_and_three_dense_layers() -> None:
         ("dense", 1, (4096,)),
         ("dense", 1, (1000,)),
     ]
-    assert found[5].last.pools == (("max pooling", (7, 7, 512)),)
-    assert found[6].last.extras == ("relu", "dropout")
-    assert found[8].last.extras == ("softmax",)
+    assert blocks[5].last.pools == (("max pooling", (7, 7, 512)),)
+    assert blocks[6].last.extras == ("relu", "dropout")
+    assert blocks[8].last.extras == ("softmax",)
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,13 @@ def test_vgg16_is_five_blocks_and_three_dense_layers() -> None:
     ],
 )
 def test_repeated_blocks_are_counted_as_in_the_paper(name: str, counts: list[int]) -> None:
-    found = diagram_blocks.group_layers(description(name))
-    assert [len(group.units) for group in found if group.last.kind == "block"] == counts
+    blocks = diagram_blocks.group_layers(description(name))
+    assert [len(group.units) for group in blocks if group.last.kind == "block"] == counts
 
 
 def test_depthwise_and_pointwise_are_one_box() -> None:
-    found = diagram_blocks.group_layers(description("mobilenet"))
-    assert [len(group.units) for group in found if group.last.kind == "separable"] == [1, 2, 2, 6, 2]
+    blocks = diagram_blocks.group_layers(description("mobilenet"))
+    assert [len(group.units) for group in blocks if group.last.kind == "separable"] == [1, 2, 2, 6, 2]
 
 
 def test_groups_and_response_normalisation_of_alexnet() -> None:
@@ -115,11 +115,11 @@ def test_groups_and_response_normalisation_of_alexnet() -> None:
 
 
 @pytest.mark.parametrize("name", [*TYPICAL, *REST])
-def test_no_words_overlap_and_none_is_cut(name: str, drawn: list[Any]) -> None:
+def test_no_words_overlap_and_none_is_cut(name: str, rendered: list[Any]) -> None:
     image = pixels(diagram.plot_architecture(description(name)))
     for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
         assert (edge == 255).all()
-    (figure,) = drawn
+    (figure,) = rendered
     boxes = [(text.get_text(), text.get_window_extent()) for text in words(figure)]
     for (one, a), (two, b) in combinations(boxes, 2):
         assert not a.overlaps(b), f"{one!r} lies on {two!r}"
@@ -129,28 +129,28 @@ def test_no_words_overlap_and_none_is_cut(name: str, drawn: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("name", [*TYPICAL, *REST])
-def test_every_size_and_kind_is_told(name: str, drawn: list[Any]) -> None:
-    given = description(name, classes=7)
-    diagram.plot_architecture(given)
-    told = [text.get_text() for text in words(drawn[0])]
-    for group in diagram_blocks.group_layers(given):
-        assert "×".join(map(str, group.last.output)).replace("4096", "4,096") in told
-    assert any(f"{given.parameters:,} parameters" in text for text in told)
-    assert "softmax" in told
-    assert any(text.startswith("dense") for text in told)
+def test_every_size_and_kind_is_told(name: str, rendered: list[Any]) -> None:
+    network = description(name, classes=7)
+    diagram.plot_architecture(network)
+    texts = [text.get_text() for text in words(rendered[0])]
+    for group in diagram_blocks.group_layers(network):
+        assert "×".join(map(str, group.last.output)).replace("4096", "4,096") in texts
+    assert any(f"{network.parameters:,} parameters" in text for text in texts)
+    assert "softmax" in texts
+    assert any(text.startswith("dense") for text in texts)
 
 
-def test_boxes_shrink_with_the_maps(drawn: list[Any]) -> None:
+def test_boxes_shrink_with_the_maps(rendered: list[Any]) -> None:
     from matplotlib.patches import Polygon
 
     diagram.plot_architecture(description("vgg16"))
-    fronts = [p.get_xy() for p in drawn[0].axes[0].patches if isinstance(p, Polygon)]
+    fronts = [p.get_xy() for p in rendered[0].axes[0].patches if isinstance(p, Polygon)]
     heights = sorted({round(float(np.ptp(f[[0, 3], 1])), 3) for f in fronts if abs(f[0, 0] - f[3, 0]) < 1e-9})
     assert heights[-1] == pytest.approx(diagram.TALLEST, abs=1e-3)
     assert any(height == pytest.approx(diagram.TALLEST / 2, abs=2e-3) for height in heights), "56 is a quarter of 224"
 
 
-def test_a_long_network_takes_rows(drawn: list[Any]) -> None:
+def test_a_long_network_takes_rows(rendered: list[Any]) -> None:
     from sightline import backend
 
     keras = backend.keras()
@@ -159,22 +159,22 @@ def test_a_long_network_takes_rows(drawn: list[Any]) -> None:
         x = keras.layers.Conv2D(8 + number, 3, padding="same", activation="relu")(x)
     image = pixels(diagram.plot_architecture(describe_model(keras.Model(inputs, x), "long")))
     assert image.shape[1] < 14 * 200
-    assert len({round(text.get_position()[1], 1) for text in words(drawn[0])}) > 6
+    assert len({round(text.get_position()[1], 1) for text in words(rendered[0])}) > 6
 
 
 def test_both_formats_and_no_other() -> None:
-    given = description("cifar10-deep", 10)
-    assert diagram.plot_architecture(given, "svg").startswith(b"<?xml")
-    assert diagram.plot_architecture(given, "png").startswith(b"\x89PNG")
-    assert diagram.plot_architecture(given, "svg") == diagram.plot_architecture(given, "svg")
+    network = description("cifar10-deep", 10)
+    assert diagram.plot_architecture(network, "svg").startswith(b"<?xml")
+    assert diagram.plot_architecture(network, "png").startswith(b"\x89PNG")
+    assert diagram.plot_architecture(network, "svg") == diagram.plot_architecture(network, "svg")
     for bad in ("a.gif", "png", "a.png/x"):
         with pytest.raises(UsageError, match=r"\.png or \.svg"):
             diagram.parse_format(bad)
 
 
 def test_a_name_is_no_formula() -> None:
-    given = description("cifar10-deep", 10)
-    diagram.plot_architecture(ModelDescription("猫 $x_{$", given.size, given.classes, given.layers))
+    network = description("cifar10-deep", 10)
+    diagram.plot_architecture(ModelDescription("猫 $x_{$", network.size, network.classes, network.layers))
 
 
 # Learning rates
@@ -187,47 +187,47 @@ def lines(figure: Any) -> Iterator[tuple[Any, Any]]:
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_is_drawn_as_it_is_followed(name: str, drawn: list[Any]) -> None:
+def test_a_schedule_is_drawn_as_it_is_followed(name: str, rendered: list[Any]) -> None:
     from sightline.training.schedules import build_schedule
 
     config = resolve_config(assignments=[f"train.schedule.name={name}", "train.schedule.step_size=30",
     "train.schedule.warmup_fraction=0.1",
                                   "train.epochs=4", "train.optimizer.learning_rate=0.02"])  # fmt: skip
     png = lr_plot.plot_learning_rates(lr_plot.plan_stages(config, 50), 50, f"{name} 豆")
-    ((x, y),) = lines(drawn[0])
+    ((x, y),) = lines(rendered[0])
     rate = build_schedule(config.train.schedule, 0.02, 200)
     np.testing.assert_array_equal(x, range(200))
     np.testing.assert_allclose(y, [rate(step) for step in range(200)])
-    low, high = drawn[0].axes[0].get_ylim()
+    low, high = rendered[0].axes[0].get_ylim()
     assert low == 0
     assert max(y) < high
     image = pixels(png)
     assert all((edge == 255).all() for edge in (image[0], image[-1], image[:, 0], image[:, -1]))
 
 
-def test_stages_follow_each_other(drawn: list[Any]) -> None:
+def test_stages_follow_each_other(rendered: list[Any]) -> None:
     from sightline.config import recipes
 
     config = resolve_config(recipes.load("transfer"))
     lr_plot.plot_learning_rates(lr_plot.plan_stages(config, 10), 10)
-    (first, low), (second, lower) = lines(drawn[0])
+    (first, low), (second, lower) = lines(rendered[0])
     head, tune = config.train.stages
     assert head.epochs
     assert (first[0], second[0]) == (0, 10 * head.epochs)
     assert (low[0], lower[0]) == (head.learning_rate, tune.learning_rate)
-    assert [text.get_text() for text in words(drawn[0])] == ["head", "fine-tune"]
+    assert [text.get_text() for text in words(rendered[0])] == ["head", "fine-tune"]
 
 
-def test_many_steps_are_thinned_but_keep_their_ends(drawn: list[Any]) -> None:
+def test_many_steps_are_thinned_but_keep_their_ends(rendered: list[Any]) -> None:
     lr_plot.plot_learning_rates(lr_plot.plan_stages(RunConfig(), 100_000), 100_000)
-    ((x, _),) = lines(drawn[0])
+    ((x, _),) = lines(rendered[0])
     assert (len(x), x[0], x[-1]) == (lr_plot.POINTS, 0, 20 * 100_000 - 1)
 
 
 def test_small_networks_of_the_tests_are_drawn_too() -> None:
     for name, options in SMALL_SETTINGS.items():
         side = ENTRIES[name].min_input_size
-        made = build_shapes_only(
+        network = build_shapes_only(
             ModelSpec(ModelConfig(name=name, **options), side, side, 1, 2, pixel_stats=(120, 60))
         ).model
-        assert len(pixels(diagram.plot_architecture(describe_model(made, name)))) > 100
+        assert len(pixels(diagram.plot_architecture(describe_model(network, name)))) > 100

@@ -26,9 +26,9 @@ def draw_outputs(count: int, heat: float, seed: int = 0) -> ModelOutputs:
 
 
 def with_temperature(value: float) -> CalibrationReport:
-    found = evaluate_calibration(draw_outputs(400, 1), draw_outputs(400, 1, 1))
-    assert found.temperature is not None
-    return replace(found, temperature=replace(found.temperature, value=value))
+    calibration_result = evaluate_calibration(draw_outputs(400, 1), draw_outputs(400, 1, 1))
+    assert calibration_result.temperature is not None
+    return replace(calibration_result, temperature=replace(calibration_result.temperature, value=value))
 
 
 @pytest.mark.parametrize("value", [1.0, 0.9951, 1.0049])
@@ -42,9 +42,9 @@ def test_the_identity_is_not_drawn_twice(figures_drawn: list[Any], value: float)
 
 
 def test_a_temperature_that_changes_something_is_drawn_beside(figures_drawn: list[Any]) -> None:
-    found = evaluate_calibration(draw_outputs(400, 2.5), draw_outputs(400, 2.5, 1))
-    assert not found.unchanged
-    evaluation_plots.plot_reliability(found)
+    calibration_result = evaluate_calibration(draw_outputs(400, 2.5), draw_outputs(400, 2.5, 1))
+    assert not calibration_result.unchanged
+    evaluation_plots.plot_reliability(calibration_result)
     titles = [axes.get_title() for axes in figures_drawn[0].axes if axes.get_title()]
     assert len(titles) == 2
     assert titles[1].startswith("at temperature 2.")
@@ -56,16 +56,16 @@ def test_roc_and_precision_recall_are_drawn_with_what_is_in_use(figures_drawn: l
     logits = rng.normal(0, 1, (200, 2)).astype(np.float32)
     logits[np.arange(200), labels] += 2
     p = metrics.softmax(logits)
-    found = binary.evaluate_binary(p, labels, ("defect", "ok"), compute_metrics(p, labels)["auroc"])
+    rates = binary.evaluate_binary(p, labels, ("defect", "ok"), compute_metrics(p, labels)["auroc"])
     point = binary.choose_operating_point(p[:, 0].astype(float), labels == 0, "sensitivity", 0.9)
     tried = binary.evaluate_operating_point(point, p[:, 0].astype(float), labels == 0)
-    assert evaluation_plots.plot_binary(replace(found, operating_points=(tried,)), "test").png.startswith(b"\x89PNG")
+    assert evaluation_plots.plot_binary(replace(rates, operating_points=(tried,)), "test").png.startswith(b"\x89PNG")
     left, right = figures_drawn[0].axes
     curve = left.get_lines()[0]
-    np.testing.assert_array_equal(curve.get_xdata(), found.roc.x)
-    np.testing.assert_array_equal(right.get_lines()[0].get_ydata(), found.precision_recall.y)
-    assert left.get_title() == f"ROC: area {found.auroc.value:.4f}"
-    assert right.get_title() == f"precision-recall: average precision {found.average_precision.value:.4f}"
+    np.testing.assert_array_equal(curve.get_xdata(), rates.roc.x)
+    np.testing.assert_array_equal(right.get_lines()[0].get_ydata(), rates.precision_recall.y)
+    assert left.get_title() == f"ROC: area {rates.auroc.value:.4f}"
+    assert right.get_title() == f"precision-recall: average precision {rates.average_precision.value:.4f}"
     (words,) = figures_drawn[0].legends
     assert [text.get_text() for text in words.get_texts()] == [
         "chance", "more probable class", "sensitivity 0.9 on validation",

@@ -63,12 +63,12 @@ def svg_texts(svg: bytes | None) -> list[str]:
 
 def test_each_character_is_drawn_by_a_font_that_has_it(own_fonts: list[FontEntry]) -> None:
     figure = make_labeled_figure("plain", f"x{ONLY_IN_STIX}")
-    drawn = plotting.render(figure)
+    rendered = plotting.render(figure)
     plain, other = (label.get_fontfamily() for label in figure.axes[0].get_xticklabels())
     assert plain == ["DejaVu Sans"]
     assert other[0] == "DejaVu Sans"
     assert len(other) == 2
-    assert ONLY_IN_STIX in "".join(svg_texts(drawn.svg))
+    assert ONLY_IN_STIX in "".join(svg_texts(rendered.svg))
     assert fonts.undrawable_characters(fonts.missing_characters(ONLY_IN_STIX)) == frozenset()
 
 
@@ -78,19 +78,19 @@ def test_what_no_font_draws_is_text_in_svg_and_a_box_in_png(own_fonts: list[Font
     saved: dict[str, list[str]] = {}
     save, axes = figure.savefig, figure.axes[0]
 
-    def savefig(*given: Any, **options: Any) -> None:
+    def savefig(*args: Any, **options: Any) -> None:
         labels = [label.get_text() for label in axes.get_xticklabels()]
         saved[options["format"]] = [*labels, axes.get_title()]
-        save(*given, **options)
+        save(*args, **options)
 
     figure.savefig = savefig
-    drawn = plotting.render(figure)  # a warning about a glyph would be an error here
-    words = svg_texts(drawn.svg)
+    rendered = plotting.render(figure)  # a warning about a glyph would be an error here
+    words = svg_texts(rendered.svg)
     assert [w for w in words if w in names] == [*names, *names]
     assert {"豆", "第二行 $1", "truth"} <= set(words)
     assert "\N{EM DASH}" not in "".join(words)
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == list(names)
-    assert drawn.png.startswith(b"\x89PNG")
+    assert rendered.png.startswith(b"\x89PNG")
     assert saved["png"] == ["□ □□", "□□ <□□> & □□", "ok", "□", "□\n□□□ $1"]
 
 
@@ -156,13 +156,13 @@ def test_panels_stand_below_each_other_for_a_phone() -> None:
             axes.set_title(name)
     figure.legend(["a", "b"], loc="outside lower center", ncols=2)
     figure.suptitle("both")
-    drawn = plotting.render(figure)
-    wide, narrow = size(drawn.svg), size(drawn.narrow)
+    rendered = plotting.render(figure)
+    wide, narrow = size(rendered.svg), size(rendered.narrow)
     assert narrow[0] < 0.6 * wide[0]
     assert narrow[1] > 1.8 * wide[1]
-    assert drawn.narrow is not None
+    assert rendered.narrow is not None
     places = [
-        (float(e.attrib["y"]), e.text) for e in ET.fromstring(drawn.narrow).iter(f"{SVG}text")  # noqa: S314
+        (float(e.attrib["y"]), e.text) for e in ET.fromstring(rendered.narrow).iter(f"{SVG}text")  # noqa: S314
         if e.text in {"high", "low", "both"}
     ]  # fmt: skip
     assert [name for _, name in sorted(places)] == ["both", "high", "low", "high", "low"]

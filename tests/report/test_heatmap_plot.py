@@ -19,24 +19,24 @@ def image(height: int, width: int) -> Any:
 
 @pytest.mark.parametrize(("height", "width", "times"), [(300, 420, 1), (28, 20, 9)])
 def test_each_pixel_of_the_image_is_there(height: int, width: int, times: int) -> None:
-    shown = image(height, width)
+    pixels = image(height, width)
     heat = np.linspace(0, 1, height * width, dtype=np.float32).reshape(height, width)
-    png = plot_explanation(shown, heat, HeatRegion(2, 3, 10, 12, 0.5), "cat  $0.9", "below")
-    drawn = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-    panel = np.repeat(np.repeat(shown, times, 0), times, 1)
-    places = np.lib.stride_tricks.sliding_window_view(drawn[:, :, 0], (8, 8))
-    found = np.argwhere((places == panel[:8, :8, 0]).all((2, 3)))
-    assert len(found) >= 1, "the image's corner, pixel by pixel"
-    top, left = found[0]
-    assert np.array_equal(drawn[top : top + panel.shape[0], left : left + panel.shape[1]], panel)
+    png = plot_explanation(pixels, heat, HeatRegion(2, 3, 10, 12, 0.5), "cat  $0.9", "below")
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    panel = np.repeat(np.repeat(pixels, times, 0), times, 1)
+    places = np.lib.stride_tricks.sliding_window_view(pixels[:, :, 0], (8, 8))
+    positions = np.argwhere((places == panel[:8, :8, 0]).all((2, 3)))
+    assert len(positions) >= 1, "the image's corner, pixel by pixel"
+    top, left = positions[0]
+    assert np.array_equal(pixels[top : top + panel.shape[0], left : left + panel.shape[1]], panel)
 
 
 def test_hot_is_yellow_cold_is_dark_and_what_was_not_seen_is_darker() -> None:
     gray = np.full((10, 30, 3), 128, np.uint8)
     heat = np.zeros((10, 30), np.float32)
     heat[:, 14] = 1
-    drawn = overlay_heat(gray, heat, (10, 0, 20, 10)).astype(int)
-    red, green, blue = drawn[5, 14]
+    pixels = overlay_heat(gray, heat, (10, 0, 20, 10)).astype(int)
+    red, green, blue = pixels[5, 14]
     assert min(red, green) > blue + 50
-    assert drawn[5, 14].sum() > drawn[5, 11].sum() > drawn[5, 2].sum()
-    assert len(set(drawn[5, 2])) == 1
+    assert pixels[5, 14].sum() > pixels[5, 11].sum() > pixels[5, 2].sum()
+    assert len(set(pixels[5, 2])) == 1

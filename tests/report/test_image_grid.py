@@ -32,9 +32,9 @@ def test_every_image_stands_under_its_words(figures_drawn: list[Any]) -> None:
         [(make_plain(100 + 10 * i), f"class {i}") for i in range(3)],
     ]
     plot_grid(rows, "beans")
-    found = [axes for axes in figures_drawn[0].axes if axes.images]
-    assert [axes.get_title() for axes in found] == [text for row in rows for _, text in row]
-    for axes, (pixels, _) in zip(found, [cell for row in rows for cell in row], strict=True):
+    panels = [axes for axes in figures_drawn[0].axes if axes.images]
+    assert [axes.get_title() for axes in panels] == [text for row in rows for _, text in row]
+    for axes, (pixels, _) in zip(panels, [cell for row in rows for cell in row], strict=True):
         np.testing.assert_array_equal(axes.images[0].get_array(), pixels)
     assert len(figures_drawn[0].axes) == 10
     assert figures_drawn[0].get_suptitle() == "beans"
@@ -43,32 +43,32 @@ def test_every_image_stands_under_its_words(figures_drawn: list[Any]) -> None:
 def test_images_are_seen_as_they_are_beside_each_other() -> None:
     red, gray = make_plain(0), make_plain(128, channels=1)
     red[..., 0] = 255
-    shown = open_png(plot_grid([[(red, "red"), (gray, "gray")]]))
-    middle = shown.shape[1] // 2
-    for half, color in ((shown[:, :middle], (255, 0, 0)), (shown[:, middle:], (128, 128, 128))):
-        share = (half == color).all(-1).mean()
-        assert share > 0.7, share
+    pixels = open_png(plot_grid([[(red, "red"), (gray, "gray")]]))
+    middle = pixels.shape[1] // 2
+    for half, color in ((pixels[:, :middle], (255, 0, 0)), (pixels[:, middle:], (128, 128, 128))):
+        fraction = (half == color).all(-1).mean()
+        assert fraction > 0.7, fraction
 
 
 @pytest.mark.parametrize(("height", "width"), [(30, 90), (90, 30), (1, 200)])
 def test_proportions_are_kept(height: int, width: int) -> None:
     blue = make_plain(0, height, width)
     blue[..., 2] = 255
-    shown = (open_png(plot_grid([[(blue, "")], [(make_plain(255), "")]])) == (0, 0, 255)).all(-1)
-    rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
-    found = len(columns) / len(rows)
-    assert found == pytest.approx(width / height, rel=0.1 if min(height, width) > 1 else 1)
+    pixels = (open_png(plot_grid([[(blue, "")], [(make_plain(255), "")]])) == (0, 0, 255)).all(-1)
+    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+    ratio = len(columns) / len(rows)
+    assert ratio == pytest.approx(width / height, rel=0.1 if min(height, width) > 1 else 1)
 
 
 def test_gray_levels_are_not_stretched() -> None:
-    shown = open_png(plot_grid([[(make_plain(60, channels=1), "")]]))
-    assert (shown == 60).all(-1).mean() > 0.8
+    pixels = open_png(plot_grid([[(make_plain(60, channels=1), "")]]))
+    assert (pixels == 60).all(-1).mean() > 0.8
 
 
 def test_long_and_odd_names_are_drawn(figures_drawn: list[Any]) -> None:
     names = ["咖啡豆 深烘", "$x^2$ costs 5$", "a very long name that would cover the one beside it", ""]
-    shown = open_png(plot_grid([[(make_plain(200), name) for name in names]]))
-    assert shown.shape[1] < 1100
+    pixels = open_png(plot_grid([[(make_plain(200), name) for name in names]]))
+    assert pixels.shape[1] < 1100
     titles = [axes.get_title() for axes in figures_drawn[0].axes]
     assert titles[:2] == names[:2]
     assert len(titles[2]) <= plotting.MAX_NAME_LENGTH + 1

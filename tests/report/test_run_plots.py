@@ -66,8 +66,8 @@ def texts(figure: Any) -> list[str]:
 
 @pytest.mark.parametrize("epochs", [1, 2, 7, 8, 60])
 def test_curves_show_every_epoch(epochs: int, figures_drawn: list[Any]) -> None:
-    given = history(epochs)
-    image = open_png(run_plots.plot_curves(given, "quick on beans"))
+    rows = history(epochs)
+    image = open_png(run_plots.plot_curves(rows, "quick on beans"))
     assert 800 < image.width < 1300
     assert 350 < image.height < 700
     loss, accuracy = figures_drawn[0].axes
@@ -78,7 +78,7 @@ def test_curves_show_every_epoch(epochs: int, figures_drawn: list[Any]) -> None:
         assert list(lines) == ["training", "validation"]
         for label, prefix in (("training", ""), ("validation", "val_")):
             np.testing.assert_array_equal(lines[label].get_xdata(), range(1, epochs + 1))
-            np.testing.assert_allclose(lines[label].get_ydata(), [getattr(r, prefix + name) for r in given])
+            np.testing.assert_allclose(lines[label].get_ydata(), [getattr(r, prefix + name) for r in rows])
         low, high = axes.get_ylim()
         assert low == 0
         assert high > max(max(line.get_ydata()) for line in lines.values()) * 1.01
@@ -125,9 +125,9 @@ def test_one_stage_needs_no_name(figures_drawn: list[Any]) -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_curves_that_leave_the_numbers_are_drawn_as_far_as_they_go(bad: float) -> None:
-    given = history(6)
-    given[3] = dataclasses.replace(given[3], val_loss=bad, loss=bad)
-    open_png(run_plots.plot_curves(given))
+    rows = history(6)
+    rows[3] = dataclasses.replace(rows[3], val_loss=bad, loss=bad)
+    open_png(run_plots.plot_curves(rows))
 
 
 def test_no_epoch_at_all_is_no_failure() -> None:
@@ -139,18 +139,18 @@ def test_no_epoch_at_all_is_no_failure() -> None:
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 30])
 def test_confusion_shows_names_and_counts(classes: int, figures_drawn: list[Any]) -> None:
-    given = evaluation(classes)
-    image = open_png(run_plots.plot_confusion(given, "test"))
+    result = evaluation(classes)
+    image = open_png(run_plots.plot_confusion(result, "test"))
     assert 300 < image.width < 2200
     assert 250 < image.height < 2200
     axes = figures_drawn[0].axes[0]
-    names = list(given.classes)
+    names = list(result.classes)
     assert [label.get_text() for label in axes.get_xticklabels()] == names
     assert [label.get_text() for label in axes.get_yticklabels()] == names
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
     cells = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
-    assert cells == {(i, j): str(given.confusion[i, j]) for i, j in np.argwhere(given.confusion)}
-    np.testing.assert_allclose(axes.images[0].get_array(), given.confusion / given.confusion.sum(1, keepdims=True))
+    assert cells == {(i, j): str(result.confusion[i, j]) for i, j in np.argwhere(result.confusion)}
+    np.testing.assert_allclose(axes.images[0].get_array(), result.confusion / result.confusion.sum(1, keepdims=True))
     assert axes.images[0].get_clim() == (0, 1)
     assert "test" in texts(figures_drawn[0])
 
@@ -208,17 +208,17 @@ def test_counts_stand_out_from_their_cell(figures_drawn: list[Any]) -> None:
 
 def test_names_of_any_writing_are_no_formulas_and_no_warnings(figures_drawn: list[Any]) -> None:
     names = ("猫 图片", "$x_{$", "under $5 or $9", "\\frac", "two\nlines")
-    given = dataclasses.replace(evaluation(5), classes=names)
-    open_png(run_plots.plot_confusion(given, "豆 for $1 and $2"))
-    shown = [label.get_text() for label in figures_drawn[0].axes[0].get_xticklabels()]
-    assert shown == ["猫 图片", "$x_{$", "under $5 or $9", "\\frac", "two lines"]
+    result = dataclasses.replace(evaluation(5), classes=names)
+    open_png(run_plots.plot_confusion(result, "豆 for $1 and $2"))
+    tick_labels = [label.get_text() for label in figures_drawn[0].axes[0].get_xticklabels()]
+    assert tick_labels == ["猫 图片", "$x_{$", "under $5 or $9", "\\frac", "two lines"]
     open_png(run_plots.plot_curves(history(4, ("$x_{$", "微调 $")), "$\\frac$ 豆"))
 
 
 def test_class_without_images_is_drawn() -> None:
-    given = evaluation(3)
-    given.confusion[1] = 0
-    open_png(run_plots.plot_confusion(given))
+    result = evaluation(3)
+    result.confusion[1] = 0
+    open_png(run_plots.plot_confusion(result))
 
 
 def test_same_figures_same_bytes() -> None:
@@ -235,10 +235,10 @@ def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_name_that_attacks_is_drawn_as_text() -> None:
     """Control characters would make an SVG that no browser draws; markup in a name stays text."""
     hostile = "\x1b[2J<script></script>\x00\u202e" + '" onload="alert(1)'
-    drawn = run_plots.plot_confusion(evaluation(3, hostile + "{}"), title="\x9b<svg onload=alert(1)>\nsecond")
-    for vector in (drawn.svg, run_plots.plot_curves(history(3, (hostile, "b")), title=hostile).svg):
+    rendered = run_plots.plot_confusion(evaluation(3, hostile + "{}"), title="\x9b<svg onload=alert(1)>\nsecond")
+    for vector in (rendered.svg, run_plots.plot_curves(history(3, (hostile, "b")), title=hostile).svg):
         assert vector is not None
         tree = minidom.parseString(vector)  # noqa: S318  # our own
         assert tree.getElementsByTagName("script") == []
         assert not [e for e in tree.getElementsByTagName("*") if e.hasAttribute("onload")]
-    assert b"\\u009b&lt;svg onload=alert(1)&gt;" in (drawn.svg or b"")
+    assert b"\\u009b&lt;svg onload=alert(1)&gt;" in (rendered.svg or b"")

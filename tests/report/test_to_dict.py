@@ -52,8 +52,8 @@ TRAINED = TrainResult(
 
 
 def test_evaluation_without_its_arrays() -> None:
-    found = to_dict.evaluation_to_dict(EVALUATION)
-    assert json.loads(json.dumps(found)) == found == {
+    values = to_dict.evaluation_to_dict(EVALUATION)
+    assert json.loads(json.dumps(values)) == values == {
         "accuracy": 0.75,
         "accuracy_interval": [0.5, 0.9],
         "loss": 0.5,
@@ -86,8 +86,8 @@ def test_evaluation_without_its_arrays() -> None:
 
 
 def test_training_with_its_parts_and_details() -> None:
-    found = to_dict.training_to_dict(TRAINED)
-    assert json.loads(json.dumps(found)) == found == {
+    values = to_dict.training_to_dict(TRAINED)
+    assert json.loads(json.dumps(values)) == values == {
         "run": "runs/1",
         "bundle": "runs/1/bundle",
         "bundle_reason": None,
@@ -108,8 +108,8 @@ def test_training_with_its_parts_and_details() -> None:
 
 
 def test_every_field_of_a_training_is_told() -> None:
-    told = set(to_dict.training_to_dict(TRAINED))
-    assert {f for f in TrainResult.__dataclass_fields__ if f != "details"} <= told
+    keys = set(to_dict.training_to_dict(TRAINED))
+    assert {f for f in TrainResult.__dataclass_fields__ if f != "details"} <= keys
 
 
 def test_prediction_answers_or_says_why_not() -> None:

@@ -44,9 +44,9 @@ def scanned(tmp_path: Path) -> Index:
     return build_index(write_files(tmp_path, files))
 
 
-def resolve_range(found: Index, *settings: str) -> tuple[RunConfig, list[str]]:
-    heard = RecordingCallback()
-    return autoconfig.resolve_value_range(resolve_config(assignments=settings), found, heard), heard.lines
+def resolve_range(index: Index, *settings: str) -> tuple[RunConfig, list[str]]:
+    callback = RecordingCallback()
+    return autoconfig.resolve_value_range(resolve_config(assignments=settings), index, callback), callback.lines
 
 
 def test_images_that_do_not_train_decide_nothing(scanned: Index) -> None:
@@ -64,7 +64,7 @@ def test_groups_change_nothing_where_splits_are_stated(scanned: Index, group: st
     assert resolve_range(scanned, f"split.group={group}")[0].input.value_range == (0, 4095)
 
 
-@pytest.mark.parametrize(("text", "kept"), [("[5, 6]", (5.0, 6.0)), ("full", "full")])
-def test_what_is_set_stands(scanned: Index, text: str, kept: Any) -> None:
+@pytest.mark.parametrize(("text", "expected"), [("[5, 6]", (5.0, 6.0)), ("full", "full")])
+def test_what_is_set_stands(scanned: Index, text: str, expected: Any) -> None:
     config, lines = resolve_range(scanned, f"input.value_range={text}")
-    assert (config.input.value_range, lines) == (kept, [])
+    assert (config.input.value_range, lines) == (expected, [])

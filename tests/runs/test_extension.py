@@ -77,22 +77,22 @@ def long(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tr
 
 def read_history_rows(run: Path) -> list[dict[str, Any]]:
     free = {"seconds", "images_per_second"}
-    found = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in free} for row in found]
+    rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in free} for row in rows]
 
 
 def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, TrainResult]) -> None:
     """Augmentation, dropout, order, Adam's moments and the best epoch included; and all that was made of it is new."""
-    kept = list((short / "checkpoints").glob("*.npz"))
-    assert len(kept) == 1
+    saved_checkpoints = list((short / "checkpoints").glob("*.npz"))
+    assert len(saved_checkpoints) == 1
     before = load(short).predict(np.zeros((16, 16, 3), np.uint8))[0].top[0].probability
     (short / "figures" / "mistakes.png").write_bytes(b"of the weights before")
     (short / "thresholds.json").write_text("{}")
     (short / "exports").mkdir()
     listener = StoppingCallback()
-    found = api.resume(short, epochs=4, callback=listener)
-    assert found.epochs == 4
-    assert found.weights_sha256 == long[1].weights_sha256
+    result = api.resume(short, epochs=4, callback=listener)
+    assert result.epochs == 4
+    assert result.weights_sha256 == long[1].weights_sha256
     assert read_history_rows(short) == read_history_rows(long[0])
     assert listener.said[0].endswith("continues from epoch 2 to 4: the stage 'training' had 2 epochs and now has 4")
     run = RunDirectory.open(short)
@@ -104,7 +104,7 @@ def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, Train
     assert not (short / "figures" / "mistakes.png").exists()
     assert not (short / "exports").exists()
     assert (short / "exports-old-1").is_dir(), "what the user made is kept, under a name that says so"
-    assert api.resume(short, epochs=4).weights_sha256 == found.weights_sha256, "as many as there are: nothing to do"
+    assert api.resume(short, epochs=4).weights_sha256 == result.weights_sha256, "as many as there are: nothing to do"
 
 
 def test_stopped_on_the_way_it_goes_on_without_being_told_again(short: Path, long: tuple[Path, TrainResult]) -> None:
@@ -168,11 +168,11 @@ def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: P
     assert first.epochs == 2, "the first epoch of the last stage gains nothing that counts"
     before = read_history_rows(out)
     listener = StoppingCallback()
-    found = api.resume(out, epochs=4, callback=listener)
+    result = api.resume(out, epochs=4, callback=listener)
     assert listener.said[0].endswith(
         "the stage 'all' had 4 epochs and now has 3; the cosine schedule is recomputed for all of them"
     )
-    assert found.epochs == 3, "one more epoch without a gain, then early stopping again"
+    assert result.epochs == 3, "one more epoch without a gain, then early stopping again"
     after = read_history_rows(out)
     assert after[:2] == before
     config = RunDirectory.open(out).config
@@ -180,6 +180,6 @@ def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: P
     saved = checkpoints.load_latest(out / "checkpoints")
     assert saved is not None
     assert (saved.state["stage"], saved.state["epoch"]) == (1, 2)
-    each = math.ceil(found.train.count / 16)
+    each = math.ceil(result.train.count / 16)
     rate = build_schedule(config.train.schedule, config.train.optimizer.learning_rate, 3 * each)
     assert after[2]["learning_rate"] == pytest.approx(rate(2 * each - 1))

@@ -22,10 +22,10 @@ def test_reference_examples_decode_to_the_same_pixels_without_optional_packages(
         pytest.importorskip("pillow_heif", reason="the extra heif is not installed").register_heif_opener()
     suffix = {"PNG": "png", "HEIF": "heic"}[kind]
     files = {f"{c}/{i}.{suffix}": encode(draw_image(i, k, 40), kind) for k, c in enumerate("ab") for i in range(6)}
-    found, spec = build_index(write_files(tmp_path, files)), PreprocessingSpec(16, 16)
-    data = build_dataset(found, spec, SplitConfig(), 0)
+    index, spec = build_index(write_files(tmp_path, files)), PreprocessingSpec(16, 16)
+    data = build_dataset(index, spec, SplitConfig(), 0)
     predictor: Any = FakePredictor(data.classes, spec)
-    examples, contents = finalize._choose_reference_examples(data, found, predictor, 4)
+    examples, contents = finalize._choose_reference_examples(data, index, predictor, 4)
     assert len(examples) == len(contents) == 2  # the validation images
     decoded = {data.pixels[data.rows[i]].tobytes() for i in range(len(data.images))}
     for name, content in contents.items():

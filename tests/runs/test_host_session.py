@@ -48,9 +48,9 @@ def start_both_hosts(folder: Path, *arguments: str, data: tuple[Path, ...] = ())
     address = free_address()
     hosts = []
     for rank in (0, 1):
-        given = [str(data[rank])] if data else []
-        found = ["--hosts", "2", "--coordinator", address, "--rank", str(rank)]
-        hosts.append(Host(folder / str(rank), arguments[0], *given, *arguments[1:], *found))
+        sources = [str(data[rank])] if data else []
+        options = ["--hosts", "2", "--coordinator", address, "--rank", str(rank)]
+        hosts.append(Host(folder / str(rank), arguments[0], *sources, *arguments[1:], *options))
     return hosts
 
 

@@ -23,10 +23,10 @@ STATED: dict[str, Split] = {"a": "train", "b": "train", "c": "test"}
 
 
 def leakage_lines(
-    splits: dict[str, Split], stated: dict[str, Split] | None, *pairs: str, group: str = "none"
+    splits: dict[str, Split], source_splits: dict[str, Split] | None, *pairs: str, group: str = "none"
 ) -> list[str]:
     """The lines for near duplicates among the images a, b and c, which lie in `splits`."""
-    images = tuple(ImageRecord(p, p, "ant", stated[p] if stated else None, 8, 8) for p in splits)
+    images = tuple(ImageRecord(p, p, "ant", source_splits[p] if source_splits else None, 8, 8) for p in splits)
     data = DecodedDataset(
         "x", ("ant", "bee"), images, tuple(splits.values()), np.zeros(3, np.int32), np.zeros((3, 8, 8, 3), np.uint8),
         np.arange(3), (), 0, (), cache_hit=False,
@@ -41,7 +41,7 @@ DROP = "`sightline doctor --fix` proposes training images to drop"
 
 
 @pytest.mark.parametrize(
-    ("stated", "pairs", "group", "advice"),
+    ("source_splits", "pairs", "group", "advice"),
     [
         (None, ["ab"], "none", f"; {KEEP}"),
         (None, ["ab"], "column:patient", ""),
@@ -52,9 +52,9 @@ DROP = "`sightline doctor --fix` proposes training images to drop"
     ],
 )
 def test_the_advice_is_one_that_helps(
-    stated: dict[str, Split] | None, pairs: list[str], group: str, advice: str
+    source_splits: dict[str, Split] | None, pairs: list[str], group: str, advice: str
 ) -> None:
-    (line,) = leakage_lines(CUT, stated, *pairs, group=group)
+    (line,) = leakage_lines(CUT, source_splits, *pairs, group=group)
     many = "1 group of near duplicates is" if len(pairs) == 1 else "2 groups of near duplicates are"
     assert line == f"{many} in more than one split (see leakage.jsonl){advice}"
 
@@ -73,10 +73,10 @@ class RecordingCallback(Callback):
 
 def test_the_error_that_stops_is_said_once(tmp_path: Path) -> None:
     files = {f"{split}/{i}.png": encode_png(i + 9 * (split == "test")) for split in ("train", "test") for i in range(3)}
-    heard = RecordingCallback()
+    callback = RecordingCallback()
     with pytest.raises(DataError, match=r"^split-folders: 2 folders are read as classes but look like splits"):
-        preflight.run_preflight_checks(build_index(write_files(tmp_path, files)), RunConfig(), heard)
-    assert [line.split(": ")[1] for line in heard.lines[:-1]] == ["small-classes"]
+        preflight.run_preflight_checks(build_index(write_files(tmp_path, files)), RunConfig(), callback)
+    assert [line.split(": ")[1] for line in callback.lines[:-1]] == ["small-classes"]
 
 
 FOLDERS = RunConfig(split=SplitConfig(group="folder"))
@@ -87,12 +87,12 @@ def test_folders_inside_classes_are_groups_where_the_settings_say_so(tmp_path: P
     files = {
         f"{label}/{clip}/{i}.png": encode_png(9 * n + i) for n, (label, clip) in enumerate(names) for i in range(3)
     }
-    found = build_index(write_files(tmp_path, files))
+    index = build_index(write_files(tmp_path, files))
     with pytest.raises(DataError, match=r"^split-folders: 2 folders"):
-        preflight.run_preflight_checks(found, RunConfig(), RecordingCallback())
-    heard = RecordingCallback()
-    assert preflight.run_preflight_checks(found, FOLDERS, heard)[0] is found
-    assert not any("split-folders" in line for line in heard.lines)
+        preflight.run_preflight_checks(index, RunConfig(), RecordingCallback())
+    callback = RecordingCallback()
+    assert preflight.run_preflight_checks(index, FOLDERS, callback)[0] is index
+    assert not any("split-folders" in line for line in callback.lines)
 
 
 def test_classes_named_as_splits_are_no_groups(tmp_path: Path) -> None:

@@ -67,15 +67,15 @@ def test_relative_sources_are_found_from_anywhere(
 
 
 def test_they_are_indexed_by_as_many_threads_as_the_run_has(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int | None] = []
+    requests: list[int | None] = []
 
     def counted(many: Any, progress: Any, threads: int | None, **options: Any) -> Index:
-        asked.append(threads)
+        requests.append(threads)
         return build_index(many, progress, threads, **options)
 
     monkeypatch.setattr(run_images, "make_index", counted)
     run.write_config(replace(run.config, device=DeviceConfig(threads=3)))
-    assert (run_images.match_run_images(run).complete, asked) == (True, [3])
+    assert (run_images.match_run_images(run).complete, requests) == (True, [3])
 
 
 def test_sources_that_are_gone_are_named(run: RunDirectory, tmp_path: Path) -> None:
@@ -110,9 +110,9 @@ def test_files_in_settings_are_reached_from_elsewhere(
 
 
 def test_each_split_is_what_it_was(run: RunDirectory) -> None:
-    found = run_images.match_run_images(run)
-    assert [row.split for row in found.rows].count("test") == 4
-    assert sorted(p.path for p in found.select_split("test").index.images) == [
+    images = run_images.match_run_images(run)
+    assert [row.split for row in images.rows].count("test") == 4
+    assert sorted(p.path for p in images.select_split("test").index.images) == [
         "test/cat/2.png", "test/cat/copy.png", "test/dog/2.png", "test/dog/copy.png",
     ]  # fmt: skip
 
@@ -130,20 +130,20 @@ def test_other_images_keep_their_splits_and_what_was_trained_on_stays_in_trainin
 ) -> None:
     other = write_files(tmp_path / "other", {f"{i}/{Path(n).parts[1]}-{Path(n).name}": c for i, (n, c) in
                   enumerate(FILES.items())} | {"0/new.png": encode_png(9)})  # fmt: skip
-    said: list[str] = []
+    messages: list[str] = []
 
     class Listener(Callback):
         def on_message(self, text: str) -> None:
-            said.append(text)
+            messages.append(text)
 
-    found = compression._index_images(run, str(other), Listener())
-    split = {p.sha256: p.split for p in found.images}
+    images = compression._index_images(run, str(other), Listener())
+    split = {p.sha256: p.split for p in images.images}
     by_content: dict[str, set[Split]] = {}
     for row in run.read_data() or ():
         by_content.setdefault(row.sha256, set()).add(row.split)
     for sha, splits in by_content.items():
         assert split[sha] == ("train" if "train" in splits else "test")
-    assert said == ["6 of 7 images of other belong to the run and keep their splits"]
+    assert messages == ["6 of 7 images of other belong to the run and keep their splits"]
 
 
 def test_corrections_of_the_run_hold(tmp_path: Path) -> None:
@@ -159,11 +159,11 @@ def test_corrections_of_the_run_hold(tmp_path: Path) -> None:
     # One of each class is left in training, which the relabelled image sees to.
     write_files(tmp_path / "data", {"train/cat/3.png": encode_png(3)})
     run = record_run(tmp_path, "data", corrections=str(tmp_path / "fix.jsonl"))
-    found = run_images.match_run_images(run)
-    assert found.complete
-    assert found.unmatched == (), "what was dropped is not new"
-    assert {p.path: p.label for p in found.index.images}["train/cat/0.png"] == "dog"
-    assert {p.path: p.split for p in found.index.images}["train/cat/1.png"] == "test"
+    images = run_images.match_run_images(run)
+    assert images.complete
+    assert images.unmatched == (), "what was dropped is not new"
+    assert {p.path: p.label for p in images.index.images}["train/cat/0.png"] == "dog"
+    assert {p.path: p.split for p in images.index.images}["train/cat/1.png"] == "test"
     (tmp_path / "data" / "train" / "cat" / "0.png").unlink()
     assert [row.path for row in run_images.match_run_images(run).missing] == ["train/cat/0.png"], (
         "not a complaint about the patch"
@@ -174,8 +174,8 @@ def test_files_that_were_rejected_are_not_new(tmp_path: Path) -> None:
     write_files(tmp_path / "data", FILES | {"train/cat/broken.png": encode_png(5)[:200]})
     run = record_run(tmp_path, "data")
     assert run.read_rejected() == {"train/cat/broken.png"}
-    found = run_images.match_run_images(run)
-    assert (found.complete, found.unmatched) == (True, ())
+    images = run_images.match_run_images(run)
+    assert (images.complete, images.unmatched) == (True, ())
 
 
 def test_arrays_in_idx_files_are_found_by_their_number(tmp_path: Path) -> None:
@@ -191,13 +191,13 @@ def test_arrays_in_idx_files_are_found_by_their_number(tmp_path: Path) -> None:
     for path in tmp_path.glob("*ubyte"):
         path.rename(folder / path.name)
     run = record_run(tmp_path, "idx")
-    found = run_images.match_run_images(run)
-    assert found.complete
-    assert [row.path for row in found.select_split("test").rows] == [
+    images = run_images.match_run_images(run)
+    assert images.complete
+    assert [row.path for row in images.select_split("test").rows] == [
         "t10k-images-idx3-ubyte[0]",
         "t10k-images-idx3-ubyte[1]",
     ]
-    assert np.array_equal(found.select_split("test").index.read(1), pixels[5])
+    assert np.array_equal(images.select_split("test").index.read(1), pixels[5])
 
 
 def test_going_on_counts_copies_too(run: RunDirectory, tmp_path: Path) -> None:

@@ -53,10 +53,10 @@ def predict_concurrently(predictor: BlockingPredictor, images: list[bytes]) -> l
         while batcher._queue.qsize() < len(others):  # noqa: ASYNC110  # likewise
             await asyncio.sleep(0.001)
         predictor.go.set()
-        found: list[Prediction | BaseException] = await asyncio.gather(first, *others, return_exceptions=True)
+        results: list[Prediction | BaseException] = await asyncio.gather(first, *others, return_exceptions=True)
         work.cancel()
         batcher.close()
-        return found
+        return results
 
     return asyncio.run(ask())
 
@@ -64,9 +64,9 @@ def predict_concurrently(predictor: BlockingPredictor, images: list[bytes]) -> l
 def test_images_that_wait_share_a_batch() -> None:
     predictor = BlockingPredictor()
     levels = [10, 250, 20, 240, 30, 230]
-    found: list[Any] = predict_concurrently(predictor, [png(level) for level in levels])
+    results: list[Any] = predict_concurrently(predictor, [png(level) for level in levels])
     assert predictor.sizes == [1, 5]
-    assert [answer.label for answer in found] == ["dark", "light"] * 3
+    assert [answer.label for answer in results] == ["dark", "light"] * 3
 
 
 def test_an_image_that_cannot_be_read_does_not_reach_the_model() -> None:
@@ -78,9 +78,9 @@ def test_an_image_that_cannot_be_read_does_not_reach_the_model() -> None:
 
 def test_a_fault_is_told_to_its_batch_alone() -> None:
     predictor = BlockingPredictor()
-    found = predict_concurrently(predictor, [png(0), png(250), png(20)])
-    assert isinstance(found[0], RuntimeError)
-    assert [getattr(answer, "label", None) for answer in found[1:]] == ["light", "dark"]
+    results = predict_concurrently(predictor, [png(0), png(250), png(20)])
+    assert isinstance(results[0], RuntimeError)
+    assert [getattr(answer, "label", None) for answer in results[1:]] == ["light", "dark"]
 
 
 @pytest.mark.parametrize("count", [129, 300])

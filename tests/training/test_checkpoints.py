@@ -44,12 +44,12 @@ def list_numbers(folder: Path) -> list[str]:
         max_size=3,
     )
 )
-def test_arrays_and_state_are_restored(made: dict[str, Any]) -> None:
+def test_arrays_and_state_are_restored(state: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        loaded = checkpoints.read_checkpoint(checkpoints.write_checkpoint(Path(folder), 1, Checkpoint(made, STATE)))
+        loaded = checkpoints.read_checkpoint(checkpoints.write_checkpoint(Path(folder), 1, Checkpoint(state, STATE)))
     assert loaded.state == STATE
-    assert set(loaded.arrays) == set(made)
-    for name, array in made.items():
+    assert set(loaded.arrays) == set(state)
+    for name, array in state.items():
         assert loaded.arrays[name].dtype == array.dtype
         np.testing.assert_array_equal(loaded.arrays[name], array)
 

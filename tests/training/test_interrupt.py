@@ -44,7 +44,7 @@ def test_second_signal_interrupts_immediately(first: signal.Signals, second: sig
 @pytest.mark.parametrize("number", SIGNALS)
 def test_handlers_are_restored(number: signal.Signals) -> None:
     received: list[int] = []
-    previous_handler = signal.signal(number, lambda found, frame: received.append(found))
+    previous_handler = signal.signal(number, lambda signum, frame: received.append(signum))
     try:
         with catch_stop_signals():
             signal.raise_signal(number)

@@ -276,7 +276,7 @@ def test_a_loss_of_minus_zero_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     """For perfect predictions, Keras returns -0.0, which would be printed as -0.0000."""
 
     def stepper(model: Any) -> devices.TrainStep:
-        return lambda inputs, shares, weights: {"loss": -0.0, "categorical_accuracy": 1.0}
+        return lambda inputs, targets, weights: {"loss": -0.0, "categorical_accuracy": 1.0}
 
     monkeypatch.setattr(devices, "make_train_step", stepper)
     (record,) = fit(build_simple_network(), make_subset(LABELS), EMPTY, make_config(), Callback()).history

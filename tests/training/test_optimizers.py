@@ -197,8 +197,8 @@ LABELS = st.integers(2, 6).flatmap(
 
 
 @given(LABELS, st.floats(0, 0.9))
-def test_smoothed_labels_sum_to_one_and_peak_at_the_label(drawn: tuple[int, list[int]], smoothing: float) -> None:
-    classes, labels = drawn
+def test_smoothed_labels_sum_to_one_and_peak_at_the_label(sample: tuple[int, list[int]], smoothing: float) -> None:
+    classes, labels = sample
     soft_labels = smooth_labels(np.array(labels, np.int32), classes, smoothing)
     assert soft_labels.dtype == np.float32
     assert soft_labels.shape == (len(labels), classes)
@@ -213,8 +213,8 @@ def test_no_smoothing_is_one_hot() -> None:
 
 
 @given(LABELS)
-def test_balanced_weights_give_every_class_the_same_total(drawn: tuple[int, list[int]]) -> None:
-    classes, labels = drawn
+def test_balanced_weights_give_every_class_the_same_total(sample: tuple[int, list[int]]) -> None:
+    classes, labels = sample
     weights = compute_class_weights(np.array(labels, np.int32), classes, "balanced")
     assert weights is not None
     assert weights.dtype == np.float32

@@ -49,11 +49,13 @@ def make_subset(count: int, side: int, classes: int = 3, seed: int = 0) -> Subse
 # The freeze boundary
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.99])
 @pytest.mark.parametrize("name", RUNS)
-def test_frozen_and_trainable_layers_compose_to_the_model(name: str, share: float) -> None:
+def test_frozen_and_trainable_layers_compose_to_the_model(name: str, fraction: float) -> None:
     built_network = build_network(name)
-    tensor = stages.find_freeze_boundary(built_network, StageConfig(unfreeze=int(share * len(built_network.backbone))))
+    tensor = stages.find_freeze_boundary(
+        built_network, StageConfig(unfreeze=int(fraction * len(built_network.backbone)))
+    )
     assert tensor is not None
     pixels = random_images(2, ENTRIES[name].min_input_size)
     expected = run_model(backend.keras().Model(built_network.model.input, built_network.logits), pixels)

@@ -124,7 +124,7 @@ def _leak_row(leak: Leak) -> dict[str, Any]:
     """Return the kind of a group and its paths by split."""
     paths = {split: [row.path for row in leak.images if row.split == split] for split in SPLITS}
     kind = "identical" if leak.kind == "identical" else "near duplicates"
-    return {"kind": kind, "splits": [(part, names) for part, names in paths.items() if names]}
+    return {"kind": kind, "splits": [(name, names) for name, names in paths.items() if names]}
 
 
 def findings_to_dicts(audit_findings: Sequence[Finding]) -> list[dict[str, Any]]:

@@ -270,7 +270,7 @@ class Training:
                 finalize.build_bundle(
                     model, graph, predictor, data, self.index, config,
                     model=config.model.name, temperature=temperature_value, parity=agreement.to_dict(),
-                    metrics=finalize.metrics_by_split({part: report.evaluation for part, report in reports.items()}),
+                    metrics=finalize.metrics_by_split({name: report.evaluation for name, report in reports.items()}),
                 )
             )  # fmt: skip
         last_report = reports.get("test") or reports.get("validation")
@@ -279,7 +279,7 @@ class Training:
             run.write_figures(drawings.plot_main(last_report))
         return _FinalModel(
             model,
-            {part: found.evaluation for part, found in reports.items()},
+            {name: split_report.evaluation for name, split_report in reports.items()},
             last_report,
             labeled,
             no_bundle_reason,

@@ -65,14 +65,14 @@ def _print_detection(report: EvaluationReport) -> None:
     print_line()
 
 
-def _kept(found: EvaluationReport) -> str:
+def _kept(report: EvaluationReport) -> str:
     """Return whether the model gives its labels by an operating point from now on."""
-    kept = found.thresholds
-    points = [] if found.binary is None else found.binary.operating_points
+    thresholds = report.thresholds
+    points = [] if report.binary is None else report.binary.operating_points
     for point in points:
-        if kept is not None and (point.threshold, point.rate) == (kept.positive_threshold, kept.rate):
+        if thresholds is not None and (point.threshold, point.rate) == (thresholds.positive_threshold, thresholds.rate):
             return f"`predict` goes by the threshold for this {point.rate}"
-    if len(points) > 1 or (kept is not None and kept.confidence is not None):
+    if len(points) > 1 or (thresholds is not None and thresholds.confidence is not None):
         return "not kept for `predict`: it keeps a threshold that is asked for alone"
     return "not kept for `predict`"
 

@@ -86,7 +86,7 @@ class ChannelGroups:
 
     def producers(self) -> Iterator[LayerCall]:
         """Yield the layers that make channels of their own."""
-        yield from (part for part in self.calls if part.class_name in _CHANNEL_SOURCES)
+        yield from (call for call in self.calls if call.class_name in _CHANNEL_SOURCES)
 
 
 class _Tracer:
@@ -133,10 +133,10 @@ class _Tracer:
         if kind == "Concatenate" and node.operation.axis in (-1, len(shapes[0])):
             return [np.concatenate(inputs)]
         if kind == "Split" and all(shape == shapes[0] for shape in shapes) and width * len(shapes) == len(inputs[0]):
-            parts = np.split(inputs[0], len(shapes))
-            for part in parts[1:]:  # so that all keep the same number of channels
-                self.tie(parts[0], part)
-            return list(parts)
+            slots = np.split(inputs[0], len(shapes))
+            for slot in slots[1:]:  # so that all keep the same number of channels
+                self.tie(slots[0], slot)
+            return list(slots)
         return self.seal(inputs, [shape[-1] for shape in shapes])
 
     def seal(self, inputs: list[Slots], widths: list[int]) -> list[Slots]:
@@ -200,8 +200,8 @@ def count_remaining(channels: ChannelGroups, removed: NDArray[np.bool_]) -> tupl
     Layers whose weights no group reaches are left out of both.
     """
     weights = products = 0
-    for part in channels.calls:
-        for weight, axes in part.weights():
+    for call in channels.calls:
+        for weight, axes in call.weights():
             lengths = [
                 size if slots is None else int((~removed[channels.group[slots]]).sum())
                 for size, slots in zip(weight.shape, axes, strict=True)
@@ -209,14 +209,14 @@ def count_remaining(channels: ChannelGroups, removed: NDArray[np.bool_]) -> tupl
             count = math.prod(lengths)
             weights += count
             if len(axes) > 1:
-                products += count * count_positions(part)
+                products += count * count_positions(call)
     return weights, products
 
 
-def count_positions(part: LayerCall) -> int:
+def count_positions(call: LayerCall) -> int:
     """Return the number of positions at which a layer's kernel is applied: rows times columns of its output.
 
     It is 1 for a graph that takes any input size, such as ConvNeXt's.
     """
-    shape: Sequence[int | None] = part.node.outputs[0].shape[1:-1]
+    shape: Sequence[int | None] = call.node.outputs[0].shape[1:-1]
     return math.prod(side or 1 for side in shape)

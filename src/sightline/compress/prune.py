@@ -38,44 +38,44 @@ def prune(model: Any, groups: ChannelGroups, removed: NDArray[np.bool_]) -> Any:
     with fresh_layer_names():
         pixels = keras.Input(model.input.shape[1:], dtype=model.input.dtype, name=model.input.name)
         tensors[id(model.input)] = pixels
-        for part in groups.calls:
-            operation = _copy_layer(part, kept_slots)
-            positional, named = part.node.arguments.fill_in(tensors)
+        for call in groups.calls:
+            operation = _copy_layer(call, kept_slots)
+            positional, named = call.node.arguments.fill_in(tensors)
             outputs_of_layer = operation(*positional, **named)
             outputs_of_layer = (
                 list(outputs_of_layer) if isinstance(outputs_of_layer, list | tuple) else [outputs_of_layer]
             )
-            tensors |= {id(old): new for old, new in zip(part.node.outputs, outputs_of_layer, strict=True)}
-            layers.append((part, operation))
+            tensors |= {id(old): new for old, new in zip(call.node.outputs, outputs_of_layer, strict=True)}
+            layers.append((call, operation))
         outputs = {name: tensors[id(tensor)] for name, tensor in model.output.items()}
         new = keras.Model(pixels, outputs, name=model.name)
-    for part, layer in layers:
-        _copy_weights(part, layer, kept_slots)
+    for call, layer in layers:
+        _copy_weights(call, layer, kept_slots)
     return new
 
 
-def _copy_layer(part: LayerCall, kept_slots: NDArray[np.bool_]) -> Any:
-    config = part.layer.get_config()
-    if part.class_name in _WIDTH:
-        config[_WIDTH[part.class_name]] = int(kept_slots[part.outputs[0]].sum())
-    elif part.class_name in _DROPOUT_LAYERS:  # a narrower layer needs less dropout (arXiv:1506.02626)
-        config["rate"] *= float(kept_slots[part.outputs[0]].mean())
-    elif part.class_name == "Reshape":
+def _copy_layer(call: LayerCall, kept_slots: NDArray[np.bool_]) -> Any:
+    config = call.layer.get_config()
+    if call.class_name in _WIDTH:
+        config[_WIDTH[call.class_name]] = int(kept_slots[call.outputs[0]].sum())
+    elif call.class_name in _DROPOUT_LAYERS:  # a narrower layer needs less dropout (arXiv:1506.02626)
+        config["rate"] *= float(kept_slots[call.outputs[0]].mean())
+    elif call.class_name == "Reshape":
         config["target_shape"] = (
             *config["target_shape"][:-1],
-            _last_dimension(part, config["target_shape"][-1], kept_slots),
+            _last_dimension(call, config["target_shape"][-1], kept_slots),
         )
-    return type(part.layer).from_config(config)
+    return type(call.layer).from_config(config)
 
 
-def _last_dimension(part: LayerCall, last: int, kept_slots: NDArray[np.bool_]) -> int:
-    slots = part.outputs[0]
+def _last_dimension(call: LayerCall, last: int, kept_slots: NDArray[np.bool_]) -> int:
+    slots = call.outputs[0]
     return int(kept_slots[slots].sum()) if last == len(slots) else last
 
 
-def _copy_weights(part: LayerCall, layer: Any, kept_slots: NDArray[np.bool_]) -> None:
-    known = {weight.name: axes for weight, axes in part.weights()}
-    for old, new in zip(getattr(part.layer, "weights", ()), getattr(layer, "weights", ()), strict=True):
+def _copy_weights(call: LayerCall, layer: Any, kept_slots: NDArray[np.bool_]) -> None:
+    known = {weight.name: axes for weight, axes in call.weights()}
+    for old, new in zip(getattr(call.layer, "weights", ()), getattr(layer, "weights", ()), strict=True):
         array = _to_numpy(old)
         for axis, slots in enumerate(known.get(old.name, ())):
             if slots is not None:
@@ -95,16 +95,16 @@ def score_by_scale(groups: ChannelGroups) -> Scores:
     """Score each group by its batch-norm scales, or else by its filter norms; normalized to a mean of 1 per layer."""
     totals, counts = np.zeros(groups.count), np.zeros(groups.count)
     normalized = np.zeros(groups.count, bool)
-    for part in groups.calls:
-        if part.class_name == "BatchNormalization" and part.layer.scale:
-            normalized[groups.group[part.outputs[0]]] = True
-    for part in groups.calls:
-        scales = part.class_name == "BatchNormalization" and part.layer.scale
-        kernel = next((w for w, axes in part.weights() if len(axes) > 1 and axes[-1] is not None), None)
+    for call in groups.calls:
+        if call.class_name == "BatchNormalization" and call.layer.scale:
+            normalized[groups.group[call.outputs[0]]] = True
+    for call in groups.calls:
+        scales = call.class_name == "BatchNormalization" and call.layer.scale
+        kernel = next((w for w, axes in call.weights() if len(axes) > 1 and axes[-1] is not None), None)
         if not scales and kernel is None:
             continue
-        slots = part.outputs[0]
-        size = np.abs(_to_numpy(part.layer.gamma)) if scales else _filter_norms(_to_numpy(kernel))
+        slots = call.outputs[0]
+        size = np.abs(_to_numpy(call.layer.gamma)) if scales else _filter_norms(_to_numpy(kernel))
         counted = normalized[groups.group[slots]] == scales
         size = np.where(counted, size / max(float(size.mean()), 1e-12), 0.0)
         totals += groups.sum_by_group(slots, size)
@@ -137,15 +137,15 @@ def score_by_taylor(model: Any, groups: ChannelGroups, step: Callable[[Any], int
 
 def _first_order_change(groups: ChannelGroups, recorder: Any) -> Scores:
     change = np.zeros(groups.count)
-    for part in groups.calls:
-        for weight, axes in part.weights():
+    for call in groups.calls:
+        for weight, axes in call.weights():
             gradient = recorder.gradient(weight)
-            at = [axis for axis, slots in enumerate(axes) if slots is not None and slots is part.outputs[0]]
+            at = [axis for axis, slots in enumerate(axes) if slots is not None and slots is call.outputs[0]]
             if gradient is None or not at:
                 continue
             product = _to_numpy(weight).astype(np.float64) * gradient
             others = tuple(axis for axis in range(product.ndim) if axis != at[-1])
-            change += groups.sum_by_group(part.outputs[0], product.sum(others))
+            change += groups.sum_by_group(call.outputs[0], product.sum(others))
     return change
 
 
@@ -177,7 +177,7 @@ def choose_groups(channel_groups: ChannelGroups, scores: Scores, fraction: float
     `MIN_CHANNELS` channels, so more than `fraction` may remain.
     """
     scores = scores / np.maximum(_group_savings(channel_groups), 1e-12) if weigh else scores
-    producers = [channel_groups.group[part.outputs[0]] for part in channel_groups.producers()]
+    producers = [channel_groups.group[call.outputs[0]] for call in channel_groups.producers()]
     order = np.argsort(np.where(channel_groups.protected, np.inf, scores), kind="stable")[
         : int((~channel_groups.protected).sum())
     ]
@@ -219,14 +219,14 @@ def _remove_until(groups: ChannelGroups, removable: list[int], fraction: float) 
 def _group_savings(groups: ChannelGroups) -> Scores:
     """Return the fraction of the network that each group alone saves: the mean over weights and multiply-adds."""
     weights, products = np.zeros(groups.count), np.zeros(groups.count)
-    for part in groups.calls:
-        for weight, axes in part.weights():
+    for call in groups.calls:
+        for weight, axes in call.weights():
             for size, slots in zip(weight.shape, axes, strict=True):
                 if slots is not None:
                     each = np.full(len(slots), np.prod(weight.shape) / size)
                     weights += groups.sum_by_group(slots, each)
                     products += groups.sum_by_group(
-                        slots, each * channel_groups.count_positions(part) * (len(axes) > 1)
+                        slots, each * channel_groups.count_positions(call) * (len(axes) > 1)
                     )
     whole = channel_groups.count_remaining(groups, np.zeros(groups.count, bool))
     return (weights / max(whole[0], 1) + products / max(whole[1], 1)) / 2

@@ -129,7 +129,7 @@ def describe_difference(rows: Sequence[ImageRow], index: Index) -> str | None:
     splits = {p.split for p in index.images}
     moved = [
         row.path
-        for row, stated in zip(matched.rows, matched.given_splits, strict=True)
-        if stated not in {None, row.split} and (stated != "train" or row.split in splits)
+        for row, given_split in zip(matched.rows, matched.given_splits, strict=True)
+        if given_split not in {None, row.split} and (given_split != "train" or row.split in splits)
     ]
     return f"{len(moved)} of {len(rows)} are in another split, such as {moved[0]}" if moved else None

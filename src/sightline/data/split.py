@@ -208,7 +208,9 @@ def _lend_to_missing(units: Sequence[_Unit], target_splits: tuple[Split, ...], s
 
 def _choose_loan(lenders: Sequence[_Unit], target: Split, counts: Mapping[Split, int], seed: int) -> _Unit:
     """Return the unit to lend: from the fullest split, chosen by hash, so that added images seldom change it."""
-    fullest = max(dict.fromkeys(unit.split for unit in lenders), key=lambda part: (counts[part], -SPLITS.index(part)))
+    fullest = max(
+        dict.fromkeys(unit.split for unit in lenders), key=lambda split: (counts[split], -SPLITS.index(split))
+    )
     candidates = [unit for unit in lenders if unit.split == fullest]
     return min(candidates, key=lambda unit: (derive_seed(seed, "split", target, unit.name), unit.name))
 
@@ -259,23 +261,25 @@ def _build_assignment(
 ) -> SplitAssignment:
     classes_by_split: dict[Split, set[str]] = {split: set() for split in SPLITS}
     paths_by_group: dict[str, dict[Split, str]] = defaultdict(dict)
-    for p, part, name in zip(images, splits, names, strict=True):
-        classes_by_split[part].add(p.label)
-        paths_by_group[name].setdefault(part, p.path)
+    for p, split_name, name in zip(images, splits, names, strict=True):
+        classes_by_split[split_name].add(p.label)
+        paths_by_group[name].setdefault(split_name, p.path)
     classes = set().union(*classes_by_split.values())
     missing_classes = {
-        part: tuple(sorted(classes - classes_by_split[part])) if classes_by_split[part] else () for part in SPLITS
+        split_name: tuple(sorted(classes - classes_by_split[split_name])) if classes_by_split[split_name] else ()
+        for split_name in SPLITS
     }
     groups_across_splits = (
         []
         if groups is None
         else sorted(name for name, paths_by_split in paths_by_group.items() if len(paths_by_split) > 1)
     )
-    for part in sorted({p.split for p in images if p.split} - {"train"}, key=SPLITS.index):
-        if missing_classes[part]:
-            verb = "have" if len(missing_classes[part]) > 1 else "has"
+    for split_name in sorted({p.split for p in images if p.split} - {"train"}, key=SPLITS.index):
+        if missing_classes[split_name]:
+            verb = "have" if len(missing_classes[split_name]) > 1 else "has"
             notes.append(
-                f"{_describe_classes(missing_classes[part])} {verb} no image in the {part} split of the source"
+                f"{_describe_classes(missing_classes[split_name])} {verb} no image in the {split_name} split of the"
+                " source"
             )
     if groups_across_splits:
         count = plural(len(groups_across_splits), "group spans", "groups span")

@@ -145,7 +145,9 @@ def collect_outputs(
         progress(task, done, len(samples))
     if not batch_outputs:
         raise DataError("There are no images to evaluate the model on.")
-    return ModelOutputs(Outputs(*(np.concatenate(part) for part in zip(*batch_outputs, strict=True))), samples.labels)
+    return ModelOutputs(
+        Outputs(*(np.concatenate(arrays) for arrays in zip(*batch_outputs, strict=True))), samples.labels
+    )
 
 
 def evaluate_calibration(evaluated: ModelOutputs, held_out: ModelOutputs | None) -> CalibrationReport:

@@ -117,7 +117,7 @@ def _average_metrics(
         return {name: Metric(v, None, ONE_IMAGE_NOTE, class_counts[name]) for name, v in values.items()} | same
     resampled = bootstrap.resample_counts(counts, seed, "averages")
     resampled_averages = np.concatenate(
-        [average(part) for part in np.array_split(resampled, 1 + len(resampled) * classes // bootstrap.CHUNK)]
+        [average(chunk) for chunk in np.array_split(resampled, 1 + len(resampled) * classes // bootstrap.CHUNK)]
     )
     rows = dict(zip(AVERAGES, resampled_averages.T, strict=True))
     return {name: bootstrap.make_metric(v, rows[name], class_counts[name]) for name, v in values.items()} | same

@@ -72,11 +72,11 @@ def find_region(heat: NDArray[np.float32]) -> HeatRegion | None:
 
 def _hot_component_box(heat: NDArray[np.float32], hot: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     """Return (top, bottom, left, right) of the connected component of `hot` with the hottest pixel, by dilation."""
-    part = np.zeros_like(hot)
-    part[np.unravel_index(np.argmax(heat), heat.shape)] = True
+    component = np.zeros_like(hot)
+    component[np.unravel_index(np.argmax(heat), heat.shape)] = True
     count = 0
-    while count != (count := int(part.sum())):
-        wide = np.pad(part, 1)
-        part = hot & (part | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:])
-    rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
+    while count != (count := int(component.sum())):
+        wide = np.pad(component, 1)
+        component = hot & (component | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:])
+    rows, columns = np.flatnonzero(component.any(1)), np.flatnonzero(component.any(0))
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1

@@ -54,4 +54,4 @@ def log_odds_score(class_index: int) -> Callable[[Outputs], NDArray[np.float64]]
 
 def probability_score(class_index: int) -> Callable[[Outputs], NDArray[np.float32]]:
     """Return a score function: the probability of class `class_index`."""
-    return lambda found: found.probabilities[:, class_index]
+    return lambda outputs: outputs.probabilities[:, class_index]

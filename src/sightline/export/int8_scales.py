@@ -102,7 +102,7 @@ def compute_input_means(model: Any, layers: Sequence[str], batches: Iterable[NDA
     for batch in batches:
         for source, values in zip(sources, session.run(None, {"pixels": batch}), strict=True):
             rows[source].append(values.reshape(len(batch), -1))
-    return {source: np.concatenate(found).mean(0) for source, found in rows.items()}
+    return {source: np.concatenate(input_batches).mean(0) for source, input_batches in rows.items()}
 
 
 def correct_biases(

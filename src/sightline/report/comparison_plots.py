@@ -25,11 +25,11 @@ def plot_curves(histories: Mapping[str, Sequence[EpochRecord]], title: str = "")
     figure = plotting.make_figure(10, 6.4)
     grid = figure.subplots(2, 2, sharex=True, sharey="row")
     for row, name in zip(grid, ("loss", "accuracy"), strict=True):
-        for axes, part, prefix in zip(row, ("training", "validation"), ("", "val_"), strict=True):
+        for axes, split, prefix in zip(row, ("training", "validation"), ("", "val_"), strict=True):
             for number, (run, history) in enumerate(histories.items()):
                 points = [(r.epoch, v) for r in history if (v := getattr(r, f"{prefix}{name}")) is not None]
                 axes.plot(*_columns(points), label=plotting.shorten(run), **_line_style(number, points))
-            _style_axes(axes, f"{part} {name}")
+            _style_axes(axes, f"{split} {name}")
         _set_scale(row[0], name, histories)
     last = max((r.epoch for history in histories.values() for r in history), default=1)
     for axes in grid[1]:

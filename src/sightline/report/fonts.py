@@ -107,7 +107,9 @@ def _installed() -> dict[str, str]:
     files = {
         entry.name: entry.fname
         for entry in reversed(font_manager.fontManager.ttflist)  # as matplotlib does, the first of several
-        if entry.style == "normal" and entry.weight in REGULAR and not any(part in entry.name for part in EXCLUDED)
+        if entry.style == "normal"
+        and entry.weight in REGULAR
+        and not any(fragment in entry.name for fragment in EXCLUDED)
     }
     first = [name for name in (DEFAULT_FONT, *PREFERRED) if name in files]
     return {name: files[name] for name in (*first, *sorted(files.keys() - set(first)))}

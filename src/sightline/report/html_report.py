@@ -98,14 +98,14 @@ def _summarize_selective(selective: Mapping[str, Any] | None) -> str:
     )
 
 
-def operating_points(found: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+def operating_points(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
     """Return a row for each operating point in ``metrics.json``: thresholds chosen on validation and tried here.
 
     Target, threshold, the rate that was reached with its interval, what else it comes to, and whether the target is
     met.
     """
     rows = []
-    if (selective := found["selective"]) is not None and (reached := selective["reached"]) is not None:
+    if (selective := metrics["selective"]) is not None and (reached := selective["reached"]) is not None:
         target = selective["threshold"]
         rows.append((
             f"precision {format_percent(target['target'], 0)}",
@@ -113,13 +113,13 @@ def operating_points(found: Mapping[str, Any]) -> list[tuple[str, str, str, str,
             _rate(reached["precision"], reached["interval"]), f"answers {format_percent(reached['coverage'])}",
             _verdict(met=reached["met"]),
         ))  # fmt: skip
-    binary = found["binary"]
+    binary = metrics["binary"]
     if binary is None:
         return rows
     usual = {(p["rate"], p["target"], p["threshold"]) for p in binary["usual_points"]}
-    asked = [p for p in binary["operating_points"] if p["reached"] is not None]
-    asked = [p for p in asked if (p["rate"], p["target"], p["threshold"]) not in usual]
-    for p in [*asked, *binary["usual_points"]]:
+    requested = [p for p in binary["operating_points"] if p["reached"] is not None]
+    requested = [p for p in requested if (p["rate"], p["target"], p["threshold"]) not in usual]
+    for p in [*requested, *binary["usual_points"]]:
         other = "specificity" if p["rate"] == "sensitivity" else "sensitivity"
         own, cost = p["reached"][p["rate"]], p["reached"][other]
         rows.append((

@@ -23,9 +23,9 @@ def plot_grid(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], title: st
     words = any(text for row in rows for _, text in row)
     figure = plotting.make_figure(CELL * columns, (CELL + 0.3 * words) * len(rows) + 0.4 * bool(title))
     for axes, (pixels, text) in _place_cells(figure.subplots(len(rows), columns, squeeze=False), rows):
-        shown = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+        image = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
         axes.imshow(
-            shown,
+            image,
             cmap="gray",
             vmin=0,
             vmax=255,

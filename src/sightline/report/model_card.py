@@ -38,12 +38,12 @@ def _header(manifest: Manifest) -> str:
                 "results": [
                     {
                         "task": {"type": "image-classification", "name": "Image classification"},
-                        "dataset": {"name": data, "type": data, "split": part},
+                        "dataset": {"name": data, "type": data, "split": split},
                         "metrics": [
                             {"type": key, "name": NAMES[key], "value": metrics[key]} for key in NAMES if key in metrics
                         ],
                     }
-                    for part, metrics in manifest.metrics.items()
+                    for split, metrics in manifest.metrics.items()
                 ],
             }
         ],
@@ -97,18 +97,18 @@ def _metrics_section(manifest: Manifest, figures: Sequence[str]) -> list[str]:
     if not manifest.metrics:
         return ["This file was not evaluated."]
     lines = ["| split | images | accuracy | 95% interval | cross-entropy |", "|---|---|---|---|---|"]
-    for part, metrics in manifest.metrics.items():
+    for split, metrics in manifest.metrics.items():
         low, high = metrics["accuracy_interval"]
         lines.append(
-            f"| {_escape_markdown(part)} | {metrics['count']} | {metrics['accuracy']:.4f} | {low:.4f} to {high:.4f} | "
+            f"| {_escape_markdown(split)} | {metrics['count']} | {metrics['accuracy']:.4f} | {low:.4f} to {high:.4f} | "
             f"{metrics['loss']:.4f} |"
         )
     out = ["\n".join(lines)]
-    for part, metrics in manifest.metrics.items():
+    for split, metrics in manifest.metrics.items():
         names = metrics.get("untested_classes", [])
-        if missing := sentences.describe_untested(names, len(manifest.classes), f"the {part} split"):
+        if missing := sentences.describe_untested(names, len(manifest.classes), f"the {split} split"):
             out.append(_escape_markdown(missing))
-        if leaked := sentences.describe_leakage(metrics.get("leaked"), f"the {part} images"):
+        if leaked := sentences.describe_leakage(metrics.get("leaked"), f"the {split} images"):
             out.append(leaked)
     if manifest.parity is not None:
         out.append(
@@ -124,7 +124,7 @@ def _data_section(manifest: Manifest, run: Mapping[str, Any]) -> list[str]:
     lines = [
         "| split | images |",
         "|---|---|",
-        *[f"| {_escape_markdown(part)} | {_escape_markdown(count)} |" for part, count in counts.items()],
+        *[f"| {_escape_markdown(split)} | {_escape_markdown(count)} |" for split, count in counts.items()],
     ]
     notes = run.get("result", {}).get("notes", [])
     return ["\n".join(lines), *(["\n".join(f"- {_escape_markdown(note)}" for note in notes)] if notes else [])]

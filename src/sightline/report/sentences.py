@@ -26,16 +26,16 @@ def describe_untested(names: Sequence[str], total: int, where: str = "the evalua
     )
 
 
-def describe_split(part: str) -> str:
+def describe_split(split: str) -> str:
     """Return how a sentence names what was evaluated.
 
     >>> describe_split("test"), describe_split("given")
     ('the test split', 'the evaluated images')
     """
-    return f"the {part} split" if part in {"train", "validation", "test"} else "the evaluated images"
+    return f"the {split} split" if split in {"train", "validation", "test"} else "the evaluated images"
 
 
-def describe_shift(value: Mapping[str, Any] | None, part: str) -> str:
+def describe_shift(value: Mapping[str, Any] | None, split: str) -> str:
     """Return the warning that validation and the evaluated images differ by more than chance; "" if they do not."""
     if value is None:
         return ""
@@ -50,7 +50,7 @@ def describe_shift(value: Mapping[str, Any] | None, part: str) -> str:
         differences.append(f"calibration error {after:.3f} against {before:.3f} (p = {value['ece_p_value']:.2g})")
     if not differences:
         return ""
-    name = describe_split(part)
+    name = describe_split(split)
     name = f"{name[0].upper()}{name[1:]} {'differs' if name.endswith('split') else 'differ'}"
     return (
         f"{name} from the validation split significantly: {', '.join(differences)}. Their distributions differ, so "

@@ -85,8 +85,8 @@ def collect_split_outputs(
     """Return the model outputs on the validation and test splits that contain images."""
     subsets = {split: data.subset(split) for split in SPLITS[1:]}
     return {
-        part: collect_outputs(predictor, samples, progress, f"evaluating ({part})")
-        for part, samples in subsets.items()
+        name: collect_outputs(predictor, samples, progress, f"evaluating ({name})")
+        for name, samples in subsets.items()
         if len(samples)
     }
 
@@ -174,7 +174,9 @@ def _choose_reference_examples(
         if len(class_files) < CANDIDATES_PER_CLASS and (class_files or len(by_class) < count):
             by_class[label] = [*class_files, (i, _encode_image(index.read(index_by_hash[data.images[i].sha256])))]
     ranked = [sorted(files_of_class, key=lambda pair: len(pair[1])) for _, files_of_class in sorted(by_class.items())]
-    ordered = [found[turn] for turn in range(CANDIDATES_PER_CLASS) for found in ranked if turn < len(found)][:count]
+    ordered = [
+        candidates[turn] for turn in range(CANDIDATES_PER_CLASS) for candidates in ranked if turn < len(candidates)
+    ][:count]
     examples, files = [], {}
     for example_number, (i, encoded) in enumerate(ordered):
         pixels = predictor.preprocess.decode(encoded)

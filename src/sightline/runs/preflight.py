@@ -39,14 +39,14 @@ def run_preflight_checks(index: Index, config: RunConfig, callback: Callback) ->
     findings = _applicable_findings(quick_audit(index).findings, index, config)
     handled_kinds = set() if config.split.group == "none" else {"group-candidates"}
     relevant = [f for f in findings if f.severity != "note" or f.kind in remarks.SHOWN_IN_TRAINING]
-    shown = [f for f in relevant if f.kind not in handled_kinds]
+    displayed = [f for f in relevant if f.kind not in handled_kinds]
     try:
         check_classes(index)  # errors that --allow cannot override come first
     except DataError:
-        _report_findings(shown, config, callback)
+        _report_findings(displayed, config, callback)
         raise
     blocking = _blocking_errors(findings, config.data.allow_findings)[:1]  # reported by the exception
-    _report_findings([f for f in shown if f not in blocking], config, callback)
+    _report_findings([f for f in displayed if f not in blocking], config, callback)
     raise_for_errors(findings, config.data.allow_findings)
     return index, findings
 

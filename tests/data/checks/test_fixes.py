@@ -52,9 +52,9 @@ def test_a_copy_that_is_identical_too_is_dropped_once() -> None:
     assert fixes[1][2] == "identical to ant/2.png in the test split"
 
 
-@pytest.mark.parametrize("stated", [(None, None), ("train", "test"), ("train", "validation")])
-def test_a_setting_is_advised_only_where_it_has_an_effect(stated: tuple[Split | None, Split | None]) -> None:
-    first, other = stated
+@pytest.mark.parametrize("source_splits", [(None, None), ("train", "test"), ("train", "validation")])
+def test_a_setting_is_advised_only_where_it_has_an_effect(source_splits: tuple[Split | None, Split | None]) -> None:
+    first, other = source_splits
     images = [
         image_record("ant", 1, first),
         image_record("ant", 2, first),

@@ -117,9 +117,9 @@ def test_real_photographs_are_known_again_and_told_apart(shared: Path) -> None:
 @settings(deadline=None, max_examples=12)
 @given(NEAR, st.randoms())
 def test_groups_are_the_connected_hashes_in_any_order_where_all_pixels_are_equal(
-    drawn: list[tuple[int, list[int]]], chance: object
+    sample: list[tuple[int, list[int]]], chance: object
 ) -> None:
-    values = [flip_bits(value, bits) for value, bits in drawn]
+    values = [flip_bits(value, bits) for value, bits in sample]
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 32), dtype=np.uint8)
     order = sorted(range(len(values)), key=lambda _: chance.random())  # type: ignore[attr-defined]
 

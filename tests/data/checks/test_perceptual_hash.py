@@ -42,8 +42,8 @@ NEAR = st.lists(
 
 @settings(deadline=None, max_examples=6)
 @given(NEAR, st.integers(0, 14))
-def test_bands_find_exactly_the_pairs_that_brute_force_finds(drawn: list[tuple[int, list[int]]], radius: int) -> None:
-    hash_values = np.array([flip_bits(value, bits) for value, bits in drawn], np.uint64)
+def test_bands_find_exactly_the_pairs_that_brute_force_finds(sample: list[tuple[int, list[int]]], radius: int) -> None:
+    hash_values = np.array([flip_bits(value, bits) for value, bits in sample], np.uint64)
     by_bands = candidate_pairs(hash_values, radius, few=0)
     assert len(by_bands) == len(set(by_bands))
     assert (

@@ -64,7 +64,7 @@ def test_classes_are_the_folders_whatever_wraps_them(wrapper: str) -> None:
 
 @pytest.mark.parametrize("wrapper", ["", "dataset/"], ids=["bare", "wrapped"])
 @pytest.mark.parametrize(
-    ("folder", "part"),
+    ("folder", "split"),
     [
         ("train", "train"),
         ("Training", "train"),
@@ -76,11 +76,11 @@ def test_classes_are_the_folders_whatever_wraps_them(wrapper: str) -> None:
         ("testing", "test"),
     ],
 )
-def test_parts_are_known_by_every_spelling(folder: str, part: str, wrapper: str) -> None:
+def test_parts_are_known_by_every_spelling(folder: str, split: str, wrapper: str) -> None:
     names = NameStore([f"{wrapper}{folder}/cat/1.jpg", f"{wrapper}{folder}/dog/in here/2.jpg"])
     assert labels_and_splits(read_class_folders(names)) == {
-        f"{wrapper}{folder}/cat/1.jpg": ("cat", part),
-        f"{wrapper}{folder}/dog/in here/2.jpg": ("dog", part),
+        f"{wrapper}{folder}/cat/1.jpg": ("cat", split),
+        f"{wrapper}{folder}/dog/in here/2.jpg": ("dog", split),
     }
 
 
@@ -116,15 +116,15 @@ def test_a_single_class_is_no_wrapper() -> None:
 
 
 @pytest.mark.parametrize("wrapper", ["", "flower_photos/"], ids=["bare", "wrapped"])
-@pytest.mark.parametrize("part", ["", "train/"], ids=["whole", "part"])
-def test_papers_beside_the_classes_change_nothing(wrapper: str, part: str) -> None:
+@pytest.mark.parametrize("split", ["", "train/"], ids=["whole", "split"])
+def test_papers_beside_the_classes_change_nothing(wrapper: str, split: str) -> None:
     papers = [f"{wrapper}LICENSE.txt", f"{wrapper}docs/en/README.md", f"{wrapper}docs/labels.csv", ".git/HEAD"]
-    names = [f"{wrapper}{part}daisy/1.jpg", f"{wrapper}{part}rose/2.jpg"]
+    names = [f"{wrapper}{split}daisy/1.jpg", f"{wrapper}{split}rose/2.jpg"]
     listing = read_class_folders(NameStore([*papers, *names]))
     images = {path: label for path, (label, _) in labels_and_splits(listing).items() if path.endswith(".jpg")}
     assert images == {names[0]: "daisy", names[1]: "rose"}
     assert listing.unusable == []
-    assert all(e.split == (part.strip("/") or None) for e in listing.items)
+    assert all(e.split == (split.strip("/") or None) for e in listing.items)
     assert {e.path for e in listing.items} - set(names) <= set(papers)  # opened later, then passed over
     assert len(listing.items) + listing.num_skipped == 6
 

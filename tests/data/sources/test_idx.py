@@ -28,13 +28,13 @@ def write_idx_pair(folder: Path, stem: str = "train", count: int = 12, end: str 
 
 @pytest.mark.parametrize("end", ["", ".gz"])
 @pytest.mark.parametrize(
-    ("stem", "part"), [("train", "train"), ("t10k", "test"), ("test", "test"), ("emnist-letters", None)]
+    ("stem", "split"), [("train", "train"), ("t10k", "test"), ("test", "test"), ("emnist-letters", None)]
 )
-def test_idx_images_find_their_labels(tmp_path: Path, stem: str, part: str | None, end: str) -> None:
+def test_idx_images_find_their_labels(tmp_path: Path, stem: str, split: str | None, end: str) -> None:
     images, _ = write_idx_pair(tmp_path, stem, end=end)
     items = read_idx_files([images]).items
     assert [e.label for e in items] == [f"{i:02}" for i in range(12)]
-    assert {e.split for e in items} == {part}
+    assert {e.split for e in items} == {split}
     np.testing.assert_array_equal(items[3].store.read(items[3].key), np.arange(60, 80).reshape(5, 4))
     assert items[3].path == f"{images.name}[3]"
 

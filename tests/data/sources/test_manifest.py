@@ -240,9 +240,9 @@ def test_labels_are_composed_and_stripped_and_whole_numbers_are_one_class(tmp_pa
     assert [e.label for e in read_manifest(write_jsonl_table(tmp_path, *rows, files=files)).items] == ["1", "1", "1"]
     numbers = write_table(tmp_path, "path,label\n1.jpg,1.0\n2.jpg,2.0\n3.jpg,1.0\n", files=files)
     assert [e.label for e in read_manifest(numbers).items] == ["1", "2", "1"]
-    for kept in (["01", "1", "2"], ["1.5", "1.0", "2.0"]):
-        text = "path,label\n" + "".join(f"{f},{label}\n" for f, label in zip(files, kept, strict=True))
-        assert [e.label for e in read_manifest(write_table(tmp_path, text, files=files)).items] == kept
+    for labels in (["01", "1", "2"], ["1.5", "1.0", "2.0"]):
+        text = "path,label\n" + "".join(f"{f},{label}\n" for f, label in zip(files, labels, strict=True))
+        assert [e.label for e in read_manifest(write_table(tmp_path, text, files=files)).items] == labels
 
 
 # JSON.

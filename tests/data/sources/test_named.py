@@ -232,7 +232,7 @@ def write_cifar100(path: Path) -> None:
 
 @pytest.mark.usefixtures("unchecked_hashes")
 @pytest.mark.parametrize(
-    ("name", "put", "counts", "shape"),
+    ("name", "write_files", "counts", "shape"),
     [
         ("mnist", write_mnist, (30, 10), (28, 28)),
         ("fashion_mnist", write_fashion, (30, 10), (28, 28)),
@@ -240,7 +240,7 @@ def write_cifar100(path: Path) -> None:
     ],
 )
 def test_a_set_put_where_the_message_says_is_found(
-    keras_home: Path, name: str, put: Any, counts: tuple[int, int], shape: tuple[int, ...]
+    keras_home: Path, name: str, write_files: Any, counts: tuple[int, int], shape: tuple[int, ...]
 ) -> None:
     with pytest.raises(DataError) as caught:
         build_index(name)
@@ -248,7 +248,7 @@ def test_a_set_put_where_the_message_says_is_found(
     assert place is not None
     path = Path(place[1])
     path.parent.mkdir(parents=True, exist_ok=True)
-    put(path)
+    write_files(path)
     source_index = build_index(name)
     assert source_index.name == name
     assert Counter(p.split for p in source_index.images) == {"train": counts[0], "test": counts[1]}

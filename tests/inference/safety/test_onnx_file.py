@@ -24,16 +24,16 @@ def make_model(metadata: dict[str, str]) -> onnx.ModelProto:
 
 @given(st.dictionaries(st.text(), st.text(), max_size=4), st.dictionaries(st.text(), st.text(max_size=300), max_size=4))
 def test_metadata_are_read_and_replaced_as_the_library_does(old: dict[str, str], new: dict[str, str]) -> None:
-    made = make_model(old)
-    data = made.SerializeToString()
+    model_bytes = make_model(old)
+    data = model_bytes.SerializeToString()
     assert onnx_file.read_metadata(data) == old
     changed = onnx_file.replace_metadata(data, new)
     assert onnx_file.read_metadata(changed) == new
     parsed = onnx.load_model_from_string(changed)
     assert {p.key: p.value for p in parsed.metadata_props} == new
-    assert parsed.graph == made.graph
+    assert parsed.graph == model_bytes.graph
     assert onnx_file.hash_graph(changed) == onnx_file.hash_graph(data)
-    assert onnx_file.hash_graph(data) == hashlib.sha256(made.graph.SerializeToString()).hexdigest()
+    assert onnx_file.hash_graph(data) == hashlib.sha256(model_bytes.graph.SerializeToString()).hexdigest()
 
 
 @given(st.binary(max_size=200))
@@ -46,8 +46,8 @@ def test_no_bytes_raise_anything_but_a_model_error(data: bytes) -> None:
 
 
 def test_our_operations_pass_and_others_do_not() -> None:
-    made = make_model({})
-    onnx_file.check_graph(made.SerializeToString())
-    made.graph.node[0].domain = "com.example"
+    model_bytes = make_model({})
+    onnx_file.check_graph(model_bytes.SerializeToString())
+    model_bytes.graph.node[0].domain = "com.example"
     with pytest.raises(ModelError, match=r"'Identity' of com\.example"):
-        onnx_file.check_graph(made.SerializeToString())
+        onnx_file.check_graph(model_bytes.SerializeToString())

@@ -53,9 +53,9 @@ def test_cutmix_labels_are_the_fractions_of_the_area(alpha: float, height: int, 
     out = apply_mixing(config, pixels, params)
     fractions = np.array([np.bincount(image.ravel(), minlength=5) for image in out]) / (height * width)
     np.testing.assert_allclose(mixup.mix_labels(np.eye(5, dtype=np.float32), params), fractions, atol=1e-6)
-    for i, picture in enumerate(out):
+    for i, mixed_image in enumerate(out):
         box = params[i, 2:].astype(int)
-        assert (picture[box[0] : box[2], box[1] : box[3]] == (i - 1) % 5).all()
+        assert (mixed_image[box[0] : box[2], box[1] : box[3]] == (i - 1) % 5).all()
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])

@@ -55,9 +55,9 @@ def _missing_classes(images: Sequence[ImageRecord], counts: Counter[str]) -> lis
         if classes_by_split
         else []
     )
-    missing = [(label, part) for part in splits for label in sorted(set(counts) - classes_by_split[part])]
+    missing = [(label, name) for name in splits for label in sorted(set(counts) - classes_by_split[name])]
     names = [*unknown, *(label for label, _ in missing)]
-    reasons = [*("not in the training split" for _ in unknown), *(f"not in the {part} split" for _, part in missing)]
+    reasons = [*("not in the training split" for _ in unknown), *(f"not in the {name} split" for _, name in missing)]
     return image_finding(
         "missing-classes", "error" if unknown else "warning",
         ("class is missing from a split", "classes are missing from a split"),

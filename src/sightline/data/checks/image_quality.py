@@ -73,7 +73,7 @@ def image_findings(index: Index, stats: DatasetStats, sample_range: SampleRange 
 def _file_findings(files: Sequence[tuple[ImageRecord, ImageHeader]]) -> list[Finding]:
     def matching(describe: Callable[[ImageRecord, ImageHeader], str | None]) -> tuple[list[str], list[str]]:
         matches = [(p.path, reason) for p, header in files if (reason := describe(p, header))]
-        return [path for path, _ in matches], [said for _, said in matches]
+        return [path for path, _ in matches], [reason for _, reason in matches]
 
     rotated = matching(lambda _, h: f"orientation {h.orientation}" if h.orientation != 1 else None)
     fraction = len(rotated[0]) / max(1, len(files))
