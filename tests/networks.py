@@ -32,9 +32,9 @@ SLOW = {
 RUNS = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]  # to build and to run
 GRAPHS = [pytest.param(name, marks=pytest.mark.slow) if name == "nasnetmobile" else name for name in NAMES]
 SMALL_SETTINGS: dict[str, dict[str, Any]] = {
-    "alexnet": {"hidden": (16,)},
-    "vgg16": {"hidden": (16,)},
-    "vgg19": {"hidden": (16,)},
+    "alexnet": {"hidden_units": (16,)},
+    "vgg16": {"hidden_units": (16,)},
+    "vgg19": {"hidden_units": (16,)},
     "mobilenet": {"alpha": 0.25},
     "mobilenetv2": {"alpha": 0.35},
     "mobilenetv3-small": {"alpha": 0.75},

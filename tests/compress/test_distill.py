@@ -32,7 +32,7 @@ def samples(count: int) -> Subset:
 
 def model(seed: int) -> Any:
     return build_model(
-        make_plan("cifar10-simple", side=SIDE, classes=3, seed=seed, hidden=(), pooling="average", dropout=0.0)
+        make_plan("cifar10-simple", side=SIDE, classes=3, seed=seed, hidden_units=(), pooling="average", dropout=0.0)
     )
 
 

@@ -229,12 +229,12 @@ def decide_all(**fields: float) -> list[tuple[str, tuple[str, ...] | None]]:
 
 def test_decisions() -> None:
     assert decide_all(target_precision=0.9, confidence=0.4) == [("class", None), ("class", None), ("abstain", None)]
-    assert decide_all(coverage=0.9, quantile=0.68) == [
+    assert decide_all(coverage=0.9, conformal_quantile=0.68) == [
         ("class", ("a",)), ("set", ("a", "b")), ("abstain", ("a", "b", "c")),
     ]  # fmt: skip
-    both = decide_all(confidence=0.8, target_precision=0.9, quantile=0.68)
+    both = decide_all(confidence=0.8, target_precision=0.9, conformal_quantile=0.68)
     assert [d for d, _ in both] == ["class", "set", "abstain"]
-    assert [d for d, _ in decide_all(target_precision=0.999, quantile=0.5)] == ["set", "set", "set"]  # out of reach
+    assert [d for d, _ in decide_all(target_precision=0.999, conformal_quantile=0.5)] == ["set", "set", "set"]  # out of reach
     assert {d for d, _ in decide_all(confidence=0.1, ood_limit=-1)} == {"abstain"}
 
 

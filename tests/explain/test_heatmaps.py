@@ -23,8 +23,8 @@ from sightline.models import registry
 from sightline.models.build import build_model
 from sightline.preprocessing import PreprocessingSpec
 
-AVERAGE: dict[str, Any] = {"pooling": "average", "hidden": ()}
-FLATTEN: dict[str, Any] = {"hidden": (32,)}
+AVERAGE: dict[str, Any] = {"pooling": "average", "hidden_units": ()}
+FLATTEN: dict[str, Any] = {"hidden_units": (32,)}
 
 
 class Patch(FakePredictor):

@@ -38,7 +38,7 @@ def encode_png(seed: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def graph() -> bytes:
-    return keras_to_onnx.convert_model(build_model(make_plan("cifar10-simple", side=8, classes=3, hidden=(8,))).model)
+    return keras_to_onnx.convert_model(build_model(make_plan("cifar10-simple", side=8, classes=3, hidden_units=(8,))).model)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_a_fault_made_with_care_is_caught_by_the_reference_examples(
     with pytest.raises(ModelError, match="decodes to different pixels"):
         bundle.load(tmp_path / "b")
     other = keras_to_onnx.convert_model(
-        build_model(make_plan("cifar10-simple", side=8, classes=3, hidden=(8,), seed=1)).model
+        build_model(make_plan("cifar10-simple", side=8, classes=3, hidden_units=(8,), seed=1)).model
     )
     bundle.write_folder(bundle.make(original.manifest, other, original.files), tmp_path / "b")
     with pytest.raises(ModelError, match="reference examples give probabilities"):

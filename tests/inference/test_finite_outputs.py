@@ -27,7 +27,7 @@ MANIFEST = Manifest("cifar10-simple", CLASSES, PREPROCESS)
 
 def build_network(bad: float) -> Any:
     """A Keras model with one weight `bad` in its last layer."""
-    model = build_model(make_plan("cifar10-simple", side=8, classes=3, hidden=(8,))).model
+    model = build_model(make_plan("cifar10-simple", side=8, classes=3, hidden_units=(8,))).model
     *others, bias = model.get_weights()
     bias = bias.copy()
     bias[1] = bad

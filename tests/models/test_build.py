@@ -249,7 +249,7 @@ def test_policy_is_restored_after_a_failure() -> None:
 
 @pytest.mark.parametrize(("pooling", "features"), [("average", 128), ("max", 128), ("flatten", 9 * 128)])
 def test_pooling_decides_the_features(pooling: str, features: int) -> None:
-    built_network = build_model(make_plan("fashion-cnn", side=28, pooling=pooling, hidden=()))
+    built_network = build_model(make_plan("fashion-cnn", side=28, pooling=pooling, hidden_units=()))
     assert built_network.model.output["features"].shape == (None, features)
     maps = backend.keras().Model(built_network.model.input, built_network.model.get_layer("pool3").output)
     pixels = random_images(2, 28)
@@ -263,12 +263,12 @@ def test_pooling_decides_the_features(pooling: str, features: int) -> None:
 
 
 def test_head_has_the_layers_asked_for() -> None:
-    layers = [layer.name for layer in build_model(make_plan("fashion-cnn", hidden=(8, 4), dropout=0.3)).model.layers]
+    layers = [layer.name for layer in build_model(make_plan("fashion-cnn", hidden_units=(8, 4), dropout=0.3)).model.layers]
     assert layers[layers.index("flatten") :][1:5] == ["fc1", "fc1_drop", "fc2", "fc2_drop"]
-    model = build_model(make_plan("cifar10-deep", hidden=(), dropout=0.0)).model
+    model = build_model(make_plan("cifar10-deep", hidden_units=(), dropout=0.0)).model
     layers = [layer.name for layer in model.layers]
     assert not any("drop" in name or name.startswith("fc") for name in layers[layers.index("flatten") :])
-    assert build_model(make_plan("fashion-cnn", hidden=(), dropout=0.7)).model.get_layer("head_drop").rate == 0.7
+    assert build_model(make_plan("fashion-cnn", hidden_units=(), dropout=0.7)).model.get_layer("head_drop").rate == 0.7
     assert build_network("mobilenetv2").model.get_layer("head_drop").rate == ENTRIES["mobilenetv2"].head.dropout
 
 

@@ -77,10 +77,10 @@ def test_weights_depend_only_on_the_seed(init: str) -> None:
 def test_gaussian_vgg16_loses_its_signal_and_he_preserves_it() -> None:
     pixels = random_images(2, 32)
     gaussian_features = compute_outputs(
-        build_model(make_plan("vgg16", init="gaussian", pooling="average", hidden=())).model, pixels
+        build_model(make_plan("vgg16", init="gaussian", pooling="average", hidden_units=())).model, pixels
     )["features"]
     he_features = compute_outputs(
-        build_model(make_plan("vgg16", init="he", pooling="average", hidden=())).model, pixels
+        build_model(make_plan("vgg16", init="he", pooling="average", hidden_units=())).model, pixels
     )["features"]
     # Each layer scales the signal by about 0.01 * sqrt(fan_in / 2), less at the borders: 1e-7 in total.
     assert gaussian_features.std() < 1e-4 * he_features.std()
