@@ -94,7 +94,7 @@ def test_a_copy_needs_no_file_of_the_model(
         assert unpickle(data).run.info == model.run.__class__(place).info, "found from any working directory"
     shutil.rmtree(place)
     assert unpickle(data).predict(list(PIXELS)) == predictions
-    assert unpickle(data).mirrored().thresholds == unpickle(data).thresholds
+    assert unpickle(data).with_flip_tta().thresholds == unpickle(data).thresholds
     assert (predictions[0].decision is not None) == (form == "run")
 
 

@@ -151,7 +151,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown key": (lambda f: change_manifest(f, extra=1), "extra"),
     "no hash": (
         lambda f: change_manifest(f, files={"model.onnx": read_manifest(f)["files"]["model.onnx"]}),
-        "no hash of a reference example",
+        "lists no hash of reference",
     ),
     "no files": (lambda f: change_manifest(f, files={}), "lists no files"),
     "a path that leaves": (add_outside_path, "is not a file of a bundle"),

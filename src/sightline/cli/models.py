@@ -13,7 +13,7 @@ from sightline.models.registry import ENTRIES
 def models(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """List the available networks."""
     if json:
-        keys = ("name", "about", "source", "size", "smallest", "normalize")
+        keys = ("name", "description", "reference", "input_size", "min_input_size", "normalize")
         rows = [{k: getattr(e, k) for k in keys} | {"pretrained": e.pretrained is not None} for e in ENTRIES.values()]
         print_json({"models": rows})
         return
