@@ -234,7 +234,11 @@ def test_decisions() -> None:
     ]  # fmt: skip
     both = decide_all(confidence=0.8, target_precision=0.9, conformal_quantile=0.68)
     assert [d for d, _ in both] == ["class", "set", "abstain"]
-    assert [d for d, _ in decide_all(target_precision=0.999, conformal_quantile=0.5)] == ["set", "set", "set"]  # out of reach
+    assert [d for d, _ in decide_all(target_precision=0.999, conformal_quantile=0.5)] == [
+        "set",
+        "set",
+        "set",
+    ]  # out of reach
     assert {d for d, _ in decide_all(confidence=0.1, ood_limit=-1)} == {"abstain"}
 
 

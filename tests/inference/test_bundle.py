@@ -38,7 +38,9 @@ def encode_png(seed: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def graph() -> bytes:
-    return keras_to_onnx.convert_model(build_model(make_plan("cifar10-simple", side=8, classes=3, hidden_units=(8,))).model)
+    return keras_to_onnx.convert_model(
+        build_model(make_plan("cifar10-simple", side=8, classes=3, hidden_units=(8,))).model
+    )
 
 
 @pytest.fixture(scope="module")

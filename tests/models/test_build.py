@@ -263,7 +263,9 @@ def test_pooling_decides_the_features(pooling: str, features: int) -> None:
 
 
 def test_head_has_the_layers_asked_for() -> None:
-    layers = [layer.name for layer in build_model(make_plan("fashion-cnn", hidden_units=(8, 4), dropout=0.3)).model.layers]
+    layers = [
+        layer.name for layer in build_model(make_plan("fashion-cnn", hidden_units=(8, 4), dropout=0.3)).model.layers
+    ]
     assert layers[layers.index("flatten") :][1:5] == ["fc1", "fc1_drop", "fc2", "fc2_drop"]
     model = build_model(make_plan("cifar10-deep", hidden_units=(), dropout=0.0)).model
     layers = [layer.name for layer in model.layers]

@@ -233,7 +233,9 @@ def test_vgg16_at_its_own_size_matches_keras(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"classes": 2, "hidden_units": (4096, 4096)}, {"hidden_units": (16,)}, {"side": 64, "hidden_units": (8,)}], ids=str
+    "settings",
+    [{"classes": 2, "hidden_units": (4096, 4096)}, {"hidden_units": (16,)}, {"side": 64, "hidden_units": (8,)}],
+    ids=str,
 )
 def test_top_is_left_out_where_it_does_not_fit(settings: dict[str, Any], with_top: tuple[Any, Path]) -> None:
     network = build_model(make_plan("vgg16", **({"classes": 1000} | settings), options={"weights": with_top[1]}))

@@ -113,7 +113,7 @@ def _metrics_section(manifest: Manifest, figures: Sequence[str]) -> list[str]:
     if manifest.parity is not None:
         out.append(
             f"On {plural(manifest.parity['count'], 'image')} the file's probabilities differ from the trained model's "
-            f"by at most {manifest.parity['greatest_difference']:.1e}; the top-1 agreement is "
+            f"by at most {manifest.parity['max_difference']:.1e}; the top-1 agreement is "
             f"{manifest.parity['top1_agreement']:.2%}."
         )
     return out + [f"![{name.split('/')[-1].removesuffix('.png')}]({name})" for name in figures]
