@@ -96,7 +96,7 @@ def test_a_library_call_keeps_the_callers_handlers(tmp_path: Path) -> None:
 
 def test_cores_are_those_of_the_affinity() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
-    code += "from sightline import process; print(process.cores())"
+    code += "from sightline import process; print(process.count_cores())"
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("this system has no affinity")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "1\n"

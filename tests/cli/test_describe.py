@@ -23,8 +23,8 @@ def test_vgg16_in_numbers(sightline: Command) -> None:
     by_name = {row["name"]: row for row in payload["layers"]}
     first = by_name["block1_conv1"]
     assert first["output"] == [224, 224, 64]
-    assert first["output_sum"] == "(224 - 3 + 2·1) / 1 + 1 = 224"
-    assert first["parameters_sum"] == "3·3·3·64 + 64 = 1,792"
+    assert first["output_formula"] == "(224 - 3 + 2·1) / 1 + 1 = 224"
+    assert first["parameters_formula"] == "3·3·3·64 + 64 = 1,792"
     assert by_name["block5_pool"]["receptive_field"] == [212, 212]
     assert by_name["block1_pool"]["inputs"] == ["block1_conv2"]
 

@@ -146,7 +146,7 @@ def test_without_a_validation_part_or_beside_its_run_nothing_is_fitted(
     (model_folder / "mine.txt").write_text("do not lose me")
     result = sightline("evaluate", model_folder, split_folders, "--coverage", "0.8")
     assert result.code == 2
-    assert "holds mine.txt, which is no part of the bundle: move it away first." in result.err
+    assert "contains mine.txt, which is not part of the bundle: move it elsewhere first." in result.err
     assert (model_folder / "mine.txt").read_text() == "do not lose me"
 
 
@@ -158,15 +158,18 @@ class NanPredictor(FakePredictor):
         )
 
 
-@pytest.mark.parametrize("request", [ThresholdRequest(), ThresholdRequest(0.9, 0.9)], ids=["figures", "thresholds"])
+@pytest.mark.parametrize(
+    "threshold_request", [ThresholdRequest(), ThresholdRequest(0.9, 0.9)], ids=["figures", "thresholds"]
+)
 def test_a_model_that_predicts_nan_is_rejected_with_the_first_image(
-    split_folders: Path, request: ThresholdRequest
+    split_folders: Path, threshold_request: ThresholdRequest
 ) -> None:
     model = Classifier(NanPredictor(("blue", "green", "red"), PreprocessingSpec(8, 8)))
     with pytest.raises(
-        DataError, match=r"for 60 of 60 pictures are no numbers .* first for test/blue/.*train it again"
+        DataError,
+        match=r"of 60 of 60 images are not between 0 and 1 .* first for test/blue/.*train the model again",
     ):
-        evaluate_model(model, split_folders, threshold_request=request)
+        evaluate_model(model, split_folders, threshold_request=threshold_request)
 
 
 @pytest.mark.parametrize("option", ["--target-precision", "--coverage"])

@@ -37,7 +37,7 @@ def test_onnx_is_a_bundle_with_its_parity_inside(sightline: Command, run: Path, 
     assert "top-1 agreement" in result.out
     loaded_bundle, _ = bundle.load(run / "exports" / "onnx")
     assert loaded_bundle.manifest.parity is not None
-    assert loaded_bundle.manifest.parity["greatest_difference"] <= 1e-4
+    assert loaded_bundle.manifest.parity["max_difference"] <= 1e-4
     assert loaded_bundle.manifest.parity["top1_agreement"] == 1
     assert loaded_bundle.manifest.parity["throughput"] > 0
     assert loaded_bundle.manifest.lineage[-1]["step"] == "export"
@@ -76,8 +76,8 @@ def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: P
     assert result.code == 1
     assert result.json["path"] is None
     assert not result.json["accepted"]
-    assert result.json["parity"]["greatest_difference"] > 0
-    difference = result.json["parity"]["greatest_difference"]
+    assert result.json["parity"]["max_difference"] > 0
+    difference = result.json["parity"]["max_difference"]
     assert f"the largest difference in probability is {difference:.4g}, above the limit of 0 (--tol" in join_lines(
         result.err
     )

@@ -74,8 +74,8 @@ class ModelDescription:
     def to_dict(self) -> dict[str, Any]:
         """Return the description as JSON values."""
         keys = (
-            *("name", "kind", "output", "output_sum", "window", "strides", "activation", "parameters"),
-            *("parameters_sum", "multiply_adds", "receptive_field", "jump", "bytes"),
+            *("name", "kind", "output", "output_formula", "window", "strides", "activation", "parameters"),
+            *("parameters_formula", "multiply_adds", "receptive_field", "jump", "bytes"),
         )
         layers = [
             {key: getattr(layer, key) for key in keys} | {"inputs": [self.layers[i].name for i in layer.inputs]}
