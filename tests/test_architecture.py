@@ -24,8 +24,8 @@ PACKAGE = "sightline"
 # `sightline/__init__.py` is exempt: it resolves the public names lazily and may import anything.
 LAYERS: dict[int, set[str]] = {
     0: {"errors", "escaping", "nesting", "process", "recipes"},  # recipes: TOML files
-    1: {"_io", "callbacks", "seeding"},
-    2: {"backend", "config", "datasets", "intervals", "jsonio", "metrics", "preprocessing", "runtime_imports"},
+    1: {"_io", "_keras", "callbacks", "seeding"},
+    2: {"backend", "config", "datasets", "intervals", "jsonio", "metrics", "preprocessing"},
     3: {"data", "distributed", "models"},
     4: {"export"},
     5: {"inference"},

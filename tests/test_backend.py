@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
-import logging
 import os
 import subprocess
 import sys
@@ -102,7 +101,7 @@ def test_installed_asks_for_each_in_order(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_choosing_imports_nothing() -> None:
     code = (
-        "import sys; from sightline import backend; backend.choose();"
+        "import sys; from sightline import backend; backend.choose_backend();"
         "print([m for m in ('keras', 'tensorflow', 'jax', 'torch') if m in sys.modules])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
@@ -137,7 +136,7 @@ FRESH = """
 import os, sys
 from sightline import backend
 backend.configure("auto", {gpus}, memory_growth={growth}, threads=0)
-print(backend.choose().why)
+print(backend.choose_backend().reason)
 print(os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ["TF_FORCE_GPU_ALLOW_GROWTH"])
 print(sorted({{"sklearn", "matplotlib"}} & sys.modules.keys()))
 import sklearn, matplotlib
@@ -169,23 +168,6 @@ def test_gpus_of_a_running_backend_stay(monkeypatch: pytest.MonkeyPatch) -> None
         backend.configure("auto", [1], memory_growth=True, threads=0)
 
 
-def test_what_a_failing_start_wrote_is_shown() -> None:
-    code = """
-import os
-from sightline import backend
-with backend.hushed_stderr():
-    os.write(2, b"noise")
-try:
-    with backend.hushed_stderr():
-        os.write(2, b"the reason")
-        raise ImportError
-except ImportError:
-    os.write(2, b" and on")
-"""
-    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert completed.stderr == b"the reason and on"
-
-
 def test_threads_are_handed_to_the_backend(no_keras: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, int]] = []
     threading = SimpleNamespace(
@@ -211,7 +193,7 @@ def test_threads_of_a_running_backend_stay() -> None:
 
 def test_the_number_of_threads_is_that_of_the_cores_unless_set() -> None:
     code = "from sightline import backend; backend.configure('tensorflow', None, memory_growth=True, threads=%d); "
-    code += "print(backend.threads(), backend.tensorflow().config.threading.get_intra_op_parallelism_threads())"
+    code += "print(backend.get_threads(), backend.tensorflow().config.threading.get_intra_op_parallelism_threads())"
     completed = subprocess.run([sys.executable, "-c", code % 0], capture_output=True, check=True, text=True)
     assert completed.stdout.split() == [str(process.count_cores())] * 2
 
@@ -227,11 +209,6 @@ def test_lack_of_memory_is_known_from_other_errors() -> None:
     with pytest.raises(tf.errors.InvalidArgumentError) as other:
         tf.matmul([[1.0]], [[1.0, 2.0], [1.0, 2.0]])
     assert not backend.is_out_of_memory(other.value)
-
-
-def test_tensorflow_does_not_advise_our_users() -> None:
-    backend.keras()
-    assert not logging.getLogger("tensorflow").isEnabledFor(logging.WARNING)
 
 
 def test_devices_name_the_processor() -> None:

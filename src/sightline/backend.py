@@ -7,12 +7,9 @@ start fast.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import platform
 import sys
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,8 +18,8 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from sightline import process
-from sightline.errors import MissingExtraError, SightlineError, UsageError, check_installed, require, suggest
-from sightline.escaping import printable
+from sightline._keras import imports, process_state
+from sightline.errors import MissingExtraError, SightlineError, UsageError, check_installed, suggest
 
 Backend = Literal["tensorflow", "jax", "torch"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -92,7 +89,7 @@ def configure(
 ) -> None:
     """Import Keras on the chosen backend, with only the GPUs numbered `gpus` visible (None: all, empty: none).
 
-    `memory_growth` allocates GPU memory as needed instead of all at the start; `get_threads` is the number of compute
+    `memory_growth` allocates GPU memory as needed instead of all at the start; `threads` is the number of compute
     threads (0: one per core); `deterministic` makes nondeterministic operations raise an error. Raises `UsageError` if
     Keras is already running with other GPUs.
     """
@@ -100,23 +97,15 @@ def configure(
         visible = ",".join(map(str, gpus)) or "-1"
         if "keras" in sys.modules and os.environ.get("CUDA_VISIBLE_DEVICES") != visible:
             raise UsageError("device.gpus can only be set before Keras starts: start a new process to use other GPUs.")
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", str(memory_growth).lower())
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", str(not memory_growth).lower())
+        imports.set_variable("CUDA_VISIBLE_DEVICES", visible, override=True)
+    imports.set_variable("TF_FORCE_GPU_ALLOW_GROWTH", str(memory_growth).lower())
+    imports.set_variable("XLA_PYTHON_CLIENT_PREALLOCATE", str(not memory_growth).lower())
     if deterministic:
-        _set_determinism_flags()
+        imports.set_determinism_flags()
     keras(requested)
     set_threads(threads or process.count_cores())
     if deterministic:
         _enforce_determinism()
-
-
-def _set_determinism_flags() -> None:
-    """Set the environment variables that JAX and the CUDA libraries read when they start."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_gpu_deterministic_ops" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _enforce_determinism() -> None:
@@ -144,68 +133,20 @@ def keras(requested: str = "auto") -> Any:
         return loaded
     choice = choose_backend(requested)
     check_installed("keras", purpose="Training")
-    os.environ["KERAS_BACKEND"] = choice.name
     tune_malloc(choice.name)
-    _prepare_tensorflow()
-    with _hide_packages("sklearn", "matplotlib"), suppress_stderr(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside the backend's own imports
-        import keras as module
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it would warn about retracing in each stage
+    module = imports.import_keras(choice.name)
     _reasons[str(module.backend.backend())] = choice.reason
     return module
 
 
-@contextmanager
-def suppress_stderr() -> Iterator[None]:
-    """Suppress standard error in the block, and show what was written there only if the block raises.
-
-    TensorFlow's C++ code logs notes about its build at startup, whatever the log level.
-    """
-    sys.stderr.flush()
-    saved_descriptor = os.dup(2)
-    with tempfile.TemporaryFile() as buffer:
-        os.dup2(buffer.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            buffer.seek(0)
-            with suppress(OSError):  # a failed write must not hide the original exception
-                os.write(
-                    saved_descriptor, printable(buffer.read().decode(errors="backslashreplace"), keep="\n").encode()
-                )
-            raise
-        finally:
-            os.dup2(saved_descriptor, 2)
-            os.close(saved_descriptor)
-
-
-@contextmanager
-def _hide_packages(*packages: str) -> Iterator[None]:
-    """Make `packages` look uninstalled in the block, unless they are already imported.
-
-    Keras imports scikit-learn and matplotlib for wrappers and galleries that nothing here uses, which takes half of its
-    import time (4 of 8 s on two cores). Afterwards ``keras.wrappers`` and ``keras.visualization`` report a missing
-    package in this process; import Keras before Sightline to use them.
-    """
-    absent = [name for name in packages if name not in sys.modules]
-    hiding: dict[str, Any] = dict.fromkeys(absent)
-    sys.modules.update(hiding)
-    try:
-        yield
-    finally:
-        for name in absent:
-            if sys.modules.get(name) is None:
-                sys.modules.pop(name, None)
-
-
 def tune_malloc(requested: str = "auto") -> None:
-    """Call `process.keep_freed_memory` if the backend will be TensorFlow on a CPU; imports no backend.
+    """Call `process_state.tune_malloc` if the backend will be TensorFlow on a CPU; imports no backend.
 
     JAX and PyTorch compile and compute in their own threads, which would contend for a single arena.
     """
     with suppress(SightlineError):  # no backend, or an unknown one: reported where it is needed
         if choose_backend(requested).name == "tensorflow" and not any(Path(device).exists() for device in _PLUGINS):
-            process.tune_malloc()
+            process_state.tune_malloc()
 
 
 def describe_processor() -> list[str]:
@@ -353,26 +294,6 @@ def tensorflow() -> ModuleType | Any:
     import tensorflow as tf
 
     return tf
-
-
-def import_tensorflow(purpose: str) -> Any:
-    """Import TensorFlow quietly and without Keras, whatever the Keras backend is.
-
-    Raises `MissingExtraError`, whose message starts with `purpose`, if it is not installed.
-    """
-    if "tensorflow" not in sys.modules:
-        _prepare_tensorflow()
-        with suppress_stderr(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations inside its own imports
-            require("tensorflow", purpose)
-    return require("tensorflow", purpose)
-
-
-def _prepare_tensorflow() -> None:
-    """Set the environment variables that TensorFlow reads on import."""
-    # oneDNN is off by default without AVX-512, but makes training 1.8 times faster there too (benchmarks/README.md).
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def list_devices() -> tuple[str, ...]:

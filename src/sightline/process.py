@@ -1,16 +1,14 @@
-"""Process-wide settings: signals, number of cores, memory allocation.
+"""Process-wide settings: whose process this is, signals, number of cores.
 
-Signal handlers, ``os._exit`` and the C library's malloc settings affect the whole process. Only the command line, which
-calls `claim`, changes them; a program that imports Sightline keeps its own.
+Signal handlers, ``os._exit`` and the C library's malloc settings (`_keras.process_state`) affect the whole process.
+Only the command line, which calls `claim`, changes them; a program that imports Sightline keeps its own.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import signal
-import sys
 from pathlib import Path
 
 MAX_SINGLE_ARENA_CORES = 4
@@ -73,25 +71,3 @@ def _cpu_quota() -> float:
         except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max": no limit
             continue
     return smallest
-
-
-def tune_malloc() -> bool:
-    """Tune glibc's malloc to reuse freed blocks instead of returning them to the system; return whether it did.
-
-    Only has an effect in the command line's own process, on at most `MAX_SINGLE_ARENA_CORES` cores, with glibc. Meant
-    for TensorFlow on a CPU; call it before the first thread starts. By default each thread has its own arena, and
-    blocks above 64 MiB, such as a batch's activations, fit only the first one: they are mapped, zeroed by the kernel
-    and unmapped again in each step. With this, frozen MobileNetV2 features took 6.3 and 8.8 s instead of 10.5 and 15.1
-    s on 2 cores. With 16 cores, all of XLA's threads contend for the lock of the one arena: the first epoch took 30.7 s
-    instead of 6.2 s. The constants are those of <malloc.h>.
-    """
-    if not (is_claimed() and sys.platform.startswith("linux") and count_cores() <= MAX_SINGLE_ARENA_CORES):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    trim_threshold, mmap_max, arena_max = -1, -4, -8
-    mallopt(trim_threshold, 1 << 30)
-    mallopt(mmap_max, 0)
-    mallopt(arena_max, 1)
-    return True

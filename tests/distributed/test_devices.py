@@ -112,7 +112,7 @@ def test_batch_and_rate_over_four_devices(
     scaling: str, size: int, rate: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "count_replicas", lambda: 4)
-    scaled = devices.scale_batch_and_rate(resolve_config({"device": {"scaling": scaling}}).device, 32, 0.1)
+    scaled = devices.scale_batch_and_rate(resolve_config({"device": {"lr_scaling": scaling}}).device, 32, 0.1)
     assert scaled == pytest.approx((size, rate))
 
 

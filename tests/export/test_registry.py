@@ -54,7 +54,7 @@ ON_EACH_BACKEND = ("cifar10-simple", "fast-small", "squeezenet")
 )
 def test_onnx_matches_keras(name: str, folder: Path) -> None:
     side = registry.ENTRIES[name].min_input_size
-    pixels: NDArray[np.uint8] = load_parity_script().pictures(folder, side, 16)
+    pixels: NDArray[np.uint8] = load_parity_script().images(folder, side, 16)
     model: Any = load_parity_script().lively(name, pixels, 1.2)
     preprocess = PreprocessingSpec(side, side)
     expected = KerasPredictor(model, load_parity_script().CLASSES, preprocess).outputs(pixels)

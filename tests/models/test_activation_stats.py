@@ -39,7 +39,7 @@ def test_identical_images_have_no_variation() -> None:
 def test_small_gaussian_weights_lose_the_signal_and_he_with_normalization_preserves_it() -> None:
     pixels = random_images(8, 32)
     gaussian_stats = measure_activations(
-        build_model(make_plan("vgg16", side=32, init="gaussian", normalize="unit")).model, pixels
+        build_model(make_plan("vgg16", side=32, initializer="gaussian", normalize="unit")).model, pixels
     )[-1]
     he_stats = measure_activations(build_model(make_plan("vgg16-bn", side=32)).model, pixels)[-1]
     assert gaussian_stats.layer == he_stats.layer == "predictions"

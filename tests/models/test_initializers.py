@@ -21,7 +21,7 @@ def get_weights(model: Any, layer: str, name: str = "kernel") -> NDArray[np.floa
 
 
 def test_gaussian_is_normal_with_a_hundredth_and_no_bias() -> None:
-    model = build_model(make_plan("vgg16", init="gaussian")).model
+    model = build_model(make_plan("vgg16", initializer="gaussian")).model
     kernel = get_weights(model, "block5_conv2").ravel()
     assert kernel.mean() == pytest.approx(0, abs=4 * 0.01 / math.sqrt(kernel.size))
     assert kernel.std() == pytest.approx(0.01, rel=4 / math.sqrt(2 * kernel.size))
@@ -41,12 +41,12 @@ def test_gaussian_is_normal_with_a_hundredth_and_no_bias() -> None:
     ],
 )
 def test_standard_deviation_follows_fan_in(init: str, layer: str, deviation: float) -> None:
-    kernel = get_weights(build_model(make_plan("cifar10-deep", side=12, init=init)).model, layer)
+    kernel = get_weights(build_model(make_plan("cifar10-deep", side=12, initializer=init)).model, layer)
     assert kernel.std() == pytest.approx(deviation, rel=0.03)
 
 
 def test_depthwise_filter_sees_one_channel() -> None:
-    model = build_model(make_plan("mobilenetv2", init="he")).model
+    model = build_model(make_plan("mobilenetv2", initializer="he")).model
     kernel = np.concatenate([get_weights(model, f"block_{n}_depthwise").ravel() for n in (10, 11, 12, 13, 14, 15)])
     assert kernel.std() == pytest.approx(math.sqrt(2 / 9), rel=0.03)
     assert (get_weights(model, "bn_Conv1", "gamma") == 1).all(), "normalization must not change"
@@ -59,17 +59,17 @@ def test_alexnet_starts_as_in_the_paper() -> None:
     ones = {"conv2_1", "conv2_2", "conv4_1", "conv4_2", "conv5_1", "conv5_2", "fc1"}
     assert {name for name, bias in biases.items() if (bias == 1).all()} == ones
     assert {name for name, bias in biases.items() if (bias == 0).all()} == set(biases) - ones
-    gaussian_model = build_model(make_plan("alexnet", init="gaussian")).model
+    gaussian_model = build_model(make_plan("alexnet", initializer="gaussian")).model
     assert not any(np.asarray(v).any() for v in gaussian_model.weights if v.path.endswith("bias"))
 
 
 @pytest.mark.parametrize("init", ["gaussian", "he", "glorot"])
 def test_weights_depend_only_on_the_seed(init: str) -> None:
-    first = weights_sha256(build_model(make_plan("fashion-cnn", init=init)).model)
+    first = weights_sha256(build_model(make_plan("fashion-cnn", initializer=init)).model)
     backend.keras().utils.set_random_seed(99)
-    assert weights_sha256(build_model(make_plan("fashion-cnn", init=init)).model) == first
-    assert weights_sha256(build_model(make_plan("fashion-cnn", init=init, seed=1)).model) != first
-    model = build_model(make_plan("fashion-cnn", init=init)).model
+    assert weights_sha256(build_model(make_plan("fashion-cnn", initializer=init)).model) == first
+    assert weights_sha256(build_model(make_plan("fashion-cnn", initializer=init, seed=1)).model) != first
+    model = build_model(make_plan("fashion-cnn", initializer=init)).model
     one, two = get_weights(model, "conv2b"), get_weights(model, "conv3b")
     assert not np.array_equal(one.ravel()[:99] / one.std(), two.ravel()[:99] / two.std()), "one stream per weight"
 
@@ -77,10 +77,10 @@ def test_weights_depend_only_on_the_seed(init: str) -> None:
 def test_gaussian_vgg16_loses_its_signal_and_he_preserves_it() -> None:
     pixels = random_images(2, 32)
     gaussian_features = compute_outputs(
-        build_model(make_plan("vgg16", init="gaussian", pooling="average", hidden_units=())).model, pixels
+        build_model(make_plan("vgg16", initializer="gaussian", pooling="average", hidden_units=())).model, pixels
     )["features"]
     he_features = compute_outputs(
-        build_model(make_plan("vgg16", init="he", pooling="average", hidden_units=())).model, pixels
+        build_model(make_plan("vgg16", initializer="he", pooling="average", hidden_units=())).model, pixels
     )["features"]
     # Each layer scales the signal by about 0.01 * sqrt(fan_in / 2), less at the borders: 1e-7 in total.
     assert gaussian_features.std() < 1e-4 * he_features.std()

@@ -249,7 +249,7 @@ def test_top_is_left_out_where_it_does_not_fit(settings: dict[str, Any], with_to
 
 
 def test_weights_from_a_file_are_not_reinitialized(vgg16: tuple[Any, Path]) -> None:
-    network = build_model(make_plan("vgg16", init="gaussian", options={"weights": vgg16[1]}))
+    network = build_model(make_plan("vgg16", initializer="gaussian", options={"weights": vgg16[1]}))
     ours, theirs = network.model.get_layer("block3_conv1"), vgg16[0].get_layer("block3_conv1")
     np.testing.assert_array_equal(np.asarray(ours.kernel), np.asarray(theirs.kernel))
     assert np.asarray(network.model.get_layer("fc1").kernel).std() == pytest.approx(0.01, rel=0.05)

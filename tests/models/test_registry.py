@@ -12,10 +12,10 @@ import pytest
 
 from networks import NAMES
 from sightline import backend
+from sightline._keras.graphs import shapes_only
 from sightline.errors import UsageError
 from sightline.models import pretrained, registry
 from sightline.models.registry import ENTRIES
-from sightline.models.scopes import shapes_only
 
 APPLICATIONS = {
     "vgg16": ("VGG16", 224),

@@ -129,7 +129,7 @@ def test_copies_of_networks_share_nothing() -> None:
 def test_new_networks_share_nothing() -> None:
     whitened, he_network = (
         build_model(make_plan("fast-small", classes=3)),
-        build_model(make_plan("fashion-cnn", classes=3, init="he")),
+        build_model(make_plan("fashion-cnn", classes=3, initializer="he")),
     )
     side = whitened.model.input.shape[1]
     subset = Subset(random_images(20, side), np.arange(20), np.zeros(20, np.int32), ("",) * 20)

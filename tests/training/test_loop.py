@@ -146,7 +146,7 @@ def test_best_weights_are_whole_whatever_was_frozen(plans: list[tuple[int, float
     )
     subset = make_subset([0, 1, 2] * 8)
     callback = WeightsCallback(network)
-    config = make_config(stages=stages, early_stop=EarlyStoppingConfig(restore_best_weights=restore))
+    config = make_config(stages=stages, early_stopping=EarlyStoppingConfig(restore_best_weights=restore))
     result = fit(
         network, subset, subset, config, callback
     )  # validated on the training images, so that training improves it

@@ -19,12 +19,12 @@ from sightline.training.schedules import build_schedule, compute_plateau_factor
 CONFIGS = st.builds(
     ScheduleConfig,
     name=st.sampled_from(["constant", "cosine", "exponential", "step", "one_cycle", "cyclical", "plateau"]),
-    warmup=st.floats(0, 1),
+    warmup_fraction=st.floats(0, 1),
     factor=st.floats(0, 1),
-    every=st.integers(1, 10_000),
+    step_size=st.integers(1, 10_000),
     staircase=st.booleans(),
-    floor=st.none() | st.floats(0, 1),
-    rise=st.floats(0.01, 0.5),
+    min_lr_fraction=st.none() | st.floats(0, 1),
+    rise_fraction=st.floats(0.01, 0.5),
 )
 
 
@@ -34,30 +34,42 @@ CONFIGS = st.builds(
         ({}, 4, [0.8, 0.8, 0.8, 0.8]),
         ({"name": "cosine"}, 4, [0.8, 0.4 * (1 + math.sqrt(0.5)), 0.4, 0.4 * (1 - math.sqrt(0.5))]),
         ({"name": "cosine"}, 1, [0.8]),
-        ({"name": "exponential", "factor": 0.25, "every": 2}, 5, [0.8, 0.4, 0.2, 0.1, 0.05]),
+        ({"name": "exponential", "factor": 0.25, "step_size": 2}, 5, [0.8, 0.4, 0.2, 0.1, 0.05]),
         (
-            {"name": "exponential", "factor": 0.25, "every": 2, "staircase": True},
+            {"name": "exponential", "factor": 0.25, "step_size": 2, "staircase": True},
             6,
             [0.8, 0.8, 0.2, 0.2, 0.05, 0.05],
         ),
-        ({"name": "step", "factor": 0.5, "every": 3}, 7, [0.8, 0.8, 0.8, 0.4, 0.4, 0.4, 0.2]),
-        ({"name": "step", "factor": 0.0, "every": 2}, 4, [0.8, 0.8, 0.0, 0.0]),
-        ({"warmup": 0.5}, 8, [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8]),
-        ({"warmup": 1.0}, 4, [0.2, 0.4, 0.6, 0.8]),
-        ({"warmup": 0.1}, 4, [0.8, 0.8, 0.8, 0.8]),  # 0.4 steps round to 0
-        ({"name": "cosine", "warmup": 0.5}, 8, [0.2, 0.4, 0.6, 0.8, 0.8, 0.4 * (1 + math.sqrt(0.5)), 0.4, None]),
-        ({"name": "step", "factor": 0.5, "every": 2, "warmup": 0.5}, 8, [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.4, 0.4]),
-        ({"name": "cosine", "floor": 0.5}, 4, [0.8, None, 0.6, None]),
-        ({"name": "cyclical", "every": 2, "floor": 0.5}, 7, [0.4, 0.6, 0.8, 0.6, 0.4, 0.6, 0.8]),
-        ({"name": "cyclical", "every": 2}, 5, [0.08, 0.44, 0.8, 0.44, 0.08]),
-        ({"name": "cyclical", "every": 1, "floor": 0.0, "warmup": 0.5}, 8, [0.2, 0.4, 0.6, 0.8, 0, 0.8, 0, 0.8]),
+        ({"name": "step", "factor": 0.5, "step_size": 3}, 7, [0.8, 0.8, 0.8, 0.4, 0.4, 0.4, 0.2]),
+        ({"name": "step", "factor": 0.0, "step_size": 2}, 4, [0.8, 0.8, 0.0, 0.0]),
+        ({"warmup_fraction": 0.5}, 8, [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8]),
+        ({"warmup_fraction": 1.0}, 4, [0.2, 0.4, 0.6, 0.8]),
+        ({"warmup_fraction": 0.1}, 4, [0.8, 0.8, 0.8, 0.8]),  # 0.4 steps round to 0
         (
-            {"name": "one_cycle", "rise": 0.4, "floor": 0.25},
+            {"name": "cosine", "warmup_fraction": 0.5},
+            8,
+            [0.2, 0.4, 0.6, 0.8, 0.8, 0.4 * (1 + math.sqrt(0.5)), 0.4, None],
+        ),
+        (
+            {"name": "step", "factor": 0.5, "step_size": 2, "warmup_fraction": 0.5},
+            8,
+            [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.4, 0.4],
+        ),
+        ({"name": "cosine", "min_lr_fraction": 0.5}, 4, [0.8, None, 0.6, None]),
+        ({"name": "cyclical", "step_size": 2, "min_lr_fraction": 0.5}, 7, [0.4, 0.6, 0.8, 0.6, 0.4, 0.6, 0.8]),
+        ({"name": "cyclical", "step_size": 2}, 5, [0.08, 0.44, 0.8, 0.44, 0.08]),
+        (
+            {"name": "cyclical", "step_size": 1, "min_lr_fraction": 0.0, "warmup_fraction": 0.5},
+            8,
+            [0.2, 0.4, 0.6, 0.8, 0, 0.8, 0, 0.8],
+        ),
+        (
+            {"name": "one_cycle", "rise_fraction": 0.4, "min_lr_fraction": 0.25},
             10,
             [0.2, 0.35, 0.5, 0.65, 0.8, 0.65, 0.5, 0.35, 0.2, 0.1],
         ),
-        ({"name": "one_cycle", "rise": 0.5}, 4, [0.08, 0.44, 0.8, 0.44]),
-        ({"name": "plateau", "warmup": 0.25}, 8, [0.4, 0.8, 0.8, 0.8]),
+        ({"name": "one_cycle", "rise_fraction": 0.5}, 4, [0.08, 0.44, 0.8, 0.44]),
+        ({"name": "plateau", "warmup_fraction": 0.25}, 8, [0.4, 0.8, 0.8, 0.8]),
     ],
     ids=range(19),
 )
@@ -86,9 +98,9 @@ def test_schedules_match_keras() -> None:
     stairs = schedules.ExponentialDecay(0.3, 7, 0.5, staircase=True)
     for keras_schedule, overrides in [
         (cosine, {"name": "cosine"}),
-        (floored, {"name": "cosine", "floor": 0.2}),
-        (smooth, {"name": "exponential", "factor": 0.5, "every": 7}),
-        (stairs, {"name": "exponential", "factor": 0.5, "every": 7, "staircase": True}),
+        (floored, {"name": "cosine", "min_lr_fraction": 0.2}),
+        (smooth, {"name": "exponential", "factor": 0.5, "step_size": 7}),
+        (stairs, {"name": "exponential", "factor": 0.5, "step_size": 7, "staircase": True}),
     ]:
         rate_at = build_schedule(ScheduleConfig(**overrides), 0.3, 50)  # type: ignore[arg-type]
         assert [rate_at(s) for s in range(50)] == pytest.approx(

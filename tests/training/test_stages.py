@@ -262,7 +262,7 @@ def test_interrupted_feature_extraction_resumes(own_cache: Path, monkeypatch: py
         if done == 5 + 2 * 32:  # after the validation split
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "layers", make_counting_layers)
+    monkeypatch.setattr(stages, "build_frozen_layers", make_counting_layers)
     with pytest.raises(KeyboardInterrupt):
         extract_features(built_network, group, train, config, progress=stop)
     assert batch_sizes == [5, 32, 32]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline._keras import graphs
 from sightline.errors import ModelError
 
 Slots = NDArray[np.int64]
@@ -190,8 +191,7 @@ def trace_channels(model: Any) -> ChannelGroups:
 
 def list_nodes(model: Any) -> list[Any]:
     """Return the calls of layers and operations of a functional network, each after those that it needs."""
-    by_depth = model._nodes_by_depth  # noqa: SLF001  # Keras has no public walk over the nodes of a graph
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
+    return [node for node in graphs.list_nodes(model) if not node.is_input]
 
 
 def count_remaining(channels: ChannelGroups, removed: NDArray[np.bool_]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sightline import backend
+from sightline._keras.fused_kernels import use_fused_kernels
 from sightline.callbacks import Callback
 from sightline.compress import prune
 from sightline.compress.channel_groups import ChannelGroups
@@ -16,7 +17,6 @@ from sightline.config import EarlyStoppingConfig, RunConfig, ScheduleConfig, Sta
 from sightline.data.loader import epoch_order, iterate_batches
 from sightline.data.types import Subset
 from sightline.models.build import Network
-from sightline.models.fused_kernels import use_fused_kernels
 from sightline.seeding import derive_seed
 from sightline.training.loop import fit
 from sightline.training.optimizers import build_loss, smooth_labels

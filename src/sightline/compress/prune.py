@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
+from sightline._keras import graphs, training_steps
+from sightline._keras.process_state import seed_new_layers
 from sightline.compress import channel_groups
 from sightline.compress.channel_groups import ChannelGroups, LayerCall
-from sightline.models.scopes import fresh_layer_names
 
 MIN_CHANNELS = 2  # minimum number of channels of a layer
 _WIDTH = {"Conv2D": "filters", "SeparableConv2D": "filters", "Dense": "units"}
@@ -35,12 +36,12 @@ def prune(model: Any, groups: ChannelGroups, removed: NDArray[np.bool_]) -> Any:
     kept_slots = ~removed[groups.group]
     tensors: dict[int, Any] = {}
     layers: list[tuple[LayerCall, Any]] = []
-    with fresh_layer_names():
+    with graphs.fresh_layer_names(), seed_new_layers(0):  # reproducible dropout
         pixels = keras.Input(model.input.shape[1:], dtype=model.input.dtype, name=model.input.name)
         tensors[id(model.input)] = pixels
         for call in groups.calls:
             operation = _copy_layer(call, kept_slots)
-            positional, named = call.node.arguments.fill_in(tensors)
+            positional, named = graphs.bind_arguments(call.node, tensors)
             outputs_of_layer = operation(*positional, **named)
             outputs_of_layer = (
                 list(outputs_of_layer) if isinstance(outputs_of_layer, list | tuple) else [outputs_of_layer]
@@ -51,6 +52,7 @@ def prune(model: Any, groups: ChannelGroups, removed: NDArray[np.bool_]) -> Any:
         new = keras.Model(pixels, outputs, name=model.name)
     for call, layer in layers:
         _copy_weights(call, layer, kept_slots)
+    training_steps.seed_dropout(new)
     return new
 
 

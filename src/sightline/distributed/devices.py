@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
+from sightline._keras import graphs, training_steps
 from sightline.config import DeviceConfig
 from sightline.distributed import cluster
 from sightline.errors import UsageError, plural
@@ -202,7 +203,7 @@ def _make_jax_step(model: Any) -> TrainStep:
         data = (inputs, soft_labels, weights)
         nonlocal built
         if not built:
-            model._symbolic_build(data_batch=data)  # noqa: SLF001  # as `train_on_batch` does before its first step
+            training_steps.build_for_batch(model, data)
             built = True
         data = _map_inputs(lambda rows: jax.make_array_from_process_local_data(batch_sharding, rows), data)
         states = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
@@ -222,9 +223,8 @@ def _predict_with_jax(model: Any, inputs: Any) -> Any:
     sharded_inputs = _map_inputs(
         lambda rows: jax.make_array_from_process_local_data(batch_sharding, rows[local_rows]), inputs
     )
-    model.make_predict_function()
     states = model.trainable_variables, model.non_trainable_variables
-    outputs, new_values = model.predict_function(_read_values(states), iter([(sharded_inputs,)]))
+    outputs, new_values = training_steps.run_predict_function(model, _read_values(states), sharded_inputs)
     _assign_values(states, new_values)
     return np.array(multihost_utils.process_allgather(outputs, tiled=True) if cluster.is_connected() else outputs)
 
@@ -252,17 +252,16 @@ def _get_shardings() -> tuple[Any, Any]:
 
 def _make_tensorflow_step(model: Any) -> TrainStep:
     strategy = _get_strategy()
-    for layer in model._flatten_layers():  # noqa: SLF001  # the only traversal that enters nested models
+    for layer in graphs.list_layers(model):
         if isinstance(layer, backend.keras().layers.BatchNormalization):
             layer.synchronized = True
 
     def call(inputs: Any, soft_labels: NDArray[np.float32], weights: NDArray[np.float32]) -> Mapping[str, Any]:
         data = (inputs, soft_labels, weights)
-        model._maybe_symbolic_build(data_batch=data)  # noqa: SLF001  # as `train_on_batch`, which splits no batch
-        model.make_train_function()
-        model.reset_metrics()
-        model.train_function(iter([_map_inputs(lambda rows: _distribute_rows(strategy, rows), data)]))
-        return {name: float(value) for name, value in model.get_metrics_result().items()}
+        training_steps.build_for_batch(model, data)
+        slices = _map_inputs(lambda rows: _distribute_rows(strategy, rows), data)
+        logs = training_steps.run_train_function(model, slices)
+        return {name: float(value) for name, value in logs.items()}
 
     return call
 

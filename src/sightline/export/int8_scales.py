@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import runtime_imports
+from sightline._keras import imports
 from sightline.export.keras_to_onnx import import_onnx
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -60,7 +60,7 @@ def compute_scales(model: Any, layers: Sequence[str]) -> Arrays:
 
 def make_overrides(model: Any, weight_scales: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Return the weight scales in the format of ONNX Runtime's ``TensorQuantOverrides``."""
-    int8 = runtime_imports.import_onnx_runtime("onnxruntime.quantization").QuantType.QInt8
+    int8 = imports.import_onnx_runtime("onnxruntime.quantization").QuantType.QInt8
     override_by_weight: dict[str, list[dict[str, Any]]] = {}
     for node in model.graph.node:
         if len(node.input) > 1 and node.input[1] in weight_scales:
@@ -85,7 +85,7 @@ def _compute_scale(kernel: NDArray[np.float32], *, depthwise: bool) -> NDArray[n
 def compute_input_means(model: Any, layers: Sequence[str], batches: Iterable[NDArray[np.uint8]]) -> Arrays:
     """Return the channel means of the input of each convolution and dense layer in `layers`: float32 [I]."""
     onnx = import_onnx()
-    onnxruntime = runtime_imports.import_onnx_runtime()
+    onnxruntime = imports.import_onnx_runtime()
     probe = copy.deepcopy(model)
     del probe.graph.output[:]
     sources = {n.input[0]: n.op_type for n in model.graph.node if n.name in layers and n.op_type in {"Conv", "Gemm"}}

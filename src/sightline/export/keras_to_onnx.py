@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sightline import backend
+from sightline._keras import graphs
 from sightline.errors import require
 from sightline.export import onnx_operations
 from sightline.export.graph_builder import GraphBuilder, GraphValue
@@ -45,7 +46,7 @@ def _build_file(model: Any, outputs: Mapping[str, Any]) -> bytes:
     is_uint8 = pixels.dtype == "uint8"
     input_name = graph.add_node("Cast", ["pixels"], "pixels:float", to=onnx.TensorProto.FLOAT) if is_uint8 else "pixels"
     value_by_tensor: dict[int, GraphValue] = {id(pixels): graph.make_value(input_name, pixels.shape[1:])}
-    nodes = _sort_nodes(model)
+    nodes = [node for node in graphs.list_nodes(model) if not node.is_input]
     calls = Counter(id(node.operation) for node in nodes)
     for node in nodes:
         _convert_node(graph, node, value_by_tensor, shared=calls[id(node.operation)] > 1)
@@ -75,16 +76,10 @@ def import_onnx() -> Any:
     return require("onnx", "Writing an ONNX file")
 
 
-def _sort_nodes(model: Any) -> list[Any]:
-    """Return the nodes (calls of layers and operations) in topological order, without inputs."""
-    by_depth = model._nodes_by_depth  # noqa: SLF001  # Keras has no public traversal of the nodes of a graph
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
-
-
 def _convert_node(graph: GraphBuilder, node: Any, value_by_tensor: dict[int, GraphValue], *, shared: bool) -> None:
     """Convert one node; calls of a `shared` operation are named after their outputs instead."""
     operation = node.operation
-    arguments = backend.keras().tree.map_structure(lambda x: value_by_tensor.get(id(x), x), node.arguments.args)
+    arguments = backend.keras().tree.map_structure(lambda x: value_by_tensor.get(id(x), x), graphs.get_arguments(node))
     name = node.outputs[0].name if shared else operation.name
     name = f"{name}:value" if name in OUTPUTS else name
     if type(operation).__name__ == "Split":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from sightline import runtime_imports
+from sightline._keras import imports
 
 MODEL_FILE, WEIGHTS_FILE = "model.xml", "model.bin"
 
@@ -15,7 +15,7 @@ def export_openvino(onnx_bytes: bytes, folder: Path, *, float16: bool = False, m
 
     `manifest` is stored in the file as the runtime information ``sightline``. Raises `MissingExtraError`.
     """
-    openvino = runtime_imports.import_openvino()
+    openvino = imports.import_openvino()
     model = openvino.convert_model(io.BytesIO(onnx_bytes))
     model.set_rt_info(manifest, ["sightline"])
     openvino.save_model(model, folder / MODEL_FILE, compress_to_fp16=float16)

@@ -9,10 +9,8 @@ without one (Jacob et al., 2018, arXiv:1712.05877). `int8_scales` reduces the ro
 from __future__ import annotations
 
 import copy
-import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import runtime_imports
+from sightline._keras import imports
+from sightline._keras.process_state import silence_logging
 from sightline.callbacks import Progress, no_progress
 from sightline.errors import DataError
 from sightline.export import int8_scales
@@ -68,7 +67,7 @@ class CalibratedGraph:
 
     def quantize(self, float_layers: Sequence[str] = ()) -> bytes:
         """Return the int8 file, with the layers `float_layers` left in float."""
-        ort = runtime_imports.import_onnx_runtime("onnxruntime.quantization")
+        ort = imports.import_onnx_runtime("onnxruntime.quantization")
         model, int8_layers = copy.deepcopy(self.model), [name for name in self.layers if name not in float_layers]
         int8_scales.correct_biases(model, int8_layers, self.weight_scales, self.input_means)
         scales = int8_scales.make_overrides(model, self.weight_scales)
@@ -83,11 +82,19 @@ class CalibratedGraph:
             ]
         else:
             pixel_normalization = None
-        with _silence_logging():
+        with silence_logging(""):
             quantizer = ort.QDQQuantizer(
-                model, True, False, ort.QuantType.QInt8, ort.QuantType.QUInt8, self.ranges, [],  # noqa: FBT003
-                [*self.float_nodes, *float_layers], list(OPERATIONS), {"TensorQuantOverrides": scales},
-            )  # fmt: skip
+                model,
+                per_channel=True,
+                reduce_range=False,
+                weight_qType=ort.QuantType.QInt8,
+                activation_qType=ort.QuantType.QUInt8,
+                tensors_range=self.ranges,
+                nodes_to_quantize=[],
+                nodes_to_exclude=[*self.float_nodes, *float_layers],
+                op_types_to_quantize=list(OPERATIONS),
+                extra_options={"TensorQuantOverrides": scales},
+            )
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         int8_model = quantizer.model.model
@@ -142,7 +149,7 @@ def calibrate_graph(
 ) -> CalibratedGraph:
     """Prepare the ONNX file `graph` and record the range of each value over batches of uint8 `pixels` [N, H, W, C]."""
     onnx = import_onnx()
-    ort = runtime_imports.import_onnx_runtime("onnxruntime.quantization")
+    ort = imports.import_onnx_runtime("onnxruntime.quantization")
     batches = list(pixels)
     if not batches:
         raise DataError("Quantization needs images for calibration, got none.")
@@ -156,7 +163,7 @@ def calibrate_graph(
             self.done += 1
             return {"pixels": batches[self.done - 1]} if self.done <= len(batches) else None
 
-    with _silence_logging(), tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+    with silence_logging(""), tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(_fold_constants(graph, Path(folder))))
         _rename_clashing_values(model)
         layers, float_nodes = _find_quantizable(model)
@@ -178,7 +185,7 @@ def calibrate_graph(
 
 def _fold_constants(graph: bytes, folder: Path) -> bytes:
     """Return the file with batch normalization and constants folded by ONNX Runtime."""
-    onnxruntime = runtime_imports.import_onnx_runtime()
+    onnxruntime = imports.import_onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(folder / "folded.onnx")
@@ -270,20 +277,9 @@ def _finalize_file(model: Any) -> bytes:
 
 
 def _compute_logits(onnx_bytes: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    onnxruntime = runtime_imports.import_onnx_runtime()
+    onnxruntime = imports.import_onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
     batches = [pixels[start : start + 32] for start in range(0, len(pixels), 32)]
     return np.concatenate([session.run(["logits"], {"pixels": batch})[0] for batch in batches]).astype(np.float64)
-
-
-@contextmanager
-def _silence_logging() -> Iterator[None]:
-    """Suppress the log messages of ONNX Runtime's quantizer."""
-    previous_level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(previous_level)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
 
 from sightline import backend
+from sightline._keras.process_state import silence_logging
 from sightline.errors import UsageError
 
 SAVED_MODEL, LITERT = "saved_model", "model.tflite"
@@ -33,11 +33,6 @@ def check_backend(format_name: str) -> None:
 
 def _export(model: Any, path: Path, kind: str) -> None:
     check_backend(path.name)
-    previous_level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TensorFlow's warnings about its own converter
-            model.export(str(path), format=kind, verbose=False)
-    finally:
-        logging.disable(previous_level)
+    with silence_logging("", "absl", "tensorflow"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow's warnings about its own converter
+        model.export(str(path), format=kind, verbose=False)

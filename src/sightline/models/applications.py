@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from sightline import backend
-from sightline.models.scopes import shapes_only
+from sightline._keras.graphs import shapes_only
 
 
 def resnet50(x: Any) -> Any:

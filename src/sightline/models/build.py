@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from sightline import backend
+from sightline._keras import training_steps
+from sightline._keras.fused_kernels import use_fused_kernels
+from sightline._keras.graphs import fresh_layer_names, shapes_only
+from sightline._keras.process_state import seed_new_layers
 from sightline.config import ModelConfig
 from sightline.errors import ModelError, UsageError
 from sightline.models import pretrained, registry
-from sightline.models.fused_kernels import use_fused_kernels
 from sightline.models.initializers import initialize_weights, is_kernel
 from sightline.models.registry import HeadSpec, ModelEntry, Normalize
-from sightline.models.scopes import fresh_layer_names, shapes_only
 from sightline.seeding import derive_seed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -90,7 +92,7 @@ def build_model(spec: ModelSpec) -> Network:
     if spec.l2:
         _add_l2_penalty(model, spec.l2)
     use_fused_kernels(model)
-    _seed_dropout(model)
+    training_steps.seed_dropout(model)
     return Network(model, backbone_names, spec.weights is not None, pretrained_head)
 
 
@@ -105,11 +107,10 @@ def _build_graph(spec: ModelSpec, entry: ModelEntry) -> tuple[Any, tuple[str, ..
     """Return the model with seeded random weights, and the names of its backbone layers."""
     keras = backend.keras()
     _check_spec(spec, entry)
-    keras.utils.set_random_seed(derive_seed(spec.seed, "weights") % 2**32)  # seeds the initializers of Keras
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(spec.precision)
     try:
-        with fresh_layer_names():
+        with fresh_layer_names(), seed_new_layers(derive_seed(spec.seed, "weights") % 2**32):
             inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="uint8", name="pixels")
             x = inputs
             if spec.channels == 1 and spec.weights is not None:  # before normalization, which differs by channel
@@ -221,20 +222,6 @@ def _apply_head(x: Any, spec: ModelSpec, head: HeadSpec) -> dict[str, Any]:
     logits = layers.Rescaling(1.0, name="temperature", dtype="float32")(logits)
     probabilities = layers.Softmax(name="probabilities", dtype="float32")(logits)
     return {"probabilities": probabilities, "logits": logits, "features": features}
-
-
-def _seed_dropout(model: Any) -> None:
-    """Make dropout use its own seed on PyTorch, as on the other backends; checkpoints save that seed.
-
-    For a layer without an explicit seed, Keras uses PyTorch's global random state, and a resumed run would draw
-    different masks.
-    """
-    if backend.name() != "torch":
-        return
-    for layer in model.layers:
-        seed_generator = getattr(layer, "seed_generator", None)
-        if seed_generator is not None:
-            seed_generator._initial_seed = int(seed_generator.state.value[0])  # noqa: SLF001  # the only thing that Keras checks
 
 
 def _add_l2_penalty(model: Any, l2: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sightline import backend
+from sightline._keras import graphs
 from sightline.models import layer_costs
 
 Sides = tuple[int, int]  # rows, columns
@@ -106,7 +107,7 @@ class _GraphWalker:
         for node in _sort_nodes(model):
             operation = node.operation
             input_tensors = list(node.input_tensors)
-            if hasattr(operation, "_nodes_by_depth") or hasattr(operation, "_functional"):
+            if graphs.is_graph(operation):
                 self._layer_index |= {
                     id(inner): self._layer_index[id(outer)]
                     for inner, outer in zip(operation.inputs, input_tensors, strict=True)
@@ -190,7 +191,7 @@ def _infer_shape(node: Any, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
     shaped_inputs = {
         id(t): keras_tensor((1, *shape), t.dtype) for t, shape in zip(node.input_tensors, shapes, strict=True)
     }
-    positional, keyword = node.arguments.fill_in(shaped_inputs)
+    positional, keyword = graphs.bind_arguments(node, shaped_inputs)
     outputs = node.operation.compute_output_spec(*positional, **keyword)
     sides = (outputs[0] if isinstance(outputs, list | tuple) else outputs).shape[1:]
     return tuple(input_side if side is None else side for side, input_side in zip(sides, shapes[0], strict=True))
@@ -198,8 +199,7 @@ def _infer_shape(node: Any, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
 
 def _sort_nodes(model: Any) -> list[Any]:
     """Return the nodes of a graph in topological order, branch by branch."""
-    by_depth = getattr(model, "_functional", model)._nodes_by_depth  # noqa: SLF001  # Keras has no public traversal
-    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    nodes = graphs.list_nodes(model)
     producer = {id(tensor): node for node in nodes for tensor in node.outputs}
     level: dict[int, int] = {}
     for node in nodes:

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from sightline import backend
+from sightline._keras import training_steps
 
-WINDOWS_PER_STAGE = 10  # the average covers at most this fraction (1 / SPAN) of the steps of a stage
+WINDOWS_PER_STAGE = 10  # the average covers at most this fraction (1 / WINDOWS_PER_STAGE) of the steps of a stage
 
 
 def limit_decay(decay: float, steps: int) -> float:
@@ -33,7 +34,7 @@ def swap_in_ema(training_model: Any) -> Iterator[None]:
 
     Batch normalization statistics are not averaged.
     """
-    pairs = _pair_weights_with_ema(training_model)
+    pairs = training_steps.pair_weights_with_ema(training_model.optimizer)
     to_numpy = backend.keras().ops.convert_to_numpy
     saved_weights = [to_numpy(weight).copy() for weight, _ in pairs]
     apply_ema(training_model)
@@ -46,16 +47,5 @@ def swap_in_ema(training_model: Any) -> Iterator[None]:
 
 def apply_ema(training_model: Any) -> None:
     """Replace the weights by their EMA, if the optimizer keeps one."""
-    for weight, ema in _pair_weights_with_ema(training_model):
+    for weight, ema in training_steps.pair_weights_with_ema(training_model.optimizer):
         backend.assign(weight, ema)
-
-
-def _pair_weights_with_ema(training_model: Any) -> list[tuple[Any, Any]]:
-    """Return each trainable weight with its EMA."""
-    optimizer = getattr(
-        training_model.optimizer, "inner_optimizer", training_model.optimizer
-    )  # unwraps the loss scaler of float16
-    if not optimizer.use_ema:
-        return []
-    weights, emas = optimizer._trainable_variables, optimizer._model_variables_moving_average  # noqa: SLF001
-    return list(zip(weights, emas, strict=True))

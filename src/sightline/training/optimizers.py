@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
+from sightline._keras.fused_kernels import use_fused_adam
 from sightline.config import OptimizerConfig, TrainConfig
-from sightline.models.fused_kernels import use_fused_adam
 
 
 def build_optimizer(config: OptimizerConfig, learning_rate: float, ema_decay: float = 0.0) -> Any:

@@ -17,18 +17,19 @@ from typing import Any, Literal
 import numpy as np
 
 from sightline import _io, backend, jsonio
+from sightline._keras import graphs
+from sightline._keras.fused_kernels import must_stay_float32
 from sightline.config import RunConfig
 from sightline.data import cache
 from sightline.errors import OutputError
 from sightline.models.build import ModelSpec, build_model
-from sightline.models.fused_kernels import must_stay_float32
 from sightline.training.optimizers import build_loss, build_optimizer, smooth_labels
 
 Precision = Literal["float32", "mixed_bfloat16"]
 MIN_GAIN = 1.1  # required speedup of bfloat16
 MIN_STEPS = 200  # shorter runs are not worth a benchmark of some seconds
 ROUNDS = 4
-KERNELS_VERSION = 3  # increment with each change of `models.kernels`, which invalidates cached measurements
+KERNELS_VERSION = 3  # increment with each change of `_keras.fused_kernels`, which invalidates cached measurements
 MAX_BATCH_PIXELS = 1 << 20  # maximum per batch: large images are measured in small batches
 
 
@@ -68,7 +69,7 @@ def mixed_precision(model: Any, precision: str) -> Iterator[None]:
     """Make a float32 `model` compute in bfloat16 within the context, if `precision` is "mixed_bfloat16".
 
     As in a model built by `models.build.build_model`, normalization, head and strided depthwise convolutions (see
-    `models.fused_kernels.must_stay_float32`) stay in float32. Functions must be compiled within the context.
+    `_keras.fused_kernels.must_stay_float32`) stay in float32. Functions must be compiled within the context.
     """
     if precision != "mixed_bfloat16":
         yield
@@ -85,7 +86,7 @@ def mixed_precision(model: Any, precision: str) -> Iterator[None]:
     }
     layers = [
         layer
-        for layer in model._flatten_layers(include_self=False)  # noqa: SLF001  # the only one that enters nested models
+        for layer in graphs.list_layers(model)
         if layer.name not in float32_layers and not must_stay_float32(layer)
     ]
     policies = [layer.dtype_policy for layer in layers]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import _io, backend
+from sightline._keras import graphs
 from sightline.callbacks import Progress, no_progress
 from sightline.config import AugmentConfig, RunConfig, StageConfig
 from sightline.data import feature_cache
@@ -71,8 +72,7 @@ def find_freeze_boundary(network: Network, stage: StageConfig) -> Any | None:
     if not frozen:
         return None
     logits = backend.keras().Model(network.model.input, network.logits)
-    by_depth = logits._nodes_by_depth  # noqa: SLF001  # Keras has no public traversal of the nodes of a graph
-    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    nodes = graphs.list_nodes(logits)
     last_use = {id(tensor): index for index, node in enumerate(nodes) for tensor in node.input_tensors}
     live: dict[int, Any] = {}
     boundary = None

@@ -24,13 +24,15 @@ Pixels = NDArray[np.uint8]
 
 NO_AUGMENTATION = AugmentConfig()
 COLOR_SETTINGS = ("brightness", "contrast", "saturation")
-GEOMETRY_SETTINGS = ("rotation", "shift", "zoom", "shear", "crop", "flip_vertical")
+GEOMETRY_SETTINGS = ("rotation", "translation", "zoom", "shear", "crop", "vertical_flip")
 SETTINGS: dict[str, Any] = {
-    "flip": True, "flip_vertical": True, "rotation": 30.0, "shift": 0.5, "zoom": 0.5, "shear": 20.0, "crop": 0.3,
-    "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.5, "erasing": 1.0, "randaugment": 2, "mixup": 1.0,
-    "cutmix": 1.0,
+    "horizontal_flip": True, "vertical_flip": True, "rotation": 30.0, "translation": 0.5, "zoom": 0.5, "shear": 20.0,
+    "crop": 0.3, "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.5, "erasing_probability": 1.0,
+    "randaugment": 2, "mixup": 1.0, "cutmix": 1.0,
 }  # fmt: skip
-MODIFIERS = {"fill", "flip_alternate", "erasing_from", "erasing_to", "randaugment_magnitude"}  # no effect on their own
+MODIFIERS = {  # no effect on their own
+    "fill_mode", "alternating_flip", "erasing_min_area", "erasing_max_area", "randaugment_magnitude",
+}  # fmt: skip
 UNIT = st.floats(0, 1)
 
 
@@ -73,15 +75,15 @@ def test_every_setting_alone_changes_images(field: str) -> None:
     out = apply_augmentation(config, pixels, pipeline.sample_params(config, 8, (12, 12), 0, 1))
     changed = (out != pixels).any((1, 2, 3))
     assert changed.any()
-    assert changed.all() or field in {"flip", "flip_vertical", "crop", "randaugment", "cutmix"}
+    assert changed.all() or field in {"horizontal_flip", "vertical_flip", "crop", "randaugment", "cutmix"}
 
 
 CONFIGS = st.builds(
     AugmentConfig,
-    flip=st.booleans(),
-    flip_vertical=st.booleans(),
+    horizontal_flip=st.booleans(),
+    vertical_flip=st.booleans(),
     rotation=st.floats(0, 180),
-    shift=UNIT,
+    translation=UNIT,
     zoom=st.floats(0, 0.9),
     shear=st.floats(0, 60),
     brightness=UNIT,
@@ -164,7 +166,7 @@ def test_params_depend_only_on_seed_epoch_and_position() -> None:
     [
         ({"brightness": 0.1}, pipeline.BRIGHTNESS),
         ({"hue": 0.1}, pipeline.HUE),
-        ({"erasing": 0.5}, pipeline.ERASING),
+        ({"erasing_probability": 0.5}, pipeline.ERASING),
         ({"randaugment": 1}, slice(pipeline.RANDAUGMENT.start, pipeline.RANDAUGMENT.start + 2)),
     ],
     ids=str,
@@ -346,7 +348,7 @@ def transform_with_scipy(pixels: Pixels, matrix: NDArray[np.float64], mode: str)
 
 MOVES = {
     "rotation": AugmentConfig(rotation=180),
-    "shift": AugmentConfig(translation=0.3),
+    "translation": AugmentConfig(translation=0.3),
     "zoom": AugmentConfig(zoom=0.5),
     "shear": AugmentConfig(shear=40),
     "all": AugmentConfig(rotation=40, translation=0.2, zoom=0.2, shear=20),

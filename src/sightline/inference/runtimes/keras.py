@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
+from sightline._keras.process_state import seed_new_layers
 from sightline.errors import ModelError
 from sightline.inference.predictor import Outputs, check_finite
 from sightline.inference.safety.keras_file import check_keras_file
@@ -86,7 +87,8 @@ def load_model(path: Path) -> Any:
     check_keras_file(path)
     keras = backend.keras()
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        with seed_new_layers(0):
+            model = keras.saving.load_model(path, compile=False, safe_mode=True)
         model.output["probabilities"].shape[-1]
     except Exception as error:
         raise ModelError(f"The model {path} cannot be loaded: {_first_line(error)}") from error
@@ -104,7 +106,8 @@ def _from_bytes(file: bytes) -> Any:
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         path = Path(folder, "model.keras")
         path.write_bytes(file)
-        return backend.keras().saving.load_model(path, compile=False, safe_mode=True)
+        with seed_new_layers(0):
+            return backend.keras().saving.load_model(path, compile=False, safe_mode=True)
 
 
 def _to_outputs(raw_outputs: Mapping[str, Any]) -> Outputs:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend, process
+from sightline import process
+from sightline._keras import imports
 from sightline.errors import ModelError, require
 from sightline.export.tensorflow import LITERT
 from sightline.inference.predictor import Outputs, PicklablePredictor
@@ -38,7 +39,7 @@ class LiteRtPredictor(PicklablePredictor):
         litert = require("ai_edge_litert.interpreter", "The format litert")
         threads = self._threads or process.count_cores()
         try:
-            with backend.suppress_stderr():  # C++ code logs the delegate it created
+            with imports.suppress_stderr():  # C++ code logs the delegate it created
                 interpreter = litert.Interpreter(model_content=self._file, num_threads=threads)
                 interpreter.allocate_tensors()
                 return interpreter.get_signature_runner(), threading.Lock()

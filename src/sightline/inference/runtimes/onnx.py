@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import process, runtime_imports
+from sightline import process
+from sightline._keras import imports
 from sightline.errors import ModelError, plural
 from sightline.inference.predictor import Outputs, PicklablePredictor
 from sightline.inference.safety import onnx_file
@@ -23,7 +24,7 @@ def create_session(model: bytes, threads: int = 0) -> Any:
 
     Raises `ModelError` for a file that cannot be run.
     """
-    onnxruntime = runtime_imports.import_onnx_runtime()
+    onnxruntime = imports.import_onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or process.count_cores()
     options.log_severity_level = 4

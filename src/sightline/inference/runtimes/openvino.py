@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import runtime_imports
+from sightline._keras import imports
 from sightline.errors import ModelError
 from sightline.export.openvino import MODEL_FILE, WEIGHTS_FILE
 from sightline.inference.predictor import Outputs, PicklablePredictor
@@ -37,7 +37,7 @@ class OpenVinoPredictor(PicklablePredictor):
 
     @cached_property
     def _session(self) -> tuple[Any, list[Any], threading.Lock]:
-        openvino = runtime_imports.import_openvino()
+        openvino = imports.import_openvino()
         threads = {"INFERENCE_NUM_THREADS": self._threads} if self._threads else {}
         try:
             core = openvino.Core()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend
+from sightline._keras import imports
 from sightline.errors import ModelError
 from sightline.export.tensorflow import SAVED_MODEL
 from sightline.inference.predictor import Outputs, PicklablePredictor
@@ -37,7 +37,7 @@ class SavedModelPredictor(PicklablePredictor):
     @cached_property
     def _session(self) -> tuple[Any, Any]:
         """The module, which keeps the variables alive, and its signature."""
-        tf = backend.import_tensorflow("The format saved_model")
+        tf = imports.import_tensorflow("The format saved_model")
         try:
             with tempfile.TemporaryDirectory(prefix="sightline-") as folder:  # TensorFlow cannot load from memory
                 for name, content in self._files.items():
@@ -55,7 +55,7 @@ class SavedModelPredictor(PicklablePredictor):
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
-        tf = backend.import_tensorflow("The format saved_model")
+        tf = imports.import_tensorflow("The format saved_model")
         _, signature = self._session
         raw_outputs = signature(pixels=tf.constant(np.ascontiguousarray(pixels)))
         return Outputs(*(np.array(raw_outputs[name], np.float32) for name in ("probabilities", "logits", "features")))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sightline import backend
+from sightline._keras.graphs import list_layers
 
 
 def use_fused_kernels(model: Any) -> None:
@@ -19,11 +19,12 @@ def use_fused_kernels(model: Any) -> None:
     *Strided depthwise convolutions* run in float32 even in a bfloat16 model: their backward pass in oneDNN is slow, and
     the four of MobileNetV2 took a quarter of a step.
     """
-    if backend.name() != "tensorflow":
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
         return
-    layers = backend.keras().layers
-    for layer in model._flatten_layers():  # noqa: SLF001  # the only traversal that enters nested models
-        if isinstance(layer, layers.BatchNormalization):
+    for layer in list_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
             if layer.axis in (-1, 3) and not layer.renorm and layer.compute_dtype in ("float32", "bfloat16", "float16"):
                 layer.call = _make_fused_call(layer, layer.call)
         elif must_stay_float32(layer):
@@ -32,8 +33,10 @@ def use_fused_kernels(model: Any) -> None:
 
 def must_stay_float32(layer: Any) -> bool:
     """Return whether a layer is a strided depthwise convolution on TensorFlow; see `use_fused_kernels`."""
-    depthwise = backend.keras().layers.DepthwiseConv2D
-    return backend.name() == "tensorflow" and isinstance(layer, depthwise) and max(layer.strides) > 1
+    import keras
+
+    is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    return keras.backend.backend() == "tensorflow" and is_depthwise and max(layer.strides) > 1
 
 
 def _make_fused_call(layer: Any, keras_call: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,7 +44,7 @@ def _make_fused_call(layer: Any, keras_call: Callable[..., Any]) -> Callable[...
 
     It falls back to `keras_call` except when training on unmasked 4-D feature maps.
     """
-    tf = backend.tensorflow()
+    import tensorflow as tf
 
     def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # noqa: FBT001  # as Keras has it
         if not (training and layer.trainable) or layer.synchronized or mask is not None or len(inputs.shape) != 4:
@@ -72,20 +75,24 @@ def use_fused_adam(adam: Any) -> None:
     134 million weights, and a third of the first step's compilation for the many small variables of MobileNetV2.
     AMSGrad, sparse gradients and variables shared by several devices are left to Keras.
     """
-    if backend.name() != "tensorflow" or adam.amsgrad:
+    import keras
+
+    if keras.backend.backend() != "tensorflow" or adam.amsgrad:
         return
-    tf, keras_update_step = backend.tensorflow(), adam.update_step
+    import tensorflow as tf
+
+    keras_update_step = adam.update_step
 
     def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
         if tf.distribute.has_strategy() or isinstance(gradient, tf.IndexedSlices):
             keras_update_step(gradient, variable, learning_rate)
             return
-        index = adam._get_variable_index(variable)  # noqa: SLF001  # as in Keras' own update_step
+        index = adam._get_variable_index(variable)  # as in Keras' own update_step
         step = tf.cast(adam.iterations.value + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=adam._momentums[index].value.handle,  # noqa: SLF001
-            v=adam._velocities[index].value.handle,  # noqa: SLF001
+            m=adam._momentums[index].value.handle,
+            v=adam._velocities[index].value.handle,
             beta1_power=tf.constant(adam.beta_1, variable.dtype) ** step,
             beta2_power=tf.constant(adam.beta_2, variable.dtype) ** step,
             lr=tf.cast(learning_rate, variable.dtype),

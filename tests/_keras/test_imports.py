@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO are imported lazily, in one place, with telemetry disabled."""
+"""Frameworks and runtimes are imported in one place, quietly, and leave the process as it was."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sightline import runtime_imports
+from sightline._keras import imports
 
-SOURCE = Path(__file__).resolve().parents[1] / "src" / "sightline"
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "sightline"
 
 
 def run(code: str, home: Path) -> str:
@@ -37,7 +37,7 @@ def test_they_are_imported_in_one_place() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.partition(".")[0] in {"onnxruntime", "openvino"} for name in names):
                 places.add(path.relative_to(SOURCE).as_posix())
-    assert places == set(), "runtimes.py imports them by name"
+    assert places == set(), "_keras/imports.py imports them by name"
 
 
 def test_import_sightline_imports_no_runtime(tmp_path: Path) -> None:
@@ -47,10 +47,10 @@ def test_import_sightline_imports_no_runtime(tmp_path: Path) -> None:
 
 def test_the_users_own_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
-    runtime_imports.import_onnx_runtime()
+    imports.import_onnx_runtime()
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
     monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
-    assert runtime_imports.import_onnx_runtime().__name__ == "onnxruntime"
+    assert imports.import_onnx_runtime().__name__ == "onnxruntime"
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
@@ -58,10 +58,54 @@ def test_openvino_writes_nothing_into_the_home_folder(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     code = """
 import sys
-from sightline import runtimes
-openvino = runtimes.openvino()
+from sightline._keras import imports
+openvino = imports.import_openvino()
 print([name for name in sys.modules if name.startswith("openvino_telemetry")])
 import openvino_telemetry  # it can still be imported afterwards
 """
     assert run(code, tmp_path / "home") == "[]\n"
     assert list((tmp_path / "home").rglob("*")) == []
+
+
+def test_what_a_failing_start_wrote_is_shown() -> None:
+    code = """
+import os
+from sightline._keras import imports
+with imports.suppress_stderr():
+    os.write(2, b"noise")
+try:
+    with imports.suppress_stderr():
+        os.write(2, b"the reason")
+        raise ImportError
+except ImportError:
+    os.write(2, b" and on")
+"""
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert completed.stderr == b"the reason and on"
+
+
+KERAS = """
+import sys
+from sightline._keras import imports
+before = list(sys.meta_path)
+keras = imports.import_keras("tensorflow")
+assert sys.meta_path == before
+print(sorted({"sklearn", "matplotlib"} & sys.modules.keys()))
+import keras.visualization, keras.wrappers
+print(keras.visualization.plot_image_gallery.__name__)
+from sklearn.base import ClassifierMixin
+print(issubclass(keras.wrappers.SKLearnClassifier, ClassifierMixin))
+"""
+
+
+def test_what_keras_imports_for_its_wrappers_is_imported_when_they_are_used(tmp_path: Path) -> None:
+    """Importing scikit-learn and matplotlib takes as long as importing Keras."""
+    assert run(KERAS, tmp_path / "home").splitlines() == ["[]", "plot_image_gallery", "True"]
+
+
+def test_only_listed_variables_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyError, match="KERAS_HOME"):
+        imports.set_variable("KERAS_HOME", "here")
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    imports.set_variable("TF_CPP_MIN_LOG_LEVEL", "3")
+    assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0", "the user's own"

@@ -9,9 +9,9 @@ import pytest
 
 from networks import make_plan, random_images
 from sightline import backend
+from sightline._keras.fused_kernels import use_fused_adam, use_fused_kernels
 from sightline.config import OptimizerConfig
 from sightline.models.build import build_model
-from sightline.models.fused_kernels import use_fused_adam, use_fused_kernels
 from sightline.training.optimizers import build_optimizer as made
 
 TENSORFLOW = pytest.mark.skipif(backend.name() != "tensorflow", reason="TensorFlow's kernels")

@@ -1,0 +1,20 @@
+"""Everything that relies on private parts of Keras, TensorFlow, JAX or PyTorch, patches them, or changes this process.
+
+Other modules call the named functions of this package; `tests/test_architecture.py` refuses private names of other
+packages, and changes of the environment, of ``sys.modules`` and of logging, anywhere else.
+`tests/_keras/test_internals.py` fails if a release of Keras or of a backend changes what is relied on.
+`CHECKED_VERSIONS` and the upper bounds in ``pyproject.toml`` are raised together, after ``make test test-backends`` has
+passed with the new release.
+
+What stays changed after a call in a user's own process, and why, is in `imports.ENVIRONMENT`.
+"""
+
+CHECKED_VERSIONS = {
+    "keras": "3.15",
+    "tensorflow": "2.21",
+    "jax": "0.11",
+    "torch": "2.13",
+    "onnxruntime": "1.31",
+    "openvino": "2026.4",
+}
+"""The newest release that each package was checked with."""

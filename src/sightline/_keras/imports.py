@@ -1,0 +1,184 @@
+"""Import Keras, TensorFlow, ONNX Runtime and OpenVINO fast, quietly and without telemetry: no other module does.
+
+After an import, only variables of `ENVIRONMENT` have changed: ``sys.modules``, ``sys.meta_path``, warning filters and
+standard error are as they were, and everything that Keras offers works.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+from sightline import process
+from sightline.errors import require
+from sightline.escaping import printable
+
+ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "which GPUs to use, if `device.gpus` says so; read when a backend first looks for GPUs",
+    "CUBLAS_WORKSPACE_CONFIG": "deterministic matrix products, if `device.deterministic` is set; read by cuBLAS",
+    "ORT_DISABLE_TELEMETRY": "no telemetry; ONNX Runtime 1.31 reads it on import and again in each new session",
+    "TF_CPP_MIN_LOG_LEVEL": "no notes of TensorFlow's C++ code, which it writes until the process ends",
+    "TF_ENABLE_ONEDNN_OPTS": "oneDNN also without AVX-512: training is 1.8 times as fast (benchmarks/README.md)",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "`device.memory_growth`; read by TensorFlow when it first uses a GPU",
+    "XLA_FLAGS": "deterministic operations on a GPU, if `device.deterministic` is set; read by JAX",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "`device.memory_growth`; read by JAX when it first uses a GPU",
+}
+"""The environment variables that Sightline sets, and keeps where they are set already, with the reason."""
+
+_LAZY_MODULES = frozenset({"keras.src.visualization", "keras.visualization", "keras.wrappers"})
+
+
+def set_variable(name: str, value: str, *, override: bool = False) -> None:
+    """Set an environment variable of `ENVIRONMENT`; a value that is set already stays unless `override` is true."""
+    if name not in ENVIRONMENT:
+        raise KeyError(name)
+    if override or name not in os.environ:
+        os.environ[name] = value
+
+
+def set_determinism_flags() -> None:
+    """Set the variables by which JAX and the CUDA libraries become deterministic; they read them when they start."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_gpu_deterministic_ops" not in flags:
+        set_variable("XLA_FLAGS", f"{flags} --xla_gpu_deterministic_ops=true".strip(), override=True)
+    set_variable("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def import_keras(backend: str) -> ModuleType:
+    """Import Keras on the backend of this name, and return it.
+
+    Keras imports scikit-learn and matplotlib for ``keras.wrappers`` and ``keras.visualization``, which nothing here
+    uses and which takes half of its import time (4 of 8 s on two cores): these are executed on first use instead.
+    ``KERAS_BACKEND`` is set during the import only. In the command line's own process, TensorFlow logs only errors.
+    """
+    _prepare_tensorflow()
+    with _set_temporarily("KERAS_BACKEND", backend), _import_lazily(_LAZY_MODULES), _import_quietly():
+        keras = importlib.import_module("keras")
+    if process.is_claimed():
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    return keras
+
+
+def import_tensorflow(purpose: str) -> Any:
+    """Import TensorFlow, without Keras, and return it.
+
+    Raises `MissingExtraError`, whose message starts with `purpose`, if it is not installed.
+    """
+    if "tensorflow" in sys.modules:
+        return require("tensorflow", purpose)
+    _prepare_tensorflow()
+    with _import_quietly():
+        return require("tensorflow", purpose)
+
+
+def import_onnx_runtime(module: str = "onnxruntime") -> Any:
+    """Import and return ONNX Runtime, or a `module` of it; respects ``ORT_DISABLE_TELEMETRY`` if already set.
+
+    Otherwise it would write a device id below the home folder and resolve its telemetry host.
+    """
+    set_variable("ORT_DISABLE_TELEMETRY", "1")
+    return importlib.import_module(module)
+
+
+def import_openvino() -> Any:
+    """Import and return OpenVINO, without its telemetry unless that is already imported.
+
+    Otherwise it would send an event and write ``~/intel``, unless its package `openvino_telemetry` is missing.
+    Raises `MissingExtraError` if it is not installed.
+    """
+    telemetry = "openvino_telemetry"
+    hides_telemetry = telemetry not in sys.modules
+    if hides_telemetry:
+        sys.modules[telemetry] = None  # type: ignore[assignment]  # makes its import fail, so that OpenVINO uses a stub
+    try:
+        package = require("openvino", "The format openvino")
+        importlib.import_module("openvino.tools.ovc.convert_impl")  # otherwise imported later, with telemetry
+    finally:
+        if hides_telemetry:
+            del sys.modules[telemetry]
+    return package
+
+
+@contextmanager
+def suppress_stderr() -> Iterator[None]:
+    """Suppress standard error in the block, and show what was written there only if the block raises.
+
+    TensorFlow's C++ code logs notes about its build at startup, whatever the log level.
+    """
+    sys.stderr.flush()
+    saved_descriptor = os.dup(2)
+    with tempfile.TemporaryFile() as buffer:
+        os.dup2(buffer.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            buffer.seek(0)
+            with suppress(OSError):  # a failed write must not hide the original exception
+                os.write(
+                    saved_descriptor, printable(buffer.read().decode(errors="backslashreplace"), keep="\n").encode()
+                )
+            raise
+        finally:
+            os.dup2(saved_descriptor, 2)
+            os.close(saved_descriptor)
+
+
+@contextmanager
+def _import_quietly() -> Iterator[None]:
+    with suppress_stderr(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside the frameworks' own imports
+        yield
+
+
+@contextmanager
+def _set_temporarily(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+class _LazyFinder(MetaPathFinder):
+    """Finds some modules as Python does, but has each executed when one of its attributes is first used."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self.names = names
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target) if fullname in self.names else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = importlib.util.LazyLoader(spec.loader)
+        return spec
+
+
+@contextmanager
+def _import_lazily(names: frozenset[str]) -> Iterator[None]:
+    finder = _LazyFinder(names)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+def _prepare_tensorflow() -> None:
+    set_variable("TF_ENABLE_ONEDNN_OPTS", "1")
+    set_variable("TF_CPP_MIN_LOG_LEVEL", "3")

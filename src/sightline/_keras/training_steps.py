@@ -1,0 +1,63 @@
+"""Run the steps that Keras compiles, outside of `fit`; read what its optimizers keep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def build_for_batch(model: Any, data: Any) -> None:
+    """Create the variables of a compiled `model`'s optimizer and metrics, as `train_on_batch` does in its first step.
+
+    `data` is a batch (inputs, labels, weights), of which only the shapes and dtypes matter. Does nothing if all exist.
+    """
+    build = getattr(model, "_maybe_symbolic_build", model._symbolic_build)  # on TensorFlow, also for replicas
+    build(data_batch=data)
+
+
+def run_train_function(model: Any, data: Any) -> dict[str, Any]:
+    """Run one step of a compiled `model` on TensorFlow and return its metrics.
+
+    `data` is a batch that is already distributed to the replicas, which `train_on_batch` would not do.
+    """
+    model.make_train_function()
+    model.reset_metrics()
+    model.train_function(iter([data]))
+    return dict(model.get_metrics_result())
+
+
+def run_predict_function(model: Any, values: tuple[list[Any], ...], inputs: Any) -> tuple[Any, tuple[list[Any], ...]]:
+    """Return the outputs of `model` on JAX for `inputs` that are already sharded, and the new values of its variables.
+
+    `values` are those of its trainable and of its other variables, which the call may donate. `predict_on_batch` would
+    gather the inputs on one device.
+    """
+    model.make_predict_function()
+    outputs, new_values = model.predict_function(values, iter([(inputs,)]))
+    return outputs, new_values
+
+
+def pair_weights_with_ema(optimizer: Any) -> list[tuple[Any, Any]]:
+    """Return each trainable weight with its exponential moving average; empty if the built `optimizer` keeps none.
+
+    Keras only offers to overwrite the weights by their averages. ``inner_optimizer`` unwraps float16's loss scaling.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not optimizer.use_ema:
+        return []
+    return list(zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True))
+
+
+def seed_dropout(model: Any) -> None:
+    """Make dropout use its own seed on PyTorch, as on the other backends; checkpoints save that seed.
+
+    For a layer without an explicit seed (``_initial_seed``), Keras uses PyTorch's global random state, and a resumed
+    run would draw different masks.
+    """
+    import keras
+
+    if keras.backend.backend() != "torch":
+        return
+    for layer in model.layers:
+        seed_generator = getattr(layer, "seed_generator", None)
+        if seed_generator is not None:
+            seed_generator._initial_seed = int(seed_generator.state.value[0])

@@ -1,0 +1,53 @@
+"""The state of the process is changed only within the blocks that need it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from sightline._keras.process_state import seed_new_layers, silence_logging
+
+
+def test_layers_are_seeded_and_the_generator_of_the_process_is_not() -> None:
+    state = random.getstate()
+    with seed_new_layers(7):
+        first = random.random()
+    assert random.getstate() == state
+    random.random()
+    with pytest.raises(ZeroDivisionError), seed_new_layers(7):
+        assert random.random() == first
+        raise ZeroDivisionError
+    with seed_new_layers(8):
+        assert random.random() != first
+
+
+def test_only_this_thread_is_silenced_and_errors_are_not(caplog: pytest.LogCaptureFixture) -> None:
+    logger, level = logging.getLogger("tensorflow"), logging.getLogger("tensorflow").level
+    with silence_logging("tensorflow", ""):
+        logger.warning("ours")
+        logging.getLogger().warning("ours")
+        logger.error("an error")
+        thread = threading.Thread(target=logger.warning, args=["another thread's"])
+        thread.start()
+        thread.join()
+    logger.warning("after")
+    assert [record.message for record in caplog.records] == ["an error", "another thread's", "after"]
+    assert logger.level == level
+    assert not logger.filters
+
+
+def test_the_root_logger_gets_no_handler() -> None:
+    code = """
+import logging
+from sightline._keras.process_state import silence_logging
+with silence_logging(""):
+    logging.warning("from a library")  # without a handler, this would install one
+print(logging.getLogger().handlers, logging.getLogger().filters)
+"""
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (completed.stdout, completed.stderr) == ("[] []\n", "")
