@@ -16,14 +16,13 @@ from sightline._keras.process_state import seed_new_layers, silence_logging
 def test_layers_are_seeded_and_the_generator_of_the_process_is_not() -> None:
     state = random.getstate()
     with seed_new_layers(7):
-        first = random.random()
+        first = random.getrandbits(64)
     assert random.getstate() == state
-    random.random()
-    with pytest.raises(ZeroDivisionError), seed_new_layers(7):
-        assert random.random() == first
-        raise ZeroDivisionError
     with seed_new_layers(8):
-        assert random.random() != first
+        assert random.getrandbits(64) != first
+    with pytest.raises(ZeroDivisionError), seed_new_layers(7):
+        _ = 1 / (random.getrandbits(64) - first)
+    assert random.getstate() == state
 
 
 def test_only_this_thread_is_silenced_and_errors_are_not(caplog: pytest.LogCaptureFixture) -> None:
