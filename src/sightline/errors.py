@@ -4,14 +4,15 @@
     |-- UsageError              2           an invalid option, setting or argument
     |   `-- ConfigError         2           an unknown key or a value out of range in a configuration
     |-- DataError               2           the images cannot be used as they are
-    |   |-- PictureError        2           one image cannot be read (carries the reason)
+    |   |-- ImageError          2           one image cannot be read (carries the reason)
     |   `-- MissingImagesError  2           images of a run are missing or have changed
     |-- ModelError              2           a model, its weights or a run cannot be built or loaded
     |-- OutputError             2           an output path is missing, in use or not writable
-    |-- OutOfMemory             2           the settings need more memory than there is
+    |-- InsufficientMemoryError 2           the settings need more memory than there is
     |-- ProcessError            2           a training subprocess ended without a result
     |-- HostError               2           a host of a distributed training was lost
     |-- MissingExtraError       2           an optional package is not installed (names its install line)
+    |-- PluginError             2           an installed package that extends Sightline cannot be imported
     |-- DivergedError           1           the training loss became NaN or infinite
     `-- Interrupted             130         interrupted by the user; progress is saved
 
@@ -90,6 +91,10 @@ class MissingExtraError(SightlineError):
             f'{purpose} needs the package {package!r}, which is not installed: pip install "sightline[{extra}]"'
         )
         self.package = package
+
+
+class PluginError(SightlineError):
+    """An installed package that extends Sightline cannot be imported."""
 
 
 class DivergedError(SightlineError):

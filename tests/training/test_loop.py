@@ -192,7 +192,7 @@ def test_pixels_and_labels_are_mixed_alike(changing: AugmentConfig) -> None:
     params = pipeline.sample_params(changing, 10, (8, 8), 0, 1)[order]
     weights = np.array([5 / 3, 5 / 9, 5 / 3], np.float32)[subset.labels[order], None]
     soft_labels = smooth_labels(subset.labels[order], 3, 0.1) * weights
-    label_weights = params[:, pipeline.MIXING][:, :1]
+    label_weights = params[:, pipeline.get_columns(changing)["mixing"]][:, :1]
     partners = np.concatenate([np.roll(np.arange(start, start + 8), 1) for start in (0, 8)])
     mixed = label_weights * soft_labels + (1 - label_weights) * soft_labels[partners]
     to_numpy = backend.keras().ops.convert_to_numpy

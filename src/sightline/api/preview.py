@@ -160,7 +160,7 @@ def _augment_rows(index: Index, config: RunConfig, count: int, seed: int) -> lis
     for epoch in range(1, COLUMNS + 1):
         params = pipeline.sample_params(config.augment, len(pixels), pixels.shape[1:3], seed, epoch)
         changed = to_numpy(pipeline.apply(config.augment, pixels, params))
-        mixed = pipeline.mix_labels(label_weights, params)
+        mixed = pipeline.mix_labels(config.augment, label_weights, params)
         for row, version, weights in zip(rows, changed, mixed, strict=True):
             row.append(
                 (

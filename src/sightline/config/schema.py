@@ -163,6 +163,14 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CustomAugmentConfig:
+    """An augmentation that another package registers; see docs/extending.md."""
+
+    name: str = setting("", "name under which it is registered")
+    strength: float = setting(1.0, "its strength; 0: off", 0)
+
+
+@dataclass(frozen=True, slots=True)
 class AugmentConfig:
     """Data augmentation: random transformations of the training images, new for every image and epoch."""
 
@@ -198,6 +206,7 @@ class AugmentConfig:
         0,
         100,
     )
+    custom: tuple[CustomAugmentConfig, ...] = setting((), "augmentations registered by other packages")
 
 
 @dataclass(frozen=True, slots=True)

@@ -358,9 +358,12 @@ def _run_step(
     soft_labels = smooth_labels(labels, stage_run.network.logits.shape[-1], stage_run.config.train.label_smoothing)
     if stage_run.weights is not None:
         soft_labels *= stage_run.weights[labels, None]  # the loss is linear in them; the accuracy is not weighted
-    if augment_params is not None:
+    if augment_params is not None and stage_run.augment_config is not None:
+        augment_config = stage_run.augment_config
         slice_pairs = (np.split(values, devices.count_slices()) for values in (soft_labels, augment_params[rows]))
-        soft_labels = np.concatenate([pipeline.mix_labels(*slices) for slices in zip(*slice_pairs, strict=True)])
+        soft_labels = np.concatenate(
+            [pipeline.mix_labels(augment_config, *slices) for slices in zip(*slice_pairs, strict=True)]
+        )
     weights = np.zeros(len(soft_labels), np.float32)
     weights[:num_real] = len(soft_labels) / num_real
     logs = stage_run.train_step(inputs, soft_labels[local_rows], weights[local_rows])

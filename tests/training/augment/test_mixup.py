@@ -88,13 +88,13 @@ def test_labels_keep_their_sum_and_weights(settings: dict[str, Any]) -> None:
     config = AugmentConfig(**settings)
     params = pipeline.sample_params(config, 5, (16, 16), 0, 1)
     soft_labels = smooth_labels(LABELS, 3, 0.1)
-    labels = pipeline.mix_labels(soft_labels, params)
+    labels = pipeline.mix_labels(config, soft_labels, params)
     np.testing.assert_allclose(labels.sum(1), 1, atol=1e-6)
     assert (labels != soft_labels).any()
     weights = np.array([2, 0.5, 1], np.float32)[LABELS, None]
-    label_weights = params[:, pipeline.MIXING][:, 0]
+    label_weights = params[:, 0]
     np.testing.assert_allclose(
-        pipeline.mix_labels(soft_labels * weights, params).sum(1),
+        pipeline.mix_labels(config, soft_labels * weights, params).sum(1),
         label_weights * weights[:, 0] + (1 - label_weights) * np.roll(weights[:, 0], 1),
         rtol=1e-5,
     )
@@ -102,8 +102,9 @@ def test_labels_keep_their_sum_and_weights(settings: dict[str, Any]) -> None:
 
 def test_without_mixing_labels_stay_as_they_are() -> None:
     soft_labels = smooth_labels(LABELS, 3, 0.1)
-    params = pipeline.sample_params(AugmentConfig(horizontal_flip=True, rotation=20), 5, (16, 16), 0, 1)
-    np.testing.assert_array_equal(pipeline.mix_labels(soft_labels, params), soft_labels)
+    config = AugmentConfig(horizontal_flip=True, rotation=20)
+    params = pipeline.sample_params(config, 5, (16, 16), 0, 1)
+    np.testing.assert_array_equal(pipeline.mix_labels(config, soft_labels, params), soft_labels)
 
 
 def test_a_single_image_is_its_own_partner() -> None:

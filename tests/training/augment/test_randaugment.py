@@ -41,7 +41,7 @@ PILLOW_OPERATIONS: dict[str, PillowOperation] = {
     "auto_contrast": lambda image, strength: ImageOps.autocontrast(image),
     "solarize": lambda image, strength: ImageOps.solarize(image, math.ceil(256 * (1 - abs(strength)))),
     "posterize": lambda image, strength: ImageOps.posterize(image, 8 - round(4 * abs(strength))),
-    "colour": lambda image, strength: ImageEnhance.Color(image).enhance(1 + 0.9 * strength),
+    "color": lambda image, strength: ImageEnhance.Color(image).enhance(1 + 0.9 * strength),
     "contrast": lambda image, strength: ImageEnhance.Contrast(image).enhance(1 + 0.9 * strength),
     "brightness": lambda image, strength: ImageEnhance.Brightness(image).enhance(1 + 0.9 * strength),
     "sharpness": lambda image, strength: ImageEnhance.Sharpness(image).enhance(1 + 0.9 * strength),

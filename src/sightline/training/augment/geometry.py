@@ -1,4 +1,4 @@
-"""Geometric augmentation: affine maps, sampled on the host and applied in the compiled step."""
+"""Geometric augmentation: flips, and affine maps sampled on the host and applied in the compiled step."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.config import AugmentConfig
 from sightline.seeding import make_generator
+from sightline.training.augment.augmentation import Augmentation, per_image, register_augmentation
 
 Matrices = NDArray[np.float64]
 
@@ -19,6 +20,74 @@ def is_geometric(config: AugmentConfig) -> bool:
     return bool(
         config.rotation or config.translation or config.zoom or config.shear or config.crop or config.vertical_flip
     )
+
+
+@register_augmentation("affine")
+class Affine(Augmentation):
+    """Rotation, translation, zoom, shear, crop and flips as one affine map, so that an image is resampled only once."""
+
+    position = 200
+
+    def is_enabled(self, config: AugmentConfig) -> bool:
+        """Return whether any of them but the horizontal flip is enabled."""
+        return is_geometric(config)
+
+    def count_columns(self, config: AugmentConfig) -> int:
+        """Return 6, the values of a 2x3 matrix."""
+        del config
+        return 6
+
+    def sample(
+        self, config: AugmentConfig, num_images: int, size: tuple[int, int], seed: int, epoch: int
+    ) -> NDArray[np.float64]:
+        """Return the maps from output to input pixels, 2x3 matrices over (x, y, 1) in row order: float64 [N, 6]."""
+        flips = sample_flips(config, num_images, seed, epoch)
+        uniforms = self.make_uniforms(num_images, 7, seed, epoch)
+        vertical_flips = config.vertical_flip & (uniforms[:, 6] < 0.5)
+        crops = sample_crops(config, num_images, size, seed, epoch)
+        return build_matrices(config, 2 * uniforms[:, :6] - 1, (flips, vertical_flips), crops, size)
+
+    def apply(self, config: AugmentConfig, pixels: Any, params: Any) -> Any:
+        """Return float32 `pixels` [N, H, W, C] resampled bilinearly by their matrices `params` [N, 6]."""
+        return resample(pixels, params, config.fill_mode)
+
+
+@register_augmentation("horizontal_flip")
+class HorizontalFlip(Augmentation):
+    """Flip left to right, exactly; the parameter is 0 or 1. With other geometry, the affine map contains the flip."""
+
+    position = 100
+    values = "uint8"
+
+    def is_enabled(self, config: AugmentConfig) -> bool:
+        """Return whether the flip is enabled."""
+        return config.horizontal_flip
+
+    def sample(
+        self, config: AugmentConfig, num_images: int, size: tuple[int, int], seed: int, epoch: int
+    ) -> NDArray[np.float64]:
+        """Return 1 for each image that is flipped, else 0: float64 [num_images, 1]."""
+        del size
+        return sample_flips(config, num_images, seed, epoch)[:, None].astype(np.float64)
+
+    def apply(self, config: AugmentConfig, pixels: Any, params: Any) -> Any:
+        """Return uint8 `pixels` [N, H, W, C], flipped where the parameter is 1."""
+        if is_geometric(config):
+            return pixels
+        ops = backend.keras().ops
+        return ops.where(per_image(params) > 0, ops.flip(pixels, axis=2), pixels)
+
+
+def sample_flips(config: AugmentConfig, num_images: int, seed: int, epoch: int) -> NDArray[np.bool_]:
+    """Return which images are flipped left to right: bool [num_images].
+
+    With alternating flips, any two consecutive epochs show an image both ways (Jordan, 2024, arXiv:2404.00498).
+    """
+    if config.horizontal_flip and config.alternating_flip:
+        first = make_generator(seed, "augment", "horizontal_flip").random(num_images) < 0.5
+        return np.asarray(first ^ bool(epoch % 2))
+    uniforms = make_generator(seed, "augment", "horizontal_flip", epoch).random(num_images)
+    return np.asarray(config.horizontal_flip & (uniforms < 0.5))
 
 
 def build_matrices(
@@ -33,7 +102,7 @@ def build_matrices(
     As in Keras' `ImageDataGenerator`: rotation, shift, shear and zoom about the center, each axis zoomed independently,
     then the flips. The crop, `crop_offsets` in pixels (x, y), is applied between zoom and flips.
 
-    `signed_uniforms` holds uniform numbers in [-1, 1), in the columns that `augmentation.sample_params` assigns;
+    `signed_uniforms` are in [-1, 1), float64 [N, 6]: for the angle, the shear, the shifts and the zooms (y, x);
     `flipped` are the masks of images flipped left to right and top to bottom; `size` is (height, width).
     """
     height, width = size
@@ -42,12 +111,12 @@ def build_matrices(
     def matrix(rows: list[list[NDArray[np.float64]]]) -> Matrices:
         return np.stack([np.stack(row, -1) for row in rows], -2)  # [N, 3, 3] over (x, y, 1), as in Keras
 
-    angle, shear = np.deg2rad(config.rotation) * signed_uniforms[:, 1], np.deg2rad(config.shear) * signed_uniforms[:, 2]
+    angle, shear = np.deg2rad(config.rotation) * signed_uniforms[:, 0], np.deg2rad(config.shear) * signed_uniforms[:, 1]
     shift_y, shift_x = (
-        config.translation * height * signed_uniforms[:, 3],
-        config.translation * width * signed_uniforms[:, 4],
+        config.translation * height * signed_uniforms[:, 2],
+        config.translation * width * signed_uniforms[:, 3],
     )
-    zoom_y, zoom_x = 1 + config.zoom * signed_uniforms[:, 5], 1 + config.zoom * signed_uniforms[:, 6]
+    zoom_y, zoom_x = 1 + config.zoom * signed_uniforms[:, 4], 1 + config.zoom * signed_uniforms[:, 5]
     cos, sin = np.cos(angle), np.sin(angle)
     rotate = matrix([[cos, -sin, zero], [sin, cos, zero], [zero, zero, one]])
     translate = matrix([[one, zero, shift_x], [zero, one, shift_y], [zero, zero, one]])

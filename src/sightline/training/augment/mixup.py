@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.config import AugmentConfig
 from sightline.seeding import make_generator
+from sightline.training.augment.augmentation import Augmentation, register_augmentation
 from sightline.training.augment.random_erasing import compute_box_mask
 
-NUM_COLUMNS = 6  # of the array that `sample_mixing` returns
 _LABEL_WEIGHT, _PIXEL_WEIGHT, _BOX = 0, 1, slice(2, 6)
 
 
@@ -72,3 +72,30 @@ def mix_labels(soft_labels: NDArray[np.float32], params: NDArray[np.float32]) ->
     """Return the soft labels [N, K] of a batch that `mix_images` mixes with the same parameters."""
     label_weight = params[:, _LABEL_WEIGHT, None]
     return label_weight * soft_labels + (1 - label_weight) * np.roll(soft_labels, 1, axis=0)
+
+
+@register_augmentation("mixing")
+class Mixing(Augmentation):
+    """Mixup and CutMix; the labels are mixed by the same parameters."""
+
+    position = 900
+    values = "uint8"
+
+    def is_enabled(self, config: AugmentConfig) -> bool:
+        """See `is_mixing`."""
+        return is_mixing(config)
+
+    def count_columns(self, config: AugmentConfig) -> int:
+        """Return 6: two weights and a box."""
+        del config
+        return 6
+
+    def sample(
+        self, config: AugmentConfig, num_images: int, size: tuple[int, int], seed: int, epoch: int
+    ) -> NDArray[np.float64]:
+        """See `sample_mixing`."""
+        return sample_mixing(config, num_images, size, seed, epoch)
+
+    def apply(self, config: AugmentConfig, pixels: Any, params: Any) -> Any:
+        """See `mix_images`."""
+        return mix_images(config, pixels, params)

@@ -19,17 +19,16 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.config import AugmentConfig
 from sightline.seeding import make_generator
+from sightline.training.augment.augmentation import Augmentation, register_augmentation
 from sightline.training.augment.color import to_grayscale
 from sightline.training.augment.geometry import resample
 
 OPERATIONS = (
-    "identity", "auto_contrast", "rotate", "solarize", "colour", "posterize", "contrast", "brightness", "sharpness",
+    "identity", "auto_contrast", "rotate", "solarize", "color", "posterize", "contrast", "brightness", "sharpness",
     "shear_x", "shear_y", "translate_x", "translate_y",
 )  # fmt: skip
 _MAX_OPERATIONS = 8  # operations; numbers are sampled for all of them, so that a longer chain starts like a shorter one
-_SMOOTH_KERNEL = (
-    np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
-)  # Pillow's SMOOTH, the reference for sharpness
+_SMOOTH_KERNEL = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13  # Pillow's SMOOTH
 
 
 def sample_operations(config: AugmentConfig, num_images: int, seed: int, epoch: int) -> NDArray[np.float64]:
@@ -61,7 +60,7 @@ def _apply_operation(x: Any, operation: Any, strength: Any, fill: str) -> Any:
         "auto_contrast": stretched,
         "solarize": ops.where(x < 256 * (1 - magnitude), x, 255 - x),
         "posterize": ops.floor(x / step) * step,
-        "colour": _blend(x, to_grayscale(x), strength),
+        "color": _blend(x, to_grayscale(x), strength),
         "contrast": _blend(x, ops.round(ops.mean(to_grayscale(x), axis=(1, 2, 3), keepdims=True)), strength),
         "brightness": x * (1 + 0.9 * strength),
         "sharpness": _blend(x, _smooth_image(x), strength),
@@ -101,3 +100,29 @@ def _build_matrices(operation: Any, strength: Any, height: int, width: int) -> A
     from_x = amount("translate_x", 0.45 * width) + x - cos * x - along_x * y
     from_y = amount("translate_y", 0.45 * height) + y - along_y * x - cos * y
     return ops.stack([cos, along_x, from_x, along_y, cos, from_y], axis=1)
+
+
+@register_augmentation("randaugment")
+class RandAugment(Augmentation):
+    """A chain of random operations; a longer chain starts like a shorter one."""
+
+    position = 400
+
+    def is_enabled(self, config: AugmentConfig) -> bool:
+        """Return whether there are any operations."""
+        return config.randaugment > 0
+
+    def count_columns(self, config: AugmentConfig) -> int:
+        """Return two per operation: its index and its signed strength."""
+        return 2 * config.randaugment
+
+    def sample(
+        self, config: AugmentConfig, num_images: int, size: tuple[int, int], seed: int, epoch: int
+    ) -> NDArray[np.float64]:
+        """See `sample_operations`."""
+        del size
+        return sample_operations(config, num_images, seed, epoch)
+
+    def apply(self, config: AugmentConfig, pixels: Any, params: Any) -> Any:
+        """See `apply_operations`."""
+        return apply_operations(config, pixels, params)

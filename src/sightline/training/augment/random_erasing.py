@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.config import AugmentConfig
 from sightline.seeding import make_generator
+from sightline.training.augment.augmentation import Augmentation, register_augmentation
 
 Boxes = NDArray[np.float64]
 """Boxes in whole pixels (top, left, bottom, right), bottom and right exclusive: float64 [N, 4]."""
@@ -62,3 +63,31 @@ def erase_boxes(pixels: Any, boxes: Any) -> Any:
     fill_value = ops.reshape(ops.cast(boxes[:, 4], "int32"), (-1, 1, 1, 1))
     noise = ops.cast(ops.add(fill_value, field) % 256, "uint8")
     return ops.where(compute_box_mask(boxes[:, :4], height, width), noise, pixels)
+
+
+@register_augmentation("erasing")
+class RandomErasing(Augmentation):
+    """Replace a random box by noise."""
+
+    position = 800
+    values = "uint8"
+
+    def is_enabled(self, config: AugmentConfig) -> bool:
+        """Return whether the probability is above zero."""
+        return config.erasing_probability > 0
+
+    def count_columns(self, config: AugmentConfig) -> int:
+        """Return 5: a box and its fill value."""
+        del config
+        return 5
+
+    def sample(
+        self, config: AugmentConfig, num_images: int, size: tuple[int, int], seed: int, epoch: int
+    ) -> NDArray[np.float64]:
+        """See `sample_boxes`."""
+        return sample_boxes(config, num_images, size, seed, epoch)
+
+    def apply(self, config: AugmentConfig, pixels: Any, params: Any) -> Any:
+        """See `erase_boxes`."""
+        del config
+        return erase_boxes(pixels, params)

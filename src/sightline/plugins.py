@@ -1,0 +1,69 @@
+"""Registries: named things that Sightline has, and that other packages add by a decorator or an entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Generic, TypeVar
+
+from sightline.errors import PluginError, UsageError, suggest
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """The entries of one kind by name, in the order in which they were added.
+
+    `kind` names them in messages. Installed packages add entries through entry points of the group
+    ``sightline.<kind>s``, whose value is a module (or an object in it) that registers something when it is imported.
+    They are imported when a name is not found or all names are listed, never before.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._entries: dict[str, T] = {}
+        self._is_complete = False
+
+    def add(self, name: str, entry: T) -> T:
+        """Add `entry` and return it; raises `UsageError` if the name is taken."""
+        if name in self._entries:
+            raise UsageError(f"There is already {self._article} {self._kind} {name!r}: choose another name.")
+        self._entries[name] = entry
+        return entry
+
+    def find(self, name: str) -> T:
+        """Return the entry `name`; raises `UsageError`, with a suggestion, if there is none."""
+        try:
+            return self[name]
+        except KeyError:
+            raise UsageError(f"There is no {self._kind} {name!r}.{suggest(name, self)}") from None
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._entries:
+            self._import_plugins()
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._import_plugins()
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        self._import_plugins()
+        return len(self._entries)
+
+    @property
+    def _article(self) -> str:
+        return "an" if self._kind[0] in "aeiou" else "a"
+
+    def _import_plugins(self) -> None:
+        if self._is_complete:
+            return
+        self._is_complete = True  # a plugin may look something up while it is imported
+        for entry_point in metadata.entry_points(group=f"sightline.{self._kind}s"):
+            try:
+                entry_point.load()
+            except Exception as error:
+                raise PluginError(
+                    f"The entry point {entry_point.name} ({entry_point.value}), which adds {self._article} "
+                    f"{self._kind}, cannot be imported: {error}. Update or uninstall the package that has it."
+                ) from error

@@ -1,0 +1,58 @@
+"""Registries: own entries, decorators, entry points of installed packages, and messages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sightline.errors import PluginError, UsageError
+from sightline.plugins import Registry
+
+
+def install(folder: Path, name: str, group: str, source: str) -> None:
+    """Make `folder` look like site-packages with a package that has an entry point in `group`."""
+    (folder / f"{name}.py").write_text(source, encoding="utf-8")
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {name}\n", encoding="utf-8")
+
+
+def test_entries_keep_their_order_and_names_are_unique() -> None:
+    registry: Registry[int] = Registry("fruit")
+    assert registry.add("pear", 1) == 1
+    registry.add("apple", 2)
+    assert dict(registry) == {"pear": 1, "apple": 2}
+    with pytest.raises(UsageError, match="There is already a fruit 'pear': choose another name"):
+        registry.add("pear", 3)
+
+
+def test_an_unknown_name_gets_a_suggestion() -> None:
+    registry: Registry[int] = Registry("ornament")
+    registry.add("garland", 1)
+    with pytest.raises(UsageError, match=r"There is no ornament 'garlad'\. Did you mean 'garland'\?"):
+        registry.find("garlad")
+
+
+def test_an_installed_package_adds_an_entry_when_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "orchard_plugin", "sightline.orchards", "import orchard\norchard.REGISTRY.add('plum', 7)\n")
+    (tmp_path / "orchard.py").write_text("from sightline.plugins import Registry\nREGISTRY = Registry('orchard')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import orchard  # type: ignore[import-not-found]
+
+    orchard.REGISTRY.add("cherry", 1)
+    assert orchard.REGISTRY["cherry"] == 1
+    assert orchard.REGISTRY._entries.keys() == {"cherry"}, "nothing is imported for a name that is known"
+    assert orchard.REGISTRY.find("plum") == 7
+    assert list(orchard.REGISTRY) == ["cherry", "plum"]
+
+
+def test_a_package_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "broken_plugin", "sightline.gadgets", "import no_such_module_anywhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry: Registry[int] = Registry("gadget")
+    with pytest.raises(PluginError, match=r"broken_plugin.*adds a gadget, cannot be imported: No module named"):
+        len(registry)
