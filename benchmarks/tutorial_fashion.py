@@ -15,8 +15,8 @@ import numpy as np
 from sightline import backend
 from sightline.data.dataset import build_dataset
 from sightline.data.indexing import build_index
-from sightline.runs import autoconfig
 from sightline.runs.directory import RunDirectory
+from sightline.runs.resolve import build_preprocess
 
 CLASSES = 10
 
@@ -24,7 +24,7 @@ CLASSES = 10
 def main(run: Path, source: str) -> float:
     """Return the validation accuracy of the best epoch."""
     config = RunDirectory.open(run).config
-    data = build_dataset(build_index(source), autoconfig.build_preprocess(config), config.split, config.seed)
+    data = build_dataset(build_index(source), build_preprocess(config), config.split, config.seed)
     train, validation = data.subset("train"), data.subset("validation")
     x = train.pixels[train.rows].astype("float32")
     mean, deviation = x.mean(), x.std()

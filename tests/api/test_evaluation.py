@@ -9,16 +9,22 @@ import numpy as np
 import pytest
 
 from sightline import metrics
-from sightline.api import run_report
-from sightline.api.evaluation import build_report
 from sightline.cli import evaluate
 from sightline.cli import evaluation_view as evaluate_judged
 from sightline.data.types import ImageRecord, LabeledSubset, Subset
 from sightline.errors import DataError, UsageError
-from sightline.evaluation.report import EvaluationReport, ModelOutputs, ThresholdRequest, check_request, fit_thresholds
+from sightline.evaluation.report import (
+    EvaluationReport,
+    ModelOutputs,
+    ThresholdRequest,
+    build_report,
+    check_request,
+    fit_thresholds,
+)
 from sightline.inference.predictor import Outputs
 from sightline.report import evaluation_dict as report
 from sightline.report import html_report, to_dict
+from sightline.runs import run_report
 
 OK = ("defect", "ok")
 

@@ -72,8 +72,8 @@ def test_images_are_indexed_and_checked_once(
 
         return call
 
-    for module in ("request", "images", "labeled"):
-        monkeypatch.setattr(f"sightline.api.{module}.make_index", counted("index", make_index))
+    for module in ("resolve", "run_images", "labeled_images"):
+        monkeypatch.setattr(f"sightline.runs.{module}.make_index", counted("index", make_index))
     monkeypatch.setattr(
         "sightline.data.checks.class_names.class_findings", counted("findings", class_names.class_findings)
     )

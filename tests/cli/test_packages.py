@@ -11,8 +11,9 @@ import pytest
 from command import Command
 
 WORK = (
-    "sightline.api.training.assemble", "sightline.api.compression.load", "sightline.api.evaluation._OutputReader",
-    "sightline.api.preview._decode_images", "sightline.sweeps.runner.prepare_folder",
+    "sightline.runs.network_setup.build_dataset", "sightline.api.compression.load",
+    "sightline.api.evaluation._OutputReader", "sightline.api.preview._decode_images",
+    "sightline.sweeps.runner.prepare_folder",
 )  # fmt: skip
 """The functions with which the work of the commands begins."""
 

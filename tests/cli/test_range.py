@@ -13,8 +13,7 @@ import pytest
 from command import SMALL, Command
 from high_bit_depth import png_16
 from sightline import load
-from sightline.api.training import Training
-from sightline.runs import autoconfig
+from sightline.runs import facts, pipeline
 from synthetic_images import draw_scene, encode, write_files
 
 LOW, HIGH = 1000, 1400
@@ -46,13 +45,13 @@ def test_the_range_is_decided_once_and_kept_with_run_and_bundle(
     run = tmp_path / "r"
     arguments = ("train", microscope, *SMALL, "--out", run)
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_finalize", stop)
+        patch.setattr(pipeline, "finalize", stop)
         stopped = sightline(*arguments)
     assert stopped.code == 130
     assert "60 images have more than 8 bits per sample, read with 1000 as black and 1400 as white" in stopped.err
     stored_range = tomllib.loads((run / "config.toml").read_text())["picture"]["range"]
     assert stored_range == [LOW, HIGH]
-    monkeypatch.setattr(autoconfig, "resolve_range", lambda *_: pytest.fail("the range was derived again"))
+    monkeypatch.setattr(facts, "resolve_range", lambda *_: pytest.fail("the range was derived again"))
     assert sightline("resume", run).code == 0
     assert sightline(*arguments, "--json").code == 0  # complete: it is only evaluated again
 

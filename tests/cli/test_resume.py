@@ -183,7 +183,7 @@ def test_a_cache_that_does_not_fit_the_disk(sightline: Command, tmp_path: Path, 
 @pytest.fixture
 def stopped(sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run on its own folder of images, interrupted before its evaluation."""
-    from sightline.api.training import Training
+    from sightline.runs import pipeline
 
     data = draw_classes(tmp_path / "data", COLORS, 12)
 
@@ -191,7 +191,7 @@ def stopped(sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_finalize", stop)
+        patch.setattr(pipeline, "finalize", stop)
         result = sightline("train", data, *SMALL, "--out", tmp_path / "r")
     assert result.code == 130
     return tmp_path / "r"
@@ -276,7 +276,7 @@ def test_too_little_memory_names_what_to_lower(
     def greedy(*_: object, **__: object) -> None:
         backend.tensorflow().zeros([1 << 45])
 
-    monkeypatch.setattr("sightline.api.training.fit", greedy)
+    monkeypatch.setattr("sightline.training.loop.fit", greedy)
     result = sightline("train", draw_classes(tmp_path / "data", COLORS, 12), *SMALL, "--out", tmp_path / "r")
     assert result.code == 2
     assert re.search(r"a lower train\.batch_size, now \d+, or picture\.height, now 32 \(", result.err)

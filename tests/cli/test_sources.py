@@ -10,7 +10,7 @@ import pytest
 
 from command import SMALL, Command
 from sightline.runs.directory import RunDirectory
-from sightline.runs.resolve import TrainRequest
+from sightline.runs.train_request import TrainRequest
 from synthetic_images import encode_png, write_files
 
 NAMES = ("cat", "dog")
@@ -138,7 +138,7 @@ def test_files_that_settings_name_are_reached_from_another_folder(
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     request = TrainRequest.create("images", "quick", None, ["data.labels=labels.csv", "data.root=images"])
-    assert request.with_relative_paths(request.settings()).data.labels == "labels.csv"
+    assert request.with_relative_paths(request.merge_layers()).data.labels == "labels.csv"
     monkeypatch.chdir(tmp_path / "there")
-    data = request.with_relative_paths(request.settings()).data
+    data = request.with_relative_paths(request.merge_layers()).data
     assert (data.labels, data.root) == (str(tmp_path / "here" / "labels.csv"), str(tmp_path / "here" / "images"))

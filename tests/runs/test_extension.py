@@ -160,7 +160,7 @@ def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: P
     """Two stages, the last on a cosine and ended early: it goes on where the longer cosine is at that epoch."""
     (tmp_path / "stages.toml").write_text(
         '[train.schedule]\nname = "cosine"\n[train.early_stopping]\npatience = 1\nmin_delta = 99\n'
-        '[[train.stages]]\nname = "head"\nthaw = 0\nepochs = 1\n[[train.stages]]\nname = "all"\nepochs = 4\n'
+        '[[train.stages]]\nname = "head"\nunfreeze = 0\nepochs = 1\n[[train.stages]]\nname = "all"\nepochs = 4\n'
     )
     out = tmp_path / "r"
     options: Any = {"recipe": "quick", "config": tmp_path / "stages.toml", "out": out}

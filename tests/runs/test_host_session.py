@@ -138,7 +138,7 @@ def test_a_host_that_is_killed_ends_the_other(image_folder: ImageFolder, tmp_pat
 
 def test_several_hosts_without_jax_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "name", lambda: "tensorflow")
-    with pytest.raises(UsageError, match="on JAX only, not on tensorflow"):
+    with pytest.raises(UsageError, match="only on JAX, not on tensorflow"):
         connect(ClusterSpec("127.0.0.1:1", 2, 0))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline.api import training
 from sightline.callbacks import Callback
 from sightline.config import RunConfig, SplitConfig
 from sightline.data.checks.leakage import Leak
@@ -16,7 +15,7 @@ from sightline.data.indexing import build_index
 from sightline.data.recorded_images import ImageRow
 from sightline.data.types import ImageRecord, Split
 from sightline.errors import DataError
-from sightline.runs import preflight
+from sightline.runs import pipeline, preflight
 from synthetic_images import encode_png, write_files
 
 STATED: dict[str, Split] = {"a": "train", "b": "train", "c": "test"}
@@ -112,4 +111,4 @@ def test_the_first_line_has_separators_in_its_numbers() -> None:
         "x", ("ant", "bee"), images, (split,) * count, np.zeros(count, np.int32),
         np.zeros((1, 8, 8, 3), np.uint8), np.zeros(count, np.int64), (), 0, (), cache_hit=False,
     )  # fmt: skip
-    assert training._data_notes(data)[0] == "x: 2 classes, 1,234 train, 0 validation, 0 test"
+    assert pipeline._describe_data(data)[0] == "x: 2 classes, 1,234 train, 0 validation, 0 test"

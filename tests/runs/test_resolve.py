@@ -1,41 +1,74 @@
-"""What a request says about settings that stages take over, or do not."""
+"""What `train` decides by the images: the range of sample values, by those that train."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from sightline.runs.resolve import TrainRequest
+from high_bit_depth import png_16
+from sightline.callbacks import Callback
+from sightline.config import RunConfig, resolve_config
+from sightline.data.indexing import build_index
+from sightline.data.types import Index
+from sightline.runs.facts import DataFacts, ThisMachine
+from sightline.runs.resolve import apply_steps, inspection_preprocess
+from sightline.runs.steps import choose_value_range
+from synthetic_images import write_files
+
+HOW = "the values of 8 images span at least half of that range"
 
 
-@pytest.mark.parametrize(
-    ("assignments", "expected"),
-    [
-        ((), []),
-        (("train.epochs=6",), ["train.epochs is 6, and the stages have 6 epochs: head 5, fine-tune 1"]),
-        (("train.epochs=1",), ["train.epochs is 1, and the stages have 2 epochs: head 1, fine-tune 1"]),
-        (
-            ("train.optimizer.learning_rate=0.1",),
-            ["train.optimizer.learning_rate has no effect: every stage overrides it; set train.stages.0.learning_rate"],
-        ),
-        (("train.optimizer.learning_rate=0.1", "train.stages.0.learning_rate=unset"), []),
-        (("train.batch_size=4",), []),  # no stage has its own
-    ],
-)
-def test_what_became_of_a_setting_is_said(assignments: tuple[str, ...], expected: list[str]) -> None:
-    request = TrainRequest.create("somewhere", "transfer", None, assignments)
-    notes = list(request.override_notes(request.settings()))
-    assert len(notes) == len(expected)
-    for note, beginning in zip(notes, expected, strict=True):
-        assert note.startswith(beginning)
+class RecordingCallback(Callback):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def on_message(self, text: str) -> None:
+        self.lines.append(text)
 
 
-def test_a_file_is_the_users_and_a_recipe_is_not(tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text("train.epochs = 7\n")
-    request = TrainRequest.create("somewhere", "transfer", tmp_path / "mine.toml", ())
-    assert request.is_set_by_user("train.epochs")
-    assert not request.is_set_by_user("train.batch_size"), "the recipe's own"
-    assert [stage.epochs for stage in request.settings().train.stages] == [6, 1]
-    quick = TrainRequest.create("somewhere", "quick", tmp_path / "mine.toml", ())
-    assert not list(quick.override_notes(quick.settings())), "there are no stages to speak of"
+def png_with_max(number: int, top: int) -> bytes:
+    return png_16(np.random.default_rng(number).integers(0, top + 1, (24, 24)).astype(np.uint16))
+
+
+@pytest.fixture
+def scanned(tmp_path: Path) -> Index:
+    """12 bits in training and validation, 16 in the test split."""
+    tops = {"train": 4095, "validation": 4095, "test": 65535}
+    files = {
+        f"{split}/{label}/{i}.png": png_with_max(100 * s + 10 * k + i, top)
+        for s, (split, top) in enumerate(tops.items())
+        for k, label in enumerate("ab")
+        for i in range(4)
+    }
+    return build_index(write_files(tmp_path, files))
+
+
+def resolve_range(index: Index, *settings: str) -> tuple[RunConfig, list[str]]:
+    callback = RecordingCallback()
+    config = resolve_config(assignments=settings)
+    facts = DataFacts.from_index(index)
+    return apply_steps(config, [choose_value_range], facts, ThisMachine(), callback), callback.lines
+
+
+def test_images_that_do_not_train_decide_nothing(scanned: Index) -> None:
+    config, lines = resolve_range(scanned)
+    assert config.input.value_range == (0, 4095)
+    assert lines == [
+        f"24 images have more than 8 bits per sample, read with 0 as black and 4095 as white ({HOW})",
+    ]
+    looked, values = inspection_preprocess(config.input, scanned)
+    assert looked.range == values.limits == (0, 4095)
+
+
+@pytest.mark.parametrize("group", ["near", "pattern:(?P<group>[0-9]+)"])
+def test_groups_change_nothing_where_splits_are_stated(scanned: Index, group: str) -> None:
+    assert resolve_range(scanned, f"split.group={group}")[0].input.value_range == (0, 4095)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("[5, 6]", (5.0, 6.0)), ("full", "full")])
+def test_what_is_set_stands(scanned: Index, text: str, expected: Any) -> None:
+    config, lines = resolve_range(scanned, f"input.value_range={text}")
+    assert (config.input.value_range, lines) == (expected, [])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightline.api import compression, existing_run
+from sightline.api import compression
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig, RunConfig, SplitConfig
 from sightline.data import label_patch
@@ -23,7 +23,7 @@ from sightline.inference.manifest import Manifest
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs import run_images
 from sightline.runs.directory import RunDirectory
-from sightline.runs.resolve import TrainRequest
+from sightline.runs.train_request import TrainRequest
 from synthetic_images import encode_png, write_files
 
 FILES = {f"{split}/{label}/{i}.png": encode_png(i, c) for split, i in (("train", 0), ("train", 1), ("test", 2))
@@ -102,11 +102,11 @@ def test_files_in_settings_are_reached_from_elsewhere(
     (tmp_path / "elsewhere").mkdir()
     request = TrainRequest((), False, str(tmp_path), "quick", (), (f"model.weights={file}", "data.patch=patch.jsonl"))
     monkeypatch.chdir(tmp_path / "elsewhere")
-    settings = request.with_relative_paths(request.settings())
+    settings = request.with_relative_paths(request.merge_layers())
     assert settings.data.patch == str(tmp_path / "patch.jsonl")
     assert settings.model.weights == (str(tmp_path / file) if "." in file else file)
     monkeypatch.chdir(tmp_path)
-    assert request.with_relative_paths(request.settings()) == request.settings()
+    assert request.with_relative_paths(request.merge_layers()) == request.merge_layers()
 
 
 def test_each_split_is_what_it_was(run: RunDirectory) -> None:
@@ -202,13 +202,13 @@ def test_arrays_in_idx_files_are_found_by_their_number(tmp_path: Path) -> None:
 
 def test_going_on_counts_copies_too(run: RunDirectory, tmp_path: Path) -> None:
     data = build_small_dataset(tmp_path / "data")
-    existing_run.check_unchanged(run, data)
+    run_images.check_unchanged(run, data)
     (tmp_path / "data" / "test" / "cat" / "copy.png").unlink()
     with pytest.raises(DataError, match=r"1 of 8 are missing or changed, 0 are new"):
-        existing_run.check_unchanged(run, build_small_dataset(tmp_path / "data"))
+        run_images.check_unchanged(run, build_small_dataset(tmp_path / "data"))
     turned = replace(data, images=data.images[::-1], splits=data.splits[::-1])
     with pytest.raises(DataError, match=r"files were renamed, which changes their order"):
-        existing_run.check_unchanged(run, turned)
+        run_images.check_unchanged(run, turned)
 
 
 def test_a_bundle_knows_the_run_in_whose_folder_it_lies(run: RunDirectory, tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 REAL = f"""
 monitor = "validation.loss"
 pruner = "median"
-startup = 1
+startup_trials = 1
 {TINY}
 [space]
 train.optimizer.learning_rate = [1e-2, 1e-9]

@@ -135,7 +135,7 @@ def test_a_signal_is_handed_on_and_the_state_is_saved(monkeypatch: pytest.Monkey
     replace_train(
         monkeypatch,
         """
-        with interrupt.listening() as stop:
+        with interrupt.catch_stop_signals() as stop:
             callback.on_epoch_end(record)
             while True:
                 time.sleep(0.01)
@@ -158,9 +158,9 @@ def test_a_keyboard_interrupt_of_another_program_ends_it_too(monkeypatch: pytest
     replace_train(
         monkeypatch,
         """
-        with interrupt.listening() as stop:
+        with interrupt.catch_stop_signals() as stop:
             callback.on_epoch_end(record)
-            while not stop.asked:
+            while not stop.requested:
                 time.sleep(0.01)
             open(options["out"], "w").close()
         """,
@@ -181,9 +181,9 @@ def test_it_does_not_outlive_its_parent(tmp_path: Path) -> None:
     code = f"""
 import pytest, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_sweep_child import call, playing
-playing(pytest.MonkeyPatch(), {body!r})
-call()
+from test_trial_process import replace_train, train_in_child
+replace_train(pytest.MonkeyPatch(), {body!r})
+train_in_child()
 """
     parent = subprocess.Popen([sys.executable, "-c", code])
     try:

@@ -16,8 +16,8 @@ from sightline.models import registry
 from sightline.models.build import ModelSpec, build_shapes_only
 from sightline.models.describe import ModelDescription, describe_model
 from sightline.report import diagram, lr_plot
-from sightline.runs.autoconfig import SMALL_SIDE
 from sightline.runs.directory import RunDirectory
+from sightline.runs.steps import SMALL_SIDE
 
 
 @dataclass(frozen=True, slots=True)

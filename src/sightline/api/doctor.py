@@ -23,8 +23,8 @@ from sightline.errors import ImageError
 from sightline.preprocessing import PreprocessingSpec
 from sightline.report import doctor_page as page
 from sightline.report import fonts
-from sightline.runs import autoconfig
 from sightline.runs.preflight import raise_for_errors
+from sightline.runs.resolve import inspection_preprocess
 
 DEFAULT_DATA, DEFAULT_INPUT = DataConfig(), InputConfig()
 THUMBNAIL_SIDE = 96  # pixels of a thumbnail's longer side
@@ -62,7 +62,7 @@ def doctor(
     raise_for_errors((), options.allow_findings)  # rejects unknown kinds
     index = make_index(sources, callback.on_progress, threads, options=options, lenient=True)
     index = patches.load_and_apply_patch(index, None if patch is None else Path(patch))
-    preprocess, sample_range = autoconfig.inspection_preprocess(input_config, index, callback.on_progress, threads)
+    preprocess, sample_range = inspection_preprocess(input_config, index, callback.on_progress, threads)
     result_audit, duplicates, image_stats = audit_images(index, callback.on_progress, threads, sample_range, preprocess)
     result_audit = replace(
         result_audit, findings=(*result_audit.findings, *_missing_font_findings(result_audit.classes))

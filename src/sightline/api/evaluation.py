@@ -15,14 +15,10 @@ from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.types import SPLITS, ImageRecord, LabeledSubset, Split, Subset
 from sightline.errors import DataError, MissingImagesError
-from sightline.evaluation import label_issues, ood, report, selective, slices
-from sightline.evaluation.error_analysis import analyze_errors
-from sightline.evaluation.evaluator import compute_evaluation
+from sightline.evaluation import label_issues, ood, report
 from sightline.evaluation.label_issues import LabelIssue
-from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.ood import OODResult
-from sightline.evaluation.report import EvaluationReport, ModelOutputs, ThresholdRequest, collect_outputs
-from sightline.inference.results import Thresholds
+from sightline.evaluation.report import NO_THRESHOLDS, EvaluationReport, ModelOutputs, ThresholdRequest, collect_outputs
 from sightline.inference.tta import FlipTTA
 from sightline.report import evaluation_dict, plotting
 from sightline.report import evaluation_plots as drawings
@@ -38,7 +34,7 @@ class AllowedImages:
     missing: bool = False
 
 
-NO_THRESHOLDS, DEFAULT_ALLOWED = ThresholdRequest(), AllowedImages()
+DEFAULT_ALLOWED = AllowedImages()
 MAX_OOD_IMAGES = 1000  # maximum OOD images; they estimate an AUROC to about 0.01
 
 
@@ -98,7 +94,7 @@ def evaluate_model(
         thresholds, threshold = report.fit_thresholds(
             validation_outputs, threshold_request, thresholds, classifier.classes
         )
-    result = build_report(
+    result = report.build_report(
         classifier.classes, outputs, labeled, split_name, validation_outputs, thresholds, threshold_request
     )
     result = replace(result, threshold=threshold)
@@ -106,38 +102,6 @@ def evaluate_model(
         result = replace(result, ood=_evaluate_ood(output_reader, outputs, result, ood_sources))
     _save_results(classifier, result, labeled, save_thresholds=bool(threshold_request))
     return result
-
-
-def build_report(
-    classes: tuple[str, ...],
-    outputs: ModelOutputs,
-    labeled: LabeledSubset,
-    split: str,
-    validation_outputs: ModelOutputs | None,
-    thresholds: Thresholds | None = None,
-    threshold_request: ThresholdRequest = NO_THRESHOLDS,
-) -> EvaluationReport:
-    """Return the evaluation of `outputs` for the images `labeled`, given the outputs of the validation split."""
-    evaluation = add_leakage(
-        compute_evaluation(classes, outputs.outputs.probabilities, labeled.subset, rejects=labeled.unreadable), labeled
-    )  # fmt: skip
-    confidence, correct = evaluation.probabilities.max(1), evaluation.probabilities.argmax(1) == evaluation.labels
-    return EvaluationReport(
-        evaluation=evaluation,
-        split=split,
-        calibration=report.evaluate_calibration(outputs, validation_outputs),
-        risk_coverage=selective.compute_risk_coverage(confidence, correct),
-        errors=analyze_errors(evaluation),
-        slices=slices.evaluate_slices(slices.image_properties(labeled.subset, labeled.images), correct),
-        thresholds=thresholds,
-        selective=report.evaluate_selective(outputs, validation_outputs),
-        decisions=None
-        if thresholds is None
-        else report.evaluate_decisions(outputs, classes, thresholds, fitted=validation_outputs is outputs),
-        set_coverage=None if thresholds is None else report.evaluate_sets(outputs, thresholds),
-        binary=report.evaluate_binary(evaluation, outputs, validation_outputs, threshold_request, thresholds),
-        shift=report.compare_with_validation(outputs, validation_outputs),
-    )
 
 
 def _configured_positive(classifier: Classifier) -> str:

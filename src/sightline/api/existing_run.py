@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -14,12 +13,12 @@ from sightline.api.classifier import load
 from sightline.api.comparison import flatten_settings
 from sightline.callbacks import Callback
 from sightline.config import RunConfig
-from sightline.data.dataset import DecodedDataset
 from sightline.data.recorded_images import describe_difference
-from sightline.data.types import Index, Split
-from sightline.errors import DataError, OutputError
+from sightline.data.types import Split
+from sightline.errors import OutputError
 from sightline.evaluation.report import ThresholdRequest
 from sightline.runs.directory import RunDirectory
+from sightline.runs.resolve import RunInputs
 from sightline.training.result import SplitMetrics, TrainResult
 
 IGNORED_SETTINGS = {  # settings that do not affect the trained weights
@@ -41,11 +40,12 @@ def is_run(path: Path) -> bool:
     return (path / "run.json").is_file()
 
 
-def reevaluate(path: Path, config: RunConfig, index: Index, callback: Callback) -> TrainResult:
+def reevaluate(path: Path, inputs: RunInputs, callback: Callback) -> TrainResult:
     """Evaluate the complete run at `path` again, on its test split (else validation), and return its result.
 
-    Raises `OutputError` if the run is not complete, or if its settings or images differ from `config` and `index`.
+    Raises `OutputError` if the run is not complete, or if its settings or images differ from `inputs`.
     """
+    config, index = inputs.config, inputs.index
     run = RunDirectory.open(path)
     info = run.info
     if info.get("status") != "complete":
@@ -91,25 +91,6 @@ def reevaluate(path: Path, config: RunConfig, index: Index, callback: Callback) 
     ).evaluation
     metrics = SplitMetrics(result.accuracy, result.loss, result.count)
     return replace(previous_result, test=metrics) if split == "test" else replace(previous_result, validation=metrics)
-
-
-def check_unchanged(run: RunDirectory, data: DecodedDataset) -> None:
-    """Raise `DataError` if the images, labels or splits of `data` differ from those that the run started with."""
-    recorded_rows = run.read_data()
-    current = [(p.sha256, p.label, split) for p, split in zip(data.images, data.splits, strict=True)]
-    if recorded_rows is None:
-        return
-    recorded = [(row.sha256, row.label, row.split) for row in recorded_rows]
-    if recorded == current:
-        return
-    missing_images, new_images = Counter(recorded) - Counter(current), Counter(current) - Counter(recorded)
-    summary = f"{missing_images.total()} of {len(recorded)} are missing or changed, {new_images.total()} are new"
-    if not missing_images and not new_images:
-        summary = "files were renamed, which changes their order"
-    raise DataError(
-        f"The images of {data.name} are not those that the run {run.path} started with ({summary}): "
-        "restore them, or retrain with --force."
-    )
 
 
 def diff_settings(old_config: RunConfig, new_config: RunConfig) -> Iterator[str]:

@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 from sightline import _io, backend
 from sightline.api import owned_png
 from sightline.callbacks import Callback
-from sightline.config import RunConfig, recipes, resolve_config
+from sightline.config import RunConfig
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.types import Index
 from sightline.errors import DataError, ImageError, OutputError, UsageError
-from sightline.models import registry
 from sightline.preprocessing import PreprocessingSpec
 from sightline.report import plotting
 from sightline.report.image_grid import plot_grid
-from sightline.runs import autoconfig, environment
+from sightline.runs.facts import THIS_MACHINE, DataFacts
+from sightline.runs.resolve import apply_steps, build_preprocess, inspection_preprocess, merge_recipe
+from sightline.runs.steps import IMMEDIATE_STEPS, choose_value_range
+from sightline.runs.train_request import TrainRequest
 from sightline.seeding import make_generator
 from sightline.training.augment import mixup, pipeline
 from sightline.training.optimizers import smooth_labels
@@ -60,11 +62,10 @@ def preview_images(
     current directory; a file that this function did not write is never overwritten.
     """
     callback = callback or Callback()
-    if not augmented and (recipe or any(not text.startswith(("data.", "picture.")) for text in set)):
+    if not augmented and (recipe or any(not text.startswith(("data.", "input.")) for text in set)):
         raise UsageError("A recipe and settings define how images are augmented: add --augment to see that.")
-    requested = resolve_config(recipes.load(recipe or "auto"), assignments=set)  # fail on invalid settings first
-    if requested.model.name != "auto":
-        registry.get_entry(requested.model.name)
+    request = TrainRequest.create(sources, recipe or "auto", None, set)
+    requested = request.merge_layers()  # fail on invalid settings first
     plotting.check_packages()
     index = make_index(sources, callback.on_progress, requested.device.threads or None, options=requested.data)
     path = (
@@ -75,12 +76,9 @@ def preview_images(
     _check_output(path)
     num_images = count or (DEFAULT_AUGMENTED_COUNT if augmented else DEFAULT_COUNT)
     if augmented:
-        resolved = autoconfig.resolve_value_range(
-            _resolve_training_settings(index, requested, set, recipe or "auto"), index, callback
-        )
-        rows = _augment_rows(index, resolved, num_images, seed)
+        rows = _augment_rows(index, _resolve_training_settings(request, index, callback), num_images, seed)
     else:
-        preprocess, _ = autoconfig.inspection_preprocess(
+        preprocess, _ = inspection_preprocess(
             requested.input, index, callback.on_progress, requested.device.threads or None
         )
         images = _decode_images(index, num_images, seed, preprocess, training=False)
@@ -90,20 +88,16 @@ def preview_images(
     return PreviewResult(str(path), classes, len(rows) if augmented else sum(map(len, rows)))
 
 
-def _resolve_training_settings(
-    index: Index, requested: RunConfig, assignments: Sequence[str], recipe: str
-) -> RunConfig:
-    """Return the settings that `train` would use."""
-    if recipe == "auto":
-        environment.start_backend(requested.device)
-        recipe_choice = autoconfig.choose_recipe(index)
-        requested, recipe = autoconfig.apply_recipe(recipe_choice, [], assignments), recipe_choice.recipe
-    if not pipeline.is_enabled(requested.augment):
+def _resolve_training_settings(request: TrainRequest, index: Index, callback: Callback) -> RunConfig:
+    """Return the settings that `train` would use, as far as images depend on them."""
+    facts = DataFacts.from_index(index, callback.on_progress)
+    config, choice = merge_recipe(request, facts, THIS_MACHINE)
+    if not pipeline.is_enabled(config.augment):
         raise UsageError(
-            f"The recipe {recipe} has no augmentation. Choose another with --recipe, or enable one, as in "
-            "--set augment.rotation=20."
+            f"The recipe {choice.recipe if choice else request.recipe} has no augmentation. Choose another with "
+            "--recipe, or enable one, as in --set augment.rotation=20."
         )
-    return autoconfig.resolve_input_settings(requested, index)
+    return apply_steps(config, (*IMMEDIATE_STEPS, choose_value_range), facts, THIS_MACHINE, callback)
 
 
 def _sample_indices(index: Index, count: int, seed: int, *, training: bool) -> Iterator[int]:
@@ -150,7 +144,7 @@ def _decode_images(
 
 def _augment_rows(index: Index, config: RunConfig, count: int, seed: int) -> list[list[LabeledPixels]]:
     """Return each image followed by its augmentations in five epochs, sampled and applied as in training."""
-    images = _decode_images(index, count, seed, autoconfig.build_preprocess(config), training=True)
+    images = _decode_images(index, count, seed, build_preprocess(config), training=True)
     pixels = np.stack([p for p, _ in images])
     classes = sorted({label for _, label in images})
     labels = np.array([classes.index(label) for _, label in images], np.int32)

@@ -8,22 +8,17 @@ from typing import Any
 
 from sightline import backend
 from sightline.api import existing_run
-from sightline.api.training import Training
 from sightline.callbacks import Callback
-from sightline.config import DeviceConfig, RunConfig
-from sightline.data.checks.finding import Finding
-from sightline.data.dataset import check_classes
+from sightline.config import DeviceConfig
 from sightline.data.indexing import Sources
-from sightline.data.indexing import build_index as make_index
-from sightline.data.label_patch import load_and_apply_patch
-from sightline.data.types import Index
 from sightline.distributed.cluster import ClusterSpec
 from sightline.errors import ModelError, UsageError
 from sightline.runs import environment, extension, host_session
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import INPUT_ERRORS, record_failure
-from sightline.runs.host_session import HostSession
-from sightline.runs.resolve import TrainRequest, resolve_settings
+from sightline.runs.pipeline import Job, run_pipeline
+from sightline.runs.resolve import RunInputs, resolve_request, restore_inputs
+from sightline.runs.train_request import TrainRequest
 from sightline.training import interrupt
 from sightline.training.result import TrainResult
 
@@ -65,13 +60,12 @@ def resume(
         with run.lock():
             if epochs is not None:
                 extension.begin_extension(run, epochs, callback)
-            return _resume_locked(run, sources, callback, start_time, session)
+            return _resume_locked(Job(run, callback, start_time, session), sources)
 
 
-def _resume_locked(
-    run: RunDirectory, sources: Sources | None, callback: Callback, start_time: float, session: HostSession
-) -> TrainResult:
+def _resume_locked(job: Job, sources: Sources | None) -> TrainResult:
     """Resume a run whose lock is held."""
+    run, callback = job.run, job.callback
     info = run.info
     if info.get("status") == "complete":
         callback.on_message(f"{run.path} is complete: nothing to do")
@@ -83,32 +77,21 @@ def _resume_locked(
         if run.has_config:
             _check_environment(info, run, callback)
         with record_failure(run, new=False):
-            return Training(
-                *_load_settings(run, info, sources, callback), run, callback, start_time, session
-            ).run_pipeline()
+            return run_pipeline(job, _restore(run, info, sources, callback))
     except INPUT_ERRORS:
         extension.withdraw_extension(run)
         raise
 
 
-def _load_settings(
-    run: RunDirectory, info: dict[str, Any], sources: Sources | None, callback: Callback
-) -> tuple[RunConfig, Index, tuple[Finding, ...]]:
-    """Return the settings, the index and, for a run that has not recorded them yet, the findings."""
+def _restore(run: RunDirectory, info: dict[str, Any], sources: Sources | None, callback: Callback) -> RunInputs:
+    """Return the recorded settings and the images; a run that has not recorded its settings yet chooses them."""
     run.remove_partial_files()
     run.update(status="running", resumed=info.get("resumed", 0) + 1)
     request = TrainRequest.from_dict(info["request"], str(run.path / "run.json"))
     if not run.has_config:
-        return resolve_settings(request.resolve_sources(sources), request, callback)
+        return resolve_request(request, request.resolve_sources(sources), callback)
     extension.apply_extension(run)
-    config = request.with_relative_paths(run.config)
-    environment.check_packages(config)
-    environment.start_backend(config.device)
-    threads = config.device.threads or None
-    index = make_index(request.resolve_sources(sources), callback.on_progress, threads, options=config.data)
-    index = load_and_apply_patch(index, run.patch)
-    check_classes(index)
-    return config, index, ()
+    return restore_inputs(run.config, request, sources, run.patch, callback)
 
 
 def _check_environment(info: dict[str, Any], run: RunDirectory, callback: Callback) -> None:

@@ -15,10 +15,10 @@ def report(
     json: Annotated[bool, typer.Option("--json", help="Print the path of the report as one JSON object.")] = False,
 ) -> None:
     """Evaluate a run again and write its report, a single self-contained HTML page."""
-    from sightline.api import run_report
+    from sightline.api.reporting import rebuild_report
 
     with ProgressDisplay(quiet=json) as display:
-        path = run_report.rebuild_report(run, progress=display.on_progress)
+        path = rebuild_report(run, progress=display.on_progress)
     if json:
         print_json({"report": str(path)})
     else:

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from sightline import metrics
 from sightline.callbacks import Progress, no_progress
 from sightline.data.loader import iterate_batches
-from sightline.data.types import Subset
+from sightline.data.types import LabeledSubset, Subset
 from sightline.errors import DataError, UsageError, plural
-from sightline.evaluation import binary, calibration, conformal, ood, selective, shift
+from sightline.evaluation import binary, calibration, conformal, ood, selective, shift, slices
 from sightline.evaluation.binary import BinaryReport, Rate
 from sightline.evaluation.calibration import ReliabilityBin, Temperature
 from sightline.evaluation.conformal import SetCoverage
-from sightline.evaluation.error_analysis import ErrorAnalysis
+from sightline.evaluation.error_analysis import ErrorAnalysis, analyze_errors
+from sightline.evaluation.evaluator import compute_evaluation
+from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.ood import OODResult
 from sightline.evaluation.results import EvaluationResult
 from sightline.evaluation.selective import RiskCoverageCurve, SelectiveResult, Threshold
@@ -69,6 +71,9 @@ class ThresholdRequest:
         """The requested targets of binary classification, by rate."""
         targets: dict[Rate, float | None] = {"sensitivity": self.sensitivity, "specificity": self.specificity}
         return {rate: target for rate, target in targets.items() if target is not None}
+
+
+NO_THRESHOLDS = ThresholdRequest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,38 @@ class EvaluationReport:
     ood: OODResult | None = None
     binary: BinaryReport | None = None
     shift: SplitShift | None = None
+
+
+def build_report(
+    classes: tuple[str, ...],
+    outputs: ModelOutputs,
+    labeled: LabeledSubset,
+    split: str,
+    validation_outputs: ModelOutputs | None,
+    thresholds: Thresholds | None = None,
+    threshold_request: ThresholdRequest = NO_THRESHOLDS,
+) -> EvaluationReport:
+    """Return the evaluation of `outputs` for the images `labeled`, given the outputs of the validation split."""
+    evaluation = add_leakage(
+        compute_evaluation(classes, outputs.outputs.probabilities, labeled.subset, rejects=labeled.unreadable), labeled
+    )  # fmt: skip
+    confidence, correct = evaluation.probabilities.max(1), evaluation.probabilities.argmax(1) == evaluation.labels
+    return EvaluationReport(
+        evaluation=evaluation,
+        split=split,
+        calibration=evaluate_calibration(outputs, validation_outputs),
+        risk_coverage=selective.compute_risk_coverage(confidence, correct),
+        errors=analyze_errors(evaluation),
+        slices=slices.evaluate_slices(slices.image_properties(labeled.subset, labeled.images), correct),
+        thresholds=thresholds,
+        selective=evaluate_selective(outputs, validation_outputs),
+        decisions=None
+        if thresholds is None
+        else evaluate_decisions(outputs, classes, thresholds, fitted=validation_outputs is outputs),
+        set_coverage=None if thresholds is None else evaluate_sets(outputs, thresholds),
+        binary=evaluate_binary(evaluation, outputs, validation_outputs, threshold_request, thresholds),
+        shift=compare_with_validation(outputs, validation_outputs),
+    )
 
 
 def collect_outputs(

@@ -20,7 +20,7 @@ MAX_THUMBNAIL_SIDE = 192  # greatest side of an image in the page, in pixels
 
 
 def render_html(report: Mapping[str, Any]) -> str:
-    """Return the page of what `api.run_report` puts together."""
+    """Return the page of what `runs.run_report` puts together."""
     environment = templates.make_environment()
     environment.filters |= {"percent": format_percent, "between": format_interval}
     text = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
 
@@ -12,12 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sightline import backend, metrics
-from sightline.callbacks import Progress, no_progress
+from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
+from sightline.data.checks import leakage
 from sightline.data.dataset import DecodedDataset
-from sightline.data.types import SPLITS, Index, Split
+from sightline.data.types import SPLITS, Index, LabeledSubset, Split
 from sightline.evaluation.calibration import Temperature, fit_temperature
-from sightline.evaluation.report import ModelOutputs, collect_outputs
+from sightline.evaluation.report import EvaluationReport, ModelOutputs, ThresholdRequest, build_report, collect_outputs
 from sightline.evaluation.results import EvaluationResult
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle, parity
@@ -29,10 +31,82 @@ from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models.describe import count_parameters, weights_sha256
 from sightline.preprocessing import PreprocessingSpec, inspect_image
-from sightline.report import to_dict
+from sightline.report import evaluation_dict, evaluation_plots, to_dict
+from sightline.runs.directory import RunDirectory
+from sightline.runs.network_setup import PreparedRun
+from sightline.training.loop import FitResult
 
 MAX_PARITY_IMAGES = 256  # training images for the comparison, if there is no validation split
 CANDIDATES_PER_CLASS = 8  # files per class among which the smallest become reference examples
+
+
+@dataclass(frozen=True, slots=True)
+class FinalModel:
+    """What there is to report: evaluations by split, and the report on the last split, whose images are `labeled`.
+
+    `no_bundle_reason` says why there is no bundle; None if there is one.
+    """
+
+    evaluations: Mapping[Split, EvaluationResult]
+    last_report: EvaluationReport | None
+    labeled: LabeledSubset
+    no_bundle_reason: str | None
+    temperature: float
+
+
+def finalize(
+    run: RunDirectory, prepared: PreparedRun, model: Any, fit_result: FitResult, callback: Callback
+) -> FinalModel:
+    """Calibrate the Keras model, export it, evaluate the file on the held-out splits, and write the bundle.
+
+    If the outputs of the file differ from the model's, it is not written, and the model itself is evaluated.
+    """
+    config, data, classes, preprocess = prepared.config, prepared.data, prepared.data.classes, prepared.preprocess
+    run.clear_results()
+    logits = validation_logits(model, data, fit_result.validation_logits, config.train.precision)
+    fitted = calibrate_temperature(model, logits, data.subset("validation").labels) if config.bundle.calibrate else None
+    temperature = fitted.value if fitted else 1.0
+    run.write_model(model, classes, preprocess)
+    graph, predictor = export_onnx(model, classes, preprocess, config.device.threads)
+    outputs_by_split = collect_split_outputs(predictor, data, callback.on_progress)
+    agreement = check_parity(model, predictor, data, logits / np.float32(temperature), outputs_by_split)
+    no_bundle_reason = parity_failure(agreement)
+    if no_bundle_reason is not None:
+        run.update(no_bundle=no_bundle_reason)
+        callback.on_message(f"No bundle is written: {no_bundle_reason}.")
+        keras_predictor = KerasPredictor(model, classes, preprocess)
+        outputs_by_split = collect_split_outputs(keras_predictor, data, callback.on_progress)
+    reports = {split: _evaluate_split(run, prepared, split, outputs_by_split) for split in outputs_by_split}
+    evaluations = {split: report.evaluation for split, report in reports.items()}
+    if no_bundle_reason is None:
+        run.write_bundle(
+            build_bundle(
+                model, graph, predictor, data, prepared.index, config,
+                model=config.model.name, temperature=temperature, parity=agreement.to_dict(),
+                metrics=metrics_by_split(evaluations),
+            )
+        )  # fmt: skip
+    last_report = reports.get("test") or reports.get("validation")
+    if last_report is not None:
+        run.write_figures(evaluation_plots.plot_main(last_report))
+    labeled = _label_split(run, data, "test" if "test" in reports else "validation")
+    return FinalModel(evaluations, last_report, labeled, no_bundle_reason, temperature)
+
+
+def _evaluate_split(
+    run: RunDirectory, prepared: PreparedRun, split: Split, outputs_by_split: Mapping[Split, ModelOutputs]
+) -> EvaluationReport:
+    report = build_report(
+        prepared.data.classes, outputs_by_split[split], _label_split(run, prepared.data, split), split,
+        outputs_by_split.get("validation"),
+        threshold_request=ThresholdRequest(positive=prepared.config.evaluation.positive_class),
+    )  # fmt: skip
+    run.write_evaluation(split, report.evaluation, evaluation_dict.report_to_dict(report))
+    return report
+
+
+def _label_split(run: RunDirectory, data: DecodedDataset, split: Split) -> LabeledSubset:
+    return replace(data.labeled_subset(split), leaked=leakage.leaked_contents(run.read_leaks(), split))
 
 
 def export_onnx(

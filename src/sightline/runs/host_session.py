@@ -23,19 +23,16 @@ import numpy as np
 from sightline import jsonio
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig, RunConfig, resolve_config, to_dict
-from sightline.data.dataset import DecodedDataset, build_dataset, check_classes
+from sightline.data.dataset import DecodedDataset
 from sightline.data.indexing import Sources
-from sightline.data.indexing import build_index as make_index
-from sightline.data.label_patch import load_and_apply_patch
-from sightline.data.types import Index
-from sightline.distributed import cluster, devices
+from sightline.distributed import cluster
 from sightline.distributed.cluster import SINGLE_HOST, Cluster, ClusterSpec
 from sightline.errors import DataError, HostError, Interrupted, SightlineError, UsageError, plural
 from sightline.models.describe import count_parameters, weights_sha256
-from sightline.runs import autoconfig, environment, network_setup
-from sightline.runs.resolve import TrainRequest, find_initial_weights
+from sightline.runs import environment, network_setup
+from sightline.runs.resolve import restore_inputs
+from sightline.runs.train_request import TrainRequest
 from sightline.training.checkpoints import Checkpoint
-from sightline.training.loop import fit
 from sightline.training.result import TrainingMetrics, TrainResult
 
 
@@ -155,7 +152,7 @@ def open_session(requested: ClusterSpec | None, device: DeviceConfig, callback: 
 
 def with_jax_backend(request: TrainRequest, requested: ClusterSpec | None) -> TrainRequest:
     """Return `request` with the JAX backend, which multi-host training needs, unless it names a backend."""
-    if requested is None or request.settings().device.backend != "auto":
+    if requested is None or request.merge_layers().device.backend != "auto":
         return request
     return replace(request, assignments=(*request.assignments, "device.backend=jax"))
 
@@ -173,30 +170,17 @@ def check_host_count(team: Cluster, config: RunConfig) -> None:
 def train_follower(session: HostSession, sources: Sources | None, start_time: float) -> TrainResult:
     """Train along with host 0, writing nothing; `sources` as on host 0, None for those of the run."""
     received = session.receive_settings()
-    config = resolve_config(received["config"])
-    resolved_sources = (
-        TrainRequest.from_dict(received["request"], "The settings from host 0").resolve_sources(None)
-        if sources is None
-        else sources
-    )
-    threads = config.device.threads or None
-    index = make_index(resolved_sources, threads=threads, options=config.data)
-    index = _apply_patch_text(index, received["patch"])
-    check_classes(index)
-    initial_weights = find_initial_weights(config)
-    data = build_dataset(
-        index, autoconfig.build_preprocess(config), config.split, config.seed, keep=config.data.cache, threads=threads
-    )
-    spec = network_setup.build_model_spec(config, data, initial_weights)
-    session.check_same_data(data, initial_weights)
+    request = TrainRequest.from_dict(received["request"], "The settings from host 0")
+    with _patch_file(received["patch"]) as patch:
+        inputs = restore_inputs(resolve_config(received["config"]), request, sources, patch, Callback())
+    prepared = network_setup.prepare_inputs(inputs)
+    config, data = prepared.config, prepared.data
+    session.check_same_data(data, prepared.spec.weights)
     checkpoint = session.broadcast_checkpoint(None)
-    distribution = devices.create_distribution(config.device)
-    with distribution.scope(), session.disconnecting():
-        network = network_setup.build_network(spec, data)
-        fit_result = fit(
-            network, data.subset("train"), data.subset("validation"), config, Callback(), resume_from=checkpoint
-        )
-    model, best_epoch = network_setup.to_single_device_model(network, spec, distribution), fit_result.best
+    with session.disconnecting():
+        network = network_setup.build_distributed_network(prepared)
+        fit_result = network_setup.fit_network(network, prepared, Callback(), checkpoint)
+    model, best_epoch = network.to_single_device_model(), fit_result.best
     return TrainResult(
         run="",
         model=config.model.name,
@@ -216,10 +200,13 @@ def train_follower(session: HostSession, sources: Sources | None, start_time: fl
     )
 
 
-def _apply_patch_text(index: Index, patch: str | None) -> Index:
+@contextmanager
+def _patch_file(patch: str | None) -> Iterator[Path | None]:
+    """Write the text of a patch to a temporary file; None without one."""
     if patch is None:
-        return index
+        yield None
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "patch.jsonl")
         path.write_text(patch, encoding="utf-8")
-        return load_and_apply_patch(index, path)
+        yield path

@@ -1,23 +1,89 @@
-"""Build the network to train from a resolved configuration and its data, and extract the model to save."""
+"""From a complete configuration and its indexed images to decoded images and a network that can be trained."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sightline import backend
-from sightline.callbacks import Callback
+from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
-from sightline.data.dataset import DecodedDataset
+from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.types import Index
+from sightline.distributed import devices
 from sightline.distributed.devices import Distribution
 from sightline.models import build, registry, whitening
 from sightline.models.build import ModelSpec, Network
-from sightline.runs import autoconfig
-from sightline.training import precision
+from sightline.preprocessing import PreprocessingSpec
+from sightline.runs.facts import THIS_MACHINE
+from sightline.runs.resolve import RunInputs, build_preprocess
+from sightline.training import loop
+from sightline.training.checkpoints import Checkpoint
+from sightline.training.loop import FitResult
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRun:
+    """Everything that training starts from: the settings, the indexed and decoded images, the network's specification.
+
+    `spec.weights` is the file with the initial weights, None for random ones.
+    """
+
+    config: RunConfig
+    index: Index
+    data: DecodedDataset
+    spec: ModelSpec
+    preprocess: PreprocessingSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DistributedNetwork:
+    """A network on the devices that train it."""
+
+    network: Network
+    spec: ModelSpec
+    distribution: Distribution
+
+    def to_single_device_model(self) -> Any:
+        """Return a float32 Keras model on one device: the network itself, or a copy if it trained differently."""
+        return to_single_device_model(self.network, self.spec, self.distribution)
+
+
+def prepare_inputs(inputs: RunInputs, progress: Progress = no_progress) -> PreparedRun:
+    """Decode the images of `inputs`, whose settings are complete, and specify the network."""
+    config = inputs.config
+    initial_weights, preprocess = THIS_MACHINE.find_initial_weights(config), build_preprocess(config)
+    data = build_dataset(
+        inputs.index, preprocess, config.split, config.seed,
+        keep=config.data.cache, progress=progress, threads=config.device.threads or None,
+    )  # fmt: skip
+    return PreparedRun(config, inputs.index, data, build_model_spec(config, data, initial_weights), preprocess)
+
+
+def build_distributed_network(prepared: PreparedRun) -> DistributedNetwork:
+    """Build the network on the devices of the settings."""
+    distribution = devices.create_distribution(prepared.config.device)
+    with distribution.scope():
+        return DistributedNetwork(build_network(prepared.spec, prepared.data), prepared.spec, distribution)
+
+
+def fit_network(
+    network: DistributedNetwork,
+    prepared: PreparedRun,
+    callback: Callback,
+    checkpoint: Checkpoint | None,
+    checkpoint_dir: Path | None = None,
+) -> FitResult:
+    """Train `network` in place, from `checkpoint` if there is one; see `training.loop.fit`."""
+    data = prepared.data
+    with network.distribution.scope():
+        return loop.fit(
+            network.network, data.subset("train"), data.subset("validation"), prepared.config, callback,
+            checkpoint_dir=checkpoint_dir, resume_from=checkpoint,
+        )  # fmt: skip
 
 
 def build_model_spec(config: RunConfig, data: DecodedDataset, start: Path | None) -> ModelSpec:
@@ -54,19 +120,6 @@ def build_network(spec: ModelSpec, data: DecodedDataset) -> Network:
         layer, train = registry.get_entry(spec.config.name).whitening_layer, data.subset("train")
         whitening.init_whitening(network.model, layer, len(train), train.take)
     return network
-
-
-def resolve_precision(config: RunConfig, index: Index, callback: Callback) -> RunConfig:
-    """Return `config` with `auto` precision resolved by a benchmark, whose result is reported."""
-    if config.train.precision != "auto":
-        return config
-    preprocess, classes = autoconfig.build_preprocess(config), len({p.label for p in index.images})
-    spec = ModelSpec(
-        config.model, preprocess.height, preprocess.width, preprocess.channels, classes, pixel_stats=(127.5, 64.0)
-    )
-    choice = precision.choose_precision(spec, config, len(index.images))
-    callback.on_message(f"precision {choice.precision}: {choice.reason}")
-    return replace(config, train=replace(config.train, precision=choice.precision))
 
 
 def to_single_device_model(network: Network, spec: ModelSpec, distribution: Distribution) -> Any:

@@ -1,170 +1,131 @@
-"""The arguments of `train`, saved in the run until the configuration is resolved."""
+"""From a request to the complete configuration of a run, or back to that of a recorded one.
+
+    merge_layers -> [index the images, check them] -> recipe -> IMMEDIATE_STEPS -> {run directory} -> MEASURED_STEPS
+
+The immediate steps tell whether an existing run has the same settings. The measured ones come after the run directory
+exists, so that a process that is killed in them leaves a run that can be resumed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from sightline import jsonio
-from sightline.callbacks import Callback
-from sightline.config import RunConfig, parse, recipes, resolve_config, stage_epochs
+from sightline.callbacks import Callback, Progress, no_progress
+from sightline.config import InputConfig, RunConfig, recipes
 from sightline.data.checks.finding import Finding
-from sightline.data.indexing import Sources, list_of_sources
+from sightline.data.dataset import check_classes
+from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
-from sightline.data.sources.listing import SourceListing
+from sightline.data.label_patch import load_and_apply_patch
+from sightline.data.sample_range import SampleRange, resolve_range
 from sightline.data.types import Index
-from sightline.distributed import devices
-from sightline.errors import DataError, ModelError
 from sightline.evaluation.binary import check_positive_class
-from sightline.models import pretrained, registry
-from sightline.runs import autoconfig, environment, preflight
+from sightline.preprocessing import PreprocessingSpec
+from sightline.runs import environment, preflight, steps
+from sightline.runs.facts import THIS_MACHINE, DataFacts, Machine, build_decoding_spec
+from sightline.runs.steps import RecipeChoice, Step
+from sightline.runs.train_request import TrainRequest
 
 
 @dataclass(frozen=True, slots=True)
-class TrainRequest:
-    """The arguments of `train` that determine its result; `layers` are the contents of the recipe and of the TOML file.
+class RunInputs:
+    """The settings of a run and its indexed images, with their findings (none for a run that has recorded them)."""
 
-    `sources` omits arrays in memory; `arrays` says whether there were any. `folder` is the base of relative paths.
+    config: RunConfig
+    index: Index
+    findings: tuple[Finding, ...] = ()
+
+
+def resolve_request(
+    request: TrainRequest, sources: Sources, callback: Callback, machine: Machine = THIS_MACHINE
+) -> RunInputs:
+    """Index and check the images of a new run, and make every choice that takes no time; starts the backend.
+
+    Raises `SightlineError`s for settings and images that nothing can be trained with.
     """
-
-    sources: tuple[str, ...]
-    arrays: bool
-    folder: str
-    recipe: str
-    layers: tuple[dict[str, Any], ...]
-    assignments: tuple[str, ...]
-
-    @classmethod
-    def create(
-        cls, sources: Sources, recipe: str, config: Path | str | None, assignments: Sequence[str]
-    ) -> TrainRequest:
-        """Create a request, reading the recipe and the configuration file; raises `ConfigError`."""
-        layers = [recipes.load(recipe)]
-        if config is not None:
-            layers.append(parse.read_toml(Path(config)))
-        source_names = tuple(str(s) for s in list_of_sources(sources) if not isinstance(s, SourceListing))
-        arrays = len(source_names) < len(list_of_sources(sources))
-        return cls(source_names, arrays, str(Path.cwd()), recipe, tuple(layers), tuple(assignments))
-
-    @classmethod
-    def from_dict(cls, values: Any, prefix: str) -> TrainRequest:
-        """Undo `to_dict`; raises `ModelError`, whose message begins with `prefix`, for invalid values."""
-        try:
-            return jsonio.build(cls, values, f"{prefix}: the request")
-        except ModelError as error:
-            raise ModelError(f"{error} Retrain with --force.") from error
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-compatible values."""
-        return asdict(self)
-
-    def settings(self) -> RunConfig:
-        """Return the settings before resolution; raises `UsageError` for invalid ones or an unknown model."""
-        config = resolve_config(*self.layers, assignments=self.assignments)
-        if config.model.name != "auto":
-            registry.get_entry(config.model.name)
-        return config
-
-    def is_set_by_user(self, key: str) -> bool:
-        """Return whether the user, not the recipe, set the dotted `key`."""
-        if any(text.partition("=")[0].strip() == key for text in self.assignments):
-            return True
-        *tables, name = key.split(".")
-        for layer in self.layers[1:]:
-            table: Any = layer
-            for table_name in tables:
-                table = table.get(table_name, {}) if isinstance(table, dict) else {}
-            if isinstance(table, dict) and name in table:
-                return True
-        return False
-
-    def override_notes(self, config: RunConfig) -> Iterator[str]:
-        """Yield notes on settings of the user that stages of `config` override."""
-        train = config.train
-        if train.stages and self.is_set_by_user("train.epochs"):
-            yield f"train.epochs is {train.epochs}, and the stages have {stage_epochs.describe_epochs(train)}"
-        for key, name in (("train.optimizer.learning_rate", "learning_rate"), ("train.batch_size", "batch_size")):
-            overridden = [getattr(stage, name) is not None for stage in train.stages]
-            if overridden and all(overridden) and self.is_set_by_user(key):
-                yield f"{key} has no effect: every stage overrides it; set train.stages.0.{name} etc. instead"
-
-    def resolve_sources(self, sources: Sources | None) -> Sources:
-        """Return the sources to read on resume: `sources` if given, else those of the request.
-
-        Raises `DataError` if the request had arrays, which are not stored.
-        """
-        if sources is not None:
-            return sources
-        if self.arrays:
-            raise DataError("This run was started with arrays, which it does not store: pass them again, from Python.")
-        return self.named_sources()
-
-    def named_sources(self) -> list[str]:
-        """Return the named sources, relative to the current directory."""
-        return [self._relative_path(text) for text in self.sources]
-
-    def with_relative_paths(self, config: RunConfig) -> RunConfig:
-        """Return `config` with file paths relative to the current directory."""
-        patch, labels, root = (
-            text and self._relative_path(text) for text in (config.data.patch, config.data.labels, config.data.root)
-        )
-        data = replace(config.data, patch=patch, labels=labels, root=root)
-        start = config.model.weights
-        model = (
-            config.model
-            if start in pretrained.WEIGHT_CHOICES
-            else replace(config.model, weights=self._relative_path(start))
-        )
-        return replace(config, data=data, model=model)
-
-    def _relative_path(self, text: str) -> str:
-        """Resolve a path against the folder of the request; other names are returned unchanged."""
-        original_path = Path(self.folder, text)
-        return str(original_path) if Path(self.folder) != Path.cwd() and original_path.exists() else text
-
-
-def resolve_settings(
-    sources: Sources, request: TrainRequest, callback: Callback
-) -> tuple[RunConfig, Index, tuple[Finding, ...]]:
-    """Index the images, start the backend and resolve all settings but those of `resolve_machine_settings`.
-
-    Return the settings, the index and its findings.
-    """
-    requested = request.with_relative_paths(request.settings())
-    environment.check_packages(requested)
-    threads = requested.device.threads or None
-    index = make_index(sources, callback.on_progress, threads, options=requested.data)
-    index, findings = preflight.run_preflight_checks(index, requested, callback)
-    check_positive_class(sorted({image.label for image in index.images}), requested.evaluation.positive_class)
-    if request.recipe == "auto":
-        environment.start_backend(requested.device)
-        recipe_choice = autoconfig.choose_recipe(index)
-        callback.on_message(f"{recipe_choice.recipe}: {recipe_choice.reason}")
-        requested = request.with_relative_paths(
-            autoconfig.apply_recipe(recipe_choice, request.layers, request.assignments)
-        )
-    for note in request.override_notes(requested):
+    config = request.with_relative_paths(request.merge_layers())
+    environment.check_packages(config)
+    index = make_index(sources, callback.on_progress, config.device.threads or None, options=config.data)
+    index, findings = preflight.run_preflight_checks(index, config, callback)
+    check_positive_class(sorted({image.label for image in index.images}), config.evaluation.positive_class)
+    facts = DataFacts.from_index(index)
+    config, choice = merge_recipe(request, facts, machine)
+    if choice is not None:
+        callback.on_message(f"{choice.recipe}: {choice.reason}")
+    for note in request.override_notes(config):
         callback.on_message(note)
-    resolved = autoconfig.resolve_input_settings(
-        replace(requested, data=replace(requested.data, sources=request.sources)), index
-    )
-    environment.start_backend(resolved.device)
-    return resolved, index, findings
+    config = replace(config, data=replace(config.data, sources=request.sources))
+    config = apply_steps(config, steps.IMMEDIATE_STEPS, facts, machine, callback)
+    machine.start_backend(config.device)
+    return RunInputs(config, index, findings)
 
 
-def find_initial_weights(config: RunConfig) -> Path | None:
-    """Return the file with the initial weights, None for random ones; raises `ModelError` if it is missing."""
-    model, input_config = config.model, config.input
-    entry = registry.get_entry(model.name)
-    return pretrained.find_weights(entry, model.weights, model.alpha, input_config.height or 0, input_config.width or 0)
+def complete_settings(inputs: RunInputs, callback: Callback, machine: Machine = THIS_MACHINE) -> RunInputs:
+    """Make the choices that take time, after which no setting is open."""
+    facts = DataFacts.from_index(inputs.index, callback.on_progress)
+    config = apply_steps(inputs.config, steps.MEASURED_STEPS, facts, machine, callback)
+    assert not list(steps.list_unresolved(config)), "a step left a setting open"
+    return replace(inputs, config=config)
 
 
-def resolve_machine_settings(config: RunConfig, initial_weights: Path | None, num_hosts: int = 1) -> RunConfig:
-    """Return `config` with what depends on this machine resolved: backend, threads, devices, hosts, weights."""
-    weights_name = config.model.weights
-    if weights_name == "auto":
-        weights_name = "none" if initial_weights is None else "imagenet"
-    device = devices.resolve_devices(environment.resolve_device(config.device), num_hosts)
-    return replace(config, model=replace(config.model, weights=weights_name), device=device)
+def restore_inputs(
+    config: RunConfig, request: TrainRequest, sources: Sources | None, patch: Path | None, callback: Callback
+) -> RunInputs:
+    """Index the images of a run with its recorded settings and corrections; chooses nothing anew."""
+    config = request.with_relative_paths(config)
+    environment.check_packages(config)
+    environment.start_backend(config.device)
+    threads = config.device.threads or None
+    index = make_index(request.resolve_sources(sources), callback.on_progress, threads, options=config.data)
+    index = load_and_apply_patch(index, patch)
+    check_classes(index)
+    return RunInputs(config, index)
+
+
+def merge_recipe(request: TrainRequest, facts: DataFacts, machine: Machine) -> tuple[RunConfig, RecipeChoice | None]:
+    """Return the requested settings over those of their recipe, and the choice that was made if it is ``auto``."""
+    if request.recipe != "auto":
+        return request.with_relative_paths(request.merge_layers()), None
+    machine.start_backend(request.merge_layers().device)
+    choice = steps.choose_recipe(facts, machine)
+    config = request.merge_layers(recipes.load(choice.recipe), choice.settings)
+    return request.with_relative_paths(config), choice
+
+
+def apply_steps(
+    config: RunConfig, to_apply: Iterable[Step], facts: DataFacts, machine: Machine, callback: Callback
+) -> RunConfig:
+    """Return `config` after some steps, whose notes are reported."""
+    for step in to_apply:
+        config, note = step(config, facts, machine)
+        if note:
+            callback.on_message(note)
+    return config
+
+
+def build_preprocess(config: RunConfig) -> PreprocessingSpec:
+    """Return the preprocessing spec of a configuration; without a range if that is still open."""
+    size = config.input
+    assert size.height is not None
+    assert size.width is not None
+    assert size.channels is not None
+    value_range = None if isinstance(size.value_range, str) else size.value_range
+    return PreprocessingSpec(
+        size.height, size.width, size.channels, size.resize, size.interpolation, value_range, size.page,
+        size.max_megapixels,
+    )  # fmt: skip
+
+
+def inspection_preprocess(
+    input_config: InputConfig, index: Index, progress: Progress = no_progress, threads: int | None = None
+) -> tuple[PreprocessingSpec, SampleRange]:
+    """Return a preprocessing spec for inspecting images without training; all possible training images set its range.
+
+    Its size is the default; replace it with `PreprocessingSpec.with_size`.
+    """
+    training = [i for i, image in enumerate(index.images) if image.split in (None, "train")]
+    spec = build_decoding_spec(input_config)
+    sample_range = resolve_range(index, training, input_config.value_range, spec, progress, threads)
+    return replace(spec, range=sample_range.limits), sample_range

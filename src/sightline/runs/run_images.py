@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from sightline.callbacks import Progress, no_progress
 from sightline.data import label_patch
 from sightline.data.checks.leakage import SmallImages, find_near_contents, make_small_images
+from sightline.data.dataset import DecodedDataset
 from sightline.data.indexing import build_index as make_index
 from sightline.data.recorded_images import ImageRow, MatchedImages, match_images
 from sightline.data.sources import named
@@ -18,7 +20,7 @@ from sightline.data.types import Index, LabeledSubset, MissingImages, Split, Tra
 from sightline.errors import DataError, MissingImagesError, plural
 from sightline.inference.manifest import Manifest
 from sightline.runs.directory import RunDirectory
-from sightline.runs.resolve import TrainRequest
+from sightline.runs.train_request import TrainRequest
 
 MAX_PATHS = 3  # paths shown in a message
 
@@ -81,6 +83,25 @@ def _without_rejected(matched: MatchedImages, run: RunDirectory) -> MatchedImage
 def _read_request(run: RunDirectory) -> TrainRequest | None:
     values = run.info.get("request")
     return None if values is None else TrainRequest.from_dict(values, str(run.path / "run.json"))
+
+
+def check_unchanged(run: RunDirectory, data: DecodedDataset) -> None:
+    """Raise `DataError` if the images, labels or splits of `data` differ from those that the run started with."""
+    recorded_rows = run.read_data()
+    current = [(p.sha256, p.label, split) for p, split in zip(data.images, data.splits, strict=True)]
+    if recorded_rows is None:
+        return
+    recorded = [(row.sha256, row.label, row.split) for row in recorded_rows]
+    if recorded == current:
+        return
+    missing_images, new_images = Counter(recorded) - Counter(current), Counter(current) - Counter(recorded)
+    summary = f"{missing_images.total()} of {len(recorded)} are missing or changed, {new_images.total()} are new"
+    if not missing_images and not new_images:
+        summary = "files were renamed, which changes their order"
+    raise DataError(
+        f"The images of {data.name} are not those that the run {run.path} started with ({summary}): "
+        "restore them, or retrain with --force."
+    )
 
 
 def raise_if_incomplete(run: RunDirectory, matched: MatchedImages, description: str, advice: str = "") -> None:

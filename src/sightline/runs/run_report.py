@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.api.classifier import load
-from sightline.api.evaluation import evaluate_model
-from sightline.callbacks import Progress, no_progress
-from sightline.data.checks.finding import Finding
 from sightline.data.checks.leakage import Leak
 from sightline.data.types import SPLITS, LabeledSubset
-from sightline.errors import ModelError, plural
+from sightline.errors import plural
 from sightline.evaluation.error_analysis import ErrorExample
 from sightline.evaluation.report import EvaluationReport
 from sightline.explain.heatmaps import compute_heat_maps
@@ -25,28 +21,10 @@ from sightline.report import evaluation_dict as report
 from sightline.report import html_report, sentences, to_dict
 from sightline.report.heatmap_plot import overlay_heat
 from sightline.runs.directory import RunDirectory
-from sightline.runs.failures import explain_incomplete
 
 MAX_ERRORS = 8  # errors shown, each with a heat map
 MAX_CLASSES, MAX_SLICES, MAX_LABEL_ISSUES, MAX_LEAKS = 40, 8, 20, 20  # rows of tables
 PLOT_NAMES = ("curves", "confusion", "risk-coverage", "reliability", "roc-precision-recall")  # 2 and 3 are side by side
-
-
-def rebuild_report(path: Path, *, progress: Progress = no_progress) -> Path:
-    """Evaluate a complete run on its own images again, write its report and return the path.
-
-    Raises `ModelError` if `path` is not a complete run, `DataError` if its images are missing.
-    """
-    run = RunDirectory.open(path)
-    if run.info.get("status") != "complete":
-        raise ModelError(f"The run {path} has nothing to report yet: {explain_incomplete(run)}.")
-    classifier = load(path)
-    images = classifier.labeled_images(progress=progress)
-    evaluation_report = evaluate_model(classifier, images, progress=progress)
-    labeled = images.load("validation" if evaluation_report.split == "validation" else "test")
-    keras_predictor = load(path, engine="keras").predictor
-    assert isinstance(keras_predictor, KerasPredictor)
-    return write_report(run, run.result, evaluation_report, labeled, keras_predictor)
 
 
 def write_report(
@@ -125,12 +103,6 @@ def _leak_row(leak: Leak) -> dict[str, Any]:
     paths = {split: [row.path for row in leak.images if row.split == split] for split in SPLITS}
     kind = "identical" if leak.kind == "identical" else "near duplicates"
     return {"kind": kind, "splits": [(name, names) for name, names in paths.items() if names]}
-
-
-def findings_to_dicts(audit_findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Return findings in the form of ``run.json``: kind, severity, count, advice."""
-    keep = ("kind", "severity", "count", "advice")
-    return [{key: getattr(f, key) for key in keep} for f in audit_findings]
 
 
 def _summary_rows(result: Mapping[str, Any], evaluation_report: EvaluationReport | None) -> list[tuple[str, str]]:

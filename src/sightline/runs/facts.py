@@ -1,0 +1,137 @@
+"""What the settings of a run may depend on: facts about its images, and the machine that trains."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sightline import backend
+from sightline.callbacks import Progress, no_progress
+from sightline.config import DeviceConfig, InputConfig, RunConfig
+from sightline.config.split_groups import parse_group_rule
+from sightline.data.grouping import assign_groups
+from sightline.data.sample_range import SampleRange, resolve_range
+from sightline.data.split import assign_splits
+from sightline.data.types import Index
+from sightline.distributed import devices
+from sightline.models import pretrained, registry
+from sightline.models.build import ModelSpec
+from sightline.models.registry import ModelEntry
+from sightline.preprocessing import PreprocessingSpec
+from sightline.runs import environment
+from sightline.training import precision
+from sightline.training.precision import PrecisionChoice
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """Facts about the images that settings are chosen by.
+
+    `median_side` is the median of the shorter side in pixels. `measure_range` decodes images of more than 8 bits from
+    the training split of a configuration, and returns the range of their sample values.
+    """
+
+    num_images: int
+    num_classes: int
+    median_side: int
+    all_grayscale: bool
+    num_high_bit_depth: int
+    measure_range: Callable[[RunConfig], SampleRange]
+
+    @classmethod
+    def from_index(cls, index: Index, progress: Progress = no_progress) -> DataFacts:
+        """Collect the facts about the images of `index`."""
+        return cls(
+            num_images=len(index.images),
+            num_classes=len({image.label for image in index.images}),
+            median_side=int(statistics.median(min(image.width, image.height) for image in index.images)),
+            all_grayscale=all(image.grayscale for image in index.images),
+            num_high_bit_depth=sum(image.high_bit_depth for image in index.images),
+            measure_range=lambda config: _measure_training_range(index, config, progress),
+        )
+
+
+def _measure_training_range(index: Index, config: RunConfig, progress: Progress) -> SampleRange:
+    """Return the range of sample values of the training split.
+
+    Images are split as in `data.split`, except that near duplicates are not grouped: detecting them takes decoded
+    pixels, which depend on the range.
+    """
+    rule = parse_group_rule(config.split.group)
+    groups = None if rule.kind == "near" else assign_groups(index.images, rule)
+    splits = assign_splits(index.images, config.split, config.seed, groups).splits
+    training = [i for i, split in enumerate(splits) if split == "train"]
+    spec = build_decoding_spec(config.input)
+    return resolve_range(index, training, config.input.value_range, spec, progress, config.device.threads or None)
+
+
+def build_decoding_spec(input_config: InputConfig) -> PreprocessingSpec:
+    """Return the settings that decide how a file is decoded, with a default size and no range."""
+    return PreprocessingSpec(page=input_config.page, max_megapixels=input_config.max_megapixels)
+
+
+class Machine(Protocol):
+    """What settings ask of the machine; `ThisMachine` answers for the one that runs, a test for an imagined one."""
+
+    def start_backend(self, device: DeviceConfig) -> None:
+        """Import Keras with the configured backend and devices; later calls have no effect."""
+
+    def has_accelerator(self) -> bool:
+        """Return whether the started backend sees a GPU or TPU."""
+
+    def find_cached_alpha(self, entry: ModelEntry, side: int) -> float | None:
+        """Return the width multiplier whose ImageNet weights are available locally, None without any."""
+
+    def find_initial_weights(self, config: RunConfig) -> Path | None:
+        """Return the file with the initial weights, None for random ones; raises `ModelError` if it is missing."""
+
+    def resolve_device(self, device: DeviceConfig) -> DeviceConfig:
+        """Return `device` with the started backend, its threads, devices and hosts; raises `UsageError`."""
+
+    def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
+        """Return the faster precision, measured with the network of `config`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThisMachine:
+    """The machine that this process runs on, one of `num_hosts` that train together."""
+
+    num_hosts: int = 1
+
+    def start_backend(self, device: DeviceConfig) -> None:
+        """Import Keras with the configured backend and devices; later calls have no effect."""
+        environment.start_backend(device)
+
+    def has_accelerator(self) -> bool:
+        """Return whether the started backend sees a GPU or TPU."""
+        return backend.has_accelerator()
+
+    def find_cached_alpha(self, entry: ModelEntry, side: int) -> float | None:
+        """Return the width multiplier whose ImageNet weights are available locally, None without any."""
+        return pretrained.find_cached_alpha(entry, side)
+
+    def find_initial_weights(self, config: RunConfig) -> Path | None:
+        """Return the file with the initial weights, None for random ones; raises `ModelError` if it is missing."""
+        entry, size = registry.get_entry(config.model.name), (config.input.height or 0, config.input.width or 0)
+        return pretrained.find_weights(entry, config.model.weights, config.model.alpha, *size)
+
+    def resolve_device(self, device: DeviceConfig) -> DeviceConfig:
+        """Return `device` with the started backend, its threads, devices and hosts; raises `UsageError`."""
+        return devices.resolve_devices(environment.resolve_device(device), self.num_hosts)
+
+    def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
+        """Return the faster precision, measured with the network of `config`."""
+        size = config.input
+        assert size.height is not None
+        assert size.width is not None
+        assert size.channels is not None
+        spec = ModelSpec(
+            config.model, size.height, size.width, size.channels, facts.num_classes, pixel_stats=(127.5, 64.0)
+        )
+        return precision.choose_precision(spec, config, facts.num_images)
+
+
+THIS_MACHINE = ThisMachine()

@@ -1,0 +1,223 @@
+"""The road of a run: resolve, prepare, fit, finalize, report.
+
+Each step takes the values of the steps before it, writes what it makes into the run directory, and returns it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from sightline import _io
+from sightline.callbacks import Callback, CallbackList, EpochRecord
+from sightline.data.checks import leakage
+from sightline.data.checks.finding import Finding
+from sightline.data.dataset import DecodedDataset
+from sightline.data.types import SPLITS, Split
+from sightline.errors import DivergedError, Interrupted, plural
+from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.models.describe import count_parameters, weights_sha256
+from sightline.report import run_plots, to_dict
+from sightline.runs import environment, extension, host_session, network_setup, preflight, run_report
+from sightline.runs.directory import RunDirectory
+from sightline.runs.facts import ThisMachine
+from sightline.runs.failures import record_interruption
+from sightline.runs.finalize import FinalModel, finalize
+from sightline.runs.host_session import HostSession
+from sightline.runs.network_setup import PreparedRun
+from sightline.runs.resolve import RunInputs, complete_settings
+from sightline.runs.run_images import check_unchanged
+from sightline.training import interrupt
+from sightline.training.loop import FitResult
+from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
+from sightline.training.state import load_latest, read_history
+from sightline.training.tensorboard import TensorBoardWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A training in progress: its run directory, locked by this process, and who is told and takes part."""
+
+    run: RunDirectory
+    callback: Callback
+    start_time: float = field(default_factory=time.perf_counter)
+    session: HostSession = field(default_factory=HostSession)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedNetwork:
+    """The trained network as a float32 Keras model on one device, and what training returned."""
+
+    model: object
+    result: FitResult
+
+
+def run_pipeline(job: Job, inputs: RunInputs) -> TrainResult:
+    """Train the run of `job` from its last checkpoint, if there is one, to its report; returns its result."""
+    resolved = resolve(job, inputs)
+    prepared = prepare(job, resolved)
+    with interrupt.exit_on_sigterm(lambda: record_interruption(job.run)):
+        fitted = fit(job, prepared)
+        final = finalize(job.run, prepared, fitted.model, fitted.result, job.callback)
+        return report(job, prepared, fitted, final)
+
+
+def resolve(job: Job, inputs: RunInputs) -> RunInputs:
+    """Complete the settings and record them, unless the run has recorded its own; share them with the other hosts."""
+    run, session = job.run, job.session
+    if not run.has_config:
+        inputs = complete_settings(inputs, job.callback, ThisMachine(session.team.count))
+        config = inputs.config
+        run.update(
+            command=sys.argv,
+            seed=config.seed,
+            findings=[_finding_to_dict(finding) for finding in inputs.findings],
+            **environment.describe_environment(),
+        )
+        run.write_patch(config.data.patch)
+        run.write_config(config)
+    host_session.check_host_count(session.team, inputs.config)
+    session.send_settings(inputs.config, run.info["request"], run.patch)
+    return inputs
+
+
+def _finding_to_dict(finding: Finding) -> dict[str, object]:
+    return {key: getattr(finding, key) for key in ("kind", "severity", "count", "advice")}
+
+
+def prepare(job: Job, inputs: RunInputs) -> PreparedRun:
+    """Decode and split the images, look for leakage between the splits, and specify the network."""
+    run, callback = job.run, job.callback
+    prepared = network_setup.prepare_inputs(inputs, callback.on_progress)
+    config, data = prepared.config, prepared.data
+    check_unchanged(run, data)
+    small_images = leakage.make_small_images(
+        data.pixels, data.rows, [image.sha256 for image in data.images], config.device.threads
+    )
+    leaks = leakage.find_leaks(data, None if small_images is None else small_images.find_groups())
+    for note in [*_describe_data(data), *preflight.describe_leakage(leaks, data, config)]:
+        callback.on_message(note)
+    run.write_data(data)
+    run.write_leakage(leaks, small_images and small_images.select(leakage.training_contents(data)))
+    return prepared
+
+
+def _describe_data(data: DecodedDataset) -> list[str]:
+    counts = data.counts()
+    split_counts = ", ".join(f"{counts[split]:,} {split}" for split in SPLITS)
+    notes = [f"{data.name}: {plural(len(data.classes), 'class', 'classes')}, {split_counts}"]
+    if data.unreadable:
+        first = data.unreadable[0]
+        notes.append(
+            f"{plural(len(data.unreadable), 'file')} rejected, such as {first.path}: {first.reason} "
+            "(all are in data.jsonl)"
+        )
+    if data.skipped:
+        notes.append(f"{plural(data.skipped, 'file')} skipped that are not images")
+    return [*notes, *data.notes]
+
+
+def fit(job: Job, prepared: PreparedRun) -> FittedNetwork:
+    """Train the network from the last checkpoint, if there is one.
+
+    Raises `Interrupted` or `DivergedError` after it has saved the best weights so far.
+    """
+    run, session = job.run, job.session
+    checkpoint = extension.reset_patience(load_latest(run.checkpoints, job.callback.on_message), run.info)
+    history = list(read_history(checkpoint))
+    run.write_history(history)
+    if checkpoint:
+        job.callback.on_message(
+            f"resuming after {plural(len(history), 'epoch')} and {plural(checkpoint.state['step'], 'step')} of the next"
+        )
+    with _recording_epochs(run, history, tensorboard=prepared.config.train.tensorboard) as record_epoch:
+        session.check_same_data(prepared.data, prepared.spec.weights)
+        checkpoint = session.broadcast_checkpoint(checkpoint)
+        network = network_setup.build_distributed_network(prepared)
+        callback = CallbackList(job.callback, record_epoch)
+        try:
+            with extension.name_checkpoints_in_errors(run), session.disconnecting():
+                result = network_setup.fit_network(network, prepared, callback, checkpoint, run.checkpoints)
+        except (Interrupted, DivergedError) as error:
+            if history:
+                run.write_model(network.to_single_device_model(), prepared.data.classes, prepared.preprocess)
+            if isinstance(error, DivergedError):
+                raise
+            raise Interrupted(
+                f"{error} The last checkpoint and the best weights are saved: "
+                f"`sightline resume {run.path}` continues from there."
+            ) from None
+    return FittedNetwork(network.to_single_device_model(), result)
+
+
+@contextmanager
+def _recording_epochs(
+    run: RunDirectory, history: list[EpochRecord], *, tensorboard: bool
+) -> Iterator[Callable[[EpochRecord], None]]:
+    """Yield a function that adds an epoch to `history` and writes it to the run and, if asked, to TensorBoard."""
+    _io.refuse_links(run.path, run.path / "tensorboard")
+    events = TensorBoardWriter(run.path / "tensorboard") if tensorboard else None
+
+    def record_epoch(record: EpochRecord) -> None:
+        history.append(record)
+        run.write_history(history)
+        if events:
+            events.write_epoch(record)
+
+    try:
+        yield record_epoch
+    finally:
+        if events:
+            events.close()
+
+
+def report(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final: FinalModel) -> TrainResult:
+    """Write the learning curves and the report, and mark the run as complete."""
+    run, config, data = job.run, prepared.config, prepared.data
+    if fitted.result.history:
+        title = f"{config.model.name} on {data.name}"
+        run.write_figure("curves", run_plots.plot_curves(fitted.result.history, title))
+    result = _build_result(job, prepared, fitted, final)
+    keras_predictor = KerasPredictor(fitted.model, data.classes, prepared.preprocess)
+    run_report.write_report(run, to_dict.training_to_dict(result), final.last_report, final.labeled, keras_predictor)
+    run.update(status="complete", result=to_dict.training_to_dict(result))
+    extension.clean_checkpoints(run, keep=config.train.keep_last_checkpoint, callback=job.callback)
+    return result
+
+
+def _build_result(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final: FinalModel) -> TrainResult:
+    data, evaluations, best_epoch = prepared.data, final.evaluations, fitted.result.best
+
+    def split_metrics(split: Split) -> SplitMetrics | None:
+        found = evaluations.get(split)
+        return None if found is None else SplitMetrics(found.accuracy, found.loss, found.count)
+
+    return TrainResult(
+        run=str(job.run.path),
+        model=prepared.config.model.name,
+        parameters=count_parameters(fitted.model),
+        classes=data.classes,
+        train=TrainingMetrics.from_epoch(best_epoch, data.counts()["train"]),
+        validation=split_metrics("validation"),
+        test=split_metrics("test"),
+        epochs=len(fitted.result.history),
+        seconds=time.perf_counter() - job.start_time,
+        images_per_second=fitted.result.images_per_second,
+        weights_sha256=weights_sha256(fitted.model),
+        recipe=prepared.config.recipe,
+        notes=data.notes,
+        bundle=None if final.no_bundle_reason else str(job.run.path / "bundle"),
+        bundle_reason=final.no_bundle_reason,
+        details={
+            "best_epoch": best_epoch.epoch if best_epoch else None,
+            "temperature": final.temperature,
+            "rejects": len(data.unreadable),
+            "skipped": data.skipped,
+            "cache_hit": data.cache_hit,
+            "leaked": {split: to_dict.headline_to_dict(value).get("leaked") for split, value in evaluations.items()},
+            "untested_classes": {split: list(value.untested_classes) for split, value in evaluations.items()},
+        },
+    )

@@ -1,0 +1,171 @@
+"""The choices that complete a configuration, one step each, in the order in which they depend on each other.
+
+A step is a function of the configuration so far, the facts about the images and the machine. It fills in what is
+``auto`` or unset and returns everything else unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+from sightline.config import RunConfig
+from sightline.errors import plural
+from sightline.models import registry
+from sightline.models.registry import ModelEntry
+from sightline.runs.facts import DataFacts, Machine
+
+SMALL_SIDE = 64  # images up to this side gain nothing from a backbone trained at 224
+DEFAULT_MODEL = "cifar10-deep"
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeChoice:
+    """A recipe, the reason for choosing it, and settings that override it."""
+
+    recipe: str
+    reason: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+class StepResult(NamedTuple):
+    """The configuration after a step, and a note on what was chosen; "" if there is nothing to tell."""
+
+    config: RunConfig
+    note: str = ""
+
+
+Step = Callable[[RunConfig, DataFacts, Machine], StepResult]
+
+
+def choose_recipe(facts: DataFacts, machine: Machine) -> RecipeChoice:
+    """Choose ``quick`` or ``transfer`` by image size, number of images, locally available weights and device."""
+    classes = plural(facts.num_classes, "class", "classes")
+    data_summary = f"{plural(facts.num_images, 'image')} of about {facts.median_side} pixels in {classes}"
+    if facts.median_side <= SMALL_SIDE:
+        reason = f"{data_summary}: too small for a pretrained backbone, so training a small network from scratch"
+        if facts.all_grayscale:  # probably characters, which flipping changes
+            return RecipeChoice("quick", f"{reason}, without flips", {"augment": {"horizontal_flip": False}})
+        return RecipeChoice("quick", reason)
+    entry = registry.get_entry("mobilenetv2")
+    alpha = machine.find_cached_alpha(entry, entry.input_size)
+    if alpha is None:
+        reason = (
+            f"{data_summary}, no local ImageNet weights: a small network from scratch (--recipe "
+            "transfer downloads weights)"
+        )
+        return RecipeChoice("quick", reason)
+    device_name = "a GPU" if machine.has_accelerator() else "no GPU"
+    return RecipeChoice(
+        "transfer", f"{data_summary}, {device_name}: MobileNetV2 (alpha {alpha}) with the local ImageNet weights"
+    )
+
+
+def choose_model(config: RunConfig, _facts: DataFacts, _machine: Machine) -> StepResult:
+    """Fill in the network."""
+    if config.model.name != "auto":
+        return StepResult(config)
+    return StepResult(replace(config, model=replace(config.model, name=DEFAULT_MODEL)))
+
+
+def choose_input_size(config: RunConfig, facts: DataFacts, _machine: Machine) -> StepResult:
+    """Fill in the height and width: that of the network, or of small images and large pretrained ones the images'."""
+    size = config.input
+    height = size.height or size.width or _choose_side(config, facts.median_side)
+    return StepResult(replace(config, input=replace(size, height=height, width=size.width or height)))
+
+
+def _choose_side(config: RunConfig, image_side: int) -> int:
+    entry = registry.get_entry(config.model.name)
+    if entry.input_size <= SMALL_SIDE:
+        return min(max(image_side, entry.input_size), SMALL_SIDE)
+    sharp_side = entry.pretrained_input_size if _uses_pretrained(config, entry) else None
+    return sharp_side if sharp_side is not None and image_side >= sharp_side else entry.input_size
+
+
+def _uses_pretrained(config: RunConfig, entry: ModelEntry) -> bool:
+    return config.model.weights != "none" and entry.pretrained is not None
+
+
+def choose_alpha(config: RunConfig, _facts: DataFacts, machine: Machine) -> StepResult:
+    """Fill in the width multiplier: one whose weights are available locally, else the network's default."""
+    entry, model = registry.get_entry(config.model.name), config.model
+    if model.alpha is not None or entry.alpha is None:
+        return StepResult(config)
+    assert config.input.height is not None
+    cached = machine.find_cached_alpha(entry, config.input.height) if model.weights in ("auto", "imagenet") else None
+    return StepResult(replace(config, model=replace(model, alpha=cached or entry.alpha)))
+
+
+def choose_channels(config: RunConfig, facts: DataFacts, _machine: Machine) -> StepResult:
+    """Fill in the number of channels: 1 if all images are grayscale and no pretrained weights expect 3."""
+    if config.input.channels is not None:
+        return StepResult(config)
+    entry = registry.get_entry(config.model.name)
+    channels: Literal[1, 3] = 1 if facts.all_grayscale and not _uses_pretrained(config, entry) else 3
+    return StepResult(replace(config, input=replace(config.input, channels=channels)))
+
+
+def choose_device(config: RunConfig, _facts: DataFacts, machine: Machine) -> StepResult:
+    """Fill in the backend, its threads, the devices and hosts, and the runtime of frozen layers."""
+    return StepResult(replace(config, device=machine.resolve_device(config.device)))
+
+
+def choose_weights(config: RunConfig, _facts: DataFacts, machine: Machine) -> StepResult:
+    """Fill in whether training starts from ImageNet weights; raises `ModelError` for a missing file of weights."""
+    weights_file = machine.find_initial_weights(config)
+    if config.model.weights != "auto":
+        return StepResult(config)
+    return StepResult(
+        replace(config, model=replace(config.model, weights="none" if weights_file is None else "imagenet"))
+    )
+
+
+def choose_value_range(config: RunConfig, facts: DataFacts, _machine: Machine) -> StepResult:
+    """Fill in the sample values that become black and white, from the training images; see `resolve_range`."""
+    if config.input.value_range != "auto":
+        return StepResult(config)
+    if not facts.num_high_bit_depth:
+        return StepResult(replace(config, input=replace(config.input, value_range="full")))
+    sample_range = facts.measure_range(config)
+    count_text = plural(facts.num_high_bit_depth, "image has", "images have")
+    return StepResult(
+        replace(config, input=replace(config.input, value_range=sample_range.limits or "full")),
+        f"{count_text} more than 8 bits per sample, {sample_range.description}",
+    )
+
+
+def choose_precision(config: RunConfig, facts: DataFacts, machine: Machine) -> StepResult:
+    """Fill in the precision of training steps: the faster one."""
+    if config.train.precision != "auto":
+        return StepResult(config)
+    choice = machine.choose_precision(config, facts)
+    return StepResult(
+        replace(config, train=replace(config.train, precision=choice.precision)),
+        f"precision {choice.precision}: {choice.reason}",
+    )
+
+
+IMMEDIATE_STEPS: tuple[Step, ...] = (choose_model, choose_input_size, choose_alpha, choose_channels)
+"""Steps that follow from the headers of the images and the files of this machine."""
+
+MEASURED_STEPS: tuple[Step, ...] = (choose_device, choose_weights, choose_value_range, choose_precision)
+"""Steps that need the backend and take time: a download, decoding, a benchmark."""
+
+
+def list_unresolved(config: RunConfig) -> Iterator[str]:
+    """Yield the settings that the steps fill in and that are still open; none after all steps."""
+    if config.model.name == "auto":
+        yield "model.name"
+    elif config.model.alpha is None and registry.get_entry(config.model.name).alpha is not None:
+        yield "model.alpha"
+    if config.model.weights == "auto":
+        yield "model.weights"
+    yield from (f"input.{name}" for name in ("height", "width", "channels") if getattr(config.input, name) is None)
+    if config.input.value_range == "auto":
+        yield "input.value_range"
+    if config.train.precision == "auto":
+        yield "train.precision"
+    yield from (f"device.{name}" for name in ("backend", "feature_runtime") if getattr(config.device, name) == "auto")
+    yield from (f"device.{name}" for name in ("num_devices", "threads") if not getattr(config.device, name))

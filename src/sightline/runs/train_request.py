@@ -1,0 +1,123 @@
+"""The arguments of `train`, saved in the run until the configuration is resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sightline import jsonio
+from sightline.config import RunConfig, parse, recipes, resolve_config, stage_epochs
+from sightline.data.indexing import Sources, list_of_sources
+from sightline.data.sources.listing import SourceListing
+from sightline.errors import DataError, ModelError
+from sightline.models import pretrained, registry
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """The arguments of `train` that determine its result; `layers` are the contents of the recipe and of the TOML file.
+
+    `sources` omits arrays in memory; `arrays` says whether there were any. `folder` is the base of relative paths.
+    """
+
+    sources: tuple[str, ...]
+    arrays: bool
+    folder: str
+    recipe: str
+    layers: tuple[dict[str, Any], ...]
+    assignments: tuple[str, ...]
+
+    @classmethod
+    def create(
+        cls, sources: Sources, recipe: str, config: Path | str | None, assignments: Sequence[str]
+    ) -> TrainRequest:
+        """Create a request, reading the recipe and the configuration file; raises `ConfigError`."""
+        layers = [recipes.load(recipe)]
+        if config is not None:
+            layers.append(parse.read_toml(Path(config)))
+        source_names = tuple(str(s) for s in list_of_sources(sources) if not isinstance(s, SourceListing))
+        arrays = len(source_names) < len(list_of_sources(sources))
+        return cls(source_names, arrays, str(Path.cwd()), recipe, tuple(layers), tuple(assignments))
+
+    @classmethod
+    def from_dict(cls, values: Any, prefix: str) -> TrainRequest:
+        """Undo `to_dict`; raises `ModelError`, whose message begins with `prefix`, for invalid values."""
+        try:
+            return jsonio.build(cls, values, f"{prefix}: the request")
+        except ModelError as error:
+            raise ModelError(f"{error} Retrain with --force.") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-compatible values."""
+        return asdict(self)
+
+    def merge_layers(self, *base: dict[str, Any]) -> RunConfig:
+        """Return the requested settings, over those of `base` if given; what depends on the images is still open.
+
+        `base` is a recipe chosen for ``auto``, which stays the recorded name. Raises `UsageError` for invalid settings
+        and for an unknown model.
+        """
+        recorded_name = [{"recipe": self.recipe}] if base else []
+        config = resolve_config(*base, *self.layers, *recorded_name, assignments=self.assignments)
+        if config.model.name != "auto":
+            registry.get_entry(config.model.name)
+        return config
+
+    def is_set_by_user(self, key: str) -> bool:
+        """Return whether the user, not the recipe, set the dotted `key`."""
+        if any(text.partition("=")[0].strip() == key for text in self.assignments):
+            return True
+        *tables, name = key.split(".")
+        for layer in self.layers[1:]:
+            table: Any = layer
+            for table_name in tables:
+                table = table.get(table_name, {}) if isinstance(table, dict) else {}
+            if isinstance(table, dict) and name in table:
+                return True
+        return False
+
+    def override_notes(self, config: RunConfig) -> Iterator[str]:
+        """Yield notes on settings of the user that stages of `config` override."""
+        train = config.train
+        if train.stages and self.is_set_by_user("train.epochs"):
+            yield f"train.epochs is {train.epochs}, and the stages have {stage_epochs.describe_epochs(train)}"
+        for key, name in (("train.optimizer.learning_rate", "learning_rate"), ("train.batch_size", "batch_size")):
+            overridden = [getattr(stage, name) is not None for stage in train.stages]
+            if overridden and all(overridden) and self.is_set_by_user(key):
+                yield f"{key} has no effect: every stage overrides it; set train.stages.0.{name} etc. instead"
+
+    def resolve_sources(self, sources: Sources | None) -> Sources:
+        """Return the sources to read on resume: `sources` if given, else those of the request.
+
+        Raises `DataError` if the request had arrays, which are not stored.
+        """
+        if sources is not None:
+            return sources
+        if self.arrays:
+            raise DataError("This run was started with arrays, which it does not store: pass them again, from Python.")
+        return self.named_sources()
+
+    def named_sources(self) -> list[str]:
+        """Return the named sources, relative to the current directory."""
+        return [self._relative_path(text) for text in self.sources]
+
+    def with_relative_paths(self, config: RunConfig) -> RunConfig:
+        """Return `config` with file paths relative to the current directory."""
+        patch, labels, root = (
+            text and self._relative_path(text) for text in (config.data.patch, config.data.labels, config.data.root)
+        )
+        data = replace(config.data, patch=patch, labels=labels, root=root)
+        start = config.model.weights
+        model = (
+            config.model
+            if start in pretrained.WEIGHT_CHOICES
+            else replace(config.model, weights=self._relative_path(start))
+        )
+        return replace(config, data=data, model=model)
+
+    def _relative_path(self, text: str) -> str:
+        """Resolve a path against the folder of the request; other names are returned unchanged."""
+        original_path = Path(self.folder, text)
+        return str(original_path) if Path(self.folder) != Path.cwd() and original_path.exists() else text

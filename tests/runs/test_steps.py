@@ -1,0 +1,197 @@
+"""Each step of the resolver: from a configuration, facts about the images and a machine to a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sightline.callbacks import Callback
+from sightline.config import DeviceConfig, RunConfig, parse, resolve_config
+from sightline.data.sample_range import SampleRange
+from sightline.models.registry import ModelEntry
+from sightline.runs import steps
+from sightline.runs.facts import DataFacts
+from sightline.runs.resolve import apply_steps, merge_recipe
+from sightline.runs.train_request import TrainRequest
+from sightline.training.precision import PrecisionChoice
+
+
+def measure_twelve_bits(config: RunConfig) -> SampleRange:
+    assert config.device.threads, "decoding uses the threads of the machine"
+    return SampleRange((0.0, 4095.0), "from their tags")
+
+
+PHOTOS = DataFacts(600, 3, 300, all_grayscale=False, num_high_bit_depth=0, measure_range=measure_twelve_bits)
+DIGITS = replace(PHOTOS, median_side=28, all_grayscale=True)
+SCANS = replace(PHOTOS, all_grayscale=True, num_high_bit_depth=5)
+
+
+@dataclass(frozen=True)
+class FakeMachine:
+    """A machine with two CPU devices, and files of ImageNet weights or none."""
+
+    alpha: float | None = None
+    accelerator: bool = False
+
+    def start_backend(self, device: DeviceConfig) -> None:
+        assert device.backend in {"auto", "tensorflow"}
+
+    def has_accelerator(self) -> bool:
+        return self.accelerator
+
+    def find_cached_alpha(self, entry: ModelEntry, side: int) -> float | None:
+        return self.alpha if entry.alpha is not None and side in {224, 288} else None
+
+    def find_initial_weights(self, config: RunConfig) -> Path | None:
+        known = config.model.weights == "imagenet" or (config.model.weights == "auto" and self.alpha is not None)
+        return Path("weights.h5") if known else None
+
+    def resolve_device(self, device: DeviceConfig) -> DeviceConfig:
+        runtime: Any = "keras" if self.accelerator else "onnxruntime"
+        return replace(
+            device, backend="tensorflow", threads=device.threads or 2, num_devices=device.num_devices or 2,
+            feature_runtime=runtime if device.feature_runtime == "auto" else device.feature_runtime,
+        )  # fmt: skip
+
+    def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
+        return PrecisionChoice("mixed_bfloat16", f"measured for {facts.num_images} images of {config.input.height}")
+
+
+EMPTY, CACHED, GPU = FakeMachine(), FakeMachine(alpha=0.35), FakeMachine(alpha=0.35, accelerator=True)
+MOBILENET = ("model.name=mobilenetv2",)
+SIZED = (*MOBILENET, "input.height=288")
+
+Row = tuple[steps.Step, tuple[str, ...], DataFacts, FakeMachine, dict[str, Any]]
+TABLE: list[Row] = [
+    (steps.choose_model, (), PHOTOS, EMPTY, {"model.name": "cifar10-deep"}),
+    (steps.choose_model, MOBILENET, PHOTOS, EMPTY, {}),
+    # A network for large images: its own size, or the size at which its pretrained weights see more.
+    (steps.choose_input_size, MOBILENET, PHOTOS, EMPTY, {"input.height": 288, "input.width": 288}),
+    (steps.choose_input_size, MOBILENET, DIGITS, EMPTY, {"input.height": 224, "input.width": 224}),
+    (steps.choose_input_size, (*MOBILENET, "model.weights=none"), PHOTOS, EMPTY,
+     {"input.height": 224, "input.width": 224}),
+    # A network for small images: the images' size, from the network's up to SMALL_SIDE.
+    (steps.choose_input_size, ("model.name=cifar10-deep",), DIGITS, EMPTY, {"input.height": 32, "input.width": 32}),
+    (steps.choose_input_size, ("model.name=cifar10-deep",), PHOTOS, EMPTY, {"input.height": 64, "input.width": 64}),
+    (steps.choose_input_size, (*MOBILENET, "input.height=96"), PHOTOS, EMPTY, {"input.width": 96}),
+    (steps.choose_input_size, (*MOBILENET, "input.width=96"), PHOTOS, EMPTY, {"input.height": 96}),
+    (steps.choose_input_size, (*MOBILENET, "input.height=64", "input.width=96"), PHOTOS, EMPTY, {}),
+    (steps.choose_alpha, SIZED, PHOTOS, EMPTY, {"model.alpha": 1.0}),
+    (steps.choose_alpha, SIZED, PHOTOS, CACHED, {"model.alpha": 0.35}),
+    (steps.choose_alpha, (*SIZED, "model.weights=none"), PHOTOS, CACHED, {"model.alpha": 1.0}),
+    (steps.choose_alpha, (*SIZED, "model.alpha=0.5"), PHOTOS, CACHED, {}),
+    (steps.choose_alpha, ("model.name=vgg16", "input.height=224"), PHOTOS, CACHED, {}),
+    (steps.choose_channels, ("model.name=cifar10-deep",), PHOTOS, EMPTY, {"input.channels": 3}),
+    (steps.choose_channels, ("model.name=cifar10-deep",), DIGITS, EMPTY, {"input.channels": 1}),
+    (steps.choose_channels, MOBILENET, DIGITS, EMPTY, {"input.channels": 3}),
+    (steps.choose_channels, (*MOBILENET, "model.weights=none"), DIGITS, EMPTY, {"input.channels": 1}),
+    (steps.choose_channels, ("input.channels=3",), DIGITS, EMPTY, {}),
+    (steps.choose_device, (), PHOTOS, EMPTY,
+     {"device.backend": "tensorflow", "device.threads": 2, "device.feature_runtime": "onnxruntime"}),
+    (steps.choose_device, ("device.num_devices=0",), PHOTOS, GPU,
+     {"device.backend": "tensorflow", "device.threads": 2, "device.feature_runtime": "keras", "device.num_devices": 2}),
+    (steps.choose_weights, MOBILENET, PHOTOS, EMPTY, {"model.weights": "none"}),
+    (steps.choose_weights, MOBILENET, PHOTOS, CACHED, {"model.weights": "imagenet"}),
+    (steps.choose_weights, (*MOBILENET, "model.weights=none"), PHOTOS, CACHED, {}),
+    (steps.choose_weights, (*MOBILENET, "model.weights=mine.keras"), PHOTOS, EMPTY, {}),
+    (steps.choose_value_range, (), PHOTOS, EMPTY, {"input.value_range": "full"}),
+    (steps.choose_value_range, ("device.threads=2",), SCANS, EMPTY, {"input.value_range": [0.0, 4095.0]}),
+    (steps.choose_value_range, ("input.value_range=full",), SCANS, EMPTY, {}),
+    (steps.choose_precision, (), PHOTOS, EMPTY, {}),
+    (steps.choose_precision, ("train.precision=auto",), PHOTOS, EMPTY, {"train.precision": "mixed_bfloat16"}),
+]  # fmt: skip
+
+
+def flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+@pytest.mark.parametrize("row", TABLE, ids=[f"{number}-{row[0].__name__}" for number, row in enumerate(TABLE)])
+def test_a_step_fills_in_its_settings_and_no_other(row: Row) -> None:
+    step, assignments, facts, machine, expected = row
+    config = resolve_config(assignments=assignments)
+    before, after = flatten(parse.to_dict(config)), flatten(parse.to_dict(step(config, facts, machine).config))
+    assert {key: after[key] for key in after if after[key] != before.get(key)} == expected
+
+
+@pytest.mark.parametrize(
+    ("facts", "machine", "recipe", "words"),
+    [
+        (PHOTOS, EMPTY, "quick", "no local ImageNet weights"),
+        (PHOTOS, CACHED, "transfer", "600 images of about 300 pixels in 3 classes, no GPU: MobileNetV2 (alpha 0.35)"),
+        (PHOTOS, GPU, "transfer", "a GPU"),
+        (DIGITS, CACHED, "quick", "without flips"),
+        (replace(DIGITS, all_grayscale=False), CACHED, "quick", "too small for a pretrained backbone"),
+    ],
+)
+def test_a_recipe_is_chosen_by_images_weights_and_device(
+    facts: DataFacts, machine: FakeMachine, recipe: str, words: str
+) -> None:
+    choice = steps.choose_recipe(facts, machine)
+    assert choice.recipe == recipe
+    assert words in choice.reason
+
+
+def test_settings_of_the_user_stand_over_the_chosen_recipe() -> None:
+    request = TrainRequest.create("somewhere", "auto", None, ["train.batch_size=7"])
+    config, choice = merge_recipe(request, DIGITS, CACHED)
+    assert choice is not None
+    assert (config.recipe, choice.recipe, config.train.batch_size) == ("auto", "quick", 7)
+    assert not config.augment.horizontal_flip
+    named = TrainRequest.create("somewhere", "quick", None, ["train.batch_size=7"])
+    assert merge_recipe(named, DIGITS, CACHED) == (named.merge_layers(), None)
+
+
+class RecordingCallback(Callback):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def on_message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize("assignments", [(), MOBILENET, ("train.precision=auto", "device.num_devices=0")])
+@pytest.mark.parametrize("facts", [PHOTOS, DIGITS, SCANS], ids=["photos", "digits", "scans"])
+@pytest.mark.parametrize("machine", [EMPTY, CACHED, GPU], ids=["empty", "cached", "gpu"])
+def test_after_all_steps_no_setting_is_open(
+    assignments: tuple[str, ...], facts: DataFacts, machine: FakeMachine
+) -> None:
+    config, callback = resolve_config(assignments=assignments), RecordingCallback()
+    assert list(steps.list_unresolved(config))
+    config = apply_steps(config, (*steps.IMMEDIATE_STEPS, *steps.MEASURED_STEPS), facts, machine, callback)
+    assert list(steps.list_unresolved(config)) == []
+    assert any("more than 8 bits" in line for line in callback.lines) == (facts is SCANS)
+    assert any(line.startswith("precision mixed_bfloat16") for line in callback.lines) == (
+        "train.precision=auto" in assignments
+    )
+
+
+def leave_open(config: RunConfig, keys: dict[str, Any]) -> RunConfig:
+    for key, value in keys.items():
+        table, name = key.split(".")
+        config = replace(config, **{table: replace(getattr(config, table), **{name: value})})
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("model.name", "auto"), ("model.alpha", None), ("model.weights", "auto"), ("input.height", None)),
+        *(("input.width", None), ("input.channels", None), ("input.value_range", "auto"), ("train.precision", "auto")),
+        *(("device.backend", "auto"), ("device.feature_runtime", "auto"), ("device.num_devices", 0)),
+        ("device.threads", 0),
+    ],
+)
+def test_what_is_left_open_is_listed(key: str, value: Any) -> None:
+    all_steps: Callable[[RunConfig], RunConfig] = lambda config: apply_steps(  # noqa: E731
+        config, (*steps.IMMEDIATE_STEPS, *steps.MEASURED_STEPS), PHOTOS, EMPTY, Callback()
+    )
+    complete = all_steps(resolve_config(assignments=MOBILENET))
+    assert list(steps.list_unresolved(leave_open(complete, {key: value}))) == [key]

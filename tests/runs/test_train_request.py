@@ -1,0 +1,41 @@
+"""What a request says about settings that stages take over, or do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sightline.runs.train_request import TrainRequest
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        ((), []),
+        (("train.epochs=6",), ["train.epochs is 6, and the stages have 6 epochs: head 5, fine-tune 1"]),
+        (("train.epochs=1",), ["train.epochs is 1, and the stages have 2 epochs: head 1, fine-tune 1"]),
+        (
+            ("train.optimizer.learning_rate=0.1",),
+            ["train.optimizer.learning_rate has no effect: every stage overrides it; set train.stages.0.learning_rate"],
+        ),
+        (("train.optimizer.learning_rate=0.1", "train.stages.0.learning_rate=unset"), []),
+        (("train.batch_size=4",), []),  # no stage has its own
+    ],
+)
+def test_what_became_of_a_setting_is_said(assignments: tuple[str, ...], expected: list[str]) -> None:
+    request = TrainRequest.create("somewhere", "transfer", None, assignments)
+    notes = list(request.override_notes(request.merge_layers()))
+    assert len(notes) == len(expected)
+    for note, beginning in zip(notes, expected, strict=True):
+        assert note.startswith(beginning)
+
+
+def test_a_file_is_the_users_and_a_recipe_is_not(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("train.epochs = 7\n")
+    request = TrainRequest.create("somewhere", "transfer", tmp_path / "mine.toml", ())
+    assert request.is_set_by_user("train.epochs")
+    assert not request.is_set_by_user("train.batch_size"), "the recipe's own"
+    assert [stage.epochs for stage in request.merge_layers().train.stages] == [6, 1]
+    quick = TrainRequest.create("somewhere", "quick", tmp_path / "mine.toml", ())
+    assert not list(quick.override_notes(quick.merge_layers())), "there are no stages to speak of"
