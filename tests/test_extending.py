@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline import backend
+from sightline import api, backend
 from sightline.config import load_config
+from sightline.models import registry
 from sightline.training.augment import pipeline
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -19,6 +20,15 @@ EXAMPLES = {name: code for name, code in re.findall(r'```\w+ title="([\w ]+)"\n(
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_short(name: str) -> None:
     assert len(EXAMPLES[name].splitlines()) < 40
+
+
+def test_the_model_trains_exports_and_predicts(tmp_path: Path) -> None:
+    exec(compile(EXAMPLES["model"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
+    assert "three strided convolutions" in registry.get_entry("tiny-net").description.lower()
+    settings = ["model.name=tiny-net", "train.epochs=2", "train.tensorboard=false"]
+    api.train("beans:40@32", recipe="quick", set=settings, out=tmp_path / "run")
+    classifier = api.load(tmp_path / "run" / "bundle")
+    assert classifier.evaluate("beans:40@32", include_training=True).count == 40
 
 
 def test_the_augmentation_inverts_half_of_the_images(tmp_path: Path) -> None:

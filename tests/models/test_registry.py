@@ -77,6 +77,7 @@ def test_entry_is_valid(name: str) -> None:
     assert entry.normalize in get_args(registry.Normalize)
     assert entry.head.pooling in get_args(registry.Pooling)
     assert 0 <= entry.head.dropout < 1
+    assert isinstance(entry.backbone_fn, str)
     module, function = entry.backbone_fn.split(":")
     assert callable(getattr(importlib.import_module(f"sightline.models.{module}"), function))
 

@@ -179,8 +179,10 @@ def _match_channels(values: Sequence[float], channels: int) -> Sequence[float]:
 
 
 def _apply_backbone(x: Any, entry: ModelEntry, config: ModelConfig) -> Any:
-    module, function = entry.backbone_fn.split(":")
-    body = getattr(importlib.import_module(f"sightline.models.{module}"), function)
+    body = entry.backbone_fn
+    if isinstance(body, str):
+        module, function = body.split(":")
+        body = getattr(importlib.import_module(f"sightline.models.{module}"), function)
     options: dict[str, Any] = {}
     if entry.alpha is not None:
         options["alpha"] = entry.alpha if config.alpha is None else config.alpha

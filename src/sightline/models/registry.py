@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from sightline.errors import UsageError, suggest
+from sightline.plugins import Registry
 
 Normalize = Literal["unit", "symmetric", "imagenet", "caffe", "raw", "standardize"]
 Pooling = Literal["average", "max", "flatten"]
@@ -39,7 +40,10 @@ class PretrainedWeights:
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One registered model: `backbone_fn` ("module:function" in `sightline.models`) and its defaults.
+    """One registered model and its defaults.
+
+    `backbone_fn` takes the normalized pixels, a symbolic tensor [N, H, W, C], and returns the last feature maps; those
+    of Sightline are named by "module:function" in `sightline.models`, so that listing them imports no Keras.
 
     `input_size` is the input size in pixels that it was designed for, `min_input_size` the minimum that its strides
     allow. `pretrained_input_size` is the size to use with pretrained weights where the images are that large: a
@@ -52,7 +56,7 @@ class ModelEntry:
     name: str
     description: str
     reference: str
-    backbone_fn: str
+    backbone_fn: str | Callable[..., Any]
     input_size: int
     min_input_size: int
     normalize: Normalize
@@ -345,12 +349,34 @@ _ENTRIES = (
     ),
 )
 
-ENTRIES: dict[str, ModelEntry] = {e.name: e for e in _ENTRIES}
+ENTRIES: Registry[ModelEntry] = Registry("model")
+for _entry in _ENTRIES:
+    ENTRIES.add(_entry.name, _entry)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def register_model(
+    name: str, *, input_size: int, description: str = "", reference: str = "", **defaults: Any
+) -> Callable[[F], F]:
+    """Register the decorated function as the backbone of the model `name`.
+
+    The function takes the normalized pixels, a symbolic tensor [N, H, W, C], and returns feature maps [N, H', W', C'],
+    by layers of Keras alone. `input_size` is the input size in pixels that it is designed for; `defaults` are fields of
+    `ModelEntry`, where `min_input_size` is by default `input_size`, `normalize` "imagenet", and the head average
+    pooling.
+    """
+    values: dict[str, Any] = {"min_input_size": input_size, "normalize": "imagenet", "head": HeadSpec("average")}
+    values |= defaults
+
+    def register(backbone_fn: F) -> F:
+        about = description or (backbone_fn.__doc__ or name).strip().partition("\n")[0].rstrip(".")
+        ENTRIES.add(name, ModelEntry(name, about, reference, backbone_fn, input_size, **values))
+        return backbone_fn
+
+    return register
 
 
 def get_entry(name: str) -> ModelEntry:
     """Return the entry named `name`; raises `UsageError`, which suggests the closest name."""
-    try:
-        return ENTRIES[name]
-    except KeyError:
-        raise UsageError(f"There is no model {name!r}.{suggest(name, ENTRIES)}") from None
+    return ENTRIES.find(name)
