@@ -21,7 +21,7 @@ VALUES: tuple[Any, ...] = (
 TEXTS = (
     b"", b"\n", b"\0", b"\xff\xfe", b"{", b"}", b"[]", b"null", b"1", b'"x"', b"{}", b'{"a": NaN}', b'{"a": 1e999}',
     b"[" * 100_000, b'{"a":' * 100_000, b"a = " + b"[" * 100_000, b"a." * 30_000 + b"a = 1", b"PK\x03\x04" + bytes(60),
-    b'{"schema": 1}', b'{"schema": 1, "status": "complete"}', b"1" * 10_000,
+    b'{"schema": 2}', b'{"schema": 2, "status": "complete"}', b"1" * 10_000,
 )  # fmt: skip
 
 

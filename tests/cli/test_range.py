@@ -49,7 +49,7 @@ def test_the_range_is_decided_once_and_kept_with_run_and_bundle(
         stopped = sightline(*arguments)
     assert stopped.code == 130
     assert "60 images have more than 8 bits per sample, read with 1000 as black and 1400 as white" in stopped.err
-    stored_range = tomllib.loads((run / "config.toml").read_text())["picture"]["range"]
+    stored_range = tomllib.loads((run / "config.toml").read_text())["input"]["value_range"]
     assert stored_range == [LOW, HIGH]
     monkeypatch.setattr(facts, "resolve_range", lambda *_: pytest.fail("the range was derived again"))
     assert sightline("resume", run).code == 0
@@ -80,7 +80,7 @@ def test_8_bit_images_have_no_range(tmp_path: Path, sightline: Command) -> None:
     assert result.code == 0
     assert "more than 8 bits" not in result.err
     assert json.loads((tmp_path / "r" / "model.json").read_text())["preprocess"]["range"] is None
-    assert tomllib.loads((tmp_path / "r" / "config.toml").read_text())["picture"]["range"] == "full"
+    assert tomllib.loads((tmp_path / "r" / "config.toml").read_text())["input"]["value_range"] == "full"
 
 
 def test_a_given_range_is_taken_by_doctor_and_show(sightline: Command, microscope: Path, tmp_path: Path) -> None:

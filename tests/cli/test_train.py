@@ -65,7 +65,7 @@ def test_the_run_directory_is_complete(trained: tuple[Path, dict[str, Any]]) -> 
     } <= names  # fmt: skip
     assert not [n for n in names if ".part" in n]
     info = json.loads((path / "run.json").read_text())
-    assert (info["status"], info["schema"]) == ("complete", 1)
+    assert (info["status"], info["schema"]) == ("complete", 2)
     assert info["result"]["weights_sha256"] == result["weights_sha256"]
     lines = [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
     with (path / "history.csv").open() as file:
@@ -125,8 +125,8 @@ def test_settings_train_and_load(sightline: Command, colors: Path, tmp_path: Pat
 
 def test_two_stages_on_a_network_without_pretrained_weights(sightline: Command, colors: Path, tmp_path: Path) -> None:
     (tmp_path / "stages.toml").write_text(
-        '[[train.stages]]\nname = "head"\nthaw = 0\nepochs = 2\nviews = 2\n'
-        '[[train.stages]]\nname = "all"\nthaw = -1\nepochs = 1\n'
+        '[[train.stages]]\nname = "head"\nunfreeze = 0\nepochs = 2\nviews = 2\n'
+        '[[train.stages]]\nname = "all"\nunfreeze = -1\nepochs = 1\n'
     )
     result = sightline("train", colors, *SMALL, "--config", tmp_path / "stages.toml", "--out", tmp_path / "r", "--json")
     assert result.code == 0, result.err

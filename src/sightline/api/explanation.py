@@ -199,7 +199,7 @@ class _FigureWriter:
         return replace(explanation, figure=str(path))
 
     def _name(self, explanation: Explanation) -> str:
-        base = _io.safe_stem(Path(explanation.path).stem).strip("-") or "picture"
+        base = _io.safe_stem(Path(explanation.path).stem).strip("-") or "image"
         stem = name = f"{base}-{_io.safe_stem(str(explanation.label))}-{explanation.method}"
         number = 1
         while name in self._taken:

@@ -37,7 +37,7 @@ def doctor(
     from sightline.api.doctor import doctor as look
 
     with ProgressDisplay(quiet=json) as display:
-        settings = resolve_settings(column, allow, set, ("data.", "picture."))
+        settings = resolve_settings(column, allow, set, ("data.", "input."))
         checkup = look(
             data, html=html, fix=fix, patch=patch, options=settings.data, input_config=settings.input, callback=display
         )
