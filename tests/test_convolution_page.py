@@ -38,10 +38,10 @@ def test_the_page_holds_what_the_script_computes(script: ModuleType, tmp_path: P
 @pytest.mark.parametrize(("strides", "padding"), [((1, 1), 0), ((2, 1), 0), ((1, 1), 1), ((1, 2), 0)])
 def test_the_walk_is_keras_convolution(script: ModuleType, strides: tuple[int, int], padding: int) -> None:
     keras = backend.keras()
-    pixels, window = (np.asarray(grid, np.float32) for grid in (script.picture(), script.WINDOW))
+    pixels, window = (np.asarray(grid, np.float32) for grid in (script.image(), script.WINDOW))
     kind = "same" if padding else "valid"
     expected = keras.ops.conv(pixels[None, :, :, None], window[:, :, None, None], strides, padding=kind)
-    result = script.convolve(script.picture(), script.WINDOW, strides, padding)
+    result = script.convolve(script.image(), script.WINDOW, strides, padding)
     np.testing.assert_array_equal(result, keras.ops.convert_to_numpy(expected)[0, :, :, 0])
 
 
@@ -49,8 +49,8 @@ def test_the_walk_is_keras_convolution(script: ModuleType, strides: tuple[int, i
 def test_the_pooling_is_keras_pooling(script: ModuleType, how: str) -> None:
     keras = backend.keras()
     function = keras.ops.max_pool if how == "max" else keras.ops.average_pool
-    expected = function(np.asarray(script.picture(), np.float32)[None, :, :, None], 3, 3)
-    result = script.pool(script.picture(), 3, "max" if how == "max" else "mean")
+    expected = function(np.asarray(script.image(), np.float32)[None, :, :, None], 3, 3)
+    result = script.pool(script.image(), 3, "max" if how == "max" else "mean")
     np.testing.assert_allclose(result, keras.ops.convert_to_numpy(expected)[0, :, :, 0], rtol=1e-6)
 
 
