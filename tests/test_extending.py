@@ -10,6 +10,8 @@ import pytest
 
 from sightline import api, backend
 from sightline.config import load_config
+from sightline.data.indexing import build_index
+from sightline.evaluation import scoring
 from sightline.models import registry
 from sightline.training.augment import pipeline
 
@@ -41,3 +43,29 @@ def test_the_augmentation_inverts_half_of_the_images(tmp_path: Path) -> None:
     out = np.asarray(backend.keras().ops.convert_to_numpy(pipeline.apply(config, pixels, params)))
     assert set(np.unique(out)) == {10, 245}
     assert 0.3 < (out == 245).mean() < 0.7
+
+
+def test_the_metric_is_that_of_scikit_learn() -> None:
+    exec(compile(EXAMPLES["metric"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
+    from sklearn.metrics import cohen_kappa_score
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60).astype(np.int32)
+    probabilities = rng.dirichlet([1, 1, 1], 60).astype(np.float32)
+    probabilities[np.arange(60), labels] += 1
+    probabilities /= probabilities.sum(1, keepdims=True)
+    try:
+        metric = scoring.compute_metrics(probabilities, labels)["cohen_kappa"]
+    finally:
+        del scoring.METRICS._entries["cohen_kappa"]
+    assert metric.value == pytest.approx(cohen_kappa_score(labels, probabilities.argmax(1)))
+    assert metric.value is not None
+    assert metric.interval is not None
+    assert metric.interval.low < metric.value <= metric.interval.high
+
+
+def test_the_source_is_listed_by_its_name() -> None:
+    exec(compile(EXAMPLES["source"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
+    index = build_index("squares:40")
+    assert [image.label for image in index.images[:3]] == ["left", "right", "left"]
+    assert len(index.images) == 40

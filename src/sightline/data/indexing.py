@@ -164,7 +164,7 @@ def list_source(
     if not path.exists():
         if named.is_named(text):
             return named.load_named(text)
-        known = ", ".join(named.NAMES)
+        known = ", ".join([*named.NAMES, *named.SOURCES])
         raise DataError(
             f"There is no folder, file or data set {text!r}. Check the path; the named data sets are {known}."
         )

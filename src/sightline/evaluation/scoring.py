@@ -6,6 +6,7 @@ seeded percentile bootstrap. Means over classes skip classes without images; AUR
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +16,29 @@ from sightline import intervals, metrics
 from sightline.errors import DataError
 from sightline.evaluation import bootstrap
 from sightline.evaluation.results import ClassMetrics, Metric
+from sightline.plugins import Registry
+from sightline.seeding import make_generator
 
 AVERAGES = tuple(f"{how}_{what}" for how in ("macro", "weighted") for what in ("precision", "recall", "f1"))
 RANKINGS = ("auroc", "average_precision")
 ONE_IMAGE_NOTE = "one image has no interval"
 NAMES = ("log_loss", "brier", *AVERAGES, *RANKINGS)
+
+MetricFunction = Callable[[NDArray[np.float32], NDArray[np.int32]], float]
+METRICS: Registry[MetricFunction] = Registry("metric")  # beside those above
+
+
+def register_metric(name: str) -> Callable[[MetricFunction], MetricFunction]:
+    """Register the decorated function as the metric `name`, which every evaluation then computes.
+
+    The function takes probabilities float32 [N, K] and labels int32 [N] and returns a number, NaN if it is undefined.
+    Its interval comes from a bootstrap of 200 resamples.
+    """
+
+    def register(function: MetricFunction) -> MetricFunction:
+        return METRICS.add(name, function)
+
+    return register
 
 
 def check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, ...] = ()) -> None:
@@ -41,7 +60,7 @@ def compute_metrics(probabilities: NDArray[np.float32], labels: NDArray[np.int32
     count, classes = probabilities.shape
     tops = [f"top_{k}" for k in ((1, 5) if classes > 5 else (1,))]
     if not count:
-        return {name: Metric(None, note="there are no images") for name in (*tops, *NAMES)}
+        return {name: Metric(None, note="there are no images") for name in (*tops, *NAMES, *METRICS)}
     values_by_name = {}
     for k, name in zip((1, 5), tops, strict=False):
         hits = int(metrics.in_top_k(probabilities, labels, k).sum())
@@ -56,6 +75,19 @@ def compute_metrics(probabilities: NDArray[np.float32], labels: NDArray[np.int32
         values_by_name
         | _average_metrics(probabilities.argmax(1), labels, classes, seed)
         | _ranking_metrics(probabilities, labels, seed)
+        | {name: _registered_metric(name, probabilities, labels, seed) for name in METRICS}
+    )
+
+
+def _registered_metric(name: str, probabilities: NDArray[np.float32], labels: NDArray[np.int32], seed: int) -> Metric:
+    value = float(METRICS[name](probabilities, labels))
+    if not np.isfinite(value):
+        return Metric(None, note="undefined for these images")
+    if len(labels) < 2:
+        return Metric(value, note=ONE_IMAGE_NOTE)
+    rows = make_generator(seed, "bootstrap", name).integers(0, len(labels), (bootstrap.MIN_RESAMPLES, len(labels)))
+    return bootstrap.make_metric(
+        value, np.array([METRICS[name](probabilities[r], labels[r]) for r in rows], np.float64)
     )
 
 

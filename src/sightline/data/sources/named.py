@@ -1,4 +1,4 @@
-"""Data sets by name: generated (``beans``), bundled with scikit-learn (``digits``) or loaded through Keras."""
+"""Data sets by name: generated (``beans``), from scikit-learn (``digits``), through Keras, or registered by others."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from sightline.data.storage import GeneratedStore
 from sightline.data.types import Split
 from sightline.datasets import coffee_beans
 from sightline.errors import DataError, require
+from sightline.plugins import Registry
 
 BEANS_COUNT, BEANS_SIZE = 1200, 224
 _BEANS_PATTERN = re.compile(r"beans(?::(\d+))?(?:@(\d+))?(?:#(\d+))?")
@@ -72,6 +73,22 @@ KERAS_DATASETS = {
 
 NAMES = ("beans:COUNT@SIZE", "digits", *KERAS_DATASETS)
 
+Source = Callable[[str], SourceListing]
+SOURCES: Registry[Source] = Registry("source")
+
+
+def register_source(name: str) -> Callable[[Source], Source]:
+    """Register the decorated function as the source `name`, which is given as ``name`` or ``name:argument``.
+
+    The function takes the argument, an empty string if there is none, and returns a `SourceListing`, without opening
+    any image.
+    """
+
+    def register(source: Source) -> Source:
+        return SOURCES.add(name, source)
+
+    return register
+
 
 def is_named(text: str) -> bool:
     """Return whether `text` names a data set.
@@ -79,7 +96,8 @@ def is_named(text: str) -> bool:
     >>> is_named("beans:400@96"), is_named("beans.zip")
     (True, False)
     """
-    return text == "digits" or text in KERAS_DATASETS or _BEANS_PATTERN.fullmatch(text) is not None
+    known = text == "digits" or text in KERAS_DATASETS or _BEANS_PATTERN.fullmatch(text) is not None
+    return known or text.partition(":")[0] in SOURCES
 
 
 def load_named(text: str) -> SourceListing:
@@ -89,7 +107,9 @@ def load_named(text: str) -> SourceListing:
     if text in KERAS_DATASETS:
         return _load_keras(text)
     match = _BEANS_PATTERN.fullmatch(text)
-    assert match is not None, text
+    if match is None:
+        name, _, argument = text.partition(":")
+        return SOURCES[name](argument)
     count, size, seed = match.groups()
     return _load_beans(int(count or BEANS_COUNT), int(size or BEANS_SIZE), int(seed or 0))
 
