@@ -24,7 +24,7 @@ def measure_start(*arguments: str) -> float:
 def predict() -> float:
     """Return starts per second of `sightline predict` with one image."""
     image = next(trained_run.IMAGES.rglob("*.jpg"))
-    return 1 / measure_start("-m", "sightline", "predict", str(trained_run.bundle()), str(image), "--json")
+    return 1 / measure_start("-m", "sightline", "predict", str(trained_run.bundle()), str(image), "--format", "json")
 
 
 def imports() -> float:

@@ -46,7 +46,18 @@ def run_script() -> None:
 def run_recipe(*options: str) -> None:
     """Run `sightline train --recipe fast-small` with an empty cache."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "sightline", "train", *SOURCES, "--recipe", "fast-small", "--json", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "sightline",
+            "train",
+            *SOURCES,
+            "--recipe",
+            "fast-small",
+            "--format",
+            "json",
+            *options,
+        ]
         environment = os.environ | {"SIGHTLINE_CACHE": f"{folder}/cache"}
         started = time.perf_counter()
         completed = subprocess.run(

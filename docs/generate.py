@@ -76,7 +76,7 @@ def _commands() -> list[str]:
     out = ["## Commands"]
     for command in app.registered_commands:
         assert command.callback is not None
-        name = command.callback.__name__
+        name = command.name or command.callback.__name__.replace("_", "-")
         result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"})
         text = "\n".join(line.rstrip() for line in result.output.strip("\n").splitlines())
         out.append(f"### `sightline {name}`\n\n```text\n{text}\n```")

@@ -82,7 +82,7 @@ def test_ctrl_c_in_a_library_call_leaves_a_run_to_resume(tmp_path: Path) -> None
     completed = _train(tmp_path, "SIGINT")
     assert "sightline.errors.Interrupted: Stopped. `sightline resume run` continues from there." in completed.stderr
     resumed = subprocess.run(
-        [sys.executable, "-m", "sightline", "resume", "run", "--json"],
+        [sys.executable, "-m", "sightline", "resume", "run", "--format", "json"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert resumed.returncode == 0, resumed.stderr

@@ -55,7 +55,7 @@ def test_a_bundle_predicts_where_only_the_wheel_is_installed(wheel_python: Path,
     train(colors, recipe="quick", set=settings, out=run)
     images = colors / "red"
     completed = subprocess.run(
-        [str(wheel_python), "-c", PEAK, "predict", str(run / "bundle"), str(images), "--json"],
+        [str(wheel_python), "-c", PEAK, "predict", str(run / "bundle"), str(images), "--format", "json"],
         capture_output=True, text=True, check=False, cwd=tmp_path, env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
     assert completed.returncode == 0, completed.stderr

@@ -20,7 +20,19 @@ def test_a_run_on_each_backend(backend: str, tmp_path: Path) -> None:
         pytest.skip(f"{backend} is not installed")
     environment = os.environ | {"KERAS_BACKEND": backend}
     command = [sys.executable, "-m", "sightline"]
-    train = [*command, "train", "digits", "--model", "cifar10-simple", "--epochs", "2", "--out", "r", "--json"]
+    train = [
+        *command,
+        "train",
+        "digits",
+        "--model",
+        "cifar10-simple",
+        "--epochs",
+        "2",
+        "--out",
+        "r",
+        "--format",
+        "json",
+    ]
     augment = ["--set", "augment.rotation=5"]
     done = subprocess.run(
         [*train, *augment], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -28,7 +40,7 @@ def test_a_run_on_each_backend(backend: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["test"]["accuracy"] > 0.5
     evaluation = subprocess.run(
-        [*command, "evaluate", "r", "--json"],
+        [*command, "evaluate", "r", "--format", "json"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -25,10 +25,12 @@ def run(trained: tuple[Path, dict[str, Any]]) -> Path:
 def test_run_bundle_zip_and_file_predict_alike(sightline: Command, run: Path, colors: Path, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "b"), "zip", run / "bundle")
     lone = shutil.copy(run / "bundle" / "model.onnx", tmp_path / "lone.onnx")
-    outputs = [sightline("predict", model, colors, "--json").out for model in (run, run / "bundle", archive, lone)]
+    outputs = [
+        sightline("predict", model, colors, "--format", "json").out for model in (run, run / "bundle", archive, lone)
+    ]
     assert len(set(outputs)) == 1
     assert len(outputs[0].splitlines()) == 120
-    metrics = [sightline("evaluate", model, colors, "--json").json for model in (run, archive, lone)]
+    metrics = [sightline("evaluate", model, colors, "--format", "json").json for model in (run, archive, lone)]
     assert {f["accuracy"] for f in metrics} == {metrics[0]["accuracy"]}
 
 
@@ -71,8 +73,8 @@ def test_a_run_without_its_bundle_predicts_with_keras(
     copy = shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(copy / "bundle")
     image = next((colors / "red").iterdir())
-    (rows,) = sightline("predict", copy, image, "--json").lines
-    (expected,) = sightline("predict", run, image, "--json").lines
+    (rows,) = sightline("predict", copy, image, "--format", "json").lines
+    (expected,) = sightline("predict", run, image, "--format", "json").lines
     assert rows["probability"] == pytest.approx(expected["probability"], abs=1e-5)
 
 
@@ -109,7 +111,7 @@ def test_predicting_from_a_bundle_imports_no_framework(run: Path, colors: Path) 
         "sys.argv = ['sightline', *sys.argv[1:]]\n"
         "main()\n"
     )
-    for verb in (["predict", run / "bundle", colors / "red", "--json"], ["evaluate", run / "bundle", colors]):
+    for verb in (["predict", run / "bundle", colors / "red", "--format", "json"], ["evaluate", run / "bundle", colors]):
         completed = subprocess.run(
             [sys.executable, "-c", code, *map(str, verb)], capture_output=True, text=True, check=False, timeout=300
         )

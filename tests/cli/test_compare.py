@@ -36,7 +36,7 @@ def interrupted(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_numbers_are_the_runs_own(sightline: Command, trained: Trained, interrupted: Path) -> None:
-    result = sightline("compare", trained[0], interrupted, "--json")
+    result = sightline("compare", trained[0], interrupted, "--format", "json")
     assert result.code == 0
     assert result.err == ""
     assert result.out.count("\n") == 1
@@ -58,7 +58,7 @@ def test_the_numbers_are_the_runs_own(sightline: Command, trained: Trained, inte
 
 
 def test_only_settings_that_differ_are_shown(sightline: Command, trained: Trained, interrupted: Path) -> None:
-    first, second = sightline("compare", trained[0], interrupted, "--json").json["runs"]
+    first, second = sightline("compare", trained[0], interrupted, "--format", "json").json["runs"]
     assert first["settings"] == {"model.hidden_units": None, "train.epochs": 2, "train.optimizer.name": "adam"}
     assert second["settings"] == {"model.hidden_units": [4], "train.epochs": 5, "train.optimizer.name": "sgd"}
 
@@ -79,7 +79,7 @@ def test_the_table_and_the_plot(sightline: Command, trained: Trained, interrupte
 def test_runs_of_the_same_name_are_distinguished(sightline: Command, trained: Trained, tmp_path: Path) -> None:
     for name in "ab":
         shutil.copytree(trained[0], tmp_path / name / "run")
-    rows = sightline("compare", tmp_path / "a" / "run", tmp_path / "b" / "run", "--json").json["runs"]
+    rows = sightline("compare", tmp_path / "a" / "run", tmp_path / "b" / "run", "--format", "json").json["runs"]
     assert [row["name"] for row in rows] == ["a/run", "b/run"]
     assert [row["settings"] for row in rows] == [{}, {}]
 
@@ -92,7 +92,7 @@ def test_the_verdict_is_by_the_same_images(sightline: Command, trained: Trained,
             arrays = dict(stored)
         right = np.eye(3, dtype=np.float32)[arrays["labels"]]
         np.savez(file, **arrays | {"probabilities": right if name == "good" else 1 - right})
-    result = sightline("compare", tmp_path / "bad", tmp_path / "good", trained[0], "--json")
+    result = sightline("compare", tmp_path / "bad", tmp_path / "good", trained[0], "--format", "json")
     first, _ = result.json["contests"]
     assert (first["verdict"], first["difference"], first["part"]) == ("better", 1.0, "test")
     assert first["p_value"] < 0.001
@@ -104,7 +104,7 @@ def test_the_verdict_is_by_the_same_images(sightline: Command, trained: Trained,
 
 
 def test_runs_without_common_images_cannot_be_compared(sightline: Command, trained: Trained, interrupted: Path) -> None:
-    (only,) = sightline("compare", trained[0], interrupted, "--json").json["contests"]
+    (only,) = sightline("compare", trained[0], interrupted, "--format", "json").json["contests"]
     assert only["verdict"] == "cannot tell"
     assert "evaluate both" in only["note"]
 

@@ -26,14 +26,25 @@ from sightline.inference import bundle, parity
 from sightline.inference.runtimes.keras import KerasPredictor
 
 Trained = tuple[Path, dict[str, Any]]
-CHEAP = ("--means", "rightsize,int8,float16", "--epochs", "1")
+CHEAP = ("--methods", "rightsize,int8,float16", "--epochs", "1")
 
 
 @pytest.fixture(scope="module")
 def completed_search(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A search that was killed and then restarted; its folder, and the output of the second process."""
     out = tmp_path_factory.mktemp("searches") / "out"
-    command = [sys.executable, "-m", "sightline", "compress", str(trained[0]), "--out", str(out), "--json", *CHEAP]
+    command = [
+        sys.executable,
+        "-m",
+        "sightline",
+        "compress",
+        str(trained[0]),
+        "--out",
+        str(out),
+        "--format",
+        "json",
+        *CHEAP,
+    ]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         record = out / "candidates" / "large-float16" / "record.json"
@@ -112,7 +123,7 @@ def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
     assert "No candidate meets the budget" in hopeless.out
     assert "0.001 MB allowed" in hopeless.out
     assert not list(out.glob("best*")), "chosen under another budget"
-    response = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-latency", "0.0001ms", "--json")
+    response = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-latency", "0.0001ms", "--format", "json")
     assert (response.code, response.json["best"], response.json["reached"]) == (1, None, False)
     assert "latency" in response.json["misses"][0]
     again = sightline("compress", trained[0], "--out", out, *CHEAP)
@@ -129,7 +140,10 @@ def test_the_test_part_is_asked_once_about_each_that_is_chosen(
     stored_payload = json.loads((out / "judgements.json").read_text())
     assert stored_payload[payload["best"]]["p_value"] == payload["judgement"]["p_value"]
     monkeypatch.setattr("sightline.api.compression._test_noninferiority", None)  # calling it fails
-    assert sightline("compress", trained[0], "--out", out, *CHEAP, "--json").json["judgement"] == payload["judgement"]
+    assert (
+        sightline("compress", trained[0], "--out", out, *CHEAP, "--format", "json").json["judgement"]
+        == payload["judgement"]
+    )
 
 
 def test_a_candidate_says_its_own_temperature_and_can_be_exported(
@@ -140,7 +154,7 @@ def test_a_candidate_says_its_own_temperature_and_can_be_exported(
     manifest = bundle.read(folder / "bundle").manifest
     keras = KerasPredictor.load(folder / "model.keras", manifest.classes, manifest.preprocess)
     assert manifest.temperature == pytest.approx(1 / keras.model.get_layer("temperature").scale)
-    arguments = ("--format", "saved_model", "--parity", colors, "--json")
+    arguments = ("--to", "saved_model", "--parity", colors, "--format", "json")
     result = sightline("export", folder / "bundle", *arguments, "--out", tmp_path / "saved")
     assert (result.code, result.json["accepted"]) == (0, True)
     copied = shutil.copytree(folder / "bundle", tmp_path / "alone")
@@ -175,7 +189,7 @@ def test_bad_use_gets_one_clear_message(
     Image.new("RGB", (32, 32)).save(_make_folder(tmp_path / "other" / "violet") / "1.png")
     Image.new("RGB", (32, 32), "red").save(_make_folder(tmp_path / "other" / "red") / "1.png")
     for arguments, words in (
-        ((run, "--means", "slimm"), "Did you mean 'slim'?"),
+        ((run, "--methods", "slimm"), "Did you mean 'slim'?"),
         ((run, "--max-size", "two"), "is not a size"),
         ((run, "--max-latency", "5 min"), "is not a duration"),
         ((tmp_path,), "is not a run"),
@@ -202,7 +216,9 @@ def test_slimming_in_rounds(
     monkeypatch.setattr(search, "MAX_ROUNDS", 2)
     run = tmp_path / "run"
     shutil.copytree(trained[0], run)
-    payload = sightline("compress", run, "--means", methods, "--epochs", "1", "--max-drop", "100", "--json").json
+    payload = sightline(
+        "compress", run, "--methods", methods, "--epochs", "1", "--max-drop", "100", "--format", "json"
+    ).json
     rows = {c["name"]: c for c in payload["candidates"]}
     assert [step["step"] for step in rows["slim-2"]["lineage"]] == ["train", "slim", "slim"]
     assert [step.get("importance") for step in rows["slim-2"]["lineage"]] == [None, "scale", "taylor"]
@@ -248,7 +264,7 @@ def test_a_chain_of_convolutions_is_twenty_times_smaller_without_loss(sightline:
         run,
     )
     assert trained.code == 0
-    result = sightline("compress", run, "--epochs", "8", "--max-drop", "2", "--json")
+    result = sightline("compress", run, "--epochs", "8", "--max-drop", "2", "--format", "json")
     rows = {c["name"]: c for c in result.json["candidates"]}
     limits = {name: rows["large"][name] / 20 for name in ("parameters", "bytes")}
     small = [c for c in rows.values() if all(c[name] < limit for name, limit in limits.items())]

@@ -24,7 +24,7 @@ LIGHT: dict[str, tuple[str, ...]] = {
     "compare": ("compare", "RUN", "OTHER"),
     "predict": ("predict", "RUN", "IMAGE"),
     "resume": ("resume", "RUN"),
-    "card": ("card", "RUN"),
+    "card": ("model-card", "RUN"),
     "describe": ("describe", "RUN"),
 }
 HEAVY: dict[str, tuple[str, ...]] = {

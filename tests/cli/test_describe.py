@@ -14,7 +14,7 @@ from sightline.models.registry import ENTRIES
 
 
 def test_vgg16_in_numbers(sightline: Command) -> None:
-    result = sightline("describe", "vgg16", "--size", "224x224x3", "--classes", "1000", "--json")
+    result = sightline("describe", "vgg16", "--size", "224x224x3", "--classes", "1000", "--format", "json")
     assert result.code == 0, result.err
     payload = result.json
     assert (payload["name"], payload["size"], payload["classes"]) == ("vgg16", [224, 224, 3], 1000)
@@ -30,7 +30,7 @@ def test_vgg16_in_numbers(sightline: Command) -> None:
 
 
 def test_vgg16_with_four_classes(sightline: Command) -> None:
-    assert sightline("describe", "vgg16", "--classes", 4, "--json").json["parameters"] == 134_276_932
+    assert sightline("describe", "vgg16", "--classes", 4, "--format", "json").json["parameters"] == 134_276_932
 
 
 def test_the_table_shows_each_layer_and_its_sums(sightline: Command) -> None:
@@ -56,18 +56,18 @@ def test_a_narrow_terminal_gets_two_tables(sightline: Command, monkeypatch: pyte
 
 
 def test_a_recipe_gives_its_settings(sightline: Command) -> None:
-    payload = sightline("describe", "transfer", "--set", "model.alpha=0.35", "--classes", 2, "--json").json
+    payload = sightline("describe", "transfer", "--set", "model.alpha=0.35", "--classes", 2, "--format", "json").json
     assert payload["name"] == "transfer"
     assert payload["size"] == [224, 224, 3]
     assert payload["parameters"] == 410_208 + 2 * 1280 + 2
-    gray_payload = sightline("describe", "fashion-cnn", "--size", "28x28x1", "--json").json
+    gray_payload = sightline("describe", "fashion-cnn", "--size", "28x28x1", "--format", "json").json
     assert (gray_payload["parameters"], gray_payload["classes"]) == (435_306, 10)
 
 
 def test_a_run_is_described_as_it_is(sightline: Command, trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     path, result = trained
     curve = tmp_path / "rate.png"
-    outcome = sightline("describe", path, "--json", "--schedule", curve, "--steps", 3)
+    outcome = sightline("describe", path, "--format", "json", "--schedule", curve, "--steps", 3)
     assert outcome.code == 0, outcome.err
     assert outcome.json["parameters"] == result["parameters"]
     assert (outcome.json["classes"], outcome.json["size"]) == (3, [32, 32, 3])
@@ -80,7 +80,7 @@ def test_a_run_is_described_as_it_is(sightline: Command, trained: tuple[Path, di
 @pytest.mark.parametrize("suffix", ["png", "svg", "PNG"])
 def test_drawings_are_written(sightline: Command, tmp_path: Path, suffix: str) -> None:
     network, rate = tmp_path / f"net.{suffix}", tmp_path / f"rate.{suffix}"
-    result = sightline("describe", "quick", "--diagram", network, "--schedule", rate, "--json")
+    result = sightline("describe", "quick", "--diagram", network, "--schedule", rate, "--format", "json")
     assert result.code == 0, result.err
     assert len(result.lines) == 1
     json.loads(result.out)
@@ -126,6 +126,6 @@ def test_mistakes_are_reported(
 def test_every_model_can_be_named(sightline: Command) -> None:
     for name in ("alexnet", "convnext-tiny", "nasnetmobile"):
         if name in ENTRIES:
-            result = sightline("describe", name, "--json")
+            result = sightline("describe", name, "--format", "json")
             assert result.code == 0, result.err
             assert result.json["layers"][-1]["name"] == "probabilities"

@@ -61,14 +61,14 @@ def test_the_positive_class_goes_from_the_settings_into_run_report_and_bundle(
     lone = shutil.copy(run / "bundle" / "model.onnx", tmp_path / "lone.onnx")
     for model in (run, run / "bundle", lone):
         arguments = () if model == run else (split_folders,)
-        assert sightline("evaluate", model, *arguments, "--json").json["binary"]["positive"] == "good"
-    other = sightline("evaluate", run, "--positive", "dent", "--json").json["binary"]
+        assert sightline("evaluate", model, *arguments, "--format", "json").json["binary"]["positive"] == "good"
+    other = sightline("evaluate", run, "--positive", "dent", "--format", "json").json["binary"]
     assert (other["positive"], other["sensitivity"]) == ("dent", stored["specificity"])
 
 
 def test_thresholds_for_rates_are_chosen_on_validation_and_stated_on_test(sightline: Command, run: Path) -> None:
     arguments = ("evaluate", run, "--positive", "dent", "--target-sensitivity", "0.6", "--target-specificity", "0.6")
-    result = sightline(*arguments, "--json")
+    result = sightline(*arguments, "--format", "json")
     assert result.code == 0, result.err
     points = result.json["binary"]["operating_points"]
     assert [(p["rate"], p["target"], p["count"], p["conservative"]) for p in points] == [
@@ -89,7 +89,7 @@ def test_a_threshold_asked_for_alone_is_kept_for_predict_report_and_bundle(
     sightline: Command, run: Path, split_folders: Path
 ) -> None:
     target = ("--target-sensitivity", "0.9")
-    payload = sightline("evaluate", run, *target, "--json").json
+    payload = sightline("evaluate", run, *target, "--format", "json").json
     (point,) = payload["binary"]["operating_points"]
     stored_payload = json.loads((run / "thresholds.json").read_text("utf-8"))
     assert (stored_payload["rate"], stored_payload["target_rate"], stored_payload["positive"]) == (
@@ -104,7 +104,9 @@ def test_a_threshold_asked_for_alone_is_kept_for_predict_report_and_bundle(
         for label in CLASSES:
             rows = [
                 json.loads(r)
-                for r in sightline("predict", model, split_folders / "test" / label, "--json").out.splitlines()
+                for r in sightline(
+                    "predict", model, split_folders / "test" / label, "--format", "json"
+                ).out.splitlines()
             ]
             good = [{c["label"]: c["probability"] for c in row["top"]}["good"] for row in rows]
             assert [row["label"] == "good" for row in rows] == [p >= point["threshold"] for p in good]
@@ -116,7 +118,7 @@ def test_a_threshold_asked_for_alone_is_kept_for_predict_report_and_bundle(
     page = (run / "report.html").read_text("utf-8")
     assert "<h2>Operating points</h2>" in page
     assert "chosen on validation for a sensitivity of 90.0%" in page
-    again = sightline("evaluate", run, "--json").json["binary"]["operating_points"]
+    again = sightline("evaluate", run, "--format", "json").json["binary"]["operating_points"]
     assert [(p["threshold"], p["reached"]) for p in again] == [(point["threshold"], point["reached"])]
     # Another target replaces it, also one of another kind; two at once are only stated.
     assert sightline("evaluate", run, "--target-precision", "0.5").code in {0, 1}
@@ -159,7 +161,7 @@ def test_a_class_without_a_test_image_is_named_by_train_and_report_and_card(sigh
     assert info["untested_classes"]["test"] == ["defect"]
     assert sentence.replace("'", "&#39;") in (tmp_path / "r" / "report.html").read_text("utf-8")
     assert sentence in sightline("evaluate", tmp_path / "r").out
-    assert sightline("card", tmp_path / "r").code == 0
+    assert sightline("model-card", tmp_path / "r").code == 0
     card = (tmp_path / "r" / "bundle" / "README.md").read_text("utf-8")
     assert "1 of 2 classes has no image in the test split" in card
 

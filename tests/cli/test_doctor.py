@@ -39,7 +39,7 @@ def sick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_json_is_one_object_with_all_findings(sightline: Command, sick: Path) -> None:
-    result = sightline("doctor", sick, "--json")
+    result = sightline("doctor", sick, "--format", "json")
     assert (result.code, result.out.count("\n"), result.err) == (0, 1, "")
     assert (result.json["count"], result.json["classes"]) == (len(SICK) - 1, {"cat": 35, "dog": 25})
     findings = {f["kind"]: f for f in result.json["findings"]}
@@ -58,7 +58,7 @@ def test_the_table_says_what_and_what_to_do(sightline: Command, sick: Path) -> N
 
 
 def test_strict_fails_on_errors_alone(sightline: Command, sick: Path, clean: Path) -> None:
-    assert sightline("doctor", sick, "--strict", "--json").code == 1
+    assert sightline("doctor", sick, "--strict", "--format", "json").code == 1
     result = sightline("doctor", clean, "--strict")
     assert (result.code, result.out) == (0, "clean: 48 images in 2 classes\nnothing found\n")
 
@@ -96,13 +96,13 @@ def test_the_page_stands_alone(sightline: Command, sick: Path, tmp_path: Path) -
 
 def test_corrections_are_applied_by_train_and_kept_with_the_run(sightline: Command, sick: Path, tmp_path: Path) -> None:
     before = {p: p.read_bytes() for p in sick.rglob("*.*")}
-    result = sightline("doctor", sick, "--fix", tmp_path / "fix.jsonl", "--json")
+    result = sightline("doctor", sick, "--write-fixes", tmp_path / "fix.jsonl", "--format", "json")
     assert result.json["corrections"] == 3
     assert {p: p.read_bytes() for p in sick.rglob("*.*")} == before
-    mended = sightline("doctor", sick, "--patch", tmp_path / "fix.jsonl", "--json").json["findings"]
+    mended = sightline("doctor", sick, "--patch", tmp_path / "fix.jsonl", "--format", "json").json["findings"]
     assert {f["kind"] for f in mended} == {"unreadable", "near-duplicates"}
     out = tmp_path / "run"
-    result = sightline("train", sick, *SMALL, "--patch", tmp_path / "fix.jsonl", "--out", out, "--json")
+    result = sightline("train", sick, *SMALL, "--patch", tmp_path / "fix.jsonl", "--out", out, "--format", "json")
     assert result.code == 0, result.err
     assert f"{tmp_path / 'fix.jsonl'}: 3 corrections applied; to undo one, delete its line" in result.err
     assert "conflicting-duplicates" not in result.err
@@ -110,7 +110,7 @@ def test_corrections_are_applied_by_train_and_kept_with_the_run(sightline: Comma
     used = {json.loads(row)["path"] for row in (out / "data.jsonl").read_text(encoding="utf-8").splitlines()}
     assert not used & {"dog/twin.jpg", "cat/3.jpg", "cat/copy.jpg"}
     (tmp_path / "fix.jsonl").unlink()  # the run has its own copy
-    assert sightline("evaluate", out, "--json").code == 0
+    assert sightline("evaluate", out, "--format", "json").code == 0
 
 
 def test_a_patch_that_does_not_fit_stops_train_before_any_work(sightline: Command, clean: Path, tmp_path: Path) -> None:
@@ -157,9 +157,9 @@ def test_class_names_that_no_font_draws_are_named(
     sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = draw_classes(tmp_path / "data", {"\U0010fffd": (9, 9, 9), "cat": (200, 9, 9)}, 21)  # in no font
-    findings = {f["kind"]: f for f in sightline("doctor", data, "--json").json["findings"]}
+    findings = {f["kind"]: f for f in sightline("doctor", data, "--format", "json").json["findings"]}
     assert findings["names-without-font"]["severity"] == "note"
     assert findings["names-without-font"]["paths"] == ["\U0010fffd"]
     assert "install a font that has them" in findings["names-without-font"]["advice"]
     monkeypatch.setattr("sightline.report.fonts.fonts_by_script", lambda: {"Chinese": "none", "emoji": "Symbola"})
-    assert sightline("env", "--json").json["fonts in figures"] == "Chinese: none; emoji: Symbola"
+    assert sightline("env", "--format", "json").json["fonts in figures"] == "Chinese: none; emoji: Symbola"

@@ -34,7 +34,7 @@ def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path,
         noise = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)
         Image.fromarray(noise).save(ood_folder / f"{i}.png")
     arguments = ("evaluate", run, "--target-precision", "0.7", "--coverage", "0.8", "--ood", tmp_path / "strange")
-    result = sightline(*arguments, "--json")
+    result = sightline(*arguments, "--format", "json")
     assert result.code == 0
     payload = result.json
     stored = json.loads((run / "eval" / "test" / "metrics.json").read_text())
@@ -58,25 +58,28 @@ def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path,
 
 def test_tta_is_reported_and_not_stored(sightline: Command, run: Path) -> None:
     stored = (run / "eval" / "test" / "metrics.json").read_bytes()
-    one, two = sightline("evaluate", run, "--json").json, sightline("evaluate", run, "--mirror", "--json").json
+    one, two = (
+        sightline("evaluate", run, "--format", "json").json,
+        sightline("evaluate", run, "--tta", "flip", "--format", "json").json,
+    )
     assert (one["views"], two["views"]) == (1, 2)
     assert one["loss"] != two["loss"]
-    assert "mean over two views" in sightline("evaluate", run, "--mirror").out
+    assert "mean over two views" in sightline("evaluate", run, "--tta", "flip").out
     assert json.loads((run / "eval" / "test" / "metrics.json").read_text())["loss"] == json.loads(stored)["loss"]
-    refused = sightline("evaluate", run, "--mirror", "--coverage", "0.9")
+    refused = sightline("evaluate", run, "--tta", "flip", "--coverage", "0.9")
     assert refused.code == 2
-    assert "--mirror only evaluates" in refused.err
+    assert "--tta only evaluates" in refused.err
 
 
 def test_decisions_follow_and_a_later_call_keeps_what_it_does_not_ask_for(
     sightline: Command, run: Path, colors: Path
 ) -> None:
-    before = sightline("predict", run, colors / "red", "--json").lines
+    before = sightline("predict", run, colors / "red", "--format", "json").lines
     assert "decision" not in before[0]
     assert sightline("evaluate", run, "--coverage", "0.8").code == 0
     assert sightline("evaluate", run, "--target-precision", "0.5").code == 0
     assert json.loads((run / "thresholds.json").read_text())["coverage"] == 0.8
-    after = sightline("predict", run, colors / "red", "--json").lines
+    after = sightline("predict", run, colors / "red", "--format", "json").lines
     for line, old in zip(after, before, strict=True):
         assert line["label"] == old["label"]
         assert line["probability"] == pytest.approx(old["probability"], abs=1e-6)
@@ -87,11 +90,11 @@ def test_decisions_follow_and_a_later_call_keeps_what_it_does_not_ask_for(
 
 
 def test_an_unreachable_target_exits_with_1_and_always_abstains(sightline: Command, run: Path, colors: Path) -> None:
-    result = sightline("evaluate", run, "--target-precision", "0.99", "--json")
+    result = sightline("evaluate", run, "--target-precision", "0.99", "--format", "json")
     assert result.code == 1
     assert result.json["threshold"]["confidence"] is None
     assert "do not show that any confidence threshold reaches" in result.json["threshold"]["note"]
-    lines = sightline("predict", run, colors / "red", "--json").lines
+    lines = sightline("predict", run, colors / "red", "--format", "json").lines
     assert {line["decision"] for line in lines} == {"abstain"}
 
 
@@ -114,19 +117,21 @@ def test_a_model_without_its_run_is_fitted_on_the_validation_part_of_what_is_giv
         model = Path(shutil.make_archive(str(tmp_path / "model"), "zip", tmp_path, "model"))
     elif form == "onnx":
         model = model / "model.onnx"
-    before = sightline("predict", model, split_folders / "test", "--json").lines
+    before = sightline("predict", model, split_folders / "test", "--format", "json").lines
     assert "decision" not in before[0]
-    result = sightline("evaluate", model, split_folders, "--target-precision", "0.5", "--coverage", "0.8", "--json")
+    result = sightline(
+        "evaluate", model, split_folders, "--target-precision", "0.5", "--coverage", "0.8", "--format", "json"
+    )
     assert result.code == 0, result.err
     assert result.json["thresholds"]["count"] == result.json["count"] == 60
-    after = sightline("predict", model, split_folders / "test", "--json").lines
+    after = sightline("predict", model, split_folders / "test", "--format", "json").lines
     for line, old in zip(after, before, strict=True):
         assert {key: line[key] for key in old} == old
         assert line["decision"] in {"class", "set", "abstain"}
         assert set(line["set"]) <= {"red", "green", "blue"}
     answered = sum(line["decision"] == "class" for line in after) / len(after)
     assert answered == pytest.approx(result.json["answered"]["classes"])
-    again = sightline("evaluate", model, split_folders, "--split", "validation", "--json").json
+    again = sightline("evaluate", model, split_folders, "--split", "validation", "--format", "json").json
     assert again["thresholds"] == result.json["thresholds"], "kept, and still readable"
 
 
@@ -189,7 +194,7 @@ def test_damaged_thresholds_say_how_to_mend_them(sightline: Command, run: Path, 
 
 def test_images_of_one_class_and_one_image(sightline: Command, run: Path, colors: Path, tmp_path: Path) -> None:
     shutil.copytree(colors / "red", tmp_path / "data" / "red")
-    arguments = ("evaluate", run, tmp_path / "data", "--include-training", "--json")
+    arguments = ("evaluate", run, tmp_path / "data", "--include-training", "--format", "json")
     one = sightline(*arguments).json
     assert one["metrics"]["auroc"] == {
         "value": None, "interval": None, "note": "all images are of one class", "classes": 0,
@@ -207,7 +212,7 @@ def test_wrong_labels_without_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
-    result = sightline("evaluate", run, "--labels", tmp_path / "patch.jsonl")
+    result = sightline("evaluate", run, "--find-label-issues", tmp_path / "patch.jsonl")
     assert result.code == 2
     assert "sightline[labels]" in result.err
     assert not (tmp_path / "patch.jsonl").exists()
@@ -231,7 +236,7 @@ def test_planted_labels_of_cats_and_dogs_are_listed_first(
         label, _, file = rest.partition("-")
         shutil.move(data / label / file, data / other / f"planted-{label}-{file}")
     run, patch = tmp_path / "run", tmp_path / "patch.jsonl"
-    assert sightline("train", data, "--recipe", "transfer", "--out", run, "--json").code == 0
-    assert sightline("evaluate", run, "--labels", patch, "--json").code == 0
+    assert sightline("train", data, "--recipe", "transfer", "--out", run, "--format", "json").code == 0
+    assert sightline("evaluate", run, "--find-label-issues", patch, "--format", "json").code == 0
     paths = [json.loads(line)["path"] for line in patch.read_text().splitlines()]
     assert len(planted & set(paths[:30])) >= 18  # 60% of 30, among the first 5% of 600

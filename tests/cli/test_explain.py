@@ -36,7 +36,9 @@ def half(tmp_path: Path) -> Path:
 
 def test_one_line_and_one_plot_per_image(sightline: Command, trained: Trained, half: Path, tmp_path: Path) -> None:
     out = tmp_path / "why" / "here"
-    result = sightline("explain", trained[0], half, "--class", "green", "--method", "occlusion", "--out", out, "--json")
+    result = sightline(
+        "explain", trained[0], half, "--class", "green", "--method", "occlusion", "--out", out, "--format", "json"
+    )
     assert (result.code, result.err) == (0, "")
     (row,) = result.lines
     assert list(row) == ["path", "label", "probability", "method", "figure", "region", "share", "check"]
@@ -58,7 +60,7 @@ def test_an_image_that_cannot_be_read_is_a_line_and_exit_code_1(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    result = sightline("explain", trained[0], "bad.jpg", half, "gone.png", "--json")
+    result = sightline("explain", trained[0], "bad.jpg", half, "gone.png", "--format", "json")
     assert result.code == 1
     bad, good, gone = result.lines
     assert bad == {"path": "bad.jpg", "method": "gradcam", "error": "not an image"}
@@ -77,7 +79,7 @@ def test_images_of_the_same_name_have_separate_plots(
     other = tmp_path / "other"
     other.mkdir()
     (other / "half.jpg").write_bytes(half.read_bytes())
-    arguments = ("explain", trained[0], half, other, "--class", "red", "--out", tmp_path / "out", "--json")
+    arguments = ("explain", trained[0], half, other, "--class", "red", "--out", tmp_path / "out", "--format", "json")
     names = ["half-red-gradcam.png", "half-red-gradcam-2.png"]
     for _ in range(2):  # our own figures are overwritten
         assert [Path(line["figure"]).name for line in sightline(*arguments).lines] == names
@@ -132,7 +134,7 @@ def test_from_a_bundle_alone_there_is_no_grad_cam(
     refused = sightline("explain", bundle, half, "--method", "gradcam", "--out", tmp_path / "out")
     assert (refused.code, refused.out) == (2, "")
     assert "use the run that it came from, or --method occlusion or rise." in refused.err
-    arguments = (half, "--class", "green", "--out", tmp_path / "out", "--json")
+    arguments = (half, "--class", "green", "--out", tmp_path / "out", "--format", "json")
     of_bundle = sightline("explain", bundle, *arguments).json
     of_run = sightline("explain", trained[0], *arguments, "--method", "occlusion").json
     assert of_bundle == of_run

@@ -41,14 +41,16 @@ def test_onnx_is_a_bundle_with_its_parity_inside(sightline: Command, run: Path, 
     assert loaded_bundle.manifest.parity["top1_agreement"] == 1
     assert loaded_bundle.manifest.parity["throughput"] > 0
     assert loaded_bundle.manifest.lineage[-1]["step"] == "export"
-    same = sightline("predict", run / "exports" / "onnx", colors / "red", "--json").lines
-    assert [s["label"] for s in same] == [s["label"] for s in sightline("predict", run, colors / "red", "--json").lines]
+    same = sightline("predict", run / "exports" / "onnx", colors / "red", "--format", "json").lines
+    assert [s["label"] for s in same] == [
+        s["label"] for s in sightline("predict", run, colors / "red", "--format", "json").lines
+    ]
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "int8"])
 def test_smaller_precisions(sightline: Command, run: Path, precision: str) -> None:
-    limits = ("--tolerance", 1, "--agreement", 0.5)  # the network has hardly learned yet
-    result = sightline("export", run, "--precision", precision, "--json", *limits)
+    limits = ("--tolerance", 1, "--min-agreement", 0.5)  # the network has hardly learned yet
+    result = sightline("export", run, "--precision", precision, "--format", "json", *limits)
     assert result.code == 0
     assert result.json["accepted"]
     assert result.json["path"] == str(run / "exports" / f"onnx-{precision}")
@@ -61,7 +63,7 @@ def test_smaller_precisions(sightline: Command, run: Path, precision: str) -> No
 
 
 def test_zip_lone_file_and_a_bundle_as_the_model(sightline: Command, run: Path, colors: Path, tmp_path: Path) -> None:
-    assert sightline("export", run, "--format", "bundle").code == 0
+    assert sightline("export", run, "--to", "bundle").code == 0
     packed = run / "exports" / "bundle.zip"
     lone = tmp_path / "lone.onnx"
     assert sightline("export", packed, "--out", lone).code == 2, "a bundle does not know its pictures"
@@ -72,7 +74,7 @@ def test_zip_lone_file_and_a_bundle_as_the_model(sightline: Command, run: Path, 
 
 def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: Path) -> None:
     place = run / "exports" / "onnx-bfloat16"
-    result = sightline("export", run, "--precision", "bfloat16", "--tolerance", "0", "--json")
+    result = sightline("export", run, "--precision", "bfloat16", "--tolerance", "0", "--format", "json")
     assert result.code == 1
     assert result.json["path"] is None
     assert not result.json["accepted"]
@@ -81,12 +83,12 @@ def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: P
     assert f"the largest difference in probability is {difference:.4g}, above the limit of 0 (--tol" in join_lines(
         result.err
     )
-    assert "(--agreement)" not in result.err, "which was met"
+    assert "(--min-agreement)" not in result.err, "which was met"
     assert "more images with --parity" in join_lines(result.err)
     assert [reason in join_lines(result.err) for reason in result.json["reasons"]] == [True]
     assert not place.exists()
     assert list(place.parent.iterdir()) == [], "nor any temporary file"
-    assert sightline("export", run, "--precision", "bfloat16", "--tolerance", "1", "--agreement", "0").code == 0
+    assert sightline("export", run, "--precision", "bfloat16", "--tolerance", "1", "--min-agreement", "0").code == 0
     before = (place / "model.onnx").read_bytes()
     assert sightline("export", run, "--precision", "bfloat16", "--tolerance", "0").code == 1
     assert (place / "model.onnx").read_bytes() == before
@@ -95,11 +97,11 @@ def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: P
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--format", "onx"), "Did you mean 'onnx'"),
+        (("--to", "onx"), "Did you mean 'onnx'"),
         (("--precision", "int4"), "float32, bfloat16, float16, int8"),
-        (("--format", "litert", "--precision", "int8"), "litert cannot be written in 'int8'"),
-        (("--format", "bundle", "--out", "there"), ".zip"),
-        (("--format", "saved_model", "--out", "there.onnx"), "folder"),
+        (("--to", "litert", "--precision", "int8"), "litert cannot be written in 'int8'"),
+        (("--to", "bundle", "--out", "there"), ".zip"),
+        (("--to", "saved_model", "--out", "there.onnx"), "folder"),
     ],
     ids=range(5),
 )
@@ -112,9 +114,9 @@ def test_impossible_exports_are_rejected(sightline: Command, run: Path, argument
 @pytest.mark.parametrize(
     ("arguments", "package", "extra"),
     [
-        (("--format", "openvino"), "openvino", "export"),
-        (("--format", "litert"), "ai_edge_litert", "export"),
-        (("--format", "saved_model"), "tensorflow", "tensorflow"),
+        (("--to", "openvino"), "openvino", "export"),
+        (("--to", "litert"), "ai_edge_litert", "export"),
+        (("--to", "saved_model"), "tensorflow", "tensorflow"),
         (("--precision", "int8"), "onnx", "train"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -140,11 +142,11 @@ def test_formats_of_keras_need_a_keras_model_on_tensorflow(
     monkeypatch.setattr("sightline.api.export._comparison_images", None)
     out = ("--out", tmp_path / "x", "--parity", colors)
     alone = run / "bundle" / "model.onnx"
-    result = sightline("export", alone, "--format", form, *out)
+    result = sightline("export", alone, "--to", form, *out)
     assert result.code == 2
     assert f"{form} requires a Keras model, which {alone} does not contain" in join_lines(result.err)
     monkeypatch.setattr("sightline.backend.name", lambda: "jax")
-    result = sightline("export", "nowhere", "--format", form, *out)
+    result = sightline("export", "nowhere", "--to", form, *out)
     assert result.code == 2
     assert "needs the backend TensorFlow, not jax" in join_lines(result.err)
     assert list(tmp_path.glob("x")) == []
@@ -153,13 +155,13 @@ def test_formats_of_keras_need_a_keras_model_on_tensorflow(
 @pytest.mark.parametrize(("form", "package"), [("openvino", "openvino"), ("litert", "ai_edge_litert")])
 def test_formats_of_other_packages(sightline: Command, run: Path, form: str, package: str) -> None:
     pytest.importorskip(package)
-    result = sightline("export", run, "--format", form, "--json")
+    result = sightline("export", run, "--to", form, "--format", "json")
     assert result.code == 0
     check_folder(Path(result.json["path"]), run)
 
 
 def test_saved_model(sightline: Command, run: Path) -> None:
-    result = sightline("export", run, "--format", "saved_model", "--json")
+    result = sightline("export", run, "--to", "saved_model", "--format", "json")
     assert result.code == 0
     check_folder(Path(result.json["path"]), run)
 
@@ -254,7 +256,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], int]] = {
 def test_a_planted_fault_is_caught(sightline: Command, run: Path, fault: str) -> None:
     apply_fault, code = FAULTS[fault]
     apply_fault(run)
-    result = sightline("export", run, "--json")
+    result = sightline("export", run, "--format", "json")
     assert result.code == code, result.out + result.err
     assert not (run / "exports" / "onnx").exists()
 
@@ -270,7 +272,7 @@ def test_one_flipped_bit_anywhere_in_the_file_is_caught(run: Path, place: float)
 
 
 def test_vectors_hold_what_a_decoder_needs(sightline: Command, run: Path) -> None:
-    result = sightline("export", run, "--format", "vectors", "--json")
+    result = sightline("export", run, "--to", "vectors", "--format", "json")
     assert result.code == 0
     folder = Path(result.json["path"])
     content = json.loads((folder / "vectors.json").read_text(encoding="utf-8"))
@@ -287,5 +289,5 @@ def test_vectors_hold_what_a_decoder_needs(sightline: Command, run: Path) -> Non
         np.testing.assert_allclose(
             classifier.predictor.probabilities(raw[None])[0], example["probabilities"], atol=1e-5
         )
-    assert sightline("export", run, "--format", "vectors").code == 0, "made anew"
-    assert sightline("export", run / "bundle" / "model.onnx", "--format", "vectors", "--out", folder).code == 2
+    assert sightline("export", run, "--to", "vectors").code == 0, "made anew"
+    assert sightline("export", run / "bundle" / "model.onnx", "--to", "vectors", "--out", folder).code == 2

@@ -45,7 +45,7 @@ def test_patients_stay_on_one_side_and_the_run_says_who(
     assert all(len(side) == 1 for side in sides.values())
     assert {next(iter(side)) for side in sides.values()} == {"train", "validation", "test"}
     if rule.startswith("column"):
-        assert sightline("evaluate", tmp_path / "run", "--json").code == 0
+        assert sightline("evaluate", tmp_path / "run", "--format", "json").code == 0
 
 
 def test_train_names_a_candidate_where_no_group_is_set(sightline: Command, clinic: Path, tmp_path: Path) -> None:

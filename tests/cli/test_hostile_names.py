@@ -110,7 +110,7 @@ def test_predict_csv(
 
 
 def test_json_stays_as_it_is(sightline: Command, run: Path, data: Path) -> None:
-    result = sightline("predict", run, data, "--json")
+    result = sightline("predict", run, data, "--format", "json")
     assert {line["path"] for line in result.lines} == {str(path) for path in list_images(data)}
     assert {c["label"] for line in result.lines if "top" in line for c in line["top"]} == set(CLASSES)
 
@@ -132,15 +132,15 @@ def test_doctor(sightline: Command, data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["card", "compare", "show", "explain", "resume", "export", "describe", "compress"], ids=str
+    "verb", ["model-card", "compare", "preview", "explain", "resume", "export", "describe", "compress"], ids=str
 )
 def test_other_commands(verb: str, sightline: Command, run: Path, data: Path, tmp_path: Path) -> None:
     image = next(list_images(data))
     other = tmp_path / "\x1b[2J\nforged"
     shutil.copytree(run, other)
     arguments: dict[str, list[object]] = {
-        "card": [run], "compare": [run, other], "show": [data, "--out", tmp_path / "\x1b[2J.png"],
-        "explain": [run, image, "--out", tmp_path / "\x1b[2J"], "resume": [run], "export": [run, "--format", "vectors"],
+        "model-card": [run], "compare": [run, other], "preview": [data, "--out", tmp_path / "\x1b[2J.png"],
+        "explain": [run, image, "--out", tmp_path / "\x1b[2J"], "resume": [run], "export": [run, "--to", "vectors"],
         "describe": [run], "compress": [data],
     }  # fmt: skip
     result = sightline(verb, *arguments[verb])
@@ -159,7 +159,7 @@ def test_errors(sightline: Command, tmp_path: Path) -> None:
 
 
 def test_the_card_is_markdown_without_html(sightline: Command, run: Path) -> None:
-    assert sightline("card", run).code == 0
+    assert sightline("model-card", run).code == 0
     text = (run / "bundle" / "README.md").read_text(encoding="utf-8")
     assert printable(text, keep="\n") == text
     body = text.split("\n---\n")[1]

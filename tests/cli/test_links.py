@@ -22,24 +22,24 @@ VERBS: dict[str, tuple[object, ...]] = {
     "train anew": ("train", "DATA", *SMALL, "--out", "RUN", "--force"),
     "evaluate": ("evaluate", "RUN", "--target-precision", "0.6"),
     "report": ("report", "RUN"),
-    "card": ("card", "RUN"),
+    "card": ("model-card", "RUN"),
     "predict": ("predict", "RUN", "DATA"),
 }
 
 # Every command that writes into a folder inside the run: its own, or one named by the user.
 INSIDE: dict[str, tuple[object, ...]] = {
     "export": ("export", "RUN"),
-    "export a folder": ("export", "RUN", "--format", "saved_model"),
+    "export a folder": ("export", "RUN", "--to", "saved_model"),
     "export --out": ("export", "RUN", "--out", "RUN/mine/model.onnx"),
-    "export a bundle": ("export", "RUN", "--format", "bundle"),
-    "export vectors": ("export", "RUN", "--format", "vectors"),
-    "compress": ("compress", "RUN", "--means", "float16", "--epochs", "0"),
-    "compress again": ("compress", "RUN", "--means", "float16", "--epochs", "0", "--max-drop", "100"),
+    "export a bundle": ("export", "RUN", "--to", "bundle"),
+    "export vectors": ("export", "RUN", "--to", "vectors"),
+    "compress": ("compress", "RUN", "--methods", "float16", "--epochs", "0"),
+    "compress again": ("compress", "RUN", "--methods", "float16", "--epochs", "0", "--max-drop", "100"),
     "explain --out": ("explain", "RUN", "PICTURE", "--method", "occlusion", "--out", "RUN/why"),
     "predict --out": ("predict", "RUN", "DATA", "--out", "RUN/mine/rows.csv"),
     "describe --diagram": ("describe", "RUN", "--diagram", "RUN/mine/network.svg"),
-    "show --out": ("show", "DATA", "--out", "RUN/mine/sheet.png"),
-    "doctor": ("doctor", "DATA", "--html", "RUN/mine/page.html", "--fix", "RUN/mine/fix.jsonl"),
+    "preview --out": ("preview", "DATA", "--out", "RUN/mine/sheet.png"),
+    "doctor": ("doctor", "DATA", "--html", "RUN/mine/page.html", "--write-fixes", "RUN/mine/fix.jsonl"),
 }
 
 

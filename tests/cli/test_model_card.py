@@ -1,4 +1,4 @@
-"""`sightline card`: Hugging Face format, correct metrics, and a bundle that still loads."""
+"""`sightline model-card`: Hugging Face format, correct metrics, and a bundle that still loads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_card_is_in_the_bundle_and_says_what_the_run_says(
     sightline: Command, trained: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(trained[0], tmp_path / "run"))
-    outcome = sightline("card", run)
+    outcome = sightline("model-card", run)
     assert outcome.code == 0
     path = run / "bundle" / "README.md"
     assert path.read_text(encoding="utf-8") == outcome.out
@@ -52,7 +52,7 @@ def test_the_card_is_in_the_bundle_and_says_what_the_run_says(
     assert f"| test | {test['count']} | {test['accuracy']:.4f} |" in outcome.out
     for split_name, count in loaded_bundle.manifest.data["counts"].items():
         assert f"| {split_name} | {count} |" in outcome.out
-    again = sightline("card", run, "--json")
+    again = sightline("model-card", run, "--format", "json")
     assert again.json == {"path": str(path), "card": outcome.out}
 
 
@@ -61,10 +61,10 @@ def test_without_a_bundle_there_is_no_place_for_it(
 ) -> None:
     run = Path(shutil.copytree(trained[0], tmp_path / "run"))
     shutil.rmtree(run / "bundle")
-    result = sightline("card", run)
+    result = sightline("model-card", run)
     assert result.code == 2
     assert "no bundle" in result.err
-    assert sightline("card", tmp_path).code == 2
+    assert sightline("model-card", tmp_path).code == 2
 
 
 def test_names_cannot_break_the_card() -> None:

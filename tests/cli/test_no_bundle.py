@@ -34,7 +34,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_train_says_why(refused: Path, sightline: Command) -> None:
     reasons = []
     for arguments in (TRAIN, ("resume", refused)):  # both find it complete
-        result = sightline(*arguments, *(["--out", refused] if arguments is TRAIN else []), "--json")
+        result = sightline(*arguments, *(["--out", refused] if arguments is TRAIN else []), "--format", "json")
         assert result.code == 1
         assert result.json["bundle"] is None
         reasons.append(result.json["bundle_reason"])
@@ -47,7 +47,7 @@ def test_train_says_why(refused: Path, sightline: Command) -> None:
 def test_a_device_of_reduced_precision_ships(sightline: Command, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as gpu:
         emulate_tf32(gpu)
-        result = sightline(*TRAIN, "--out", tmp_path / "run", "--json")
+        result = sightline(*TRAIN, "--out", tmp_path / "run", "--format", "json")
     assert result.code == 0, result.err
     assert result.json["bundle"] == str(tmp_path / "run" / "bundle")
     assert result.json["bundle_reason"] is None
@@ -55,19 +55,19 @@ def test_a_device_of_reduced_precision_ships(sightline: Command, tmp_path: Path)
 
 def test_the_model_itself_predicts_and_is_evaluated(refused: Path, sightline: Command, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
-    assert sightline("predict", refused, tmp_path / "a.png", "--json").json["label"] in coffee_beans.CLASSES
-    assert sightline("evaluate", refused, "--json").json["count"] > 0
+    assert sightline("predict", refused, tmp_path / "a.png", "--format", "json").json["label"] in coffee_beans.CLASSES
+    assert sightline("evaluate", refused, "--format", "json").json["count"] > 0
 
 
 def test_a_card_has_no_place_and_says_the_reason(refused: Path, sightline: Command) -> None:
-    result = sightline("card", refused)
+    result = sightline("model-card", refused)
     assert result.code == 2
     assert "has no bundle to write the model card to: the outputs of the exported file differ" in result.err
 
 
 def test_a_limit_of_ones_own_exports_it(refused: Path, sightline: Command, tmp_path: Path) -> None:
     result = sightline(
-        "export", refused, "--format", "bundle", "--tolerance", "0.01", "--out", tmp_path / "b.zip", "--json"
+        "export", refused, "--to", "bundle", "--tolerance", "0.01", "--out", tmp_path / "b.zip", "--format", "json"
     )
     assert result.code == 0, result.err
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")

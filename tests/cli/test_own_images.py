@@ -97,11 +97,11 @@ def test_every_command_gives_one_accuracy_for_a_file_in_two_splits(sightline: Co
     assert trained["count"] == 16
     metrics = run / "eval" / "test" / "metrics.json"
     first = json.loads(metrics.read_text())
-    evaluated = sightline("evaluate", run, "--json").json
+    evaluated = sightline("evaluate", run, "--format", "json").json
     assert sightline("report", run).code == 0
     reported = json.loads(metrics.read_text())
     shutil.copytree(run, project_copy / "twin")
-    compared = sightline("compare", run, project_copy / "twin", "--json").json
+    compared = sightline("compare", run, project_copy / "twin", "--format", "json").json
     python = face.load(run).evaluate()
     for payload in (first, evaluated, reported, compared["runs"][0]):
         assert payload["accuracy"] == trained["accuracy"] == python.accuracy
@@ -113,7 +113,7 @@ def test_every_command_gives_one_accuracy_for_a_file_in_two_splits(sightline: Co
 
 def test_leaked_test_images_are_reported_with_the_accuracy(sightline: Command, project: Path) -> None:
     run = project / "run"
-    payload = sightline("evaluate", run, "--json").json
+    payload = sightline("evaluate", run, "--format", "json").json
     leaked = payload["leaked"]
     names = {f"test/{label}/{name}" for label in TINT for name in ("copy.png", "smaller.jpg")}
     assert (leaked["count"], leaked["identical"], leaked["near"], set(leaked["images"])) == (4, 2, 2, names)
@@ -127,7 +127,7 @@ def test_leaked_test_images_are_reported_with_the_accuracy(sightline: Command, p
     brief = trained["leaked"]["test"]
     assert brief["without"]["accuracy"] == leaked["without"]["accuracy"]
     assert {key: brief[key] for key in ("count", "identical", "near")} == {"count": 4, "identical": 2, "near": 2}
-    card = sightline("card", run).out
+    card = sightline("model-card", run).out
     assert "4 of the test images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in card
     stdout = sightline("evaluate", run).out
     assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in stdout
@@ -171,7 +171,7 @@ def test_every_command_finds_the_images_from_another_folder(
     run = Path("project", "run")
     image = Path("project", "data", "test", "red", "24.png")
     for arguments in (
-        ("evaluate", run), ("evaluate", run, "--split", "train"), ("report", run), ("resume", run), ("card", run),
+        ("evaluate", run), ("evaluate", run, "--split", "train"), ("report", run), ("resume", run), ("model-card", run),
         ("compare", run, project_copy / "run" / ".." / ".." / "twin"),
         ("explain", run, image, "--method", "occlusion", "--out", "out"), ("export", run),
     ):  # fmt: skip
@@ -199,7 +199,7 @@ def test_a_run_begun_in_another_folder_is_resumed(
             callback=Impatient(),
         )  # fmt: skip
     monkeypatch.chdir(tmp_path / "elsewhere")
-    result = sightline("resume", tmp_path / "run", "--json")
+    result = sightline("resume", tmp_path / "run", "--format", "json")
     assert result.code == 0, result.err
     assert (result.json["epochs"], result.json["test"]["count"]) == (2, 16)
 
@@ -226,9 +226,9 @@ def test_missing_test_images_are_refused_and_nothing_is_overwritten(sightline: C
     for arguments in (
         ("evaluate", run),
         ("report", run),
-        ("evaluate", run, "--labels", damaged_project / "patch.jsonl"),
+        ("evaluate", run, "--find-label-issues", damaged_project / "patch.jsonl"),
     ):
-        result = sightline(*arguments, *(["--json"] if arguments[0] == "evaluate" else []))
+        result = sightline(*arguments, *(["--format", "json"] if arguments[0] == "evaluate" else []))
         assert (result.code, result.out) == (2, "")
         assert (
             f"Of the 16 test images of the run {run}, 4 are missing and 2 changed since training, such as "
@@ -243,7 +243,7 @@ def test_missing_test_images_are_refused_and_nothing_is_overwritten(sightline: C
 def test_remaining_images_are_evaluated_on_request(sightline: Command, damaged_project: Path) -> None:
     run = damaged_project / "run"
     before = read_files(run)
-    payload = sightline("evaluate", run, "--allow-missing", "--json").json
+    payload = sightline("evaluate", run, "--allow-missing", "--format", "json").json
     assert payload["count"] == 10
     assert (payload["missing"]["count"], payload["missing"]["changed"], payload["missing"]["total"]) == (6, 2, 16)
     assert payload["leaked"]["count"] == 4
@@ -285,7 +285,7 @@ def test_missing_validation_images_are_refused_wherever_they_count(
     assert (result.code, result.out) == (2, "")
     assert f"Of the {len(rows)} validation images of the run {run}, 1 is missing, such as {rows[0].path}" in result.err
     assert read_files(run) == before
-    outcome = sightline("evaluate", run, *arguments, "--allow-missing", "--json")
+    outcome = sightline("evaluate", run, *arguments, "--allow-missing", "--format", "json")
     assert outcome.json["count"] == (len(rows) - 1 if "validation" in arguments else 16)
 
 
@@ -314,7 +314,7 @@ def test_missing_training_images_stop_only_what_reads_them(
     assert sightline("evaluate", project_copy / "run").code == 0
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     for arguments in (
-        ("evaluate", project_copy / "run", "--labels", project_copy / "p.jsonl"),
+        ("evaluate", project_copy / "run", "--find-label-issues", project_copy / "p.jsonl"),
         ("compress", project_copy / "run"),
     ):
         result = sightline(*arguments)
@@ -326,7 +326,7 @@ def test_missing_training_images_stop_only_what_reads_them(
 
 def test_images_added_later_are_in_no_split_and_reported(sightline: Command, project_copy: Path) -> None:
     write(project_copy / "data" / "test" / "red" / "new.png", encode(draw(77, "red")))
-    payload = sightline("evaluate", project_copy / "run", "--json").json
+    payload = sightline("evaluate", project_copy / "run", "--format", "json").json
     assert (payload["count"], payload["added"]) == (16, 1)
     line = "1 image was added since training and is in no split: name its folder to evaluate on it."
     assert line in sightline("evaluate", project_copy / "run").out
@@ -340,11 +340,11 @@ def test_training_images_among_others_are_left_out_and_counted(
 ) -> None:
     run = project / "run"
     before = read_files(run)
-    payload = sightline("evaluate", run, everything, "--json").json
+    payload = sightline("evaluate", run, everything, "--format", "json").json
     assert payload["count"] == 12, "the test images except the four that leaked"
     training_images = payload["training_images"]
     assert (training_images["included"], training_images["identical"], training_images["near"]) == (False, 50, 2)
-    own = sightline("evaluate", run, "--json").json["leaked"]["without"]
+    own = sightline("evaluate", run, "--format", "json").json["leaked"]["without"]
     assert (payload["accuracy"], payload["count"]) == (own["accuracy"], own["count"])
     stdout = sightline("evaluate", run, everything).out
     assert (
@@ -355,7 +355,7 @@ def test_training_images_among_others_are_left_out_and_counted(
 
 
 def test_they_are_included_on_request(sightline: Command, project: Path, everything: Path) -> None:
-    payload = sightline("evaluate", project / "run", everything, "--include-training", "--json").json
+    payload = sightline("evaluate", project / "run", everything, "--include-training", "--format", "json").json
     assert payload["count"] == 64
     training_images = payload["training_images"]
     assert (
@@ -374,7 +374,7 @@ def test_they_are_included_on_request(sightline: Command, project: Path, everyth
 
 def test_nothing_but_training_images_is_refused(sightline: Command, project: Path, tmp_path: Path) -> None:
     shutil.copytree(project / "data" / "train", tmp_path / "only")
-    result = sightline("evaluate", project / "run", tmp_path / "only", "--json")
+    result = sightline("evaluate", project / "run", tmp_path / "only", "--format", "json")
     assert (result.code, result.out) == (2, "")
     assert "was trained or validated on all 48 images of" in result.err
     assert "--include-training" in result.err
@@ -387,7 +387,7 @@ def test_new_images_are_evaluated_without_a_remark(sightline: Command, project: 
     for c, label in enumerate(TINT):
         for i in range(50, 54):
             write(tmp_path / "new" / label / f"{i}.png", encode(draw(100 * c + i, label)))
-    payload = sightline("evaluate", project / "run", tmp_path / "new", "--json").json
+    payload = sightline("evaluate", project / "run", tmp_path / "new", "--format", "json").json
     assert (payload["count"], payload["leaked"], payload["missing"]) == (8, None, None)
     assert payload["training_images"] == {"included": False, "identical": 0, "near": 0, "images": []}
     assert "training" not in sightline("evaluate", project / "run", tmp_path / "new").out.split("figure")[0].lower()
@@ -432,10 +432,10 @@ def test_the_own_images_of_a_run_are_not_out_of_distribution(sightline: Command,
 def test_a_bundle_finds_training_images_by_its_location(
     sightline: Command, project: Path, everything: Path, tmp_path: Path
 ) -> None:
-    inside = sightline("evaluate", project / "run" / "bundle", everything, "--json").json
+    inside = sightline("evaluate", project / "run" / "bundle", everything, "--format", "json").json
     assert (inside["count"], inside["training_images"]["identical"]) == (12, 50)
     alone = Path(shutil.copytree(project / "run" / "bundle", tmp_path / "alone"))
-    payload = sightline("evaluate", alone, everything, "--json").json
+    payload = sightline("evaluate", alone, everything, "--format", "json").json
     assert payload["count"] == 64
     assert payload["training_images"] == {"included": False, "identical": None, "near": None, "images": []}
     assert "does not know its training images" in sightline("evaluate", alone, everything).out
@@ -444,7 +444,7 @@ def test_a_bundle_finds_training_images_by_its_location(
 def test_an_export_is_compared_on_them_and_says_so(
     sightline: Command, project: Path, everything: Path, tmp_path: Path
 ) -> None:
-    result = sightline("export", project / "run", "--parity", everything, "--out", tmp_path / "out", "--json")
+    result = sightline("export", project / "run", "--parity", everything, "--out", tmp_path / "out", "--format", "json")
     assert result.code == 0, result.err
     assert result.json["pictures"] == "the given images (52 are training or validation images)"
 
@@ -462,7 +462,7 @@ def killed(tmp_path: Path, project: Path) -> RunDirectory:
     return run
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "report", "card"])
+@pytest.mark.parametrize("verb", ["evaluate", "report", "model-card"])
 def test_a_killed_run_names_resume(sightline: Command, killed: RunDirectory, verb: str) -> None:
     result = sightline(verb, killed.path)
     assert (result.code, result.out) == (2, "")
@@ -476,11 +476,11 @@ def test_a_killed_run_names_resume(sightline: Command, killed: RunDirectory, ver
 def test_a_card_says_truly_why_there_is_no_bundle(sightline: Command, project_copy: Path) -> None:
     run = RunDirectory(project_copy / "run")
     shutil.rmtree(run.path / "bundle")
-    for verb in (("card", run.path), ("export", run.path, "--format", "vectors")):
+    for verb in (("model-card", run.path), ("export", run.path, "--to", "vectors")):
         result = sightline(*verb)
         assert result.code == 2
         assert f"its folder {run.path / 'bundle'} was removed" in result.err
     run.update(no_bundle="the exported file differs from the model by up to 0.5")
-    result = sightline("card", run.path)
+    result = sightline("model-card", run.path)
     assert "has no bundle to write the model card to: the exported file differs from the model by up to" in result.err
     assert "must be complete" not in result.err

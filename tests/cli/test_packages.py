@@ -39,7 +39,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
         ("train {data} --out {tmp}/new --set train.tensorboard=true", "tensorboard", ("tensorboard", "train")),
         ("compress {run} --out {tmp}/new", "onnx", ("onnx", "train")),
         ("evaluate {run}", "matplotlib", ("matplotlib", "train")),
-        ("evaluate {run} --labels {tmp}/new", "cleanlab", ("cleanlab", "labels")),
+        ("evaluate {run} --find-label-issues {tmp}/new", "cleanlab", ("cleanlab", "labels")),
         ("evaluate {run} --ood {data}", "sklearn", ("scikit-learn", "train")),
         ("report {run}", "matplotlib", ("matplotlib", "train")),
         ("show {data} --out {tmp}/new.png", "matplotlib", ("matplotlib", "train")),

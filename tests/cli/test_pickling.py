@@ -155,15 +155,18 @@ def test_every_command_takes_an_export(
 ) -> None:
     folder, run = stored(form), stored("run")
     images = sorted((colors / "red").iterdir())[:3]
-    result = sightline("predict", folder, *images, "--json")
+    result = sightline("predict", folder, *images, "--format", "json")
     assert result.code == 0
-    for one, two in zip(result.lines, sightline("predict", run, *images, "--json").lines, strict=True):
+    for one, two in zip(result.lines, sightline("predict", run, *images, "--format", "json").lines, strict=True):
         assert (one["path"], one["label"]) == (two["path"], two["label"])
         assert one["probability"] == pytest.approx(two["probability"], abs=1e-4)
-    payload = sightline("evaluate", folder, colors, "--json").json
+    payload = sightline("evaluate", folder, colors, "--format", "json").json
     assert payload["count"] == 120
-    assert payload["accuracy"] == sightline("evaluate", run, colors, "--include-training", "--json").json["accuracy"]
-    response = sightline("explain", folder, images[0], "--out", tmp_path / "figures", "--json")
+    assert (
+        payload["accuracy"]
+        == sightline("evaluate", run, colors, "--include-training", "--format", "json").json["accuracy"]
+    )
+    response = sightline("explain", folder, images[0], "--out", tmp_path / "figures", "--format", "json")
     assert response.code == 0
     assert response.lines[0]["method"] == "occlusion"
     assert Path(response.lines[0]["figure"]).is_file()
@@ -180,7 +183,7 @@ def test_every_command_takes_an_export(
 def test_only_predictions_are_printed(stored: Callable[[str], Path], form: str, colors: Path) -> None:
     """The C++ runtimes would otherwise log their build options."""
     image = next((colors / "red").iterdir())
-    command = [sys.executable, "-m", "sightline", "predict", str(stored(form)), str(image), "--json"]
+    command = [sys.executable, "-m", "sightline", "predict", str(stored(form)), str(image), "--format", "json"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("TF_", "KERAS_BACKEND"))}
     completed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (completed.returncode, completed.stderr) == (0, "")

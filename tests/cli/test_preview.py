@@ -1,4 +1,4 @@
-"""`sightline show` as a user sees it."""
+"""`sightline preview` as a user sees it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def drawn_grids(monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
 
 
 def test_two_rows_of_five_spread_over_the_classes(sightline: Command, colors: Path, drawn_grids: list[Rows]) -> None:
-    result = sightline("show", colors, "--json")
+    result = sightline("preview", colors, "--format", "json")
     assert result.code == 0
     assert result.json == {"figure": "colours-samples.png", "classes": ["blue", "green", "red"], "count": 10}
     with Image.open("colours-samples.png") as image:
@@ -64,7 +64,7 @@ def test_the_path_is_printed_and_the_seed_decides(sightline: Command, colors: Pa
         ("--out", "d.png", "--count", "3"),
     ]
     for options in runs:
-        result = sightline("show", colors, *options)
+        result = sightline("preview", colors, *options)
         assert (result.code, result.out) == (0, f"{options[1]}\n")
     first, again, other, few = (Path(options[1]).read_bytes() for options in runs)
     assert first == again
@@ -80,7 +80,7 @@ def test_of_more_classes_than_places_some_are_chosen(
     many = draw_classes(tmp_path / "many", {f"c{i:02}": (10 * i, 0, 0) for i in range(20)}, 1)
     chosen = set()
     for seed in range(3):
-        assert sightline("show", many, "--count", "4", "--seed", seed).code == 0
+        assert sightline("preview", many, "--count", "4", "--seed", seed).code == 0
         labels = [label for _, label in drawn_grids[-1][0]]
         assert labels == sorted(set(labels))
         assert len(labels) == 4
@@ -92,7 +92,7 @@ def test_fewer_images_than_places_are_all_shown_once(
     sightline: Command, tmp_path: Path, drawn_grids: list[Rows]
 ) -> None:
     few = draw_classes(tmp_path / "few", COLORS, 1)
-    assert sightline("show", few, "--json").json["count"] == 3
+    assert sightline("preview", few, "--format", "json").json["count"] == 3
     assert len(drawn_grids[0][0]) == 3
 
 
@@ -105,7 +105,7 @@ def test_images_keep_their_proportions_and_bad_ones_are_left_out(
         whole = tmp_path / "odd" / label / "2.jpg"
         Image.effect_noise((300, 300), 90).save(whole)
         whole.write_bytes(whole.read_bytes()[:5000])  # the header is valid
-    result = sightline("show", tmp_path / "odd", "--json")
+    result = sightline("preview", tmp_path / "odd", "--format", "json")
     assert result.json["count"] == 2
     assert result.json["classes"] == ["图", "表"]
     assert [p.shape for p, _ in drawn_grids[0][0]] == [(128, 256, 3)] * 2
@@ -119,7 +119,7 @@ def augment_rows(config: AugmentConfig, originals: list[NDArray[np.uint8]], seed
 
 def test_augmented_images_are_those_of_training(sightline: Command, colors: Path, drawn_grids: list[Rows]) -> None:
     options = ("--set", "augment.rotation=30", "--set", "augment.cutmix=1.0", "--set", "input.height=24")
-    result = sightline("show", colors, "--augment", "--recipe", "quick", *options, "--seed", "5", "--json")
+    result = sightline("preview", colors, "--augment", "--recipe", "quick", *options, "--seed", "5", "--format", "json")
     assert result.json == {"figure": "colours-augmented.png", "classes": ["blue", "green", "red"], "count": 4}
     (rows,) = drawn_grids
     assert [len(row) for row in rows] == [6] * 4
@@ -137,7 +137,7 @@ def test_augmented_images_are_those_of_training(sightline: Command, colors: Path
 def test_augment_by_the_recipe_that_training_would_take(
     sightline: Command, colors: Path, drawn_grids: list[Rows]
 ) -> None:
-    assert sightline("show", colors, "--augment", "--count", "2").code == 0  # auto: small images, so quick
+    assert sightline("preview", colors, "--augment", "--count", "2").code == 0  # auto: small images, so quick
     original, version = drawn_grids[0][0][0][0], drawn_grids[0][0][1][0]
     assert drawn_grids[0][0][1][1] == "epoch 1"
     np.testing.assert_array_equal(np.sort(original, axis=1), np.sort(version, axis=1))  # flipped at most
@@ -146,10 +146,10 @@ def test_augment_by_the_recipe_that_training_would_take(
 def test_only_training_images_are_augmented(sightline: Command, tmp_path: Path, drawn_grids: list[Rows]) -> None:
     for split, level in (("train", 10), ("test", 240)):
         draw_classes(tmp_path / "parts" / split, {"a": (level,) * 3, "b": (level,) * 3}, 3)
-    assert sightline("show", tmp_path / "parts", "--augment", "--recipe", "quick", "--count", "9").code == 0
+    assert sightline("preview", tmp_path / "parts", "--augment", "--recipe", "quick", "--count", "9").code == 0
     assert len(drawn_grids[0]) == 6
     assert all(row[0][0].mean() < 100 for row in drawn_grids[0])
-    sightline("show", tmp_path / "parts")
+    sightline("preview", tmp_path / "parts")
     assert any(pixels.mean() > 150 for row in drawn_grids[1] for pixels, _ in row)
 
 
@@ -186,16 +186,16 @@ def test_bad_use_is_explained(
     Path("text.png").write_text("notes")
     Path("folder.png").mkdir()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    result = sightline("show", *[a.format(data=colors) for a in arguments])
+    result = sightline("preview", *[a.format(data=colors) for a in arguments])
     assert (result.code, result.out) == (2, "")
     assert words in result.err
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
 def test_its_own_plot_is_replaced(sightline: Command, colors: Path) -> None:
-    assert sightline("show", colors, "--count", "2").code == 0
+    assert sightline("preview", colors, "--count", "2").code == 0
     first = Path("colours-samples.png").read_bytes()
-    assert sightline("show", colors, "--count", "3").code == 0
+    assert sightline("preview", colors, "--count", "3").code == 0
     assert Path("colours-samples.png").read_bytes() != first
     assert [path.name for path in Path().iterdir()] == ["colours-samples.png"]
 
@@ -205,13 +205,13 @@ def test_an_unwritable_folder_is_reported(sightline: Command, colors: Path, monk
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "replace", refuse)
-    result = sightline("show", colors)
+    result = sightline("preview", colors)
     assert result.code == 2
     assert "Permission denied" in result.err
     assert list(Path().iterdir()) == []
 
 
 def test_real_photographs(sightline: Command, shared: Path, drawn_grids: list[Rows]) -> None:
-    result = sightline("show", shared / "data" / "cats_vs_dogs", "--json")
+    result = sightline("preview", shared / "data" / "cats_vs_dogs", "--format", "json")
     assert result.json["classes"] == ["cat", "dog"]
     assert len({p.shape for row in drawn_grids[0] for p, _ in row}) > 2

@@ -53,7 +53,7 @@ def test_the_range_is_decided_once_and_kept_with_run_and_bundle(
     assert stored_range == [LOW, HIGH]
     monkeypatch.setattr(facts, "resolve_range", lambda *_: pytest.fail("the range was derived again"))
     assert sightline("resume", run).code == 0
-    assert sightline(*arguments, "--json").code == 0  # complete: it is only evaluated again
+    assert sightline(*arguments, "--format", "json").code == 0  # complete: it is only evaluated again
 
     spec = json.loads((run / "model.json").read_text())["preprocess"]
     manifest = json.loads((run / "bundle" / "manifest.json").read_text())
@@ -65,7 +65,7 @@ def test_the_range_is_decided_once_and_kept_with_run_and_bundle(
     assert np.abs(pixels[..., 0] - expected).max() <= 0.5
     dim = png_16(np.full((32, 32), LOW, np.uint16))  # its own range alone would differ
     assert (classifier.preprocess.decode(dim) == 0).all()
-    run_accuracy = sightline("evaluate", run, "--json").json["accuracy"]
+    run_accuracy = sightline("evaluate", run, "--format", "json").json["accuracy"]
     bundle_accuracy = load(run / "bundle").evaluate([microscope]).accuracy
     assert min(run_accuracy, bundle_accuracy) > 0.5
 
@@ -85,16 +85,17 @@ def test_8_bit_images_have_no_range(tmp_path: Path, sightline: Command) -> None:
 
 def test_a_given_range_is_taken_by_doctor_and_show(sightline: Command, microscope: Path, tmp_path: Path) -> None:
     plain = {
-        f["kind"]: f for f in sightline("doctor", microscope, "--json", "--fix", tmp_path / "fix").json["findings"]
+        f["kind"]: f
+        for f in sightline("doctor", microscope, "--format", "json", "--write-fixes", tmp_path / "fix").json["findings"]
     }
     assert (tmp_path / "fix").read_text() == ""
     assert "blank" not in plain
     assert "read with 1000 as black and 1400 as white" in plain["high-bit-depth"]["what"]
-    findings = sightline("doctor", microscope, "--json", "--set", "input.value_range=full").json["findings"]
+    findings = sightline("doctor", microscope, "--format", "json", "--set", "input.value_range=full").json["findings"]
     assert next(f["count"] for f in findings if f["kind"] == "blank") == 60
-    result = sightline("show", microscope, "--out", tmp_path / "a.png", "--set", "input.value_range=[0, 60000]")
+    result = sightline("preview", microscope, "--out", tmp_path / "a.png", "--set", "input.value_range=[0, 60000]")
     assert result.code == 0
-    assert sightline("show", microscope, "--out", tmp_path / "b.png").code == 0
+    assert sightline("preview", microscope, "--out", tmp_path / "b.png").code == 0
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
     wrong = sightline("doctor", microscope, "--set", "input.value_range=[9, 3]")
     assert (wrong.code, wrong.out) == (2, "")
@@ -111,9 +112,9 @@ def test_the_limit_is_a_setting_of_train_and_doctor(sightline: Command, tmp_path
     rows = [json.loads(line) for line in (tmp_path / "r" / "data.jsonl").read_text().splitlines()]
     reason = "too large: 1100x1000 pixels, limit 1 megapixels (max_megapixels)"
     assert [(r["path"], r["reason"]) for r in rows if "reason" in r] == [("a/large.png", reason)]
-    findings = {f["kind"]: f for f in sightline("doctor", data, "--json", *limit).json["findings"]}
+    findings = {f["kind"]: f for f in sightline("doctor", data, "--format", "json", *limit).json["findings"]}
     assert findings["unreadable"]["reasons"] == [reason]
-    assert "unreadable" not in {f["kind"] for f in sightline("doctor", data, "--json").json["findings"]}
-    refused = sightline("predict", tmp_path / "r", data / "a" / "large.png", "--json")
+    assert "unreadable" not in {f["kind"] for f in sightline("doctor", data, "--format", "json").json["findings"]}
+    refused = sightline("predict", tmp_path / "r", data / "a" / "large.png", "--format", "json")
     assert refused.code == 1
     assert reason in refused.out

@@ -21,23 +21,25 @@ def test_cats_and_dogs_by_transfer(sightline: Command, shared: Path, tmp_path: P
     accuracies = []
     for seed in range(3):
         run = tmp_path / f"r{seed}"
-        payload = sightline("train", data, "--recipe", "transfer", "--seed", seed, "--out", run, "--json").json
+        payload = sightline(
+            "train", data, "--recipe", "transfer", "--seed", seed, "--out", run, "--format", "json"
+        ).json
         accuracies.append(payload["test"]["accuracy"])
     assert min(accuracies) >= 0.95
     assert sum(accuracies) / 3 >= 0.955
-    named = sightline("predict", tmp_path / "r0", data / "test" / "cat", "--json").lines
+    named = sightline("predict", tmp_path / "r0", data / "test" / "cat", "--format", "json").lines
     assert len(named) == 120
     assert sum(line.get("label") == "cat" for line in named) >= 108
 
 
 def test_flowers_by_auto(sightline: Command, shared: Path, tmp_path: Path) -> None:
-    result = sightline("train", shared / "data" / "flowers5", "--out", tmp_path / "r", "--json")
+    result = sightline("train", shared / "data" / "flowers5", "--out", tmp_path / "r", "--format", "json")
     assert result.json["model"] == "mobilenetv2"
     assert result.json["test"]["accuracy"] > 0.62  # 0.688 with MobileNetV2 0.35; a linear probe of its features: 0.69
 
 
 def test_digits_and_beans(sightline: Command, tmp_path: Path) -> None:
-    digits = sightline("train", "digits", "--out", tmp_path / "d", "--json").json
+    digits = sightline("train", "digits", "--out", tmp_path / "d", "--format", "json").json
     assert digits["test"]["accuracy"] > 0.95
-    beans = sightline("train", "beans:800@64", "--recipe", "quick", "--out", tmp_path / "b", "--json").json
+    beans = sightline("train", "beans:800@64", "--recipe", "quick", "--out", tmp_path / "b", "--format", "json").json
     assert beans["test"]["accuracy"] > 0.85

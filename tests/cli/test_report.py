@@ -98,7 +98,7 @@ def test_labels_in_plots_are_svg_text(run: Path) -> None:
 def test_a_run_without_evaluation_images_completes(sightline: Command, colors: Path, tmp_path: Path) -> None:
     options = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1")
     nothing = ("--set", "split.mode=stratified", "--set", "split.validation=0", "--set", "split.test=0")
-    result = sightline("train", colors, *options, *nothing, "--out", tmp_path / "r", "--json")
+    result = sightline("train", colors, *options, *nothing, "--out", tmp_path / "r", "--format", "json")
     assert result.code == 0, result.err
     assert (result.json["validation"], result.json["test"]) == (None, None)
     assert "No images were held out for evaluation" in (tmp_path / "r" / "report.html").read_text("utf-8")
@@ -108,7 +108,7 @@ def test_a_run_without_evaluation_images_completes(sightline: Command, colors: P
 def test_report_rewrites_the_page(sightline: Command, run: Path) -> None:
     before = (run / "report.html").read_text("utf-8")
     (run / "report.html").unlink()
-    result = sightline("report", run, "--json")
+    result = sightline("report", run, "--format", "json")
     assert result.code == 0, result.err
     assert result.json == {"report": str(run / "report.html")}
     after = (run / "report.html").read_text("utf-8")
@@ -132,7 +132,7 @@ def test_thresholds_reach_page_bundle_and_predictions(sightline: Command, colors
     manifest = json.loads((run / "bundle" / "manifest.json").read_text("utf-8"))
     assert manifest["thresholds"]["coverage"] == 0.9
     assert (run / "bundle" / "model.onnx").read_bytes() != before  # the manifest embedded in it
-    (line,) = sightline("predict", run / "bundle", next((colors / "red").iterdir()), "--json").lines
+    (line,) = sightline("predict", run / "bundle", next((colors / "red").iterdir()), "--format", "json").lines
     assert line["decision"] in {"class", "set", "abstain"}
 
 

@@ -49,11 +49,11 @@ def train(kind: str, where: RunPaths) -> tuple[object, ...]:
     stages = where.run.parent / "stages.toml"
     stages.write_text(STAGES if kind == "staged" else "", encoding="utf-8")
     common = ("--recipe", "quick", "--set", "train.batch_size=16", "--config", stages)
-    return ("train", DATA, *common, *KINDS[kind], "--out", where.run, "--json")
+    return ("train", DATA, *common, *KINDS[kind], "--out", where.run, "--format", "json")
 
 
 def resume(where: RunPaths) -> tuple[object, ...]:
-    return ("resume", where.run, "--json")
+    return ("resume", where.run, "--format", "json")
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_a_cache_that_does_not_fit_the_disk(sightline: Command, tmp_path: Path, 
     assert "The pixel cache" in result.err
     assert f"`sightline resume {tmp_path / 'r'}` goes on" in result.err
     assert list(own_cache.iterdir()) == []
-    assert sightline("resume", tmp_path / "r", "--json").json["epochs"] == 2
+    assert sightline("resume", tmp_path / "r", "--format", "json").json["epochs"] == 2
 
 
 @pytest.fixture
@@ -207,10 +207,10 @@ def test_train_points_to_resume(sightline: Command, stopped: Path) -> None:
     assert (same.code, f"`sightline resume {stopped}` goes on" in same.err) == (2, True)
     other = sightline("train", data, *SMALL, "--seed", 3, "--out", stopped)
     assert (other.code, "seed is 0, not 3" in other.err) == (2, True)
-    result = sightline("resume", stopped, "--json")
+    result = sightline("resume", stopped, "--format", "json")
     assert result.code == 0, result.err
     assert result.out.count("\n") == 1
-    again = sightline("resume", stopped, "--json")
+    again = sightline("resume", stopped, "--format", "json")
     assert again.json["weights_sha256"] == result.json["weights_sha256"]
     assert "nothing to do" in again.err
     assert not list(stopped.rglob("*.part-*"))
@@ -233,7 +233,7 @@ def test_other_images_are_refused_and_the_run_stays(sightline: Command, stopped:
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(sightline: Command, stopped: Path) -> None:
     newest = max((stopped / "checkpoints").glob("*.npz"))
     newest.write_bytes(newest.read_bytes()[:-50])
-    result = sightline("resume", stopped, "--json")
+    result = sightline("resume", stopped, "--format", "json")
     assert result.code == 0
     assert f"{newest} is damaged" in result.err
 

@@ -54,7 +54,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(trained: tuple[Path, Any]) -> Iterator[Server]:
-    with Server(trained[0], "--largest", "1") as running:
+    with Server(trained[0], "--max-upload-mb", "1") as running:
         yield running
         code, err = running.stop()
         assert code in (0, -signal.SIGTERM)
@@ -120,7 +120,7 @@ def test_a_bundle_is_served_in_every_form_until_a_signal(
     model = trained[0] / "bundle"
     if form == "zip":
         model = tmp_path / "m.zip"
-        assert sightline("export", trained[0], "--format", "bundle", "--out", model).code == 0
+        assert sightline("export", trained[0], "--to", "bundle", "--out", model).code == 0
     if form == "onnx":
         model = trained[0] / "bundle" / "model.onnx"
     image = next((colors / "red").iterdir())

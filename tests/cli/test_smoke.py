@@ -28,7 +28,7 @@ def run(trained: tuple[Path, dict[str, Any]]) -> Path:
 
 
 def test_predict_json_is_one_object_a_line_in_order(sightline: Command, run: Path, colors: Path) -> None:
-    result = sightline("predict", run, colors / "red", "--json")
+    result = sightline("predict", run, colors / "red", "--format", "json")
     assert result.code == 0
     assert [line["path"] for line in result.lines] == [str(p) for p in sorted((colors / "red").iterdir())]
     for line in result.lines:
@@ -45,7 +45,7 @@ def test_an_unreadable_file_is_a_row_and_sets_the_exit_code(
     shutil.copy(next((colors / "blue").iterdir()), good)
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8\xff")
-    result = sightline("predict", run, good, bad, tmp_path / "none.png", good, "--json", "--top", "1")
+    result = sightline("predict", run, good, bad, tmp_path / "none.png", good, "--format", "json", "--top", "1")
     assert result.code == 1
     assert [set(line) for line in result.lines] == [
         {"path", "label", "probability", "top"}, {"path", "error"}, {"path", "error"},
@@ -71,9 +71,9 @@ def test_a_nan_prediction_is_a_row_and_sets_the_exit_code(
     monkeypatch.setattr(OnnxPredictor, "probabilities", bad)
     monkeypatch.setattr(bundle, "check_reference_examples", lambda *_: None)  # it would reject such a model at load
     reason = "the model's answer is not a finite number"
-    result = sightline("predict", run, path, "--json")
+    result = sightline("predict", run, path, "--format", "json")
     assert (result.code, result.lines) == (1, [{"path": str(path), "error": reason}])
-    for form in ("table", "csv"):
+    for form in ("text", "csv"):
         result = sightline("predict", run, path, "--format", form)
         assert result.code == 1
         assert reason in result.out
@@ -84,7 +84,7 @@ def test_predict_writes_nothing_into_the_home_folder(run: Path, colors: Path, tm
     home = tmp_path / "home"
     home.mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "ORT_", "SIGHTLINE_"))}
-    command = [sys.executable, "-m", "sightline", "predict", str(run), str(colors / "red"), "--json"]
+    command = [sys.executable, "-m", "sightline", "predict", str(run), str(colors / "red"), "--format", "json"]
     completed = subprocess.run(
         command, capture_output=True, text=True, check=False, env=environment | {"HOME": str(home)}
     )
@@ -94,14 +94,14 @@ def test_predict_writes_nothing_into_the_home_folder(run: Path, colors: Path, tm
 
 def test_globs_and_standard_input(sightline: Command, run: Path, colors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pattern = colors / "*" / "*-00[12].png"
-    result = sightline("predict", run, pattern, "--json")
+    result = sightline("predict", run, pattern, "--format", "json")
     paths = [line["path"] for line in result.lines]
     assert len(paths) == 6
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("\n".join(paths[::-1]).encode())))
-    outcome = sightline("predict", run, "-", "--json")
+    outcome = sightline("predict", run, "-", "--format", "json")
     assert [line["path"] for line in outcome.lines] == paths[::-1]
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(Path(paths[0]).read_bytes())))
-    piped = sightline("predict", run, "-", "--json")
+    piped = sightline("predict", run, "-", "--format", "json")
     assert (piped.lines[0]["path"], piped.lines[0]["label"]) == ("-", result.lines[0]["label"])
     assert piped.lines[0]["probability"] == pytest.approx(
         result.lines[0]["probability"], abs=1e-5
@@ -120,7 +120,7 @@ def test_csv_has_the_top_classes_and_all_probabilities(
     sightline: Command, run: Path, colors: Path, broken: Path
 ) -> None:
     image = next((colors / "red").iterdir())
-    lines = sightline("predict", run, image, broken, "--json", "--top", 9).lines
+    lines = sightline("predict", run, image, broken, "--format", "json", "--top", 9).lines
     printed = sightline("predict", run, image, broken, "--format", "csv", "--top", 2, "--probabilities")
     assert printed.code == 1
     row, bad = csv.DictReader(io.StringIO(printed.out))
@@ -131,7 +131,7 @@ def test_csv_has_the_top_classes_and_all_probabilities(
     }
     assert "label_3" not in row
     assert (bad["path"], bad["error"]) == (str(broken), lines[1]["error"])
-    whole = sightline("predict", run, image, "--json", "--top", 1, "--probabilities").lines[0]
+    whole = sightline("predict", run, image, "--format", "json", "--top", 1, "--probabilities").lines[0]
     assert len(whole["top"]) == 1
     assert list(whole["probabilities"]) == ["blue", "green", "red"]
     stdout = sightline("predict", run, image, "--probabilities", "--top", 1).out
@@ -140,7 +140,18 @@ def test_csv_has_the_top_classes_and_all_probabilities(
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("out.csv", ()), ("deep/out.jsonl", ()), ("out.txt", ("--format", "csv")), ("out.ndjson", ("--json",))],
+    [
+        ("out.csv", ()),
+        ("deep/out.jsonl", ()),
+        ("out.txt", ("--format", "csv")),
+        (
+            "out.ndjson",
+            (
+                "--format",
+                "json",
+            ),
+        ),
+    ],
 )
 def test_out_writes_what_would_be_printed(
     sightline: Command, run: Path, colors: Path, broken: Path, tmp_path: Path, name: str, options: tuple[str, ...]
@@ -150,7 +161,7 @@ def test_out_writes_what_would_be_printed(
     written = sightline(*arguments, "--out", place)
     assert (written.code, written.out) == (1, ""), "one image failed"
     assert "41 images, 1 of them failed" in " ".join(written.err.split())
-    form = "jsonl" if name.endswith((".ndjson", ".jsonl")) else "csv"
+    form = "json" if name.endswith((".ndjson", ".jsonl")) else "csv"
     assert place.read_text(encoding="utf-8") == sightline("predict", run, colors / "red", broken, "--format", form).out
     assert sightline("predict", run, colors / "blue", *options, "--out", place).code == 0, (
         "an earlier result is replaced"
@@ -164,8 +175,7 @@ def test_out_writes_what_would_be_printed(
     [
         ("labels.csv", (), "exists and is not a result of predict"),
         ("out.xlsx", (), "should end with .csv or .jsonl"),
-        ("out.csv", ("--format", "table"), "redirect the table"),
-        ("out.csv", ("--json", "--format", "csv"), "contradict"),
+        ("out.csv", ("--format", "text"), "redirect the text"),
         ("folder.csv", (), "is a folder"),
         ("labels.csv/out.csv", (), "labels.csv"),
     ],
@@ -228,14 +238,17 @@ def test_bad_use_is_explained(
 
 
 def test_evaluate_json(sightline: Command, run: Path, colors: Path) -> None:
-    own = sightline("evaluate", run, "--json").json
+    own = sightline("evaluate", run, "--format", "json").json
     assert {"accuracy", "accuracy_interval", "per_class", "confusion", "count", "rejects"} <= set(own)
     low, high = own["accuracy_interval"]
     assert 0 <= low <= own["accuracy"] <= high <= 1
     assert sum(map(sum, own["confusion"])) == own["count"] == sum(c["support"] for c in own["per_class"])
-    every = sightline("evaluate", run, colors, "--include-training", "--json").json
+    every = sightline("evaluate", run, colors, "--include-training", "--format", "json").json
     assert every["count"] == 120
-    splits = [sightline("evaluate", run, "--split", split, "--json").json["count"] for split in ("train", "validation")]
+    splits = [
+        sightline("evaluate", run, "--split", split, "--format", "json").json["count"]
+        for split in ("train", "validation")
+    ]
     assert sum(splits) + own["count"] == 120
     result = sightline("evaluate", run)
     assert "95% interval" in result.out
@@ -254,18 +267,18 @@ def test_an_unknown_class_is_named(sightline: Command, run: Path, tmp_path: Path
 def test_rejects_are_counted_not_fatal(sightline: Command, run: Path, colors: Path, tmp_path: Path) -> None:
     shutil.copytree(colors, tmp_path / "data")
     (tmp_path / "data" / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    payload = sightline("evaluate", run, tmp_path / "data", "--include-training", "--json").json
+    payload = sightline("evaluate", run, tmp_path / "data", "--include-training", "--format", "json").json
     assert payload["count"] == 120
     assert [r["path"] for r in payload["rejects"]] == ["red/broken.png"]
 
 
 def test_lists(sightline: Command) -> None:
-    models = {m["name"] for m in sightline("models", "--json").json["models"]}
+    models = {m["name"] for m in sightline("models", "--format", "json").json["models"]}
     assert {"cifar10-simple", "cifar10-deep", "fashion-cnn", "vgg16", "mobilenetv2"} <= models
-    recipes = {r["name"] for r in sightline("recipes", "--json").json["recipes"]}
+    recipes = {r["name"] for r in sightline("recipes", "--format", "json").json["recipes"]}
     assert {"auto", "quick", "transfer"} <= recipes
     assert "[model]" in sightline("recipes", "quick").out
-    env = sightline("env", "--json").json
+    env = sightline("env", "--format", "json").json
     assert env["backend"] in env["installed backends"]
     assert env["why"]
     assert {"python", "keras", "sightline"} <= set(env["versions"])
@@ -279,7 +292,7 @@ def test_only_existing_commands_are_listed(sightline: Command) -> None:
 
 
 def test_a_closed_pipe_is_no_fault(run: Path, colors: Path) -> None:
-    command = f"'{sys.executable}' -m sightline predict '{run}' '{colors}' --json | head -n 1"
+    command = f"'{sys.executable}' -m sightline predict '{run}' '{colors}' --format json | head -n 1"
     completed = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert completed.stdout.count("\n") == 1
     assert "Traceback" not in completed.stderr
@@ -288,7 +301,7 @@ def test_a_closed_pipe_is_no_fault(run: Path, colors: Path) -> None:
 def test_every_odd_file_is_a_row(sightline: Command, run: Path, shared: Path) -> None:
     odd = shared / "data" / "odd_images"
     files = [p for p in odd.rglob("*") if p.is_file() and p.suffix not in {".csv", ".txt"}]
-    result = sightline("predict", run, *files, "--json")
+    result = sightline("predict", run, *files, "--format", "json")
     assert result.code == 1
     assert [line["path"] for line in result.lines] == list(map(str, files))
     errors = [line["error"] for line in result.lines if "error" in line]
@@ -304,11 +317,11 @@ def test_the_largest_file_is_a_setting(sightline: Command, run: Path, tmp_path: 
     small = ("--set", "data.limits.file_mb=0.001")
     for verb, where in (("predict", image), ("predict", image.parent), ("explain", image)):
         options = ("--out", tmp_path / "why") if verb == "explain" else ()
-        result = sightline(verb, run, where, "--json", *options, *small)
+        result = sightline(verb, run, where, "--format", "json", *options, *small)
         assert (result.code, result.lines[0]["error"]) == (1, "too large: 0 MiB, limit 0.001 (data.limits.file_mb)"), (
             verb
         )
-        assert sightline(verb, run, where, "--json", *options, "--set", "data.limits.file_mb=1").code == 0
+        assert sightline(verb, run, where, "--format", "json", *options, "--set", "data.limits.file_mb=1").code == 0
     classifier = load(run)
     assert "too large" in str(classifier.predict(image, set=[small[1]])[0].error)
     assert "too large" in str(classifier.explain(image, method="occlusion", set=[small[1]])[0].error)
@@ -321,7 +334,7 @@ def test_the_largest_file_is_a_setting(sightline: Command, run: Path, tmp_path: 
 def test_a_pipe_in_place_of_a_result_is_refused_at_once(sightline: Command, run: Path, tmp_path: Path) -> None:
     image = tmp_path / "a.png"
     Image.new("RGB", (32, 32), "red").save(image)
-    result = sightline("explain", run, image, "--method", "occlusion", "--out", tmp_path / "why", "--json")
+    result = sightline("explain", run, image, "--method", "occlusion", "--out", tmp_path / "why", "--format", "json")
     figure = Path(result.lines[0]["figure"])
     figure.unlink()
     for pipe, arguments in (

@@ -56,7 +56,7 @@ def test_folders_that_look_like_splits_stop_training_and_are_named(sightline: Co
     )
     assert last.endswith("--allow split-folders uses them as classes.")
     assert sightline("train", source, *SMALL, "--out", out, "--allow", "split-folder").code == 2
-    doctor = sightline("doctor", source, "--strict", "--json")
+    doctor = sightline("doctor", source, "--strict", "--format", "json")
     assert (doctor.code, doctor.json["findings"][0]["kind"]) == (1, "split-folders")
     assert sightline("doctor", source, "--strict", "--allow", "split-folders").code == 0
 
@@ -83,20 +83,20 @@ def test_columns_of_a_manifest_are_named_for_every_command(
     source = write_manifest(tmp_path / "data")
     result = sightline("doctor", source)
     assert (result.code, "its columns are Bild, Art, Rest" in result.err) == (2, True)
-    assert sightline("doctor", source, *COLUMNS, "--json").json["classes"] == {"cat": 24, "dog": 24}
-    outcome = sightline("show", source, *COLUMNS, "--out", tmp_path / "grid.png", "--json")
+    assert sightline("doctor", source, *COLUMNS, "--format", "json").json["classes"] == {"cat": 24, "dog": 24}
+    outcome = sightline("preview", source, *COLUMNS, "--out", tmp_path / "grid.png", "--format", "json")
     assert outcome.json["classes"] == ["cat", "dog"]
     out = tmp_path / "run"
-    result = sightline("train", source, *SMALL, "--set", "train.epochs=0", *COLUMNS, "--out", out, "--json")
+    result = sightline("train", source, *SMALL, "--set", "train.epochs=0", *COLUMNS, "--out", out, "--format", "json")
     assert result.code == 0, result.err
-    assert sightline("evaluate", out, "--json").json["count"] == result.json["test"]["count"]
+    assert sightline("evaluate", out, "--format", "json").json["count"] == result.json["test"]["count"]
     other = write_manifest(tmp_path / "other", first=100)
-    assert sightline("evaluate", out, other, *COLUMNS, "--json").json["count"] == 48
+    assert sightline("evaluate", out, other, *COLUMNS, "--format", "json").json["count"] == 48
     assert "its columns are Bild, Art, Rest" in sightline("evaluate", out, other).err
-    result = sightline("export", out, "--parity", other, *COLUMNS, "--json")
+    result = sightline("export", out, "--parity", other, *COLUMNS, "--format", "json")
     assert result.json["parity"]["count"] == 48, result.err
     assert "its columns are Bild, Art, Rest" in sightline("compress", out, "--data", other).err
-    assert sightline("compress", out, "--data", other, *COLUMNS, "--means", "").code == 0
+    assert sightline("compress", out, "--data", other, *COLUMNS, "--methods", "").code == 0
     assert "name some, or leave these options out" in sightline("evaluate", out, *COLUMNS).err
 
 
@@ -107,7 +107,9 @@ def test_a_sweep_reads_its_images_as_configured(sightline: Command, tmp_path: Pa
     )
     space = tmp_path / "space.toml"
     space.write_text(SPACE, encoding="utf-8")
-    result = sightline("sweep", source, space, "--out", tmp_path / "sweep", "--set", "data.class_level=2", "--json")
+    result = sightline(
+        "sweep", source, space, "--out", tmp_path / "sweep", "--set", "data.class_level=2", "--format", "json"
+    )
     assert result.code == 0, result.err
     assert sorted(RunDirectory.open(tmp_path / "sweep" / "trial-0001").read_model_spec()[0]) == ["cat", "dog"]
     again = sightline("sweep", source, space, "--out", tmp_path / "sweep")

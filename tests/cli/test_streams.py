@@ -18,7 +18,7 @@ from command import Command
 
 fcntl = pytest.importorskip("fcntl")
 
-LIGHT = [["models"], ["models", "--json"], ["recipes", "quick"], ["--version"], ["--help"]]
+LIGHT = [["models"], ["models", "--format", "json"], ["recipes", "quick"], ["--version"], ["--help"]]
 FULL, CLOSED = "No space left on device", "it is closed"
 
 Shell = Callable[..., tuple[int, str, str]]
@@ -47,7 +47,7 @@ def test_a_lost_result_is_an_error(arguments: list[str], redirection: str, why: 
     assert shell(redirection, *arguments) == (2, "", expected)
 
 
-@pytest.mark.parametrize("form", [[], ["--format", "csv"], ["--json"]], ids=["table", "csv", "json"])
+@pytest.mark.parametrize("form", [[], ["--format", "csv"], ["--format", "json"]], ids=["text", "csv", "json"])
 def test_a_lost_prediction_is_an_error(run_and_image: tuple[Path, Path], form: list[str]) -> None:
     code, _, err = shell(">/dev/full", "predict", *run_and_image, *form)
     assert code == 2
@@ -88,7 +88,7 @@ def test_lost_progress_changes_nothing(redirection: str, run_and_image: tuple[Pa
 
 
 @pytest.mark.parametrize(
-    "arguments", [["models"], ["models", "--json"], ["--help"], ["recipes", "quick"]], ids=" ".join
+    "arguments", [["models"], ["models", "--format", "json"], ["--help"], ["recipes", "quick"]], ids=" ".join
 )
 def test_a_closed_reader_is_ignored(arguments: list[str]) -> None:
     read, write = os.pipe()
@@ -115,7 +115,7 @@ def test_an_end_of_a_pipe_that_does_not_block_is_waited_for() -> None:
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(write, False)
-    command = [sys.executable, "-m", "sightline", "models", "--json"]
+    command = [sys.executable, "-m", "sightline", "models", "--format", "json"]
     with subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE) as child:
         os.close(write)
         with os.fdopen(read, "rb") as file:
@@ -135,11 +135,12 @@ def test_every_command_reports_a_lost_result(run_and_image: tuple[Path, Path], c
     small = ["--recipe", "quick", "--model", "cifar10-simple", "--epochs", "1"]
     verbs: list[list[object]] = [
         ["train", colors, *small, "--out", run], ["resume", run, "--epochs", "2"], ["evaluate", run],
-        ["report", run], ["card", run], ["explain", run, run_and_image[1], "--out", tmp_path / "maps"], ["describe",
-        run],
-        ["show", colors, "--out", tmp_path / "x.png"], ["compare", run, run_and_image[0]], ["doctor", colors, "--json"],
-        ["export", run, "--format", "vectors", "--out", tmp_path / "v"], ["serve", run, "--port", "0"], ["env"],
-        ["compress", run, "--means", "int8", "--max-drop", "50", "--out", tmp_path / "c"],
+        ["report", run], ["model-card", run], ["explain", run, run_and_image[1], "--out", tmp_path / "maps"],
+        ["describe", run],
+        ["preview", colors, "--out", tmp_path / "x.png"], ["compare", run, run_and_image[0]],
+        ["doctor", colors, "--format", "json"],
+        ["export", run, "--to", "vectors", "--out", tmp_path / "v"], ["serve", run, "--port", "0"], ["env"],
+        ["compress", run, "--methods", "int8", "--max-drop", "50", "--out", tmp_path / "c"],
         ["demo", "--epochs", "1", "--out", tmp_path / "demo"],
     ]  # fmt: skip
     for arguments in verbs:

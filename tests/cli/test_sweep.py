@@ -41,10 +41,10 @@ def test_a_sweep_prints_one_object_then_its_table(
     sightline: Command, colors: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = sightline("sweep", colors, space, "--json")
+    result = sightline("sweep", colors, space, "--format", "json")
     assert result.code == 0
     assert result.out.count("\n") == 1
-    assert result.err == "", "no progress output with --json"
+    assert result.err == "", "no progress output with --format json"
     assert result.json["study"] == "rates-colours"
     assert result.json["directory"] == "runs/rates-colours"
     best, trials = result.json["best"], result.json["trials"]
@@ -60,7 +60,7 @@ def test_a_sweep_prints_one_object_then_its_table(
     assert "results.csv" in again.out
     for trial in trials:
         assert f"{trial['value']:.4f}" in again.out
-    runs = sightline("compare", *(t["run"] for t in trials), "--json").json["runs"]
+    runs = sightline("compare", *(t["run"] for t in trials), "--format", "json").json["runs"]
     assert [set(run["settings"]) for run in runs] == [{"train.optimizer.learning_rate"}] * 2
 
 
@@ -135,7 +135,7 @@ def test_a_sweep_in_which_every_trial_fails_says_so(
     sightline: Command, colors: Path, space: Path, tmp_path: Path
 ) -> None:
     space.write_text(SPACE + 'model.head = ["sigmoid"]\n')  # invalid for three classes
-    result = sightline("sweep", colors, space, "--out", tmp_path / "o", "--json")
+    result = sightline("sweep", colors, space, "--out", tmp_path / "o", "--format", "json")
     assert result.code == 2
     assert "No trial was completed, and 2 failed" in result.err
     assert [t["state"] for t in result.json["trials"]] == ["failed", "failed"]

@@ -43,7 +43,7 @@ def test_losses_after_calibration_are_told_from_those_of_epochs(
 
 
 def test_one_json_object_and_nothing_else(sightline: Command, colors: Path, tmp_path: Path) -> None:
-    result = sightline("train", colors, *SMALL, "--out", tmp_path / "r", "--json")
+    result = sightline("train", colors, *SMALL, "--out", tmp_path / "r", "--format", "json")
     assert result.code == 0
     assert result.out.count("\n") == 1
     assert set(result.json) >= KEYS
@@ -85,7 +85,7 @@ def test_event_files_can_be_read_by_tensorboard(trained: tuple[Path, dict[str, A
 
 
 def test_it_learns(sightline: Command, colors: Path, tmp_path: Path) -> None:
-    result = sightline("train", colors, *SMALL[:-1], "8", "--out", tmp_path / "r", "--json")
+    result = sightline("train", colors, *SMALL[:-1], "8", "--out", tmp_path / "r", "--format", "json")
     assert result.json["test"]["accuracy"] > 0.9
 
 
@@ -94,9 +94,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
 ) -> None:
     augmented = ("--set", "augment.rotation=10", "--set", "augment.brightness=0.1")
     shas = [
-        sightline("train", colors, *SMALL, *augmented, "--seed", seed, "--out", tmp_path / f"r{i}", "--json").json[
-            "weights_sha256"
-        ]
+        sightline(
+            "train", colors, *SMALL, *augmented, "--seed", seed, "--out", tmp_path / f"r{i}", "--format", "json"
+        ).json["weights_sha256"]
         for i, seed in enumerate((1, 1, 2))
     ]
     assert shas[0] == shas[1] != shas[2]
@@ -115,7 +115,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
 )
 def test_settings_train_and_load(sightline: Command, colors: Path, tmp_path: Path, settings: list[str]) -> None:
     options = [split for s in settings for split in ("--set", s)]
-    result = sightline("train", colors, *SMALL, *options, "--out", tmp_path / "r", "--json")
+    result = sightline("train", colors, *SMALL, *options, "--out", tmp_path / "r", "--format", "json")
     assert result.code == 0, result.err
     model = face.load(tmp_path / "r", engine="keras")
     assert {v.dtype for v in model.predictor.model.weights} == {"float32"}  # type: ignore[attr-defined]  # a Keras predictor
@@ -128,7 +128,9 @@ def test_two_stages_on_a_network_without_pretrained_weights(sightline: Command, 
         '[[train.stages]]\nname = "head"\nunfreeze = 0\nepochs = 2\nviews = 2\n'
         '[[train.stages]]\nname = "all"\nunfreeze = -1\nepochs = 1\n'
     )
-    result = sightline("train", colors, *SMALL, "--config", tmp_path / "stages.toml", "--out", tmp_path / "r", "--json")
+    result = sightline(
+        "train", colors, *SMALL, "--config", tmp_path / "stages.toml", "--out", tmp_path / "r", "--format", "json"
+    )
     assert result.code == 0, result.err
     history = [json.loads(line) for line in (tmp_path / "r" / "history.jsonl").read_text().splitlines()]
     assert [h["stage"] for h in history] == ["head", "head", "all"]

@@ -15,7 +15,7 @@ from sightline.inference.parity import Parity, Tolerance, compare_probabilities
         (0.0999, 0.98, ()),
         (0.1, 0.98, ()),
         (0.1001, 0.98, ("in probability is 0.1001, above the limit of 0.1 (--tolerance)",)),
-        (0.05, 0.9733, ("agreement is 0.9733, below the limit of 0.98 (--agreement)",)),
+        (0.05, 0.9733, ("agreement is 0.9733, below the limit of 0.98 (--min-agreement)",)),
         (0.5, 0.5, ("is 0.5, above the limit of 0.1", "is 0.5, below the limit of 0.98")),
         (float("nan"), 1.0, ("is nan, above the limit of 0.1",)),
     ],

@@ -1,4 +1,4 @@
-"""The keys that ``--json`` and files hold: pinned, plain, complete."""
+"""The keys that ``--format json`` and files hold: pinned, plain, complete."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from synthetic_images import ImageFolder
 
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 TRAIN = (
-    *("--recipe", "quick", "--model", "fashion-cnn", "--epochs", "12", "--out", "r", "--json"),
+    *("--recipe", "quick", "--model", "fashion-cnn", "--epochs", "12", "--out", "r", "--format", "json"),
     *("--set", "train.batch_size=8", "--set", "train.tensorboard=false", "--set", "augment.horizontal_flip=true"),
 )
 
@@ -90,7 +90,7 @@ def test_two_hosts_stopped_and_resumed_end_with_the_weights_of_one_go(
     resumed = []
     for rank in (0, 1):
         own = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
-        resumed.append(Host(tmp_path / str(rank), "resume", "r", "--hosts", "auto", "--json", **job, **own))
+        resumed.append(Host(tmp_path / str(rank), "resume", "r", "--hosts", "auto", "--format", "json", **job, **own))
     results = [host.end() for host in resumed]
     assert [code for code, *_ in results] == [0, 0], results
     assert json.loads(results[0][1])["weights_sha256"] == first["weights_sha256"]

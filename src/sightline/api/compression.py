@@ -64,7 +64,7 @@ class CompressionResult:
         return not self.noninferiority.significantly_worse or self.noninferiority.difference >= -self.max_drop - 1e-9
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of ``--json`` and ``pareto_front.json``."""
+        """Return the content of ``--format json`` and ``pareto_front.json``."""
         return {
             "out": str(self.out),
             "reached": self.meets_budget,

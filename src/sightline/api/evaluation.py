@@ -227,7 +227,7 @@ def find_label_issues(
     probabilities = label_issues.predict_out_of_fold(features, labels_given, len(classifier.classes), seed, progress)
     suspects = label_issues.select_label_issues(records, labels_given, probabilities, classifier.classes)
     lines = [s.to_patch() for s in suspects]
-    _io.write_atomic(patch, jsonio.dump_lines(lines), "Choose another file with --labels.")
+    _io.write_atomic(patch, jsonio.dump_lines(lines), "Choose another file with --find-label-issues.")
     if classifier.run is not None and complete:
         classifier.run.write_label_issues(lines)
     return suspects

@@ -150,8 +150,7 @@ def _check_format(export_format: str, precision: str) -> None:
     if precision not in PRECISIONS[export_format]:
         supported = ", ".join(PRECISIONS[export_format])
         raise UsageError(
-            f"The format {export_format} cannot be written in {precision!r}: choose one of "
-            f"{supported}, or --format onnx."
+            f"The format {export_format} cannot be written in {precision!r}: choose one of {supported}, or --to onnx."
         )
     if precision != "float32":
         check_installed("onnx", purpose=f"Writing {precision}")
@@ -223,7 +222,7 @@ def _resolve_target(source: _ExportSource, export_format: str, precision: str, o
     if out is not None:
         target = Path(out)
         if export_format == "bundle" and target.suffix.lower() != ".zip":
-            raise UsageError(f"A bundle is a zip file: end --out {target} with .zip, or use --format onnx.")
+            raise UsageError(f"A bundle is a zip file: end --out {target} with .zip, or use --to onnx.")
         if export_format not in {"onnx", "bundle"} and target.suffix:
             raise UsageError(f"The format {export_format} is a folder: give --out {target} without a suffix.")
         if target.is_dir() and any(target.iterdir()) and not (target / bundle.MANIFEST_FILE).is_file():

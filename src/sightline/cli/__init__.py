@@ -49,8 +49,8 @@ app = typer.Typer(
 
 for verb in (
     demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, report.report, explain.explain,
-    doctor.doctor, export.export, compress.compress, model_card.card, serve.serve, sweep.sweep, compare.compare,
-    describe.describe, preview.show, models.models, recipes.recipes, env.env,
+    doctor.doctor, export.export, compress.compress, model_card.model_card, serve.serve, sweep.sweep, compare.compare,
+    describe.describe, preview.preview, models.models, recipes.recipes, env.env,
 ):  # fmt: skip
     app.command()(verb)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sightline import _io
-from sightline.cli.output import Cell, print_json, print_line, print_table
+from sightline.cli.output import Cell, FormatOption, OutputFormat, print_json, print_line, print_table
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.api.comparison import ComparisonRow, PairedRun
@@ -20,7 +20,7 @@ def compare(
     figure: Annotated[
         Path | None, typer.Option(help="Plot the loss and accuracy curves of all runs to this PNG file.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Compare runs side by side: settings that differ, parameters, accuracy with its interval, training time."""
     from sightline.api.comparison import compare_runs as read
@@ -30,7 +30,7 @@ def compare(
     comparisons = compare_to_first(rows)
     if figure is not None:
         plot_curves(rows, figure)
-    if json:
+    if output_format == OutputFormat.json:
         run_dicts = [_row_to_dict(row) for row in rows]
         comparison_dicts = [_comparison_to_dict(comparison) for comparison in comparisons]
         print_json({"runs": run_dicts, "contests": comparison_dicts, "figure": None if figure is None else str(figure)})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import ProgressDisplay, print_json, print_line, print_table
+from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line, print_table
 from sightline.cli.sources import Column, ReadSettings, list_inputs
 from sightline.errors import plural
 
@@ -31,7 +31,7 @@ def compress(
         str | None, typer.Option(metavar="TIME", help="Maximum median latency at batch size 1, e.g. 5ms.")
     ] = None,
     max_params: Annotated[int | None, typer.Option(min=1, help="Maximum number of parameters.")] = None,
-    means: Annotated[
+    methods: Annotated[
         str, typer.Option(help="Comma-separated compression methods to try.")
     ] = "rightsize,slim,distill,int8,float16",
     epochs: Annotated[
@@ -43,7 +43,7 @@ def compress(
     ] = None,
     column: Column = None,
     set: ReadSettings = None,  # noqa: A002  # the option's own name
-    json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Compress a run's model without losing accuracy: search within a budget, and save each candidate as a bundle.
 
@@ -58,8 +58,8 @@ def compress(
         None if max_latency is None else work.parse_milliseconds(max_latency),
         max_params,
     )
-    names = [name.strip() for name in means.split(",") if name.strip()]
-    with ProgressDisplay(quiet=json) as display:
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         compression = work.compress(
             model,
             data=list_inputs(data, column, set),
@@ -69,7 +69,7 @@ def compress(
             epochs=epochs,
             callback=display,
         )
-    if json:
+    if output_format == OutputFormat.json:
         print_json(compression.to_dict())
     else:
         print_compression(compression)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import print_json, print_line, print_table, terminal_width
+from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line, print_table, terminal_width
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.models.describe import LayerDescription, ModelDescription
@@ -29,7 +29,7 @@ def describe(
         typer.Option(metavar="FILE", help="Plot the learning rate over the steps to this .svg or .png file."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps per epoch, for --schedule.")] = 100,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Describe a network layer by layer: output sizes, parameters, multiply-adds, receptive fields, memory."""
     from sightline.api import description as work
@@ -41,7 +41,7 @@ def describe(
         work.draw_diagram(description, diagram)
     if schedule:
         work.plot_schedule(subject, schedule, steps)
-    if json:
+    if output_format == OutputFormat.json:
         print_json(description.to_dict())
     else:
         print_description(description)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import Cell, ProgressDisplay, print_json, print_line, print_table
+from sightline.cli.output import Cell, FormatOption, OutputFormat, ProgressDisplay, print_json, print_line, print_table
 from sightline.cli.sources import Allow, Column, ReadSettings, Sources, resolve_settings
 from sightline.errors import plural
 
@@ -21,7 +21,7 @@ EXAMPLES, ERROR_EXAMPLES = 2, 5  # shown per finding
 def doctor(
     data: Sources,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML report with thumbnails.")] = None,
-    fix: Annotated[
+    write_fixes: Annotated[
         Path | None, typer.Option(metavar="PATCH.jsonl", help="Write proposed fixes to this file, for train --patch.")
     ] = None,
     patch: Annotated[Path | None, typer.Option(metavar="PATCH.jsonl", help="Apply these fixes first.")] = None,
@@ -31,17 +31,23 @@ def doctor(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if there are errors not listed in --allow.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print all findings as one JSON object.")] = False,
+    output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Check a dataset for problems before training; never changes the data."""
     from sightline.api.doctor import doctor as look
 
-    with ProgressDisplay(quiet=json) as display:
+    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         settings = resolve_settings(column, allow, set, ("data.", "input."))
         checkup = look(
-            data, html=html, fix=fix, patch=patch, options=settings.data, input_config=settings.input, callback=display
+            data,
+            html=html,
+            fix=write_fixes,
+            patch=patch,
+            options=settings.data,
+            input_config=settings.input,
+            callback=display,
         )
-    if json:
+    if output_format == OutputFormat.json:
         files = {"html": checkup.html, "patch": checkup.patch, "corrections": checkup.corrections}
         print_json(checkup.audit.to_dict() | files)
     else:

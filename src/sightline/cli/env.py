@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from sightline.cli.output import print_json, print_table
+from sightline.cli.output import FormatOption, OutputFormat, print_json, print_table
 
 
-def env(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+def env(output_format: FormatOption = OutputFormat.text) -> None:
     """Show versions, devices, memory, caches, and which backend is used and why."""
     from sightline.runs.environment import describe_environment, describe_fonts
 
     facts = describe_environment()
     facts["fonts in figures"] = describe_fonts()
-    if json:
+    if output_format == OutputFormat.json:
         print_json(facts)
         return
     rows = [

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sightline.cli import evaluation_view
-from sightline.cli.output import MAX_ROWS, ProgressDisplay, print_json, print_line, print_table
+from sightline.cli.output import (
+    MAX_ROWS,
+    FormatOption,
+    OutputFormat,
+    ProgressDisplay,
+    print_json,
+    print_line,
+    print_table,
+)
 from sightline.cli.sources import Column, ReadSettings, list_inputs
 from sightline.errors import UsageError, plural
 from sightline.evaluation.results import ClassMetrics, EvaluationResult, Metric
 from sightline.intervals import Interval
+
+
+class TestTimeAugmentation(StrEnum):
+    """The views of each image that predictions are averaged over."""
+
+    flip = "flip"
 
 
 def evaluate(
@@ -46,16 +61,14 @@ def evaluate(
     ood: Annotated[
         str | None, typer.Option(help="Out-of-distribution images; reports the AUROC of detecting them.")
     ] = None,
-    labels: Annotated[
+    find_label_issues: Annotated[
         Path | None,
         typer.Option(metavar="PATCH", help="Find likely label errors, and write proposed fixes to this file."),
     ] = None,
-    mirror: Annotated[
-        bool,
-        typer.Option(
-            "--mirror", help="Test-time augmentation: average over each image and its mirror image (2x cost)."
-        ),
-    ] = False,
+    tta: Annotated[
+        TestTimeAugmentation | None,
+        typer.Option(help="Test-time augmentation: flip averages over each image and its mirror image (2x cost)."),
+    ] = None,
     include_training: Annotated[
         bool, typer.Option("--include-training", help="Include images that the model was trained or validated on.")
     ] = False,
@@ -69,60 +82,67 @@ def evaluate(
     column: Column = None,
     set: ReadSettings = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the metrics as one JSON object.")] = False,
+    output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Evaluate a classifier: metrics with intervals, calibration, abstention, slices, errors, label issues.
 
     Exits with 1 if no threshold reaches a target precision, sensitivity or specificity.
     """
     from sightline import api
-    from sightline.api.evaluation import AllowedImages, evaluate_model, find_label_issues
+    from sightline.api import evaluation as work
     from sightline.evaluation import label_issues
     from sightline.evaluation.report import ThresholdRequest
     from sightline.report import evaluation_dict, to_dict
 
     targets = (target_precision, coverage, target_sensitivity, target_specificity)
-    if mirror and (labels is not None or any(target is not None for target in targets)):
+    if tta is not None and (find_label_issues is not None or any(target is not None for target in targets)):
         raise UsageError(
-            "--mirror only evaluates: thresholds and label issues are computed from single images, so leave it out."
+            "--tta only evaluates: thresholds and label issues are computed from single images, so leave it out."
         )
-    if labels is not None:
+    if find_label_issues is not None:
         label_issues.check_packages()  # before the evaluation, not after it
-    with ProgressDisplay(quiet=json) as display:
+    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         chosen_split = api.parse_split(split)
         classifier = api.load(model)
-        if mirror:
+        if tta is not None:
             classifier = classifier.with_flip_tta()
         request = ThresholdRequest(
             target_precision, coverage, conservative, positive or "", target_sensitivity, target_specificity
         )
-        report = evaluate_model(
+        report = work.evaluate_model(
             classifier, list_inputs(data, column, set), split=chosen_split, threshold_request=request, ood_sources=ood,
-            allowed=AllowedImages(include_training, allow_missing), cache=not no_cache, progress=display.on_progress,
+            allowed=work.AllowedImages(include_training, allow_missing), cache=not no_cache,
+            progress=display.on_progress,
         )  # fmt: skip
         suspects = None
-        if labels is not None:
-            suspects = find_label_issues(
-                classifier, labels, allow_missing=allow_missing, cache=not no_cache, progress=display.on_progress
-            )  # fmt: skip
-    if json:
+        if find_label_issues is not None:
+            suspects = work.find_label_issues(
+                classifier,
+                find_label_issues,
+                allow_missing=allow_missing,
+                cache=not no_cache,
+                progress=display.on_progress,
+            )
+    if output_format == OutputFormat.json:
         label_issues_json = None if suspects is None else [s.to_patch() for s in suspects]
         print_json(
             to_dict.evaluation_to_dict(report.evaluation)
             | evaluation_dict.report_to_dict(report)
-            | {"labels": label_issues_json, "views": 1 + mirror}
+            | {"labels": label_issues_json, "views": 1 if tta is None else 2}
         )
     else:
-        if mirror:
+        if tta is not None:
             print_line("mean over two views of each image: itself and its mirror image")
-        is_stored = report.split != "given" and report.evaluation.missing is None and not mirror
+        is_stored = report.split != "given" and report.evaluation.missing is None and tta is None
         file = str(classifier.run.path / "eval" / report.split / "metrics.json") if is_stored and classifier.run else ""
         print_evaluation(
-            report.evaluation, report.split, f"all classes are in {file}" if file else "--json prints all classes"
+            report.evaluation,
+            report.split,
+            f"all classes are in {file}" if file else "--format json prints all classes",
         )
         evaluation_view.print_report(report)
         if suspects is not None:
-            evaluation_view.print_label_issues(suspects, str(labels))
+            evaluation_view.print_label_issues(suspects, str(find_label_issues))
     points = () if report.binary is None else report.binary.operating_points
     if (report.threshold and report.threshold.confidence is None) or any(p.threshold is None for p in points):
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import ProgressDisplay, print_json, print_line
+from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line
 from sightline.cli.sources import FileLimit
 from sightline.cli.streams import read_stdin
 from sightline.explain.explanation import Explanation
@@ -29,7 +29,7 @@ def explain(
     out: Annotated[Path, typer.Option(help="The output folder; gets one PNG file per image.")] = Path("explanations"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random masks and positions.")] = 0,
     set: FileLimit = None,  # noqa: A002  # the option's own name
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
+    output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Show which regions of images support a class. Exits with 1 if an image could not be read."""
     from sightline import api
@@ -41,7 +41,7 @@ def explain(
     limits = stream.parse_file_limits(set or ())
     items = list(stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits))
     failed = False
-    with ProgressDisplay(quiet=json) as display:
+    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         predictor = api.load(model).explanation_predictor(method)
         if method is None and resolve_method(None, predictor) == "occlusion":
             display.on_message(
@@ -51,7 +51,7 @@ def explain(
             predictor, items, method=method, label=label, out=out, seed=seed, progress=display.on_progress
         ):
             failed |= explanation.error is not None
-            if json:
+            if output_format == OutputFormat.json:
                 print_json(to_dict.explanation_to_dict(explanation))
             else:
                 _print_explanation(explanation)

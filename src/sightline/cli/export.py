@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import ProgressDisplay, print_error, print_json, print_line, print_table
+from sightline.cli.output import (
+    FormatOption,
+    OutputFormat,
+    ProgressDisplay,
+    print_error,
+    print_json,
+    print_line,
+    print_table,
+)
 from sightline.cli.sources import Column, ReadSettings, list_inputs
 from sightline.errors import plural
 
@@ -17,43 +25,41 @@ if TYPE_CHECKING:  # annotations only: --help must not import NumPy
 
 def export(
     model: Annotated[str, typer.Argument(help="A run; or a bundle, its .zip or .onnx file (needs --parity).")],
-    output_format: Annotated[
-        str, typer.Option("--format", help="onnx, bundle, openvino, litert, saved_model or vectors.")
-    ] = "onnx",
+    to: Annotated[str, typer.Option(help="onnx, bundle, openvino, litert, saved_model or vectors.")] = "onnx",
     precision: Annotated[str, typer.Option(help="float32, bfloat16, float16 or int8.")] = "float32",
     out: Annotated[
-        Path | None, typer.Option(help="A folder, or a .onnx or .zip file; default RUN/exports/<format>.")
+        Path | None, typer.Option(help="A folder, or a .onnx or .zip file; default RUN/exports/<to>.")
     ] = None,
     parity: Annotated[
         list[str] | None,
         typer.Option(metavar="DATA", help="Labeled images to compare on; default: the validation split."),
     ] = None,
     tolerance: Annotated[float | None, typer.Option(min=0, help="Maximum difference of any probability.")] = None,
-    agreement: Annotated[
+    min_agreement: Annotated[
         float | None, typer.Option(min=0, max=1, help="Minimum fraction of images with the same top-1 class.")
     ] = None,
     column: Column = None,
     set: ReadSettings = None,  # noqa: A002  # the option's own name
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Export a model to another format, reload it and compare; exits with 1 if its predictions differ.
 
-    --format vectors writes test vectors (reference images with their decoded pixels), for decoders in other languages.
+    --to vectors writes test vectors (reference images with their decoded pixels), for decoders in other languages.
     """
     from sightline.api.decoding_vectors import write_decoding_vectors
     from sightline.api.export import export_model as run
 
-    if output_format == "vectors":
+    if to == "vectors":
         path = str(write_decoding_vectors(model, out))
-        print_json({"path": path}) if json else print_line(f"written    {path}")
+        print_json({"path": path}) if output_format == OutputFormat.json else print_line(f"written    {path}")
         return
-    with ProgressDisplay(quiet=json) as display:
+    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         exported = run(
-            model, output_format, precision=precision, out=out, data=list_inputs(parity, column, set),
+            model, to, precision=precision, out=out, data=list_inputs(parity, column, set),
             tolerance=tolerance,
-            agreement=agreement, callback=display,
+            agreement=min_agreement, callback=display,
         )  # fmt: skip
-    if json:
+    if output_format == OutputFormat.json:
         print_json(exported.to_dict())
     else:
         _print_export(exported)

@@ -1,4 +1,4 @@
-"""`sightline card`."""
+"""`sightline model-card`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import print_json, print_line, print_text
+from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line, print_text
 
 
-def card(
+def model_card(
     run: Annotated[str, typer.Argument(help="A run directory.")],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Write a model card in Hugging Face format into a run's bundle, and print it."""
     from sightline.api.model_card import write_model_card as write
 
     text, path = write(run)
-    if json:
+    if output_format == OutputFormat.json:
         print_json({"path": str(path), "card": text})
         return
     print_text(text)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from sightline.cli.output import print_json, print_table
+from sightline.cli.output import FormatOption, OutputFormat, print_json, print_table
 from sightline.models.registry import ENTRIES
 
 
-def models(json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+def models(output_format: FormatOption = OutputFormat.text) -> None:
     """List the available networks."""
-    if json:
+    if output_format == OutputFormat.json:
         keys = ("name", "description", "reference", "input_size", "min_input_size", "normalize")
         rows = [{k: getattr(e, k) for k in keys} | {"pretrained": e.pretrained is not None} for e in ENTRIES.values()]
         print_json({"models": rows})

@@ -8,8 +8,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, Self
+from enum import StrEnum
+from typing import Annotated, Any, Self
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -21,6 +23,16 @@ from sightline.errors import plural
 from sightline.escaping import TextFile, printable
 
 MAX_ROWS = 40  # rows of a table before it is truncated
+
+
+class OutputFormat(StrEnum):
+    """How a command prints its result."""
+
+    text = "text"
+    json = "json"
+
+
+FormatOption = Annotated[OutputFormat, typer.Option("--format", help="Output format.")]
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -113,7 +125,7 @@ def print_table(
         grid.add_row(*(Text("\n").join(map(styled_line, [cell] if isinstance(cell, str) else cell)) for cell in row))
     console.print(grid)
     if is_truncated:
-        where = rest or "use --json or redirect the output to a file to see all"
+        where = rest or "use --format json or redirect the output to a file to see all"
         print_line(f"... and {len(rows) - MAX_ROWS:,} more of {len(rows):,}: {where}")
 
 

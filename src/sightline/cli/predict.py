@@ -23,15 +23,15 @@ from sightline.inference.results import Decision, Prediction
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.report.prediction_writer import RowFormat
 
-TOP = 5  # classes shown in a table and in JSON lines; CSV defaults to one
+TOP = 5  # classes shown in text and in JSON; CSV defaults to one
 
 
-class OutputFormat(StrEnum):
-    """How predictions are printed."""
+class PredictionFormat(StrEnum):
+    """How predictions are printed: `json` is one object per line."""
 
-    table = "table"
+    text = "text"
+    json = "json"
     csv = "csv"
-    jsonl = "jsonl"
 
 
 def predict(
@@ -45,10 +45,11 @@ def predict(
         typer.Option("--probabilities", help="Include the probabilities of all classes; in CSV, one column per class."),
     ] = False,
     output_format: Annotated[
-        OutputFormat | None,
-        typer.Option("--format", help="Output format; default: from the suffix of --out, else table."),
+        PredictionFormat | None,
+        typer.Option(
+            "--format", help="Output format; json is one object per line; default: from the suffix of --out, else text."
+        ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Same as --format jsonl.")] = False,
     raw_csv: Annotated[
         bool, typer.Option("--raw-csv", help="Do not escape CSV text that starts with =, +, - or @ with an apostrophe.")
     ] = False,
@@ -62,7 +63,7 @@ def predict(
     from sightline.inference import stream
     from sightline.report.prediction_writer import RowFormat
 
-    chosen_format = _choose_format(output_format, out, json=json)
+    chosen_format = _choose_format(output_format, out)
     if out is not None:
         _check_output(out)
     limits = stream.parse_file_limits(set or ())
@@ -70,11 +71,11 @@ def predict(
     first = stream.take_first(items)  # report a wrong path or an empty folder before loading the model
     classifier = api.load(model)
     count, thresholds = len(classifier.classes), classifier.thresholds
-    shown_count = min(count, top or (1 if chosen_format == OutputFormat.csv else TOP))
+    shown_count = min(count, top or (1 if chosen_format == PredictionFormat.csv else TOP))
     layout = RowFormat(shown_count, classifier.classes if probabilities else (), thresholds is not None, raw_csv)
     requested_count = count if probabilities else shown_count
     predictions = stream.predict(classifier.predictor, chain(first, items), top=requested_count, thresholds=thresholds)
-    if chosen_format == OutputFormat.table:
+    if chosen_format == PredictionFormat.text:
         failed = _count_errors(_print_rows(predictions))[1]
     elif out is None:
         failed = _count_errors(_row_writer(chosen_format)(predictions, layout, results_stream()))[1]
@@ -84,20 +85,17 @@ def predict(
         raise typer.Exit(1)
 
 
-def _choose_format(output_format: OutputFormat | None, out: Path | None, *, json: bool) -> OutputFormat:
+def _choose_format(output_format: PredictionFormat | None, out: Path | None) -> PredictionFormat:
     """Return the format that the options ask for; raises `UsageError` if they contradict each other."""
-    if json and output_format not in {None, OutputFormat.jsonl}:
-        raise UsageError(f"--json and --format {output_format} contradict each other: give one of them.")
-    output_format = OutputFormat.jsonl if json else output_format
     if out is None:
-        return output_format or OutputFormat.table
-    if output_format == OutputFormat.table:
-        raise UsageError("--out writes CSV or JSON lines: give --format csv or jsonl, or redirect the table with `>`.")
+        return output_format or PredictionFormat.text
+    if output_format == PredictionFormat.text:
+        raise UsageError("--out writes CSV or JSON lines: give --format csv or json, or redirect the text with `>`.")
     if output_format is not None:
         return output_format
-    by_suffix = {".csv": OutputFormat.csv, ".jsonl": OutputFormat.jsonl, ".ndjson": OutputFormat.jsonl}
+    by_suffix = {".csv": PredictionFormat.csv, ".jsonl": PredictionFormat.json, ".ndjson": PredictionFormat.json}
     if out.suffix.lower() not in by_suffix:
-        raise UsageError(f"--out {out} should end with .csv or .jsonl, or give --format csv or jsonl as well.")
+        raise UsageError(f"--out {out} should end with .csv or .jsonl, or give --format csv or json as well.")
     return by_suffix[out.suffix.lower()]
 
 
@@ -119,11 +117,11 @@ def _check_output(out: Path) -> None:
 
 
 def _row_writer(
-    output_format: OutputFormat,
+    output_format: PredictionFormat,
 ) -> Callable[[Iterator[Prediction], RowFormat, TextFile], Iterator[Prediction]]:
     from sightline.report import prediction_writer
 
-    return prediction_writer.write_csv if output_format == OutputFormat.csv else prediction_writer.write_jsonl
+    return prediction_writer.write_csv if output_format == PredictionFormat.csv else prediction_writer.write_jsonl
 
 
 def _count_errors(predictions: Iterator[Prediction]) -> tuple[int, int]:
@@ -135,7 +133,9 @@ def _count_errors(predictions: Iterator[Prediction]) -> tuple[int, int]:
     return total, errors
 
 
-def _write_file(predictions: Iterator[Prediction], layout: RowFormat, output_format: OutputFormat, out: Path) -> int:
+def _write_file(
+    predictions: Iterator[Prediction], layout: RowFormat, output_format: PredictionFormat, out: Path
+) -> int:
     """Write all predictions to `out`, atomically; return the number of errors among them."""
     from sightline import _io
 

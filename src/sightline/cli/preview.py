@@ -1,4 +1,4 @@
-"""`sightline show`."""
+"""`sightline preview`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import ProgressDisplay, print_json, print_line
+from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line
 from sightline.cli.sources import Column, Sources, data_assignments
 
 
-def show(
+def preview(
     data: Sources,
     out: Annotated[Path | None, typer.Option(help="The PNG file; default <name>-samples.png.")] = None,
     augment: Annotated[
@@ -31,17 +31,17 @@ def show(
         int | None, typer.Option(min=1, max=100, help="Number of images; default 10, or 4 with --augment.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random selection.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Draw a labeled grid of images, original or augmented as in training."""
     from sightline.api.preview import preview_images as draw
 
-    with ProgressDisplay(quiet=json) as display:
-        preview = draw(
+    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
+        result = draw(
             data, out=out, count=count, seed=seed, augmented=augment, recipe=recipe,
             set=[*(set or ()), *data_assignments(column)], callback=display,
         )  # fmt: skip
-    if json:
-        print_json(asdict(preview))
+    if output_format == OutputFormat.json:
+        print_json(asdict(result))
     else:
-        print_line(preview.figure)
+        print_line(result.figure)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import print_json, print_table, print_text
+from sightline.cli.output import FormatOption, OutputFormat, print_json, print_table, print_text
 from sightline.config import recipes as shipped
 
 
@@ -14,15 +14,15 @@ def recipes(
     name: Annotated[
         str | None, typer.Argument(help="Print this recipe's file, as a starting point for your own.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """List the recipes, or print one of them."""
     if name is not None:
-        if json:
+        if output_format == OutputFormat.json:
             print_json({"name": name, "settings": shipped.load(name)})
         else:
             print_text(shipped.text(name))
-    elif json:
+    elif output_format == OutputFormat.json:
         print_json({"recipes": [{"name": n, "about": shipped.first_sentence(n)} for n in shipped.names()]})
     else:
         print_table(["recipe", "description"], [[n, shipped.first_sentence(n)] for n in shipped.names()])

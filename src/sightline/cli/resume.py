@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import ProgressDisplay, print_json
+from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json
 from sightline.cli.train import Coordinator, Hosts, Rank, check_bundle, print_result
 
 
@@ -24,7 +24,7 @@ def resume(
     hosts: Hosts = None,
     coordinator: Coordinator = None,
     rank: Rank = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Resume an interrupted run; the final weights match those of an uninterrupted run bit for bit.
 
@@ -42,7 +42,7 @@ def resume(
             hosts=resolve_cluster(hosts, coordinator, rank, os.environ),
             callback=display,
         )
-    if json:
+    if output_format == OutputFormat.json:
         print_json(to_dict.training_to_dict(result))
     elif result.run:
         print_result(result)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import ProgressDisplay, print_json, print_line, print_table
+from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line, print_table
 from sightline.cli.sources import Allow, Column, ReadSettings, Sources, data_assignments, resolve_settings
 from sightline.errors import ModelError
 
@@ -32,7 +32,7 @@ def sweep(
     allow: Allow = None,
     set: ReadSettings = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Search hyperparameters (grid, random or tpe): train one run per trial, and rank the results.
 
@@ -41,13 +41,13 @@ def sweep(
     from sightline.sweeps import sweep as search
     from sightline.sweeps import sweep_to_dict
 
-    with ProgressDisplay(quiet=json) as display:
+    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         resolve_settings(column, allow, set)  # report mistakes before any work
         result = search(
             data, space, out=out, trials=trials, storage=storage, cache=not no_cache, callback=display,
             set=[*(set or ()), *data_assignments(column, allow)],
         )  # fmt: skip
-    if json:
+    if output_format == OutputFormat.json:
         print_json(sweep_to_dict(result))
     else:
         print_sweep(result)

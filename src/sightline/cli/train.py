@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sightline import jsonio
-from sightline.cli.output import ProgressDisplay, print_error, print_json, print_line
+from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_error, print_json, print_line
 from sightline.cli.sources import Allow, Column, Sources, data_assignments
 from sightline.errors import plural
 from sightline.training.result import SplitMetrics, TrainResult
@@ -44,7 +44,9 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     patch: Annotated[
         str | None,
-        typer.Option(metavar="PATCH.jsonl", help="Apply the data fixes in this file, as written by doctor --fix."),
+        typer.Option(
+            metavar="PATCH.jsonl", help="Apply the data fixes in this file, as written by doctor --write-fixes."
+        ),
     ] = None,
     column: Column = None,
     allow: Allow = None,
@@ -59,7 +61,7 @@ def train(
     coordinator: Coordinator = None,
     rank: Rank = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the existing run at --out.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+    output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Train a classifier on labeled images."""
     from sightline import api
@@ -84,7 +86,7 @@ def train(
             data, recipe=recipe, config=config, set=assignments, epochs=epochs, batch_size=batch_size, seed=seed,
             out=out, force=force, callback=display, hosts=resolve_cluster(hosts, coordinator, rank, os.environ),
         )  # fmt: skip
-    if json:
+    if output_format == OutputFormat.json:
         print_json(to_dict.training_to_dict(result))
     elif result.run:  # only host 0 has one
         print_result(result)
@@ -94,7 +96,7 @@ def train(
 def check_bundle(result: TrainResult) -> None:
     """Exit with 1 if the run has no bundle, and print why."""
     if result.run and result.bundle is None:
-        advice = f"To write one anyway, use `sightline export {result.run} --format bundle` with a larger --tolerance"
+        advice = f"To write one anyway, use `sightline export {result.run} --to bundle` with a larger --tolerance"
         print_error(f"{result.run} has no bundle: {result.bundle_reason}. {advice}.")
         raise typer.Exit(1)
 

@@ -47,7 +47,9 @@ class DataConfig:
 
     sources: tuple[str, ...] = setting((), "folders, archives, manifests, IDX files or data sets by name, in order")
     cache: bool = setting(True, "cache decoded pixels on disk for later runs")
-    patch: str = setting("", "patch file of label corrections, as written by `sightline doctor --fix`; empty: none")
+    patch: str = setting(
+        "", "patch file of label corrections, as written by `sightline doctor --write-fixes`; empty: none"
+    )
     class_level: int | Literal["leaf"] | None = setting(
         None,
         "folder level that names the classes: 1 for the top level below the splits, 2 for the next one, leaf for the "

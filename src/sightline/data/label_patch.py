@@ -53,7 +53,7 @@ def make_entry(action: Action, image: ImageRecord, reason: str, new_value: str |
 def write_patch(path: Path, entries: Iterable[PatchEntry]) -> Path:
     """Write a patch file; raises `OutputError` if it cannot be written."""
     text = "".join(c.line + "\n" for c in entries)
-    return _io.write_atomic(path, text.encode(errors="backslashreplace"), "Choose another file with --fix.")
+    return _io.write_atomic(path, text.encode(errors="backslashreplace"), "Choose another file with --write-fixes.")
 
 
 def read_patch(path: Path) -> list[tuple[int, PatchEntry]]:

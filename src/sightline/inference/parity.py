@@ -69,7 +69,7 @@ class Parity:
         if not self.top1_agreement >= tolerance.agreement:
             failures.append(
                 f"the top-1 agreement is {self.top1_agreement:.4g}, below the limit of {tolerance.agreement:g} "
-                "(--agreement)"
+                "(--min-agreement)"
             )
         return tuple(failures)
 

@@ -1,4 +1,4 @@
-"""An evaluation report as a plain dict: what ``evaluate --json`` and ``metrics.json`` hold besides the metrics."""
+"""An evaluation report as a plain dict: what ``evaluate`` prints and ``metrics.json`` holds besides the metrics."""
 
 from __future__ import annotations
 

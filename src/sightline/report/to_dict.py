@@ -1,4 +1,4 @@
-"""Values as plain dicts: the only place that defines the keys of ``--json`` and of files."""
+"""Values as plain dicts: the only place that defines the keys of ``--format json`` and of files."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def training_to_dict(value: TrainResult) -> dict[str, Any]:
 
 
 def prediction_to_dict(value: Prediction) -> dict[str, Any]:
-    """Return one line of ``predict --json``."""
+    """Return one line of ``predict --format json``."""
     if value.error is not None:
         return {"path": value.path, "error": value.error}
     return {
@@ -158,7 +158,7 @@ def prediction_to_dict(value: Prediction) -> dict[str, Any]:
 
 
 def explanation_to_dict(value: Explanation) -> dict[str, Any]:
-    """Return one line of ``explain --json``; `region` is [left, top, right, bottom] in pixels of the image."""
+    """Return one line of ``explain --format json``; `region` is [left, top, right, bottom] in pixels of the image."""
     if value.error is not None:
         return {"path": value.path, "method": value.method, "error": value.error}
     region = value.region

@@ -13,7 +13,7 @@
     lock             held by the process that writes the run
     eval/<split>/    metrics.json, predictions.npz
     thresholds.json  abstention thresholds, once fitted by `evaluate --target-precision` or `--coverage`
-    labels.jsonl     likely label errors, worst first, once `evaluate --labels` searched for them
+    labels.jsonl     likely label errors, worst first, once `evaluate --find-label-issues` searched for them
     bundle/          the deployable model, see `prediction.bundle`
     figures/         curves, confusion, reliability, risk-coverage, those of `evaluate`; *.png, *.svg for the page
     report.html      self-contained report

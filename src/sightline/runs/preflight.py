@@ -126,7 +126,7 @@ def describe_leakage(leaks: Sequence[Leak], data: DecodedDataset, config: RunCon
         advice = "; --set split.group=near keeps each group in one split"
         advice += " where the source defines none" if any(len(splits) < 2 for splits in assigned_splits) else ""
     elif any(source_splits.values()):
-        advice = "; `sightline doctor --fix` proposes training images to drop"
+        advice = "; `sightline doctor --write-fixes` proposes training images to drop"
     else:
         advice = ""
     count_text = plural(len(near_duplicates), "group of near duplicates is", "groups of near duplicates are")

@@ -19,7 +19,7 @@ class LeakageCounts(TypedDict, total=False):
 
 
 class ResultInfo(TypedDict, total=False):
-    """The result of a complete run, as printed by ``train --json``."""
+    """The result of a complete run, as printed by ``train --format json``."""
 
     run: str
     bundle: str | None

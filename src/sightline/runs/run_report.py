@@ -34,7 +34,7 @@ def write_report(
     labeled: LabeledSubset,
     keras_predictor: KerasPredictor,
 ) -> Path:
-    """Write the report of `run`, whose result is `result` (as printed by ``train --json``).
+    """Write the report of `run`, whose result is `result` (as printed by ``train --format json``).
 
     `evaluation_report` is the evaluation on the images `labeled`, None if there are none; `keras_predictor` computes
     the heat maps.

@@ -26,8 +26,9 @@ def create_app(classifier: Classifier, *, max_bytes: int) -> Starlette:
     """Return an ASGI application that accepts images of up to `max_bytes` bytes.
 
     ``GET /health`` returns the status, ``GET /model`` describes the model; ``POST /predict?top=5`` takes the bytes of
-    an image as its body and returns the JSON of ``sightline predict --json``, without the path. Errors are ``{"error":
-    message}`` with status 400 (unreadable image), 413 (too large), 415 (form data) or 503 (too many requests waiting).
+    an image as its body and returns what ``sightline predict`` prints as JSON, without the path. Errors are
+    ``{"error": message}`` with status 400 (unreadable image), 413 (too large), 415 (form data) or 503 (too many
+    requests waiting).
     """
     batcher = Batcher(classifier)
 

@@ -125,7 +125,7 @@ def parameter_importance(study: Any, space: SearchSpace) -> dict[str, float] | N
 
 
 def sweep_to_dict(result: SweepResult) -> dict[str, Any]:
-    """Return a sweep in the form of ``sweep --json``."""
+    """Return a sweep in the form of ``sweep --format json``."""
     best_trial = result.best
     return {
         "study": result.study,

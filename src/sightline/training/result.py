@@ -34,7 +34,7 @@ class TrainingMetrics:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The result of one training run; its fields are those of ``train --json``.
+    """The result of one training run; its fields are those of ``train --format json``.
 
     `bundle` is the path of the bundle, or None if none was written; `bundle_reason` then says why.
     """

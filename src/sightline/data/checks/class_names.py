@@ -121,7 +121,7 @@ def _similar_names(index: Index) -> list[Finding]:
     reasons = [f"also {', '.join(repr(o) for o in group if o != name)}" for group in groups for name in group]
     return image_finding(
         "similar-class-names", "warning", "class names differ only in case, spaces, dashes or underscores",
-        "If they mean the same class, give them one name (--fix relabels the smaller class).", names, reasons,
+        "If they mean the same class, give them one name (--write-fixes relabels the smaller class).", names, reasons,
     )  # fmt: skip
 
 

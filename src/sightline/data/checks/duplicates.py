@@ -88,20 +88,22 @@ def duplicate_findings(duplicates: Duplicates, images: Sequence[ImageRecord]) ->
         *group_finding(
             "conflicting-duplicates", "error" if _fraction(conflicts, images) > TOLERATED_FRACTION else "warning",
             ("group of identical files has different classes", "groups of identical files have different classes"),
-            "At most one class can be right: review them, then relabel or drop the wrong ones (--fix proposes how).",
+            "At most one class can be right: review them, then relabel or drop the wrong ones (--write-fixes proposes "
+            "how).",
             conflicts,
         ),
         *group_finding(
             "split-leakage", "error" if _max_leaked_fraction(leaks, images) > TOLERATED_FRACTION else "warning",
             (f"group spans more than one split ({breakdown})", f"groups span more than one split ({breakdown})"),
             "Images that were trained on make validation and test metrics too optimistic: keep each group in one "
-            "split (--fix drops the training copies and leaves the test split unchanged).",
+            "split (--write-fixes drops the training copies and leaves the test split unchanged).",
             [*leaks, *near_leaks], num_identical=len(leaks),
         ),
         *group_finding(
             "duplicates", "warning",
             ("group of identical files within a class", "groups of identical files within a class"),
-            "They count more than once: keep one of each (--fix drops the others). They always get the same split.",
+            "They count more than once: keep one of each (--write-fixes drops the others). They always get the same "
+            "split.",
             [g for g in identical if not has_conflicting_labels(g) and not spans_splits(g)],
         ),
         *group_finding(

@@ -176,7 +176,7 @@ def _exposure_findings(readable: Sequence[tuple[ImageRecord, ImageStats]]) -> li
     return [
         *image_finding(
             "blank", "warning", ("image is blank: a single tone", "images are blank: a single tone"),
-            "A model can learn nothing from them but class frequencies: drop them (--fix proposes it).", blank,
+            "A model can learn nothing from them but class frequencies: drop them (--write-fixes proposes it).", blank,
         ),
         *image_finding(
             "dark", "warning", ("image is very dark", "images are very dark"), advice,
