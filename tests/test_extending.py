@@ -11,6 +11,7 @@ import pytest
 from sightline import api, backend
 from sightline.config import load_config
 from sightline.data.indexing import build_index
+from sightline.errors import UsageError
 from sightline.evaluation import scoring
 from sightline.models import registry
 from sightline.training.augment import pipeline
@@ -69,3 +70,9 @@ def test_the_source_is_listed_by_its_name() -> None:
     index = build_index("squares:40")
     assert [image.label for image in index.images[:3]] == ["left", "right", "left"]
     assert len(index.images) == 40
+
+
+def test_an_unknown_augmentation_is_refused_before_any_image_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"There is no augmentation 'invrt'\."):
+        api.train(tmp_path / "missing", set=["augment.custom=[{name='invrt'}]"], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

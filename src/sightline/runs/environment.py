@@ -16,6 +16,7 @@ from sightline.config import DeviceConfig, RunConfig
 from sightline.data import cache
 from sightline.errors import check_installed
 from sightline.report import fonts
+from sightline.training.augment.augmentation import AUGMENTATIONS
 
 PACKAGES = (
     *("sightline", "keras", "tensorflow-cpu", "tensorflow", "jax", "torch"),
@@ -50,10 +51,12 @@ def start_backend(device: DeviceConfig) -> None:
 
 
 def check_packages(config: RunConfig) -> None:
-    """Raise `MissingExtraError` before any work if a package that training needs is not installed."""
+    """Raise `MissingExtraError` or `UsageError` before any work if a package or an augmentation is not installed."""
     check_installed("keras", "matplotlib", "onnx", "tomlkit", purpose="Training")
     if config.train.tensorboard:
         check_installed("tensorboard", purpose="train.tensorboard")
+    for custom in config.augment.custom:
+        AUGMENTATIONS.find(custom.name)
 
 
 def resolve_device(device: DeviceConfig) -> DeviceConfig:
