@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A 95% confidence interval, in the unit of its metric."""
+class Interval(NamedTuple):
+    """A 95% confidence interval, in the unit of its metric; in JSON it is ``[low, high]``."""
 
     low: float
     high: float

@@ -38,6 +38,25 @@ def dumps(value: Any, **options: Any) -> str:
         return json.dumps(_replace_nonfinite(value), allow_nan=False, **options)
 
 
+def to_plain(value: Any) -> Any:
+    """Return a value as JSON values: by its own `to_dict`, else field by field; tuples and arrays become lists."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value):
+        return fields_to_dict(value)
+    if isinstance(value, Mapping):
+        return {key: to_plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_plain(inner) for inner in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def fields_to_dict(value: Any, *, skip: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the fields of a dataclass as JSON values (see `to_plain`), except for those in `skip`."""
+    names = [field.name for field in dataclasses.fields(value) if field.name not in skip]
+    return {name: to_plain(getattr(value, name)) for name in names}
+
+
 def dump_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Return the rows as JSON lines in UTF-8 (see `encode_text`)."""
     return encode_text("".join(dumps(row) + "\n" for row in rows))

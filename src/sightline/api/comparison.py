@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline import intervals
+from sightline import intervals, jsonio
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, to_dict
 from sightline.errors import UsageError
@@ -47,19 +47,30 @@ class ComparisonRow:
     history: tuple[EpochRecord, ...]
     leaked: int = 0
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields but the history as JSON values."""
+        return jsonio.fields_to_dict(self, skip=["history"])
+
 
 @dataclass(frozen=True, slots=True)
 class PairedRun:
-    """Paired comparison of the run `name` with the first run, `baseline`; if `comparison` is None, `note` says why.
+    """Paired comparison of the run `second` with the baseline `first`; if `comparison` is None, `note` says why.
 
     `split` is the split that both were evaluated on; images are paired by content and class.
     """
 
-    baseline: str
-    name: str
+    first: str
+    second: str
     split: str | None
     comparison: PairedComparison | None
     note: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, those of the comparison beside the others, as JSON values."""
+        values = jsonio.fields_to_dict(self, skip=["comparison"])
+        if self.comparison is None:
+            return values | {"verdict": None}
+        return values | jsonio.fields_to_dict(self.comparison)
 
 
 def compare_to_first(rows: Sequence[ComparisonRow]) -> tuple[PairedRun, ...]:

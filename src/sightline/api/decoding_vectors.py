@@ -63,7 +63,7 @@ def _example_to_dict(example: Any, pixels: Any) -> dict[str, Any]:
         "label": example.label,
         "shape": list(pixels.shape),
         "sha256": example.pixels_sha256,
-        "first": pixels.ravel()[:24].tolist(),
+        "first_values": pixels.ravel()[:24].tolist(),
         "mean": [float(m) for m in pixels.mean((0, 1), dtype=np.float64)],
         "probabilities": list(example.probabilities),
     }

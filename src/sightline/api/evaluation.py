@@ -20,7 +20,7 @@ from sightline.evaluation.label_issues import LabelIssue
 from sightline.evaluation.ood import OODResult
 from sightline.evaluation.report import NO_THRESHOLDS, EvaluationReport, ModelOutputs, ThresholdRequest, collect_outputs
 from sightline.inference.tta import FlipTTA
-from sightline.report import evaluation_dict, plotting
+from sightline.report import plotting
 from sightline.report import evaluation_plots as drawings
 from sightline.runs.labeled_images import LabeledImages
 from sightline.seeding import make_generator
@@ -80,7 +80,7 @@ def evaluate_model(
     output_reader = _OutputReader(classifier, own_images, allowed, progress, cache=cache)
     labeled = labeled_images.load(split, include_training=allowed.training, allow_missing=allowed.missing, cache=cache)
     outputs = collect_outputs(classifier.predictor, labeled.subset, progress)
-    split_name = labeled.split or "given"
+    split_name = labeled.split or "other"
     is_validation = split_name == "validation" or (classifier.run is None and split == "validation")
     validation_outputs = (
         outputs
@@ -171,7 +171,7 @@ def _evaluate_ood(
     note = f"{len(index.images) - len(indices)} images that belong to the run were excluded."
     note = "" if len(indices) == len(index.images) else note
     if len(indices) > MAX_OOD_IMAGES:
-        sampled = np.sort(make_generator(0, "strangers").permutation(len(indices))[:MAX_OOD_IMAGES]).tolist()
+        sampled = np.sort(make_generator(0, "ood").permutation(len(indices))[:MAX_OOD_IMAGES]).tolist()
         indices = [indices[i] for i in sampled]
     predictor = reader.classifier.predictor
     decoded = decode_images(index.select(indices), predictor.preprocess, keep=reader.cache, progress=reader.progress)
@@ -192,7 +192,7 @@ def _save_results(
     run = classifier.run
     if run is None or labeled.split is None or labeled.missing is not None or isinstance(classifier.predictor, FlipTTA):
         return
-    run.write_evaluation(labeled.split, result.evaluation, evaluation_dict.report_to_dict(result))
+    run.write_evaluation(labeled.split, result.evaluation, result.to_dict())
     run.write_figures(drawings.plot_all(result, labeled.subset))
 
 

@@ -214,12 +214,12 @@ def _title(explanation: Explanation) -> str:
 
 
 def _faithfulness_text(explanation: Explanation) -> str:
-    if explanation.check is None or explanation.probability is None:
+    if explanation.faithfulness is None or explanation.probability is None:
         return "no evidence for this class in the image"
     masked_probability, random_probability = (
-        explanation.probability - fall for fall in (explanation.check.drop, explanation.check.random_drop)
+        explanation.probability - fall for fall in (explanation.faithfulness.drop, explanation.faithfulness.random_drop)
     )
     return (
-        f"{masked_probability:.3f} with the hottest {explanation.check.masked_fraction:.0%} "
+        f"{masked_probability:.3f} with the hottest {explanation.faithfulness.masked_fraction:.0%} "
         f"masked, {random_probability:.3f} with random masking"
     )

@@ -97,7 +97,7 @@ class ExportResult:
             "format": self.format,
             "precision": self.precision,
             "accepted": self.accepted,
-            "pictures": self.images_description,
+            "images": self.images_description,
             "parity": self.parity.to_dict(),
             "tolerance": {"difference": self.tolerance.difference, "agreement": self.tolerance.agreement},
             "reasons": list(self.exceeded_limits),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,9 +30,11 @@ def compare(
     if figure is not None:
         plot_curves(rows, figure)
     if output_format == OutputFormat.json:
-        run_dicts = [_row_to_dict(row) for row in rows]
-        comparison_dicts = [_comparison_to_dict(comparison) for comparison in comparisons]
-        print_json({"runs": run_dicts, "contests": comparison_dicts, "figure": None if figure is None else str(figure)})
+        print_json({
+            "runs": [row.to_dict() for row in rows],
+            "comparisons": [comparison.to_dict() for comparison in comparisons],
+            "figure": None if figure is None else str(figure),
+        })
         return
     print_runs(rows)
     for one in comparisons:
@@ -74,38 +75,15 @@ def _format_setting(value: Any) -> str:
     return "unset" if value is None else str(value)
 
 
-def _row_to_dict(row: ComparisonRow) -> dict[str, Any]:
-    interval = row.accuracy_interval
-    values = {key: value for key, value in asdict(row).items() if key != "history"}
-    return values | {"accuracy_interval": None if interval is None else [interval.low, interval.high]}
-
-
-def _comparison_to_dict(comparison: PairedRun) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "first": comparison.baseline,
-        "second": comparison.name,
-        "part": comparison.split,
-        "note": comparison.note,
-    }
-    c = comparison.comparison
-    if c is None:
-        return values | {"verdict": "cannot tell"}
-    interval = None if c.interval is None else [c.interval.low, c.interval.high]
-    return values | {
-        "verdict": c.verdict, "count": c.count, "first_accuracy": c.first, "second_accuracy": c.second,
-        "difference": c.difference, "difference_interval": interval, "only_first": c.only_first_correct,
-        "only_second": c.only_second_correct, "p_value": c.p_value,
-    }  # fmt: skip
-
-
 def _describe_comparison(comparison: PairedRun) -> str:
     c = comparison.comparison
     if c is None:
-        return f"{comparison.name} vs. {comparison.baseline}: cannot tell, because {comparison.note}."
-    interval_text = "" if c.interval is None else f" (95% interval {c.interval.low:+.4f} to {c.interval.high:+.4f})"
+        return f"{comparison.second} vs. {comparison.first}: not compared, because {comparison.note}."
+    interval = c.difference_interval
+    interval_text = "" if interval is None else f" (95% interval {interval.low:+.4f} to {interval.high:+.4f})"
     note = f"; {comparison.note}" if comparison.note else ""
     return (
-        f"{comparison.name} vs. {comparison.baseline}: {c.verdict}. Accuracy "
+        f"{comparison.second} vs. {comparison.first}: {c.verdict}. Accuracy "
         f"{c.difference:+.4f}{interval_text} on {c.count} {comparison.split} images; "
         f"only the former is right on {c.only_second_correct}, only the latter on {c.only_first_correct}; "
         f"exact McNemar p = {c.p_value:.3g}{note}."

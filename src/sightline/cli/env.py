@@ -10,12 +10,12 @@ def env(output_format: FormatOption = OutputFormat.text) -> None:
     from sightline.runs.environment import describe_environment, describe_fonts
 
     facts = describe_environment()
-    facts["fonts in figures"] = describe_fonts()
+    facts["plot_fonts"] = describe_fonts()
     if output_format == OutputFormat.json:
         print_json(facts)
         return
     rows = [
-        [key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)]
+        [key.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)]
         for key, value in facts.items()
         if key != "versions"
     ]

@@ -92,7 +92,6 @@ def evaluate(
     from sightline.api import evaluation as work
     from sightline.evaluation import label_issues
     from sightline.evaluation.report import ThresholdRequest
-    from sightline.report import evaluation_dict, to_dict
 
     targets = (target_precision, coverage, target_sensitivity, target_specificity)
     if tta is not None and (find_label_issues is not None or any(target is not None for target in targets)):
@@ -126,14 +125,12 @@ def evaluate(
     if output_format == OutputFormat.json:
         label_issues_json = None if suspects is None else [s.to_patch() for s in suspects]
         print_json(
-            to_dict.evaluation_to_dict(report.evaluation)
-            | evaluation_dict.report_to_dict(report)
-            | {"labels": label_issues_json, "views": 1 if tta is None else 2}
+            report.to_dict() | {"label_issues": label_issues_json, "tta_views": 1 if tta is None else 2}
         )
     else:
         if tta is not None:
             print_line("mean over two views of each image: itself and its mirror image")
-        is_stored = report.split != "given" and report.evaluation.missing is None and tta is None
+        is_stored = report.split != "other" and report.evaluation.missing is None and tta is None
         file = str(classifier.run.path / "eval" / report.split / "metrics.json") if is_stored and classifier.run else ""
         print_evaluation(
             report.evaluation,
@@ -151,7 +148,7 @@ def evaluate(
 def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> None:
     """Print the metrics of an evaluation; `rest` says where to find the rows that a long table omits."""
     from sightline import metrics
-    from sightline.report import sentences, to_dict
+    from sightline.report import sentences
 
     low, high = evaluation.accuracy_interval.low, evaluation.accuracy_interval.high
     print_line(
@@ -163,7 +160,7 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         evaluation.untested_classes, len(evaluation.classes), sentences.describe_split(split)
     ):
         print_line(untested)
-    for caution in sentences.list_cautions(to_dict.evaluation_to_dict(evaluation)):
+    for caution in sentences.list_cautions(evaluation.to_dict()):
         print_line(caution)
     print_line()
     others = [

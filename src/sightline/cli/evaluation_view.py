@@ -108,18 +108,19 @@ def _operating_point_lines(point: OperatingPoint, positive: str) -> Iterator[str
 
 
 def _shift_lines(report: EvaluationReport) -> Iterator[str]:
-    s = report.shift
+    s = report.validation
     if s is None:
         return
+    low, high = s.accuracy_difference_interval
     yield (
         f"validation: accuracy {s.accuracy:.4f} on {plural(s.count, 'image')}, here "
-        f"{100 * s.accuracy_difference:+.2f} points "
-        f"(95% interval {100 * s.interval.low:+.2f} to {100 * s.interval.high:+.2f}); ECE {s.ece:.4f}, here "
+        f"{100 * s.accuracy_difference:+.2f} points (95% interval {100 * low:+.2f} to {100 * high:+.2f}); "
+        f"ECE {s.ece:.4f}, here "
         f"{s.ece_difference:+.4f} (p = {s.ece_p_value:.2g})"
     )
-    from sightline.report import evaluation_dict, sentences
+    from sightline.report import sentences
 
-    if warning := sentences.describe_shift(evaluation_dict.report_to_dict(report)["validation"], report.split):
+    if warning := sentences.describe_shift(s.to_dict(), report.split):
         yield f"warning: {warning}"
 
 
@@ -147,7 +148,7 @@ def _selective_lines(report: EvaluationReport) -> Iterator[str]:
             yield f"  being conservative costs {t.coverage_cost:.1%} of coverage; --no-conservative gives it back"
         if t.note:
             yield f"  {t.note}"
-    a = report.decisions
+    a = report.selective
     if a is not None:
         precision = ""
         if a.precision is not None and a.interval is not None:
@@ -187,11 +188,11 @@ def _ood_lines(report: EvaluationReport) -> Iterator[str]:
 
 
 def _slice_lines(report: EvaluationReport) -> Iterator[str]:
-    worse = [s for s in report.slices if s.worse]
+    worse = [s for s in report.slices if s.significantly_worse]
     if report.slices and not worse:
         yield f"slices: none of {len(report.slices)} is significantly worse than the rest"
     for s in worse:
         yield (
             f"significantly worse: {s.name}: accuracy {s.accuracy:.4f} ({s.interval.low:.4f} to {s.interval.high:.4f}) "
-            f"on {plural(s.count, 'image')}, {s.rest:.4f} on the rest"
+            f"on {plural(s.count, 'image')}, {s.rest_accuracy:.4f} on the rest"
         )

@@ -36,7 +36,6 @@ def explain(
     from sightline.api.explanation import explain as find
     from sightline.explain.heatmaps import resolve_method
     from sightline.inference import stream
-    from sightline.report import to_dict
 
     limits = stream.parse_file_limits(set or ())
     items = list(stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits))
@@ -52,7 +51,7 @@ def explain(
         ):
             failed |= explanation.error is not None
             if output_format == OutputFormat.json:
-                print_json(to_dict.explanation_to_dict(explanation))
+                print_json(explanation.to_dict())
             else:
                 _print_explanation(explanation)
     if failed:
@@ -64,7 +63,7 @@ def _print_explanation(explanation: Explanation) -> None:
         print_line(f"{explanation.path}  ", (explanation.error, "red"))
         return
     print_line(f"{explanation.path}  ", (str(explanation.label), "bold"), f" {explanation.probability:.3f}")
-    r, check, p = explanation.region, explanation.check, explanation.probability
+    r, check, p = explanation.region, explanation.faithfulness, explanation.probability
     if r is None or check is None or p is None:
         print_line("  nothing in the image supports this class")
     else:

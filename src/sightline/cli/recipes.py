@@ -23,6 +23,6 @@ def recipes(
         else:
             print_text(shipped.text(name))
     elif output_format == OutputFormat.json:
-        print_json({"recipes": [{"name": n, "about": shipped.first_sentence(n)} for n in shipped.names()]})
+        print_json({"recipes": [{"name": n, "description": shipped.first_sentence(n)} for n in shipped.names()]})
     else:
         print_table(["recipe", "description"], [[n, shipped.first_sentence(n)] for n in shipped.names()])

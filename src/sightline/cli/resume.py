@@ -32,7 +32,6 @@ def resume(
     """
     from sightline import api
     from sightline.distributed.cluster import resolve_cluster
-    from sightline.report import to_dict
 
     with ProgressDisplay() as display:
         result = api.resume(
@@ -43,7 +42,7 @@ def resume(
             callback=display,
         )
     if output_format == OutputFormat.json:
-        print_json(to_dict.training_to_dict(result))
+        print_json(result.to_dict())
     elif result.run:
         print_result(result)
     check_bundle(result)

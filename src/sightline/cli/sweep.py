@@ -39,7 +39,6 @@ def sweep(
     To continue an interrupted sweep, run the same command again; several processes running it share the trials.
     """
     from sightline.sweeps import sweep as search
-    from sightline.sweeps import sweep_to_dict
 
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         resolve_settings(column, allow, set)  # report mistakes before any work
@@ -48,7 +47,7 @@ def sweep(
             set=[*(set or ()), *data_assignments(column, allow)],
         )  # fmt: skip
     if output_format == OutputFormat.json:
-        print_json(sweep_to_dict(result))
+        print_json(result.to_dict())
     else:
         print_sweep(result)
     failed = [t for t in result.trials if t.state == "failed"]
@@ -76,7 +75,7 @@ def print_sweep(result: SweepResult) -> None:
     if result.importance is not None:
         importances = ", ".join(f"{name} {fraction:.0%}" for name, fraction in result.importance.items())
         print_line(f"importance {importances}")
-    print_line(f"results    {Path(result.folder) / 'results.csv'}, figures/")
+    print_line(f"results    {Path(result.directory) / 'results.csv'}, figures/")
 
 
 def _leading_cells(trial: TrialResult) -> list[str]:

@@ -66,7 +66,6 @@ def train(
     """Train a classifier on labeled images."""
     from sightline import api
     from sightline.distributed.cluster import resolve_cluster
-    from sightline.report import to_dict
 
     options = {"model.name": model, "model.weights": weights}
     if devices is not None:
@@ -87,7 +86,7 @@ def train(
             out=out, force=force, callback=display, hosts=resolve_cluster(hosts, coordinator, rank, os.environ),
         )  # fmt: skip
     if output_format == OutputFormat.json:
-        print_json(to_dict.training_to_dict(result))
+        print_json(result.to_dict())
     elif result.run:  # only host 0 has one
         print_result(result)
     check_bundle(result)
@@ -97,7 +96,7 @@ def check_bundle(result: TrainResult) -> None:
     """Exit with 1 if the run has no bundle, and print why."""
     if result.run and result.bundle is None:
         advice = f"To write one anyway, use `sightline export {result.run} --to bundle` with a larger --tolerance"
-        print_error(f"{result.run} has no bundle: {result.bundle_reason}. {advice}.")
+        print_error(f"{result.run} has no bundle: {result.no_bundle_reason}. {advice}.")
         raise typer.Exit(1)
 
 

@@ -118,7 +118,7 @@ def build_dataset(
 ) -> DecodedDataset:
     """Decode the images of an index, reject undecodable ones, fix the class order and assign splits.
 
-    With ``split.group = "near"`` every image is read once more, to find near duplicates.
+    With ``split.group = "near_duplicates"`` every image is read once more, to find near duplicates.
 
     Raises `ConfigError` for a ``split.group`` that does not fit the images, and `DataError` for fewer than two classes,
     a class without any usable image, an empty training split, or a class that is missing from the training split.
@@ -130,7 +130,7 @@ def build_dataset(
     classes = _check_and_list_classes(images, unreadable, index.name)
     class_index = {label: i for i, label in enumerate(classes)}
     rule = parse_group_rule(config.group)
-    near = compute_image_stats(index, progress, threads, preprocess).near_duplicates if rule.kind == "near" else None
+    near = compute_image_stats(index, progress, threads, preprocess).near_duplicates if rule.kind == "near_duplicates" else None
     assignment = assign_splits(images, config, seed, assign_groups(images, rule, near))
     return DecodedDataset(
         index.name,

@@ -18,10 +18,10 @@ def assign_groups(
 ) -> list[str] | None:
     """Return the group name of each image, "" for images without a group; None without a rule.
 
-    `near` maps each sha256 to its group of near duplicates (`survey.Survey.near`), for the rule "near". Raises
+    `near` maps each sha256 to its group of near duplicates (`survey.Survey.near`), for the rule "near_duplicates". Raises
     `ConfigError` for a column that no image has and for a pattern that does not match every path.
     """
-    if rule.kind == "near":
+    if rule.kind == "near_duplicates":
         return [(near or {}).get(p.sha256, "") for p in images]
     if rule.kind == "folder":
         return _group_by_folder(images)

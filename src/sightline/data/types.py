@@ -118,23 +118,38 @@ class MissingImages:
     changed: int
     total: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and the number of these images as JSON values."""
+        return {
+            "count": len(self.images), "changed": self.changed, "total": self.total, "images": list(self.images),
+        }  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingOverlap:
     """Evaluation images from other sources that the model was trained or validated on, as paths.
 
-    `identical` are the same files, `near` near duplicates. They are part of the evaluation if `included`, else left
-    out. `identical` is None if the model does not know its training images, `near` if none were searched.
+    `identical` are the same files. Both kinds are part of the evaluation if `included`, else left out. `identical` is
+    None if the model does not know its training images, `near_duplicates` if none were searched.
     """
 
     identical: tuple[str, ...] | None
-    near: tuple[str, ...] | None
+    near_duplicates: tuple[str, ...] | None
     included: bool
 
     @property
     def count(self) -> int:
         """The number of these images, as far as it is known."""
-        return len(self.identical or ()) + len(self.near or ())
+        return len(self.identical or ()) + len(self.near_duplicates or ())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the number of images of each kind (None if unknown) and their paths as JSON values."""
+        return {
+            "included": self.included,
+            "identical": None if self.identical is None else len(self.identical),
+            "near_duplicates": None if self.near_duplicates is None else len(self.near_duplicates),
+            "images": [*(self.identical or ()), *(self.near_duplicates or ())],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +159,7 @@ class LabeledSubset:
     `split` is the run's own split that they form, or None for images from other sources, whose overlap with the
     training images is `overlap`. `missing` are images of the split that are gone; `added` counts images that were added
     to the run's sources later and are in no split. `leaked` maps the hash of each image that is also in an earlier
-    split to "identical" or "near".
+    split to "identical" or "near_duplicates".
     """
 
     subset: Subset

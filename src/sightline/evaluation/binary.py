@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import intervals, metrics
+from sightline import intervals, jsonio, metrics
 from sightline.errors import UsageError, plural, suggest
 from sightline.evaluation import bootstrap
 from sightline.evaluation.results import Metric
@@ -22,6 +22,7 @@ from sightline.evaluation.results import Metric
 Rate = Literal["sensitivity", "specificity"]
 RATES: tuple[Rate, ...] = ("sensitivity", "specificity")
 TARGETS = (0.99, 0.95, 0.9)  # targets of a rate that every evaluation tries
+JSON_POINTS = 501  # of the ROC and the precision-recall curve
 POSITIVE = {
     "positive", "pos", "defect", "defects", "defective", "damage", "damaged", "fault", "faulty", "crack", "cracked",
     "bad", "ng", "nok", "notok", "fail", "failed", "abnormal", "anomaly", "anomalous", "disease", "diseased", "sick",
@@ -48,6 +49,15 @@ class BinaryCurve:
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     threshold: NDArray[np.float64]
+
+    def to_dict(self, x: str, y: str) -> dict[str, Any]:
+        """Return at most `JSON_POINTS` points, both ends among them, with the coordinates named `x` and `y`.
+
+        A threshold above all scores is None.
+        """
+        at = np.unique(np.linspace(0, len(self.x) - 1, JSON_POINTS).astype(int)) if len(self.x) else np.zeros(0, int)
+        thresholds = [t if np.isfinite(t) else None for t in self.threshold[at].tolist()]
+        return {x: self.x[at].tolist(), y: self.y[at].tolist(), "threshold": thresholds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +118,15 @@ class BinaryReport:
     precision_recall: BinaryCurve
     operating_points: tuple[OperatingPoint, ...] = ()
     usual_points: tuple[OperatingPoint, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values, those of `rates` beside the others."""
+        curves = {
+            "roc": self.roc.to_dict("false_positive_rate", "sensitivity"),
+            "precision_recall": self.precision_recall.to_dict("recall", "precision"),
+        }
+        fields = jsonio.fields_to_dict(self, skip=["rates", *curves])
+        return fields | jsonio.fields_to_dict(self.rates) | curves
 
 
 def choose_positive_class(classes: Sequence[str], requested: str = "") -> tuple[str, str]:

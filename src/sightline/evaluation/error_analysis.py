@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import metrics
+from sightline import jsonio, metrics
 from sightline.evaluation.results import EvaluationResult
 
 MAX_EXAMPLES = 12  # predictions of each kind
@@ -24,12 +25,16 @@ class ErrorExample:
     predicted: str
     probability: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields but the number of the image as JSON values."""
+        return jsonio.fields_to_dict(self, skip=["index"])
+
 
 @dataclass(frozen=True, slots=True)
 class ConfusedPair:
     """`count` images of class `label`, a fraction `fraction` of it, are classified as `predicted`.
 
-    The most confident.
+    `examples` are the most confident of them.
     """
 
     label: str
@@ -45,7 +50,7 @@ class ErrorAnalysis:
 
     most_confident_errors: tuple[ErrorExample, ...]
     least_confident_correct: tuple[ErrorExample, ...]
-    pairs: tuple[ConfusedPair, ...]
+    confused_pairs: tuple[ConfusedPair, ...]
 
 
 def analyze_errors(evaluation: EvaluationResult, max_examples: int = MAX_EXAMPLES) -> ErrorAnalysis:

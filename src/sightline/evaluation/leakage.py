@@ -31,4 +31,4 @@ def _evaluate_without_leaked(evaluation: EvaluationResult, labeled: LabeledSubse
     if len(clean):
         without = compute_evaluation(evaluation.classes, evaluation.probabilities[clean], labeled.subset.select(clean))
     paths = tuple(p.path for p, kind in zip(labeled.images, kinds, strict=True) if kind)
-    return LeakedImages(kinds.count("identical"), kinds.count("near"), paths, without)
+    return LeakedImages(kinds.count("identical"), kinds.count("near_duplicates"), paths, without)

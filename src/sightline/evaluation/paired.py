@@ -18,18 +18,18 @@ class PairedComparison:
     """The second of two classifiers against the first, on the `count` images that both were evaluated on.
 
     `only_first_correct` and `only_second_correct` count the images that only one of them classified correctly.
-    `difference` is the second accuracy minus the first; `verdict` is about the second: "better", "worse" or "cannot
-    tell".
+    `difference` is the second accuracy minus the first; `verdict` is about the second: "better", "worse" or "no
+    significant difference".
     """
 
     count: int
-    first: float
-    second: float
+    first_accuracy: float
+    second_accuracy: float
     only_first_correct: int
     only_second_correct: int
     p_value: float
     difference: float
-    interval: Interval | None
+    difference_interval: Interval | None
     verdict: str
 
 
@@ -54,7 +54,8 @@ def compare_paired(first: NDArray[np.bool_], second: NDArray[np.bool_], *, tests
     only_first_correct, only_second_correct = int((first & ~second).sum()), int((~first & second).sum())
     p = mcnemar_p_value(only_first_correct, only_second_correct)
     interval = intervals.paired_difference_interval(only_first_correct, only_second_correct, count) if count else None
-    verdict = "cannot tell" if p * tests >= LEVEL else "better" if only_second_correct > only_first_correct else "worse"
+    better = "better" if only_second_correct > only_first_correct else "worse"
+    verdict = "no significant difference" if p * tests >= LEVEL else better
     accuracies = (
         (float(first.mean()), float(second.mean()), (only_second_correct - only_first_correct) / count)
         if count

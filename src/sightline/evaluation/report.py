@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import metrics
+from sightline import jsonio, metrics
 from sightline.callbacks import Progress, no_progress
 from sightline.data.loader import iterate_batches
 from sightline.data.types import LabeledSubset, Subset
@@ -114,7 +115,11 @@ class DecisionMetrics:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """The evaluation of split `split` with all analyses; None for those not requested or not possible."""
+    """The evaluation of split `split` with all analyses; None for those not requested or not possible.
+
+    `selective` are the decisions of `thresholds`, `selective_check` a threshold chosen on validation for the strictest
+    target that it reaches, and `validation` how the validation split differs.
+    """
 
     evaluation: EvaluationResult
     split: str
@@ -124,12 +129,16 @@ class EvaluationReport:
     slices: tuple[SliceMetrics, ...]
     thresholds: Thresholds | None = None
     threshold: Threshold | None = None
-    selective: SelectiveResult | None = None
-    decisions: DecisionMetrics | None = None
+    selective: DecisionMetrics | None = None
+    selective_check: SelectiveResult | None = None
     set_coverage: SetCoverage | None = None
     ood: OODResult | None = None
     binary: BinaryReport | None = None
-    shift: SplitShift | None = None
+    validation: SplitShift | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of ``metrics.json``: the metrics of the evaluation, and all analyses beside them."""
+        return self.evaluation.to_dict() | jsonio.fields_to_dict(self, skip=["evaluation"])
 
 
 def build_report(
@@ -154,13 +163,13 @@ def build_report(
         errors=analyze_errors(evaluation),
         slices=slices.evaluate_slices(slices.image_properties(labeled.subset, labeled.images), correct),
         thresholds=thresholds,
-        selective=evaluate_selective(outputs, validation_outputs),
-        decisions=None
+        selective_check=evaluate_selective(outputs, validation_outputs),
+        selective=None
         if thresholds is None
         else evaluate_decisions(outputs, classes, thresholds, fitted=validation_outputs is outputs),
         set_coverage=None if thresholds is None else evaluate_sets(outputs, thresholds),
         binary=evaluate_binary(evaluation, outputs, validation_outputs, threshold_request, thresholds),
-        shift=compare_with_validation(outputs, validation_outputs),
+        validation=compare_with_validation(outputs, validation_outputs),
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sightline import jsonio
 from sightline.data.types import MissingImages, TrainingOverlap, UnreadableImage
 from sightline.intervals import Interval
 
@@ -43,6 +44,10 @@ class Metric:
     note: str = ""
     classes: int | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values; `classes` only of a mean over classes."""
+        return jsonio.fields_to_dict(self, skip=["classes"] if self.classes is None else [])
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
@@ -76,6 +81,43 @@ class EvaluationResult:
         """The classes without any evaluated image."""
         return tuple(c.label for c in self.per_class if not c.support)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the metrics as JSON values, without the arrays of each image."""
+        from sightline.metrics import most_confused_pairs
+
+        return {
+            "accuracy": self.accuracy,
+            "accuracy_interval": list(self.accuracy_interval),
+            "loss": self.loss,
+            "count": self.count,
+            "classes": list(self.classes),
+            "untested_classes": list(self.untested_classes),
+            "per_class": jsonio.to_plain(self.per_class),
+            "confusion": self.confusion.tolist(),
+            "unreadable": [{"path": image.path, "reason": image.reason} for image in self.unreadable],
+            "seconds": self.seconds,
+            "metrics": jsonio.to_plain(self.metrics),
+            "most_confused": [
+                {"label": self.classes[i], "predicted": self.classes[j], "count": count}
+                for i, j, count in most_confused_pairs(self.confusion)
+            ],
+            "leaked": jsonio.to_plain(self.leaked),
+            "missing": jsonio.to_plain(self.missing),
+            "added": self.added,
+            "training_images": jsonio.to_plain(self.overlap),
+        }
+
+    def summarize(self) -> dict[str, Any]:
+        """Return the few metrics that a run and a bundle keep of each split, as JSON values."""
+        summary = {
+            "accuracy": self.accuracy,
+            "accuracy_interval": list(self.accuracy_interval),
+            "loss": self.loss,
+            "count": self.count,
+            "untested_classes": list(self.untested_classes),
+        }
+        return summary if self.leaked is None else summary | {"leaked": self.leaked.summarize()}
+
 
 @dataclass(frozen=True, slots=True)
 class LeakedImages:
@@ -85,9 +127,26 @@ class LeakedImages:
     """
 
     identical: int
-    near: int
+    near_duplicates: int
     paths: tuple[str, ...]
     without_leaked: EvaluationResult | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts, the paths, and the metrics without these images, as JSON values."""
+        values, other = self.summarize() | {"images": list(self.paths)}, self.without_leaked
+        if other is not None:
+            values["without_leaked"] |= {"metrics": jsonio.to_plain(other.metrics)}
+        return values
+
+    def summarize(self) -> dict[str, Any]:
+        """Return the counts, and the main metrics without these images, as JSON values."""
+        other = self.without_leaked
+        return {
+            "count": len(self.paths),
+            "identical": self.identical,
+            "near_duplicates": self.near_duplicates,
+            "without_leaked": None if other is None else other.summarize(),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from sightline.errors import UsageError, plural
 from sightline.intervals import Interval
 
 TARGETS = (0.99, 0.95, 0.9)  # target precisions to try for a new run, strictest first
+JSON_POINTS = 101  # of the risk-coverage curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,17 @@ class RiskCoverageCurve:
     risk: NDArray[np.float64]
     aurc: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return at most `JSON_POINTS` points of the curve, both ends among them, as JSON values."""
+        at = np.unique(np.linspace(0, len(self.risk) - 1, JSON_POINTS).astype(int))
+        return {"aurc": self.aurc, "coverage": self.coverage[at].tolist(), "risk": self.risk[at].tolist()}
+
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
     """The smallest `confidence` that reaches `target` (or None), and its metrics on `count` validation images.
 
-    `precision` has Wilson's 95% `interval` and the exact one-sided 95% `lower_bound`; `coverage` is the coverage.
+    `precision` has Wilson's 95% `interval` and the exact one-sided 95% `lower_bound`; `coverage` is `accepted` by `count`.
     A `conservative` threshold is one whose lower bound reaches the target; `coverage_cost` is the coverage lost
     compared with a threshold for which the precision alone has to reach the target. `note` says how far to trust the
     threshold.

@@ -7,11 +7,12 @@ distribution, these choices do not carry over.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import intervals, metrics
+from sightline import intervals, jsonio, metrics
 from sightline.evaluation import calibration
 from sightline.evaluation.bootstrap import BUDGET
 from sightline.intervals import Interval
@@ -25,8 +26,8 @@ PERMUTATIONS = 2000
 class SplitShift:
     """Metrics of `count` validation images, and how those of the evaluated images differ.
 
-    `accuracy_difference` is evaluated minus validation accuracy, with its 95% `interval` (Newcombe). `ece_difference`
-    is the same for the ECE, and `ece_p_value` the p-value of a permutation test of two splits from one distribution.
+    `accuracy_difference` is evaluated minus validation accuracy, with its 95% interval (Newcombe). `ece_difference` is
+    the same for the ECE, and `ece_p_value` the p-value of a permutation test of two splits from one distribution.
     """
 
     count: int
@@ -35,19 +36,24 @@ class SplitShift:
     loss: float
     ece: float
     accuracy_difference: float
-    interval: Interval
+    accuracy_difference_interval: Interval
     ece_difference: float
     ece_p_value: float
 
     @property
     def accuracy_differs(self) -> bool:
         """Whether accuracy differs significantly, at 5%."""
-        return not self.interval.low <= 0 <= self.interval.high
+        return not self.accuracy_difference_interval.low <= 0 <= self.accuracy_difference_interval.high
 
     @property
     def ece_differs(self) -> bool:
         """Whether the calibration error differs significantly, at 5%."""
         return self.ece_p_value < LEVEL
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and what differs significantly as JSON values."""
+        differs = {"accuracy_differs": self.accuracy_differs, "ece_differs": self.ece_differs}
+        return jsonio.fields_to_dict(self) | differs
 
 
 def compare_splits(

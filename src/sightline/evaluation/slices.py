@@ -25,19 +25,19 @@ MAX_VALUES = 20  # of a column that is not numeric
 
 @dataclass(frozen=True, slots=True)
 class SliceMetrics:
-    """Accuracy on the `count` images of the slice `name`, and on the `rest`; `worse` if significantly lower.
+    """Accuracy on the `count` images of the slice `name`, and on the rest of the images.
 
-    `interval` is that of the accuracy (Wilson, 95%). `gap` is the interval of slice minus rest, corrected for the
-    number of slices tested.
+    `interval` is that of the accuracy (Wilson, 95%). `difference_interval` is the interval of the slice's accuracy minus
+    `rest_accuracy`, corrected for the number of slices tested; `significantly_worse` if it is below 0.
     """
 
     name: str
     count: int
     accuracy: float
     interval: Interval
-    rest: float
-    gap: Interval
-    worse: bool
+    rest_accuracy: float
+    difference_interval: Interval
+    significantly_worse: bool
 
 
 def image_properties(samples: Subset, images: Sequence[ImageRecord]) -> dict[str, list[Any]]:
@@ -116,7 +116,7 @@ def evaluate_slices(values: Mapping[str, Sequence[Any]], correct: NDArray[np.boo
     groups = {k: at for k, at in groups.items() if MIN_IMAGES <= at.sum() <= len(at) - MIN_IMAGES}
     z = NormalDist().inv_cdf(1 - 0.025 / max(len(groups), 1))
     results = [_evaluate_slice(name, correct[at], correct[~at], z) for name, at in groups.items()]
-    return tuple(sorted(results, key=lambda s: s.accuracy - s.rest))
+    return tuple(sorted(results, key=lambda s: s.accuracy - s.rest_accuracy))
 
 
 def _evaluate_slice(name: str, inside: NDArray[np.bool_], outside: NDArray[np.bool_], z: float) -> SliceMetrics:

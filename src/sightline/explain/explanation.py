@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sightline import jsonio
 
 if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
     import numpy as np
@@ -45,7 +47,7 @@ class Explanation:
     """The evidence in one image for class `label`, or the reason why there is none (`error`).
 
     `heat` is float32 [height, width] in [0, 1], of the size of the model's input. Its maximum is 1, unless there is no
-    evidence: then it is 0 everywhere, and `region` and `check` are None. `figure` is the path of the PNG file, if one
+    evidence: then it is 0 everywhere, and `region` and `faithfulness` are None. `figure` is the path of the PNG file, if one
     was requested.
     """
 
@@ -55,6 +57,22 @@ class Explanation:
     probability: float | None = None
     heat: NDArray[np.float32] | None = None
     region: HeatRegion | None = None
-    check: FaithfulnessCheck | None = None
+    faithfulness: FaithfulnessCheck | None = None
     figure: str | None = None
     error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the heat map as JSON values; `region` is [left, top, right, bottom] in pixels of the image."""
+        if self.error is not None:
+            return {"path": self.path, "method": self.method, "error": self.error}
+        r = self.region
+        return {
+            "path": self.path,
+            "label": self.label,
+            "probability": self.probability,
+            "method": self.method,
+            "figure": self.figure,
+            "region": None if r is None else [r.left, r.top, r.right, r.bottom],
+            "heat_fraction": None if r is None else r.heat_fraction,
+            "faithfulness": jsonio.to_plain(self.faithfulness),
+        }

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
+from sightline import jsonio
+
 
 @dataclass(frozen=True, slots=True)
 class ClassProbability:
@@ -90,3 +92,10 @@ class Prediction:
     top: tuple[ClassProbability, ...] = ()
     error: str | None = None
     decision: Decision | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, those of the decision beside the others, as JSON values; of an error only its reason."""
+        if self.error is not None:
+            return {"path": self.path, "error": self.error}
+        fields = jsonio.fields_to_dict(self, skip=["error", "decision"])
+        return fields if self.decision is None else fields | jsonio.fields_to_dict(self.decision)

@@ -43,8 +43,8 @@ def render_html(audit: Audit, thumbnails: Mapping[str, bytes]) -> str:
         audit=audit,
         plural=plural,
         images=images,
-        shown=MAX_ITEMS,
-        members=MAX_MEMBERS,
+        max_shown=MAX_ITEMS,
+        max_members=MAX_MEMBERS,
         most=most,
         rows=[f.to_dict() for f in audit.findings],
     )

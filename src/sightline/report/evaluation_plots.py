@@ -33,25 +33,25 @@ def plot_main(value: EvaluationReport) -> dict[str, RenderedFigure]:
 
 
 def plot_all(value: EvaluationReport, samples: Subset) -> dict[str, RenderedFigure]:
-    """Draw all figures of a judgement of `samples`."""
+    """Draw all figures of an evaluation of `samples`."""
     plots = plot_main(value) | {
-        "confusion-shares": run_plots.plot_confusion(
+        "confusion-normalized": run_plots.plot_confusion(
             value.evaluation, f"{value.split}, % of each true class", percentages=True
         ),
     }
     if value.errors.most_confident_errors:
-        plots["mistakes"] = plot_thumbnails(value.errors.most_confident_errors, samples, "Most confident errors")
-        pairs = [a for pair in value.errors.pairs for a in pair.examples]
-        plots["mistakes-by-pair"] = plot_thumbnails(pairs, samples, "Errors by pair of classes")
+        plots["errors"] = plot_thumbnails(value.errors.most_confident_errors, samples, "Most confident errors")
+        pairs = [a for pair in value.errors.confused_pairs for a in pair.examples]
+        plots["errors-by-pair"] = plot_thumbnails(pairs, samples, "Errors by pair of classes")
     if value.errors.least_confident_correct:
-        plots["least-sure"] = plot_thumbnails(
+        plots["least-confident"] = plot_thumbnails(
             value.errors.least_confident_correct, samples, "Least confident correct predictions"
         )
     return plots
 
 
 def plot_thumbnails(examples: Sequence[ErrorExample], samples: Subset, title: str) -> RenderedFigure:
-    """Draw images as the model sees them, with truth and answer above each."""
+    """Draw images as the model sees them, with true and predicted class above each."""
     cells = [
         (samples.take(np.array([a.index]))[0], f"{a.label}\npredicted {a.predicted}, {a.probability:.2f}")
         for a in examples

@@ -28,7 +28,7 @@ def render_html(report: Mapping[str, Any]) -> str:
 
 
 def format_percent(value: float | None, digits: int = 1) -> str:
-    """Return a share as people read it.
+    """Return a fraction as people read it.
 
     >>> format_percent(0.9634)
     '96.3%'
@@ -37,7 +37,7 @@ def format_percent(value: float | None, digits: int = 1) -> str:
 
 
 def summarize(metrics: Mapping[str, Any], split: str) -> list[str]:
-    """Return what ``metrics.json`` of a part says, in plain sentences, the most important first."""
+    """Return what ``metrics.json`` of a split says, in plain sentences, the most important first."""
     low, high = metrics["accuracy_interval"]
     images = "validation images, which also chose the weights" if split == "validation" else "unseen images"
     if metrics["leaked"] is not None and split != "validation":
@@ -52,7 +52,7 @@ def summarize(metrics: Mapping[str, Any], split: str) -> list[str]:
         sentences.describe_shift(metrics["validation"], split),
     )
     lines += filter(None, warnings)
-    pairs = metrics["mistakes"]["pairs"]
+    pairs = metrics["errors"]["confused_pairs"]
     if pairs:
         worst = pairs[0]
         lines.append(
@@ -61,8 +61,8 @@ def summarize(metrics: Mapping[str, Any], split: str) -> list[str]:
         )
     elif metrics["count"]:
         lines.append("It made no errors on these images; more images would narrow the interval.")
-    if answering := _summarize_selective(metrics["selective"]):
-        lines.append(answering)
+    if selective_line := _summarize_selective(metrics["selective_check"]):
+        lines.append(selective_line)
     calibration = metrics["calibration"]
     lines.append(
         f"The expected calibration error of its probabilities is {format_percent(calibration['ece'])}."
@@ -72,12 +72,12 @@ def summarize(metrics: Mapping[str, Any], split: str) -> list[str]:
 
 
 def _summarize_selective(selective: Mapping[str, Any] | None) -> str:
-    """Return what answering above a confidence from validation reached on the other images; "" if there are none."""
+    """Return what a confidence threshold chosen on validation reaches on the other images; "" if there are none."""
     if selective is None:
         return ""
-    threshold, reached = selective["threshold"], selective["reached"]
+    threshold, evaluated = selective["threshold"], selective["evaluated"]
     target = format_percent(threshold["target"], 0)
-    if reached is None:
+    if evaluated is None:
         return (
             f"The {threshold['count']} validation images are too few, or too often misclassified, to choose a "
             f"confidence threshold for a precision of {target}."
@@ -85,43 +85,42 @@ def _summarize_selective(selective: Mapping[str, Any] | None) -> str:
     line = (
         f"At a confidence of at least {format_percent(threshold['confidence'])} (chosen on validation "
         "for a precision of "
-        f"{target}), its coverage is {format_percent(reached['coverage'])} of these images"
+        f"{target}), its coverage is {format_percent(evaluated['coverage'])} of these images"
     )
-    if reached["precision"] is None:
+    if evaluated["precision"] is None:
         return f"{line}."
-    low, high = reached["interval"]
-    verdict = "the target is met" if reached["met"] else f"these images do not confirm {target}"
+    low, high = evaluated["interval"]
+    verdict = "the target is met" if evaluated["met"] else f"these images do not confirm {target}"
     return (
-        f"{line}, with a precision of {format_percent(reached['precision'])} (95% interval "
+        f"{line}, with a precision of {format_percent(evaluated['precision'])} (95% interval "
         f"{format_percent(low)} to {format_percent(high)}; "
-        f"at least {format_percent(reached['lower_bound'])} with 95% confidence): {verdict}."
+        f"at least {format_percent(evaluated['lower_bound'])} with 95% confidence): {verdict}."
     )
 
 
 def operating_points(metrics: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """Return a row for each operating point in ``metrics.json``: thresholds chosen on validation and tried here.
+    """Return a row for each operating point in ``metrics.json``: thresholds chosen on validation, evaluated here.
 
-    Target, threshold, the rate that was reached with its interval, what else it comes to, and whether the target is
-    met.
+    Target, threshold, the rate with its interval, its cost in the other rate, and whether the target is met.
     """
     rows = []
-    if (selective := metrics["selective"]) is not None and (reached := selective["reached"]) is not None:
+    if (selective := metrics["selective_check"]) is not None and (evaluated := selective["evaluated"]) is not None:
         target = selective["threshold"]
         rows.append((
             f"precision {format_percent(target['target'], 0)}",
             f"confidence from {format_percent(target['confidence'], 2)}",
-            _rate(reached["precision"], reached["interval"]), f"answers {format_percent(reached['coverage'])}",
-            _verdict(met=reached["met"]),
+            _rate(evaluated["precision"], evaluated["interval"]), f"coverage {format_percent(evaluated['coverage'])}",
+            _verdict(met=evaluated["met"]),
         ))  # fmt: skip
     binary = metrics["binary"]
     if binary is None:
         return rows
     usual = {(p["rate"], p["target"], p["threshold"]) for p in binary["usual_points"]}
-    requested = [p for p in binary["operating_points"] if p["reached"] is not None]
+    requested = [p for p in binary["operating_points"] if p["rates"] is not None]
     requested = [p for p in requested if (p["rate"], p["target"], p["threshold"]) not in usual]
     for p in [*requested, *binary["usual_points"]]:
         other = "specificity" if p["rate"] == "sensitivity" else "sensitivity"
-        own, cost = p["reached"][p["rate"]], p["reached"][other]
+        own, cost = p["rates"][p["rate"]], p["rates"][other]
         rows.append((
             f"{p['rate']} {format_percent(p['target'], 0 if round(100 * p['target'], 6).is_integer() else 1)}",
             f"{binary['positive']} from {format_percent(p['threshold'], 2)}", _rate(own["value"], own["interval"]),

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from sightline import jsonio
 from sightline.escaping import CsvWriter, TextFile, escape_formula
 from sightline.inference.results import Prediction
-from sightline.report import to_dict
 
 HEADER = ("path", "label", "probability")  # of every CSV file, first
 
@@ -53,7 +52,7 @@ class RowFormat:
 
     def json_line(self, prediction: Prediction) -> str:
         """Return a row as JSON."""
-        values = to_dict.prediction_to_dict(prediction)
+        values = prediction.to_dict()
         if prediction.error is None:
             values["top"] = values["top"][: self.top]
             if self.classes:

@@ -29,7 +29,7 @@ def describe_untested(names: Sequence[str], total: int, where: str = "the evalua
 def describe_split(split: str) -> str:
     """Return how a sentence names what was evaluated.
 
-    >>> describe_split("test"), describe_split("given")
+    >>> describe_split("test"), describe_split("other")
     ('the test split', 'the evaluated images')
     """
     return f"the {split} split" if split in {"train", "validation", "test"} else "the evaluated images"
@@ -64,14 +64,14 @@ def describe_leakage(
     """Return how many of `images` an earlier split holds too, and the accuracy without them; "" where there are none.
 
     >>> others = {"accuracy": 0.5, "accuracy_interval": [0.2, 0.8], "count": 8}
-    >>> describe_leakage({"count": 1, "identical": 1, "near": 0, "without": others})
+    >>> describe_leakage({"count": 1, "identical": 1, "near_duplicates": 0, "without_leaked": others})
     '1 of these images is in an earlier split too (identical): accuracy 0.5000 (0.2000 to 0.8000) on the 8 others.'
     """
     if value is None:
         return ""
     verb = "is" if value["count"] == 1 else "are"
     start = f"{value['count']:,} of {images} {verb} in an earlier split too ({_describe_kinds(value)})"
-    others = value["without"]
+    others = value["without_leaked"]
     if others is None:
         return f"{start}; there are no others."
     low, high = map(number, others["accuracy_interval"])
@@ -97,7 +97,7 @@ def describe_missing(value: Mapping[str, Any] | None) -> str:
 def describe_overlap(value: Mapping[str, Any] | None) -> str:
     """Return how many images from elsewhere the model was trained or validated on; "" where none, as far as is known.
 
-    >>> describe_overlap({"included": False, "identical": 2, "near": 1})
+    >>> describe_overlap({"included": False, "identical": 2, "near_duplicates": 1})
     '3 images that the model was trained or validated on were excluded (2 identical, 1 near duplicate); \
 --include-training includes them.'
     """
@@ -105,8 +105,8 @@ def describe_overlap(value: Mapping[str, Any] | None) -> str:
         return ""
     if value["identical"] is None:
         return "The training images of this model are not known, so none could be excluded."
-    unknown = "" if value["near"] is not None else "Too many images to search for near duplicates."
-    count = value["identical"] + (value["near"] or 0)
+    unknown = "" if value["near_duplicates"] is not None else "Too many images to search for near duplicates."
+    count = value["identical"] + (value["near_duplicates"] or 0)
     if not count:
         return unknown
     what = f"{plural(count, 'image')} that the model was trained or validated on"
@@ -144,7 +144,7 @@ def list_cautions(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _describe_kinds(value: Mapping[str, Any]) -> str:
-    identical, near = value["identical"], value["near"]
+    identical, near = value["identical"], value["near_duplicates"]
     if not near:
         return "identical"
     return f"{identical:,} identical, {plural(near, 'near duplicate')}" if identical else "near duplicates"

@@ -4,7 +4,7 @@
     config.toml      fully resolved configuration
     data.jsonl       one line per image (path, sha256, label, split, group if any), one per rejected file
     leakage.jsonl    one line per group of identical files or near duplicates in more than one split
-    small.npz        training and validation images at 32x32 gray pixels, to find near duplicates in other data
+    thumbnails.npz   training and validation images at 32x32 gray pixels, to find near duplicates in other data
     patch.jsonl      a copy of the corrections that were applied to the data, if any
     history.jsonl    one line per epoch; history.csv the same for spreadsheets
     model.keras      best weights by the monitored metric, float32
@@ -13,7 +13,7 @@
     lock             held by the process that writes the run
     eval/<split>/    metrics.json, predictions.npz
     thresholds.json  abstention thresholds, once fitted by `evaluate --target-precision` or `--coverage`
-    labels.jsonl     likely label errors, worst first, once `evaluate --find-label-issues` searched for them
+    label_issues.jsonl  likely label errors, worst first, once `evaluate --find-label-issues` searched for them
     bundle/          the deployable model, see `prediction.bundle`
     figures/         curves, confusion, reliability, risk-coverage, those of `evaluate`; *.png, *.svg for the page
     report.html      self-contained report
@@ -51,7 +51,6 @@ from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
-from sightline.report import to_dict
 from sightline.report.plotting import RenderedFigure
 from sightline.runs.paths import LOCK_NAME, check_writable, lock_run, next_path
 from sightline.runs.predictions import parse_predictions
@@ -207,7 +206,7 @@ class RunDirectory:
         self._write("leakage.jsonl", jsonio.dump_lines([leak.to_dict() for leak in leaks]))
         if small is None:
             return
-        self._write_with("small.npz", small.save)
+        self._write_with("thumbnails.npz", small.save)
 
     def read_leaks(self) -> tuple[Leak, ...]:
         """Return the groups of images in more than one split; empty if they were never searched for."""
@@ -216,7 +215,7 @@ class RunDirectory:
 
     def read_small_images(self) -> SmallImages | None:
         """Return small versions of training and validation images; None if there were too many to save."""
-        path = self.path / "small.npz"
+        path = self.path / "thumbnails.npz"
         return SmallImages.load(path) if path.exists() else None
 
     def write_history(self, history: Sequence[EpochRecord]) -> None:
@@ -268,12 +267,10 @@ class RunDirectory:
         bundle.write_folder(new_bundle, self.path / "bundle")
 
     def write_evaluation(
-        self, split: str, evaluation: EvaluationResult, extra_metrics: Mapping[str, Any] | None = None
+        self, split: str, evaluation: EvaluationResult, metrics: Mapping[str, Any] | None = None
     ) -> None:
-        """Save metrics and probabilities of one split; `extra_metrics` is added to ``metrics.json``."""
-        self._write_json(
-            f"eval/{split}/metrics.json", to_dict.evaluation_to_dict(evaluation) | dict(extra_metrics or {})
-        )
+        """Save metrics and probabilities of one split; `metrics` is that of the whole report, if there is one."""
+        self._write_json(f"eval/{split}/metrics.json", metrics or evaluation.to_dict())
 
         def save(path: Path) -> None:
             np.savez(
@@ -316,7 +313,7 @@ class RunDirectory:
 
     def read_label_issues(self) -> tuple[PatchEntry, ...]:
         """Return the likely label errors, worst first; empty if they were never searched for."""
-        path = self.path / "labels.jsonl"
+        path = self.path / "label_issues.jsonl"
         return jsonio.read_records(path, lambda _: PatchEntry) if path.exists() else ()
 
     def read_figure(self, name: str) -> RenderedFigure | None:
@@ -352,10 +349,10 @@ class RunDirectory:
 
         Exports and compression searches, which the user created, are renamed instead.
         """
-        self.update(drop=("message", "batch", "no_bundle"))
+        self.update(drop=("message", "batch", "no_bundle_reason"))
         for name in ("eval", "figures", "bundle"):
             _io.remove_folder(self.path / name)
-        for name in ("report.html", "thresholds.json", "labels.jsonl"):
+        for name in ("report.html", "thresholds.json", "label_issues.jsonl"):
             (self.path / name).unlink(missing_ok=True)
         for name in ("exports", "compressed"):
             if (self.path / name).exists():
@@ -367,7 +364,7 @@ class RunDirectory:
 
     def write_label_issues(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Save the likely label errors, worst first."""
-        self._write("labels.jsonl", jsonio.dump_lines(lines))
+        self._write("label_issues.jsonl", jsonio.dump_lines(lines))
 
     def write_figure(self, name: str, figure: RenderedFigure) -> None:
         """Save a figure under ``figures/``, as PNG and, if available, as SVG."""

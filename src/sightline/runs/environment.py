@@ -74,18 +74,18 @@ def describe_environment() -> dict[str, Any]:
     choice = backend.choose_backend()
     return {
         "backend": choice.name,
-        "why": choice.reason,
-        "installed backends": list(backend.list_installed()),
+        "backend_reason": choice.reason,
+        "installed_backends": list(backend.list_installed()),
         "devices": list(backend.list_devices()),
-        "GPUs to be seen": os.environ.get("CUDA_VISIBLE_DEVICES", "all"),
-        "GPU memory": "as needed" if os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH") == "true" else "all at the start",
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "all"),
+        "gpu_memory": "as needed" if os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH") == "true" else "all at the start",
         "threads": backend.get_threads(),
         "cores": process.count_cores(),
         "processor": processor_id(),
         "memory": _total_memory(),
         "platform": platform.platform(),
         "cache": f"{cache.cache_folder()} (limit {cache.size_limit() / 2**30:.0f} GiB)",
-        "weights and data sets": str(backend.keras_home()),
+        "keras_home": str(backend.keras_home()),
         "versions": installed_versions(),
     }
 

@@ -1,7 +1,7 @@
 """Extend a complete run to more epochs, from its last checkpoint.
 
 An extension is recorded in ``run.json`` in one atomic step, as an entry {from, to, stage_epochs_before, stage_epochs}
-of the list ``extended``. The settings are derived from the last entry whenever the run is opened, so the process may be
+of the list ``extensions``. The settings are derived from the last entry whenever the run is opened, so the process may be
 killed at any time. Until the first new epoch is complete, the previous result stays in place and the extension can be
 withdrawn.
 """
@@ -30,7 +30,7 @@ def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:
     Raises `UsageError` if the run is incomplete or has more epochs already, `ModelError` without a checkpoint.
     """
     info = run.info
-    previous = info.get("extended", [])
+    previous = info.get("extensions", [])
     completed = len(run.read_history())
     if info.get("status") != "complete":
         if previous and previous[-1]["to"] == epochs:
@@ -52,7 +52,7 @@ def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:
     name, count = _last_stage(run.config)
     stage_total = last_checkpoint.state["epoch"] + epochs - completed
     entry = {"from": completed, "to": epochs, "stage_epochs_before": count, "stage_epochs": stage_total}
-    run.update(status="running", extended=[*previous, entry])
+    run.update(status="running", extensions=[*previous, entry])
     callback.on_message(
         f"{run.path} continues from epoch {completed} to {epochs}: the stage {name!r} had {plural(count, 'epoch')} "
         f"and now has {stage_total}"
@@ -62,18 +62,18 @@ def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:
 
 def apply_extension(run: RunDirectory) -> None:
     """Update the settings of a run from its last extension, if there is one."""
-    if extended := run.info.get("extended"):
-        _set_epochs(run, extended[-1]["stage_epochs"])
+    if extensions := run.info.get("extensions"):
+        _set_epochs(run, extensions[-1]["stage_epochs"])
 
 
 def withdraw_extension(run: RunDirectory) -> None:
     """Undo an extension that failed before its first epoch was complete; the run is complete again."""
     info = run.info
-    if not info.get("extended") or len(run.read_history()) != info["extended"][-1]["from"]:
+    if not info.get("extensions") or len(run.read_history()) != info["extensions"][-1]["from"]:
         return
-    *previous, entry = info["extended"]
+    *previous, entry = info["extensions"]
     _set_epochs(run, entry["stage_epochs_before"])
-    run.update(drop=("message", "extended"), status="complete", **({"extended": previous} if previous else {}))
+    run.update(drop=("message", "extensions"), status="complete", **({"extensions": previous} if previous else {}))
 
 
 def _set_epochs(run: RunDirectory, epochs: int) -> None:
@@ -96,7 +96,7 @@ def _set_epochs(run: RunDirectory, epochs: int) -> None:
 
 def reset_patience(saved: Checkpoint | None, info: Mapping[str, Any]) -> Checkpoint | None:
     """Return the checkpoint that an extension starts from, with the patience of early stopping reset."""
-    if saved is None or not info.get("extended") or len(saved.state["history"]) != info["extended"][-1]["from"]:
+    if saved is None or not info.get("extensions") or len(saved.state["history"]) != info["extensions"][-1]["from"]:
         return saved
     return Checkpoint(saved.arrays, saved.state | {"since_best": 0})
 

@@ -61,7 +61,7 @@ def _measure_training_range(index: Index, config: RunConfig, progress: Progress)
     pixels, which depend on the range.
     """
     rule = parse_group_rule(config.split.group)
-    groups = None if rule.kind == "near" else assign_groups(index.images, rule)
+    groups = None if rule.kind == "near_duplicates" else assign_groups(index.images, rule)
     splits = assign_splits(index.images, config.split, config.seed, groups).splits
     training = [i for i, split in enumerate(splits) if split == "train"]
     spec = build_decoding_spec(config.input)

@@ -64,8 +64,8 @@ def explain_missing_bundle(run: RunDirectory) -> str:
     info = run.info
     if info.get("status") != "complete":
         return explain_incomplete(run)
-    if "no_bundle" in info:
-        return f"{info['no_bundle']}; `sightline export {run.path}` with a larger --tolerance writes a file"
+    if "no_bundle_reason" in info:
+        return f"{info['no_bundle_reason']}; `sightline export {run.path}` with a larger --tolerance writes a file"
     return f"its folder {run.path / 'bundle'} was removed; `sightline export {run.path}` writes a new file"
 
 

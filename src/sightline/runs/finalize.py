@@ -31,7 +31,7 @@ from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models.describe import count_parameters, weights_sha256
 from sightline.preprocessing import PreprocessingSpec, inspect_image
-from sightline.report import evaluation_dict, evaluation_plots, to_dict
+from sightline.report import evaluation_plots
 from sightline.runs.directory import RunDirectory
 from sightline.runs.network_setup import PreparedRun
 from sightline.training.loop import FitResult
@@ -72,7 +72,7 @@ def finalize(
     agreement = check_parity(model, predictor, data, logits / np.float32(temperature), outputs_by_split)
     no_bundle_reason = parity_failure(agreement)
     if no_bundle_reason is not None:
-        run.update(no_bundle=no_bundle_reason)
+        run.update(no_bundle_reason=no_bundle_reason)
         callback.on_message(f"No bundle is written: {no_bundle_reason}.")
         keras_predictor = KerasPredictor(model, classes, preprocess)
         outputs_by_split = collect_split_outputs(keras_predictor, data, callback.on_progress)
@@ -101,7 +101,7 @@ def _evaluate_split(
         outputs_by_split.get("validation"),
         threshold_request=ThresholdRequest(positive=prepared.config.evaluation.positive_class),
     )  # fmt: skip
-    run.write_evaluation(split, report.evaluation, evaluation_dict.report_to_dict(report))
+    run.write_evaluation(split, report.evaluation, report.to_dict())
     return report
 
 
@@ -232,7 +232,7 @@ def build_bundle(
 
 def metrics_by_split(evaluations: Mapping[Split, EvaluationResult]) -> dict[str, Any]:
     """Return the metrics of each split in the form of the manifest."""
-    return {split: to_dict.headline_to_dict(value) for split, value in evaluations.items()}
+    return {split: value.summarize() for split, value in evaluations.items()}
 
 
 def _choose_reference_examples(

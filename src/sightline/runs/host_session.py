@@ -195,7 +195,7 @@ def train_follower(session: HostSession, sources: Sources | None, start_time: fl
         weights_sha256=weights_sha256(model),
         recipe=config.recipe,
         notes=data.notes,
-        bundle_reason="host 0 writes it",
+        no_bundle_reason="host 0 writes it",
         details={"host": session.team.rank},
     )
 

@@ -20,7 +20,7 @@ from sightline.data.types import SPLITS, Split
 from sightline.errors import DivergedError, Interrupted, plural
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.describe import count_parameters, weights_sha256
-from sightline.report import run_plots, to_dict
+from sightline.report import run_plots
 from sightline.runs import environment, extension, host_session, network_setup, preflight, run_report
 from sightline.runs.directory import RunDirectory
 from sightline.runs.facts import ThisMachine
@@ -182,8 +182,8 @@ def report(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final: FinalM
         run.write_figure("curves", run_plots.plot_curves(fitted.result.history, title))
     result = _build_result(job, prepared, fitted, final)
     keras_predictor = KerasPredictor(fitted.model, data.classes, prepared.preprocess)
-    run_report.write_report(run, to_dict.training_to_dict(result), final.last_report, final.labeled, keras_predictor)
-    run.update(status="complete", result=to_dict.training_to_dict(result))
+    run_report.write_report(run, result.to_dict(), final.last_report, final.labeled, keras_predictor)
+    run.update(status="complete", result=result.to_dict())
     extension.clean_checkpoints(run, keep=config.train.keep_last_checkpoint, callback=job.callback)
     return result
 
@@ -210,14 +210,14 @@ def _build_result(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final:
         recipe=prepared.config.recipe,
         notes=data.notes,
         bundle=None if final.no_bundle_reason else str(job.run.path / "bundle"),
-        bundle_reason=final.no_bundle_reason,
+        no_bundle_reason=final.no_bundle_reason,
         details={
             "best_epoch": best_epoch.epoch if best_epoch else None,
             "temperature": final.temperature,
-            "rejects": len(data.unreadable),
+            "unreadable": len(data.unreadable),
             "skipped": data.skipped,
             "cache_hit": data.cache_hit,
-            "leaked": {split: to_dict.headline_to_dict(value).get("leaked") for split, value in evaluations.items()},
+            "leaked": {split: value.summarize().get("leaked") for split, value in evaluations.items()},
             "untested_classes": {split: list(value.untested_classes) for split, value in evaluations.items()},
         },
     )

@@ -115,7 +115,7 @@ def _format_examples(finding: Finding) -> str:
 
 def describe_leakage(leaks: Sequence[Leak], data: DecodedDataset, config: RunConfig) -> Iterator[str]:
     """Yield a line if there are near duplicates across splits, with advice only if it would help."""
-    near_duplicates = [leak for leak in leaks if leak.kind == "near"]
+    near_duplicates = [leak for leak in leaks if leak.kind == "near_duplicates"]
     if not near_duplicates:
         return
     source_splits = {p.path: p.split for p in data.images}
@@ -123,7 +123,7 @@ def describe_leakage(leaks: Sequence[Leak], data: DecodedDataset, config: RunCon
         {row.split for row in leak.images if source_splits.get(row.path) in (None, "train")} for leak in near_duplicates
     ]
     if config.split.group == "none" and any(len(splits) > 1 for splits in assigned_splits):
-        advice = "; --set split.group=near keeps each group in one split"
+        advice = "; --set split.group=near_duplicates keeps each group in one split"
         advice += " where the source defines none" if any(len(splits) < 2 for splits in assigned_splits) else ""
     elif any(source_splits.values()):
         advice = "; `sightline doctor --write-fixes` proposes training images to drop"

@@ -23,7 +23,7 @@ class ResultInfo(TypedDict, total=False):
 
     run: str
     bundle: str | None
-    bundle_reason: str | None
+    no_bundle_reason: str | None
     recipe: str
     model: str
     parameters: int
@@ -37,14 +37,14 @@ class ResultInfo(TypedDict, total=False):
     weights_sha256: str
     notes: list[str]
     best_epoch: int | None
-    rejects: int
+    unreadable: int
     skipped: int
     leaked: Mapping[str, LeakageCounts | None] | None
     untested_classes: Mapping[str, list[str]]
 
 
 ExtensionInfo = TypedDict("ExtensionInfo", {"from": int, "to": int, "stage_epochs_before": int, "stage_epochs": int})
-"""One entry of ``extended``, see `runs.extension`."""
+"""One entry of ``extensions``, see `runs.extension`."""
 
 
 class RunInfo(TypedDict, total=False):
@@ -54,10 +54,10 @@ class RunInfo(TypedDict, total=False):
     status: str
     message: str
     batch: list[str]
-    no_bundle: str
+    no_bundle_reason: str
     request: Mapping[str, Any]
     resumed: int
-    extended: list[ExtensionInfo]
+    extensions: list[ExtensionInfo]
     result: ResultInfo
     findings: list[Mapping[str, Any]]
     command: list[str]

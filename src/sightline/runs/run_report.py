@@ -17,8 +17,7 @@ from sightline.evaluation.error_analysis import ErrorExample
 from sightline.evaluation.report import EvaluationReport
 from sightline.explain.heatmaps import compute_heat_maps
 from sightline.inference.runtimes.keras import KerasPredictor
-from sightline.report import evaluation_dict as report
-from sightline.report import html_report, sentences, to_dict
+from sightline.report import html_report, sentences
 from sightline.report.heatmap_plot import overlay_heat
 from sightline.runs.directory import RunDirectory
 
@@ -57,16 +56,16 @@ def _collect_report(
         "title": f"{config.model.name} on {'+'.join(Path(s).name for s in config.data.sources) or 'arrays'}",
         "headline": ["No images were held out for evaluation: set split.validation or split.test above 0."],
         "run": str(run.path),
-        "facts": _summary_rows(result, evaluation_report),
+        "summary": _summary_rows(result, evaluation_report),
         "findings": info.get("findings", []),
         "plots": [
             (name, *html_report.encode_figure(figure))
             for name in PLOT_NAMES
             if (figure := run.read_figure(name)) is not None
         ],
-        "classes": [], "hidden": 0, "slices": [], "mistakes": [], "heated": "", "thresholds": "",
-        "classes_file": "", "untested": "", "validation": None, "detection": None, "points": [], "part": "",
-        "suspects": run.read_label_issues()[:MAX_LABEL_ISSUES],
+        "classes": [], "hidden_classes": 0, "slices": [], "errors": [], "thresholds": "", "metrics_file": "",
+        "untested": "", "validation": None, "binary": None, "operating_points": [], "split": "",
+        "label_issues": run.read_label_issues()[:MAX_LABEL_ISSUES],
         "leaks": [_leak_row(leak) for leak in leaks[:MAX_LEAKS]],
         "hidden_leaks": max(len(leaks) - MAX_LEAKS, 0),
         "commands": _reproduce_commands(run, info),
@@ -75,21 +74,21 @@ def _collect_report(
         + sorted((k, str(v)) for k, v in info.get("versions", {}).items()),
     }  # fmt: skip
     if evaluation_report is not None:
-        metrics = to_dict.evaluation_to_dict(evaluation_report.evaluation) | report.report_to_dict(evaluation_report)
+        metrics = evaluation_report.to_dict()
         class_rows = html_report.sort_classes(metrics["per_class"])
         values |= {
             "headline": html_report.summarize(metrics, evaluation_report.split),
             "classes": class_rows[:MAX_CLASSES],
-            "hidden": max(len(class_rows) - MAX_CLASSES, 0),
-            "classes_file": f"eval/{evaluation_report.split}/metrics.json",
+            "hidden_classes": max(len(class_rows) - MAX_CLASSES, 0),
+            "metrics_file": f"eval/{evaluation_report.split}/metrics.json",
             "untested": sentences.describe_untested(
                 metrics["untested_classes"], len(metrics["classes"]), sentences.describe_split(evaluation_report.split)
             ),
             "validation": _metric_rows(metrics),
-            "detection": metrics["binary"],
-            "points": html_report.operating_points(metrics),
-            "part": evaluation_report.split,
-            "slices": [s for s in metrics["slices"] if s["worse"]][:MAX_SLICES],
+            "binary": metrics["binary"],
+            "operating_points": html_report.operating_points(metrics),
+            "split": evaluation_report.split,
+            "slices": [s for s in metrics["slices"] if s["significantly_worse"]][:MAX_SLICES],
             "thresholds": _threshold_text(evaluation_report),
         }
         values |= _error_rows(
@@ -102,7 +101,7 @@ def _leak_row(leak: Leak) -> dict[str, Any]:
     """Return the kind of a group and its paths by split."""
     paths = {split: [row.path for row in leak.images if row.split == split] for split in SPLITS}
     kind = "identical" if leak.kind == "identical" else "near duplicates"
-    return {"kind": kind, "splits": [(name, names) for name, names in paths.items() if names]}
+    return {"kind": kind, "splits": [(split, names) for split, names in paths.items() if names]}
 
 
 def _summary_rows(result: Mapping[str, Any], evaluation_report: EvaluationReport | None) -> list[tuple[str, str]]:
@@ -175,11 +174,11 @@ def _threshold_text(evaluation_report: EvaluationReport) -> str:
         )
     if (
         evaluation_report.thresholds is None
-        or evaluation_report.decisions is None
+        or evaluation_report.selective is None
         or evaluation_report.thresholds.confidence is None
     ):
         return ""
-    selective = evaluation_report.decisions
+    selective = evaluation_report.selective
     line = (
         "The model predicts a class if its confidence is at least "
         f"{html_report.format_percent(evaluation_report.thresholds.confidence)}: "
@@ -217,7 +216,7 @@ def _error_rows(
          "image": html_report.encode_png(image), "heat": html_report.encode_png(overlay_heat(_to_rgb(image), heat))}
         for a, image, heat in zip(errors, pixels, heats, strict=True)
     ]  # fmt: skip
-    return {"mistakes": rows, "heated": "Grad-CAM"}
+    return {"errors": rows}
 
 
 def _to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -229,5 +228,5 @@ def _reproduce_commands(run: RunDirectory, info: dict[str, Any]) -> str:
     words = ["sightline", *command[1:]] if command else []
     lines = [" ".join(shlex.quote(w) for w in words)] if words[1:2] == ["train"] else []
     run_path = shlex.quote(str(run.path))
-    lines += [f"sightline resume {run_path} --epochs {entry['to']}" for entry in info.get("extended", [])]
+    lines += [f"sightline resume {run_path} --epochs {entry['to']}" for entry in info.get("extensions", [])]
     return "\n".join([*lines, f"sightline evaluate {run_path}", f"sightline report {run_path}"])

@@ -16,7 +16,6 @@ from starlette.routing import Route
 from sightline.api import Classifier
 from sightline.errors import SightlineError
 from sightline.inference.predictor import NOT_FINITE_REASON
-from sightline.report import to_dict
 from sightline.serve.batcher import Batcher
 
 DEFAULT_TOP = 5
@@ -50,7 +49,7 @@ def create_app(classifier: Classifier, *, max_bytes: int) -> Starlette:
             raise HTTPException(500, f"There is no prediction: {prediction.error}.")
         if prediction.error is not None:
             raise HTTPException(400, f"The image cannot be read: {prediction.error}.")
-        content = to_dict.prediction_to_dict(prediction)
+        content = prediction.to_dict()
         del content["path"]
         return JSONResponse(content | {"top": content["top"][:top]})
 

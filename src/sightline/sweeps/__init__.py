@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sightline.sweeps.results import SweepResult, TrialResult, sweep_to_dict
+from sightline.sweeps.results import SweepResult, TrialResult
 from sightline.sweeps.runner import sweep
 
-__all__ = ["SweepResult", "TrialResult", "sweep", "sweep_to_dict"]
+__all__ = ["SweepResult", "TrialResult", "sweep"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from sightline import jsonio
@@ -53,6 +53,10 @@ class TrialResult:
     seconds: float | None = None
     reason: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return jsonio.fields_to_dict(self)
+
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
@@ -63,7 +67,7 @@ class SweepResult:
     """
 
     study: str
-    folder: str
+    directory: str
     monitor: str
     trials: tuple[TrialResult, ...]
     importance: Mapping[str, float] | None
@@ -72,6 +76,10 @@ class SweepResult:
     def best(self) -> TrialResult | None:
         """The best complete trial."""
         return next((t for t in self.trials if t.state == "complete"), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and the best trial as JSON values."""
+        return jsonio.fields_to_dict(self) | {"best": jsonio.to_plain(self.best)}
 
 
 def collect_results(study: Any, space: SearchSpace, folder: str) -> SweepResult:
@@ -124,25 +132,6 @@ def parameter_importance(study: Any, space: SearchSpace) -> dict[str, float] | N
     return {name: float(value) for name, value in importances.items()}
 
 
-def sweep_to_dict(result: SweepResult) -> dict[str, Any]:
-    """Return a sweep in the form of ``sweep --format json``."""
-    best_trial = result.best
-    return {
-        "study": result.study,
-        "directory": result.folder,
-        "monitor": result.monitor,
-        "best": None if best_trial is None else _trial_to_dict(best_trial),
-        "trials": [_trial_to_dict(t) for t in result.trials],
-        "importance": None if result.importance is None else dict(result.importance),
-    }
-
-
-def _trial_to_dict(trial: TrialResult) -> dict[str, Any]:
-    interval = trial.accuracy_interval
-    bounds = None if interval is None else [interval.low, interval.high]
-    return asdict(trial) | {"settings": dict(trial.settings), "accuracy_interval": bounds}
-
-
 def sweep_to_csv(result: SweepResult, space: SearchSpace) -> bytes:
     """Return the trials as CSV, best first, with a column per parameter.
 
@@ -154,7 +143,7 @@ def sweep_to_csv(result: SweepResult, space: SearchSpace) -> bytes:
     columns = ("accuracy", "low", "high", "loss", "parameters", "epochs", "seconds", "run", "reason")
     writer.write_row(["trial", "state", result.monitor, *parameter_names, *columns])
     for trial in result.trials:
-        row = _trial_to_dict(trial)
+        row = trial.to_dict()
         row["low"], row["high"] = row["accuracy_interval"] or (None, None)
         values = [trial.trial, trial.state, trial.value, *(trial.settings.get(n) for n in parameter_names)]
         writer.write_row([escape_cell(value) for value in [*values, *(row[f] for f in columns)]])

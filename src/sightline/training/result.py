@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sightline import jsonio
 from sightline.callbacks import EpochRecord
 
 
@@ -36,7 +37,7 @@ class TrainingMetrics:
 class TrainResult:
     """The result of one training run; its fields are those of ``train --format json``.
 
-    `bundle` is the path of the bundle, or None if none was written; `bundle_reason` then says why.
+    `bundle` is the path of the bundle, or None if none was written; `no_bundle_reason` then says why.
     """
 
     run: str
@@ -53,5 +54,9 @@ class TrainResult:
     recipe: str
     notes: tuple[str, ...] = ()
     bundle: str | None = None
-    bundle_reason: str | None = None
+    no_bundle_reason: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, and the `details` beside them, as JSON values."""
+        return jsonio.fields_to_dict(self, skip=["details"]) | dict(self.details)

@@ -12,7 +12,7 @@ from sightline.data.types import ImageRecord
 TOLERATED_FRACTION = 0.01
 """Up to this fraction of the images (for leaks, of a held-out split), conflicts and leaks are only warnings."""
 
-GROUP_NEAR_ADVICE = "Train with --set split.group=near, which keeps near duplicates in the same split."
+GROUP_NEAR_ADVICE = "Train with --set split.group=near_duplicates, which keeps near duplicates in the same split."
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Finding:
             "kind": self.kind,
             "severity": self.severity,
             "count": self.count,
-            "what": self.description,
+            "description": self.description,
         }
         if self.groups:
             values |= {"groups": [list(g) for g in self.groups], "labels": [list(g) for g in self.labels]}
@@ -58,7 +58,7 @@ class Finding:
         if self.reasons:
             values["reasons"] = list(self.reasons)
         if self.num_identical is not None:
-            values["identical"] = self.num_identical
+            values["num_identical"] = self.num_identical
         return values | {"advice": self.advice}
 
 

@@ -55,12 +55,12 @@ def image_findings(index: Index, stats: DatasetStats, sample_range: SampleRange 
             [path for path, _ in unreadable], [reason for _, reason in unreadable],
         ),
         *image_finding(
-            "stray-pictures", "warning", ("image has no class", "images have no class"),
+            "unlabeled-images", "warning", ("image has no class", "images have no class"),
             "Move or rename them like the others; training ignores them.",
             [r.path for r in classless], [r.reason for r in classless],
         ),
         *image_finding(
-            "not-pictures", "note", ("file is not an image", "files are not images"),
+            "not-images", "note", ("file is not an image", "files are not images"),
             "Nothing to do: they are ignored.", index.other_files,
         ),
         *_file_findings(files),

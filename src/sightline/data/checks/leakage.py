@@ -29,12 +29,12 @@ from sightline.errors import ModelError
 _MAX_COMPRESSION = 1000  # greatest compression ratio of the stored file: blank images compress well
 MAX_IMAGES = 20_000  # most images among which near duplicates are searched: a few seconds
 
-LeakKind = Literal["identical", "near"]
+LeakKind = Literal["identical", "near_duplicates"]
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A group of identical files ("identical") or near duplicates ("near") that spans more than one split."""
+    """A group of identical files ("identical") or near duplicates ("near_duplicates") that spans more than one split."""
 
     kind: LeakKind
     images: tuple[ImageRow, ...]
@@ -127,7 +127,7 @@ def find_leaks(data: DecodedDataset, near: Mapping[str, str] | None = None) -> t
     """
     images = [replace(p, split=split) for p, split in zip(data.images, data.splits, strict=True)]
     groups = duplicates.find_duplicates(images, near)
-    kinds: tuple[tuple[LeakKind, tuple[Group, ...]], ...] = (("identical", groups.identical), ("near", groups.near))
+    kinds: tuple[tuple[LeakKind, tuple[Group, ...]], ...] = (("identical", groups.identical), ("near_duplicates", groups.near))
     return tuple(
         Leak(kind, tuple(map(_to_image_row, group)))
         for kind, groups in kinds
@@ -158,7 +158,7 @@ def leaked_contents(leaks: Sequence[Leak], split: Split) -> dict[str, LeakKind]:
             if row.sha256 in earlier:
                 leaks_by_content[row.sha256] = "identical"
             elif earlier:
-                leaks_by_content.setdefault(row.sha256, "near")
+                leaks_by_content.setdefault(row.sha256, "near_duplicates")
     return leaks_by_content
 
 

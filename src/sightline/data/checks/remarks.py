@@ -52,7 +52,7 @@ REMARK_FINDINGS = {
         "Semantic segmentation is not supported. To classify the images, sort them into class folders, or provide a "
         "table of labels for the folder of images.",
     ),
-    "unlabeled": RemarkFinding(
+    "unlabeled-folders": RemarkFinding(
         "warning",
         "folder contains unlabeled images, which are ignored",
         "folders contain unlabeled images, which are ignored",

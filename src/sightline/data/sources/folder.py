@@ -166,7 +166,7 @@ def list_by_file_name(
         else:
             listing.unlabeled.extend(keys)
             folder = "/".join(PurePosixPath(keys[0].removeprefix(prefix)).parts[: len(layout.wrapper) + 1])
-            listing.notes.append(SourceNote("unlabeled", prefix + folder, plural(len(keys), "image")))
+            listing.notes.append(SourceNote("unlabeled-folders", prefix + folder, plural(len(keys), "image")))
     _skip_rest(listing, store, prefix)
     example_paths: dict[str, str] = {}
     for e in listing.items:
@@ -190,7 +190,7 @@ def _note_unlabeled(layout: FolderLayout, paths: Mapping[str, PathParts], prefix
     depth = len(layout.wrapper)
     for top in sorted(layout.unlabeled):
         count = sum(layout.is_unlabeled(p) and p[depth] == top and is_image_name(key) for key, p in paths.items())
-        yield SourceNote("unlabeled", prefix + "/".join((*layout.wrapper, top)), plural(count, "image"))
+        yield SourceNote("unlabeled-folders", prefix + "/".join((*layout.wrapper, top)), plural(count, "image"))
 
 
 def _note_nested_classes(layout: FolderLayout, image_paths: Sequence[PathParts], prefix: str) -> Iterator[SourceNote]:

@@ -250,7 +250,7 @@ def _add_unlabeled(listing: SourceListing, store: FileStore, prefix: str, labele
             listing.skipped_files.append(prefix + key)
     for folder, paths in sorted(folders.items()):
         listing.unlabeled.extend(paths)
-        listing.notes.append(SourceNote("unlabeled", prefix + folder, plural(len(paths), "image")))
+        listing.notes.append(SourceNote("unlabeled-folders", prefix + folder, plural(len(paths), "image")))
 
 
 def _check_single_label(table: Table, columns: Columns) -> None:

@@ -110,7 +110,7 @@ def _assign_split(name: str, split: Split, listing: SourceListing) -> SourceList
     if items or split == "train":
         return replace(listing, items=items, classes=classes)
     unlabeled = [r.path for r in listing.unusable]
-    note = SourceNote("unlabeled", name, plural(len(unlabeled), "image"))
+    note = SourceNote("unlabeled-folders", name, plural(len(unlabeled), "image"))
     return replace(listing, unusable=[], unlabeled=unlabeled, notes=[note])
 
 
