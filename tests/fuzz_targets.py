@@ -359,7 +359,7 @@ def make_run() -> tuple[Path, Mapping[str, bytes]]:
     rows = [ImageRow(f"a/{i}.png", f"{i:064}", "ab"[i % 2], "train", "g") for i in range(3)]
     lines = [json.dumps(row.to_dict()) for row in rows] + [json.dumps({"path": "bad.png", "reason": "truncated"})]
     small = SmallImages(("0" * 64, "1" * 64), np.zeros((2, 32, 32), np.uint8))
-    run.write_leakage([Leak("near", tuple(rows[:2]))], small)
+    run.write_leakage([Leak("near_duplicates", tuple(rows[:2]))], small)
     run.write_history([EpochRecord(1, "head", 1.5, 0.25, None, 0.5, 1e-3, 2.0, 80.0)])
     run.write_thresholds(Thresholds(5, 0.9, 0.5, 0.8))
     run.write_label_issues([{"path": "a/1.png", "label": "a", "suggested": "b", "score": 0.1}])
@@ -380,7 +380,7 @@ def make_run() -> tuple[Path, Mapping[str, bytes]]:
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
         (run.path / name).write_bytes(content)
     (run.path / "checkpoint").unlink()
-    names = ("run.json", "leakage.jsonl", "small.npz", "history.jsonl", "thresholds.json", "labels.jsonl")
+    names = ("run.json", "leakage.jsonl", "thumbnails.npz", "history.jsonl", "thresholds.json", "label_issues.jsonl")
     return run.path, dict(sorted((contents | {name: (run.path / name).read_bytes() for name in names}).items()))
 
 
@@ -429,14 +429,14 @@ READERS: Mapping[str, Callable[[RunDirectory], object]] = {
     "data.jsonl": lambda run: (run.read_rejected(), run.read_data()),
     "eval/test/predictions.npz": lambda run: run.read_predictions("test"),
     "history.jsonl": lambda run: run.read_history(),
-    "labels.jsonl": lambda run: run.read_label_issues(),
+    "label_issues.jsonl": lambda run: run.read_label_issues(),
     "leakage.jsonl": lambda run: run.read_leaks(),
     "lock": lambda run: run.is_locked,
     "model.json": lambda run: run.read_model_spec(),
     "model.keras": lambda run: keras_file.check_keras_file(run.path / "model.keras"),
     "patch.jsonl": lambda run: label_patch.read_patch(run.path / "patch.jsonl"),
     "run.json": lambda run: (run.info, run.bundle),
-    "small.npz": lambda run: run.read_small_images(),
+    "thumbnails.npz": lambda run: run.read_small_images(),
     "thresholds.json": lambda run: run.read_thresholds(),
 }
 """The reader of each file of a run."""

@@ -119,7 +119,7 @@ def test_one_difference_has_one_interval_wherever_it_is_stated() -> None:
     right = first.argmax(1) == labels, second.argmax(1) == labels
     assert (right[0] != right[1]).sum() > 0
     exported = parity.compare_probabilities(first, second, labels).accuracy_interval
-    compared = compare_paired(*right).interval
+    compared = compare_paired(*right).difference_interval
     compressed = compare_models(*right, "test").interval
     assert exported == compared == compressed
 

@@ -22,8 +22,7 @@ from sightline.evaluation.report import (
     fit_thresholds,
 )
 from sightline.inference.predictor import Outputs
-from sightline.report import evaluation_dict as report
-from sightline.report import html_report, to_dict
+from sightline.report import html_report
 from sightline.runs import run_report
 
 OK = ("defect", "ok")
@@ -44,7 +43,7 @@ def make_outputs(
 def build_evaluation_report(
     test: ModelOutputs, validation: ModelOutputs | None, classes: tuple[str, ...] = OK, **options: Any
 ) -> EvaluationReport:
-    """Judge a network by what it says of test and validation images."""
+    """Evaluate a network by its outputs for test and validation images."""
     count = len(test.labels)
     paths = tuple(f"{i}.png" for i in range(count))
     pixels = np.zeros((count, 2, 2, 3), np.uint8)
@@ -57,7 +56,7 @@ def build_evaluation_report(
 
 def to_metrics(value: EvaluationReport) -> dict[str, Any]:
     """Return all that `metrics.json` holds."""
-    return to_dict.evaluation_to_dict(value.evaluation) | report.report_to_dict(value)
+    return value.to_dict()
 
 
 def headline(value: EvaluationReport) -> str:
@@ -91,27 +90,27 @@ def test_the_report_says_whether_a_target_is_met_and_by_which_images() -> None:
     )
     assert "The target of 99.0% is not demonstrated: the precision is at least 98.4% with 95% confidence." in short
     same = build_evaluation_report(validation, validation, thresholds=thresholds)
-    assert same.decisions is not None
-    assert same.decisions.met is None
+    assert same.selective is not None
+    assert same.selective.met is None
     assert "The threshold was fitted on these images" in run_report._threshold_text(same)
 
 
 def test_the_headline_states_what_a_threshold_of_validation_reached_on_test() -> None:
     labels = [0, 1] * 200
     validation, test = make_outputs(labels, []), make_outputs(labels, [10, 50, 100, 150])
-    metrics_dict = to_metrics(build_evaluation_report(test, validation))["selective"]
+    metrics_dict = to_metrics(build_evaluation_report(test, validation))["selective_check"]
     assert (metrics_dict["threshold"]["target"], metrics_dict["threshold"]["count"]) == (0.99, 400)
     assert (
-        metrics_dict["reached"]["answered"],
-        metrics_dict["reached"]["precision"],
-        metrics_dict["reached"]["met"],
+        metrics_dict["evaluated"]["accepted"],
+        metrics_dict["evaluated"]["precision"],
+        metrics_dict["evaluated"]["met"],
     ) == (400, 0.99, False)
     line = headline(build_evaluation_report(test, validation))
     assert (
         "its coverage is 100.0% of these images, with a precision of 99.0% (95% interval 97.5% to 99.6%; at least 97.7%"
         in line
     )
-    assert "these images do not show 99% for certain" in line
+    assert "these images do not confirm 99%" in line
     assert "the target is met" in headline(build_evaluation_report(make_outputs(labels, []), validation))
 
 
@@ -181,18 +180,20 @@ def test_rates_of_two_classes_come_from_validation() -> None:
         make_outputs([0, 1] * 200, list(range(380, 400))),
         make_outputs([0, 1] * 150, list(range(270, 300))),
     )
-    metrics_dict = to_metrics(build_evaluation_report(test, validation, wanted=request))["binary"]
+    metrics_dict = to_metrics(build_evaluation_report(test, validation, threshold_request=request))["binary"]
     assert (metrics_dict["positive"], metrics_dict["rule"], metrics_dict["positives"]) == ("ok", "as requested", 150)
     assert [(p["rate"], p["target"], p["count"]) for p in metrics_dict["operating_points"]] == [
         ("sensitivity", 0.9, 400), ("specificity", 0.8, 400),
     ]  # fmt: skip
     for point in metrics_dict["operating_points"]:
-        assert point["reached"][point["rate"]]["interval"] is not None
+        assert point["rates"][point["rate"]]["interval"] is not None
         assert isinstance(point["met"], bool)
-    same = to_metrics(build_evaluation_report(validation, validation, wanted=request))["binary"]["operating_points"][0]
-    assert (same["reached"], same["met"]) == (None, None), "what chose it cannot judge it"
+    same = to_metrics(build_evaluation_report(validation, validation, threshold_request=request))["binary"][
+        "operating_points"
+    ][0]
+    assert (same["rates"], same["met"]) == (None, None), "the images that it was chosen on do not evaluate it"
     with pytest.raises(DataError, match="chosen on validation images, and there are none"):
-        build_evaluation_report(test, None, wanted=request)
+        build_evaluation_report(test, None, threshold_request=request)
 
 
 def test_what_does_not_fit_the_classes_is_refused() -> None:
@@ -201,7 +202,7 @@ def test_what_does_not_fit_the_classes_is_refused() -> None:
         check_request(ThresholdRequest(specificity=0.9), three)
     with pytest.raises(UsageError, match="needs exactly two classes"):
         check_request(ThresholdRequest(positive="a"), three)
-    with pytest.raises(UsageError, match="The target sensitivity must lie between 0 and 1"):
+    with pytest.raises(UsageError, match="The target sensitivity must be between 0 and 1"):
         check_request(ThresholdRequest(sensitivity=95), OK)
     assert to_metrics(build_evaluation_report(make_outputs([0, 1, 2], [], three), None, three))["binary"] is None
 

@@ -41,8 +41,7 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run on `colours`, and its ``--format json`` output."""
     from sightline import train
-    from sightline.report import to_dict
 
     path = tmp_path_factory.mktemp("runs") / "run"
     assignments = ["model.name=cifar10-simple", "train.epochs=2"]
-    return path, to_dict.training_to_dict(train(colors, recipe="quick", set=assignments, out=path))
+    return path, train(colors, recipe="quick", set=assignments, out=path).to_dict()

@@ -42,13 +42,13 @@ def test_the_numbers_are_the_runs_own(sightline: Command, trained: Trained, inte
     assert result.out.count("\n") == 1
     first, second = result.json["runs"]
     own = json.loads((trained[0] / "eval" / "test" / "metrics.json").read_text())
-    assert (first["part"], first["status"]) == ("test", "complete")
+    assert (first["split"], first["status"]) == ("test", "complete")
     for key in ("accuracy", "accuracy_interval", "loss"):
         assert first[key] == own[key]
     assert first["parameters"] == trained[1]["parameters"]
     assert first["seconds"] == trained[1]["seconds"]
     (epoch,) = [json.loads(line) for line in (interrupted / "history.jsonl").read_text().splitlines()]
-    assert (second["part"], second["status"], second["epochs"]) == ("validation", "interrupted", 1)
+    assert (second["split"], second["status"], second["epochs"]) == ("validation", "interrupted", 1)
     assert (second["accuracy"], second["loss"], second["seconds"]) == (
         epoch["val_accuracy"], epoch["val_loss"], epoch["seconds"],
     )  # fmt: skip
@@ -93,19 +93,19 @@ def test_the_verdict_is_by_the_same_images(sightline: Command, trained: Trained,
         right = np.eye(3, dtype=np.float32)[arrays["labels"]]
         np.savez(file, **arrays | {"probabilities": right if name == "good" else 1 - right})
     result = sightline("compare", tmp_path / "bad", tmp_path / "good", trained[0], "--format", "json")
-    first, _ = result.json["contests"]
-    assert (first["verdict"], first["difference"], first["part"]) == ("better", 1.0, "test")
+    first, _ = result.json["comparisons"]
+    assert (first["verdict"], first["difference"], first["split"]) == ("better", 1.0, "test")
     assert first["p_value"] < 0.001
     assert first["count"] == trained[1]["test"]["count"]
     stdout = sightline("compare", tmp_path / "good", tmp_path / "bad").out
     assert "bad vs. good: worse." in stdout
     shutil.copytree(trained[0], tmp_path / "twin")
-    assert "cannot tell" in sightline("compare", trained[0], tmp_path / "twin").out
+    assert "no significant difference" in sightline("compare", trained[0], tmp_path / "twin").out
 
 
 def test_runs_without_common_images_cannot_be_compared(sightline: Command, trained: Trained, interrupted: Path) -> None:
-    (only,) = sightline("compare", trained[0], interrupted, "--format", "json").json["contests"]
-    assert only["verdict"] == "cannot tell"
+    (only,) = sightline("compare", trained[0], interrupted, "--format", "json").json["comparisons"]
+    assert only["verdict"] is None
     assert "evaluate both" in only["note"]
 
 

@@ -74,7 +74,7 @@ def test_thresholds_for_rates_are_chosen_on_validation_and_stated_on_test(sightl
     assert [(p["rate"], p["target"], p["count"], p["conservative"]) for p in points] == [
         ("sensitivity", 0.6, 60, True), ("specificity", 0.6, 60, True),
     ]  # fmt: skip
-    assert all(len(p["reached"][p["rate"]]["interval"]) == 2 for p in points)
+    assert all(len(p["rates"][p["rate"]]["interval"]) == 2 for p in points)
     assert read_metrics(run)["binary"] == result.json["binary"]
     nothing = sightline("evaluate", run, "--target-sensitivity", "0.99", "--target-specificity", "0.6")
     assert nothing.code == 1
@@ -113,13 +113,13 @@ def test_a_threshold_asked_for_alone_is_kept_for_predict_report_and_bundle(
             assert all(row["top"][0] == {k: row[k] for k in ("label", "probability")} for row in rows)
             answers[model, label] = [row["label"] for row in rows]
     assert answers[run, "good"] == answers[run / "bundle", "good"]
-    assert answers[run, "good"].count("good") / 30 == point["reached"]["sensitivity"]["value"]
+    assert answers[run, "good"].count("good") / 30 == point["rates"]["sensitivity"]["value"]
     assert sightline("report", run).code == 0
     page = (run / "report.html").read_text("utf-8")
     assert "<h2>Operating points</h2>" in page
     assert "chosen on validation for a sensitivity of 90.0%" in page
     again = sightline("evaluate", run, "--format", "json").json["binary"]["operating_points"]
-    assert [(p["threshold"], p["reached"]) for p in again] == [(point["threshold"], point["reached"])]
+    assert [(p["threshold"], p["rates"]) for p in again] == [(point["threshold"], point["rates"])]
     # Another target replaces it, also one of another kind; two at once are only stated.
     assert sightline("evaluate", run, "--target-precision", "0.5").code in {0, 1}
     assert json.loads((run / "thresholds.json").read_text("utf-8"))["positive_threshold"] is None

@@ -54,7 +54,7 @@ def test_the_table_says_what_and_what_to_do(sightline: Command, sick: Path) -> N
     assert result.code == 0
     assert re.search(r"error +conflicting-duplicates +1 +group of identical files has different classes", result.out)
     assert "cat/<b>odd</b>.jpg: not an image" in result.out
-    assert "split.group=near" in result.out
+    assert "split.group=near_duplicates" in result.out
 
 
 def test_strict_fails_on_errors_alone(sightline: Command, sick: Path, clean: Path) -> None:
@@ -135,8 +135,10 @@ def test_train_says_briefly_what_is_wrong_and_recommends_groups(
     assert (untrained["accuracy"], untrained["loss"], untrained["count"] > 0) == (None, None, True), "not 0: no epoch"
     assert "allowed error: conflicting-duplicates: 1 group of identical files" in result.err
     assert "`sightline doctor` lists them all with advice" in result.err
-    assert re.search(r"\d+ groups? of near duplicates (is|are) in more than one split .*split.group=near", result.err)
-    grouped = ("--set", "train.epochs=0", "--set", "split.group=near", *allow)
+    assert re.search(
+        r"\d+ groups? of near duplicates (is|are) in more than one split .*split.group=near_duplicates", result.err
+    )
+    grouped = ("--set", "train.epochs=0", "--set", "split.group=near_duplicates", *allow)
     result = sightline("train", sick, *SMALL, *grouped, "--out", tmp_path / "near")
     assert "of near duplicates" not in result.err
     result = sightline("train", clean, *SMALL, "--set", "train.epochs=0", "--out", tmp_path / "clean")
@@ -150,7 +152,7 @@ def test_groups_lie_on_one_side(sick: Path) -> None:
         return sum(split_of[f"cat/{i}.jpg"] != split_of[f"cat/near {i}.jpg"] for i in range(6, 16))
 
     assert count_separated("none") > 0
-    assert count_separated("near") == 0
+    assert count_separated("near_duplicates") == 0
 
 
 def test_class_names_that_no_font_draws_are_named(
@@ -162,4 +164,4 @@ def test_class_names_that_no_font_draws_are_named(
     assert findings["names-without-font"]["paths"] == ["\U0010fffd"]
     assert "install a font that has them" in findings["names-without-font"]["advice"]
     monkeypatch.setattr("sightline.report.fonts.fonts_by_script", lambda: {"Chinese": "none", "emoji": "Symbola"})
-    assert sightline("env", "--format", "json").json["fonts in figures"] == "Chinese: none; emoji: Symbola"
+    assert sightline("env", "--format", "json").json["plot_fonts"] == "Chinese: none; emoji: Symbola"

@@ -38,19 +38,19 @@ def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path,
     assert result.code == 0
     payload = result.json
     stored = json.loads((run / "eval" / "test" / "metrics.json").read_text())
-    assert {key: value for key, value in payload.items() if key not in {"labels", "views"}} == stored
+    assert {key: value for key, value in payload.items() if key not in {"label_issues", "tta_views"}} == stored
     assert {"auroc", "macro_f1", "brier", "log_loss", "average_precision"} <= set(payload["metrics"])
     assert payload["calibration"]["temperature"]["count"] > 0
     assert payload["calibration"]["note"], "there are too few images"
-    assert payload["coverage"]["wanted"] == 0.8
-    assert payload["strangers"]["strangers"] == 8
-    assert 0 <= payload["strangers"]["energy"] <= 1
-    assert 0 <= payload["strangers"]["distance"] <= 1
+    assert payload["set_coverage"]["target"] == 0.8
+    assert payload["ood"]["ood_count"] == 8
+    assert 0 <= payload["ood"]["energy_auroc"] <= 1
+    assert 0 <= payload["ood"]["distance_auroc"] <= 1
     thresholds = json.loads((run / "thresholds.json").read_text())
     assert thresholds == payload["thresholds"]
     assert thresholds["target_precision"] == 0.7
     plots = {path.stem for path in (run / "figures").iterdir()}
-    assert {"reliability", "risk-coverage", "confusion", "confusion-shares"} <= plots
+    assert {"reliability", "risk-coverage", "confusion", "confusion-normalized"} <= plots
     outcome = sightline("evaluate", run)
     for word in ("auroc", "calibration: ECE", "risk-coverage", "returns a set for"):
         assert word in outcome.out
@@ -60,9 +60,9 @@ def test_tta_is_reported_and_not_stored(sightline: Command, run: Path) -> None:
     stored = (run / "eval" / "test" / "metrics.json").read_bytes()
     one, two = (
         sightline("evaluate", run, "--format", "json").json,
-        sightline("evaluate", run, "--tta", "flip", "--format", "json").json,
+        sightline("evaluate", run, "--mirror", "--format", "json").json,
     )
-    assert (one["views"], two["views"]) == (1, 2)
+    assert (one["tta_views"], two["tta_views"]) == (1, 2)
     assert one["loss"] != two["loss"]
     assert "mean over two views" in sightline("evaluate", run, "--tta", "flip").out
     assert json.loads((run / "eval" / "test" / "metrics.json").read_text())["loss"] == json.loads(stored)["loss"]
@@ -130,7 +130,7 @@ def test_a_model_without_its_run_is_fitted_on_the_validation_part_of_what_is_giv
         assert line["decision"] in {"class", "set", "abstain"}
         assert set(line["set"]) <= {"red", "green", "blue"}
     answered = sum(line["decision"] == "class" for line in after) / len(after)
-    assert answered == pytest.approx(result.json["answered"]["classes"])
+    assert answered == pytest.approx(result.json["selective"]["class_fraction"])
     again = sightline("evaluate", model, split_folders, "--split", "validation", "--format", "json").json
     assert again["thresholds"] == result.json["thresholds"], "kept, and still readable"
 

@@ -41,14 +41,14 @@ def test_one_line_and_one_plot_per_image(sightline: Command, trained: Trained, h
     )
     assert (result.code, result.err) == (0, "")
     (row,) = result.lines
-    assert list(row) == ["path", "label", "probability", "method", "figure", "region", "share", "check"]
+    assert list(row) == ["path", "label", "probability", "method", "figure", "region", "heat_fraction", "faithfulness"]
     assert (row["path"], row["label"], row["method"]) == (str(half), "green", "occlusion")
     left, top, right, bottom = row["region"]
     assert 0 <= left < right <= 400
     assert 350 <= top < bottom <= 600, "the green third of the image as displayed"
-    assert 0 < row["share"] <= 1
-    assert set(row["check"]) == {"hidden", "fall", "random_fall", "beaten", "places"}
-    assert row["check"]["hidden"] == pytest.approx(0.2, abs=0.001)
+    assert 0 < row["heat_fraction"] <= 1
+    assert set(row["faithfulness"]) == {"masked_fraction", "drop", "random_drop", "percentile", "positions"}
+    assert row["faithfulness"]["masked_fraction"] == pytest.approx(0.2, abs=0.001)
     with Image.open(row["figure"]) as figure:
         assert figure.width >= 2 * 400
         assert figure.height >= 600
@@ -156,5 +156,5 @@ def test_an_exported_model_and_nan_predictions() -> None:
         model.explain(np.zeros((6, 6, 3), np.uint8), method="gradcam")
     dark, bright = model.explain([np.full((6, 6), level, np.uint8) for level in (10, 250)])
     assert (dark.method, dark.label, dark.error) == ("occlusion", "black", None)
-    assert (dark.region, dark.check) == (None, None), "occluding an image of a single color changes nothing"
+    assert (dark.region, dark.faithfulness) == (None, None), "occluding an image of a single color changes nothing"
     assert bright.error == "the model's answer is not a finite number"

@@ -284,7 +284,7 @@ def test_vectors_hold_what_a_decoder_needs(sightline: Command, run: Path) -> Non
         again = classifier.preprocess.decode((folder / example["file"]).read_bytes())
         np.testing.assert_array_equal(raw, again)
         assert bundle.hash_pixels(raw) == example["sha256"]
-        assert raw.ravel()[:24].tolist() == example["first"]
+        assert raw.ravel()[:24].tolist() == example["first_values"]
         np.testing.assert_allclose(raw.mean((0, 1)), example["mean"])
         np.testing.assert_allclose(
             classifier.predictor.probabilities(raw[None])[0], example["probabilities"], atol=1e-5

@@ -83,10 +83,10 @@ def test_near_duplicates_across_stated_splits_are_reported_and_not_moved(sightli
              for i in range(9)}  # fmt: skip
     test, train = (encode(draw_scene(0).resize((110, 96)), "JPEG", quality=quality) for quality in (60, 70))
     root = write_files(tmp_path / "pets", {**files, "test/cat/small.jpg": test, "train/cat/small.jpg": train})
-    result = sightline("train", root, *UNTRAINED, "--set", "split.group=near", "--out", tmp_path / "run")
+    result = sightline("train", root, *UNTRAINED, "--set", "split.group=near_duplicates", "--out", tmp_path / "run")
     assert result.code == 0, result.err
     assert "1 group spans more than one split of the source, such as that of " in result.err
-    assert "--set split.group=near" not in result.err
+    assert "--set split.group=near_duplicates" not in result.err
     split = {row["path"]: row["split"] for row in read_rows(tmp_path / "run")}
     assert all(split[path] == "test" for path in split if path.startswith("test/"))
     assert not any(split[path] == "test" for path in split if path.startswith("train/"))

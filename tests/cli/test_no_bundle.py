@@ -27,7 +27,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
         gpu.setattr(backend, "full_precision", nullcontext)
         result = train("beans:90@16", recipe="quick", set=SETTINGS, out=run)
     assert result.bundle is None
-    assert "the largest difference in probability is" in str(result.bundle_reason)
+    assert "the largest difference in probability is" in str(result.no_bundle_reason)
     return run
 
 
@@ -37,7 +37,7 @@ def test_train_says_why(refused: Path, sightline: Command) -> None:
         result = sightline(*arguments, *(["--out", refused] if arguments is TRAIN else []), "--format", "json")
         assert result.code == 1
         assert result.json["bundle"] is None
-        reasons.append(result.json["bundle_reason"])
+        reasons.append(result.json["no_bundle_reason"])
         assert f"error: {refused} has no bundle: {reasons[-1]}." in result.err
     assert reasons[0] == reasons[1]
     assert reasons[0].startswith("the outputs of the exported file differ from the model's: on 18 images")
@@ -50,7 +50,7 @@ def test_a_device_of_reduced_precision_ships(sightline: Command, tmp_path: Path)
         result = sightline(*TRAIN, "--out", tmp_path / "run", "--format", "json")
     assert result.code == 0, result.err
     assert result.json["bundle"] == str(tmp_path / "run" / "bundle")
-    assert result.json["bundle_reason"] is None
+    assert result.json["no_bundle_reason"] is None
 
 
 def test_the_model_itself_predicts_and_is_evaluated(refused: Path, sightline: Command, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_every_command_gives_one_accuracy_for_a_file_in_two_splits(sightline: Co
     for payload in (first, evaluated, reported, compared["runs"][0]):
         assert payload["accuracy"] == trained["accuracy"] == python.accuracy
     assert first["count"] == evaluated["count"] == reported["count"] == python.count == 16
-    assert compared["contests"][0]["count"] == 16
+    assert compared["comparisons"][0]["count"] == 16
     assert compared["runs"][0]["leaked"] == 4
     assert "test (4 leaked)" in sightline("compare", run, project_copy / "twin").out
 
@@ -116,18 +116,22 @@ def test_leaked_test_images_are_reported_with_the_accuracy(sightline: Command, p
     payload = sightline("evaluate", run, "--format", "json").json
     leaked = payload["leaked"]
     names = {f"test/{label}/{name}" for label in TINT for name in ("copy.png", "smaller.jpg")}
-    assert (leaked["count"], leaked["identical"], leaked["near"], set(leaked["images"])) == (4, 2, 2, names)
+    assert (leaked["count"], leaked["identical"], leaked["near_duplicates"], set(leaked["images"])) == (4, 2, 2, names)
     with np.load(run / "eval" / "test" / "predictions.npz") as saved:
         others = [i for i, path in enumerate(saved["paths"]) if path not in names]
         right = (saved["probabilities"].argmax(1) == saved["labels"])[others]
-    assert leaked["without"]["count"] == len(right) == 12
-    assert leaked["without"]["accuracy"] == pytest.approx(right.mean())
-    assert "macro_f1" in leaked["without"]["metrics"]
+    assert leaked["without_leaked"]["count"] == len(right) == 12
+    assert leaked["without_leaked"]["accuracy"] == pytest.approx(right.mean())
+    assert "macro_f1" in leaked["without_leaked"]["metrics"]
     trained = json.loads((run / "run.json").read_text())["result"]
     brief = trained["leaked"]["test"]
-    assert brief["without"]["accuracy"] == leaked["without"]["accuracy"]
-    assert {key: brief[key] for key in ("count", "identical", "near")} == {"count": 4, "identical": 2, "near": 2}
-    card = sightline("model-card", run).out
+    assert brief["without_leaked"]["accuracy"] == leaked["without_leaked"]["accuracy"]
+    assert {key: brief[key] for key in ("count", "identical", "near_duplicates")} == {
+        "count": 4,
+        "identical": 2,
+        "near_duplicates": 2,
+    }
+    card = sightline("card", run).out
     assert "4 of the test images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in card
     stdout = sightline("evaluate", run).out
     assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in stdout
@@ -154,7 +158,7 @@ def test_near_duplicates_are_kept_with_the_run_and_not_found_again(
 ) -> None:
     rows = [json.loads(line) for line in (project_copy / "run" / "leakage.jsonl").read_text().splitlines()]
     groups = {(row["kind"], *sorted(image["path"] for image in row["images"])) for row in rows}
-    near = {("near", f"test/{label}/smaller.jpg", f"train/{label}/05.png") for label in TINT}
+    near = {("near_duplicates", f"test/{label}/smaller.jpg", f"train/{label}/05.png") for label in TINT}
     assert groups == near | {("identical", f"test/{label}/copy.png", f"train/{label}/03.png") for label in TINT}
     assert {image["split"] for row in rows for image in row["images"]} >= {"train", "test"}
     monkeypatch.setattr("sightline.data.checks.leakage.find_leaks", None)
@@ -343,8 +347,12 @@ def test_training_images_among_others_are_left_out_and_counted(
     payload = sightline("evaluate", run, everything, "--format", "json").json
     assert payload["count"] == 12, "the test images except the four that leaked"
     training_images = payload["training_images"]
-    assert (training_images["included"], training_images["identical"], training_images["near"]) == (False, 50, 2)
-    own = sightline("evaluate", run, "--format", "json").json["leaked"]["without"]
+    assert (training_images["included"], training_images["identical"], training_images["near_duplicates"]) == (
+        False,
+        50,
+        2,
+    )
+    own = sightline("evaluate", run, "--format", "json").json["leaked"]["without_leaked"]
     assert (payload["accuracy"], payload["count"]) == (own["accuracy"], own["count"])
     stdout = sightline("evaluate", run, everything).out
     assert (
@@ -361,7 +369,7 @@ def test_they_are_included_on_request(sightline: Command, project: Path, everyth
     assert (
         training_images["included"],
         training_images["identical"],
-        training_images["near"],
+        training_images["near_duplicates"],
         len(training_images["images"]),
     ) == (True, 50, 2, 52)
     stdout = sightline("evaluate", project / "run", everything, "--include-training").out
@@ -389,7 +397,7 @@ def test_new_images_are_evaluated_without_a_remark(sightline: Command, project: 
             write(tmp_path / "new" / label / f"{i}.png", encode(draw(100 * c + i, label)))
     payload = sightline("evaluate", project / "run", tmp_path / "new", "--format", "json").json
     assert (payload["count"], payload["leaked"], payload["missing"]) == (8, None, None)
-    assert payload["training_images"] == {"included": False, "identical": 0, "near": 0, "images": []}
+    assert payload["training_images"] == {"included": False, "identical": 0, "near_duplicates": 0, "images": []}
     assert "training" not in sightline("evaluate", project / "run", tmp_path / "new").out.split("figure")[0].lower()
 
 
@@ -437,7 +445,7 @@ def test_a_bundle_finds_training_images_by_its_location(
     alone = Path(shutil.copytree(project / "run" / "bundle", tmp_path / "alone"))
     payload = sightline("evaluate", alone, everything, "--format", "json").json
     assert payload["count"] == 64
-    assert payload["training_images"] == {"included": False, "identical": None, "near": None, "images": []}
+    assert payload["training_images"] == {"included": False, "identical": None, "near_duplicates": None, "images": []}
     assert "does not know its training images" in sightline("evaluate", alone, everything).out
 
 
@@ -446,7 +454,7 @@ def test_an_export_is_compared_on_them_and_says_so(
 ) -> None:
     result = sightline("export", project / "run", "--parity", everything, "--out", tmp_path / "out", "--format", "json")
     assert result.code == 0, result.err
-    assert result.json["pictures"] == "the given images (52 are training or validation images)"
+    assert result.json["images"] == "the given images (52 are training or validation images)"
 
 
 # Runs that are not complete

@@ -90,7 +90,7 @@ def test_a_given_range_is_taken_by_doctor_and_show(sightline: Command, microscop
     }
     assert (tmp_path / "fix").read_text() == ""
     assert "blank" not in plain
-    assert "read with 1000 as black and 1400 as white" in plain["high-bit-depth"]["what"]
+    assert "read with 1000 as black and 1400 as white" in plain["high-bit-depth"]["description"]
     findings = sightline("doctor", microscope, "--format", "json", "--set", "input.value_range=full").json["findings"]
     assert next(f["count"] for f in findings if f["kind"] == "blank") == 60
     result = sightline("preview", microscope, "--out", tmp_path / "a.png", "--set", "input.value_range=[0, 60000]")

@@ -239,7 +239,7 @@ def test_bad_use_is_explained(
 
 def test_evaluate_json(sightline: Command, run: Path, colors: Path) -> None:
     own = sightline("evaluate", run, "--format", "json").json
-    assert {"accuracy", "accuracy_interval", "per_class", "confusion", "count", "rejects"} <= set(own)
+    assert {"accuracy", "accuracy_interval", "per_class", "confusion", "count", "unreadable"} <= set(own)
     low, high = own["accuracy_interval"]
     assert 0 <= low <= own["accuracy"] <= high <= 1
     assert sum(map(sum, own["confusion"])) == own["count"] == sum(c["support"] for c in own["per_class"])
@@ -269,7 +269,7 @@ def test_rejects_are_counted_not_fatal(sightline: Command, run: Path, colors: Pa
     (tmp_path / "data" / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     payload = sightline("evaluate", run, tmp_path / "data", "--include-training", "--format", "json").json
     assert payload["count"] == 120
-    assert [r["path"] for r in payload["rejects"]] == ["red/broken.png"]
+    assert [r["path"] for r in payload["unreadable"]] == ["red/broken.png"]
 
 
 def test_lists(sightline: Command) -> None:
@@ -279,8 +279,8 @@ def test_lists(sightline: Command) -> None:
     assert {"auto", "quick", "transfer"} <= recipes
     assert "[model]" in sightline("recipes", "quick").out
     env = sightline("env", "--format", "json").json
-    assert env["backend"] in env["installed backends"]
-    assert env["why"]
+    assert env["backend"] in env["installed_backends"]
+    assert env["backend_reason"]
     assert {"python", "keras", "sightline"} <= set(env["versions"])
 
 

@@ -28,7 +28,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)  # no half
 
 CHECKED = {  # values of settings with a rule of their own, by field
     "encoding": st.sampled_from(["", "big5", "shift_jis", "UTF-8"]),
-    "group": st.sampled_from(["none", "near", "folder", r"pattern:(?P<group>\w+)_"])
+    "group": st.sampled_from(["none", "near_duplicates", "folder", r"pattern:(?P<group>\w+)_"])
     | TEXT.filter(str.strip).map(lambda column: f"column:{column}"),
 }
 

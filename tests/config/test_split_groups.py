@@ -13,7 +13,7 @@ from sightline.errors import ConfigError
     ("text", "rule"),
     [
         ("none", GroupRule("none")),
-        ("near", GroupRule("near")),
+        ("near_duplicates", GroupRule("near_duplicates")),
         ("folder", GroupRule("folder")),
         ("column:patient id", GroupRule("column", "patient id")),
         ("column: patient ", GroupRule("column", "patient")),
@@ -29,9 +29,15 @@ def test_what_makes_a_group(text: str, rule: GroupRule) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "split.group cannot be '': expected none, near, folder, column:NAME or pattern:REGEX."),
-        ("patient", "split.group cannot be 'patient': expected none, near, folder, column:NAME or pattern:REGEX."),
-        ("folder:x", "split.group cannot be 'folder:x': expected none, near, folder, column:NAME or pattern:REGEX."),
+        ("", "split.group cannot be '': expected none, near_duplicates, folder, column:NAME or pattern:REGEX."),
+        (
+            "patient",
+            "split.group cannot be 'patient': expected none, near_duplicates, folder, column:NAME or pattern:REGEX.",
+        ),
+        (
+            "folder:x",
+            "split.group cannot be 'folder:x': expected none, near_duplicates, folder, column:NAME or pattern:REGEX.",
+        ),
         ("column", "split.group is 'column', which names no column: expected for example column:patient."),
         ("column: ", "split.group is 'column: ', which names no column: expected for example column:patient."),
         ("pattern:", r"split.group is 'pattern:', which names no pattern: expected for example pattern:(patient\d+)_."),

@@ -286,7 +286,9 @@ def test_a_source_of_test_images_without_labels_is_left_out(tmp_path: Path) -> N
     ]
     source_index = build_index(paths)
     assert {(p.label, p.split) for p in source_index.images} == {("cat", "train"), ("dog", "train")}
-    assert [(r.path, r.reason) for r in source_index.notes if r.kind == "unlabeled"] == [("test1.zip", "2 images")]
+    assert [(r.path, r.reason) for r in source_index.notes if r.kind == "unlabeled-folders"] == [
+        ("test1.zip", "2 images")
+    ]
     assert source_index.unreadable == ()
 
 

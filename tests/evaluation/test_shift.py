@@ -27,7 +27,7 @@ def test_a_test_split_of_another_kind_is_told() -> None:
     validation, test = draw_outputs(800, 0.97, 0.96), draw_outputs(624, 0.81, 0.96, 1)
     difference = shift.compare_splits(validation, test)
     hits = [int((p.argmax(1) == labels).sum()) for p, labels in (validation, test)]
-    assert difference.interval == intervals.difference_interval(hits[1], 624, hits[0], 800)
+    assert difference.accuracy_difference_interval == intervals.difference_interval(hits[1], 624, hits[0], 800)
     assert difference.accuracy_difference == hits[1] / 624 - hits[0] / 800
     assert difference.ece_difference == calibration.compute_ece(*test) - calibration.compute_ece(*validation)
     assert difference.ece_difference > 0.1

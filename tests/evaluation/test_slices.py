@@ -41,19 +41,19 @@ def test_verdicts() -> None:
         20,
         0.1,
     )
-    assert comparison.interval is not None
-    assert 0 < comparison.interval.low < 0.1 < comparison.interval.high
+    assert comparison.difference_interval is not None
+    assert 0 < comparison.difference_interval.low < 0.1 < comparison.difference_interval.high
     assert compare_paired(better, base).verdict == "worse"
-    assert compare_paired(base, base).verdict == "cannot tell"
+    assert compare_paired(base, base).verdict == "no significant difference"
     slightly = base | (np.arange(200) < 12)  # 6 against 0: p = 0.03
     assert compare_paired(base, slightly).verdict == "better"
-    assert compare_paired(base, slightly, tests=2).verdict == "cannot tell"
+    assert compare_paired(base, slightly, tests=2).verdict == "no significant difference"
 
 
 def test_twins_are_called_different_one_time_in_twenty_at_most() -> None:
     rng = np.random.default_rng(0)
     verdicts = [compare_paired(rng.random(100) < 0.8, rng.random(100) < 0.8).verdict for _ in range(60)]
-    assert verdicts.count("cannot tell") >= 54
+    assert verdicts.count("no significant difference") >= 54
 
 
 def make_evaluation(p: list[list[float]], truth: list[int]) -> object:
@@ -72,11 +72,11 @@ def test_the_mistakes_worth_looking_at() -> None:
         ("1.png", "a", "b"), ("2.png", "a", "b"), ("0.png", "b", "a"),
     ]  # fmt: skip
     assert [a.path for a in errors.least_confident_correct] == ["3.png", "4.png"]
-    assert [(p.label, p.predicted, p.count, len(p.examples)) for p in errors.pairs] == [
+    assert [(p.label, p.predicted, p.count, len(p.examples)) for p in errors.confused_pairs] == [
         ("a", "b", 2, 2),
         ("b", "a", 1, 1),
     ]
-    assert errors.pairs[0].fraction == pytest.approx(2 / 3)
+    assert errors.confused_pairs[0].fraction == pytest.approx(2 / 3)
 
 
 def test_the_slice_that_is_worse_is_named_and_no_other() -> None:
@@ -85,9 +85,9 @@ def test_the_slice_that_is_worse_is_named_and_no_other() -> None:
     correct = rng.random(400) < np.where(np.array(camera) == "old", 0.6, 0.95)
     values = {"camera": camera, "brightness": rng.random(400).tolist()}
     slice_rows = evaluate_slices(values, correct)
-    assert [s.name for s in slice_rows if s.worse] == ["camera old"]
+    assert [s.name for s in slice_rows if s.significantly_worse] == ["camera old"]
     assert (slice_rows[0].name, slice_rows[0].count) == ("camera old", 100)
-    assert slice_rows[0].gap.high < 0 < slice_rows[0].rest - slice_rows[0].accuracy
+    assert slice_rows[0].difference_interval.high < 0 < slice_rows[0].rest_accuracy - slice_rows[0].accuracy
 
 
 def test_chance_alone_names_a_slice_seldom() -> None:
@@ -95,7 +95,7 @@ def test_chance_alone_names_a_slice_seldom() -> None:
     named = 0
     for _ in range(200):
         values = {name: rng.random(200).tolist() for name in "abcd"}
-        named += any(s.worse for s in evaluate_slices(values, rng.random(200) < 0.85))
+        named += any(s.significantly_worse for s in evaluate_slices(values, rng.random(200) < 0.85))
     assert named <= 15
 
 

@@ -10,7 +10,6 @@ from sightline.data.types import UnreadableImage
 from sightline.evaluation.results import ClassMetrics, EvaluationResult, Metric
 from sightline.inference.results import ClassProbability, Prediction
 from sightline.intervals import Interval
-from sightline.report import to_dict
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 
 EVALUATION = EvaluationResult(
@@ -52,7 +51,7 @@ TRAINED = TrainResult(
 
 
 def test_evaluation_without_its_arrays() -> None:
-    values = to_dict.evaluation_to_dict(EVALUATION)
+    values = EVALUATION.to_dict()
     assert json.loads(json.dumps(values)) == values == {
         "accuracy": 0.75,
         "accuracy_interval": [0.5, 0.9],
@@ -71,13 +70,13 @@ def test_evaluation_without_its_arrays() -> None:
         ],
         "untested_classes": ["b"],
         "confusion": [[1, 1], [0, 2]],
-        "rejects": [{"path": "x.png", "reason": "truncated"}],
+        "unreadable": [{"path": "x.png", "reason": "truncated"}],
         "seconds": 1.5,
         "metrics": {
             "auroc": {"value": 0.75, "interval": [0.5, 1.0], "note": ""},
             "macro_f1": {"value": 2 / 3, "interval": None, "note": "few", "classes": 1},
         },
-        "worst_pairs": [{"label": "ä", "answer": "b", "count": 1}],
+        "most_confused": [{"label": "ä", "predicted": "b", "count": 1}],
         "leaked": None,
         "missing": None,
         "added": 0,
@@ -86,11 +85,11 @@ def test_evaluation_without_its_arrays() -> None:
 
 
 def test_training_with_its_parts_and_details() -> None:
-    values = to_dict.training_to_dict(TRAINED)
+    values = TRAINED.to_dict()
     assert json.loads(json.dumps(values)) == values == {
         "run": "runs/1",
         "bundle": "runs/1/bundle",
-        "bundle_reason": None,
+        "no_bundle_reason": None,
         "recipe": "quick",
         "model": "vgg16",
         "parameters": 10,
@@ -108,16 +107,16 @@ def test_training_with_its_parts_and_details() -> None:
 
 
 def test_every_field_of_a_training_is_told() -> None:
-    keys = set(to_dict.training_to_dict(TRAINED))
+    keys = set(TRAINED.to_dict())
     assert {f for f in TrainResult.__dataclass_fields__ if f != "details"} <= keys
 
 
 def test_prediction_answers_or_says_why_not() -> None:
     top = (ClassProbability("cat", 0.75), ClassProbability("dog", 0.25))
-    assert to_dict.prediction_to_dict(Prediction("x.png", "cat", 0.75, top)) == {
+    assert Prediction("x.png", "cat", 0.75, top).to_dict() == {
         "path": "x.png",
         "label": "cat",
         "probability": 0.75,
         "top": [{"label": "cat", "probability": 0.75}, {"label": "dog", "probability": 0.25}],
     }
-    assert to_dict.prediction_to_dict(Prediction("x.png", error="truncated")) == {"path": "x.png", "error": "truncated"}
+    assert Prediction("x.png", error="truncated").to_dict() == {"path": "x.png", "error": "truncated"}

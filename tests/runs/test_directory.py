@@ -339,7 +339,7 @@ def test_next_path_takes_the_first_free_number(tmp_path: Path) -> None:
 def test_plots_of_another_evaluation_are_removed(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "r")
     run.write_figure("curves", RenderedFigure(b"of training", b"in words", b"on a phone"))
-    run.write_figures({"confusion": RenderedFigure(b"1", b"one"), "mistakes": RenderedFigure(b"1", b"one")})
+    run.write_figures({"confusion": RenderedFigure(b"1", b"one"), "errors": RenderedFigure(b"1", b"one")})
     run.write_figures({"confusion": RenderedFigure(b"2")})
     assert {path.name: path.read_bytes() for path in (run.path / "figures").iterdir()} == {
         "curves.png": b"of training",
@@ -349,7 +349,7 @@ def test_plots_of_another_evaluation_are_removed(tmp_path: Path) -> None:
     }
     assert run.read_figure("curves") == RenderedFigure(b"of training", b"in words", b"on a phone")
     assert run.read_figure("confusion") == RenderedFigure(b"2")
-    assert run.read_figure("mistakes") is None
+    assert run.read_figure("errors") is None
 
 
 def test_the_outcome_of_other_weights_goes_and_what_the_user_made_of_them_is_renamed(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_the_outcome_of_other_weights_goes_and_what_the_user_made_of_them_is_ren
         "figures/curves.png",
         "bundle/manifest.json",
         "thresholds.json",
-        "labels.jsonl",
+        "label_issues.jsonl",
     )
     kept_files = ("history.jsonl", "data.jsonl", "model.keras", "checkpoints/1.npz")
     for name in (*removed_files, *kept_files, "exports/onnx/model.onnx", "compressed/search.json", "exports-old-1/x"):
@@ -371,7 +371,7 @@ def test_the_outcome_of_other_weights_goes_and_what_the_user_made_of_them_is_ren
     renamed = {"exports-old-2/onnx/model.onnx", "compressed-old-1/search.json", "exports-old-1/x"}
     assert remaining == {*kept_files, *renamed, "run.json"}
     assert run.info["seed"] == 1
-    assert "no_bundle" not in run.info
+    assert "no_bundle_reason" not in run.info
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")

@@ -86,7 +86,7 @@ def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, Train
     saved_checkpoints = list((short / "checkpoints").glob("*.npz"))
     assert len(saved_checkpoints) == 1
     before = load(short).predict(np.zeros((16, 16, 3), np.uint8))[0].top[0].probability
-    (short / "figures" / "mistakes.png").write_bytes(b"of the weights before")
+    (short / "figures" / "errors.png").write_bytes(b"of the weights before")
     (short / "thresholds.json").write_text("{}")
     (short / "exports").mkdir()
     listener = StoppingCallback()
@@ -101,7 +101,7 @@ def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, Train
     assert "--epochs 4" in (short / "report.html").read_text()
     assert load(short).predict(np.zeros((16, 16, 3), np.uint8))[0].top[0].probability != before
     assert not (short / "thresholds.json").exists()
-    assert not (short / "figures" / "mistakes.png").exists()
+    assert not (short / "figures" / "errors.png").exists()
     assert not (short / "exports").exists()
     assert (short / "exports-old-1").is_dir(), "what the user made is kept, under a name that says so"
     assert api.resume(short, epochs=4).weights_sha256 == result.weights_sha256, "as many as there are: nothing to do"
@@ -123,7 +123,7 @@ def test_killed_before_its_first_step_it_is_under_way(short: Path, long: tuple[P
 
     extension.begin_extension(RunDirectory.open(short), 4, Callback())
     extension.begin_extension(RunDirectory.open(short), 4, Callback())  # the same command again changes nothing
-    assert len(RunDirectory.open(short).info["extended"]) == 1
+    assert len(RunDirectory.open(short).info["extensions"]) == 1
     assert RunDirectory.open(short).config.train.epochs == 2
     assert api.resume(short, epochs=4).weights_sha256 == long[1].weights_sha256
 
@@ -132,7 +132,7 @@ def test_killed_before_its_first_step_it_is_under_way(short: Path, long: tuple[P
 def test_twice_is_as_good_as_once(short: Path, long: tuple[Path, TrainResult]) -> None:
     api.resume(short, epochs=3)
     assert api.resume(short, epochs=4).weights_sha256 == long[1].weights_sha256
-    assert [entry["to"] for entry in RunDirectory.open(short).info["extended"]] == [3, 4]
+    assert [entry["to"] for entry in RunDirectory.open(short).info["extensions"]] == [3, 4]
 
 
 def test_what_cannot_be_extended_says_why_and_stays(short: Path, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_what_cannot_be_extended_says_why_and_stays(short: Path, tmp_path: Path)
         api.resume(short, tmp_path / "nowhere", epochs=4)
     run = RunDirectory.open(short)
     assert (run.info["status"], run.config.train.epochs) == ("complete", 2), "images that are not there cost nothing"
-    assert "extended" not in run.info
+    assert "extensions" not in run.info
     assert run.bundle is not None
     shutil.rmtree(short / "checkpoints")
     with pytest.raises(ModelError, match=r"last checkpoint is not in .*checkpoints"):

@@ -30,13 +30,13 @@ def leakage_lines(
         "x", ("ant", "bee"), images, tuple(splits.values()), np.zeros(3, np.int32), np.zeros((3, 8, 8, 3), np.uint8),
         np.arange(3), (), 0, (), cache_hit=False,
     )  # fmt: skip
-    leaks = [Leak("near", tuple(ImageRow(p, p, "ant", splits[p]) for p in pair)) for pair in pairs]
+    leaks = [Leak("near_duplicates", tuple(ImageRow(p, p, "ant", splits[p]) for p in pair)) for pair in pairs]
     return list(preflight.describe_leakage(leaks, data, RunConfig(split=SplitConfig(group=group))))
 
 
 CUT: dict[str, Split] = {"a": "train", "b": "validation", "c": "test"}
-KEEP = "--set split.group=near keeps each group in one split"
-DROP = "`sightline doctor --write-fixes` proposes training images to drop"
+KEEP = "--set split.group=near_duplicates keeps each group in one split"
+DROP = "`sightline doctor --fix` proposes training images to drop"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ DROP = "`sightline doctor --write-fixes` proposes training images to drop"
         (None, ["ab"], "column:patient", ""),
         (STATED, ["ab"], "none", f"; {KEEP}"),
         (STATED, ["ac"], "none", f"; {DROP}"),
-        (STATED, ["ac"], "near", f"; {DROP}"),
+        (STATED, ["ac"], "near_duplicates", f"; {DROP}"),
         (STATED, ["ab", "ac"], "none", f"; {KEEP} where the source defines none"),
     ],
 )

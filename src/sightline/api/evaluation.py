@@ -20,8 +20,8 @@ from sightline.evaluation.label_issues import LabelIssue
 from sightline.evaluation.ood import OODResult
 from sightline.evaluation.report import NO_THRESHOLDS, EvaluationReport, ModelOutputs, ThresholdRequest, collect_outputs
 from sightline.inference.tta import FlipTTA
-from sightline.report import plotting
 from sightline.report import evaluation_plots as drawings
+from sightline.report import plotting
 from sightline.runs.labeled_images import LabeledImages
 from sightline.seeding import make_generator
 

@@ -30,11 +30,13 @@ def compare(
     if figure is not None:
         plot_curves(rows, figure)
     if output_format == OutputFormat.json:
-        print_json({
-            "runs": [row.to_dict() for row in rows],
-            "comparisons": [comparison.to_dict() for comparison in comparisons],
-            "figure": None if figure is None else str(figure),
-        })
+        print_json(
+            {
+                "runs": [row.to_dict() for row in rows],
+                "comparisons": [comparison.to_dict() for comparison in comparisons],
+                "figure": None if figure is None else str(figure),
+            }
+        )
         return
     print_runs(rows)
     for one in comparisons:

@@ -124,9 +124,7 @@ def evaluate(
             )
     if output_format == OutputFormat.json:
         label_issues_json = None if suspects is None else [s.to_patch() for s in suspects]
-        print_json(
-            report.to_dict() | {"label_issues": label_issues_json, "tta_views": 1 if tta is None else 2}
-        )
+        print_json(report.to_dict() | {"label_issues": label_issues_json, "tta_views": 1 if tta is None else 2})
     else:
         if tta is not None:
             print_line("mean over two views of each image: itself and its mirror image")

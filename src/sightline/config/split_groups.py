@@ -38,7 +38,9 @@ def parse_group_rule(text: str, key: str = "split.group") -> GroupRule:
     if kind in {"column", "pattern"}:
         example = "column:patient" if kind == "column" else r"pattern:(patient\d+)_"
         raise ConfigError(f"{key} is {text!r}, which names no {kind}: expected for example {example}.")
-    raise ConfigError(f"{key} cannot be {text!r}: expected none, near_duplicates, folder, column:NAME or pattern:REGEX.")
+    raise ConfigError(
+        f"{key} cannot be {text!r}: expected none, near_duplicates, folder, column:NAME or pattern:REGEX."
+    )
 
 
 def _check_pattern(pattern: str, key: str) -> None:

@@ -130,7 +130,11 @@ def build_dataset(
     classes = _check_and_list_classes(images, unreadable, index.name)
     class_index = {label: i for i, label in enumerate(classes)}
     rule = parse_group_rule(config.group)
-    near = compute_image_stats(index, progress, threads, preprocess).near_duplicates if rule.kind == "near_duplicates" else None
+    near = (
+        compute_image_stats(index, progress, threads, preprocess).near_duplicates
+        if rule.kind == "near_duplicates"
+        else None
+    )
     assignment = assign_splits(images, config, seed, assign_groups(images, rule, near))
     return DecodedDataset(
         index.name,

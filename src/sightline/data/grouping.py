@@ -18,8 +18,8 @@ def assign_groups(
 ) -> list[str] | None:
     """Return the group name of each image, "" for images without a group; None without a rule.
 
-    `near` maps each sha256 to its group of near duplicates (`survey.Survey.near`), for the rule "near_duplicates". Raises
-    `ConfigError` for a column that no image has and for a pattern that does not match every path.
+    `near` maps each sha256 to its group of near duplicates (`ImageStats.near_duplicates`), for the rule of that name.
+    Raises `ConfigError` for a column that no image has and for a pattern that does not match every path.
     """
     if rule.kind == "near_duplicates":
         return [(near or {}).get(p.sha256, "") for p in images]

@@ -39,7 +39,7 @@ class RiskCoverageCurve:
 class Threshold:
     """The smallest `confidence` that reaches `target` (or None), and its metrics on `count` validation images.
 
-    `precision` has Wilson's 95% `interval` and the exact one-sided 95% `lower_bound`; `coverage` is `accepted` by `count`.
+    `precision` has Wilson's 95% `interval` and the exact one-sided 95% `lower_bound`; `coverage` is their fraction.
     A `conservative` threshold is one whose lower bound reaches the target; `coverage_cost` is the coverage lost
     compared with a threshold for which the precision alone has to reach the target. `note` says how far to trust the
     threshold.

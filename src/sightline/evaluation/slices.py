@@ -27,8 +27,8 @@ MAX_VALUES = 20  # of a column that is not numeric
 class SliceMetrics:
     """Accuracy on the `count` images of the slice `name`, and on the rest of the images.
 
-    `interval` is that of the accuracy (Wilson, 95%). `difference_interval` is the interval of the slice's accuracy minus
-    `rest_accuracy`, corrected for the number of slices tested; `significantly_worse` if it is below 0.
+    `interval` is that of the accuracy (Wilson, 95%). `difference_interval` is that of `accuracy` minus `rest_accuracy`,
+    corrected for the number of slices tested; `significantly_worse` if it is below 0.
     """
 
     name: str

@@ -47,8 +47,8 @@ class Explanation:
     """The evidence in one image for class `label`, or the reason why there is none (`error`).
 
     `heat` is float32 [height, width] in [0, 1], of the size of the model's input. Its maximum is 1, unless there is no
-    evidence: then it is 0 everywhere, and `region` and `faithfulness` are None. `figure` is the path of the PNG file, if one
-    was requested.
+    evidence: then it is 0 everywhere, and `region` and `faithfulness` are None. `figure` is the path of the PNG file
+    that was requested, if any.
     """
 
     path: str

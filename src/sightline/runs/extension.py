@@ -1,9 +1,9 @@
 """Extend a complete run to more epochs, from its last checkpoint.
 
 An extension is recorded in ``run.json`` in one atomic step, as an entry {from, to, stage_epochs_before, stage_epochs}
-of the list ``extensions``. The settings are derived from the last entry whenever the run is opened, so the process may be
-killed at any time. Until the first new epoch is complete, the previous result stays in place and the extension can be
-withdrawn.
+of the list ``extensions``. The settings are derived from the last entry whenever the run is opened, so the process may
+be killed at any time. Until the first new epoch is complete, the previous result stays in place and the extension can
+be withdrawn.
 """
 
 from __future__ import annotations

@@ -66,10 +66,10 @@ PLANTS: dict[str, tuple[str, dict[str, bytes], Mapping[str, bytes], tuple[str, .
     "unreadable": (
         "warning", {"cat/half.jpg": PLAIN["cat/0.jpg"][:900], "dog/x.png": b""}, PLAIN, ("cat/half.jpg", "dog/x.png"),
     ),
-    "stray-pictures": ("warning", {"cover.jpg": encode_scene_jpeg(905)}, PLAIN, ("cover.jpg",)),
+    "unlabeled-images": ("warning", {"cover.jpg": encode_scene_jpeg(905)}, PLAIN, ("cover.jpg",)),
     "wrong-extension": ("warning", {"cat/a.png": encode_scene_jpeg(906), "cat/a.dat": encode_scene_jpeg(907)}, PLAIN,
     ("cat/a.dat", "cat/a.png")),
-    "not-pictures": ("note", {"cat/notes.txt": b"remember", ".DS_Store": b"x"}, PLAIN, (".DS_Store", "cat/notes.txt")),
+    "not-images": ("note", {"cat/notes.txt": b"remember", ".DS_Store": b"x"}, PLAIN, (".DS_Store", "cat/notes.txt")),
     "exif-rotated": ("note", {"cat/turned.jpg": encode_scene_jpeg(908, exif=exif)}, PLAIN, ("cat/turned.jpg",)),
     "odd-modes": (
         "note", {"cat/cmyk.jpg": encode(draw_scene(909).convert("CMYK"), "JPEG"),
@@ -119,7 +119,8 @@ PLANTS: dict[str, tuple[str, dict[str, bytes], Mapping[str, bytes], tuple[str, .
     ),
 }  # fmt: skip
 ACCOMPANYING = {
-    "class-imbalance": {"small-classes"}, "small-classes": {"class-imbalance"}, "unexpected-folder": {"stray-pictures"},
+    "class-imbalance": {"small-classes"}, "small-classes": {"class-imbalance"},
+    "unexpected-folder": {"unlabeled-images"},
     "extreme-size": {"blurred"},  # an enlarged image is blurred
 }  # fmt: skip
 
@@ -137,13 +138,13 @@ def test_what_is_planted_is_found_and_nothing_else(tmp_path: Path, kind: str) ->
         "kind",
         "severity",
         "count",
-        "what",
+        "description",
         "advice",
         "paths",
         "reasons",
         "groups",
         "labels",
-        "identical",
+        "num_identical",
     }
     if isinstance(expected, int):
         assert finding.count == len(values["groups"]) == expected
@@ -207,8 +208,8 @@ def test_class_folders_named_nearly_as_parts_are_suspected(tmp_path: Path) -> No
 def test_every_problem_of_a_hostile_folder_is_reported(hostile_folder: HostileFolder) -> None:
     findings = findings_by_kind(audit_images(build_index(hostile_folder.path))[0])
     assert set(findings["unreadable"].paths) == set(hostile_folder.unreadable) | set(hostile_folder.undecodable)
-    assert findings["stray-pictures"].paths == tuple(hostile_folder.stray)
-    assert findings["not-pictures"].count == hostile_folder.skipped
+    assert findings["unlabeled-images"].paths == tuple(hostile_folder.stray)
+    assert findings["not-images"].count == hostile_folder.skipped
     assert findings["conflicting-duplicates"].labels == (("Zebra", "ant hill", "ant hill"),)
     assert set(findings["wrong-extension"].paths) == {"ant hill/jpeg.png", "ant hill/png.dat"}
     assert findings["exif-rotated"].paths == ("ant hill/turned.jpg",)
@@ -305,8 +306,8 @@ def test_images_without_a_class_are_not_called_unreadable(tmp_path: Path) -> Non
         tmp_path, {**{f"a/{name}": data for name, data in PLAIN.items()}, "b/1.jpg": encode_scene_jpeg(990)}
     )
     findings = findings_by_kind(audit_images(build_index(root, options=DataConfig(class_level=2)))[0])
-    assert set(findings) == {"stray-pictures"}
-    assert (findings["stray-pictures"].paths, findings["stray-pictures"].reasons) == (
+    assert set(findings) == {"unlabeled-images"}
+    assert (findings["unlabeled-images"].paths, findings["unlabeled-images"].reasons) == (
         ("b/1.jpg",),
         ("is above the level of the class folders",),
     )

@@ -66,5 +66,5 @@ def test_a_setting_is_advised_only_where_it_has_an_effect(source_splits: tuple[S
         duplicates.find_duplicates(images, near), [*images, image_record("bee", 9, other)]
     )
     assert [f.kind for f in advised] == ["conflicting-near-duplicates", "near-duplicates"]
-    assert all(("split.group=near" in f.advice) is (other != "validation") for f in advised)
+    assert all(("split.group=near_duplicates" in f.advice) is (other != "validation") for f in advised)
     assert all(f.advice.endswith(".") for f in advised)

@@ -56,10 +56,13 @@ def test_the_same_file_and_near_duplicates_in_two_splits(data: DecodedDataset) -
     leaks = find_leaks(data, shrink(data).find_groups())
     assert [(leak.kind, {row.path for row in leak.images}) for leak in leaks] == [
         ("identical", {"train/a/0.png", "test/a/copy.png"}),
-        ("near", {"train/b/1.png", "test/b/smaller.jpg"}),
+        ("near_duplicates", {"train/b/1.png", "test/b/smaller.jpg"}),
     ]
     sha = {p.path: p.sha256 for p in data.images}
-    assert leaked_contents(leaks, "test") == {sha["test/a/copy.png"]: "identical", sha["test/b/smaller.jpg"]: "near"}
+    assert leaked_contents(leaks, "test") == {
+        sha["test/a/copy.png"]: "identical",
+        sha["test/b/smaller.jpg"]: "near_duplicates",
+    }
     assert leaked_contents(leaks, "validation") == {}
     assert [leak.kind for leak in find_leaks(data)] == ["identical"]
 
@@ -85,16 +88,16 @@ def test_small_images_come_back_and_find_near_duplicates_elsewhere(data: Decoded
     sha = {p.path: p.sha256 for p in data.images}
     whole = shrink(data)
     known = whole.select({p.sha256 for p, split in zip(data.images, data.splits, strict=True) if split == "train"})
-    known.save(tmp_path / "small.npz")
-    loaded = SmallImages.load(tmp_path / "small.npz")
+    known.save(tmp_path / "thumbnails.npz")
+    loaded = SmallImages.load(tmp_path / "thumbnails.npz")
     assert loaded.sha256 == known.sha256
     assert find_near_contents(loaded, whole) == {sha["test/b/smaller.jpg"]}, "identical ones are not near"
     none = loaded.select(set())
     assert find_near_contents(none, whole) == set()
     assert find_near_contents(loaded, none) == set()
-    (tmp_path / "small.npz").write_bytes(b"PK")
-    with pytest.raises(ModelError, match=r"small\.npz cannot be read: .* Delete it"):
-        SmallImages.load(tmp_path / "small.npz")
+    (tmp_path / "thumbnails.npz").write_bytes(b"PK")
+    with pytest.raises(ModelError, match=r"thumbnails\.npz cannot be read: .* Delete it"):
+        SmallImages.load(tmp_path / "thumbnails.npz")
 
 
 def test_blank_images_say_nothing_and_too_many_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,10 +243,10 @@ def test_images_without_labels_beside_a_labeled_train_are_left_out_and_counted()
         zip(keys, [("sea", "train"), ("street", "train"), ("sea", "test")], strict=True)
     )
     assert (listing.unlabeled, listing.skipped_files, listing.unusable) == (left_out, ["seg_pred/notes.txt"], [])
-    assert list_notes(listing) == [("unlabeled", "seg_pred", "2 images")]
+    assert list_notes(listing) == [("unlabeled-folders", "seg_pred", "2 images")]
     listing = read_class_folders(NameStore(["train/cat/1.jpg", "train/dog/2.jpg", "test/3.jpg"]), prefix="a.zip/")
     assert listing.unlabeled == ["a.zip/test/3.jpg"]
-    assert list_notes(listing) == [("unlabeled", "a.zip/test", "1 image")]
+    assert list_notes(listing) == [("unlabeled-folders", "a.zip/test", "1 image")]
 
 
 def test_splits_inside_each_class() -> None:
@@ -271,7 +271,7 @@ def test_a_labeled_training_split_beside_a_flat_validation() -> None:
         NameStore(["Train/cat/1.jpg", "Train/dog/2.jpg", "Validation/3.jpg", "Validation/4.jpg"])
     )
     assert {(e.label, e.split) for e in listing.items} == {("cat", "train"), ("dog", "train")}
-    assert list_notes(listing) == [("unlabeled", "Validation", "2 images")]
+    assert list_notes(listing) == [("unlabeled-folders", "Validation", "2 images")]
 
 
 # Levels of classes.
@@ -316,7 +316,7 @@ def test_kaggle_gives_flat_splits_with_labels_in_names_of_the_first() -> None:
     train = [f"train/{label}.{i}.png" for label in ("cat", "dog") for i in range(3)]
     listing = read_class_folders(NameStore([*train, "test/0.png", "test/1.png"]))
     assert labels_and_splits(listing) == {key: (key[6:9], "train") for key in train}
-    assert list_notes(listing)[0] == ("unlabeled", "test", "2 images")
+    assert list_notes(listing)[0] == ("unlabeled-folders", "test", "2 images")
     assert listing.unlabeled == ["test/0.png", "test/1.png"]
     both = read_class_folders(NameStore([*train, "val/cat.9.png", "val/dog.9.png"]))
     assert {e.split for e in both.items} == {"train", "validation"}

@@ -405,7 +405,7 @@ def test_labels_of_a_flat_folder_come_from_a_table(tmp_path: Path, where: str) -
     image_index = build_index(folder, options=options)
     assert {p.path: p.label for p in image_index.images} == {"a.png": "cat", "b.png": "dog", "c.png": "cat"}
     kinds = {r.kind: (r.path, r.reason) for r in image_index.notes}
-    assert kinds["unlabeled"] == (".", "1 image")
+    assert kinds["unlabeled-folders"] == (".", "1 image")
     assert kinds["labels-from-table"][1] == "column breed"
 
 
@@ -420,7 +420,7 @@ def test_labels_of_an_archive_with_flat_splits_come_from_its_table(tmp_path: Pat
     assert {(p.path, p.label, p.split) for p in image_index.images} == {
         ("train/a.png", "cat", "train"), ("train/b.png", "dog", "train"), ("train/c.png", "cat", "train"),
     }  # fmt: skip
-    assert [(r.path, r.reason) for r in image_index.notes if r.kind == "unlabeled"] == [("test", "1 image")]
+    assert [(r.path, r.reason) for r in image_index.notes if r.kind == "unlabeled-folders"] == [("test", "1 image")]
 
 
 def test_a_table_beside_class_folders_changes_nothing(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ LeakKind = Literal["identical", "near_duplicates"]
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A group of identical files ("identical") or near duplicates ("near_duplicates") that spans more than one split."""
+    """A group of identical files or of near duplicates that spans more than one split."""
 
     kind: LeakKind
     images: tuple[ImageRow, ...]
@@ -127,7 +127,10 @@ def find_leaks(data: DecodedDataset, near: Mapping[str, str] | None = None) -> t
     """
     images = [replace(p, split=split) for p, split in zip(data.images, data.splits, strict=True)]
     groups = duplicates.find_duplicates(images, near)
-    kinds: tuple[tuple[LeakKind, tuple[Group, ...]], ...] = (("identical", groups.identical), ("near_duplicates", groups.near))
+    kinds: tuple[tuple[LeakKind, tuple[Group, ...]], ...] = (
+        ("identical", groups.identical),
+        ("near_duplicates", groups.near),
+    )
     return tuple(
         Leak(kind, tuple(map(_to_image_row, group)))
         for kind, groups in kinds
