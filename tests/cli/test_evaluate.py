@@ -60,7 +60,7 @@ def test_tta_is_reported_and_not_stored(sightline: Command, run: Path) -> None:
     stored = (run / "eval" / "test" / "metrics.json").read_bytes()
     one, two = (
         sightline("evaluate", run, "--format", "json").json,
-        sightline("evaluate", run, "--mirror", "--format", "json").json,
+        sightline("evaluate", run, "--tta", "flip", "--format", "json").json,
     )
     assert (one["tta_views"], two["tta_views"]) == (1, 2)
     assert one["loss"] != two["loss"]

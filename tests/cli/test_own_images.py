@@ -131,7 +131,7 @@ def test_leaked_test_images_are_reported_with_the_accuracy(sightline: Command, p
         "identical": 2,
         "near_duplicates": 2,
     }
-    card = sightline("card", run).out
+    card = sightline("model-card", run).out
     assert "4 of the test images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in card
     stdout = sightline("evaluate", run).out
     assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in stdout

@@ -90,7 +90,7 @@ class SplitConfig:
     test: float | None = setting(None, "test fraction; unset: 0.15, or 0 if the source defines splits", 0, 0.9)
     group: str = setting(
         "none",
-        "images that must stay in the same split: none, near (near duplicates; needs another pass over the images), "
+        "images that must stay in the same split: none, near_duplicates (another pass over the images), "
         "folder (subfolders of a class), column:NAME (of a manifest), pattern:REGEX (on the path; its first capturing "
         "group, or the one named group)",
         check=parse_group_rule,
