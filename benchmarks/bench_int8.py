@@ -52,9 +52,9 @@ def compare_accuracy() -> str:
         right.append(np.equal(probabilities.argmax(1), samples.labels))
     comparison = noninferiority.compare_models(right[0], right[1], "test")
     return (
-        f"test split: int8 {comparison.small:.4f}, float32 {comparison.large:.4f}, difference "
-        f"{100 * comparison.difference:+.2f} points "
-        f"({100 * comparison.interval.low:+.2f} to {100 * comparison.interval.high:+.2f}) on "
+        f"test split: int8 {comparison.compressed_accuracy:.4f}, float32 {comparison.original_accuracy:.4f}, "
+        f"difference {100 * comparison.difference:+.2f} points "
+        f"({100 * comparison.difference_interval.low:+.2f} to {100 * comparison.difference_interval.high:+.2f}) on "
         f"{comparison.count} images, "
         f"McNemar p = {comparison.p_value:.3g}"
     )

@@ -120,7 +120,7 @@ def test_one_difference_has_one_interval_wherever_it_is_stated() -> None:
     assert (right[0] != right[1]).sum() > 0
     exported = parity.compare_probabilities(first, second, labels).accuracy_interval
     compared = compare_paired(*right).difference_interval
-    compressed = compare_models(*right, "test").interval
+    compressed = compare_models(*right, "test").difference_interval
     assert exported == compared == compressed
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from sightline import jsonio
 from sightline.errors import ModelError
+from sightline.intervals import Interval
 
 values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -127,6 +127,7 @@ class Outer:
     kind: Literal["a", "b"]
     items: tuple[Inner, ...]
     pair: tuple[int, int] = (1, 2)
+    interval: Interval | None = None
     names: list[str] = field(default_factory=list)
     facts: Facts | None = None
     rest: Mapping[str, Any] = field(default_factory=dict)
@@ -139,7 +140,15 @@ def test_values_become_what_the_annotations_say() -> None:
     built = jsonio.build(Outer, WHOLE, "it")
     assert built == Outer("a", (Inner(0.0),), facts={"name": "x", "inner": None, "other": [1]}, rest={"k": []})  # type: ignore[arg-type]  # unknown keys are kept
     assert isinstance(built.items[0].low, float)
-    assert jsonio.build(Outer, json.loads(json.dumps(dataclasses.asdict(built))), "it") == built
+    assert jsonio.build(Outer, json.loads(json.dumps(jsonio.to_plain(built))), "it") == built
+
+
+def test_an_interval_is_a_pair_in_json() -> None:
+    plain = jsonio.to_plain(Outer("a", (), interval=Interval(0.25, 0.5)))
+    assert plain["interval"] == [0.25, 0.5]
+    interval = jsonio.build(Outer, plain, "it").interval
+    assert isinstance(interval, Interval)
+    assert interval.high == 0.5
 
 
 @pytest.mark.parametrize(
@@ -153,6 +162,7 @@ def test_values_become_what_the_annotations_say() -> None:
         ({"items": [{"low": True}]}, r"items\.0\.low is True, expected a number"),
         ({"items": [{"low": 1, "x": 1}]}, r"items\.0 has an unknown key 'x'"),
         ({"items": [7]}, r"items\.0 is 7, expected an object"),
+        ({"interval": [1]}, r"interval is \[1\], expected a list of 2 values"),
         ({"pair": [1]}, r"pair is \[1\], expected a list of 2 values"),
         ({"pair": [1, 2.0]}, r"pair\.1 is 2\.0, expected a whole number"),
         ({"names": [None]}, r"names\.0 is None, expected text"),

@@ -39,7 +39,11 @@ def dumps(value: Any, **options: Any) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """Return a value as JSON values: by its own `to_dict`, else field by field; tuples and arrays become lists."""
+    """Return a value as JSON values: by its own `to_dict`, else field by field; tuples and arrays become lists.
+
+    >>> to_plain({"interval": (0.5, 0.75), "run": None})
+    {'interval': [0.5, 0.75], 'run': None}
+    """
     if hasattr(value, "to_dict"):
         return value.to_dict()
     if dataclasses.is_dataclass(value):
@@ -161,7 +165,13 @@ def _checker(hint: Any) -> _Check:
         )
     if origin in (dict, Mapping):
         return _mapping_checker(_checker(args[1]))
-    return _record_checker(hint) if dataclasses.is_dataclass(hint) or is_typeddict(hint) else _plain_checker(hint)
+    return _class_checker(hint)
+
+
+def _class_checker(kind: Any) -> _Check:
+    if hasattr(kind, "_make"):  # a named tuple
+        return _sequence_checker([_checker(h) for h in get_type_hints(kind).values()], kind._make, fixed=True)
+    return _record_checker(kind) if dataclasses.is_dataclass(kind) or is_typeddict(kind) else _plain_checker(kind)
 
 
 def _pass_through(value: Any, _name: str) -> Any:

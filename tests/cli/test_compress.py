@@ -26,7 +26,7 @@ from sightline.inference import bundle, parity
 from sightline.inference.runtimes.keras import KerasPredictor
 
 Trained = tuple[Path, dict[str, Any]]
-CHEAP = ("--methods", "rightsize,int8,float16", "--epochs", "1")
+CHEAP = ("--methods", "shrink-head,int8,float16", "--epochs", "1")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def completed_search(trained: Trained, tmp_path_factory: pytest.TempPathFactory)
     ]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        record = out / "candidates" / "large-float16" / "record.json"
+        record = out / "candidates" / "original-float16" / "record.json"
         until = time.monotonic() + 300
         while not record.is_file() and first.poll() is None and time.monotonic() < until:
             time.sleep(0.02)
@@ -55,8 +55,8 @@ def completed_search(trained: Trained, tmp_path_factory: pytest.TempPathFactory)
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
     assert record.is_file()
-    assert not (out / "front.json").exists()
-    (out / "candidates" / "rightsize" / "bundle").mkdir(
+    assert not (out / "pareto_front.json").exists()
+    (out / "candidates" / "shrink-head" / "bundle").mkdir(
         parents=True, exist_ok=True
     )  # as left by a search that was killed later
     mtime = record.stat().st_mtime_ns
@@ -69,23 +69,23 @@ def completed_search(trained: Trained, tmp_path_factory: pytest.TempPathFactory)
 def test_json_is_the_front_and_the_chosen_one(completed_search: tuple[Path, str], trained: Trained) -> None:
     out, printed = completed_search
     payload = json.loads(printed)
-    assert payload == json.loads((out / "front.json").read_text())
+    assert payload == json.loads((out / "pareto_front.json").read_text())
     rows = {c["name"]: c for c in payload["candidates"]}
-    assert set(rows) >= {"large", "large-int8", "large-float16", "rightsize", "rightsize-int8"}
-    large, best = rows["large"], rows[payload["best"]]
+    assert set(rows) >= {"original", "original-int8", "original-float16", "shrink-head", "shrink-head-int8"}
+    large, best = rows["original"], rows[payload["best"]]
     assert large["parameters"] == trained[1]["parameters"]
     assert large["accuracy"] == pytest.approx(trained[1]["validation"]["accuracy"])
     assert best["accuracy"] >= large["accuracy"]
     assert best["bytes"] == min(r["bytes"] for r in rows.values() if r["accuracy"] >= large["accuracy"])
-    assert rows["rightsize"]["parameters"] < large["parameters"] / 100
-    assert rows["large-int8"]["bytes"] < large["bytes"] / 3
-    assert rows["large-float16"]["bytes"] < large["bytes"] / 1.9
-    comparison = payload["judgement"]
-    assert comparison["part"] == "test"
+    assert rows["shrink-head"]["parameters"] < large["parameters"] / 100
+    assert rows["original-int8"]["bytes"] < large["bytes"] / 3
+    assert rows["original-float16"]["bytes"] < large["bytes"] / 1.9
+    comparison = payload["comparison"]
+    assert comparison["split"] == "test"
     assert comparison["count"] == trained[1]["test"]["count"]
     assert comparison["interval"]["low"] <= comparison["difference"] <= comparison["interval"]["high"]
-    assert payload["reached"] is (not comparison["worse"])
-    with Image.open(out / "front.png") as image:
+    assert payload["budget_met"] is (not comparison["significantly_worse"])
+    with Image.open(out / "pareto_front.png") as image:
         assert min(image.size) > 400
 
 
@@ -106,7 +106,9 @@ def test_every_candidate_is_a_bundle_with_its_lineage(completed_search: tuple[Pa
     predictions = classifier.predict(colors / "red")
     assert np.mean([p.label == "red" for p in predictions]) > 0.5
     keras = KerasPredictor.load(out / "best.keras", classifier.classes, classifier.preprocess)
-    assert keras.model.count_params() == json.loads((out / "front.json").read_text())["candidates"][3]["parameters"]
+    assert (
+        keras.model.count_params() == json.loads((out / "pareto_front.json").read_text())["candidates"][3]["parameters"]
+    )
 
 
 def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
@@ -116,7 +118,7 @@ def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
     before = {p: p.stat().st_mtime_ns for p in out.glob("candidates/*/record.json")}
     result = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-size", "10MB", "--max-params", "100000")
     assert result.code == 0
-    for word in ("times fewer parameters", "95% interval", "McNemar p =", "rightsize"):
+    for word in ("times fewer parameters", "95% interval", "McNemar p =", "shrink-head"):
         assert word in result.out
     hopeless = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-size", "1KB")
     assert hopeless.code == 1
@@ -124,7 +126,7 @@ def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
     assert "0.001 MB allowed" in hopeless.out
     assert not list(out.glob("best*")), "chosen under another budget"
     response = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-latency", "0.0001ms", "--format", "json")
-    assert (response.code, response.json["best"], response.json["reached"]) == (1, None, False)
+    assert (response.code, response.json["best"], response.json["budget_met"]) == (1, None, False)
     assert "latency" in response.json["misses"][0]
     again = sightline("compress", trained[0], "--out", out, *CHEAP)
     assert "epochs: 1 per fine-tuning, at most 3 for a new head or a student" in again.err
@@ -137,12 +139,12 @@ def test_the_test_part_is_asked_once_about_each_that_is_chosen(
 ) -> None:
     out, printed = completed_search
     payload = json.loads(printed)
-    stored_payload = json.loads((out / "judgements.json").read_text())
-    assert stored_payload[payload["best"]]["p_value"] == payload["judgement"]["p_value"]
+    stored_payload = json.loads((out / "comparisons.json").read_text())
+    assert stored_payload[payload["best"]]["p_value"] == payload["comparison"]["p_value"]
     monkeypatch.setattr("sightline.api.compression._test_noninferiority", None)  # calling it fails
     assert (
-        sightline("compress", trained[0], "--out", out, *CHEAP, "--format", "json").json["judgement"]
-        == payload["judgement"]
+        sightline("compress", trained[0], "--out", out, *CHEAP, "--format", "json").json["comparison"]
+        == payload["comparison"]
     )
 
 
@@ -150,7 +152,7 @@ def test_a_candidate_says_its_own_temperature_and_can_be_exported(
     sightline: Command, completed_search: tuple[Path, str], colors: Path, tmp_path: Path
 ) -> None:
     """Its Keras model is saved next to its bundle, for the formats that Keras writes."""
-    folder = completed_search[0] / "candidates" / "rightsize"
+    folder = completed_search[0] / "candidates" / "shrink-head"
     manifest = bundle.read(folder / "bundle").manifest
     keras = KerasPredictor.load(folder / "model.keras", manifest.classes, manifest.preprocess)
     assert manifest.temperature == pytest.approx(1 / keras.model.get_layer("temperature").scale)
@@ -167,13 +169,13 @@ def test_an_untrusted_candidate_is_checked_before_keras_reads_it(
     sightline: Command, completed_search: tuple[Path, str], trained: Trained, tmp_path: Path
 ) -> None:
     out = shutil.copytree(completed_search[0], tmp_path / "out")
-    model = out / "candidates" / "rightsize" / "model.keras"
+    model = out / "candidates" / "shrink-head" / "model.keras"
     with zipfile.ZipFile(model) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(model, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in (members | {"config.json": b" " * (32 << 20)}).items():
             archive.writestr(name, content)
-    shutil.rmtree(out / "candidates" / "rightsize-int8")  # so that it is made from that model again
+    shutil.rmtree(out / "candidates" / "shrink-head-int8")  # so that it is made from that model again
     result = sightline("compress", trained[0], "--out", out, *CHEAP)
     assert result.code == 2
     assert "config.json decompresses from" in result.err
@@ -189,7 +191,7 @@ def test_bad_use_gets_one_clear_message(
     Image.new("RGB", (32, 32)).save(_make_folder(tmp_path / "other" / "violet") / "1.png")
     Image.new("RGB", (32, 32), "red").save(_make_folder(tmp_path / "other" / "red") / "1.png")
     for arguments, words in (
-        ((run, "--methods", "slimm"), "Did you mean 'slim'?"),
+        ((run, "--methods", "prunne"), "Did you mean 'prune'?"),
         ((run, "--max-size", "two"), "is not a size"),
         ((run, "--max-latency", "5 min"), "is not a duration"),
         ((tmp_path,), "is not a run"),
@@ -209,7 +211,7 @@ def _make_folder(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("methods", ["slim", pytest.param("slim,distill", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("methods", ["prune", pytest.param("prune,distill", marks=pytest.mark.slow)])
 def test_slimming_in_rounds(
     sightline: Command, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str
 ) -> None:
@@ -220,13 +222,13 @@ def test_slimming_in_rounds(
         "compress", run, "--methods", methods, "--epochs", "1", "--max-drop", "100", "--format", "json"
     ).json
     rows = {c["name"]: c for c in payload["candidates"]}
-    assert [step["step"] for step in rows["slim-2"]["lineage"]] == ["train", "slim", "slim"]
-    assert [step.get("importance") for step in rows["slim-2"]["lineage"]] == [None, "scale", "taylor"]
-    assert rows["slim-2"]["parameters"] < rows["slim-1"]["parameters"] < rows["large"]["parameters"]
-    assert rows["slim-2"]["multiply_adds"] < rows["slim-1"]["multiply_adds"] < rows["large"]["multiply_adds"]
+    assert [step["step"] for step in rows["prune-2"]["lineage"]] == ["train", "prune", "prune"]
+    assert [step.get("importance") for step in rows["prune-2"]["lineage"]] == [None, "scale", "taylor"]
+    assert rows["prune-2"]["parameters"] < rows["prune-1"]["parameters"] < rows["original"]["parameters"]
+    assert rows["prune-2"]["multiply_adds"] < rows["prune-1"]["multiply_adds"] < rows["original"]["multiply_adds"]
     assert (run / "compressed" / "teacher.npy").is_file() is ("distill" in methods)
     manifests = {name: bundle.read(run / "compressed" / "candidates" / name / "bundle").manifest for name in rows}
-    assert manifests["slim-1"].model == trained[1]["model"]
+    assert manifests["prune-1"].model == trained[1]["model"]
     if "distill" in methods:
         assert rows["distill-cifar10-deep"]["lineage"][-1]["student"] == "cifar10-deep"
         assert manifests["distill-cifar10-deep"].model == "cifar10-deep"
@@ -237,11 +239,11 @@ def test_the_front_is_pareto_optimal() -> None:
         return CompressionCandidate(name, None, "float32", (), accuracy, bytes=size, latency=latency, failed=failed)
 
     rows = [
-        candidate("large", 0.9, 100, 5), candidate("same", 0.9, 100, 5), candidate("quick", 0.8, 100, 1),
+        candidate("original", 0.9, 100, 5), candidate("same", 0.9, 100, 5), candidate("quick", 0.8, 100, 1),
         candidate("small", 0.8, 10, 2),
         candidate("beaten", 0.8, 11, 2), candidate("none", 1.0, 0, 0, failed="diverged"),
     ]  # fmt: skip
-    assert pareto_front(rows) == ("large", "same", "quick", "small")
+    assert pareto_front(rows) == ("original", "same", "quick", "small")
 
 
 @pytest.mark.slow
@@ -266,7 +268,7 @@ def test_a_chain_of_convolutions_is_twenty_times_smaller_without_loss(sightline:
     assert trained.code == 0
     result = sightline("compress", run, "--epochs", "8", "--max-drop", "2", "--format", "json")
     rows = {c["name"]: c for c in result.json["candidates"]}
-    limits = {name: rows["large"][name] / 20 for name in ("parameters", "bytes")}
+    limits = {name: rows["original"][name] / 20 for name in ("parameters", "bytes")}
     small = [c for c in rows.values() if all(c[name] < limit for name, limit in limits.items())]
     best = max(small, key=lambda c: float(c["accuracy"]))  # with few images, the smallest may just be lucky
     samples = load(run).load_labeled_images(split="test").subset
@@ -275,9 +277,9 @@ def test_a_chain_of_convolutions_is_twenty_times_smaller_without_loss(sightline:
             load(run / "compressed" / "candidates" / name / "bundle").predictor, samples
         ).argmax(1)
         == samples.labels
-        for name in ("large", best["name"])
+        for name in ("original", best["name"])
     ]
     assert not compare_models(right[0], right[1], "test").significantly_worse
-    chosen, comparison = rows[result.json["best"]], result.json["judgement"]
+    chosen, comparison = rows[result.json["best"]], result.json["comparison"]
     assert chosen["bytes"] <= best["bytes"]
-    assert result.code == (0 if not comparison["worse"] or comparison["difference"] >= -0.02 else 1)
+    assert result.code == (0 if not comparison["significantly_worse"] or comparison["difference"] >= -0.02 else 1)

@@ -19,15 +19,15 @@ def test_mcnemar_is_the_binomial_test_of_the_disagreements(lost: int, won: int) 
     assert compare_models(before, np.append(~before[:-1], True), "test").p_value == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_judgement_counts_pairs() -> None:
+def test_a_comparison_counts_pairs() -> None:
     large = np.array([True] * 90 + [False] * 10)
     small = large.copy()
     small[:12], small[90:92] = False, True
     comparison = compare_models(large, small, "test")
-    assert (comparison.only_large_correct, comparison.only_small_correct, comparison.count) == (12, 2, 100)
-    assert (comparison.large, comparison.small) == (0.9, 0.8)
+    assert (comparison.only_original_correct, comparison.only_compressed_correct, comparison.count) == (12, 2, 100)
+    assert (comparison.original_accuracy, comparison.compressed_accuracy) == (0.9, 0.8)
     assert comparison.difference == pytest.approx(-0.1)
-    assert comparison.interval.low < -0.1 < comparison.interval.high < 0
+    assert comparison.difference_interval.low < -0.1 < comparison.difference_interval.high < 0
     assert comparison.significantly_worse
     assert not compare_models(small, large, "test").significantly_worse
     assert not compare_models(large, large, "test").significantly_worse

@@ -14,10 +14,10 @@ from sightline.errors import OutputError
 def store(tmp_path: Path) -> SearchDir:
     """Two candidates: the large model, whose Keras model lies in the run, and a slim one with its own."""
     search_dir = SearchDir(tmp_path / "search", {"what": "a test"})
-    for name in ("large-int8", "slim"):
+    for name in ("original-int8", "prune"):
         (search_dir.folder(name) / "bundle").mkdir(parents=True)
         (search_dir.folder(name) / "bundle" / "manifest.json").write_text(name)
-    (search_dir.folder("slim") / "model.keras").write_text("slim weights")
+    (search_dir.folder("prune") / "model.keras").write_text("pruned weights")
     return search_dir
 
 
@@ -35,17 +35,17 @@ def chosen(name: str) -> CompressionCandidate:
 
 
 def test_another_choice_leaves_nothing_of_the_one_before(store: SearchDir) -> None:
-    store.select_best(chosen("slim"), "slim")
-    assert content(store) == {"best.keras": "slim weights", "best/manifest.json": "slim"}
-    store.select_best(chosen("large-int8"), "large")
-    assert content(store) == {"best/manifest.json": "large-int8"}
-    store.select_best(chosen("slim"), "slim")
+    store.select_best(chosen("prune"), "prune")
+    assert content(store) == {"best.keras": "pruned weights", "best/manifest.json": "prune"}
+    store.select_best(chosen("original-int8"), "original")
+    assert content(store) == {"best/manifest.json": "original-int8"}
+    store.select_best(chosen("prune"), "prune")
     store.clear_best()
     assert content(store) == {}
 
 
 def test_a_choice_that_cannot_be_written_leaves_no_half_of_it(store: SearchDir) -> None:
-    store.select_best(chosen("slim"), "slim")
+    store.select_best(chosen("prune"), "prune")
     with pytest.raises(OutputError, match="best cannot be written"):
-        store.select_best(chosen("absent"), "slim")
+        store.select_best(chosen("absent"), "prune")
     assert content(store) == {}

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class CompressionResult:
     """The result of a search: `candidates`, the original model first, and the names of the `pareto_front`.
 
     `best` is the smallest that meets the budget, or None: `nearest` and `misses` then say how close the search came.
-    `noninferiority` compares `best` with the original model on images that the search has not used; an accuracy drop of
+    `comparison` compares `best` with the original model on images that the search has not used; an accuracy drop of
     up to `max_drop` is allowed.
     """
 
@@ -51,7 +51,7 @@ class CompressionResult:
     candidates: tuple[CompressionCandidate, ...]
     pareto_front: tuple[str, ...]
     best: CompressionCandidate | None
-    noninferiority: PairedTest | None
+    comparison: PairedTest | None
     nearest: CompressionCandidate
     misses: tuple[str, ...]
     max_drop: float = 0.0
@@ -59,23 +59,21 @@ class CompressionResult:
     @property
     def meets_budget(self) -> bool:
         """Whether the budget is met on the test split too: no significant loss, or none beyond `max_drop`."""
-        if self.best is None or self.noninferiority is None:
+        if self.best is None or self.comparison is None:
             return False
-        return not self.noninferiority.significantly_worse or self.noninferiority.difference >= -self.max_drop - 1e-9
+        return not self.comparison.significantly_worse or self.comparison.difference >= -self.max_drop - 1e-9
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``--format json`` and ``pareto_front.json``."""
         return {
             "out": str(self.out),
-            "reached": self.meets_budget,
+            "budget_met": self.meets_budget,
             "best": self.best.name if self.best else None,
-            "judgement": asdict(self.noninferiority) | {"worse": self.noninferiority.significantly_worse}
-            if self.noninferiority
-            else None,
+            "comparison": jsonio.to_plain(self.comparison),
             "nearest": self.nearest.name,
             "misses": list(self.misses),
-            "front": list(self.pareto_front),
-            "candidates": [asdict(c) for c in self.candidates],
+            "pareto_front": list(self.pareto_front),
+            "candidates": jsonio.to_plain(self.candidates),
         }
 
 
@@ -115,9 +113,9 @@ def compress(
     if out is None:
         _io.refuse_links(run.path, path)
     search_key = {
-        "weights_sha256": sha256, "data": dataset.name, "pictures": len(dataset.images), "content": _hash_data(dataset),
-        "means": list(selected_methods),
-        "epochs": finetune_epochs, "max_drop": budget.max_drop, "slack": noninferiority.MARGIN,
+        "weights_sha256": sha256, "data": dataset.name, "images": len(dataset.images), "content": _hash_data(dataset),
+        "methods": list(selected_methods),
+        "epochs": finetune_epochs, "max_drop": budget.max_drop, "non_inferiority_margin": noninferiority.MARGIN,
     }  # fmt: skip
     store = SearchDir(path, search_key)
     trainer = _build_trainer(config, predictor, dataset, selected_methods, finetune_epochs, path, callback)
@@ -246,15 +244,15 @@ def _build_result(
 ) -> CompressionResult:
     candidates, best = tuple(search.candidates), search.best_candidate()
     nearest, misses = search.nearest_candidate()
-    judgement = None
+    comparison = None
     if best is not None:
-        judgement = _test_once(store, best, data, callback)
+        comparison = _test_once(store, best, data, callback)
         store.select_best(best, best.name if best.precision == "float32" else best.parent or "")
     else:
         store.clear_best()
     drop = search.budget.max_drop
     result = CompressionResult(
-        store.path, candidates, pareto_front(candidates), best, judgement, nearest, tuple(misses), drop
+        store.path, candidates, pareto_front(candidates), best, comparison, nearest, tuple(misses), drop
     )
     _write_results(result, candidates[0].accuracy - drop)
     return result
@@ -288,7 +286,7 @@ def _test_noninferiority(
         )
     samples = data.subset(split)
     correct = []
-    for name in ("large", candidate.name):
+    for name in ("original", candidate.name):
         _, predictor = bundle.load(store.folder(name) / "bundle")
         probabilities = parity.predict_probabilities(
             predictor, samples, task=f"{split} with {name}", progress=callback.on_progress
@@ -299,7 +297,7 @@ def _test_noninferiority(
 
 def _write_results(result: CompressionResult, min_accuracy: float) -> None:
     text = jsonio.dumps(result.to_dict(), indent=1) + "\n"
-    _io.write_atomic(result.out / "front.json", text.encode())
+    _io.write_atomic(result.out / "pareto_front.json", text.encode())
     best_name = result.best.name if result.best else None
     points = [
         drawing.ParetoPoint(
@@ -315,7 +313,7 @@ def _write_results(result: CompressionResult, min_accuracy: float) -> None:
         for c in result.candidates
         if not c.failed
     ]
-    _io.write_atomic(result.out / "front.png", drawing.plot_pareto(points, min_accuracy, "Smaller models"))
+    _io.write_atomic(result.out / "pareto_front.png", drawing.plot_pareto(points, min_accuracy, "Smaller models"))
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

@@ -33,7 +33,7 @@ def compress(
     max_params: Annotated[int | None, typer.Option(min=1, help="Maximum number of parameters.")] = None,
     methods: Annotated[
         str, typer.Option(help="Comma-separated compression methods to try.")
-    ] = "rightsize,slim,distill,int8,float16",
+    ] = "shrink-head,prune,distill,int8,float16",
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -95,19 +95,19 @@ def print_compression(compression: CompressionResult) -> None:
             f"best       {best.name}: {original.parameters / best.parameters:.1f} times fewer parameters, "
             f"{original.bytes / best.bytes:.1f} times fewer bytes, {speedup:.1f} times faster"
         )
-    if compression.noninferiority is not None:
-        comparison = compression.noninferiority
+    if compression.comparison is not None:
+        comparison = compression.comparison
+        low, high = comparison.difference_interval
         verdict = "no significant loss"
         if comparison.significantly_worse:
             verdict = "significantly worse than the original model" + (
                 ", within the allowed drop" if compression.meets_budget else ""
             )
         print_line(
-            f"{comparison.split:<11}{comparison.small:.4f} vs. {comparison.large:.4f} on "
-            f"{plural(comparison.count, 'image')}, difference "
-            f"{100 * comparison.difference:+.2f} points (95% interval {100 * comparison.interval.low:+.2f} to "
-            f"{100 * comparison.interval.high:+.2f}), {comparison.only_large_correct} lost and "
-            f"{comparison.only_small_correct} gained, "
+            f"{comparison.split:<11}{comparison.compressed_accuracy:.4f} vs. {comparison.original_accuracy:.4f} on "
+            f"{plural(comparison.count, 'image')}, difference {100 * comparison.difference:+.2f} points "
+            f"(95% interval {100 * low:+.2f} to {100 * high:+.2f}), {comparison.only_original_correct} lost and "
+            f"{comparison.only_compressed_correct} gained, "
             f"McNemar p = {comparison.p_value:.3g}: {verdict}"
         )
     print_line(f"bundles    {compression.out / 'candidates'}")

@@ -1,12 +1,12 @@
 """The search for a smaller model that is no worse: cheap methods first, each candidate saved when it is ready.
 
-1. Float16 weights and int8 of the large model, without training.
+1. Float16 weights and int8 of the original model, without training.
 2. A smaller head: the head is trained first, the whole network only if that is not enough.
 3. Pruning in rounds from the smallest good candidate. A round by batch-norm scales that fails is repeated by Taylor
    scores; after that, each failure halves the pruned fraction.
 4. Distillation into a smaller network of the registry, if there is one.
 
-A candidate is good if its validation accuracy is no worse than the large model's (`judge.no_worse`, with
+A candidate is good if its validation accuracy is no worse than the original model's (`is_non_inferior`, with
 `Budget.max_drop`). It is written in every requested precision. Decisions depend on the records alone, so a search that
 is resumed takes the same steps.
 """
@@ -42,7 +42,7 @@ from sightline.models.describe import count_parameters, describe_model
 from sightline.preprocessing import PreprocessingSpec
 from sightline.training import checkpoints
 
-METHODS = ("rightsize", "slim", "distill", "int8", "float16")
+METHODS = ("shrink-head", "prune", "distill", "int8", "float16")
 PRUNED_FRACTION = 0.5  # fraction of the network to prune in a round
 MAX_FAILURES = 3  # rounds that may fail, each with half the cut of the previous one
 MAX_ROUNDS = 16
@@ -61,7 +61,7 @@ Calibrate = Callable[[Any, NDArray[np.float32], NDArray[np.int32]], Any]
 class Budget:
     """The limits; None: no limit. `max_drop` is a fraction (0.01: one point), `max_latency` is in milliseconds.
 
-    A `max_drop` of 0 means no significant loss, see `judge.no_worse`.
+    A `max_drop` of 0 means no significant loss, see `is_non_inferior`.
     """
 
     max_drop: float = 0.0
@@ -69,8 +69,8 @@ class Budget:
     max_latency: float | None = None
     max_parameters: int | None = None
 
-    def exceeded_limits(self, candidate: CompressionCandidate, large: float) -> list[str]:
-        """Return, in words, each limit that a candidate misses and by how much; `large` is the accuracy to keep."""
+    def exceeded_limits(self, candidate: CompressionCandidate, original_accuracy: float) -> list[str]:
+        """Return, in words, each limit that a candidate misses and by how much."""
         rows: list[tuple[str, float, float | None, str, float]] = [
             ("size", candidate.bytes, self.max_bytes, "MB", 1e6),
             ("latency", candidate.latency, self.max_latency, "ms", 1),
@@ -78,11 +78,10 @@ class Budget:
         ]
         out = []
         if not is_non_inferior(
-            candidate.only_large_correct, candidate.only_this_correct, candidate.count, self.max_drop
+            candidate.only_original_correct, candidate.only_this_correct, candidate.count, self.max_drop
         ):
-            out.append(
-                f"accuracy {100 * (large - candidate.accuracy):.2f} points below, {100 * self.max_drop:g} allowed"
-            )
+            drop = 100 * (original_accuracy - candidate.accuracy)
+            out.append(f"accuracy {drop:.2f} points below, {100 * self.max_drop:g} allowed")
         for name, value, most, unit, scale in rows:
             if most is not None and value > most:
                 texts = f"{value / scale:,.6g} {unit}".strip(), f"{most / scale:,.6g} {unit}".strip()
@@ -124,18 +123,18 @@ class CompressionSearch:
         self.subject, self.trainer, self.store, self.budget = subject, trainer, store, budget
         self.methods, self.callback = frozenset(methods), callback
         self.candidates: list[CompressionCandidate] = []
-        self._models: dict[str, Any] = {"large": subject.model}
+        self._models: dict[str, Any] = {"original": subject.model}
         self._validation = subject.data.subset("validation")
-        self._large_correct: NDArray[np.bool_] | None = None
+        self._original_correct: NDArray[np.bool_] | None = None
 
     def run(self) -> tuple[CompressionCandidate, ...]:
-        """Create all candidates, or read those that exist; the first is the large model itself."""
-        large = self._get_or_create("large", None, self.subject.lineage, lambda: self.subject.model)
-        if large.failed:
-            raise DivergedError(f"The large model cannot be used: {large.failed}.")
-        self._write_precisions(large)
-        base = self._shrink_head(large) if "rightsize" in self.methods else large
-        if "slim" in self.methods:
+        """Create all candidates, or read those that exist; the first is the original model itself."""
+        original = self._get_or_create("original", None, self.subject.lineage, lambda: self.subject.model)
+        if original.failed:
+            raise DivergedError(f"The original model cannot be used: {original.failed}.")
+        self._write_precisions(original)
+        base = self._shrink_head(original) if "shrink-head" in self.methods else original
+        if "prune" in self.methods:
             base = self._prune_rounds(base)
         if "distill" in self.methods:
             self._distill_students(base)
@@ -143,37 +142,37 @@ class CompressionSearch:
 
     def best_candidate(self) -> CompressionCandidate | None:
         """Return the smallest file that meets the budget."""
-        large = self.candidates[0].accuracy
-        fit = [c for c in self.candidates if not c.failed and not self.budget.exceeded_limits(c, large)]
+        original_accuracy = self.candidates[0].accuracy
+        fit = [c for c in self.candidates if not c.failed and not self.budget.exceeded_limits(c, original_accuracy)]
         return min(fit, key=lambda c: (c.bytes, c.parameters, c.latency), default=None)
 
     def nearest_candidate(self) -> tuple[CompressionCandidate, list[str]]:
         """Return the candidate that exceeds its limits least, relative to them, and the limits that it misses."""
-        large = self.candidates[0].accuracy
+        original_accuracy = self.candidates[0].accuracy
         ranked = min((c for c in self.candidates if not c.failed), key=self._excess)
-        return ranked, self.budget.exceeded_limits(ranked, large)
+        return ranked, self.budget.exceeded_limits(ranked, original_accuracy)
 
     def _excess(self, candidate: CompressionCandidate) -> float:
-        budget, large = self.budget, self.candidates[0].accuracy
+        budget, original_accuracy = self.budget, self.candidates[0].accuracy
         limits = (
             (candidate.bytes, budget.max_bytes), (candidate.latency, budget.max_latency),
             (candidate.parameters, budget.max_parameters),
         )  # fmt: skip
         excess = [value / max(most, 1e-9) - 1 for value, most in limits if most is not None]
-        drop = 0.0 if self._is_good(candidate) else large - candidate.accuracy - budget.max_drop
+        drop = 0.0 if self._is_good(candidate) else original_accuracy - candidate.accuracy - budget.max_drop
         return max([*excess, 10 * drop, 0.0])  # 10 points weigh as twice the size
 
     # ---- means ---------------------------------------------------------------------------------------------------
 
-    def _shrink_head(self, large: CompressionCandidate) -> CompressionCandidate:
+    def _shrink_head(self, original: CompressionCandidate) -> CompressionCandidate:
         for number, config in enumerate(shrink_head.list_smaller_heads(self.subject.config), 1):
-            name = "rightsize" if number == 1 else f"rightsize-{number}"
-            step = {"step": "rightsize", "pooling": config.pooling, "hidden": list(config.hidden_units or ())}
-            candidate = self._get_or_create(name, large, step, partial(self._train_new_head, config))
+            name = "shrink-head" if number == 1 else f"shrink-head-{number}"
+            step = {"step": "shrink-head", "pooling": config.pooling, "hidden": list(config.hidden_units or ())}
+            candidate = self._get_or_create(name, original, step, partial(self._train_new_head, config))
             if self._is_good(candidate):
                 self._write_precisions(candidate)
                 return candidate
-        return large
+        return original
 
     def _train_new_head(self, config: ModelConfig) -> Any:
         network = shrink_head.rebuild_with_head(self.subject.model, config, self.subject.seed)
@@ -208,8 +207,8 @@ class CompressionSearch:
     def _prune_rounds(self, base: CompressionCandidate) -> CompressionCandidate:
         cut, failures, importance = PRUNED_FRACTION, 0, "scale"
         for number in range(1, MAX_ROUNDS + 1):
-            step = {"step": "slim", "round": number, "importance": importance, "cut": cut}
-            candidate = self._get_or_create(f"slim-{number}", base, step, partial(self._prune, base, importance, cut))
+            step = {"step": "prune", "round": number, "importance": importance, "cut": cut}
+            candidate = self._get_or_create(f"prune-{number}", base, step, partial(self._prune, base, importance, cut))
             if self._is_good(candidate) and candidate.parameters < base.parameters:
                 base = candidate
                 self._write_precisions(candidate)
@@ -263,24 +262,24 @@ class CompressionSearch:
 
     def _is_good(self, candidate: CompressionCandidate) -> bool:
         return not candidate.failed and is_non_inferior(
-            candidate.only_large_correct, candidate.only_this_correct, candidate.count, self.budget.max_drop
+            candidate.only_original_correct, candidate.only_this_correct, candidate.count, self.budget.max_drop
         )
 
     def _is_non_inferior(self, correct: NDArray[np.bool_]) -> bool:
         return is_non_inferior(*self._count_disagreements(correct), len(correct), self.budget.max_drop)
 
     def _count_disagreements(self, correct: NDArray[np.bool_]) -> tuple[int, int]:
-        """Count the validation images that only the large model, and only the other, classifies correctly."""
-        if self._large_correct is None:
-            self._large_correct = self._model_correct(self.subject.model)
-        return int((self._large_correct & ~correct).sum()), int((~self._large_correct & correct).sum())
+        """Count the validation images that only the original model, and only the other, classifies correctly."""
+        if self._original_correct is None:
+            self._original_correct = self._model_correct(self.subject.model)
+        return int((self._original_correct & ~correct).sum()), int((~self._original_correct & correct).sum())
 
     def _load_model(self, name: str) -> Any:
-        """Return the Keras model of a candidate; one is held at a time besides the large one."""
+        """Return the Keras model of a candidate; one is held at a time besides the original one."""
         if name not in self._models:
             folder = self.store.folder(name)
             try:
-                self._models = {"large": self.subject.model, name: load_model(folder / "model.keras")}
+                self._models = {"original": self.subject.model, name: load_model(folder / "model.keras")}
             except ModelError as error:
                 raise ModelError(f"{error} Or remove {folder}: this candidate is then made again.") from error
         return self._models[name]
@@ -302,7 +301,7 @@ class CompressionSearch:
                 )
                 self.store.write_candidate(candidate, None)
             else:
-                self._models = {"large": self.subject.model, name: model}
+                self._models = {"original": self.subject.model, name: model}
                 graph = keras_to_onnx.convert_model(model) if parent is None else self._calibrate(model)
                 candidate = self._save_candidate(name, parent, "float32", lineage, model, graph, started)
         return self._add(candidate)
@@ -366,8 +365,8 @@ class CompressionSearch:
             predictor, self._validation, task="validation", progress=self.callback.on_progress
         )
         correct = np.equal(probabilities.argmax(1), self._validation.labels)
-        if name == "large":
-            self._large_correct = correct
+        if name == "original":
+            self._original_correct = correct
         accuracy = float(correct.mean())
         pixels = self._validation.take(slice(0, 32))
         one = parity.measure_speed(predictor, pixels, 3)[0] / 1e3
@@ -387,7 +386,7 @@ class CompressionSearch:
             name).multiply_adds,
             median, p99, throughput, time.perf_counter() - started,
         )  # fmt: skip
-        has_own_weights = precision == "float32" and name != "large"
+        has_own_weights = precision == "float32" and name != "original"
         self.store.write_candidate(candidate, packed, model.save if has_own_weights else None)
         return candidate
 

@@ -1,18 +1,18 @@
 """The directory of a search: one folder per candidate, its record written last, so that a search can be resumed.
 
 <out>/search.json               the search: another model or other settings need another folder
-<out>/teacher.npy               the large model's logits, for distillation
+<out>/teacher.npy               the original model's logits, for distillation
 <out>/candidates/<name>/        record.json, bundle/, and model.keras if it has weights of its own
 <out>/best/                     the bundle that was chosen; best.keras beside it is its Keras model
-<out>/judgements.json           the test comparisons of those that were chosen
-<out>/front.json, front.png     every candidate, and which are on the Pareto front
+<out>/comparisons.json          the test comparisons of those that were chosen
+<out>/pareto_front.json, .png   every candidate, and which are on the Pareto front
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +29,8 @@ T = TypeVar("T")
 class CompressionCandidate:
     """One model of the search and its measurements.
 
-    `accuracy` is on the `count` images of the validation split; of these, only the large model classifies
-    `only_large_correct` correctly and only this one `only_this_correct`. `bytes` is the size of its ONNX file.
+    `accuracy` is on the `count` images of the validation split; of these, only the original model classifies
+    `only_original_correct` correctly and only this one `only_this_correct`. `bytes` is the size of its ONNX file.
     `latency` and `latency_p99` are in milliseconds at batch 1, `throughput` in images per second at batch 32, in ONNX
     Runtime. `parent` is the candidate whose weights it started from, `lineage` the steps so far. `failed` says why
     there is no model.
@@ -42,7 +42,7 @@ class CompressionCandidate:
     lineage: tuple[Mapping[str, Any], ...]
     accuracy: float = 0.0
     count: int = 0
-    only_large_correct: int = 0
+    only_original_correct: int = 0
     only_this_correct: int = 0
     parameters: int = 0
     bytes: int = 0
@@ -98,11 +98,11 @@ class SearchDir:
             bundle.write_folder(packed, folder / "bundle")
         if save is not None:
             _io.write_atomic(folder / "model.keras", save)
-        _io.write_atomic(folder / "record.json", _to_json(asdict(candidate)))
+        _io.write_atomic(folder / "record.json", _to_json(jsonio.fields_to_dict(candidate)))
 
     def read_comparisons(self) -> dict[str, PairedTest]:
         """Return the test comparisons of candidates so far, by name."""
-        file = self.path / "judgements.json"
+        file = self.path / "comparisons.json"
         if not file.is_file():
             return {}
         return _build(dict[str, PairedTest], _read_json(file), file, "Remove it to evaluate on the test split again.")
@@ -110,13 +110,14 @@ class SearchDir:
     def write_comparisons(self, comparisons: Mapping[str, PairedTest]) -> None:
         """Save what `read_comparisons` returns."""
         _io.write_atomic(
-            self.path / "judgements.json", _to_json({name: asdict(value) for name, value in comparisons.items()})
+            self.path / "comparisons.json",
+            _to_json({name: jsonio.fields_to_dict(value) for name, value in comparisons.items()}),
         )
 
     def select_best(self, candidate: CompressionCandidate, weights: str) -> Path:
         """Copy a candidate to ``best``, with the ``model.keras`` of the candidate `weights`; what was there goes.
 
-        Where `weights` has no file of its own, being the large model, there is no ``best.keras``.
+        Where `weights` has no file of its own, being the original model, there is no ``best.keras``.
         """
         self.clear_best()
         best = self.path / "best"
