@@ -63,7 +63,7 @@ def test_images_that_do_not_train_decide_nothing(scanned: Index) -> None:
     assert looked.range == values.limits == (0, 4095)
 
 
-@pytest.mark.parametrize("group", ["near", "pattern:(?P<group>[0-9]+)"])
+@pytest.mark.parametrize("group", ["near_duplicates", "pattern:(?P<group>[0-9]+)"])
 def test_groups_change_nothing_where_splits_are_stated(scanned: Index, group: str) -> None:
     assert resolve_range(scanned, f"split.group={group}")[0].input.value_range == (0, 4095)
 
