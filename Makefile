@@ -26,7 +26,7 @@ help: ## show this list
 
 setup: $(VENV)/installed ## create .venv from requirements.lock
 
-demo: $(VENV)/installed ## train, evaluate and predict on drawn pictures
+demo: $(VENV)/installed ## train, evaluate and predict on drawn images
 	@$(BIN)/sightline demo $(ARGS)
 
 test: $(VENV)/installed ## run the tests, less the slow ones

@@ -34,7 +34,7 @@ Grid = NDArray[np.int64]
 
 
 def image() -> Grid:
-    """Return the picture of the example, 9x9: a bright disc (8) with a dimmer rim (4) on black (0)."""
+    """Return the image of the example, 9x9: a bright disc (8) with a dimmer rim (4) on black (0)."""
     rows, columns = np.mgrid[:SIDE, :SIDE] - SIDE // 2
     distance = np.hypot(rows, columns)
     return np.where(distance <= 2.3, 8, np.where(distance <= 3.4, 4, 0))
@@ -156,7 +156,7 @@ def figures() -> None:
     plain = convolve(pixels, WINDOW)
     figure = plotting.make_figure(9.5, 3.9)
     left, middle, right = figure.subplots(1, 3, width_ratios=(9, 3.4, 7))
-    draw(left, pixels, "picture, 9×9", (*PLACE, 3))
+    draw(left, pixels, "image, 9×9", (*PLACE, 3))
     draw(middle, WINDOW, "window, 3×3", colors="RdBu")
     draw(right, plain, "result, 7×7", (*PLACE, 1), "RdBu")
     save(figure, "convolution-window")
@@ -167,7 +167,7 @@ def figures() -> None:
     save(figure, "convolution-strides")
     figure = plotting.make_figure(9.5, 3.6)
     left, middle, right = figure.subplots(1, 3, width_ratios=(9, 6, 6))
-    draw(left, pixels, "picture, 9×9")
+    draw(left, pixels, "image, 9×9")
     draw(middle, pool(pixels, 3, "max"), "max pooling 3×3")
     draw(right, pool(pixels, 3, "mean"), "average pooling 3×3")
     save(figure, "convolution-pooling")
@@ -181,7 +181,7 @@ def trained() -> str:
         result = sightline.train("beans:240@64", recipe="quick", set=assignments, out=run)
         classifier = sightline.load(run)
         model: Any = classifier.predictor.model  # type: ignore[attr-defined]
-        pixels = coffee_beans.draw(2, 64, 1)  # the training pictures are drawn with seed 0
+        pixels = coffee_beans.draw(2, 64, 1)  # the training images are drawn with seed 0
         keras = backend.keras()
         seen = keras.Model(model.input, [model.get_layer(name).output for name in LAYERS])
         maps = [keras.ops.convert_to_numpy(out)[0] for out in seen(pixels[None])]  # each [H, W, C]
@@ -201,7 +201,7 @@ def trained() -> str:
 
 
 def draw_maps(pixels: NDArray[np.uint8], maps: list[NDArray[np.float32]]) -> None:
-    """Draw the picture and, of each layer, the maps whose values differ most from place to place."""
+    """Draw the image and, of each layer, the maps whose values differ most from place to place."""
     figure = plotting.make_figure(9, 1.45 * len(maps) + 0.3)
     panels = figure.subplots(len(maps), MAPS + 1)
     for row, name, out in zip(panels, LAYERS, maps, strict=True):
@@ -216,7 +216,7 @@ def draw_maps(pixels: NDArray[np.uint8], maps: list[NDArray[np.float32]]) -> Non
     panels[0][0].clear()
     panels[0][0].axis("off")
     panels[0][0].imshow(Image.fromarray(pixels))
-    panels[0][0].set_title(f"picture, beside it {LAYERS[0]}", pad=2, **plotting.text_style(6))
+    panels[0][0].set_title(f"image, beside it {LAYERS[0]}", pad=2, **plotting.text_style(6))
     save(figure, "convolution-maps")
 
 

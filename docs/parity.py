@@ -1,10 +1,10 @@
 """Write the table of docs/export.md: every network of the registry in every format; needs `sightline[export]`.
 
-    python docs/parity.py [NAME...] [--pictures FOLDER] [--dry]
+    python docs/parity.py [NAME...] [--images FOLDER] [--dry]
 
-Random weights prove nothing: a deep network hardly answers to the picture then. `lively` draws weights that keep the
-signal, fits the statistics of normalisation to real pictures and scales the last layer, so that logits vary over the
-pictures. Each format is then compared with Keras on those pictures, and once more with red and blue swapped in the
+Random weights prove nothing: a deep network hardly answers to the image then. `lively` draws weights that keep the
+signal, fits the statistics of normalization to real images and scales the last layer, so that logits vary over the
+images. Each format is then compared with Keras on those images, and once more with red and blue swapped in the
 pixels that it gets: a check that does not fail then is worth nothing.
 """
 
@@ -38,8 +38,8 @@ from sightline.preprocessing import PreprocessingSpec
 PAGE = Path(__file__).with_name("export.md")
 BEGIN, END = "<!-- parity: begin -->", "<!-- parity: end -->"
 CLASSES = ("daisy", "dandelion", "rose", "sunflower", "tulip")
-SPREAD = 2.0  # the range over the pictures of the logit that varies least; what float32 rounds away grows with it
-COUNT = 40  # pictures
+SPREAD = 2.0  # the range over the images of the logit that varies least; what float32 rounds away grows with it
+COUNT = 40  # images
 HIDDEN = {"alexnet": 64, "vgg16": 64, "vgg19": 64}  # 4096 in the papers; 500 MB prove no more
 
 
@@ -56,7 +56,7 @@ class Row:
 
 
 def images(folder: Path, side: int, count: int = COUNT) -> NDArray[np.uint8]:
-    """Return uint8 [count, side, side, 3]: pictures spread over all below `folder`."""
+    """Return uint8 [count, side, side, 3]: images spread over all below `folder`."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
     chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, count).astype(int)]
     preprocess = PreprocessingSpec(side, side, resize="crop")
@@ -66,7 +66,7 @@ def images(folder: Path, side: int, count: int = COUNT) -> NDArray[np.uint8]:
 def lively(name: str, pixels: NDArray[np.uint8], spread: float = SPREAD) -> Any:
     """Return the network `name` as a Keras model whose logits each vary by at least `spread` over `pixels`.
 
-    Kernels after He et al. (2015, arXiv:1502.01852), batch normalisation with the statistics of the pictures.
+    Kernels after He et al. (2015, arXiv:1502.01852), batch normalization with the statistics of the images.
     """
     options: dict[str, Any] = {"hidden": (HIDDEN[name],)} if name in HIDDEN else {}
     side = pixels.shape[1]
@@ -106,7 +106,7 @@ def forms(model: Any, preprocess: PreprocessingSpec) -> Iterator[tuple[str, Pred
 
 
 def rows(name: str, folder: Path) -> Iterator[Row]:
-    """Yield a row for each format of one network, on pictures of the smallest sensible side."""
+    """Yield a row for each format of one network, on images of the smallest sensible side."""
     side = max(registry.get_entry(name).min_input_size, 64 if registry.get_entry(name).input_size > 64 else 32)
     pixels = images(folder, side)
     model = lively(name, pixels)
@@ -159,13 +159,13 @@ def main() -> None:
     shared = Path(os.environ.get("SIGHTLINE_SHARED") or Path(__file__).parents[2] / "shared")
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(registry.ENTRIES), metavar="NAME")
-    parser.add_argument("--pictures", type=Path, default=shared / "data" / "flowers5")
+    parser.add_argument("--images", type=Path, default=shared / "data" / "flowers5")
     parser.add_argument("--dry", action="store_true", help="print the table and leave the page as it is")
     arguments = parser.parse_args()
     new_rows: list[Row] = []
     for name in arguments.names:
         try:
-            for row in rows(name, arguments.pictures):
+            for row in rows(name, arguments.images):
                 new_rows.append(row)
                 print(line(row), *faults(row), flush=True)  # noqa: T201  # progress
         except SightlineError as error:

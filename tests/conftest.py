@@ -1,4 +1,4 @@
-"""Fixtures for all tests; `pictures.py` draws the images."""
+"""Fixtures for all tests; `synthetic_images.py` draws the images."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> HostileFolder:
 def image_folder(tmp_path: Path) -> ImageFolder:
     """A function that draws easily separable classes into a new folder.
 
-    ``picture_folder({"cat": 8, "dog": 8}, size=32)``, or ``picture_folder({"train": {"cat": 8}, "test": {"cat": 2}})``.
+    ``image_folder({"cat": 8, "dog": 8}, size=32)``, or ``image_folder({"train": {"cat": 8}, "test": {"cat": 2}})``.
     """
     numbers = itertools.count()
 
     def draw(counts: Mapping[str, int] | Mapping[str, Mapping[str, int]], size: int = 16, kind: str = "png") -> Path:
-        root = tmp_path / f"pictures{next(numbers) or ''}"
+        root = tmp_path / f"images{next(numbers) or ''}"
         if all(isinstance(value, int) for value in counts.values()):
             draw_classes(root, cast("Mapping[str, int]", counts), size, kind)
         else:

@@ -144,7 +144,7 @@ def draw_hostile(root: Path) -> HostileFolder:
     unreadable = {
         "Zebra/empty.jpg": (b"", "empty file"),
         "Zebra/header only.png": (encode_png(18, 1)[:20], "truncated"),
-        "ant hill/text.jpeg": (b"I am no picture.", "not an image"),
+        "ant hill/text.jpeg": (b"I am not an image.", "not an image"),
         "猫/phone.heic": (EMPTY_HEIF, EMPTY_HEIF_REASON),
     }
     undecodable = {"Zebra/half.jpg": (noisy[: len(noisy) // 2], "truncated")}

@@ -49,7 +49,7 @@ def wheel_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_bundle_predicts_where_only_the_wheel_is_installed(wheel_python: Path, tmp_path: Path) -> None:
     from sightline import predict, train
 
-    colors = draw_classes(tmp_path / "colours", COLORS, 20)
+    colors = draw_classes(tmp_path / "colors", COLORS, 20)
     run = tmp_path / "run"
     settings = ["model.name=mobilenetv2", "model.alpha=1.0", "input.height=224", "train.epochs=1"]
     train(colors, recipe="quick", set=settings, out=run)

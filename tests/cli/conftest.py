@@ -34,7 +34,7 @@ def sightline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(scope="session")
 def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of three classes that differ in color, with 40 images of 32x32 each."""
-    return draw_classes(tmp_path_factory.mktemp("data") / "colours", COLORS, 40)
+    return draw_classes(tmp_path_factory.mktemp("data") / "colors", COLORS, 40)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ CLEAN = {
 SICK = CLEAN | {
     "dog/twin.jpg": CLEAN["cat/3.jpg"],
     "cat/copy.jpg": CLEAN["cat/5.jpg"],
-    "cat/<b>odd</b>.jpg": b"no picture",
+    "cat/<b>odd</b>.jpg": b"not an image",
     **{f"cat/near {i}.jpg": encode(draw_scene(i).resize((100, 90)), "JPEG") for i in range(6, 16)},
 }
 

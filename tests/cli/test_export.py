@@ -66,7 +66,7 @@ def test_zip_lone_file_and_a_bundle_as_the_model(sightline: Command, run: Path, 
     assert sightline("export", run, "--to", "bundle").code == 0
     packed = run / "exports" / "bundle.zip"
     lone = tmp_path / "lone.onnx"
-    assert sightline("export", packed, "--out", lone).code == 2, "a bundle does not know its pictures"
+    assert sightline("export", packed, "--out", lone).code == 2, "a bundle does not know its images"
     assert sightline("export", packed, "--out", lone, "--parity", colors).code == 0
     assert load(lone).classes == ("blue", "green", "red")
     assert sightline("export", lone, "--parity", colors).code == 2, "no place for it"

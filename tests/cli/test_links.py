@@ -78,7 +78,7 @@ def replace_by_links(run: Path, stash: Path, *, folders: bool) -> None:
 
 
 def arguments_for(verb: str, run: Path, data: Path) -> Iterator[object]:
-    names = {"RUN": run, "DATA": data, "PICTURE": next((data / "red").iterdir())}
+    names = {"RUN": run, "DATA": data, "IMAGE": next((data / "red").iterdir())}
     for word in (VERBS | INSIDE)[verb]:
         first, slash, rest = word.partition("/") if isinstance(word, str) else (word, "", "")
         yield f"{names[first]}{slash}{rest}" if first in names else word

@@ -43,8 +43,8 @@ def drawn_grids(monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
 def test_two_rows_of_five_spread_over_the_classes(sightline: Command, colors: Path, drawn_grids: list[Rows]) -> None:
     result = sightline("preview", colors, "--format", "json")
     assert result.code == 0
-    assert result.json == {"figure": "colours-samples.png", "classes": ["blue", "green", "red"], "count": 10}
-    with Image.open("colours-samples.png") as image:
+    assert result.json == {"figure": "colors-samples.png", "classes": ["blue", "green", "red"], "count": 10}
+    with Image.open("colors-samples.png") as image:
         assert image.format == "PNG"
         assert image.width > image.height
     (rows,) = drawn_grids

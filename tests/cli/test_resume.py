@@ -279,7 +279,7 @@ def test_too_little_memory_names_what_to_lower(
     monkeypatch.setattr("sightline.training.loop.fit", greedy)
     result = sightline("train", draw_classes(tmp_path / "data", COLORS, 12), *SMALL, "--out", tmp_path / "r")
     assert result.code == 2
-    assert re.search(r"a lower train\.batch_size, now \d+, or picture\.height, now 32 \(", result.err)
+    assert re.search(r"a lower train\.batch_size, now \d+, or input\.height, now 32 \(", result.err)
     assert "OOM when allocating" in result.err
     assert "Traceback" not in result.err
 

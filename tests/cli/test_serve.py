@@ -93,7 +93,7 @@ def test_the_content_type_does_not_matter(server: Server, colors: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "kind", "code", "words"),
     [
-        ("/predict", b"no picture", "image/png", 400, "cannot be read"),
+        ("/predict", b"not an image", "image/png", 400, "cannot be read"),
         ("/predict", b"", "image/png", 400, "no body"),
         ("/predict?top=0", b"x", "image/png", 400, "1 to 3"),
         ("/predict?top=two", b"x", "image/png", 400, "'two'"),

@@ -221,7 +221,7 @@ def test_out_that_fails_on_the_way_leaves_what_was_there(
         (("predict", "{tmp}/none", "x.png"), "There is no model"),
         (("predict", "{run}/..", "x.png"), "holds some: name"),
         (("predict", "{run}/model.keras", "x.png"), "is a file of the model"),
-        (("evaluate", "{picture}", "{run}"), "the model comes first, then the images"),
+        (("evaluate", "{image}", "{run}"), "the model comes first, then the images"),
         (("predict", "{run}", "{tmp}"), "no images"),
         (("evaluate", "{run}", "--split", "tset"), "test"),
         (("evaluate", "{run}", "{tmp}"), "No images"),
@@ -232,7 +232,7 @@ def test_bad_use_is_explained(
     sightline: Command, run: Path, colors: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     image = next((colors / "red").iterdir())
-    result = sightline(*[a.format(run=run, tmp=tmp_path, picture=image) for a in arguments])
+    result = sightline(*[a.format(run=run, tmp=tmp_path, image=image) for a in arguments])
     assert (result.code, result.out) == (2, "")
     assert words in result.err
 
@@ -311,7 +311,7 @@ def test_every_odd_file_is_a_row(sightline: Command, run: Path, shared: Path) ->
 
 def test_the_largest_file_is_a_setting(sightline: Command, run: Path, tmp_path: Path) -> None:
     """For a file, a folder, a list on standard input, in explain, and from Python."""
-    image = tmp_path / "pictures" / "large.bmp"
+    image = tmp_path / "images" / "large.bmp"
     image.parent.mkdir()
     Image.new("RGB", (32, 32)).save(image)  # 3 kB
     small = ("--set", "data.limits.file_mb=0.001")

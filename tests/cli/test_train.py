@@ -153,7 +153,7 @@ def _one_class(folder: Path) -> None:
 def _corrupt_class(folder: Path) -> None:
     draw_classes(folder, {"cat": (9, 9, 9), "dog": (99, 9, 9)}, 3)
     for path in (folder / "dog").iterdir():
-        path.write_bytes(b"\xff\xd8\xff no picture")
+        path.write_bytes(b"\xff\xd8\xff not an image")
 
 
 def _unknown_in_test(folder: Path) -> None:

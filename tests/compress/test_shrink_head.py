@@ -23,7 +23,7 @@ def test_heads_are_smaller_and_only_where_there_is_something_to_gain() -> None:
     assert shrink_head.list_smaller_heads(ModelConfig("cifar10-deep", pooling="average", hidden_units=())) == []
 
 
-def test_the_backbone_keeps_its_weights_and_its_normalisation() -> None:
+def test_the_backbone_keeps_its_weights_and_its_normalization() -> None:
     old = build_model(make_plan("fashion-cnn", side=16, classes=3, seed=5))
     config = shrink_head.list_smaller_heads(make_plan("fashion-cnn").config)[0]
     new = shrink_head.rebuild_with_head(old.model, config, seed=1)

@@ -125,7 +125,7 @@ def test_toml_round_trip(config_value: RunConfig) -> None:
 
 def test_toml_file_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "größe.toml"
-    config_value = resolve_config({"recipe": 'a "quoted"\nname', "data": {"sources": ["C:\\pictures", "ä ö"]}})
+    config_value = resolve_config({"recipe": 'a "quoted"\nname', "data": {"sources": ["C:\\images", "ä ö"]}})
     path.write_text(config.dump_toml(config_value), encoding="utf-8")
     assert config.load_config(path) == config_value
 
@@ -228,7 +228,7 @@ def test_channels_are_the_number_1_or_3(value: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("data.sources", "pictures", "data.sources expects a list, not 'pictures'."),
+        ("data.sources", "images", "data.sources expects a list, not 'images'."),
         ("model.hidden_units", 512, "model.hidden_units expects a list, not 512."),
         ("model.hidden_units", [1, "x"], "model.hidden_units.1 expects a whole number, not 'x'."),
         ("train.stages", {"0": {}}, "train.stages expects a list, not {'0': {}}."),

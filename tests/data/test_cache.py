@@ -33,7 +33,7 @@ COUNT = 70  # more than two chunks
 BAD = {5: "truncated", 69: "not an image"}
 
 
-def hashes(count: int = COUNT, name: str = "picture") -> list[str]:
+def hashes(count: int = COUNT, name: str = "image") -> list[str]:
     return [hashlib.sha256(f"{name} {i}".encode()).hexdigest() for i in range(count)]
 
 
@@ -50,7 +50,7 @@ class Reader:
         return encode_png(i, i % 5)
 
 
-def build_cache(name: str = "picture", **options: Any) -> tuple[CachedPixels, Reader]:
+def build_cache(name: str = "image", **options: Any) -> tuple[CachedPixels, Reader]:
     reader = Reader()
     return cache.load_pixels(hashes(name=name), reader, SMALL, **options), reader
 

@@ -51,7 +51,7 @@ def test_every_image_has_its_pixels_its_class_and_its_part(image_folder: ImageFo
     folder = image_folder({"dog": 20, "Cat": 20, "猫": 20})
     data = build(folder)
     assert data.classes == ("Cat", "dog", "猫")
-    assert (data.name, data.skipped, data.unreadable, data.cache_hit) == ("pictures", 0, (), False)
+    assert (data.name, data.skipped, data.unreadable, data.cache_hit) == ("images", 0, (), False)
     assert data.counts() == Counter(data.splits)
     assert sum(data.counts().values()) == 60
     paths: list[str] = []
@@ -129,7 +129,7 @@ def test_copies_share_a_row_and_a_side(tmp_path: Path) -> None:
 def test_arrays_of_one_shape_may_be_gray_or_color() -> None:
     gray = np.stack([draw_pixels(i)[..., 0] for i in range(8)])
     data = build_dataset(
-        build_index(SourceListing(list_array_items(gray, [0, 1] * 4, "grey"))),
+        build_index(SourceListing(list_array_items(gray, [0, 1] * 4, "gray"))),
         PreprocessingSpec(12, 12, 1),
         SplitConfig(test=0.0),
         0,
@@ -197,14 +197,14 @@ def test_the_order_of_archives_does_not_matter(tmp_path: Path) -> None:
 
 def test_one_class_is_too_few(image_folder: ImageFolder) -> None:
     message = error_message(image_folder({"cat": 3}))
-    assert message.startswith("pictures has only one class, 'cat': a classifier needs at least two.")
+    assert message.startswith("images has only one class, 'cat': a classifier needs at least two.")
     assert "pass the folder directly above them" in message
 
 
 def test_one_class_is_told_before_anything_is_decoded(
     image_folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PreprocessingSpec, "decode", lambda self, data: pytest.fail("a picture was decoded"))
+    monkeypatch.setattr(PreprocessingSpec, "decode", lambda self, data: pytest.fail("an image was decoded"))
     with pytest.raises(DataError, match="only one class"):
         check_classes(build_index(image_folder({"cat": 3})))
     assert "only one class" in error_message(image_folder({"cat": 3}))
@@ -232,14 +232,14 @@ def test_one_sound_image_saves_a_class(tmp_path: Path) -> None:
 def test_a_class_that_training_does_not_know_is_named(image_folder: ImageFolder, split: str) -> None:
     message = error_message(image_folder({"train": {"cat": 2, "dog": 2}, split: {"cat": 1, "eel": 1}}))
     assert message == (
-        f"{split}/eel/10000.png has class 'eel', which is missing from the training split of pictures (it has cat, "
+        f"{split}/eel/10000.png has class 'eel', which is missing from the training split of images (it has cat, "
         "dog). Add training images of this class, or remove it."
     )
 
 
 def test_no_training_part_is_told(image_folder: ImageFolder) -> None:
     message = error_message(image_folder({"val": {"cat": 2, "dog": 2}, "test": {"cat": 1, "dog": 1}}))
-    assert message == "pictures has no training images: expected a train split next to the others."
+    assert message == "images has no training images: expected a train split next to the others."
 
 
 def test_images_none_of_which_can_be_decoded_are_told(tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ FILES = {
     for i in range(3)
 }
 SPLIT_FILES = {
-    f"{split}/{label}/{i}.png": encode_png(10 * i + len(split), colour)
+    f"{split}/{label}/{i}.png": encode_png(10 * i + len(split), color)
     for split in ("train", "validation", "test")
-    for colour, label in enumerate(("dog", "cat"))
+    for color, label in enumerate(("dog", "cat"))
     for i in range(2)
 }
 
@@ -64,12 +64,12 @@ def write_as_folder(tmp: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def write_as_zip(wrapper: str, tmp: Path, files: Mapping[str, bytes]) -> Path:
-    return write_zip(tmp / "pictures.zip", {wrapper + name: content for name, content in files.items()})
+    return write_zip(tmp / "images.zip", {wrapper + name: content for name, content in files.items()})
 
 
 def write_as_tar(end: str, tmp: Path, files: Mapping[str, bytes]) -> Path:
     kind = {"tar": "", "tgz": "gz", "txz": "xz"}.get(end, end.rpartition(".")[2])
-    return write_tar(tmp / f"pictures.{end}", {f"./data/{name}": content for name, content in files.items()}, kind)
+    return write_tar(tmp / f"images.{end}", {f"./data/{name}": content for name, content in files.items()}, kind)
 
 
 def write_as_csv(tmp: Path, files: Mapping[str, bytes]) -> Path:
@@ -92,7 +92,7 @@ def write_as_jsonl(tmp: Path, files: Mapping[str, bytes]) -> Path:
 KINDS: dict[str, Source] = {
     "folder": write_as_folder,
     "zip": partial(write_as_zip, ""),
-    "wrapped zip": partial(write_as_zip, "archive/all pictures/"),
+    "wrapped zip": partial(write_as_zip, "archive/all images/"),
     **{end: partial(write_as_tar, end) for end in ("tar", "tar.gz", "tgz", "tar.bz2", "tar.xz", "txz")},
     "csv": write_as_csv,
     "jsonl": write_as_jsonl,
@@ -204,7 +204,7 @@ def test_encrypted_archives_say_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("columns", ["path,label", "path,label,site"])
 @pytest.mark.parametrize("name", ["gone.png", "gone", "notes.txt"])
 def test_whatever_a_manifest_names_must_be_an_image(tmp_path: Path, columns: str, name: str) -> None:
-    write_files(tmp_path, {"1.png": encode_png(), "2.png": encode_png(2), "notes.txt": b"no picture"})
+    write_files(tmp_path, {"1.png": encode_png(), "2.png": encode_png(2), "notes.txt": b"not an image"})
     (tmp_path / "list.csv").write_text(f"{columns}\n1.png,cat\n{name},cat\n2.png,dog\n", encoding="utf-8")
     source_index = build_index(tmp_path / "list.csv")
     reason = "not an image" if name == "notes.txt" else f"the file is missing (line 3 of {tmp_path / 'list.csv'})"
@@ -213,7 +213,7 @@ def test_whatever_a_manifest_names_must_be_an_image(tmp_path: Path, columns: str
 
 
 def test_non_images_are_told_by_their_name_whatever_they_hold(tmp_path: Path) -> None:
-    text = b"a long enough text that is no picture at all"
+    text = b"a long enough text that is not an image at all"
     files = {
         "cat/a": encode_png(1),
         "cat/b.txt": encode_png(2),
@@ -346,11 +346,11 @@ def test_damaged_idx_files_are_refused(tmp_path: Path) -> None:
 
 def array_listing(kind: str) -> SourceListing:
     images = np.stack([draw_pixels(i, i % 2) for i in range(6)])
-    images = {"colour": images, "grey": images[..., 0], "channel": images[..., :1]}[kind]
+    images = {"color": images, "gray": images[..., 0], "channel": images[..., :1]}[kind]
     return SourceListing(list_array_items(images, ["cat", "dog"] * 3, "mine"))
 
 
-@pytest.mark.parametrize(("kind", "gray"), [("colour", False), ("grey", True), ("channel", True)])
+@pytest.mark.parametrize(("kind", "gray"), [("color", False), ("gray", True), ("channel", True)])
 def test_arrays_are_a_source(kind: str, gray: bool) -> None:
     source_index = build_index(array_listing(kind))
     assert source_index.name == "mine"
@@ -432,7 +432,7 @@ def test_no_arrays_are_named_shortly() -> None:
     assert error_message(SourceListing([])).startswith("No images in arrays: ")
 
 
-@pytest.mark.parametrize("name", ["pictures.7z", "pictures.rar", "1.jpg", "README"])
+@pytest.mark.parametrize("name", ["images.7z", "images.rar", "1.jpg", "README"])
 def test_other_files_are_refused_with_the_kinds_that_are_not(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(encode_png())
     message = error_message(tmp_path / name)
@@ -484,7 +484,7 @@ def test_every_file_is_read_once_and_no_pixel_decoded(
 
 
 def test_drawn_images_are_indexed_without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GeneratedStore, "read", lambda self, key: pytest.fail("a picture was drawn"))
+    monkeypatch.setattr(GeneratedStore, "read", lambda self, key: pytest.fail("an image was drawn"))
     source_index = build_index("beans:40@32")
     assert Counter(p.label for p in source_index.images) == {"Dark": 10, "Green": 10, "Light": 10, "Medium": 10}
     assert {(p.width, p.height, p.grayscale) for p in source_index.images} == {(32, 32, False)}

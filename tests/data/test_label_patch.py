@@ -40,7 +40,7 @@ def apply_lines(source_index: Index, tmp_path: Path, *lines: str) -> Index:
 
 
 def test_images_are_dropped_relabeled_and_moved_in_the_index_alone(tmp_path: Path) -> None:
-    root = write_files(tmp_path / "pictures", FILES_IN_SPLITS)
+    root = write_files(tmp_path / "images", FILES_IN_SPLITS)
     before = {p: p.read_bytes() for p in root.rglob("*.png")}
     source_index = build_index(root)
     fixes = [
@@ -84,7 +84,7 @@ def test_images_are_dropped_relabeled_and_moved_in_the_index_alone(tmp_path: Pat
     ids=range(11),
 )  # fmt: skip
 def test_a_line_that_does_not_fit_is_named(tmp_path: Path, change: Mapping[str, Any], message: str) -> None:
-    source_index = build_index(write_files(tmp_path / "pictures", FILES))
+    source_index = build_index(write_files(tmp_path / "images", FILES))
     with pytest.raises(DataError) as caught:
         apply_lines(
             source_index,
@@ -98,7 +98,7 @@ def test_a_line_that_does_not_fit_is_named(tmp_path: Path, change: Mapping[str, 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "line 1: not JSON"), ("[1]", "line 1: expected an object")])
 def test_what_is_no_object_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    source_index = build_index(write_files(tmp_path / "pictures", FILES))
+    source_index = build_index(write_files(tmp_path / "images", FILES))
     with pytest.raises(DataError, match=message):
         apply_lines(source_index, tmp_path, text)
 
@@ -110,7 +110,7 @@ def test_a_missing_patch_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("second", ["drop", "relabel"])
 def test_two_lines_on_one_image_are_refused(tmp_path: Path, second: str) -> None:
-    source_index = build_index(write_files(tmp_path / "pictures", FILES))
+    source_index = build_index(write_files(tmp_path / "images", FILES))
     lines = [
         patch_line(source_index, "cat/0.png", "relabel", "dog"),
         patch_line(source_index, "cat/0.png", second, "dog" * (second != "drop")),
@@ -121,8 +121,8 @@ def test_two_lines_on_one_image_are_refused(tmp_path: Path, second: str) -> None
 
 
 def test_a_patch_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
-    source_index = build_index(write_files(tmp_path / "pictures", FILES))
-    with pytest.raises(DataError, match="drops every image of pictures"):
+    source_index = build_index(write_files(tmp_path / "images", FILES))
+    with pytest.raises(DataError, match="drops every image of images"):
         apply_lines(source_index, tmp_path, *[patch_line(source_index, path, "drop") for path in FILES])
 
 
@@ -138,16 +138,16 @@ def test_what_is_proposed_mends_what_was_found(tmp_path: Path) -> None:
         "test/dog/small.jpg": encode(draw_scene(7).resize((110, 96)), "JPEG"),
         "train/Cat/1.jpg": encode_scene_jpeg(500),
         "test/Cat/1.jpg": encode_scene_jpeg(501),
-        "train/cat/grey.png": encode(draw_scene(0).convert("L").point(lambda _: 99)),
+        "train/cat/gray.png": encode(draw_scene(0).convert("L").point(lambda _: 99)),
     }
-    source_index = build_index(write_files(tmp_path / "pictures", files))
+    source_index = build_index(write_files(tmp_path / "images", files))
     first, copies, stats = audit_images(source_index)
     mended = {"split-leakage", "duplicates", "conflicting-duplicates", "similar-class-names", "blank"}
     assert {f.kind for f in first.findings} >= mended
     proposed = fixes.propose_fixes(source_index, copies, stats)
     actions = {(c.action, c.path, c.to) for c in proposed}
     assert actions >= {
-        ("drop", "train/cat/in the test too.jpg", None), ("drop", "train/cat/grey.png", None),
+        ("drop", "train/cat/in the test too.jpg", None), ("drop", "train/cat/gray.png", None),
         ("drop", "train/dog/who knows.jpg", None), ("drop", "train/cat/6.jpg", None),
         ("relabel", "train/Cat/1.jpg", "cat"), ("relabel", "test/Cat/1.jpg", "cat"),
         ("drop", "train/cat/7.jpg", None),  # its near duplicate stays in the test split

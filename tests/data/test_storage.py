@@ -359,8 +359,8 @@ def test_a_generated_image_is_identified_without_generating_it() -> None:
         calls.append(i)
         return draw_pixels(i)
 
-    store = GeneratedStore("drawn", (16, 16, 3), draw, lambda i: f"picture {i}")
-    assert store.identity("4") == "picture 4"
+    store = GeneratedStore("drawn", (16, 16, 3), draw, lambda i: f"image {i}")
+    assert store.identity("4") == "image 4"
     assert calls == []
     np.testing.assert_array_equal(store.read("4"), draw_pixels(4))
     assert calls == [4]

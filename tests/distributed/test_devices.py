@@ -23,9 +23,9 @@ def skip_unless_installed(kind: str) -> None:
 
 
 CASES = [
-    ("tensorflow", "normalised"),
+    ("tensorflow", "normalized"),
     pytest.param("tensorflow", "plain", marks=pytest.mark.slow),
-    pytest.param("jax", "normalised", marks=pytest.mark.installed),
+    pytest.param("jax", "normalized", marks=pytest.mark.installed),
     pytest.param("jax", "plain", marks=pytest.mark.slow),
     pytest.param("jax", "dropout", marks=pytest.mark.slow),  # the mask is sampled for the global batch
     pytest.param("jax", "mixed", marks=pytest.mark.slow),  # partners may be on another device
@@ -38,7 +38,7 @@ def test_two_devices_end_with_the_weights_of_one(kind: str, name: str, tmp_path:
     running = {count: start_process(tmp_path / f"{count}.npz", kind, name, count) for count in (1, 2)}
     one, two = (read_result(tmp_path / f"{count}.npz", process) for count, process in running.items())
     print(f"{kind}, {name}: {one.distance(two):.2g}")  # noqa: T201  # the measured difference, shown by -s
-    tolerance = TOLERANCE if name in {"plain", "normalised"} else 10 * TOLERANCE
+    tolerance = TOLERANCE if name in {"plain", "normalized"} else 10 * TOLERANCE
     assert one.distance(two) < tolerance
     for first, second in zip(one.history, two.history, strict=True):
         assert first == pytest.approx(second, abs=tolerance)
@@ -53,7 +53,7 @@ def test_independent_tensorflow_replicas_still_learn(name: str, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain", "normalised", "mixed"])
+@pytest.mark.parametrize("name", ["plain", "normalized", "mixed"])
 def test_two_processes_end_with_the_weights_of_one(name: str, tmp_path: Path) -> None:
     skip_unless_installed("jax")
     single = read_result(tmp_path / "1.npz", start_process(tmp_path / "1.npz", "jax", name, 1))

@@ -201,11 +201,11 @@ def test_energy_is_scipys_and_the_limit_a_quantile() -> None:
 
 def test_the_distance_tells_strangers_with_more_features_than_images() -> None:
     rng = np.random.default_rng(0)
-    centres = rng.normal(0, 3, (2, 60))
+    centers = rng.normal(0, 3, (2, 60))
     labels = (np.arange(40) % 2).astype(np.int32)
 
     def near(count: int) -> NDArray[np.float32]:
-        return (centres[np.arange(count) % 2] + rng.normal(size=(count, 60))).astype(np.float32)
+        return (centers[np.arange(count) % 2] + rng.normal(size=(count, 60))).astype(np.float32)
 
     features = near(40)
     features[:, 7] = 0  # never differs

@@ -41,7 +41,7 @@ def load_parity_script() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pictures")
+    root = tmp_path_factory.mktemp("images")
     draw_classes(root, dict.fromkeys(("a", "b", "c", "d"), 4), 96, "png")
     return root
 

@@ -57,7 +57,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(packed) as archive:
         archive.extractall(folder, filter="data")
     packed.unlink()
-    image_dir = draw_classes(folder / "pictures", COLORS, 20)
+    image_dir = draw_classes(folder / "images", COLORS, 20)
     run = folder / "run"
     train(image_dir, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=run)
     vectors_dir = write_decoding_vectors(run, folder / "vectors")

@@ -273,7 +273,7 @@ def test_rows_keep_the_order_of_the_images(tmp_path: Path, batch_size: int, thre
 def test_what_cannot_be_read_is_a_row_with_the_reason(tmp_path: Path) -> None:
     write_files(
         tmp_path,
-        {"empty.jpg": b"", "text.jpg": b"I am no picture", "half.png": encode_png()[:60], "fine.png": encode_gray(3)},
+        {"empty.jpg": b"", "text.jpg": b"I am not an image", "half.png": encode_png()[:60], "fine.png": encode_gray(3)},
     )
     (tmp_path / "folder.jpg").mkdir()
     names = ["empty.jpg", "gone.jpg", "text.jpg", "fine.png", "half.png"]
@@ -326,7 +326,7 @@ def test_a_hostile_folder_gets_a_row_for_each_image_and_each_file_named_so(hosti
         (lambda: Image.new("L", (9, 7), 150), "[0]"),
         (lambda: Image.new("CMYK", (9, 7), (105, 105, 105, 0)), "[0]"),
     ],
-    ids=["bytes", "bytearray", "memoryview", "RGB", "grey", "channel", "RGBA", "Pillow", "CMYK"],
+    ids=["bytes", "bytearray", "memoryview", "RGB", "gray", "channel", "RGBA", "Pillow", "CMYK"],
 )
 def test_images_in_memory(make_input: Callable[[], Any], name: str) -> None:
     (answer,) = predict(CountingPredictor(), make_items([make_input()]))

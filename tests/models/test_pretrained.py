@@ -77,7 +77,7 @@ def test_grayscale_image_equals_its_rgb_copy(vgg16: tuple[Any, Path], loaded: Ne
     gray_features = np.asarray(build_feature_model(gray_network)(pixels, training=False))
     rgb_features = np.asarray(build_feature_model(loaded)(np.repeat(pixels, 3, axis=-1), training=False))
     np.testing.assert_allclose(gray_features, rgb_features, atol=1e-5 * np.abs(rgb_features).max())
-    assert "grey_to_colour" not in gray_network.backbone
+    assert "gray_to_color" not in gray_network.backbone
 
 
 def test_head_is_random_and_by_seed_whatever_the_backbone_starts_from(vgg16: tuple[Any, Path], loaded: Network) -> None:

@@ -100,7 +100,7 @@ def make_samples() -> dict[str, bytes]:
         "jpeg progressive": encode(image, "JPEG", progressive=True),
         "jpeg cmyk": encode(image.convert("CMYK"), "JPEG"),
         "png": encode(image, "PNG"),
-        "png grey": encode(gray, "PNG"),
+        "png gray": encode(gray, "PNG"),
         "png palette": encode(palette_image, "PNG", transparency=3),
         "png 16": encode(Image.fromarray(np.asarray(gray).astype(np.uint16) * 257), "PNG"),
         "webp": encode(image, "WEBP"),

@@ -102,7 +102,7 @@ def test_depthwise_and_pointwise_are_one_box() -> None:
     assert [len(group.units) for group in blocks if group.last.kind == "separable"] == [1, 2, 2, 6, 2]
 
 
-def test_groups_and_response_normalisation_of_alexnet() -> None:
+def test_groups_and_response_normalization_of_alexnet() -> None:
     units = [unit for group in diagram_blocks.group_layers(description("alexnet")) for unit in group.units]
     assert [unit.text for unit in units[1:6]] == [
         "conv 11×11, stride 4", "conv 5×5, 2 groups", "conv 3×3", "conv 3×3, 2 groups", "conv 3×3, 2 groups",

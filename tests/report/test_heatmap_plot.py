@@ -19,7 +19,7 @@ def image(height: int, width: int) -> Any:
 
 @pytest.mark.parametrize(("height", "width", "times"), [(300, 420, 1), (28, 20, 9)])
 def test_each_pixel_of_the_image_is_there(height: int, width: int, times: int) -> None:
-    original = image(height, width)
+    pixels = image(height, width)
     heat = np.linspace(0, 1, height * width, dtype=np.float32).reshape(height, width)
     png = plot_explanation(pixels, heat, HeatRegion(2, 3, 10, 12, 0.5), "cat  $0.9", "below")
     drawn = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

@@ -156,7 +156,7 @@ def test_corrections_of_the_run_hold(tmp_path: Path) -> None:
     ]
     lines = [f | {"sha256": sha[f["path"]], "label": f["path"].split("/")[1], "reason": ""} for f in fixes]
     (tmp_path / "fix.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    # One of each class is left in training, which the relabelled image sees to.
+    # One of each class is left in training, which the relabeled image sees to.
     write_files(tmp_path / "data", {"train/cat/3.png": encode_png(3)})
     run = record_run(tmp_path, "data", corrections=str(tmp_path / "fix.jsonl"))
     images = run_images.match_run_images(run)

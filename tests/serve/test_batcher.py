@@ -26,7 +26,7 @@ def png(level: int) -> bytes:
 
 
 class BlockingPredictor(FakePredictor):
-    """Waits in its first batch until it may go on, and fails where it sees a black picture."""
+    """Waits in its first batch until it may go on, and fails where it sees a black image."""
 
     def __init__(self) -> None:
         super().__init__(("dark", "light"), PreprocessingSpec(8, 8, 3))
@@ -41,7 +41,7 @@ class BlockingPredictor(FakePredictor):
 
 
 def predict_concurrently(predictor: BlockingPredictor, images: list[bytes]) -> list[Prediction | BaseException]:
-    """Ask for the first picture, and for all others while it is being answered."""
+    """Ask for the first image, and for all others while it is being answered."""
 
     async def ask() -> list[Prediction | BaseException]:
         batcher = Batcher(Classifier(predictor))

@@ -187,7 +187,7 @@ def test_the_tutorials_table_crosses_rate_base_and_start() -> None:
 
 @pytest.fixture(scope="module")
 def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_classes(tmp_path_factory.mktemp("data") / "colours", COLORS, 20)
+    return draw_classes(tmp_path_factory.mktemp("data") / "colors", COLORS, 20)
 
 
 REAL = f"""

@@ -1,4 +1,4 @@
-"""The search for a smaller model that is no worse: cheap methods first, each candidate saved when it is ready.
+"""The search for a smaller non-inferior model: cheap methods first, each candidate saved when it is ready.
 
 1. Float16 weights and int8 of the original model, without training.
 2. A smaller head: the head is trained first, the whole network only if that is not enough.

@@ -1,8 +1,8 @@
 """`RunConfig`, the complete configuration of a run, and how to read and write it.
 
 Layers, lowest precedence first: defaults, recipe, TOML file, ``KEY=VALUE`` assignments. The resolved configuration is
-saved with the run. Setting ``train.epochs`` on top of a recipe with stages scales those stages (`epochs.share`); stages
-that the user defined are left unchanged.
+saved with the run. Setting ``train.epochs`` on top of a recipe with stages scales those stages; stages that the user
+defined are left unchanged.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from sightline.data.types import Subset
 from sightline.errors import OutputError
 
 _BLOCK_HEADER = struct.Struct("<QI")  # before each block of rows: the index after its last row, and its checksum
-LIMIT_DIVISOR = 4  # features may take up to 1/SHARE of the cache limit
+LIMIT_DIVISOR = 4  # features may take up to 1/LIMIT_DIVISOR of the cache limit
 
 
 def feature_key(samples: Subset, *provenance: bytes | str | int | None) -> str:

@@ -20,7 +20,7 @@ from sightline.errors import DataError, ImageError
 LIMITS = LimitsConfig()
 HEADER_BYTES = 128  # bytes that identify a file format
 CheckHeader = Callable[[bytes], object]
-"""Called with the first bytes of a file before the rest is read; raises `PictureError` to skip the rest."""
+"""Called with the first bytes of a file before the rest is read; raises `ImageError` to skip the rest."""
 
 
 def accept_any(_start: bytes) -> None:
@@ -33,7 +33,7 @@ class Store(Protocol):
     name: str
 
     def read(self, key: str, check: CheckHeader = accept_any) -> bytes | NDArray[np.uint8]:
-        """Return the content of one file; raises `PictureError` with the reason if it cannot be read."""
+        """Return the content of one file; raises `ImageError` with the reason if it cannot be read."""
 
 
 class FileStore(Store, Protocol):
@@ -99,7 +99,7 @@ class FolderStore:
 
 
 def read_untrusted_file(path: Path, limits: LimitsConfig = LIMITS, check: CheckHeader = accept_any) -> bytes:
-    """Return the content of an untrusted file; raises `PictureError` with the reason if it cannot be read.
+    """Return the content of an untrusted file; raises `ImageError` with the reason if it cannot be read.
 
     Devices and pipes, which may never end, and files above ``data.limits.file_mb`` are refused.
     """
@@ -118,7 +118,7 @@ def read_untrusted_file(path: Path, limits: LimitsConfig = LIMITS, check: CheckH
 
 
 def check_file_size(size: int, limits: LimitsConfig) -> None:
-    """Raise `PictureError` if a file exceeds the size limit for an image."""
+    """Raise `ImageError` if a file exceeds the size limit for an image."""
     if size > limits.file_mb * 2**20:
         raise ImageError(f"too large: {size / 2**20:,.0f} MiB, limit {limits.file_mb:g} (data.limits.file_mb)")
 

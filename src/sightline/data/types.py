@@ -1,4 +1,4 @@
-"""What sources, the index and the split hand on: images by path, hash, label and split."""
+"""Types that sources, the index and the split share: images with path, hash, label and split."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def _build_graph(spec: ModelSpec, entry: ModelEntry) -> tuple[Any, tuple[str, ..
             inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="uint8", name="pixels")
             x = inputs
             if spec.channels == 1 and spec.weights is not None:  # before normalization, which differs by channel
-                x = keras.layers.Concatenate(name="grey_to_colour")([x, x, x])
+                x = keras.layers.Concatenate(name="gray_to_color")([x, x, x])
             x = normalized_input = normalize_pixels(x, _get_normalize_scheme(spec, entry), spec.pixel_stats)
             x = _apply_backbone(x, entry, spec.config)
             backbone_names = tuple(layer.name for layer in keras.Model(normalized_input, x).layers[1:])

@@ -116,7 +116,7 @@ def open_image(data: ImageBytes, page: int, max_megapixels: int) -> ImageFile.Im
 
 
 def detect_format(start: bytes) -> str:
-    """Return the format, a key of `FORMATS`, from a file's first bytes; raises PictureError for any other."""
+    """Return the format, a key of `FORMATS`, from a file's first bytes; raises ImageError for any other."""
     for name, (magic, _) in FORMATS.items():
         if re.match(magic, start, re.DOTALL):
             return name
@@ -126,7 +126,7 @@ def detect_format(start: bytes) -> str:
 
 
 def check_pixel_count(width: int, height: int, pixel_count: int, max_megapixels: int) -> None:
-    """Raise PictureError if an image takes more pixels in memory than allowed."""
+    """Raise ImageError if an image takes more pixels in memory than allowed."""
     if pixel_count > max_megapixels * 10**6:
         limit = f"limit {max_megapixels} megapixels (max_megapixels)"
         raise ImageError(f"too large: {width}x{height} pixels, {limit}")
@@ -289,7 +289,7 @@ class _SilencedWarning(Warning, metaclass=_ThreadCheckMeta):
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turn whatever Pillow raises for bad data into PictureError, and silence its warnings.
+    """Turn whatever Pillow raises for bad data into ImageError, and silence its warnings.
 
     warnings.catch_warnings replaces a global list, so threads would restore each other's filters; a single filter that
     checks the thread is safe. What libjpeg and libtiff write to standard error cannot be suppressed.

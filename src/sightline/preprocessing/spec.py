@@ -45,7 +45,7 @@ _LARGE_IMAGE_LOCK = threading.Lock()
 def inspect_image(data: ImageBytes, page: int = 1, max_megapixels: int = 50) -> ImageHeader:
     """Read only the header of an encoded image: cheap, but its pixels may still be damaged or too many.
 
-    `max_megapixels` matters for a later `page` of an animation, as earlier ones are decoded. Raises PictureError.
+    `max_megapixels` matters for a later `page` of an animation, as earlier ones are decoded. Raises ImageError.
     """
     with translate_errors():
         return formats.read_header(formats.open_image(data, page, max_megapixels), data)
@@ -57,7 +57,7 @@ def decode_preview(
     """Decode a quick grayscale preview: the header, and pixels uint8 [H, W] of at most `side` on each axis.
 
     `preprocess` sets the page and the range of values. Half the work of `decode`: of a JPEG only the luma is decoded,
-    at the smallest scale of at least `side`. Damage is still detected, as every bit is read. Raises PictureError like
+    at the smallest scale of at least `side`. Damage is still detected, as every bit is read. Raises ImageError like
     `inspect_image` and `decode`.
     """
     preprocess = preprocess or PreprocessingSpec()
@@ -103,7 +103,7 @@ class PreprocessingSpec:
             object.__setattr__(self, "range", _check_range(self.range))
 
     def decode(self, data: ImageBytes) -> NDArray[np.uint8]:
-        """Decode an encoded image to a new array uint8 ``[height, width, channels]``; raises PictureError."""
+        """Decode an encoded image to a new array uint8 ``[height, width, channels]``; raises ImageError."""
         with translate_errors():
             return self.decode_opened(formats.open_image(data, self.page, self.max_megapixels), data)
 
@@ -134,7 +134,7 @@ class PreprocessingSpec:
         """Return at least `count` samples of an encoded image (or all), on a regular grid, without NaN and infinity.
 
         Their dtype is as decoded: uint16, int32 or float32, those that `range` applies to. None for an image of 8 bits
-        or fewer. Raises PictureError.
+        or fewer. Raises ImageError.
         """
         with translate_errors():
             image = formats.open_image(data, self.page, self.max_megapixels)
@@ -154,7 +154,7 @@ class PreprocessingSpec:
         """Preprocess an image in memory to a new array uint8 ``[height, width, channels]``, by the rules of `decode`.
 
         An array must be uint8 ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA), else UsageError.
-        Raises PictureError for a lazy Pillow image that cannot be loaded.
+        Raises ImageError for a lazy Pillow image that cannot be loaded.
         """
         if not isinstance(image, Image.Image):
             shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)

@@ -30,7 +30,7 @@ _MAX_JPEG2000_BYTES = 32 << 20  # bytes of a JPEG 2000; one core decodes 8 milli
 
 
 def check_structure(format_name: str, data: bytes) -> int | None:
-    """Raise PictureError if a file of format `format_name` would take too long to read; return its frames if counted.
+    """Raise ImageError if a file of format `format_name` would take too long to read; return its frames if counted.
 
     At most `MAX_COUNTED_FRAMES` are counted. A truncated or damaged file is left to the decoder, which reports it.
     """
@@ -42,13 +42,13 @@ def check_structure(format_name: str, data: bytes) -> int | None:
 
 
 def check_sides(width: int, height: int) -> None:
-    """Raise PictureError for an image with a side longer than `MAX_SIDE`."""
+    """Raise ImageError for an image with a side longer than `MAX_SIDE`."""
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"too long: {width}x{height} pixels, limit {MAX_SIDE} on each side")
 
 
 def check_frames(page: int, width: int, height: int) -> None:
-    """Raise PictureError for a frame that follows too many pixels to decode one frame after the other."""
+    """Raise ImageError for a frame that follows too many pixels to decode one frame after the other."""
     if page * width * height > _MAX_FRAME_PIXELS:
         raise ImageError(f"page {page} follows {page - 1} pages of {width}x{height} pixels, too many to decode")
 
@@ -149,7 +149,7 @@ def _check_tiff(data: bytes) -> int:
 
 
 def check_tiff_page(data: bytes, page: int) -> None:
-    """Raise PictureError for a page of a TIFF that is missing or would take too long."""
+    """Raise ImageError for a page of a TIFF that is missing or would take too long."""
     count = 0
     for count, offset in enumerate(_iterate_directories(data), 1):
         if count == page:

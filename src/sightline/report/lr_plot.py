@@ -12,7 +12,7 @@ from sightline.report.diagram import save_figure
 from sightline.report.plotting import GRID, INK, TRAIN
 from sightline.training.schedules import build_schedule
 
-POINTS = 4000  # more steps than this are drawn at so many of them
+POINTS = 4000  # with more steps than this, only this many are plotted
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ def _binary_cross_entropy(soft_labels: Any, logits: Any) -> Any:
 def smooth_labels(labels: NDArray[np.int32], classes: int, smoothing: float) -> NDArray[np.float32]:
     """Return one-hot labels with label smoothing: float32 [N, K], rows sum to 1.
 
-    >>> [round(share, 3) for share in smooth_labels(np.array([1], np.int32), 2, 0.2)[0].tolist()]
+    >>> [round(target, 3) for target in smooth_labels(np.array([1], np.int32), 2, 0.2)[0].tolist()]
     [0.1, 0.9]
     """
     soft_labels = np.full((len(labels), classes), smoothing / classes, np.float32)

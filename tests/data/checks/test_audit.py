@@ -92,7 +92,7 @@ PLANTS: dict[str, tuple[str, dict[str, bytes], Mapping[str, bytes], tuple[str, .
         "warning", {"cat/fog.png": encode(draw_scene(916).filter(ImageFilter.GaussianBlur(8)))}, PLAIN,
         ("cat/fog.png",),
     ),
-    "blank": ("warning", {"cat/wall.png": encode(Image.new("RGB", (150, 150), "grey"))}, PLAIN, ("cat/wall.png",)),
+    "blank": ("warning", {"cat/wall.png": encode(Image.new("RGB", (150, 150), "gray"))}, PLAIN, ("cat/wall.png",)),
     "duplicates": ("warning", {"cat/copy.jpg": PLAIN["cat/3.jpg"]}, PLAIN, 1),
     "conflicting-duplicates": ("error", {"dog/copy.jpg": PLAIN["cat/3.jpg"]}, PLAIN, 1),
     "near-duplicates": ("warning", {"cat/small.jpg": RESIZED, "cat/cut.jpg": CROPPED}, PLAIN, 1),
@@ -188,10 +188,10 @@ def test_empty_class_folders_do_not_vanish(
     tmp_path: Path, kind: str, extra_file: str | None, with_splits: bool
 ) -> None:
     where = "train/emu" if with_splits else "emu"
-    root = write_files(tmp_path / "pictures", SPLITS if with_splits else PLAIN)
+    root = write_files(tmp_path / "images", SPLITS if with_splits else PLAIN)
     (root / where).mkdir()
     if extra_file:
-        (root / where / extra_file).write_text("no pictures yet", encoding="utf-8")
+        (root / where / extra_file).write_text("no images yet", encoding="utf-8")
     source = root if kind == "folder" else Path(shutil.make_archive(str(tmp_path / "packed"), kind, root))
     (finding,) = [f for f in quick_audit(build_index(source)).findings if f.kind == "empty-classes"]
     assert finding.paths == (where,)

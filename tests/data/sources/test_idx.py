@@ -51,7 +51,7 @@ def test_idx_names_with_a_dot(tmp_path: Path) -> None:
         ("train-images-idx3-ubyte", True),
         ("train-labels.idx1-ubyte.gz", True),
         ("my-idx-notes.txt", False),
-        ("picture.idxes.png", False),
+        ("image.idxes.png", False),
     ],
 )
 def test_idx_files_are_known_by_name(name: str, is_one: bool) -> None:

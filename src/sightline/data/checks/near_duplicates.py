@@ -126,9 +126,9 @@ class _NearDuplicateSearch:
     def verify(
         self, first: Indices, second: Indices, correlations: NDArray[np.float32], max_verifications: int
     ) -> NDArray[np.bool_]:
-        """Return which pairs are similar: verify the first `max_verifications`.
+        """Return which pairs are similar: the first `max_verifications` are verified by `is_similar`.
 
-        Judge the rest by thumbnail correlation, `correlations`.
+        The thumbnail correlations, `correlations`, decide on the rest.
         """
         verified = slice(0, max(0, min(max_verifications, self.remaining)))
         first, second = first[verified], second[verified]
