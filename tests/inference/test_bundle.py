@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import stat
@@ -179,6 +180,32 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "absurd size": (lambda f: change_manifest(f, preprocess=PREPROCESS.to_dict() | {"height": 10**9}), "height"),
     "wrong types": (lambda f: change_manifest(f, reference_examples=[1]), "is invalid"),
 }
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "onnx"])
+def test_a_bundle_of_schema_1_is_refused_with_what_to_do(folder: Path, form: str) -> None:
+    values = read_manifest(folder)
+    values |= {"schema": 1, "figures": values.pop("metrics"), "golden": values.pop("reference_examples")}
+    values["files"] = {name.replace("reference/", "golden/"): value for name, value in values["files"].items()}
+    path = folder
+    if form == "onnx":
+        path = folder / "model.onnx"
+        text = json.dumps({key: value for key, value in values.items() if key != "files"})
+        metadata = {bundle.MANIFEST_KEY: text, bundle.MANIFEST_HASH_KEY: hashlib.sha256(text.encode()).hexdigest()}
+        path.write_bytes(onnx_file.replace_metadata(path.read_bytes(), metadata))
+    (folder / "reference").rename(folder / "golden")
+    (folder / "manifest.json").write_text(json.dumps(values), encoding="utf-8")
+    if form == "zip":
+        path = folder.parent / "old.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in folder.rglob("*.*"):
+                archive.write(file, file.relative_to(folder))
+    with pytest.raises(ModelError) as caught:
+        bundle.load(path)
+    assert str(caught.value) == (
+        f"The model {path} cannot be used: its manifest has schema 1, but this version reads schema 2 only: "
+        "train the model again, or use the version of Sightline that wrote it."
+    )
 
 
 @pytest.mark.parametrize(

@@ -156,8 +156,21 @@ def test_unknown_schema_is_refused_by_name(tmp_path: Path) -> None:
         run.update(schema=schema)
         with pytest.raises(ModelError) as caught:
             RunDirectory.open(run.path)
-        expected = f"has the schema {schema!r}; this version of Sightline reads {SCHEMA} only."
-        assert expected in str(caught.value)
+        assert f"has schema {schema!r}, but this version reads schema {SCHEMA} only" in str(caught.value)
+
+
+def test_a_run_of_schema_1_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    old = {
+        "schema": 1, "status": "complete", "no_bundle": "it differs", "extended": [{"from": 1, "to": 2}],
+        "result": {"bundle": None, "bundle_reason": "it differs", "rejects": 1, "test": None},
+    }  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(old))
+    with pytest.raises(ModelError) as caught:
+        RunDirectory.open(tmp_path)
+    assert str(caught.value) == (
+        f"The run {tmp_path} has schema 1, but this version reads schema 2 only: train it again, or use the "
+        "version of Sightline that wrote it."
+    )
 
 
 def test_a_folder_that_is_not_a_run_is_rejected(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from sightline import _io, jsonio
 from sightline.errors import ImageError, ModelError, OutputError
-from sightline.inference.manifest import REFERENCE_FILE, Manifest
+from sightline.inference.manifest import REFERENCE_FILE, Manifest, SchemaError
 from sightline.inference.predictor import Predictor, check_finite, choose_batch_size
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.inference.safety import onnx_file
@@ -177,6 +177,8 @@ def _explain_errors(path: Path) -> Iterator[None]:
     """Add the path of the model to errors about its content."""
     try:
         yield
+    except SchemaError as error:
+        raise ModelError(f"The model {path} cannot be used: {error}.") from error
     except ModelError as error:
         text = str(error).rstrip(".")
         raise ModelError(

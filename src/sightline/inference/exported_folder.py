@@ -20,7 +20,7 @@ from sightline.errors import ModelError, OutputError
 from sightline.export import openvino, tensorflow
 from sightline.inference import bundle
 from sightline.inference.bundle import MANIFEST_FILE, Bundle
-from sightline.inference.manifest import Manifest
+from sightline.inference.manifest import Manifest, SchemaError
 from sightline.inference.predictor import Predictor, check_finite
 
 FORMATS = ("openvino", "litert", "saved_model")
@@ -86,6 +86,8 @@ def _explain_errors(folder: Path) -> Iterator[None]:
     """Add the path of the folder to errors about its content."""
     try:
         yield
+    except SchemaError as error:
+        raise ModelError(f"The export {folder} cannot be used: {error}.") from error
     except ModelError as error:
         text = str(error).rstrip(".")
         raise ModelError(f"The export {folder} cannot be used: {text}. Export it again.") from error

@@ -59,6 +59,10 @@ class _DisplayedFields(TypedDict, total=False):
     data: _DataFields
 
 
+class SchemaError(ModelError):
+    """The manifest was written by a version of Sightline with another schema; the message says what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReferenceExample:
     """A reference example: an image with recorded outputs.
@@ -141,8 +145,9 @@ class Manifest:
         """Restore from `to_dict`; raises `ModelError` for another schema and for missing, unknown or invalid values."""
         if not isinstance(values, dict) or values.get("schema") != SCHEMA_VERSION:
             schema = values.get("schema") if isinstance(values, dict) else None
-            raise ModelError(
-                f"the manifest has the schema {schema!r}; this version of Sightline reads {SCHEMA_VERSION} only"
+            raise SchemaError(
+                f"its manifest has schema {schema!r}, but this version reads schema {SCHEMA_VERSION} only: "
+                "train the model again, or use the version of Sightline that wrote it"
             )
         if not jsonio.is_encodable(jsonio.dumps(values)):
             raise ModelError("the manifest contains a lone surrogate, which is not valid UTF-8 text")

@@ -106,7 +106,10 @@ class RunDirectory:
             )
         schema = run.info.get("schema")
         if schema != SCHEMA:
-            raise ModelError(f"{path} has the schema {schema!r}; this version of Sightline reads {SCHEMA} only.")
+            raise ModelError(
+                f"The run {path} has schema {schema!r}, but this version reads schema {SCHEMA} only: train "
+                "it again, or use the version of Sightline that wrote it."
+            )
         return run
 
     @contextmanager
