@@ -45,7 +45,7 @@ def compare_accuracy() -> str:
     from sightline.compress import noninferiority
     from sightline.inference import bundle, parity
 
-    samples = load(os.environ[trained_run.RUN]).load_labeled_images(split="test").subset
+    samples = load(os.environ[trained_run.RUN]).labeled_images().load("test").subset
     right = []
     for folder in (trained_run.bundle(), Path(os.environ[INT8])):
         probabilities = parity.predict_probabilities(bundle.load(folder)[1], samples)

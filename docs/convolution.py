@@ -178,7 +178,7 @@ def trained() -> str:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         assignments = ["model.name=cifar10-deep", "train.epochs=12"]
-        result = sightline.train("beans:240@64", recipe="quick", set=assignments, out=run)
+        result = sightline.train("beans:240@64", recipe="quick", set=assignments, out=run).result
         classifier = sightline.load(run)
         model: Any = classifier.predictor.model  # type: ignore[attr-defined]
         pixels = coffee_beans.draw(2, 64, 1)  # the training images are drawn with seed 0

@@ -25,7 +25,7 @@ PACKAGE = "sightline"
 LAYERS: dict[int, set[str]] = {
     0: {"errors", "escaping", "nesting", "process", "recipes"},  # recipes: TOML files
     1: {"_io", "_keras", "callbacks", "plugins", "seeding"},
-    2: {"backend", "config", "datasets", "intervals", "jsonio", "metrics", "preprocessing"},
+    2: {"backend", "config", "datasets", "intervals", "jsonio", "metrics", "preprocessing", "progress"},
     3: {"data", "distributed", "models"},
     4: {"export"},
     5: {"inference"},
@@ -46,14 +46,30 @@ JSON_WRITER = "jsonio.py"
 LONGEST_MODULE = 430  # lines
 
 PUBLIC_NAMES = {
+    "Callback",
     "Classifier",
-    "EvaluationResult",
+    "ConfigError",
+    "DataError",
+    "Dataset",
+    "DivergedError",
+    "Evaluation",
+    "HostError",
+    "ImageError",
+    "InsufficientMemoryError",
+    "Interrupted",
+    "MissingExtraError",
+    "MissingImagesError",
+    "ModelError",
+    "OutputError",
     "Prediction",
-    "TrainResult",
+    "ProcessError",
+    "Run",
+    "SightlineError",
+    "UsageError",
     "__version__",
-    "evaluate",
+    "describe",
     "load",
-    "predict",
+    "sweep",
     "train",
 }
 

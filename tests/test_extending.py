@@ -31,7 +31,7 @@ def test_the_model_trains_exports_and_predicts(tmp_path: Path) -> None:
     settings = ["model.name=tiny-net", "train.epochs=2", "train.tensorboard=false"]
     api.train("beans:40@32", recipe="quick", set=settings, out=tmp_path / "run")
     classifier = api.load(tmp_path / "run" / "bundle")
-    assert classifier.evaluate("beans:40@32", include_training=True).count == 40
+    assert classifier.evaluate("beans:40@32", include_training=True).result.count == 40
 
 
 def test_the_augmentation_inverts_half_of_the_images(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def wheel_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_bundle_predicts_where_only_the_wheel_is_installed(wheel_python: Path, tmp_path: Path) -> None:
-    from sightline import predict, train
+    from sightline import load, train
 
     colors = draw_classes(tmp_path / "colors", COLORS, 20)
     run = tmp_path / "run"
@@ -60,7 +60,9 @@ def test_a_bundle_predicts_where_only_the_wheel_is_installed(wheel_python: Path,
     )  # fmt: skip
     assert completed.returncode == 0, completed.stderr
     probabilities = [json.loads(line)["probability"] for line in completed.stdout.splitlines()]
-    assert probabilities == pytest.approx([prediction.probability for prediction in predict(run, images)], abs=1e-6)
+    assert probabilities == pytest.approx(
+        [prediction.probability for prediction in load(run).predict(images)], abs=1e-6
+    )
     assert len(probabilities) == 20
     assert int(completed.stderr.split()[-1]) < 300 * 1024  # kB of peak memory
 

@@ -5,48 +5,75 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sightline.api import Classifier, load, train
-    from sightline.evaluation.results import EvaluationResult
+    from sightline.api.classifier import Classifier
+    from sightline.api.dataset import Dataset
+    from sightline.api.description import describe
+    from sightline.api.evaluation import Evaluation
+    from sightline.api.loading import load
+    from sightline.api.run import Run, train
+    from sightline.callbacks import Callback
+    from sightline.errors import (
+        ConfigError,
+        DataError,
+        DivergedError,
+        HostError,
+        ImageError,
+        InsufficientMemoryError,
+        Interrupted,
+        MissingExtraError,
+        MissingImagesError,
+        ModelError,
+        OutputError,
+        ProcessError,
+        SightlineError,
+        UsageError,
+    )
     from sightline.inference.results import Prediction
-    from sightline.training.result import TrainResult
+    from sightline.sweeps import sweep
 
 __all__ = [
+    "Callback",
     "Classifier",
-    "EvaluationResult",
+    "ConfigError",
+    "DataError",
+    "Dataset",
+    "DivergedError",
+    "Evaluation",
+    "HostError",
+    "ImageError",
+    "InsufficientMemoryError",
+    "Interrupted",
+    "MissingExtraError",
+    "MissingImagesError",
+    "ModelError",
+    "OutputError",
     "Prediction",
-    "TrainResult",
+    "ProcessError",
+    "Run",
+    "SightlineError",
+    "UsageError",
     "__version__",
-    "evaluate",
+    "describe",
     "load",
-    "predict",
+    "sweep",
     "train",
 ]
 
 _HOMES = {
-    "Classifier": "sightline.api",
-    "EvaluationResult": "sightline.evaluation.results",
+    "Callback": "sightline.callbacks",
+    "Classifier": "sightline.api.classifier",
+    "Dataset": "sightline.api.dataset",
+    "Evaluation": "sightline.api.evaluation",
     "Prediction": "sightline.inference.results",
-    "TrainResult": "sightline.training.result",
-    "load": "sightline.api",
-    "train": "sightline.api",
+    "Run": "sightline.api.run",
+    "describe": "sightline.api.description",
+    "load": "sightline.api.loading",
+    "sweep": "sightline.sweeps",
+    "train": "sightline.api.run",
 }
 
 
 __version__: str
-
-
-def predict(model: Any, images: Any, *, top: int = 5) -> list[Prediction]:
-    """Load the run at path `model` and classify `images`; see `Classifier.predict`."""
-    from sightline.api import load
-
-    return load(model).predict(images, top=top)
-
-
-def evaluate(model: Any, sources: Any = None, **options: Any) -> EvaluationResult:
-    """Load the run at path `model` and evaluate it; see `Classifier.evaluate`."""
-    from sightline.api import load
-
-    return load(model).evaluate(sources, **options)
 
 
 def __getattr__(name: str) -> Any:  # imported on first use, so that `import sightline` is fast
@@ -54,8 +81,14 @@ def __getattr__(name: str) -> Any:  # imported on first use, so that `import sig
         from importlib import metadata
 
         return metadata.version("sightline")
-    if name in _HOMES:
+    if name in __all__:
         import importlib
 
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        value = getattr(importlib.import_module(_HOMES.get(name, "sightline.errors")), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module 'sightline' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

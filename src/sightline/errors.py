@@ -134,6 +134,7 @@ EXTRAS = {
     "onnx": ("onnx", "train"),
     "openvino": ("openvino", "export"),
     "optuna": ("optuna", "sweep"),
+    "pandas": ("pandas", "pandas"),
     "sklearn": ("scikit-learn", "train"),
     "starlette": ("starlette", "serve"),
     "tensorboard": ("tensorboard", "train"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import sightline
+from sightline import api
 from sightline.callbacks import Callback
 from sightline.data.checks import class_names
 from sightline.data.indexing import build_index as make_index
@@ -33,7 +33,7 @@ class RecordingCallback(Callback):
 
 
 def train(out: Path, callback: Callback | None = None, data: str = DATA, **options: Any) -> TrainResult:
-    return sightline.train(data, out=out, callback=callback, **(QUICK | options))
+    return api.train(data, out=out, callback=callback, **(QUICK | options))
 
 
 @pytest.fixture(scope="module")

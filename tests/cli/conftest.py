@@ -40,7 +40,7 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run on `colours`, and its ``--format json`` output."""
-    from sightline import train
+    from sightline.api import train
 
     path = tmp_path_factory.mktemp("runs") / "run"
     assignments = ["model.name=cifar10-simple", "train.epochs=2"]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from command import Command
-from sightline import train
+from sightline.api import train
 from sightline.callbacks import Callback, EpochRecord
 from sightline.errors import Interrupted
 

@@ -271,7 +271,7 @@ def test_a_chain_of_convolutions_is_twenty_times_smaller_without_loss(sightline:
     limits = {name: rows["original"][name] / 20 for name in ("parameters", "bytes")}
     small = [c for c in rows.values() if all(c[name] < limit for name, limit in limits.items())]
     best = max(small, key=lambda c: float(c["accuracy"]))  # with few images, the smallest may just be lucky
-    samples = load(run).load_labeled_images(split="test").subset
+    samples = load(run).labeled_images().load("test").subset
     right = [
         parity.predict_probabilities(
             load(run / "compressed" / "candidates" / name / "bundle").predictor, samples

@@ -46,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def complete_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run with every file that a run may have."""
-    from sightline import train
+    from sightline.api import train
     from sightline.runs.directory import RunDirectory
 
     path = tmp_path_factory.mktemp("whole") / "run"

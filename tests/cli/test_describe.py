@@ -47,7 +47,7 @@ def test_a_narrow_terminal_gets_two_tables(sightline: Command, monkeypatch: pyte
 
     from sightline.cli import output
 
-    monkeypatch.setattr(output, "_console", lambda **_: Console(width=100))
+    monkeypatch.setattr(output, "make_console", lambda **_: Console(width=100))
     result = sightline("describe", "vgg16")
     assert result.code == 0, result.err
     assert all(len(line.rstrip()) <= 100 for line in result.out.splitlines())

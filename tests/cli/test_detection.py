@@ -31,7 +31,7 @@ def split_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained_run(split_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose positive class is set explicitly, overriding the rule by names."""
-    from sightline import train
+    from sightline.api import train
 
     path = tmp_path_factory.mktemp("runs") / "run"
     assignments = ["model.name=cifar10-simple", "train.epochs=3", "evaluation.positive_class=good"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from command import Command, Outcome, draw_classes
-from sightline import train
+from sightline.api import train
 from sightline.escaping import printable
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such file names")

@@ -46,7 +46,7 @@ INSIDE: dict[str, tuple[object, ...]] = {
 @pytest.fixture(scope="module")
 def stopped(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with every file that a run may have, including checkpoints, as if it was killed at the end."""
-    from sightline import train
+    from sightline.api import train
     from sightline.runs.directory import RunDirectory
     from sightline.training import checkpoints
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from command import Command
-from sightline import backend, train
+from sightline import backend
+from sightline.api import train
 from sightline.datasets import coffee_beans
 from tf32 import emulate_tf32
 

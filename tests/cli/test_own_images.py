@@ -105,7 +105,7 @@ def test_every_command_gives_one_accuracy_for_a_file_in_two_splits(sightline: Co
     python = face.load(run).evaluate()
     for payload in (first, evaluated, reported, compared["runs"][0]):
         assert payload["accuracy"] == trained["accuracy"] == python.accuracy
-    assert first["count"] == evaluated["count"] == reported["count"] == python.count == 16
+    assert first["count"] == evaluated["count"] == reported["count"] == python.result.count == 16
     assert compared["comparisons"][0]["count"] == 16
     assert compared["runs"][0]["leaked"] == 4
     assert "test (4 leaked)" in sightline("compare", run, project_copy / "twin").out
@@ -254,7 +254,7 @@ def test_remaining_images_are_evaluated_on_request(sightline: Command, damaged_p
     assert read_files(run) == before
     stdout = sightline("evaluate", run, "--allow-missing").out
     assert "6 of the 16 images of this split are not evaluated: 4 missing, 2 changed." in stdout
-    assert face.load(run).evaluate(allow_missing=True).missing is not None
+    assert face.load(run).evaluate(allow_missing=True).result.missing is not None
 
 
 def test_none_left_is_an_error_all_the_same(sightline: Command, project_copy: Path) -> None:
@@ -374,7 +374,7 @@ def test_they_are_included_on_request(sightline: Command, project: Path, everyth
     ) == (True, 50, 2, 52)
     stdout = sightline("evaluate", project / "run", everything, "--include-training").out
     assert "TRAINING IMAGES INCLUDED: 52 images that the model was trained or validated on" in stdout
-    python = face.evaluate(project / "run", str(everything), include_training=True)
+    python = face.load(project / "run").evaluate(str(everything), include_training=True).result
     assert python.count == 64
     assert python.overlap is not None
     assert python.overlap.count == 52

@@ -18,7 +18,7 @@ from typing import Any, Self
 import pytest
 
 from command import Command
-from sightline import predict
+from sightline import load
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -72,7 +72,7 @@ def test_it_describes_its_model(server: Server, trained: tuple[Path, Any]) -> No
 def test_its_predictions_are_those_of_predict(server: Server, trained: tuple[Path, Any], colors: Path) -> None:
     """Many at once, so that they share batches."""
     paths = sorted(colors.rglob("*.png"))[::3]
-    expected = predict(trained[0], paths)
+    expected = load(trained[0]).predict(paths)
     with ThreadPoolExecutor(16) as pool:
         responses = list(pool.map(lambda path: server.request("/predict?top=2", path.read_bytes()), paths))
     for (code, body), one in zip(responses, expected, strict=True):

@@ -270,7 +270,7 @@ def test_python_says_what_the_command_says(trained: tuple[Path, dict[str, Any]],
     evaluation = model.evaluate()
     saved = np.load(trained[0] / "eval" / "test" / "predictions.npz", allow_pickle=False)
     np.testing.assert_allclose(
-        evaluation.probabilities, saved["probabilities"], atol=1e-6
+        evaluation.result.probabilities, saved["probabilities"], atol=1e-6
     )  # in batches of different sizes
     assert evaluation.accuracy == trained[1]["test"]["accuracy"]
     with pytest.raises(SightlineError, match="test split"):
@@ -278,16 +278,13 @@ def test_python_says_what_the_command_says(trained: tuple[Path, dict[str, Any]],
 
 
 def test_arrays_in_memory_train(tmp_path: Path) -> None:
-    from sightline.data.sources.arrays import list_array_items
-    from sightline.data.sources.listing import SourceListing
-
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 80, (60, 28, 28), np.uint8)
     labels = np.arange(60) % 2
     pixels[labels == 1] += 120
-    source = SourceListing(list_array_items(pixels, labels, "night-day", classes=["night", "day"]))
-    result = face.train(source, recipe="quick", set=["train.epochs=2"], out=tmp_path / "r")
-    assert result.classes == ("day", "night")
-    predictions = face.predict(tmp_path / "r", [pixels[0], pixels[1]])
+    data = face.Dataset.from_arrays(pixels, labels, classes=["night", "day"], name="night-day")
+    run = face.train(data, recipe="quick", set=["train.epochs=2"], out=tmp_path / "r")
+    assert run.result.classes == ("day", "night")
+    predictions = run.classifier.predict([pixels[0], pixels[1]])
     assert len(predictions) == 2
     assert {c.label for c in predictions[0].top} == {"day", "night"}

@@ -523,5 +523,5 @@ def test_a_source_whose_name_is_no_text_is_refused_kindly() -> None:
 
 def test_bare_arrays_are_no_source() -> None:
     bare: Any = (np.zeros((2, 4, 4), np.uint8), [0, 1])
-    with pytest.raises(UsageError, match=r"^Images come from a path or a Listing, not from ndarray: "):
+    with pytest.raises(UsageError, match=r"^Images come from a path or a Dataset, not from ndarray: "):
         build_index(bare)

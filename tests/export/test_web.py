@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from command import COLORS, draw_classes
-from sightline import train
+from sightline.api import train
 from sightline.api.decoding_vectors import write_decoding_vectors
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sightline.api.classifier import Classifier, load, parse_split
+    from sightline.api.classifier import Classifier, parse_split
     from sightline.api.demo import demo_train, draw_demo_images
+    from sightline.api.loading import load
     from sightline.api.resuming import resume
     from sightline.api.training import train
 
@@ -16,7 +17,7 @@ _HOMES = {
     "Classifier": "sightline.api.classifier",
     "demo_train": "sightline.api.demo",
     "draw_demo_images": "sightline.api.demo",
-    "load": "sightline.api.classifier",
+    "load": "sightline.api.loading",
     "parse_split": "sightline.api.classifier",
     "resume": "sightline.api.resuming",
     "train": "sightline.api.training",

@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from sightline import backend
-from sightline.api import load_errors
+from sightline.api import stored_thresholds
+from sightline.api.dataset import Dataset
 from sightline.api.explanation import explain
-from sightline.callbacks import Progress, no_progress
+from sightline.api.images import ImageLike, prediction_row, split_images, to_class_index
+from sightline.api.options import Settings, to_assignments
+from sightline.api.record_list import RecordList, format_html_table
+from sightline.callbacks import Callback, Progress, no_progress
 from sightline.data.indexing import Sources
-from sightline.data.types import SPLITS, Index, LabeledSubset, Split
-from sightline.errors import ModelError, UsageError, suggest
-from sightline.evaluation.evaluator import evaluate_predictor
-from sightline.evaluation.leakage import add_leakage
-from sightline.evaluation.results import EvaluationResult
+from sightline.data.types import SPLITS, Index, Split
+from sightline.errors import DataError, ModelError, UsageError, plural, suggest
 from sightline.explain.explanation import Explanation
-from sightline.inference import bundle, exported_folder, stream
+from sightline.inference import stream
 from sightline.inference.manifest import Manifest
 from sightline.inference.predictor import Predictor
 from sightline.inference.results import Prediction, Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.tta import FlipTTA
 from sightline.preprocessing import PreprocessingSpec
+from sightline.progress import show_progress
 from sightline.runs import run_images
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
 from sightline.runs.labeled_images import LabeledImages
 
-Engine = Literal["onnx", "keras"]
-ImageLike = str | Path | bytes | NDArray[np.uint8] | Image.Image
+if TYPE_CHECKING:  # each is imported by the method that needs it
+    from sightline.api.compression import CompressionResult
+    from sightline.api.evaluation import Evaluation
+    from sightline.api.export import ExportResult
 
 
 class Classifier:
-    """A trained model that classifies images."""
+    """A trained model that classifies images: `load` makes one of a run, a bundle or an exported file.
+
+    Its methods are the commands of the same names, and their options those of the commands.
+    """
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Classifier:
         self.path = path
         self._saved_thresholds: Thresholds | None = None  # of the original's run, in a copy or a pickle
         self._keras_predictor: KerasPredictor | None = None  # the Keras model, loaded once gradients are needed
+        self.trained_on: Dataset | None = None  # the images of the run, if they are in memory and known
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy or a pickle, which predicts alike in any process and working directory.
@@ -66,6 +71,7 @@ class Classifier:
             "run": run,
             "path": path,
             "_keras_predictor": None,
+            "trained_on": None,
             "_saved_thresholds": self.thresholds,
         }
 
@@ -82,24 +88,50 @@ class Classifier:
     def with_flip_tta(self) -> Classifier:
         """Return a classifier with flip test-time augmentation, at twice the cost."""
         flipped = Classifier(FlipTTA(self.predictor), self.run, self.manifest, self.path)
-        flipped._saved_thresholds = self._saved_thresholds  # its own class
+        flipped._saved_thresholds, flipped.trained_on = self._saved_thresholds, self.trained_on
         return flipped
 
     def predict(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        *,
-        top: int = 5,
-        set: Sequence[str] = (),  # noqa: A002  # the option's own name
-    ) -> list[Prediction]:
-        """Return one `Prediction` per image, in order.
+        self, images: ImageLike | Iterable[ImageLike], *, top: int = 5, set: Settings = ()
+    ) -> RecordList[Prediction]:
+        """Return one `Prediction` per image, in order; `to_frame` turns them into a DataFrame.
 
-        An image is a path (a file, a folder or a glob), encoded bytes, a uint8 array [H, W(, C)] or a Pillow image. An
-        unreadable image yields a prediction with only `error` set. `set` may contain ``data.limits.file_mb=MIB``, the
-        maximum file size.
+        An image is a path (a file, a folder or a glob), encoded bytes, a uint8 array [H, W(, C)] or a Pillow image; an
+        array [N, H, W, C] is N images. An unreadable image yields a prediction with only `error` set. `top` is the
+        number of classes in each prediction; `set` may contain ``data.limits.file_mb``, the maximum file size in MiB.
         """
-        items = stream.make_items(_as_sequence(images), stream.parse_file_limits(set))
-        return list(stream.predict(self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds))
+        items = stream.make_items(split_images(images), stream.parse_file_limits(to_assignments(set)))
+        top = min(top, len(self.classes))
+        return RecordList(stream.predict(self.predictor, items, top=top, thresholds=self.thresholds), prediction_row)
+
+    def predict_proba(self, images: ImageLike | Iterable[ImageLike], *, set: Settings = ()) -> NDArray[np.float32]:
+        """Return the probabilities of all classes, float32 [N, K], in the order of `classes`; each row sums to 1.
+
+        `images`: see `predict`. Raises `DataError` for an image that cannot be read, where `predict` states its error.
+        """
+        items = stream.make_items(split_images(images), stream.parse_file_limits(to_assignments(set)))
+        column = {label: k for k, label in enumerate(self.classes)}
+        rows = []
+        for prediction in stream.predict(self.predictor, items, top=len(column)):
+            if prediction.error is not None:
+                raise DataError(f"{prediction.path} cannot be classified: {prediction.error}.")
+            row = np.zeros(len(column), np.float32)
+            for candidate in prediction.top:
+                row[column[candidate.label]] = candidate.probability
+            rows.append(row)
+        return np.stack(rows) if rows else np.zeros((0, len(column)), np.float32)
+
+    def score(self, images: ImageLike | Iterable[ImageLike], y: Sequence[Any] | NDArray[Any]) -> float:
+        """Return the accuracy in [0, 1] on `images` with the labels `y`, as scikit-learn's classifiers do.
+
+        The predicted class is the most probable one. `y` holds class names; for a model whose classes are numbers, also
+        integers. For an interval and everything else, see `evaluate`. Raises `DataError` for labels that do not fit.
+        """
+        labels = [to_class_index(label, self.classes) for label in np.asarray(y).reshape(-1).tolist()]
+        predicted = self.predict_proba(images).argmax(1)
+        if len(labels) != len(predicted) or not labels:
+            raise DataError(f"score expects a label for each image: got {len(predicted)} images, {len(labels)} labels.")
+        return float(np.mean(predicted == np.array(labels)))
 
     def explain(
         self,
@@ -109,52 +141,178 @@ class Classifier:
         label: str | None = None,
         out: str | Path | None = None,
         seed: int = 0,
-        set: Sequence[str] = (),  # noqa: A002  # the option's own name
-        progress: Progress = no_progress,
+        set: Settings = (),
+        progress: bool | None = None,
+        callback: Callback | None = None,
     ) -> list[Explanation]:
-        """Return heat maps of the evidence for `label`, by default the predicted class; see `api.explain`.
+        """Return heat maps of the evidence for `label`, by default the predicted class of each image.
 
         `method` is gradcam, gradcam++, occlusion or rise; with `out`, a folder, a figure per image is written there.
-        For `set`, see `predict`.
+        For `set`, see `predict`; for `progress` and `callback`, see `train`.
         """
-        items = list(stream.make_items(_as_sequence(images), stream.parse_file_limits(set)))
+        items = list(stream.make_items(split_images(images), stream.parse_file_limits(to_assignments(set))))
         folder = None if out is None else Path(out)
         predictor = self.explanation_predictor(method)
-        return list(explain(predictor, items, method=method, label=label, out=folder, seed=seed, progress=progress))
+        with show_progress(progress, callback) as display:
+            return list(
+                explain(
+                    predictor, items, method=method, label=label, out=folder, seed=seed, progress=display.on_progress
+                )
+            )
 
     def explanation_predictor(self, method: str | None) -> Predictor:
         """Return the predictor that an explanation method needs: the Keras model for gradients, if there is one."""
         if self.run is None or method in {"occlusion", "rise"} or isinstance(self.predictor, KerasPredictor):
             return self.predictor
         if self._keras_predictor is None:
-            self._keras_predictor = _load_keras_predictor(self.run)
+            self._keras_predictor = load_keras_predictor(self.run)
         return self._keras_predictor
 
     def evaluate(
         self,
-        sources: Sources | None = None,
+        data: Dataset | Sources | None = None,
         *,
-        split: Split | None = None,
+        split: str | None = None,
+        target_precision: float | None = None,
+        conservative: bool = True,
+        positive: str | None = None,
+        target_sensitivity: float | None = None,
+        target_specificity: float | None = None,
+        coverage: float | None = None,
+        ood: Dataset | Sources | None = None,
+        find_label_issues: str | Path | None = None,
+        tta: Literal["flip"] | None = None,
         include_training: bool = False,
         allow_missing: bool = False,
+        column: Settings | None = None,
+        set: Settings = (),
         cache: bool = True,
-        progress: Progress = no_progress,
-    ) -> EvaluationResult:
-        """Evaluate the model on labeled images.
+        progress: bool | None = None,
+        callback: Callback | None = None,
+    ) -> Evaluation:
+        """Evaluate the model on labeled images, and how far its predictions can be trusted.
 
-        Without `sources`: on the run's own images of `split` (default: test, else validation), split as in training.
-        If some are missing or changed, raises `MissingImagesError`, or evaluates the rest with `allow_missing`. With
-        `sources`: on their split `split`; if that is None, on their test split if they define splits, else on all
-        images. Images that the model was trained or validated on, and near duplicates of them, are excluded as far as
-        they are known, unless `include_training`.
+        Without `data`: on the run's own images of `split` (default: test, else validation), split as in training; the
+        metrics and figures are then saved in the run. With `data`: on its split `split`; if that is None, on its test
+        split if it has splits, else on all images. Images that the model was trained or validated on, and near
+        duplicates of them, are left out as far as they are known, unless `include_training`. A run on images in memory
+        takes the data that it was trained on for its own.
+
+        `target_precision` fits the confidence below which the model abstains, `coverage` conformal prediction sets,
+        `target_sensitivity` or `target_specificity` the threshold of the `positive` of two classes: on validation
+        images, and saved with the model, so that `predict` decides by them. `conservative` thresholds reach their
+        target on new images with 95% confidence. `ood` are out-of-distribution images; `find_label_issues` is a
+        patch file to write, with likely label errors of the run. `tta` averages over each image and its mirror image.
+        For `progress` and `callback`, see `train`.
+
+        Raises `MissingImagesError` if images of the run are missing or changed, unless `allow_missing`; `DataError` if
+        there are no images to evaluate on, or no validation images to fit a threshold on; `UsageError` for options that
+        do not fit each other or the classes.
         """
-        labeled = self.load_labeled_images(
-            sources, split=split, include_training=include_training, allow_missing=allow_missing, cache=cache,
-            progress=progress,
-        )  # fmt: skip
-        return add_leakage(
-            evaluate_predictor(self.predictor, labeled.subset, rejects=labeled.unreadable, progress=progress), labeled
+        from sightline.api.evaluation import AllowedImages, evaluate_fully
+        from sightline.evaluation.report import ThresholdRequest
+
+        request = ThresholdRequest(
+            target_precision, coverage, conservative, positive or "", target_sensitivity, target_specificity
         )
+        with show_progress(progress, callback) as display:
+            return evaluate_fully(
+                self, _list_sources(data, column, set),
+                split=parse_split(split), threshold_request=request,
+                ood_sources=_list_sources(ood),
+                label_issues=None if find_label_issues is None else Path(find_label_issues), tta=tta == "flip",
+                allowed=AllowedImages(include_training, allow_missing), cache=cache, progress=display.on_progress,
+            )  # fmt: skip
+
+    def export(
+        self,
+        out: str | Path | None = None,
+        *,
+        to: str = "onnx",
+        precision: str = "float32",
+        parity: Dataset | Sources | None = None,
+        tolerance: float | None = None,
+        min_agreement: float | None = None,
+        column: Settings | None = None,
+        set: Settings = (),
+        progress: bool | None = None,
+        callback: Callback | None = None,
+    ) -> ExportResult:
+        """Write the model to `out` in another format, load it in the runtime of that format and compare the two.
+
+        `out` is a folder, or a ``.onnx`` or ``.zip`` file, by default ``exports/<format>`` in the run; `to` is
+        onnx, bundle, openvino, litert or saved_model; `precision` float32, bfloat16, float16 or int8. They are compared
+        on the run's validation split, or on the labeled images `parity`: probabilities may differ by `tolerance`, and
+        a fraction `min_agreement` of the images must have the same class. For `progress` and `callback`, see `train`.
+
+        Raises `ModelError` if the two differ by more: then nothing is written.
+        """
+        from sightline.api.export import export_model
+
+        data = self.trained_on if parity is None else parity
+        with show_progress(progress, callback) as display:
+            exported = export_model(
+                self._model_path, to, precision=precision, out=out,
+                data=_list_sources(data, column, set), tolerance=tolerance, agreement=min_agreement,
+                callback=display,
+            )  # fmt: skip
+        if not exported.accepted:
+            raise ModelError(exported.describe_rejection())
+        return exported
+
+    def compress(
+        self,
+        data: Dataset | Sources | None = None,
+        *,
+        out: str | Path | None = None,
+        max_drop: float = 0.0,
+        max_size: str | None = None,
+        max_latency: str | None = None,
+        max_params: int | None = None,
+        methods: str | Sequence[str] = "shrink-head,prune,distill,int8,float16",
+        epochs: int | None = None,
+        column: Settings | None = None,
+        set: Settings = (),
+        progress: bool | None = None,
+        callback: Callback | None = None,
+    ) -> CompressionResult:
+        """Search for a smaller model that is no less accurate, and save each candidate as a bundle; the run stays.
+
+        `max_drop` is the largest drop of the validation accuracy, in percentage points; 0 allows no significant one.
+        `max_size` is such as ``"2MB"``, `max_latency` such as ``"5ms"`` for one image, `max_params` a number of
+        parameters. `methods` are those to try, by default all; `epochs` are those of each fine-tuning. `data` are
+        labeled images to use in place of the run's own. `out` is the folder of the search, by default ``compressed`` in
+        the run; the same call continues an interrupted search there. For `progress` and `callback`, see `train`.
+
+        The result has the `candidates`, and the `best` one that meets the budget, or None. Raises `ModelError` for a
+        model without its run, which could not be trained further.
+        """
+        from sightline.api.compression import build_budget, compress
+
+        methods = methods.split(",") if isinstance(methods, str) else methods
+        data = self.trained_on if data is None else data
+        with show_progress(progress, callback) as display:
+            return compress(
+                self._model_path, data=_list_sources(data, column, set), out=out,
+                budget=build_budget(max_drop, max_size, max_latency, max_params),
+                methods=[name.strip() for name in methods if name.strip()], epochs=epochs, callback=display,
+            )  # fmt: skip
+
+    def model_card(self) -> str:
+        """Write a model card in Hugging Face format into the run's bundle, and return its text.
+
+        Raises `ModelError` for a model without its run, and for a run without a bundle.
+        """
+        from sightline.api.model_card import write_model_card
+
+        return write_model_card(self._model_path)[0]
+
+    @property
+    def _model_path(self) -> Path:
+        path = self.path if self.run is None else self.run.path
+        if path is None:
+            raise ModelError("This classifier was not loaded from a file: use sightline.load.")
+        return path
 
     def save_thresholds(self, thresholds: Thresholds) -> None:
         """Save abstention thresholds in the run and its bundle, or in a bundle, zip or file without a run.
@@ -162,29 +320,9 @@ class Classifier:
         Raises `UsageError` for the bundle inside a run, which would then contradict its run.
         """
         if self.run is not None:
-            self.run.write_thresholds(thresholds)
-            if self.run.bundle is not None:
-                self.run.update_manifest(thresholds=thresholds.to_dict())
+            stored_thresholds.save_in_run(self.run, thresholds)
         elif self.path is not None and self.manifest is not None:
-            self.check_can_save_thresholds()
-            restate = (
-                bundle.update_manifest_file
-                if exported_folder.find(self.path) is None
-                else exported_folder.update_manifest_file
-            )
-            restate(self.path, thresholds=thresholds.to_dict())
-            self.manifest = replace(self.manifest, thresholds=thresholds.to_dict())
-
-    def check_can_save_thresholds(self) -> None:
-        """Raise `UsageError` if thresholds cannot be saved; see `save_thresholds`."""
-        if self.run is not None or self.path is None:
-            return
-        folder = self.path.resolve() if self.path.is_dir() else self.path.resolve().parent
-        if folder.name == "bundle" and (folder.parent / "run.json").is_file():
-            raise UsageError(
-                f"{self.path} belongs to the run {folder.parent} and uses its thresholds: evaluate the run, or a "
-                "copy of the bundle."
-            )
+            self.manifest = stored_thresholds.save_in_bundle(self.path, self.manifest, thresholds)
 
     @property
     def thresholds(self) -> Thresholds | None:
@@ -193,21 +331,6 @@ class Classifier:
             return self.run.read_thresholds() if self.run.path.is_dir() else self._saved_thresholds
         stored = None if self.manifest is None else self.manifest.thresholds
         return Thresholds.from_dict(stored) if stored else None
-
-    def load_labeled_images(
-        self,
-        sources: Sources | None = None,
-        *,
-        split: Split | None = None,
-        include_training: bool = False,
-        allow_missing: bool = False,
-        cache: bool = True,
-        progress: Progress = no_progress,
-    ) -> LabeledSubset:
-        """Return the labeled images that `evaluate` uses."""
-        return self.labeled_images(sources, progress).load(
-            split, include_training=include_training, allow_missing=allow_missing, cache=cache
-        )
 
     def labeled_images(
         self,
@@ -218,9 +341,38 @@ class Classifier:
     ) -> LabeledImages:
         """Return the run's own images or those of `sources`; these are indexed once for all splits.
 
-        `index`: see `LabeledImages`.
+        For a run on images in memory, `sources` are the run's own images if they hold all of them. `index`: see
+        `LabeledImages`.
         """
+        if index is None and self.run is not None and run_images.is_in_memory(self.run):
+            in_memory = sources if sources is not None or self.trained_on is None else self.trained_on.listed_sources
+            index = None if in_memory is None else run_images.find_in_memory(self.run, in_memory, progress)
+            sources = sources if index is None else None
         return LabeledImages(self.run, self.source_run, self.classes, self.preprocess, sources, progress, index)
+
+    def __repr__(self) -> str:
+        place = "" if self.path is None else f"{str(self.path)!r}, "
+        return f"Classifier({place}{self._describe()})"
+
+    def _describe(self) -> str:
+        names = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
+        spec = self.preprocess
+        size = f"{spec.height}x{spec.width}x{spec.channels}"
+        return f"{plural(len(self.classes), 'class', 'classes')}: {names}; {size} images"
+
+    def _repr_html_(self) -> str:
+        rows = [{"property": name, "value": value} for name, value in self._properties().items()]
+        return format_html_table(rows, title="Classifier" if self.path is None else str(self.path))
+
+    def _properties(self) -> Mapping[str, str]:
+        spec, thresholds = self.preprocess, self.thresholds
+        stored = {} if self.manifest is None else {"model": self.manifest.model, "precision": self.manifest.precision}
+        return {
+            **stored,
+            "classes": ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else ""),
+            "input": f"{spec.height}x{spec.width}x{spec.channels}, uint8",
+            "abstains": "no" if thresholds is None else "yes, by thresholds of the validation split",
+        }
 
     @property
     def source_run(self) -> RunDirectory | None:
@@ -230,44 +382,21 @@ class Classifier:
         return run_images.find_source_run(self.path, self.manifest)
 
 
-def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
-    """Load a run, a bundle, its ``.zip`` or ``.onnx`` file, or the folder of another format that `export` wrote.
-
-    The files are verified. Raises `ModelError` if the model cannot be used, `MissingExtraError` if the runtime of its
-    format is not installed. A SavedModel contains arbitrary TensorFlow code: load only your own.
-
-    A complete run predicts with its bundle, in ONNX Runtime. It uses its Keras model if there is no bundle (the run was
-    interrupted) or if `engine` is "keras", as gradients require.
-    """
-    path = Path(path)
-    if (folder := exported_folder.find(path)) is not None:
-        if engine == "keras":
-            raise ModelError(f"{folder} contains no Keras model: give the run that it was exported from.")
-        manifest, runner = exported_folder.load(folder)
-        return Classifier(runner, manifest=manifest, path=folder)
-    if bundle.is_bundle(path):
-        loaded_bundle, predictor = bundle.load(path)
-        if engine == "keras":
-            raise ModelError(f"{path} contains no Keras model: give the run that it belongs to.")
-        return Classifier(predictor, manifest=loaded_bundle.manifest, path=path)
-    if not (path / "run.json").exists():
-        raise ModelError(load_errors.explain_not_a_model(path))
-    run = RunDirectory.open(path)
-    if engine == "onnx" and run.bundle is not None:
-        loaded_bundle, predictor = bundle.load(run.bundle)
-        return Classifier(predictor, run, loaded_bundle.manifest, path)
-    backend.tune_malloc()
-    return Classifier(_load_keras_predictor(run), run, path=path)
-
-
-def _load_keras_predictor(run: RunDirectory) -> KerasPredictor:
+def load_keras_predictor(run: RunDirectory) -> KerasPredictor:
+    """Return the Keras model of a run; raises `ModelError` if it has no weights yet."""
     if not run.has_model:
         raise ModelError(f"The run {run.path} has no weights yet: {explain_incomplete(run)}.")
     return KerasPredictor.load(run.path / "model.keras", *run.read_model_spec())
 
 
-def _as_sequence(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
-    return [images] if isinstance(images, str | Path | bytes | np.ndarray | Image.Image) else images
+def _list_sources(
+    data: Dataset | Sources | None, column: Settings | None = None, set: Settings = ()
+) -> Sources | None:  # fmt: skip
+    if data is not None:
+        return Dataset.wrap(data, column=column, set=set).listed_sources
+    if column or set:
+        raise UsageError("column and set say how to read the images that are given: give some, or leave them out.")
+    return None
 
 
 def parse_split(text: str | None) -> Split | None:

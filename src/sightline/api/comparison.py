@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sightline import intervals, jsonio
+from sightline import _io, intervals, jsonio
+from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, to_dict
 from sightline.errors import UsageError
@@ -18,6 +20,7 @@ from sightline.evaluation import paired
 from sightline.evaluation.paired import PairedComparison
 from sightline.evaluation.results import LabeledPredictions
 from sightline.intervals import Interval
+from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
 
 CorrectByImage = dict[tuple[str, str, int], bool]
@@ -71,6 +74,64 @@ class PairedRun:
         if self.comparison is None:
             return values | {"verdict": None}
         return values | jsonio.fields_to_dict(self.comparison)
+
+    def describe(self) -> str:
+        """Return the verdict with its numbers, in one sentence."""
+        c = self.comparison
+        if c is None:
+            return f"{self.second} vs. {self.first}: not compared, because {self.note}."
+        i = c.difference_interval
+        interval_text = "" if i is None else f" (95% interval {i.low:+.4f} to {i.high:+.4f})"
+        note = f"; {self.note}" if self.note else ""
+        return (
+            f"{self.second} vs. {self.first}: {c.verdict}. Accuracy "
+            f"{c.difference:+.4f}{interval_text} on {c.count} {self.split} images; "
+            f"only the former is right on {c.only_second_correct}, only the latter on {c.only_first_correct}; "
+            f"exact McNemar p = {c.p_value:.3g}{note}."
+        )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RunComparison:
+    """Two or more runs side by side: a row for each, and the paired comparison of each with the first."""
+
+    rows: tuple[ComparisonRow, ...]
+    paired: tuple[PairedRun, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the rows and the paired comparisons as JSON values."""
+        return {"runs": [row.to_dict() for row in self.rows], "comparisons": [one.to_dict() for one in self.paired]}
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame with a row per run; raises `MissingExtraError` without pandas."""
+        return build_frame(self._table())
+
+    def _table(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "run": row.name, **row.settings, "parameters": row.parameters, "accuracy": row.accuracy,
+                "95% interval": "" if (i := row.accuracy_interval) is None else f"{i.low:.4f} to {i.high:.4f}",
+                "split": row.split, "epochs": row.epochs, "seconds": row.seconds,
+            }
+            for row in self.rows
+        ]  # fmt: skip
+
+    def __repr__(self) -> str:
+        return "\n".join([format_text_table(self._table()), *(one.describe() for one in self.paired)])
+
+    def _repr_html_(self) -> str:
+        sentences = "".join(f"<p>{escape(one.describe())}</p>" for one in self.paired)
+        return format_html_table(self._table()) + sentences
+
+
+def compare(paths: Sequence[str | Path], *, figure: str | Path | None = None) -> RunComparison:
+    """Compare two or more runs; `figure` is a PNG file to write, with the curves of all runs."""
+    rows = compare_runs(paths)
+    comparison = RunComparison(rows, compare_to_first(rows))
+    if figure is not None:
+        curves = comparison_plots.plot_curves({row.name: row.history for row in rows})
+        _io.write_atomic(Path(figure), curves, "Name another file with --figure.")
+    return comparison
 
 
 def compare_to_first(rows: Sequence[ComparisonRow]) -> tuple[PairedRun, ...]:

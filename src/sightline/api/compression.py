@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sightline import _io, jsonio
-from sightline.api.classifier import load
+from sightline.api.loading import load
 from sightline.callbacks import Callback
 from sightline.compress import distill, noninferiority
 from sightline.compress.finetune import MAX_EPOCH_FACTOR, FineTuner
@@ -317,6 +317,16 @@ def _write_results(result: CompressionResult, min_accuracy: float) -> None:
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def build_budget(max_drop: float, max_size: str | None, max_latency: str | None, max_params: int | None) -> Budget:
+    """Return the budget of these options; `max_drop` is in percentage points. Raises `UsageError`."""
+    return Budget(
+        max_drop / 100,
+        None if max_size is None else parse_size(max_size),
+        None if max_latency is None else parse_milliseconds(max_latency),
+        max_params,
+    )
 
 
 def parse_size(text: str) -> int:

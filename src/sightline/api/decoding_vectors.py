@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sightline import jsonio
-from sightline.api.classifier import load
+from sightline.api.loading import load
 from sightline.errors import ModelError, OutputError, UsageError
 from sightline.inference import bundle, exported_folder
 from sightline.runs.failures import explain_missing_bundle

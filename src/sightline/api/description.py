@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sightline import _io
-from sightline.api.classifier import load
+from sightline.api.loading import load
+from sightline.api.options import Settings, to_assignments
 from sightline.config import ModelConfig, RunConfig, recipes, resolve_config
 from sightline.errors import OutputError, UsageError, suggest
 from sightline.inference.runtimes.keras import KerasPredictor
@@ -58,7 +59,34 @@ def find_target(name: str, assignments: Sequence[str] = ()) -> DescribeTarget:
     raise UsageError(f"There is no recipe, model or run {name!r}.{suggest(name, valid_names)}")
 
 
-def describe(target: DescribeTarget, *, size: str | None = None, classes: int | None = None) -> ModelDescription:
+def describe(
+    name: str | Path,
+    *,
+    size: str | None = None,
+    classes: int | None = None,
+    set: Settings = (),  # noqa: A002  # the option's own name
+    diagram: str | Path | None = None,
+    schedule: str | Path | None = None,
+    steps: int = 100,
+) -> ModelDescription:
+    """Return the layers and costs of the recipe, else the model, else the run called `name`; nothing is trained.
+
+    For `size` and `classes`, see `describe_target`; `set` are settings of a recipe or a model. `diagram` and `schedule`
+    are ``.svg`` or ``.png`` files to write: the network, and its learning rate over the steps, `steps` per epoch.
+    Raises `UsageError`, suggesting the nearest name, and `OutputError` for a file that cannot be written.
+    """
+    target = find_target(str(name), to_assignments(set))
+    schedule_path, diagram_path = (None if path is None else str(path) for path in (schedule, diagram))
+    check_outputs(target, schedule_path, diagram_path)
+    description = describe_target(target, size=size, classes=classes)
+    if diagram_path is not None:
+        draw_diagram(description, diagram_path)
+    if schedule_path is not None:
+        plot_schedule(target, schedule_path, steps)
+    return description
+
+
+def describe_target(target: DescribeTarget, *, size: str | None = None, classes: int | None = None) -> ModelDescription:
     """Return the layers and costs of a network; nothing is trained, and only a run's weights are read.
 
     `size` is ``HxWxC`` or ``HxW``; default: the recipe's, else the model's, in color. `classes`: default 2 for a

@@ -6,10 +6,12 @@ import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sightline import _io
+from sightline.api.record_list import RecordList, format_html_table
 from sightline.callbacks import Callback
 from sightline.config import DataConfig, InputConfig
 from sightline.data import label_patch as patches
@@ -19,7 +21,7 @@ from sightline.data.checks.finding import Finding, image_finding
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.types import Index
-from sightline.errors import ImageError
+from sightline.errors import ImageError, plural
 from sightline.preprocessing import PreprocessingSpec
 from sightline.report import doctor_page as page
 from sightline.report import fonts
@@ -30,7 +32,7 @@ DEFAULT_DATA, DEFAULT_INPUT = DataConfig(), InputConfig()
 THUMBNAIL_SIDE = 96  # pixels of a thumbnail's longer side
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DoctorReport:
     """The findings of `doctor`, and the files that it wrote."""
 
@@ -38,6 +40,46 @@ class DoctorReport:
     html: str | None = None
     patch: str | None = None
     corrections: int = 0
+
+    @property
+    def findings(self) -> RecordList[Finding]:
+        """The findings, errors first."""
+        return RecordList(self.audit.findings, _finding_row)
+
+    @property
+    def errors(self) -> int:
+        """The number of findings that are errors."""
+        return self.audit.errors
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame with a row per finding; raises `MissingExtraError` without pandas."""
+        return self.findings.to_frame()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of ``doctor --json``."""
+        return self.audit.to_dict() | {"html": self.html, "patch": self.patch, "corrections": self.corrections}
+
+    def __repr__(self) -> str:
+        return f"{self._describe()}\n{self.findings!r}" if self.audit.findings else f"{self._describe()}: no findings"
+
+    def _describe(self) -> str:
+        images, classes = plural(self.audit.count, "image"), plural(len(self.audit.classes), "class", "classes")
+        return f"{self.audit.name}: {images} in {classes}, {plural(len(self.audit.findings), 'finding')}"
+
+    def _repr_html_(self) -> str:
+        return format_html_table([_finding_row(f) for f in self.audit.findings], title=self._describe())
+
+
+def _finding_row(finding: Finding) -> dict[str, Any]:
+    examples = [", ".join(group) for group in finding.groups[:2]] or list(finding.paths[:2])
+    return {
+        "severity": finding.severity,
+        "kind": finding.kind,
+        "count": finding.count,
+        "description": finding.description,
+        "examples": "; ".join(examples),
+        "advice": finding.advice,
+    }
 
 
 def doctor(

@@ -1,27 +1,38 @@
-"""`evaluate_model`: metrics, calibration, abstention, OOD detection, errors and slices; and `find_label_issues`."""
+"""`Evaluation`: metrics with intervals, calibration, abstention, OOD detection, errors and slices of one model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sightline import _io, jsonio
+from sightline import _io
 from sightline.api.classifier import Classifier
+from sightline.api.label_issues import find_label_issues
+from sightline.api.record_list import RecordList, format_html_table, format_text_table
+from sightline.api.stored_thresholds import check_not_in_run
 from sightline.callbacks import Progress, no_progress
 from sightline.data.dataset import decode_images
 from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
-from sightline.data.types import SPLITS, ImageRecord, LabeledSubset, Split, Subset
-from sightline.errors import DataError, MissingImagesError
-from sightline.evaluation import label_issues, ood, report
+from sightline.data.types import LabeledSubset, Split, Subset
+from sightline.errors import DataError, MissingImagesError, UsageError, plural
+from sightline.evaluation import label_issues as issues
+from sightline.evaluation import ood, report
 from sightline.evaluation.label_issues import LabelIssue
 from sightline.evaluation.ood import OODResult
 from sightline.evaluation.report import NO_THRESHOLDS, EvaluationReport, ModelOutputs, ThresholdRequest, collect_outputs
+from sightline.evaluation.results import EvaluationResult, Metric
+from sightline.inference.results import Thresholds
 from sightline.inference.tta import FlipTTA
 from sightline.report import evaluation_plots as drawings
-from sightline.report import plotting
+from sightline.report import plotting, run_plots
+from sightline.report.plotting import RenderedFigure
+from sightline.runs import run_images
 from sightline.runs.labeled_images import LabeledImages
 from sightline.seeding import make_generator
 
@@ -36,6 +47,172 @@ class AllowedImages:
 
 DEFAULT_ALLOWED = AllowedImages()
 MAX_OOD_IMAGES = 1000  # maximum OOD images; they estimate an AUROC to about 0.01
+
+
+class Evaluation:
+    """What `Classifier.evaluate` measured on labeled images; shows as a table of metrics in a notebook.
+
+    `result` has the metrics and the predictions, `report` all analyses, and `label_issues` the likely label errors, if
+    they were searched for. `tta_views` is the number of views of each image that predictions are averaged over.
+    """
+
+    def __init__(
+        self, report: EvaluationReport, label_issues: Sequence[LabelIssue] | None = None, tta_views: int = 1
+    ) -> None:
+        self.report = report
+        self.tta_views = tta_views
+        self.result: EvaluationResult = report.evaluation
+        self.label_issues = None if label_issues is None else RecordList(label_issues, asdict)
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The metrics by name, such as ``accuracy``, ``macro_f1`` and ``auroc``: `value` and 95% `interval` of each.
+
+        A value that cannot be computed is None, and its `note` says why.
+        """
+        return self.result.metrics
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of images whose most probable class is the true one."""
+        return self.result.accuracy
+
+    @property
+    def split(self) -> str:
+        """The split of the run that was evaluated, or ``other``."""
+        return self.report.split
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of `confusion` and of all probabilities."""
+        return self.result.classes
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """The number of images by true class (rows) and predicted class (columns), int64 [K, K]."""
+        return self.result.confusion
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """The thresholds by which the model abstains; None if none were fitted."""
+        return self.report.thresholds
+
+    @property
+    def targets_met(self) -> bool:
+        """Whether there are thresholds that reach all targets that were asked for."""
+        threshold, binary = self.report.threshold, self.report.binary
+        points = () if binary is None else binary.operating_points
+        missed = threshold is not None and threshold.confidence is None
+        return not missed and all(point.threshold is not None for point in points)
+
+    @property
+    def predictions(self) -> RecordList[dict[str, Any]]:
+        """The true class, the predicted class and its probability of each image, in the order of evaluation."""
+        result = self.result
+        predicted = result.probabilities.argmax(1)
+        rows = zip(result.paths, result.labels.tolist(), predicted.tolist(), strict=True)
+        return RecordList(
+            (
+                {
+                    "path": path,
+                    "label": result.classes[label],
+                    "predicted": result.classes[k],
+                    "probability": float(result.probabilities[i, k]),
+                    "correct": label == k,
+                }
+                for i, (path, label, k) in enumerate(rows)
+            ),
+            dict,
+        )
+
+    @property
+    def errors(self) -> RecordList[dict[str, Any]]:
+        """The images whose predicted class is wrong, as in `predictions`, the most confident first."""
+        wrong = [row for row in self.predictions if not row["correct"]]
+        return RecordList(sorted(wrong, key=lambda row: -row["probability"]), dict)
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame with a row per image: path, label, predicted, probability, correct.
+
+        Raises `MissingExtraError`, which says what to install, without pandas.
+        """
+        return self.predictions.to_frame()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of ``evaluate --format json``."""
+        issues = self.label_issues
+        return self.report.to_dict() | {
+            "label_issues": None if issues is None else [issue.to_patch() for issue in issues],
+            "tta_views": self.tta_views,
+        }
+
+    def plot_confusion(self, out: Path | str | None = None, *, percentages: bool = False) -> RenderedFigure:
+        """Draw the confusion matrix, true classes in rows; a notebook shows the figure, `out` is a PNG file to write.
+
+        The numbers are images, or with `percentages` percentages of the true class. Raises `MissingExtraError` without
+        matplotlib.
+        """
+        figure = run_plots.plot_confusion(self.result, self.split, percentages=percentages)
+        if out is not None:
+            _io.write_atomic(Path(out), figure.png, "Choose another file with `out`.")
+        return figure
+
+    def __repr__(self) -> str:
+        rows = format_text_table(self._metric_rows())
+        return f"Evaluation of {self._describe()}\n{rows}"
+
+    def _describe(self) -> str:
+        images = plural(self.result.count, "image")
+        return images if self.split == "other" else f"the {self.split} split, {images}"
+
+    def _metric_rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "metric": name.replace("_", " "),
+                "value": metric.value,
+                "95% interval": "" if (i := metric.interval) is None else f"{i.low:.4g} to {i.high:.4g}",
+                "note": metric.note,
+            }
+            for name, metric in self.metrics.items()
+        ]
+
+    def _repr_html_(self) -> str:
+        return format_html_table(self._metric_rows(), title=f"Evaluation of {self._describe()}")
+
+
+def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the command
+    classifier: Classifier,
+    sources: Sources | None = None,
+    *,
+    split: Split | None = None,
+    threshold_request: ThresholdRequest = NO_THRESHOLDS,
+    ood_sources: Sources | None = None,
+    label_issues: Path | None = None,
+    tta: bool = False,
+    allowed: AllowedImages = DEFAULT_ALLOWED,
+    cache: bool = True,
+    progress: Progress = no_progress,
+) -> Evaluation:
+    """Evaluate a model with `evaluate_model`, with flip test-time augmentation if `tta`, and find label issues.
+
+    `label_issues` is the patch file to write them to. Raises `UsageError` for thresholds or label issues with `tta`.
+    """
+    if tta and (label_issues is not None or threshold_request):
+        raise UsageError(
+            "--tta only evaluates: thresholds and label issues are computed from single images, so leave it out."
+        )
+    if label_issues is not None:
+        issues.check_packages()  # before the evaluation, not after it
+    report = evaluate_model(
+        classifier.with_flip_tta() if tta else classifier, sources, split=split, threshold_request=threshold_request,
+        ood_sources=ood_sources, allowed=allowed, cache=cache, progress=progress,
+    )  # fmt: skip
+    suspects = None
+    if label_issues is not None:
+        suspects = find_label_issues(
+            classifier, label_issues, allow_missing=allowed.missing, cache=cache, progress=progress
+        )  # fmt: skip
+    return Evaluation(report, suspects, 2 if tta else 1)
 
 
 def evaluate_model(
@@ -64,8 +241,8 @@ def evaluate_model(
         threshold_request, positive=threshold_request.positive or _configured_positive(classifier)
     )
     report.check_request(threshold_request, classifier.classes)
-    if threshold_request:
-        classifier.check_can_save_thresholds()
+    if threshold_request and classifier.run is None and classifier.path is not None:
+        check_not_in_run(classifier.path)
     if ood_sources is not None and classifier.run is not None:  # its training images may be known
         ood.check_packages()
     labeled_images = sources if isinstance(sources, LabeledImages) else classifier.labeled_images(sources, progress)
@@ -119,6 +296,11 @@ def _no_validation_message(classifier: Classifier) -> str:
         return (
             "Thresholds are fitted on validation images, and a model without its run has none: give images with a "
             "validation split (folders validation/ and test/), none of which the model was trained on."
+        )
+    if run_images.is_in_memory(classifier.run):
+        return (
+            "Thresholds are fitted on validation images, and this run was trained on images in memory, which it does "
+            "not store: give the same data again, as in clf.evaluate(data, target_precision=0.99)."
         )
     return (
         "Thresholds are fitted on validation images, and none are available for this run: restore its images, or train "
@@ -194,46 +376,3 @@ def _save_results(
         return
     run.write_evaluation(labeled.split, result.evaluation, result.to_dict())
     run.write_figures(drawings.plot_all(result, labeled.subset))
-
-
-def find_label_issues(
-    classifier: Classifier,
-    patch: Path,
-    *,
-    allow_missing: bool = False,
-    cache: bool = True,
-    progress: Progress = no_progress,
-) -> tuple[LabelIssue, ...]:
-    """Find likely label errors in the run's own images, with out-of-fold heads on the features of the network.
-
-    Writes a patch with a line for each (JSON lines: action, path, sha256, label, to, reason), worst first, and saves
-    the same list in the run, unless images are missing. Raises `DataError` if the run's images are unavailable,
-    `MissingImagesError` if some are missing, unless `allow_missing`.
-    """
-    records: list[ImageRecord] = []
-    outputs: list[ModelOutputs] = []
-    complete = True
-    labeled_images = classifier.labeled_images(progress=progress)
-    for split in SPLITS:
-        if not _has_split(classifier, split):
-            continue
-        labeled = labeled_images.load(split, allow_missing=allow_missing, cache=cache)
-        complete &= labeled.missing is None
-        records += labeled.images
-        outputs.append(collect_outputs(classifier.predictor, labeled.subset, progress, f"the {split} split"))
-    features = np.concatenate([s.outputs.features for s in outputs])
-    labels_given = np.concatenate([s.labels for s in outputs])
-    seed = 0 if classifier.run is None else classifier.run.config.seed
-    probabilities = label_issues.predict_out_of_fold(features, labels_given, len(classifier.classes), seed, progress)
-    suspects = label_issues.select_label_issues(records, labels_given, probabilities, classifier.classes)
-    lines = [s.to_patch() for s in suspects]
-    _io.write_atomic(patch, jsonio.dump_lines(lines), "Choose another file with --find-label-issues.")
-    if classifier.run is not None and complete:
-        classifier.run.write_label_issues(lines)
-    return suspects
-
-
-def _has_split(classifier: Classifier, split: Split) -> bool:
-    """Return whether the run has images in a split; without a run, reading them raises the right error."""
-    rows = None if classifier.run is None else classifier.run.read_data()
-    return rows is None or any(row.split == split for row in rows)

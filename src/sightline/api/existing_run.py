@@ -9,8 +9,8 @@ from typing import Any
 
 from sightline import jsonio
 from sightline.api import evaluation
-from sightline.api.classifier import load
 from sightline.api.comparison import flatten_settings
+from sightline.api.loading import load
 from sightline.callbacks import Callback
 from sightline.config import RunConfig
 from sightline.data.recorded_images import describe_difference

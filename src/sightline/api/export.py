@@ -12,11 +12,12 @@ from typing import Any, Literal
 import numpy as np
 
 from sightline import _io
-from sightline.api.classifier import Classifier, load
+from sightline.api.classifier import Classifier
+from sightline.api.loading import load
 from sightline.callbacks import Callback, Progress
 from sightline.data.indexing import Sources
 from sightline.data.types import Subset
-from sightline.errors import ModelError, OutputError, UsageError, check_installed, suggest
+from sightline.errors import ModelError, OutputError, UsageError, check_installed, plural, suggest
 from sightline.export import keras_to_onnx, openvino, quantize, tensorflow
 from sightline.inference import bundle, exported_folder, parity
 from sightline.inference.bundle import Bundle
@@ -89,6 +90,13 @@ class ExportResult:
     def accepted(self) -> bool:
         """Whether the outputs of the file agree with the model's."""
         return self.path is not None
+
+    def describe_rejection(self) -> str:
+        """Return why a file that exceeded the tolerance was not written, and what to do."""
+        return (
+            f"The {self.format} file in {self.precision} was not written: on {plural(self.parity.count, 'image')} "
+            f"{' and '.join(self.exceeded_limits)}. Set another limit, or compare on more images with --parity."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-compatible values."""
@@ -242,7 +250,7 @@ def _comparison_images(source: _ExportSource, data: Sources | None, callback: Ca
         otherwise = "or give labeled images for the comparison with --parity"
         return source.run_images.load("validation", alternative=otherwise).subset, "the validation split"
     # Training images are fine for comparing a file with its model; only an accuracy would be misleading.
-    labeled = source.classifier.load_labeled_images(data, include_training=True, progress=callback.on_progress)
+    labeled = source.classifier.labeled_images(data, callback.on_progress).load(include_training=True)
     overlap_count = 0 if labeled.overlap is None else labeled.overlap.count
     return labeled.subset, "the given images" + f" ({overlap_count} are training or validation images)" * bool(
         overlap_count

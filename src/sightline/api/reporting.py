@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sightline.api.classifier import load
 from sightline.api.evaluation import evaluate_model
+from sightline.api.loading import load
 from sightline.callbacks import Progress, no_progress
 from sightline.errors import ModelError
 from sightline.inference.runtimes.keras import KerasPredictor

@@ -50,14 +50,8 @@ def compress(
     To continue an interrupted search, run the same command again. Exits with 1 if no candidate meets the budget.
     """
     from sightline.api import compression as work
-    from sightline.compress.search import Budget
 
-    budget = Budget(
-        max_drop / 100,
-        None if max_size is None else work.parse_size(max_size),
-        None if max_latency is None else work.parse_milliseconds(max_latency),
-        max_params,
-    )
+    budget = work.build_budget(max_drop, max_size, max_latency, max_params)
     names = [name.strip() for name in methods.split(",") if name.strip()]
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         compression = work.compress(

@@ -28,7 +28,7 @@ def demo(
     print_line()
     print_line(("2. Evaluate", "bold"), " on the held-out test images")
     classifier = api.load(result.run)
-    evaluate.print_evaluation(classifier.evaluate(), "test", "sightline evaluate --format json prints all")
+    evaluate.print_evaluation(classifier.evaluate().result, "test", "sightline evaluate --format json prints all")
     print_line()
     print_line(("3. Predict", "bold"), " on four new images")
     for path in api.draw_demo_images(Path(result.run) / "new", NEW_IMAGES):

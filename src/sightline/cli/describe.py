@@ -32,15 +32,11 @@ def describe(
     output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Describe a network layer by layer: output sizes, parameters, multiply-adds, receptive fields, memory."""
-    from sightline.api import description as work
+    from sightline.api.description import describe as describe_network
 
-    subject = work.find_target(name, set or [])
-    work.check_outputs(subject, schedule, diagram)
-    description = work.describe(subject, size=size, classes=classes)
-    if diagram:
-        work.draw_diagram(description, diagram)
-    if schedule:
-        work.plot_schedule(subject, schedule, steps)
+    description = describe_network(
+        name, size=size, classes=classes, set=set or (), diagram=diagram, schedule=schedule, steps=steps
+    )
     if output_format == OutputFormat.json:
         print_json(description.to_dict())
     else:

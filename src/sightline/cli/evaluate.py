@@ -19,7 +19,7 @@ from sightline.cli.output import (
     print_table,
 )
 from sightline.cli.sources import Column, ReadSettings, list_inputs
-from sightline.errors import UsageError, plural
+from sightline.errors import plural
 from sightline.evaluation.results import ClassMetrics, EvaluationResult, Metric
 from sightline.intervals import Interval
 
@@ -89,57 +89,31 @@ def evaluate(
     Exits with 1 if no threshold reaches a target precision, sensitivity or specificity.
     """
     from sightline import api
-    from sightline.api import evaluation as work
-    from sightline.evaluation import label_issues
-    from sightline.evaluation.report import ThresholdRequest
 
-    targets = (target_precision, coverage, target_sensitivity, target_specificity)
-    if tta is not None and (find_label_issues is not None or any(target is not None for target in targets)):
-        raise UsageError(
-            "--tta only evaluates: thresholds and label issues are computed from single images, so leave it out."
-        )
-    if find_label_issues is not None:
-        label_issues.check_packages()  # before the evaluation, not after it
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
-        chosen_split = api.parse_split(split)
-        classifier = api.load(model)
-        if tta is not None:
-            classifier = classifier.with_flip_tta()
-        request = ThresholdRequest(
-            target_precision, coverage, conservative, positive or "", target_sensitivity, target_specificity
-        )
-        report = work.evaluate_model(
-            classifier, list_inputs(data, column, set), split=chosen_split, threshold_request=request, ood_sources=ood,
-            allowed=work.AllowedImages(include_training, allow_missing), cache=not no_cache,
-            progress=display.on_progress,
+        evaluation = api.load(model).evaluate(
+            list_inputs(data, column, set), split=split, target_precision=target_precision, conservative=conservative,
+            positive=positive, target_sensitivity=target_sensitivity, target_specificity=target_specificity,
+            coverage=coverage, ood=ood, find_label_issues=find_label_issues, tta=None if tta is None else "flip",
+            include_training=include_training, allow_missing=allow_missing, cache=not no_cache, callback=display,
         )  # fmt: skip
-        suspects = None
-        if find_label_issues is not None:
-            suspects = work.find_label_issues(
-                classifier,
-                find_label_issues,
-                allow_missing=allow_missing,
-                cache=not no_cache,
-                progress=display.on_progress,
-            )
+    report = evaluation.report
     if output_format == OutputFormat.json:
-        label_issues_json = None if suspects is None else [s.to_patch() for s in suspects]
-        print_json(report.to_dict() | {"label_issues": label_issues_json, "tta_views": 1 if tta is None else 2})
+        print_json(evaluation.to_dict())
     else:
         if tta is not None:
             print_line("mean over two views of each image: itself and its mirror image")
         is_stored = report.split != "other" and report.evaluation.missing is None and tta is None
-        file = str(classifier.run.path / "eval" / report.split / "metrics.json") if is_stored and classifier.run else ""
+        file = str(Path(model, "eval", report.split, "metrics.json")) if is_stored else ""
         print_evaluation(
             report.evaluation,
             report.split,
             f"all classes are in {file}" if file else "--format json prints all classes",
         )
         evaluation_view.print_report(report)
-        if suspects is not None:
-            evaluation_view.print_label_issues(suspects, str(find_label_issues))
-    points = () if report.binary is None else report.binary.operating_points
-    if (report.threshold and report.threshold.confidence is None) or any(p.threshold is None for p in points):
+        if evaluation.label_issues is not None:
+            evaluation_view.print_label_issues(evaluation.label_issues, str(find_label_issues))
+    if not evaluation.targets_met:
         raise typer.Exit(1)
 
 

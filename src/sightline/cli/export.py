@@ -64,11 +64,7 @@ def export(
     else:
         _print_export(exported)
     if not exported.accepted:
-        print_error(
-            f"The {exported.format} file in {exported.precision} was not written: on "
-            f"{plural(exported.parity.count, 'image')} "
-            f"{' and '.join(exported.exceeded_limits)}. Set another limit, or compare on more images with --parity."
-        )
+        print_error(exported.describe_rejection())
         raise typer.Exit(1)
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline import jsonio
-from sightline.errors import UsageError, suggest
+from sightline.errors import UsageError
 
 if TYPE_CHECKING:  # annotations only
     from sightline.config import RunConfig
@@ -49,24 +48,12 @@ FileLimit = Annotated[
     ),
 ]
 
-ROLES = ("path", "label", "split")
-
 
 def data_assignments(column: Sequence[str] | None = None, allow: Sequence[str] | None = None) -> list[str]:
     """Return the ``KEY=VALUE`` assignments for ``--column`` and ``--allow``; raises `UsageError`."""
-    assignments = []
-    for text in column or ():
-        role, equals, name = text.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--column expects ROLE=NAME such as label=breed, not {text!r}.")
-        if role not in ROLES:
-            raise UsageError(f"--column: unknown role {role!r}.{suggest(role, ROLES)}")
-        assignments.append(
-            f"data.columns.{role}={jsonio.dumps(name)}"
-        )  # quoted, so that column 2 is not taken for a number
-    if allow:
-        assignments.append(f"data.allow_findings={jsonio.dumps(list(allow))}")
-    return assignments
+    from sightline.api import options
+
+    return options.data_assignments(column, allow)
 
 
 def list_inputs(

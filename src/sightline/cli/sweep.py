@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line, print_table
-from sightline.cli.sources import Allow, Column, ReadSettings, Sources, data_assignments, resolve_settings
+from sightline.cli.sources import Allow, Column, ReadSettings, Sources, resolve_settings
 from sightline.errors import ModelError
 
 if TYPE_CHECKING:  # annotations only: --help must not import Optuna
@@ -43,8 +43,8 @@ def sweep(
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         resolve_settings(column, allow, set)  # report mistakes before any work
         result = search(
-            data, space, out=out, trials=trials, storage=storage, cache=not no_cache, callback=display,
-            set=[*(set or ()), *data_assignments(column, allow)],
+            data, space, out=out, trials=trials, storage=storage, column=column, allow=allow or (), set=set or (),
+            cache=not no_cache, callback=display,
         )  # fmt: skip
     if output_format == OutputFormat.json:
         print_json(result.to_dict())

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sightline import jsonio
 from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_error, print_json, print_line
-from sightline.cli.sources import Allow, Column, Sources, data_assignments
+from sightline.cli.sources import Allow, Column, Sources
 from sightline.errors import plural
 from sightline.training.result import SplitMetrics, TrainResult
 
@@ -41,6 +39,9 @@ def train(
         int | None, typer.Option(help="Total number of epochs, divided among the stages of the recipe.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per batch.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Learning rate of the optimizer; stages with their own keep it.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     patch: Annotated[
         str | None,
@@ -64,27 +65,15 @@ def train(
     output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Train a classifier on labeled images."""
-    from sightline import api
-    from sightline.distributed.cluster import resolve_cluster
+    from sightline.api.run import train as train_run
 
-    options = {"model.name": model, "model.weights": weights}
-    if devices is not None:
-        options["device.num_devices"] = "0" if devices == "all" else devices
-    assignments = [f"{key}={value}" for key, value in options.items() if value is not None] + (set or [])
-    if patch is not None:
-        assignments.append(
-            f"data.patch={jsonio.dumps(patch)}"
-        )  # quoted, so that a file named 7 is not taken for a number
-    assignments += data_assignments(column, allow)
-    if no_cache:
-        assignments.append("data.cache=false")
-    if deterministic:
-        assignments.append("device.deterministic=true")
     with ProgressDisplay() as display:
-        result = api.train(
-            data, recipe=recipe, config=config, set=assignments, epochs=epochs, batch_size=batch_size, seed=seed,
-            out=out, force=force, callback=display, hosts=resolve_cluster(hosts, coordinator, rank, os.environ),
-        )  # fmt: skip
+        result = train_run(
+            data, recipe=recipe, out=out, config=config, set=set or (), model=model, weights=weights, epochs=epochs,
+            batch_size=batch_size, learning_rate=learning_rate, seed=seed, patch=patch, column=column,
+            allow=allow or (), cache=not no_cache, deterministic=deterministic, devices=devices, hosts=hosts,
+            coordinator=coordinator, rank=rank, force=force, callback=display,
+        ).result  # fmt: skip
     if output_format == OutputFormat.json:
         print_json(result.to_dict())
     elif result.run:  # only host 0 has one

@@ -40,8 +40,8 @@ def list_of_sources(sources: Sources) -> list[Source | SourceListing]:
     for source in source_list:
         if not isinstance(source, str | Path | SourceListing):
             raise UsageError(
-                f"Images come from a path or a Listing, not from {type(source).__name__}: for arrays in memory, "
-                "build the entries of a Listing with sightline.data.sources.arrays.array_entries."
+                f"Images come from a path or a Dataset, not from {type(source).__name__}: for arrays in memory, use "
+                "sightline.Dataset.from_arrays(x, y)."
             )
     return source_list
 

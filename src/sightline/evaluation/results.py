@@ -48,6 +48,19 @@ class Metric:
         """Return the fields as JSON values; `classes` only of a mean over classes."""
         return jsonio.fields_to_dict(self, skip=["classes"] if self.classes is None else [])
 
+    def __repr__(self) -> str:
+        """Return the metric as a report states it.
+
+        >>> Metric(0.971, Interval(0.948, 0.988))
+        0.971 (95% interval 0.948 to 0.988)
+        >>> Metric(None, note="no image of class b was evaluated")
+        undefined: no image of class b was evaluated
+        """
+        if self.value is None:
+            return f"undefined: {self.note}" if self.note else "undefined"
+        i = self.interval
+        return f"{self.value:.4g}" + ("" if i is None else f" (95% interval {i.low:.4g} to {i.high:.4g})")
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:

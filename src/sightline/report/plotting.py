@@ -32,6 +32,12 @@ class RenderedFigure:
     svg: bytes | None = None
     narrow: bytes | None = None
 
+    def __repr__(self) -> str:
+        return f"RenderedFigure({len(self.png):,} bytes of PNG)"
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
 
 def check_packages() -> None:
     """Raise `MissingExtraError` if what `make_figure` needs is not installed; to be asked before what will be drawn."""

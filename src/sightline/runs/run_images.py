@@ -13,6 +13,7 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data import label_patch
 from sightline.data.checks.leakage import SmallImages, find_near_contents, make_small_images
 from sightline.data.dataset import DecodedDataset
+from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.recorded_images import ImageRow, MatchedImages, match_images
 from sightline.data.sources import named
@@ -23,6 +24,10 @@ from sightline.runs.directory import RunDirectory
 from sightline.runs.train_request import TrainRequest
 
 MAX_PATHS = 3  # paths shown in a message
+IN_MEMORY = (
+    "This model was trained on images in memory (arrays or a DataFrame), which the run does not store: give the same "
+    "data again, as in clf.evaluate(data) from Python, or other images."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,19 @@ class KnownImages:
     small: SmallImages | None
 
 
+def is_in_memory(run: RunDirectory) -> bool:
+    """Return whether the run was trained on images or labels in memory, which it does not store."""
+    request = _read_request(run)
+    return not run.config.data.sources if request is None else request.arrays or not request.sources
+
+
+def find_in_memory(run: RunDirectory, sources: Sources, progress: Progress = no_progress) -> Index | None:
+    """Return the index of `sources`, with the run's corrections applied, if they hold all images of the run."""
+    index = label_patch.load_and_apply_patch(make_index(sources, progress), run.patch)
+    rows = run.read_data()
+    return index if rows is not None and match_images(rows, index).complete else None
+
+
 def resolve_sources(run: RunDirectory) -> list[str]:
     """Return the sources of a run, with relative paths resolved against the directory it was trained in.
 
@@ -40,8 +58,8 @@ def resolve_sources(run: RunDirectory) -> list[str]:
     """
     request = _read_request(run)
     names = list(run.config.data.sources) if request is None else request.named_sources()
-    if not names or (request is not None and request.arrays):
-        raise DataError("This model was trained on arrays, which the run does not store: give images to evaluate on.")
+    if is_in_memory(run):
+        raise DataError(IN_MEMORY)
     for name in names:
         if not Path(name).expanduser().exists() and not named.is_named(name):
             location = name if request is None else Path(request.folder, name)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from sightline import jsonio
+from sightline.api.record_list import build_frame, format_html_table
 from sightline.escaping import CsvWriter, escape_cell
 from sightline.intervals import Interval
 from sightline.sweeps.parameters import Value
@@ -72,6 +73,13 @@ class SweepResult:
     trials: tuple[TrialResult, ...]
     importance: Mapping[str, float] | None
 
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame with a row per trial; raises `MissingExtraError` without pandas."""
+        return build_frame([_trial_row(trial) for trial in self.trials])
+
+    def _repr_html_(self) -> str:
+        return format_html_table([_trial_row(trial) for trial in self.trials], title=f"{self.study}: {self.directory}")
+
     @property
     def best(self) -> TrialResult | None:
         """The best complete trial."""
@@ -80,6 +88,13 @@ class SweepResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields and the best trial as JSON values."""
         return jsonio.fields_to_dict(self) | {"best": jsonio.to_plain(self.best)}
+
+
+def _trial_row(trial: TrialResult) -> dict[str, Any]:
+    return {
+        "trial": trial.trial, "state": trial.state, "value": trial.value, **trial.settings, "accuracy": trial.accuracy,
+        "loss": trial.loss, "epochs": trial.epochs, "seconds": trial.seconds, "run": trial.run,
+    }  # fmt: skip
 
 
 def collect_results(study: Any, space: SearchSpace, folder: str) -> SweepResult:

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from sightline import _io, intervals, jsonio
+from sightline.api.dataset import Dataset
+from sightline.api.options import Settings, data_assignments, to_assignments
 from sightline.callbacks import Callback, EpochRecord
-from sightline.data.indexing import Sources, list_of_sources
+from sightline.data.indexing import Sources
 from sightline.data.sources.listing import SourceListing
 from sightline.errors import DataError, Interrupted, MissingExtraError, OutputError, SightlineError, UsageError, plural
+from sightline.progress import show_progress
 from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
 from sightline.sweeps import results, trial_process
@@ -34,42 +37,51 @@ class _TrialPruned(Interrupted):
     """A trial was pruned."""
 
 
-def sweep(
-    sources: Sources,
+def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
+    data: Dataset | Sources,
     space: str | Path,
     *,
     out: Path | str | None = None,
     trials: int | None = None,
     storage: str | None = None,
+    column: Settings | None = None,
+    allow: Sequence[str] = (),
+    set: Settings = (),  # noqa: A002  # the option's own name
     cache: bool = True,
-    set: Sequence[str] = (),  # noqa: A002  # the option's own name
+    progress: bool | None = None,
     callback: Callback | None = None,
 ) -> SweepResult:
     """Train a run for each trial of a search space, each in its own process, and return the trials, best first.
 
-    `sources`: see `api.train`. `space`: the file of a search space (see `sightline.sweeps.search_space`) or the
-    name of a built-in one. `out`: the folder, by default ``runs/<space>-<data>``, for the run directories, the results
-    table and the figures. `trials`: total number of trials. `storage`: URL of the study's storage, which several
-    machines can share; by default ``study.db`` in the folder. `set`: settings of all trials, such as
-    ``data.class_level=2``. Calling it again with the same arguments continues an interrupted sweep.
+    For `data`, `column`, `allow`, `progress` and `callback`, see `sightline.train`. `space`: the file of a search space
+    (see `sightline.sweeps.search_space`) or the name of a built-in one. `out`: the folder, by default
+    ``runs/<space>-<data>``, for the run directories, the results table and the figures. `trials`: total number of
+    trials. `storage`: URL of the study's storage, which several machines can share; by default ``study.db`` in the
+    folder. `set`: settings of all trials, as in ``{"data.class_level": 2}``. Calling it again with the same arguments
+    continues an interrupted sweep.
 
     Raises `Interrupted` after Ctrl-C, and `SightlineError`s for an invalid space, storage or folder; the error of a
     single trial is recorded with it.
     """
     studies.import_optuna()
     search_space = load_space(space)
-    source_names = [str(s) for s in list_of_sources(sources) if not isinstance(s, SourceListing)]
-    data = "+".join(Path(s).name or s for s in source_names) or "arrays"
-    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{search_space.name}-{data}"[:60])
+    dataset = Dataset.wrap(data, column=column, set=data_assignments(None, allow))
+    settings = [*to_assignments(set), *dataset.settings]
+    source_names = [str(s) for s in dataset.sources if not isinstance(s, SourceListing)]
+    data_name = "+".join(Path(s).name or s for s in source_names) or "arrays"
+    stem = "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{search_space.name}-{data_name}"[:60])
     folder = Path(out) if out is not None else Path("runs") / stem
-    prepare_folder(folder, search_space, stem, set)
+    prepare_folder(folder, search_space, stem, settings)
     if storage is None and (folder / "study.db").is_symlink():
         raise OutputError(f"{folder / 'study.db'} is a link, and files are never written through links: remove it.")
     url = storage or f"sqlite:///{folder / 'study.db'}"
-    with studies.storage_errors(url), studies.open_study(search_space, stem, url) as study:
-        return _SweepRunner(search_space, study, sources, folder, cache, tuple(set), callback or Callback()).run(
-            search_space.num_trials(trials)
-        )
+    with (
+        studies.storage_errors(url),
+        studies.open_study(search_space, stem, url) as study,
+        show_progress(progress, callback) as display,
+    ):
+        runner = _SweepRunner(search_space, study, dataset.sources, folder, cache, tuple(settings), display)
+        return runner.run(search_space.num_trials(trials))
 
 
 def prepare_folder(folder: Path, space: SearchSpace, name: str, settings: Sequence[str] = ()) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from sightline.config import DataConfig
 from sightline.data.sources.columns import KNOWN_COLUMNS, Columns, choose_columns
@@ -16,7 +17,7 @@ from sightline.data.sources.file_labels import normalize_label
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.listing import SourceItem, SourceListing
 from sightline.data.sources.split_names import parse_split, parse_split_name
-from sightline.data.sources.table import TABLE_SUFFIXES, Row, Table, normalize_name, read_table
+from sightline.data.sources.table import TABLE_SUFFIXES, Row, Table, build_table, normalize_name, read_table
 from sightline.data.storage import FileStore, FolderStore, read_untrusted_file
 from sightline.data.types import SourceNote, Split, UnreadableImage
 from sightline.errors import DataError, ImageError, plural
@@ -44,13 +45,27 @@ def read_manifest(path: Path, options: DataConfig = DEFAULTS) -> SourceListing:
     left out and reported. Raises `DataError` for a table that cannot be parsed, that gives an image several labels, or
     none of whose files exists.
     """
-    root = Path(options.root).expanduser() if options.root else path.parent
+    finder = _open_root(path.parent, str(path), options)
+    return list_from_table(_read_content(path, options), str(path), finder, options)
+
+
+def read_rows(rows: Iterable[Mapping[str, Any]], name: str, options: DataConfig = DEFAULTS) -> SourceListing:
+    """Read a manifest in memory, such as the rows of a DataFrame, which messages call `name`; see `read_manifest`.
+
+    Paths are relative to ``data.root``, else to the current directory.
+    """
+    finder = _open_root(Path(), name, options)
+    table = build_table(rows, name)
+    return _list_rows(table, choose_columns(table, options.columns, finder.is_file), finder)
+
+
+def _open_root(default: Path, name: str, options: DataConfig) -> FileFinder:
+    root = Path(options.root).expanduser() if options.root else default
     if not root.is_dir():
         raise DataError(
-            f"data.root {options.root!r} is not a folder: name the folder that the paths in {path} are relative to."
+            f"data.root {options.root!r} is not a folder: name the folder that the paths in {name} are relative to."
         )
-    finder = FileFinder(FolderStore(root, options.limits))
-    return list_from_table(_read_content(path, options), str(path), finder, options)
+    return FileFinder(FolderStore(root, options.limits))
 
 
 def find_label_table(store: FileStore, folder: Path | None) -> tuple[bytes, str] | None:
@@ -121,16 +136,22 @@ def list_from_table(
     ``train`` states the split if the table does not.
     """
     table, columns = _parse_table(content, name, finder, options)
-    _check_single_label(table, columns)
-    rows = _RowReader(table, columns, finder, prefix, by_folder=store_is_source and not columns.split)
-    listing = rows.to_listing()
-    if not listing.items:
-        raise DataError(_no_items_message(table, columns, listing, finder))
+    listing = _list_rows(table, columns, finder, prefix, by_folder=store_is_source and not columns.split)
     if not options.encoding and detect_encoding(content) == GUESSED_ENCODING:
         listing.notes.append(SourceNote("guessed-encoding", name))
     if store_is_source:
         _add_unlabeled(listing, finder.store, prefix, {e.key for e in listing.items})
         listing.notes.append(SourceNote("labels-from-table", name, f"column {columns.label}" if columns.label else ""))
+    return listing
+
+
+def _list_rows(
+    table: Table, columns: Columns, finder: FileFinder, prefix: str = "", *, by_folder: bool = False
+) -> SourceListing:
+    _check_single_label(table, columns)
+    listing = _RowReader(table, columns, finder, prefix, by_folder).to_listing()
+    if not listing.items:
+        raise DataError(_no_items_message(table, columns, listing, finder))
     return listing
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,11 @@ def read_table(data: bytes, name: str, known_columns: Collection[str], is_file: 
     if lower.endswith((".jsonl", ".ndjson")):
         return _make_table(_json_lines(text, name), name)
     return _read_csv(text, name, known_columns, is_file)
+
+
+def build_table(rows: Iterable[Mapping[str, Any]], name: str) -> Table:
+    """Return the table of `rows` in memory, which messages call `name`."""
+    return _make_table([_make_row(row, number, name) for number, row in enumerate(rows)], name, "row")
 
 
 def normalize_name(column: str) -> str:

@@ -1,0 +1,286 @@
+"""`Dataset`: labeled images from a folder, a table, an archive, arrays, a DataFrame or a data set by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.api.options import Settings, data_assignments, to_assignments
+from sightline.api.record_list import format_html_table
+from sightline.callbacks import Callback
+from sightline.config import RunConfig, resolve_config
+from sightline.data.indexing import Source, Sources, build_index, describe_sources, list_of_sources, list_sources
+from sightline.data.sources import named
+from sightline.data.sources.arrays import list_array_items
+from sightline.data.sources.listing import SourceListing
+from sightline.data.sources.manifest import is_table, read_rows
+from sightline.data.types import SPLITS, Index, Split
+from sightline.errors import DataError, UsageError, plural
+from sightline.progress import show_progress
+
+if TYPE_CHECKING:  # these import matplotlib's fonts and the networks
+    from sightline.api.doctor import DoctorReport
+    from sightline.api.preview import PreviewResult
+
+DATA_TABLES = ("data.", "input.")  # the settings that say how images are read
+
+
+class Dataset:
+    """Labeled images, and how to read them.
+
+    Nothing is read before it is needed: `len`, `classes`, `counts` and `index` read every file once, for its hash and
+    its header. Make one with `from_folder`, `from_csv`, `from_manifest`, `from_arrays`, `from_dataframe` or
+    `from_source`; `+` joins two.
+    """
+
+    def __init__(self, sources: Sources, *, column: Settings | None = None, set: Settings = ()) -> None:
+        """Take paths, names of data sets, or listings; see the class methods.
+
+        `column` names the columns of a table that hold the path, the label and the split, as in ``{"label": "breed"}``;
+        `set` holds settings of the tables ``[data]`` and ``[input]`` of docs/reference.md, as in
+        ``{"data.class_level": 2}``. Raises `UsageError` for anything else.
+        """
+        self.sources: list[Source | SourceListing] = list_of_sources(sources)
+        self.settings: list[str] = [*data_assignments(column), *to_assignments(set)]
+        for text in self.settings:
+            if not text.startswith(DATA_TABLES):
+                raise UsageError(
+                    f"A Dataset accepts settings of how images are read, e.g. data.class_level=2, not {text!r}: give "
+                    "others to train."
+                )
+        self._config = resolve_config(assignments=self.settings)  # fails on an unknown setting
+        self._index: Index | None = None
+
+    @classmethod
+    def from_folder(cls, *folders: str | Path, set: Settings = ()) -> Dataset:
+        """Read folders with a subfolder per class, optionally inside train, validation and test.
+
+        A ``.zip`` or ``.tar`` archive of such a folder will do. Raises `DataError` for a path that does not exist.
+        """
+        for folder in folders:
+            path = Path(folder).expanduser()
+            if not path.exists():
+                hint = f" For the data set of that name, use Dataset.from_source({str(folder)!r})."
+                raise DataError(
+                    f"There is no folder {str(folder)!r}: check the path." + hint * named.is_named(str(folder))
+                )
+            if path.is_file() and is_table(path):
+                raise DataError(f"{folder} is a table, not a folder: use Dataset.from_csv or Dataset.from_manifest.")
+        return cls(list(folders), set=set)
+
+    @classmethod
+    def from_csv(cls, path: str | Path, *, column: Settings | None = None, set: Settings = ()) -> Dataset:
+        """Read a table with a column of image files, one of labels, and optionally one of splits.
+
+        The columns are found by their names (path, label, split and the usual synonyms) unless `column` names them.
+        Paths are relative to the table's folder, or to the setting ``data.root``. Raises `DataError` if `path` is not
+        a CSV or TSV file.
+        """
+        if Path(path).suffix.lower() not in {".csv", ".tsv"}:
+            raise DataError(f"{path} is not a CSV file: for JSON, JSON lines and COCO use Dataset.from_manifest.")
+        return cls.from_manifest(path, column=column, set=set)
+
+    @classmethod
+    def from_manifest(cls, path: str | Path, *, column: Settings | None = None, set: Settings = ()) -> Dataset:
+        """Read a table in any format: CSV, TSV, JSON, JSON lines or COCO; see `from_csv`."""
+        if not Path(path).expanduser().is_file():
+            raise DataError(f"There is no file {str(path)!r}: check the path.")
+        if not is_table(Path(path)):
+            raise DataError(f"{path} is not a table: expected .csv, .tsv, .json, .jsonl or .ndjson.")
+        return cls(path, column=column, set=set)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: NDArray[np.uint8],
+        y: NDArray[Any] | Sequence[Any],
+        *,
+        classes: Sequence[str] | None = None,
+        split: Split | None = None,
+        name: str = "arrays",
+    ) -> Dataset:
+        """Take images in memory: `x` is uint8 [N, H, W] or [N, H, W, 1, 3 or 4], `y` are N labels.
+
+        Labels are class names, or integers from 0, which index `classes`; without `classes` the numbers are the names.
+        With `split`, all of them are in it; join several, as in ``from_arrays(x, y, split="train") +
+        from_arrays(x_test, y_test, split="test")``. `name` is what messages and reports call the images.
+
+        A run does not store arrays: give the same data again to evaluate, resume or compress it in another process.
+        Raises `DataError` for arrays that do not fit.
+        """
+        if split is not None and split not in SPLITS:
+            raise UsageError(f"There is no split {split!r}: expected {', '.join(SPLITS)}.")
+        pixels = np.asarray(x)
+        if pixels.dtype != np.uint8:
+            raise DataError(
+                f"x is {pixels.dtype} {list(pixels.shape)}, but images are uint8, from 0 to 255: multiply fractions by "
+                "255 and convert them, as in (255 * x).round().astype('uint8')."
+            )
+        suffix = f"/{split}" if split else ""
+        return cls(SourceListing(list_array_items(pixels, y, name + suffix, split, classes)))
+
+    @classmethod
+    def from_dataframe(
+        cls, frame: Any, *, column: Settings | None = None, root: str | Path = "", set: Settings = ()
+    ) -> Dataset:  # fmt: skip
+        """Take a pandas DataFrame with a row per image; its columns are found or named as in `from_csv`.
+
+        Paths are relative to `root`, by default the current directory. Other columns can group images that belong
+        together, with the setting ``split.group``. A run does not store the table: see `from_arrays`.
+        """
+        if not hasattr(frame, "columns") or not hasattr(frame, "isna"):
+            raise UsageError(f"frame is a {type(frame).__name__}, not a pandas DataFrame.")
+        missing = frame.isna()
+        columns = {
+            str(name): [None if absent else value for value, absent in zip(frame[name], missing[name], strict=True)]
+            for name in frame.columns
+        }
+        assignments = [*data_assignments(column), *to_assignments(set)]
+        if root:
+            assignments += to_assignments({"data.root": str(root)})
+        rows = (dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True))
+        listing = read_rows(rows, "the DataFrame", resolve_config(assignments=assignments).data)
+        return cls(listing, column=column, set=set)
+
+    @classmethod
+    def from_source(cls, name: str, *, set: Settings = ()) -> Dataset:
+        """Take a data set by name: cifar10, cifar100, mnist, fashion_mnist, digits, or drawn coffee beans.
+
+        ``beans:600@64`` are 600 images of 64x64 pixels. Raises `DataError`, listing the names, for another one.
+        """
+        if not named.is_named(name):
+            raise DataError(f"There is no data set {name!r}: expected one of {', '.join(named.NAMES)}.")
+        return cls(name, set=set)
+
+    @classmethod
+    def wrap(cls, data: Dataset | Sources, *, column: Settings | None = None, set: Settings = ()) -> Dataset:
+        """Return `data` as a `Dataset`, with more settings of how it is read."""
+        if not isinstance(data, Dataset):
+            return cls(data, column=column, set=set)
+        settings = [*data.settings, *data_assignments(column), *to_assignments(set)]
+        return data if settings == data.settings else cls(data.sources, set=settings)
+
+    def __add__(self, other: Dataset) -> Dataset:
+        """Return the images of both, read with the settings of both."""
+        if not isinstance(other, Dataset):
+            return NotImplemented
+        return Dataset([*self.sources, *other.sources], set=[*self.settings, *other.settings])
+
+    @property
+    def name(self) -> str:
+        """The sources as a message names them."""
+        return describe_sources(self.sources)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether some images or labels are in memory (arrays, a DataFrame), which a run cannot find again."""
+        return any(isinstance(source, SourceListing) for source in self.sources)
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings that say how the images are read; all others are the defaults."""
+        return self._config
+
+    @property
+    def listed_sources(self) -> Sources:
+        """The sources, listed with the settings if there are any, for commands that take no settings."""
+        return list_sources(self.sources, self._config.data) if self.settings else list(self.sources)
+
+    @property
+    def index(self) -> Index:
+        """The readable images with their labels and hashes, and the unreadable ones with reasons; read once."""
+        if self._index is None:
+            self._index = build_index(self.sources, options=self._config.data, lenient=True)
+        return self._index
+
+    def __len__(self) -> int:
+        """Return the number of readable images."""
+        return len(self.index.images)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The sorted names of the classes."""
+        return tuple(sorted(self.counts))
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The number of images of each class."""
+        return dict(sorted(Counter(image.label for image in self.index.images).items()))
+
+    def check(
+        self,
+        *,
+        html: str | Path | None = None,
+        write_fixes: str | Path | None = None,
+        patch: str | Path | None = None,
+        column: Settings | None = None,
+        allow: Sequence[str] = (),
+        set: Settings = (),
+        progress: bool | None = None,
+        callback: Callback | None = None,
+    ) -> DoctorReport:
+        """Look for problems, as `sightline doctor` does: duplicates, leakage, unreadable files, suspicious classes.
+
+        The report has `findings`, errors first, and shows as a table in a notebook. `html` is a page to write, with
+        thumbnails; `write_fixes` a patch of proposed corrections, which `train` takes as `patch`; `patch` is applied
+        first. The images are never changed. For `progress` and `callback`, see `train`.
+        """
+        from sightline.api.doctor import doctor
+
+        data = Dataset.wrap(self, column=column, set=[*to_assignments(set), *data_assignments(None, allow)])
+        with show_progress(progress, callback) as display:
+            return doctor(
+                data.sources, html=html, fix=write_fixes, patch=patch, options=data.config.data,
+                input_config=data.config.input, callback=display,
+            )  # fmt: skip
+
+    def preview(
+        self,
+        out: str | Path | None = None,
+        *,
+        augment: bool = False,
+        recipe: str | None = None,
+        count: int | None = None,
+        seed: int = 0,
+        column: Settings | None = None,
+        set: Settings = (),
+        progress: bool | None = None,
+        callback: Callback | None = None,
+    ) -> PreviewResult:
+        """Draw a labeled grid of `count` images to the PNG file `out`; with `augment`, as in training with `recipe`."""
+        from sightline.api.preview import preview_images
+
+        settings = [*self.settings, *data_assignments(column), *to_assignments(set)]
+        with show_progress(progress, callback) as display:
+            return preview_images(
+                self.sources, out=out, count=count, seed=seed, augmented=augment, recipe=recipe, set=settings,
+                callback=display,
+            )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.name!r}, {self._describe()})"
+
+    def _describe(self) -> str:
+        if self._index is None:
+            return "not read yet"
+        images = plural(len(self), "image")
+        unreadable = len(self.index.unreadable)
+        rest = f", {plural(unreadable, 'unreadable file')}" if unreadable else ""
+        return f"{images} in {plural(len(self.counts), 'class', 'classes')}{rest}"
+
+    def _repr_html_(self) -> str:
+        title = f"{self.name}: {self._describe()}"
+        if self._index is None:
+            return format_html_table([], title=title)
+        given = {image.split for image in self.index.images}
+        by_split = Counter((image.label, image.split) for image in self.index.images)
+        rows = [
+            {"class": label, "images": count, **{split: by_split[label, split] for split in SPLITS if split in given}}
+            for label, count in self.counts.items()
+        ]
+        return format_html_table(rows, title=title)

@@ -1,0 +1,58 @@
+"""`find_label_issues`: likely label errors of a run's own images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sightline import _io, jsonio
+from sightline.api.classifier import Classifier
+from sightline.callbacks import Progress, no_progress
+from sightline.data.types import SPLITS, ImageRecord, Split
+from sightline.evaluation import label_issues
+from sightline.evaluation.label_issues import LabelIssue
+from sightline.evaluation.report import ModelOutputs, collect_outputs
+
+
+def find_label_issues(
+    classifier: Classifier,
+    patch: Path,
+    *,
+    allow_missing: bool = False,
+    cache: bool = True,
+    progress: Progress = no_progress,
+) -> tuple[LabelIssue, ...]:
+    """Find likely label errors in the run's own images, with out-of-fold heads on the features of the network.
+
+    Writes a patch with a line for each (JSON lines: action, path, sha256, label, to, reason), worst first, and saves
+    the same list in the run, unless images are missing. Raises `DataError` if the run's images are unavailable,
+    `MissingImagesError` if some are missing, unless `allow_missing`.
+    """
+    records: list[ImageRecord] = []
+    outputs: list[ModelOutputs] = []
+    complete = True
+    labeled_images = classifier.labeled_images(progress=progress)
+    for split in SPLITS:
+        if not _has_split(classifier, split):
+            continue
+        labeled = labeled_images.load(split, allow_missing=allow_missing, cache=cache)
+        complete &= labeled.missing is None
+        records += labeled.images
+        outputs.append(collect_outputs(classifier.predictor, labeled.subset, progress, f"the {split} split"))
+    features = np.concatenate([s.outputs.features for s in outputs])
+    labels_given = np.concatenate([s.labels for s in outputs])
+    seed = 0 if classifier.run is None else classifier.run.config.seed
+    probabilities = label_issues.predict_out_of_fold(features, labels_given, len(classifier.classes), seed, progress)
+    suspects = label_issues.select_label_issues(records, labels_given, probabilities, classifier.classes)
+    lines = [s.to_patch() for s in suspects]
+    _io.write_atomic(patch, jsonio.dump_lines(lines), "Choose another file with --find-label-issues.")
+    if classifier.run is not None and complete:
+        classifier.run.write_label_issues(lines)
+    return suspects
+
+
+def _has_split(classifier: Classifier, split: Split) -> bool:
+    """Return whether the run has images in a split; without a run, reading them raises the right error."""
+    rows = None if classifier.run is None else classifier.run.read_data()
+    return rows is None or any(row.split == split for row in rows)

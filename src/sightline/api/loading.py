@@ -1,0 +1,82 @@
+"""`load`: a classifier from a run, a bundle or an exported file, or a message on what else the path is."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from sightline import backend
+from sightline.api.classifier import Classifier, load_keras_predictor
+from sightline.data.sources.filenames import is_image_name
+from sightline.errors import ModelError
+from sightline.inference import bundle, exported_folder
+from sightline.runs.directory import RunDirectory
+
+Engine = Literal["onnx", "keras"]
+MODEL_KINDS = (
+    "a run (the folder that `sightline train` wrote), a bundle (a folder, .zip or .onnx file), or a folder that "
+    "`sightline export` wrote"
+)
+MAX_MODELS = 5  # models listed in a message
+
+
+def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
+    """Load a run, a bundle, its ``.zip`` or ``.onnx`` file, or the folder of another format that `export` wrote.
+
+    The files are verified. Raises `ModelError` if the model cannot be used, `MissingExtraError` if the runtime of its
+    format is not installed. A SavedModel contains arbitrary TensorFlow code: load only your own.
+
+    A complete run predicts with its bundle, in ONNX Runtime. It uses its Keras model if there is no bundle (the run was
+    interrupted) or if `engine` is "keras", as gradients require.
+    """
+    path = Path(path)
+    if (folder := exported_folder.find(path)) is not None:
+        if engine == "keras":
+            raise ModelError(f"{folder} contains no Keras model: give the run that it was exported from.")
+        manifest, runner = exported_folder.load(folder)
+        return Classifier(runner, manifest=manifest, path=folder)
+    if bundle.is_bundle(path):
+        loaded_bundle, predictor = bundle.load(path)
+        if engine == "keras":
+            raise ModelError(f"{path} contains no Keras model: give the run that it belongs to.")
+        return Classifier(predictor, manifest=loaded_bundle.manifest, path=path)
+    if not (path / "run.json").exists():
+        raise ModelError(explain_not_a_model(path))
+    run = RunDirectory.open(path)
+    if engine == "onnx" and run.bundle is not None:
+        loaded_bundle, predictor = bundle.load(run.bundle)
+        return Classifier(predictor, run, loaded_bundle.manifest, path)
+    backend.tune_malloc()
+    return Classifier(load_keras_predictor(run), run, path=path)
+
+
+def explain_not_a_model(path: Path) -> str:
+    """Return the message for a path that is not a model: what it is, and what to give instead."""
+    if not path.exists():
+        return f"There is no model {path}: expected {MODEL_KINDS}."
+    if path.is_dir():
+        models = _models_in(path)
+        if models:
+            remaining = f" (and {len(models) - MAX_MODELS} more)" if len(models) > MAX_MODELS else ""
+            return (
+                f"{path} is not a model but contains some: use "
+                f"{' or '.join(map(str, islice(models, MAX_MODELS)))}{remaining}."
+            )
+        return f"{path} is not a model: expected {MODEL_KINDS}."
+    if _is_model(path.parent):
+        return f"{path} is a file of the model {path.parent}: give that folder."
+    if is_image_name(path.name):
+        return f"{path} is an image, not a model: the model comes first, then the images."
+    return f"{path} is not a model: expected {MODEL_KINDS}."
+
+
+def _models_in(folder: Path) -> list[Path]:
+    try:
+        return [path for path in sorted(folder.iterdir()) if _is_model(path)]
+    except OSError:  # not readable
+        return []
+
+
+def _is_model(path: Path) -> bool:
+    return (path / "run.json").is_file() or bundle.is_bundle(path) or exported_folder.find(path) == path

@@ -1,0 +1,54 @@
+"""The options that the Python functions share with the command line, as assignments of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sightline import jsonio
+from sightline.errors import UsageError, suggest
+
+Settings = Mapping[str, Any] | Sequence[str]
+"""Settings by name, as in ``{"train.epochs": 5}``, or ``KEY=VALUE`` texts as after ``--set``."""
+
+ROLES = ("path", "label", "split")
+
+
+def to_assignments(settings: Settings) -> list[str]:
+    """Return `settings` as ``KEY=VALUE`` texts; a value of None removes the setting.
+
+    >>> to_assignments({"train.epochs": 5, "model.name": "vgg16", "input.page": None})
+    ['train.epochs=5', 'model.name="vgg16"', 'input.page=unset']
+    """
+    if isinstance(settings, str):
+        raise UsageError(f'set is a dict or a list of "KEY=VALUE", not the text {settings!r}: write [{settings!r}].')
+    if not isinstance(settings, Mapping):
+        return list(settings)
+    assignments = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            assignments += to_assignments({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            assignments.append(f"{key}={'unset' if value is None else jsonio.dumps(value)}")
+    return assignments
+
+
+def data_assignments(column: Settings | None = None, allow: Sequence[str] | None = None) -> list[str]:
+    """Return the assignments for `column`, as in ``{"label": "breed"}``, and `allow`; raises `UsageError`."""
+    pairs = column.items() if isinstance(column, Mapping) else map(_split_column, column or ())
+    assignments = []
+    for role, name in pairs:
+        if role not in ROLES:
+            raise UsageError(f"--column: unknown role {role!r}.{suggest(role, ROLES)}")
+        # quoted, so that column 2 is not taken for a number
+        assignments.append(f"data.columns.{role}={jsonio.dumps(str(name))}")
+    if allow:
+        assignments.append(f"data.allow_findings={jsonio.dumps(list(allow))}")
+    return assignments
+
+
+def _split_column(text: str) -> tuple[str, str]:
+    role, equals, name = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"--column expects ROLE=NAME such as label=breed, not {text!r}.")
+    return role, name

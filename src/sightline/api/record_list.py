@@ -1,0 +1,93 @@
+"""`RecordList`: rows that show as a table in a notebook and turn into a DataFrame."""
+
+from __future__ import annotations
+
+from collections import UserList
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from typing import Any, TypeVar
+
+from sightline.errors import require
+
+T = TypeVar("T")
+MAX_ROWS = 20  # rows shown before the rest is left out
+
+
+class RecordList(UserList[T]):
+    """A list of values of one type, each of which is a row of a table.
+
+    `to_row` turns a value into its cells by column; a cell that a row lacks is empty.
+    """
+
+    def __init__(self, values: Iterable[T] = (), to_row: Callable[[T], Mapping[str, Any]] = vars) -> None:
+        super().__init__(values)
+        self._to_row = to_row
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one value, or for a slice a list of values that still knows its columns."""
+        return RecordList(self.data[index], self._to_row) if isinstance(index, slice) else self.data[index]
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame with a row for each value.
+
+        Raises `MissingExtraError`, which says what to install, without pandas.
+        """
+        return build_frame([self._to_row(value) for value in self.data])
+
+    def __repr__(self) -> str:
+        return format_text_table([self._to_row(value) for value in self.data[:MAX_ROWS]], len(self.data))
+
+    def _repr_html_(self) -> str:
+        return format_html_table([self._to_row(value) for value in self.data[:MAX_ROWS]], len(self.data))
+
+
+def build_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Return a pandas DataFrame of `rows`; raises `MissingExtraError` without pandas."""
+    return require("pandas", "A DataFrame").DataFrame(list(rows))
+
+
+def format_text_table(rows: Sequence[Mapping[str, Any]], count: int | None = None) -> str:
+    """Return `rows` as text in aligned columns, the first of `count` rows in all.
+
+    >>> print(format_text_table([{"class": "cat", "images": 12}, {"class": "horse", "images": 3}], 3))
+    class  images
+    cat    12
+    horse  3
+    ... and 1 more row
+    """
+    if not rows:
+        return "no rows"
+    columns = _list_columns(rows)
+    table = [columns, *([_format_cell(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+    return "\n".join([*lines, *_describe_rest(len(rows), count)])
+
+
+def format_html_table(rows: Sequence[Mapping[str, Any]], count: int | None = None, title: str = "") -> str:
+    """Return `rows` as an HTML table, the first of `count` rows in all."""
+    heading = f"<p><b>{escape(title)}</b></p>" if title else ""
+    if not rows:
+        return heading or "<p>no rows</p>"
+    columns = _list_columns(rows)
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    cells = ([f"<td>{escape(_format_cell(row.get(name)))}</td>" for name in columns] for row in rows)
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
+    rest = "".join(f"<p>{text}</p>" for text in _describe_rest(len(rows), count))
+    return f"{heading}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{rest}"
+
+
+def _list_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _format_cell(value: Any) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # a file name may hold control characters
+
+
+def _describe_rest(shown: int, count: int | None) -> list[str]:
+    rest = shown if count is None else count
+    return [f"... and {rest - shown:,} more row{'s' * (rest - shown > 1)}"] if rest > shown else []

@@ -1,0 +1,346 @@
+"""The four objects: `Dataset`, `Run`, `Classifier` and `Evaluation`, on images in memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pickle
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import sightline as sl
+from sightline.callbacks import Callback
+from sightline.datasets import coffee_beans
+from sightline.progress import ProgressDisplay, show_progress
+
+SIDE, COUNT = 32, 80
+QUICK: dict[str, Any] = {
+    "recipe": "quick", "model": "cifar10-simple", "epochs": 2, "seed": 1
+}  # fmt: skip
+
+
+def draw(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], list[str]]:
+    """Return drawn coffee beans [count, 32, 32, 3] and their roasts."""
+    x = np.stack([coffee_beans.draw(i, SIDE, seed) for i in range(count)])
+    return x, [coffee_beans.CLASSES[i % len(coffee_beans.CLASSES)] for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 12 drawn beans, one subfolder per roast."""
+    root = tmp_path_factory.mktemp("data") / "photos"
+    for i, (pixels, label) in enumerate(zip(*draw(12), strict=True)):
+        (root / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / label / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def beans() -> sl.Dataset:
+    return sl.Dataset.from_arrays(*draw(COUNT), name="beans")
+
+
+@pytest.fixture(scope="module")
+def run(beans: sl.Dataset, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+    return sl.train(beans, out=tmp_path_factory.mktemp("runs") / "a", **QUICK)
+
+
+def write_table(photos: Path, path: Path) -> list[tuple[str, str]]:
+    rows = [(str(file), file.parent.name) for file in sorted(photos.rglob("*.png"))]
+    if path.suffix == ".csv":
+        text = io.StringIO()
+        csv.writer(text).writerows([("file", "roast"), *rows])
+        path.write_text(text.getvalue())
+    else:
+        path.write_text(json.dumps([{"file": file, "roast": roast} for file, roast in rows]))
+    return rows
+
+
+def test_a_dataset_is_made_of_anything_that_holds_labels(photos: Path, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    column = {"label": "roast"}
+    write_table(photos, tmp_path / "t.json")
+    rows = write_table(photos, tmp_path / "t.csv")
+    frame = pandas.DataFrame([*rows, (None, "Green")], columns=["file", "roast"])
+    x, y = draw(12)
+    for data in (
+        sl.Dataset.from_folder(photos),
+        sl.Dataset.from_csv(tmp_path / "t.csv", column=column),
+        sl.Dataset.from_manifest(tmp_path / "t.json", column=["label=roast"]),
+        sl.Dataset.from_dataframe(frame, column=column),
+        sl.Dataset.from_arrays(x, y),
+        sl.Dataset.from_arrays(x, [coffee_beans.CLASSES.index(name) for name in y], classes=coffee_beans.CLASSES),
+        sl.Dataset.from_source("beans:12@32"),
+    ):
+        assert len(data) == 12
+        assert data.classes == tuple(sorted(coffee_beans.CLASSES))
+        assert set(data.counts.values()) == {3}
+        assert "12 images in 4 classes" in repr(data)
+        assert "<table>" in data._repr_html_()
+
+
+def test_an_unread_dataset_is_described_without_reading_it(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    data = sl.Dataset.from_folder(tmp_path / "empty")
+    assert "not read yet" in repr(data)
+    assert "not read yet" in data._repr_html_()
+    with pytest.raises(sl.DataError, match="No images"):
+        len(data)
+
+
+def test_arrays_may_state_their_splits() -> None:
+    x, y = draw(12)
+    data = sl.Dataset.from_arrays(x[:8], y[:8], split="train") + sl.Dataset.from_arrays(x[8:], y[8:], split="test")
+    assert [image.split for image in data.index.images] == ["train"] * 8 + ["test"] * 4
+    assert "<th>train</th><th>test</th>" in data._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: sl.Dataset.from_folder("nowhere"), "There is no folder 'nowhere'"),
+        (lambda: sl.Dataset.from_folder("cifar10"), r"Dataset\.from_source\('cifar10'\)"),
+        (lambda: sl.Dataset.from_csv("t.json"), r"Dataset\.from_manifest"),
+        (lambda: sl.Dataset.from_manifest("nowhere.csv"), "There is no file"),
+        (lambda: sl.Dataset.from_source("cifar11"), "There is no data set 'cifar11'"),
+        (
+            lambda: sl.Dataset.from_arrays(np.zeros((2, 8, 8, 3)), [0, 1]),  # type: ignore[arg-type]
+            r"x is float64 \[2, 8, 8, 3\], but images are",
+        ),
+        (lambda: sl.Dataset.from_arrays(np.zeros((2, 8, 8, 3), np.uint8), [0]), "2 images but 1 label"),
+        (lambda: sl.Dataset.from_arrays(*draw(4), split="dev"), "no split 'dev'"),  # type: ignore[arg-type]
+        (lambda: sl.Dataset.from_dataframe([1, 2]), "not a pandas DataFrame"),
+        (lambda: sl.Dataset("photos", set={"train.epochs": 5}), "settings of how images are read"),
+        (lambda: sl.Dataset("photos", set="data.class_level=2"), "a dict or a list"),
+        (lambda: sl.Dataset("photos", column={"lable": "roast"}), "'lable'"),
+        (lambda: sl.train(np.zeros((2, 8, 8, 3), np.uint8)), r"Dataset\.from_arrays"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_holds_no_labels_is_refused(
+    make: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(sl.SightlineError, match=message):
+        make()
+
+
+def test_check_lists_the_findings(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    labels = sorted(path.name for path in photos.iterdir())
+    twin = next((tmp_path / "photos" / labels[0]).iterdir())
+    shutil.copy(twin, tmp_path / "photos" / labels[1] / "twin.png")
+    report = sl.Dataset.from_folder(tmp_path / "photos").check(html=tmp_path / "doctor.html")
+    assert report.errors == 1
+    assert report.findings[0].kind == "conflicting-duplicates"
+    assert "conflicting-duplicates" in repr(report)
+    assert "<td>conflicting-duplicates</td>" in report._repr_html_()
+    assert report.to_frame()["kind"][0] == "conflicting-duplicates"
+    assert (tmp_path / "doctor.html").is_file()
+
+
+def test_a_run_tells_what_it_did(run: sl.Run, beans: sl.Dataset) -> None:
+    assert run.status == "complete"
+    assert run.config.train.epochs == 2
+    assert [epoch.epoch for epoch in run.history] == [1, 2]
+    assert list(run.history.to_frame()["epoch"]) == [1, 2]
+    assert run.test is not None
+    assert f"accuracy {run.test.accuracy:.4f} on {run.test.count} test images" in repr(run)
+    assert "srcdoc=" in run._repr_html_()
+    assert sl.Run(run.path).result == run.result
+    with pytest.raises(sl.ModelError, match="is not a run"):
+        sl.Run(run.path / "eval")
+
+
+def test_options_have_the_names_of_the_command_line(beans: sl.Dataset, tmp_path: Path) -> None:
+    trained = sl.train(
+        beans, recipe="quick", model="cifar10-simple", weights="none", epochs=1, batch_size=16, learning_rate=0.01,
+        seed=3, cache=False, set=["train.optimizer.name=sgd"], out=tmp_path / "b",
+    )  # fmt: skip
+    settings = trained.config
+    assert (settings.train.epochs, settings.train.batch_size, settings.seed) == (1, 16, 3)
+    assert (settings.train.optimizer.name, settings.train.optimizer.learning_rate) == ("sgd", 0.01)
+    assert settings.data.cache is False
+
+
+def test_probabilities_and_score_are_those_of_the_predictions(run: sl.Run) -> None:
+    x, y = draw(8, seed=1)
+    clf = run.classifier
+    p = clf.predict_proba(x)
+    assert p.dtype == np.float32
+    assert p.shape == (8, 4)
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+    predictions = clf.predict(x)
+    assert [one.label for one in predictions] == [clf.classes[k] for k in p.argmax(1)]
+    np.testing.assert_allclose([float(one.probability or 0) for one in predictions], p.max(1), atol=1e-6)
+    assert clf.score(x, y) == np.mean([one.label == label for one, label in zip(predictions, y, strict=True)])
+    assert clf.predict_proba(x[0]).shape == (1, 4), "one image is a batch of one"
+    assert clf.predict_proba([]).shape == (0, 4)
+
+
+def test_what_cannot_be_scored_is_refused(run: sl.Run, tmp_path: Path) -> None:
+    clf = run.classifier
+    x, _ = draw(2)
+    with pytest.raises(sl.DataError, match=r"y holds 'Burnt', which is no class"):
+        clf.score(x, ["Dark", "Burnt"])
+    with pytest.raises(sl.DataError, match=r"y holds the number 1, .*np\.array\(classes\)\[y\]"):
+        clf.score(x, [1, 0])
+    with pytest.raises(sl.DataError, match="got 2 images, 1 labels"):
+        clf.score(x, ["Dark"])
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(sl.DataError, match=r"broken\.jpg cannot be classified"):
+        clf.predict_proba(tmp_path / "broken.jpg")
+
+
+def test_integer_labels_score_by_the_number_that_they_are(tmp_path: Path) -> None:
+    x, y = draw(COUNT)
+    numbers = np.array([coffee_beans.CLASSES.index(name) for name in y])
+    numbered = sl.train(sl.Dataset.from_arrays(x, numbers), out=tmp_path / "n", **(QUICK | {"epochs": 1}))
+    clf = numbered.classifier
+    assert clf.classes == ("0", "1", "2", "3")
+    assert clf.score(x, numbers) == np.mean(clf.predict_proba(x).argmax(1) == numbers)
+
+
+def test_predictions_are_a_table(run: sl.Run, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    Image.fromarray(draw(1)[0][0]).save(tmp_path / "one.png")
+    predictions = run.classifier.predict([tmp_path / "one.png", tmp_path / "broken.jpg"])
+    frame = predictions.to_frame()
+    assert list(frame.columns) == ["path", "label", "probability", "decision", "error"]
+    assert frame["label"][0] in run.classifier.classes
+    assert frame["error"][1]
+    assert "broken.jpg" in repr(predictions)
+    assert "<td>" in predictions._repr_html_()
+    assert [one.path for one in predictions[1:]] == [str(tmp_path / "broken.jpg")]
+
+
+def test_a_run_on_arrays_gets_thresholds_of_the_same_arrays(run: sl.Run, beans: sl.Dataset) -> None:
+    ev = run.classifier.evaluate(coverage=0.8)
+    assert ev.split == "test"
+    assert ev.thresholds is not None
+    assert sl.load(run.path).predict(draw(1)[0])[0].decision is not None, "they are saved with the model"
+    again = sl.load(run.path).evaluate(beans, target_precision=0.5, conservative=False)
+    assert again.split == "test"
+    assert again.accuracy == ev.accuracy
+    assert again.thresholds is not None
+    assert again.thresholds.target_precision == 0.5
+
+
+def test_without_the_arrays_a_sentence_says_what_is_missing(run: sl.Run, beans: sl.Dataset) -> None:
+    clf = sl.load(run.path)
+    with pytest.raises(sl.DataError, match=r"trained on images in memory .*give the same data again"):
+        clf.evaluate()
+    others = sl.Dataset.from_arrays(*draw(12, seed=5))
+    assert clf.evaluate(others).split == "other"
+    with pytest.raises(sl.DataError, match=r"Thresholds are fitted on validation images.* same data again"):
+        clf.evaluate(others, coverage=0.8)
+    with pytest.raises(sl.UsageError, match="column and set say how to read"):
+        clf.evaluate(set={"data.class_level": 2})
+
+
+def test_a_run_on_arrays_is_trained_further(run: sl.Run, beans: sl.Dataset, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "b")
+    longer = sl.Run(tmp_path / "b", data=beans).resume(epochs=3)
+    assert len(longer.history) == 3
+    assert longer.classifier.evaluate().accuracy == getattr(longer.test, "accuracy", None)
+
+
+def test_an_evaluation_shows_its_metrics(run: sl.Run) -> None:
+    ev = run.classifier.evaluate()
+    metric = ev.metrics["macro_f1"]
+    assert metric.value is not None
+    assert metric.interval is not None
+    assert metric.interval.low <= metric.value <= metric.interval.high
+    assert repr(metric).startswith(f"{metric.value:.4g} (95% interval ")
+    assert "macro f1" in repr(ev)
+    assert "<td>macro f1</td>" in ev._repr_html_()
+    assert len(ev.to_frame()) == ev.confusion.sum()
+    assert len(ev.errors) == ev.confusion.sum() - np.trace(ev.confusion)
+    assert all(row["label"] != row["predicted"] for row in ev.errors)
+    confidences = [row["probability"] for row in ev.errors]
+    assert confidences == sorted(confidences, reverse=True)
+    assert ev.to_dict()["accuracy"] == ev.accuracy
+
+
+def test_the_confusion_matrix_is_a_figure(run: sl.Run, tmp_path: Path) -> None:
+    figure = run.classifier.evaluate().plot_confusion(tmp_path / "confusion.png")
+    assert Image.open(io.BytesIO(figure._repr_png_())).width > 100
+    assert (tmp_path / "confusion.png").read_bytes() == figure.png
+
+
+def test_a_classifier_explains_exports_and_describes_itself(run: sl.Run, tmp_path: Path) -> None:
+    clf = run.classifier
+    (explanation,) = clf.explain(draw(1)[0], method="occlusion")
+    assert explanation.heat is not None
+    exported = clf.export(tmp_path / "model.onnx")
+    assert exported.accepted
+    np.testing.assert_allclose(
+        sl.load(tmp_path / "model.onnx").predict_proba(draw(4)[0]), clf.predict_proba(draw(4)[0]), atol=1e-4
+    )
+    with pytest.raises(sl.ModelError, match="was not written"):
+        clf.export(tmp_path / "small.onnx", precision="int8", tolerance=0)
+    assert not (tmp_path / "small.onnx").exists()
+    assert "cifar10-simple" in clf.model_card()
+    assert "4 classes: " in repr(clf)
+    assert "cifar10-simple" in clf._repr_html_()
+
+
+def test_a_pickled_classifier_leaves_the_arrays_behind(run: sl.Run) -> None:
+    assert run.classifier.trained_on is not None
+    copy = pickle.loads(pickle.dumps(run.classifier))  # noqa: S301  # our own
+    assert copy.trained_on is None
+    np.testing.assert_array_equal(copy.predict_proba(draw(2)[0]), run.classifier.predict_proba(draw(2)[0]))
+
+
+def test_runs_are_compared(run: sl.Run, tmp_path: Path) -> None:
+    run.classifier.evaluate()
+    shutil.copytree(run.path, tmp_path / "twin")
+    comparison = run.compare(tmp_path / "twin", figure=tmp_path / "curves.png")
+    assert [row.name for row in comparison.rows] == ["a", "twin"]
+    assert comparison.paired[0].comparison is not None
+    assert comparison.paired[0].comparison.difference == 0
+    assert "twin vs. a: " in repr(comparison)
+    assert list(comparison.to_frame()["run"]) == ["a", "twin"]
+    assert (tmp_path / "curves.png").is_file()
+    with pytest.raises(sl.UsageError, match="given twice"):
+        run.compare(run)
+
+
+def test_a_network_is_described(tmp_path: Path) -> None:
+    description = sl.describe("cifar10-simple", classes=4, diagram=tmp_path / "d.svg")
+    assert description.classes == 4
+    assert (tmp_path / "d.svg").is_file()
+    with pytest.raises(sl.UsageError, match="no recipe, model or run"):
+        sl.describe("cifar10-simpel")
+
+
+def test_a_frame_needs_pandas_and_says_so(run: sl.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(sl.MissingExtraError, match=r'pandas.* pip install "sightline\[pandas\]"'):
+        run.history.to_frame()
+
+
+def test_progress_is_shown_where_someone_looks(
+    beans: sl.Dataset, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with show_progress() as quiet:
+        assert not isinstance(quiet, ProgressDisplay), "standard error is a file"
+    with show_progress(progress=True) as shown:
+        assert isinstance(shown, ProgressDisplay)
+        shown.on_message("indexing")
+    assert "indexing" in capsys.readouterr().err
+    own = Callback()
+    with show_progress(progress=True, callback=own) as callback:
+        assert callback is own
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes standard error for a terminal
+    with show_progress() as shown:
+        assert isinstance(shown, ProgressDisplay)
+    with show_progress(progress=False) as quiet:
+        assert not isinstance(quiet, ProgressDisplay)
