@@ -39,8 +39,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _link(target: Path) -> str:
     parts: list[str] = []
-    for part in target.parts:
-        parts = parts[:-1] if part == ".." else [*parts, part]
+    for name in target.parts:
+        parts = parts[:-1] if name == ".." else [*parts, name]
     path = "/".join(parts)
     if path in NOT_PAGES:
         return "index.md"

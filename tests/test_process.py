@@ -27,7 +27,7 @@ def mallopt(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     monkeypatch.setattr(ctypes, "CDLL", Library)
     monkeypatch.setattr(process, "_claimed", True)
     monkeypatch.setattr(process, "count_cores", lambda: 2)
-    monkeypatch.setattr(backend, "choose_backend", lambda wanted="auto": backend.BackendChoice("tensorflow", "a test"))
+    monkeypatch.setattr(backend, "choose_backend", lambda name="auto": backend.BackendChoice("tensorflow", "a test"))
     monkeypatch.setattr(backend, "_PLUGINS", {})
     return calls
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from sightline import metrics
-from sightline.cli import evaluate
-from sightline.cli import evaluation_view as evaluate_judged
+from sightline.cli import evaluate, evaluation_view
 from sightline.data.types import ImageRecord, LabeledSubset, Subset
 from sightline.errors import DataError, UsageError
 from sightline.evaluation.report import (
@@ -74,7 +73,9 @@ def test_the_headline_promises_nothing_that_was_chosen_on_the_test_images_themse
         "The 20 validation images are too few, or too often misclassified, to choose a confidence threshold for" in few
     )
     assert "precision" not in headline(build_evaluation_report(test, None))
-    assert "precision" not in headline(build_evaluation_report(test, test)), "validation judged on itself says nothing"
+    assert "precision" not in headline(build_evaluation_report(test, test)), (
+        "validation evaluated on itself says nothing"
+    )
 
 
 def test_the_report_says_whether_a_target_is_met_and_by_which_images() -> None:
@@ -144,7 +145,7 @@ def test_a_thousand_classes_are_not_a_thousand_lines(capsys: pytest.CaptureFixtu
     classes = tuple(f"class {i:04}" for i in range(1000))
     value = build_evaluation_report(make_outputs(list(range(900)), [3, 4], classes), None, classes)
     evaluate.print_evaluation(value.evaluation, "test", "all are in eval/test/metrics.json")
-    evaluate_judged.print_report(value)
+    evaluation_view.print_report(value)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) < 80
     assert "... and 860 more of 900: all are in eval/test/metrics.json" in lines

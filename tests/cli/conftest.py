@@ -39,7 +39,7 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A run on `colours`, and its ``--format json`` output."""
+    """A run on `colors`, and its ``--format json`` output."""
     from sightline.api import train
 
     path = tmp_path_factory.mktemp("runs") / "run"

@@ -59,7 +59,7 @@ def test_an_image_that_cannot_be_read_is_a_line_and_exit_code_1(
     sightline: Command, trained: Trained, half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad.jpg").write_bytes(b"not an image")
     result = sightline("explain", trained[0], "bad.jpg", half, "gone.png", "--format", "json")
     assert result.code == 1
     bad, good, gone = result.lines

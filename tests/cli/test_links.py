@@ -35,7 +35,7 @@ INSIDE: dict[str, tuple[object, ...]] = {
     "export vectors": ("export", "RUN", "--to", "vectors"),
     "compress": ("compress", "RUN", "--methods", "float16", "--epochs", "0"),
     "compress again": ("compress", "RUN", "--methods", "float16", "--epochs", "0", "--max-drop", "100"),
-    "explain --out": ("explain", "RUN", "PICTURE", "--method", "occlusion", "--out", "RUN/why"),
+    "explain --out": ("explain", "RUN", "IMAGE", "--method", "occlusion", "--out", "RUN/why"),
     "predict --out": ("predict", "RUN", "DATA", "--out", "RUN/mine/rows.csv"),
     "describe --diagram": ("describe", "RUN", "--diagram", "RUN/mine/network.svg"),
     "preview --out": ("preview", "DATA", "--out", "RUN/mine/sheet.png"),

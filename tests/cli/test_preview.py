@@ -120,7 +120,7 @@ def augment_rows(config: AugmentConfig, originals: list[NDArray[np.uint8]], seed
 def test_augmented_images_are_those_of_training(sightline: Command, colors: Path, drawn_grids: list[Rows]) -> None:
     options = ("--set", "augment.rotation=30", "--set", "augment.cutmix=1.0", "--set", "input.height=24")
     result = sightline("preview", colors, "--augment", "--recipe", "quick", *options, "--seed", "5", "--format", "json")
-    assert result.json == {"figure": "colours-augmented.png", "classes": ["blue", "green", "red"], "count": 4}
+    assert result.json == {"figure": "colors-augmented.png", "classes": ["blue", "green", "red"], "count": 4}
     (rows,) = drawn_grids
     assert [len(row) for row in rows] == [6] * 4
     config = AugmentConfig(horizontal_flip=True, rotation=30, cutmix=1.0)  # quick flips too
@@ -194,10 +194,10 @@ def test_bad_use_is_explained(
 
 def test_its_own_plot_is_replaced(sightline: Command, colors: Path) -> None:
     assert sightline("preview", colors, "--count", "2").code == 0
-    first = Path("colours-samples.png").read_bytes()
+    first = Path("colors-samples.png").read_bytes()
     assert sightline("preview", colors, "--count", "3").code == 0
-    assert Path("colours-samples.png").read_bytes() != first
-    assert [path.name for path in Path().iterdir()] == ["colours-samples.png"]
+    assert Path("colors-samples.png").read_bytes() != first
+    assert [path.name for path in Path().iterdir()] == ["colors-samples.png"]
 
 
 def test_an_unwritable_folder_is_reported(sightline: Command, colors: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,8 +45,8 @@ def test_a_sweep_prints_one_object_then_its_table(
     assert result.code == 0
     assert result.out.count("\n") == 1
     assert result.err == "", "no progress output with --format json"
-    assert result.json["study"] == "rates-colours"
-    assert result.json["directory"] == "runs/rates-colours"
+    assert result.json["study"] == "rates-colors"
+    assert result.json["directory"] == "runs/rates-colors"
     best, trials = result.json["best"], result.json["trials"]
     assert best == trials[0]
     assert {t["settings"]["train.optimizer.learning_rate"] for t in trials} == {1e-3, 1e-4}

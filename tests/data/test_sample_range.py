@@ -133,7 +133,7 @@ def test_the_order_of_files_and_threads_changes_nothing(tmp_path: Path) -> None:
     assert one == resolve_range(second, range(12), "auto", PreprocessingSpec(), threads=4)
 
 
-def test_the_doctor_judges_in_the_range_that_training_would_use(tmp_path: Path) -> None:
+def test_the_doctor_reports_in_the_range_that_training_would_use(tmp_path: Path) -> None:
     source_index = build_index(write_files(tmp_path, make_files(png_16, high=1500, low=1200, count=8)))
     values = resolve_range(source_index, range(16), "auto", PreprocessingSpec())
     audit_result, copies, stats = audit_images(

@@ -1,4 +1,4 @@
-"""Calibration, abstaining, prediction sets, strangers: known answers, and what chance allows."""
+"""Calibration, abstaining, prediction sets, out-of-distribution images: known answers, and what chance allows."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_energy_is_scipys_and_the_limit_a_quantile() -> None:
     assert ood.fit_limit(np.zeros(0)) is None
 
 
-def test_the_distance_tells_strangers_with_more_features_than_images() -> None:
+def test_the_distance_separates_ood_images_with_more_features_than_images() -> None:
     rng = np.random.default_rng(0)
     centers = rng.normal(0, 3, (2, 60))
     labels = (np.arange(40) % 2).astype(np.int32)

@@ -602,7 +602,7 @@ def test_warnings_of_other_threads_are_left_alone() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with formats.translate_errors():
-            warnings.warn("not heard", stacklevel=1)
+            warnings.warn("not shown", stacklevel=1)
             thread = threading.Thread(target=other)
             thread.start()
             thread.join()

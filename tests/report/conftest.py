@@ -13,15 +13,15 @@ from sightline.report import plotting
 @pytest.fixture
 def figures_drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The matplotlib figures that were made into bytes, newest last."""
-    drawn: list[Any] = []
+    figures: list[Any] = []
 
     def keeping(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def keep(figure: Any) -> Any:
-            drawn.append(figure)
+            figures.append(figure)
             return make(figure)
 
         return keep
 
     for name in ("render_png", "render"):
         monkeypatch.setattr(plotting, name, keeping(getattr(plotting, name)))
-    return drawn
+    return figures

@@ -109,8 +109,8 @@ def test_each_trial_is_a_line_and_the_best_is_thick(figures_drawn: list[Any], mi
 
 def test_many_values_lie_on_a_scale(figures_drawn: list[Any]) -> None:
     rates: list[comparison_plots.Value] = [10.0**-i for i in range(20)]
-    shares = [i / 20 for i in range(20)]
-    comparison_plots.plot_parallel({"rate": rates, "size": [*range(20)]}, shares, "loss", logarithmic={"rate"})
+    sizes = [i / 20 for i in range(20)]
+    comparison_plots.plot_parallel({"rate": rates, "size": [*range(20)]}, sizes, "loss", logarithmic={"rate"})
     lines = [line for line in figures_drawn[-1].axes[0].lines if len(line.get_xdata()) == 3]
     heights = sorted(line.get_ydata()[0] for line in lines)
     np.testing.assert_allclose(np.diff(heights), 1 / 19)

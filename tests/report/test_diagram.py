@@ -36,18 +36,18 @@ def description(name: str, classes: int = 1000) -> ModelDescription:
 @pytest.fixture
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The matplotlib figures that were rendered, newest last."""
-    drawn: list[Any] = []
+    figures: list[Any] = []
     saved = diagram.save_figure
 
     def keep(figure: Any, format: str) -> bytes:
-        drawn.append(figure)
+        figures.append(figure)
         data = saved(figure, format)
         figure.dpi = 200  # the renderer that measures texts is that of the saving
         return data
 
     monkeypatch.setattr(diagram, "save_figure", keep)
     monkeypatch.setattr(lr_plot, "save_figure", keep)
-    return drawn
+    return figures
 
 
 def words(figure: Any) -> list[Any]:

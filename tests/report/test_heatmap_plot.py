@@ -22,13 +22,13 @@ def test_each_pixel_of_the_image_is_there(height: int, width: int, times: int) -
     pixels = image(height, width)
     heat = np.linspace(0, 1, height * width, dtype=np.float32).reshape(height, width)
     png = plot_explanation(pixels, heat, HeatRegion(2, 3, 10, 12, 0.5), "cat  $0.9", "below")
-    drawn = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+    plot = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     panel = np.repeat(np.repeat(pixels, times, 0), times, 1)
-    places = np.lib.stride_tricks.sliding_window_view(drawn[:, :, 0], (8, 8))
+    places = np.lib.stride_tricks.sliding_window_view(plot[:, :, 0], (8, 8))
     positions = np.argwhere((places == panel[:8, :8, 0]).all((2, 3)))
     assert len(positions) >= 1, "the image's corner, pixel by pixel"
     top, left = positions[0]
-    assert np.array_equal(drawn[top : top + panel.shape[0], left : left + panel.shape[1]], panel)
+    assert np.array_equal(plot[top : top + panel.shape[0], left : left + panel.shape[1]], panel)
 
 
 def test_hot_is_yellow_cold_is_dark_and_what_was_not_seen_is_darker() -> None:

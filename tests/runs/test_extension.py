@@ -32,14 +32,14 @@ TINY = [
 
 
 class StoppingCallback(Callback):
-    """Keeps what is said, and ends the process, so to speak, after epoch `at`."""
+    """Keeps the messages, and ends the process, as it were, after epoch `at`."""
 
     def __init__(self, at: int = -1) -> None:
         self.at = at
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def on_message(self, text: str) -> None:
-        self.said.append(text)
+        self.messages.append(text)
 
     def on_epoch_end(self, record: EpochRecord) -> None:
         if record.epoch == self.at:
@@ -94,7 +94,7 @@ def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, Train
     assert result.epochs == 4
     assert result.weights_sha256 == long[1].weights_sha256
     assert read_history_rows(short) == read_history_rows(long[0])
-    assert listener.said[0].endswith("continues from epoch 2 to 4: the stage 'training' had 2 epochs and now has 4")
+    assert listener.messages[0].endswith("continues from epoch 2 to 4: the stage 'training' had 2 epochs and now has 4")
     run = RunDirectory.open(short)
     assert run.info["status"] == "complete"
     assert run.info["result"]["epochs"] == run.config.train.epochs == 4
@@ -169,7 +169,7 @@ def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: P
     before = read_history_rows(out)
     listener = StoppingCallback()
     result = api.resume(out, epochs=4, callback=listener)
-    assert listener.said[0].endswith(
+    assert listener.messages[0].endswith(
         "the stage 'all' had 4 epochs and now has 3; the cosine schedule is recomputed for all of them"
     )
     assert result.epochs == 3, "one more epoch without a gain, then early stopping again"

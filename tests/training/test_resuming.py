@@ -235,17 +235,17 @@ def test_a_nan_validation_loss_is_never_the_best() -> None:
 
 
 @pytest.mark.parametrize(
-    ("thaws", "shared"),
+    ("unfreezes", "shared"),
     [
         ((0, 2, -1, 0), [(0, 2), (0, 2), (), (0,)]),
         ((-1,), [()]),
         ((99, 0), [(), (0,)]),  # the whole backbone is trained first: there are no frozen layers
     ],
 )
-def test_features_are_shared_by_the_same_stages_wherever_training_goes_on(thaws: Any, shared: Any) -> None:
+def test_features_are_shared_by_the_same_stages_wherever_training_goes_on(unfreezes: Any, shared: Any) -> None:
     network = build_test_network("cifar10-deep")
     stage_configs = tuple(
-        StageConfig(f"{n}", unfreeze=min(unfreeze, len(network.backbone))) for n, unfreeze in enumerate(thaws)
+        StageConfig(f"{n}", unfreeze=min(unfreeze, len(network.backbone))) for n, unfreeze in enumerate(unfreezes)
     )
     groups = [
         tuple(stage.unfreeze for stage in stages.group_stages(network, stage_configs, n))

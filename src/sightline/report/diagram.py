@@ -313,7 +313,7 @@ def _legend(layer_groups: Sequence[DiagramGroup]) -> list[tuple[str, str]]:
 
 def _meaning(kind: str, units: Sequence[DiagramUnit]) -> str:
     if kind == "block":
-        used = {part[0] for unit in units if len(unit.parts) <= MAX_LISTED for part in unit.parts}
+        used = {text[0] for unit in units if len(unit.parts) <= MAX_LISTED for text in unit.parts}
         notes = [note for letter, note in (("d", "d: depthwise"), ("s", "s: separable")) if letter in used]
         blocks = " or ".join(sorted({unit.text for unit in units}, key=len, reverse=True))
         return f"{blocks} ({', '.join(notes)})" if notes else blocks

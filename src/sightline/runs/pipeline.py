@@ -192,8 +192,8 @@ def _build_result(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final:
     data, evaluations, best_epoch = prepared.data, final.evaluations, fitted.result.best
 
     def split_metrics(split: Split) -> SplitMetrics | None:
-        found = evaluations.get(split)
-        return None if found is None else SplitMetrics(found.accuracy, found.loss, found.count)
+        evaluation = evaluations.get(split)
+        return None if evaluation is None else SplitMetrics(evaluation.accuracy, evaluation.loss, evaluation.count)
 
     return TrainResult(
         run=str(job.run.path),

@@ -335,15 +335,15 @@ def test_params_have_the_ranges_of_the_generator_of_the_tutorial() -> None:
     np.testing.assert_allclose(actual[:, 5].mean(), expected[:, 5].mean(), atol=0.04)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.25])
-def test_a_crop_is_a_crop_of_the_padded_image(share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.1, 0.25])
+def test_a_crop_is_a_crop_of_the_padded_image(fraction: float) -> None:
     """The reference pads and crops in NumPy (He et al., 2015: 4 black pixels around 32)."""
     for fill, mode in (("constant", "constant"), ("nearest", "edge"), ("reflect", "symmetric")):
-        config = AugmentConfig(crop=share, fill_mode=fill)  # type: ignore[arg-type]
+        config = AugmentConfig(crop=fraction, fill_mode=fill)  # type: ignore[arg-type]
         pixels = np.repeat(make_smooth_image(20, 12), 60, 0)
         params = pipeline.sample_params(config, 60, (20, 12), 0, 1)
         offsets = params[:, [2, 5]].astype(int)
-        pad_height, pad_width = round(20 * share), round(12 * share)
+        pad_height, pad_width = round(20 * fraction), round(12 * fraction)
         assert set(offsets[:, 0]) == set(range(-pad_width, pad_width + 1))
         assert set(offsets[:, 1]) == set(range(-pad_height, pad_height + 1))
         padded = np.pad(pixels[0], ((pad_height, pad_height), (pad_width, pad_width), (0, 0)), mode=mode)  # type: ignore[call-overload]

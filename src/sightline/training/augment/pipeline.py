@@ -87,11 +87,11 @@ def apply(config: AugmentConfig, pixels: Any, params: Any) -> Any:
     return _convert(pixels, values, "uint8")
 
 
-def _convert(pixels: Any, values: str, wanted: str) -> Any:
-    if values == wanted:
+def _convert(pixels: Any, values: str, dtype: str) -> Any:
+    if values == dtype:
         return pixels
     ops = backend.keras().ops
-    if wanted == "float32":
+    if dtype == "float32":
         return ops.cast(pixels, "float32")
     return ops.cast(ops.clip(ops.round(pixels), 0, 255), "uint8")
 
