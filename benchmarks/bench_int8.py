@@ -43,12 +43,12 @@ def compare_accuracy() -> str:
 
     from sightline.api import load
     from sightline.compress import noninferiority
-    from sightline.inference import bundle, parity
+    from sightline.inference import bundle, runner
 
     samples = load(os.environ[trained_run.RUN]).labeled_images().load("test").subset
     right = []
     for folder in (trained_run.bundle(), Path(os.environ[INT8])):
-        probabilities = parity.predict_probabilities(bundle.load(folder)[1], samples)
+        probabilities = runner.predict_probabilities(bundle.load(folder)[1], samples)
         right.append(np.equal(probabilities.argmax(1), samples.labels))
     comparison = noninferiority.compare_models(right[0], right[1], "test")
     return (

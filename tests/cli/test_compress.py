@@ -22,7 +22,7 @@ from sightline import load
 from sightline.compress import search
 from sightline.compress.noninferiority import compare_models
 from sightline.compress.search_dir import CompressionCandidate, pareto_front
-from sightline.inference import bundle, parity
+from sightline.inference import bundle, runner
 from sightline.inference.runtimes.keras import KerasPredictor
 
 Trained = tuple[Path, dict[str, Any]]
@@ -273,7 +273,7 @@ def test_a_chain_of_convolutions_is_twenty_times_smaller_without_loss(sightline:
     best = max(small, key=lambda c: float(c["accuracy"]))  # with few images, the smallest may just be lucky
     samples = load(run).labeled_images().load("test").subset
     right = [
-        parity.predict_probabilities(
+        runner.predict_probabilities(
             load(run / "compressed" / "candidates" / name / "bundle").predictor, samples
         ).argmax(1)
         == samples.labels

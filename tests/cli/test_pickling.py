@@ -149,6 +149,21 @@ def test_thresholds_of_an_export_are_kept(stored: Callable[[str], Path], tmp_pat
     assert replace(again.manifest, thresholds=None) == load(stored("saved_model")).manifest
 
 
+def test_thresholds_are_read_once_and_replaced_when_saved(stored: Callable[[str], Path], tmp_path: Path) -> None:
+    model = load(shutil.copytree(stored("run"), tmp_path / "run"))
+    assert model.run is not None
+    first = Thresholds(confidence=0.4, target_precision=0.9, count=10)
+    model.run.write_thresholds(first)
+    predictions = model.predict(list(PIXELS))
+    assert all(prediction.decision is not None for prediction in predictions)
+    (model.run.path / "thresholds.json").write_text("damaged after the first prediction", encoding="utf-8")
+    assert model.predict(list(PIXELS)) == predictions
+    assert list(model.iter_predictions(list(PIXELS))) == predictions
+    second = Thresholds(confidence=0.999999, target_precision=0.99, count=10)
+    model.save_thresholds(second)
+    assert model.with_flip_tta().thresholds == model.thresholds == second == load(model.run.path).thresholds
+
+
 @pytest.mark.parametrize("form", exported_folder.FORMATS)
 def test_every_command_takes_an_export(
     sightline: Command, stored: Callable[[str], Path], form: str, colors: Path, tmp_path: Path

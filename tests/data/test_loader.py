@@ -111,7 +111,7 @@ def test_one_batch_is_gathered_ahead_in_another_thread() -> None:
     next(flow)
     second = next(flow)
     assert second.positions.tolist() == [2, 3]
-    flow.close()  # type: ignore[attr-defined]  # an iterator by its type, a generator in truth
+    flow.close()
     assert len(reads) == 3
     assert threading.current_thread().name not in reads
 

@@ -89,3 +89,27 @@ def test_no_batch_is_larger_than_suits(count: int) -> None:
     predict_concurrently(predictor, [png(9)] * count)
     assert sum(predictor.sizes) == count
     assert max(predictor.sizes) <= 128
+
+
+def test_threads_are_started_once_not_for_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = BlockingPredictor()
+    predictor.go.set()
+    started: list[str] = []
+    start = threading.Thread.start
+
+    def record(thread: threading.Thread) -> None:
+        started.append(thread.name)
+        start(thread)
+
+    async def ask() -> None:
+        batcher = Batcher(Classifier(predictor))
+        work = asyncio.create_task(batcher.run())
+        for level in range(1, 30):
+            await batcher.predict(png(level))
+        work.cancel()
+        batcher.close()
+
+    monkeypatch.setattr(threading.Thread, "start", record)
+    asyncio.run(ask())
+    assert len(predictor.sizes) == 29
+    assert all(name.startswith(("decode", "model")) for name in started), started

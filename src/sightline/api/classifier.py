@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,14 +57,13 @@ class Classifier:
         self.run = run
         self.manifest = manifest
         self.path = path
-        self._saved_thresholds: Thresholds | None = None  # of the original's run, in a copy or a pickle
         self._keras_predictor: KerasPredictor | None = None  # the Keras model, loaded once gradients are needed
         self.trained_on: Dataset | None = None  # the images of the run, if they are in memory and known
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy or a pickle, which predicts alike in any process and working directory.
 
-        The run's path becomes absolute; its thresholds are included in case the run cannot be reached there.
+        The run's path becomes absolute; its thresholds are included.
         """
         run = None if self.run is None else RunDirectory(self.run.path.absolute())
         path = None if self.path is None else self.path.absolute()
@@ -72,7 +72,7 @@ class Classifier:
             "path": path,
             "_keras_predictor": None,
             "trained_on": None,
-            "_saved_thresholds": self.thresholds,
+            "thresholds": self.thresholds,
         }
 
     @property
@@ -88,7 +88,7 @@ class Classifier:
     def with_flip_tta(self) -> Classifier:
         """Return a classifier with flip test-time augmentation, at twice the cost."""
         flipped = Classifier(FlipTTA(self.predictor), self.run, self.manifest, self.path)
-        flipped._saved_thresholds, flipped.trained_on = self._saved_thresholds, self.trained_on
+        flipped.thresholds, flipped.trained_on = self.thresholds, self.trained_on
         return flipped
 
     def predict(
@@ -100,9 +100,14 @@ class Classifier:
         array [N, H, W, C] is N images. An unreadable image yields a prediction with only `error` set. `top` is the
         number of classes in each prediction; `set` may contain ``data.limits.file_mb``, the maximum file size in MiB.
         """
+        return RecordList(self.iter_predictions(images, top=top, set=set), prediction_row)
+
+    def iter_predictions(
+        self, images: ImageLike | Iterable[ImageLike | stream.InputItem], *, top: int = 5, set: Settings = ()
+    ) -> Iterator[Prediction]:
+        """Yield the predictions of `predict` as they are ready, for any number of images: few are in memory at once."""
         items = stream.make_items(split_images(images), stream.parse_file_limits(to_assignments(set)))
-        top = min(top, len(self.classes))
-        return RecordList(stream.predict(self.predictor, items, top=top, thresholds=self.thresholds), prediction_row)
+        return stream.predict(self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds)
 
     def predict_proba(self, images: ImageLike | Iterable[ImageLike], *, set: Settings = ()) -> NDArray[np.float32]:
         """Return the probabilities of all classes, float32 [N, K], in the order of `classes`; each row sums to 1.
@@ -323,12 +328,16 @@ class Classifier:
             stored_thresholds.save_in_run(self.run, thresholds)
         elif self.path is not None and self.manifest is not None:
             self.manifest = stored_thresholds.save_in_bundle(self.path, self.manifest, thresholds)
+        self.thresholds = thresholds
 
-    @property
+    @cached_property
     def thresholds(self) -> Thresholds | None:
-        """The fitted abstention thresholds: the run's, else the bundle's; None before they are fitted."""
+        """The fitted abstention thresholds: the run's, else the bundle's; None before they are fitted.
+
+        They are read once, and replaced by `save_thresholds`.
+        """
         if self.run is not None:
-            return self.run.read_thresholds() if self.run.path.is_dir() else self._saved_thresholds
+            return self.run.read_thresholds()
         stored = None if self.manifest is None else self.manifest.thresholds
         return Thresholds.from_dict(stored) if stored else None
 

@@ -26,7 +26,7 @@ from sightline.data.indexing import Sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.types import Index, Split
 from sightline.errors import DataError, UsageError, plural, suggest
-from sightline.inference import bundle, parity
+from sightline.inference import bundle, runner
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.build import ModelSpec, build_shapes_only
 from sightline.models.describe import weights_sha256
@@ -288,7 +288,7 @@ def _test_noninferiority(
     correct = []
     for name in ("original", candidate.name):
         _, predictor = bundle.load(store.folder(name) / "bundle")
-        probabilities = parity.predict_probabilities(
+        probabilities = runner.predict_probabilities(
             predictor, samples, task=f"{split} with {name}", progress=callback.on_progress
         )
         correct.append(np.equal(probabilities.argmax(1), samples.labels))

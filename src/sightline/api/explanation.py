@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ from PIL import Image, ImageOps
 from sightline import _io
 from sightline.api import owned_png
 from sightline.callbacks import Progress, no_progress
-from sightline.errors import ImageError, OutputError, UsageError, suggest
+from sightline.errors import OutputError, UsageError, suggest
 from sightline.explain import localization as heat_map
 from sightline.explain.explanation import Explanation, HeatRegion
 from sightline.explain.faithfulness import check_faithfulness
 from sightline.explain.heatmaps import Method, compute_heat_maps, resolve_method
-from sightline.inference.predictor import NOT_FINITE_REASON, Predictor, call_padded, choose_batch_size
+from sightline.inference.predictor import Predictor
+from sightline.inference.runner import ImageOutputs, predict_images
 from sightline.inference.stream import InputItem
 from sightline.preprocessing import PreprocessingSpec, inspect_image
 from sightline.report.heatmap_plot import plot_explanation
@@ -70,72 +73,66 @@ def _explain_batches(
     seed: int,
     progress: Progress,
 ) -> Iterator[Explanation]:
-    last_progress, size = ("", 0), choose_batch_size(predictor.preprocess)
-    for start in range(0, len(items), size):
-        decoded = [_decode(predictor.preprocess, item) for item in items[start : start + size]]
-        readable = [image for image in decoded if not isinstance(image, str)]
+    last_progress, start = ("", 0), 0
+    decode = partial(_decode, predictor.preprocess)
+    with closing(predict_images(predictor, items, decode, lambda image: image.pixels)) as batches:
+        for batch in batches:
+            predicted = [image for image in batch if image.error is None]
 
-        def advance(task: str, done: int, total: int, *, start: int = start, count: int = len(readable)) -> None:
-            nonlocal last_progress
-            steps_per_image = total // count  # per image
-            last_progress = (task, len(items) * steps_per_image)
-            if start * steps_per_image + done < last_progress[1]:
-                progress(task, start * steps_per_image + done, last_progress[1])
+            def advance(task: str, done: int, total: int, *, start: int = start, count: int = len(predicted)) -> None:
+                nonlocal last_progress
+                steps_per_image = total // count  # per image
+                last_progress = (task, len(items) * steps_per_image)
+                if start * steps_per_image + done < last_progress[1]:
+                    progress(task, start * steps_per_image + done, last_progress[1])
 
-        explanations = iter(_explain_batch(predictor, readable, method, label, seed, advance) if readable else ())
-        for item, one in zip(items[start : start + size], decoded, strict=False):
-            if isinstance(one, str):
-                yield Explanation(item.path, method, error=one)
-            else:
-                explanation = replace(next(explanations), path=item.path)
-                yield writer.draw(explanation, one, predictor.preprocess)
+            explanations = iter(_explain_batch(predictor, predicted, method, label, seed, advance) if predicted else ())
+            for image in batch:
+                if image.decoded is None or image.error is not None:
+                    yield Explanation(image.item.path, method, error=image.error)
+                else:
+                    yield writer.draw(next(explanations), image.decoded, predictor.preprocess)
+            start += len(batch)
     if last_progress[1]:
         progress(last_progress[0], last_progress[1], last_progress[1])
 
 
-def _decode(preprocess: PreprocessingSpec, item: InputItem) -> _DecodedImage | str:
-    try:
-        content = item.read()
-        if isinstance(content, bytes | bytearray | memoryview):
-            header = inspect_image(content, preprocess.page, preprocess.max_megapixels)
-            return _DecodedImage(content, header.width, header.height, preprocess.decode(content))
-        pixels = preprocess.apply(content)
-        if isinstance(content, Image.Image):
-            width, height = ImageOps.exif_transpose(content).size
-        else:
-            height, width = content.shape[:2]
-        return _DecodedImage(content, width, height, pixels)
-    except ImageError as error:
-        return str(error)
+def _decode(preprocess: PreprocessingSpec, item: InputItem) -> _DecodedImage:
+    content = item.read()
+    if isinstance(content, bytes | bytearray | memoryview):
+        header = inspect_image(content, preprocess.page, preprocess.max_megapixels)
+        return _DecodedImage(content, header.width, header.height, preprocess.decode(content))
+    pixels = preprocess.apply(content)
+    if isinstance(content, Image.Image):
+        width, height = ImageOps.exif_transpose(content).size
+    else:
+        height, width = content.shape[:2]
+    return _DecodedImage(content, width, height, pixels)
 
 
 def _explain_batch(
     predictor: Predictor,
-    readable: Sequence[_DecodedImage],
+    images: Sequence[ImageOutputs[InputItem, _DecodedImage]],
     method: Method,
     label: str | None,
     seed: int,
     progress: Progress,
 ) -> Iterator[Explanation]:
-    """Yield the explanations of the readable images, without path and figure."""
-    pixels = np.stack([image.pixels for image in readable])
-    probabilities = call_padded(
-        predictor.probabilities, pixels, min(choose_batch_size(predictor.preprocess), len(pixels))
-    )
-    finite = np.isfinite(probabilities).all(1)
-    predicted = np.where(finite, np.nan_to_num(probabilities).argmax(1), 0)
-    class_indices = predicted if label is None else np.full(len(pixels), predictor.classes.index(label))
+    """Yield the explanations of images that have outputs, without a figure."""
+    decoded = [image.decoded for image in images if image.decoded is not None]
+    probabilities = np.stack([image.probabilities for image in images if image.probabilities is not None])
+    pixels = np.stack([image.pixels for image in decoded])
+    class_indices = probabilities.argmax(1)
+    if label is not None:
+        class_indices = np.full(len(pixels), predictor.classes.index(label))
     maps = compute_heat_maps(predictor, pixels, class_indices, method, seed=seed, progress=progress)
-    for one, row, class_index, is_finite, heat in zip(
-        readable, probabilities, class_indices.tolist(), finite, maps, strict=True
+    for image, one, row, class_index, heat in zip(
+        images, decoded, probabilities, class_indices.tolist(), maps, strict=True
     ):
-        if not is_finite:
-            yield Explanation("", method, error=NOT_FINITE_REASON)
-            continue
         width, height = _display_size(one)
         hottest = heat_map.find_region(heat_map.map_to_original(heat, predictor.preprocess, width, height))
         yield Explanation(
-            "",
+            image.item.path,
             method,
             predictor.classes[class_index],
             float(row[class_index]),

@@ -19,7 +19,7 @@ from sightline.data.indexing import Sources
 from sightline.data.types import Subset
 from sightline.errors import ModelError, OutputError, UsageError, check_installed, plural, suggest
 from sightline.export import keras_to_onnx, openvino, quantize, tensorflow
-from sightline.inference import bundle, exported_folder, parity
+from sightline.inference import bundle, exported_folder, parity, runner
 from sightline.inference.bundle import Bundle
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.parity import Parity, Tolerance
@@ -269,7 +269,7 @@ class _Exporter:
     callback: Callback
 
     def export(self) -> ExportResult:
-        reference = parity.predict_probabilities(
+        reference = runner.predict_probabilities(
             self.source.reference, self.samples, task="predicting (model)", progress=self.callback.on_progress
         )
         graph, float_layers = (
@@ -308,7 +308,7 @@ class _Exporter:
 
         def accept(file: bytes) -> bool:
             predictor = self._predictor(file)
-            probabilities = parity.predict_probabilities(
+            probabilities = runner.predict_probabilities(
                 predictor, subset, task="evaluating int8", progress=self.callback.on_progress
             )
             return parity.compare_probabilities(reference[: len(subset)], probabilities).is_within(self.tolerance)
@@ -408,7 +408,7 @@ class _Exporter:
 
     def _compare(self, reference: Any, predictor: Predictor, size: int) -> Parity:
         progress = self.callback.on_progress
-        probabilities = parity.predict_probabilities(
+        probabilities = runner.predict_probabilities(
             predictor, self.samples, task=f"predicting ({self.export_format})", progress=progress
         )
         parity_result = parity.compare_probabilities(reference, probabilities, self.samples.labels, size)

@@ -12,11 +12,12 @@ from PIL import Image
 
 from sightline.errors import DataError, suggest
 from sightline.inference.results import Prediction
+from sightline.inference.stream import InputItem
 
 ImageLike = str | Path | bytes | NDArray[np.uint8] | Image.Image
 
 
-def split_images(images: ImageLike | Iterable[ImageLike]) -> Iterable[ImageLike]:
+def split_images(images: ImageLike | Iterable[ImageLike | InputItem]) -> Iterable[ImageLike | InputItem]:
     """Return one or several images as several; an array is several if it is [N, H, W, C], or [N, H, W] with W > 4."""
     if isinstance(images, np.ndarray):
         one = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] <= 4)

@@ -70,11 +70,13 @@ def predict(
     items = stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
     first = stream.take_first(items)  # report a wrong path or an empty folder before loading the model
     classifier = api.load(model)
-    count, thresholds = len(classifier.classes), classifier.thresholds
+    count = len(classifier.classes)
     shown_count = min(count, top or (1 if chosen_format == PredictionFormat.csv else TOP))
-    layout = RowFormat(shown_count, classifier.classes if probabilities else (), thresholds is not None, raw_csv)
+    layout = RowFormat(
+        shown_count, classifier.classes if probabilities else (), classifier.thresholds is not None, raw_csv
+    )
     requested_count = count if probabilities else shown_count
-    predictions = stream.predict(classifier.predictor, chain(first, items), top=requested_count, thresholds=thresholds)
+    predictions = classifier.iter_predictions(chain(first, items), top=requested_count)
     if chosen_format == PredictionFormat.text:
         failed = _count_errors(_print_rows(predictions))[1]
     elif out is None:

@@ -32,7 +32,7 @@ from sightline.data.dataset import DecodedDataset
 from sightline.data.types import Subset
 from sightline.errors import DivergedError, ModelError
 from sightline.export import keras_to_onnx, quantize
-from sightline.inference import parity
+from sightline.inference import parity, runner
 from sightline.inference.bundle import Bundle
 from sightline.inference.runtimes.keras import load_model
 from sightline.inference.runtimes.onnx import OnnxPredictor
@@ -311,7 +311,9 @@ class CompressionSearch:
         if self.subject.calibrate is None:
             return keras_to_onnx.convert_model(model)
         model.get_layer("temperature").scale = 1.0
-        logits = parity.predict_logits(self._make_predictor(keras_to_onnx.convert_model(model)), self._validation)
+        logits = runner.predict_outputs(
+            self._make_predictor(keras_to_onnx.convert_model(model)), self._validation
+        ).logits
         self.subject.calibrate(model, logits, self._validation.labels)
         return keras_to_onnx.convert_model(model)
 
@@ -361,7 +363,7 @@ class CompressionSearch:
     ) -> CompressionCandidate:  # fmt: skip
         """Measure a file, write its bundle and its record."""
         predictor = self._make_predictor(graph)
-        probabilities = parity.predict_probabilities(
+        probabilities = runner.predict_probabilities(
             predictor, self._validation, task="validation", progress=self.callback.on_progress
         )
         correct = np.equal(probabilities.argmax(1), self._validation.labels)
@@ -395,7 +397,7 @@ class CompressionSearch:
 
     def _predict_correct(self, predictor: OnnxPredictor) -> NDArray[np.bool_]:
         """Return whether each validation image is classified correctly."""
-        probabilities = parity.predict_probabilities(predictor, self._validation)
+        probabilities = runner.predict_probabilities(predictor, self._validation)
         correct: NDArray[np.bool_] = np.equal(probabilities.argmax(1), self._validation.labels)
         return correct
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.data.types import Subset
 from sightline.seeding import make_generator
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 def iterate_batches(
     samples: Subset, size: int, order: NDArray[np.int64] | None = None, start: int = 0
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield batches of `size` images in `order` (default: as stored), from step `start` on; the last may be smaller.
 
     The next batch is gathered in a background thread while the current one is in use.
@@ -41,12 +47,19 @@ def iterate_batches(
         positions = sequence[at : at + size]
         return Batch(positions, samples.take(positions), samples.labels[positions])
 
-    with ThreadPoolExecutor(1) as pool:
-        pending = None
-        for at in starts:
-            next_batch = pool.submit(gather, at)
-            if pending is not None:
-                yield pending.result()
-            pending = next_batch
-        if pending is not None:
-            yield pending.result()
+    return load_ahead((partial(gather, at) for at in starts), threads=1, ahead=1)
+
+
+def load_ahead(tasks: Iterable[Callable[[], T]], threads: int, ahead: int) -> Generator[T, None, None]:
+    """Yield the results of `tasks` in order; while one is in use, `threads` threads run at most the next `ahead`."""
+    remaining, pending = iter(tasks), deque[Future[T]]()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        while True:
+            for task in islice(remaining, ahead + 1 - len(pending)):
+                pending.append(pool.submit(task))
+            if not pending:
+                return
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

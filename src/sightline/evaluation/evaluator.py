@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from sightline import intervals, metrics
 from sightline.callbacks import Progress, no_progress
-from sightline.data.loader import iterate_batches
 from sightline.data.types import Subset, UnreadableImage
 from sightline.evaluation import scoring
 from sightline.evaluation.results import EvaluationResult
-from sightline.inference.predictor import Predictor, call_padded, choose_batch_size
+from sightline.inference.predictor import Predictor
+from sightline.inference.runner import predict_probabilities
 
 
 def evaluate_predictor(
@@ -27,14 +27,7 @@ def evaluate_predictor(
 ) -> EvaluationResult:
     """Evaluate `predictor` on `samples`, whose labels are indices into `predictor.classes`."""
     started = time.perf_counter()
-    outputs: list[NDArray[np.float32]] = []
-    rows_per_batch = batch_size or choose_batch_size(predictor.preprocess)
-    done, size = 0, min(rows_per_batch, len(samples))
-    for batch in iterate_batches(samples, rows_per_batch):
-        outputs.append(call_padded(predictor.probabilities, batch.pixels, size))
-        done += len(batch.labels)
-        progress("evaluating", done, len(samples))
-    probabilities = np.concatenate(outputs) if outputs else np.zeros((0, len(predictor.classes)), np.float32)
+    probabilities = predict_probabilities(predictor, samples, batch_size=batch_size, progress=progress)
     seconds = time.perf_counter() - started
     return compute_evaluation(predictor.classes, probabilities, samples, rejects=rejects, seconds=seconds)
 

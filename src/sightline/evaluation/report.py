@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from sightline import jsonio, metrics
 from sightline.callbacks import Progress, no_progress
-from sightline.data.loader import iterate_batches
 from sightline.data.types import LabeledSubset, Subset
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import binary, calibration, conformal, ood, selective, shift, slices
@@ -27,8 +26,9 @@ from sightline.evaluation.selective import RiskCoverageCurve, SelectiveResult, T
 from sightline.evaluation.shift import SplitShift
 from sightline.evaluation.slices import SliceMetrics
 from sightline.inference.decisions import compute_energy, decide, predict_labels
-from sightline.inference.predictor import Outputs, Predictor, call_padded
+from sightline.inference.predictor import Outputs, Predictor
 from sightline.inference.results import Thresholds
+from sightline.inference.runner import predict_outputs
 from sightline.intervals import Interval
 
 TEMPERATURE_TOLERANCE = 0.005  # temperatures this close to 1 print as 1.00 and change no displayed probability
@@ -177,23 +177,9 @@ def collect_outputs(
     predictor: Predictor, samples: Subset, progress: Progress = no_progress, task: str = "evaluating"
 ) -> ModelOutputs:
     """Return the outputs of `predictor` for all `samples`; raises `DataError` if there are none."""
-    size, done = min(32, len(samples)), 0
-    batch_outputs: list[tuple[NDArray[np.float32], ...]] = []
-
-    def concatenate_outputs(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        outputs = predictor.outputs(pixels)
-        return np.concatenate([outputs.probabilities, outputs.logits, outputs.features], 1)
-
-    for batch in iterate_batches(samples, size):
-        rows = call_padded(concatenate_outputs, batch.pixels, size)
-        batch_outputs.append(tuple(np.split(rows, [len(predictor.classes), 2 * len(predictor.classes)], 1)))
-        done += len(batch.labels)
-        progress(task, done, len(samples))
-    if not batch_outputs:
+    if not len(samples):
         raise DataError("There are no images to evaluate the model on.")
-    return ModelOutputs(
-        Outputs(*(np.concatenate(arrays) for arrays in zip(*batch_outputs, strict=True))), samples.labels
-    )
+    return ModelOutputs(predict_outputs(predictor, samples, task=task, progress=progress), samples.labels)
 
 
 def evaluate_calibration(evaluated: ModelOutputs, held_out: ModelOutputs | None) -> CalibrationReport:

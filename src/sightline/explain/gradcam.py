@@ -21,9 +21,8 @@ from sightline.callbacks import Progress, no_progress
 from sightline.errors import ModelError
 from sightline.explain.gradient import compile_gradient
 from sightline.explain.localization import resize_heat
-from sightline.inference.predictor import call_padded
+from sightline.inference.runner import choose_batch_size, iterate_positions, run_batches
 
-BATCH = 32
 HEADS = ("pool", "flatten")  # the names of the first layer of a head, in models/build.py
 
 
@@ -48,14 +47,16 @@ class GradCam:
     ) -> NDArray[np.float32]:
         """Return float32 [N, H, W], at least 0, of uint8 `pixels` [N, H, W, C] for the classes `class_indices` [N]."""
         weights = self.score_weights(class_indices)
-        size = min(BATCH, len(pixels))
+        size = min(choose_batch_size(pixels.shape[1:]), len(pixels))
         out = np.zeros(pixels.shape[:3], np.float32)
-        for start in range(0, len(pixels), BATCH):
-            at = np.arange(start, min(start + BATCH, len(pixels)))
-            batch = call_padded(lambda rows: np.stack(self._gradient(pixels[rows], weights[rows]), 1), at, size)
-            for i, (maps, slopes) in zip(at, batch, strict=True):
+
+        def compute_gradients(positions: NDArray[np.int64]) -> NDArray[np.float32]:
+            return np.stack(self._gradient(pixels[positions], weights[positions]), 1)
+
+        for positions, gradients in run_batches(compute_gradients, iterate_positions(len(pixels), size), size):
+            for i, (maps, slopes) in zip(positions, gradients, strict=True):
                 out[i] = resize_heat(combine_maps(maps, slopes, plus=plus, flat=self._flat), *pixels.shape[1:3])
-            progress("Grad-CAM", int(at[-1]) + 1, len(pixels))
+            progress("Grad-CAM", int(positions[-1]) + 1, len(pixels))
         return out
 
     def score_weights(self, class_indices: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -8,7 +8,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.inference.predictor import Outputs, Predictor, call_padded, choose_batch_size
+from sightline.inference.predictor import Outputs, Predictor
+from sightline.inference.runner import choose_batch_size, run_batches
 
 
 def mask_images(pixels: NDArray[np.uint8], masks: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -30,12 +31,15 @@ def score_masks(
 
     The predictor gets batches of constant size. `advance` is called with the number of masks in each.
     """
-    source, size = iter(masks), choose_batch_size(predictor.preprocess)
-    while batch := list(islice(source, size)):
-        stacked = np.stack(batch).astype(np.float32)
-        batch_scores = call_padded(lambda rows: score(predictor.outputs(rows)), mask_images(pixels, stacked), size)
+    source, size = iter(masks), choose_batch_size(pixels.shape)
+    batches = (np.stack(batch).astype(np.float32) for batch in iter(lambda: list(islice(source, size)), []))
+
+    def score_batch(batch: NDArray[np.float32]) -> NDArray[np.floating]:
+        return score(predictor.outputs(mask_images(pixels, batch)))
+
+    for batch, scores in run_batches(score_batch, batches, size):
         advance(len(batch))
-        yield stacked, np.asarray(batch_scores, np.float64)
+        yield batch, np.asarray(scores, np.float64)
 
 
 def log_odds_score(class_index: int) -> Callable[[Outputs], NDArray[np.float64]]:

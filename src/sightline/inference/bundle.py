@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from sightline import _io, jsonio
 from sightline.errors import ImageError, ModelError, OutputError
 from sightline.inference.manifest import REFERENCE_FILE, Manifest, SchemaError
-from sightline.inference.predictor import Predictor, check_finite, choose_batch_size
+from sightline.inference.predictor import Predictor, check_finite
+from sightline.inference.runner import choose_batch_size
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.inference.safety import onnx_file
 from sightline.inference.safety.onnx_graph import parse_graph
@@ -159,7 +160,7 @@ def load(path: Path, threads: int = 0) -> tuple[Bundle, OnnxPredictor]:
     """Load and fully verify a bundle; return it with its predictor. Raises `ModelError`."""
     with _explain_errors(path):
         bundle = _read(path)
-        check_limits(parse_graph(bundle.model), choose_batch_size(bundle.manifest.preprocess))
+        check_limits(parse_graph(bundle.model), choose_batch_size(bundle.manifest.preprocess.shape))
         predictor = bundle.make_predictor(threads)
         check_reference_examples(bundle, predictor)
         check_finite(predictor.outputs, predictor.preprocess)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.errors import MissingExtraError, ModelError
 from sightline.export import keras_to_onnx
-from sightline.inference.predictor import call_padded
+from sightline.inference.runner import call_padded
 from sightline.inference.runtimes.onnx import create_session
 
 BATCH_SIZE = 32  # batch size

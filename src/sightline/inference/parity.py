@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import intervals
-from sightline.callbacks import Progress, no_progress
-from sightline.data.types import Subset
-from sightline.inference.predictor import Predictor, call_padded, choose_batch_size
+from sightline.inference.predictor import Predictor
 from sightline.intervals import Interval
 
 BATCH_SIZE = 32
@@ -109,29 +106,6 @@ def _find_ties(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
     second, first = np.partition(probabilities.astype(np.float64), -2, axis=1)[:, -2:].T
     tied: NDArray[np.bool_] = first - second <= np.minimum(TIE_MARGIN, RELATIVE_TIE_MARGIN * first)
     return tied
-
-
-def predict_probabilities(
-    predictor: Predictor, samples: Subset, *, task: str = "comparing", progress: Progress = no_progress
-) -> NDArray[np.float32]:
-    """Return the probabilities of all `samples`, float32 [N, K]."""
-    return _predict_batches(predictor, predictor.probabilities, samples, task, progress)
-
-
-def predict_logits(predictor: Predictor, samples: Subset) -> NDArray[np.float32]:
-    """Return the logits of all `samples`, float32 [N, K]."""
-    return _predict_batches(predictor, lambda rows: predictor.outputs(rows).logits, samples, "", no_progress)
-
-
-def _predict_batches(
-    predictor: Predictor, predict_batch: Callable[[Any], Any], samples: Subset, task: str, progress: Progress
-) -> NDArray[np.float32]:
-    batches, batch_size = [], choose_batch_size(predictor.preprocess)
-    padded_size = min(batch_size, len(samples))
-    for start in range(0, len(samples), batch_size):
-        batches.append(call_padded(predict_batch, samples.take(slice(start, start + batch_size)), padded_size))
-        progress(task, min(start + batch_size, len(samples)), len(samples))
-    return np.concatenate(batches) if batches else np.zeros((0, len(predictor.classes)), np.float32)
 
 
 def measure_speed(

@@ -28,6 +28,11 @@ class Outputs:
     logits: NDArray[np.float32]
     features: NDArray[np.float32]
 
+    @property
+    def arrays(self) -> tuple[NDArray[np.float32], ...]:
+        """The three arrays, in the order of the fields."""
+        return self.probabilities, self.logits, self.features
+
 
 class Predictor(Protocol):
     """A loaded model."""
@@ -59,38 +64,13 @@ class PicklablePredictor:
         return {name: value for name, value in self.__dict__.items() if name != "_session"}
 
 
-MAX_BATCH_PIXELS = 8 * 224 * 224  # of the images in a batch: activations take a hundred times as much memory
-MAX_BATCH_SIZE = 128
-
-
-def choose_batch_size(preprocess: PreprocessingSpec) -> int:
-    """Return a batch size that suits the input: 8 images of 224x224, 128 of 32x32.
-
-    On two cores, ONNX Runtime classifies 106 and 102 images/s of 224x224 with MobileNetV2 in batches of 8 and 32, but
-    takes 220 and 520 MB; 2,103 and 3,325 images/s of 32x32 with `cifar10-deep` in batches of 8 and 128.
-    """
-    return max(1, min(MAX_BATCH_SIZE, MAX_BATCH_PIXELS // (preprocess.height * preprocess.width)))
-
-
-def call_padded(function: Callable[[Any], Any], rows: NDArray[Any], size: int) -> Any:
-    """Return ``function(rows)`` for at most `size` rows, padded to exactly `size` by repeating the last row.
-
-    A compiled model is recompiled for each new batch size, which takes 1.2 s for MobileNetV2 on two cores: more than a
-    whole batch of 32.
-    """
-    missing = size - len(rows)
-    if missing <= 0:
-        return function(rows)
-    return function(np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)]))[: len(rows)]
-
-
 def check_finite(compute_outputs: Callable[[NDArray[np.uint8]], Outputs], preprocess: PreprocessingSpec) -> None:
     """Raise `ModelError` if `compute_outputs` returns NaN or infinity for a random image of the size in `preprocess`.
 
     Reference examples verify that a model is unchanged. A model whose outputs were never finite has none, and neither
     has a lone file.
     """
-    shape = (1, preprocess.height, preprocess.width, preprocess.channels)
+    shape = (1, *preprocess.shape)
     outputs = compute_outputs(make_generator(0, "check", "image").integers(0, 256, shape, np.uint8))
     for name in ("probabilities", "logits", "features"):
         values = getattr(outputs, name)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -15,18 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import process
 from sightline.config import LimitsConfig, resolve_config
 from sightline.data.sources.encoding import decode_text, has_byte_order_mark
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.storage import LIMITS, FolderStore, read_untrusted_file
 from sightline.errors import DataError, ImageError, UsageError
 from sightline.inference.decisions import decide, predict_labels
-from sightline.inference.predictor import NOT_FINITE_REASON, Predictor, call_padded, choose_batch_size
-from sightline.inference.results import ClassProbability, Decision, Prediction, Thresholds
+from sightline.inference.predictor import Predictor
+from sightline.inference.results import ClassProbability, Prediction, Thresholds
+from sightline.inference.runner import ImageOutputs, predict_decoded, predict_images
 from sightline.preprocessing import PreprocessingSpec, detect_format, inspect_image
-
-DecodedImage = NDArray[np.uint8] | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +118,11 @@ def _decode_path_list(data: bytes) -> str:
 
 
 def make_items(images: Iterable[Any], limits: LimitsConfig = LIMITS) -> Iterator[InputItem]:
-    """Yield items for paths, encoded bytes, uint8 arrays [H, W(, C)] or Pillow images, in any mixture."""
+    """Yield items for paths, encoded bytes, uint8 arrays [H, W(, C)], Pillow images or items, in any mixture."""
     for number, image in enumerate(images):
-        if isinstance(image, str | Path):
+        if isinstance(image, InputItem):
+            yield image
+        elif isinstance(image, str | Path):
             yield from expand_inputs([image], limits=limits)
         else:
             yield InputItem(f"[{number}]", lambda value=image: value)  # type: ignore[misc]  # mypy cannot infer a default
@@ -143,71 +142,56 @@ def predict(
     That is the case if the image cannot be read or the model returns NaN or infinity. `batch_size` None: one that suits
     the input size. With `thresholds`, each prediction has a `Decision`.
     """
-    size = batch_size or choose_batch_size(predictor.preprocess)
-    workers = threads or process.count_cores()
-    queue: deque[tuple[str, Future[DecodedImage]]] = deque()
-    remaining_items = iter(items)
-    with ThreadPoolExecutor(workers) as pool:
-
-        def fill() -> None:
-            for item in islice(remaining_items, 3 * size - len(queue)):  # at most three batches ahead
-                queue.append((item.path, pool.submit(_decode_item, predictor.preprocess, item)))
-
-        fill()
-        largest_batch = 0
-        while queue:
-            batch_futures = [queue.popleft() for _ in range(min(size, len(queue)))]
-            decoded = [(path, future.result()) for path, future in batch_futures]
-            fill()
-            largest_batch = max(largest_batch, len(batch_futures))
-            yield from _make_predictions(predictor, decoded, top, largest_batch, thresholds)
+    batches = predict_images(
+        predictor,
+        items,
+        partial(_decode_item, predictor.preprocess),
+        _get_pixels,
+        with_logits=thresholds is not None,
+        batch_size=batch_size,
+        threads=threads,
+    )
+    with closing(batches):
+        for batch in batches:
+            yield from _make_predictions(predictor, batch, top, thresholds)
 
 
-def _decode_item(preprocess: PreprocessingSpec, item: InputItem) -> DecodedImage:
-    try:
-        content = item.read()
-        if isinstance(content, bytes | bytearray | memoryview):
-            return preprocess.decode(content)
-        return preprocess.apply(content)
-    except ImageError as error:
-        return str(error)
+def predict_pixels(
+    predictor: Predictor, images: Sequence[NDArray[np.uint8]], *, top: int, thresholds: Thresholds | None
+) -> list[Prediction]:
+    """Return the predictions for one batch of images that `predictor.preprocess` has decoded, without a path."""
+    decoded = [ImageOutputs(InputItem("", partial(_get_pixels, pixels)), pixels) for pixels in images]
+    batch = predict_decoded(predictor, decoded, _get_pixels, with_logits=thresholds is not None, size=len(images))
+    return list(_make_predictions(predictor, batch, top, thresholds))
+
+
+def _get_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return pixels
+
+
+def _decode_item(preprocess: PreprocessingSpec, item: InputItem) -> NDArray[np.uint8]:
+    content = item.read()
+    if isinstance(content, bytes | bytearray | memoryview):
+        return preprocess.decode(content)
+    return preprocess.apply(content)
 
 
 def _make_predictions(
     predictor: Predictor,
-    decoded: Sequence[tuple[str, DecodedImage]],
+    batch: Sequence[ImageOutputs[InputItem, NDArray[np.uint8]]],
     top: int,
-    size: int,
     thresholds: Thresholds | None,
 ) -> Iterator[Prediction]:
-    decoded_pixels = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
-    results = iter(_predict_batch(predictor, np.stack(decoded_pixels), size, thresholds) if decoded_pixels else ())
-    for path, pixels in decoded:
-        if isinstance(pixels, str):
-            yield Prediction(path, error=pixels)
+    for image in batch:
+        path, row = image.item.path, image.probabilities
+        if row is None:
+            yield Prediction(path, error=image.error)
             continue
-        row, decision = next(results)
-        if not np.isfinite(row).all():
-            yield Prediction(path, error=NOT_FINITE_REASON)
-            continue
+        decision = None
+        if thresholds is not None and image.logits is not None:
+            decision = decide(row[None], image.logits[None], predictor.classes, thresholds)[0]
         order = np.argsort(-row, kind="stable")
         first = predict_labels(row[None], predictor.classes, thresholds)[0]
         top_indices = np.concatenate([[first], order[order != first]])[:top]
         candidates = tuple(ClassProbability(predictor.classes[i], float(row[i])) for i in top_indices)
         yield Prediction(path, candidates[0].label, candidates[0].probability, candidates, decision=decision)
-
-
-def _predict_batch(
-    predictor: Predictor, pixels: NDArray[np.uint8], size: int, thresholds: Thresholds | None
-) -> list[tuple[NDArray[np.float32], Decision | None]]:
-    """Return the probabilities [K] and the decision for each image."""
-    if thresholds is None:
-        return [(row, None) for row in call_padded(predictor.probabilities, pixels, size)]
-
-    def stack_outputs(rows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        outputs = predictor.outputs(rows)
-        return np.stack([outputs.probabilities, outputs.logits], 1)
-
-    stacked = call_padded(stack_outputs, pixels, size)  # [N, 2, K]
-    decisions = decide(stacked[:, 0], stacked[:, 1], predictor.classes, thresholds)
-    return list(zip(stacked[:, 0], decisions, strict=True))

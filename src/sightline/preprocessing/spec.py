@@ -102,6 +102,11 @@ class PreprocessingSpec:
         if self.range is not None:
             object.__setattr__(self, "range", _check_range(self.range))
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of the pixels: (height, width, channels)."""
+        return self.height, self.width, self.channels
+
     def decode(self, data: ImageBytes) -> NDArray[np.uint8]:
         """Decode an encoded image to a new array uint8 ``[height, width, channels]``; raises ImageError."""
         with translate_errors():

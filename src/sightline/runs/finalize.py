@@ -22,7 +22,7 @@ from sightline.evaluation.calibration import Temperature, fit_temperature
 from sightline.evaluation.report import EvaluationReport, ModelOutputs, ThresholdRequest, build_report, collect_outputs
 from sightline.evaluation.results import EvaluationResult
 from sightline.export import keras_to_onnx
-from sightline.inference import bundle, parity
+from sightline.inference import bundle, parity, runner
 from sightline.inference.bundle import Bundle
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.parity import Parity, Tolerance
@@ -187,8 +187,8 @@ def check_parity(
     )
     keras_predictor = KerasPredictor(model, predictor.classes, predictor.preprocess)
     return parity.compare_probabilities(
-        parity.predict_probabilities(keras_predictor, parity_subset),
-        parity.predict_probabilities(predictor, parity_subset),
+        runner.predict_probabilities(keras_predictor, parity_subset),
+        runner.predict_probabilities(predictor, parity_subset),
         parity_subset.labels,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,8 @@ from sightline import process
 from sightline.api import Classifier
 from sightline.errors import ImageError
 from sightline.inference import stream
-from sightline.inference.predictor import choose_batch_size
 from sightline.inference.results import Prediction
+from sightline.inference.runner import choose_batch_size
 
 MAX_WAITING_BATCHES = 16  # maximum batches waiting; beyond that, the server is busy
 
@@ -31,7 +30,7 @@ class Batcher:
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
         self._thresholds = classifier.thresholds
-        self._size = choose_batch_size(classifier.preprocess)
+        self._size = choose_batch_size(classifier.preprocess.shape)
         self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * self._size)
         self._decoders = ThreadPoolExecutor(process.count_cores(), "decode")
         self._model = ThreadPoolExecutor(1, "model")
@@ -79,11 +78,6 @@ class Batcher:
 
     def _predict_batch(self, pixels: list[NDArray[np.uint8]]) -> list[Prediction]:
         classifier = self._classifier
-        predictions = stream.predict(
-            classifier.predictor,
-            stream.make_items(pixels),
-            top=len(classifier.classes),
-            threads=1,
-            thresholds=self._thresholds,
+        return stream.predict_pixels(
+            classifier.predictor, pixels, top=len(classifier.classes), thresholds=self._thresholds
         )
-        return [replace(prediction, path="") for prediction in predictions]

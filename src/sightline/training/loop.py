@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend, metrics
-from sightline.callbacks import Callback, EpochRecord, Progress
+from sightline.callbacks import Callback, EpochRecord, Progress, no_progress
 from sightline.config import AugmentConfig, RunConfig, StageConfig
 from sightline.data.loader import epoch_order, iterate_batches
 from sightline.data.types import Subset
 from sightline.distributed import cluster, devices
 from sightline.errors import DivergedError, Interrupted, ModelError
-from sightline.inference.predictor import call_padded
+from sightline.inference.runner import choose_batch_size, run_subset
 from sightline.models.build import Network
 from sightline.training import checkpoints, stages
 from sightline.training.augment import pipeline
@@ -318,11 +318,12 @@ def _run_epoch(
     val_loss = val_accuracy = logits = None
     if len(stage_run.validation):
 
-        def check() -> None:
-            stop.check(f"while validating epoch {number}")
+        def check_stop(_task: str, done: int, total: int) -> None:
+            if done < total:
+                stop.check(f"while validating epoch {number}")
 
         with swap_in_ema(stage_run.training_model):
-            logits = predict_logits(stage_run.logits_model, stage_run.validation, max(stage_run.batch_size, 32), check)
+            logits = predict_logits(stage_run.logits_model, stage_run.validation, stage_run.batch_size, check_stop)
         val_loss = metrics.cross_entropy_from_logits(logits, stage_run.validation.labels)
         val_accuracy = float(np.mean(logits.argmax(1) == stage_run.validation.labels))
         val_loss, val_accuracy = cluster.broadcast_array(
@@ -371,15 +372,17 @@ def _run_step(
 
 
 def predict_logits(
-    model: Any, subset: Subset, batch_size: int, check: Callable[[], None] = lambda: None
+    model: Any, subset: Subset, step_size: int = 0, progress: Progress = no_progress
 ) -> NDArray[np.float32]:
-    """Return the logits of a subset: float32 [N, K]; `check` is called before each batch."""
-    size = min(batch_size, len(subset))
-    logits = []
-    for batch in iterate_batches(subset, size):
-        check()
-        logits.append(call_padded(partial(devices.predict_on_batch, model), batch.pixels, size))
-    return np.concatenate(logits)
+    """Return the logits of a subset: float32 [N, K].
+
+    Batches are at least as large as those of a training step, `step_size`, for which there is enough memory.
+    """
+    size = max(step_size, choose_batch_size(subset.pixels.shape[1:]))
+    logits: NDArray[np.float32] = run_subset(
+        partial(devices.predict_on_batch, model), subset, batch_size=size, progress=progress
+    )
+    return logits
 
 
 def _is_better(record: EpochRecord, best: EpochRecord | None, monitor: str, min_delta: float) -> bool:
