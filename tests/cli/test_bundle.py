@@ -116,3 +116,12 @@ def test_predicting_from_a_bundle_imports_no_framework(run: Path, colors: Path) 
             [sys.executable, "-c", code, *map(str, verb)], capture_output=True, text=True, check=False, timeout=300
         )
         assert completed.returncode == 0, completed.stderr
+
+
+def test_a_removed_bundle_is_called_so(sightline: Command, run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(copy / "bundle")
+    result = sightline("resume", copy)
+    assert result.code == 1
+    assert f"{copy} has no bundle: its folder {copy / 'bundle'} was removed." in result.err
+    assert "None" not in result.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -97,6 +98,8 @@ def test_the_content_type_does_not_matter(server: Server, colors: Path) -> None:
         ("/predict", b"", "image/png", 400, "no body"),
         ("/predict?top=0", b"x", "image/png", 400, "1 to 3"),
         ("/predict?top=two", b"x", "image/png", 400, "'two'"),
+        ("/predict?top=-1", b"x", "image/png", 400, "'-1'"),
+        ("/predict?top=" + "9" * 5000, b"x", "image/png", 400, "1 to 3"),
         ("/predict", bytes(1_000_001), "image/png", 413, "1000000 bytes"),
         ("/predict", b"--x--", "multipart/form-data; boundary=x", 415, "--data-binary"),
         ("/predict", None, "image/png", 405, "Method Not Allowed"),
@@ -109,6 +112,49 @@ def test_bad_requests_are_explained(
     status, payload = server.request(path, body, kind)
     assert status == code
     assert words in payload["error"]
+    assert server.request("/health")[0] == 200
+
+
+HEAD = b"POST /predict HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "code"),
+    [
+        ((HEAD + b"Content-Length: 1000\r\n\r\n", b"short"), b""),
+        ((HEAD + b"Content-Length: 3\r\n\r\n", b"longer than stated"), b"400"),
+        ((HEAD + b"Content-Length: -1\r\n\r\n", b"x"), b"400"),
+        ((HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", b"x"), b"4"),
+        ((HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", b"xx"), b"400"),
+        ((CHUNKED, b"zz\r\nx\r\n"), b"400"),
+        ((CHUNKED, *[b"8000\r\n" + bytes(0x8000) + b"\r\n"] * 100), b"413"),
+        ((CHUNKED, *[b"1\r\nx\r\n"] * 20_000, b"0\r\n\r\n"), b"400"),
+        ((HEAD.replace(b"test", b"[::") + b"Content-Type: multipart/x\r\nContent-Length: 1\r\n\r\n", b"x"), b"415"),
+        ((HEAD + b"X: y\r\n" * 100_000,), b"4"),
+        ((HEAD[:20],), b""),
+    ],
+    ids=[
+        "shorter than stated", "longer than stated", "negative length", "length of 5,000 digits", "two lengths",
+        "not a chunk", "endless body", "many chunks", "a host that is none", "endless header", "half a line",
+    ],
+)  # fmt: skip
+def test_hostile_requests_end_neither_the_server_nor_its_patience(
+    server: Server, parts: tuple[bytes, ...], code: bytes
+) -> None:
+    """The fixture checks that none of them printed a traceback."""
+    host, port = server.address.removeprefix("http://").split(":")
+    received = b""
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        with contextlib.suppress(ConnectionError):  # refused before all of it was sent
+            for part in parts:
+                client.sendall(part)
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_WR)
+            while data := client.recv(1 << 16):
+                received += data
+    if code and received:
+        assert received.startswith(b"HTTP/1.1 " + code), received[:200]
     assert server.request("/health")[0] == 200
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import random
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from command import COLORS, draw_classes
+from damage import damage_file
 from sightline import api
 from sightline.callbacks import Callback, EpochRecord
 from sightline.config import resolve_config
@@ -29,8 +34,9 @@ from sightline.errors import (
     SightlineError,
     UsageError,
 )
+from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
-from sightline.sweeps import SweepResult, TrialResult, parameters, search_space, study, sweep, trial_process
+from sightline.sweeps import SweepResult, TrialResult, parameters, results, search_space, study, sweep, trial_process
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 
 TINY = """
@@ -599,3 +605,100 @@ def test_without_optuna_the_install_line_is_named(search: Search, monkeypatch: p
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingExtraError, match=r'pip install "sightline\[sweep\]"'):
         search(GRID)
+
+
+# Damaged studies
+
+
+COLUMNS = (
+    ("trial_user_attributes", "value_json"), ("trial_system_attributes", "value_json"),
+    ("study_user_attributes", "value_json"), ("trials", "state"), ("trials", "number"), ("trial_values", "value"),
+    ("trial_values", "value_type"), ("trial_params", "param_name"), ("trial_params", "param_value"),
+    ("trial_params", "distribution_json"), ("trial_intermediate_values", "step"), ("version_info", "schema_version"),
+)  # fmt: skip
+CELLS = (
+    "null", "[]", "{}", "[[1]]", '"x"', "-1", "1e999", '"\\ud800"', '{"x": {}}', "[" * 5_000, "", b"\xff", None,
+    1 << 40, -1,
+)  # fmt: skip
+
+
+def damage_cell(path: Path, rng: random.Random) -> str:
+    """Replace a value in one row of a study, and return what was done."""
+    table, column = rng.choice(COLUMNS)
+    value = rng.choice(CELLS)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        rows = [row for (row,) in database.execute(f"select rowid from {table}")]  # noqa: S608  # names of our own
+        if rows:
+            with contextlib.suppress(sqlite3.IntegrityError):
+                database.execute(f"update {table} set {column} = ? where rowid = ?", (value, rng.choice(rows)))  # noqa: S608
+            database.commit()
+    return f"{table}.{column} = {value!r:.40}"
+
+
+def damage_bytes(path: Path, rng: random.Random) -> str:
+    """Overwrite or cut bytes of a file, and return what was done."""
+    data = bytearray(path.read_bytes())
+    at = rng.randrange(len(data)) if rng.random() < 0.7 else rng.randrange(200)
+    data[at : at + 64] = b"" if rng.random() < 0.2 else rng.randbytes(64)
+    path.write_bytes(data[:at] if rng.random() < 0.2 else data)
+    return f"bytes at {at}"
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many sweeps in one test, of which nobody looks at the plots."""
+    for name in ("plot_parallel", "plot_importance"):
+        monkeypatch.setattr(comparison_plots, name, lambda *_, **__: b"")
+    monkeypatch.setattr(results, "parameter_importance", lambda *_: None)
+
+
+@pytest.mark.usefixtures("no_plots")
+@pytest.mark.parametrize("damage", [damage_cell, damage_bytes])
+def test_a_damaged_study_is_refused_in_a_sentence(
+    search: Search, trainer: FakeTrainer, tmp_path: Path, damage: Callable[[Path, random.Random], str]
+) -> None:
+    """The study and its folder may come from somebody else; half of the trials are left to run."""
+    whole, copy = tmp_path / "whole.db", tmp_path / "copy.db"
+    search(GRID, storage=f"sqlite:///{whole}", trials=3)
+    refused = 0
+    for seed in range(16):
+        shutil.copy(whole, copy)
+        what = damage(copy, random.Random(seed))  # noqa: S311  # damage, no secrets
+        try:
+            search(GRID, storage=f"sqlite:///{copy}", trials=4, out=tmp_path / f"o{seed}")
+        except SightlineError as error:
+            assert error.exit_code == 2, what  # noqa: PT017  # most damage is refused, some does no harm
+            assert "\n" not in str(error), what  # noqa: PT017
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"{what}: {error!r}") from error
+    assert refused > 2
+    assert trainer.calls
+
+
+def test_an_owner_of_any_number_is_gone(search: Search, tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    search(GRID, storage=f"sqlite:///{path}", trials=1)
+    owner = f'"{study.HOST_NAME}:{"9" * 30}"'
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("update trial_user_attributes set value_json = ? where key = 'owner'", (owner,))
+        database.execute("update trials set state = 'RUNNING'")
+        database.commit()
+    assert {t.state for t in search(GRID, storage=f"sqlite:///{path}", trials=1).trials} == {"complete"}
+
+
+@pytest.mark.usefixtures("no_plots")
+@pytest.mark.parametrize("name", ["sweep.json", "space.toml", "results.csv"])
+def test_a_damaged_sweep_folder_is_refused_or_written_anew(search: Search, tmp_path: Path, name: str) -> None:
+    first = search(GRID)
+    for seed in range(10):
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        shutil.copytree(tmp_path / "o", tmp_path / "copy")
+        damage = damage_file(tmp_path / "copy" / name, np.random.default_rng(seed))
+        damage.apply(tmp_path / "copy" / name)
+        try:
+            again = search(GRID, out=tmp_path / "copy", storage=f"journal:{tmp_path / 'o.log'}")
+        except SightlineError as error:
+            assert (error.exit_code, str(tmp_path / "copy") in str(error)) == (2, True), damage.description  # noqa: PT017
+        else:
+            assert settings_by_trial(again) == settings_by_trial(first), damage.description

@@ -36,6 +36,7 @@ class LimitsConfig:
     """Limits on sources, so that a malicious file cannot exhaust memory, disk or time."""
 
     file_mb: float = setting(256.0, "maximum size of an encoded image, in MiB", 0.001)
+    table_rows: int = setting(2_000_000, "maximum number of rows in a manifest or a table of labels", 1)
     archive_members: int = setting(2_000_000, "maximum number of files and folders in an archive", 1)
     archive_gb: float = setting(500.0, "maximum unpacked size of an archive, in GiB", 0.001)
     archive_ratio: float = setting(100.0, "maximum compression ratio of an archive, beyond the first 256 MiB", 1)

@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from sightline._io import ZIP_ERRORS
 from sightline.config import LimitsConfig
@@ -34,7 +34,7 @@ Member = TypeVar("Member")
 _ALWAYS_ALLOWED = (
     256 << 20
 )  # bytes to which any archive may unpack, however small it is: a blank image compresses a thousandfold
-_MAX_HEADER = 1 << 20  # bytes allowed for a tar's extended header, which a reader loads into memory whole
+_MAX_HEADER = 1 << 20  # bytes allowed for the headers of one member of a tar, which a reader loads into memory whole
 
 
 class ZipStore:
@@ -80,6 +80,14 @@ class ZipStore:
             raise ImageError(f"damaged in the archive: {error}") from error
 
 
+class _TarMember(NamedTuple):
+    """Where the content of a file begins, and its size. Only the blocks of a `sparse` file that are not 0 are stored."""
+
+    offset: int
+    size: int
+    sparse: bool
+
+
 class TarStore:
     """The members of a tar archive. A compressed one is first unpacked into an unnamed temporary file."""
 
@@ -109,7 +117,9 @@ class TarStore:
 
     def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
         """Return the content of a file, after `check` has accepted its first bytes."""
-        offset, size = self._members[key]
+        offset, size, sparse = self._members[key]
+        if sparse:
+            raise ImageError("stored sparse, so its bytes are not in one piece: make the archive without --sparse")
         with self._lock:
             self._file.seek(offset)
             check(self._file.read(min(size, HEADER_BYTES)))
@@ -193,30 +203,39 @@ class _HeaderReader:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self._num_bytes = 0
         self.seek, self.tell = file.seek, file.tell
 
+    def start_member(self) -> None:
+        """Allow as many bytes again, for the headers of the next member."""
+        self._num_bytes = 0
+
     def read(self, size: int) -> bytes:
-        if size > _MAX_HEADER:
-            raise tarfile.ReadError(f"a header of {size:,} bytes at byte {self.tell():,}")
+        self._num_bytes += size
+        if self._num_bytes > _MAX_HEADER:
+            raise tarfile.ReadError(f"headers of {self._num_bytes:,} bytes at byte {self.tell():,}")
         return self._file.read(size)
 
 
 def _read_tar_members(
     file: IO[bytes], path: Path, limits: LimitsConfig
-) -> tuple[list[tuple[str, tuple[int, int]]], list[str]]:
-    """Return the name, offset and size of each file, and the folders. A hard link is the file that it points to."""
-    members: list[tuple[str, tuple[int, int]]] = []
-    offsets: dict[str, tuple[int, int]] = {}
+) -> tuple[list[tuple[str, _TarMember]], list[str]]:
+    """Return the name and place of each file, and the folders. A hard link is the file that it points to."""
+    members: list[tuple[str, _TarMember]] = []
+    by_name: dict[str, _TarMember] = {}
     folders: list[str] = []
-    with tarfile.open(fileobj=_HeaderReader(file), mode="r:") as tar:  # type: ignore[call-overload]  # it has every method that tarfile calls
+    reader = _HeaderReader(file)
+    with tarfile.open(fileobj=reader, mode="r:") as tar:  # type: ignore[call-overload]  # it has every method that tarfile calls
         while (member := tar.next()) is not None:
+            reader.start_member()
             if member.size < 0:  # a pax header may state any size
                 raise tarfile.ReadError(f"a member of {member.size:,} bytes")
             tar.members = []  # otherwise tarfile keeps every header, each with a copy of the global ones
             name, target = member.name.removeprefix("./"), member.linkname.removeprefix("./")
-            if member.isreg() or (member.islnk() and target in offsets):
-                offsets[name] = (member.offset_data, member.size) if member.isreg() else offsets[target]
-                members.append((name, offsets[name]))
+            if member.isreg() or (member.islnk() and target in by_name):
+                stored = _TarMember(member.offset_data, member.size, member.issparse())
+                by_name[name] = stored if member.isreg() else by_name[target]
+                members.append((name, by_name[name]))
             elif member.isdir() and name not in {"", "."}:
                 folders.append(name.rstrip("/"))
             check_count(path, len(members) + len(folders), limits)

@@ -9,8 +9,8 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sightline.api import Classifier
@@ -19,6 +19,9 @@ from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.serve.batcher import Batcher
 
 DEFAULT_TOP = 5
+BODY_SECONDS = 120.0  # within which a client must send an image
+MAX_BODY_BYTES = 1 << 30  # bytes of all images that are being sent or wait to be decoded
+MAX_DIGITS = 20  # of a number in a query: Python refuses to convert more than 4,300
 
 
 def create_app(classifier: Classifier, *, max_bytes: int) -> Starlette:
@@ -26,10 +29,11 @@ def create_app(classifier: Classifier, *, max_bytes: int) -> Starlette:
 
     ``GET /health`` returns the status, ``GET /model`` describes the model; ``POST /predict?top=5`` takes the bytes of
     an image as its body and returns what ``sightline predict`` prints as JSON, without the path. Errors are
-    ``{"error": message}`` with status 400 (unreadable image), 413 (too large), 415 (form data) or 503 (too many
-    requests waiting).
+    ``{"error": message}`` with status 400 (unreadable image), 408 (sent too slowly), 413 (too large), 415 (form data)
+    or 503 (too many requests waiting).
     """
     batcher = Batcher(classifier)
+    uploads = _Uploads(max_bytes, max(max_bytes, MAX_BODY_BYTES))
 
     async def health(_request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -40,11 +44,12 @@ def create_app(classifier: Classifier, *, max_bytes: int) -> Starlette:
     async def predict(request: Request) -> JSONResponse:
         top = _parse_top(request, len(classifier.classes))
         if request.headers.get("content-type", "").startswith("multipart/"):
-            curl = f"curl --data-binary @photo.jpg {request.url.replace(query='')}"
+            curl = f"curl --data-binary @photo.jpg {_describe_url(request)}"
             raise HTTPException(415, f"Send the bytes of the image as the body, not as form data: {curl}")
         if batcher.busy:
-            raise HTTPException(503, "Too many images are waiting: try again in a moment.", {"Retry-After": "1"})
-        prediction = await batcher.predict(await _read_body(request, max_bytes))
+            raise _busy()
+        async with uploads.receive(request) as body:
+            prediction = await batcher.predict(body)
         if prediction.error == NOT_FINITE_REASON:
             raise HTTPException(500, f"There is no prediction: {prediction.error}.")
         if prediction.error is not None:
@@ -70,7 +75,12 @@ def create_app(classifier: Classifier, *, max_bytes: int) -> Starlette:
             Route("/model", model),
             Route("/predict", predict, methods=["POST"]),
         ],
-        exception_handlers={HTTPException: _error_response, SightlineError: _error_response, 500: _error_response},
+        exception_handlers={
+            HTTPException: _error_response,
+            SightlineError: _error_response,
+            ClientDisconnect: _ignore_disconnect,
+            500: _error_response,
+        },
         lifespan=lifespan,
     )
 
@@ -83,22 +93,63 @@ async def _error_response(_request: Request, error: Exception) -> JSONResponse:
 
 def _parse_top(request: Request, classes: int) -> int:
     text = request.query_params.get("top", str(DEFAULT_TOP))
-    if not text.isdecimal() or not int(text):
-        raise HTTPException(400, f"top is {text!r}: expected the number of classes to return, 1 to {classes}.")
+    if not text.isdecimal() or len(text) > MAX_DIGITS or not int(text):
+        raise HTTPException(
+            400, f"top is {text[:MAX_DIGITS]!r}: expected the number of classes to return, 1 to {classes}."
+        )
     return int(text)
 
 
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the body, reading no more than the maximum size of an image."""
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
-            raise HTTPException(413, f"The image has more than {max_bytes} bytes, the maximum of this server.")
-        chunks.append(chunk)
-    if not size:
-        raise HTTPException(400, "The request has no body: send the bytes of an image.")
-    return b"".join(chunks)
+class _Uploads:
+    """The bodies of requests, limited one by one and all together."""
+
+    def __init__(self, max_bytes: int, max_total: int) -> None:
+        self._max_bytes, self._max_total, self._total = max_bytes, max_total, 0
+
+    @asynccontextmanager
+    async def receive(self, request: Request) -> AsyncIterator[bytes]:
+        """Yield the body, of which no more than the maximum size of an image is read."""
+        chunks: list[bytes] = []
+        try:
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    await self._collect(request, chunks)
+            except TimeoutError:
+                raise HTTPException(408, f"The image did not arrive within {BODY_SECONDS:g} seconds.") from None
+            if not any(chunks):
+                raise HTTPException(400, "The request has no body: send the bytes of an image.")
+            yield b"".join(chunks)
+        finally:
+            self._total -= sum(map(len, chunks))
+
+    async def _collect(self, request: Request, chunks: list[bytes]) -> None:
+        size = 0
+        async for chunk in request.stream():
+            chunks.append(chunk)
+            size += len(chunk)
+            self._total += len(chunk)
+            if size > self._max_bytes:
+                raise HTTPException(
+                    413, f"The image has more than {self._max_bytes} bytes, the maximum of this server."
+                )
+            if self._total > self._max_total:
+                raise _busy()
+
+
+def _describe_url(request: Request) -> str:
+    try:
+        return str(request.url.replace(query=""))
+    except ValueError:  # the client states the host
+        return request.scope["path"] or "/"
+
+
+def _busy() -> HTTPException:
+    return HTTPException(503, "Too many images are waiting: try again in a moment.", {"Retry-After": "1"})
+
+
+async def _ignore_disconnect(_request: Request, _error: Exception) -> Response:
+    """Answer a client that left before its image was sent: nobody reads it, and it is not an error of the server."""
+    return Response(status_code=400)
 
 
 def _describe_model(classifier: Classifier) -> dict[str, Any]:

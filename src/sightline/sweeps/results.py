@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from sightline import jsonio
 from sightline.api.record_list import build_frame, format_html_table
+from sightline.errors import ModelError
 from sightline.escaping import CsvWriter, escape_cell
 from sightline.intervals import Interval
 from sightline.sweeps.parameters import Value
@@ -100,19 +101,24 @@ def _trial_row(trial: TrialResult) -> dict[str, Any]:
 def collect_results(study: Any, space: SearchSpace, folder: str) -> SweepResult:
     """Return the current state of the study, without the importance, which takes seconds to compute."""
     trials = [_build_trial(slot, optuna_trial) for slot, optuna_trial in trials_by_slot(study).items()]
+    for trial in trials:
+        missing = [p.name for p in space.parameters if p.name not in trial.settings]
+        if trial.value is not None and missing:
+            raise ModelError(f"The study's trial {trial.trial} has no value of {missing[0]}: choose another folder.")
     return SweepResult(study.study_name, folder, space.options.monitor, tuple(rank_trials(trials, space)), None)
 
 
 def _build_trial(slot: int, optuna_trial: Any) -> TrialResult:
+    where = f"The study's trial {slot}"
     attributes = {name: value for name, value in optuna_trial.user_attrs.items() if name != "facts"}
-    stored: Any = jsonio.build(
-        _TrialAttributes, {**attributes, **(optuna_trial.user_attrs.get("facts") or {})}, f"The study's trial {slot}"
-    )
+    facts = jsonio.build(dict[str, Any], optuna_trial.user_attrs.get("facts") or {}, f"{where}, facts")
+    stored: Any = jsonio.build(_TrialAttributes, {**attributes, **facts}, where)
     state = optuna_trial.state.name.lower()
-    settings = optuna_trial.params or optuna_trial.system_attrs.get(
-        "fixed_params", {}
-    )  # a waiting trial has only queued values
-    value = optuna_trial.value if state in {"complete", "pruned"} else None
+    settings = optuna_trial.params or jsonio.build(  # a waiting trial has only queued values
+        dict[str, Any], optuna_trial.system_attrs.get("fixed_params", {}), f"{where}, queued values"
+    )
+    finished_value = optuna_trial.value if state in {"complete", "pruned"} else None
+    value = None if finished_value is None else jsonio.build(float, finished_value, f"{where}, value")
     metrics = {k: stored.get(k) for k in ("run", "accuracy", "loss", "parameters", "epochs", "seconds", "reason")}
     interval = Interval(*stored["accuracy_interval"]) if "accuracy_interval" in stored else None
     state = {"fail": "failed"}.get(state, state)

@@ -205,7 +205,7 @@ def _is_alive(process: int) -> bool:
         return True
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # a damaged study may name any number
         return False
     except PermissionError:
         return True

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from sightline.config import ColumnsConfig, DataConfig, resolve_config
+from sightline.config import ColumnsConfig, DataConfig, LimitsConfig, resolve_config
 from sightline.data.indexing import build_index
 from sightline.data.sources.listing import SourceListing
 from sightline.data.sources.manifest import read_manifest
-from sightline.errors import ConfigError, DataError
+from sightline.errors import ConfigError, DataError, ImageError
 from synthetic_images import encode_png, write_files, write_zip
 
 BOTH = {"1.jpg": ("cat", None), "2.jpg": ("dog", None)}
@@ -500,3 +500,39 @@ def test_a_small_table_cannot_take_all_memory(tmp_path: Path, name: str, text: s
         assert tracemalloc.get_traced_memory()[1] < 200 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", "path,label\n" + "a,b\n" * 2_000_001),
+        ("list.csv", "a,b\r" * 2_000_001),
+        ("list.jsonl", "{}\n" * 2_000_001),
+        ("list.json", "[" + "{}," * 8_000_004 + "{}]"),
+        ("list.json", json.dumps({str(i): 1 for i in range(2_000_001)})),
+    ],
+    ids=["short rows", "line ends of old Macs", "JSON lines", "JSON", "a JSON object"],
+)
+def test_rows_in_bulk_are_refused_before_they_are_looked_up(tmp_path: Path, name: str, text: str) -> None:
+    path = write_table(tmp_path, text, name=name)
+    with pytest.raises(DataError, match=r"has more than 2,000,000 rows\. .*data\.limits\.table_rows"):
+        read_manifest(path)
+
+
+def test_the_limit_of_rows_is_a_setting(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(b"x")
+    path = write_table(tmp_path, "path,label\n" + "".join(f"{i}.jpg,cat\n" for i in range(3)))
+    with pytest.raises(DataError, match="has more than 2 rows"):
+        read_manifest(path, DataConfig(limits=LimitsConfig(table_rows=2)))
+    assert len(read_manifest(path, DataConfig(limits=LimitsConfig(table_rows=4))).items) == 3
+
+
+def test_the_size_limit_holds_for_images_of_a_manifest(tmp_path: Path) -> None:
+    (tmp_path / "small.jpg").write_bytes(b"x" * 1000)
+    (tmp_path / "large.jpg").write_bytes(b"x" * 3000)
+    path = write_table(tmp_path, "path,label\nsmall.jpg,cat\nlarge.jpg,cat\n")
+    items = read_manifest(path, DataConfig(limits=LimitsConfig(file_mb=0.002))).items
+    assert items[0].store.read(items[0].key) == b"x" * 1000
+    with pytest.raises(ImageError, match=r"limit 0\.002 \(data\.limits\.file_mb\)"):
+        items[1].store.read(items[1].key)

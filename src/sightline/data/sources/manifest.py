@@ -117,7 +117,7 @@ def _read_content(path: Path, options: DataConfig = DEFAULTS) -> bytes:
 def _parse_table(content: bytes, name: str, finder: FileFinder, options: DataConfig) -> tuple[Table, Columns]:
     requested = {normalize_name(name) for name in (options.columns.path, options.columns.label, options.columns.split)}
     known_columns = KNOWN_COLUMNS | {a for a in requested if not a.isdigit()} - {""}
-    table = read_table(content, name, known_columns, finder.is_file, options.encoding)
+    table = read_table(content, name, known_columns, finder.is_file, options.encoding, options.limits.table_rows)
     return table, choose_columns(table, options.columns, finder.is_file)
 
 

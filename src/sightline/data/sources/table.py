@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sightline import jsonio
+from sightline.config import LimitsConfig
 from sightline.data.sources.encoding import decode_text
 from sightline.errors import DataError
 
@@ -19,8 +20,11 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 
 IsFile = Callable[[str], bool]
 
+LIMITS = LimitsConfig()
+
 _SEPARATORS = (",", ";", "\t", "|")
 _MOST_COLUMNS = 10_000
+_MOST_PARTS = 4  # objects and lists for each row: COCO has a box and a polygon for each annotation
 _MOST_MISSING = 1_000_000  # cells that short rows lack, beyond as many as there are
 _SAMPLE_LINES = 50  # lines read to detect the separator
 
@@ -56,7 +60,14 @@ class Table:
         return f"{self.unit} {line}"
 
 
-def read_table(data: bytes, name: str, known_columns: Collection[str], is_file: IsFile, encoding: str = "") -> Table:
+def read_table(
+    data: bytes,
+    name: str,
+    known_columns: Collection[str],
+    is_file: IsFile,
+    encoding: str = "",
+    max_rows: int = LIMITS.table_rows,
+) -> Table:
     """Parse the table in `data`, read from the file `name`.
 
     A first row with one of the `known_columns` columns is a header.
@@ -71,8 +82,9 @@ def read_table(data: bytes, name: str, known_columns: Collection[str], is_file: 
             f"{name} cannot be read as text: {error}. Save it as UTF-8, or set its encoding with data.encoding."
         ) from error
     lower = name.lower()
+    _check_size(text, name, max_rows)
     if lower.endswith(".json") or (lower.endswith((".jsonl", ".ndjson")) and text.lstrip()[:1] == "["):
-        return _read_json(text, name)
+        return _read_json(text, name, max_rows)
     if lower.endswith((".jsonl", ".ndjson")):
         return _make_table(_json_lines(text, name), name)
     return _read_csv(text, name, known_columns, is_file)
@@ -81,6 +93,21 @@ def read_table(data: bytes, name: str, known_columns: Collection[str], is_file: 
 def build_table(rows: Iterable[Mapping[str, Any]], name: str) -> Table:
     """Return the table of `rows` in memory, which messages call `name`."""
     return _make_table([_make_row(row, number, name) for number, row in enumerate(rows)], name, "row")
+
+
+def _check_size(text: str, name: str, max_rows: int) -> None:
+    """Raise `DataError` for more lines, or objects and lists, than so many rows can have, before any is parsed."""
+    if name.lower().endswith(".json"):
+        _check_rows(name, (text.count("{") + text.count("[")) // _MOST_PARTS, max_rows)
+    else:
+        _check_rows(name, text.count("\n") + text.count("\r") - text.count("\r\n"), max_rows)
+
+
+def _check_rows(name: str, rows: int, max_rows: int) -> None:
+    if rows > max_rows:
+        raise DataError(
+            f"{name} has more than {max_rows:,} rows. Split it into several tables, or raise data.limits.table_rows."
+        )
 
 
 def normalize_name(column: str) -> str:
@@ -156,7 +183,7 @@ def _json_lines(text: str, name: str) -> Iterator[Row]:
             yield _make_row(value, number, f"{name}, line {number}")
 
 
-def _read_json(text: str, name: str) -> Table:
+def _read_json(text: str, name: str, max_rows: int) -> Table:
     try:
         value: Any = jsonio.loads(text)
     except json.JSONDecodeError as error:
@@ -167,6 +194,8 @@ def _read_json(text: str, name: str) -> Table:
         raise DataError(f"{name}: not JSON ({error}).") from error
     if isinstance(value, dict) and {"images", "annotations"} <= set(value):
         return _make_table(_read_coco(value, name), name, "image")
+    if isinstance(value, dict | list):
+        _check_rows(name, len(value), max_rows)
     if isinstance(value, dict) and value and all(isinstance(v, str | int) for v in value.values()):
         value = [{"path": path, "label": label} for path, label in value.items()]
     if not isinstance(value, list):
