@@ -81,7 +81,7 @@ class ZipStore:
 
 
 class _TarMember(NamedTuple):
-    """Where the content of a file begins, and its size. Only the blocks of a `sparse` file that are not 0 are stored."""
+    """Where the content of a file begins, and its size. Of a `sparse` file, only blocks that are not 0 are stored."""
 
     offset: int
     size: int
