@@ -112,6 +112,6 @@ def load_result(run: RunDirectory, stored: Mapping[str, Any]) -> TrainResult:
     field_names = {f.name for f in fields(TrainResult)}
     details = {name: values.pop(name) for name in stored if name not in field_names}
     values |= {"run": str(run.path), "bundle": None if run.bundle is None else str(run.bundle), "details": details}
-    if run.bundle is None and not values.get("bundle_reason"):
-        values["bundle_reason"] = f"its folder {run.path / 'bundle'} was removed"
+    if run.bundle is None and not values.get("no_bundle_reason"):
+        values["no_bundle_reason"] = f"its folder {run.path / 'bundle'} was removed"
     return jsonio.build(TrainResult, values, f"{run.path / 'run.json'}: the result")
