@@ -332,15 +332,15 @@ def test_progress_is_shown_where_someone_looks(
 ) -> None:
     with show_progress() as quiet:
         assert not isinstance(quiet, ProgressDisplay), "standard error is a file"
-    with show_progress(progress=True) as shown:
-        assert isinstance(shown, ProgressDisplay)
-        shown.on_message("indexing")
+    with show_progress(progress=True) as display:
+        assert isinstance(display, ProgressDisplay)
+        display.on_message("indexing")
     assert "indexing" in capsys.readouterr().err
     own = Callback()
     with show_progress(progress=True, callback=own) as callback:
         assert callback is own
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes standard error for a terminal
-    with show_progress() as shown:
-        assert isinstance(shown, ProgressDisplay)
+    with show_progress() as display:
+        assert isinstance(display, ProgressDisplay)
     with show_progress(progress=False) as quiet:
         assert not isinstance(quiet, ProgressDisplay)

@@ -277,10 +277,10 @@ class Dataset:
         title = f"{self.name}: {self._describe()}"
         if self._index is None:
             return format_html_table([], title=title)
-        given = {image.split for image in self.index.images}
+        splits = {image.split for image in self.index.images}
         by_split = Counter((image.label, image.split) for image in self.index.images)
         rows = [
-            {"class": label, "images": count, **{split: by_split[label, split] for split in SPLITS if split in given}}
+            {"class": label, "images": count, **{split: by_split[label, split] for split in SPLITS if split in splits}}
             for label, count in self.counts.items()
         ]
         return format_html_table(rows, title=title)

@@ -88,6 +88,6 @@ def _format_cell(value: Any) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # a file name may hold control characters
 
 
-def _describe_rest(shown: int, count: int | None) -> list[str]:
-    rest = shown if count is None else count
-    return [f"... and {rest - shown:,} more row{'s' * (rest - shown > 1)}"] if rest > shown else []
+def _describe_rest(displayed: int, count: int | None) -> list[str]:
+    rest = displayed if count is None else count
+    return [f"... and {rest - displayed:,} more row{'s' * (rest - displayed > 1)}"] if rest > displayed else []
