@@ -65,7 +65,7 @@ def test_train_names_a_candidate_where_no_group_is_set(sightline: Command, clini
         ("pattern:(q\\d+)", "finds no group in 60 of 60 paths, such as p0-0.png"),
         ("pattern:(p", "an invalid regular expression"),
         ("folder", "no image is in a subfolder of its class folder"),
-        ("patient", "expected none, near, folder, column:NAME or pattern:REGEX."),
+        ("patient", "expected none, near_duplicates, folder, column:NAME or pattern:REGEX."),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(

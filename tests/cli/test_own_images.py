@@ -137,8 +137,8 @@ def test_leaked_test_images_are_reported_with_the_accuracy(sightline: Command, p
     assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in stdout
     page = (run / "report.html").read_text("utf-8")
     assert "4 of these images are in an earlier split too (2 identical, 2 near duplicates): accuracy" in page
-    assert "of 16 test images, not all of them new to it" in page
-    assert "Images in several splits" in page
+    assert "on 16 test images, not all of them unseen" in page
+    assert "Data leakage" in page
     for name in (*names, "train/red/03.png", "train/blue/05.png"):
         assert name in page
 

@@ -219,7 +219,7 @@ def test_out_that_fails_on_the_way_leaves_what_was_there(
     [
         (("predict", "{tmp}", "x.png"), "is not a model: expected a run"),
         (("predict", "{tmp}/none", "x.png"), "There is no model"),
-        (("predict", "{run}/..", "x.png"), "holds some: name"),
+        (("predict", "{run}/..", "x.png"), "contains some: use"),
         (("predict", "{run}/model.keras", "x.png"), "is a file of the model"),
         (("evaluate", "{image}", "{run}"), "the model comes first, then the images"),
         (("predict", "{run}", "{tmp}"), "no images"),

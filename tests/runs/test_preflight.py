@@ -36,7 +36,7 @@ def leakage_lines(
 
 CUT: dict[str, Split] = {"a": "train", "b": "validation", "c": "test"}
 KEEP = "--set split.group=near_duplicates keeps each group in one split"
-DROP = "`sightline doctor --fix` proposes training images to drop"
+DROP = "`sightline doctor --write-fixes` proposes training images to drop"
 
 
 @pytest.mark.parametrize(

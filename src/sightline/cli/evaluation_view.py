@@ -37,14 +37,14 @@ def print_report(report: EvaluationReport) -> None:
         print_table(["image", "true class", "predicted", "confidence"], rows)
 
 
-def print_label_issues(suspects: Sequence[LabelIssue], patch: str) -> None:
+def print_label_issues(issues: Sequence[LabelIssue], patch: str) -> None:
     """Print the most suspicious labels, and where to find them all."""
     print_line()
     print_line(
-        f"{plural(len(suspects), 'label')} {'looks' if len(suspects) == 1 else 'look'} wrong, worst first; "
+        f"{plural(len(issues), 'label')} {'looks' if len(issues) == 1 else 'look'} wrong, worst first; "
         f"proposed fixes are in {patch}"
     )
-    rows = [[s.path, s.label, f"{s.suggested_label} {s.probability:.2f}"] for s in suspects[:MAX_ROWS]]
+    rows = [[s.path, s.label, f"{s.suggested_label} {s.probability:.2f}"] for s in issues[:MAX_ROWS]]
     print_table(["image", "label", "looks like"], rows)
 
 

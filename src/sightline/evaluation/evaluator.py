@@ -21,7 +21,7 @@ def evaluate_predictor(
     predictor: Predictor,
     samples: Subset,
     *,
-    rejects: Sequence[UnreadableImage] = (),
+    unreadable: Sequence[UnreadableImage] = (),
     batch_size: int | None = None,
     progress: Progress = no_progress,
 ) -> EvaluationResult:
@@ -29,7 +29,7 @@ def evaluate_predictor(
     started = time.perf_counter()
     probabilities = predict_probabilities(predictor, samples, batch_size=batch_size, progress=progress)
     seconds = time.perf_counter() - started
-    return compute_evaluation(predictor.classes, probabilities, samples, rejects=rejects, seconds=seconds)
+    return compute_evaluation(predictor.classes, probabilities, samples, unreadable=unreadable, seconds=seconds)
 
 
 def compute_evaluation(
@@ -37,7 +37,7 @@ def compute_evaluation(
     probabilities: NDArray[np.float32],
     samples: Subset,
     *,
-    rejects: Sequence[UnreadableImage] = (),
+    unreadable: Sequence[UnreadableImage] = (),
     seconds: float = 0.0,
 ) -> EvaluationResult:
     """Compute the metrics of `probabilities` float32 [N, K] against the labels of `samples`.
@@ -56,7 +56,7 @@ def compute_evaluation(
         count=count,
         per_class=scoring.compute_class_metrics(confusion, classes),
         confusion=confusion,
-        unreadable=tuple(rejects),
+        unreadable=tuple(unreadable),
         paths=samples.paths,
         labels=samples.labels,
         probabilities=probabilities,

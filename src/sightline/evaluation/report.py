@@ -152,8 +152,9 @@ def build_report(
 ) -> EvaluationReport:
     """Return the evaluation of `outputs` for the images `labeled`, given the outputs of the validation split."""
     evaluation = add_leakage(
-        compute_evaluation(classes, outputs.outputs.probabilities, labeled.subset, rejects=labeled.unreadable), labeled
-    )  # fmt: skip
+        compute_evaluation(classes, outputs.outputs.probabilities, labeled.subset, unreadable=labeled.unreadable),
+        labeled,
+    )
     confidence, correct = evaluation.probabilities.max(1), evaluation.probabilities.argmax(1) == evaluation.labels
     return EvaluationReport(
         evaluation=evaluation,

@@ -164,10 +164,10 @@ def explain_unreached(target: float, count: int, without: float, *, conservative
     return note
 
 
-def find_conservative(answered: NDArray[np.int64], right: NDArray[np.int64], target: float) -> int | None:
+def find_conservative(accepted: NDArray[np.int64], right: NDArray[np.int64], target: float) -> int | None:
     """Return the last position at which the lower confidence bound reaches `target`, or None."""
     best = None
-    for i, (count, good) in enumerate(zip(answered.tolist(), right.tolist(), strict=True)):
+    for i, (count, good) in enumerate(zip(accepted.tolist(), right.tolist(), strict=True)):
         if intervals.binomial_cdf(0, count, 1 - target) > intervals.ALPHA:
             continue  # not even without an error
         if intervals.binomial_cdf(count - good, count, 1 - target) > intervals.ALPHA:
