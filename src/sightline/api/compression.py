@@ -16,9 +16,10 @@ from sightline import _io, jsonio
 from sightline.api.loading import load
 from sightline.callbacks import Callback
 from sightline.compress import distill, noninferiority
+from sightline.compress.budget import Budget
 from sightline.compress.finetune import MAX_EPOCH_FACTOR, FineTuner
 from sightline.compress.noninferiority import PairedTest
-from sightline.compress.search import METHODS, Budget, CompressionSearch, CompressionTask
+from sightline.compress.search import METHODS, CompressionSearch, CompressionTask
 from sightline.compress.search_dir import CompressionCandidate, SearchDir, pareto_front
 from sightline.config import RunConfig
 from sightline.data.dataset import DecodedDataset, build_dataset

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from sightline.callbacks import Callback
 from sightline.compress import channel_groups, prune, shrink_head
+from sightline.compress.budget import Budget
 from sightline.compress.finetune import MAX_EPOCH_FACTOR, FineTuner
 from sightline.compress.noninferiority import is_non_inferior
 from sightline.compress.search_dir import CompressionCandidate, SearchDir
@@ -55,38 +56,6 @@ Pack = Callable[[Any, bytes, OnnxPredictor, Mapping[str, Any]], Bundle]
 """Called with the Keras model, its ONNX file, that file's predictor and further fields of the manifest."""
 Calibrate = Callable[[Any, NDArray[np.float32], NDArray[np.int32]], Any]
 """Called with a Keras model of temperature 1, its logits of the validation split [N, K] and the labels there [N]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """The limits; None: no limit. `max_drop` is a fraction (0.01: one point), `max_latency` is in milliseconds.
-
-    A `max_drop` of 0 means no significant loss, see `is_non_inferior`.
-    """
-
-    max_drop: float = 0.0
-    max_bytes: int | None = None
-    max_latency: float | None = None
-    max_parameters: int | None = None
-
-    def exceeded_limits(self, candidate: CompressionCandidate, original_accuracy: float) -> list[str]:
-        """Return, in words, each limit that a candidate misses and by how much."""
-        rows: list[tuple[str, float, float | None, str, float]] = [
-            ("size", candidate.bytes, self.max_bytes, "MB", 1e6),
-            ("latency", candidate.latency, self.max_latency, "ms", 1),
-            ("parameters", candidate.parameters, self.max_parameters, "", 1),
-        ]
-        out = []
-        if not is_non_inferior(
-            candidate.only_original_correct, candidate.only_this_correct, candidate.count, self.max_drop
-        ):
-            drop = 100 * (original_accuracy - candidate.accuracy)
-            out.append(f"accuracy {drop:.2f} points below, {100 * self.max_drop:g} allowed")
-        for name, value, most, unit, scale in rows:
-            if most is not None and value > most:
-                texts = f"{value / scale:,.6g} {unit}".strip(), f"{most / scale:,.6g} {unit}".strip()
-                out.append(f"{name} {texts[0]}, {texts[1]} allowed")
-        return out
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,40 @@
+"""The budget of a compression search: what a smaller model must reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sightline.compress.noninferiority import is_non_inferior
+from sightline.compress.search_dir import CompressionCandidate
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The limits; None: no limit. `max_drop` is a fraction (0.01: one point), `max_latency` is in milliseconds.
+
+    A `max_drop` of 0 means no significant loss, see `is_non_inferior`.
+    """
+
+    max_drop: float = 0.0
+    max_bytes: int | None = None
+    max_latency: float | None = None
+    max_parameters: int | None = None
+
+    def exceeded_limits(self, candidate: CompressionCandidate, original_accuracy: float) -> list[str]:
+        """Return, in words, each limit that a candidate misses and by how much."""
+        rows: list[tuple[str, float, float | None, str, float]] = [
+            ("size", candidate.bytes, self.max_bytes, "MB", 1e6),
+            ("latency", candidate.latency, self.max_latency, "ms", 1),
+            ("parameters", candidate.parameters, self.max_parameters, "", 1),
+        ]
+        out = []
+        if not is_non_inferior(
+            candidate.only_original_correct, candidate.only_this_correct, candidate.count, self.max_drop
+        ):
+            drop = 100 * (original_accuracy - candidate.accuracy)
+            out.append(f"accuracy {drop:.2f} points below, {100 * self.max_drop:g} allowed")
+        for name, value, most, unit, scale in rows:
+            if most is not None and value > most:
+                texts = f"{value / scale:,.6g} {unit}".strip(), f"{most / scale:,.6g} {unit}".strip()
+                out.append(f"{name} {texts[0]}, {texts[1]} allowed")
+        return out
