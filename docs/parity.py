@@ -68,7 +68,7 @@ def lively(name: str, pixels: NDArray[np.uint8], spread: float = SPREAD) -> Any:
 
     Kernels after He et al. (2015, arXiv:1502.01852), batch normalization with the statistics of the images.
     """
-    options: dict[str, Any] = {"hidden": (HIDDEN[name],)} if name in HIDDEN else {}
+    options: dict[str, Any] = {"hidden_units": (HIDDEN[name],)} if name in HIDDEN else {}
     side = pixels.shape[1]
     plan = ModelSpec(
         ModelConfig(name=name, initializer="he", **options), side, side, 3, len(CLASSES), 1, pixel_stats=(110.0, 65.0)

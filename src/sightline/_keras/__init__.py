@@ -1,12 +1,12 @@
 """Everything that relies on private parts of Keras, TensorFlow, JAX or PyTorch, patches them, or changes this process.
 
-Other modules call the named functions of this package; `tests/test_architecture.py` refuses private names of other
-packages, and changes of the environment, of ``sys.modules`` and of logging, anywhere else.
-`tests/_keras/test_internals.py` fails if a release of Keras or of a backend changes what is relied on.
-`CHECKED_VERSIONS` and the upper bounds in ``pyproject.toml`` are raised together, after ``make test test-backends`` has
-passed with the new release.
+Other modules call the named functions of this package; `tests/_keras/test_isolation.py` refuses private names of other
+packages and changes of the process anywhere else. `tests/_keras/test_internals.py` fails if a release of Keras or of a
+backend changes what is relied on. `CHECKED_VERSIONS` and the upper bounds in ``pyproject.toml`` are raised together,
+after ``make test test-backends`` has passed with the new release.
 
-What stays changed after a call in a user's own process, and why, is in `imports.ENVIRONMENT`.
+What stays changed after a call in a user's own process: the variables of `imports.ENVIRONMENT`, for the reasons given
+there, the number of TensorFlow's threads (`backend.set_threads`), and Keras' counters of unnamed layers.
 """
 
 CHECKED_VERSIONS = {

@@ -73,5 +73,18 @@ def shapes_only() -> Iterator[None]:
     state.set_global_attribute("uninitialized_variables", before)  # else the next model built would allocate them
 
 
+@contextmanager
+def use_dtype_policy(name: str) -> Iterator[None]:
+    """Build layers with the dtype policy `name`, such as ``"mixed_bfloat16"``, in the block."""
+    import keras
+
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
 def _import_global_state() -> Any:
     return importlib.import_module("keras.src.backend.common.global_state")  # Keras has no public API for either

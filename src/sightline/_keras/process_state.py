@@ -71,9 +71,9 @@ def silence_logging(*names: str) -> Iterator[None]:
     root logger, where the first record would install a handler if there is none.
     """
     loggers, log_filter = [logging.getLogger(name) for name in names], _ThreadFilter()
-    root = logging.getLogger()
-    placeholder = None if root.handlers else logging.NullHandler()  # keeps `logging.warning` from calling basicConfig
-    if placeholder is not None:
+    root, placeholder = logging.getLogger(), logging.NullHandler()
+    needs_placeholder = "" in names and not root.handlers  # `logging.warning` would call basicConfig
+    if needs_placeholder:
         root.addHandler(placeholder)
     for logger in loggers:
         logger.addFilter(log_filter)
@@ -82,5 +82,5 @@ def silence_logging(*names: str) -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(log_filter)
-        if placeholder is not None:
+        if needs_placeholder:
             root.removeHandler(placeholder)

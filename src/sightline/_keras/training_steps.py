@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sightline._keras.process_state import silence_logging
+
 
 def build_for_batch(model: Any, data: Any) -> None:
     """Create the variables of a compiled `model`'s optimizer and metrics, as `train_on_batch` does in its first step.
@@ -14,6 +16,21 @@ def build_for_batch(model: Any, data: Any) -> None:
     build(data_batch=data)
 
 
+def train_on_batch(model: Any, inputs: Any, labels: Any, sample_weight: Any = None) -> dict[str, Any]:
+    """Run one training step of a compiled `model` and return its metrics.
+
+    TensorFlow's warnings about retracing are dropped: each stage of a training and each batch size is compiled once.
+    """
+    with silence_logging("tensorflow"):
+        return dict(model.train_on_batch(inputs, labels, sample_weight=sample_weight, return_dict=True))
+
+
+def predict_on_batch(model: Any, inputs: Any) -> Any:
+    """Return the outputs of `model`, without TensorFlow's warnings about retracing; see `train_on_batch`."""
+    with silence_logging("tensorflow"):
+        return model.predict_on_batch(inputs)
+
+
 def run_train_function(model: Any, data: Any) -> dict[str, Any]:
     """Run one step of a compiled `model` on TensorFlow and return its metrics.
 
@@ -21,7 +38,8 @@ def run_train_function(model: Any, data: Any) -> dict[str, Any]:
     """
     model.make_train_function()
     model.reset_metrics()
-    model.train_function(iter([data]))
+    with silence_logging("tensorflow"):
+        model.train_function(iter([data]))
     return dict(model.get_metrics_result())
 
 

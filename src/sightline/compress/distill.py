@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import _io, backend, metrics
+from sightline._keras import training_steps
 from sightline.callbacks import Callback, EpochRecord, Progress
 from sightline.config import AugmentConfig, RunConfig, StageConfig
 from sightline.data.loader import epoch_order, iterate_batches
@@ -97,7 +98,7 @@ def _predict_view(
 ) -> NDArray[np.float32]:
     logits = []
     for batch in iterate_batches(train, BATCH):
-        logits.append(model.predict_on_batch([batch.pixels, params[view][batch.positions]]))
+        logits.append(training_steps.predict_on_batch(model, [batch.pixels, params[view][batch.positions]]))
         progress("teacher logits", view * len(train) + sum(map(len, logits)), views * len(train))
     return np.concatenate(logits)
 
@@ -142,7 +143,7 @@ def distill(
                 inputs = _batch_inputs(
                     teacher_logits, (epoch - 1) % len(teacher_logits.logits), batch.positions, batch.pixels
                 )
-                logs = learner.train_on_batch(inputs, targets, return_dict=True)
+                logs = training_steps.train_on_batch(learner, inputs, targets)
                 batch_metrics.append((float(logs["loss"]), float(logs["categorical_accuracy"])))
                 if limit.is_exceeded(batch_metrics[-1][0]):
                     raise limit.make_error(batch_metrics[-1][0], f"epoch {epoch} of a distillation", current_rate)

@@ -9,6 +9,7 @@ from typing import Any
 
 from sightline import backend
 from sightline._keras.fused_kernels import use_fused_kernels
+from sightline._keras.training_steps import train_on_batch
 from sightline.callbacks import Callback
 from sightline.compress import prune
 from sightline.compress.channel_groups import ChannelGroups
@@ -106,7 +107,7 @@ class FineTuner:
             if len(remaining) == len(sampled):
                 learner.compile(recorder, build_loss(self.config.train))
             batch = remaining.pop()
-            learner.train_on_batch(batch.pixels, smooth_labels(batch.labels, classes, 0.0))
+            train_on_batch(learner, batch.pixels, smooth_labels(batch.labels, classes, 0.0))
             self.callback.on_progress("scoring channels", len(sampled) - len(remaining), len(sampled))
             return len(remaining)
 

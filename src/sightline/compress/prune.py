@@ -162,7 +162,7 @@ def _make_recorder() -> Any:
             self._last = [self.add_variable_from_reference(v, name="gradient") for v in variables]
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:  # noqa: ARG002  # Keras names it
-            self.assign(self._last[self._get_variable_index(variable)], gradient)
+            self.assign(self._last[self._places[id(variable)]], gradient)
 
         def gradient(self, variable: Any) -> NDArray[np.float32] | None:
             place = self._places.get(id(variable))

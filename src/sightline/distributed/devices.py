@@ -161,8 +161,7 @@ def make_train_step(model: Any) -> TrainStep:
         return _make_tensorflow_step(model)
 
     def step(inputs: Any, soft_labels: NDArray[np.float32], weights: NDArray[np.float32]) -> Mapping[str, Any]:
-        logs: Mapping[str, Any] = model.train_on_batch(inputs, soft_labels, sample_weight=weights, return_dict=True)
-        return logs
+        return training_steps.train_on_batch(model, inputs, soft_labels, weights)
 
     return step
 
@@ -171,7 +170,7 @@ def predict_on_batch(model: Any, inputs: Any) -> Any:
     """Return the outputs of `model` for a batch, computed on all devices of the scope; every host passes all rows."""
     count = count_replicas()
     if count == 1:
-        return model.predict_on_batch(inputs)
+        return training_steps.predict_on_batch(model, inputs)
     size = len(_list_leaves(inputs)[0])
     padding = -size % count
     if padding:
@@ -268,7 +267,7 @@ def _make_tensorflow_step(model: Any) -> TrainStep:
 
 def _predict_with_tensorflow(model: Any, inputs: Any) -> Any:
     strategy = _get_strategy()
-    return model.predict_on_batch(_map_inputs(lambda rows: _distribute_rows(strategy, rows), inputs))
+    return training_steps.predict_on_batch(model, _map_inputs(lambda rows: _distribute_rows(strategy, rows), inputs))
 
 
 def _distribute_rows(strategy: Any, rows: NDArray[Any]) -> Any:

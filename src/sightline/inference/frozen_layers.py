@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
+from sightline._keras import training_steps
 from sightline.errors import MissingExtraError, ModelError
 from sightline.export import keras_to_onnx
 from sightline.inference.runner import call_padded
@@ -45,7 +47,7 @@ def build_frozen_layers(
     Otherwise ONNX Runtime does, if it supports every layer and agrees with Keras on `sample`, some input rows. The
     choice never depends on timing, so that a resumed run repeats it.
     """
-    keras_call = keras_function or model.predict_on_batch
+    keras_call = keras_function or partial(training_steps.predict_on_batch, model)
     keras_layers = FrozenLayers(lambda rows: call_padded(keras_call, rows, BATCH_SIZE), None)
     if engine != "keras" and len(sample):
         try:

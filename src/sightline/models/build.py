@@ -11,7 +11,7 @@ from typing import Any
 from sightline import backend
 from sightline._keras import training_steps
 from sightline._keras.fused_kernels import use_fused_kernels
-from sightline._keras.graphs import fresh_layer_names, shapes_only
+from sightline._keras.graphs import fresh_layer_names, shapes_only, use_dtype_policy
 from sightline._keras.process_state import seed_new_layers
 from sightline.config import ModelConfig
 from sightline.errors import ModelError, UsageError
@@ -107,21 +107,17 @@ def _build_graph(spec: ModelSpec, entry: ModelEntry) -> tuple[Any, tuple[str, ..
     """Return the model with seeded random weights, and the names of its backbone layers."""
     keras = backend.keras()
     _check_spec(spec, entry)
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(spec.precision)
-    try:
-        with fresh_layer_names(), seed_new_layers(derive_seed(spec.seed, "weights") % 2**32):
-            inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="uint8", name="pixels")
-            x = inputs
-            if spec.channels == 1 and spec.weights is not None:  # before normalization, which differs by channel
-                x = keras.layers.Concatenate(name="gray_to_color")([x, x, x])
-            x = normalized_input = normalize_pixels(x, _get_normalize_scheme(spec, entry), spec.pixel_stats)
-            x = _apply_backbone(x, entry, spec.config)
-            backbone_names = tuple(layer.name for layer in keras.Model(normalized_input, x).layers[1:])
-            outputs = _apply_head(x, spec, _resolve_head(spec.config, entry))
-            return keras.Model(inputs, outputs, name=entry.name.replace("-", "_")), backbone_names
-    finally:
-        keras.config.set_dtype_policy(policy)
+    seed = derive_seed(spec.seed, "weights") % 2**32
+    with fresh_layer_names(), seed_new_layers(seed), use_dtype_policy(spec.precision):
+        inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="uint8", name="pixels")
+        x = inputs
+        if spec.channels == 1 and spec.weights is not None:  # before normalization, which differs by channel
+            x = keras.layers.Concatenate(name="gray_to_color")([x, x, x])
+        x = normalized_input = normalize_pixels(x, _get_normalize_scheme(spec, entry), spec.pixel_stats)
+        x = _apply_backbone(x, entry, spec.config)
+        backbone_names = tuple(layer.name for layer in keras.Model(normalized_input, x).layers[1:])
+        outputs = _apply_head(x, spec, _resolve_head(spec.config, entry))
+        return keras.Model(inputs, outputs, name=entry.name.replace("-", "_")), backbone_names
 
 
 def _check_spec(spec: ModelSpec, entry: ModelEntry) -> None:

@@ -287,18 +287,42 @@ class _SilencedWarning(Warning, metaclass=_ThreadCheckMeta):
     """The category of every warning in a thread that is within `translate_errors`."""
 
 
+_WARNING_FILTER: Any = ("ignore", None, _SilencedWarning, None, 0)
+_readers, _READERS_LOCK = 0, threading.Lock()
+
+
+@contextmanager
+def _silence_warnings() -> Iterator[None]:
+    """Silence the warnings of this thread in the block.
+
+    `warnings.catch_warnings` replaces a global list, so threads would restore each other's filters, and warnings that
+    are shown once would be shown again. A filter that checks the thread is safe; it is there while any thread reads.
+    """
+    global _readers  # noqa: PLW0603  # the filters are process-wide, too
+    with _READERS_LOCK:
+        _readers += 1
+        if _WARNING_FILTER not in warnings.filters:
+            warnings.filters = [_WARNING_FILTER, *warnings.filters]
+    was_reading, _THREAD_STATE.reading = getattr(_THREAD_STATE, "reading", False), True
+    try:
+        yield
+    finally:
+        _THREAD_STATE.reading = was_reading
+        with _READERS_LOCK:
+            _readers -= 1
+            if not _readers:
+                warnings.filters = [each for each in warnings.filters if each is not _WARNING_FILTER]
+
+
 @contextmanager
 def translate_errors() -> Iterator[None]:
     """Turn whatever Pillow raises for bad data into ImageError, and silence its warnings.
 
-    warnings.catch_warnings replaces a global list, so threads would restore each other's filters; a single filter that
-    checks the thread is safe. What libjpeg and libtiff write to standard error cannot be suppressed.
+    What libjpeg and libtiff write to standard error cannot be suppressed.
     """
-    if not warnings.filters or warnings.filters[0][2] is not _SilencedWarning:
-        warnings.simplefilter("ignore", _SilencedWarning)
-    _THREAD_STATE.reading = True
     try:
-        yield
+        with _silence_warnings():
+            yield
     except ImageError:
         raise
     except Exception as error:  # OSError, SyntaxError, KeyError, zlib.error, MemoryError...: Pillow may raise any
@@ -308,5 +332,3 @@ def translate_errors() -> Iterator[None]:
         )
         is_truncated = truncation_match or {EOFError, IndexError, struct.error} & {type(error), type(error.__cause__)}
         raise ImageError("truncated" if is_truncated else f"cannot be decoded: {text[:100]}") from error
-    finally:
-        _THREAD_STATE.reading = False

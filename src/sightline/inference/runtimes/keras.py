@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
+from sightline._keras import training_steps
 from sightline._keras.process_state import seed_new_layers
 from sightline.errors import ModelError
 from sightline.inference.predictor import Outputs, check_finite
@@ -72,7 +73,7 @@ class KerasPredictor:
         with backend.full_precision():
             if self._compiled is None:
                 self._compiled = backend.keras().Model(self.model.input, self.model.output)
-            return _to_outputs(self._compiled.predict_on_batch(pixels))
+            return _to_outputs(training_steps.predict_on_batch(self._compiled, pixels))
 
     def outputs_uncompiled(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return the same as `outputs` without compiling the model for this batch size: faster for a single call."""
