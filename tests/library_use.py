@@ -35,7 +35,7 @@ def take_snapshot() -> dict[str, Any]:
         "logging.disable": logging.root.manager.disable,
         "np.geterr": np.geterr(),
         "np.printoptions": repr(np.get_printoptions()),
-        "np.random": repr(np.random.get_state(legacy=False)),
+        "np.random": repr(np.random.get_state(legacy=False)),  # noqa: NPY002  # the one of the process
         "random": repr(random.getstate()),
         "hooks": [repr(hook) for hook in (sys.excepthook, threading.excepthook, sys.displayhook)],
         "finders": [repr(finder) for finder in sys.meta_path],
@@ -76,9 +76,9 @@ def _read_torch() -> list[Any]:
 
 
 def _read_matplotlib() -> str:
-    import matplotlib
+    import matplotlib as mpl
 
-    return repr(sorted(dict.items(matplotlib.rcParams), key=str))
+    return repr(sorted(dict.items(mpl.rcParams), key=str))
 
 
 READERS = {"keras": _read_keras, "tensorflow": _read_tensorflow, "torch": _read_torch, "matplotlib": _read_matplotlib}
@@ -123,7 +123,7 @@ def use_wrappers() -> int:
     """Use what Keras builds on scikit-learn and matplotlib; return the number of values predicted."""
     import keras
 
-    figure = keras.visualization.plot_image_gallery(np.zeros((2, 8, 8, 3), np.uint8), (0, 255), rows=1, cols=2)
+    figure = keras.visualization.plot_image_gallery(np.zeros((2, 8, 8, 3), np.uint8), rows=1, cols=2)
     figure.savefig("gallery.png")
 
     def build(X: Any, y: Any) -> Any:  # noqa: N803  # as scikit-learn names them

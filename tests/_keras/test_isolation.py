@@ -16,7 +16,7 @@ MODULES = sorted(
     if path.relative_to(SOURCE).parts[0] != "_keras"
 )
 
-NOT_PRIVATE = {"_replace", "_asdict", "_fields", "_exit"}  # of named tuples and of os
+NOT_PRIVATE = {"_replace", "_asdict", "_fields", "_make", "_exit"}  # of named tuples and of os
 PRIVATE_MODULE = re.compile(r"(keras\.src|tensorflow\.python|jax\._src)\b|^(keras|tensorflow|jax|torch)\b.*\._")
 CHANGES = {
     *(

@@ -590,6 +590,16 @@ def test_warnings_stay_inside() -> None:
         assert [str(warning.message) for warning in caught_warnings] == ["mine"]
 
 
+def test_no_filter_stays_whatever_another_thread_does_to_the_filters() -> None:
+    before = list(warnings.filters)
+    with formats.translate_errors():
+        others = warnings.catch_warnings()
+        others.__enter__()
+        warnings.simplefilter("error")
+    others.__exit__(None, None, None)
+    assert list(warnings.filters) == before
+
+
 def test_warnings_of_other_threads_are_left_alone() -> None:
     messages: list[str] = []
 

@@ -289,6 +289,7 @@ class _SilencedWarning(Warning, metaclass=_ThreadCheckMeta):
 
 _WARNING_FILTER: Any = ("ignore", None, _SilencedWarning, None, 0)
 _readers, _READERS_LOCK = 0, threading.Lock()
+_filter_lists: list[list[Any]] = []  # that the filter was put into, since one may be kept by `catch_warnings`
 
 
 @contextmanager
@@ -302,7 +303,8 @@ def _silence_warnings() -> Iterator[None]:
     with _READERS_LOCK:
         _readers += 1
         if _WARNING_FILTER not in warnings.filters:
-            warnings.filters = [_WARNING_FILTER, *warnings.filters]
+            _filter_lists.append([_WARNING_FILTER, *warnings.filters])
+            warnings.filters = _filter_lists[-1]
     was_reading, _THREAD_STATE.reading = getattr(_THREAD_STATE, "reading", False), True
     try:
         yield
@@ -312,6 +314,9 @@ def _silence_warnings() -> Iterator[None]:
             _readers -= 1
             if not _readers:
                 warnings.filters = [each for each in warnings.filters if each is not _WARNING_FILTER]
+                for filters in _filter_lists:
+                    filters[:] = [each for each in filters if each is not _WARNING_FILTER]
+                _filter_lists.clear()
 
 
 @contextmanager
