@@ -123,8 +123,8 @@ def use_wrappers() -> int:
     """Use what Keras builds on scikit-learn and matplotlib; return the number of values predicted."""
     import keras
 
-    figure = keras.visualization.plot_image_gallery(np.zeros((2, 8, 8, 3), np.uint8), rows=1, cols=2)
-    figure.savefig("gallery.png")
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    keras.visualization.plot_image_gallery(images, rows=1, cols=2, path="gallery.png")
 
     def build(X: Any, y: Any) -> Any:  # noqa: N803  # as scikit-learn names them
         model = keras.Sequential([keras.Input((X.shape[1],)), keras.layers.Dense(1)])
