@@ -105,7 +105,7 @@ def use_sightline() -> None:
     sightline.train("beans:60@16", recipe="quick", out="run", set=settings)
     model = sightline.load("run")
     assert model.predict("image.png")[0].label
-    assert model.evaluate()
+    model.evaluate()
 
 
 def change_settings() -> None:

@@ -135,15 +135,16 @@ def test_variables_can_have_shapes_only() -> None:
             pass  # its exit would allocate what is left over
 
 
-@pytest.mark.parametrize("name", ["Dense", "SeparableConv2D", "Dropout"])
-def test_new_layers_are_seeded_by_python_alone(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("Dense", {"units": 3}), ("SeparableConv2D", {"filters": 3, "kernel_size": 2}), ("Dropout", {"rate": 0.5})],
+    ids=["dense", "convolution", "dropout"],
+)
+def test_new_layers_are_seeded_by_python_alone(name: str, options: dict[str, Any]) -> None:
     keras, values = backend.keras(), []
     for other_seed in (1, 2):
         keras.utils.set_random_seed(other_seed)
         with seed_new_layers(7):
-            options: dict[str, Any] = {"Dropout": {"rate": 0.5}, "Dense": {"units": 3}}.get(
-                name, {"filters": 3, "kernel_size": 2}
-            )
             layer = getattr(keras.layers, name)(**options)
             layer.build((None, 8, 8, 3))
         values.append([keras.ops.convert_to_numpy(variable) for variable in layer.variables])
