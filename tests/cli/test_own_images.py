@@ -144,8 +144,8 @@ def test_leaked_test_images_are_reported_with_the_accuracy(sightline: Command, p
 
 
 def test_training_says_what_the_test_is_without_them(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sightline.api.existing_run import load_result
     from sightline.cli.train import print_result
+    from sightline.runs.existing_run import load_result
 
     run = RunDirectory(project / "run")
     print_result(load_result(run, run.info["result"]))

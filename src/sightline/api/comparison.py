@@ -14,7 +14,7 @@ import numpy as np
 from sightline import _io, intervals, jsonio
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import EpochRecord
-from sightline.config import RunConfig, to_dict
+from sightline.config import RunConfig, flatten_config
 from sightline.errors import UsageError
 from sightline.evaluation import paired
 from sightline.evaluation.paired import PairedComparison
@@ -220,7 +220,7 @@ def compare_runs(paths: Sequence[str | Path]) -> tuple[ComparisonRow, ...]:
             raise UsageError(f"{folders[i]} is given twice: give each run once.")
     runs = [RunDirectory.open(folder) for folder in folders]
     configs = [run.config for run in runs]
-    settings = _differing_settings([flatten_settings(config) for config in configs])
+    settings = _differing_settings([flatten_config(config) for config in configs])
     rows = zip(_short_names(folders), runs, configs, settings, strict=True)
     return tuple(_build_row(name, run, config, differing) for name, run, config, differing in rows)
 
@@ -232,28 +232,6 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
     while len({components[-length:] for components in absolute}) < len(absolute):
         length += 1
     return ["/".join(parts[-length:]) for parts in absolute]
-
-
-def flatten_settings(config: RunConfig) -> dict[str, Any]:
-    """Flatten a configuration to dotted keys; entries of lists of tables are numbered.
-
-    >>> flatten_settings(RunConfig())["train.optimizer.name"]
-    'adam'
-    """
-    flat: dict[str, Any] = {}
-
-    def walk(value: Any, path: str) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(inner, f"{path}.{key}" if path else key)
-        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
-            for number, inner in enumerate(value):
-                walk(inner, f"{path}.{number}")
-        else:
-            flat[path] = value
-
-    walk(to_dict(config), "")
-    return flat
 
 
 def _differing_settings(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sightline import backend
-from sightline.api import existing_run
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig
 from sightline.data.indexing import Sources
 from sightline.distributed.cluster import ClusterSpec
 from sightline.errors import ModelError, UsageError
-from sightline.runs import environment, extension, host_session
+from sightline.runs import environment, existing_run, extension, host_session
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import INPUT_ERRORS, record_failure
 from sightline.runs.pipeline import Job, run_pipeline

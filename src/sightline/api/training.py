@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sightline import _io, backend
-from sightline.api import existing_run
+from sightline.api.classifier import load
+from sightline.api.evaluation import evaluate_model
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
+from sightline.data.types import Split
 from sightline.distributed.cluster import ClusterSpec
-from sightline.runs import host_session
+from sightline.evaluation.report import ThresholdRequest
+from sightline.runs import existing_run, host_session
 from sightline.runs.directory import RunDirectory, check_writable, next_path
 from sightline.runs.facts import THIS_MACHINE
 from sightline.runs.failures import record_failure
@@ -19,7 +23,7 @@ from sightline.runs.pipeline import Job, run_pipeline
 from sightline.runs.resolve import RunInputs, resolve_request
 from sightline.runs.train_request import TrainRequest
 from sightline.training import interrupt
-from sightline.training.result import TrainResult
+from sightline.training.result import SplitMetrics, TrainResult
 
 
 def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
@@ -60,8 +64,9 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
         if session.team.rank:
             return host_session.train_follower(session, sources, start_time)
         if run_path is not None and existing_run.is_run(run_path) and not force:
-            with RunDirectory.open(run_path).lock():
-                return existing_run.reevaluate(run_path, resolve_request(request, sources, callback), callback)
+            run = RunDirectory.open(run_path)
+            with run.lock():
+                return _reevaluate(run, resolve_request(request, sources, callback), callback)
         if run_path is not None:
             check_writable(run_path, force=force)
         inputs: RunInputs | None = None
@@ -73,3 +78,21 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
         with run.lock(), record_failure(run, new=True):
             job = Job(run, callback, start_time, session)
             return run_pipeline(job, resolve_request(request, sources, callback) if inputs is None else inputs)
+
+
+def _reevaluate(run: RunDirectory, inputs: RunInputs, callback: Callback) -> TrainResult:
+    """Evaluate a complete run with the same settings and images again, on its test split (else validation)."""
+    existing_run.check_same_run(run, inputs)
+    callback.on_message(f"{run.path} is already complete with these settings: nothing to train, evaluating it again")
+    result = existing_run.load_result(run, run.result)
+    split: Split = "validation" if result.test is None else "test"
+    classifier = load(run.path)
+    evaluation = evaluate_model(
+        classifier,
+        classifier.labeled_images(progress=callback.on_progress, index=inputs.index),
+        split=split,
+        threshold_request=ThresholdRequest(positive=inputs.config.evaluation.positive_class),
+        progress=callback.on_progress,
+    ).evaluation
+    metrics = SplitMetrics(evaluation.accuracy, evaluation.loss, evaluation.count)
+    return replace(result, test=metrics) if split == "test" else replace(result, validation=metrics)

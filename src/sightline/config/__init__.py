@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline.config import parse, stage_epochs
-from sightline.config.parse import dump_toml, read_toml, to_dict
+from sightline.config.parse import dump_toml, flatten_config, read_toml, to_dict
 from sightline.config.schema import (
     AugmentConfig,
     BundleConfig,
@@ -54,6 +54,7 @@ __all__ = [
     "StageConfig",
     "TrainConfig",
     "dump_toml",
+    "flatten_config",
     "load_config",
     "read_toml",
     "resolve_config",

@@ -70,6 +70,24 @@ def to_dict(config: Any) -> dict[str, Any]:
     return out
 
 
+def flatten_config(config: Any) -> dict[str, Any]:
+    """Flatten a configuration to dotted keys; entries of lists of tables are numbered."""
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{path}.{key}" if path else key)
+        elif isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            for number, inner in enumerate(value):
+                walk(inner, f"{path}.{number}")
+        else:
+            flat[path] = value
+
+    walk(to_dict(config), "")
+    return flat
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raises `ConfigError` with the location of the error."""
     try:

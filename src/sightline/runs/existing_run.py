@@ -1,4 +1,4 @@
-"""`train` with an existing run directory: re-evaluate a run with the same settings, reject any other."""
+"""A run directory that exists already: is it a complete run of what is asked for, and what was its result?"""
 
 from __future__ import annotations
 
@@ -8,18 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from sightline import jsonio
-from sightline.api import evaluation
-from sightline.api.comparison import flatten_settings
-from sightline.api.loading import load
-from sightline.callbacks import Callback
-from sightline.config import RunConfig
+from sightline.config import RunConfig, flatten_config
 from sightline.data.recorded_images import describe_difference
-from sightline.data.types import Split
 from sightline.errors import OutputError
-from sightline.evaluation.report import ThresholdRequest
 from sightline.runs.directory import RunDirectory
 from sightline.runs.resolve import RunInputs
-from sightline.training.result import SplitMetrics, TrainResult
+from sightline.training.result import TrainResult
 
 IGNORED_SETTINGS = {  # settings that do not affect the trained weights
     "evaluation.positive_class",
@@ -40,14 +34,10 @@ def is_run(path: Path) -> bool:
     return (path / "run.json").is_file()
 
 
-def reevaluate(path: Path, inputs: RunInputs, callback: Callback) -> TrainResult:
-    """Evaluate the complete run at `path` again, on its test split (else validation), and return its result.
-
-    Raises `OutputError` if the run is not complete, or if its settings or images differ from `inputs`.
-    """
+def check_same_run(run: RunDirectory, inputs: RunInputs) -> None:
+    """Raise `OutputError` unless `run` is complete and has the settings and images of `inputs`."""
     config, index = inputs.config, inputs.index
-    run = RunDirectory.open(path)
-    info = run.info
+    path, info = run.path, run.info
     if info.get("status") != "complete":
         difference_text = next(diff_settings(run.config, config), None) if run.has_config else None
         advice = (
@@ -80,22 +70,11 @@ def reevaluate(path: Path, inputs: RunInputs, callback: Callback) -> TrainResult
             f"{path} contains a complete run on other images than those now in {index.name} ({data_difference}): "
             "choose another folder with --out, or use --force."
         )
-    callback.on_message(f"{path} is already complete with these settings: nothing to train, evaluating it again")
-    previous_result = load_result(run, run.result)
-    split: Split = "test" if previous_result.test is not None else "validation"
-    threshold_request = ThresholdRequest(positive=config.evaluation.positive_class)
-    classifier = load(path)
-    images = classifier.labeled_images(progress=callback.on_progress, index=index)
-    result = evaluation.evaluate_model(
-        classifier, images, split=split, threshold_request=threshold_request, progress=callback.on_progress
-    ).evaluation
-    metrics = SplitMetrics(result.accuracy, result.loss, result.count)
-    return replace(previous_result, test=metrics) if split == "test" else replace(previous_result, validation=metrics)
 
 
 def diff_settings(old_config: RunConfig, new_config: RunConfig) -> Iterator[str]:
     """Yield a description of each setting that affects training and differs."""
-    old, new = flatten_settings(old_config), flatten_settings(new_config)
+    old, new = flatten_config(old_config), flatten_config(new_config)
     ignored = IGNORED_SETTINGS | DISTRIBUTION_SETTINGS if new_config.device.lr_scaling == "none" else IGNORED_SETTINGS
     for key in sorted(old.keys() | new.keys()):
         if (
