@@ -43,7 +43,7 @@ TINY = """
 recipe = "quick"
 [settings]
 model.name = "cifar10-simple"
-model.hidden_units = [4]
+model.hidden_units = [16]
 train.epochs = 3
 train.batch_size = 16
 train.tensorboard = false
