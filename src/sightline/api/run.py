@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.api import existing_run, resuming, training
+from sightline.api import resuming, training
 from sightline.api.classifier import Classifier
 from sightline.api.dataset import Dataset
 from sightline.api.loading import load
@@ -22,6 +22,7 @@ from sightline.data.indexing import Sources
 from sightline.distributed.cluster import resolve_cluster
 from sightline.errors import plural
 from sightline.progress import show_progress
+from sightline.runs import existing_run
 from sightline.runs.directory import RunDirectory
 from sightline.training.result import SplitMetrics, TrainResult
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from sightline import _io, backend
-from sightline.api.classifier import load
 from sightline.api.evaluation import evaluate_model
+from sightline.api.loading import load
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
 from sightline.data.types import Split
