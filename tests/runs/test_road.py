@@ -47,7 +47,8 @@ def find_package(frame: FrameType | None) -> str | None:
 def recording_stations() -> Iterator[list[tuple[str, str]]]:
     """Record where `runs` hands images to another package, or gets them from one: its name and the function.
 
-    Methods of the values that hold images, such as `DecodedDataset.subset`, are no stations.
+    Methods of the values that hold images, such as `DecodedDataset.subset`, are no stations, nor is writing the
+    bytes of a plot.
     """
     stations: list[tuple[str, str]] = []
 
@@ -55,7 +56,7 @@ def recording_stations() -> Iterator[list[tuple[str, str]]]:
         if event not in {"call", "return"}:
             return
         package = find_package(frame)
-        if package in {None, "runs"} or find_package(frame.f_back) != "runs":
+        if package in {None, "_io", "runs"} or find_package(frame.f_back) != "runs":
             return
         code = frame.f_code
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]

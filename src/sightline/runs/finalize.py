@@ -251,16 +251,23 @@ def _choose_reference_examples(
     ordered = [
         candidates[turn] for turn in range(CANDIDATES_PER_CLASS) for candidates in ranked if turn < len(candidates)
     ][:count]
+    decoded = [
+        (i, predictor.preprocess.decode(encoded), _to_portable_file(predictor, encoded)) for i, encoded in ordered
+    ]
     examples, files = [], {}
-    for example_number, (i, encoded) in enumerate(ordered):
-        pixels = predictor.preprocess.decode(encoded)
-        # A bundle must load without pillow-heif, so HEIF pixels are stored as PNG.
-        stored = _encode_image(pixels) if inspect_image(encoded).format == "HEIF" else encoded
-        name = f"reference/{example_number}.{inspect_image(stored).format.lower()}"
+    for number, (i, pixels, (stored, suffix)) in enumerate(decoded):
+        name = f"reference/{number}.{suffix}"
         files[name] = stored
         probabilities = tuple(float(p) for p in predictor.probabilities(pixels[None])[0])
         examples.append(ReferenceExample(name, data.images[i].label, bundle.hash_pixels(pixels), probabilities))
     return tuple(examples), files
+
+
+def _to_portable_file(predictor: OnnxPredictor, encoded: bytes) -> tuple[bytes, str]:
+    """Return a file and its suffix; HEIF becomes PNG, because a bundle must load without pillow-heif."""
+    if inspect_image(encoded).format == "HEIF":
+        return _encode_image(predictor.preprocess.decode(encoded)), "png"
+    return encoded, inspect_image(encoded).format.lower()
 
 
 def _encode_image(content: Any) -> bytes:
