@@ -1,4 +1,12 @@
-"""Sightline in 15 lines: from a folder of labeled images to a smaller model in a file of its own."""
+"""Sightline in 15 lines: from a folder of labeled images to a smaller model in a file of its own.
+
+It needs `photos/`, with a subfolder for each class, and `new.jpg`; and pandas for `to_frame`.
+"""
+
+import numpy as np
+from PIL import Image
+
+x = np.stack([np.asarray(Image.open("new.jpg").convert("RGB"))])  # uint8 [N, H, W, 3]
 
 import sightline as sl
 
