@@ -77,7 +77,9 @@ def _commands() -> list[str]:
     for command in app.registered_commands:
         assert command.callback is not None
         name = command.name or command.callback.__name__.replace("_", "-")
-        result = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"})
+        result = CliRunner().invoke(
+            app, [name, "--help"], prog_name="sightline", env={"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+        )
         text = "\n".join(line.rstrip() for line in result.output.strip("\n").splitlines())
         out.append(f"### `sightline {name}`\n\n```text\n{text}\n```")
     return out

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
 
 from sightline import cli
 from sightline.cli import output
@@ -132,3 +134,33 @@ def test_all_text_goes_through_one_place(path: Path) -> None:
 def test_direct_prints_are_found() -> None:
     source = "import sys, typer\nfrom rich.console import Console\nprint(1)\nsys.stdout.write('')\ntyper.echo('')"
     assert len(find_direct_prints(source)) == 4
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_tables_align_at_any_width(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "make_console", lambda **_: Console(width=width))
+    columns = ["run", "settings that differ", "parameters", "accuracy", "95% interval", "epochs"]
+    name = "runs/a-very-long-name-of-a-run-that-no-narrow-terminal-holds/第一次"
+    rows = [[name, "train.epochs=5", "1,234,567", "0.9876", "0.9123 to 0.9456", "10"]] * 2
+    output.print_table(columns, rows, right=["parameters", "accuracy", "epochs"])
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert max(cell_len(line) for line in lines) <= width
+    for whole in ("1,234,567", "0.9876", "0.9123 to 0.9456"):
+        assert text.count(whole) == 2, "numbers and intervals are never broken"
+    for column in ("parameters", "accuracy", "epochs"):
+        head = next(line for line in lines if column in line and "=" not in line)
+        end = head.index(column) + len(column)
+        cells = [line[:end] for line in lines if re.search(r"\d$", line[:end]) and line[end - 1] != " "]
+        assert len(cells) >= 2, "right-aligned below the heading"
+
+
+@pytest.mark.parametrize("limit", [3, None])
+def test_a_table_ends_in_the_number_of_rows_left_out(limit: int | None, capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table(["n"], [[str(i)] for i in range(100)], limit=limit, rest="see all.csv")
+    *shown, last = capsys.readouterr().out.splitlines()
+    count = limit or output.MAX_ROWS
+    assert len(shown) == 1 + count
+    assert last == f"... and {100 - count} more of 100: see all.csv"

@@ -8,6 +8,7 @@ from typing import Literal
 
 from sightline import backend
 from sightline.api.classifier import Classifier, load_keras_predictor
+from sightline.data.sources import named
 from sightline.data.sources.filenames import is_image_name
 from sightline.errors import ModelError
 from sightline.inference import bundle, exported_folder
@@ -54,21 +55,35 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
 def explain_not_a_model(path: Path) -> str:
     """Return the message for a path that is not a model: what it is, and what to give instead."""
     if not path.exists():
+        if named.is_named(str(path)):
+            return f"{path} is a data set, not a model: `sightline train {path}` trains a model on it."
         return f"There is no model {path}: expected {MODEL_KINDS}."
-    if path.is_dir():
-        models = _models_in(path)
-        if models:
-            remaining = f" (and {len(models) - MAX_MODELS} more)" if len(models) > MAX_MODELS else ""
-            return (
-                f"{path} is not a model but contains some: use "
-                f"{' or '.join(map(str, islice(models, MAX_MODELS)))}{remaining}."
-            )
-        return f"{path} is not a model: expected {MODEL_KINDS}."
+    return (_explain_folder(path) if path.is_dir() else _explain_file(path)) or (
+        f"{path} is not a model: expected {MODEL_KINDS}."
+    )
+
+
+def _explain_folder(path: Path) -> str | None:
+    if models := _models_in(path):
+        remaining = f" (and {len(models) - MAX_MODELS} more)" if len(models) > MAX_MODELS else ""
+        return (
+            f"{path} is not a model but contains some: use "
+            f"{' or '.join(map(str, islice(models, MAX_MODELS)))}{remaining}."
+        )
+    if _holds_images(path):
+        return (
+            f"{path} is a folder of images, not a model: `sightline train {path}` trains a model on it, and "
+            f"`sightline doctor {path}` checks it."
+        )
+    return None
+
+
+def _explain_file(path: Path) -> str | None:
     if _is_model(path.parent):
         return f"{path} is a file of the model {path.parent}: give that folder."
     if is_image_name(path.name):
         return f"{path} is an image, not a model: the model comes first, then the images."
-    return f"{path} is not a model: expected {MODEL_KINDS}."
+    return None
 
 
 def _models_in(folder: Path) -> list[Path]:
@@ -76,6 +91,16 @@ def _models_in(folder: Path) -> list[Path]:
         return [path for path in sorted(folder.iterdir()) if _is_model(path)]
     except OSError:  # not readable
         return []
+
+
+def _holds_images(folder: Path) -> bool:
+    """Tell whether images are in a folder or two levels below, as in ``train/cat``."""
+    try:
+        return any(
+            is_image_name(p.name) for pattern in ("*", "*/*", "*/*/*") for p in islice(folder.glob(pattern), 1000)
+        )
+    except OSError:  # not readable
+        return False
 
 
 def _is_model(path: Path) -> bool:

@@ -9,7 +9,6 @@ import warnings
 from typing import Any
 
 import typer
-from typer import rich_utils
 
 from sightline import process
 from sightline.cli import (
@@ -33,26 +32,31 @@ from sightline.cli import (
     streams,
     sweep,
     train,
+    verbs,
 )
-from sightline.cli.output import print_error, print_line
+from sightline.cli.output import print_error, print_line, print_text
 from sightline.errors import HostError, OutputError, SightlineError
-from sightline.escaping import printable
 
 app = typer.Typer(
     name="sightline",
     help="Turn a folder of labeled images into a classifier that you can trust and ship.",
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
+    cls=verbs.VerbGroup,
+    rich_markup_mode=None,  # its tables cut long option names at 80 columns
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="\b\nsightline help COMMAND            help of one command, with an example\n"
+    "sightline --install-completion    commands and options complete with the Tab key in new shells",
 )
 
-for verb in (
+for function in (
     demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, report.report, explain.explain,
     doctor.doctor, export.export, compress.compress, model_card.model_card, serve.serve, sweep.sweep, compare.compare,
     describe.describe, preview.preview, models.models, recipes.recipes, env.env,
 ):  # fmt: skip
-    app.command()(verb)
+    name = function.__name__.replace("_", "-")
+    app.command(name, short_help=verbs.VERBS[name][0], epilog=verbs.epilog(name))(function)
+app.command("help", short_help=verbs.VERBS["help"][0], epilog=verbs.epilog("help"))(verbs.show_help)
 
 
 def _version(requested: bool) -> None:
@@ -64,10 +68,14 @@ def _version(requested: bool) -> None:
 
 
 @app.callback()
-def _root(
+def _root(  # `version` is printed by its callback
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Turn a folder of labeled images into a classifier that you can trust and ship."""
+    del version
+    if context.invoked_subcommand is None:
+        print_text(context.get_help() + "\n")
 
 
 def main() -> None:
@@ -87,10 +95,14 @@ def main() -> None:
 def _run_command() -> int:
     """Run the command that the arguments name, print its error if it raises one, and return the exit code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="sightline")
     except OPTION_ERROR as error:  # an invalid option
-        error.message = printable(error.message)
-        rich_utils.rich_format_error(error)
+        context = error.ctx
+        name = None if context is None or context.parent is None else context.info_name
+        message = error.format_message()
+        print_error(
+            f"{message}{'' if message.endswith('.') else '.'} See `sightline help{f' {name}' if name else ''}`."
+        )
         return int(error.exit_code)
     except Exception as error:  # noqa: BLE001  # the last resort: report an internal error
         return _report_error(error)

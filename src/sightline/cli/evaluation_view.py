@@ -30,11 +30,12 @@ def print_report(report: EvaluationReport) -> None:
         *_slice_lines(report),
     ):
         print_line(text)
-    if wrong := report.errors.most_confident_errors[:MAX_ROWS]:
+    if wrong := report.errors.most_confident_errors:
         print_line()
         print_line("most confident errors")
         rows = [[a.path, a.label, a.predicted, f"{a.probability:.3f}"] for a in wrong]
-        print_table(["image", "true class", "predicted", "confidence"], rows)
+        columns = ["image", "true class", "predicted", "confidence"]
+        print_table(columns, rows, right=["confidence"], limit=MAX_ROWS, rest="--format json lists them")
 
 
 def print_label_issues(issues: Sequence[LabelIssue], patch: str) -> None:
@@ -44,8 +45,8 @@ def print_label_issues(issues: Sequence[LabelIssue], patch: str) -> None:
         f"{plural(len(issues), 'label')} {'looks' if len(issues) == 1 else 'look'} wrong, worst first; "
         f"proposed fixes are in {patch}"
     )
-    rows = [[s.path, s.label, f"{s.suggested_label} {s.probability:.2f}"] for s in issues[:MAX_ROWS]]
-    print_table(["image", "label", "looks like"], rows)
+    rows = [[s.path, s.label, f"{s.suggested_label} {s.probability:.2f}"] for s in issues]
+    print_table(["image", "label", "looks like"], rows, limit=MAX_ROWS, rest=f"all are in {patch}")
 
 
 def _print_detection(report: EvaluationReport) -> None:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -99,21 +100,69 @@ Cell = str | list[str]
 
 
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[Cell]], right: Sequence[str] = (), *, rest: str = ""
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    right: Sequence[str] = (),
+    *,
+    rest: str = "",
+    limit: int | None = None,
 ) -> None:
     """Print a table to standard output, with the columns named in `right` right-aligned.
 
-    A long table is truncated and ends with `rest`, which says where all rows can be found. Without `rest`, it is
-    truncated on a terminal only, and printed in full to a pipe or a file.
+    Long text wraps, numbers do not; if the terminal is too narrow, the columns are printed in several blocks, each with
+    the first column. Only `limit` rows are printed; by default `MAX_ROWS` on a terminal, or anywhere if `rest` is
+    given. The last line then states how many rows are left out, and `rest` where all can be found.
     """
     console = make_console()
-    is_truncated = len(rows) > MAX_ROWS + MAX_ROWS // 10 and (console.is_terminal or bool(rest))
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        grid.add_column(styled_line(column), justify="right" if column in right else "left", overflow="fold")
-    for row in rows[:MAX_ROWS] if is_truncated else rows:
-        grid.add_row(*(Text("\n").join(map(styled_line, [cell] if isinstance(cell, str) else cell)) for cell in row))
-    console.print(grid)
-    if is_truncated:
+    if limit is None and len(rows) > MAX_ROWS + MAX_ROWS // 10 and (console.is_terminal or rest):
+        limit = MAX_ROWS
+    shown = rows if limit is None else rows[:limit]
+    cells = [[[cell] if isinstance(cell, str) else list(cell) for cell in row] for row in shown]
+    widths = [_measure_column(name, [row[i] for row in cells], name in right) for i, name in enumerate(columns)]
+    for number, block in enumerate(_split_columns(widths, console.width)):
+        if number:
+            print_line()
+        grid = Table(box=None, pad_edge=False, header_style="bold")
+        for i, width in _fit_columns(widths, block, console.width).items():
+            justify: Any = "right" if columns[i] in right else "left"
+            grid.add_column(styled_line(columns[i]), justify=justify, overflow="fold", width=width)
+        for row in cells:
+            grid.add_row(*(Text("\n").join(map(styled_line, row[i])) for i in block))
+        console.print(grid)
+    if len(shown) < len(rows):
         where = rest or "use --format json or redirect the output to a file to see all"
-        print_line(f"... and {len(rows) - MAX_ROWS:,} more of {len(rows):,}: {where}")
+        print_line(f"... and {len(rows) - len(shown):,} more of {len(rows):,}: {where}")
+
+
+COLUMN_GAP = 2  # spaces between columns
+MIN_WRAPPED = 16  # columns of text that is wrapped; an interval such as 0.9123 to 0.9456 stays on one line
+
+
+def _measure_column(name: str, cells: Sequence[Sequence[str]], is_number: bool) -> tuple[int, int]:
+    """Return the least width of a column and the width at which nothing wraps, in columns of the terminal."""
+    widest = max((cell_len(printable(line)) for cell in cells for line in cell), default=0)
+    words = max((cell_len(printable(word)) for word in name.split()), default=0)
+    return max(words, widest if is_number else min(widest, MIN_WRAPPED), 1), max(cell_len(printable(name)), widest, 1)
+
+
+def _split_columns(widths: Sequence[tuple[int, int]], total: int) -> list[list[int]]:
+    """Return the columns of each block that fits `total`, every one with the first column."""
+    blocks = [[0]]
+    for i in range(1, len(widths)):
+        needed = sum(widths[j][0] + COLUMN_GAP for j in blocks[-1]) + widths[i][0]
+        if needed > total and len(blocks[-1]) > 1:
+            blocks.append([0])
+        blocks[-1].append(i)
+    return blocks if widths else []
+
+
+def _fit_columns(widths: Sequence[tuple[int, int]], block: Sequence[int], total: int) -> dict[int, int]:
+    """Return the width of each column of a block: the widest ones wrap until the block fits `total`."""
+    fitted = {i: widths[i][1] for i in block}
+    excess = sum(fitted.values()) + COLUMN_GAP * (len(block) - 1) - total
+    for _ in range(excess):
+        flexible = [i for i in block if fitted[i] > widths[i][0]] or [i for i in block if fitted[i] > 1]
+        if not flexible:
+            break
+        fitted[max(flexible, key=lambda i: fitted[i])] -= 1
+    return fitted

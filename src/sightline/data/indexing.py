@@ -168,6 +168,11 @@ def list_source(
         raise DataError(
             f"There is no folder, file or data set {text!r}. Check the path; the named data sets are {known}."
         )
+    if (path / "run.json").is_file() or ((path / "manifest.json").is_file() and (path / "model.onnx").is_file()):
+        raise DataError(
+            f"{path} is a model, not labeled images: `sightline evaluate {path}` and `sightline predict {path} IMAGES` "
+            "use it, and `sightline resume` continues a run; name the images to train on or to check."
+        )
     if path.is_dir() and (files := sorted(p for p in path.iterdir() if p.is_file() and is_idx(p))):
         return read_idx_files(files, options.limits)
     if (store := _open_store(path, options.limits)) is not None:

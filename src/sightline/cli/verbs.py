@@ -1,0 +1,85 @@
+"""The commands by name: their order, a summary and an example of each, and which one is meant by another name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from sightline.cli.output import print_text
+from sightline.errors import UsageError, suggest
+
+VERBS = {
+    "demo": ("Train, evaluate and predict on synthetic images.", "demo"),
+    "train": ("Train a classifier on labeled images.", "train photos/ --recipe transfer --out runs/cats"),
+    "resume": ("Resume an interrupted run, or train a run for more epochs.", "resume runs/cats"),
+    "evaluate": ("Evaluate a classifier.", "evaluate runs/cats --target-precision 0.99"),
+    "predict": ("Classify images.", "predict runs/cats new/ --format csv > predictions.csv"),
+    "report": ("Evaluate a run again and write its HTML report.", "report runs/cats"),
+    "explain": ("Show which regions of images support a class.", "explain runs/cats new/1.jpg --class dog"),
+    "doctor": ("Check a dataset for problems before training.", "doctor photos/ --write-fixes fixes.jsonl"),
+    "export": ("Export a model to another format and compare.", "export runs/cats --to onnx --precision int8"),
+    "compress": ("Compress a model without losing accuracy.", "compress runs/cats --max-size 2MB"),
+    "model-card": ("Write a model card into a run's bundle.", "model-card runs/cats"),
+    "serve": ("Serve predictions over HTTP.", "serve runs/cats --port 8000"),
+    "sweep": ("Search hyperparameters.", "sweep photos/ transfer-table --trials 8"),
+    "compare": ("Compare runs side by side.", "compare runs/cats runs/cats-2 --figure curves.png"),
+    "describe": ("Describe a network layer by layer.", "describe vgg16 --size 224x224x3 --classes 10"),
+    "preview": ("Draw a labeled grid of images.", "preview photos/ --augment --out grid.png"),
+    "models": ("List the available networks.", "models"),
+    "recipes": ("List the recipes, or print one of them.", "recipes transfer > my-recipe.toml"),
+    "env": ("Show versions, devices, memory and the backend.", "env --format json"),
+    "help": ("Print the help of a command.", "help train"),
+}
+"""A summary of each command, and an example of its arguments."""
+
+OTHER_NAMES = {
+    **dict.fromkeys(("fit", "learn"), "train"),
+    **dict.fromkeys(("test", "eval", "score", "validate"), "evaluate"),
+    **dict.fromkeys(("classify", "infer", "inference"), "predict"),
+    **dict.fromkeys(("check", "clean", "lint", "audit"), "doctor"),
+    **dict.fromkeys(("show", "view"), "preview"),
+    **dict.fromkeys(("prune", "quantize", "distill"), "compress"),
+    **dict.fromkeys(("tune", "search"), "sweep"),
+    **dict.fromkeys(("summary", "inspect"), "describe"),
+    "card": "model-card", "continue": "resume", "convert": "export", "deploy": "serve", "diff": "compare",
+    "gradcam": "explain", "info": "env", "list": "models",
+}  # fmt: skip
+"""What other tools call a command; only for messages, none of these names works."""
+
+
+def epilog(name: str) -> str:
+    """Return the last lines of a command's help: its example."""
+    return f"\b\nExample:\n  sightline {VERBS[name][1]}"
+
+
+def explain_unknown_verb(name: str) -> str:
+    """Return the message for a command that does not exist: which one is meant."""
+    hint = f" Did you mean {OTHER_NAMES[name]!r}?" if name in OTHER_NAMES else suggest(name, tuple(VERBS))
+    return f"There is no command {name!r}.{hint} `sightline help` lists all commands."
+
+
+class VerbGroup(TyperGroup):
+    """The commands, with a message of our own for one that does not exist."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the first argument names; raises `UsageError`."""
+        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            raise UsageError(explain_unknown_verb(args[0]))
+        return super().resolve_command(ctx, args)
+
+
+def show_help(
+    context: typer.Context,
+    command: Annotated[str | None, typer.Argument(help="The command; default: list all commands.")] = None,
+) -> None:
+    """Print the help of a command, with an example; without a command, list all commands."""
+    root: Any = context.parent
+    if command is None:
+        print_text(root.get_help() + "\n")
+        return
+    chosen = root.command.get_command(root, command)
+    if chosen is None:
+        raise UsageError(explain_unknown_verb(command))
+    print_text(chosen.get_help(type(context)(chosen, parent=root, info_name=command)) + "\n")

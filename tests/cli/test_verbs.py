@@ -1,0 +1,103 @@
+"""Help, completion, and messages that name the command that is meant."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from command import Command
+from sightline.cli import app, verbs
+
+
+def test_every_command_has_a_summary_and_an_example(sightline: Command) -> None:
+    group: Any = get_command(app)
+    assert list(group.commands) == list(verbs.VERBS)
+    listing = sightline("help")
+    assert (listing.code, listing.err) == (0, "")
+    assert listing.out == sightline("--help").out == sightline().out
+    for name, (summary, _) in verbs.VERBS.items():
+        assert f"  {name} " in listing.out
+        assert summary in listing.out
+
+
+@pytest.mark.parametrize("verb", verbs.VERBS)
+def test_the_help_of_a_command_holds_an_example_that_parses(sightline: Command, verb: str) -> None:
+    result = sightline("help", verb)
+    assert (result.code, result.err) == (0, "")
+    assert result.out == sightline(verb, "--help").out
+    (example,) = re.findall(r"Example:\n +sightline (.*)", result.out)
+    name, *arguments = shlex.split(example.partition(" > ")[0])
+    assert name == verb
+    group: Any = get_command(app)
+    group.commands[verb].make_context(verb, arguments)  # raises for an unknown option or a missing argument
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_help_shows_long_option_names_at_any_width(
+    sightline: Command, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = sightline("help", "evaluate").out
+    for name in ("--find-label-issues", "--target-sensitivity", "--no-conservative"):
+        assert name in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("trian",), "Did you mean 'train'"),
+        (("fit", "photos"), "Did you mean 'train'"),
+        (("card", "run"), "Did you mean 'model-card'"),
+        (("help", "show"), "Did you mean 'preview'"),
+        (("predict",), "See `sightline help predict`"),
+        (("predict", "{run}", "{data}", "--fomat", "csv"), "--format"),
+        (("predict", "{data}", "{data}"), "is a folder of images, not a model: `sightline train {data}`"),
+        (("evaluate", "digits"), "is a data set, not a model: `sightline train digits`"),
+        (("train", "{run}"), "is a model, not labeled images: `sightline evaluate {run}`"),
+        (("doctor", "{run}/bundle"), "is a model, not labeled images"),
+        (("report", "{run}/bundle"), "is a bundle, not a run: use the run {run}"),
+        (("compress", "{run}/bundle/model.onnx"), "is a bundle, not a run: use the run {run}"),
+        (("resume", "{run}/.."), "contains some: use {run}/../run"),
+        (("resume", "{data}"), "Folders of images are for `sightline train`"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_wrong_command_is_answered_with_the_right_one(
+    sightline: Command, trained: tuple[Path, dict[str, Any]], colors: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    places = {"run": trained[0], "data": colors}
+    result = sightline(*(a.format(**places) for a in arguments))
+    assert (result.code, result.out) == (2, "")
+    assert words.format(**places) in result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("sightline mod", {"model-card", "models"}), ("sightline predict --form", {"--format"}),
+     ("sightline models --format ", {"text", "json"})],
+)  # fmt: skip
+def test_the_shell_completes(line: str, expected: set[str], tmp_path: Path) -> None:
+    """By the script that `--show-completion` prints, run by bash as the Tab key does."""
+    program = tmp_path / "sightline"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m sightline "$@"\n')
+    program.chmod(0o755)
+    words = line.split(" ")
+    quoted = " ".join(map(shlex.quote, words))
+    script = (
+        f'eval "$(_SIGHTLINE_COMPLETE=source_bash sightline)"; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; '
+        "_sightline_completion sightline; printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    completed = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, env=environment)
+    assert set(completed.stdout.split()) == expected, completed.stderr
