@@ -56,7 +56,7 @@ class DoctorReport:
         return self.findings.to_frame()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of ``doctor --json``."""
+        """Return the content of ``doctor --format json``."""
         return self.audit.to_dict() | {"html": self.html, "patch": self.patch, "corrections": self.corrections}
 
     def __repr__(self) -> str:
