@@ -145,19 +145,14 @@ def main(mode: str) -> Any:
         import_frameworks()
     else:
         use_sightline()
-    if mode != "wrappers":
-        return find_changes(before)
-    imported = [
-        name for name in ("keras.src.wrappers", "keras.src.visualization.plot_image_gallery") if name in sys.modules
-    ]
-    return {"imported": imported, "predicted": use_wrappers()}
+    return {"predicted": use_wrappers()} if mode == "wrappers" else find_changes(before)
 
 
 MODES = {
     "new": "changes by Sightline in a new process",
     "frameworks": "changes by importing frameworks in a new process",
     "configured": "changes by Sightline where frameworks were imported and configured first",
-    "wrappers": "what of Keras was imported by Sightline, and a use of Keras' wrappers and visualization afterwards",
+    "wrappers": "a use of Keras' wrappers and visualization after Sightline",
 }
 
 if __name__ == "__main__":

@@ -46,7 +46,6 @@ def test_a_new_process_is_changed_by_the_frameworks_alone(tmp_path: Path) -> Non
 
 
 def test_all_of_keras_works_afterwards(tmp_path: Path) -> None:
-    result = run("wrappers", tmp_path)
-    assert result == {"imported": [], "predicted": 3}, "importing them takes half of the time to import Keras"
+    assert run("wrappers", tmp_path) == {"predicted": 3}
     with Image.open(tmp_path / "gallery.png") as image:
         assert image.size[0] > 100
