@@ -478,7 +478,7 @@ def test_a_killed_run_names_resume(sightline: Command, killed: RunDirectory, ver
     with killed.lock():
         result = sightline(verb, killed.path)
     assert result.code == 2
-    assert "it is still training; wait until it ends" in result.err
+    assert "it is still training; wait until it finishes" in result.err
 
 
 def test_a_card_says_truly_why_there_is_no_bundle(sightline: Command, project_copy: Path) -> None:
@@ -488,7 +488,7 @@ def test_a_card_says_truly_why_there_is_no_bundle(sightline: Command, project_co
         result = sightline(*verb)
         assert result.code == 2
         assert f"its folder {run.path / 'bundle'} was removed" in result.err
-    run.update(no_bundle="the exported file differs from the model by up to 0.5")
+    run.update(no_bundle_reason="the exported file differs from the model by up to 0.5")
     result = sightline("model-card", run.path)
     assert "has no bundle to write the model card to: the exported file differs from the model by up to" in result.err
     assert "must be complete" not in result.err
