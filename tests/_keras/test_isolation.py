@@ -111,8 +111,8 @@ def find_process_changes(source: str) -> Iterator[tuple[int, str]]:
                 name = ast.unparse(function)
                 if name in {"warnings.simplefilter", "warnings.filterwarnings"} and id(node) not in local_filters:
                     yield node.lineno, name
-                found = {name, name.rpartition(".")[2]} & CHANGES
-                yield from ((node.lineno, each) for each in found)
+                calls = {name, name.rpartition(".")[2]} & CHANGES
+                yield from ((node.lineno, each) for each in calls)
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -147,8 +147,8 @@ def test_hostile_requests_end_neither_the_server_nor_its_patience(
     received = b""
     with socket.create_connection((host, int(port)), timeout=30) as client:
         with contextlib.suppress(ConnectionError):  # refused before all of it was sent
-            for part in parts:
-                client.sendall(part)
+            for chunk in parts:
+                client.sendall(chunk)
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_WR)
             while data := client.recv(1 << 16):
