@@ -160,7 +160,7 @@ def test_tables_align_at_any_width(
 @pytest.mark.parametrize("limit", [3, None])
 def test_a_table_ends_in_the_number_of_rows_left_out(limit: int | None, capsys: pytest.CaptureFixture[str]) -> None:
     output.print_table(["n"], [[str(i)] for i in range(100)], limit=limit, rest="see all.csv")
-    *shown, last = capsys.readouterr().out.splitlines()
+    *lines, last = capsys.readouterr().out.splitlines()
     count = limit or output.MAX_ROWS
-    assert len(shown) == 1 + count
+    assert len(lines) == 1 + count
     assert last == f"... and {100 - count} more of 100: see all.csv"

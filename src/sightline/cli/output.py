@@ -116,8 +116,8 @@ def print_table(
     console = make_console()
     if limit is None and len(rows) > MAX_ROWS + MAX_ROWS // 10 and (console.is_terminal or rest):
         limit = MAX_ROWS
-    shown = rows if limit is None else rows[:limit]
-    cells = [[[cell] if isinstance(cell, str) else list(cell) for cell in row] for row in shown]
+    printed = rows if limit is None else rows[:limit]
+    cells = [[[cell] if isinstance(cell, str) else list(cell) for cell in row] for row in printed]
     widths = [_measure_column(name, [row[i] for row in cells], name in right) for i, name in enumerate(columns)]
     for number, block in enumerate(_split_columns(widths, console.width)):
         if number:
@@ -129,9 +129,9 @@ def print_table(
         for row in cells:
             grid.add_row(*(Text("\n").join(map(styled_line, row[i])) for i in block))
         console.print(grid)
-    if len(shown) < len(rows):
+    if len(printed) < len(rows):
         where = rest or "use --format json or redirect the output to a file to see all"
-        print_line(f"... and {len(rows) - len(shown):,} more of {len(rows):,}: {where}")
+        print_line(f"... and {len(rows) - len(printed):,} more of {len(rows):,}: {where}")
 
 
 COLUMN_GAP = 2  # spaces between columns
