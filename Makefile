@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Processes that run tests; each loads TensorFlow.
+WORKERS ?= 2
 
 # PyTorch's build for CPUs: no hash, since each index that has it has files of its own. Where pip's own index has only
 # the build for GPUs (Linux, x86-64), name a wheel: `make TORCH=PATH test-backends`.
@@ -30,7 +32,7 @@ demo: $(VENV)/installed ## train, evaluate and predict on drawn images
 	@$(BIN)/sightline demo $(ARGS)
 
 test: $(VENV)/installed ## run the tests, less the slow ones
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/installed ## run the slow tests only
 	@$(BIN)/pytest -m slow $(ARGS)

@@ -26,7 +26,8 @@ def test_layers_are_seeded_and_the_generator_of_the_process_is_not() -> None:
 
 
 def test_only_this_thread_is_silenced_and_errors_are_not(caplog: pytest.LogCaptureFixture) -> None:
-    logger, level = logging.getLogger("tensorflow"), logging.getLogger("tensorflow").level
+    caplog.set_level(logging.WARNING, "tensorflow")  # TensorFlow raises it when it is imported
+    logger, level = logging.getLogger("tensorflow"), logging.WARNING
     with silence_logging("tensorflow", ""):
         logger.warning("ours")
         logging.getLogger().warning("ours")

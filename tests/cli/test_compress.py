@@ -83,7 +83,8 @@ def test_json_is_the_front_and_the_chosen_one(completed_search: tuple[Path, str]
     comparison = payload["comparison"]
     assert comparison["split"] == "test"
     assert comparison["count"] == trained[1]["test"]["count"]
-    assert comparison["interval"]["low"] <= comparison["difference"] <= comparison["interval"]["high"]
+    low, high = comparison["difference_interval"]
+    assert low <= comparison["difference"] <= high
     assert payload["budget_met"] is (not comparison["significantly_worse"])
     with Image.open(out / "pareto_front.png") as image:
         assert min(image.size) > 400

@@ -332,7 +332,7 @@ def test_images_added_later_are_in_no_split_and_reported(sightline: Command, pro
     write(project_copy / "data" / "test" / "red" / "new.png", encode(draw(77, "red")))
     payload = sightline("evaluate", project_copy / "run", "--format", "json").json
     assert (payload["count"], payload["added"]) == (16, 1)
-    line = "1 image was added since training and is in no split: name its folder to evaluate on it."
+    line = "1 image was added since training and is in no split: pass its folder to evaluate on it."
     assert line in sightline("evaluate", project_copy / "run").out
 
 
@@ -446,7 +446,7 @@ def test_a_bundle_finds_training_images_by_its_location(
     payload = sightline("evaluate", alone, everything, "--format", "json").json
     assert payload["count"] == 64
     assert payload["training_images"] == {"included": False, "identical": None, "near_duplicates": None, "images": []}
-    assert "does not know its training images" in sightline("evaluate", alone, everything).out
+    assert "The training images of this model are not known" in sightline("evaluate", alone, everything).out
 
 
 def test_an_export_is_compared_on_them_and_says_so(

@@ -42,7 +42,7 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
         ("evaluate {run} --find-label-issues {tmp}/new", "cleanlab", ("cleanlab", "labels")),
         ("evaluate {run} --ood {data}", "sklearn", ("scikit-learn", "train")),
         ("report {run}", "matplotlib", ("matplotlib", "train")),
-        ("show {data} --out {tmp}/new.png", "matplotlib", ("matplotlib", "train")),
+        ("preview {data} --out {tmp}/new.png", "matplotlib", ("matplotlib", "train")),
         ("serve {run}", "uvicorn", ("uvicorn", "serve")),
         ("sweep {data} transfer-table --out {tmp}/new", "optuna", ("optuna", "sweep")),
     ],

@@ -36,7 +36,7 @@ def drawn_grids(monkeypatch: pytest.MonkeyPatch) -> list[Rows]:
         grids.append(rows)
         return plot_grid(rows)
 
-    monkeypatch.setattr(workflow, "grid", keep)
+    monkeypatch.setattr(workflow, "plot_grid", keep)
     return grids
 
 

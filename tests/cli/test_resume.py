@@ -150,10 +150,10 @@ def test_a_checkpoint_that_does_not_fit_the_disk(untouched: Any, tmp_path: Path)
     where = make_place(tmp_path)
     assert run_and_kill(where, train("staged", where), MOMENTS["second epoch"]).killed
     first = sorted((where.run / "checkpoints").iterdir())
-    full = run_and_kill(where, resume(where), before=FULL.format(module="checkpoint", name="write"))
+    full = run_and_kill(where, resume(where), before=FULL.format(module="checkpoints", name="write_checkpoint"))
     assert full.code == 2
     assert "File too large. Free some space" in full.err
-    assert f"`sightline resume {where.run}` goes on" in full.err
+    assert f"`sightline resume {where.run}` continues" in full.err
     assert "Traceback" not in full.err
     remaining = [path for path in sorted((where.run / "checkpoints").iterdir()) if path.suffix == ".npz"]
     assert remaining
@@ -175,7 +175,7 @@ def test_a_cache_that_does_not_fit_the_disk(sightline: Command, tmp_path: Path, 
         signal.signal(signal.SIGXFSZ, ignored)
     assert result.code == 2
     assert "The pixel cache" in result.err
-    assert f"`sightline resume {tmp_path / 'r'}` goes on" in result.err
+    assert f"`sightline resume {tmp_path / 'r'}` continues" in result.err
     assert list(own_cache.iterdir()) == []
     assert sightline("resume", tmp_path / "r", "--format", "json").json["epochs"] == 2
 
@@ -204,7 +204,7 @@ def test_train_points_to_resume(sightline: Command, stopped: Path) -> None:
     (stopped / ".part-7-model.keras").write_text("half")
     data = stopped.parent / "data"
     same = sightline("train", data, *SMALL, "--out", stopped)
-    assert (same.code, f"`sightline resume {stopped}` goes on" in same.err) == (2, True)
+    assert (same.code, f"`sightline resume {stopped}` continues" in same.err) == (2, True)
     other = sightline("train", data, *SMALL, "--seed", 3, "--out", stopped)
     assert (other.code, "seed is 0, not 3" in other.err) == (2, True)
     result = sightline("resume", stopped, "--format", "json")
@@ -241,8 +241,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(sightline: Command, st
 @pytest.mark.parametrize("verb", ["resume", "train", "force"])
 def test_a_run_in_use_is_refused(sightline: Command, stopped: Path, verb: str) -> None:
     """The lock is held by another process, and released when that is killed."""
-    code = "import sys, time; from pathlib import Path; from sightline.runs.directory import Run\n"
-    code += "with Run(Path(sys.argv[1])).held(): print('held', flush=True); time.sleep(600)"
+    code = "import sys, time; from pathlib import Path; from sightline.runs.directory import RunDirectory\n"
+    code += "with RunDirectory(Path(sys.argv[1])).lock(): print('held', flush=True); time.sleep(600)"
     train = ("train", stopped.parent / "data", *SMALL, "--out", stopped)
     command = {"resume": ("resume", stopped), "train": train, "force": (*train, "--force")}[verb]
     with subprocess.Popen([sys.executable, "-c", code, str(stopped)], stdout=subprocess.PIPE, text=True) as holder:

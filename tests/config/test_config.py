@@ -141,8 +141,10 @@ def test_dict_is_plain_and_leaves_out_what_is_unset() -> None:
 @pytest.mark.parametrize("stages", [[], [{}]], ids=["no stage", "one stage"])
 def test_dump_states_every_setting_under_its_meaning(stages: list[Any]) -> None:
     """Each line of a setting stands in the table of its own, right below the phrase that explains it."""
-    lines = config.dump_toml(resolve_config({"train": {"stages": stages}})).splitlines()
-    seen, table, counts = set(), "", {"[[train.stages]]": -1}
+    augmentations = [{"name": "solarize"}] if stages else []
+    layer = {"train": {"stages": stages}, "augment": {"custom": augmentations}}
+    lines = config.dump_toml(resolve_config(layer)).splitlines()
+    seen, table, counts = set(), "", {"[[train.stages]]": -1, "[[augment.custom]]": -1}
     for before, line in zip(["", *lines], lines, strict=False):
         if line.startswith("["):
             counts[line] = counts.get(line, 0) + 1
@@ -151,8 +153,9 @@ def test_dump_states_every_setting_under_its_meaning(stages: list[Any]) -> None:
             path = table + (setting[1] or setting[2])
             assert before == f"# {LEAVES[path][1].metadata['doc']}", path
             seen.add(path)
-    expected = {path for path in LEAVES if path.startswith("train.stages.0.") <= bool(stages)}
-    assert seen == expected - ({"train.stages"} if stages else set())
+    in_lists = ("train.stages.0.", "augment.custom.0.")
+    expected = {path for path in LEAVES if path.startswith(in_lists) <= bool(stages)}
+    assert seen == expected - ({"train.stages", "augment.custom"} if stages else set())
 
 
 @pytest.mark.parametrize("path", LEAVES)

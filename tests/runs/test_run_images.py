@@ -89,7 +89,7 @@ def test_arrays_are_not_kept(tmp_path: Path) -> None:
         tmp_path / "run", request=TrainRequest((), True, str(tmp_path), "quick", (), ()).to_dict()
     )
     run.write_config(RunConfig())
-    with pytest.raises(DataError, match="trained on arrays, which the run does not store"):
+    with pytest.raises(DataError, match="trained on images in memory"):
         run_images.resolve_sources(run)
 
 

@@ -158,15 +158,21 @@ def _make_recorder() -> Any:
     class Recorder(keras.optimizers.Optimizer):  # type: ignore[name-defined]  # Keras is imported late
         def build(self, variables: Any) -> None:
             super().build(variables)
-            self._places = {id(v): number for number, v in enumerate(variables)}
+            self._places = {self._key(v): number for number, v in enumerate(variables)}
             self._last = [self.add_variable_from_reference(v, name="gradient") for v in variables]
 
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:  # noqa: ARG002  # Keras names it
-            self.assign(self._last[self._places[id(variable)]], gradient)
+            self.assign(self._last[self._places[self._key(variable)]], gradient)
 
         def gradient(self, variable: Any) -> NDArray[np.float32] | None:
-            place = self._places.get(id(variable))
+            place = self._places.get(self._key(variable))
             return None if place is None else _to_numpy(self._last[place])
+
+        @staticmethod
+        def _key(variable: Any) -> int:
+            """Identify a variable, of which TensorFlow hands its own one to `update_step`."""
+            is_wrapped = backend.name() == "tensorflow" and isinstance(variable, keras.Variable)
+            return id(variable.value if is_wrapped else variable)
 
     return Recorder(learning_rate=1.0)
 

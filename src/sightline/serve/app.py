@@ -113,7 +113,7 @@ class _Uploads:
         try:
             try:
                 async with asyncio.timeout(BODY_SECONDS):
-                    await self._collect(request, chunks)
+                    await self.collect_body(request, chunks)
             except TimeoutError:
                 raise HTTPException(408, f"The image did not arrive within {BODY_SECONDS:g} seconds.") from None
             if not any(chunks):
@@ -122,7 +122,7 @@ class _Uploads:
         finally:
             self._total -= sum(map(len, chunks))
 
-    async def _collect(self, request: Request, chunks: list[bytes]) -> None:
+    async def collect_body(self, request: Request, chunks: list[bytes]) -> None:
         size = 0
         async for chunk in request.stream():
             chunks.append(chunk)
