@@ -39,6 +39,10 @@ def test_only_the_listed_variables_change(tmp_path: Path) -> None:
     assert drop_listed(run("configured", tmp_path)) == {}
 
 
+@pytest.mark.skipif(
+    os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow",
+    reason="where TensorFlow is installed, too, Keras imports it on other backends, which changes more",
+)
 def test_a_new_process_is_changed_by_the_frameworks_alone(tmp_path: Path) -> None:
     ours, theirs = run("new", tmp_path), run("frameworks", tmp_path)
     assert {name: values for name, values in drop_listed(ours).items() if name not in theirs} == {}
