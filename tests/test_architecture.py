@@ -43,7 +43,7 @@ LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 
 JSON_WRITER = "jsonio.py"
 
-LONGEST_MODULE = 430  # lines
+LONGEST_MODULE = 400  # lines
 
 PUBLIC_NAMES = {
     "Callback",

@@ -41,7 +41,7 @@ def test_train_says_why(refused: Path, sightline: Command) -> None:
         reasons.append(result.json["no_bundle_reason"])
         assert f"error: {refused} has no bundle: {reasons[-1]}." in result.err
     assert reasons[0] == reasons[1]
-    assert reasons[0].startswith("the outputs of the exported file differ from the model's: on ")
+    assert reasons[0].startswith("the outputs of the exported file differ from the model's: on 12 images")
 
 
 @pytest.mark.backends

@@ -207,7 +207,7 @@ def test_full_disk_does_not_damage_earlier_checkpoints(tmp_path: Path, monkeypat
 
 def test_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_bytes(b"a file")
-    with pytest.raises(OutputError, match=r"is not a folder|cannot be written"):
+    with pytest.raises(OutputError, match="is not a folder"):
         checkpoints.write_checkpoint(tmp_path / "checkpoints", 1, make_checkpoint(1))
 
 

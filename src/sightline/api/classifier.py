@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.api import stored_thresholds
-from sightline.api.dataset import Dataset
+from sightline.api.dataset import Dataset, list_data
 from sightline.api.explanation import explain
 from sightline.api.images import ImageLike, prediction_row, split_images, to_class_index
-from sightline.api.options import Settings, to_assignments
+from sightline.api.options import Settings, parse_split, to_assignments
 from sightline.api.record_list import RecordList, format_html_table
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.data.indexing import Sources
-from sightline.data.types import SPLITS, Index, Split
-from sightline.errors import DataError, ModelError, UsageError, plural, suggest
+from sightline.data.types import Index
+from sightline.errors import DataError, ModelError, plural
 from sightline.explain.explanation import Explanation
 from sightline.inference import stream
 from sightline.inference.manifest import Manifest
@@ -222,9 +222,9 @@ class Classifier:
         )
         with show_progress(progress, callback) as display:
             return evaluate_fully(
-                self, _list_sources(data, column, set),
+                self, list_data(data, column, set),
                 split=parse_split(split), threshold_request=request,
-                ood_sources=_list_sources(ood),
+                ood_sources=list_data(ood),
                 label_issues=None if find_label_issues is None else Path(find_label_issues), tta=tta == "flip",
                 allowed=AllowedImages(include_training, allow_missing), cache=cache, progress=display.on_progress,
             )  # fmt: skip
@@ -258,7 +258,7 @@ class Classifier:
         with show_progress(progress, callback) as display:
             exported = export_model(
                 self._model_path, to, precision=precision, out=out,
-                data=_list_sources(data, column, set), tolerance=tolerance, agreement=min_agreement,
+                data=list_data(data, column, set), tolerance=tolerance, agreement=min_agreement,
                 callback=display,
             )  # fmt: skip
         if not exported.accepted:
@@ -298,7 +298,7 @@ class Classifier:
         data = self.trained_on if data is None else data
         with show_progress(progress, callback) as display:
             return compress(
-                self._model_path, data=_list_sources(data, column, set), out=out,
+                self._model_path, data=list_data(data, column, set), out=out,
                 budget=build_budget(max_drop, max_size, max_latency, max_params),
                 methods=[name.strip() for name in methods if name.strip()], epochs=epochs, callback=display,
             )  # fmt: skip
@@ -396,23 +396,3 @@ def load_keras_predictor(run: RunDirectory) -> KerasPredictor:
     if not run.has_model:
         raise ModelError(f"The run {run.path} has no weights yet: {explain_incomplete(run)}.")
     return KerasPredictor.load(run.path / "model.keras", *run.read_model_spec())
-
-
-def _list_sources(
-    data: Dataset | Sources | None, column: Settings | None = None, set: Settings = ()
-) -> Sources | None:  # fmt: skip
-    if data is not None:
-        return Dataset.wrap(data, column=column, set=set).listed_sources
-    if column or set:
-        raise UsageError("column and set say how to read the images that are given: give some, or leave them out.")
-    return None
-
-
-def parse_split(text: str | None) -> Split | None:
-    """Return `text` as a split name; raises `UsageError` if it is not one."""
-    if text is None:
-        return None
-    for split in SPLITS:
-        if text == split:
-            return split
-    raise UsageError(f"There is no split {text!r}.{suggest(text, SPLITS)}")

@@ -284,3 +284,14 @@ class Dataset:
             for label, count in self.counts.items()
         ]
         return format_html_table(rows, title=title)
+
+
+def list_data(
+    data: Dataset | Sources | None, column: Settings | None = None, set: Settings = ()
+) -> Sources | None:  # fmt: skip
+    """Return the sources of `data`, read with `column` and `set`; None for none."""
+    if data is not None:
+        return Dataset.wrap(data, column=column, set=set).listed_sources
+    if column or set:
+        raise UsageError("column and set say how to read the images that are given: give some, or leave them out.")
+    return None

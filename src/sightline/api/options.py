@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sightline import jsonio
+from sightline.data.types import SPLITS, Split
 from sightline.errors import UsageError, suggest
 
 Settings = Mapping[str, Any] | Sequence[str]
@@ -52,3 +53,13 @@ def _split_column(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise UsageError(f"--column expects ROLE=NAME such as label=breed, not {text!r}.")
     return role, name
+
+
+def parse_split(text: str | None) -> Split | None:
+    """Return `text` as a split name; raises `UsageError` if it is not one."""
+    if text is None:
+        return None
+    for split in SPLITS:
+        if text == split:
+            return split
+    raise UsageError(f"There is no split {text!r}.{suggest(text, SPLITS)}")

@@ -52,7 +52,7 @@ from sightline.inference.bundle import Bundle
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
 from sightline.report.plotting import RenderedFigure
-from sightline.runs.paths import LOCK_NAME, check_writable, lock_run, next_path
+from sightline.runs.paths import LOCK_NAME, check_writable, explain_not_a_run, lock_run, next_path
 from sightline.runs.predictions import parse_predictions
 from sightline.runs.run_info import read_run_info as read_info
 
@@ -100,7 +100,7 @@ class RunDirectory:
         """Open an existing run; raises `ModelError` if it is not a run or has an unknown schema."""
         run = cls(path)
         if not (path / "run.json").exists():
-            raise ModelError(_explain_not_a_run(path))
+            raise ModelError(explain_not_a_run(path))
         schema = run.info.get("schema")
         if schema != SCHEMA:
             raise ModelError(
@@ -386,17 +386,3 @@ class RunDirectory:
 
 def _row_type(row: Mapping[str, Any]) -> type[ImageRow | UnreadableImage]:
     return UnreadableImage if "reason" in row else ImageRow
-
-
-def _explain_not_a_run(path: Path) -> str:
-    """Return the message for a path that is not a run: what it is, and which command takes it."""
-    bundle = path if path.is_dir() else path.parent
-    if (bundle / "manifest.json").is_file():
-        use = f"use the run {bundle.parent}. " if (bundle.parent / "run.json").is_file() else ""
-        return f"{path} is a bundle, not a run: {use}`sightline evaluate`, `predict` and `explain` take bundles."
-    if runs := sorted(str(file.parent) for file in path.glob("*/run.json"))[:5]:
-        return f"{path} is not a run but contains some: use {' or '.join(runs)}."
-    return (
-        f"{path} is not a run: expected a folder written by `sightline train`, with its run.json. If training was "
-        "interrupted before it wrote anything, start it again. Folders of images are for `sightline train`."
-    )

@@ -50,3 +50,17 @@ def next_path(base: Path, stem: str) -> Path:
     while (base / f"{stem}-{number}").exists():
         number += 1
     return base / f"{stem}-{number}"
+
+
+def explain_not_a_run(path: Path) -> str:
+    """Return the message for a path that is not a run: what it is, and which command takes it."""
+    bundle = path if path.is_dir() else path.parent
+    if (bundle / "manifest.json").is_file():
+        use = f"use the run {bundle.parent}. " if (bundle.parent / "run.json").is_file() else ""
+        return f"{path} is a bundle, not a run: {use}`sightline evaluate`, `predict` and `explain` take bundles."
+    if runs := sorted(str(file.parent) for file in path.glob("*/run.json"))[:5]:
+        return f"{path} is not a run but contains some: use {' or '.join(runs)}."
+    return (
+        f"{path} is not a run: expected a folder written by `sightline train`, with its run.json. If training was "
+        "interrupted before it wrote anything, start it again. Folders of images are for `sightline train`."
+    )

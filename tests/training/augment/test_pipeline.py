@@ -77,10 +77,10 @@ def test_every_setting_alone_changes_images(field: str) -> None:
     assert pipeline.is_enabled(config)
     assert geometry.is_geometric(config) is (field in GEOMETRY_SETTINGS)
     pixels = np.concatenate([make_smooth_image(12, 12), make_smooth_image(12, 12)[:, ::-1]] * 4)
-    out = apply_augmentation(config, pixels, pipeline.sample_params(config, 8, (12, 12), 0, 1))
+    out = apply_augmentation(config, pixels, pipeline.sample_params(config, 8, (12, 12), 1, 1))
     changed = (out != pixels).any((1, 2, 3))
     assert changed.any()
-    assert changed.sum() >= 7 or field in {"horizontal_flip", "vertical_flip", "crop", "randaugment", "cutmix"}
+    assert changed.all() or field in {"horizontal_flip", "vertical_flip", "crop", "randaugment", "cutmix"}
 
 
 CONFIGS = st.builds(
@@ -315,10 +315,10 @@ def test_params_have_the_ranges_of_the_generator_of_the_tutorial() -> None:
     keras_generator = ImageDataGenerator(
         rotation_range=40, width_shift_range=0.2, height_shift_range=0.2, zoom_range=0.2, horizontal_flip=True
     )
-    transforms = [keras_generator.get_random_transform((32, 32, 3), seed=i) for i in range(2000)]
+    transforms = [keras_generator.get_random_transform((32, 32, 3), seed=i) for i in range(4000)]
     names = ["theta", "tx", "ty", "zx", "zy", "flip_horizontal"]
     expected = np.array([[float(d[name]) for name in names] for d in transforms])
-    ours = pipeline.sample_params(TUTORIAL, 2000, (32, 32), 0, 1)
+    ours = pipeline.sample_params(TUTORIAL, 20_000, (32, 32), 0, 1)
     matrix = get_params(TUTORIAL, ours, "affine").reshape(-1, 2, 3).astype(np.float64)
     flipped = get_params(TUTORIAL, ours, "horizontal_flip")[:, 0]
     flip = 1 - 2 * flipped
@@ -331,7 +331,7 @@ def test_params_have_the_ranges_of_the_generator_of_the_tutorial() -> None:
     for quantile in (0, 0.25, 0.5, 0.75, 1):
         reach = np.array([80, 12.8, 12.8, 0.4, 0.4])
         difference = (np.quantile(actual, quantile, 0) - np.quantile(expected, quantile, 0))[:5] / reach
-        assert np.abs(difference).max() < 0.05  # sampling error of the quantiles
+        assert np.abs(difference).max() < 0.04
     np.testing.assert_allclose(actual[:, 5].mean(), expected[:, 5].mean(), atol=0.04)
 
 

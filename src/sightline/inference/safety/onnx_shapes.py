@@ -7,10 +7,8 @@ writes; anything else is refused, as is whatever cannot be inferred.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 
-from sightline.errors import ModelError
 from sightline.inference.safety.onnx_graph import (
     BFLOAT16,
     FLOAT,
@@ -22,88 +20,8 @@ from sightline.inference.safety.onnx_graph import (
     Node,
     OnnxGraph,
     TensorType,
-    Weight,
 )
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class InferredOutputs:
-    """The `outputs` of an operation, its `cost` in multiply-adds of a dense product, and its `workspace` in bytes."""
-
-    outputs: tuple[TensorType, ...]
-    cost: float
-    workspace: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class NodeCall:
-    """One node with the types of its inputs, and the values of those that are weights."""
-
-    node: Node
-    types: tuple[TensorType, ...]
-    weights: tuple[Weight | None, ...]
-
-    @property
-    def first_shape(self) -> Shape:
-        """The shape of the first input."""
-        return self.types[0].shape
-
-    def make_error(self, reason: str) -> ModelError:
-        """Return the error for this node."""
-        return ModelError(f"its operation {self.node.name or self.node.op!r} ({self.node.op}) {reason}")
-
-    def check(self, condition: bool, reason: str) -> None:  # noqa: FBT001  # reads as an assertion
-        """Raise `ModelError` for `reason` unless `condition` holds."""
-        if not condition:
-            raise self.make_error(reason)
-
-    def get_integer(self, name: str, default: int) -> int:
-        """Return an integer attribute."""
-        value = self.node.attributes.get(name, default)
-        self.check(isinstance(value, int), f"has an attribute {name!r} that is not an integer")
-        return int(value)  # type: ignore[arg-type]  # checked
-
-    def get_integers(self, name: str, default: Sequence[int], minimum: int) -> Shape:
-        """Return a list attribute of known length, each integer at least `minimum` and at most 65,536."""
-        value = self.node.attributes.get(name, tuple(default))
-        is_valid = (
-            isinstance(value, tuple) and len(value) == len(default) and all(minimum <= n <= 1 << 16 for n in value)
-        )
-        self.check(is_valid, f"has the invalid attribute {name!r}: {value!r}")
-        return value  # type: ignore[return-value]  # checked
-
-    def get_axis(self, default: int | None = None, *, past_end: bool = False) -> int:
-        """Return the attribute `get_axis`, counted from the front."""
-        rank = len(self.first_shape)
-        axis = self.get_integer("axis", rank if default is None else default)
-        axis += rank if axis < 0 else 0
-        self.check(0 <= axis < rank + past_end, f"has an axis that its input of shape {list(self.first_shape)} lacks")
-        return axis
-
-    def get_constant(self, index: int) -> Shape:
-        """Return the integers of an input that must be a weight, as shapes and paddings are."""
-        weight = self.weights[index] if index < len(self.weights) else None
-        if weight is None or weight.values is None or weight.type.element_type != INT64 or len(weight.type.shape) != 1:
-            raise self.make_error(
-                "depends on numbers that are not constants in the file, so its shape cannot be inferred"
-            )
-        return weight.values
-
-
-Rule = Callable[[NodeCall], InferredOutputs]
-
-
-@dataclass(frozen=True, slots=True)
-class OperationRule:
-    """How one type of operation is checked: its rule, its attributes, and the number and types of its inputs."""
-
-    rule: Rule
-    attributes: Mapping[str, int | float | bytes | None] = field(default_factory=dict)
-    inputs: tuple[int, int] = (1, 1)
-    element_types: frozenset[int] = frozenset({FLOAT})
-
+from sightline.inference.safety.onnx_operation import InferredOutputs, NodeCall, OperationRule, Rule, Shape
 
 _ANY = frozenset({FLOAT, UINT8, INT8, INT32, INT64, FLOAT16, BFLOAT16})
 
