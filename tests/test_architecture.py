@@ -61,6 +61,7 @@ PUBLIC_NAMES = {
     "MissingImagesError",
     "ModelError",
     "OutputError",
+    "PluginError",
     "Prediction",
     "ProcessError",
     "Run",
@@ -69,6 +70,10 @@ PUBLIC_NAMES = {
     "__version__",
     "describe",
     "load",
+    "register_augmentation",
+    "register_metric",
+    "register_model",
+    "register_source",
     "sweep",
     "train",
 }

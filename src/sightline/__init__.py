@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sightline.api.loading import load
     from sightline.api.run import Run, train
     from sightline.callbacks import Callback
+    from sightline.data.sources.named import register_source
     from sightline.errors import (
         ConfigError,
         DataError,
@@ -24,12 +25,16 @@ if TYPE_CHECKING:
         MissingImagesError,
         ModelError,
         OutputError,
+        PluginError,
         ProcessError,
         SightlineError,
         UsageError,
     )
+    from sightline.evaluation.scoring import register_metric
     from sightline.inference.results import Prediction
+    from sightline.models.registry import register_model
     from sightline.sweeps import sweep
+    from sightline.training.augment.augmentation import register_augmentation
 
 __all__ = [
     "Callback",
@@ -47,6 +52,7 @@ __all__ = [
     "MissingImagesError",
     "ModelError",
     "OutputError",
+    "PluginError",
     "Prediction",
     "ProcessError",
     "Run",
@@ -55,6 +61,10 @@ __all__ = [
     "__version__",
     "describe",
     "load",
+    "register_augmentation",
+    "register_metric",
+    "register_model",
+    "register_source",
     "sweep",
     "train",
 ]
@@ -68,6 +78,10 @@ _HOMES = {
     "Run": "sightline.api.run",
     "describe": "sightline.api.description",
     "load": "sightline.api.loading",
+    "register_augmentation": "sightline.training.augment.augmentation",
+    "register_metric": "sightline.evaluation.scoring",
+    "register_model": "sightline.models.registry",
+    "register_source": "sightline.data.sources.named",
     "sweep": "sightline.sweeps",
     "train": "sightline.api.run",
 }

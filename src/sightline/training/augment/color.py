@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,9 @@ class ColorAugmentation(Augmentation):
         del config
         return self.change(pixels, per_image(params))
 
+    @abstractmethod
     def change(self, x: Any, amount: Any) -> Any:
         """Return float32 `x` [N, H, W, C] in [0, 255] changed by `amount` [N, 1, 1, 1]."""
-        raise NotImplementedError
 
     def _reach(self, config: AugmentConfig) -> float:
         return float(getattr(config, self.name))
