@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from sightline.api import stored_thresholds
 from sightline.api.dataset import Dataset, list_data
-from sightline.api.explanation import explain
 from sightline.api.images import ImageLike, prediction_row, split_images, to_class_index
 from sightline.api.options import Settings, parse_split, to_assignments
 from sightline.api.record_list import RecordList, format_html_table
@@ -20,7 +19,6 @@ from sightline.callbacks import Callback, Progress, no_progress
 from sightline.data.indexing import Sources
 from sightline.data.types import Index
 from sightline.errors import DataError, ModelError, plural
-from sightline.explain.explanation import Explanation
 from sightline.inference import stream
 from sightline.inference.manifest import Manifest
 from sightline.inference.predictor import Predictor
@@ -38,6 +36,7 @@ if TYPE_CHECKING:  # each is imported by the method that needs it
     from sightline.api.compression import CompressionResult
     from sightline.api.evaluation import Evaluation
     from sightline.api.export import ExportResult
+    from sightline.explain.explanation import Explanation
 
 
 class Classifier:
@@ -155,6 +154,8 @@ class Classifier:
         `method` is gradcam, gradcam++, occlusion or rise; with `out`, a folder, a figure per image is written there.
         For `set`, see `predict`; for `progress` and `callback`, see `train`.
         """
+        from sightline.api.explanation import explain
+
         items = list(stream.make_items(split_images(images), stream.parse_file_limits(to_assignments(set))))
         folder = None if out is None else Path(out)
         predictor = self.explanation_predictor(method)
