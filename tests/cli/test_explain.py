@@ -70,7 +70,7 @@ def test_an_image_that_cannot_be_read_is_a_line_and_exit_code_1(
     text = sightline("explain", trained[0], "bad.jpg", half)
     assert text.code == 1
     assert "not an image" in text.out
-    assert "with the same shape hidden elsewhere" in text.out or "nothing in the image" in text.out
+    assert "with the same shape masked elsewhere" in text.out or "nothing in the image" in text.out
 
 
 def test_images_of_the_same_name_have_separate_plots(

@@ -71,7 +71,7 @@ def _print_explanation(explanation: Explanation) -> None:
             f"  hottest region from ({r.left}, {r.top}) to ({r.right}, {r.bottom}), {r.heat_fraction:.0%} of the heat"
         )
         print_line(
-            f"  {p - check.drop:.3f} with the hottest {check.masked_fraction:.0%} hidden, "
-            f"{p - check.random_drop:.3f} on average with the same shape hidden elsewhere"
+            f"  {p - check.drop:.3f} with the hottest {check.masked_fraction:.0%} masked, "
+            f"{p - check.random_drop:.3f} on average with the same shape masked elsewhere"
         )
     print_line("  ", (str(explanation.figure), "dim"))
