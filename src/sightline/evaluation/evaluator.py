@@ -1,35 +1,16 @@
-"""Run a predictor on labeled images and compute an `EvaluationResult`."""
+"""Compute an `EvaluationResult` from the probabilities of labeled images."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline import intervals, metrics
-from sightline.callbacks import Progress, no_progress
 from sightline.data.types import Subset, UnreadableImage
 from sightline.evaluation import scoring
 from sightline.evaluation.results import EvaluationResult
-from sightline.inference.predictor import Predictor
-from sightline.inference.runner import predict_probabilities
-
-
-def evaluate_predictor(
-    predictor: Predictor,
-    samples: Subset,
-    *,
-    unreadable: Sequence[UnreadableImage] = (),
-    batch_size: int | None = None,
-    progress: Progress = no_progress,
-) -> EvaluationResult:
-    """Evaluate `predictor` on `samples`, whose labels are indices into `predictor.classes`."""
-    started = time.perf_counter()
-    probabilities = predict_probabilities(predictor, samples, batch_size=batch_size, progress=progress)
-    seconds = time.perf_counter() - started
-    return compute_evaluation(predictor.classes, probabilities, samples, unreadable=unreadable, seconds=seconds)
 
 
 def compute_evaluation(
@@ -42,7 +23,7 @@ def compute_evaluation(
 ) -> EvaluationResult:
     """Compute the metrics of `probabilities` float32 [N, K] against the labels of `samples`.
 
-    Raises `DataError` for invalid probabilities, see `scores.check`.
+    Raises `DataError` for invalid probabilities, see `scoring.check_probabilities`.
     """
     scoring.check_probabilities(probabilities, samples.paths)
     predictions = probabilities.argmax(1)

@@ -33,7 +33,6 @@ class GraphBuilder:
     helper: Any
     nodes: list[Any] = field(default_factory=list)
     weights: dict[str, NDArray[Any]] = field(default_factory=dict)
-    opset: int = 17
 
     def make_value(self, name: str, shape: Sequence[int], layout: Layout = "nhwc") -> GraphValue:
         """Return the value named `name`; `layout` only matters for 4-D values, the batch included."""
