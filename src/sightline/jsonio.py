@@ -70,7 +70,7 @@ def loads(text: str | bytes) -> Any:
     """Parse untrusted JSON text; raises `ValueError` and no other exception.
 
     Besides invalid syntax, it rejects numbers that are not finite, integers of more than 64 bits, and nesting deeper
-    than `nesting.DEEPEST`.
+    than `nesting.MAX_DEPTH`.
 
     >>> loads('{"loss": null}')
     {'loss': None}

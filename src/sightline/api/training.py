@@ -42,7 +42,7 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
 ) -> TrainResult:
     """Train a classifier on labeled images and write a complete run directory.
 
-    `sources`: see `sightline.data.indexing.index`. `recipe` is the name of a recipe, `config` a TOML file that
+    `sources`: see `sightline.data.indexing.build_index`. `recipe` is the name of a recipe, `config` a TOML file that
     overrides it, and `set` a list of ``KEY=VALUE`` assignments that override both, and also `epochs` (total; the stages
     of a recipe are scaled to it), `batch_size` and `seed`, which are shortcuts. `out` is the run directory, by default
     ``runs/<recipe>-<data>-<n>``. It must not exist or be a run: with `force` that run is replaced, else it must be

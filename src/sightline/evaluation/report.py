@@ -44,9 +44,9 @@ class ModelOutputs:
 
 @dataclass(frozen=True, slots=True)
 class ThresholdRequest:
-    """The targets of thresholds; see `abstain.threshold_for`, `conformal.fit` and `binary.operating_point`.
+    """The targets of thresholds, as `selective`, `conformal` and `binary` fit them.
 
-    `positive` is the positive class of two; "" chooses it by name, see `binary.positive_class`.
+    `positive` is the positive class of two; "" chooses it by name, see `binary.choose_positive_class`.
     """
 
     target_precision: float | None = None

@@ -109,8 +109,8 @@ def _parse_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
 def evaluate_slices(values: Mapping[str, Sequence[Any]], correct: NDArray[np.bool_]) -> tuple[SliceMetrics, ...]:
     """Return all slices with at least ten images inside and outside, worst gap first; `correct` is bool [N].
 
-    The gap between slice and rest has Newcombe's interval (`intervals.difference`), at 95% for all slices together
-    (Bonferroni).
+    The gap between slice and rest has Newcombe's interval (`intervals.difference_interval`), at 95% for all slices
+    together (Bonferroni).
     """
     groups = {key: at for name, column in values.items() for key, at in slice_masks(name, column).items()}
     groups = {k: at for k, at in groups.items() if MIN_IMAGES <= at.sum() <= len(at) - MIN_IMAGES}

@@ -45,7 +45,7 @@ def quantize_graph(graph: bytes, pixels: Iterable[NDArray[np.uint8]], *, float_l
 def measure_sensitivities(
     graph: bytes, pixels: Sequence[NDArray[np.uint8]], progress: Progress = no_progress
 ) -> dict[str, float]:
-    """Return the quantization error caused by each layer; see `CalibratedGraph.sensitivities`."""
+    """Return the quantization error caused by each layer; see `CalibratedGraph.measure_sensitivities`."""
     return calibrate_graph(graph, pixels).measure_sensitivities(np.concatenate(pixels), progress)
 
 

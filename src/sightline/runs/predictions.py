@@ -12,7 +12,7 @@ from sightline.evaluation.results import LabeledPredictions
 
 
 def parse_predictions(arrays: Mapping[str, NDArray[Any]]) -> LabeledPredictions:
-    """Build `Predictions` from the arrays of ``predictions.npz``; raises `KeyError` or `ValueError`."""
+    """Build `LabeledPredictions` from the arrays of ``predictions.npz``; raises `KeyError` or `ValueError`."""
     paths, labels, probabilities, classes = (arrays[n] for n in ("paths", "labels", "probabilities", "classes"))
     expected_arrays = (("paths", paths, "U", 1), ("labels", labels, "i", 1), ("probabilities", probabilities, "f", 2))
     for name, array, kind, ndim in (*expected_arrays, ("classes", classes, "U", 1)):

@@ -25,7 +25,7 @@ UNUSUAL_MODES = {
 }  # fmt: skip
 _PAGE_ADVICE = "the first, or the one set by --set input.page=N. Save them as separate files if they matter."
 MAX_DARK_LEVEL, MIN_BRIGHT_LEVEL = 48, 215  # gray levels: 95% of the pixels are darker, or brighter, than this
-MIN_BLUR = 0.77  # least value of `survey.blur`; docs/doctor.md explains the choice
+MIN_BLUR = 0.77  # least value of `image_stats.measure_blur`; docs/doctor.md explains the choice
 MIN_SIDE = 16  # pixels
 MIN_SIDE_FACTOR, MAX_SIDE_FACTOR = 4, 8  # factors relative to the median side
 MAX_ASPECT_RATIO = 3.0  # least ratio of the long to the short side; at least half of this times the median ratio

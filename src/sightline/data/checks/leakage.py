@@ -1,7 +1,7 @@
 """Leakage between splits: identical files and near duplicates, found once by `train` and stored in the run.
 
-Near duplicates are compared by 32x32 gray pixels of the network's input (see `data.near`). A run stores these small
-images of its training and validation splits, so that other images can be compared with them later.
+Near duplicates are compared by 32x32 gray pixels of the network's input (see `near_duplicates`). A run stores these
+small images of its training and validation splits, so that other images can be compared with them later.
 """
 
 from __future__ import annotations

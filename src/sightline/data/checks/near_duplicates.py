@@ -1,11 +1,11 @@
 """Groups of near duplicates: copies of an image that were resized, recompressed or slightly cropped.
 
-Candidate pairs come from perceptual hashes (`hashes`), nearest first. Pairs whose 16x16 thumbnails correlate are
-verified at 32x32 pixels (`alignment`). The correlation threshold there depends on the data set, because images of one
-aligned subject (X-rays, digits, garments) correlate anyway: it is estimated from random pairs, most of which are
-unrelated, as the level at which the tail of their correlations, extrapolated as an exponential, leaves one false pair
-in a hundred such data sets. Every member of a group is similar to the group's center; a chain of images, each similar
-only to the next, is not a group. `docs/doctor.md` has the measurements behind the constants.
+Candidate pairs come from perceptual hashes (`perceptual_hash`), nearest first. Pairs whose 16x16 thumbnails correlate
+are verified at 32x32 pixels (`cross_correlation`). The correlation threshold there depends on the data set, because
+images of one aligned subject (X-rays, digits, garments) correlate anyway: it is estimated from random pairs, most of
+which are unrelated, as the level at which the tail of their correlations, extrapolated as an exponential, leaves one
+false pair in a hundred such data sets. Every member of a group is similar to the group's center; a chain of images,
+each similar only to the next, is not a group. `docs/doctor.md` has the measurements behind the constants.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def verification_budget(count: int) -> int:
 def group_near_duplicates(image_hashes: NDArray[np.uint64], small: NDArray[np.uint8]) -> Indices:
     """Return the first member of each image's group, int64 [N]; an image without near duplicates is its own.
 
-    `small` are gray images uint8 [N, 32, 32], `image_hashes` their hashes uint64 [N] (`hashes.perceptual`).
+    `small` are gray images uint8 [N, 32, 32], `image_hashes` their hashes uint64 [N] (`perceptual_hash`).
     """
     search = _NearDuplicateSearch(
         image_hashes, small, np.arange(len(image_hashes)), remaining=verification_budget(len(image_hashes))
@@ -126,7 +126,7 @@ class _NearDuplicateSearch:
     def verify(
         self, first: Indices, second: Indices, correlations: NDArray[np.float32], max_verifications: int
     ) -> NDArray[np.bool_]:
-        """Return which pairs are similar: the first `max_verifications` are verified by `is_similar`.
+        """Return which pairs are similar: the first `max_verifications` are verified at 32x32 pixels.
 
         The thumbnail correlations, `correlations`, decide on the rest.
         """

@@ -10,7 +10,7 @@ from sightline.data.types import Index
 
 @dataclass(frozen=True, slots=True)
 class RemarkFinding:
-    """The finding made from a kind of `Remark`: its severity, singular and plural text, and advice."""
+    """The finding made from a kind of `SourceNote`: its severity, singular and plural text, and advice."""
 
     severity: Severity
     singular: str
@@ -102,7 +102,7 @@ REMARK_FINDINGS = {
         "Fill the labels in or remove the rows.",
     ),
 }
-"""The wording for each kind of `Remark`."""
+"""The wording for each kind of `SourceNote`."""
 
 SHOWN_IN_TRAINING = frozenset({"labels-from-names", "labels-from-table"})
 """Notes that `train` shows too, so that a misread source is noticed before training."""
