@@ -143,7 +143,7 @@ def read_image(data: bytes) -> None:
             lambda spec=spec: decode_preview(data, 64, spec),
             lambda spec=spec: spec.decode(data),
             lambda spec=spec: spec.sample_values(data, 100),
-            lambda page=page: PreprocessingSpec(8, 16, 1, "crop", range=(10, 1000), page=page).decode(data),
+            lambda page=page: PreprocessingSpec(8, 16, 1, "crop", value_range=(10, 1000), page=page).decode(data),
         ):
             with suppress(ImageError):
                 step()

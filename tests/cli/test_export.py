@@ -243,7 +243,10 @@ def swap_channels(run: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], None], int]] = {
-    "preprocessing": (in_manifest(lambda text: text.replace('"filter": "bilinear"', '"filter": "nearest"')), 2),
+    "preprocessing": (
+        in_manifest(lambda text: text.replace('"interpolation": "bilinear"', '"interpolation": "nearest"')),
+        2,
+    ),
     "preprocessing, everywhere": (in_both(lambda v: v["preprocess"].update(resize="pad", height=31)), 2),
     "classes": (in_manifest(lambda text: swap_words(text, '"green"', '"red"')), 2),
     "classes, everywhere": (in_both(lambda v: v.update(classes=["blue", "red", "green"])), 2),

@@ -57,7 +57,7 @@ def test_the_range_is_decided_once_and_kept_with_run_and_bundle(
 
     spec = json.loads((run / "model.json").read_text())["preprocess"]
     manifest = json.loads((run / "bundle" / "manifest.json").read_text())
-    assert spec["range"] == manifest["preprocess"]["range"] == stored_range
+    assert spec["value_range"] == manifest["preprocess"]["value_range"] == stored_range
     classifier = load(run / "bundle")
     pixels = classifier.preprocess.decode((microscope / "across" / "3.png").read_bytes())
     assert len(np.unique(pixels)) > 100
@@ -79,7 +79,7 @@ def test_8_bit_images_have_no_range(tmp_path: Path, sightline: Command) -> None:
     result = sightline("train", write_files(tmp_path / "data", files), *SMALL, "--epochs", "0", "--out", tmp_path / "r")
     assert result.code == 0
     assert "more than 8 bits" not in result.err
-    assert json.loads((tmp_path / "r" / "model.json").read_text())["preprocess"]["range"] is None
+    assert json.loads((tmp_path / "r" / "model.json").read_text())["preprocess"]["value_range"] is None
     assert tomllib.loads((tmp_path / "r" / "config.toml").read_text())["input"]["value_range"] == "full"
 
 

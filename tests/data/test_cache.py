@@ -108,11 +108,11 @@ OTHERS = [
     replace(SMALL, width=9),
     replace(SMALL, channels=1),
     replace(SMALL, resize="crop"),
-    replace(SMALL, filter="box"),
+    replace(SMALL, interpolation="box"),
 ]
 
 
-@pytest.mark.parametrize("other", OTHERS, ids=["height", "width", "channels", "resize", "filter"])
+@pytest.mark.parametrize("other", OTHERS, ids=["height", "width", "channels", "resize", "interpolation"])
 def test_the_image_contract_is_part_of_the_key(other: PreprocessingSpec) -> None:
     assert cache.cache_key(hashes(), other) != cache.cache_key(hashes(), SMALL)
 

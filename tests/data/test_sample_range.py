@@ -137,7 +137,7 @@ def test_the_doctor_reports_in_the_range_that_training_would_use(tmp_path: Path)
     source_index = build_index(write_files(tmp_path, make_files(png_16, high=1500, low=1200, count=8)))
     values = resolve_range(source_index, range(16), "auto", PreprocessingSpec())
     audit_result, copies, stats = audit_images(
-        source_index, sample_range=values, spec=PreprocessingSpec(range=values.limits)
+        source_index, sample_range=values, spec=PreprocessingSpec(value_range=values.limits)
     )
     kinds = {f.kind: f for f in audit_result.findings}
     assert "blank" not in kinds

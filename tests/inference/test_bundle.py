@@ -332,7 +332,7 @@ def test_a_lone_file_whose_manifest_was_changed_by_hand_is_refused(original: Bun
     first, second = (json.dumps(name) for name in CLASSES[:2])
     for changed in (
         text.replace(first, "\0").replace(second, first).replace("\0", second),
-        text.replace('"filter": "bilinear"', '"filter": "nearest"'),
+        text.replace('"interpolation": "bilinear"', '"interpolation": "nearest"'),
     ):
         assert changed != text
         (tmp_path / "m.onnx").write_bytes(

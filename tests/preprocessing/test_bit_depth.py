@@ -27,7 +27,7 @@ def random_values(*shape: int, top: int = 5000) -> NDArray[np.uint16]:
 
 
 def make_spec(height: int, width: int, channels: Any = 1) -> PreprocessingSpec:
-    return PreprocessingSpec(height, width, channels, range=(LOW, HIGH))
+    return PreprocessingSpec(height, width, channels, value_range=(LOW, HIGH))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_values_that_are_no_numbers_are_clipped() -> None:
     values = np.array([[np.nan, -np.inf, np.inf, -7, 1e30, 2100]], np.float32)
     assert make_spec(1, 6).decode(float_tiff(values))[0, :, 0].tolist() == [0, 0, 255, 0, 255, 128]
     signed = np.array([[-1024, -500, 3071]], np.int16)
-    hounsfield = PreprocessingSpec(1, 3, 1, range=(-1024, 3071))
+    hounsfield = PreprocessingSpec(1, 3, 1, value_range=(-1024, 3071))
     assert hounsfield.decode(tiff(signed))[0, :, 0].tolist() == [0, 33, 255]
 
 
@@ -102,7 +102,7 @@ def test_8_bits_are_the_same_in_any_range(mode: str) -> None:
     data = encode(draw_image(3, 2, 40, 30).convert(mode), kind)
     for limits in ((0.0, 1.0), (LOW, HIGH), (-5.0, 1e6)):
         np.testing.assert_array_equal(
-            PreprocessingSpec(20, 20, range=limits).decode(data), PreprocessingSpec(20, 20).decode(data)
+            PreprocessingSpec(20, 20, value_range=limits).decode(data), PreprocessingSpec(20, 20).decode(data)
         )
     assert not inspect_image(data).high_bit_depth
     assert PreprocessingSpec().sample_values(data, 9) is None
@@ -110,7 +110,7 @@ def test_8_bits_are_the_same_in_any_range(mode: str) -> None:
 
 def test_the_whole_16_bit_range_is_what_no_range_is() -> None:
     data = png_16(np.arange(65536, dtype=np.uint16).reshape(256, 256))
-    whole = PreprocessingSpec(256, 256, 1, range=(0, 65535)).decode(data)
+    whole = PreprocessingSpec(256, 256, 1, value_range=(0, 65535)).decode(data)
     np.testing.assert_array_equal(whole, PreprocessingSpec(256, 256, 1).decode(data))
 
 
@@ -162,21 +162,23 @@ def test_values_are_an_even_sample_of_all() -> None:
 
 
 def test_it_travels_as_json_and_back() -> None:
-    preprocess = PreprocessingSpec(range=(0, 4095), page=2, max_megapixels=200)
+    preprocess = PreprocessingSpec(value_range=(0, 4095), page=2, max_megapixels=200)
     assert preprocess.to_dict() == PreprocessingSpec().to_dict() | {
-        "range": [0.0, 4095.0],
+        "value_range": [0.0, 4095.0],
         "page": 2,
         "max_megapixels": 200,
     }
     assert PreprocessingSpec.from_dict(preprocess.to_dict()) == preprocess
-    assert preprocess.with_size(5, 6, 1) == PreprocessingSpec(5, 6, 1, range=(0, 4095), page=2, max_megapixels=200)
+    assert preprocess.with_size(5, 6, 1) == PreprocessingSpec(
+        5, 6, 1, value_range=(0, 4095), page=2, max_megapixels=200
+    )
 
 
 @pytest.mark.parametrize(
     "limits", [(1, 1), (2, 1), (0,), (0, 1, 2), (0, float("inf")), ("0", "1"), (True, 2), 7, "auto"]
 )
 def test_a_wrong_range_is_refused(limits: Any) -> None:
-    with pytest.raises(UsageError, match="range must be two numbers"):
-        PreprocessingSpec(range=limits)
-    with pytest.raises(ModelError, match="preprocess: range must be two numbers"):
-        PreprocessingSpec.from_dict(PreprocessingSpec().to_dict() | {"range": limits})
+    with pytest.raises(UsageError, match="value_range must be two numbers"):
+        PreprocessingSpec(value_range=limits)
+    with pytest.raises(ModelError, match="preprocess: value_range must be two numbers"):
+        PreprocessingSpec.from_dict(PreprocessingSpec().to_dict() | {"value_range": limits})

@@ -42,7 +42,7 @@ def test_the_page_of_the_spec_is_read(kind: str, options: dict[str, Any]) -> Non
 def test_pages_of_several_depths_and_sizes() -> None:
     deep = Image.fromarray(np.full((3, 5), 2048, np.uint16))
     data = encode(Image.new("L", (8, 8), 9), "TIFF", save_all=True, append_images=[deep])
-    assert PreprocessingSpec(3, 5, 1, range=(0, 4096), page=2).decode(data).max() == 128
+    assert PreprocessingSpec(3, 5, 1, value_range=(0, 4096), page=2).decode(data).max() == 128
     assert (
         inspect_image(data).high_bit_depth,
         inspect_image(data, 2).high_bit_depth,

@@ -326,15 +326,17 @@ def test_orientation_in_xmp() -> None:
 @pytest.mark.parametrize("kind", FILTERS)
 def test_the_right_size_is_left_alone(resize: Any, kind: Any) -> None:
     image = draw_asymmetric(23, 17)
-    np.testing.assert_array_equal(PreprocessingSpec(17, 23, resize=resize, filter=kind).apply(image), np.asarray(image))
+    np.testing.assert_array_equal(
+        PreprocessingSpec(17, 23, resize=resize, interpolation=kind).apply(image), np.asarray(image)
+    )
 
 
 @pytest.mark.parametrize("kind", FILTERS)
 def test_crop_and_pad_without_scaling_move_whole_pixels(kind: Any) -> None:
     image = draw_asymmetric(24, 17)
-    cropped = PreprocessingSpec(17, 17, resize="crop", filter=kind).apply(image)
+    cropped = PreprocessingSpec(17, 17, resize="crop", interpolation=kind).apply(image)
     np.testing.assert_array_equal(cropped, np.asarray(image)[:, 3:20])
-    padded = PreprocessingSpec(20, 24, resize="pad", filter=kind).apply(image)
+    padded = PreprocessingSpec(20, 24, resize="pad", interpolation=kind).apply(image)
     np.testing.assert_array_equal(padded[1:18], np.asarray(image))
     assert padded[[0, 18, 19]].max() == 0
 
@@ -342,8 +344,8 @@ def test_crop_and_pad_without_scaling_move_whole_pixels(kind: Any) -> None:
 def test_crop_keeps_the_center_and_pad_keeps_all() -> None:
     pixels = np.full((40, 80, 3), 200, np.uint8)
     pixels[:, :20] = pixels[:, -20:] = 10
-    assert (PreprocessingSpec(10, 10, resize="crop", filter="box").apply(pixels) == 200).all()
-    padded = PreprocessingSpec(10, 10, resize="pad", filter="box").apply(pixels)[..., 0]
+    assert (PreprocessingSpec(10, 10, resize="crop", interpolation="box").apply(pixels) == 200).all()
+    padded = PreprocessingSpec(10, 10, resize="pad", interpolation="box").apply(pixels)[..., 0]
     assert padded[:, 4].tolist() == [0, 0, 200, 200, 200, 200, 200, 0, 0, 0]
     assert padded[4, [0, 1, 3, 6, 8, 9]].tolist() == [10, 10, 200, 200, 10, 10]
 
@@ -665,8 +667,8 @@ def test_import_leaves_pillow_as_it_was() -> None:
 
 def test_to_dict_is_pinned() -> None:
     assert PreprocessingSpec().to_dict() == {
-        "schema": 2, "height": 224, "width": 224, "channels": 3, "resize": "stretch", "filter": "bilinear",
-        "range": None, "page": 1, "max_megapixels": 50,
+        "schema": 2, "height": 224, "width": 224, "channels": 3, "resize": "stretch", "interpolation": "bilinear",
+        "value_range": None, "page": 1, "max_megapixels": 50,
     }  # fmt: skip
 
 
@@ -684,7 +686,8 @@ def test_round_trip_through_json(height: int, width: int, channels: Any, resize:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("height", 0), ("height", 4097), ("width", -1), ("width", 22.0), ("width", True), ("channels", 4),
-     ("channels", True), ("channels", "3"), ("resize", "fit"), ("resize", None), ("filter", "BOX"), ("filter", 2)],
+     ("channels", True), ("channels", "3"), ("resize", "fit"), ("resize", None), ("interpolation", "BOX"),
+     ("interpolation", 2)],
 )  # fmt: skip
 def test_wrong_values_are_refused(name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"^{name} must be (one of|an integer in 1..4096).*, got {value!r}$"):

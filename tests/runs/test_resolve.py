@@ -60,7 +60,7 @@ def test_images_that_do_not_train_decide_nothing(scanned: Index) -> None:
         f"24 images have more than 8 bits per sample, read with 0 as black and 4095 as white ({HOW})",
     ]
     looked, values = inspection_preprocess(config.input, scanned)
-    assert looked.range == values.limits == (0, 4095)
+    assert looked.value_range == values.limits == (0, 4095)
 
 
 @pytest.mark.parametrize("group", ["near_duplicates", "pattern:(?P<group>[0-9]+)"])

@@ -25,7 +25,7 @@ MAX_MEGAPIXELS = 4000  # the most that a spec may allow
 LARGE_PIXELS = 8_000_000  # images above this decode one at a time, so that memory stays bounded under many threads
 
 Resize = Literal["stretch", "crop", "pad"]
-Filter = Literal["bilinear", "bicubic", "lanczos", "box", "nearest"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "nearest"]
 Size: TypeAlias = tuple[float, float]  # width, height, in pixels
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -73,23 +73,23 @@ class PreprocessingSpec:
     """How every image becomes ``uint8 [height, width, channels]``; a value, stored with the run and the bundle.
 
     `channels` is 3 (RGB) or 1 (grayscale). `resize`: "stretch" resizes both axes to the target; "crop" resizes the
-    shorter side and keeps the center; "pad" resizes the longer side and centers it on black. `range`: the sample values
-    (low, high) mapped to 0 and 255 for samples of more than 8 bits; None: see the package. `page`, from 1, is the page
-    or frame to read. `max_megapixels`: an image that takes more, after JPEG's scaling, is refused. Raises UsageError
-    for a value out of range.
+    shorter side and keeps the center; "pad" resizes the longer side and centers it on black. `interpolation` is the
+    resampling kernel. `value_range`: the sample values (low, high) mapped to 0 and 255 for samples of more than 8 bits;
+    None: see the package. `page`, from 1, is the page or frame to read. `max_megapixels`: an image that takes more,
+    after JPEG's scaling, is refused. Raises UsageError for a value out of range.
     """
 
     height: int = 224
     width: int = 224
     channels: Literal[1, 3] = 3
     resize: Resize = "stretch"
-    filter: Filter = "bilinear"
-    range: ValueRange | None = None
+    interpolation: Interpolation = "bilinear"
+    value_range: ValueRange | None = None
     page: int = 1
     max_megapixels: int = 50
 
     def __post_init__(self) -> None:
-        choices = {"channels": (1, 3), "resize": get_args(Resize), "filter": get_args(Filter)}
+        choices = {"channels": (1, 3), "resize": get_args(Resize), "interpolation": get_args(Interpolation)}
         maxima = {"height": MAX_SIDE, "width": MAX_SIDE, "page": 1_000_000, "max_megapixels": MAX_MEGAPIXELS}
         for name, allowed in choices.items():
             value = getattr(self, name)
@@ -99,8 +99,8 @@ class PreprocessingSpec:
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= maximum:
                 raise UsageError(f"{name} must be an integer in 1..{maximum}, got {value!r}")
-        if self.range is not None:
-            object.__setattr__(self, "range", _check_range(self.range))
+        if self.value_range is not None:
+            object.__setattr__(self, "value_range", _check_range(self.value_range))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -125,21 +125,24 @@ class PreprocessingSpec:
         size, pixel_count = self._set_draft_scale(image, min_scale, mode)
         formats.check_pixel_count(*full_size, pixel_count, self.max_megapixels)
         with _LARGE_IMAGE_LOCK if pixel_count > LARGE_PIXELS else nullcontext():
-            is_color = self.range is not None and formats.has_high_bit_depth_color(image)
+            is_color = self.value_range is not None and formats.has_high_bit_depth_color(image)
             low_bytes = formats.open_low_bytes(data, self.page, image, self.max_megapixels) if is_color else None
             return self._convert_and_resize(
                 image,
                 size,
                 partial(
-                    bit_depth.convert_to_8_bit, limits=self.range, low_bytes=low_bytes, high_bit_depth_color=is_color
+                    bit_depth.convert_to_8_bit,
+                    limits=self.value_range,
+                    low_bytes=low_bytes,
+                    high_bit_depth_color=is_color,
                 ),
             )
 
     def sample_values(self, data: ImageBytes, count: int) -> NDArray[Any] | None:
         """Return at least `count` samples of an encoded image (or all), on a regular grid, without NaN and infinity.
 
-        Their dtype is as decoded: uint16, int32 or float32, those that `range` applies to. None for an image of 8 bits
-        or fewer. Raises ImageError.
+        Their dtype is as decoded: uint16, int32 or float32, those that `value_range` applies to. None for an image of 8
+        bits or fewer. Raises ImageError.
         """
         with translate_errors():
             image = formats.open_image(data, self.page, self.max_megapixels)
@@ -169,17 +172,23 @@ class PreprocessingSpec:
                 return np.array(image)
             image = Image.fromarray(np.ascontiguousarray(image[..., 0] if shape[2:] == (1,) else image))
         with translate_errors():
-            return self._convert_and_resize(image, image.size, partial(bit_depth.convert_to_8_bit, limits=self.range))
+            return self._convert_and_resize(
+                image, image.size, partial(bit_depth.convert_to_8_bit, limits=self.value_range)
+            )
 
     def with_size(self, height: int, width: int, channels: Literal[1, 3] = 3) -> PreprocessingSpec:
         """Return a spec with the same page and range of values that stretches to another size."""
         return PreprocessingSpec(
-            height, width, channels, range=self.range, page=self.page, max_megapixels=self.max_megapixels
+            height, width, channels, value_range=self.value_range, page=self.page, max_megapixels=self.max_megapixels
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields and the schema version as JSON values."""
-        return {"schema": SCHEMA_VERSION, **asdict(self), "range": None if self.range is None else list(self.range)}
+        return {
+            "schema": SCHEMA_VERSION,
+            **asdict(self),
+            "value_range": None if self.value_range is None else list(self.value_range),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PreprocessingSpec:
@@ -243,7 +252,7 @@ class PreprocessingSpec:
             image = image.convert("L")
         box, size = self._compute_boxes(stored_size, orientation)
         if box != (0, 0, *size):
-            image = image.resize(size, Image.Resampling[self.filter.upper()], box)
+            image = image.resize(size, Image.Resampling[self.interpolation.upper()], box)
         if orientation in _TRANSPOSES:  # after resizing, when there are fewer pixels to move
             image = image.transpose(_TRANSPOSES[orientation])
         if image.size != (self.width, self.height):  # "pad"
@@ -257,5 +266,5 @@ def _check_range(limits: Any) -> ValueRange:
     """Return two finite, increasing numbers as floats; raises UsageError for anything else."""
     are_numbers = isinstance(limits, list | tuple) and all(type(v) in (int, float) and math.isfinite(v) for v in limits)
     if not are_numbers or len(limits) != 2 or not limits[0] < limits[1]:
-        raise UsageError(f"range must be two numbers [low, high] with low < high, got {limits!r}")
+        raise UsageError(f"value_range must be two numbers [low, high] with low < high, got {limits!r}")
     return float(limits[0]), float(limits[1])

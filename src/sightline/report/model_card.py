@@ -81,9 +81,9 @@ def _body(manifest: Manifest, run: Mapping[str, Any], figures: Sequence[str]) ->
         *_data_section(manifest, run),
         "## Preprocessing",
         (
-            f"uint8 {color} images, {size.height} high and {size.width} wide, `resize={size.resize}` with the filter "
-            f"`{size.filter}`, antialiased. Scaling, mean and channel order are inside `model.onnx`. `reference/` has "
-            "reference examples, whose pixels and probabilities are in `manifest.json`."
+            f"uint8 {color} images, {size.height} high and {size.width} wide, `resize={size.resize}` with "
+            f"`interpolation={size.interpolation}`, antialiased. Scaling, mean and channel order are inside "
+            "`model.onnx`. `reference/` has reference examples, whose pixels and probabilities are in `manifest.json`."
         ),
         "## How to use it",
         "```sh\nsightline predict . image.jpg\n```",

@@ -128,4 +128,4 @@ def inspection_preprocess(
     training = [i for i, image in enumerate(index.images) if image.split in (None, "train")]
     spec = build_decoding_spec(input_config)
     sample_range = resolve_range(index, training, input_config.value_range, spec, progress, threads)
-    return replace(spec, range=sample_range.limits), sample_range
+    return replace(spec, value_range=sample_range.limits), sample_range
