@@ -14,6 +14,7 @@ PAGES = {
     "CODE_OF_CONDUCT.md": "code-of-conduct.md",
     "README.zh-CN.md": "zh.md",
     "benchmarks/README.md": "benchmarks.md",
+    "benchmarks/results/transfer.md": "benchmarks-transfer.md",
 }
 NOT_PAGES = {"LICENSE", "README.md"}
 
