@@ -16,7 +16,7 @@ PAGES = {
     "benchmarks/README.md": "benchmarks.md",
     "benchmarks/results/transfer.md": "benchmarks-transfer.md",
 }
-NOT_PAGES = {"LICENSE", "README.md"}
+NOT_PAGES = {"LICENSE", "README.md", "CITATION.cff"}
 
 
 def on_files(files: Any, config: Any) -> Any:
