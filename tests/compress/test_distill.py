@@ -14,11 +14,14 @@ from networks import compute_outputs, make_plan, random_images
 from sightline import backend
 from sightline.callbacks import Callback, no_progress
 from sightline.compress import distill, prune
-from sightline.config import AugmentConfig, RunConfig
+from sightline.compress.finetune import FineTuner
+from sightline.config import AugmentConfig, EarlyStoppingConfig, RunConfig
 from sightline.data.types import Subset
+from sightline.distributed import devices
 from sightline.metrics import softmax
 from sightline.models.build import build_model
 from sightline.training.augment import pipeline
+from sightline.training.loop import fit
 
 SIDE = 8
 
@@ -75,26 +78,71 @@ def test_teacher_and_student_see_the_same_changes(tmp_path: Path) -> None:
 
 
 def test_the_loss_is_that_of_labels_and_of_the_teachers_softened_answers() -> None:
-    student, train = model(2).model, samples(5)
-    student.get_layer("drop1").rate = 0
-    logits_model = backend.keras().Model(student.input, student.output["logits"])
-    answers = np.random.default_rng(0).normal(0, 3, (1, 5, 3)).astype(np.float32)
-    learner = distill._build_distiller(logits_model, make_teacher(answers))
-    keras = backend.keras()
-    learner.compile(keras.optimizers.SGD(0.0), keras.losses.CategoricalCrossentropy(from_logits=True))
-    targets = np.eye(3, dtype=np.float32)[train.labels]
-    metrics_dict = learner.train_on_batch(
-        [train.pixels, make_teacher(answers).params[0], answers[0]], targets, return_dict=True
-    )
-    logits = compute_outputs(student, train.pixels)["logits"]
-    hard = -(targets * np.log(softmax(logits))).sum(1).mean()
+    answers, logits = (np.random.default_rng(i).normal(0, 3, (5, 3)).astype(np.float32) for i in range(2))
+    objective = distill.Distillation.from_config(settings(), samples(5), make_teacher(answers[None]))
+    targets = objective.compute_targets(np.arange(5), 1, None)
+    labels = np.eye(3, dtype=np.float32)[samples(5).labels]
+    np.testing.assert_array_equal(targets, np.concatenate([labels, answers], axis=1))
+    hard = -(labels * np.log(softmax(logits))).sum(1)
     t = distill.TEMPERATURE
-    p, q = softmax(answers[0] / t), softmax(logits / t)
-    soft = (p * np.log(p / q)).sum(1).mean() * t**2
-    assert float(metrics_dict["loss"]) == pytest.approx(
-        distill.LABEL_WEIGHT * hard + (1 - distill.LABEL_WEIGHT) * soft, rel=1e-3
+    p, q = softmax(answers / t), softmax(logits / t)
+    soft = (p * np.log(p / q)).sum(1) * t**2
+    expected = distill.LABEL_WEIGHT * hard + (1 - distill.LABEL_WEIGHT) * soft
+    np.testing.assert_allclose(objective.build_loss().call(targets, logits), expected, rtol=1e-4)
+    keras = backend.keras()
+    np.testing.assert_allclose(
+        objective.build_loss()(targets, logits),
+        keras.losses.CategoricalCrossentropy(from_logits=True)(labels, logits) * distill.LABEL_WEIGHT
+        + keras.distillation.LogitsDistillation(t, loss=keras.losses.KLDivergence()).compute_loss(answers, logits)
+        * (1 - distill.LABEL_WEIGHT),
+        rtol=1e-4,
     )
-    assert not learner.teacher.trainable_weights
+    weights = np.array([2, 0, 1, 0, 0.5], np.float32)
+    weighted = objective.build_loss()(targets, logits, sample_weight=weights)
+    assert float(weighted) == pytest.approx(float((expected * weights).mean()), rel=1e-4)
+
+
+def test_padding_of_the_last_batch_changes_nothing() -> None:
+    """A batch of five images is one step; in batches of five, six images are two, the second of one image."""
+    answers = np.random.default_rng(0).normal(0, 3, (1, 6, 3)).astype(np.float32)
+    losses = []
+    for size in (6, 5):
+        config = settings(epochs=1, batch_size=size)
+        optimizer = replace(config.train.optimizer, name="sgd", learning_rate=0.0)
+        config = replace(config, train=replace(config.train, optimizer=optimizer))
+        taught = distill.Distillation.from_config(config, samples(6), make_teacher(answers))
+        student = model(3)
+        student.model.get_layer("drop1").rate = 0
+        losses.append(fit(student, samples(6), samples(0), config, Callback(), objective=taught).history[0].loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_labels_and_a_teacher_are_learned_by_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher adds targets and nothing else: the same loop, step, order of images and weights of a padded batch."""
+    steps: list[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]] = []
+    make_train_step = devices.make_train_step
+
+    def record(learner: Any) -> devices.TrainStep:
+        step = make_train_step(learner)
+
+        def call(inputs: Any, targets: NDArray[np.float32], weights: NDArray[np.float32]) -> Any:
+            steps.append((np.array(inputs), targets, weights))
+            return step(inputs, targets, weights)
+
+        return call
+
+    monkeypatch.setattr(devices, "make_train_step", record)
+    config, train = settings(epochs=2, batch_size=5), samples(12)
+    for teacher in (None, lambda: make_teacher(np.ones((1, 12, 3), np.float32))):
+        FineTuner(config, train, samples(3), 2, (), False, teacher, Callback()).fine_tune(model(3))
+    assert len(steps) == 2 * 2 * 3
+    for (pixels, targets, weights), (taught_pixels, taught_targets, taught_weights) in zip(
+        steps[:6], steps[6:], strict=True
+    ):
+        np.testing.assert_array_equal(pixels, taught_pixels)
+        np.testing.assert_array_equal(weights, taught_weights)
+        np.testing.assert_array_equal(targets, taught_targets[:, :3])
+        assert (taught_targets[:, 3:] == 1).all()
 
 
 def test_a_student_learns_what_only_the_teacher_says() -> None:
@@ -105,7 +153,8 @@ def test_a_student_learns_what_only_the_teacher_says() -> None:
     student = model(3)
     config = settings(epochs=40, batch_size=20)
     config = replace(config, train=replace(config.train, optimizer=replace(config.train.optimizer, learning_rate=0.03)))
-    distill.distill(student, make_teacher(answers), wrong, train, config, Callback())
+    taught = distill.Distillation.from_config(config, wrong, make_teacher(answers))
+    fit(student, wrong, train, config, Callback(), objective=taught)
     right = compute_outputs(student.model, train.pixels)["logits"].argmax(1) == train.labels
     assert right.mean() > 0.8
 
@@ -114,15 +163,11 @@ def test_the_best_epoch_is_kept() -> None:
     train = samples(12)
     student = model(4)
     before = [prune._to_numpy(v).copy() for v in student.model.variables]
-    taught = make_teacher(np.zeros((1, 12, 3), np.float32))
-    seen: list[float] = []
-
-    class Listener(Callback):
-        def on_epoch_end(self, record: Any) -> None:
-            seen.append(record.val_accuracy)
-
-    distill.distill(student, taught, train, train, settings(epochs=3, batch_size=5), Listener())
-    assert len(seen) == 3
+    config = settings(epochs=3, batch_size=5)
+    config = replace(config, train=replace(config.train, early_stopping=EarlyStoppingConfig("val_accuracy")))
+    taught = distill.Distillation.from_config(config, train, make_teacher(np.zeros((1, 12, 3), np.float32)))
+    history = fit(student, train, train, config, Callback(), objective=taught).history
+    assert len(history) == 3
     right = compute_outputs(student.model, train.pixels)["logits"].argmax(1) == train.labels
-    assert right.mean() == pytest.approx(max(seen))
+    assert right.mean() == pytest.approx(max(record.val_accuracy or 0 for record in history))
     assert any((prune._to_numpy(v) != old).any() for v, old in zip(student.model.variables, before, strict=True))

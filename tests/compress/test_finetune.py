@@ -27,7 +27,7 @@ def test_a_new_head_takes_no_more_than_three_recoveries(
 ) -> None:
     """So few images ask for the most epochs; and no batch is larger than they are."""
     requests: list[TrainConfig] = []
-    monkeypatch.setattr(finetune, "fit", lambda *arguments: requests.append(arguments[3].train))
+    monkeypatch.setattr(finetune, "fit", lambda *arguments, **_: requests.append(arguments[3].train))
     trainer = FineTuner(RunConfig(train=TrainConfig(batch_size=64)), SOME, SOME, epochs, (), False, None, Callback())
     network = build_model(make_plan("fashion-cnn", classes=3))
     trainer.train_head(network)

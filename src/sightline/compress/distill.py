@@ -1,15 +1,12 @@
-"""Distillation (Hinton et al., 2015, arXiv:1503.02531) through `keras.distillation`, from logits computed once.
+"""Distillation (Hinton et al., 2015, arXiv:1503.02531) from teacher logits that are computed once.
 
-`keras.distillation.Distiller` runs its teacher at every step. Here the teacher's logits are cached and passed as an
-additional input, and the distiller's teacher is an identity model on that input. Its losses are used unchanged, and a
-step costs no more than the student's own.
+The training step is that of `training.loop`; the teacher's logits are part of its targets, so a step costs no more than
+training the student on labels. (`keras.distillation.Distiller` runs its teacher at every step, and its losses ignore
+sample weights, so the padding of the last batch would count.)
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,26 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io, backend, metrics
+from sightline import _io, backend
 from sightline._keras import training_steps
-from sightline.callbacks import Callback, EpochRecord, Progress
-from sightline.config import AugmentConfig, RunConfig, StageConfig
-from sightline.data.loader import epoch_order, iterate_batches
+from sightline.callbacks import Progress
+from sightline.config import AugmentConfig, RunConfig
+from sightline.data.loader import iterate_batches
 from sightline.data.types import Subset
-from sightline.distributed import devices
-from sightline.errors import Interrupted
-from sightline.models.build import Network
 from sightline.seeding import derive_seed
-from sightline.training import checkpoints, stages
+from sightline.training import stages
 from sightline.training.augment import pipeline
-from sightline.training.divergence import LossLimit
-from sightline.training.interrupt import catch_stop_signals
-from sightline.training.loop import predict_logits
-from sightline.training.optimizers import build_loss, build_optimizer, smooth_labels
-from sightline.training.schedules import build_schedule
+from sightline.training.objective import Classification
+from sightline.training.optimizers import make_loss
 
 TEMPERATURE = 4.0
-LABEL_WEIGHT = 0.3  # weight of the label loss; the rest is the weight of the distillation loss
+LABEL_WEIGHT = 0.3  # weight of the label loss; the rest is that of the divergence from the teacher
 VIEWS = 4  # augmented views of each image with cached teacher logits
 SHIFT = 0.1  # used if the run has no augmentation: small enough to keep the content of any image
 BATCH = 32
@@ -103,100 +94,62 @@ def _predict_view(
     return np.concatenate(logits)
 
 
-def distill(
-    network: Network,
-    teacher_logits: TeacherLogits,
-    train: Subset,
-    validation: Subset,
-    config: RunConfig,
-    callback: Callback,
-) -> None:
-    """Train `network` in place on labels and teacher logits, and restore the weights of the best epoch.
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """The objective of a student: the loss of the labels, and its divergence from the teacher's softened probabilities.
 
-    Epochs, batch size, optimizer, rate and schedule are those of ``config.train``. Best is the highest accuracy on
-    `validation`, then the lowest loss. Raises `Interrupted` and `DivergedError` as `training.loop.fit` does.
+    Targets are float32 [n, 2K]: soft labels, then the teacher's logits of the same augmented images.
     """
-    stages.freeze_layers(network, StageConfig("distillation"))
-    logits_model = backend.keras().Model(network.model.input, network.logits)
-    limit, size = LossLimit.from_network(network), devices.limit_batch_size(config.train.batch_size, len(train))
-    steps = math.ceil(len(train) / size)
-    rates = config.train.optimizer.learning_rate
-    rate = build_schedule(config.train.schedule, rates, config.train.epochs * steps)
-    learner = _build_distiller(logits_model, teacher_logits)
-    learner.compile(
-        build_optimizer(config.train.optimizer, rates), build_loss(config.train), metrics=["categorical_accuracy"]
-    )
-    best: tuple[float, float] | None = None
-    arrays: checkpoints.Arrays = {}
-    current_rate = 0.0
-    callback.on_stage_begin("distillation", config.train.epochs, steps)
-    with catch_stop_signals() as stop:
-        for epoch in range(1, config.train.epochs + 1):
-            started = time.perf_counter()
-            order = np.resize(epoch_order(len(train), config.seed, epoch), steps * size)
-            batch_metrics: list[tuple[float, float]] = []
-            for batch in iterate_batches(train, size, order):
-                if stop.requested:
-                    raise Interrupted(f"Stopped in epoch {epoch} of a distillation; earlier candidates are kept.")
-                learner.optimizer.learning_rate = current_rate = rate((epoch - 1) * steps + len(batch_metrics))
-                targets = smooth_labels(batch.labels, teacher_logits.logits.shape[-1], config.train.label_smoothing)
-                inputs = _batch_inputs(
-                    teacher_logits, (epoch - 1) % len(teacher_logits.logits), batch.positions, batch.pixels
-                )
-                logs = training_steps.train_on_batch(learner, inputs, targets)
-                batch_metrics.append((float(logs["loss"]), float(logs["categorical_accuracy"])))
-                if limit.is_exceeded(batch_metrics[-1][0]):
-                    raise limit.make_error(batch_metrics[-1][0], f"epoch {epoch} of a distillation", current_rate)
-                mean = np.mean(batch_metrics, axis=0)
-                speed = len(batch_metrics) * len(batch.labels) / (time.perf_counter() - started)
-                callback.on_step_end(epoch, len(batch_metrics), float(mean[0]), float(mean[1]), speed)
-            record = _epoch_record(epoch, batch_metrics, logits_model, validation, current_rate, started, len(train))
-            callback.on_epoch_end(record)
-            score = (record.val_accuracy or 0.0, -(record.val_loss or 0.0))
-            if best is None or score > best:
-                best, arrays = score, checkpoints.copy_variables(network.model)
-    if arrays:
-        checkpoints.restore_variables(network.model, arrays)
 
+    teacher: TeacherLogits
+    labels: Classification
 
-def _build_distiller(logits_model: Any, teacher_logits: TeacherLogits) -> Any:
-    keras = backend.keras()
-    inputs = [
-        keras.Input(logits_model.input.shape[1:], dtype="uint8", name="pixels"),
-        keras.Input(teacher_logits.params.shape[2:], dtype="float32", name="drawn"),
-        keras.Input(teacher_logits.logits.shape[2:], dtype="float32", name="answers"),
-    ]
-    pixels = pipeline.apply(teacher_logits.augmentation, inputs[0], inputs[1])
-    cached_logits = keras.layers.Identity(name="cached")(inputs[-1])
-    # With the default, the name "kl_divergence", the loss would get raw logits (Keras 3.15): only an instance gets
-    # probabilities and the factor of the squared temperature.
-    distillation_loss = keras.distillation.LogitsDistillation(temperature=TEMPERATURE, loss=keras.losses.KLDivergence())
-    return keras.distillation.Distiller(
-        teacher=keras.Model(inputs, cached_logits),
-        student=keras.Model(inputs, logits_model(pixels)),
-        distillation_losses=distillation_loss,
-        student_loss_weight=LABEL_WEIGHT,
-    )
+    @classmethod
+    def from_config(cls, config: RunConfig, train: Subset, teacher: TeacherLogits) -> Distillation:
+        """Return the objective for the images of `train`, whose labels count as in training without a teacher."""
+        num_classes = teacher.logits.shape[-1]
+        return cls(teacher, Classification.from_config(config, train, num_classes, teacher.augmentation))
 
+    @property
+    def augmentation(self) -> AugmentConfig | None:
+        """The augmentation of the images that the teacher saw."""
+        return self.labels.augmentation
 
-def _batch_inputs(
-    teacher_logits: TeacherLogits, view: int, positions: NDArray[np.int64], pixels: NDArray[np.uint8]
-) -> list[Any]:
-    return [pixels, teacher_logits.params[view][positions], teacher_logits.logits[view][positions]]
+    def sample_params(self, epoch: int) -> NDArray[np.float32]:
+        """Return the parameters of the view of this epoch; views take turns."""
+        params: NDArray[np.float32] = self.teacher.params[self._view(epoch)]
+        return params
 
+    def compute_targets(
+        self, rows: NDArray[np.int64], epoch: int, params: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """Return soft labels and teacher logits, float32 [n, 2K]."""
+        soft_labels = self.labels.compute_targets(rows, epoch, params)
+        return np.concatenate([soft_labels, self.teacher.logits[self._view(epoch), rows]], axis=1)
 
-def _epoch_record(
-    epoch: int,
-    batch_metrics: Sequence[tuple[float, float]],
-    logits_model: Any,
-    validation: Subset,
-    rate: float,
-    started: float,
-    count: int,
-) -> EpochRecord:
-    seconds = time.perf_counter() - started
-    value, accuracy = map(float, np.mean(batch_metrics, axis=0))
-    logits = predict_logits(logits_model, validation, BATCH)
-    held_out = metrics.cross_entropy_from_logits(logits, validation.labels)
-    val_accuracy = float(np.mean(logits.argmax(1) == validation.labels))
-    return EpochRecord(epoch, "distillation", value, accuracy, held_out, val_accuracy, rate, seconds, count / seconds)
+    def build_loss(self) -> Any:
+        """Return `LABEL_WEIGHT` times the label loss, plus the rest times the divergence at `TEMPERATURE`.
+
+        The divergence is multiplied by the squared temperature, which keeps the size of its gradients.
+        """
+        label_loss, num_classes, ops = self.labels.build_loss(), self.labels.num_classes, backend.keras().ops
+
+        def distillation_loss(targets: Any, logits: Any) -> Any:
+            teacher_log = ops.log_softmax(targets[:, num_classes:] / TEMPERATURE, axis=-1)
+            student_log = ops.log_softmax(logits / TEMPERATURE, axis=-1)
+            divergence = ops.sum(ops.exp(teacher_log) * (teacher_log - student_log), axis=-1) * TEMPERATURE**2
+            return LABEL_WEIGHT * label_loss.call(targets[:, :num_classes], logits) + (1 - LABEL_WEIGHT) * divergence
+
+        return make_loss(distillation_loss, "distillation")
+
+    def build_accuracy(self) -> Any:
+        """Return the accuracy on the labels."""
+        num_classes, metrics = self.labels.num_classes, backend.keras().metrics
+
+        def categorical_accuracy(targets: Any, logits: Any) -> Any:
+            return metrics.categorical_accuracy(targets[:, :num_classes], logits)
+
+        return categorical_accuracy
+
+    def _view(self, epoch: int) -> int:
+        return (epoch - 1) % len(self.teacher.logits)

@@ -13,7 +13,7 @@ from sightline._keras.training_steps import train_on_batch
 from sightline.callbacks import Callback
 from sightline.compress import prune
 from sightline.compress.channel_groups import ChannelGroups
-from sightline.compress.distill import TeacherLogits, distill
+from sightline.compress.distill import Distillation, TeacherLogits
 from sightline.config import EarlyStoppingConfig, RunConfig, ScheduleConfig, StageConfig
 from sightline.data.loader import epoch_order, iterate_batches
 from sightline.data.types import Subset
@@ -75,11 +75,9 @@ class FineTuner:
         if not config.train.epochs:
             return
         teacher = None if self.teacher is None else self.teacher()
+        objective = None if teacher is None else Distillation.from_config(config, self.train, teacher)
         with mixed_precision(network.model, self.config.train.precision):
-            if teacher is not None:
-                distill(network, teacher, self.train, self.validation, config, self.callback)
-            else:
-                fit(network, self.train, self.validation, config, self.callback)
+            fit(network, self.train, self.validation, config, self.callback, objective=objective)
 
     def train_head(self, network: Network) -> None:
         """Train only the head of `make_network`, on features that are computed once."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sightline import backend, metrics
 from sightline.callbacks import Callback, EpochRecord, Progress, no_progress
-from sightline.config import AugmentConfig, RunConfig, StageConfig
+from sightline.config import RunConfig, StageConfig
 from sightline.data.loader import epoch_order, iterate_batches
 from sightline.data.types import Subset
 from sightline.distributed import cluster, devices
@@ -28,7 +28,8 @@ from sightline.training.checkpoints import Checkpoint
 from sightline.training.divergence import LossLimit
 from sightline.training.ema import apply_ema, limit_decay, swap_in_ema
 from sightline.training.interrupt import StopRequest, catch_stop_signals
-from sightline.training.optimizers import build_loss, build_optimizer, compute_class_weights, smooth_labels
+from sightline.training.objective import Classification, Objective
+from sightline.training.optimizers import build_optimizer
 from sightline.training.schedules import build_schedule, compute_plateau_factor
 from sightline.training.state import CheckpointManager, TrainingState, pack_state, unpack_state
 
@@ -57,9 +58,8 @@ class _StageRun:
     logits_model: Any
     train: Subset
     validation: Subset
-    augment_config: AugmentConfig | None
+    objective: Objective
     rate_at: Callable[[int], float]
-    weights: NDArray[np.float32] | None
     epochs: int
     batch_size: int
     train_step: devices.TrainStep
@@ -73,15 +73,17 @@ def fit(
     config: RunConfig,
     callback: Callback,
     *,
+    objective: Objective | None = None,
     checkpoint_dir: Path | None = None,
     resume_from: Checkpoint | None = None,
 ) -> FitResult:
     """Train `network` in place on `train`; evaluate it on `validation` (which may be empty) after every epoch.
 
-    Checkpoints are written to `checkpoint_dir` as configured in ``[train]``. `resume_from` is the checkpoint to resume
-    from; the final weights match those of an uninterrupted run bit for bit. Raises `Interrupted` after Ctrl-C or
-    SIGTERM (a checkpoint is written first) and `DivergedError` at the first loss that is NaN or above
-    `divergence.LossLimit`; in both cases the model holds the best weights so far, if there are any.
+    Stages that train on pixels minimize `objective`, by default the loss of the labels. Checkpoints are written to
+    `checkpoint_dir` as configured in ``[train]``. `resume_from` is the checkpoint to resume from; the final weights
+    match those of an uninterrupted run bit for bit. Raises `Interrupted` after Ctrl-C or SIGTERM (a checkpoint is
+    written first) and `DivergedError` at the first loss that is NaN or above `divergence.LossLimit`; in both cases the
+    model holds the best weights so far, if there are any.
     """
     limit = LossLimit.from_network(network)
     state, optimizer_arrays = unpack_state(resume_from, network) if resume_from else (TrainingState(), {})
@@ -89,7 +91,7 @@ def fit(
         checkpoint_dir, config.train, resume_from.state["serial"] if resume_from else 0
     )
     stage_configs = config.train.stages or (StageConfig("training"),)
-    stage_preparer = _StagePreparer(network, train, validation, config, stage_configs, limit)
+    stage_preparer = _StagePreparer(network, train, validation, config, stage_configs, objective, limit)
     with catch_stop_signals(cluster.make_any_host()) as stop:
         try:
             for number in range(state.stage, len(stage_configs)):
@@ -134,10 +136,11 @@ class _StagePreparer:
         validation: Subset,
         config: RunConfig,
         stage_configs: Sequence[StageConfig],
+        objective: Objective | None,
         limit: LossLimit,
     ) -> None:
         self._inputs = (network, train, validation)
-        self._config, self._stage_configs, self._limit = config, stage_configs, limit
+        self._config, self._stage_configs, self._objective, self._limit = config, stage_configs, objective, limit
         self._group: tuple[StageConfig, ...] = ()
         self._group_features: stages.StageFeatures | None = None
 
@@ -159,7 +162,9 @@ class _StagePreparer:
             if self._group_features
             else None
         )
-        stage_run = _prepare_stage(network, train, validation, features, self._config, stage, self._limit)
+        stage_run = _prepare_stage(
+            network, train, validation, features, self._config, stage, self._objective, self._limit
+        )
         if stage_run.batch_size < (configured_size := stage.batch_size or self._config.train.batch_size):
             callback.on_message(
                 f"{stage.name}: the batch size is {stage_run.batch_size}, not {configured_size}: "
@@ -175,19 +180,20 @@ def _prepare_stage(
     features: stages.StageFeatures | None,
     config: RunConfig,
     stage: StageConfig,
+    objective: Objective | None,
     limit: LossLimit,
 ) -> _StageRun:
     stages.freeze_layers(network, stage)
-    augment_config: AugmentConfig | None = None
-    weights = compute_class_weights(train.labels, network.logits.shape[-1], config.train.class_weights)
+    num_classes = network.logits.shape[-1]
     if features is None:
+        objective = objective or Classification.from_config(config, train, num_classes, config.augment)
         logits_model = training_model = backend.keras().Model(network.model.input, network.logits)
-        if pipeline.is_enabled(config.augment):
-            augment_config = config.augment
-            training_model = stages.add_augmentation(logits_model, augment_config)
+        if objective.augmentation is not None:
+            training_model = stages.add_augmentation(logits_model, objective.augmentation)
     else:
-        logits_model = training_model = backend.keras().Model(features.tensor, network.logits)
         train, validation = features.train, features.validation
+        objective = Classification.from_config(config, train, num_classes, None)
+        logits_model = training_model = backend.keras().Model(features.tensor, network.logits)
     epochs = config.train.epochs if stage.epochs is None else stage.epochs
     batch_size = stage.batch_size or config.train.batch_size
     base_rate = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
@@ -197,8 +203,8 @@ def _prepare_stage(
     rate_at = build_schedule(config.train.schedule, base_rate, steps)
     training_model.compile(
         optimizer=build_optimizer(config.train.optimizer, base_rate, limit_decay(config.train.ema_decay, steps)),
-        loss=build_loss(config.train),
-        weighted_metrics=["categorical_accuracy"],
+        loss=objective.build_loss(),
+        weighted_metrics=[objective.build_accuracy()],
     )
     training_model.optimizer.build(training_model.trainable_variables)  # so that a checkpoint can be restored into it
     train_step = devices.make_train_step(training_model)
@@ -210,9 +216,8 @@ def _prepare_stage(
         logits_model,
         train,
         validation,
-        augment_config,
+        objective,
         rate_at,
-        weights,
         epochs,
         batch_size,
         train_step,
@@ -281,11 +286,7 @@ def _run_epoch(
     """Run the remaining steps of an epoch, then validate."""
     seed, count, number = stage_run.config.seed, len(stage_run.train), state.epoch_number
     order = epoch_order(count, seed, number)
-    augment_params = None
-    if stage_run.augment_config is not None:
-        augment_params = pipeline.sample_params(
-            stage_run.augment_config, count, stage_run.train.pixels.shape[1:3], seed, number
-        )
+    augment_params = None if stage_run.objective.augmentation is None else stage_run.objective.sample_params(number)
     started = time.perf_counter() - state.seconds
     steps = math.ceil(count / stage_run.batch_size)
     order = np.resize(order, steps * stage_run.batch_size)  # the last batch is padded with the first rows, at weight 0
@@ -300,7 +301,7 @@ def _run_epoch(
             state.epoch * steps + step
         )
         num_real = min(stage_run.batch_size, count - step * stage_run.batch_size)
-        loss, accuracy = _run_step(stage_run, batch.pixels, rows[step], augment_params, num_real)
+        loss, accuracy = _run_step(stage_run, number, batch.pixels, rows[step], augment_params, num_real)
         if stage_run.limit.is_exceeded(loss):
             where = f"step {step + 1} of epoch {number}"
             raise stage_run.limit.make_error(loss, where, rate, _get_paths(stage_run, rows[step][:num_real]))
@@ -343,6 +344,7 @@ def _get_paths(stage_run: _StageRun, positions: NDArray[np.int64]) -> tuple[str,
 
 def _run_step(
     stage_run: _StageRun,
+    epoch: int,
     pixels: NDArray[Any],
     rows: NDArray[np.int64],
     augment_params: NDArray[np.float32] | None,
@@ -354,20 +356,13 @@ def _run_step(
     `num_real` are padding, since another batch size would be recompiled (12 s for MobileNetV2 on two cores). They have
     weight 0 in loss and gradient, but do count in layers that normalize over the batch.
     """
-    labels, local_rows = stage_run.train.labels[rows], devices.get_local_rows(len(rows))
-    inputs: Any = pixels if augment_params is None else [pixels, augment_params[rows[local_rows]]]
-    soft_labels = smooth_labels(labels, stage_run.network.logits.shape[-1], stage_run.config.train.label_smoothing)
-    if stage_run.weights is not None:
-        soft_labels *= stage_run.weights[labels, None]  # the loss is linear in them; the accuracy is not weighted
-    if augment_params is not None and stage_run.augment_config is not None:
-        augment_config = stage_run.augment_config
-        slice_pairs = (np.split(values, devices.count_slices()) for values in (soft_labels, augment_params[rows]))
-        soft_labels = np.concatenate(
-            [pipeline.mix_labels(augment_config, *slices) for slices in zip(*slice_pairs, strict=True)]
-        )
-    weights = np.zeros(len(soft_labels), np.float32)
-    weights[:num_real] = len(soft_labels) / num_real
-    logs = stage_run.train_step(inputs, soft_labels[local_rows], weights[local_rows])
+    local_rows = devices.get_local_rows(len(rows))
+    params = None if augment_params is None else augment_params[rows]
+    inputs: Any = pixels if params is None else [pixels, params[local_rows]]
+    targets = stage_run.objective.compute_targets(rows, epoch, params)
+    weights = np.zeros(len(rows), np.float32)
+    weights[:num_real] = len(rows) / num_real
+    logs = stage_run.train_step(inputs, targets[local_rows], weights[local_rows])
     return metrics.nonnegative_loss(float(logs["loss"])), float(logs["categorical_accuracy"])
 
 

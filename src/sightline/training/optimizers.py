@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,16 +46,20 @@ def build_loss(config: TrainConfig) -> Any:
     own softmax cross-entropy is not: TensorFlow's kernel assumes a distribution, and its gradient is wrong otherwise.)
     Focal loss: Lin et al., 2017, arXiv:1708.02002, gamma 2, alpha 0.25.
     """
-    keras = backend.keras()
     if config.loss == "focal":
-        return keras.losses.CategoricalFocalCrossentropy(from_logits=True)
-    function = {"cross_entropy": _cross_entropy, "binary": _binary_cross_entropy}[config.loss]
+        return backend.keras().losses.CategoricalFocalCrossentropy(from_logits=True)
+    return make_loss({"cross_entropy": _cross_entropy, "binary": _binary_cross_entropy}[config.loss], config.loss)
 
-    class SoftLabelLoss(keras.losses.Loss):  # type: ignore[name-defined]  # Keras is imported lazily: no type for mypy
+
+def make_loss(function: Callable[[Any, Any], Any], name: str) -> Any:
+    """Return a Keras loss from a function of targets [N, T] and logits [N, K] that returns the loss of each row."""
+    keras = backend.keras()
+
+    class RowLoss(keras.losses.Loss):  # type: ignore[name-defined]  # Keras is imported lazily: no type for mypy
         def call(self, y_true: Any, y_pred: Any) -> Any:
             return function(y_true, y_pred)
 
-    return SoftLabelLoss(name=config.loss)
+    return RowLoss(name=name)
 
 
 def _cross_entropy(soft_labels: Any, logits: Any) -> Any:
