@@ -31,13 +31,14 @@ LAYERS: dict[int, set[str]] = {
     5: {"inference"},
     6: {"explain", "training"},
     7: {"evaluation"},
-    8: {"compress", "report"},
+    8: {"compress"},
     9: {"runs"},
-    10: {"api"},
-    11: {"sweeps"},
-    12: {"serve", "studio"},
-    13: {"cli"},
-    14: {"__main__"},
+    10: {"report"},
+    11: {"api"},
+    12: {"sweeps"},
+    13: {"serve", "studio"},
+    14: {"cli"},
+    15: {"__main__"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 

@@ -22,7 +22,6 @@ from sightline.evaluation.report import (
 )
 from sightline.inference.predictor import Outputs
 from sightline.report import html_report
-from sightline.runs import run_report
 
 OK = ("defect", "ok")
 
@@ -82,18 +81,18 @@ def test_the_report_says_whether_a_target_is_met_and_by_which_images() -> None:
     validation, test = make_outputs([0, 1] * 200, []), make_outputs([0, 1] * 200, [10, 50])
     thresholds, _ = fit_thresholds(validation, ThresholdRequest(target_precision=0.98), None, OK)
     strict, _ = fit_thresholds(validation, ThresholdRequest(target_precision=0.99), None, OK)
-    met = run_report._threshold_text(build_evaluation_report(test, validation, thresholds=thresholds))
+    met = html_report.describe_thresholds(to_metrics(build_evaluation_report(test, validation, thresholds=thresholds)))
     assert "of which 99.5% are correct (95% interval 98.2% to 99.9%). The target of 98.0% is met" in met
-    short = run_report._threshold_text(build_evaluation_report(test, validation, thresholds=strict))
+    short = html_report.describe_thresholds(to_metrics(build_evaluation_report(test, validation, thresholds=strict)))
     nothing, _ = fit_thresholds(make_outputs([0, 1] * 10, []), ThresholdRequest(target_precision=0.99), None, OK)
-    assert run_report._threshold_text(build_evaluation_report(test, validation, thresholds=nothing)).startswith(
-        "No threshold reaches a precision of 99.0% on validation"
-    )
+    assert html_report.describe_thresholds(
+        to_metrics(build_evaluation_report(test, validation, thresholds=nothing))
+    ).startswith("No threshold reaches a precision of 99.0% on validation")
     assert "The target of 99.0% is not demonstrated: the precision is at least 98.4% with 95% confidence." in short
     same = build_evaluation_report(validation, validation, thresholds=thresholds)
     assert same.selective is not None
     assert same.selective.met is None
-    assert "The threshold was fitted on these images" in run_report._threshold_text(same)
+    assert "The threshold was fitted on these images" in html_report.describe_thresholds(to_metrics(same))
 
 
 def test_the_headline_states_what_a_threshold_of_validation_reached_on_test() -> None:

@@ -25,7 +25,6 @@ from sightline.errors import ModelError, OutputError, UsageError
 from sightline.evaluation.results import ClassMetrics, EvaluationResult
 from sightline.intervals import Interval
 from sightline.preprocessing import PreprocessingSpec
-from sightline.report.plotting import RenderedFigure
 from sightline.runs.directory import SCHEMA, RunDirectory, check_writable, next_path
 
 HISTORY = (
@@ -91,7 +90,7 @@ def test_name_that_another_run_takes_meanwhile_is_refused(tmp_path: Path, monkey
 
 def test_existing_folder_is_refused(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
-    run.write_figure("curves", RenderedFigure(b"old"))
+    run.write_figure("curves", {"png": b"old"})
     with pytest.raises(OutputError, match=r"run exists already and is not empty: choose another folder with --out, or"):
         RunDirectory.create(run.path)
     assert (run.path / "figures/curves.png").read_bytes() == b"old"
@@ -99,7 +98,7 @@ def test_existing_folder_is_refused(tmp_path: Path) -> None:
 
 def test_force_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
-    run.write_figure("curves", RenderedFigure(b"old"))
+    run.write_figure("curves", {"png": b"old"})
     again = RunDirectory.create(run.path, force=True)
     assert list_files(again.path) == ["run.json"]
     photos = tmp_path / "photos"
@@ -315,7 +314,7 @@ def test_everything_is_written_aside_and_renamed(tmp_path: Path, monkeypatch: py
     run.write_history(HISTORY)
     run.write_model(FakeModel(), ("a", "b"), PreprocessingSpec(height=32, width=32, channels=3))
     run.write_evaluation("test", EVALUATION)
-    run.write_figure("curves", RenderedFigure(b"png", b"svg"))
+    run.write_figure("curves", {"png": b"png", "svg": b"svg"})
     run.update(status="complete")
     assert sorted(renamed) == list_files(run.path)
 
@@ -351,18 +350,17 @@ def test_next_path_takes_the_first_free_number(tmp_path: Path) -> None:
 
 def test_plots_of_another_evaluation_are_removed(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "r")
-    run.write_figure("curves", RenderedFigure(b"of training", b"in words", b"on a phone"))
-    run.write_figures({"confusion": RenderedFigure(b"1", b"one"), "errors": RenderedFigure(b"1", b"one")})
-    run.write_figures({"confusion": RenderedFigure(b"2")})
+    run.write_figure("curves", {"png": b"of training", "svg": b"in words", "narrow.svg": b"on a phone"})
+    run.write_figures({"confusion": {"png": b"1", "svg": b"one"}, "errors": {"png": b"1"}})
+    run.write_figures({"confusion": {"png": b"2"}})
     assert {path.name: path.read_bytes() for path in (run.path / "figures").iterdir()} == {
         "curves.png": b"of training",
         "curves.svg": b"in words",
         "curves.narrow.svg": b"on a phone",
         "confusion.png": b"2",
     }
-    assert run.read_figure("curves") == RenderedFigure(b"of training", b"in words", b"on a phone")
-    assert run.read_figure("confusion") == RenderedFigure(b"2")
-    assert run.read_figure("errors") is None
+    assert run.read_figure("curves.narrow.svg") == b"on a phone"
+    assert run.read_figure("errors.png") is None
 
 
 def test_the_outcome_of_other_weights_goes_and_what_the_user_made_of_them_is_renamed(tmp_path: Path) -> None:
@@ -396,9 +394,9 @@ def test_a_plot_that_is_not_a_regular_file_is_reported(tmp_path: Path) -> None:
     with (metrics / "confusion.png").open("wb") as sparse:
         sparse.truncate(1 << 40)
     with pytest.raises(ModelError, match=r"curves\.png cannot be read: not a regular file"):
-        run.read_figure("curves")
+        run.read_figure("curves.png")
     with pytest.raises(ModelError, match=r"confusion\.png cannot be read: more than"):
-        run.read_figure("confusion")
+        run.read_figure("confusion.png")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
@@ -407,4 +405,4 @@ def test_a_run_whose_folder_is_not_a_folder_is_refused(tmp_path: Path, make: Cal
     run = RunDirectory.create(tmp_path / "r")
     make(run.path / "figures")
     with pytest.raises(OutputError, match="figures is not a folder"):
-        run.write_figures({"confusion": RenderedFigure(b"1")})
+        run.write_figures({"confusion": {"png": b"1"}})

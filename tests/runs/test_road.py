@@ -101,7 +101,7 @@ def test_an_image_steps_back_at_most_twice_and_is_decoded_into_one_file(
         sightline.train(str(data), recipe="quick", epochs=1, out=tmp_path / "r", set=settings)
 
     functions = [name for _, name in stations]
-    for name in ("build_index", "build_dataset", "find_leaks", "fit", "collect_outputs", "overlay_heat"):
+    for name in ("build_index", "build_dataset", "find_leaks", "fit", "collect_outputs", "compute_heat_maps"):
         assert name in functions, "a station of the road is not seen"
     packages = [package for package, _ in groupby(package for package, _ in stations)]
     steps_back = [(a, b) for a, b in pairwise(packages) if LAYER_OF[b] < LAYER_OF[a]]

@@ -32,8 +32,9 @@ from sightline.inference.tta import FlipTTA
 from sightline.report import evaluation_plots as drawings
 from sightline.report import plotting, run_plots
 from sightline.report.plotting import RenderedFigure
-from sightline.runs import run_images
+from sightline.runs import report_images, run_images
 from sightline.runs.labeled_images import LabeledImages
+from sightline.runs.run_report import find_reported_split
 from sightline.seeding import make_generator
 
 
@@ -375,4 +376,6 @@ def _save_results(
     if run is None or labeled.split is None or labeled.missing is not None or isinstance(classifier.predictor, FlipTTA):
         return
     run.write_evaluation(labeled.split, result.evaluation, result.to_dict())
-    run.write_figures(drawings.plot_all(result, labeled.subset))
+    run.write_figures({name: figure.files for name, figure in drawings.plot_all(result, labeled.subset).items()})
+    if labeled.split == find_reported_split(run.info.get("result")):
+        report_images.write_error_images(run, result.errors.most_confident_errors, labeled.subset)

@@ -9,10 +9,11 @@ import numpy as np
 from sightline import _io, jsonio
 from sightline.api.classifier import Classifier
 from sightline.callbacks import Progress, no_progress
-from sightline.data.types import SPLITS, ImageRecord, Split
+from sightline.data.types import SPLITS, ImageRecord, Split, Subset
 from sightline.evaluation import label_issues
 from sightline.evaluation.label_issues import LabelIssue
 from sightline.evaluation.report import ModelOutputs, collect_outputs
+from sightline.runs import report_images
 
 
 def find_label_issues(
@@ -31,6 +32,7 @@ def find_label_issues(
     """
     records: list[ImageRecord] = []
     outputs: list[ModelOutputs] = []
+    subsets: list[Subset] = []
     complete = True
     labeled_images = classifier.labeled_images(progress=progress)
     for split in SPLITS:
@@ -39,6 +41,7 @@ def find_label_issues(
         labeled = labeled_images.load(split, allow_missing=allow_missing, cache=cache)
         complete &= labeled.missing is None
         records += labeled.images
+        subsets.append(labeled.subset)
         outputs.append(collect_outputs(classifier.predictor, labeled.subset, progress, f"the {split} split"))
     features = np.concatenate([s.outputs.features for s in outputs])
     labels_given = np.concatenate([s.labels for s in outputs])
@@ -49,6 +52,10 @@ def find_label_issues(
     _io.write_atomic(patch, jsonio.dump_lines(lines), "Choose another file with --find-label-issues.")
     if classifier.run is not None and complete:
         classifier.run.write_label_issues(lines)
+        worst = {issue.path for issue in suspects[: report_images.MAX_LABEL_ISSUES]}
+        places = [(subset, i, path) for subset in subsets for i, path in enumerate(subset.paths) if path in worst]
+        pixels = {path: subset.take(slice(i, i + 1))[0] for subset, i, path in places}
+        report_images.write_label_issue_images(classifier.run, pixels)
     return suspects
 
 

@@ -21,8 +21,8 @@ def write_model_card(path: str | Path) -> tuple[str, Path]:
     if run.bundle is None:
         raise ModelError(f"The run {path} has no bundle to write the model card to: {explain_missing_bundle(run)}.")
     loaded_bundle, _ = bundle.load(run.bundle)
-    confusion_figure = run.read_figure("confusion")
-    figures = {} if confusion_figure is None else {"figures/confusion.png": confusion_figure.png}
+    confusion_figure = run.read_figure("confusion.png")
+    figures = {} if confusion_figure is None else {"figures/confusion.png": confusion_figure}
     try:
         text = report.render_card(loaded_bundle.manifest, run.info, tuple(figures))
     except KeyError as error:

@@ -1,31 +1,51 @@
-"""Write the report of a run again."""
+"""Write the report of a run from its files, and the figures of a run that has just been trained."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sightline.api.evaluation import evaluate_model
-from sightline.api.loading import load
-from sightline.callbacks import Progress, no_progress
 from sightline.errors import ModelError
-from sightline.inference.runtimes.keras import KerasPredictor
-from sightline.runs import run_report
+from sightline.report import html_report
+from sightline.report.plotting import RenderedFigure
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
+from sightline.runs.run_report import read_report
+
+if TYPE_CHECKING:  # annotations only: a report needs nothing that trains
+    from sightline.runs.finalize import FinalModel
+
+PLOT_NAMES = ("curves", "confusion", "risk-coverage", "reliability", "roc-precision-recall")  # 2 and 3 are side by side
 
 
-def rebuild_report(path: Path, *, progress: Progress = no_progress) -> Path:
-    """Evaluate a complete run on its own images again, write its report and return the path.
+def write_first_report(run: RunDirectory, final: FinalModel) -> None:
+    """Draw the figures of a run whose final model has just been evaluated, and write its report."""
+    from sightline.report import evaluation_plots, run_plots
 
-    Raises `ModelError` if `path` is not a complete run, `DataError` if its images are missing.
+    if history := run.read_history():
+        run.write_figure("curves", run_plots.plot_curves(history, html_report.describe_run(run.config)).files)
+    if final.last_report is not None:
+        figures = evaluation_plots.plot_main(final.last_report)
+        run.write_figures({name: figure.files for name, figure in figures.items()})
+    _write_page(run)
+
+
+def rebuild_report(path: Path) -> Path:
+    """Write the report of a complete run again, from its files alone, and return the path of the page.
+
+    Raises `ModelError` if `path` is not a complete run.
     """
     run = RunDirectory.open(path)
     if run.info.get("status") != "complete":
         raise ModelError(f"The run {path} has nothing to report yet: {explain_incomplete(run)}.")
-    classifier = load(path)
-    images = classifier.labeled_images(progress=progress)
-    evaluation_report = evaluate_model(classifier, images, progress=progress)
-    labeled = images.load("validation" if evaluation_report.split == "validation" else "test")
-    keras_predictor = load(path, engine="keras").predictor
-    assert isinstance(keras_predictor, KerasPredictor)
-    return run_report.write_report(run, run.result, evaluation_report, labeled, keras_predictor)
+    return _write_page(run)
+
+
+def _write_page(run: RunDirectory) -> Path:
+    figures = {name: figure for name in PLOT_NAMES if (figure := _read_figure(run, name)) is not None}
+    return run.write_report(html_report.render_html(read_report(run), figures))
+
+
+def _read_figure(run: RunDirectory, name: str) -> RenderedFigure | None:
+    png, *vector_files = (run.read_figure(f"{name}.{suffix}") for suffix in ("png", "svg", "narrow.svg"))
+    return None if png is None else RenderedFigure(png, *vector_files)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline import backend
+from sightline.api.reporting import write_first_report
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig
 from sightline.data.indexing import Sources
@@ -76,7 +77,7 @@ def _resume_locked(job: Job, sources: Sources | None) -> TrainResult:
         if run.has_config:
             _check_environment(info, run, callback)
         with record_failure(run, new=False):
-            return run_pipeline(job, _restore(run, info, sources, callback))
+            return run_pipeline(job, _restore(run, info, sources, callback), write_first_report)
     except INPUT_ERRORS:
         extension.withdraw_extension(run)
         raise

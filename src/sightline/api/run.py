@@ -24,6 +24,7 @@ from sightline.errors import plural
 from sightline.progress import show_progress
 from sightline.runs import existing_run
 from sightline.runs.directory import RunDirectory
+from sightline.runs.steps import RecipeChoice
 from sightline.training.result import SplitMetrics, TrainResult
 
 if TYPE_CHECKING:
@@ -136,6 +137,12 @@ class Run:
         """All settings, as they were resolved."""
         return self.directory.config
 
+    @property
+    def recipe_choice(self) -> RecipeChoice | None:
+        """The recipe that ``auto`` chose, and why; None if another recipe was asked for."""
+        choice = self.directory.info.get("recipe_choice")
+        return None if choice is None else RecipeChoice(**choice)
+
     @cached_property
     def classifier(self) -> Classifier:
         """The trained model; that of the best epoch so far if the run is not complete."""
@@ -195,12 +202,11 @@ class Run:
     def _in_memory_data(self) -> Dataset | None:
         return self._data if self._data is not None and self._data.is_in_memory else None
 
-    def report(self, *, progress: bool | None = None, callback: Callback | None = None) -> Path:
-        """Write the report of a complete run again, one self-contained HTML page, and return its path."""
+    def report(self) -> Path:
+        """Write the report of a complete run again from its files, one self-contained HTML page; return its path."""
         from sightline.api.reporting import rebuild_report
 
-        with show_progress(progress, callback) as display:
-            return rebuild_report(self.path, progress=display.on_progress)
+        return rebuild_report(self.path)
 
     def compare(self, *runs: Run | str | Path, figure: str | Path | None = None) -> RunComparison:
         """Compare this run with others: settings that differ, accuracy with its interval, and who is right where.

@@ -10,6 +10,7 @@ from pathlib import Path
 from sightline import _io, backend
 from sightline.api.evaluation import evaluate_model
 from sightline.api.loading import load
+from sightline.api.reporting import write_first_report
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
 from sightline.data.types import Split
@@ -77,7 +78,8 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
         run = RunDirectory.create(run_path, force=force, request=request.to_dict())
         with run.lock(), record_failure(run, new=True):
             job = Job(run, callback, start_time, session)
-            return run_pipeline(job, resolve_request(request, sources, callback) if inputs is None else inputs)
+            inputs = inputs or resolve_request(request, sources, callback)
+            return run_pipeline(job, inputs, write_first_report)
 
 
 def _reevaluate(run: RunDirectory, inputs: RunInputs, callback: Callback) -> TrainResult:

@@ -7,7 +7,8 @@ from sightline.cli.output import FormatOption, OutputFormat, print_json, print_t
 
 def env(output_format: FormatOption = OutputFormat.text) -> None:
     """Show versions, devices, memory, caches, and which backend is used and why."""
-    from sightline.runs.environment import describe_environment, describe_fonts
+    from sightline.report.fonts import describe_fonts
+    from sightline.runs.environment import describe_environment
 
     facts = describe_environment()
     facts["plot_fonts"] = describe_fonts()

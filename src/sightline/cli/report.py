@@ -7,18 +7,17 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line
+from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     output_format: FormatOption = OutputFormat.text,
 ) -> None:
-    """Evaluate a run again and write its report, a single self-contained HTML page."""
+    """Write the report of a run again from its files, a single self-contained HTML page."""
     from sightline.api.reporting import rebuild_report
 
-    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
-        path = rebuild_report(run, progress=display.on_progress)
+    path = rebuild_report(run)
     if output_format == OutputFormat.json:
         print_json({"report": str(path)})
     else:

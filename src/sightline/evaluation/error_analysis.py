@@ -46,8 +46,9 @@ class ConfusedPair:
 
 @dataclass(frozen=True, slots=True)
 class ErrorAnalysis:
-    """The most confident errors, the least confident correct predictions, and the most confused pairs of classes."""
+    """The most confident of `count` errors, the least confident correct predictions, and the most confused classes."""
 
+    count: int
     most_confident_errors: tuple[ErrorExample, ...]
     least_confident_correct: tuple[ErrorExample, ...]
     confused_pairs: tuple[ConfusedPair, ...]
@@ -80,4 +81,4 @@ def analyze_errors(evaluation: EvaluationResult, max_examples: int = MAX_EXAMPLE
         )
         for true, predicted, count in metrics.most_confused_pairs(evaluation.confusion, MAX_PAIRS)
     ]  # fmt: skip
-    return ErrorAnalysis(pick(wrong, max_examples), pick(right, max_examples), tuple(pairs))
+    return ErrorAnalysis(len(wrong), pick(wrong, max_examples), pick(right, max_examples), tuple(pairs))

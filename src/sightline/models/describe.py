@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from sightline import backend
+from sightline import backend, jsonio
 from sightline._keras import graphs
+from sightline.errors import ModelError
 from sightline.models import layer_costs
 
 Sides = tuple[int, int]  # rows, columns
@@ -84,6 +86,38 @@ class ModelDescription:
         ]
         totals = ("name", "size", "classes", "parameters", "multiply_adds", "receptive_field", "bytes")
         return {key: getattr(self, key) for key in totals} | {"layers": layers}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str) -> ModelDescription:
+        """Undo `to_dict`; raises `ModelError`, which starts with `where`, for invalid values."""
+        stored = jsonio.build(_StoredModel, values, where)
+        index: dict[str, int] = {}
+        layers = []
+        for number, layer in enumerate(stored["layers"]):
+            if unknown := [name for name in layer["inputs"] if name not in index]:
+                raise ModelError(
+                    f"{where} cannot be read: layers.{number}.inputs names {unknown[0]!r}, no layer before."
+                )
+            inputs = tuple(index[name] for name in layer["inputs"])
+            layers.append(jsonio.build(LayerDescription, {**layer, "inputs": inputs}, f"{where}: layers.{number}"))
+            index[layer["name"]] = number
+        return cls(stored["name"], stored["size"], stored["classes"], tuple(layers))
+
+
+class _StoredLayer(TypedDict):
+    """A layer whose inputs are names; its other fields are those of `LayerDescription`."""
+
+    name: str
+    inputs: list[str]
+
+
+class _StoredModel(TypedDict):
+    """The values of `ModelDescription.to_dict` from which it is restored."""
+
+    name: str
+    size: tuple[int, ...]
+    classes: int
+    layers: list[_StoredLayer]
 
 
 def describe_model(model: Any, name: str) -> ModelDescription:

@@ -6,6 +6,7 @@ and Arabic letters and many signs, but no Chinese, Japanese or Korean and few em
 
 from __future__ import annotations
 
+import importlib.util
 import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
@@ -52,6 +53,13 @@ def fonts_by_script() -> dict[str, str]:
             (f for f in reversed(fonts_for(missing_characters(sample))) if _has_character(f, sample)), "none"
         )
     return fonts
+
+
+def describe_fonts() -> str:
+    """Describe which fonts render class names in figures."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return "matplotlib is not installed"
+    return "; ".join(f"{script}: {font}" for script, font in fonts_by_script().items())
 
 
 def is_mark(character: str) -> bool:

@@ -32,6 +32,12 @@ class RenderedFigure:
     svg: bytes | None = None
     narrow: bytes | None = None
 
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The content of each file of the figure, by suffix."""
+        files = {"png": self.png, "svg": self.svg, "narrow.svg": self.narrow}
+        return {suffix: content for suffix, content in files.items() if content is not None}
+
     def __repr__(self) -> str:
         return f"RenderedFigure({len(self.png):,} bytes of PNG)"
 

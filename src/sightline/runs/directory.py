@@ -16,7 +16,9 @@
     label_issues.jsonl  likely label errors, worst first, once `evaluate --find-label-issues` searched for them
     bundle/          the deployable model, see `prediction.bundle`
     figures/         curves, confusion, reliability, risk-coverage, those of `evaluate`; *.png, *.svg for the page
-    report.html      self-contained report
+    network.json     the layers of the network and their cost
+    report/          thumbnails and heat maps, see `report_images`
+    report.html      self-contained report, rendered from the files above alone
     tensorboard/     TensorBoard event files
 
 Every file is written atomically (temporary name, then rename). ``run.json`` gets ``"status": "complete"`` last. As long
@@ -51,7 +53,6 @@ from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
-from sightline.report.plotting import RenderedFigure
 from sightline.runs.paths import LOCK_NAME, check_writable, explain_not_a_run, lock_run, next_path
 from sightline.runs.predictions import parse_predictions
 from sightline.runs.run_info import read_run_info as read_info
@@ -316,13 +317,9 @@ class RunDirectory:
         path = self.path / "label_issues.jsonl"
         return jsonio.read_records(path, lambda _: PatchEntry) if path.exists() else ()
 
-    def read_figure(self, name: str) -> RenderedFigure | None:
-        """Return a figure under ``figures/``, None if it does not exist; raises `ModelError` if it is unreadable."""
-        png, *vector_files = (self._figure_file(f"{name}.{kind}") for kind in ("png", "svg", "narrow.svg"))
-        return None if png is None else RenderedFigure(png, *vector_files)
-
-    def _figure_file(self, name: str) -> bytes | None:
-        path = self.path / "figures" / name
+    def read_figure(self, file: str) -> bytes | None:
+        """Return a file under ``figures/``, None if it does not exist; raises `ModelError` if it is unreadable."""
+        path = self.path / "figures" / file
         if not path.exists():
             return None
         try:
@@ -335,11 +332,11 @@ class RunDirectory:
         """The text of the resolved configuration, with comments."""
         return read_config_text(self.path / "config.toml")
 
-    def write_figures(self, figures: Mapping[str, RenderedFigure], *, keep: Sequence[str] = ("curves",)) -> None:
-        """Save the figures of an evaluation and remove those of a previous one, except for `keep`."""
+    def write_figures(self, figures: Mapping[str, Mapping[str, bytes]], *, keep: Sequence[str] = ("curves",)) -> None:
+        """Save the figures of an evaluation, see `write_figure`, and remove those of a previous one but for `keep`."""
         _io.refuse_links(self.path, self.path / "figures")  # nor are files removed through links
-        for name, figure in figures.items():
-            self.write_figure(name, figure)
+        for name, files in figures.items():
+            self.write_figure(name, files)
         for old in (self.path / "figures").glob("*.*"):
             if old.name.partition(".")[0] not in {*figures, *keep}:
                 old.unlink(missing_ok=True)
@@ -350,9 +347,9 @@ class RunDirectory:
         Exports and compression searches, which the user created, are renamed instead.
         """
         self.update(drop=("message", "batch", "no_bundle_reason"))
-        for name in ("eval", "figures", "bundle"):
+        for name in ("eval", "figures", "report", "bundle"):
             _io.remove_folder(self.path / name)
-        for name in ("report.html", "thresholds.json", "label_issues.jsonl"):
+        for name in ("report.html", "network.json", "thresholds.json", "label_issues.jsonl"):
             (self.path / name).unlink(missing_ok=True)
         for name in ("exports", "compressed"):
             if (self.path / name).exists():
@@ -366,13 +363,18 @@ class RunDirectory:
         """Save the likely label errors, worst first."""
         self._write("label_issues.jsonl", jsonio.dump_lines(lines))
 
-    def write_figure(self, name: str, figure: RenderedFigure) -> None:
-        """Save a figure under ``figures/``, as PNG and, if available, as SVG."""
-        _io.refuse_links(self.path, self.path / "figures")
-        for kind, content in {"png": figure.png, "svg": figure.svg, "narrow.svg": figure.narrow}.items():
-            (self.path / "figures" / f"{name}.{kind}").unlink(missing_ok=True)  # never mix files of two figures
-            if content is not None:
-                self._write(f"figures/{name}.{kind}", content)
+    def write_figure(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Save a figure under ``figures/``: the content of its files by suffix, such as ``png`` and ``svg``."""
+        folder = self.path / "figures"
+        _io.refuse_links(self.path, folder)
+        for old in folder.glob(f"{name}.*"):  # never mix files of two figures
+            old.unlink(missing_ok=True)
+        for suffix, content in files.items():
+            self._write(f"figures/{name}.{suffix}", content)
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Save a file that another module reads and writes, such as ``network.json``."""
+        self._write(name, content)
 
     def _write_json(self, name: str, value: Any) -> None:
         self._write(name, jsonio.encode_text(jsonio.dumps(value, indent=2) + "\n"))

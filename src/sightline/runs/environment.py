@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import platform
 import sys
@@ -15,7 +14,6 @@ from sightline import backend, process
 from sightline.config import DeviceConfig, RunConfig
 from sightline.data import cache
 from sightline.errors import check_installed
-from sightline.report import fonts
 from sightline.training.augment.augmentation import AUGMENTATIONS
 
 PACKAGES = (
@@ -88,13 +86,6 @@ def describe_environment() -> dict[str, Any]:
         "keras_home": str(backend.keras_home()),
         "versions": installed_versions(),
     }
-
-
-def describe_fonts() -> str:
-    """Describe which fonts render class names in figures."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return "matplotlib is not installed"
-    return "; ".join(f"{script}: {font}" for script, font in fonts.fonts_by_script().items())
 
 
 def _total_memory() -> str:

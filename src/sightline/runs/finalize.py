@@ -29,9 +29,9 @@ from sightline.inference.parity import Parity, Tolerance
 from sightline.inference.predictor import Predictor
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
-from sightline.models.describe import count_parameters, weights_sha256
+from sightline.models.describe import count_parameters, describe_model, weights_sha256
 from sightline.preprocessing import PreprocessingSpec, inspect_image
-from sightline.report import evaluation_plots
+from sightline.runs import report_images, run_report
 from sightline.runs.directory import RunDirectory
 from sightline.runs.network_setup import PreparedRun
 from sightline.training.loop import FitResult
@@ -42,14 +42,13 @@ CANDIDATES_PER_CLASS = 8  # files per class among which the smallest become refe
 
 @dataclass(frozen=True, slots=True)
 class FinalModel:
-    """What there is to report: evaluations by split, and the report on the last split, whose images are `labeled`.
+    """What there is to report: evaluations by split, and the report on the last split, None without one.
 
     `no_bundle_reason` says why there is no bundle; None if there is one.
     """
 
     evaluations: Mapping[Split, EvaluationResult]
     last_report: EvaluationReport | None
-    labeled: LabeledSubset
     no_bundle_reason: str | None
     temperature: float
 
@@ -59,7 +58,8 @@ def finalize(
 ) -> FinalModel:
     """Calibrate the Keras model, export it, evaluate the file on the held-out splits, and write the bundle.
 
-    If the outputs of the file differ from the model's, it is not written, and the model itself is evaluated.
+    If the outputs of the file differ from the model's, it is not written, and the model itself is evaluated. What the
+    report shows is written too, so that it needs neither the model nor the images.
     """
     config, data, classes, preprocess = prepared.config, prepared.data, prepared.data.classes, prepared.preprocess
     run.clear_results()
@@ -71,10 +71,10 @@ def finalize(
     outputs_by_split = collect_split_outputs(predictor, data, callback.on_progress)
     agreement = check_parity(model, predictor, data, logits / np.float32(temperature), outputs_by_split)
     no_bundle_reason = parity_failure(agreement)
+    keras_predictor = KerasPredictor(model, classes, preprocess)
     if no_bundle_reason is not None:
         run.update(no_bundle_reason=no_bundle_reason)
         callback.on_message(f"No bundle is written: {no_bundle_reason}.")
-        keras_predictor = KerasPredictor(model, classes, preprocess)
         outputs_by_split = collect_split_outputs(keras_predictor, data, callback.on_progress)
     reports = {split: _evaluate_split(run, prepared, split, outputs_by_split) for split in outputs_by_split}
     evaluations = {split: report.evaluation for split, report in reports.items()}
@@ -87,10 +87,12 @@ def finalize(
             )
         )  # fmt: skip
     last_report = reports.get("test") or reports.get("validation")
+    run_report.write_network(run, describe_model(model, config.model.name))
+    report_images.write_leak_images(run, run.read_leaks(), data)
     if last_report is not None:
-        run.write_figures(evaluation_plots.plot_main(last_report))
-    labeled = _label_split(run, data, "test" if "test" in reports else "validation")
-    return FinalModel(evaluations, last_report, labeled, no_bundle_reason, temperature)
+        samples = data.subset("test" if "test" in reports else "validation")
+        report_images.write_error_images(run, last_report.errors.most_confident_errors, samples, keras_predictor)
+    return FinalModel(evaluations, last_report, no_bundle_reason, temperature)
 
 
 def _evaluate_split(

@@ -1,4 +1,4 @@
-"""The road of a run: resolve, prepare, fit, finalize, report.
+"""The road of a run: resolve, prepare, fit, finalize, complete.
 
 Each step takes the values of the steps before it, writes what it makes into the run directory, and returns it.
 """
@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from sightline import _io
 from sightline.callbacks import Callback, CallbackList, EpochRecord
@@ -18,10 +18,8 @@ from sightline.data.checks.finding import Finding
 from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Split
 from sightline.errors import DivergedError, Interrupted, plural
-from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.describe import count_parameters, weights_sha256
-from sightline.report import run_plots
-from sightline.runs import environment, extension, host_session, network_setup, preflight, run_report
+from sightline.runs import environment, extension, host_session, network_setup, preflight
 from sightline.runs.directory import RunDirectory
 from sightline.runs.facts import ThisMachine
 from sightline.runs.failures import record_interruption
@@ -55,14 +53,21 @@ class FittedNetwork:
     result: FitResult
 
 
-def run_pipeline(job: Job, inputs: RunInputs) -> TrainResult:
-    """Train the run of `job` from its last checkpoint, if there is one, to its report; returns its result."""
+WriteReport = Callable[[RunDirectory, FinalModel], object]
+"""Draws the figures and writes the report of a run, from its files and the evaluation of its final model."""
+
+
+def run_pipeline(job: Job, inputs: RunInputs, write_report: WriteReport) -> TrainResult:
+    """Train the run of `job` from its last checkpoint, if there is one, to its report; returns its result.
+
+    `write_report` is called at the end, before the run is complete: reports are rendered in a higher layer.
+    """
     resolved = resolve(job, inputs)
     prepared = prepare(job, resolved)
     with interrupt.exit_on_sigterm(lambda: record_interruption(job.run)):
         fitted = fit(job, prepared)
         final = finalize(job.run, prepared, fitted.model, fitted.result, job.callback)
-        return report(job, prepared, fitted, final)
+        return complete(job, prepared, fitted, final, write_report)
 
 
 def resolve(job: Job, inputs: RunInputs) -> RunInputs:
@@ -75,6 +80,7 @@ def resolve(job: Job, inputs: RunInputs) -> RunInputs:
             command=sys.argv,
             seed=config.seed,
             findings=[_finding_to_dict(finding) for finding in inputs.findings],
+            recipe_choice=None if inputs.choice is None else asdict(inputs.choice),
             **environment.describe_environment(),
         )
         run.write_patch(config.data.patch)
@@ -174,17 +180,16 @@ def _recording_epochs(
             events.close()
 
 
-def report(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final: FinalModel) -> TrainResult:
-    """Write the learning curves and the report, and mark the run as complete."""
-    run, config, data = job.run, prepared.config, prepared.data
-    if fitted.result.history:
-        title = f"{config.model.name} on {data.name}"
-        run.write_figure("curves", run_plots.plot_curves(fitted.result.history, title))
+def complete(
+    job: Job, prepared: PreparedRun, fitted: FittedNetwork, final: FinalModel, write_report: WriteReport
+) -> TrainResult:
+    """Record the result, write the report, and mark the run as complete."""
+    run = job.run
     result = _build_result(job, prepared, fitted, final)
-    keras_predictor = KerasPredictor(fitted.model, data.classes, prepared.preprocess)
-    run_report.write_report(run, result.to_dict(), final.last_report, final.labeled, keras_predictor)
-    run.update(status="complete", result=result.to_dict())
-    extension.clean_checkpoints(run, keep=config.train.keep_last_checkpoint, callback=job.callback)
+    run.update(result=result.to_dict())
+    write_report(run, final)
+    run.update(status="complete")
+    extension.clean_checkpoints(run, keep=prepared.config.train.keep_last_checkpoint, callback=job.callback)
     return result
 
 

@@ -31,11 +31,15 @@ from sightline.runs.train_request import TrainRequest
 
 @dataclass(frozen=True, slots=True)
 class RunInputs:
-    """The settings of a run and its indexed images, with their findings (none for a run that has recorded them)."""
+    """The settings of a run and its indexed images, with their findings and the `choice` of recipe if it was ``auto``.
+
+    There are neither findings nor a choice for a run that has recorded them.
+    """
 
     config: RunConfig
     index: Index
     findings: tuple[Finding, ...] = ()
+    choice: RecipeChoice | None = None
 
 
 def resolve_request(
@@ -59,7 +63,7 @@ def resolve_request(
     config = replace(config, data=replace(config.data, sources=request.sources))
     config = apply_steps(config, steps.IMMEDIATE_STEPS, facts, machine, callback)
     machine.start_backend(config.device)
-    return RunInputs(config, index, findings)
+    return RunInputs(config, index, findings, choice)
 
 
 def complete_settings(inputs: RunInputs, callback: Callback, machine: Machine = THIS_MACHINE) -> RunInputs:

@@ -47,6 +47,23 @@ ExtensionInfo = TypedDict("ExtensionInfo", {"from": int, "to": int, "stage_epoch
 """One entry of ``extensions``, see `runs.extension`."""
 
 
+class FindingInfo(TypedDict):
+    """A finding of the checks before training."""
+
+    kind: str
+    severity: str
+    count: int
+    advice: str
+
+
+class RecipeChoiceInfo(TypedDict):
+    """The recipe that ``auto`` chose, why, and the settings that it set besides; see `steps.RecipeChoice`."""
+
+    recipe: str
+    reason: str
+    settings: Mapping[str, Any]
+
+
 class RunInfo(TypedDict, total=False):
     """The content of ``run.json``; `request` is that of `runs.resolve`."""
 
@@ -59,7 +76,8 @@ class RunInfo(TypedDict, total=False):
     resumed: int
     extensions: list[ExtensionInfo]
     result: ResultInfo
-    findings: list[Mapping[str, Any]]
+    findings: list[FindingInfo]
+    recipe_choice: RecipeChoiceInfo | None
     command: list[str]
     seed: int
     backend: str

@@ -1,0 +1,169 @@
+"""The schema of ``eval/<split>/metrics.json``, so that an untrusted or damaged file is rejected when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from sightline import jsonio
+from sightline.errors import ModelError
+from sightline.evaluation.binary import Rate
+from sightline.evaluation.conformal import SetCoverage
+from sightline.evaluation.report import CalibrationReport, DecisionMetrics
+from sightline.evaluation.results import ClassMetrics, Metric
+from sightline.evaluation.selective import SelectiveResult
+from sightline.evaluation.slices import SliceMetrics
+from sightline.inference.results import Thresholds
+from sightline.intervals import Interval
+
+
+class ImagesWithoutLeaked(TypedDict):
+    """The main metrics on the images that no earlier split holds."""
+
+    accuracy: float
+    accuracy_interval: Interval
+    count: int
+
+
+class LeakedInfo(TypedDict):
+    """The evaluated images that are in an earlier split too."""
+
+    count: int
+    identical: int
+    near_duplicates: int
+    without_leaked: ImagesWithoutLeaked | None
+
+
+class ErrorInfo(TypedDict):
+    """A prediction to look at."""
+
+    path: str
+    label: str
+    predicted: str
+    probability: float
+
+
+class ConfusedPairInfo(TypedDict):
+    """Two classes, and how often the first is classified as the second."""
+
+    label: str
+    predicted: str
+    count: int
+    fraction: float
+
+
+class ErrorsInfo(TypedDict):
+    """The predictions to look at."""
+
+    count: int
+    most_confident_errors: list[ErrorInfo]
+    confused_pairs: list[ConfusedPairInfo]
+
+
+class CurveInfo(TypedDict):
+    """The risk-coverage curve."""
+
+    aurc: float | None
+    coverage: list[float]
+    risk: list[float | None]
+
+
+class RocInfo(TypedDict):
+    """The points of a ROC curve."""
+
+    false_positive_rate: list[float]
+    sensitivity: list[float]
+
+
+class PrecisionRecallInfo(TypedDict):
+    """The points of a precision-recall curve."""
+
+    recall: list[float]
+    precision: list[float]
+
+
+class RatesInfo(TypedDict):
+    """The metrics of a threshold of two classes."""
+
+    sensitivity: Metric
+    specificity: Metric
+    ppv: Metric
+    npv: Metric
+
+
+class OperatingPointInfo(TypedDict):
+    """A threshold chosen on validation images, and its metrics on the evaluated ones."""
+
+    rate: Rate
+    target: float
+    threshold: float | None
+    rates: RatesInfo | None
+    met: bool | None
+
+
+class BinaryInfo(RatesInfo):
+    """The metrics of two classes, one of which is to be detected."""
+
+    positive: str
+    rule: str
+    positives: int
+    negatives: int
+    auroc: Metric
+    average_precision: Metric
+    roc: RocInfo
+    precision_recall: PrecisionRecallInfo
+    operating_points: list[OperatingPointInfo]
+    usual_points: list[OperatingPointInfo]
+
+
+class ShiftInfo(TypedDict):
+    """The metrics of the validation split, and how those of the evaluated images differ."""
+
+    count: int
+    accuracy: float
+    accuracy_interval: Interval
+    loss: float | None
+    ece: float
+    accuracy_difference: float
+    accuracy_difference_interval: Interval
+    ece_difference: float
+    ece_p_value: float
+    accuracy_differs: bool
+    ece_differs: bool
+
+
+class MetricsInfo(TypedDict):
+    """The content of ``metrics.json``, as `EvaluationReport.to_dict` returns it."""
+
+    split: str
+    accuracy: float
+    accuracy_interval: Interval
+    loss: float | None
+    count: int
+    classes: list[str]
+    untested_classes: list[str]
+    per_class: list[ClassMetrics]
+    confusion: list[list[int]]
+    metrics: Mapping[str, Metric]
+    leaked: LeakedInfo | None
+    calibration: CalibrationReport
+    risk_coverage: CurveInfo
+    errors: ErrorsInfo
+    slices: list[SliceMetrics]
+    thresholds: Thresholds | None
+    selective: DecisionMetrics | None
+    selective_check: SelectiveResult | None
+    set_coverage: SetCoverage | None
+    binary: BinaryInfo | None
+    validation: ShiftInfo | None
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Read and validate a ``metrics.json``; raises `ModelError`, naming the file."""
+    values = jsonio.read_object(path)
+    jsonio.build(MetricsInfo, values, str(path))
+    size = len(values["classes"])
+    if [len(row) for row in values["confusion"]] != [size] * size:
+        raise ModelError(f"{path} cannot be read: its confusion matrix does not have the shape {[size, size]}.")
+    return values

@@ -1,0 +1,158 @@
+"""The small images that the report of a run shows: errors and their heat maps, leaks and label issues.
+
+    report/images.jsonl         one line per image: its kind, the path of what it shows, its file
+    report/<hash>.webp, .png    thumbnails, and heat maps in grayscale, named by the start of their SHA-256
+
+They are made while the pixels and the model are at hand, so that the page is rendered without either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sightline import _io, jsonio
+from sightline.data.checks.leakage import Leak
+from sightline.data.dataset import DecodedDataset
+from sightline.data.types import Subset
+from sightline.errors import ModelError
+from sightline.evaluation.error_analysis import ErrorExample
+from sightline.explain.heatmaps import compute_heat_maps
+from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.runs.directory import RunDirectory
+
+FOLDER, INDEX = "report", "images.jsonl"
+MAX_SIDE = 192  # greatest side of a thumbnail and of a heat map, in pixels
+MAX_BYTES = 1 << 20  # bytes of one file
+MAX_LEAKS = 20  # groups of leaked images with thumbnails, one of each split
+MAX_LABEL_ISSUES = 20
+_FILE = re.compile(r"[0-9a-f]{16}\.(webp|png)")
+
+Kind = Literal["error", "heat_map", "leak", "label_issue"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportImage:
+    """A line of ``images.jsonl``: a small image of the one at `path`, in `file`.
+
+    A heat map shows the evidence for the class `predicted`, which is empty for the other kinds.
+    """
+
+    kind: Kind
+    path: str
+    file: str
+    predicted: str = ""
+
+
+Images = Mapping[ReportImage, bytes]
+"""The content of each file."""
+
+
+def make_thumbnail(kind: Kind, path: str, pixels: NDArray[np.uint8]) -> tuple[ReportImage, bytes]:
+    """Return uint8 [H, W, C] as a WebP file, at most `MAX_SIDE` on a side."""
+    content = _encode(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels, "webp", quality=80)
+    return ReportImage(kind, path, _name_file(content, "webp")), content
+
+
+def make_heat_map(path: str, predicted: str, heat: NDArray[np.float32]) -> tuple[ReportImage, bytes]:
+    """Return a heat map float32 [H, W] in [0, 1] as a grayscale PNG file, at most `MAX_SIDE` on a side."""
+    content = _encode(np.rint(255 * heat).astype(np.uint8), "png")
+    return ReportImage("heat_map", path, _name_file(content, "png"), predicted), content
+
+
+def _encode(pixels: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _name_file(content: bytes, suffix: str) -> str:
+    return f"{hashlib.sha256(content).hexdigest()[:16]}.{suffix}"
+
+
+def write_images(run: RunDirectory, images: Images, is_replaced: Callable[[ReportImage], bool]) -> None:
+    """Save images in place of those that the run has and that `is_replaced`; the others stay."""
+    try:
+        kept = [image for image in _read_index(run) if not is_replaced(image)]
+    except ModelError:  # damaged
+        kept = []
+    for image, content in images.items():
+        run.write_file(f"{FOLDER}/{image.file}", content)
+    listed = [*images, *kept]
+    run.write_file(f"{FOLDER}/{INDEX}", jsonio.dump_lines([asdict(image) for image in listed]))
+    for old in (run.path / FOLDER).iterdir():
+        if old.name not in {INDEX, *(image.file for image in listed)}:
+            old.unlink(missing_ok=True)
+
+
+def read_images(run: RunDirectory) -> Images:
+    """Return the images of the run with the content of their files, empty where a file is missing or damaged.
+
+    Raises `ModelError` if the list of them cannot be read.
+    """
+    return {image: _read_content(run, image.file) for image in _read_index(run)}
+
+
+def _read_index(run: RunDirectory) -> tuple[ReportImage, ...]:
+    path = run.path / FOLDER / INDEX
+    images = jsonio.read_records(path, lambda _: ReportImage) if path.exists() else ()
+    for image in images:
+        if not _FILE.fullmatch(image.file):
+            raise ModelError(f"{path} cannot be read: {image.file[:40]!r} is not the name of a thumbnail.")
+    return images
+
+
+def _read_content(run: RunDirectory, name: str) -> bytes:
+    """Return the bytes of the file of this name, which states their hash; empty for a link or any other file."""
+    path = run.path / FOLDER / name
+    if path.is_symlink() or path.parent.is_symlink():
+        return b""
+    try:
+        content = _io.read_regular(path, MAX_BYTES)
+    except OSError:
+        return b""
+    return content if _name_file(content, path.suffix[1:]) == name else b""
+
+
+def write_error_images(
+    run: RunDirectory, errors: Sequence[ErrorExample], samples: Subset, predictor: KerasPredictor | None = None
+) -> None:
+    """Save thumbnails of errors among `samples`, and heat maps of the evidence for the predicted class (Grad-CAM).
+
+    Without the `predictor` that computes the heat maps, those stay that the run has of the same predictions.
+    """
+    pixels = samples.take(np.array([error.index for error in errors], np.int64))
+    images = dict(make_thumbnail("error", error.path, image) for error, image in zip(errors, pixels, strict=True))
+    kept = {(error.path, error.predicted) for error in errors} if predictor is None else set()
+    if predictor is not None:
+        classes = np.array([predictor.classes.index(error.predicted) for error in errors], np.int64)
+        heats = compute_heat_maps(predictor, pixels, classes, "gradcam")
+        images |= dict(make_heat_map(e.path, e.predicted, heat) for e, heat in zip(errors, heats, strict=True))
+    write_images(
+        run,
+        images,
+        lambda image: image.kind == "error" or (image.kind == "heat_map" and (image.path, image.predicted) not in kept),
+    )
+
+
+def write_leak_images(run: RunDirectory, leaks: Sequence[Leak], data: DecodedDataset) -> None:
+    """Save thumbnails of the first leaks, of one image in each split."""
+    rows = [row for leak in leaks[:MAX_LEAKS] for row in {row.split: row for row in reversed(leak.images)}.values()]
+    positions = {image.path: i for i, image in enumerate(data.images)}
+    images = dict(make_thumbnail("leak", row.path, data.pixels[data.rows[positions[row.path]]]) for row in rows)
+    write_images(run, images, lambda image: image.kind == "leak")
+
+
+def write_label_issue_images(run: RunDirectory, pixels: Mapping[str, NDArray[np.uint8]]) -> None:
+    """Save thumbnails of likely label errors, whose pixels uint8 [H, W, C] are given by path."""
+    images = dict(make_thumbnail("label_issue", path, image) for path, image in pixels.items())
+    write_images(run, images, lambda image: image.kind == "label_issue")
