@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from sightline.cli import app
 from sightline.config import RunConfig, StageConfig, recipes
+from sightline.errors import EXTRAS
+from sightline.inference.exporters import EXPORTERS
 from sightline.models.registry import ENTRIES
 
 TARGET = Path(__file__).with_name("reference.md")
@@ -23,6 +25,7 @@ def reference() -> str:
         *_settings(),
         *_models(),
         *_recipes(),
+        *_exporters(),
         *_commands(),
     ]
     return "\n\n".join(sections) + "\n"
@@ -70,6 +73,16 @@ def _models() -> list[str]:
 
 def _recipes() -> list[str]:
     return ["## Recipes", *[f"### `{n}`\n\n```toml\n{recipes.text(n).strip()}\n```" for n in recipes.names()]]
+
+
+def _exporters() -> list[str]:
+    rows = [
+        f"| `{name}` | {exporter.description} | {', '.join(exporter.precisions)} | "
+        f"{', '.join(EXTRAS[package][0] for package in exporter.packages)} |"
+        for name, exporter in EXPORTERS.items()
+    ]
+    head = "| name | what | precisions | needs the packages |\n|---|---|---|---|\n"
+    return ["## Export formats", "`sightline export RUN --to NAME`.", head + "\n".join(rows)]
 
 
 def _commands() -> list[str]:

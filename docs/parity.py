@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.config import ModelConfig
 from sightline.errors import SightlineError
-from sightline.export import keras_to_onnx, openvino, tensorflow
+from sightline.export import keras_to_onnx
 from sightline.inference import exported_folder, parity
+from sightline.inference.exporters import EXPORTERS, ExportInput
 from sightline.inference.manifest import Manifest
 from sightline.inference.parity import Parity, Tolerance
 from sightline.inference.predictor import Predictor
 from sightline.inference.runtimes.keras import KerasPredictor
-from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models import registry
 from sightline.models.build import ModelSpec, build_model
 from sightline.preprocessing import PreprocessingSpec
@@ -92,17 +92,15 @@ def lively(name: str, pixels: NDArray[np.uint8], spread: float = SPREAD) -> Any:
 
 def forms(model: Any, preprocess: PreprocessingSpec) -> Iterator[tuple[str, Predictor]]:
     """Yield the predictor of each format; raises `MissingExtraError` where a package is not here."""
-    graph = keras_to_onnx.convert_model(model)
-    yield "onnx", OnnxPredictor(graph, CLASSES, preprocess)
-    others: dict[str, Callable[[Path], None]] = {
-        "openvino": lambda folder: openvino.export_openvino(graph, folder),
-        "litert": lambda folder: tensorflow.export_litert(model, folder),
-        "saved_model": lambda folder: tensorflow.export_saved_model(model, folder),
-    }
-    for name, write in others.items():
+    manifest = Manifest("", CLASSES, preprocess)
+    source = ExportInput("float32", manifest, keras_to_onnx.convert_model(model), model)
+    for name, exporter in EXPORTERS.items():
+        if exporter.suffixes == (".zip",):  # the files of onnx in a zip
+            continue
+        exporter.check_requirements()
         with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder))
-            yield name, exported_folder.load_unverified(Path(folder), name, Manifest("", CLASSES, preprocess))
+            exporter.write(source, Path(folder))
+            yield name, exported_folder.load_unverified(Path(folder), exporter, manifest)
 
 
 def rows(name: str, folder: Path) -> Iterator[Row]:

@@ -72,6 +72,7 @@ PUBLIC_NAMES = {
     "describe",
     "load",
     "register_augmentation",
+    "register_exporter",
     "register_metric",
     "register_model",
     "register_source",

@@ -11,8 +11,9 @@ import pytest
 from sightline import api, backend
 from sightline.config import load_config
 from sightline.data.indexing import build_index
-from sightline.errors import UsageError
+from sightline.errors import ModelError, UsageError
 from sightline.evaluation import scoring
+from sightline.inference.exporters import EXPORTERS
 from sightline.models import registry
 from sightline.training.augment import pipeline
 
@@ -25,13 +26,43 @@ def test_an_example_is_short(name: str) -> None:
     assert len(EXAMPLES[name].splitlines()) < 40
 
 
-def test_the_model_trains_exports_and_predicts(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the page's own model."""
     exec(compile(EXAMPLES["model"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
-    assert "three strided convolutions" in registry.get_entry("tiny-net").description.lower()
+    path = tmp_path_factory.mktemp("runs") / "run"
     settings = ["model.name=tiny-net", "train.epochs=2", "train.tensorboard=false"]
-    api.train("beans:40@32", recipe="quick", set=settings, out=tmp_path / "run")
-    classifier = api.load(tmp_path / "run" / "bundle")
+    api.train("beans:40@32", recipe="quick", set=settings, out=path)
+    return path
+
+
+def test_the_model_trains_exports_and_predicts(run: Path) -> None:
+    assert "three strided convolutions" in registry.get_entry("tiny-net").description.lower()
+    classifier = api.load(run / "bundle")
     assert classifier.evaluate("beans:40@32", include_training=True).result.count == 40
+
+
+def test_the_exporter_writes_what_its_own_runtime_reads(run: Path) -> None:
+    exec(compile(EXAMPLES["exporter"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
+    try:
+        exported = api.load(run).export(to="ort")
+        folder = run / "exports" / "ort"
+        assert exported.path == str(folder)
+        assert exported.parity.max_difference < 1e-4
+        pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+        loaded, expected = api.load(folder), api.load(run)
+        assert type(loaded.predictor).__name__ == "OrtPredictor"
+        np.testing.assert_allclose(
+            loaded.predictor.probabilities(pixels), expected.predictor.probabilities(pixels), atol=1e-5
+        )
+        file = folder / "model.ort"
+        file.write_bytes(file.read_bytes()[:-1])
+        with pytest.raises(ModelError, match=r"model\.ort was changed"):
+            api.load(folder)
+    finally:
+        del EXPORTERS._entries["ort"]
+    with pytest.raises(ModelError, match="cannot be used"):
+        api.load(folder)
 
 
 def test_the_augmentation_inverts_half_of_the_images(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from sightline.evaluation.scoring import register_metric
+    from sightline.inference.exporters import register_exporter
     from sightline.inference.results import Prediction
     from sightline.models.registry import register_model
     from sightline.sweeps import sweep
@@ -62,6 +63,7 @@ __all__ = [
     "describe",
     "load",
     "register_augmentation",
+    "register_exporter",
     "register_metric",
     "register_model",
     "register_source",
@@ -79,6 +81,7 @@ _HOMES = {
     "describe": "sightline.api.description",
     "load": "sightline.api.loading",
     "register_augmentation": "sightline.training.augment.augmentation",
+    "register_exporter": "sightline.inference.exporters",
     "register_metric": "sightline.evaluation.scoring",
     "register_model": "sightline.models.registry",
     "register_source": "sightline.data.sources.named",

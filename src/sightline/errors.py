@@ -84,12 +84,11 @@ class HostError(SightlineError):
 
 
 class MissingExtraError(SightlineError):
-    """An optional package is not installed."""
+    """An optional package is not installed; `extra` is the one of Sightline that installs it, "" if there is none."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f'{purpose} needs the package {package!r}, which is not installed: pip install "sightline[{extra}]"'
-        )
+        requirement = f'"sightline[{extra}]"' if extra else package
+        super().__init__(f"{purpose} needs the package {package!r}, which is not installed: pip install {requirement}")
         self.package = package
 
 
@@ -166,7 +165,8 @@ def check_installed(*packages: str, purpose: str) -> None:
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(*EXTRAS[package], purpose)
+            name, extra = EXTRAS.get(package, (package.replace("_", "-"), ""))
+            raise MissingExtraError(name, extra, purpose)
 
 
 def plural(count: int, noun: str, plural_noun: str = "") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from typing import Generic, TypeVar
 
 from sightline.errors import PluginError, UsageError, suggest
@@ -14,20 +13,21 @@ T = TypeVar("T")
 class Registry(Mapping[str, T], Generic[T]):
     """The entries of one kind by name, in the order in which they were added.
 
-    `kind` names them in messages. Installed packages add entries through entry points of the group
-    ``sightline.<kind>s``, whose value is a module (or an object in it) that registers something when it is imported.
-    They are imported when a name is not found or all names are listed, never before.
+    Installed packages add entries through entry points of the group ``sightline.<kind>s``, whose value is a module (or
+    an object in it) that registers something when it is imported. They are imported when a name is not found or all
+    names are listed, never before. `noun` names an entry in messages, by default `kind`.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, noun: str = "") -> None:
         self._kind = kind
+        self._noun = noun or kind
         self._entries: dict[str, T] = {}
         self._is_complete = False
 
     def add(self, name: str, entry: T) -> T:
         """Add `entry` and return it; raises `UsageError` if the name is taken."""
         if name in self._entries:
-            raise UsageError(f"There is already {self._article} {self._kind} {name!r}: choose another name.")
+            raise UsageError(f"There is already {self._article} {self._noun} {name!r}: choose another name.")
         self._entries[name] = entry
         return entry
 
@@ -36,7 +36,12 @@ class Registry(Mapping[str, T], Generic[T]):
         try:
             return self[name]
         except KeyError:
-            raise UsageError(f"There is no {self._kind} {name!r}.{suggest(name, self)}") from None
+            raise UsageError(f"There is no {self._noun} {name!r}.{suggest(name, self)}") from None
+
+    @property
+    def registered_names(self) -> tuple[str, ...]:
+        """The names registered so far, without those of packages that have not been imported."""
+        return tuple(self._entries)
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
@@ -53,17 +58,19 @@ class Registry(Mapping[str, T], Generic[T]):
 
     @property
     def _article(self) -> str:
-        return "an" if self._kind[0] in "aeiou" else "a"
+        return "an" if self._noun[0] in "aeiou" else "a"
 
     def _import_plugins(self) -> None:
         if self._is_complete:
             return
         self._is_complete = True  # a plugin may look something up while it is imported
+        from importlib import metadata  # which takes a while, and listings of our own names do without
+
         for entry_point in metadata.entry_points(group=f"sightline.{self._kind}s"):
             try:
                 entry_point.load()
             except Exception as error:
                 raise PluginError(
                     f"The entry point {entry_point.name} ({entry_point.value}), which adds {self._article} "
-                    f"{self._kind}, cannot be imported: {error}. Update or uninstall the package that has it."
+                    f"{self._noun}, cannot be imported: {error}. Update or uninstall the package that has it."
                 ) from error

@@ -17,6 +17,7 @@ from command import Command
 from sightline.api import load
 from sightline.errors import ModelError
 from sightline.inference import bundle, exported_folder
+from sightline.inference.exporters import EXPORTERS
 from sightline.inference.manifest import Manifest
 
 
@@ -138,7 +139,7 @@ def test_formats_of_keras_need_a_keras_model_on_tensorflow(
     sightline: Command, run: Path, colors: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reported before the model runs, which takes long."""
-    monkeypatch.setattr("sightline.api.export.PACKAGES", dict.fromkeys(exported_folder.FORMATS, ()))
+    monkeypatch.setattr(type(EXPORTERS[form]), "packages", ())
     monkeypatch.setattr("sightline.api.export._comparison_images", None)
     out = ("--out", tmp_path / "x", "--parity", colors)
     alone = run / "bundle" / "model.onnx"

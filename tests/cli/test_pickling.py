@@ -22,9 +22,11 @@ import pytest
 from command import Command
 from sightline import Classifier, load
 from sightline.errors import ModelError
-from sightline.inference import bundle, exported_folder
+from sightline.inference import bundle
+from sightline.inference.exporters import EXPORTERS
 from sightline.inference.results import Thresholds
 
+FOLDER_FORMATS = tuple(name for name, exporter in EXPORTERS.items() if not exporter.is_bundle)
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
 
@@ -51,7 +53,7 @@ def stored(trained: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPa
     def path_of(name: str) -> Path:
         if name in {"openvino", "litert"}:
             pytest.importorskip({"openvino": "openvino", "litert": "ai_edge_litert"}[name])
-        if name in exported_folder.FORMATS and not (folder / name).exists():
+        if name in FOLDER_FORMATS and not (folder / name).exists():
             export_model(run, name, out=folder / name)
         if name == "zip" and not (folder / "b.zip").exists():
             bundle.write_zip(bundle.read(run / "bundle"), folder / "b.zip")
@@ -62,7 +64,7 @@ def stored(trained: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("form", ["run", "bundle", "zip", "file", "mirrored", "keras", *exported_folder.FORMATS])
+@pytest.mark.parametrize("form", ["run", "bundle", "zip", "file", "mirrored", "keras", *FOLDER_FORMATS])
 def test_a_copy_predicts_bit_for_bit(stored: Callable[[str], Path], form: str, way: str) -> None:
     if form == "mirrored":
         model = load(stored("run")).with_flip_tta()
@@ -111,7 +113,7 @@ def test_new_processes_predict_alike(stored: Callable[[str], Path], form: str, c
     assert predictions[1] == model.predict(paths[::-1])
 
 
-@pytest.mark.parametrize("form", ["run", *exported_folder.FORMATS])
+@pytest.mark.parametrize("form", ["run", *FOLDER_FORMATS])
 def test_threads_may_use_one_copy(stored: Callable[[str], Path], form: str) -> None:
     """All threads start together, so that they load and use the copy concurrently."""
     model = load(stored(form))
@@ -164,7 +166,7 @@ def test_thresholds_are_read_once_and_replaced_when_saved(stored: Callable[[str]
     assert model.with_flip_tta().thresholds == model.thresholds == second == load(model.run.path).thresholds
 
 
-@pytest.mark.parametrize("form", exported_folder.FORMATS)
+@pytest.mark.parametrize("form", FOLDER_FORMATS)
 def test_every_command_takes_an_export(
     sightline: Command, stored: Callable[[str], Path], form: str, colors: Path, tmp_path: Path
 ) -> None:

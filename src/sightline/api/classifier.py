@@ -246,10 +246,11 @@ class Classifier:
     ) -> ExportResult:
         """Write the model to `out` in another format, load it in the runtime of that format and compare the two.
 
-        `out` is a folder, or a ``.onnx`` or ``.zip`` file, by default ``exports/<format>`` in the run; `to` is
-        onnx, bundle, openvino, litert or saved_model; `precision` float32, bfloat16, float16 or int8. They are compared
-        on the run's validation split, or on the labeled images `parity`: probabilities may differ by `tolerance`, and
-        a fraction `min_agreement` of the images must have the same class. For `progress` and `callback`, see `train`.
+        `out` is a folder, or a ``.onnx`` or ``.zip`` file, by default ``exports/<format>`` in the run; `to` is a format
+        that is registered (`register_exporter`): onnx, bundle, openvino, litert, saved_model, or that of an installed
+        package; `precision` is float32, bfloat16, float16 or int8. They are compared on the run's validation split, or
+        on the labeled images `parity`: probabilities may differ by `tolerance`, and a fraction `min_agreement` of the
+        images must have the same class. For `progress` and `callback`, see `train`.
 
         Raises `ModelError` if the two differ by more: then nothing is written.
         """

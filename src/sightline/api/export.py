@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,17 @@ import numpy as np
 
 from sightline import _io
 from sightline.api.classifier import Classifier
-from sightline.api.export_formats import (
-    KERAS_FORMATS,
-    PACKAGES,
-    PRECISIONS,
-    TOLERANCES,
-)
 from sightline.api.loading import load
 from sightline.callbacks import Callback, Progress
 from sightline.data.indexing import Sources
 from sightline.data.types import Subset
-from sightline.errors import ModelError, OutputError, UsageError, check_installed, plural, suggest
-from sightline.export import keras_to_onnx, openvino, quantize, tensorflow
+from sightline.errors import ModelError, OutputError, UsageError, check_installed, plural
+from sightline.export import keras_to_onnx, quantize
 from sightline.inference import bundle, exported_folder, parity, runner
 from sightline.inference.bundle import Bundle
+from sightline.inference.exporters import EXPORTERS, Exporter, ExportInput
 from sightline.inference.manifest import Manifest, ReferenceExample
-from sightline.inference.parity import Parity, Tolerance
+from sightline.inference.parity import TOLERANCES, Parity, Tolerance
 from sightline.inference.predictor import Predictor
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.describe import count_parameters, weights_sha256
@@ -103,7 +98,7 @@ def export_model(
     `ModelError`, `DataError`, `OutputError` and `MissingExtraError`.
     """
     callback = callback or Callback()
-    _check_format(export_format, precision)
+    exporter = _find_exporter(export_format, precision)
     tolerances = TOLERANCES[precision]
     if tolerance is not None or agreement is not None:
         tolerances = Tolerance(
@@ -111,32 +106,28 @@ def export_model(
             tolerances.agreement if agreement is None else agreement,
         )
     source = _load_source(Path(model), callback.on_progress)
-    if export_format in KERAS_FORMATS and not isinstance(source.reference, KerasPredictor):
+    if exporter.source == "keras" and not isinstance(source.reference, KerasPredictor):
         raise ModelError(
-            f"The format {export_format} requires a Keras model, which {model} does not contain: give "
-            "the run, or a float32 "
-            "bundle of `sightline compress` next to its model.keras."
+            f"The format {export_format} requires a Keras model, which {model} does not contain: give the run, or a "
+            "float32 bundle of `sightline compress` next to its model.keras."
         )
-    target = _resolve_target(source, export_format, precision, out)
+    target = _resolve_target(source, exporter, precision, out)
     samples, images_description = _comparison_images(source, data, callback)
-    return _Exporter(
-        source, export_format, precision, target, samples, images_description, tolerances, callback
-    ).export()
+    return _ExportJob(source, exporter, precision, target, samples, images_description, tolerances, callback).export()
 
 
-def _check_format(export_format: str, precision: str) -> None:
-    if export_format not in PRECISIONS:
-        raise UsageError(f"There is no format {export_format!r}.{suggest(export_format, PRECISIONS)}")
-    if precision not in PRECISIONS[export_format]:
-        supported = ", ".join(PRECISIONS[export_format])
+def _find_exporter(name: str, precision: str) -> Exporter:
+    """Return the exporter of a format, after checking that it can write `precision` here."""
+    exporter = EXPORTERS.find(name)
+    if precision not in exporter.precisions:
         raise UsageError(
-            f"The format {export_format} cannot be written in {precision!r}: choose one of {supported}, or --to onnx."
+            f"The format {name} cannot be written in {precision!r}: choose one of {', '.join(exporter.precisions)}, "
+            "or --to onnx."
         )
     if precision != "float32":
         check_installed("onnx", purpose=f"Writing {precision}")
-    check_installed(*PACKAGES[export_format], purpose=f"The format {export_format}")
-    if export_format in KERAS_FORMATS:
-        tensorflow.check_backend(export_format)
+    exporter.check_requirements()
+    return exporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,21 +189,25 @@ def _find_keras_model(path: Path, manifest: Manifest) -> KerasPredictor | None:
     return None
 
 
-def _resolve_target(source: _ExportSource, export_format: str, precision: str, out: str | Path | None) -> Path:
+def _resolve_target(source: _ExportSource, exporter: Exporter, precision: str, out: str | Path | None) -> Path:
+    is_file = "" not in exporter.suffixes
     if out is not None:
         target = Path(out)
-        if export_format == "bundle" and target.suffix.lower() != ".zip":
-            raise UsageError(f"A bundle is a zip file: end --out {target} with .zip, or use --to onnx.")
-        if export_format not in {"onnx", "bundle"} and target.suffix:
-            raise UsageError(f"The format {export_format} is a folder: give --out {target} without a suffix.")
+        if is_file and target.suffix.lower() not in exporter.suffixes:
+            raise UsageError(
+                f"The format {exporter.name} is one file: end --out {target} with {' or '.join(exporter.suffixes)}, or "
+                "use --to onnx."
+            )
+        if exporter.suffixes == ("",) and target.suffix:
+            raise UsageError(f"The format {exporter.name} is a folder: give --out {target} without a suffix.")
         if target.is_dir() and any(target.iterdir()) and not (target / bundle.MANIFEST_FILE).is_file():
             raise OutputError(f"{target} contains files that are not an export: choose another folder with --out.")
         return target
     if source.classifier.run is None:
         raise UsageError("Only a run has a default folder for exports: give one with --out.")
-    name = export_format if precision == "float32" else f"{export_format}-{precision}"
+    name = exporter.name if precision == "float32" else f"{exporter.name}-{precision}"
     _io.refuse_links(source.classifier.run.path, source.classifier.run.path / "exports")
-    return source.classifier.run.path / "exports" / (f"{name}.zip" if export_format == "bundle" else name)
+    return source.classifier.run.path / "exports" / (f"{name}{exporter.suffixes[0]}" if is_file else name)
 
 
 def _comparison_images(source: _ExportSource, data: Sources | None, callback: Callback) -> tuple[Subset, str]:
@@ -230,9 +225,9 @@ def _comparison_images(source: _ExportSource, data: Sources | None, callback: Ca
 
 
 @dataclass(frozen=True, slots=True)
-class _Exporter:
+class _ExportJob:
     source: _ExportSource
-    export_format: str
+    exporter: Exporter
     precision: str
     target: Path
     samples: Subset
@@ -244,22 +239,20 @@ class _Exporter:
         reference = runner.predict_probabilities(
             self.source.reference, self.samples, task="predicting (model)", progress=self.callback.on_progress
         )
-        graph, float_layers = (
-            self._convert_graph(reference) if self.export_format in {"onnx", "bundle", "openvino"} else (b"", ())
-        )
+        graph, float_layers = self._convert_graph(reference) if self.exporter.source == "onnx" else (b"", ())
         manifest = self._manifest(float_layers)
         _io.refuse_links_in_run(self.target.parent)
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".part-", dir=self.target.parent) as temp_dir:
-                finish = self._write_bundle if self.export_format in {"onnx", "bundle"} else self._write_folder
+                finish = self._write_bundle if self.exporter.is_bundle else self._write_folder
                 parity_result, accepted = finish(Path(temp_dir), graph, manifest, reference)
         except OSError as error:
             raise OutputError(f"{self.target} cannot be written: {error.strerror or error}.") from error
         path = str(self.target) if accepted else None
         return ExportResult(
             path,
-            self.export_format,
+            self.exporter.name,
             self.precision,
             self.images_description,
             parity_result,
@@ -268,11 +261,12 @@ class _Exporter:
         )
 
     def _convert_graph(self, reference: Any) -> tuple[bytes, tuple[str, ...]]:
-        """Return the ONNX file in the requested precision, and the layers that int8 left in float."""
-        if self.precision == "float32" or (self.precision == "float16" and self.export_format == "openvino"):
+        """Return the ONNX file in the precision that the exporter wants, and the layers that int8 left in float."""
+        precision = self.exporter.get_graph_precision(self.precision)
+        if precision == "float32":
             return self.source.graph, ()
-        if self.precision != "int8":
-            return keras_to_onnx.cast_weights(self.source.graph, self.precision), ()
+        if precision != "int8":
+            return keras_to_onnx.cast_weights(self.source.graph, precision), ()
         calibration_pixels = self._calibration_pixels()
         batches = [calibration_pixels[start : start + 32] for start in range(0, len(calibration_pixels), 32)]
         calibration = quantize.calibrate_graph(self.source.graph, batches, self.callback.on_progress)
@@ -309,7 +303,7 @@ class _Exporter:
         source_manifest = self.source.manifest
         step = {
             "step": "export",
-            "format": self.export_format,
+            "format": self.exporter.name,
             "precision": self.precision,
             "from": source_manifest.graph_sha256,
         }
@@ -353,35 +347,26 @@ class _Exporter:
             bundle.write_folder(new_bundle, self.target)
 
     def _write_folder(self, temp_dir: Path, graph: bytes, manifest: Manifest, reference: Any) -> tuple[Parity, bool]:
-        folder = temp_dir / "made"
+        folder, exporter = temp_dir / "made", self.exporter
         folder.mkdir()
-        self._folder_writer(graph, manifest)(folder)
+        keras_model = self.source.reference.model if isinstance(self.source.reference, KerasPredictor) else None
+        with exported_folder.explain_converter_errors(f"The format {exporter.name} cannot hold this model"):
+            exporter.write(ExportInput(self.precision, manifest, graph, keras_model), folder)
         size = exported_folder.total_size(folder)
-        manifest = self._update_references(
-            manifest, exported_folder.load_unverified(folder, self.export_format, manifest)
-        )
-        exported_folder.add_manifest(folder, self.export_format, manifest, self.source.reference_files)
+        manifest = self._update_references(manifest, exported_folder.load_unverified(folder, exporter, manifest))
+        exported_folder.add_manifest(folder, exporter.name, manifest, self.source.reference_files)
         _, predictor = exported_folder.load(folder)
         parity_result = self._compare(reference, predictor, size)
         if not parity_result.is_within(self.tolerance):
             return parity_result, False
-        exported_folder.add_manifest(folder, self.export_format, replace(manifest, parity=parity_result.to_dict()), {})
+        exported_folder.add_manifest(folder, exporter.name, replace(manifest, parity=parity_result.to_dict()), {})
         exported_folder.move_into_place(folder, self.target)
         return parity_result, True
-
-    def _folder_writer(self, graph: bytes, manifest: Manifest) -> Callable[[Path], None]:
-        if self.export_format == "openvino":
-            half = self.precision == "float16"
-            return lambda folder: openvino.export_openvino(graph, folder, float16=half, manifest=manifest.to_json())
-        reference = self.source.reference
-        assert isinstance(reference, KerasPredictor)  # checked by `export_model`
-        write = tensorflow.export_litert if self.export_format == "litert" else tensorflow.export_saved_model
-        return lambda folder: write(reference.model, folder)
 
     def _compare(self, reference: Any, predictor: Predictor, size: int) -> Parity:
         progress = self.callback.on_progress
         probabilities = runner.predict_probabilities(
-            predictor, self.samples, task=f"predicting ({self.export_format})", progress=progress
+            predictor, self.samples, task=f"predicting ({self.exporter.name})", progress=progress
         )
         parity_result = parity.compare_probabilities(reference, probabilities, self.samples.labels, size)
         median, p99, throughput = parity.measure_speed(predictor, self.samples.take(slice(0, parity.BATCH_SIZE)))

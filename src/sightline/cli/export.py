@@ -18,6 +18,7 @@ from sightline.cli.output import (
 )
 from sightline.cli.sources import Column, ReadSettings, list_inputs
 from sightline.errors import plural
+from sightline.inference.exporters import EXPORTERS, PRECISIONS
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.export import ExportResult
@@ -25,8 +26,13 @@ if TYPE_CHECKING:  # annotations only: --help must not import NumPy
 
 def export(
     model: Annotated[str, typer.Argument(help="A run; or a bundle, its .zip or .onnx file (needs --parity).")],
-    to: Annotated[str, typer.Option(help="onnx, bundle, openvino, litert, saved_model or vectors.")] = "onnx",
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16 or int8.")] = "float32",
+    to: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(EXPORTERS.registered_names)} or vectors, or a format that an installed package adds."
+        ),
+    ] = "onnx",
+    precision: Annotated[str, typer.Option(help=f"{', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}.")] = "float32",
     out: Annotated[
         Path | None, typer.Option(help="A folder, or a .onnx or .zip file; default RUN/exports/<to>.")
     ] = None,

@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from sightline import _io, jsonio
-from sightline.errors import ModelError, OutputError
-from sightline.export import openvino, tensorflow
+from sightline.errors import ModelError, OutputError, SightlineError
 from sightline.inference import bundle
 from sightline.inference.bundle import MANIFEST_FILE, Bundle
+from sightline.inference.exporters import EXPORTERS, Exporter
 from sightline.inference.manifest import Manifest, SchemaError
 from sightline.inference.predictor import Predictor, check_finite
-
-FORMATS = ("openvino", "litert", "saved_model")
 
 
 def add_manifest(folder: Path, format_name: str, manifest: Manifest, examples: Mapping[str, bytes]) -> None:
@@ -45,9 +43,8 @@ def _encode_manifest(manifest: Manifest, format_name: str, contents: Mapping[str
 def find(path: Path) -> Path | None:
     """Return the exported folder at `path`, or around the model file `path` (``model.tflite``); None if neither."""
     for folder in (path, path.parent):
-        if _read_format(folder) in FORMATS:
-            is_known = path == folder or path.name in {openvino.MODEL_FILE, tensorflow.LITERT, tensorflow.SAVED_MODEL}
-            return folder if is_known else None
+        if (exporter := _find_exporter(_read_format(folder))) is not None:
+            return folder if path == folder or path.name == exporter.files[0] else None
     return None
 
 
@@ -59,26 +56,32 @@ def _read_format(folder: Path) -> Any:
         return None
 
 
+def _find_exporter(format_name: Any) -> Exporter | None:
+    """Return the exporter of a folder's format; None if it is not one that an installed package adds."""
+    exporter = EXPORTERS.get(format_name) if isinstance(format_name, str) else None
+    return None if exporter is None or exporter.is_bundle else exporter
+
+
 def load(folder: Path, threads: int = 0) -> tuple[Manifest, Predictor]:
     """Fully verify a folder and return its manifest and predictor; raises `ModelError`."""
     with _explain_errors(folder):
-        manifest, format_name, contents = _read(folder)
-        predictor = _make_predictor(format_name, contents, manifest, threads)
+        manifest, exporter, contents = _read(folder)
+        predictor = _open_files(exporter, contents, manifest, threads)
         bundle.check_reference_examples(Bundle(manifest, b"", contents), predictor)
         check_finite(predictor.outputs, predictor.preprocess)
     return manifest, predictor
 
 
-def load_unverified(folder: Path, format_name: str, manifest: Manifest, threads: int = 0) -> Predictor:
+def load_unverified(folder: Path, exporter: Exporter, manifest: Manifest, threads: int = 0) -> Predictor:
     """Load the files of a folder in the runtime of their format, without verification."""
-    return _make_predictor(format_name, _read_contents(folder), manifest, threads)
+    return _open_files(exporter, _read_contents(folder), manifest, threads)
 
 
 def update_manifest_file(folder: Path, **changes: Any) -> None:
     """Change fields in the manifest of a folder, not its model files; raises `ModelError` if it cannot be read."""
     with _explain_errors(folder):
-        manifest, format_name, contents = _read(folder)
-    _io.write_atomic(folder / MANIFEST_FILE, _encode_manifest(replace(manifest, **changes), format_name, contents))
+        manifest, exporter, contents = _read(folder)
+    _io.write_atomic(folder / MANIFEST_FILE, _encode_manifest(replace(manifest, **changes), exporter.name, contents))
 
 
 @contextmanager
@@ -95,17 +98,21 @@ def _explain_errors(folder: Path) -> Iterator[None]:
         raise ModelError(f"The export {folder} cannot be read: {error}. Export it again.") from error
 
 
-def _read(folder: Path) -> tuple[Manifest, str, dict[str, bytes]]:
-    """Return the manifest, the format and the files of a folder, with their hashes verified.
+def _read(folder: Path) -> tuple[Manifest, Exporter, dict[str, bytes]]:
+    """Return the manifest, the exporter and the files of a folder, with their hashes verified.
 
     The files are read once, so that the verified bytes are those that run.
     """
     values = jsonio.read_object(folder / MANIFEST_FILE)
-    if values.get("format") not in FORMATS:
-        raise ModelError(f"{MANIFEST_FILE} states none of the formats {', '.join(FORMATS)}")
+    exporter = _find_exporter(values.get("format"))
+    if exporter is None:
+        raise ModelError(
+            f"{MANIFEST_FILE} states the format {values.get('format')!r}, which no installed package can open"
+        )
     if values.pop("manifest_sha256", None) != _hash_manifest(values):
         raise ModelError(f"{MANIFEST_FILE} was changed: it does not match the hash that it contains")
-    format_name, hashes = values.pop("format"), values.pop("files", None)
+    del values["format"]
+    hashes = values.pop("files", None)
     if not isinstance(hashes, dict):
         raise ModelError(f"{MANIFEST_FILE} lists no files")
     contents = _read_contents(folder)
@@ -117,24 +124,26 @@ def _read(folder: Path) -> tuple[Manifest, str, dict[str, bytes]]:
     manifest = Manifest.from_dict(values)
     if missing := [example.file for example in manifest.reference_examples if example.file not in contents]:
         raise ModelError(f"{missing[0]} is missing")
-    return manifest, format_name, contents
+    return manifest, exporter, contents
 
 
-def _make_predictor(format_name: str, contents: Mapping[str, bytes], manifest: Manifest, threads: int) -> Predictor:
-    from sightline.inference.runtimes.litert import LiteRtPredictor
-    from sightline.inference.runtimes.openvino import OpenVinoPredictor
-    from sightline.inference.runtimes.saved_model import SavedModelPredictor
+def _open_files(exporter: Exporter, contents: Mapping[str, bytes], manifest: Manifest, threads: int) -> Predictor:
+    for file in exporter.files:
+        if not any(name == file or name.startswith(f"{file}/") for name in contents):
+            raise ModelError(f"{file} is missing")
+    with explain_converter_errors(f"the format {exporter.name} cannot be opened"):
+        return exporter.open(contents, manifest.classes, manifest.preprocess, threads)
 
-    predictor_types: dict[str, Any] = {
-        "openvino": OpenVinoPredictor,
-        "litert": LiteRtPredictor,
-        "saved_model": SavedModelPredictor,
-    }
+
+@contextmanager
+def explain_converter_errors(message: str) -> Iterator[None]:
+    """Raise what another package's converter or runtime raises as a `ModelError` that starts with `message`."""
     try:
-        predictor: Predictor = predictor_types[format_name](contents, manifest.classes, manifest.preprocess, threads)
-    except KeyError as error:
-        raise ModelError(f"{error.args[0]} is missing") from error
-    return predictor
+        yield
+    except (SightlineError, OSError):
+        raise
+    except Exception as error:
+        raise ModelError(f"{message}: {str(error).strip().partition(chr(10))[0] or type(error).__name__}") from error
 
 
 def move_into_place(source: Path, target: Path) -> None:
