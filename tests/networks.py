@@ -18,6 +18,8 @@ SLOW = {
     "densenet121",
     "efficientnetb0",
     "efficientnetv2b0",
+    "efficientnet-lite1",
+    "efficientnet-lite2",
     "convnext-tiny",
     "inceptionv3",
     "mobilenetv3-large",

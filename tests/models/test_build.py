@@ -18,7 +18,8 @@ from sightline.config import ModelConfig, StageConfig
 from sightline.errors import ModelError, UsageError
 from sightline.models.build import ModelSpec, Network, build_model, build_shapes_only, normalize_pixels
 from sightline.models.describe import count_parameters, weights_sha256
-from sightline.models.registry import ENTRIES, Normalize
+from sightline.models.entry import Normalize
+from sightline.models.registry import ENTRIES
 from sightline.training.stages import find_freeze_boundary
 
 CHANNELS = (1, 3)

@@ -6,6 +6,8 @@ import dataclasses
 import importlib
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -14,7 +16,9 @@ from networks import NAMES
 from sightline import backend
 from sightline._keras.graphs import shapes_only
 from sightline.errors import UsageError
+from sightline.models import entry as registry_entry
 from sightline.models import pretrained, registry
+from sightline.models.entry import PackagedWeights, PretrainedWeights
 from sightline.models.registry import ENTRIES
 
 APPLICATIONS = {
@@ -42,6 +46,9 @@ def test_registered_models() -> None:
         "cifar10-simple",
         "convnext-tiny",
         "densenet121",
+        "efficientnet-lite0",
+        "efficientnet-lite1",
+        "efficientnet-lite2",
         "efficientnetb0",
         "efficientnetv2b0",
         "fashion-cnn",
@@ -74,18 +81,18 @@ def test_entry_is_valid(name: str) -> None:
     assert entry.reference
     assert 8 <= entry.min_input_size <= entry.input_size
     assert entry.pretrained_input_size is None or entry.pretrained_input_size > entry.input_size
-    assert entry.normalize in get_args(registry.Normalize)
-    assert entry.head.pooling in get_args(registry.Pooling)
+    assert entry.normalize in get_args(registry_entry.Normalize)
+    assert entry.head.pooling in get_args(registry_entry.Pooling)
     assert 0 <= entry.head.dropout < 1
     assert isinstance(entry.backbone_fn, str)
     module, function = entry.backbone_fn.split(":")
     assert callable(getattr(importlib.import_module(f"sightline.models.{module}"), function))
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if ENTRIES[n].pretrained])
+@pytest.mark.parametrize("name", [n for n in NAMES if isinstance(ENTRIES[n].pretrained, PretrainedWeights)])
 def test_published_weights_have_a_file_and_its_address(name: str) -> None:
     entry = ENTRIES[name]
-    assert entry.pretrained is not None
+    assert isinstance(entry.pretrained, PretrainedWeights)
     assert entry.pretrained.url.startswith("https://")
     if name == "nasnetmobile":  # Keras caches it under another name
         assert entry.pretrained.url.endswith("/NASNet-mobile-no-top.h5")
@@ -97,6 +104,15 @@ def test_published_weights_have_a_file_and_its_address(name: str) -> None:
     assert entry.alpha is None or entry.alpha in entry.pretrained.alphas
     assert not entry.pretrained.sizes or entry.input_size in entry.pretrained.sizes
     assert all(size >= entry.min_input_size for size in entry.pretrained.sizes)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if isinstance(ENTRIES[n].pretrained, PackagedWeights)])
+def test_packaged_weights_are_those_of_an_extra(name: str) -> None:
+    weights = ENTRIES[name].pretrained
+    assert isinstance(weights, PackagedWeights)
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = project["optional-dependencies"][weights.extra]
+    assert [line for line in extra if line.startswith(f"{weights.distribution}==")], "pinned, since its hash is"
 
 
 @pytest.mark.slow  # builds every model
@@ -117,13 +133,13 @@ def test_files_are_those_that_keras_downloads(monkeypatch: pytest.MonkeyPatch) -
         entry = ENTRIES[name]
         with shapes_only(), pytest.raises(DownloadRequested):
             getattr(keras.applications, function)(include_top=False, input_shape=(side, side, 3))
-        assert entry.pretrained is not None
+        assert isinstance(entry.pretrained, PretrainedWeights)
         assert pretrained._format_file_and_url(entry.pretrained, entry.alpha, side) == requests[-1]
     for alpha in (0.25, 0.5, 0.75):
         with shapes_only(), pytest.raises(DownloadRequested):
             keras.applications.MobileNet(include_top=False, input_shape=(160, 160, 3), alpha=alpha)
         published = ENTRIES["mobilenet"].pretrained
-        assert published is not None
+        assert isinstance(published, PretrainedWeights)
         assert pretrained._format_file_and_url(published, alpha, 160) == requests[-1]
 
 

@@ -12,7 +12,7 @@ import pytest
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig, RunConfig, parse, resolve_config
 from sightline.data.sample_range import SampleRange
-from sightline.models.registry import ModelEntry
+from sightline.models.entry import ModelEntry
 from sightline.runs import steps
 from sightline.runs.facts import DataFacts
 from sightline.runs.resolve import apply_steps, merge_recipe

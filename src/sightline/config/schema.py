@@ -142,7 +142,7 @@ class ModelConfig:
         "auto",
         "none (random), imagenet, the path of a weights file, or auto: imagenet if the weights are available locally",
     )
-    normalize: Literal["auto", "unit", "symmetric", "imagenet", "caffe", "raw", "standardize"] = setting(
+    normalize: Literal["auto", "unit", "symmetric", "imagenet", "caffe", "lite", "raw", "standardize"] = setting(
         "auto",
         "how the graph scales pixels; auto: as the model expects; standardize: by mean and std of the training split",
     )

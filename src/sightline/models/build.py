@@ -16,8 +16,8 @@ from sightline._keras.process_state import seed_new_layers
 from sightline.config import ModelConfig
 from sightline.errors import ModelError, UsageError
 from sightline.models import pretrained, registry
+from sightline.models.entry import HeadSpec, ModelEntry, Normalize
 from sightline.models.initializers import initialize_weights, is_kernel
-from sightline.models.registry import HeadSpec, ModelEntry, Normalize
 from sightline.seeding import derive_seed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -151,6 +151,8 @@ def normalize_pixels(pixels: Any, scheme: Normalize, pixel_stats: tuple[float, f
         scale = 1 / 255
     elif scheme == "symmetric":
         scale, offset = 1 / 127.5, -1.0
+    elif scheme == "lite":
+        scale, offset = 1 / 128, -127 / 128
     elif scheme == "imagenet":
         scale = [1 / (255 * s) for s in _match_channels(IMAGENET_STD, channels)]
         offset = [

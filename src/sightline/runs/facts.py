@@ -19,7 +19,7 @@ from sightline.data.types import Index
 from sightline.distributed import devices
 from sightline.models import pretrained, registry
 from sightline.models.build import ModelSpec
-from sightline.models.registry import ModelEntry
+from sightline.models.entry import ModelEntry
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs import environment
 from sightline.training import precision

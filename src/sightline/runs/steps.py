@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from sightline.config import RunConfig
 from sightline.errors import plural
 from sightline.models import registry
-from sightline.models.registry import ModelEntry
+from sightline.models.entry import ModelEntry
 from sightline.runs.facts import DataFacts, Machine
 
 SMALL_SIDE = 64  # images up to this side gain nothing from a backbone trained at 224
