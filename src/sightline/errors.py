@@ -112,8 +112,8 @@ class Interrupted(SightlineError):
     exit_code = 130
 
 
-def suggest(name: str, valid: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the nearest valid name, else the list of valid names.
+def suggest(name: str, valid: Iterable[str], prefix: str = "") -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest valid name, after `prefix`, else the list of valid names.
 
     >>> suggest("epoch", ["epochs", "seed"])
     " Did you mean 'epochs'?"
@@ -122,7 +122,7 @@ def suggest(name: str, valid: Iterable[str]) -> str:
     """
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=1)
-    return f" Did you mean {near[0]!r}?" if near else f" Valid names: {', '.join(names)}."
+    return f" Did you mean {prefix + near[0]!r}?" if near else f" Valid names: {', '.join(names)}."
 
 
 EXTRAS = {

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import sightline as sl
+from sightline.api.images import split_images
 from sightline.callbacks import Callback
 from sightline.datasets import coffee_beans
 from sightline.progress import ProgressDisplay, show_progress
@@ -96,6 +97,10 @@ def test_an_unread_dataset_is_described_without_reading_it(tmp_path: Path) -> No
         len(data)
 
 
+def test_images_in_memory_are_counted_without_reading_them() -> None:
+    assert repr(sl.Dataset.from_arrays(*draw(12))) == "Dataset('arrays', 12 images)"
+
+
 def test_arrays_may_state_their_splits() -> None:
     x, y = draw(12)
     data = sl.Dataset.from_arrays(x[:8], y[:8], split="train") + sl.Dataset.from_arrays(x[8:], y[8:], split="test")
@@ -113,10 +118,21 @@ def test_arrays_may_state_their_splits() -> None:
         (lambda: sl.Dataset.from_source("cifar11"), "There is no data set 'cifar11'"),
         (
             lambda: sl.Dataset.from_arrays(np.zeros((2, 8, 8, 3)), [0, 1]),  # type: ignore[arg-type]
-            r"x is float64 \[2, 8, 8, 3\], but images are",
+            r"got float64 \[2, 8, 8, 3\]: its values are fractions, so use \(255 \* x\)",
         ),
         (lambda: sl.Dataset.from_arrays(np.zeros((2, 8, 8, 3), np.uint8), [0]), "2 images but 1 label"),
         (lambda: sl.Dataset.from_arrays(*draw(4), split="dev"), "no split 'dev'"),  # type: ignore[arg-type]
+        (lambda: sl.Dataset.from_arrays(draw(4)[0], np.eye(4)), r"4 images but 16 labels: .*y\.argmax\(1\)"),
+        (lambda: sl.Dataset.from_arrays(draw(2)[0], ["a", float("nan")]), r"arrays\[1\] has no label \(nan\)"),
+        (lambda: sl.Dataset.from_arrays(draw(2)[0], np.array(["a", None])), r"arrays\[1\] has no label \(None\)"),
+        (lambda: sl.Dataset.from_arrays(draw(2)[0], ["a", "c"], classes=["a", "b"]), "'c' is a label but not one of"),
+        (
+            lambda: sl.Dataset.from_arrays([draw(1)[0][0], draw(1)[0][0, :8]], ["a", "b"]),  # type: ignore[arg-type]
+            "have different sizes",
+        ),
+        (sl.Dataset.from_folder, "takes one or more paths"),
+        (lambda: sl.Dataset.from_folder(["photos"]), "one or more paths"),  # type: ignore[arg-type]
+        (lambda: sl.Dataset(None), "not from NoneType"),  # type: ignore[arg-type]
         (lambda: sl.Dataset.from_dataframe([1, 2]), "not a pandas DataFrame"),
         (lambda: sl.Dataset("photos", set={"train.epochs": 5}), "settings of how images are read"),
         (lambda: sl.Dataset("photos", set="data.class_level=2"), "a dict or a list"),
@@ -192,11 +208,81 @@ def test_what_cannot_be_scored_is_refused(run: sl.Run, tmp_path: Path) -> None:
         clf.score(x, ["Dark", "Burnt"])
     with pytest.raises(sl.DataError, match=r"y holds the number 1, .*np\.array\(classes\)\[y\]"):
         clf.score(x, [1, 0])
+    with pytest.raises(sl.DataError, match=r"y is \[2, 4\], .*y\.argmax\(1\)"):
+        clf.score(x, np.eye(4)[:2])
     with pytest.raises(sl.DataError, match="got 2 images, 1 labels"):
         clf.score(x, ["Dark"])
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(sl.DataError, match=r"broken\.jpg cannot be classified"):
         clf.predict_proba(tmp_path / "broken.jpg")
+
+
+def test_images_come_in_any_form(run: sl.Run, tmp_path: Path) -> None:
+    x = draw(3)[0]
+    path = tmp_path / "bean.png"
+    Image.fromarray(x[0]).save(path)
+    clf, content = run.classifier, path.read_bytes()
+    expected = clf.predict_proba(x[:1])
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(clf.predict_proba(file), expected)
+    for image in (
+        path, str(path), content, bytearray(content), memoryview(content), io.BytesIO(content), Image.open(path), x[0],
+        [io.BytesIO(content)], [x[0]], np.array([str(path)]), np.array([path], object), (image for image in x[:1]),
+        _Tensor(x[0]), _Tensor(x[:1]), [_Tensor(x[0])],
+    ):  # fmt: skip
+        np.testing.assert_array_equal(clf.predict_proba(image), expected)
+
+
+class _Tensor:
+    """What converts to a NumPy array, as the tensors of PyTorch and TensorFlow do."""
+
+    def __init__(self, values: NDArray[np.uint8]) -> None:
+        self._values = values
+
+    def __array__(self, *_: Any, **__: Any) -> NDArray[np.uint8]:
+        return self._values
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda x: x / 255,
+            r"Image \[0\]: .* got float64 \[32, 32, 3\]: its values are fractions, so use \(255 \* x\)",
+        ),
+        (lambda x: x.astype(np.float32), r"use x\.round\(\)\.astype\('uint8'\)\.$"),
+        (lambda x: x.astype(int), r"use x\.astype\('uint8'\)\.$"),
+        (lambda x: x.astype(np.uint16) * 257, r"its values run from \d+ to .*scale them to 0 to 255"),
+        (lambda x: x > 100, r"use 255 \* x\.astype\('uint8'\)\.$"),
+        (lambda x: x.transpose(2, 0, 1), r"one image with its channels first or 3 grayscale images"),
+        (lambda x: x.transpose(2, 0, 1)[None], r"the channels come first, so use x\.transpose\(1, 2, 0\)\.$"),
+        (lambda x: [x, x.tolist()], r"Image \[1\]: .*use np\.array\(x, 'uint8'\)\.$"),
+        (lambda x: np.zeros((2, 2, 8, 8, 3), np.uint8), r"got uint8 \[2, 8, 8, 3\]\.$"),
+        (lambda x: {"image": x}, "of the type dict"),
+        (lambda x: None, "of the type NoneType"),
+        (lambda x: io.StringIO("text"), "text mode"),
+        (lambda x: sl.Dataset.from_arrays(x[None], ["a"]), r"images is a Dataset: clf\.evaluate"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_the_way_to_make_it_one(run: sl.Run, make: Any, message: str) -> None:
+    image = make(draw(1)[0][0])
+    for method in (run.classifier.predict_proba, run.classifier.predict):
+        with pytest.raises(sl.UsageError, match=message):
+            method(image)
+
+
+def test_grayscale_models_take_a_stack_of_grayscale_images() -> None:
+    stack = np.zeros((3, 28, 28), np.uint8)
+    assert [image.shape for image in split_images(stack, channels=1)] == [(28, 28)] * 3
+
+
+def test_an_unknown_option_is_no_silent_default(run: sl.Run) -> None:
+    with pytest.raises(sl.UsageError, match="no test-time augmentation 'flp'"):
+        run.classifier.evaluate(tta="flp")  # type: ignore[arg-type]
+    with pytest.raises(sl.UsageError, match=r"no engine 'kera'\. Did you mean 'keras'"):
+        sl.load(run.path, engine="kera")  # type: ignore[arg-type]
+    with pytest.raises(sl.UsageError, match="at least 1, not 0"):
+        run.classifier.predict(draw(1)[0], top=0)
 
 
 def test_integer_labels_score_by_the_number_that_they_are(tmp_path: Path) -> None:
@@ -206,6 +292,7 @@ def test_integer_labels_score_by_the_number_that_they_are(tmp_path: Path) -> Non
     clf = numbered.classifier
     assert clf.classes == ("0", "1", "2", "3")
     assert clf.score(x, numbers) == np.mean(clf.predict_proba(x).argmax(1) == numbers)
+    assert clf.score(x, numbers.astype(float)) == clf.score(x, numbers)
 
 
 def test_predictions_are_a_table(run: sl.Run, tmp_path: Path) -> None:
@@ -259,8 +346,8 @@ def test_an_evaluation_shows_its_metrics(run: sl.Run) -> None:
     assert metric.interval is not None
     assert metric.interval.low <= metric.value <= metric.interval.high
     assert repr(metric).startswith(f"{metric.value:.4g} (95% interval ")
-    assert "macro f1" in repr(ev)
-    assert "<td>macro f1</td>" in ev._repr_html_()
+    assert "macro_f1" in repr(ev), "by the name that ev.metrics takes"
+    assert "<td>macro_f1</td>" in ev._repr_html_()
     assert len(ev.to_frame()) == ev.confusion.sum()
     assert len(ev.errors) == ev.confusion.sum() - np.trace(ev.confusion)
     assert all(row["label"] != row["predicted"] for row in ev.errors)

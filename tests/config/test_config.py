@@ -183,10 +183,14 @@ def test_dump_without_tomlkit_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("settings", "path", "hint"),
     [
-        ({"train": {"epoch": 5}}, "train.epoch", "Did you mean 'epochs'?"),
+        ({"train": {"epoch": 5}}, "train.epoch", "Did you mean 'train.epochs'?"),
         ({"trian": {}}, "trian", "Did you mean 'train'?"),
         ({"train": {"optimizer": {"lr": 1}}}, "train.optimizer.lr", "Valid names: clip_norm, learning_rate"),
-        ({"train": {"stages": [{}, {"unfreze": 1}]}}, "train.stages.1.unfreze", "Did you mean 'unfreeze'?"),
+        (
+            {"train": {"stages": [{}, {"unfreze": 1}]}},
+            "train.stages.1.unfreze",
+            "Did you mean 'train.stages.1.unfreeze'?",
+        ),
         ({"zzz": 1}, "zzz", "Valid names: augment, bundle, data, device"),
     ],
     ids=["near", "table", "far", "in a list", "far at the top"],
@@ -350,7 +354,7 @@ def test_assignment_reaches_into_lists_and_unsets() -> None:
         ("train.stages.x.epochs=1", "There is no setting 'train.stages.x.epochs': 'x' is none of the 1 entries"),
         ("train.stages.0=1", "There is no setting 'train.stages.0': name a field of that entry, as in"),
         ("train.epochs=many", "train.epochs expects a whole number, not 'many'."),
-        ("train.epoch=5", "There is no setting 'train.epoch'. Did you mean 'epochs'?"),
+        ("train.epoch=5", "There is no setting 'train.epoch'. Did you mean 'train.epochs'?"),
     ],
     ids=range(9),
 )

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from sightline.api import stored_thresholds
 from sightline.api.dataset import Dataset, list_data
-from sightline.api.images import ImageLike, prediction_row, split_images, to_class_index
+from sightline.api.images import ImageLike, prediction_row, split_images, to_class_indices
 from sightline.api.options import Settings, parse_split, to_assignments
 from sightline.api.record_list import RecordList, format_html_table
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.data.indexing import Sources
 from sightline.data.types import Index
-from sightline.errors import DataError, ModelError, plural
+from sightline.errors import DataError, ModelError, UsageError, plural
 from sightline.inference import stream
 from sightline.inference.manifest import Manifest
 from sightline.inference.predictor import Predictor
@@ -105,15 +105,23 @@ class Classifier:
         self, images: ImageLike | Iterable[ImageLike | stream.InputItem], *, top: int = 5, set: Settings = ()
     ) -> Iterator[Prediction]:
         """Yield the predictions of `predict` as they are ready, for any number of images: few are in memory at once."""
-        items = stream.make_items(split_images(images), stream.parse_file_limits(to_assignments(set)))
+        if top < 1:
+            raise UsageError(f"top is the number of classes of each prediction, at least 1, not {top}.")
+        items = self._list_items(images, set)
         return stream.predict(self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds)
+
+    def _list_items(
+        self, images: ImageLike | Iterable[ImageLike | stream.InputItem], settings: Settings
+    ) -> Iterator[stream.InputItem]:
+        limits = stream.parse_file_limits(to_assignments(settings))
+        return stream.make_items(split_images(images, self.preprocess.channels), limits)
 
     def predict_proba(self, images: ImageLike | Iterable[ImageLike], *, set: Settings = ()) -> NDArray[np.float32]:
         """Return the probabilities of all classes, float32 [N, K], in the order of `classes`; each row sums to 1.
 
         `images`: see `predict`. Raises `DataError` for an image that cannot be read, where `predict` states its error.
         """
-        items = stream.make_items(split_images(images), stream.parse_file_limits(to_assignments(set)))
+        items = self._list_items(images, set)
         column = {label: k for k, label in enumerate(self.classes)}
         rows = []
         for prediction in stream.predict(self.predictor, items, top=len(column)):
@@ -131,11 +139,11 @@ class Classifier:
         The predicted class is the most probable one. `y` holds class names; for a model whose classes are numbers, also
         integers. For an interval and everything else, see `evaluate`. Raises `DataError` for labels that do not fit.
         """
-        labels = [to_class_index(label, self.classes) for label in np.asarray(y).reshape(-1).tolist()]
+        labels = to_class_indices(y, self.classes)
         predicted = self.predict_proba(images).argmax(1)
-        if len(labels) != len(predicted) or not labels:
+        if len(labels) != len(predicted) or not len(labels):
             raise DataError(f"score expects a label for each image: got {len(predicted)} images, {len(labels)} labels.")
-        return float(np.mean(predicted == np.array(labels)))
+        return float(np.mean(predicted == labels))
 
     def explain(
         self,
@@ -156,7 +164,7 @@ class Classifier:
         """
         from sightline.api.explanation import explain
 
-        items = list(stream.make_items(split_images(images), stream.parse_file_limits(to_assignments(set))))
+        items = list(self._list_items(images, set))
         folder = None if out is None else Path(out)
         predictor = self.explanation_predictor(method)
         with show_progress(progress, callback) as display:
@@ -218,6 +226,8 @@ class Classifier:
         from sightline.api.evaluation import AllowedImages, evaluate_fully
         from sightline.evaluation.report import ThresholdRequest
 
+        if tta not in (None, "flip"):
+            raise UsageError(f"There is no test-time augmentation {tta!r}: use 'flip', or leave it out.")
         request = ThresholdRequest(
             target_precision, coverage, conservative, positive or "", target_sensitivity, target_specificity
         )

@@ -62,6 +62,8 @@ class Dataset:
 
         A ``.zip`` or ``.tar`` archive of such a folder will do. Raises `DataError` for a path that does not exist.
         """
+        if not folders or not all(isinstance(folder, str | Path) for folder in folders):
+            raise UsageError("from_folder takes one or more paths, as in Dataset.from_folder('photos/', 'more/').")
         for folder in folders:
             path = Path(folder).expanduser()
             if not path.exists():
@@ -115,12 +117,13 @@ class Dataset:
         """
         if split is not None and split not in SPLITS:
             raise UsageError(f"There is no split {split!r}: expected {', '.join(SPLITS)}.")
-        pixels = np.asarray(x)
-        if pixels.dtype != np.uint8:
+        try:
+            pixels = np.asarray(x)
+        except ValueError as error:  # a list of arrays
             raise DataError(
-                f"x is {pixels.dtype} {list(pixels.shape)}, but images are uint8, from 0 to 255: multiply fractions by "
-                "255 and convert them, as in (255 * x).round().astype('uint8')."
-            )
+                "The images in x have different sizes: resize them to one size, or save them as files and use "
+                "Dataset.from_folder."
+            ) from error
         suffix = f"/{split}" if split else ""
         return cls(SourceListing(list_array_items(pixels, y, name + suffix, split, classes)))
 
@@ -154,7 +157,8 @@ class Dataset:
         ``beans:600@64`` are 600 images of 64x64 pixels. Raises `DataError`, listing the names, for another one.
         """
         if not named.is_named(name):
-            raise DataError(f"There is no data set {name!r}: expected one of {', '.join(named.NAMES)}.")
+            hint = f" For the folder of that name, use Dataset.from_folder({name!r})." * Path(name).is_dir()
+            raise DataError(f"There is no data set {name!r}: expected one of {', '.join(named.NAMES)}.{hint}")
         return cls(name, set=set)
 
     @classmethod
@@ -267,7 +271,9 @@ class Dataset:
 
     def _describe(self) -> str:
         if self._index is None:
-            return "not read yet"
+            in_memory = all(isinstance(source, SourceListing) for source in self.sources)
+            counts = [len(source.items) for source in self.sources if isinstance(source, SourceListing)]
+            return plural(sum(counts), "image") if in_memory and counts else "not read yet"
         images = plural(len(self), "image")
         unreadable = len(self.index.unreadable)
         rest = f", {plural(unreadable, 'unreadable file')}" if unreadable else ""

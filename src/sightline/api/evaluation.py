@@ -169,7 +169,7 @@ class Evaluation:
     def _metric_rows(self) -> list[dict[str, Any]]:
         return [
             {
-                "metric": name.replace("_", " "),
+                "metric": name,
                 "value": metric.value,
                 "95% interval": "" if (i := metric.interval) is None else f"{i.low:.4g} to {i.high:.4g}",
                 "note": metric.note,

@@ -2,31 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.errors import DataError, suggest
+from sightline.api.dataset import Dataset
+from sightline.errors import DataError, UsageError, suggest
 from sightline.inference.results import Prediction
 from sightline.inference.stream import InputItem
 
-ImageLike = str | Path | bytes | NDArray[np.uint8] | Image.Image
+ImageLike = str | Path | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8] | Image.Image
+"""A path (a file, a folder or a glob), an encoded image, a binary file, uint8 pixels or a Pillow image."""
+
+_ONE_IMAGE = str | Path | bytes | bytearray | memoryview | Image.Image | InputItem
+_EXPECTED = "images are paths, encoded bytes, binary files, uint8 arrays or Pillow images, or several of these"
 
 
-def split_images(images: ImageLike | Iterable[ImageLike | InputItem]) -> Iterable[ImageLike | InputItem]:
-    """Return one or several images as several; an array is several if it is [N, H, W, C], or [N, H, W] with W > 4."""
-    if isinstance(images, np.ndarray):
-        one = images.ndim < 3 or (images.ndim == 3 and images.shape[-1] <= 4)
-        return [images] if one else list(images)
-    return [images] if isinstance(images, str | Path | bytes | Image.Image) else images
+def split_images(images: ImageLike | Iterable[ImageLike | InputItem], channels: int = 3) -> Iterator[Any]:
+    """Yield one or several images one by one, files as their bytes and tensors as NumPy arrays.
+
+    An array is several images if it is [N, H, W, C], or [N, H, W] with W > 4. Raises `UsageError` for what is no image,
+    and for 3 or 4 planes if the model takes RGB (`channels` is 3): they may be one image with its channels first.
+    """
+    if isinstance(images, Dataset):
+        raise UsageError(
+            "images is a Dataset: clf.evaluate(data).predictions has the predictions of its images, with their labels."
+        )
+    if isinstance(images, _ONE_IMAGE) or hasattr(images, "read"):
+        return iter([_read_image(images)])
+    if hasattr(images, "__array__"):
+        return _split_array(np.asarray(images), channels)
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
+        raise UsageError(f"images is of the type {type(images).__name__}, but {_EXPECTED}.")
+    return map(_read_image, images)
+
+
+def _split_array(array: NDArray[Any], channels: int) -> Iterator[Any]:
+    if array.dtype.kind in "OSU":  # paths, as in a column of a DataFrame
+        return map(_read_image, array.reshape(-1).tolist())
+    if array.ndim < 3 or (array.ndim == 3 and array.shape[-1] <= 4):
+        return iter([array])
+    if array.ndim == 3 and array.shape[0] in (3, 4) and channels == 3:
+        raise UsageError(
+            f"An array {list(array.shape)} may be one image with its channels first or {array.shape[0]} grayscale "
+            "images: use x.transpose(1, 2, 0) for the one, x[..., None] for the others."
+        )
+    return iter(array)
+
+
+def _read_image(image: Any) -> Any:
+    if isinstance(image, _ONE_IMAGE):
+        return image
+    if hasattr(image, "read"):
+        content = image.read()
+        if isinstance(content, str):
+            raise UsageError("An image file is open in text mode: open it with mode 'rb'.")
+        return content
+    return np.asarray(image) if hasattr(image, "__array__") else image
+
+
+def to_class_indices(y: Sequence[Any] | NDArray[Any], classes: Sequence[str]) -> NDArray[np.int64]:
+    """Return the index of each label's class, int64 [N], for `Classifier.score`; raises `DataError`."""
+    labels = np.asarray(y)
+    if labels.ndim > 1 and labels.size != len(labels):
+        raise DataError(
+            f"y is {list(labels.shape)}, but expected one label for each image: for one-hot rows, use y.argmax(1)."
+        )
+    return np.array([to_class_index(label, classes) for label in labels.reshape(-1).tolist()], np.int64)
 
 
 def to_class_index(label: Any, classes: Sequence[str]) -> int:
-    """Return the index of the class that a label of `Classifier.score` names."""
+    """Return the index of the class that a label names; a number names the class that is this number."""
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
     if isinstance(label, int):
         numbers = {int(name): k for k, name in enumerate(classes) if name.isdecimal()}
         if label in numbers:

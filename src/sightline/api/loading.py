@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from sightline import backend
 from sightline.api.classifier import Classifier, load_keras_predictor
 from sightline.data.sources import named
 from sightline.data.sources.filenames import is_image_name
-from sightline.errors import ModelError
+from sightline.errors import ModelError, UsageError, suggest
 from sightline.inference import bundle, exported_folder
 from sightline.runs.directory import RunDirectory
 
@@ -31,6 +31,8 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
     A complete run predicts with its bundle, in ONNX Runtime. It uses its Keras model if there is no bundle (the run was
     interrupted) or if `engine` is "keras", as gradients require.
     """
+    if engine not in get_args(Engine):
+        raise UsageError(f"There is no engine {engine!r}.{suggest(engine, get_args(Engine))}")
     path = Path(path)
     if (folder := exported_folder.find(path)) is not None:
         if engine == "keras":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,8 @@ Sources = Source | SourceListing | Sequence[Source | SourceListing]
 
 def list_of_sources(sources: Sources) -> list[Source | SourceListing]:
     """Return one or several sources as a list; raises `UsageError` for anything else, such as bare arrays."""
-    source_list = [sources] if isinstance(sources, str | Path | SourceListing) else list(sources)
+    is_one = isinstance(sources, str | Path | SourceListing) or not isinstance(sources, Iterable)
+    source_list = [sources] if is_one else list(sources)
     for source in source_list:
         if not isinstance(source, str | Path | SourceListing):
             raise UsageError(

@@ -60,6 +60,8 @@ def read_patch(path: Path) -> list[tuple[int, PatchEntry]]:
     """Return the line numbers and corrections of a patch file; raises `DataError` naming the first malformed line."""
     try:
         text = _io.read_regular(path, PATCH_LIMIT).decode("utf-8-sig").replace("\r\n", "\n")
+    except FileNotFoundError as error:
+        raise DataError(f"There is no patch {path}: check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The patch {path} cannot be read as UTF-8 text: {error}.") from error
     lines = enumerate(text.split("\n"), 1)

@@ -173,7 +173,10 @@ def _decode_item(preprocess: PreprocessingSpec, item: InputItem) -> NDArray[np.u
     content = item.read()
     if isinstance(content, bytes | bytearray | memoryview):
         return preprocess.decode(content)
-    return preprocess.apply(content)
+    try:
+        return preprocess.apply(content)
+    except UsageError as error:
+        raise UsageError(f"Image {item.path}: {error}.") from error
 
 
 def _make_predictions(

@@ -21,6 +21,7 @@ the same pixels everywhere. Everything here is thread-safe. `SCHEMA_VERSION` is 
 - An image of more than `max_megapixels` in memory is refused.
 """
 
+from sightline.preprocessing.array_hints import suggest_conversion
 from sightline.preprocessing.formats import FORMATS, ImageHeader, detect_format
 from sightline.preprocessing.spec import SCHEMA_VERSION, Box, PreprocessingSpec, Resize, decode_preview, inspect_image
 
@@ -34,4 +35,5 @@ __all__ = [
     "decode_preview",
     "detect_format",
     "inspect_image",
+    "suggest_conversion",
 ]

@@ -17,6 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from sightline.errors import ModelError, UsageError
 from sightline.preprocessing import bit_depth, formats
+from sightline.preprocessing.array_hints import suggest_conversion
 from sightline.preprocessing.formats import ImageBytes, ImageHeader, ValueRange, translate_errors
 
 SCHEMA_VERSION = 2  # increase it with any change to pixels
@@ -167,7 +168,10 @@ class PreprocessingSpec:
         if not isinstance(image, Image.Image):
             shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
             if dtype != np.uint8 or 0 in shape or len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
-                raise UsageError(f"pixels must be uint8 [H, W] or [H, W, 1, 3 or 4], got {dtype} {list(shape)}")
+                raise UsageError(
+                    f"pixels must be uint8 [H, W] or [H, W, 1, 3 or 4], got {dtype} {list(shape)}"
+                    f"{suggest_conversion(image)}"
+                )
             if shape == (self.height, self.width, self.channels):  # Pillow would copy it twice
                 return np.array(image)
             image = Image.fromarray(np.ascontiguousarray(image[..., 0] if shape[2:] == (1,) else image))

@@ -22,11 +22,11 @@ def check_writable(path: Path, *, force: bool = False) -> None:
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file: choose a folder that does not exist yet with --out.")
     if path.exists() and any(p.name != LOCK_NAME and not p.name.startswith(".part-") for p in path.iterdir()):
+        is_run = (path / "run.json").is_file()
         if not force:
-            raise OutputError(
-                f"{path} exists already and is not empty: choose another folder with --out, or use --force."
-            )
-        if not (path / "run.json").is_file():
+            replace = ", or replace the run with --force" if is_run else ""
+            raise OutputError(f"{path} exists already and is not empty: choose another folder with --out{replace}.")
+        if not is_run:
             raise UsageError(f"{path} is not a run, so --force does not remove it: choose another folder with --out.")
         with lock_run(path):  # not while another process is writing it
             pass

@@ -33,7 +33,12 @@ def test_labels_of_arrays(labels: Any, classes: Sequence[str] | None, expected: 
     ("pixels", "labels", "classes", "message"),
     [
         (np.zeros((3, 4, 4), np.uint8), [0, 1], None, "mine: 3 images but 2 labels."),
-        (np.zeros((2, 4, 4), np.uint8), [0, 2], ["a", "b"], "mine: labels run from 0 to 2, but there are 2 classes."),
+        (
+            np.zeros((2, 4, 4), np.uint8),
+            [0, 2],
+            ["a", "b"],
+            "mine: labels run from 0 to 2, but there are 2 classes, numbered from 0.",
+        ),
         (np.zeros((2, 4, 4), np.uint8), [-1, 1], None, "mine: labels run from -1 to 1"),
         (
             np.zeros((2, 4, 4)),
@@ -42,7 +47,12 @@ def test_labels_of_arrays(labels: Any, classes: Sequence[str] | None, expected: 
             "mine: pixels must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got float64",
         ),
         (np.zeros((2, 64), np.uint8), [0, 1], None, "got uint8 [2, 64]."),
-        (np.zeros((2, 3, 8, 8), np.uint8), [0, 1], None, "got uint8 [2, 3, 8, 8]."),
+        (
+            np.zeros((2, 3, 8, 8), np.uint8),
+            [0, 1],
+            None,
+            "got uint8 [2, 3, 8, 8]: the channels come first, so use x.transpose(0, 2, 3, 1).",
+        ),
     ],
     ids=["count", "high", "low", "floats", "flat", "channels first"],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from sightline.data.sources.listing import SourceItem
 from sightline.data.storage import ArrayStore
 from sightline.data.types import Split
-from sightline.errors import DataError, plural
+from sightline.errors import DataError, plural, suggest
+from sightline.preprocessing import suggest_conversion
 
 
 def list_array_items(
@@ -24,22 +26,39 @@ def list_array_items(
     """Return an entry for each image of an array; `labels` are class names, or integer indices into `classes`."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[3:] not in ((), (1,), (3,), (4,)):
         raise DataError(
-            f"{name}: pixels must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got {pixels.dtype} {list(pixels.shape)}."
+            f"{name}: pixels must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got {pixels.dtype} {list(pixels.shape)}"
+            f"{suggest_conversion(pixels)}."
         )
     store = ArrayStore(pixels, name)
+    if isinstance(labels, list | tuple):  # as an array of text, a missing label would be 'None' or 'nan'
+        for i, label in enumerate(labels):
+            _name_label(label, i, name)
+    label_shape = np.shape(labels)
     labels = np.asarray(labels).reshape(-1)
     if len(labels) != len(pixels):
-        raise DataError(f"{name}: {plural(len(pixels), 'image')} but {plural(len(labels), 'label')}.")
+        hint = ": for one-hot rows, use y.argmax(1)" if len(label_shape) > 1 and label_shape[0] == len(pixels) else ""
+        raise DataError(f"{name}: {plural(len(pixels), 'image')} but {plural(len(labels), 'label')}{hint}.")
     if labels.dtype.kind in "iu":
         names = classes or _number_names(int(labels.max(initial=0)) + 1)
         if labels.min(initial=0) < 0 or labels.max(initial=0) >= len(names):
             raise DataError(
-                f"{name}: labels run from {labels.min()} to {labels.max()}, but there are {len(names)} classes."
+                f"{name}: labels run from {labels.min()} to {labels.max()}, but there are {len(names)} classes, "
+                "numbered from 0."
             )
         label_names = [names[i] for i in labels.tolist()]
     else:
-        label_names = [str(x) for x in labels.tolist()]
+        label_names = [_name_label(label, i, name) for i, label in enumerate(labels.tolist())]
+        if classes is not None and (unknown := sorted(set(label_names) - set(classes))):
+            raise DataError(
+                f"{name}: {unknown[0]!r} is a label but not one of `classes`.{suggest(unknown[0], classes)}"
+            )
     return [SourceItem(store, str(i), f"{name}[{i}]", label_name, split) for i, label_name in enumerate(label_names)]
+
+
+def _name_label(label: Any, position: int, name: str) -> str:
+    if label is None or (isinstance(label, float) and math.isnan(label)):
+        raise DataError(f"{name}[{position}] has no label ({label}): leave the image out, or give it a label.")
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
 def _number_names(count: int) -> list[str]:
