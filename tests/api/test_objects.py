@@ -225,11 +225,12 @@ def test_images_come_in_any_form(run: sl.Run, tmp_path: Path) -> None:
     expected = clf.predict_proba(x[:1])
     with path.open("rb") as file:
         np.testing.assert_array_equal(clf.predict_proba(file), expected)
-    for image in (
+    forms: list[Any] = [
         path, str(path), content, bytearray(content), memoryview(content), io.BytesIO(content), Image.open(path), x[0],
         [io.BytesIO(content)], [x[0]], np.array([str(path)]), np.array([path], object), (image for image in x[:1]),
         _Tensor(x[0]), _Tensor(x[:1]), [_Tensor(x[0])],
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for image in forms:
         np.testing.assert_array_equal(clf.predict_proba(image), expected)
 
 

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.api import stored_thresholds
 from sightline.api.dataset import Dataset, list_data
 from sightline.api.images import ImageLike, prediction_row, split_images, to_class_indices
+from sightline.api.loaded_model import LoadedModel
 from sightline.api.options import Settings, parse_split, to_assignments
 from sightline.api.record_list import RecordList, format_html_table
-from sightline.callbacks import Callback, Progress, no_progress
+from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
-from sightline.data.types import Index
 from sightline.errors import DataError, ModelError, UsageError, plural
 from sightline.inference import stream
-from sightline.inference.manifest import Manifest
-from sightline.inference.predictor import Predictor
-from sightline.inference.results import Prediction, Thresholds
-from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.inference.results import Prediction
 from sightline.inference.tta import FlipTTA
 from sightline.preprocessing import PreprocessingSpec
 from sightline.progress import show_progress
-from sightline.runs import run_images
-from sightline.runs.directory import RunDirectory
-from sightline.runs.failures import explain_incomplete
-from sightline.runs.labeled_images import LabeledImages
 
 if TYPE_CHECKING:  # each is imported by the method that needs it
     from sightline.api.compression import CompressionResult
@@ -39,40 +30,11 @@ if TYPE_CHECKING:  # each is imported by the method that needs it
     from sightline.explain.explanation import Explanation
 
 
-class Classifier:
+class Classifier(LoadedModel):
     """A trained model that classifies images: `load` makes one of a run, a bundle or an exported file.
 
     Its methods are the commands of the same names, and their options those of the commands.
     """
-
-    def __init__(
-        self,
-        predictor: Predictor,
-        run: RunDirectory | None = None,
-        manifest: Manifest | None = None,
-        path: Path | None = None,
-    ) -> None:
-        self.predictor = predictor
-        self.run = run
-        self.manifest = manifest
-        self.path = path
-        self._keras_predictor: KerasPredictor | None = None  # the Keras model, loaded once gradients are needed
-        self.trained_on: Dataset | None = None  # the images of the run, if they are in memory and known
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state of a copy or a pickle, which predicts alike in any process and working directory.
-
-        The run's path becomes absolute; its thresholds are included.
-        """
-        run = None if self.run is None else RunDirectory(self.run.path.absolute())
-        path = None if self.path is None else self.path.absolute()
-        return self.__dict__ | {
-            "run": run,
-            "path": path,
-            "_keras_predictor": None,
-            "trained_on": None,
-            "thresholds": self.thresholds,
-        }
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -174,14 +136,6 @@ class Classifier:
                 )
             )
 
-    def explanation_predictor(self, method: str | None) -> Predictor:
-        """Return the predictor that an explanation method needs: the Keras model for gradients, if there is one."""
-        if self.run is None or method in {"occlusion", "rise"} or isinstance(self.predictor, KerasPredictor):
-            return self.predictor
-        if self._keras_predictor is None:
-            self._keras_predictor = load_keras_predictor(self.run)
-        return self._keras_predictor
-
     def evaluate(
         self,
         data: Dataset | Sources | None = None,
@@ -269,7 +223,7 @@ class Classifier:
         data = self.trained_on if parity is None else parity
         with show_progress(progress, callback) as display:
             exported = export_model(
-                self._model_path, to, precision=precision, out=out,
+                self.model_path, to, precision=precision, out=out,
                 data=list_data(data, column, set), tolerance=tolerance, agreement=min_agreement,
                 callback=display,
             )  # fmt: skip
@@ -310,7 +264,7 @@ class Classifier:
         data = self.trained_on if data is None else data
         with show_progress(progress, callback) as display:
             return compress(
-                self._model_path, data=list_data(data, column, set), out=out,
+                self.model_path, data=list_data(data, column, set), out=out,
                 budget=build_budget(max_drop, max_size, max_latency, max_params),
                 methods=[name.strip() for name in methods if name.strip()], epochs=epochs, callback=display,
             )  # fmt: skip
@@ -322,54 +276,7 @@ class Classifier:
         """
         from sightline.api.model_card import write_model_card
 
-        return write_model_card(self._model_path)[0]
-
-    @property
-    def _model_path(self) -> Path:
-        path = self.path if self.run is None else self.run.path
-        if path is None:
-            raise ModelError("This classifier was not loaded from a file: use sightline.load.")
-        return path
-
-    def save_thresholds(self, thresholds: Thresholds) -> None:
-        """Save abstention thresholds in the run and its bundle, or in a bundle, zip or file without a run.
-
-        Raises `UsageError` for the bundle inside a run, which would then contradict its run.
-        """
-        if self.run is not None:
-            stored_thresholds.save_in_run(self.run, thresholds)
-        elif self.path is not None and self.manifest is not None:
-            self.manifest = stored_thresholds.save_in_bundle(self.path, self.manifest, thresholds)
-        self.thresholds = thresholds
-
-    @cached_property
-    def thresholds(self) -> Thresholds | None:
-        """The fitted abstention thresholds: the run's, else the bundle's; None before they are fitted.
-
-        They are read once, and replaced by `save_thresholds`.
-        """
-        if self.run is not None:
-            return self.run.read_thresholds()
-        stored = None if self.manifest is None else self.manifest.thresholds
-        return Thresholds.from_dict(stored) if stored else None
-
-    def labeled_images(
-        self,
-        sources: Sources | None = None,
-        progress: Progress = no_progress,
-        *,
-        index: Index | None = None,
-    ) -> LabeledImages:
-        """Return the run's own images or those of `sources`; these are indexed once for all splits.
-
-        For a run on images in memory, `sources` are the run's own images if they hold all of them. `index`: see
-        `LabeledImages`.
-        """
-        if index is None and self.run is not None and run_images.is_in_memory(self.run):
-            in_memory = sources if sources is not None or self.trained_on is None else self.trained_on.listed_sources
-            index = None if in_memory is None else run_images.find_in_memory(self.run, in_memory, progress)
-            sources = sources if index is None else None
-        return LabeledImages(self.run, self.source_run, self.classes, self.preprocess, sources, progress, index)
+        return write_model_card(self.model_path)[0]
 
     def __repr__(self) -> str:
         place = "" if self.path is None else f"{str(self.path)!r}, "
@@ -394,17 +301,3 @@ class Classifier:
             "input": f"{spec.height}x{spec.width}x{spec.channels}, uint8",
             "abstains": "no" if thresholds is None else "yes, by thresholds of the validation split",
         }
-
-    @property
-    def source_run(self) -> RunDirectory | None:
-        """The run of the model, also for a bundle or an export inside a run directory; None otherwise."""
-        if self.run is not None or self.path is None or self.manifest is None:
-            return self.run
-        return run_images.find_source_run(self.path, self.manifest)
-
-
-def load_keras_predictor(run: RunDirectory) -> KerasPredictor:
-    """Return the Keras model of a run; raises `ModelError` if it has no weights yet."""
-    if not run.has_model:
-        raise ModelError(f"The run {run.path} has no weights yet: {explain_incomplete(run)}.")
-    return KerasPredictor.load(run.path / "model.keras", *run.read_model_spec())

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sightline import backend
-from sightline.api.classifier import Classifier, load_keras_predictor
+from sightline.api.classifier import Classifier
+from sightline.api.loaded_model import load_keras_predictor
 from sightline.data.sources import named
 from sightline.data.sources.filenames import is_image_name
 from sightline.errors import ModelError, UsageError, suggest

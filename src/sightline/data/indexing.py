@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ Sources = Source | SourceListing | Sequence[Source | SourceListing]
 def list_of_sources(sources: Sources) -> list[Source | SourceListing]:
     """Return one or several sources as a list; raises `UsageError` for anything else, such as bare arrays."""
     is_one = isinstance(sources, str | Path | SourceListing) or not isinstance(sources, Iterable)
-    source_list = [sources] if is_one else list(sources)
+    source_list: list[Any] = [sources] if is_one else list(cast("Iterable[Any]", sources))
     for source in source_list:
         if not isinstance(source, str | Path | SourceListing):
             raise UsageError(

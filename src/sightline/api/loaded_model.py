@@ -1,0 +1,127 @@
+"""`LoadedModel`: what lies behind a `Classifier`: its predictor, its run, its images and its thresholds."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sightline.api import stored_thresholds
+from sightline.api.dataset import Dataset
+from sightline.callbacks import Progress, no_progress
+from sightline.data.indexing import Sources
+from sightline.data.types import Index
+from sightline.errors import ModelError
+from sightline.inference.manifest import Manifest
+from sightline.inference.predictor import Predictor
+from sightline.inference.results import Thresholds
+from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.runs import run_images
+from sightline.runs.directory import RunDirectory
+from sightline.runs.failures import explain_incomplete
+from sightline.runs.labeled_images import LabeledImages
+
+
+class LoadedModel:
+    """A model with where it comes from: `run` if it is a run's, `manifest` if it is a bundle's or an export's."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        run: RunDirectory | None = None,
+        manifest: Manifest | None = None,
+        path: Path | None = None,
+    ) -> None:
+        self.predictor = predictor
+        self.run = run
+        self.manifest = manifest
+        self.path = path
+        self._keras_predictor: KerasPredictor | None = None  # the Keras model, loaded once gradients are needed
+        self.trained_on: Dataset | None = None  # the images of the run, if they are in memory and known
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state of a copy or a pickle, which predicts alike in any process and working directory.
+
+        The run's path becomes absolute; its thresholds are included.
+        """
+        run = None if self.run is None else RunDirectory(self.run.path.absolute())
+        path = None if self.path is None else self.path.absolute()
+        return self.__dict__ | {
+            "run": run,
+            "path": path,
+            "_keras_predictor": None,
+            "trained_on": None,
+            "thresholds": self.thresholds,
+        }
+
+    @property
+    def model_path(self) -> Path:
+        """The path that the model was loaded from; raises `ModelError` for a model that was built in memory."""
+        path = self.path if self.run is None else self.run.path
+        if path is None:
+            raise ModelError("This classifier was not loaded from a file: use sightline.load.")
+        return path
+
+    def save_thresholds(self, thresholds: Thresholds) -> None:
+        """Save abstention thresholds in the run and its bundle, or in a bundle, zip or file without a run.
+
+        Raises `UsageError` for the bundle inside a run, which would then contradict its run.
+        """
+        if self.run is not None:
+            stored_thresholds.save_in_run(self.run, thresholds)
+        elif self.path is not None and self.manifest is not None:
+            self.manifest = stored_thresholds.save_in_bundle(self.path, self.manifest, thresholds)
+        self.thresholds = thresholds
+
+    @cached_property
+    def thresholds(self) -> Thresholds | None:
+        """The fitted abstention thresholds: the run's, else the bundle's; None before they are fitted.
+
+        They are read once, and replaced by `save_thresholds`.
+        """
+        if self.run is not None:
+            return self.run.read_thresholds()
+        stored = None if self.manifest is None else self.manifest.thresholds
+        return Thresholds.from_dict(stored) if stored else None
+
+    def labeled_images(
+        self,
+        sources: Sources | None = None,
+        progress: Progress = no_progress,
+        *,
+        index: Index | None = None,
+    ) -> LabeledImages:
+        """Return the run's own images or those of `sources`; these are indexed once for all splits.
+
+        For a run on images in memory, `sources` are the run's own images if they hold all of them. `index`: see
+        `LabeledImages`.
+        """
+        if index is None and self.run is not None and run_images.is_in_memory(self.run):
+            in_memory = sources if sources is not None or self.trained_on is None else self.trained_on.listed_sources
+            index = None if in_memory is None else run_images.find_in_memory(self.run, in_memory, progress)
+            sources = sources if index is None else None
+        return LabeledImages(
+            self.run, self.source_run, self.predictor.classes, self.predictor.preprocess, sources, progress, index
+        )
+
+    @property
+    def source_run(self) -> RunDirectory | None:
+        """The run of the model, also for a bundle or an export inside a run directory; None otherwise."""
+        if self.run is not None or self.path is None or self.manifest is None:
+            return self.run
+        return run_images.find_source_run(self.path, self.manifest)
+
+    def explanation_predictor(self, method: str | None) -> Predictor:
+        """Return the predictor that an explanation method needs: the Keras model for gradients, if there is one."""
+        if self.run is None or method in {"occlusion", "rise"} or isinstance(self.predictor, KerasPredictor):
+            return self.predictor
+        if self._keras_predictor is None:
+            self._keras_predictor = load_keras_predictor(self.run)
+        return self._keras_predictor
+
+
+def load_keras_predictor(run: RunDirectory) -> KerasPredictor:
+    """Return the Keras model of a run; raises `ModelError` if it has no weights yet."""
+    if not run.has_model:
+        raise ModelError(f"The run {run.path} has no weights yet: {explain_incomplete(run)}.")
+    return KerasPredictor.load(run.path / "model.keras", *run.read_model_spec())
