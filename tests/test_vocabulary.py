@@ -66,7 +66,6 @@ class Allowed(NamedTuple):
 
 ALLOWED = (
     Allowed("tests/test_vocabulary.py", "", "states the words themselves"),
-    Allowed("src/sightline/report/report.html.j2", r"<picture>", "an HTML element"),
     Allowed("src/sightline/data/sources/folder_layout.py", r"WRAPPER_NAMES|UNLABELED_WORDS", "folder names of users"),
     Allowed("src/sightline/data/sources/file_labels.py", r"\"picture\"", "file names of cameras"),
     Allowed("tests/inference/test_bundle.py", r"golden", "a bundle of the first schema, which is refused"),

@@ -72,8 +72,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.links += [value or "" for key, value in attrs if key in {"src", "href"}]
         self.open.append(tag)
-        if tag in {"meta", "img", "link"}:
+        if tag in {"meta", "img", "link", "input"}:
             self.open.pop()
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Nothing is open after an element without content."""
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -91,7 +94,7 @@ def test_the_page_stands_alone(sightline: Command, sick: Path, tmp_path: Path) -
     assert "<b>odd" not in text
     assert "&lt;b&gt;odd" in text
     assert len(text) < 5_000_000
-    assert "http" not in text
+    assert "://" not in text
 
 
 def test_corrections_are_applied_by_train_and_kept_with_the_run(sightline: Command, sick: Path, tmp_path: Path) -> None:

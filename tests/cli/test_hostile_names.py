@@ -62,7 +62,7 @@ class Tags(HTMLParser):
         self.odd: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.odd += [tag] * (tag in {"script", "iframe", "object", "svg"})
+        self.odd += [tag] * (tag in {"script", "iframe", "object", "foreignobject"})
         self.odd += [name for name, _ in attrs if name.startswith("on")]
         self.odd += [
             str(value) for name, value in attrs if name in {"src", "srcset"} and not str(value).startswith("data:")

@@ -14,7 +14,7 @@ from matplotlib import font_manager
 from matplotlib.font_manager import FontEntry
 from matplotlib.ft2font import FT2Font
 
-from sightline.report import fonts, html_report, plotting
+from sightline.report import fonts, plotting
 from sightline.report.plotting import RenderedFigure
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -136,37 +136,6 @@ def test_fonts_that_matplotlib_cannot_draw_with_are_passed_over(
     assert not any("Last Resort" in name for name in fonts._installed())
     assert fonts.undrawable_texts(["猫", "x"]) == ["猫"]
     assert fonts.fonts_by_script() == {"Chinese": "none", "Japanese": "none", "Korean": "none", "emoji": "none"}
-
-
-def test_the_page_takes_text_where_there_is_some() -> None:
-    assert html_report.encode_figure(RenderedFigure(b"p", b"s")) == ("data:image/svg+xml;base64,cw==", "")
-    assert html_report.encode_figure(RenderedFigure(b"p")) == ("data:image/png;base64,cA==", "")
-    assert html_report.encode_figure(RenderedFigure(b"p", b"s", b"n"))[1] == "data:image/svg+xml;base64,bg=="
-
-
-def test_panels_stand_below_each_other_for_a_phone() -> None:
-    def size(svg: bytes | None) -> tuple[float, float]:
-        assert svg is not None
-        _, _, width, height = ET.fromstring(svg).attrib["viewBox"].split()  # noqa: S314
-        return float(width), float(height)
-
-    figure = plotting.make_figure(9, 4)
-    for column in figure.subplots(2, 2, height_ratios=[4, 1]).T:
-        for axes, name in zip(column, ("high", "low"), strict=True):
-            axes.set_title(name)
-    figure.legend(["a", "b"], loc="outside lower center", ncols=2)
-    figure.suptitle("both")
-    rendered = plotting.render(figure)
-    wide, narrow = size(rendered.svg), size(rendered.narrow)
-    assert narrow[0] < 0.6 * wide[0]
-    assert narrow[1] > 1.8 * wide[1]
-    assert rendered.narrow is not None
-    places = [
-        (float(e.attrib["y"]), e.text) for e in ET.fromstring(rendered.narrow).iter(f"{SVG}text")  # noqa: S314
-        if e.text in {"high", "low", "both"}
-    ]  # fmt: skip
-    assert [name for _, name in sorted(places)] == ["both", "high", "low", "high", "low"]
-    assert plotting.render(make_labeled_figure("a")).narrow is None
 
 
 def test_a_figure_of_very_many_points_is_pixels_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 
 from sightline.errors import ModelError
 from sightline.report import html_report
-from sightline.report.plotting import RenderedFigure
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
 from sightline.runs.run_report import read_report
 
 if TYPE_CHECKING:  # annotations only: a report needs nothing that trains
     from sightline.runs.finalize import FinalModel
-
-PLOT_NAMES = ("curves", "confusion", "risk-coverage", "reliability", "roc-precision-recall")  # 2 and 3 are side by side
 
 
 def write_first_report(run: RunDirectory, final: FinalModel) -> None:
@@ -42,10 +39,4 @@ def rebuild_report(path: Path) -> Path:
 
 
 def _write_page(run: RunDirectory) -> Path:
-    figures = {name: figure for name in PLOT_NAMES if (figure := _read_figure(run, name)) is not None}
-    return run.write_report(html_report.render_html(read_report(run), figures))
-
-
-def _read_figure(run: RunDirectory, name: str) -> RenderedFigure | None:
-    png, *vector_files = (run.read_figure(f"{name}.{suffix}") for suffix in ("png", "svg", "narrow.svg"))
-    return None if png is None else RenderedFigure(png, *vector_files)
+    return run.write_report(html_report.render_html(read_report(run)))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from importlib import resources
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.data.checks.audit import Audit
-from sightline.errors import plural
 from sightline.report import templates
 
 MAX_ITEMS = 12  # groups, or images, of a finding
@@ -36,15 +34,11 @@ def render_html(audit: Audit, thumbnails: Mapping[str, bytes]) -> str:
         if room < 0:
             break
         images[path] = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
-    environment = templates.make_environment()
-    text = resources.files(__package__).joinpath("doctor.html.j2").read_text(encoding="utf-8")
-    most = max(audit.classes.values(), default=1)
-    return environment.from_string(text).render(
+    return templates.render_page(
+        "doctor.html.j2",
         audit=audit,
-        plural=plural,
+        findings=audit.findings,
         images=images,
         max_shown=MAX_ITEMS,
         max_members=MAX_MEMBERS,
-        most=most,
-        rows=[f.to_dict() for f in audit.findings],
     )

@@ -23,19 +23,15 @@ LARGEST_SVG = 1_000_000  # bytes; with more points than that, the PNG is the sma
 
 @dataclass(frozen=True, slots=True)
 class RenderedFigure:
-    """A figure as a file of pixels, and as one whose words are text, for a browser to draw with its own fonts.
-
-    `narrow`: the same with its panels below each other, for a phone; None where there is one panel.
-    """
+    """A figure as a file of pixels, and as one whose words are text, for a browser to draw with its own fonts."""
 
     png: bytes
     svg: bytes | None = None
-    narrow: bytes | None = None
 
     @property
     def files(self) -> dict[str, bytes]:
         """The content of each file of the figure, by suffix."""
-        files = {"png": self.png, "svg": self.svg, "narrow.svg": self.narrow}
+        files = {"png": self.png, "svg": self.svg}
         return {suffix: content for suffix, content in files.items() if content is not None}
 
     def __repr__(self) -> str:
@@ -68,31 +64,7 @@ def render(figure: Any) -> RenderedFigure:
     undrawable = _choose_fonts(figure)
     box = _lay_out(figure, undrawable)
     pixels, vector = _png(figure, box, undrawable), _svg(figure, box, undrawable)
-    if len(vector) > LARGEST_SVG:
-        return RenderedFigure(pixels)
-    return RenderedFigure(
-        pixels, vector, _svg(figure, _lay_out(figure, undrawable), undrawable) if _stack_panels(figure) else None
-    )
-
-
-def _stack_panels(figure: Any) -> bool:
-    """Put the panels of a figure below each other, those of a column together; False where there is one column."""
-    from matplotlib.gridspec import GridSpec
-
-    panels = [(axes, axes.get_subplotspec()) for axes in figure.axes if axes.get_subplotspec() is not None]
-    rows, columns = panels[0][1].get_gridspec().get_geometry() if panels else (1, 1)
-    if columns == 1:
-        return False
-    ratios = (panels[0][1].get_gridspec().get_height_ratios() or [1] * rows) * columns
-    below = GridSpec(rows * columns, 1, figure=figure, height_ratios=ratios)
-    for axes, spec in panels:
-        axes.set_subplotspec(below[spec.colspan.start * rows + spec.rowspan.start])
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width / columns, height * columns)
-    for legend in figure.legends:
-        legend.set_ncols(1)
-    figure.set_layout_engine("constrained")
-    return True
+    return RenderedFigure(pixels, vector if len(vector) <= LARGEST_SVG else None)
 
 
 @dataclass(frozen=True, slots=True)

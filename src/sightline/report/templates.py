@@ -1,22 +1,60 @@
-"""Jinja environment of the HTML pages: all values are escaped."""
+"""Jinja environment of the HTML pages: all values are escaped, and a page may load and run nothing."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sightline.escaping import printable
+from sightline.report import charts
 
 if TYPE_CHECKING:  # pages are few: the rest need not wait for Jinja
     import jinja2
 
 
-def make_environment() -> jinja2.Environment:
-    """Return a Jinja environment that escapes HTML and control characters everywhere."""
-    import jinja2
+def render_page(name: str, **values: Any) -> str:
+    """Return a page from the template `name` of this package and its values."""
+    return make_environment().get_template(name).render(**values)
 
-    return jinja2.Environment(autoescape=True, finalize=_escape_control, trim_blocks=True, lstrip_blocks=True)
+
+@cache
+def make_environment() -> jinja2.Environment:
+    """Return a Jinja environment that escapes HTML and control characters everywhere.
+
+    `style` is the style sheet of all pages, `style_hash` what allows it, and no other, in a Content-Security-Policy.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sightline", "report"),
+        autoescape=True,
+        finalize=_escape_control,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    style = environment.get_template("style.css.j2").render()
+    digest = hashlib.sha256(style.encode()).digest()
+    environment.globals |= charts.HELPERS | {
+        "style": Markup(style),  # noqa: S704 - no value of the user's is in it
+        "style_hash": Markup(f"sha256-{base64.b64encode(digest).decode()}"),  # noqa: S704
+    }
+    environment.filters |= {"percent": format_percent}
+    return environment
+
+
+def format_percent(value: float | None, digits: int = 1) -> str:
+    """Return a fraction as people read it.
+
+    >>> format_percent(0.9634)
+    '96.3%'
+    """
+    return "not defined" if value is None else f"{100 * value:.{digits}f}%"
 
 
 def _escape_control(value: Any) -> Any:
-    """Return a value as it stands in a page; a macro's output (`Markup`) is escaped already."""
-    return printable(value, keep="\t\n") if type(value) is str else value
+    """Return a value as it stands in a page; escaped text (`Markup`) may still hold control characters."""
+    return type(value)(printable(value, keep="\t\n")) if isinstance(value, str) else value

@@ -15,7 +15,7 @@
     thresholds.json  abstention thresholds, once fitted by `evaluate --target-precision` or `--coverage`
     label_issues.jsonl  likely label errors, worst first, once `evaluate --find-label-issues` searched for them
     bundle/          the deployable model, see `prediction.bundle`
-    figures/         curves, confusion, reliability, risk-coverage, those of `evaluate`; *.png, *.svg for the page
+    figures/         curves, confusion, reliability, risk-coverage, those of `evaluate`; *.png and *.svg
     network.json     the layers of the network and their cost
     report/          thumbnails and heat maps, see `report_images`
     report.html      self-contained report, rendered from the files above alone

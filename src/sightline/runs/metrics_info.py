@@ -74,6 +74,7 @@ class RocInfo(TypedDict):
 
     false_positive_rate: list[float]
     sensitivity: list[float]
+    threshold: list[float | None]
 
 
 class PrecisionRecallInfo(TypedDict):
@@ -81,11 +82,13 @@ class PrecisionRecallInfo(TypedDict):
 
     recall: list[float]
     precision: list[float]
+    threshold: list[float | None]
 
 
 class RatesInfo(TypedDict):
     """The metrics of a threshold of two classes."""
 
+    threshold: float
     sensitivity: Metric
     specificity: Metric
     ppv: Metric
@@ -161,9 +164,14 @@ class MetricsInfo(TypedDict):
 
 def read_metrics(path: Path) -> dict[str, Any]:
     """Read and validate a ``metrics.json``; raises `ModelError`, naming the file."""
-    values = jsonio.read_object(path)
-    jsonio.build(MetricsInfo, values, str(path))
+    values: dict[str, Any] = jsonio.to_plain(jsonio.build(MetricsInfo, jsonio.read_object(path), str(path)))
     size = len(values["classes"])
     if [len(row) for row in values["confusion"]] != [size] * size:
         raise ModelError(f"{path} cannot be read: its confusion matrix does not have the shape {[size, size]}.")
+    curves = [values["risk_coverage"]]
+    if values["binary"] is not None:
+        curves += [values["binary"]["roc"], values["binary"]["precision_recall"]]
+    for curve in curves:
+        if len({len(points) for points in curve.values() if isinstance(points, list)}) > 1:
+            raise ModelError(f"{path} cannot be read: the columns of a curve differ in length.")
     return values

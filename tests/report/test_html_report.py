@@ -1,0 +1,476 @@
+"""The page of a run, from values alone: its structure, its charts, its colors, and what it refuses to load."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sightline import metrics
+from sightline.callbacks import EpochRecord
+from sightline.config import RunConfig
+from sightline.data.checks.leakage import Leak
+from sightline.data.label_patch import PatchEntry
+from sightline.data.recorded_images import ImageRow
+from sightline.data.types import SPLITS, ImageRecord, LabeledSubset, Subset
+from sightline.escaping import printable
+from sightline.evaluation.report import ModelOutputs, ThresholdRequest, build_report, fit_thresholds
+from sightline.inference.predictor import Outputs
+from sightline.models.describe import ModelDescription
+from sightline.report import charts, html_report, templates
+from sightline.report.html_report import render_html
+from sightline.runs.report_images import make_heat_map, make_thumbnail
+from sightline.runs.run_report import RunReport, UnreadFile
+
+VOID = {"meta", "img", "input", "br"}
+TAGS = {  # that the templates write
+    "html", "head", "meta", "title", "style", "body", "header", "main", "nav", "footer", "section", "div", "p", "h1",
+    "h2", "h3", "a", "b", "br", "code", "pre", "span", "ul", "ol", "li", "dl", "dt", "dd", "details", "summary",
+    "fieldset", "legend", "input", "label", "table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "img",
+    "svg", "g", "path", "rect", "circle", "text",
+}  # fmt: skip
+HOSTILE = '</title><script>alert(1)</script>"><img onerror=alert(1)>\x1b[2J\u202e'
+
+
+class Page(HTMLParser):
+    """Collects the elements of a page with their attributes and texts, and checks that all are closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), [name for name, _ in self.open]))
+        self.texts.setdefault(tag, []).append("")
+        if tag not in VOID:
+            self.open.append((tag, dict(attrs)))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), [name for name, _ in self.open]))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.texts[self.open[-1][0]][-1] += data
+
+    def attributes(self, tag: str, name: str) -> list[str]:
+        return [str(attrs[name]) for element, attrs, _ in self.elements if element == tag and name in attrs]
+
+
+def make_outputs(count: int, classes: int, seed: int) -> ModelOutputs:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count).astype(np.int32)
+    logits = rng.normal(0, 1, (count, classes)).astype(np.float32)
+    logits[np.arange(count), labels] += 3
+    return ModelOutputs(Outputs(metrics.softmax(logits), logits, logits), labels)
+
+
+def make_metrics(classes: tuple[str, ...], count: int, *, target: float | None = None) -> dict[str, Any]:
+    """Return the content of `metrics.json` for random outputs; the images are named after their class."""
+    test, validation = make_outputs(count, len(classes), 0), make_outputs(count, len(classes), 1)
+    paths = tuple(f"{classes[k]}/{i}.png" for i, k in enumerate(test.labels))
+    images = tuple(ImageRecord(p, p, classes[k], "test", 9, 9) for p, k in zip(paths, test.labels, strict=True))
+    pixels = np.random.default_rng(2).integers(0, 255, (count, 4, 4, 3)).astype(np.uint8)
+    labeled = LabeledSubset(Subset(pixels, np.arange(count), test.labels, paths), images, ())
+    request = ThresholdRequest(target_precision=target)
+    thresholds, _ = fit_thresholds(validation, request, None, classes) if target else (None, None)
+    return build_report(classes, test, labeled, "test", validation, thresholds).to_dict()
+
+
+def make_history(epochs: int, stages: tuple[str, ...] = ("training",), *, validated: bool = True) -> list[EpochRecord]:
+    return [
+        EpochRecord(
+            epoch, stages[(epoch - 1) * len(stages) // epochs], 2 / epoch, 1 - 0.8 / epoch,
+            2.5 / epoch if validated else None, 1 - 0.9 / epoch if validated else None, 1e-3, 1.0, 100.0,
+        )
+        for epoch in range(1, epochs + 1)
+    ]  # fmt: skip
+
+
+def make_report(classes: tuple[str, ...] = ("ant", "bee", "fly"), count: int = 300, **changes: Any) -> RunReport:
+    """Return a report with every section, in which everything that a user can name is named after the first class."""
+    name, metrics_info = classes[0], make_metrics(classes, count, target=0.9)
+    metrics_info["slices"] = [dict(s) | {"significantly_worse": True} for s in metrics_info["slices"][:2]]
+    rows = tuple(ImageRow(f"{name}/{i}.png", str(i), name, s) for i, s in enumerate(SPLITS[::2]))
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    images = [make_thumbnail("leak", rows[1].path, pixels), make_thumbnail("label_issue", f"{name}/0.png", pixels)]
+    for error in metrics_info["errors"]["most_confident_errors"][:8]:
+        images.append(make_thumbnail("error", error["path"], pixels))
+        images.append(
+            make_heat_map(error["path"], error["predicted"], np.divide(pixels[..., 0], 255, dtype=np.float32))
+        )
+    values: dict[str, Any] = {
+        "run": f"runs/{name}", "config": RunConfig(), "config_text": f"# {name}",
+        "result": {
+            "model": name, "parameters": 1234, "recipe": "auto", "epochs": 20, "seconds": 61.5, "best_epoch": 19,
+            "train": {"count": 900},
+        },
+        "recipe_choice": {"recipe": name, "reason": "it is the smallest"},
+        "findings": ({"severity": "warning", "kind": "duplicates", "count": 2, "advice": f"Drop {name}."},),
+        "environment": {"backend": "tensorflow", "devices": ["cpu:0"], "versions": {"keras": "3", "name": name}},
+        "commands": (f"sightline train {name}",), "history": tuple(make_history(20, (name, "fine-tune"))),
+        "metrics": metrics_info, "thresholds": None, "leaks": (Leak("near_duplicates", rows),),
+        "label_issues": (PatchEntry("relabel", f"{name}/0.png", "0", name, to=classes[1], reason=""),),
+        "network": ModelDescription(name, (8, 8, 3), len(classes), ()), "preprocess": None, "images": dict(images),
+        "unread": (UnreadFile("model.json", f"{name} is no size"),),
+    }  # fmt: skip
+    return RunReport(**values | changes)
+
+
+def get_metrics(report: RunReport) -> Mapping[str, Any]:
+    assert report.metrics is not None
+    return report.metrics
+
+
+SECTIONS = [
+    "Summary", "Missing files", "Data", "Data leakage", "Training", "Metrics", "Confusion matrix", "Classes",
+    "Calibration", "Operating points", "Abstention", "Slices with lower accuracy", "Errors",
+    "Label issues", "Environment",
+]  # fmt: skip
+
+
+def test_the_contents_lead_to_every_section() -> None:
+    page = Page(render_html(make_report()))
+    assert page.texts["h2"] == SECTIONS
+    ids = page.attributes("section", "id")
+    links = [link for link in page.attributes("a", "href") if link != "#content"]
+    assert links[: 2 * len(ids)] == 2 * [f"#{name}" for name in ids], "beside the page, and folded on a phone"
+    assert {link[1:] for link in links} <= set(ids)
+    every_id = [str(attrs["id"]) for _, attrs, _ in page.elements if "id" in attrs]
+    assert len(every_id) == len(set(every_id))
+    assert {"header", "nav", "main", "footer"} <= {tag for tag, _, _ in page.elements}
+
+
+def test_two_classes_have_a_section_with_their_curves() -> None:
+    report = make_report(("defect", "ok"))
+    page = Page(render_html(report))
+    assert "Detection of defect" in page.texts["h2"]
+    labels = page.attributes("svg", "aria-label")
+    for name, key in (
+        ("ROC curve of defect: area", "auroc"),
+        ("Precision-recall curve of defect", "average_precision"),
+    ):
+        (label,) = [label for label in labels if label.startswith(name)]
+        assert f"{get_metrics(report)['binary'][key]['value']:.4f}" in label
+
+
+def test_a_page_without_evaluation_or_training_says_so() -> None:
+    nothing: dict[str, Any] = {"metrics": None, "history": (), "leaks": (), "label_issues": (), "findings": (),
+                               "images": {}, "network": None, "recipe_choice": None, "unread": ()}  # fmt: skip
+    text = render_html(make_report(**nothing))
+    assert Page(text).texts["h2"] == ["Summary", "Data", "Abstention", "Label issues", "Environment"]
+    assert "No images were held out for evaluation" in text
+    assert "Not searched for yet" in text
+
+
+def test_the_cards_state_values_with_their_intervals() -> None:
+    report = make_report()
+    m = get_metrics(report)
+    page = Page(render_html(report))
+    assert page.texts["dt"][:4] == ["Accuracy", "Macro F1", "Calibration error", "Coverage"]
+    words = page.texts["dd"]
+    low, high = m["accuracy_interval"]
+    assert f"{100 * m['accuracy']:.1f}%" in words
+    assert f"95% interval {100 * low:.1f} to {100 * high:.1f}%" in words
+    assert f"{m['metrics']['macro_f1']['value']:.3f}" in words
+    assert f"{100 * m['calibration']['ece']:.1f}%" in words
+    assert f"{100 * m['selective']['class_fraction']:.1f}%" in words
+
+
+def test_every_metric_is_in_the_page() -> None:
+    report = make_report()
+    text = render_html(report)
+    for metric in get_metrics(report)["metrics"].values():
+        assert f"{metric['value']:.3f}" in text
+        low, high = metric["interval"]
+        assert f"{low:.3f} to {high:.3f}" in text
+
+
+def test_marks_of_charts_have_tooltips() -> None:
+    report = make_report()
+    titles = Page(render_html(report)).texts["title"]
+    m, history = get_metrics(report), report.history
+    for i, row in enumerate(m["confusion"]):
+        for j, count in enumerate(row):
+            cell = f"{m['classes'][i]} classified as {m['classes'][j]}: {count} image"
+            assert sum(title.startswith(cell) for title in titles) == (count > 0)
+    for record in history:
+        assert any(
+            t.startswith(f"Epoch {record.epoch} ({record.stage}): training loss {record.loss:.4f}") for t in titles
+        )
+        assert any(f"validation accuracy {100 * (record.val_accuracy or 0):.1f}%" in t for t in titles)
+    bins = [t for t in titles if t.startswith("Confidence ") and "mean confidence" in t]
+    assert len(bins) >= len(m["calibration"]["bins"])
+    assert f"accuracy {100 * m['calibration']['bins'][0]['accuracy']:.1f}% (95% interval" in bins[0]
+    points = [t for t in titles if t.endswith(" errors") and t.startswith("The ")]
+    assert len(points) == len(m["risk_coverage"]["coverage"])
+
+
+def test_words_in_charts_are_text_in_the_colors_of_the_page() -> None:
+    page = Page(render_html(make_report()))
+    assert {"ant", "bee", "fly", "epoch", "confidence", "coverage", "true class"} <= set(page.texts["text"])
+    for tag, attributes, _ in page.elements:
+        assert not attributes.keys() & {"style", "fill", "stroke", "font-family"}, tag
+    assert page.attributes("svg", "viewbox")
+    for tag, attributes, _ in page.elements:
+        if tag == "svg":
+            assert attributes.get("aria-label") or attributes.get("aria-hidden") == "true"
+
+
+def test_tables_have_headers_with_a_scope_and_images_have_words() -> None:
+    page = Page(render_html(make_report()))
+    assert all(attrs.get("scope") in {"row", "col"} for tag, attrs, _ in page.elements if tag == "th")
+    alternatives = page.attributes("img", "alt")
+    assert len(alternatives) == 18
+    assert alternatives.count("") == 2, "beside their path"
+    tables = [around for tag, _, around in page.elements if tag == "table"]
+    assert len(tables) >= 8
+    assert len([1 for tag, attrs, _ in page.elements if attrs.get("class") == "scroll"]) == len(tables) + 1
+
+
+def test_the_page_loads_nothing_and_runs_nothing() -> None:
+    text = render_html(make_report())
+    page = Page(text)
+    assert {tag for tag, _, _ in page.elements} <= TAGS
+    assert all(link.startswith("#") for link in page.attributes("a", "href"))
+    assert all(source.startswith("data:image/webp;base64,") for source in page.attributes("img", "src"))
+    for word in ("://", "@import", "url("):
+        assert word not in text
+    (policy,) = [content for content in page.attributes("meta", "content") if "default-src" in content]
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+
+
+def test_the_policy_allows_the_style_of_the_page_alone() -> None:
+    import base64
+    import hashlib
+
+    text = render_html(make_report())
+    style = text[text.index("<style>") + 7 : text.index("</style>")]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in text
+
+
+def test_hostile_names_stay_text_in_tables_and_charts() -> None:
+    text = render_html(make_report((HOSTILE, "b\x00<b>", "c")))
+    page = Page(text)
+    assert {tag for tag, _, _ in page.elements} <= TAGS
+    assert not any(name.startswith("on") for _, attrs, _ in page.elements for name in attrs)
+    assert printable(text, keep="\n") == text
+    assert any(word.startswith("</title><scri") for word in page.texts["text"]), "shortened on the axis"
+    assert any(word.startswith("</title><script>alert(1)</script>") for word in page.texts["title"]), (
+        "whole in a tooltip"
+    )
+
+
+def test_a_thousand_images_fit_in_two_megabytes() -> None:
+    classes = tuple(f"a class with quite a long name {i:03}" for i in range(100))
+    assert len(render_html(make_report(classes, 1000, history=make_history(300))).encode()) < 2_000_000
+
+
+# Confusion matrices
+
+
+def make_matrix(count: int, errors: int) -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    matrix = 50 * np.eye(count, dtype=np.int64)
+    np.add.at(matrix, tuple(rng.integers(0, count, (2, errors))), 1)
+    rows: list[list[int]] = matrix.tolist()
+    return rows
+
+
+@pytest.mark.parametrize("count", [2, 5, 30, 31, 100, 1000])
+def test_a_matrix_of_any_number_of_classes_has_a_bounded_size(count: int) -> None:
+    layout = charts.lay_out_matrix([f"class {i}" for i in range(count)], make_matrix(count, 20_000))
+    assert layout["width"] <= 1150
+    assert layout["height"] <= 1150
+    assert len(layout["cells"]) <= max(2000, count)
+    assert layout["named"] == (count <= 30)
+    diagonal = [c for c in layout["cells"] if c["row"] == c["column"]]
+    assert len(diagonal) == count
+    if layout["hidden"]:
+        least = min(c["count"] for c in layout["cells"] if c["row"] != c["column"]) if count < 1000 else math.inf
+        assert least >= 1
+
+
+def test_many_classes_list_the_largest_confusions_before_the_matrix() -> None:
+    classes = tuple(f"class {i}" for i in range(40))
+    report = make_report(classes, 600)
+    text = render_html(report)
+    section = text[text.index('<section id="confusion"') : text.index('<section id="classes"')]
+    assert section.index("Largest confusions") < section.index('class="chart matrix"')
+    largest = charts.list_confusions(classes, get_metrics(report)["confusion"])
+    rows = re.findall(r'<tr><td>(.*?)</td><td>(.*?)</td><td class="n">(\d+)</td>', section)
+    assert rows == [(c["label"], c["predicted"], str(c["count"])) for c in largest[:20]]
+    assert [c["count"] for c in largest] == sorted((c["count"] for c in largest), reverse=True)
+
+
+def test_levels_of_a_cell_follow_its_fraction_of_the_class() -> None:
+    layout = charts.lay_out_matrix(["a", "b"], [[99, 1], [40, 60]])
+    assert {(c["row"], c["column"]): c["level"] for c in layout["cells"]} == {
+        (0, 0): 5,
+        (0, 1): 1,
+        (1, 0): 4,
+        (1, 1): 2,
+    }
+
+
+# Geometry
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0, 0.037), (0, 8e4), (0.5, 14.5), (0, 1e-9), (1, 1), (0, math.inf), (0, 2.7)]
+)
+def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
+    ticks = charts.choose_ticks(low, high)
+    assert 1 <= len(ticks) <= 7
+    assert all(low - 1e-12 <= tick <= high for tick in ticks)
+    assert ticks == sorted(set(ticks))
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7, 60, 1000])
+def test_epochs_have_whole_numbers(epochs: int) -> None:
+    ticks = charts.choose_ticks(1, epochs, 6, integer=True)
+    assert all(isinstance(tick, int) and 1 <= tick <= epochs for tick in ticks) or epochs == 1
+
+
+def test_a_line_is_interrupted_where_a_value_is_missing() -> None:
+    frame = charts.make_frame((0, 4), (0, 1))
+    assert frame.path([0, 1, 2, 3, 4], [0, 1, None, math.nan, 0.5]).count("M") == 2
+    assert frame.path([0, 1], [0, 1]) == f"M{frame.x(0):g} {frame.y(0):g}L{frame.x(1):g} {frame.y(1):g}"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
+def test_a_training_that_diverged_has_a_page(bad: float) -> None:
+    history = make_history(6)
+    history[3] = EpochRecord(4, "training", bad, 0.5, bad, 0.5, 1e-3, 1.0, 1.0)
+    page = Page(render_html(make_report(history=history)))
+    assert not any("nan" in d or "inf" in d for d in page.attributes("path", "d"))
+
+
+def test_one_epoch_and_one_image_have_a_page() -> None:
+    report = make_report(("a", "b"), 1, history=make_history(1, validated=False))
+    assert "Epoch 1" in render_html(report)
+
+
+def test_bins_have_the_interval_of_their_accuracy() -> None:
+    (one,) = charts.add_bin_intervals([{"low": 0.9, "high": 1.0, "count": 10, "confidence": 0.95, "accuracy": 0.9}])
+    low, high = one["interval"]
+    assert (round(low, 3), round(high, 3)) == (0.596, 0.982)  # Wilson, 9 of 10
+
+
+# Colors
+
+
+def read_themes() -> dict[str, dict[str, str]]:
+    """Return the variables of the style sheet by theme, as a browser reads them."""
+    style = str(templates.make_environment().globals["style"])
+    light, dark = (re.search(rf"color-scheme: {name};([^}}]*)", style) for name in ("light", "dark"))
+    assert light
+    assert dark
+    return {
+        name: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", match[1]))
+        for name, match in (("light", light), ("dark", dark))
+    }
+
+
+def luminance(color: str) -> float:
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of WCAG 2."""
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+TEXT = [
+    (name, ground)
+    for name in ("ink", "soft", "link", "error", "warning", "note", "good")
+    for ground in ("paper", "surface")
+]
+TEXT += [("ink", f"{color}-{level}") for color in ("blue", "orange") for level in (1, 2, 3)]
+TEXT += [("paper", f"{color}-{level}") for color in ("blue", "orange") for level in (4, 5)]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colors_have_the_contrast_of_wcag_aa(theme: str) -> None:
+    colors = read_themes()[theme]
+    for front, ground in TEXT:
+        assert contrast(colors[front], colors[ground]) >= 4.5, (front, ground)
+    for name in ("blue", "orange"):  # lines and dots
+        assert contrast(colors[name], colors["paper"]) >= 3
+
+
+def test_every_variable_is_defined_in_both_themes() -> None:
+    style = str(templates.make_environment().globals["style"])
+    themes = read_themes()
+    assert themes["light"].keys() == themes["dark"].keys()
+    others = set(re.findall(r"--([\w-]+):", style)) - themes["light"].keys()
+    assert set(re.findall(r"var\(--([\w-]+)\)", style)) <= themes["light"].keys() | others
+    assert style.count("color-scheme: dark;") == 2, "by preference, and by choice"
+    assert style.count("color-scheme: light;") == 2
+
+
+def test_blue_and_orange_are_told_apart_without_red_and_green_cones() -> None:
+    """Simulated by Viénot et al. (1999): the pair keeps a distance in color that red and green would lose."""
+    protan = np.array([[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]])
+    deutan = np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]])
+    for colors in read_themes().values():
+        linear = [
+            np.array([(int(colors[name][i : i + 2], 16) / 255) ** 2.2 for i in (1, 3, 5)])
+            for name in ("blue", "orange")
+        ]
+        for matrix in (protan, deutan):
+            one, other = ((matrix @ color).clip(0, 1) ** (1 / 2.2) for color in linear)
+            assert np.linalg.norm(one - other) > 0.5
+
+
+# In a browser
+
+
+def find_browser() -> str | None:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
+@pytest.mark.parametrize(
+    "make", [make_report, lambda: make_report(tuple(f"a long class name {i}" for i in range(40)), 600)]
+)
+def test_no_page_scrolls_sideways_on_a_phone(make: Callable[[], RunReport], tmp_path: Path) -> None:
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", render_html(make()))
+    probe = (
+        "<script>const d = document.documentElement; document.title = `${innerWidth} ${d.scrollWidth}`</script></body>"
+    )
+    (tmp_path / "page.html").write_text(text.replace("</body>", probe), encoding="utf-8")
+    browser = find_browser()
+    assert browser is not None
+    outcome = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+         "--window-size=390,844", "--dump-dom", (tmp_path / "page.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    match = re.search(r"<title>(\d+) (\d+)</title>", outcome.stdout)
+    assert match, outcome.stderr
+    assert int(match[2]) <= int(match[1])
+
+
+def test_fractions_and_numbers_that_are_undefined_say_so() -> None:
+    assert templates.format_percent(None) == html_report.format_number(None, 3) == "not defined"
+    assert html_report.format_number(math.nan, 3) == "not defined"
