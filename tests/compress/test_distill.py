@@ -117,7 +117,7 @@ def test_padding_of_the_last_batch_changes_nothing() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_labels_and_a_teacher_are_learned_by_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_and_a_teacher_are_learned_by_the_same_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The teacher adds targets and nothing else: the same loop, step, order of images and weights of a padded batch."""
     steps: list[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]] = []
     make_train_step = devices.make_train_step
@@ -133,8 +133,9 @@ def test_labels_and_a_teacher_are_learned_by_the_same_step(monkeypatch: pytest.M
 
     monkeypatch.setattr(devices, "make_train_step", record)
     config, train = settings(epochs=2, batch_size=5), samples(12)
-    for teacher in (None, lambda: make_teacher(np.ones((1, 12, 3), np.float32))):
-        FineTuner(config, train, samples(3), 2, (), False, teacher, Callback()).fine_tune(model(3))
+    for number, teacher in enumerate((None, lambda: make_teacher(np.ones((1, 12, 3), np.float32)))):
+        tuner = FineTuner(config, train, samples(3), 2, (), False, teacher, Callback())
+        tuner.fine_tune(model(3), tmp_path / str(number))
     assert len(steps) == 2 * 2 * 3
     for (pixels, targets, weights), (taught_pixels, taught_targets, taught_weights) in zip(
         steps[:6], steps[6:], strict=True

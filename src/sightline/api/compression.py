@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,22 @@ from sightline.api.loading import load
 from sightline.callbacks import Callback
 from sightline.compress import distill, noninferiority
 from sightline.compress.budget import Budget
+from sightline.compress.candidates import CompressionTask
 from sightline.compress.finetune import MAX_EPOCH_FACTOR, FineTuner
 from sightline.compress.noninferiority import PairedTest
-from sightline.compress.search import METHODS, CompressionSearch, CompressionTask
+from sightline.compress.search import METHODS, CompressionSearch
 from sightline.compress.search_dir import CompressionCandidate, SearchDir, pareto_front
 from sightline.config import RunConfig
 from sightline.data.dataset import DecodedDataset, build_dataset
-from sightline.data.indexing import Sources
-from sightline.data.indexing import build_index as make_index
+from sightline.data.indexing import Sources, build_index
 from sightline.data.types import Index, Split
-from sightline.errors import DataError, UsageError, plural, suggest
+from sightline.errors import DataError, Interrupted, UsageError, plural, suggest
 from sightline.inference import bundle, runner
 from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models.build import ModelSpec, build_shapes_only
 from sightline.models.describe import weights_sha256
-from sightline.preprocessing import PreprocessingSpec
-from sightline.report import pareto_plot as drawing
+from sightline.report.pareto_plot import ParetoPoint, plot_pareto
 from sightline.runs import environment, finalize, run_images
 from sightline.runs.directory import RunDirectory
 
@@ -91,9 +92,9 @@ def compress(
     """Search for the smallest version of the run `model` that meets `budget`.
 
     `data`: labeled images to use instead of the run's own; images of the run keep their split. `out`: the folder of
-    the search, by default ``<run>/compressed``; an interrupted search continues there. `epochs`: epochs of each
-    fine-tuning, up to three times as many for a new head or a student; by default a quarter of the run's epochs, more
-    for few images, from 2 to 20. Raises `SightlineError`s.
+    the search, by default ``<run>/compressed``; an interrupted search continues there, from the last checkpoint of the
+    training that was interrupted. `epochs`: epochs of each fine-tuning, up to three times as many for a new head or a
+    student; by default a quarter of the run's epochs, more for few images, from 2 to 20. Raises `SightlineError`s.
     """
     callback, budget = callback or Callback(), budget or Budget()
     selected_methods = _check_methods(methods)
@@ -118,12 +119,15 @@ def compress(
         "methods": list(selected_methods),
         "epochs": finetune_epochs, "max_drop": budget.max_drop, "non_inferiority_margin": noninferiority.MARGIN,
     }  # fmt: skip
-    store = SearchDir(path, search_key)
-    trainer = _build_trainer(config, predictor, dataset, selected_methods, finetune_epochs, path, callback)
-    subject = _build_subject(run, config, predictor, dataset, index, sha256)
-    search = CompressionSearch(subject, trainer, store, budget, selected_methods, callback)
-    search.run()
-    return _build_result(search, store, dataset, callback)
+    search_dir = SearchDir(path, search_key, len(dataset.images))
+    tuner = _build_tuner(config, predictor, dataset, selected_methods, finetune_epochs, path, callback)
+    task = _build_task(run, config, predictor, dataset, index, sha256)
+    search = CompressionSearch(task, tuner, search_dir, budget, selected_methods, callback)
+    try:
+        search.run()
+    except Interrupted as error:
+        raise Interrupted(f"{error} The same command continues from there.") from None
+    return _build_result(search, search_dir, dataset, callback)
 
 
 def _hash_data(data: DecodedDataset) -> str:
@@ -136,8 +140,8 @@ def _choose_epochs(config: RunConfig, data: DecodedDataset) -> int:
     """Return a quarter of the run's epochs, or enough for `MIN_STEPS` steps with few images, from 2 to 20."""
     train = config.train
     steps = math.ceil(data.counts()["train"] / train.batch_size)
-    planned = [train.epochs if stage.epochs is None else stage.epochs for stage in train.stages] or [train.epochs]
-    return min(max(round(sum(planned) / 4), math.ceil(MIN_STEPS / steps), 2), 20)
+    epochs = [train.epochs if stage.epochs is None else stage.epochs for stage in train.stages] or [train.epochs]
+    return min(max(round(sum(epochs) / 4), math.ceil(MIN_STEPS / steps), 2), 20)
 
 
 def _check_methods(methods: Sequence[str]) -> tuple[str, ...]:
@@ -174,7 +178,7 @@ def _index_images(run: RunDirectory, data: Sources | None, callback: Callback) -
         matched = run_images.match_run_images(run, callback.on_progress)
         run_images.raise_if_incomplete(run, matched, "images", ", or give others with --data")
         return matched.index
-    index = run_images.restore_splits(run.read_data() or (), make_index(data, callback.on_progress))
+    index = run_images.restore_splits(run.read_data() or (), build_index(data, callback.on_progress))
     known_hashes = {row.sha256 for row in run.read_data() or ()}
     count = sum(p.sha256 in known_hashes for p in index.images)
     callback.on_message(
@@ -183,29 +187,26 @@ def _index_images(run: RunDirectory, data: Sources | None, callback: Callback) -
     return index
 
 
-def _build_trainer(
+def _build_tuner(
     config: RunConfig, predictor: KerasPredictor, data: DecodedDataset, methods: Sequence[str], epochs: int, path: Path,
     callback: Callback,
 ) -> FineTuner:  # fmt: skip
     model, train = predictor.model, data.subset("train")
     height, width, channels = model.input.shape[1:]
     model_spec = ModelSpec(config.model, height, width, channels, len(data.classes), pixel_stats=(127.5, 64.0))
-    teacher_cache: list[distill.TeacherLogits] = []
 
-    def teacher() -> distill.TeacherLogits:
-        if not teacher_cache:
-            teacher_cache.append(
-                distill.compute_teacher_logits(model, train, config, path / "teacher.npy", callback.on_progress)
-            )
-        return teacher_cache[0]
+    @cache
+    def compute_teacher() -> distill.TeacherLogits:
+        return distill.compute_teacher_logits(model, train, config, path / "teacher.npy", callback.on_progress)
 
     return FineTuner(
         config, train, data.subset("validation"), epochs, build_shapes_only(model_spec).backbone,
-        any(stage.unfreeze >= 0 for stage in config.train.stages), teacher if "distill" in methods else None, callback,
+        any(stage.unfreeze >= 0 for stage in config.train.stages), compute_teacher if "distill" in methods else None,
+        callback,
     )  # fmt: skip
 
 
-def _build_subject(
+def _build_task(
     run: RunDirectory,
     config: RunConfig,
     predictor: KerasPredictor,
@@ -213,25 +214,16 @@ def _build_subject(
     index: Index,
     weights_hash: str,
 ) -> CompressionTask:
-    def pack(model: Any, graph: bytes, small: Any, facts: Mapping[str, Any]) -> bundle.Bundle:
-        return finalize.build_bundle(
-            model,
-            graph,
-            small,
-            data,
-            index,
-            config,
-            **facts,
-        )
+    def pack(model: Any, graph: bytes, predictor: OnnxPredictor, fields: Mapping[str, Any]) -> bundle.Bundle:
+        return finalize.build_bundle(model, graph, predictor, data, index, config, **fields)
 
     step = {"step": "train", "run": run.path.name, "model": config.model.name, "weights_sha256": weights_hash}
-    preprocess: PreprocessingSpec = predictor.preprocess
     return CompressionTask(
         predictor.model,
         config.model,
         config.seed,
         predictor.classes,
-        preprocess,
+        predictor.preprocess,
         data,
         config.device.threads,
         step,
@@ -241,43 +233,42 @@ def _build_subject(
 
 
 def _build_result(
-    search: CompressionSearch, store: SearchDir, data: DecodedDataset, callback: Callback
+    search: CompressionSearch, search_dir: SearchDir, data: DecodedDataset, callback: Callback
 ) -> CompressionResult:
-    candidates, best = tuple(search.candidates), search.best_candidate()
+    candidates, best = search.candidates, search.best_candidate()
     nearest, misses = search.nearest_candidate()
     comparison = None
     if best is not None:
-        comparison = _test_once(store, best, data, callback)
-        store.select_best(best, best.name if best.precision == "float32" else best.parent or "")
+        comparison = _test_once(search_dir, best, data, callback)
+        search_dir.select_best(best, best.name if best.precision == "float32" else best.parent or "")
     else:
-        store.clear_best()
+        search_dir.clear_best()
     drop = search.budget.max_drop
     result = CompressionResult(
-        store.path, candidates, pareto_front(candidates), best, comparison, nearest, tuple(misses), drop
+        search_dir.path, candidates, pareto_front(candidates), best, comparison, nearest, tuple(misses), drop
     )
     _write_results(result, candidates[0].accuracy - drop)
     return result
 
 
 def _test_once(
-    store: SearchDir, candidate: CompressionCandidate, data: DecodedDataset, callback: Callback
+    search_dir: SearchDir, candidate: CompressionCandidate, data: DecodedDataset, callback: Callback
 ) -> PairedTest:
     """Compare the chosen model with the original one; each chosen model is tested only once."""
-    past_results = store.read_comparisons()
-    if candidate.name not in past_results:
-        if past_results:
+    comparisons = search_dir.read_comparisons()
+    if candidate.name not in comparisons:
+        if comparisons:
             callback.on_message(
-                f"The test split was already used for {', '.join(past_results)}, under another "
-                "budget: the more often it is "
-                "used, the more optimistic its result for the selected model."
+                f"The test split was already used for {', '.join(comparisons)}, under another budget: the more often "
+                "it is used, the more optimistic its result for the selected model."
             )
-        past_results[candidate.name] = _test_noninferiority(store, candidate, data, callback)
-        store.write_comparisons(past_results)
-    return past_results[candidate.name]
+        comparisons[candidate.name] = _test_noninferiority(search_dir, candidate, data, callback)
+        search_dir.write_comparisons(comparisons)
+    return comparisons[candidate.name]
 
 
 def _test_noninferiority(
-    store: SearchDir, candidate: CompressionCandidate, data: DecodedDataset, callback: Callback
+    search_dir: SearchDir, candidate: CompressionCandidate, data: DecodedDataset, callback: Callback
 ) -> PairedTest:
     """Compare the chosen model with the original one on the test split, or on validation if there is none."""
     split: Split = "test" if data.counts()["test"] else "validation"
@@ -285,14 +276,14 @@ def _test_noninferiority(
         callback.on_message(
             "There are no test images: comparing on the validation images that selected the small model."
         )
-    samples = data.subset(split)
+    subset = data.subset(split)
     correct = []
     for name in ("original", candidate.name):
-        _, predictor = bundle.load(store.folder(name) / "bundle")
+        _, predictor = bundle.load(search_dir.folder(name) / "bundle")
         probabilities = runner.predict_probabilities(
-            predictor, samples, task=f"{split} with {name}", progress=callback.on_progress
+            predictor, subset, task=f"{split} with {name}", progress=callback.on_progress
         )
-        correct.append(np.equal(probabilities.argmax(1), samples.labels))
+        correct.append(np.equal(probabilities.argmax(1), subset.labels))
     return noninferiority.compare_models(correct[0], correct[1], split)
 
 
@@ -301,7 +292,7 @@ def _write_results(result: CompressionResult, min_accuracy: float) -> None:
     _io.write_atomic(result.out / "pareto_front.json", text.encode())
     best_name = result.best.name if result.best else None
     points = [
-        drawing.ParetoPoint(
+        ParetoPoint(
             c.name,
             c.accuracy,
             c.bytes,
@@ -314,7 +305,7 @@ def _write_results(result: CompressionResult, min_accuracy: float) -> None:
         for c in result.candidates
         if not c.failed
     ]
-    _io.write_atomic(result.out / "pareto_front.png", drawing.plot_pareto(points, min_accuracy, "Smaller models"))
+    _io.write_atomic(result.out / "pareto_front.png", plot_pareto(points, min_accuracy, "Smaller models"))
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

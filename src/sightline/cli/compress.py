@@ -49,12 +49,12 @@ def compress(
 
     To continue an interrupted search, run the same command again. Exits with 1 if no candidate meets the budget.
     """
-    from sightline.api import compression as work
+    from sightline.api import compression
 
-    budget = work.build_budget(max_drop, max_size, max_latency, max_params)
+    budget = compression.build_budget(max_drop, max_size, max_latency, max_params)
     names = [name.strip() for name in methods.split(",") if name.strip()]
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
-        compression = work.compress(
+        result = compression.compress(
             model,
             data=list_inputs(data, column, set),
             out=out,
@@ -64,38 +64,36 @@ def compress(
             callback=display,
         )
     if output_format == OutputFormat.json:
-        print_json(compression.to_dict())
+        print_json(result.to_dict())
     else:
-        print_compression(compression)
-    if not compression.meets_budget:
+        print_compression(result)
+    if not result.meets_budget:
         raise typer.Exit(1)
 
 
-def print_compression(compression: CompressionResult) -> None:
+def print_compression(result: CompressionResult) -> None:
     """Print the candidates, with the Pareto front marked, and the chosen one."""
     columns = ["", "model", "accuracy", "parameters", "size", "multiply-adds", "latency", "p99"]
-    rows = [_row(c, compression) for c in compression.candidates if not c.failed]
+    rows = [_row(c, result) for c in result.candidates if not c.failed]
     print_table(columns, rows, right=columns[2:])
-    original = compression.candidates[0]
+    original = result.candidates[0]
     print_line()
     print_line("* Pareto-optimal; accuracy on validation, latency in ms at batch size 1")
-    if compression.best is None:
-        print_line(
-            f"No candidate meets the budget. Nearest: {compression.nearest.name}: {'; '.join(compression.misses)}."
-        )
+    if result.best is None:
+        print_line(f"No candidate meets the budget. Nearest: {result.nearest.name}: {'; '.join(result.misses)}.")
     else:
-        best, speedup = compression.best, original.latency / max(compression.best.latency, 1e-9)
+        best, speedup = result.best, original.latency / max(result.best.latency, 1e-9)
         print_line(
             f"best       {best.name}: {original.parameters / best.parameters:.1f} times fewer parameters, "
             f"{original.bytes / best.bytes:.1f} times fewer bytes, {speedup:.1f} times faster"
         )
-    if compression.comparison is not None:
-        comparison = compression.comparison
+    if result.comparison is not None:
+        comparison = result.comparison
         low, high = comparison.difference_interval
         verdict = "no significant loss"
         if comparison.significantly_worse:
             verdict = "significantly worse than the original model" + (
-                ", within the allowed drop" if compression.meets_budget else ""
+                ", within the allowed drop" if result.meets_budget else ""
             )
         print_line(
             f"{comparison.split:<11}{comparison.compressed_accuracy:.4f} vs. {comparison.original_accuracy:.4f} on "
@@ -104,13 +102,13 @@ def print_compression(compression: CompressionResult) -> None:
             f"{comparison.only_compressed_correct} gained, "
             f"McNemar p = {comparison.p_value:.3g}: {verdict}"
         )
-    print_line(f"bundles    {compression.out / 'candidates'}")
-    if compression.best is not None:
-        print_line(f"chosen     {compression.out / 'best'}")
+    print_line(f"bundles    {result.out / 'candidates'}")
+    if result.best is not None:
+        print_line(f"chosen     {result.out / 'best'}")
 
 
-def _row(c: CompressionCandidate, compression: CompressionResult) -> list[str]:
+def _row(c: CompressionCandidate, result: CompressionResult) -> list[str]:
     return [
-        "*" if c.name in compression.pareto_front else "", c.name, f"{c.accuracy:.4f}", f"{c.parameters:,}",
+        "*" if c.name in result.pareto_front else "", c.name, f"{c.accuracy:.4f}", f"{c.parameters:,}",
         f"{c.bytes / 1e6:.3f} MB", f"{c.multiply_adds:,}", f"{c.latency:.2f}", f"{c.latency_p99:.2f}",
     ]  # fmt: skip

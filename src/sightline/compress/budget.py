@@ -21,20 +21,20 @@ class Budget:
     max_parameters: int | None = None
 
     def exceeded_limits(self, candidate: CompressionCandidate, original_accuracy: float) -> list[str]:
-        """Return, in words, each limit that a candidate misses and by how much."""
-        rows: list[tuple[str, float, float | None, str, float]] = [
+        """Return a text for each limit that a candidate exceeds, with its value and the limit."""
+        limits: list[tuple[str, float, float | None, str, float]] = [
             ("size", candidate.bytes, self.max_bytes, "MB", 1e6),
             ("latency", candidate.latency, self.max_latency, "ms", 1),
             ("parameters", candidate.parameters, self.max_parameters, "", 1),
         ]
-        out = []
+        exceeded = []
         if not is_non_inferior(
             candidate.only_original_correct, candidate.only_this_correct, candidate.count, self.max_drop
         ):
             drop = 100 * (original_accuracy - candidate.accuracy)
-            out.append(f"accuracy {drop:.2f} points below, {100 * self.max_drop:g} allowed")
-        for name, value, most, unit, scale in rows:
-            if most is not None and value > most:
-                texts = f"{value / scale:,.6g} {unit}".strip(), f"{most / scale:,.6g} {unit}".strip()
-                out.append(f"{name} {texts[0]}, {texts[1]} allowed")
-        return out
+            exceeded.append(f"accuracy {drop:.2f} points below, {100 * self.max_drop:g} allowed")
+        for name, value, limit, unit, scale in limits:
+            if limit is not None and value > limit:
+                value_text, limit_text = (f"{number / scale:,.6g} {unit}".strip() for number in (value, limit))
+                exceeded.append(f"{name} {value_text}, {limit_text} allowed")
+        return exceeded

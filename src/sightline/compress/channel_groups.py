@@ -86,7 +86,7 @@ class ChannelGroups:
         return np.bincount(self.group[slots], values.astype(np.float64), self.count).astype(np.float64)
 
     def producers(self) -> Iterator[LayerCall]:
-        """Yield the layers that make channels of their own."""
+        """Yield the calls of layers whose output channels are new ones."""
         yield from (call for call in self.calls if call.class_name in _CHANNEL_SOURCES)
 
 
@@ -150,13 +150,13 @@ class _Tracer:
         for other in inputs[1:]:
             if len(other) == len(inputs[0]):
                 self.tie(inputs[0], other)
-            else:  # one of them is spread over the channels of the other
+            else:  # one of them is broadcast over the channels of the other
                 self.protect(*inputs)
         return next(slots for slots in inputs if len(slots) == width)
 
 
 def _is_channelwise(node: Any, slots: Slots) -> bool:
-    """Whether each value of the output is made of one channel of the only input."""
+    """Return whether each output channel depends on a single channel of the only input."""
     kind, width = type(node.operation).__name__, node.outputs[0].shape[-1]
     if kind == "Rescaling":
         return bool(np.ndim(node.operation.scale) == np.ndim(node.operation.offset) == 0)
@@ -176,9 +176,9 @@ def trace_channels(model: Any) -> ChannelGroups:
         tracer.slots_of[id(tensor)] = tracer.new(tensor.shape[-1])
         tracer.protect(tracer.slots_of[id(tensor)])
     calls = list_nodes(model)
-    used = Counter(id(node.operation) for node in calls)
+    num_calls = Counter(id(node.operation) for node in calls)
     for node in calls:
-        if getattr(node.operation, "weights", None) and used[id(node.operation)] > 1:
+        if getattr(node.operation, "weights", None) and num_calls[id(node.operation)] > 1:
             raise ModelError(f"The layer {node.operation.name} is used more than once: it cannot be pruned.")
         tracer.trace_call(node)
     tracer.protect(tracer.slots_of[id(model.output["logits"])], tracer.slots_of[id(model.output["probabilities"])])
@@ -195,9 +195,9 @@ def list_nodes(model: Any) -> list[Any]:
 
 
 def count_remaining(channels: ChannelGroups, removed: NDArray[np.bool_]) -> tuple[int, int]:
-    """Return the number of weights, and of multiply-adds per image, without the groups `removed` [G].
+    """Return the number of weights and of multiply-adds per image without the groups `removed` (bool [G]).
 
-    Layers whose weights no group reaches are left out of both.
+    Layers whose weights belong to no group are not counted.
     """
     weights = products = 0
     for call in channels.calls:

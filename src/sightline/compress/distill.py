@@ -28,9 +28,9 @@ from sightline.training.optimizers import make_loss
 
 TEMPERATURE = 4.0
 LABEL_WEIGHT = 0.3  # weight of the label loss; the rest is that of the divergence from the teacher
-VIEWS = 4  # augmented views of each image with cached teacher logits
-SHIFT = 0.1  # used if the run has no augmentation: small enough to keep the content of any image
-BATCH = 32
+VIEWS = 4  # augmented views of each image, whose teacher logits are cached
+SHIFT = 0.1  # fraction of the image; used if the run has no augmentation, small enough to keep the content
+BATCH_SIZE = 32  # of the teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def compute_teacher_logits(
     augmentation, views = pipeline.without_mixing(config.augment), VIEWS
     if not pipeline.is_enabled(augmentation):
         augmentation = replace(augmentation, translation=SHIFT)
-    seed, size = derive_seed(config.seed, "lessons"), train.pixels.shape[1:3]
+    seed, size = derive_seed(config.seed, "teacher views"), train.pixels.shape[1:3]
     params = np.stack([pipeline.sample_params(augmentation, len(train), size, seed, view) for view in range(views)])
     if path.is_file():
         logits = _read_logits(path)
@@ -65,18 +65,19 @@ def compute_teacher_logits(
             return TeacherLogits(logits, params, augmentation)
     augmented_model = stages.add_augmentation(backend.keras().Model(model.input, model.output["logits"]), augmentation)
     logits = np.stack([_predict_view(augmented_model, train, params, view, views, progress) for view in range(views)])
-    _io.write_atomic(path, lambda aside: _save_array(aside, logits))
+    _io.write_atomic(path, lambda temporary_path: _save_array(temporary_path, logits))
     return TeacherLogits(logits, params, augmentation)
 
 
 def _read_logits(path: Path) -> NDArray[np.float32] | None:
-    """Return the logits in a file; None if it holds anything else and must be written again."""
+    """Return the logits in a file; None if it is damaged and must be written again."""
     try:
         with _io.open_regular(path) as file:
             logits: Any = _io.load_array(file)
     except (OSError, ValueError):
         return None
-    return logits if isinstance(logits, np.ndarray) and logits.dtype == np.float32 else None
+    is_valid = isinstance(logits, np.ndarray) and logits.dtype == np.float32 and np.isfinite(logits).all()
+    return logits if is_valid else None
 
 
 def _save_array(path: Path, array: NDArray[np.float32]) -> None:
@@ -88,7 +89,7 @@ def _predict_view(
     model: Any, train: Subset, params: NDArray[np.float32], view: int, views: int, progress: Progress
 ) -> NDArray[np.float32]:
     logits = []
-    for batch in iterate_batches(train, BATCH):
+    for batch in iterate_batches(train, BATCH_SIZE):
         logits.append(training_steps.predict_on_batch(model, [batch.pixels, params[view][batch.positions]]))
         progress("teacher logits", view * len(train) + sum(map(len, logits)), views * len(train))
     return np.concatenate(logits)

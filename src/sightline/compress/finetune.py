@@ -1,10 +1,15 @@
-"""Fine-tuning after a network was compressed: on the labels, or on the teacher's logits too."""
+"""Fine-tuning of a compressed network, on the labels alone or on a teacher's logits too.
+
+Each training keeps checkpoints in a folder of its own, so that one that was interrupted continues from its last step,
+and one that is complete is not repeated.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sightline import backend
@@ -17,27 +22,30 @@ from sightline.compress.distill import Distillation, TeacherLogits
 from sightline.config import EarlyStoppingConfig, RunConfig, ScheduleConfig, StageConfig
 from sightline.data.loader import epoch_order, iterate_batches
 from sightline.data.types import Subset
+from sightline.errors import ModelError
 from sightline.models.build import Network
 from sightline.seeding import derive_seed
+from sightline.training import checkpoints, state
 from sightline.training.loop import fit
+from sightline.training.objective import Objective
 from sightline.training.optimizers import build_loss, smooth_labels
 from sightline.training.precision import mixed_precision
 
-TAYLOR_BATCHES = 16  # to average Taylor scores over
-HEAD_EPOCHS = 12  # of a new head on cached features of frozen layers
-MAX_EPOCH_FACTOR = 3  # maximum multiple of the fine-tuning epochs for a new head or student
-MIN_HEAD_STEPS = 300  # at least, where there are few images
+TAYLOR_BATCHES = 16  # batches that Taylor scores are averaged over
+HEAD_EPOCHS = 12  # epochs of a new head on cached features of frozen layers
+MAX_EPOCH_FACTOR = 3  # a new head or a student trains for at most this multiple of the fine-tuning epochs
+MIN_HEAD_STEPS = 300  # minimum steps of a new head, within the maximum of epochs
 HEAD_BATCH = 32
 HEAD_RATE = 3e-3
 
 
 @dataclass(frozen=True, slots=True)
 class FineTuner:
-    """Trains compressed networks with the run's settings for `epochs` epochs.
+    """Trains compressed networks with the settings `config` of the run, for `epochs` epochs.
 
-    `backbone` names the layers before the head of the network that was trained, `pretrained` tells whether they came
-    from a file: their batch normalization keeps its statistics then. `teacher` is called when its answers are needed
-    first; None: labels alone.
+    `backbone` names the layers before the head of the original network. If `pretrained`, their weights came from a
+    file, and their batch normalization keeps its statistics. `teacher` returns the teacher's logits, and is first
+    called when they are needed; None: train on the labels alone.
     """
 
     config: RunConfig
@@ -59,62 +67,71 @@ class FineTuner:
         return rate
 
     def make_network(self, model: Any) -> Network:
-        """Return `model`, a compressed form of the trained network, ready for training."""
+        """Return `model`, a compressed form of the original network, ready for training."""
         use_fused_kernels(model)
         names = {layer.name for layer in model.layers}
         return Network(model, tuple(name for name in self.backbone if name in names), self.pretrained)
 
-    def fine_tune(self, network: Network, *, epoch_factor: int = 1, rate: float | None = None) -> None:
-        """Train the whole `make_network` in place, `epoch_factor` the usual number of epochs.
+    def fine_tune(self, network: Network, folder: Path, *, epoch_factor: int = 1, rate: float | None = None) -> None:
+        """Train the whole `network` in place for `epoch_factor` times the usual epochs, with checkpoints in `folder`.
 
-        With a `rate` of its own, by Adam.
+        A given learning `rate` is used with Adam, instead of the run's rate and optimizer.
         """
-        config = self._settings(epoch_factor * self.epochs, self.rate if rate is None else rate)
+        config = self._make_config(epoch_factor * self.epochs, self.rate if rate is None else rate)
         if rate is not None:
-            config = _with_adam(config)
+            config = _use_adam(config)
         if not config.train.epochs:
             return
         teacher = None if self.teacher is None else self.teacher()
         objective = None if teacher is None else Distillation.from_config(config, self.train, teacher)
         with mixed_precision(network.model, self.config.train.precision):
-            fit(network, self.train, self.validation, config, self.callback, objective=objective)
+            self._fit(network, config, folder, objective)
 
-    def train_head(self, network: Network) -> None:
-        """Train only the head of `make_network`, on features that are computed once."""
+    def train_head(self, network: Network, folder: Path) -> None:
+        """Train only the head of `network`, on features that are computed once, with checkpoints in `folder`."""
         size = min(self.config.train.batch_size, HEAD_BATCH, len(self.train))
         epochs = max(HEAD_EPOCHS, math.ceil(MIN_HEAD_STEPS * size / len(self.train)))
         epochs = min(epochs, 5 * HEAD_EPOCHS, MAX_EPOCH_FACTOR * self.epochs)
         stage = StageConfig("new head", unfreeze=0, epochs=epochs, learning_rate=HEAD_RATE, batch_size=size)
-        config = _with_adam(self._settings(epochs, HEAD_RATE, (stage,)))
-        fit(network, self.train, self.validation, config, self.callback)
+        self._fit(network, _use_adam(self._make_config(epochs, HEAD_RATE, (stage,))), folder)
 
-    def taylor_scores(self, model: Any, groups: ChannelGroups) -> prune.Scores:
+    def _fit(self, network: Network, config: RunConfig, folder: Path, objective: Objective | None = None) -> None:
+        checkpoint = state.load_latest(folder, self.callback.on_message)
+        try:
+            fit(
+                network, self.train, self.validation, config, self.callback,
+                objective=objective, checkpoint_dir=folder, resume_from=checkpoint,
+            )  # fmt: skip
+        except ModelError as error:
+            raise ModelError(f"{error} Remove {folder} to train again.") from error
+        checkpoints.prune_checkpoints(folder)
+
+    def score_by_taylor(self, model: Any, groups: ChannelGroups) -> prune.Scores:
         """Return the Taylor importance scores of `model` over a few batches of training images."""
         size, classes = min(self.config.train.batch_size, len(self.train)), model.output["logits"].shape[-1]
         order = epoch_order(len(self.train), derive_seed(self.config.seed, "taylor"), 0)
-        sampled = list(
-            iterate_batches(self.train, size, order[: max(len(order) // size, 1) * size][: TAYLOR_BATCHES * size])
-        )
+        num_batches = min(max(len(order) // size, 1), TAYLOR_BATCHES)
+        batches = list(iterate_batches(self.train, size, order[: num_batches * size]))
         frozen = [layer for layer in model.layers if not layer.trainable]
         for layer in model.layers:
             layer.trainable = True
-        learner = backend.keras().Model(model.input, model.output["logits"])
-        remaining = list(sampled)
+        training_model = backend.keras().Model(model.input, model.output["logits"])
+        remaining = list(batches)
 
-        def step(recorder: Any) -> int:
-            if len(remaining) == len(sampled):
-                learner.compile(recorder, build_loss(self.config.train))
+        def run_step(recorder: Any) -> int:
+            if len(remaining) == len(batches):
+                training_model.compile(recorder, build_loss(self.config.train))
             batch = remaining.pop()
-            train_on_batch(learner, batch.pixels, smooth_labels(batch.labels, classes, 0.0))
-            self.callback.on_progress("scoring channels", len(sampled) - len(remaining), len(sampled))
+            train_on_batch(training_model, batch.pixels, smooth_labels(batch.labels, classes, 0.0))
+            self.callback.on_progress("scoring channels", len(batches) - len(remaining), len(batches))
             return len(remaining)
 
-        scores = prune.score_by_taylor(model, groups, step)
+        scores = prune.score_by_taylor(model, groups, run_step)
         for layer in frozen:
             layer.trainable = False
         return scores
 
-    def _settings(self, epochs: int, rate: float, stages: Sequence[StageConfig] = ()) -> RunConfig:
+    def _make_config(self, epochs: int, rate: float, stages: Sequence[StageConfig] = ()) -> RunConfig:
         train = replace(
             self.config.train,
             epochs=epochs,
@@ -124,9 +141,10 @@ class FineTuner:
             optimizer=replace(self.config.train.optimizer, learning_rate=rate),
             schedule=ScheduleConfig("cosine", warmup_fraction=0.1),
             early_stopping=EarlyStoppingConfig("val_accuracy" if len(self.validation) else "accuracy"),
+            keep_last_checkpoint=True,
         )
         return replace(self.config, train=train)
 
 
-def _with_adam(config: RunConfig) -> RunConfig:
+def _use_adam(config: RunConfig) -> RunConfig:
     return replace(config, train=replace(config.train, optimizer=replace(config.train.optimizer, name="adam")))

@@ -45,16 +45,18 @@ class PairedTest:
 
 def compare_models(original: NDArray[np.bool_], compressed: NDArray[np.bool_], split: str) -> PairedTest:
     """Compare two models by which images they classify correctly: bool [N] each, in the same order, N above 0."""
-    count, only_original_correct, only_compressed_correct = (
-        len(original),
-        int((original & ~compressed).sum()),
-        int((~original & compressed).sum()),
-    )
-    difference = (only_compressed_correct - only_original_correct) / count
+    lost, gained = int((original & ~compressed).sum()), int((~original & compressed).sum())
+    return compare_counts(split, len(original), int(original.sum()), lost, gained)
+
+
+def compare_counts(split: str, count: int, original_correct: int, lost: int, gained: int) -> PairedTest:
+    """Compare two models on `count` images, of which the original classifies `original_correct` correctly.
+
+    `lost` images are classified correctly only by the original, `gained` only by the compressed model.
+    """
     return PairedTest(
-        split, count, float(original.mean()), float(compressed.mean()), only_original_correct, only_compressed_correct,
-        difference, paired_difference_interval(only_original_correct, only_compressed_correct, count),
-        mcnemar_p_value(only_original_correct, only_compressed_correct),
+        split, count, original_correct / count, (original_correct - lost + gained) / count, lost, gained,
+        (gained - lost) / count, paired_difference_interval(lost, gained, count), mcnemar_p_value(lost, gained),
     )  # fmt: skip
 
 

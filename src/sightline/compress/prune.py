@@ -42,18 +42,16 @@ def prune(model: Any, groups: ChannelGroups, removed: NDArray[np.bool_]) -> Any:
         for call in groups.calls:
             operation = _copy_layer(call, kept_slots)
             positional, named = graphs.bind_arguments(call.node, tensors)
-            outputs_of_layer = operation(*positional, **named)
-            outputs_of_layer = (
-                list(outputs_of_layer) if isinstance(outputs_of_layer, list | tuple) else [outputs_of_layer]
-            )
-            tensors |= {id(old): new for old, new in zip(call.node.outputs, outputs_of_layer, strict=True)}
+            outputs = operation(*positional, **named)
+            output_list = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+            tensors |= {id(old): new for old, new in zip(call.node.outputs, output_list, strict=True)}
             layers.append((call, operation))
-        outputs = {name: tensors[id(tensor)] for name, tensor in model.output.items()}
-        new = keras.Model(pixels, outputs, name=model.name)
+        outputs_by_name = {name: tensors[id(tensor)] for name, tensor in model.output.items()}
+        pruned = keras.Model(pixels, outputs_by_name, name=model.name)
     for call, layer in layers:
         _copy_weights(call, layer, kept_slots)
-    training_steps.seed_dropout(new)
-    return new
+    training_steps.seed_dropout(pruned)
+    return pruned
 
 
 def _copy_layer(call: LayerCall, kept_slots: NDArray[np.bool_]) -> Any:
@@ -63,23 +61,18 @@ def _copy_layer(call: LayerCall, kept_slots: NDArray[np.bool_]) -> Any:
     elif call.class_name in _DROPOUT_LAYERS:  # a narrower layer needs less dropout (arXiv:1506.02626)
         config["rate"] *= float(kept_slots[call.outputs[0]].mean())
     elif call.class_name == "Reshape":
-        config["target_shape"] = (
-            *config["target_shape"][:-1],
-            _last_dimension(call, config["target_shape"][-1], kept_slots),
-        )
+        *other_sizes, channels = config["target_shape"]
+        if channels == len(call.outputs[0]):
+            channels = int(kept_slots[call.outputs[0]].sum())
+        config["target_shape"] = (*other_sizes, channels)
     return type(call.layer).from_config(config)
 
 
-def _last_dimension(call: LayerCall, last: int, kept_slots: NDArray[np.bool_]) -> int:
-    slots = call.outputs[0]
-    return int(kept_slots[slots].sum()) if last == len(slots) else last
-
-
 def _copy_weights(call: LayerCall, layer: Any, kept_slots: NDArray[np.bool_]) -> None:
-    known = {weight.name: axes for weight, axes in call.weights()}
+    axes_by_name = {weight.name: axes for weight, axes in call.weights()}
     for old, new in zip(getattr(call.layer, "weights", ()), getattr(layer, "weights", ()), strict=True):
         array = _to_numpy(old)
-        for axis, slots in enumerate(known.get(old.name, ())):
+        for axis, slots in enumerate(axes_by_name.get(old.name, ())):
             if slots is not None:
                 array = np.compress(kept_slots[slots], array, axis)
         backend.assign(new, array)
@@ -90,27 +83,24 @@ def _to_numpy(variable: Any) -> NDArray[np.float32]:
     return array
 
 
-# ---- what to remove ----------------------------------------------------------------------------------------------
-
-
 def score_by_scale(groups: ChannelGroups) -> Scores:
-    """Score each group by its batch-norm scales, or else by its filter norms; normalized to a mean of 1 per layer."""
+    """Score each group by its batch-norm scales, or else by its filter norms, divided by their mean over the layer."""
     totals, counts = np.zeros(groups.count), np.zeros(groups.count)
     normalized = np.zeros(groups.count, bool)
     for call in groups.calls:
         if call.class_name == "BatchNormalization" and call.layer.scale:
             normalized[groups.group[call.outputs[0]]] = True
     for call in groups.calls:
-        scales = call.class_name == "BatchNormalization" and call.layer.scale
+        has_scale = call.class_name == "BatchNormalization" and call.layer.scale
         kernel = next((w for w, axes in call.weights() if len(axes) > 1 and axes[-1] is not None), None)
-        if not scales and kernel is None:
+        if not has_scale and kernel is None:
             continue
         slots = call.outputs[0]
-        size = np.abs(_to_numpy(call.layer.gamma)) if scales else _filter_norms(_to_numpy(kernel))
-        counted = normalized[groups.group[slots]] == scales
-        size = np.where(counted, size / max(float(size.mean()), 1e-12), 0.0)
-        totals += groups.sum_by_group(slots, size)
-        counts += groups.sum_by_group(slots, counted.astype(float))
+        scores = np.abs(_to_numpy(call.layer.gamma)) if has_scale else _filter_norms(_to_numpy(kernel))
+        is_used = normalized[groups.group[slots]] == has_scale
+        scores = np.where(is_used, scores / max(float(scores.mean()), 1e-12), 0.0)
+        totals += groups.sum_by_group(slots, scores)
+        counts += groups.sum_by_group(slots, is_used.astype(float))
     return totals / np.maximum(counts, 1)
 
 
@@ -120,20 +110,21 @@ def _filter_norms(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def score_by_taylor(model: Any, groups: ChannelGroups, step: Callable[[Any], int]) -> Scores:
-    """Score each group by the squared change of the loss that its removal would bring, to first order.
+    """Score each group by the squared change of the loss that its removal would cause, to first order.
 
-    `step` is called with a Keras optimizer that changes nothing, trains `model` for one batch with it at each call, and
-    returns how many batches are left. The sum of weight times gradient over all that makes a channel is squared batch
-    by batch, and averaged. The network's weights, running statistics included, stay as they are.
+    Each call of `step` runs one training step of `model` on one batch, with the Keras optimizer that it is called with,
+    which records gradients and changes no weight; it returns the number of remaining batches. The sum of weight times
+    gradient over the weights of a channel is squared for each batch and averaged over the batches. The variables of the
+    network, batch-norm statistics included, are restored.
     """
-    before = [_to_numpy(v).copy() for v in model.variables]
+    initial_values = [_to_numpy(v).copy() for v in model.variables]
     recorder = _make_recorder()
-    total, count, more = np.zeros(groups.count), 0, 1
-    while more > 0:
-        more = step(recorder)
+    total, count, remaining = np.zeros(groups.count), 0, 1
+    while remaining > 0:
+        remaining = step(recorder)
         total += _first_order_change(groups, recorder) ** 2
         count += 1
-    backend.assign_all(model.variables, before)
+    backend.assign_all(model.variables, initial_values)
     return total / count
 
 
@@ -142,12 +133,12 @@ def _first_order_change(groups: ChannelGroups, recorder: Any) -> Scores:
     for call in groups.calls:
         for weight, axes in call.weights():
             gradient = recorder.gradient(weight)
-            at = [axis for axis, slots in enumerate(axes) if slots is not None and slots is call.outputs[0]]
-            if gradient is None or not at:
+            output_axes = [axis for axis, slots in enumerate(axes) if slots is not None and slots is call.outputs[0]]
+            if gradient is None or not output_axes:
                 continue
             product = _to_numpy(weight).astype(np.float64) * gradient
-            others = tuple(axis for axis in range(product.ndim) if axis != at[-1])
-            change += groups.sum_by_group(call.outputs[0], product.sum(others))
+            other_axes = tuple(axis for axis in range(product.ndim) if axis != output_axes[-1])
+            change += groups.sum_by_group(call.outputs[0], product.sum(other_axes))
     return change
 
 
@@ -155,22 +146,22 @@ def _make_recorder() -> Any:
     """Return a Keras optimizer that records the last gradients and changes no weight, on every backend."""
     keras = backend.keras()
 
-    class Recorder(keras.optimizers.Optimizer):  # type: ignore[name-defined]  # Keras is imported late
+    class Recorder(keras.optimizers.Optimizer):  # type: ignore[name-defined]  # Keras is imported lazily
         def build(self, variables: Any) -> None:
             super().build(variables)
-            self._places = {self._key(v): number for number, v in enumerate(variables)}
-            self._last = [self.add_variable_from_reference(v, name="gradient") for v in variables]
+            self._positions = {self._key(v): position for position, v in enumerate(variables)}
+            self._gradients = [self.add_variable_from_reference(v, name="gradient") for v in variables]
 
-        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:  # noqa: ARG002  # Keras names it
-            self.assign(self._last[self._places[self._key(variable)]], gradient)
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:  # noqa: ARG002  # Keras' signature
+            self.assign(self._gradients[self._positions[self._key(variable)]], gradient)
 
         def gradient(self, variable: Any) -> NDArray[np.float32] | None:
-            place = self._places.get(self._key(variable))
-            return None if place is None else _to_numpy(self._last[place])
+            position = self._positions.get(self._key(variable))
+            return None if position is None else _to_numpy(self._gradients[position])
 
         @staticmethod
         def _key(variable: Any) -> int:
-            """Identify a variable, of which TensorFlow hands its own one to `update_step`."""
+            """Return the identity of a variable; Keras passes TensorFlow's own to `update_step`."""
             is_wrapped = backend.name() == "tensorflow" and isinstance(variable, keras.Variable)
             return id(variable.value if is_wrapped else variable)
 
@@ -178,11 +169,11 @@ def _make_recorder() -> Any:
 
 
 def choose_groups(channel_groups: ChannelGroups, scores: Scores, fraction: float, *, weigh: bool) -> NDArray[np.bool_]:
-    """Choose the groups to remove so that at most the fraction `fraction` of the network remains: bool [G].
+    """Choose the groups to remove so that at most `fraction` of the network remains: bool [G].
 
-    The size is the mean of the fractions of weights and of multiply-adds. If `weigh`, a score is divided by the size
-    that removing the group saves, so that expensive, unimportant groups go first. Every layer keeps at least
-    `MIN_CHANNELS` channels, so more than `fraction` may remain.
+    The remaining fraction is the mean of those of weights and of multiply-adds. If `weigh`, the score of a group is
+    divided by the fraction that removing it saves, so that expensive, unimportant groups go first. Every layer keeps at
+    least `MIN_CHANNELS` channels, so more than `fraction` may remain.
     """
     scores = scores / np.maximum(_group_savings(channel_groups), 1e-12) if weigh else scores
     producers = [channel_groups.group[call.outputs[0]] for call in channel_groups.producers()]
@@ -205,36 +196,34 @@ def choose_groups(channel_groups: ChannelGroups, scores: Scores, fraction: float
 
 def _remove_until(groups: ChannelGroups, removable: list[int], fraction: float) -> NDArray[np.bool_]:
     """Remove the first groups of `removable` until at most `fraction` remains, by bisection."""
-    nothing = np.zeros(groups.count, bool)
-    whole = channel_groups.count_remaining(groups, nothing)
+    total = channel_groups.count_remaining(groups, np.zeros(groups.count, bool))
 
-    def without(count: int) -> NDArray[np.bool_]:
-        removed = nothing.copy()
+    def remove_first(count: int) -> NDArray[np.bool_]:
+        removed = np.zeros(groups.count, bool)
         removed[removable[:count]] = True
         return removed
 
     low, high = 0, len(removable)
     while low < high:
         middle = (low + high) // 2
-        remaining = channel_groups.count_remaining(groups, without(middle))
-        if sum(now / max(all_, 1) for now, all_ in zip(remaining, whole, strict=True)) / 2 <= fraction:
+        remaining = channel_groups.count_remaining(groups, remove_first(middle))
+        if sum(count / max(whole, 1) for count, whole in zip(remaining, total, strict=True)) / 2 <= fraction:
             high = middle
         else:
             low = middle + 1
-    return without(low)
+    return remove_first(low)
 
 
 def _group_savings(groups: ChannelGroups) -> Scores:
-    """Return the fraction of the network that each group alone saves: the mean over weights and multiply-adds."""
+    """Return the fraction of the network that removing each group alone saves, mean of weights and multiply-adds."""
     weights, products = np.zeros(groups.count), np.zeros(groups.count)
     for call in groups.calls:
         for weight, axes in call.weights():
             for size, slots in zip(weight.shape, axes, strict=True):
                 if slots is not None:
-                    each = np.full(len(slots), np.prod(weight.shape) / size)
-                    weights += groups.sum_by_group(slots, each)
-                    products += groups.sum_by_group(
-                        slots, each * channel_groups.count_positions(call) * (len(axes) > 1)
-                    )
-    whole = channel_groups.count_remaining(groups, np.zeros(groups.count, bool))
-    return (weights / max(whole[0], 1) + products / max(whole[1], 1)) / 2
+                    per_slot = np.full(len(slots), np.prod(weight.shape) / size)
+                    weights += groups.sum_by_group(slots, per_slot)
+                    if len(axes) > 1:
+                        products += groups.sum_by_group(slots, per_slot * channel_groups.count_positions(call))
+    total_weights, total_products = channel_groups.count_remaining(groups, np.zeros(groups.count, bool))
+    return (weights / max(total_weights, 1) + products / max(total_products, 1)) / 2

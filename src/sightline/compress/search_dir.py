@@ -2,27 +2,33 @@
 
 <out>/search.json               the search: another model or other settings need another folder
 <out>/teacher.npy               the original model's logits, for distillation
-<out>/candidates/<name>/        record.json, bundle/, and model.keras if it has weights of its own
+<out>/candidates/<name>/        record.json, bundle/, and model.keras if it has weights of its own;
+                                training/ holds checkpoints until the candidate is complete
 <out>/best/                     the bundle that was chosen; best.keras beside it is its Keras model
 <out>/comparisons.json          the test comparisons of those that were chosen
 <out>/pareto_front.json, .png   every candidate, and which are on the Pareto front
+
+The folder may come from others: nothing is written through a link in it, and what is read is checked.
 """
 
 from __future__ import annotations
 
-import shutil
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sightline import _io, jsonio
-from sightline.compress.noninferiority import PairedTest
+from sightline.compress.noninferiority import PairedTest, compare_counts
+from sightline.data.types import SPLITS
 from sightline.errors import ModelError, OutputError
 from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
+from sightline.inference.safety.keras_file import check_keras_file
 
 T = TypeVar("T")
+MAX_VALUE = 1e15  # of any measurement in a record
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +63,21 @@ class CompressionCandidate:
 class SearchDir:
     """The folder of a search."""
 
-    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
-        """Open or create it; raises `OutputError` if it holds anything but the search that `key` describes."""
+    def __init__(self, path: Path, key: Mapping[str, Any], num_images: int) -> None:
+        """Open or create it; raises `OutputError` if it holds anything but the search that `key` describes.
+
+        `num_images` is the number of images of all splits, which no count in its files may exceed.
+        """
         _io.refuse_links_in_run(path)
-        self.path = path
+        self.path, self._num_images = path, num_images
         file = path / "search.json"
         if file.is_file():
             known = _read_json(file)
             if differing := sorted(k for k in {*known, *key} if known.get(k) != key.get(k)):
+                name = differing[0]
                 raise OutputError(
-                    f"{path} holds a search with another {differing[0]} ({known.get(differing[0])!r}, now "
-                    f"{key.get(differing[0])!r}): choose another folder with --out."
+                    f"{path} holds a search with another {name[:40]} ({known.get(name)!r:.80}, now "
+                    f"{key.get(name)!r:.80}): choose another folder with --out."
                 )
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise OutputError(f"{path} already exists and holds no search: choose another folder with --out.")
@@ -78,20 +88,51 @@ class SearchDir:
         """Return the folder of a candidate."""
         return self.path / "candidates" / name
 
-    def read_candidate(self, name: str) -> CompressionCandidate | None:
-        """Return a candidate that was finished, None if it was not."""
+    def training_folder(self, name: str) -> Path:
+        """Return the folder for checkpoints of a candidate; it is removed when the candidate is written."""
+        folder = self.folder(name) / "training"
+        _io.refuse_links(self.path, folder)
+        return folder
+
+    def model_file(self, name: str) -> Path | None:
+        """Return the Keras model of a candidate, None if it has no weights of its own.
+
+        Raises `ModelError` if Keras must not read it.
+        """
+        file = self.folder(name) / "model.keras"
+        if file.is_symlink():
+            raise ModelError(f"{file} is a link, which a search never writes. Remove {file.parent}.")
+        if not file.exists():
+            return None
+        check_keras_file(file)
+        return file
+
+    def read_candidate(
+        self, name: str, parent: CompressionCandidate | None, precision: str
+    ) -> CompressionCandidate | None:
+        """Return a candidate that was made from `parent` and is complete, None if it is not.
+
+        Raises `ModelError` if its record is damaged, or is that of another candidate.
+        """
         file = self.folder(name) / "record.json"
         if not file.is_file():
             return None
         candidate = _build(CompressionCandidate, _read_json(file), file, "Remove its folder to create it again.")
-        if candidate.name != name:
-            raise ModelError(f"{file} is that of {candidate.name!r}. Remove its folder to create it again.")
+        inherited = parent.lineage if parent else ()
+        expected = name, parent.name if parent else None, precision, len(inherited) + 1, inherited
+        lineage = candidate.lineage
+        actual = candidate.name, candidate.parent, candidate.precision, len(lineage), lineage[: len(inherited)]
+        if actual != expected or not _is_plausible(candidate, self._num_images):
+            raise ModelError(
+                f"{file} is not the record of {name} in this search, or its numbers were changed. "
+                "Remove its folder to create it again."
+            )
         return candidate
 
     def write_candidate(
         self, candidate: CompressionCandidate, packed: Bundle | None, save: Callable[[Path], Any] | None = None
     ) -> None:
-        """Keep a candidate; `save` writes its Keras model."""
+        """Save a candidate; `save` writes its Keras model."""
         folder = self.folder(candidate.name)
         _io.refuse_links(self.path, folder)
         if packed is not None:
@@ -99,13 +140,19 @@ class SearchDir:
         if save is not None:
             _io.write_atomic(folder / "model.keras", save)
         _io.write_atomic(folder / "record.json", _to_json(jsonio.fields_to_dict(candidate)))
+        _io.remove_folder(folder / "training")
 
     def read_comparisons(self) -> dict[str, PairedTest]:
         """Return the test comparisons of candidates so far, by name."""
         file = self.path / "comparisons.json"
         if not file.is_file():
             return {}
-        return _build(dict[str, PairedTest], _read_json(file), file, "Remove it to evaluate on the test split again.")
+        advice = "Remove it to evaluate on the test split again."
+        comparisons = _build(dict[str, PairedTest], _read_json(file), file, advice)
+        for name, comparison in comparisons.items():
+            if not _is_consistent(comparison, self._num_images):
+                raise ModelError(f"The numbers of {name[:40]!r} in {file} contradict each other. {advice}")
+        return comparisons
 
     def write_comparisons(self, comparisons: Mapping[str, PairedTest]) -> None:
         """Save what `read_comparisons` returns."""
@@ -115,44 +162,75 @@ class SearchDir:
         )
 
     def select_best(self, candidate: CompressionCandidate, weights: str) -> Path:
-        """Copy a candidate to ``best``, with the ``model.keras`` of the candidate `weights`; what was there goes.
+        """Copy the bundle of a candidate to ``best``, and the Keras model of the candidate `weights` to ``best.keras``.
 
-        Where `weights` has no file of its own, being the original model, there is no ``best.keras``.
+        If `weights` has no Keras model of its own, being the original, there is no ``best.keras``.
         """
         self.clear_best()
         best = self.path / "best"
-        aside = _io.temporary_path(best)
-        try:
-            shutil.copytree(self.folder(candidate.name) / "bundle", aside)
-            aside.rename(best)
-            if (model := self.folder(weights) / "model.keras").is_file():
-                _io.write_atomic(self.path / "best.keras", lambda path: shutil.copyfile(model, path))
-        except OSError as error:
-            raise OutputError(f"{best} cannot be written: {error.strerror or error}. Free some space.") from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        bundle.write_folder(bundle.read(self.folder(candidate.name) / "bundle"), best)
+        if (model := self.model_file(weights)) is not None:
+            _io.write_atomic(self.path / "best.keras", model.read_bytes())
         return best
 
     def clear_best(self) -> None:
-        """Remove what was chosen under another budget."""
-        _io.remove_folder(self.path / "best")
-        (self.path / "best.keras").unlink(missing_ok=True)
+        """Remove what was chosen under another budget; raises `OutputError` if something else has its name."""
+        best, model = self.path / "best", self.path / "best.keras"
+        if best.is_symlink() or (best.exists() and not best.is_dir()):
+            best.unlink()
+        _io.remove_folder(best)
+        if model.is_dir() and not model.is_symlink():
+            raise OutputError(f"{model} is a folder, which a search never writes: remove it.")
+        model.unlink(missing_ok=True)
+
+
+def _is_plausible(candidate: CompressionCandidate, num_images: int) -> bool:
+    """Return whether the measurements of a candidate on at most `num_images` images can be true."""
+    if candidate.failed:
+        return True
+    count, lost, gained = candidate.count, candidate.only_original_correct, candidate.only_this_correct
+    correct = round(candidate.accuracy * count)
+    measured = (
+        candidate.parameters, candidate.bytes, candidate.multiply_adds, candidate.latency, candidate.latency_p99,
+        candidate.throughput,
+    )  # fmt: skip
+    return (
+        0 < count <= num_images
+        and 0 <= gained <= correct <= count - lost <= count
+        and all(0 < value <= MAX_VALUE for value in measured)
+        and 0 <= candidate.seconds <= MAX_VALUE
+    )
+
+
+def _is_consistent(test: PairedTest, num_images: int) -> bool:
+    """Return whether all numbers of a comparison on at most `num_images` images follow from its counts."""
+    lost, gained = test.only_original_correct, test.only_compressed_correct
+    if min(lost, gained) < 0 or not lost + gained <= test.count <= num_images or not test.count:
+        return False
+    if test.split not in SPLITS or not 0 <= test.original_accuracy <= 1:
+        return False
+    expected = compare_counts(test.split, test.count, round(test.original_accuracy * test.count), lost, gained)
+    return all(math.isclose(a, b, abs_tol=1e-9) for a, b in zip(_numbers(test), _numbers(expected), strict=True))
+
+
+def _numbers(test: PairedTest) -> tuple[float, ...]:
+    return test.original_accuracy, test.compressed_accuracy, test.difference, *test.difference_interval, test.p_value
 
 
 def pareto_front(candidates: Iterable[CompressionCandidate]) -> tuple[str, ...]:
     """Return the names on the Pareto front of accuracy, file size, latency, parameters and multiply-adds."""
-    all_ = [c for c in candidates if not c.failed]
+    succeeded = [c for c in candidates if not c.failed]
 
     def objectives(c: CompressionCandidate) -> tuple[float, ...]:
         return c.accuracy, -c.bytes, -c.latency, -c.parameters, -c.multiply_adds
 
-    def dominated(c: CompressionCandidate) -> bool:
+    def is_dominated(c: CompressionCandidate) -> bool:
         return any(
             objectives(o) != objectives(c) and all(a >= b for a, b in zip(objectives(o), objectives(c), strict=True))
-            for o in all_
+            for o in succeeded
         )
 
-    return tuple(c.name for c in all_ if not dominated(c))
+    return tuple(c.name for c in succeeded if not is_dominated(c))
 
 
 def _read_json(file: Path) -> dict[str, Any]:

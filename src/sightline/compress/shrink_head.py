@@ -1,4 +1,4 @@
-"""Head shrinking: global pooling instead of flattening, as the head has most of a classic network's weights."""
+"""Head shrinking: global pooling instead of flattening, as most weights of a classic network are in its head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHRINK = 8  # factor by which a hidden layer is narrowed
 
 
 def list_smaller_heads(config: ModelConfig) -> list[ModelConfig]:
-    """Return smaller heads, smallest first; none for a network that neither flattens its maps nor has hidden layers."""
+    """Return configs with smaller heads, smallest first; none if there is no flattening and no hidden layer."""
     entry = registry.get_entry(config.name)
     pooling = entry.head.pooling if config.pooling == "auto" else config.pooling
     hidden = entry.head.hidden if config.hidden_units is None else config.hidden_units
@@ -32,19 +32,20 @@ def list_smaller_heads(config: ModelConfig) -> list[ModelConfig]:
 def rebuild_with_head(model: Any, config: ModelConfig, seed: int) -> Network:
     """Return the network of `config` with the backbone's weights of `model` and a new head.
 
-    `model` must be one that `models.build.build_model` made of the same settings but for pooling and hidden layers.
+    `model` must have been built by `models.build.build_model` with the same settings, except for pooling and hidden
+    layers.
     """
     height, width, channels = model.input.shape[1:]
     classes = model.output["logits"].shape[-1]
-    plan = ModelSpec(config, height, width, channels, classes, seed, pixel_stats=_input_statistics(model))
-    network = build_model(plan)
+    spec = ModelSpec(config, height, width, channels, classes, seed, pixel_stats=_read_pixel_stats(model))
+    network = build_model(spec)
     for name in network.backbone:
         backend.assign_all(network.model.get_layer(name).weights, model.get_layer(name).weights)
     return network
 
 
-def _input_statistics(model: Any) -> tuple[float, float] | None:
-    """Return the mean and deviation that the pixels are normalized by, from the layer that does it."""
+def _read_pixel_stats(model: Any) -> tuple[float, float] | None:
+    """Return the mean and standard deviation of the pixels, from the layer that normalizes by them."""
     layer = model.get_layer("normalize")
     if np.ndim(layer.scale) or np.ndim(layer.offset):
         return None

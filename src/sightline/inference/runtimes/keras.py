@@ -57,6 +57,7 @@ class KerasPredictor:
                 f"The model {path} has {units} outputs for the {len(classes)} classes of model.json: one of the "
                 "two belongs to another run."
             )
+        _check_interface(model, path, preprocess)
         predictor = cls(model, classes, preprocess)
         try:
             check_finite(predictor.outputs_uncompiled, preprocess)
@@ -94,6 +95,16 @@ def load_model(path: Path) -> Any:
     except Exception as error:
         raise ModelError(f"The model {path} cannot be loaded: {_first_line(error)}") from error
     return model
+
+
+def _check_interface(model: Any, path: Path, preprocess: PreprocessingSpec) -> None:
+    """Raise `ModelError` unless a model takes images of `preprocess` and has the outputs and layers of ours."""
+    shapes, names = [tuple(tensor.shape[1:]) for tensor in model.inputs], {layer.name for layer in model.layers}
+    expected = preprocess.shape
+    if shapes not in ([expected], [(None, None, expected[2])]):  # some networks take images of any size
+        raise ModelError(f"The model {path} takes inputs of the shapes {shapes}, but its images are {expected}.")
+    if missing := sorted({"logits", "features"} - set(model.output) | {"temperature"} - names):
+        raise ModelError(f"The model {path} has no {missing[0]}: it was not made by Sightline. Train it again.")
 
 
 def _to_bytes(model: Any) -> bytes:
