@@ -15,6 +15,8 @@ PAGES = {
     "README.zh-CN.md": "zh.md",
     "benchmarks/README.md": "benchmarks.md",
     "benchmarks/results/transfer.md": "benchmarks-transfer.md",
+    "benchmarks/results/evaluation.md": "benchmarks-evaluation.md",
+    "benchmarks/results/doctor.md": "benchmarks-doctor.md",
 }
 NOT_PAGES = {"LICENSE", "README.md", "CITATION.cff"}
 
