@@ -21,7 +21,7 @@ from sightline._keras import CHECKED_VERSIONS, graphs, imports, training_steps
 from sightline._keras.process_state import seed_new_layers
 
 PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
-PACKAGES = {"tensorflow": "tensorflow-cpu"}  # whose name is not that of the module
+PACKAGES = {"tensorflow": "tensorflow-cpu", "ai_edge_litert": "ai-edge-litert"}  # whose name is not that of the module
 pytestmark = pytest.mark.backends
 
 

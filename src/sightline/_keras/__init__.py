@@ -1,4 +1,4 @@
-"""Everything that relies on private parts of Keras, TensorFlow, JAX or PyTorch, patches them, or changes this process.
+"""Everything that relies on private parts of Keras, of a backend or of LiteRT, patches them, or changes this process.
 
 Other modules call the named functions of this package; `tests/_keras/test_isolation.py` refuses private names of other
 packages and changes of the process anywhere else. `tests/_keras/test_internals.py` fails if a release of Keras or of a
@@ -16,5 +16,6 @@ CHECKED_VERSIONS = {
     "torch": "2.13",
     "onnxruntime": "1.31",
     "openvino": "2026.4",
+    "ai_edge_litert": "2.3",
 }
 """The newest release that each package was checked with."""

@@ -73,6 +73,11 @@ def shapes_only() -> Iterator[None]:
     state.set_global_attribute("uninitialized_variables", before)  # else the next model built would allocate them
 
 
+def list_litert_operations(interpreter: Any) -> list[str]:
+    """Return the name of each operation of a LiteRT interpreter, such as ``CONV_2D``; there is no public way."""
+    return [operation["op_name"] for operation in interpreter._get_ops_details()]
+
+
 @contextmanager
 def use_dtype_policy(name: str) -> Iterator[None]:
     """Build layers with the dtype policy `name`, such as ``"mixed_bfloat16"``, in the block."""

@@ -7,6 +7,7 @@ the OpenVINO file contains a copy, in case it is found alone. Loading verifies e
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from sightline import _io, jsonio
-from sightline.errors import ModelError, OutputError, SightlineError
+from sightline.errors import ModelError, OutputError, SightlineError, first_line
 from sightline.inference import bundle
 from sightline.inference.bundle import MANIFEST_FILE, Bundle
 from sightline.inference.exporters import EXPORTERS, Exporter
-from sightline.inference.manifest import Manifest, SchemaError
+from sightline.inference.manifest import REFERENCE_FILE, Manifest, SchemaError
 from sightline.inference.predictor import Predictor, check_finite
+
+MAX_FILES = 1_000  # and folders
 
 
 def add_manifest(folder: Path, format_name: str, manifest: Manifest, examples: Mapping[str, bytes]) -> None:
@@ -30,7 +33,9 @@ def add_manifest(folder: Path, format_name: str, manifest: Manifest, examples: M
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    (folder / MANIFEST_FILE).write_bytes(_encode_manifest(manifest, format_name, _read_contents(folder)))
+    (folder / MANIFEST_FILE).write_bytes(
+        _encode_manifest(manifest, format_name, _read_contents(folder, EXPORTERS[format_name]))
+    )
 
 
 def _encode_manifest(manifest: Manifest, format_name: str, contents: Mapping[str, bytes]) -> bytes:
@@ -74,7 +79,7 @@ def load(folder: Path, threads: int = 0) -> tuple[Manifest, Predictor]:
 
 def load_unverified(folder: Path, exporter: Exporter, manifest: Manifest, threads: int = 0) -> Predictor:
     """Load the files of a folder in the runtime of their format, without verification."""
-    return _open_files(exporter, _read_contents(folder), manifest, threads)
+    return _open_files(exporter, _read_contents(folder, exporter), manifest, threads)
 
 
 def update_manifest_file(folder: Path, **changes: Any) -> None:
@@ -115,7 +120,7 @@ def _read(folder: Path) -> tuple[Manifest, Exporter, dict[str, bytes]]:
     hashes = values.pop("files", None)
     if not isinstance(hashes, dict):
         raise ModelError(f"{MANIFEST_FILE} lists no files")
-    contents = _read_contents(folder)
+    contents = _read_contents(folder, exporter)
     actual = _hash_contents(contents)
     if mismatched := sorted(name for name in hashes.keys() | actual.keys() if hashes.get(name) != actual.get(name)):
         raise ModelError(
@@ -129,7 +134,7 @@ def _read(folder: Path) -> tuple[Manifest, Exporter, dict[str, bytes]]:
 
 def _open_files(exporter: Exporter, contents: Mapping[str, bytes], manifest: Manifest, threads: int) -> Predictor:
     for file in exporter.files:
-        if not any(name == file or name.startswith(f"{file}/") for name in contents):
+        if not any(_is_model_file(name, file) for name in contents):
             raise ModelError(f"{file} is missing")
     with explain_converter_errors(f"the format {exporter.name} cannot be opened"):
         return exporter.open(contents, manifest.classes, manifest.preprocess, threads)
@@ -143,7 +148,7 @@ def explain_converter_errors(message: str) -> Iterator[None]:
     except (SightlineError, OSError):
         raise
     except Exception as error:
-        raise ModelError(f"{message}: {str(error).strip().partition(chr(10))[0] or type(error).__name__}") from error
+        raise ModelError(f"{message}: {first_line(error)}") from error
 
 
 def move_into_place(source: Path, target: Path) -> None:
@@ -166,16 +171,34 @@ def total_size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _read_contents(folder: Path) -> dict[str, bytes]:
-    """Return every file below a folder except the manifest, by name; raises `ModelError` for a link."""
-    contents = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            raise ModelError(f"{name} is a link, which an export must not contain")
-        if path.is_file() and name != MANIFEST_FILE:
-            contents[name] = _io.read_regular(path, bundle.MAX_MODEL_BYTES)
+def _read_contents(folder: Path, exporter: Exporter) -> dict[str, bytes]:
+    """Return every file below a folder except the manifest, by name.
+
+    Raises `ModelError` for a link, a file that is neither the model's nor an example, and more or larger files than an
+    export has.
+    """
+    contents: dict[str, bytes] = {}
+    count, left = 0, bundle.MAX_ZIP_BYTES
+    for parent, folders, files in os.walk(folder):
+        for name in sorted(Path(parent, file).relative_to(folder).as_posix() for file in (*folders, *files)):
+            path = folder / name
+            count += 1
+            if count > MAX_FILES:
+                raise ModelError(f"it contains more than {MAX_FILES:,} files and folders")
+            if path.is_symlink():
+                raise ModelError(f"{name} is a link, which an export must not contain")
+            if path.is_dir() or name == MANIFEST_FILE:
+                continue
+            if not any(_is_model_file(name, file) for file in exporter.files) and not REFERENCE_FILE.fullmatch(name):
+                raise ModelError(f"it contains {name!r}, which is not a file of the format {exporter.name}")
+            contents[name] = _io.read_regular(path, min(left, bundle.MAX_MODEL_BYTES))
+            left -= len(contents[name])
     return contents
+
+
+def _is_model_file(name: str, file: str) -> bool:
+    """Return whether a name is an item of `Exporter.files`, or below it where that is a folder."""
+    return name == file or name.startswith(f"{file}/")
 
 
 def _hash_contents(contents: Mapping[str, bytes]) -> dict[str, str]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import ModelError
+from sightline.errors import ModelError, first_line, plural
 from sightline.preprocessing import PreprocessingSpec
 from sightline.seeding import make_generator
 
+OUTPUT_NAMES = ("probabilities", "logits", "features")
 NOT_FINITE_REASON = "the model's answer is not a finite number"
 
 
@@ -62,6 +63,31 @@ class PicklablePredictor:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_session"}
+
+
+def collect_outputs(runtime: str, run: Callable[[], Mapping[str, Any]], count: int, classes: int) -> Outputs:
+    """Return the outputs for `count` images that `run` returns by name, as float32.
+
+    Raises `ModelError`, naming the `runtime`, if it fails or an output is missing or has another shape: only a run
+    shows what a file of another format computes.
+    """
+    try:
+        raw_outputs = run()
+        arrays = [np.array(raw_outputs[name], np.float32) for name in OUTPUT_NAMES]
+    except KeyError as error:
+        raise ModelError(f"it has no output {error}") from error
+    except Exception as error:  # any of a dozen types from C++
+        raise ModelError(f"{runtime} cannot run the model on {plural(count, 'image')}: {first_line(error)}") from error
+    shapes = {name: list(array.shape) for name, array in zip(OUTPUT_NAMES, arrays, strict=True)}
+    if (
+        not shapes["probabilities"] == shapes["logits"] == [count, classes]
+        or [*shapes["features"], 0][0] != count
+        or (len(shapes["features"]) != 2)
+    ):
+        raise ModelError(
+            f"its outputs for {plural(count, 'image')} and {plural(classes, 'class', 'classes')} have shapes {shapes}"
+        )
+    return Outputs(*arrays)
 
 
 def check_finite(compute_outputs: Callable[[NDArray[np.uint8]], Outputs], preprocess: PreprocessingSpec) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import onnx_graphs
 from sightline.errors import ModelError
 from sightline.inference.runtimes import onnx as runtime
-from sightline.inference.safety import onnx_file, onnx_limits, onnx_shapes
+from sightline.inference.safety import limits, onnx_file, onnx_shapes
 from sightline.inference.safety.onnx_graph import OnnxGraph, TensorType, parse_graph
 from sightline.inference.safety.onnx_limits import check_limits
 
@@ -42,9 +42,9 @@ def test_the_message_says_how_much_and_how_to_allow_it(monkeypatch: pytest.Monke
     data = onnx_graphs.make_doubling_graph(19, "x")
     with pytest.raises(ModelError, match=r"Concat.*384 MB are in use at once.*SIGHTLINE_MODEL_LIMIT=4"):
         check_limits(parse_graph(data), 1)
-    monkeypatch.setenv(onnx_limits.LIMIT_VARIABLE, "4")
+    monkeypatch.setenv(limits.LIMIT_VARIABLE, "4")
     check_limits(parse_graph(data), 1)
-    monkeypatch.setenv(onnx_limits.LIMIT_VARIABLE, "many")
+    monkeypatch.setenv(limits.LIMIT_VARIABLE, "many")
     with pytest.raises(ModelError, match="SIGHTLINE_MODEL_LIMIT is 'many'; expected a factor"):
         check_limits(parse_graph(data), 1)
 

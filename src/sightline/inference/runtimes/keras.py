@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline._keras import training_steps
 from sightline._keras.process_state import seed_new_layers
-from sightline.errors import ModelError
-from sightline.inference.predictor import Outputs, check_finite
+from sightline.errors import ModelError, first_line
+from sightline.inference.predictor import OUTPUT_NAMES, Outputs, check_finite
 from sightline.inference.safety.keras_file import check_keras_file
 from sightline.preprocessing import PreprocessingSpec
 
@@ -93,7 +93,7 @@ def load_model(path: Path) -> Any:
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
         model.output["probabilities"].shape[-1]
     except Exception as error:
-        raise ModelError(f"The model {path} cannot be loaded: {_first_line(error)}") from error
+        raise ModelError(f"The model {path} cannot be loaded: {first_line(error)}") from error
     return model
 
 
@@ -123,9 +123,4 @@ def _from_bytes(file: bytes) -> Any:
 
 
 def _to_outputs(raw_outputs: Mapping[str, Any]) -> Outputs:
-    return Outputs(*(np.asarray(raw_outputs[name], np.float32) for name in ("probabilities", "logits", "features")))
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return Outputs(*(np.asarray(raw_outputs[name], np.float32) for name in OUTPUT_NAMES))

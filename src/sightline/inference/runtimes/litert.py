@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from sightline import process
 from sightline._keras import imports
-from sightline.errors import ModelError, require
+from sightline.errors import ModelError, first_line, require
 from sightline.export.tensorflow import LITERT
-from sightline.inference.predictor import Outputs, PicklablePredictor
+from sightline.inference.predictor import Outputs, PicklablePredictor, collect_outputs
+from sightline.inference.safety.litert_model import check_interpreter
 from sightline.preprocessing import PreprocessingSpec
 
 
@@ -41,20 +42,22 @@ class LiteRtPredictor(PicklablePredictor):
         try:
             with imports.suppress_stderr():  # C++ code logs the delegate it created
                 interpreter = litert.Interpreter(model_content=self._file, num_threads=threads)
+                check_interpreter(interpreter)
                 interpreter.allocate_tensors()
                 return interpreter.get_signature_runner(), threading.Lock()
+        except ModelError:
+            raise
         except Exception as error:
-            raise ModelError(f"LiteRT cannot load it: {str(error).strip().splitlines()[0]}") from error
+            raise ModelError(f"LiteRT cannot load it: {first_line(error)}") from error
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
         return self.outputs(pixels).probabilities
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
-        """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
+        """Return probabilities, logits and features for uint8 pixels [N, H, W, C]; raises `ModelError`."""
         run, lock = self._session
         with lock:  # an interpreter has one set of tensors
-            raw_outputs = run(pixels=np.ascontiguousarray(pixels))
-            return Outputs(
-                *(np.array(raw_outputs[name], np.float32) for name in ("probabilities", "logits", "features"))
+            return collect_outputs(
+                "LiteRT", lambda: run(pixels=np.ascontiguousarray(pixels)), len(pixels), len(self.classes)
             )

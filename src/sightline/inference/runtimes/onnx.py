@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from sightline import process
 from sightline._keras import imports
-from sightline.errors import ModelError, plural
-from sightline.inference.predictor import Outputs, PicklablePredictor
+from sightline.errors import ModelError, first_line, plural
+from sightline.inference.predictor import OUTPUT_NAMES, Outputs, PicklablePredictor
 from sightline.inference.safety import onnx_file
 from sightline.preprocessing import PreprocessingSpec
-
-OUTPUT_NAMES = ("probabilities", "logits", "features")
 
 
 def create_session(model: bytes, threads: int = 0) -> Any:
@@ -31,7 +29,7 @@ def create_session(model: bytes, threads: int = 0) -> Any:
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"ONNX Runtime cannot load it: {first_line(error)}") from error
 
 
 class OnnxPredictor(PicklablePredictor):
@@ -81,7 +79,6 @@ class OnnxPredictor(PicklablePredictor):
         try:
             return list(self._session.run(list(names), {"pixels": np.ascontiguousarray(pixels)}))
         except Exception as error:  # any of a dozen types from C++
-            reason = str(error).splitlines()[0]
             raise ModelError(
-                f"ONNX Runtime cannot run the model on {plural(len(pixels), 'image')}: {reason}"
+                f"ONNX Runtime cannot run the model on {plural(len(pixels), 'image')}: {first_line(error)}"
             ) from error

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from sightline._keras import imports
 from sightline.errors import ModelError
 from sightline.export.openvino import MODEL_FILE, WEIGHTS_FILE
-from sightline.inference.predictor import Outputs, PicklablePredictor
+from sightline.inference.predictor import OUTPUT_NAMES, Outputs, PicklablePredictor, collect_outputs
+from sightline.inference.runner import choose_batch_size
+from sightline.inference.safety.openvino_model import check_model, check_xml
 from sightline.preprocessing import PreprocessingSpec
-
-OUTPUT_NAMES = ("probabilities", "logits", "features")
 
 
 class OpenVinoPredictor(PicklablePredictor):
@@ -27,7 +27,7 @@ class OpenVinoPredictor(PicklablePredictor):
     ) -> None:
         """`files` contains ``model.xml`` and ``model.bin``; `threads` 0: OpenVINO decides.
 
-        Raises `ModelError` for files that cannot be run.
+        Raises `ModelError` for files that cannot be run, or that take too much memory or time.
         """
         self.classes = tuple(classes)
         self.preprocess = preprocess
@@ -36,24 +36,38 @@ class OpenVinoPredictor(PicklablePredictor):
         _ = self._session  # so that errors are raised here
 
     @cached_property
-    def _session(self) -> tuple[Any, list[Any], threading.Lock]:
+    def _session(self) -> tuple[Any, dict[str, Any], threading.Lock]:
         openvino = imports.import_openvino()
-        threads = {"INFERENCE_NUM_THREADS": self._threads} if self._threads else {}
+        check_xml(self._graph)
+        thread_count = {"INFERENCE_NUM_THREADS": self._threads} if self._threads else {}
         try:
             core = openvino.Core()
             model = core.read_model(self._graph, self._weights)
-            compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **threads})
-            return compiled, [compiled.output(name) for name in OUTPUT_NAMES], threading.Lock()
+            check_model(model, self.preprocess.shape, choose_batch_size(self.preprocess.shape))
+            compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **thread_count})
+            return compiled, {name: compiled.output(name) for name in OUTPUT_NAMES}, threading.Lock()
+        except ModelError:
+            raise
         except Exception as error:
-            raise ModelError(f"OpenVINO cannot load it: {str(error).strip().splitlines()[0]}") from error
+            raise ModelError(f"OpenVINO cannot load it: {_explain(error)}") from error
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
         return self.outputs(pixels).probabilities
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
-        """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
+        """Return probabilities, logits and features for uint8 pixels [N, H, W, C]; raises `ModelError`."""
         compiled, ports, lock = self._session
-        with lock:  # all calls share one request
+
+        def run() -> dict[str, Any]:
             raw_outputs = compiled(np.ascontiguousarray(pixels))
-            return Outputs(*(np.array(raw_outputs[port], np.float32) for port in ports))
+            return {name: raw_outputs[port] for name, port in ports.items()}
+
+        with lock:  # all calls share one request
+            return collect_outputs("OpenVINO", run, len(pixels), len(self.classes))
+
+
+def _explain(error: Exception) -> str:
+    """Return the first line of a message of OpenVINO that does not name a place in its source."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line and not line.startswith("Exception from ")), type(error).__name__)

@@ -1,4 +1,4 @@
-"""A TensorFlow SavedModel as a `Predictor`. Such a folder contains a program: load only what you trust."""
+"""A TensorFlow SavedModel as a `Predictor`, if it contains nothing but a network (`safety/saved_model.py`)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline._keras import imports
-from sightline.errors import ModelError
+from sightline.errors import ModelError, first_line
 from sightline.export.tensorflow import SAVED_MODEL
-from sightline.inference.predictor import Outputs, PicklablePredictor
+from sightline.inference.predictor import Outputs, PicklablePredictor, collect_outputs
+from sightline.inference.safety.saved_model import check_saved_model
 from sightline.preprocessing import PreprocessingSpec
 
 
@@ -38,6 +39,7 @@ class SavedModelPredictor(PicklablePredictor):
     def _session(self) -> tuple[Any, Any]:
         """The module, which keeps the variables alive, and its signature."""
         tf = imports.import_tensorflow("The format saved_model")
+        check_saved_model(self._files)
         try:
             with tempfile.TemporaryDirectory(prefix="sightline-") as folder:  # TensorFlow cannot load from memory
                 for name, content in self._files.items():
@@ -47,15 +49,19 @@ class SavedModelPredictor(PicklablePredictor):
                 module = tf.saved_model.load(str(Path(folder, SAVED_MODEL)))
             return module, module.signatures["serving_default"]
         except Exception as error:
-            raise ModelError(f"TensorFlow cannot load it: {str(error).strip().splitlines()[0]}") from error
+            raise ModelError(f"TensorFlow cannot load it: {first_line(error)}") from error
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 [N, K] for uint8 pixels [N, H, W, C]."""
         return self.outputs(pixels).probabilities
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
-        """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
+        """Return probabilities, logits and features for uint8 pixels [N, H, W, C]; raises `ModelError`."""
         tf = imports.import_tensorflow("The format saved_model")
         _, signature = self._session
-        raw_outputs = signature(pixels=tf.constant(np.ascontiguousarray(pixels)))
-        return Outputs(*(np.array(raw_outputs[name], np.float32) for name in ("probabilities", "logits", "features")))
+        return collect_outputs(
+            "TensorFlow",
+            lambda: signature(pixels=tf.constant(np.ascontiguousarray(pixels))),
+            len(pixels),
+            len(self.classes),
+        )

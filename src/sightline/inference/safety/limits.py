@@ -1,0 +1,92 @@
+"""Limits on the memory and time of a graph, whatever format it is stored in.
+
+A file of a few kilobytes can require terabytes (``Concat(x, x)`` forty times) or years (products of large matrices),
+and runtimes evaluate constant expressions while they load it. So the size of every value is computed before a runtime
+is given the graph, for a given batch size.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sightline.errors import ModelError
+
+LIMIT_VARIABLE = "SIGHTLINE_MODEL_LIMIT"
+MAX_MEMORY = 384 << 20  # bytes of all values alive at once; VGG16 takes 206 MB for 8 images of 224x224
+MAX_COST = 2e11  # multiply-adds for one image, about 10 s on two cores; VGG16 takes 1.6e10 at 224x224
+MAX_OPERATIONS = 10_000
+_CALL_COST = 1e5  # overhead of one call, a few microseconds
+_MAX_WEIGHT_GROWTH = 4  # factor by which weights may grow when converted to float32
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation: its display name, the values that it reads, and the bytes of those that it computes.
+
+    `cost` is in multiply-adds, `workspace` the bytes of temporary memory.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    output_bytes: Mapping[str, int]
+    cost: float
+    workspace: int = 0
+
+
+def read_scale() -> float:
+    """Return the factor for all limits in the environment variable ``SIGHTLINE_MODEL_LIMIT``, for trusted models."""
+    text = os.environ.get(LIMIT_VARIABLE, "1")
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = math.nan
+    if not 0 < scale < math.inf:
+        raise ModelError(f"{LIMIT_VARIABLE} is {text!r}; expected a factor for the limits, such as 4")
+    return scale
+
+
+def check_operation_count(count: int) -> None:
+    """Raise `ModelError` if a graph has more than `MAX_OPERATIONS` operations."""
+    if count > MAX_OPERATIONS * read_scale():
+        raise ModelError(f"it has {count} operations, more than {MAX_OPERATIONS * read_scale():g}")
+
+
+def check_steps(
+    steps: Iterable[Step],
+    input_bytes: Mapping[str, int],
+    weight_bytes: Mapping[str, int],
+    last_use: Mapping[str, int],
+    batch: int,
+) -> None:
+    """Raise `ModelError` if the values alive at once, or those computed from weights alone, take too much memory.
+
+    For a batch of one image, also if the steps take too long. `steps` is in the order of execution, and consumed only
+    as far as it is within the limits; `last_use` is the number of the last step that reads a value.
+    """
+    scale = read_scale()
+    constants, constant_bytes = set(weight_bytes), 0
+    max_constant_bytes = MAX_MEMORY * scale + _MAX_WEIGHT_GROWTH * sum(weight_bytes.values())
+    live_bytes, cost = dict(input_bytes), 0.0
+    for at, step in enumerate(steps):
+        cost += step.cost + _CALL_COST
+        size = sum(step.output_bytes.values())
+        if constants.issuperset(step.inputs):
+            constants.update(step.output_bytes)
+            constant_bytes += size
+        else:
+            live_bytes |= step.output_bytes
+        if sum(live_bytes.values()) + step.workspace > MAX_MEMORY * scale or constant_bytes > max_constant_bytes:
+            raise ModelError(
+                f"its operation {step.name!r} gives {size >> 20} MB for {batch} images, so that more than "
+                f"{MAX_MEMORY * scale / 2**20:.0f} MB are in use at once; for a model that you trust, "
+                f"raise the limit with {LIMIT_VARIABLE}=4"
+            )
+        live_bytes = {name: size for name, size in live_bytes.items() if last_use.get(name, -1) > at}
+    if batch == 1 and cost > MAX_COST * scale:
+        raise ModelError(
+            f"it takes {cost:.2g} multiply-adds for one image, more than {MAX_COST * scale:.2g}; for a model that you "
+            f"trust, raise the limit with {LIMIT_VARIABLE}=4"
+        )
