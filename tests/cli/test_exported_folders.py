@@ -84,7 +84,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown field": (edit(lambda m: m.update(run="rm -rf")), "run"),
     "an unknown format": (edit(lambda m: m.update(format="pickle")), "lists no files, or not model.onnx"),
     "a format that is none": (edit(lambda m: m.update(format=[{}])), "lists no files, or not model.onnx"),
-    "another format": (edit(lambda m: m.update(format="litert")), "'model.bin', which is not a file of the format litert"),
+    "another format": (edit(lambda m: m.update(format="litert")), "not a file of the format litert"),
     "no hashes": (edit(lambda m: m.update(files=["model.xml"])), "lists no files"),
     "a hash of a wrong type": (edit(lambda m: m["files"].update({"model.bin": 3})), "model.bin was changed"),
     "a wrong hash": (edit(lambda m: m["files"].update({"model.bin": "0" * 64})), "model.bin was changed"),
