@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -194,3 +195,23 @@ def restore(path: Path, original: Path) -> None:
     """Restore a folder to the content of another."""
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(original, path)
+
+
+def hash_files(folder: Path) -> dict[str, tuple[str, int, int]]:
+    """Return the hash of every file in a folder, with what changes when the same bytes are written again."""
+
+    def state(path: Path) -> tuple[str, int, int]:
+        stat = path.stat()
+        return hashlib.sha256(path.read_bytes()).hexdigest(), stat.st_ino, stat.st_mtime_ns
+
+    return {str(p): state(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def replace_by_links(folder: Path, stash: Path, *, folders: bool) -> None:
+    """Move each file (or top folder) of a folder to `stash`, and leave a link to it in its place."""
+    stash.mkdir()
+    places = [p for p in folder.iterdir() if p.is_dir()] if folders else [p for p in folder.rglob("*") if p.is_file()]
+    for number, place in enumerate(places):
+        victim = stash / f"{number}-{place.name}"
+        shutil.move(place, victim)
+        place.symlink_to(victim)

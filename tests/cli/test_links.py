@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from command import SMALL, Command
+from damage import hash_files, replace_by_links
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need special rights on Windows")
 
@@ -55,26 +55,6 @@ def stopped(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = RunDirectory.open(path)
     checkpoints.write_checkpoint(run.checkpoints, 1, checkpoints.Checkpoint({}, {}))
     return path
-
-
-def hash_files(folder: Path) -> dict[str, tuple[str, int, int]]:
-    """Return the hash of every file in a folder, with what changes when the same bytes are written again."""
-
-    def state(path: Path) -> tuple[str, int, int]:
-        stat = path.stat()
-        return hashlib.sha256(path.read_bytes()).hexdigest(), stat.st_ino, stat.st_mtime_ns
-
-    return {str(p): state(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def replace_by_links(run: Path, stash: Path, *, folders: bool) -> None:
-    """Replace each file (or folder) of a run by a link to it."""
-    stash.mkdir()
-    places = [p for p in run.iterdir() if p.is_dir()] if folders else [p for p in run.rglob("*") if p.is_file()]
-    for number, place in enumerate(places):
-        victim = stash / f"{number}-{place.name}"
-        shutil.move(place, victim)
-        place.symlink_to(victim)
 
 
 def arguments_for(verb: str, run: Path, data: Path) -> Iterator[object]:
