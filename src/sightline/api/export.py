@@ -152,6 +152,7 @@ def _load_source(path: Path, progress: Progress) -> _ExportSource:
     if run is None:
         if exported_folder.find(path) is not None:
             raise UsageError(f"{path} is an export and cannot be converted to another format: give its run.")
+        path = classifier.path or path
         loaded_bundle, bundle_predictor = bundle.load(path)
         reference = _find_keras_model(path, loaded_bundle.manifest) or bundle_predictor
         return _ExportSource(

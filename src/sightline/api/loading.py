@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sightline import backend
+from sightline.api import imagenet
 from sightline.api.classifier import Classifier
 from sightline.api.loaded_model import load_keras_predictor
 from sightline.data.sources import named
@@ -18,13 +19,16 @@ from sightline.runs.directory import RunDirectory
 Engine = Literal["onnx", "keras"]
 MODEL_KINDS = (
     "a run (the folder that `sightline train` wrote), a bundle (a folder, .zip or .onnx file), or a folder that "
-    "`sightline export` wrote"
+    "`sightline export` wrote, or imagenet, a ready classifier for 1,000 classes"
 )
 MAX_MODELS = 5  # models listed in a message
 
 
 def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
     """Load a run, a bundle, its ``.zip`` or ``.onnx`` file, or the folder of another format that `export` wrote.
+
+    "imagenet" is a classifier for the 1,000 classes of ImageNet that needs no training: EfficientNet-Lite0 with its
+    published weights, a bundle that is built in the cache on first use.
 
     The files are verified. Raises `ModelError` if the model cannot be used, `MissingExtraError` if the runtime of its
     format is not installed. A SavedModel contains arbitrary TensorFlow code: load only your own.
@@ -35,6 +39,8 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
     if engine not in get_args(Engine):
         raise UsageError(f"There is no engine {engine!r}.{suggest(engine, get_args(Engine))}")
     path = Path(path)
+    if str(path) == imagenet.NAME and not path.exists():
+        path = imagenet.find_or_build_bundle()
     if (folder := exported_folder.find(path)) is not None:
         if engine == "keras":
             raise ModelError(f"{folder} contains no Keras model: give the run that it was exported from.")

@@ -35,7 +35,12 @@ class PredictionFormat(StrEnum):
 
 
 def predict(
-    model: Annotated[str, typer.Argument(help="A run, a bundle, its .zip or .onnx file, or an exported folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A run, a bundle, its .zip or .onnx file, an exported folder, or imagenet: a ready classifier."
+        ),
+    ],
     images: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
     top: Annotated[
         int | None, typer.Option(min=1, help="Number of most probable classes per image; default: 5, or 1 for CSV.")

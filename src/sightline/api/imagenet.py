@@ -1,0 +1,66 @@
+"""The classifier named ``imagenet``: the default backbone with its published head, for 1,000 classes."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import metadata, resources
+from pathlib import Path
+
+from sightline import _io
+from sightline.config import ModelConfig
+from sightline.data import cache
+from sightline.errors import ModelError, check_installed
+from sightline.export import keras_to_onnx
+from sightline.inference import bundle
+from sightline.inference.manifest import SCHEMA_VERSION, Manifest
+from sightline.models import pretrained, registry
+from sightline.models.build import ModelSpec, build_model
+from sightline.models.describe import count_parameters, weights_sha256
+from sightline.preprocessing import PreprocessingSpec
+
+NAME = "imagenet"
+MODEL = "efficientnet-lite0"
+PREPROCESS = PreprocessingSpec(
+    288, 288, 3, resize="crop", interpolation="bicubic"
+)  # larger than in training: see docs/transfer.md
+
+
+def read_class_names() -> tuple[str, ...]:
+    """Return the names of the 1,000 classes, in the order of the logits."""
+    text = (resources.files("sightline.models") / "imagenet_classes.txt").read_text(encoding="utf-8")
+    return tuple(line for line in text.splitlines() if not line.startswith("#"))
+
+
+def find_or_build_bundle() -> Path:
+    """Return the bundle of the classifier, a ``.onnx`` file in the cache that is built on first use, by Keras.
+
+    Raises `MissingExtraError` if it has to be built and Keras or the weights are not installed.
+    """
+    path = cache.cache_folder() / f"{NAME}-{_cache_key()}.onnx"
+    if path.is_file():
+        try:
+            bundle.read(path)
+        except ModelError:  # damaged: built again
+            pass
+        else:
+            return path
+    return _io.write_atomic(path, _build().model, "Set SIGHTLINE_CACHE to a folder that can be written.")
+
+
+def _cache_key() -> str:
+    parts = (metadata.version("sightline"), SCHEMA_VERSION, registry.get_entry(MODEL), PREPROCESS, read_class_names())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _build() -> bundle.Bundle:
+    check_installed("keras", "onnx", purpose=f"Building the {NAME} classifier, once,")
+    height, width, channels = PREPROCESS.shape
+    classes, entry = read_class_names(), registry.get_entry(MODEL)
+    weights = pretrained.find_weights(entry, "imagenet", None, height, width)
+    network = build_model(ModelSpec(ModelConfig(MODEL), height, width, channels, len(classes), weights=weights))
+    manifest = Manifest(
+        MODEL, classes, PREPROCESS,
+        parameters=count_parameters(network.model), weights_sha256=weights_sha256(network.model),
+        data={"name": "ImageNet (ILSVRC 2012)"}, version=metadata.version("sightline"),
+    )  # fmt: skip
+    return bundle.make(manifest, keras_to_onnx.convert_model(network.model), {})
