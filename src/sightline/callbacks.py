@@ -29,22 +29,58 @@ class EpochRecord:
 
 
 class Callback:
-    """Receives progress events; subclasses override the methods that they need."""
+    """Receives the progress events of long work.
+
+    Subclasses override the methods that they need; those of this class do nothing.
+
+    Example:
+        >>> class Losses(Callback):
+        ...     def on_epoch_end(self, record: EpochRecord) -> None:
+        ...         print(record.epoch, record.val_loss)
+    """
 
     def on_message(self, text: str) -> None:
-        """Called with one line of text to show."""
+        """Receive one line of text to show.
+
+        Args:
+            text: The line, without a newline.
+        """
 
     def on_progress(self, task: str, done: int, total: int) -> None:
-        """Called when `done` of `total` items of a task other than training are done."""
+        """Receive the progress of a task other than training, at most a few times a second, from any thread.
+
+        Args:
+            task: The name of the task, such as ``"decoding"``.
+            done: The number of items done.
+            total: The number of items in all.
+        """
 
     def on_stage_begin(self, name: str, epochs: int, steps: int) -> None:
-        """Called when a training stage of `epochs` epochs of `steps` steps begins."""
+        """Receive the beginning of a training stage.
+
+        Args:
+            name: The name of the stage.
+            epochs: Its number of epochs.
+            steps: The number of steps in each epoch.
+        """
 
     def on_step_end(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
-        """Called after each step (both count from 1); `loss` and `accuracy` are means over the epoch so far."""
+        """Receive the end of a training step.
+
+        Args:
+            epoch: The epoch, from 1.
+            step: The step in the epoch, from 1.
+            loss: The mean loss of the epoch so far.
+            accuracy: The mean accuracy of the epoch so far, in [0, 1].
+            images_per_second: The speed.
+        """
 
     def on_epoch_end(self, record: EpochRecord) -> None:
-        """Called after each epoch."""
+        """Receive the end of an epoch.
+
+        Args:
+            record: Its losses, accuracies, learning rate and speed.
+        """
 
 
 class CallbackList(Callback):

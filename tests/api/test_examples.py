@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+import sightline as sl
 from sightline.datasets import coffee_beans
 
 REPOSITORY = Path(__file__).parents[2]
@@ -62,3 +65,25 @@ def test_the_quickstart_runs_on_photographs(
     assert variables["ev"].metrics["macro_f1"].interval is not None
     assert (tmp_path / "model.onnx").is_file()
     assert (tmp_path / "runs" / "a" / "compressed").is_dir()
+
+
+def test_the_examples_of_docstrings_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after the other, in the order of the objects' lives: each may use what the ones before it made."""
+    monkeypatch.chdir(tmp_path)
+    for i in range(40):
+        folder = tmp_path / "photos" / coffee_beans.CLASSES[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(coffee_beans.draw(i, 32, 0)).save(folder / f"{i}.png")
+    Image.fromarray(coffee_beans.draw(41, 32, 0)).save(tmp_path / "new.jpg")
+    documented = [
+        sl.Dataset, sl.train, sl.Run, sl.Classifier, sl.Classifier.predict, sl.Classifier.evaluate,
+        sl.Classifier.export, sl.describe,
+    ]  # fmt: skip
+    examples = [re.findall(r"```python\n(.*?)```", inspect.getdoc(value) or "", re.DOTALL) for value in documented]
+    assert all(examples)
+    code = "\n".join(textwrap.dedent(block) for blocks in examples for block in blocks)
+    run_code(f"import sightline as sl\n{code}", "docstrings")
+    assert (tmp_path / "model.onnx").is_file()
+    assert "95% interval" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,13 +13,12 @@ from sightline.api.dataset import Dataset, list_data
 from sightline.api.images import ImageLike, prediction_row, split_images, to_class_indices
 from sightline.api.loaded_model import LoadedModel
 from sightline.api.options import Settings, parse_split, to_assignments
-from sightline.api.record_list import RecordList, format_html_table
+from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
-from sightline.errors import DataError, ModelError, UsageError, plural
+from sightline.errors import DataError, ModelError, UsageError
 from sightline.inference import stream
 from sightline.inference.results import Prediction
-from sightline.inference.tta import FlipTTA
 from sightline.preprocessing import PreprocessingSpec
 from sightline.progress import show_progress
 
@@ -31,9 +30,20 @@ if TYPE_CHECKING:  # each is imported by the method that needs it
 
 
 class Classifier(LoadedModel):
-    """A trained model that classifies images: `load` makes one of a run, a bundle or an exported file.
+    """A trained model that classifies images.
 
-    Its methods are the commands of the same names, and their options those of the commands.
+    [`load`][sightline.load] makes one from a run, a bundle or an exported file, and `Run.classifier` is one. Its
+    methods are the commands of the same names, and take the same options.
+
+    Attributes:
+        path: Where it was loaded from.
+        thresholds: The fitted abstention thresholds, by which `predict` decides; None before they are fitted.
+
+    Example:
+        ```python
+        clf = sl.load("runs/a")
+        print(clf.classes, clf.predict("new.jpg")[0].label)
+        ```
     """
 
     @property
@@ -43,45 +53,68 @@ class Classifier(LoadedModel):
 
     @property
     def preprocess(self) -> PreprocessingSpec:
-        """The preprocessing spec."""
+        """The preprocessing spec: how an image becomes the uint8 pixels [H, W, C] of the model."""
         return self.predictor.preprocess
-
-    def with_flip_tta(self) -> Classifier:
-        """Return a classifier with flip test-time augmentation, at twice the cost."""
-        flipped = Classifier(FlipTTA(self.predictor), self.run, self.manifest, self.path)
-        flipped.thresholds, flipped.trained_on = self.thresholds, self.trained_on
-        return flipped
 
     def predict(
         self, images: ImageLike | Iterable[ImageLike], *, top: int = 5, set: Settings = ()
     ) -> RecordList[Prediction]:
-        """Return one `Prediction` per image, in order; `to_frame` turns them into a DataFrame.
+        """Predict the class of each image.
 
-        An image is a path (a file, a folder or a glob), encoded bytes, a uint8 array [H, W(, C)] or a Pillow image; an
-        array [N, H, W, C] is N images. An unreadable image yields a prediction with only `error` set. `top` is the
-        number of classes in each prediction; `set` may contain ``data.limits.file_mb``, the maximum file size in MiB.
+        Args:
+            images: One or more images: paths (of files, folders or globs), encoded bytes, binary files, Pillow
+                images, or uint8 arrays [H, W] or [H, W, C] from 0 to 255 with 1, 3 (RGB) or 4 (RGBA) channels. An
+                array [N, H, W, C] is N images.
+            top: The number of classes in each prediction, the most probable ones first.
+            set: ``{"data.limits.file_mb": 512}`` raises the limit on the size of a file, in MiB.
+
+        Returns:
+            One [`Prediction`][sightline.Prediction] for each image, in order. For a file that cannot be read, only
+            its `error` is set. `to_frame` makes a DataFrame of them.
+
+        Raises:
+            UsageError: For what is not an image, e.g. an array of fractions.
+
+        Example:
+            ```python
+            predictions = clf.predict(["new.jpg", "photos/"])
+            print(predictions[0].probability)
+            ```
         """
         return RecordList(self.iter_predictions(images, top=top, set=set), prediction_row)
 
     def iter_predictions(
         self, images: ImageLike | Iterable[ImageLike | stream.InputItem], *, top: int = 5, set: Settings = ()
     ) -> Iterator[Prediction]:
-        """Yield the predictions of `predict` as they are ready, for any number of images: few are in memory at once."""
+        """Yield what `predict` returns as it is ready, for any number of images: few of them are in memory at once.
+
+        Args:
+            images: As for `predict`; may be a generator.
+            top: As for `predict`.
+            set: As for `predict`.
+        """
         if top < 1:
             raise UsageError(f"top is the number of classes of each prediction, at least 1, not {top}.")
         items = self._list_items(images, set)
         return stream.predict(self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds)
 
-    def _list_items(
-        self, images: ImageLike | Iterable[ImageLike | stream.InputItem], settings: Settings
-    ) -> Iterator[stream.InputItem]:
+    def _list_items(self, images: Any, settings: Settings) -> Iterator[stream.InputItem]:
         limits = stream.parse_file_limits(to_assignments(settings))
         return stream.make_items(split_images(images, self.preprocess.channels), limits)
 
     def predict_proba(self, images: ImageLike | Iterable[ImageLike], *, set: Settings = ()) -> NDArray[np.float32]:
-        """Return the probabilities of all classes, float32 [N, K], in the order of `classes`; each row sums to 1.
+        """Return the probabilities of all classes, as scikit-learn's classifiers do.
 
-        `images`: see `predict`. Raises `DataError` for an image that cannot be read, where `predict` states its error.
+        Args:
+            images: As for `predict`.
+            set: As for `predict`.
+
+        Returns:
+            float32 [N, K], in the order of `classes`; each row sums to 1.
+
+        Raises:
+            DataError: If an image cannot be read; `predict` states its error instead.
+            UsageError: For what is not an image.
         """
         items = self._list_items(images, set)
         column = {label: k for k, label in enumerate(self.classes)}
@@ -96,10 +129,20 @@ class Classifier(LoadedModel):
         return np.stack(rows) if rows else np.zeros((0, len(column)), np.float32)
 
     def score(self, images: ImageLike | Iterable[ImageLike], y: Sequence[Any] | NDArray[Any]) -> float:
-        """Return the accuracy in [0, 1] on `images` with the labels `y`, as scikit-learn's classifiers do.
+        """Return the accuracy on labeled images, as scikit-learn's classifiers do.
 
-        The predicted class is the most probable one. `y` holds class names; for a model whose classes are numbers, also
-        integers. For an interval and everything else, see `evaluate`. Raises `DataError` for labels that do not fit.
+        The predicted class is the most probable one. [`evaluate`][sightline.Classifier.evaluate] has an interval and
+        much more.
+
+        Args:
+            images: As for `predict`.
+            y: N labels: names of classes; for a model whose classes are numbers, also integers.
+
+        Returns:
+            The fraction of images whose predicted class is their label, in [0, 1].
+
+        Raises:
+            DataError: If the labels do not fit the images or the classes.
         """
         labels = to_class_indices(y, self.classes)
         predicted = self.predict_proba(images).argmax(1)
@@ -119,10 +162,27 @@ class Classifier(LoadedModel):
         progress: bool | None = None,
         callback: Callback | None = None,
     ) -> list[Explanation]:
-        """Return heat maps of the evidence for `label`, by default the predicted class of each image.
+        """Compute heat maps of the evidence for a class.
 
-        `method` is gradcam, gradcam++, occlusion or rise; with `out`, a folder, a figure per image is written there.
-        For `set`, see `predict`; for `progress` and `callback`, see `train`.
+        Args:
+            images: As for `predict`.
+            method: gradcam (Selvaraju et al., 2017), gradcam++ (Chattopadhay et al., 2018), occlusion (Zeiler and
+                Fergus, 2014) or rise (Petsiuk et al., 2018). By default gradcam, or occlusion for an exported model,
+                which has no gradients.
+            label: The class; by default the predicted class of each image.
+            out: A folder to write a figure for each image to.
+            seed: The seed of random masks and positions.
+            set: As for `predict`.
+            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            callback: Receives the progress events in place of the display.
+
+        Returns:
+            One explanation for each image: `heat` is float32 [H, W] in [0, 1], of the size of the model's input,
+            `region` its hottest region, and `faithfulness` tells how much masking that region lowers the probability.
+
+        Raises:
+            UsageError: If there is no such method or class, or the model has no gradients for the method.
+            OutputError: If `out` cannot be written.
         """
         from sightline.api.explanation import explain
 
@@ -158,24 +218,49 @@ class Classifier(LoadedModel):
         progress: bool | None = None,
         callback: Callback | None = None,
     ) -> Evaluation:
-        """Evaluate the model on labeled images, and how far its predictions can be trusted.
+        """Evaluate the model on labeled images, and measure how far its predictions can be trusted.
 
-        Without `data`: on the run's own images of `split` (default: test, else validation), split as in training; the
-        metrics and figures are then saved in the run. With `data`: on its split `split`; if that is None, on its test
-        split if it has splits, else on all images. Images that the model was trained or validated on, and near
-        duplicates of them, are left out as far as they are known, unless `include_training`. A run on images in memory
-        takes the data that it was trained on for its own.
+        Images that the model was trained or validated on, and near duplicates of them, are left out as far as they
+        are known.
 
-        `target_precision` fits the confidence below which the model abstains, `coverage` conformal prediction sets,
-        `target_sensitivity` or `target_specificity` the threshold of the `positive` of two classes: on validation
-        images, and saved with the model, so that `predict` decides by them. `conservative` thresholds reach their
-        target on new images with 95% confidence. `ood` are out-of-distribution images; `find_label_issues` is a
-        patch file to write, with likely label errors of the run. `tta` averages over each image and its mirror image.
-        For `progress` and `callback`, see `train`.
+        Args:
+            data: Labeled images. By default the run's own, split as in training; metrics and figures are then saved
+                in the run.
+            split: train, validation or test. By default test, else validation for a run's own images; for other
+                `data`, their test split if they have splits, else all images.
+            target_precision: Fit the confidence below which the model abstains, so that the precision of the others
+                reaches this, e.g. 0.99.
+            conservative: Whether thresholds reach their targets on new images with 95% confidence, not only on the
+                validation images.
+            positive: The positive one of two classes, e.g. ``"defect"``.
+            target_sensitivity: Fit the threshold of the positive class that reaches this sensitivity.
+            target_specificity: Fit the threshold of the positive class that reaches this specificity.
+            coverage: Fit conformal prediction sets that contain the true class this often, e.g. 0.95.
+            ood: Out-of-distribution images; reports how well they are told apart.
+            find_label_issues: A patch file to write, with likely label errors of the run.
+            tta: ``"flip"`` averages over each image and its mirror image, at twice the cost.
+            include_training: Whether to keep images that the model was trained or validated on.
+            allow_missing: Whether to evaluate the remaining images of a run if some are missing.
+            column: The columns of a table, as in ``{"label": "breed"}``.
+            set: Settings of how images are read.
+            cache: Whether to keep decoded images on disk.
+            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            callback: Receives the progress events in place of the display.
 
-        Raises `MissingImagesError` if images of the run are missing or changed, unless `allow_missing`; `DataError` if
-        there are no images to evaluate on, or no validation images to fit a threshold on; `UsageError` for options that
-        do not fit each other or the classes.
+        Returns:
+            The evaluation. Thresholds are fitted on validation images and saved with the model, so that `predict`
+            decides by them.
+
+        Raises:
+            MissingImagesError: If images of the run are missing or changed.
+            DataError: If there are no images to evaluate on, or no validation images to fit thresholds on.
+            UsageError: If options do not fit each other or the classes.
+
+        Example:
+            ```python
+            ev = clf.evaluate(coverage=0.9)
+            print(ev.metrics["macro_f1"], ev.errors)
+            ```
         """
         from sightline.api.evaluation import AllowedImages, evaluate_fully
         from sightline.evaluation.report import ThresholdRequest
@@ -208,15 +293,35 @@ class Classifier(LoadedModel):
         progress: bool | None = None,
         callback: Callback | None = None,
     ) -> ExportResult:
-        """Write the model to `out` in another format, load it in the runtime of that format and compare the two.
+        """Write the model in another format, load the file in the runtime of that format, and compare the two.
 
-        `out` is a folder, or a ``.onnx`` or ``.zip`` file, by default ``exports/<format>`` in the run; `to` is a format
-        that is registered (`register_exporter`): onnx, bundle, openvino, litert, saved_model, or that of an installed
-        package; `precision` is float32, bfloat16, float16 or int8. They are compared on the run's validation split, or
-        on the labeled images `parity`: probabilities may differ by `tolerance`, and a fraction `min_agreement` of the
-        images must have the same class. For `progress` and `callback`, see `train`.
+        Args:
+            out: A folder, or a ``.onnx`` or ``.zip`` file; by default ``exports/<format>`` in the run.
+            to: onnx, bundle, openvino, litert, saved_model, or a format that was registered with
+                [`register_exporter`][sightline.register_exporter].
+            precision: float32, bfloat16, float16 or int8, as far as the format has it.
+            parity: Labeled images to compare on; by default the run's validation split.
+            tolerance: The largest difference of any probability; by default that of the precision.
+            min_agreement: The smallest fraction of images with the same class, in [0, 1]; by default that of the
+                precision.
+            column: The columns of a table, as in ``{"label": "breed"}``.
+            set: Settings of how images are read.
+            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            callback: Receives the progress events in place of the display.
 
-        Raises `ModelError` if the two differ by more: then nothing is written.
+        Returns:
+            The path of the file, and how far its probabilities are from the model's.
+
+        Raises:
+            ModelError: If the two differ by more; then nothing is written.
+            UsageError: If there is no such format, or it does not have the precision.
+            MissingExtraError: If a package that the format needs is not installed.
+
+        Example:
+            ```python
+            exported = clf.export("model.onnx")
+            print(exported.parity.max_difference)
+            ```
         """
         from sightline.api.export import export_model
 
@@ -247,16 +352,28 @@ class Classifier(LoadedModel):
         progress: bool | None = None,
         callback: Callback | None = None,
     ) -> CompressionResult:
-        """Search for a smaller model that is no less accurate, and save each candidate as a bundle; the run stays.
+        """Search for a smaller model that is no less accurate, and save each candidate as a bundle.
 
-        `max_drop` is the largest drop of the validation accuracy, in percentage points; 0 allows no significant one.
-        `max_size` is such as ``"2MB"``, `max_latency` such as ``"5ms"`` for one image, `max_params` a number of
-        parameters. `methods` are those to try, by default all; `epochs` are those of each fine-tuning. `data` are
-        labeled images to use in place of the run's own. `out` is the folder of the search, by default ``compressed`` in
-        the run; the same call continues an interrupted search there. For `progress` and `callback`, see `train`.
+        Args:
+            data: Labeled images to use in place of the run's own.
+            out: The folder of the search, by default ``compressed`` in the run; the same call continues an
+                interrupted search.
+            max_drop: The largest drop in validation accuracy, in percentage points; 0 allows no significant one.
+            max_size: The largest size of the ONNX file, e.g. ``"2MB"``.
+            max_latency: The largest median time for one image, e.g. ``"5ms"``.
+            max_params: The largest number of parameters.
+            methods: The methods to try, in a list or separated by commas; by default all.
+            epochs: The epochs of each fine-tuning; by default a quarter of the run's.
+            column: The columns of a table, as in ``{"label": "breed"}``.
+            set: Settings of how images are read.
+            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            callback: Receives the progress events in place of the display.
 
-        The result has the `candidates`, and the `best` one that meets the budget, or None. Raises `ModelError` for a
-        model without its run, which could not be trained further.
+        Returns:
+            The `candidates`, and the `best` one that meets the budget, or None.
+
+        Raises:
+            ModelError: For a model without its run, which cannot be trained further.
         """
         from sightline.api.compression import build_budget, compress
 
@@ -272,32 +389,9 @@ class Classifier(LoadedModel):
     def model_card(self) -> str:
         """Write a model card in Hugging Face format into the run's bundle, and return its text.
 
-        Raises `ModelError` for a model without its run, and for a run without a bundle.
+        Raises:
+            ModelError: For a model without its run, and for a run without a bundle.
         """
         from sightline.api.model_card import write_model_card
 
         return write_model_card(self.model_path)[0]
-
-    def __repr__(self) -> str:
-        place = "" if self.path is None else f"{str(self.path)!r}, "
-        return f"Classifier({place}{self._describe()})"
-
-    def _describe(self) -> str:
-        names = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
-        spec = self.preprocess
-        size = f"{spec.height}x{spec.width}x{spec.channels}"
-        return f"{plural(len(self.classes), 'class', 'classes')}: {names}; {size} images"
-
-    def _repr_html_(self) -> str:
-        rows = [{"property": name, "value": value} for name, value in self._properties().items()]
-        return format_html_table(rows, title="Classifier" if self.path is None else str(self.path))
-
-    def _properties(self) -> Mapping[str, str]:
-        spec, thresholds = self.preprocess, self.thresholds
-        stored = {} if self.manifest is None else {"model": self.manifest.model, "precision": self.manifest.precision}
-        return {
-            **stored,
-            "classes": ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else ""),
-            "input": f"{spec.height}x{spec.width}x{spec.channels}, uint8",
-            "abstains": "no" if thresholds is None else "yes, by thresholds of the validation split",
-        }

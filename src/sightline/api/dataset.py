@@ -17,8 +17,9 @@ from sightline.config import RunConfig, resolve_config
 from sightline.data.indexing import Source, Sources, build_index, describe_sources, list_of_sources, list_sources
 from sightline.data.sources import named
 from sightline.data.sources.arrays import list_array_items
+from sightline.data.sources.dataframe import list_frame_items
 from sightline.data.sources.listing import SourceListing
-from sightline.data.sources.manifest import is_table, read_rows
+from sightline.data.sources.manifest import is_table
 from sightline.data.types import SPLITS, Index, Split
 from sightline.errors import DataError, UsageError, plural
 from sightline.progress import show_progress
@@ -34,16 +35,27 @@ class Dataset:
     """Labeled images, and how to read them.
 
     Nothing is read before it is needed: `len`, `classes`, `counts` and `index` read every file once, for its hash and
-    its header. Make one with `from_folder`, `from_csv`, `from_manifest`, `from_arrays`, `from_dataframe` or
-    `from_source`; `+` joins two.
+    its header. `+` joins two data sets.
+
+    Example:
+        ```python
+        data = sl.Dataset.from_folder("photos/")
+        print(len(data), data.classes, data.counts)
+        ```
     """
 
     def __init__(self, sources: Sources, *, column: Settings | None = None, set: Settings = ()) -> None:
-        """Take paths, names of data sets, or listings; see the class methods.
+        """Make a data set from paths and names; the class methods do so for one kind of source and check it at once.
 
-        `column` names the columns of a table that hold the path, the label and the split, as in ``{"label": "breed"}``;
-        `set` holds settings of the tables ``[data]`` and ``[input]`` of docs/reference.md, as in
-        ``{"data.class_level": 2}``. Raises `UsageError` for anything else.
+        Args:
+            sources: One or more paths (folders, archives, tables, idx files) or names of data sets.
+            column: The columns of a table that hold the path, the label and the split, as in ``{"label": "breed"}``.
+                By default they are recognized by their names.
+            set: Settings of the tables ``[data]`` and ``[input]`` of the [reference](reference.md), as in
+                ``{"data.class_level": 2}``.
+
+        Raises:
+            UsageError: If a source or a setting is something else.
         """
         self.sources: list[Source | SourceListing] = list_of_sources(sources)
         self.settings: list[str] = [*data_assignments(column), *to_assignments(set)]
@@ -58,9 +70,14 @@ class Dataset:
 
     @classmethod
     def from_folder(cls, *folders: str | Path, set: Settings = ()) -> Dataset:
-        """Read folders with a subfolder per class, optionally inside train, validation and test.
+        """Read folders with a subfolder for each class, optionally inside train, validation and test.
 
-        A ``.zip`` or ``.tar`` archive of such a folder will do. Raises `DataError` for a path that does not exist.
+        Args:
+            *folders: Paths of folders, or of ``.zip`` or ``.tar`` archives of such folders.
+            set: Settings of how images are read, as in ``{"data.class_level": 2}``.
+
+        Raises:
+            DataError: If a path does not exist, or is a table.
         """
         if not folders or not all(isinstance(folder, str | Path) for folder in folders):
             raise UsageError("from_folder takes one or more paths, as in Dataset.from_folder('photos/', 'more/').")
@@ -73,15 +90,20 @@ class Dataset:
                 )
             if path.is_file() and is_table(path):
                 raise DataError(f"{folder} is a table, not a folder: use Dataset.from_csv or Dataset.from_manifest.")
-        return cls(list(folders), set=set)
+        return cls(folders, set=set)
 
     @classmethod
     def from_csv(cls, path: str | Path, *, column: Settings | None = None, set: Settings = ()) -> Dataset:
-        """Read a table with a column of image files, one of labels, and optionally one of splits.
+        """Read a CSV or TSV table with a column of image files, one of labels, and optionally one of splits.
 
-        The columns are found by their names (path, label, split and the usual synonyms) unless `column` names them.
-        Paths are relative to the table's folder, or to the setting ``data.root``. Raises `DataError` if `path` is not
-        a CSV or TSV file.
+        Args:
+            path: The table. Paths in it are relative to its folder, or to the setting ``data.root``.
+            column: The columns that hold the path, the label and the split, as in ``{"label": "breed"}``. By default
+                they are recognized by their names: path, label, split and the usual synonyms.
+            set: Settings of how images are read.
+
+        Raises:
+            DataError: If the file does not exist, or is not a CSV or TSV file.
         """
         if Path(path).suffix.lower() not in {".csv", ".tsv"}:
             raise DataError(f"{path} is not a CSV file: for JSON, JSON lines and COCO use Dataset.from_manifest.")
@@ -89,7 +111,16 @@ class Dataset:
 
     @classmethod
     def from_manifest(cls, path: str | Path, *, column: Settings | None = None, set: Settings = ()) -> Dataset:
-        """Read a table in any format: CSV, TSV, JSON, JSON lines or COCO; see `from_csv`."""
+        """Read a table in any format: CSV, TSV, JSON, JSON lines or COCO.
+
+        Args:
+            path: The table, as for `from_csv`.
+            column: The columns of the table, as for `from_csv`.
+            set: Settings of how images are read.
+
+        Raises:
+            DataError: If the file does not exist, or is not a table.
+        """
         if not Path(path).expanduser().is_file():
             raise DataError(f"There is no file {str(path)!r}: check the path.")
         if not is_table(Path(path)):
@@ -106,14 +137,28 @@ class Dataset:
         split: Split | None = None,
         name: str = "arrays",
     ) -> Dataset:
-        """Take images in memory: `x` is uint8 [N, H, W] or [N, H, W, 1, 3 or 4], `y` are N labels.
-
-        Labels are class names, or integers from 0, which index `classes`; without `classes` the numbers are the names.
-        With `split`, all of them are in it; join several, as in ``from_arrays(x, y, split="train") +
-        from_arrays(x_test, y_test, split="test")``. `name` is what messages and reports call the images.
+        """Take images in memory.
 
         A run does not store arrays: give the same data again to evaluate, resume or compress it in another process.
-        Raises `DataError` for arrays that do not fit.
+
+        Args:
+            x: The images, uint8 [N, H, W] or [N, H, W, C] from 0 to 255, with 1 (grayscale), 3 (RGB) or 4 (RGBA)
+                channels.
+            y: N labels: names of classes, or integers from 0, which index `classes`.
+            classes: The class names. Without them, integers are their own names.
+            split: The split that all of these images are in: train, validation or test; by default they are split by
+                content. Join several, as in ``from_arrays(x, y, split="train") + from_arrays(x_test, y_test,
+                split="test")``.
+            name: What messages and reports call the images.
+
+        Raises:
+            DataError: If the arrays do not fit, e.g. because the pixels are fractions or the channels come first.
+
+        Example:
+            >>> x = np.zeros((4, 32, 32, 3), np.uint8)
+            >>> x[2:] = 255
+            >>> Dataset.from_arrays(x, ["night", "night", "day", "day"]).counts
+            {'day': 2, 'night': 2}
         """
         if split is not None and split not in SPLITS:
             raise UsageError(f"There is no split {split!r}: expected {', '.join(SPLITS)}.")
@@ -131,30 +176,44 @@ class Dataset:
     def from_dataframe(
         cls, frame: Any, *, column: Settings | None = None, root: str | Path = "", set: Settings = ()
     ) -> Dataset:  # fmt: skip
-        """Take a pandas DataFrame with a row per image; its columns are found or named as in `from_csv`.
+        """Take a pandas DataFrame with a row for each image.
 
-        Paths are relative to `root`, by default the current directory. Other columns can group images that belong
-        together, with the setting ``split.group``. A run does not store the table: see `from_arrays`.
+        A run does not store the table: give it again to evaluate, resume or compress the run in another process.
+        Columns other than those of `column` can group images that belong together, with the setting ``split.group``.
+
+        Args:
+            frame: The DataFrame.
+            column: The columns that hold the path, the label and the split, as in ``{"label": "breed"}``. By default
+                they are recognized by their names, as for `from_csv`.
+            root: The folder that the paths are relative to; by default the current directory.
+            set: Settings of how images are read.
+
+        Raises:
+            UsageError: If `frame` is not a DataFrame.
+            DataError: If it has no column of paths or of labels.
         """
-        if not hasattr(frame, "columns") or not hasattr(frame, "isna"):
-            raise UsageError(f"frame is a {type(frame).__name__}, not a pandas DataFrame.")
-        missing = frame.isna()
-        columns = {
-            str(name): [None if absent else value for value, absent in zip(frame[name], missing[name], strict=True)]
-            for name in frame.columns
-        }
         assignments = [*data_assignments(column), *to_assignments(set)]
         if root:
             assignments += to_assignments({"data.root": str(root)})
-        rows = (dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True))
-        listing = read_rows(rows, "the DataFrame", resolve_config(assignments=assignments).data)
+        listing = list_frame_items(frame, resolve_config(assignments=assignments).data)
         return cls(listing, column=column, set=set)
 
     @classmethod
     def from_source(cls, name: str, *, set: Settings = ()) -> Dataset:
-        """Take a data set by name: cifar10, cifar100, mnist, fashion_mnist, digits, or drawn coffee beans.
+        """Take a data set by name.
 
-        ``beans:600@64`` are 600 images of 64x64 pixels. Raises `DataError`, listing the names, for another one.
+        Args:
+            name: cifar10, cifar100, mnist, fashion_mnist or digits; beans, which are drawn (``beans:600@64`` are 600
+                images of 64x64 pixels); or a source that was registered with
+                [`register_source`][sightline.register_source].
+            set: Settings of how images are read.
+
+        Raises:
+            DataError: If there is no data set of this name; the message lists the names.
+
+        Example:
+            >>> len(Dataset.from_source("beans:12@32"))
+            12
         """
         if not named.is_named(name):
             hint = f" For the folder of that name, use Dataset.from_folder({name!r})." * Path(name).is_dir()
@@ -177,27 +236,27 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """The sources as a message names them."""
+        """The sources as messages name them."""
         return describe_sources(self.sources)
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether some images or labels are in memory (arrays, a DataFrame), which a run cannot find again."""
+        """Whether some images or labels are in memory (arrays, a DataFrame), where a run cannot find them again."""
         return any(isinstance(source, SourceListing) for source in self.sources)
 
     @property
     def config(self) -> RunConfig:
-        """The settings that say how the images are read; all others are the defaults."""
+        """All settings; those of how the images are read are this data set's, the others are the defaults."""
         return self._config
 
     @property
     def listed_sources(self) -> Sources:
-        """The sources, listed with the settings if there are any, for commands that take no settings."""
+        """The sources, listed with the settings if there are any, for functions that take no settings."""
         return list_sources(self.sources, self._config.data) if self.settings else list(self.sources)
 
     @property
     def index(self) -> Index:
-        """The readable images with their labels and hashes, and the unreadable ones with reasons; read once."""
+        """The readable images with their labels and hashes, and the unreadable files with reasons; read once."""
         if self._index is None:
             self._index = build_index(self.sources, options=self._config.data, lenient=True)
         return self._index
@@ -230,9 +289,24 @@ class Dataset:
     ) -> DoctorReport:
         """Look for problems, as `sightline doctor` does: duplicates, leakage, unreadable files, suspicious classes.
 
-        The report has `findings`, errors first, and shows as a table in a notebook. `html` is a page to write, with
-        thumbnails; `write_fixes` a patch of proposed corrections, which `train` takes as `patch`; `patch` is applied
-        first. The images are never changed. For `progress` and `callback`, see `train`.
+        The images are never changed.
+
+        Args:
+            html: A page to write, with thumbnails.
+            write_fixes: A file to write proposed fixes to, which [`train`][sightline.train] takes as `patch`.
+            patch: A file of fixes to apply first.
+            column: The columns of a table, as for `from_csv`.
+            allow: Kinds of errors to accept, such as ``"split-leakage"``.
+            set: Settings of how images are read.
+            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            callback: Receives the progress events in place of the display.
+
+        Returns:
+            The report. Its `findings` list errors first; in a notebook it is shown as a table.
+
+        Raises:
+            DataError: If there are no images.
+            OutputError: If a file cannot be written.
         """
         from sightline.api.doctor import doctor
 
@@ -256,7 +330,26 @@ class Dataset:
         progress: bool | None = None,
         callback: Callback | None = None,
     ) -> PreviewResult:
-        """Draw a labeled grid of `count` images to the PNG file `out`; with `augment`, as in training with `recipe`."""
+        """Draw a labeled grid of some images, spread over the classes.
+
+        Args:
+            out: The PNG file to write; by default ``<name>-samples.png`` or ``<name>-augmented.png`` in the current
+                directory.
+            augment: Whether to show augmented versions of each image beside it, as in training.
+            recipe: The recipe whose augmentation to show.
+            count: The number of images; by default 10, or 4 with `augment`.
+            seed: Chooses the images and their augmentations.
+            column: The columns of a table, as for `from_csv`.
+            set: Settings of how images are read; with `augment` also those of the augmentation.
+            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            callback: Receives the progress events in place of the display.
+
+        Returns:
+            The path of the figure, the classes, and the number of images shown; in a notebook the figure itself.
+
+        Raises:
+            OutputError: If `out` exists and is not such a figure.
+        """
         from sightline.api.preview import preview_images
 
         settings = [*self.settings, *data_assignments(column), *to_assignments(set)]

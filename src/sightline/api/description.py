@@ -69,11 +69,30 @@ def describe(
     schedule: str | Path | None = None,
     steps: int = 100,
 ) -> ModelDescription:
-    """Return the layers and costs of the recipe, else the model, else the run called `name`; nothing is trained.
+    """Describe the layers and costs of a network; nothing is trained.
 
-    For `size` and `classes`, see `describe_target`; `set` are settings of a recipe or a model. `diagram` and `schedule`
-    are ``.svg`` or ``.png`` files to write: the network, and its learning rate over the steps, `steps` per epoch.
-    Raises `UsageError`, suggesting the nearest name, and `OutputError` for a file that cannot be written.
+    Args:
+        name: A recipe, else a model, else the path of a run.
+        size: The size of the images, as in ``"224x224x3"`` or ``"224x224"``; by default the recipe's, else the
+            model's. A run defines its own.
+        classes: The number of classes; by default 10 for networks for small images, 1,000 for others, and 2 for a
+            sigmoid output. A run defines its own.
+        set: Settings of a recipe or a model, as in ``{"model.alpha": 0.5}``.
+        diagram: A ``.svg`` or ``.png`` file to draw the network to.
+        schedule: A ``.svg`` or ``.png`` file to plot the learning rate over the steps to.
+        steps: The number of steps in an epoch, for `schedule`.
+
+    Returns:
+        A row for each layer: output shape, parameters, multiply-adds, receptive field, memory.
+
+    Raises:
+        UsageError: If there is no recipe, model or run of this name; the message suggests the nearest one.
+        OutputError: If a file cannot be written.
+
+    Example:
+        ```python
+        print(sl.describe("cifar10-simple", size="32x32", classes=10).parameters)
+        ```
     """
     target = find_target(str(name), to_assignments(set))
     schedule_path, diagram_path = (None if path is None else str(path) for path in (schedule, diagram))

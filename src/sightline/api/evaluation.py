@@ -51,10 +51,15 @@ MAX_OOD_IMAGES = 1000  # maximum OOD images; they estimate an AUROC to about 0.0
 
 
 class Evaluation:
-    """What `Classifier.evaluate` measured on labeled images; shows as a table of metrics in a notebook.
+    """What [`Classifier.evaluate`][sightline.Classifier.evaluate] measured on labeled images.
 
-    `result` has the metrics and the predictions, `report` all analyses, and `label_issues` the likely label errors, if
-    they were searched for. `tta_views` is the number of views of each image that predictions are averaged over.
+    In a notebook it is shown as a table of metrics.
+
+    Attributes:
+        result: The metrics with the probabilities and labels that they were computed from.
+        report: All analyses: calibration, abstention, slices, errors.
+        label_issues: The likely label errors, the most likely first; None if they were not searched for.
+        tta_views: The number of views of each image that its prediction is the mean of.
     """
 
     def __init__(
@@ -67,20 +72,20 @@ class Evaluation:
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """The metrics by name, such as ``accuracy``, ``macro_f1`` and ``auroc``: `value` and 95% `interval` of each.
+        """The metrics by name, such as ``top_1`` (accuracy), ``macro_f1``, ``auroc`` and ``log_loss``.
 
-        A value that cannot be computed is None, and its `note` says why.
+        Each has a `value` and its 95% `interval`. A value that cannot be computed is None, and its `note` says why.
         """
         return self.result.metrics
 
     @property
     def accuracy(self) -> float:
-        """The fraction of images whose most probable class is the true one."""
+        """The fraction of images whose most probable class is the true one, in [0, 1]."""
         return self.result.accuracy
 
     @property
     def split(self) -> str:
-        """The split of the run that was evaluated, or ``other``."""
+        """The split that was evaluated: train, validation or test; ``other`` for images without splits."""
         return self.report.split
 
     @property
@@ -100,7 +105,7 @@ class Evaluation:
 
     @property
     def targets_met(self) -> bool:
-        """Whether there are thresholds that reach all targets that were asked for."""
+        """Whether there are thresholds that reach all requested targets."""
         threshold, binary = self.report.threshold, self.report.binary
         points = () if binary is None else binary.operating_points
         missed = threshold is not None and threshold.confidence is None
@@ -108,7 +113,7 @@ class Evaluation:
 
     @property
     def predictions(self) -> RecordList[dict[str, Any]]:
-        """The true class, the predicted class and its probability of each image, in the order of evaluation."""
+        """The path, true class, predicted class and its probability of each image, in the order of evaluation."""
         result = self.result
         predicted = result.probabilities.argmax(1)
         rows = zip(result.paths, result.labels.tolist(), predicted.tolist(), strict=True)
@@ -128,19 +133,23 @@ class Evaluation:
 
     @property
     def errors(self) -> RecordList[dict[str, Any]]:
-        """The images whose predicted class is wrong, as in `predictions`, the most confident first."""
+        """The predictions that are wrong, the most confident first."""
         wrong = [row for row in self.predictions if not row["correct"]]
         return RecordList(sorted(wrong, key=lambda row: -row["probability"]), dict)
 
     def to_frame(self) -> Any:
-        """Return a pandas DataFrame with a row per image: path, label, predicted, probability, correct.
+        """Return the predictions as a pandas DataFrame.
 
-        Raises `MissingExtraError`, which says what to install, without pandas.
+        Returns:
+            A DataFrame with a row for each image and the columns path, label, predicted, probability and correct.
+
+        Raises:
+            MissingExtraError: If pandas is not installed; the message says how to install it.
         """
         return self.predictions.to_frame()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of ``evaluate --format json``."""
+        """Return what ``sightline evaluate --format json`` prints, as JSON-compatible values."""
         issues = self.label_issues
         return self.report.to_dict() | {
             "label_issues": None if issues is None else [issue.to_patch() for issue in issues],
@@ -148,10 +157,17 @@ class Evaluation:
         }
 
     def plot_confusion(self, out: Path | str | None = None, *, percentages: bool = False) -> RenderedFigure:
-        """Draw the confusion matrix, true classes in rows; a notebook shows the figure, `out` is a PNG file to write.
+        """Draw the confusion matrix, with true classes in rows.
 
-        The numbers are images, or with `percentages` percentages of the true class. Raises `MissingExtraError` without
-        matplotlib.
+        Args:
+            out: A PNG file to write.
+            percentages: Whether to state percentages of the true class instead of numbers of images.
+
+        Returns:
+            The figure, which a notebook shows.
+
+        Raises:
+            MissingExtraError: If matplotlib is not installed.
         """
         figure = run_plots.plot_confusion(self.result, self.split, percentages=percentages)
         if out is not None:

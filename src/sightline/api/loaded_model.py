@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sightline.api import stored_thresholds
 from sightline.api.dataset import Dataset
+from sightline.api.record_list import format_html_table
 from sightline.callbacks import Progress, no_progress
 from sightline.data.indexing import Sources
 from sightline.data.types import Index
-from sightline.errors import ModelError
+from sightline.errors import ModelError, plural
 from sightline.inference.manifest import Manifest
 from sightline.inference.predictor import Predictor
 from sightline.inference.results import Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.inference.tta import FlipTTA
 from sightline.runs import run_images
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
@@ -111,6 +114,12 @@ class LoadedModel:
             return self.run
         return run_images.find_source_run(self.path, self.manifest)
 
+    def with_flip_tta(self) -> Self:
+        """Return a copy that averages over each image and its mirror image, at twice the cost."""
+        flipped = type(self)(FlipTTA(self.predictor), self.run, self.manifest, self.path)
+        flipped.thresholds, flipped.trained_on = self.thresholds, self.trained_on
+        return flipped
+
     def explanation_predictor(self, method: str | None) -> Predictor:
         """Return the predictor that an explanation method needs: the Keras model for gradients, if there is one."""
         if self.run is None or method in {"occlusion", "rise"} or isinstance(self.predictor, KerasPredictor):
@@ -118,6 +127,30 @@ class LoadedModel:
         if self._keras_predictor is None:
             self._keras_predictor = load_keras_predictor(self.run)
         return self._keras_predictor
+
+    def __repr__(self) -> str:
+        place = "" if self.path is None else f"{str(self.path)!r}, "
+        return f"{type(self).__name__}({place}{self._describe()})"
+
+    def _describe(self) -> str:
+        names = ", ".join(self.predictor.classes[:5]) + (", ..." if len(self.predictor.classes) > 5 else "")
+        spec = self.predictor.preprocess
+        size = f"{spec.height}x{spec.width}x{spec.channels}"
+        return f"{plural(len(self.predictor.classes), 'class', 'classes')}: {names}; {size} images"
+
+    def _repr_html_(self) -> str:
+        rows = [{"property": name, "value": value} for name, value in self._properties().items()]
+        return format_html_table(rows, title=type(self).__name__ if self.path is None else str(self.path))
+
+    def _properties(self) -> Mapping[str, str]:
+        spec, thresholds = self.predictor.preprocess, self.thresholds
+        stored = {} if self.manifest is None else {"model": self.manifest.model, "precision": self.manifest.precision}
+        return {
+            **stored,
+            "classes": ", ".join(self.predictor.classes[:20]) + (", ..." if len(self.predictor.classes) > 20 else ""),
+            "input": f"{spec.height}x{spec.width}x{spec.channels}, uint8",
+            "abstains": "no" if thresholds is None else "yes, by thresholds of the validation split",
+        }
 
 
 def load_keras_predictor(run: RunDirectory) -> KerasPredictor:

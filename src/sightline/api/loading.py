@@ -25,16 +25,24 @@ MAX_MODELS = 5  # models listed in a message
 
 
 def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
-    """Load a run, a bundle, its ``.zip`` or ``.onnx`` file, or the folder of another format that `export` wrote.
+    """Load a classifier from a run, a bundle or an exported file, and verify its files.
 
-    "imagenet" is a classifier for the 1,000 classes of ImageNet that needs no training: EfficientNet-Lite0 with its
-    published weights, a bundle that is built in the cache on first use.
+    Args:
+        path: A run; a bundle (a folder, ``.zip`` or ``.onnx`` file); or a folder that `export` wrote in another
+            format. ``imagenet`` is a classifier for the 1,000 classes of ImageNet that needs no training:
+            EfficientNet-Lite0 with its published weights, a bundle that is built in the cache on first use.
+        engine: ``onnx`` predicts with the bundle of a run, in ONNX Runtime, if it has one. ``keras`` predicts with
+            its Keras model, which has gradients.
 
-    The files are verified. Raises `ModelError` if the model cannot be used, `MissingExtraError` if the runtime of its
-    format is not installed. A SavedModel contains arbitrary TensorFlow code: load only your own.
+    Returns:
+        The classifier.
 
-    A complete run predicts with its bundle, in ONNX Runtime. It uses its Keras model if there is no bundle (the run was
-    interrupted) or if `engine` is "keras", as gradients require.
+    Raises:
+        ModelError: If `path` is not a model, or was damaged.
+        MissingExtraError: If the runtime of its format is not installed.
+
+    Warning:
+        A SavedModel contains arbitrary TensorFlow code: load only those of people whom you trust.
     """
     if engine not in get_args(Engine):
         raise UsageError(f"There is no engine {engine!r}.{suggest(engine, get_args(Engine))}")

@@ -59,27 +59,53 @@ def train(
     progress: bool | None = None,
     callback: Callback | None = None,
 ) -> Run:
-    """Train a classifier on labeled images, evaluate it and write a run directory with its report and its bundle.
+    """Train a classifier on labeled images, evaluate it, and write a run directory with its report and its bundle.
 
-    The options are those of `sightline train`. `data` is a `Dataset`, or paths and names of data sets. `recipe` is the
-    name of a recipe; ``auto`` chooses one that suits the images. `config` is a TOML file of settings that override it.
-    `set` overrides both, as in ``{"train.optimizer.name": "adamw"}`` or ``["train.optimizer.name=adamw"]``; every
-    setting is in docs/reference.md. The other options are shortcuts of settings: the network `model`, its initial
-    `weights` (none, imagenet, auto or a file), the total number of `epochs`, `batch_size`, `learning_rate`, `seed`, the
-    `patch` of data fixes to apply, kinds of data errors to `allow`, whether to `cache` decoded images, and whether to
-    fail on nondeterministic operations (`deterministic`). `column` names the columns of a table of images.
+    The options are those of `sightline train`, by the same names.
 
-    `out` is the run directory, by default ``runs/<recipe>-<data>-<n>``. It must not exist or be a run: with `force`
-    that run is replaced, else it must be complete with the same settings, and is only evaluated again.
+    Args:
+        data: A [`Dataset`][sightline.Dataset], or paths and names of data sets.
+        recipe: The name of a recipe; ``auto`` chooses one that suits the images.
+        out: The run directory, by default ``runs/<recipe>-<data>-<n>``. It must not exist or be empty, unless it is a
+            complete run with the same settings, which is then evaluated again, or `force` is true.
+        config: A TOML file of settings that override the recipe's.
+        set: Settings that override both, as in ``{"train.optimizer.name": "adamw"}`` or
+            ``["train.optimizer.name=adamw"]``. The [reference](reference.md) lists them all.
+        model: The network; [`describe`][sightline.describe] shows one.
+        weights: Its initial weights: none, imagenet, auto, or the path of a file.
+        epochs: The total number of epochs, divided among the stages of the recipe.
+        batch_size: The number of images in a batch.
+        learning_rate: The learning rate of the optimizer; stages with their own keep it.
+        seed: The seed of all random numbers.
+        patch: A file of data fixes to apply, as written by [`Dataset.check`][sightline.Dataset.check].
+        column: The columns of a table, as in ``{"label": "breed"}``.
+        allow: Kinds of data errors to accept, such as ``"split-leakage"``.
+        cache: Whether to keep decoded images on disk for the next training.
+        deterministic: Whether to fail on nondeterministic operations.
+        devices: The number of devices of this host to train on, or ``all``; by default 1.
+        hosts: The number of processes that train together, or ``auto``. Each calls `train` with the same arguments
+            but its own `rank`, and only that of rank 0 writes the run; see [Scaling](scaling.md).
+        coordinator: The address and port at which rank 0 waits for the others.
+        rank: The rank of this process, from 0.
+        force: Whether to replace the run at `out`.
+        progress: Whether to show progress on standard error: a bar, or a line for each epoch. None shows it in a
+            terminal and in a notebook, so that a script in the background prints nothing.
+        callback: Receives the progress events in place of the display.
 
-    `devices` is the number of devices of this host to train on, or ``all``. `hosts`, `coordinator` and `rank` are for
-    processes that train together: each calls this with the same arguments but its own rank, and only that of rank 0
-    writes the run; see docs/scaling.md.
+    Returns:
+        The complete run.
 
-    Progress is shown on standard error, in a terminal and in a notebook: a bar, or a line for each epoch. `progress`
-    False silences it, and True shows it everywhere. A `callback` receives all events in its place.
+    Raises:
+        SightlineError: If the images, the settings or the machine do not allow the training. If it is raised before
+            the first step, nothing is left behind.
+        DivergedError: If the loss becomes NaN or infinite.
+        Interrupted: After Ctrl-C; [`Run.resume`][sightline.Run.resume] continues.
 
-    Raises `SightlineError`s; if one is raised before the first step, nothing is left behind.
+    Example:
+        ```python
+        run = sl.train("photos/", recipe="quick", epochs=2, seed=1, out="runs/a")
+        print(run.test)
+        ```
     """
     shortcuts = {
         "model.name": model,
@@ -109,13 +135,28 @@ def train(
 class Run:
     """A training and everything that it wrote; in a notebook it shows its report.
 
-    `Run(path)` opens the run directory of an earlier training, complete or not.
+    [`train`][sightline.train] returns one, and ``Run(path)`` opens an earlier one, complete or not.
+
+    Attributes:
+        path: The run directory.
+
+    Example:
+        ```python
+        run = sl.Run("runs/a")
+        print(run.status, len(run.history))
+        ```
     """
 
     def __init__(self, path: str | Path, *, result: TrainResult | None = None, data: Dataset | None = None) -> None:
-        """Open the run at `path`; `data` is what it was trained on, needed again if that is in memory.
+        """Open the run directory of an earlier training.
 
-        Raises `ModelError` if `path` is not a run.
+        Args:
+            path: The run directory.
+            result: The result of the training, if it is known already.
+            data: What it was trained on; needed again only if that is in memory.
+
+        Raises:
+            ModelError: If `path` is not a run.
         """
         self.path = Path(path)
         self._result, self._data = result, data
@@ -129,17 +170,17 @@ class Run:
 
     @property
     def status(self) -> str:
-        """One of complete, running, interrupted and failed."""
+        """The state of the training: complete, running, interrupted or failed."""
         return str(self.directory.info.get("status"))
 
     @property
     def config(self) -> RunConfig:
-        """All settings, as they were resolved."""
+        """All settings as they were resolved: nothing is left at auto."""
         return self.directory.config
 
     @property
     def recipe_choice(self) -> RecipeChoice | None:
-        """The recipe that ``auto`` chose, and why; None if another recipe was asked for."""
+        """The recipe that ``auto`` chose, and why; None if a recipe was named."""
         choice = self.directory.info.get("recipe_choice")
         return None if choice is None else RecipeChoice(**choice)
 
@@ -152,12 +193,16 @@ class Run:
 
     @property
     def history(self) -> RecordList[EpochRecord]:
-        """The losses, accuracies and learning rate of each epoch so far."""
+        """The losses, accuracies and learning rates of the epochs so far; `to_frame` makes a DataFrame of them."""
         return RecordList(self.directory.read_history(), asdict)
 
     @property
     def result(self) -> TrainResult:
-        """The outcome, as printed by ``train --format json``; raises `ModelError` for a run that is not complete."""
+        """The outcome of the training, as ``train --format json`` prints it.
+
+        Raises:
+            ModelError: If the run is not complete.
+        """
         if self._result is None:
             run = self.directory
             self._result = existing_run.load_result(run, run.result)
@@ -165,12 +210,12 @@ class Run:
 
     @property
     def validation(self) -> SplitMetrics | None:
-        """Accuracy and loss on the validation split; None without one."""
+        """The accuracy and loss on the validation split; None without one."""
         return self.result.validation
 
     @property
     def test(self) -> SplitMetrics | None:
-        """Accuracy and loss on the test split; None without one."""
+        """The accuracy and loss on the test split; None without one."""
         return self.result.test
 
     def resume(
@@ -184,11 +229,26 @@ class Run:
         progress: bool | None = None,
         callback: Callback | None = None,
     ) -> Run:
-        """Continue an interrupted run to the weights of an uninterrupted one, bit for bit; return the run.
+        """Continue an interrupted run, or train a complete one further.
 
-        With `epochs`, a complete run is trained further, to this total number of epochs. `data` are the same images if
-        they have moved, or are in memory. For the other options, see `train`. Raises `ModelError` or `UsageError` for a
-        run that cannot be continued, and `DataError` if its images have changed.
+        The weights are those of a run that was not interrupted, bit for bit.
+
+        Args:
+            data: The images of the run, if they have moved or are in memory.
+            epochs: The new total number of epochs, to train a complete run further.
+            hosts: The number of processes that train together; see [`train`][sightline.train].
+            coordinator: The address and port at which rank 0 waits for the others.
+            rank: The rank of this process, from 0.
+            progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+            callback: Receives the progress events in place of the display.
+
+        Returns:
+            The complete run.
+
+        Raises:
+            ModelError: If the run cannot be continued.
+            UsageError: If an option does not fit the run.
+            DataError: If its images have changed.
         """
         dataset = self._in_memory_data if data is None else Dataset.wrap(data)
         cluster = resolve_cluster(None if hosts is None else str(hosts), coordinator, rank, os.environ)
@@ -203,15 +263,31 @@ class Run:
         return self._data if self._data is not None and self._data.is_in_memory else None
 
     def report(self) -> Path:
-        """Write the report of a complete run again from its files, one self-contained HTML page; return its path."""
+        """Write the report of a complete run again, from the files of the run; the images and the model are not read.
+
+        Returns:
+            The path of the report, one self-contained HTML page.
+
+        Raises:
+            ModelError: If the run is not complete.
+        """
         from sightline.api.reporting import rebuild_report
 
         return rebuild_report(self.path)
 
     def compare(self, *runs: Run | str | Path, figure: str | Path | None = None) -> RunComparison:
-        """Compare this run with others: settings that differ, accuracy with its interval, and who is right where.
+        """Compare this run with others: settings, accuracies with intervals, and which run is right on which images.
 
-        `figure` is a PNG file to write, with the curves of all runs. Raises `UsageError` for a run that is given twice.
+        Args:
+            *runs: The other runs, or their paths.
+            figure: A PNG file to write, with the curves of all runs.
+
+        Returns:
+            A row for each run, and a paired comparison of each with this one (exact McNemar test).
+
+        Raises:
+            UsageError: If a run is given twice, or there is only one.
+            ModelError: If a path is not a run.
         """
         from sightline.api.comparison import compare
 

@@ -29,10 +29,19 @@ METRICS: Registry[MetricFunction] = Registry("metric")  # beside those above
 
 
 def register_metric(name: str) -> Callable[[MetricFunction], MetricFunction]:
-    """Register the decorated function as the metric `name`, which every evaluation then computes.
+    """Register the decorated function as a metric, which every evaluation then computes.
 
-    The function takes probabilities float32 [N, K] and labels int32 [N] and returns a number, NaN if it is undefined.
-    Its interval comes from a bootstrap of 200 resamples.
+    The function takes probabilities, float32 [N, K], and labels, int32 [N], and returns a number, NaN if it is
+    undefined. Its 95% interval comes from a bootstrap of 200 resamples. See [Extending](extending.md).
+
+    Args:
+        name: The name of the metric.
+
+    Returns:
+        A decorator, which returns the function unchanged.
+
+    Raises:
+        UsageError: If another metric has this name.
     """
 
     def register(function: MetricFunction) -> MetricFunction:

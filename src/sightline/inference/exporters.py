@@ -90,7 +90,19 @@ E = TypeVar("E", bound=type[Exporter])
 
 
 def register_exporter(name: str) -> Callable[[E], E]:
-    """Register a subclass of `Exporter` as the format `name`, the one that ``sightline export --to`` writes."""
+    """Register the decorated subclass of `Exporter` as a format that ``sightline export --to`` writes.
+
+    See [Extending](extending.md).
+
+    Args:
+        name: The name of the format.
+
+    Returns:
+        A decorator, which returns the class unchanged.
+
+    Raises:
+        UsageError: If another format has this name, or the class states a precision that does not exist.
+    """
 
     def register(exporter: E) -> E:
         if unknown := [precision for precision in exporter.precisions if precision not in PRECISIONS]:

@@ -80,10 +80,16 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The prediction for one image, or the reason why there is none (`error`).
+    """The prediction for one image, or the reason why there is none.
 
-    `top` holds the most probable classes in descending order, but first the class that a `positive_threshold` decides
-    for; `label` and `probability` repeat the first. `decision` is None unless the model has `Thresholds`.
+    Attributes:
+        path: The path of the image, or its position, as in ``"[0]"``, if it came without one.
+        label: The predicted class: the most probable one, unless the threshold of a positive class decides.
+        probability: Its probability, in [0, 1].
+        top: The most probable classes with their probabilities, `label` first, the others in descending order.
+        error: Why there is no prediction; None if there is one.
+        decision: What the thresholds of the model decide: to return the class, to return a set of classes, or to
+            abstain. None for a model without thresholds.
     """
 
     path: str

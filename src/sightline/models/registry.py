@@ -330,12 +330,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 def register_model(
     name: str, *, input_size: int, description: str = "", reference: str = "", **defaults: Any
 ) -> Callable[[F], F]:
-    """Register the decorated function as the backbone of the model `name`.
+    """Register the decorated function as the backbone of a model.
 
-    The function takes the normalized pixels, a symbolic tensor [N, H, W, C], and returns feature maps [N, H', W', C'],
-    by layers of Keras alone. `input_size` is the input size in pixels that it is designed for; `defaults` are fields of
-    `ModelEntry`, where `min_input_size` is by default `input_size`, `normalize` "imagenet", and the head average
-    pooling.
+    The function takes the normalized pixels, a symbolic tensor [N, H, W, C], and returns feature maps [N, H', W',
+    C'], by layers of Keras alone. See [Extending](extending.md).
+
+    Args:
+        name: The name of the model.
+        input_size: The height and width of the images that it is designed for, in pixels.
+        description: One line for listings; by default the first line of the function's docstring.
+        reference: The paper.
+        **defaults: Other fields of `ModelEntry`. By default `min_input_size` is `input_size`, `normalize` is
+            ``"imagenet"``, and the head is average pooling.
+
+    Returns:
+        A decorator, which returns the function unchanged.
+
+    Raises:
+        UsageError: If another model has this name.
     """
     values: dict[str, Any] = {"min_input_size": input_size, "normalize": "imagenet", "head": HeadSpec("average")}
     values |= defaults

@@ -51,17 +51,29 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
     progress: bool | None = None,
     callback: Callback | None = None,
 ) -> SweepResult:
-    """Train a run for each trial of a search space, each in its own process, and return the trials, best first.
+    """Search hyperparameters: train a run for each trial of a search space, each in its own process.
 
-    For `data`, `column`, `allow`, `progress` and `callback`, see `sightline.train`. `space`: the file of a search space
-    (see `sightline.sweeps.search_space`) or the name of a built-in one. `out`: the folder, by default
-    ``runs/<space>-<data>``, for the run directories, the results table and the figures. `trials`: total number of
-    trials. `storage`: URL of the study's storage, which several machines can share; by default ``study.db`` in the
-    folder. `set`: settings of all trials, as in ``{"data.class_level": 2}``. Calling it again with the same arguments
-    continues an interrupted sweep.
+    Args:
+        data: A [`Dataset`][sightline.Dataset], or paths and names of data sets.
+        space: A TOML file with the search space, or the name of a built-in one; see [Sweeps](sweeps.md).
+        out: The folder of the runs, the table of results and the figures; by default ``runs/<space>-<data>``. The
+            same call continues an interrupted sweep there.
+        trials: The total number of trials; by default that of the search space.
+        storage: The URL of the study's database, or ``journal:FILE``, which several machines can share; by default
+            ``study.db`` in the folder.
+        column: The columns of a table, as in ``{"label": "breed"}``.
+        allow: Kinds of data errors to accept.
+        set: Settings of all trials, as in ``{"data.class_level": 2}``.
+        cache: Whether to keep decoded images on disk.
+        progress: Whether to show progress on standard error; None shows it in a terminal and in a notebook.
+        callback: Receives the progress events in place of the display.
 
-    Raises `Interrupted` after Ctrl-C, and `SightlineError`s for an invalid space, storage or folder; the error of a
-    single trial is recorded with it.
+    Returns:
+        The trials, the best first, by their validation metrics; the error of a failed trial is recorded with it.
+
+    Raises:
+        Interrupted: After Ctrl-C.
+        SightlineError: If the search space, the storage or the folder cannot be used.
     """
     studies.import_optuna()
     search_space = load_space(space)

@@ -78,10 +78,19 @@ SOURCES: Registry[Source] = Registry("source")
 
 
 def register_source(name: str) -> Callable[[Source], Source]:
-    """Register the decorated function as the source `name`, which is given as ``name`` or ``name:argument``.
+    """Register the decorated function as a source of images, which is given as ``name`` or ``name:argument``.
 
     The function takes the argument, an empty string if there is none, and returns a `SourceListing`, without opening
-    any image.
+    any image. See [Extending](extending.md).
+
+    Args:
+        name: The name of the source.
+
+    Returns:
+        A decorator, which returns the function unchanged.
+
+    Raises:
+        UsageError: If another source has this name.
     """
 
     def register(source: Source) -> Source:

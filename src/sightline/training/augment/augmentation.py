@@ -62,7 +62,19 @@ A = TypeVar("A", bound=type[Augmentation])
 
 
 def register_augmentation(name: str) -> Callable[[A], A]:
-    """Register a subclass of `Augmentation` under `name`, the one that ``augment.custom`` enables it by."""
+    """Register the decorated subclass of `Augmentation`, which ``augment.custom`` then enables.
+
+    See [Extending](extending.md).
+
+    Args:
+        name: The name of the augmentation.
+
+    Returns:
+        A decorator, which returns the class unchanged.
+
+    Raises:
+        UsageError: If another augmentation has this name.
+    """
 
     def register(augmentation: A) -> A:
         augmentation.name = name

@@ -1,0 +1,25 @@
+"""A pandas DataFrame with a row for each image; pandas itself is not imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sightline.config import DataConfig
+from sightline.data.sources.listing import SourceListing
+from sightline.data.sources.manifest import read_rows
+from sightline.errors import DataError, UsageError
+
+
+def list_frame_items(frame: Any, options: DataConfig) -> SourceListing:
+    """Return the listing of a DataFrame, as of a table; raises `UsageError` for anything else."""
+    if not hasattr(frame, "columns") or not hasattr(frame, "isna"):
+        raise UsageError(f"frame is a {type(frame).__name__}, not a pandas DataFrame.")
+    if frame.empty:
+        raise DataError("The DataFrame has no rows.")
+    missing = frame.isna()
+    columns = {
+        str(name): [None if absent else value for value, absent in zip(frame[name], missing[name], strict=True)]
+        for name in frame.columns
+    }
+    rows = (dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True))
+    return read_rows(rows, "The DataFrame", options)

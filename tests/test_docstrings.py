@@ -1,0 +1,59 @@
+"""The public docstrings: each parameter is explained, and the page of the API shows all of them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sightline as sl
+
+PAGE = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+NAMES = [name for name in sl.__all__ if name != "__version__"]
+OBJECTS = (sl.Dataset, sl.Run, sl.Classifier, sl.Evaluation, sl.Callback)
+
+
+def list_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield the public functions and the methods of the public classes, with their names."""
+    for name in NAMES:
+        if inspect.isfunction(value := getattr(sl, name)):
+            yield name, value
+    for kind in OBJECTS:
+        for name, value in vars(kind).items():
+            function = getattr(value, "__func__", value)
+            if inspect.isfunction(function) and not name.startswith("_"):
+                yield f"{kind.__name__}.{name}", function
+
+
+FUNCTIONS = dict(list_functions())
+
+
+def test_the_page_shows_every_public_name() -> None:
+    documented = re.findall(r"^::: sightline\.(\w+)$", PAGE, re.MULTILINE)
+    assert sorted(documented) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_parameter_is_explained(name: str) -> None:
+    function = FUNCTIONS[name]
+    doc = inspect.cleandoc(function.__doc__ or "")
+    section = re.search(r"^Args:\n((?:    .*\n?)+)", doc, re.MULTILINE)
+    explained = re.findall(r"^    \**(\w+): \S", section[1], re.MULTILINE) if section else []
+    parameters = [p for p in inspect.signature(function).parameters if p not in {"self", "cls"}]
+    assert explained == parameters or name == "Dataset.wrap"
+
+
+def test_the_check_can_fail() -> None:
+    assert len(FUNCTIONS) > 30
+    assert "Classifier.evaluate" in FUNCTIONS
+
+
+@pytest.mark.parametrize("kind", OBJECTS, ids=lambda kind: kind.__name__)
+def test_every_property_is_one_sentence_or_more(kind: type) -> None:
+    for name, value in vars(kind).items():
+        if not name.startswith("_") and not inspect.isroutine(value):
+            assert (inspect.getdoc(value) or "").partition("\n")[0].endswith("."), f"{kind.__name__}.{name}"
