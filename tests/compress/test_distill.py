@@ -15,7 +15,7 @@ from sightline import backend
 from sightline.callbacks import Callback, no_progress
 from sightline.compress import distill, prune
 from sightline.compress.finetune import FineTuner
-from sightline.config import AugmentConfig, EarlyStoppingConfig, RunConfig
+from sightline.config import AugmentConfig, RunConfig
 from sightline.data.types import Subset
 from sightline.distributed import devices
 from sightline.metrics import softmax
@@ -158,17 +158,3 @@ def test_a_student_learns_what_only_the_teacher_says() -> None:
     fit(student, wrong, train, config, Callback(), objective=taught)
     right = compute_outputs(student.model, train.pixels)["logits"].argmax(1) == train.labels
     assert right.mean() > 0.8
-
-
-def test_the_best_epoch_is_kept() -> None:
-    train = samples(12)
-    student = model(4)
-    before = [prune._to_numpy(v).copy() for v in student.model.variables]
-    config = settings(epochs=3, batch_size=5)
-    config = replace(config, train=replace(config.train, early_stopping=EarlyStoppingConfig("val_accuracy")))
-    taught = distill.Distillation.from_config(config, train, make_teacher(np.zeros((1, 12, 3), np.float32)))
-    history = fit(student, train, train, config, Callback(), objective=taught).history
-    assert len(history) == 3
-    right = compute_outputs(student.model, train.pixels)["logits"].argmax(1) == train.labels
-    assert right.mean() == pytest.approx(max(record.val_accuracy or 0 for record in history))
-    assert any((prune._to_numpy(v) != old).any() for v, old in zip(student.model.variables, before, strict=True))

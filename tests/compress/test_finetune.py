@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -105,6 +106,24 @@ def test_an_interrupted_fine_tuning_continues_from_its_last_step(teacher: bool, 
         assert steps == 12 - stop + 1, "the step that was interrupted is repeated, and no other"
         for name, array in expected.items():
             np.testing.assert_array_equal(weights[name], array, err_msg=name)
+
+
+def test_validation_images_do_not_select_the_weights(tmp_path: Path) -> None:
+    """The best of several epochs on the images that accept a candidate would look better than it is."""
+    labels = (np.arange(12) % 3).astype(np.int32)
+    images = Subset(random_images(12, 8), np.arange(12), labels, ("",) * 12)
+    weights = []
+    for number in range(3):
+        validation = replace(images, labels=((labels + number) % 3).astype(np.int32))
+        tuner = FineTuner(
+            RunConfig(train=TrainConfig(batch_size=4)), images, validation, 4, (), False, None, Callback()
+        )
+        network = tuner.make_network(build_model(make_plan("cifar10-simple", side=8, classes=3)).model)
+        tuner.fine_tune(network, tmp_path / str(number))
+        weights.append(checkpoints.copy_variables(network.model))
+    for name, array in weights[0].items():
+        for others in weights[1:]:
+            np.testing.assert_array_equal(others[name], array, err_msg=name)
 
 
 def test_checkpoints_of_another_network_are_named(tmp_path: Path) -> None:

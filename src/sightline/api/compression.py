@@ -118,6 +118,7 @@ def compress(
         "weights_sha256": sha256, "data": dataset.name, "images": len(dataset.images), "content": _hash_data(dataset),
         "methods": list(selected_methods),
         "epochs": finetune_epochs, "max_drop": budget.max_drop, "non_inferiority_margin": noninferiority.MARGIN,
+        "standard_errors": noninferiority.STANDARD_ERRORS,
     }  # fmt: skip
     search_dir = SearchDir(path, search_key, len(dataset.images))
     tuner = _build_tuner(config, predictor, dataset, selected_methods, finetune_epochs, path, callback)

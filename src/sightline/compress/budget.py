@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sightline.compress.noninferiority import is_non_inferior
+from sightline.compress.noninferiority import is_non_inferior, standard_error
 from sightline.compress.search_dir import CompressionCandidate
 
 
@@ -12,7 +12,7 @@ from sightline.compress.search_dir import CompressionCandidate
 class Budget:
     """The limits; None: no limit. `max_drop` is a fraction (0.01: one point), `max_latency` is in milliseconds.
 
-    A `max_drop` of 0 means no significant loss, see `is_non_inferior`.
+    For what counts as a drop of at most `max_drop`, see `is_non_inferior`.
     """
 
     max_drop: float = 0.0
@@ -28,11 +28,13 @@ class Budget:
             ("parameters", candidate.parameters, self.max_parameters, "", 1),
         ]
         exceeded = []
-        if not is_non_inferior(
-            candidate.only_original_correct, candidate.only_this_correct, candidate.count, self.max_drop
-        ):
-            drop = 100 * (original_accuracy - candidate.accuracy)
-            exceeded.append(f"accuracy {drop:.2f} points below, {100 * self.max_drop:g} allowed")
+        counts = candidate.only_original_correct, candidate.only_this_correct, candidate.count
+        if not is_non_inferior(*counts, self.max_drop):
+            drop, error = 100 * (original_accuracy - candidate.accuracy), 100 * standard_error(*counts)
+            exceeded.append(
+                f"accuracy {drop:.2f} points below with a standard error of {error:.2f}, "
+                f"together {100 * self.max_drop:g} allowed"
+            )
         for name, value, limit, unit, scale in limits:
             if limit is not None and value > limit:
                 value_text, limit_text = (f"{number / scale:,.6g} {unit}".strip() for number in (value, limit))

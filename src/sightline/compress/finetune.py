@@ -140,7 +140,7 @@ class FineTuner:
             l2=0.0,
             optimizer=replace(self.config.train.optimizer, learning_rate=rate),
             schedule=ScheduleConfig("cosine", warmup_fraction=0.1),
-            early_stopping=EarlyStoppingConfig("val_accuracy" if len(self.validation) else "accuracy"),
+            early_stopping=EarlyStoppingConfig(restore_best_weights=False),  # validation images accept, not select
             keep_last_checkpoint=True,
         )
         return replace(self.config, train=train)

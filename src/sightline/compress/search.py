@@ -29,7 +29,6 @@ from sightline.errors import DivergedError
 from sightline.models import pretrained, registry, whitening
 from sightline.models.build import ModelSpec, Network, build_model, build_shapes_only
 from sightline.models.describe import count_parameters
-from sightline.training import checkpoints
 
 METHODS = ("shrink-head", "prune", "distill", "int8", "float16")
 PRUNED_FRACTION = 0.5  # fraction of the network to prune in a round
@@ -122,22 +121,19 @@ class CompressionSearch:
         return network.model
 
     def _fine_tune(self, network: Network, folder: Path) -> None:
-        """Fine-tune until `network` is good, at most `MAX_FINE_TUNES` times, each from the best weights so far.
+        """Fine-tune until `network` is good, at most `MAX_FINE_TUNES` times.
 
-        It stops early if further gains as large as the last would not be enough: fine-tuning takes the most time.
+        It stops early if further gains as large as the last would not be enough: fine-tuning takes the most time. The
+        last weights are kept, not those that were best on validation: the best of several looks better than it is.
         """
-        correct, arrays = self._factory.evaluate(network.model), checkpoints.copy_variables(network.model)
+        accuracy = self._factory.evaluate(network.model).mean()
         min_accuracy = self.candidates[0].accuracy - self.budget.max_drop - 1e-9
         for number in range(1, MAX_FINE_TUNES + 1 if self._tuner.epochs else 1):
-            before = best = float(correct.mean())
+            previous_accuracy = accuracy
             self._tuner.fine_tune(network, folder / f"fine-tune-{number}")
-            new_correct = self._factory.evaluate(network.model)
-            if new_correct.mean() > best:
-                best, correct = float(new_correct.mean()), new_correct
-                arrays = checkpoints.copy_variables(network.model)
-            else:
-                checkpoints.restore_variables(network.model, arrays)
-            reachable = best + (MAX_FINE_TUNES - number) * (best - before)
+            correct = self._factory.evaluate(network.model)
+            accuracy = correct.mean()
+            reachable = accuracy + (MAX_FINE_TUNES - number) * max(accuracy - previous_accuracy, 0.0)
             if self._factory.is_non_inferior(correct) or reachable < min_accuracy:
                 return
 
