@@ -18,6 +18,7 @@ PAGES = {
     "benchmarks/results/explain.md": "benchmarks-explain.md",
     "benchmarks/results/evaluation.md": "benchmarks-evaluation.md",
     "benchmarks/results/doctor.md": "benchmarks-doctor.md",
+    "benchmarks/results/compress.md": "benchmarks-compress.md",
 }
 NOT_PAGES = {"LICENSE", "README.md", "CITATION.cff"}
 

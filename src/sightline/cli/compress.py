@@ -22,7 +22,11 @@ def compress(
     out: Annotated[Path | None, typer.Option(help="The directory of the search; default <MODEL>/compressed.")] = None,
     max_drop: Annotated[
         float,
-        typer.Option(min=0, help="Maximum drop in validation accuracy, in percentage points; 0: no significant drop."),
+        typer.Option(
+            min=0,
+            help="Maximum drop in validation accuracy plus its standard error, in percentage points; 0: no significant "
+            "drop.",
+        ),
     ] = 0.0,
     max_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Maximum size of the ONNX file, e.g. 2MB.")
