@@ -210,7 +210,7 @@ def test_what_cannot_be_scored_is_refused(run: sl.Run, tmp_path: Path) -> None:
         clf.score(x, [1, 0])
     with pytest.raises(sl.DataError, match=r"y is \[2, 4\], .*y\.argmax\(1\)"):
         clf.score(x, np.eye(4)[:2])
-    with pytest.raises(sl.DataError, match="got 2 images, 1 labels"):
+    with pytest.raises(sl.DataError, match="got 2 images and 1 label"):
         clf.score(x, ["Dark"])
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(sl.DataError, match=r"broken\.jpg cannot be classified"):

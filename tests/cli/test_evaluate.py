@@ -68,7 +68,7 @@ def test_tta_is_reported_and_not_stored(sightline: Command, run: Path) -> None:
     assert json.loads((run / "eval" / "test" / "metrics.json").read_text())["loss"] == json.loads(stored)["loss"]
     refused = sightline("evaluate", run, "--tta", "flip", "--coverage", "0.9")
     assert refused.code == 2
-    assert "--tta only evaluates" in refused.err
+    assert "--tta cannot be combined" in refused.err
 
 
 def test_decisions_follow_and_a_later_call_keeps_what_it_does_not_ask_for(

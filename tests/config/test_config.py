@@ -239,8 +239,8 @@ def test_channels_are_the_number_1_or_3(value: Any) -> None:
         ("model.hidden_units", 512, "model.hidden_units expects a list, not 512."),
         ("model.hidden_units", [1, "x"], "model.hidden_units.1 expects a whole number, not 'x'."),
         ("train.stages", {"0": {}}, "train.stages expects a list, not {'0': {}}."),
-        ("train.stages", [3], "train.stages.0 is a table of settings; set one of them, as in train.stages.0.name=..."),
-        ("train", 3, "train is a table of settings; set one of them, as in train.epochs=..."),
+        ("train.stages", [3], "train.stages.0 is a table of settings: set one of them, as in train.stages.0.name=..."),
+        ("train", 3, "train is a table of settings: set one of them, as in train.epochs=..."),
     ],
     ids=range(6),
 )

@@ -147,7 +147,7 @@ class Classifier(LoadedModel):
         labels = to_class_indices(y, self.classes)
         predicted = self.predict_proba(images).argmax(1)
         if len(labels) != len(predicted) or not len(labels):
-            raise DataError(f"score expects a label for each image: got {len(predicted)} images, {len(labels)} labels.")
+            raise DataError(f"score expects a label for each image: got {plural(len(predicted), 'image')} and {plural(len(labels), 'label')}.")
         return float(np.mean(predicted == labels))
 
     def explain(

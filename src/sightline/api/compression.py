@@ -314,6 +314,8 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 
 def build_budget(max_drop: float, max_size: str | None, max_latency: str | None, max_params: int | None) -> Budget:
     """Return the budget of these options; `max_drop` is in percentage points. Raises `UsageError`."""
+    if max_drop < 0:
+        raise UsageError(f"max_drop is a drop in percentage points, at least 0, not {max_drop:g}.")
     return Budget(
         max_drop / 100,
         None if max_size is None else parse_size(max_size),

@@ -34,7 +34,7 @@ def write_decoding_vectors(model: str | Path, out: str | Path | None = None) -> 
         raise UsageError("A bundle has no default folder for exports: give one with --out.")
     target = Path(out) if out is not None else Path(model) / "exports" / "vectors"
     if target.exists() and not (target / "vectors.json").is_file():
-        raise OutputError(f"{target} contains something else: choose another folder with --out.")
+        raise OutputError(f"{target} contains other files: choose another folder with --out.")
     loaded_bundle, _ = bundle.load(bundle_path)
     if not loaded_bundle.files:
         raise ModelError(

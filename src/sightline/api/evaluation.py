@@ -216,7 +216,8 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
     """
     if tta and (label_issues is not None or threshold_request):
         raise UsageError(
-            "--tta only evaluates: thresholds and label issues are computed from single images, so leave it out."
+            "--tta cannot be combined with thresholds or --find-label-issues, which are computed from single images: leave "
+            "it out."
         )
     if label_issues is not None:
         issues.check_packages()  # before the evaluation, not after it
@@ -366,7 +367,7 @@ def _evaluate_ood(
     run_hashes = set() if run is None else {row.sha256 for row in run.read_data() or ()}
     indices = [i for i, image in enumerate(index.images) if image.sha256 not in run_hashes]
     if not indices:
-        raise DataError(f"All {len(index.images)} images of {index.name} belong to the run: give others with --ood.")
+        raise DataError(f"All {len(index.images):,} images of {index.name} belong to the run: give others with --ood.")
     note = f"{len(index.images) - len(indices)} images that belong to the run were excluded."
     note = "" if len(indices) == len(index.images) else note
     if len(indices) > MAX_OOD_IMAGES:

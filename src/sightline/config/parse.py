@@ -248,7 +248,7 @@ def _convert_union(hints: Sequence[Any], value: Any, path: str) -> Any:
 def _convert_table(hint: Any, value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
         first_field = dataclasses.fields(hint)[0].name
-        raise ConfigError(f"{path} is a table of settings; set one of them, as in {path}.{first_field}=...")
+        raise ConfigError(f"{path} is a table of settings: set one of them, as in {path}.{first_field}=...")
     return from_dict(hint, value, f"{path}.")
 
 

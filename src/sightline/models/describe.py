@@ -96,7 +96,7 @@ class ModelDescription:
         for number, layer in enumerate(stored["layers"]):
             if unknown := [name for name in layer["inputs"] if name not in index]:
                 raise ModelError(
-                    f"{where} cannot be read: layers.{number}.inputs names {unknown[0]!r}, no layer before."
+                    f"{where} cannot be read: layers.{number}.inputs names {unknown[0]!r}, which is not an earlier layer."
                 )
             inputs = tuple(index[name] for name in layer["inputs"])
             layers.append(jsonio.build(LayerDescription, {**layer, "inputs": inputs}, f"{where}: layers.{number}"))

@@ -66,7 +66,7 @@ class LabeledImages:
     @cached_property
     def _matched(self) -> MatchedImages:
         if self.run is None:
-            raise DataError("This model does not know its training images: give images to evaluate on.")
+            raise DataError("A model without its run has no images of its own: give images to evaluate on.")
         return run_images.match_run_images(self.run, self.progress, self.index)
 
     @cached_property

@@ -58,6 +58,8 @@ def explain_not_a_run(path: Path) -> str:
     if (bundle / "manifest.json").is_file():
         use = f"use the run {bundle.parent}. " if (bundle.parent / "run.json").is_file() else ""
         return f"{path} is a bundle, not a run: {use}`sightline evaluate`, `predict` and `explain` take bundles."
+    if path.is_file():
+        return f"{path} is a file, not a run: use the folder that `sightline train` wrote."
     if runs := sorted(str(file.parent) for file in path.glob("*/run.json"))[:5]:
         return f"{path} is not a run but contains some: use {' or '.join(runs)}."
     return (

@@ -35,7 +35,7 @@ def serve(
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(
-                f"Cannot listen on {host}:{port}: {reason}. Choose another address with --host, --port."
+                f"Cannot listen on {host}:{port}: {reason}. Choose another address with --host or --port."
             ) from error
         say(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
         server = uvicorn.Server(uvicorn.Config(create_app(classifier, max_bytes=max_bytes), log_level="warning"))
