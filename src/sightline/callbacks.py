@@ -15,7 +15,19 @@ def no_progress(task: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """One line of ``history.jsonl``; `loss` and `accuracy` are running means over the training steps of the epoch."""
+    """One epoch of a training.
+
+    Attributes:
+        epoch: The epoch, from 1.
+        stage: The name of the stage.
+        loss: The mean training loss over the steps of the epoch.
+        accuracy: The mean training accuracy over the steps of the epoch, in [0, 1].
+        val_loss: The loss on the validation split; None without one.
+        val_accuracy: The accuracy on the validation split; None without one.
+        learning_rate: The learning rate of the last step.
+        seconds: The time that the epoch took.
+        images_per_second: The speed of its training steps.
+    """
 
     epoch: int
     stage: str

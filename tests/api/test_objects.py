@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import pickle
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -432,3 +433,20 @@ def test_progress_is_shown_where_someone_looks(
         assert isinstance(display, ProgressDisplay)
     with show_progress(progress=False) as quiet:
         assert not isinstance(quiet, ProgressDisplay)
+
+
+def test_results_are_shown_in_a_line_or_a_table(run: sl.Run, beans: sl.Dataset, tmp_path: Path) -> None:
+    clf = run.classifier
+    assert re.fullmatch(
+        r"ExportResult\('.*\.onnx', onnx in float32, \d+\.\d+ MB; probabilities differ by at most \S+ on \d+ images\)",
+        repr(clf.export(tmp_path / "model.onnx")),
+    )
+    explanations = clf.explain(draw(1)[0], method="occlusion")
+    assert repr(explanations[0]).startswith("Explanation('[0]', ")
+    assert "array" not in repr(explanations[0])
+    assert list(explanations.to_frame()["method"]) == ["occlusion"]
+    description = sl.describe("cifar10-simple", classes=4)
+    assert f"{description.parameters:,} parameters" in repr(description)
+    assert len(description.to_frame()) == len(description.layers)
+    preview = beans.preview(tmp_path / "grid.png")
+    assert Image.open(io.BytesIO(preview._repr_png_())).format == "PNG"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.api.dataset import Dataset, list_data
-from sightline.api.images import ImageLike, prediction_row, split_images, to_class_indices
+from sightline.api.images import ImageLike, explanation_row, prediction_row, split_images, to_class_indices
 from sightline.api.loaded_model import LoadedModel
 from sightline.api.options import Settings, parse_split, to_assignments
 from sightline.api.record_list import RecordList
@@ -144,10 +144,8 @@ class Classifier(LoadedModel):
         Raises:
             DataError: If the labels do not fit the images or the classes.
         """
-        labels = to_class_indices(y, self.classes)
         predicted = self.predict_proba(images).argmax(1)
-        if len(labels) != len(predicted) or not len(labels):
-            raise DataError(f"score expects a label for each image: got {plural(len(predicted), 'image')} and {plural(len(labels), 'label')}.")
+        labels = to_class_indices(y, self.classes, len(predicted))
         return float(np.mean(predicted == labels))
 
     def explain(
@@ -161,7 +159,7 @@ class Classifier(LoadedModel):
         set: Settings = (),
         progress: bool | None = None,
         callback: Callback | None = None,
-    ) -> list[Explanation]:
+    ) -> RecordList[Explanation]:
         """Compute heat maps of the evidence for a class.
 
         Args:
@@ -190,11 +188,10 @@ class Classifier(LoadedModel):
         folder = None if out is None else Path(out)
         predictor = self.explanation_predictor(method)
         with show_progress(progress, callback) as display:
-            return list(
-                explain(
-                    predictor, items, method=method, label=label, out=folder, seed=seed, progress=display.on_progress
-                )
+            explanations = explain(
+                predictor, items, method=method, label=label, out=folder, seed=seed, progress=display.on_progress
             )
+            return RecordList(explanations, explanation_row)
 
     def evaluate(
         self,

@@ -15,6 +15,7 @@ import numpy as np
 
 from sightline import _io, jsonio
 from sightline.api.loading import load
+from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import Callback
 from sightline.compress import distill, noninferiority
 from sightline.compress.budget import Budget
@@ -40,13 +41,19 @@ from sightline.runs.directory import RunDirectory
 MIN_STEPS = 100  # minimum steps of a fine-tuning, if the number of epochs is not given
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CompressionResult:
-    """The result of a search: `candidates`, the original model first, and the names of the `pareto_front`.
+    """The result of a search; in a notebook it is shown as a table of the candidates.
 
-    `best` is the smallest that meets the budget, or None: `nearest` and `misses` then say how close the search came.
-    `comparison` compares `best` with the original model on images that the search has not used; an accuracy drop of
-    up to `max_drop` is allowed.
+    Attributes:
+        out: The folder of the search.
+        candidates: All models, the original one first, with their accuracy, size and latency.
+        pareto_front: The names of the candidates that no other one beats in every respect.
+        best: The smallest candidate that meets the budget, or None.
+        comparison: `best` against the original model, on images that the search has not used.
+        nearest: The candidate that comes closest to the budget.
+        misses: What `nearest` misses of the budget.
+        max_drop: The allowed drop in accuracy, as a fraction.
     """
 
     out: Path
@@ -64,6 +71,31 @@ class CompressionResult:
         if self.best is None or self.comparison is None:
             return False
         return not self.comparison.significantly_worse or self.comparison.difference >= -self.max_drop - 1e-9
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame with a row for each candidate; raises `MissingExtraError` without pandas."""
+        return build_frame(self._table())
+
+    def __repr__(self) -> str:
+        return f"{self._describe()}\n{format_text_table(self._table())}"
+
+    def _repr_html_(self) -> str:
+        return format_html_table(self._table(), title=self._describe())
+
+    def _describe(self) -> str:
+        if self.best is None:
+            return f"No candidate meets the budget; the nearest one is {self.nearest.name}: {'; '.join(self.misses)}"
+        return f"Best candidate: {self.best.name}, in {self.out / 'best'}"
+
+    def _table(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "candidate": c.name, "accuracy": c.accuracy, "parameters": c.parameters, "bytes": c.bytes,
+                "multiply_adds": c.multiply_adds, "latency": c.latency, "pareto": c.name in self.pareto_front,
+            }
+            for c in self.candidates
+            if not c.failed
+        ]  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``--format json`` and ``pareto_front.json``."""

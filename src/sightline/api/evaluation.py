@@ -216,8 +216,8 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
     """
     if tta and (label_issues is not None or threshold_request):
         raise UsageError(
-            "--tta cannot be combined with thresholds or --find-label-issues, which are computed from single images: leave "
-            "it out."
+            "--tta cannot be combined with thresholds or --find-label-issues, which are computed from single images: "
+            "leave it out."
         )
     if label_issues is not None:
         issues.check_packages()  # before the evaluation, not after it

@@ -32,12 +32,18 @@ from sightline.runs.labeled_images import LabeledImages
 CALIBRATION_IMAGES = 256  # images for int8 calibration and for choosing the layers that stay in float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ExportResult:
-    """The result of an export: `path` is None if the file exceeded the tolerance and was discarded.
+    """The result of an export.
 
-    `float_layers` names layers that int8 left in float; `images_description` describes the images used for the
-    comparison.
+    Attributes:
+        path: The file or folder; None if it exceeded the tolerance and was discarded.
+        format: The format, such as ``"onnx"``.
+        precision: The precision, such as ``"int8"``.
+        images_description: The images that it was compared with the model on.
+        parity: How far its probabilities are from the model's, its size and its speed.
+        tolerance: The limits that the parity must meet.
+        float_layers: The layers that int8 left in float.
     """
 
     path: str | None
@@ -57,6 +63,13 @@ class ExportResult:
     def accepted(self) -> bool:
         """Whether the outputs of the file agree with the model's."""
         return self.path is not None
+
+    def __repr__(self) -> str:
+        p = self.parity
+        return (
+            f"ExportResult({self.path!r}, {self.format} in {self.precision}, {p.bytes / 1e6:.2f} MB; probabilities "
+            f"differ by at most {p.max_difference:.2g} on {plural(p.count, 'image')})"
+        )
 
     def describe_rejection(self) -> str:
         """Return why a file that exceeded the tolerance was not written, and what to do."""

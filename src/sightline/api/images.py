@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.api.dataset import Dataset
-from sightline.errors import DataError, UsageError, suggest
+from sightline.errors import DataError, UsageError, plural, suggest
+from sightline.explain.explanation import Explanation
 from sightline.inference.results import Prediction
 from sightline.inference.stream import InputItem
 
@@ -65,12 +66,19 @@ def _read_image(image: Any) -> Any:
     return np.asarray(image) if hasattr(image, "__array__") else image
 
 
-def to_class_indices(y: Sequence[Any] | NDArray[Any], classes: Sequence[str]) -> NDArray[np.int64]:
-    """Return the index of each label's class, int64 [N], for `Classifier.score`; raises `DataError`."""
+def to_class_indices(y: Sequence[Any] | NDArray[Any], classes: Sequence[str], count: int) -> NDArray[np.int64]:
+    """Return the index of each label's class, int64 [N], for the `count` images of `Classifier.score`.
+
+    Raises `DataError` for labels that do not fit.
+    """
     labels = np.asarray(y)
     if labels.ndim > 1 and labels.size != len(labels):
         raise DataError(
             f"y is {list(labels.shape)}, but expected one label for each image: for one-hot rows, use y.argmax(1)."
+        )
+    if labels.size != count or not count:
+        raise DataError(
+            f"score expects a label for each image: got {plural(count, 'image')} and {plural(labels.size, 'label')}."
         )
     return np.array([to_class_index(label, classes) for label in labels.reshape(-1).tolist()], np.int64)
 
@@ -102,4 +110,19 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
         "probability": prediction.probability,
         "decision": None if decision is None else decision.decision,
         **({} if prediction.error is None else {"error": prediction.error}),  # a column only where there is one
+    }
+
+
+def explanation_row(explanation: Explanation) -> dict[str, Any]:
+    """Return the cells of an explanation in a table."""
+    r, check = explanation.region, explanation.faithfulness
+    return {
+        "path": explanation.path,
+        "label": explanation.label,
+        "probability": explanation.probability,
+        "method": explanation.method,
+        "region": None if r is None else f"({r.left}, {r.top}) to ({r.right}, {r.bottom})",
+        "drop": None if check is None else check.drop,
+        "random_drop": None if check is None else check.random_drop,
+        **({} if explanation.error is None else {"error": explanation.error}),
     }

@@ -37,11 +37,20 @@ LabeledPixels = tuple[NDArray[np.uint8], str]
 
 @dataclass(frozen=True, slots=True)
 class PreviewResult:
-    """The path of the figure, all classes of the source, and the number of images shown."""
+    """The figure that was drawn, which a notebook shows.
+
+    Attributes:
+        figure: The path of the PNG file.
+        classes: All classes of the data set.
+        count: The number of images shown.
+    """
 
     figure: str
     classes: tuple[str, ...]
     count: int
+
+    def _repr_png_(self) -> bytes:
+        return Path(self.figure).read_bytes()
 
 
 def preview_images(

@@ -26,7 +26,7 @@ VERBS = {
     "sweep": ("Search hyperparameters.", "sweep photos/ transfer-table --trials 8"),
     "compare": ("Compare runs side by side.", "compare runs/cats runs/cats-2 --figure curves.png"),
     "describe": ("Describe a network layer by layer.", "describe vgg16 --size 224x224x3 --classes 10"),
-    "preview": ("Draw a labeled grid of images.", "preview photos/ --augment --out grid.png"),
+    "preview": ("Draw a labeled grid of images.", "preview photos/ --augment --recipe quick --out grid.png"),
     "models": ("List the available networks.", "models"),
     "recipes": ("List the recipes, or print one of them.", "recipes transfer > my-recipe.toml"),
     "env": ("Show versions, devices, memory and the backend.", "env --format json"),

@@ -300,7 +300,9 @@ def evaluate_binary(
     points: list[binary.OperatingPoint] = []
     if request.rates:
         if held_out is None:
-            raise DataError("Thresholds are chosen on validation images, and there are none: give images with a validation split.")
+            raise DataError(
+                "Thresholds are chosen on validation images, and there are none: give images with a validation split."
+            )
         points = [
             binary.choose_operating_point(*_class_scores(held_out, k), rate, target, conservative=request.conservative)
             for rate, target in request.rates.items()

@@ -34,9 +34,13 @@ class ClassMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric with its 95% interval; either is None if it cannot be computed, and `note` says why.
+    """One metric with its 95% interval.
 
-    `classes` is the number of classes that a mean over classes includes: those with evaluated images.
+    Attributes:
+        value: The metric; None if it cannot be computed.
+        interval: Its 95% interval, with `low` and `high`; None if it cannot be computed.
+        note: Why a value or an interval is missing.
+        classes: The number of classes that a mean over classes includes: those with evaluated images.
     """
 
     value: float | None

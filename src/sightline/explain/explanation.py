@@ -42,13 +42,21 @@ class FaithfulnessCheck:
     positions: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Explanation:
-    """The evidence in one image for class `label`, or the reason why there is none (`error`).
+    """The evidence in one image for a class, or the reason why there is none.
 
-    `heat` is float32 [height, width] in [0, 1], of the size of the model's input. Its maximum is 1, unless there is no
-    evidence: then it is 0 everywhere, and `region` and `faithfulness` are None. `figure` is the path of the PNG file
-    that was requested, if any.
+    Attributes:
+        path: The path of the image.
+        method: The method that computed the heat map.
+        label: The class.
+        probability: Its probability, in [0, 1].
+        heat: float32 [H, W] in [0, 1], of the size of the model's input. Its maximum is 1, unless there is no
+            evidence: then it is 0 everywhere, and `region` and `faithfulness` are None.
+        region: The hottest region, a box in pixels of the image.
+        faithfulness: How much masking the hottest part lowers the probability, against masking it elsewhere.
+        figure: The path of the PNG file, if one was requested.
+        error: Why there is no explanation; None if there is one.
     """
 
     path: str
@@ -60,6 +68,13 @@ class Explanation:
     faithfulness: FaithfulnessCheck | None = None
     figure: str | None = None
     error: str | None = None
+
+    def __repr__(self) -> str:
+        if self.error is not None:
+            return f"Explanation({self.path!r}, {self.error})"
+        r = self.region
+        evidence = "no evidence" if r is None else f"hottest from ({r.left}, {r.top}) to ({r.right}, {r.bottom})"
+        return f"Explanation({self.path!r}, {self.label} {self.probability:.3f} by {self.method}, {evidence})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the heat map as JSON values; `region` is [left, top, right, bottom] in pixels of the image."""

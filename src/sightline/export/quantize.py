@@ -152,7 +152,9 @@ def calibrate_graph(
     ort = imports.import_onnx_runtime("onnxruntime.quantization")
     batches = list(pixels)
     if not batches:
-        raise DataError("Quantization needs images for calibration, and there are none: give labeled images with --parity.")
+        raise DataError(
+            "Quantization needs images for calibration, and there are none: give labeled images with --parity."
+        )
 
     class Reader(ort.CalibrationDataReader):  # type: ignore[misc,name-defined]  # has no types
         def __init__(self) -> None:

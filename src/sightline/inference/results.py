@@ -21,12 +21,21 @@ class ClassProbability:
 class Thresholds:
     """When to abstain, fitted on the validation split and stored with the model; None for what was not requested.
 
-    `confidence`: predict a class if its probability is at least this; it reached `target_precision` on `count`
-    validation images, with a coverage of `selective_coverage`. `conformal_quantile`: a class is in the prediction set
-    if its nonconformity score (`conformal`) is at most this, so that the set contains the true class with probability
-    `coverage`. `ood_limit`: an image whose `ood` score ("energy") is above this is out of distribution.
-    `positive_threshold`: of two classes, predict `positive` if its probability is at least this, for a `rate` of
-    `target_rate`; it excludes a confidence and prediction sets.
+    Attributes:
+        count: The number of validation images.
+        target_precision: The requested precision of the images that are classified.
+        confidence: The smallest probability with which a class is predicted, to reach `target_precision`.
+        selective_coverage: The fraction of the validation images that are classified then.
+        coverage: The requested probability that a prediction set contains the true class.
+        conformal_quantile: The largest nonconformity score of a class in a prediction set, to reach `coverage`.
+        conformal: The nonconformity score: lac (Sadinle et al., 2019).
+        ood: The out-of-distribution score: energy (Liu et al., 2020).
+        ood_limit: The score above which an image is out of distribution.
+        rate: Whether the threshold of the positive class was chosen for its sensitivity or its specificity.
+        target_rate: The requested sensitivity or specificity.
+        positive: The positive one of two classes.
+        positive_threshold: The smallest probability with which `positive` is predicted. It excludes a confidence and
+            prediction sets.
     """
 
     count: int
@@ -71,7 +80,13 @@ DecisionKind = Literal["class", "set", "abstain"]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The decision for a prediction: return the class, return a set of classes, or abstain."""
+    """The decision for a prediction.
+
+    Attributes:
+        decision: ``"class"``, ``"set"`` or ``"abstain"``.
+        set: The prediction set, the most probable class first; None without prediction sets.
+        ood_score: The out-of-distribution score: higher is more unusual.
+    """
 
     decision: DecisionKind
     set: tuple[str, ...] | None

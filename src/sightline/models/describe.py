@@ -12,7 +12,7 @@ import numpy as np
 
 from sightline import backend, jsonio
 from sightline._keras import graphs
-from sightline.errors import ModelError
+from sightline.errors import ModelError, require
 from sightline.models import layer_costs
 
 Sides = tuple[int, int]  # rows, columns
@@ -44,9 +44,16 @@ class LayerDescription:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ModelDescription:
-    """The layers of a model in topological order; `size` is (height, width, channels) of the input images."""
+    """The layers of a model and their costs.
+
+    Attributes:
+        name: The recipe, model or run.
+        size: The height, width and channels of the input images.
+        classes: The number of classes.
+        layers: The layers in topological order.
+    """
 
     name: str
     size: tuple[int, ...]
@@ -74,6 +81,17 @@ class ModelDescription:
         maps = [layer for layer in self.layers if layer.window is not None]
         return maps[-1].receptive_field if maps else (1, 1)
 
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame with a row for each layer; raises `MissingExtraError` without pandas."""
+        return require("pandas", "A DataFrame").DataFrame(self.to_dict()["layers"])
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.size))
+        return (
+            f"ModelDescription({self.name!r}, {size} images, {self.classes} classes: {len(self.layers)} layers, "
+            f"{self.parameters:,} parameters, {self.multiply_adds:,} multiply-adds)"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the description as JSON values."""
         keys = (
@@ -96,7 +114,7 @@ class ModelDescription:
         for number, layer in enumerate(stored["layers"]):
             if unknown := [name for name in layer["inputs"] if name not in index]:
                 raise ModelError(
-                    f"{where} cannot be read: layers.{number}.inputs names {unknown[0]!r}, which is not an earlier layer."
+                    f"{where} cannot be read: layers.{number}.inputs names {unknown[0]!r}, not an earlier layer."
                 )
             inputs = tuple(index[name] for name in layer["inputs"])
             layers.append(jsonio.build(LayerDescription, {**layer, "inputs": inputs}, f"{where}: layers.{number}"))

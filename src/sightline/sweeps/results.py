@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from sightline import jsonio
-from sightline.api.record_list import build_frame, format_html_table
+from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.errors import ModelError
 from sightline.escaping import CsvWriter, escape_cell
 from sightline.intervals import Interval
@@ -60,12 +60,17 @@ class TrialResult:
         return jsonio.fields_to_dict(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SweepResult:
-    """The result of a sweep; `trials` are sorted best first, those without a value last.
+    """The result of a sweep; in a notebook it is shown as a table of the trials.
 
-    `parameter_importance` is the fraction of the variance between complete trials that each parameter explains, largest
-    first; None if it cannot be estimated (one parameter, fewer than two trials, or no differences).
+    Attributes:
+        study: The name of the study.
+        directory: The folder of the sweep.
+        monitor: The validation metric that ranks the trials.
+        trials: The trials, the best first, those without a value last.
+        importance: The fraction of the variance between complete trials that each parameter explains, the largest
+            first; None if it cannot be estimated (one parameter, fewer than two trials, or no differences).
     """
 
     study: str
@@ -77,6 +82,9 @@ class SweepResult:
     def to_frame(self) -> Any:
         """Return a pandas DataFrame with a row per trial; raises `MissingExtraError` without pandas."""
         return build_frame([_trial_row(trial) for trial in self.trials])
+
+    def __repr__(self) -> str:
+        return f"{self.study}: {self.directory}\n{format_text_table([_trial_row(trial) for trial in self.trials])}"
 
     def _repr_html_(self) -> str:
         return format_html_table([_trial_row(trial) for trial in self.trials], title=f"{self.study}: {self.directory}")

@@ -137,8 +137,8 @@ def load_space(path_or_name: str | Path) -> SearchSpace:
         folder = resources.files("sightline.recipes") / "sweeps"
         if str(path_or_name) not in list_spaces():
             raise UsageError(
-                "There is no file and no built-in search space "
-                f"{path_or_name}.{suggest(str(path_or_name), list_spaces())}"
+                f"There is no search space {str(path_or_name)!r}, neither a file nor a built-in one."
+                f"{suggest(str(path_or_name), list_spaces())}"
             )
         space = parse_space((folder / f"{path_or_name}.toml").read_text(encoding="utf-8"), str(path_or_name), Path())
     for parameter in space.parameters:  # fail on invalid settings before reading any image

@@ -12,7 +12,13 @@ from sightline.callbacks import EpochRecord
 
 @dataclass(frozen=True, slots=True)
 class SplitMetrics:
-    """Accuracy and mean cross-entropy on one split."""
+    """The accuracy and loss on one split.
+
+    Attributes:
+        accuracy: The fraction of images whose most probable class is the true one, in [0, 1].
+        loss: The mean cross-entropy, in nats.
+        count: The number of images.
+    """
 
     accuracy: float
     loss: float
