@@ -48,7 +48,7 @@ def test_every_run_has_a_page_that_needs_no_network(run: Path, trained: tuple[Pa
     assert f"Accuracy {100 * accuracy:.1f}% on {trained[1]['test']['count']} unseen images" in text
     assert "sightline report" in text
     for label in ("blue", "green", "red"):
-        assert f"<td>{label}</td>" in text
+        assert f'<td class="name">{label}</td>' in text
 
 
 class Tables(HTMLParser):

@@ -314,7 +314,7 @@ def test_many_classes_list_the_largest_confusions_before_the_matrix() -> None:
     section = text[text.index('<section id="confusion"') : text.index('<section id="classes"')]
     assert section.index("Largest confusions") < section.index('class="chart matrix"')
     largest = charts.list_confusions(classes, get_metrics(report)["confusion"])
-    rows = re.findall(r'<tr><td>(.*?)</td><td>(.*?)</td><td class="n">(\d+)</td>', section)
+    rows = re.findall(r'<tr><td class="name">(.*?)</td><td class="name">(.*?)</td><td class="n">(\d+)</td>', section)
     assert rows == [(c["label"], c["predicted"], str(c["count"])) for c in largest[:20]]
     assert [c["count"] for c in largest] == sorted((c["count"] for c in largest), reverse=True)
 
