@@ -55,6 +55,17 @@ def test_one_json_object_and_nothing_else(sightline: Command, colors: Path, tmp_
     assert "epoch 2" in result.err
 
 
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [("64", "device.num_devices is 64, but this host has only"), ("two", "expects a number or all, not 'two'")],
+)
+def test_devices_are_counted(devices: str, message: str, sightline: Command, colors: Path, tmp_path: Path) -> None:
+    result = sightline("train", colors, *SMALL, "--devices", devices, "--out", tmp_path / "r")
+    assert result.code == 2
+    assert message in result.err
+    assert not (tmp_path / "r").exists()
+
+
 def test_the_run_directory_is_complete(trained: tuple[Path, dict[str, Any]]) -> None:
     path, result = trained
     names = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}

@@ -55,6 +55,17 @@ def _split_column(text: str) -> tuple[str, str]:
     return role, name
 
 
+def parse_devices(devices: int | str | None) -> int | None:
+    """Return `devices` as a value of ``device.num_devices``, 0 for ``all``; raises `UsageError` for other text."""
+    if not isinstance(devices, str):
+        return devices
+    if devices == "all":
+        return 0
+    if not devices.isdecimal():
+        raise UsageError(f"--devices expects a number or all, not {devices!r}.")
+    return int(devices)
+
+
 def parse_split(text: str | None) -> Split | None:
     """Return `text` as a split name; raises `UsageError` if it is not one."""
     if text is None:

@@ -14,7 +14,7 @@ from sightline.api import resuming, training
 from sightline.api.classifier import Classifier
 from sightline.api.dataset import Dataset
 from sightline.api.loading import load
-from sightline.api.options import Settings, data_assignments, to_assignments
+from sightline.api.options import Settings, data_assignments, parse_devices, to_assignments
 from sightline.api.record_list import RecordList, format_html_table
 from sightline.callbacks import Callback, EpochRecord
 from sightline.config import RunConfig
@@ -111,7 +111,7 @@ def train(
         "model.name": model,
         "model.weights": None if weights is None else str(weights),
         "train.optimizer.learning_rate": learning_rate,
-        "device.num_devices": 0 if devices == "all" else devices,
+        "device.num_devices": parse_devices(devices),
         "data.patch": None if patch is None else str(patch),
         "data.cache": None if cache else False,
         "device.deterministic": deterministic or None,
