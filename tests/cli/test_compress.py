@@ -1,4 +1,4 @@
-"""Compressing a run as a user does it: budget, Pareto front, a bundle per candidate, resuming after a kill."""
+"""Compressing a run from the command line: budget, Pareto front, a bundle per candidate, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -66,20 +66,20 @@ def completed_search(trained: Trained, tmp_path_factory: pytest.TempPathFactory)
     return out, completed.stdout
 
 
-def test_json_is_the_front_and_the_chosen_one(completed_search: tuple[Path, str], trained: Trained) -> None:
+def test_the_json_lists_the_candidates_and_the_chosen_one(completed_search: tuple[Path, str], trained: Trained) -> None:
     out, printed = completed_search
     payload = json.loads(printed)
     assert payload == json.loads((out / "pareto_front.json").read_text())
     rows = {c["name"]: c for c in payload["candidates"]}
     assert set(rows) >= {"original", "original-int8", "original-float16", "shrink-head", "shrink-head-int8"}
-    large, best = rows["original"], rows[payload["best"]]
-    assert large["parameters"] == trained[1]["parameters"]
-    assert large["accuracy"] == pytest.approx(trained[1]["validation"]["accuracy"])
-    assert best["accuracy"] >= large["accuracy"]
-    assert best["bytes"] == min(r["bytes"] for r in rows.values() if r["accuracy"] >= large["accuracy"])
-    assert rows["shrink-head"]["parameters"] < large["parameters"] / 100
-    assert rows["original-int8"]["bytes"] < large["bytes"] / 3
-    assert rows["original-float16"]["bytes"] < large["bytes"] / 1.9
+    original, best = rows["original"], rows[payload["best"]]
+    assert original["parameters"] == trained[1]["parameters"]
+    assert original["accuracy"] == pytest.approx(trained[1]["validation"]["accuracy"])
+    assert best["accuracy"] >= original["accuracy"]
+    assert best["bytes"] == min(r["bytes"] for r in rows.values() if r["accuracy"] >= original["accuracy"])
+    assert rows["shrink-head"]["parameters"] < original["parameters"] / 100
+    assert rows["original-int8"]["bytes"] < original["bytes"] / 3
+    assert rows["original-float16"]["bytes"] < original["bytes"] / 1.9
     comparison = payload["comparison"]
     assert comparison["split"] == "test"
     assert comparison["count"] == trained[1]["test"]["count"]
@@ -112,7 +112,7 @@ def test_every_candidate_is_a_bundle_with_its_lineage(completed_search: tuple[Pa
     )
 
 
-def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
+def test_another_budget_needs_no_new_work_and_an_impossible_one_names_the_nearest(
     sightline: Command, completed_search: tuple[Path, str], trained: Trained
 ) -> None:
     out, _ = completed_search
@@ -121,10 +121,10 @@ def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
     assert result.code == 0
     for word in ("times fewer parameters", "95% interval", "McNemar p =", "shrink-head"):
         assert word in result.out
-    hopeless = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-size", "1KB")
-    assert hopeless.code == 1
-    assert "No candidate meets the budget" in hopeless.out
-    assert "0.001 MB allowed" in hopeless.out
+    impossible = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-size", "1KB")
+    assert impossible.code == 1
+    assert "No candidate meets the budget" in impossible.out
+    assert "0.001 MB allowed" in impossible.out
     assert not list(out.glob("best*")), "chosen under another budget"
     response = sightline("compress", trained[0], "--out", out, *CHEAP, "--max-latency", "0.0001ms", "--format", "json")
     assert (response.code, response.json["best"], response.json["budget_met"]) == (1, None, False)
@@ -135,7 +135,7 @@ def test_another_budget_needs_no_new_work_and_a_hopeless_one_says_how_near(
     assert {p: p.stat().st_mtime_ns for p in out.glob("candidates/*/record.json")} == before
 
 
-def test_the_test_part_is_asked_once_about_each_that_is_chosen(
+def test_each_chosen_candidate_is_tested_once(
     sightline: Command, completed_search: tuple[Path, str], trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, printed = completed_search
@@ -149,7 +149,7 @@ def test_the_test_part_is_asked_once_about_each_that_is_chosen(
     )
 
 
-def test_a_candidate_says_its_own_temperature_and_can_be_exported(
+def test_a_candidate_has_its_own_temperature_and_can_be_exported(
     sightline: Command, completed_search: tuple[Path, str], colors: Path, tmp_path: Path
 ) -> None:
     """Its Keras model is saved next to its bundle, for the formats that Keras writes."""
@@ -183,7 +183,7 @@ def test_an_untrusted_candidate_is_checked_before_keras_reads_it(
     assert f"remove {model.parent}" in " ".join(result.err.split())
 
 
-def test_bad_use_gets_one_clear_message(
+def test_invalid_use_gets_one_clear_message(
     sightline: Command, completed_search: tuple[Path, str], trained: Trained, tmp_path: Path
 ) -> None:
     run, (out, _) = trained[0], completed_search
@@ -213,7 +213,7 @@ def _make_folder(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("methods", ["prune", pytest.param("prune,distill", marks=pytest.mark.slow)])
-def test_slimming_in_rounds(
+def test_pruning_in_rounds(
     sightline: Command, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str
 ) -> None:
     monkeypatch.setattr(search, "MAX_ROUNDS", 2)

@@ -1,4 +1,4 @@
-"""A teacher's answers are asked for once, and are what the student learns from."""
+"""The teacher's logits are computed once, and the student learns from them in the step of the training loop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIDE = 8
 
 
 def samples(count: int) -> Subset:
-    """Images of three brightnesses, labeled by chance: only the teacher knows better."""
+    """Images of three brightnesses, whose labels a student must trust less than its teacher."""
     labels = (np.arange(count) % 3).astype(np.int32)
     pixels = (random_images(count, SIDE) // 4 + 80 * labels.reshape(-1, 1, 1, 1)).astype(np.uint8)
     return Subset(pixels, np.arange(count), labels, tuple(map(str, range(count))))
@@ -44,31 +44,31 @@ def settings(**train: Any) -> RunConfig:
     return replace(config, train=replace(config.train, **train))
 
 
-def make_teacher(answers: NDArray[np.float32]) -> distill.TeacherLogits:
-    """A teacher of these answers, float32 [1, N, K], for images as they are."""
-    params = pipeline.sample_params(AugmentConfig(), answers.shape[1], (SIDE, SIDE), 0, 0)
-    return distill.TeacherLogits(answers, params[None], AugmentConfig())
+def make_teacher(logits: NDArray[np.float32]) -> distill.TeacherLogits:
+    """A teacher with these logits, float32 [1, N, K], for images that are not augmented."""
+    params = pipeline.sample_params(AugmentConfig(), logits.shape[1], (SIDE, SIDE), 0, 0)
+    return distill.TeacherLogits(logits, params[None], AugmentConfig())
 
 
-def test_answers_are_the_models_and_are_kept(tmp_path: Path) -> None:
+def test_teacher_logits_are_those_of_the_model_and_are_cached(tmp_path: Path) -> None:
     large, train = model(1).model, samples(10)
-    taught = distill.compute_teacher_logits(large, train, settings(), tmp_path / "answers.npy", no_progress)
+    taught = distill.compute_teacher_logits(large, train, settings(), tmp_path / "teacher.npy", no_progress)
     assert taught.logits.shape == (distill.VIEWS, 10, 3)
-    assert taught.augmentation == AugmentConfig(translation=distill.SHIFT), "a run that changes nothing: moved a little"
+    assert taught.augmentation == AugmentConfig(translation=distill.SHIFT), "a run without augmentation: a small shift"
     for view in range(distill.VIEWS):
         moved = prune._to_numpy(pipeline.apply(taught.augmentation, train.pixels, taught.params[view]))
         assert (moved != train.pixels).any()
         np.testing.assert_allclose(taught.logits[view], compute_outputs(large, moved)["logits"], atol=1e-4)
     again = distill.compute_teacher_logits(
-        model(2).model, train, settings(), tmp_path / "answers.npy", no_progress
-    )  # not asked
+        model(2).model, train, settings(), tmp_path / "teacher.npy", no_progress
+    )  # not evaluated
     np.testing.assert_array_equal(again.logits, taught.logits)
 
 
-def test_teacher_and_student_see_the_same_changes(tmp_path: Path) -> None:
+def test_teacher_and_student_see_the_same_augmentation(tmp_path: Path) -> None:
     large, train = model(1).model, samples(6)
     config = replace(settings(), augment=AugmentConfig(horizontal_flip=True, mixup=0.2))
-    taught = distill.compute_teacher_logits(large, train, config, tmp_path / "answers.npy", no_progress)
+    taught = distill.compute_teacher_logits(large, train, config, tmp_path / "teacher.npy", no_progress)
     assert taught.logits.shape == (distill.VIEWS, 6, 3)
     assert taught.augmentation.mixup == 0
     for view in range(distill.VIEWS):
@@ -77,15 +77,15 @@ def test_teacher_and_student_see_the_same_changes(tmp_path: Path) -> None:
         np.testing.assert_allclose(taught.logits[view], compute_outputs(large, seen)["logits"], atol=1e-5)
 
 
-def test_the_loss_is_that_of_labels_and_of_the_teachers_softened_answers() -> None:
-    answers, logits = (np.random.default_rng(i).normal(0, 3, (5, 3)).astype(np.float32) for i in range(2))
-    objective = distill.Distillation.from_config(settings(), samples(5), make_teacher(answers[None]))
+def test_the_loss_combines_labels_and_the_softened_teacher() -> None:
+    teacher, logits = (np.random.default_rng(i).normal(0, 3, (5, 3)).astype(np.float32) for i in range(2))
+    objective = distill.Distillation.from_config(settings(), samples(5), make_teacher(teacher[None]))
     targets = objective.compute_targets(np.arange(5), 1, None)
     labels = np.eye(3, dtype=np.float32)[samples(5).labels]
-    np.testing.assert_array_equal(targets, np.concatenate([labels, answers], axis=1))
+    np.testing.assert_array_equal(targets, np.concatenate([labels, teacher], axis=1))
     hard = -(labels * np.log(softmax(logits))).sum(1)
     t = distill.TEMPERATURE
-    p, q = softmax(answers / t), softmax(logits / t)
+    p, q = softmax(teacher / t), softmax(logits / t)
     soft = (p * np.log(p / q)).sum(1) * t**2
     expected = distill.LABEL_WEIGHT * hard + (1 - distill.LABEL_WEIGHT) * soft
     np.testing.assert_allclose(objective.build_loss().call(targets, logits), expected, rtol=1e-4)
@@ -93,7 +93,7 @@ def test_the_loss_is_that_of_labels_and_of_the_teachers_softened_answers() -> No
     np.testing.assert_allclose(
         objective.build_loss()(targets, logits),
         keras.losses.CategoricalCrossentropy(from_logits=True)(labels, logits) * distill.LABEL_WEIGHT
-        + keras.distillation.LogitsDistillation(t, loss=keras.losses.KLDivergence()).compute_loss(answers, logits)
+        + keras.distillation.LogitsDistillation(t, loss=keras.losses.KLDivergence()).compute_loss(teacher, logits)
         * (1 - distill.LABEL_WEIGHT),
         rtol=1e-4,
     )
@@ -104,13 +104,13 @@ def test_the_loss_is_that_of_labels_and_of_the_teachers_softened_answers() -> No
 
 def test_padding_of_the_last_batch_changes_nothing() -> None:
     """A batch of five images is one step; in batches of five, six images are two, the second of one image."""
-    answers = np.random.default_rng(0).normal(0, 3, (1, 6, 3)).astype(np.float32)
+    logits = np.random.default_rng(0).normal(0, 3, (1, 6, 3)).astype(np.float32)
     losses = []
     for size in (6, 5):
         config = settings(epochs=1, batch_size=size)
         optimizer = replace(config.train.optimizer, name="sgd", learning_rate=0.0)
         config = replace(config, train=replace(config.train, optimizer=optimizer))
-        taught = distill.Distillation.from_config(config, samples(6), make_teacher(answers))
+        taught = distill.Distillation.from_config(config, samples(6), make_teacher(logits))
         student = model(3)
         student.model.get_layer("drop1").rate = 0
         losses.append(fit(student, samples(6), samples(0), config, Callback(), objective=taught).history[0].loss)
@@ -146,15 +146,15 @@ def test_labels_and_a_teacher_are_learned_by_the_same_step(monkeypatch: pytest.M
         assert (taught_targets[:, 3:] == 1).all()
 
 
-def test_a_student_learns_what_only_the_teacher_says() -> None:
-    """The labels are turned round; the teacher is right and weighs more."""
+def test_a_student_learns_what_only_the_teacher_knows() -> None:
+    """All labels are wrong; the teacher is right and weighs more."""
     train = samples(60)
     wrong = Subset(train.pixels, train.rows, ((train.labels + 1) % 3).astype(np.int32), train.paths)
-    answers = 9 * np.eye(3, dtype=np.float32)[train.labels][None]
+    logits = 9 * np.eye(3, dtype=np.float32)[train.labels][None]
     student = model(3)
     config = settings(epochs=40, batch_size=20)
     config = replace(config, train=replace(config.train, optimizer=replace(config.train.optimizer, learning_rate=0.03)))
-    taught = distill.Distillation.from_config(config, wrong, make_teacher(answers))
+    taught = distill.Distillation.from_config(config, wrong, make_teacher(logits))
     fit(student, wrong, train, config, Callback(), objective=taught)
     right = compute_outputs(student.model, train.pixels)["logits"].argmax(1) == train.labels
     assert right.mean() > 0.8

@@ -62,7 +62,7 @@ class Few:
         (TrainConfig(epochs=1), 32, 20),
     ],
 )
-def test_without_a_number_it_is_a_quarter_of_all_stages(train: TrainConfig, count: int, expected: int) -> None:
+def test_the_default_is_a_quarter_of_the_epochs_of_all_stages(train: TrainConfig, count: int, expected: int) -> None:
     data: Any = Few(count)
     assert _choose_epochs(RunConfig(train=train), cast("DecodedDataset", data)) == expected
 

@@ -1,4 +1,4 @@
-"""Channels are really removed, and what is left answers as before where they did nothing."""
+"""Channels are really removed; removing those that are zero changes no output."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def build_residual(seed: int = 0) -> Any:
 
 
 def draw_groups(channels: ChannelGroups, seed: int, fraction: float = 0.5) -> Mask:
-    """Groups drawn by chance, though not all of any layer."""
+    """Return random groups, but not all groups of any layer."""
     random_values = np.random.default_rng(seed).random(channels.count) < fraction
     for call in channels.producers():
         random_values[np.unique(channels.group[call.outputs[0]])[:2]] = False
@@ -82,7 +82,7 @@ def zero_groups(channels: ChannelGroups, removed: Mask) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_without_silent_channels_the_answers_are_the_same(name: str) -> None:
+def test_removing_silent_channels_changes_no_output(name: str) -> None:
     model = build_random(name)
     channels = channel_groups.trace_channels(model)
     removed = draw_groups(channels, 1, 0.2)  # each layer of a deep net loses as much of the signal
@@ -104,7 +104,7 @@ def test_without_silent_channels_the_answers_are_the_same(name: str) -> None:
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1000), fraction=st.floats(0.05, 0.95))
-def test_any_groups_can_go(seed: int, fraction: float) -> None:
+def test_any_groups_can_be_removed(seed: int, fraction: float) -> None:
     model = build_residual(seed)
     channels = channel_groups.trace_channels(model)
     removed = draw_groups(channels, seed, fraction)
@@ -114,7 +114,7 @@ def test_any_groups_can_go(seed: int, fraction: float) -> None:
     np.testing.assert_allclose(after, compute_outputs(model, pixels)["logits"], atol=1e-5)
 
 
-def test_a_channel_that_works_is_missed() -> None:
+def test_removing_a_channel_that_matters_changes_the_output() -> None:
     """The comparison above can fail."""
     model = build_random("cifar10-deep")
     channels = channel_groups.trace_channels(model)
@@ -123,7 +123,7 @@ def test_a_channel_that_works_is_missed() -> None:
     assert np.abs(compute_outputs(small, pixels)["logits"] - compute_outputs(model, pixels)["logits"]).max() > 1e-2
 
 
-def test_the_size_is_known_before_anything_is_built() -> None:
+def test_the_size_is_counted_before_anything_is_built() -> None:
     model = build_residual()
     channels = channel_groups.trace_channels(model)
     removed = draw_groups(channels, 3)
@@ -137,7 +137,7 @@ def test_the_size_is_known_before_anything_is_built() -> None:
     )
 
 
-def test_groups_of_a_residual_net_reach_through_the_additions() -> None:
+def test_groups_of_a_residual_network_extend_through_additions() -> None:
     keras = backend.keras()
     pixels = keras.Input((8, 8, 3), dtype="uint8", name="pixels")
     x = keras.layers.Rescaling(1 / 255)(pixels)
@@ -165,7 +165,7 @@ def test_a_layer_used_twice_is_refused() -> None:
         channel_groups.trace_channels(keras.Model(pixels, {"logits": x, "probabilities": x, "features": x}))
 
 
-def test_the_least_scale_goes_first_and_every_layer_keeps_some() -> None:
+def test_the_smallest_scales_are_removed_first_and_every_layer_keeps_some() -> None:
     model = build_residual()
     channels = channel_groups.trace_channels(model)
     weak = draw_groups(channels, 5, 0.3)
@@ -217,7 +217,7 @@ def test_taylor_scores_are_the_squared_first_order_change() -> None:
     assert all((prune._to_numpy(v) == old).all() for v, old in zip(model.variables, saved_values, strict=True))
 
 
-def test_a_slimmed_network_loads_in_safe_mode(tmp_path: Any) -> None:
+def test_a_pruned_network_loads_in_safe_mode(tmp_path: Any) -> None:
     model = build_random("alexnet")
     channels = channel_groups.trace_channels(model)
     small = prune.prune(model, channels, prune.choose_groups(channels, prune.score_by_scale(channels), 0.6, weigh=True))
@@ -229,7 +229,7 @@ def test_a_slimmed_network_loads_in_safe_mode(tmp_path: Any) -> None:
     assert prune.choose_groups(again, prune.score_by_scale(again), 0.5, weigh=True).any()
 
 
-def test_a_narrower_layer_drops_less() -> None:
+def test_a_narrower_layer_has_less_dropout() -> None:
     keras = backend.keras()
     layers = keras.layers
     pixels = keras.Input((8, 8, 3), dtype="uint8", name="pixels")

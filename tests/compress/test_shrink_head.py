@@ -11,7 +11,7 @@ from sightline.models.build import build_model
 from sightline.models.describe import count_parameters
 
 
-def test_heads_are_smaller_and_only_where_there_is_something_to_gain() -> None:
+def test_only_networks_with_large_heads_get_smaller_ones() -> None:
     assert [(c.pooling, c.hidden_units) for c in shrink_head.list_smaller_heads(ModelConfig("vgg16"))] == [
         ("average", ()), ("average", (512,)),
     ]  # fmt: skip
