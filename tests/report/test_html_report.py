@@ -282,6 +282,24 @@ def test_a_thousand_images_fit_in_two_megabytes() -> None:
     assert len(render_html(make_report(classes, 1000, history=make_history(300))).encode()) < 2_000_000
 
 
+CHINESE = """{% extends "base.html.j2" %}{% import "elements.html.j2" as ui %}
+{% set sections = [("classes", "各类指标")] %}
+{% block language %}zh-CN{% endblock %}{% block title %}{{ config.model.name }}{% endblock %}
+{% block skip %}跳到正文{% endblock %}{% block theme %}主题{% endblock %}{% block contents %}目录{% endblock %}
+{% block themes %}{{ ui.theme_button("auto", "自动", true) }}{{ ui.theme_button("dark", "深色") }}{% endblock %}
+{% block main %}{% call ui.section(sections, "classes") %}{{ metrics.count }} 张图像{% endcall %}{% endblock %}"""
+
+
+def test_a_page_in_another_language_is_another_template() -> None:
+    report = make_report()
+    page = Page(templates.make_environment().from_string(CHINESE).render(metrics=report.metrics, config=report.config))
+    assert page.attributes("html", "lang") == ["zh-CN"]
+    assert page.texts["h2"] == ["各类指标"]
+    words = {word for texts in page.texts.values() for word in texts} - set(page.texts["style"])
+    assert not [word for word in words if re.search("[a-z]{3}", word.replace(report.config.model.name, ""))]
+    assert set(page.attributes("nav", "aria-label")) == {"目录"}
+
+
 # Confusion matrices
 
 
