@@ -9,6 +9,7 @@ import pickle
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,8 @@ def test_check_lists_the_findings(photos: Path, tmp_path: Path) -> None:
     assert "<td>conflicting-duplicates</td>" in report._repr_html_()
     assert report.to_frame()["kind"][0] == "conflicting-duplicates"
     assert (tmp_path / "doctor.html").is_file()
+    clean = replace(report, audit=replace(report.audit, findings=()))
+    assert repr(clean) == "photos: 13 images in 4 classes, no findings"
 
 
 def test_a_run_tells_what_it_did(run: sl.Run, beans: sl.Dataset) -> None:
@@ -314,7 +317,10 @@ def test_a_run_on_arrays_gets_thresholds_of_the_same_arrays(run: sl.Run, beans: 
     ev = run.classifier.evaluate(coverage=0.8)
     assert ev.split == "test"
     assert ev.thresholds is not None
-    assert sl.load(run.path).predict(draw(1)[0])[0].decision is not None, "they are saved with the model"
+    predictions = sl.load(run.path).predict(draw(1)[0])
+    assert predictions[0].decision is not None, "they are saved with the model"
+    assert predictions[0].decision.set is not None
+    assert list(predictions.to_frame()["set"]) == [", ".join(predictions[0].decision.set)]
     again = sl.load(run.path).evaluate(beans, target_precision=0.5, conservative=False)
     assert again.split == "test"
     assert again.accuracy == ev.accuracy
@@ -396,6 +402,7 @@ def test_runs_are_compared(run: sl.Run, tmp_path: Path) -> None:
     assert comparison.paired[0].comparison is not None
     assert comparison.paired[0].comparison.difference == 0
     assert "twin vs. a: " in repr(comparison)
+    assert repr(comparison).splitlines()[0].split() == ["a", "twin"], "a column for each run"
     assert list(comparison.to_frame()["run"]) == ["a", "twin"]
     assert (tmp_path / "curves.png").is_file()
     with pytest.raises(sl.UsageError, match="given twice"):

@@ -117,11 +117,16 @@ class RunComparison:
         ]  # fmt: skip
 
     def __repr__(self) -> str:
-        return "\n".join([format_text_table(self._table()), *(one.describe() for one in self.paired)])
+        return "\n".join([format_text_table(self._transpose()), *(one.describe() for one in self.paired)])
 
     def _repr_html_(self) -> str:
         sentences = "".join(f"<p>{escape(one.describe())}</p>" for one in self.paired)
-        return format_html_table(self._table()) + sentences
+        return format_html_table(self._transpose()) + sentences
+
+    def _transpose(self) -> list[dict[str, Any]]:
+        """Return a column for each run, since they may differ in many settings."""
+        table = self._table()
+        return [{"": name, **{row["run"]: row[name] for row in table}} for name in table[0] if name != "run"]
 
 
 def compare(paths: Sequence[str | Path], *, figure: str | Path | None = None) -> RunComparison:

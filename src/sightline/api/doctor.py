@@ -60,11 +60,12 @@ class DoctorReport:
         return self.audit.to_dict() | {"html": self.html, "patch": self.patch, "corrections": self.corrections}
 
     def __repr__(self) -> str:
-        return f"{self._describe()}\n{self.findings!r}" if self.audit.findings else f"{self._describe()}: no findings"
+        return f"{self._describe()}\n{self.findings!r}" if self.audit.findings else self._describe()
 
     def _describe(self) -> str:
+        count = len(self.audit.findings)
         images, classes = plural(self.audit.count, "image"), plural(len(self.audit.classes), "class", "classes")
-        return f"{self.audit.name}: {images} in {classes}, {plural(len(self.audit.findings), 'finding')}"
+        return f"{self.audit.name}: {images} in {classes}, {plural(count, 'finding') if count else 'no findings'}"
 
     def _repr_html_(self) -> str:
         return format_html_table([_finding_row(f) for f in self.audit.findings], title=self._describe())

@@ -109,6 +109,7 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
         "label": prediction.label,
         "probability": prediction.probability,
         "decision": None if decision is None else decision.decision,
+        **({} if decision is None or decision.set is None else {"set": ", ".join(decision.set)}),
         **({} if prediction.error is None else {"error": prediction.error}),  # a column only where there is one
     }
 

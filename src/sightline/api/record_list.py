@@ -54,6 +54,9 @@ def format_text_table(rows: Sequence[Mapping[str, Any]], count: int | None = Non
     cat    12
     horse  3
     ... and 1 more row
+    >>> print(format_text_table([{"loss": 0.123456, "images_per_second": 13355.3}]))
+    loss    images_per_second
+    0.1235  13,355
     """
     if not rows:
         return "no rows"
@@ -84,7 +87,9 @@ def _list_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _format_cell(value: Any) -> str:
     if value is None:
         return ""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    text = str(value)
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # a file name may hold control characters
 
 

@@ -14,7 +14,7 @@ VERBS = {
     "demo": ("Train, evaluate and predict on synthetic images.", "demo"),
     "train": ("Train a classifier on labeled images.", "train photos/ --recipe transfer --out runs/cats"),
     "resume": ("Resume an interrupted run, or train a run for more epochs.", "resume runs/cats"),
-    "evaluate": ("Evaluate a classifier.", "evaluate runs/cats --target-precision 0.99"),
+    "evaluate": ("Evaluate a classifier.", "evaluate runs/cats --target-precision 0.95"),
     "predict": ("Classify images.", "predict runs/cats new/ --format csv > predictions.csv"),
     "report": ("Write the HTML report of a run again.", "report runs/cats"),
     "explain": ("Show which regions of images support a class.", "explain runs/cats new/1.jpg --class dog"),

@@ -242,4 +242,5 @@ def _sample_evenly(subset: Subset, count: int) -> Subset:
 
 
 def _describe_step(step: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in step.items())
+    details = (f"{key.replace('_', ' ')} {step[key]}" for key in step if key not in ("step", "weights_sha256"))
+    return ", ".join([str(step["step"]), *details])
