@@ -170,12 +170,34 @@ def test_an_array_larger_than_its_file_is_refused(content: bytes) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
-def test_a_pipe_in_place_of_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+def test_whatever_is_removed_is_gone_and_links_are_not_followed(tmp_path: Path, victim: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(victim)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").touch()
+    (tmp_path / "link to a folder").symlink_to(tmp_path / "outside")
     (tmp_path / "folder" / "inner").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "folder")
-    for name in ("pipe", "link", "none"):
-        _io.remove_folder(tmp_path / name)
-    assert (tmp_path / "folder" / "inner").is_dir()
-    _io.remove_folder(tmp_path / "folder")
-    assert not (tmp_path / "folder").exists()
+    (tmp_path / "folder" / "inner" / "link").symlink_to(tmp_path / "outside")
+    for name in ("pipe", "link", "link to a folder", "folder", "missing"):
+        _io.remove(tmp_path / name)
+        assert not os.path.lexists(tmp_path / name)
+    assert victim.is_file()
+    assert (tmp_path / "outside" / "file").exists()
+
+
+def test_the_members_of_a_zip_are_counted_before_any_object_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "many.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(30):
+            archive.writestr(str(number), b"x")
+    with path.open("rb") as file, _io.open_zip(file) as archive:
+        assert archive.read("29") == b"x"
+    monkeypatch.setattr(_io, "MAX_MEMBERS", 29)
+    monkeypatch.setattr(zipfile.ZipInfo, "__init__", lambda *_: pytest.fail("an object was made"))
+    with path.open("rb") as file, pytest.raises(zipfile.BadZipFile, match="more than 29 members"):
+        _io.open_zip(file)
+    monkeypatch.setattr(_io, "_MAX_DIRECTORY_BYTES", 1000)
+    with path.open("rb") as file, pytest.raises(zipfile.BadZipFile, match=r"a directory of 1,\d\d\d bytes"):
+        _io.open_zip(file)

@@ -46,6 +46,9 @@ ZIP_ERRORS = (
     RuntimeError, ValueError,
 )  # fmt: skip
 """What `zipfile` may raise for a corrupt file."""
+MAX_MEMBERS = 100_000  # of a zip file that Sightline wrote: a checkpoint has one for each weight
+_MAX_DIRECTORY_BYTES = 1 << 30
+_MEMBER_SIGNATURE = b"PK\1\2"
 _NPY_HEADER = 12 + 10_000  # bytes before the data; NumPy refuses longer headers
 _MAX_PID_DIGITS = 20  # digits of a process id
 # Windows lacks the first three, and has no named pipes in folders.
@@ -143,6 +146,37 @@ def _check_regular(descriptor: int, path: Path, max_links: int | None) -> None:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
+class _DirectoryCheck:
+    """A zip file whose directory is checked when it is read, before `zipfile` makes an object of each member."""
+
+    def __init__(self, file: IO[bytes], check_count: Callable[[int], None]) -> None:
+        self._file, self._check_count = file, check_count
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"a directory of {size:,} bytes")
+        data = self._file.read(size)
+        self._check_count(data.count(_MEMBER_SIGNATURE))
+        return data
+
+
+def open_zip(file: IO[bytes], check_count: Callable[[int], None] | None = None) -> zipfile.ZipFile:
+    """Open a zip file for reading, after `check_count` has accepted the number of its members.
+
+    A directory of 64 MB would make a million objects that take a gigabyte. Without `check_count`, at most
+    `MAX_MEMBERS`, far more than any file of ours has. Raises `ZIP_ERRORS`; closing the archive leaves `file` open.
+    """
+    archive = zipfile.ZipFile(_DirectoryCheck(file, check_count or _check_member_count))
+    archive.fp = file
+    return archive
+
+
+def _check_member_count(count: int) -> None:
+    if count > MAX_MEMBERS:
+        raise zipfile.BadZipFile(f"more than {MAX_MEMBERS:,} members")
+
+
 def load_arrays(file: IO[bytes], ratio: float = 1) -> dict[str, NDArray[Any]]:
     """Return the arrays of an ``.npz`` file that expands to at most `ratio` times its size, else raise `ValueError`.
 
@@ -192,7 +226,7 @@ def _stated_size(file: IO[bytes]) -> int:
 
 
 def _check_ratio(file: IO[bytes], ratio: float) -> None:
-    with zipfile.ZipFile(file) as archive:
+    with open_zip(file) as archive:
         size = sum(info.file_size for info in archive.infolist())
     end = file.seek(0, os.SEEK_END)
     if size > ratio * end:
@@ -224,10 +258,20 @@ def refuse_links_in_run(folder: Path) -> None:
         refuse_links(runs[-1], folder)
 
 
-def remove_folder(path: Path) -> None:
-    """Delete a folder and its contents; do nothing for anything else, e.g. a pipe, at which `shutil.rmtree` waits."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+def remove(path: Path) -> None:
+    """Delete whatever is at `path`: a file, a link, which is not followed, a folder with its contents, or nothing.
+
+    An untrusted run may have a folder where a file is expected, or the reverse. Raises `OutputError` if it stays.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be deleted: {error.strerror}. Check its permissions, or delete it yourself."
+        ) from error
 
 
 @contextmanager
@@ -251,7 +295,7 @@ def hold_lock(path: Path, what: str) -> Iterator[None]:
             _lock(file)
         except OSError:
             raise OutputError(
-                f"{what} is in use by another process{_describe_owner(path)}: wait until it ends, or stop it."
+                f"{what} is in use by another process{_describe_owner(file)}: wait until it ends, or stop it."
             ) from None
         if (content := file.read(_MAX_PID_DIGITS + 1)) and not (content.isdigit() and len(content) <= _MAX_PID_DIGITS):
             raise OutputError(f"{path} is not a lock file, so it was left unchanged: move it away.")
@@ -274,8 +318,8 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def _describe_owner(path: Path) -> str:
-    text = path.read_bytes()[:20]
+def _describe_owner(file: IO[bytes]) -> str:
+    text = file.read(_MAX_PID_DIGITS)
     return f" ({text.decode()})" if text.isdigit() else ""
 
 

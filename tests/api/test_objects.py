@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import pickle
 import re
 import shutil
@@ -177,6 +178,15 @@ def test_a_run_tells_what_it_did(run: sl.Run, beans: sl.Dataset) -> None:
     assert sl.Run(run.path).result == run.result
     with pytest.raises(sl.ModelError, match="is not a run"):
         sl.Run(run.path / "eval")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
+def test_a_notebook_shows_the_page_of_a_run_without_scripts_and_waits_for_no_pipe(run: sl.Run, tmp_path: Path) -> None:
+    assert " sandbox></iframe>" in run._repr_html_()
+    copy = sl.Run(shutil.copytree(run.path, tmp_path / "run"))
+    (copy.path / "report.html").unlink()
+    os.mkfifo(copy.path / "report.html")
+    assert "<th>epoch</th>" in copy._repr_html_()
 
 
 def test_options_have_the_names_of_the_command_line(beans: sl.Dataset, tmp_path: Path) -> None:

@@ -123,3 +123,17 @@ def test_no_damage_is_a_fault_of_ours(
         for i, name in enumerate(list_files(complete_run))
     ]
     assert not any(failures), "\n".join(filter(None, failures))
+
+
+def test_a_folder_in_place_of_a_result_is_removed_with_the_result(
+    complete_run: Path, tmp_path: Path, sightline: Command
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(complete_run, run)
+    for name in ("report.html", "network.json", "label_issues.jsonl", "checkpoints/00000-0000000000000000.npz"):
+        (run / name).unlink(missing_ok=True)
+        (run / name / "inner").mkdir(parents=True)
+    result = sightline("resume", run, "--epochs", "2")
+    assert result.code == 0, result.err
+    assert (run / "report.html").is_file()
+    assert [path.is_file() for path in (run / "checkpoints").iterdir()] in ([], [True])

@@ -12,6 +12,7 @@ import pytest
 
 from command import SMALL, Command
 from damage import hash_files, replace_by_links
+from sightline.errors import OutputError
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need special rights on Windows")
 
@@ -152,3 +153,20 @@ def test_resume_says_that_the_lock_is_a_link(stopped: Path, tmp_path: Path, sigh
         result.err.split()
     )
     assert victim.read_text(encoding="utf-8") == "precious"
+
+
+def test_demo_images_replace_links(stopped: Path, tmp_path: Path) -> None:
+    from sightline.api import draw_demo_images
+
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    shutil.copytree(stopped, run)
+    victim.write_text("precious", encoding="utf-8")
+    (run / "new").mkdir()
+    (run / "new" / "light-1.png").symlink_to(victim)
+    paths = draw_demo_images(run / "new", 2, 32)
+    assert [path.is_symlink() for path in paths] == [False, False]
+    assert victim.read_text(encoding="utf-8") == "precious"
+    shutil.rmtree(run / "new")
+    (run / "new").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match="nothing is written through links"):
+        draw_demo_images(run / "new", 2, 32)

@@ -36,6 +36,19 @@ def write_bomb(path: Path, size: int) -> Path:
     return path
 
 
+def test_the_members_of_a_zip_are_counted_before_they_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of ten million takes several gigabytes."""
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(30):
+            archive.writestr(f"{number}.png", b"x")
+    assert len(ZipStore(tmp_path / "many.zip", LimitsConfig(archive_members=30)).keys()) == 30
+    monkeypatch.setattr(zipfile.ZipInfo, "__init__", lambda *_: pytest.fail("an object was made"))
+    with pytest.raises(DataError, match=r"more than 29 members\..*data\.limits\.archive_members"):
+        ZipStore(tmp_path / "many.zip", LimitsConfig(archive_members=29))
+
+
 def extended_header(size: int) -> bytes:
     """The beginning of a tar whose first member has an extended header (PAX) of `size` bytes."""
     info = tarfile.TarInfo("././@PaxHeader")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from sightline import _io
 from sightline.api.training import train
 from sightline.callbacks import Callback
 from sightline.datasets import coffee_beans
@@ -24,10 +25,9 @@ def demo_train(images: str, *, out: Path | None, epochs: int | None, callback: C
 
 def draw_demo_images(folder: Path, count: int, size: int = 224) -> list[Path]:
     """Generate images that are not in the training data and save them as ``<true roast>-<n>.png``."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for i in range(count):
         path = folder / f"{coffee_beans.CLASSES[i % len(coffee_beans.CLASSES)].lower()}-{i + 1}.png"
-        Image.fromarray(coffee_beans.draw(i, size, NEW_SEED)).save(path)
+        _io.write_atomic(path, Image.fromarray(coffee_beans.draw(i, size, NEW_SEED)).save)
         paths.append(path)
     return paths

@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sightline import _io
 from sightline.api import resuming, training
 from sightline.api.classifier import Classifier
 from sightline.api.dataset import Dataset
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from sightline.api.comparison import RunComparison
 
 REPORT_HEIGHT = 800  # pixels of a report in a notebook
+MAX_PAGE_BYTES = 64 << 20
 
 
 def train(
@@ -305,10 +307,17 @@ class Run:
         bundle = "" if result.bundle is not None else ", no bundle"
         return f"{result.model}, {accuracy}, {plural(result.epochs, 'epoch')}{bundle}"
 
+    def _read_page(self) -> str:
+        """Return the text of ``report.html``, "" if it is missing, a pipe or no page of ours."""
+        try:
+            return _io.read_regular(self.path / "report.html", MAX_PAGE_BYTES).decode(errors="replace")
+        except OSError:
+            return ""
+
     def _repr_html_(self) -> str:
-        page = self.path / "report.html"
-        if not page.is_file() or self.status != "complete":
+        page = self._read_page() if self.status == "complete" else ""
+        if not page:
             return format_html_table([asdict(epoch) for epoch in self.history], title=repr(self))
-        html = escape(page.read_text(encoding="utf-8"), quote=True)
-        frame = f'<iframe srcdoc="{html}" width="100%" height="{REPORT_HEIGHT}" sandbox="allow-scripts"></iframe>'
+        html = escape(page, quote=True)
+        frame = f'<iframe srcdoc="{html}" width="100%" height="{REPORT_HEIGHT}" sandbox></iframe>'
         return f"{frame}<p>{escape(repr(self))}</p>"

@@ -140,7 +140,7 @@ class SearchDir:
         if save is not None:
             _io.write_atomic(folder / "model.keras", save)
         _io.write_atomic(folder / "record.json", _to_json(jsonio.fields_to_dict(candidate)))
-        _io.remove_folder(folder / "training")
+        _io.remove(folder / "training")
 
     def read_comparisons(self) -> dict[str, PairedTest]:
         """Return the test comparisons of candidates so far, by name."""
@@ -178,7 +178,7 @@ class SearchDir:
         best, model = self.path / "best", self.path / "best.keras"
         if best.is_symlink() or (best.exists() and not best.is_dir()):
             best.unlink()
-        _io.remove_folder(best)
+        _io.remove(best)
         if model.is_dir() and not model.is_symlink():
             raise OutputError(f"{model} is a folder, which a search never writes: remove it.")
         model.unlink(missing_ok=True)

@@ -8,11 +8,9 @@ An archive of a few kilobytes can unpack to terabytes or list millions of member
 from __future__ import annotations
 
 import bz2
-import errno
 import gzip
 import lzma
 import re
-import stat
 import tarfile
 import tempfile
 import threading
@@ -24,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, TypeVar
 
-from sightline._io import ZIP_ERRORS
+from sightline._io import ZIP_ERRORS, open_regular, open_zip
 from sightline.config import LimitsConfig
 from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_file_size
 from sightline.errors import DataError, ImageError
@@ -44,8 +42,9 @@ class ZipStore:
         self.name = path.name
         self._limits = limits
         try:
-            _check_regular(path)
-            self._zip = zipfile.ZipFile(path)
+            file = open_regular(path)
+            weakref.finalize(self, file.close)
+            self._zip = open_zip(file, lambda count: check_count(path, count, limits))
         except (OSError, *ZIP_ERRORS) as error:
             raise DataError(f"{path} is not a readable zip archive: {error}.") from error
         infos = self._zip.infolist()
@@ -193,11 +192,6 @@ def _undecoded_name(info: zipfile.ZipInfo) -> bytes:
         return b""
 
 
-def _check_regular(path: Path) -> None:
-    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block forever
-        raise OSError(errno.EINVAL, "not a regular file")
-
-
 class _HeaderReader:
     """A tar file of which `tarfile` may read only short headers; it seeks past the contents."""
 
@@ -251,15 +245,15 @@ def _open_plain_tar(path: Path, limits: LimitsConfig) -> IO[bytes]:
     openers: dict[bytes, Callable[..., Any]] = {
         rb"\x1f\x8b\x08": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open,
     }  # fmt: skip
-    _check_regular(path)
-    with path.open("rb") as file:
-        start = file.read(10)
+    file = open_regular(path)
+    start = file.read(10)
+    file.seek(0)
     opener = next((o for magic, o in openers.items() if re.match(magic, start)), None)
     if opener is None:
-        return path.open("rb")
+        return file
     plain = tempfile.TemporaryFile()  # noqa: SIM115  # closed together with the store
     try:
-        with opener(path, "rb") as packed:
+        with file, opener(file, "rb") as packed:
             while chunk := packed.read(1 << 20):
                 plain.write(chunk)
                 check_size(path, plain.tell(), limits)

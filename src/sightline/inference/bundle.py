@@ -105,7 +105,7 @@ def _list_foreign_files(path: Path, bundle: Bundle) -> list[str]:
     if path.is_dir():
         names = [p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()]
     elif path.suffix.lower() == ".zip":
-        with zipfile.ZipFile(path) as archive:
+        with _io.open_regular(path) as file, _io.open_zip(file) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
         root = next(name.removesuffix(MANIFEST_FILE) for name in names if name.endswith(MANIFEST_FILE))
         names = [name.removeprefix(root) for name in names]
@@ -225,7 +225,7 @@ def _read(path: Path) -> Bundle:
         return _read_verified(_make_folder_reader(path))
     if path.suffix.lower() == ".zip":
         try:
-            with zipfile.ZipFile(path) as archive:
+            with _io.open_regular(path) as file, _io.open_zip(file) as archive:
                 return _read_verified(_make_zip_reader(archive))
         except _io.ZIP_ERRORS as error:
             raise ModelError(f"it is not a zip file, or it is damaged: {error}") from error

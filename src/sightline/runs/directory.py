@@ -119,10 +119,7 @@ class RunDirectory:
     def remove_partial_files(self) -> None:
         """Remove partially written files of a killed process; call it only while the run is locked."""
         for path in list(self.path.rglob(".part-*")):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            _io.remove(path)
 
     @property
     def checkpoints(self) -> Path:
@@ -339,7 +336,7 @@ class RunDirectory:
             self.write_figure(name, files)
         for old in (self.path / "figures").glob("*.*"):
             if old.name.partition(".")[0] not in {*figures, *keep}:
-                old.unlink(missing_ok=True)
+                _io.remove(old)
 
     def clear_results(self) -> None:
         """Remove everything derived from previous weights of the run, before new ones are evaluated.
@@ -347,10 +344,9 @@ class RunDirectory:
         Exports and compression searches, which the user created, are renamed instead.
         """
         self.update(drop=("message", "batch", "no_bundle_reason"))
-        for name in ("eval", "figures", "report", "bundle"):
-            _io.remove_folder(self.path / name)
-        for name in ("report.html", "network.json", "thresholds.json", "label_issues.jsonl"):
-            (self.path / name).unlink(missing_ok=True)
+        derived = ("report.html", "network.json", "thresholds.json", "label_issues.jsonl")
+        for name in ("eval", "figures", "report", "bundle", *derived):
+            _io.remove(self.path / name)
         for name in ("exports", "compressed"):
             if (self.path / name).exists():
                 (self.path / name).rename(next_path(self.path, f"{name}-old"))
@@ -368,7 +364,7 @@ class RunDirectory:
         folder = self.path / "figures"
         _io.refuse_links(self.path, folder)
         for old in folder.glob(f"{name}.*"):  # never mix files of two figures
-            old.unlink(missing_ok=True)
+            _io.remove(old)
         for suffix, content in files.items():
             self._write(f"figures/{name}.{suffix}", content)
 

@@ -113,7 +113,7 @@ def name_checkpoints_in_errors(run: RunDirectory) -> Iterator[None]:
 def clean_checkpoints(run: RunDirectory, *, keep: bool, callback: Callback) -> None:
     """Delete the checkpoints of a complete run, except for the last one if `keep`."""
     if not keep:
-        _io.remove_folder(run.checkpoints)
+        _io.remove(run.checkpoints)
         return
     size = checkpoints.prune_checkpoints(run.checkpoints)
     if size > LARGE_CHECKPOINT_BYTES:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline import jsonio
+from sightline import _io, jsonio
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig, RunConfig, resolve_config, to_dict
 from sightline.data.dataset import DecodedDataset
@@ -48,7 +47,7 @@ class HostSession:
         if self.team.count == 1:
             return [facts]
         all_facts: list[dict[str, Any]] = [
-            json.loads(text) for text in self.team.gather(jsonio.dumps(facts, ensure_ascii=True))
+            jsonio.loads(text) for text in self.team.gather(jsonio.dumps(facts, ensure_ascii=True))
         ]
         for rank, fact in enumerate(all_facts):
             if "error" in fact:
@@ -108,8 +107,7 @@ class HostSession:
         content = self.team.broadcast(file.getvalue())
         if not content or self.team.rank == 0:
             return checkpoint
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = _io.load_arrays(io.BytesIO(content))
         return Checkpoint(arrays, jsonio.loads(str(arrays.pop("state"))))
 
     @contextmanager

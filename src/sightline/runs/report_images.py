@@ -91,7 +91,7 @@ def write_images(run: RunDirectory, images: Images, is_replaced: Callable[[Repor
     run.write_file(f"{FOLDER}/{INDEX}", jsonio.dump_lines([asdict(image) for image in listed]))
     for old in (run.path / FOLDER).iterdir():
         if old.name not in {INDEX, *(image.file for image in listed)}:
-            old.unlink(missing_ok=True)
+            _io.remove(old)
 
 
 def read_images(run: RunDirectory) -> Images:

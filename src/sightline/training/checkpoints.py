@@ -97,7 +97,7 @@ def write_checkpoint(folder: Path, number: int, checkpoint: Checkpoint, max_chec
     older = [path_to_remove for path_to_remove in _list_newest_first(folder) if _parse_number(path_to_remove) < number]
     kept_paths = {path, *older[: max_checkpoints - 1]}
     for old in {*folder.glob("*.npz"), *folder.glob(".part-*")} - kept_paths:
-        old.unlink(missing_ok=True)
+        _io.remove(old)
     return path
 
 
@@ -130,7 +130,7 @@ def prune_checkpoints(folder: Path) -> int:
     _io.refuse_links(folder.parent, folder)
     paths = _list_newest_first(folder)
     for path_to_remove in [*paths[1:], *folder.glob(".part-*")]:
-        path_to_remove.unlink(missing_ok=True)
+        _io.remove(path_to_remove)
     return paths[0].stat().st_size if paths else 0
 
 

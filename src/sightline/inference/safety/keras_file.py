@@ -24,7 +24,7 @@ _MIN_MEMBER_LIMIT = 1 << 20  # bytes that any member may decompress to
 def check_keras_file(path: Path) -> None:
     """Raise `ModelError` for a ``.keras`` file that decompresses to more than its size or has other members."""
     try:
-        with _io.open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        with _io.open_regular(path) as file, _io.open_zip(file) as archive:
             for info in archive.infolist():
                 maximum = MAX_MEMBER_BYTES.get(info.filename)
                 if maximum is None:
