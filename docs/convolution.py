@@ -18,7 +18,7 @@ from PIL import Image
 import sightline
 from sightline import backend
 from sightline.datasets import coffee_beans
-from sightline.models.layer_costs import compute_output_size
+from sightline.models.layers.windows import compute_output_size
 from sightline.report import plotting
 from sightline.report.plotting import INK, VALIDATION
 

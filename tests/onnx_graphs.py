@@ -175,6 +175,23 @@ def _conv(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> 
     return [name, weight(many, shape[1], side, side)], attributes, after
 
 
+def _conv_transpose(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    if len(shape) != 4 or shape[1] > 512:
+        return None
+    side, stride, many = rng.choice([1, 2, 3]), rng.choice([1, 2, 3]), rng.choice([1, 8, 64])
+    extra, cut = rng.choice([0, 0, 1]), rng.choice([0, 0, 1])
+    attributes = {"strides": [odd(stride), stride], "output_padding": [extra, 0], "pads": [cut, odd(0), 0, 0]}
+    rows, columns = ((n - 1) * stride + side for n in shape[2:])
+    after = (shape[0], many, rows + extra - cut, columns)
+    return [name, weight(shape[1], many, side, side)], attributes, after
+
+
+def _instance_norm(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
+    return (
+        ([name, weight(shape[1]), weight(shape[1])], {}, shape) if 1 < len(shape) < 6 and shape[1] < 1 << 16 else None
+    )
+
+
 def _pool(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -> Any:
     if len(shape) != 4 or min(shape[2:]) < 2:
         return None
@@ -223,7 +240,9 @@ def _gather(rng: Any, name: str, shape: Any, weight: Any, ints: Any, odd: Any) -
 
 _RANDOM_NODES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("Relu", "Sigmoid", "Tanh", "Erf", "HardSwish", "Identity", "Clip"), _unary),
-    **dict.fromkeys(("Add", "Mul", "Div", "Max", "Pow"), _binary),
+    **dict.fromkeys(("Elu", "HardSigmoid", "LeakyRelu", "Selu", "Softplus"), _unary),
+    **dict.fromkeys(("Add", "Mul", "Div", "Max", "Pow", "PRelu"), _binary),
+    "ConvTranspose": _conv_transpose, "InstanceNormalization": _instance_norm,
     "Softmax": _unary, "Concat": _concat, "Pad": _pad, "Conv": _conv, "MaxPool": _pool, "AveragePool": _pool,
     "GlobalAveragePool": _global_pool, "GlobalMaxPool": _global_pool, "MatMul": _matmul, "Transpose": _transpose,
     "Reshape": _reshape, "Flatten": _flatten, "Slice": _slice, "Gather": _gather,

@@ -15,7 +15,7 @@ from sightline import backend
 from sightline.config import ModelConfig
 from sightline.models.build import ModelSpec, build_shapes_only
 from sightline.models.describe import LayerDescription, count_parameters, describe_model, weights_sha256
-from sightline.models.layer_costs import compute_output_size
+from sightline.models.layers.windows import compute_output_size
 
 
 def make_model_with_weight(value: NDArray[Any], name: str = "kernel") -> Any:

@@ -77,8 +77,8 @@ def test_vgg16_is_five_blocks_and_three_dense_layers() -> None:
         ("dense", 1, (1000,)),
     ]
     assert blocks[5].last.pools == (("max pooling", (7, 7, 512)),)
-    assert blocks[6].last.extras == ("relu", "dropout")
-    assert blocks[8].last.extras == ("softmax",)
+    assert blocks[6].last.extras == {"relu": "activation", "dropout": "dropout"}
+    assert blocks[8].last.extras == {"softmax": "softmax"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,26 +19,9 @@ from numpy.typing import NDArray
 
 from sightline._keras import graphs
 from sightline.errors import ModelError
+from sightline.models.layers import ChannelFlow, LayerType, get_layer_type, is_kernel
 
 Slots = NDArray[np.int64]
-
-AXES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "Conv2D": {"kernel": ("", "", "in", "out"), "bias": ("out",)},
-    "Dense": {"kernel": ("in", "out"), "bias": ("out",)},
-    "DepthwiseConv2D": {"kernel": ("", "", "out", ""), "bias": ("out",)},
-    "SeparableConv2D": {
-        "depthwise_kernel": ("", "", "in", ""), "pointwise_kernel": ("", "", "in", "out"), "bias": ("out",),
-    },
-    "BatchNormalization": dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), ("out",)),
-}  # fmt: skip
-"""What each axis of each weight is: input channels, output channels, or neither."""
-
-_CHANNELWISE = {
-    "Activation", "AveragePooling2D", "BatchNormalization", "Cropping2D", "DepthwiseConv2D", "Dropout",
-    "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "Identity", "MaxPooling2D", "Power", "ReLU",
-    "SpatialDropout2D", "ZeroPadding2D",
-}  # fmt: skip
-_CHANNEL_SOURCES = {"Conv2D", "Dense", "SeparableConv2D"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +38,23 @@ class LayerCall:
         return self.node.operation
 
     @property
-    def class_name(self) -> str:
-        """The name of its class."""
-        return type(self.node.operation).__name__
+    def layer_type(self) -> LayerType:
+        """What is known about the type of the layer."""
+        return get_layer_type(self.node.operation)
+
+    @property
+    def flow(self) -> ChannelFlow:
+        """How channels flow through it."""
+        inputs, outputs = ([tuple(t.shape[1:]) for t in of] for of in (self.node.input_tensors, self.node.outputs))
+        return self.layer_type.get_channel_flow(self.layer, inputs, outputs)
 
     def weights(self) -> Iterator[tuple[Any, tuple[Slots | None, ...]]]:
         """Yield each weight whose axes are known, with the slots along each axis (None: neither in nor out)."""
-        axes = AXES.get(self.class_name, {})
         for weight in getattr(self.layer, "weights", ()):
-            if weight.name in axes:
+            axes = self.layer_type.get_axes(weight)
+            if axes is not None:
                 slots = {"": None, "in": self.inputs[0], "out": self.outputs[0]}
-                yield weight, tuple(slots[axis] for axis in axes[weight.name])
+                yield weight, tuple(slots[axis] for axis in axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +76,7 @@ class ChannelGroups:
 
     def producers(self) -> Iterator[LayerCall]:
         """Yield the calls of layers whose output channels are new ones."""
-        yield from (call for call in self.calls if call.class_name in _CHANNEL_SOURCES)
+        yield from (call for call in self.calls if call.layer_type.channels == "make")
 
 
 class _Tracer:
@@ -118,27 +107,32 @@ class _Tracer:
 
     def trace_call(self, node: Any) -> None:
         inputs = [self.slots_of[id(t)] for t in node.input_tensors]
-        outputs = self.output_slots(node, inputs)
+        call = LayerCall(node, tuple(inputs), ())
+        outputs = self.output_slots(call.flow, inputs, [t.shape[-1] for t in node.outputs])
         self.calls.append(LayerCall(node, tuple(inputs), tuple(outputs)))
         self.slots_of |= {id(t): slots for t, slots in zip(node.outputs, outputs, strict=True)}
 
-    def output_slots(self, node: Any, inputs: list[Slots]) -> list[Slots]:
-        kind, shapes = type(node.operation).__name__, [tuple(t.shape[1:]) for t in node.outputs]
-        width = shapes[0][-1]
-        if kind in _CHANNEL_SOURCES and getattr(node.operation, "groups", 1) == 1 and _multiplier(node.operation) == 1:
-            return [self.new(width)]
-        if _is_channelwise(node, inputs[0]):
-            return [inputs[0] if kind != "Flatten" else np.tile(inputs[0], width // len(inputs[0]))]
-        if kind in {"Add", "Multiply"}:
-            return [self.merge(inputs)]
-        if kind == "Concatenate" and node.operation.axis in (-1, len(shapes[0])):
-            return [np.concatenate(inputs)]
-        if kind == "Split" and all(shape == shapes[0] for shape in shapes) and width * len(shapes) == len(inputs[0]):
-            slots = np.split(inputs[0], len(shapes))
-            for slot in slots[1:]:  # so that all keep the same number of channels
-                self.tie(slots[0], slot)
-            return list(slots)
-        return self.seal(inputs, [shape[-1] for shape in shapes])
+    def output_slots(self, flow: ChannelFlow, inputs: list[Slots], widths: list[int]) -> list[Slots]:
+        if flow == "keep" and (len(inputs) > 1 or len(inputs[0]) != widths[0]):
+            flow = "mix"
+        match flow:
+            case "make":
+                outputs = [self.new(widths[0])]
+            case "keep":
+                outputs = inputs
+            case "repeat":
+                outputs = [np.tile(inputs[0], widths[0] // len(inputs[0]))]
+            case "tie":
+                outputs = [self.merge(inputs)]
+            case "join":
+                outputs = [np.concatenate(inputs)]
+            case "split":
+                outputs = list(np.split(inputs[0], len(widths)))
+                for slots in outputs[1:]:  # so that all keep the same number of channels
+                    self.tie(outputs[0], slots)
+            case _:
+                outputs = self.seal(inputs, widths)
+        return outputs
 
     def seal(self, inputs: list[Slots], widths: list[int]) -> list[Slots]:
         fresh = [self.new(width) for width in widths]
@@ -153,20 +147,6 @@ class _Tracer:
             else:  # one of them is broadcast over the channels of the other
                 self.protect(*inputs)
         return next(slots for slots in inputs if len(slots) == width)
-
-
-def _is_channelwise(node: Any, slots: Slots) -> bool:
-    """Return whether each output channel depends on a single channel of the only input."""
-    kind, width = type(node.operation).__name__, node.outputs[0].shape[-1]
-    if kind == "Rescaling":
-        return bool(np.ndim(node.operation.scale) == np.ndim(node.operation.offset) == 0)
-    if kind == "Reshape":
-        return bool(math.prod(node.input_tensors[0].shape[1:]) == width == len(slots))
-    return kind == "Flatten" or (kind in _CHANNELWISE and len(node.input_tensors) == 1 and len(slots) == width)
-
-
-def _multiplier(layer: Any) -> int:
-    return int(getattr(layer, "depth_multiplier", 1))
 
 
 def trace_channels(model: Any) -> ChannelGroups:
@@ -208,15 +188,14 @@ def count_remaining(channels: ChannelGroups, removed: NDArray[np.bool_]) -> tupl
             ]
             count = math.prod(lengths)
             weights += count
-            if len(axes) > 1:
+            if is_kernel(weight):
                 products += count * count_positions(call)
     return weights, products
 
 
 def count_positions(call: LayerCall) -> int:
-    """Return the number of positions at which a layer's kernel is applied: rows times columns of its output.
+    """Return the number of positions at which a layer's kernel is multiplied.
 
     It is 1 for a graph that takes any input size, such as ConvNeXt's.
     """
-    shape: Sequence[int | None] = call.node.outputs[0].shape[1:-1]
-    return math.prod(side or 1 for side in shape)
+    return call.layer_type.count_positions(call.node.input_tensors[0].shape[1:], call.node.outputs[0].shape[1:])

@@ -18,10 +18,9 @@ from sightline._keras import graphs, training_steps
 from sightline._keras.process_state import seed_new_layers
 from sightline.compress import channel_groups
 from sightline.compress.channel_groups import ChannelGroups, LayerCall
+from sightline.models.layers import is_kernel
 
 MIN_CHANNELS = 2  # minimum number of channels of a layer
-_WIDTH = {"Conv2D": "filters", "SeparableConv2D": "filters", "Dense": "units"}
-_DROPOUT_LAYERS = {"Dropout", "SpatialDropout2D"}
 
 Scores = NDArray[np.float64]
 """The importance of each group, float64 [G]; the smallest are pruned first."""
@@ -55,16 +54,8 @@ def prune(model: Any, groups: ChannelGroups, removed: NDArray[np.bool_]) -> Any:
 
 
 def _copy_layer(call: LayerCall, kept_slots: NDArray[np.bool_]) -> Any:
-    config = call.layer.get_config()
-    if call.class_name in _WIDTH:
-        config[_WIDTH[call.class_name]] = int(kept_slots[call.outputs[0]].sum())
-    elif call.class_name in _DROPOUT_LAYERS:  # a narrower layer needs less dropout (arXiv:1506.02626)
-        config["rate"] *= float(kept_slots[call.outputs[0]].mean())
-    elif call.class_name == "Reshape":
-        *other_sizes, channels = config["target_shape"]
-        if channels == len(call.outputs[0]):
-            channels = int(kept_slots[call.outputs[0]].sum())
-        config["target_shape"] = (*other_sizes, channels)
+    config, kept = call.layer.get_config(), kept_slots[call.outputs[0]]
+    call.layer_type.set_channels(config, int(kept.sum()), len(kept))
     return type(call.layer).from_config(config)
 
 
@@ -88,25 +79,33 @@ def score_by_scale(groups: ChannelGroups) -> Scores:
     totals, counts = np.zeros(groups.count), np.zeros(groups.count)
     normalized = np.zeros(groups.count, bool)
     for call in groups.calls:
-        if call.class_name == "BatchNormalization" and call.layer.scale:
+        if _has_scales(call):
             normalized[groups.group[call.outputs[0]]] = True
     for call in groups.calls:
-        has_scale = call.class_name == "BatchNormalization" and call.layer.scale
-        kernel = next((w for w, axes in call.weights() if len(axes) > 1 and axes[-1] is not None), None)
-        if not has_scale and kernel is None:
+        scores = np.abs(_to_numpy(call.layer.gamma)) if _has_scales(call) else _filter_norms(call)
+        if scores is None:
             continue
         slots = call.outputs[0]
-        scores = np.abs(_to_numpy(call.layer.gamma)) if has_scale else _filter_norms(_to_numpy(kernel))
-        is_used = normalized[groups.group[slots]] == has_scale
+        is_used = normalized[groups.group[slots]] == _has_scales(call)
         scores = np.where(is_used, scores / max(float(scores.mean()), 1e-12), 0.0)
         totals += groups.sum_by_group(slots, scores)
         counts += groups.sum_by_group(slots, is_used.astype(float))
     return totals / np.maximum(counts, 1)
 
 
-def _filter_norms(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
-    norms: NDArray[np.float32] = np.sqrt((kernel.reshape(-1, kernel.shape[-1]) ** 2).sum(0))
-    return norms
+def _has_scales(call: LayerCall) -> bool:
+    return type(call.layer).__name__ == "BatchNormalization" and bool(call.layer.scale)
+
+
+def _filter_norms(call: LayerCall) -> NDArray[np.float32] | None:
+    """Return the norm of the kernel of each channel that a layer makes: float32 [C]; None if it makes none."""
+    for weight, axes in call.weights():
+        at = [axis for axis, slots in enumerate(axes) if slots is call.outputs[0]]
+        if is_kernel(weight) and at and call.flow == "make":
+            filters = np.moveaxis(_to_numpy(weight), at[0], -1).reshape(-1, len(call.outputs[0]))
+            norms: NDArray[np.float32] = np.sqrt((filters**2).sum(0))
+            return norms
+    return None
 
 
 def score_by_taylor(model: Any, groups: ChannelGroups, step: Callable[[Any], int]) -> Scores:
@@ -223,7 +222,7 @@ def _group_savings(groups: ChannelGroups) -> Scores:
                 if slots is not None:
                     per_slot = np.full(len(slots), np.prod(weight.shape) / size)
                     weights += groups.sum_by_group(slots, per_slot)
-                    if len(axes) > 1:
+                    if is_kernel(weight):
                         products += groups.sum_by_group(slots, per_slot * channel_groups.count_positions(call))
     total_weights, total_products = channel_groups.count_remaining(groups, np.zeros(groups.count, bool))
     return (weights / max(total_weights, 1) + products / max(total_products, 1)) / 2

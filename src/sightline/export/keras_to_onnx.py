@@ -15,8 +15,8 @@ import numpy as np
 from sightline import backend
 from sightline._keras import graphs
 from sightline.errors import require
-from sightline.export import onnx_operations
-from sightline.export.graph_builder import GraphBuilder, GraphValue
+from sightline.models.layers import get_layer_type
+from sightline.models.layers.graph_builder import GraphBuilder, GraphValue
 
 OUTPUTS = ("probabilities", "logits", "features")
 OPSET = 17
@@ -82,11 +82,9 @@ def _convert_node(graph: GraphBuilder, node: Any, value_by_tensor: dict[int, Gra
     arguments = backend.keras().tree.map_structure(lambda x: value_by_tensor.get(id(x), x), graphs.get_arguments(node))
     name = node.outputs[0].name if shared else operation.name
     name = f"{name}:value" if name in OUTPUTS else name
-    if type(operation).__name__ == "Split":
-        pieces = onnx_operations.emit_split(graph, arguments[0], len(node.outputs), name)
-        value_by_tensor.update({id(tensor): piece for tensor, piece in zip(node.outputs, pieces, strict=True)})
-    else:
-        value_by_tensor[id(node.outputs[0])] = onnx_operations.emit_operation(graph, operation, arguments, name)
+    converted = get_layer_type(operation).convert(graph, operation, arguments, name)
+    values = converted if isinstance(converted, list) else [converted]
+    value_by_tensor.update({id(tensor): value for tensor, value in zip(node.outputs, values, strict=True)})
 
 
 def cast_weights(data: bytes, precision: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -13,7 +13,7 @@ import numpy as np
 from sightline import backend, jsonio
 from sightline._keras import graphs
 from sightline.errors import ModelError, require
-from sightline.models import layer_costs
+from sightline.models.layers import LayerType, Role, Window, get_layer_type, is_kernel
 
 Sides = tuple[int, int]  # rows, columns
 
@@ -22,14 +22,16 @@ Sides = tuple[int, int]  # rows, columns
 class LayerDescription:
     """One layer's shapes and cost for a single image.
 
-    `inputs` holds the indices of its input layers in `ModelDescription.layers`. `output` is the output shape without N,
-    `bytes` the size of that output. `receptive_field` is the number of image rows and columns that one output value
-    depends on, padding included (so it can exceed the image); `jump` is the distance in image pixels between
-    neighboring outputs (0 after a reshape, where neighbors in the output are not neighbors in the image).
+    `kind` is the name of its type, `role` how a diagram shows it. `inputs` holds the indices of its input layers in
+    `ModelDescription.layers`. `output` is the output shape without N, `bytes` the size of that output.
+    `receptive_field` is the number of image rows and columns that one output value depends on, padding included (so it
+    can exceed the image); `jump` is the distance in image pixels between neighboring outputs (0 after a reshape, where
+    neighbors in the output are not neighbors in the image).
     """
 
     name: str
     kind: str
+    role: Role
     inputs: tuple[int, ...]
     output: tuple[int, ...]
     output_formula: str
@@ -95,7 +97,7 @@ class ModelDescription:
     def to_dict(self) -> dict[str, Any]:
         """Return the description as JSON values."""
         keys = (
-            *("name", "kind", "output", "output_formula", "window", "strides", "activation", "parameters"),
+            *("name", "kind", "role", "output", "output_formula", "window", "strides", "activation", "parameters"),
             *("parameters_formula", "multiply_adds", "receptive_field", "jump", "bytes"),
         )
         layers = [
@@ -184,27 +186,29 @@ class _GraphWalker:
         weights = [w for w in getattr(operation, "weights", ()) if id(w) not in self._counted_weights]
         self._counted_weights |= {id(w) for w in weights}
         self._kept_alive += weights
-        window = layer_costs.get_window(operation)
-        field, jump = self._compute_receptive_field(layer_costs.get_layer_kind(operation), window, inputs, shape)
+        layer_type = get_layer_type(operation)
+        window = layer_type.get_window(operation)
+        field, jump = self._compute_receptive_field(layer_type, window, inputs, shape)
         return LayerDescription(
             name=prefix + operation.name,
-            kind=layer_costs.get_layer_kind(operation),
+            kind=layer_type.get_kind(operation),
+            role=layer_type.get_role(operation),
             inputs=inputs,
             output=shape,
-            output_formula=layer_costs.format_output_formula(operation, shapes, shape),
+            output_formula=layer_type.format_output(operation, shapes, shape),
             window=window.size if window else None,
             strides=window.strides if window else None,
-            activation=layer_costs.get_activation_name(operation),
+            activation=layer_type.get_activation(operation),
             parameters=sum(math.prod(w.shape) for w in weights),
-            parameters_formula=layer_costs.format_parameters_formula(operation, weights),
-            multiply_adds=layer_costs.count_multiply_adds(operation, shapes, shape),
+            parameters_formula=_format_parameters(operation, weights),
+            multiply_adds=layer_type.count_multiply_adds(operation, shapes, shape),
             receptive_field=field,
             jump=jump,
             bytes=math.prod(shape) * np.dtype(backend.keras().backend.standardize_dtype(output.dtype)).itemsize,
         )
 
     def _compute_receptive_field(
-        self, kind: str, window: layer_costs.Window | None, inputs: tuple[int, ...], output: tuple[int, ...]
+        self, layer_type: LayerType, window: Window | None, inputs: tuple[int, ...], output: tuple[int, ...]
     ) -> tuple[Sides, Sides]:
         """Return receptive field and jump; where branches merge, the largest field and the jump of the largest map."""
         if not inputs:
@@ -214,24 +218,52 @@ class _GraphWalker:
         areas = [math.prod(b.output[:2]) if len(b.output) == 3 else 0 for b in input_layers]
         largest = [b for b, area in zip(input_layers, areas, strict=True) if area == max(areas)]
         jump = (max(b.jump[0] for b in largest), max(b.jump[1] for b in largest))
-        if kind == "reshape" and areas[0] and output[:2] != input_layers[0].output[:2]:
+        if layer_type.rearranges and areas[0] and output[:2] != input_layers[0].output[:2]:
             jump = (0, 0)
         span: Sides = (1, 1)
         if window is not None:
             span = (window.span[0], window.span[1])
-        elif kind.startswith("global") or (kind == "dense" and len(input_layers[0].output) == 1):
+        elif layer_type.covers_map and math.prod(output[:-1]) == 1:
             span = self._get_spatial_size(inputs[0])
         field = (field[0] + (span[0] - 1) * jump[0], field[1] + (span[1] - 1) * jump[1])
-        return field, (jump[0] * window.strides[0], jump[1] * window.strides[1]) if window else jump
+        if window is None:
+            return field, jump
+        if window.upsamples:  # less than a pixel counts as one
+            return field, (max(jump[0] // window.strides[0], 1), max(jump[1] // window.strides[1], 1))
+        return field, (jump[0] * window.strides[0], jump[1] * window.strides[1])
 
     def _get_spatial_size(self, index: int) -> Sides:
         """Return the (rows, columns) of the maps that a vector was flattened from; (1, 1) if they were pooled."""
         layer = self.layers[index]
         while len(layer.output) != 3:
-            if layer.kind == "dense" or layer.kind.startswith("global") or not layer.inputs:
+            if layer.role in ("dense", "pooling") or not layer.inputs:
                 return 1, 1
             layer = self.layers[layer.inputs[0]]
         return layer.output[0], layer.output[1]
+
+
+def _format_parameters(operation: Any, weights: Sequence[Any]) -> str:
+    """Return the parameter count of `weights` as text, such as ``3·3·3·192 + 192 = 5,376``; "" if there are none.
+
+    A grouped convolution shows its input channels per group: ``5·5·(96/2)·256``.
+    """
+    shapes = [tuple(map(int, weight.shape)) for weight in weights]
+    if not shapes:
+        return ""
+    total = f"{sum(map(math.prod, shapes)):,}"
+    if len(set(shapes)) == 1 and len(shapes) > 1:
+        return f"{len(shapes)}·{_format_product(shapes[0])} = {total}"
+    terms = [_format_product(shape) for shape in shapes]
+    groups = getattr(operation, "groups", 1) if is_kernel(weights[0]) else 1
+    if groups > 1:
+        rows, columns, each, out = shapes[0]
+        terms[0] = f"{rows}·{columns}·({each * groups}/{groups})·{out}"
+    text = " + ".join(terms)
+    return text if text.replace(",", "") == total.replace(",", "") else f"{text} = {total}"
+
+
+def _format_product(shape: Sequence[int]) -> str:
+    return "·".join(map(str, shape)) or "1"
 
 
 def _infer_shape(node: Any, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:

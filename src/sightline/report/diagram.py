@@ -17,8 +17,6 @@ from sightline.errors import UsageError
 from sightline.models.describe import ModelDescription
 from sightline.report import plotting
 from sightline.report.diagram_blocks import (
-    ACTIVATIONS,
-    NORMALIZATIONS,
     DiagramGroup,
     DiagramUnit,
     group_layers,
@@ -152,10 +150,10 @@ def _faces(group: DiagramGroup, largest: int) -> Iterator[tuple[str, float, floa
             min(width, max_width),
             height,
             depth,
-            unit.kind != "block" and bool({*unit.extras} & {*ACTIVATIONS}),
+            unit.kind != "block" and "activation" in unit.extras.values(),
         )
-        before = [extra for extra in unit.extras if extra in NORMALIZATIONS]
-        behind = [extra for extra in unit.extras if extra in ("dropout", "softmax")]
+        before = [role for role in unit.extras.values() if role == "normalization"]
+        behind = [role for role in unit.extras.values() if role in ("dropout", "softmax")]
         for _ in before if unit.kind != "block" else ():
             yield "normalization", min(STRIP, max_width), height, depth, False
         for _, shape in unit.pools:
@@ -163,8 +161,8 @@ def _faces(group: DiagramGroup, largest: int) -> Iterator[tuple[str, float, floa
             pooled = _box(flat, largest)
             yield "pooling", min(max(0.6 * pooled[0], 0.06), 0.3), pooled[1], pooled[2], False
             height, depth = pooled[1], pooled[2]
-        for extra in behind:
-            yield extra, 1.4 * STRIP if extra == "softmax" else STRIP, height, depth, False
+        for role in behind:
+            yield role, 1.4 * STRIP if role == "softmax" else STRIP, height, depth, False
 
 
 def _extent(group: DiagramGroup, largest: int) -> tuple[float, float, float]:
@@ -297,10 +295,10 @@ def _legend(layer_groups: Sequence[DiagramGroup]) -> list[tuple[str, str]]:
     for unit in units:
         entries.setdefault(unit.kind, _meaning(unit.kind, [u for u in units if u.kind == unit.kind]))
     for unit in units:
-        for extra in unit.extras:
-            if extra in ("dropout", "softmax"):
-                entries.setdefault(extra, extra)
-            elif extra in NORMALIZATIONS and unit.kind != "block":
+        for extra, role in unit.extras.items():
+            if role in ("dropout", "softmax"):
+                entries.setdefault(role, role)
+            elif role == "normalization" and unit.kind != "block":
                 entries.setdefault("normalization", extra)
         if unit.pools:
             kinds = list(dict.fromkeys(text for u in units for text, _ in u.pools))
@@ -318,8 +316,8 @@ def _meaning(kind: str, units: Sequence[DiagramUnit]) -> str:
         blocks = " or ".join(sorted({unit.text for unit in units}, key=len, reverse=True))
         return f"{blocks} ({', '.join(notes)})" if notes else blocks
     names = {"separable": "depthwise separable convolution", "depthwise": "depthwise convolution"}
-    spelled = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "hard_silu": "hard SiLU", "elu": "ELU"}
-    activations = dict.fromkeys(extra for unit in units for extra in unit.extras if extra in ACTIVATIONS)
+    spelled = {"relu": "ReLU", "gelu": "GELU", "silu": "SiLU", "hard_silu": "hard SiLU", "elu": "ELU", "prelu": "PReLU"}
+    activations = dict.fromkeys(extra for unit in units for extra, role in unit.extras.items() if role == "activation")
     return " + ".join([names.get(kind, kind), *(spelled.get(name, name) for name in activations)])
 
 

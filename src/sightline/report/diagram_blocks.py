@@ -4,23 +4,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 
 from sightline.models.describe import LayerDescription, ModelDescription
-from sightline.models.layer_costs import CONVOLUTION_KINDS
 
-NORMALIZATIONS = ("batch normalization", "layer normalization", "group normalization", "local response normalization")
-POOLINGS = ("max pooling", "average pooling", "global max pooling", "global average pooling")
-ACTIVATIONS = ("relu", "gelu", "silu", "hard_silu", "swish", "sigmoid", "tanh", "elu", "leaky relu")
+CONVOLUTIONS = ("convolution", "depthwise", "separable")  # roles
 PARALLEL = "parallel block"  # its branches are concatenated
 MAX_BLOCK_LAYERS = 40  # layers of one tangle of branches; beyond, it is taken apart by the size of its maps
 
 
 @dataclass(frozen=True, slots=True)
 class DiagramUnit:
-    """One box: `kind` is input, convolution, separable, dense or block; `extras` are kinds drawn as strips on it.
+    """One box: `kind` is input, convolution, separable, dense or block; `extras` are strips on it: kind to role.
 
     `output` is the shape that it leaves, before `pools`: poolings behind it, each with the shape that it leaves.
     """
@@ -28,7 +25,7 @@ class DiagramUnit:
     kind: str
     output: tuple[int, ...]
     text: str
-    extras: tuple[str, ...] = ()
+    extras: Mapping[str, str] = field(default_factory=dict)
     pools: tuple[tuple[str, tuple[int, ...]], ...] = ()
     parts: tuple[str, ...] = ()
 
@@ -121,9 +118,8 @@ def _make_units(segment: list[LayerDescription]) -> Iterator[DiagramUnit]:
         unit = next(_layer_unit(convolutions[0]))
         yield replace(unit, output=segment[-1].output, text=f"{unit.text}, {len(convolutions)} groups")
     elif not any(layer.parameters for layer in segment) and {"power", "average pooling"} <= {*kinds}:
-        yield DiagramUnit(
-            "strip", segment[-1].output, "local response normalization", ("local response normalization",)
-        )
+        normalization = "local response normalization"
+        yield DiagramUnit("strip", segment[-1].output, normalization, {normalization: "normalization"})
     elif len(segment) > MAX_BLOCK_LAYERS:
         joins = sorted({layer.output[:2] for layer in segment if layer.kind in ("add", "concatenate")}, reverse=True)
         for size in joins:
@@ -134,20 +130,19 @@ def _make_units(segment: list[LayerDescription]) -> Iterator[DiagramUnit]:
 
 def _layer_unit(layer: LayerDescription) -> Iterator[DiagramUnit]:
     """Return the box of a layer that stands alone; strips have a text alone, and what changes nothing has no box."""
-    kind = layer.kind
-    if kind == "input":
+    kind, role = layer.kind, layer.role
+    activation = {layer.activation: "activation"} if layer.activation else {}
+    if role == "input":
         yield DiagramUnit("input", layer.output, "input")
-    elif kind in CONVOLUTION_KINDS and layer.window is not None:
-        each = {"convolution": "conv", "depthwise convolution": "depthwise", "separable convolution": "separable"}[kind]
-        name = "separable" if kind == "separable convolution" else "depthwise" if "depth" in kind else "convolution"
-        extras = (layer.activation,) if layer.activation else ()
-        yield DiagramUnit(name, layer.output, f"{each} {_window(layer)}", extras)
-    elif kind == "dense":
-        yield DiagramUnit("dense", layer.output, "dense", (layer.activation,) if layer.activation else ())
-    elif kind in POOLINGS:
-        yield DiagramUnit("pooling", layer.output, kind, (kind,))
-    elif kind in (*NORMALIZATIONS, *ACTIVATIONS, "dropout", "softmax"):
-        yield DiagramUnit("strip", layer.output, kind, (kind,))
+    elif role in CONVOLUTIONS and layer.window is not None:
+        short = kind.replace(role, "conv" if role == "convolution" else role).removesuffix(" convolution")
+        yield DiagramUnit(role, layer.output, f"{short} {_window(layer)}", activation)
+    elif role == "dense":
+        yield DiagramUnit("dense", layer.output, "dense", activation)
+    elif role == "pooling":
+        yield DiagramUnit("pooling", layer.output, kind, {kind: role})
+    elif role in ("normalization", "activation", "dropout", "softmax"):
+        yield DiagramUnit("strip", layer.output, kind, {kind: role})
 
 
 def _window(layer: LayerDescription) -> str:
@@ -161,10 +156,9 @@ def _make_block(layers: list[LayerDescription]) -> DiagramUnit:
     kinds = {layer.kind for layer in layers}
     name = "residual block" if "add" in kinds else PARALLEL if "concatenate" in kinds else "block"
     windows = tuple(
-        f"{'d' if layer.kind.startswith('depth') else 's' if layer.kind.startswith('sep') else ''}"
-        f"{layer.window[0]}×{layer.window[1]}"
+        f"{layer.role[0] if layer.role != 'convolution' else ''}{layer.window[0]}×{layer.window[1]}"
         for layer in layers
-        if layer.kind in CONVOLUTION_KINDS and layer.window and not _is_squeezed(layer, layers)
+        if layer.role in CONVOLUTIONS and layer.window and not _is_squeezed(layer, layers)
     )
     maps = [layer for layer in layers if len(layer.output) == 3]
     return DiagramUnit("block", (maps or layers)[-1].output, name, parts=windows)
@@ -181,8 +175,8 @@ def _append(units: list[DiagramUnit], unit: DiagramUnit) -> None:
         units.append(_merge_depthwise(units, unit))
     elif unit.kind == "pooling":
         units[-1] = replace(units[-1], pools=(*units[-1].pools, (unit.text, unit.output)))
-    elif units[-1].kind != "input" and unit.extras[0] not in units[-1].extras:
-        units[-1] = replace(units[-1], extras=(*units[-1].extras, *unit.extras))
+    elif units[-1].kind != "input":
+        units[-1] = replace(units[-1], extras={**units[-1].extras, **unit.extras})
 
 
 def _merge_depthwise(units: list[DiagramUnit], unit: DiagramUnit) -> DiagramUnit:
@@ -190,7 +184,7 @@ def _merge_depthwise(units: list[DiagramUnit], unit: DiagramUnit) -> DiagramUnit
     if units and units[-1].kind == "depthwise" and unit.kind == "convolution" and not units[-1].pools:
         before = units.pop()
         window = before.text.removeprefix("depthwise ").partition(",")[0]
-        return replace(unit, kind="separable", text=f"d{window} + 1×1", extras=(*before.extras, *unit.extras))
+        return replace(unit, kind="separable", text=f"d{window} + 1×1", extras={**before.extras, **unit.extras})
     return unit
 
 

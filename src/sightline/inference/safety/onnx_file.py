@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 
 from sightline.errors import ModelError
+from sightline.inference.safety.onnx_shapes import OPERATION_RULES
 
 _GRAPH, _METADATA = 7, 14  # of ModelProto
 _MODEL_FIELDS = frozenset({1, 2, 3, 4, 5, 6, _GRAPH, 8, _METADATA})  # no functions, no training
@@ -22,15 +23,11 @@ _SUBGRAPHS = frozenset({6, 11, 22, 23})  # and sparse tensors
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of TensorProto: the external data, and whether there is any: 0 for no
 _BYTES = 2  # the wire type of a field with a length: text, message, packed numbers
 
-ALLOWED_OPERATIONS = frozenset(
-    {
-        "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "DequantizeLinear", "Div",
-        "Erf", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid", "HardSwish",
-        "Identity", "LayerNormalization", "MatMul", "Max", "MaxPool", "Mul", "Pad", "Pow", "QuantizeLinear", "Relu",
-        "Reshape", "Sigmoid", "Slice", "Softmax", "Split", "Tanh", "Transpose",
-    }
-)  # fmt: skip
-"""The operations that Sightline writes. Nothing else is loaded: no loops, functions or custom operations."""
+ALLOWED_OPERATIONS = frozenset(OPERATION_RULES)
+"""The operations that Sightline writes, each with a rule. Nothing else is loaded: no loops, functions or custom ones.
+
+The list is closed: a layer type that another package registers is written with these, or its file is refused.
+"""
 
 
 def read_metadata(data: bytes) -> dict[str, str]:
@@ -92,7 +89,9 @@ def _check_node(data: bytes, start: int, end: int) -> None:
         elif number == _ATTRIBUTE:
             _check_attribute(data, a, b)
     if domain not in {"", "ai.onnx"} or name not in ALLOWED_OPERATIONS:
-        raise ModelError(f"the graph has the operation {name!r} of {domain or 'ONNX'}, which Sightline never writes")
+        raise ModelError(
+            f"the graph has the operation {name!r} of {domain or 'ONNX'}, which is not one that Sightline loads"
+        )
 
 
 def _check_attribute(data: bytes, start: int, end: int) -> None:

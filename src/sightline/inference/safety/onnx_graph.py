@@ -7,71 +7,27 @@ Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.prot
 
 from __future__ import annotations
 
-import math
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from sightline.errors import ModelError
 from sightline.inference.safety import onnx_file
+from sightline.inference.safety.onnx_types import (
+    FLOAT,
+    INT32,
+    INT64,
+    SIZES,
+    Attribute,
+    Node,
+    OnnxGraph,
+    TensorType,
+    Weight,
+)
 
 OPSET = 17
-FLOAT, UINT8, INT8, INT32, INT64, FLOAT16, BFLOAT16 = 1, 2, 3, 6, 7, 10, 16
-SIZES: Mapping[int, int] = {FLOAT: 4, UINT8: 1, INT8: 1, INT32: 4, INT64: 8, FLOAT16: 2, BFLOAT16: 2}
-"""Bytes per element of each type that Sightline writes."""
-
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VALUES = 64  # read of an integer weight: shapes, paddings and sizes are short
 _MAX_AXES = 8
-
-Attribute = int | float | bytes | tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorType:
-    """The element type (as numbered by ONNX) and the shape of a value; an unknown batch size is -1."""
-
-    element_type: int
-    shape: tuple[int, ...]
-
-    @property
-    def num_elements(self) -> int:
-        """The number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def num_bytes(self) -> int:
-        """The size in bytes."""
-        return self.num_elements * SIZES[self.element_type]
-
-
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """A constant of the graph; `values` only of short integer lists, which shapes may depend on."""
-
-    type: TensorType
-    values: tuple[int, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One operation; an omitted input is named ""."""
-
-    op: str
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, Attribute]
-
-
-@dataclass(frozen=True, slots=True)
-class OnnxGraph:
-    """A graph as stated in the file; `inputs` and `outputs` by name."""
-
-    inputs: Mapping[str, TensorType]
-    outputs: Mapping[str, TensorType]
-    weights: Mapping[str, Weight]
-    nodes: tuple[Node, ...]
 
 
 def parse_graph(data: bytes) -> OnnxGraph:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from sightline.errors import ModelError
 from sightline.inference.safety.limits import Step, check_operation_count, check_steps
-from sightline.inference.safety.onnx_graph import OnnxGraph, TensorType
 from sightline.inference.safety.onnx_shapes import infer_outputs
+from sightline.inference.safety.onnx_types import OnnxGraph, TensorType
 
 
 def check_limits(graph: OnnxGraph, batch: int) -> None:

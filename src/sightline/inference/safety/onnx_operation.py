@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sightline.errors import ModelError
-from sightline.inference.safety.onnx_graph import FLOAT, INT64, Node, TensorType, Weight
+from sightline.inference.safety.onnx_types import FLOAT, INT64, Node, TensorType, Weight
 
 Shape = tuple[int, ...]
 

@@ -1,7 +1,8 @@
 """Shape and cost inference for the operations of an ONNX graph, without a runtime.
 
 The rules are those of https://onnx.ai/onnx/operators/, version 17, for the operations and attributes that Sightline
-writes; anything else is refused, as is whatever cannot be inferred.
+writes; anything else is refused, as is whatever cannot be inferred. `OPERATION_RULES` is the only list of what a file
+may hold.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from sightline.inference.safety.onnx_graph import (
+from sightline.inference.safety.onnx_operation import InferredOutputs, NodeCall, OperationRule, Rule, Shape
+from sightline.inference.safety.onnx_types import (
     BFLOAT16,
     FLOAT,
     FLOAT16,
@@ -21,7 +23,6 @@ from sightline.inference.safety.onnx_graph import (
     OnnxGraph,
     TensorType,
 )
-from sightline.inference.safety.onnx_operation import InferredOutputs, NodeCall, OperationRule, Rule, Shape
 
 _ANY = frozenset({FLOAT, UINT8, INT8, INT32, INT64, FLOAT16, BFLOAT16})
 
@@ -128,11 +129,21 @@ def _check_scale(call: NodeCall, parameters: Sequence[TensorType]) -> None:
         call.check(shape == (call.first_shape[call.get_axis(1)],), "has scales that do not match its channels")
 
 
-def _normalize(count: int, axis: int) -> Rule:
-    """Return the rule of a normalization with `count` vectors as long as `axis` of the input."""
+def _prelu(call: NodeCall) -> InferredOutputs:
+    slope = call.types[1]
+    is_valid = slope.element_type == FLOAT and len(slope.shape) <= len(call.first_shape)
+    call.check(is_valid, "has slopes that do not match")
+    call.check(
+        _broadcast_shapes(call, call.first_shape, slope.shape) == call.first_shape, "has slopes that do not match"
+    )
+    return _single_output(call, call.first_shape, 10)
+
+
+def _normalize(count: int, axis: int, axes: int = 2) -> Rule:
+    """Return the rule of a normalization with `count` vectors as long as `axis` of the input, of at least `axes`."""
 
     def rule(call: NodeCall) -> InferredOutputs:
-        call.check(len(call.first_shape) >= 2, "reads a value without channels")
+        call.check(len(call.first_shape) >= axes, "reads a value without channels")
         expected = TensorType(FLOAT, (call.first_shape[axis],))
         call.check(
             all(t == expected for t in call.types[1:]) and len(call.types) == count + 1,
@@ -165,6 +176,22 @@ def _conv(call: NodeCall) -> InferredOutputs:
     depth = math.prod(kernel[1:])
     workspace_bytes = 4 * x[0] * depth * groups * math.prod(shape[2:]) // max(x[0], 1)
     return _single_output(call, shape, depth * (1 if depth >= 64 else 10), workspace=workspace_bytes)
+
+
+def _conv_transpose(call: NodeCall) -> InferredOutputs:
+    x, kernel = call.first_shape, call.types[1].shape
+    call.check(len(x) == len(kernel) == 4 and x[1] == kernel[0], "has a kernel that does not match")
+    call.check(call.get_integers("kernel_shape", kernel[2:], 1) == kernel[2:], "has a kernel that does not match")
+    call.check(all(t.element_type == FLOAT for t in call.types), "reads elements of two types")
+    call.check(len(call.types) == 2 or call.types[2].shape == kernel[1:2], "has a bias that does not match")
+    strides, pads = call.get_integers("strides", (1, 1), 1), call.get_integers("pads", (0, 0, 0, 0), 0)
+    extra = call.get_integers("output_padding", (0, 0), 0)
+    is_valid = all(pads[i] < kernel[2 + i % 2] for i in range(4)) and all(extra[i] < strides[i] for i in range(2))
+    call.check(is_valid, "has paddings that do not match")
+    sides = [strides[i] * (x[2 + i] - 1) + kernel[2 + i] + extra[i] - pads[i] - pads[i + 2] for i in range(2)]
+    products = math.prod(kernel[1:]) * math.prod(x[2:])  # for each input channel
+    outputs = TensorType(FLOAT, (x[0], kernel[1], *sides))
+    return InferredOutputs((outputs,), float(x[0] * x[1] * products) + 10.0 * outputs.num_elements, 4 * products)
 
 
 def _infer_window(call: NodeCall, size: Shape, window: Shape) -> Shape:
@@ -299,10 +326,12 @@ OPERATION_RULES: Mapping[str, OperationRule] = {
     "Clip": OperationRule(_clip, inputs=(1, 3)),
     "Concat": OperationRule(_concat, {"axis": None}, inputs=(1, 1000), element_types=_ANY),
     "Conv": OperationRule(_conv, _WINDOW | {"dilations": None, "group": None}, inputs=(2, 3)),
+    "ConvTranspose": OperationRule(_conv_transpose, _WINDOW | {"group": 1, "output_padding": None}, inputs=(2, 3)),
     "DequantizeLinear": OperationRule(
         _dequantize, {"axis": None}, inputs=(3, 3), element_types=frozenset({UINT8, INT8, INT32})
     ),
     "Div": OperationRule(_broadcast(20), inputs=(2, 2)),
+    "Elu": OperationRule(_elementwise(30), {"alpha": None}),
     "Erf": OperationRule(_elementwise(30)),
     "Flatten": OperationRule(_flatten, {"axis": None}, element_types=_ANY),
     "Gather": OperationRule(_gather, {"axis": None}, inputs=(2, 2), element_types=_ANY),
@@ -314,21 +343,26 @@ OPERATION_RULES: Mapping[str, OperationRule] = {
     "HardSigmoid": OperationRule(_elementwise(30), {"alpha": None, "beta": None}),
     "HardSwish": OperationRule(_elementwise(30)),
     "Identity": OperationRule(_elementwise(10), element_types=_ANY),
+    "InstanceNormalization": OperationRule(_normalize(2, 1, axes=3), {"epsilon": None}, inputs=(3, 3)),
     "LayerNormalization": OperationRule(
         _normalize(2, -1), {"axis": -1, "epsilon": None, "stash_type": 1}, inputs=(3, 3)
     ),
+    "LeakyRelu": OperationRule(_elementwise(10), {"alpha": None}),
     "MatMul": OperationRule(_matmul, inputs=(2, 2)),
     "Max": OperationRule(_broadcast(10), inputs=(1, 100)),
     "MaxPool": OperationRule(_pool, _POOL | {"storage_order": 0}),
     "Mul": OperationRule(_broadcast(10), inputs=(2, 2)),
+    "PRelu": OperationRule(_prelu, inputs=(2, 2)),
     "Pad": OperationRule(_pad, {"mode": b"constant"}, inputs=(2, 2), element_types=frozenset({FLOAT, UINT8, INT8})),
     "Pow": OperationRule(_broadcast(600), inputs=(2, 2)),
     "QuantizeLinear": OperationRule(_quantize, {"axis": None}, inputs=(3, 3)),
     "Relu": OperationRule(_elementwise(10)),
     "Reshape": OperationRule(_reshape, {"allowzero": 0}, inputs=(2, 2), element_types=_ANY),
+    "Selu": OperationRule(_elementwise(30), {"alpha": None, "gamma": None}),
     "Sigmoid": OperationRule(_elementwise(30)),
     "Slice": OperationRule(_slice, inputs=(4, 5), element_types=_ANY),
     "Softmax": OperationRule(_softmax, {"axis": None}),
+    "Softplus": OperationRule(_elementwise(30)),
     "Split": OperationRule(_split, {"axis": None}, inputs=(2, 2), element_types=_ANY),
     "Tanh": OperationRule(_elementwise(30)),
     "Transpose": OperationRule(_transpose, {"perm": None}, element_types=_ANY),

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import backend
+
 Layout = Literal["nhwc", "nchw"]  # of 4-D values; all others are "nhwc"
 _PERMUTATIONS: dict[Layout, list[int]] = {"nchw": [0, 3, 1, 2], "nhwc": [0, 2, 3, 1]}
 
@@ -52,8 +54,32 @@ class GraphBuilder:
         """Add a float32 constant and return its name."""
         return self.add_weight(name, np.float32(number))
 
+    def add_variable(self, name: str, variable: Any) -> str:
+        """Add the value of a Keras variable as a float32 constant and return its name."""
+        return self.add_weight(name, to_array(variable))
+
+    def align_channels(self, array: NDArray[Any], value: GraphValue) -> NDArray[Any]:
+        """Return an array that broadcasts over `value` [H, W, C] in Keras, for the layout that `value` was created in.
+
+        It is [C], or of as many axes as `value`.
+        """
+        if value.layout == "nhwc" or array.ndim == 0:
+            return array
+        return array.reshape(-1, 1, 1) if array.ndim == 1 else array.transpose(2, 0, 1)
+
+    def apply(self, op: str, value: GraphValue, name: str, *inputs: str, **attributes: Any) -> GraphValue:
+        """Add a node that keeps the shape of `value` in whatever layout it was created; `inputs` are further ones."""
+        names = [self.get_name(value, value.layout), *inputs]
+        return self.derive(value, self.add_node(op, names, name, **attributes))
+
+    def derive(
+        self, value: GraphValue, name: str, shape: Sequence[int] | None = None, layout: Layout | None = None
+    ) -> GraphValue:
+        """Return the value `name` with the shape and layout of `value` where no other is given."""
+        return self.make_value(name, value.shape if shape is None else shape, layout or value.layout)
+
     def get_name(self, value: GraphValue, layout: Layout = "nhwc") -> str:
-        """Return the name of `make_value` in `layout`; adds a transpose the first time that one is needed."""
+        """Return the name of `value` in `layout`; adds a transpose the first time that one is needed."""
         if len(value.shape) != 3:
             return value.names["nhwc"]
         if layout not in value.names:
@@ -62,3 +88,9 @@ class GraphBuilder:
                 "Transpose", [value.names[value.layout]], name, perm=_PERMUTATIONS[layout]
             )
         return value.names[layout]
+
+
+def to_array(variable: Any) -> NDArray[np.float32]:
+    """Return the value of a Keras variable as float32."""
+    array: NDArray[np.float32] = backend.keras().ops.convert_to_numpy(variable).astype(np.float32)
+    return array

@@ -1,0 +1,33 @@
+"""What Sightline knows about types of layers: one description of each, with everything that other packages ask of it.
+
+`layer_type` says what a description holds. Each of the other modules describes one family of Keras' layers. Another
+package describes further types with `register_layer`.
+"""
+
+from sightline.models.layers import activations, arithmetic, normalizations, shapes, windows
+from sightline.models.layers.layer_type import (
+    LAYER_TYPES,
+    ChannelFlow,
+    LayerType,
+    Role,
+    Window,
+    get_layer_type,
+    is_kernel,
+    register_layer,
+)
+
+__all__ = [
+    "LAYER_TYPES",
+    "ChannelFlow",
+    "LayerType",
+    "Role",
+    "Window",
+    "activations",
+    "arithmetic",
+    "get_layer_type",
+    "is_kernel",
+    "normalizations",
+    "register_layer",
+    "shapes",
+    "windows",
+]
