@@ -73,6 +73,7 @@ PUBLIC_NAMES = {
     "load",
     "register_augmentation",
     "register_exporter",
+    "register_layer",
     "register_metric",
     "register_model",
     "register_source",

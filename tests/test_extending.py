@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sightline as sl
 from sightline import api, backend
 from sightline.config import load_config
 from sightline.data.indexing import build_index
 from sightline.errors import ModelError, UsageError
 from sightline.evaluation import scoring
+from sightline.export import keras_to_onnx
 from sightline.inference.exporters import EXPORTERS
+from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models import registry
+from sightline.models.layers import LAYER_TYPES
+from sightline.report.diagram_blocks import group_layers
 from sightline.training.augment import pipeline
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -40,6 +45,29 @@ def test_the_model_trains_exports_and_predicts(run: Path) -> None:
     assert "three strided convolutions" in registry.get_entry("tiny-net").description.lower()
     classifier = api.load(run / "bundle")
     assert classifier.evaluate("beans:40@32", include_training=True).result.count == 40
+
+
+def test_the_layer_trains_and_is_exported_described_drawn_and_left_alone_by_pruning(tmp_path: Path) -> None:
+    exec(compile(EXAMPLES["layer"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
+    settings = ["model.name=rms-net", "train.epochs=2", "train.tensorboard=false"]
+    api.train("beans:40@32", recipe="quick", set=settings, out=tmp_path / "run")
+    classifier = api.load(tmp_path / "run")
+    try:
+        exported = classifier.export(tmp_path / "model.onnx", tolerance=1e-5)
+        assert exported.accepted
+        description = sl.describe("rms-net", size="32x32x3", classes=3)
+        norms = [layer for layer in description.layers if layer.kind == "rms normalization"]
+        assert [(layer.output, layer.parameters) for layer in norms] == [((16, 16, 16), 16), ((8, 8, 32), 32)]
+        extras = [unit.extras for group in group_layers(description) for unit in group.units]
+        assert sum("normalization" in roles.values() for roles in extras) == 2
+        with pytest.raises(ModelError, match=r"No channels .* can be pruned: .*RMSNormalization"):
+            classifier.compress(methods="prune", out=tmp_path / "compressed", epochs=1)
+    finally:
+        del LAYER_TYPES._entries["RMSNormalization"]
+    predictor = api.load(tmp_path / "run", engine="keras").predictor
+    assert isinstance(predictor, KerasPredictor)
+    with pytest.raises(ModelError, match=r"\(RMSNormalization\) cannot be exported to ONNX"):
+        keras_to_onnx.convert_model(predictor.model)
 
 
 def test_the_exporter_writes_what_its_own_runtime_reads(run: Path) -> None:

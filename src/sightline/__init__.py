@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sightline.evaluation.scoring import register_metric
     from sightline.inference.exporters import register_exporter
     from sightline.inference.results import Prediction
+    from sightline.models.layers import register_layer
     from sightline.models.registry import register_model
     from sightline.sweeps import sweep
     from sightline.training.augment.augmentation import register_augmentation
@@ -64,6 +65,7 @@ __all__ = [
     "load",
     "register_augmentation",
     "register_exporter",
+    "register_layer",
     "register_metric",
     "register_model",
     "register_source",
@@ -82,6 +84,7 @@ _HOMES = {
     "load": "sightline.api.loading",
     "register_augmentation": "sightline.training.augment.augmentation",
     "register_exporter": "sightline.inference.exporters",
+    "register_layer": "sightline.models.layers",
     "register_metric": "sightline.evaluation.scoring",
     "register_model": "sightline.models.registry",
     "register_source": "sightline.data.sources.named",

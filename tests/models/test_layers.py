@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from sightline import backend
 from sightline.compress import channel_groups, prune
 from sightline.errors import ModelError, UsageError
 from sightline.export import keras_to_onnx
+from sightline.export.openvino import export_openvino
 from sightline.inference.runtimes.onnx import create_session
-from sightline.inference.safety import onnx_file
+from sightline.inference.safety import onnx_file, openvino_model
 from sightline.inference.safety.onnx_graph import parse_graph
 from sightline.inference.safety.onnx_limits import check_limits
 from sightline.models import layers
@@ -93,6 +95,25 @@ def test_it_gives_the_same_in_onnx_as_in_keras(name: str) -> None:
     np.testing.assert_allclose(actual, expected, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.installed
+@pytest.mark.parametrize("name", LAYERS)
+def test_it_gives_the_same_in_openvino(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from sightline._keras import imports
+
+    model = build(LAYERS[name])
+    images = np.random.default_rng(1).normal(0, 2, (3, 7, 5, 3)).astype(np.float32)
+    export_openvino(keras_to_onnx.convert_layers(model), tmp_path)
+    openvino_model.check_xml((tmp_path / "model.xml").read_bytes())
+    compiled = (
+        imports.import_openvino()
+        .Core()
+        .compile_model(tmp_path / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    )
+    expected = backend.keras().ops.convert_to_numpy(model(images, training=False))
+    np.testing.assert_allclose(compiled(images)[0], expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_it_is_described_and_drawn(name: str) -> None:
     model = build(LAYERS[name])
@@ -167,6 +188,21 @@ def test_an_unknown_type_is_described_but_not_exported_or_pruned() -> None:
     assert (description.kind, description.role, description.multiply_adds) == ("unit normalization", "", 0)
     with pytest.raises(ModelError, match=r"\(UnitNormalization\) cannot be exported to ONNX: .*register_layer"):
         keras_to_onnx.convert_layers(model)
+
+
+def test_a_network_without_channels_to_prune_says_why() -> None:
+    keras = backend.keras()
+    pixels = keras.Input((6, 6, 3), name="pixels")
+    features = keras.layers.GlobalAveragePooling2D()(
+        keras.layers.GroupNormalization(2)(keras.layers.Conv2D(4, 3)(pixels))
+    )
+    logits = keras.layers.Dense(3)(features)
+    outputs = {"logits": logits, "probabilities": keras.layers.Softmax()(logits), "features": features}
+    groups = channel_groups.trace_channels(keras.Model(pixels, outputs))
+    with pytest.raises(
+        ModelError, match=r"No channels of this network can be pruned: .*\(GroupNormalization, Softmax\)"
+    ):
+        groups.check_removable()
 
 
 def test_registering_adds_no_operation_to_those_that_are_loaded() -> None:

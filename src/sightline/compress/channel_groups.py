@@ -70,6 +70,15 @@ class ChannelGroups:
         """How many groups there are."""
         return len(self.protected)
 
+    def check_removable(self) -> None:
+        """Raise `ModelError`, which names the layers that mix channels, if no group can be removed."""
+        if self.protected.all():
+            mixing = [type(call.layer).__name__ for call in self.calls if call.flow == "mix"]
+            raise ModelError(
+                "No channels of this network can be pruned: each of them reaches the outputs or a layer that mixes "
+                f"channels ({', '.join(dict.fromkeys(mixing))})."
+            )
+
     def sum_by_group(self, slots: Slots, values: NDArray[Any]) -> NDArray[np.float64]:
         """Return, for each group, the sum of the `values` of its slots: float64 [G]."""
         return np.bincount(self.group[slots], values.astype(np.float64), self.count).astype(np.float64)

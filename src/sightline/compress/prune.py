@@ -54,8 +54,8 @@ def prune(model: Any, groups: ChannelGroups, removed: NDArray[np.bool_]) -> Any:
 
 
 def _copy_layer(call: LayerCall, kept_slots: NDArray[np.bool_]) -> Any:
-    config, kept = call.layer.get_config(), kept_slots[call.outputs[0]]
-    call.layer_type.set_channels(config, int(kept.sum()), len(kept))
+    config, slots = call.layer.get_config(), call.outputs[0]
+    call.layer_type.set_channels(config, int(kept_slots[slots].sum()), len(slots))
     return type(call.layer).from_config(config)
 
 

@@ -138,7 +138,14 @@ class CompressionSearch:
                 return
 
     def _prune_rounds(self, base: CompressionCandidate) -> CompressionCandidate:
-        """Prune in rounds; return the last good candidate."""
+        """Prune in rounds; return the last good candidate.
+
+        Raises `ModelError` if there is nothing to prune and no other method to try.
+        """
+        groups = channel_groups.trace_channels(self._factory.load_model(base.name))
+        if groups.protected.all() and self._methods != {"prune"}:
+            return base
+        groups.check_removable()
         fraction, failures, importance = PRUNED_FRACTION, 0, "scale"
         for number in range(1, MAX_ROUNDS + 1):
             step = {"step": "prune", "round": number, "importance": importance, "cut": fraction}

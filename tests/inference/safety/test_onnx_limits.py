@@ -29,7 +29,7 @@ GIB = 1 << 30
 
 
 def test_the_operations_that_a_file_may_hold_are_these() -> None:
-    """A closed list: whoever adds to it has read what the operation of a stranger's file can do."""
+    """A closed list: whoever adds to it has read what that operation of an untrusted file can do."""
     assert sorted(onnx_file.ALLOWED_OPERATIONS) == [
         "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Conv", "ConvTranspose",
         "DequantizeLinear", "Div", "Elu", "Erf", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GlobalMaxPool",

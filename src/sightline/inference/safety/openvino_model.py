@@ -24,11 +24,12 @@ _LAYER_TYPES = {
 ALLOWED_OPERATIONS = frozenset(
     {
         "Add", "AvgPool", "BatchNormInference", "Broadcast", "Clamp", "Concat", "Constant", "Convert", "Convolution",
-        "Divide", "Elu", "Erf", "Exp", "FakeQuantize", "Gather", "Gelu", "GroupConvolution", "HSigmoid", "HSwish",
-        "HardSigmoid", "LogSoftmax", "MVN", "MatMul", "MaxPool", "Maximum", "Minimum", "Multiply", "Negative",
-        "PRelu", "Pad", "Parameter", "Power", "ReduceMax", "ReduceMean", "ReduceProd", "ReduceSum", "Relu", "Reshape",
-        "Result", "ShapeOf", "Sigmoid", "Slice", "SoftPlus", "Softmax", "Split", "Sqrt", "SquaredDifference",
-        "Squeeze", "StridedSlice", "Subtract", "Swish", "Tanh", "Transpose", "Unsqueeze", "VariadicSplit",
+        "ConvolutionBackpropData", "Divide", "Elu", "Erf", "Exp", "FakeQuantize", "Gather", "Gelu", "GroupConvolution",
+        "HSigmoid", "HSwish", "HardSigmoid", "LogSoftmax", "MVN", "MatMul", "MaxPool", "Maximum", "Minimum", "Mish",
+        "Multiply", "Negative", "PRelu", "Pad", "Parameter", "Power", "ReduceMax", "ReduceMean", "ReduceProd",
+        "ReduceSum", "Relu", "Reshape", "Result", "Selu", "ShapeOf", "Sigmoid", "Slice", "SoftPlus", "Softmax",
+        "Split", "Sqrt", "SquaredDifference", "Squeeze", "StridedSlice", "Subtract", "Swish", "Tanh", "Transpose",
+        "Unsqueeze", "VariadicSplit",
     }
 )  # fmt: skip
 """The operations that OpenVINO makes of the ONNX files that Sightline writes, int8 included: no loops or branches."""
@@ -136,6 +137,8 @@ def _cost(node: Any) -> float:
     cost: float = math.prod(node.output(0).get_shape())
     if kind in {"Convolution", "GroupConvolution"}:  # weights [O, I, h, w], or [G, O, I, h, w]
         cost *= math.prod(list(node.input(1).get_shape())[1 if kind == "Convolution" else 2 :])
+    elif kind == "ConvolutionBackpropData":  # weights [I, O, h, w], multiplied at each input position
+        cost = math.prod(node.input(0).get_shape()) * math.prod(list(node.input(1).get_shape())[1:])
     elif kind == "MatMul":
         shape = list(node.input(0).get_shape())
         cost *= shape[-2 if node.get_attributes()["transpose_a"] and len(shape) > 1 else -1]

@@ -116,10 +116,10 @@ class LayerType:
         """Return what each axis of a weight runs over: input channels, output channels or neither; None if unknown."""
         return self.axes.get(weight.name)
 
-    def set_channels(self, config: MutableMapping[str, Any], kept: int, before: int) -> None:
-        """Change the `config` of a layer for `kept` of `before` output channels."""
+    def set_channels(self, config: MutableMapping[str, Any], count: int, old_count: int) -> None:
+        """Change the `config` of a layer for `count` of its `old_count` output channels."""
         if self.width:
-            config[self.width] = kept
+            config[self.width] = count
 
     def convert(
         self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str

@@ -139,9 +139,9 @@ class Dropout(_TrainingOnly):
 
     role = "dropout"
 
-    def set_channels(self, config: MutableMapping[str, Any], kept: int, before: int) -> None:
+    def set_channels(self, config: MutableMapping[str, Any], count: int, old_count: int) -> None:
         """Lower the rate: a narrower layer needs less dropout (Han et al., 2015, arXiv:1506.02626)."""
-        config["rate"] *= kept / before
+        config["rate"] *= count / old_count
 
 
 @register_layer("ActivityRegularization", "GaussianNoise", "Identity")

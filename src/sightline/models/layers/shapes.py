@@ -42,10 +42,10 @@ class Reshape(LayerType):
         """Return "keep" between a vector and 1x1 maps of as many channels."""
         return "keep" if math.prod(inputs[0]) == inputs[0][-1] == outputs[0][-1] else "mix"
 
-    def set_channels(self, config: MutableMapping[str, Any], kept: int, before: int) -> None:
+    def set_channels(self, config: MutableMapping[str, Any], count: int, old_count: int) -> None:
         """Change the last side of the target if it is that of the channels."""
         *sides, last = config["target_shape"]
-        config["target_shape"] = (*sides, kept if last == before else last)
+        config["target_shape"] = (*sides, count if last == old_count else last)
 
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> GraphValue:
         """Add a Reshape."""
