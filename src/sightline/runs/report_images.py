@@ -82,12 +82,12 @@ def _name_file(content: bytes, suffix: str) -> str:
 def write_images(run: RunDirectory, images: Images, is_replaced: Callable[[ReportImage], bool]) -> None:
     """Save images in place of those that the run has and that `is_replaced`; the others stay."""
     try:
-        kept = [image for image in _read_index(run) if not is_replaced(image)]
+        others = [image for image in _read_index(run) if not is_replaced(image)]
     except ModelError:  # damaged
-        kept = []
+        others = []
     for image, content in images.items():
         run.write_file(f"{FOLDER}/{image.file}", content)
-    listed = [*images, *kept]
+    listed = [*images, *others]
     run.write_file(f"{FOLDER}/{INDEX}", jsonio.dump_lines([asdict(image) for image in listed]))
     for old in (run.path / FOLDER).iterdir():
         if old.name not in {INDEX, *(image.file for image in listed)}:
@@ -132,7 +132,7 @@ def write_error_images(
     """
     pixels = samples.take(np.array([error.index for error in errors], np.int64))
     images = dict(make_thumbnail("error", error.path, image) for error, image in zip(errors, pixels, strict=True))
-    kept = {(error.path, error.predicted) for error in errors} if predictor is None else set()
+    predictions = {(error.path, error.predicted) for error in errors} if predictor is None else set()
     if predictor is not None:
         classes = np.array([predictor.classes.index(error.predicted) for error in errors], np.int64)
         heats = compute_heat_maps(predictor, pixels, classes, "gradcam")
@@ -140,7 +140,9 @@ def write_error_images(
     write_images(
         run,
         images,
-        lambda image: image.kind == "error" or (image.kind == "heat_map" and (image.path, image.predicted) not in kept),
+        lambda image: (
+            image.kind == "error" or (image.kind == "heat_map" and (image.path, image.predicted) not in predictions)
+        ),
     )
 
 
