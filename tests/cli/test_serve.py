@@ -11,7 +11,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -115,6 +115,54 @@ def test_bad_requests_are_explained(
     assert server.request("/health")[0] == 200
 
 
+def exchange(server: Server, parts: Iterable[bytes]) -> bytes:
+    """Send bytes to the server and return what it answers, which may come before all of them are sent."""
+    host, port = server.address.removeprefix("http://").split(":")
+    received = b""
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        with contextlib.suppress(ConnectionError):  # refused before all of it was sent
+            for chunk in parts:
+                client.sendall(chunk)
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_WR)
+            while data := client.recv(1 << 16):
+                received += data
+    return received
+
+
+def make_part(content: bytes) -> bytes:
+    return b'--x\r\nContent-Disposition: form-data; name="f"; filename="a.png"\r\n\r\n' + content + b"\r\n"
+
+
+FORMS = {
+    "100,000 parts": make_part(b"x") * 100_000 + b"--x--\r\n",
+    "no final boundary": make_part(bytes(1 << 20)),
+    "part headers of 1 MB": b"--x\r\nX: " + b"y" * (1 << 20) + b"\r\n\r\nx\r\n--x--\r\n",
+    "nested": b"".join(
+        b"--x\r\nContent-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (i, i) for i in range(10_000)
+    ),
+    "64 MB": make_part(bytes(64 << 20)),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the measurement is specific to Linux")
+@pytest.mark.parametrize("form", FORMS)
+def test_form_data_of_many_parts_is_refused_without_reading_it(server: Server, form: str) -> None:
+    """In memory that does not grow with the body. The client is heard out, as otherwise it might miss the answer."""
+    status_file = Path(f"/proc/{server.process.pid}/status")
+
+    def read_peak() -> int:
+        return next(int(line.split()[1]) for line in status_file.read_text().splitlines() if line.startswith("VmHWM"))
+
+    before = read_peak()
+    head = HEAD.replace(b"Connection: close\r\n", b"Content-Type: multipart/form-data; boundary=x\r\n")
+    received = exchange(server, [head + b"Content-Length: %d\r\n\r\n" % len(FORMS[form]), FORMS[form]])
+    assert received.startswith(b"HTTP/1.1 415 "), received[:200]
+    assert b"--data-binary" in received
+    assert read_peak() - before < 16 << 10
+    assert server.request("/health")[0] == 200
+
+
 HEAD = b"POST /predict HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
@@ -132,27 +180,21 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
         ((CHUNKED, *[b"1\r\nx\r\n"] * 20_000, b"0\r\n\r\n"), b"400"),
         ((HEAD.replace(b"test", b"[::") + b"Content-Type: multipart/x\r\nContent-Length: 1\r\n\r\n", b"x"), b"415"),
         ((HEAD + b"X: y\r\n" * 100_000,), b"4"),
+        ((HEAD + b"X: " + b"y" * (1 << 20) + b"\r\n\r\n",), b"4"),
+        ((HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n", b"\x1f\x8b\x08\0"), b"400"),
         ((HEAD[:20],), b""),
     ],
     ids=[
         "shorter than stated", "longer than stated", "negative length", "length of 5,000 digits", "two lengths",
-        "not a chunk", "endless body", "many chunks", "a host that is none", "endless header", "half a line",
+        "not a chunk", "endless body", "many chunks", "a host that is none", "endless header",
+        "a header of 1 MB", "a compressed body", "half a line",
     ],
 )  # fmt: skip
 def test_hostile_requests_end_neither_the_server_nor_its_patience(
     server: Server, parts: tuple[bytes, ...], code: bytes
 ) -> None:
     """The fixture checks that none of them printed a traceback."""
-    host, port = server.address.removeprefix("http://").split(":")
-    received = b""
-    with socket.create_connection((host, int(port)), timeout=30) as client:
-        with contextlib.suppress(ConnectionError):  # refused before all of it was sent
-            for chunk in parts:
-                client.sendall(chunk)
-        with contextlib.suppress(OSError):
-            client.shutdown(socket.SHUT_WR)
-            while data := client.recv(1 << 16):
-                received += data
+    received = exchange(server, parts)
     if code and received:
         assert received.startswith(b"HTTP/1.1 " + code), received[:200]
     assert server.request("/health")[0] == 200

@@ -1,9 +1,11 @@
-"""What the server answers where the model's own answer is not a number: in this process, over ASGI itself."""
+"""What the server answers to hostile models and clients: in this process, over ASGI itself."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,29 +25,43 @@ class NanPredictor(FakePredictor):
         return np.full((len(pixels), len(self.classes)), np.nan, np.float32)
 
 
-def post_image(predictor: FakePredictor, body: bytes) -> tuple[int, Any]:
-    """Send one image to ``POST /predict`` and return the status and the answer."""
-    from sightline.serve.app import create_app
+SCOPE = {
+    "type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": [], "scheme": "http",
+    "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
+}  # fmt: skip
+Answer = tuple[int, Any]
 
+
+async def post(app: Any, chunks: AsyncIterator[bytes], headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
+    """Send a body in chunks to ``POST /predict`` and return the status and the answer."""
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        chunk = await anext(chunks, b"")
+        return {"type": "http.request", "body": chunk, "more_body": chunk != b""}
 
     async def send(message: Any) -> None:
         sent.append(dict(message))
 
-    async def exchange() -> None:
-        app = create_app(Classifier(predictor), max_bytes=1 << 20)
-        scope = {
-            "type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": [], "scheme": "http",
-            "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
-        }  # fmt: skip
-        async with app.router.lifespan_context(app):
-            await app(scope, receive, send)
-
-    asyncio.run(exchange())
+    await app(SCOPE | {"headers": list(headers)}, receive, send)
     return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:]))
+
+
+async def send_all(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+def post_image(predictor: FakePredictor, body: bytes) -> Answer:
+    """Send one image and return the status and the answer."""
+    from sightline.serve.app import create_app
+
+    async def exchange() -> Answer:
+        app = create_app(Classifier(predictor), max_bytes=1 << 20)
+        async with app.router.lifespan_context(app):
+            return await post(app, send_all(body))
+
+    return asyncio.run(exchange())
 
 
 def test_an_answer_that_is_not_a_number_is_the_servers_fault_not_the_images() -> None:
@@ -55,3 +71,93 @@ def test_an_answer_that_is_not_a_number_is_the_servers_fault_not_the_images() ->
     assert (status, answer["label"]) == (200, "a")
     status, answer = post_image(FakePredictor(("a", "b"), PreprocessingSpec(8, 8)), b"no image")
     assert status == 400
+
+
+def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline.serve import app as module
+
+    monkeypatch.setattr(module, "BODY_SECONDS", 0.05)
+
+    async def stall() -> AsyncIterator[bytes]:
+        yield encode_png()[:10]
+        await asyncio.Event().wait()
+
+    async def exchange() -> list[Answer]:
+        app = module.create_app(Classifier(FakePredictor(("a", "b"), PreprocessingSpec(8, 8))), max_bytes=1 << 20)
+        async with app.router.lifespan_context(app):
+            return [await post(app, stall()), await post(app, send_all(encode_png()))]
+
+    (status, answer), (later, _) = asyncio.run(exchange())
+    assert (status, answer) == (408, {"error": "The image did not arrive within 0.05 seconds."})
+    assert later == 200
+
+
+def test_all_bodies_together_are_limited_and_make_room_when_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline.serve import app as module
+
+    image = encode_png()
+    monkeypatch.setattr(module, "MAX_BODY_BYTES", 2 * len(image) - 1)
+
+    async def exchange() -> list[Answer]:
+        app = module.create_app(
+            Classifier(FakePredictor(("a", "b"), PreprocessingSpec(8, 8))), max_bytes=len(image) + 1
+        )
+        arrived, go_on = asyncio.Event(), asyncio.Event()
+
+        async def pause() -> AsyncIterator[bytes]:
+            yield image
+            arrived.set()
+            await go_on.wait()
+
+        async with app.router.lifespan_context(app):
+            first = asyncio.create_task(post(app, pause()))
+            await arrived.wait()
+            answers = [await post(app, send_all(image))]
+            go_on.set()
+            answers.append(await first)
+            later = (image, image + b"xx", image, image)  # a refused body makes room as well
+            return answers + [await post(app, send_all(body)) for body in later]
+
+    answers = asyncio.run(exchange())
+    assert [status for status, _ in answers] == [503, 200, 200, 413, 200, 200]
+    assert answers[0][1] == {"error": "Too many images are waiting: try again in a moment."}
+
+
+def test_a_body_in_tiny_chunks_takes_no_more_memory() -> None:
+    from sightline.serve.app import create_app
+
+    async def drip() -> AsyncIterator[bytes]:
+        for i in range(1 << 17):
+            yield bytes([i % 256, 1 + i % 7])  # two bytes, an object of 35
+
+    async def exchange() -> tuple[Answer, int]:
+        app = create_app(Classifier(FakePredictor(("a", "b"), PreprocessingSpec(8, 8))), max_bytes=1 << 20)
+        async with app.router.lifespan_context(app):
+            tracemalloc.start()
+            answer = await post(app, drip())
+            return answer, tracemalloc.get_traced_memory()[1]
+
+    try:
+        (status, _), peak = asyncio.run(exchange())
+    finally:
+        tracemalloc.stop()
+    assert status == 400
+    assert peak < 3 << 20  # a list of the chunks would take 6 MiB
+
+
+@pytest.mark.parametrize("kind", [b"multipart/form-data; boundary=x", b"Multipart/Mixed", b" MULTIPART/RELATED"])
+def test_form_data_is_refused_unread(kind: bytes) -> None:
+    from sightline.serve.app import create_app
+
+    async def unread() -> AsyncIterator[bytes]:
+        pytest.fail("the body was read")
+        yield b""
+
+    async def exchange() -> Answer:
+        app = create_app(Classifier(FakePredictor(("a", "b"), PreprocessingSpec(8, 8))), max_bytes=1 << 20)
+        async with app.router.lifespan_context(app):
+            return await post(app, unread(), [(b"content-type", kind), (b"host", b"test")])
+
+    status, answer = asyncio.run(exchange())
+    assert status == 415
+    assert "as the body, not as form data" in answer["error"]

@@ -43,7 +43,7 @@ MANIFEST_KEY, MANIFEST_HASH_KEY = (
     "sightline.sha256",
 )  # metadata keys: the manifest, and its hash, so that a lone file can be verified
 _PLOT_FILE = re.compile(r"figures/[a-z0-9-]{1,40}\.png")
-MAX_ZIP_BYTES = 4 << 30  # bytes of all files of a zip, uncompressed
+MAX_BUNDLE_BYTES = 4 << 30  # bytes of all files, uncompressed
 MAX_MODEL_BYTES = 2 << 30  # bytes of one file, the limit of a protocol buffer
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_COMPRESSION_RATIO = 200  # largest compression ratio of a zip member
@@ -266,6 +266,8 @@ def _read_verified(read: Callable[[str], bytes]) -> Bundle:
         ):
             raise ModelError(f"{MANIFEST_FILE} lists {name!r}, which is not a file of a bundle")
         contents[name] = read(name)
+        if sum(map(len, contents.values())) > MAX_BUNDLE_BYTES:
+            raise ModelError(f"its files have more than {MAX_BUNDLE_BYTES >> 30} GB")
         if hashlib.sha256(contents[name]).hexdigest() != expected:
             raise ModelError(f"{name} was changed: it does not match its hash in {MANIFEST_FILE}")
     if missing := [example.file for example in manifest.reference_examples if example.file not in contents]:
@@ -293,8 +295,8 @@ def _make_folder_reader(folder: Path) -> Callable[[str], bytes]:
 
 def _make_zip_reader(archive: zipfile.ZipFile) -> Callable[[str], bytes]:
     members = {info.filename: info for info in archive.infolist()}
-    if sum(info.file_size for info in members.values()) > MAX_ZIP_BYTES:
-        raise ModelError(f"it decompresses to more than {MAX_ZIP_BYTES >> 30} GB")
+    if sum(info.file_size for info in members.values()) > MAX_BUNDLE_BYTES:
+        raise ModelError(f"it decompresses to more than {MAX_BUNDLE_BYTES >> 30} GB")
     roots = [
         name.removesuffix(MANIFEST_FILE)
         for name in members
@@ -309,7 +311,7 @@ def _make_zip_reader(archive: zipfile.ZipFile) -> Callable[[str], bytes]:
             raise ModelError(f"{name} is missing")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise ModelError(f"{name} is a link, which a bundle must not contain")
-        limit = MAX_MANIFEST_BYTES if name == MANIFEST_FILE else MAX_ZIP_BYTES
+        limit = MAX_MANIFEST_BYTES if name == MANIFEST_FILE else MAX_BUNDLE_BYTES
         if info.file_size > min(limit, max(info.compress_size, 1 << 16) * MAX_COMPRESSION_RATIO):
             raise ModelError(
                 f"{name} decompresses to {info.file_size} bytes, a suspicious compression ratio (a zip bomb?)"

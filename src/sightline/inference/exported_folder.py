@@ -178,7 +178,7 @@ def _read_contents(folder: Path, exporter: Exporter) -> dict[str, bytes]:
     export has.
     """
     contents: dict[str, bytes] = {}
-    count, left = 0, bundle.MAX_ZIP_BYTES
+    count, left = 0, bundle.MAX_BUNDLE_BYTES
     for parent, folders, files in os.walk(folder):
         for name in sorted(Path(parent, file).relative_to(folder).as_posix() for file in (*folders, *files)):
             path = folder / name

@@ -43,7 +43,7 @@ def create_app(classifier: Classifier, *, max_bytes: int) -> Starlette:
 
     async def predict(request: Request) -> JSONResponse:
         top = _parse_top(request, len(classifier.classes))
-        if request.headers.get("content-type", "").startswith("multipart/"):
+        if request.headers.get("content-type", "").strip().lower().startswith("multipart/"):
             curl = f"curl --data-binary @photo.jpg {_describe_url(request)}"
             raise HTTPException(415, f"Send the bytes of the image as the body, not as form data: {curl}")
         if batcher.busy:
@@ -109,26 +109,24 @@ class _Uploads:
     @asynccontextmanager
     async def receive(self, request: Request) -> AsyncIterator[bytes]:
         """Yield the body, of which no more than the maximum size of an image is read."""
-        chunks: list[bytes] = []
+        body = bytearray()  # not a list of chunks: a client may send a byte at a time
         try:
             try:
                 async with asyncio.timeout(BODY_SECONDS):
-                    await self.collect_body(request, chunks)
+                    await self._collect(request, body)
             except TimeoutError:
                 raise HTTPException(408, f"The image did not arrive within {BODY_SECONDS:g} seconds.") from None
-            if not any(chunks):
+            if not body:
                 raise HTTPException(400, "The request has no body: send the bytes of an image.")
-            yield b"".join(chunks)
+            yield bytes(body)
         finally:
-            self._total -= sum(map(len, chunks))
+            self._total -= len(body)
 
-    async def collect_body(self, request: Request, chunks: list[bytes]) -> None:
-        size = 0
+    async def _collect(self, request: Request, body: bytearray) -> None:
         async for chunk in request.stream():
-            chunks.append(chunk)
-            size += len(chunk)
+            body += chunk
             self._total += len(chunk)
-            if size > self._max_bytes:
+            if len(body) > self._max_bytes:
                 raise HTTPException(
                     413, f"The image has more than {self._max_bytes} bytes, the maximum of this server."
                 )
