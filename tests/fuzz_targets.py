@@ -38,14 +38,21 @@ from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.manifest import list_from_table, read_manifest
 from sightline.data.sources.table import TABLE_SUFFIXES
 from sightline.data.storage import FolderStore
+from sightline.data.types import ImageRecord, LabeledSubset, Subset
 from sightline.errors import ConfigError, DataError, ImageError, ModelError
+from sightline.evaluation.report import ModelOutputs, ThresholdRequest, build_report, fit_thresholds
 from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
 from sightline.inference.manifest import Manifest, ReferenceExample
+from sightline.inference.predictor import Outputs
 from sightline.inference.results import Thresholds
 from sightline.inference.safety import keras_file, onnx_file
+from sightline.models.describe import LayerDescription, ModelDescription
 from sightline.preprocessing import PreprocessingSpec, decode_preview, detect_format, inspect_image
+from sightline.report.html_report import render_html
+from sightline.runs import report_images, run_report
 from sightline.runs.directory import RunDirectory
+from sightline.runs.run_report import read_report
 from sightline.training import checkpoints
 from synthetic_images import encode
 
@@ -362,6 +369,8 @@ def make_run() -> tuple[Path, Mapping[str, bytes]]:
     run.write_leakage([Leak("near_duplicates", tuple(rows[:2]))], small)
     run.write_history([EpochRecord(1, "head", 1.5, 0.25, None, 0.5, 1e-3, 2.0, 80.0)])
     run.write_thresholds(Thresholds(5, 0.9, 0.5, 0.8))
+    result = {"run": "run", "model": "net", "parameters": 112, "epochs": 1, "seconds": 1.0, "best_epoch": 1}
+    run.update(result=result | {"test": {"accuracy": 0.75, "loss": 0.5, "count": 12}})
     run.write_label_issues([{"path": "a/1.png", "label": "a", "suggested": "b", "score": 0.1}])
     stream = io.BytesIO()
     np.savez(
@@ -381,7 +390,44 @@ def make_run() -> tuple[Path, Mapping[str, bytes]]:
         (run.path / name).write_bytes(content)
     (run.path / "checkpoint").unlink()
     names = ("run.json", "leakage.jsonl", "thumbnails.npz", "history.jsonl", "thresholds.json", "label_issues.jsonl")
-    return run.path, dict(sorted((contents | {name: (run.path / name).read_bytes() for name in names}).items()))
+    ordered = dict(sorted((contents | {name: (run.path / name).read_bytes() for name in names}).items()))
+    write_report_files(run)
+    # Others go last: the first byte of an input is the number of its file.
+    return run.path, ordered | {name: (run.path / name).read_bytes() for name in REPORT_FILES}
+
+
+REPORT_FILES = ("eval/test/metrics.json", "network.json", "report/images.jsonl")
+
+
+def write_report_files(run: RunDirectory) -> None:
+    """Write what a report needs besides the other files of a run."""
+    count, classes = 12, ("a", "b")
+    labels = np.arange(count, dtype=np.int32) % 2
+    outputs = []
+    for wrong in (1, 3):  # errors on validation and on test
+        logits = np.zeros((count, 2), np.float32)
+        logits[np.arange(count), np.where(np.arange(count) < wrong, 1 - labels, labels)] = np.linspace(4, 1, count)
+        probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        outputs.append(ModelOutputs(Outputs(probabilities, logits, logits), labels))
+    paths = tuple(f"a/{i}.png" for i in range(count))
+    images = tuple(ImageRecord(path, "0" * 64, classes[k], "test", 9, 9) for path, k in zip(paths, labels, strict=True))
+    pixels = np.zeros((count, 9, 9, 3), np.uint8)
+    labeled = LabeledSubset(Subset(pixels, np.arange(count), labels, paths), images, ())
+    request = ThresholdRequest(target_precision=0.6, conservative=False)
+    thresholds, _ = fit_thresholds(outputs[0], request, None, classes)
+    value = build_report(classes, outputs[1], labeled, "test", outputs[0], thresholds)
+    run.write_evaluation("test", value.evaluation, value.to_dict())
+    layers = [
+        LayerDescription("input", "input", (), (9, 9, 3), "", None, None, None, 0, "", 0, (1, 1), (1, 1), 243),
+        LayerDescription("conv", "convolution", (0,), (9, 9, 4), "9", (3, 3), (1, 1), "relu", 112, "3 * 3", 8748,
+                         (3, 3), (1, 1), 1296),
+    ]  # fmt: skip
+    run_report.write_network(run, ModelDescription("net", (9, 9, 3), 2, tuple(layers)))
+    errors = value.errors.most_confident_errors
+    shown = dict(report_images.make_thumbnail("error", error.path, pixels[0]) for error in errors)
+    heat = np.linspace(0, 1, 81, dtype=np.float32).reshape(9, 9)
+    shown |= dict(report_images.make_heat_map(error.path, error.predicted, heat) for error in errors)
+    report_images.write_images(run, shown, lambda _: True)
 
 
 def make_keras_file() -> bytes:
@@ -438,6 +484,7 @@ READERS: Mapping[str, Callable[[RunDirectory], object]] = {
     "run.json": lambda run: (run.info, run.bundle),
     "thumbnails.npz": lambda run: run.read_small_images(),
     "thresholds.json": lambda run: run.read_thresholds(),
+    **dict.fromkeys(REPORT_FILES, lambda run: render_html(read_report(run))),
 }
 """The reader of each file of a run."""
 

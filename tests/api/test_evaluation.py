@@ -154,6 +154,17 @@ def test_a_thousand_classes_are_not_a_thousand_lines(capsys: pytest.CaptureFixtu
     assert len(to_metrics(value)["per_class"]) == 1000
 
 
+def test_all_errors_are_counted_not_those_that_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    value = build_evaluation_report(make_outputs([0, 1] * 40, list(range(30))), None)
+    errors = to_metrics(value)["errors"]
+    assert (errors["count"], len(errors["most_confident_errors"])) == (30, 12)
+    evaluation_view.print_report(value)
+    assert "... and 25 more of 30: --format json lists the first 12" in capsys.readouterr().out.splitlines()
+    few = build_evaluation_report(make_outputs([0, 1] * 40, list(range(7))), None)
+    evaluation_view.print_report(few)
+    assert "... and 2 more of 7: --format json lists all" in capsys.readouterr().out.splitlines()
+
+
 def test_a_test_split_that_differs_from_validation_is_a_warning() -> None:
     """The case of given splits of another source: 0.972 on validation, 0.8125 on test."""
     validation = make_outputs([0, 1] * 250, list(range(486, 500)))

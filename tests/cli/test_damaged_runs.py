@@ -26,11 +26,11 @@ LIGHT: dict[str, tuple[str, ...]] = {
     "resume": ("resume", "RUN"),
     "card": ("model-card", "RUN"),
     "describe": ("describe", "RUN"),
+    "report": ("report", "RUN"),
 }
 HEAVY: dict[str, tuple[str, ...]] = {
     "extend": ("resume", "RUN", "--epochs", "2"),
     "train": ("train", "DATA", *TINY, *SMALL, "--out", "RUN"),
-    "report": ("report", "RUN"),
     "evaluate": ("evaluate", "RUN"),
     "explain": ("explain", "RUN", "IMAGE", "--out", "HEAT"),
     "export": ("export", "RUN", "--out", "EXPORT"),

@@ -164,3 +164,8 @@ def test_a_table_ends_in_the_number_of_rows_left_out(limit: int | None, capsys: 
     count = limit or output.MAX_ROWS
     assert len(lines) == 1 + count
     assert last == f"... and {100 - count} more of 100: see all.csv"
+
+
+def test_a_table_of_the_first_rows_counts_the_others_too(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table(["n"], [["1"], ["2"]], limit=5, rest="see all.csv", total=9)
+    assert capsys.readouterr().out.splitlines()[-1] == "... and 7 more of 9: see all.csv"

@@ -35,7 +35,9 @@ def print_report(report: EvaluationReport) -> None:
         print_line("most confident errors")
         rows = [[a.path, a.label, a.predicted, f"{a.probability:.3f}"] for a in wrong]
         columns = ["image", "true class", "predicted", "confidence"]
-        print_table(columns, rows, right=["confidence"], limit=MAX_ROWS, rest="--format json lists them")
+        count = report.errors.count
+        rest = f"--format json lists {'all' if count == len(rows) else f'the first {len(rows)}'}"
+        print_table(columns, rows, right=["confidence"], limit=MAX_ROWS, rest=rest, total=count)
 
 
 def print_label_issues(issues: Sequence[LabelIssue], patch: str) -> None:

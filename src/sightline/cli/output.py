@@ -106,12 +106,14 @@ def print_table(
     *,
     rest: str = "",
     limit: int | None = None,
+    total: int | None = None,
 ) -> None:
     """Print a table to standard output, with the columns named in `right` right-aligned.
 
     Long text wraps, numbers do not; if the terminal is too narrow, the columns are printed in several blocks, each with
     the first column. Only `limit` rows are printed; by default `MAX_ROWS` on a terminal, or anywhere if `rest` is
-    given. The last line then states how many rows are left out, and `rest` where all can be found.
+    given. The last line then states how many rows are left out, and `rest` where to find them. `total` is the number of
+    rows that there are, if `rows` are only the first.
     """
     console = make_console()
     if limit is None and len(rows) > MAX_ROWS + MAX_ROWS // 10 and (console.is_terminal or rest):
@@ -129,9 +131,10 @@ def print_table(
         for row in cells:
             grid.add_row(*(Text("\n").join(map(styled_line, row[i])) for i in block))
         console.print(grid)
-    if len(printed) < len(rows):
+    total = len(rows) if total is None else total
+    if len(printed) < total:
         where = rest or "use --format json or redirect the output to a file to see all"
-        print_line(f"... and {len(rows) - len(printed):,} more of {len(rows):,}: {where}")
+        print_line(f"... and {total - len(printed):,} more of {total:,}: {where}")
 
 
 COLUMN_GAP = 2  # spaces between columns

@@ -15,7 +15,11 @@ from sightline.report import plotting
 DPI = 120  # that of `canvas`
 MIN_PANEL = 240  # pixels of a panel's longer side; a smaller image is drawn a whole number of times as large
 GAP = 12  # pixels around panels
-COLORS = "viridis"  # blue is little heat, yellow much: told apart by people with any kind of color blindness
+COLORS = np.array([  # of viridis, from little heat to much: told apart by people with any kind of color blindness
+    (68, 1, 84), (72, 26, 108), (71, 47, 125), (65, 68, 135), (57, 86, 140), (49, 104, 142), (42, 120, 142),
+    (35, 136, 142), (31, 152, 139), (34, 168, 132), (53, 183, 121), (84, 197, 104), (122, 209, 81), (165, 219, 54),
+    (210, 226, 27), (253, 231, 37),
+], np.float32)  # fmt: skip
 OUTSIDE_BRIGHTNESS = 0.35  # brightness of what the model did not see
 MIN_OPACITY, MAX_OPACITY = 0.3, 0.65  # opacity of the colors
 
@@ -27,9 +31,8 @@ def overlay_heat(
 
     Outside of the box `visible_box` the image is darkened instead.
     """
-    from matplotlib import colormaps
-
-    colors: NDArray[np.float32] = 255 * colormaps[COLORS](heat)[..., :3].astype(np.float32)
+    places = np.linspace(0, 1, len(COLORS))
+    colors = np.stack([np.interp(heat, places, channel) for channel in COLORS.T], axis=-1).astype(np.float32)
     opacity = (MIN_OPACITY + (MAX_OPACITY - MIN_OPACITY) * heat)[..., None]
     gray = image.mean(2, keepdims=True, dtype=np.float32)  # an image's own colors would mix with those of the heat
     mixed: NDArray[np.float32] = gray + opacity * (colors - gray)

@@ -74,7 +74,6 @@ class RocInfo(TypedDict):
 
     false_positive_rate: list[float]
     sensitivity: list[float]
-    threshold: list[float | None]
 
 
 class PrecisionRecallInfo(TypedDict):
@@ -82,13 +81,11 @@ class PrecisionRecallInfo(TypedDict):
 
     recall: list[float]
     precision: list[float]
-    threshold: list[float | None]
 
 
 class RatesInfo(TypedDict):
     """The metrics of a threshold of two classes."""
 
-    threshold: float
     sensitivity: Metric
     specificity: Metric
     ppv: Metric
@@ -163,15 +160,9 @@ class MetricsInfo(TypedDict):
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """Read and validate a ``metrics.json``; raises `ModelError`, naming the file."""
+    """Read and validate a ``metrics.json``, all fields of which are set; raises `ModelError`, naming the file."""
     values: dict[str, Any] = jsonio.to_plain(jsonio.build(MetricsInfo, jsonio.read_object(path), str(path)))
     size = len(values["classes"])
     if [len(row) for row in values["confusion"]] != [size] * size:
         raise ModelError(f"{path} cannot be read: its confusion matrix does not have the shape {[size, size]}.")
-    curves = [values["risk_coverage"]]
-    if values["binary"] is not None:
-        curves += [values["binary"]["roc"], values["binary"]["precision_recall"]]
-    for curve in curves:
-        if len({len(points) for points in curve.values() if isinstance(points, list)}) > 1:
-            raise ModelError(f"{path} cannot be read: the columns of a curve differ in length.")
     return values

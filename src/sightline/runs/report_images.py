@@ -59,13 +59,13 @@ Images = Mapping[ReportImage, bytes]
 def make_thumbnail(kind: Kind, path: str, pixels: NDArray[np.uint8]) -> tuple[ReportImage, bytes]:
     """Return uint8 [H, W, C] as a WebP file, at most `MAX_SIDE` on a side."""
     content = _encode(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels, "webp", quality=80)
-    return ReportImage(kind, path, _name_file(content, "webp")), content
+    return ReportImage(kind, path, name_file(content, "webp")), content
 
 
 def make_heat_map(path: str, predicted: str, heat: NDArray[np.float32]) -> tuple[ReportImage, bytes]:
     """Return a heat map float32 [H, W] in [0, 1] as a grayscale PNG file, at most `MAX_SIDE` on a side."""
     content = _encode(np.rint(255 * heat).astype(np.uint8), "png")
-    return ReportImage("heat_map", path, _name_file(content, "png"), predicted), content
+    return ReportImage("heat_map", path, name_file(content, "png"), predicted), content
 
 
 def _encode(pixels: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
@@ -75,7 +75,8 @@ def _encode(pixels: NDArray[np.uint8], kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _name_file(content: bytes, suffix: str) -> str:
+def name_file(content: bytes, suffix: str) -> str:
+    """Return the name of a file with this content."""
     return f"{hashlib.sha256(content).hexdigest()[:16]}.{suffix}"
 
 
@@ -120,7 +121,7 @@ def _read_content(run: RunDirectory, name: str) -> bytes:
         content = _io.read_regular(path, MAX_BYTES)
     except OSError:
         return b""
-    return content if _name_file(content, path.suffix[1:]) == name else b""
+    return content if name_file(content, path.suffix[1:]) == name else b""
 
 
 def write_error_images(

@@ -1,0 +1,210 @@
+"""`sightline report`: the same page from the run's files alone, and what it says of lost or damaged files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from command import COLORS, Command, draw_classes
+from sightline.runs import report_images
+from sightline.runs.directory import RunDirectory
+from sightline.runs.run_report import read_report
+
+FRAMEWORKS = {"jax", "keras", "matplotlib", "onnxruntime", "tensorflow", "torch"}
+PROBE = """
+import sys
+from sightline.cli import main
+sys.argv = ["sightline", "report", sys.argv[1]]
+try:
+    main()
+except SystemExit as stop:
+    if stop.code:
+        raise
+print("modules:", *{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def trained_apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose recipe `auto` chose, with errors (red is labeled blue in test) and leaks; its images are gone."""
+    import sightline
+
+    folder = tmp_path_factory.mktemp("apart")
+    drawn, source = draw_classes(folder / "drawn", COLORS, 40), folder / "source"
+    for label in COLORS:
+        for number, image in enumerate(sorted((drawn / label).iterdir())):
+            split, given = ("train", label) if number < 30 else ("test", "blue" if label == "red" else label)
+            (source / split / given).mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, source / split / given)
+    for image in sorted((drawn / "green").iterdir())[:3]:  # in both splits
+        shutil.copy(image, source / "test" / "green" / f"again-{image.name}")
+    run = sightline.train(
+        source, epochs=1, set={"model.name": "cifar10-simple", "split.validation": 0.2}, out=folder / "run",
+        allow=["split-leakage"], progress=False,
+    )  # fmt: skip
+    shutil.rmtree(source)
+    return run.path
+
+
+@pytest.fixture
+def run(trained_apart: Path, tmp_path: Path) -> RunDirectory:
+    return RunDirectory(Path(shutil.copytree(trained_apart, tmp_path / "run")))
+
+
+def read_page(run: RunDirectory) -> str:
+    return " ".join(unescape((run.path / "report.html").read_text("utf-8")).split())
+
+
+def test_the_same_page_from_the_files_alone_without_a_framework(
+    trained_apart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the model, its bundle, the images nor the cache of pixels is there."""
+    before = (trained_apart / "report.html").read_bytes()
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    names = ("model.keras", "bundle", "checkpoints", "report.html")
+    for name in names:
+        (trained_apart / name).rename(hidden / name)
+    try:
+        environment = os.environ | {"SIGHTLINE_CACHE": str(tmp_path / "no-cache")}
+        completed = subprocess.run(
+            [sys.executable, "-c", PROBE, str(trained_apart)], capture_output=True, text=True, check=False,
+            timeout=300, env=environment,
+        )  # fmt: skip
+        assert completed.returncode == 0, completed.stderr
+        assert completed.stdout.strip() == str(trained_apart / "report.html")
+        assert (trained_apart / "report.html").read_bytes() == before
+        modules = set(completed.stderr.rpartition("modules:")[2].split())
+        assert "sightline" in modules
+        assert not modules & FRAMEWORKS
+        assert not (tmp_path / "no-cache").exists()
+    finally:
+        for name in names[:3]:
+            (hidden / name).rename(trained_apart / name)
+
+
+def test_a_run_holds_all_that_its_report_shows(run: RunDirectory) -> None:
+    report = read_report(run)
+    assert report.unread == ()
+    assert report.metrics is not None
+    errors = report.metrics["errors"]
+    assert errors["count"] >= 8
+    shown = [error["path"] for error in errors["most_confident_errors"]]
+    paths = {kind: [i.path for i in report.images if i.kind == kind] for kind in ("error", "heat_map", "leak")}
+    assert paths["error"] == shown
+    assert paths["heat_map"] == shown
+    leaked = {row.path for leak in report.leaks for row in leak.images}
+    assert leaked
+    assert set(paths["leak"]) <= leaked
+    assert report.network is not None
+    assert report.network.parameters == report.result["parameters"]
+    assert report.preprocess is not None
+    assert [row.epoch for row in report.history] == [1]
+    sizes = [path.stat().st_size for path in (run.path / "report").iterdir()]
+    assert max(sizes) < report_images.MAX_BYTES
+
+
+def test_a_run_says_which_recipe_auto_chose_and_why(run: RunDirectory) -> None:
+    import sightline
+
+    choice = sightline.Run(run.path).recipe_choice
+    assert choice is not None
+    assert choice.recipe == "quick"
+    assert "too small for a pretrained backbone" in choice.reason
+    assert choice.reason in read_page(run)
+    run.update(recipe_choice=None)
+    assert sightline.Run(run.path).recipe_choice is None
+
+
+LOST = (
+    "eval/test/metrics.json", "history.jsonl", "leakage.jsonl", "network.json", "model.json", "report/images.jsonl",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOST)
+@pytest.mark.parametrize("damage", ["missing", "damaged", "a link", "other values"])
+def test_the_page_lacks_what_is_lost_and_says_so(
+    sightline: Command, run: RunDirectory, tmp_path: Path, name: str, damage: str
+) -> None:
+    path = run.path / name
+    if damage == "a link":
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "nowhere")
+    elif damage == "missing":
+        path.unlink()
+    else:
+        path.write_text('{"layers": 3, "kind": 4}\n' if damage == "other values" else "\ud83d{"[1:], encoding="utf-8")
+    result = sightline("report", run.path)
+    assert result.code == 0, result.err
+    assert [file.name for file in read_report(run).unread] == [name]
+    assert name in read_page(run)
+
+
+@pytest.mark.parametrize("damage", ["missing", "other content", "a link", "a folder"])
+def test_a_lost_thumbnail_is_named_and_the_others_stay(
+    sightline: Command, run: RunDirectory, tmp_path: Path, damage: str
+) -> None:
+    images = report_images.read_images(run)
+    lost = next(image for image in images if image.kind == "error")
+    path = run.path / "report" / lost.file
+    path.rename(tmp_path / "elsewhere")
+    if damage == "other content":
+        path.write_bytes(b"secret")
+    elif damage == "a link":
+        path.symlink_to(tmp_path / "elsewhere")
+    elif damage == "a folder":
+        path.mkdir()
+    assert sightline("report", run.path).code == 0
+    assert {file.name for file in read_report(run).unread} == {f"report/{lost.file}"}
+    assert lost.file in read_page(run)
+    remaining = {image: content for image, content in report_images.read_images(run).items() if content}
+    assert remaining == {image: content for image, content in images.items() if image.file != lost.file}
+
+
+def test_a_heat_map_that_is_no_image_is_left_out(sightline: Command, run: RunDirectory) -> None:
+    rows = [json.loads(line) for line in (run.path / "report" / "images.jsonl").read_text("utf-8").splitlines()]
+    row = next(row for row in rows if row["kind"] == "heat_map")
+    content = b"\x89PNG no image"
+    row["file"] = report_images.name_file(content, "png")
+    (run.path / "report" / row["file"]).write_bytes(content)
+    (run.path / "report" / "images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    assert sightline("report", run.path).code == 0
+
+
+def test_a_name_that_leads_elsewhere_is_refused(sightline: Command, run: RunDirectory) -> None:
+    row = {"kind": "error", "path": "x.png", "file": "../../secret.png", "predicted": ""}
+    (run.path / "report" / "images.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    assert sightline("report", run.path).code == 0
+    (unread,) = read_report(run).unread
+    assert "'../../secret.png' is not the name of a thumbnail" in unread.reason
+
+
+def test_a_run_without_its_result_or_settings_has_no_report(sightline: Command, run: RunDirectory) -> None:
+    config = (run.path / "config.toml").read_text("utf-8")
+    (run.path / "config.toml").write_text("nonsense", "utf-8")
+    result = sightline("report", run.path)
+    assert result.code == 2
+    assert "config.toml" in result.err
+    (run.path / "config.toml").write_text(config, "utf-8")
+    run.update(drop=("result",))
+    result = sightline("report", run.path)
+    assert result.code == 2
+    assert "run.json" in result.err
+
+
+def test_an_evaluation_keeps_thumbnails_and_heat_maps(
+    sightline: Command, colors: Path, trained: tuple[Path, object], tmp_path: Path
+) -> None:
+    run = RunDirectory(Path(shutil.copytree(trained[0], tmp_path / "run")))
+    before = report_images.read_images(run)
+    assert {image.kind for image in before} >= {"error", "heat_map"}
+    for options in ((), ("--split", "validation")):
+        assert sightline("evaluate", run.path, *options).code == 0
+        assert report_images.read_images(run) == before
