@@ -33,7 +33,7 @@ print("modules:", *{name.partition(".")[0] for name in sys.modules}, file=sys.st
 
 @pytest.fixture(scope="module")
 def trained_apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose recipe `auto` chose, with errors (red is labeled blue in test) and leaks; its images are gone."""
+    """A run whose recipe `auto` chose, with errors (red is labeled blue in test) and leaks; its images have moved."""
     import sightline
 
     folder = tmp_path_factory.mktemp("apart")
@@ -49,7 +49,7 @@ def trained_apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
         source, epochs=1, set={"model.name": "cifar10-simple", "split.validation": 0.2}, out=folder / "run",
         allow=["split-leakage"], progress=False,
     )  # fmt: skip
-    shutil.rmtree(source)
+    source.rename(folder / "moved")
     return run.path
 
 
@@ -199,12 +199,20 @@ def test_a_run_without_its_result_or_settings_has_no_report(sightline: Command, 
     assert "run.json" in result.err
 
 
-def test_an_evaluation_keeps_thumbnails_and_heat_maps(
-    sightline: Command, colors: Path, trained: tuple[Path, object], tmp_path: Path
-) -> None:
-    run = RunDirectory(Path(shutil.copytree(trained[0], tmp_path / "run")))
-    before = report_images.read_images(run)
-    assert {image.kind for image in before} >= {"error", "heat_map"}
-    for options in ((), ("--split", "validation")):
-        assert sightline("evaluate", run.path, *options).code == 0
-        assert report_images.read_images(run) == before
+def test_an_evaluation_keeps_the_report_up_to_date(sightline: Command, run: RunDirectory, trained_apart: Path) -> None:
+    source = trained_apart.parent / "source"
+    (trained_apart.parent / "moved").rename(source)
+    try:
+        before = report_images.read_images(run)
+        assert sightline("report", run.path).code == 0
+        page = (run.path / "report.html").read_bytes()
+        for options in ((), ("--split", "validation")):
+            (run.path / "report.html").unlink()
+            assert sightline("evaluate", run.path, *options).code == 0
+            assert report_images.read_images(run) == before
+            assert (run.path / "report.html").read_bytes() == page
+        assert sightline("evaluate", run.path, "--target-precision", "0.5", "--no-conservative").code in {0, 1}
+        assert "No threshold is set" in page.decode()
+        assert "No threshold is set" not in read_page(run)
+    finally:
+        source.rename(trained_apart.parent / "moved")

@@ -14,6 +14,7 @@ from sightline import _io
 from sightline.api.classifier import Classifier
 from sightline.api.label_issues import find_label_issues
 from sightline.api.record_list import RecordList, format_html_table, format_text_table
+from sightline.api.reporting import refresh_report
 from sightline.api.stored_thresholds import check_not_in_run
 from sightline.callbacks import Progress, no_progress
 from sightline.data.dataset import decode_images
@@ -390,9 +391,13 @@ def _save_results(
     if save_thresholds and result.thresholds is not None:
         classifier.save_thresholds(result.thresholds)
     run = classifier.run
-    if run is None or labeled.split is None or labeled.missing is not None or isinstance(classifier.predictor, FlipTTA):
+    if run is None:
         return
-    run.write_evaluation(labeled.split, result.evaluation, result.to_dict())
-    run.write_figures({name: figure.files for name, figure in drawings.plot_all(result, labeled.subset).items()})
-    if labeled.split == find_reported_split(run.info.get("result")):
-        report_images.write_error_images(run, result.errors.most_confident_errors, labeled.subset)
+    is_stored = labeled.split is not None and labeled.missing is None and not isinstance(classifier.predictor, FlipTTA)
+    if is_stored and labeled.split is not None:
+        run.write_evaluation(labeled.split, result.evaluation, result.to_dict())
+        run.write_figures({name: figure.files for name, figure in drawings.plot_all(result, labeled.subset).items()})
+        if labeled.split == find_reported_split(run.info.get("result")):
+            report_images.write_error_images(run, result.errors.most_confident_errors, labeled.subset)
+    if is_stored or save_thresholds:
+        refresh_report(run)

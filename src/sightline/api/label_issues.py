@@ -8,6 +8,7 @@ import numpy as np
 
 from sightline import _io, jsonio
 from sightline.api.classifier import Classifier
+from sightline.api.reporting import refresh_report
 from sightline.callbacks import Progress, no_progress
 from sightline.data.types import SPLITS, ImageRecord, Split, Subset
 from sightline.evaluation import label_issues
@@ -56,6 +57,7 @@ def find_label_issues(
         places = [(subset, i, path) for subset in subsets for i, path in enumerate(subset.paths) if path in worst]
         pixels = {path: subset.take(slice(i, i + 1))[0] for subset, i, path in places}
         report_images.write_label_issue_images(classifier.run, pixels)
+        refresh_report(classifier.run)
     return suspects
 
 

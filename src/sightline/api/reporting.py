@@ -38,5 +38,11 @@ def rebuild_report(path: Path) -> Path:
     return _write_page(run)
 
 
+def refresh_report(run: RunDirectory) -> None:
+    """Write the report of a complete run again, after an evaluation has changed its files."""
+    if run.info.get("status") == "complete":
+        _write_page(run)
+
+
 def _write_page(run: RunDirectory) -> Path:
     return run.write_report(html_report.render_html(read_report(run)))

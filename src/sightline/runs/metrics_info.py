@@ -162,6 +162,12 @@ class MetricsInfo(TypedDict):
 def read_metrics(path: Path) -> dict[str, Any]:
     """Read and validate a ``metrics.json``, all fields of which are set; raises `ModelError`, naming the file."""
     values: dict[str, Any] = jsonio.to_plain(jsonio.build(MetricsInfo, jsonio.read_object(path), str(path)))
+    curves = [values["risk_coverage"]]
+    if binary := values["binary"]:
+        curves += [binary["roc"], binary["precision_recall"]]
+    for curve in curves:
+        if len({len(column) for column in curve.values() if isinstance(column, list)}) > 1:
+            raise ModelError(f"{path} cannot be read: a curve has columns of different lengths.")
     size = len(values["classes"])
     if [len(row) for row in values["confusion"]] != [size] * size:
         raise ModelError(f"{path} cannot be read: its confusion matrix does not have the shape {[size, size]}.")

@@ -61,6 +61,13 @@ class RunReport:
     images: Images
     unread: tuple[UnreadFile, ...]
 
+    @property
+    def has_new_thresholds(self) -> bool:
+        """Whether the model got other thresholds after `metrics` were computed."""
+        return (
+            self.metrics is not None and (self.thresholds and self.thresholds.to_dict()) != self.metrics["thresholds"]
+        )
+
 
 class _Reader:
     """Reads files of a run, and collects those that are damaged, or missing although every complete run has them."""
