@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from html import unescape
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from sightline.evaluation.report import (
     fit_thresholds,
 )
 from sightline.inference.predictor import Outputs
-from sightline.report import html_report
+from sightline.report import html_report, templates
 
 OK = ("defect", "ok")
 
@@ -58,7 +60,13 @@ def to_metrics(value: EvaluationReport) -> dict[str, Any]:
 
 
 def headline(value: EvaluationReport) -> str:
-    return " ".join(html_report.summarize(to_metrics(value), value.split))
+    return " ".join(page_sentence(name, to_metrics(value)) for name in ("accuracy", "remarks"))
+
+
+def page_sentence(name: str, metrics_dict: dict[str, Any]) -> str:
+    """Return what a page says of an evaluation, by the name of the macro in its template."""
+    text = str(getattr(templates.make_environment().get_template("sentences.html.j2").module, name)(metrics_dict))
+    return " ".join(unescape(re.sub("<[^>]*>", "", text)).split())
 
 
 def test_the_headline_promises_nothing_that_was_chosen_on_the_test_images_themselves() -> None:
@@ -81,18 +89,18 @@ def test_the_report_says_whether_a_target_is_met_and_by_which_images() -> None:
     validation, test = make_outputs([0, 1] * 200, []), make_outputs([0, 1] * 200, [10, 50])
     thresholds, _ = fit_thresholds(validation, ThresholdRequest(target_precision=0.98), None, OK)
     strict, _ = fit_thresholds(validation, ThresholdRequest(target_precision=0.99), None, OK)
-    met = html_report.describe_thresholds(to_metrics(build_evaluation_report(test, validation, thresholds=thresholds)))
+    met = page_sentence("thresholds", to_metrics(build_evaluation_report(test, validation, thresholds=thresholds)))
     assert "of which 99.5% are correct (95% interval 98.2% to 99.9%). The target of 98.0% is met" in met
-    short = html_report.describe_thresholds(to_metrics(build_evaluation_report(test, validation, thresholds=strict)))
+    short = page_sentence("thresholds", to_metrics(build_evaluation_report(test, validation, thresholds=strict)))
     nothing, _ = fit_thresholds(make_outputs([0, 1] * 10, []), ThresholdRequest(target_precision=0.99), None, OK)
-    assert html_report.describe_thresholds(
-        to_metrics(build_evaluation_report(test, validation, thresholds=nothing))
+    assert page_sentence(
+        "thresholds", to_metrics(build_evaluation_report(test, validation, thresholds=nothing))
     ).startswith("No threshold reaches a precision of 99.0% on validation")
     assert "The target of 99.0% is not demonstrated: the precision is at least 98.4% with 95% confidence." in short
     same = build_evaluation_report(validation, validation, thresholds=thresholds)
     assert same.selective is not None
     assert same.selective.met is None
-    assert "The threshold was fitted on these images" in html_report.describe_thresholds(to_metrics(same))
+    assert "The threshold was fitted on these images" in page_sentence("thresholds", to_metrics(same))
 
 
 def test_the_headline_states_what_a_threshold_of_validation_reached_on_test() -> None:
@@ -124,7 +132,7 @@ def test_a_class_without_an_image_is_named_wherever_metrics_are() -> None:
         "f1": None, "support": 0,
     }  # fmt: skip
     assert (metrics_dict["metrics"]["macro_f1"]["value"], metrics_dict["metrics"]["macro_f1"]["classes"]) == (1, 1)
-    lead = html_report.summarize(metrics_dict, "test")[0]
+    lead = page_sentence("accuracy", metrics_dict)
     assert lead.startswith("Accuracy 100.0% on 45")
     assert lead.endswith("1 of 2 classes has no image in the test split and is not tested: 'defect'.")
     assert [row["label"] for row in html_report.sort_classes(metrics_dict["per_class"])] == ["ok"]
@@ -134,7 +142,7 @@ def test_a_class_without_an_image_is_named_wherever_metrics_are() -> None:
 def test_many_classes_without_images_are_summed_up_in_a_sentence() -> None:
     classes = tuple(f"class {i:04}" for i in range(1000))
     metrics_dict = to_metrics(build_evaluation_report(make_outputs([0, 1, 1, 2], [0], classes), None, classes))
-    lead = html_report.summarize(metrics_dict, "test")[0]
+    lead = page_sentence("accuracy", metrics_dict)
     assert "997 of 1,000 classes have no image in the test split and are not tested: 'class 0003', " in lead
     assert lead.endswith("'class 0005' and 994 more.")
     assert len(metrics_dict["untested_classes"]) == 997, "JSON has them all"

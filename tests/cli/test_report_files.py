@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from command import COLORS, Command, draw_classes
+from sightline.inference.results import Thresholds
 from sightline.runs import report_images
 from sightline.runs.directory import RunDirectory
 from sightline.runs.run_report import read_report
@@ -216,3 +217,10 @@ def test_an_evaluation_keeps_the_report_up_to_date(sightline: Command, run: RunD
         assert "No threshold is set" not in read_page(run)
     finally:
         source.rename(trained_apart.parent / "moved")
+
+
+def test_the_page_tells_thresholds_of_another_evaluation_apart(sightline: Command, run: RunDirectory) -> None:
+    run.write_thresholds(Thresholds(9, target_precision=0.9, confidence=0.5))
+    assert sightline("report", run.path).code == 0
+    assert "The thresholds have changed since these metrics were computed" in read_page(run)
+    assert "No threshold is set" not in read_page(run)

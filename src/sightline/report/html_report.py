@@ -16,10 +16,8 @@ from PIL import Image
 
 from sightline import intervals
 from sightline.config import RunConfig
-from sightline.errors import plural
-from sightline.report import sentences, templates
+from sightline.report import templates
 from sightline.report.heatmap_plot import overlay_heat
-from sightline.report.templates import format_percent
 from sightline.runs.report_images import MAX_SIDE
 from sightline.runs.run_report import RunReport
 
@@ -40,7 +38,8 @@ def render_html(report: RunReport) -> str:
         }
         for kind in ("error", "leak", "label_issue")
     }
-    return templates.render_page("report.html.j2", **HELPERS, **values, **images, heat_maps=_overlay_heat_maps(report))
+    values |= images | {"heat_maps": _overlay_heat_maps(report), "has_new_thresholds": report.has_new_thresholds}
+    return templates.render_page("report.html.j2", **HELPERS, **values)
 
 
 def _overlay_heat_maps(report: RunReport) -> dict[str, str]:
@@ -59,105 +58,6 @@ def _overlay_heat_maps(report: RunReport) -> dict[str, str]:
 def describe_run(config: RunConfig) -> str:
     """Return what was trained on what: the title of the page and of its curves."""
     return f"{config.model.name} on {'+'.join(Path(source).name for source in config.data.sources) or 'arrays'}"
-
-
-def summarize(metrics: Mapping[str, Any], split: str) -> list[str]:
-    """Return what ``metrics.json`` of a split says, in plain sentences, the most important first."""
-    low, high = metrics["accuracy_interval"]
-    images = "validation images, which also chose the weights" if split == "validation" else "unseen images"
-    if metrics["leaked"] is not None and split != "validation":
-        images = "test images, not all of them unseen"
-    right = f"Accuracy {format_percent(metrics['accuracy'])} on {metrics['count']} {images}"
-    missing = sentences.describe_untested(
-        metrics["untested_classes"], len(metrics["classes"]), sentences.describe_split(split)
-    )
-    lines = [f"{right} (95% interval {format_percent(low)} to {format_percent(high)}).{' ' * bool(missing)}{missing}"]
-    warnings = (
-        sentences.describe_leakage(metrics["leaked"], number=format_percent),
-        sentences.describe_shift(metrics["validation"], split),
-    )
-    lines += filter(None, warnings)
-    pairs = metrics["errors"]["confused_pairs"]
-    if pairs:
-        worst = pairs[0]
-        lines.append(
-            f"The most frequent confusion is {worst['label']} classified as {worst['predicted']}: "
-            f"{plural(worst['count'], 'time')}, {format_percent(worst['fraction'])} of that class."
-        )
-    elif metrics["count"]:
-        lines.append("It made no errors on these images; more images would narrow the interval.")
-    if selective_line := _summarize_selective(metrics["selective_check"]):
-        lines.append(selective_line)
-    calibration = metrics["calibration"]
-    lines.append(
-        f"The expected calibration error of its probabilities is {format_percent(calibration['ece'])}."
-        + (f" {calibration['note']}" if calibration["note"] else "")
-    )
-    return lines
-
-
-def _summarize_selective(selective: Mapping[str, Any] | None) -> str:
-    """Return what a confidence threshold chosen on validation reaches on the other images; "" if there are none."""
-    if selective is None:
-        return ""
-    threshold, evaluated = selective["threshold"], selective["evaluated"]
-    target = format_percent(threshold["target"], 0)
-    if evaluated is None:
-        return (
-            f"The {threshold['count']} validation images are too few, or too often misclassified, to choose a "
-            f"confidence threshold for a precision of {target}."
-        )
-    line = (
-        f"At a confidence of at least {format_percent(threshold['confidence'])} (chosen on validation "
-        "for a precision of "
-        f"{target}), its coverage is {format_percent(evaluated['coverage'])} of these images"
-    )
-    if evaluated["precision"] is None:
-        return f"{line}."
-    low, high = evaluated["interval"]
-    verdict = "the target is met" if evaluated["met"] else f"these images do not confirm {target}"
-    return (
-        f"{line}, with a precision of {format_percent(evaluated['precision'])} (95% interval "
-        f"{format_percent(low)} to {format_percent(high)}; "
-        f"at least {format_percent(evaluated['lower_bound'])} with 95% confidence): {verdict}."
-    )
-
-
-def describe_thresholds(metrics: Mapping[str, Any]) -> str:
-    """Return what the thresholds of an evaluation in ``metrics.json`` do to its images; "" if there are none."""
-    thresholds, selective = metrics["thresholds"], metrics["selective"]
-    if thresholds is None:
-        return ""
-    if thresholds["positive_threshold"] is not None:
-        return (
-            f"The model predicts {thresholds['positive']} if its probability is at least "
-            f"{format_percent(thresholds['positive_threshold'], 2)}, a threshold chosen on "
-            f"validation for a {thresholds['rate']} of {format_percent(thresholds['target_rate'])}."
-        )
-    if thresholds["confidence"] is None and thresholds["target_precision"] is not None:
-        return (
-            f"No threshold reaches a precision of {format_percent(thresholds['target_precision'])} on validation, so "
-            "the model never predicts a single class; run `sightline evaluate` with another target to replace it."
-        )
-    if selective is None or thresholds["confidence"] is None:
-        return ""
-    line = (
-        f"The model predicts a class if its confidence is at least {format_percent(thresholds['confidence'])}: "
-        f"for {format_percent(selective['class_fraction'])} of these images"
-    )
-    if selective["precision"] is None or selective["interval"] is None or selective["target"] is None:
-        return f"{line}."
-    low, high = selective["interval"]
-    line += (
-        f", of which {format_percent(selective['precision'])} are correct (95% interval {format_percent(low)} to "
-        f"{format_percent(high)})."
-    )
-    verdict = "The threshold was fitted on these images, so expect lower precision on new ones."
-    if selective["met"] is not None:
-        met, bound = "is met" if selective["met"] else "is not demonstrated", format_percent(selective["lower_bound"])
-        target = format_percent(selective["target"])
-        verdict = f"The target of {target} {met}: the precision is at least {bound} with 95% confidence."
-    return f"{line} {verdict}"
 
 
 def list_operating_points(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -254,9 +154,6 @@ def sort_classes(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 HELPERS = {
     "chosen_threshold": choose_threshold,
     "describe_run": describe_run,
-    "describe_thresholds": describe_thresholds,
-    "describe_split": sentences.describe_split,
-    "describe_untested": sentences.describe_untested,
     "max_errors": MAX_ERRORS,
     "max_classes": MAX_CLASSES,
     "max_label_issues": MAX_LABEL_ISSUES,
@@ -265,6 +162,5 @@ HELPERS = {
     "number": format_number,
     "operating_points": list_operating_points,
     "sort_classes": sort_classes,
-    "summarize": summarize,
 }
 """What the template of the report calls by these names, besides `charts.HELPERS`."""

@@ -1,8 +1,8 @@
-"""What an evaluation means in plain sentences, from the values that ``metrics.json`` holds: for page and terminal."""
+"""What an evaluation means in plain sentences, for the terminal and the model card; the page has its own template."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sightline.errors import plural
@@ -58,9 +58,7 @@ def describe_shift(value: Mapping[str, Any] | None, split: str) -> str:
     )
 
 
-def describe_leakage(
-    value: Mapping[str, Any] | None, images: str = "these images", number: Callable[[float], str] = "{:.4f}".format
-) -> str:
+def describe_leakage(value: Mapping[str, Any] | None, images: str = "these images") -> str:
     """Return how many of `images` an earlier split holds too, and the accuracy without them; "" where there are none.
 
     >>> others = {"accuracy": 0.5, "accuracy_interval": [0.2, 0.8], "count": 8}
@@ -74,8 +72,8 @@ def describe_leakage(
     others = value["without_leaked"]
     if others is None:
         return f"{start}; there are no others."
-    low, high = map(number, others["accuracy_interval"])
-    return f"{start}: accuracy {number(others['accuracy'])} ({low} to {high}) on the {others['count']:,} others."
+    low, high = others["accuracy_interval"]
+    return f"{start}: accuracy {others['accuracy']:.4f} ({low:.4f} to {high:.4f}) on the {others['count']:,} others."
 
 
 def describe_missing(value: Mapping[str, Any] | None) -> str:

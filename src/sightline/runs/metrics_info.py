@@ -86,6 +86,7 @@ class PrecisionRecallInfo(TypedDict):
 class RatesInfo(TypedDict):
     """The metrics of a threshold of two classes."""
 
+    threshold: float
     sensitivity: Metric
     specificity: Metric
     ppv: Metric
