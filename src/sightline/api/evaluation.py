@@ -14,7 +14,7 @@ from sightline import _io
 from sightline.api.classifier import Classifier
 from sightline.api.label_issues import find_label_issues
 from sightline.api.record_list import RecordList, format_html_table, format_text_table
-from sightline.api.reporting import refresh_report
+from sightline.api.reporting import refresh_report, save_evaluation
 from sightline.api.stored_thresholds import check_not_in_run
 from sightline.callbacks import Progress, no_progress
 from sightline.data.dataset import decode_images
@@ -30,12 +30,10 @@ from sightline.evaluation.report import NO_THRESHOLDS, EvaluationReport, ModelOu
 from sightline.evaluation.results import EvaluationResult, Metric
 from sightline.inference.results import Thresholds
 from sightline.inference.tta import FlipTTA
-from sightline.report import evaluation_plots as drawings
 from sightline.report import plotting, run_plots
 from sightline.report.plotting import RenderedFigure
-from sightline.runs import report_images, run_images
+from sightline.runs import run_images
 from sightline.runs.labeled_images import LabeledImages
-from sightline.runs.run_report import find_reported_split
 from sightline.seeding import make_generator
 
 
@@ -393,11 +391,7 @@ def _save_results(
     run = classifier.run
     if run is None:
         return
-    is_stored = labeled.split is not None and labeled.missing is None and not isinstance(classifier.predictor, FlipTTA)
-    if is_stored and labeled.split is not None:
-        run.write_evaluation(labeled.split, result.evaluation, result.to_dict())
-        run.write_figures({name: figure.files for name, figure in drawings.plot_all(result, labeled.subset).items()})
-        if labeled.split == find_reported_split(run.info.get("result")):
-            report_images.write_error_images(run, result.errors.most_confident_errors, labeled.subset)
-    if is_stored or save_thresholds:
+    if labeled.split is not None and labeled.missing is None and not isinstance(classifier.predictor, FlipTTA):
+        save_evaluation(run, labeled.split, result, labeled.subset)
+    elif save_thresholds:
         refresh_report(run)

@@ -9,9 +9,12 @@ from sightline.errors import ModelError
 from sightline.report import html_report
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
-from sightline.runs.run_report import read_report
+from sightline.runs.report_images import write_error_images
+from sightline.runs.run_report import find_reported_split, read_report
 
 if TYPE_CHECKING:  # annotations only: a report needs nothing that trains
+    from sightline.data.types import Split, Subset
+    from sightline.evaluation.report import EvaluationReport
     from sightline.runs.finalize import FinalModel
 
 
@@ -36,6 +39,17 @@ def rebuild_report(path: Path) -> Path:
     if run.info.get("status") != "complete":
         raise ModelError(f"The run {path} has nothing to report yet: {explain_incomplete(run)}.")
     return _write_page(run)
+
+
+def save_evaluation(run: RunDirectory, split: Split, report: EvaluationReport, samples: Subset) -> None:
+    """Save the evaluation of a split of a run, whose images are `samples`, with its figures, and refresh the report."""
+    from sightline.report import evaluation_plots
+
+    run.write_evaluation(split, report.evaluation, report.to_dict())
+    run.write_figures({name: figure.files for name, figure in evaluation_plots.plot_all(report, samples).items()})
+    if split == find_reported_split(run.info.get("result")):
+        write_error_images(run, report.errors.most_confident_errors, samples)
+    refresh_report(run)
 
 
 def refresh_report(run: RunDirectory) -> None:

@@ -74,6 +74,7 @@ class RocInfo(TypedDict):
 
     false_positive_rate: list[float]
     sensitivity: list[float]
+    threshold: list[float | None]
 
 
 class PrecisionRecallInfo(TypedDict):
@@ -81,6 +82,7 @@ class PrecisionRecallInfo(TypedDict):
 
     recall: list[float]
     precision: list[float]
+    threshold: list[float | None]
 
 
 class RatesInfo(TypedDict):
