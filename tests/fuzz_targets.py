@@ -418,9 +418,9 @@ def write_report_files(run: RunDirectory) -> None:
     value = build_report(classes, outputs[1], labeled, "test", outputs[0], thresholds)
     run.write_evaluation("test", value.evaluation, value.to_dict())
     layers = [
-        LayerDescription("input", "input", (), (9, 9, 3), "", None, None, None, 0, "", 0, (1, 1), (1, 1), 243),
-        LayerDescription("conv", "convolution", (0,), (9, 9, 4), "9", (3, 3), (1, 1), "relu", 112, "3 * 3", 8748,
-                         (3, 3), (1, 1), 1296),
+        LayerDescription("input", "input", "input", (), (9, 9, 3), "", None, None, None, 0, "", 0, (1, 1), (1, 1), 243),
+        LayerDescription("conv", "convolution", "convolution", (0,), (9, 9, 4), "9", (3, 3), (1, 1), "relu", 112,
+                         "3 * 3", 8748, (3, 3), (1, 1), 1296),
     ]  # fmt: skip
     run_report.write_network(run, ModelDescription("net", (9, 9, 3), 2, tuple(layers)))
     errors = value.errors.most_confident_errors

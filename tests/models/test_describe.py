@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +14,15 @@ from numpy.typing import NDArray
 from networks import NAMES, build_network, make_plan
 from sightline import backend
 from sightline.config import ModelConfig
+from sightline.errors import ModelError
 from sightline.models.build import ModelSpec, build_shapes_only
-from sightline.models.describe import LayerDescription, count_parameters, describe_model, weights_sha256
+from sightline.models.describe import (
+    LayerDescription,
+    ModelDescription,
+    count_parameters,
+    describe_model,
+    weights_sha256,
+)
 from sightline.models.layers.windows import compute_output_size
 
 
@@ -229,3 +237,13 @@ def test_resnet50_by_the_numbers() -> None:
     description = describe_model(build_shapes_only(make_plan("resnet50", side=224, classes=1000)).model, "resnet50")
     assert description.multiply_adds == pytest.approx(3.86e9, rel=0.002)
     assert description.receptive_field == (483, 483)  # Araujo, Norris and Sim, 2019, "Computing receptive fields"
+
+
+@pytest.mark.parametrize("name", ["cifar10-simple", "se-resnet"])
+def test_a_stored_description_is_the_same(name: str) -> None:
+    description = describe_model(build_network(name).model, name)
+    stored = json.loads(json.dumps(description.to_dict()))
+    assert ModelDescription.from_dict(stored, "network.json") == description
+    stored["layers"][1]["inputs"] = ["nowhere"]
+    with pytest.raises(ModelError, match=r"network\.json cannot be read: layers\.1\.inputs names 'nowhere'"):
+        ModelDescription.from_dict(stored, "network.json")
