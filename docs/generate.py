@@ -32,7 +32,7 @@ def reference() -> str:
 
 
 def _settings() -> list[str]:
-    out = ["## Settings", "`--set KEY=VALUE`, or a TOML file with `--config`. A value of `unset` removes one."]
+    out = ["## Settings", "`--set KEY=VALUE`, or a TOML file with `--config`. The value `unset` removes a setting."]
     for f in dataclasses.fields(RunConfig):
         default = getattr(RunConfig(), f.name)
         if dataclasses.is_dataclass(default):
@@ -68,7 +68,10 @@ def _models() -> list[str]:
         f"| `{e.name}` | {e.input_size} | {'ImageNet' if e.pretrained else ''} | {e.description} | {e.reference} |"
         for e in ENTRIES.values()
     ]
-    return ["## Networks", "| name | side | weights | what | source |\n|---|---|---|---|---|\n" + "\n".join(rows)]
+    return [
+        "## Networks",
+        "| name | input size | weights | description | source |\n|---|---|---|---|---|\n" + "\n".join(rows),
+    ]
 
 
 def _recipes() -> list[str]:
@@ -81,7 +84,7 @@ def _exporters() -> list[str]:
         f"{', '.join(EXTRAS[package][0] for package in exporter.packages)} |"
         for name, exporter in EXPORTERS.items()
     ]
-    head = "| name | what | precisions | needs the packages |\n|---|---|---|---|\n"
+    head = "| name | description | precisions | required packages |\n|---|---|---|---|\n"
     return ["## Export formats", "`sightline export RUN --to NAME`.", head + "\n".join(rows)]
 
 

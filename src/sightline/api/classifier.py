@@ -355,7 +355,8 @@ class Classifier(LoadedModel):
             data: Labeled images to use in place of the run's own.
             out: The folder of the search, by default ``compressed`` in the run; the same call continues an
                 interrupted search.
-            max_drop: The largest drop in validation accuracy, in percentage points; 0 allows no significant one.
+            max_drop: The largest drop in validation accuracy plus its standard error, in percentage points; 0 allows no
+                significant drop.
             max_size: The largest size of the ONNX file, e.g. ``"2MB"``.
             max_latency: The largest median time for one image, e.g. ``"5ms"``.
             max_params: The largest number of parameters.

@@ -33,7 +33,7 @@ def doctor(
     ] = False,
     output_format: FormatOption = OutputFormat.text,
 ) -> None:
-    """Check a dataset for problems before training; never changes the data."""
+    """Check a data set for problems before training; the images are never changed."""
     from sightline.api.doctor import doctor as look
 
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:

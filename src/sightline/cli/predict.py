@@ -38,7 +38,7 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
-            help="A run, a bundle, its .zip or .onnx file, an exported folder, or imagenet: a ready classifier."
+            help="A run, a bundle, its .zip or .onnx file, an exported folder, or imagenet, a pretrained classifier."
         ),
     ],
     images: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],

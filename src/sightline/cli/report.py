@@ -14,7 +14,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="A run directory.")],
     output_format: FormatOption = OutputFormat.text,
 ) -> None:
-    """Write the report of a run again from its files, a single self-contained HTML page."""
+    """Write the report of a run again, from the files of the run: a single self-contained HTML page."""
     from sightline.api.reporting import rebuild_report
 
     path = rebuild_report(run)

@@ -18,7 +18,7 @@ VERBS = {
     "predict": ("Classify images.", "predict runs/cats new/ --format csv > predictions.csv"),
     "report": ("Write the HTML report of a run again.", "report runs/cats"),
     "explain": ("Show which regions of images support a class.", "explain runs/cats new/1.jpg --class dog"),
-    "doctor": ("Check a dataset for problems before training.", "doctor photos/ --write-fixes fixes.jsonl"),
+    "doctor": ("Check a data set for problems before training.", "doctor photos/ --write-fixes fixes.jsonl"),
     "export": ("Export a model to another format, and compare the two.", "export runs/cats --to onnx --precision int8"),
     "compress": ("Compress a model without losing accuracy.", "compress runs/cats --max-size 2MB"),
     "model-card": ("Write a model card into a run's bundle.", "model-card runs/cats"),

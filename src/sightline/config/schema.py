@@ -24,7 +24,7 @@ def check_encoding(name: str, key: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ColumnsConfig:
-    """Columns of a manifest; an empty one is detected by its name."""
+    """The columns of a manifest; those left empty are recognized by their names."""
 
     path: str = setting("", "column of the image paths: a name, or a number counted from 1 if there is no header")
     label: str = setting("", "column of the class labels")
@@ -82,7 +82,7 @@ class SplitConfig:
 
     mode: Literal["hash", "stratified"] = setting(
         "hash",
-        "hash: by content hash, so that adding images hardly ever moves others; stratified: exact fractions per class; "
+        "hash: by content hash, so that adding images rarely moves others; stratified: exact fractions per class; "
         "with both, every class with 3 or more images is in every split",
     )
     validation: float = setting(
@@ -103,7 +103,7 @@ class InputConfig:
     """Preprocessing: how every image is decoded and resized before it enters the network."""
 
     height: int | None = setting(
-        None, "height in pixels; unset: the model's default, or that of the images if small", 1, 4096
+        None, "height in pixels; unset: the model's default, or the images' own size if they are small", 1, 4096
     )
     width: int | None = setting(None, "width in pixels; unset: same as height", 1, 4096)
     channels: Literal[1, 3] | None = setting(
@@ -123,7 +123,7 @@ class InputConfig:
     page: int = setting(1, "page of multi-page TIFF files or frame of animations, counted from 1", 1, 1_000_000)
     max_megapixels: int = setting(
         50,
-        "maximum megapixels per image, larger ones are rejected; JPEGs count at the scale they are decoded at",
+        "maximum megapixels per image; larger ones are rejected; JPEGs count at the scale at which they are decoded",
         1,
         4000,
     )
@@ -178,7 +178,7 @@ class AugmentConfig:
     """Data augmentation: random transformations of the training images, new for every image and epoch."""
 
     horizontal_flip: bool = setting(False, "random horizontal flip")
-    alternating_flip: bool = setting(False, "with flip: flip each image in every other epoch, not at random")
+    alternating_flip: bool = setting(False, "with horizontal_flip: flip each image in every other epoch, not at random")
     vertical_flip: bool = setting(False, "random vertical flip")
     rotation: float = setting(0.0, "maximum rotation in degrees, in both directions", 0, 180)
     translation: float = setting(0.0, "maximum translation as a fraction of height and width, in both directions", 0, 1)
@@ -214,7 +214,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerConfig:
-    """The optimizer."""
+    """The optimizer and its learning rate."""
 
     name: Literal[
         "sgd", "rmsprop", "adam", "adamw", "nadam", "adamax", "adagrad", "adadelta", "adafactor", "lamb", "lion",
@@ -245,7 +245,7 @@ class ScheduleConfig:
         1,
     )
     rise_fraction: float = setting(
-        0.45, "one_cycle: fraction of the steps going up, and again going down; the rest anneals to zero", 0.01, 0.5
+        0.45, "one_cycle: fraction of the steps of the rise and of the fall; then it anneals to zero", 0.01, 0.5
     )
     monitor: Literal["val_loss", "val_accuracy", "loss", "accuracy"] = setting("val_loss", "plateau: metric to monitor")
     compare: Literal["best", "previous"] = setting(
@@ -258,14 +258,14 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, slots=True)
 class EarlyStoppingConfig:
-    """Early stopping."""
+    """When training stops, and which epoch is used."""
 
     monitor: Literal["val_loss", "val_accuracy", "loss", "accuracy"] = setting(
         "val_loss", "metric that selects the best epoch and decides when to stop"
     )
     patience: int = setting(0, "stop after this many epochs without improvement; 0: never", 0)
     min_delta: float = setting(0.0, "minimum change that counts as an improvement", 0)
-    restore_best_weights: bool = setting(True, "restore the weights of the best epoch instead of the last one")
+    restore_best_weights: bool = setting(True, "at the end, restore the weights of the best epoch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,10 +288,10 @@ class StageConfig:
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Training."""
+    """How the network is trained."""
 
     epochs: int = setting(
-        20, "total epochs; set on top of a recipe with stages, it scales theirs proportionally", 0, MAX_EPOCHS
+        20, "total epochs; if a recipe has stages, their epochs are scaled in proportion", 0, MAX_EPOCHS
     )
     batch_size: int = setting(32, "images per step; limited to the number of training images", 1)
     loss: Literal["cross_entropy", "focal", "binary"] = setting(
@@ -310,7 +310,7 @@ class TrainConfig:
     l2: float = setting(0.0, "L2 penalty on kernels, added to the loss", 0)
     ema_decay: float = setting(
         0.0,
-        "decay of the exponential moving average (EMA) of the weights, which is what is validated and saved; reduced "
+        "decay of the exponential moving average (EMA) of the weights, which is then validated and saved; reduced "
         "in short stages, so that it spans at most a tenth of the steps; 0: no EMA",
         0,
         0.99999,
@@ -319,9 +319,9 @@ class TrainConfig:
     checkpoint_minutes: float = setting(
         1.0, "also save a checkpoint within an epoch, after this many minutes; 0: at the end of epochs only", 0
     )
-    checkpoint_steps: int = setting(0, "also save a checkpoint every N steps, at any cost in time; 0: never", 0)
+    checkpoint_steps: int = setting(0, "also save a checkpoint every N steps, however long it takes; 0: never", 0)
     max_checkpoints: int = setting(
-        2, "maximum checkpoints to keep; a corrupt one falls back to the previous one", 1, 99
+        2, "number of checkpoints to keep; if the last one is damaged, the previous one is used", 1, 99
     )
     keep_last_checkpoint: bool = setting(
         True,
@@ -338,7 +338,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """Backend and hardware."""
+    """The backend and the hardware."""
 
     backend: Literal["auto", "tensorflow", "jax", "torch"] = setting("auto", "Keras backend")
     gpus: tuple[int, ...] | None = setting(None, "indices of the GPUs to use, such as [0, 1]; []: none; unset: all", 0)
@@ -348,7 +348,7 @@ class DeviceConfig:
         "none: train.batch_size is the global batch, divided among the devices; linear, sqrt: it is the batch per "
         "device, and the learning rate is multiplied by the number of devices or its square root",
     )
-    num_hosts: int = setting(1, "hosts that train together; recorded by `train --hosts`, not meant to be set", 1)
+    num_hosts: int = setting(1, "hosts that train together; recorded by `train --hosts`; do not set it", 1)
     memory_growth: bool = setting(True, "allocate GPU memory as needed instead of all at the start")
     feature_runtime: Literal["auto", "onnxruntime", "keras"] = setting(
         "auto", "runtime that computes features of frozen layers; auto: ONNX Runtime on CPUs, else Keras"
@@ -369,7 +369,7 @@ class BundleConfig:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationConfig:
-    """Evaluation."""
+    """How the model is evaluated."""
 
     positive_class: str = setting(
         "", "positive class of a binary problem; empty: by name (defect, positive, ...), else the second class"

@@ -141,7 +141,7 @@ class OnnxExporter(Exporter):
 
 @register_exporter("bundle")
 class BundleExporter(OnnxExporter):
-    """The same as a .zip, to send away."""
+    """The same as a single .zip file, to hand to others."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".zip",)
 

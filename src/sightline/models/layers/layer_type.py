@@ -141,7 +141,19 @@ L = TypeVar("L", bound=type[LayerType])
 
 
 def register_layer(*names: str) -> Callable[[L], L]:
-    """Register a subclass of `LayerType` for the Keras layers or operations whose classes have these names."""
+    """Register the decorated subclass of `LayerType` for Keras layers or operations.
+
+    It says how they are exported, described and pruned. See [Extending](extending.md).
+
+    Args:
+        *names: The class names of the layers or operations.
+
+    Returns:
+        A decorator, which returns the class unchanged.
+
+    Raises:
+        UsageError: If one of the names is registered already.
+    """
 
     def register(layer_type: L) -> L:
         for name in names:
