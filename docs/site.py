@@ -15,6 +15,7 @@ PAGES = {
     "README.zh-CN.md": "zh.md",
     "benchmarks/README.md": "benchmarks.md",
     "benchmarks/results/transfer.md": "benchmarks-transfer.md",
+    "benchmarks/results/tutorials.md": "benchmarks-tutorials.md",
     "benchmarks/results/scaling.md": "benchmarks-scaling.md",
     "benchmarks/results/explain.md": "benchmarks-explain.md",
     "benchmarks/results/evaluation.md": "benchmarks-evaluation.md",
