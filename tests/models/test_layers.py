@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from sightline.compress import channel_groups, prune
 from sightline.errors import ModelError, UsageError
 from sightline.export import keras_to_onnx
 from sightline.export.openvino import export_openvino
+from sightline.export.tensorflow import export_saved_model
 from sightline.inference.runtimes.onnx import create_session
 from sightline.inference.safety import onnx_file, openvino_model
 from sightline.inference.safety.onnx_graph import parse_graph
 from sightline.inference.safety.onnx_limits import check_limits
+from sightline.inference.safety.saved_model import check_saved_model
 from sightline.models import layers
 from sightline.models.describe import describe_model
 from sightline.models.layers import layer_type
@@ -112,6 +115,31 @@ def test_it_gives_the_same_in_openvino(name: str, tmp_path: Path) -> None:
     )
     expected = backend.keras().ops.convert_to_numpy(model(images, training=False))
     np.testing.assert_allclose(compiled(images)[0], expected, atol=1e-4)
+
+
+def test_a_saved_model_may_hold_them(tmp_path: Path) -> None:
+    names = (
+        "gelu",
+        "mish",
+        "selu",
+        "prelu",
+        "group norm",
+        "layer norm",
+        "bilinear upsampling",
+        "upsampling",
+        "transposed",
+    )
+
+    def stack(keras_layers: Any) -> Callable[[Any], Any]:
+        return lambda x: functools.reduce(lambda value, name: LAYERS[name](keras_layers)(value), names, x)
+
+    model = build(stack)
+    features = backend.keras().layers.Flatten()(model.output)
+    outputs = dict.fromkeys(("logits", "probabilities", "features"), features)
+    pixels = backend.keras().Model(model.input, outputs)
+    export_saved_model(pixels, tmp_path)
+    files = {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    check_saved_model(files)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -21,7 +21,7 @@ ALLOWED_OPERATIONS = frozenset(
     {
         "Abs", "AddN", "AddV2", "AvgPool", "BatchMatMulV2", "BatchMatMulV3", "BiasAdd", "BroadcastTo", "Cast",
         "ConcatV2", "Const", "Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "DivNoNan", "Einsum", "Elu",
-        "Equal", "Erf", "Exp", "ExpandDims", "Fill", "FusedBatchNormV3", "GatherV2", "Greater", "GreaterEqual",
+        "Equal", "Erf", "Erfc", "Exp", "ExpandDims", "Fill", "FusedBatchNormV3", "GatherV2", "Greater", "GreaterEqual",
         "Identity", "IdentityN", "LeakyRelu", "Less", "LessEqual", "Log", "LogSoftmax", "LogicalAnd", "LogicalNot",
         "LogicalOr", "MatMul", "Max", "MaxPool", "Maximum", "Mean", "Min", "Minimum", "MirrorPad", "Mul", "Neg",
         "NoOp", "OnesLike", "Pack", "Pad", "PadV2", "PartitionedCall", "Pow", "Prod", "Range", "Rank",
