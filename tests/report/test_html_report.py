@@ -14,19 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sightline import metrics
+from sightline import jsonio, metrics
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig
 from sightline.data.checks.leakage import Leak
 from sightline.data.label_patch import PatchEntry
 from sightline.data.recorded_images import ImageRow
 from sightline.data.types import SPLITS, ImageRecord, LabeledSubset, Subset
+from sightline.errors import ModelError
 from sightline.escaping import printable
 from sightline.evaluation.report import ModelOutputs, ThresholdRequest, build_report, fit_thresholds
 from sightline.inference.predictor import Outputs
 from sightline.models.describe import ModelDescription
 from sightline.report import charts, html_report, templates
 from sightline.report.html_report import render_html
+from sightline.runs.metrics_info import read_metrics
 from sightline.runs.report_images import make_heat_map, make_thumbnail
 from sightline.runs.run_report import RunReport, UnreadFile
 
@@ -300,29 +302,47 @@ def test_a_page_in_another_language_is_another_template() -> None:
     assert set(page.attributes("nav", "aria-label")) == {"目录"}
 
 
+# Files that were edited
+
+
+def drop_macro_f1(values: dict[str, Any]) -> None:
+    del values["metrics"]["macro_f1"]
+
+
+def drop_rates(values: dict[str, Any]) -> None:
+    for point in values["binary"]["usual_points"]:
+        point["rates"] = None
+
+
+def leave_proportions(values: dict[str, Any]) -> None:
+    values["selective"]["class_fraction"] = 7.0
+    values["calibration"]["bins"][0] |= {"count": -3, "accuracy": -2.0}
+
+
+def drop_f1(values: dict[str, Any]) -> None:
+    values["per_class"][0]["f1"] = None
+
+
+@pytest.mark.parametrize("change", [drop_macro_f1, drop_rates, leave_proportions, drop_f1])
+def test_odd_values_that_have_the_right_types_have_a_page(
+    change: Callable[[dict[str, Any]], None], tmp_path: Path
+) -> None:
+    values = jsonio.loads(jsonio.dumps(make_metrics(("defect", "ok"), 400, target=0.9)))
+    assert values["binary"]["usual_points"]
+    change(values)
+    (tmp_path / "metrics.json").write_text(jsonio.dumps(values), "utf-8")
+    assert "Detection of defect" in render_html(make_report(metrics=read_metrics(tmp_path / "metrics.json")))
+
+
+def test_a_curve_whose_columns_differ_in_length_is_refused(tmp_path: Path) -> None:
+    values = make_metrics(("defect", "ok"), 50)
+    values["binary"]["roc"]["threshold"].pop()
+    (tmp_path / "metrics.json").write_text(jsonio.dumps(values), "utf-8")
+    with pytest.raises(ModelError, match="the columns of a curve differ in length"):
+        read_metrics(tmp_path / "metrics.json")
+
+
 # Confusion matrices
-
-
-def make_matrix(count: int, errors: int) -> list[list[int]]:
-    rng = np.random.default_rng(0)
-    matrix = 50 * np.eye(count, dtype=np.int64)
-    np.add.at(matrix, tuple(rng.integers(0, count, (2, errors))), 1)
-    rows: list[list[int]] = matrix.tolist()
-    return rows
-
-
-@pytest.mark.parametrize("count", [2, 5, 30, 31, 100, 1000])
-def test_a_matrix_of_any_number_of_classes_has_a_bounded_size(count: int) -> None:
-    layout = charts.lay_out_matrix([f"class {i}" for i in range(count)], make_matrix(count, 20_000))
-    assert layout["width"] <= 1150
-    assert layout["height"] <= 1150
-    assert len(layout["cells"]) <= max(2000, count)
-    assert layout["named"] == (count <= 30)
-    diagonal = [c for c in layout["cells"] if c["row"] == c["column"]]
-    assert len(diagonal) == count
-    if layout["hidden"]:
-        least = min(c["count"] for c in layout["cells"] if c["row"] != c["column"]) if count < 1000 else math.inf
-        assert least >= 1
 
 
 def test_many_classes_list_the_largest_confusions_before_the_matrix() -> None:
@@ -337,41 +357,6 @@ def test_many_classes_list_the_largest_confusions_before_the_matrix() -> None:
     assert [c["count"] for c in largest] == sorted((c["count"] for c in largest), reverse=True)
 
 
-def test_levels_of_a_cell_follow_its_fraction_of_the_class() -> None:
-    layout = charts.lay_out_matrix(["a", "b"], [[99, 1], [40, 60]])
-    assert {(c["row"], c["column"]): c["level"] for c in layout["cells"]} == {
-        (0, 0): 5,
-        (0, 1): 1,
-        (1, 0): 4,
-        (1, 1): 2,
-    }
-
-
-# Geometry
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0, 0.037), (0, 8e4), (0.5, 14.5), (0, 1e-9), (1, 1), (0, math.inf), (0, 2.7)]
-)
-def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
-    ticks = charts.choose_ticks(low, high)
-    assert 1 <= len(ticks) <= 7
-    assert all(low - 1e-12 <= tick <= high for tick in ticks)
-    assert ticks == sorted(set(ticks))
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 7, 60, 1000])
-def test_epochs_have_whole_numbers(epochs: int) -> None:
-    ticks = charts.choose_ticks(1, epochs, 6, integer=True)
-    assert all(isinstance(tick, int) and 1 <= tick <= epochs for tick in ticks) or epochs == 1
-
-
-def test_a_line_is_interrupted_where_a_value_is_missing() -> None:
-    frame = charts.make_frame((0, 4), (0, 1))
-    assert frame.path([0, 1, 2, 3, 4], [0, 1, None, math.nan, 0.5]).count("M") == 2
-    assert frame.path([0, 1], [0, 1]) == f"M{frame.x(0):g} {frame.y(0):g}L{frame.x(1):g} {frame.y(1):g}"
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
 def test_a_training_that_diverged_has_a_page(bad: float) -> None:
     history = make_history(6)
@@ -383,81 +368,6 @@ def test_a_training_that_diverged_has_a_page(bad: float) -> None:
 def test_one_epoch_and_one_image_have_a_page() -> None:
     report = make_report(("a", "b"), 1, history=make_history(1, validated=False))
     assert "Epoch 1" in render_html(report)
-
-
-def test_bins_have_the_interval_of_their_accuracy() -> None:
-    (one,) = charts.add_bin_intervals([{"low": 0.9, "high": 1.0, "count": 10, "confidence": 0.95, "accuracy": 0.9}])
-    low, high = one["interval"]
-    assert (round(low, 3), round(high, 3)) == (0.596, 0.982)  # Wilson, 9 of 10
-
-
-# Colors
-
-
-def read_themes() -> dict[str, dict[str, str]]:
-    """Return the variables of the style sheet by theme, as a browser reads them."""
-    style = str(templates.make_environment().globals["style"])
-    light, dark = (re.search(rf"color-scheme: {name};([^}}]*)", style) for name in ("light", "dark"))
-    assert light
-    assert dark
-    return {
-        name: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", match[1]))
-        for name, match in (("light", light), ("dark", dark))
-    }
-
-
-def luminance(color: str) -> float:
-    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-def contrast(one: str, other: str) -> float:
-    """The contrast ratio of WCAG 2."""
-    low, high = sorted(map(luminance, (one, other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-TEXT = [
-    (name, ground)
-    for name in ("ink", "soft", "link", "error", "warning", "note", "good")
-    for ground in ("paper", "surface")
-]
-TEXT += [("ink", f"{color}-{level}") for color in ("blue", "orange") for level in (1, 2, 3)]
-TEXT += [("paper", f"{color}-{level}") for color in ("blue", "orange") for level in (4, 5)]
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_colors_have_the_contrast_of_wcag_aa(theme: str) -> None:
-    colors = read_themes()[theme]
-    for front, ground in TEXT:
-        assert contrast(colors[front], colors[ground]) >= 4.5, (front, ground)
-    for name in ("blue", "orange"):  # lines and dots
-        assert contrast(colors[name], colors["paper"]) >= 3
-
-
-def test_every_variable_is_defined_in_both_themes() -> None:
-    style = str(templates.make_environment().globals["style"])
-    themes = read_themes()
-    assert themes["light"].keys() == themes["dark"].keys()
-    others = set(re.findall(r"--([\w-]+):", style)) - themes["light"].keys()
-    assert set(re.findall(r"var\(--([\w-]+)\)", style)) <= themes["light"].keys() | others
-    assert style.count("color-scheme: dark;") == 2, "by preference, and by choice"
-    assert style.count("color-scheme: light;") == 2
-
-
-def test_blue_and_orange_are_told_apart_without_red_and_green_cones() -> None:
-    """Simulated by Viénot et al. (1999): the pair keeps a distance in color that red and green would lose."""
-    protan = np.array([[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]])
-    deutan = np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]])
-    for colors in read_themes().values():
-        linear = [
-            np.array([(int(colors[name][i : i + 2], 16) / 255) ** 2.2 for i in (1, 3, 5)])
-            for name in ("blue", "orange")
-        ]
-        for matrix in (protan, deutan):
-            one, other = ((matrix @ color).clip(0, 1) ** (1 / 2.2) for color in linear)
-            assert np.linalg.norm(one - other) > 0.5
 
 
 # In a browser

@@ -112,11 +112,13 @@ def find_stages(history: Sequence[EpochRecord]) -> list[dict[str, Any]]:
 
 def add_bin_intervals(bins: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the bins of a reliability diagram, each with the 95% interval of its accuracy (Wilson)."""
-    rows = []
-    for one in bins:
-        interval = intervals.wilson_interval(min(round(one["accuracy"] * one["count"]), one["count"]), one["count"])
-        rows.append(dict(one) | {"interval": [interval.low, interval.high]})
-    return rows
+    return [dict(one) | {"interval": find_interval(one["accuracy"], one["count"])} for one in bins]
+
+
+def find_interval(fraction: float, count: int) -> list[float]:
+    """Return the 95% interval (Wilson) of a fraction of `count` images; values of a damaged file are clipped."""
+    count = max(count, 0)
+    return list(intervals.wilson_interval(round(min(max(fraction, 0.0), 1.0) * count), count))
 
 
 def list_confusions(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[dict[str, Any]]:

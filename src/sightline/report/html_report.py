@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline import intervals
 from sightline.config import RunConfig
-from sightline.report import templates
+from sightline.report import charts, templates
 from sightline.report.heatmap_plot import overlay_heat
 from sightline.runs.report_images import MAX_SIDE
 from sightline.runs.run_report import RunReport
@@ -80,7 +79,7 @@ def list_operating_points(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     usual = {(p["rate"], p["target"], p["threshold"]) for p in binary["usual_points"]}
     requested = [p for p in binary["operating_points"] if p["rates"] is not None]
     requested = [p for p in requested if (p["rate"], p["target"], p["threshold"]) not in usual]
-    for p in [*requested, *binary["usual_points"]]:
+    for p in [*requested, *(p for p in binary["usual_points"] if p["rates"] is not None)]:
         other = "specificity" if p["rate"] == "sensitivity" else "sensitivity"
         rows.append({
             "name": p["rate"], "target": p["target"], "of": binary["positive"], "threshold": p["threshold"],
@@ -105,8 +104,7 @@ def choose_threshold(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
                   "precision": check["evaluated"]["precision"]}  # fmt: skip
     else:
         return None
-    interval = intervals.wilson_interval(round(coverage * count), count)
-    return values | {"coverage": coverage, "interval": [interval.low, interval.high]}
+    return values | {"coverage": coverage, "interval": charts.find_interval(coverage, count)}
 
 
 def format_number(value: float | None, digits: int) -> str:
@@ -148,7 +146,7 @@ def data_uri(data: bytes, kind: str = "png") -> str:
 
 def sort_classes(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the metrics of each class that was tested, the worst first."""
-    return sorted((c for c in classes if c["support"]), key=lambda c: (c["f1"], c["label"]))
+    return sorted((c for c in classes if c["support"]), key=lambda c: (c["f1"] or 0.0, c["label"]))
 
 
 HELPERS = {
