@@ -338,7 +338,7 @@ def test_a_curve_whose_columns_differ_in_length_is_refused(tmp_path: Path) -> No
     values = make_metrics(("defect", "ok"), 50)
     values["binary"]["roc"]["threshold"].pop()
     (tmp_path / "metrics.json").write_text(jsonio.dumps(values), "utf-8")
-    with pytest.raises(ModelError, match="the columns of a curve differ in length"):
+    with pytest.raises(ModelError, match="columns of different lengths"):
         read_metrics(tmp_path / "metrics.json")
 
 
