@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,8 +15,14 @@ import pytest
 
 import hostile_exports
 from hostile_exports import Files, damage, make_litert, make_openvino, make_saved_model, write_folder
+from networks import NAMES, make_plan
 from sightline.errors import ModelError
+from sightline.export import keras_to_onnx
 from sightline.inference import exported_folder
+from sightline.inference.exporters import EXPORTERS, ExportInput
+from sightline.inference.manifest import Manifest
+from sightline.models.build import build_model
+from sightline.preprocessing import PreprocessingSpec
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="limits of processes")
 
@@ -72,6 +79,22 @@ def check_damage(form: str, tmp_path: Path, count: int, start: int = 0) -> None:
     assert first["code"] == 0, first
     assert {outcome["code"] for outcome in others} <= {0, 2}, [o for o in others if o["code"] not in {0, 2}]
     assert max(outcome["bytes"] for outcome in others) < 1 << 31
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_of_the_registry_passes_in_every_format(name: str, tmp_path: Path) -> None:
+    """In those that are installed: none has an operation that is not allowed, or takes too much."""
+    model = build_model(make_plan(name, classes=3)).model
+    height, width, channels = model.input.shape[1:]
+    manifest = Manifest(name, hostile_exports.CLASSES, PreprocessingSpec(height, width, channels))
+    for exporter in (EXPORTERS["saved_model"], EXPORTERS["openvino"], EXPORTERS["litert"]):
+        if all(importlib.util.find_spec(package) for package in exporter.packages):
+            folder = tmp_path / exporter.name
+            folder.mkdir()
+            graph = keras_to_onnx.convert_model(model) if exporter.source == "onnx" else b""
+            exporter.write(ExportInput("float32", manifest, graph, model), folder)
+            exported_folder.load_unverified(folder, exporter, manifest)
 
 
 @pytest.mark.parametrize("kind", hostile_exports.SAVED_MODEL_KINDS)

@@ -29,4 +29,4 @@ def check_interpreter(interpreter: Any) -> None:
     names = graphs.list_litert_operations(interpreter)
     check_operation_count(len(names))
     if foreign := sorted(set(names) - ALLOWED_OPERATIONS):
-        raise ModelError(f"its graph has the operation {foreign[0]!r}, which Sightline never writes")
+        raise ModelError(f"its graph has the operation {foreign[0]!r}, which Sightline does not run")

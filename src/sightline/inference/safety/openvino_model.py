@@ -91,7 +91,7 @@ def check_model(model: Any, shape: tuple[int, int, int], batch: int) -> None:
 
 def _check_operation(name: str) -> None:
     if name not in ALLOWED_OPERATIONS:
-        raise ModelError(f"its graph has the operation {name!r}, which Sightline never writes")
+        raise ModelError(f"its graph has the operation {name!r}, which Sightline does not run")
 
 
 def _check_values(operations: list[Any], batch: int) -> None:

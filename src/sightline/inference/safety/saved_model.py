@@ -19,16 +19,20 @@ _FILE = re.compile(r"saved_model/(saved_model\.pb|fingerprint\.pb|variables/vari
 MAX_MODEL_BYTES = 64 << 20  # weights are in files of their own
 ALLOWED_OPERATIONS = frozenset(
     {
-        "Abs", "AddN", "AddV2", "AvgPool", "BatchMatMulV2", "BatchMatMulV3", "BiasAdd", "BroadcastTo", "Cast",
-        "ConcatV2", "Const", "Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "DivNoNan", "Einsum", "Elu",
-        "Equal", "Erf", "Erfc", "Exp", "ExpandDims", "Fill", "FusedBatchNormV3", "GatherV2", "Greater", "GreaterEqual",
-        "Identity", "IdentityN", "LeakyRelu", "Less", "LessEqual", "Log", "LogSoftmax", "LogicalAnd", "LogicalNot",
-        "LogicalOr", "MatMul", "Max", "MaxPool", "Maximum", "Mean", "Min", "Minimum", "MirrorPad", "Mul", "Neg",
-        "NoOp", "OnesLike", "Pack", "Pad", "PadV2", "PartitionedCall", "Pow", "Prod", "Range", "Rank",
-        "ReadVariableOp", "RealDiv", "Relu", "Relu6", "Reshape", "ResizeBilinear", "ResizeNearestNeighbor",
-        "ReverseV2", "Rsqrt", "Select", "SelectV2", "Selu", "Shape", "Sigmoid", "Sign", "Size", "Slice", "Softmax",
-        "Softplus", "Split", "SplitV", "Sqrt", "Square", "SquaredDifference", "Squeeze", "StatefulPartitionedCall",
-        "StopGradient", "StridedSlice", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Unpack", "ZerosLike",
+        "Abs", "AddN", "AddV2", "All", "Any", "AvgPool", "BatchMatMulV2", "BatchMatMulV3", "BatchToSpaceND",
+        "BiasAdd", "BroadcastArgs", "BroadcastTo", "Cast", "Ceil", "ClipByValue", "ConcatV2", "Const", "Conv2D",
+        "Conv2DBackpropInput", "Cumsum", "DepthwiseConv2dNative", "DivNoNan", "Einsum", "Elu", "EnsureShape", "Equal",
+        "Erf", "Erfc", "Exp", "ExpandDims", "Expm1", "Fill", "Floor", "FloorDiv", "FloorMod", "FusedBatchNormV3",
+        "GatherV2", "Greater", "GreaterEqual", "Identity", "IdentityN", "Inv", "InvertPermutation", "LRN",
+        "LeakyRelu", "Less", "LessEqual", "Log", "Log1p", "LogSoftmax", "LogicalAnd", "LogicalNot", "LogicalOr",
+        "MatMul", "Max", "MaxPool", "Maximum", "Mean", "Min", "Minimum", "MirrorPad", "Mul", "Neg", "NoOp",
+        "NotEqual", "OneHot", "OnesLike", "Pack", "Pad", "PadV2", "PartitionedCall", "PlaceholderWithDefault", "Pow",
+        "Prod", "Range", "Rank", "ReadVariableOp", "RealDiv", "Reciprocal", "Relu", "Relu6", "Reshape",
+        "ResizeBicubic", "ResizeBilinear", "ResizeNearestNeighbor", "ReverseV2", "Roll", "Round", "Rsqrt", "Select",
+        "SelectV2", "Selu", "Shape", "Sigmoid", "Sign", "Size", "Slice", "Softmax", "Softplus", "Softsign",
+        "SpaceToBatchND", "Split", "SplitV", "Sqrt", "Square", "SquaredDifference", "Squeeze",
+        "StatefulPartitionedCall", "StopGradient", "StridedSlice", "Sub", "Sum", "Tanh", "Tile", "Transpose",
+        "Unpack", "ZerosLike",
     }
 )  # fmt: skip
 """Operations of TensorFlow that compute with arrays, and those that read variables or call functions."""
@@ -99,7 +103,7 @@ def _check_functions(functions: Mapping[str, Any], pending: set[str]) -> None:
             raise ModelError(f"{MODEL_FILE} lacks the function {name!r}")
         for node in functions[name].node_def:
             if node.op not in ALLOWED_OPERATIONS:
-                raise ModelError(f"its graph has the operation {node.op!r}, which Sightline never writes")
+                raise ModelError(f"its graph has the operation {node.op!r}, which Sightline does not run")
             for attribute in node.attr.values():
                 called = [attribute.func, *attribute.list.func]
                 pending |= {function.name for function in called if function.name} - checked
