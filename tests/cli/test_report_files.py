@@ -137,7 +137,7 @@ def test_the_page_lacks_what_is_lost_and_says_so(
     path = run.path / name
     if damage == "a link":
         path.rename(tmp_path / "elsewhere")
-        path.symlink_to(tmp_path / "nowhere")
+        path.symlink_to(tmp_path / "elsewhere")
     elif damage == "missing":
         path.unlink()
     else:
@@ -224,3 +224,16 @@ def test_the_page_tells_thresholds_of_another_evaluation_apart(sightline: Comman
     assert sightline("report", run.path).code == 0
     assert "The thresholds have changed since these metrics were computed" in read_page(run)
     assert "No threshold is set" not in read_page(run)
+
+
+def test_a_folder_that_is_a_link_is_not_followed(sightline: Command, run: RunDirectory, tmp_path: Path) -> None:
+    for name in ("eval", "report"):
+        (run.path / name).rename(tmp_path / name)
+        (run.path / name).symlink_to(tmp_path / name)
+    assert sightline("report", run.path).code == 0
+    unread = read_report(run).unread
+    assert [(file.name, file.reason) for file in unread] == [
+        ("eval/test/metrics.json", "links are not followed"),
+        ("report/images.jsonl", "links are not followed"),
+    ]
+    assert "The metrics of this run are lost" in read_page(run)

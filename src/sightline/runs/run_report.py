@@ -70,14 +70,18 @@ class RunReport:
 
 
 class _Reader:
-    """Reads files of a run, and collects those that are damaged, or missing although every complete run has them."""
+    """Reads files of a run, and collects those that are damaged, links, or missing from a run that must have them."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self.unread: list[UnreadFile] = []
 
     def read(self, name: str, read: Callable[[], T], default: T, *, optional: bool = False) -> T:
-        if not optional and not (self._run.path / name).exists():
+        path = self._run.path / name
+        if any(place.is_symlink() for place in (path, *path.parents[: name.count("/")])):
+            self.unread.append(UnreadFile(name, "links are not followed"))
+            return default
+        if not optional and not path.exists():
             self.unread.append(UnreadFile(name))
             return default
         try:
