@@ -41,9 +41,9 @@ TOLERANCES: Mapping[str, Tolerance] = {
 
 float32 differs only in the order of additions. A float16 weight has 11 significant bits and a relative error of at most
 0.02%, a bfloat16 weight has 8 and at most 0.2%. The largest differences measured on photographs were 0.013 and 0.061,
-the lowest agreements 0.997 and 0.987 (docs/export.md); a faulty file, such as one with red and blue swapped, differs by
-0.28 or more. The agreement limits allow for small validation splits, where a single near tie is 1%. int8 also rounds
-activations, and may keep layers in float to meet the limits.
+the lowest agreements 0.997 and 0.987 (benchmarks/results/export.md); a faulty file, such as one with red and blue
+swapped, differs by 0.28 or more. The agreement limits allow for small validation splits, where a single near tie is 1%.
+int8 also rounds activations, and may keep layers in float to meet the limits.
 """
 
 
