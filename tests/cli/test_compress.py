@@ -249,38 +249,22 @@ def test_the_front_is_pareto_optimal() -> None:
 
 @pytest.mark.slow
 def test_a_chain_of_convolutions_is_twenty_times_smaller_without_loss(sightline: Command, tmp_path: Path) -> None:
+    """With 500 validation images: 250 cannot tell a drop of 2 points from none, see benchmarks/results/compress.md."""
     run = tmp_path / "run"
-    trained = sightline(
-        "train",
-        "beans:1000@48",
-        "--recipe",
-        "quick",
-        "--model",
-        "fashion-cnn",
-        "--epochs",
-        "20",
-        "--set",
-        "split.validation=0.25",
-        "--set",
-        "split.test=0.25",
-        "--out",
-        run,
-    )
-    assert trained.code == 0
+    arguments = ("--recipe", "quick", "--model", "fashion-cnn", "--epochs", "20", "--out", run)
+    splits = ("--set", "split.validation=0.25", "--set", "split.test=0.25")
+    assert sightline("train", "beans:2000@24", *arguments, *splits).code == 0
     result = sightline("compress", run, "--epochs", "8", "--max-drop", "2", "--format", "json")
     rows = {c["name"]: c for c in result.json["candidates"]}
     limits = {name: rows["original"][name] / 20 for name in ("parameters", "bytes")}
     small = [c for c in rows.values() if all(c[name] < limit for name, limit in limits.items())]
     best = max(small, key=lambda c: float(c["accuracy"]))  # with few images, the smallest may just be lucky
-    samples = load(run).labeled_images().load("test").subset
-    right = [
-        runner.predict_probabilities(
-            load(run / "compressed" / "candidates" / name / "bundle").predictor, samples
-        ).argmax(1)
-        == samples.labels
-        for name in ("original", best["name"])
-    ]
-    assert not compare_models(right[0], right[1], "test").significantly_worse
+    subset = load(run).labeled_images().load("test").subset
+    correct = []
+    for name in ("original", best["name"]):
+        predictor = load(run / "compressed" / "candidates" / name / "bundle").predictor
+        correct.append(runner.predict_probabilities(predictor, subset).argmax(1) == subset.labels)
+    assert not compare_models(correct[0], correct[1], "test").significantly_worse
     chosen, comparison = rows[result.json["best"]], result.json["comparison"]
     assert chosen["bytes"] <= best["bytes"]
     assert result.code == (0 if not comparison["significantly_worse"] or comparison["difference"] >= -0.02 else 1)
