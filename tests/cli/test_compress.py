@@ -19,6 +19,8 @@ from PIL import Image
 
 from command import Command
 from sightline import load
+from sightline.callbacks import EpochRecord
+from sightline.cli.output import ProgressDisplay
 from sightline.compress import search
 from sightline.compress.noninferiority import compare_models
 from sightline.compress.search_dir import CompressionCandidate, pareto_front
@@ -181,6 +183,29 @@ def test_an_untrusted_candidate_is_checked_before_keras_reads_it(
     assert result.code == 2
     assert "config.json decompresses from" in result.err
     assert f"remove {model.parent}" in " ".join(result.err.split())
+
+
+def test_a_search_that_was_stopped_continues_inside_a_training(
+    sightline: Command, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs: list[int] = []
+    show_epoch = ProgressDisplay.on_epoch_end
+
+    def press_ctrl_c(display: ProgressDisplay, record: EpochRecord) -> None:
+        epochs.append(record.epoch)
+        if len(epochs) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        show_epoch(display, record)
+
+    monkeypatch.setattr(ProgressDisplay, "on_epoch_end", press_ctrl_c)
+    arguments = ("compress", trained[0], "--out", tmp_path / "out", "--methods", "shrink-head", "--epochs", "1")
+    stopped = sightline(*arguments)
+    assert stopped.code == 130
+    assert "The same command continues from there." in " ".join(stopped.err.split())
+    assert epochs == [1]
+    assert sightline(*arguments).code in {0, 1}
+    assert epochs[:3] == [1, 2, 3], "three epochs of a new head, of which the first is not repeated"
+    assert not list((tmp_path / "out").rglob("*.npz")), "checkpoints of a complete candidate"
 
 
 def test_invalid_use_gets_one_clear_message(
