@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +131,12 @@ def test_every_model_can_be_named(sightline: Command) -> None:
             result = sightline("describe", name, "--format", "json")
             assert result.code == 0, result.err
             assert result.json["layers"][-1]["name"] == "probabilities"
+
+
+def test_a_new_process_says_nothing_but_the_description() -> None:
+    """TensorFlow's C++ code writes to standard error on import, which the backend's own import hides."""
+    completed = subprocess.run(
+        [sys.executable, "-m", "sightline", "describe", "cifar10-simple"], capture_output=True, text=True, check=True
+    )
+    assert "conv1" in completed.stdout
+    assert completed.stderr == ""

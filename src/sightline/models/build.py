@@ -99,6 +99,7 @@ def build_model(spec: ModelSpec) -> Network:
 def build_shapes_only(spec: ModelSpec) -> Network:
     """Build the graph only: layers, shapes and parameter counts without values; it takes no memory and cannot run."""
     entry = registry.get_entry(spec.config.name)
+    backend.keras()  # chooses the backend, and imports it quietly
     with shapes_only():
         return Network(*_build_graph(spec, entry), spec.weights is not None)
 

@@ -13,7 +13,7 @@ from sightline.errors import DataError, UsageError
 def list_frame_items(frame: Any, options: DataConfig) -> SourceListing:
     """Return the listing of a DataFrame, as of a table; raises `UsageError` for anything else."""
     if not hasattr(frame, "columns") or not hasattr(frame, "isna"):
-        raise UsageError(f"frame is a {type(frame).__name__}, not a pandas DataFrame.")
+        raise UsageError(f"frame is of the type {type(frame).__name__}, not a pandas DataFrame.")
     if frame.empty:
         raise DataError("The DataFrame has no rows.")
     missing = frame.isna()
