@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -39,9 +40,16 @@ def _with_links(source: str) -> str:
     return re.sub(r"\]\((?!https?:|#)([^)#\s]+)", lambda m: f"]({_link(folder / m[1])}", text)
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point links that leave docs/ at the pages added here."""
-    return re.sub(r"\]\(\.\./([^)#\s]+)", lambda m: f"]({_link(Path(m[1]))}", markdown)
+    folder = PurePosixPath(page.file.src_uri).parent
+    up = "../" * len(folder.parts)
+
+    def replace(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join("docs", folder, link[1]))
+        return link[0] if target.startswith("docs/") else f"]({up}{_link(Path(target))}"
+
+    return re.sub(r"\]\((\.\./[^)#\s]+)", replace, markdown)
 
 
 def _link(target: Path) -> str:

@@ -36,21 +36,21 @@ def test_the_page_holds_what_the_script_computes(script: ModuleType, tmp_path: P
 
 
 @pytest.mark.parametrize(("strides", "padding"), [((1, 1), 0), ((2, 1), 0), ((1, 1), 1), ((1, 2), 0)])
-def test_the_walk_is_keras_convolution(script: ModuleType, strides: tuple[int, int], padding: int) -> None:
+def test_the_result_is_that_of_keras(script: ModuleType, strides: tuple[int, int], padding: int) -> None:
     keras = backend.keras()
-    pixels, window = (np.asarray(grid, np.float32) for grid in (script.image(), script.WINDOW))
+    pixels, kernel = (np.asarray(grid, np.float32) for grid in (script.image(), script.KERNEL))
     kind = "same" if padding else "valid"
-    expected = keras.ops.conv(pixels[None, :, :, None], window[:, :, None, None], strides, padding=kind)
-    result = script.convolve(script.image(), script.WINDOW, strides, padding)
+    expected = keras.ops.conv(pixels[None, :, :, None], kernel[:, :, None, None], strides, padding=kind)
+    result = script.convolve(script.image(), script.KERNEL, strides, padding)
     np.testing.assert_array_equal(result, keras.ops.convert_to_numpy(expected)[0, :, :, 0])
 
 
-@pytest.mark.parametrize("how", ["max", "average"])
-def test_the_pooling_is_keras_pooling(script: ModuleType, how: str) -> None:
+@pytest.mark.parametrize("method", ["max", "average"])
+def test_pooling_is_that_of_keras(script: ModuleType, method: str) -> None:
     keras = backend.keras()
-    function = keras.ops.max_pool if how == "max" else keras.ops.average_pool
+    function = keras.ops.max_pool if method == "max" else keras.ops.average_pool
     expected = function(np.asarray(script.image(), np.float32)[None, :, :, None], 3, 3)
-    result = script.pool(script.image(), 3, "max" if how == "max" else "mean")
+    result = script.pool(script.image(), 3, "max" if method == "max" else "mean")
     np.testing.assert_allclose(result, keras.ops.convert_to_numpy(expected)[0, :, :, 0], rtol=1e-6)
 
 

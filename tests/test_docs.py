@@ -22,7 +22,7 @@ def test_the_reference_is_what_the_code_generates() -> None:
     assert (REPOSITORY / "docs" / "reference.md").read_text(encoding="utf-8") == module.reference(), "run `make docs`"
 
 
-PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("benchmarks/**/*.md")]
+PAGES = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md"), *REPOSITORY.glob("benchmarks/**/*.md")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())

@@ -11,9 +11,16 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
-QUOTES = re.findall(r'"([^"\n]+)"', "\n".join(
-    line for line in (DOCS / "troubleshooting.md").read_text(encoding="utf-8").splitlines() if line.startswith("**")
-))  # fmt: skip
+TROUBLESHOOTING = (DOCS / "troubleshooting.md", DOCS / "zh-CN" / "troubleshooting.md")
+
+
+def list_quotes(page: Path) -> list[str]:
+    """Return the messages that a troubleshooting page explains."""
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("**")]
+    return re.findall(r'"([^"\n]+)"', "\n".join(lines))
+
+
+QUOTES = list_quotes(TROUBLESHOOTING[0])
 
 
 @cache
@@ -33,6 +40,10 @@ def message_texts() -> str:
 def test_a_quoted_message_exists(quote: str) -> None:
     for words in quote.split(" … "):
         assert words in message_texts(), words
+
+
+def test_the_chinese_page_explains_the_same_messages() -> None:
+    assert list_quotes(TROUBLESHOOTING[1]) == QUOTES
 
 
 def test_the_check_can_fail() -> None:
