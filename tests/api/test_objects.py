@@ -359,6 +359,8 @@ def test_a_run_on_arrays_is_trained_further(run: sl.Run, beans: sl.Dataset, tmp_
 
 def test_an_evaluation_shows_its_metrics(run: sl.Run) -> None:
     ev = run.classifier.evaluate()
+    assert ev.metrics["accuracy"].value == ev.accuracy == ev.metrics["top_1"].value
+    assert "top_1" not in repr(ev), "it is the accuracy"
     metric = ev.metrics["macro_f1"]
     assert metric.value is not None
     assert metric.interval is not None

@@ -71,11 +71,11 @@ class Evaluation:
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        """The metrics by name, such as ``top_1`` (accuracy), ``macro_f1``, ``auroc`` and ``log_loss``.
+        """The metrics by name, such as ``accuracy``, ``macro_f1``, ``auroc`` and ``log_loss``.
 
         Each has a `value` and its 95% `interval`. A value that cannot be computed is None, and its `note` says why.
         """
-        return self.result.metrics
+        return {"accuracy": Metric(self.result.accuracy, self.result.accuracy_interval), **self.result.metrics}
 
     @property
     def accuracy(self) -> float:
@@ -190,6 +190,7 @@ class Evaluation:
                 "note": metric.note,
             }
             for name, metric in self.metrics.items()
+            if name != "top_1"  # the accuracy again
         ]
 
     def _repr_html_(self) -> str:
