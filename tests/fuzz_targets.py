@@ -424,10 +424,10 @@ def write_report_files(run: RunDirectory) -> None:
     ]  # fmt: skip
     run_report.write_network(run, ModelDescription("net", (9, 9, 3), 2, tuple(layers)))
     errors = value.errors.most_confident_errors
-    shown = dict(report_images.make_thumbnail("error", error.path, pixels[0]) for error in errors)
+    images_by_entry = dict(report_images.make_thumbnail("error", error.path, pixels[0]) for error in errors)
     heat = np.linspace(0, 1, 81, dtype=np.float32).reshape(9, 9)
-    shown |= dict(report_images.make_heat_map(error.path, error.predicted, heat) for error in errors)
-    report_images.write_images(run, shown, lambda _: True)
+    images_by_entry |= dict(report_images.make_heat_map(error.path, error.predicted, heat) for error in errors)
+    report_images.write_images(run, images_by_entry, lambda _: True)
 
 
 def make_keras_file() -> bytes:

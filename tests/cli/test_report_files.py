@@ -38,13 +38,13 @@ def trained_apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import sightline
 
     folder = tmp_path_factory.mktemp("apart")
-    drawn, source = draw_classes(folder / "drawn", COLORS, 40), folder / "source"
+    drawings, source = draw_classes(folder / "drawings", COLORS, 40), folder / "source"
     for label in COLORS:
-        for number, image in enumerate(sorted((drawn / label).iterdir())):
-            split, given = ("train", label) if number < 30 else ("test", "blue" if label == "red" else label)
-            (source / split / given).mkdir(parents=True, exist_ok=True)
-            shutil.copy(image, source / split / given)
-    for image in sorted((drawn / "green").iterdir())[:3]:  # in both splits
+        for number, image in enumerate(sorted((drawings / label).iterdir())):
+            split, label_in_folder = ("train", label) if number < 30 else ("test", "blue" if label == "red" else label)
+            (source / split / label_in_folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, source / split / label_in_folder)
+    for image in sorted((drawings / "green").iterdir())[:3]:  # in both splits
         shutil.copy(image, source / "test" / "green" / f"again-{image.name}")
     run = sightline.train(
         source, epochs=1, set={"model.name": "cifar10-simple", "split.validation": 0.2}, out=folder / "run",
@@ -97,10 +97,10 @@ def test_a_run_holds_all_that_its_report_shows(run: RunDirectory) -> None:
     assert report.metrics is not None
     errors = report.metrics["errors"]
     assert errors["count"] >= 8
-    shown = [error["path"] for error in errors["most_confident_errors"]]
+    paths_of_errors = [error["path"] for error in errors["most_confident_errors"]]
     paths = {kind: [i.path for i in report.images if i.kind == kind] for kind in ("error", "heat_map", "leak")}
-    assert paths["error"] == shown
-    assert paths["heat_map"] == shown
+    assert paths["error"] == paths_of_errors
+    assert paths["heat_map"] == paths_of_errors
     leaked = {row.path for leak in report.leaks for row in leak.images}
     assert leaked
     assert set(paths["leak"]) <= leaked
@@ -215,6 +215,13 @@ def test_an_evaluation_keeps_the_report_up_to_date(sightline: Command, run: RunD
         assert sightline("evaluate", run.path, "--target-precision", "0.5", "--no-conservative").code in {0, 1}
         assert "No threshold is set" in page.decode()
         assert "No threshold is set" not in read_page(run)
+        pytest.importorskip("cleanlab")
+        assert sightline("evaluate", run.path, "--find-label-issues", run.path.parent / "patch.jsonl").code == 0
+        worst = [issue.path for issue in run.read_label_issues()[: report_images.MAX_LABEL_ISSUES]]
+        assert worst
+        images = report_images.read_images(run)
+        assert {image.path for image in images if image.kind == "label_issue"} == set(worst)
+        assert worst[0] in read_page(run)
     finally:
         source.rename(trained_apart.parent / "moved")
 
