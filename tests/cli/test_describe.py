@@ -58,8 +58,10 @@ def test_a_narrow_terminal_gets_two_tables(sightline: Command, monkeypatch: pyte
 
 
 def test_a_recipe_gives_its_settings(sightline: Command) -> None:
-    payload = sightline("describe", "transfer", "--set", "model.alpha=0.35", "--classes", 2, "--format", "json").json
-    assert payload["name"] == "transfer"
+    payload = sightline(
+        "describe", "transfer-mobilenetv2", "--set", "model.alpha=0.35", "--classes", 2, "--format", "json"
+    ).json
+    assert payload["name"] == "transfer-mobilenetv2"
     assert payload["size"] == [224, 224, 3]
     assert payload["parameters"] == 410_208 + 2 * 1280 + 2
     gray_payload = sightline("describe", "fashion-cnn", "--size", "28x28x1", "--format", "json").json

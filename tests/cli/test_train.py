@@ -233,7 +233,7 @@ def test_missing_weights_are_named_before_any_decoding(
 
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setattr(keras.utils, "get_file", offline)
-    result = sightline("train", colors, "--recipe", "transfer", "--out", tmp_path / "r")
+    result = sightline("train", colors, "--recipe", "transfer-mobilenetv2", "--out", tmp_path / "r")
     assert result.code == 2
     assert "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5" in result.err
     assert str(tmp_path / "keras" / "models") in result.err

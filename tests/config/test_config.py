@@ -133,7 +133,9 @@ def test_toml_file_round_trip(tmp_path: Path) -> None:
 def test_dict_is_plain_and_leaves_out_what_is_unset() -> None:
     plain = to_dict(resolve_config({"train": {"stages": [{"epochs": 2}]}, "model": {"hidden_units": [8, 4]}}))
     assert json.loads(json.dumps(plain)) == plain
-    assert plain["train"]["stages"] == [{"name": "stage", "unfreeze": -1, "epochs": 2, "views": 1}]
+    assert plain["train"]["stages"] == [
+        {"name": "stage", "unfreeze": -1, "epochs": 2, "solver": "gradient", "views": 1}
+    ]
     assert plain["model"]["hidden_units"] == [8, 4]
     assert "alpha" not in plain["model"]
 

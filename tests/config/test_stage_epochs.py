@@ -27,10 +27,11 @@ def test_the_total_is_met_and_no_stage_is_lost(before: list[int], total: int) ->
             assert abs(new - old * total / max(sum(before), 1)) < 1, "in proportion"
 
 
-def stage_epochs(*layers: dict[str, Any], assignments: tuple[str, ...] = ()) -> list[int | None]:
+def stage_epochs(
+    *layers: dict[str, Any], assignments: tuple[str, ...] = (), recipe: str = "transfer-mobilenetv2"
+) -> list[int | None]:
     return [
-        stage.epochs
-        for stage in resolve_config(recipes.load("transfer"), *layers, assignments=assignments).train.stages
+        stage.epochs for stage in resolve_config(recipes.load(recipe), *layers, assignments=assignments).train.stages
     ]
 
 
@@ -52,6 +53,17 @@ def stage_epochs(*layers: dict[str, Any], assignments: tuple[str, ...] = ()) -> 
 )
 def test_an_assignment_scales_the_stages_of_a_recipe(assignments: tuple[str, ...], expected: list[int]) -> None:
     assert stage_epochs(assignments=assignments) == expected
+
+
+@pytest.mark.parametrize(
+    ("total", "expected", "words"),
+    [(10, 9, "10 epochs: head 1, fine-tune 9"), (1, 1, "2 epochs: head 1, fine-tune 1"), (0, 0, "0 epochs: head 0")],
+)
+def test_a_stage_that_is_solved_takes_one_epoch_of_the_total(total: int, expected: int, words: str) -> None:
+    assignments = (f"train.epochs={total}",)
+    assert stage_epochs(assignments=assignments, recipe="transfer") == [12, expected]
+    train = resolve_config(recipes.load("transfer"), assignments=assignments).train
+    assert describe_epochs(train).startswith(words)
 
 
 def test_a_file_scales_the_recipe_below_it_and_nothing_scales_its_own_stages() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sightline.callbacks import Callback
-from sightline.config import DeviceConfig, RunConfig, parse, resolve_config
+from sightline.config import DeviceConfig, RunConfig, parse, recipes, resolve_config
 from sightline.data.sample_range import SampleRange
 from sightline.models.entry import ModelEntry
 from sightline.runs import steps
@@ -35,6 +35,7 @@ class FakeMachine:
     """A machine with two CPU devices, and files of ImageNet weights or none."""
 
     alpha: float | None = None
+    installed: bool = False
     accelerator: bool = False
 
     def start_backend(self, device: DeviceConfig) -> None:
@@ -42,6 +43,10 @@ class FakeMachine:
 
     def has_accelerator(self) -> bool:
         return self.accelerator
+
+    def has_weights(self, entry: ModelEntry) -> bool:
+        assert entry.name == "efficientnet-lite0"
+        return self.installed
 
     def find_cached_alpha(self, entry: ModelEntry, side: int) -> float | None:
         return self.alpha if entry.alpha is not None and side in {224, 288} else None
@@ -61,8 +66,10 @@ class FakeMachine:
         return PrecisionChoice("mixed_bfloat16", f"measured for {facts.num_images} images of {config.input.height}")
 
 
-EMPTY, CACHED, GPU = FakeMachine(), FakeMachine(alpha=0.35), FakeMachine(alpha=0.35, accelerator=True)
+INSTALLED = FakeMachine(installed=True)
+EMPTY, CACHED, GPU = FakeMachine(), FakeMachine(alpha=0.35), FakeMachine(alpha=0.35, installed=True, accelerator=True)
 MOBILENET = ("model.name=mobilenetv2",)
+LITE = ("model.name=efficientnet-lite0",)
 SIZED = (*MOBILENET, "input.height=288")
 
 Row = tuple[steps.Step, tuple[str, ...], DataFacts, FakeMachine, dict[str, Any]]
@@ -71,6 +78,9 @@ TABLE: list[Row] = [
     (steps.choose_model, MOBILENET, PHOTOS, EMPTY, {}),
     # A network for large images: its own size, or the size at which its pretrained weights see more.
     (steps.choose_input_size, MOBILENET, PHOTOS, EMPTY, {"input.height": 288, "input.width": 288}),
+    (steps.choose_input_size, LITE, PHOTOS, EMPTY, {"input.height": 256, "input.width": 256}),
+    (steps.choose_input_size, LITE, replace(PHOTOS, median_side=128), EMPTY,
+     {"input.height": 224, "input.width": 224}),
     (steps.choose_input_size, MOBILENET, DIGITS, EMPTY, {"input.height": 224, "input.width": 224}),
     (steps.choose_input_size, (*MOBILENET, "model.weights=none"), PHOTOS, EMPTY,
      {"input.height": 224, "input.width": 224}),
@@ -90,6 +100,7 @@ TABLE: list[Row] = [
     (steps.choose_channels, MOBILENET, DIGITS, EMPTY, {"input.channels": 3}),
     (steps.choose_channels, (*MOBILENET, "model.weights=none"), DIGITS, EMPTY, {"input.channels": 1}),
     (steps.choose_channels, ("input.channels=3",), DIGITS, EMPTY, {}),
+    (steps.choose_solvers, LITE, PHOTOS, EMPTY, {}),
     (steps.choose_device, (), PHOTOS, EMPTY,
      {"device.backend": "tensorflow", "device.threads": 2, "device.feature_runtime": "onnxruntime"}),
     (steps.choose_device, ("device.num_devices=0",), PHOTOS, GPU,
@@ -125,8 +136,10 @@ def test_a_step_fills_in_its_settings_and_no_other(row: Row) -> None:
     ("facts", "machine", "recipe", "words"),
     [
         (PHOTOS, EMPTY, "quick", "no local ImageNet weights"),
-        (PHOTOS, CACHED, "transfer", "600 images of about 300 pixels in 3 classes, no GPU: MobileNetV2 (alpha 0.35)"),
-        (PHOTOS, GPU, "transfer", "a GPU"),
+        (PHOTOS, INSTALLED, "transfer", "600 images of about 300 pixels in 3 classes, no GPU: EfficientNet-Lite0 with"),
+        (PHOTOS, GPU, "transfer", "a GPU: EfficientNet-Lite0"),
+        (PHOTOS, CACHED, "transfer-mobilenetv2", "no GPU: MobileNetV2 (alpha 0.35)"),
+        (DIGITS, INSTALLED, "quick", "without flips"),
         (DIGITS, CACHED, "quick", "without flips"),
         (replace(DIGITS, all_grayscale=False), CACHED, "quick", "too small for a pretrained backbone"),
     ],
@@ -137,6 +150,32 @@ def test_a_recipe_is_chosen_by_images_weights_and_device(
     choice = steps.choose_recipe(facts, machine)
     assert choice.recipe == recipe
     assert words in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("assignments", "solver", "note"),
+    [
+        ((), "logistic", ""),
+        (("model.name=vgg16",), "gradient", "head: trained for 12 epochs, not solved: the head has several layers"),
+        (("model.name=vgg16", "model.hidden_units=[]"), "logistic", ""),
+        (("model.hidden_units=[8]",), "gradient", "head: trained for 12 epochs, not solved: the head has several"),
+        (("model.head=sigmoid",), "gradient", "head: trained for 12 epochs, not solved: model.head is sigmoid"),
+        (("train.loss=focal",), "gradient", "head: trained for 12 epochs, not solved: train.loss is focal"),
+        (("train.label_smoothing=0.1",), "gradient", "head: trained for 12 epochs, not solved: labels are smoothed"),
+        (("train.stages.0.unfreeze=3",), "gradient", ""),
+        (("train.stages.0.solver=gradient",), "gradient", ""),
+        (("train.stages.0.solver=logistic", "train.loss=focal"), "logistic", ""),
+    ],
+)
+def test_a_head_is_solved_where_it_is_a_logistic_regression(
+    assignments: tuple[str, ...], solver: str, note: str
+) -> None:
+    config = resolve_config(recipes.load("transfer"), assignments=assignments)
+    result = steps.choose_solvers(config, PHOTOS, EMPTY)
+    assert result.config.train.stages[0].solver == solver
+    assert result.config.train.stages[1] == config.train.stages[1]
+    assert result.note.startswith(note)
+    assert bool(result.note) == bool(note)
 
 
 def test_settings_of_the_user_stand_over_the_chosen_recipe() -> None:

@@ -24,7 +24,7 @@ from sightline.runs.train_request import TrainRequest
     ],
 )
 def test_what_became_of_a_setting_is_said(assignments: tuple[str, ...], expected: list[str]) -> None:
-    request = TrainRequest.create("somewhere", "transfer", None, assignments)
+    request = TrainRequest.create("somewhere", "transfer-mobilenetv2", None, assignments)
     notes = list(request.override_notes(request.merge_layers()))
     assert len(notes) == len(expected)
     for note, beginning in zip(notes, expected, strict=True):
@@ -33,7 +33,7 @@ def test_what_became_of_a_setting_is_said(assignments: tuple[str, ...], expected
 
 def test_a_file_is_the_users_and_a_recipe_is_not(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("train.epochs = 7\n")
-    request = TrainRequest.create("somewhere", "transfer", tmp_path / "mine.toml", ())
+    request = TrainRequest.create("somewhere", "transfer-mobilenetv2", tmp_path / "mine.toml", ())
     assert request.is_set_by_user("train.epochs")
     assert not request.is_set_by_user("train.batch_size"), "the recipe's own"
     assert [stage.epochs for stage in request.merge_layers().train.stages] == [6, 1]

@@ -173,7 +173,7 @@ def _choose_epochs(config: RunConfig, data: DecodedDataset) -> int:
     """Return a quarter of the run's epochs, or enough for `MIN_STEPS` steps with few images, from 2 to 20."""
     train = config.train
     steps = math.ceil(data.counts()["train"] / train.batch_size)
-    epochs = [train.epochs if stage.epochs is None else stage.epochs for stage in train.stages] or [train.epochs]
+    epochs = [train.count_epochs(stage) for stage in train.stages] or [train.epochs]
     return min(max(round(sum(epochs) / 4), math.ceil(MIN_STEPS / steps), 2), 20)
 
 

@@ -210,4 +210,5 @@ def list_students(size: tuple[int, int]) -> list[tuple[str, ModelConfig]]:
     return [
         ("mobilenetv2", ModelConfig("mobilenetv2", alpha=0.35)),
         ("squeezenet", ModelConfig("squeezenet")),
+        ("efficientnet-lite0", ModelConfig("efficientnet-lite0")),
     ]

@@ -281,6 +281,12 @@ class StageConfig:
         None, "learning rate before the schedule; unset: train.optimizer.learning_rate", 0
     )
     batch_size: int | None = setting(None, "images per step; unset: train.batch_size", 1)
+    solver: Literal["auto", "gradient", "logistic"] = setting(
+        "gradient",
+        "gradient: epochs of steps of the optimizer; logistic: with unfreeze=0, the optimum of a linear head, as one "
+        "epoch: logistic regression with an L2 penalty that is chosen on the validation split; auto: logistic where "
+        "the head and the loss allow it",
+    )
     views: int = setting(
         1, "with frozen layers: number of augmented versions of each image whose features are cached", 1, 64
     )
@@ -334,6 +340,12 @@ class TrainConfig:
     stages: tuple[StageConfig, ...] = setting(
         (), "training stages, in order; empty: a single stage over the whole network"
     )
+
+    def count_epochs(self, stage: StageConfig) -> int:
+        """Return the number of epochs of a stage: one if it is solved (none if nothing trains), else as configured."""
+        if stage.solver != "gradient":
+            return min(self.epochs, 1)
+        return self.epochs if stage.epochs is None else stage.epochs
 
 
 @dataclass(frozen=True, slots=True)

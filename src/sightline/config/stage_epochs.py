@@ -12,9 +12,9 @@ from sightline.errors import plural
 def scale_stage_epochs(train: Any, fixed: Collection[int] = ()) -> None:
     """Scale the epochs of the stages in the table [train], in place, so that they sum to its ``epochs``.
 
-    `fixed` holds the indices of stages that keep their epochs. Stages without epochs are skipped too: each of them
-    trains for ``train.epochs``. Proportions are preserved up to rounding, but every stage that had epochs keeps at
-    least one. Values of the wrong type are left for validation to report.
+    `fixed` holds the indices of stages that keep their epochs, as a stage that is solved keeps its one. Stages without
+    epochs are skipped too: each of them trains for ``train.epochs``. Proportions are preserved up to rounding, but
+    every stage that had epochs keeps at least one. Values of the wrong type are left for validation to report.
 
     >>> table = {"epochs": 7, "stages": [{"epochs": 12}, {"epochs": 2}]}
     >>> scale_stage_epochs(table)
@@ -25,11 +25,14 @@ def scale_stage_epochs(train: Any, fixed: Collection[int] = ()) -> None:
         return
     stages: list[Any] = train["stages"]
     total: Any = train.get("epochs")
-    own_epochs = {
-        stage_index: stage["epochs"]
-        for stage_index, stage in enumerate(stages)
-        if isinstance(stage, dict) and "epochs" in stage
+    solvers = {at: stage.get("solver", "gradient") for at, stage in enumerate(stages) if isinstance(stage, dict)}
+    solved = {at for at, solver in solvers.items() if solver != "gradient"}
+    own_epochs = dict.fromkeys(solved, 1) | {
+        at: stage["epochs"]
+        for at, stage in enumerate(stages)
+        if isinstance(stage, dict) and "epochs" in stage and at not in solved
     }
+    fixed = {*fixed, *solved}
     if not _is_epoch_count(total) or not all(map(_is_epoch_count, own_epochs.values())):
         return
     remaining = max(total - sum(epochs for at, epochs in own_epochs.items() if at in fixed), 0)
@@ -55,5 +58,5 @@ def describe_epochs(train: TrainConfig) -> str:
     >>> describe_epochs(TrainConfig(stages=(StageConfig("head", epochs=5), StageConfig("fine-tune", epochs=1))))
     '6 epochs: head 5, fine-tune 1'
     """
-    stage_epochs = [(stage.name, train.epochs if stage.epochs is None else stage.epochs) for stage in train.stages]
+    stage_epochs = [(stage.name, train.count_epochs(stage)) for stage in train.stages]
     return f"{plural(sum(n for _, n in stage_epochs), 'epoch')}: {', '.join(f'{name} {n}' for name, n in stage_epochs)}"

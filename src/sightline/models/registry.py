@@ -251,6 +251,7 @@ _ENTRIES = (
                 sha256,
                 "train" if number == 0 else "backbones",
             ),
+            pretrained_input_size=256 if number == 0 else None,
         )
         for number, size, sha256, about in (
             (

@@ -29,7 +29,7 @@ def plan_stages(config: RunConfig, steps: int) -> list[PlannedStage]:
     stages = config.train.stages or (StageConfig("training"),)
     out = []
     for stage in stages:
-        count = steps * (config.train.epochs if stage.epochs is None else stage.epochs)
+        count = 0 if stage.solver != "gradient" else steps * config.train.count_epochs(stage)
         start = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
         out.append(PlannedStage(stage.name, count, build_schedule(config.train.schedule, start, count)))
     return [stage for stage in out if stage.steps]

@@ -127,7 +127,9 @@ def _last_stage(config: RunConfig) -> tuple[str, int]:
     if not config.train.stages:
         return "training", config.train.epochs
     stage = config.train.stages[-1]
-    return stage.name, config.train.epochs if stage.epochs is None else stage.epochs
+    if stage.solver == "logistic":
+        raise UsageError(f"The last stage, {stage.name!r}, is solved in one epoch: there are none to add.")
+    return stage.name, config.train.count_epochs(stage)
 
 
 def _schedule_note(schedule: ScheduleConfig) -> str:

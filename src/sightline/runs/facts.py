@@ -82,6 +82,9 @@ class Machine(Protocol):
     def has_accelerator(self) -> bool:
         """Return whether the started backend sees a GPU or TPU."""
 
+    def has_weights(self, entry: ModelEntry) -> bool:
+        """Return whether the ImageNet weights of a network are available locally."""
+
     def find_cached_alpha(self, entry: ModelEntry, side: int) -> float | None:
         """Return the width multiplier whose ImageNet weights are available locally, None without any."""
 
@@ -108,6 +111,10 @@ class ThisMachine:
     def has_accelerator(self) -> bool:
         """Return whether the started backend sees a GPU or TPU."""
         return backend.has_accelerator()
+
+    def has_weights(self, entry: ModelEntry) -> bool:
+        """Return whether the ImageNet weights of a network are available locally."""
+        return pretrained.find_cached_file(entry, None, entry.input_size) is not None
 
     def find_cached_alpha(self, entry: ModelEntry, side: int) -> float | None:
         """Return the width multiplier whose ImageNet weights are available locally, None without any."""

@@ -40,7 +40,7 @@ Step = Callable[[RunConfig, DataFacts, Machine], StepResult]
 
 
 def choose_recipe(facts: DataFacts, machine: Machine) -> RecipeChoice:
-    """Choose ``quick`` or ``transfer`` by image size, number of images, locally available weights and device."""
+    """Choose a recipe by image size, number of images, locally available weights and device."""
     classes = plural(facts.num_classes, "class", "classes")
     data_summary = f"{plural(facts.num_images, 'image')} of about {facts.median_side} pixels in {classes}"
     if facts.median_side <= SMALL_SIDE:
@@ -48,17 +48,19 @@ def choose_recipe(facts: DataFacts, machine: Machine) -> RecipeChoice:
         if facts.all_grayscale:  # probably characters, which flipping changes
             return RecipeChoice("quick", f"{reason}, without flips", {"augment": {"horizontal_flip": False}})
         return RecipeChoice("quick", reason)
+    device_name = "a GPU" if machine.has_accelerator() else "no GPU"
+    if machine.has_weights(registry.get_entry("efficientnet-lite0")):
+        reason = f"{data_summary}, {device_name}: EfficientNet-Lite0 with the installed ImageNet weights"
+        return RecipeChoice("transfer", reason)
     entry = registry.get_entry("mobilenetv2")
     alpha = machine.find_cached_alpha(entry, entry.input_size)
-    if alpha is None:
-        reason = (
-            f"{data_summary}, no local ImageNet weights: a small network from scratch (--recipe "
-            "transfer downloads weights)"
-        )
-        return RecipeChoice("quick", reason)
-    device_name = "a GPU" if machine.has_accelerator() else "no GPU"
+    if alpha is not None:
+        reason = f"{data_summary}, {device_name}: MobileNetV2 (alpha {alpha}) with the local ImageNet weights"
+        return RecipeChoice("transfer-mobilenetv2", reason)
     return RecipeChoice(
-        "transfer", f"{data_summary}, {device_name}: MobileNetV2 (alpha {alpha}) with the local ImageNet weights"
+        "quick",
+        f"{data_summary}, no local ImageNet weights: a small network from scratch (for those of --recipe "
+        'transfer, pip install "sightline[train]")',
     )
 
 
@@ -107,6 +109,32 @@ def choose_channels(config: RunConfig, facts: DataFacts, _machine: Machine) -> S
     return StepResult(replace(config, input=replace(config.input, channels=channels)))
 
 
+def choose_solvers(config: RunConfig, _facts: DataFacts, _machine: Machine) -> StepResult:
+    """Fill in how the stages of a frozen backbone train the head: as a logistic regression where it is one."""
+    model, train = config.model, config.train
+    hidden = registry.get_entry(model.name).head.hidden if model.hidden_units is None else model.hidden_units
+    reason = (
+        "the head has several layers" if hidden
+        else "model.head is sigmoid" if model.head != "softmax"
+        else f"train.loss is {train.loss}" if train.loss != "cross_entropy"
+        else "labels are smoothed" if train.label_smoothing
+        else ""
+    )  # fmt: skip
+    stages = tuple(
+        replace(stage, solver="gradient" if reason or stage.unfreeze else "logistic")
+        if stage.solver == "auto"
+        else stage
+        for stage in train.stages
+    )
+    changed = [new for old, new in zip(train.stages, stages, strict=True) if old != new and new.solver == "gradient"]
+    note = "".join(
+        f"{stage.name}: trained for {plural(train.count_epochs(stage), 'epoch')}, not solved: {reason}"
+        for stage in changed
+        if reason
+    )
+    return StepResult(replace(config, train=replace(train, stages=stages)), note)
+
+
 def choose_device(config: RunConfig, _facts: DataFacts, machine: Machine) -> StepResult:
     """Fill in the backend, its threads, the devices and hosts, and the runtime of frozen layers."""
     return StepResult(replace(config, device=machine.resolve_device(config.device)))
@@ -147,7 +175,7 @@ def choose_precision(config: RunConfig, facts: DataFacts, machine: Machine) -> S
     )
 
 
-IMMEDIATE_STEPS: tuple[Step, ...] = (choose_model, choose_input_size, choose_alpha, choose_channels)
+IMMEDIATE_STEPS: tuple[Step, ...] = (choose_model, choose_input_size, choose_alpha, choose_channels, choose_solvers)
 """Steps that follow from the headers of the images and the files of this machine."""
 
 MEASURED_STEPS: tuple[Step, ...] = (choose_device, choose_weights, choose_value_range, choose_precision)
@@ -167,5 +195,6 @@ def list_unresolved(config: RunConfig) -> Iterator[str]:
         yield "input.value_range"
     if config.train.precision == "auto":
         yield "train.precision"
+    yield from (f"train.stages.{at}.solver" for at, stage in enumerate(config.train.stages) if stage.solver == "auto")
     yield from (f"device.{name}" for name in ("backend", "feature_runtime") if getattr(config.device, name) == "auto")
     yield from (f"device.{name}" for name in ("num_devices", "threads") if not getattr(config.device, name))

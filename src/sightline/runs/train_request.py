@@ -84,7 +84,7 @@ class TrainRequest:
         if train.stages and self.is_set_by_user("train.epochs"):
             yield f"train.epochs is {train.epochs}, and the stages have {stage_epochs.describe_epochs(train)}"
         for key, name in (("train.optimizer.learning_rate", "learning_rate"), ("train.batch_size", "batch_size")):
-            overridden = [getattr(stage, name) is not None for stage in train.stages]
+            overridden = [stage.solver != "gradient" or getattr(stage, name) is not None for stage in train.stages]
             if overridden and all(overridden) and self.is_set_by_user(key):
                 yield f"{key} has no effect: every stage overrides it; set train.stages.0.{name} etc. instead"
 

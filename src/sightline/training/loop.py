@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend, metrics
+from sightline import metrics
 from sightline.callbacks import Callback, EpochRecord, Progress, no_progress
 from sightline.config import RunConfig, StageConfig
 from sightline.data.loader import epoch_order, iterate_batches
@@ -22,15 +22,14 @@ from sightline.distributed import cluster, devices
 from sightline.errors import DivergedError, Interrupted, ModelError
 from sightline.inference.runner import choose_batch_size, run_subset
 from sightline.models.build import Network
-from sightline.training import checkpoints, stages
-from sightline.training.augment import pipeline
+from sightline.training import checkpoints, linear_head
 from sightline.training.checkpoints import Checkpoint
 from sightline.training.divergence import LossLimit
-from sightline.training.ema import apply_ema, limit_decay, swap_in_ema
+from sightline.training.ema import apply_ema, swap_in_ema
 from sightline.training.interrupt import StopRequest, catch_stop_signals
-from sightline.training.objective import Classification, Objective
-from sightline.training.optimizers import build_optimizer
-from sightline.training.schedules import build_schedule, compute_plateau_factor
+from sightline.training.objective import Objective
+from sightline.training.schedules import compute_plateau_factor
+from sightline.training.stage_run import StagePreparer, StageRun
 from sightline.training.state import CheckpointManager, TrainingState, pack_state, unpack_state
 
 
@@ -45,25 +44,6 @@ class FitResult:
     best: EpochRecord | None
     images_per_second: float
     validation_logits: NDArray[np.float32] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _StageRun:
-    """One stage, ready to run: `training_model` is trained (it may augment first), `logits_model` computes logits."""
-
-    config: RunConfig
-    stage: StageConfig
-    network: Network
-    training_model: Any
-    logits_model: Any
-    train: Subset
-    validation: Subset
-    objective: Objective
-    rate_at: Callable[[int], float]
-    epochs: int
-    batch_size: int
-    train_step: devices.TrainStep
-    limit: LossLimit
 
 
 def fit(
@@ -91,7 +71,7 @@ def fit(
         checkpoint_dir, config.train, resume_from.state["serial"] if resume_from else 0
     )
     stage_configs = config.train.stages or (StageConfig("training"),)
-    stage_preparer = _StagePreparer(network, train, validation, config, stage_configs, objective, limit)
+    stage_preparer = StagePreparer(network, train, validation, config, stage_configs, objective, limit)
     with catch_stop_signals(cluster.make_any_host()) as stop:
         try:
             for number in range(state.stage, len(stage_configs)):
@@ -126,107 +106,8 @@ def _make_stoppable_progress(callback: Callback, stop: StopRequest) -> Progress:
     return progress
 
 
-class _StagePreparer:
-    """Prepares each stage, and the features of frozen layers that stages share."""
-
-    def __init__(
-        self,
-        network: Network,
-        train: Subset,
-        validation: Subset,
-        config: RunConfig,
-        stage_configs: Sequence[StageConfig],
-        objective: Objective | None,
-        limit: LossLimit,
-    ) -> None:
-        self._inputs = (network, train, validation)
-        self._config, self._stage_configs, self._objective, self._limit = config, stage_configs, objective, limit
-        self._group: tuple[StageConfig, ...] = ()
-        self._group_features: stages.StageFeatures | None = None
-
-    def prepare_stage(self, number: int, progress: Progress, callback: Callback) -> _StageRun:
-        """Return stage `number`, ready to run; the model's weights are those at its start, or later ones."""
-        network, train, validation = self._inputs
-        stage = self._stage_configs[number]
-        group = stages.group_stages(network, self._stage_configs, number)
-        if group != self._group or self._group_features is None:
-            self._group, self._group_features = group, None
-            if group:
-                self._group_features = stages.extract_features(
-                    network, group, train, validation, self._config, progress
-                )
-                if self._config.augment != pipeline.without_mixing(self._config.augment):
-                    callback.on_message(f"{stage.name}: mixup and CutMix do not apply to features of frozen layers")
-        features = (
-            stages.advance_features(network, self._group_features, stage, self._config, progress)
-            if self._group_features
-            else None
-        )
-        stage_run = _prepare_stage(
-            network, train, validation, features, self._config, stage, self._objective, self._limit
-        )
-        if stage_run.batch_size < (configured_size := stage.batch_size or self._config.train.batch_size):
-            callback.on_message(
-                f"{stage.name}: the batch size is {stage_run.batch_size}, not {configured_size}: "
-                "there are no more images"
-            )
-        return stage_run
-
-
-def _prepare_stage(
-    network: Network,
-    train: Subset,
-    validation: Subset,
-    features: stages.StageFeatures | None,
-    config: RunConfig,
-    stage: StageConfig,
-    objective: Objective | None,
-    limit: LossLimit,
-) -> _StageRun:
-    stages.freeze_layers(network, stage)
-    num_classes = network.logits.shape[-1]
-    if features is None:
-        objective = objective or Classification.from_config(config, train, num_classes, config.augment)
-        logits_model = training_model = backend.keras().Model(network.model.input, network.logits)
-        if objective.augmentation is not None:
-            training_model = stages.add_augmentation(logits_model, objective.augmentation)
-    else:
-        train, validation = features.train, features.validation
-        objective = Classification.from_config(config, train, num_classes, None)
-        logits_model = training_model = backend.keras().Model(features.tensor, network.logits)
-    epochs = config.train.epochs if stage.epochs is None else stage.epochs
-    batch_size = stage.batch_size or config.train.batch_size
-    base_rate = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
-    batch_size, base_rate = devices.scale_batch_and_rate(config.device, batch_size, base_rate)
-    batch_size = devices.limit_batch_size(batch_size, len(train))
-    steps = epochs * math.ceil(len(train) / batch_size)
-    rate_at = build_schedule(config.train.schedule, base_rate, steps)
-    training_model.compile(
-        optimizer=build_optimizer(config.train.optimizer, base_rate, limit_decay(config.train.ema_decay, steps)),
-        loss=objective.build_loss(),
-        weighted_metrics=[objective.build_accuracy()],
-    )
-    training_model.optimizer.build(training_model.trainable_variables)  # so that a checkpoint can be restored into it
-    train_step = devices.make_train_step(training_model)
-    return _StageRun(
-        config,
-        stage,
-        network,
-        training_model,
-        logits_model,
-        train,
-        validation,
-        objective,
-        rate_at,
-        epochs,
-        batch_size,
-        train_step,
-        limit,
-    )
-
-
 def _run_stage(
-    stage_run: _StageRun,
+    stage_run: StageRun,
     state: TrainingState,
     callback: Callback,
     stop: StopRequest,
@@ -276,16 +157,70 @@ def _run_stage(
 
 
 def _run_epoch(
-    stage_run: _StageRun,
+    stage_run: StageRun,
     state: TrainingState,
     plateau_factor: float,
     callback: Callback,
     stop: StopRequest,
     after_step: Callable[[], None],
 ) -> tuple[EpochRecord, NDArray[np.float32] | None]:
-    """Run the remaining steps of an epoch, then validate."""
-    seed, count, number = stage_run.config.seed, len(stage_run.train), state.epoch_number
-    order = epoch_order(count, seed, number)
+    """Run the remaining steps of an epoch, or the solver of its stage, then validate."""
+    number, steps = state.epoch_number, math.ceil(len(stage_run.train) / stage_run.batch_size)
+    if stage_run.stage.solver == "logistic":
+        _solve_head(stage_run, state, callback, stop)
+    else:
+        _run_steps(stage_run, state, plateau_factor, callback, stop, after_step)
+    rate = plateau_factor * stage_run.rate_at(state.epoch * steps + steps - 1)
+    val_loss = val_accuracy = logits = None
+    if len(stage_run.validation):
+
+        def check_stop(_task: str, done: int, total: int) -> None:
+            if done < total:
+                stop.check(f"while validating epoch {number}")
+
+        with swap_in_ema(stage_run.training_model):
+            logits = predict_logits(stage_run.logits_model, stage_run.validation, stage_run.batch_size, check_stop)
+        val_loss = metrics.cross_entropy_from_logits(logits, stage_run.validation.labels)
+        val_accuracy = float(np.mean(logits.argmax(1) == stage_run.validation.labels))
+        val_loss, val_accuracy = cluster.broadcast_array(
+            np.array([val_loss, val_accuracy])
+        ).tolist()  # the same on every host
+        if stage_run.limit.is_exceeded(val_loss):  # the last step diverged, and no training batch follows it
+            order = epoch_order(len(stage_run.train), stage_run.config.seed, number)
+            last = _get_paths(stage_run, order[(steps - 1) * stage_run.batch_size :])
+            raise stage_run.limit.make_error(val_loss, f"the end of epoch {number}, on validation", rate, last)
+    metric_values = (state.loss_sum / state.num_images, state.num_correct / state.num_images, val_loss, val_accuracy)
+    speed = state.num_images / state.seconds
+    return EpochRecord(number, stage_run.stage.name, *metric_values, rate, state.seconds, speed), logits
+
+
+def _solve_head(stage_run: StageRun, state: TrainingState, callback: Callback, stop: StopRequest) -> None:
+    started, count, number = time.perf_counter(), len(stage_run.train), state.epoch_number
+
+    def check_stop() -> None:
+        stop.check(f"while solving the head in epoch {number}")
+
+    head = linear_head.train_head(
+        stage_run.network.model, stage_run.train, stage_run.validation, stage_run.config, check_stop
+    )
+    state.add(count, head.loss, head.accuracy)
+    state.seconds = time.perf_counter() - started
+    callback.on_step_end(
+        number, math.ceil(count / stage_run.batch_size), head.loss, head.accuracy, count / state.seconds
+    )
+
+
+def _run_steps(
+    stage_run: StageRun,
+    state: TrainingState,
+    plateau_factor: float,
+    callback: Callback,
+    stop: StopRequest,
+    after_step: Callable[[], None],
+) -> None:
+    """Run the remaining steps of an epoch."""
+    count, number = len(stage_run.train), state.epoch_number
+    order = epoch_order(count, stage_run.config.seed, number)
     augment_params = None if stage_run.objective.augmentation is None else stage_run.objective.sample_params(number)
     started = time.perf_counter() - state.seconds
     steps = math.ceil(count / stage_run.batch_size)
@@ -315,35 +250,14 @@ def _run_epoch(
             state.num_images / state.seconds,
         )
         after_step()
-    rate = plateau_factor * stage_run.rate_at(state.epoch * steps + steps - 1)
-    val_loss = val_accuracy = logits = None
-    if len(stage_run.validation):
-
-        def check_stop(_task: str, done: int, total: int) -> None:
-            if done < total:
-                stop.check(f"while validating epoch {number}")
-
-        with swap_in_ema(stage_run.training_model):
-            logits = predict_logits(stage_run.logits_model, stage_run.validation, stage_run.batch_size, check_stop)
-        val_loss = metrics.cross_entropy_from_logits(logits, stage_run.validation.labels)
-        val_accuracy = float(np.mean(logits.argmax(1) == stage_run.validation.labels))
-        val_loss, val_accuracy = cluster.broadcast_array(
-            np.array([val_loss, val_accuracy])
-        ).tolist()  # the same on every host
-        if stage_run.limit.is_exceeded(val_loss):  # the last step diverged, and no training batch follows it
-            last = _get_paths(stage_run, rows[-1][: count - (steps - 1) * stage_run.batch_size])
-            raise stage_run.limit.make_error(val_loss, f"the end of epoch {number}, on validation", rate, last)
-    metric_values = (state.loss_sum / state.num_images, state.num_correct / state.num_images, val_loss, val_accuracy)
-    speed = state.num_images / state.seconds
-    return EpochRecord(number, stage_run.stage.name, *metric_values, rate, state.seconds, speed), logits
 
 
-def _get_paths(stage_run: _StageRun, positions: NDArray[np.int64]) -> tuple[str, ...]:
+def _get_paths(stage_run: StageRun, positions: NDArray[np.int64]) -> tuple[str, ...]:
     return tuple(stage_run.train.paths[int(i)] for i in positions)
 
 
 def _run_step(
-    stage_run: _StageRun,
+    stage_run: StageRun,
     epoch: int,
     pixels: NDArray[Any],
     rows: NDArray[np.int64],

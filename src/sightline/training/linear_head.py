@@ -1,0 +1,191 @@
+"""A linear head at its optimum: logistic regression with an L2 penalty on the features of frozen layers.
+
+On features that do not change, the best head is the solution of a convex problem. L-BFGS finds it in seconds, with no
+learning rate, number of epochs or order of images to choose; the penalty is chosen by the loss on the validation split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import backend, metrics
+from sightline.config import RunConfig
+from sightline.data.types import Subset
+from sightline.distributed import cluster
+from sightline.errors import UsageError
+from sightline.models.build import Network
+from sightline.training.optimizers import compute_class_weights
+
+LAYER = "predictions"
+PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+"""Penalties to choose from: the loss is the mean cross-entropy plus half of this times the squared weights."""
+DEFAULT_PENALTY = 0.1  # without a validation split
+PATIENCE = 2  # weaker penalties that did not lower the validation loss, after which no other is tried
+CHUNK_ROWS = 4096
+MAX_ITERATIONS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class LinearHead:
+    """A dense layer from features [F] to logits [K]: `kernel` float32 [F, K], `bias` float32 [K].
+
+    `loss` and `accuracy` are those on the training images, without the penalty.
+    """
+
+    kernel: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    penalty: float
+    loss: float
+    accuracy: float
+
+    def compute_logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits float32 [N, K] of features float32 [N, F]."""
+        logits: NDArray[np.float32] = features @ self.kernel + self.bias
+        return logits
+
+
+def check_settings(network: Network, config: RunConfig) -> None:
+    """Raise `UsageError` if a stage has ``solver="logistic"`` and is not a logistic regression."""
+    heads = [layer.name for layer in network.model.layers if layer.weights and layer.name not in network.backbone]
+    for number, stage in enumerate(config.train.stages):
+        if stage.solver != "logistic":
+            continue
+        reasons = {
+            f"unfreeze={stage.unfreeze}, which should be 0": stage.unfreeze != 0,
+            "a head of several layers": heads != [LAYER],
+            "model.head=sigmoid": config.model.head != "softmax",
+            f"train.loss={config.train.loss}": config.train.loss != "cross_entropy",
+            f"train.label_smoothing={config.train.label_smoothing}": config.train.label_smoothing != 0,
+        }
+        if any(reasons.values()):
+            raise UsageError(
+                f"Stage {stage.name!r} solves a logistic regression on the features of the frozen layers, which is not "
+                f"possible with {' and '.join(text for text, applies in reasons.items() if applies)}. Train it by "
+                f"steps: --set train.stages.{number}.solver=gradient --set train.stages.{number}.epochs=12."
+            )
+
+
+def train_head(
+    model: Any, train: Subset, validation: Subset, config: RunConfig, check_stop: Callable[[], None]
+) -> LinearHead:
+    """Fit the head of `model` to features, set its weights, and return it. Every host must call it."""
+    layer = model.get_layer(LAYER)
+    num_classes = int(layer.bias.shape[0])
+    weights = compute_class_weights(train.labels, num_classes, config.train.class_weights)
+    head = fit_linear_head(train, validation, num_classes, weights, check_stop)
+    for variable, values in ((layer.kernel, head.kernel), (layer.bias, head.bias)):
+        backend.assign(variable, cluster.broadcast_array(values))
+    return head
+
+
+def fit_linear_head(
+    train: Subset,
+    validation: Subset,
+    num_classes: int,
+    class_weights: NDArray[np.float32] | None = None,
+    check_stop: Callable[[], None] = lambda: None,
+) -> LinearHead:
+    """Return the head with the lowest loss on `validation`, from the strongest penalty to weaker ones.
+
+    Both subsets hold features float32 [N, F]. Without validation images, the penalty is `DEFAULT_PENALTY`.
+    `check_stop` is called in every iteration, and what it raises ends the fit.
+    """
+    problem = _Problem(train, num_classes, class_weights, check_stop)
+    if not len(validation):
+        return problem.solve(DEFAULT_PENALTY, None)
+    best, best_loss, since_best = None, np.inf, 0
+    head = None
+    for penalty in PENALTIES:
+        head = problem.solve(penalty, head)
+        logits = np.concatenate([head.compute_logits(validation.take(rows)) for rows in _iter_rows(validation)])
+        loss = metrics.cross_entropy_from_logits(logits, validation.labels)
+        if loss < best_loss:
+            best, best_loss, since_best = head, loss, 0
+        else:
+            since_best += 1
+        if since_best == PATIENCE:
+            break
+    assert best is not None, "the loss of a solution is finite"
+    return best
+
+
+class _Problem:
+    """The regression on standardized features, which are never copied: their scale is moved into the weights."""
+
+    def __init__(
+        self,
+        train: Subset,
+        num_classes: int,
+        class_weights: NDArray[np.float32] | None,
+        check_stop: Callable[[], None],
+    ) -> None:
+        self._train, self._num_classes, self._check_stop = train, num_classes, check_stop
+        weights = np.ones(len(train)) if class_weights is None else class_weights[train.labels].astype(np.float64)
+        self._weights = (weights / weights.sum())[:, None]
+        moments = [(x.sum(0, np.float64), np.square(x, dtype=np.float64).sum(0)) for x in self._iter_features()]
+        mean, mean_square = (np.sum(values, 0) / len(train) for values in zip(*moments, strict=True))
+        std = np.sqrt(np.maximum(mean_square - mean**2, 0))
+        self._mean, self._std = mean, np.where(std > 1e-3 * std.max(initial=0), std, 1.0)  # constants are not scaled
+
+    def _iter_features(self) -> Iterator[NDArray[np.float32]]:
+        return (self._train.take(rows) for rows in _iter_rows(self._train))
+
+    def solve(self, penalty: float, start: LinearHead | None) -> LinearHead:
+        """Return the optimum for a penalty, searched from `start`."""
+        from scipy.optimize import minimize  # comes with scikit-learn
+
+        theta = np.zeros((len(self._mean) + 1, self._num_classes))
+        if start is not None:
+            theta[:-1] = start.kernel * self._std[:, None]
+            theta[-1] = start.bias + self._mean @ start.kernel
+        options = {"maxiter": MAX_ITERATIONS, "ftol": 1e-7, "gtol": 1e-5}
+        solution = minimize(self._evaluate, theta.ravel(), (penalty,), "L-BFGS-B", jac=True, options=options)
+        kernel, bias = self._split(solution.x)
+        loss, _, _, accuracy = self._sum_over_rows(kernel, bias)
+        return LinearHead(kernel, bias, penalty, loss, accuracy)
+
+    def _split(self, theta: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the kernel and bias for plain features of the parameters for standardized ones."""
+        matrix = theta.reshape(-1, self._num_classes)
+        kernel = matrix[:-1] / self._std[:, None]
+        return kernel.astype(np.float32), (matrix[-1] - self._mean @ kernel).astype(np.float32)
+
+    def _evaluate(self, theta: NDArray[np.float64], penalty: float) -> tuple[float, NDArray[np.float64]]:
+        self._check_stop()
+        loss, kernel_gradient, bias_gradient, _ = self._sum_over_rows(*self._split(theta))
+        weights = theta.reshape(-1, self._num_classes)[:-1]
+        gradient = np.empty((len(self._mean) + 1, self._num_classes))
+        gradient[:-1] = (kernel_gradient - np.outer(self._mean, bias_gradient)) / self._std[:, None] + penalty * weights
+        gradient[-1] = bias_gradient
+        return loss + penalty / 2 * float(np.square(weights).sum()), gradient.ravel()
+
+    def _sum_over_rows(
+        self, kernel: NDArray[np.float32], bias: NDArray[np.float32]
+    ) -> tuple[float, NDArray[np.float64], NDArray[np.float64], float]:
+        """Return the loss, its gradients by kernel and bias, and the accuracy."""
+        loss, num_correct = 0.0, 0
+        kernel_gradient, bias_gradient = np.zeros(kernel.shape), np.zeros(bias.shape)
+        for rows, features in zip(_iter_rows(self._train), self._iter_features(), strict=True):
+            labels, weights = self._train.labels[rows], self._weights[rows]
+            logits = (features @ kernel + bias).astype(np.float64)
+            logits -= logits.max(1, keepdims=True)
+            at_label = (np.arange(len(labels)), labels)
+            exponentials = np.exp(logits)
+            sums = exponentials.sum(1, keepdims=True)
+            loss += float(weights[:, 0] @ (np.log(sums[:, 0]) - logits[at_label]))
+            num_correct += int((logits.argmax(1) == labels).sum())
+            residuals = exponentials / sums
+            residuals[at_label] -= 1
+            residuals *= weights
+            kernel_gradient += features.T @ residuals.astype(np.float32)
+            bias_gradient += residuals.sum(0)
+        return loss, kernel_gradient, bias_gradient, num_correct / len(self._train)
+
+
+def _iter_rows(subset: Subset) -> Iterator[slice]:
+    return (slice(start, min(start + CHUNK_ROWS, len(subset))) for start in range(0, len(subset), CHUNK_ROWS))

@@ -1,0 +1,190 @@
+"""A solved head is the optimum of a regularized logistic regression, and a stage of training like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from networks import make_plan, random_images
+from sightline import backend, metrics
+from sightline.callbacks import Callback, EpochRecord
+from sightline.config import RunConfig, StageConfig, TrainConfig
+from sightline.data.types import Subset
+from sightline.errors import Interrupted, UsageError
+from sightline.models.build import Network, build_model
+from sightline.training import linear_head, stages
+from sightline.training.linear_head import PENALTIES, fit_linear_head
+from sightline.training.loop import fit
+from sightline.training.state import load_latest
+
+SOLVED = StageConfig("head", unfreeze=0, solver="logistic")
+
+
+def draw_features(count: int, classes: int, seed: int = 0, noise: float = 2.0) -> Subset:
+    """Return features of overlapping classes, with scales and means that differ, one constant and one near zero."""
+    centers = np.random.default_rng(99).normal(0, 1, (classes, 6))
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count).astype(np.int32)
+    values = centers[labels] + noise * rng.normal(0, 1, (count, 6))
+    values = values * [1, 10, 0.1, 3, 1, 2] + [0, 5, 0, -3, 2, 1]
+    values = np.c_[values, np.full(count, 4.0), 1e-9 * rng.normal(0, 1, count)].astype(np.float32)
+    return Subset(values, np.arange(count), labels, tuple(f"{seed}-{i}" for i in range(count)))
+
+
+def repeat_rows(subset: Subset, times: NDArray[np.int64]) -> Subset:
+    return subset.select(np.repeat(np.arange(len(subset)), times))
+
+
+EMPTY = draw_features(0, 3)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 0.01])
+@pytest.mark.parametrize("classes", [3, 4])
+def test_it_is_the_solution_of_scikit_learn(classes: int, penalty: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_head, "DEFAULT_PENALTY", penalty)
+    monkeypatch.setattr(linear_head, "CHUNK_ROWS", 37)
+    train, others = draw_features(200, classes), draw_features(100, classes, seed=1)
+    head = fit_linear_head(train, EMPTY, classes)
+    varying = slice(0, 6)
+    mean, std = train.pixels[:, varying].mean(0), train.pixels[:, varying].std(0)
+    theirs = LogisticRegression(C=1 / (penalty * len(train)), tol=1e-8, max_iter=5000)
+    theirs.fit((train.pixels[:, varying] - mean) / std, train.labels)
+    expected = theirs.predict_proba((others.pixels[:, varying] - mean) / std)
+    np.testing.assert_allclose(metrics.softmax(head.compute_logits(others.pixels)), expected, atol=2e-3)
+    logits = head.compute_logits(train.pixels)
+    assert head.loss == pytest.approx(metrics.cross_entropy_from_logits(logits, train.labels), abs=1e-4)
+    assert head.accuracy == pytest.approx((logits.argmax(1) == train.labels).mean())
+
+
+def test_two_classes_have_opposite_weights() -> None:
+    head = fit_linear_head(draw_features(100, 2), EMPTY, 2)
+    np.testing.assert_allclose(head.kernel[:, 0], -head.kernel[:, 1], atol=1e-4)
+
+
+def test_class_weights_count_as_repeated_images() -> None:
+    train = draw_features(120, 3)
+    times = np.array([1, 2, 3])
+    weighted = fit_linear_head(train, EMPTY, 3, (times / times.mean()).astype(np.float32))
+    plain = fit_linear_head(train, EMPTY, 3)
+    repeated = fit_linear_head(repeat_rows(train, times[train.labels]), EMPTY, 3)
+    logits = [metrics.softmax(head.compute_logits(train.pixels)) for head in (weighted, repeated, plain)]
+    assert np.abs(logits[0] - logits[1]).max() < 0.03, "the features are scaled by other deviations"
+    assert np.abs(logits[0] - logits[2]).max() > 0.05
+
+
+def test_the_penalty_has_the_lowest_validation_loss() -> None:
+    train, validation = draw_features(40, 3, noise=3), draw_features(300, 3, seed=1, noise=3)
+    best = fit_linear_head(train, validation, 3)
+    losses = {}
+    for penalty in PENALTIES:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(linear_head, "DEFAULT_PENALTY", penalty)
+            logits = fit_linear_head(train, EMPTY, 3).compute_logits(validation.pixels)
+        losses[penalty] = metrics.cross_entropy_from_logits(logits, validation.labels)
+    assert best.penalty == min(losses, key=lambda penalty: losses[penalty])
+    assert PENALTIES[0] > best.penalty > PENALTIES[-1], "the best is in between"
+
+
+def test_many_classes_of_separable_images_are_all_learned() -> None:
+    train = draw_features(300, 30, noise=0.01)
+    assert fit_linear_head(train, draw_features(60, 30, seed=1, noise=0.01), 30).accuracy == 1
+
+
+# As a stage
+
+
+def build_network(seed: int = 0, **settings: Any) -> Network:
+    return build_model(make_plan("squeezenet", classes=3, seed=seed, **settings))
+
+
+def make_images(count: int, seed: int = 0) -> Subset:
+    side = make_plan("squeezenet").height
+    labels = (np.arange(count) % 3).astype(np.int32)
+    pixels = random_images(count, side, seed=seed)
+    pixels[labels == 1] //= 2
+    pixels[labels == 2] //= 4
+    return Subset(pixels, np.arange(count), labels, tuple(f"{seed}-{i}" for i in range(count)))
+
+
+def make_config(*stage_configs: StageConfig, **train: Any) -> RunConfig:
+    settings: dict[str, Any] = {"stages": stage_configs, "batch_size": 8}
+    return RunConfig(train=TrainConfig(**(settings | train)))
+
+
+class StopAt(Callback):
+    def __init__(self, stage: str) -> None:
+        self.stage, self.records = stage, list[EpochRecord]()
+
+    def on_stage_begin(self, name: str, epochs: int, steps: int) -> None:
+        if name == self.stage:
+            raise Interrupted("stopped")
+
+    def on_epoch_end(self, record: EpochRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.mark.backends
+def test_it_is_one_epoch_of_the_head_alone() -> None:
+    network, callback = build_network(), StopAt("")
+    before = [np.array(values) for values in network.model.get_weights()]
+    result = fit(network, make_images(30), make_images(12, seed=1), make_config(SOLVED, ema_decay=0.9), callback)
+    (record,) = result.history
+    assert (record.stage, record.epoch, record.accuracy) == ("head", 1, 1.0)
+    assert record.val_accuracy == 1.0
+    changed = [
+        variable.path
+        for variable, old in zip(network.model.weights, before, strict=True)
+        if (backend.keras().ops.convert_to_numpy(variable) != old).any()
+    ]
+    assert {path.split("/")[-2] for path in changed} == {linear_head.LAYER}
+    assert result.best == record
+
+
+def test_a_killed_run_continues_behind_it(tmp_path: Path) -> None:
+    config = make_config(SOLVED, StageConfig("fine-tune", unfreeze=4, epochs=2, learning_rate=1e-3))
+    train, validation = make_images(24), make_images(12, seed=1)
+    whole = build_network()
+    expected = fit(whole, train, validation, config, Callback())
+    assert [record.stage for record in expected.history] == ["head", "fine-tune", "fine-tune"]
+    with pytest.raises(Interrupted):
+        fit(build_network(), train, validation, config, StopAt("fine-tune"), checkpoint_dir=tmp_path)
+    checkpoint = load_latest(tmp_path, lambda _: None)
+    assert checkpoint is not None
+    resumed = build_network(seed=5)
+    result = fit(
+        resumed, train, validation, config, Callback(), checkpoint_dir=tmp_path, resume_from=checkpoint
+    )  # fmt: skip
+    assert [record.val_loss for record in result.history] == [record.val_loss for record in expected.history]
+    for ours, theirs in zip(resumed.model.get_weights(), whole.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_stop_is_heeded_while_it_is_solved() -> None:
+    def stop() -> None:
+        raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        fit_linear_head(draw_features(30, 3), EMPTY, 3, check_stop=stop)
+
+
+@pytest.mark.parametrize(
+    ("stage", "train", "settings", "reason"),
+    [
+        (StageConfig("a", unfreeze=3, solver="logistic"), {}, {}, "unfreeze=3, which should be 0"),
+        (SOLVED, {"loss": "focal"}, {}, r"train\.loss=focal"),
+        (SOLVED, {"label_smoothing": 0.1}, {}, r"train\.label_smoothing=0\.1"),
+        (SOLVED, {}, {"hidden_units": (4,)}, "a head of several layers"),
+    ],
+)
+def test_what_is_no_logistic_regression_is_refused_before_any_work(
+    stage: StageConfig, train: dict[str, Any], settings: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "extract_features", lambda *_: pytest.fail("too late"))
+    images = make_images(6)
+    with pytest.raises(UsageError, match=rf"{reason}\. Train it by steps: --set train\.stages\.1\.solver=gradient"):
+        fit(build_network(**settings), images, images, make_config(StageConfig("first"), stage, **train), Callback())
