@@ -25,6 +25,7 @@ from sightline.compress.noninferiority import PairedTest
 from sightline.compress.search import METHODS, CompressionSearch
 from sightline.compress.search_dir import CompressionCandidate, SearchDir, pareto_front
 from sightline.config import RunConfig
+from sightline.config.stage_epochs import count_epochs
 from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.indexing import Sources, build_index
 from sightline.data.types import Index, Split
@@ -173,7 +174,7 @@ def _choose_epochs(config: RunConfig, data: DecodedDataset) -> int:
     """Return a quarter of the run's epochs, or enough for `MIN_STEPS` steps with few images, from 2 to 20."""
     train = config.train
     steps = math.ceil(data.counts()["train"] / train.batch_size)
-    epochs = [train.count_epochs(stage) for stage in train.stages] or [train.epochs]
+    epochs = [count_epochs(train, stage) for stage in train.stages] or [train.epochs]
     return min(max(round(sum(epochs) / 4), math.ceil(MIN_STEPS / steps), 2), 20)
 
 

@@ -341,12 +341,6 @@ class TrainConfig:
         (), "training stages, in order; empty: a single stage over the whole network"
     )
 
-    def count_epochs(self, stage: StageConfig) -> int:
-        """Return the number of epochs of a stage: one if it is solved (none if nothing trains), else as configured."""
-        if stage.solver != "gradient":
-            return min(self.epochs, 1)
-        return self.epochs if stage.epochs is None else stage.epochs
-
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:

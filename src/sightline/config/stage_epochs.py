@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sightline.config.schema import MAX_EPOCHS, TrainConfig
+from sightline.config.schema import MAX_EPOCHS, StageConfig, TrainConfig
 from sightline.errors import plural
 
 
@@ -51,6 +51,13 @@ def _is_epoch_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_EPOCHS
 
 
+def count_epochs(train: TrainConfig, stage: StageConfig) -> int:
+    """Return the number of epochs of a stage: one if it is solved (none if nothing trains), else as configured."""
+    if stage.solver != "gradient":
+        return min(train.epochs, 1)
+    return train.epochs if stage.epochs is None else stage.epochs
+
+
 def describe_epochs(train: TrainConfig) -> str:
     """Describe how many epochs each stage has.
 
@@ -58,5 +65,5 @@ def describe_epochs(train: TrainConfig) -> str:
     >>> describe_epochs(TrainConfig(stages=(StageConfig("head", epochs=5), StageConfig("fine-tune", epochs=1))))
     '6 epochs: head 5, fine-tune 1'
     """
-    stage_epochs = [(stage.name, train.count_epochs(stage)) for stage in train.stages]
+    stage_epochs = [(stage.name, count_epochs(train, stage)) for stage in train.stages]
     return f"{plural(sum(n for _, n in stage_epochs), 'epoch')}: {', '.join(f'{name} {n}' for name, n in stage_epochs)}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from sightline.config import RunConfig, StageConfig
+from sightline.config.stage_epochs import count_epochs
 from sightline.report import plotting
 from sightline.report.diagram import save_figure
 from sightline.report.plotting import GRID, INK, TRAIN
@@ -29,7 +30,7 @@ def plan_stages(config: RunConfig, steps: int) -> list[PlannedStage]:
     stages = config.train.stages or (StageConfig("training"),)
     out = []
     for stage in stages:
-        count = 0 if stage.solver != "gradient" else steps * config.train.count_epochs(stage)
+        count = 0 if stage.solver != "gradient" else steps * count_epochs(config.train, stage)
         start = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
         out.append(PlannedStage(stage.name, count, build_schedule(config.train.schedule, start, count)))
     return [stage for stage in out if stage.steps]

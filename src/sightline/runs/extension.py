@@ -16,6 +16,7 @@ from typing import Any
 from sightline import _io
 from sightline.callbacks import Callback
 from sightline.config import RunConfig, ScheduleConfig, resolve_config, to_dict
+from sightline.config.stage_epochs import count_epochs
 from sightline.errors import ConfigError, ModelError, UsageError, plural
 from sightline.runs.directory import RunDirectory
 from sightline.training import checkpoints, state
@@ -129,7 +130,7 @@ def _last_stage(config: RunConfig) -> tuple[str, int]:
     stage = config.train.stages[-1]
     if stage.solver == "logistic":
         raise UsageError(f"The last stage, {stage.name!r}, is solved in one epoch: there are none to add.")
-    return stage.name, config.train.count_epochs(stage)
+    return stage.name, count_epochs(config.train, stage)
 
 
 def _schedule_note(schedule: ScheduleConfig) -> str:

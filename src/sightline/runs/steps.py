@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from sightline.config import RunConfig
+from sightline.config.stage_epochs import count_epochs
 from sightline.errors import plural
 from sightline.models import registry
 from sightline.models.entry import ModelEntry
@@ -128,7 +129,7 @@ def choose_solvers(config: RunConfig, _facts: DataFacts, _machine: Machine) -> S
     )
     changed = [new for old, new in zip(train.stages, stages, strict=True) if old != new and new.solver == "gradient"]
     note = "".join(
-        f"{stage.name}: trained for {plural(train.count_epochs(stage), 'epoch')}, not solved: {reason}"
+        f"{stage.name}: trained for {plural(count_epochs(train, stage), 'epoch')}, not solved: {reason}"
         for stage in changed
         if reason
     )

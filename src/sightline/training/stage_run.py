@@ -10,6 +10,7 @@ from typing import Any
 from sightline import backend
 from sightline.callbacks import Callback, Progress
 from sightline.config import RunConfig, StageConfig
+from sightline.config.stage_epochs import count_epochs
 from sightline.data.types import Subset
 from sightline.distributed import devices
 from sightline.models.build import Network
@@ -110,7 +111,7 @@ def _prepare_stage(
         train, validation = features.train, features.validation
         objective = Classification.from_config(config, train, num_classes, None)
         logits_model = training_model = backend.keras().Model(features.tensor, network.logits)
-    epochs = config.train.count_epochs(stage)
+    epochs = count_epochs(config.train, stage)
     batch_size = stage.batch_size or config.train.batch_size
     base_rate = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
     batch_size, base_rate = devices.scale_batch_and_rate(config.device, batch_size, base_rate)
