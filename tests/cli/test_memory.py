@@ -1,4 +1,4 @@
-"""Peak memory of whole commands over 388 odd images."""
+"""Peak memory of whole commands over a folder of odd images."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def test_predict_over_odd_images(classes: Path, trained: tuple[Path, int]) -> No
 
 
 def test_train_over_odd_images(trained: tuple[Path, int]) -> None:
-    """Subtracts importing TensorFlow, which alone takes 613 MiB."""
-    assert trained[1] - peak("-c", "import tensorflow") < 320 * MIB
+    """Importing TensorFlow alone takes 612 MiB, so this limits what training adds to that: 299 MiB when measured."""
+    assert trained[1] - peak("-c", "import tensorflow") < 384 * MIB

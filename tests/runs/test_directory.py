@@ -155,7 +155,7 @@ def test_unknown_schema_is_refused_by_name(tmp_path: Path) -> None:
         run.update(schema=schema)
         with pytest.raises(ModelError) as caught:
             RunDirectory.open(run.path)
-        assert f"has schema {schema!r}, but this version reads schema {SCHEMA} only" in str(caught.value)
+        assert f"has schema {schema!r} in run.json, but this version reads schema {SCHEMA} only" in str(caught.value)
 
 
 def test_a_run_of_schema_1_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -167,8 +167,8 @@ def test_a_run_of_schema_1_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         RunDirectory.open(tmp_path)
     assert str(caught.value) == (
-        f"The run {tmp_path} has schema 1, but this version reads schema 2 only: train it again, or use the "
-        "version of Sightline that wrote it."
+        f"The run {tmp_path} has schema 1 in run.json, but this version reads schema 2 only: train it again, or "
+        "use the version of Sightline that wrote it."
     )
 
 

@@ -105,7 +105,7 @@ class RunDirectory:
         schema = run.info.get("schema")
         if schema != SCHEMA:
             raise ModelError(
-                f"The run {path} has schema {schema!r}, but this version reads schema {SCHEMA} only: train "
+                f"The run {path} has schema {schema!r} in run.json, but this version reads schema {SCHEMA} only: train "
                 "it again, or use the version of Sightline that wrote it."
             )
         return run

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sightline.errors import ModelError
-from sightline.inference.safety.limits import check_operation_count
 
 MODEL_FILE = "saved_model/saved_model.pb"
 _FILE = re.compile(r"saved_model/(saved_model\.pb|fingerprint\.pb|variables/variables\.(index|data-\d{5}-of-\d{5}))")
@@ -72,7 +71,6 @@ def check_saved_model(files: Mapping[str, bytes]) -> None:
     functions = {function.signature.name: function for function in library.function}
     if len(functions) < len(library.function):
         raise ModelError(f"{MODEL_FILE} has two functions of the same name")
-    check_operation_count(sum(len(function.node_def) for function in library.function))
     _check_functions(functions, set(_named_functions(objects)))
 
 
