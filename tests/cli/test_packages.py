@@ -41,7 +41,6 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
         ("evaluate {run}", "matplotlib", ("matplotlib", "train")),
         ("evaluate {run} --find-label-issues {tmp}/new", "cleanlab", ("cleanlab", "labels")),
         ("evaluate {run} --ood {data}", "sklearn", ("scikit-learn", "train")),
-        ("report {run}", "matplotlib", ("matplotlib", "train")),
         ("preview {data} --out {tmp}/new.png", "matplotlib", ("matplotlib", "train")),
         ("serve {run}", "uvicorn", ("uvicorn", "serve")),
         ("sweep {data} transfer-table --out {tmp}/new", "optuna", ("optuna", "sweep")),
@@ -58,3 +57,11 @@ def test_a_missing_package_is_named_before_the_work(
     assert result.code == 2, result.err
     assert f"needs the package '{name}', which is not installed: pip install \"sightline[{extra}]\"" in result.err
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+def test_a_report_needs_no_package_of_training(
+    sightline: Command, trained: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("matplotlib", "keras", "onnx", "tomlkit", "sklearn"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert sightline("report", trained[0]).code == 0
