@@ -82,8 +82,8 @@ def test_a_manifest_has_at_most_100_000_classes() -> None:
 @pytest.fixture
 def sound_bundle(tmp_path: Path) -> Path:
     """A bundle with a reference file that is listed and never decoded."""
-    made = bundle.make(Manifest("x", ("a", "b"), PreprocessingSpec(8, 8)), onnx_graphs.make_file([]), {})
-    bundle.write_folder(replace(made, files={"reference/0.png": encode_png()}), tmp_path / "bundle")
+    contents = bundle.make(Manifest("x", ("a", "b"), PreprocessingSpec(8, 8)), onnx_graphs.make_file([]), {})
+    bundle.write_folder(replace(contents, files={"reference/0.png": encode_png()}), tmp_path / "bundle")
     assert bundle.read(tmp_path / "bundle").files
     return tmp_path / "bundle"
 

@@ -148,7 +148,7 @@ FORMS = {
 @pytest.mark.skipif(sys.platform != "linux", reason="the measurement is specific to Linux")
 @pytest.mark.parametrize("form", FORMS)
 def test_form_data_of_many_parts_is_refused_without_reading_it(server: Server, form: str) -> None:
-    """In memory that does not grow with the body. The client is heard out, as otherwise it might miss the answer."""
+    """In memory that does not grow with the body, which is read to its end so that the client gets the answer."""
     status_file = Path(f"/proc/{server.process.pid}/status")
 
     def read_peak() -> int:
