@@ -25,8 +25,8 @@ def test_cats_and_dogs_by_transfer(sightline: Command, shared: Path, tmp_path: P
             "train", data, "--recipe", "transfer", "--seed", seed, "--out", run, "--format", "json"
         ).json
         accuracies.append(payload["test"]["accuracy"])
-    assert min(accuracies) >= 0.95
-    assert sum(accuracies) / 3 >= 0.955
+    assert min(accuracies) >= 0.975
+    assert sum(accuracies) / 3 >= 0.98
     named = sightline("predict", tmp_path / "r0", data / "test" / "cat", "--format", "json").lines
     assert len(named) == 120
     assert sum(line.get("label") == "cat" for line in named) >= 108
@@ -34,8 +34,10 @@ def test_cats_and_dogs_by_transfer(sightline: Command, shared: Path, tmp_path: P
 
 def test_flowers_by_auto(sightline: Command, shared: Path, tmp_path: Path) -> None:
     result = sightline("train", shared / "data" / "flowers5", "--out", tmp_path / "r", "--format", "json")
-    assert result.json["model"] == "mobilenetv2"
-    assert result.json["test"]["accuracy"] > 0.62  # 0.688 with MobileNetV2 0.35; a linear probe of its features: 0.69
+    assert result.json["model"] == "efficientnet-lite0"
+    assert (
+        result.json["test"]["accuracy"] > 0.72
+    )  # 0.770 on the split of benchmarks/results/transfer.md; the head: 0.745
 
 
 def test_digits_and_beans(sightline: Command, tmp_path: Path) -> None:
