@@ -42,7 +42,8 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
         MissingExtraError: If the runtime of its format is not installed.
 
     Warning:
-        A SavedModel contains arbitrary TensorFlow code: load only those of people whom you trust.
+        Operations of a SavedModel or a LiteRT file that do more than compute are refused, but the memory and time that
+        such a file takes are not limited: load only those of people whom you trust.
     """
     if engine not in get_args(Engine):
         raise UsageError(f"There is no engine {engine!r}.{suggest(engine, get_args(Engine))}")
