@@ -223,6 +223,21 @@ def test_a_run_is_not_overwritten_unless_forced(sightline: Command, colors: Path
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
+@pytest.mark.slow
+def test_auto_is_pretrained_without_a_home_or_a_network(
+    sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    data = draw_classes(tmp_path / "data", {"red": (200, 40, 40), "green": (40, 200, 40)}, 20, size=80)
+    result = sightline("train", data, "--out", tmp_path / "r", "--epochs", 2, "--format", "json")
+    assert result.code == 0, result.err
+    assert (result.json["model"], result.json["epochs"]) == ("efficientnet-lite0", 2)
+    assert result.json["test"]["accuracy"] == 1
+    assert "EfficientNet-Lite0 with the installed ImageNet weights" in result.err
+    assert (tmp_path / "r" / "bundle" / "model.onnx").is_file(), "the file gives the outputs of the model"
+
+
 def test_missing_weights_are_named_before_any_decoding(
     sightline: Command, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from sightline.config import DeviceConfig, RunConfig, parse, recipes, resolve_co
 from sightline.data.sample_range import SampleRange
 from sightline.models.entry import ModelEntry
 from sightline.runs import steps
-from sightline.runs.facts import DataFacts
+from sightline.runs.facts import THIS_MACHINE, DataFacts
 from sightline.runs.resolve import apply_steps, merge_recipe
 from sightline.runs.train_request import TrainRequest
 from sightline.training.precision import PrecisionChoice
@@ -176,6 +176,14 @@ def test_a_head_is_solved_where_it_is_a_logistic_regression(
     assert result.config.train.stages[1] == config.train.stages[1]
     assert result.note.startswith(note)
     assert bool(result.note) == bool(note)
+
+
+def test_this_machine_has_weights_without_a_home_or_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    choice = steps.choose_recipe(PHOTOS, THIS_MACHINE)
+    assert choice.recipe == "transfer"
+    assert "EfficientNet-Lite0 with the installed ImageNet weights" in choice.reason
 
 
 def test_settings_of_the_user_stand_over_the_chosen_recipe() -> None:
