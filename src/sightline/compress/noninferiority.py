@@ -1,7 +1,7 @@
 """Non-inferiority of a compressed model to the original on the same images.
 
-A search tries many models, and each is trained until it is good, so what it accepts looks better on the validation
-images than it is: by one standard error and more where 250 images selected among ten candidates
+A search tries many models, and accepts those that happen to look good on the validation images. Of three searches with
+250 of them, two accepted models that were worse by about one standard error more than they looked
 (benchmarks/results/compress.md). Therefore a drop counts as allowed only with one standard error to spare.
 """
 
