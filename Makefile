@@ -59,7 +59,7 @@ site: .venv-docs/installed ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
 	@echo "Open site/index.html, or serve it: .venv-docs/bin/mkdocs serve"
 
-parity: $(VENV)/installed ## export every network in every format installed here and write the table of docs/export.md
+parity: $(VENV)/installed ## export every network in every format installed here and write the table of benchmarks/results/export.md
 	@$(BIN)/python docs/parity.py $(ARGS)
 
 bench: $(VENV)/installed ## run every benchmarks/bench_*.py

@@ -1,4 +1,4 @@
-"""The run that inference benchmarks share: MobileNetV2 0.35, trained on cats and dogs with the recipe `transfer`."""
+"""The run that inference benchmarks share: MobileNetV2 0.35, trained on cats and dogs with `transfer-mobilenetv2`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def trained_run() -> Iterator[Path]:
             "train",
             str(IMAGES),
             "--recipe",
-            "transfer",
+            "transfer-mobilenetv2",
             "--out",
             str(path),
         ]

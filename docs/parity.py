@@ -1,4 +1,4 @@
-"""Write the table of docs/export.md: every network of the registry in every format; needs `sightline[export]`.
+"""Write the table of benchmarks/results/export.md: each network in each format; needs `sightline[export]`.
 
     python docs/parity.py [NAME...] [--images FOLDER] [--dry]
 
@@ -35,7 +35,7 @@ from sightline.models import registry
 from sightline.models.build import ModelSpec, build_model
 from sightline.preprocessing import PreprocessingSpec
 
-PAGE = Path(__file__).with_name("export.md")
+PAGE = Path(__file__).parents[1] / "benchmarks" / "results" / "export.md"
 BEGIN, END = "<!-- parity: begin -->", "<!-- parity: end -->"
 CLASSES = ("daisy", "dandelion", "rose", "sunflower", "tulip")
 SPREAD = 2.0  # the range over the images of the logit that varies least; what float32 rounds away grows with it

@@ -20,6 +20,7 @@ PAGES = {
     "benchmarks/results/scaling.md": "benchmarks-scaling.md",
     "benchmarks/results/explain.md": "benchmarks-explain.md",
     "benchmarks/results/evaluation.md": "benchmarks-evaluation.md",
+    "benchmarks/results/export.md": "benchmarks-export.md",
     "benchmarks/results/doctor.md": "benchmarks-doctor.md",
     "benchmarks/results/compress.md": "benchmarks-compress.md",
 }

@@ -36,7 +36,7 @@ LAYERS: dict[int, set[str]] = {
     10: {"report"},
     11: {"api"},
     12: {"sweeps"},
-    13: {"serve", "studio"},
+    13: {"serve"},
     14: {"cli"},
     15: {"__main__"},
 }
@@ -192,6 +192,15 @@ def test_light_commands_import_no_framework(arguments: list[str]) -> None:
     loaded = set(completed.stderr.rpartition("modules:")[2].split())
     assert PACKAGE in loaded
     assert not loaded & FRAMEWORKS
+
+
+def test_the_page_shows_the_layers_of_the_code() -> None:
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ((?:`\w+` )+)\|", page, re.MULTILINE)
+    table = {int(layer): set(re.findall(r"\w+", names)) for layer, names in rows}
+    assert table == {layer: names for layer, names in LAYERS.items() if names != {"__main__"}}
+    modules = {module.split("/", maxsplit=1)[0].removesuffix(".py") for module in list_modules(ROOT)}
+    assert set(LAYER_OF) == modules - {"__init__"}
 
 
 def test_public_names_are_pinned() -> None:

@@ -56,3 +56,10 @@ def test_every_page_is_in_the_navigation() -> None:
     listed = set(re.findall(r"[\w/.-]+\.md", navigation))
     outside = re.findall(r'": "([\w.-]+\.md)"', (DOCS / "site.py").read_text(encoding="utf-8"))
     assert listed == {*outside, *(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))}
+
+
+def test_every_results_file_is_a_page() -> None:
+    sources = re.findall(r'^    "([\w/.-]+\.md)": "', (DOCS / "site.py").read_text(encoding="utf-8"), re.MULTILINE)
+    results = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "benchmarks" / "results").glob("*.md")}
+    assert results
+    assert results <= set(sources)

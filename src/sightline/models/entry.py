@@ -65,9 +65,9 @@ class ModelEntry:
     `input_size` is the input size in pixels that it was designed for, `min_input_size` the minimum that its strides
     allow. `pretrained_input_size` is the size to use with pretrained weights where the images are that large: a
     convolutional backbone is more accurate at about 1.3 times its training size (Touvron et al., 2019,
-    arXiv:1906.06423; measured in docs/transfer.md). `init` is the weight initialization (auto: that of the layers);
-    `ones_bias_layers` names the layers whose biases start at one; `whitening_layer` names a first convolution that is
-    initialized from patches of the training images.
+    arXiv:1906.06423; measured in benchmarks/results/transfer.md). `init` is the weight initialization (auto: that of
+    the layers); `ones_bias_layers` names the layers whose biases start at one; `whitening_layer` names a first
+    convolution that is initialized from patches of the training images.
     """
 
     name: str
