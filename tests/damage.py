@@ -85,6 +85,19 @@ def list_paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ..
             yield from list_paths(item, (*path, i))
 
 
+def repeat_lines(path: Path, count: int) -> Damage:
+    """Return damage that repeats the lines of a file until there are `count`."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    return _replace_content(f"{count} lines", b"".join(lines[i % len(lines)] for i in range(count)))
+
+
+def enlarge_matrix(path: Path, count: int) -> Damage:
+    """Return damage that gives the metrics in a file `count` classes and a confusion matrix without zeros."""
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    metrics |= {"classes": [str(i) for i in range(count)], "confusion": [[1] * count] * count}
+    return _replace_content(f"a matrix of {count} classes", _dumps(metrics).encode())
+
+
 def change_at(value: Any, path: tuple[Any, ...], how: str, new: Any) -> Any:
     """Return a copy of a JSON value with the item at `path` replaced, removed, or given an extra key."""
     if not path:

@@ -120,11 +120,16 @@ def open_in_place(path: Path, *, new: bool) -> IO[bytes]:
 def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading, following links; raises `OSError` at once for a pipe, a device or a folder.
 
-    Checks the opened file, not its name, which may refer to something else by then.
+    Checks the opened file, not its name, which may refer to something else by then. A file of size 0 with content, as
+    those of ``/proc``, is refused too: the system writes it while it is read, and it may have no end.
     """
     descriptor = os.open(path, os.O_RDONLY | (_SAFE_FLAGS & ~getattr(os, "O_NOFOLLOW", 0)))
     _check_regular(descriptor, path, max_links=None)
-    return os.fdopen(descriptor, "rb")
+    file = os.fdopen(descriptor, "rb")
+    if os.fstat(descriptor).st_size == 0 and file.peek(1):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return file
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
@@ -136,6 +141,14 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
         if os.fstat(file.fileno()).st_size <= max_bytes and len(content := file.read(max_bytes + 1)) <= max_bytes:
             return content
     raise OSError(errno.EFBIG, f"more than {max_bytes:,} bytes", str(path))
+
+
+def copy_regular(source: Path, target: Path) -> None:
+    """Copy a file to the new file `target` in chunks; raises `OSError` as `open_regular` and `create_exclusive` do."""
+    with open_regular(source) as file, create_exclusive(target) as copy:
+        shutil.copyfileobj(file, copy)
+        copy.flush()
+        os.fsync(copy.fileno())
 
 
 def _check_regular(descriptor: int, path: Path, max_links: int | None) -> None:

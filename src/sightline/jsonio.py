@@ -110,9 +110,19 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [row for _, row in _lines(path)]
 
 
-def read_records(path: Path, kind: Callable[[Mapping[str, Any]], type[T]]) -> tuple[T, ...]:
-    """Return each line of a file as the dataclass that `kind` returns for it; raises `ModelError` as `build` does."""
-    return tuple(build(kind(row), row, f"{path}, line {number},") for number, row in _lines(path))
+def read_records(
+    path: Path, kind: Callable[[Mapping[str, Any]], type[T]], max_lines: int | None = None
+) -> tuple[T, ...]:
+    """Return each line of a file as the dataclass that `kind` returns for it.
+
+    Raises `ModelError` as `build` does, and for more than `max_lines` lines.
+    """
+    records: list[T] = []
+    for number, row in _lines(path):
+        if max_lines is not None and number > max_lines:
+            raise ModelError(f"{path} cannot be read: it has more than {max_lines:,} lines.")
+        records.append(build(kind(row), row, f"{path}, line {number},"))
+    return tuple(records)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from command import COLORS, Command, draw_classes
+from damage import enlarge_matrix, repeat_lines
+from sightline import _io
 from sightline.inference.results import Thresholds
 from sightline.runs import report_images
 from sightline.runs.directory import RunDirectory
@@ -177,6 +179,45 @@ def test_a_heat_map_that_is_no_image_is_left_out(sightline: Command, run: RunDir
     (run.path / "report" / row["file"]).write_bytes(content)
     (run.path / "report" / "images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     assert sightline("report", run.path).code == 0
+
+
+def test_an_index_of_more_images_than_a_report_has_is_refused(
+    sightline: Command, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = run.path / "report" / report_images.INDEX
+    row = json.loads(path.read_text("utf-8").splitlines()[0])
+    rows = [row | {"path": f"{number}.png"} for number in range(report_images.MAX_IMAGES)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    read: list[Path] = []
+    read_regular = _io.read_regular
+
+    def record(path: Path, max_bytes: int) -> bytes:
+        read.append(path)
+        return read_regular(path, max_bytes)
+
+    monkeypatch.setattr(_io, "read_regular", record)
+    images = report_images.read_images(run)
+    assert len(images) == report_images.MAX_IMAGES
+    assert read == [run.path / "report" / row["file"]], "once, whatever the number of lines that name it"
+    repeat_lines(path, 5000).apply(path)
+    assert sightline("report", run.path).code == 0
+    assert [file.reason.partition(": ")[2] for file in read_report(run).unread] == ["it has more than 200 lines."]
+
+
+@pytest.mark.parametrize("name", ["history.jsonl", "leakage.jsonl"])
+def test_many_lines_have_a_page(sightline: Command, run: RunDirectory, name: str) -> None:
+    repeat_lines(run.path / name, 3000).apply(run.path / name)
+    result = sightline("report", run.path)
+    assert result.code == 0, result.err
+
+
+def test_a_large_matrix_has_a_small_page(sightline: Command, run: RunDirectory) -> None:
+    path = run.path / "eval" / "test" / "metrics.json"
+    enlarge_matrix(path, 300).apply(path)
+    result = sightline("report", run.path)
+    assert result.code == 0, result.err
+    assert read_report(run).unread == ()
+    assert (run.path / "report.html").stat().st_size < 2 << 20
 
 
 def test_a_name_that_leads_elsewhere_is_refused(sightline: Command, run: RunDirectory) -> None:

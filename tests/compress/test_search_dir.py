@@ -140,8 +140,8 @@ def test_no_candidate_is_written_through_a_link(search_dir: SearchDir, tmp_path:
         {"name": "original"}, {"parent": "../../elsewhere"}, {"parent": None}, {"precision": "int8"},
         {"lineage": [{"step": "train"}]}, {"lineage": [{"step": "made up"}, {"step": "prune"}]}, {"count": 0},
         {"count": 301}, {"count": 1 << 62}, {"only_original_correct": -1}, {"only_original_correct": 11},
-        {"only_this_correct": 91}, {"accuracy": 1.5}, {"accuracy": -0.1}, {"parameters": 0}, {"bytes": 0},
-        {"bytes": 1 << 62}, {"latency": 0.0}, {"latency": 1e300}, {"throughput": -1.0}, {"seconds": -1.0},
+        {"only_this_correct": 91}, {"accuracy": 1.5}, {"accuracy": -0.1}, {"accuracy": 1e308}, {"parameters": 0},
+        {"bytes": 0}, {"bytes": 1 << 62}, {"latency": 0.0}, {"latency": 1e300}, {"throughput": -1.0}, {"seconds": -1.0},
     ],
     ids=str,
 )  # fmt: skip

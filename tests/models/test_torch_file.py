@@ -42,11 +42,30 @@ def integers(values: tuple[int, ...]) -> bytes:
     return b"(" + b"".join(map(integer, values)) + b"t"
 
 
-def tensor(stored: bytes, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
+def long_integers(value: int) -> bytes:
+    """Return the instructions that push a tuple of one number of more than 4 bytes."""
+    digits = value.to_bytes(9, "little")
+    return b"(\x8a" + bytes([len(digits)]) + digits + b"t"
+
+
+def tensor(stored: bytes, offset: int, shape: tuple[int, ...] | bytes, strides: tuple[int, ...] | bytes) -> bytes:
+    pushed = b"".join(sizes if isinstance(sizes, bytes) else integers(sizes) for sizes in (shape, strides))
     return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + stored + integer(offset) + integers(shape) + integers(strides)
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + stored + integer(offset) + pushed
         + b"\x89ccollections\nOrderedDict\n)RtR"
     )  # fmt: skip
+
+
+def grow_lists(stored: bytes) -> bytes:
+    """Return a tensor whose shape and strides are lists, each of which gets a number after it was checked."""
+    grown = b"".join(b"h" + bytes([memo]) + b"(" + integer(value) + b"eb" for memo, value in ((50, 1 << 20), (51, 1)))
+    return tensor(stored, 0, b"]q\x32", b"]q\x33") + grown
+
+
+def grow_arguments(stored: bytes) -> bytes:
+    """Return a tensor whose arguments are a list."""
+    pushed = tensor(stored, 0, (2,), (1,))
+    return pushed.replace(b"_rebuild_tensor_v2\n(", b"_rebuild_tensor_v2\n](").removesuffix(b"tR") + b"eR"
 
 
 def write(tensors: Mapping[str, bytes], storages: Mapping[str, bytes], header: list[Any] | None = None) -> bytes:
@@ -127,7 +146,11 @@ def test_other_names_are_refused(name: str) -> None:
         (tensor(storage("f", "7", 2), 0, (1 << 30, 2), (0, 1)), "does not lie in its storage"),
         (tensor(storage("f", "7", 2), -1, (2,), (1,)), "without a storage, a shape or strides"),
         (tensor(storage("f", "7", 2), 0, (2,), (-1,)), "without a storage, a shape or strides"),
-        (tensor(storage("f", "7", 2), 0, (2,), ()), "argument 2 is shorter"),
+        (tensor(storage("f", "7", 2), 0, (2,), ()), "without a storage, a shape or strides"),
+        (tensor(storage("f", "7", 2), 0, (1,) * 9, (1,) * 9), "without a storage, a shape or strides"),
+        (tensor(storage("f", "7", 2), 0, long_integers(1), long_integers(1 << 63)), "does not lie in its storage"),
+        (grow_lists(storage("f", "7", 2)), "without a storage, a shape or strides"),
+        (grow_arguments(storage("f", "7", 2)), "without a storage, a shape or strides"),
         (tensor(storage("f", "7", 1 << 30), 0, (2,), (1,)), "without a key or a size"),
         (tensor(storage("f", "7", 3), 0, (2,), (1,)), "does not hold 3 numbers"),
         (tensor(storage("q", "7", 2), 0, (2,), (1,)), "does not hold 2 numbers"),
@@ -182,5 +205,5 @@ def test_hash_is_checked_before_the_file_is_parsed(tmp_path: Path, monkeypatch: 
     with pytest.raises(ValueError, match=r"its SHA-256 is ee0874.*, but that of the published file is 00"):
         torch_file.read_tensors(path, "00")
     monkeypatch.setattr(torch_file, "MAX_FILE_BYTES", 7)
-    with pytest.raises(ValueError, match="the file has 8 bytes, at most 7 are read"):
+    with pytest.raises(ValueError, match="the file cannot be read: more than 7 bytes"):
         torch_file.read_tensors(path, "00")

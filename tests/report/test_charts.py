@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from sightline.report import charts
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0, 0.037), (0, 8e4), (0.5, 14.5), (0, 1e-9), (1, 1), (0, math.inf), (0, 2.7)]
+    ("low", "high"),
+    [(0, 1), (0, 0.037), (0, 8e4), (0.5, 14.5), (0, 1e-9), (0, 2.5e-323), (1, 1), (0, math.inf), (0, 2.7)],
 )
 def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
     ticks = charts.choose_ticks(low, high)
@@ -58,6 +60,21 @@ def test_a_matrix_of_any_number_of_classes_has_a_bounded_size(count: int) -> Non
     if layout["hidden"]:
         least = min(c["count"] for c in layout["cells"] if c["row"] != c["column"]) if count < 1000 else math.inf
         assert least >= 1
+
+
+def test_a_large_matrix_takes_the_memory_of_what_is_drawn() -> None:
+    classes, matrix = [f"class {i}" for i in range(400)], [[1] * 400] * 400
+    matrix[7] = [*matrix[7][:-1], 9]
+    tracemalloc.start()
+    layout, confusions = charts.lay_out_matrix(classes, matrix), charts.list_confusions(classes, matrix)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 << 20, "not one object for each of the 160,000 cells"
+    assert (len(layout["cells"]), layout["hidden"]) == (charts.MAX_CELLS, 160_000 - charts.MAX_CELLS)
+    assert len(confusions) == charts.MAX_PAIRS
+    for largest in (layout["cells"][400], confusions[0]):
+        assert (largest["row"], largest["column"], largest["count"]) == (7, 399, 9)
+    assert [cell["row"] for cell in layout["cells"][:400]] == list(range(400)), "the diagonal first"
 
 
 def test_levels_of_a_cell_follow_its_fraction_of_the_class() -> None:

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -29,9 +29,10 @@ from sightline.models.describe import ModelDescription
 from sightline.report import charts, html_report, templates
 from sightline.report.html_report import render_html
 from sightline.runs.metrics_info import read_metrics
-from sightline.runs.report_images import make_heat_map, make_thumbnail
+from sightline.runs.report_images import Kind, ReportImage, make_heat_map, make_thumbnail
 from sightline.runs.run_report import RunReport, UnreadFile
 
+KINDS: tuple[Kind, ...] = get_args(Kind)
 VOID = {"meta", "img", "input", "br"}
 TAGS = {  # that the templates write
     "html", "head", "meta", "title", "style", "body", "header", "main", "nav", "footer", "section", "div", "p", "h1",
@@ -355,6 +356,37 @@ def test_many_classes_list_the_largest_confusions_before_the_matrix() -> None:
     rows = re.findall(r'<tr><td class="name">(.*?)</td><td class="name">(.*?)</td><td class="n">(\d+)</td>', section)
     assert rows == [(c["label"], c["predicted"], str(c["count"])) for c in largest[:20]]
     assert [c["count"] for c in largest] == sorted((c["count"] for c in largest), reverse=True)
+
+
+class UnjoinedRows(tuple[ImageRow, ...]):
+    """Images of a leak that refuse to be joined with those of others, which takes a square of the time."""
+
+    __slots__ = ()
+
+    def __radd__(self, other: object) -> Any:
+        raise AssertionError(other)
+
+
+def test_leaks_are_not_joined_to_find_their_splits() -> None:
+    rows = UnjoinedRows(ImageRow(f"{split}.png", "0", "ant", split) for split in ("test", "validation"))
+    text = render_html(make_report(leaks=(Leak("near_duplicates", rows),) * 3))
+    section = text[text.index('<section id="leakage"') : text.index('<section id="training"')]
+    assert re.findall(r'<th scope="col">(\w+)</th>', section) == ["group", "validation", "test"]
+
+
+def test_only_images_that_are_shown_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = make_report()
+    content = next(iter(report.images.values()))
+    others = {ReportImage(kind, f"{i}.png", "0" * 16 + ".webp"): content for kind in KINDS for i in range(50)}
+    encoded: list[bytes] = []
+
+    def encode(content: bytes) -> str:
+        encoded.append(content)
+        return "data:image/webp,"
+
+    monkeypatch.setattr(html_report, "encode_image", encode)
+    render_html(make_report(images={**report.images, **others}))
+    assert 0 < len(encoded) <= len(report.images)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])

@@ -15,8 +15,10 @@ import pytest
 
 from multi_device import free_address
 from sightline import backend
+from sightline.config import RunConfig
 from sightline.distributed.cluster import ClusterSpec, connect, resolve_cluster
 from sightline.errors import UsageError
+from sightline.runs.host_session import HostSession
 from synthetic_images import ImageFolder
 
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
@@ -174,3 +176,9 @@ def test_the_variables_of_a_cluster() -> None:
     assert resolve_cluster(None, None, None, keras) == ClusterSpec("10.0.0.1:1234,10.0.0.2:1234", 2, 1)
     kubernetes = {"COORDINATOR_ADDRESS": "job-0", "COORDINATOR_PORT": "1234", "NUM_PROCESSES": "4", "PROCESS_ID": "0"}
     assert resolve_cluster("auto", None, None, kubernetes) == ClusterSpec("job-0:1234", 4, 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc")
+def test_only_regular_files_are_sent() -> None:
+    with pytest.raises(OSError, match="not a regular file"):
+        HostSession().send_settings(RunConfig(), {}, Path("/proc/self/status"))

@@ -170,7 +170,7 @@ class SearchDir:
         best = self.path / "best"
         bundle.write_folder(bundle.read(self.folder(candidate.name) / "bundle"), best)
         if (model := self.model_file(weights)) is not None:
-            _io.write_atomic(self.path / "best.keras", model.read_bytes())
+            _io.write_atomic(self.path / "best.keras", lambda place: _io.copy_regular(model, place))
         return best
 
     def clear_best(self) -> None:
@@ -188,6 +188,8 @@ def _is_plausible(candidate: CompressionCandidate, num_images: int) -> bool:
     """Return whether the measurements of a candidate on at most `num_images` images can be true."""
     if candidate.failed:
         return True
+    if not 0 <= candidate.accuracy <= 1:
+        return False
     count, lost, gained = candidate.count, candidate.only_original_correct, candidate.only_this_correct
     correct = round(candidate.accuracy * count)
     measured = (

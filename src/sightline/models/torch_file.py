@@ -21,9 +21,12 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from sightline import _io
+
 MAGIC_NUMBER, FORMAT_VERSION = 0x1950A86A20F9469CFC6C, 1001  # of torch.serialization
 MAX_PICKLE_BYTES = 1 << 20  # of all pickles; those of EfficientNet-Lite2 take 62 kB
 MAX_FILE_BYTES = 1 << 28
+MAX_AXES = 8
 
 _ORDERED_DICT, _TENSOR = "collections OrderedDict", "torch._utils _rebuild_tensor_v2"
 _STORAGE_DTYPES: dict[str, np.dtype[Any]] = {
@@ -62,10 +65,10 @@ def read_tensors(path: Path, sha256: str) -> dict[str, NDArray[Any]]:
     The file's hash is checked before anything else is read. Raises `ValueError` if it is not `sha256`, or for a file
     that is not a dictionary of tensors on a CPU.
     """
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"the file has {size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
-    data = path.read_bytes()
+    try:
+        data = _io.read_regular(path, MAX_FILE_BYTES)
+    except OSError as error:
+        raise ValueError(f"the file cannot be read: {error.strerror}") from error
     if (actual := hashlib.sha256(data).hexdigest()) != sha256:
         raise ValueError(f"its SHA-256 is {actual}, but that of the published file is {sha256}")
     return parse_tensors(data)
@@ -171,11 +174,13 @@ def _rebuild(function: Any, arguments: Any) -> Any:
         return {}
     if function != _Name(_TENSOR):
         raise ValueError("its pickle calls something other than a tensor or an empty dictionary")
-    storage, offset, shape, strides, *_ = arguments
-    if not (isinstance(storage, _Storage) and _are_counts(offset, *shape, *strides)):
+    # A list could grow after it was checked: the memo of a pickle still names it.
+    storage, offset, shape, strides = arguments[:4] if type(arguments) is tuple else (None,) * 4
+    is_tensor = isinstance(storage, _Storage) and type(shape) is type(strides) is tuple
+    if not (is_tensor and len(shape) == len(strides) <= MAX_AXES and _are_counts(offset, *shape, *strides)):
         raise ValueError("it has a tensor without a storage, a shape or strides")
     stop = offset + 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if 0 in shape or max(stop, math.prod(shape)) > storage.count:
+    if 0 in shape or max(stop, math.prod(shape), *strides) > storage.count:
         raise ValueError(f"its tensor of shape {shape} does not lie in its storage")
     return _Tensor(storage, offset, shape, strides)
 

@@ -5,6 +5,7 @@ The words, colors and styles of a chart are those of the page; here are only num
 
 from __future__ import annotations
 
+import heapq
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,9 @@ MAX_CELLS = 2000  # cells of a confusion matrix that are drawn, the largest firs
 MAX_PAIRS = 20  # confusions in the list beside a large matrix
 ERROR_LEVELS = (0.05, 0.1, 0.25, 0.5)  # fractions of a class at which the color of an error changes
 CORRECT_LEVELS = (0.5, 0.7, 0.85, 0.95)
+
+
+_Cell = tuple[int, int, int, float]  # row, column, images, and their fraction of the true class
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ def choose_ticks(low: float, high: float, count: int = 5, *, integer: bool = Fal
     if not math.isfinite(raw) or raw <= 0:
         return [low]
     power = 10.0 ** math.floor(math.log10(raw))
+    if power == 0:  # of the smallest numbers
+        return [low]
     step = next((m * power for m in (1, 2, 5) if m * power >= raw * 0.9), 10 * power)
     if integer:
         step = max(1, round(step))
@@ -122,13 +128,9 @@ def find_interval(fraction: float, count: int) -> list[float]:
 
 
 def list_confusions(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
-    """Return all cells of a confusion matrix beside its diagonal that are not empty, the largest first."""
-    rows = [
-        {"label": classes[cell["row"]], "predicted": classes[cell["column"]], **cell}
-        for cell in _iterate_cells(matrix)
-        if cell["row"] != cell["column"]
-    ]
-    return sorted(rows, key=lambda cell: (-cell["count"], -cell["fraction"], cell["row"], cell["column"]))
+    """Return the `MAX_PAIRS` largest cells of a confusion matrix beside its diagonal, the largest first."""
+    largest = heapq.nsmallest(MAX_PAIRS, _iterate_errors(matrix), key=lambda cell: (-cell[2], -cell[3], *cell[:2]))
+    return [{"label": classes[cell[0]], "predicted": classes[cell[1]], **_describe_cell(cell)} for cell in largest]
 
 
 def lay_out_matrix(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> dict[str, Any]:
@@ -146,28 +148,33 @@ def lay_out_matrix(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> d
     left = longest + 34 if named else 44
     bottom = (22 if level else 0.72 * longest + 26) + 22 if named else 44
     room = 0.0 if level or not named else max(0.0, 0.72 * longest - left - cell / 2 + 8)  # of tilted names on the left
-    every_cell = list(_iterate_cells(matrix))
-    cells = [c for c in every_cell if c["row"] == c["column"]]
-    errors = sorted((c for c in every_cell if c["row"] != c["column"]), key=lambda c: -c["count"])
-    cells += errors if named else errors[: max(MAX_CELLS - len(cells), 0)]
-    for one in cells:
-        levels = CORRECT_LEVELS if one["row"] == one["column"] else ERROR_LEVELS
-        one["level"] = 1 + sum(one["fraction"] >= start for start in levels)
+    diagonal = [(i, i, row[i], row[i] / max(sum(row), 1)) for i, row in enumerate(matrix) if row[i]]
+    most = count**2 if named else max(MAX_CELLS - len(diagonal), 0)
+    errors = heapq.nsmallest(most, _iterate_errors(matrix), key=lambda cell: -cell[2])
+    cells = [_describe_cell(one) for one in (*diagonal, *errors)]
     return {
         "named": named, "names": names, "tilted": not level, "cell": round(cell, 2), "left": round(left + room, 1),
         "top": 8, "side": round(cell * count, 1), "count": count, "cells": cells,
-        "hidden": len(every_cell) - len(cells),
+        "hidden": sum(len(row) - row.count(0) for row in matrix) - len(cells),
         "width": round(left + room + cell * count + 10), "height": round(8 + cell * count + bottom),
         "ticks": [int(t) for t in choose_ticks(0, count - 1, 6, integer=True)],
     }  # fmt: skip
 
 
-def _iterate_cells(matrix: Sequence[Sequence[int]]) -> Iterator[dict[str, Any]]:
+def _describe_cell(cell: _Cell) -> dict[str, Any]:
+    row, column, count, fraction = cell
+    levels = CORRECT_LEVELS if row == column else ERROR_LEVELS
+    level = 1 + sum(fraction >= start for start in levels)
+    return {"row": row, "column": column, "count": count, "fraction": fraction, "level": level}
+
+
+def _iterate_errors(matrix: Sequence[Sequence[int]]) -> Iterator[_Cell]:
+    """Yield the cells beside the diagonal that are not empty, of which a large matrix has millions."""
     for i, row in enumerate(matrix):
-        total = sum(row)
+        total = max(sum(row), 1)
         for j, count in enumerate(row):
-            if count:
-                yield {"row": i, "column": j, "count": count, "fraction": count / max(total, 1)}
+            if count and i != j:
+                yield i, j, count, count / total
 
 
 def measure_text(text: str) -> float:

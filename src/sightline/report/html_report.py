@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.config import RunConfig
+from sightline.data.types import SPLITS
 from sightline.report import charts, templates
 from sightline.report.heatmap_plot import overlay_heat
 from sightline.runs.report_images import MAX_SIDE
@@ -33,19 +34,38 @@ def render_html(report: RunReport) -> str:
     values = {field.name: getattr(report, field.name) for field in fields(report)}
     images = {
         f"{kind}_images": {
-            i.path: encode_image(content) for i, content in report.images.items() if i.kind == kind and content
+            i.path: encode_image(content)
+            for i, content in report.images.items()
+            if i.kind == kind and i.path in shown and content
         }
-        for kind in ("error", "leak", "label_issue")
+        for kind, shown in _find_shown_paths(report).items()
     }
-    values |= images | {"heat_maps": _overlay_heat_maps(report), "has_new_thresholds": report.has_new_thresholds}
+    splits = {row.split for leak in report.leaks for row in leak.images}
+    values |= images | {
+        "heat_maps": _overlay_heat_maps(report),
+        "has_new_thresholds": report.has_new_thresholds,
+        "leak_splits": [split for split in SPLITS if split in splits],
+    }
     return templates.render_page("report.html.j2", **HELPERS, **values)
+
+
+def _find_shown_paths(report: RunReport) -> dict[str, set[str]]:
+    """Return the paths of the images that the page has room for, by kind."""
+    return {
+        "error": {error["path"] for error in _list_shown_errors(report)},
+        "leak": {row.path for leak in report.leaks[:MAX_LEAKS] for row in leak.images},
+        "label_issue": {issue.path for issue in report.label_issues[:MAX_LABEL_ISSUES]},
+    }
+
+
+def _list_shown_errors(report: RunReport) -> Sequence[Mapping[str, Any]]:
+    return [] if report.metrics is None else report.metrics["errors"]["most_confident_errors"][:MAX_ERRORS]
 
 
 def _overlay_heat_maps(report: RunReport) -> dict[str, str]:
     """Return the error images with their heat maps as data URIs, by the path of those that the run has."""
     thumbnails = {image.path: content for image, content in report.images.items() if image.kind == "error"}
-    errors = [] if report.metrics is None else report.metrics["errors"]["most_confident_errors"][:MAX_ERRORS]
-    predicted = {error["path"]: error["predicted"] for error in errors}
+    predicted = {error["path"]: error["predicted"] for error in _list_shown_errors(report)}
     overlays = {
         image.path: encode_overlay(thumbnails.get(image.path, b""), content)
         for image, content in report.images.items()

@@ -24,6 +24,7 @@ from sightline.callbacks import Callback
 from sightline.config import DeviceConfig, RunConfig, resolve_config, to_dict
 from sightline.data.dataset import DecodedDataset
 from sightline.data.indexing import Sources
+from sightline.data.label_patch import PATCH_LIMIT
 from sightline.distributed import cluster
 from sightline.distributed.cluster import SINGLE_HOST, Cluster, ClusterSpec
 from sightline.errors import DataError, HostError, Interrupted, SightlineError, UsageError, plural
@@ -66,7 +67,7 @@ class HostSession:
 
     def send_settings(self, config: RunConfig, request: dict[str, Any], patch: Path | None) -> None:
         """Send the request and the resolved settings to the other hosts; called on host 0."""
-        text = patch.read_text(encoding="utf-8") if patch else None
+        text = _io.read_regular(patch, PATCH_LIMIT).decode() if patch else None
         self._exchange(config=to_dict(config), request=request, patch=text)
 
     def receive_settings(self) -> dict[str, Any]:
@@ -79,7 +80,7 @@ class HostSession:
             return
         images = [(p.sha256, p.label, split) for p, split in zip(data.images, data.splits, strict=True)]
         digest = hashlib.sha256(jsonio.dumps([images, data.classes], ensure_ascii=True).encode()).hexdigest()
-        weights = hashlib.sha256(initial_weights.read_bytes()).hexdigest() if initial_weights else None
+        weights = _hash_file(initial_weights) if initial_weights else None
         all_facts = self._exchange(data=digest, weights=weights, count=len(images))
         for rank, fact in enumerate(all_facts):
             if fact["data"] != digest or fact["data"] != all_facts[0]["data"]:
@@ -196,6 +197,11 @@ def train_follower(session: HostSession, sources: Sources | None, start_time: fl
         no_bundle_reason="host 0 writes it",
         details={"host": session.team.rank},
     )
+
+
+def _hash_file(path: Path) -> str:
+    with _io.open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -31,7 +31,8 @@ from sightline.runs.directory import RunDirectory
 
 FOLDER, INDEX = "report", "images.jsonl"
 MAX_SIDE = 192  # greatest side of a thumbnail and of a heat map, in pixels
-MAX_BYTES = 1 << 20  # bytes of one file
+MAX_BYTES = 1 << 18  # bytes of one file: more than the pixels take
+MAX_IMAGES = 200  # lines of the index: twice what a run has
 MAX_LEAKS = 20  # groups of leaked images with thumbnails, one of each split
 MAX_LABEL_ISSUES = 20
 _FILE = re.compile(r"[0-9a-f]{16}\.(webp|png)")
@@ -98,14 +99,16 @@ def write_images(run: RunDirectory, images: Images, is_replaced: Callable[[Repor
 def read_images(run: RunDirectory) -> Images:
     """Return the images of the run with the content of their files, empty where a file is missing or damaged.
 
-    Raises `ModelError` if the list of them cannot be read.
+    Raises `ModelError` if the list of them cannot be read, or has more than `MAX_IMAGES` lines.
     """
-    return {image: _read_content(run, image.file) for image in _read_index(run)}
+    index = _read_index(run)
+    contents = {name: _read_content(run, name) for name in {image.file for image in index}}
+    return {image: contents[image.file] for image in index}
 
 
 def _read_index(run: RunDirectory) -> tuple[ReportImage, ...]:
     path = run.path / FOLDER / INDEX
-    images = jsonio.read_records(path, lambda _: ReportImage) if path.exists() else ()
+    images = jsonio.read_records(path, lambda _: ReportImage, MAX_IMAGES) if path.exists() else ()
     for image in images:
         if not _FILE.fullmatch(image.file):
             raise ModelError(f"{path} cannot be read: {image.file[:40]!r} is not the name of a thumbnail.")

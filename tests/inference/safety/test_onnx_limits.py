@@ -64,6 +64,28 @@ def test_the_limit_counts_what_lives_at_once_for_the_whole_batch() -> None:
         check_limits(parse_graph(data), 128)
 
 
+class CountedLookups(dict[str, int]):
+    count = 0
+
+    def get(self, *arguments: Any) -> Any:
+        self.count += 1
+        return super().get(*arguments)
+
+
+def test_a_value_is_looked_at_once_however_long_it_lives() -> None:
+    names = [str(i) for i in range(1000)]
+    steps = [limits.Step(name, ("x",), {name: 1 << 10}, 1.0) for name in names]
+    last_use = CountedLookups(dict.fromkeys(["x", *names], 1000))
+    end = limits.Step("end", tuple(names), {"y": (384 << 20) - (1001 << 10)}, 1.0)
+    limits.check_steps([*steps, end], {"x": 1 << 10}, {}, last_use, 1)
+    assert last_use.count <= 1002
+    end = limits.Step("end", tuple(names), {"y": (384 << 20) - (1000 << 10)}, 1.0)
+    with pytest.raises(ModelError, match="'end'"):
+        limits.check_steps([*steps, end], {"x": 1 << 10}, {}, last_use, 1)
+    last_use.update(dict.fromkeys(names, -1))  # of no use: nothing but `x` is left at the end
+    limits.check_steps([*steps, end], {"x": 1 << 10}, {}, last_use, 1)
+
+
 @given(seed=st.integers(0, 1 << 32))
 def test_what_passes_is_what_the_runtime_makes(seed: int) -> None:
     data = onnx_graphs.random_graph(seed)

@@ -69,7 +69,10 @@ def check_steps(
     scale = read_scale()
     constants, constant_bytes = set(weight_bytes), 0
     max_constant_bytes = MAX_MEMORY * scale + _MAX_WEIGHT_GROWTH * sum(weight_bytes.values())
-    live_bytes, cost = dict(input_bytes), 0.0
+    live_bytes, total_bytes, cost = dict(input_bytes), sum(input_bytes.values()), 0.0
+    names_by_last_use: dict[int, list[str]] = {}
+    for name in input_bytes:
+        names_by_last_use.setdefault(max(last_use.get(name, 0), 0), []).append(name)
     for at, step in enumerate(steps):
         cost += step.cost + _CALL_COST
         size = sum(step.output_bytes.values())
@@ -77,14 +80,18 @@ def check_steps(
             constants.update(step.output_bytes)
             constant_bytes += size
         else:
-            live_bytes |= step.output_bytes
-        if sum(live_bytes.values()) + step.workspace > MAX_MEMORY * scale or constant_bytes > max_constant_bytes:
+            for name, output_bytes in step.output_bytes.items():
+                total_bytes += output_bytes - live_bytes.get(name, 0)
+                live_bytes[name] = output_bytes
+                names_by_last_use.setdefault(max(last_use.get(name, at), at), []).append(name)
+        if total_bytes + step.workspace > MAX_MEMORY * scale or constant_bytes > max_constant_bytes:
             raise ModelError(
                 f"its operation {step.name!r} gives {size >> 20} MB for {batch} images, so that more than "
                 f"{MAX_MEMORY * scale / 2**20:.0f} MB are in use at once; for a model that you trust, "
                 f"raise the limit with {LIMIT_VARIABLE}=4"
             )
-        live_bytes = {name: size for name, size in live_bytes.items() if last_use.get(name, -1) > at}
+        for name in names_by_last_use.pop(at, ()):
+            total_bytes -= live_bytes.pop(name, 0)
     if batch == 1 and cost > MAX_COST * scale:
         raise ModelError(
             f"it takes {cost:.2g} multiply-adds for one image, more than {MAX_COST * scale:.2g}; for a model that you "
