@@ -85,7 +85,7 @@ def test_a_wrong_command_is_answered_with_the_right_one(
 @pytest.mark.parametrize(
     ("line", "expected"),
     [("sightline mod", {"model-card", "models"}), ("sightline predict --form", {"--format"}),
-     ("sightline models --format ", {"text", "json"})],
+     ("sightline models --format ", {"text", "json", "csv"})],
 )  # fmt: skip
 def test_the_shell_completes(line: str, expected: set[str], tmp_path: Path) -> None:
     """By the script that `--show-completion` prints, run by bash as the Tab key does."""

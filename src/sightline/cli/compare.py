@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sightline.cli.output import Cell, FormatOption, OutputFormat, print_json, print_line, print_table
+from sightline.cli.output import Cell, TableFormat, print_csv, print_json, print_line, print_table
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.api.comparison import ComparisonRow
@@ -18,14 +18,19 @@ def compare(
     figure: Annotated[
         Path | None, typer.Option(help="Plot the loss and accuracy curves of all runs to this PNG file.")
     ] = None,
-    output_format: FormatOption = OutputFormat.text,
+    output_format: Annotated[
+        TableFormat, typer.Option("--format", help="Output format; csv: one row per run.")
+    ] = TableFormat.text,
 ) -> None:
     """Compare runs side by side: settings that differ, parameters, accuracy with its interval, training time."""
     from sightline.api.comparison import compare as compare_runs
 
     comparison = compare_runs(runs, figure=figure)
-    if output_format == OutputFormat.json:
+    if output_format == TableFormat.json:
         print_json(comparison.to_dict() | {"figure": None if figure is None else str(figure)})
+        return
+    if output_format == TableFormat.csv:
+        print_runs_csv(comparison.rows)
         return
     print_runs(comparison.rows)
     for one in comparison.paired:
@@ -46,6 +51,17 @@ def print_runs(rows: tuple[ComparisonRow, ...]) -> None:
         cells.append([name, settings, parameters, *_accuracy_cells(row), str(row.epochs), f"{row.seconds:.1f}"])
     columns = ["run", "settings that differ", "parameters", "accuracy", "95% interval", "split", "epochs", "seconds"]
     print_table(columns, cells, right=["parameters", "accuracy", "epochs", "seconds"])
+
+
+def print_runs_csv(rows: tuple[ComparisonRow, ...]) -> None:
+    """Print one row of CSV per run; each setting that differs is a column."""
+    before, after = ("name", "run", "status", "model", "parameters", "split", "accuracy"), ("loss", "epochs", "seconds")
+    cells = [
+        [*(getattr(row, name) for name in before), *(row.accuracy_interval or (None, None)),
+         *(getattr(row, name) for name in after), row.leaked, *row.settings.values()]
+        for row in rows
+    ]  # fmt: skip
+    print_csv([*before, "low", "high", *after, "leaked", *rows[0].settings], cells)
 
 
 def _accuracy_cells(row: ComparisonRow) -> list[str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line, print_table, terminal_width
+from sightline.cli.output import TableFormat, print_csv, print_json, print_line, print_table, terminal_width
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.models.describe import LayerDescription, ModelDescription
@@ -29,7 +29,9 @@ def describe(
         typer.Option(metavar="FILE", help="Plot the learning rate over the steps to this .svg or .png file."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps per epoch, for --schedule.")] = 100,
-    output_format: FormatOption = OutputFormat.text,
+    output_format: Annotated[
+        TableFormat, typer.Option("--format", help="Output format; csv: one row per layer.")
+    ] = TableFormat.text,
 ) -> None:
     """Describe a network layer by layer: output sizes, parameters, multiply-adds, receptive fields, memory."""
     from sightline.api.description import describe as describe_network
@@ -37,8 +39,11 @@ def describe(
     description = describe_network(
         name, size=size, classes=classes, set=set or (), diagram=diagram, schedule=schedule, steps=steps
     )
-    if output_format == OutputFormat.json:
+    if output_format == TableFormat.json:
         print_json(description.to_dict())
+    elif output_format == TableFormat.csv:
+        layers = description.to_dict()["layers"]
+        print_csv(list(layers[0]), (list(layer.values()) for layer in layers))
     else:
         print_description(description)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import Cell, FormatOption, OutputFormat, ProgressDisplay, print_json, print_line, print_table
+from sightline.cli.output import Cell, ProgressDisplay, TableFormat, print_csv, print_json, print_line, print_table
 from sightline.cli.sources import Allow, Column, ReadSettings, Sources, resolve_settings
 from sightline.errors import plural
 
@@ -31,12 +32,14 @@ def doctor(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if there are errors not listed in --allow.")
     ] = False,
-    output_format: FormatOption = OutputFormat.text,
+    output_format: Annotated[
+        TableFormat, typer.Option("--format", help="Output format; csv: one row per image, class or folder found.")
+    ] = TableFormat.text,
 ) -> None:
     """Check a data set for problems before training; the images are never changed."""
     from sightline.api.doctor import doctor as look
 
-    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
+    with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
         settings = resolve_settings(column, allow, set, ("data.", "input."))
         checkup = look(
             data,
@@ -47,9 +50,12 @@ def doctor(
             input_config=settings.input,
             callback=display,
         )
-    if output_format == OutputFormat.json:
+    if output_format == TableFormat.json:
         files = {"html": checkup.html, "patch": checkup.patch, "corrections": checkup.corrections}
         print_json(checkup.audit.to_dict() | files)
+    elif output_format == TableFormat.csv:
+        columns = ["severity", "kind", "finding", "group", "path", "label", "reason"]
+        print_csv(columns, (row for finding in checkup.audit.findings for row in _csv_rows(finding)))
     else:
         print_findings(checkup)
     if strict and any(f.severity == "error" and f.kind not in (allow or ()) for f in checkup.audit.findings):
@@ -79,6 +85,18 @@ def print_findings(checkup: DoctorReport) -> None:
                 else ""
             )
             print_line(f"{name:<11}{path}{count}")
+
+
+def _csv_rows(finding: Finding) -> Iterator[list[object]]:
+    """Return a row per image, class or folder; the images of one group share its number, from 1."""
+    start = [finding.severity, finding.kind, f"{finding.count:,} {finding.description}"]
+    for number, (paths, labels) in enumerate(zip(finding.groups, finding.labels, strict=True), 1):
+        for path, label in zip(paths, labels, strict=True):
+            yield [*start, number, path, label, None]
+    for path, reason in zip(finding.paths, finding.reasons or [None] * len(finding.paths), strict=True):
+        yield [*start, None, path, None, reason]
+    if not (finding.groups or finding.paths):
+        yield [*start, None, None, None, None]
 
 
 def _examples(finding: Finding) -> list[str]:

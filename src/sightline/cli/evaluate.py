@@ -11,9 +11,9 @@ import typer
 from sightline.cli import evaluation_view
 from sightline.cli.output import (
     MAX_ROWS,
-    FormatOption,
-    OutputFormat,
     ProgressDisplay,
+    TableFormat,
+    print_csv,
     print_json,
     print_line,
     print_table,
@@ -82,7 +82,9 @@ def evaluate(
     column: Column = None,
     set: ReadSettings = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
-    output_format: FormatOption = OutputFormat.text,
+    output_format: Annotated[
+        TableFormat, typer.Option("--format", help="Output format; csv: one row per metric.")
+    ] = TableFormat.text,
 ) -> None:
     """Evaluate a classifier: metrics with intervals, calibration, abstention, slices, errors, label issues.
 
@@ -90,7 +92,7 @@ def evaluate(
     """
     from sightline import api
 
-    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
+    with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
         evaluation = api.load(model).evaluate(
             list_inputs(data, column, set), split=split, target_precision=target_precision, conservative=conservative,
             positive=positive, target_sensitivity=target_sensitivity, target_specificity=target_specificity,
@@ -98,8 +100,10 @@ def evaluate(
             include_training=include_training, allow_missing=allow_missing, cache=not no_cache, callback=display,
         )  # fmt: skip
     report = evaluation.report
-    if output_format == OutputFormat.json:
+    if output_format == TableFormat.json:
         print_json(evaluation.to_dict())
+    elif output_format == TableFormat.csv:
+        print_metrics_csv(report.evaluation)
     else:
         if tta is not None:
             print_line("mean over two views of each image: itself and its mirror image")
@@ -164,6 +168,15 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         first = evaluation.unreadable[0]
         print_line()
         print_line(f"{plural(len(evaluation.unreadable), 'file')} could not be read, e.g. {first.path}: {first.reason}")
+
+
+def print_metrics_csv(evaluation: EvaluationResult) -> None:
+    """Print one row of CSV per metric, with the ends of its 95% interval and the number of images."""
+    rows = [
+        [name, metric.value, *(metric.interval or (None, None)), evaluation.count, metric.note]
+        for name, metric in evaluation.metrics.items()
+    ]
+    print_csv(["metric", "value", "low", "high", "count", "note"], rows)
 
 
 def _row(c: ClassMetrics) -> list[str]:

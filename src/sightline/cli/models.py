@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from sightline.cli.output import FormatOption, OutputFormat, print_json, print_table
+from sightline.cli.output import TableFormat, TableFormatOption, print_csv, print_json, print_table
 from sightline.models.registry import ENTRIES
 
 
-def models(output_format: FormatOption = OutputFormat.text) -> None:
+def models(output_format: TableFormatOption = TableFormat.text) -> None:
     """List the available networks."""
-    if output_format == OutputFormat.json:
-        keys = ("name", "description", "reference", "input_size", "min_input_size", "normalize")
-        rows = [{k: getattr(e, k) for k in keys} | {"pretrained": e.pretrained is not None} for e in ENTRIES.values()]
-        print_json({"models": rows})
+    if output_format == TableFormat.text:
+        cells = [
+            [e.name, str(e.input_size), "ImageNet" if e.pretrained else "", e.description] for e in ENTRIES.values()
+        ]
+        print_table(["model", "size", "weights", "description"], cells, right=["size"])
         return
-    rows_ = [[e.name, str(e.input_size), "ImageNet" if e.pretrained else "", e.description] for e in ENTRIES.values()]
-    print_table(["model", "size", "weights", "description"], rows_, right=["size"])
+    keys = ("name", "description", "reference", "input_size", "min_input_size", "normalize")
+    rows = [{k: getattr(e, k) for k in keys} | {"pretrained": e.pretrained is not None} for e in ENTRIES.values()]
+    if output_format == TableFormat.csv:
+        print_csv([*keys, "pretrained"], (list(row.values()) for row in rows))
+    else:
+        print_json({"models": rows})

@@ -6,7 +6,7 @@ All text passes through here, and untrusted text (file names, class names) is es
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sightline import jsonio
-from sightline.escaping import TextFile, printable
+from sightline.escaping import CsvWriter, TextFile, escape_cell, printable
 from sightline.progress import ProgressDisplay, StyledText, make_console, styled_line
 
 __all__ = [
@@ -25,6 +25,9 @@ __all__ = [
     "FormatOption",
     "OutputFormat",
     "ProgressDisplay",
+    "TableFormat",
+    "TableFormatOption",
+    "print_csv",
     "print_error",
     "print_json",
     "print_line",
@@ -44,7 +47,16 @@ class OutputFormat(StrEnum):
     json = "json"
 
 
+class TableFormat(StrEnum):
+    """How a command prints a result that is a table."""
+
+    text = "text"
+    json = "json"
+    csv = "csv"
+
+
 FormatOption = Annotated[OutputFormat, typer.Option("--format", help="Output format.")]
+TableFormatOption = Annotated[TableFormat, typer.Option("--format", help="Output format.")]
 
 
 def terminal_width() -> int:
@@ -62,6 +74,22 @@ def print_json(value: Any) -> None:
     out = results_stream()
     out.write(jsonio.dumps(value) + "\n")
     out.flush()
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a header and `rows` as CSV to standard output.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe; None and NaN are empty cells; other values
+    are written as in JSON.
+    """
+    writer = CsvWriter(results_stream())
+    writer.write_row([escape_cell(name) for name in columns])
+    writer.write_rows([_csv_cell(value) for value in row] for row in rows)
+
+
+def _csv_cell(value: object) -> object:
+    text = jsonio.dumps(jsonio.to_plain(value))
+    return escape_cell(value) if isinstance(value, str) else "" if text == "null" else text
 
 
 def results_stream() -> TextFile:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline._io import open_regular
-from sightline.cli.output import print_line, results_stream
+from sightline.cli.output import TableFormat, print_line, results_stream
 from sightline.cli.sources import FileLimit
 from sightline.cli.streams import read_stdin
 from sightline.errors import OutputError, UsageError, plural
@@ -24,14 +23,6 @@ if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.report.prediction_writer import RowFormat
 
 TOP = 5  # classes shown in text and in JSON; CSV defaults to one
-
-
-class PredictionFormat(StrEnum):
-    """How predictions are printed: `json` is one object per line."""
-
-    text = "text"
-    json = "json"
-    csv = "csv"
 
 
 def predict(
@@ -50,7 +41,7 @@ def predict(
         typer.Option("--probabilities", help="Include the probabilities of all classes; in CSV, one column per class."),
     ] = False,
     output_format: Annotated[
-        PredictionFormat | None,
+        TableFormat | None,
         typer.Option(
             "--format", help="Output format; json is one object per line; default: from the suffix of --out, else text."
         ),
@@ -76,13 +67,13 @@ def predict(
     first = stream.take_first(items)  # report a wrong path or an empty folder before loading the model
     classifier = api.load(model)
     count = len(classifier.classes)
-    shown_count = min(count, top or (1 if chosen_format == PredictionFormat.csv else TOP))
+    shown_count = min(count, top or (1 if chosen_format == TableFormat.csv else TOP))
     layout = RowFormat(
         shown_count, classifier.classes if probabilities else (), classifier.thresholds is not None, raw_csv
     )
     requested_count = count if probabilities else shown_count
     predictions = classifier.iter_predictions(chain(first, items), top=requested_count)
-    if chosen_format == PredictionFormat.text:
+    if chosen_format == TableFormat.text:
         failed = _count_errors(_print_rows(predictions))[1]
     elif out is None:
         failed = _count_errors(_row_writer(chosen_format)(predictions, layout, results_stream()))[1]
@@ -92,15 +83,15 @@ def predict(
         raise typer.Exit(1)
 
 
-def _choose_format(output_format: PredictionFormat | None, out: Path | None) -> PredictionFormat:
+def _choose_format(output_format: TableFormat | None, out: Path | None) -> TableFormat:
     """Return the format that the options ask for; raises `UsageError` if they contradict each other."""
     if out is None:
-        return output_format or PredictionFormat.text
-    if output_format == PredictionFormat.text:
+        return output_format or TableFormat.text
+    if output_format == TableFormat.text:
         raise UsageError("--out writes CSV or JSON lines: give --format csv or json, or redirect the text with `>`.")
     if output_format is not None:
         return output_format
-    by_suffix = {".csv": PredictionFormat.csv, ".jsonl": PredictionFormat.json, ".ndjson": PredictionFormat.json}
+    by_suffix = {".csv": TableFormat.csv, ".jsonl": TableFormat.json, ".ndjson": TableFormat.json}
     if out.suffix.lower() not in by_suffix:
         raise UsageError(f"--out {out} should end with .csv or .jsonl, or give --format csv or json as well.")
     return by_suffix[out.suffix.lower()]
@@ -124,11 +115,11 @@ def _check_output(out: Path) -> None:
 
 
 def _row_writer(
-    output_format: PredictionFormat,
+    output_format: TableFormat,
 ) -> Callable[[Iterator[Prediction], RowFormat, TextFile], Iterator[Prediction]]:
     from sightline.report import prediction_writer
 
-    return prediction_writer.write_csv if output_format == PredictionFormat.csv else prediction_writer.write_jsonl
+    return prediction_writer.write_csv if output_format == TableFormat.csv else prediction_writer.write_jsonl
 
 
 def _count_errors(predictions: Iterator[Prediction]) -> tuple[int, int]:
@@ -140,9 +131,7 @@ def _count_errors(predictions: Iterator[Prediction]) -> tuple[int, int]:
     return total, errors
 
 
-def _write_file(
-    predictions: Iterator[Prediction], layout: RowFormat, output_format: PredictionFormat, out: Path
-) -> int:
+def _write_file(predictions: Iterator[Prediction], layout: RowFormat, output_format: TableFormat, out: Path) -> int:
     """Write all predictions to `out`, atomically; return the number of errors among them."""
     from sightline import _io
 

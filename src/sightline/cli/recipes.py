@@ -6,23 +6,30 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, print_json, print_table, print_text
+from sightline.cli.output import TableFormat, TableFormatOption, print_csv, print_json, print_table, print_text
 from sightline.config import recipes as shipped
+from sightline.errors import UsageError
 
 
 def recipes(
     name: Annotated[
         str | None, typer.Argument(help="Print this recipe's file, as a starting point for your own.")
     ] = None,
-    output_format: FormatOption = OutputFormat.text,
+    output_format: TableFormatOption = TableFormat.text,
 ) -> None:
     """List the recipes, or print one of them."""
     if name is not None:
-        if output_format == OutputFormat.json:
+        if output_format == TableFormat.json:
             print_json({"name": name, "settings": shipped.load(name)})
+        elif output_format == TableFormat.csv:
+            raise UsageError("--format csv lists the recipes: leave out the name, or use --format json or text.")
         else:
             print_text(shipped.text(name))
-    elif output_format == OutputFormat.json:
-        print_json({"recipes": [{"name": n, "description": shipped.first_sentence(n)} for n in shipped.names()]})
+        return
+    rows = [[n, shipped.first_sentence(n)] for n in shipped.names()]
+    if output_format == TableFormat.json:
+        print_json({"recipes": [{"name": n, "description": description} for n, description in rows]})
+    elif output_format == TableFormat.csv:
+        print_csv(["name", "description"], rows)
     else:
-        print_table(["recipe", "description"], [[n, shipped.first_sentence(n)] for n in shipped.names()])
+        print_table(["recipe", "description"], rows)

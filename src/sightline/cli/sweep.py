@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, ProgressDisplay, print_json, print_line, print_table
+from sightline.cli.output import ProgressDisplay, TableFormat, print_csv, print_json, print_line, print_table
 from sightline.cli.sources import Allow, Column, ReadSettings, Sources, resolve_settings
 from sightline.errors import ModelError
 
@@ -32,7 +32,9 @@ def sweep(
     allow: Allow = None,
     set: ReadSettings = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
-    output_format: FormatOption = OutputFormat.text,
+    output_format: Annotated[
+        TableFormat, typer.Option("--format", help="Output format; csv: one row per trial, as in results.csv.")
+    ] = TableFormat.text,
 ) -> None:
     """Search hyperparameters (grid, random or tpe): train one run per trial, and rank the results.
 
@@ -40,14 +42,16 @@ def sweep(
     """
     from sightline.sweeps import sweep as search
 
-    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
+    with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
         resolve_settings(column, allow, set)  # report mistakes before any work
         result = search(
             data, space, out=out, trials=trials, storage=storage, column=column, allow=allow or (), set=set or (),
             cache=not no_cache, callback=display,
         )  # fmt: skip
-    if output_format == OutputFormat.json:
+    if output_format == TableFormat.json:
         print_json(result.to_dict())
+    elif output_format == TableFormat.csv:
+        print_csv(*result.to_table())
     else:
         print_sweep(result)
     failed = [t for t in result.trials if t.state == "failed"]

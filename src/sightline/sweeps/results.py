@@ -98,6 +98,19 @@ class SweepResult:
         """Return the fields and the best trial as JSON values."""
         return jsonio.fields_to_dict(self) | {"best": jsonio.to_plain(self.best)}
 
+    def to_table(self) -> tuple[list[str], list[list[Any]]]:
+        """Return the columns and the rows of ``results.csv``: the trials, with a column per parameter."""
+        parameters = list(dict.fromkeys(name for trial in self.trials for name in trial.settings))
+        measured = ("loss", "parameters", "epochs", "seconds", "run", "reason")
+        rows = [
+            [
+                trial.trial, trial.state, trial.value, *map(trial.settings.get, parameters), trial.accuracy,
+                *(trial.accuracy_interval or (None, None)), *(getattr(trial, name) for name in measured),
+            ]
+            for trial in self.trials
+        ]  # fmt: skip
+        return ["trial", "state", "value", *parameters, "accuracy", "low", "high", *measured], rows
+
 
 def _trial_row(trial: TrialResult) -> dict[str, Any]:
     return {
@@ -161,19 +174,14 @@ def parameter_importance(study: Any, space: SearchSpace) -> dict[str, float] | N
     return {name: float(value) for name, value in importances.items()}
 
 
-def sweep_to_csv(result: SweepResult, space: SearchSpace) -> bytes:
+def sweep_to_csv(result: SweepResult) -> bytes:
     """Return the trials as CSV, best first, with a column per parameter.
 
     Text that a spreadsheet would interpret as a formula is prefixed with an apostrophe.
     """
     text = io.StringIO()
     writer = CsvWriter(text)
-    parameter_names = [p.name for p in space.parameters]
-    columns = ("accuracy", "low", "high", "loss", "parameters", "epochs", "seconds", "run", "reason")
-    writer.write_row(["trial", "state", result.monitor, *parameter_names, *columns])
-    for trial in result.trials:
-        row = trial.to_dict()
-        row["low"], row["high"] = row["accuracy_interval"] or (None, None)
-        values = [trial.trial, trial.state, trial.value, *(trial.settings.get(n) for n in parameter_names)]
-        writer.write_row([escape_cell(value) for value in [*values, *(row[f] for f in columns)]])
+    columns, rows = result.to_table()
+    writer.write_row(columns)
+    writer.write_rows([escape_cell(value) for value in row] for row in rows)
     return jsonio.encode_text(text.getvalue())

@@ -175,7 +175,7 @@ class _SweepRunner:
 
     def _save(self) -> SweepResult:
         current = self._current_results()
-        _io.write_atomic(self.folder / TABLE_NAME, results.sweep_to_csv(current, self.space))
+        _io.write_atomic(self.folder / TABLE_NAME, results.sweep_to_csv(current))
         return current
 
     def _run_trial(self, trial: Any, seed: int, count: int) -> float:

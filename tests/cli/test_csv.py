@@ -1,0 +1,141 @@
+"""`--format csv` of the commands whose result is a table: it parses, and agrees with `--format json`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from command import Command
+from sightline.cli.output import print_csv
+
+Row = dict[str, Any]
+SPACE = """
+recipe = "quick"
+[settings]
+model.name = "cifar10-simple"
+model.hidden_units = [4]
+train.epochs = 1
+train.tensorboard = false
+[space]
+train.optimizer.learning_rate = [1e-3, 1e-4]
+"""
+
+
+@pytest.fixture(scope="module")
+def places(trained: tuple[Path, Row], colors: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two runs and their images, a folder of images with problems, and a search space, by the words of `TABLES`."""
+    from sightline.api import train
+
+    folder = tmp_path_factory.mktemp("csv")
+    train(colors, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=folder / "run-2")
+    for label in ("=red", "blue"):
+        (folder / "photos" / label).mkdir(parents=True)
+        for i in range(3):
+            pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)  # the same in both classes
+            Image.fromarray(pixels).save(folder / "photos" / label / f"{i}.png")
+    (folder / "photos" / "blue" / "=broken.png").write_bytes(b"not an image")
+    (folder / "space.toml").write_text(SPACE)
+    return {
+        "run": trained[0], "colors": colors, "run-2": folder / "run-2", "photos": folder / "photos",
+        "space": folder / "space.toml",
+    }  # fmt: skip
+
+
+def list_runs(result: Any) -> Iterator[Row]:
+    for row in result["runs"]:
+        low, high = row.pop("accuracy_interval")
+        yield {**row, "low": low, "high": high, **row["settings"]}
+
+
+def list_trials(result: Any) -> Iterator[Row]:
+    for trial in result["trials"]:
+        low, high = trial["accuracy_interval"]
+        yield {**trial, "low": low, "high": high, **trial["settings"]}
+
+
+def list_metrics(result: Any) -> Iterator[Row]:
+    for name, metric in result["metrics"].items():
+        low, high = metric["interval"] or (None, None)
+        yield {**metric, "metric": name, "low": low, "high": high, "count": result["count"]}
+
+
+def list_findings(result: Any) -> Iterator[Row]:
+    empty = {"group": None, "path": None, "label": None, "reason": None}
+    for finding in result["findings"]:
+        start = {**finding, **empty, "finding": f"{finding['count']} {finding['description']}"}
+        for number, group in enumerate(finding.get("groups", ())):
+            for path, label in zip(group, finding["labels"][number], strict=True):
+                yield {**start, "group": number + 1, "path": path, "label": label}
+        reasons = finding.get("reasons") or [None] * len(finding.get("paths", ()))
+        for path, reason in zip(finding.get("paths", ()), reasons, strict=True):
+            yield {**start, "path": path, "reason": reason}
+
+
+TABLES: dict[str, tuple[tuple[str, ...], Callable[[Any], Any], tuple[str, ...]]] = {
+    "models": ((), lambda result: result["models"], ("name", "input_size", "pretrained")),
+    "recipes": ((), lambda result: result["recipes"], ("name", "description")),
+    "describe": (("vgg16", "--classes", "10"), lambda result: result["layers"], ("name", "output", "multiply_adds")),
+    "compare": (("run", "run-2"), list_runs, ("run", "accuracy", "low", "high", "seconds", "train.epochs")),
+    "evaluate": (("run",), list_metrics, ("metric", "value", "low", "high", "count")),
+    "doctor": (("photos",), list_findings, ("severity", "kind", "group", "path", "label", "reason")),
+    "sweep": (("colors", "space"), list_trials, ("trial", "value", "accuracy", "train.optimizer.learning_rate", "run")),
+}
+"""Of each command: its arguments, the rows in its JSON, and columns that must be there."""
+
+
+@pytest.mark.parametrize("verb", TABLES)
+def test_the_csv_agrees_with_the_json(
+    sightline: Command,
+    places: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words, list_rows, required_columns = TABLES[verb]
+    arguments = [places.get(word, word) for word in words]
+    result = sightline(verb, *arguments, "--format", "json")
+    assert result.code == 0
+    expected_rows = list(list_rows(result.json))
+    printed = sightline(verb, *arguments, "--format", "csv")
+    assert (printed.code, printed.err) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(printed.out)))
+    assert len(rows) == len(expected_rows) > 1
+    assert set(required_columns) <= set(rows[0])
+    for row, expected in zip(rows, expected_rows, strict=True):
+        assert {name: read_cell(cell, expected[name]) for name, cell in row.items()} == {
+            name: expected[name] for name in row
+        }
+
+
+def read_cell(cell: str, expected: Any) -> Any:
+    """Return the value of a cell: text without the apostrophe of a formula, else JSON."""
+    if isinstance(expected, str):
+        return cell.removeprefix("'")
+    return json.loads(cell) if cell else None
+
+
+def test_a_finding_on_hostile_names_is_no_formula(sightline: Command, places: dict[str, Path]) -> None:
+    printed = sightline("doctor", places["photos"], "--format", "csv").out
+    paths = {row["path"] for row in csv.DictReader(io.StringIO(printed))}
+    assert "'=red/0.png" in paths
+    assert not any(path.startswith("=") for path in paths)
+
+
+def test_cells_hold_text_numbers_and_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    print_csv(["a", "b", "c", "d", "e"], [["-1 cat", -1.5, None, float("nan"), (1, 2)]])
+    assert capsys.readouterr().out == 'a,b,c,d,e\n\'-1 cat,-1.5,,,"[1, 2]"\n'
+
+
+def test_a_recipe_is_not_a_table(sightline: Command) -> None:
+    result = sightline("recipes", "transfer", "--format", "csv")
+    assert (result.code, result.out) == (2, "")
+    assert "leave out the name" in result.err
