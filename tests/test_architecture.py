@@ -281,7 +281,7 @@ def test_a_layer_fault_is_found(tmp_path: Path, module: str, source: str, fault:
     ],
     ids=range(5),
 )
-def test_a_lawful_import_is_no_fault(tmp_path: Path, module: str, source: str) -> None:
+def test_a_valid_import_is_accepted(tmp_path: Path, module: str, source: str) -> None:
     path = tmp_path / module
     path.parent.mkdir(exist_ok=True)
     path.write_text(source, encoding="utf-8")

@@ -119,7 +119,7 @@ def test_an_array_that_claims_more_than_its_file_holds_is_refused(tmp_path: Path
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"PK\3\4" + bytes(40), bytes(100)])
-def test_what_is_no_array_file_is_a_value_error(content: bytes) -> None:
+def test_a_file_that_is_not_an_array_is_a_value_error(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"not an \.npz file, or a damaged one"):
         _io.load_arrays(io.BytesIO(content))
 

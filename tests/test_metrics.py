@@ -96,7 +96,7 @@ def test_entropy_of_no_image_is_zero(
 
 @pytest.mark.parametrize("entropy", ENTROPIES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf], ids=str)
-def test_entropy_of_what_is_no_number_is_nan_and_no_warning(
+def test_entropy_of_nan_is_nan_without_a_warning(
     entropy: Callable[[NDArray[np.float32], NDArray[np.int32]], float], bad: float
 ) -> None:
     scores = np.array([[0.5, 0.5], [bad, bad]], np.float32)

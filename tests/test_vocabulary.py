@@ -40,7 +40,7 @@ REFUSED_PATTERNS = {
     r"quantis(?:e|es|ed|er|ing|ation)\b": "quantize",
     r"\bso man[y] (?:images|classes|checkpoints)\b": "number of images",
     r"\blies her[e]\b": "is cached, is present",
-    r"(?<!there )\b(?:is|are) no (?:imag[e]s?|numbe[r]s?|file[s])\b(?!,)": "is not an image, is not a number",
+    r"(?<!there )\b(?:is|are) no (?:imag[e]s?|numbe[r]s?|file[s])\b": "is not an image, is not a number",
     r"\bhands? on a se[t]\b": "returns a set",
     r"\b(?:train|training|validation|test) par[t]s?\b": "split",
     r"\bshare of (?:the )?(?:imag[e]s|answer[s]|right|class)": "fraction",
@@ -48,6 +48,13 @@ REFUSED_PATTERNS = {
     r"\bpreprocessing contrac[t]|\bimage contrac[t]": "preprocessing spec",
     r"\b(?:named|names|naming) rightl[y]\b": "classified correctly",
 }  # fmt: skip
+
+# The same for the names of functions, tests above all, read as text: `test_a_pipe_is_no_file` as "a pipe is no file".
+REFUSED_PHRASES = REFUSED_PATTERNS | {
+    r"(?<!there )\b(?:is|are) no (?!more |longer |less |worse )": "is not, is rejected",
+    r"\b(?:is|are|being) told\b": "is reported, is distinguished",
+    r"\blawful\b": "valid",
+}
 
 # Names of variables, attributes, parameters and functions that say nothing about their value.
 REFUSED_NAMES = {
@@ -117,8 +124,13 @@ def find_name_faults(file: str, text: str) -> Iterator[str]:
                 pass
             case _:
                 continue
-        if name in REFUSED_NAMES:
+        if name.lstrip("_") in REFUSED_NAMES:
             yield f"{file}:{node.lineno}: {name!r}: name the value by the noun that it is"
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            text = name.removeprefix("test_").replace("_", " ")
+            for pattern, replacement in REFUSED_PHRASES.items():
+                if match := re.search(pattern, text, re.IGNORECASE):
+                    yield f"{file}:{node.lineno}: {match[0]!r} in {name!r}: write {replacement!r}"
 
 
 def list_public_classes(text: str) -> list[str]:
@@ -171,6 +183,7 @@ def test_every_exception_is_used(entry: Allowed) -> None:
         ("accuracy on the test part", "'split'"),
         ("help='So many images; default 10.'", "'number of images'"),
         ("the file is no image", "'is not an image, is not a number'"),
+        ("for what is no image, and for planes", "'is not an image, is not a number'"),
     ],
 )
 def test_a_refused_word_is_reported(text: str, replacement: str) -> None:
@@ -196,14 +209,27 @@ def test_a_word_of_the_field_is_accepted(text: str) -> None:
         "def told(): ...",
         "x = [said for said in y]",
         "async def kept(): ...",
+        "def _kept(): ...",
+        "def test_true_is_no_number(): ...",
+        "def test_a_pipe_is_no_source(): ...",
+        "def test_the_damage_is_told(): ...",
+        "def test_a_lawful_range(): ...",
+        "def test_a_missing_validation_part_stays(): ...",
     ],
 )
 def test_a_name_that_says_nothing_is_reported(text: str) -> None:
-    assert len(list(find_name_faults("new.py", text))) == 1
+    assert list(find_name_faults("new.py", text))
 
 
 @pytest.mark.parametrize(
-    "text", ["from hypothesis import given", "@given(x=1)\ndef f(x): ...", "index = find()", "f(made=1)"]
+    "text",
+    [
+        "from hypothesis import given",
+        "@given(x=1)\ndef f(x): ...",
+        "index = find()",
+        "f(made=1)",
+        "def test_there_is_no_split(): ...",
+    ],
 )
 def test_a_noun_and_another_librarys_name_are_accepted(text: str) -> None:
     assert list(find_name_faults("new.py", text)) == []

@@ -178,7 +178,7 @@ def open_zip(file: IO[bytes], check_count: Callable[[int], None] | None = None) 
     """Open a zip file for reading, after `check_count` has accepted the number of its members.
 
     A directory of 64 MB would make a million objects that take a gigabyte. Without `check_count`, at most
-    `MAX_MEMBERS`, far more than any file of ours has. Raises `ZIP_ERRORS`; closing the archive leaves `file` open.
+    `MAX_MEMBERS`, far more than any file of Sightline has. Raises `ZIP_ERRORS`; closing the archive leaves `file` open.
     """
     archive = zipfile.ZipFile(_DirectoryCheck(file, check_count or _check_member_count))
     archive.fp = file

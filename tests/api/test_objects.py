@@ -218,7 +218,7 @@ def test_probabilities_and_score_are_those_of_the_predictions(run: sl.Run) -> No
 def test_what_cannot_be_scored_is_refused(run: sl.Run, tmp_path: Path) -> None:
     clf = run.classifier
     x, _ = draw(2)
-    with pytest.raises(sl.DataError, match=r"y holds 'Burnt', which is no class"):
+    with pytest.raises(sl.DataError, match=r"y holds 'Burnt', which is not a class"):
         clf.score(x, ["Dark", "Burnt"])
     with pytest.raises(sl.DataError, match=r"y holds the number 1, .*np\.array\(classes\)\[y\]"):
         clf.score(x, [1, 0])
@@ -279,7 +279,9 @@ class _Tensor:
         (lambda x: sl.Dataset.from_arrays(x[None], ["a"]), r"images is a Dataset: clf\.evaluate"),
     ],
 )
-def test_what_is_no_image_is_refused_with_the_way_to_make_it_one(run: sl.Run, make: Any, message: str) -> None:
+def test_an_input_that_is_not_an_image_is_rejected_with_the_way_to_make_it_one(
+    run: sl.Run, make: Any, message: str
+) -> None:
     image = make(draw(1)[0][0])
     for method in (run.classifier.predict_proba, run.classifier.predict):
         with pytest.raises(sl.UsageError, match=message):
@@ -291,7 +293,7 @@ def test_grayscale_models_take_a_stack_of_grayscale_images() -> None:
     assert [image.shape for image in split_images(stack, channels=1)] == [(28, 28)] * 3
 
 
-def test_an_unknown_option_is_no_silent_default(run: sl.Run) -> None:
+def test_an_unknown_option_is_rejected(run: sl.Run) -> None:
     with pytest.raises(sl.UsageError, match="no test-time augmentation 'flp'"):
         run.classifier.evaluate(tta="flp")  # type: ignore[arg-type]
     with pytest.raises(sl.UsageError, match=r"no engine 'kera'\. Did you mean 'keras'"):

@@ -99,7 +99,7 @@ def test_a_threshold_asked_for_alone_is_kept_for_predict_report_and_bundle(
         "good",
     )
     assert stored_payload["positive_threshold"] == point["threshold"]
-    assert "`predict` goes by the threshold for this sensitivity" in sightline("evaluate", run, *target).out
+    assert "`predict` uses the threshold for this sensitivity" in sightline("evaluate", run, *target).out
     answers = {}
     for model in (run, run / "bundle"):
         for label in CLASSES:
@@ -125,7 +125,7 @@ def test_a_threshold_asked_for_alone_is_kept_for_predict_report_and_bundle(
     assert sightline("evaluate", run, "--target-precision", "0.5").code in {0, 1}
     assert json.loads((run / "thresholds.json").read_text("utf-8"))["positive_threshold"] is None
     both = sightline("evaluate", run, *target, "--target-specificity", "0.6").out
-    assert "not kept for `predict`: it keeps a threshold that is asked for alone" in both
+    assert "not stored for `predict`: only a single target is stored" in both
     assert json.loads((run / "thresholds.json").read_text("utf-8"))["target_precision"] == 0.5
 
 

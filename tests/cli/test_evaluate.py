@@ -64,7 +64,7 @@ def test_tta_is_reported_and_not_stored(sightline: Command, run: Path) -> None:
     )
     assert (one["tta_views"], two["tta_views"]) == (1, 2)
     assert one["loss"] != two["loss"]
-    assert "mean over two views" in sightline("evaluate", run, "--tta", "flip").out
+    assert "flip test-time augmentation: mean over each image" in sightline("evaluate", run, "--tta", "flip").out
     assert json.loads((run / "eval" / "test" / "metrics.json").read_text())["loss"] == json.loads(stored)["loss"]
     refused = sightline("evaluate", run, "--tta", "flip", "--coverage", "0.9")
     assert refused.code == 2
@@ -109,7 +109,7 @@ def split_folders(colors: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "onnx"])
-def test_a_model_without_its_run_is_fitted_on_the_validation_part_of_what_is_given(
+def test_a_model_without_its_run_is_fitted_on_the_validation_split_of_the_data(
     sightline: Command, run: Path, split_folders: Path, tmp_path: Path, form: str
 ) -> None:
     model = Path(shutil.copytree(run / "bundle", tmp_path / "model"))
@@ -135,7 +135,7 @@ def test_a_model_without_its_run_is_fitted_on_the_validation_part_of_what_is_giv
     assert again["thresholds"] == result.json["thresholds"], "kept, and still readable"
 
 
-def test_without_a_validation_part_or_beside_its_run_nothing_is_fitted(
+def test_without_a_validation_split_or_beside_its_run_nothing_is_fitted(
     sightline: Command, run: Path, colors: Path, split_folders: Path, tmp_path: Path
 ) -> None:
     lone = Path(shutil.copy(run / "bundle" / "model.onnx", tmp_path / "lone.onnx"))

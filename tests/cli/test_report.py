@@ -114,7 +114,7 @@ def test_report_rewrites_the_page(sightline: Command, run: Path) -> None:
     assert headline.findall(before) == headline.findall(after)
 
 
-def test_no_report_of_what_is_no_run(sightline: Command, run: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_has_no_report(sightline: Command, run: Path, tmp_path: Path) -> None:
     result = sightline("report", tmp_path)
     assert (result.code, result.out) == (2, "")
     assert "not a run" in result.err

@@ -171,7 +171,7 @@ def test_a_lost_thumbnail_is_named_and_the_others_stay(
     assert remaining == {image: content for image, content in images.items() if image.file != lost.file}
 
 
-def test_a_heat_map_that_is_no_image_is_left_out(sightline: Command, run: RunDirectory) -> None:
+def test_a_heat_map_that_is_not_an_image_is_left_out(sightline: Command, run: RunDirectory) -> None:
     rows = [json.loads(line) for line in (run.path / "report" / "images.jsonl").read_text("utf-8").splitlines()]
     row = next(row for row in rows if row["kind"] == "heat_map")
     content = b"\x89PNG no image"

@@ -256,7 +256,7 @@ def test_a_run_in_use_is_refused(sightline: Command, stopped: Path, verb: str) -
     assert sightline("resume", stopped).code == 0
 
 
-def test_what_is_no_run_gets_one_sentence(sightline: Command, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_rejected_in_one_sentence(sightline: Command, tmp_path: Path) -> None:
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "lock").touch()
     (tmp_path / "r" / ".part-7-run.json").write_text("{")

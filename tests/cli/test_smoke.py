@@ -291,7 +291,7 @@ def test_only_existing_commands_are_listed(sightline: Command) -> None:
     assert "studio" not in stdout
 
 
-def test_a_closed_pipe_is_no_fault(run: Path, colors: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(run: Path, colors: Path) -> None:
     command = f"'{sys.executable}' -m sightline predict '{run}' '{colors}' --format json | head -n 1"
     completed = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert completed.stdout.count("\n") == 1

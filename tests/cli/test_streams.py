@@ -162,7 +162,7 @@ def test_input_without_end_is_refused(
     assert "Standard input is larger than 2 MiB (data.limits.file_mb)" in result.err
 
 
-def test_input_that_cannot_be_read_is_no_fault(
+def test_unreadable_input_is_reported_without_a_traceback(
     sightline: Command, run_and_image: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(size: int) -> bytes:

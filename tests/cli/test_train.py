@@ -29,7 +29,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize(("temperature", "lines"), [(1.0, 0), (1.25, 1)])
-def test_losses_after_calibration_are_told_from_those_of_epochs(
+def test_losses_after_calibration_are_distinguished_from_those_of_epochs(
     temperature: float, lines: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metrics = SplitMetrics(0.9, 0.3, 20)
@@ -256,7 +256,7 @@ def test_missing_weights_are_named_before_any_decoding(
     assert not (tmp_path / "r").exists()
 
 
-def test_a_loss_that_is_no_number_stops_the_run(sightline: Command, colors: Path, tmp_path: Path) -> None:
+def test_a_nan_loss_stops_the_run(sightline: Command, colors: Path, tmp_path: Path) -> None:
     result = sightline("train", colors, *SMALL, "--set", "train.optimizer.learning_rate=1e30", "--out", tmp_path / "r")
     assert result.code == 1
     assert "learning rate" in result.err

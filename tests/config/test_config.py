@@ -112,7 +112,7 @@ def next_outside(bound: float, hint: Any, direction: int) -> float:
 # Into and out of dicts and TOML
 
 
-def test_defaults_are_lawful_and_complete() -> None:
+def test_defaults_are_valid_and_complete() -> None:
     assert resolve_config(to_dict(RunConfig())) == resolve_config() == RunConfig()
     assert len(LEAVES) > 60
 
@@ -214,7 +214,7 @@ def test_wrong_type_names_the_setting(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [p for p, (hint, _) in LEAVES.items() if hint in {int, float}])
-def test_true_is_no_number(path: str) -> None:
+def test_true_is_rejected_as_a_number(path: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(path)):
         resolve_config(nest(path, True))
 
@@ -246,7 +246,7 @@ def test_channels_are_the_number_1_or_3(value: Any) -> None:
     ],
     ids=range(6),
 )
-def test_wrong_shape_is_told(path: str, value: Any, message: str) -> None:
+def test_a_value_of_the_wrong_type_is_reported(path: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve_config(nest(path, value))
     assert str(caught.value) == message
@@ -259,7 +259,7 @@ def test_whole_number_is_a_number_too() -> None:
 
 
 @pytest.mark.parametrize("path", NUMBERS)
-def test_range_ends_are_lawful_and_nothing_beyond(path: str) -> None:
+def test_range_ends_are_valid_and_values_beyond_are_rejected(path: str) -> None:
     low, high, hint = NUMBERS[path]["at_least"], NUMBERS[path]["at_most"], LEAVES[path][0]
     assert low is not None, "without a lower end a message cannot say what is expected"
     assert get_setting(resolve_config(nest(path, hint(low))), path) == low
@@ -360,7 +360,7 @@ def test_assignment_reaches_into_lists_and_unsets() -> None:
     ],
     ids=range(9),
 )
-def test_wrong_assignment_is_told(expression: str, message: str) -> None:
+def test_a_wrong_assignment_is_reported(expression: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve_config({"seed": 1, "train": {"stages": [{}]}}, assignments=[expression])
     assert message in str(caught.value)
@@ -412,7 +412,7 @@ def test_toml_made_to_harm_is_refused(tmp_path: Path, text: str, reason: str) ->
     assert str(path) in str(caught.value)
 
 
-def test_paths_of_many_levels_are_no_long_key(tmp_path: Path) -> None:
+def test_paths_of_many_levels_are_not_one_long_key(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f"[data]\nsources = ['{'../' * 70}x']", encoding="utf-8")
     assert config.load_config(path).data.sources == ("../" * 70 + "x",)

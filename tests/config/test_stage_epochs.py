@@ -82,7 +82,7 @@ def test_a_resolved_configuration_reads_back_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("wrong", ["train.epochs=many", "train.epochs=-1", "train.stages.0.epochs=true"])
-def test_what_is_no_number_of_epochs_is_named(wrong: str) -> None:
+def test_an_invalid_number_of_epochs_is_named(wrong: str) -> None:
     with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
         stage_epochs(assignments=("train.epochs=3", wrong))
 

@@ -65,7 +65,7 @@ def test_a_zip_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path) -> Non
         ZipStore(path, LimitsConfig(archive_ratio=2000, archive_gb=0.1))
 
 
-def test_a_small_archive_of_blank_images_is_no_bomb(tmp_path: Path) -> None:
+def test_a_small_archive_of_blank_images_is_accepted(tmp_path: Path) -> None:
     assert ZipStore(write_bomb(tmp_path / "blank.zip", 200 * MIB)).keys() == ["cat/1.png"]
 
 
@@ -107,7 +107,9 @@ def test_members_are_counted(tmp_path: Path, kind: str) -> None:
         store(path, few)
 
 
-def test_what_is_no_image_is_not_read_beyond_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_an_image_is_not_read_beyond_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = 0
     original = zipfile.ZipExtFile.read
 
@@ -163,7 +165,7 @@ def test_a_folder_stated_twice_is_one() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "train-images-idx3-ubyte", "a.csv"])
-def test_a_pipe_is_no_source(tmp_path: Path, name: str) -> None:
+def test_a_pipe_is_rejected_as_a_source(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"")
     with pytest.raises(DataError, match="not a regular file"):

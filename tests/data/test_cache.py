@@ -113,7 +113,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("other", OTHERS, ids=["height", "width", "channels", "resize", "interpolation"])
-def test_the_image_contract_is_part_of_the_key(other: PreprocessingSpec) -> None:
+def test_the_preprocessing_spec_is_in_the_key(other: PreprocessingSpec) -> None:
     assert cache.cache_key(hashes(), other) != cache.cache_key(hashes(), SMALL)
 
 
@@ -202,7 +202,7 @@ def test_a_damaged_cache_is_noticed_and_built_anew(own_cache: Path, damage: Call
     assert build_cache()[0].hit
 
 
-def test_damage_anywhere_in_the_header_is_no_crash(own_cache: Path) -> None:
+def test_damage_anywhere_in_the_header_is_recovered_from(own_cache: Path) -> None:
     sound = cache.load_pixels(hashes(3), Reader(), SMALL)
     path = only_cache(own_cache) / "pixels.npy"
     whole, meta = path.read_bytes(), (path.parent / "meta.json").read_bytes()
@@ -291,7 +291,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_what_is_not_kept_leaves_nothing_behind(own_cache: Path, temporary: Path) -> None:
+def test_without_the_cache_nothing_is_left_behind(own_cache: Path, temporary: Path) -> None:
     decoded, _ = build_cache(keep=False)
     assert list(temporary.iterdir()) == []
     assert not own_cache.exists()
@@ -301,7 +301,7 @@ def test_what_is_not_kept_leaves_nothing_behind(own_cache: Path, temporary: Path
     assert len(reader.reads) == COUNT
 
 
-def test_what_is_not_kept_does_not_use_what_was(own_cache: Path, temporary: Path) -> None:
+def test_without_the_cache_earlier_entries_are_not_used(own_cache: Path, temporary: Path) -> None:
     build_cache()
     assert not build_cache(keep=False)[0].hit
     assert only_cache(own_cache).is_dir()
@@ -354,7 +354,7 @@ def test_room_is_made_of_caches_only(own_cache: Path, monkeypatch: pytest.Monkey
     assert (precious / "pixels.npy").exists()
 
 
-def test_a_cache_that_goes_away_meanwhile_is_no_fault(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_is_deleted_meanwhile_is_not_an_error(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_cache("old")
     going = only_cache(own_cache)
     original = Path.stat
@@ -370,7 +370,7 @@ def test_a_cache_that_goes_away_meanwhile_is_no_fault(own_cache: Path, monkeypat
 
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("text", ["20G", "-1", "1e9", "many"])
-def test_a_limit_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_limit_that_is_not_a_number_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", text)
     with pytest.raises(UsageError, match=f"SIGHTLINE_CACHE_LIMIT is '{text}': expected a number of bytes, such as 2"):
         build_cache()
@@ -404,7 +404,7 @@ def raise_disk_full(*_: object, **__: object) -> NoReturn:
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_full_disk_is_told_before_anything_is_decoded(
+def test_a_full_disk_is_reported_before_anything_is_decoded(
     own_cache: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
 ) -> None:
     monkeypatch.setattr(os, "posix_fallocate", raise_disk_full)

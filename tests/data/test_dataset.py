@@ -47,7 +47,7 @@ def error_message(sources: Any) -> str:
     return str(caught.value)
 
 
-def test_every_image_has_its_pixels_its_class_and_its_part(image_folder: ImageFolder) -> None:
+def test_every_image_has_its_pixels_class_and_split(image_folder: ImageFolder) -> None:
     folder = image_folder({"dog": 20, "Cat": 20, "猫": 20})
     data = build(folder)
     assert data.classes == ("Cat", "dog", "猫")
@@ -148,7 +148,7 @@ def test_progress_is_handed_on(image_folder: ImageFolder) -> None:
 # Parts and classes.
 
 
-def test_given_parts_are_kept_and_validation_made(image_folder: ImageFolder) -> None:
+def test_given_splits_are_kept_and_a_validation_split_is_made(image_folder: ImageFolder) -> None:
     data = build(image_folder({"Train": {"cat": 60, "dog": 60}, "TEST": {"cat": 5, "dog": 5}}))
     counts = data.counts()
     assert counts["test"] == 10
@@ -158,7 +158,7 @@ def test_given_parts_are_kept_and_validation_made(image_folder: ImageFolder) -> 
 
 
 @pytest.mark.parametrize(("test", "expected"), [(None, True), (0.0, False)])
-def test_a_test_part_may_be_done_without(image_folder: ImageFolder, test: float | None, expected: bool) -> None:
+def test_a_test_split_is_optional(image_folder: ImageFolder, test: float | None, expected: bool) -> None:
     data = build(image_folder({"cat": 60, "dog": 60}), test=test)
     assert bool(data.counts()["test"]) is expected
     assert bool(len(data.subset("test"))) is expected
@@ -201,7 +201,7 @@ def test_one_class_is_too_few(image_folder: ImageFolder) -> None:
     assert "pass the folder directly above them" in message
 
 
-def test_one_class_is_told_before_anything_is_decoded(
+def test_a_single_class_is_reported_before_anything_is_decoded(
     image_folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PreprocessingSpec, "decode", lambda self, data: pytest.fail("an image was decoded"))
@@ -237,12 +237,12 @@ def test_a_class_that_training_does_not_know_is_named(image_folder: ImageFolder,
     )
 
 
-def test_no_training_part_is_told(image_folder: ImageFolder) -> None:
+def test_a_missing_training_split_is_reported(image_folder: ImageFolder) -> None:
     message = error_message(image_folder({"val": {"cat": 2, "dog": 2}, "test": {"cat": 1, "dog": 1}}))
     assert message == "images has no training images: expected a train split next to the others."
 
 
-def test_images_none_of_which_can_be_decoded_are_told(tmp_path: Path) -> None:
+def test_images_none_of_which_can_be_decoded_are_reported(tmp_path: Path) -> None:
     source_index = build_index(write_files(tmp_path, {"cat/1.jpg": HALF, "dog/2.jpg": HALF + b"2"}))
     with pytest.raises(DataError, match=r"^None of the 2 images in .* can be used; the first, cat/1.jpg: "):
         build_dataset(source_index, SMALL, SplitConfig(), 0, keep=False)

@@ -69,7 +69,7 @@ def test_they_make_room_and_give_way(own_cache: Path, monkeypatch: pytest.Monkey
     assert 0 < total_bytes <= cache.size_limit()
 
 
-def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "file"))
     feature_cache.save_features("0" * 32, VALUES)

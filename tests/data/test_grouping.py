@@ -26,7 +26,7 @@ def group_by(rule: str, *images: ImageRecord) -> list[str] | None:
     return assign_groups(images, parse_group_rule(rule))
 
 
-def test_no_rule_is_no_groups() -> None:
+def test_without_a_rule_there_are_no_groups() -> None:
     assert group_by("none", make_image("cat/1.png")) is None
 
 

@@ -131,7 +131,7 @@ def test_every_kind_of_source_is_the_same(
 
 
 @pytest.mark.parametrize("suffix", [".ZIP", ".Tar.GZ", ".CSV", ".JsonL"])
-def test_the_kind_of_a_file_is_told_in_any_case(tmp_path: Path, suffix: str) -> None:
+def test_a_file_extension_is_recognized_in_any_case(tmp_path: Path, suffix: str) -> None:
     source = {".ZIP": KINDS["zip"], ".Tar.GZ": KINDS["tar.gz"], ".CSV": write_as_csv, ".JsonL": write_as_jsonl}[suffix]
     path = source(tmp_path, FILES)
     assert len(build_index(path.rename(tmp_path / f"UPPER{suffix}")).images) == len(FILES)
@@ -150,7 +150,7 @@ def test_a_home_folder_may_be_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 # Nuisances.
 
 
-def test_a_hostile_folder_is_told_apart_file_by_file(hostile_folder: HostileFolder) -> None:
+def test_each_file_of_a_hostile_folder_is_classified(hostile_folder: HostileFolder) -> None:
     source_index = build_index(hostile_folder.path)
     headed = {**hostile_folder.images, **dict.fromkeys(hostile_folder.undecodable, (64, 64))}
     assert {p.path: (p.width, p.height) for p in source_index.images} == headed
@@ -171,7 +171,9 @@ def test_a_hostile_folder_is_told_apart_file_by_file(hostile_folder: HostileFold
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.xz"])
-def test_a_hostile_archive_is_no_worse(tmp_path: Path, hostile_folder: HostileFolder, kind: str) -> None:
+def test_a_hostile_archive_is_indexed_as_a_hostile_folder(
+    tmp_path: Path, hostile_folder: HostileFolder, kind: str
+) -> None:
     store = FolderStore(hostile_folder.path)
     keys = set(store.keys()) - hostile_folder.stray  # beside the classes inside a wrapper, it would make that a class
     source_index = build_index(KINDS[kind](tmp_path, {key: store.read(key) for key in keys}))
@@ -212,7 +214,7 @@ def test_whatever_a_manifest_names_must_be_an_image(tmp_path: Path, columns: str
     assert (len(source_index.images), source_index.skipped) == (2, 0)
 
 
-def test_non_images_are_told_by_their_name_whatever_they_hold(tmp_path: Path) -> None:
+def test_non_images_are_recognized_by_their_name_whatever_their_content(tmp_path: Path) -> None:
     text = b"a long enough text that is not an image at all"
     files = {
         "cat/a": encode_png(1),
@@ -229,14 +231,14 @@ def test_non_images_are_told_by_their_name_whatever_they_hold(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_class_names_that_are_no_utf_8_are_refused_at_once(tmp_path: Path, kind: str) -> None:
+def test_class_names_that_are_not_utf_8_are_rejected_at_once(tmp_path: Path, kind: str) -> None:
     source = KINDS[kind](tmp_path, {"caf\udce9/1.png": encode_png(1), "dog/2.png": encode_png(2)})
     message = error_message(source)
     assert message.startswith("The class name 'caf\\udce9', of ")
     assert message.endswith("is not valid UTF-8, so a model cannot store it: rename the folder.")
 
 
-def test_file_names_that_are_no_utf_8_are_kept(tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf_8_are_kept(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "caf\udce9.png").write_bytes(encode_png(1))
     write_files(tmp_path, {"dog/1.png": encode_png(2)})
@@ -292,7 +294,7 @@ def test_a_source_of_test_images_without_labels_is_left_out(tmp_path: Path) -> N
     assert source_index.unreadable == ()
 
 
-def test_parts_beside_none_are_refused(tmp_path: Path) -> None:
+def test_split_names_beside_empty_ones_are_rejected(tmp_path: Path) -> None:
     message = error_message([write_files(tmp_path / "a", SPLIT_FILES), write_zip(tmp_path / "b.zip", FILES)])
     assert message.startswith("Some images are in a split (train, validation or test), but others, such as b.zip/")
     assert message.endswith("/0.png, are not: put every image into a split, or none.")
@@ -441,7 +443,7 @@ def test_other_files_are_refused_with_the_kinds_that_are_not(tmp_path: Path, nam
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz"])
-def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_not_an_archive_is_rejected(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"<html>404</html>" * 100)
     assert re.search(r"a\.\w+ is not a readable (zip|tar) archive: ", error_message(tmp_path / name))
 
@@ -517,11 +519,11 @@ def test_real_idx_files(shared: Path) -> None:
     assert np.shape(source_index.read(0)) == (28, 28)
 
 
-def test_a_source_whose_name_is_no_text_is_refused_kindly() -> None:
+def test_a_source_whose_name_is_not_text_is_rejected_with_a_reason() -> None:
     assert error_message("caf\udce9").startswith("The name 'caf\\udce9' is not valid UTF-8")
 
 
-def test_bare_arrays_are_no_source() -> None:
+def test_bare_arrays_are_rejected_as_a_source() -> None:
     bare: Any = (np.zeros((2, 4, 4), np.uint8), [0, 1])
     with pytest.raises(UsageError, match=r"^Images come from a path or a Dataset, not from ndarray: "):
         build_index(bare)

@@ -97,7 +97,7 @@ def test_a_line_that_does_not_fit_is_named(tmp_path: Path, change: Mapping[str, 
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "line 1: not JSON"), ("[1]", "line 1: expected an object")])
-def test_what_is_no_object_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_line_that_is_not_an_object_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     source_index = build_index(write_files(tmp_path / "images", FILES))
     with pytest.raises(DataError, match=message):
         apply_lines(source_index, tmp_path, text)

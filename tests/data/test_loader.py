@@ -62,7 +62,7 @@ def test_without_an_order_images_come_as_they_lie() -> None:
     assert [b.positions.tolist() for b in iterate_batches(make_subset(5), 2)] == [[0, 1], [2, 3], [4]]
 
 
-def test_an_empty_part_gives_no_batch() -> None:
+def test_an_empty_split_gives_no_batch() -> None:
     assert list(iterate_batches(make_subset(0), 4)) == []
 
 

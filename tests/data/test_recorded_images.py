@@ -113,7 +113,7 @@ def test_new_images_differ_too() -> None:
     assert describe_difference([make_row("1", A, "train")], replace(extra, images=extra.images[:1])) is None
 
 
-def test_a_changed_image_is_no_added_one() -> None:
+def test_a_changed_image_is_not_counted_as_added() -> None:
     rows = [make_row("cat/1", A, "test"), make_row("cat/2", B, "test")]
     matched = match_images(
         rows, make_index(("cat/1", "d" * 64, "cat", None), ("cat/2", B, "cat", None), ("cat/3", C, "cat", None))

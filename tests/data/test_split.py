@@ -81,7 +81,7 @@ def test_stratified_fractions_are_exact_in_every_class(count: int, expected: tup
 
 @pytest.mark.parametrize("source_splits", ["train", "test"])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_missing_validation_part_is_taken_from_the_training_part(mode: str, source_splits: Split) -> None:
+def test_a_missing_validation_split_is_taken_from_the_training_split(mode: str, source_splits: Split) -> None:
     images = [
         image_record(p.label, i, "train" if i % 4 or source_splits == "train" else "test") for i, p in enumerate(MANY)
     ]
@@ -92,7 +92,7 @@ def test_a_missing_validation_part_is_taken_from_the_training_part(mode: str, so
     assert assignment.splits.count("test") == sum(p.split == "test" for p in images)
 
 
-def test_a_missing_test_part_stays_missing_unless_asked_for() -> None:
+def test_a_missing_test_split_stays_missing_unless_requested() -> None:
     images = [image_record(p.label, i, "train" if i % 4 else "validation") for i, p in enumerate(MANY)]
     assert set(assign(images).splits) == {"train", "validation"}
     assignment = assign(images, test=0.2)
@@ -322,7 +322,7 @@ def test_all_copies_of_a_moved_image_move() -> None:
     assert assignment.splits[: len(images)] == assignment.splits[len(images) :] == assign(images).splits
 
 
-def test_no_images_are_no_parts() -> None:
+def test_without_images_there_are_no_splits() -> None:
     assert assign([]) == SplitAssignment((), ())
 
 

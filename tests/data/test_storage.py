@@ -170,7 +170,7 @@ def test_a_zip_name_that_python_took_from_an_extra_field_is_unicode_already() ->
     assert _decode_names([info]) == ["猫/1.jpg"]
 
 
-def test_zip_folders_are_no_files_and_backslashes_part_folders(tmp_path: Path) -> None:
+def test_zip_folders_are_not_files_and_backslashes_separate_folders(tmp_path: Path) -> None:
     store = ZipStore(write_zip(tmp_path / "a.zip", {"cat/": b"", "train\\cat\\1.jpg": b"x"}))
     assert list(store.keys()) == ["train/cat/1.jpg"]
     assert store.read("train/cat/1.jpg") == b"x"

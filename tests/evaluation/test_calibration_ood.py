@@ -242,7 +242,7 @@ def test_decisions() -> None:
     assert {d for d, _ in decide_all(confidence=0.1, ood_limit=-1)} == {"abstain"}
 
 
-def test_no_number_is_no_class() -> None:
+def test_nan_probabilities_abstain() -> None:
     bad = np.full((1, 3), np.nan, np.float32)
     (decisions,) = decide(bad, bad, CLASSES, Thresholds(5, target_precision=0.9, confidence=0.1))
     assert decisions.decision == "abstain"

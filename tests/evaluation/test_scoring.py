@@ -33,7 +33,7 @@ def draw_predictions(count: int, classes: int, seed: int = 0, right: float = 1.5
 
 @given(st.integers(2, 8), st.integers(10, 80), st.integers(0, 99))
 @settings(max_examples=10, deadline=None)
-def test_figures_are_scikit_learns(classes: int, count: int, seed: int) -> None:
+def test_metrics_equal_those_of_scikit_learn(classes: int, count: int, seed: int) -> None:
     p, labels = draw_predictions(count, classes, seed)
     p = np.round(p, 1) + np.float32(0.01)  # equal scores
     p /= p.sum(1, keepdims=True)
@@ -131,7 +131,7 @@ def test_equal_probabilities_are_top_in_the_order_of_the_classes() -> None:
     assert metrics.in_top_k(flat, np.arange(4, dtype=np.int32), 2).tolist() == [True, True, False, False]
 
 
-def test_intervals_hold_their_figures_and_are_seeded() -> None:
+def test_intervals_contain_their_metrics_and_are_seeded() -> None:
     p, labels = draw_predictions(300, 3)
     scores = compute_metrics(p, labels)
     for metric in scores.values():

@@ -22,7 +22,7 @@ def draw_outputs(count: int, accuracy: float, confidence: float, seed: int = 0) 
     return p, labels
 
 
-def test_a_test_split_of_another_kind_is_told() -> None:
+def test_a_test_split_of_another_distribution_is_reported() -> None:
     """As of chest x-rays whose given splits differ: 0.97 and 0.81, both with a confidence of 0.96."""
     validation, test = draw_outputs(800, 0.97, 0.96), draw_outputs(624, 0.81, 0.96, 1)
     difference = shift.compare_splits(validation, test)

@@ -304,7 +304,7 @@ def test_a_zip_with_a_wrong_byte_is_refused_or_gives_the_same(
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4", b"x" * 100], ids=["empty", "start", "other"])
-def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_zip_is_rejected(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.zip").write_bytes(content)
     with pytest.raises(ModelError, match="not a zip file, or it is damaged"):
         bundle.load(tmp_path / "m.zip")

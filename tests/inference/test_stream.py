@@ -351,7 +351,7 @@ def test_a_lazy_image_of_pillow_that_is_damaged_is_one_row(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4, 3)), np.zeros((2, 4, 4, 3), np.uint8), None, 5])
-def test_what_is_no_image_at_all_is_a_wrong_argument(wrong: Any) -> None:
+def test_an_input_that_is_not_an_image_is_a_usage_error(wrong: Any) -> None:
     with pytest.raises(UsageError, match="pixels must be uint8"):
         list(predict(CountingPredictor(), make_items([encode_gray(0), wrong])))
 

@@ -57,7 +57,7 @@ def test_16_bit_color_keeps_its_low_bytes(encoded: Any) -> None:
     assert inspect_image(data).high_bit_depth
 
 
-def test_16_bit_alpha_is_no_sample_value() -> None:
+def test_16_bit_alpha_is_not_a_sample_value() -> None:
     values = np.full((2, 2, 4), 2000, np.uint16)
     values[0, :, 3], values[1, :, 3] = 0, 65535
     pixels = make_spec(2, 2, 3).decode(png_16(values))
@@ -78,7 +78,7 @@ def test_planes_apart_that_pillow_misreads_are_refused() -> None:
         inspect_image(data)
 
 
-def test_values_that_are_no_numbers_are_clipped() -> None:
+def test_nan_and_infinite_values_are_clipped() -> None:
     values = np.array([[np.nan, -np.inf, np.inf, -7, 1e30, 2100]], np.float32)
     assert make_spec(1, 6).decode(float_tiff(values))[0, :, 0].tolist() == [0, 0, 255, 0, 255, 128]
     signed = np.array([[-1024, -500, 3071]], np.int16)

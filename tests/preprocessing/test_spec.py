@@ -265,7 +265,7 @@ def test_only_the_first_frame(kind: str) -> None:
     assert (PreprocessingSpec(8, 8).decode(data) == [255, 0, 0]).all()
 
 
-def test_a_damaged_later_frame_is_no_matter() -> None:
+def test_a_damaged_later_frame_is_ignored() -> None:
     first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "lime")
     data = bytearray(encode(first, "TIFF", save_all=True, append_images=[second]))
     entries = struct.unpack_from("<H", data, 8)[0]

@@ -43,7 +43,7 @@ def test_every_hostile_file_is_refused_or_decoded_in_time_and_memory(tmp_path: P
         assert one["bytes"] < GIB, name
 
 
-def test_what_is_refused_is_told() -> None:
+def test_the_reason_of_a_rejection_is_reported() -> None:
     def reason(data: bytes) -> str:
         with pytest.raises(ImageError) as error:
             inspect_image(data)

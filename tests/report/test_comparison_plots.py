@@ -57,7 +57,7 @@ def test_every_run_has_its_line_in_all_four_fields(figures_drawn: list[Any]) -> 
     assert not any(text.get_parse_math() for text in legend.get_texts())
 
 
-def test_eight_runs_and_more_are_told_apart(figures_drawn: list[Any]) -> None:
+def test_twenty_runs_have_distinct_lines(figures_drawn: list[Any]) -> None:
     comparison_plots.plot_curves({f"run-{i}": history(9) for i in range(20)})
     looks = {(line.get_color(), line.get_linestyle()) for line in figures_drawn[-1].axes[0].lines}
     assert len(looks) == 20

@@ -129,7 +129,7 @@ def test_no_words_overlap_and_none_is_cut(name: str, rendered: list[Any]) -> Non
 
 
 @pytest.mark.parametrize("name", [*TYPICAL, *REST])
-def test_every_size_and_kind_is_told(name: str, rendered: list[Any]) -> None:
+def test_every_size_and_kind_is_shown(name: str, rendered: list[Any]) -> None:
     network = description(name, classes=7)
     diagram.plot_architecture(network)
     texts = [text.get_text() for text in words(rendered[0])]
@@ -172,7 +172,7 @@ def test_both_formats_and_no_other() -> None:
             diagram.parse_format(bad)
 
 
-def test_a_name_is_no_formula() -> None:
+def test_a_name_is_not_read_as_a_formula() -> None:
     network = description("cifar10-deep", 10)
     diagram.plot_architecture(ModelDescription("猫 $x_{$", network.size, network.classes, network.layers))
 

@@ -25,7 +25,7 @@ def test_one_more_group_is_not_one_more_groups() -> None:
     assert "and 1 more group;" in render_html(Audit("pets", 40, {"cat": 40}, (finding,)), {})
 
 
-def test_what_is_no_text_in_html_is_escaped_there() -> None:
+def test_markup_and_control_characters_are_escaped_in_html() -> None:
     name = '</title><script>alert(1)</script>"><img onerror=alert(1)>\x1b[2J\u202e'
     finding = Finding("empty-files", "error", 1, name, name, paths=(name,), reasons=(name,))
     copies = Finding("duplicates", "note", 1, name, name, groups=((name, name),), labels=((name, name),))

@@ -130,7 +130,7 @@ def test_curves_that_leave_the_numbers_are_drawn_as_far_as_they_go(bad: float) -
     open_png(run_plots.plot_curves(rows))
 
 
-def test_no_epoch_at_all_is_no_failure() -> None:
+def test_a_history_without_epochs_is_plotted() -> None:
     open_png(run_plots.plot_curves([]))
 
 
@@ -206,7 +206,7 @@ def test_counts_stand_out_from_their_cell(figures_drawn: list[Any]) -> None:
         assert (text.get_color() == "white") is diagonal
 
 
-def test_names_of_any_writing_are_no_formulas_and_no_warnings(figures_drawn: list[Any]) -> None:
+def test_names_of_any_script_are_plotted_as_text_without_warnings(figures_drawn: list[Any]) -> None:
     names = ("猫 图片", "$x_{$", "under $5 or $9", "\\frac", "two\nlines")
     result = dataclasses.replace(evaluation(5), classes=names)
     open_png(run_plots.plot_confusion(result, "豆 for $1 and $2"))

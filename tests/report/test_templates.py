@@ -62,7 +62,7 @@ def test_every_variable_is_defined_in_both_themes() -> None:
     assert style.count("color-scheme: light;") == 2
 
 
-def test_blue_and_orange_are_told_apart_without_red_and_green_cones() -> None:
+def test_blue_and_orange_are_distinct_without_red_or_green_cones() -> None:
     """Simulated by Viénot et al. (1999): the pair keeps a distance in color that red and green would lose."""
     protan = np.array([[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]])
     deutan = np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]])

@@ -106,7 +106,7 @@ def test_training_with_its_parts_and_details() -> None:
     }  # fmt: skip
 
 
-def test_every_field_of_a_training_is_told() -> None:
+def test_every_field_of_a_training_is_in_the_dict() -> None:
     keys = set(TRAINED.to_dict())
     assert {f for f in TrainResult.__dataclass_fields__ if f != "details"} <= keys
 

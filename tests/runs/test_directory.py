@@ -114,7 +114,7 @@ def test_force_over_nothing_makes_a_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_file_is_no_place_for_a_run(tmp_path: Path, force: bool) -> None:
+def test_a_file_is_rejected_as_the_place_of_a_run(tmp_path: Path, force: bool) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(b"notes")
     for place in (path, path / "below"):
@@ -242,7 +242,7 @@ def test_groups_stand_in_the_rows_where_there_are_groups(tmp_path: Path) -> None
     assert [row.get("group") for row in lines] == ["patient 1", "patient 2", None]
 
 
-def test_names_that_are_no_text_come_back(tmp_path: Path) -> None:
+def test_names_that_are_not_text_round_trip(tmp_path: Path) -> None:
     """A file name from an old Latin-1 disk, as decoded by `os.fsdecode`."""
     run = RunDirectory.create(tmp_path / "run")
     odd = ("a/\udce9t\udce9.png", 'b/"\\\n\u2028.png')

@@ -107,7 +107,7 @@ def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, Train
     assert api.resume(short, epochs=4).weights_sha256 == result.weights_sha256, "as many as there are: nothing to do"
 
 
-def test_stopped_on_the_way_it_goes_on_without_being_told_again(short: Path, long: tuple[Path, TrainResult]) -> None:
+def test_an_interrupted_extension_resumes_without_its_options(short: Path, long: tuple[Path, TrainResult]) -> None:
     with pytest.raises(Interrupted, match="Stopped by the test"):
         api.resume(short, epochs=4, callback=StoppingCallback(at=3))
     assert load(short).run is not None, "the best weights so far serve meanwhile"

@@ -111,7 +111,7 @@ def test_hosts_with_other_images_all_end_with_a_sentence(image_folder: ImageFold
 
 @needs_jax
 @pytest.mark.slow
-def test_a_mistake_on_one_host_is_told_to_the_other(image_folder: ImageFolder, tmp_path: Path) -> None:
+def test_an_error_on_one_host_is_reported_to_the_other(image_folder: ImageFolder, tmp_path: Path) -> None:
     one = image_folder({"cat": 12, "dog": 12})
     (code, _, errors), (other_code, _, others) = (
         host.end() for host in start_both_hosts(tmp_path, "train", *TRAIN, data=(one, tmp_path / "nowhere"))

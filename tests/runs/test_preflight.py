@@ -94,7 +94,7 @@ def test_folders_inside_classes_are_groups_where_the_settings_say_so(tmp_path: P
     assert not any("split-folders" in line for line in callback.lines)
 
 
-def test_classes_named_as_splits_are_no_groups(tmp_path: Path) -> None:
+def test_classes_named_as_splits_are_not_groups(tmp_path: Path) -> None:
     splits = ("trian", "tset")
     files = {
         f"{split}/{a}/{i}.png": encode_png(9 * n + i) for n, split in enumerate(splits) for a in "xy" for i in range(3)

@@ -76,7 +76,7 @@ def test_an_image_that_cannot_be_read_does_not_reach_the_model() -> None:
     assert asyncio.run(ask()).error is not None
 
 
-def test_a_fault_is_told_to_its_batch_alone() -> None:
+def test_an_error_is_reported_to_its_batch_alone() -> None:
     predictor = BlockingPredictor()
     results = predict_concurrently(predictor, [png(0), png(250), png(20)])
     assert isinstance(results[0], RuntimeError)

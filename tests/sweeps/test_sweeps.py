@@ -165,7 +165,7 @@ def test_wrong_settings_show_before_any_image_is_read(tmp_path: Path, text: str,
     assert not (tmp_path / "o").exists()
 
 
-def test_spaces_that_ship_are_found_by_name_and_lawful() -> None:
+def test_shipped_spaces_are_found_by_name_and_valid() -> None:
     assert "transfer-table" in search_space.list_spaces()
     for name in search_space.list_spaces():
         assert search_space.load_space(name).grid_size

@@ -181,7 +181,7 @@ def test_stop_is_heeded_while_it_is_solved() -> None:
         (SOLVED, {}, {"hidden_units": (4,)}, "a head of several layers"),
     ],
 )
-def test_what_is_no_logistic_regression_is_refused_before_any_work(
+def test_a_head_that_is_not_a_logistic_regression_is_rejected_before_any_work(
     stage: StageConfig, train: dict[str, Any], settings: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stages, "extract_features", lambda *_: pytest.fail("too late"))

@@ -26,7 +26,7 @@ _EXPECTED = "images are paths, encoded bytes, binary files, uint8 arrays or Pill
 def split_images(images: ImageLike | Iterable[ImageLike | InputItem], channels: int = 3) -> Iterator[Any]:
     """Yield one or several images one by one, files as their bytes and tensors as NumPy arrays.
 
-    An array is several images if it is [N, H, W, C], or [N, H, W] with W > 4. Raises `UsageError` for what is no image,
+    An array is several images if it is [N, H, W, C], or [N, H, W] with W > 4. Raises `UsageError` for anything else,
     and for 3 or 4 planes if the model takes RGB (`channels` is 3): they may be one image with its channels first.
     """
     if isinstance(images, Dataset):
@@ -97,7 +97,7 @@ def to_class_index(label: Any, classes: Sequence[str]) -> int:
                 "np.array(classes)[y]."
             )
     if str(label) not in classes:
-        raise DataError(f"y holds {label!r}, which is no class of the model.{suggest(str(label), classes)}")
+        raise DataError(f"y holds {label!r}, which is not a class of the model.{suggest(str(label), classes)}")
     return classes.index(str(label))
 
 

@@ -308,7 +308,7 @@ class Run:
         return f"{result.model}, {accuracy}, {plural(result.epochs, 'epoch')}{bundle}"
 
     def _read_page(self) -> str:
-        """Return the text of ``report.html``, "" if it is missing, a pipe or no page of ours."""
+        """Return the text of ``report.html``, "" if it is missing, a pipe or not written by Sightline."""
         try:
             return _io.read_regular(self.path / "report.html", MAX_PAGE_BYTES).decode(errors="replace")
         except OSError:

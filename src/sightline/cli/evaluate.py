@@ -106,7 +106,7 @@ def evaluate(
         print_metrics_csv(report.evaluation)
     else:
         if tta is not None:
-            print_line("mean over two views of each image: itself and its mirror image")
+            print_line("flip test-time augmentation: mean over each image and its mirror image")
         is_stored = report.split != "other" and report.evaluation.missing is None and tta is None
         file = str(Path(model, "eval", report.split, "metrics.json")) if is_stored else ""
         print_evaluation(

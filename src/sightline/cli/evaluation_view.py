@@ -64,20 +64,20 @@ def _print_detection(report: EvaluationReport) -> None:
         for text in _operating_point_lines(point, b.positive):
             print_line(text)
     if b.operating_points:
-        print_line(f"  {_kept(report)}")
+        print_line(f"  {_describe_storage(report)}")
     print_line()
 
 
-def _kept(report: EvaluationReport) -> str:
+def _describe_storage(report: EvaluationReport) -> str:
     """Return whether the model gives its labels by an operating point from now on."""
     thresholds = report.thresholds
     points = [] if report.binary is None else report.binary.operating_points
     for point in points:
         if thresholds is not None and (point.threshold, point.rate) == (thresholds.positive_threshold, thresholds.rate):
-            return f"`predict` goes by the threshold for this {point.rate}"
+            return f"`predict` uses the threshold for this {point.rate}"
     if len(points) > 1 or (thresholds is not None and thresholds.confidence is not None):
-        return "not kept for `predict`: it keeps a threshold that is asked for alone"
-    return "not kept for `predict`"
+        return "not stored for `predict`: only a single target is stored"
+    return "not stored for `predict`"
 
 
 def _metric_cells(metric: Metric) -> list[str]:
@@ -148,7 +148,7 @@ def _selective_lines(report: EvaluationReport) -> Iterator[str]:
             f"validation images with precision {t.precision:.4f} (at least {t.lower_bound:.4f} with 95% confidence)"
         )
         if t.coverage_cost:
-            yield f"  being conservative costs {t.coverage_cost:.1%} of coverage; --no-conservative gives it back"
+            yield f"  being conservative costs {t.coverage_cost:.1%} of coverage; --no-conservative recovers it"
         if t.note:
             yield f"  {t.note}"
     a = report.selective

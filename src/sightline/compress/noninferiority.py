@@ -69,7 +69,7 @@ def compare_counts(split: str, count: int, original_correct: int, lost: int, gai
 def is_non_inferior(
     only_original_correct: int, only_compressed_correct: int, count: int, max_drop: float = 0.0
 ) -> bool:
-    """Tell whether a compressed model is no worse than the original, by the images of `count` that only one has right.
+    """Return whether a compressed model is non-inferior, by the images of `count` that only one of the two has right.
 
     It is if any of these holds: its accuracy is not lower; the drop plus `STANDARD_ERRORS` of it is at most `max_drop`;
     it is not significantly worse (McNemar), and the 95% interval of the difference excludes a loss of more than

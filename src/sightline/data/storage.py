@@ -153,5 +153,5 @@ class GeneratedStore:
         return self._draw(int(key))
 
     def identity(self, key: str) -> str:
-        """Return a hash that stands in for the SHA-256 of image `key`."""
+        """Return a hash in place of the SHA-256 of image `key`."""
         return self._identity(int(key))

@@ -43,7 +43,7 @@ WIDEST = 1.15  # of a group
 SLANT = 0.3  # depth of a box in the drawing over its side
 STRIP = 0.045
 GAP = 0.24  # between groups
-MAX_LISTED = 3  # convolutions of a block that are told one by one
+MAX_LISTED = 3  # convolutions of a block that are described individually
 ROW = 12.5  # wider drawings take a second row
 BIG, SMALL, LINE = 8, 7, 0.15  # points, points, inches
 

@@ -1,4 +1,4 @@
-"""An explanation as a figure: the image, and the same with the heat laid on it."""
+"""An explanation as a figure: the image, and the image overlaid with the heat map."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def describe_leakage(value: Mapping[str, Any] | None, images: str = "these image
 
     >>> others = {"accuracy": 0.5, "accuracy_interval": [0.2, 0.8], "count": 8}
     >>> describe_leakage({"count": 1, "identical": 1, "near_duplicates": 0, "without_leaked": others})
-    '1 of these images is in an earlier split too (identical): accuracy 0.5000 (0.2000 to 0.8000) on the 8 others.'
+    '1 of these images is in an earlier split too (identical): accuracy 0.5000 (0.2000 to 0.8000) on the other 8.'
     """
     if value is None:
         return ""
@@ -73,7 +73,7 @@ def describe_leakage(value: Mapping[str, Any] | None, images: str = "these image
     if others is None:
         return f"{start}; there are no others."
     low, high = others["accuracy_interval"]
-    return f"{start}: accuracy {others['accuracy']:.4f} ({low:.4f} to {high:.4f}) on the {others['count']:,} others."
+    return f"{start}: accuracy {others['accuracy']:.4f} ({low:.4f} to {high:.4f}) on the other {others['count']:,}."
 
 
 def describe_missing(value: Mapping[str, Any] | None) -> str:

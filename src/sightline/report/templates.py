@@ -56,5 +56,5 @@ def format_percent(value: float | None, digits: int = 1) -> str:
 
 
 def _escape_control(value: Any) -> Any:
-    """Return a value as it stands in a page; escaped text (`Markup`) may still hold control characters."""
+    """Return a value as it appears in a page; escaped text (`Markup`) may still hold control characters."""
     return type(value)(printable(value, keep="\t\n")) if isinstance(value, str) else value

@@ -22,7 +22,7 @@ from sightline.runs.directory import RunDirectory
 from sightline.training import checkpoints, state
 from sightline.training.checkpoints import Checkpoint
 
-LARGE_CHECKPOINT_BYTES = 1 << 30  # checkpoint size in bytes above which the user is told
+LARGE_CHECKPOINT_BYTES = 1 << 30  # checkpoint size in bytes above which the user is warned
 
 
 def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:

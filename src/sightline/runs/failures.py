@@ -1,4 +1,4 @@
-"""Failed and interrupted runs: what is recorded, what is cleaned up, and what the user is told."""
+"""Failed and interrupted runs: what is recorded, what is cleaned up, and what the user sees."""
 
 from __future__ import annotations
 

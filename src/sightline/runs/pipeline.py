@@ -37,7 +37,7 @@ from sightline.training.tensorboard import TensorBoardWriter
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A training in progress: its run directory, locked by this process, and who is told and takes part."""
+    """A training in progress: its run directory, locked by this process, its callback and its hosts."""
 
     run: RunDirectory
     callback: Callback

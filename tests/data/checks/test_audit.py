@@ -197,7 +197,7 @@ def test_empty_class_folders_do_not_vanish(
     assert finding.paths == (where,)
 
 
-def test_class_folders_named_nearly_as_parts_are_suspected(tmp_path: Path) -> None:
+def test_class_folders_with_names_similar_to_splits_are_reported(tmp_path: Path) -> None:
     files = {name.replace("train/", "trian/").replace("test/", "tset/"): data for name, data in SPLITS.items()}
     findings = findings_by_kind(audit_files(tmp_path, files))["split-folders"]
     assert (findings.severity, findings.paths) == ("error", ("trian", "tset"))
@@ -338,7 +338,7 @@ def test_what_stops_training_is_what_the_doctor_calls_an_error(tmp_path: Path) -
         preflight.raise_for_errors((), ("split-folder",))
 
 
-def test_real_scenes_with_masks_are_no_two_classes(shared: Path) -> None:
+def test_real_scenes_with_masks_are_not_two_classes(shared: Path) -> None:
     finding = quick_audit(build_index(shared / "data" / "camvid")).findings[0]
     assert (finding.kind, finding.severity, finding.paths[:2]) == (
         "mask-folders",

@@ -74,7 +74,7 @@ def test_validation_leaks_from_training_only(data: DecodedDataset) -> None:
     assert len(leaked_contents(leaks, "test")) == 2
 
 
-def test_nothing_in_two_splits_is_no_leak(data: DecodedDataset) -> None:
+def test_without_shared_images_there_is_no_leakage(data: DecodedDataset) -> None:
     splits: tuple[Split, ...] = tuple("train" for _ in data.splits)
     assert find_leaks(replace(data, splits=splits), shrink(data).find_groups()) == ()
 

@@ -70,7 +70,7 @@ def test_at_few_pixels_torsos_look_the_same(torsos: list[Image.Image]) -> None:
     )
 
 
-def test_different_torsos_are_no_near_duplicates(torsos: list[Image.Image]) -> None:
+def test_different_torsos_are_not_near_duplicates(torsos: list[Image.Image]) -> None:
     assert (groups(torsos) == np.arange(200)).all()
 
 
@@ -91,7 +91,7 @@ def test_copies_are_found_among_torsos(torsos: list[Image.Image]) -> None:
 # Photographs.
 
 
-def test_scenes_are_known_again_and_told_apart() -> None:
+def test_scenes_are_recognized_and_distinguished() -> None:
     images = [draw_scene(i) for i in range(40)]
     rng = np.random.default_rng(0)
     copies = [make_versions(image, rng) for image in images]
@@ -100,7 +100,7 @@ def test_scenes_are_known_again_and_told_apart() -> None:
         assert (groups([*images, *(copy[kind] for copy in copies)])[40:] == np.arange(40)).all(), kind
 
 
-def test_real_photographs_are_known_again_and_told_apart(shared: Path) -> None:
+def test_real_photographs_are_recognized_and_distinguished(shared: Path) -> None:
     paths = sorted((shared / "data" / "cats_vs_dogs" / "test").rglob("*.jpg"))[::8]
     images = [Image.open(path).convert("RGB") for path in paths]
     assert (groups(images) == np.arange(len(paths))).all()
@@ -137,7 +137,7 @@ def test_groups_are_the_connected_hashes_in_any_order_where_all_pixels_are_equal
     assert groups_of(list(range(len(values)))) == groups_of(order) == expected
 
 
-def test_a_chain_is_no_group() -> None:
+def test_a_chain_of_near_duplicates_is_not_a_group() -> None:
     """A scene that turns into another in 30 steps: each is like the next, the first not like the last."""
     one, other = (np.asarray(draw_scene(i).convert("L"), np.float64) for i in (0, 1))
     steps = [Image.fromarray(np.round(one + (other - one) * t).astype(np.uint8)) for t in np.linspace(0, 1, 30)]
@@ -158,7 +158,7 @@ def test_a_chain_is_no_group() -> None:
             assert max(pairs) >= near_duplicates.MIN_CORRELATION  # all are like one of them
 
 
-def test_many_equal_hashes_are_no_trouble() -> None:
+def test_equal_hashes_alone_do_not_group_images() -> None:
     rng = np.random.default_rng(1)
     small = rng.integers(0, 256, (3, 32, 32), dtype=np.uint8)
     leaders = near_duplicates.group_near_duplicates(np.zeros(600, np.uint64), small[np.arange(600) % 3])

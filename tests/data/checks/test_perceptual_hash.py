@@ -53,7 +53,7 @@ def test_bands_find_exactly_the_pairs_that_brute_force_finds(sample: list[tuple[
     )
 
 
-def test_bands_look_at_a_small_share_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_compare_a_small_fraction_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     hash_values = np.random.default_rng(0).integers(0, 2**64, 2000, dtype=np.uint64)
     looked = 0
     original = perceptual_hash._pairs_in_buckets

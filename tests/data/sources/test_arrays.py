@@ -62,5 +62,5 @@ def test_arrays_that_do_not_fit_are_refused(pixels: Any, labels: Any, classes: A
     assert message in str(caught.value)
 
 
-def test_no_arrays_are_no_entries() -> None:
+def test_without_arrays_there_are_no_entries() -> None:
     assert list_array_items(np.zeros((0, 4, 4), np.uint8), np.zeros(0, int), "none") == []

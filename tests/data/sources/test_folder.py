@@ -76,7 +76,7 @@ def test_classes_are_the_folders_whatever_wraps_them(wrapper: str) -> None:
         ("testing", "test"),
     ],
 )
-def test_parts_are_known_by_every_spelling(folder: str, split: str, wrapper: str) -> None:
+def test_splits_are_recognized_in_every_spelling(folder: str, split: str, wrapper: str) -> None:
     names = NameStore([f"{wrapper}{folder}/cat/1.jpg", f"{wrapper}{folder}/dog/in here/2.jpg"])
     assert labels_and_splits(read_class_folders(names)) == {
         f"{wrapper}{folder}/cat/1.jpg": ("cat", split),
@@ -84,20 +84,20 @@ def test_parts_are_known_by_every_spelling(folder: str, split: str, wrapper: str
     }
 
 
-def test_two_spellings_of_one_part_join() -> None:
+def test_two_spellings_of_one_split_are_merged() -> None:
     listing = read_class_folders(NameStore(["train/cat/1.jpg", "val/cat/2.jpg", "validation/cat/3.jpg"]))
     assert [e.split for e in listing.items] == ["train", "validation", "validation"]
 
 
 @pytest.mark.parametrize("name", ["train", "test", "Validation"])
-def test_a_class_may_be_called_as_a_part_is(name: str) -> None:
+def test_a_class_may_have_the_name_of_a_split(name: str) -> None:
     assert labels_and_splits(read_class_folders(NameStore([f"{name}/1.jpg", "bus/2.jpg"]))) == {
         f"{name}/1.jpg": (name, None),
         "bus/2.jpg": ("bus", None),
     }
 
 
-def test_a_class_below_a_part_may_be_called_as_a_part_is() -> None:
+def test_a_class_below_a_split_may_have_the_name_of_a_split() -> None:
     assert labels_and_splits(
         read_class_folders(NameStore(["train/test/1.jpg", "train/bus/2.jpg", "test/train/3.jpg"]))
     ) == {
@@ -107,7 +107,7 @@ def test_a_class_below_a_part_may_be_called_as_a_part_is() -> None:
     }
 
 
-def test_a_single_class_is_no_wrapper() -> None:
+def test_a_single_class_is_not_a_wrapper() -> None:
     assert labels_and_splits(read_class_folders(NameStore(["cat/1.jpg", "cat/indoors/2.jpg"]))) == {
         "cat/1.jpg": ("cat", None),
         "cat/indoors/2.jpg": ("cat", None),
@@ -151,7 +151,7 @@ def test_the_prefix_stands_before_paths_only() -> None:
     assert (item.key, item.path, item.label) == ("data/cat/1.jpg", "a.zip/data/cat/1.jpg", "cat")
 
 
-def test_parts_beside_other_folders_are_refused() -> None:
+def test_splits_beside_other_folders_are_rejected() -> None:
     keys = ("train/cat/1.jpg", "test/cat/2.jpg", "extra/cat/3.jpg")
     message = get_error(*keys)
     assert message.startswith("archive.zip has extra next to test, train: ")
@@ -257,7 +257,7 @@ def test_splits_inside_each_class() -> None:
 
 
 @pytest.mark.parametrize("split", ["", "train/"])
-def test_images_and_their_masks_are_no_two_classes(split: str) -> None:
+def test_images_and_their_masks_are_not_two_classes(split: str) -> None:
     keys = [f"{split}{folder}/{i}.png" for folder in ("Images", "masks") for i in range(2)]
     assert [r[:2] for r in list_notes(read_class_folders(NameStore(keys)))] == [
         ("mask-folders", f"{split}Images"), ("mask-folders", f"{split}masks"),

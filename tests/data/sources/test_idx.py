@@ -93,7 +93,7 @@ def test_idx_counts_that_differ_are_named(tmp_path: Path) -> None:
     ],
     ids=["empty", "header", "sizes", "short", "long", "rank", "kind", "not gz", "cut gz"],
 )
-def test_idx_damage_is_told(tmp_path: Path, content: bytes, end: str) -> None:
+def test_a_damaged_idx_file_is_reported(tmp_path: Path, content: bytes, end: str) -> None:
     images, _ = write_idx_pair(tmp_path, end=end)
     images.write_bytes(content)
     with pytest.raises(DataError, match=f"{images.name} (is not an idx file of 3-dim|cannot be read as an idx file)"):

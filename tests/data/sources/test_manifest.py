@@ -363,7 +363,7 @@ def test_a_label_may_hold_a_separator(tmp_path: Path, text: str) -> None:
     ],
     ids=["empty", "label", "path", "split", "quote"],
 )
-def test_what_is_wrong_in_a_csv_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_a_fault_in_a_csv_is_reported(tmp_path: Path, text: str, message: str) -> None:
     assert message in get_error(write_table(tmp_path, text))
 
 
@@ -379,7 +379,7 @@ def test_what_is_wrong_in_a_csv_is_told(tmp_path: Path, text: str, message: str)
         ),
     ],
 )
-def test_what_is_wrong_in_json_lines_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_a_fault_in_json_lines_is_reported(tmp_path: Path, text: str, message: str) -> None:
     assert message in get_error(write_table(tmp_path, text, name="list.jsonl"))
 
 
@@ -462,7 +462,7 @@ def test_an_encoding_is_a_setting(tmp_path: Path, encoding: str, names: tuple[st
     assert [r.kind for r in read_manifest(path, DataConfig(encoding="latin-1")).notes] == []
 
 
-def test_a_guessed_encoding_is_told(tmp_path: Path) -> None:
+def test_a_guessed_encoding_is_reported(tmp_path: Path) -> None:
     names = ("苹果树叶", "香蕉树叶")
     for number in range(2):
         (tmp_path / f"{number}.png").write_bytes(b"")

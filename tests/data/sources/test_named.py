@@ -259,7 +259,7 @@ def test_a_set_put_where_the_message_says_is_found(
     shutil.rmtree(keras_home)
 
 
-def test_a_damaged_local_file_is_told(keras_home: Path) -> None:
+def test_a_damaged_local_file_is_reported(keras_home: Path) -> None:
     (keras_home / "datasets").mkdir()
     (keras_home / "datasets" / "mnist.npz").write_bytes(b"half a download")
     with pytest.raises(DataError, match="The data set mnist is not on this machine and could not be downloaded"):

@@ -96,7 +96,7 @@ def build_table(rows: Iterable[Mapping[str, Any]], name: str) -> Table:
 
 
 def _check_size(text: str, name: str, max_rows: int) -> None:
-    """Raise `DataError` for more lines, or objects and lists, than so many rows can have, before any is parsed."""
+    """Raise `DataError` for more lines, or objects and lists, than that many rows need, before any is parsed."""
     if name.lower().endswith(".json"):
         _check_rows(name, (text.count("{") + text.count("[")) // _MOST_PARTS, max_rows)
     else:

@@ -98,7 +98,7 @@ def load_model(path: Path) -> Any:
 
 
 def _check_interface(model: Any, path: Path, preprocess: PreprocessingSpec) -> None:
-    """Raise `ModelError` unless a model takes images of `preprocess` and has the outputs and layers of ours."""
+    """Raise `ModelError` unless a model takes images of `preprocess` and has the interface of a Sightline network."""
     shapes, names = [tuple(tensor.shape[1:]) for tensor in model.inputs], {layer.name for layer in model.layers}
     expected = preprocess.shape
     if shapes not in ([expected], [(None, None, expected[2])]):  # some networks take images of any size
