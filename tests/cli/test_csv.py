@@ -58,7 +58,7 @@ def list_runs(result: Any) -> Iterator[Row]:
 def list_trials(result: Any) -> Iterator[Row]:
     for trial in result["trials"]:
         low, high = trial["accuracy_interval"]
-        yield {**trial, "low": low, "high": high, **trial["settings"]}
+        yield {**trial, "low": low, "high": high, result["monitor"]: trial["value"], **trial["settings"]}
 
 
 def list_metrics(result: Any) -> Iterator[Row]:
@@ -86,7 +86,11 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Any], Any], tuple[str, ...]]]
     "compare": (("run", "run-2"), list_runs, ("run", "accuracy", "low", "high", "seconds", "train.epochs")),
     "evaluate": (("run",), list_metrics, ("metric", "value", "low", "high", "count")),
     "doctor": (("photos",), list_findings, ("severity", "kind", "group", "path", "label", "reason")),
-    "sweep": (("colors", "space"), list_trials, ("trial", "value", "accuracy", "train.optimizer.learning_rate", "run")),
+    "sweep": (
+        ("colors", "space"),
+        list_trials,
+        ("trial", "validation.accuracy", "accuracy", "train.optimizer.learning_rate", "run"),
+    ),
 }
 """Of each command: its arguments, the rows in its JSON, and columns that must be there."""
 

@@ -109,7 +109,7 @@ class SweepResult:
             ]
             for trial in self.trials
         ]  # fmt: skip
-        return ["trial", "state", "value", *parameters, "accuracy", "low", "high", *measured], rows
+        return ["trial", "state", self.monitor, *parameters, "accuracy", "low", "high", *measured], rows
 
 
 def _trial_row(trial: TrialResult) -> dict[str, Any]:
