@@ -46,7 +46,8 @@ from sightline.inference.bundle import Bundle
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.predictor import Outputs
 from sightline.inference.results import Thresholds
-from sightline.inference.safety import keras_file, onnx_file
+from sightline.inference.safety import onnx_file
+from sightline.models import keras_file
 from sightline.models.describe import LayerDescription, ModelDescription
 from sightline.preprocessing import PreprocessingSpec, decode_preview, detect_format, inspect_image
 from sightline.report.html_report import render_html

@@ -19,9 +19,10 @@ from sightline.config import parse
 from sightline.errors import ConfigError, ModelError, UsageError
 from sightline.inference import bundle, exported_folder
 from sightline.inference.manifest import MAX_CLASSES, Manifest
-from sightline.inference.safety import keras_file, limits, openvino_model, saved_model
+from sightline.inference.safety import limits, openvino_model, saved_model
 from sightline.inference.safety.onnx_graph import parse_graph
 from sightline.inference.safety.onnx_limits import check_limits
+from sightline.models import keras_file, keras_h5
 from sightline.preprocessing import PreprocessingSpec
 from sightline.preprocessing.spec import MAX_MEGAPIXELS
 from sightline.sweeps import search_space
@@ -189,6 +190,6 @@ def test_a_keras_file_has_at_most_100_000_arrays(tmp_path: Path, monkeypatch: py
         for name, content in (("config.json", b"{}"), ("model.weights.h5", stream.getvalue())):
             archive.writestr(name, content)
     keras_file.check_keras_file(tmp_path / "m.keras")
-    monkeypatch.setattr(keras_file, "_MAX_ITEMS", 2)
+    monkeypatch.setattr(keras_h5, "_MAX_ITEMS", 2)
     with pytest.raises(ModelError, match="twice, or too many items"):
         keras_file.check_keras_file(tmp_path / "m.keras")

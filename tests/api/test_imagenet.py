@@ -14,6 +14,7 @@ import sightline as sl
 from sightline.api import imagenet
 from sightline.data import cache
 from sightline.errors import MissingExtraError, ModelError
+from sightline.inference import bundle
 from sightline.models import pretrained
 
 
@@ -58,6 +59,29 @@ def test_it_is_built_once_and_again_if_it_is_damaged(
     path.write_bytes(content[:-1000] + bytes(1000))
     assert sl.load("imagenet").path == path
     assert path.read_bytes() == content, "the same bytes each time"
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owner")
+@pytest.mark.parametrize("owner", ["another user", "root"])
+def test_a_bundle_that_somebody_else_wrote_is_not_used(
+    owner: str, classifier: sl.Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert classifier.path is not None
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path))
+    path = tmp_path / classifier.path.name
+    path.write_bytes(classifier.path.read_bytes())
+    lstat = Path.lstat
+
+    def state_owner(path: Path) -> os.stat_result:
+        values = list(lstat(path))
+        values[4] = 0 if owner == "root" else os.getuid() + 1
+        return os.stat_result(values)
+
+    monkeypatch.setattr(Path, "lstat", state_owner)
+    monkeypatch.setattr(imagenet, "_build", lambda: bundle.read(path))
+    before = path.stat().st_ino
+    assert imagenet.find_or_build_bundle() == path
+    assert (path.stat().st_ino == before) == (owner == "root")
 
 
 def test_once_built_it_predicts_without_a_training_framework(classifier: sl.Classifier, tmp_path: Path) -> None:

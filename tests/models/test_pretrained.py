@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -256,15 +257,58 @@ def test_weights_from_a_file_are_not_reinitialized(vgg16: tuple[Any, Path]) -> N
     assert np.asarray(network.model.get_layer("fc1").kernel).std() == pytest.approx(0.01, rel=0.05)
 
 
-def test_array_stored_in_another_file_is_rejected(vgg16: tuple[Any, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["block1_conv1/block1_conv1/kernel:0", "block1_conv1", "model_weights"])
+def test_array_stored_in_another_file_is_rejected(place: str, vgg16: tuple[Any, Path], tmp_path: Path) -> None:
     path = tmp_path / "linked.h5"
-    path.write_bytes(vgg16[1].read_bytes())
-    with h5py.File(path, "a") as file:
-        name = "block1_conv1/kernel:0"
-        del file["block1_conv1"][name]
-        file["block1_conv1"][name] = h5py.ExternalLink(str(vgg16[1]), f"block1_conv1/{name}")
-    with pytest.raises(ModelError, match="stored in another file"):
+    if place == "model_weights":
+        with h5py.File(path, "w") as file:
+            file[place] = h5py.ExternalLink(str(vgg16[1]), "/")
+    else:
+        path.write_bytes(vgg16[1].read_bytes())
+        with h5py.File(path, "a") as file:
+            del file[place]
+            file[place] = h5py.ExternalLink(str(vgg16[1]), place)
+    with pytest.raises(ModelError, match="refers to data elsewhere"):
         build_model(make_plan("vgg16", options={"weights": path}))
+
+
+@pytest.mark.parametrize(
+    "options", [{"compression": "gzip"}, {}, {"shape": (1,), "maxshape": (None,)}], ids=["packed", "unwritten", "chunk"]
+)
+@pytest.mark.parametrize("suffix", [".h5", ".weights.h5"])
+def test_arrays_larger_than_their_file_are_refused_unread(
+    options: dict[str, Any], suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"large{suffix}"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("layer")
+        dtype, chunks = np.float32, (1 << 20,)
+        group.create_dataset("w", **{"shape": (1 << 30,), "dtype": dtype, "chunks": chunks, **options})
+        if suffix == ".h5":
+            file.attrs["layer_names"], group.attrs["weight_names"] = [b"layer"], [b"w"]
+    monkeypatch.setattr(h5py.Dataset, "__array__", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda *_: pytest.fail("read"))
+    with pytest.raises(ModelError, match=r"its arrays take [\d,]+ bytes, more than 4 times the file's"):
+        build_model(make_plan("fashion-cnn", options={"weights": path}))
+
+
+def test_an_array_of_many_layers_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "again.h5", "w") as file:
+        file.attrs["layer_names"] = [b"layer"] * 1000
+        group = file.create_group("layer")
+        group.attrs["weight_names"] = [b"w"]
+        group["w"] = np.zeros(1000, np.float32)
+    with pytest.raises(ModelError, match="the layer 'layer' has arrays that another one has"):
+        build_model(make_plan("fashion-cnn", options={"weights": tmp_path / "again.h5"}))
+
+
+def test_a_keras_file_that_expands_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", b" " * (32 << 20))
+    monkeypatch.setattr(pretrained, "_build_submodel", lambda _: backend.keras().Sequential([]))
+    monkeypatch.setattr(backend.keras().Sequential, "load_weights", lambda *_: pytest.fail("read by Keras"))
+    with pytest.raises(ModelError, match=r"config\.json decompresses from"):
+        build_model(make_plan("fashion-cnn", options={"weights": tmp_path / "bomb.keras"}))
 
 
 # Real weights

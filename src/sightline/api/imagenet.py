@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def find_or_build_bundle() -> Path:
     Raises `MissingExtraError` if it has to be built and Keras or the weights are not installed.
     """
     path = cache.cache_folder() / f"{NAME}-{_cache_key()}.onnx"
-    if path.is_file():
+    if path.is_file() and _is_own(path):
         try:
             bundle.read(path)
         except ModelError:  # damaged: built again
@@ -45,6 +46,11 @@ def find_or_build_bundle() -> Path:
         else:
             return path
     return _io.write_atomic(path, _build().model, "Set SIGHTLINE_CACHE to a folder that can be written.")
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether the user, or root, wrote the file: in a folder that others may write to, it can be anything."""
+    return not hasattr(os, "getuid") or path.lstat().st_uid in {0, os.getuid()}
 
 
 def _cache_key() -> str:

@@ -25,7 +25,7 @@ from sightline.data.types import SPLITS
 from sightline.errors import ModelError, OutputError
 from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
-from sightline.inference.safety.keras_file import check_keras_file
+from sightline.models.keras_file import check_keras_file
 
 T = TypeVar("T")
 MAX_VALUE = 1e15  # of any measurement in a record

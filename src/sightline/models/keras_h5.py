@@ -1,7 +1,12 @@
-"""Read weights files in the legacy format of `keras.applications` (``.h5``, layer by layer, in order)."""
+"""Read weights files in the legacy format of `keras.applications` (``.h5``, layer by layer, in order).
+
+An untrusted HDF5 file may link to any other file, and state arrays of any size: compressed, or never written. So all
+links and sizes in it are checked before an array is read.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,31 +15,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+MAX_RATIO = 4  # of the size of all arrays to that of their file; Keras does not compress weights
+_MAX_ITEMS = 100_000  # groups and data sets
 
 
 def read_h5_layers(path: Path) -> list[tuple[str, list[Array]]] | None:
     """Return the name and arrays of each layer with weights, in file order; None for a file in another format.
 
-    Raises `ValueError` if an array is stored outside the file: an HDF5 link could read any other file.
+    The links and sizes in any HDF5 file are checked, also where Keras reads it. Raises `ValueError` as
+    `measure_arrays`, and for arrays of more than `MAX_RATIO` times the size of the file.
     """
     import h5py
 
     if not h5py.is_hdf5(path):
         return None
     with h5py.File(path, "r") as file:
+        size, file_size = measure_arrays(file), path.stat().st_size
+        if size > MAX_RATIO * file_size:
+            raise ValueError(f"its arrays take {size:,} bytes, more than {MAX_RATIO} times the file's {file_size:,}")
         group = file.get("model_weights", file)
-        layers = [(name, _read_arrays(group[name])) for name in _read_names(group, "layer_names")]
+        layers, total = [], 0
+        for name in _read_names(group, "layer_names"):
+            datasets = [group[name][weight] for weight in _read_names(group[name], "weight_names")]
+            total += sum(dataset.nbytes for dataset in datasets)
+            if total > size:
+                raise ValueError(f"the layer {name!r} has arrays that another one has")
+            layers.append((name, [np.asarray(dataset) for dataset in datasets]))
     return [(name, arrays) for name, arrays in layers if arrays] or None
 
 
-def _read_arrays(group: Any) -> list[Array]:
-    arrays = []
-    for name in _read_names(group, "weight_names"):
-        dataset = group[name]
-        if dataset.external or dataset.is_virtual or dataset.file != group.file:
-            raise ValueError(f"{name} is stored in another file")
-        arrays.append(np.asarray(dataset))
-    return arrays
+def measure_arrays(file: Any) -> int:
+    """Return the bytes that all arrays of an open HDF5 file take once read; reads none of them.
+
+    Raises `ValueError` for data outside the file, links, second names, arrays of objects, or too many items.
+    """
+    import h5py  # a dependency of Keras
+
+    total = 0
+    visited: set[int | None] = set()
+    groups = [file]
+    while groups:
+        group = groups.pop()
+        for name in group:
+            item = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+            address = None if item is None else h5py.h5o.get_info(item.id).addr
+            if address in visited or len(visited) > _MAX_ITEMS:  # a second name may form a cycle
+                raise ValueError(f"its weights contain {name!r} twice, or too many items")
+            visited.add(address)
+            if isinstance(item, h5py.Group):
+                groups.append(item)
+            elif isinstance(item, h5py.Dataset) and not (item.external or item.is_virtual or item.dtype.hasobject):
+                chunk = math.prod(item.chunks or ())  # read as a whole, and may be larger than the array
+                total += max(item.size or 0, chunk) * item.dtype.itemsize
+            else:
+                raise ValueError(f"{name!r} in its weights refers to data elsewhere")
+    return total
 
 
 def _read_names(group: Any, attribute: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sightline import backend
 from sightline.errors import MissingExtraError, ModelError, UsageError
-from sightline.models import keras_h5, torch_file
+from sightline.models import keras_file, keras_h5, torch_file
 from sightline.models.entry import ModelEntry, PackagedWeights, PretrainedWeights
 
 MAX_TOP_ARRAYS = 6  # maximum number of arrays in a published top: three dense layers
@@ -115,7 +115,7 @@ def load_weights(backbone: Sequence[Any], head: Sequence[Any], path: Path, entry
         stored_layers, head_layers = _read_layers(path, entry), head if _may_include_head(entry) else ()
         if stored_layers is not None:
             return _assign_arrays(backbone, head_layers, stored_layers)
-        _build_submodel(backbone).load_weights(str(path))
+        _load_with_keras(_build_submodel(backbone), path)
     except Exception as error:
         reason = (str(error).splitlines()[0] if str(error) else type(error).__name__).rstrip(".")
         raise ModelError(
@@ -130,6 +130,15 @@ def _read_layers(path: Path, entry: ModelEntry) -> list[tuple[str, list[keras_h5
     if isinstance(entry.pretrained, PackagedWeights) and path.suffix == ".pth":
         return torch_file.read_layers(path, entry.pretrained.sha256)
     return keras_h5.read_h5_layers(path)
+
+
+def _load_with_keras(model: Any, path: Path) -> None:
+    """Load a file of Keras 3, which Keras reads by its name; an HDF5 file was checked by `_read_layers`."""
+    if path.suffix == ".keras":
+        keras_file.check_keras_file(path)
+    elif path.suffix != ".h5":
+        raise ValueError("it is neither a .h5 nor a .keras file")
+    model.load_weights(str(path))
 
 
 def _may_include_head(entry: ModelEntry) -> bool:

@@ -15,7 +15,7 @@ from sightline._keras import training_steps
 from sightline._keras.process_state import seed_new_layers
 from sightline.errors import ModelError, first_line
 from sightline.inference.predictor import OUTPUT_NAMES, Outputs, check_finite
-from sightline.inference.safety.keras_file import check_keras_file
+from sightline.models.keras_file import check_keras_file
 from sightline.preprocessing import PreprocessingSpec
 
 

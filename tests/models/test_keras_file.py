@@ -16,7 +16,7 @@ import pytest
 from sightline import backend
 from sightline.errors import ModelError
 from sightline.inference.runtimes.keras import load_model
-from sightline.inference.safety.keras_file import check_keras_file
+from sightline.models.keras_file import check_keras_file
 
 MIB = 1 << 20
 
