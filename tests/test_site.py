@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sightline.models import registry
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
 TROUBLESHOOTING = (DOCS / "troubleshooting.md", DOCS / "zh-CN" / "troubleshooting.md")
@@ -63,3 +65,9 @@ def test_every_results_file_is_a_page() -> None:
     results = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "benchmarks" / "results").glob("*.md")}
     assert results
     assert results <= set(sources)
+
+
+def test_the_table_of_parity_lists_every_network() -> None:
+    page = (REPOSITORY / "benchmarks" / "results" / "export.md").read_text(encoding="utf-8")
+    rows = page.partition("<!-- parity: begin -->")[2].partition("<!-- parity: end -->")[0]
+    assert re.findall(r"^\| `([\w-]+)` \|.* onnx \|", rows, re.MULTILINE) == list(registry.ENTRIES)

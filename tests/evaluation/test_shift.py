@@ -1,4 +1,4 @@
-"""Validation beside test: differences beyond chance are told, those within it are not."""
+"""Validation beside test: differences beyond chance are reported, those within it are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of several runs: every run is in them, told apart, and none hides the others."""
+"""Figures of several runs: every run is in them, distinct, and none hides the others."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def find_package(frame: FrameType | None) -> str | None:
 def recording_stations() -> Iterator[list[tuple[str, str]]]:
     """Record where `runs` hands images to another package, or gets them from one: its name and the function.
 
-    Methods of the values that hold images, such as `DecodedDataset.subset`, are no stations, nor is writing the
+    Methods of the values that hold images, such as `DecodedDataset.subset`, are not stations, nor is writing the
     bytes of a plot.
     """
     stations: list[tuple[str, str]] = []

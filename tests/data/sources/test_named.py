@@ -169,7 +169,7 @@ def keras_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def unchecked_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Keras take small files of ours for the true ones."""
+    """Let Keras accept small files of the tests as the original ones."""
     monkeypatch.setattr("keras.src.utils.file_utils.validate_file", lambda *_, **__: True)
 
 
