@@ -127,7 +127,7 @@ def read_cell(cell: str, expected: Any) -> Any:
     return json.loads(cell) if cell else None
 
 
-def test_a_finding_on_hostile_names_is_no_formula(sightline: Command, places: dict[str, Path]) -> None:
+def test_a_finding_on_hostile_names_is_not_a_formula(sightline: Command, places: dict[str, Path]) -> None:
     printed = sightline("doctor", places["photos"], "--format", "csv").out
     paths = {row["path"] for row in csv.DictReader(io.StringIO(printed))}
     assert "'=red/0.png" in paths

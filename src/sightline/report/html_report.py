@@ -36,9 +36,9 @@ def render_html(report: RunReport) -> str:
         f"{kind}_images": {
             i.path: encode_image(content)
             for i, content in report.images.items()
-            if i.kind == kind and i.path in shown and content
+            if i.kind == kind and i.path in paths and content
         }
-        for kind, shown in _find_shown_paths(report).items()
+        for kind, paths in _find_shown_paths(report).items()
     }
     splits = {row.split for leak in report.leaks for row in leak.images}
     values |= images | {
