@@ -199,7 +199,15 @@ def _arrays(path: Path, rng: np.random.Generator) -> Damage:
 
 
 def choose_damage(path: Path, seed: int) -> Damage:
-    """Return the damage with this seed: a changed value in three of five cases, else anything."""
+    """Return the damage with this seed: many lines or a large matrix in one of eight cases, where the file has them.
+
+    Else a changed value in three of five cases, or anything.
+    """
+    is_large = np.random.default_rng([seed, 1]).integers(8) == 0
+    if is_large and path.suffix == ".jsonl" and path.stat().st_size:
+        return repeat_lines(path, 3000)
+    if is_large and path.name == "metrics.json":
+        return enlarge_matrix(path, 300)
     rng = np.random.default_rng(seed)
     return (damage_file if rng.integers(5) < 2 else damage_value)(path, rng)
 
