@@ -56,7 +56,7 @@ def graph() -> bytes:
 
 @cache
 def calibrate_block() -> CalibratedGraph:
-    return quantize.calibrate_graph(graph(), [random_images(8, 16, seed=seed) for seed in range(2)])
+    return quantize.calibrate_graph(graph(), random_images(16, 16))
 
 
 def compute_logits(file: bytes) -> NDArray[np.float32]:
@@ -76,7 +76,7 @@ def list_optimized_operations(file: bytes, folder: Path) -> dict[str, str]:
 
 def test_the_file_is_allowed_and_close_to_float(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        file = quantize.quantize_graph(graph(), [random_images(8, 16)])
+        file = quantize.quantize_graph(graph(), random_images(8, 16))
     assert not caplog.records, "the quantizer's log must be suppressed"
     check_limits(parse_graph(file), 1)
     assert {n.domain for n in onnx.load_from_string(file).graph.node} == {""}
@@ -169,7 +169,7 @@ def test_biases_correct_the_mean_error_of_rounding_weights() -> None:
     x = layers.Activation("linear", name="features")(layers.GlobalAveragePooling2D(name="pool")(x))
     logits = layers.Dense(3, name="predictions", kernel_initializer=keras.initializers.HeNormal(5))(x)
     outputs = {"probabilities": layers.Softmax(name="probabilities")(logits), "logits": logits, "features": x}
-    calibrated = quantize.calibrate_graph(convert_model(keras.Model(pixels, outputs)), [random_images(32, 8)])
+    calibrated = quantize.calibrate_graph(convert_model(keras.Model(pixels, outputs)), random_images(32, 8))
     (node,) = [n for n in calibrated.model.graph.node if n.name == "wide"]
     input_mean = calibrated.input_means[node.input[0]]
     assert input_mean == pytest.approx((random_images(32, 8) / 255).mean((0, 1, 2)), abs=1e-5)
@@ -210,7 +210,7 @@ def test_sensitivities_cover_every_layer_and_rank_the_damaged_one_first() -> Non
             weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
     calls = []
     sensitivities = quantize.measure_sensitivities(
-        model.SerializeToString(), [random_images(8, 16)], lambda *call: calls.append(call)
+        model.SerializeToString(), random_images(8, 16), lambda *call: calls.append(call)
     )
     assert set(sensitivities) == set(calibrate_block().layers)
     assert all(value >= 0 for value in sensitivities.values())
@@ -231,6 +231,13 @@ def test_layers_are_left_in_float_until_the_file_is_accepted() -> None:
     assert len(float_layers) <= len(calibrate_block().layers) // 2
 
 
+def test_images_are_calibrated_in_batches() -> None:
+    counts: list[tuple[int, int]] = []
+    calibrated = quantize.calibrate_graph(graph(), random_images(70, 16), lambda _, *count: counts.append(count))
+    assert counts == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert calibrated.layers == calibrate_block().layers
+
+
 def test_no_images_is_an_error() -> None:
     with pytest.raises(DataError, match="needs images"):
-        quantize.quantize_graph(graph(), [])
+        quantize.quantize_graph(graph(), random_images(0, 16))

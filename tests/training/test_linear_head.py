@@ -17,6 +17,7 @@ from sightline.config import RunConfig, StageConfig, TrainConfig
 from sightline.data.types import Subset
 from sightline.errors import Interrupted, UsageError
 from sightline.models.build import Network, build_model
+from sightline.models.head import DENSE_LAYER
 from sightline.training import linear_head, stages
 from sightline.training.linear_head import PENALTIES, fit_linear_head
 from sightline.training.loop import fit
@@ -141,7 +142,7 @@ def test_it_is_one_epoch_of_the_head_alone() -> None:
         for variable, old in zip(network.model.weights, before, strict=True)
         if (backend.keras().ops.convert_to_numpy(variable) != old).any()
     ]
-    assert {path.split("/")[-2] for path in changed} == {linear_head.LAYER}
+    assert {path.split("/")[-2] for path in changed} == {DENSE_LAYER}
     assert result.best == record
 
 

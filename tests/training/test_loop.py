@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from sightline.config import (
 from sightline.data.loader import epoch_order
 from sightline.data.types import Subset
 from sightline.distributed import devices
+from sightline.inference import frozen_layers
 from sightline.models.build import Network, build_model
 from sightline.models.describe import weights_sha256
 from sightline.training.augment import pipeline
@@ -200,6 +202,20 @@ def test_pixels_and_labels_are_mixed_alike(changing: AugmentConfig) -> None:
     pixels = np.concatenate([to_numpy(pipeline.apply(changing, subset.take(order[s]), params[s])) for s in steps])
     assert record.loss == pytest.approx(soft_cross_entropy(network, pixels, mixed)[:10].mean(), abs=1e-5)
     assert record.loss != pytest.approx(soft_cross_entropy(network, pixels, soft_labels)[:10].mean(), abs=1e-3)
+
+
+@pytest.mark.parametrize("runtime", ["keras", "onnxruntime"])
+def test_a_message_says_that_keras_replaces_onnx_runtime(
+    monkeypatch: pytest.MonkeyPatch, runtime: Literal["keras", "onnxruntime"]
+) -> None:
+    monkeypatch.setattr(frozen_layers, "outputs_agree", lambda *_: False)
+    network = build_simple_network()
+    config = make_config(stages=(StageConfig("head", unfreeze=0),))
+    config = dataclasses.replace(config, device=dataclasses.replace(config.device, feature_runtime=runtime))
+    callback = WeightsCallback(network)
+    fit(network, make_subset(LABELS), EMPTY, config, callback)
+    expected = ["Keras computes the features of the frozen layers, since those of ONNX Runtime differ"]
+    assert [line for line in callback.messages if "ONNX Runtime" in line] == (expected if runtime != "keras" else [])
 
 
 def test_features_of_frozen_layers_are_not_mixed_with_a_message() -> None:

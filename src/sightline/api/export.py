@@ -282,8 +282,7 @@ class _ExportJob:
         if precision != "int8":
             return keras_to_onnx.cast_weights(self.source.graph, precision), ()
         calibration_pixels = self._calibration_pixels()
-        batches = [calibration_pixels[start : start + 32] for start in range(0, len(calibration_pixels), 32)]
-        calibration = quantize.calibrate_graph(self.source.graph, batches, self.callback.on_progress)
+        calibration = quantize.calibrate_graph(self.source.graph, calibration_pixels, self.callback.on_progress)
         subset = self.samples.head(CALIBRATION_IMAGES)
 
         def accept(file: bytes) -> bool:
@@ -294,7 +293,7 @@ class _ExportJob:
             return parity.compare_probabilities(reference[: len(subset)], probabilities).is_within(self.tolerance)
 
         file, float_layers, _ = calibration.quantize_until_accepted(
-            accept, calibration_pixels[:32], self.callback.on_progress
+            accept, calibration_pixels, self.callback.on_progress
         )
         return file, float_layers
 

@@ -24,6 +24,7 @@ from sightline.inference.bundle import Bundle
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models.describe import count_parameters, describe_model
+from sightline.models.head import TEMPERATURE_LAYER
 from sightline.preprocessing import PreprocessingSpec
 
 ORIGINAL = "original"  # name of the first candidate, which every other one is compared with
@@ -105,11 +106,11 @@ class CandidateFactory:
 
         def quantize_graph(graph: bytes) -> tuple[bytes, Mapping[str, Any]]:
             images = _sample_evenly(self.task.data.subset("train"), CALIBRATION_IMAGES)
-            batches = [images.take(slice(start, start + 32)) for start in range(0, len(images), 32)]
-            calibration = quantize.calibrate_graph(graph, batches, self._callback.on_progress)
+            pixels = images.take(slice(None))
+            calibration = quantize.calibrate_graph(graph, pixels, self._callback.on_progress)
             quantized, float_layers, _ = calibration.quantize_until_accepted(
                 lambda file: self.is_non_inferior(self._predict_correct(self._make_predictor(file))),
-                batches[0],
+                pixels,
                 self._callback.on_progress,
             )
             return quantized, {"calibrated on": len(images), "left in float": list(float_layers)}
@@ -161,7 +162,7 @@ class CandidateFactory:
         """Fit the temperature of a new model; return its ONNX file."""
         if self.task.calibrate is None:
             return keras_to_onnx.convert_model(model)
-        model.get_layer("temperature").scale = 1.0
+        model.get_layer(TEMPERATURE_LAYER).scale = 1.0
         predictor = self._make_predictor(keras_to_onnx.convert_model(model))
         self.task.calibrate(model, runner.predict_outputs(predictor, self.validation).logits, self.validation.labels)
         return keras_to_onnx.convert_model(model)
@@ -189,7 +190,7 @@ class CandidateFactory:
         median, p99, throughput = self._measure_latency(predictor)
         fields = {
             "model": next((str(step["student"]) for step in lineage if "student" in step), self.task.config.name),
-            "temperature": 1 / float(model.get_layer("temperature").scale),
+            "temperature": 1 / float(model.get_layer(TEMPERATURE_LAYER).scale),
             "precision": precision,
             "lineage": lineage,
             "metrics": {"validation": {"accuracy": accuracy, "count": len(correct)}},

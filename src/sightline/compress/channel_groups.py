@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sightline._keras import graphs
 from sightline.errors import ModelError
+from sightline.models.head import LOGITS, PROBABILITIES
 from sightline.models.layers import ChannelFlow, LayerType, get_layer_type, is_kernel
 
 Slots = NDArray[np.int64]
@@ -170,7 +171,7 @@ def trace_channels(model: Any) -> ChannelGroups:
         if getattr(node.operation, "weights", None) and num_calls[id(node.operation)] > 1:
             raise ModelError(f"The layer {node.operation.name} is used more than once: it cannot be pruned.")
         tracer.trace_call(node)
-    tracer.protect(tracer.slots_of[id(model.output["logits"])], tracer.slots_of[id(model.output["probabilities"])])
+    tracer.protect(tracer.slots_of[id(model.output[LOGITS])], tracer.slots_of[id(model.output[PROBABILITIES])])
     roots = np.array([tracer.find(slot) for slot in range(len(tracer.parent))])
     _, group = np.unique(roots, return_inverse=True)
     protected = np.zeros(group.max() + 1, bool)

@@ -20,6 +20,7 @@ from sightline.callbacks import Progress
 from sightline.config import AugmentConfig, RunConfig
 from sightline.data.loader import iterate_batches
 from sightline.data.types import Subset
+from sightline.models.head import LOGITS
 from sightline.seeding import derive_seed
 from sightline.training import stages
 from sightline.training.augment import pipeline
@@ -61,9 +62,9 @@ def compute_teacher_logits(
     params = np.stack([pipeline.sample_params(augmentation, len(train), size, seed, view) for view in range(views)])
     if path.is_file():
         logits = _read_logits(path)
-        if logits is not None and logits.shape == (views, len(train), model.output["logits"].shape[-1]):
+        if logits is not None and logits.shape == (views, len(train), model.output[LOGITS].shape[-1]):
             return TeacherLogits(logits, params, augmentation)
-    augmented_model = stages.add_augmentation(backend.keras().Model(model.input, model.output["logits"]), augmentation)
+    augmented_model = stages.add_augmentation(backend.keras().Model(model.input, model.output[LOGITS]), augmentation)
     logits = np.stack([_predict_view(augmented_model, train, params, view, views, progress) for view in range(views)])
     _io.write_atomic(path, lambda temporary_path: _save_array(temporary_path, logits))
     return TeacherLogits(logits, params, augmentation)

@@ -24,6 +24,7 @@ from sightline.data.loader import epoch_order, iterate_batches
 from sightline.data.types import Subset
 from sightline.errors import ModelError
 from sightline.models.build import Network
+from sightline.models.head import LOGITS
 from sightline.seeding import derive_seed
 from sightline.training import checkpoints, state
 from sightline.training.loop import fit
@@ -108,14 +109,14 @@ class FineTuner:
 
     def score_by_taylor(self, model: Any, groups: ChannelGroups) -> prune.Scores:
         """Return the Taylor importance scores of `model` over a few batches of training images."""
-        size, classes = min(self.config.train.batch_size, len(self.train)), model.output["logits"].shape[-1]
+        size, classes = min(self.config.train.batch_size, len(self.train)), model.output[LOGITS].shape[-1]
         order = epoch_order(len(self.train), derive_seed(self.config.seed, "taylor"), 0)
         num_batches = min(max(len(order) // size, 1), TAYLOR_BATCHES)
         batches = list(iterate_batches(self.train, size, order[: num_batches * size]))
         frozen = [layer for layer in model.layers if not layer.trainable]
         for layer in model.layers:
             layer.trainable = True
-        training_model = backend.keras().Model(model.input, model.output["logits"])
+        training_model = backend.keras().Model(model.input, model.output[LOGITS])
         remaining = list(batches)
 
         def run_step(recorder: Any) -> int:

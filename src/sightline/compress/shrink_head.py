@@ -10,7 +10,8 @@ import numpy as np
 from sightline import backend
 from sightline.config import ModelConfig
 from sightline.models import registry
-from sightline.models.build import ModelSpec, Network, build_model
+from sightline.models.build import NORMALIZE_LAYER, ModelSpec, Network, build_model
+from sightline.models.head import LOGITS
 
 SHRINK = 8  # factor by which a hidden layer is narrowed
 
@@ -36,7 +37,7 @@ def rebuild_with_head(model: Any, config: ModelConfig, seed: int) -> Network:
     layers.
     """
     height, width, channels = model.input.shape[1:]
-    classes = model.output["logits"].shape[-1]
+    classes = model.output[LOGITS].shape[-1]
     spec = ModelSpec(config, height, width, channels, classes, seed, pixel_stats=_read_pixel_stats(model))
     network = build_model(spec)
     for name in network.backbone:
@@ -46,7 +47,7 @@ def rebuild_with_head(model: Any, config: ModelConfig, seed: int) -> Network:
 
 def _read_pixel_stats(model: Any) -> tuple[float, float] | None:
     """Return the mean and standard deviation of the pixels, from the layer that normalizes by them."""
-    layer = model.get_layer("normalize")
+    layer = model.get_layer(NORMALIZE_LAYER)
     if np.ndim(layer.scale) or np.ndim(layer.offset):
         return None
     return -float(layer.offset) / float(layer.scale), 1 / float(layer.scale)

@@ -22,8 +22,7 @@ from sightline.errors import ModelError
 from sightline.explain.gradient import compile_gradient
 from sightline.explain.localization import resize_heat
 from sightline.inference.runner import choose_batch_size, iterate_positions, run_batches
-
-HEADS = ("pool", "flatten")  # the names of the first layer of a head, in models/build.py
+from sightline.models.head import FLATTEN_LAYER, LOGITS, POOL_LAYER, TWO_CLASSES_LAYER
 
 
 class GradCam:
@@ -33,9 +32,9 @@ class GradCam:
         keras = backend.keras()
         maps = last_feature_maps(model)
         self.model = model
-        self._flat = any(layer.name == "flatten" for layer in model.layers)
-        self._sigmoid = any(layer.name == "two_classes" for layer in model.layers)
-        self._gradient = compile_gradient(keras.Model(model.input, maps), keras.Model(maps, model.output["logits"]))
+        self._flat = any(layer.name == FLATTEN_LAYER for layer in model.layers)
+        self._sigmoid = any(layer.name == TWO_CLASSES_LAYER for layer in model.layers)
+        self._gradient = compile_gradient(keras.Model(model.input, maps), keras.Model(maps, model.output[LOGITS]))
 
     def heat(
         self,
@@ -64,7 +63,7 @@ class GradCam:
 
         With a sigmoid head the first logit is 0 by definition, so the score is the difference of both logits.
         """
-        one_hot = np.eye(self.model.output["logits"].shape[-1], dtype=np.float32)[class_indices]
+        one_hot = np.eye(self.model.output[LOGITS].shape[-1], dtype=np.float32)[class_indices]
         return 2 * one_hot - 1 if self._sigmoid else one_hot
 
 
@@ -92,7 +91,7 @@ def last_feature_maps(model: Any) -> Any:
     Max pooling and dropout right before the head are skipped: VGG's maps are then 14x14 instead of 7x7, as in the
     paper.
     """
-    head = next((layer for layer in model.layers if layer.name in HEADS), None)
+    head = next((layer for layer in model.layers if layer.name in {POOL_LAYER, FLATTEN_LAYER}), None)
     if head is None or len(head.input.shape) != 4:
         raise ModelError(
             "Grad-CAM needs a network with feature maps before a layer named pool or flatten, as all networks of "

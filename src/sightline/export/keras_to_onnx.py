@@ -15,10 +15,10 @@ import numpy as np
 from sightline import backend
 from sightline._keras import graphs
 from sightline.errors import require
+from sightline.models.head import OUTPUTS
 from sightline.models.layers import get_layer_type
 from sightline.models.layers.graph_builder import GraphBuilder, GraphValue
 
-OUTPUTS = ("probabilities", "logits", "features")
 OPSET = 17
 IR_VERSION = 8  # the version of opset 17, so that old readers accept the file
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from sightline.callbacks import Progress, no_progress
 from sightline.errors import DataError
 from sightline.export import int8_scales
 from sightline.export.keras_to_onnx import import_onnx
+from sightline.models.head import LOGITS, PROBABILITIES
 
 WEIGHTED_OPERATIONS = ("Conv", "Gemm", "MatMul")  # those with weights
 OPERATIONS = (
@@ -32,9 +33,11 @@ OPERATIONS = (
     *("Transpose", "Flatten", "Mul", "Sigmoid"),
 )
 
+BATCH_SIZE = 32
 
-def quantize_graph(graph: bytes, pixels: Iterable[NDArray[np.uint8]], *, float_layers: Sequence[str] = ()) -> bytes:
-    """Quantize the ONNX file `graph` to int8, calibrated on batches of uint8 `pixels` [N, H, W, C].
+
+def quantize_graph(graph: bytes, pixels: NDArray[np.uint8], *, float_layers: Sequence[str] = ()) -> bytes:
+    """Quantize the ONNX file `graph` to int8, calibrated on uint8 `pixels` [N, H, W, C].
 
     `float_layers` names the layers (nodes of the file, named as in Keras) to leave in float. Raises `DataError` without
     images, `MissingExtraError` without `onnx`.
@@ -43,10 +46,10 @@ def quantize_graph(graph: bytes, pixels: Iterable[NDArray[np.uint8]], *, float_l
 
 
 def measure_sensitivities(
-    graph: bytes, pixels: Sequence[NDArray[np.uint8]], progress: Progress = no_progress
+    graph: bytes, pixels: NDArray[np.uint8], progress: Progress = no_progress
 ) -> dict[str, float]:
     """Return the quantization error caused by each layer; see `CalibratedGraph.measure_sensitivities`."""
-    return calibrate_graph(graph, pixels).measure_sensitivities(np.concatenate(pixels), progress)
+    return calibrate_graph(graph, pixels).measure_sensitivities(pixels, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +125,14 @@ class CalibratedGraph:
     ) -> tuple[bytes, tuple[str, ...], bool]:
         """Leave the 1, 2, 4, ... most sensitive layers in float, up to half of them, until `accept` returns true.
 
-        Return the file, the layers left in float, and whether the file was accepted.
+        The sensitivity is measured on the first batch of uint8 `pixels` [N, H, W, C]. Return the file, the layers left
+        in float, and whether the file was accepted.
         """
         float_layers: tuple[str, ...] = ()
         file = self.quantize()
         if accept(file):
             return file, float_layers, True
-        ranking = rank_by_sensitivity(self.measure_sensitivities(pixels, progress))
+        ranking = rank_by_sensitivity(self.measure_sensitivities(pixels[:BATCH_SIZE], progress))
         count = 1
         while count <= max(1, len(ranking) // 2):
             float_layers = ranking[:count]
@@ -144,17 +148,15 @@ def rank_by_sensitivity(error_by_layer: Mapping[str, float]) -> tuple[str, ...]:
     return tuple(sorted(error_by_layer, key=lambda name: -error_by_layer[name]))
 
 
-def calibrate_graph(
-    graph: bytes, pixels: Iterable[NDArray[np.uint8]], progress: Progress = no_progress
-) -> CalibratedGraph:
-    """Prepare the ONNX file `graph` and record the range of each value over batches of uint8 `pixels` [N, H, W, C]."""
+def calibrate_graph(graph: bytes, pixels: NDArray[np.uint8], progress: Progress = no_progress) -> CalibratedGraph:
+    """Prepare the ONNX file `graph` and record the range of each value over uint8 `pixels` [N, H, W, C]."""
     onnx = import_onnx()
     ort = imports.import_onnx_runtime("onnxruntime.quantization")
-    batches = list(pixels)
-    if not batches:
+    if not len(pixels):
         raise DataError(
             "Quantization needs images for calibration, and there are none: give labeled images with --parity."
         )
+    batches = _split_batches(pixels)
 
     class Reader(ort.CalibrationDataReader):  # type: ignore[misc,name-defined]  # has no types
         def __init__(self) -> None:
@@ -221,7 +223,7 @@ def _find_quantizable(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         ):
             pixel_values.update(node.output)
             float_nodes.append(node.name)
-    from_end: set[str] = {"probabilities", "logits"}
+    from_end: set[str] = {PROBABILITIES, LOGITS}
     for node in reversed(nodes):
         if from_end & set(node.output):
             float_nodes.append(node.name)
@@ -283,5 +285,9 @@ def _compute_logits(onnx_bytes: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
-    batches = [pixels[start : start + 32] for start in range(0, len(pixels), 32)]
-    return np.concatenate([session.run(["logits"], {"pixels": batch})[0] for batch in batches]).astype(np.float64)
+    batch_logits = [session.run([LOGITS], {"pixels": batch})[0] for batch in _split_batches(pixels)]
+    return np.concatenate(batch_logits).astype(np.float64)
+
+
+def _split_batches(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    return [pixels[start : start + BATCH_SIZE] for start in range(0, len(pixels), BATCH_SIZE)]

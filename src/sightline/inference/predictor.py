@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import ModelError, first_line, plural
+from sightline.models.head import FEATURES, LOGITS, OUTPUTS, PROBABILITIES
 from sightline.preprocessing import PreprocessingSpec
 from sightline.seeding import make_generator
 
-OUTPUT_NAMES = ("probabilities", "logits", "features")
 NOT_FINITE_REASON = "the model's answer is not a finite number"
 
 
@@ -73,16 +73,16 @@ def collect_outputs(runtime: str, run: Callable[[], Mapping[str, Any]], count: i
     """
     try:
         raw_outputs = run()
-        arrays = [np.array(raw_outputs[name], np.float32) for name in OUTPUT_NAMES]
+        arrays = [np.array(raw_outputs[name], np.float32) for name in OUTPUTS]
     except KeyError as error:
         raise ModelError(f"it has no output {error}") from error
     except Exception as error:  # any of a dozen types from C++
         raise ModelError(f"{runtime} cannot run the model on {plural(count, 'image')}: {first_line(error)}") from error
-    shapes = {name: list(array.shape) for name, array in zip(OUTPUT_NAMES, arrays, strict=True)}
+    shapes = {name: list(array.shape) for name, array in zip(OUTPUTS, arrays, strict=True)}
     if (
-        not shapes["probabilities"] == shapes["logits"] == [count, classes]
-        or [*shapes["features"], 0][0] != count
-        or (len(shapes["features"]) != 2)
+        not shapes[PROBABILITIES] == shapes[LOGITS] == [count, classes]
+        or [*shapes[FEATURES], 0][0] != count
+        or (len(shapes[FEATURES]) != 2)
     ):
         raise ModelError(
             f"its outputs for {plural(count, 'image')} and {plural(classes, 'class', 'classes')} have shapes {shapes}"
@@ -98,7 +98,7 @@ def check_finite(compute_outputs: Callable[[NDArray[np.uint8]], Outputs], prepro
     """
     shape = (1, *preprocess.shape)
     outputs = compute_outputs(make_generator(0, "check", "image").integers(0, 256, shape, np.uint8))
-    for name in ("probabilities", "logits", "features"):
+    for name in OUTPUTS:
         values = getattr(outputs, name)
         if not np.isfinite(values).all():
             raise ModelError(

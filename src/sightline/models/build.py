@@ -17,9 +17,11 @@ from sightline.config import ModelConfig
 from sightline.errors import ModelError, UsageError
 from sightline.models import pretrained, registry
 from sightline.models.entry import HeadSpec, ModelEntry, Normalize
+from sightline.models.head import LOGITS, apply_head
 from sightline.models.initializers import initialize_weights, is_kernel
 from sightline.seeding import derive_seed
 
+NORMALIZE_LAYER = "normalize"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
@@ -64,7 +66,7 @@ class Network:
     @property
     def logits(self) -> Any:
         """The symbolic logits, float32 [N, K]."""
-        return self.model.output["logits"]
+        return self.model.output[LOGITS]
 
 
 def build_model(spec: ModelSpec) -> Network:
@@ -117,7 +119,8 @@ def _build_graph(spec: ModelSpec, entry: ModelEntry) -> tuple[Any, tuple[str, ..
         x = normalized_input = normalize_pixels(x, _get_normalize_scheme(spec, entry), spec.pixel_stats)
         x = _apply_backbone(x, entry, spec.config)
         backbone_names = tuple(layer.name for layer in keras.Model(normalized_input, x).layers[1:])
-        outputs = _apply_head(x, spec, _resolve_head(spec.config, entry))
+        is_sigmoid = spec.config.head == "sigmoid"
+        outputs = apply_head(x, _resolve_head(spec.config, entry), spec.classes, is_sigmoid=is_sigmoid)
         return keras.Model(inputs, outputs, name=entry.name.replace("-", "_")), backbone_names
 
 
@@ -169,7 +172,7 @@ def normalize_pixels(pixels: Any, scheme: Normalize, pixel_stats: tuple[float, f
             raise ModelError("normalize=standardize needs the mean and standard deviation of the training pixels.")
         mean, std = pixel_stats
         scale, offset = 1 / max(std, 1e-6), -mean / max(std, 1e-6)
-    return keras.layers.Rescaling(scale, offset, name="normalize", dtype="float32")(pixels)
+    return keras.layers.Rescaling(scale, offset, name=NORMALIZE_LAYER, dtype="float32")(pixels)
 
 
 def _match_channels(values: Sequence[float], channels: int) -> Sequence[float]:
@@ -196,33 +199,6 @@ def _resolve_head(config: ModelConfig, entry: ModelEntry) -> HeadSpec:
         entry.head.hidden if config.hidden_units is None else config.hidden_units,
         entry.head.dropout if config.dropout is None else config.dropout,
     )
-
-
-def _apply_head(x: Any, spec: ModelSpec, head: HeadSpec) -> dict[str, Any]:
-    keras = backend.keras()
-    layers = keras.layers
-    pooling = {
-        "average": layers.GlobalAveragePooling2D,
-        "max": layers.GlobalMaxPooling2D,
-        "flatten": layers.Flatten,
-    }[head.pooling]
-    x = pooling(name="pool" if head.pooling != "flatten" else "flatten")(x)
-    for number, units in enumerate(head.hidden, 1):
-        x = layers.Dense(units, activation="relu", name=f"fc{number}")(x)
-        if head.dropout:
-            x = layers.Dropout(head.dropout, name=f"fc{number}_drop")(x)
-    features = layers.Activation("linear", name="features", dtype="float32")(x)
-    if head.dropout and not head.hidden:
-        x = layers.Dropout(head.dropout, name="head_drop")(x)
-    units = 1 if spec.config.head == "sigmoid" else spec.classes
-    logits = layers.Dense(units, name="predictions", dtype="float32")(x)
-    if units == 1:  # softmax of [0, z] is [1 - sigmoid(z), sigmoid(z)]
-        row = layers.Reshape((1, 1), name="as_row", dtype="float32")(logits)
-        padded = layers.ZeroPadding1D((1, 0), name="two_classes", dtype="float32")(row)
-        logits = layers.Flatten(name="pair", dtype="float32")(padded)
-    logits = layers.Rescaling(1.0, name="temperature", dtype="float32")(logits)
-    probabilities = layers.Softmax(name="probabilities", dtype="float32")(logits)
-    return {"probabilities": probabilities, "logits": logits, "features": features}
 
 
 def _add_l2_penalty(model: Any, l2: float) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from sightline import backend, jsonio
 from sightline._keras import graphs
 from sightline.errors import ModelError, require
+from sightline.models.head import PROBABILITIES
 from sightline.models.layers import LayerType, Role, Window, get_layer_type, is_kernel
 
 Sides = tuple[int, int]  # rows, columns
@@ -144,7 +145,7 @@ def describe_model(model: Any, name: str) -> ModelDescription:
     """Describe each layer of a functional Keras model with one input; nested models are flattened."""
     walker = _GraphWalker()
     walker.walk(model, "")
-    classes = int(model.output["probabilities"].shape[-1]) if isinstance(model.output, dict) else model.output.shape[-1]
+    classes = int(model.output[PROBABILITIES].shape[-1]) if isinstance(model.output, dict) else model.output.shape[-1]
     return ModelDescription(name, tuple(model.inputs[0].shape[1:]), classes, tuple(walker.layers))
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from sightline import backend
 from sightline.seeding import derive_seed
 
-Init = Literal["gaussian", "he", "glorot"]
+InitScheme = Literal["gaussian", "he", "glorot"]
 GAUSSIAN_STD = 0.01  # of "gaussian": Krizhevsky et al., 2012, section 5
 
 
 def initialize_weights(
-    model: Any, init: Init, seed: int, skip_layers: Collection[str] = (), ones_bias_layers: Collection[str] = ()
+    model: Any, init: InitScheme, seed: int, skip_layers: Collection[str] = (), ones_bias_layers: Collection[str] = ()
 ) -> None:
     """Initialize the kernels and biases of `model` in place, except in the layers named in `skip_layers`.
 
@@ -48,7 +48,7 @@ def _is_depthwise(layer: Any, variable: Any) -> bool:
     return variable.path.endswith("depthwise_kernel") or isinstance(layer, backend.keras().layers.DepthwiseConv2D)
 
 
-def _sample_weights(variable: Any, depthwise: bool, init: Init, seed: int) -> Any:  # noqa: FBT001  # private
+def _sample_weights(variable: Any, depthwise: bool, init: InitScheme, seed: int) -> Any:  # noqa: FBT001  # private
     keras = backend.keras()
     shape = tuple(variable.shape)
     if depthwise:  # fan-in is height x width; the plain shape would count all channels

@@ -30,6 +30,7 @@ from sightline.inference.predictor import Predictor
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models.describe import count_parameters, describe_model, weights_sha256
+from sightline.models.head import TEMPERATURE_LAYER
 from sightline.preprocessing import PreprocessingSpec, inspect_image
 from sightline.runs import report_images, run_report
 from sightline.runs.directory import RunDirectory
@@ -130,7 +131,7 @@ def calibrate_temperature(model: Any, logits: NDArray[np.float32], labels: NDArr
     temperature = fit_temperature(logits, labels)
     if temperature.note:
         return None
-    model.get_layer("temperature").scale = 1 / temperature.value
+    model.get_layer(TEMPERATURE_LAYER).scale = 1 / temperature.value
     return temperature
 
 

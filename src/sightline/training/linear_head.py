@@ -19,9 +19,9 @@ from sightline.data.types import Subset
 from sightline.distributed import cluster
 from sightline.errors import UsageError
 from sightline.models.build import Network
+from sightline.models.head import DENSE_LAYER
 from sightline.training.optimizers import compute_class_weights
 
-LAYER = "predictions"
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """Penalties to choose from: the loss is the mean cross-entropy plus half of this times the squared weights."""
 DEFAULT_PENALTY = 0.1  # without a validation split
@@ -57,7 +57,7 @@ def check_settings(network: Network, config: RunConfig) -> None:
             continue
         reasons = {
             f"unfreeze={stage.unfreeze}, which should be 0": stage.unfreeze != 0,
-            "a head of several layers": heads != [LAYER],
+            "a head of several layers": heads != [DENSE_LAYER],
             "model.head=sigmoid": config.model.head != "softmax",
             f"train.loss={config.train.loss}": config.train.loss != "cross_entropy",
             f"train.label_smoothing={config.train.label_smoothing}": config.train.label_smoothing != 0,
@@ -74,7 +74,7 @@ def train_head(
     model: Any, train: Subset, validation: Subset, config: RunConfig, check_stop: Callable[[], None]
 ) -> LinearHead:
     """Fit the head of `model` to features, set its weights, and return it. Every host must call it."""
-    layer = model.get_layer(LAYER)
+    layer = model.get_layer(DENSE_LAYER)
     num_classes = int(layer.bias.shape[0])
     weights = compute_class_weights(train.labels, num_classes, config.train.class_weights)
     head = fit_linear_head(train, validation, num_classes, weights, check_stop)

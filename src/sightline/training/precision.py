@@ -22,7 +22,8 @@ from sightline._keras.fused_kernels import must_stay_float32
 from sightline.config import RunConfig
 from sightline.data import cache
 from sightline.errors import OutputError
-from sightline.models.build import ModelSpec, build_model
+from sightline.models.build import NORMALIZE_LAYER, ModelSpec, build_model
+from sightline.models.head import FLOAT32_LAYERS
 from sightline.training.optimizers import build_loss, build_optimizer, smooth_labels
 
 Precision = Literal["float32", "mixed_bfloat16"]
@@ -74,16 +75,7 @@ def mixed_precision(model: Any, precision: str) -> Iterator[None]:
     if precision != "mixed_bfloat16":
         yield
         return
-    float32_layers = {
-        "normalize",
-        "features",
-        "predictions",
-        "as_row",
-        "two_classes",
-        "pair",
-        "temperature",
-        "probabilities",
-    }
+    float32_layers = {NORMALIZE_LAYER, *FLOAT32_LAYERS}
     layers = [
         layer
         for layer in graphs.list_layers(model)

@@ -70,12 +70,12 @@ class StagePreparer:
             self._group, self._group_features = group, None
             if group:
                 self._group_features = stages.extract_features(
-                    network, group, train, validation, self._config, progress
+                    network, group, train, validation, self._config, progress, callback.on_message
                 )
                 if self._config.augment != pipeline.without_mixing(self._config.augment):
                     callback.on_message(f"{stage.name}: mixup and CutMix do not apply to features of frozen layers")
         features = (
-            stages.advance_features(network, self._group_features, stage, self._config, progress)
+            stages.advance_features(network, self._group_features, stage, self._config, progress, callback.on_message)
             if self._group_features
             else None
         )

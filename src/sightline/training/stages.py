@@ -113,12 +113,16 @@ def extract_features(
     validation: Subset,
     config: RunConfig,
     progress: Progress,
+    notify: Callable[[str], None] | None = None,
 ) -> StageFeatures | None:
-    """Compute both splits' features of the layers that stay frozen in all of `group`; None if there are none."""
+    """Compute both splits' features of the layers that stay frozen in all of `group`; None if there are none.
+
+    `notify` is told why Keras computes them where ONNX Runtime should.
+    """
     tensor = find_freeze_boundary(network, max(group, key=lambda stage: stage.unfreeze))
     if tensor is None:
         return None
-    frozen = _make_layers(network.model.input, tensor, train, config)
+    frozen = _make_layers(network.model.input, tensor, train, config, notify)
     shape = tuple(tensor.shape[1:])
     views = max(stage.views for stage in group) if pipeline.is_enabled(pipeline.without_mixing(config.augment)) else 1
     done = 0
@@ -136,7 +140,12 @@ def extract_features(
 
 
 def advance_features(
-    network: Network, base: StageFeatures, stage: StageConfig, config: RunConfig, progress: Progress = no_progress
+    network: Network,
+    base: StageFeatures,
+    stage: StageConfig,
+    config: RunConfig,
+    progress: Progress = no_progress,
+    notify: Callable[[str], None] | None = None,
 ) -> StageFeatures:
     """Return the features at the freeze boundary of `stage`, computed from those of the earlier boundary of `base`."""
     tensor = find_freeze_boundary(network, stage)
@@ -144,7 +153,7 @@ def advance_features(
     train_subset = base.train.head(len(base.train) // base.views * views)
     if tensor is None or tensor is base.tensor:
         return StageFeatures(base.tensor, train_subset, base.validation, views)
-    intermediate = _make_layers(base.tensor, tensor, train_subset, config)
+    intermediate = _make_layers(base.tensor, tensor, train_subset, config, notify)
     shape = tuple(tensor.shape[1:])
     done, total = 0, len(train_subset) + len(base.validation)
 
@@ -157,13 +166,18 @@ def advance_features(
     return StageFeatures(tensor, _run_layers(intermediate, shape, train_subset, advance), validation_features, views)
 
 
-def _make_layers(start: Any, end: Any, subset: Subset, config: RunConfig) -> FrozenLayers:
+def _make_layers(
+    start: Any, end: Any, subset: Subset, config: RunConfig, notify: Callable[[str], None] | None
+) -> FrozenLayers:
     """Return the layers between two tensors as a function of rows like those of `subset`."""
     model, device = backend.keras().Model(start, end), config.device
     by_keras = partial(devices.predict_on_batch, model)
-    return build_frozen_layers(
+    layers = build_frozen_layers(
         model, subset.take(slice(0, SAMPLE_ROWS)), device.feature_runtime, device.threads, by_keras
     )
+    if layers.fallback_reason and notify is not None:
+        notify(f"Keras computes the features of the frozen layers, since {layers.fallback_reason}")
+    return layers
 
 
 def _run_layers(

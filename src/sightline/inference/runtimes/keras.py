@@ -14,7 +14,8 @@ from sightline import backend
 from sightline._keras import training_steps
 from sightline._keras.process_state import seed_new_layers
 from sightline.errors import ModelError, first_line
-from sightline.inference.predictor import OUTPUT_NAMES, Outputs, check_finite
+from sightline.inference.predictor import Outputs, check_finite
+from sightline.models.head import FEATURES, LOGITS, OUTPUTS, PROBABILITIES, TEMPERATURE_LAYER
 from sightline.models.keras_file import check_keras_file
 from sightline.preprocessing import PreprocessingSpec
 
@@ -51,7 +52,7 @@ class KerasPredictor:
         Raises `ModelError` if it cannot be loaded, does not match `classes` or returns NaN for a random image.
         """
         model = load_model(path)
-        units = model.output["probabilities"].shape[-1]
+        units = model.output[PROBABILITIES].shape[-1]
         if units != len(classes):
             raise ModelError(
                 f"The model {path} has {units} outputs for the {len(classes)} classes of model.json: one of the "
@@ -91,7 +92,7 @@ def load_model(path: Path) -> Any:
     try:
         with seed_new_layers(0):
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        model.output["probabilities"].shape[-1]
+        model.output[PROBABILITIES].shape[-1]
     except Exception as error:
         raise ModelError(f"The model {path} cannot be loaded: {first_line(error)}") from error
     return model
@@ -103,7 +104,7 @@ def _check_interface(model: Any, path: Path, preprocess: PreprocessingSpec) -> N
     expected = preprocess.shape
     if shapes not in ([expected], [(None, None, expected[2])]):  # some networks take images of any size
         raise ModelError(f"The model {path} takes inputs of the shapes {shapes}, but its images are {expected}.")
-    if missing := sorted({"logits", "features"} - set(model.output) | {"temperature"} - names):
+    if missing := sorted({LOGITS, FEATURES} - set(model.output) | {TEMPERATURE_LAYER} - names):
         raise ModelError(f"The model {path} has no {missing[0]}: it was not made by Sightline. Train it again.")
 
 
@@ -123,4 +124,4 @@ def _from_bytes(file: bytes) -> Any:
 
 
 def _to_outputs(raw_outputs: Mapping[str, Any]) -> Outputs:
-    return Outputs(*(np.asarray(raw_outputs[name], np.float32) for name in OUTPUT_NAMES))
+    return Outputs(*(np.asarray(raw_outputs[name], np.float32) for name in OUTPUTS))

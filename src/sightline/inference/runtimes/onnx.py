@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from sightline import process
 from sightline._keras import imports
 from sightline.errors import ModelError, first_line, plural
-from sightline.inference.predictor import OUTPUT_NAMES, Outputs, PicklablePredictor
+from sightline.inference.predictor import Outputs, PicklablePredictor
 from sightline.inference.safety import onnx_file
+from sightline.models.head import OUTPUTS, PROBABILITIES
 from sightline.preprocessing import PreprocessingSpec
 
 
@@ -61,19 +62,19 @@ class OnnxPredictor(PicklablePredictor):
         batch = next((i.shape[0] for i in runtime_session.get_inputs() if i.shape), None)
         if inputs != expected:
             raise ModelError(f"its input is {inputs}, but its preprocessing gives {expected}")
-        if set(outputs) != set(OUTPUT_NAMES) or outputs["probabilities"][1:] != [len(self.classes)]:
+        if set(outputs) != set(OUTPUTS) or outputs[PROBABILITIES][1:] != [len(self.classes)]:
             raise ModelError(f"its outputs are {outputs}, which do not match its {len(self.classes)} classes")
         if isinstance(batch, int):
             raise ModelError(f"it takes a fixed batch of {plural(batch, 'image')}, not a batch of any size")
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 [N, K] for uint8 pixels [N, H, W, C]; raises `ModelError` if the graph fails on them."""
-        result: NDArray[np.float32] = self._run(["probabilities"], pixels)[0]
+        result: NDArray[np.float32] = self._run([PROBABILITIES], pixels)[0]
         return result
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
-        return Outputs(*self._run(OUTPUT_NAMES, pixels))
+        return Outputs(*self._run(OUTPUTS, pixels))
 
     def _run(self, names: Sequence[str], pixels: NDArray[np.uint8]) -> list[Any]:
         try:

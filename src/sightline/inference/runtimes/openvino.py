@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from sightline._keras import imports
 from sightline.errors import ModelError
 from sightline.export.openvino import MODEL_FILE, WEIGHTS_FILE
-from sightline.inference.predictor import OUTPUT_NAMES, Outputs, PicklablePredictor, collect_outputs
+from sightline.inference.predictor import Outputs, PicklablePredictor, collect_outputs
 from sightline.inference.runner import choose_batch_size
 from sightline.inference.safety.openvino_model import check_model, check_xml
+from sightline.models.head import OUTPUTS
 from sightline.preprocessing import PreprocessingSpec
 
 
@@ -45,7 +46,7 @@ class OpenVinoPredictor(PicklablePredictor):
             model = core.read_model(self._graph, self._weights)
             check_model(model, self.preprocess.shape, choose_batch_size(self.preprocess.shape))
             compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **thread_count})
-            return compiled, {name: compiled.output(name) for name in OUTPUT_NAMES}, threading.Lock()
+            return compiled, {name: compiled.output(name) for name in OUTPUTS}, threading.Lock()
         except ModelError:
             raise
         except Exception as error:

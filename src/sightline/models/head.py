@@ -1,0 +1,50 @@
+"""The classification head, from feature maps to probabilities, and the names of its outputs and layers.
+
+The names are in every saved model, so whatever looks for an output or a layer takes its name from here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sightline import backend
+from sightline.models.entry import HeadSpec
+
+PROBABILITIES, LOGITS, FEATURES = OUTPUTS = ("probabilities", "logits", "features")
+"""The outputs of every model; the layers of the first and the last have the same names."""
+
+POOL_LAYER, FLATTEN_LAYER = "pool", "flatten"  # a head has one of them, as its first layer
+DENSE_LAYER = "predictions"
+ROW_LAYER, TWO_CLASSES_LAYER, PAIR_LAYER = "as_row", "two_classes", "pair"  # only of a sigmoid head
+TEMPERATURE_LAYER = "temperature"
+
+FLOAT32_LAYERS = (FEATURES, DENSE_LAYER, ROW_LAYER, TWO_CLASSES_LAYER, PAIR_LAYER, TEMPERATURE_LAYER, PROBABILITIES)
+"""The layers that compute in float32, whatever the precision of the model."""
+
+
+def apply_head(x: Any, head: HeadSpec, classes: int, *, is_sigmoid: bool) -> dict[str, Any]:
+    """Return the symbolic outputs, by the names in `OUTPUTS`, for the feature maps `x`; see `models.build.Network`."""
+    keras = backend.keras()
+    layers = keras.layers
+    pooling = {
+        "average": layers.GlobalAveragePooling2D,
+        "max": layers.GlobalMaxPooling2D,
+        "flatten": layers.Flatten,
+    }[head.pooling]
+    x = pooling(name=FLATTEN_LAYER if head.pooling == "flatten" else POOL_LAYER)(x)
+    for number, units in enumerate(head.hidden, 1):
+        x = layers.Dense(units, activation="relu", name=f"fc{number}")(x)
+        if head.dropout:
+            x = layers.Dropout(head.dropout, name=f"fc{number}_drop")(x)
+    features = layers.Activation("linear", name=FEATURES, dtype="float32")(x)
+    if head.dropout and not head.hidden:
+        x = layers.Dropout(head.dropout, name="head_drop")(x)
+    units = 1 if is_sigmoid else classes
+    logits = layers.Dense(units, name=DENSE_LAYER, dtype="float32")(x)
+    if units == 1:  # softmax of [0, z] is [1 - sigmoid(z), sigmoid(z)]
+        row = layers.Reshape((1, 1), name=ROW_LAYER, dtype="float32")(logits)
+        padded = layers.ZeroPadding1D((1, 0), name=TWO_CLASSES_LAYER, dtype="float32")(row)
+        logits = layers.Flatten(name=PAIR_LAYER, dtype="float32")(padded)
+    logits = layers.Rescaling(1.0, name=TEMPERATURE_LAYER, dtype="float32")(logits)
+    probabilities = layers.Softmax(name=PROBABILITIES, dtype="float32")(logits)
+    return {PROBABILITIES: probabilities, LOGITS: logits, FEATURES: features}
