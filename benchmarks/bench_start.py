@@ -26,8 +26,8 @@ def index_flowers() -> tuple[int, float]:
 
 def read_cache(folder: str) -> float:
     """Return images/s of random batches of 32 from a reopened cache of 840 photographs at 224x224."""
+    from sightline.data.batches import epoch_order, iterate_batches
     from sightline.data.cache import load_pixels
-    from sightline.data.loader import epoch_order, iterate_batches
     from sightline.data.types import Subset
     from sightline.preprocessing import PreprocessingSpec
 

@@ -22,7 +22,7 @@ from sightline.config import (
     StageConfig,
     TrainConfig,
 )
-from sightline.data.loader import epoch_order
+from sightline.data.batches import epoch_order
 from sightline.data.types import Subset
 from sightline.distributed import devices
 from sightline.inference import frozen_layers

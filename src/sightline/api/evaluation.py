@@ -14,7 +14,7 @@ from sightline import _io
 from sightline.api.classifier import Classifier
 from sightline.api.label_issues import find_label_issues
 from sightline.api.record_list import RecordList, format_html_table, format_text_table
-from sightline.api.reporting import refresh_report, save_evaluation
+from sightline.api.report_writer import refresh_report, save_evaluation
 from sightline.api.stored_thresholds import check_not_in_run
 from sightline.callbacks import Progress, no_progress
 from sightline.data.dataset import decode_images

@@ -8,7 +8,7 @@ import numpy as np
 
 from sightline import _io, jsonio
 from sightline.api.classifier import Classifier
-from sightline.api.reporting import refresh_report
+from sightline.api.report_writer import refresh_report
 from sightline.callbacks import Progress, no_progress
 from sightline.data.types import SPLITS, ImageRecord, Split, Subset
 from sightline.evaluation import label_issues

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline import backend
-from sightline.api.reporting import write_first_report
+from sightline.api.report_writer import write_first_report
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig
 from sightline.data.indexing import Sources

@@ -273,7 +273,7 @@ class Run:
         Raises:
             ModelError: If the run is not complete.
         """
-        from sightline.api.reporting import rebuild_report
+        from sightline.api.report_writer import rebuild_report
 
         return rebuild_report(self.path)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from sightline import _io, backend
 from sightline.api.evaluation import evaluate_model
 from sightline.api.loading import load
-from sightline.api.reporting import write_first_report
+from sightline.api.report_writer import write_first_report
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
 from sightline.data.types import Split

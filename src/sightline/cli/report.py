@@ -15,7 +15,7 @@ def report(
     output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Write the report of a run again, from the files of the run: a single self-contained HTML page."""
-    from sightline.api.reporting import rebuild_report
+    from sightline.api.report_writer import rebuild_report
 
     path = rebuild_report(run)
     if output_format == OutputFormat.json:

@@ -18,7 +18,7 @@ from sightline import _io, backend
 from sightline._keras import training_steps
 from sightline.callbacks import Progress
 from sightline.config import AugmentConfig, RunConfig
-from sightline.data.loader import iterate_batches
+from sightline.data.batches import iterate_batches
 from sightline.data.types import Subset
 from sightline.models.head import LOGITS
 from sightline.seeding import derive_seed

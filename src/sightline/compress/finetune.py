@@ -20,7 +20,7 @@ from sightline.compress import prune
 from sightline.compress.channel_groups import ChannelGroups
 from sightline.compress.distill import Distillation, TeacherLogits
 from sightline.config import EarlyStoppingConfig, RunConfig, ScheduleConfig, StageConfig
-from sightline.data.loader import epoch_order, iterate_batches
+from sightline.data.batches import epoch_order, iterate_batches
 from sightline.data.types import Subset
 from sightline.errors import ModelError
 from sightline.models.build import Network

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sightline import process
 from sightline.callbacks import Progress, no_progress
-from sightline.data.loader import iterate_batches, load_ahead
+from sightline.data.batches import iterate_batches, load_ahead
 from sightline.data.types import Subset
 from sightline.errors import ImageError
 from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, Predictor

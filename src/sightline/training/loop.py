@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sightline import metrics
 from sightline.callbacks import Callback, EpochRecord, Progress, no_progress
 from sightline.config import RunConfig, StageConfig
-from sightline.data.loader import epoch_order, iterate_batches
+from sightline.data.batches import epoch_order, iterate_batches
 from sightline.data.types import Subset
 from sightline.distributed import cluster, devices
 from sightline.errors import DivergedError, Interrupted, ModelError

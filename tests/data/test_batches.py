@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from sightline.data.loader import epoch_order, iterate_batches
+from sightline.data.batches import epoch_order, iterate_batches
 from sightline.data.types import Subset
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
