@@ -113,7 +113,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> T
 
 def _reliability_note(count: int, errors: int, value: float) -> str:
     if not MIN_TEMPERATURE * 1.01 < value < MAX_TEMPERATURE * 0.99:
-        return f"The temperature hit its bound ({value:.3g}): the images do not determine it, so do not use it."
+        return f"The temperature reached its bound ({value:.3g}): these images cannot determine it, so none is applied."
     if count < MIN_IMAGES or errors < MIN_ERRORS:
         return (
             f"With {plural(count, 'image')}, {errors} of them misclassified, the calibration is mostly noise: it "
