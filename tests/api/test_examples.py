@@ -51,13 +51,17 @@ def test_every_block_of_the_page_runs(
 def test_the_quickstart_runs_on_photographs(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str
 ) -> None:
-    """The quick test compresses by one method: the search with all of them takes minutes."""
+    """The quick test compresses by one method, and small images: as printed, the search takes minutes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(shared / "keras"))
     for label in ("cat", "dog"):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for file in sorted((shared / "data" / "cats_vs_dogs" / "train" / label).iterdir())[:40]:
-            shutil.copy(file, tmp_path / "photos" / label)
+            if methods:
+                with Image.open(file) as image:
+                    image.resize((96, 96)).save(tmp_path / "photos" / label / file.name)
+            else:
+                shutil.copy(file, tmp_path / "photos" / label)
     shutil.copy(min((shared / "data" / "cats_vs_dogs" / "test" / "cat").iterdir()), tmp_path / "new.jpg")
     text = QUICKSTART.replace("max_drop=0)", f"max_drop=0, methods={methods})" if methods else "max_drop=0)")
     variables = run_code(text, "examples/quickstart.py")
