@@ -229,7 +229,6 @@ def test_missing_test_images_are_refused_and_nothing_is_overwritten(sightline: C
     before = read_files(run)
     for arguments in (
         ("evaluate", run),
-        ("report", run),
         ("evaluate", run, "--find-label-issues", damaged_project / "patch.jsonl"),
     ):
         result = sightline(*arguments, *(["--format", "json"] if arguments[0] == "evaluate" else []))
@@ -401,9 +400,7 @@ def test_new_images_are_evaluated_without_a_remark(sightline: Command, project: 
     assert "training" not in sightline("evaluate", project / "run", tmp_path / "new").out.split("figure")[0].lower()
 
 
-@pytest.mark.parametrize(
-    "command", [("evaluate", "run"), ("report", "run"), ("export", "run", "--precision", "int8", "--tolerance", "1")]
-)
+@pytest.mark.parametrize("command", [("evaluate", "run"), ("export", "run", "--precision", "int8", "--tolerance", "1")])
 def test_a_command_indexes_the_images_once_for_all_splits(
     sightline: Command, project: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:

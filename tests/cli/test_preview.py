@@ -173,7 +173,7 @@ def test_arrays_are_shown_from_python(drawn_grids: list[Rows]) -> None:
         (("{data}", "--out", "folder.png"), "was not written by Sightline"),
         (("{data}", "--recipe", "quick"), "--augment"),
         (("{data}", "--augment", "--recipe", "quick", "--set", "augment.horizontal_flip=false"), "has no augmentation"),
-        (("{data}", "--augment", "--set", "augment.rotatoin=3"), "'rotation'"),
+        (("{data}", "--augment", "--set", "augment.rotatoin=3"), "'augment.rotation'"),
         (("{data}", "--augment", "--set", "augment.mixup=-1"), "between 0 and 100"),
         (("nowhere",), "nowhere"),
     ],

@@ -104,7 +104,7 @@ def test_a_line_that_is_not_an_object_is_rejected(tmp_path: Path, text: str, mes
 
 
 def test_a_missing_patch_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="There is no patch"):
         label_patch.read_patch(tmp_path / "none.jsonl")
 
 

@@ -208,7 +208,7 @@ def test_a_schedule_is_drawn_as_it_is_followed(name: str, rendered: list[Any]) -
 def test_stages_follow_each_other(rendered: list[Any]) -> None:
     from sightline.config import recipes
 
-    config = resolve_config(recipes.load("transfer"))
+    config = resolve_config(recipes.load("transfer-mobilenetv2"))
     lr_plot.plot_learning_rates(lr_plot.plan_stages(config, 10), 10)
     (first, low), (second, lower) = lines(rendered[0])
     head, tune = config.train.stages

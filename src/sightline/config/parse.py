@@ -48,7 +48,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     for key, value in values.items():
         path = f"{prefix}{key}"
         if key not in fields:
-            raise ConfigError(f"There is no setting {path!r}.{suggest(key, fields, prefix)}")
+            parent = prefix.rpartition(": ")[2]  # what comes before it names a file
+            raise ConfigError(f"There is no setting {path!r}.{suggest(key, fields, parent)}")
         kwargs[key] = _convert(hints[key], value, path)
         _check_range(kwargs[key], fields[key].metadata, path)
         if check := fields[key].metadata.get("check"):

@@ -12,7 +12,8 @@ import hashlib
 import io
 import math
 import pickletools
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,12 +134,27 @@ def _view_tensor(tensor: _Tensor, arrays: Mapping[_Storage, NDArray[Any]]) -> ND
     return as_strided(array, tensor.shape, strides, writeable=False)  # `_rebuild` has checked the bounds
 
 
+def _read_instructions(stream: io.BytesIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    """Yield the instructions of a pickle with their arguments; raises `ValueError` for a damaged one."""
+    instructions = pickletools.genops(stream)
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # an unknown escape in a string is damage
+                opcode, argument, _ = next(instructions)
+        except StopIteration:
+            return
+        except DeprecationWarning as error:
+            raise ValueError(f"its pickle is damaged: {error}") from None
+        yield opcode, argument
+
+
 def _run_pickle(stream: io.BytesIO) -> Any:
     """Run the pickle at the position of `stream` and return its value; raises `ValueError` for what is not allowed."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     argument: Any
-    for opcode, argument, _ in pickletools.genops(stream):
+    for opcode, argument in _read_instructions(stream):
         name = opcode.name
         if name == "STOP":
             return stack.pop()

@@ -88,7 +88,7 @@ def choose_ticks(low: float, high: float, count: int = 5, *, integer: bool = Fal
     """Return about `count` round numbers in [low, high].
 
     >>> choose_ticks(0, 1), choose_ticks(1, 14, integer=True)
-    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [2, 4, 6, 8, 10, 12, 14])
+    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [5, 10])
     """
     raw = (high - low) / count
     if not math.isfinite(raw) or raw <= 0:
