@@ -51,7 +51,7 @@ def test_every_block_of_the_page_runs(
 def test_the_quickstart_runs_on_photographs(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str
 ) -> None:
-    """The quick test trains a smaller network on small images and compresses it by one method: all of it takes minutes."""
+    """The quick test takes a smaller network, small images and one method of compression: all of it takes minutes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(shared / "keras"))
     for label in ("cat", "dog"):
