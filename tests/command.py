@@ -45,3 +45,15 @@ COLORS = {"blue": (60, 60, 200), "green": (60, 200, 60), "red": (200, 60, 60)}
 
 
 SMALL = ("--recipe", "quick", "--model", "cifar10-simple", "--epochs", "2")
+
+# A sweep of two trials of one epoch.
+SPACE = """
+recipe = "quick"
+[settings]
+model.name = "cifar10-simple"
+model.hidden_units = [4]
+train.epochs = 1
+train.tensorboard = false
+[space]
+train.optimizer.learning_rate = [1e-3, 1e-4]
+"""

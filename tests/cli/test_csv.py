@@ -13,20 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from command import Command
+from command import SPACE, Command
 from sightline.cli.output import print_csv
 
 Row = dict[str, Any]
-SPACE = """
-recipe = "quick"
-[settings]
-model.name = "cifar10-simple"
-model.hidden_units = [4]
-train.epochs = 1
-train.tensorboard = false
-[space]
-train.optimizer.learning_rate = [1e-3, 1e-4]
-"""
 
 
 @pytest.fixture(scope="module")

@@ -14,20 +14,9 @@ from typing import Any
 
 import pytest
 
-from command import Command
+from command import SPACE, Command
 from sightline.errors import Interrupted
 from sightline.sweeps import trial_process
-
-SPACE = """
-recipe = "quick"
-[settings]
-model.name = "cifar10-simple"
-model.hidden_units = [4]
-train.epochs = 1
-train.tensorboard = false
-[space]
-train.optimizer.learning_rate = [1e-3, 1e-4]
-"""
 
 
 @pytest.fixture

@@ -74,16 +74,13 @@ class Permute(LayerType):
 class _Border(LayerType):
     channels = "keep"
     sign = ""
-
-    def get_border(self, layer: Any) -> Any:
-        """Return the pixels at the start and at the end of rows and of columns."""
-        raise NotImplementedError
+    border = ""  # the attribute of the layer with the pixels at the start and at the end of rows and of columns
 
     def format_output(self, layer: Any, inputs: Sequence[Shape], output: Shape) -> str:
         """Return the sum or the difference of the sides and the border."""
         if len(inputs[0]) != 3:
             return ""
-        border = enumerate(self.get_border(layer))
+        border = enumerate(getattr(layer, self.border))
         return format_sizes([f"{inputs[0][i]} {self.sign} {a} {self.sign} {b} = {output[i]}" for i, (a, b) in border])
 
 
@@ -92,10 +89,7 @@ class ZeroPadding2D(_Border):
     """Feature maps with a border of zeros."""
 
     sign = "+"
-
-    def get_border(self, layer: Any) -> Any:
-        """Return the padding."""
-        return layer.padding
+    border = "padding"
 
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> GraphValue:
         """Add a Pad."""
@@ -126,10 +120,7 @@ class Cropping2D(_Border):
     """Feature maps without their border."""
 
     sign = "-"
-
-    def get_border(self, layer: Any) -> Any:
-        """Return the cropping."""
-        return layer.cropping
+    border = "cropping"
 
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> GraphValue:
         """Add a Slice."""
