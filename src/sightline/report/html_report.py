@@ -18,11 +18,11 @@ from sightline.config import RunConfig
 from sightline.data.types import SPLITS
 from sightline.report import charts, templates
 from sightline.report.heatmap_plot import overlay_heat
-from sightline.runs.report_images import MAX_SIDE
+from sightline.runs.report_images import MAX_LABEL_ISSUES, MAX_LEAKS, MAX_SIDE
 from sightline.runs.run_report import RunReport
 
 MAX_ERRORS = 8  # errors shown, each with a heat map
-MAX_CLASSES, MAX_SLICES, MAX_LABEL_ISSUES, MAX_LEAKS = 40, 8, 20, 20  # rows of tables
+MAX_CLASSES, MAX_SLICES = 40, 8  # rows of tables
 
 
 def render_html(report: RunReport) -> str:
