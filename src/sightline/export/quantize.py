@@ -163,7 +163,7 @@ def calibrate_graph(graph: bytes, pixels: NDArray[np.uint8], progress: Progress 
             self.done = 0
 
         def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-            progress("calibrating", self.done, len(batches))
+            progress("calibrating", sum(map(len, batches[: self.done])), len(pixels))
             self.done += 1
             return {"pixels": batches[self.done - 1]} if self.done <= len(batches) else None
 
