@@ -37,5 +37,8 @@ def imports() -> float:
 if __name__ == "__main__":
     with trained_run.trained_run():
         compare(
-            "From process start to one prediction, starts/s", {"predict": predict, "imports alone": imports}, rounds=5
+            "From process start to one prediction",
+            {"predict": predict, "imports alone": imports},
+            rounds=5,
+            unit="starts/s",
         )

@@ -19,10 +19,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SIGHTLINE_SHARED") or REPOSITORY.parent / "shared")
 
 Variant = Callable[[], float]
-"""A function that does its work and returns its speed in images per second."""
+"""A function that does its work and returns its speed, in images per second unless `compare` is told another unit."""
 
 
-def compare(title: str, variants: Mapping[str, Variant], rounds: int = 3) -> None:
+def compare(title: str, variants: Mapping[str, Variant], rounds: int = 3, unit: str = "images/s") -> None:
     """Run the variants alternately, `rounds` times each, and print medians and their ratios to the first one.
 
     ``--only TEXT`` selects the variants whose names contain it. With ``--one NAME`` (used internally for the new
@@ -42,17 +42,17 @@ def compare(title: str, variants: Mapping[str, Variant], rounds: int = 3) -> Non
             command = [sys.executable, sys.argv[0], "--one", name]
             completed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             speeds_of_variant.append(float(completed.stdout.splitlines()[-1]))
-    _print_table(title, speeds)
+    _print_table(title, speeds, unit)
 
 
-def _print_table(title: str, speeds: Mapping[str, list[float]]) -> None:
+def _print_table(title: str, speeds: Mapping[str, list[float]], unit: str) -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False
     ).stdout.strip()
     print(f"{title}\n{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {process.count_cores()} cores {_processor()}\n")
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     first = next(iter(medians))
-    print(f"| variant | images/s, median of {len(speeds[first])} | range | speed of {first} relative to this |")
+    print(f"| variant | {unit}, median of {len(speeds[first])} | range | speed of {first} relative to this |")
     print("|---|---|---|---|")
     for name, median in medians.items():
         pairs = [ours / theirs for ours, theirs in zip(speeds[first], speeds[name], strict=True)]
