@@ -57,13 +57,33 @@ def test_an_assignment_scales_the_stages_of_a_recipe(assignments: tuple[str, ...
 
 @pytest.mark.parametrize(
     ("total", "expected", "words"),
-    [(10, 9, "10 epochs: head 1, fine-tune 9"), (1, 1, "2 epochs: head 1, fine-tune 1"), (0, 0, "0 epochs: head 0")],
+    [
+        (10, [1, 9], "10 epochs: head 1, fine-tune 9"),
+        (1, [1, 1], "2 epochs: head 1, fine-tune 1"),
+        (0, [0, 0], "0 epochs: head 0"),
+    ],
 )
-def test_a_stage_that_is_solved_takes_one_epoch_of_the_total(total: int, expected: int, words: str) -> None:
+def test_a_stage_that_is_solved_takes_one_epoch_of_the_total(total: int, expected: list[int], words: str) -> None:
     assignments = (f"train.epochs={total}",)
-    assert stage_epochs(assignments=assignments, recipe="transfer") == [12, expected]
+    assert stage_epochs(assignments=assignments, recipe="transfer") == expected
     train = resolve_config(recipes.load("transfer"), assignments=assignments).train
     assert describe_epochs(train).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        ((), [12, 2]),
+        (("train.epochs=28",), [24, 4]),
+        (("train.epochs=5",), [4, 1]),
+        (("train.epochs=0",), [0, 0]),
+        (("train.epochs=10", "train.stages.0.epochs=8"), [8, 2]),
+        (("train.epochs=10", "train.stages.0.solver=logistic"), [1, 9]),  # whatever is said of `auto`
+    ],
+)
+def test_a_stage_that_cannot_be_solved_is_scaled(assignments: tuple[str, ...], expected: list[int]) -> None:
+    stages = resolve_config(recipes.load("transfer"), assignments=assignments, unsolved=[0]).train.stages
+    assert [stage.epochs for stage in stages] == expected
 
 
 def test_a_file_scales_the_recipe_below_it_and_nothing_scales_its_own_stages() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig, RunConfig, parse, recipes, resolve_config
+from sightline.config.stage_epochs import count_epochs
 from sightline.data.sample_range import SampleRange
 from sightline.models.entry import ModelEntry
 from sightline.runs import steps
@@ -161,7 +162,12 @@ def test_a_recipe_is_chosen_by_images_weights_and_device(
         (("model.hidden_units=[8]",), "gradient", "head: trained for 12 epochs, not solved: the head has several"),
         (("model.head=sigmoid",), "gradient", "head: trained for 12 epochs, not solved: model.head is sigmoid"),
         (("train.loss=focal",), "gradient", "head: trained for 12 epochs, not solved: train.loss is focal"),
-        (("train.label_smoothing=0.1",), "gradient", "head: trained for 12 epochs, not solved: labels are smoothed"),
+        (
+            ("train.label_smoothing=0.1",),
+            "gradient",
+            "head: trained for 12 epochs, not solved: train.label_smoothing is",
+        ),
+        (("train.l2=0.001",), "gradient", "head: trained for 12 epochs, not solved: train.l2 is 0.001"),
         (("train.stages.0.unfreeze=3",), "gradient", ""),
         (("train.stages.0.solver=gradient",), "gradient", ""),
         (("train.stages.0.solver=logistic", "train.loss=focal"), "logistic", ""),
@@ -184,6 +190,29 @@ def test_this_machine_has_weights_without_a_home_or_a_network(tmp_path: Path, mo
     choice = steps.choose_recipe(PHOTOS, THIS_MACHINE)
     assert choice.recipe == "transfer"
     assert "EfficientNet-Lite0 with the installed ImageNet weights" in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("recipe", "assignments", "expected"),
+    [
+        ("transfer", (), [1, 4]),
+        ("transfer", ("model.name=vgg16",), [4, 1]),
+        ("transfer", ("model.name=vgg16", "train.epochs=0"), [0, 0]),
+        ("transfer", ("model.name=vgg16", "train.stages.0.solver=logistic"), [1, 4]),
+        ("transfer", ("model.name=vgg16", "train.stages.0.epochs=2"), [2, 3]),
+        ("transfer", ("train.l2=0.001",), [4, 1]),
+        ("auto", (), [1, 4]),
+        ("auto", ("model.name=vgg16",), [4, 1]),
+        ("auto", ("train.l2=0.001",), [4, 1]),
+    ],
+)
+def test_stages_have_the_epochs_that_were_asked_for(
+    recipe: str, assignments: tuple[str, ...], expected: list[int]
+) -> None:
+    request = TrainRequest.create("somewhere", recipe, None, ["train.epochs=5", *assignments])
+    config, _ = merge_recipe(request, PHOTOS, INSTALLED)
+    solved = steps.choose_solvers(config, PHOTOS, INSTALLED).config.train
+    assert [count_epochs(solved, stage) for stage in solved.stages] == expected
 
 
 def test_settings_of_the_user_stand_over_the_chosen_recipe() -> None:

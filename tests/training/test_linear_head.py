@@ -176,10 +176,11 @@ def test_stop_is_heeded_while_it_is_solved() -> None:
 @pytest.mark.parametrize(
     ("stage", "train", "settings", "reason"),
     [
-        (StageConfig("a", unfreeze=3, solver="logistic"), {}, {}, "unfreeze=3, which should be 0"),
-        (SOLVED, {"loss": "focal"}, {}, r"train\.loss=focal"),
-        (SOLVED, {"label_smoothing": 0.1}, {}, r"train\.label_smoothing=0\.1"),
-        (SOLVED, {}, {"hidden_units": (4,)}, "a head of several layers"),
+        (StageConfig("a", unfreeze=3, solver="logistic"), {}, {}, "unfreeze is 3, not 0"),
+        (SOLVED, {"loss": "focal"}, {}, r"train\.loss is focal"),
+        (SOLVED, {"label_smoothing": 0.1}, {}, r"train\.label_smoothing is 0\.1"),
+        (SOLVED, {"l2": 0.001}, {}, r"train\.l2 is 0\.001"),
+        (SOLVED, {}, {"hidden_units": (4,)}, "the head has several layers"),
     ],
 )
 def test_a_head_that_is_not_a_logistic_regression_is_rejected_before_any_work(
@@ -189,3 +190,9 @@ def test_a_head_that_is_not_a_logistic_regression_is_rejected_before_any_work(
     images = make_images(6)
     with pytest.raises(UsageError, match=rf"{reason}\. Train it by steps: --set train\.stages\.1\.solver=gradient"):
         fit(build_network(**settings), images, images, make_config(StageConfig("first"), stage, **train), Callback())
+
+
+def test_a_stage_whose_solver_is_still_to_be_chosen_is_rejected() -> None:
+    images, stage = make_images(6), StageConfig("head", unfreeze=0, epochs=1, solver="auto")
+    with pytest.raises(UsageError, match="'head' has solver='auto', expected 'gradient' or 'logistic'"):
+        fit(build_network(), images, images, make_config(stage), Callback())

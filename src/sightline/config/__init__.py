@@ -8,17 +8,16 @@ defined are left unchanged.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from sightline.config import parse, stage_epochs
+from sightline.config.augmentation import AugmentConfig, CustomAugmentConfig
 from sightline.config.parse import dump_toml, flatten_config, read_toml, to_dict
 from sightline.config.schema import (
-    AugmentConfig,
     BundleConfig,
     ColumnsConfig,
-    CustomAugmentConfig,
     DataConfig,
     DeviceConfig,
     EarlyStoppingConfig,
@@ -62,8 +61,13 @@ __all__ = [
 ]
 
 
-def resolve_config(*layers: dict[str, Any], assignments: Iterable[str] = ()) -> RunConfig:
+def resolve_config(
+    *layers: dict[str, Any], assignments: Iterable[str] = (), unsolved: Collection[int] = ()
+) -> RunConfig:
     """Merge nested dicts over the defaults, lowest precedence first, then apply ``KEY=VALUE`` assignments.
+
+    `unsolved` are the indices of stages whose solver is ``auto`` and that cannot be solved: where a number of epochs is
+    distributed over the stages, they take more than one.
 
     >>> resolve_config({"train": {"epochs": 3}}, assignments=["train.batch_size=8"]).train.epochs
     3
@@ -79,7 +83,7 @@ def resolve_config(*layers: dict[str, Any], assignments: Iterable[str] = ()) -> 
     if any("epochs" in names for names in overridden_keys) and not any("stages" in names for names in overridden_keys):
         stages = [name.split(".") for name in overridden_keys[-1] if name.startswith("stages.")]
         fixed = {int(keys[1]) for keys in stages if keys[1].isdigit() and keys[2:] == ["epochs"]}
-        stage_epochs.scale_stage_epochs(values["train"], fixed)
+        stage_epochs.scale_stage_epochs(values["train"], fixed, unsolved)
     return parse.from_dict(RunConfig, values)
 
 

@@ -9,12 +9,13 @@ from sightline.config.schema import MAX_EPOCHS, StageConfig, TrainConfig
 from sightline.errors import plural
 
 
-def scale_stage_epochs(train: Any, fixed: Collection[int] = ()) -> None:
+def scale_stage_epochs(train: Any, fixed: Collection[int] = (), unsolved: Collection[int] = ()) -> None:
     """Scale the epochs of the stages in the table [train], in place, so that they sum to its ``epochs``.
 
-    `fixed` holds the indices of stages that keep their epochs, as a stage that is solved keeps its one. Stages without
-    epochs are skipped too: each of them trains for ``train.epochs``. Proportions are preserved up to rounding, but
-    every stage that had epochs keeps at least one. Values of the wrong type are left for validation to report.
+    `fixed` holds the indices of stages that keep their epochs. Stages without epochs are skipped too: each of them
+    trains for ``train.epochs``. Proportions are preserved up to rounding, but every stage that had epochs keeps at
+    least one. A stage that is solved takes one epoch, and so does one whose solver is ``auto`` unless it is in
+    `unsolved`, the indices of stages that cannot be solved. Values of the wrong type are left for validation to report.
 
     >>> table = {"epochs": 7, "stages": [{"epochs": 12}, {"epochs": 2}]}
     >>> scale_stage_epochs(table)
@@ -26,15 +27,18 @@ def scale_stage_epochs(train: Any, fixed: Collection[int] = ()) -> None:
     stages: list[Any] = train["stages"]
     total: Any = train.get("epochs")
     solvers = {at: stage.get("solver", "gradient") for at, stage in enumerate(stages) if isinstance(stage, dict)}
-    solved = {at for at, solver in solvers.items() if solver != "gradient"}
+    solved = {at for at, solver in solvers.items() if solver != "gradient" and (solver != "auto" or at not in unsolved)}
     own_epochs = dict.fromkeys(solved, 1) | {
         at: stage["epochs"]
         for at, stage in enumerate(stages)
         if isinstance(stage, dict) and "epochs" in stage and at not in solved
     }
-    fixed = {*fixed, *solved}
     if not _is_epoch_count(total) or not all(map(_is_epoch_count, own_epochs.values())):
         return
+    for at in solved.difference(fixed):
+        if "epochs" in stages[at]:
+            stages[at]["epochs"] = min(total, 1)
+    fixed = {*fixed, *solved}
     remaining = max(total - sum(epochs for at, epochs in own_epochs.items() if at in fixed), 0)
     scalable = {at: epochs for at, epochs in own_epochs.items() if at not in fixed and epochs}
     if not scalable:
@@ -53,7 +57,7 @@ def _is_epoch_count(value: Any) -> bool:
 
 def count_epochs(train: TrainConfig, stage: StageConfig) -> int:
     """Return the number of epochs of a stage: one if it is solved (none if nothing trains), else as configured."""
-    if stage.solver != "gradient":
+    if stage.is_solved:
         return min(train.epochs, 1)
     return train.epochs if stage.epochs is None else stage.epochs
 

@@ -30,7 +30,7 @@ def plan_stages(config: RunConfig, steps: int) -> list[PlannedStage]:
     stages = config.train.stages or (StageConfig("training"),)
     out = []
     for stage in stages:
-        count = 0 if stage.solver != "gradient" else steps * count_epochs(config.train, stage)
+        count = 0 if stage.is_solved else steps * count_epochs(config.train, stage)
         start = config.train.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
         out.append(PlannedStage(stage.name, count, build_schedule(config.train.schedule, start, count)))
     return [stage for stage in out if stage.steps]

@@ -128,7 +128,7 @@ def _last_stage(config: RunConfig) -> tuple[str, int]:
     if not config.train.stages:
         return "training", config.train.epochs
     stage = config.train.stages[-1]
-    if stage.solver == "logistic":
+    if stage.is_solved:
         raise UsageError(f"The last stage, {stage.name!r}, is solved in one epoch: there are none to add.")
     return stage.name, count_epochs(config.train, stage)
 

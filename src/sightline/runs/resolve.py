@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import InputConfig, RunConfig, recipes
@@ -58,10 +59,10 @@ def resolve_request(
     config, choice = merge_recipe(request, facts, machine)
     if choice is not None:
         callback.on_message(f"{choice.recipe}: {choice.reason}")
-    for note in request.override_notes(config):
-        callback.on_message(note)
     config = replace(config, data=replace(config.data, sources=request.sources))
     config = apply_steps(config, steps.IMMEDIATE_STEPS, facts, machine, callback)
+    for note in request.override_notes(config):  # once it is known which stages are solved
+        callback.on_message(note)
     machine.start_backend(config.device)
     return RunInputs(config, index, findings, choice)
 
@@ -90,11 +91,15 @@ def restore_inputs(
 
 def merge_recipe(request: TrainRequest, facts: DataFacts, machine: Machine) -> tuple[RunConfig, RecipeChoice | None]:
     """Return the requested settings over those of their recipe, and the choice that was made if it is ``auto``."""
-    if request.recipe != "auto":
-        return request.with_relative_paths(request.merge_layers()), None
-    machine.start_backend(request.merge_layers().device)
-    choice = steps.choose_recipe(facts, machine)
-    config = request.merge_layers(recipes.load(choice.recipe), choice.settings)
+    choice: RecipeChoice | None = None
+    base: tuple[dict[str, Any], ...] = ()
+    if request.recipe == "auto":
+        machine.start_backend(request.merge_layers().device)
+        choice = steps.choose_recipe(facts, machine)
+        base = (recipes.load(choice.recipe), choice.settings)
+    config = request.merge_layers(*base)
+    if unsolved := steps.list_unsolved(config):
+        config = request.merge_layers(*base, unsolved=unsolved)
     return request.with_relative_paths(config), choice
 
 

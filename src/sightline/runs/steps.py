@@ -16,6 +16,7 @@ from sightline.errors import plural
 from sightline.models import registry
 from sightline.models.entry import ModelEntry
 from sightline.runs.facts import DataFacts, Machine
+from sightline.training import linear_head
 
 SMALL_SIDE = 64  # images up to this side gain nothing from a backbone trained at 224
 DEFAULT_MODEL = "cifar10-deep"
@@ -110,28 +111,32 @@ def choose_channels(config: RunConfig, facts: DataFacts, _machine: Machine) -> S
     return StepResult(replace(config, input=replace(config.input, channels=channels)))
 
 
+def list_unsolved(config: RunConfig) -> tuple[int, ...]:
+    """Return the indices of the stages that `choose_solvers` turns from ``auto`` to steps of the optimizer."""
+    obstacles = _list_obstacles(config)
+    return tuple(
+        at for at, stage in enumerate(config.train.stages) if stage.solver == "auto" and (stage.unfreeze or obstacles)
+    )
+
+
+def _list_obstacles(config: RunConfig) -> list[str]:
+    model = config.model
+    entry = registry.get_entry(DEFAULT_MODEL if model.name == "auto" else model.name)
+    hidden = entry.head.hidden if model.hidden_units is None else model.hidden_units
+    return linear_head.list_obstacles(config, has_hidden_layers=bool(hidden))
+
+
 def choose_solvers(config: RunConfig, _facts: DataFacts, _machine: Machine) -> StepResult:
     """Fill in how the stages of a frozen backbone train the head: as a logistic regression where it is one."""
-    model, train = config.model, config.train
-    hidden = registry.get_entry(model.name).head.hidden if model.hidden_units is None else model.hidden_units
-    reason = (
-        "the head has several layers" if hidden
-        else "model.head is sigmoid" if model.head != "softmax"
-        else f"train.loss is {train.loss}" if train.loss != "cross_entropy"
-        else "labels are smoothed" if train.label_smoothing
-        else ""
-    )  # fmt: skip
+    train, unsolved, reason = config.train, list_unsolved(config), " and ".join(_list_obstacles(config))
     stages = tuple(
-        replace(stage, solver="gradient" if reason or stage.unfreeze else "logistic")
-        if stage.solver == "auto"
-        else stage
-        for stage in train.stages
+        replace(stage, solver="gradient" if at in unsolved else "logistic") if stage.solver == "auto" else stage
+        for at, stage in enumerate(train.stages)
     )
-    changed = [new for old, new in zip(train.stages, stages, strict=True) if old != new and new.solver == "gradient"]
-    note = "".join(
-        f"{stage.name}: trained for {plural(count_epochs(train, stage), 'epoch')}, not solved: {reason}"
-        for stage in changed
-        if reason
+    note = "; ".join(
+        f"{stages[at].name}: trained for {plural(count_epochs(train, stages[at]), 'epoch')}, not solved: {reason}"
+        for at in unsolved
+        if not stages[at].unfreeze
     )
     return StepResult(replace(config, train=replace(train, stages=stages)), note)
 

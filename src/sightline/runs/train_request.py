@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,14 @@ class TrainRequest:
         """Return JSON-compatible values."""
         return asdict(self)
 
-    def merge_layers(self, *base: dict[str, Any]) -> RunConfig:
+    def merge_layers(self, *base: dict[str, Any], unsolved: Collection[int] = ()) -> RunConfig:
         """Return the requested settings, over those of `base` if given; what depends on the images is still open.
 
-        `base` is a recipe chosen for ``auto``, which stays the recorded name. Raises `UsageError` for invalid settings
-        and for an unknown model.
+        `base` is a recipe chosen for ``auto``, which stays the recorded name; for `unsolved` see `resolve_config`.
+        Raises `UsageError` for invalid settings and for an unknown model.
         """
         recorded_name = [{"recipe": self.recipe}] if base else []
-        config = resolve_config(*base, *self.layers, *recorded_name, assignments=self.assignments)
+        config = resolve_config(*base, *self.layers, *recorded_name, assignments=self.assignments, unsolved=unsolved)
         if config.model.name != "auto":
             registry.get_entry(config.model.name)
         return config
@@ -84,7 +84,7 @@ class TrainRequest:
         if train.stages and self.is_set_by_user("train.epochs"):
             yield f"train.epochs is {train.epochs}, and the stages have {stage_epochs.describe_epochs(train)}"
         for key, name in (("train.optimizer.learning_rate", "learning_rate"), ("train.batch_size", "batch_size")):
-            overridden = [stage.solver != "gradient" or getattr(stage, name) is not None for stage in train.stages]
+            overridden = [stage.is_solved or getattr(stage, name) is not None for stage in train.stages]
             if overridden and all(overridden) and self.is_set_by_user(key):
                 yield f"{key} has no effect: every stage overrides it; set train.stages.0.{name} etc. instead"
 

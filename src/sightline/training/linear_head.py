@@ -49,24 +49,37 @@ class LinearHead:
         return logits
 
 
+def list_obstacles(config: RunConfig, *, has_hidden_layers: bool) -> list[str]:
+    """Return why the head is not a logistic regression with features of frozen layers: clauses, none if it is one."""
+    train = config.train
+    obstacles = {
+        "the head has several layers": has_hidden_layers,
+        f"model.head is {config.model.head}": config.model.head != "softmax",
+        f"train.loss is {train.loss}": train.loss != "cross_entropy",
+        f"train.label_smoothing is {train.label_smoothing:g}": train.label_smoothing != 0,
+        f"train.l2 is {train.l2:g}": train.l2 != 0,  # the solver chooses its own penalty
+    }
+    return [text for text, applies in obstacles.items() if applies]
+
+
 def check_settings(network: Network, config: RunConfig) -> None:
-    """Raise `UsageError` if a stage has ``solver="logistic"`` and is not a logistic regression."""
+    """Raise `UsageError` if a stage is solved and is not a logistic regression, or if that is still to be chosen."""
     heads = [layer.name for layer in network.model.layers if layer.weights and layer.name not in network.backbone]
     for number, stage in enumerate(config.train.stages):
-        if stage.solver != "logistic":
+        if not stage.is_solved:
             continue
-        reasons = {
-            f"unfreeze={stage.unfreeze}, which should be 0": stage.unfreeze != 0,
-            "a head of several layers": heads != [DENSE_LAYER],
-            "model.head=sigmoid": config.model.head != "softmax",
-            f"train.loss={config.train.loss}": config.train.loss != "cross_entropy",
-            f"train.label_smoothing={config.train.label_smoothing}": config.train.label_smoothing != 0,
-        }
-        if any(reasons.values()):
+        if stage.solver == "auto":
+            raise UsageError(
+                f"Stage {stage.name!r} has solver='auto', expected 'gradient' or 'logistic': choose one of them."
+            )
+        obstacles = list_obstacles(config, has_hidden_layers=heads != [DENSE_LAYER])
+        if stage.unfreeze:
+            obstacles.insert(0, f"unfreeze is {stage.unfreeze}, not 0")
+        if obstacles:
             raise UsageError(
                 f"Stage {stage.name!r} solves a logistic regression on the features of the frozen layers, which is not "
-                f"possible with {' and '.join(text for text, applies in reasons.items() if applies)}. Train it by "
-                f"steps: --set train.stages.{number}.solver=gradient --set train.stages.{number}.epochs=12."
+                f"possible: {' and '.join(obstacles)}. Train it by steps: --set train.stages.{number}.solver=gradient "
+                f"--set train.stages.{number}.epochs=12."
             )
 
 

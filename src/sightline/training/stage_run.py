@@ -118,7 +118,7 @@ def _prepare_stage(
     batch_size = devices.limit_batch_size(batch_size, len(train))
     steps = epochs * math.ceil(len(train) / batch_size)
     rate_at = build_schedule(config.train.schedule, base_rate, steps)
-    ema_decay = 0.0 if stage.solver == "logistic" else limit_decay(config.train.ema_decay, steps)
+    ema_decay = 0.0 if stage.is_solved else limit_decay(config.train.ema_decay, steps)
     training_model.compile(
         optimizer=build_optimizer(config.train.optimizer, base_rate, ema_decay),
         loss=objective.build_loss(),
