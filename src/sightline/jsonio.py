@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 from sightline._io import open_regular
 from sightline.errors import ModelError
+from sightline.escaping import escape_formula
 from sightline.nesting import MAX_DEPTH, is_deep
 
 T = TypeVar("T")
@@ -59,6 +60,21 @@ def fields_to_dict(value: Any, *, skip: Sequence[str] = ()) -> dict[str, Any]:
     """Return the fields of a dataclass as JSON values (see `to_plain`), except for those in `skip`."""
     names = [field.name for field in dataclasses.fields(value) if field.name not in skip]
     return {name: to_plain(getattr(value, name)) for name in names}
+
+
+def to_cell(value: object) -> str:
+    """Return a value as a cell of a CSV file.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe; None and NaN are empty; other values are
+    written as in JSON.
+
+    >>> [to_cell(value) for value in ("=1", True, None, (1, 2))]
+    ["'=1", 'true', '', '[1, 2]']
+    """
+    if isinstance(value, str):
+        return escape_formula(value)
+    text = dumps(to_plain(value))
+    return "" if text == "null" else text
 
 
 def dump_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,13 +127,17 @@ def auroc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
     return float(auroc_and_ap(scores, positive, np.ones((1, len(scores))))[0][0])
 
 
-def most_confused_pairs(confusion: NDArray[np.int64], limit: int = 5) -> list[tuple[int, int, int]]:
+def most_confused_pairs(
+    confusion: NDArray[np.int64] | Sequence[Sequence[int]], limit: int = 5
+) -> list[tuple[int, int, int]]:
     """Return (true class, predicted class, count) of the most frequent confusions, in descending order.
 
-    >>> most_confused_pairs(np.array([[5, 2], [3, 9]]))
+    Ties go to the lower true class, then to the lower predicted one.
+
+    >>> most_confused_pairs([[5, 2], [3, 9]])
     [(1, 0, 3), (0, 1, 2)]
     """
-    off = confusion - np.diag(np.diagonal(confusion))
-    positions = np.argsort(-off, axis=None, kind="stable")[:limit]
-    pairs = [divmod(int(position), len(confusion)) for position in positions]
-    return [(i, j, int(off[i, j])) for i, j in pairs if off[i, j]]
+    pairs = (  # one at a time: a large matrix has millions
+        (i, j, int(row[j])) for i, row in enumerate(confusion) for j in np.flatnonzero(row).tolist() if i != j
+    )
+    return heapq.nsmallest(limit, pairs, key=lambda pair: -pair[2])

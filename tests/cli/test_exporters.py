@@ -98,6 +98,14 @@ def test_a_file_of_another_package_is_kept_if_its_predictions_agree(sightline: C
     assert load(run / "exports" / "copy" / "copy.bin").classes == again.classes
 
 
+def test_a_format_whose_package_is_not_installed_is_named(sightline: Command, run: Path) -> None:
+    register_exporter("copy")(CopyExporter)
+    assert sightline("export", run, "--to", "copy").code == 0
+    del EXPORTERS._entries["copy"]
+    with pytest.raises(ModelError, match=r"states the format 'copy', which no installed package .*Install the package"):
+        load(run / "exports" / "copy")
+
+
 def test_a_file_that_predicts_something_else_is_not_put_in_place(sightline: Command, run: Path) -> None:
     register_exporter("swapped")(SwappedExporter)
     result = sightline("export", run, "--to", "swapped")

@@ -258,7 +258,7 @@ def test_an_evaluation_keeps_the_report_up_to_date(sightline: Command, run: RunD
         assert "No threshold is set" not in read_page(run)
         pytest.importorskip("cleanlab")
         assert sightline("evaluate", run.path, "--find-label-issues", run.path.parent / "patch.jsonl").code == 0
-        worst = [issue.path for issue in run.read_label_issues()[: report_images.MAX_LABEL_ISSUES]]
+        worst = [issue.path for issue in (run.read_label_issues() or ())[: report_images.MAX_LABEL_ISSUES]]
         assert worst
         images = report_images.read_images(run)
         assert {image.path for image in images if image.kind == "label_issue"} == set(worst)

@@ -271,6 +271,15 @@ def test_a_zip_that_would_unpack_without_end_is_refused(folder: Path, tmp_path: 
         bundle.load(path)
 
 
+def test_files_that_are_too_large_together_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(len(content) for name, content in read_contents(folder).items() if name != bundle.MANIFEST_FILE)
+    monkeypatch.setattr(bundle, "MAX_BUNDLE_BYTES", size)
+    bundle.read(folder)
+    monkeypatch.setattr(bundle, "MAX_BUNDLE_BYTES", size - 1)
+    with pytest.raises(ModelError, match="its files have more than"):
+        bundle.read(folder)
+
+
 def test_a_link_in_a_zip_is_refused(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "link.zip"
     with zipfile.ZipFile(path, "w") as archive:

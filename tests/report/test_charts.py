@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from sightline.metrics import most_confused_pairs
 from sightline.report import charts
 
 
@@ -72,9 +73,17 @@ def test_a_large_matrix_takes_the_memory_of_what_is_drawn() -> None:
     assert peak < 4 << 20, "not one object for each of the 160,000 cells"
     assert (len(layout["cells"]), layout["hidden"]) == (charts.MAX_CELLS, 160_000 - charts.MAX_CELLS)
     assert len(confusions) == charts.MAX_PAIRS
-    for largest in (layout["cells"][400], confusions[0]):
-        assert (largest["row"], largest["column"], largest["count"]) == (7, 399, 9)
+    largest = layout["cells"][400]
+    assert (largest["row"], largest["column"], largest["count"]) == (7, 399, 9)
+    assert confusions[0] == {"label": "class 7", "predicted": "class 399", "count": 9, "fraction": 9 / 408}
     assert [cell["row"] for cell in layout["cells"][:400]] == list(range(400)), "the diagonal first"
+
+
+def test_the_first_confusion_of_the_table_is_that_of_the_summary() -> None:
+    matrix = [[7, 2, 0], [0, 2, 2], [0, 0, 9]]  # a tie in images, not in their fraction of the class
+    table = [(c["label"], c["predicted"], c["count"]) for c in charts.list_confusions("abc", matrix)]
+    assert table == [("a", "b", 2), ("b", "c", 2)]
+    assert table == [("abc"[i], "abc"[j], count) for i, j, count in most_confused_pairs(np.array(matrix))]
 
 
 def test_levels_of_a_cell_follow_its_fraction_of_the_class() -> None:

@@ -172,12 +172,18 @@ def test_two_classes_have_a_section_with_their_curves() -> None:
 
 
 def test_a_page_without_evaluation_or_training_says_so() -> None:
-    nothing: dict[str, Any] = {"metrics": None, "history": (), "leaks": (), "label_issues": (), "findings": (),
+    nothing: dict[str, Any] = {"metrics": None, "history": (), "leaks": (), "label_issues": None, "findings": (),
                                "images": {}, "network": None, "recipe_choice": None, "unread": ()}  # fmt: skip
     text = render_html(make_report(**nothing))
     assert Page(text).texts["h2"] == ["Summary", "Data", "Abstention", "Label issues", "Environment"]
     assert "No images were held out for evaluation" in text
     assert "Not searched for yet" in text
+
+
+def test_a_search_without_label_issues_is_not_called_missing() -> None:
+    section = render_html(make_report(label_issues=())).partition('<section id="label-issues"')[2]
+    assert "None found." in section
+    assert "Not searched for yet" not in section
 
 
 def test_the_cards_state_values_with_their_intervals() -> None:

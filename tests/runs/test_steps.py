@@ -184,6 +184,18 @@ def test_a_head_is_solved_where_it_is_a_logistic_regression(
     assert bool(result.note) == bool(note)
 
 
+def test_the_note_tells_stages_apart_and_omits_those_that_no_solver_trains() -> None:
+    config = resolve_config(recipes.load("transfer"), assignments=["model.head=sigmoid"])
+    head, fine_tune = config.train.stages
+    stages = (head, replace(head, name="head again"), replace(fine_tune, solver="auto"))
+    result = steps.choose_solvers(replace(config, train=replace(config.train, stages=stages)), PHOTOS, EMPTY)
+    assert [stage.solver for stage in result.config.train.stages] == ["gradient"] * 3
+    assert result.note == (
+        "head: trained for 12 epochs, not solved: model.head is sigmoid; "
+        "head again: trained for 12 epochs, not solved: model.head is sigmoid"
+    )
+
+
 def test_this_machine_has_weights_without_a_home_or_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))

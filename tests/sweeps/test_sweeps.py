@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import random
 import shutil
 import sqlite3
@@ -24,6 +25,7 @@ from command import COLORS, draw_classes
 from damage import damage_file
 from sightline import api
 from sightline.callbacks import Callback, EpochRecord
+from sightline.cli.output import print_csv
 from sightline.config import resolve_config
 from sightline.errors import (
     DataError,
@@ -599,6 +601,16 @@ def test_failures_are_kept_with_their_reason(search: Search, trainer: FakeTraine
     assert isinstance(failed, TrialResult)
     assert (failed.trial, failed.reason) == (2, "There is no weights file.")
     assert sweep_result.trials[-1] is failed
+
+
+def test_the_table_holds_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    settings: dict[str, Any] = {"bundle.calibrate": True, "model.hidden_units": (8, 4), "data.note": "=1", "seed": None}
+    trials = (TrialResult(1, "complete", 0.5, settings, seconds=math.nan),)
+    sweep_result = SweepResult("study", "folder", "validation.loss", trials, None)
+    print_csv(*sweep_result.to_table())
+    printed = capsys.readouterr().out
+    assert results.sweep_to_csv(sweep_result).decode() == printed
+    assert printed.splitlines()[1] == '1,complete,0.5,true,"[8, 4]",\'=1,,,,,,,,,,'
 
 
 def test_without_optuna_the_install_line_is_named(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sightline import jsonio
-from sightline.escaping import CsvWriter, TextFile, escape_cell, printable
+from sightline.escaping import CsvWriter, TextFile, printable
 from sightline.progress import ProgressDisplay, StyledText, make_console, styled_line
 
 __all__ = [
@@ -77,19 +77,10 @@ def print_json(value: Any) -> None:
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a header and `rows` as CSV to standard output.
-
-    Text that a spreadsheet would take for a formula gets an apostrophe; None and NaN are empty cells; other values
-    are written as in JSON.
-    """
+    """Print a header and `rows` as CSV to standard output, with the cells of `jsonio.to_cell`."""
     writer = CsvWriter(results_stream())
-    writer.write_row([escape_cell(name) for name in columns])
-    writer.write_rows([_csv_cell(value) for value in row] for row in rows)
-
-
-def _csv_cell(value: object) -> object:
-    text = jsonio.dumps(jsonio.to_plain(value))
-    return escape_cell(value) if isinstance(value, str) else "" if text == "null" else text
+    writer.write_row([jsonio.to_cell(name) for name in columns])
+    writer.write_rows([jsonio.to_cell(value) for value in row] for row in rows)
 
 
 def results_stream() -> TextFile:

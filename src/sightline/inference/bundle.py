@@ -257,7 +257,7 @@ def _read_verified(read: Callable[[str], bytes]) -> Bundle:
     if not isinstance(hashes, dict) or MODEL_FILE not in hashes:
         raise ModelError(f"{MANIFEST_FILE} lists no files, or not {MODEL_FILE}")
     manifest = Manifest.from_dict(values)
-    contents = {}
+    contents, size = {}, 0
     for name, expected in hashes.items():
         if (
             name not in {MODEL_FILE, CARD_FILE}
@@ -266,7 +266,8 @@ def _read_verified(read: Callable[[str], bytes]) -> Bundle:
         ):
             raise ModelError(f"{MANIFEST_FILE} lists {name!r}, which is not a file of a bundle")
         contents[name] = read(name)
-        if sum(map(len, contents.values())) > MAX_BUNDLE_BYTES:
+        size += len(contents[name])
+        if size > MAX_BUNDLE_BYTES:
             raise ModelError(f"its files have more than {MAX_BUNDLE_BYTES >> 30} GB")
         if hashlib.sha256(contents[name]).hexdigest() != expected:
             raise ModelError(f"{name} was changed: it does not match its hash in {MANIFEST_FILE}")

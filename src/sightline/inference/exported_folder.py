@@ -27,6 +27,10 @@ from sightline.inference.predictor import Predictor, check_finite
 MAX_FILES = 1_000  # and folders
 
 
+class _UnknownFormatError(ModelError):
+    """The package that adds the format is not installed: exporting again would not help."""
+
+
 def add_manifest(folder: Path, format_name: str, manifest: Manifest, examples: Mapping[str, bytes]) -> None:
     """Add reference examples and the manifest to a folder with the model files of the format `format_name`."""
     for name, content in examples.items():
@@ -48,23 +52,24 @@ def _encode_manifest(manifest: Manifest, format_name: str, contents: Mapping[str
 def find(path: Path) -> Path | None:
     """Return the exported folder at `path`, or around the model file `path` (``model.tflite``); None if neither."""
     for folder in (path, path.parent):
-        if (exporter := _find_exporter(_read_format(folder))) is not None:
-            return folder if path == folder or path.name == exporter.files[0] else None
+        if (name := _read_format(folder)) is not None:
+            exporter = EXPORTERS.get(name)
+            return folder if path == folder or (exporter and path.name == exporter.files[0]) else None
     return None
 
 
-def _read_format(folder: Path) -> Any:
-    """Return the format in the manifest of a folder, or None without such a manifest."""
+def _read_format(folder: Path) -> str | None:
+    """Return the format in the manifest of a folder, installed or not; None without one, as in a bundle."""
     try:
-        return jsonio.read_object(folder / MANIFEST_FILE).get("format")
+        name = jsonio.read_object(folder / MANIFEST_FILE).get("format")
     except ModelError:
         return None
+    return name if isinstance(name, str) and not _is_bundle_format(name) else None
 
 
-def _find_exporter(format_name: Any) -> Exporter | None:
-    """Return the exporter of a folder's format; None if it is not one that an installed package adds."""
-    exporter = EXPORTERS.get(format_name) if isinstance(format_name, str) else None
-    return None if exporter is None or exporter.is_bundle else exporter
+def _is_bundle_format(name: str) -> bool:
+    exporter = EXPORTERS.get(name)
+    return exporter is not None and exporter.is_bundle
 
 
 def load(folder: Path, threads: int = 0) -> tuple[Manifest, Predictor]:
@@ -96,6 +101,10 @@ def _explain_errors(folder: Path) -> Iterator[None]:
         yield
     except SchemaError as error:
         raise ModelError(f"The export {folder} cannot be used: {error}.") from error
+    except _UnknownFormatError as error:
+        raise ModelError(
+            f"The export {folder} cannot be used: {error}. Install the package that adds it, or export another format."
+        ) from error
     except ModelError as error:
         text = str(error).rstrip(".")
         raise ModelError(f"The export {folder} cannot be used: {text}. Export it again.") from error
@@ -109,11 +118,10 @@ def _read(folder: Path) -> tuple[Manifest, Exporter, dict[str, bytes]]:
     The files are read once, so that the verified bytes are those that run.
     """
     values = jsonio.read_object(folder / MANIFEST_FILE)
-    exporter = _find_exporter(values.get("format"))
-    if exporter is None:
-        raise ModelError(
-            f"{MANIFEST_FILE} states the format {values.get('format')!r}, which no installed package can open"
-        )
+    name = values.get("format")
+    exporter = EXPORTERS.get(name) if isinstance(name, str) else None
+    if exporter is None or exporter.is_bundle:
+        raise _UnknownFormatError(f"{MANIFEST_FILE} states the format {name!r}, which no installed package can open")
     if values.pop("manifest_sha256", None) != _hash_manifest(values):
         raise ModelError(f"{MANIFEST_FILE} was changed: it does not match the hash that it contains")
     del values["format"]

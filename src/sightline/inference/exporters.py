@@ -1,7 +1,7 @@
 """The formats that `export` writes: what each needs, how it is written, and how its files are opened again.
 
-Every format is treated alike: its files are opened again in their own runtime and compared with the model, and a file
-that differs by more than `TOLERANCES` is not put in place.
+Every file is opened again in its own runtime and compared with the model, and one that differs by more than
+`TOLERANCES` is not put in place. `inference.bundle` writes and loads the bundles, an exporter the files of its format.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Exporter(ABC):
     packages: ClassVar[tuple[str, ...]] = ()
     """The import names of the packages that writing and opening need."""
     is_bundle: ClassVar[bool] = False
-    """Whether the files are a bundle, which holds its manifest in the graph; all others get a manifest beside them."""
+    """Whether the format is Sightline's bundle, not for other packages: `export` writes and loads it by itself, without
+    `write` and `open`, and its manifest is in the graph. Files of all other formats get a manifest beside them."""
     suffixes: ClassVar[tuple[str, ...]] = ("",)
     """The suffixes that `out` may have, "" for a folder."""
 

@@ -5,10 +5,9 @@ The words, colors and styles of a chart are those of the page; here are only num
 
 from __future__ import annotations
 
-import heapq
 import math
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from sightline import intervals
 from sightline.callbacks import EpochRecord
 from sightline.errors import plural
+from sightline.metrics import most_confused_pairs
 from sightline.report.plotting import shorten
 
 WIDTH, HEIGHT = 400, 250  # of a chart's view box: about a pixel a unit in a column of the page
@@ -26,9 +26,6 @@ MAX_CELLS = 2000  # cells of a confusion matrix that are drawn, the largest firs
 MAX_PAIRS = 20  # confusions in the list beside a large matrix
 ERROR_LEVELS = (0.05, 0.1, 0.25, 0.5)  # fractions of a class at which the color of an error changes
 CORRECT_LEVELS = (0.5, 0.7, 0.85, 0.95)
-
-
-_Cell = tuple[int, int, int, float]  # row, column, images, and their fraction of the true class
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +126,10 @@ def find_interval(fraction: float, count: int) -> list[float]:
 
 def list_confusions(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
     """Return the `MAX_PAIRS` largest cells of a confusion matrix beside its diagonal, the largest first."""
-    largest = heapq.nsmallest(MAX_PAIRS, _iterate_errors(matrix), key=lambda cell: (-cell[2], -cell[3], *cell[:2]))
-    return [{"label": classes[cell[0]], "predicted": classes[cell[1]], **_describe_cell(cell)} for cell in largest]
+    return [
+        {"label": classes[i], "predicted": classes[j], "count": count, "fraction": count / max(sum(matrix[i]), 1)}
+        for i, j, count in most_confused_pairs(matrix, MAX_PAIRS)
+    ]
 
 
 def lay_out_matrix(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> dict[str, Any]:
@@ -148,10 +147,10 @@ def lay_out_matrix(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> d
     left = longest + 34 if named else 44
     bottom = (22 if level else 0.72 * longest + 26) + 22 if named else 44
     room = 0.0 if level or not named else max(0.0, 0.72 * longest - left - cell / 2 + 8)  # of tilted names on the left
-    diagonal = [(i, i, row[i], row[i] / max(sum(row), 1)) for i, row in enumerate(matrix) if row[i]]
+    diagonal = [(i, i, row[i]) for i, row in enumerate(matrix) if row[i]]
     most = count**2 if named else max(MAX_CELLS - len(diagonal), 0)
-    errors = heapq.nsmallest(most, _iterate_errors(matrix), key=lambda cell: -cell[2])
-    cells = [_describe_cell(one) for one in (*diagonal, *errors)]
+    totals = [max(sum(row), 1) for row in matrix]
+    cells = [_describe_cell(i, j, n, n / totals[i]) for i, j, n in (*diagonal, *most_confused_pairs(matrix, most))]
     return {
         "named": named, "names": names, "tilted": not level, "cell": round(cell, 2), "left": round(left + room, 1),
         "top": 8, "side": round(cell * count, 1), "count": count, "cells": cells,
@@ -161,20 +160,10 @@ def lay_out_matrix(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> d
     }  # fmt: skip
 
 
-def _describe_cell(cell: _Cell) -> dict[str, Any]:
-    row, column, count, fraction = cell
+def _describe_cell(row: int, column: int, count: int, fraction: float) -> dict[str, Any]:
     levels = CORRECT_LEVELS if row == column else ERROR_LEVELS
     level = 1 + sum(fraction >= start for start in levels)
     return {"row": row, "column": column, "count": count, "fraction": fraction, "level": level}
-
-
-def _iterate_errors(matrix: Sequence[Sequence[int]]) -> Iterator[_Cell]:
-    """Yield the cells beside the diagonal that are not empty, of which a large matrix has millions."""
-    for i, row in enumerate(matrix):
-        total = max(sum(row), 1)
-        for j, count in enumerate(row):
-            if count and i != j:
-                yield i, j, count, count / total
 
 
 def measure_text(text: str) -> float:

@@ -54,7 +54,7 @@ def _find_shown_paths(report: RunReport) -> dict[str, set[str]]:
     return {
         "error": {error["path"] for error in _list_shown_errors(report)},
         "leak": {row.path for leak in report.leaks[:MAX_LEAKS] for row in leak.images},
-        "label_issue": {issue.path for issue in report.label_issues[:MAX_LABEL_ISSUES]},
+        "label_issue": {issue.path for issue in (report.label_issues or ())[:MAX_LABEL_ISSUES]},
     }
 
 

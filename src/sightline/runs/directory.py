@@ -309,10 +309,10 @@ class RunDirectory:
                 f"{path} cannot be read: {error}; fit them again with `sightline evaluate --target-precision`."
             ) from error
 
-    def read_label_issues(self) -> tuple[PatchEntry, ...]:
-        """Return the likely label errors, worst first; empty if they were never searched for."""
+    def read_label_issues(self) -> tuple[PatchEntry, ...] | None:
+        """Return the likely label errors, worst first; None if they were never searched for."""
         path = self.path / "label_issues.jsonl"
-        return jsonio.read_records(path, lambda _: PatchEntry) if path.exists() else ()
+        return jsonio.read_records(path, lambda _: PatchEntry) if path.exists() else None
 
     def read_figure(self, file: str) -> bytes | None:
         """Return a file under ``figures/``, None if it does not exist; raises `ModelError` if it is unreadable."""

@@ -40,7 +40,8 @@ class RunReport:
 
     `result`, `recipe_choice`, `findings` and `environment` are those of ``run.json``, `metrics` the content of
     ``eval/<split>/metrics.json`` for the test split, else for validation. `thresholds` are those that predictions use;
-    `metrics` may have been computed with others. `commands` repeat the training, the evaluation and the report.
+    `metrics` may have been computed with others. `label_issues` are None before they are searched for. `commands`
+    repeat the training, the evaluation and the report.
     """
 
     run: str
@@ -55,7 +56,7 @@ class RunReport:
     metrics: Mapping[str, Any] | None
     thresholds: Thresholds | None
     leaks: tuple[Leak, ...]
-    label_issues: tuple[PatchEntry, ...]
+    label_issues: tuple[PatchEntry, ...] | None
     network: ModelDescription | None
     preprocess: PreprocessingSpec | None
     images: Images
@@ -132,7 +133,7 @@ def read_report(run: RunDirectory) -> RunReport:
         metrics=reader.read_metrics(result),
         thresholds=reader.read("thresholds.json", run.read_thresholds, None, optional=True),
         leaks=reader.read("leakage.jsonl", run.read_leaks, ()),
-        label_issues=reader.read("label_issues.jsonl", run.read_label_issues, (), optional=True),
+        label_issues=reader.read("label_issues.jsonl", run.read_label_issues, None, optional=True),
         network=reader.read("network.json", lambda: _read_network(run), None),
         preprocess=reader.read("model.json", lambda: run.read_model_spec()[1], None),
         images=reader.read_images(),

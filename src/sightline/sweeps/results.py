@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from sightline import jsonio
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.errors import ModelError
-from sightline.escaping import CsvWriter, escape_cell
+from sightline.escaping import CsvWriter
 from sightline.intervals import Interval
 from sightline.sweeps.parameters import Value
 from sightline.sweeps.search_space import SearchSpace
@@ -177,11 +177,10 @@ def parameter_importance(study: Any, space: SearchSpace) -> dict[str, float] | N
 def sweep_to_csv(result: SweepResult) -> bytes:
     """Return the trials as CSV, best first, with a column per parameter.
 
-    Text that a spreadsheet would interpret as a formula is prefixed with an apostrophe.
+    Cells are those of `jsonio.to_cell`, as ``sightline sweep --format csv`` prints them.
     """
     text = io.StringIO()
     writer = CsvWriter(text)
     columns, rows = result.to_table()
-    writer.write_row(columns)
-    writer.write_rows([escape_cell(value) for value in row] for row in rows)
+    writer.write_rows([jsonio.to_cell(value) for value in row] for row in (columns, *rows))
     return jsonio.encode_text(text.getvalue())
