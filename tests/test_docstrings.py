@@ -37,14 +37,14 @@ def test_the_page_shows_every_public_name() -> None:
     assert sorted(documented) == sorted(NAMES)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "Dataset.wrap"])  # of use inside only
 def test_every_parameter_is_explained(name: str) -> None:
     function = FUNCTIONS[name]
     doc = inspect.cleandoc(function.__doc__ or "")
     section = re.search(r"^Args:\n((?:    .*\n?)+)", doc, re.MULTILINE)
     explained = re.findall(r"^    \**(\w+): \S", section[1], re.MULTILINE) if section else []
     parameters = [p for p in inspect.signature(function).parameters if p not in {"self", "cls"}]
-    assert explained == parameters or name == "Dataset.wrap"
+    assert explained == parameters
 
 
 def test_the_check_can_fail() -> None:

@@ -176,7 +176,7 @@ def test_a_weight_has_at_most_8_axes(axes: int, accepted: bool) -> None:
     if accepted:
         parse_graph(data)
     else:
-        with pytest.raises(ModelError):
+        with pytest.raises(ModelError, match="it has a list of more than 8 numbers"):
             parse_graph(data)
 
 

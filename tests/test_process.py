@@ -32,7 +32,7 @@ def mallopt(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return calls
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc has mallopt")
 def test_the_command_line_keeps_freed_memory_on_few_cores(mallopt: list[tuple[int, int]]) -> None:
     backend.tune_malloc()
     assert (-8, 1) in mallopt, "one arena"

@@ -66,5 +66,8 @@ def test_predict_over_odd_images(classes: Path, trained: tuple[Path, int]) -> No
 
 
 def test_train_over_odd_images(trained: tuple[Path, int]) -> None:
-    """Importing TensorFlow alone takes 612 MiB, so this limits what training adds to that: 299 MiB when measured."""
-    assert trained[1] - peak("-c", "import tensorflow") < 384 * MIB
+    """What training adds to importing TensorFlow, which alone takes 612 to 649 MiB.
+
+    On 2 cores, it added 264 to 299 MiB (2026-11-26); the limit is the largest of these and their spread once more.
+    """
+    assert trained[1] - peak("-c", "import tensorflow") < 335 * MIB

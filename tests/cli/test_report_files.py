@@ -16,6 +16,7 @@ from command import COLORS, Command, draw_classes
 from damage import enlarge_matrix, repeat_lines
 from sightline import _io
 from sightline.inference.results import Thresholds
+from sightline.report import html_report
 from sightline.runs import report_images
 from sightline.runs.directory import RunDirectory
 from sightline.runs.run_report import read_report
@@ -106,6 +107,9 @@ def test_a_run_holds_all_that_its_report_shows(run: RunDirectory) -> None:
     leaked = {row.path for leak in report.leaks for row in leak.images}
     assert leaked
     assert set(paths["leak"]) <= leaked
+    page = (run.path / "report.html").read_text("utf-8")
+    shown = min(len(paths_of_errors), html_report.MAX_ERRORS)
+    assert page.count('src="data:image/') == 2 * shown + len(paths["leak"]), "each error with its heat map"
     assert report.network is not None
     assert report.network.parameters == report.result["parameters"]
     assert report.preprocess is not None
@@ -256,7 +260,17 @@ def test_an_evaluation_keeps_the_report_up_to_date(sightline: Command, run: RunD
         assert sightline("evaluate", run.path, "--target-precision", "0.5", "--no-conservative").code in {0, 1}
         assert "No threshold is set" in page.decode()
         assert "No threshold is set" not in read_page(run)
-        pytest.importorskip("cleanlab")
+    finally:
+        source.rename(trained_apart.parent / "moved")
+
+
+def test_an_evaluation_adds_label_issues_to_the_report(
+    sightline: Command, run: RunDirectory, trained_apart: Path
+) -> None:
+    pytest.importorskip("cleanlab")
+    source = trained_apart.parent / "source"
+    (trained_apart.parent / "moved").rename(source)
+    try:
         assert sightline("evaluate", run.path, "--find-label-issues", run.path.parent / "patch.jsonl").code == 0
         worst = [issue.path for issue in (run.read_label_issues() or ())[: report_images.MAX_LABEL_ISSUES]]
         assert worst

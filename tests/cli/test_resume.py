@@ -121,7 +121,7 @@ def test_killed_at_any_moment(untouched: Any, tmp_path: Path, kind: str, at: str
 def test_sigterm_ends_with_130_within_ten_seconds(untouched: Any, tmp_path: Path, name: str) -> None:
     where = make_place(tmp_path)
     ended = run_and_kill(where, train("staged", where), MOMENTS[name], number=signal.SIGTERM)
-    if not ended.killed or ended.code == 0:
+    if not ended.killed:
         pytest.skip("it finished before the signal")
     assert ended.code == 130, ended.err
     assert ended.seconds < 10

@@ -24,7 +24,7 @@ from sightline.inference.manifest import Manifest
 from sightline.models.build import build_model
 from sightline.preprocessing import PreprocessingSpec
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="limits of processes")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no limits of a process's resources")
 
 INSTALLED = {"openvino": "openvino", "litert": "ai_edge_litert"}
 FORMS = ["saved_model", *(pytest.param(form, marks=pytest.mark.installed) for form in INSTALLED)]
