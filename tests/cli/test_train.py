@@ -223,6 +223,31 @@ def test_a_run_is_not_overwritten_unless_forced(sightline: Command, colors: Path
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
+def test_an_effort_that_does_not_exist_or_has_no_effect_is_refused(
+    sightline: Command, colors: Path, tmp_path: Path
+) -> None:
+    for options, message in (
+        (("--recipe", "quick", "--effort", "best"), "the recipe quick trains in one way only"),
+        (("--effort", "more"), "train.effort cannot be 'more'"),
+    ):
+        result = sightline("train", colors, *options, "--out", tmp_path / "r")
+        assert (result.code, message in result.err) == (2, True), result.err
+        assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("effort", "stages"), [("fast", ["head"]), ("best", ["head", "fine-tune"])])
+def test_an_effort_decides_what_is_trained(effort: str, stages: list[str], sightline: Command, tmp_path: Path) -> None:
+    data = draw_classes(tmp_path / "data", {"red": (200, 40, 40), "green": (40, 200, 40)}, 20, size=80)
+    small = ("--set", "input.height=64", "--epochs", 2)
+    result = sightline("train", data, "--effort", effort, *small, "--out", tmp_path / "r", "--format", "json")
+    assert result.code == 0, result.err
+    run = face.Run(tmp_path / "r")
+    assert ([record.stage for record in run.history], run.config.train.effort) == (stages, effort)
+    assert result.json["test"]["accuracy"] == 1
+    assert f"<dt>effort</dt><dd>{effort}</dd>" in (tmp_path / "r" / "report.html").read_text()
+
+
 @pytest.mark.slow
 def test_auto_is_pretrained_without_a_home_or_a_network(
     sightline: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

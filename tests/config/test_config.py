@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from sightline import config
 from sightline.config import RunConfig, StageConfig, parse, recipes, resolve_config, to_dict
+from sightline.config.stage_epochs import count_epochs
 from sightline.errors import ConfigError, MissingExtraError
 from sightline.models.registry import ENTRIES
 
@@ -473,6 +474,42 @@ def test_about_is_the_first_sentence_of_the_opening_comment(monkeypatch: pytest.
 def test_unknown_recipe_offers_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"There is no recipe 'transfr'. Did you mean 'transfer'\?"):
         recipes.load("transfr")
+
+
+EFFORTS = {
+    "fast": [("head", 0)],
+    "balanced": [("head", 0), ("fine-tune", 46)],
+    "best": [("head", 0), ("fine-tune", -1)],
+}
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_an_effort_sets_what_the_recipe_does(effort: str) -> None:
+    config_value = resolve_config(recipes.load("transfer"), assignments=[f"train.effort={effort}"])
+    assert [(stage.name, stage.unfreeze) for stage in config_value.train.stages] == EFFORTS[effort]
+    assert config_value.augment.horizontal_flip == (effort == "best")
+    assert config_value == resolve_config(tomllib.loads(config.dump_toml(config_value))), "nothing is applied twice"
+
+
+@pytest.mark.parametrize("recipe", ["transfer", "transfer-mobilenetv2"])
+def test_the_effort_is_balanced_unless_set_and_below_what_the_user_sets(recipe: str) -> None:
+    assert resolve_config(recipes.load(recipe)).train.effort == "balanced"
+    assert resolve_config(recipes.load("quick")).train.effort is None, "from scratch, there is one way"
+    own = {"train": {"effort": "best"}, "augment": {"zoom": 0.0}}
+    config_value = resolve_config(recipes.load(recipe), own, assignments=["train.epochs=5"])
+    assert (config_value.augment.zoom, config_value.augment.translation) == (0.0, 0.1)
+    assert sum(count_epochs(config_value.train, stage) for stage in config_value.train.stages) == 5
+    assert resolve_config(recipes.load(recipe), own, assignments=["train.effort=fast"]).train.effort == "fast"
+
+
+def test_an_unknown_effort_is_refused_and_efforts_are_only_of_recipes() -> None:
+    with pytest.raises(ConfigError, match=r"train\.effort cannot be 'fastt'\. Did you mean 'fast'"):
+        resolve_config(recipes.load("transfer"), assignments=["train.effort=fastt"])
+    for efforts in (3, {"fast": 3}):
+        with pytest.raises(ConfigError, match="There is no setting 'efforts"):
+            resolve_config({}, {"efforts": efforts})
+    with pytest.raises(ConfigError, match="There is no setting 'efforts'"):
+        resolve_config({"efforts": 3})
 
 
 def test_merge_leaves_its_arguments() -> None:

@@ -13,6 +13,7 @@ from sightline.callbacks import Callback
 from sightline.config import DeviceConfig, RunConfig, parse, recipes, resolve_config
 from sightline.config.stage_epochs import count_epochs
 from sightline.data.sample_range import SampleRange
+from sightline.errors import ConfigError
 from sightline.models.entry import ModelEntry
 from sightline.runs import steps
 from sightline.runs.facts import THIS_MACHINE, DataFacts
@@ -225,6 +226,22 @@ def test_stages_have_the_epochs_that_were_asked_for(
     config, _ = merge_recipe(request, PHOTOS, INSTALLED)
     solved = steps.choose_solvers(config, PHOTOS, INSTALLED).config.train
     assert [count_epochs(solved, stage) for stage in solved.stages] == expected
+
+
+def test_an_effort_holds_for_the_recipe_that_auto_chooses() -> None:
+    request = TrainRequest.create("somewhere", "auto", None, ["train.effort=fast"])
+    config, choice = merge_recipe(request, PHOTOS, INSTALLED)
+    assert ([stage.name for stage in config.train.stages], config.train.effort) == (["head"], "fast")
+    config, choice = merge_recipe(request, DIGITS, INSTALLED)
+    assert config.train.effort is None
+    assert choice is not None
+    assert choice.reason.endswith("; it trains in one way only, so the effort has no effect")
+    assert merge_recipe(replace(request, assignments=()), DIGITS, INSTALLED)[0] == config
+
+
+def test_a_recipe_without_efforts_refuses_one() -> None:
+    with pytest.raises(ConfigError, match="effort is best, but the recipe quick trains in one way only: leave it out"):
+        TrainRequest.create("somewhere", "quick", None, ["train.effort=best"]).merge_layers()
 
 
 def test_settings_of_the_user_stand_over_the_chosen_recipe() -> None:

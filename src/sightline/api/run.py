@@ -39,6 +39,7 @@ def train(
     data: Dataset | Sources,
     *,
     recipe: str = "auto",
+    effort: str | None = None,
     out: str | Path | None = None,
     config: str | Path | None = None,
     set: Settings = (),
@@ -68,6 +69,8 @@ def train(
     Args:
         data: A [`Dataset`][sightline.Dataset], or paths and names of data sets.
         recipe: The name of a recipe; ``auto`` chooses one that suits the images.
+        effort: How much training time to spend on accuracy, with a transfer recipe: ``"fast"`` trains the head alone,
+            ``"balanced"``, the default, also the last layers, and ``"best"`` the whole network, on augmented images.
         out: The run directory, by default ``runs/<recipe>-<data>-<n>``. It must not exist or be empty, unless it is a
             complete run with the same settings, which is then evaluated again, or `force` is true.
         config: A TOML file of settings that override the recipe's.
@@ -110,6 +113,7 @@ def train(
         ```
     """
     shortcuts = {
+        "train.effort": effort,
         "model.name": model,
         "model.weights": None if weights is None else str(weights),
         "train.optimizer.learning_rate": learning_rate,

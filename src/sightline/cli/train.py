@@ -28,6 +28,13 @@ Rank = Annotated[int | None, typer.Option(help="The rank of this host, from 0.")
 def train(
     data: Sources,
     recipe: Annotated[str, typer.Option(help="The recipe; `sightline recipes` lists them.")] = "auto",
+    effort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fast|balanced|best",
+            help="Training time to spend on accuracy, with a transfer recipe; default balanced.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory; default runs/<recipe>-<data>-<n>.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings that override the recipe's.")] = None,
     set: Annotated[  # noqa: A002
@@ -69,8 +76,8 @@ def train(
 
     with ProgressDisplay() as display:
         result = train_run(
-            data, recipe=recipe, out=out, config=config, set=set or (), model=model, weights=weights, epochs=epochs,
-            batch_size=batch_size, learning_rate=learning_rate, seed=seed, patch=patch, column=column,
+            data, recipe=recipe, effort=effort, out=out, config=config, set=set or (), model=model, weights=weights,
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, patch=patch, column=column,
             allow=allow or (), cache=not no_cache, deterministic=deterministic, devices=devices, hosts=hosts,
             coordinator=coordinator, rank=rank, force=force, callback=display,
         ).result  # fmt: skip

@@ -1,8 +1,8 @@
 """`RunConfig`, the complete configuration of a run, and how to read and write it.
 
-Layers, lowest precedence first: defaults, recipe, TOML file, ``KEY=VALUE`` assignments. The resolved configuration is
-saved with the run. Setting ``train.epochs`` on top of a recipe with stages scales those stages; stages that the user
-defined are left unchanged.
+Layers, lowest precedence first: defaults, recipe, its settings for ``train.effort``, TOML file, ``KEY=VALUE``
+assignments. The resolved configuration is saved with the run. Setting ``train.epochs`` on top of a recipe with stages
+scales those stages; stages that the user defined are left unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from sightline.config import parse, stage_epochs
+from sightline.config import parse, recipes, stage_epochs
 from sightline.config.augmentation import AugmentConfig, CustomAugmentConfig
 from sightline.config.parse import dump_toml, flatten_config, read_toml, to_dict
 from sightline.config.schema import (
@@ -73,9 +73,11 @@ def resolve_config(
     3
     """
     values: dict[str, Any] = {}
+    assignments = list(assignments)
+    if layers:
+        layers = (recipes.apply_effort(layers[0], recipes.find_effort(layers, assignments)), *layers[1:])
     for layer in layers:
         values = parse.merge_tables(values, copy.deepcopy(layer))  # assignments modify nested values in place
-    assignments = list(assignments)
     for expression in assignments:
         parse.apply_assignment(values, expression)
     overridden_keys = [_table_keys(layer.get("train")) for layer in layers[1:]]

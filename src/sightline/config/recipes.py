@@ -1,12 +1,20 @@
-"""Recipes: named, commented, partial configurations that ship as TOML files."""
+"""Recipes: named, commented, partial configurations that ship as TOML files.
+
+A table ``[efforts.NAME]`` of a recipe holds the settings that it has with ``train.effort=NAME`` on top of its others.
+"""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
 
+from sightline.config import parse
 from sightline.errors import ConfigError, suggest
+
+EFFORTS = "efforts"  # the key of a recipe's table of efforts
+DEFAULT_EFFORT = "balanced"
 
 
 def names() -> tuple[str, ...]:
@@ -23,8 +31,38 @@ def text(name: str) -> str:
 
 
 def load(name: str) -> dict[str, Any]:
-    """Return a recipe's settings as nested dicts."""
+    """Return a recipe's settings as nested dicts, those of its efforts under the key `EFFORTS`."""
     return tomllib.loads(text(name)) | {"recipe": name}
+
+
+def apply_effort(recipe: Mapping[str, Any], effort: Any) -> dict[str, Any]:
+    """Return the settings of a recipe with one of its efforts, None for the default one; that of others has no effect.
+
+    >>> recipe = {"train": {"epochs": 5}, "efforts": {"balanced": {}, "fast": {"train": {"epochs": 1}}}}
+    >>> apply_effort(recipe, "fast"), apply_effort(recipe, None)["train"]["effort"]
+    ({'train': {'epochs': 1, 'effort': 'fast'}}, 'balanced')
+    """
+    efforts = recipe.get(EFFORTS)
+    if not isinstance(efforts, Mapping):
+        return dict(recipe)
+    settings = {key: value for key, value in recipe.items() if key != EFFORTS}
+    effort = DEFAULT_EFFORT if effort is None else effort
+    own = efforts.get(effort) if isinstance(effort, str) else None  # anything else is refused with the other settings
+    merged = parse.merge_tables(settings, own) if isinstance(own, Mapping) else settings
+    return parse.merge_tables(merged, {"train": {"effort": effort}})
+
+
+def find_effort(layers: Iterable[Mapping[str, Any]], assignments: Iterable[str]) -> Any:
+    """Return ``train.effort`` as set by `layers`, lowest precedence first, and ``KEY=VALUE`` texts; None if unset."""
+    values: dict[str, Any] = {"train": {}}
+    for layer in layers:
+        train = layer.get("train")
+        if isinstance(train, Mapping) and "effort" in train:
+            values["train"]["effort"] = train["effort"]
+    for assignment in assignments:
+        if assignment.partition("=")[0].strip() == "train.effort":
+            parse.apply_assignment(values, assignment)
+    return values["train"].get("effort")
 
 
 def first_sentence(name: str) -> str:

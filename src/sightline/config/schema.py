@@ -259,6 +259,11 @@ class TrainConfig:
         20, "total epochs; if a recipe has stages, their epochs are scaled in proportion", 0, MAX_EPOCHS
     )
     batch_size: int = setting(32, "images per step; limited to the number of training images", 1)
+    effort: Literal["fast", "balanced", "best"] | None = setting(
+        None,
+        "training time to spend on accuracy, for recipes that distinguish it (transfer); fast: the head alone; "
+        "balanced: then the last layers; best: the whole network, on augmented images; unset: balanced",
+    )
     loss: Literal["cross_entropy", "focal", "binary"] = setting(
         "cross_entropy",
         "focal: focus on hard examples; binary: binary cross-entropy of each class on the softmax outputs",

@@ -11,7 +11,7 @@ from sightline import jsonio
 from sightline.config import RunConfig, parse, recipes, resolve_config, stage_epochs
 from sightline.data.indexing import Sources, list_of_sources
 from sightline.data.sources.listing import SourceListing
-from sightline.errors import DataError, ModelError
+from sightline.errors import ConfigError, DataError, ModelError
 from sightline.models import pretrained, registry
 
 
@@ -57,12 +57,17 @@ class TrainRequest:
         """Return the requested settings, over those of `base` if given; what depends on the images is still open.
 
         `base` is a recipe chosen for ``auto``, which stays the recorded name; for `unsolved` see `resolve_config`.
-        Raises `UsageError` for invalid settings and for an unknown model.
+        Raises `UsageError` for invalid settings, for an unknown model, and for an effort that the recipe does not have.
         """
         recorded_name = [{"recipe": self.recipe}] if base else []
         config = resolve_config(*base, *self.layers, *recorded_name, assignments=self.assignments, unsolved=unsolved)
         if config.model.name != "auto":
             registry.get_entry(config.model.name)
+        if config.train.effort and self.recipe != "auto" and recipes.EFFORTS not in self.layers[0]:
+            raise ConfigError(
+                f"train.effort is {config.train.effort}, but the recipe {self.recipe} trains in one way only: leave it "
+                "out, or use --recipe transfer."
+            )
         return config
 
     def is_set_by_user(self, key: str) -> bool:
