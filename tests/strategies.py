@@ -36,6 +36,20 @@ def image_records(
     return st.lists(one, min_size=min_size, max_size=max_size)
 
 
+def near_values() -> SearchStrategy[list[int]]:
+    """Return numbers of 64 bits of which many differ in few bits."""
+    centers = st.sampled_from([0, 0x0123456789ABCDEF, 2**64 - 1])
+    one = st.tuples(centers, st.lists(st.integers(0, 63), max_size=20)).map(_flip_bits)
+    return st.lists(one, min_size=1, max_size=20)
+
+
+def _flip_bits(value_and_bits: tuple[int, list[int]]) -> int:
+    value, bits = value_and_bits
+    for bit in bits:
+        value ^= 1 << bit
+    return value
+
+
 def hostile_text() -> SearchStrategy[str]:
     """Return text with many control characters, bidirectional marks and lone surrogates."""
     controls = [*range(0x20), *range(0x7F, 0xA0), 0x61C, *range(0x200E, 0x2010), *range(0x2028, 0x202F)]

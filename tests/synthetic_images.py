@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import struct
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -58,6 +59,10 @@ def draw_pixels(number: int, color: int = 0, width: int = 16, height: int | None
     noise = rng.integers(-25, 26, (height or width, width, 3)) + np.linspace(-20, 20, width)[:, None]
     base = np.array(COLORS[color % len(COLORS)]) * (0.8 if color >= len(COLORS) else 1)
     return np.clip(base + noise, 0, 255).astype(np.uint8)
+
+
+def encode_idx(array: NDArray[np.uint8]) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def draw_image(number: int = 0, color: int = 0, width: int = 16, height: int | None = None) -> Image.Image:

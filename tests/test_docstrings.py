@@ -37,7 +37,7 @@ def test_the_page_shows_every_public_name() -> None:
     assert sorted(documented) == sorted(NAMES)
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "Dataset.wrap"])  # of use inside only
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "Dataset.wrap"])  # it is not in the reference
 def test_every_parameter_is_explained(name: str) -> None:
     function = FUNCTIONS[name]
     doc = inspect.cleandoc(function.__doc__ or "")

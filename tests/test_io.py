@@ -156,7 +156,7 @@ def test_a_copy_is_a_new_file_of_a_regular_one(tmp_path: Path, victim: Path) -> 
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc/self/status")
 def test_a_file_of_size_0_with_content_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link.png").symlink_to("/proc/self/status")
     assert (tmp_path / "link.png").stat().st_size == 0

@@ -98,7 +98,7 @@ def test_cores_are_those_of_the_affinity() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
     code += "from sightline import process; print(process.count_cores())"
     if not hasattr(os, "sched_setaffinity"):
-        pytest.skip("this system has no affinity")
+        pytest.skip("this system has no os.sched_setaffinity")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "1\n"
 
 
@@ -110,7 +110,7 @@ def test_cores_are_no_more_than_the_quota(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     (tmp_path / "cpu.max").write_text(f"{quota}\n")
     if not Path("/proc/self/cgroup").is_file():
-        pytest.skip("this system has no cgroups")
+        pytest.skip("there is no /proc/self/cgroup")
     assert process.count_cores() == expected
 
 

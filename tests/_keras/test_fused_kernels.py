@@ -14,7 +14,7 @@ from sightline.config import OptimizerConfig
 from sightline.models.build import build_model
 from sightline.training.optimizers import build_optimizer as made
 
-TENSORFLOW = pytest.mark.skipif(backend.name() != "tensorflow", reason="TensorFlow's kernels")
+TENSORFLOW = pytest.mark.skipif(backend.name() != "tensorflow", reason="the kernels are TensorFlow's")
 SHAPE = (4, 6, 5, 3)
 
 

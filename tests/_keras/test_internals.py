@@ -182,7 +182,7 @@ def test_averages_belong_to_their_weights() -> None:
             np.testing.assert_allclose(mean, (start + value) / 2, atol=1e-6)
 
 
-@pytest.mark.skipif(backend.name() != "tensorflow", reason="the step of TensorFlow's strategies")
+@pytest.mark.skipif(backend.name() != "tensorflow", reason="this step runs on TensorFlow only")
 def test_a_train_function_takes_an_iterator_of_batches() -> None:
     model = make_model()
     inputs, targets = compile_model(model)
@@ -193,7 +193,7 @@ def test_a_train_function_takes_an_iterator_of_batches() -> None:
         assert float(training_steps.run_train_function(model, batch)["loss"]) != float(first["loss"])
 
 
-@pytest.mark.skipif(backend.name() != "jax", reason="the step of JAX")
+@pytest.mark.skipif(backend.name() != "jax", reason="this step runs on JAX only")
 def test_a_predict_function_takes_values_and_an_iterator() -> None:
     model = make_model()
     inputs, _ = compile_model(model)
@@ -205,7 +205,7 @@ def test_a_predict_function_takes_values_and_an_iterator() -> None:
         np.testing.assert_allclose(outputs, expected, atol=1e-6)
 
 
-@pytest.mark.skipif(backend.name() != "torch", reason="the random state of PyTorch")
+@pytest.mark.skipif(backend.name() != "torch", reason="only on PyTorch does Keras' dropout use a global random state")
 def test_dropout_on_pytorch_follows_the_seed_of_its_layer() -> None:
     keras, masks = backend.keras(), []
     for other_seed in (1, 2):

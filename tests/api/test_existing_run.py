@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from recording import RecordingCallback
 from sightline import api
 from sightline.callbacks import Callback
 from sightline.data.checks import class_names
@@ -18,18 +19,6 @@ from sightline.training.result import TrainResult
 
 QUICK = {"recipe": "quick", "set": ["train.epochs=1", "model.name=cifar10-simple"]}
 DATA = "beans:40@32"
-
-
-class RecordingCallback(Callback):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.stages = 0
-
-    def on_message(self, text: str) -> None:
-        self.lines.append(text)
-
-    def on_stage_begin(self, name: str, epochs: int, steps: int) -> None:
-        self.stages += 1
 
 
 def train(out: Path, callback: Callback | None = None, data: str = DATA, **options: Any) -> TrainResult:

@@ -13,7 +13,7 @@ MOST = 512 * MIB
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="the measurement is specific to Linux"),
+    pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only"),
 ]
 
 

@@ -41,8 +41,8 @@ def test_every_run_has_a_page_that_needs_no_network(run: Path, trained: tuple[Pa
     links.feed(text)
     assert links.loaded == []
     metrics = json.loads((run / "eval" / "test" / "metrics.json").read_text("utf-8"))
-    shown = len(metrics["errors"]["most_confident_errors"][: html_report.MAX_ERRORS])
-    assert links.images == 2 * shown, "each error with its heat map"
+    num_errors = len(metrics["errors"]["most_confident_errors"][: html_report.MAX_ERRORS])
+    assert links.images == 2 * num_errors, "each error with its heat map"
     assert "@import" not in text
     assert "url(" not in text
     assert len(text) < 2_000_000

@@ -108,8 +108,8 @@ def test_a_run_holds_all_that_its_report_shows(run: RunDirectory) -> None:
     assert leaked
     assert set(paths["leak"]) <= leaked
     page = (run.path / "report.html").read_text("utf-8")
-    shown = min(len(paths_of_errors), html_report.MAX_ERRORS)
-    assert page.count('src="data:image/') == 2 * shown + len(paths["leak"]), "each error with its heat map"
+    num_errors = min(len(paths_of_errors), html_report.MAX_ERRORS)
+    assert page.count('src="data:image/') == 2 * num_errors + len(paths["leak"]), "each error with its heat map"
     assert report.network is not None
     assert report.network.parameters == report.result["parameters"]
     assert report.preprocess is not None

@@ -146,7 +146,7 @@ FORMS: dict[str, Callable[[], bytes]] = {  # each larger than the memory that it
 }
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the measurement is specific to Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/PID/clear_refs exists on Linux only")
 @pytest.mark.parametrize("form", FORMS)
 def test_form_data_of_many_parts_is_refused_without_reading_it(server: Server, form: str) -> None:
     """In memory that does not grow with the body, which is read to its end so that the client gets the answer."""

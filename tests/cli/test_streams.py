@@ -110,7 +110,7 @@ def test_rows_that_nobody_reads_end_quietly(run_and_image: tuple[Path, Path], co
     assert completed.stderr == ""
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="makes a pipe smaller than a page of help")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can make a pipe smaller than a page of help")
 def test_an_end_of_a_pipe_that_does_not_block_is_waited_for() -> None:
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)

@@ -81,7 +81,7 @@ def test_a_wrong_command_is_answered_with_the_right_one(
     assert "Traceback" not in result.err
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 @pytest.mark.parametrize(
     ("line", "expected"),
     [("sightline mod", {"model-card", "models"}), ("sightline predict --form", {"--format"}),

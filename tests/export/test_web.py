@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
+from browser import NO_BROWSER, find_browser
 from command import COLORS, draw_classes
 from sightline.api import train
 from sightline.api.decoding_vectors import write_decoding_vectors
 
 pytestmark = pytest.mark.slow
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PAGE = Path(__file__).parents[2] / "docs" / "web" / "index.html"
 
 
@@ -68,9 +68,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def open_page(folder: Path, profile: Path) -> Any:
     """Open the page in headless Chromium and return what it posts."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    browser = find_browser()
     if browser is None:
-        pytest.skip("no Chromium is installed")
+        pytest.skip(NO_BROWSER)
     Handler.results = queue.Queue()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

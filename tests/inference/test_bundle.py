@@ -26,6 +26,7 @@ from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.inference.safety import onnx_file
 from sightline.models.build import build_model
 from sightline.preprocessing import PreprocessingSpec
+from synthetic_images import write_zip
 
 CLASSES = ("ant", "bee", "猫")
 PREPROCESS = PreprocessingSpec(8, 8, 3)
@@ -252,13 +253,6 @@ def test_a_fault_made_with_care_is_caught_by_the_reference_examples(
     bundle.write_folder(bundle.make(original.manifest, other, original.files), tmp_path / "b")
     with pytest.raises(ModelError, match="reference examples give probabilities"):
         bundle.load(tmp_path / "b")
-
-
-def write_zip(path: Path, entries: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(path, "w", method) as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-    return path
 
 
 def read_contents(folder: Path) -> dict[str, bytes]:

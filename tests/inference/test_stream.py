@@ -424,7 +424,7 @@ def test_nothing_is_opened_before_the_first_row_is_asked_for() -> None:
     answers.close()  # type: ignore[attr-defined]  # an iterator by its type, a generator in truth
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux to list open files")
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is no /proc/self/fd")
 def test_files_are_closed_at_once(tmp_path: Path) -> None:
     write_files(tmp_path, {f"{i}.png": encode_gray(i) for i in range(50)})
     answers = predict(CountingPredictor(), expand_inputs([tmp_path]), batch_size=4, threads=2)

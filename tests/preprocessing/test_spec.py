@@ -774,7 +774,7 @@ def test_the_eight_orientations_look_the_same(odd: Path, series: str, resize: An
 
 def test_memory_stays_bounded(odd: Path) -> None:
     if not Path("/proc/self/status").exists():
-        pytest.skip("this system does not report the peak memory of a process")
+        pytest.skip("there is no /proc/self/status")
     code = """
 import pathlib, sys
 from concurrent.futures import ThreadPoolExecutor

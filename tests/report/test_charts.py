@@ -60,11 +60,11 @@ def test_a_matrix_of_any_number_of_classes_has_a_bounded_size(count: int) -> Non
     assert layout["named"] == (count <= 30)
     diagonal = [c for c in layout["cells"] if c["row"] == c["column"]]
     assert len(diagonal) == count
-    drawn = {(c["row"], c["column"]): c["count"] for c in layout["cells"]}
-    omitted = [n for i, row in enumerate(matrix) for j, n in enumerate(row) if n and (i, j) not in drawn]
+    counts = {(c["row"], c["column"]): c["count"] for c in layout["cells"]}
+    omitted = [n for i, row in enumerate(matrix) for j, n in enumerate(row) if n and (i, j) not in counts]
     assert layout["hidden"] == len(omitted)
     assert bool(omitted) == (count >= 100)
-    assert min(n for (i, j), n in drawn.items() if i != j) >= max(omitted, default=1), "the largest are drawn"
+    assert min(n for (i, j), n in counts.items() if i != j) >= max(omitted, default=1), "the largest are drawn"
 
 
 def test_a_large_matrix_takes_the_memory_of_what_is_drawn() -> None:

@@ -9,25 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recording import make_history
 from sightline.callbacks import EpochRecord
 from sightline.report import comparison_plots
-
-
-def history(epochs: int, loss: float = 2.0, validation: bool = True) -> list[EpochRecord]:
-    return [
-        EpochRecord(
-            epoch,
-            "training",
-            loss=loss / epoch,
-            accuracy=1 - 0.8 / epoch,
-            val_loss=1.2 * loss / epoch if validation else None,
-            val_accuracy=1 - 0.9 / epoch if validation else None,
-            learning_rate=1e-3,
-            seconds=1.0,
-            images_per_second=100.0,
-        )
-        for epoch in range(1, epochs + 1)
-    ]
 
 
 def open_png(png: bytes) -> Image.Image:
@@ -39,7 +23,7 @@ def open_png(png: bytes) -> Image.Image:
 
 
 def test_every_run_has_its_line_in_all_four_fields(figures_drawn: list[Any]) -> None:
-    runs = {"first": history(3), "烘焙 $5": history(5, 1.0)}
+    runs = {"first": make_history(3), "烘焙 $5": make_history(5, loss=1.0)}
     image = open_png(comparison_plots.plot_curves(runs))
     assert min(image.size) > 500
     fields = figures_drawn[-1].axes
@@ -58,7 +42,7 @@ def test_every_run_has_its_line_in_all_four_fields(figures_drawn: list[Any]) -> 
 
 
 def test_twenty_runs_have_distinct_lines(figures_drawn: list[Any]) -> None:
-    comparison_plots.plot_curves({f"run-{i}": history(9) for i in range(20)})
+    comparison_plots.plot_curves({f"run-{i}": make_history(9) for i in range(20)})
     looks = {(line.get_color(), line.get_linestyle()) for line in figures_drawn[-1].axes[0].lines}
     assert len(looks) == 20
     assert len({line.get_color() for line in figures_drawn[-1].axes[0].lines[:8]}) == 8
@@ -68,14 +52,14 @@ def test_twenty_runs_have_distinct_lines(figures_drawn: list[Any]) -> None:
 
 
 def test_a_huge_loss_does_not_flatten_the_others(figures_drawn: list[Any]) -> None:
-    comparison_plots.plot_curves({"good": history(9), "wild": history(9, 1e6), "fair": history(9)})
+    comparison_plots.plot_curves({"good": make_history(9), "wild": make_history(9, loss=1e6), "fair": make_history(9)})
     assert figures_drawn[-1].axes[0].get_yscale() == "log"
-    comparison_plots.plot_curves({"good": history(9), "fair": history(9)})
+    comparison_plots.plot_curves({"good": make_history(9), "fair": make_history(9)})
     assert figures_drawn[-1].axes[0].get_yscale() == "linear"
 
 
 @pytest.mark.parametrize(
-    "runs", [{"a": [], "b": []}, {"a": history(1, validation=False), "b": []}], ids=["none", "few"]
+    "runs", [{"a": [], "b": []}, {"a": make_history(1, validated=False), "b": []}], ids=["none", "few"]
 )
 def test_what_is_missing_is_left_out(runs: dict[str, list[EpochRecord]], figures_drawn: list[Any]) -> None:
     comparison_plots.plot_curves(runs)

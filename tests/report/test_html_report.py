@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
@@ -14,6 +13,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
+from browser import NO_BROWSER, find_browser
+from recording import make_history
 from sightline import jsonio, metrics
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig
@@ -92,16 +93,6 @@ def make_metrics(classes: tuple[str, ...], count: int, *, target: float | None =
     request = ThresholdRequest(target_precision=target)
     thresholds, _ = fit_thresholds(validation, request, None, classes) if target else (None, None)
     return build_report(classes, test, labeled, "test", validation, thresholds).to_dict()
-
-
-def make_history(epochs: int, stages: tuple[str, ...] = ("training",), *, validated: bool = True) -> list[EpochRecord]:
-    return [
-        EpochRecord(
-            epoch, stages[(epoch - 1) * len(stages) // epochs], 2 / epoch, 1 - 0.8 / epoch,
-            2.5 / epoch if validated else None, 1 - 0.9 / epoch if validated else None, 1e-3, 1.0, 100.0,
-        )
-        for epoch in range(1, epochs + 1)
-    ]  # fmt: skip
 
 
 def make_report(classes: tuple[str, ...] = ("ant", "bee", "fly"), count: int = 300, **changes: Any) -> RunReport:
@@ -411,11 +402,7 @@ def test_one_epoch_and_one_image_have_a_page() -> None:
 # In a browser
 
 
-def find_browser() -> str | None:
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
+@pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)
 @pytest.mark.parametrize(
     "make", [make_report, lambda: make_report(tuple(f"a long class name {i}" for i in range(40)), 600)]
 )

@@ -13,29 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.callbacks import EpochRecord
+from recording import make_history
 from sightline.errors import MissingExtraError
 from sightline.evaluation.results import EvaluationResult
 from sightline.intervals import Interval
 from sightline.report import run_plots
 from sightline.report.plotting import RenderedFigure
-
-
-def history(epochs: int, stages: tuple[str, ...] = ("training",), validation: bool = True) -> list[EpochRecord]:
-    return [
-        EpochRecord(
-            epoch,
-            stages[(epoch - 1) * len(stages) // epochs],
-            loss=2.0 / epoch,
-            accuracy=1 - 0.8 / epoch,
-            val_loss=2.5 / epoch if validation else None,
-            val_accuracy=1 - 0.9 / epoch if validation else None,
-            learning_rate=1e-3,
-            seconds=1.0,
-            images_per_second=100.0,
-        )
-        for epoch in range(1, epochs + 1)
-    ]
 
 
 def evaluation(classes: int, name: str = "class {}", count: int = 100) -> EvaluationResult:
@@ -66,7 +49,7 @@ def texts(figure: Any) -> list[str]:
 
 @pytest.mark.parametrize("epochs", [1, 2, 7, 8, 60])
 def test_curves_show_every_epoch(epochs: int, figures_drawn: list[Any]) -> None:
-    rows = history(epochs)
+    rows = make_history(epochs)
     image = open_png(run_plots.plot_curves(rows, "quick on beans"))
     assert 800 < image.width < 1300
     assert 350 < image.height < 700
@@ -91,7 +74,7 @@ def test_curves_show_every_epoch(epochs: int, figures_drawn: list[Any]) -> None:
 
 
 def test_legend_covers_no_curve(figures_drawn: list[Any]) -> None:
-    run_plots.plot_curves(history(10))
+    run_plots.plot_curves(make_history(10))
     (legend,) = figures_drawn[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["training", "validation"]
     box = legend.get_window_extent()
@@ -99,17 +82,17 @@ def test_legend_covers_no_curve(figures_drawn: list[Any]) -> None:
 
 
 def test_curves_without_validation_have_one_line(figures_drawn: list[Any]) -> None:
-    open_png(run_plots.plot_curves(history(5, validation=False)))
+    open_png(run_plots.plot_curves(make_history(5, validated=False)))
     assert [text.get_text() for text in figures_drawn[0].legends[0].get_texts()] == ["training"]
 
 
 def test_one_epoch_is_a_point(figures_drawn: list[Any]) -> None:
-    run_plots.plot_curves(history(1))
+    run_plots.plot_curves(make_history(1))
     assert all(line.get_marker() == "o" for line in figures_drawn[0].axes[0].lines[:2])
 
 
 def test_stages_are_named_above_their_epochs(figures_drawn: list[Any]) -> None:
-    run_plots.plot_curves(history(20, ("head", "fine-tune")))
+    run_plots.plot_curves(make_history(20, ("head", "fine-tune")))
     for axes in figures_drawn[0].axes:
         assert [(t.get_text(), t.get_position()[0]) for t in axes.texts] == [("head", 5.5), ("fine-tune", 15.5)]
         dashed = [line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"]
@@ -119,13 +102,13 @@ def test_stages_are_named_above_their_epochs(figures_drawn: list[Any]) -> None:
 
 
 def test_one_stage_needs_no_name(figures_drawn: list[Any]) -> None:
-    run_plots.plot_curves(history(20))
+    run_plots.plot_curves(make_history(20))
     assert not figures_drawn[0].axes[0].texts
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_curves_that_leave_the_numbers_are_drawn_as_far_as_they_go(bad: float) -> None:
-    rows = history(6)
+    rows = make_history(6)
     rows[3] = dataclasses.replace(rows[3], val_loss=bad, loss=bad)
     open_png(run_plots.plot_curves(rows))
 
@@ -212,7 +195,7 @@ def test_names_of_any_script_are_plotted_as_text_without_warnings(figures_drawn:
     open_png(run_plots.plot_confusion(result, "豆 for $1 and $2"))
     tick_labels = [label.get_text() for label in figures_drawn[0].axes[0].get_xticklabels()]
     assert tick_labels == ["猫 图片", "$x_{$", "under $5 or $9", "\\frac", "two lines"]
-    open_png(run_plots.plot_curves(history(4, ("$x_{$", "微调 $")), "$\\frac$ 豆"))
+    open_png(run_plots.plot_curves(make_history(4, ("$x_{$", "微调 $")), "$\\frac$ 豆"))
 
 
 def test_class_without_images_is_drawn() -> None:
@@ -222,21 +205,21 @@ def test_class_without_images_is_drawn() -> None:
 
 
 def test_same_figures_same_bytes() -> None:
-    assert run_plots.plot_curves(history(5), "x") == run_plots.plot_curves(history(5), "x")
+    assert run_plots.plot_curves(make_history(5), "x") == run_plots.plot_curves(make_history(5), "x")
     assert run_plots.plot_confusion(evaluation(3)) == run_plots.plot_confusion(evaluation(3))
 
 
 def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"matplotlib.*sightline\[train\]"):
-        run_plots.plot_curves(history(2))
+        run_plots.plot_curves(make_history(2))
 
 
 def test_a_name_that_attacks_is_drawn_as_text() -> None:
     """Control characters would make an SVG that no browser draws; markup in a name stays text."""
     hostile = "\x1b[2J<script></script>\x00\u202e" + '" onload="alert(1)'
     rendered = run_plots.plot_confusion(evaluation(3, hostile + "{}"), title="\x9b<svg onload=alert(1)>\nsecond")
-    for vector in (rendered.svg, run_plots.plot_curves(history(3, (hostile, "b")), title=hostile).svg):
+    for vector in (rendered.svg, run_plots.plot_curves(make_history(3, (hostile, "b")), title=hostile).svg):
         assert vector is not None
         tree = minidom.parseString(vector)  # noqa: S318  # our own
         assert tree.getElementsByTagName("script") == []

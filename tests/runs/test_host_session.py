@@ -178,7 +178,7 @@ def test_the_variables_of_a_cluster() -> None:
     assert resolve_cluster("auto", None, None, kubernetes) == ClusterSpec("job-0:1234", 4, 0)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc/self/status")
 def test_only_regular_files_are_sent() -> None:
     with pytest.raises(OSError, match="not a regular file"):
         HostSession().send_settings(RunConfig(), {}, Path("/proc/self/status"))

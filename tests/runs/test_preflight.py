@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sightline.callbacks import Callback
+from recording import RecordingCallback
 from sightline.config import RunConfig, SplitConfig
 from sightline.data.checks.leakage import Leak
 from sightline.data.dataset import DecodedDataset
@@ -60,14 +60,6 @@ def test_the_advice_is_one_that_helps(
 
 def test_nothing_is_said_without_near_duplicates() -> None:
     assert leakage_lines(CUT, None) == []
-
-
-class RecordingCallback(Callback):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def on_message(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def test_the_error_that_stops_is_said_once(tmp_path: Path) -> None:

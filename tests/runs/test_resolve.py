@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from high_bit_depth import png_16
-from sightline.callbacks import Callback
+from recording import RecordingCallback
 from sightline.config import RunConfig, resolve_config
 from sightline.data.indexing import build_index
 from sightline.data.types import Index
@@ -19,14 +19,6 @@ from sightline.runs.steps import choose_value_range
 from synthetic_images import write_files
 
 HOW = "the values of 8 images span at least half of that range"
-
-
-class RecordingCallback(Callback):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def on_message(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def png_with_max(number: int, top: int) -> bytes:

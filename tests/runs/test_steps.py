@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from recording import RecordingCallback
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig, RunConfig, parse, recipes, resolve_config
 from sightline.config.stage_epochs import count_epochs
@@ -252,14 +253,6 @@ def test_settings_of_the_user_stand_over_the_chosen_recipe() -> None:
     assert not config.augment.horizontal_flip
     named = TrainRequest.create("somewhere", "quick", None, ["train.batch_size=7"])
     assert merge_recipe(named, DIGITS, CACHED) == (named.merge_layers(), None)
-
-
-class RecordingCallback(Callback):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def on_message(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.mark.parametrize("assignments", [(), MOBILENET, ("train.precision=auto", "device.num_devices=0")])

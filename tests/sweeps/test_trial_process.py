@@ -38,7 +38,7 @@ def result(path):
 """
 
 
-class RecordingCallback(Callback):
+class StoppingCallback(Callback):
     """Records all events; ends the training after `stop` epochs."""
 
     def __init__(self, stop: int = -1) -> None:
@@ -79,7 +79,7 @@ def test_results_and_events_are_passed_on_despite_prints(
         return result(f"{sources} {options['recipe']} {os.getpid()} {sys.argv[0]}")
         """,
     )
-    listener = RecordingCallback()
+    listener = StoppingCallback()
     result = train_in_child(recipe="quick", callback=listener)
     name, recipe, pid, program = result.run.split(" ", 3)
     assert (name, recipe, program) == ("somewhere", "quick", sys.argv[0])
@@ -99,7 +99,7 @@ def test_a_verdict_stops_it_where_the_epoch_ended(monkeypatch: pytest.MonkeyPatc
             callback.on_epoch_end(record)
         """,
     )
-    listener = RecordingCallback(stop=2)
+    listener = StoppingCallback(stop=2)
     with pytest.raises(Interrupted, match="Others are better"):
         train_in_child(callback=listener)
     assert len(listener.events) == 2

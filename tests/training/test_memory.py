@@ -24,7 +24,7 @@ def read_resident_bytes(kind: str) -> int:
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{kind}:"):
             return int(line.split()[1]) * 1024
-    pytest.skip(f"this system does not report {kind}")
+    pytest.skip(f"/proc/self/status has no {kind}")
 
 
 class MemoryCallback(Callback):
@@ -45,7 +45,7 @@ def build_trivial_network() -> Network:
     return Network(keras.Model(pixels, outputs), (), pretrained=False)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/self/status exists on Linux only")
 def test_images_on_disk_are_not_loaded_at_once(tmp_path: Path) -> None:
     """An epoch over 2 GB of images in a sparse file uses less than 100 MB."""
     count = 2_000 * MB // (SIDE * SIDE * 3)
@@ -60,7 +60,7 @@ def test_images_on_disk_are_not_loaded_at_once(tmp_path: Path) -> None:
     assert after - before < 100 * MB, f"{before // MB} MB before, {after // MB} MB after"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/self/status exists on Linux only")
 def test_memory_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
     """Each epoch reads 12 MB of images from disk: if they were kept, eight epochs would add 100 MB."""
     count = 1000

@@ -151,7 +151,7 @@ def test_cyclical_is_the_papers_formula(every: int, floor: float, step: int) -> 
 # Plateau
 
 
-def make_history(values: Sequence[float | None], name: str = "val_accuracy") -> list[EpochRecord]:
+def make_records(values: Sequence[float | None], name: str = "val_accuracy") -> list[EpochRecord]:
     settings: dict[str, Any] = {"loss": 1.0, "accuracy": 0.5, "val_loss": None, "val_accuracy": None}
     return [
         EpochRecord(epoch, "stage", **(settings | {name: value}), learning_rate=0.1, seconds=1.0, images_per_second=1.0)
@@ -161,7 +161,7 @@ def make_history(values: Sequence[float | None], name: str = "val_accuracy") -> 
 
 def compute_factors(config: ScheduleConfig, values: Sequence[float | None], name: str = "val_accuracy") -> list[float]:
     """Return the factor for each epoch, including one after the last."""
-    records = make_history(values, name)
+    records = make_records(values, name)
     return [compute_plateau_factor(config, records[:n]) for n in range(len(records) + 1)]
 
 

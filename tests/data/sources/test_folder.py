@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from listings import labels_and_splits, list_notes
 from sightline.config import DataConfig
 from sightline.data.sources.filenames import is_hidden
 from sightline.data.sources.folder import read_class_folders
-from sightline.data.sources.listing import SourceListing
 from sightline.data.storage import CheckHeader, accept_any
 from sightline.errors import ConfigError, DataError
 
@@ -33,14 +33,6 @@ class NameStore:
 
     def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
         raise AssertionError(f"{key} was opened only to list it")
-
-
-def labels_and_splits(listing: SourceListing) -> dict[str, tuple[str, str | None]]:
-    return {e.path: (e.label, e.split) for e in listing.items}
-
-
-def list_notes(listing: SourceListing) -> list[tuple[str, str, str]]:
-    return [(r.kind, r.path, r.reason) for r in listing.notes]
 
 
 def get_error(*keys: str) -> str:

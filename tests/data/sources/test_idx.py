@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import gzip
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from sightline.data.sources.idx import is_idx, read_idx_files
 from sightline.errors import DataError
-
-
-def encode_idx(array: NDArray[np.uint8]) -> bytes:
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+from synthetic_images import encode_idx
 
 
 def write_idx_pair(folder: Path, stem: str = "train", count: int = 12, end: str = "") -> tuple[Path, Path]:

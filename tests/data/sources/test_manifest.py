@@ -12,22 +12,14 @@ from typing import Any
 
 import pytest
 
+from listings import labels_and_splits, list_notes
 from sightline.config import ColumnsConfig, DataConfig, LimitsConfig, resolve_config
 from sightline.data.indexing import build_index
-from sightline.data.sources.listing import SourceListing
 from sightline.data.sources.manifest import read_manifest
 from sightline.errors import ConfigError, DataError, ImageError
 from synthetic_images import encode_png, write_files, write_zip
 
 BOTH = {"1.jpg": ("cat", None), "2.jpg": ("dog", None)}
-
-
-def labels_and_splits(listing: SourceListing) -> dict[str, tuple[str, str | None]]:
-    return {e.path: (e.label, e.split) for e in listing.items}
-
-
-def list_notes(listing: SourceListing) -> list[tuple[str, str, str]]:
-    return [(r.kind, r.path, r.reason) for r in listing.notes]
 
 
 def write_table(
@@ -438,7 +430,7 @@ def test_real_labels_of_scenes_are_several(shared: Path) -> None:
     assert "not supported yet" in message
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no pipes with names there")
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes in folders")
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_pipe_among_the_images_is_not_waited_for(tmp_path: Path, inside: bool) -> None:
     write_files(tmp_path / "set", {"1.jpg": encode_png(1), "2.jpg": encode_png(2)})

@@ -7,7 +7,6 @@ import io
 import pickle
 import re
 import shutil
-import struct
 import sys
 import tarfile
 import urllib.error
@@ -28,6 +27,7 @@ from sightline.data.storage import GeneratedStore
 from sightline.datasets import coffee_beans
 from sightline.errors import DataError, MissingExtraError, UsageError
 from sightline.preprocessing import PreprocessingSpec
+from synthetic_images import encode_idx
 
 
 @pytest.mark.parametrize(
@@ -192,10 +192,6 @@ def test_a_set_that_is_not_here_says_what_to_put_where(
     else:
         assert Path(place[2]) == REQUESTED_PATHS[0]
     assert capsys.readouterr().out == ""  # Keras' own words must not stand where results go
-
-
-def encode_idx(array: np.typing.NDArray[np.uint8]) -> bytes:
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def write_mnist(path: Path) -> None:
