@@ -23,7 +23,7 @@ from sightline.evaluation.report import (
     fit_thresholds,
 )
 from sightline.inference.predictor import Outputs
-from sightline.report import html_report, templates
+from sightline.report import html_report, sentences, templates
 
 OK = ("defect", "ok")
 
@@ -145,6 +145,7 @@ def test_many_classes_without_images_are_summed_up_in_a_sentence() -> None:
     lead = page_sentence("accuracy", metrics_dict)
     assert "997 of 1,000 classes have no image in the test split and are not tested: 'class 0003', " in lead
     assert lead.endswith("'class 0005' and 994 more.")
+    assert lead.endswith(sentences.describe_untested(metrics_dict["untested_classes"], 1000, "the test split"))
     assert len(metrics_dict["untested_classes"]) == 997, "JSON has them all"
 
 
@@ -184,6 +185,7 @@ def test_a_test_split_that_differs_from_validation_is_a_warning() -> None:
     line = headline(build_evaluation_report(test, validation))
     assert "The test split differs from the validation split significantly: accuracy -15.9 points (95%" in line
     assert "check how the splits were made" in line
+    assert sentences.describe_shift(metrics_dict["validation"], "test") in line, "the terminal says the same"
     alike = to_metrics(build_evaluation_report(make_outputs([0, 1] * 250, list(range(484, 500))), validation))
     assert not alike["validation"]["accuracy_differs"]
     assert "more than chance" not in headline(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import sightline as sl
+from sightline import _io
 from sightline.api import imagenet
 from sightline.data import cache
 from sightline.errors import MissingExtraError, ModelError
@@ -80,7 +81,7 @@ def test_a_bundle_that_somebody_else_wrote_is_not_used(
     monkeypatch.setattr(Path, "lstat", state_owner)
     monkeypatch.setattr(imagenet, "_build", lambda: bundle.read(path))
     before = path.stat().st_ino
-    assert imagenet.find_or_build_bundle() == path
+    assert imagenet.load_or_build()[0] == path
     assert (path.stat().st_ino == before) == (owner == "root")
 
 
@@ -100,6 +101,19 @@ def test_once_built_it_predicts_without_a_training_framework(classifier: sl.Clas
     lines = completed.stdout.splitlines()
     assert lines[-1] == "[]", completed.stderr
     assert lines[-2].split(",")[1] in classifier.classes
+
+
+def test_it_is_read_and_verified_once(classifier: sl.Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+    read = _io.read_regular
+
+    def count(path: Path, *limits: int) -> bytes:
+        reads.append(path)
+        return read(path, *limits)
+
+    monkeypatch.setattr(_io, "read_regular", count)
+    assert sl.load("imagenet").path == classifier.path
+    assert reads == [classifier.path]
 
 
 def test_a_path_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

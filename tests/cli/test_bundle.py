@@ -101,11 +101,11 @@ def test_reference_examples_can_be_omitted(sightline: Command, colors: Path, tmp
 
 
 def test_predicting_from_a_bundle_imports_no_framework(run: Path, colors: Path) -> None:
-    """Without any package of the extra `train`: importing one raises an error."""
+    """Without any package of the extra `train`, nor what builds networks: importing one raises an error."""
     code = (
         "import sys\n"
         "for name in ('keras', 'tensorflow', 'jax', 'torch', 'sklearn', 'matplotlib', 'onnx', 'tomlkit', 'h5py', "
-        "'tensorboard'):\n"
+        "'tensorboard', 'sightline.models.build', 'sightline.export'):\n"
         "    sys.modules[name] = None\n"
         "from sightline.cli import main\n"
         "sys.argv = ['sightline', *sys.argv[1:]]\n"

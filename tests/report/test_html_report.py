@@ -286,6 +286,7 @@ CHINESE = """{% extends "base.html.j2" %}{% import "elements.html.j2" as ui %}
 {% set sections = [("classes", "各类指标")] %}
 {% block language %}zh-CN{% endblock %}{% block title %}{{ config.model.name }}{% endblock %}
 {% block skip %}跳到正文{% endblock %}{% block theme %}主题{% endblock %}{% block contents %}目录{% endblock %}
+{% block footer %}由 Sightline 生成。{% endblock %}
 {% block themes %}{{ ui.theme_button("auto", "自动", true) }}{{ ui.theme_button("dark", "深色") }}{% endblock %}
 {% block main %}{% call ui.section(sections, "classes") %}{{ metrics.count }} 张图像{% endcall %}{% endblock %}"""
 
@@ -296,7 +297,11 @@ def test_a_page_in_another_language_is_another_template() -> None:
     assert page.attributes("html", "lang") == ["zh-CN"]
     assert page.texts["h2"] == ["各类指标"]
     words = {word for texts in page.texts.values() for word in texts} - set(page.texts["style"])
-    assert not [word for word in words if re.search("[a-z]{3}", word.replace(report.config.model.name, ""))]
+    assert not [
+        word
+        for word in words
+        if re.search("[a-z]{3}", word.replace(report.config.model.name, "").replace("Sightline", ""))
+    ]
     assert set(page.attributes("nav", "aria-label")) == {"目录"}
 
 
@@ -381,7 +386,7 @@ def test_only_images_that_are_shown_are_encoded(monkeypatch: pytest.MonkeyPatch)
         encoded.append(content)
         return "data:image/webp,"
 
-    monkeypatch.setattr(html_report, "encode_image", encode)
+    monkeypatch.setattr(templates, "encode_image", encode)
     render_html(make_report(images={**report.images, **others}))
     assert 0 < len(encoded) <= len(report.images)
 

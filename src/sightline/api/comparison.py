@@ -22,6 +22,7 @@ from sightline.evaluation.results import LabeledPredictions
 from sightline.intervals import Interval
 from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
+from sightline.runs.run_report import find_reported_split
 
 CorrectByImage = dict[tuple[str, str, int], bool]
 ROUNDING_TOLERANCE = 1e-6  # tolerance for an accuracy to be a whole number of hits over a count
@@ -249,7 +250,7 @@ def _differing_settings(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 def _build_row(name: str, run: RunDirectory, config: RunConfig, settings: dict[str, Any]) -> ComparisonRow:
     info, history = run.info, run.read_history()
     result = info.get("result") or {}
-    split = next((p for p in ("test", "validation") if result.get(p)), None)
+    split = find_reported_split(result)
     metrics = result[split] if split else {}
     accuracy, loss, count = (metrics.get(key) for key in ("accuracy", "loss", "count"))
     if not result and (best_epoch := _best_epoch(history, config.train.early_stopping.monitor)) is not None:

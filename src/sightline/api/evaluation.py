@@ -253,7 +253,7 @@ def evaluate_model(
 
     Raises `DataError` if thresholds are requested without validation images, `MissingImagesError` if some of the run's
     own images are missing and `allowed` does not allow it, and `UsageError` if thresholds cannot be saved (see
-    `Classifier.keep`).
+    `LoadedModel.save_thresholds`).
     """
     threshold_request = replace(
         threshold_request, positive=threshold_request.positive or _configured_positive(classifier)

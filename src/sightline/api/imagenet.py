@@ -14,12 +14,12 @@ from sightline.errors import ModelError, check_installed
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle
 from sightline.inference.manifest import SCHEMA_VERSION, Manifest
+from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models import pretrained, registry
 from sightline.models.build import ModelSpec, build_model
 from sightline.models.describe import count_parameters, weights_sha256
 from sightline.preprocessing import PreprocessingSpec
 
-NAME = "imagenet"
 MODEL = "efficientnet-lite0"
 PREPROCESS = PreprocessingSpec(
     288, 288, 3, resize="crop", interpolation="bicubic"
@@ -32,20 +32,19 @@ def read_class_names() -> tuple[str, ...]:
     return tuple(line for line in text.splitlines() if not line.startswith("#"))
 
 
-def find_or_build_bundle() -> Path:
-    """Return the bundle of the classifier, a ``.onnx`` file in the cache that is built on first use, by Keras.
+def load_or_build() -> tuple[Path, bundle.Bundle, OnnxPredictor]:
+    """Load the bundle of the classifier, a ``.onnx`` file in the cache that Keras builds on first use.
 
     Raises `MissingExtraError` if it has to be built and Keras or the weights are not installed.
     """
-    path = cache.cache_folder() / f"{NAME}-{_cache_key()}.onnx"
+    path = cache.cache_folder() / f"imagenet-{_cache_key()}.onnx"
     if path.is_file() and _is_own(path):
         try:
-            bundle.read(path)
+            return path, *bundle.load(path)
         except ModelError:  # damaged: built again
             pass
-        else:
-            return path
-    return _io.write_atomic(path, _build().model, "Set SIGHTLINE_CACHE to a folder that can be written.")
+    _io.write_atomic(path, _build().model, "Set SIGHTLINE_CACHE to a folder that can be written.")
+    return path, *bundle.load(path)
 
 
 def _is_own(path: Path) -> bool:
@@ -59,7 +58,7 @@ def _cache_key() -> str:
 
 
 def _build() -> bundle.Bundle:
-    check_installed("keras", "onnx", purpose=f"Building the {NAME} classifier, once,")
+    check_installed("keras", "onnx", purpose="Building the imagenet classifier, once,")
     height, width, channels = PREPROCESS.shape
     classes, entry = read_class_names(), registry.get_entry(MODEL)
     weights = pretrained.find_weights(entry, "imagenet", None, height, width)

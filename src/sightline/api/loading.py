@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sightline import backend
-from sightline.api import imagenet
 from sightline.api.classifier import Classifier
 from sightline.api.loaded_model import load_keras_predictor
 from sightline.data.sources import named
 from sightline.data.sources.filenames import is_image_name
 from sightline.errors import ModelError, UsageError, suggest
 from sightline.inference import bundle, exported_folder
+from sightline.inference.predictor import Predictor
 from sightline.runs.directory import RunDirectory
 
 Engine = Literal["onnx", "keras"]
+IMAGENET = "imagenet"  # the name of the pretrained classifier
 MODEL_KINDS = (
     "a run (the folder that `sightline train` wrote), a bundle (a folder, .zip or .onnx file), or a folder that "
     "`sightline export` wrote, or imagenet, a pretrained classifier for 1,000 classes"
@@ -48,18 +49,18 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
     if engine not in get_args(Engine):
         raise UsageError(f"There is no engine {engine!r}.{suggest(engine, get_args(Engine))}")
     path = Path(path)
-    if str(path) == imagenet.NAME and not path.exists():
-        path = imagenet.find_or_build_bundle()
+    if str(path) == IMAGENET and not path.exists():
+        from sightline.api import imagenet  # which can build a network: no other model needs all that
+
+        path, loaded_bundle, predictor = imagenet.load_or_build()
+        return _make_bundle_classifier(path, loaded_bundle, predictor, engine)
     if (folder := exported_folder.find(path)) is not None:
         if engine == "keras":
             raise ModelError(f"{folder} contains no Keras model: give the run that it was exported from.")
         manifest, runner = exported_folder.load(folder)
         return Classifier(runner, manifest=manifest, path=folder)
     if bundle.is_bundle(path):
-        loaded_bundle, predictor = bundle.load(path)
-        if engine == "keras":
-            raise ModelError(f"{path} contains no Keras model: give the run that it belongs to.")
-        return Classifier(predictor, manifest=loaded_bundle.manifest, path=path)
+        return _make_bundle_classifier(path, *bundle.load(path), engine)
     if not (path / "run.json").exists():
         raise ModelError(explain_not_a_model(path))
     run = RunDirectory.open(path)
@@ -68,6 +69,14 @@ def load(path: str | Path, *, engine: Engine = "onnx") -> Classifier:
         return Classifier(predictor, run, loaded_bundle.manifest, path)
     backend.tune_malloc()
     return Classifier(load_keras_predictor(run), run, path=path)
+
+
+def _make_bundle_classifier(
+    path: Path, loaded_bundle: bundle.Bundle, predictor: Predictor, engine: Engine
+) -> Classifier:
+    if engine == "keras":
+        raise ModelError(f"{path} contains no Keras model: give the run that it belongs to.")
+    return Classifier(predictor, manifest=loaded_bundle.manifest, path=path)
 
 
 def explain_not_a_model(path: Path) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
-from sightline.errors import UsageError
+from sightline.errors import UsageError, first_line
 
 AGREEMENT_INTERVAL = 0.5  # seconds between two times that all hosts agree on whether to stop
 BROADCAST_CHUNK = 1 << 28  # bytes that are broadcast at once
@@ -139,7 +139,7 @@ def connect(hosts: ClusterSpec) -> Cluster:
             return cluster
     except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(
-            f"The hosts could not connect ({str(error).splitlines()[0]}): {USAGE_HINT}, the same on every host."
+            f"The hosts could not connect ({first_line(error)}): {USAGE_HINT}, the same on every host."
         ) from error
 
 

@@ -72,13 +72,9 @@ class Frame:
         return "".join(words)
 
 
-def make_frame(
-    x: Sequence[float], y: Sequence[float], *, width: int = WIDTH, height: int = HEIGHT, left: float = LEFT
-) -> Frame:
+def make_frame(x: Sequence[float], y: Sequence[float], *, height: int = HEIGHT) -> Frame:
     """Return the frame of a chart whose axes show `x` and `y`, (low, high) each."""
-    return Frame(
-        Scale(x[0], x[1], left, width - RIGHT), Scale(y[0], y[1], height - BOTTOM, TOP), width=width, height=height
-    )
+    return Frame(Scale(x[0], x[1], LEFT, WIDTH - RIGHT), Scale(y[0], y[1], height - BOTTOM, TOP), height=height)
 
 
 def choose_ticks(low: float, high: float, count: int = 5, *, integer: bool = False) -> list[float]:
@@ -153,7 +149,7 @@ def lay_out_matrix(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> d
     cells = [_describe_cell(i, j, n, n / totals[i]) for i, j, n in (*diagonal, *most_confused_pairs(matrix, most))]
     return {
         "named": named, "names": names, "tilted": not level, "cell": round(cell, 2), "left": round(left + room, 1),
-        "top": 8, "side": round(cell * count, 1), "count": count, "cells": cells,
+        "top": 8, "side": round(cell * count, 1), "cells": cells,
         "hidden": sum(len(row) - row.count(0) for row in matrix) - len(cells),
         "width": round(left + room + cell * count + 10), "height": round(8 + cell * count + bottom),
         "ticks": [int(t) for t in choose_ticks(0, count - 1, 6, integer=True)],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping
 
@@ -33,7 +32,7 @@ def render_html(audit: Audit, thumbnails: Mapping[str, bytes]) -> str:
         room -= len(data)
         if room < 0:
             break
-        images[path] = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+        images[path] = templates.encode_image(data)
     return templates.render_page(
         "doctor.html.j2",
         audit=audit,

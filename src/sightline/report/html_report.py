@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ def render_html(report: RunReport) -> str:
     values = {field.name: getattr(report, field.name) for field in fields(report)}
     images = {
         f"{kind}_images": {
-            i.path: encode_image(content)
+            i.path: templates.encode_image(content)
             for i, content in report.images.items()
             if i.kind == kind and i.path in paths and content
         }
@@ -136,11 +135,6 @@ def format_number(value: float | None, digits: int) -> str:
     return "not defined" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def encode_image(content: bytes) -> str:
-    """Return the content of a WebP file as a data URI; "" for none."""
-    return data_uri(content, "webp") if content else ""
-
-
 def encode_overlay(thumbnail: bytes, heat: bytes) -> str:
     """Return a thumbnail with a heat map on it, each the content of a file, as a data URI; "" if either is damaged."""
     pixels, values = _decode(thumbnail, "RGB"), _decode(heat, "L")
@@ -148,7 +142,7 @@ def encode_overlay(thumbnail: bytes, heat: bytes) -> str:
         return ""
     file = io.BytesIO()
     Image.fromarray(overlay_heat(pixels, np.divide(values, 255, dtype=np.float32))).save(file, "WEBP", quality=80)
-    return encode_image(file.getvalue())
+    return templates.encode_image(file.getvalue())
 
 
 def _decode(content: bytes, mode: str) -> NDArray[np.uint8] | None:
@@ -157,11 +151,6 @@ def _decode(content: bytes, mode: str) -> NDArray[np.uint8] | None:
             return np.asarray(image.convert(mode)) if max(image.size) <= MAX_SIDE else None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-
-
-def data_uri(data: bytes, kind: str = "png") -> str:
-    """Return an image file as a data URI."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def sort_classes(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

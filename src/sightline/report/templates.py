@@ -46,6 +46,15 @@ def make_environment() -> jinja2.Environment:
     return environment
 
 
+def encode_image(content: bytes) -> str:
+    """Return the content of a WebP file as a data URI.
+
+    >>> encode_image(b"RIFF")
+    'data:image/webp;base64,UklGRg=='
+    """
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
+
+
 def format_percent(value: float | None, digits: int = 1) -> str:
     """Return a fraction as people read it.
 

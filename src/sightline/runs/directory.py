@@ -14,7 +14,7 @@
     eval/<split>/    metrics.json, predictions.npz
     thresholds.json  abstention thresholds, once fitted by `evaluate --target-precision` or `--coverage`
     label_issues.jsonl  likely label errors, worst first, once `evaluate --find-label-issues` searched for them
-    bundle/          the deployable model, see `prediction.bundle`
+    bundle/          the deployable model, see `inference.bundle`
     figures/         curves, confusion, reliability, risk-coverage, those of `evaluate`; *.png and *.svg
     network.json     the layers of the network and their cost
     report/          thumbnails and heat maps, see `report_images`
@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +60,6 @@ from sightline.runs.run_info import read_run_info as read_info
 __all__ = ["SCHEMA", "RunDirectory", "check_writable", "next_path"]
 
 SCHEMA = 2
-Status = Literal["running", "complete", "interrupted", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class _ModelSpec:
 
 
 class RunDirectory:
-    """One run directory, opened with `Run.create` or `Run.open`."""
+    """One run directory, opened with `RunDirectory.create` or `RunDirectory.open`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -134,7 +133,11 @@ class RunDirectory:
     @property
     def result(self) -> dict[str, Any]:
         """The result of a complete run; raises `ModelError` if it is missing."""
-        result: dict[str, Any] | None = self.info.get("result")
+        return self.get_result(self.info)
+
+    def get_result(self, info: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the result in `info`, the content of ``run.json``; raises `ModelError` if it is missing."""
+        result: dict[str, Any] | None = info.get("result")
         if result is None:
             raise ModelError(
                 f"{self.path / 'run.json'} cannot be read: the run is complete, but its result is missing."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any
@@ -16,8 +16,9 @@ from sightline import backend, metrics
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
 from sightline.data.checks import leakage
+from sightline.data.checks.leakage import Leak
 from sightline.data.dataset import DecodedDataset
-from sightline.data.types import SPLITS, Index, LabeledSubset, Split
+from sightline.data.types import SPLITS, Index, Split
 from sightline.evaluation.calibration import Temperature, fit_temperature
 from sightline.evaluation.report import EvaluationReport, ModelOutputs, ThresholdRequest, build_report, collect_outputs
 from sightline.evaluation.results import EvaluationResult
@@ -77,7 +78,8 @@ def finalize(
         run.update(no_bundle_reason=no_bundle_reason)
         callback.on_message(f"No bundle is written: {no_bundle_reason}.")
         outputs_by_split = collect_split_outputs(keras_predictor, data, callback.on_progress)
-    reports = {split: _evaluate_split(run, prepared, split, outputs_by_split) for split in outputs_by_split}
+    leaks = run.read_leaks()
+    reports = {split: _evaluate_split(run, prepared, split, outputs_by_split, leaks) for split in outputs_by_split}
     evaluations = {split: report.evaluation for split, report in reports.items()}
     if no_bundle_reason is None:
         run.write_bundle(
@@ -87,29 +89,30 @@ def finalize(
                 metrics=metrics_by_split(evaluations),
             )
         )  # fmt: skip
-    last_report = reports.get("test") or reports.get("validation")
     run_report.write_network(run, describe_model(model, config.model.name))
-    report_images.write_leak_images(run, run.read_leaks(), data)
-    if last_report is not None:
-        samples = data.subset("test" if "test" in reports else "validation")
-        report_images.write_error_images(run, last_report.errors.most_confident_errors, samples, keras_predictor)
-    return FinalModel(evaluations, last_report, no_bundle_reason, temperature)
+    report_images.write_leak_images(run, leaks, data)
+    split = run_report.find_reported_split(reports)
+    if split is not None:
+        errors = reports[split].errors.most_confident_errors
+        report_images.write_error_images(run, errors, data.subset(split), keras_predictor)
+    return FinalModel(evaluations, None if split is None else reports[split], no_bundle_reason, temperature)
 
 
 def _evaluate_split(
-    run: RunDirectory, prepared: PreparedRun, split: Split, outputs_by_split: Mapping[Split, ModelOutputs]
+    run: RunDirectory,
+    prepared: PreparedRun,
+    split: Split,
+    outputs_by_split: Mapping[Split, ModelOutputs],
+    leaks: Sequence[Leak],
 ) -> EvaluationReport:
+    labeled = replace(prepared.data.labeled_subset(split), leaked=leakage.leaked_contents(leaks, split))
     report = build_report(
-        prepared.data.classes, outputs_by_split[split], _label_split(run, prepared.data, split), split,
+        prepared.data.classes, outputs_by_split[split], labeled, split,
         outputs_by_split.get("validation"),
         threshold_request=ThresholdRequest(positive=prepared.config.evaluation.positive_class),
     )  # fmt: skip
     run.write_evaluation(split, report.evaluation, report.to_dict())
     return report
-
-
-def _label_split(run: RunDirectory, data: DecodedDataset, split: Split) -> LabeledSubset:
-    return replace(data.labeled_subset(split), leaked=leakage.leaked_contents(run.read_leaks(), split))
 
 
 def export_onnx(

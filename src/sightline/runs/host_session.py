@@ -27,7 +27,7 @@ from sightline.data.indexing import Sources
 from sightline.data.label_patch import PATCH_LIMIT
 from sightline.distributed import cluster
 from sightline.distributed.cluster import SINGLE_HOST, Cluster, ClusterSpec
-from sightline.errors import DataError, HostError, Interrupted, SightlineError, UsageError, plural
+from sightline.errors import DataError, HostError, Interrupted, SightlineError, UsageError, first_line, plural
 from sightline.models.describe import count_parameters, weights_sha256
 from sightline.runs import environment, network_setup
 from sightline.runs.resolve import restore_inputs
@@ -123,7 +123,7 @@ class HostSession:
         except Exception as error:
             if self.team.count > 1 and cluster.is_host_lost(error):
                 raise HostError(
-                    f"Another host ended or cannot be reached ({str(error).splitlines()[0][:160]}): see its output, "
+                    f"Another host ended or cannot be reached ({first_line(error)[:160]}): see its output, "
                     "then restart all hosts with `sightline resume`."
                 ) from error
             raise

@@ -91,8 +91,9 @@ def write_images(run: RunDirectory, images: Images, is_replaced: Callable[[Repor
         run.write_file(f"{FOLDER}/{image.file}", content)
     listed = [*images, *others]
     run.write_file(f"{FOLDER}/{INDEX}", jsonio.dump_lines([asdict(image) for image in listed]))
+    names = {INDEX, *(image.file for image in listed)}
     for old in (run.path / FOLDER).iterdir():
-        if old.name not in {INDEX, *(image.file for image in listed)}:
+        if old.name not in names:
             _io.remove(old)
 
 

@@ -107,7 +107,7 @@ class _Reader:
         return images
 
 
-def find_reported_split(result: Mapping[str, Any] | None) -> Split | None:
+def find_reported_split(result: Mapping[str, Any] | Mapping[Split, Any] | None) -> Split | None:
     """Return the split that the report is about: test, else validation; None if neither was evaluated."""
     splits: tuple[Split, ...] = ("test", "validation")
     return next((split for split in splits if (result or {}).get(split) is not None), None)
@@ -119,7 +119,8 @@ def read_report(run: RunDirectory) -> RunReport:
     Raises `ModelError` if its result, and `ConfigError` if its configuration cannot be read. Any other file that cannot
     be read is `unread`.
     """
-    info, result, reader = run.info, run.result, _Reader(run)
+    info, reader = run.info, _Reader(run)
+    result = run.get_result(info)
     return RunReport(
         run=str(run.path),
         config=run.config,

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from sightline.errors import OutputError, SightlineError, UsageError, require
+from sightline.errors import OutputError, SightlineError, UsageError, first_line, require
 from sightline.seeding import derive_seed
 from sightline.sweeps.parameters import CategoricalParameter, Parameter, Value
 from sightline.sweeps.search_space import SearchSpace
@@ -57,8 +57,8 @@ def open_study(space: SearchSpace, name: str, url: str) -> Iterator[Any]:
             stored_space = study.user_attrs.get("space")
         except Exception as error:
             raise UsageError(
-                f"The study cannot be stored in {_without_password(url)}: {_first_line(error)}. Use a database such as "
-                "sqlite:///study.db or postgresql://USER@HOST/DATABASE, journal:FILE or grpc://HOST:PORT."
+                f"The study cannot be stored in {_without_password(url)}: {first_line(error).rstrip('.')}. Use a "
+                "database such as sqlite:///study.db or postgresql://USER@HOST/DATABASE, journal:FILE or grpc://HOST:PORT."
             ) from error
         try:
             if stored_space is None:
@@ -86,8 +86,8 @@ def storage_errors(url: str) -> Iterator[None]:
         if failure is None:
             raise
         raise OutputError(
-            f"The study in {_without_password(url)} cannot be read or written: {_first_line(failure)}. Finished trials "
-            "are saved: once the storage works, run the same command to continue."
+            f"The study in {_without_password(url)} cannot be read or written: {first_line(failure).rstrip('.')}. "
+            "Finished trials are saved: once the storage works, run the same command to continue."
         ) from error
 
 
@@ -102,10 +102,6 @@ def _storage_error(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__ or error.__context__
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
 
 
 def _storage(package: Any, url: str) -> Any:

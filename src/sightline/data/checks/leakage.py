@@ -123,7 +123,7 @@ def _to_pillow(pixels: NDArray[np.uint8]) -> Image.Image:
 def find_leaks(data: DecodedDataset, near: Mapping[str, str] | None = None) -> tuple[Leak, ...]:
     """Return the groups of duplicates that span several splits of `data`, identical files first.
 
-    `near` maps each sha256 to its group of near duplicates, as `SmallImages.groups` returns it.
+    `near` maps each sha256 to its group of near duplicates, as `SmallImages.find_groups` returns it.
     """
     images = [replace(p, split=split) for p, split in zip(data.images, data.splits, strict=True)]
     groups = duplicates.find_duplicates(images, near)

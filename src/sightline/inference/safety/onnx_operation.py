@@ -58,7 +58,7 @@ class NodeCall:
         return value  # type: ignore[return-value]  # checked
 
     def get_axis(self, default: int | None = None, *, past_end: bool = False) -> int:
-        """Return the attribute `get_axis`, counted from the front."""
+        """Return the attribute ``axis``, counted from the front."""
         rank = len(self.first_shape)
         axis = self.get_integer("axis", rank if default is None else default)
         axis += rank if axis < 0 else 0
