@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 import sightline as sl
+from sightline.api.image_model import ImageModel
 
 PAGE = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
 NAMES = [name for name in sl.__all__ if name != "__version__"]
-OBJECTS = (sl.Dataset, sl.Run, sl.Classifier, sl.Evaluation, sl.Callback)
+OBJECTS = (sl.Dataset, sl.Run, sl.Classifier, ImageModel, sl.Evaluation, sl.Callback)
 
 
 def list_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -49,7 +50,13 @@ def test_every_parameter_is_explained(name: str) -> None:
 
 def test_the_check_can_fail() -> None:
     assert len(FUNCTIONS) > 30
-    assert "Classifier.evaluate" in FUNCTIONS
+    assert {"Classifier.evaluate", "ImageModel.predict"} <= FUNCTIONS.keys()
+
+
+def test_the_page_shows_the_methods_that_a_classifier_inherits() -> None:
+    names = [name for name in vars(ImageModel) if not name.startswith("_")]
+    (listing,) = re.findall(r"^::: sightline\.Classifier\n.*\n +inherited_members: \[(.*)\]$", PAGE, re.MULTILINE)
+    assert listing.split(", ") == names
 
 
 @pytest.mark.parametrize("kind", OBJECTS, ids=lambda kind: kind.__name__)

@@ -134,6 +134,7 @@ EXTRAS = {
     "openvino": ("openvino", "export"),
     "optuna": ("optuna", "sweep"),
     "pandas": ("pandas", "pandas"),
+    "pyarrow": ("pyarrow", "parquet"),
     "sklearn": ("scikit-learn", "train"),
     "starlette": ("starlette", "serve"),
     "tensorboard": ("tensorboard", "train"),

@@ -19,6 +19,8 @@ TWINS: dict[str, Callable[..., Any]] = {
     "compare": Run.compare,
     "evaluate": Classifier.evaluate,
     "predict": Classifier.predict,
+    "embed": Classifier.embed,
+    "similar": Classifier.similar,
     "explain": Classifier.explain,
     "export": Classifier.export,
     "compress": Classifier.compress,
@@ -35,11 +37,22 @@ WITHOUT_TWIN = {
     "recipes": "prints files of the package",
     "env": "prints facts for a bug report",
 }
-OBJECTS = {"self", "data", "model", "run", "runs", "images", "name", "space"}  # what a command and its twin work on
+OBJECTS = {
+    "self",
+    "data",
+    "model",
+    "run",
+    "runs",
+    "image",
+    "images",
+    "name",
+    "space",
+}  # what a command and its twin work on
 OF_A_COMMAND = {"output_format", "raw_csv"}  # how a result is printed
 OF_A_CALL = {"progress", "callback"}
 NOT_SHARED = {  # and why
     "predict": {"probabilities", "out"},  # predict_proba, to_frame().to_csv
+    "embed": {"out"},  # Embeddings.save
     "doctor": {"strict"},  # the exit code: DoctorReport.errors
 }
 

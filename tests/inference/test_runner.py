@@ -99,11 +99,11 @@ def predict_levels(
     return runner.predict_images(predictor, levels, decode, lambda pixels: pixels, **options)
 
 
-@pytest.mark.parametrize("with_logits", [False, True])
-def test_each_image_has_its_outputs_or_the_reason_why_not(with_logits: bool) -> None:
+@pytest.mark.parametrize("all_outputs", [False, True])
+def test_each_image_has_its_outputs_or_the_reason_why_not(all_outputs: bool) -> None:
     predictor = RecordingPredictor()
     with np.errstate(divide="ignore", invalid="ignore"):
-        batches = list(predict_levels(predictor, [10, 300, 250, 0, 100], with_logits=with_logits, batch_size=3))
+        batches = list(predict_levels(predictor, [10, 300, 250, 0, 100], all_outputs=all_outputs, batch_size=3))
     assert [len(batch) for batch in batches] == [3, 2]
     assert predictor.sizes == [3, 3], "unreadable images and the last batch do not change the size"
     images = [image for batch in batches for image in batch]
@@ -111,7 +111,7 @@ def test_each_image_has_its_outputs_or_the_reason_why_not(with_logits: bool) -> 
     assert [image.error for image in images] == [None, "level 300 is too bright", None, NOT_FINITE_REASON, None]
     labels = [None if image.probabilities is None else CLASSES[image.probabilities.argmax()] for image in images]
     assert labels == ["dark", None, "bright", None, "medium"]
-    assert [image.logits is not None for image in images] == [with_logits and label is not None for label in labels]
+    assert [image.logits is not None for image in images] == [all_outputs and label is not None for label in labels]
 
 
 def test_an_endless_source_is_decoded_a_few_batches_ahead() -> None:

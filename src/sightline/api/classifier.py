@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Literal
 
 from sightline.api.dataset import Dataset, list_data
-from sightline.api.images import ImageLike, explanation_row, prediction_row, split_images, to_class_indices
-from sightline.api.loaded_model import LoadedModel
-from sightline.api.options import Settings, parse_split, to_assignments
+from sightline.api.image_model import ImageModel
+from sightline.api.images import ImageLike, explanation_row
+from sightline.api.options import Settings, parse_split
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
-from sightline.errors import DataError, ModelError, UsageError
-from sightline.inference import stream
-from sightline.inference.results import Prediction
-from sightline.preprocessing import PreprocessingSpec
+from sightline.errors import ModelError, UsageError
 from sightline.progress import show_progress
 
 if TYPE_CHECKING:  # each is imported by the method that needs it
@@ -29,7 +23,7 @@ if TYPE_CHECKING:  # each is imported by the method that needs it
     from sightline.explain.explanation import Explanation
 
 
-class Classifier(LoadedModel):
+class Classifier(ImageModel):
     """A trained model that classifies images.
 
     [`load`][sightline.load] makes one from a run, a bundle or an exported file, and `Run.classifier` is one. Its
@@ -45,108 +39,6 @@ class Classifier(LoadedModel):
         print(clf.classes, clf.predict("new.jpg")[0].label)
         ```
     """
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names, in the order of all probabilities."""
-        return self.predictor.classes
-
-    @property
-    def preprocess(self) -> PreprocessingSpec:
-        """The preprocessing spec: how an image becomes the uint8 pixels [H, W, C] of the model."""
-        return self.predictor.preprocess
-
-    def predict(
-        self, images: ImageLike | Iterable[ImageLike], *, top: int = 5, set: Settings = ()
-    ) -> RecordList[Prediction]:
-        """Predict the class of each image.
-
-        Args:
-            images: One or more images: paths (of files, folders or globs), encoded bytes, binary files, Pillow
-                images, or uint8 arrays [H, W] or [H, W, C] from 0 to 255 with 1, 3 (RGB) or 4 (RGBA) channels. An
-                array [N, H, W, C] is N images.
-            top: The number of classes in each prediction, the most probable ones first.
-            set: ``{"data.limits.file_mb": 512}`` raises the limit on the size of a file, in MiB.
-
-        Returns:
-            One [`Prediction`][sightline.Prediction] for each image, in order. For a file that cannot be read, only
-            its `error` is set. `to_frame` makes a DataFrame of them.
-
-        Raises:
-            UsageError: For what is not an image, e.g. an array of fractions.
-
-        Example:
-            ```python
-            predictions = clf.predict(["new.jpg", "photos/"])
-            print(predictions[0].probability)
-            ```
-        """
-        return RecordList(self.iter_predictions(images, top=top, set=set), prediction_row)
-
-    def iter_predictions(
-        self, images: ImageLike | Iterable[ImageLike | stream.InputItem], *, top: int = 5, set: Settings = ()
-    ) -> Iterator[Prediction]:
-        """Yield what `predict` returns as it is ready, for any number of images: few of them are in memory at once.
-
-        Args:
-            images: As for `predict`; may be a generator.
-            top: As for `predict`.
-            set: As for `predict`.
-        """
-        if top < 1:
-            raise UsageError(f"top is the number of classes of each prediction, at least 1, not {top}.")
-        items = self._list_items(images, set)
-        return stream.predict(self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds)
-
-    def _list_items(self, images: Any, settings: Settings) -> Iterator[stream.InputItem]:
-        limits = stream.parse_file_limits(to_assignments(settings))
-        return stream.make_items(split_images(images, self.preprocess.channels), limits)
-
-    def predict_proba(self, images: ImageLike | Iterable[ImageLike], *, set: Settings = ()) -> NDArray[np.float32]:
-        """Return the probabilities of all classes, as scikit-learn's classifiers do.
-
-        Args:
-            images: As for `predict`.
-            set: As for `predict`.
-
-        Returns:
-            float32 [N, K], in the order of `classes`; each row sums to 1.
-
-        Raises:
-            DataError: If an image cannot be read; `predict` states its error instead.
-            UsageError: For what is not an image.
-        """
-        items = self._list_items(images, set)
-        column = {label: k for k, label in enumerate(self.classes)}
-        rows = []
-        for prediction in stream.predict(self.predictor, items, top=len(column)):
-            if prediction.error is not None:
-                raise DataError(f"{prediction.path} cannot be classified: {prediction.error}.")
-            row = np.zeros(len(column), np.float32)
-            for candidate in prediction.top:
-                row[column[candidate.label]] = candidate.probability
-            rows.append(row)
-        return np.stack(rows) if rows else np.zeros((0, len(column)), np.float32)
-
-    def score(self, images: ImageLike | Iterable[ImageLike], y: Sequence[Any] | NDArray[Any]) -> float:
-        """Return the accuracy on labeled images, as scikit-learn's classifiers do.
-
-        The predicted class is the most probable one. [`evaluate`][sightline.Classifier.evaluate] has an interval and
-        much more.
-
-        Args:
-            images: As for `predict`.
-            y: N labels: names of classes; for a model whose classes are numbers, also integers.
-
-        Returns:
-            The fraction of images whose predicted class is their label, in [0, 1].
-
-        Raises:
-            DataError: If the labels do not fit the images or the classes.
-        """
-        predicted = self.predict_proba(images).argmax(1)
-        labels = to_class_indices(y, self.classes, len(predicted))
-        return float(np.mean(predicted == labels))
 
     def explain(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.api.dataset import Dataset
-from sightline.errors import DataError, UsageError, plural, suggest
+from sightline.errors import DataError, ImageError, UsageError, plural, suggest
 from sightline.explain.explanation import Explanation
 from sightline.inference.results import Prediction
 from sightline.inference.stream import InputItem
@@ -40,6 +41,19 @@ def split_images(images: ImageLike | Iterable[ImageLike | InputItem], channels: 
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise UsageError(f"images is of the type {type(images).__name__}, but {_EXPECTED}.")
     return map(_read_image, images)
+
+
+def list_labeled_items(data: Dataset) -> Iterator[InputItem]:
+    """Yield the images of `data` with their labels, then its unreadable files, whose reading raises their reason."""
+    index = data.index
+    for position, image in enumerate(index.images):
+        yield InputItem(image.path, partial(index.read, position), image.label)
+    for file in index.unreadable:
+        yield InputItem(file.path, partial(_refuse, file.reason), file.label or None)
+
+
+def _refuse(reason: str) -> Any:
+    raise ImageError(reason)
 
 
 def _split_array(array: NDArray[Any], channels: int) -> Iterator[Any]:

@@ -14,11 +14,13 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data.indexing import Sources
 from sightline.data.types import Index
 from sightline.errors import ModelError, plural
+from sightline.inference.embeddings import identify_manifest, identify_model
 from sightline.inference.manifest import Manifest
 from sightline.inference.predictor import Predictor
 from sightline.inference.results import Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.tta import FlipTTA
+from sightline.models.describe import weights_sha256
 from sightline.runs import run_images
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
@@ -64,6 +66,16 @@ class LoadedModel:
         if path is None:
             raise ModelError("This classifier was not loaded from a file: use sightline.load.")
         return path
+
+    @property
+    def feature_model_id(self) -> str:
+        """Which model computes the features, as files of embeddings state it; see `inference.embeddings`."""
+        if self.manifest is not None:
+            return identify_manifest(self.manifest)
+        if self.run is None or not isinstance(self.predictor, KerasPredictor):
+            raise ModelError("This classifier was not loaded from a file: use sightline.load.")
+        weights = weights_sha256(self.predictor.model)
+        return identify_model(self.run.config.model.name, weights, "float32", self.predictor.preprocess)
 
     def save_thresholds(self, thresholds: Thresholds) -> None:
         """Save abstention thresholds in the run and its bundle, or in a bundle, zip or file without a run.

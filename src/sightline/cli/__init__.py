@@ -17,6 +17,7 @@ from sightline.cli import (
     demo,
     describe,
     doctor,
+    embed,
     env,
     evaluate,
     explain,
@@ -29,6 +30,7 @@ from sightline.cli import (
     report,
     resume,
     serve,
+    similar,
     streams,
     sweep,
     train,
@@ -50,7 +52,8 @@ app = typer.Typer(
 )
 
 for function in (
-    demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, report.report, explain.explain,
+    demo.demo, train.train, resume.resume, evaluate.evaluate, predict.predict, embed.embed, similar.similar,
+    report.report, explain.explain,
     doctor.doctor, export.export, compress.compress, model_card.model_card, serve.serve, sweep.sweep, compare.compare,
     describe.describe, preview.preview, models.models, recipes.recipes, env.env,
 ):  # fmt: skip

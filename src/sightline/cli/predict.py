@@ -22,17 +22,19 @@ from sightline.inference.results import Decision, Prediction
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.report.prediction_writer import RowFormat
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A run, a bundle, its .zip or .onnx file, an exported folder, or imagenet, a pretrained classifier."
+    ),
+]
+Images = Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")]
 TOP = 5  # classes shown in text and in JSON; CSV defaults to one
 
 
 def predict(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A run, a bundle, its .zip or .onnx file, an exported folder, or imagenet, a pretrained classifier."
-        ),
-    ],
-    images: Annotated[list[str], typer.Argument(help="Files, folders, globs, or - for standard input.")],
+    model: Model,
+    images: Images,
     top: Annotated[
         int | None, typer.Option(min=1, help="Number of most probable classes per image; default: 5, or 1 for CSV.")
     ] = None,

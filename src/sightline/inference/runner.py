@@ -122,16 +122,17 @@ def predict_outputs(
 
 @dataclass(frozen=True, slots=True)
 class ImageOutputs(Generic[Item, Decoded]):
-    """The outputs for one image: `probabilities` and `logits` float32 [K].
+    """The outputs for one image: `probabilities` and `logits` float32 [K], `features` float32 [F].
 
-    With an `error` there are none: the image could not be decoded, or the outputs are not finite. `logits` are None
-    unless they were asked for.
+    With an `error` there are none: the image could not be decoded, or the outputs are not finite. `logits` and
+    `features` are None unless all outputs were asked for.
     """
 
     item: Item
     decoded: Decoded | None = None
     probabilities: NDArray[np.float32] | None = None
     logits: NDArray[np.float32] | None = None
+    features: NDArray[np.float32] | None = None
     error: str | None = None
 
 
@@ -141,7 +142,7 @@ def predict_images(
     decode: Callable[[Item], Decoded],
     get_pixels: Callable[[Decoded], NDArray[np.uint8]],
     *,
-    with_logits: bool = False,
+    all_outputs: bool = False,
     batch_size: int | None = None,
     threads: int | None = None,
 ) -> Generator[list[ImageOutputs[Item, Decoded]], None, None]:
@@ -156,7 +157,7 @@ def predict_images(
     with closing(load_ahead(tasks, threads or process.count_cores(), BATCHES_AHEAD * size)) as decoded:
         while batch := list(islice(decoded, size)):
             first_size = first_size or len(batch)
-            yield predict_decoded(predictor, batch, get_pixels, with_logits=with_logits, size=first_size)
+            yield predict_decoded(predictor, batch, get_pixels, all_outputs=all_outputs, size=first_size)
 
 
 def _decode_or_explain(decode: Callable[[Item], Decoded], item: Item) -> ImageOutputs[Item, Decoded]:
@@ -171,25 +172,25 @@ def predict_decoded(
     batch: Sequence[ImageOutputs[Item, Decoded]],
     get_pixels: Callable[[Decoded], NDArray[np.uint8]],
     *,
-    with_logits: bool,
+    all_outputs: bool,
     size: int,
 ) -> list[ImageOutputs[Item, Decoded]]:
     """Return one batch of decoded images with their outputs; the model is called once, with `size` rows."""
     pixels = [get_pixels(image.decoded) for image in batch if image.decoded is not None]
-    rows: Iterator[tuple[NDArray[np.float32], NDArray[np.float32] | None]] = iter(())
-    if pixels and with_logits:
-        outputs = call_padded(predictor.outputs, np.stack(pixels), size)
-        rows = zip(outputs.probabilities, outputs.logits, strict=True)
+    rows: Iterator[tuple[NDArray[np.float32], ...]] = iter(())
+    if pixels and all_outputs:
+        rows = zip(*call_padded(predictor.outputs, np.stack(pixels), size).arrays, strict=True)
     elif pixels:
-        rows = ((row, None) for row in call_padded(predictor.probabilities, np.stack(pixels), size))
+        rows = ((row,) for row in call_padded(predictor.probabilities, np.stack(pixels), size))
     results = []
     for image in batch:
         if image.decoded is None:
             results.append(image)
             continue
-        probabilities, logits = next(rows)
+        probabilities, *others = next(rows)
         if np.isfinite(probabilities).all():
-            results.append(ImageOutputs(image.item, image.decoded, probabilities, logits))
+            logits, features = others or (None, None)
+            results.append(ImageOutputs(image.item, image.decoded, probabilities, logits, features))
         else:
             results.append(ImageOutputs(image.item, image.decoded, error=NOT_FINITE_REASON))
     return results

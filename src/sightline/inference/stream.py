@@ -20,7 +20,8 @@ from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.storage import LIMITS, FolderStore, read_untrusted_file
 from sightline.errors import DataError, ImageError, UsageError
 from sightline.inference.decisions import decide, predict_labels
-from sightline.inference.predictor import Predictor
+from sightline.inference.embeddings import Embeddings
+from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import ClassProbability, Prediction, Thresholds
 from sightline.inference.runner import ImageOutputs, predict_decoded, predict_images
 from sightline.preprocessing import PreprocessingSpec, detect_format, inspect_image
@@ -28,10 +29,11 @@ from sightline.preprocessing import PreprocessingSpec, detect_format, inspect_im
 
 @dataclass(frozen=True, slots=True)
 class InputItem:
-    """One image to predict: its path, and a function that reads its bytes or pixels."""
+    """One image to predict: its path, a function that reads its bytes or pixels, and its label if it has one."""
 
     path: str
     read: Callable[[], Any]
+    label: str | None = None
 
 
 def parse_file_limits(assignments: Sequence[str]) -> LimitsConfig:
@@ -147,7 +149,7 @@ def predict(
         items,
         partial(_decode_item, predictor.preprocess),
         _get_pixels,
-        with_logits=thresholds is not None,
+        all_outputs=thresholds is not None,
         batch_size=batch_size,
         threads=threads,
     )
@@ -156,12 +158,49 @@ def predict(
             yield from _make_predictions(predictor, batch, top, thresholds)
 
 
+def embed(
+    predictor: Predictor, items: Iterable[InputItem], model: str, *, threads: int | None = None
+) -> Iterator[Embeddings]:
+    """Yield the embeddings of all `items` in batches, in order: the features of `predictor`, whose id is `model`.
+
+    An image that cannot be read, or whose features are not finite, has a row of NaN and a reason.
+    """
+    batches = predict_images(
+        predictor, items, partial(_decode_item, predictor.preprocess), _get_pixels, all_outputs=True, threads=threads
+    )
+    size = 0
+    with closing(batches):
+        for batch in batches:
+            size = size or next((len(image.features) for image in batch if image.features is not None), 0)
+            size = size or compute_feature_size(predictor)
+            yield _make_embeddings(batch, size, model)
+
+
+def compute_feature_size(predictor: Predictor) -> int:
+    """Return the number of features that `predictor` has for an image."""
+    return int(predictor.outputs(np.zeros((1, *predictor.preprocess.shape), np.uint8)).features.shape[1])
+
+
+def _make_embeddings(batch: Sequence[ImageOutputs[InputItem, NDArray[np.uint8]]], size: int, model: str) -> Embeddings:
+    vectors = np.full((len(batch), size), np.nan, np.float32)
+    errors: list[str | None] = []
+    for row, image in zip(vectors, batch, strict=True):
+        error = image.error
+        if image.features is not None and np.isfinite(image.features).all():
+            row[:] = image.features
+        elif error is None:
+            error = NOT_FINITE_REASON
+        errors.append(error)
+    items = [image.item for image in batch]
+    return Embeddings(vectors, tuple(i.path for i in items), tuple(i.label for i in items), tuple(errors), model)
+
+
 def predict_pixels(
     predictor: Predictor, images: Sequence[NDArray[np.uint8]], *, top: int, thresholds: Thresholds | None
 ) -> list[Prediction]:
     """Return the predictions for one batch of images that `predictor.preprocess` has decoded, without a path."""
     decoded = [ImageOutputs(InputItem("", partial(_get_pixels, pixels)), pixels) for pixels in images]
-    batch = predict_decoded(predictor, decoded, _get_pixels, with_logits=thresholds is not None, size=len(images))
+    batch = predict_decoded(predictor, decoded, _get_pixels, all_outputs=thresholds is not None, size=len(images))
     return list(_make_predictions(predictor, batch, top, thresholds))
 
 

@@ -1,0 +1,54 @@
+"""`sightline embed`."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sightline.cli.output import print_line
+from sightline.cli.predict import Images, Model
+from sightline.cli.sources import FileLimit
+from sightline.cli.streams import read_stdin
+from sightline.errors import plural
+
+if TYPE_CHECKING:  # annotations only: --help must not import NumPy
+    from collections.abc import Iterator
+
+    from sightline.inference.stream import InputItem
+
+
+def embed(
+    model: Model,
+    images: Images,
+    out: Annotated[
+        Path, typer.Option(help="The .parquet, .npy or .csv file to write; .npy has its paths in FILE.npy.jsonl.")
+    ],
+    labeled: Annotated[
+        bool,
+        typer.Option("--labeled", help="Read IMAGES as labeled images, as train does, and store their labels."),
+    ] = False,
+    set: FileLimit = None,  # noqa: A002  # the option's own name
+) -> None:
+    """Compute the embeddings of images: the features that the last layer of the network classifies.
+
+    Exits with 1 if an image could not be read; its row says why.
+    """
+    from sightline import api
+    from sightline.inference import embedding_files, stream
+
+    embedding_files.check_output(out)
+    items: Iterator[InputItem] | list[str] = images
+    if not labeled:
+        limits = stream.parse_file_limits(set or ())
+        paths = stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
+        items = chain(stream.take_first(paths), paths)  # report a wrong path before loading the model
+    classifier = api.load(model)
+    count, failed = embedding_files.write(out, classifier.iter_embeddings(items, labeled=labeled, set=set or ()))
+    rest = f", {failed} of them failed" if failed else ""
+    print_line(f"{plural(count, 'image')}{rest}: {out}", stderr=True)
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,332 @@
+"""Files of embeddings: Parquet, NumPy and CSV, written and read in parts, so that memory stays bounded.
+
+    FILE.parquet   path, label, error, embedding (a list of float32); the model is in the metadata of the schema
+    FILE.npy       float32 [N, D]; FILE.npy.jsonl has the model on its first line, then an object for each row
+    FILE.csv       path, label, error, model, feature_0, feature_1, ...
+
+Each row is an image, in order; one without an embedding has an error, and NaN in place of features (in CSV: nothing).
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import _io, jsonio
+from sightline.errors import (
+    DataError,
+    ModelError,
+    OutputError,
+    UsageError,
+    check_installed,
+    first_line,
+    plural,
+    require,
+)
+from sightline.escaping import CsvWriter, escape_formula
+from sightline.inference.embeddings import Embeddings, join_embeddings, name_features
+
+SUFFIXES = (".parquet", ".npy", ".csv")
+TEXTS = ("path", "label", "error")
+ROWS = 4096  # read or written at once: 20 MB of 1,280 features
+SCHEMA = 1
+_HEADER = (*TEXTS, "model")  # of every CSV file, first
+_METADATA_KEY = b"sightline.embeddings"
+_MAX_LINE = 1 << 24  # bytes of a line of CSV
+
+
+def check_output(path: Path) -> None:
+    """Raise `UsageError` for a suffix without a format, `MissingExtraError` without the package of a format.
+
+    Raises `OutputError` if the file exists and was not written here.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path} should end with .parquet, .npy or .csv, the formats of embeddings.")
+    if path.suffix.lower() == ".parquet":
+        check_installed("pyarrow", purpose="Writing Parquet")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: name a file in it with --out.")
+    if path.exists() and not is_embeddings_file(path):
+        raise OutputError(f"{path} exists and is not a file of embeddings: name another file with --out.")
+
+
+def is_embeddings_file(path: Path) -> bool:
+    """Tell whether a file looks like one of embeddings, by its suffix and its first bytes."""
+    starts = {
+        ".parquet": (path, b"PAR1"),
+        ".npy": (_rows_path(path), b'{"schema": '),
+        ".csv": (path, ",".join(_HEADER).encode() + b",feature_0"),
+    }
+    if path.suffix.lower() not in starts:
+        return False
+    file_path, start = starts[path.suffix.lower()]
+    try:
+        with _io.open_regular(file_path) as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
+
+
+def has_embeddings(path: Path) -> bool:
+    """Tell whether a path given as images is to be opened as embeddings: also a damaged file, but no other table."""
+    return path.is_file() and (path.suffix.lower() in {".parquet", ".npy"} or is_embeddings_file(path))
+
+
+def write(path: Path, batches: Iterable[Embeddings]) -> tuple[int, int]:
+    """Write at least one batch to a file, atomically; return the number of images, and of those without an embedding.
+
+    Raises as `check_output` does.
+    """
+    check_output(path)
+    counts = [0, 0]
+
+    def count(batch: Embeddings) -> Embeddings:
+        counts[0] += len(batch)
+        counts[1] += sum(error is not None for error in batch.errors)
+        return batch
+
+    writer = {".parquet": _write_parquet, ".npy": _write_npy, ".csv": _write_csv}[path.suffix.lower()]
+    writer(path, map(count, _regroup(iter(batches))))
+    return counts[0], counts[1]
+
+
+def _regroup(batches: Iterator[Embeddings]) -> Iterator[Embeddings]:
+    """Join small batches, of which a file would have a thousand times as many parts as it needs."""
+    waiting: list[Embeddings] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= ROWS:
+            yield join_embeddings(waiting, 0, batch.model)
+            waiting = []
+    if waiting:
+        yield join_embeddings(waiting, 0, waiting[0].model)
+
+
+def _encode(text: str | None) -> str | None:
+    """Return text that is valid UTF-8: a file name need not be."""
+    return None if text is None else text.encode(errors="backslashreplace").decode()
+
+
+def _write_parquet(path: Path, batches: Iterator[Embeddings]) -> None:
+    pyarrow, parquet = require("pyarrow", "Writing Parquet"), require("pyarrow.parquet", "Writing Parquet")
+
+    def fill(aside: Path) -> None:
+        first = next(batches)
+        size = first.vectors.shape[1]
+        text = pyarrow.string()
+        fields = [*((name, text) for name in TEXTS), ("embedding", pyarrow.list_(pyarrow.float32(), size))]
+        metadata = {_METADATA_KEY: jsonio.dumps({"schema": SCHEMA, "model": first.model})}
+        schema = pyarrow.schema(fields, metadata)
+        with parquet.ParquetWriter(str(aside), schema) as writer:
+            for batch in _chain(first, batches):
+                values = pyarrow.array(np.ascontiguousarray(batch.vectors).reshape(-1))
+                columns = [pyarrow.array(list(map(_encode, texts)), text) for texts in batch.texts]
+                columns.append(pyarrow.FixedSizeListArray.from_arrays(values, size))
+                writer.write_batch(pyarrow.record_batch(columns, schema=schema))
+
+    _io.write_atomic(path, fill)
+
+
+def _chain(first: Embeddings, rest: Iterator[Embeddings]) -> Iterator[Embeddings]:
+    yield first
+    yield from rest
+
+
+def _rows_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.jsonl")
+
+
+def _write_npy(path: Path, batches: Iterator[Embeddings]) -> None:
+    """Write the vectors and their rows; the old rows are deleted in between, so that no file has those of another."""
+
+    def fill_rows(rows_aside: Path) -> None:
+        def fill_vectors(vectors_aside: Path) -> None:
+            with vectors_aside.open("wb") as vectors, rows_aside.open("wb") as rows:
+                _write_arrays(batches, vectors, rows)
+            _io.remove(_rows_path(path))
+
+        _io.write_atomic(path, fill_vectors)
+
+    _io.write_atomic(_rows_path(path), fill_rows)
+
+
+def _write_arrays(batches: Iterator[Embeddings], vectors: IO[bytes], rows: IO[bytes]) -> None:
+    total = size = 0
+    for batch in batches:
+        if not vectors.tell():
+            size = batch.vectors.shape[1]
+            _write_npy_header(vectors, total, size)
+            rows.write(jsonio.encode_text(jsonio.dumps({"schema": SCHEMA, "model": batch.model}) + "\n"))
+        vectors.write(np.ascontiguousarray(batch.vectors).data)
+        total += len(batch)
+        rows.write(jsonio.dump_lines([dict(zip(TEXTS, row, strict=True)) for row in zip(*batch.texts, strict=True)]))
+    vectors.seek(0)
+    _write_npy_header(vectors, total, size)
+    for file in (vectors, rows):
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_npy_header(file: IO[bytes], count: int, size: int) -> None:
+    """Write the header, which has the same length for any number of rows: NumPy leaves room for the first axis."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (count, size)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _write_csv(path: Path, batches: Iterator[Embeddings]) -> None:
+    def fill(aside: Path) -> None:
+        with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            writer = CsvWriter(file)
+            for number, batch in enumerate(batches):
+                if not number:
+                    writer.write_row([*_HEADER, *name_features(batch.vectors.shape[1])])
+                for i in range(len(batch)):
+                    error = batch.errors[i]
+                    texts = [escape_formula(text or "") for text in (batch.paths[i], batch.labels[i], error)]
+                    cells = [f"{value:.9g}" for value in batch.vectors[i].tolist()]
+                    writer.write_row([*texts, batch.model, *(cells if error is None else [""] * len(cells))])
+            file.flush()
+            os.fsync(file.fileno())
+
+    _io.write_atomic(path, fill)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingsFile:
+    """An opened file of embeddings: the id of its model, and a function that reads its rows again each time."""
+
+    path: Path
+    model: str
+    iterate: Callable[[], Iterator[Embeddings]]
+
+
+def open_file(path: Path) -> EmbeddingsFile:
+    """Open a file of embeddings; raises `DataError` if it is not one, or is damaged."""
+    if not is_embeddings_file(path):
+        missing = _rows_path(path)
+        lost = f", as there is no {missing} with its paths" if path.suffix == ".npy" and not missing.exists() else ""
+        raise DataError(
+            f"{path} is not a file of embeddings{lost}: `sightline embed MODEL IMAGES --out FILE` writes one."
+        )
+    opener = {".parquet": _open_parquet, ".npy": _open_npy, ".csv": _open_csv}[path.suffix.lower()]
+    with _explain_errors(path):
+        return opener(path)
+
+
+@contextmanager
+def _explain_errors(path: Path) -> Iterator[None]:
+    """Turn what the readers raise for a damaged file into a `DataError` that names it."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, NotImplementedError, csv.Error, ModelError) as error:
+        reason = (getattr(error, "strerror", None) or first_line(error)).rstrip(".")
+        raise DataError(f"{path} cannot be read: {reason}. Write it again with `sightline embed`.") from error
+
+
+def _guard(path: Path, batches: Callable[[], Iterator[Embeddings]]) -> Callable[[], Iterator[Embeddings]]:
+    """Return `batches` with its rows checked and its errors explained."""
+
+    def iterate() -> Iterator[Embeddings]:
+        with _explain_errors(path):
+            for batch in batches():
+                if not np.isfinite(batch.vectors[batch.is_valid]).all():
+                    raise ValueError("it holds NaN or infinity")
+                yield batch
+
+    return iterate
+
+
+def _parse_model(text: str | bytes) -> str:
+    """Return the id of the model; raises `ValueError` for another schema."""
+    values = jsonio.loads(text)
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA or not isinstance(values.get("model"), str):
+        raise ValueError(f"it does not state its model, or has another schema than {SCHEMA}")
+    return str(values["model"])
+
+
+def _open_parquet(path: Path) -> EmbeddingsFile:
+    parquet = require("pyarrow.parquet", "Reading Parquet")
+
+    def iterate() -> Iterator[Embeddings]:
+        with parquet.ParquetFile(str(path)) as file:
+            for batch in file.iter_batches(ROWS):
+                rows = batch.column("embedding")
+                vectors = rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+                paths, labels, errors = (tuple(batch.column(name).to_pylist()) for name in TEXTS)
+                yield Embeddings(vectors.astype(np.float32, copy=False), paths, labels, errors, model)
+
+    with parquet.ParquetFile(str(path)) as file:
+        model = _parse_model((file.schema_arrow.metadata or {}).get(_METADATA_KEY, b"{}"))
+    return EmbeddingsFile(path, model, _guard(path, iterate))
+
+
+def _open_npy(path: Path) -> EmbeddingsFile:
+    with _io.open_regular(path):  # not a pipe
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    if vectors.dtype != np.float32 or vectors.ndim != 2:
+        raise ValueError(f"it is {vectors.dtype} {list(vectors.shape)}, expected float32 [N, D]")
+
+    def iterate() -> Iterator[Embeddings]:
+        with _io.open_regular(_rows_path(path)) as file:
+            lines = _iter_lines(file)
+            next(lines)
+            for start in range(0, len(vectors), ROWS):
+                rows = [jsonio.loads(line) for line in islice(lines, ROWS)]
+                paths, labels, errors = (tuple(row[name] for row in rows) for name in TEXTS)
+                batch = np.array(vectors[start : start + ROWS])
+                if len(batch) != len(rows):
+                    break
+                yield Embeddings(batch, paths, labels, errors, model)
+            else:
+                if next(lines, None) is None:
+                    return
+        raise ValueError(f"it has {plural(len(vectors), 'row')}, and {_rows_path(path).name} another number")
+
+    with _io.open_regular(_rows_path(path)) as file:
+        model = _parse_model(next(_iter_lines(file)))
+    return EmbeddingsFile(path, model, _guard(path, iterate))
+
+
+def _iter_lines(file: IO[bytes]) -> Iterator[bytes]:
+    while line := file.readline(_MAX_LINE):
+        yield line
+
+
+def _open_csv(path: Path) -> EmbeddingsFile:
+    def iterate() -> Iterator[Embeddings]:
+        with _io.open_regular(path) as file:
+            lines = csv.reader(line.decode() for line in _iter_lines(file))
+            size = len(next(lines)) - len(_HEADER)
+            while rows := [_parse_row(cells, size) for cells in islice(lines, ROWS)]:
+                paths, labels, errors, models, vectors = zip(*rows, strict=True)
+                if {*models} != {model}:
+                    raise ValueError("it holds embeddings of several models")
+                yield Embeddings(np.stack(vectors), paths, labels, errors, model)
+
+    with _io.open_regular(path) as file:
+        rows = csv.reader(line.decode() for line in _iter_lines(file))
+        next(rows)
+        model = next(rows, ["", "", "", ""])[_HEADER.index("model")]
+    return EmbeddingsFile(path, model, _guard(path, iterate))
+
+
+def _parse_row(cells: list[str], size: int) -> tuple[str, str | None, str | None, str, NDArray[np.float32]]:
+    path, label, error, model, *values = cells
+    if len(values) != size:
+        raise ValueError(f"the row of {path!r} has {plural(len(values), 'feature')}, not {size}")
+    vector = np.full(size, np.nan, np.float32) if error else np.array(values, np.float32)
+    return _unescape(path), _unescape(label) or None, _unescape(error) or None, model, vector
+
+
+def _unescape(text: str) -> str:
+    """Return the text without the apostrophe of `escape_formula`."""
+    return text[1:] if text.startswith("'") and escape_formula(text[1:]) == text else text

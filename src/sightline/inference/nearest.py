@@ -1,0 +1,118 @@
+"""The nearest images by cosine similarity, found exactly: every row is compared, in parts that bound the memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import DataError, plural
+from sightline.inference.embeddings import Embeddings
+
+ROWS = 4096  # rows compared at once, with up to as many queries: 64 MB of similarities
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarImage:
+    """An image that is near another one.
+
+    Attributes:
+        image: The path of the image that was asked about.
+        rank: 1 for the nearest image, 2 for the next, and so on.
+        path: The path of the near image; None if `image` cannot be read.
+        similarity: The cosine similarity of their features, from -1 to 1; 1 for the same features.
+        error: Why `image` has no near images; None if it has some.
+    """
+
+    image: str
+    rank: int = 0
+    path: str | None = None
+    similarity: float | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values; of an error only its reason."""
+        if self.error is not None:
+            return {"image": self.image, "error": self.error}
+        return {"image": self.image, "rank": self.rank, "path": self.path, "similarity": self.similarity}
+
+
+def normalize_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return float32 [N, D] with rows of length 1; a row of zeros stays, so that its similarity to any other is 0."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    normalized: NDArray[np.float32] = (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return normalized
+
+
+class NearestRows(Generic[Key]):
+    """The `count` rows that are nearest to each of Q queries, of all rows given to `add`, each known by a key.
+
+    Of rows at the same distance, the first count.
+    """
+
+    def __init__(self, queries: NDArray[np.float32], count: int) -> None:
+        """`queries` is float32 [Q, D]."""
+        self._queries, self._count = normalize_rows(queries), count
+        self.similarities = [np.zeros(0, np.float32) for _ in queries]
+        self.keys: list[list[Key]] = [[] for _ in queries]
+
+    def add(self, rows: NDArray[np.float32], keys: Sequence[Key], skip: Sequence[Sequence[int]] | None = None) -> None:
+        """Compare rows float32 [n, D] of length 1; `skip` lists the positions of rows to leave out for each query."""
+        for start in range(0, len(self._queries), ROWS):
+            similarities = self._queries[start : start + ROWS] @ rows.T
+            for i, row in enumerate(similarities, start):
+                if skip is not None:
+                    row[list(skip[i])] = -np.inf
+                is_full = len(self.keys[i]) == self._count
+                positions = np.flatnonzero(row > (self.similarities[i][-1] if is_full else -np.inf))
+                if len(positions):
+                    self._merge(i, row[positions], [keys[j] for j in positions.tolist()])
+
+    def _merge(self, query: int, similarities: NDArray[np.float32], keys: Sequence[Key]) -> None:
+        values = np.concatenate([self.similarities[query], similarities])
+        all_keys = [*self.keys[query], *keys]
+        order = np.argsort(-values, kind="stable")[: self._count]
+        self.similarities[query], self.keys[query] = values[order], [all_keys[i] for i in order]
+
+
+def find_similar(
+    queries: Embeddings, batches: Iterable[Embeddings], count: int, on_message: Callable[[str], None]
+) -> list[SimilarImage]:
+    """Return the `count` images of `batches` that are nearest to each image of `queries`, best first.
+
+    An image is not compared with itself: the same path. `on_message` receives how many images of `batches` have no
+    embedding; raises `DataError` if none has one.
+    """
+    valid = queries.select(queries.is_valid)
+    own_paths = [os.path.abspath(path) for path in valid.paths]  # noqa: PTH100  # a million times as fast as resolving
+    nearest: NearestRows[str] = NearestRows(valid.vectors, count)
+    total = failed = 0
+    reason = ""
+    for batch in batches:
+        rows = batch.select(batch.is_valid)
+        total, failed = total + len(rows), failed + len(batch) - len(rows)
+        reason = reason or next((f"{p}: {e}" for p, e in zip(batch.paths, batch.errors, strict=True) if e), "")
+        positions: dict[str, list[int]] = {}
+        for position, path in enumerate(rows.paths):
+            positions.setdefault(os.path.abspath(path), []).append(position)  # noqa: PTH100
+        nearest.add(normalize_rows(rows.vectors), rows.paths, [positions.get(path, []) for path in own_paths])
+    if not total:
+        raise DataError(f"None of the {plural(failed, 'image')} to compare with can be read, e.g. {reason}.")
+    if failed:
+        on_message(f"{failed:,} of {plural(total + failed, 'image')} to compare with cannot be read, e.g. {reason}")
+    ranking = iter(zip(nearest.keys, nearest.similarities, strict=True))
+    results: list[SimilarImage] = []
+    for path, error in zip(queries.paths, queries.errors, strict=True):
+        if error is not None:
+            results.append(SimilarImage(path, error=error))
+            continue
+        keys, similarities = next(ranking)
+        ranked = enumerate(zip(keys, np.clip(similarities, -1, 1).tolist(), strict=True), 1)
+        results += [SimilarImage(path, rank, key, similarity) for rank, (key, similarity) in ranked]
+    return results
