@@ -126,7 +126,7 @@ def test_similar_images_are_the_same_from_a_folder_and_from_a_file(
     assert similarities == sorted(similarities, reverse=True)
     twin = sl.load(trained[0]).similar(image, images, top=4)
     assert [row.path for row in twin] == [row["path"] for row in result.lines]
-    np.testing.assert_allclose([row.similarity for row in twin], similarities, atol=1e-6)
+    np.testing.assert_allclose([row.similarity or 0.0 for row in twin], similarities, atol=1e-6)
     text = sightline("similar", trained[0], image, data, "--top", "1").out
     assert text == f"{similarities[0]:.4f}  {twin[0].path}\n"
     table = sightline("similar", trained[0], images / "green", data, "--top", "1", "--format", "csv").out.splitlines()

@@ -226,7 +226,7 @@ def test_the_nearest_images_are_those_of_an_exhaustive_search(rows: int) -> None
         own = [row for row in results if row.image == queries.paths[i]]
         assert [row.path for row in own] == [data.paths[j] for j in best]
         assert [row.rank for row in own] == [1, 2, 3, 4]
-        np.testing.assert_allclose([row.similarity for row in own], np.sort(cosines)[::-1][:4], atol=1e-6)
+        np.testing.assert_allclose([row.similarity or 0.0 for row in own], np.sort(cosines)[::-1][:4], atol=1e-6)
     assert [row.to_dict() for row in results if row.error] == [
         {"image": f"query/{i}.png", "error": "it is truncated"} for i in (6, 13)
     ]
