@@ -550,6 +550,8 @@ def test_a_storage_that_cannot_be_had_is_named_without_its_password(search: Sear
     assert "secret" not in str(caught.value)
 
 
+# Optuna's thread that keeps the trial alive may meet the damage too.
+@pytest.mark.filterwarnings("ignore:Exception in thread .*heartbeat:pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("harm", ["damaged", "foreign", "lines"])
 def test_a_storage_that_fails_in_the_middle_is_one_sentence(
     search: Search, trainer: FakeTrainer, tmp_path: Path, harm: str
