@@ -53,7 +53,7 @@ recipe = "quick"
 model.name = "cifar10-simple"
 model.hidden_units = [4]
 train.epochs = 1
-train.tensorboard = false
+train.track = []
 [space]
 train.optimizer.learning_rate = [1e-3, 1e-4]
 """

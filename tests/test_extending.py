@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the page's own model."""
     exec(compile(EXAMPLES["model"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
     path = tmp_path_factory.mktemp("runs") / "run"
-    settings = ["model.name=tiny-net", "train.epochs=2", "train.tensorboard=false"]
+    settings = ["model.name=tiny-net", "train.epochs=2", "train.track=[]"]
     api.train("beans:40@32", recipe="quick", set=settings, out=path)
     return path
 
@@ -49,7 +49,7 @@ def test_the_model_trains_exports_and_predicts(run: Path) -> None:
 
 def test_the_layer_trains_and_is_exported_described_drawn_and_left_alone_by_pruning(tmp_path: Path) -> None:
     exec(compile(EXAMPLES["layer"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
-    settings = ["model.name=rms-net", "train.epochs=2", "train.tensorboard=false"]
+    settings = ["model.name=rms-net", "train.epochs=2", "train.track=[]"]
     api.train("beans:40@32", recipe="quick", set=settings, out=tmp_path / "run")
     classifier = api.load(tmp_path / "run")
     try:

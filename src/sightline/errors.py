@@ -130,6 +130,7 @@ EXTRAS = {
     "cleanlab": ("cleanlab", "labels"),
     "keras": ("keras", "train"),
     "matplotlib": ("matplotlib", "train"),
+    "mlflow": ("mlflow-skinny", "mlflow"),
     "onnx": ("onnx", "train"),
     "openvino": ("openvino", "export"),
     "optuna": ("optuna", "sweep"),
@@ -141,6 +142,7 @@ EXTRAS = {
     "tensorflow": ("tensorflow", "tensorflow"),
     "tomlkit": ("tomlkit", "train"),
     "uvicorn": ("uvicorn", "serve"),
+    "wandb": ("wandb", "wandb"),
 }
 """Maps the import name of each optional package to its name on PyPI and the extra that installs it."""
 

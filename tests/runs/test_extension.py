@@ -23,7 +23,7 @@ from sightline.training.schedules import build_schedule
 TINY = [
     *("model.name=cifar10-deep", "model.hidden_units=[4]", "input.height=16", "train.batch_size=16", "seed=3"),
     *(
-        "train.tensorboard=false",
+        "train.track=[]",
         "train.schedule.name=constant",
         "train.schedule.warmup_fraction=0",
         "bundle.num_reference_examples=1",

@@ -24,7 +24,7 @@ from synthetic_images import ImageFolder
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 TRAIN = (
     *("--recipe", "quick", "--model", "fashion-cnn", "--epochs", "12", "--out", "r", "--format", "json"),
-    *("--set", "train.batch_size=8", "--set", "train.tensorboard=false", "--set", "augment.horizontal_flip=true"),
+    *("--set", "train.batch_size=8", "--set", "train.track=[]", "--set", "augment.horizontal_flip=true"),
 )
 
 

@@ -96,7 +96,7 @@ def test_an_image_steps_back_at_most_twice_and_is_decoded_into_one_file(
     written = count_opened(data)
     monkeypatch.setenv("SIGHTLINE_CACHE", str(cache))
     backend.keras()  # importing it under the profiler takes long
-    settings = ["model.name=cifar10-simple", "train.tensorboard=false"]
+    settings = ["model.name=cifar10-simple", "train.track=[]"]
     with recording_stations() as stations:
         sightline.train(str(data), recipe="quick", epochs=1, out=tmp_path / "r", set=settings)
 

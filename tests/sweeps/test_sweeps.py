@@ -48,7 +48,7 @@ model.name = "cifar10-simple"
 model.hidden_units = [16]
 train.epochs = 3
 train.batch_size = 16
-train.tensorboard = false
+train.track = []
 """
 
 

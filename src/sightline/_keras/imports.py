@@ -1,4 +1,4 @@
-"""Import Keras, TensorFlow, ONNX Runtime and OpenVINO fast, quietly and without telemetry: no other module does.
+"""Import Keras, TensorFlow, ONNX Runtime, OpenVINO, MLflow and wandb quietly, without telemetry: no other module does.
 
 After an import, only variables of `ENVIRONMENT` have changed: ``sys.modules``, ``sys.meta_path``, warning filters and
 standard error are as they were, and everything that Keras offers works.
@@ -27,10 +27,12 @@ from sightline.escaping import printable
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "which GPUs to use, if `device.gpus` says so; read when a backend first looks for GPUs",
     "CUBLAS_WORKSPACE_CONFIG": "deterministic matrix products, if `device.deterministic` is set; read by cuBLAS",
+    "MLFLOW_DISABLE_TELEMETRY": "no telemetry; MLflow reads it on import",
     "ORT_DISABLE_TELEMETRY": "no telemetry; ONNX Runtime 1.31 reads it on import and again in each new session",
     "TF_CPP_MIN_LOG_LEVEL": "no notes of TensorFlow's C++ code, which it writes until the process ends",
     "TF_ENABLE_ONEDNN_OPTS": "oneDNN also without AVX-512: training is 1.8 times as fast (benchmarks/README.md)",
     "TF_FORCE_GPU_ALLOW_GROWTH": "`device.memory_growth`; read by TensorFlow when it first uses a GPU",
+    "WANDB_ERROR_REPORTING": "no reports of wandb's own errors to its makers; read by each run",
     "XLA_FLAGS": "deterministic operations on a GPU, if `device.deterministic` is set; read by JAX",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "`device.memory_growth`; read by JAX when it first uses a GPU",
 }
@@ -108,6 +110,29 @@ def import_openvino() -> Any:
         if hides_telemetry:
             del sys.modules[telemetry]
     return package
+
+
+def import_mlflow(purpose: str) -> Any:
+    """Import and return MLflow without its telemetry; in the command line's own process, it logs only warnings.
+
+    Raises `MissingExtraError`, whose message starts with `purpose`, if it is not installed.
+    """
+    set_variable("MLFLOW_DISABLE_TELEMETRY", "true")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow = require("mlflow", purpose)
+    if process.is_claimed():
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+    return mlflow
+
+
+def import_wandb(purpose: str) -> Any:
+    """Import and return wandb without its reports of errors; raises `MissingExtraError` if it is not installed."""
+    set_variable("WANDB_ERROR_REPORTING", "false")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return require("wandb", purpose)
 
 
 @contextmanager

@@ -55,6 +55,7 @@ def train(
     cache: bool = True,
     deterministic: bool = False,
     devices: int | str | None = None,
+    track: str | Sequence[str] | None = None,
     hosts: int | str | None = None,
     coordinator: str | None = None,
     rank: int | None = None,
@@ -88,6 +89,8 @@ def train(
         cache: Whether to keep decoded images on disk for the next training.
         deterministic: Whether to fail on nondeterministic operations.
         devices: The number of devices of this host to train on, or ``all``; by default 1.
+        track: Where the settings, metrics and files of the run are also written to: ``"tensorboard"`` (the default, in
+            the run), ``"mlflow"`` or ``"wandb"``, or several of them, or ``[]``; see [Tracking](tracking.md).
         hosts: The number of processes that train together, or ``auto``. Each calls `train` with the same arguments
             but its own `rank`, and only that of rank 0 writes the run; see [Scaling](scaling.md).
         coordinator: The address and port at which rank 0 waits for the others.
@@ -118,6 +121,7 @@ def train(
         "model.weights": None if weights is None else str(weights),
         "train.optimizer.learning_rate": learning_rate,
         "device.num_devices": parse_devices(devices),
+        "train.track": [track] if isinstance(track, str) else track,
         "data.patch": None if patch is None else str(patch),
         "data.cache": None if cache else False,
         "device.deterministic": deterministic or None,

@@ -65,6 +65,13 @@ def train(
     devices: Annotated[
         str | None, typer.Option(metavar="N|all", help="Number of devices of this host to train on; default 1.")
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also write metrics to tensorboard (the default; files in the run), mlflow or wandb; repeatable.",
+        ),
+    ] = None,
     hosts: Hosts = None,
     coordinator: Coordinator = None,
     rank: Rank = None,
@@ -78,8 +85,8 @@ def train(
         result = train_run(
             data, recipe=recipe, effort=effort, out=out, config=config, set=set or (), model=model, weights=weights,
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed, patch=patch, column=column,
-            allow=allow or (), cache=not no_cache, deterministic=deterministic, devices=devices, hosts=hosts,
-            coordinator=coordinator, rank=rank, force=force, callback=display,
+            allow=allow or (), cache=not no_cache, deterministic=deterministic, devices=devices, track=track,
+            hosts=hosts, coordinator=coordinator, rank=rank, force=force, callback=display,
         ).result  # fmt: skip
     if output_format == OutputFormat.json:
         print_json(result.to_dict())

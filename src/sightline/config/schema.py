@@ -285,7 +285,10 @@ class TrainConfig:
         0,
         0.99999,
     )
-    tensorboard: bool = setting(True, "write TensorBoard event files")
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = setting(
+        ("tensorboard",),
+        "where settings and metrics are also written to: tensorboard (files in the run), mlflow, wandb; []: nowhere",
+    )
     checkpoint_minutes: float = setting(
         1.0, "also save a checkpoint within an epoch, after this many minutes; 0: at the end of epochs only", 0
     )

@@ -14,6 +14,7 @@ from sightline import backend, process
 from sightline.config import DeviceConfig, RunConfig
 from sightline.data import cache
 from sightline.errors import check_installed
+from sightline.tracking.tracker import check_trackers
 from sightline.training.augment.augmentation import AUGMENTATIONS
 
 PACKAGES = (
@@ -51,8 +52,7 @@ def start_backend(device: DeviceConfig) -> None:
 def check_packages(config: RunConfig) -> None:
     """Raise `MissingExtraError` or `UsageError` before any work if a package or an augmentation is not installed."""
     check_installed("keras", "matplotlib", "onnx", "tomlkit", purpose="Training")
-    if config.train.tensorboard:
-        check_installed("tensorboard", purpose="train.tensorboard")
+    check_trackers(config.train.track)
     for custom in config.augment.custom:
         AUGMENTATIONS.find(custom.name)
 

@@ -17,7 +17,7 @@ from sightline.training.result import TrainResult
 
 IGNORED_SETTINGS = {  # settings that do not affect the trained weights
     "evaluation.positive_class",
-    *("device.threads", "device.deterministic", "data.cache", "data.allow_findings"),
+    *("device.threads", "device.deterministic", "data.cache", "data.allow_findings", "train.track"),
     *("train.checkpoint_minutes", "train.checkpoint_steps", "train.max_checkpoints", "train.keep_last_checkpoint"),
 }
 DISTRIBUTION_SETTINGS = {

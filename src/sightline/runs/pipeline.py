@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
-from sightline import _io
 from sightline.callbacks import Callback, CallbackList, EpochRecord
 from sightline.data.checks import leakage
 from sightline.data.checks.finding import Finding
@@ -19,7 +17,7 @@ from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Split
 from sightline.errors import DivergedError, Interrupted, plural
 from sightline.models.describe import count_parameters, weights_sha256
-from sightline.runs import environment, extension, host_session, network_setup, preflight
+from sightline.runs import environment, extension, host_session, network_setup, preflight, tracked_run
 from sightline.runs.directory import RunDirectory
 from sightline.runs.facts import ThisMachine
 from sightline.runs.failures import record_interruption
@@ -28,11 +26,11 @@ from sightline.runs.host_session import HostSession
 from sightline.runs.network_setup import PreparedRun
 from sightline.runs.resolve import RunInputs, complete_settings
 from sightline.runs.run_images import check_unchanged
+from sightline.tracking.tracker import TrackerList
 from sightline.training import interrupt
 from sightline.training.loop import FitResult
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 from sightline.training.state import load_latest, read_history
-from sightline.training.tensorboard import TensorBoardWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +62,13 @@ def run_pipeline(job: Job, inputs: RunInputs, write_report: WriteReport) -> Trai
     """
     resolved = resolve(job, inputs)
     prepared = prepare(job, resolved)
-    with interrupt.exit_on_sigterm(lambda: record_interruption(job.run)):
-        fitted = fit(job, prepared)
+    with (
+        interrupt.exit_on_sigterm(lambda: record_interruption(job.run)),
+        tracked_run.open_trackers(prepared.config, job.callback) as trackers,
+    ):
+        fitted = fit(job, prepared, trackers)
         final = finalize(job.run, prepared, fitted.model, fitted.result, job.callback)
-        return complete(job, prepared, fitted, final, write_report)
+        return complete(job, prepared, fitted, final, trackers, write_report)
 
 
 def resolve(job: Job, inputs: RunInputs) -> RunInputs:
@@ -126,7 +127,7 @@ def _describe_data(data: DecodedDataset) -> list[str]:
     return [*notes, *data.notes]
 
 
-def fit(job: Job, prepared: PreparedRun) -> FittedNetwork:
+def fit(job: Job, prepared: PreparedRun, trackers: TrackerList) -> FittedNetwork:
     """Train the network from the last checkpoint, if there is one.
 
     Raises `Interrupted` or `DivergedError` after it has saved the best weights so far.
@@ -139,55 +140,48 @@ def fit(job: Job, prepared: PreparedRun) -> FittedNetwork:
         job.callback.on_message(
             f"resuming after {plural(len(history), 'epoch')} and {plural(checkpoint.state['step'], 'step')} of the next"
         )
-    with _recording_epochs(run, history, tensorboard=prepared.config.train.tensorboard) as record_epoch:
-        session.check_same_data(prepared.data, prepared.spec.weights)
-        checkpoint = session.broadcast_checkpoint(checkpoint)
-        network = network_setup.build_distributed_network(prepared)
-        callback = CallbackList(job.callback, record_epoch)
-        try:
-            with extension.name_checkpoints_in_errors(run), session.disconnecting():
-                result = network_setup.fit_network(network, prepared, callback, checkpoint, run.checkpoints)
-        except (Interrupted, DivergedError) as error:
-            if history:
-                run.write_model(network.to_single_device_model(), prepared.data.classes, prepared.preprocess)
-            if isinstance(error, DivergedError):
-                raise
-            raise Interrupted(
-                f"{error} The last checkpoint and the best weights are saved: "
-                f"`sightline resume {run.path}` continues from there."
-            ) from None
-    return FittedNetwork(network.to_single_device_model(), result)
-
-
-@contextmanager
-def _recording_epochs(
-    run: RunDirectory, history: list[EpochRecord], *, tensorboard: bool
-) -> Iterator[Callable[[EpochRecord], None]]:
-    """Yield a function that adds an epoch to `history` and writes it to the run and, if asked, to TensorBoard."""
-    _io.refuse_links(run.path, run.path / "tensorboard")
-    events = TensorBoardWriter(run.path / "tensorboard") if tensorboard else None
+    tracked_run.start_trackers(trackers, run, prepared.config, history)
 
     def record_epoch(record: EpochRecord) -> None:
         history.append(record)
         run.write_history(history)
-        if events:
-            events.write_epoch(record)
+        trackers.log_epoch(record)
 
+    session.check_same_data(prepared.data, prepared.spec.weights)
+    checkpoint = session.broadcast_checkpoint(checkpoint)
+    network = network_setup.build_distributed_network(prepared)
+    callback = CallbackList(job.callback, record_epoch)
     try:
-        yield record_epoch
-    finally:
-        if events:
-            events.close()
+        with extension.name_checkpoints_in_errors(run), session.disconnecting():
+            result = network_setup.fit_network(network, prepared, callback, checkpoint, run.checkpoints)
+    except (Interrupted, DivergedError) as error:
+        if history:
+            run.write_model(network.to_single_device_model(), prepared.data.classes, prepared.preprocess)
+        if isinstance(error, DivergedError):
+            raise
+        raise Interrupted(
+            f"{error} The last checkpoint and the best weights are saved: "
+            f"`sightline resume {run.path}` continues from there."
+        ) from None
+    return FittedNetwork(network.to_single_device_model(), result)
 
 
 def complete(
-    job: Job, prepared: PreparedRun, fitted: FittedNetwork, final: FinalModel, write_report: WriteReport
+    job: Job,
+    prepared: PreparedRun,
+    fitted: FittedNetwork,
+    final: FinalModel,
+    trackers: TrackerList,
+    write_report: WriteReport,
 ) -> TrainResult:
     """Record the result, write the report, and mark the run as complete."""
     run = job.run
     result = _build_result(job, prepared, fitted, final)
     run.update(result=result.to_dict())
     write_report(run, final)
+    trackers.log_result(
+        tracked_run.list_result_metrics(final.evaluations), result.epochs, tracked_run.list_artifacts(run)
+    )
     run.update(status="complete")
     extension.clean_checkpoints(run, keep=prepared.config.train.keep_last_checkpoint, callback=job.callback)
     return result

@@ -1,0 +1,1 @@
+"""Experiment tracking: the settings, metrics and files of a run, written to TensorBoard, MLflow or Weights & Biases."""
