@@ -24,7 +24,7 @@ class EpochRecord:
         accuracy: The mean training accuracy over the steps of the epoch, in [0, 1].
         val_loss: The loss on the validation split; None without one.
         val_accuracy: The accuracy on the validation split; None without one.
-        learning_rate: The learning rate of the last step.
+        learning_rate: The learning rate of the last step; None for an epoch that is solved, which has none.
         seconds: The time that the epoch took.
         images_per_second: The speed of its training steps.
     """
@@ -35,7 +35,7 @@ class EpochRecord:
     accuracy: float
     val_loss: float | None
     val_accuracy: float | None
-    learning_rate: float
+    learning_rate: float | None
     seconds: float
     images_per_second: float
 

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from sightline.compress.noninferiority import MARGIN, compare_models, is_non_inferior, standard_error
+from sightline.compress.noninferiority import (
+    MARGIN,
+    STANDARD_ERRORS,
+    compare_models,
+    compute_upper_drop,
+    is_non_inferior,
+)
 from sightline.intervals import paired_difference_interval
 
 
@@ -52,8 +58,8 @@ def test_a_drop_is_allowed_with_a_standard_error_to_spare(lost: int, gained: int
     no_loss = p_value >= 0.05 and paired_difference_interval(lost, gained, count).low >= -MARGIN
     assert is_non_inferior(lost, gained, count) == no_loss
     assert accepted >= no_loss, "what is accepted without a drop is accepted with one"
-    assert standard_error(lost, gained, count) > 0
-    allowed = (lost - gained) / count + standard_error(lost, gained, count) <= drop
+    assert compute_upper_drop(lost, gained, count) > (lost - gained) / count
+    allowed = compute_upper_drop(lost, gained, count) <= drop
     assert accepted == (allowed or no_loss)
 
 
@@ -61,7 +67,8 @@ def test_the_standard_error_is_that_of_a_paired_difference() -> None:
     """By the formula for large samples, which the score interval approaches."""
     lost, gained, count = 400, 300, 10_000
     expected = np.sqrt(lost + gained - (lost - gained) ** 2 / count) / count
-    assert standard_error(lost, gained, count) == pytest.approx(expected, rel=0.01)
+    spare = compute_upper_drop(lost, gained, count) - (lost - gained) / count
+    assert spare == pytest.approx(STANDARD_ERRORS * expected, rel=0.01)
 
 
 @pytest.mark.parametrize(("true_drop", "limit"), [(0.035, 0.05), (0.02, 0.2)])

@@ -19,6 +19,7 @@ from sightline.export import keras_to_onnx
 from sightline.models import registry
 from sightline.models.build import build_model
 from sightline.models.describe import count_parameters, describe_model
+from sightline.models.layers import LAYER_TYPES, normalizations, register_layer
 
 Mask = NDArray[np.bool_]
 
@@ -184,6 +185,28 @@ def test_the_smallest_scales_are_removed_first_and_every_layer_keeps_some() -> N
         == prune.MIN_CHANNELS
     )
     assert not prune.choose_groups(channels, scores, 1.0, weigh=False).any()
+
+
+def test_scales_are_found_by_the_axes_of_a_layer_whatever_its_name() -> None:
+    keras = backend.keras()
+
+    class RenamedNormalization(keras.layers.BatchNormalization):  # type: ignore[name-defined,misc]
+        pass
+
+    register_layer("RenamedNormalization")(type("Renamed", (normalizations.BatchNormalization,), {}))
+    try:
+        pixels = keras.Input((8, 8, 3), name="pixels")
+        x = RenamedNormalization(name="norm")(keras.layers.Conv2D(4, 3, name="conv")(pixels))
+        features = keras.layers.GlobalAveragePooling2D()(x)
+        logits = keras.layers.Dense(3)(features)
+        outputs = {"logits": logits, "probabilities": keras.layers.Softmax()(logits), "features": features}
+        model = keras.Model(pixels, outputs)
+        model.get_layer("norm").gamma.assign([4.0, -2.0, 1.0, 1.0])
+        channels = channel_groups.trace_channels(model)
+        groups = channels.group[next(call.outputs[0] for call in channels.calls if call.layer.name == "conv")]
+        np.testing.assert_allclose(prune.score_by_scale(channels)[groups], [2.0, 1.0, 0.5, 0.5])
+    finally:
+        del LAYER_TYPES._entries["RenamedNormalization"]
 
 
 def test_taylor_scores_are_the_squared_first_order_change() -> None:

@@ -76,7 +76,7 @@ def list_optimized_operations(file: bytes, folder: Path) -> dict[str, str]:
 
 def test_the_file_is_allowed_and_close_to_float(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        file = quantize.quantize_graph(graph(), random_images(8, 16))
+        file = quantize.calibrate_graph(graph(), random_images(8, 16)).quantize()
     assert not caplog.records, "the quantizer's log must be suppressed"
     check_limits(parse_graph(file), 1)
     assert {n.domain for n in onnx.load_from_string(file).graph.node} == {""}
@@ -209,9 +209,9 @@ def test_sensitivities_cover_every_layer_and_rank_the_damaged_one_first() -> Non
             array[:, 0] *= 1000  # one weight takes the whole range of its channel: the others round to zero
             weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
     calls = []
-    sensitivities = quantize.measure_sensitivities(
-        model.SerializeToString(), random_images(8, 16), lambda *call: calls.append(call)
-    )
+    pixels = random_images(8, 16)
+    calibrated = quantize.calibrate_graph(model.SerializeToString(), pixels)
+    sensitivities = calibrated.measure_sensitivities(pixels, lambda *call: calls.append(call))
     assert set(sensitivities) == set(calibrate_block().layers)
     assert all(value >= 0 for value in sensitivities.values())
     assert quantize.rank_by_sensitivity(sensitivities)[0] == max(sensitivities, key=lambda name: sensitivities[name])
@@ -240,4 +240,4 @@ def test_images_are_calibrated_in_batches() -> None:
 
 def test_no_images_is_an_error() -> None:
     with pytest.raises(DataError, match="needs images"):
-        quantize.quantize_graph(graph(), random_images(0, 16))
+        quantize.calibrate_graph(graph(), random_images(0, 16))

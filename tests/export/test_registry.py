@@ -88,7 +88,7 @@ def test_int8_is_close_and_uses_allowed_operations(name: str) -> None:
         random_images(8, side),
         random_images(16, side, seed=3),
     )
-    file = quantize.quantize_graph(graph, calibration_pixels)
+    file = quantize.calibrate_graph(graph, calibration_pixels).quantize()
     check_limits(parse_graph(file), 1)
     classes = tuple("abcdefghij"[: make_plan(name).classes])
     expected, actual = (OnnxPredictor(f, classes, PreprocessingSpec(side, side)).outputs(pixels) for f in (graph, file))

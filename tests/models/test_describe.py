@@ -116,6 +116,8 @@ def test_depthwise_grouped_and_separable_convolutions() -> None:
     grouped = describe_layer(get_keras_layers().Conv2D(256, 5, padding="same", groups=2), (27, 27, 96))
     assert grouped.parameters_formula == "5·5·(96/2)·256 + 256 = 307,456"
     assert (grouped.parameters, grouped.multiply_adds) == (307_456, 27 * 27 * 5 * 5 * 48 * 256)
+    row = describe_layer(get_keras_layers().Conv1D(8, 3, groups=2), (10, 4))
+    assert (row.parameters, row.parameters_formula) == (56, "3·(4/2)·8 + 8 = 56")
     separable = describe_layer(get_keras_layers().SeparableConv2D(64, 3, strides=2, use_bias=False), (9, 9, 32))
     assert (separable.parameters, separable.multiply_adds) == (9 * 32 + 32 * 64, 16 * (9 * 32 + 32 * 64))
 

@@ -202,6 +202,10 @@ def test_options_that_cannot_be_converted_are_named() -> None:
         (lambda k: k.ReLU(threshold=0.5), "ReLU with a threshold"),
         (lambda k: k.Conv2DTranspose(4, 3, strides=2, output_padding=1), "output padding"),
         (lambda k: k.Activation("log_sigmoid"), "the activation 'log_sigmoid' cannot be exported"),
+        (lambda _: lambda x: backend.keras().ops.flip(x, axis=1), "a flip along the axis 1 cannot be exported"),
+        (lambda _: backend.keras().ops.flip, "a flip along the axis None cannot be exported"),
+        (lambda _: lambda x: backend.keras().ops.split(x, 2, axis=1)[0], "a split at 2 along the axis 1 cannot be"),
+        (lambda _: lambda x: backend.keras().ops.split(x, [1], axis=-1)[0], r"a split at \(1,\) along the axis -1"),
     ]
     for make, words in cases:
         keras = backend.keras()

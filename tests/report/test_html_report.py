@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args
@@ -160,6 +161,13 @@ def test_two_classes_have_a_section_with_their_curves() -> None:
     ):
         (label,) = [label for label in labels if label.startswith(name)]
         assert f"{get_metrics(report)['binary'][key]['value']:.4f}" in label
+
+
+def test_an_epoch_that_is_solved_has_no_learning_rate() -> None:
+    solved, *steps = make_history(2, ("head", "training"))
+    page = render_html(make_report(history=(replace(solved, learning_rate=None), *steps)))
+    texts = dict(re.findall(r"Epoch (\d) \(\w+\): (training loss [^<]*)", page))
+    assert ["learning rate" in texts[epoch] for epoch in "12"] == [False, True]
 
 
 def test_a_page_without_evaluation_or_training_says_so() -> None:

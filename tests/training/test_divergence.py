@@ -71,6 +71,7 @@ def test_the_limit_is_inclusive_and_nan_exceeds_it() -> None:
         True,
         True,
     ]
+    assert str(limit.make_error(math.nan, "the end of epoch 1", None)).endswith("nan at the end of epoch 1.")
     assert "diverged: the loss is nan at step 1, learning rate 0.1. Use" in str(
         limit.make_error(math.nan, "step 1", 0.1)
     )

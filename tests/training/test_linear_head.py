@@ -144,6 +144,7 @@ def test_it_is_one_epoch_of_the_head_alone() -> None:
     ]
     assert {path.split("/")[-2] for path in changed} == {DENSE_LAYER}
     assert result.best == record
+    assert record.learning_rate is None, "it takes no steps"
 
 
 def test_a_killed_run_continues_behind_it(tmp_path: Path) -> None:
@@ -151,7 +152,8 @@ def test_a_killed_run_continues_behind_it(tmp_path: Path) -> None:
     train, validation = make_images(24), make_images(12, seed=1)
     whole = build_network()
     expected = fit(whole, train, validation, config, Callback())
-    assert [record.stage for record in expected.history] == ["head", "fine-tune", "fine-tune"]
+    rates = [(record.stage, record.learning_rate) for record in expected.history]
+    assert rates == [("head", None), ("fine-tune", 1e-3), ("fine-tune", 1e-3)]
     with pytest.raises(Interrupted):
         fit(build_network(), train, validation, config, StopAt("fine-tune"), checkpoint_dir=tmp_path)
     checkpoint = load_latest(tmp_path, lambda _: None)

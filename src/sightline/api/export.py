@@ -17,7 +17,7 @@ from sightline.api.loading import load
 from sightline.callbacks import Callback, Progress
 from sightline.data.indexing import Sources
 from sightline.data.types import Subset
-from sightline.errors import ModelError, OutputError, UsageError, check_installed, plural
+from sightline.errors import DataError, ModelError, OutputError, UsageError, check_installed, plural
 from sightline.export import keras_to_onnx, quantize
 from sightline.inference import bundle, exported_folder, parity, runner
 from sightline.inference.bundle import Bundle
@@ -304,6 +304,8 @@ class _ExportJob:
         if run is not None and run.config.data.sources:
             otherwise = "or choose another precision: int8 is calibrated on training images"
             source_samples = self.source.run_images.load("train", alternative=otherwise).subset
+        if not len(source_samples):
+            raise DataError("int8 needs images for calibration, and there are none: give labeled images with --parity.")
         return source_samples.take(
             np.linspace(0, len(source_samples) - 1, min(CALIBRATION_IMAGES, len(source_samples))).astype(np.int64)
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sightline.compress.noninferiority import is_non_inferior, standard_error
+from sightline.compress.noninferiority import STANDARD_ERRORS, compute_upper_drop, is_non_inferior
 from sightline.compress.search_dir import CompressionCandidate
 
 
@@ -20,23 +21,40 @@ class Budget:
     max_latency: float | None = None
     max_parameters: int | None = None
 
-    def exceeded_limits(self, candidate: CompressionCandidate, original_accuracy: float) -> list[str]:
+    def exceeded_limits(self, candidate: CompressionCandidate) -> list[str]:
         """Return a text for each limit that a candidate exceeds, with its value and the limit."""
+        exceeded = []
+        lost, gained, count = candidate.counts
+        if not is_non_inferior(lost, gained, count, self.max_drop):
+            drop = (lost - gained) / count
+            error = (compute_upper_drop(lost, gained, count) - drop) / STANDARD_ERRORS
+            exceeded.append(
+                f"accuracy {100 * drop:.2f} points below with a standard error of {100 * error:.2f}, "
+                f"together {100 * self.max_drop:g} allowed"
+            )
+        for name, value, limit, unit, scale in self._list_limits(candidate):
+            if value > limit:
+                value_text, limit_text = (f"{number / scale:,.6g} {unit}".strip() for number in (value, limit))
+                exceeded.append(f"{name} {value_text}, {limit_text} allowed")
+        return exceeded
+
+    def compute_excess(self, candidate: CompressionCandidate) -> float:
+        """Return by how much a candidate exceeds its limits, relative to them: the largest excess; 0 if it meets all.
+
+        A drop that is 10 points above `max_drop`, its standard error included, weighs as much as twice the size.
+        """
+        excess = [value / max(limit, 1e-9) - 1 for _, value, limit, *_ in self._list_limits(candidate)]
+        if not is_non_inferior(*candidate.counts, self.max_drop):
+            excess.append(10 * (compute_upper_drop(*candidate.counts) - self.max_drop))
+        return max([*excess, 0.0])
+
+    def _list_limits(self, candidate: CompressionCandidate) -> Iterator[tuple[str, float, float, str, float]]:
+        """Yield what is limited: its name, value and limit, and their unit with its scale."""
         limits: list[tuple[str, float, float | None, str, float]] = [
             ("size", candidate.bytes, self.max_bytes, "MB", 1e6),
             ("latency", candidate.latency, self.max_latency, "ms", 1),
             ("parameters", candidate.parameters, self.max_parameters, "", 1),
         ]
-        exceeded = []
-        counts = candidate.only_original_correct, candidate.only_this_correct, candidate.count
-        if not is_non_inferior(*counts, self.max_drop):
-            drop, error = 100 * (original_accuracy - candidate.accuracy), 100 * standard_error(*counts)
-            exceeded.append(
-                f"accuracy {drop:.2f} points below with a standard error of {error:.2f}, "
-                f"together {100 * self.max_drop:g} allowed"
-            )
         for name, value, limit, unit, scale in limits:
-            if limit is not None and value > limit:
-                value_text, limit_text = (f"{number / scale:,.6g} {unit}".strip() for number in (value, limit))
-                exceeded.append(f"{name} {value_text}, {limit_text} allowed")
-        return exceeded
+            if limit is not None:
+                yield name, value, limit, unit, scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ class CandidateFactory:
         self._search_dir, self._max_drop, self._callback = search_dir, max_drop, callback
         self._models: dict[str, Any] = {ORIGINAL: task.model}
         self._original_correct: NDArray[np.bool_] | None = None
+        self._last_logits: tuple[bytes, NDArray[np.float32]] | None = None  # the hash of an ONNX file, and its logits
 
     def create(
         self,
@@ -89,8 +91,14 @@ class CandidateFactory:
                 self._search_dir.write_candidate(candidate, None)
             else:
                 self._models = {ORIGINAL: self.task.model, name: model}
-                graph = keras_to_onnx.convert_model(model) if parent is None else self._calibrate(model)
-                candidate = self._save(name, parent, "float32", lineage, model, graph, started)
+                logits = self._predict_logits(_convert_uncalibrated(model), self._callback.on_progress)
+                if parent is not None and self.task.calibrate is not None:
+                    model.get_layer(TEMPERATURE_LAYER).scale = 1.0
+                    self.task.calibrate(model, logits, self.validation.labels)
+                graph = keras_to_onnx.convert_model(model)
+                candidate = self._save(
+                    name, parent, "float32", lineage, model, graph, self._is_correct(logits), started
+                )
         return self._add(candidate)
 
     def create_float16(self, base: CompressionCandidate) -> None:
@@ -109,7 +117,7 @@ class CandidateFactory:
             pixels = images.take(slice(None))
             calibration = quantize.calibrate_graph(graph, pixels, self._callback.on_progress)
             quantized, float_layers, _ = calibration.quantize_until_accepted(
-                lambda file: self.is_non_inferior(self._predict_correct(self._make_predictor(file))),
+                lambda file: self.is_non_inferior(self._is_correct(self._predict_logits(file))),
                 pixels,
                 self._callback.on_progress,
             )
@@ -141,7 +149,7 @@ class CandidateFactory:
 
     def evaluate(self, model: Any) -> NDArray[np.bool_]:
         """Return whether a Keras model classifies each validation image correctly: bool [N]."""
-        return self._predict_correct(self._make_predictor(keras_to_onnx.convert_model(model)))
+        return self._is_correct(self._predict_logits(_convert_uncalibrated(model)))
 
     def _create_precision(
         self,
@@ -155,17 +163,9 @@ class CandidateFactory:
             started, model = time.perf_counter(), self.load_model(base.name)
             graph, details = convert(keras_to_onnx.convert_model(model))
             lineage = (*base.lineage, {"step": precision, **details})
-            candidate = self._save(name, base, precision, lineage, model, graph, started)
+            correct = self._is_correct(self._predict_logits(graph, self._callback.on_progress))
+            candidate = self._save(name, base, precision, lineage, model, graph, correct, started)
         self._add(candidate)
-
-    def _calibrate(self, model: Any) -> bytes:
-        """Fit the temperature of a new model; return its ONNX file."""
-        if self.task.calibrate is None:
-            return keras_to_onnx.convert_model(model)
-        model.get_layer(TEMPERATURE_LAYER).scale = 1.0
-        predictor = self._make_predictor(keras_to_onnx.convert_model(model))
-        self.task.calibrate(model, runner.predict_outputs(predictor, self.validation).logits, self.validation.labels)
-        return keras_to_onnx.convert_model(model)
 
     def _add(self, candidate: CompressionCandidate) -> CompressionCandidate:
         self.candidates.append(candidate)
@@ -178,11 +178,10 @@ class CandidateFactory:
 
     def _save(
         self, name: str, parent: CompressionCandidate | None, precision: str, lineage: Lineage, model: Any,
-        graph: bytes, started: float,
+        graph: bytes, correct: NDArray[np.bool_], started: float,
     ) -> CompressionCandidate:  # fmt: skip
-        """Measure an ONNX file, and write its bundle and its record."""
-        predictor = self._make_predictor(graph)
-        correct = self._predict_correct(predictor, self._callback.on_progress)
+        """Measure an ONNX file that classifies the validation images `correct`; write its bundle and its record."""
+        predictor = OnnxPredictor(graph, self.task.classes, self.task.preprocess, self.task.threads)
         if name == ORIGINAL:
             self._original_correct = correct
         only_original_correct, only_this_correct = self._count_disagreements(correct)
@@ -229,13 +228,30 @@ class CandidateFactory:
             self._original_correct = self.evaluate(self.task.model)
         return int((self._original_correct & ~correct).sum()), int((~self._original_correct & correct).sum())
 
-    def _make_predictor(self, graph: bytes) -> OnnxPredictor:
-        return OnnxPredictor(graph, self.task.classes, self.task.preprocess, self.task.threads)
+    def _predict_logits(self, graph: bytes, progress: Progress = no_progress) -> NDArray[np.float32]:
+        """Return the logits of an ONNX file for the validation images: float32 [N, K]; those of the last are kept."""
+        digest = hashlib.sha256(graph).digest()
+        if self._last_logits is None or self._last_logits[0] != digest:
+            predictor = OnnxPredictor(graph, self.task.classes, self.task.preprocess, self.task.threads)
+            logits = runner.run_subset(
+                lambda pixels: predictor.outputs(pixels).logits, self.validation, task="validation", progress=progress
+            )
+            self._last_logits = digest, logits
+        return self._last_logits[1]
 
-    def _predict_correct(self, predictor: OnnxPredictor, progress: Progress = no_progress) -> NDArray[np.bool_]:
-        probabilities = runner.predict_probabilities(predictor, self.validation, task="validation", progress=progress)
-        correct: NDArray[np.bool_] = np.equal(probabilities.argmax(1), self.validation.labels)
+    def _is_correct(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+        correct: NDArray[np.bool_] = np.equal(logits.argmax(1), self.validation.labels)
         return correct
+
+
+def _convert_uncalibrated(model: Any) -> bytes:
+    """Return the ONNX file of a Keras model at temperature 1, whose logits have the same order at any other."""
+    layer = model.get_layer(TEMPERATURE_LAYER)
+    scale, layer.scale = layer.scale, 1.0
+    try:
+        return keras_to_onnx.convert_model(model)
+    finally:
+        layer.scale = scale
 
 
 def _sample_evenly(subset: Subset, count: int) -> Subset:

@@ -78,15 +78,14 @@ def is_non_inferior(
     lost, gained = only_original_correct, only_compressed_correct
     return (
         gained >= lost
-        or _lower_end(lost, gained, count, STANDARD_ERRORS) >= -max_drop
+        or compute_upper_drop(lost, gained, count) <= max_drop
         or (mcnemar_p_value(lost, gained) >= LEVEL and _lower_end(lost, gained, count, Z95) >= -MARGIN)
     )
 
 
-def standard_error(only_original_correct: int, only_compressed_correct: int, count: int) -> float:
-    """Return the standard error of the difference that `is_non_inferior` adds to a drop."""
-    difference = (only_compressed_correct - only_original_correct) / count
-    return difference - _lower_end(only_original_correct, only_compressed_correct, count, 1.0)
+def compute_upper_drop(only_original_correct: int, only_compressed_correct: int, count: int) -> float:
+    """Return the drop in accuracy plus `STANDARD_ERRORS` of it, which is negative for a clear gain."""
+    return -_lower_end(only_original_correct, only_compressed_correct, count, STANDARD_ERRORS)
 
 
 def _lower_end(lost: int, gained: int, count: int, z: float) -> float:

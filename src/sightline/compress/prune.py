@@ -78,23 +78,29 @@ def score_by_scale(groups: ChannelGroups) -> Scores:
     """Score each group by its batch-norm scales, or else by its filter norms, divided by their mean over the layer."""
     totals, counts = np.zeros(groups.count), np.zeros(groups.count)
     normalized = np.zeros(groups.count, bool)
-    for call in groups.calls:
-        if _has_scales(call):
+    scales = [_read_scales(call) for call in groups.calls]
+    for call, own_scales in zip(groups.calls, scales, strict=True):
+        if own_scales is not None:
             normalized[groups.group[call.outputs[0]]] = True
-    for call in groups.calls:
-        scores = np.abs(_to_numpy(call.layer.gamma)) if _has_scales(call) else _filter_norms(call)
+    for call, own_scales in zip(groups.calls, scales, strict=True):
+        scores = _filter_norms(call) if own_scales is None else own_scales
         if scores is None:
             continue
         slots = call.outputs[0]
-        is_used = normalized[groups.group[slots]] == _has_scales(call)
+        is_used = normalized[groups.group[slots]] == (own_scales is not None)
         scores = np.where(is_used, scores / max(float(scores.mean()), 1e-12), 0.0)
         totals += groups.sum_by_group(slots, scores)
         counts += groups.sum_by_group(slots, is_used.astype(float))
     return totals / np.maximum(counts, 1)
 
 
-def _has_scales(call: LayerCall) -> bool:
-    return type(call.layer).__name__ == "BatchNormalization" and bool(call.layer.scale)
+def _read_scales(call: LayerCall) -> NDArray[np.float32] | None:
+    """Return the absolute scale of each channel that a layer normalizes: float32 [C]; None if it has no scales."""
+    for weight, axes in call.weights():
+        if weight.name == "gamma" and len(axes) == 1 and axes[0] is call.outputs[0]:
+            scales: NDArray[np.float32] = np.abs(_to_numpy(weight))
+            return scales
+    return None
 
 
 def _filter_norms(call: LayerCall) -> NDArray[np.float32] | None:

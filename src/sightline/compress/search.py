@@ -74,25 +74,13 @@ class CompressionSearch:
 
     def best_candidate(self) -> CompressionCandidate | None:
         """Return the candidate with the smallest file of those that meet the budget."""
-        original_accuracy = self.candidates[0].accuracy
-        meeting = [c for c in self.candidates if not c.failed and not self.budget.exceeded_limits(c, original_accuracy)]
+        meeting = [c for c in self.candidates if not c.failed and not self.budget.exceeded_limits(c)]
         return min(meeting, key=lambda c: (c.bytes, c.parameters, c.latency), default=None)
 
     def nearest_candidate(self) -> tuple[CompressionCandidate, list[str]]:
         """Return the candidate that exceeds its limits least, relative to them, and the limits that it exceeds."""
-        nearest = min((c for c in self.candidates if not c.failed), key=self._relative_excess)
-        return nearest, self.budget.exceeded_limits(nearest, self.candidates[0].accuracy)
-
-    def _relative_excess(self, candidate: CompressionCandidate) -> float:
-        budget, original_accuracy = self.budget, self.candidates[0].accuracy
-        limits = (
-            (candidate.bytes, budget.max_bytes), (candidate.latency, budget.max_latency),
-            (candidate.parameters, budget.max_parameters),
-        )  # fmt: skip
-        excess = [value / max(limit, 1e-9) - 1 for value, limit in limits if limit is not None]
-        is_good = self._factory.is_good(candidate)
-        drop = 0.0 if is_good else original_accuracy - candidate.accuracy - budget.max_drop
-        return max([*excess, 10 * drop, 0.0])  # a drop of 10 points weighs as much as twice the size
+        nearest = min((c for c in self.candidates if not c.failed), key=self.budget.compute_excess)
+        return nearest, self.budget.exceeded_limits(nearest)
 
     def _create_precisions(self, base: CompressionCandidate) -> None:
         """Create a good candidate in the other precisions."""

@@ -59,6 +59,11 @@ class CompressionCandidate:
     seconds: float = 0.0
     failed: str = ""
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """The images that only the original, and only this model classifies correctly, and all of them."""
+        return self.only_original_correct, self.only_this_correct, self.count
+
 
 class SearchDir:
     """The folder of a search."""
@@ -95,17 +100,14 @@ class SearchDir:
         return folder
 
     def model_file(self, name: str) -> Path | None:
-        """Return the Keras model of a candidate, None if it has no weights of its own.
+        """Return the unchecked Keras model of a candidate, None if it has no weights of its own.
 
-        Raises `ModelError` if Keras must not read it.
+        Raises `ModelError` if it is a link.
         """
         file = self.folder(name) / "model.keras"
         if file.is_symlink():
             raise ModelError(f"{file} is a link, which a search never writes. Remove {file.parent}.")
-        if not file.exists():
-            return None
-        check_keras_file(file)
-        return file
+        return file if file.exists() else None
 
     def read_candidate(
         self, name: str, parent: CompressionCandidate | None, precision: str
@@ -170,6 +172,7 @@ class SearchDir:
         best = self.path / "best"
         bundle.write_folder(bundle.read(self.folder(candidate.name) / "bundle"), best)
         if (model := self.model_file(weights)) is not None:
+            check_keras_file(model)
             _io.write_atomic(self.path / "best.keras", lambda place: _io.copy_regular(model, place))
         return best
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,12 @@ class Batch:
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Return the order of `count` images in `epoch`: a permutation, int64 [count]."""
     return make_generator(seed, "order", epoch).permutation(count)
+
+
+def iterate_slices(count: int, size: int) -> Iterator[slice]:
+    """Yield the slices of `size` rows, the last of which may be smaller, that cover `count` rows in order."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
 def iterate_batches(

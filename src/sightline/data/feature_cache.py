@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from sightline import _io, jsonio
 from sightline.data import cache
+from sightline.data.batches import iterate_slices
 from sightline.data.types import Subset
 from sightline.errors import OutputError
 
@@ -35,8 +36,8 @@ def feature_key(samples: Subset, *provenance: bytes | str | int | None) -> str:
     digest = hashlib.sha256(repr([cache.SCHEMA, samples.pixels.shape[1:], str(samples.pixels.dtype)]).encode())
     for item in provenance:
         digest.update(hashlib.sha256(item if isinstance(item, bytes) else repr(item).encode()).digest())
-    for start in range(0, len(samples), cache.CHUNK_ROWS):
-        digest.update(samples.take(slice(start, start + cache.CHUNK_ROWS)).data)
+    for rows in iterate_slices(len(samples), cache.CHUNK_ROWS):
+        digest.update(samples.take(rows).data)
     return digest.hexdigest()[:32]
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import intervals
+from sightline.data.batches import iterate_slices
 from sightline.data.types import ImageRecord, Subset
 from sightline.intervals import Interval
 
@@ -52,8 +53,8 @@ def image_properties(samples: Subset, images: Sequence[ImageRecord]) -> dict[str
         "brightness": [],
         "sharpness": [],
     }
-    for start in range(0, len(samples), CHUNK):
-        gray = samples.take(slice(start, start + CHUNK)).mean(3, dtype=np.float32)
+    for rows in iterate_slices(len(samples), CHUNK):
+        gray = samples.take(rows).mean(3, dtype=np.float32)
         columns["brightness"] += gray.mean((1, 2)).tolist()
         if min(gray.shape[1:]) >= 3:
             middle = gray[:, 1:-1, 1:-1]

@@ -36,22 +36,6 @@ OPERATIONS = (
 BATCH_SIZE = 32
 
 
-def quantize_graph(graph: bytes, pixels: NDArray[np.uint8], *, float_layers: Sequence[str] = ()) -> bytes:
-    """Quantize the ONNX file `graph` to int8, calibrated on uint8 `pixels` [N, H, W, C].
-
-    `float_layers` names the layers (nodes of the file, named as in Keras) to leave in float. Raises `DataError` without
-    images, `MissingExtraError` without `onnx`.
-    """
-    return calibrate_graph(graph, pixels).quantize(float_layers)
-
-
-def measure_sensitivities(
-    graph: bytes, pixels: NDArray[np.uint8], progress: Progress = no_progress
-) -> dict[str, float]:
-    """Return the quantization error caused by each layer; see `CalibratedGraph.measure_sensitivities`."""
-    return calibrate_graph(graph, pixels).measure_sensitivities(pixels, progress)
-
-
 @dataclass(frozen=True, slots=True)
 class CalibratedGraph:
     """A float graph with the range of each of its values, which can be quantized repeatedly without recalibration.
@@ -149,13 +133,15 @@ def rank_by_sensitivity(error_by_layer: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def calibrate_graph(graph: bytes, pixels: NDArray[np.uint8], progress: Progress = no_progress) -> CalibratedGraph:
-    """Prepare the ONNX file `graph` and record the range of each value over uint8 `pixels` [N, H, W, C]."""
+    """Prepare the ONNX file `graph` and record the range of each value over uint8 `pixels` [N, H, W, C].
+
+    Layers are nodes of the file, named as in Keras. Raises `DataError` without images, `MissingExtraError` without
+    `onnx`.
+    """
     onnx = import_onnx()
     ort = imports.import_onnx_runtime("onnxruntime.quantization")
     if not len(pixels):
-        raise DataError(
-            "Quantization needs images for calibration, and there are none: give labeled images with --parity."
-        )
+        raise DataError("Quantization needs images for calibration, and there are none.")
     batches = _split_batches(pixels)
 
     class Reader(ort.CalibrationDataReader):  # type: ignore[misc,name-defined]  # has no types

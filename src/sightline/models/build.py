@@ -18,7 +18,8 @@ from sightline.errors import ModelError, UsageError
 from sightline.models import pretrained, registry
 from sightline.models.entry import HeadSpec, ModelEntry, Normalize
 from sightline.models.head import LOGITS, apply_head
-from sightline.models.initializers import initialize_weights, is_kernel
+from sightline.models.initializers import initialize_weights
+from sightline.models.layers import is_kernel
 from sightline.seeding import derive_seed
 
 NORMALIZE_LAYER = "normalize"

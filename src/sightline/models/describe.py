@@ -257,8 +257,8 @@ def _format_parameters(operation: Any, weights: Sequence[Any]) -> str:
     terms = [_format_product(shape) for shape in shapes]
     groups = getattr(operation, "groups", 1) if is_kernel(weights[0]) else 1
     if groups > 1:
-        rows, columns, each, out = shapes[0]
-        terms[0] = f"{rows}·{columns}·({each * groups}/{groups})·{out}"
+        *sides, each, out = shapes[0]
+        terms[0] = f"{_format_product(sides)}·({each * groups}/{groups})·{out}"
     text = " + ".join(terms)
     return text if text.replace(",", "") == total.replace(",", "") else f"{text} = {total}"
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sightline import backend
+from sightline.models.layers import is_kernel
 from sightline.seeding import derive_seed
 
 InitScheme = Literal["gaussian", "he", "glorot"]
@@ -37,11 +38,6 @@ def initialize_weights(
             elif variable.path.endswith("bias"):
                 starts_at_one = layer.name.partition("_")[0] in ones_bias_layers
                 backend.assign(variable, np.full(tuple(variable.shape), float(starts_at_one)))
-
-
-def is_kernel(variable: Any) -> bool:
-    """Return whether `variable` is a weight matrix or a filter bank, not a one-dimensional scale per channel."""
-    return variable.path.endswith("kernel") and len(variable.shape) > 1
 
 
 def _is_depthwise(layer: Any, variable: Any) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from sightline import backend
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
+from sightline.data.batches import iterate_slices
 from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.types import Index
 from sightline.distributed import devices
@@ -103,8 +104,8 @@ def _mean_and_deviation(data: DecodedDataset) -> tuple[float, float]:
     """Return the mean and standard deviation over all training pixels (0 to 255), without copying them."""
     samples = data.subset("train")
     pixel_sum = squares = count = 0
-    for start in range(0, len(samples), 256):
-        histogram = np.bincount(samples.take(slice(start, start + 256)).ravel(), minlength=256)
+    for rows in iterate_slices(len(samples), 256):
+        histogram = np.bincount(samples.take(rows).ravel(), minlength=256)
         values = np.arange(256)
         pixel_sum += int((histogram * values).sum())
         squares += int((histogram * values**2).sum())

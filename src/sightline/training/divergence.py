@@ -35,13 +35,15 @@ class LossLimit:
         """Return whether `loss` is above the limit or NaN."""
         return not loss <= self.value
 
-    def make_error(self, loss: float, where: str, rate: float, paths: Sequence[str] = ()) -> DivergedError:
-        """Return the error for a `loss` above the limit, seen at learning `rate` in the batch of `paths`."""
+    def make_error(self, loss: float, where: str, rate: float | None, paths: Sequence[str] = ()) -> DivergedError:
+        """Return the error for a `loss` above the limit, seen at learning `rate`, if any, in the batch of `paths`."""
         limit_text = f" (above {self.value:.1g})" if math.isfinite(loss) else ""
         file_list = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
         batch_text = f", in the batch of {file_list}" if paths else ""
+        rate_text, advice = "", ""
+        if rate is not None:
+            rate_text, advice = f", learning rate {rate:g}", " Use a lower train.optimizer.learning_rate."
         return DivergedError(
-            f"Training diverged: the loss is {loss:.6g}{limit_text} at {where}, learning rate {rate:g}{batch_text}. "
-            "Use a lower train.optimizer.learning_rate.",
+            f"Training diverged: the loss is {loss:.6g}{limit_text} at {where}{rate_text}{batch_text}.{advice}",
             tuple(paths),
         )

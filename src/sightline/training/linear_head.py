@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sightline import backend, metrics
 from sightline.config import RunConfig
+from sightline.data.batches import iterate_slices
 from sightline.data.types import Subset
 from sightline.distributed import cluster
 from sightline.errors import UsageError
@@ -115,7 +116,8 @@ def fit_linear_head(
     head = None
     for penalty in PENALTIES:
         head = problem.solve(penalty, head)
-        logits = np.concatenate([head.compute_logits(validation.take(rows)) for rows in _iter_rows(validation)])
+        slices = iterate_slices(len(validation), CHUNK_ROWS)
+        logits = np.concatenate([head.compute_logits(validation.take(rows)) for rows in slices])
         loss = metrics.cross_entropy_from_logits(logits, validation.labels)
         if loss < best_loss:
             best, best_loss, since_best = head, loss, 0
@@ -140,13 +142,13 @@ class _Problem:
         self._train, self._num_classes, self._check_stop = train, num_classes, check_stop
         weights = np.ones(len(train)) if class_weights is None else class_weights[train.labels].astype(np.float64)
         self._weights = (weights / weights.sum())[:, None]
-        moments = [(x.sum(0, np.float64), np.square(x, dtype=np.float64).sum(0)) for x in self._iter_features()]
+        moments = [(x.sum(0, np.float64), np.square(x, dtype=np.float64).sum(0)) for _, x in self._iter_features()]
         mean, mean_square = (np.sum(values, 0) / len(train) for values in zip(*moments, strict=True))
         std = np.sqrt(np.maximum(mean_square - mean**2, 0))
         self._mean, self._std = mean, np.where(std > 1e-3 * std.max(initial=0), std, 1.0)  # constants are not scaled
 
-    def _iter_features(self) -> Iterator[NDArray[np.float32]]:
-        return (self._train.take(rows) for rows in _iter_rows(self._train))
+    def _iter_features(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        return ((rows, self._train.take(rows)) for rows in iterate_slices(len(self._train), CHUNK_ROWS))
 
     def solve(self, penalty: float, start: LinearHead | None) -> LinearHead:
         """Return the optimum for a penalty, searched from `start`."""
@@ -183,7 +185,7 @@ class _Problem:
         """Return the loss, its gradients by kernel and bias, and the accuracy."""
         loss, num_correct = 0.0, 0
         kernel_gradient, bias_gradient = np.zeros(kernel.shape), np.zeros(bias.shape)
-        for rows, features in zip(_iter_rows(self._train), self._iter_features(), strict=True):
+        for rows, features in self._iter_features():
             labels, weights = self._train.labels[rows], self._weights[rows]
             logits = (features @ kernel + bias).astype(np.float64)
             logits -= logits.max(1, keepdims=True)
@@ -198,7 +200,3 @@ class _Problem:
             kernel_gradient += features.T @ residuals.astype(np.float32)
             bias_gradient += residuals.sum(0)
         return loss, kernel_gradient, bias_gradient, num_correct / len(self._train)
-
-
-def _iter_rows(subset: Subset) -> Iterator[slice]:
-    return (slice(start, min(start + CHUNK_ROWS, len(subset))) for start in range(0, len(subset), CHUNK_ROWS))

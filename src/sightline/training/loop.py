@@ -166,11 +166,12 @@ def _run_epoch(
 ) -> tuple[EpochRecord, NDArray[np.float32] | None]:
     """Run the remaining steps of an epoch, or the solver of its stage, then validate."""
     number, steps = state.epoch_number, math.ceil(len(stage_run.train) / stage_run.batch_size)
-    if stage_run.stage.solver == "logistic":
+    if stage_run.stage.is_solved:
+        rate: float | None = None
         _solve_head(stage_run, state, callback, stop)
     else:
+        rate = plateau_factor * stage_run.rate_at(state.epoch * steps + steps - 1)
         _run_steps(stage_run, state, plateau_factor, callback, stop, after_step)
-    rate = plateau_factor * stage_run.rate_at(state.epoch * steps + steps - 1)
     val_loss = val_accuracy = logits = None
     if len(stage_run.validation):
 

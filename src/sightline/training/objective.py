@@ -27,7 +27,10 @@ class Objective(Protocol):
         """The augmentation of the images; None for none."""
 
     def sample_params(self, epoch: int) -> NDArray[np.float32]:
-        """Return the augmentation parameters of each image in an epoch (1-based): float32 [N, D]."""
+        """Return the augmentation parameters of each image in an epoch (1-based): float32 [N, D].
+
+        It is called only with an `augmentation`.
+        """
 
     def compute_targets(
         self, rows: NDArray[np.int64], epoch: int, params: NDArray[np.float32] | None
@@ -66,8 +69,9 @@ class Classification:
 
     def sample_params(self, epoch: int) -> NDArray[np.float32]:
         """Sample the parameters of an epoch from the run's seed."""
-        config = self.augmentation or AugmentConfig()
-        return pipeline.sample_params(config, len(self.train), self.train.pixels.shape[1:3], self.config.seed, epoch)
+        assert self.augmentation is not None
+        size = self.train.pixels.shape[1:3]
+        return pipeline.sample_params(self.augmentation, len(self.train), size, self.config.seed, epoch)
 
     def compute_targets(
         self,

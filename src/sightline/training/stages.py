@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -18,6 +18,7 @@ from sightline._keras import graphs
 from sightline.callbacks import Progress, no_progress
 from sightline.config import AugmentConfig, RunConfig, StageConfig
 from sightline.data import feature_cache
+from sightline.data.batches import iterate_slices
 from sightline.data.types import Subset
 from sightline.distributed import devices
 from sightline.errors import OutputError, UsageError, plural
@@ -184,7 +185,7 @@ def _run_layers(
     intermediate: FrozenLayers, shape: tuple[int, ...], subset: Subset, advance: Callable[[int], None]
 ) -> Subset:
     values = _allocate_features((len(subset), *shape))
-    for rows in _iter_slices(len(subset)):
+    for rows in iterate_slices(len(subset), BATCH_SIZE):
         values[rows] = intermediate.run(subset.take(rows))
         advance(rows.stop - rows.start)
     return _make_subset(values, subset.labels, subset.paths)
@@ -221,7 +222,7 @@ def _extract_subset(
                 augment_params = pipeline.sample_params(
                     augment_config, len(subset), subset.pixels.shape[1:3], derive_seed(config.seed, "views"), view
                 )
-            for rows in _iter_slices(len(subset)):
+            for rows in iterate_slices(len(subset), BATCH_SIZE):
                 start, stop = (view * len(subset) + row for row in (rows.start, rows.stop))
                 if stop > num_done:
                     pixels = subset.take(rows)
@@ -269,8 +270,3 @@ def add_augmentation(model: Any, config: AugmentConfig) -> Any:
 def _make_augment_inputs(shape: tuple[int, ...], config: AugmentConfig) -> tuple[Any, Any]:
     keras = backend.keras()
     return keras.Input(shape, dtype="uint8"), keras.Input((pipeline.count_columns(config),), dtype="float32")
-
-
-def _iter_slices(count: int, size: int = BATCH_SIZE) -> Iterator[slice]:
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))

@@ -154,7 +154,12 @@ class Split(LayerType):
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> list[GraphValue]:
         """Add a Split."""
         value: GraphValue = arguments[0]
-        count = int(layer.indices_or_sections)
+        count = layer.indices_or_sections
+        if not isinstance(count, int) or layer.axis not in (-1, len(value.shape)):
+            raise ModelError(
+                f"{layer.name}: a split at {count!r} along the axis {layer.axis} cannot be exported to ONNX, only one "
+                "of the last axis into a number of equal parts."
+            )
         names = [f"{name}:{number}" for number in range(count)]
         width = value.shape[-1] // count
         axis = 1 if value.layout == "nchw" else len(value.shape)
@@ -166,10 +171,15 @@ class Split(LayerType):
 
 @register_layer("Flip")
 class Flip(LayerType):
-    """The channels in reverse, the only axis that our models flip."""
+    """The channels in reverse."""
 
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> GraphValue:
         """Add a Gather."""
         value: GraphValue = arguments[0]
+        if layer.axis not in (-1, len(value.shape)):
+            raise ModelError(
+                f"{layer.name}: a flip along the axis {layer.axis} cannot be exported to ONNX, only one of the last "
+                "axis."
+            )
         order = graph.add_weight(f"{name}:order", np.arange(value.shape[-1])[::-1].astype(np.int64))
         return graph.apply("Gather", value, name, order, axis=1 if value.layout == "nchw" else len(value.shape))

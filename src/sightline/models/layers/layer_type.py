@@ -173,8 +173,8 @@ def _get_function_name(layer: Any) -> str | None:
 
 
 def is_kernel(weight: Any) -> bool:
-    """Return whether a weight is multiplied with a layer's input."""
-    return "kernel" in weight.name
+    """Return whether a weight is a matrix or a filter bank, not a scale per channel."""
+    return weight.name.endswith("kernel") and len(weight.shape) > 1
 
 
 def list_values(arguments: Sequence[Any]) -> list[Any]:

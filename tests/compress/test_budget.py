@@ -1,0 +1,40 @@
+"""What exceeds a budget, and by how much."""
+
+from __future__ import annotations
+
+import pytest
+
+from sightline.compress.budget import Budget
+from sightline.compress.search_dir import CompressionCandidate
+
+
+def make_candidate(lost: int = 0, *, bytes: int = 1000) -> CompressionCandidate:  # noqa: A002  # as the field
+    return CompressionCandidate(
+        "x", None, "float32", (), (90 - lost) / 100, 100, lost, 0, parameters=500, bytes=bytes, latency=2.0
+    )
+
+
+def test_what_meets_every_limit_exceeds_nothing() -> None:
+    budget = Budget(0.05, max_bytes=1000, max_latency=2.0, max_parameters=500)
+    assert (budget.exceeded_limits(make_candidate()), budget.compute_excess(make_candidate())) == ([], 0.0)
+
+
+def test_the_largest_excess_counts_relative_to_its_limit() -> None:
+    budget = Budget(max_bytes=800, max_latency=1.0)
+    assert budget.exceeded_limits(make_candidate()) == [
+        "size 0.001 MB, 0.0008 MB allowed",
+        "latency 2 ms, 1 ms allowed",
+    ]
+    assert budget.compute_excess(make_candidate()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("max_drop", "exceeds"), [(0.02, True), (0.04, True), (0.07, False)])
+def test_a_drop_exceeds_its_limit_with_its_standard_error(max_drop: float, exceeds: bool) -> None:
+    """A drop of 3 points has a standard error of about 2: 4 points allowed are not enough, though 3 are below 4."""
+    budget, candidate = Budget(max_drop), make_candidate(3)
+    texts = budget.exceeded_limits(candidate)
+    assert [text.startswith("accuracy 3.00 points below with a standard error of") for text in texts] == [
+        True
+    ] * exceeds
+    assert (budget.compute_excess(candidate) > 0) == exceeds
+    assert budget.compute_excess(candidate) >= budget.compute_excess(make_candidate(1))
