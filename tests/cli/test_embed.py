@@ -206,3 +206,61 @@ def test_photographs_of_one_species_are_similar(shared: Path) -> None:
     same = sum(Path(row.image).parent == Path(str(row.path)).parent for row in rows)
     assert len(rows) == 240
     assert same >= 226  # measured: 231
+
+
+@pytest.mark.parametrize("suffix", [None, ".npy"])
+def test_nearest_neighbors_classify_with_a_class_of_five_images(
+    suffix: str | None, sightline: Command, trained: Trained, tmp_path: Path
+) -> None:
+    """`black` is not a class of the run."""
+    data = draw_classes(tmp_path / "reference", COLORS | {"black": (10, 10, 10)}, 5)
+    new = draw_classes(tmp_path / "new", {"black": (10, 10, 10), "red": COLORS["red"]}, 6)
+    reference = data
+    if suffix is not None:
+        reference = tmp_path / f"reference{suffix}"
+        assert sightline("embed", trained[0], data, "--labeled", "--out", reference).code == 0
+    options = ("--knn", "3", "--reference", reference)
+    result = sightline("predict", trained[0], new, *options, "--format", "json", "--probabilities")
+    assert (result.code, result.err) == (0, "")
+    assert [row["label"] for row in result.lines] == ["black"] * 6 + ["red"] * 6
+    assert set(result.lines[0]["probabilities"]) == {*COLORS, "black"}
+    classifier = sl.load(trained[0])
+    twin = classifier.predict(new, knn=3, reference=reference)
+    assert [p.probability for p in twin] == pytest.approx([row["probability"] for row in result.lines], abs=1e-4)
+    neighbors = classifier.with_neighbors(sl.Dataset.from_folder(data), knn=3)
+    assert neighbors.classes == ("black", "blue", "green", "red")
+    assert neighbors.score(str(new), ["black"] * 6 + ["red"] * 6) == 1
+    np.testing.assert_array_equal(neighbors.embed(new).vectors, classifier.embed(new).vectors)
+
+
+def test_reference_images_that_cannot_be_read_are_left_out(
+    sightline: Command, trained: Trained, images: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    (data / "red" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = sightline("predict", trained[0], images / "red", "--knn", "3", "--reference", data)
+    assert result.code == 0
+    assert result.err.startswith("1 reference image cannot be read, e.g. red/bad.png: ")
+    assert len(result.out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--knn", "3"), "--knn and --reference go together"),
+        (("--reference", "{images}"), "--knn and --reference go together"),
+        (("--knn", "10", "--reference", "{images}"), "from 1 to the 9 reference images, not 10"),
+        (("--knn", "1", "--reference", "{tmp}/e.npy"), "has no label"),
+        (("--knn", "1", "--reference", "{tmp}/nowhere"), "There is no folder, file or data set"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_neighbors_that_cannot_vote_are_an_error(
+    sightline: Command, trained: Trained, images: Path, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    sl.load(trained[0]).embed(images).save(tmp_path / "e.npy")
+    places = {"images": images, "tmp": tmp_path}
+    result = sightline("predict", trained[0], images, *(option.format(**places) for option in options))
+    assert (result.code, result.out) == (2, "")
+    assert words in result.err

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,11 @@ from sightline.api.loaded_model import LoadedModel
 from sightline.api.options import Settings, to_assignments
 from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
+from sightline.data.indexing import Sources
 from sightline.errors import DataError, UsageError
 from sightline.inference import embedding_files, nearest, stream
 from sightline.inference.embeddings import Embeddings, check_same_model, join_embeddings
+from sightline.inference.knn import KnnPredictor
 from sightline.inference.nearest import SimilarImage
 from sightline.inference.results import Prediction
 from sightline.preprocessing import PreprocessingSpec
@@ -39,7 +41,13 @@ class ImageModel(LoadedModel):
         return self.predictor.preprocess
 
     def predict(
-        self, images: ImageLike | Iterable[ImageLike], *, top: int = 5, set: Settings = ()
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        top: int = 5,
+        knn: int | None = None,
+        reference: Dataset | Sources | Embeddings | None = None,
+        set: Settings = (),
     ) -> RecordList[Prediction]:
         """Predict the class of each image.
 
@@ -48,6 +56,9 @@ class ImageModel(LoadedModel):
                 images, or uint8 arrays [H, W] or [H, W, C] from 0 to 255 with 1, 3 (RGB) or 4 (RGBA) channels. An
                 array [N, H, W, C] is N images.
             top: The number of classes in each prediction, the most probable ones first.
+            knn: Classify by this number of nearest neighbors in `reference` instead of the model's own classes: a
+                probability is then the fraction of their votes, weighted by similarity.
+            reference: The labeled images of `knn`, or their embeddings: a file, or what `embed` returned.
             set: ``{"data.limits.file_mb": 512}`` raises the limit on the size of a file, in MiB.
 
         Returns:
@@ -56,6 +67,7 @@ class ImageModel(LoadedModel):
 
         Raises:
             UsageError: For what is not an image, e.g. an array of fractions.
+            DataError: If `reference` has no labels, or its embeddings are those of another model.
 
         Example:
             ```python
@@ -63,7 +75,12 @@ class ImageModel(LoadedModel):
             print(predictions[0].probability)
             ```
         """
-        return RecordList(self.iter_predictions(images, top=top, set=set), prediction_row)
+        if (knn is None) != (reference is None):
+            raise UsageError(
+                "knn and reference go together: the number of neighbors, and the images that they are from."
+            )
+        model = self if knn is None or reference is None else self.with_neighbors(reference, knn=knn, set=set)
+        return RecordList(model.iter_predictions(images, top=top, set=set), prediction_row)
 
     def iter_predictions(
         self, images: ImageLike | Iterable[ImageLike | stream.InputItem], *, top: int = 5, set: Settings = ()
@@ -225,14 +242,48 @@ class ImageModel(LoadedModel):
             results = nearest.find_similar(queries, batches, top, display.on_message)
         return RecordList(results, SimilarImage.to_dict)
 
+    def with_neighbors(self, reference: Dataset | Sources | Embeddings, *, knn: int = 5, set: Settings = ()) -> Self:
+        """Return a classifier whose classes are the labels of `reference`, by a vote of the nearest images there.
+
+        Nothing is trained, so a class may have five images. A vote is weighted by cosine similarity s as exp(s / 0.07)
+        (Wu et al., 2018); the probabilities are fractions of the votes, and are not calibrated.
+
+        Args:
+            reference: Labeled images, or their embeddings: a file that `sightline embed --labeled` wrote, or what
+                `embed` returned. Their embeddings are in memory.
+            knn: The number of nearest images that vote.
+            set: As for `predict`.
+
+        Raises:
+            DataError: If `reference` has no labels, or its embeddings are those of another model.
+            UsageError: If it has fewer images than `knn`.
+
+        Example:
+            ```python
+            clf.with_neighbors("labeled/", knn=5).predict("new.jpg")
+            ```
+        """
+        model = type(self)(KnnPredictor(self.predictor, self._iter_labeled(reference, set), knn), path=self.path)
+        model.feature_model_id = self.feature_model_id
+        return model
+
+    def _iter_labeled(self, reference: Any, settings: Settings) -> Iterator[Embeddings]:
+        if isinstance(reference, Embeddings) or _is_embeddings_path(reference):
+            return self._iter_searched(reference, settings)
+        return self.iter_embeddings(reference, labeled=True, set=settings)
+
     def _iter_searched(self, data: Any, settings: Settings) -> Iterator[Embeddings]:
         """Return the embeddings of `data`; raises `DataError` at once if they are those of another model."""
         if isinstance(data, Embeddings):
             check_same_model("data", data.model, self.feature_model_id)
             return iter([data])
-        if isinstance(data, str | Path) and embedding_files.has_embeddings(Path(data)):
+        if _is_embeddings_path(data):
             file = embedding_files.open_file(Path(data))
             check_same_model(str(data), file.model, self.feature_model_id)
             return file.iterate()
         items = self._list_items(data, settings)
         return stream.embed(self.predictor, chain(stream.take_first(items), items), self.feature_model_id)
+
+
+def _is_embeddings_path(value: Any) -> bool:
+    return isinstance(value, str | Path) and embedding_files.has_embeddings(Path(value))

@@ -67,7 +67,7 @@ class LoadedModel:
             raise ModelError("This classifier was not loaded from a file: use sightline.load.")
         return path
 
-    @property
+    @cached_property
     def feature_model_id(self) -> str:
         """Which model computes the features, as files of embeddings state it; see `inference.embeddings`."""
         if self.manifest is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -54,6 +54,17 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(help="Write to this .csv or .jsonl file instead of standard output.")
     ] = None,
+    knn: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="K", help="Classify by the K nearest images of --reference, without training."),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Labeled images for --knn, as for train, or a file that `sightline embed --labeled` wrote.",
+        ),
+    ] = None,
     set: FileLimit = None,  # noqa: A002  # the option's own name
 ) -> None:
     """Classify images. Exits with 1 if an image could not be read; its row says why."""
@@ -62,12 +73,19 @@ def predict(
     from sightline.report.prediction_writer import RowFormat
 
     chosen_format = _choose_format(output_format, out)
+    if (knn is None) != (reference is None):
+        raise UsageError(
+            "--knn and --reference go together: the number of neighbors, and the images that they are from."
+        )
     if out is not None:
         _check_output(out)
     limits = stream.parse_file_limits(set or ())
     items = stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
     first = stream.take_first(items)  # report a wrong path or an empty folder before loading the model
     classifier = api.load(model)
+    if knn is not None and reference is not None:
+        classifier = classifier.with_neighbors(reference, knn=knn, set=set or ())
+        _print_unreadable(getattr(classifier.predictor, "unreadable", ()))
     count = len(classifier.classes)
     shown_count = min(count, top or (1 if chosen_format == TableFormat.csv else TOP))
     layout = RowFormat(
@@ -83,6 +101,14 @@ def predict(
         failed = _write_file(predictions, layout, chosen_format, out)
     if failed:
         raise typer.Exit(1)
+
+
+def _print_unreadable(files: Sequence[tuple[str, str]]) -> None:
+    """Print how many images of ``--reference`` are left out."""
+    if files:
+        path, reason = files[0]
+        text = f"{plural(len(files), 'reference image')} cannot be read, e.g. {path}: {reason}"
+        print_line(printable(text), stderr=True)
 
 
 def _choose_format(output_format: TableFormat | None, out: Path | None) -> TableFormat:

@@ -1,0 +1,90 @@
+"""Classify images by their nearest neighbors among labeled embeddings: no training, and any classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import DataError, UsageError, plural
+from sightline.inference.embeddings import Embeddings
+from sightline.inference.nearest import NearestRows, normalize_rows
+from sightline.inference.predictor import Outputs, Predictor
+from sightline.preprocessing import PreprocessingSpec
+
+TEMPERATURE = 0.07  # of Wu et al., 2018: a neighbor at a similarity lower by 0.07 has a vote of 1/e
+MIN_PROBABILITY = 1e-7  # of a class without a vote, so that its logit is finite
+
+
+class KnnPredictor:
+    """A predictor whose classes are the labels of reference images, by a weighted vote of the nearest ones.
+
+    The vote of a neighbor with the cosine similarity s is exp(s / 0.07) (Wu et al., "Unsupervised feature learning via
+    non-parametric instance discrimination", 2018), and a probability is the fraction of the votes for a class. It is
+    not calibrated.
+
+    Attributes:
+        unreadable: The reference images without an embedding: path and reason.
+    """
+
+    def __init__(self, predictor: Predictor, reference: Iterable[Embeddings], count: int) -> None:
+        """`reference` are labeled embeddings of `predictor`, `count` is the number of neighbors.
+
+        Raises `DataError` if there are no labels, `UsageError` if there are fewer images than `count`.
+        """
+        self._predictor, self._count = predictor, count
+        self.unreadable: list[tuple[str, str]] = []
+        self._rows: list[NDArray[np.float32]] = []
+        labels: list[str] = []
+        for batch in reference:
+            texts = zip(batch.paths, batch.errors, strict=True)
+            self.unreadable += [(path, error) for path, error in texts if error is not None]
+            rows = batch.select(batch.is_valid)
+            if missing := [path for path, label in zip(rows.paths, rows.labels, strict=True) if label is None]:
+                raise DataError(
+                    f"The reference image {missing[0]} has no label: give labeled images, or embeddings that "
+                    "`sightline embed --labeled` wrote."
+                )
+            labels += [str(label) for label in rows.labels]
+            self._rows.append(normalize_rows(rows.vectors))
+        if not 1 <= count <= len(labels):
+            raise UsageError(
+                f"The number of neighbors is from 1 to the {plural(len(labels), 'reference image')}, not {count}."
+            )
+        self._classes = tuple(sorted({*labels}))
+        index = {label: k for k, label in enumerate(self._classes)}
+        indices = np.array([index[label] for label in labels], np.int64)
+        self._labels = np.split(indices, np.cumsum([len(rows) for rows in self._rows])[:-1])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels of the reference images, sorted."""
+        return self._classes
+
+    @property
+    def preprocess(self) -> PreprocessingSpec:
+        """How an image becomes pixels."""
+        return self._predictor.preprocess
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the fractions of the votes, float32 [N, K], for uint8 pixels [N, H, W, C]."""
+        return self.outputs(pixels).probabilities
+
+    def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
+        """Return the fractions of the votes, their logarithms, and the features for uint8 pixels [N, H, W, C]."""
+        features = self._predictor.outputs(pixels).features
+        probabilities = self.vote(features)
+        return Outputs(probabilities, np.log(np.maximum(probabilities, np.float32(MIN_PROBABILITY))), features)
+
+    def vote(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the fractions of the votes, float32 [N, K], for features float32 [N, D]; NaN where these are."""
+        nearest: NearestRows[int] = NearestRows(features, self._count)
+        for rows, labels in zip(self._rows, self._labels, strict=True):
+            nearest.add(rows, labels.tolist())
+        votes = np.full((len(features), len(self._classes)), np.nan, np.float32)
+        for row, similarities, neighbors in zip(votes, nearest.similarities, nearest.keys, strict=True):
+            if neighbors:
+                weights = np.exp((similarities - similarities[0]).astype(np.float64) / TEMPERATURE)
+                row[:] = np.bincount(neighbors, weights, len(row)) / weights.sum()
+        return votes

@@ -1,0 +1,68 @@
+"""Nearest neighbors: the votes are those of scikit-learn, and a class needs neither training nor many images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier
+
+from sightline.errors import DataError, UsageError
+from sightline.inference.embeddings import Embeddings
+from sightline.inference.knn import TEMPERATURE, KnnPredictor
+from sightline.inference.predictor import FakePredictor
+from sightline.preprocessing import PreprocessingSpec
+
+PREDICTOR = FakePredictor(("dark", "bright"), PreprocessingSpec(4, 4))
+
+
+def make_reference(count: int, size: int = 6) -> Embeddings:
+    generator = np.random.default_rng(3)
+    labels = generator.choice(["cat", "dog", "fox"], count, p=[0.5, 0.4, 0.1]).tolist()
+    paths = tuple(f"{i}.png" for i in range(count))
+    return Embeddings(
+        generator.normal(size=(count, size)).astype(np.float32), paths, tuple(labels), (None,) * count, "m@"
+    )
+
+
+@pytest.mark.parametrize("count", [1, 4, 90])
+@pytest.mark.parametrize("rows", [7, 90])
+def test_the_votes_are_those_of_an_independent_implementation(count: int, rows: int) -> None:
+    reference, queries = make_reference(90), np.random.default_rng(4).normal(size=(20, 6)).astype(np.float32)
+    batches = [reference.select(np.arange(start, min(start + rows, 90))) for start in range(0, 90, rows)]
+    knn = KnnPredictor(PREDICTOR, batches, count)
+    peer = KNeighborsClassifier(count, metric="cosine", weights=lambda distances: np.exp((1 - distances) / TEMPERATURE))
+    peer.fit(reference.vectors.astype(float), reference.labels)
+    assert knn.classes == tuple(peer.classes_) == ("cat", "dog", "fox")
+    np.testing.assert_allclose(knn.vote(queries), peer.predict_proba(queries.astype(float)), atol=1e-5)
+
+
+def test_it_is_a_predictor_of_pixels() -> None:
+    red, blue = np.zeros((2, 4, 4, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 200, 100
+    features = PREDICTOR.outputs(np.stack([red, blue])).features
+    reference = Embeddings(features, ("r", "b"), ("red", "blue"), (None, None), "m@")
+    knn = KnnPredictor(PREDICTOR, [reference], 2)
+    outputs = knn.outputs(np.stack([blue // 2, red]))
+    assert knn.preprocess == PREDICTOR.preprocess
+    assert [knn.classes[k] for k in outputs.probabilities.argmax(1)] == ["blue", "red"]
+    np.testing.assert_allclose(outputs.probabilities.sum(1), 1, atol=1e-6)
+    assert np.isfinite(outputs.logits).all()
+
+
+def test_features_that_are_not_finite_have_no_vote() -> None:
+    knn = KnnPredictor(PREDICTOR, [make_reference(9)], 3)
+    assert np.isnan(knn.vote(np.full((1, 6), np.nan, np.float32))).all()
+
+
+def test_what_cannot_vote_is_refused_or_reported() -> None:
+    reference = make_reference(5)
+    with pytest.raises(UsageError, match="from 1 to the 5 reference images, not 6"):
+        KnnPredictor(PREDICTOR, [reference], 6)
+    unlabeled = Embeddings(reference.vectors, reference.paths, (None,) * 5, (None,) * 5, "m@")
+    with pytest.raises(DataError, match=r"0\.png has no label: .*sightline embed --labeled"):
+        KnnPredictor(PREDICTOR, [unlabeled], 1)
+    broken = Embeddings(reference.vectors, reference.paths, reference.labels, ("it is empty", *(None,) * 4), "m@")
+    knn = KnnPredictor(PREDICTOR, [broken], 1)
+    assert knn.unreadable == [("0.png", "it is empty")]
+    with pytest.raises(UsageError, match="from 1 to the 4 reference images"):
+        KnnPredictor(PREDICTOR, [broken], 5)
