@@ -136,6 +136,7 @@ EXTRAS = {
     "optuna": ("optuna", "sweep"),
     "pandas": ("pandas", "pandas"),
     "pyarrow": ("pyarrow", "parquet"),
+    "safetensors": ("safetensors", "export"),
     "sklearn": ("scikit-learn", "train"),
     "starlette": ("starlette", "serve"),
     "tensorboard": ("tensorboard", "train"),

@@ -19,6 +19,8 @@ from sightline.errors import ModelError
 from sightline.inference import bundle, exported_folder
 from sightline.inference.exporters import EXPORTERS
 from sightline.inference.manifest import Manifest
+from sightline.inference.runtimes.keras import KerasPredictor
+from sightline.models.describe import weights_sha256
 
 
 def join_lines(text: str) -> str:
@@ -159,6 +161,26 @@ def test_formats_of_other_packages(sightline: Command, run: Path, form: str, pac
     result = sightline("export", run, "--to", form, "--format", "json")
     assert result.code == 0
     check_folder(Path(result.json["path"]), run)
+
+
+def test_safetensors_hold_the_weights_of_the_run(sightline: Command, run: Path, colors: Path) -> None:
+    result = sightline("export", run, "--to", "safetensors", "--format", "json")
+    assert result.code == 0, result.err
+    assert result.json["parity"]["max_difference"] == 0
+    folder = run / "exports" / "safetensors"
+    assert {path.name for path in folder.iterdir()} == {
+        "model.safetensors",
+        "layers.json",
+        "manifest.json",
+        "reference",
+    }
+    classifier = load(folder)
+    assert isinstance(classifier.predictor, KerasPredictor)
+    assert classifier.manifest is not None
+    assert weights_sha256(classifier.predictor.model) == classifier.manifest.weights_sha256
+    (folder / "layers.json").write_bytes((folder / "layers.json").read_bytes() + b" ")
+    with pytest.raises(ModelError, match=r"layers\.json was changed"):
+        load(folder)
 
 
 def test_saved_model(sightline: Command, run: Path) -> None:

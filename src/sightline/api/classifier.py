@@ -186,7 +186,7 @@ class Classifier(ImageModel):
 
         Args:
             out: A folder, or a ``.onnx`` or ``.zip`` file; by default ``exports/<format>`` in the run.
-            to: onnx, bundle, openvino, litert, saved_model, or a format that was registered with
+            to: onnx, bundle, openvino, litert, saved_model, safetensors, or a format that was registered with
                 [`register_exporter`][sightline.register_exporter].
             precision: float32, bfloat16, float16 or int8, as far as the format has it.
             parity: Labeled images to compare on; by default the run's validation split.

@@ -231,3 +231,28 @@ class SavedModelExporter(_TensorFlowExporter):
         from sightline.inference.runtimes.saved_model import SavedModelPredictor
 
         return SavedModelPredictor(files, classes, preprocess, threads)
+
+
+@register_exporter("safetensors")
+class SafetensorsExporter(Exporter):
+    """Weights as model.safetensors and layers as layers.json, for other programs; opens in Keras."""
+
+    files = ("model.safetensors", "layers.json")
+    source = "keras"
+    packages = ("safetensors", "keras")
+
+    def write(self, model: ExportInput, folder: Path) -> None:
+        """Write the `files` into the folder."""
+        from sightline.models.safetensors_file import encode_model
+
+        for name, content in encode_model(model.keras_model).items():
+            (folder / name).write_bytes(content)
+
+    def open(
+        self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: PreprocessingSpec, threads: int
+    ) -> Predictor:
+        """Return a predictor for the `files`."""
+        from sightline.inference.runtimes.keras import KerasPredictor
+
+        del threads  # Keras decides
+        return KerasPredictor.decode(files[self.files[0]], files[self.files[1]], classes, preprocess)

@@ -15,6 +15,7 @@ from sightline._keras import training_steps
 from sightline._keras.process_state import seed_new_layers
 from sightline.errors import ModelError, first_line
 from sightline.inference.predictor import Outputs, check_finite
+from sightline.models import safetensors_file
 from sightline.models.head import FEATURES, LOGITS, OUTPUTS, PROBABILITIES, TEMPERATURE_LAYER
 from sightline.models.keras_file import check_keras_file
 from sightline.preprocessing import PreprocessingSpec
@@ -51,7 +52,18 @@ class KerasPredictor:
 
         Raises `ModelError` if it cannot be loaded, does not match `classes` or returns NaN for a random image.
         """
-        model = load_model(path)
+        return cls._check(load_model(path), path, classes, preprocess)
+
+    @classmethod
+    def decode(
+        cls, weights: bytes, layers: bytes, classes: Sequence[str], preprocess: PreprocessingSpec
+    ) -> KerasPredictor:
+        """Build the model of the two files of `safetensors_file`; raises `ModelError` as `load` does."""
+        model = safetensors_file.decode_model(weights, layers)
+        return cls._check(model, Path(safetensors_file.LAYERS_FILE), classes, preprocess)
+
+    @classmethod
+    def _check(cls, model: Any, path: Path, classes: Sequence[str], preprocess: PreprocessingSpec) -> KerasPredictor:
         units = model.output[PROBABILITIES].shape[-1]
         if units != len(classes):
             raise ModelError(

@@ -1,0 +1,58 @@
+"""A Keras model as two files without code: its weights in safetensors, and its layers in Keras' JSON.
+
+Each weight has its path in Keras for a name, such as ``conv1/kernel``, and Keras' layout: convolutions are
+[height, width, in, out], dense layers [in, out]. Every weight of every layer is there, moving averages too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sightline import backend, jsonio
+from sightline._keras.process_state import seed_new_layers
+from sightline.errors import ModelError, first_line, require
+from sightline.models.head import PROBABILITIES
+
+WEIGHTS_FILE, LAYERS_FILE = "model.safetensors", "layers.json"
+MAX_LAYERS_BYTES = 64 << 20
+PURPOSE = "The format safetensors"
+
+
+def encode_model(model: Any) -> dict[str, bytes]:
+    """Return the contents of the two files by name."""
+    to_numpy = backend.keras().ops.convert_to_numpy
+    weights = {variable.path: np.ascontiguousarray(to_numpy(variable)) for variable in model.weights}
+    content = require("safetensors.numpy", PURPOSE).save(weights, metadata={"format": "keras"})
+    return {WEIGHTS_FILE: content, LAYERS_FILE: model.to_json().encode()}
+
+
+def decode_model(weights: bytes, layers: bytes) -> Any:
+    """Return the Keras model of the two files; raises `ModelError` if they do not fit each other.
+
+    Only Keras' own layers are built, in its safe mode.
+    """
+    if len(layers) > MAX_LAYERS_BYTES:
+        raise ModelError(f"{LAYERS_FILE} has more than {MAX_LAYERS_BYTES >> 20} MiB")
+    safetensors = require("safetensors.numpy", PURPOSE)
+    try:
+        arrays = safetensors.load(weights)
+    except Exception as error:  # of a type of its own, for whatever is wrong
+        raise ModelError(f"{WEIGHTS_FILE} cannot be read: {first_line(error)}") from error
+    try:
+        with seed_new_layers(0):
+            model = backend.keras().saving.deserialize_keras_object(jsonio.loads(layers), safe_mode=True)
+        variables = {variable.path: variable for variable in model.weights}
+        model.output[PROBABILITIES].shape[-1]
+    except Exception as error:
+        raise ModelError(f"{LAYERS_FILE} cannot be read: {first_line(error)}") from error
+    if differing := sorted(variables.keys() ^ arrays.keys()):
+        raise ModelError(f"the weight {differing[0]!r} is only in one of {WEIGHTS_FILE} and {LAYERS_FILE}")
+    for name, variable in variables.items():
+        if arrays[name].shape != tuple(variable.shape):
+            raise ModelError(
+                f"the weight {name!r} has shape {arrays[name].shape}, but {tuple(variable.shape)} in {LAYERS_FILE}"
+            )
+        backend.assign(variable, arrays[name])
+    return model
