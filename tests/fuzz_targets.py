@@ -40,12 +40,12 @@ from sightline.data.sources.table import TABLE_SUFFIXES
 from sightline.data.storage import FolderStore
 from sightline.data.types import ImageRecord, LabeledSubset, Subset
 from sightline.errors import ConfigError, DataError, ImageError, ModelError
-from sightline.evaluation.report import ModelOutputs, ThresholdRequest, build_report, fit_thresholds
+from sightline.evaluation.report import build_report, fit_thresholds
 from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
 from sightline.inference.manifest import Manifest, ReferenceExample
-from sightline.inference.predictor import Outputs
-from sightline.inference.results import Thresholds
+from sightline.inference.predictor import ModelOutputs, Outputs
+from sightline.inference.results import ThresholdRequest, Thresholds
 from sightline.inference.safety import onnx_file
 from sightline.models import keras_file
 from sightline.models.describe import LayerDescription, ModelDescription

@@ -16,13 +16,12 @@ from sightline.data.types import ImageRecord, LabeledSubset, Subset
 from sightline.errors import DataError, UsageError
 from sightline.evaluation.report import (
     EvaluationReport,
-    ModelOutputs,
-    ThresholdRequest,
     build_report,
     check_request,
     fit_thresholds,
 )
-from sightline.inference.predictor import Outputs
+from sightline.inference.predictor import ModelOutputs, Outputs
+from sightline.inference.results import ThresholdRequest
 from sightline.report import html_report, sentences, templates
 
 OK = ("defect", "ok")

@@ -16,8 +16,8 @@ from command import Command
 from sightline.api import Classifier
 from sightline.api.evaluation import evaluate_model
 from sightline.errors import DataError
-from sightline.evaluation.report import ThresholdRequest
 from sightline.inference.predictor import FakePredictor, Outputs
+from sightline.inference.results import ThresholdRequest
 from sightline.preprocessing import PreprocessingSpec
 
 

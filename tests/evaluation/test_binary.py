@@ -19,6 +19,7 @@ from sightline.evaluation.binary import (
     evaluate_operating_point,
 )
 from sightline.evaluation.scoring import compute_class_metrics, compute_metrics
+from sightline.inference.results import Rate
 
 CLASSES = ("defect", "ok")
 
@@ -146,7 +147,7 @@ def test_images_of_one_class_leave_the_other_rate_undefined(truth: bool) -> None
 @pytest.mark.parametrize("rate", ["sensitivity", "specificity"])
 @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=1, max_size=80), st.floats(0.05, 0.95))
 def test_without_a_margin_it_is_the_threshold_that_gives_away_least(
-    rate: binary.Rate, pairs: list[tuple[int, bool]], target: float
+    rate: Rate, pairs: list[tuple[int, bool]], target: float
 ) -> None:
     score, truth = np.array([s / 20 for s, _ in pairs]), np.array([t for _, t in pairs])
     point = choose_operating_point(score, truth, rate, target, conservative=False)
@@ -164,7 +165,7 @@ def test_without_a_margin_it_is_the_threshold_that_gives_away_least(
 
 
 @pytest.mark.parametrize("rate", ["sensitivity", "specificity"])
-def test_a_conservative_threshold_falls_short_once_in_twenty(rate: binary.Rate) -> None:
+def test_a_conservative_threshold_falls_short_once_in_twenty(rate: Rate) -> None:
     from scipy.stats import norm
 
     def short(*, conservative: bool) -> float:
@@ -181,7 +182,7 @@ def test_a_conservative_threshold_falls_short_once_in_twenty(rate: binary.Rate) 
 
 
 @pytest.mark.parametrize(("rate", "other"), [("sensitivity", "specificity"), ("specificity", "sensitivity")])
-def test_what_being_conservative_costs_is_stated(rate: binary.Rate, other: binary.Rate) -> None:
+def test_what_being_conservative_costs_is_stated(rate: Rate, other: Rate) -> None:
     score, truth = draw_scores(2000)
     point = choose_operating_point(score, truth, rate, 0.9)
     relaxed = choose_operating_point(score, truth, rate, 0.9, conservative=False)

@@ -10,9 +10,9 @@ import pytest
 
 from sightline import metrics
 from sightline.evaluation import binary
-from sightline.evaluation.report import CalibrationReport, ModelOutputs, evaluate_calibration
+from sightline.evaluation.report import CalibrationReport, evaluate_calibration
 from sightline.evaluation.scoring import compute_metrics
-from sightline.inference.predictor import Outputs
+from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.report import evaluation_plots
 
 

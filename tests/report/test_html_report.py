@@ -25,8 +25,9 @@ from sightline.data.recorded_images import ImageRow
 from sightline.data.types import SPLITS, ImageRecord, LabeledSubset, Subset
 from sightline.errors import ModelError
 from sightline.escaping import printable
-from sightline.evaluation.report import ModelOutputs, ThresholdRequest, build_report, fit_thresholds
-from sightline.inference.predictor import Outputs
+from sightline.evaluation.report import build_report, fit_thresholds
+from sightline.inference.predictor import ModelOutputs, Outputs
+from sightline.inference.results import ThresholdRequest
 from sightline.models.describe import ModelDescription
 from sightline.report import charts, html_report, templates
 from sightline.report.html_report import render_html

@@ -16,6 +16,7 @@ from sightline.data.types import Index
 from sightline.runs.facts import DataFacts, ThisMachine
 from sightline.runs.resolve import apply_steps, inspection_preprocess
 from sightline.runs.steps import choose_value_range
+from sightline.tasks.protocol import find_task
 from synthetic_images import write_files
 
 HOW = "the values of 8 images span at least half of that range"
@@ -41,7 +42,7 @@ def scanned(tmp_path: Path) -> Index:
 def resolve_range(index: Index, *settings: str) -> tuple[RunConfig, list[str]]:
     callback = RecordingCallback()
     config = resolve_config(assignments=settings)
-    facts = DataFacts.from_index(index)
+    facts = DataFacts.from_index(index, find_task("single_label"))
     return apply_steps(config, [choose_value_range], facts, ThisMachine(), callback), callback.lines
 
 

@@ -18,6 +18,7 @@ from sightline.data.types import Subset
 from sightline.errors import Interrupted, UsageError
 from sightline.models.build import Network, build_model
 from sightline.models.head import DENSE_LAYER
+from sightline.tasks.protocol import find_task
 from sightline.training import linear_head, stages
 from sightline.training.linear_head import PENALTIES, fit_linear_head
 from sightline.training.loop import fit
@@ -41,6 +42,7 @@ def repeat_rows(subset: Subset, times: NDArray[np.int64]) -> Subset:
     return subset.select(np.repeat(np.arange(len(subset)), times))
 
 
+TASK = find_task("single_label")
 EMPTY = draw_features(0, 3)
 
 
@@ -50,7 +52,7 @@ def test_it_is_the_solution_of_scikit_learn(classes: int, penalty: float, monkey
     monkeypatch.setattr(linear_head, "DEFAULT_PENALTY", penalty)
     monkeypatch.setattr(linear_head, "CHUNK_ROWS", 37)
     train, others = draw_features(200, classes), draw_features(100, classes, seed=1)
-    head = fit_linear_head(train, EMPTY, classes)
+    head = fit_linear_head(TASK, train, EMPTY, classes)
     varying = slice(0, 6)
     mean, std = train.pixels[:, varying].mean(0), train.pixels[:, varying].std(0)
     theirs = LogisticRegression(C=1 / (penalty * len(train)), tol=1e-8, max_iter=5000)
@@ -63,16 +65,16 @@ def test_it_is_the_solution_of_scikit_learn(classes: int, penalty: float, monkey
 
 
 def test_two_classes_have_opposite_weights() -> None:
-    head = fit_linear_head(draw_features(100, 2), EMPTY, 2)
+    head = fit_linear_head(TASK, draw_features(100, 2), EMPTY, 2)
     np.testing.assert_allclose(head.kernel[:, 0], -head.kernel[:, 1], atol=1e-4)
 
 
 def test_class_weights_count_as_repeated_images() -> None:
     train = draw_features(120, 3)
     times = np.array([1, 2, 3])
-    weighted = fit_linear_head(train, EMPTY, 3, (times / times.mean()).astype(np.float32))
-    plain = fit_linear_head(train, EMPTY, 3)
-    repeated = fit_linear_head(repeat_rows(train, times[train.labels]), EMPTY, 3)
+    weighted = fit_linear_head(TASK, train, EMPTY, 3, (times / times.mean()).astype(np.float32)[train.labels, None])
+    plain = fit_linear_head(TASK, train, EMPTY, 3)
+    repeated = fit_linear_head(TASK, repeat_rows(train, times[train.labels]), EMPTY, 3)
     logits = [metrics.softmax(head.compute_logits(train.pixels)) for head in (weighted, repeated, plain)]
     assert np.abs(logits[0] - logits[1]).max() < 0.03, "the features are scaled by other deviations"
     assert np.abs(logits[0] - logits[2]).max() > 0.05
@@ -80,12 +82,12 @@ def test_class_weights_count_as_repeated_images() -> None:
 
 def test_the_penalty_has_the_lowest_validation_loss() -> None:
     train, validation = draw_features(40, 3, noise=3), draw_features(300, 3, seed=1, noise=3)
-    best = fit_linear_head(train, validation, 3)
+    best = fit_linear_head(TASK, train, validation, 3)
     losses = {}
     for penalty in PENALTIES:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(linear_head, "DEFAULT_PENALTY", penalty)
-            logits = fit_linear_head(train, EMPTY, 3).compute_logits(validation.pixels)
+            logits = fit_linear_head(TASK, train, EMPTY, 3).compute_logits(validation.pixels)
         losses[penalty] = metrics.cross_entropy_from_logits(logits, validation.labels)
     assert best.penalty == min(losses, key=lambda penalty: losses[penalty])
     assert PENALTIES[0] > best.penalty > PENALTIES[-1], "the best is in between"
@@ -93,7 +95,7 @@ def test_the_penalty_has_the_lowest_validation_loss() -> None:
 
 def test_many_classes_of_separable_images_are_all_learned() -> None:
     train = draw_features(300, 30, noise=0.01)
-    assert fit_linear_head(train, draw_features(60, 30, seed=1, noise=0.01), 30).accuracy == 1
+    assert fit_linear_head(TASK, train, draw_features(60, 30, seed=1, noise=0.01), 30).accuracy == 1
 
 
 # As a stage
@@ -172,7 +174,7 @@ def test_stop_is_heeded_while_it_is_solved() -> None:
         raise Interrupted("stopped")
 
     with pytest.raises(Interrupted):
-        fit_linear_head(draw_features(30, 3), EMPTY, 3, check_stop=stop)
+        fit_linear_head(TASK, draw_features(30, 3), EMPTY, 3, check_stop=stop)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ class Classifier(ImageModel):
             ```
         """
         from sightline.api.evaluation import AllowedImages, evaluate_fully
-        from sightline.evaluation.report import ThresholdRequest
+        from sightline.inference.results import ThresholdRequest
 
         if tta not in (None, "flip"):
             raise UsageError(f"There is no test-time augmentation {tta!r}: use 'flip', or leave it out.")

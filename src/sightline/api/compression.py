@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from sightline.models.describe import weights_sha256
 from sightline.report.pareto_plot import ParetoPoint, plot_pareto
 from sightline.runs import environment, finalize, run_images
 from sightline.runs.directory import RunDirectory
+from sightline.tasks.protocol import find_task
 
 MIN_STEPS = 100  # minimum steps of a fine-tuning, if the number of epochs is not given
 
@@ -190,8 +191,8 @@ def _load_data(
 ) -> tuple[DecodedDataset, Index]:
     index = _index_images(run, data, callback)
     dataset = build_dataset(
-        index, predictor.preprocess, config.split, config.seed, keep=config.data.cache, progress=callback.on_progress,
-        threads=config.device.threads or None,
+        index, predictor.preprocess, config.split, config.seed, targets=find_task(config.model.task).targets,
+        keep=config.data.cache, progress=callback.on_progress, threads=config.device.threads or None,
     )  # fmt: skip
     if dataset.classes != predictor.classes:
         raise DataError(
@@ -262,7 +263,7 @@ def _build_task(
         config.device.threads,
         step,
         pack,
-        finalize.calibrate_temperature if config.bundle.calibrate else None,
+        partial(finalize.calibrate_temperature, find_task(config.model.task)) if config.bundle.calibrate else None,
     )
 
 

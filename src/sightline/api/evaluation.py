@@ -26,9 +26,10 @@ from sightline.evaluation import label_issues as issues
 from sightline.evaluation import ood, report
 from sightline.evaluation.label_issues import LabelIssue
 from sightline.evaluation.ood import OODResult
-from sightline.evaluation.report import NO_THRESHOLDS, EvaluationReport, ModelOutputs, ThresholdRequest, collect_outputs
+from sightline.evaluation.report import EvaluationReport, collect_outputs
 from sightline.evaluation.results import EvaluationResult, Metric
-from sightline.inference.results import Thresholds
+from sightline.inference.predictor import ModelOutputs
+from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.inference.tta import FlipTTA
 from sightline.report import plotting, run_plots
 from sightline.report.plotting import RenderedFigure
@@ -289,7 +290,7 @@ def evaluate_model(
         thresholds, threshold = report.fit_thresholds(
             validation_outputs, threshold_request, thresholds, classifier.classes
         )
-    result = report.build_report(
+    result: EvaluationReport = classifier.task.evaluate(
         classifier.classes, outputs, labeled, split_name, validation_outputs, thresholds, threshold_request
     )
     result = replace(result, threshold=threshold)

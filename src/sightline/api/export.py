@@ -176,7 +176,7 @@ def _load_source(path: Path, progress: Progress) -> _ExportSource:
         predictor = keras.predictor
         assert isinstance(predictor, KerasPredictor)
         manifest = Manifest(
-            run.config.model.name, keras.classes, keras.preprocess, run.config.recipe,
+            run.config.model.name, keras.classes, keras.preprocess, run.config.model.task, run.config.recipe,
             parameters=count_parameters(predictor.model), weights_sha256=weights_sha256(predictor.model),
         )  # fmt: skip
         return _ExportSource(
@@ -290,7 +290,8 @@ class _ExportJob:
             probabilities = runner.predict_probabilities(
                 predictor, subset, task="evaluating int8", progress=self.callback.on_progress
             )
-            return parity.compare_probabilities(reference[: len(subset)], probabilities).is_within(self.tolerance)
+            compared = self.source.classifier.task.compare(reference[: len(subset)], probabilities)
+            return compared.is_within(self.tolerance)
 
         file, float_layers, _ = calibration.quantize_until_accepted(
             accept, calibration_pixels, self.callback.on_progress
@@ -383,6 +384,6 @@ class _ExportJob:
         probabilities = runner.predict_probabilities(
             predictor, self.samples, task=f"predicting ({self.exporter.name})", progress=progress
         )
-        parity_result = parity.compare_probabilities(reference, probabilities, self.samples.labels, size)
+        parity_result = self.source.classifier.task.compare(reference, probabilities, self.samples.labels, size)
         median, p99, throughput = parity.measure_speed(predictor, self.samples.take(slice(0, parity.BATCH_SIZE)))
         return replace(parity_result, latency_median=median, latency_p99=p99, throughput=throughput)

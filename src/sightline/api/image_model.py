@@ -95,7 +95,10 @@ class ImageModel(LoadedModel):
         if top < 1:
             raise UsageError(f"top is the number of classes of each prediction, at least 1, not {top}.")
         items = self._list_items(images, set)
-        return stream.predict(self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds)
+        return stream.predict(
+            self.predictor, items, top=min(top, len(self.classes)), thresholds=self.thresholds,
+            interpret=self.task.interpret,
+        )  # fmt: skip
 
     def _list_items(self, images: Any, settings: Settings, *, labeled: bool = False) -> Iterator[stream.InputItem]:
         limits = stream.parse_file_limits(to_assignments(settings))
@@ -120,7 +123,7 @@ class ImageModel(LoadedModel):
         items = self._list_items(images, set)
         column = {label: k for k, label in enumerate(self.classes)}
         rows = []
-        for prediction in stream.predict(self.predictor, items, top=len(column)):
+        for prediction in stream.predict(self.predictor, items, top=len(column), interpret=self.task.interpret):
             if prediction.error is not None:
                 raise DataError(f"{prediction.path} cannot be classified: {prediction.error}.")
             row = np.zeros(len(column), np.float32)

@@ -13,7 +13,8 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data.types import SPLITS, ImageRecord, Split, Subset
 from sightline.evaluation import label_issues
 from sightline.evaluation.label_issues import LabelIssue
-from sightline.evaluation.report import ModelOutputs, collect_outputs
+from sightline.evaluation.report import collect_outputs
+from sightline.inference.predictor import ModelOutputs
 from sightline.runs import report_images
 
 

@@ -25,6 +25,7 @@ from sightline.runs import run_images
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
 from sightline.runs.labeled_images import LabeledImages
+from sightline.tasks.protocol import Task, find_task
 
 
 class LoadedModel:
@@ -77,6 +78,13 @@ class LoadedModel:
         weights = weights_sha256(self.predictor.model)
         return identify_model(self.run.config.model.name, weights, "float32", self.predictor.preprocess)
 
+    @property
+    def task(self) -> Task:
+        """What the model has learned; raises `UsageError` for the task of a package that is not installed."""
+        if self.run is not None:
+            return find_task(self.run.config.model.task)
+        return find_task("single_label" if self.manifest is None else self.manifest.task)
+
     def save_thresholds(self, thresholds: Thresholds) -> None:
         """Save abstention thresholds in the run and its bundle, or in a bundle, zip or file without a run.
 
@@ -116,8 +124,9 @@ class LoadedModel:
             index = None if in_memory is None else run_images.find_in_memory(self.run, in_memory, progress)
             sources = sources if index is None else None
         return LabeledImages(
-            self.run, self.source_run, self.predictor.classes, self.predictor.preprocess, sources, progress, index
-        )
+            self.run, self.source_run, self.predictor.classes, self.predictor.preprocess, sources, progress, index,
+            self.task.targets,
+        )  # fmt: skip
 
     @property
     def source_run(self) -> RunDirectory | None:

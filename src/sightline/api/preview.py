@@ -25,6 +25,7 @@ from sightline.runs.resolve import apply_steps, build_preprocess, inspection_pre
 from sightline.runs.steps import IMMEDIATE_STEPS, choose_value_range
 from sightline.runs.train_request import TrainRequest
 from sightline.seeding import make_generator
+from sightline.tasks.protocol import find_task
 from sightline.training.augment import mixup, pipeline
 from sightline.training.optimizers import smooth_labels
 
@@ -99,7 +100,7 @@ def preview_images(
 
 def _resolve_training_settings(request: TrainRequest, index: Index, callback: Callback) -> RunConfig:
     """Return the settings that `train` would use, as far as images depend on them."""
-    facts = DataFacts.from_index(index, callback.on_progress)
+    facts = DataFacts.from_index(index, find_task(request.merge_layers().model.task), callback.on_progress)
     config, choice = merge_recipe(request, facts, THIS_MACHINE)
     if not pipeline.is_enabled(config.augment):
         raise UsageError(

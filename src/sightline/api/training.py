@@ -15,7 +15,7 @@ from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
 from sightline.data.types import Split
 from sightline.distributed.cluster import ClusterSpec
-from sightline.evaluation.report import ThresholdRequest
+from sightline.inference.results import ThresholdRequest
 from sightline.runs import existing_run, host_session
 from sightline.runs.directory import RunDirectory, check_writable, next_path
 from sightline.runs.facts import THIS_MACHINE

@@ -22,9 +22,9 @@ from sightline.data.batches import iterate_batches
 from sightline.data.types import Subset
 from sightline.models.head import LOGITS
 from sightline.seeding import derive_seed
+from sightline.tasks.single_label import Classification
 from sightline.training import stages
 from sightline.training.augment import pipeline
-from sightline.training.objective import Classification
 from sightline.training.optimizers import make_loss
 
 TEMPERATURE = 4.0

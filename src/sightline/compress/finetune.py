@@ -26,9 +26,9 @@ from sightline.errors import ModelError
 from sightline.models.build import Network
 from sightline.models.head import LOGITS
 from sightline.seeding import derive_seed
+from sightline.tasks.protocol import Objective
 from sightline.training import checkpoints, state
 from sightline.training.loop import fit
-from sightline.training.objective import Objective
 from sightline.training.optimizers import build_loss, smooth_labels
 from sightline.training.precision import mixed_precision
 

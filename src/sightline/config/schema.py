@@ -138,6 +138,7 @@ class InputConfig:
 class ModelConfig:
     """The network architecture and its initial weights."""
 
+    task: str = setting("single_label", "what is learned from the label of an image; single_label: one class")
     name: str = setting("auto", "a model listed by `sightline models`, or auto")
     weights: str = setting(
         "auto",

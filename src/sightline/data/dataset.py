@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from sightline.data import cache
 from sightline.data.checks.image_stats import compute_image_stats
 from sightline.data.grouping import assign_groups
 from sightline.data.split import assign_splits
+from sightline.data.targets import CLASS_TARGETS, Targets
 from sightline.data.types import SPLITS, ImageRecord, Index, LabeledSubset, Split, Subset, UnreadableImage
 from sightline.errors import DataError, plural
 from sightline.preprocessing import PreprocessingSpec
@@ -25,7 +27,7 @@ from sightline.preprocessing import PreprocessingSpec
 class DecodedDataset:
     """Images ready to train on.
 
-    `pixels` is uint8 [M, H, W, C]; image ``i`` of `images` is ``pixels[rows[i]]``, with class ``labels[i]`` and split
+    `pixels` is uint8 [M, H, W, C]; image ``i`` of `images` is ``pixels[rows[i]]``, with target ``labels[i]`` and split
     ``splits[i]``. Identical files share a row. `groups` names the group that keeps each image in one split (its sha256
     if it is in none); it is empty without ``split.group``.
     """
@@ -34,7 +36,7 @@ class DecodedDataset:
     classes: tuple[str, ...]
     images: tuple[ImageRecord, ...]
     splits: tuple[Split, ...]
-    labels: NDArray[np.int32]
+    labels: NDArray[Any]
     pixels: NDArray[np.uint8]
     rows: NDArray[np.int64]
     unreadable: tuple[UnreadableImage, ...]
@@ -112,6 +114,7 @@ def build_dataset(
     config: SplitConfig,
     seed: int,
     *,
+    targets: Targets = CLASS_TARGETS,
     keep: bool = True,
     progress: Progress = no_progress,
     threads: int | None = None,
@@ -123,25 +126,24 @@ def build_dataset(
     Raises `ConfigError` for a ``split.group`` that does not fit the images, and `DataError` for fewer than two classes,
     a class without any usable image, an empty training split, or a class that is missing from the training split.
     """
-    check_classes(index)
+    check_classes(index, targets)
     decoded = decode_images(index, preprocess, keep=keep, progress=progress, threads=threads)
     images = tuple(index.images[i] for i in decoded.readable)
     unreadable = (*index.unreadable, *decoded.unreadable)
-    classes = _check_and_list_classes(images, unreadable, index.name)
-    class_index = {label: i for i, label in enumerate(classes)}
+    classes = _check_and_list_classes(images, unreadable, index.name, targets)
     rule = parse_group_rule(config.group)
     near = (
         compute_image_stats(index, progress, threads, preprocess).near_duplicates
         if rule.kind == "near_duplicates"
         else None
     )
-    assignment = assign_splits(images, config, seed, assign_groups(images, rule, near))
+    assignment = assign_splits(images, config, seed, assign_groups(images, rule, near), targets)
     return DecodedDataset(
         index.name,
         classes,
         images,
         assignment.splits,
-        np.array([class_index[p.label] for p in images], np.int32),
+        targets.encode([p.label for p in images], classes),
         decoded.pixels.array,
         decoded.rows,
         unreadable,
@@ -152,15 +154,16 @@ def build_dataset(
     )
 
 
-def check_classes(index: Index) -> None:
+def check_classes(index: Index, targets: Targets = CLASS_TARGETS) -> None:
     """Raise `DataError` for problems known before decoding: a single class, or a class without readable images."""
-    _check_and_list_classes(index.images, index.unreadable, index.name)
+    _check_and_list_classes(index.images, index.unreadable, index.name, targets)
 
 
 def _check_and_list_classes(
-    images: Sequence[ImageRecord], unreadable: Sequence[UnreadableImage], name: str
+    images: Sequence[ImageRecord], unreadable: Sequence[UnreadableImage], name: str, targets: Targets
 ) -> tuple[str, ...]:
-    classes = {p.label for p in images if p.split in (None, "train")}
+    classes = {label for p in images if p.split in (None, "train") for label in targets.list_classes(p.label)}
+    readable = {label for p in images for label in targets.list_classes(p.label)}
     if not images and unreadable:
         first = unreadable[0]
         raise DataError(
@@ -169,19 +172,21 @@ def _check_and_list_classes(
         )
     if not classes:
         raise DataError(f"{name} has no training images: expected a train split next to the others.")
-    for label, image in {r.label: r for r in reversed(unreadable) if r.label}.items():
-        if label not in classes and not any(p.label == label for p in images):
-            count = sum(r.label == label for r in unreadable)
+    rejected = [(label, r) for r in unreadable if r.label for label in targets.list_classes(r.label)]
+    for label, image in dict(reversed(rejected)).items():
+        if label not in readable:
+            count = sum(other == label for other, _ in rejected)
             raise DataError(
                 f"No image of class {label!r} in {name} can be used: {count} rejected, such as {image.path} "
                 f"({image.reason}). Restore or replace them; if you do not need the class, remove its folder or rows."
             )
     for p in images:
-        if p.label not in classes:
-            raise DataError(
-                f"{p.path} has class {p.label!r}, which is missing from the training split of {name} "
-                f"(it has {', '.join(sorted(classes)[:8])}). Add training images of this class, or remove it."
-            )
+        for label in targets.list_classes(p.label):
+            if label not in classes:
+                raise DataError(
+                    f"{p.path} has class {label!r}, which is missing from the training split of {name} "
+                    f"(it has {', '.join(sorted(classes)[:8])}). Add training images of this class, or remove it."
+                )
     if len(classes) < 2:
         only = next(iter(classes))
         raise DataError(

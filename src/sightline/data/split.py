@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sightline.config import SplitConfig
+from sightline.data.targets import CLASS_TARGETS, Targets
 from sightline.data.types import SPLITS, ImageRecord, Split
 from sightline.errors import ConfigError, plural
 from sightline.seeding import derive_seed
@@ -55,7 +56,11 @@ class _Unit:
 
 
 def assign_splits(
-    images: Sequence[ImageRecord], config: SplitConfig, seed: int, groups: Sequence[str] | None = None
+    images: Sequence[ImageRecord],
+    config: SplitConfig,
+    seed: int,
+    groups: Sequence[str] | None = None,
+    targets: Targets = CLASS_TARGETS,
 ) -> SplitAssignment:
     """Assign images to the train, validation and test splits.
 
@@ -74,7 +79,8 @@ def assign_splits(
     validation, test = _split_fractions(images, config)
     splits: list[Split] = [p.split or "train" for p in images]
     names = _unit_names(images, groups)
-    units = _build_units(images, splits, names, seed)
+    classes = [targets.list_classes(p.label) for p in images]
+    units = _build_units(classes, splits, names, seed)
     if config.mode == "stratified":
         for members in _group_by_majority_class(units).values():
             _assign_stratified(members, validation, test)
@@ -87,7 +93,7 @@ def assign_splits(
         for i in unit.members:
             splits[i] = unit.split
     return _build_assignment(
-        images, splits, names, groups, _describe_loans(units, loans, target_splits, grouped=groups is not None)
+        images, classes, splits, names, groups, _describe_loans(units, loans, target_splits, grouped=groups is not None)
     )
 
 
@@ -125,16 +131,16 @@ def _unit_names(images: Sequence[ImageRecord], groups: Sequence[str] | None) -> 
 
 
 def _build_units(
-    images: Sequence[ImageRecord], splits: Sequence[Split], names: Sequence[str], seed: int
+    classes: Sequence[tuple[str, ...]], splits: Sequence[Split], names: Sequence[str], seed: int
 ) -> list[_Unit]:
     """Return the units of the images that may be moved, sorted by position."""
     units: dict[str, _Unit] = {}
-    for i, (p, split, name) in enumerate(zip(images, splits, names, strict=True)):
+    for i, (labels, split, name) in enumerate(zip(classes, splits, names, strict=True)):
         if split == "train":
             if name not in units:
                 units[name] = _Unit(name, float(derive_seed(seed, "split", name)) / 2.0**64, [], Counter())
             units[name].members.append(i)
-            units[name].classes[p.label] += 1
+            units[name].classes.update(labels)
     return sorted(units.values(), key=lambda unit: (unit.position, unit.name))
 
 
@@ -254,6 +260,7 @@ def _describe_classes(labels: Sequence[str]) -> str:
 
 def _build_assignment(
     images: Sequence[ImageRecord],
+    classes: Sequence[tuple[str, ...]],
     splits: Sequence[Split],
     names: Sequence[str],
     groups: Sequence[str] | None,
@@ -261,12 +268,12 @@ def _build_assignment(
 ) -> SplitAssignment:
     classes_by_split: dict[Split, set[str]] = {split: set() for split in SPLITS}
     paths_by_group: dict[str, dict[Split, str]] = defaultdict(dict)
-    for p, split_name, name in zip(images, splits, names, strict=True):
-        classes_by_split[split_name].add(p.label)
+    for p, labels, split_name, name in zip(images, classes, splits, names, strict=True):
+        classes_by_split[split_name].update(labels)
         paths_by_group[name].setdefault(split_name, p.path)
-    classes = set().union(*classes_by_split.values())
+    all_classes = set().union(*classes_by_split.values())
     missing_classes = {
-        split_name: tuple(sorted(classes - classes_by_split[split_name])) if classes_by_split[split_name] else ()
+        split_name: tuple(sorted(all_classes - classes_by_split[split_name])) if classes_by_split[split_name] else ()
         for split_name in SPLITS
     }
     groups_across_splits = (

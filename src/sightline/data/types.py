@@ -82,15 +82,15 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Labeled pixels of one split: image ``i`` is ``pixels[rows[i]]``, its class index ``labels[i]``.
+    """Labeled pixels of one split: image ``i`` is ``pixels[rows[i]]``, its target ``labels[i]``.
 
-    `pixels` is uint8 [M, H, W, C] (memory-mapped), or float32 features computed by frozen layers; `rows` is int64,
-    `labels` int32.
+    `pixels` is uint8 [M, H, W, C] (memory-mapped), or float32 features computed by frozen layers; `rows` is int64.
+    `labels` [N, ...] are as the task encodes them (`data.targets`): class indices, int32 [N], for one class each.
     """
 
     pixels: NDArray[Any]
     rows: NDArray[np.int64]
-    labels: NDArray[np.int32]
+    labels: NDArray[Any]
     paths: tuple[str, ...]
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ from sightline import intervals, jsonio, metrics
 from sightline.errors import UsageError, plural, suggest
 from sightline.evaluation import bootstrap
 from sightline.evaluation.results import Metric
+from sightline.inference.results import Rate
 
-Rate = Literal["sensitivity", "specificity"]
 RATES: tuple[Rate, ...] = ("sensitivity", "specificity")
 TARGETS = (0.99, 0.95, 0.9)  # targets of a rate that every evaluation tries
 JSON_POINTS = 501  # of the ROC and the precision-recall curve

@@ -14,7 +14,7 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data.types import LabeledSubset, Subset
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import binary, calibration, conformal, ood, selective, shift, slices
-from sightline.evaluation.binary import BinaryReport, Rate
+from sightline.evaluation.binary import BinaryReport
 from sightline.evaluation.calibration import ReliabilityBin, Temperature
 from sightline.evaluation.conformal import SetCoverage
 from sightline.evaluation.error_analysis import ErrorAnalysis, analyze_errors
@@ -26,55 +26,12 @@ from sightline.evaluation.selective import RiskCoverageCurve, SelectiveResult, T
 from sightline.evaluation.shift import SplitShift
 from sightline.evaluation.slices import SliceMetrics
 from sightline.inference.decisions import compute_energy, decide, predict_labels
-from sightline.inference.predictor import Outputs, Predictor
-from sightline.inference.results import Thresholds
+from sightline.inference.predictor import ModelOutputs, Outputs, Predictor
+from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.inference.runner import predict_outputs
 from sightline.intervals import Interval
 
 TEMPERATURE_TOLERANCE = 0.005  # temperatures this close to 1 print as 1.00 and change no displayed probability
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOutputs:
-    """The `outputs` of a model for N labeled images, and their `labels`, int32 [N]."""
-
-    outputs: Outputs
-    labels: NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
-class ThresholdRequest:
-    """The targets of thresholds, as `selective`, `conformal` and `binary` fit them.
-
-    `positive` is the positive class of two; "" chooses it by name, see `binary.choose_positive_class`.
-    """
-
-    target_precision: float | None = None
-    coverage: float | None = None
-    conservative: bool = True
-    positive: str = ""
-    sensitivity: float | None = None
-    specificity: float | None = None
-
-    def __bool__(self) -> bool:
-        """Whether thresholds are to be saved with the model."""
-        return self.target_precision is not None or self.coverage is not None or self.saved_rate is not None
-
-    @property
-    def saved_rate(self) -> Rate | None:
-        """The rate whose threshold is to be saved and used for predictions: the only requested target, or None."""
-        if self.target_precision is not None or self.coverage is not None or len(self.rates) != 1:
-            return None
-        return next(iter(self.rates))
-
-    @property
-    def rates(self) -> dict[Rate, float]:
-        """The requested targets of binary classification, by rate."""
-        targets: dict[Rate, float | None] = {"sensitivity": self.sensitivity, "specificity": self.specificity}
-        return {rate: target for rate, target in targets.items() if target is not None}
-
-
-NO_THRESHOLDS = ThresholdRequest()
 
 
 @dataclass(frozen=True, slots=True)

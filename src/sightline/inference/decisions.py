@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import ModelError
-from sightline.inference.results import Decision, Thresholds
+from sightline.inference.results import ClassProbability, Decision, Prediction, Thresholds
+
+
+class Interpreter(Protocol):
+    """Turns the outputs of a network for one image into its prediction."""
+
+    def __call__(
+        self,
+        path: str,
+        probabilities: NDArray[np.float32],
+        logits: NDArray[np.float32] | None,
+        classes: tuple[str, ...],
+        *,
+        top: int,
+        thresholds: Thresholds | None,
+    ) -> Prediction:
+        """Return the prediction for the image at `path`, from its probabilities and logits float32 [K].
+
+        It has the `top` most probable of `classes`, and a decision if there are `thresholds`, which need the logits.
+        """
 
 
 def compute_energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -77,6 +97,26 @@ def predict_labels(
         is_positive = probabilities[:, positive_index].astype(np.float64) >= thresholds.positive_threshold
         predicted = np.where(is_positive, positive_index, 1 - positive_index).astype(np.int64)
     return predicted
+
+
+def predict_class(
+    path: str,
+    probabilities: NDArray[np.float32],
+    logits: NDArray[np.float32] | None,
+    classes: tuple[str, ...],
+    *,
+    top: int,
+    thresholds: Thresholds | None,
+) -> Prediction:
+    """Return the prediction of one class: the `Interpreter` of single-label classification."""
+    decision = None
+    if thresholds is not None and logits is not None:
+        decision = decide(probabilities[None], logits[None], classes, thresholds)[0]
+    order = np.argsort(-probabilities, kind="stable")
+    first = predict_labels(probabilities[None], classes, thresholds)[0]
+    top_indices = np.concatenate([[first], order[order != first]])[:top]
+    candidates = tuple(ClassProbability(classes[i], float(probabilities[i])) for i in top_indices)
+    return Prediction(path, candidates[0].label, candidates[0].probability, candidates, decision=decision)
 
 
 def check_thresholds(thresholds: Thresholds, classes: Sequence[str]) -> None:

@@ -18,8 +18,9 @@ SCHEMA_VERSION = 2
 MAX_CLASSES = 100_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELD_TYPES: dict[str, Any] = {
-    "model": str, "recipe": str, "precision": str, "parameters": int, "weights_sha256": str, "data": Mapping,
-    "metrics": Mapping, "thresholds": Mapping | None, "parity": Mapping | None, "graph_sha256": str, "version": str,
+    "model": str, "task": str, "recipe": str, "precision": str, "parameters": int, "weights_sha256": str,
+    "data": Mapping, "metrics": Mapping, "thresholds": Mapping | None, "parity": Mapping | None, "graph_sha256": str,
+    "version": str,
 }  # fmt: skip
 REFERENCE_FILE = re.compile(r"reference/[0-9]{1,4}\.[a-z0-9]{1,8}")
 
@@ -81,14 +82,15 @@ class ReferenceExample:
 class Manifest:
     """Everything needed to use and to trust a model, besides its weights.
 
-    `temperature` divides the logits, already inside the graph. `metrics` holds the metrics of each split, `thresholds`
-    those for abstaining, `parity` the differences between the file and the trained model, `lineage` the steps that
-    derived it from another model.
+    `task` is what the model has learned, as ``model.task`` names it. `temperature` divides the logits, already inside
+    the graph. `metrics` holds the metrics of each split, `thresholds` those for abstaining, `parity` the differences
+    between the file and the trained model, `lineage` the steps that derived it from another model.
     """
 
     model: str
     classes: tuple[str, ...]
     preprocess: PreprocessingSpec
+    task: str = "single_label"
     recipe: str = ""
     precision: str = "float32"
     parameters: int = 0
@@ -152,7 +154,7 @@ class Manifest:
         if not jsonio.is_encodable(jsonio.dumps(values)):
             raise ModelError("the manifest contains a lone surrogate, which is not valid UTF-8 text")
         jsonio.build(_DisplayedFields, values, "the manifest")
-        field_values = {key: value for key, value in values.items() if key != "schema"}
+        field_values = {"task": "single_label"} | {key: value for key, value in values.items() if key != "schema"}
         expected = {f.name for f in fields(cls)}
         if set(field_values) != expected:
             raise ModelError(

@@ -35,6 +35,14 @@ class Outputs:
         return self.probabilities, self.logits, self.features
 
 
+@dataclass(frozen=True, slots=True)
+class ModelOutputs:
+    """The `outputs` of a model for N labeled images, and their `labels` [N, ...], as the task encodes them."""
+
+    outputs: Outputs
+    labels: NDArray[Any]
+
+
 class Predictor(Protocol):
     """A loaded model."""
 

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from sightline import jsonio
 
+Rate = Literal["sensitivity", "specificity"]
+"""What a threshold of the positive one of two classes is chosen for."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassProbability:
@@ -47,7 +50,7 @@ class Thresholds:
     conformal: Literal["lac"] = "lac"
     ood: Literal["energy"] = "energy"
     ood_limit: float | None = None
-    rate: Literal["sensitivity", "specificity"] | None = None
+    rate: Rate | None = None
     target_rate: float | None = None
     positive: str | None = None
     positive_threshold: float | None = None
@@ -73,6 +76,41 @@ class Thresholds:
         if len({values.get(name) is None for name in ("rate", "target_rate", "positive", "positive_threshold")}) > 1:
             raise ValueError("rate, target_rate, positive and positive_threshold must be given together")
         return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdRequest:
+    """The targets of thresholds, as `evaluation.selective`, `conformal` and `binary` fit them.
+
+    `positive` is the positive class of two; "" chooses it by name, see `evaluation.binary.choose_positive_class`.
+    """
+
+    target_precision: float | None = None
+    coverage: float | None = None
+    conservative: bool = True
+    positive: str = ""
+    sensitivity: float | None = None
+    specificity: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether thresholds are to be saved with the model."""
+        return self.target_precision is not None or self.coverage is not None or self.saved_rate is not None
+
+    @property
+    def saved_rate(self) -> Rate | None:
+        """The rate whose threshold is to be saved and used for predictions: the only requested target, or None."""
+        if self.target_precision is not None or self.coverage is not None or len(self.rates) != 1:
+            return None
+        return next(iter(self.rates))
+
+    @property
+    def rates(self) -> dict[Rate, float]:
+        """The requested targets of binary classification, by rate."""
+        targets: dict[Rate, float | None] = {"sensitivity": self.sensitivity, "specificity": self.specificity}
+        return {rate: target for rate, target in targets.items() if target is not None}
+
+
+NO_THRESHOLDS = ThresholdRequest()
 
 
 DecisionKind = Literal["class", "set", "abstain"]

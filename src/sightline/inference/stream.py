@@ -19,10 +19,10 @@ from sightline.data.sources.encoding import decode_text, has_byte_order_mark
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.storage import LIMITS, FolderStore, read_untrusted_file
 from sightline.errors import DataError, ImageError, UsageError
-from sightline.inference.decisions import decide, predict_labels
+from sightline.inference.decisions import Interpreter, predict_class
 from sightline.inference.embeddings import Embeddings
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
-from sightline.inference.results import ClassProbability, Prediction, Thresholds
+from sightline.inference.results import Prediction, Thresholds
 from sightline.inference.runner import ImageOutputs, predict_decoded, predict_images
 from sightline.preprocessing import PreprocessingSpec, detect_format, inspect_image
 
@@ -138,11 +138,12 @@ def predict(
     batch_size: int | None = None,
     threads: int | None = None,
     thresholds: Thresholds | None = None,
+    interpret: Interpreter = predict_class,
 ) -> Iterator[Prediction]:
     """Yield one `Prediction` for each item, in order; `error` is the reason if there is none.
 
     That is the case if the image cannot be read or the model returns NaN or infinity. `batch_size` None: one that suits
-    the input size. With `thresholds`, each prediction has a `Decision`.
+    the input size. With `thresholds`, each prediction has a `Decision`. `interpret` is that of the model's task.
     """
     batches = predict_images(
         predictor,
@@ -155,7 +156,7 @@ def predict(
     )
     with closing(batches):
         for batch in batches:
-            yield from _make_predictions(predictor, batch, top, thresholds)
+            yield from _make_predictions(predictor, batch, top, thresholds, interpret)
 
 
 def embed(
@@ -196,12 +197,17 @@ def _make_embeddings(batch: Sequence[ImageOutputs[InputItem, NDArray[np.uint8]]]
 
 
 def predict_pixels(
-    predictor: Predictor, images: Sequence[NDArray[np.uint8]], *, top: int, thresholds: Thresholds | None
+    predictor: Predictor,
+    images: Sequence[NDArray[np.uint8]],
+    *,
+    top: int,
+    thresholds: Thresholds | None,
+    interpret: Interpreter = predict_class,
 ) -> list[Prediction]:
     """Return the predictions for one batch of images that `predictor.preprocess` has decoded, without a path."""
     decoded = [ImageOutputs(InputItem("", partial(_get_pixels, pixels)), pixels) for pixels in images]
     batch = predict_decoded(predictor, decoded, _get_pixels, all_outputs=thresholds is not None, size=len(images))
-    return list(_make_predictions(predictor, batch, top, thresholds))
+    return list(_make_predictions(predictor, batch, top, thresholds, interpret))
 
 
 def _get_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -223,17 +229,11 @@ def _make_predictions(
     batch: Sequence[ImageOutputs[InputItem, NDArray[np.uint8]]],
     top: int,
     thresholds: Thresholds | None,
+    interpret: Interpreter,
 ) -> Iterator[Prediction]:
     for image in batch:
         path, row = image.item.path, image.probabilities
         if row is None:
             yield Prediction(path, error=image.error)
-            continue
-        decision = None
-        if thresholds is not None and image.logits is not None:
-            decision = decide(row[None], image.logits[None], predictor.classes, thresholds)[0]
-        order = np.argsort(-row, kind="stable")
-        first = predict_labels(row[None], predictor.classes, thresholds)[0]
-        top_indices = np.concatenate([[first], order[order != first]])[:top]
-        candidates = tuple(ClassProbability(predictor.classes[i], float(row[i])) for i in top_indices)
-        yield Prediction(path, candidates[0].label, candidates[0].probability, candidates, decision=decision)
+        else:
+            yield interpret(path, row, image.logits, predictor.classes, top=top, thresholds=thresholds)

@@ -19,9 +19,12 @@ from sightline.report import charts, templates
 from sightline.report.heatmap_plot import overlay_heat
 from sightline.runs.report_images import MAX_LABEL_ISSUES, MAX_LEAKS, MAX_SIDE
 from sightline.runs.run_report import RunReport
+from sightline.tasks.protocol import find_task
 
 MAX_ERRORS = 8  # errors shown, each with a heat map
 MAX_CLASSES, MAX_SLICES = 40, 8  # rows of tables
+GENERAL_SECTIONS = ("summary", "missing", "data", "leakage", "training", "environment")
+"""The sections of the page for every task; a task names the others that it has."""
 
 
 def render_html(report: RunReport) -> str:
@@ -43,6 +46,8 @@ def render_html(report: RunReport) -> str:
     values |= images | {
         "heat_maps": _overlay_heat_maps(report),
         "has_new_thresholds": report.has_new_thresholds,
+        "general_sections": GENERAL_SECTIONS,
+        "task_sections": find_task(report.config.model.task).sections,
         "leak_splits": [split for split in SPLITS if split in splits],
     }
     return templates.render_page("report.html.j2", **HELPERS, **values)

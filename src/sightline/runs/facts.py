@@ -22,6 +22,7 @@ from sightline.models.build import ModelSpec
 from sightline.models.entry import ModelEntry
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs import environment
+from sightline.tasks.protocol import Task, find_task
 from sightline.training import precision
 from sightline.training.precision import PrecisionChoice
 
@@ -42,11 +43,11 @@ class DataFacts:
     measure_range: Callable[[RunConfig], SampleRange]
 
     @classmethod
-    def from_index(cls, index: Index, progress: Progress = no_progress) -> DataFacts:
-        """Collect the facts about the images of `index`."""
+    def from_index(cls, index: Index, task: Task, progress: Progress = no_progress) -> DataFacts:
+        """Collect the facts about the images of `index`, whose labels are those of `task`."""
         return cls(
             num_images=len(index.images),
-            num_classes=len({image.label for image in index.images}),
+            num_classes=len({name for image in index.images for name in task.targets.list_classes(image.label)}),
             median_side=int(statistics.median(min(image.width, image.height) for image in index.images)),
             all_grayscale=all(image.grayscale for image in index.images),
             num_high_bit_depth=sum(image.high_bit_depth for image in index.images),
@@ -62,7 +63,7 @@ def _measure_training_range(index: Index, config: RunConfig, progress: Progress)
     """
     rule = parse_group_rule(config.split.group)
     groups = None if rule.kind == "near_duplicates" else assign_groups(index.images, rule)
-    splits = assign_splits(index.images, config.split, config.seed, groups).splits
+    splits = assign_splits(index.images, config.split, config.seed, groups, find_task(config.model.task).targets).splits
     training = [i for i, split in enumerate(splits) if split == "train"]
     spec = build_decoding_spec(config.input)
     return resolve_range(index, training, config.input.value_range, spec, progress, config.device.threads or None)

@@ -12,22 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline import backend, metrics
+from sightline import backend
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig
 from sightline.data.checks import leakage
 from sightline.data.checks.leakage import Leak
 from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Index, Split
-from sightline.evaluation.calibration import Temperature, fit_temperature
-from sightline.evaluation.report import EvaluationReport, ModelOutputs, ThresholdRequest, build_report, collect_outputs
+from sightline.evaluation.report import EvaluationReport, collect_outputs
 from sightline.evaluation.results import EvaluationResult
 from sightline.export import keras_to_onnx
-from sightline.inference import bundle, parity, runner
+from sightline.inference import bundle, runner
 from sightline.inference.bundle import Bundle
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.parity import Parity, Tolerance
-from sightline.inference.predictor import Predictor
+from sightline.inference.predictor import ModelOutputs, Predictor
+from sightline.inference.results import ThresholdRequest
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.models.describe import count_parameters, describe_model, weights_sha256
@@ -36,6 +36,7 @@ from sightline.preprocessing import PreprocessingSpec, inspect_image
 from sightline.runs import report_images, run_report
 from sightline.runs.directory import RunDirectory
 from sightline.runs.network_setup import PreparedRun
+from sightline.tasks.protocol import Task, find_task
 from sightline.training.loop import FitResult
 
 MAX_PARITY_IMAGES = 256  # training images for the comparison, if there is no validation split
@@ -64,14 +65,15 @@ def finalize(
     report shows is written too, so that it needs neither the model nor the images.
     """
     config, data, classes, preprocess = prepared.config, prepared.data, prepared.data.classes, prepared.preprocess
+    task = find_task(config.model.task)
     run.clear_results()
     logits = validation_logits(model, data, fit_result.validation_logits, config.train.precision)
-    fitted = calibrate_temperature(model, logits, data.subset("validation").labels) if config.bundle.calibrate else None
-    temperature = fitted.value if fitted else 1.0
+    labels = data.subset("validation").labels
+    temperature = (calibrate_temperature(task, model, logits, labels) if config.bundle.calibrate else None) or 1.0
     run.write_model(model, classes, preprocess)
     graph, predictor = export_onnx(model, classes, preprocess, config.device.threads)
     outputs_by_split = collect_split_outputs(predictor, data, callback.on_progress)
-    agreement = check_parity(model, predictor, data, logits / np.float32(temperature), outputs_by_split)
+    agreement = check_parity(task, model, predictor, data, logits / np.float32(temperature), outputs_by_split)
     no_bundle_reason = parity_failure(agreement)
     keras_predictor = KerasPredictor(model, classes, preprocess)
     if no_bundle_reason is not None:
@@ -106,7 +108,7 @@ def _evaluate_split(
     leaks: Sequence[Leak],
 ) -> EvaluationReport:
     labeled = replace(prepared.data.labeled_subset(split), leaked=leakage.leaked_contents(leaks, split))
-    report = build_report(
+    report: EvaluationReport = find_task(prepared.config.model.task).evaluate(
         prepared.data.classes, outputs_by_split[split], labeled, split,
         outputs_by_split.get("validation"),
         threshold_request=ThresholdRequest(positive=prepared.config.evaluation.positive_class),
@@ -123,7 +125,7 @@ def export_onnx(
     return graph, OnnxPredictor(graph, classes, preprocess, threads)
 
 
-def calibrate_temperature(model: Any, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> Temperature | None:
+def calibrate_temperature(task: Task, model: Any, logits: NDArray[np.float32], labels: NDArray[Any]) -> float | None:
     """Fit the temperature on validation images, set it in the Keras model's graph, and return it.
 
     `logits` float32 [N, K] are the model's, at temperature 1. Returns None and changes nothing if there are too few
@@ -131,10 +133,9 @@ def calibrate_temperature(model: Any, logits: NDArray[np.float32], labels: NDArr
     """
     if not len(labels):
         return None
-    temperature = fit_temperature(logits, labels)
-    if temperature.note:
-        return None
-    model.get_layer(TEMPERATURE_LAYER).scale = 1 / temperature.value
+    temperature = task.fit_temperature(logits, labels)
+    if temperature is not None:
+        model.get_layer(TEMPERATURE_LAYER).scale = 1 / temperature
     return temperature
 
 
@@ -172,6 +173,7 @@ def collect_split_outputs(
 
 
 def check_parity(
+    task: Task,
     model: Any,
     predictor: OnnxPredictor,
     data: DecodedDataset,
@@ -184,15 +186,13 @@ def check_parity(
     """
     if "validation" in outputs_by_split:
         validation_outputs = outputs_by_split["validation"]
-        return parity.compare_probabilities(
-            metrics.softmax(logits), validation_outputs.outputs.probabilities, validation_outputs.labels
-        )
+        return task.compare(task.activate(logits), validation_outputs.outputs.probabilities, validation_outputs.labels)
     train_subset = data.subset("train")
     parity_subset = train_subset.select(
         np.linspace(0, len(train_subset) - 1, min(MAX_PARITY_IMAGES, len(train_subset))).astype(np.int64)
     )
     keras_predictor = KerasPredictor(model, predictor.classes, predictor.preprocess)
-    return parity.compare_probabilities(
+    return task.compare(
         runner.predict_probabilities(keras_predictor, parity_subset),
         runner.predict_probabilities(predictor, parity_subset),
         parity_subset.labels,
@@ -225,6 +225,7 @@ def build_bundle(
     manifest = Manifest(
         classes=predictor.classes,
         preprocess=predictor.preprocess,
+        task=config.model.task,
         parameters=count_parameters(keras_model),
         weights_sha256=weights_sha256(keras_model),
         data={"name": data.name, "counts": dict(data.counts())} | positive,

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
-
 from sightline.callbacks import Progress, no_progress
 from sightline.data.checks.leakage import leaked_contents
 from sightline.data.dataset import decode_images
 from sightline.data.indexing import Sources, describe_sources
 from sightline.data.indexing import build_index as make_index
 from sightline.data.recorded_images import MatchedImages
+from sightline.data.targets import CLASS_TARGETS, Targets
 from sightline.data.types import Index, LabeledSubset, Split, Subset
 from sightline.errors import DataError
 from sightline.preprocessing import PreprocessingSpec
@@ -36,6 +35,7 @@ class LabeledImages:
     sources: Sources | None = None
     progress: Progress = no_progress
     index: Index | None = None
+    targets: Targets = CLASS_TARGETS
 
     def load(
         self,
@@ -117,11 +117,10 @@ class LabeledImages:
                 "another split with --split."
             )
         split_index = index.select(indices)
-        class_index = {label: i for i, label in enumerate(self.classes)}
         for image in split_index.images:
-            if image.label not in class_index:
+            for label in set(self.targets.list_classes(image.label)).difference(self.classes):
                 raise DataError(
-                    f"{image.path} has the class {image.label!r}, which the model does not know: "
+                    f"{image.path} has the class {label!r}, which the model does not know: "
                     f"its classes are {', '.join(self.classes[:8])}."
                 )
         decoded = decode_images(split_index, self.preprocess, keep=cache, progress=self.progress)
@@ -129,7 +128,7 @@ class LabeledImages:
         samples = Subset(
             decoded.pixels.array,
             decoded.rows,
-            np.array([class_index[p.label] for p in images], np.int32),
+            self.targets.encode([p.label for p in images], self.classes),
             tuple(p.path for p in images),
         )
         return LabeledSubset(samples, images, (*index.unreadable, *decoded.unreadable))

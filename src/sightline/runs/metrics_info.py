@@ -8,13 +8,12 @@ from typing import Any, TypedDict
 
 from sightline import jsonio
 from sightline.errors import ModelError
-from sightline.evaluation.binary import Rate
 from sightline.evaluation.conformal import SetCoverage
 from sightline.evaluation.report import CalibrationReport, DecisionMetrics
 from sightline.evaluation.results import ClassMetrics, Metric
 from sightline.evaluation.selective import SelectiveResult
 from sightline.evaluation.slices import SliceMetrics
-from sightline.inference.results import Thresholds
+from sightline.inference.results import Rate, Thresholds
 from sightline.intervals import Interval
 
 

@@ -21,6 +21,7 @@ from sightline.models.build import ModelSpec, Network
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs.facts import THIS_MACHINE
 from sightline.runs.resolve import RunInputs, build_preprocess
+from sightline.tasks.protocol import find_task
 from sightline.training import loop
 from sightline.training.checkpoints import Checkpoint
 from sightline.training.loop import FitResult
@@ -58,7 +59,7 @@ def prepare_inputs(inputs: RunInputs, progress: Progress = no_progress) -> Prepa
     config = inputs.config
     initial_weights, preprocess = THIS_MACHINE.find_initial_weights(config), build_preprocess(config)
     data = build_dataset(
-        inputs.index, preprocess, config.split, config.seed,
+        inputs.index, preprocess, config.split, config.seed, targets=find_task(config.model.task).targets,
         keep=config.data.cache, progress=progress, threads=config.device.threads or None,
     )  # fmt: skip
     return PreparedRun(config, inputs.index, data, build_model_spec(config, data, initial_weights), preprocess)

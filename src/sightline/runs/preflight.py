@@ -19,6 +19,7 @@ from sightline.data.sources.folder_layout import SPLIT_FOLDERS
 from sightline.data.sources.split_names import find_splits, suggest_split
 from sightline.data.types import Index
 from sightline.errors import ConfigError, DataError, plural, suggest
+from sightline.tasks.protocol import find_task
 
 MAX_FINDINGS = 5  # findings shown; the rest are counted
 MAX_EXAMPLES = 3  # paths shown per finding
@@ -41,7 +42,7 @@ def run_preflight_checks(index: Index, config: RunConfig, callback: Callback) ->
     relevant = [f for f in findings if f.severity != "note" or f.kind in remarks.SHOWN_IN_TRAINING]
     displayed = [f for f in relevant if f.kind not in handled_kinds]
     try:
-        check_classes(index)  # errors that --allow cannot override come first
+        check_classes(index, find_task(config.model.task).targets)  # errors that --allow cannot override come first
     except DataError:
         _report_findings(displayed, config, callback)
         raise

@@ -28,6 +28,7 @@ from sightline.runs import environment, preflight, steps
 from sightline.runs.facts import THIS_MACHINE, DataFacts, Machine, build_decoding_spec
 from sightline.runs.steps import RecipeChoice, Step
 from sightline.runs.train_request import TrainRequest
+from sightline.tasks.protocol import find_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def resolve_request(
     index = make_index(sources, callback.on_progress, config.device.threads or None, options=config.data)
     index, findings = preflight.run_preflight_checks(index, config, callback)
     check_positive_class(sorted({image.label for image in index.images}), config.evaluation.positive_class)
-    facts = DataFacts.from_index(index)
+    facts = DataFacts.from_index(index, find_task(config.model.task))
     config, choice = merge_recipe(request, facts, machine)
     if choice is not None:
         callback.on_message(f"{choice.recipe}: {choice.reason}")
@@ -69,7 +70,7 @@ def resolve_request(
 
 def complete_settings(inputs: RunInputs, callback: Callback, machine: Machine = THIS_MACHINE) -> RunInputs:
     """Make the choices that take time, after which no setting is open."""
-    facts = DataFacts.from_index(inputs.index, callback.on_progress)
+    facts = DataFacts.from_index(inputs.index, find_task(inputs.config.model.task), callback.on_progress)
     config = apply_steps(inputs.config, steps.MEASURED_STEPS, facts, machine, callback)
     assert not list(steps.list_unresolved(config)), "a step left a setting open"
     return replace(inputs, config=config)
@@ -85,7 +86,7 @@ def restore_inputs(
     threads = config.device.threads or None
     index = make_index(request.resolve_sources(sources), callback.on_progress, threads, options=config.data)
     index = load_and_apply_patch(index, patch)
-    check_classes(index)
+    check_classes(index, find_task(config.model.task).targets)
     return RunInputs(config, index)
 
 

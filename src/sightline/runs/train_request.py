@@ -13,6 +13,7 @@ from sightline.data.indexing import Sources, list_of_sources
 from sightline.data.sources.listing import SourceListing
 from sightline.errors import ConfigError, DataError, ModelError
 from sightline.models import pretrained, registry
+from sightline.tasks.protocol import find_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,12 @@ class TrainRequest:
         """Return the requested settings, over those of `base` if given; what depends on the images is still open.
 
         `base` is a recipe chosen for ``auto``, which stays the recorded name; for `unsolved` see `resolve_config`.
-        Raises `UsageError` for invalid settings, for an unknown model, and for an effort that the recipe does not have.
+        Raises `UsageError` for invalid settings, for an unknown model or task, and for an effort that the recipe does
+        not have.
         """
         recorded_name = [{"recipe": self.recipe}] if base else []
         config = resolve_config(*base, *self.layers, *recorded_name, assignments=self.assignments, unsolved=unsolved)
+        find_task(config.model.task)
         if config.model.name != "auto":
             registry.get_entry(config.model.name)
         if config.train.effort and self.recipe != "auto" and recipes.EFFORTS not in self.layers[0]:

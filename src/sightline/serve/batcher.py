@@ -29,7 +29,7 @@ class Batcher:
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
-        self._thresholds = classifier.thresholds
+        self._thresholds, self._interpret = classifier.thresholds, classifier.task.interpret
         self._size = choose_batch_size(classifier.preprocess.shape)
         self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * self._size)
         self._decoders = ThreadPoolExecutor(process.count_cores(), "decode")
@@ -79,5 +79,6 @@ class Batcher:
     def _predict_batch(self, pixels: list[NDArray[np.uint8]]) -> list[Prediction]:
         classifier = self._classifier
         return stream.predict_pixels(
-            classifier.predictor, pixels, top=len(classifier.classes), thresholds=self._thresholds
-        )
+            classifier.predictor, pixels, top=len(classifier.classes), thresholds=self._thresholds,
+            interpret=self._interpret,
+        )  # fmt: skip

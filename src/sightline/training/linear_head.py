@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import backend, metrics
+from sightline import backend
 from sightline.config import RunConfig
 from sightline.data.batches import iterate_slices
 from sightline.data.types import Subset
@@ -21,7 +21,7 @@ from sightline.distributed import cluster
 from sightline.errors import UsageError
 from sightline.models.build import Network
 from sightline.models.head import DENSE_LAYER
-from sightline.training.optimizers import compute_class_weights
+from sightline.tasks.protocol import Task, find_task
 
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """Penalties to choose from: the loss is the mean cross-entropy plus half of this times the squared weights."""
@@ -90,26 +90,28 @@ def train_head(
     """Fit the head of `model` to features, set its weights, and return it. Every host must call it."""
     layer = model.get_layer(DENSE_LAYER)
     num_classes = int(layer.bias.shape[0])
-    weights = compute_class_weights(train.labels, num_classes, config.train.class_weights)
-    head = fit_linear_head(train, validation, num_classes, weights, check_stop)
+    task = find_task(config.model.task)
+    weights = task.compute_weights(train.labels, num_classes, config.train.class_weights)
+    head = fit_linear_head(task, train, validation, num_classes, weights, check_stop)
     for variable, values in ((layer.kernel, head.kernel), (layer.bias, head.bias)):
         backend.assign(variable, cluster.broadcast_array(values))
     return head
 
 
 def fit_linear_head(
+    task: Task,
     train: Subset,
     validation: Subset,
     num_classes: int,
-    class_weights: NDArray[np.float32] | None = None,
+    weights: NDArray[np.float32] | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> LinearHead:
     """Return the head with the lowest loss on `validation`, from the strongest penalty to weaker ones.
 
-    Both subsets hold features float32 [N, F]. Without validation images, the penalty is `DEFAULT_PENALTY`.
-    `check_stop` is called in every iteration, and what it raises ends the fit.
+    Both subsets hold features float32 [N, F]. `weights` are those of `Task.compute_weights`. Without validation images,
+    the penalty is `DEFAULT_PENALTY`. `check_stop` is called in every iteration, and what it raises ends the fit.
     """
-    problem = _Problem(train, num_classes, class_weights, check_stop)
+    problem = _Problem(task, train, num_classes, weights, check_stop)
     if not len(validation):
         return problem.solve(DEFAULT_PENALTY, None)
     best, best_loss, since_best = None, np.inf, 0
@@ -118,7 +120,7 @@ def fit_linear_head(
         head = problem.solve(penalty, head)
         slices = iterate_slices(len(validation), CHUNK_ROWS)
         logits = np.concatenate([head.compute_logits(validation.take(rows)) for rows in slices])
-        loss = metrics.cross_entropy_from_logits(logits, validation.labels)
+        loss = task.score(logits, validation.labels).loss
         if loss < best_loss:
             best, best_loss, since_best = head, loss, 0
         else:
@@ -134,14 +136,15 @@ class _Problem:
 
     def __init__(
         self,
+        task: Task,
         train: Subset,
         num_classes: int,
-        class_weights: NDArray[np.float32] | None,
+        weights: NDArray[np.float32] | None,
         check_stop: Callable[[], None],
     ) -> None:
-        self._train, self._num_classes, self._check_stop = train, num_classes, check_stop
-        weights = np.ones(len(train)) if class_weights is None else class_weights[train.labels].astype(np.float64)
-        self._weights = (weights / weights.sum())[:, None]
+        self._task, self._train, self._num_classes, self._check_stop = task, train, num_classes, check_stop
+        weights64 = np.ones((len(train), 1)) if weights is None else weights.astype(np.float64)
+        self._weights = weights64 / weights64.sum() * weights64.shape[1]
         moments = [(x.sum(0, np.float64), np.square(x, dtype=np.float64).sum(0)) for _, x in self._iter_features()]
         mean, mean_square = (np.sum(values, 0) / len(train) for values in zip(*moments, strict=True))
         std = np.sqrt(np.maximum(mean_square - mean**2, 0))
@@ -183,20 +186,14 @@ class _Problem:
         self, kernel: NDArray[np.float32], bias: NDArray[np.float32]
     ) -> tuple[float, NDArray[np.float64], NDArray[np.float64], float]:
         """Return the loss, its gradients by kernel and bias, and the accuracy."""
-        loss, num_correct = 0.0, 0
+        loss = num_correct = 0.0
         kernel_gradient, bias_gradient = np.zeros(kernel.shape), np.zeros(bias.shape)
         for rows, features in self._iter_features():
             labels, weights = self._train.labels[rows], self._weights[rows]
-            logits = (features @ kernel + bias).astype(np.float64)
-            logits -= logits.max(1, keepdims=True)
-            at_label = (np.arange(len(labels)), labels)
-            exponentials = np.exp(logits)
-            sums = exponentials.sum(1, keepdims=True)
-            loss += float(weights[:, 0] @ (np.log(sums[:, 0]) - logits[at_label]))
-            num_correct += int((logits.argmax(1) == labels).sum())
-            residuals = exponentials / sums
-            residuals[at_label] -= 1
-            residuals *= weights
+            gradient = self._task.differentiate_loss((features @ kernel + bias).astype(np.float64), labels)
+            loss += float(np.vdot(np.broadcast_to(weights, gradient.losses.shape), gradient.losses))
+            num_correct += float(gradient.correct.sum())
+            residuals = gradient.residuals * weights
             kernel_gradient += features.T @ residuals.astype(np.float32)
             bias_gradient += residuals.sum(0)
         return loss, kernel_gradient, bias_gradient, num_correct / len(self._train)

@@ -22,12 +22,12 @@ from sightline.distributed import cluster, devices
 from sightline.errors import DivergedError, Interrupted, ModelError
 from sightline.inference.runner import choose_batch_size, run_subset
 from sightline.models.build import Network
+from sightline.tasks.protocol import Objective, find_task
 from sightline.training import checkpoints, linear_head
 from sightline.training.checkpoints import Checkpoint
 from sightline.training.divergence import LossLimit
 from sightline.training.ema import apply_ema, swap_in_ema
 from sightline.training.interrupt import StopRequest, catch_stop_signals
-from sightline.training.objective import Objective
 from sightline.training.schedules import compute_plateau_factor
 from sightline.training.stage_run import StagePreparer, StageRun
 from sightline.training.state import CheckpointManager, TrainingState, pack_state, unpack_state
@@ -181,11 +181,8 @@ def _run_epoch(
 
         with swap_in_ema(stage_run.training_model):
             logits = predict_logits(stage_run.logits_model, stage_run.validation, stage_run.batch_size, check_stop)
-        val_loss = metrics.cross_entropy_from_logits(logits, stage_run.validation.labels)
-        val_accuracy = float(np.mean(logits.argmax(1) == stage_run.validation.labels))
-        val_loss, val_accuracy = cluster.broadcast_array(
-            np.array([val_loss, val_accuracy])
-        ).tolist()  # the same on every host
+        score = find_task(stage_run.config.model.task).score(logits, stage_run.validation.labels)
+        val_loss, val_accuracy = cluster.broadcast_array(np.array(score)).tolist()  # the same on every host
         if stage_run.limit.is_exceeded(val_loss):  # the last step diverged, and no training batch follows it
             order = epoch_order(len(stage_run.train), stage_run.config.seed, number)
             last = _get_paths(stage_run, order[(steps - 1) * stage_run.batch_size :])

@@ -14,11 +14,11 @@ from sightline.config.stage_epochs import count_epochs
 from sightline.data.types import Subset
 from sightline.distributed import devices
 from sightline.models.build import Network
+from sightline.tasks.protocol import Objective, find_task
 from sightline.training import linear_head, stages
 from sightline.training.augment import pipeline
 from sightline.training.divergence import LossLimit
 from sightline.training.ema import limit_decay
-from sightline.training.objective import Classification, Objective
 from sightline.training.optimizers import build_optimizer
 from sightline.training.schedules import build_schedule
 
@@ -101,15 +101,15 @@ def _prepare_stage(
     limit: LossLimit,
 ) -> StageRun:
     stages.freeze_layers(network, stage)
-    num_classes = network.logits.shape[-1]
+    task, num_classes = find_task(config.model.task), network.logits.shape[-1]
     if features is None:
-        objective = objective or Classification.from_config(config, train, num_classes, config.augment)
+        objective = objective or task.make_objective(config, train, num_classes, config.augment)
         logits_model = training_model = backend.keras().Model(network.model.input, network.logits)
         if objective.augmentation is not None:
             training_model = stages.add_augmentation(logits_model, objective.augmentation)
     else:
         train, validation = features.train, features.validation
-        objective = Classification.from_config(config, train, num_classes, None)
+        objective = task.make_objective(config, train, num_classes, None)
         logits_model = training_model = backend.keras().Model(features.tensor, network.logits)
     epochs = count_epochs(config.train, stage)
     batch_size = stage.batch_size or config.train.batch_size

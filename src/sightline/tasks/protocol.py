@@ -1,0 +1,183 @@
+"""What a task is, and the registry of all of them.
+
+Training, inference, evaluation and reports know a task by this protocol alone. The tasks themselves are in the other
+modules of this package, which is in a higher layer: the registry imports them by name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.config import AugmentConfig, RunConfig
+from sightline.data.targets import Targets
+from sightline.data.types import LabeledSubset, Subset
+from sightline.inference.parity import Parity
+from sightline.inference.predictor import ModelOutputs
+from sightline.inference.results import NO_THRESHOLDS, Prediction, ThresholdRequest, Thresholds
+from sightline.plugins import Registry
+
+BUILT_IN = ("single_label",)
+"""The tasks of this package, each in the module of its name."""
+
+
+class Objective(Protocol):
+    """What a training step minimizes for the images of a subset.
+
+    A step passes the images, augmented, to the network, and its logits float32 [n, K] with the targets float32 [n, T]
+    and the sample weights float32 [n] to the loss.
+    """
+
+    @property
+    def augmentation(self) -> AugmentConfig | None:
+        """The augmentation of the images; None for none."""
+
+    def sample_params(self, epoch: int) -> NDArray[np.float32]:
+        """Return the augmentation parameters of each image in an epoch (1-based): float32 [N, D].
+
+        It is called only with an `augmentation`.
+        """
+
+    def compute_targets(
+        self, rows: NDArray[np.int64], epoch: int, params: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """Return the targets of a batch, float32 [n, T]: the images at `rows` int64 [n], augmented with `params`."""
+
+    def build_loss(self) -> Any:
+        """Return the Keras loss of logits against targets."""
+
+    def build_accuracy(self) -> Any:
+        """Return the Keras metric of logits against targets that is called ``categorical_accuracy``."""
+
+
+class Score(NamedTuple):
+    """The `loss` and the `accuracy` of logits, as the history of a run states them for each epoch."""
+
+    loss: float
+    accuracy: float
+
+
+class LossGradient(NamedTuple):
+    """The loss of n logits and its gradient.
+
+    `losses` are float64 [n, 1], or [n, K] for a loss that is a sum over the classes; `residuals` float64 [n, K] are
+    their derivatives by the logits, and `correct` float64 [n] is how far each image counts as classified correctly.
+    """
+
+    losses: NDArray[np.float64]
+    residuals: NDArray[np.float64]
+    correct: NDArray[np.float64]
+
+
+class Task(ABC):
+    """What a network learns from the label of an image.
+
+    N images have logits float32 [N, K] for K classes, and targets as `targets` encodes them, here called labels.
+    """
+
+    name: str
+    targets: ClassVar[Targets]
+    """How labels are read and encoded."""
+    sections: ClassVar[tuple[str, ...]]
+    """The sections of a run's report that depend on the task, by the names in its template."""
+
+    @abstractmethod
+    def make_objective(
+        self, config: RunConfig, train: Subset, num_classes: int, augmentation: AugmentConfig | None
+    ) -> Objective:
+        """Return what a training step minimizes for the labels of `train`; images are changed by `augmentation`."""
+
+    @abstractmethod
+    def score(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> Score:
+        """Return the loss and the accuracy of N logits; NaN if a logit is NaN."""
+
+    @abstractmethod
+    def differentiate_loss(self, logits: NDArray[np.float64], labels: NDArray[Any]) -> LossGradient:
+        """Return the loss of n logits and its gradient, by which a linear head is solved."""
+
+    @abstractmethod
+    def compute_weights(self, labels: NDArray[Any], num_classes: int, mode: str) -> NDArray[np.float32] | None:
+        """Return how much each loss of `differentiate_loss` counts under ``train.class_weights``; None for equally."""
+
+    @abstractmethod
+    def activate(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the probabilities of logits, as the network computes them: float32 [N, K]."""
+
+    @abstractmethod
+    def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> float | None:
+        """Return the temperature that calibrates at least one logit; None if the images do not determine it."""
+
+    @abstractmethod
+    def interpret(
+        self,
+        path: str,
+        probabilities: NDArray[np.float32],
+        logits: NDArray[np.float32] | None,
+        classes: tuple[str, ...],
+        *,
+        top: int,
+        thresholds: Thresholds | None,
+    ) -> Prediction:
+        """Return the prediction for the outputs of one image; see `inference.decisions.Interpreter`."""
+
+    @abstractmethod
+    def compare(
+        self,
+        first: NDArray[np.floating[Any]],
+        second: NDArray[np.floating[Any]],
+        labels: NDArray[Any] | None = None,
+        size: int = 0,
+    ) -> Parity:
+        """Compare the probabilities of two forms of a model; see `inference.parity.compare_probabilities`."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        classes: tuple[str, ...],
+        outputs: ModelOutputs,
+        labeled: LabeledSubset,
+        split: str,
+        validation_outputs: ModelOutputs | None,
+        thresholds: Thresholds | None = None,
+        threshold_request: ThresholdRequest = NO_THRESHOLDS,
+    ) -> Any:
+        """Return the evaluation of `outputs` for the images `labeled`; see `evaluation.report.build_report`."""
+
+
+TASKS: Registry[Task] = Registry("task")
+T = TypeVar("T", bound=type[Task])
+
+
+def register_task(name: str) -> Callable[[T], T]:
+    """Register the decorated subclass of `Task`, which ``model.task`` then names.
+
+    See [Extending](extending.md).
+
+    Args:
+        name: The name of the task.
+
+    Returns:
+        A decorator, which returns the class unchanged.
+
+    Raises:
+        UsageError: If another task has this name.
+    """
+
+    def register(task: T) -> T:
+        task.name = name
+        TASKS.add(name, task())
+        return task
+
+    return register
+
+
+def find_task(name: str) -> Task:
+    """Return the task of a name; raises `UsageError`, with a suggestion, if there is none."""
+    if name in BUILT_IN:
+        import_module(f"sightline.tasks.{name}")
+    return TASKS.find(name)

@@ -1,0 +1,163 @@
+"""Single-label classification: each image belongs to one of several classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline import metrics
+from sightline.config import AugmentConfig, RunConfig
+from sightline.data.targets import CLASS_TARGETS
+from sightline.data.types import LabeledSubset, Subset
+from sightline.distributed import devices
+from sightline.evaluation import calibration, report
+from sightline.evaluation.report import EvaluationReport
+from sightline.inference import decisions, parity
+from sightline.inference.parity import Parity
+from sightline.inference.predictor import ModelOutputs
+from sightline.inference.results import NO_THRESHOLDS, Prediction, ThresholdRequest, Thresholds
+from sightline.tasks.protocol import LossGradient, Score, Task, register_task
+from sightline.training.augment import pipeline
+from sightline.training.optimizers import build_loss, compute_class_weights, smooth_labels
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The loss of ``train.loss`` against the labels of `train`, with smoothing, class weights and mixing of images."""
+
+    config: RunConfig
+    train: Subset
+    num_classes: int
+    augmentation: AugmentConfig | None
+    class_weights: NDArray[np.float32] | None
+
+    @classmethod
+    def from_config(
+        cls, config: RunConfig, train: Subset, num_classes: int, augmentation: AugmentConfig | None
+    ) -> Classification:
+        """Return the objective for the labels of `train`, the class weights computed as ``train.class_weights`` says.
+
+        An `augmentation` that changes nothing is left out.
+        """
+        if augmentation is not None and not pipeline.is_enabled(augmentation):
+            augmentation = None
+        weights = compute_class_weights(train.labels, num_classes, config.train.class_weights)
+        return cls(config, train, num_classes, augmentation, weights)
+
+    def sample_params(self, epoch: int) -> NDArray[np.float32]:
+        """Sample the parameters of an epoch from the run's seed."""
+        assert self.augmentation is not None
+        size = self.train.pixels.shape[1:3]
+        return pipeline.sample_params(self.augmentation, len(self.train), size, self.config.seed, epoch)
+
+    def compute_targets(
+        self,
+        rows: NDArray[np.int64],
+        epoch: int,  # noqa: ARG002  # labels are the same in each
+        params: NDArray[np.float32] | None,
+    ) -> NDArray[np.float32]:
+        """Return soft labels, float32 [n, K]."""
+        labels = self.train.labels[rows]
+        soft_labels = smooth_labels(labels, self.num_classes, self.config.train.label_smoothing)
+        if self.class_weights is not None:
+            soft_labels *= self.class_weights[labels, None]  # the loss is linear in them; the accuracy is not weighted
+        if self.augmentation is None or params is None:
+            return soft_labels
+        slice_pairs = (np.split(values, devices.count_slices()) for values in (soft_labels, params))
+        return np.concatenate(
+            [pipeline.mix_labels(self.augmentation, *slices) for slices in zip(*slice_pairs, strict=True)]
+        )
+
+    def build_loss(self) -> Any:
+        """Return the loss of ``train.loss``."""
+        return build_loss(self.config.train)
+
+    def build_accuracy(self) -> Any:
+        """Return Keras' own metric."""
+        return "categorical_accuracy"
+
+
+@register_task("single_label")
+class SingleLabel(Task):
+    """One class for each image."""
+
+    targets = CLASS_TARGETS
+    sections = (
+        "metrics", "confusion", "classes", "calibration", "detection", "operating-points", "abstention", "slices",
+        "errors", "label-issues",
+    )  # fmt: skip
+
+    def make_objective(
+        self, config: RunConfig, train: Subset, num_classes: int, augmentation: AugmentConfig | None
+    ) -> Classification:
+        """Return the loss of ``train.loss`` against the classes."""
+        return Classification.from_config(config, train, num_classes, augmentation)
+
+    def score(self, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> Score:
+        """Return the mean cross-entropy, and the fraction of images whose most probable class is the true one."""
+        accuracy = float(np.mean(logits.argmax(1) == labels))
+        return Score(metrics.cross_entropy_from_logits(logits, labels), accuracy)
+
+    def differentiate_loss(self, logits: NDArray[np.float64], labels: NDArray[np.int32]) -> LossGradient:
+        """Return the cross-entropy of the softmax."""
+        shifted = logits - logits.max(1, keepdims=True)
+        at_label = (np.arange(len(labels)), labels)
+        residuals = np.exp(shifted)
+        sums = residuals.sum(1, keepdims=True)
+        losses = np.log(sums) - shifted[at_label][:, None]
+        residuals /= sums
+        residuals[at_label] -= 1
+        return LossGradient(losses, residuals, (shifted.argmax(1) == labels).astype(np.float64))
+
+    def compute_weights(self, labels: NDArray[np.int32], num_classes: int, mode: str) -> NDArray[np.float32] | None:
+        """Return the weight of each image's class, float32 [N, 1]."""
+        weights = compute_class_weights(labels, num_classes, mode)
+        return None if weights is None else weights[labels, None]
+
+    def activate(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the softmax."""
+        return metrics.softmax(logits)
+
+    def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float | None:
+        """Return the temperature of least cross-entropy; None if there are too few images or errors."""
+        temperature = calibration.fit_temperature(logits, labels)
+        return None if temperature.note else temperature.value
+
+    def interpret(
+        self,
+        path: str,
+        probabilities: NDArray[np.float32],
+        logits: NDArray[np.float32] | None,
+        classes: tuple[str, ...],
+        *,
+        top: int,
+        thresholds: Thresholds | None,
+    ) -> Prediction:
+        """Return the most probable classes, and the decision of the thresholds."""
+        return decisions.predict_class(path, probabilities, logits, classes, top=top, thresholds=thresholds)
+
+    def compare(
+        self,
+        first: NDArray[np.floating[Any]],
+        second: NDArray[np.floating[Any]],
+        labels: NDArray[np.int32] | None = None,
+        size: int = 0,
+    ) -> Parity:
+        """Compare the probabilities and the most probable classes."""
+        return parity.compare_probabilities(first, second, labels, size)
+
+    def evaluate(
+        self,
+        classes: tuple[str, ...],
+        outputs: ModelOutputs,
+        labeled: LabeledSubset,
+        split: str,
+        validation_outputs: ModelOutputs | None,
+        thresholds: Thresholds | None = None,
+        threshold_request: ThresholdRequest = NO_THRESHOLDS,
+    ) -> EvaluationReport:
+        """Return accuracy, calibration, selective prediction, errors and slices."""
+        return report.build_report(classes, outputs, labeled, split, validation_outputs, thresholds, threshold_request)

@@ -1,0 +1,64 @@
+"""The registry of tasks, and where the name of a task is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sightline import api, jsonio, metrics
+from sightline.errors import UsageError
+from sightline.inference.manifest import Manifest
+from sightline.preprocessing import PreprocessingSpec
+from sightline.tasks.protocol import BUILT_IN, TASKS, find_task, register_task
+from sightline.tasks.single_label import SingleLabel
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_task_is_found_by_its_name(name: str) -> None:
+    assert find_task(name).name == name
+    assert find_task(name) is TASKS[name]
+
+
+def test_an_unknown_task_is_refused_before_any_image_is_read(tmp_path: Path) -> None:
+    find_task("single_label")
+    with pytest.raises(UsageError, match=r"^There is no task 'single-label'\. Did you mean 'single_label'\?$"):
+        api.train(tmp_path / "missing", set=["model.task=single-label"], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_name_is_registered_once() -> None:
+    find_task("single_label")
+    with pytest.raises(UsageError, match="There is already a task 'single_label'"):
+        register_task("single_label")(SingleLabel)
+
+
+def test_a_run_and_its_bundle_record_the_task(tmp_path: Path) -> None:
+    settings = ["train.epochs=1", "train.track=[]", "model.name=cifar10-simple"]
+    api.train("beans:24@32", recipe="quick", set=settings, out=tmp_path / "run")
+    assert 'task = "single_label"' in (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
+    assert jsonio.read_object(tmp_path / "run" / "bundle" / "manifest.json")["task"] == "single_label"
+    assert api.load(tmp_path / "run" / "bundle").task is find_task("single_label")
+
+
+def test_a_manifest_without_a_task_is_of_single_label_classification() -> None:
+    values = Manifest("net", ("a", "b"), PreprocessingSpec(8, 8)).to_dict()
+    assert values.pop("task") == "single_label"
+    assert Manifest.from_dict(values).task == "single_label"
+
+
+def test_the_gradient_is_that_of_the_loss() -> None:
+    task, rng = find_task("single_label"), np.random.default_rng(0)
+    logits, labels = rng.normal(size=(5, 3)), rng.integers(0, 3, 5).astype(np.int32)
+    gradient = task.differentiate_loss(logits, labels)
+    step = 1e-6
+    for k in range(3):
+        moved = logits.copy()
+        moved[:, k] += step
+        change = (task.differentiate_loss(moved, labels).losses - gradient.losses).sum(1) / step
+        np.testing.assert_allclose(change, gradient.residuals[:, k], atol=1e-5)
+    loss, accuracy = task.score(logits.astype(np.float32), labels)
+    assert gradient.losses.sum(1).mean() == pytest.approx(loss, rel=1e-6)
+    assert gradient.correct.mean() == accuracy
+    np.testing.assert_allclose(task.activate(logits.astype(np.float32)), metrics.softmax(logits.astype(np.float32)))
