@@ -20,7 +20,7 @@ BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-backends lint format docs site parity bench fuzz lock clean
+.PHONY: help setup demo test test-slow test-backends lint format docs site parity bench bench-quick fuzz lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
@@ -64,6 +64,9 @@ parity: $(VENV)/installed ## export every network in every format installed here
 
 bench: $(VENV)/installed ## run every benchmarks/bench_*.py
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script" $(ARGS); done
+
+bench-quick: $(VENV)/installed ## append the ratios of a few benchmarks to benchmarks/history.jsonl, in under five minutes
+	@$(BIN)/python benchmarks/quick.py $(ARGS)
 
 fuzz: $(VENV)/fuzz ## draw inputs that may break a reader of files, for FUZZ_SECONDS (60); on Linux and x86-64
 	@$(BIN)/python tests/fuzz.py $(ARGS)

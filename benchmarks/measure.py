@@ -25,39 +25,62 @@ Variant = Callable[[], float]
 def compare(title: str, variants: Mapping[str, Variant], rounds: int = 3, unit: str = "images/s") -> None:
     """Run the variants alternately, `rounds` times each, and print medians and their ratios to the first one.
 
-    ``--only TEXT`` selects the variants whose names contain it. With ``--one NAME`` (used internally for the new
-    processes), it runs that variant once and prints its speed.
+    ``--only TEXT...`` selects the variants whose names contain one of the texts, and ``--json FILE`` appends the title,
+    the medians and the ratios to a file as one line. With ``--one NAME`` (used internally for the new processes), it
+    runs that variant once and prints its speed.
     """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--only", default="", metavar="TEXT", help="run only the variants whose names contain TEXT")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="run variants whose names contain one")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append the results to this file")
     parser.add_argument("--one", choices=list(variants), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(variants[options.one]()))
         return
-    speeds: dict[str, list[float]] = {name: [] for name in variants if options.only in name}
+    speeds: dict[str, list[float]] = {name: [] for name in variants if any(text in name for text in options.only)}
     for _ in range(options.rounds):
         for name, speeds_of_variant in speeds.items():
             command = [sys.executable, sys.argv[0], "--one", name]
             completed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             speeds_of_variant.append(float(completed.stdout.splitlines()[-1]))
-    _print_table(title, speeds, unit)
+    ratios = _compute_ratios(speeds)
+    _print_table(title, speeds, ratios, unit)
+    if options.json:
+        medians = {name: statistics.median(values) for name, values in speeds.items()}
+        with options.json.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"title": title, "unit": unit, "medians": medians, "ratios": ratios}) + "\n")
 
 
-def _print_table(title: str, speeds: Mapping[str, list[float]], unit: str) -> None:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    print(f"{title}\n{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {process.count_cores()} cores {_processor()}\n")
+def read_commit() -> str:
+    """Return the short hash of the commit that is checked out."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def describe_machine() -> str:
+    """Return the number of cores, the processor, and its instructions for low precision."""
+    return f"{process.count_cores()} cores {_processor()}"
+
+
+def _compute_ratios(speeds: Mapping[str, list[float]]) -> dict[str, float]:
+    """Return, for each variant, the median of the first one's speed over its own, pair by pair."""
+    first = next(iter(speeds.values()))
+    return {
+        name: statistics.median(ours / theirs for ours, theirs in zip(first, values, strict=True))
+        for name, values in speeds.items()
+    }
+
+
+def _print_table(title: str, speeds: Mapping[str, list[float]], ratios: Mapping[str, float], unit: str) -> None:
+    print(f"{title}\n{datetime.now(UTC):%Y-%m-%d}, commit {read_commit()}, {describe_machine()}\n")
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     first = next(iter(medians))
     print(f"| variant | {unit}, median of {len(speeds[first])} | range | speed of {first} relative to this |")
     print("|---|---|---|---|")
     for name, median in medians.items():
-        pairs = [ours / theirs for ours, theirs in zip(speeds[first], speeds[name], strict=True)]
         low, high = min(speeds[name]), max(speeds[name])
-        print(f"| {name} | {_speed(median)} | {_speed(low)} to {_speed(high)} | {statistics.median(pairs):.2f} |")
+        print(f"| {name} | {_speed(median)} | {_speed(low)} to {_speed(high)} | {ratios[name]:.2f} |")
     print()
 
 
@@ -70,4 +93,7 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    flags = next((line.split(":")[1].split() for line in lines if line.startswith("flags")), [])
+    known = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{name} ({', '.join(known)})" if known else name

@@ -1,0 +1,98 @@
+"""Follow speed over commits: the ratios of a few benchmarks, as one line of ``history.jsonl``, and their plot.
+
+`make bench-quick` runs the benchmarks, in under five minutes on two idle cores, appends to ``history.jsonl`` and draws
+``history.svg``. With ``--check`` nothing runs: the last line is compared with those before it, and a ratio that fell is
+a warning. Only ratios are compared, of variants that ran in turn on one machine: seconds of different days say nothing
+about a commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import measure
+import trained_run
+
+HISTORY = measure.REPOSITORY / "benchmarks" / "history.jsonl"
+FALL = 0.85  # a ratio below this fraction of its median in the history is a warning
+BENCHMARKS = {
+    "decode": ("sightline, into the cache", "tf.data"),
+    "train_fashion": ("sightline", "Keras fit"),
+    "predict": ("predict, decoded", "bare loop, decoded"),
+    "cold": ("predict", "imports"),
+}
+"""The variants of each benchmark whose ratio is followed, the first one against the others."""
+
+
+def run_benchmarks() -> dict[str, Any]:
+    """Run the benchmarks and return the line of the history."""
+    ratios: dict[str, float] = {}
+    medians: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder, trained_run.trained_run():
+        for name, variants in BENCHMARKS.items():
+            out = Path(folder, name)
+            script = measure.REPOSITORY / "benchmarks" / f"bench_{name}.py"
+            subprocess.run([sys.executable, str(script), "--only", *variants, "--json", str(out)], check=True)
+            result = json.loads(out.read_text(encoding="utf-8"))
+            ratios |= {f"{name}: {key}": value for key, value in list(result["ratios"].items())[1:]}
+            medians |= {f"{name}: {key} ({result['unit']})": value for key, value in result["medians"].items()}
+    date = f"{datetime.now(UTC):%Y-%m-%d}"
+    machine = measure.describe_machine()
+    return {"date": date, "commit": measure.read_commit(), "machine": machine, "ratios": ratios, "medians": medians}
+
+
+def read_history() -> list[dict[str, Any]]:
+    """Return the lines of the history, oldest first."""
+    return [json.loads(line) for line in HISTORY.read_text(encoding="utf-8").splitlines()] if HISTORY.exists() else []
+
+
+def list_falls(history: list[dict[str, Any]]) -> list[str]:
+    """Return a sentence for each ratio of the last line that is well below the median of the lines before it."""
+    falls = []
+    for name, ratio in history[-1]["ratios"].items() if history else ():
+        earlier = [line["ratios"][name] for line in history[:-1] if name in line["ratios"]]
+        if earlier and ratio < FALL * statistics.median(earlier):
+            falls.append(f"{name}: {ratio:.2f}, {statistics.median(earlier):.2f} before ({len(earlier)} measurements)")
+    return falls
+
+
+def plot_history(history: list[dict[str, Any]]) -> None:
+    """Draw the ratios over the measurements into ``history.svg``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name in sorted({name for line in history for name in line["ratios"]}):
+        points = [(at, line["ratios"][name]) for at, line in enumerate(history) if name in line["ratios"]]
+        axes.plot(*zip(*points, strict=True), marker="o", label=name.replace(": ", " vs. "))
+    axes.set_xticks(range(len(history)), [f"{line['date'][5:]}\n{line['commit']}" for line in history], fontsize=8)
+    axes.set_yscale("log")
+    axes.axhline(1, color="0.7", linewidth=0.8)
+    axes.set_ylabel("speed relative to the other variant")
+    axes.legend(fontsize=8)
+    figure.savefig(HISTORY.with_suffix(".svg"), metadata={"Date": None})
+
+
+def main() -> None:
+    """Run the benchmarks, or only check the history; warnings do not change the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="run nothing, and compare the last line with the others")
+    if not parser.parse_args().check:
+        line = run_benchmarks()
+        with HISTORY.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        plot_history(read_history())
+    for fall in list_falls(read_history()):
+        print(f"warning: slower than before: {fall}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
