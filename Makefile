@@ -32,7 +32,7 @@ demo: $(VENV)/installed ## train, evaluate and predict on drawn images
 	@$(BIN)/sightline demo $(ARGS)
 
 test: $(VENV)/installed ## run the tests, less the slow ones
-	@$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(VENV)/installed ## run the slow tests only
 	@$(BIN)/pytest -m slow $(ARGS)

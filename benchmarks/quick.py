@@ -75,6 +75,8 @@ def plot_history(history: list[dict[str, Any]]) -> None:
         axes.plot(*zip(*points, strict=True), marker="o", label=name.replace(": ", " vs. "))
     axes.set_xticks(range(len(history)), [f"{line['date'][5:]}\n{line['commit']}" for line in history], fontsize=8)
     axes.set_yscale("log")
+    for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        set_formatter("{x:g}")
     axes.axhline(1, color="0.7", linewidth=0.8)
     axes.set_ylabel("speed relative to the other variant")
     axes.legend(fontsize=8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
@@ -18,6 +19,12 @@ from synthetic_images import HostileFolder, ImageFolder, draw_classes, draw_host
 
 settings.register_profile("sightline", deadline=None)  # slow machines must not fail tests
 settings.load_profile("sightline")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run files of few tests first: they are the long ones, and the last file decides when the second process ends."""
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda item: counts[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
